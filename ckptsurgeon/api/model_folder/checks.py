@@ -24,7 +24,7 @@ from .folder import ModelFolder, model_folder
 from .input_checks import input_notes
 from .layer_checks import layer_notes
 from .layer_holes import gap_notes
-from .logical_tensors import logical_tensors
+from .logical_tensors import codes_of, logical_tensors
 from .part_checks import part_notes
 from .quantised import described_shape_notes
 from .row_checks import output_notes, position_notes
@@ -59,7 +59,7 @@ def source_layer_notes(checkpoint: Checkpoint, folder: ModelFolder) -> list[str]
     """Return notes on layers of a source that lack tensors, or have other tensors than its configuration implies.
 
     There are no notes if the source is a single shard. If the folder has no configuration, the only notes are on layers
-    without any tensor.
+    without any tensor, and on stored shapes that contradict their codes.
     """
     if checkpoint.elsewhere:
         return []
@@ -67,7 +67,7 @@ def source_layer_notes(checkpoint: Checkpoint, folder: ModelFolder) -> list[str]
     if not _is_configured(folder):
         return [*gap_notes(list(checkpoint)), *shapes]
     tensors = [DescribedTensor(key, info.dtype, info.shape) for key, info in checkpoint.items()]
-    return [*layer_notes(tensors, folder.config), *part_notes(tensors, folder.config), *shapes]
+    return [*layer_notes(tensors, folder.config), *part_notes(tensors, folder.config, checkpoint.codes), *shapes]
 
 
 def _is_configured(folder: ModelFolder) -> bool:
@@ -204,9 +204,10 @@ def weights_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder, read:
     ``read`` is the same folder, or one with the same tokeniser whose vocabulary is loaded already.
     """
     config = {} if any(one.name == ADAPTER for one in folder.files) else folder.config
-    logical = logical_tensors(tensors, folder.config)
+    coded = codes_of(tensors, folder.config)
+    logical = logical_tensors(tensors, folder.config, coded)
     sizes = (*_vocabulary(logical, folder, read), *layer_notes(tensors, folder.config))
-    shapes = (*family_notes(tensors, config), *shape_notes(logical, folder.config), *part_notes(tensors, config))
+    shapes = (*family_notes(tensors, config), *shape_notes(logical, folder.config), *part_notes(tensors, config, coded))
     return [
         *sizes,
         *shapes,

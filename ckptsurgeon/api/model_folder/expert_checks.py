@@ -26,11 +26,11 @@ def expert_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) 
     """Yield notes if there are more or fewer experts than declared, or if layers lack experts or routers."""
     yield from _choices(config)
     yield from _dense([one.key for one in tensors], config)
-    yield from _uneven(tensors)
+    found = [(one, match) for one in tensors if (match := _EXPERT.match(one.key)) and match[1]]
+    yield from _uneven(found)
     sets: dict[str, dict[int, set[str]]] = {}
-    for one in tensors:
-        if (match := _EXPERT.match(one.key)) and match[1]:
-            sets.setdefault(match[1], {}).setdefault(int(match[3]), set()).add(match[4].partition(".")[0])
+    for _, match in found:
+        sets.setdefault(match[1], {}).setdefault(int(match[3]), set()).add(match[4].partition(".")[0])
     yield from _numbered(tensors, sets, config) if sets else _together(tensors, config)
 
 
@@ -113,7 +113,7 @@ def _routers(
     tensors: Sequence[DescribedTensor], sets: Collection[str], number: int, *, also: Collection[int] = ()
 ) -> Iterator[str]:
     found: dict[str, DescribedTensor] = {}
-    for one in tensors:
+    for one in filter(lambda one: _ROUTER.search(one.key), tensors):  # few of tens of thousands
         for place in (place for place in sets if one.key.startswith(place)):
             if _ROUTER.match(one.key.removeprefix(place)):
                 found.setdefault(place, one)
@@ -147,14 +147,11 @@ def _dense(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
             return
 
 
-def _uneven(tensors: Sequence[DescribedTensor]) -> Iterator[str]:
+def _uneven(found: Sequence[tuple[DescribedTensor, re.Match[str]]]) -> Iterator[str]:
     """Yield a note on a tensor of one expert that has another shape than those of most other experts of its layer."""
     sets: dict[tuple[str, str], dict[str, tuple[int, ...]]] = {}
-    for one in tensors:
-        match = (
-            _EXPERT.match(one.key) if len(one.shape) == 2 and one.key.endswith(".weight") and is_number(one) else None
-        )
-        if match and match[1]:
+    for one, match in found:
+        if len(one.shape) == 2 and one.key.endswith(".weight") and is_number(one):
             sets.setdefault((match[1], match[4]), {})[one.key] = one.shape
     for shapes in sets.values():
         (usual, number), *others = Counter(shapes.values()).most_common()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ...planning.merge.layers import LayerList, layers_of, lists_with_gaps, numbered_lists
+from ...planning.merge.layers import LayerList, lists_with_gaps, numbered_lists
 from ...tensors.dtypes import DTYPES
 from ...tensors.encodings._find import find_codes
 from ...tensors.encodings._settings import quantisation_of
@@ -13,7 +13,7 @@ from ...tensors.info import TensorInfo
 from ...util.text import count, escape
 from .config import declared_layers
 from .config_fields import base_of_rope
-from .layer_holes import STACKS, hole_notes, is_stack, uneven_notes
+from .layer_holes import STACKS, hole_notes, is_stack, pairs_in_layers, uneven_notes
 from .shape_checks import DescribedTensor
 
 __all__ = ["STACKS", "layer_notes", "rotary_differences", "with_order"]
@@ -232,7 +232,7 @@ def _half_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
     dtypes = {one.key: one.dtype for one in tensors if one.dtype in HALF}
     if len(set(dtypes.values())) < len(HALF):
         return
-    for first, other in _pairs(dtypes):
+    for first, other in pairs_in_layers(dtypes):
         if dtypes[first] != dtypes[other]:
             differ = f"{escape(first)} is {dtypes[first]}, but {escape(other)} is {dtypes[other]}"
             yield f"{differ}: some layers may be from another copy, and transformers casts all to one dtype"
@@ -244,12 +244,12 @@ def _kind_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
 
     Outside layers, this is noted of a ``weight``, if most weights are floating-point. Codes with scales are left out.
     """
-    if not config or quantisation_of(config):
+    if not config or quantisation_of(config) or all(map(_is_usual, {one.dtype for one in tensors})):
         return
     coded = find_codes({one.key: TensorInfo(one.dtype, one.shape) for one in tensors})
     partnered = {key for one in coded.tensors if len(one.keys) > 1 for key in one.keys}
     dtypes = {one.key: one.dtype for one in tensors if one.key not in partnered}
-    pairs = (one for pair in _pairs(dtypes) for one in (pair, pair[::-1]))
+    pairs = (one for pair in pairs_in_layers(dtypes) for one in (pair, pair[::-1]))
     in_layers = {key: other for key, other in pairs if _is_odd(key, other, dtypes)}
     odd = ({} if partnered else _outside(dtypes)) | in_layers
     for key, other in odd.items():
@@ -261,8 +261,11 @@ def _kind_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
 
 def _is_odd(key: str, other: str, dtypes: Mapping[str, str]) -> bool:
     """Whether a tensor is neither in a dtype of models nor in 8-bit floats, but that of another layer is."""
-    dtype = DTYPES[dtypes[key]]
-    return dtypes[other] in PLAIN and (dtype.kind != "float" or dtype.name == "float64")
+    return dtypes[other] in PLAIN and not _is_usual(dtypes[key])
+
+
+def _is_usual(dtype: str) -> bool:
+    return DTYPES[dtype].kind == "float" and dtype != "float64"
 
 
 def _outside(dtypes: Mapping[str, str]) -> dict[str, str]:
@@ -271,15 +274,3 @@ def _outside(dtypes: Mapping[str, str]) -> dict[str, str]:
     floats = [key for key in weights if dtypes[key] in PLAIN]
     odd = [key for key in weights if DTYPES[dtypes[key]].kind != "float"]
     return dict.fromkeys(odd, floats[0]) if len(floats) > len(odd) else {}
-
-
-def _pairs(keys: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield each tensor of a layer after the one with its name in the first layer that has it: (first, other)."""
-    for one in numbered_lists(list(keys)):
-        first: dict[str, str] = {}
-        for number, rests in layers_of(one, keys).items() if is_stack(one.prefix) else ():
-            for rest in rests:
-                key = one.key(number, rest)
-                other = first.setdefault(rest, key)
-                if key != other:
-                    yield other, key

@@ -12,7 +12,7 @@ from ...util.text import count, escape, shape_text, together
 from .logical_tensors import shapes_of_codes
 from .shape_checks import DescribedTensor, is_number
 
-__all__ = ["STACKS", "gap_notes", "hole_notes", "is_stack", "uneven_notes"]
+__all__ = ["STACKS", "gap_notes", "hole_notes", "is_stack", "pairs_in_layers", "uneven_notes"]
 
 STACKS = ("block", "blocks", "h", "layer", "layers")
 """Names of the modules that hold the layers of a model."""
@@ -106,21 +106,23 @@ def uneven_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) 
         return
     plain = {one.key: f"is {shape_text(one.shape)}" for one in tensors if one.key.endswith(VALUES) and is_number(one)}
     for sizes in (plain, _rows_of_codes(tensors, config)):
-        for first, other in _uneven(sizes):
+        for first, other in pairs_in_layers(sizes):
+            if sizes[first] == sizes[other]:
+                continue
             why = f"layers of {escape(str(config['model_type']))} are alike, so one of the two is from another model"
             yield f"{escape(first)} {sizes[first]}, but {escape(other)} {sizes[other]}: {why}"
             return
 
 
-def _uneven(sizes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield two keys, which differ only in the number of the layer, if their ``sizes`` are not the same."""
-    for one in numbered_lists(list(sizes)):
+def pairs_in_layers(keys: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (first, other) for each tensor of a layer; first is the tensor of that name in the first layer with one."""
+    for one in numbered_lists(list(keys)):
         first: dict[str, str] = {}
-        for number, rests in layers_of(one, sizes).items() if is_stack(one.prefix) else ():
+        for number, rests in layers_of(one, keys).items() if is_stack(one.prefix) else ():
             for rest in rests:
                 key = one.key(number, rest)
                 other = first.setdefault(rest, key)
-                if sizes[key] != sizes[other]:
+                if key != other:
                     yield other, key
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ...tensors.encodings._encoding import QuantisedTensors
 from ...tensors.encodings._find import find_codes
 from ...tensors.encodings._settings import quantisation_of
 from ...tensors.encodings._sizes import logical_shapes
@@ -13,7 +14,7 @@ from ...tensors.info import TensorInfo
 from .family_checks import LLAMA
 from .shape_checks import DescribedTensor, is_number
 
-__all__ = ["logical_tensors", "plain_keys", "shapes_of_codes"]
+__all__ = ["codes_of", "logical_tensors", "plain_tensors", "shapes_of_codes"]
 
 _DTYPE = "float16"
 _ROWS = re.compile(r"\d\.(?:self_attn\.[qkv]_proj|mlp\.(?:gate|up)_proj)\.weight$")
@@ -21,29 +22,39 @@ _ROWS = re.compile(r"\d\.(?:self_attn\.[qkv]_proj|mlp\.(?:gate|up)_proj)\.weight
 _COLUMNS = re.compile(r"\d\.(?:self_attn\.o_proj|mlp\.down_proj)\.weight$")
 
 
+def codes_of(tensors: Iterable[DescribedTensor], config: Mapping[str, Any]) -> QuantisedTensors:
+    """Return the quantised tensors among described ones; an open checkpoint has its own in ``codes``."""
+    infos = {one.key: TensorInfo(one.dtype, one.shape) for one in tensors}
+    return find_codes(infos, lambda: quantisation_of(config))
+
+
 def shapes_of_codes(tensors: Iterable[DescribedTensor], config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Return the logical shape of each quantised tensor, by the key of the plain tensor that it stands for.
 
     If headers do not give the shape, it is replaced by a single number, that of the parameters.
     """
-    infos = {one.key: TensorInfo(one.dtype, one.shape) for one in tensors}
-    return logical_shapes(find_codes(infos, lambda: quantisation_of(config)))
+    return logical_shapes(codes_of(tensors, config))
 
 
-def plain_keys(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> list[str]:
-    """Return the keys of all tensors; a quantised tensor has one key, as if it were plain, not those of its parts."""
+def plain_tensors(
+    tensors: Sequence[DescribedTensor], config: Mapping[str, Any], coded: QuantisedTensors
+) -> tuple[Sequence[DescribedTensor], list[str]]:
+    """Return the tensors that are not parts of quantised ones, and the keys of all as if they were plain."""
     if not quantisation_of(config):
-        return [one.key for one in tensors]
-    coded = find_codes({one.key: TensorInfo(one.dtype, one.shape) for one in tensors}, lambda: quantisation_of(config))
-    return [*(one.key for one in tensors if one.key not in coded.by_key), *(one.name for one in coded.tensors)]
+        return tensors, [one.key for one in tensors]
+    plain = [one for one in tensors if one.key not in coded.by_key]
+    return plain, [*(one.key for one in plain), *(one.name for one in coded.tensors)]
 
 
-def logical_tensors(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> list[DescribedTensor]:
+def logical_tensors(
+    tensors: Sequence[DescribedTensor], config: Mapping[str, Any], coded: QuantisedTensors | None = None
+) -> list[DescribedTensor]:
     """Return all tensors, but quantised ones with the key and shape of the plain tensors that they stand for.
 
-    Codes that have the shape of the plain tensor already (fp8) stay.
+    Codes that have the shape of the plain tensor already (fp8) stay. Pass ``coded``, the quantised tensors among them,
+    if they are known.
     """
-    shapes = shapes_of_codes(tensors, config)
+    shapes = logical_shapes(codes_of(tensors, config) if coded is None else coded)
     plain = {one.key for one in tensors if is_number(one) and len(one.shape) > 1}
     found = [
         DescribedTensor(key, _DTYPE, _whole(key, shape, config), is_quantised=True)

@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ...tensors.encodings._encoding import QuantisedTensors
 from ...util.text import count, escape, listing
 from .config import TIES, has_parts, untied_by_default
 from .expert_checks import INITIALISED, expert_notes
-from .logical_tensors import plain_keys
+from .logical_tensors import codes_of, plain_tensors
 from .required_parts import required_part_notes, unknown_key_notes
 from .row_checks import label_notes
 from .shape_checks import DescribedTensor
@@ -76,17 +77,21 @@ _FOUR = re.compile(r"(.*\.\d+\.self_attn\.)([qkvo]|out)_proj\.(?!bias$)")
 _QKV = {"q", "k", "v", "o"}
 
 
-def part_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
+def part_notes(
+    tensors: Sequence[DescribedTensor], config: Mapping[str, Any], coded: QuantisedTensors | None = None
+) -> Iterator[str]:
     """Yield notes on modules that a model with this configuration has and the weights lack, and on wrong layer counts.
 
-    There are none if the configuration names code of its own (``auto_map``).
+    There are none if the configuration names code of its own (``auto_map``). Pass ``coded``, the quantised tensors
+    among these, if they are known.
     """
     kind, keys = config.get("model_type"), [one.key for one in tensors]
     if config.get("auto_map") or not isinstance(kind, str):
         return
+    plain, named = plain_tensors(tensors, config, codes_of(tensors, config) if coded is None else coded)
     if has_parts(config):
-        yield from required_part_notes(plain_keys(tensors, config), config)
-        yield from unknown_key_notes(tensors, config)
+        yield from required_part_notes(named, config)
+        yield from unknown_key_notes(plain, config)
         return
     names = config.get("architectures")
     classes = [one for one in names if isinstance(one, str)] if isinstance(names, list) else []
@@ -96,8 +101,8 @@ def part_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) ->
         found = listing(lacking, 3, where="")
         yield f"every {escape(kind)} model has {found}, but this one does not: {INITIALISED}"
     else:
-        yield from required_part_notes(plain_keys(tensors, config), config)
-    yield from unknown_key_notes(tensors, config)
+        yield from required_part_notes(named, config)
+    yield from unknown_key_notes(plain, config)
     if is_model:
         yield from _sides(keys, kind, classes, config)
     yield from expert_notes(tensors, config)

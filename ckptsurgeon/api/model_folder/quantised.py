@@ -7,6 +7,7 @@ import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
@@ -24,6 +25,8 @@ from .config_fields import renamed_settings
 __all__ = ["check_settings", "described_shape_notes", "parts_elsewhere", "unsettled_notes", "with_settings"]
 
 STATE, SHAPE = ".quant_state.bitsandbytes__", ".weight_shape"
+MOST = 2000
+"""Of so many weights described shapes are read: those of every layer of a model of 70 billion parameters are 560."""
 VALUE_BYTES = 4096
 """The most bytes of a described shape that are read; a state of bitsandbytes has some 80 to 200."""
 
@@ -47,17 +50,22 @@ def described_shape_notes(checkpoint: Checkpoint) -> list[str]:
     """Return notes on stored shapes of quantised weights that contradict the codes that they describe.
 
     bitsandbytes stores a ``quant_state`` (JSON in a tensor) with the shape of a weight and the number of weights that
-    share a scale, and compressed-tensors a ``weight_shape``. These are values, not parts of a header: they are read
-    from local files only.
+    share a scale, and compressed-tensors a ``weight_shape``. These are values, not parts of a header, and far apart in
+    the files: they are read from local files only, and of the first ``MOST`` weights, not of tens of thousands of
+    experts.
     """
     if scheme_of(checkpoint.path):
         return []
     found: dict[tuple[str, str], list[str]] = {}
-    for one in checkpoint.codes.tensors:
-        if one.codes:
-            for why in (*_of_state(checkpoint, one), *_of_shape(checkpoint, one)):
-                found.setdefault(why, []).append(one.codes)
+    described = (one for one in checkpoint.codes.tensors if one.codes and any(map(_describes, one.parts)))
+    for one in islice(described, MOST):
+        for why in (*_of_state(checkpoint, one), *_of_shape(checkpoint, one)):
+            found.setdefault(why, []).append(one.codes)
     return [f"the {field} of {listing(keys, 3)} {why}" for (field, why), keys in found.items()]
+
+
+def _describes(ending: str) -> bool:
+    return ending == SHAPE or ending.startswith(STATE)
 
 
 def _of_state(checkpoint: Checkpoint, one: QuantisedTensor) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -45,11 +45,10 @@ def required_part_notes(keys: Sequence[str], config: Mapping[str, Any]) -> Itera
     There is no note if a key is unknown to the class: then the names may differ, and nothing may be missing. An output
     layer, which may be tied, is left to ``head_notes``.
     """
-    name = _class_of(config)
-    found = _table().get(str(config.get("model_type"))) if name else None
-    if found is None or config.get("auto_map") or any("experts" in field and not config[field] for field in config):
+    name, kind = _class_of(config), str(config.get("model_type"))
+    if not name or config.get("auto_map") or any("experts" in field and not config[field] for field in config):
         return
-    known, forms, ties = _of_class(found, name)
+    known, forms, ties = _of_class(kind, name)
     own = {pattern_of(key) for key in keys if not BUFFER.search(key)}
     if not forms or own - known:
         return
@@ -76,13 +75,16 @@ def _has_whole_layer(own: Collection[str], form: Collection[str]) -> bool:
     return any(number >= _FEWEST and 2 * there[layer] >= number for layer, number in wanted.items())
 
 
-def _of_class(line: str, name: str) -> tuple[frozenset[str], list[frozenset[str]], list[tuple[str, str]]]:
-    """Read a line of the table, which is for a model type, and return what it says of the class ``name``.
+@lru_cache(maxsize=4)
+def _of_class(kind: str, name: str) -> tuple[frozenset[str], list[frozenset[str]], list[tuple[str, str]]]:
+    """Return what the table has on the class ``name`` of a model type; all is empty for a type that is not in it.
 
     Returns all patterns of the type; for each variant of the class, the patterns that it always has; and the tied pairs
     of patterns: (key, source).
     """
-    found = json.loads(line)
+    if kind not in _table():
+        return frozenset(), [], []
+    found = json.loads(_table()[kind])
     keys = _decoded(found["keys"])
     forms = [
         frozenset(key for begin, end in _pairs(form) for key in keys[begin:end])
@@ -131,11 +133,11 @@ class _Renamed(NamedTuple):
 def unknown_key_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note on tensors that are there under another name than models of this type have for them."""
     kind = str(config.get("model_type"))
-    patterns = _known(kind)
+    patterns, forms, _ = _of_class(kind, _class_of(config))
     if not patterns or config.get("auto_map"):
         return
     known = set(map(_tail, patterns))
-    unknown = [one for one in tensors if not BUFFER.search(one.key) and _tail(pattern_of(one.key)) not in known]
+    unknown = [one for one in tensors if pattern_of(_tail(one.key)) not in known and not BUFFER.search(one.key)]
     adapters = [one.key for one in unknown if ADAPTER.search(one.key)]
     if adapters:
         others = f" and {count(len(adapters) - 1, 'other tensor')}" if len(adapters) > 1 else ""
@@ -144,14 +146,16 @@ def unknown_key_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, A
             "initialises the weights that they are in place of"
         )
         return
-    renamed = [*_in_layers(tensors, unknown, known), *_in_all(tensors, unknown, config)] if unknown else []
+    is_few = 2 * len(unknown) <= len(tensors)  # of more, the whole model is spelled in another way
+    in_layers = _in_layers(tensors, unknown, known) if unknown and is_few else ()
+    renamed = [*in_layers, *(_in_all(tensors, unknown, forms, config) if unknown else ())]
     for found, missing in renamed[:1]:
         has = f"{escape(found)} is a name that no {escape(kind)} model has, but {escape(missing)} is missing"
         yield f"{has}: {AND_SO}"
 
 
-def _tail(pattern: str) -> str:
-    return ".".join(pattern.split(".")[-3:])
+def _tail(key: str) -> str:
+    return ".".join(key.rsplit(".", 3)[-3:])
 
 
 def _leaf(key: str) -> str:
@@ -168,24 +172,30 @@ def _in_layers(
     for stack in (one for one in (*numbered_lists(shapes), *gaps) if is_stack(one.prefix)):
         layers = layers_of(stack, shapes)
         usual = {rest: stack.key(number, rest) for number, rests in layers.items() for rest in rests}
+        usual = {rest: key for rest, key in usual.items() if pattern_of(_tail(key)) in known}
         for number, rests in layers.items():
-            own = set(rests)
-            for key in (stack.key(number, rest) for rest in rests if stack.key(number, rest) in odd):
-                for rest, other in usual.items():
-                    fits = shapes[other] == shapes[key] and _leaf(other) == _leaf(key)
-                    if fits and rest not in own and _tail(pattern_of(other)) in known:
+            own, lost = [stack.key(number, rest) for rest in rests], usual.keys() - rests
+            for key in (one for one in own if one in odd and lost):
+                for rest in sorted(lost):
+                    if shapes[usual[rest]] == shapes[key] and _leaf(rest) == _leaf(key):
                         yield _Renamed(key, stack.key(number, rest))
 
 
 def _in_all(
-    tensors: Sequence[DescribedTensor], unknown: Sequence[DescribedTensor], config: Mapping[str, Any]
+    tensors: Sequence[DescribedTensor],
+    unknown: Sequence[DescribedTensor],
+    forms: Sequence[Collection[str]],
+    config: Mapping[str, Any],
 ) -> Iterator[_Renamed]:
-    """Yield names that no model of the class has, if it has all other names but ones with the same ending."""
+    """Yield names that no model of the class has, if it has all other names but ones with the same ending.
+
+    ``forms`` are the patterns that the class always has, for each form in which it is saved.
+    """
     own = {pattern_of(one.key): one for one in tensors}
     odd = {pattern_of(one.key): one for one in unknown}
     tied = config.get(TIES, not untied_by_default(config)) is True
     words = {one.shape for one in tensors if is_embedding(one.key)}
-    for form in _forms(config):
+    for form in forms:
         missing = [one for one in form if one not in own and not (tied and HEAD.search(one))]
         if len(missing) < len(odd) or len(form) - len(missing) < MOSTLY * len(form):
             continue
@@ -196,15 +206,3 @@ def _in_all(
                 fits = one.shape in words if HEAD.search(lost) else True
                 if (alike if "#" in lost else _leaf(lost) == _leaf(pattern)) and fits and not is_same:
                     yield _Renamed(*(name.replace("#", "*") for name in (pattern, lost)))
-
-
-def _known(kind: str) -> frozenset[str]:
-    """Return the patterns of all keys that models of a type can have; none if the type is not in the table."""
-    found = _table().get(kind)
-    return _of_class(found, "")[0] if found is not None else frozenset()
-
-
-def _forms(config: Mapping[str, Any]) -> list[frozenset[str]]:
-    """Return the patterns of keys that every model of the class in a configuration has, in each form it is saved in."""
-    found = _table().get(str(config.get("model_type")))
-    return _of_class(found, _class_of(config))[1] if found is not None else []

@@ -8,7 +8,8 @@ from ....destinations.hf.files import CONFIG
 from ....util.text import count, escape, listing
 from ..documents import BYTE_PAIRS, GENERATION, TOKENIZER
 from ..folder import ModelFolder
-from .special_ids import OF_GENERATION, generates, ids_of_roles
+from .roles import OF_GENERATION, generates
+from .special_ids import ids_of_roles
 from .special_names import NewId, new_ids
 from .tokenizer_files import ADDED, NAMES, WHOLE, added_in, brief_token, is_ctc, local_tokens, named_tokens, object_in
 

@@ -10,7 +10,8 @@ from ....destinations.hf.files import CONFIG
 from ....util.text import brief_repr, escape, listing
 from ..documents import GENERATION
 from ..folder import ModelFolder
-from .special_ids import SPELLED, WORD
+from .roles import SPELLED
+from .special_ids import WORD
 from .tokenizer_files import SPECIAL, added_tokens, brief_token, is_ctc, local_tokens, named_tokens, object_in
 
 __all__ = ["end_notes"]

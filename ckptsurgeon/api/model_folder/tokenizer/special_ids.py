@@ -1,9 +1,9 @@
-"""Notes on ids of special tokens in configurations that contradict the tokeniser, or belong to another role."""
+"""Notes on ids of special tokens in configurations that are the ids of ordinary words in the tokeniser."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from ....destinations.hf.files import CONFIG
@@ -11,172 +11,10 @@ from ....util.text import escape, listing
 from ....vocabulary.token_ids import LostId, stale_ids
 from ..documents import GENERATION, TOKENIZER
 from ..folder import ModelFolder
+from .roles import role_notes
 from .tokenizer_files import NAMES, SPECIAL, added_tokens, brief_token, is_ctc, local_tokens, named_tokens, object_in
 
-__all__ = ["OF_GENERATION", "SPELLED", "WORD", "generates", "ids_of_roles", "role_notes", "special_id_notes"]
-
-# Notes on ids of special tokens that are the ids of a token with another role: an end that is the beginning, a mask.
-#
-# A role and an id are only compared if the tokeniser itself names the token for another role, if the token is spelled
-# like that role (``<pad>``, not ``<|endoftext|>``, which many models use for several roles), and if the tokeniser has
-# the right token too.
-
-PAIRS = (("bos_token", "eos_token"), ("eos_token", "pad_token"))
-START = "decoder_start_token"
-SPELLED = {
-    "bos_token": r"[\[<|｜_]+(s|bos|begin.*|start.*)[\]>|｜_]+",
-    "cls_token": r"[\[<]cls[\]>]",
-    "sep_token": r"[\[<]sep[\]>]",
-    "pad_token": r"[\[<|｜_]+pad(ding)?[\]>|｜_]+",
-    "unk_token": r"[\[<|｜_]+unk(nown)?[\]>|｜_]+",
-    "mask_token": r"[\[<|｜_]+mask[\]>|｜_]+",
-}
-"""How the tokens of a role are spelled if they have no other role."""
-SHARED = {
-    "eos_token": ("sep_token",),
-    "bos_token": ("cls_token", "sep_token", "eos_token"),
-    "forced_eos_token": ("sep_token",),
-    "forced_bos_token": ("cls_token", "sep_token", "eos_token"),
-    START: ("bos_token", "cls_token", "sep_token", "pad_token", "eos_token"),
-    "pad_token": ("bos_token", "eos_token", "unk_token"),
-    "sep_token": ("eos_token", "bos_token"),
-}
-"""Fields, each with the other roles whose tokens valid models also have in it."""
-OF_GENERATION = ("eos_token", "bos_token", "forced_eos_token", "forced_bos_token", START)
-"""Fields that an encoder does not use: valid ones have whatever the default of their class is (Nystromformer)."""
-GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSpeechSeq2Seq")
-TRANSCRIPT, TRANSLATE = "<|startoftranscript|>", "<|translate|>"
-"""The token that a decoder of Whisper begins with, and its first task; the languages are between them."""
-SUPPRESSED = "suppress_tokens"
-RESERVED = re.compile(r"[<\[|]*(reserved|unused|placeholder|extra_id|madeupword)\w*?\d+[|>\]]*", re.IGNORECASE)
-"""Tokens that no text has, kept for later use: of Llama 3, Gemma, BERT, Phi-3, T5 and XGLM."""
-
-
-def role_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield notes on ids of special tokens in configurations that are those of a token with another role.
-
-    ``names`` has the tokeniser's special tokens by role (``eos_token``), and ``places`` the id of each token.
-    """
-    if is_ctc(folder):
-        return
-    own = {name: places[token] for name, token in names.items() if token in places}
-    for file in (CONFIG, GENERATION):
-        fields = object_in(folder, file)
-        swapped = [pair for pair in PAIRS if _are_swapped(fields, pair, own)]
-        for pair in swapped:
-            ids = " and ".join(f"{name}_id is {fields[f'{name}_id']}" for name in pair)
-            named = " and ".join(f"{name} {brief_token(names[name])} ({own[name]})" for name in pair)
-            yield f"{ids} in {file}, but the tokeniser beside it has {named}: the two are swapped"
-        said = {name for pair in swapped for name in pair}
-        for field in SHARED:
-            if field not in said and (generates(folder) or field not in OF_GENERATION):
-                yield from _of_other_role(fields.get(f"{field}_id"), field, file, names, own)
-        if "eos_token" not in said:
-            yield from _unknown_end(fields.get("eos_token_id"), file, names, own)
-            yield from _reserved_end(fields.get("eos_token_id"), file, names, places)
-    yield from _starts(folder, places)
-    yield from _suppressed_languages(object_in(folder, GENERATION), places)
-
-
-def _are_swapped(fields: Mapping[str, Any], pair: tuple[str, str], own: Mapping[str, int]) -> bool:
-    ids, wanted = [fields.get(f"{name}_id") for name in pair], [own.get(name) for name in pair]
-    return ids == wanted[::-1] and None not in wanted and wanted[0] != wanted[1]
-
-
-def generates(folder: ModelFolder) -> bool:
-    """Whether a model generates text, according to its files and its class."""
-    has_settings = any(one.name == GENERATION for one in folder.files)
-    classes = folder.config.get("architectures")
-    names = classes if isinstance(classes, list) else []
-    return has_settings or any(isinstance(one, str) and one.endswith(GENERATES) for one in names)
-
-
-def _of_other_role(
-    value: Any, field: str, file: str, names: Mapping[str, str], own: Mapping[str, int]
-) -> Iterator[str]:
-    """Yield a note if an id in ``field`` is that of a token with another role, and the right id is not in the field.
-
-    ``value`` is the field's id or list of ids, ``file`` the file with the field, and ``own`` has the ids by role.
-    """
-    wanted = _wanted(field, names)
-    ids = [one for one in (value if isinstance(value, list) else [value]) if type(one) is int]
-    if wanted not in own or own[wanted] in ids or (field == "eos_token" and value == own.get("unk_token")):
-        return
-    for number in ids:
-        roles = [role for role, place in own.items() if place == number]
-        if roles and not {field, wanted, *SHARED[field]}.intersection(roles) and _is_spelled(names[roles[0]], roles):
-            named = f"{brief_token(names[roles[0]])}, the {roles[0]} of the tokeniser beside it"
-            meant = "" if field == START else f", while {wanted} is {brief_token(names[wanted])} ({own[wanted]})"
-            yield f"{field}_id of {file} {'is' if value == number else 'has'} {number} ({named}){meant}"
-
-
-def _wanted(field: str, names: Mapping[str, str]) -> str:
-    """Return the role whose token a field should have; for a decoder's start, the first of those it may have."""
-    if field == START:
-        return next((role for role in ("bos_token", "eos_token", "cls_token") if role in names), "")
-    return field.removeprefix("forced_")
-
-
-def _is_spelled(token: str, roles: list[str]) -> bool:
-    return any(re.fullmatch(SPELLED[role], token, re.IGNORECASE) for role in roles if role in SPELLED)
-
-
-def _unknown_end(value: Any, file: str, names: Mapping[str, str], own: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if ``value``, an ``eos_token_id``, is the unknown token's, and the tokeniser has another end."""
-    end, unknown = own.get("eos_token"), own.get("unk_token")
-    if value is not None and value == unknown and end not in (None, unknown):
-        named = f"{brief_token(names['unk_token'])}, the unk_token of the tokeniser beside it"
-        meant = f"{brief_token(names['eos_token'])} ({end})"
-        yield f"eos_token_id of {file} is {unknown} ({named}), while eos_token is {meant}"
-
-
-def _reserved_end(value: Any, file: str, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if each id in ``value``, an ``eos_token_id``, is a reserved token and the tokeniser's end is not.
-
-    Reserved tokens are kept for later use. Other tokens, such as ``<|im_end|>``, get no note: models for chats have
-    an end that the tokeniser does not name.
-    """
-    ids = value if isinstance(value, list) else [value]
-    end = names.get("eos_token", "")
-    reserved = {row: token for token, row in places.items() if row in ids and RESERVED.fullmatch(token)}
-    if reserved and end in places and len(reserved) == len(ids) and places[end] not in reserved:
-        own = listing([f"{row} ({brief_token(token)})" for row, token in reserved.items()], 2, where="")
-        what = "reserved tokens" if len(reserved) > 1 else "a reserved token"
-        yield f"eos_token_id of {file} is {own}, {what}, while eos_token is {brief_token(end)} ({places[end]})"
-
-
-def _suppressed_languages(fields: Mapping[str, Any], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if ``suppress_tokens`` of Whisper has language tokens, as if its ids were for another version."""
-    first, last = places.get(TRANSCRIPT), places.get(TRANSLATE)
-    listed = fields.get(SUPPRESSED)
-    if first is None or last is None or not isinstance(listed, list):
-        return
-    tokens = {row: token for token, row in places.items() if first < row < last}
-    found = [f"{one} ({brief_token(tokens[one])})" for one in listed if type(one) is int and one in tokens]
-    if found:
-        what = "languages" if len(found) > 1 else "a language"
-        yield f"{SUPPRESSED} of {GENERATION} has {listing(found, 3, where='')}, {what} of the tokeniser beside it"
-
-
-def _starts(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note on a wrong start token of the decoder.
-
-    For Whisper, it is wrong if it is not ``<|startoftranscript|>``; for other models, if two files disagree about it.
-    """
-    field = f"{START}_id"
-    ids = {file: object_in(folder, file).get(field) for file in (CONFIG, GENERATION)}
-    found = {file: number for file, number in ids.items() if type(number) is int}
-    tokens = {row: token for token, row in places.items() if row in found.values()}
-    if folder.config.get("model_type") == "whisper" and TRANSCRIPT in places:
-        begins = f"{brief_token(TRANSCRIPT)} ({places[TRANSCRIPT]})"
-        for file, number in found.items():
-            if number != places[TRANSCRIPT] and number in tokens:
-                other = f"{number} ({brief_token(tokens[number])})"
-                yield f"{field} of {file} is {other}, but the decoder of Whisper begins with {begins}"
-    elif len(set(found.values())) == 2 and set(found.values()) <= tokens.keys():
-        said = " and ".join(f"{number} ({brief_token(tokens[number])}) in {file}" for file, number in found.items())
-        yield f"{field} is {said}: generation begins with the latter"
-
+__all__ = ["WORD", "ids_of_roles", "special_id_notes"]
 
 STARTS = ("decoder_start_token", "forced_bos_token", "forced_eos_token", "no_timestamps_token", "prev_sot_token")
 """Special tokens that configurations have ids of, but tokenisers do not name."""

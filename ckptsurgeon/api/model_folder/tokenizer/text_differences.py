@@ -142,7 +142,7 @@ def normalising_steps(folder: ModelFolder) -> dict[str, Any]:
     head = folder.tokenizer_head
     if not head:
         return {}
-    normalisers, splitters = list(_parts(head.get("normalizer"))), list(_parts(head.get("pre_tokenizer")))
+    normalisers, splitters = list(steps_in(head.get("normalizer"))), list(steps_in(head.get("pre_tokenizer")))
     of_bert = [one for one in normalisers if one.get("type") == "BertNormalizer"]
     bytewise = [one.get("add_prefix_space") for one in splitters if one.get("type") == "ByteLevel"]
     patterns = [str(one["pattern"]) for one in splitters if one.get("type") == "Split" and "pattern" in one]
@@ -153,14 +153,3 @@ def normalising_steps(folder: ModelFolder) -> dict[str, Any]:
     if len(bytewise) == 1 and isinstance(bytewise[0], bool):
         found["add_prefix_space"] = bytewise[0]
     return found | ({"split pattern": patterns[0]} if len(patterns) == 1 else {})
-
-
-def _parts(step: Any) -> Iterator[dict[str, Any]]:
-    """Yield a normaliser or pre-tokeniser, or the steps in it if it is a sequence."""
-    if isinstance(step, dict):
-        inner = step.get("normalizers", step.get("pretokenizers"))
-        if isinstance(inner, list):
-            for one in inner:
-                yield from _parts(one)
-        else:
-            yield step
