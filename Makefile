@@ -31,7 +31,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## inspect, transplant and verify a real network
 	@$(BIN)/python fixtures/demo.py
 
-test: $(STAMP)  ## run the tests of every promise and every verb: five minutes on two cores
+test: $(STAMP)  ## run the tests of every promise and every verb: 7 to 10 minutes on two cores
 	$(BIN)/python -m pytest -m 'not long and not faults and not gpu and not browser and not speech' $(TOGETHER)
 
 test-all: $(STAMP)  ## run all tests, each as deep as it goes
