@@ -33,6 +33,14 @@ def _formats() -> list[Format]:
     return cast("list[Format]", list(discover("ckptsurgeon.formats", "FORMAT").values()))
 
 
+def _formats_of(head: bytes = b"") -> list[Format]:
+    """Return the formats that a file with this head, or a folder, can have: those with its magic bytes, or the others.
+
+    So a zip archive, for example, is not tried as a tar archive or an index too.
+    """
+    return [one for one in _formats() if head.startswith(one.magic)] or [one for one in _formats() if not one.magic]
+
+
 def writers() -> dict[str, Writer]:
     """Return the Writer of each format that can be written, by its name in the option ``--to``."""
     found = {fmt.name: getattr(fmt, "writer", None) for fmt in _formats()}
@@ -51,7 +59,7 @@ def read_header(source: Source, name: str = "") -> Header:
         if source.size == 0:
             raise FormatError(f"{escape(source.uri)} is empty.", rule="empty")
         head = source.read(0, min(_HEAD, source.size))
-        for fmt in _formats():
+        for fmt in _formats_of(head):
             if fmt.sniff(source, head):
                 with no_collection():
                     header = _read(fmt, source, name, head)
@@ -59,7 +67,7 @@ def read_header(source: Source, name: str = "") -> Header:
         raise not_a_checkpoint(
             source.uri, foreign(source.read(0, min(HEAD, source.size)), _argument(source), source.size)
         )
-    for fmt in _formats():
+    for fmt in _formats_of():
         if fmt.sniff(source, b""):
             _check_alone(fmt, source)
             with no_collection():

@@ -30,6 +30,7 @@ _BESIDE = ("global_steps", "global_samples", "ds_version", "iteration", "epoch")
 
 class _DeepSpeedZero:
     name = "deepspeed zero"
+    magic: tuple[bytes, ...] = ()
 
     def sniff(self, source: Source, head: bytes) -> bool:
         """Return whether a folder has optimizer and model states, or a subfolder with them is named in ``latest``."""

@@ -17,10 +17,11 @@ _HEAD_BYTES = (1 << 16) + 12
 
 class _NumpyArray:
     name = "numpy"
+    magic = (MAGIC,)
 
     def sniff(self, source: Source, head: bytes) -> bool:
         """Return whether the file begins with the magic bytes of an array."""
-        return isinstance(source, File) and head.startswith(MAGIC)
+        return isinstance(source, File) and head.startswith(self.magic)
 
     def read(self, source: Source, name: str = "") -> Header:
         """Return the header of the file; raises FormatError if the file is longer or shorter than its array."""

@@ -22,11 +22,12 @@ _HEAD_BYTES = limits.NPY_HEADER_BYTES + 12
 
 class _NumpyZip:
     name = "numpy zip"
+    magic = (b"PK\3\4",)
 
     def sniff(self, source: Source, head: bytes) -> bool:
         """Return whether this is a zip archive whose first record is an array."""
         length = int.from_bytes(head[26:28], "little") if len(head) >= 30 else 0
-        return isinstance(source, File) and head[:4] == b"PK\3\4" and head[30 : 30 + length].endswith(b".npy")
+        return isinstance(source, File) and head.startswith(self.magic) and head[30 : 30 + length].endswith(b".npy")
 
     def read(self, source: Source, name: str = "") -> Header:
         """Return the header, from the directory and each array's header; raises FormatError if no array can be read."""

@@ -33,6 +33,7 @@ _DEEPEST = 127
 
 class _Safetensors:
     name = "safetensors"
+    magic: tuple[bytes, ...] = ()
     writer = SafetensorsWriter()
 
     def sniff(self, source: Source, head: bytes) -> bool:

@@ -28,6 +28,7 @@ __all__ = ["FORMAT"]
 
 class _Sharded:
     name = "sharded"
+    magic: tuple[bytes, ...] = ()
 
     def sniff(self, source: Source, head: bytes) -> bool:
         """Return whether a file begins like a JSON object and is named ``.json``."""

@@ -36,6 +36,7 @@ _NO_METRICS = ("unixtime", "end-of-epoch")
 
 class _SpeechBrain:
     name = "speechbrain checkpoint"
+    magic: tuple[bytes, ...] = ()
 
     def sniff(self, source: Source, head: bytes) -> bool:
         """Return whether a folder has ``CKPT.yaml``, or has subfolders with it."""

@@ -38,6 +38,7 @@ _KINDS = {7: "string", 11: "qint8", 12: "quint8", 13: "qint32", 15: "qint16", 16
 
 class _TensorFlow:
     name = "tensorflow"
+    magic: tuple[bytes, ...] = ()
     writer = TensorFlowWriter()
 
     def sniff(self, source: Source, head: bytes) -> bool:

@@ -34,6 +34,7 @@ __all__ = ["FORMAT"]
 
 class _TorchDistributed:
     name = "torch distributed"
+    magic: tuple[bytes, ...] = ()
     writer = DcpWriter()
 
     def sniff(self, source: Source, head: bytes) -> bool:

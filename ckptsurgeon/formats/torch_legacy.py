@@ -34,6 +34,7 @@ _FIRST_READ = 1 << 20
 
 class _TorchLegacy:
     name = "torch legacy"
+    magic: tuple[bytes, ...] = ()
 
     def sniff(self, source: Source, head: bytes) -> bool:
         """Return whether the file begins with a pickle of torch's magic number."""

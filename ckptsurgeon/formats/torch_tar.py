@@ -34,6 +34,7 @@ Storages = dict[str, TypedStorage]
 
 class _TorchTar:
     name = "torch tar"
+    magic: tuple[bytes, ...] = ()
 
     def sniff(self, source: Source, head: bytes) -> bool:
         """Return whether this is a tar archive; its content is checked when it is read."""

@@ -22,11 +22,12 @@ __all__ = ["FORMAT"]
 
 class _TorchZip:
     name = "torch zip"
+    magic = (b"PK\3\4", b"PK\5\6")
     writer = ZipWriter()
 
     def sniff(self, source: Source, head: bytes) -> bool:
         """Return whether the source is a zip archive; its content is checked when it is read."""
-        return isinstance(source, File) and head[:4] in (b"PK\3\4", b"PK\5\6")
+        return isinstance(source, File) and head.startswith(self.magic)
 
     def read(self, source: Source, name: str = "") -> Header:
         """Return the header, from the directory and ``data.pkl``; raises FormatError if they contradict each other."""

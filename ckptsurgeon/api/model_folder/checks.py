@@ -139,6 +139,8 @@ def folder_notes(plan: Plan, folder: ModelFolder, origin: ModelFolder | None = N
     """
     read = origin if origin is not None and origin.tokenizer == folder.tokenizer else folder
     tensors = [DescribedTensor(step.key, step.dtype, step.shape, step.tied_to) for step in plan.steps]
+    if not folder.files and not read.files:
+        return [*layer_notes(tensors, {})]  # nothing else is there that the weights could contradict
     notes = [*unreadable_notes(folder, read), *weights_notes(tensors, folder, read)]
     known = {} if origin is None else {name: origin.config[name] for name in TYPE if name in origin.config}
     rows = 0 if origin is None else origin.rows

@@ -86,6 +86,8 @@ class Format(Protocol):
     """The interface of a format; each module in the folder ``formats`` that reads one has an instance, ``FORMAT``."""
 
     name: str
+    magic: tuple[bytes, ...]
+    """What its files begin with, each text that they can; () if they have no such beginning, or it reads folders."""
 
     def sniff(self, source: Source, head: bytes) -> bool:
         """Return whether ``source`` has this format, judged by its content, never by its name.
