@@ -40,9 +40,10 @@ def with_added_tokens(
 ) -> str | None:
     """Return the tokenizer.json ``base`` extended to ``tokens``; None if it would not split texts as the ``others`` do.
 
-    The ``others`` are tokenizer.json files, too. Their added tokens (``<|im_start|>``) can be added if all files
-    describe them alike: they are matched before a text is split. Words and pieces of words cannot be added: they are
-    found by merges or scores. Tokens in ``asked`` are always added.
+    ``tokens`` is the whole list of the result, in the order of ids. The ``others`` are tokenizer.json files, too. Their
+    added tokens (``<|im_start|>``) can be added if all files describe them alike: they are matched before a text is
+    split. Words and pieces of words cannot be added: they are found by merges or scores. Tokens in ``asked`` are added
+    in any case, words too.
     """
     document = json.loads(base)
     number = len(huggingface.VOCABULARY.read("tokenizer.json", base).tokens)

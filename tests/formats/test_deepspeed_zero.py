@@ -226,7 +226,7 @@ def test_pieces_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(limits, "ZERO_PIECES", 11)
     zero_folder("d", 2, 2)
-    with pytest.raises(cs.CheckpointError, match="may be 12 pieces"):
+    with pytest.raises(cs.CheckpointError, match="into 12 pieces"):
         cs.open_checkpoint("d")
 
 

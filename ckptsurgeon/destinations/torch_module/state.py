@@ -50,8 +50,11 @@ def infos_of(tensors: dict[str, Tensor]) -> dict[str, TensorInfo]:
 def _info(key: str, tensor: Tensor) -> TensorInfo:
     dtype = str(tensor.dtype).removeprefix("torch.")
     if dtype not in DTYPES or tensor.layout is not torch.strided:
+        layout = str(tensor.layout).removeprefix("torch.")
+        wrong = f"dtype {dtype}" if dtype not in DTYPES else f"layout {layout}"
         raise ConfigError(
-            f"the tensor {escape(key)} of dtype {dtype} and {tensor.layout} layout cannot be in a destination."
+            f"the destination's tensor {escape(key)} has the {wrong}, which no checkpoint can be written for.",
+            hint="Register a dense tensor of a floating-point or integer dtype instead, for example its to_dense().",
         )
     return TensorInfo(dtype, tuple(tensor.shape))
 

@@ -77,7 +77,9 @@ def _check_number(groups: Sequence[Shapes], ranks: Sequence[Flat]) -> None:
     pieces = sum(map(len, groups)) * len(ranks)
     if pieces > limits.ZERO_PIECES:
         raise UnsafeError(
-            f"there may be {pieces} pieces of parameters, more than the limit of {limits.ZERO_PIECES}.", rule="pieces"
+            f"its ranks could split the parameters into {pieces} pieces; the limit is {limits.ZERO_PIECES}.",
+            hint="Convert it with zero_to_fp32.py, which DeepSpeed saves beside it.",
+            rule="pieces",
         )
 
 

@@ -32,7 +32,8 @@ GENERATION = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
 def chat_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield a note if a chat template cannot be parsed, or writes none of the control tokens of the tokeniser.
 
-    ``read`` is the folder whose vocabulary has been read.
+    The template is that of ``folder``; the tokens are those of ``read``, the same folder or one with the same tokeniser
+    whose vocabulary is loaded already.
     """
     template = ""
     with suppress(ConfigError, SourceError):  # reported elsewhere
