@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..formats._choosing import has_weights
-from ..formats.base.sharded_writer import shard_name
+from ..formats.base.sharded_writer import indexed_name, shard_name
 from ..storage.json_text import read_json
 from ..storage.read.base import Folder, Source
 from ..tensors.encodings._settings import quantisation_of
@@ -134,7 +134,7 @@ def in_other_shards(shard: str, folder: Folder | None) -> list[str]:
     """Return the keys of the other shards, from an index in ``folder`` that names ``shard``; [] if there is none."""
     with suppress(CheckpointError):
         for name in folder.names() if folder is not None else ():
-            document = _document(folder, name) if folder is not None and name.endswith(".index.json") else None
+            document = _document(folder, name) if folder is not None and indexed_name(name) else None
             places = document.get("weight_map") if isinstance(document, dict) else None
             named = {key: shard_name(str(one)) for key, one in places.items()} if isinstance(places, dict) else {}
             if shard in named.values():

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+from ..tensors.dtypes import DTYPES
 from ..tensors.encodings._agreement import stores_codes
 from ..tensors.encodings._asked import static_activations
 from ..tensors.encodings._encoding import QuantisedTensors
+from ..tensors.encodings._find import is_named_codes
 from ..tensors.encodings._needed import needed_parts
 from ..tensors.encodings._parts import broken_partners
 from ..tensors.encodings._unlike import odd_ones, of_another_scale, plain_with_scales
@@ -41,6 +43,8 @@ def notes_on_parts(
     if not lacking and is_whole:
         lacking = list(_lacking_in_all(path, codes, tensors, settings, elsewhere))
     yield from lacking
+    if is_whole and not elsewhere:
+        yield from _codeless(path, codes, tensors)
     yield from _left_scales(path, codes, tensors, settings)
     yield from _unlike_parts(path, codes, tensors, settings)
 
@@ -55,6 +59,23 @@ def _lacking_in_all(
         number, is_one = count(len(one.names), "quantised tensor"), len(one.names) == 1
         has = "no quantised tensor has" if one.is_all else f"{number} {'lacks' if is_one else 'lack'}"
         yield f"{escape(path)}: {has} {one.part}, which {escape(one.method)} needs: {listing(one.names, SHOWN)}"
+
+
+def _codeless(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iterator[str]:
+    """Yield a note if no quantised tensor has codes, but there are tensors of their names in floats, as if cast.
+
+    If only some have no codes, ``incomplete`` says so.
+    """
+    if any(one.codes for one in codes.tensors):
+        return
+    stems = {one.name.removesuffix(".weight"): one.name for one in codes.tensors}
+    cast = {
+        key: stems[module] for key in tensors if (module := key.rpartition(".")[0]) in stems and is_named_codes(key)
+    }
+    cast = {key: name for key, name in cast.items() if DTYPES[tensors[key].dtype].kind == "float"}
+    for key in list(cast)[:1]:
+        have = f"{count(len(cast), 'quantised tensor')} {'has' if len(cast) == 1 else 'have'} numbers in place of codes"
+        yield f"{escape(path)}: {have}, {escape(key)} is {tensors[key].dtype}: {listing(list(cast.values()), SHOWN)}"
 
 
 def _left_scales(path: str, codes: QuantisedTensors, tensors: Tensors, settings: Mapping[str, Any]) -> Iterator[str]:

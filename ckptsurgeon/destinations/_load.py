@@ -68,7 +68,7 @@ class _Adoptable(_Toolkit, Protocol):
 def is_configuration(path: str) -> bool:
     """Return whether a path is, by its suffix, that of a configuration and not of a checkpoint."""
     low = path.lower()
-    return low.endswith(_SUFFIXES) and not low.endswith(".index.json") and not os.path.isdir(path)
+    return low.endswith(_SUFFIXES) and ".index." not in os.path.basename(low) and not os.path.isdir(path)
 
 
 def load_target(path: CheckpointLike, *, task: str | None = None, constructor_weights: bool = True) -> TargetSpec:

@@ -13,7 +13,7 @@ from ..storage.read.local import broken_links
 from ..util.text import count, escape, listing
 from ._espnet_pack import META, packed_weights
 from .base import limits
-from .base.sharded_writer import INDEX, has_index, missing_shards, shard_name, shards_among
+from .base.sharded_writer import INDEX, has_index, indexed_name, missing_shards, shard_name, shards_among
 from .base.untrusted import parse_json
 
 __all__ = [
@@ -77,6 +77,8 @@ _PREFERRED = (
     "model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors", "adapter_model.safetensors",
     "adapter_model.bin",
 )  # fmt: skip
+_VARIANT = re.compile(r"^([^.]+)\.[\w-]+(\.safetensors|\.bin)$")
+"""Matches the name of a variant of such a file, as transformers and diffusers write it: ``model.fp16.safetensors``."""
 
 
 @dataclass(frozen=True)
@@ -98,13 +100,16 @@ def is_weights(name: str) -> bool:
 
 
 def has_weights(names: Sequence[str]) -> bool:
-    """Return whether the names include one under which toolkits look for weights, such as ``model.safetensors``."""
-    return any(name.removesuffix(INDEX) in _PREFERRED for name in names)
+    """Return whether the names include one under which toolkits look for weights, such as ``model.safetensors``.
+
+    So do their indexes, those of variants too (``model.safetensors.index.fp16.json``).
+    """
+    return any((_VARIANT.sub(r"\1\2", indexed_name(name)) or name) in _PREFERRED for name in names)
 
 
 def choose(folder: Folder, names: Sequence[str]) -> Choice:
     """Return the file of a folder to read; raises FormatError if there is none, or more than one candidate."""
-    indexes = [name for name in names if name.lower().endswith(INDEX)]
+    indexes = [name for name in names if indexed_name(name)]
     shards = shards_among(names)
     singles = [name for name in names if is_weights(name) and name not in shards]
     _check_stale(folder, indexes, singles)
@@ -115,7 +120,7 @@ def choose(folder: Folder, names: Sequence[str]) -> Choice:
         return Choice(name, [path for path in packed.values() if path != name], f", the {escape(entry)} of {META}")
     if not candidates:
         raise _none(folder, sorted(shards))
-    known = {name.lower() for name in indexes}
+    known = {indexed_name(name).lower() for name in indexes}
     loose = [name for name in names if name in shards and not has_index(name, known)]
     if len(candidates) == 1:
         return Choice(candidates[0], loose)
@@ -146,7 +151,7 @@ def _without(names: Sequence[str], one: str) -> list[str]:
 
 def _check_stale(folder: Folder, indexes: Sequence[str], singles: Sequence[str]) -> None:
     for index in indexes:
-        rival = index[: -len(INDEX)]
+        rival = indexed_name(index)
         if rival in singles:
             raise FormatError(
                 f"{escape(folder.uri)} has both {escape(rival)} and {escape(index)}; one of them is out of date.",

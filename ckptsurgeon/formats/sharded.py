@@ -19,7 +19,7 @@ from ..util.text import count, escape, listing
 from ._open import read_header
 from .base import limits
 from .base.header import FilePrint, Header
-from .base.sharded_writer import INDEX, folder_frame, folder_recipe, missing_shards, numbered, shard_name
+from .base.sharded_writer import folder_frame, folder_recipe, indexed_name, missing_shards, numbered, shard_name
 from .base.untrusted import parse_json, unique_keys
 from .unsupported.text import json_kind, not_a_checkpoint
 
@@ -129,7 +129,7 @@ def _by_shard(weight_map: Mapping[str, str]) -> dict[str, set[str]]:
 
 def _unnamed(index: File, folder: Folder, shards: Collection[str]) -> Iterator[str]:
     """Yield a note if the folder has files named like shards of this index that the index does not name."""
-    stem, suffix = os.path.splitext(index.name.removesuffix(INDEX))
+    stem, suffix = os.path.splitext(indexed_name(index.name))
     own = numbered(stem, suffix, any_case=True)
     others = [name for name in folder.names() if name not in shards and own.fullmatch(name)]
     if others:

@@ -139,6 +139,23 @@ def test_what_the_index_names_is_its_own_whatever_it_is_called(names: list[str],
         assert cs.open_checkpoint("m").notes == (note,)
 
 
+@pytest.mark.parametrize(
+    "name", ["model.safetensors.index.fp16.json", "diffusion_pytorch_model.safetensors.index.fp16.json"]
+)
+def test_the_index_of_a_variant_is_one(name: str) -> None:
+    """As transformers and diffusers name it, with ``variant="fp16"``; what is beside it goes along."""
+    stem = name.partition(".")[0]
+    sharded_as([f"{stem}.fp16-{i:05}-of-00002.safetensors" for i in (1, 2)], name)
+    Path("m/config.json").write_text('{"model_type": "bert"}')
+    for path in ("m", f"m/{name}"):
+        assert set(cs.open_checkpoint(path)) == {"k0", "k1"}
+        plan = cs.convert(path)
+        assert [one.name for one in plan.target.companions] == ["config.json"]
+    index("m/model.safetensors.index.json", {"k0": f"{stem}.fp16-00001-of-00002.safetensors"})
+    with pytest.raises(cs.FormatError, match="disagree|part of the checkpoint is missing"):
+        cs.open_checkpoint("m")
+
+
 def test_what_else_is_in_the_folder_is_said_in_one_line(ckpt: Any) -> None:
     sharded_as(SHARDED["six digits, as DeepSeek-V3"])
     for number in range(9):

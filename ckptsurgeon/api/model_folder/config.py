@@ -106,10 +106,18 @@ def declared_layers(config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def vocabulary_size(config: Mapping[str, Any]) -> int:
-    """Return the vocabulary size that a configuration states, 0 if it states none."""
-    text = config.get("text_config")
-    sizes = (config.get("vocab_size"), text.get("vocab_size") if isinstance(text, dict) else None)
+    """Return the vocabulary size that a configuration states, 0 if it states none.
+
+    That of a decoder counts if its encoder reads no text, as in TrOCR: if both have tokens, they may be of two kinds.
+    """
+    parts = (config, *(one if isinstance(one := config.get(name), dict) else {} for name in ("text_config", "decoder")))
+    encoder = config.get("encoder")
+    sizes = [part.get("vocab_size") for part in (parts if _reads_no_text(encoder) else parts[:2])]
     return next((one for one in sizes if type(one) is int and one > 0), 0)
+
+
+def _reads_no_text(encoder: Any) -> bool:
+    return isinstance(encoder, dict) and "vocab_size" not in encoder
 
 
 def vocabulary_sizes(config: Mapping[str, Any]) -> Iterator[int]:

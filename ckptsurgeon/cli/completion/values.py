@@ -89,7 +89,7 @@ def _existing(source: str) -> str:
 
 
 def _is_configuration(path: str) -> bool:
-    return path.lower().endswith(_CONFIGURATIONS) and not path.endswith(".index.json")
+    return path.lower().endswith(_CONFIGURATIONS) and ".index." not in os.path.basename(path)
 
 
 def segments(keys: Iterable[str], text: str) -> dict[str, bool]:

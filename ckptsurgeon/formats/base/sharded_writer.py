@@ -26,6 +26,7 @@ __all__ = [
     "folder_frame",
     "folder_recipe",
     "has_index",
+    "indexed_name",
     "missing_shards",
     "numbered",
     "shard_name",
@@ -40,6 +41,8 @@ __all__ = [
 # ``consolidated.00.pth``.
 
 INDEX = ".index.json"
+_INDEX_NAME = re.compile(r"(.+)\.index(?:\.([\w-]+))?\.json", re.IGNORECASE | re.DOTALL)
+"""Matches the names of indexes, also those of a variant, as fp16."""
 _NUMBERED = re.compile(r"(.*)[-_.]\d+[-_]of[-_](?!0*1(?!\d))\d+((?:\.[^.]*)*)", re.IGNORECASE | re.DOTALL)
 """Matches the names of shards; a file numbered 1 of 1 is not a shard but the whole checkpoint."""
 _COUNTED = re.compile(r"(.*[-_.])(\d{1,7})([-_]of[-_])(\d{1,7})((?:\.[^.]*)*)", re.IGNORECASE | re.DOTALL)
@@ -92,10 +95,23 @@ def shards_among(names: Sequence[str]) -> set[str]:
     return {name for name in names if _NUMBERED.fullmatch(name) or (name in ranks and several[ranks[name]] > 1)}
 
 
-def has_index(shard: str, indexes: Collection[str]) -> bool:
-    """Return whether the index of a shard is among ``indexes``, which are file names in lower case."""
+def indexed_name(name: str) -> str:
+    """Return the name that the weights would have in one file, if ``name`` is that of an index; else ''.
+
+    That is ``model.safetensors`` for ``model.safetensors.index.json``, and ``model.fp16.safetensors`` for
+    ``model.safetensors.index.fp16.json``, as transformers names the index of a variant.
+    """
+    found = _INDEX_NAME.fullmatch(name)
+    if found is None:
+        return ""
+    stem, suffix = os.path.splitext(found[1])
+    return f"{stem}.{found[2]}{suffix}" if found[2] else found[1]
+
+
+def has_index(shard: str, indexed: Collection[str]) -> bool:
+    """Return whether the index of a shard is there; ``indexed`` has the ``indexed_name`` of each, in lower case."""
     found = _NUMBERED.fullmatch(shard) or _RANK.fullmatch(shard)
-    return found is not None and f"{found[1]}{found[2]}{INDEX}".lower() in indexes
+    return found is not None and f"{found[1]}{found[2]}".lower() in indexed
 
 
 RECIPE_FILE = "ckptsurgeon.json"

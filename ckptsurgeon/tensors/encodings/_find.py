@@ -14,7 +14,7 @@ from ._encoding import NO_CODES, Encoding, QuantisedTensor, QuantisedTensors
 from ._parts import could_be_parts, could_be_words, lone_codes, lone_parts, part_endings
 from ._settings import QuantisationSettings, Settings
 
-__all__ = ["could_be_codes", "find_codes", "unknown"]
+__all__ = ["could_be_codes", "find_codes", "is_named_codes", "unknown"]
 
 # Codes of unknown encodings: recognised by scales next to them, or by the settings in their folder.
 
@@ -45,6 +45,11 @@ _OF_NETWORKS = re.compile(r"(?:.*_)?(?:logits?|layer|norm|embed|residual|attn|at
 def could_be_codes(info: TensorInfo) -> bool:
     """Return whether a tensor's dtype is one used for codes."""
     return info.dtype in _CODE_TYPES
+
+
+def is_named_codes(key: str) -> bool:
+    """Return whether a tensor's name is one that only codes have, as ``qweight``."""
+    return _TELLING.fullmatch(key.rpartition(".")[2]) is not None
 
 
 def unknown(

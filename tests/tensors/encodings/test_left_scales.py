@@ -55,6 +55,19 @@ def test_plain_weights_with_scales_of_codes_beside_them_are_said(
     assert ("quant_method" in rest) == (name != "mlx")
 
 
+@pytest.mark.parametrize(("name", "codes"), [("gptq", "qweight"), ("awq", "qweight"), ("int4-packed", "weight_packed")])
+def test_codes_that_were_all_cast_to_floats_are_said(name: str, codes: str, tmp_path: Path) -> None:
+    """As a script leaves them that casts each tensor of a state dict."""
+
+    def cast(state: State) -> None:
+        state |= {key: tensor.bfloat16() for key, tensor in state.items()}
+
+    folder = folder_of(name, tmp_path, cast)
+    for found in (cs.inspect(folder), cs.convert(folder), cs.rename(folder, map=["model=decoder"])):
+        (note,) = (one for one in found.notes if "numbers in place of codes" in one)
+        assert f".{codes} is bfloat16" in note
+
+
 def test_a_transplant_of_plain_weights_beside_scales_says_so(tmp_path: Path) -> None:
     folder = folder_of("fp8-block", tmp_path, plain(3))
     save_file({f"{stem}.weight": PLAIN for stem in THREE[:1]}, tmp_path / "plain.safetensors")

@@ -16,6 +16,8 @@ from .tokenizer_files import ADDED, NAMES, WHOLE, added_in, brief_token, is_ctc,
 __all__ = ["absent_id_notes"]
 
 END = "eos_token"
+INPUTS = ("image", "video", "audio", "vision")
+"""Beginnings of the names of fields with the ids of tokens that stand for other inputs than text."""
 
 
 def absent_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
@@ -41,10 +43,18 @@ def absent_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
         for name, file, ids in ids_of_roles(folder)
         if not rows.isdisjoint(ids) and _counts(folder, name, own)
     ]
+    found += [f"{field} of {CONFIG} is {row}" for field, row in _of_inputs(folder) if row in rows]
     if found:
         has = f"{escape(folder.vocabulary)} has {count(len(tokens), 'token')}"
         yield f"ids of special tokens that are rows without a token, since {has}: {listing(found, 4, where='')}"
     yield from _renamed(folder, tokens, names, new)
+
+
+def _of_inputs(folder: ModelFolder) -> Iterator[tuple[str, int]]:
+    """Yield each field of config.json with the id of the token that stands for images, videos or sounds in a text."""
+    for field, value in folder.config.items():
+        if field.startswith(INPUTS) and field.endswith(("_token_id", "_token_index")) and type(value) is int:
+            yield field, value
 
 
 def _is_whole(folder: ModelFolder, read: ModelFolder) -> bool:

@@ -103,10 +103,23 @@ def _of_other_role(
         return
     for number in ids:
         roles = [role for role, place in own.items() if place == number]
-        if roles and not {field, wanted, *SHARED[field]}.intersection(roles) and _is_spelled(names[roles[0]], roles):
+        if (
+            roles
+            and not {field, wanted, *_shared(field, names)}.intersection(roles)
+            and _is_spelled(names[roles[0]], roles)
+        ):
             named = f"{brief_token(names[roles[0]])}, the {roles[0]} of the tokeniser beside it"
             meant = "" if field == START else f", while {wanted} is {brief_token(names[wanted])} ({own[wanted]})"
             yield f"{field}_id of {file} {'is' if value == number else 'has'} {number} ({named}){meant}"
+
+
+def _shared(field: str, names: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the other roles whose tokens a field may have.
+
+    Padding is never BERT's ``[UNK]`` if there is a ``[PAD]``, but Vicuna and its kin pad with ``<unk>``.
+    """
+    is_of_bert = field == "pad_token" and (names.get("pad_token"), names.get("unk_token")) == ("[PAD]", "[UNK]")
+    return tuple(role for role in SHARED[field] if not (is_of_bert and role == "unk_token"))
 
 
 def _wanted(field: str, names: Mapping[str, str]) -> str:

@@ -13,7 +13,7 @@ from ....storage.read.uri import scheme_of
 from ....util.text import brief_repr, count, escape, listing
 from ....vocabulary.huggingface import doubled_number, is_byte
 from ....vocabulary.read import vocabulary_of
-from ..documents import TOKENIZER, VOCABULARIES
+from ..documents import BYTE_PAIRS, SECOND, TOKENIZER, VOCABULARIES
 from ..folder import LARGEST, ModelFolder
 from .pipeline import pipeline_notes
 from .tokenizer_files import SPECIAL, WHOLE, added_in, brief_token, local_tokens, object_in
@@ -124,7 +124,7 @@ def token_list_notes(folder: ModelFolder) -> Iterator[str]:
 
     Files that would have to be fetched, or that cannot be read, are not compared.
     """
-    for older in (OLDER, LINES):
+    for older in (OLDER, LINES, *BYTE_PAIRS):
         yield from _other_tokens(folder, older)
     yield from _other_pieces(folder)
     yield from _added_elsewhere(folder)
@@ -161,16 +161,28 @@ def _are_words(one: str, two: str) -> bool:
 
 
 def _other_pieces(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note on a sentencepiece model if tokenizer.json lacks over a tenth of its pieces.
+    """Yield a note on a sentencepiece model if the token list beside it lacks too many of its pieces.
 
-    Tokenisers reorder and rename some pieces and add others, but they keep all words.
+    Tokenisers reorder and rename some pieces and add others, but they keep all words: tokenizer.json lacks at most a
+    tenth. Marian's vocab.json, of another origin than its two models, lacks more, but has most.
     """
-    known = frozenset(folder.tokens or ()) if folder.has_all_tokens else frozenset[str]()
+    known = frozenset(folder.tokens or ()) if folder.vocabulary in (WHOLE, TOKENS) else frozenset[str]()
+    known |= _of_targets(folder) if known and folder.vocabulary == TOKENS else frozenset()
+    most = 10 if folder.vocabulary == WHOLE else 2
     for name, pieces in folder.pieces.items() if known else ():
         lacking = [piece for piece in pieces or () if piece not in known and not SPECIAL.fullmatch(piece)]
-        if len(lacking) * 10 > len(pieces or ()):
+        if len(lacking) * most > len(pieces or ()):
             examples = listing([brief_token(piece) for piece in lacking], 3, where="")
-            yield f"{len(lacking)} of {len(pieces or ())} pieces of {name} are not in {WHOLE}: {examples}"
+            yield f"{len(lacking)} of {len(pieces or ())} pieces of {name} are not in {folder.vocabulary}: {examples}"
+
+
+def _of_targets(folder: ModelFolder) -> frozenset[str]:
+    """Return the tokens of a second list, for the target language, that the folder has on this machine."""
+    for one in folder.files:
+        if one.name in SECOND and not scheme_of(one.path):
+            with suppress(ConfigError, SourceError):
+                return frozenset(vocabulary_of(one.name, folder.read(one.name, LARGEST)).tokens)
+    return frozenset()
 
 
 def _added_elsewhere(folder: ModelFolder) -> Iterator[str]:

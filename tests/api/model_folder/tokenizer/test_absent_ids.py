@@ -62,6 +62,8 @@ END = ", while eos_token is '</s>' (2)"
         ({"decoder_start_token_id": 15}, None, "decoder_start_token_id of config.json is 15"),
         ({"forced_eos_token_id": 15}, None, "forced_eos_token_id of config.json is 15"),
         ({"bos_token_id": 12}, None, "bos_token_id of config.json is 12, while bos_token is '<s>' (1)"),
+        ({"video_token_id": 13}, None, "video_token_id of config.json is 13"),
+        ({"image_token_index": 12}, None, "image_token_index of config.json is 12"),
         ({"pad_token_id": 12}, None, "pad_token_id of config.json is 12, while pad_token is '<pad>' (0)"),
     ],
 )

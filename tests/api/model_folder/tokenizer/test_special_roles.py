@@ -68,6 +68,20 @@ def test_padding_of_bert_that_is_its_separator_is_said() -> None:
     assert notes({"pad_token_id": 7}, None, BERT) == [f"{own}, while pad_token is '<pad>' (0)"]
 
 
+def test_padding_with_the_unknown_token_of_bert_is_said() -> None:
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b"]
+    names = {f"{name.strip('[]').lower()}_token": name for name in tokens[:4]}
+    own = "pad_token_id of config.json is 1 ('[UNK]', the unk_token of the tokeniser beside it)"
+    assert notes({"pad_token_id": 1}, None, names, tokens) == [f"{own}, while pad_token is '[PAD]' (0)"]
+
+
+def test_ids_of_a_decoder_behind_an_encoder_of_images_are_read() -> None:
+    """As in TrOCR: the vocabulary size is that of the decoder."""
+    parts = {"vocab_size": None, "encoder": {"image_size": 8}, "decoder": {"vocab_size": len(TOKENS)}}
+    own = "pad_token_id of config.json is 7 ('[SEP]', the sep_token of the tokeniser beside it)"
+    assert notes({"pad_token_id": 7, **parts}, None, BERT) == [f"{own}, while pad_token is '<pad>' (0)"]
+
+
 def test_a_list_of_ends_without_the_right_one_is_said() -> None:
     own = "eos_token_id of generation_config.json has 1 ('<s>', the bos_token of the tokeniser beside it)"
     assert notes({}, {"eos_token_id": [1, 9]}, LLAMA) == [own + END]

@@ -12,6 +12,7 @@ import pytest
 import ckptsurgeon as cs
 
 from ..test_model_folders import TOKENS, model
+from ..test_rows_by_place import tekken
 
 SPECIAL = {"id": 1, "content": "<s>", "special": True}
 
@@ -65,10 +66,37 @@ def test_a_list_that_lacks_added_tokens_is_not() -> None:
         (["<unk>", "a", "w", "x"], "2 of 4 pieces of spiece.model are not in tokenizer.json: 'w', 'x'"),
     ],
 )
-def test_pieces_of_another_model_are_said(pieces: list[str], said: str) -> None:
+def test_pieces_of_another_model_than_tokenizer_json_are_said(pieces: list[str], said: str) -> None:
     whole("m")
     Path("m/spiece.model").write_bytes(b"".join(map(piece, pieces)))
     assert notes() == ([said] if said else [])
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "said"),
+    [
+        ("abc", "abd", ""),
+        ("abxy", "abcd", ""),  # half of Marian's pieces may be in no list
+        ("apqr", "abcd", "3 of 4 pieces of source.spm are not in vocab.json: 'p', 'q', 'r'"),
+        ("abcd", "auvw", ""),  # target_vocab.json lists them
+    ],
+)
+def test_pieces_of_another_language_than_the_list_of_marian_are_said(source: str, target: str, said: str) -> None:
+    model("m")
+    Path("m/source.spm").write_bytes(b"".join(map(piece, source)))
+    Path("m/target.spm").write_bytes(b"".join(map(piece, target)))
+    Path("m/target_vocab.json").write_text(json.dumps({token: i for i, token in enumerate([*TOKENS, *"uvw"])}))
+    assert notes() == ([said] if said else [])
+
+
+@pytest.mark.parametrize("is_said", [True, False])
+def test_a_tekken_of_another_model_than_tokenizer_json_is_said(is_said: bool) -> None:
+    whole("m")
+    Path("m/tekken.json").write_text(
+        tekken([*TOKENS[1:5], "w" if is_said else TOKENS[5], *TOKENS[6:], "beyond its size"])
+    )
+    said = "tekken.json and tokenizer.json have other tokens in 1 of 8 rows: row 5 is 'w' in tekken.json and 'b' in tokenizer.json"
+    assert notes() == ([said] if is_said else [])
 
 
 @pytest.mark.parametrize("name", ["spiece.model", "tokenizer.model", "sentencepiece.bpe.model"])
