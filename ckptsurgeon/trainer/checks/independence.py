@@ -20,6 +20,8 @@ CLIPS = 4
 TOLERANCE = 1e-3
 TOLERANCE_BF16 = 3e-2
 MORE_PADDING = 0.5
+IGNORED = -100
+"""The label of a place that the cross-entropy of torch leaves out, by default."""
 
 
 def batch_independence(model: nn.Module, task: Task, batch: Batch, *, settings: Settings) -> Check:
@@ -75,9 +77,15 @@ def _padded_loss(model: nn.Module, task: Task, batch: Batch, settings: Settings)
 
 
 def _padded(batch: Batch) -> Batch:
-    """Return the batch with zeros at the end of its inputs, which makes them half as long again."""
+    """Return the batch with zeros at the end of its inputs, which makes them half as long again.
+
+    If each place of the inputs has a label, as in a language model, new places get the label that no loss counts.
+    """
     if batch.inputs.dim() < 2:
         return batch
     shape = list(batch.inputs.shape)
     shape[1] = max(1, int(shape[1] * MORE_PADDING))
-    return replace(batch, inputs=torch.cat([batch.inputs, batch.inputs.new_zeros(shape)], 1))
+    inputs = torch.cat([batch.inputs, batch.inputs.new_zeros(shape)], 1)
+    if batch.labels.shape != batch.inputs.shape:
+        return replace(batch, inputs=inputs)
+    return replace(batch, inputs=inputs, labels=torch.cat([batch.labels, batch.labels.new_full(shape, IGNORED)], 1))
