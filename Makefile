@@ -93,7 +93,7 @@ check: $(STAMP)  ## format, lint, types, documentation, architecture
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -m 'not long' tests/project/test_documentation.py tests/project/test_examples.py tests/project/test_architecture.py
+	$(BIN)/python -m pytest -q -m 'not long' tests/project/test_documentation.py tests/project/test_architecture.py
 
 docs: $(STAMP)  ## build the documentation into site/, strictly
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +24,11 @@ from .promises.table import pytest_collection_modifyitems, pytest_terminal_summa
 # Hundreds of processes would each compile the package, and pytest the tests.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# What nohup and a shell's background ignore, commands that are started by a test would ignore too.
+for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 # A busy machine is no fault of what is tested; and every example may use the one empty folder of its test.
 FINE = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
