@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.opening import open_checkpoint
+from ..checkpoint.quantisation import SETTINGS_ENTRIES
 from ..engine.inputs import PlanInputs
-from ..errors import ConfigError
+from ..errors import ConfigError, PlanError
 from ..formats._safetensors_writer import RECIPE_KEY
 from ..planning.edit import plan_edit
 from ..planning.plan.plan import CarriedEntries, Plan
 from ..planning.quantised import check_codes
 from ..planning.transplant.options import Options
-from ..util.text import grouped, listing
+from ..util.text import escape, grouped, listing
 from .inputs.argument_types import CheckpointLike, Operations, Path, Patterns, Rules, checked
 from .inputs.inputs import extras_left, names_of, plan_source, unwrap_notes, view_of
 from .inputs.operations import asked_conversions, operate, operations_file, operations_of
@@ -26,13 +27,22 @@ from .model_folder.checks import source_layer_notes, with_layers_said
 from .model_folder.config_fields import with_left_out_said
 from .model_folder.folder import model_folder
 from .model_folder.output import edited_folder
-from .model_folder.quantised import check_settings, parts_elsewhere, with_settings
+from .model_folder.quantised import (
+    check_settings,
+    dtype_of_weights,
+    parts_elsewhere,
+    with_settings,
+    without_quantisation,
+)
 from .transplant.transplant import plain_arguments, rules_as_text, rules_of
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["convert", "filter", "rename"]
+
+DEQUANTIZE: Mapping[str, Any] = {"dequantize": "**"}
+"""The operation that replaces all quantised tensors by their weights."""
 
 
 @checked
@@ -109,6 +119,7 @@ def convert(
     source: CheckpointLike,
     *,
     dtype: str | torch.dtype | None = None,
+    dequantize: bool = False,
     metadata: Mapping[str, str] | None = None,
     unwrap: bool = False,
     keep_extras: bool = False,
@@ -116,14 +127,20 @@ def convert(
 ) -> Plan:
     """Plan the same checkpoint in another format, sharding or ``dtype`` (of all real floating tensors).
 
-    The format is given by the output when the plan is applied. ``metadata`` sets entries of the metadata of
-    safetensors; an empty value removes one. Raises PlanError for a cast that would lose values, and what
-    ``open_checkpoint`` raises.
+    The format is given by the output when the plan is applied. ``dequantize`` replaces the codes of quantised tensors
+    and their scales by the weights that they stand for, in ``dtype``, or else in the dtype that config.json gives, or
+    bfloat16. ``metadata`` sets entries of the metadata of safetensors; an empty value removes one. Raises PlanError for
+    a cast that would lose values or a quantised tensor that cannot be decoded, and what ``open_checkpoint`` raises.
     """
     _check_metadata(metadata or {})
     wanted = str(dtype) if dtype is not None else None
     arguments = plain_arguments(
-        dtype=wanted, metadata=metadata or {}, unwrap=unwrap, keep_extras=keep_extras, root=root
+        dtype=wanted,
+        dequantize=dequantize,
+        metadata=metadata or {},
+        unwrap=unwrap,
+        keep_extras=keep_extras,
+        root=root,
     )
     options = Options.of(dtype=wanted)
     return _edit(
@@ -135,6 +152,7 @@ def convert(
         keep_extras=keep_extras,
         root=root,
         metadata=metadata or {},
+        rows=[DEQUANTIZE] if dequantize else (),
     )
 
 
@@ -159,7 +177,13 @@ def _edit(
         notes += (*parts_elsewhere(checkpoint), *unwrap_notes([checkpoint], asked=unwrap), *adapter_of(checkpoint)[1])
         layers = source_layer_notes(checkpoint, folder)
         operated = operate([checkpoint], rows)[0]
+        decoded = any("dequantize" in row for row in rows)
+        if DEQUANTIZE in rows and not operated.by:
+            raise PlanError(f"{escape(checkpoint.path)} has no quantised tensors.", hint="Leave --dequantize out.")
+        said = checkpoint.notes
         checkpoint = operated.checkpoint
+        if decoded and not checkpoint.codes:
+            before, folder = dict(checkpoint), without_quantisation(folder)
         planned = plan_source(names_of([checkpoint.path])[0], checkpoint, operations=operated.rows)
         plan = plan_edit(
             verb,
@@ -168,8 +192,9 @@ def _edit(
             carried=carried,
             among=among,
             arguments=arguments,
-            metadata=_merged(checkpoint.metadata, metadata or {}),
-            notes=[*checkpoint.notes, *operated.notes, *notes],
+            metadata=_merged(_settled(checkpoint.metadata) if decoded else checkpoint.metadata, metadata or {}),
+            notes=[*(said if decoded else checkpoint.notes), *operated.notes, *notes],
+            decoded_dtype=dtype_of_weights(folder.config),
         )
         check_codes(plan, [checkpoint.codes])
         check_settings(plan, [checkpoint])
@@ -181,6 +206,11 @@ def _edit(
         checkpoint.close()
         raise
     return replace(plan, inputs=PlanInputs((checkpoint,), None, tuple(others)))
+
+
+def _settled(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the metadata of a file without settings of quantisation, which would make plain weights codes again."""
+    return {name: value for name, value in metadata.items() if name not in SETTINGS_ENTRIES}
 
 
 def _check_metadata(metadata: Mapping[str, str]) -> None:

@@ -15,7 +15,9 @@ from ..formats.pickle.values import ARRAY, META, QUANTISED, SPARSE, GlobalName
 from ..storage.crc32c import crc32c
 from ..storage.read.base import File
 from ..tensors.dtypes import reach
-from ..tensors.info import Cast, Concatenated, Permuted, Reshaped, Sliced, Storage, Summed, TensorInfo
+from ..tensors.info import Cast, Concatenated, Decoded, Permuted, Reshaped, Sliced, Storage, Summed, TensorInfo
+from ..tensors.ops.regions import Array as Values
+from ..tensors.ops.regions import Box
 from ..util.text import escape
 from .torch_tensors import OpaqueTensor
 
@@ -114,6 +116,8 @@ def _materialised(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Te
 def _made(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
     """Return a tensor that is computed from stored ones by the operation in ``info.made``, such as a concatenation."""
     made = info.made
+    if isinstance(made, Decoded):
+        return _decoded(checkpoint, key, info)
     if isinstance(made, Concatenated):
         return torch.cat([_materialised(checkpoint, key, one) for one in made.of], made.dim)
     if isinstance(made, Summed):
@@ -131,6 +135,20 @@ def _made(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
     if isinstance(made, Cast):
         return of.to(_dtype(info))
     return (of.to(torch.complex128 if of.is_complex() else torch.float64) * made.factor).to(of.dtype)
+
+
+def _decoded(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
+    """Return the weight that the codes of a quantised tensor stand for."""
+    from ..tensors.decoders._decoder import decode, whole
+    from ..tensors.ops.casts import raw_dtype
+
+    def read(one: TensorInfo, box: Box) -> Values:
+        stored = _materialised(checkpoint, key, one).contiguous()
+        data: Values = stored.reshape(-1).view(torch.uint8).numpy().view(raw_dtype(one.dtype)).reshape(one.shape)
+        part: Values = data[tuple(slice(*span) for span in box)]
+        return part
+
+    return torch.from_numpy(decode(read, info, whole(info)))
 
 
 def _dtype(info: TensorInfo) -> torch.dtype:

@@ -15,6 +15,7 @@ from ..tensors.encodings._settings import quantisation_of
 
 __all__ = [
     "SETTINGS",
+    "SETTINGS_ENTRIES",
     "configuration",
     "folder_around",
     "folder_of_model",
@@ -32,7 +33,7 @@ _CONFIGS = ("config.json", "params.json")
 """Configurations with a section on quantisation: transformers' and Mistral's."""
 _FILES = (*_CONFIGS, "hf_quant_config.json", "quantize_config.json", "quant_config.json")
 """Files with settings of quantisation: those two, and the ones of ModelOpt, AutoGPTQ and AutoAWQ."""
-_ENTRIES = (SETTINGS, "_quantization_metadata")
+SETTINGS_ENTRIES = (SETTINGS, "_quantization_metadata")
 """The entries of a file's metadata that hold settings: ``quantization_config``, and ComfyUI's."""
 _MLX = "quantization"
 """The section that MLX reads; it writes the same one as ``quantization_config``."""
@@ -61,7 +62,7 @@ def folder_around(source: Source) -> Folder | None:
 
 def settings_in(metadata: Mapping[str, str]) -> dict[str, Any]:
     """Return the settings of quantisation in a file's own metadata (nunchaku, ComfyUI); empty if there are none."""
-    for name in _ENTRIES:
+    for name in SETTINGS_ENTRIES:
         with suppress(ValueError):
             found = read_json(metadata[name]) if name in metadata else None
             if isinstance(found, dict) and found:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import FormatError, PlanError
 from ..tensors.dtypes import DTYPES
-from ..tensors.info import TensorInfo, alias_groups
+from ..tensors.info import Decoded, TensorInfo, alias_groups
 from ..util.text import count, escape, grouped, listing
 from .mismatch.policies import cast_fault
 from .plan.files import PlanTarget
@@ -29,12 +29,13 @@ def plan_edit(
     arguments: Mapping[str, Any] | None = None,
     metadata: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
+    decoded_dtype: str = "float32",
 ) -> Plan:
     """Return the plan of an output with the tensors of the source ``view`` that the options select, in source order.
 
     ``verb`` is the name of the command. ``carried`` are the entries of the source outside its state dict that the
     output keeps (--keep-extras). ``among`` are the names of entries that are not tensors, but that the source stores
-    in the state dict itself.
+    in the state dict itself. ``decoded_dtype`` is the dtype of weights that are decoded, if the options give none.
 
     Raises PatternError for patterns and rules that match nothing, PlanError if two tensors get the same name, if a
     tensor gets a name in ``among``, if nothing is left or if a cast would lose information, FormatError if a tensor
@@ -50,7 +51,7 @@ def plan_edit(
     _check_plain(chosen.values(), view)
     _check_apart(chosen, among)
     ties = alias_groups(_first_names(chosen))
-    steps = tuple(_step(name, origin, options, ties.get(name, "")) for name, origin in chosen.items())
+    steps = tuple(_step(name, origin, options, ties.get(name, ""), decoded_dtype) for name, origin in chosen.items())
     check_casts(steps)
     return Plan(
         verb=verb,
@@ -81,10 +82,12 @@ def _idle(steps: Sequence[Step], dtype: str) -> list[str]:
     return [f"--dtype {dtype} changes nothing: no tensor has a real floating-point dtype"]
 
 
-def _step(name: str, origin: TensorOrigin, options: Options, tied_to: str) -> Step:
+def _step(name: str, origin: TensorOrigin, options: Options, tied_to: str, decoded_dtype: str) -> Step:
     info = origin.info
+    given = options.dtype not in ("", "keep")
+    wanted = decoded_dtype if isinstance(info.made, Decoded) and not given else options.dtype
     return Step(
-        name, "copy", _dtype(info, options.dtype), info.shape, 0, origin.key, info.dtype, info.shape,
+        name, "copy", _dtype(info, wanted), info.shape, 0, origin.key, info.dtype, info.shape,
         rule=origin.rule, tied_to=tied_to, **operation_fields(origin),
     )  # fmt: skip
 

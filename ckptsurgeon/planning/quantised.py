@@ -19,7 +19,7 @@ from .transplant.select import Selection, SourceView
 
 __all__ = ["DEQUANTISE", "check_codes", "check_decoded", "check_replaced", "computing", "refuse_codes"]
 
-DEQUANTISE = "dequantise the model first, with the package that quantised it"
+DEQUANTISE = "dequantise the model first, with ckpt convert --dequantize or the package that quantised it"
 
 
 @dataclass

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from .dtypes import contiguous_stride
-from .info import Cast, Concatenated, Made, Permuted, Reshaped, Scaled, Sliced, Summed, TensorInfo
+from .info import Cast, Concatenated, Decoded, Made, Permuted, Reshaped, Scaled, Sliced, Summed, TensorInfo
 
-__all__ = ["cast", "cut", "join", "leaves", "permute", "reshape", "scale", "total"]
+__all__ = ["cast", "cut", "decoded", "join", "leaves", "permute", "reshape", "scale", "total"]
 
 
 def leaves(info: TensorInfo) -> Iterator[TensorInfo]:
@@ -95,6 +95,11 @@ def total(infos: Sequence[TensorInfo]) -> TensorInfo:
 def cast(info: TensorInfo, dtype: str) -> TensorInfo:
     """Return a floating tensor cast to another floating dtype."""
     return info if info.dtype == dtype else TensorInfo(dtype, info.shape, made=Cast(info))
+
+
+def decoded(shape: Sequence[int], made: Decoded) -> TensorInfo:
+    """Return the tensor, in float32, that the codes of a quantised tensor stand for."""
+    return TensorInfo("float32", tuple(shape), made=made)
 
 
 def _made(info: TensorInfo, shape: tuple[int, ...], made: Made) -> TensorInfo:

@@ -12,6 +12,7 @@ from .dtypes import DTYPES
 __all__ = [
     "Cast",
     "Concatenated",
+    "Decoded",
     "Made",
     "Permuted",
     "Reshaped",
@@ -170,7 +171,27 @@ class Cast:
     of: TensorInfo
 
 
-Made: TypeAlias = Sliced | Permuted | Reshaped | Concatenated | Scaled | Summed | Cast
+@dataclass(frozen=True)
+class Decoded:
+    """The numbers, as float32, that the codes of a quantised tensor stand for.
+
+    ``parts`` are its stored tensors by their role (``scale``), the codes first. ``encoding`` is the name of the module
+    of ``tensors.decoders`` that decodes them; ``facts`` are the numbers that it needs, as the bits of a code. ``name``
+    is the key of the weight, for messages.
+    """
+
+    parts: tuple[tuple[str, TensorInfo], ...]
+    encoding: str
+    facts: tuple[tuple[str, float], ...] = ()
+    name: str = ""
+
+    @property
+    def of(self) -> tuple[TensorInfo, ...]:
+        """The stored tensors, the codes first."""
+        return tuple(info for _, info in self.parts)
+
+
+Made: TypeAlias = Decoded | Sliced | Permuted | Reshaped | Concatenated | Scaled | Summed | Cast
 
 
 def alias_groups(tensors: Mapping[str, TensorInfo]) -> dict[str, str]:

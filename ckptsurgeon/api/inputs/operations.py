@@ -18,6 +18,7 @@ from ...storage.yaml_text import read_yaml
 from ...util.did_you_mean import did_you_mean
 from ...util.text import escape
 from .argument_types import Operations, Path
+from .dequantising import weights_of
 
 __all__ = ["OperatedCheckpoint", "asked_conversions", "operate", "operations_file", "operations_of"]
 
@@ -39,7 +40,7 @@ def operate(checkpoints: Sequence[Checkpoint], rows: Sequence[Mapping[str, Any]]
     """Return checkpoints after the operations ``rows`` (plain data); raises what parsing and applying them raises."""
     if not rows:
         return [OperatedCheckpoint(checkpoint) for checkpoint in checkpoints]
-    results = perform(checkpoints, parse_operations(rows))
+    results = perform(checkpoints, parse_operations(rows), [weights_of(one) for one in checkpoints])
     return [
         OperatedCheckpoint(
             checkpoint.holding(result.tensors), [rows[place] for place in result.done], result.by, result.notes

@@ -15,6 +15,7 @@ from ...planning.plan.plan import Plan
 from ...planning.plan.step import Step
 from ...planning.target import Companion, TargetSpec
 from ...tensors.dtypes import DTYPES
+from ...tensors.encodings._settings import quantisation_of
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, listing
 from ...vocabulary.replacement import NewVocabulary
@@ -60,7 +61,7 @@ def edited_folder(plan: Plan, folder: ModelFolder, tensors: Mapping[str, TensorI
         return with_files(plan, (), folder.notes) if folder.notes else plan
     taken = _taken(plan, ties)
     left = [key for key in tensors if key not in taken]
-    renamed = [step for step in plan.steps if step.key != step.source_key or step.operation]
+    renamed = [step for step in plan.steps if step.key != step.source_key or _is_operated(step, folder)]
     if not left and not renamed:
         return _recast(plan, folder, None, ())
     config, notes = _fewer_layers(folder, list(tensors), left) if not renamed else (None, [])
@@ -72,6 +73,15 @@ def edited_folder(plan: Plan, folder: ModelFolder, tensors: Mapping[str, TensorI
     why = "; ".join([_why(renamed, left), *notes])
     reasons = [f"{listing(settings)} is not copied into an output folder: {why}"] if settings else []
     return with_files(plan, files, [*reasons, *folder.notes], folder)
+
+
+def _is_operated(step: Step, folder: ModelFolder) -> bool:
+    """Return whether an operation made a tensor that the folder's configuration does not describe.
+
+    It describes weights that were decoded, if it does not say any more that they are codes.
+    """
+    decoded = step.operation.startswith("dequantize ") and not quantisation_of(folder.config)
+    return bool(step.operation) and not decoded
 
 
 def _with_new_names(plan: Plan, file: Companion, folder: ModelFolder) -> Companion:

@@ -12,17 +12,29 @@ from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.quantisation import SETTINGS, settings_in
+from ...destinations.hf.files import CONFIG
 from ...errors import PlanError
 from ...planning.plan.plan import Plan
 from ...planning.quantised import DEQUANTISE
+from ...planning.target import Companion
 from ...storage.read.uri import scheme_of
 from ...tensors.encodings._agreement import QuantisedModule, disagreements
 from ...tensors.encodings._encoding import QuantisedTensor
 from ...tensors.encodings._methods import is_known_by_settings
 from ...util.text import count, escape, listing
 from .config_fields import renamed_settings
+from .documents import json_text
+from .folder import ModelFolder
 
-__all__ = ["check_settings", "described_shape_notes", "parts_elsewhere", "unsettled_notes", "with_settings"]
+__all__ = [
+    "check_settings",
+    "described_shape_notes",
+    "dtype_of_weights",
+    "parts_elsewhere",
+    "unsettled_notes",
+    "with_settings",
+    "without_quantisation",
+]
 
 STATE, SHAPE = ".quant_state.bitsandbytes__", ".weight_shape"
 MOST = 2000
@@ -30,8 +42,35 @@ MOST = 2000
 VALUE_BYTES = 4096
 """The most bytes of a described shape that are read; a state of bitsandbytes has some 80 to 200."""
 
+OF_QUANTISATION = ("hf_quant_config.json", "quant_config.json", "quantize_config.json")
+"""Files with settings of quantisation alone: of ModelOpt, AutoAWQ and AutoGPTQ."""
+SECTIONS = ("quantization_config", "compression_config", "quantization")
+"""Sections of config.json with settings of quantisation."""
+
 MARKER = "scaled_fp8"
 """Name of the tensor by which ComfyUI knows that a file has scales."""
+
+
+def without_quantisation(folder: ModelFolder) -> ModelFolder:
+    """Return the files of a folder whose weights are dequantised: none says any more that they are codes."""
+    files = tuple(one for one in folder.files if one.name not in OF_QUANTISATION)
+    fields = {name: value for name, value in folder.config.items() if name not in SECTIONS}
+    fields = {name: _plain(value) if isinstance(value, dict) else value for name, value in fields.items()}
+    if fields != folder.config:
+        files = (Companion(CONFIG, text=json_text(fields)), *(one for one in files if one.name != CONFIG))
+    return replace(folder, files=files)
+
+
+def _plain(part: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in part.items() if name not in SECTIONS}
+
+
+def dtype_of_weights(config: Mapping[str, Any]) -> str:
+    """Return the dtype of a model's weights by its config.json; bfloat16 if it states none."""
+    text = config.get("text_config")
+    parts = (config, text if isinstance(text, dict) else {})
+    stated = (part.get(name) for part in parts for name in ("dtype", "torch_dtype"))
+    return next((one for one in stated if one in ("float16", "bfloat16", "float32")), "bfloat16")
 
 
 def parts_elsewhere(checkpoint: Checkpoint) -> list[str]:

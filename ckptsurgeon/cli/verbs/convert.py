@@ -14,12 +14,13 @@ HELP = """Write a checkpoint in another format, sharding or dtype.
 
 The suffix of the output gives the format: .safetensors, .pth, or a folder of shards; --to dcp writes a folder that
 torch.distributed.checkpoint loads, --to tensorflow one that TensorFlow loads. --dtype casts all real floats and leaves
-integers as they are; a note counts values that become infinite. Metadata is copied; --set-metadata sets or removes
-entries.
+integers as they are; a note counts values that become infinite. --dequantize decodes quantised tensors. Metadata is
+copied; --set-metadata sets or removes entries.
 """
 EXAMPLES = """\b
 Examples:
   ckpt convert pytorch_model.bin -o model.safetensors
+  ckpt convert DeepSeek-V3/ --dequantize --dtype bf16 -o DeepSeek-V3-bf16/
   ckpt convert model.safetensors --dtype bf16 --max-shard-size 2GB -o shards/
 """
 
@@ -30,6 +31,12 @@ def run(
         str | None,
         typer.Option("--dtype", metavar="DTYPE", help="Cast real floating tensors to this dtype, such as bf16."),
     ] = None,
+    dequantize: Annotated[
+        bool,
+        typer.Option(
+            "--dequantize", help="Write the weights that quantised tensors stand for, in --dtype or config.json's."
+        ),
+    ] = False,
     set_metadata: Annotated[
         list[str] | None,
         typer.Option(
@@ -49,7 +56,13 @@ def run(
 
     writing.check()
     plan = convert(
-        source, dtype=dtype, metadata=_pairs(set_metadata or []), unwrap=unwrap, keep_extras=keep_extras, root=root
+        source,
+        dtype=dtype,
+        dequantize=dequantize,
+        metadata=_pairs(set_metadata or []),
+        unwrap=unwrap,
+        keep_extras=keep_extras,
+        root=root,
     )
     writing.carry_out(plan)
 

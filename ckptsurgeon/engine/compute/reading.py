@@ -14,8 +14,9 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...errors import PlanError
 from ...planning.plan.step import Step
 from ...storage.read.base import File
+from ...tensors.decoders._decoder import decode
 from ...tensors.dtypes import DTYPES, contiguous_stride, reach
-from ...tensors.info import Cast, Concatenated, Permuted, Reshaped, Scaled, Sliced, Summed, TensorInfo
+from ...tensors.info import Cast, Concatenated, Decoded, Permuted, Reshaped, Scaled, Sliced, Summed, TensorInfo
 from ...tensors.ops.casts import CastLosses, cast, goes_to_zero, raw_dtype
 from ...tensors.ops.means import added, scaled
 from ...tensors.ops.regions import Array, Box, box_shape
@@ -81,6 +82,8 @@ def read_derived(read: Read, info: TensorInfo, box: Box) -> Array:
     ``read`` returns a part of one of these other tensors; it is called for the parts that are needed.
     """
     made = info.made
+    if isinstance(made, Decoded):
+        return decode(read, info, box)
     if isinstance(made, Sliced):
         return read(made.of, tuple((a + at, b + at) for (a, b), at in zip(box, made.begin, strict=True)))
     if isinstance(made, Permuted):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from ...errors import FormatError, PlanError
 from ...tensors.dtypes import DTYPES
@@ -15,10 +15,22 @@ from ..keys.matcher import KeyMatcher
 from .operation import JOINING, Operation
 from .shaping import joined, reshaped_by, split_by
 
-__all__ = ["Derivation", "DerivedSource", "perform"]
+__all__ = ["DecodedWeight", "Derivation", "DerivedSource", "perform"]
 
 Made: TypeAlias = dict[tuple[str, ...], dict[str, TensorInfo]]
 """For each group of keys: the tensors that are made from it, by name."""
+
+
+class DecodedWeight(NamedTuple):
+    """The weight that a quantised tensor stands for: its key, its values as a derived tensor, the keys of its parts."""
+
+    name: str
+    info: TensorInfo
+    keys: tuple[str, ...]
+
+
+Weights: TypeAlias = Callable[[str], DecodedWeight | None]
+"""A function that gives the weight that a stored tensor is a part of, or None for a plain tensor."""
 
 TENSORS = 1_000_000
 """Most tensors that a source may have after its operations: as many as are read from one source."""
@@ -52,8 +64,12 @@ class DerivedSource:
     notes: list[str] = field(default_factory=list)
 
 
-def perform(sources: Sequence[Mapping[str, TensorInfo]], operations: Sequence[Operation]) -> list[DerivedSource]:
+def perform(
+    sources: Sequence[Mapping[str, TensorInfo]], operations: Sequence[Operation], weights: Sequence[Weights] = ()
+) -> list[DerivedSource]:
     """Apply operations in order, each to the result of the one before, on every source that has matching tensors.
+
+    ``weights`` give the weights of the quantised tensors of each source, for the operation dequantize.
 
     Raises PatternError for an operation that matches nothing, PlanError if shapes do not allow an operation or two
     tensors get the same name, FormatError if a tensor has no plain values.
@@ -64,22 +80,34 @@ def perform(sources: Sequence[Mapping[str, TensorInfo]], operations: Sequence[Op
         found = [matcher.hits(result.tensors) for result in results]
         keys = [key for one in results for key in one.tensors]
         notes = matched([(str(operation), pattern) for pattern in operation.patterns], keys, "source")[1]
-        for result, hits in zip(results, found, strict=True):
+        for number, (result, hits) in enumerate(zip(results, found, strict=True)):
+            if operation.verb == "dequantize":
+                hits = [_coded(hits[0], result, sources[number], weights[number]) if weights else []]
             if any(hits):
-                _perform_one(result, operation, hits)
+                _perform_one(result, operation, hits, weights[number] if weights else None)
                 result.done = (*result.done, place)
                 result.notes, notes = [*result.notes, *notes], []
     return results
 
 
-def _perform_one(result: DerivedSource, operation: Operation, hits: Sequence[Sequence[str]]) -> None:
+def _coded(hits: Sequence[str], result: DerivedSource, source: Mapping[str, TensorInfo], weights: Weights) -> list[str]:
+    """Return the keys among ``hits`` of codes, and of what decodes them, that no operation has changed before."""
+    return [key for key in hits if result.tensors[key] is source.get(key) and weights(key) is not None]
+
+
+def _perform_one(
+    result: DerivedSource, operation: Operation, hits: Sequence[Sequence[str]], weights: Weights | None = None
+) -> None:
     """Replace the tensors that an operation takes, in ``result``, by those that it makes.
 
     New tensors take the position of the first of their inputs. ``hits`` has the keys that each pattern matched.
     """
-    for key in (key for keys in hits for key in keys):
-        _check_operable(key, result.tensors[key], operation)
-    made = _made(result.tensors, operation, hits)
+    if weights is not None and operation.verb == "dequantize":
+        made = _dequantised(hits[0], result, operation, weights)
+    else:
+        for key in (key for keys in hits for key in keys):
+            _check_operable(key, result.tensors[key], operation)
+        made = _made(result.tensors, operation, hits)
     first = {inputs[0]: inputs for inputs in made}
     consumed = {key for inputs in made for key in inputs}
     after = DerivedSource({})
@@ -94,6 +122,20 @@ def _perform_one(result: DerivedSource, operation: Operation, hits: Sequence[Seq
                 _put(after, name, one, operation, of=by.of[0])
                 after.by[name] = by
     result.tensors, result.by = after.tensors, after.by
+
+
+def _dequantised(keys: Sequence[str], result: DerivedSource, operation: Operation, weights: Weights) -> Made:
+    """Return the weight of each quantised tensor that has a part among ``keys``, by the keys of all its parts."""
+    made: Made = {}
+    for key in keys:
+        weight = weights(key)
+        if weight is None:
+            continue
+        gone = next((one for one in weight.keys if one not in result.tensors), "")
+        if gone:
+            raise PlanError(f"{operation}: {escape(gone)}, a part of {escape(weight.name)}, is not there any more.")
+        made[weight.keys] = {weight.name: weight.info}
+    return made
 
 
 def _made(tensors: Mapping[str, TensorInfo], operation: Operation, hits: Sequence[Sequence[str]]) -> Made:

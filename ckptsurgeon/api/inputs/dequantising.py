@@ -1,0 +1,55 @@
+"""Gives operations the weights that the quantised tensors of a checkpoint stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...errors import PlanError
+from ...planning.operations.perform import DecodedWeight
+from ...tensors.encodings._encoding import QuantisedTensor
+from ...util.text import escape
+
+__all__ = ["weights_of"]
+
+SMALL = 4096
+"""The most bytes of a stored number that describes a weight, as a ``quant_state``."""
+
+
+def weights_of(checkpoint: Checkpoint) -> Callable[[str], DecodedWeight | None]:
+    """Return a function that gives the weight that a stored tensor is a part of, or None for a plain tensor.
+
+    The function raises PlanError if the weight cannot be decoded.
+    """
+    known: dict[int, DecodedWeight] = {}
+    return partial(_weight, checkpoint, known)
+
+
+def _weight(checkpoint: Checkpoint, known: dict[int, DecodedWeight], key: str) -> DecodedWeight | None:
+    from ...tensors.decoders._decoder import Request, UndecodableError, decoded_weight
+
+    coded = checkpoint.codes.by_key.get(key)
+    if coded is None:
+        return None
+    if id(coded) not in known:
+        parts = {end: checkpoint[part] for end, part in coded.parts.items()}
+        asked = Request(coded, parts, checkpoint.quantisation, partial(_stored, checkpoint, coded))
+        try:
+            known[id(coded)] = DecodedWeight(coded.name, decoded_weight(asked), coded.keys)
+        except UndecodableError as error:
+            raise PlanError(
+                f"the tensor {escape(coded.name)} of {escape(checkpoint.path)} is quantised ({escape(coded.method)}) "
+                f"and cannot be decoded: {escape(str(error))}.",
+                hint="Dequantise the model with the package that quantised it, or copy it as it is.",
+                details=list(coded.keys),
+            ) from None
+    return known[id(coded)]
+
+
+def _stored(checkpoint: Checkpoint, coded: QuantisedTensor, ending: str) -> bytes:
+    """Return the bytes of a small tensor; b"" if there is none, or if it is not small."""
+    info = checkpoint[coded.parts[ending]] if ending in coded.parts else None
+    if info is None or info.storage is None or not info.is_plain or info.nbytes > SMALL:
+        return b""
+    return bytes(checkpoint.open_files()[info.storage.file].read(info.storage.offset + info.offset, info.nbytes))

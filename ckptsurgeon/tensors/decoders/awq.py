@@ -1,0 +1,63 @@
+"""Decodes AWQ's layout for matrix products: integers packed along the outputs, eight in a word, permuted.
+
+Codes are (in, out / 8), scales (groups, out), zero points (groups, out / 8). https://arxiv.org/abs/2306.00978,
+https://github.com/casper-hansen/AutoAWQ
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..composition import decoded
+from ..info import Decoded, TensorInfo
+from ..ops.regions import Array, Box
+from ._bits import group_numbers, unpacked, words_of
+from ._decoder import Request, UndecodableError, groups_of
+
+__all__ = ["DECODER"]
+
+BITS = 4
+PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
+"""The place in a word of each of its eight outputs, in order."""
+
+
+class _Awq:
+    """The fact ``group`` is the number of inputs that share a scale."""
+
+    families = ("AWQ",)
+
+    def describe(self, asked: Request) -> TensorInfo:
+        rows, columns = asked.matrix()
+        codes, scale, zero = (asked.parts.get(end) for end in (".qweight", ".scales", ".qzeros"))
+        assert codes is not None
+        assert scale is not None
+        if codes.shape != (columns, rows // 8) or rows % 8 or scale.shape[1] != rows or columns % scale.shape[0]:
+            raise UndecodableError("its codes have the layout for products of a matrix and a vector (gemv)")
+        found = [("codes", codes), ("scale", scale)]
+        if zero is not None:
+            if zero.shape != (scale.shape[0], rows // 8):
+                raise UndecodableError("its zero points do not fit its scales")
+            found.append(("zero", zero))
+        return decoded((rows, columns), Decoded(tuple(found), "awq", (("group", columns // scale.shape[0]),)))
+
+    def boxes(self, made: Decoded, box: Box) -> Mapping[str, Box]:
+        outputs, inputs = box
+        groups, words = groups_of(inputs, int(dict(made.facts)["group"])), words_of(outputs, BITS)
+        found: dict[str, Box] = {"codes": (inputs, words), "scale": (groups, outputs)}
+        return {**found, **({"zero": (groups, words)} if "zero" in dict(made.parts) else {})}
+
+    def values(self, made: Decoded, arrays: Mapping[str, Array], box: Box) -> Array:
+        outputs, inputs = box
+        group = group_numbers(inputs, int(dict(made.facts)["group"]), arrays)
+        values: Array = unpacked(arrays["codes"], outputs, BITS, PLACES).astype("<f4")
+        if "zero" in arrays:
+            values -= np.take(unpacked(arrays["zero"], outputs, BITS, PLACES).astype("<f4"), group, 0)
+        else:
+            values -= np.float32(1 << (BITS - 1))
+        values *= np.take(arrays["scale"].astype("<f4"), group, 0)
+        return values.T
+
+
+DECODER = _Awq()

@@ -1,0 +1,93 @@
+"""Decodes 4-bit floats (e2m1), two in a byte, in blocks with a scale: mxfp4 and nvfp4.
+
+The lower half of a byte comes first. mxfp4 has an exponent for each block of 32 (OCP Microscaling Formats v1.0), nvfp4
+an 8-bit float for each block of 16 and one more scale for the whole tensor, which ModelOpt multiplies by and
+compressed-tensors divides by. gpt-oss stores (experts, out, blocks, 16); transformers loads (experts, in, out).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from ..composition import decoded, reshape
+from ..info import Decoded, TensorInfo
+from ..ops.regions import Array, Box
+from ._decoder import Request, UndecodableError, as_exponents, groups_of
+
+__all__ = ["DECODER"]
+
+_VALUES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], "<f4")
+_PAIRS = np.stack([_VALUES[np.arange(256) & 15], _VALUES[np.arange(256) >> 4]], -1)
+"""The two values of each byte."""
+
+
+class _FourBits:
+    """The facts: ``block`` (elements that share a scale), ``turned`` (1 if the last two dimensions are exchanged).
+
+    The stored tensors by role are ``codes`` (..., out, in / 2), ``scale`` (..., out, blocks), and perhaps ``times`` or
+    ``over``, one scale that the values are multiplied or divided by.
+    """
+
+    families = ("mxfp4", "nvfp4")
+
+    def describe(self, asked: Request) -> TensorInfo:
+        codes = asked.codes
+        blocks = next((asked.parts[end] for end in ("_scales", ".scales") if end in asked.parts), None)
+        if blocks is not None:  # gpt-oss
+            *outer, number, nbytes = codes.shape
+            if blocks.shape != (*outer, number) or asked.coded.shape is None:
+                raise UndecodableError("its scales do not fit its blocks")
+            codes = reshape(codes, (*outer, number * nbytes))
+            found = (("codes", codes), ("scale", as_exponents(blocks)))
+            facts = (("block", nbytes * 2), ("turned", 1 if len(outer) == 2 else 0))
+            return decoded(asked.coded.shape, Decoded(found, "fp4", facts))
+        scale = next(
+            (
+                asked.parts[end]
+                for end in (".weight_scale", ".weight_scale_inv", ".scale", "_scale_inv", "_scale")
+                if end in asked.parts
+            ),
+            None,
+        )
+        columns = codes.shape[-1] * 2
+        if scale is None or ".weight_sf" in asked.parts or scale.shape[:-1] != codes.shape[:-1] or not scale.shape[-1]:
+            raise UndecodableError("its scales are in the order of a GPU's kernels, or do not fit its codes")
+        if columns % scale.shape[-1] or columns // scale.shape[-1] not in (16, 32):
+            raise UndecodableError(f"it has {scale.shape[-1]} scales for {columns} columns")
+        named = [("times", ".weight_scale_2"), ("over", ".weight_global_scale")]
+        whole = [(name, asked.parts[end]) for name, end in named if end in asked.parts]
+        if any(info.numel != 1 for _, info in whole):
+            raise UndecodableError("its second scale is not one number")
+        facts = (("block", columns // scale.shape[-1]), ("turned", 0))
+        stored = (("codes", replace(codes, dtype="uint8")), ("scale", as_exponents(scale)), *whole)
+        return decoded((*codes.shape[:-1], columns), Decoded(stored, "fp4", facts))
+
+    def boxes(self, made: Decoded, box: Box) -> Mapping[str, Box]:
+        facts, (*lead, outputs, inputs) = dict(made.facts), box
+        if facts.get("turned"):
+            outputs, inputs = inputs, outputs
+        found: dict[str, Box] = {
+            "codes": (*lead, outputs, groups_of(inputs, 2)),
+            "scale": (*lead, outputs, groups_of(inputs, int(facts["block"]))),
+        }
+        return {**found, **{name: tuple((0, size) for size in one.shape) for name, one in made.parts[2:]}}
+
+    def values(self, made: Decoded, arrays: Mapping[str, Array], box: Box) -> Array:
+        facts, (*_, outputs, inputs) = dict(made.facts), box
+        block = int(facts["block"])
+        inputs = outputs if facts.get("turned") else inputs
+        scale = arrays["scale"].astype("<f4")
+        if "times" in arrays:
+            scale = scale * arrays["times"].astype("<f4").reshape(-1)[:1]
+        if "over" in arrays:
+            scale = scale / arrays["over"].astype("<f4").reshape(-1)[:1]
+        pairs = _PAIRS[arrays["codes"].view("u1")]
+        values: Array = pairs.reshape(*pairs.shape[:-2], -1)[..., inputs[0] % 2 :][..., : inputs[1] - inputs[0]]
+        values = values * np.take(scale, np.arange(*inputs) // block - inputs[0] // block, -1)
+        return np.swapaxes(values, -1, -2) if facts.get("turned") else values
+
+
+DECODER = _FourBits()

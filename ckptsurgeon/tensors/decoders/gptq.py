@@ -1,0 +1,78 @@
+"""Decodes GPTQ's layout: integers packed along the inputs, zero points along the outputs.
+
+Codes are (in * bits / 32, out), scales (groups, out), zero points (groups, out * bits / 32). The first version of the
+format stores zero points less one. https://arxiv.org/abs/2210.17323, https://github.com/ModelCloud/GPTQModel
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..composition import decoded
+from ..encodings._settings import stated_by
+from ..info import Decoded, TensorInfo
+from ..ops.regions import Array, Box
+from ._bits import WORD, group_numbers, unpacked, words_of
+from ._decoder import Request, UndecodableError, groups_of
+
+__all__ = ["DECODER"]
+
+
+class _Gptq:
+    """The facts: ``bits`` of a code, ``group`` (inputs that share a scale), ``plus`` (added to zero points)."""
+
+    families = ("GPTQ",)
+
+    def describe(self, asked: Request) -> TensorInfo:
+        rows, columns = asked.matrix()
+        codes, scale, zero, order = (asked.parts.get(end) for end in (".qweight", ".scales", ".qzeros", ".g_idx"))
+        assert codes is not None
+        assert scale is not None
+        bits = codes.shape[0] * WORD // columns
+        group = -(-columns // scale.shape[0])
+        if not 1 < bits <= 8 or codes.shape[0] != -(-columns * bits // WORD) or scale.shape[1] != rows:
+            raise UndecodableError("its codes and scales do not fit each other")
+        found = [("codes", codes), ("scale", scale)]
+        if zero is not None:
+            if zero.shape != (scale.shape[0], -(-rows * bits // WORD)):
+                raise UndecodableError("its zero points do not fit its scales")
+            found.append(("zero", zero))
+        if order is not None:
+            if order.shape != (columns,):
+                raise UndecodableError("its g_idx has another length than its rows")
+            found.append(("order", order))
+        second = "v2" in stated_by(asked.settings).format
+        return decoded(
+            (rows, columns),
+            Decoded(tuple(found), "gptq", (("bits", bits), ("group", group), ("plus", 0 if second else 1))),
+        )
+
+    def boxes(self, made: Decoded, box: Box) -> Mapping[str, Box]:
+        facts, (outputs, inputs) = dict(made.facts), box
+        bits, stored = int(facts["bits"]), dict(made.parts)
+        groups = (0, stored["scale"].shape[0]) if "order" in stored else groups_of(inputs, int(facts["group"]))
+        found: dict[str, Box] = {"codes": (words_of(inputs, bits), outputs), "scale": (groups, outputs)}
+        if "zero" in stored:
+            found["zero"] = (groups, words_of(outputs, bits))
+        if "order" in stored:
+            found["order"] = (inputs,)
+        return found
+
+    def values(self, made: Decoded, arrays: Mapping[str, Array], box: Box) -> Array:
+        facts, (outputs, inputs) = dict(made.facts), box
+        bits = int(facts["bits"])
+        values: Array = unpacked(arrays["codes"].T, inputs, bits).astype("<f4")
+        zero: Array = np.full((1, 1), 1 << (bits - 1), "<f4")
+        group = group_numbers(inputs, int(facts["group"]), arrays)
+        if "zero" in arrays:
+            zero = np.take(
+                unpacked(arrays["zero"], outputs, bits).T.astype("<f4") + np.float32(facts["plus"]), group, 1
+            )
+        values -= zero
+        values *= np.take(arrays["scale"].T.astype("<f4"), group, 1)
+        return values
+
+
+DECODER = _Gptq()

@@ -1,0 +1,127 @@
+"""Decodes codes that are numbers themselves, 8-bit floats or integers, times a scale: one, one a row or one a block.
+
+DeepSeek-V3's ``weight_scale_inv`` is such a scale too, not its inverse:
+https://huggingface.co/deepseek-ai/DeepSeek-V3/blob/main/README_WEIGHTS.md. A zero point is taken off before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ..composition import decoded, reshape
+from ..info import Decoded, TensorInfo
+from ..ops.regions import Array, Box
+from ._decoder import Request, UndecodableError, as_exponents, groups_of
+
+__all__ = ["DECODER"]
+
+BLOCK_NAMES = ("weight_block_size", "block_structure")
+"""Fields of settings that give the rows and columns of a block."""
+USUAL_BLOCK = 128
+"""The rows and columns of a block of DeepSeek, if no setting gives them."""
+SCALES = (
+    ".weight_scale_inv", ".weight_scale", ".weight_descale", ".scale_weight", ".qscale_weight",
+    ".weights_scaling_factor", ".scale", "_scale_inv", "_scale", "_descale",
+)  # fmt: skip
+"""The endings of scales that codes are multiplied by."""
+
+
+class _Scaled:
+    """The facts ``step0``, ``step1`` and so on are the numbers of elements along each dimension that share a scale.
+
+    The stored tensors are the codes, the scale and perhaps a zero point, all with as many dimensions as the weight. The
+    product is divided by the fact ``divide``, if there is one.
+    """
+
+    families = ("fp8", "mxfp8", "int8")
+
+    def describe(self, asked: Request) -> TensorInfo:
+        codes = asked.codes
+        if ".embedding_scale" in asked.parts:
+            raise UndecodableError("no decoder knows codes of an embedding")
+        end = next((end for end in SCALES if end in asked.parts), "")
+        if not end:
+            raise UndecodableError("it has no scale")
+        if ".weight_g_idx" in asked.parts:
+            raise UndecodableError("its columns are in another order (weight_g_idx)")
+        scale = as_exponents(asked.parts[end])
+        sizes = [pair for name in BLOCK_NAMES for pair in asked.own.pairs(name)]
+        scale, steps = _aligned(codes.shape, scale, sizes)
+        found = [("codes", codes), ("scale", scale)]
+        if (zero := asked.parts.get(".weight_zero_point")) is not None:
+            zero, others = _aligned(codes.shape, zero, sizes)
+            if others != steps:
+                raise UndecodableError("its zero points are of another shape than its scales")
+            found.append(("zero", zero))
+        facts = tuple((f"step{dim}", step) for dim, step in enumerate(steps))
+        return decoded(codes.shape, Decoded(tuple(found), "scaled", facts))
+
+    def boxes(self, made: Decoded, box: Box) -> Mapping[str, Box]:
+        ranges = [groups_of(span, step) for span, step in zip(box, _steps(made), strict=True)]
+        (codes, _), *others = made.parts
+        return {codes: box, **{end: _within(info.shape, ranges) for end, info in others}}
+
+    def values(self, made: Decoded, arrays: Mapping[str, Array], box: Box) -> Array:
+        steps = _steps(made)
+        codes, scale, *zero = arrays.values()
+        values: Array = codes.astype("<f4")
+        if zero:
+            values -= _spread(zero[0], steps, box)
+        values *= _spread(scale, steps, box)
+        divisor = dict(made.facts).get("divide", 1)
+        return values / np.float32(divisor) if divisor != 1 else values
+
+
+def _steps(made: Decoded) -> list[int]:
+    facts = dict(made.facts)
+    return [int(facts[f"step{dim}"]) for dim in range(len(made.of[0].shape))]
+
+
+def _within(shape: Sequence[int], ranges: Sequence[tuple[int, int]]) -> Box:
+    return tuple((0, 1) if size == 1 else one for size, one in zip(shape, ranges, strict=True))
+
+
+def _spread(scale: Array, steps: Sequence[int], box: Box) -> Array:
+    """Return the scale of each element of ``box`` as float32, or an array that numpy broadcasts to that."""
+    made: Array = scale.astype("<f4")
+    for dim, ((begin, end), step) in enumerate(zip(box, steps, strict=True)):
+        if made.shape[dim] > 1 and step > 1:
+            made = np.take(made, np.arange(begin, end) // step - begin // step, axis=dim)
+    return made
+
+
+def _aligned(shape: tuple[int, ...], scale: TensorInfo, sizes: list[tuple[int, int]]) -> tuple[TensorInfo, list[int]]:
+    """Return a scale with as many dimensions as the codes, and how many elements share one along each dimension."""
+    own = scale.shape
+    if scale.numel == 1:
+        own = (1,) * len(shape)
+    elif len(own) < len(shape) and own == shape[: len(own)]:  # one for each expert, or for each row
+        own = (*own, *(1,) * (len(shape) - len(own)))
+    elif len(own) == 1 and len(shape) > 1 and own[0] == shape[-2]:
+        own = (*(1,) * (len(shape) - 2), own[0], 1)
+    if len(own) != len(shape):
+        raise UndecodableError(f"its scale has the shape {list(scale.shape)}, and its codes {list(shape)}")
+    steps = [
+        _step(size, number, sizes, dim - len(shape)) for dim, (size, number) in enumerate(zip(shape, own, strict=True))
+    ]
+    return reshape(scale, own), steps
+
+
+def _step(size: int, number: int, sizes: list[tuple[int, int]], dim: int) -> int:
+    """Return how many of the ``size`` elements along a dimension, counted from the end, share one of the scales.
+
+    ``number`` is the number of scales along it, ``sizes`` the sizes of blocks that the settings give.
+    """
+    if number in (1, size):
+        return 1 if number == size else max(size, 1)
+    told = [pair[dim] for pair in sizes] if dim >= -2 else []
+    possible = [*told, USUAL_BLOCK, *([size // number] if size % number == 0 else [])]
+    for one in possible:
+        if -(-size // one) == number:
+            return one
+    raise UndecodableError(f"it has {number} scales for {size} elements, and no setting gives the size of a block")
+
+
+DECODER = _Scaled()

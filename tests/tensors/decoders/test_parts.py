@@ -1,0 +1,173 @@
+"""A part of a decoded weight is that part of the whole, whatever the part; and what cannot be decoded is refused."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.api.inputs.operations import operate
+from ckptsurgeon.engine.compute.reading import read_part
+
+from ...helpers.quantised import IN, OUT, Quantised, eight_bits, fp8, scales
+from ...helpers.zoo import BY_NAME
+
+DECODED = (
+    "fp8-block", "fp8-experts", "fp8-tensor", "fp8-channel", "fp8-comfy", "fp8-descale", "nvfp4-packed", "nvfp4-modelopt", "int8",
+    "int4-packed", "gptq", "gptq-3bit", "awq", "bnb-int8", "mlx", "fp4-deepseek-v4", "fp4-experts", "int4-second-group",
+    "mlx-other-bits", "mlx-other-groups", "gptq-plain", "fp8-tensorrt",
+)  # fmt: skip
+
+
+def exponents_of_one(name: str) -> Quantised:
+    """A model of the zoo whose scales are exponents, none of which is that of NaN."""
+    one = BY_NAME[name]
+
+    def store(generator: torch.Generator) -> dict[str, torch.Tensor]:
+        made = one.store(generator)
+        return {end: (tensor % 64 + 96 if "scale" in end else tensor) for end, tensor in made.items()}
+
+    return replace(one, store=store)
+
+
+MODELS = [*(BY_NAME[name] for name in DECODED), *map(exponents_of_one, ("mxfp4", "mxfp8", "mxfp4-quark"))]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda one: one.name)
+def test_any_part_is_that_of_the_whole(model: Quantised, tmp_path: Path) -> None:
+    checkpoint = cs.open_checkpoint(model.folder(tmp_path / "m"))
+    made = operate([checkpoint], [{"dequantize": "**"}])[0].checkpoint
+    key = model.layers[0] if "experts" in model.layers[0] else f"{model.layers[0]}.weight"
+    info = made[key]
+    whole = read_part(checkpoint, info, tuple((0, size) for size in info.shape))
+    assert whole.shape == info.shape
+    chance = random.Random(0)
+    for _ in range(20):
+        box = tuple(tuple(sorted(chance.sample(range(size + 1), 2))) for size in info.shape)
+        part = read_part(checkpoint, info, box)  # type: ignore[arg-type]
+        assert (part == whole[tuple(slice(*span) for span in box)]).all(), box
+    assert torch.equal(made.tensor(key), torch.from_numpy(whole))
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda one: one.name)
+def test_convert_writes_the_weights_and_takes_the_settings_away(model: Quantised, tmp_path: Path) -> None:
+    folder = model.folder(tmp_path / "m")
+    cs.apply(cs.convert(folder, dequantize=True), tmp_path / "out")
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    key = model.layers[0] if "experts" in model.layers[0] else f"{model.layers[0]}.weight"
+    assert found[key].dtype == torch.bfloat16
+    assert not [stored for stored in found if "scale" in stored or stored.endswith(("_blocks", "qweight", "packed"))]
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert "quantization_config" not in config
+    assert not cs.open_checkpoint(tmp_path / "out").codes
+    assert cs.verify(tmp_path / "out").ok
+    made = operate([cs.open_checkpoint(folder)], [{"dequantize": "**"}])[0].checkpoint
+    assert torch.equal(found[key], made.tensor(key).bfloat16())
+
+
+def refused(store: Callable[[torch.Generator], dict[str, torch.Tensor]], settings: dict[str, Any], path: Path) -> str:
+    """What is said of a model that cannot be dequantised: exit 4, the tensor, why, and what to do."""
+    with pytest.raises(cs.PlanError) as error:
+        cs.convert(Quantised("x", "", store, settings).folder(path), dequantize=True)
+    assert error.value.exit_code == 4
+    assert "model.layers.0.self_attn" in error.value.message
+    return error.value.message
+
+
+FP8 = {"quant_method": "fp8", "weight_block_size": [32, 64]}
+
+
+@pytest.mark.parametrize(
+    ("store", "settings", "why"),
+    [
+        (BY_NAME["nvfp4-awq"].store, BY_NAME["nvfp4-awq"].settings, "inputs of its layer are scaled"),
+        (lambda g: {**BY_NAME["int8"].store(g), ".comfy_quant": eight_bits(g, 9)}, {}, "ComfyUI's own"),
+        (BY_NAME["hqq"].store, BY_NAME["hqq"].settings, "no decoder knows HQQ"),
+        (BY_NAME["bnb-nf4"].store, BY_NAME["bnb-nf4"].settings, "quant_state cannot be read"),
+        (lambda g: {".weight": fp8(g, OUT, IN), ".weight_scale_inv": scales(g, 3, 2)}, FP8, "no setting gives the size"),
+        (lambda g: {".weight": fp8(g, OUT, IN), ".weight_scale": scales(g, 7)}, {}, "its scale has the shape"),
+        (BY_NAME["fp8-block"].store, {**FP8, "transform_config": {"R1": {}}}, "in another basis"),
+    ],
+)  # fmt: skip
+def test_what_no_product_of_codes_and_scales_gives_is_refused(
+    store: Callable[[torch.Generator], dict[str, torch.Tensor]], settings: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    assert why in refused(store, settings, tmp_path / "m")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_scale_that_is_no_number_is_an_error_that_names_the_tensor(value: float, tmp_path: Path) -> None:
+    folder = BY_NAME["fp8-block"].folder(tmp_path / "m")
+    state = load_file(folder / "model.safetensors")
+    state["model.layers.0.self_attn.k_proj.weight_scale_inv"][0, 1] = value
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(cs.FormatError, match=r"k_proj.weight is NaN or infinite"):
+        cs.apply(cs.convert(folder, dequantize=True), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_values_beyond_the_dtype_are_counted(tmp_path: Path, ckpt: Any) -> None:
+    def store(generator: torch.Generator) -> dict[str, torch.Tensor]:
+        return {
+            ".weight": eight_bits(generator, OUT, IN, dtype=torch.int8) | 64,
+            ".weight_scale": torch.full((OUT, 1), 1e3),
+        }
+
+    Quantised("x", "", store, {"quant_method": "compressed-tensors", "format": "int-quantized"}).folder(tmp_path / "m")
+    done = ckpt("convert", "m", "--dequantize", "--dtype", "float16", "-o", "out")
+    assert done.code == 0
+    assert "infinite" in done.out + done.err
+
+
+def test_a_model_that_is_not_quantised_is_refused(tmp_path: Path, ckpt: Any) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "a.safetensors")
+    done = ckpt("convert", "a.safetensors", "--dequantize", "-o", "b.safetensors")
+    assert done.code == 4
+    assert "has no quantised tensors" in done.err
+
+
+def test_a_plan_in_a_file_makes_the_same(tmp_path: Path, ckpt: Any) -> None:
+    BY_NAME["gptq"].folder(tmp_path / "m")
+    assert ckpt("convert", "m", "--dequantize", "-o", "out").code == 0
+    Path("plan.json").write_text(ckpt("convert", "m", "--dequantize", "-n", "--json").out)
+    assert ckpt("apply", "plan.json", "-o", "again").code == 0
+    assert Path("out/model.safetensors").read_bytes() == Path("again/model.safetensors").read_bytes()
+
+
+def test_dequantize_is_an_operation_of_every_verb(tmp_path: Path) -> None:
+    """A quantised model is merged into a plain one once it is decoded."""
+    folder = BY_NAME["fp8-block"].folder(tmp_path / "m")
+    plan = cs.rename(folder, operations=[{"dequantize": "model.layers.**"}], map=["model=decoder"])
+    cs.apply(plan, "out.safetensors")
+    found = load_file("out.safetensors")
+    assert found["decoder.layers.0.self_attn.q_proj.weight"].dtype == torch.bfloat16
+    assert not [key for key in found if "scale" in key]
+    cs.apply(cs.rename(folder, operations=[{"dequantize": "**"}], map=[]), "whole")
+    assert "quantization_config" not in json.loads(Path("whole/config.json").read_text())
+
+
+def test_a_model_of_which_some_tensors_are_decoded_gets_no_configuration(tmp_path: Path) -> None:
+    folder = BY_NAME["fp8-block"].folder(tmp_path / "m")
+    plan = cs.rename(folder, operations=[{"dequantize": "**.q_proj.*"}])
+    cs.apply(plan, "out")
+    assert not Path("out/config.json").exists()
+    assert any("config.json is not copied" in note for note in plan.notes)
+
+
+def test_a_decoded_model_is_merged_with_a_plain_one(tmp_path: Path) -> None:
+    folder = BY_NAME["fp8-block"].folder(tmp_path / "m")
+    cs.apply(cs.convert(folder, dequantize=True), "plain")
+    other = {key: torch.zeros_like(tensor) for key, tensor in load_file("plain/model.safetensors").items()}
+    save_file(other, "other.safetensors")
+    plan = cs.transplant(folder, "other.safetensors", operations=[{"dequantize": "**"}])
+    cs.apply(plan, "filled.safetensors")
+    found, wanted = load_file("filled.safetensors"), load_file("plain/model.safetensors")
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
