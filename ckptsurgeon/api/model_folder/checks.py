@@ -27,7 +27,7 @@ from .layer_holes import gap_notes
 from .logical_tensors import codes_of, logical_tensors
 from .part_checks import part_notes
 from .quantised import described_shape_notes
-from .row_checks import output_notes, position_notes
+from .row_checks import has_more_rows, output_notes, position_notes, without_token_notes
 from .shape_checks import DescribedTensor, follows, shape_notes
 from .tied_heads import head_notes
 from .tokenizer.absent_ids import absent_id_notes
@@ -127,8 +127,6 @@ NO_WIDTHS = ("intermediate", "position", "quant", "vocab")
 """Words in the names of fields that do not, although they have one of those words."""
 TYPE = ("architectures", "model_type")
 """Fields of config.json that say what kind of model it is."""
-LARGER = ("csm", "kyutai_speech_to_text", "mllama", "molmo2", "moshi")
-"""Model types whose embedding has more rows than ``vocab_size`` (mllama: 8 more, for images; others: for sounds)."""
 
 
 def folder_notes(plan: Plan, folder: ModelFolder, origin: ModelFolder | None = None) -> list[str]:
@@ -262,7 +260,7 @@ def _vocabulary(tensors: Sequence[DescribedTensor], folder: ModelFolder, read: M
         has_columns = f"{escape(most.key)} has {count(most.shape[1], 'column')}"
         yield f"config.json says {width} ({field}), but {has_columns}: transformers cannot load this model"
     other = folder.rows and not known.intersection(one.shape[0] for one in found)
-    if other and not _has_more_rows(folder):
+    if other and not has_more_rows(folder):
         yield f"config.json says {folder.rows} (vocab_size), but {has}: {follows(most)}"
     if is_elsewhere(folder):
         return
@@ -270,13 +268,10 @@ def _vocabulary(tensors: Sequence[DescribedTensor], folder: ModelFolder, read: M
         tokens = count(len(read.tokens), "token")
         yield f"{escape(folder.vocabulary)} has {tokens}, but {has}: the last tokens have no row"
         return
+    yield from without_token_notes(folder, read, most)
     yield from listed_beyond(read, most.shape[0], has)
     yield from added_beyond(read, most.shape[0], has)
     yield from unlisted_names(read, most.shape[0], has)
-
-
-def _has_more_rows(folder: ModelFolder) -> bool:
-    return str(folder.config.get("model_type")).startswith(LARGER)
 
 
 def _widths(config: Mapping[str, Any]) -> Iterator[int]:
@@ -296,7 +291,7 @@ def _beyond(folder: ModelFolder) -> list[str]:
         found = {
             name: ids_beyond(folder.document(name), folder.rows)
             for name in (CONFIG, GENERATION)
-            if folder.rows and not _has_more_rows(folder) and any(one.name == name for one in folder.files)
+            if folder.rows and not has_more_rows(folder) and any(one.name == name for one in folder.files)
         }
     except ConfigError:  # already reported
         return []

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 from ...planning.transplant.by_place import BIAS, HEAD, is_embedding, is_of_labels
 from ...util.text import brief_repr, count, escape
 from .config import has_parts, vocabulary_size, vocabulary_sizes
-from .documents import TOKENIZER
+from .documents import BYTE_PAIRS, TOKENIZER
 from .folder import ModelFolder
 from .shape_checks import UNLOADED, DescribedTensor, follows, is_number
-from .tokenizer.tokenizer_files import object_in
+from .tokenizer.tokenizer_files import added_tokens, is_ctc, local_tokens, object_in
 
-__all__ = ["label_notes", "output_notes", "position_notes"]
+__all__ = ["has_more_rows", "label_notes", "output_notes", "position_notes", "without_token_notes"]
 
 # Output layers: their rows are those of the embedding, and so the vocabulary's.
 
@@ -210,3 +210,30 @@ def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
 
 def _is_default(names: Any) -> bool:
     return all(isinstance(one, str) and _DEFAULT.fullmatch(one) for one in names)
+
+
+LARGER = ("csm", "kyutai_speech_to_text", "mllama", "molmo2", "moshi")
+"""Model types whose embedding has more rows than ``vocab_size`` (mllama: 8 more, for images; others: for sounds)."""
+
+
+def has_more_rows(folder: ModelFolder) -> bool:
+    """Return whether models of this type have more rows than tokens by design."""
+    return str(folder.config.get("model_type")).startswith(LARGER)
+
+
+SPARE, SHARE = 256, 4
+"""Rows without a token that any model may have, for speed or for later tokens, and the share of the tokens that may."""
+
+
+def without_token_notes(folder: ModelFolder, read: ModelFolder, most: DescribedTensor) -> Iterator[str]:
+    """Yield a note if too many rows of an embedding, or any of a layer over the tokens of CTC, have no token."""
+    tokens = local_tokens(read) if read.token_list is not None and read.token_list.is_whole else ()
+    if not tokens or folder.vocabulary in BYTE_PAIRS or has_more_rows(folder):
+        return
+    known = len(tokens) + len(added_tokens(read) - {*tokens})
+    spare = most.shape[0] - known
+    is_said = spare > 0 if HEAD.search(most.key) and is_ctc(folder) else spare > max(SPARE, known // SHARE)
+    if is_said:
+        has = f"{escape(most.key)} has {count(most.shape[0], 'row')}"
+        lack = f"{count(spare, 'row')} {'has' if spare == 1 else 'have'} no token"
+        yield f"{escape(folder.vocabulary)} has {count(known, 'token')}, but {has}: {lack}"

@@ -153,12 +153,16 @@ def _input(source: int, key: str, tensors: Mapping[str, TensorInfo], heads: Mapp
 def _untied_notes(found: SortedKeys, tied: Sequence[Mapping[str, str]]) -> list[str]:
     """Return a note on an output layer that is adapted separately, although it is one tensor with the embedding."""
     adapted = {*found.factored, *found.saved}
-    pairs = [f"{escape(head)} ({escape(key)})" for head, key in {**tied[0], **tied[1]}.items() if head in adapted]
-    return (
-        [f"the adapter has both the output layer and the embedding, which PEFT unties: {listing(pairs)}"]
-        if pairs
-        else []
-    )
+    notes: dict[str, list[str]] = {}
+    for head, key in {**tied[0], **tied[1]}.items():
+        if head in adapted:
+            which = (
+                "both the output layer and the embedding"
+                if key in adapted
+                else "the output layer, and not the embedding"
+            )
+            notes.setdefault(which, []).append(f"{escape(head)} ({escape(key)})")
+    return [f"the adapter has {which}, which PEFT unties: {listing(pairs)}" for which, pairs in notes.items()]
 
 
 def _check_any(found: SortedKeys, tuned: SourceView, base: SourceView) -> None:

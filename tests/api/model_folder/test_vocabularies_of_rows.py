@@ -14,6 +14,8 @@ import ckptsurgeon as cs
 from ckptsurgeon.vocabulary.read import read_vocabulary
 from tests.destinations.hf.test_vocabularies import pieces
 
+from .test_model_folders import model
+
 TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "|", "a", "b", "c")
 NAMES = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 HAS = "but lm_head.weight has 8 rows"
@@ -37,6 +39,7 @@ def numbered(*tokens: str, gap: int = 99) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("numbers", "names", "config", "said"),
     [
+        (numbered(*TOKENS[:6]), NAMES, {}, f"vocab.json has 6 tokens, {HAS}: 2 rows have no token"),
         (numbered(*TOKENS, "d"), NAMES, {}, f"vocab.json has 9 tokens, {HAS}: the last tokens have no row"),
         (numbered(*TOKENS, gap=6), NAMES, {},
          f"vocab.json skips ids, which leaves 1 token without a row, {SINCE}: 'c' is 8"),
@@ -84,3 +87,12 @@ def test_sentinels_of_t5_beyond_the_rows_are_said(number: int, is_said: bool) ->
 def test_an_empty_line_of_berts_list_has_a_row(name: str, text: str, tokens: tuple[str, ...]) -> None:
     Path(name).write_text(text)
     assert read_vocabulary(name).tokens == tokens
+
+
+@pytest.mark.parametrize(("rows", "is_said"), [(200, False), (264, False), (265, True)])
+def test_an_embedding_of_many_more_rows_than_tokens_is_said(rows: int, is_said: bool) -> None:
+    """As with the tokeniser of another model; models have rows in reserve, but not so many."""
+    model("m", rows=rows, tokens=list(TOKENS))
+    said = f"vocab.json has 8 tokens, but model.embed_tokens.weight has {rows} rows: {rows - 8} rows have no token"
+    assert [one for one in cs.inspect("m").notes if "no token" in one] == ([said] if is_said else [])
+    assert any("no token" in one for one in cs.convert("m").notes) == is_said
