@@ -13,7 +13,7 @@ import numpy as np
 
 from ...errors import PlanError
 from ...planning.plan.step import MERGES, Step
-from ...tensors.info import TensorInfo
+from ...tensors.info import Decoded, TensorInfo
 from ...tensors.ops.casts import CastLosses, cast, raw_dtype, widened
 from ...tensors.ops.means import average, largest, rounded
 from ...tensors.ops.regions import Array, Box, blocks
@@ -105,6 +105,9 @@ BLOCK_BYTES = 2 << 20
 
 MADE_BYTES = 16 << 20
 """The same for derived tensors. It is larger, since a block of a transposed tensor reads all rows of the source."""
+
+DECODED_BYTES = 4 << 20
+"""The same for weights that are decoded row by row: with smaller blocks, the memory of each goes back and forth."""
 
 DOUBLES = 4 * 8
 """Bytes for each element of a resampled tensor, which is read, weighted and summed in double precision."""
@@ -239,12 +242,19 @@ def _lost(total: Array, parts: Iterator[tuple[Array, str]]) -> int:
     return int(np.count_nonzero(odd))
 
 
+def _is_of_rows(info: TensorInfo) -> bool:
+    """Return whether a decoded weight has its codes row by row, so that a small block of it reads few of them."""
+    made = info.made
+    return isinstance(made, Decoded) and made.encoding not in ("gptq", "awq")
+
+
 def _limit(step: Step, info: TensorInfo, itemsize: int) -> int:
     """Return how many elements a block has, so that it (or its input, if larger) takes about ``BLOCK_BYTES``.
 
     ``itemsize`` is the number of bytes of an output element.
     """
-    limit = (BLOCK_BYTES if info.made is None else MADE_BYTES) // max(itemsize, info.itemsize)
+    block = BLOCK_BYTES if info.made is None else DECODED_BYTES if _is_of_rows(info) else MADE_BYTES
+    limit = block // max(itemsize, info.itemsize)
     if step.op in ADAPTERS:
         limit = BLOCK_BYTES // DOUBLES
     if step.op == "interpolate" or step.op in ADAPTERS:

@@ -22,6 +22,8 @@ from ._decoder import Request, UndecodableError, groups_of, whole
 __all__ = ["DECODER"]
 
 STATE = ".quant_state.bitsandbytes__"
+PART_OF_127 = 7.874015718698502e-3
+"""1 / 127, as the library rounds it."""
 
 
 class _Blocks:
@@ -41,7 +43,7 @@ class _Blocks:
                 raise UndecodableError("its SCB has another length than its rows")
             scale = reshape(scale, (*scale.shape, *(1,) * (len(codes.shape) - 1)))
             steps = [(f"step{dim}", size if dim else 1) for dim, size in enumerate(codes.shape)]
-            made = Decoded((("codes", codes), ("scale", scale)), "scaled", (*steps, ("divide", 127)))
+            made = Decoded((("codes", codes), ("scale", scale)), "scaled", (*steps, ("times", PART_OF_127)))
             return decoded(codes.shape, made)
         state = _state(next((asked.stored(end) for end in asked.parts if end.startswith(STATE)), b""))
         shape, block = state.get("shape"), state.get("blocksize")

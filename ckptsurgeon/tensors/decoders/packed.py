@@ -8,15 +8,17 @@ https://github.com/vllm-project/compressed-tensors, https://ml-explore.github.io
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 
 import numpy as np
 
 from ..composition import decoded, reshape
+from ..encodings._settings import stated_by
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box
 from ._bits import WORD, group_numbers, unpacked, words_of
-from ._decoder import Request, UndecodableError, groups_of
+from ._decoder import EXPONENTS, Request, UndecodableError, groups_of
 
 __all__ = ["DECODER"]
 
@@ -36,8 +38,15 @@ class _Packed:
         bits = int(digits) if digits.isdigit() else 0
         shape = _stored_shape(asked.stored(".weight_shape")) or asked.coded.shape
         columns = shape[-1]
-        if not 1 < bits <= 8 or shape[:-1] != codes.shape[:-1] or codes.shape[-1] != -(-columns * bits // WORD):
+        if not 1 < bits <= 8 or shape[:-1] != codes.shape[:-1] or codes.shape[-1] not in _words(columns, bits):
             raise UndecodableError(f"its weight_shape {list(shape)} does not fit its codes {list(codes.shape)}")
+        dense, padded = _words(columns, bits)
+        if WORD % bits and dense == padded:
+            raise UndecodableError(f"its codes of {bits} bits may be packed in two ways, which no header tells apart")
+        if codes.shape[-1] != dense:
+            raise UndecodableError(
+                f"its codes of {bits} bits are packed with gaps, as earlier versions of compressed-tensors did"
+            )
         rows = prod(codes.shape[:-1])
         if not scale.numel or scale.numel % rows:
             raise UndecodableError("its scales do not fit its codes")
@@ -89,6 +98,11 @@ class _Packed:
         return values
 
 
+def _words(columns: int, bits: int) -> tuple[int, int]:
+    """Return how many words hold the codes of a row: packed without gaps, and with as many whole codes in each word."""
+    return -(-columns * bits // WORD), -(-columns // (WORD // bits))
+
+
 def _stored_shape(data: bytes) -> tuple[int, ...]:
     """Return the shape in a ``weight_shape`` of int64 or int32; () if it is not known."""
     width = 8 if len(data) in (16, 24) else 4
@@ -98,11 +112,39 @@ def _stored_shape(data: bytes) -> tuple[int, ...]:
 
 def _mlx(asked: Request) -> TensorInfo:
     codes, scale, bias = (asked.parts.get(end) for end in (".weight", ".scales", ".biases"))
-    if asked.coded.shape is None or codes is None or scale is None or bias is None or bias.shape != scale.shape:
-        raise UndecodableError("its headers do not give its bits, or it has no biases")
+    if codes is None or scale is None:
+        raise UndecodableError("it has no scales")
+    if bias is None:
+        return _floats_of_mlx(asked, codes, scale)
+    if asked.coded.shape is None or bias.shape != scale.shape:
+        raise UndecodableError("its headers do not give its bits, or its biases do not fit its scales")
     columns = asked.coded.shape[-1]
     facts = (("bits", codes.shape[-1] * WORD // columns), ("group", columns // scale.shape[-1]))
     return decoded(asked.coded.shape, Decoded((("codes", codes), ("scale", scale), ("bias", bias)), "packed", facts))
+
+
+def _floats_of_mlx(asked: Request, codes: TensorInfo, scale: TensorInfo) -> TensorInfo:
+    """Describe the modes of MLX whose codes are small floats, which have no biases; the settings name the mode."""
+    mode = next((one for one in stated_by(asked.settings).modes if one in _MODES), "")
+    if not mode:
+        raise UndecodableError("it has no biases, and no setting names its mode")
+    size, dtype = _MODES[mode]
+    raw = replace(codes, dtype="uint8", shape=(*codes.shape[:-1], codes.shape[-1] * 4))
+    columns, scale = scale.shape[-1] * size, replace(scale, dtype=dtype)
+    if raw.shape[:-1] != scale.shape[:-1] or raw.shape[-1] != (columns if mode == "mxfp8" else columns // 2):
+        raise UndecodableError(f"its scales do not fit its codes in the mode {mode}")
+    shape = (*raw.shape[:-1], columns)
+    if mode == "mxfp8":
+        steps = [(f"step{dim}", size if dim == len(shape) - 1 else 1) for dim in range(len(shape))]
+        return decoded(
+            shape, Decoded((("codes", replace(raw, dtype=FLOAT8)), ("scale", scale)), "scaled", tuple(steps))
+        )
+    return decoded(shape, Decoded((("codes", raw), ("scale", scale)), "fp4", (("block", size), ("turned", 0))))
+
+
+FLOAT8 = "float8_e4m3fn"
+_MODES = {"mxfp4": (32, EXPONENTS[1]), "nvfp4": (16, FLOAT8), "mxfp8": (32, EXPONENTS[1])}
+"""The modes of MLX with small floats: how many share a scale, and the dtype of scales, which are stored as bytes."""
 
 
 DECODER = _Packed()

@@ -6,7 +6,7 @@ https://huggingface.co/deepseek-ai/DeepSeek-V3/blob/main/README_WEIGHTS.md. A ze
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class _Scaled:
     """The facts ``step0``, ``step1`` and so on are the numbers of elements along each dimension that share a scale.
 
     The stored tensors are the codes, the scale and perhaps a zero point, all with as many dimensions as the weight. The
-    product is divided by the fact ``divide``, if there is one.
+    product is multiplied by the fact ``times``, if there is one.
     """
 
     families = ("fp8", "mxfp8", "int8")
@@ -67,11 +67,24 @@ class _Scaled:
         steps = _steps(made)
         codes, scale, *zero = arrays.values()
         values: Array = codes.astype("<f4")
-        if zero:
-            values -= _spread(zero[0], steps, box)
-        values *= _spread(scale, steps, box)
-        divisor = dict(made.facts).get("divide", 1)
-        return values / np.float32(divisor) if divisor != 1 else values
+        for rows, begin, end in _row_groups(box, steps):
+            part = values[..., begin:end, :] if values.ndim > 1 else values
+            if zero:
+                part -= _spread(zero[0], steps, box, rows)
+            part *= _spread(scale, steps, box, rows)
+        times = dict(made.facts).get("times")
+        return values if times is None else values * np.float32(times)
+
+
+def _row_groups(box: Box, steps: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Yield each group of rows that share scales: its number among those of the box, and the range of its rows."""
+    if len(box) < 2 or steps[-2] == 1:
+        yield -1, 0, box[-2][1] - box[-2][0] if len(box) > 1 else 1
+        return
+    first, last = box[-2]
+    for number, group in enumerate(range(*groups_of((first, last), steps[-2]))):
+        begin, end = group * steps[-2], (group + 1) * steps[-2]
+        yield number, max(begin - first, 0), min(end, last) - first
 
 
 def _steps(made: Decoded) -> list[int]:
@@ -83,9 +96,14 @@ def _within(shape: Sequence[int], ranges: Sequence[tuple[int, int]]) -> Box:
     return tuple((0, 1) if size == 1 else one for size, one in zip(shape, ranges, strict=True))
 
 
-def _spread(scale: Array, steps: Sequence[int], box: Box) -> Array:
-    """Return the scale of each element of ``box`` as float32, or an array that numpy broadcasts to that."""
+def _spread(scale: Array, steps: Sequence[int], box: Box, rows: int) -> Array:
+    """Return the scales of the elements of a group of rows as float32, in a shape that numpy broadcasts to theirs.
+
+    ``rows`` is the number of the group of rows; -1 if each row, or none, has scales of its own.
+    """
     made: Array = scale.astype("<f4")
+    if rows >= 0 and made.shape[-2] > 1:
+        made = made[..., rows : rows + 1, :]
     for dim, ((begin, end), step) in enumerate(zip(box, steps, strict=True)):
         if made.shape[dim] > 1 and step > 1:
             made = np.take(made, np.arange(begin, end) // step - begin // step, axis=dim)

@@ -24,16 +24,19 @@ def _logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor 
         return None
     words, groups = codes.shape[-1], scales.shape[-1]
     size = quantisation.number("group_size", most=_LONGEST)
-    fitting = _fitting(words, groups, (size,)) or _fitting(words, groups, _GROUPS)
+    told = [bits for bits in quantisation.numbers("bits", most=_BITS[-1]) if bits == 1]  # rare: only if it is said
+    fitting = (
+        _fitting(words, groups, (size,), told) or _fitting(words, groups, (size,)) or _fitting(words, groups, _GROUPS)
+    )
     if len(fitting) == 1:
         ((bits, columns),) = fitting.items()
         return LogicalTensor.of(f"MLX, {bits} bits", (*codes.shape[:-1], columns))
     return LogicalTensor("MLX", None, at_least=codes.numel // words * min(fitting.values(), default=words * 4))
 
 
-def _fitting(words: int, groups: int, sizes: Sequence[int]) -> dict[int, int]:
+def _fitting(words: int, groups: int, sizes: Sequence[int], possible: Sequence[int] = _BITS) -> dict[int, int]:
     """Return the number of columns by number of bits, for each that fits the codes, the scales and a group size."""
-    pairs = ((bits, groups * size) for size in sizes for bits in _BITS)
+    pairs = ((bits, groups * size) for size in sizes for bits in possible)
     return {bits: columns for bits, columns in pairs if columns and columns * bits == words * 32}
 
 

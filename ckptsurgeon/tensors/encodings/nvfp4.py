@@ -12,6 +12,8 @@ from ._settings import QuantisationSettings
 __all__ = ["ENCODINGS"]
 
 _TYPES = frozenset({"uint8", "float4_e2m1fn_x2"})
+_SIX_BITS = 24
+"""Bytes of a block of 32 codes of 6 bits: mxfp6, which no encoding here describes."""
 _SCALES = ("float8_e4m3fn", "uint8", "float8_e8m0fnu")
 
 
@@ -20,6 +22,8 @@ def _logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor 
     if scale is None or scale.dtype not in _SCALES or not codes.shape:
         return None
     method = "nvfp4" if scale.dtype == _SCALES[0] else "mxfp4"
+    if scale.shape and codes.shape[-1] == _SIX_BITS * scale.shape[-1]:
+        return None
     return LogicalTensor.of(method, (*codes.shape[:-1], codes.shape[-1] * 2))
 
 

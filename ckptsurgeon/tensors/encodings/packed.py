@@ -39,7 +39,9 @@ def _bits(parts: Parts, quantisation: QuantisationSettings) -> Iterator[int]:
     codes, scale, zeros = parts[".weight_packed"], parts[".weight_scale"], parts.get(".weight_zero_point")
     if zeros is not None and zeros.dtype == "int32" and len(zeros.shape) == len(codes.shape):
         rows, packed = codes.shape[-2], zeros.shape[-2]
-        yield next((bits for bits in range(1, 33) if -(-rows * bits // 32) == packed), _LIKELY[0])
+        fitting = [bits for bits in range(1, 33) if -(-rows * bits // 32) == packed] or [_LIKELY[0]]
+        told = {one.number("num_bits", most=32) for one in _schemes(quantisation)}
+        yield next((bits for bits in fitting if bits in told), next((b for b in _LIKELY if b in fitting), fitting[0]))
         return
     groups = scale.shape[-1] if len(scale.shape) == len(codes.shape) else 1
     words = codes.shape[-1] * 32
