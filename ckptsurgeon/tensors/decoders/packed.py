@@ -7,6 +7,7 @@ https://github.com/vllm-project/compressed-tensors, https://ml-explore.github.io
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
@@ -41,11 +42,12 @@ class _Packed:
         if not 1 < bits <= 8 or shape[:-1] != codes.shape[:-1] or codes.shape[-1] not in _words(columns, bits):
             raise UndecodableError(f"its weight_shape {list(shape)} does not fit its codes {list(codes.shape)}")
         dense, padded = _words(columns, bits)
-        if WORD % bits and dense == padded:
-            raise UndecodableError(f"its codes of {bits} bits may be packed in two ways, which no header tells apart")
-        if codes.shape[-1] != dense:
+        said = _version(asked.settings.get("version")) if dense == padded else None
+        if WORD % bits and dense == padded and said is None:
+            raise UndecodableError(f"its codes of {bits} bits may be packed in two ways, and no setting says which")
+        if codes.shape[-1] != dense or (WORD % bits and said is not None and said < DENSE):
             raise UndecodableError(
-                f"its codes of {bits} bits are packed with gaps, as earlier versions of compressed-tensors did"
+                f"its codes of {bits} bits are packed with gaps, as compressed-tensors did before 0.18"
             )
         rows = prod(codes.shape[:-1])
         if not scale.numel or scale.numel % rows:
@@ -96,6 +98,16 @@ class _Packed:
             values -= np.float32(facts["offset"])
         values *= scale
         return values
+
+
+DENSE = (0, 18)
+"""The first version of compressed-tensors that packs codes of 3, 5, 6 and 7 bits without gaps."""
+
+
+def _version(stated: object) -> tuple[int, int] | None:
+    """Return the version of compressed-tensors that wrote a model, by its settings; None if they do not say."""
+    found = re.match(r"(\d{1,4})\.(\d{1,4})", stated) if isinstance(stated, str) else None
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def _words(columns: int, bits: int) -> tuple[int, int]:
