@@ -17,9 +17,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 from hypothesis import HealthCheck, settings
 
-from .helpers.depth import examples_of
+from .helpers.depth import FULL, evenly_spaced, examples_of
 from .helpers.hub.fixtures import hub, naps, other_host
-from .promises.table import pytest_collection_modifyitems, pytest_terminal_summary
+from .promises.table import pytest_terminal_summary, tell_promises
 
 # Hundreds of processes would each compile the package, and pytest the tests.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -35,7 +35,7 @@ FINE = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 settings.register_profile("untimed", examples_of(100), deadline=None, suppress_health_check=FINE)
 settings.load_profile("untimed")
 
-__all__ = ["hub", "naps", "other_host", "pytest_collection_modifyitems", "pytest_terminal_summary"]
+__all__ = ["hub", "naps", "other_host", "pytest_terminal_summary"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,6 +43,16 @@ def pytest_configure(config: pytest.Config) -> None:
     wanted = str(config.getoption("markexpr", "") or "")
     if "gpu" not in wanted.replace("not gpu", ""):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tell the cases of promises, and leave some cases of each test to ``make test-all``."""
+    tell_promises(config, items)
+    if FULL or "not long" not in str(config.getoption("markexpr", "") or ""):
+        return
+    kept = evenly_spaced([item.nodeid.partition("[")[0] for item in items])
+    config.hook.pytest_deselected(items=[item for index, item in enumerate(items) if index not in kept])
+    items[:] = [item for index, item in enumerate(items) if index in kept]
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

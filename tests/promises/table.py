@@ -62,7 +62,7 @@ def _marks(section: str) -> tuple[str, str]:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def tell_promises(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tell the report of each case which promise it is of."""
     config.stash[ALL] = list(items)
     for item in items:

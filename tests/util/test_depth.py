@@ -1,0 +1,20 @@
+"""Of many cases of one test some are tried, evenly spaced, the first and the last among them."""
+
+from __future__ import annotations
+
+import pytest
+
+from ..helpers.depth import evenly_spaced
+
+
+@pytest.mark.parametrize(("number", "kept"), [(0, 0), (1, 1), (7, 7), (8, 8), (9, 8), (1000, 8)])
+def test_of_many_cases_eight_are_tried(number: int, kept: int) -> None:
+    found = evenly_spaced(["a"] * number)
+    assert len(found) == kept
+    assert not number or {0, number - 1} <= found
+
+
+def test_each_test_has_its_own() -> None:
+    names = [f"{name}" for name in "abc" for _ in range(20)]
+    found = evenly_spaced(names, 3)
+    assert {name: sum(names[index] == name for index in found) for name in "abc"} == dict.fromkeys("abc", 3)
