@@ -298,6 +298,7 @@ def test_a_dtype_that_applies_to_nothing_is_said() -> None:
     assert any("--dtype bfloat16 changes nothing" in note for note in cs.convert("s.pth", dtype="bf16").notes)
 
 
+@pytest.mark.long
 def test_entries_that_share_without_end_are_looked_through_once() -> None:
     """Three thousand entries over one list of a million values: seconds, whether they are kept or only named."""
     shared: list[Any] = list(range(1000))

@@ -91,6 +91,7 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     }  # fmt: skip
 
 
+@pytest.mark.long
 def test_there_is_a_thing_of_every_public_class(things: Mapping[str, object]) -> None:
     classes = {name for name in cs.__all__ if isinstance(getattr(cs, name), type)}
     protocols_and_errors = {"Tensors", *(name for name in classes if name.endswith("Error"))}
@@ -129,6 +130,7 @@ def test_what_is_printed_of_a_name_is_on_its_line() -> None:
     assert all(text.isprintable() for text in shown), shown
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("code", ["", "cs.inspect; cs.train; cs.apply", "import ckptsurgeon.cli, ckptsurgeon.planning"])
 def test_completion_offers_what_is_public_and_nothing_else(code: str) -> None:
     script = f"import ckptsurgeon as cs\n{code}\nprint(*dir(cs)); print(*cs.__all__)"

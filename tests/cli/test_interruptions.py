@@ -144,6 +144,7 @@ def test_a_signal_that_becomes_another_error_is_still_a_signal(files: object) ->
 SWALLOWED = "\n    try:\n        stop()\n    except BaseException:\n        pass"
 
 
+@pytest.mark.long
 def test_a_signal_that_something_swallows_for_good_is_still_told(files: object) -> None:
     once = "\n    staging.StagedFile.write = real"
     done = program(WRITING.format(do=once + SWALLOWED), *TRANSPLANT)
@@ -151,6 +152,7 @@ def test_a_signal_that_something_swallows_for_good_is_still_told(files: object) 
     assert (done.returncode, left()) == (130, ["out.safetensors"])
 
 
+@pytest.mark.long
 def test_whoever_insists_gets_out_at_once_and_is_told_what_stays(files: object) -> None:
     setup = "from ckptsurgeon.cli import stopping\nstopping.IMPATIENT_S = 0\n"
     done = program(setup + WRITING.format(do=SWALLOWED + "\n    stop(); signal.pause()"), *TRANSPLANT)
@@ -167,6 +169,7 @@ def test_an_impatient_second_signal_does_not_disturb_the_cleaning_up(files: obje
     assert (done.returncode, left()) == (130, [])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("output", ["out.safetensors", "folder"])
 def test_a_signal_behind_the_rename_says_that_the_output_is_there(files: object, output: str) -> None:
     setup = "from ckptsurgeon.storage.write import folders, staging\n"
@@ -181,6 +184,7 @@ def test_a_signal_behind_the_last_word_changes_nothing(files: object) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.long
 def test_what_was_told_to_ignore_the_terminal_goes_on_without_it(files: object) -> None:
     setup = "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + WRITING.format(do="stop()")
     done = program(setup, *TRANSPLANT, number=signal.SIGHUP)
@@ -211,6 +215,7 @@ def shell(command: str, *, stdout: int = subprocess.PIPE, **environment: str) ->
     return subprocess.run(["bash", "-c", ckpt], stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60, env=env)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_buffering")
 @pytest.mark.parametrize(
     "rest", ["inspect best.pth", "-h", "inspect best.pth --json", "merge --list", " ".join(TRANSPLANT)]
@@ -222,11 +227,13 @@ def test_a_closed_stdout_loses_no_answer_without_a_word(files: object, rest: str
     assert done.stderr.endswith("out.safetensors was written.\n") == ("-o" in rest)
 
 
+@pytest.mark.long
 def test_a_closed_stdout_is_no_fault_where_nothing_is_to_be_said(files: object) -> None:
     done = shell(f"ckpt {' '.join(TRANSPLANT)} -q >&-")
     assert (done.returncode, done.stderr, left()) == (0, "", ["out.safetensors"])
 
 
+@pytest.mark.long
 def test_a_closed_stdout_never_lends_its_number_to_an_output(files: object) -> None:
     assert shell(f"ckpt {' '.join(TRANSPLANT)} -v <&- >&- 2>&-").returncode == 5
     assert shell("ckpt verify out.safetensors").returncode == 0
@@ -250,6 +257,7 @@ def test_a_full_stdout_is_an_output_that_cannot_be_written(files: object, rest: 
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_buffering")
 def test_a_full_stdout_does_not_hide_that_the_output_was_written(files: object) -> None:
     done = shell(f"ckpt {' '.join(TRANSPLANT)} >/dev/full")

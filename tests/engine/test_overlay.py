@@ -33,6 +33,7 @@ def lists(source: int, destination: int) -> None:
         Path(f"{name}.txt").write_text("".join(f"t{i}\n" for i in tokens))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", WAYS)
 def test_memory_does_not_grow_with_the_tensor(way: str) -> None:
     lists(3000, 4000)

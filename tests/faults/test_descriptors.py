@@ -39,6 +39,7 @@ def limited(most: int, *args: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("number", "most"),
     [(60, 48), pytest.param(1000, 256, marks=pytest.mark.faults), pytest.param(10_000, 1024, marks=pytest.mark.faults)],

@@ -193,6 +193,7 @@ def test_reading_a_header_reads_no_tensor(monkeypatch: pytest.MonkeyPatch) -> No
     assert sum(n for _, n in reads) < 1000
 
 
+@pytest.mark.long
 def test_a_second_header_of_many_tensors_takes_few_bytes_for_each() -> None:
     number = 20_000
     Path("many.safetensors").write_bytes(save({f"layers.{i}.weight": torch.zeros(2) for i in range(number)}))

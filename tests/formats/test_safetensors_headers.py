@@ -90,6 +90,7 @@ def file_of(text: str, data: bytes = b"\0\0\0\0") -> bytes:
     return struct.pack("<Q", len(raw)) + raw + data
 
 
+@pytest.mark.long
 def test_what_the_reference_refuses_we_refuse() -> None:
     source, read = random.Random(12), 0
     for _ in range(4000):

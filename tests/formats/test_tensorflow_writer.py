@@ -163,6 +163,7 @@ def test_a_tensor_with_a_name_of_the_training_state_is_refused() -> None:
         save({**state, "global_step": torch.zeros(2)})
 
 
+@pytest.mark.long
 def test_an_index_that_could_not_be_read_again_is_refused() -> None:
     state = {f"{i:06}.{'x' * 7000}": torch.zeros(1) for i in range(9600)}
     with pytest.raises(cs.OutputError, match="9,?600 tensors with names of 67.* are too many for tensorflow"):

@@ -100,6 +100,7 @@ def test_every_file_has_a_case() -> None:
     assert all_named(CASES, [*FILES, *LARGE])
 
 
+@pytest.mark.long
 @clause(COSTS)
 @pytest.mark.parametrize("name", OPENS)
 def test_an_odd_file_is_opened_in_time_and_memory(name: str) -> None:

@@ -121,6 +121,7 @@ def test_a_tensor_drawn_otherwise_does_not_fit(key: str, spoil: Callable[[Tensor
     assert f"1 tensor of 11 do not: {key} ({why}" in found.says
 
 
+@pytest.mark.long
 def test_fifty_seeds_fit() -> None:
     job = toy.job()
     model, _ = job.model()
@@ -515,6 +516,7 @@ class Forgetful:
         return self.source.read(seed, epoch, 0)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("another_process")
 def test_a_saved_file_that_another_process_reads_otherwise_fails() -> None:
     loop = toy.loop(folder="run", save_every=4)
@@ -564,6 +566,7 @@ def test_the_verdict(warm: Any, scratch: Any, permuted: Any, verdict: str, statu
     assert verdict in found.says
 
 
+@pytest.mark.long
 def test_knowledge_of_a_trained_body_is_seen_and_that_of_an_untrained_one_is_not(init: str) -> None:
     """The frozen probe: only the new head is trained."""
     found = run_controls(toy.job(init, steps=16, evaluate_every=16), seeds=3)

@@ -75,6 +75,7 @@ def test_a_compiled_run_is_the_run_without(name: str) -> None:
     assert loops[0].state.progress.figures == pytest.approx(loops[1].state.progress.figures, rel=1e-4)
 
 
+@pytest.mark.long
 def test_crops_are_one_program_for_all_steps_and_temperatures() -> None:
     loop = loop_of("on", steps=9, pretrain={"crop_s": 0.3, "gumbel": [2.0, 0.5, 0.9]})
     assert has_one_shape(loop.job)
@@ -111,6 +112,7 @@ def test_what_is_saved_knows_nothing_of_it(ckpt: Run, cheap: None) -> None:
         assert list(cs.open_checkpoint(name)) == sorted(model_of(SHORT).state_dict())
 
 
+@pytest.mark.long
 def test_a_run_may_go_on_without_and_it_is_said(ckpt: Run, cheap: None) -> None:
     toy.write(compile=False)
     assert ckpt("train", "toy.yaml", "--device", "cpu").code == 0
@@ -126,6 +128,7 @@ def broken(graph: object, examples: object) -> None:
     raise ValueError("no working compiler is found")
 
 
+@pytest.mark.long
 def test_what_cannot_be_compiled_is_said_in_one_line(ckpt: Run, monkeypatch: pytest.MonkeyPatch, cheap: None) -> None:
     monkeypatch.setattr(compiling, "BACKEND", broken)
     done = ckpt("train", write(compile=True, fields=SHORT), "--device", "cpu")
@@ -174,6 +177,7 @@ def test_another_word_is_an_error() -> None:
         parse_settings({"compile": "sometimes"}, "x")
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_real_compiler_makes_the_same_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,6 +281,7 @@ def test_a_model_without_blocks_is_not_compiled_by_several_processes() -> None:
     assert compiled_loss(gpu, NET) is None
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # the input of a block
 def test_fine_tuning_of_waves_is_compiled_block_by_block() -> None:
     """Its masks are drawn on the CPU, and are the same."""

@@ -211,6 +211,7 @@ def test_a_run_is_evaluated_and_transcribed_by_the_search_that_it_names(ckpt: An
     assert alone.sounds != searched.sounds
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_what_a_search_cannot_be_given_is_an_error() -> None:
     cs.train(configuration(), run="run", keep_going=True)
@@ -224,6 +225,7 @@ def test_what_a_search_cannot_be_given_is_an_error() -> None:
             cs.transcribe("run", "dev-0.wav", **given)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_a_resumed_run_says_that_its_language_model_is_another_one() -> None:
     cs.train(configuration(**SEARCH, lm=arpa(words=TEXTS)), run="run", keep_going=True)

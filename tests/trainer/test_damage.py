@@ -142,6 +142,7 @@ def test_all_that_is_wrong_with_the_data_is_in_one_error(ckpt: Run) -> None:
     ]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("sounds", "cheap")
 def test_damaged_features_are_computed_anew(ckpt: Run, caplog: pytest.LogCaptureFixture) -> None:
     sets = ["data.cache=features"]

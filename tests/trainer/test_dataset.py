@@ -199,6 +199,7 @@ def test_what_an_example_draws_follows_from_seed_epoch_and_place() -> None:
     assert torch.equal(before["numpy"][1], after["numpy"][1])
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("another_process")
 def test_a_dataset_that_draws_passes_every_check(ckpt: Run) -> None:
     done = ckpt("train", configuration(train="my_data.py:drawn"), "--device", "cpu", "--steps", "8", "--json")

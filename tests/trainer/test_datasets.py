@@ -100,6 +100,7 @@ def test_a_sound_whose_path_alone_is_stored_is_read_from_its_file() -> None:
     assert (clip.path, clip.cell, round(clip.seconds, 3)) == (os.path.abspath("there.wav"), None, 0.4)
 
 
+@pytest.mark.long
 def test_a_model_is_trained_on_a_set_and_goes_on_with_the_same_clips(ckpt: Any) -> None:
     Path("net.py").write_text(NET)
     Path("tokens.txt").write_text("<blank>\na\nb\n")

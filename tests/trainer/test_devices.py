@@ -284,6 +284,7 @@ def test_trying_the_longest_batch_changes_nothing() -> None:
     assert all(torch.equal(ended[0][key], ended[1][key]) for key in ended[0])
 
 
+@pytest.mark.long
 def test_a_gpu_that_runs_out_later_leaves_the_last_step_and_says_how_to_go_on(
     ckpt: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,6 +343,7 @@ def test_a_gpu_that_is_out_of_memory_advises_what_may_be_changed() -> None:
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_run_by_seconds_goes_on_where_it_was_and_says_what_its_batches_are(ckpt: Run) -> None:
     """Epochs have other numbers of batches, which the position in an epoch must follow."""
     corpus("train.csv", ["a", "b", "ab", "c", "ca", "abc", "b", "bc", "a", "cab"] * 3)

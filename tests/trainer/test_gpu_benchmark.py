@@ -61,6 +61,7 @@ def test_every_arm_runs(arm: str) -> None:
     json.dumps(found)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("work", ["pretrain", "ctc"])
 def test_ours_and_the_published_loop_do_the_same_work(work: str) -> None:
     """As many operations for a second of audio; pre-training of ours contrasts masked frames only, theirs all of them."""
@@ -96,6 +97,7 @@ def files() -> set[str]:
     return {str(path) for path in Path("run").rglob("*")}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("work", ["pretrain", "lengths"])
 def test_no_checkpoint_is_saved_while_the_clock_runs(work: str, monkeypatch: pytest.MonkeyPatch) -> None:
     window, saved = Watched(CPU, WARM_UP, 12), []
@@ -113,6 +115,7 @@ def test_no_checkpoint_is_saved_while_the_clock_runs(work: str, monkeypatch: pyt
     assert {"run/last", "run/best.safetensors"} <= files()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("work", ["pretrain", "lengths"])
 def test_no_epoch_ends_while_the_clock_runs(work: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from ckptsurgeon.trainer.data.source import BatchStream
@@ -167,6 +170,7 @@ def test_the_published_loops_learn() -> None:
     assert "lm_head.weight" not in still
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_graphs")
 def test_the_strong_loop_is_compiled() -> None:
     torch._dynamo.reset()

@@ -234,6 +234,7 @@ def a_run() -> toy.TrainingLoop:
     return loop
 
 
+@pytest.mark.long
 def test_killed_at_twenty_moments_it_ends_with_the_weights_of_a_run_that_was_not() -> None:
     """The moments are counted in calls, not in seconds: the same on a machine that is slow or busy."""
     calls = killed(a_run().run, None, python_call)

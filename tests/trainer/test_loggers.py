@@ -206,6 +206,7 @@ def test_the_environment_says_where_to_and_under_which_names(
     assert "mlflow logs to the store of MLFLOW_TRACKING_URI, as run r0" in found.notes
 
 
+@pytest.mark.long
 def test_a_resumed_run_goes_on_in_the_same_run_of_each_logger(wandb: FakeWandb, mlflow: FakeMLflow) -> None:
     train(sets=["loggers=[wandb, mlflow]", "schedule=constant"], steps=6)
     assert json.loads(Path("run/loggers.json").read_text()) == {"wandb": "id1", "mlflow": "r0"}

@@ -219,6 +219,7 @@ def test_the_average_follows_each_step_by_its_decay_and_is_what_is_evaluated() -
     assert found[0] != found[1]
 
 
+@pytest.mark.long
 def test_threads_and_determinism_are_set_for_a_run_and_put_back() -> None:
     seen: list[tuple[int, bool]] = []
 

@@ -54,6 +54,7 @@ def test_adapters_of_a_model_of_speech_are_those_of_its_linear_layers_and_nothin
     )
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("another_process")
 def test_only_adapters_are_trained_and_what_was_saved_gives_the_same_loss(init: str) -> None:
     found = trained(init)

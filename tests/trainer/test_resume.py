@@ -234,6 +234,7 @@ def lineage() -> dict[str, Any]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 @pytest.mark.parametrize("schedule", ["constant", "linear"])
 def test_a_run_that_is_done_goes_on_with_more_steps(schedule: str, ckpt: Any) -> None:
@@ -258,6 +259,7 @@ def test_a_run_that_is_done_goes_on_with_more_steps(schedule: str, ckpt: Any) ->
     assert all(ours[key].equal(value) for key, value in whole.items()) == (schedule == "constant")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_a_configuration_may_be_edited_again_and_again(ckpt: Any) -> None:
     toy.write()

@@ -109,6 +109,7 @@ def test_a_run_that_began_meanwhile_is_not_overwritten(ckpt: Run, init: str) -> 
     assert RunFolder("run").last_step() == 4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["lost", "dangling", "copied", "text"])
 def test_a_run_whose_link_was_lost_goes_on(how: str, ckpt: Run, init: str) -> None:
     """By zip, rsync without -l, cp -rL, or a file system without links."""
@@ -176,6 +177,7 @@ def test_damage_in_a_checkpoint_without_sums_is_said_in_our_words(ckpt: Run, ini
     assert said.startswith("run/steps/4/state.pth is damaged: it is cut short or overwritten. No other checkpoint")
 
 
+@pytest.mark.long
 def test_an_edited_record_is_said_not_to_be_read(ckpt: Run, init: str) -> None:
     cs.train(**toy.STARTED, device="cpu", steps=4)
     assert "was edited" not in ckpt("train", "--resume", "--device", "cpu").err
@@ -200,6 +202,7 @@ def test_a_folder_with_other_things_is_said(ckpt: Run, init: str) -> None:
     assert "file is not a folder." in ckpt("train", *toy.START, "--run", "file", "--device", "cpu").err
 
 
+@pytest.mark.long
 def test_identical_runs_leave_identical_files(init: str) -> None:
     for run in ("a", "b", "c"):
         cs.train(**toy.STARTED, device="cpu", steps=4, run=run)
@@ -209,12 +212,14 @@ def test_identical_runs_leave_identical_files(init: str) -> None:
         assert list(best.metadata) == ["lineage", "step", "error"]
 
 
+@pytest.mark.long
 def test_one_batch_by_heart_stands_in_no_runs_way(ckpt: Run, init: str) -> None:
     assert ckpt("train", *toy.START, "--overfit-one-batch", "--steps", "40", "--device", "cpu").code == 0
     assert sorted(name for name in os.listdir() if name.startswith("run")) == ["run-overfit"]
     assert ckpt("train", *toy.START, "--steps", "4", "--device", "cpu").code == 0
 
 
+@pytest.mark.long
 def test_the_kept_configuration_is_a_configuration(ckpt: Run, init: str, tmp_path: Path) -> None:
     """From where it lies, and from elsewhere: its model's code, its task and its paths are found."""
     import yaml
@@ -239,6 +244,7 @@ def test_the_kept_configuration_is_a_configuration(ckpt: Run, init: str, tmp_pat
     assert ours == theirs
 
 
+@pytest.mark.long
 def test_a_second_signal_says_what_is_saved(init: str) -> None:
     """It does not wait for the step, which here never ends."""
     code = (

@@ -66,6 +66,7 @@ def test_all_data_do_not_become_one_batch_when_resumed() -> None:
 # Controls.
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_a_run_that_is_killed_in_its_controls_has_a_result_and_they_can_be_run_again(
     init: str, ckpt: Run, monkeypatch: pytest.MonkeyPatch
@@ -184,6 +185,7 @@ def test_a_check_that_fails_itself_is_not_run_and_loses_nothing(name: str, monke
 # Settings and data.
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 @pytest.mark.parametrize(
     ("name", "value"), [("save_every", 1), ("keep", 5), ("data.workers", 0), ("data.cache", "cache")]
@@ -213,6 +215,7 @@ def test_these_and_no_others_may_be_others() -> None:
     assert check_unchanged(toy.job(keep=7, loggers=["mlflow"]), began, RunFolder("run")) == []
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_other_threads_and_another_device_go_on_and_are_said(ckpt: Run) -> None:
     toy.write()

@@ -100,6 +100,7 @@ def sounds() -> None:
     Path("x.yaml").write_text(yaml.safe_dump({"model": MODEL, "train": train}))
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("sounds")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_the_whole_group_is_not_heard_by_workers(number: int, ckpt: Run) -> None:
@@ -124,6 +125,7 @@ def test_a_signal_to_the_whole_group_is_not_heard_by_workers(number: int, ckpt: 
     load_file("run/best.safetensors")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("sounds")
 def test_workers_end_with_the_program_that_does_not_tidy_up() -> None:
     """A worker that hears no SIGTERM would be waited for for ever."""

@@ -32,6 +32,7 @@ except Exception as error:
 """
 
 
+@pytest.mark.long
 def test_a_disk_that_is_full_is_told_once() -> None:
     done = subprocess.run([sys.executable, "-c", FULL], capture_output=True, text=True, timeout=120)
     assert done.returncode == 1

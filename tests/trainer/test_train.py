@@ -146,6 +146,7 @@ def test_a_signal_ends_the_step_saves_and_gives_the_handlers_back(number: int, c
     assert signal.getsignal(number) == before
 
 
+@pytest.mark.long
 def test_a_terminated_process_exits_with_143_and_says_how_to_go_on(init: str) -> None:
     command = [sys.executable, "-m", "ckptsurgeon", "train", *toy.START, "--device", "cpu", "--steps", "1000000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -347,6 +348,7 @@ def test_a_run_of_other_settings_or_another_model_says_which(ckpt: Run, init: st
     assert cs.train(resume=True, device="cpu", sets=["keep=5"]).ended == "done"
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_a_run_of_an_older_version_goes_on(ckpt: Run, init: str) -> None:
     """It recorded no setting that is younger, and a beam of 4 where there is none now."""

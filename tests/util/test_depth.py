@@ -7,8 +7,8 @@ import pytest
 from ..helpers.depth import evenly_spaced
 
 
-@pytest.mark.parametrize(("number", "kept"), [(0, 0), (1, 1), (7, 7), (8, 8), (9, 8), (1000, 8)])
-def test_of_many_cases_eight_are_tried(number: int, kept: int) -> None:
+@pytest.mark.parametrize(("number", "kept"), [(0, 0), (1, 1), (5, 5), (6, 6), (7, 6), (1000, 6)])
+def test_of_many_cases_six_are_tried(number: int, kept: int) -> None:
     found = evenly_spaced(["a"] * number)
     assert len(found) == kept
     assert not number or {0, number - 1} <= found

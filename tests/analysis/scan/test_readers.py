@@ -36,6 +36,7 @@ EVIL = b"cevil\nx\n."
 HIDDEN = hidden(EVIL, b"0}.")
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")
 def test_wherever_readers_part_it_is_said() -> None:
     parted = []

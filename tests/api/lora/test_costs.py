@@ -50,6 +50,7 @@ def peak(plan: str, memory: int) -> int:
     return int(done.stdout) << 10
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("plan", "memory"), [(MERGE, 40 << 20), (EXTRACT, 72 << 20)], ids=["merge", "extract"])
 def test_the_memory_is_kept_to_whatever_the_tensors_sizes(plan: str, memory: int) -> None:
     write(64, 64, 32)

@@ -153,6 +153,7 @@ def peak(models: list[str], memory: str, method: str, more: str) -> int:
     return int(done.stdout) << 10
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("method", "more", "memory"),
     [("linear", "weights=[1.0] * 4,", 24 << 20), ("ties", "base='m0', weights=[1.0] * 4, density=0.5,", 32 << 20)],
@@ -168,6 +169,7 @@ def test_the_memory_is_kept_to_whatever_the_tensors_sizes(method: str, more: str
     assert peak(names, str(memory), method, more) - interpreter < memory
 
 
+@pytest.mark.long
 def test_what_a_method_keeps_of_each_row_is_bounded() -> None:
     """arcee_fusion: a divergence of each of 4.5 million rows would be 36 MB, and as much again to put them together."""
     more, memory = "base='base.safetensors',", 32 << 20

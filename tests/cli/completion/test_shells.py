@@ -119,6 +119,7 @@ def terminal(*command: str) -> Iterator[Terminal]:
         os.waitpid(found.pid, 0)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("nets", "evil")
 def test_tab_at_a_terminal(program: Path) -> None:
     Path("script.bash").write_text(script("bash", [str(program)]))

@@ -45,6 +45,7 @@ def process(url: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("where", ["web", "hub"])
 def test_a_killed_run_is_gone_on_with(hub: Hub, where: str) -> None:
     """Both runs together are sent what one is, and a request's worth more; counted by the server."""
@@ -140,6 +141,7 @@ def test_only_what_is_pinned_is_kept(hub: Hub, etag: str | None, files: int) -> 
     assert not kept()
 
 
+@pytest.mark.long
 def test_looking_leaves_nothing(hub: Hub, ckpt_process: Callable[..., object]) -> None:
     url = hub.file("net.pth", encoded("pth"))
     done = ckpt_process("inspect", url)
