@@ -246,9 +246,10 @@ loop.TrainingLoop.run = run
 """
 
 
-@pytest.mark.parametrize("how", [(), ("--strategy", "fsdp")], ids=["ddp", "fsdp"])
 @pytest.mark.parametrize(
-    "section", [{}, {"gradient_checkpointing": True, "accumulate": 2}], ids=["plain", "checkpointed"]
+    ("how", "section"),
+    [((), {}), (("--strategy", "fsdp"), {"gradient_checkpointing": True, "accumulate": 2})],
+    ids=["ddp", "fsdp, checkpointed"],
 )
 def test_several_processes_compile_block_by_block(how: tuple[str, ...], section: dict[str, Any]) -> None:
     """The losses are those of a run that is not compiled, and what is saved has the names of the model."""

@@ -142,14 +142,17 @@ def test_as_many_as_are_kept_are_those_that_lead_to_last(saves: Saves) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("before", "left", "step"),
-    [(6, 9, 7), (6, 9, 9)],
+    ("before", "left", "step", "apart"),
+    [(6, 9, 7, 1), (6, 9, 9, 3)],
     ids=["below a left-over", "over a left-over"],
 )
 def test_killed_at_every_call_of_a_save_there_is_a_whole_checkpoint(
-    before: int, left: int, step: int, saves: Saves, monkeypatch: pytest.MonkeyPatch
+    before: int, left: int, step: int, apart: int, saves: Saves, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that is killed loses nothing that was not flushed: so that this is quick, nothing is."""
+    """A process that is killed loses nothing that was not flushed: so that this is quick, nothing is.
+
+    Over a left-over, every third call is tried: the calls are those of the first case, and of one folder more.
+    """
     monkeypatch.setattr(os, "fsync", lambda fd: None)
     saves.save(before)
     unpointed(saves, left)
@@ -169,7 +172,7 @@ def test_killed_at_every_call_of_a_save_there_is_a_whole_checkpoint(
         if done is not None:
             break
         shutil.rmtree("run")
-        at += 1
+        at += apart
     assert seen == {before, step}
     assert at > 20
 
