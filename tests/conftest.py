@@ -50,9 +50,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     tell_promises(config, items)
     if FULL or "not long" not in str(config.getoption("markexpr", "") or ""):
         return
-    kept = evenly_spaced([item.nodeid.partition("[")[0] for item in items])
+    kept = evenly_spaced([item.nodeid if _is_a_rule(item) else item.nodeid.partition("[")[0] for item in items])
     config.hook.pytest_deselected(items=[item for index, item in enumerate(items) if index not in kept])
     items[:] = [item for index, item in enumerate(items) if index in kept]
+
+
+def _is_a_rule(item: pytest.Item) -> bool:
+    """Return whether each case of a test is a rule of its own: of a promise, of a hostile file, of a format."""
+    return item.get_closest_marker("clause") is not None or item.nodeid.startswith(("tests/formats/", "tests/hostile/"))
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

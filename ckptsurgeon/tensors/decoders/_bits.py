@@ -6,11 +6,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ...errors import FormatError
 from ..ops.regions import Array
 
-__all__ = ["WORD", "group_numbers", "unpacked", "words_of"]
+__all__ = ["WORD", "WORDS", "group_numbers", "unpacked", "words_of"]
 
 WORD = 32
+WORDS = ("int32", "uint32")
+"""Dtypes of words."""
 
 
 def words_of(span: tuple[int, int], bits: int) -> tuple[int, int]:
@@ -38,11 +41,15 @@ def unpacked(words: Array, span: tuple[int, int], bits: int, places: tuple[int, 
     return made
 
 
-def group_numbers(span: tuple[int, int], size: int, arrays: Mapping[str, Array]) -> Array:
+def group_numbers(span: tuple[int, int], size: int, arrays: Mapping[str, Array], groups: int) -> Array:
     """Return the number of the group of each input in a range, counted from the first group that the range overlaps.
 
-    ``arrays`` may have the stored numbers (``order``): all groups are then read, and these numbers are returned.
+    ``arrays`` may have the stored numbers (``order``): all ``groups`` are then read, and these numbers are returned.
+    Raises FormatError for numbers of other groups.
     """
     if "order" in arrays:
-        return arrays["order"].astype(np.intp)
+        order = arrays["order"].astype(np.intp)
+        if order.size and not 0 <= int(order.min()) <= int(order.max()) < groups:
+            raise FormatError(f"the order of its columns (g_idx) names other groups than its {groups}.", rule="g_idx")
+        return order
     return np.arange(*span) // size - span[0] // size

@@ -12,6 +12,7 @@ import numpy as np
 from ...errors import FormatError
 from ...util.registry import discover
 from ...util.text import escape
+from ..dtypes import DTYPES
 from ..encodings._encoding import QuantisedTensor
 from ..encodings._methods import family
 from ..encodings._settings import QuantisationSettings, Settings
@@ -108,15 +109,27 @@ def decoded_weight(asked: Request) -> TensorInfo:
         raise UndecodableError("its codes are not in this checkpoint")
     for why in _obstacles(asked):
         raise UndecodableError(why)
-    kind = family(coded.method)
-    decoder = next((one for one in _decoders().values() if kind in one.families), None)
+    named = family(coded.method)
+    decoder = next((one for one in _decoders().values() if named in one.families), None)
     if decoder is None or coded.more_codes:
         raise UndecodableError(f"no decoder knows {coded.method}")
     made = decoder.describe(asked)
     assert isinstance(made.made, Decoded)
+    for name, info in made.made.parts:
+        kind = DTYPES[info.dtype].kind
+        if info.opaque or (info.storage is None and info.made is None):
+            raise UndecodableError(f"its {name} cannot be read")
+        is_nested = name == "scale" and any(role == "nested_scale" for role, _ in made.made.parts)
+        if kind not in KINDS.get(name, (kind,)) and not is_nested:
+            raise UndecodableError(f"its {name} is {info.dtype}")
     return replace(made, made=replace(made.made, name=coded.name))
 
 
+KINDS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("scale", "bias", "nested_scale", "times", "over", "values", "nested_values"), ("float",)),
+    "order": ("int", "uint"),
+}
+"""What the stored tensors of a role may hold; bitsandbytes' ``scale`` may be codes, which have a ``nested_scale``."""
 ON_INPUTS = (".pre_quant_scale", ".prequant_scaling_factor", ".smooth_scale")
 """Endings of scales that the inputs of a layer are multiplied by: its weight alone is not that of the network."""
 COMFY, PLAIN_COMFY = ".comfy_quant", ("float8_e4m3fn", "float8_e5m2")

@@ -13,7 +13,7 @@ import numpy as np
 from ..composition import decoded
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box
-from ._bits import group_numbers, unpacked, words_of
+from ._bits import WORDS, group_numbers, unpacked, words_of
 from ._decoder import Request, UndecodableError, groups_of
 
 __all__ = ["DECODER"]
@@ -37,7 +37,7 @@ class _Awq:
             raise UndecodableError("its codes have the layout for products of a matrix and a vector (gemv)")
         found = [("codes", codes), ("scale", scale)]
         if zero is not None:
-            if zero.shape != (scale.shape[0], rows // 8):
+            if zero.dtype not in WORDS or zero.shape != (scale.shape[0], rows // 8):
                 raise UndecodableError("its zero points do not fit its scales")
             found.append(("zero", zero))
         return decoded((rows, columns), Decoded(tuple(found), "awq", (("group", columns // scale.shape[0]),)))
@@ -50,7 +50,7 @@ class _Awq:
 
     def values(self, made: Decoded, arrays: Mapping[str, Array], box: Box) -> Array:
         outputs, inputs = box
-        group = group_numbers(inputs, int(dict(made.facts)["group"]), arrays)
+        group = group_numbers(inputs, int(dict(made.facts)["group"]), arrays, dict(made.parts)["scale"].shape[0])
         values: Array = unpacked(arrays["codes"], outputs, BITS, PLACES).astype("<f4")
         if "zero" in arrays:
             values -= np.take(unpacked(arrays["zero"], outputs, BITS, PLACES).astype("<f4"), group, 0)

@@ -21,6 +21,7 @@ from ._decoder import Request, UndecodableError, groups_of, whole
 
 __all__ = ["DECODER"]
 
+MOST_DIMENSIONS = 8
 STATE = ".quant_state.bitsandbytes__"
 PART_OF_127 = 7.874015718698502e-3
 """1 / 127, as the library rounds it."""
@@ -49,6 +50,7 @@ class _Blocks:
         shape, block = state.get("shape"), state.get("blocksize")
         if (
             not isinstance(shape, list)
+            or len(shape) > MOST_DIMENSIONS
             or not all(type(size) is int and size > 0 for size in shape)
             or type(block) is not int
         ):

@@ -14,7 +14,7 @@ from ..composition import decoded
 from ..encodings._settings import stated_by
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box
-from ._bits import WORD, group_numbers, unpacked, words_of
+from ._bits import WORD, WORDS, group_numbers, unpacked, words_of
 from ._decoder import Request, UndecodableError, groups_of
 
 __all__ = ["DECODER"]
@@ -36,7 +36,7 @@ class _Gptq:
             raise UndecodableError("its codes and scales do not fit each other")
         found = [("codes", codes), ("scale", scale)]
         if zero is not None:
-            if zero.shape != (scale.shape[0], -(-rows * bits // WORD)):
+            if zero.dtype not in WORDS or zero.shape != (scale.shape[0], -(-rows * bits // WORD)):
                 raise UndecodableError("its zero points do not fit its scales")
             found.append(("zero", zero))
         if order is not None:
@@ -65,7 +65,7 @@ class _Gptq:
         bits = int(facts["bits"])
         values: Array = unpacked(arrays["codes"].T, inputs, bits).astype("<f4")
         zero: Array = np.full((1, 1), 1 << (bits - 1), "<f4")
-        group = group_numbers(inputs, int(facts["group"]), arrays)
+        group = group_numbers(inputs, int(facts["group"]), arrays, dict(made.parts)["scale"].shape[0])
         if "zero" in arrays:
             zero = np.take(
                 unpacked(arrays["zero"], outputs, bits).T.astype("<f4") + np.float32(facts["plus"]), group, 1
