@@ -95,6 +95,8 @@ FP8 = {"quant_method": "fp8", "weight_block_size": [32, 64]}
         (lambda g: {".weight": fp8(g, OUT, IN), ".weight_scale_inv": scales(g, 3, 2)}, FP8, "no setting gives the size"),
         (lambda g: {".weight": fp8(g, OUT, IN), ".weight_scale": scales(g, 7)}, {}, "its scale has the shape"),
         (BY_NAME["fp8-block"].store, {**FP8, "transform_config": {"R1": {}}}, "in another basis"),
+        (lambda g: {".weight": fp8(g, OUT, IN), ".weight_scale": scales(g, OUT, 1).to(torch.complex64)}, {}, "scale is complex64"),
+        (lambda g: {**BY_NAME["gptq"].store(g), ".qzeros": torch.ones(4, 8, dtype=torch.int64)}, {}, "zero points do not fit"),
     ],
 )  # fmt: skip
 def test_what_no_product_of_codes_and_scales_gives_is_refused(
@@ -110,6 +112,18 @@ def test_a_scale_that_is_no_number_is_an_error_that_names_the_tensor(value: floa
     state["model.layers.0.self_attn.k_proj.weight_scale_inv"][0, 1] = value
     save_file(state, folder / "model.safetensors")
     with pytest.raises(cs.FormatError, match=r"k_proj.weight is NaN or infinite"):
+        cs.apply(cs.convert(folder, dequantize=True), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("number", [-1, 4, 2**31 - 1])
+def test_an_order_that_names_no_group_is_an_error(number: int, tmp_path: Path) -> None:
+    folder = BY_NAME["gptq"].folder(tmp_path / "m")
+    state = load_file(folder / "model.safetensors")
+    (key,) = (key for key in state if key.endswith("q_proj.g_idx"))
+    state[key][5] = number
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(cs.FormatError, match="names other groups than its 4"):
         cs.apply(cs.convert(folder, dequantize=True), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
