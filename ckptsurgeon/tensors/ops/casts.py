@@ -114,8 +114,15 @@ def _narrowed(plain: Array, dtype: str) -> Array:
 def _to_bfloat16(values: Array) -> Array:
     """Return float32 values rounded to the nearest bfloat16, ties to even; every NaN becomes torch's quiet NaN."""
     bits = np.ascontiguousarray(values).view("<u4")
-    rounded = ((bits + (((bits >> 16) & 1) + 0x7FFF)) >> 16).astype("<u2")
-    made: Array = np.where(np.isnan(values), np.uint16(0x7FC0), rounded)
+    rounded = bits >> np.uint32(16)
+    rounded &= np.uint32(1)
+    rounded += np.uint32(0x7FFF)
+    rounded += bits
+    rounded >>= np.uint32(16)
+    made: Array = rounded.astype("<u2")
+    nan = np.isnan(values)
+    if nan.any():
+        made[nan] = 0x7FC0
     return made.reshape(values.shape)
 
 

@@ -49,8 +49,19 @@ SMALL_FLOATS = frozenset({*_LAYOUTS, _POWERS})
 
 def from_small(codes: Array, dtype: str) -> Array:
     """Return the float32 values that the codes of 8-bit floats stand for."""
-    values: Array = _table(dtype)[codes]
+    if codes.size % 2 == 0 and codes.flags.c_contiguous and codes.ndim:
+        pairs: Array = np.take(_pairs(dtype), codes.reshape(-1).view("<u2"), mode="clip")
+        return pairs.view("<f4").reshape(codes.shape)
+    values: Array = np.take(_table(dtype), codes, mode="clip")  # no code is beyond the table: the mode saves a check
     return values
+
+
+@lru_cache
+def _pairs(dtype: str) -> Array:
+    """Return the two float32 values of each two codes, as one number of 64 bits: half as many look-ups are needed."""
+    table, pairs = _table(dtype), np.arange(1 << 16)
+    both: Array = np.stack([table[pairs & 0xFF], table[pairs >> 8]], -1).view("<u8")
+    return both.reshape(-1)
 
 
 @lru_cache
