@@ -32,6 +32,7 @@ from .shape_checks import DescribedTensor, follows, shape_notes
 from .tied_heads import head_notes
 from .tokenizer.absent_ids import absent_id_notes
 from .tokenizer.added_decoder import decoder_notes
+from .tokenizer.chat_template import chat_notes
 from .tokenizer.ends import end_notes
 from .tokenizer.letter_case import case_notes
 from .tokenizer.sentinels import sentinel_notes
@@ -114,7 +115,8 @@ def with_sources_said(plan: Plan, opened: Sequence[Checkpoint], folders: Sequenc
             tensors = [DescribedTensor(key, info.dtype, info.shape) for key, info in checkpoint.items()]
             ids = (*special_id_notes(apart, folder), *absent_id_notes(apart, folder), *end_notes(apart, folder))
             ids = (*ids, *sentinel_notes(apart, folder), *_without_configuration(apart, folder, tensors, {}))
-            lists = (*token_list_notes(folder), *case_notes(apart, folder), *names, *ids)
+            texts = (*case_notes(apart, folder), *chat_notes(apart, folder))
+            lists = (*token_list_notes(folder), *texts, *names, *ids)
             unread = (f"{name}: {why}" for name, why in unreadable_files(apart, folder))
             notes = (*unread, *layers, *lists)
             found |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in notes)

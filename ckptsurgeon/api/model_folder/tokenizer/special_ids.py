@@ -49,6 +49,7 @@ def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     yield from role_notes(folder, names, places)
     yield from _forced_words(folder, tokens)
     yield from _words_among_ends(folder, names, tokens)
+    yield from _lost_end(folder, names, tokens)
     found = [one for one in ids_of_roles(folder) if _is_of_words(one, names, tokens)]
     if not found:
         return
@@ -121,6 +122,27 @@ def _words_among_ends(folder: ModelFolder, names: dict[str, str], tokens: tuple[
             if found:
                 listed = f"{listing(found, 3, where='')} besides {brief_token(names['eos_token'])}"
                 yield f"eos_token_id of {file} lists {listed}: generation stops at ordinary words of the tokeniser"
+
+
+def _lost_end(folder: ModelFolder, names: dict[str, str], tokens: tuple[str, ...]) -> Iterator[str]:
+    """Yield a note if generation stops at an ordinary token instead of a special one that config.json lists as an end.
+
+    So it is with the generation_config.json of another version of a model (Gemma 2's beside Gemma 3).
+    """
+    lists = [object_in(folder, file).get("eos_token_id") for file in (CONFIG, GENERATION)]
+    ours, theirs = ([one for one in ids if _is_row(one, tokens)] if isinstance(ids, list) else [] for ids in lists)
+    special = {*names.values()}  # not all added tokens are: Gemma adds line ends
+    lost = [one for one in ours if one not in theirs and (SPECIAL.fullmatch(tokens[one]) or tokens[one] in special)]
+    other = [one for one in theirs if one not in ours and not SPECIAL.fullmatch(tokens[one])]
+    other = [one for one in other if tokens[one] not in special]
+    if lost and other:
+        says, has = ([f"{one} ({brief_token(tokens[one])})" for one in ids] for ids in (lost, other))
+        instead = f"{listing(has, 3, where='')} in place of {listing(says, 3, where='')}"
+        yield f"eos_token_id of {GENERATION} has {instead}, which that of {CONFIG} has: generation does not end there"
+
+
+def _is_row(number: Any, tokens: tuple[str, ...]) -> bool:
+    return type(number) is int and 0 <= number < len(tokens)
 
 
 def _without_names(folder: ModelFolder, names: dict[str, str]) -> tuple[str, ...]:

@@ -94,6 +94,22 @@ def test_each_id_of_a_list_counts() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "said"),
+    [
+        ([2, 11], [2, 10], "eos_token_id of generation_config.json has 10 ('Ċ') in place of 11 ('<|im_end|>')"),
+        ([2, 11], [2], ""),
+        ([2], [2, 10], ""),
+        ([2, 11], [2, 9], ""),  # another special token
+    ],
+)
+def test_an_end_in_place_of_a_special_one_is_said(ours: list[int], theirs: list[int], said: str) -> None:
+    """As with the generation_config.json of another version of the model."""
+    found = notes({"eos_token_id": ours}, {"eos_token_id": theirs}, LLAMA)
+    more = ", which that of config.json has: generation does not end there"
+    assert found == ([said + more] if said else [])
+
+
 def test_two_files_that_name_another_beginning_of_the_decoder_are_said() -> None:
     told = "decoder_start_token_id is 2 ('</s>') in config.json and 0 ('<pad>') in generation_config.json"
     assert notes({"decoder_start_token_id": 2}, {"decoder_start_token_id": 0}, LLAMA) == [
