@@ -163,9 +163,9 @@ MUTANTS = (
     ),
     Mutant(
         "weights decay as the configuration says",
-        "settings.eps, settings.weight_decay, fused=True",
-        "settings.eps, 0.0, fused=True",
-        "trainer/test_loop.py trainer/test_freezing.py trainer/test_run_job.py",
+        '"weight_decay": kind[1]}',
+        '"weight_decay": 0.0}',
+        "trainer/test_loop.py trainer/test_learning_rate.py",
     ),
     Mutant(
         "adapters are saved under the keys that PEFT gives them",

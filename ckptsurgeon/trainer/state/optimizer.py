@@ -46,11 +46,9 @@ class Optimizer:
         # Fused, on the CPU too: fused optimizers take a flag on the device to skip a step, which costs no wait.
         first, second = settings.betas
         if settings.optimizer == "adamw":
-            self.inner = torch.optim.AdamW(
-                groups, settings.lr, (first, second), settings.eps, settings.weight_decay, fused=True
-            )
+            self.inner = torch.optim.AdamW(groups, settings.lr, (first, second), settings.eps, fused=True)
         else:
-            self.inner = torch.optim.SGD(groups, settings.lr, first, weight_decay=settings.weight_decay, fused=True)
+            self.inner = torch.optim.SGD(groups, settings.lr, first, fused=True)
 
     def set_learning_rates(self, factor: float) -> dict[str, float]:
         """Multiply each group's own learning rate by ``factor``, and return the rates by the group's ``lr_scale``."""
