@@ -10,8 +10,8 @@ export OMP_NUM_THREADS ?= 1
 STREAMS ?= 1000000
 THERE ?= 3.12
 
-# Two processes, each with whole files; those that take longest are begun first.
-TOGETHER := -n 2 --dist loadfile --no-loadscope-reorder
+# Three processes on two cores, since many tests wait; each has whole files, those that take longest first.
+TOGETHER := -n 3 --dist loadfile --no-loadscope-reorder
 
 ORACLES := espnet speechbrain tensorflow mfcc mergekit peft scanners datasets quantised quantised_earlier
 
