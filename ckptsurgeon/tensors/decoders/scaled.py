@@ -66,7 +66,7 @@ class _Scaled:
     def values(self, made: Decoded, arrays: Mapping[str, Array], box: Box) -> Array:
         steps = _steps(made)
         codes, scale, *zero = arrays.values()
-        values: Array = codes.astype("<f4")
+        values: Array = codes.astype("<f4", copy=False)  # read for this block alone: it may be changed
         for rows, begin, end in _row_groups(box, steps):
             part = values[..., begin:end, :] if values.ndim > 1 else values
             if zero:
