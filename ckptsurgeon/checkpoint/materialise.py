@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -143,7 +144,8 @@ def _decoded(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
     from ..tensors.ops.casts import raw_dtype
 
     def read(one: TensorInfo, box: Box) -> Values:
-        stored = _materialised(checkpoint, key, one).contiguous()
+        raw = replace(one, dtype="uint8") if one.itemsize == 1 else one  # torch may lack the dtype of a scale
+        stored = _materialised(checkpoint, key, raw).contiguous()
         data: Values = stored.reshape(-1).view(torch.uint8).numpy().view(raw_dtype(one.dtype)).reshape(one.shape)
         part: Values = data[tuple(slice(*span) for span in box)]
         return part
