@@ -11,13 +11,13 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.opening import open_checkpoint
 from ..checkpoint.quantisation import SETTINGS_ENTRIES
 from ..engine.inputs import PlanInputs
-from ..errors import ConfigError, PlanError
+from ..errors import ConfigError
 from ..formats._safetensors_writer import RECIPE_KEY
 from ..planning.edit import plan_edit
 from ..planning.plan.plan import CarriedEntries, Plan
 from ..planning.quantised import check_codes
 from ..planning.transplant.options import Options
-from ..util.text import escape, grouped, listing
+from ..util.text import grouped, listing
 from .inputs.argument_types import CheckpointLike, Operations, Path, Patterns, Rules, checked
 from .inputs.inputs import extras_left, names_of, plan_source, unwrap_notes, view_of
 from .inputs.operations import asked_conversions, operate, operations_file, operations_of
@@ -178,8 +178,6 @@ def _edit(
         layers = source_layer_notes(checkpoint, folder)
         operated = operate([checkpoint], rows)[0]
         decoded = any("dequantize" in row for row in rows)
-        if DEQUANTIZE in rows and not operated.by:
-            raise PlanError(f"{escape(checkpoint.path)} has no quantised tensors.", hint="Leave --dequantize out.")
         said = checkpoint.notes
         checkpoint = operated.checkpoint
         if decoded and not checkpoint.codes:

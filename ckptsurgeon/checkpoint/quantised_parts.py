@@ -73,7 +73,8 @@ def _codeless(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iterator[
         key: stems[module] for key in tensors if (module := key.rpartition(".")[0]) in stems and is_named_codes(key)
     }
     cast = {key: name for key, name in cast.items() if DTYPES[tensors[key].dtype].kind == "float"}
-    for key in list(cast)[:1]:
+    if cast:
+        key = next(iter(cast))
         have = f"{count(len(cast), 'quantised tensor')} {'has' if len(cast) == 1 else 'have'} numbers in place of codes"
         yield f"{escape(path)}: {have}, {escape(key)} is {tensors[key].dtype}: {listing(list(cast.values()), SHOWN)}"
 

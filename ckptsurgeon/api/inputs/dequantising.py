@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
+from typing import TYPE_CHECKING
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import PlanError
 from ...planning.operations.perform import DecodedWeight
 from ...tensors.encodings._encoding import QuantisedTensor
 from ...util.text import escape
+
+if TYPE_CHECKING:
+    from ...tensors.decoders._decoder import StatedSettings
 
 __all__ = ["weights_of"]
 
@@ -22,11 +26,18 @@ def weights_of(checkpoint: Checkpoint) -> Callable[[str], DecodedWeight | None]:
 
     The function raises PlanError if the weight cannot be decoded.
     """
-    known: dict[int, DecodedWeight] = {}
-    return partial(_weight, checkpoint, known)
+    return partial(_weight, checkpoint, {}, cache(partial(_settings, checkpoint)))
 
 
-def _weight(checkpoint: Checkpoint, known: dict[int, DecodedWeight], key: str) -> DecodedWeight | None:
+def _settings(checkpoint: Checkpoint) -> StatedSettings:
+    from ...tensors.decoders._decoder import StatedSettings
+
+    return StatedSettings(checkpoint.quantisation)
+
+
+def _weight(
+    checkpoint: Checkpoint, known: dict[int, DecodedWeight], settings: Callable[[], StatedSettings], key: str
+) -> DecodedWeight | None:
     from ...tensors.decoders._decoder import Request, UndecodableError, decoded_weight
 
     coded = checkpoint.codes.by_key.get(key)
@@ -34,7 +45,7 @@ def _weight(checkpoint: Checkpoint, known: dict[int, DecodedWeight], key: str) -
         return None
     if id(coded) not in known:
         parts = {end: checkpoint[part] for end, part in coded.parts.items()}
-        asked = Request(coded, parts, checkpoint.quantisation, partial(_stored, checkpoint, coded))
+        asked = Request(coded, parts, settings(), partial(_stored, checkpoint, coded))
         try:
             known[id(coded)] = DecodedWeight(coded.name, decoded_weight(asked), coded.keys)
         except UndecodableError as error:

@@ -80,34 +80,59 @@ def perform(
         found = [matcher.hits(result.tensors) for result in results]
         keys = [key for one in results for key in one.tensors]
         notes = matched([(str(operation), pattern) for pattern in operation.patterns], keys, "source")[1]
+        if operation.verb == "dequantize":
+            found = [[_coded(hits[0], give)] for hits, give in zip(found, weights, strict=True)]
+            if not any(keys for hits in found for keys in hits):
+                raise PlanError(f"{operation}: no tensor that matches is quantised.", hint="Leave dequantize out.")
         for number, (result, hits) in enumerate(zip(results, found, strict=True)):
-            if operation.verb == "dequantize":
-                hits = [_coded(hits[0], result, sources[number], weights[number]) if weights else []]
             if any(hits):
-                _perform_one(result, operation, hits, weights[number] if weights else None)
+                if operation.verb == "dequantize":
+                    made = _decoded(hits[0], result, sources[number], operation, weights[number])
+                else:
+                    made = _operated(result.tensors, operation, hits)
+                _put_in_place(result, operation, made)
                 result.done = (*result.done, place)
                 result.notes, notes = [*result.notes, *notes], []
     return results
 
 
-def _coded(hits: Sequence[str], result: DerivedSource, source: Mapping[str, TensorInfo], weights: Weights) -> list[str]:
-    """Return the keys among ``hits`` of codes, and of what decodes them, that no operation has changed before."""
-    return [key for key in hits if result.tensors[key] is source.get(key) and weights(key) is not None]
+def _coded(hits: Sequence[str], weights: Weights) -> list[str]:
+    """Return the keys among ``hits`` of codes, and of what decodes them."""
+    return [key for key in hits if weights(key) is not None]
 
 
-def _perform_one(
-    result: DerivedSource, operation: Operation, hits: Sequence[Sequence[str]], weights: Weights | None = None
-) -> None:
+def _decoded(
+    keys: Sequence[str],
+    result: DerivedSource,
+    source: Mapping[str, TensorInfo],
+    operation: Operation,
+    weights: Weights,
+) -> Made:
+    """Return the weight of each quantised tensor that has a part among ``keys``, by the keys of all its parts."""
+    made: Made = {}
+    for weight in filter(None, map(weights, keys)):
+        for key in weight.keys:
+            if result.tensors.get(key) is not source[key]:
+                raise PlanError(
+                    f"{operation}: an operation before has changed {escape(key)}, a part of {escape(weight.name)}.",
+                    hint="Write dequantize before the other operations.",
+                )
+        made[weight.keys] = {weight.name: weight.info}
+    return made
+
+
+def _operated(tensors: Mapping[str, TensorInfo], operation: Operation, hits: Sequence[Sequence[str]]) -> Made:
+    """Return the tensors that an operation on plain tensors makes; raises what ``_check_operable`` raises."""
+    for key in (key for keys in hits for key in keys):
+        _check_operable(key, tensors[key], operation)
+    return _made(tensors, operation, hits)
+
+
+def _put_in_place(result: DerivedSource, operation: Operation, made: Made) -> None:
     """Replace the tensors that an operation takes, in ``result``, by those that it makes.
 
-    New tensors take the position of the first of their inputs. ``hits`` has the keys that each pattern matched.
+    New tensors take the position of the first of their inputs.
     """
-    if weights is not None and operation.verb == "dequantize":
-        made = _dequantised(hits[0], result, operation, weights)
-    else:
-        for key in (key for keys in hits for key in keys):
-            _check_operable(key, result.tensors[key], operation)
-        made = _made(result.tensors, operation, hits)
     first = {inputs[0]: inputs for inputs in made}
     consumed = {key for inputs in made for key in inputs}
     after = DerivedSource({})
@@ -122,20 +147,6 @@ def _perform_one(
                 _put(after, name, one, operation, of=by.of[0])
                 after.by[name] = by
     result.tensors, result.by = after.tensors, after.by
-
-
-def _dequantised(keys: Sequence[str], result: DerivedSource, operation: Operation, weights: Weights) -> Made:
-    """Return the weight of each quantised tensor that has a part among ``keys``, by the keys of all its parts."""
-    made: Made = {}
-    for key in keys:
-        weight = weights(key)
-        if weight is None:
-            continue
-        gone = next((one for one in weight.keys if one not in result.tensors), "")
-        if gone:
-            raise PlanError(f"{operation}: {escape(gone)}, a part of {escape(weight.name)}, is not there any more.")
-        made[weight.keys] = {weight.name: weight.info}
-    return made
 
 
 def _made(tensors: Mapping[str, TensorInfo], operation: Operation, hits: Sequence[Sequence[str]]) -> Made:

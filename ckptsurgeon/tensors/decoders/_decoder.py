@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Protocol, TypeAlias, cast
 
@@ -15,7 +15,7 @@ from ...util.text import escape
 from ..dtypes import DTYPES
 from ..encodings._encoding import QuantisedTensor
 from ..encodings._methods import family
-from ..encodings._settings import QuantisationSettings, Settings
+from ..encodings._settings import QuantisationSettings, Settings, stated_by
 from ..info import Decoded, TensorInfo
 from ..ops.casts import widened
 from ..ops.regions import Array, Box
@@ -25,6 +25,7 @@ __all__ = [
     "Decoder",
     "Parts",
     "Request",
+    "StatedSettings",
     "UndecodableError",
     "as_exponents",
     "decode",
@@ -44,17 +45,26 @@ class UndecodableError(Exception):
     """Raised for a quantised tensor that no decoder understands, or whose parts do not fit each other; says why."""
 
 
+class StatedSettings:
+    """The ``quantization_config`` of a folder (``fields``), searched once for all its tensors."""
+
+    def __init__(self, fields: Settings) -> None:
+        self.fields = fields
+        self.searched = QuantisationSettings(fields)
+        self.stated = stated_by(fields)
+
+
 @dataclass(frozen=True)
 class Request:
-    """A quantised tensor that is to be described: its stored tensors (``parts``) and what is known of it.
+    """A quantised tensor, with what a decoder needs to describe the weight that it stands for.
 
-    ``settings`` is the ``quantization_config`` of its folder. ``stored`` returns the bytes of one of its small tensors,
-    by the ending of its key; b"" if there is none, or if it cannot be read.
+    ``parts`` are its stored tensors, ``settings`` the ``quantization_config`` of its folder. ``stored`` returns the
+    bytes of one of its small tensors, by the ending of its key; b"" if there is none, or if it cannot be read.
     """
 
     coded: QuantisedTensor
     parts: Parts
-    settings: Settings = field(default_factory=dict)
+    settings: StatedSettings
     stored: Callable[[str], bytes] = lambda ending: b""
 
     @property
@@ -65,7 +75,7 @@ class Request:
     @property
     def own(self) -> QuantisationSettings:
         """The settings of the module of the tensor."""
-        return QuantisationSettings(self.settings).of(self.coded.name.removesuffix(".weight"))
+        return self.settings.searched.of(self.coded.name.removesuffix(".weight"))
 
     def matrix(self) -> tuple[int, int]:
         """Return the rows and columns of the weight; raises UndecodableError if the headers do not give them."""
@@ -141,11 +151,11 @@ def _obstacles(asked: Request) -> Iterator[str]:
     for end in ON_INPUTS:
         if end in asked.parts:
             yield f"the inputs of its layer are scaled ({end[1:]}), so that the weight alone is not the network's"
-    if asked.settings.get("transform_config"):
+    if asked.settings.fields.get("transform_config"):
         yield "it is stored in another basis (transform_config)"
     if COMFY in asked.parts and not any(f'"{one}"'.encode() in asked.stored(COMFY) for one in PLAIN_COMFY):
         yield "its format is ComfyUI's own (comfy_quant)"
-    if "layers" in asked.settings and family(asked.coded.method) not in ("fp8", "mxfp8"):
+    if "layers" in asked.settings.fields and family(asked.coded.method) not in ("fp8", "mxfp8"):
         yield "its format is ComfyUI's own"
 
 

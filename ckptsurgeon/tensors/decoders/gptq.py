@@ -11,7 +11,6 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..composition import decoded
-from ..encodings._settings import stated_by
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box
 from ._bits import WORD, WORDS, group_numbers, unpacked, words_of
@@ -43,7 +42,7 @@ class _Gptq:
             if order.shape != (columns,):
                 raise UndecodableError("its g_idx has another length than its rows")
             found.append(("order", order))
-        second = "v2" in stated_by(asked.settings).format
+        second = "v2" in asked.settings.stated.format
         return decoded(
             (rows, columns),
             Decoded(tuple(found), "gptq", (("bits", bits), ("group", group), ("plus", 0 if second else 1))),

@@ -15,7 +15,6 @@ from math import prod
 import numpy as np
 
 from ..composition import decoded, reshape
-from ..encodings._settings import stated_by
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box
 from ._bits import WORD, group_numbers, unpacked, words_of
@@ -42,7 +41,7 @@ class _Packed:
         if not 1 < bits <= 8 or shape[:-1] != codes.shape[:-1] or codes.shape[-1] not in _words(columns, bits):
             raise UndecodableError(f"its weight_shape {list(shape)} does not fit its codes {list(codes.shape)}")
         dense, padded = _words(columns, bits)
-        said = _version(asked.settings.get("version")) if dense == padded else None
+        said = _version(asked.settings.fields.get("version")) if dense == padded else None
         if WORD % bits and dense == padded and said is None:
             raise UndecodableError(f"its codes of {bits} bits may be packed in two ways, and no setting says which")
         if codes.shape[-1] != dense or (WORD % bits and said is not None and said < DENSE):
@@ -137,7 +136,7 @@ def _mlx(asked: Request) -> TensorInfo:
 
 def _floats_of_mlx(asked: Request, codes: TensorInfo, scale: TensorInfo) -> TensorInfo:
     """Describe the modes of MLX whose codes are small floats, which have no biases; the settings name the mode."""
-    mode = next((one for one in stated_by(asked.settings).modes if one in _MODES), "")
+    mode = next((one for one in asked.settings.stated.modes if one in _MODES), "")
     if not mode:
         raise UndecodableError("it has no biases, and no setting names its mode")
     size, dtype = _MODES[mode]

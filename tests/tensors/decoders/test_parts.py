@@ -145,7 +145,7 @@ def test_a_model_that_is_not_quantised_is_refused(tmp_path: Path, ckpt: Any) -> 
     save_file({"a": torch.ones(2)}, tmp_path / "a.safetensors")
     done = ckpt("convert", "a.safetensors", "--dequantize", "-o", "b.safetensors")
     assert done.code == 4
-    assert "has no quantised tensors" in done.err
+    assert "no tensor that matches is quantised" in done.err
 
 
 def test_a_plan_in_a_file_makes_the_same(tmp_path: Path, ckpt: Any) -> None:
@@ -174,6 +174,14 @@ def test_a_model_of_which_some_tensors_are_decoded_gets_no_configuration(tmp_pat
     cs.apply(plan, "out")
     assert not Path("out/config.json").exists()
     assert any("config.json is not copied" in note for note in plan.notes)
+
+
+def test_codes_that_another_operation_changed_are_not_decoded(tmp_path: Path) -> None:
+    folder = BY_NAME["fp8-block"].folder(tmp_path / "m")
+    with pytest.raises(cs.PlanError, match="before has changed .*q_proj.weight"):
+        cs.rename(folder, operations=[{"transpose": "**.q_proj.weight"}, {"dequantize": "**"}])
+    with pytest.raises(cs.PlanError, match="no tensor that matches is quantised"):
+        cs.rename(folder, operations=[{"dequantize": "**.norm.weight"}])
 
 
 def test_a_decoded_model_is_merged_with_a_plain_one(tmp_path: Path) -> None:
