@@ -28,7 +28,7 @@ TOOLS = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "hyperpyyaml"
 NEWEST = "newest"
 USUAL = "not long and not faults and not gpu and not browser and not speech"
 SUBSET = (
-    "tests/checkpoint", "tests/formats", "tests/storage", "tests/api/test_edit.py", "tests/api/test_load_into.py", "tests/analysis/scan",
+    "tests/checkpoint", "tests/formats", "tests/storage", "tests/tensors", "tests/api/test_edit.py", "tests/api/test_load_into.py", "tests/analysis/scan",
     *(
         f"tests/trainer/test_{name}.py"
         for name in (
