@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator
 
 from .batching import batching
+from .deepseek import deepseek
 from .dequantising import dequantising
 from .editing import editing
 from .files import make_many, make_model
@@ -170,6 +171,7 @@ def main() -> None:
     parser.add_argument("--editing", action="store_true", help="only diff, rename and average")
     parser.add_argument("--merging", action="store_true", help="only merges")
     parser.add_argument("--dequantising", action="store_true", help="only convert --dequantize")
+    parser.add_argument("--deepseek", action="store_true", help="only headers of a folder shaped like DeepSeek-V3")
     parser.add_argument("--lora", action="store_true", help="only merges of adapters")
     parser.add_argument("--scanning", action="store_true", help="only ckpt scan")
     parser.add_argument("--small", action="store_true", help="only files of very many small tensors")
@@ -187,6 +189,7 @@ def main() -> None:
         only += [batching(folder, number, 48 if options.quick else 256)] if options.batching else []
         only += [merging(folder, number)] if options.merging else []
         only += [dequantising(folder, number, layers=2 if options.quick else 16)] if options.dequantising else []
+        only += [deepseek(folder, number)] if options.deepseek else []
         only += [scanning(folder, number, 0.05 if options.quick else 1.0)] if options.scanning else []
         only += [lora(folder, number, 2 if options.quick else 18)] if options.lora else []
         only += [small(folder, number, 2_000 if options.quick else 200_000)] if options.small else []
@@ -221,6 +224,7 @@ def main() -> None:
             batching(folder, number, 48 if options.quick else 256),
             merging(folder, number),
             dequantising(folder, number, layers=2 if options.quick else 16),
+            deepseek(folder, number),
             scanning(folder, number, 0.05 if options.quick else 1.0),
             lora(folder, number, 2 if options.quick else 18),
             small(folder, number, 2_000 if options.quick else 200_000),

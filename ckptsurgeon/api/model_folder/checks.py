@@ -13,12 +13,14 @@ from ...planning.plan.plan import Plan
 from ...planning.target import Companion
 from ...planning.transplant.by_place import HEAD, is_embedding
 from ...tensors.dtypes import DTYPES
+from ...tensors.encodings._encoding import QuantisedTensors
 from ...util.text import count, escape, listing
 from ...vocabulary.token_ids import ids_beyond
 from .alignment import alignment_notes, generation_notes
 from .config import vocabulary_sizes
 from .coqui import alphabet_notes
 from .documents import GENERATION, json_text
+from .expert_checks import without_like_experts
 from .family_checks import family_notes
 from .folder import ModelFolder, model_folder
 from .input_checks import input_notes
@@ -195,28 +197,35 @@ def notes_beside(checkpoint: Checkpoint, folder: ModelFolder | None = None) -> l
         *gaps,
         *([folder.fault.removesuffix(".")] if folder.fault else []),
         *unreadable,
-        *weights_notes(tensors, folder, folder),
+        *weights_notes(tensors, folder, folder, checkpoint.codes),
         *_without_configuration(folder, folder, tensors, {}),
     ]
 
 
-def weights_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder, read: ModelFolder) -> list[str]:
+def weights_notes(
+    tensors: Sequence[DescribedTensor],
+    folder: ModelFolder,
+    read: ModelFolder,
+    codes: QuantisedTensors | None = None,
+) -> list[str]:
     """Return notes on the files of a folder that contradict the tensors of its weights.
 
-    ``read`` is the same folder, or one with the same tokeniser whose vocabulary is loaded already.
+    ``read`` is the same folder, or one with the same tokeniser whose vocabulary is loaded already. Pass ``codes``, the
+    quantised tensors among them, if they are known.
     """
     config = {} if any(one.name == ADAPTER for one in folder.files) else folder.config
-    coded = codes_of(tensors, folder.config)
-    logical = logical_tensors(tensors, folder.config, coded)
+    coded = codes_of(tensors, folder.config) if codes is None else codes
+    logical = without_like_experts(logical_tensors(tensors, folder.config, coded))
+    alike = without_like_experts(tensors)
     sizes = (*_vocabulary(logical, folder, read), *layer_notes(tensors, folder.config))
-    shapes = (*family_notes(tensors, config), *shape_notes(logical, folder.config), *part_notes(tensors, config, coded))
+    shapes = (*family_notes(alike, config), *shape_notes(logical, folder.config), *part_notes(tensors, config, coded))
     return [
         *sizes,
         *shapes,
         *output_notes(logical, config),
         *position_notes(logical, folder),
-        *head_notes(tensors, folder),
-        *alphabet_notes(tensors, folder, read),
+        *head_notes(alike, folder),
+        *alphabet_notes(alike, folder, read),
         *_beyond(folder),
         *alignment_notes(folder),
         *generation_notes(folder),

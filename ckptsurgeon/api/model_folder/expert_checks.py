@@ -10,16 +10,29 @@ from typing import Any
 from ...util.text import count, escape, listing, shape_text
 from .shape_checks import UNLOADED, DescribedTensor, is_number
 
-__all__ = ["INITIALISED", "expert_notes"]
+__all__ = ["INITIALISED", "expert_notes", "without_like_experts"]
 
 INITIALISED = "transformers initialises what is missing"
 _EXPERT = re.compile(r"(.*\.)?(\w*experts)\.(\d+)\.(.*)")
+_OF_EXPERT = re.compile(r"experts\.\d+\.")
 _STACKED = re.compile(r"(.*\.)?experts\.(?:gate_up|gate|up|down)_proj(?:_blocks|_scales|_bias)?$")
 """Tensors of all experts of a layer together, whose first dimension is the experts."""
 _ROUTER = re.compile(r"(gate|router)(\.\w+)?\.weight$")
 _OTHER_ROWS = ("inkling_text", "zaya")
 """Model types whose router has other rows than one for each expert."""
 _NUMBERS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+
+
+def without_like_experts(tensors: Sequence[DescribedTensor]) -> list[DescribedTensor]:
+    """Return the tensors, but of those that differ in the number of their expert alone only the first.
+
+    A layer may have 256 experts; a check of names or sizes needs one of them.
+    """
+    found: dict[tuple[str, tuple[int, ...], str, str], DescribedTensor] = {}
+    for one in tensors:
+        name = _OF_EXPERT.sub("experts.", one.key) if "experts." in one.key else one.key
+        found.setdefault((name, one.shape, one.dtype, one.tied_to), one)
+    return list(found.values())
 
 
 def expert_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:

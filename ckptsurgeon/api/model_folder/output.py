@@ -61,7 +61,8 @@ def edited_folder(plan: Plan, folder: ModelFolder, tensors: Mapping[str, TensorI
         return with_files(plan, (), folder.notes) if folder.notes else plan
     taken = _taken(plan, ties)
     left = [key for key in tensors if key not in taken]
-    renamed = [step for step in plan.steps if step.key != step.source_key or _is_operated(step, folder)]
+    is_plain = not quantisation_of(folder.config)
+    renamed = [step for step in plan.steps if step.key != step.source_key or _is_operated(step, is_plain=is_plain)]
     if not left and not renamed:
         return _recast(plan, folder, None, ())
     config, notes = _fewer_layers(folder, list(tensors), left) if not renamed else (None, [])
@@ -75,13 +76,12 @@ def edited_folder(plan: Plan, folder: ModelFolder, tensors: Mapping[str, TensorI
     return with_files(plan, files, [*reasons, *folder.notes], folder)
 
 
-def _is_operated(step: Step, folder: ModelFolder) -> bool:
+def _is_operated(step: Step, *, is_plain: bool) -> bool:
     """Return whether an operation made a tensor that the folder's configuration does not describe.
 
-    It describes weights that were decoded, if it does not say any more that they are codes.
+    It describes weights that were decoded if ``is_plain``: if it does not say any more that they are codes.
     """
-    decoded = step.operation.startswith("dequantize ") and not quantisation_of(folder.config)
-    return bool(step.operation) and not decoded
+    return bool(step.operation) and not (is_plain and step.operation.startswith("dequantize "))
 
 
 def _with_new_names(plan: Plan, file: Companion, folder: ModelFolder) -> Companion:

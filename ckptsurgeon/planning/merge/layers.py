@@ -60,11 +60,17 @@ def lists_with_gaps(keys: Iterable[str]) -> dict[str, set[int]]:
 
 def _numbers(keys: Iterable[str]) -> dict[str, set[int]]:
     found: dict[str, set[int]] = {}
+    seen = {""}
     for key in keys:
-        segments = key.split(".")
-        for place, segment in enumerate(segments):
+        above = []  # the key and the modules it is in, up to one that was seen: a hundred thousand keys share them
+        while key not in seen:
+            seen.add(key)
+            above.append(key)
+            key = key.rpartition(".")[0]
+        for path in reversed(above):
+            prefix, _, segment = path.rpartition(".")
             if segment.isascii() and segment.isdigit():
-                found.setdefault(".".join(segments[:place]), set()).add(int(segment))
+                found.setdefault(prefix, set()).add(int(segment))
     return found
 
 

@@ -79,15 +79,16 @@ class Modules:
         """Return the field and the entry that leave a module unquantised, as ``ignore (lm_head)``; "" if none does."""
         if self._settings.get(module) is False:
             return module
-        words = module.split(".")
-        around = [".".join(words[:end]) for end in range(len(words), 0, -1)]
-        ends = [".".join(words[start:]) for start in range(1, len(words))]
-        for name in (*around, *ends) if self._skipped else ():
-            if name in self._skipped:
-                return f"{self._skipped[name]} ({name})"
-        for entry, found in self._skipping.items():
-            if any(self.meets(found, name, whole=True) for name in around):
-                return f"{self._skipped[entry]} ({entry})"
+        if self._skipped:
+            words = module.split(".")
+            around = [".".join(words[:end]) for end in range(len(words), 0, -1)]
+            ends = [".".join(words[start:]) for start in range(1, len(words))]
+            for name in (*around, *ends):
+                if name in self._skipped:
+                    return f"{self._skipped[name]} ({name})"
+            for entry, found in self._skipping.items():
+                if any(self.meets(found, name, whole=True) for name in around):
+                    return f"{self._skipped[entry]} ({entry})"
         if module in self._ignored:
             return f"{_IGNORED} ({module})"
         for entry, found in self._ignoring.items():

@@ -137,29 +137,26 @@ def odd_ones(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], setting
     Bytes of an unknown encoding with a scale count as 8-bit floats if those of other layers are.
     """
     groups: dict[tuple[str, str], list[QuantisedTensor]] = {}
+    scales: dict[str, str] = {}  # the endings of the scales, by the names of the weights
     renamed = of_another_scale(codes, settings)[1]
     for one in codes.tensors if settings else ():
-        if one.codes and family(one.method) in (*_FLOATS, UNKNOWN) and _scale(one):
+        if one.codes and family(one.method) in (*_FLOATS, UNKNOWN) and (scale := _scale(one)):
             groups.setdefault((family(one.method), _leaf(one)), []).append(one)
+            scales[one.name] = scale
     for (kind, leaf), group in groups.items():
         if kind == UNKNOWN:
             continue
         if not renamed:
-            yield from _odd(group, _scale)
-        yield from _odd(group, lambda one: f"scales of {_dtype_of_scale(one, tensors)}")
+            yield from _odd(group, lambda one: scales[one.name].lstrip("."))
+        yield from _odd(group, lambda one: f"scales of {tensors[one.parts[scales[one.name]]].dtype}")
         others = groups.get((UNKNOWN, leaf), []) if kind == _FLOATS[0] else []
         alike = [one for one in others if tensors[one.codes].dtype in _BYTES]
         yield from _odd([*group, *alike], lambda one: tensors[one.codes].dtype)
 
 
 def _scale(one: QuantisedTensor) -> str:
-    """Return the name of a weight's scale, such as ``weight_scale``; "" if it has none."""
-    ends = (end for end in one.parts if "scale" in end and not end.endswith(OF_ACTIVATIONS))
-    return next((end.lstrip(".") for end in ends), "")
-
-
-def _dtype_of_scale(one: QuantisedTensor, tensors: Mapping[str, TensorInfo]) -> str:
-    return next(tensors[key].dtype for end, key in one.parts.items() if end.lstrip(".") == _scale(one))
+    """Return the ending of a weight's scale, such as ``.weight_scale``; "" if it has none."""
+    return next((end for end in one.parts if "scale" in end and not end.endswith(OF_ACTIVATIONS)), "")
 
 
 def _odd(group: list[QuantisedTensor], trait: Callable[[QuantisedTensor], str]) -> Iterator[OddTensors]:
