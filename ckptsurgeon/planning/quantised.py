@@ -57,6 +57,8 @@ def _carried(plan: Plan, sources: Sequence[QuantisedTensors]) -> list[_CarriedCo
                 entry = found.setdefault(id(coded), _CarriedCodes(plan.sources[one.source].name, coded))
                 entry.names.setdefault(_ending(coded, one.key), []).append(step.key)
                 doing = _doing(plan.verb, step, one)
+                if doing and one.key != coded.codes:
+                    doing = f"{doing} of its {_ending(coded, one.key).rpartition('.')[2]}"
                 if doing and (
                     id(coded) not in computed or one.key == coded.codes
                 ):  # prefer the operation on the codes themselves

@@ -286,6 +286,7 @@ def test_every_result_that_has_a_view_is_shown_and_no_other() -> None:
     from ckptsurgeon.analysis.explanation import Explained
     from ckptsurgeon.trainer.run.result import Trained
 
+    assert all(hasattr(cs, name) for name in cs.__all__)  # imports what is imported when it is used
     kinds = {kind.__name__ for kind in InNotebooks.__subclasses__()}
     assert kinds == VIEWS.keys()
     assert {Explained.__name__, Trained.__name__} <= kinds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -212,13 +213,20 @@ def _chosen(paths: Sequence[_Path], prefix: str) -> Sequence[_Path]:
     return own or paths
 
 
+KEPT = re.compile(r"\.DenseReluDense\.wo\.|e_score_correction_bias$|^(?:query_tokens$|qformer\.)")
+"""Tensors of T5, DeepSeek and BLIP-2 that transformers keeps in float32."""
+
+
 def float_dtypes(plan: Plan, config: Mapping[str, Any]) -> list[str]:
-    """Return the floating dtypes in a plan, except those of quantised tensors and scales, which no loader casts."""
+    """Return the floating dtypes in a plan, except those of quantised tensors and scales, which no loader casts.
+
+    What transformers keeps in float32 by itself (``_keep_in_fp32_modules``) does not count either, beside other dtypes.
+    """
     infos = {step.key: TensorInfo(step.dtype, step.shape) for step in plan.steps}
     coded = find_codes(infos, lambda: quantisation_of(config)).by_key
-    return sorted(
-        {info.dtype for key, info in infos.items() if key not in coded and DTYPES[info.dtype].kind == "float"}
-    )
+    floats = {key: info.dtype for key, info in infos.items() if key not in coded and DTYPES[info.dtype].kind == "float"}
+    cast = {dtype for key, dtype in floats.items() if dtype != "float32" or not KEPT.search(key)}
+    return sorted(cast or set(floats.values()))
 
 
 def with_dtype(config: Mapping[str, Any], plan: Plan) -> tuple[dict[str, Any], str]:

@@ -240,11 +240,11 @@ def _half_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
 
 
 def _kind_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if a tensor that is floating-point in other layers has integers, booleans or the like.
+    """Yield a note if a tensor that is floating-point in other layers has integers, booleans, 8-bit floats or the like.
 
     Outside layers, this is noted of a ``weight``, if most weights are floating-point. Codes with scales are left out.
     """
-    if not config or quantisation_of(config) or all(map(_is_usual, {one.dtype for one in tensors})):
+    if not config or quantisation_of(config) or all(one.dtype in PLAIN for one in tensors):
         return
     coded = find_codes({one.key: TensorInfo(one.dtype, one.shape) for one in tensors})
     partnered = {key for one in coded.tensors if len(one.keys) > 1 for key in one.keys}
@@ -255,17 +255,14 @@ def _kind_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
     for key, other in odd.items():
         more = f"; {count(len(odd) - 1, 'other tensor')} too" if len(odd) > 1 else ""
         differ = f"{escape(key)} is {dtypes[key]}, but {escape(other)} is {dtypes[other]}"
-        yield f"{differ}: weights of one model that is not quantised are of one kind{more}"
+        eight = ", and 8-bit floats without scales are read as numbers" if DTYPES[dtypes[key]].kind == "float" else ""
+        yield f"{differ}: weights of one model that is not quantised are of one kind{eight}{more}"
         return
 
 
 def _is_odd(key: str, other: str, dtypes: Mapping[str, str]) -> bool:
-    """Whether a tensor is neither in a dtype of models nor in 8-bit floats, but that of another layer is."""
-    return dtypes[other] in PLAIN and not _is_usual(dtypes[key])
-
-
-def _is_usual(dtype: str) -> bool:
-    return DTYPES[dtype].kind == "float" and dtype != "float64"
+    """Whether a tensor is not in a dtype of models, but that of another layer is."""
+    return dtypes[other] in PLAIN and dtypes[key] not in PLAIN
 
 
 def _outside(dtypes: Mapping[str, str]) -> dict[str, str]:

@@ -20,7 +20,7 @@ from ...planning.target import Companion
 from ...storage.read.uri import scheme_of
 from ...tensors.encodings._agreement import QuantisedModule, disagreements
 from ...tensors.encodings._encoding import QuantisedTensor
-from ...tensors.encodings._methods import is_known_by_settings
+from ...tensors.encodings._methods import family, is_known_by_settings
 from ...util.text import count, escape, listing
 from .config_fields import renamed_settings
 from .documents import json_text
@@ -36,7 +36,7 @@ __all__ = [
     "without_quantisation",
 ]
 
-STATE, SHAPE = ".quant_state.bitsandbytes__", ".weight_shape"
+STATE, SHAPE, ZEROS = ".quant_state.bitsandbytes__", ".weight_shape", ".qzeros"
 MOST = 2000
 """Of so many weights described shapes are read: those of every layer of a model of 70 billion parameters are 560."""
 VALUE_BYTES = 4096
@@ -89,22 +89,22 @@ def described_shape_notes(checkpoint: Checkpoint) -> list[str]:
     """Return notes on stored shapes of quantised weights that contradict the codes that they describe.
 
     bitsandbytes stores a ``quant_state`` (JSON in a tensor) with the shape of a weight and the number of weights that
-    share a scale, and compressed-tensors a ``weight_shape``. These are values, not parts of a header, and far apart in
-    the files: they are read from local files only, and of the first ``MOST`` weights, not of tens of thousands of
-    experts.
+    share a scale, and compressed-tensors a ``weight_shape``; of symmetric weights of GPTQ the zero points tell the
+    version. These are values, not parts of a header, and far apart in the files: they are read from local files only,
+    and of the first ``MOST`` weights, not of tens of thousands of experts.
     """
     if scheme_of(checkpoint.path):
         return []
     found: dict[tuple[str, str], list[str]] = {}
     described = (one for one in checkpoint.codes.tensors if one.codes and any(map(_describes, one.parts)))
     for one in islice(described, MOST):
-        for why in (*_of_state(checkpoint, one), *_of_shape(checkpoint, one)):
+        for why in (*_of_state(checkpoint, one), *_of_shape(checkpoint, one), *_of_zeros(checkpoint, one)):
             found.setdefault(why, []).append(one.codes)
     return [f"the {field} of {listing(keys, 3)} {why}" for (field, why), keys in found.items()]
 
 
 def _describes(ending: str) -> bool:
-    return ending == SHAPE or ending.startswith(STATE)
+    return ending in (SHAPE, ZEROS) or ending.startswith(STATE)
 
 
 def _of_state(checkpoint: Checkpoint, one: QuantisedTensor) -> Iterator[tuple[str, str]]:
@@ -134,6 +134,26 @@ def _of_shape(checkpoint: Checkpoint, one: QuantisedTensor) -> Iterator[tuple[st
     rows, columns = struct.unpack("<2q", data)
     if rows != codes[0] or not 4 * (codes[1] - 1) < columns <= 32 * codes[1]:  # 1 to 8 bits in words of 32
         yield "weight_shape", f"is [{rows}, {columns}], but the codes are {list(codes)}"
+
+
+def _of_zeros(checkpoint: Checkpoint, one: QuantisedTensor) -> Iterator[tuple[str, str]]:
+    """Yield why the zero points of symmetric weights are those of the other version of GPTQ than the settings say.
+
+    Version 1 stores the middle of the codes less one (7 for 4 bits), version 2 ("gptq_v2") the middle itself.
+    """
+    settings, key = checkpoint.quantisation, one.parts.get(ZEROS, "")
+    bits: Any = settings.get("bits")
+    info = checkpoint[key] if key and settings.get("sym") is True and bits in (4, 8) else None
+    if family(one.method) != "GPTQ" or info is None or info.storage is None or info.dtype != "int32" or not info.numel:
+        return
+    first = bytes(checkpoint.open_files()[info.storage.file].read(info.storage.offset + info.offset, 4))
+    said = str(settings.get("checkpoint_format") or "")
+    version, middle = 2 if "v2" in said else 1, 1 << (bits - 1)
+    other = middle - 1 if version == 2 else middle
+    if first == sum(other << at for at in range(0, 32, bits)).to_bytes(4, "little"):
+        says = f"says {escape(said)} (checkpoint_format)" if said else "has no checkpoint_format"
+        stores = f"is {other} for each weight, as version {3 - version} of GPTQ stores symmetric weights"
+        yield "qzeros", f"{stores}, but the quantization_config {says}, so that they are read as version {version}"
 
 
 def _small_value(checkpoint: Checkpoint, key: str, dtype: str) -> bytes:

@@ -118,8 +118,11 @@ def _table() -> dict[str, str]:
 
 ADAPTER = re.compile(r"\.(?:base_layer|lora_[AB])\.")
 """Names in models with adapters of PEFT that are not merged."""
+WRAPPERS = ("_orig_mod.", "module.")
+"""The beginnings of names in a model that torch.compile or data parallelism wraps."""
 MOSTLY = 0.8
 """The share of a class's names that weights must have before another name is compared with those that are missing."""
+IGNORED = "transformers ignores them, and initialises the weights that they are in place of"
 AND_SO = "transformers ignores the former and initialises the latter"
 
 
@@ -141,10 +144,13 @@ def unknown_key_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, A
     adapters = [one.key for one in unknown if ADAPTER.search(one.key)]
     if adapters:
         others = f" and {count(len(adapters) - 1, 'other tensor')}" if len(adapters) > 1 else ""
-        yield (
-            f"{escape(adapters[0])}{others} are of an adapter that is not merged: transformers ignores them, and "
-            "initialises the weights that they are in place of"
-        )
+        yield (f"{escape(adapters[0])}{others} are of an adapter that is not merged: {IGNORED}")
+        return
+    wrapped = [one.key for one in tensors if one.key.startswith(WRAPPERS)] if unknown else []
+    if 0 < len(wrapped) < len(tensors):
+        prefix = wrapped[0].partition(".")[0]
+        are = f"{len(wrapped)} of {count(len(tensors), 'tensor')} begin with {prefix}"
+        yield f"{are}, as {escape(wrapped[0])}: {IGNORED}"
         return
     is_few = 2 * len(unknown) <= len(tensors)  # of more, the whole model is spelled in another way
     in_layers = _in_layers(tensors, unknown, known) if unknown and is_few else ()

@@ -169,6 +169,8 @@ class _Decider:
                 hint=f"Use --exclude {escape(origin.key)}.",
                 rule="opaque",
             )
+        if origin.is_description:  # a text, longer if its numbers have more digits
+            info = replace(info, shape=origin.info.shape)
         step = Step(
             key=key, op="copy", dtype=self._dtype(info, origin.info), shape=info.shape, source=origin.source,
             source_key=origin.key, source_dtype=origin.info.dtype, source_shape=origin.info.shape, rule=origin.rule,

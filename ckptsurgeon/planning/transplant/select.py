@@ -144,6 +144,12 @@ class TensorOrigin(NamedTuple):
     made: Derivation | None = None
     coded: QuantisedTensor | None = None
 
+    @property
+    def is_description(self) -> bool:
+        """Whether it is a ``quant_state`` of bitsandbytes, a text of any length that describes codes."""
+        parts = self.coded.parts if self.coded is not None else {}
+        return any(key == self.key and end.startswith(".quant_state.") for end, key in parts.items())
+
 
 @dataclass(frozen=True)
 class ExcludedKey:

@@ -103,6 +103,8 @@ def _scheme(kind: str, one: QuantisedTensor, parts: Parts, scheme: Scheme) -> It
             yield Contradiction("symmetric", "true", "weight_zero_point", "have")
         if kind == "packed" and scheme.actorder in GROUPED and ".weight_g_idx" not in parts:
             yield Contradiction("actorder", scheme.actorder, "no weight_g_idx", "have")
+        if kind == "packed" and scheme.actorder not in GROUPED and ".weight_g_idx" in parts:
+            yield Contradiction("actorder", scheme.actorder or "null", "weight_g_idx", "have")
 
 
 def _grouping(kind: str, one: QuantisedTensor, scale: tuple[int, ...], scheme: Scheme) -> Iterator[Contradiction]:

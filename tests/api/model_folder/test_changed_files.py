@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.api.model_folder.config import float_dtypes
 
 from ...helpers.adapters import base_state, factors, peft_folder
 from .test_model_folders import TOKENS, model
@@ -187,3 +189,22 @@ def test_an_extract_says_whose_tokens_it_is_for() -> None:
     assert said in whole.notes
     Path("a/vocab.json").write_text(Path("b/vocab.json").read_text())
     assert not any("token" in note for note in cs.lora_extract("a", "b", rank=2, embeddings=True).notes)
+
+
+@pytest.mark.parametrize(
+    ("key", "dtypes"),
+    [
+        ("encoder.block.0.layer.1.DenseReluDense.wo.weight", ["float16"]),
+        ("model.layers.3.mlp.gate.e_score_correction_bias", ["float16"]),
+        ("query_tokens", ["float16"]),
+        ("encoder.block.0.layer.1.DenseReluDense.wi.weight", ["float16", "float32"]),
+    ],
+)
+def test_what_transformers_keeps_in_float32_is_no_second_dtype(key: str, dtypes: list[str]) -> None:
+    save_file({"shared.weight": torch.ones(4, 4).half(), key: torch.ones(4, 4)}, "m.safetensors")
+    assert float_dtypes(cs.convert("m.safetensors"), {}) == dtypes
+
+
+def test_float32_alone_is_the_dtype() -> None:
+    save_file({"query_tokens": torch.ones(4, 4)}, "m.safetensors")
+    assert float_dtypes(cs.convert("m.safetensors"), {}) == ["float32"]

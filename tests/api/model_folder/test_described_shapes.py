@@ -38,11 +38,24 @@ def packed(shape: list[int]) -> list[str]:
     )  # fmt: skip
 
 
-def said(tensors: dict[str, torch.Tensor]) -> list[str]:
+def gptq(zero: int, bits: int = 4, **settings: Any) -> list[str]:
+    """Save a weight (32, 64) as GPTQ does, with this zero point everywhere; return the notes on it."""
+    word = sum(zero << at for at in range(0, 32, bits))
+    zeros = torch.full((2, 32 * bits // 32), word - (1 << 32 if word >> 31 else 0), dtype=torch.int32)
+    return said(
+        {
+            "a.qweight": torch.zeros(64 * bits // 32, 32, dtype=torch.int32), "a.scales": torch.ones(2, 32),
+            "a.qzeros": zeros, "a.g_idx": torch.arange(64, dtype=torch.int32) // 32,
+        },
+        {"quant_method": "gptq", "bits": bits, "group_size": 32, **settings},
+    )  # fmt: skip
+
+
+def said(tensors: dict[str, torch.Tensor], settings: Mapping[str, Any] | None = None) -> list[str]:
     Path("m").mkdir()
     save_file(tensors, "m/model.safetensors")
-    Path("m/config.json").write_text("{}")
-    named = ("quant_state", "weight_shape")
+    Path("m/config.json").write_text(json.dumps({"quantization_config": settings} if settings else {}))
+    named = ("quant_state", "weight_shape", "qzeros")
     plan, seen = cs.convert("m"), cs.inspect("m").notes
     notes = [note.removeprefix("m: ") for note in plan.notes if any(one in note for one in named)]
     assert notes == [note for note in seen if any(one in note for one in named)]
@@ -71,3 +84,33 @@ def test_a_state_that_fits_or_tells_nothing_gets_no_note(changes: dict[str, Any]
 def test_the_shape_of_packed_weights_fits_the_codes(shape: list[int], is_said: bool) -> None:
     why = f"the weight_shape of a.weight_packed is {shape}, but the codes are [32, 8]"
     assert packed(shape) == ([why] if is_said else [])
+
+
+@pytest.mark.parametrize(
+    ("zero", "bits", "format_", "why"),
+    [
+        (8, 4, None, "is 8 for each weight, as version 2 of GPTQ stores symmetric weights, but the quantization_config "
+         "has no checkpoint_format, so that they are read as version 1"),
+        (128, 8, "gptq", "is 128 for each weight, as version 2 of GPTQ stores symmetric weights, but the "
+         "quantization_config says gptq (checkpoint_format), so that they are read as version 1"),
+        (7, 4, "gptq_v2", "is 7 for each weight, as version 1 of GPTQ stores symmetric weights, but the "
+         "quantization_config says gptq_v2 (checkpoint_format), so that they are read as version 2"),
+    ],
+)  # fmt: skip
+def test_zero_points_of_the_other_version_are_said(zero: int, bits: int, format_: str | None, why: str) -> None:
+    settings = {"checkpoint_format": format_} if format_ else {}
+    assert gptq(zero, bits, sym=True, **settings) == [f"the qzeros of a.qweight {why}"]
+
+
+@pytest.mark.parametrize(
+    ("zero", "settings"),
+    [
+        (7, {"sym": True}),
+        (8, {"sym": True, "checkpoint_format": "gptq_v2"}),
+        (8, {"sym": False}),  # a zero point like any other
+        (8, {}),
+        (5, {"sym": True}),  # neither version's
+    ],
+)
+def test_zero_points_that_fit_or_tell_nothing_get_no_note(zero: int, settings: dict[str, Any]) -> None:
+    assert gptq(zero, **settings) == []

@@ -70,3 +70,16 @@ def test_codes_with_scales_buffers_and_settings_are_not() -> None:
 def test_nor_is_a_quantised_model() -> None:
     model({UP: torch.ones(8, 8).to(torch.int8)}, quantization_config={"quant_method": "other"})
     assert not notes()
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_a_layer_of_eight_bit_floats_without_scales_is_noted(dtype: torch.dtype) -> None:
+    model({UP: torch.ones(8, 8).to(dtype)})
+    (note,) = notes()
+    assert note.startswith(f"{UP} is {str(dtype).removeprefix('torch.')}, but ")
+    assert note.endswith("of one kind, and 8-bit floats without scales are read as numbers")
+
+
+def test_a_model_of_eight_bit_floats_alone_is_not() -> None:
+    model({f"model.layers.{i}.mlp.up_proj.weight": torch.ones(8, 8).to(torch.float8_e4m3fn) for i in range(3)})
+    assert not notes()

@@ -481,6 +481,7 @@ ADDED = {
 def test_added_tokens_beyond_the_rows_get_a_note(name: str, has_list: bool) -> None:
     for path, numbers in (("fits", (7,)), ("one", (12,)), ("two", (7, 9, 12))):
         Path(model(path), name).write_text(ADDED[name](*numbers))
+        Path(path, "vocab.json").write_text(json.dumps({str(i): i for i in range(7)}))
         if not has_list or name == "tokenizer.json":
             Path(path, "vocab.json").unlink()
     assert noted("fits") == []

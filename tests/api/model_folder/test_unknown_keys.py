@@ -89,3 +89,15 @@ def test_sound_names_and_older_ones_are_not(name: Callable[[str], str]) -> None:
 def test_nor_is_a_tied_output_layer_nor_code_of_its_own() -> None:
     assert not notes(lambda key: key.replace("lm_head", "output_head"), tie_word_embeddings=True)
     assert not notes(lambda key: key.replace("q_proj", "query_proj"), auto_map={"AutoModel": "m.Own"})
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod", "module"])
+def test_some_tensors_under_a_wrapper_are_said_to_be(prefix: str) -> None:
+    wrap = ("model.layers.2.", "lm_head.")
+    notes(lambda key: f"{prefix}.{key}" if key.startswith(wrap) else key)
+    found = [note for note in cs.inspect("m").notes if "begin with" in note]
+    assert found == [
+        f"10 of 30 tensors begin with {prefix}, as {prefix}.lm_head.weight: transformers ignores them, and initialises "
+        "the weights that they are in place of"
+    ]
+    assert not notes(lambda key: f"{prefix}.{key}")  # all of them: the wrapper is removed

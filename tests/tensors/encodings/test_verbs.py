@@ -314,3 +314,16 @@ def test_the_tensor_by_which_comfyui_knows_of_scales_is_not_left_out_without_a_w
         cs.convert("x.safetensors"),
     ):
         assert said not in plan.notes
+
+
+def test_a_description_of_codes_is_as_long_as_its_source_s(tmp_path: Path) -> None:
+    nf4 = next(one for one in ZOO if one.name == "bnb-nf4")
+    ours = nf4.folder(tmp_path / "ours")
+    longer = {
+        key: torch.cat([value, value[:7]]) if "quant_state" in key else value for key, value in nf4.tensors(1).items()
+    }
+    theirs = nf4.folder(tmp_path / "theirs")
+    save_file(longer, theirs / "model.safetensors")
+    cs.apply(cs.transplant(theirs, ours), tmp_path / "out")
+    assert not cs.diff(theirs, tmp_path / "out", values=True).differs
+    assert cs.verify(tmp_path / "out").ok

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from ....destinations.hf.files import CONFIG
+from ....errors import ConfigError, SourceError
 from ....util.text import brief_repr, escape, listing
 from ..documents import GENERATION
 from ..folder import ModelFolder
@@ -20,6 +22,8 @@ END = "eos_token_id"
 IDS = (END, "decoder_start_token_id")
 SUPPRESSED = "suppress_tokens"
 AT_FIRST = "begin_suppress_tokens"
+TURNS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|eot|>", "<|end_of_turn|>")
+"""Tokens with which chat templates end a turn."""
 
 
 def end_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
@@ -37,6 +41,8 @@ def end_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     yield from _endless(folder)
     yield from _negative(folder, names, places)
     yield from _suppressed(object_in(folder, GENERATION))
+    if places:
+        yield from _of_turns(folder, names, places)
     if tokens and folder.rows >= len(tokens):
         yield from _ordinary(folder, names, places, tokens)
         yield from _suppressed_at_first(folder, names, places, tokens)
@@ -81,6 +87,37 @@ def _negative(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str
         if file and all(type(one) is int and one < 0 for one in found[file]) and (field != END or meant in places):
             end = f", while eos_token is {brief_token(meant)} ({places[meant]})" if field == END else ""
             yield f"{field} of {file} is {found[file][0]}, which is the id of no token{end}"
+
+
+def _of_turns(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
+    """Yield a note if the chat template writes none of the tokens at which generation ends.
+
+    It must end turns with the ``eos_token`` of the tokeniser; or, if there are several ends, with a token of ``TURNS``.
+    """
+    template, end = _template(folder), names.get("eos_token", "")
+    text = folder.config.get("text_config")
+    fields = {**(text if isinstance(text, dict) else {}), **folder.config}
+    said = {GENERATION: _listed(object_in(folder, GENERATION).get(END)), CONFIG: _listed(fields.get(END))}
+    file = next((name for name, ids in said.items() if ids), "")
+    tokens = {row: token for token, row in places.items()}
+    if not template or not file or not all(type(one) is int and one in tokens for one in said[file]):
+        return
+    is_eos = end in places and (end in template or "eos_token" in template)
+    ends = [tokens[one] for one in said[file]]
+    if any((SPECIAL.fullmatch(one) and one in template) or (is_eos and one == end) for one in ends):
+        return
+    turn = end if is_eos else next((one for one in TURNS if one in places and one in template), "")
+    if turn and (is_eos or len(ends) > 1):
+        found = listing([f"{places[one]} ({brief_token(one)})" for one in ends], 3, where="")
+        written = f"{brief_token(turn)} ({places[turn]})"
+        yield f"the chat template ends turns with {written}, and {END} of {file} is {found}: no answer ends there"
+
+
+def _template(folder: ModelFolder) -> str:
+    """Return the chat template of a folder; "" if there is none, or if it cannot be read, which is said elsewhere."""
+    with suppress(ConfigError, SourceError):
+        return folder.chat_template
+    return ""
 
 
 def _suppressed(fields: Mapping[str, Any]) -> Iterator[str]:

@@ -24,6 +24,8 @@ FORCED, LANGUAGES = "forced_decoder_ids", "lang_to_id"
 SEPARATED = ("big_bird", "longformer")
 """Model types whose ``sep_token_id`` has a default, which the tokeniser may not know."""
 WORD = re.compile(r"[A-Za-z0-9]")
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+"""Tokens of a single byte, for what has no other token."""
 OLD = "clip"
 """Part of the names of model types whose ids differ from the tokeniser's, as transformers knows (CLIPTextModel)."""
 
@@ -46,6 +48,7 @@ def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
         yield f"ids whose tokens are not the ones that their fields name: {listing(named_so, 4, where='')}"
     names, places = named_tokens(folder), {token: row for row, token in enumerate(tokens)}
     yield from _blank(folder, names, tokens, places)
+    yield from _padding(folder, names, tokens, places)
     yield from role_notes(folder, names, places)
     yield from _forced_words(folder, tokens)
     yield from _words_among_ends(folder, names, tokens)
@@ -77,6 +80,24 @@ def _blank(
     if number != places[blank] and SPECIAL.fullmatch(tokens[number]):
         own = f"pad_token_id of {CONFIG}, the blank of CTC, is {number} ({brief_token(tokens[number])})"
         yield f"{own}, and pad_token of {TOKENIZER} is {brief_token(blank)} ({places[blank]})"
+
+
+def _padding(
+    folder: ModelFolder, names: dict[str, str], tokens: tuple[str, ...], places: dict[str, int]
+) -> Iterator[str]:
+    """Yield a note if a classifier of texts looks for another padding token than its tokeniser writes.
+
+    Those of models that read from left to right classify by the last token that is not ``pad_token_id``.
+    """
+    number, padding = folder.config.get("pad_token_id"), names.get("pad_token", "")
+    classes = folder.config.get("architectures")
+    is_classifier = isinstance(classes, list) and any(str(one).endswith("ForSequenceClassification") for one in classes)
+    if not is_classifier or padding not in places or type(number) is not int or not 0 <= number < len(tokens):
+        return
+    if tokens[number] != padding:
+        own = f"pad_token_id of {CONFIG} is {number} ({brief_token(tokens[number])})"
+        meant = f"pad_token of {TOKENIZER} is {brief_token(padding)} ({places[padding]})"
+        yield f"{own}, and {meant}: a text that is padded may be classified by its padding"
 
 
 def _unlisted_languages(folder: ModelFolder, read: ModelFolder, file: str, tokens: tuple[str, ...]) -> Iterator[LostId]:
@@ -114,9 +135,7 @@ def _words_among_ends(folder: ModelFolder, names: dict[str, str], tokens: tuple[
         ids = object_in(folder, file).get("eos_token_id")
         rows = [one for one in ids if type(one) is int and 0 <= one < len(tokens)] if isinstance(ids, list) else []
         if names.get("eos_token") in [tokens[one] for one in rows]:
-            words = {
-                one: tokens[one] for one in rows if WORD.search(tokens[one]) and not SPECIAL.fullmatch(tokens[one])
-            }
+            words = {one: tokens[one] for one in rows if _is_word(tokens[one])}
             special = {*names.values(), *added_tokens(folder)} if words else set()
             found = [f"{one} ({brief_token(word)})" for one, word in words.items() if word not in special]
             if found:
@@ -139,6 +158,11 @@ def _lost_end(folder: ModelFolder, names: dict[str, str], tokens: tuple[str, ...
         says, has = ([f"{one} ({brief_token(tokens[one])})" for one in ids] for ids in (lost, other))
         instead = f"{listing(has, 3, where='')} in place of {listing(says, 3, where='')}"
         yield f"eos_token_id of {GENERATION} has {instead}, which that of {CONFIG} has: generation does not end there"
+
+
+def _is_word(token: str) -> bool:
+    """Whether a token is a word, or a single byte of one, and not a special token."""
+    return BYTE.fullmatch(token) is not None or bool(WORD.search(token) and not SPECIAL.fullmatch(token))
 
 
 def _is_row(number: Any, tokens: tuple[str, ...]) -> bool:
@@ -183,4 +207,5 @@ def _is_of_words(one: tuple[str, str, list[int]], names: dict[str, str], tokens:
     """Whether ``one``, (name, file, ids), has only ids of tokens that look like words, none the special token's."""
     field, _, ids = one
     own = [tokens[number] if 0 <= number < len(tokens) else "" for number in ids]
-    return names.get(field) not in own and bool(names) and not any(map(SPECIAL.fullmatch, own))
+    special = [token for token in own if SPECIAL.fullmatch(token) and not BYTE.fullmatch(token)]
+    return names.get(field) not in own and bool(names) and not special

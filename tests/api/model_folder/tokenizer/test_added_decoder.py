@@ -64,3 +64,10 @@ def test_transformers_agrees() -> None:
     say(whole("m"), {1: "[CLS]", 5: "<user>", 9: "<x>"})
     made = transformers.PreTrainedTokenizerFast.from_pretrained("m")
     assert made.convert_tokens_to_ids(["[CLS]", "<user>", "<x>", TOKENS[5]]) == [8, 9, 10, 5]
+
+
+def test_a_token_whose_id_is_that_of_another_in_an_older_list_is_said() -> None:
+    model("m")
+    say("m", {5: "|", 8: "<x>"})  # what follows the list is an added token
+    said = f"'|' is 5 in the former, where the latter has {TOKENS[5]!r}"
+    assert notes() == [BEGIN.format("vocab.json", "1 token") + said]

@@ -138,3 +138,34 @@ def test_what_whisper_may_not_begin_with_is_checked(config: Any, generation: Any
     settings = None if generation is None else {"eos_token_id": 2, **generation}
     found = notes(WHISPER | config, settings, {"eos_token": "</s>", "pad_token": "</s>"})
     assert [one for one in found if "begin_suppress" in one] == said
+
+
+WRITES, EOS = "{{ '<|im_start|>' + m }}<|im_end|>\n", "{{ bos_token }}{{ m }}{{ eos_token }}"
+TURN, OTHER = "<|im_end|>", "<|endoftext|>"
+
+
+@pytest.mark.parametrize(
+    ("template", "names", "config", "generation", "said"),
+    [
+        (WRITES, CHAT, 2, None, "'<|im_end|>' (11), and eos_token_id of config.json is 2 ('</s>')"),
+        (WRITES, CHAT, 11, 2, "'<|im_end|>' (11), and eos_token_id of generation_config.json is 2 ('</s>')"),
+        (EOS, CHAT, 2, [2, 9], "'<|im_end|>' (11), and eos_token_id of generation_config.json is 2 ('</s>'), "
+         "9 ('<|endoftext|>')"),
+        (WRITES, LLAMA, 2, [2, 10], "'<|im_end|>' (11), and eos_token_id of generation_config.json is 2 ('</s>'), "
+         "10 ('Ċ')"),
+        (WRITES, CHAT, 2, [2, 11], ""),
+        (WRITES, CHAT, 11, None, ""),
+        (WRITES, LLAMA, 2, 2, ""),  # of a model that has not learned to end turns, perhaps
+        (EOS, LLAMA, 2, 2, ""),
+        (EOS, LLAMA, None, None, ""),
+        ("{{ m }}", CHAT, 2, 2, ""),
+        (WRITES + EOS, LLAMA, 11, [11, 9], ""),  # an end that the template writes is enough
+    ],
+)  # fmt: skip
+def test_a_turn_that_ends_with_another_token_than_generation_is_said(
+    template: str, names: Any, config: Any, generation: Any, said: str
+) -> None:
+    fields = None if generation is None else {"eos_token_id": generation}
+    found = notes({"eos_token_id": config}, fields, names | {"chat_template": template})
+    turns = [note for note in found if note.startswith("the chat template")]
+    assert turns == ([f"the chat template ends turns with {said}: no answer ends there"] if said else [])

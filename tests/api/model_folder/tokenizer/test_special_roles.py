@@ -189,3 +189,32 @@ def test_ids_of_another_version_of_whisper_are_said(stale: bool) -> None:
         if stale
         else []
     )
+
+
+@pytest.mark.parametrize(
+    ("number", "classes", "is_said"),
+    [
+        (2, ["LlamaForSequenceClassification"], True),
+        (0, ["LlamaForSequenceClassification"], False),
+        (None, ["LlamaForSequenceClassification"], False),
+        (2, ["LlamaForCausalLM"], False),  # what pads texts to generate from may be the end
+    ],
+)
+def test_a_classifier_that_looks_for_another_padding_is_said(number: Any, classes: list[str], is_said: bool) -> None:
+    found = notes({"pad_token_id": number, "architectures": classes}, None, LLAMA)
+    own = "pad_token_id of config.json is 2 ('</s>'), and pad_token of tokenizer_config.json is '<pad>' (0)"
+    note = f"{own}: a text that is padded may be classified by its padding"
+    assert [one for one in found if "classified" in one] == ([note] if is_said else [])
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ([2, 12], "eos_token_id of generation_config.json lists 12 ('<0x61>') besides '</s>': generation stops at "
+         "ordinary words of the tokeniser"),
+        (12, "ids of special tokens that are other words in the tokeniser: eos_token_id of generation_config.json is 12 "
+         f"('<0x61>'){END}"),
+    ],
+)  # fmt: skip
+def test_a_byte_is_no_end_and_no_special_token(ends: Any, said: str) -> None:
+    assert notes({}, {"eos_token_id": ends}, LLAMA, [*TOKENS, "<0x61>"]) == [said]
