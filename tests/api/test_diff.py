@@ -347,6 +347,7 @@ def test_renamed_layers_are_one_line_whatever_is_in_their_names(ckpt: Any) -> No
     assert "layer ({0..11}).w  my block ({0..11}).w  x 12" in out
 
 
+@pytest.mark.long
 def test_many_tensors_of_one_content_are_paired_by_their_names() -> None:
     """Pairing by every two of them would not end."""
     many = {f"layers.{i}.{j}.w": torch.zeros(1) for i in range(100) for j in range(60)}

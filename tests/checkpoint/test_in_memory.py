@@ -74,6 +74,7 @@ def arrays(draw: st.DrawFn) -> np.ndarray[Any, Any]:
     return array
 
 
+@pytest.mark.long
 @given(arrays())
 def test_an_array_of_any_dtype_order_and_strides_has_its_own_bytes(array: np.ndarray[Any, Any]) -> None:
     with cs.open_checkpoint({"w": array}) as checkpoint:

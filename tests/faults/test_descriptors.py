@@ -60,6 +60,7 @@ def test_more_shards_than_files_may_be_open(number: int, most: int) -> None:
         assert done.returncode == 0, (verb, done.stderr)
 
 
+@pytest.mark.long
 def test_what_the_limit_refuses_is_one_line() -> None:
     torch.save({"a": torch.zeros(2)}, "a.pth")
     starts = (sys.executable, "-c", "import ckptsurgeon.cli.run, ckptsurgeon.cli.verbs.convert")

@@ -54,6 +54,7 @@ def test_a_disk_that_is_full_when_it_is_signed_keeps_what_was_there(output: Outp
     full.settle(output)
 
 
+@pytest.mark.long
 @each([one for one in OUTPUTS if one.before])
 def test_a_file_that_may_not_grow_keeps_what_was_there(output: Output, world: World) -> None:
     needs("prlimit")

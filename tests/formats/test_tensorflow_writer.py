@@ -53,6 +53,7 @@ def test_every_dtype_comes_back() -> None:
     cs.verify("out").raise_if_failed()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", ["", "20KB"])
 def test_many_tensors_need_many_blocks_of_the_index(size: str) -> None:
     state = {f"layers.{i}.{part}": torch.full((3,), float(i)) for i in range(1500) for part in ("weight", "bias")}

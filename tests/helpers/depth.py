@@ -1,7 +1,7 @@
 """How deep the tests go: ``make test-all`` sets CKPT_TESTS=full, and tries every case; ``make test`` tries fewer of some.
 
 What is tried fewer times is what chance or counting makes more of: examples of a property, positions of a flipped bit,
-moments of a kill. Each rule has its cases in both. Of a test with many cases ``make test`` tries six, evenly spaced.
+moments of a kill. Each rule has its cases in both. Of a test with many cases ``make test`` tries four, evenly spaced.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FULL = os.environ.get("CKPT_TESTS") == "full"
 SHARE = 8
 """Of how many cases ``make test`` tries one."""
 
-CASES = 6
+CASES = 4
 """How many cases of one test ``make test`` tries at most."""
 
 One = TypeVar("One")

@@ -199,6 +199,6 @@ CASES = [
 ]  # fmt: skip
 
 
-@each(CASES)
+@each(CASES, ("map: a hundred thousand rules", "map: a pattern of ten megabytes"))
 def test_what_others_have_written_is_refused(case: Case, ckpt: Any) -> None:
     held(case, ckpt)

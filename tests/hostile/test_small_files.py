@@ -131,7 +131,7 @@ def material() -> None:
 
 
 @clause(SPECIAL)
-@pytest.mark.parametrize("kind", [*KINDS, *COSTLY])
+@pytest.mark.parametrize("kind", [*KINDS, *(pytest.param(kind, marks=pytest.mark.long) for kind in COSTLY)])
 @pytest.mark.parametrize("role", NAMED)
 def test_what_a_command_line_names_is_refused(role: str, kind: str, ckpt: Run) -> None:
     name, command = NAMED[role]

@@ -79,6 +79,7 @@ assert cs.verify("out.safetensors").ok
     assert not loaded_after(code, "torch", "huggingface_hub")
 
 
+@pytest.mark.long
 def test_copying_loads_no_numpy(minilm: object) -> None:
     code = f"""
 import ckptsurgeon as cs

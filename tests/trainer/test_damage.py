@@ -248,6 +248,7 @@ def test_a_seed_that_no_generator_takes(seed: int, ckpt: Run) -> None:
     )
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_a_run_that_diverged_fails(ckpt: Run) -> None:
     toy.write(lr=30.0, warmup=0, clip=None, optimizer="sgd", schedule="constant", model={"dropout": 0})
@@ -258,6 +259,7 @@ def test_a_run_that_diverged_fails(ckpt: Run) -> None:
     assert {check.name: check.status for check in good.checks}["loss fell"] == "PASS"
 
 
+@pytest.mark.long
 def test_controls_say_where_nothing_was_learned(init: str) -> None:
     """What stands on the plateau on which it began is no measure of the one that left it."""
     from ckptsurgeon.trainer.run.controls import knowledge_moved, run_controls

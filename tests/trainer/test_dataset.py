@@ -126,6 +126,7 @@ def configuration(workers: int = 0, **data: Any) -> str:
     return "x.yaml"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_dataset_of_the_users_own_is_learned(ckpt: Run, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("resume_is_exact", "reload_in_new_process"):  # the one is another process, the other trains again
@@ -145,6 +146,7 @@ def test_arrays_and_numbers_of_numpy_do_as_well(ckpt: Run) -> None:
 SOME = {"_target_": "my_data.some", "seed": 0, "names": True, "number": 30}
 
 
+@pytest.mark.long
 def test_a_target_is_given_its_arguments(ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a configuration in another folder, whose file is found there; one may be an argument of another."""
     for name in ("resume_is_exact", "reload_in_new_process"):

@@ -57,6 +57,7 @@ def told(**options: Any) -> list[Any]:
     return seen
 
 
+@pytest.mark.long
 def test_all_splits_are_filled_before_the_first_check() -> None:
     assert told() == ["notes", *WHOLE, "filled", "checks", "begin", "step", "step", "dev"]
     assert told(run="again") == ["notes", *WHOLE, "checks", "begin", "step", "step", "dev"]  # nothing was lacking
@@ -89,6 +90,7 @@ def test_a_run_that_cannot_go_on_computes_nothing() -> None:
     assert not Path("cache").exists()
 
 
+@pytest.mark.long
 def test_without_a_terminal_a_line_says_what_was_computed(ckpt: Run) -> None:
     os.mkdir("elsewhere")
     os.chdir("elsewhere")

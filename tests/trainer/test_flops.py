@@ -63,6 +63,7 @@ def test_attention_on_a_cpu_is_counted() -> None:
     assert counted.flops == forwards * 3.5  # the scores are worked out again
 
 
+@pytest.mark.long
 def test_a_step_of_wav2vec2_base_is_seven_teraflop(monkeypatch: pytest.MonkeyPatch) -> None:
     """16 x 10 s, as arithmetic has it; nothing is computed, and no memory is taken."""
     transformers = pytest.importorskip("transformers")

@@ -155,6 +155,7 @@ def test_the_window_counts_timed_steps_only() -> None:
     assert not window.is_running
 
 
+@pytest.mark.long
 def test_the_published_loops_learn() -> None:
     window = Window(CPU, 1, 12)
     work = work_of("pretrain", tiny=True)

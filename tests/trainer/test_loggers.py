@@ -147,6 +147,7 @@ def train(run: str = "run", **options: Any) -> cs.Trained:
     return cs.train(None if options.get("resume") else toy.write(warmup=0), run=run, device="cpu", **options)
 
 
+@pytest.mark.long
 def test_wandb_gets_settings_rows_checks_and_result(wandb: FakeWandb) -> None:
     found = train(sets=["loggers=wandb", "steps=8"])
     (begun,) = wandb.inits
@@ -221,6 +222,7 @@ def test_a_resumed_run_goes_on_in_the_same_run_of_each_logger(wandb: FakeWandb, 
     assert mlflow.steps("r0") == [9]
 
 
+@pytest.mark.long
 def test_loggers_may_change_when_a_run_is_resumed(wandb: FakeWandb) -> None:
     train(sets=["schedule=constant"], steps=2)
     assert not os.path.exists("run/loggers.json")

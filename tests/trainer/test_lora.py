@@ -73,6 +73,7 @@ def test_only_adapters_are_trained_and_what_was_saved_gives_the_same_loss(init: 
     assert after[CHANGED].norm() > 0
 
 
+@pytest.mark.long
 def test_peft_and_a_merge_of_ours_compute_what_the_run_did(init: str) -> None:
     trained(init)
     made = job(init, lora=LORA)
@@ -90,6 +91,7 @@ def test_peft_and_a_merge_of_ours_compute_what_the_run_did(init: str) -> None:
     assert not torch.allclose(made.model()[0].eval()(batch.inputs, batch.lengths), wanted, atol=1e-2)
 
 
+@pytest.mark.long
 def test_the_adapter_s_files_are_those_of_peft(init: str) -> None:
     trained(init, lora={**LORA, "alpha": 3, "dropout": 0.1})
     config = json.loads(Path("run/adapter/adapter_config.json").read_text())
@@ -116,6 +118,7 @@ def test_a_run_that_was_cut_goes_on_bit_for_bit(init: str) -> None:
     assert equal(whole, second)
 
 
+@pytest.mark.long
 def test_the_average_is_that_of_adapters(init: str) -> None:
     found = trained(init, ema=0.5)
     assert found.ok, found.checks
@@ -155,6 +158,7 @@ def test_a_near_name_is_suggested(init: str) -> None:
     assert found.value.hint == "Did you mean second?"
 
 
+@pytest.mark.long
 def test_an_adapter_of_another_model_is_not_loaded(init: str) -> None:
     trained(init)
     path = "run/adapter/adapter_model.safetensors"
@@ -170,6 +174,7 @@ def test_without_peft_the_extra_is_named(init: str, monkeypatch: pytest.MonkeyPa
     assert "ckptsurgeon[lora]" in found.value.hint
 
 
+@pytest.mark.long
 def test_the_command_says_how_to_merge(init: str, ckpt: Any) -> None:
     write(lora=LORA, steps=12)
     done = ckpt("train", "toy.yaml", "--init", init, "--run", "run")

@@ -139,6 +139,7 @@ def toy_of(steps: int) -> toy.TrainingLoop:
     return loop
 
 
+@pytest.mark.long
 def test_a_command_whose_loss_does_not_fall_ends_well_and_warns() -> None:
     toy.write(steps=20, lr=1e-12)
     found = cs.train("toy.yaml", device="cpu")

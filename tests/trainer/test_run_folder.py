@@ -186,6 +186,7 @@ def test_an_edited_record_is_said_not_to_be_read(ckpt: Run, init: str) -> None:
     assert "run/config.yaml was edited; it is a record that --resume does not read" in " ".join(done.err.split())
 
 
+@pytest.mark.long
 def test_a_run_that_was_done_is_said_to_be(ckpt: Run, init: str) -> None:
     cs.train(**toy.STARTED, device="cpu", steps=4)
     said = " ".join(ckpt("train", "--resume", "--device", "cpu").err.split())

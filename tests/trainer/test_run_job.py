@@ -45,6 +45,7 @@ def refused(**options: Any) -> str:
 # One batch.
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_one_batch_stays_one_batch_when_resumed() -> None:
     toy.write()
@@ -153,6 +154,7 @@ def test_an_older_checkpoint_is_not_held_against_steps_that_were_not_saved(monke
     assert checks[BEST].says.endswith("over dev")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("task", ["Toy", "NoDev"])
 def test_the_best_is_reopened_as_the_average_that_was_evaluated(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checking, "resume_is_exact", lambda *args, **options: Check("left out", "NOT RUN", ""))
@@ -200,6 +202,7 @@ def test_what_may_be_another_changes_no_bit_of_the_weights(name: str, value: obj
     assert all(torch.equal(best[key], tensor) for key, tensor in known.items())
 
 
+@pytest.mark.long
 def test_these_and_no_others_may_be_others() -> None:
     assert FREE == ("save_every", "keep", "data.workers", "data.cache", "epochs", "loggers")  # steps are compared
     others = {

@@ -75,6 +75,7 @@ def test_what_is_frozen_gets_none() -> None:
     assert moments(loop(freeze=["layer_1"])).keys().isdisjoint({"layer_1.weight", "layer_1.bias"})
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_a_run_says_whose_moments_it_begins_with_and_keeps_its_own_when_it_goes_on(ckpt: Any) -> None:
     done = ckpt(
@@ -90,6 +91,7 @@ def test_a_run_says_whose_moments_it_begins_with_and_keeps_its_own_when_it_goes_
     assert not any("moments of Adam" in note for note in found.notes)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_the_moments_decide_the_first_step() -> None:
     weights = []

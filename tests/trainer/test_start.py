@@ -99,6 +99,7 @@ def begun(ckpt: Run, init: str, cheap: None) -> str:
     return "run"
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_a_run_that_was_killed_before_it_saved_may_be_begun_anew_and_leaves_nothing(begun: str, ckpt: Run) -> None:
     Path("run/best.safetensors").write_bytes(b"of the first")
@@ -114,6 +115,7 @@ def test_what_a_killed_run_left_is_no_init_of_the_run_that_replaces_it(name: str
     assert said.startswith(f"run/{name} is an input, and the run would write over it.")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_a_killed_runs_configuration_is_no_configuration_of_the_run_that_replaces_it(begun: str, ckpt: Run) -> None:
     for name in ("toy_net.py", "toy_task.py"):
@@ -128,6 +130,7 @@ def test_a_run_is_not_begun_over_another(ckpt: Run) -> None:
     assert "run holds a run, at step 4. Go on with it by --resume" in refused(ckpt, "run", "toy.yaml", code=2)
 
 
+@pytest.mark.long
 def test_a_run_that_could_write_nothing_is_begun_again(ckpt: Any) -> None:
     """Killed before its first record, it leaves an empty folder for its steps; nobody's files are in the way."""
     Path("run/steps").mkdir(parents=True)
@@ -135,6 +138,7 @@ def test_a_run_that_could_write_nothing_is_begun_again(ckpt: Any) -> None:
     assert ckpt("train", "toy.yaml", "--run", "run", "--device", "cpu", "-q").code == 0
 
 
+@pytest.mark.long
 def test_a_run_that_only_told_what_it_is_is_begun_again(ckpt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     toy.write(steps=4)
 

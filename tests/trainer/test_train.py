@@ -94,6 +94,7 @@ def test_python_and_the_command_line_are_twins(ckpt: Run, init: str) -> None:
     assert weights[0] == weights[1]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_scratch_is_what_transplant_would_draw(ckpt: Run) -> None:
     import torch
@@ -196,6 +197,7 @@ def test_a_failed_check_is_exit_1(ckpt: Run) -> None:
     assert json.loads(ckpt("train", "toy.yaml", "--check-only", "--json").out)["ok"] is False
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_a_check_that_fails_before_the_first_step_ends_the_run_there(ckpt: Run) -> None:
     toy.write(model={"leaky": True})
@@ -224,6 +226,7 @@ def test_what_is_not_finite_stops_with_exit_1(ckpt: Run, monkeypatch: pytest.Mon
     assert [(row["loss"], row["skipped"]) for row in rows] == [(None, True)] * 4
 
 
+@pytest.mark.long
 def test_one_batch_is_learned_by_heart(init: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from ckptsurgeon.trainer.checks import suite as checking
 
@@ -237,6 +240,7 @@ def test_one_batch_is_learned_by_heart(init: str, monkeypatch: pytest.MonkeyPatc
     assert {check.name: check.status for check in cold.checks}["one batch by heart"] == "FAIL"
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_controls_print_a_table_and_a_verdict(ckpt: Run, init: str) -> None:
     done = ckpt("train", *toy.START, "--controls", "--seeds", "1", "--steps", "4", "--device", "cpu")
@@ -335,6 +339,7 @@ def test_an_empty_folder_cannot_be_resumed(ckpt: Run, init: str) -> None:
     assert "there is nothing to resume: the folder none does not exist" in refused(ckpt, "--run", "none", "--resume")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_a_run_of_other_settings_or_another_model_says_which(ckpt: Run, init: str) -> None:
     cs.train(**toy.STARTED, device="cpu", steps=4)
@@ -364,6 +369,7 @@ def test_a_run_of_an_older_version_goes_on(ckpt: Run, init: str) -> None:
     assert Path("run/last/model.safetensors").read_bytes() == Path("whole/last/model.safetensors").read_bytes()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 @pytest.mark.parametrize(
     ("changes", "sets", "why"),

@@ -26,6 +26,7 @@ def trained(**settings: Any) -> dict[str, str]:
     return {path: read[text] for path, text in zip(paths, TEXTS, strict=True)}
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_sounds_get_the_texts_of_the_evaluation(ckpt: Any) -> None:
     read = trained()
@@ -60,6 +61,7 @@ def test_wav_flac_and_ogg_are_sounds() -> None:
     assert all(one.seconds == pytest.approx(len(wave) / rate, abs=0.01) for one in found.values())
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_adapters_read_with_the_weights_that_they_are_for() -> None:
     pytest.importorskip("peft")
@@ -78,6 +80,7 @@ def test_adapters_read_with_the_weights_that_they_are_for() -> None:
         cs.transcribe("run", paths)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_what_cannot_be_read_is_an_error() -> None:
     path = next(iter(trained()))

@@ -205,6 +205,7 @@ def test_negatives_of_the_same_code_are_none_and_a_collapse_is_no_success() -> N
     assert not task.collapsed({**figures, "perplexity": 5.0})
 
 
+@pytest.mark.long
 def test_a_run_that_collapsed_is_stopped_and_fails(monkeypatch: pytest.MonkeyPatch, ckpt: Run, cheap: None) -> None:
     from ckptsurgeon.trainer.tasks.wav2vec2_pretrain import Wav2Vec2Pretraining
 
@@ -247,6 +248,7 @@ def test_crops_masks_and_negatives_follow_from_seed_epoch_and_place() -> None:
     assert float(first.inputs[0].std(correction=0)) == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.long
 def test_a_whole_run_resumes_bit_for_bit_and_says_what_it_masks(ckpt: Run) -> None:
     done = ckpt("train", write(fields={**SMALL, "mask_time_prob": 0.2}))
     assert done.code == 0, done
@@ -309,6 +311,7 @@ def test_a_checkpoint_of_the_other_norm_is_an_error_that_names_tensors(ckpt: Run
     assert not Path("run").exists()
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")  # transformers' own, in WavLM
 @pytest.mark.parametrize("kind", ["wav2vec2", "hubert", "wavlm"])
 def test_a_body_with_a_new_head_transcribes(kind: str, ckpt: Run, cheap: None) -> None:

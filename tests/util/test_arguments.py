@@ -72,6 +72,7 @@ def texts() -> Iterator[str]:
                 yield "".join(part.value if isinstance(part, ast.Constant) else "X" for part in node.values)
 
 
+@pytest.mark.long
 def test_no_text_of_the_package_keeps_an_option_that_is_an_argument() -> None:
     options = {f"--{name.replace('_', '-')}" for name in NAMES}
     found = [text for text in texts() if "ckpt " not in text and set(re.findall(r"--[a-z-]+\b", text)) & options]

@@ -203,6 +203,7 @@ def test_a_file_that_cannot_be_read_is_said(monkeypatch: pytest.MonkeyPatch, ckp
     assert verdicts(cs.scan(".")).keys() == {"a.pkl", "b.pkl"}
 
 
+@pytest.mark.long
 def test_thousands_of_files_are_all_judged() -> None:
     Path("d").mkdir()
     for i in range(3000):

@@ -63,6 +63,7 @@ def _nothing_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert not ran
 
 
+@pytest.mark.long
 @QUIET
 @given(OBJECTS, st.integers(0, 5))
 def test_a_plain_object_is_plain_data(value: Any, protocol: int) -> None:
@@ -95,6 +96,7 @@ def test_any_bytes_are_judged(data: bytes) -> None:
         cs.scan("x.bin").to_json()
 
 
+@pytest.mark.long
 @QUIET
 @given(st.randoms(use_true_random=False))
 def test_streams_of_random_instructions_end(source: random.Random) -> None:

@@ -76,6 +76,7 @@ TEXTS: dict[str, Callable[[random.Random], str]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", TEXTS)
 def test_a_text_is_no_pickle(kind: str) -> None:
     source = random.Random(kind)

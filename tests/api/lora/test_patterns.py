@@ -33,6 +33,7 @@ def test_the_first_pattern_counts_as_in_peft() -> None:
     assert len(found) > 4
 
 
+@pytest.mark.long
 def test_plain_names_are_looked_up_and_never_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = {f"^{re.escape(f'model.layers.{i}.q')}": 3 for i in range(100_000)} | {"v_proj": 5}
     monkeypatch.setattr(patterns, "EXPRESSIONS", 0)

@@ -86,6 +86,7 @@ def test_factors_of_the_output_layer_leave_the_embedding_as_it_was(stored: bool)
     assert not any("if they differ" in note for note in notes)
 
 
+@pytest.mark.long
 def test_what_an_adapter_does_not_change_stays_tied() -> None:
     base()
     adapter({"model.layers.0.self_attn.q_proj.lora_A.weight": torch.randn(2, 8),
@@ -104,6 +105,7 @@ def test_an_embedding_of_other_rows_stays_the_output_layer_and_that_is_said() ->
     assert any("PEFT uses the rows of the base there" in note for note in notes)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("tying", "said"), [(True, False), (None, True)])
 def test_weight_tying_means_the_output_layer_too(tying: bool | None, said: bool) -> None:
     base()
@@ -114,6 +116,7 @@ def test_weight_tying_means_the_output_layer_too(tying: bool | None, said: bool)
     assert any("PEFT ignores" in note for note in notes) is said
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "keys"),
     [

@@ -115,6 +115,7 @@ def test_a_unigram_model_is_cut_by_its_scores() -> None:
     assert scored.rows[0] == (1, 2, 3)
 
 
+@pytest.mark.long
 @examples_of(40)
 @given(st.permutations(EN), st.booleans())
 def test_a_reordered_vocabulary_lands_on_its_tokens_and_goes_back(order: list[str], columns: bool) -> None:

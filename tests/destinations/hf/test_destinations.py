@@ -177,6 +177,7 @@ def test_no_axis_along_the_vocabulary_is_left_out(architecture: str, fields: dic
     assert other.vocabulary == spec.vocabulary
 
 
+@pytest.mark.long
 def test_a_model_without_a_vocabulary_or_with_two_declares_none() -> None:
     write_config("config.json", {"model_type": "musicgen"}, "MusicgenForConditionalGeneration")
     assert cs.load_target("config.json").vocabulary == {}

@@ -143,6 +143,7 @@ def test_the_page_ends_with_what_transformers_opens(ckpt: Run) -> None:
     assert load_file("start/model.safetensors").keys() == load_file("theirs/model.safetensors").keys()
 
 
+@pytest.mark.long
 def test_minilm_becomes_a_classifier_whose_encoder_gives_what_it_gave(minilm: Path) -> None:
     import transformers
 

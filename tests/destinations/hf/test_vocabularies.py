@@ -135,6 +135,7 @@ def test_a_plain_list_beside_a_tokeniser_of_its_tokens_is_that_tokeniser_s() -> 
     assert "no tokeniser is copied: the one beside new/tokens.txt has other tokens" in told(plan)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["spiece.model", "tokenizer.model", "sentencepiece.bpe.model"])
 def test_pieces_of_another_tokeniser_do_not_go_along(name: str) -> None:
     bert()

@@ -103,6 +103,7 @@ def test_a_source_goes_before_what_a_constructor_loads() -> None:
     assert [one.name for one in plan.sources] == ["src.pth"]  # the constructor's file is no input then
 
 
+@pytest.mark.long
 def test_loaded_weights_alone_are_nothing_from_a_source() -> None:
     body("torch")
     torch.save({"other": torch.ones(2)}, "src.pth")

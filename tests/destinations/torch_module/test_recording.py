@@ -209,6 +209,7 @@ def test_a_constructor_may_do_as_it_likes() -> None:
     assert found["moved"].tolist() == [1, 1, 1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["Everything", "hybrid_asr conformer", "LSTM", "weight norm", "spectral norm"])
 def test_a_tensor_is_the_same_whatever_else_is_drawn_and_in_whatever_order(name: str) -> None:
     build: Build = Everything if name == "Everything" else {**LAYERS, **MODELS}[name]

@@ -39,6 +39,7 @@ plain = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.long
 @examples_of(300)
 @given(plain, st.integers(0, 5))
 def test_plain_data_is_read_as_cpython_reads_it(value: Any, protocol: int) -> None:

@@ -25,6 +25,7 @@ OBJECTS = st.recursive(
 )
 
 
+@pytest.mark.long
 @examples_of(100)
 @given(OBJECTS, st.integers(0, 5))
 def test_instructions_are_cut_as_pickletools_cuts_them(value: Any, protocol: int) -> None:

@@ -124,6 +124,7 @@ def test_a_number_that_is_remembered_out_of_turn_ends_the_shortcut(monkeypatch: 
     assert len(read("far.pth")) == 60
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(4))
 def test_damaged_pickles_are_the_same(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     random.seed(seed)

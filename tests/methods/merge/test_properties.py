@@ -199,6 +199,7 @@ def test_divergences_that_are_not_kept_are_computed_again(limit: int, monkeypatc
     assert 0 < np.count_nonzero(kept != base) < kept.size / 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("columns", [5, 70_000])
 @pytest.mark.parametrize("has_base", [True, False])
 def test_columns_are_rows_turned(columns: int, has_base: bool) -> None:

@@ -28,6 +28,7 @@ def applied(names: dict[str, str]) -> dict[str, str]:
     return {key: name for key, (name,) in done.items()}
 
 
+@pytest.mark.long
 @examples_of(300)
 @given(st.dictionaries(key, key, max_size=8))
 def test_the_rules_rename_every_key_as_wanted(names: dict[str, str]) -> None:
@@ -43,6 +44,7 @@ odd_key = st.one_of(
 )
 
 
+@pytest.mark.long
 @examples_of(1000)
 @given(st.dictionaries(odd_key, odd_key, max_size=8))
 def test_odd_names_are_renamed_as_wanted_or_left_out(names: dict[str, str]) -> None:
@@ -111,6 +113,7 @@ def test_more_keys_than_can_be_tried_are_renamed_one_by_one(monkeypatch: pytest.
     assert applied(names) == names
 
 
+@pytest.mark.long
 def test_rules_are_found_for_a_large_model() -> None:
     """A rule that holds for the first layer is not sought again for each of the others."""
     names = {f"m.layers.{i}.sub.{j}.w": f"n.layers.{i}.part.{j}.w" for i in range(100) for j in range(200)}

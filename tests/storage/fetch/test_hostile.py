@@ -124,6 +124,7 @@ def forget_cache() -> None:
     shutil.rmtree("hf/hub", ignore_errors=True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["ETag", "X-Linked-Etag"])
 @pytest.mark.parametrize("form", ['"{}"', 'W/"{}"', "{}"])
 def test_an_etag_is_a_name_only_if_it_is_a_digest(hub: Hub, outside: Path, name: str, form: str) -> None:
