@@ -221,7 +221,7 @@ def _toolkit_of(document: Document) -> _Toolkit:
         raise document.fault
     raise ConfigError(
         f"{escape(document.path)} has no `model:` section.",
-        hint="Add one with the field _target_, name, tensors or like; ckpt init writes such a file.",
+        hint="Add one with the field `_target_`, `name`, `tensors` or `like`; ckpt init writes such a file.",
     )
 
 

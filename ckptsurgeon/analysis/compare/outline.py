@@ -114,7 +114,7 @@ class Outline:
 
 
 def outline_of(checkpoint: Checkpoint) -> Outline:
-    """Return the outline of an open checkpoint."""
+    """Return what is compared of an open checkpoint without its values: keys, shapes, dtypes, codes and notes."""
     stripped = [f"stripped {', '.join(checkpoint.stripped)} from the keys of {checkpoint.path}"]
     notes = (*checkpoint.notes, *(stripped if checkpoint.stripped else []))
     codes = checkpoint.codes

@@ -48,7 +48,10 @@ class MatchedModules:
 
     @property
     def shift(self) -> PrefixChange:
-        """The change of prefix for an adapter of one model; an adapter of a pipeline has one for each component."""
+        """The prefix that an adapter's keys lose and the one that they get, to be those of the base model.
+
+        That of an adapter of one model; an adapter of a pipeline has no single one, but ``shifts`` for its components.
+        """
         return self.shifts.get("", PrefixChange())
 
     def saved(self, key: str) -> str:

@@ -97,9 +97,10 @@ def _within(shape: Sequence[int], ranges: Sequence[tuple[int, int]]) -> Box:
 
 
 def _spread(scale: Array, steps: Sequence[int], box: Box, rows: int) -> Array:
-    """Return the scales of the elements of a group of rows as float32, in a shape that numpy broadcasts to theirs.
+    """Return the scales of a group of rows as float32, in a shape that numpy broadcasts to that of its elements.
 
-    ``rows`` is the number of the group of rows; -1 if each row, or none, has scales of its own.
+    ``steps`` is the size of a block that shares a scale, ``box`` the part of the weight. ``rows`` is the index of the
+    group among those of the box; -1 if the box is one group, whose rows each have a scale or all have the same.
     """
     made: Array = scale.astype("<f4")
     if rows >= 0 and made.shape[-2] > 1:

@@ -17,6 +17,8 @@ from ckptsurgeon.planning.mismatch.policies import cast_fault
 from ckptsurgeon.tensors.ops.casts import CastLosses, cast, count_special, raw_dtype
 from ckptsurgeon.tensors.ops.regions import blocks, box_shape
 
+from .test_small_floats import SATURATES
+
 shapes = st.lists(st.integers(0, 5), max_size=4).map(tuple)
 
 
@@ -79,8 +81,11 @@ def test_casts_are_torch_s_bit_for_bit_but_for_the_payload_of_nan(source: str, d
     ours = np.ascontiguousarray(made).view("u1").reshape(-1, size)
     theirs = raw(wanted).view("u1").reshape(-1, size)
     different = torch.from_numpy((ours != theirs).any(1))
+    values = tensor.float() if "float8" in source else tensor
     if tensor.is_floating_point():
-        different &= ~torch.isnan(tensor.float() if "float8" in source else tensor)
+        different &= ~torch.isnan(values)
+    if destination == "float8_e4m3fn" and not SATURATES:
+        different &= ~(values.abs() > 464)
     assert not different.any()
 
 

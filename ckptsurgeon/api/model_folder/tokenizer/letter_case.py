@@ -60,7 +60,10 @@ def _has_letters(words: Sequence[str]) -> bool:
 
 
 def _said(folder: ModelFolder, read: ModelFolder) -> Iterator[tuple[str, bool]]:
-    """Yield each setting that makes a WordPiece tokeniser lower-case texts, or not: its name, and its value."""
+    """Yield each setting that makes a WordPiece tokeniser lower-case texts, or not: its name, and its value.
+
+    ``folder`` has the settings, ``read`` the vocabulary: it is the same folder, or one with the same tokeniser.
+    """
     settings = object_in(folder, TOKENIZER)
     is_whole = read.has_all_tokens and read.token_list is not None and read.token_list.kind == KIND
     if not local_tokens(read) or not (is_whole or read.vocabulary == LINES):
