@@ -72,7 +72,7 @@ def example_of_run(names: Sequence[str]) -> str:
     return (found or list(names))[0]
 
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz", ".gguf")
 _PREFERRED = (
     "model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors", "adapter_model.safetensors",
     "adapter_model.bin",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import ConfigError
 
-__all__ = ["DTYPES", "SATURATED", "DType", "contiguous_stride", "dtype_named", "reach"]
+__all__ = ["BLOCKS", "DTYPES", "SATURATED", "DType", "contiguous_stride", "dtype_named", "reach"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,12 +15,14 @@ class DType:
     """An element type with torch's name.
 
     ``bits`` is the size of one element; ``values`` is how many numbers an element packs (2 for ``float4_e2m1fn_x2``).
+    The elements of a tensor in blocks of codes are bytes, and ``block`` has the numbers and the bytes of a block.
     """
 
     name: str
     bits: int
     kind: str
     values: int = 1
+    block: tuple[int, int] | None = None
 
     @property
     def is_floating(self) -> bool:
@@ -30,7 +32,20 @@ class DType:
     @property
     def is_packed(self) -> bool:
         """Whether an element is less than a byte, or packs several numbers: such tensors can only be copied."""
-        return self.bits % 8 != 0 or self.values > 1
+        return self.bits % 8 != 0 or self.values > 1 or self.block is not None
+
+
+BLOCKS: Mapping[str, tuple[int, int]] = {
+    "q4_0": (32, 18), "q4_1": (32, 20), "q5_0": (32, 22), "q5_1": (32, 24), "q8_0": (32, 34), "q8_1": (32, 40),
+    "q2_k": (256, 84), "q3_k": (256, 110), "q4_k": (256, 144), "q5_k": (256, 176), "q6_k": (256, 210),
+    "q8_k": (256, 292), "iq2_xxs": (256, 66), "iq2_xs": (256, 74), "iq3_xxs": (256, 98), "iq1_s": (256, 50),
+    "iq4_nl": (32, 18), "iq3_s": (256, 110), "iq2_s": (256, 82), "iq4_xs": (256, 136), "iq1_m": (256, 56),
+    "tq1_0": (256, 54), "tq2_0": (256, 66), "mxfp4": (32, 17), "nvfp4": (64, 36), "q1_0": (128, 18),
+}  # fmt: skip
+"""The types of GGUF whose codes and scales are stored together, in blocks: how many numbers and bytes a block has.
+
+https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h
+"""
 
 
 def _table() -> dict[str, DType]:
@@ -49,7 +64,7 @@ def _table() -> dict[str, DType]:
     }  # fmt: skip
     table = {name: DType(name, bits, kind) for kind, names in rows.items() for name, bits in names.items()}
     table["float4_e2m1fn_x2"] = DType("float4_e2m1fn_x2", 8, "float", values=2)
-    return table
+    return table | {name: DType(name, 8, "quantized", block=block) for name, block in BLOCKS.items()}
 
 
 DTYPES: Mapping[str, DType] = _table()
@@ -68,7 +83,7 @@ def dtype_named(text: str) -> str:
     """
     name = text.strip().removeprefix("torch.").lower()
     name = _SHORT.get(name, name)
-    if name not in DTYPES:
+    if name not in DTYPES or name in BLOCKS:
         raise ConfigError(f"there is no dtype {text!r}.", hint="Use one of float32, float16, bfloat16, float64, …")
     return name
 

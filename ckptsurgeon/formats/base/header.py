@@ -21,6 +21,7 @@ __all__ = [
     "OutTensor",
     "OutputLayout",
     "ReadWritten",
+    "StoredEntry",
     "Sharding",
     "Writer",
     "naming",
@@ -48,6 +49,19 @@ class FilePrint:
         return cls(name, file.size, sha256, file.mtime_ns, file.validator)
 
 
+@dataclass(frozen=True, slots=True)
+class StoredEntry:
+    """An entry of a file's metadata as it is stored: the number of its type in the format, and where its bytes are.
+
+    ``said`` is what it has, in words.
+    """
+
+    kind: int
+    offset: int
+    nbytes: int
+    said: str = ""
+
+
 @dataclass(frozen=True, repr=False)
 class Header(Brief):
     """The contents of a checkpoint as described by the headers of its files.
@@ -55,7 +69,8 @@ class Header(Brief):
     ``tree`` has nested mappings and lists of TensorInfo, plain values, names of classes, and stand-ins for objects.
     ``handles`` maps each ``Storage.file`` to the open file. ``recipe`` is the text of the recipe that ckptsurgeon
     stored, if any: it says how the file was made. It ends with a seal, the digest of all bytes outside the tensors;
-    ``frame()`` computes this digest from the bytes as they are now.
+    ``frame()`` computes this digest from the bytes as they are now. ``stored`` are the entries of the metadata as
+    they are stored, if they have types: ``metadata`` has the texts of the short ones.
     """
 
     format: str
@@ -66,6 +81,7 @@ class Header(Brief):
     recipe: str | None = None
     notes: tuple[str, ...] = ()
     frame: Callable[[], str] = str
+    stored: Mapping[str, StoredEntry] = field(default_factory=dict)
 
 
 @contextmanager

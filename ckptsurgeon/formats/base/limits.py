@@ -76,6 +76,17 @@ JSON_COMMAS = 10_000_000
 A tensor takes three brackets and about six commas in a safetensors header, and one or two more in its recipe.
 """
 
+GGUF_HEADER_BYTES = 256 << 20
+"""Bytes of a GGUF header. A vocabulary of 256,000 tokens with its merges takes some 12 MB."""
+GGUF_ENTRIES = 100_000
+"""Entries of its metadata; real files have fewer than a hundred."""
+GGUF_TEXT = 1 << 20
+"""Bytes of one entry that is shown as a text; the largest chat templates have some 20,000."""
+GGUF_SHOWN = 16 << 20
+"""Bytes of all such entries together."""
+GGUF_TEXTS = 10_000_000
+"""Texts in one array of a header. Moving beyond one takes 0.2 microseconds."""
+
 INDEX_BYTES = 256_000_000
 """Bytes of the index of a sharded checkpoint; 100,000 keys take 10 MB."""
 

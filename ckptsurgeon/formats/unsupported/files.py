@@ -141,7 +141,6 @@ class _Magic(NamedTuple):
 
 _LLAMA = "a GGML file of llama.cpp"
 _MAGICS = (
-    _Magic(0, b"GGUF", "a GGUF file of llama.cpp", "Name the safetensors or .pth that it was converted from."),
     *(_Magic(0, magic, _LLAMA, "Name the .pth that it was converted from.") for magic in (b"lmgg", b"fmgg", b"tjgg")),
     _Magic(4, b"TFL3", "a TensorFlow Lite model", "Name the TensorFlow checkpoint that it was converted from."),
     _Magic(4, b"ET1", "an ExecuTorch program", "Name the .pth of the model that it was exported from."),

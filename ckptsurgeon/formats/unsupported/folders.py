@@ -24,7 +24,7 @@ _ORBAX = {"_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt"}
 _LOOKED_INTO = 16
 """How many subfolders are listed at most: each may cost a request."""
 _OTHERS = (
-    ".gguf", ".onnx", ".msgpack", ".h5", ".hdf5", ".keras", ".nemo", ".pt2", ".pte", ".tflite", ".mlmodel", ".engine",
+    ".onnx", ".msgpack", ".h5", ".hdf5", ".keras", ".nemo", ".pt2", ".pte", ".tflite", ".mlmodel", ".engine",
     ".plan", ".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".pkl",
 )  # fmt: skip
 """Suffixes of formats that cannot be read; naming such a file gives a more precise error."""

@@ -10,5 +10,5 @@ from ._encoding import Encoding, same_shape
 
 __all__ = ["ENCODINGS"]
 
-_TYPES = frozenset(name for name, dtype in DTYPES.items() if dtype.kind == "quantized")
+_TYPES = frozenset(name for name, dtype in DTYPES.items() if dtype.kind == "quantized" and not dtype.block)
 ENCODINGS = (Encoding("", _TYPES, (), same_shape("quantised by torch"), named=""),)

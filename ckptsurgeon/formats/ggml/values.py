@@ -1,0 +1,141 @@
+"""The values of a GGUF file's metadata: their types, their texts, and where they are stored.
+
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+from ...errors import ConfigError, FormatError, UnsafeError
+from ...util.text import count, escape
+from ..base import limits
+from ..base.header import StoredEntry
+from .cursor import Cursor
+
+__all__ = ["ARRAY", "BOOL", "FLOAT32", "INT32", "TEXT", "UINT32", "array", "packed", "parsed", "read_entry", "text"]
+
+UINT32, INT32, FLOAT32, BOOL, TEXT, ARRAY = 4, 5, 6, 7, 8, 9
+_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_NAMES = {0: "uint8", 1: "int8", 2: "uint16", 3: "int16", 4: "uint32", 5: "int32", 6: "float32", 7: "bool", 8: "text",
+          10: "uint64", 11: "int64", 12: "float64"}  # fmt: skip
+_FLOATS = (6, 12)
+SHOWN = 16
+"""The longest array whose values are shown, and copied into other formats."""
+
+
+def read_entry(cursor: Cursor) -> tuple[StoredEntry, str | None]:
+    """Return where the next value is, with its type, and its text; None in place of the text of a long value."""
+    kind = cursor.small_number()
+    begin = cursor.offset
+    if kind == ARRAY:
+        said, shown = _array(cursor)
+        return StoredEntry(kind, begin, cursor.offset - begin, said), shown
+    shown = _scalar(cursor, kind)
+    return StoredEntry(kind, begin, cursor.offset - begin, f"a text of {cursor.offset - begin - 8:,} bytes"), shown
+
+
+def _scalar(cursor: Cursor, kind: int) -> str | None:
+    if kind == TEXT:
+        length = cursor.number()
+        if length > limits.GGUF_TEXT:
+            cursor.skip(length)
+            return None
+        return cursor.take(length).decode("utf-8", "replace")
+    return text(kind, _number(cursor, kind))
+
+
+def _number(cursor: Cursor, kind: int) -> Any:
+    if kind not in _FORMATS:
+        raise FormatError(f"{cursor.within} is of the unknown type {kind}.", rule="metadata type")
+    raw = cursor.take(struct.calcsize(_FORMATS[kind]))
+    if kind == BOOL and raw[0] > 1:
+        raise FormatError(f"{cursor.within} is a bool with the value {raw[0]}.", rule="metadata type")
+    return struct.unpack(f"<{_FORMATS[kind]}", raw)[0]
+
+
+def _array(cursor: Cursor) -> tuple[str, str | None]:
+    """Move beyond an array; return what it has, in words, and its values as JSON if they are few."""
+    kind, number = cursor.small_number(), cursor.number()
+    if kind not in _NAMES:
+        why = "is an array of arrays" if kind == ARRAY else f"has values of the unknown type {kind}"
+        raise FormatError(f"{cursor.within} {why}.", rule="metadata type")
+    said = f"{number:,} values of the type {_NAMES[kind]}" if kind != TEXT else count(number, "text")
+    if kind == TEXT and number > limits.GGUF_TEXTS:
+        raise UnsafeError(f"{cursor.within} has {number} texts, too many to read.", rule="metadata size")
+    if number <= SHOWN:
+        values = [_scalar(cursor, kind) if kind == TEXT else _number(cursor, kind) for _ in range(number)]
+        if None in values or any(isinstance(one, float) and not math.isfinite(one) for one in values):
+            return said, None
+        return said, f"[{', '.join(json.dumps(one) if kind == TEXT else text(kind, one) for one in values)}]"
+    if kind == TEXT:
+        cursor.skip_texts(number)
+    else:
+        cursor.skip(number * struct.calcsize(_FORMATS[kind]))
+    return said, None
+
+
+def text(kind: int, value: Any) -> str:
+    """Return the text of a value; that of a float of 32 bits has only the digits that it needs."""
+    if kind == BOOL:
+        return "true" if value else "false"
+    if kind != FLOAT32 or not math.isfinite(value):
+        return str(value)
+    return str(float(next(said for digits in range(1, 10) if _single(said := f"{value:.{digits}g}") == value)))
+
+
+def _single(said: str) -> float:
+    number = float(said)
+    try:
+        return float(struct.unpack("<f", struct.pack("<f", number))[0])
+    except OverflowError:
+        return math.inf
+
+
+def packed(kind: int, value: Any) -> bytes:
+    """Return the stored form of a value that is not an array; raises ``struct.error`` for one that does not fit."""
+    if kind == TEXT:
+        data = value if isinstance(value, bytes) else value.encode()
+        return struct.pack("<Q", len(data)) + data
+    return struct.pack(f"<{_FORMATS[kind]}", value)
+
+
+def array(kind: int, values: Sequence[Any]) -> bytes:
+    """Return the stored form of an array."""
+    head = struct.pack("<IQ", kind, len(values))
+    if kind == TEXT:
+        return head + b"".join(packed(TEXT, value) for value in values)
+    return head + struct.pack(f"<{len(values)}{_FORMATS[kind]}", *values)
+
+
+def parsed(key: str, said: str, kind: int) -> bytes:
+    """Return the stored form of a value that a user wrote; raises ConfigError if it is not of the type."""
+    try:
+        if kind == TEXT:
+            return packed(TEXT, said)
+        if kind == ARRAY:
+            return _parsed_array(json.loads(said))
+        if kind == BOOL:
+            return packed(BOOL, {"true": True, "false": False}[said.lower()])
+        return packed(kind, float(said) if kind in _FLOATS else int(said))
+    except (ValueError, LookupError, struct.error, OverflowError, TypeError):
+        name = "array of JSON" if kind == ARRAY else _NAMES[kind]
+        raise ConfigError(
+            f"{escape(key)} = {escape(said, 40)} in the metadata is not a value of the type {name}.",
+            hint="Give another value with --set-metadata.",
+        ) from None
+
+
+def _parsed_array(values: Any) -> bytes:
+    if not isinstance(values, list):
+        raise ValueError("not a list")
+    kinds = {type(value) for value in values}
+    if kinds <= {str}:
+        return array(TEXT, values)
+    if kinds <= {bool}:
+        return array(BOOL, values)
+    return array(INT32 if kinds <= {int} else FLOAT32, values)

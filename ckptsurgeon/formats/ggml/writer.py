@@ -1,0 +1,150 @@
+"""Lays out GGUF files: the metadata, the headers of the tensors, and their bytes, each aligned."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import chain
+
+from ...errors import ConfigError, OutputError
+from ...tensors.dtypes import DTYPES
+from ...util.text import escape
+from ..base.header import ExtraEntries, IndexFile, OutputLayout, OutTensor
+from ..base.limits import TENSORS
+from .types import NUMBERS
+from .values import TEXT, packed
+
+__all__ = ["ALIGNMENT", "RECIPE_KEY", "SPLIT_COUNT", "GgufWriter"]
+
+ALIGNMENT, SPLIT_COUNT = "general.alignment", "split.count"
+RECIPE_KEY = "ckptsurgeon.recipe"
+"""The entry of the metadata that holds the recipe."""
+_VERSION = 3
+_NAME_BYTES = 63
+_DIMENSIONS = 4
+"""What llama.cpp reads: names of fewer than 64 bytes, and at most four dimensions."""
+FORMAT_KEY = "format"
+"""The entry of safetensors files that names torch, which means nothing here."""
+
+
+class _GgufLayout:
+    """The layout of a file: its header, and the offset of each tensor."""
+
+    def __init__(
+        self, tensors: Sequence[OutTensor], entries: Mapping[str, tuple[int, bytes]], recipe: Sequence[str]
+    ) -> None:
+        self._entries, self._has_recipe = entries, bool(recipe)
+        self._tensors, alignment = tensors, GgufWriter.alignment
+        kind, raw = entries.get(ALIGNMENT, (0, b""))
+        if raw:
+            alignment = int.from_bytes(raw, "little")
+            if len(raw) != 4 or not alignment or alignment & (alignment - 1):
+                raise ConfigError(f"{ALIGNMENT} is not a power of two of the type uint32.", hint="Set another one.")
+        del kind
+        offsets, at = [], 0
+        for tensor in tensors:
+            offsets.append(at)
+            at += -(-tensor.nbytes // alignment) * alignment
+        self._infos = b"".join(_info(tensor, offset) for tensor, offset in zip(tensors, offsets, strict=True))
+        size = sum(map(len, self._head(recipe)))
+        start = -(-size // alignment) * alignment
+        self._padding = bytes(start - size)
+        self.slots = {t.key: (start + at, t.nbytes) for t, at in zip(tensors, offsets, strict=True)}
+        self.size = start + at
+
+    def _head(self, recipe: Sequence[str]) -> Iterator[bytes]:
+        number = len(self._entries) + self._has_recipe
+        yield b"GGUF" + struct.pack("<IQQ", _VERSION, len(self._tensors), number)
+        for key, (kind, raw) in self._entries.items():
+            yield packed(TEXT, key) + struct.pack("<I", kind)
+            yield raw
+        if self._has_recipe:
+            pieces = [piece.encode("utf-8", "replace") for piece in recipe]
+            yield packed(TEXT, RECIPE_KEY) + struct.pack("<IQ", TEXT, sum(map(len, pieces)))
+            yield from pieces
+        yield self._infos
+
+    def frame(self, checksums: Mapping[str, int], recipe: Sequence[str]) -> Iterator[tuple[int, bytes]]:
+        """Yield (offset, bytes) of everything but the tensors: the header, and the padding behind each tensor."""
+        at = 0
+        for part in chain(self._head(recipe), [self._padding]):
+            yield at, part
+            at += len(part)
+        for tensor in self._tensors:
+            begin, nbytes = self.slots[tensor.key]
+            if begin > at:
+                yield at, bytes(begin - at)
+            at = begin + nbytes
+        if self.size > at:
+            yield at, bytes(self.size - at)
+
+
+def _info(tensor: OutTensor, offset: int) -> bytes:
+    """Return the header of a tensor; raises OutputError for one that llama.cpp could not read."""
+    try:
+        name = tensor.key.encode()
+    except UnicodeEncodeError:
+        name = b"?" * (_NAME_BYTES + 1)
+    if len(name) > _NAME_BYTES:
+        raise OutputError(
+            f"the name {escape(tensor.key)} is too long for GGUF: llama.cpp reads names of at most {_NAME_BYTES} "
+            "bytes of UTF-8.",
+            hint="Give the tensors llama.cpp's names, with ckpt rename --map, or use --to safetensors.",
+        )
+    if len(tensor.shape) > _DIMENSIONS:
+        raise OutputError(
+            f"the tensor {escape(tensor.key)} has {len(tensor.shape)} dimensions: GGUF has at most {_DIMENSIONS}.",
+            hint="Use --to safetensors.",
+        )
+    shape, block = tensor.shape, DTYPES[tensor.dtype].block
+    if block is not None:
+        shape = (*shape[:-1], shape[-1] // block[1] * block[0])
+    sizes = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
+    return packed(TEXT, name) + sizes + struct.pack("<IQ", NUMBERS[tensor.dtype], offset)
+
+
+class _OneFile:
+    """A checkpoint of one file: llama.cpp reads no index."""
+
+    def names(self, number: int) -> list[str]:
+        """Raise ConfigError: only a file can be written."""
+        raise ConfigError("GGUF is written as one file.", hint="Name the output NAME.gguf, without --max-shard-size.")
+
+    def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> Mapping[str, IndexFile]:
+        """Return {}: there is no index."""
+        return {}
+
+    def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
+        """Return no file: no folder is written."""
+        return set()
+
+
+class GgufWriter:
+    """Writes GGUF files of version 3; the entries of their metadata are given with their types, as ``beside``."""
+
+    name = "gguf"
+    sharding = _OneFile()
+    suffixes = (".gguf",)
+    shares = False
+    most = TENSORS
+    dtypes = frozenset(NUMBERS)
+    carries = False
+    alignment = 32
+    """The alignment of tensors in bytes, if no entry gives another."""
+
+    def layout(
+        self,
+        tensors: Sequence[OutTensor],
+        metadata: Mapping[str, str],
+        recipe: Sequence[str],
+        beside: ExtraEntries | None = None,
+    ) -> _GgufLayout:
+        """Return the layout of a file, whose tensors are in the given order.
+
+        ``beside`` has the entries of the metadata as (type, stored bytes); without it, they are the texts in
+        ``metadata``.
+        """
+        if beside is not None:
+            return _GgufLayout(tensors, beside.levels[0], recipe)
+        texts = {key: (TEXT, packed(TEXT, value)) for key, value in metadata.items() if key != FORMAT_KEY}
+        return _GgufLayout(tensors, texts, recipe)
