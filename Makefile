@@ -13,7 +13,7 @@ THERE ?= 3.12
 # Two processes, each with whole files; those that take longest are begun first. Three took more time on two cores.
 TOGETHER := -n 2 --dist loadfile --no-loadscope-reorder
 
-ORACLES := espnet speechbrain tensorflow mfcc mergekit peft scanners datasets quantised quantised_earlier
+ORACLES := espnet speechbrain tensorflow mfcc mergekit peft scanners datasets quantised quantised_earlier gguf
 
 .PHONY: help demo test test-all test-browser test-gpu test-matrix wheels test-faults test-loggers mutants architectures required-parts fuzz fuzz-pickles check docs reference bench oracle format clean
 

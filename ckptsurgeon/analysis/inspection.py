@@ -272,7 +272,7 @@ def inspection_of(
         tensors=tensors,
         ties=alias_groups(tensors),
         extras=checkpoint.extras,
-        metadata=checkpoint.metadata,
+        metadata={key: one.said for key, one in checkpoint.header.stored.items()} | dict(checkpoint.metadata),
         notes=(*checkpoint.notes, *chosen.notes),
         nbytes_files=_on_disk(checkpoint.files),
         made_by_us=checkpoint.recipe is not None,

@@ -65,6 +65,7 @@ def apply(
     from ..engine.output.layout import parse_size
     from ..planning.recipe import make_recipe
     from ..storage.write.locking import check_wait
+    from .gguf.entries import gguf_entries, lost_entries
 
     check_wait(wait)
     from_file = not isinstance(plan, Plan)
@@ -96,14 +97,15 @@ def apply(
             key=os.fspath(key or ""),
         )
         recipe = make_recipe(plan, options.path.rstrip("/"), __version__)
-        receipt = carry_out(plan, inputs, options, recipe, progress)
+        receipt = carry_out(plan, inputs, options, recipe, progress, gguf_entries(plan, inputs, options))
+        lost = lost_entries(inputs, options)
     finally:
         close_inputs(inputs)
     ran = inputs.target.ran if from_file and inputs.target is not None else ()
     planned = notes_of(plan, output, to=to, max_shard_size=max_shard_size)
     left = [note for note in _left_there(plan, options) if note not in plan.notes]
     return replace(
-        receipt, notes=tuple(dict.fromkeys([*(f"ran {code}" for code in ran), *planned, *receipt.notes, *left]))
+        receipt, notes=tuple(dict.fromkeys([*(f"ran {code}" for code in ran), *planned, *receipt.notes, *lost, *left]))
     )
 
 

@@ -15,7 +15,7 @@ from ..formats.pickle.plain import Array
 from ..formats.pickle.values import ARRAY, META, QUANTISED, SPARSE, GlobalName
 from ..storage.crc32c import crc32c
 from ..storage.read.base import File
-from ..tensors.dtypes import reach
+from ..tensors.dtypes import DTYPES, reach
 from ..tensors.info import Cast, Concatenated, Decoded, Permuted, Reshaped, Sliced, Storage, Summed, TensorInfo
 from ..tensors.ops.regions import Array as Values
 from ..tensors.ops.regions import Box
@@ -103,6 +103,8 @@ def _materialised(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Te
     rebuild = _OPAQUE.get(info.opaque)
     if rebuild is not None:
         return rebuild(checkpoint, info)
+    if DTYPES[info.dtype].block is not None:
+        info = replace(info, dtype="uint8")
     if info.opaque or not hasattr(torch, info.dtype):
         why = info.opaque or f"torch has no dtype {info.dtype}"
         raise FormatError(

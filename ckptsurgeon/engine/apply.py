@@ -45,11 +45,17 @@ __all__ = ["carry_out"]
 
 
 def carry_out(
-    plan: Plan, inputs: PlanInputs, options: OutputOptions, recipe: Recipe, progress: Progress | None = None
+    plan: Plan,
+    inputs: PlanInputs,
+    options: OutputOptions,
+    recipe: Recipe,
+    progress: Progress | None = None,
+    beside: ExtraEntries | None = None,
 ) -> Receipt:
     """Apply a plan to its open inputs: write the output to the path in ``options``, and return a receipt.
 
-    ``recipe`` is stored in the output; ``progress`` is called with (bytes done, bytes in all). Raises PlanError if a
+    ``recipe`` is stored in the output; ``progress`` is called with (bytes done, bytes in all). ``beside`` are entries
+    that the output gets in addition to tensors, in place of those that the plan copies. Raises PlanError if a
     step does not fit its source, or if two tensors that the destination ties have different values; FormatError if the
     bytes of a source do not match their checksum; SourceError and OutputError if a file cannot be read or written. A
     failure leaves no partial output.
@@ -60,7 +66,9 @@ def carry_out(
     written = as_written(plan, options)
     recipe = recipe_as_written(recipe, written)
     text = RecipeText(recipe)
-    shape = lay_out(written, options, () if is_folder(options) else text.checked({}), _carried_entries(plan, inputs))
+    shape = lay_out(
+        written, options, () if is_folder(options) else text.checked({}), beside or _carried_entries(plan, inputs)
+    )
     check_unchanged(inputs)
     path, taken = _output_path(shape, options), set(_identities(inputs, written, options))
     check_output(path, taken, force=options.force, folder=shape.folder)

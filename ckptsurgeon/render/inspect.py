@@ -110,7 +110,7 @@ def tensor_lines(inspection: Inspection, *, by_size: bool = False) -> Iterator[s
     if by_size:
         tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].nbytes))
     rows = [
-        (escape(key, ALL), shape_text(info.shape), info.dtype, human_bytes(info.nbytes), _about(inspection, key))
+        (escape(key, ALL), shape_text(info.meant_shape), info.dtype, human_bytes(info.nbytes), _about(inspection, key))
         for key, info in tensors.items()
     ]
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(4)]

@@ -82,7 +82,7 @@ def _leaf(leaf: Branch, *, named: bool) -> str:
     """Return the text of a tensor: its shape, after its name if ``named`` is True."""
     assert leaf.info is not None
     words = [escape(leaf.name, NAME)] if named else []
-    words += [shape_text(leaf.info.shape), *([f"[{leaf.info.opaque}]"] if leaf.info.opaque else [])]
+    words += [shape_text(leaf.info.meant_shape), *([f"[{leaf.info.opaque}]"] if leaf.info.opaque else [])]
     return " ".join(words)
 
 

@@ -120,7 +120,7 @@ def _sign(node: Branch, signatures: dict[object, Signature]) -> Signature:
     if node.info is None:
         what = tuple([(child.name, _sign(child, signatures)) for child in node.children.values()])
     else:  # shapes as text: a malicious file can make the hashes of numbers collide
-        what = (node.info.dtype, shape_text(node.info.shape), node.info.opaque)
+        what = (node.info.dtype, shape_text(node.info.meant_shape), node.info.opaque)
     node.make = signatures.setdefault(what, len(signatures))
     return node.make
 

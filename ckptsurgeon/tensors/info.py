@@ -80,6 +80,12 @@ class TensorInfo:
         return (self.numel * DTYPES[self.dtype].bits + 7) // 8
 
     @property
+    def meant_shape(self) -> tuple[int, ...]:
+        """The shape of the weight that blocks of codes stand for, whose bytes are stored; else the shape itself."""
+        block = DTYPES[self.dtype].block
+        return self.shape if block is None else (*self.shape[:-1], self.shape[-1] // block[1] * block[0])
+
+    @property
     def parameters(self) -> int:
         """The number of parameters: elements of a floating type, each packed number counted; 0 for other types."""
         dtype = DTYPES[self.dtype]

@@ -21,6 +21,7 @@ DCP = "Folders of torch.distributed.checkpoint"
 ZERO = "Folders of DeepSpeed ZeRO"
 NUMPY = "NumPy's files"
 TENSORFLOW = "TensorFlow's checkpoints"
+GGUF = "GGUF files"
 SPECIAL = "FIFOs, devices, sockets, links to nowhere and to themselves"
 INPUTS = "Plans, recipes, configurations, vocabularies and map files"
 MUTATED = "Sound files with bytes flipped, cut, spliced or edited"
@@ -46,7 +47,7 @@ PLACED = "Links, files, folders and names in the way of what was fetched"
 
 OPENING = (
     NEVER_RUN, PICKLE, COSTS, LIMITS, CLAIMS, ZIP_NAMES, ZIP_PLACES, ZIP_PACKED, CHECKSUM, LEGACY, SCRIPT, SAFETENSORS,
-    INDEX, DCP, ZERO, NUMPY, TENSORFLOW, SPECIAL, INPUTS, MUTATED, SHOWN,
+    INDEX, DCP, ZERO, NUMPY, TENSORFLOW, GGUF, SPECIAL, INPUTS, MUTATED, SHOWN,
 )  # fmt: skip
 WRITING = (FULL, FAILING, OTHERWISE, KILLED, POWER, UNFLUSHED, UNREADABLE, MEMORY, REFLINKS, WRITERS)
 FETCHING = (SENT, KEPT, MOVED, BROKEN_OFF, ELSEWHERE, PLACED)

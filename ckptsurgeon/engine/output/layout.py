@@ -178,7 +178,8 @@ def _out_tensors(steps: Sequence[Step], writer: Writer) -> list[OutTensor]:
         if step.dtype not in writer.dtypes:
             others = [w.name for w in sorted(writers().values(), key=_is_of_folders) if step.dtype in w.dtypes]
             leave = f"Leave the tensor out first: ckpt filter --exclude {escape(step.key)}."
-            hint = f"Use --to {others[0]}." if others else leave
+            decode = " Or decode it: ckpt convert --dequantize." if DTYPES[step.dtype].block else ""
+            hint = f"Use --to {others[0]}.{decode}" if others else leave
             raise OutputError(
                 f"{writer.name} does not support {step.dtype}, the dtype of {escape(step.key)}.",
                 hint=hint,

@@ -21,8 +21,8 @@ __all__ = [
     "OutTensor",
     "OutputLayout",
     "ReadWritten",
-    "StoredEntry",
     "Sharding",
+    "StoredEntry",
     "Writer",
     "naming",
 ]

@@ -7,17 +7,32 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...errors import ConfigError, FormatError, UnsafeError
-from ...util.text import count, escape
+from ...util.text import escape
 from ..base import limits
 from ..base.header import StoredEntry
 from .cursor import Cursor
 
-__all__ = ["ARRAY", "BOOL", "FLOAT32", "INT32", "TEXT", "UINT32", "array", "packed", "parsed", "read_entry", "text"]
+__all__ = [
+    "ARRAY",
+    "BOOL",
+    "FLOAT32",
+    "INT32",
+    "TEXT",
+    "UINT32",
+    "Typed",
+    "array",
+    "kind_of",
+    "packed",
+    "parsed",
+    "read_entry",
+    "text",
+]
 
 UINT32, INT32, FLOAT32, BOOL, TEXT, ARRAY = 4, 5, 6, 7, 8, 9
 _FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -26,6 +41,13 @@ _NAMES = {0: "uint8", 1: "int8", 2: "uint16", 3: "int16", 4: "uint32", 5: "int32
 _FLOATS = (6, 12)
 SHOWN = 16
 """The longest array whose values are shown, and copied into other formats."""
+
+
+class Typed(NamedTuple):
+    """A value of the metadata: the number of its type, and its bytes as they are stored."""
+
+    kind: int
+    raw: bytes
 
 
 def read_entry(cursor: Cursor) -> tuple[StoredEntry, str | None]:
@@ -64,7 +86,7 @@ def _array(cursor: Cursor) -> tuple[str, str | None]:
     if kind not in _NAMES:
         why = "is an array of arrays" if kind == ARRAY else f"has values of the unknown type {kind}"
         raise FormatError(f"{cursor.within} {why}.", rule="metadata type")
-    said = f"{number:,} values of the type {_NAMES[kind]}" if kind != TEXT else count(number, "text")
+    said = f"{number:,} values of the type {_NAMES[kind]}" if kind != TEXT else f"{number:,} texts"
     if kind == TEXT and number > limits.GGUF_TEXTS:
         raise UnsafeError(f"{cursor.within} has {number} texts, too many to read.", rule="metadata size")
     if number <= SHOWN:
@@ -128,6 +150,28 @@ def parsed(key: str, said: str, kind: int) -> bytes:
             f"{escape(key)} = {escape(said, 40)} in the metadata is not a value of the type {name}.",
             hint="Give another value with --set-metadata.",
         ) from None
+
+
+_NUMBER = re.compile(r"-?\d{1,19}")
+_OF_TEXTS = ("general.", "tokenizer.chat_template")
+_OF_NUMBERS = re.compile(r"general\.(alignment|file_type|quantization_version|\w+\.count)")
+
+
+def kind_of(key: str, said: str) -> int:
+    """Return the type of a new entry, by its name and its text: ``5`` is a number, but not as ``general.version``."""
+    if key.startswith(_OF_TEXTS) and not _OF_NUMBERS.fullmatch(key):
+        return TEXT
+    if said in ("true", "false"):
+        return BOOL
+    if said.startswith("[") and said.endswith("]"):
+        return ARRAY
+    if _NUMBER.fullmatch(said):
+        number = int(said)
+        return UINT32 if 0 <= number < 2**32 else INT32 if -(2**31) <= number < 0 else 10 if number > 0 else 11
+    try:
+        return FLOAT32 if math.isfinite(float(said)) else TEXT
+    except ValueError:
+        return TEXT
 
 
 def _parsed_array(values: Any) -> bytes:

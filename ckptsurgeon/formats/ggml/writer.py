@@ -12,7 +12,7 @@ from ...util.text import escape
 from ..base.header import ExtraEntries, IndexFile, OutputLayout, OutTensor
 from ..base.limits import TENSORS
 from .types import NUMBERS
-from .values import TEXT, packed
+from .values import TEXT, UINT32, Typed, packed
 
 __all__ = ["ALIGNMENT", "RECIPE_KEY", "SPLIT_COUNT", "GgufWriter"]
 
@@ -30,17 +30,13 @@ FORMAT_KEY = "format"
 class _GgufLayout:
     """The layout of a file: its header, and the offset of each tensor."""
 
-    def __init__(
-        self, tensors: Sequence[OutTensor], entries: Mapping[str, tuple[int, bytes]], recipe: Sequence[str]
-    ) -> None:
+    def __init__(self, tensors: Sequence[OutTensor], entries: Mapping[str, Typed], recipe: Sequence[str]) -> None:
         self._entries, self._has_recipe = entries, bool(recipe)
         self._tensors, alignment = tensors, GgufWriter.alignment
-        kind, raw = entries.get(ALIGNMENT, (0, b""))
-        if raw:
-            alignment = int.from_bytes(raw, "little")
-            if len(raw) != 4 or not alignment or alignment & (alignment - 1):
+        if ALIGNMENT in entries:
+            alignment = int.from_bytes(entries[ALIGNMENT].raw, "little")
+            if entries[ALIGNMENT].kind != UINT32 or not alignment or alignment & (alignment - 1):
                 raise ConfigError(f"{ALIGNMENT} is not a power of two of the type uint32.", hint="Set another one.")
-        del kind
         offsets, at = [], 0
         for tensor in tensors:
             offsets.append(at)
@@ -128,7 +124,7 @@ class GgufWriter:
     shares = False
     most = TENSORS
     dtypes = frozenset(NUMBERS)
-    carries = False
+    carries = True
     alignment = 32
     """The alignment of tensors in bytes, if no entry gives another."""
 
@@ -141,10 +137,12 @@ class GgufWriter:
     ) -> _GgufLayout:
         """Return the layout of a file, whose tensors are in the given order.
 
-        ``beside`` has the entries of the metadata as (type, stored bytes); without it, they are the texts in
+        ``beside`` has the entries of the metadata with their types; without it, they are the texts in
         ``metadata``.
         """
         if beside is not None:
+            if not all(isinstance(entry, Typed) for entry in beside.levels[0].values()):
+                raise ConfigError("GGUF cannot store these entries other than tensors.", hint="Write one .pth file.")
             return _GgufLayout(tensors, beside.levels[0], recipe)
-        texts = {key: (TEXT, packed(TEXT, value)) for key, value in metadata.items() if key != FORMAT_KEY}
+        texts = {key: Typed(TEXT, packed(TEXT, value)) for key, value in metadata.items() if key != FORMAT_KEY}
         return _GgufLayout(tensors, texts, recipe)

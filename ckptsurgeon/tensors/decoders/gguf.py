@@ -55,7 +55,8 @@ class _Blocks:
 
 def _half(blocks: Array, at: int) -> Array:
     """Return the float16 at a byte of each block, as float32: (blocks, 1)."""
-    return np.ascontiguousarray(blocks[:, at : at + 2]).view("<f2").astype("<f4")
+    scales: Array = np.ascontiguousarray(blocks[:, at : at + 2]).view("<f2").astype("<f4")
+    return scales
 
 
 def _bits(data: Array, bits: int, run: int) -> Array:
@@ -70,34 +71,41 @@ def _bits(data: Array, bits: int, run: int) -> Array:
 
 def _fifth_bits(blocks: Array, at: int) -> Array:
     """Return the fifth bits of 32 codes, in their place: they are a word of 32 bits, the lowest first."""
-    return np.unpackbits(blocks[:, at : at + 4], axis=1, bitorder="little") << np.uint8(4)
+    bits: Array = np.unpackbits(blocks[:, at : at + 4], axis=1, bitorder="little")
+    return bits << np.uint8(4)
 
 
 def _q4_0(blocks: Array) -> Array:
-    return _half(blocks, 0) * (_bits(blocks[:, 2:], 4, 16).astype("<f4") - np.float32(8))
+    values: Array = _half(blocks, 0) * (_bits(blocks[:, 2:], 4, 16).astype("<f4") - np.float32(8))
+    return values
 
 
 def _q4_1(blocks: Array) -> Array:
-    return _half(blocks, 0) * _bits(blocks[:, 4:], 4, 16).astype("<f4") + _half(blocks, 2)
+    values: Array = _half(blocks, 0) * _bits(blocks[:, 4:], 4, 16).astype("<f4") + _half(blocks, 2)
+    return values
 
 
 def _q5_0(blocks: Array) -> Array:
     codes = _bits(blocks[:, 6:], 4, 16) | _fifth_bits(blocks, 2)
-    return _half(blocks, 0) * (codes.astype("<f4") - np.float32(16))
+    values: Array = _half(blocks, 0) * (codes.astype("<f4") - np.float32(16))
+    return values
 
 
 def _q5_1(blocks: Array) -> Array:
     codes = _bits(blocks[:, 8:], 4, 16) | _fifth_bits(blocks, 4)
-    return _half(blocks, 0) * codes.astype("<f4") + _half(blocks, 2)
+    values: Array = _half(blocks, 0) * codes.astype("<f4") + _half(blocks, 2)
+    return values
 
 
 def _q8_0(blocks: Array) -> Array:
-    return _half(blocks, 0) * blocks[:, 2:].view("i1").astype("<f4")
+    values: Array = _half(blocks, 0) * blocks[:, 2:].view("i1").astype("<f4")
+    return values
 
 
 def _mxfp4(blocks: Array) -> Array:
     exponents = blocks[:, :1].astype("<i4") - 128  # one less than that of the scale: the values are doubled
-    return np.ldexp(_FOURS[_bits(blocks[:, 1:], 4, 16)], exponents)
+    values: Array = np.ldexp(_FOURS[_bits(blocks[:, 1:], 4, 16)], exponents)
+    return values
 
 
 def _grouped(codes: Array, scales: Array, least: Array | None = None) -> Array:

@@ -70,7 +70,6 @@ FILES: dict[str, tuple[str, bytes | Callable[[], bytes], str, str]] = {
         "a NeMo model, a tar archive compressed with gzip", "name its model_weights.ckpt: tar xf x.bin",
     ),
     "tar": ("x.tar", tarred("readme", "net/a.pth"), "a tar archive with net/a.pth in it", "tar xf x.tar net/a.pth"),
-    "gguf": ("model.bin", b"GGUF\3\0\0\0" + bytes(64), "a GGUF file of llama.cpp", "Name the safetensors or .pth"),
     "ggml": ("model.bin", b"tjgg\3\0\0\0" + bytes(64), "a GGML file of llama.cpp", "Name the .pth"),
     "flax": (
         "flax_model.msgpack", b"\x82\xa6params\x81\xa6kernel\xc7\x10\x01\x93\x92\x01\x02\xa7float32\xc4\4\0\0\0\0\xa1b\1",

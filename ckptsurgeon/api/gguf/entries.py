@@ -1,0 +1,80 @@
+"""The metadata of a GGUF output: the entries of its source as they are stored, and those that the plan sets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...engine.inputs import PlanInputs
+from ...engine.output.layout import OutputOptions, writer_of
+from ...errors import CheckpointError
+from ...formats.base.header import ExtraEntries
+from ...formats.ggml.values import UINT32, Typed, kind_of, packed, parsed
+from ...formats.ggml.writer import FORMAT_KEY, GgufWriter
+from ...planning.plan.plan import Plan
+from ...util.text import listing
+
+__all__ = ["gguf_entries", "lost_entries"]
+
+FILE_TYPE = "general.file_type"
+FILE_TYPES = {
+    "float32": 0, "float16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k": 12,
+    "q4_k": 15, "q5_k": 17, "q6_k": 18, "bfloat16": 32,
+}  # fmt: skip
+"""What llama.cpp calls a file whose matrices are mostly of a type (``enum llama_ftype``)."""
+
+
+def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> ExtraEntries | None:
+    """Return the metadata of an output in GGUF; None for another format, or if the plan copies entries of a pickle."""
+    if not _is_gguf(options) or plan.carried.entries:
+        return None
+    source = next((one for one in inputs.sources if one.header.stored), None)
+    found = _of_source(plan, source) if source is not None else {}
+    for key, said in plan.metadata.items():
+        if key not in found and key != FORMAT_KEY:
+            kind = kind_of(key, said)
+            found[key] = Typed(kind, parsed(key, said, kind))
+    if FILE_TYPE in found and any(step.dtype != step.source_dtype for step in plan.steps):
+        found.update(_file_type(plan))
+    return ExtraEntries((), (found,))
+
+
+def _is_gguf(options: OutputOptions) -> bool:
+    try:
+        return writer_of(options).name == GgufWriter.name
+    except CheckpointError:
+        return False
+
+
+def _of_source(plan: Plan, source: Checkpoint) -> dict[str, Typed]:
+    """Return the entries of a GGUF source, with the values that the plan sets, and without those that it removes."""
+    stored, texts = source.header.stored, source.metadata
+    given: Mapping[str, str] = plan.arguments.get("metadata") or {}
+    file = source.open_files()[source.files[0].name]
+    found: dict[str, Typed] = {}
+    for key, entry in stored.items():
+        if given.get(key) == "":
+            continue
+        said = given.get(key, plan.metadata.get(key, texts.get(key)))
+        if said == texts.get(key):
+            found[key] = Typed(entry.kind, file.read(entry.offset, entry.nbytes))
+        else:
+            found[key] = Typed(entry.kind, parsed(key, said or "", entry.kind))
+    return found
+
+
+def _file_type(plan: Plan) -> Iterator[tuple[str, Typed]]:
+    """Yield the entry that names the type of most matrices, if llama.cpp has a name for it."""
+    kinds = Counter(step.dtype for step in plan.steps if len(step.shape) > 1)
+    for dtype, _ in kinds.most_common(1):
+        if dtype in FILE_TYPES:
+            yield FILE_TYPE, Typed(UINT32, packed(UINT32, FILE_TYPES[dtype]))
+
+
+def lost_entries(inputs: PlanInputs, options: OutputOptions) -> tuple[str, ...]:
+    """Return a note on the long entries of a GGUF source, as the tokens, which no other format stores; or ()."""
+    if _is_gguf(options):
+        return ()
+    lost = [key for one in inputs.sources for key in one.header.stored if key not in one.metadata]
+    return (f"not written, since only GGUF stores them: {listing(lost, 3)}",) if lost else ()
