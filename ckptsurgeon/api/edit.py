@@ -17,7 +17,9 @@ from ..planning.edit import plan_edit
 from ..planning.plan.plan import CarriedEntries, Plan
 from ..planning.quantised import check_codes
 from ..planning.transplant.options import Options
+from ..tensors.dtypes import DTYPES
 from ..util.text import grouped, listing
+from .gguf.layouts import NamedLayout, check_layout, layout_named
 from .inputs.argument_types import CheckpointLike, Operations, Path, Patterns, Rules, checked
 from .inputs.inputs import extras_left, names_of, plan_source, unwrap_notes, view_of
 from .inputs.operations import asked_conversions, operate, operations_file, operations_of
@@ -120,6 +122,7 @@ def convert(
     *,
     dtype: str | torch.dtype | None = None,
     dequantize: bool = False,
+    layout: str | None = None,
     metadata: Mapping[str, str] | None = None,
     unwrap: bool = False,
     keep_extras: bool = False,
@@ -129,14 +132,18 @@ def convert(
 
     The format is given by the output when the plan is applied. ``dequantize`` replaces the codes of quantised tensors
     and their scales by the weights that they stand for, in ``dtype``, or else in the dtype that config.json gives, or
-    bfloat16. ``metadata`` sets entries of the metadata of safetensors; an empty value removes one. Raises PlanError for
-    a cast that would lose values or a quantised tensor that cannot be decoded, and what ``open_checkpoint`` raises.
+    bfloat16. ``layout`` gives the tensors the names, shapes and metadata that another program expects: "gguf" for
+    llama.cpp from a model of transformers, "transformers" for the way back. ``metadata`` sets entries of the metadata
+    of safetensors or GGUF; an empty value removes one. Raises PlanError for a cast that would lose values, a quantised
+    tensor that cannot be decoded or a layout that is not known, and what ``open_checkpoint`` raises.
     """
     _check_metadata(metadata or {})
+    check_layout(layout)
     wanted = str(dtype) if dtype is not None else None
     arguments = plain_arguments(
         dtype=wanted,
         dequantize=dequantize,
+        **({"layout": layout} if layout is not None else {}),
         metadata=metadata or {},
         unwrap=unwrap,
         keep_extras=keep_extras,
@@ -153,6 +160,7 @@ def convert(
         root=root,
         metadata=metadata or {},
         rows=[DEQUANTIZE] if dequantize else (),
+        layout=layout,
     )
 
 
@@ -168,6 +176,7 @@ def _edit(
     metadata: Mapping[str, str] | None = None,
     others: Sequence[str] = (),
     rows: Sequence[Mapping[str, Any]] = (),
+    layout: str | None = None,
 ) -> Plan:
     """Open the source and return the plan of a verb that edits it; the plan keeps the source open for ``apply``."""
     checkpoint = open_checkpoint(source, root, unwrap=unwrap)
@@ -176,6 +185,8 @@ def _edit(
         carried, among, notes = _carried(checkpoint, keep_extras)
         notes += (*parts_elsewhere(checkpoint), *unwrap_notes([checkpoint], asked=unwrap), *adapter_of(checkpoint)[1])
         layers = source_layer_notes(checkpoint, folder)
+        change = layout_named(layout, checkpoint, folder)
+        options, rows = _in_layout(options, change), [*rows, *change.change.operations]
         operated = operate([checkpoint], rows)[0]
         decoded = any("dequantize" in row for row in rows)
         said = checkpoint.notes
@@ -190,10 +201,14 @@ def _edit(
             carried=carried,
             among=among,
             arguments=arguments,
-            metadata=_merged(_settled(checkpoint.metadata) if decoded else checkpoint.metadata, metadata or {}),
-            notes=[*(said if decoded else checkpoint.notes), *operated.notes, *notes],
+            metadata=_merged(
+                {**(_settled(checkpoint.metadata) if decoded else checkpoint.metadata), **(change.metadata or {})},
+                metadata or {},
+            ),
+            notes=[*(said if decoded else checkpoint.notes), *operated.notes, *notes, *change.notes],
             decoded_dtype=dtype_of_weights(folder.config),
         )
+        plan = _with_plain_vectors(plan) if change.is_gguf else plan
         check_codes(plan, [checkpoint.codes])
         check_settings(plan, [checkpoint])
         plan = with_left_out_said(with_settings(plan, [checkpoint]), checkpoint)
@@ -204,6 +219,24 @@ def _edit(
         checkpoint.close()
         raise
     return replace(plan, inputs=PlanInputs((checkpoint,), None, tuple(others)))
+
+
+def _in_layout(options: Options, layout: NamedLayout) -> Options:
+    """Return the options with the rules of a layout."""
+    change = layout.change
+    if not change.rules and not change.exclude:
+        return options
+    named = Options.of(rules=change.rules, exclude=change.exclude)
+    return replace(options, rules=named.rules, exclude=named.exclude)
+
+
+def _with_plain_vectors(plan: Plan) -> Plan:
+    """Return a plan for llama.cpp, which computes with norms and biases in float32 only."""
+    steps = (
+        replace(step, dtype="float32") if len(step.shape) == 1 and DTYPES[step.dtype].kind == "float" else step
+        for step in plan.steps
+    )
+    return replace(plan, steps=tuple(steps))
 
 
 def _settled(metadata: Mapping[str, str]) -> dict[str, str]:

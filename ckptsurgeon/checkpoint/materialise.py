@@ -16,7 +16,7 @@ from ..formats.pickle.values import ARRAY, META, QUANTISED, SPARSE, GlobalName
 from ..storage.crc32c import crc32c
 from ..storage.read.base import File
 from ..tensors.dtypes import DTYPES, reach
-from ..tensors.info import Cast, Concatenated, Decoded, Permuted, Reshaped, Sliced, Storage, Summed, TensorInfo
+from ..tensors.info import Cast, Concatenated, Decoded, Permuted, Reshaped, Shifted, Sliced, Storage, Summed, TensorInfo
 from ..tensors.ops.regions import Array as Values
 from ..tensors.ops.regions import Box
 from ..util.text import escape
@@ -137,6 +137,8 @@ def _made(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
         return of[tuple(slice(at, at + size) for at, size in zip(made.begin, info.shape, strict=True))]
     if isinstance(made, Cast):
         return of.to(_dtype(info))
+    if isinstance(made, Shifted):
+        return (of.double() + made.by).to(_dtype(info))
     return (of.to(torch.complex128 if of.is_complex() else torch.float64) * made.factor).to(of.dtype)
 
 

@@ -33,6 +33,11 @@ class Writing:
     dry_run: DryRun = False
     sink: Sink = field(default_factory=Sink)
 
+    @property
+    def is_gguf(self) -> bool:
+        """Whether the output is a GGUF file, by its name or by --to."""
+        return self.to == "gguf" or (self.output or "").lower().endswith(".gguf")
+
     def check(self) -> None:
         """Raise ConfigError if the output cannot be written; this is checked before any file is opened."""
         from ..api.apply import check_output as api_check_output

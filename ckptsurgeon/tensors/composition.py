@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from .dtypes import contiguous_stride
-from .info import Cast, Concatenated, Decoded, Made, Permuted, Reshaped, Scaled, Sliced, Summed, TensorInfo
+from .info import Cast, Concatenated, Decoded, Made, Permuted, Reshaped, Scaled, Shifted, Sliced, Summed, TensorInfo
 
-__all__ = ["cast", "cut", "decoded", "join", "leaves", "permute", "reshape", "scale", "total"]
+__all__ = ["cast", "cut", "decoded", "join", "leaves", "permute", "reshape", "scale", "shift", "total"]
 
 
 def leaves(info: TensorInfo) -> Iterator[TensorInfo]:
@@ -85,6 +85,11 @@ def join(infos: Sequence[TensorInfo], dim: int) -> TensorInfo:
 def scale(info: TensorInfo, factor: float) -> TensorInfo:
     """Return a floating tensor multiplied by a number."""
     return _made(info, info.shape, Scaled(info, factor))
+
+
+def shift(info: TensorInfo, by: float) -> TensorInfo:
+    """Return a floating tensor plus a number; a tensor of few bits becomes float32, which holds the sum."""
+    return TensorInfo("float64" if info.dtype == "float64" else "float32", info.shape, made=Shifted(info, by))
 
 
 def total(infos: Sequence[TensorInfo]) -> TensorInfo:

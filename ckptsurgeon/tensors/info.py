@@ -17,6 +17,7 @@ __all__ = [
     "Permuted",
     "Reshaped",
     "Scaled",
+    "Shifted",
     "Sliced",
     "Storage",
     "Summed",
@@ -164,6 +165,14 @@ class Scaled:
 
 
 @dataclass(frozen=True)
+class Shifted:
+    """The tensor ``of`` with ``by`` added to every element, in double precision, then rounded to float32 or wider."""
+
+    of: TensorInfo
+    by: float
+
+
+@dataclass(frozen=True)
 class Summed:
     """The sum of the tensors ``of``, added element by element in double precision, and then rounded to their dtype."""
 
@@ -197,7 +206,7 @@ class Decoded:
         return tuple(info for _, info in self.parts)
 
 
-Made: TypeAlias = Decoded | Sliced | Permuted | Reshaped | Concatenated | Scaled | Summed | Cast
+Made: TypeAlias = Decoded | Sliced | Permuted | Reshaped | Concatenated | Scaled | Shifted | Summed | Cast
 
 
 def alias_groups(tensors: Mapping[str, TensorInfo]) -> dict[str, str]:

@@ -37,12 +37,21 @@ def run(
             "--dequantize", help="Write the weights that quantised tensors stand for, in --dtype or config.json's."
         ),
     ] = False,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            "--layout",
+            metavar="LAYOUT",
+            help="Give the tensors the names and order of another program: gguf (llama.cpp), transformers, keep; for "
+            "-o x.gguf the default is gguf, if it is known.",
+        ),
+    ] = None,
     set_metadata: Annotated[
         list[str] | None,
         typer.Option(
             "--set-metadata",
             metavar="KEY=VALUE",
-            help="Set an entry of the safetensors metadata; an empty value removes it. Repeatable.",
+            help="Set an entry of the metadata of safetensors or GGUF; an empty value removes it. Repeatable.",
         ),
     ] = None,
     root: Root = None,
@@ -59,6 +68,7 @@ def run(
         source,
         dtype=dtype,
         dequantize=dequantize,
+        layout=layout or ("auto" if writing.is_gguf else None),
         metadata=_pairs(set_metadata or []),
         unwrap=unwrap,
         keep_extras=keep_extras,

@@ -16,7 +16,7 @@ from ...planning.plan.step import Step
 from ...storage.read.base import File
 from ...tensors.decoders._decoder import decode
 from ...tensors.dtypes import DTYPES, contiguous_stride, reach
-from ...tensors.info import Cast, Concatenated, Decoded, Permuted, Reshaped, Scaled, Sliced, Summed, TensorInfo
+from ...tensors.info import Cast, Concatenated, Decoded, Permuted, Reshaped, Scaled, Shifted, Sliced, Summed, TensorInfo
 from ...tensors.ops.casts import CastLosses, cast, goes_to_zero, raw_dtype
 from ...tensors.ops.means import added, scaled
 from ...tensors.ops.regions import Array, Box, box_shape
@@ -93,6 +93,9 @@ def read_derived(read: Read, info: TensorInfo, box: Box) -> Array:
         return np.concatenate([read(*one) for one in _overlapping(made, box)], axis=made.dim)
     if isinstance(made, Scaled):
         return scaled(read(made.of, box), info.dtype, made.factor)
+    if isinstance(made, Shifted):
+        wide = cast(read(made.of, box), made.of.dtype, "float64")[0] + made.by
+        return wide.astype(raw_dtype(info.dtype))
     if isinstance(made, Summed):
         return added([read(one, box) for one in made.of], info.dtype)
     if isinstance(made, Cast):

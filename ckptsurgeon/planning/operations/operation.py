@@ -67,6 +67,7 @@ _FIELDS: Mapping[str, Mapping[str, _Field]] = {
     "permute": {"dims": _Field(_is_ints, "a list of dimensions")},
     "reshape": {"shape": _Field(lambda v: isinstance(v, list) and all(map(_is_int, v)), "a list of sizes")},
     "scale": {"by": _Field(_is_number, "a finite number")},
+    "shift": {"by": _Field(_is_number, "a finite number")},
     "dequantize": {},
 }
 JOINING = ("concat", "stack", "add")

@@ -207,3 +207,5 @@ def _check_operable(key: str, info: TensorInfo, operation: Operation) -> None:
         raise PlanError(f"{operation}: {escape(key)} is {info.dtype}, which packs several numbers in a byte.")
     if operation.verb in ("scale", "add") and not dtype.is_floating:
         raise PlanError(f"{operation}: {escape(key)} is {info.dtype}; only floating tensors are scaled or added.")
+    if operation.verb == "shift" and dtype.kind != "float":
+        raise PlanError(f"{operation}: {escape(key)} is {info.dtype}; only real floating tensors are shifted.")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 
 from ...errors import PlanError
-from ...tensors.composition import cut, join, permute, reshape, scale, total
+from ...tensors.composition import cut, join, permute, reshape, scale, shift, total
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, listing, natural_key, shape_text
 from .operation import INDEX, Operation
@@ -78,9 +78,11 @@ def _sizes(operation: Operation, key: str, info: TensorInfo, dim: int) -> list[i
 
 
 def reshaped_by(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
-    """Return the header of a tensor after an operation that keeps its name: transpose, reshape, scale."""
+    """Return the header of a tensor after an operation that keeps its name: transpose, reshape, scale, shift."""
     if operation.verb == "scale":
         return scale(info, float(operation.fields["by"]))
+    if operation.verb == "shift":
+        return shift(info, float(operation.fields["by"]))
     if operation.verb == "reshape":
         return reshape(info, _shape(operation, key, info))
     return permute(info, _dims(operation, key, len(info.shape)))

@@ -1,0 +1,113 @@
+"""The operations and rules that turn a network of transformers into llama.cpp's layout, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import PlanError
+from ...util.text import count, listing
+from ..keys.matcher import KeyMatcher
+from ..keys.pattern import KeyPattern
+from .names import ARCHITECTURES
+
+__all__ = ["Heads", "LayoutChange", "to_llama_cpp", "to_transformers"]
+
+QUERIES, KEYS = ("model.layers.{n}.self_attn.q_proj", "model.layers.{n}.self_attn.k_proj")
+NORMS = "norm"
+HEAD, EMBEDDING = "lm_head", "model.embed_tokens"
+COMPUTED_HERE = ("model.layers.*.self_attn.rotary_emb", "model.rotary_emb")
+"""Buffers of transformers that are computed from its configuration."""
+COMPUTED_THERE = ("rope_freqs", "blk.*.rope_freqs", "blk.*.attn_rot_embd")
+"""Tensors of llama.cpp that transformers computes from its configuration."""
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The numbers of heads of queries, and of keys and values; ``size`` is the number of rows of one."""
+
+    queries: int
+    keys: int
+    size: int
+
+
+@dataclass(frozen=True)
+class LayoutChange:
+    """A change of layout: operations, then rules FROM=TO for all tensors but those that ``exclude`` matches."""
+
+    operations: tuple[Mapping[str, Any], ...]
+    rules: tuple[str, ...]
+    exclude: tuple[str, ...]
+
+
+def to_llama_cpp(architecture: str, keys: Collection[str], heads: Heads, *, tied: bool) -> LayoutChange:
+    """Return the change from transformers' layout to llama.cpp's; raises PlanError for a tensor without a name there.
+
+    ``tied`` is true if the output layer is the embedding, which llama.cpp then has once.
+    """
+    names = ARCHITECTURES[architecture].names
+    left = (*COMPUTED_HERE, *((HEAD,) if tied and _matched(EMBEDDING, keys) else ()))
+    operations: list[Mapping[str, Any]] = []
+    if ARCHITECTURES[architecture].pairs:
+        operations += _turned(keys, {QUERIES: heads.queries, KEYS: heads.keys}, (2, heads.size // 2))
+    if ARCHITECTURES[architecture].one_more:
+        operations += [{"shift": key, "by": 1} for key in names if key.endswith(NORMS) and _matched(key, keys)]
+    return _change(keys, names, left, operations, f"llama.cpp's architecture {architecture}")
+
+
+def to_transformers(architecture: str, keys: Collection[str], heads: Heads) -> LayoutChange:
+    """Return the change from llama.cpp's layout to transformers'; raises PlanError for a tensor without a name."""
+    names = {theirs: ours for ours, theirs in ARCHITECTURES[architecture].names.items()}
+    operations: list[Mapping[str, Any]] = []
+    if ARCHITECTURES[architecture].pairs:
+        turned = {ARCHITECTURES[architecture].names[QUERIES]: heads.queries}
+        turned[ARCHITECTURES[architecture].names[KEYS]] = heads.keys
+        operations += _turned(keys, turned, (heads.size // 2, 2))
+    if ARCHITECTURES[architecture].one_more:
+        operations += [{"shift": key, "by": -1} for key in names if key.endswith(NORMS) and _matched(key, keys)]
+    return _change(keys, names, COMPUTED_THERE, operations, "transformers")
+
+
+def _turned(keys: Collection[str], modules: Mapping[str, int], sizes: tuple[int, int]) -> Iterable[Mapping[str, Any]]:
+    """Yield operations that exchange the two numbers that count the rows of each head, of ``sizes``."""
+    for module, heads in modules.items():
+        for key, dims in ((f"{module}.weight", [0, 2, 1, 3]), (f"{module}.bias", [0, 2, 1])):
+            if _matched(key, keys):
+                rest = [-1] if len(dims) == 4 else []
+                yield {"reshape": key, "shape": [heads, *sizes, *rest]}
+                yield {"permute": key, "dims": dims}
+                yield {"reshape": key, "shape": [heads * sizes[0] * sizes[1], *rest]}
+
+
+def _matched(text: str, keys: Collection[str]) -> list[str]:
+    return list(KeyMatcher([KeyPattern.given(text, "")]).hits(keys)[0])
+
+
+def _change(
+    keys: Collection[str],
+    names: Mapping[str, str],
+    left: Sequence[str],
+    operations: Sequence[Mapping[str, Any]],
+    there: str,
+) -> LayoutChange:
+    known = {name: _matched(name, keys) for name in names}
+    exclude = tuple(name for name in left if _matched(name, keys))
+    covered = {key for found in known.values() for key in found} | {
+        key for name in exclude for key in _matched(name, keys)
+    }
+    odd = [key for key in keys if key not in covered]
+    if odd:
+        raise PlanError(
+            f"{count(len(odd), 'tensor')} {'has' if len(odd) == 1 else 'have'} no name in {there}: {listing(odd)}.",
+            hint="Leave them out first, with ckpt filter --exclude, or keep the names: --layout keep.",
+            details=odd,
+        )
+    rules = tuple(
+        f"{name}={names[name]}" for name, found in known.items() if found and not set(found) <= _all(exclude, keys)
+    )
+    return LayoutChange(tuple(operations), rules, exclude)
+
+
+def _all(patterns: Sequence[str], keys: Collection[str]) -> set[str]:
+    return {key for text in patterns for key in _matched(text, keys)}

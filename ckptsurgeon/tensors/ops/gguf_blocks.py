@@ -1,0 +1,85 @@
+"""Rounds rows of numbers to the blocks of GGUF, 32 numbers with a scale, as llama.cpp and gguf-py do, bit for bit.
+
+https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-quants.c (``quantize_row_q4_0_ref`` and the like).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from ...errors import PlanError
+from ..dtypes import BLOCKS
+from .regions import Array
+
+__all__ = ["rounded_to_blocks"]
+
+SIZE = 32
+_HALF_MOST = np.float32(65504)
+
+
+def rounded_to_blocks(values: Array, dtype: str, name: str) -> Array:
+    """Return the bytes of the blocks of float32 values, whose last dimension has whole blocks.
+
+    ``name`` is the key of the tensor, for messages. Raises PlanError for a value that is NaN or infinite, or whose
+    block needs a scale beyond float16.
+    """
+    numbers, nbytes = BLOCKS[dtype]
+    blocks = np.ascontiguousarray(values, "<f4").reshape(-1, numbers)
+    if not np.isfinite(blocks).all():
+        raise PlanError(f"a value of {name} is NaN or infinite, which {dtype} cannot hold.")
+    with np.errstate(all="ignore"):
+        scales, codes = _TYPES[dtype](blocks)
+    if scales.size and float(np.abs(scales).max()) > _HALF_MOST:
+        raise PlanError(f"a block of {name} is too large for {dtype}, whose scales are float16.")
+    made = np.concatenate([scales.astype("<f2").view("u1"), codes], 1)
+    return made.reshape(*values.shape[:-1], values.shape[-1] // numbers * nbytes)
+
+
+def _over(scales: Array) -> Array:
+    """Return one over each scale, and 0 for 0."""
+    over: Array = np.where(scales == 0, np.float32(0), np.float32(1) / scales).astype("<f4")
+    return over
+
+
+def _extreme(blocks: Array) -> Array:
+    """Return the number of each block that is farthest from 0, with its sign; the first, if there are two."""
+    at = np.abs(blocks).argmax(1)[:, None]
+    return np.take_along_axis(blocks, at, 1)
+
+
+def _codes(blocks: Array, scales: Array, middle: int) -> Array:
+    """Return codes from 0 to ``2 * middle - 1``, of which ``middle`` stands for 0."""
+    shifted = np.trunc(blocks * _over(scales) + np.float32(middle + 0.5))
+    return shifted.astype("u1").clip(0, 2 * middle - 1)
+
+
+def _pairs(codes: Array) -> Array:
+    """Return the lower four bits of codes, two in a byte: the first half of a block has the lower bits."""
+    low = codes & np.uint8(15)
+    return low[:, : SIZE // 2] | low[:, SIZE // 2 :] << np.uint8(4)
+
+
+def _q4_0(blocks: Array) -> tuple[Array, Array]:
+    scales = _extreme(blocks) / np.float32(-8)
+    return scales, _pairs(_codes(blocks, scales, 8))
+
+
+def _q5_0(blocks: Array) -> tuple[Array, Array]:
+    scales = _extreme(blocks) / np.float32(-16)
+    codes = _codes(blocks, scales, 16)
+    high = np.packbits(codes >> np.uint8(4), 1, bitorder="little")
+    return scales, np.concatenate([high, _pairs(codes)], 1)
+
+
+def _q8_0(blocks: Array) -> tuple[Array, Array]:
+    scales = np.abs(blocks).max(1, keepdims=True) / np.float32(127)
+    exact = blocks * _over(scales)
+    size = np.abs(exact)
+    whole = np.floor(size)
+    away = whole + np.floor(np.float32(2) * (size - whole))  # halves are rounded away from 0
+    return scales, (np.sign(exact) * away).astype("i1").view("u1")
+
+
+_TYPES: Mapping[str, Callable[[Array], tuple[Array, Array]]] = {"q4_0": _q4_0, "q5_0": _q5_0, "q8_0": _q8_0}
