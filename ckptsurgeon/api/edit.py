@@ -19,7 +19,7 @@ from ..planning.quantised import check_codes
 from ..planning.transplant.options import Options
 from ..tensors.dtypes import DTYPES
 from ..util.text import grouped, listing
-from .gguf.layouts import NamedLayout, check_layout, layout_named
+from .gguf.layouts import NamedLayout, check_layout, check_type, layout_named
 from .inputs.argument_types import CheckpointLike, Operations, Path, Patterns, Rules, checked
 from .inputs.inputs import extras_left, names_of, plan_source, unwrap_notes, view_of
 from .inputs.operations import asked_conversions, operate, operations_file, operations_of
@@ -123,6 +123,7 @@ def convert(
     dtype: str | torch.dtype | None = None,
     dequantize: bool = False,
     layout: str | None = None,
+    gguf_type: str | None = None,
     metadata: Mapping[str, str] | None = None,
     unwrap: bool = False,
     keep_extras: bool = False,
@@ -133,17 +134,20 @@ def convert(
     The format is given by the output when the plan is applied. ``dequantize`` replaces the codes of quantised tensors
     and their scales by the weights that they stand for, in ``dtype``, or else in the dtype that config.json gives, or
     bfloat16. ``layout`` gives the tensors the names, shapes and metadata that another program expects: "gguf" for
-    llama.cpp from a model of transformers, "transformers" for the way back. ``metadata`` sets entries of the metadata
-    of safetensors or GGUF; an empty value removes one. Raises PlanError for a cast that would lose values, a quantised
-    tensor that cannot be decoded or a layout that is not known, and what ``open_checkpoint`` raises.
+    llama.cpp from a model of transformers, "transformers" for the way back. ``gguf_type`` ("q8_0", "q5_0", "q4_0")
+    rounds matrices to blocks of codes, which only GGUF stores. ``metadata`` sets entries of the metadata of safetensors
+    or GGUF; an empty value removes one. Raises PlanError for a cast that would lose values, a quantised tensor that
+    cannot be decoded or a layout that is not known, and what ``open_checkpoint`` raises.
     """
     _check_metadata(metadata or {})
     check_layout(layout)
+    check_type(gguf_type)
     wanted = str(dtype) if dtype is not None else None
     arguments = plain_arguments(
         dtype=wanted,
         dequantize=dequantize,
         **({"layout": layout} if layout is not None else {}),
+        **({"gguf_type": gguf_type} if gguf_type is not None else {}),
         metadata=metadata or {},
         unwrap=unwrap,
         keep_extras=keep_extras,
@@ -161,6 +165,7 @@ def convert(
         metadata=metadata or {},
         rows=[DEQUANTIZE] if dequantize else (),
         layout=layout,
+        blocks=[{"blocks": "**", "to": gguf_type}] if gguf_type else (),
     )
 
 
@@ -177,6 +182,7 @@ def _edit(
     others: Sequence[str] = (),
     rows: Sequence[Mapping[str, Any]] = (),
     layout: str | None = None,
+    blocks: Sequence[Mapping[str, Any]] = (),
 ) -> Plan:
     """Open the source and return the plan of a verb that edits it; the plan keeps the source open for ``apply``."""
     checkpoint = open_checkpoint(source, root, unwrap=unwrap)
@@ -186,7 +192,7 @@ def _edit(
         notes += (*parts_elsewhere(checkpoint), *unwrap_notes([checkpoint], asked=unwrap), *adapter_of(checkpoint)[1])
         layers = source_layer_notes(checkpoint, folder)
         change = layout_named(layout, checkpoint, folder)
-        options, rows = _in_layout(options, change), [*rows, *change.change.operations]
+        options, rows = _in_layout(options, change), [*rows, *change.change.operations, *blocks]
         operated = operate([checkpoint], rows)[0]
         decoded = any("dequantize" in row for row in rows)
         said = checkpoint.notes

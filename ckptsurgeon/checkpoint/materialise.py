@@ -16,7 +16,19 @@ from ..formats.pickle.values import ARRAY, META, QUANTISED, SPARSE, GlobalName
 from ..storage.crc32c import crc32c
 from ..storage.read.base import File
 from ..tensors.dtypes import DTYPES, reach
-from ..tensors.info import Cast, Concatenated, Decoded, Permuted, Reshaped, Shifted, Sliced, Storage, Summed, TensorInfo
+from ..tensors.info import (
+    Blocked,
+    Cast,
+    Concatenated,
+    Decoded,
+    Permuted,
+    Reshaped,
+    Shifted,
+    Sliced,
+    Storage,
+    Summed,
+    TensorInfo,
+)
 from ..tensors.ops.regions import Array as Values
 from ..tensors.ops.regions import Box
 from ..util.text import escape
@@ -137,6 +149,8 @@ def _made(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
         return of[tuple(slice(at, at + size) for at, size in zip(made.begin, info.shape, strict=True))]
     if isinstance(made, Cast):
         return of.to(_dtype(info))
+    if isinstance(made, Blocked):
+        return _blocked(of.float(), info)
     if isinstance(made, Shifted):
         return (of.double() + made.by).to(_dtype(info))
     return (of.to(torch.complex128 if of.is_complex() else torch.float64) * made.factor).to(of.dtype)
@@ -155,6 +169,13 @@ def _decoded(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
         return part
 
     return torch.from_numpy(decode(read, info, whole(info)))
+
+
+def _blocked(values: torch.Tensor, info: TensorInfo) -> torch.Tensor:
+    """Return the bytes of the blocks that numbers are rounded to."""
+    from ..tensors.ops.gguf_blocks import rounded_to_blocks
+
+    return torch.from_numpy(rounded_to_blocks(values.contiguous().numpy(), info.dtype, ""))
 
 
 def _dtype(info: TensorInfo) -> torch.dtype:

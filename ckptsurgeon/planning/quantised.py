@@ -17,9 +17,12 @@ from .plan.plan import Plan
 from .plan.step import Input, Step
 from .transplant.select import Selection, SourceView
 
-__all__ = ["DEQUANTISE", "check_codes", "check_decoded", "check_replaced", "computing", "refuse_codes"]
+__all__ = ["DEQUANTISE", "QUANTISED_NOW", "check_codes", "check_decoded", "check_replaced", "computing", "refuse_codes"]
 
 DEQUANTISE = "dequantise the model first, with ckpt convert --dequantize or the package that quantised it"
+
+QUANTISED_NOW = "quantize to "
+"""How the operation of a step begins that makes codes, and does not compute with them."""
 
 
 @dataclass
@@ -82,7 +85,7 @@ def _doing(verb: str, step: Step, one: Input) -> str:
         return step.rule or verb
     if step.dtype != one.dtype:
         return f"a cast from {one.dtype} to {step.dtype}"
-    if step.operation:
+    if step.operation and not step.operation.startswith(QUANTISED_NOW):
         return f"the operation {step.operation}"
     return ""
 

@@ -10,10 +10,23 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from .dtypes import contiguous_stride
-from .info import Cast, Concatenated, Decoded, Made, Permuted, Reshaped, Scaled, Shifted, Sliced, Summed, TensorInfo
+from .dtypes import BLOCKS, contiguous_stride
+from .info import (
+    Blocked,
+    Cast,
+    Concatenated,
+    Decoded,
+    Made,
+    Permuted,
+    Reshaped,
+    Scaled,
+    Shifted,
+    Sliced,
+    Summed,
+    TensorInfo,
+)
 
-__all__ = ["cast", "cut", "decoded", "join", "leaves", "permute", "reshape", "scale", "shift", "total"]
+__all__ = ["blocked", "cast", "cut", "decoded", "join", "leaves", "permute", "reshape", "scale", "shift", "total"]
 
 
 def leaves(info: TensorInfo) -> Iterator[TensorInfo]:
@@ -90,6 +103,12 @@ def scale(info: TensorInfo, factor: float) -> TensorInfo:
 def shift(info: TensorInfo, by: float) -> TensorInfo:
     """Return a floating tensor plus a number; a tensor of few bits becomes float32, which holds the sum."""
     return TensorInfo("float64" if info.dtype == "float64" else "float32", info.shape, made=Shifted(info, by))
+
+
+def blocked(info: TensorInfo, dtype: str, name: str = "") -> TensorInfo:
+    """Return a floating tensor rounded to blocks of codes; its rows must be whole blocks. ``name`` is its key."""
+    numbers, nbytes = BLOCKS[dtype]
+    return TensorInfo(dtype, (*info.shape[:-1], info.shape[-1] // numbers * nbytes), made=Blocked(info, name))
 
 
 def total(infos: Sequence[TensorInfo]) -> TensorInfo:

@@ -10,6 +10,7 @@ from typing import TypeAlias
 from .dtypes import DTYPES
 
 __all__ = [
+    "Blocked",
     "Cast",
     "Concatenated",
     "Decoded",
@@ -180,6 +181,17 @@ class Summed:
 
 
 @dataclass(frozen=True)
+class Blocked:
+    """The rows of the tensor ``of`` rounded to blocks of codes; the dtype of the result, bytes, says of which kind.
+
+    ``name`` is its key, for messages.
+    """
+
+    of: TensorInfo
+    name: str = ""
+
+
+@dataclass(frozen=True)
 class Cast:
     """The values of the tensor ``of`` rounded to another floating dtype."""
 
@@ -206,7 +218,7 @@ class Decoded:
         return tuple(info for _, info in self.parts)
 
 
-Made: TypeAlias = Decoded | Sliced | Permuted | Reshaped | Concatenated | Scaled | Shifted | Summed | Cast
+Made: TypeAlias = Decoded | Sliced | Permuted | Reshaped | Concatenated | Scaled | Shifted | Summed | Cast | Blocked
 
 
 def alias_groups(tensors: Mapping[str, TensorInfo]) -> dict[str, str]:

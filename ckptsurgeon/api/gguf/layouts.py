@@ -12,11 +12,12 @@ from ...planning.keys.matcher import KeyMatcher
 from ...planning.keys.pattern import KeyPattern
 from ...planning.llama_cpp.layout import Heads, LayoutChange, to_llama_cpp, to_transformers
 from ...planning.llama_cpp.names import ARCHITECTURES, MODEL_TYPES
+from ...planning.operations.operation import ROUNDED
 from ...util.text import escape
 from ..model_folder.folder import ModelFolder
 from .configuration import described
 
-__all__ = ["ARCHITECTURE", "AUTO", "LAYOUTS", "NamedLayout", "check_layout", "layout_named"]
+__all__ = ["ARCHITECTURE", "AUTO", "LAYOUTS", "NamedLayout", "check_layout", "check_type", "layout_named"]
 
 AUTO, KEEP, GGUF, TRANSFORMERS = LAYOUTS = ("auto", "keep", "gguf", "transformers")
 ARCHITECTURE = "general.architecture"
@@ -36,6 +37,15 @@ def check_layout(name: str | None) -> None:
     """Raise ConfigError for an unknown name of a layout."""
     if name is not None and name not in LAYOUTS:
         raise ConfigError(f"--layout {name!r:.60} is unknown.", hint=f"Use one of {', '.join(LAYOUTS)}.")
+
+
+def check_type(name: str | None) -> None:
+    """Raise ConfigError for a type of GGUF that numbers cannot be rounded to."""
+    if name is not None and name not in ROUNDED:
+        raise ConfigError(
+            f"--gguf-type {name!r:.60} is unknown.",
+            hint=f"Use one of {', '.join(ROUNDED)}; --dtype bf16, f16 or f32 writes plain numbers.",
+        )
 
 
 def layout_named(name: str | None, checkpoint: Checkpoint, folder: ModelFolder) -> NamedLayout:

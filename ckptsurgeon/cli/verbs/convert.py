@@ -46,6 +46,12 @@ def run(
             "-o x.gguf the default is gguf, if it is known.",
         ),
     ] = None,
+    gguf_type: Annotated[
+        str | None,
+        typer.Option(
+            "--gguf-type", metavar="TYPE", help="Round the matrices of a GGUF file to blocks: q8_0, q5_0 or q4_0."
+        ),
+    ] = None,
     set_metadata: Annotated[
         list[str] | None,
         typer.Option(
@@ -68,6 +74,7 @@ def run(
         source,
         dtype=dtype,
         dequantize=dequantize,
+        gguf_type=gguf_type,
         layout=layout or ("auto" if writing.is_gguf else None),
         metadata=_pairs(set_metadata or []),
         unwrap=unwrap,

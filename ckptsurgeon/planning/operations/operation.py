@@ -18,7 +18,7 @@ from ...util.text import brief_repr, escape
 from ..keys.pattern import KeyPattern
 from ..keys.rules import Rule, target_rule
 
-__all__ = ["JOINING", "Operation", "parse_operations"]
+__all__ = ["JOINING", "ROUNDED", "Operation", "parse_operations"]
 
 MOST = 10_000
 
@@ -50,6 +50,8 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
 
 
+ROUNDED = ("q8_0", "q5_0", "q4_0")
+"""The types of GGUF that numbers can be rounded to."""
 _DIM = _Field(_is_int, "a dimension, as in 0 or -1", default=0)
 _NAME = _Field(lambda value: isinstance(value, str), "a name")
 _FIELDS: Mapping[str, Mapping[str, _Field]] = {
@@ -69,6 +71,7 @@ _FIELDS: Mapping[str, Mapping[str, _Field]] = {
     "scale": {"by": _Field(_is_number, "a finite number")},
     "shift": {"by": _Field(_is_number, "a finite number")},
     "dequantize": {},
+    "blocks": {"to": _Field(lambda v: v in ROUNDED, f"one of {', '.join(ROUNDED)}")},
 }
 JOINING = ("concat", "stack", "add")
 """Operations that make one tensor from several."""
@@ -89,6 +92,8 @@ class Operation:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
+        if self.verb == "blocks":
+            return f"quantize to {self.fields['to']}"
         return f"{self.verb} {', '.join(pattern.text for pattern in self.patterns)}"
 
 

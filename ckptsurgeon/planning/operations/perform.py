@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from ...errors import FormatError, PlanError
-from ...tensors.dtypes import DTYPES
+from ...tensors.composition import blocked
+from ...tensors.dtypes import BLOCKS, DTYPES
 from ...tensors.info import TensorInfo
-from ...util.text import escape
+from ...util.text import escape, listing
 from ..keys.hints import matched
 from ..keys.matcher import KeyMatcher
 from .operation import JOINING, Operation
@@ -88,6 +89,8 @@ def perform(
             if any(hits):
                 if operation.verb == "dequantize":
                     made = _decoded(hits[0], result, sources[number], operation, weights[number])
+                elif operation.verb == "blocks":
+                    made = _blocked(result, operation, hits[0])
                 else:
                     made = _operated(result.tensors, operation, hits)
                 _put_in_place(result, operation, made)
@@ -119,6 +122,33 @@ def _decoded(
                 )
         made[weight.keys] = {weight.name: weight.info}
     return made
+
+
+def _blocked(result: DerivedSource, operation: Operation, keys: Sequence[str]) -> Made:
+    """Return the matrices among ``keys`` in blocks; those whose rows are no whole blocks stay, with a note.
+
+    Raises PlanError if no tensor can be rounded.
+    """
+    numbers = BLOCKS[operation.fields["to"]][0]
+    chosen = [key for key in keys if _is_matrix(result.tensors[key])]
+    fitting = [key for key in chosen if result.tensors[key].shape[-1] % numbers == 0]
+    if not fitting:
+        raise PlanError(
+            f"{operation}: no tensor that matches is a matrix of floats with rows of a multiple of {numbers}.",
+            hint="Leave the type out.",
+        )
+    odd = [key for key in chosen if key not in set(fitting)]
+    if odd:
+        result.notes.append(
+            f"not rounded to {operation.fields['to']}, whose blocks have {numbers} numbers: {listing(odd)}"
+        )
+    made: Made = {(key,): {key: blocked(result.tensors[key], operation.fields["to"], key)} for key in fitting}
+    return _once(made, result.tensors)
+
+
+def _is_matrix(info: TensorInfo) -> bool:
+    dtype = DTYPES[info.dtype]
+    return len(info.shape) > 1 and not info.opaque and dtype.kind == "float" and dtype.bits >= 16 and info.numel > 0
 
 
 def _operated(tensors: Mapping[str, TensorInfo], operation: Operation, hits: Sequence[Sequence[str]]) -> Made:

@@ -10,10 +10,13 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from ...errors import PlanError
+from ...util.text import escape
 from ..dtypes import BLOCKS
-from .regions import Array
+from ..info import Blocked, TensorInfo
+from .casts import cast
+from .regions import Array, Box
 
-__all__ = ["rounded_to_blocks"]
+__all__ = ["blocks_of", "rounded_to_blocks"]
 
 SIZE = 32
 _HALF_MOST = np.float32(65504)
@@ -28,19 +31,31 @@ def rounded_to_blocks(values: Array, dtype: str, name: str) -> Array:
     numbers, nbytes = BLOCKS[dtype]
     blocks = np.ascontiguousarray(values, "<f4").reshape(-1, numbers)
     if not np.isfinite(blocks).all():
-        raise PlanError(f"a value of {name} is NaN or infinite, which {dtype} cannot hold.")
+        raise PlanError(f"a value of {escape(name)} is NaN or infinite, which {dtype} cannot hold.")
     with np.errstate(all="ignore"):
         scales, codes = _TYPES[dtype](blocks)
     if scales.size and float(np.abs(scales).max()) > _HALF_MOST:
-        raise PlanError(f"a block of {name} is too large for {dtype}, whose scales are float16.")
+        raise PlanError(f"a block of {escape(name)} is too large for {dtype}, whose scales are float16.")
     made = np.concatenate([scales.astype("<f2").view("u1"), codes], 1)
     return made.reshape(*values.shape[:-1], values.shape[-1] // numbers * nbytes)
 
 
+def blocks_of(read: Callable[[TensorInfo, Box], Array], info: TensorInfo, box: Box) -> Array:
+    """Return the part ``box`` of a tensor of blocks, as bytes; ``read`` returns a part of the tensor of numbers."""
+    made, (numbers, nbytes) = info.made, BLOCKS[info.dtype]
+    assert isinstance(made, Blocked)
+    begin, end = box[-1]
+    first, last = begin // nbytes, -(-end // nbytes)
+    values = read(made.of, (*box[:-1], (first * numbers, last * numbers)))
+    single = cast(values, made.of.dtype, "float32")[0]
+    found = rounded_to_blocks(single, info.dtype, made.name)
+    return found[..., begin - first * nbytes : end - first * nbytes]
+
+
 def _over(scales: Array) -> Array:
-    """Return one over each scale, and 0 for 0."""
-    over: Array = np.where(scales == 0, np.float32(0), np.float32(1) / scales).astype("<f4")
-    return over
+    """Return one over each scale, and 0 for 0, or for a scale so small that this is infinite."""
+    over: Array = np.float32(1) / scales
+    return np.where(np.isfinite(over), over, np.float32(0))
 
 
 def _extreme(blocks: Array) -> Array:
