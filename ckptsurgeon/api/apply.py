@@ -65,7 +65,7 @@ def apply(
     from ..engine.output.layout import parse_size
     from ..planning.recipe import make_recipe
     from ..storage.write.locking import check_wait
-    from .gguf.entries import gguf_entries, lost_entries
+    from .gguf.entries import gguf_entries
 
     check_wait(wait)
     from_file = not isinstance(plan, Plan)
@@ -97,8 +97,8 @@ def apply(
             key=os.fspath(key or ""),
         )
         recipe = make_recipe(plan, options.path.rstrip("/"), __version__)
-        receipt = carry_out(plan, inputs, options, recipe, progress, gguf_entries(plan, inputs, options))
-        lost = lost_entries(inputs, options)
+        entries, lost = gguf_entries(plan, inputs, options)
+        receipt = carry_out(plan, inputs, options, recipe, progress, entries)
     finally:
         close_inputs(inputs)
     ran = inputs.target.ran if from_file and inputs.target is not None else ()

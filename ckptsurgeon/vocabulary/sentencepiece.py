@@ -1,20 +1,22 @@
 """Reads a sentencepiece model: its pieces and their scores, from the protocol buffer (sentencepiece_model.proto).
 
-``ModelProto.pieces`` is field 1. In each piece, field 1 is the text and field 2 the score, a float.
+``ModelProto.pieces`` is field 1. In each piece, field 1 is the text, field 2 the score, a float, and field 3 the kind.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from ..errors import ConfigError
 from .vocabulary import MOST, Vocabulary, checked
 
-__all__ = ["VOCABULARY", "pieces_in"]
+__all__ = ["VOCABULARY", "Piece", "described_pieces", "pieces_in"]
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_PIECES, _TEXT, _SCORE = 1, 1, 2
+_PIECES, _TEXT, _SCORE, _KIND = 1, 1, 2, 3
+_NORMAL = 1
 
 
 class _SentencePiece:
@@ -83,6 +85,30 @@ def pieces_in(data: bytes) -> tuple[str, ...] | None:
     except (ValueError, IndexError, struct.error):
         return None
     return found or None
+
+
+class Piece(NamedTuple):
+    """A piece of a sentencepiece model; ``kind`` is the number of its type: 1 normal, 3 control, 6 a byte."""
+
+    text: str
+    score: float
+    kind: int
+
+
+def described_pieces(name: str, data: bytes) -> list[Piece]:
+    """Return the pieces of a sentencepiece model with their scores and kinds; raises ConfigError for another file."""
+    found = []
+    try:
+        for field, value in _fields(data):
+            if field == _PIECES and isinstance(value, bytes):
+                piece = dict(_fields(value))
+                text, score, kind = piece.get(_TEXT, b""), piece.get(_SCORE, 0.0), piece.get(_KIND, _NORMAL)
+                if not isinstance(text, bytes) or not isinstance(score, float) or not isinstance(kind, int):
+                    raise ValueError("a piece is malformed")
+                found.append(Piece(text.decode("utf-8"), score, kind))
+    except (ValueError, IndexError, struct.error):
+        raise ConfigError(f"{name} is not a sentencepiece model.") from None
+    return found
 
 
 def _text_of(piece: bytes) -> str:

@@ -7,17 +7,22 @@ from collections.abc import Iterator, Mapping
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...engine.inputs import PlanInputs
-from ...engine.output.layout import OutputOptions, writer_of
+from ...engine.output.layout import OutputOptions, is_folder, writer_of
 from ...errors import CheckpointError
 from ...formats.base.header import ExtraEntries
 from ...formats.ggml.values import UINT32, Typed, kind_of, packed, parsed
 from ...formats.ggml.writer import FORMAT_KEY, GgufWriter
 from ...planning.plan.plan import Plan
+from ...tensors.dtypes import DTYPES
 from ...util.text import listing
+from ..model_folder.folder import model_folder
+from .layouts import ARCHITECTURE
+from .tokenizer import tokenizer_entries
 
-__all__ = ["gguf_entries", "lost_entries"]
+__all__ = ["gguf_entries"]
 
-FILE_TYPE = "general.file_type"
+FILE_TYPE, VERSION = "general.file_type", "general.quantization_version"
+EMBEDDING = "token_embd.weight"
 FILE_TYPES = {
     "float32": 0, "float16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k": 12,
     "q4_k": 15, "q5_k": 17, "q6_k": 18, "bfloat16": 32,
@@ -25,19 +30,29 @@ FILE_TYPES = {
 """What llama.cpp calls a file whose matrices are mostly of a type (``enum llama_ftype``)."""
 
 
-def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> ExtraEntries | None:
-    """Return the metadata of an output in GGUF; None for another format, or if the plan copies entries of a pickle."""
-    if not _is_gguf(options) or plan.carried.entries:
-        return None
+def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tuple[ExtraEntries | None, tuple[str, ...]]:
+    """Return the metadata of an output in GGUF, and notes on what it lacks.
+
+    It is None for another format, or if the plan copies entries of a pickle.
+    """
+    if not _is_gguf(options) or plan.carried.entries or is_folder(options):
+        return None, _lost_entries(inputs, options)
     source = next((one for one in inputs.sources if one.header.stored), None)
     found = _of_source(plan, source) if source is not None else {}
     for key, said in plan.metadata.items():
         if key not in found and key != FORMAT_KEY:
             kind = kind_of(key, said)
             found[key] = Typed(kind, parsed(key, said, kind))
-    if FILE_TYPE in found and any(step.dtype != step.source_dtype for step in plan.steps):
+    notes: tuple[str, ...] = ()
+    if source is None and ARCHITECTURE in found and inputs.sources:
+        rows = next((step.shape[0] for step in plan.steps if step.key == EMBEDDING), 0)
+        tokens, notes = tokenizer_entries(model_folder(inputs.sources[0]), rows)
+        given = plan.arguments.get("metadata") or {}
+        found |= {key: entry for key, entry in tokens.items() if key not in found and key not in given}
+    is_another = any(step.dtype != step.source_dtype or step.operation for step in plan.steps)
+    if FILE_TYPE in found if source is not None and is_another else ARCHITECTURE in found and source is None:
         found.update(_file_type(plan))
-    return ExtraEntries((), (found,))
+    return ExtraEntries((), (found,)), notes
 
 
 def _is_gguf(options: OutputOptions) -> bool:
@@ -65,14 +80,16 @@ def _of_source(plan: Plan, source: Checkpoint) -> dict[str, Typed]:
 
 
 def _file_type(plan: Plan) -> Iterator[tuple[str, Typed]]:
-    """Yield the entry that names the type of most matrices, if llama.cpp has a name for it."""
+    """Yield the entry that names the type of most matrices, if llama.cpp has a name for it, and that of blocks."""
+    if any(DTYPES[step.dtype].block for step in plan.steps):
+        yield VERSION, Typed(UINT32, packed(UINT32, 2))
     kinds = Counter(step.dtype for step in plan.steps if len(step.shape) > 1)
     for dtype, _ in kinds.most_common(1):
         if dtype in FILE_TYPES:
             yield FILE_TYPE, Typed(UINT32, packed(UINT32, FILE_TYPES[dtype]))
 
 
-def lost_entries(inputs: PlanInputs, options: OutputOptions) -> tuple[str, ...]:
+def _lost_entries(inputs: PlanInputs, options: OutputOptions) -> tuple[str, ...]:
     """Return a note on the long entries of a GGUF source, as the tokens, which no other format stores; or ()."""
     if _is_gguf(options):
         return ()

@@ -1,0 +1,197 @@
+"""The tokeniser of a model's folder as the metadata of GGUF has it: tokens, their kinds, merges, special ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ...errors import CheckpointError, ConfigError
+from ...formats.base.untrusted import parse_json
+from ...formats.ggml.values import ARRAY, BOOL, FLOAT32, INT32, TEXT, UINT32, Typed, array, packed
+from ...vocabulary.sentencepiece import described_pieces
+from ..model_folder.documents import TOKENIZER
+from ..model_folder.folder import LARGEST, ModelFolder
+
+__all__ = ["tokenizer_entries"]
+
+TOKENIZER_JSON, PIECES = "tokenizer.json", "tokenizer.model"
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
+"""Kinds of tokens, as sentencepiece and llama.cpp number them."""
+ADDED_SCORE = -1000.0
+ROLES = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SPLITTERS = {_WORDS + r"\p{N}{1,3}" + _REST: "llama-bpe", _WORDS + r"\p{N}" + _REST: "qwen2"}
+"""llama.cpp's names of splitters, by their regular expression (src/llama-vocab.cpp)."""
+
+Tokens = dict[int, tuple[str, int]]
+"""The text and the kind of each token, by its id."""
+
+
+def tokenizer_entries(folder: ModelFolder, rows: int) -> tuple[dict[str, Typed], tuple[str, ...]]:
+    """Return the entries of the metadata for a folder's tokeniser, and notes on what is missing.
+
+    ``rows`` is the number of rows of the embedding: llama.cpp wants as many tokens.
+    """
+    names = {one.name for one in folder.files}
+    try:
+        if PIECES in names:
+            found, notes = _of_pieces(folder, rows)
+        elif TOKENIZER_JSON in names:
+            found, notes = _of_pairs(folder, rows)
+        else:
+            return {}, ("the output has no tokeniser: the folder has no tokenizer.json and no tokenizer.model",)
+    except CheckpointError as error:
+        return {}, (f"the output has no tokeniser: {error.message}",)
+    if folder.chat_template:
+        found["tokenizer.chat_template"] = _text(folder.chat_template)
+    return found, notes
+
+
+def _text(value: str) -> Typed:
+    return Typed(TEXT, packed(TEXT, value.encode("utf-8", "replace")))
+
+
+def _texts(values: Sequence[str]) -> Typed:
+    return Typed(ARRAY, array(TEXT, [value.encode("utf-8", "replace") for value in values]))
+
+
+def _of_pieces(folder: ModelFolder, rows: int) -> tuple[dict[str, Typed], tuple[str, ...]]:
+    """Return the entries for a sentencepiece model, with the tokens that tokenizer.json adds to it."""
+    pieces = described_pieces(PIECES, folder.read(PIECES, LARGEST))
+    tokens: Tokens = {number: (piece.text, piece.kind) for number, piece in enumerate(pieces)}
+    scores = {number: piece.score for number, piece in enumerate(pieces)}
+    document = _document(folder)
+    for number, token in _added(document).items():
+        scores[number] = scores.get(number, ADDED_SCORE)
+        tokens[number] = token
+    entries = {"tokenizer.ggml.model": _text("llama"), "tokenizer.ggml.pre": _text("default")}
+    number = max(rows, max(tokens, default=-1) + 1)
+    entries |= _listed(tokens, number)
+    values = [scores.get(place, ADDED_SCORE) for place in range(number)]
+    entries["tokenizer.ggml.scores"] = Typed(ARRAY, array(FLOAT32, values))
+    if str(folder.config.get("model_type")).startswith("gemma"):
+        entries["tokenizer.ggml.add_space_prefix"] = Typed(BOOL, packed(BOOL, False))
+    return entries | dict(_special(folder, document, tokens)), ()
+
+
+def _of_pairs(folder: ModelFolder, rows: int) -> tuple[dict[str, Typed], tuple[str, ...]]:
+    """Return the entries for a list of tokens and merges of bytes, as GPT-2, Llama 3 and Qwen have it."""
+    document = _document(folder)
+    model = document.get("model")
+    listed, merges = (model.get("vocab"), model.get("merges")) if isinstance(model, dict) else (None, None)
+    if not isinstance(listed, dict) or not isinstance(merges, list) or not _is_of_bytes(document):
+        raise ConfigError(f"{TOKENIZER_JSON} has no merges of bytes, and there is no {PIECES}")
+    tokens: Tokens = {number: (text, NORMAL) for text, number in listed.items() if type(number) is int and number >= 0}
+    tokens |= _added(document)
+    number = max(rows, max(tokens, default=-1) + 1)
+    if number > 2 * len(tokens) + rows:
+        raise ConfigError(f"{TOKENIZER_JSON} has {len(tokens)} tokens, and numbers up to {number}")
+    entries = {"tokenizer.ggml.model": _text("gpt2"), **_listed(tokens, number)}
+    entries["tokenizer.ggml.merges"] = _texts([_merge(one) for one in merges])
+    entries |= dict(_special(folder, document, tokens))
+    name = _splitter(document)
+    if name:
+        return entries | {"tokenizer.ggml.pre": _text(name)}, ()
+    return entries, (
+        "the splitter of tokenizer.json has no name of llama.cpp that is known here: give it with "
+        "--set-metadata tokenizer.ggml.pre=NAME",
+    )
+
+
+def _document(folder: ModelFolder) -> Mapping[str, Any]:
+    if all(one.name != TOKENIZER_JSON for one in folder.files):
+        return {}
+    try:
+        found = parse_json(folder.read(TOKENIZER_JSON, LARGEST))
+    except ValueError as error:
+        raise ConfigError(f"{TOKENIZER_JSON} cannot be read: {error}") from None
+    return found if isinstance(found, dict) else {}
+
+
+def _added(document: Mapping[str, Any]) -> Tokens:
+    rows = document.get("added_tokens")
+    return {
+        row["id"]: (row["content"], CONTROL if row.get("special") is True else USER_DEFINED)
+        for row in (rows if isinstance(rows, list) else ())
+        if isinstance(row, dict)
+        and type(row.get("id")) is int
+        and row["id"] >= 0
+        and isinstance(row.get("content"), str)
+    }
+
+
+def _listed(tokens: Tokens, number: int) -> dict[str, Typed]:
+    """Return the entries with ``number`` tokens and their kinds; numbers without a token get an unused one."""
+    row = [tokens.get(place) or (f"[PAD{place}]", UNUSED) for place in range(number)]
+    kinds = Typed(ARRAY, array(INT32, [kind for _, kind in row]))
+    return {"tokenizer.ggml.tokens": _texts([text for text, _ in row]), "tokenizer.ggml.token_type": kinds}
+
+
+def _merge(one: Any) -> str:
+    """Return a merge rule as a text; a space within a part is a letter of its own there, as for llama.cpp."""
+    if isinstance(one, str):
+        return one
+    if not isinstance(one, list) or len(one) != 2 or not all(isinstance(part, str) for part in one):
+        raise ConfigError(f"a merge of {TOKENIZER_JSON} is not a pair of texts")
+    return " ".join(part.replace(" ", chr(ord(" ") + 256)) for part in one)
+
+
+def _special(folder: ModelFolder, document: Mapping[str, Any], tokens: Tokens) -> Iterator[tuple[str, Typed]]:
+    """Yield the entries for the ids of special tokens, and whether texts begin and end with them."""
+    names = {one.name for one in folder.files}
+    stated = folder.document(TOKENIZER) if TOKENIZER in names else {}
+    ids = {text: number for number, (text, _) in tokens.items()}
+    first = ""
+    for role, entry in ROLES.items():
+        text = stated.get(f"{role}_token")
+        text = text.get("content") if isinstance(text, dict) else text
+        number = ids.get(text) if isinstance(text, str) else None
+        number = _first(folder.config.get(f"{role}_token_id")) if number is None else number
+        if number is not None and number in tokens:
+            yield f"tokenizer.ggml.{entry}", Typed(UINT32, packed(UINT32, number))
+            first = tokens[number][0] if role == "bos" else first
+    for name in ("add_bos_token", "add_eos_token"):
+        if isinstance(stated.get(name), bool):
+            yield f"tokenizer.ggml.{name}", Typed(BOOL, packed(BOOL, stated[name]))
+        elif name == "add_bos_token" and first:
+            yield f"tokenizer.ggml.{name}", Typed(BOOL, packed(BOOL, _begins_with(document, first)))
+
+
+def _first(stated: Any) -> int | None:
+    value = stated[0] if isinstance(stated, list) and stated else stated
+    return value if type(value) is int and value >= 0 else None
+
+
+def _sections(section: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield a section of tokenizer.json, or the parts of a sequence of them."""
+    if isinstance(section, dict):
+        parts = next((section[name] for name in ("pretokenizers", "processors") if name in section), None)
+        yield from (one for one in (parts if isinstance(parts, list) else [section]) if isinstance(one, dict))
+
+
+def _begins_with(document: Mapping[str, Any], token: str) -> bool:
+    """Return whether the template of tokenizer.json puts a token in front of each text."""
+    for one in _sections(document.get("post_processor")):
+        single = one.get("single")
+        head = single[0] if isinstance(single, list) and single else None
+        special = head.get("SpecialToken") if isinstance(head, dict) else None
+        if isinstance(special, dict) and special.get("id") == token:
+            return True
+    return False
+
+
+def _is_of_bytes(document: Mapping[str, Any]) -> bool:
+    return any(one.get("type") == "ByteLevel" for one in _sections(document.get("pre_tokenizer")))
+
+
+def _splitter(document: Mapping[str, Any]) -> str:
+    """Return llama.cpp's name of the splitter; '' if it is not known."""
+    found = list(_sections(document.get("pre_tokenizer")))
+    if [one.get("type") for one in found] == ["ByteLevel"]:
+        return "gpt-2" if found[0].get("use_regex", True) is True else ""
+    if [one.get("type") for one in found] != ["Split", "ByteLevel"]:
+        return ""
+    pattern = found[0].get("pattern")
+    text = pattern.get("Regex") if isinstance(pattern, dict) else None
+    return SPLITTERS.get(text, "") if isinstance(text, str) else ""

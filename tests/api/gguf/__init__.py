@@ -1,0 +1,1 @@
+"""The layout and the metadata of GGUF files."""
