@@ -9,6 +9,7 @@ from rich.text import Text
 
 from ..analysis.inspection import AdapterSettings, Inspection
 from ..tensors.composition import leaves
+from ..tensors.dtypes import DTYPES
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, human_bytes, human_count, listing, shape_text
 from .columns import Hanging
@@ -177,12 +178,20 @@ def _ties(inspection: Inspection) -> Iterator[RenderableType]:
         yield Text(f"  tied  and {len(ties) - SHOWN_TIES} more  (-v lists all)", style="dim")
 
 
+def _bits(inspection: Inspection) -> Iterator[str]:
+    """Yield the bits for each parameter, if rows are stored in blocks of codes and scales."""
+    in_blocks = any(DTYPES[info.dtype].block for info in inspection.tensors.values())
+    if in_blocks and inspection.parameters:
+        yield f"{8 * inspection.nbytes / inspection.parameters:.2f} bits a weight"
+
+
 def _totals(inspection: Inspection, folded: int) -> Text:
     parts = [
         count(len(inspection.tensors), "tensor"),
         f"{'' if inspection.parameters is not None else 'at least '}"
         f"{human_count(inspection.parameters_at_least)} parameters",
         human_bytes(inspection.nbytes),
+        *_bits(inspection),
     ]
     line = Text(f"  {'  '.join(parts)}", style="bold")
     if folded:

@@ -124,6 +124,16 @@ def test_parameters_are_those_of_the_weights() -> None:
     assert found.codes.methods() == {"GGUF q4_0": 1, "GGUF q6_k": 1}
 
 
+def test_inspect_shows_shapes_types_and_bits(ckpt: Any) -> None:
+    told = ckpt("inspect", TYPES, "-v", "--include", "q4_0", "--include", "q6_k")
+    lines = [line.split() for line in told.out.splitlines() if line.strip()]
+    assert ["q4_0", "(4,", "512)", "q4_0", "1.2", "kB"] in lines
+    assert "quantised  1 tensor GGUF q4_0; 1 tensor GGUF q6_k" in told.out
+    assert "general.architecture = llama" in told.out
+    bits = 8 * (4 * 512 * 18 / 32 + 2 * 512 * 210 / 256) / (6 * 512)
+    assert f"3.1 k parameters  2.0 kB  {bits:.2f} bits a weight" in told.out
+
+
 def test_a_version_2_file_is_read() -> None:
     Path("x.gguf").write_bytes(gguf([tensor_info("a", [2, 3], 0, 0)], data=struct.pack("<6f", *range(6)), version=2))
     with cs.open_checkpoint("x.gguf") as found:

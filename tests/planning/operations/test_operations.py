@@ -107,6 +107,30 @@ def test_scaling_rounds_once(dtype: torch.dtype) -> None:
     assert torch.equal(renamed([{"scale": "w", "by": 0.3}], "w.safetensors")["w"], wanted)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_a_shift_is_computed_in_float32_or_wider(dtype: torch.dtype) -> None:
+    values = torch.randn(1000).to(dtype)
+    save_file({"w": values}, "w.safetensors")
+    wanted = (values.double() - 0.3).to(torch.float64 if dtype == torch.float64 else torch.float32)
+    assert torch.equal(renamed([{"shift": "w", "by": -0.3}], "w.safetensors")["w"], wanted)
+    made = cs.rename("w.safetensors", operations=[{"shift": "w", "by": -0.3}]).inputs.sources[0]  # type: ignore[attr-defined]
+    assert torch.equal(made.tensor("w"), wanted)
+
+
+def test_blocks_take_the_matrices_that_match() -> None:
+    """Powers of two are exact, and those of a row are one block of 32 and its scale."""
+    save_file({"w": torch.full((2, 32), 0.5), "v": torch.ones(32)}, "w.safetensors")
+    plan = cs.rename("w.safetensors", operations=[{"blocks": "*", "to": "q4_0"}])
+    made = plan.inputs.sources[0]  # type: ignore[attr-defined]
+    scale = torch.tensor([-0.0625]).half().view(torch.uint8).tolist()
+    rounded = made.tensor("w")
+    assert rounded.tolist() == [[*scale, *[0] * 16]] * 2
+    cs.apply(plan, "out.gguf")
+    with cs.open_checkpoint("out.gguf") as found:
+        assert torch.equal(found.tensor("w"), rounded)
+        assert found["v"].dtype == "float32"
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.complex64])
 def test_a_sum_is_rounded_once(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
@@ -266,6 +290,9 @@ WRONG: list[tuple[Any, type[CheckpointError], str]] = [
     ([{"reshape": "head.weight", "shape": [-1, -1]}], PlanError, "does not fit"),
     ([{"reshape": "head.weight", "shape": [0, -1]}], PlanError, "does not fit"),
     ([{"scale": "steps", "by": 2}], PlanError, "only floating tensors"),
+    ([{"shift": "steps", "by": 2}], PlanError, "only real floating tensors"),
+    ([{"blocks": "head.weight", "to": "q4_0"}], PlanError, "no tensor that matches is a matrix of floats"),
+    ([{"blocks": "head.weight", "to": "q4_k"}], ConfigError, "one of q8_0, q5_0, q4_0"),
     ([{"add": ["steps", "head.weight"], "into": "x"}], PlanError, "only floating tensors"),
     ([{"add": ["head.weight", "h.0.experts.0.w1"], "into": "x"}], PlanError, "the parts of x do not fit"),
     ([{"copy": "head.weight", "into": []}], ConfigError, "not a list of names"),
