@@ -69,7 +69,7 @@ To = Annotated[
     typer.Option(
         "--to",
         metavar="FORMAT",
-        help="Write safetensors, pth, dcp or tensorflow, whatever the output's suffix is.",
+        help="Write safetensors, pth, dcp, gguf or tensorflow, whatever the output's suffix is.",
     ),
 ]
 MaxShard = Annotated[

@@ -77,6 +77,8 @@ _PREFERRED = (
     "model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors", "adapter_model.safetensors",
     "adapter_model.bin",
 )  # fmt: skip
+_FIRST_OF_GGUF = re.compile(r"-00001-of-\d{5}\.gguf$")
+"""Matches the first file of a split model of llama.cpp, which has no index: it stands for all of them."""
 _VARIANT = re.compile(r"^([^.]+)\.[\w-]+(\.safetensors|\.bin)$")
 """Matches the name of a variant of such a file, as transformers and diffusers write it: ``model.fp16.safetensors``."""
 
@@ -111,7 +113,7 @@ def choose(folder: Folder, names: Sequence[str]) -> Choice:
     """Return the file of a folder to read; raises FormatError if there is none, or more than one candidate."""
     indexes = [name for name in names if indexed_name(name)]
     shards = shards_among(names)
-    singles = [name for name in names if is_weights(name) and name not in shards]
+    singles = [name for name in names if is_weights(name) and (name not in shards or _FIRST_OF_GGUF.search(name))]
     _check_stale(folder, indexes, singles)
     candidates = [*indexes, *singles]
     _check_links(folder, candidates)

@@ -2,34 +2,34 @@
 
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Dimensions are stored from the last to the first. Rows of a
 quantised tensor are blocks of codes with their scales (``tensors.dtypes.BLOCKS``); such a tensor is one of bytes here.
+A model that llama.cpp split is read by the name of its first file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from math import prod
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TypeVar
 
-from ..errors import FormatError, UnsafeError
+from ..errors import FormatError, SourceError
 from ..storage.read.base import File, Source
-from ..tensors.dtypes import DTYPES
-from ..tensors.info import Storage, TensorInfo
-from ..util.text import count, escape
+from ..tensors.info import TensorInfo
+from ..util.text import escape
 from .base import limits
 from .base.header import FilePrint, Header, StoredEntry, naming
 from .base.header_digest import UNSEALED, digest_outside, seal_of
-from .ggml.cursor import Cursor, cut_short
-from .ggml.types import REMOVED, TYPES
-from .ggml.values import TEXT, UINT32, read_entry
-from .ggml.writer import ALIGNMENT, RECIPE_KEY, SPLIT_COUNT, GgufWriter
+from .ggml.reader import GgufHeader, read_one
+from .ggml.values import TEXT
+from .ggml.writer import RECIPE_KEY, GgufWriter
 
 __all__ = ["FORMAT"]
 
-_DIMENSIONS = 4
-_NAME_BYTES = 1 << 16
-_INFO_BYTES = 24
-"""The fewest bytes that describe a tensor, and an entry of the metadata takes 13."""
-_ENTRY_BYTES = 13
-_LARGEST_ALIGNMENT = 1 << 20
+_NUMBER, _COUNT, _TENSORS = "split.no", "split.count", "split.tensors.count"
+
+
+_Entry = TypeVar("_Entry")
 
 
 class _Gguf:
@@ -42,178 +42,118 @@ class _Gguf:
         return isinstance(source, File) and head.startswith(self.magic)
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Check the header of the file and return it; raises FormatError or UnsafeError."""
+        """Check the header of the file and return it; raises FormatError or UnsafeError.
+
+        The first file of a split model stands for all of them.
+        """
         assert isinstance(source, File)
         with naming(source):
-            return _read(source, name)
+            found = read_one(source, name)
+            parts = _parts(found)
+            if parts <= 1:
+                return _header(found, name)
+            names = _names(found, parts)
+        return _joined(read_one(source, source.name), names)
 
 
-def _read(file: File, name: str) -> Header:
-    cursor = Cursor(file)
-    tensors, entries = _counts(cursor)
-    stored, metadata = _metadata(cursor, entries)
-    _check_split(stored, metadata)
-    alignment = _alignment(stored, metadata)
-    infos = list(_infos(cursor, tensors))
-    start = -(-cursor.offset // alignment) * alignment
-    if start > file.size and infos:
-        raise cut_short("the padding before its tensors")
-    storage = Storage(name, start, max(file.size - start, 0), name=file.name)
-    found = _placed(infos, storage, alignment)
-    entry = stored.pop(RECIPE_KEY, None)
-    metadata.pop(RECIPE_KEY, None)
-    recipe = _recipe(file, entry) if entry is not None else None
+def _header(found: GgufHeader, name: str) -> Header:
+    entry = found.stored.get(RECIPE_KEY)
+    recipe = _recipe(found.file, entry) if entry is not None else None
     return Header(
         format=FORMAT.name,
-        tree=found,
-        files=(FilePrint.of(file, cursor.digest(), name),),
-        handles={name: file},
-        metadata=metadata,
+        tree=dict(found.tensors),
+        files=(FilePrint.of(found.file, found.sha256, name),),
+        handles={name: found.file},
+        metadata=_without_own(found.metadata),
         recipe=recipe,
-        frame=lambda: _frame(file, found, entry, recipe or ""),
-        stored=stored,
+        frame=lambda: _frame(found.file, found.tensors, entry, recipe or ""),
+        stored=_without_own(found.stored),
     )
 
 
-def _counts(cursor: Cursor) -> tuple[int, int]:
-    """Return the numbers of tensors and of entries; raises FormatError for a version that cannot be read."""
-    cursor.take(4)
-    version = cursor.small_number()
-    if version not in (2, 3):
-        turned = int.from_bytes(version.to_bytes(4, "little"), "big")
-        why = f"it is of version {version}"
-        hint = "Convert the model again with a newer llama.cpp: versions 2 and 3 can be read."
-        if version == 0 or turned in (1, 2, 3):
-            why, hint = "it is of version 0", ""
-            if turned:
-                why, hint = "its numbers are big-endian", "Convert it with gguf-py's gguf_convert_endian.py."
-        raise FormatError(f"this GGUF file cannot be read: {why}.", hint=hint, rule="gguf version")
-    tensors, entries = cursor.number(), cursor.number()
-    cursor.within = "the list of its tensors"
-    if tensors > limits.TENSORS or entries > limits.GGUF_ENTRIES:
-        raise UnsafeError(
-            f"its header claims {count(tensors, 'tensor')} and {entries:,} entries, too many to read.", rule="counts"
-        )
-    cursor.check(tensors * _INFO_BYTES + entries * _ENTRY_BYTES)
-    return tensors, entries
-
-
-def _name(cursor: Cursor, what: str) -> str:
-    """Return the next text, the name of a tensor or an entry (``what``)."""
-    cursor.within = f"the name of {what}"
-    length = cursor.number()
-    if length > _NAME_BYTES:
-        cursor.check(length)
-        raise FormatError(f"the name of {what} has {length} bytes, more than {_NAME_BYTES}.", rule="name length")
-    try:
-        return cursor.take(length).decode()
-    except UnicodeDecodeError:
-        raise FormatError(f"the name of {what} is not UTF-8.", rule="name") from None
-
-
-def _metadata(cursor: Cursor, number: int) -> tuple[dict[str, StoredEntry], dict[str, str]]:
-    """Return the entries of the metadata as they are stored, and the texts of those that are short."""
-    stored, texts, kept = dict[str, StoredEntry](), dict[str, str](), 0
-    for place in range(number):
-        key = _name(cursor, f"entry {place + 1} of its metadata")
-        if key in stored:
-            raise FormatError(f"its metadata has the entry {escape(key)} twice.", rule="duplicate key")
-        cursor.within = f"the entry {escape(key)} of its metadata"
-        stored[key], shown = read_entry(cursor)
-        kept += len(shown or "")
-        if shown is not None and kept <= limits.GGUF_SHOWN:
-            texts[key] = shown
-    return stored, texts
-
-
-def _check_split(stored: Mapping[str, StoredEntry], metadata: Mapping[str, str]) -> None:
-    """Raise FormatError for one of several files of a model."""
-    parts = metadata.get(SPLIT_COUNT, "0") if SPLIT_COUNT in stored else "0"
-    if parts.isdigit() and int(parts) > 1:
-        raise FormatError(
-            f"it is one of {parts} files of a split model, which cannot be read.",
-            hint="Join them first: llama-gguf-split --merge FIRST OUT.",
-            rule="split",
-        )
-
-
-def _alignment(stored: Mapping[str, StoredEntry], metadata: Mapping[str, str]) -> int:
-    if ALIGNMENT not in stored:
-        return GgufWriter.alignment
-    number = int(metadata[ALIGNMENT]) if stored[ALIGNMENT].kind == UINT32 else 0
-    if not 0 < number <= _LARGEST_ALIGNMENT or number & (number - 1):
-        raise FormatError(
-            f"its {ALIGNMENT} is {escape(metadata.get(ALIGNMENT, ''), 20)}, not a power of two of the type uint32.",
-            rule="alignment",
-        )
-    return number
-
-
-def _infos(cursor: Cursor, number: int) -> Iterator[tuple[str, str, tuple[int, ...], int]]:
-    """Yield the name, dtype and shape of each tensor, and its offset among the tensors' bytes."""
-    seen = set[str]()
-    for place in range(number):
-        key = _name(cursor, f"tensor {place + 1}")
-        if key in seen:
-            raise FormatError(f"it has two tensors with the name {escape(key)}.", rule="duplicate key")
-        seen.add(key)
-        cursor.within = f"the header of the tensor {escape(key)}"
-        dims = cursor.small_number()
-        if dims > _DIMENSIONS:
-            raise FormatError(f"the tensor {escape(key)} has {dims} dimensions, more than 4.", rule="dimensions")
-        shape = tuple(reversed([cursor.number() for _ in range(dims)]))
-        dtype = _dtype(key, cursor.small_number())
-        yield key, dtype, _stored_shape(key, dtype, shape), cursor.number()
-
-
-def _dtype(key: str, number: int) -> str:
-    if number in TYPES:
-        return TYPES[number]
-    known = f"of the type {REMOVED[number]}, which llama.cpp has dropped" if number in REMOVED else "of unknown type"
-    raise FormatError(f"the tensor {escape(key)} is {known} ({number}).", rule="tensor type")
-
-
-def _stored_shape(key: str, dtype: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape that a tensor is stored in: that of bytes if it is quantised; raises FormatError."""
-    if max(shape, default=0) > limits.ELEMENTS or prod(filter(None, shape)) > limits.ELEMENTS // 8:
-        raise FormatError(f"the tensor {escape(key)} of shape {list(shape)} has too many elements.", rule="tensor size")
-    block = DTYPES[dtype].block
-    if block is None:
-        return shape
-    if not shape or shape[-1] % block[0]:
-        raise FormatError(
-            f"the tensor {escape(key)} of shape {list(shape)} is {dtype}, whose rows are blocks of {block[0]} numbers.",
-            rule="blocks",
-        )
-    return (*shape[:-1], shape[-1] // block[0] * block[1])
-
-
-def _placed(
-    infos: list[tuple[str, str, tuple[int, ...], int]], storage: Storage, alignment: int
-) -> dict[str, TensorInfo]:
-    """Return the tensors; raises FormatError for one that is not aligned, overlaps another, or ends beyond the file."""
-    found: dict[str, TensorInfo] = {}
-    shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
-    for key, dtype, shape, offset in infos:
-        found[key] = info = TensorInfo(dtype, shapes.setdefault(shape, shape), storage, offset)
-        if offset % alignment:
-            raise FormatError(
-                f"the tensor {escape(key)} begins at {offset}, which is not a multiple of {alignment}.", rule="aligned"
-            )
-        if offset + info.nbytes > storage.nbytes:
-            raise cut_short(f"the tensor {escape(key)}")
-    end, before = 0, ""
-    for offset, nbytes, key in sorted((info.offset, info.nbytes, key) for key, info in found.items()):
-        if offset < end and nbytes:
-            raise FormatError(f"the tensors {escape(before)} and {escape(key)} overlap.", rule="overlap")
-        end, before = max(end, offset + nbytes), key
-    return found
+def _without_own(entries: Mapping[str, _Entry]) -> dict[str, _Entry]:
+    """Return entries without the recipe, and without those that say how a model is split."""
+    return {key: one for key, one in entries.items() if key not in (RECIPE_KEY, _NUMBER, _COUNT, _TENSORS)}
 
 
 def _recipe(file: File, entry: StoredEntry) -> str:
     if entry.kind != TEXT or entry.nbytes > limits.RECIPE_BYTES:
         raise FormatError(f"its entry {RECIPE_KEY} is not a recipe.", rule="recipe size")
     return file.read(entry.offset + 8, entry.nbytes - 8).decode("utf-8", "replace")
+
+
+# A model in several files, as llama-gguf-split writes it: each has a part of the tensors, the first the metadata.
+
+
+def _parts(found: GgufHeader) -> int:
+    """Return how many files a model has."""
+    said = found.metadata.get(_COUNT, "1")
+    number = int(said) if said.isdigit() else 1
+    if number > limits.SHARDS:
+        raise FormatError(f"it is one of {number} files of a split model, more than {limits.SHARDS}.", rule="split")
+    return number
+
+
+def _names(found: GgufHeader, parts: int) -> list[str]:
+    """Return the names of the files of a split model; raises FormatError unless this is the first of them."""
+    ending = f"-00001-of-{parts:05d}.gguf"
+    if found.metadata.get(_NUMBER) != "0" or not found.file.name.endswith(ending):
+        raise FormatError(
+            f"it is one of {parts} files of a split model, and not the first by its name and its entry {_NUMBER}.",
+            hint=f"Name the first, which ends with {ending}.",
+            rule="split",
+        )
+    stem = found.file.name.removesuffix(ending)
+    return [f"{stem}-{number:05d}-of-{parts:05d}.gguf" for number in range(1, parts + 1)]
+
+
+def _joined(first: GgufHeader, names: Sequence[str]) -> Header:
+    """Return one header of all files of a split model; raises FormatError if they do not fit each other."""
+    with ExitStack() as stack:
+        parts = [first, *(_part(first.file, name, number, stack) for number, name in enumerate(names[1:], 1))]
+        tree: dict[str, TensorInfo] = {}
+        for one in parts:
+            twice = next((key for key in one.tensors if key in tree), None)
+            if twice is not None:
+                raise FormatError(
+                    f"{escape(one.file.uri)} has the tensor {escape(twice)}, as a file before it.", rule="duplicate key"
+                )
+            tree.update(one.tensors)
+        said = first.metadata.get(_TENSORS, str(len(tree)))
+        if said != str(len(tree)):
+            raise FormatError(
+                f"{escape(first.file.uri)} says that its model has {escape(said, 20)} tensors, but its files have "
+                f"{len(tree)}.",
+                rule="split",
+            )
+        stack.pop_all()
+    return replace(
+        _header(first, names[0]),
+        tree=tree,
+        files=tuple(FilePrint.of(one.file, one.sha256, name) for name, one in zip(names, parts, strict=True)),
+        handles={name: one.file for name, one in zip(names, parts, strict=True)},
+        frame=lambda: hashlib.sha256(
+            "".join(_frame(one.file, one.tensors, None, "") for one in parts).encode()
+        ).hexdigest(),
+    )
+
+
+def _part(first: File, name: str, number: int, stack: ExitStack) -> GgufHeader:
+    """Return the header of a further file of a split model, which is closed if the others cannot be read."""
+    try:
+        file = first.folder().file(name)
+    except SourceError as error:
+        raise FormatError(
+            f"{escape(first.uri)} is the first file of a split model, and {escape(name)} cannot be read.",
+            hint="Fetch all files of the model.",
+            rule="missing shard",
+        ) from error
+    stack.callback(file.close)
+    with naming(file):
+        found = read_one(file, name)
+        if found.metadata.get(_NUMBER) != str(number):
+            raise FormatError(f"its entry {_NUMBER} is not {number}, as its name says.", rule="split")
+    return found
 
 
 def _frame(file: File, tensors: Mapping[str, TensorInfo], entry: StoredEntry | None, recipe: str) -> str:

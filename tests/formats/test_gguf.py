@@ -157,6 +157,60 @@ def test_a_folder_with_one_gguf_file_is_read() -> None:
         assert found.format == "gguf"
 
 
+def part(number: int, names: str, *, of: int = 2, total: int = 3) -> bytes:
+    """A file of a split model with tensors of 4 floats, all of the number of the file."""
+    entries = {"split.no": (2, struct.pack("<H", number)), "split.count": (2, struct.pack("<H", of))}
+    entries["split.tensors.count"] = (5, struct.pack("<i", total))
+    if not number:
+        entries["general.architecture"] = (STRING, text("llama"))
+    infos = [tensor_info(name, [4], 0, 32 * place) for place, name in enumerate(names)]
+    data = struct.pack("<4f", *[number] * 4).ljust(32, b"\0") * len(names)
+    return gguf(infos, entries, data)
+
+
+FIRST, SECOND = "m-00001-of-00002.gguf", "m-00002-of-00002.gguf"
+
+
+def test_a_split_model_is_read_by_its_first_file() -> None:
+    Path(FIRST).write_bytes(part(0, "ab"))
+    Path(SECOND).write_bytes(part(1, "c"))
+    with cs.open_checkpoint(FIRST) as found:
+        assert list(found) == ["a", "b", "c"]
+        assert [found.tensor(key)[0].item() for key in found] == [0, 0, 1]
+        assert [file.name for file in found.files] == [FIRST, SECOND]
+        assert not found.notes
+    Path("model").mkdir()
+    for name in (FIRST, SECOND):
+        Path("model", name).write_bytes(Path(name).read_bytes())
+    with cs.open_checkpoint("model") as found:
+        assert list(found) == ["a", "b", "c"]
+        assert not found.notes
+    cs.apply(cs.convert(FIRST), "whole.gguf")
+    assert cs.verify("whole.gguf").ok
+    with cs.open_checkpoint("whole.gguf") as found:
+        assert dict(found.metadata) == {"general.architecture": "llama"}
+        assert found.tensor("c").tolist() == [1] * 4
+
+
+@pytest.mark.parametrize(
+    ("files", "read", "why"),
+    [
+        ({FIRST: part(0, "ab")}, FIRST, f"{SECOND} cannot be read"),
+        ({SECOND: part(1, "c")}, SECOND, "and not the first by its name"),
+        ({"m.gguf": part(0, "ab")}, "m.gguf", "and not the first by its name"),
+        ({FIRST: part(0, "ab"), SECOND: part(0, "c")}, FIRST, f"{SECOND}: its entry split.no is not 1"),
+        ({FIRST: part(0, "ab"), SECOND: part(1, "b")}, FIRST, f"{SECOND} has the tensor b, as a file before it"),
+        ({FIRST: part(0, "ab", total=4), SECOND: part(1, "c")}, FIRST, "says that its model has 4 tensors"),
+        ({FIRST: part(0, "ab", of=60_000)}, FIRST, "one of 60000 files of a split model, more than"),
+    ],
+)  # fmt: skip
+def test_a_split_model_that_does_not_fit_is_refused(files: dict[str, bytes], read: str, why: str) -> None:
+    for name, raw in files.items():
+        Path(name).write_bytes(raw)
+    with pytest.raises(cs.FormatError, match=why):
+        cs.open_checkpoint(read)
+
+
 ONE = tensor_info("a", [4], 0, 0)
 DATA = bytes(32)
 LONG = struct.pack("<Q", 2**60)

@@ -14,9 +14,9 @@ from ..base.limits import TENSORS
 from .types import NUMBERS
 from .values import TEXT, UINT32, Typed, packed
 
-__all__ = ["ALIGNMENT", "RECIPE_KEY", "SPLIT_COUNT", "GgufWriter"]
+__all__ = ["ALIGNMENT", "RECIPE_KEY", "GgufWriter"]
 
-ALIGNMENT, SPLIT_COUNT = "general.alignment", "split.count"
+ALIGNMENT = "general.alignment"
 RECIPE_KEY = "ckptsurgeon.recipe"
 """The entry of the metadata that holds the recipe."""
 _VERSION = 3

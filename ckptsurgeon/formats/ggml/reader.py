@@ -1,0 +1,180 @@
+"""Reads the header of one GGUF file, and checks all that it says of its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+
+from ...errors import FormatError, UnsafeError
+from ...storage.read.base import File
+from ...tensors.dtypes import DTYPES
+from ...tensors.info import Storage, TensorInfo
+from ...util.text import count, escape
+from ..base import limits
+from ..base.header import StoredEntry
+from .cursor import Cursor, cut_short
+from .types import REMOVED, TYPES
+from .values import UINT32, read_entry
+from .writer import ALIGNMENT, GgufWriter
+
+__all__ = ["GgufHeader", "read_one"]
+
+_DIMENSIONS = 4
+_NAME_BYTES = 1 << 16
+_INFO_BYTES = 24
+"""The fewest bytes that describe a tensor, and an entry of the metadata takes 13."""
+_ENTRY_BYTES = 13
+_LARGEST_ALIGNMENT = 1 << 20
+
+
+@dataclass(frozen=True)
+class GgufHeader:
+    """The header of a file: its tensors, its metadata as it is stored, the texts of short entries, and its digest."""
+
+    file: File
+    tensors: Mapping[str, TensorInfo]
+    stored: Mapping[str, StoredEntry]
+    metadata: Mapping[str, str]
+    sha256: str
+
+
+def read_one(file: File, name: str) -> GgufHeader:
+    """Return the header of a file, of which ``name`` is the path within the checkpoint.
+
+    Raises FormatError or UnsafeError if it breaks a rule of the format.
+    """
+    cursor = Cursor(file)
+    tensors, entries = _counts(cursor)
+    stored, metadata = _metadata(cursor, entries)
+    alignment = _alignment(stored, metadata)
+    infos = list(_infos(cursor, tensors))
+    start = -(-cursor.offset // alignment) * alignment
+    if start > file.size and infos:
+        raise cut_short("the padding before its tensors")
+    storage = Storage(name, start, max(file.size - start, 0), name=file.name)
+    return GgufHeader(file, _placed(infos, storage, alignment), stored, metadata, cursor.digest())
+
+
+def _counts(cursor: Cursor) -> tuple[int, int]:
+    """Return the numbers of tensors and of entries; raises FormatError for a version that cannot be read."""
+    cursor.take(4)
+    version = cursor.small_number()
+    if version not in (2, 3):
+        turned = int.from_bytes(version.to_bytes(4, "little"), "big")
+        why = f"it is of version {version}"
+        hint = "Convert the model again with a newer llama.cpp: versions 2 and 3 can be read."
+        if version == 0 or turned in (1, 2, 3):
+            why, hint = "it is of version 0", ""
+            if turned:
+                why, hint = "its numbers are big-endian", "Convert it with gguf-py's gguf_convert_endian.py."
+        raise FormatError(f"this GGUF file cannot be read: {why}.", hint=hint, rule="gguf version")
+    tensors, entries = cursor.number(), cursor.number()
+    cursor.within = "the list of its tensors"
+    if tensors > limits.TENSORS or entries > limits.GGUF_ENTRIES:
+        raise UnsafeError(
+            f"its header claims {count(tensors, 'tensor')} and {entries:,} entries, too many to read.", rule="counts"
+        )
+    cursor.check(tensors * _INFO_BYTES + entries * _ENTRY_BYTES)
+    return tensors, entries
+
+
+def _name(cursor: Cursor, what: str) -> str:
+    """Return the next text, the name of a tensor or an entry (``what``)."""
+    cursor.within = f"the name of {what}"
+    length = cursor.number()
+    if length > _NAME_BYTES:
+        cursor.check(length)
+        raise FormatError(f"the name of {what} has {length} bytes, more than {_NAME_BYTES}.", rule="name length")
+    try:
+        return cursor.take(length).decode()
+    except UnicodeDecodeError:
+        raise FormatError(f"the name of {what} is not UTF-8.", rule="name") from None
+
+
+def _metadata(cursor: Cursor, number: int) -> tuple[dict[str, StoredEntry], dict[str, str]]:
+    """Return the entries of the metadata as they are stored, and the texts of those that are short."""
+    stored, texts, kept = dict[str, StoredEntry](), dict[str, str](), 0
+    for place in range(number):
+        key = _name(cursor, f"entry {place + 1} of its metadata")
+        if key in stored:
+            raise FormatError(f"its metadata has the entry {escape(key)} twice.", rule="duplicate key")
+        cursor.within = f"the entry {escape(key)} of its metadata"
+        stored[key], shown = read_entry(cursor)
+        kept += len(shown or "")
+        if shown is not None and kept <= limits.GGUF_SHOWN:
+            texts[key] = shown
+    return stored, texts
+
+
+def _alignment(stored: Mapping[str, StoredEntry], metadata: Mapping[str, str]) -> int:
+    if ALIGNMENT not in stored:
+        return GgufWriter.alignment
+    number = int(metadata[ALIGNMENT]) if stored[ALIGNMENT].kind == UINT32 else 0
+    if not 0 < number <= _LARGEST_ALIGNMENT or number & (number - 1):
+        raise FormatError(
+            f"its {ALIGNMENT} is {escape(metadata.get(ALIGNMENT, ''), 20)}, not a power of two of the type uint32.",
+            rule="alignment",
+        )
+    return number
+
+
+def _infos(cursor: Cursor, number: int) -> Iterator[tuple[str, str, tuple[int, ...], int]]:
+    """Yield the name, dtype and shape of each tensor, and its offset among the tensors' bytes."""
+    seen = set[str]()
+    for place in range(number):
+        key = _name(cursor, f"tensor {place + 1}")
+        if key in seen:
+            raise FormatError(f"it has two tensors with the name {escape(key)}.", rule="duplicate key")
+        seen.add(key)
+        cursor.within = f"the header of the tensor {escape(key)}"
+        dims = cursor.small_number()
+        if dims > _DIMENSIONS:
+            raise FormatError(f"the tensor {escape(key)} has {dims} dimensions, more than 4.", rule="dimensions")
+        shape = tuple(reversed([cursor.number() for _ in range(dims)]))
+        dtype = _dtype(key, cursor.small_number())
+        yield key, dtype, _stored_shape(key, dtype, shape), cursor.number()
+
+
+def _dtype(key: str, number: int) -> str:
+    if number in TYPES:
+        return TYPES[number]
+    known = f"of the type {REMOVED[number]}, which llama.cpp has dropped" if number in REMOVED else "of unknown type"
+    raise FormatError(f"the tensor {escape(key)} is {known} ({number}).", rule="tensor type")
+
+
+def _stored_shape(key: str, dtype: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape that a tensor is stored in: that of bytes if it is quantised; raises FormatError."""
+    if max(shape, default=0) > limits.ELEMENTS or prod(filter(None, shape)) > limits.ELEMENTS // 8:
+        raise FormatError(f"the tensor {escape(key)} of shape {list(shape)} has too many elements.", rule="tensor size")
+    block = DTYPES[dtype].block
+    if block is None:
+        return shape
+    if not shape or shape[-1] % block[0]:
+        raise FormatError(
+            f"the tensor {escape(key)} of shape {list(shape)} is {dtype}, whose rows are blocks of {block[0]} numbers.",
+            rule="blocks",
+        )
+    return (*shape[:-1], shape[-1] // block[0] * block[1])
+
+
+def _placed(
+    infos: list[tuple[str, str, tuple[int, ...], int]], storage: Storage, alignment: int
+) -> dict[str, TensorInfo]:
+    """Return the tensors; raises FormatError for one that is not aligned, overlaps another, or ends beyond the file."""
+    found: dict[str, TensorInfo] = {}
+    shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
+    for key, dtype, shape, offset in infos:
+        found[key] = info = TensorInfo(dtype, shapes.setdefault(shape, shape), storage, offset)
+        if offset % alignment:
+            raise FormatError(
+                f"the tensor {escape(key)} begins at {offset}, which is not a multiple of {alignment}.", rule="aligned"
+            )
+        if offset + info.nbytes > storage.nbytes:
+            raise cut_short(f"the tensor {escape(key)}")
+    end, before = 0, ""
+    for offset, nbytes, key in sorted((info.offset, info.nbytes, key) for key, info in found.items()):
+        if offset < end and nbytes:
+            raise FormatError(f"the tensors {escape(before)} and {escape(key)} overlap.", rule="overlap")
+        end, before = max(end, offset + nbytes), key
+    return found
