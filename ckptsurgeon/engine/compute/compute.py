@@ -13,7 +13,7 @@ import numpy as np
 
 from ...errors import PlanError
 from ...planning.plan.step import MERGES, Step
-from ...tensors.info import Decoded, TensorInfo
+from ...tensors.info import Blocked, Decoded, TensorInfo
 from ...tensors.ops.casts import CastLosses, cast, raw_dtype, widened
 from ...tensors.ops.means import average, largest, rounded
 from ...tensors.ops.regions import Array, Box, blocks
@@ -108,6 +108,9 @@ MADE_BYTES = 16 << 20
 
 DECODED_BYTES = 4 << 20
 """The same for weights that are decoded row by row: with smaller blocks, the memory of each goes back and forth."""
+
+BLOCKED_BYTES = 256 << 10
+"""The same for rows that are rounded to blocks of codes, of which a byte is read from seven, in float32."""
 
 DOUBLES = 4 * 8
 """Bytes for each element of a resampled tensor, which is read, weighted and summed in double precision."""
@@ -254,7 +257,7 @@ def _limit(step: Step, info: TensorInfo, itemsize: int) -> int:
     ``itemsize`` is the number of bytes of an output element.
     """
     block = BLOCK_BYTES if info.made is None else DECODED_BYTES if _is_of_rows(info) else MADE_BYTES
-    limit = block // max(itemsize, info.itemsize)
+    limit = (BLOCKED_BYTES if isinstance(info.made, Blocked) else block) // max(itemsize, info.itemsize)
     if step.op in ADAPTERS:
         limit = BLOCK_BYTES // DOUBLES
     if step.op == "interpolate" or step.op in ADAPTERS:

@@ -90,11 +90,12 @@ def _q5_0(blocks: Array) -> tuple[Array, Array]:
 
 def _q8_0(blocks: Array) -> tuple[Array, Array]:
     scales = np.abs(blocks).max(1, keepdims=True) / np.float32(127)
-    exact = blocks * _over(scales)
-    size = np.abs(exact)
-    whole = np.floor(size)
-    away = whole + np.floor(np.float32(2) * (size - whole))  # halves are rounded away from 0
-    return scales, (np.sign(exact) * away).astype("i1").view("u1")
+    codes = blocks * _over(scales)
+    whole = codes.astype("i1")
+    codes -= whole
+    codes += codes
+    whole += codes.astype("i1")  # halves are rounded away from 0
+    return scales, whole.view("u1")
 
 
 _TYPES: Mapping[str, Callable[[Array], tuple[Array, Array]]] = {"q4_0": _q4_0, "q5_0": _q5_0, "q8_0": _q8_0}
