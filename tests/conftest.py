@@ -38,6 +38,10 @@ settings.load_profile("untimed")
 __all__ = ["hub", "naps", "other_host", "pytest_terminal_summary"]
 
 
+RULES = ("tests/formats/", "tests/hostile/", "tests/api/lora/test_peft.py")
+"""Where each case of a test is a rule of its own."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Hide a GPU from all tests but those that are asked for as ``gpu``: a command that names no device takes it."""
     wanted = str(config.getoption("markexpr", "") or "")
@@ -56,8 +60,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _is_a_rule(item: pytest.Item) -> bool:
-    """Return whether each case of a test is a rule of its own: of a promise, of a hostile file, of a format."""
-    return item.get_closest_marker("clause") is not None or item.nodeid.startswith(("tests/formats/", "tests/hostile/"))
+    """Return whether each case of a test is a rule of its own: of a promise, a hostile file, a format, an adapter."""
+    return item.get_closest_marker("clause") is not None or item.nodeid.startswith(RULES)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -197,7 +197,6 @@ def test_a_failed_check_is_exit_1(ckpt: Run) -> None:
     assert json.loads(ckpt("train", "toy.yaml", "--check-only", "--json").out)["ok"] is False
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_a_check_that_fails_before_the_first_step_ends_the_run_there(ckpt: Run) -> None:
     toy.write(model={"leaky": True})
