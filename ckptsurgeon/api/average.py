@@ -12,12 +12,13 @@ from ..engine.inputs import PlanInputs
 from ..planning.average import ema_weights, plan_average
 from ..planning.plan.plan import Plan
 from .inputs.argument_types import CheckpointLike, checked
+from .inputs.encoding import check_encoding, encoding_notes, encoding_said, read_as
 from .inputs.inputs import names_of, plan_source, source_notes, twice_notes, view_of
 from .inputs.reopening import with_model_files_pinned
 from .model_folder.checks import with_sources_said, without_repeats
 from .model_folder.config_differences import with_config_said
-from .model_folder.folder import model_folder
 from .model_folder.merged import merged_folder
+from .model_folder.quantised import folder_of
 from .model_folder.rows_by_place import AVERAGED, PLACE, check_place, checked_rows
 from .transplant.transplant import plain_arguments
 
@@ -31,6 +32,7 @@ def average(
     ema: float | None = None,
     int_buffers: str = "last",
     vocab: str | None = None,
+    encoding: str = "keep",
     unwrap: bool = False,
     root: str | None = None,
 ) -> Plan:
@@ -39,10 +41,12 @@ def average(
     Floating and complex tensors are averaged in double precision and keep the dtype of the first. Integers and
     booleans, which have no mean, come from the "last" or "first" checkpoint, or are the "max" (``int_buffers``).
     Folders whose tokenisers differ are averaged only if ``vocab`` is "place": row n with row n, whatever their tokens.
+    If ``encoding`` is "dequantize", codes of quantised checkpoints are averaged as the weights that they stand for.
 
     Raises ConfigError for fewer than two checkpoints, PlanError if their keys, shapes or kinds of numbers differ,
     and what ``open_checkpoint`` raises.
     """
+    check_encoding(encoding)
     check_place(vocab, "rows in the same position are averaged.", AVERAGED)
     paths = list(map(path_of, sources))
     weights = ema_weights(ema, len(paths)) if ema is not None and len(paths) > 1 else ()
@@ -50,6 +54,7 @@ def average(
     try:
         for place, source in enumerate(sources, 1):
             opened.append(open_checkpoint(source, root, unwrap=unwrap, called=f"source {place}"))
+            opened[-1] = read_as(opened[-1], encoding)
         views = [view_of(plan_source(n, c), c) for n, c in zip(names_of(paths), opened, strict=True)]
         plan = plan_average(
             views,
@@ -57,12 +62,13 @@ def average(
             int_buffers=int_buffers,
             arguments={
                 **plain_arguments(int_buffers=int_buffers, vocab=vocab, unwrap=unwrap, root=root),
+                **encoding_said(encoding),
                 **_said(ema),
             },
             metadata=opened[-1].metadata if opened else {},
-            notes=[*source_notes(opened, unwrap=unwrap), *twice_notes(opened)],
+            notes=[*source_notes(opened, unwrap=unwrap), *twice_notes(opened), *encoding_notes(opened, encoding)],
         )
-        folders = [model_folder(one) for one in opened]
+        folders = [folder_of(one) for one in opened]
         plan = with_config_said(plan, folders)
         plan = with_sources_said(plan, opened, folders)
         plan = checked_rows(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.opening import open_checkpoint
-from ..checkpoint.quantisation import SETTINGS_ENTRIES
+from ..checkpoint.quantisation import without_settings
 from ..engine.inputs import PlanInputs
 from ..errors import ConfigError
 from ..formats._safetensors_writer import RECIPE_KEY
@@ -21,6 +21,7 @@ from ..tensors.dtypes import DTYPES
 from ..util.text import grouped, listing
 from .gguf.layouts import NamedLayout, check_layout, check_type, layout_named
 from .inputs.argument_types import CheckpointLike, Operations, Path, Patterns, Rules, checked
+from .inputs.encoding import DEQUANTIZE
 from .inputs.inputs import extras_left, names_of, plan_source, unwrap_notes, view_of
 from .inputs.operations import asked_conversions, operate, operations_file, operations_of
 from .inputs.reopening import with_settings_pinned
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["convert", "filter", "rename"]
-
-DEQUANTIZE: Mapping[str, Any] = {"dequantize": "**"}
-"""The operation that replaces all quantised tensors by their weights."""
 
 
 @checked
@@ -208,7 +206,7 @@ def _edit(
             among=among,
             arguments=arguments,
             metadata=_merged(
-                {**(_settled(checkpoint.metadata) if decoded else checkpoint.metadata), **(change.metadata or {})},
+                {**(without_settings(checkpoint.metadata) if decoded else checkpoint.metadata), **(change.metadata or {})},
                 metadata or {},
             ),
             notes=[*(said if decoded else checkpoint.notes), *operated.notes, *notes, *change.notes],
@@ -243,11 +241,6 @@ def _with_plain_vectors(plan: Plan) -> Plan:
         for step in plan.steps
     )
     return replace(plan, steps=tuple(steps))
-
-
-def _settled(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return the metadata of a file without settings of quantisation, which would make plain weights codes again."""
-    return {name: value for name, value in metadata.items() if name not in SETTINGS_ENTRIES}
 
 
 def _check_metadata(metadata: Mapping[str, str]) -> None:

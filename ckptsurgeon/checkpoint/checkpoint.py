@@ -19,7 +19,7 @@ from ..tensors.info import Storage, TensorInfo, alias_groups
 from ..util.notebook import InNotebooks
 from ..util.text import count, escape, listing
 from .extras import NO_NAMES, Extra, ExtraEntry, entries_beside, entries_to_carry, extras_of, names_to
-from .quantisation import in_other_shards, quantisation_settings, settings_by_file, settings_in
+from .quantisation import in_other_shards, quantisation_settings, settings_by_file, settings_in, without_settings
 from .quantisation_notes import contradictory, disagreeing_files, missing_settings, of_other_width, unfit, unlike_others
 from .quantised_parts import incomplete, notes_on_parts
 from .roots import Root, check_keys, find_root, tensors_of
@@ -40,7 +40,8 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     ``path`` is what the user wrote; ``root`` the dotted path of the state dict in the file; ``passed`` the paths of
     the other state dicts, which were not chosen; ``checked`` the storages whose checksum was verified. ``around`` is
     the folder that the file is in, and ``folder`` is the same folder if the file is named like a model's weights,
-    else None.
+    else None. ``stored`` is the checkpoint with its codes, if those of this one are replaced by the weights that they
+    stand for; else None.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         self.around = around
         self.root = root.path
         self.passed = tuple(other.path for other in passed)
+        self.stored: Checkpoint | None = None
         self._is_lent = False
         self._tensors = tensors_of(root)
         check_keys(path, self._tensors)
@@ -118,7 +120,8 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     @cached_property
     def metadata(self) -> Mapping[str, str]:
         """The texts stored with the tensors: ``__metadata__`` of safetensors; else the copy in ckptsurgeon's recipe."""
-        return self.header.metadata or _metadata_kept(self.header.recipe)
+        found = self.header.metadata or _metadata_kept(self.header.recipe)
+        return found if self.stored is None else without_settings(found)
 
     @property
     def recipe(self) -> str | None:
@@ -209,6 +212,8 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     @cached_property
     def quantisation_notes(self) -> tuple[str, ...]:
         """Notes on quantisation settings that contradict the tensors, and on quantised tensors with missing parts."""
+        if self.stored is not None:
+            return self.stored.quantisation_notes
         settings = self.quantisation if self.codes else {}
         said = list[str]()
         if self.codes:
@@ -258,9 +263,14 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         other._show(unwrap(self._tensors, destination) if stripped is None else unwrap_as(self._tensors, stripped))
         return other
 
-    def holding(self, tensors: Mapping[str, TensorInfo]) -> Checkpoint:
-        """Return a checkpoint of the same file that has only ``tensors``, which are computed from the stored ones."""
+    def holding(self, tensors: Mapping[str, TensorInfo], *, decoded: bool = False) -> Checkpoint:
+        """Return a checkpoint of the same file that has only ``tensors``, which are computed from the stored ones.
+
+        ``decoded`` says that none of them are codes any more, so that settings of quantisation do not hold for them.
+        """
         other = self.unwrapped(stripped=self.stripped)
+        if decoded:
+            other.stored, other.quantisation = self, {}
         aside = {key: self._tensors[key] for key in self._view.aside}
         other._tensors = {**aside, **tensors}
         other._show(replace(self._view, stored={key: key for key in tensors}))

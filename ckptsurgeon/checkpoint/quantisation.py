@@ -24,6 +24,7 @@ __all__ = [
     "settings_among",
     "settings_by_file",
     "settings_in",
+    "without_settings",
 ]
 
 SETTINGS = "quantization_config"
@@ -68,6 +69,11 @@ def settings_in(metadata: Mapping[str, str]) -> dict[str, Any]:
             if isinstance(found, dict) and found:
                 return found
     return {}
+
+
+def without_settings(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the metadata of a file without settings of quantisation, which would make plain weights codes again."""
+    return {name: value for name, value in metadata.items() if name not in SETTINGS_ENTRIES}
 
 
 def quantisation_settings(folder: Folder | None) -> dict[str, Any]:

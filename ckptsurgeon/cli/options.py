@@ -15,6 +15,7 @@ from ..util.text import escape
 
 __all__ = [
     "DryRun",
+    "Encoding",
     "Force",
     "Json",
     "KeepExtras",
@@ -132,6 +133,14 @@ Operations = Annotated[
         metavar="FILE",
         help="Apply the operations in this YAML file before all rules: split, concat, stack, unstack, add, copy, "
         "transpose, permute, reshape, scale.",
+    ),
+]
+Encoding = Annotated[
+    str,
+    typer.Option(
+        "--encoding",
+        metavar="keep|dequantize",
+        help="If a model is quantised: only copy its codes, or compute with the weights that they stand for.",
     ),
 ]
 Unwrap = Annotated[bool, typer.Option("--unwrap", help="Strip wrappers such as module. from the keys.")]

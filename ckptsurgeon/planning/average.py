@@ -63,7 +63,8 @@ def plan_average(
     for key in views[0].tensors:
         inputs = [Input(i, key, v.tensors[key].dtype, v.tensors[key].shape) for i, v in enumerate(views)]
         _check_alike(key, inputs, views)
-        steps.append(_step(key, inputs, weights, int_buffers=int_buffers, tied_to=ties.get(key, "")))
+        dtype = views[0].dtype_of(key)
+        steps.append(_step(key, inputs, weights, dtype=dtype, int_buffers=int_buffers, tied_to=ties.get(key, "")))
     return Plan(
         verb="average",
         sources=tuple(view.source for view in views),
@@ -78,8 +79,10 @@ def plan_average(
 def _mixed(steps: Sequence[Step], views: Sequence[SourceView]) -> Iterator[str]:
     """Yield a note on tensors whose dtypes differ between checkpoints: the average has that of the first checkpoint."""
     mixed = [step for step in steps if len({one.dtype for one in step.inputs}) > 1]
+    dtypes = {step.key: [views[one.source].dtype_of(one.key) for one in step.inputs] for step in mixed}
+    mixed = [step for step in mixed if len(set(dtypes[step.key])) > 1]
     if mixed:
-        each = [escape(dtype) for dtype in dict.fromkeys(one.dtype for step in mixed for one in step.inputs)]
+        each = [escape(dtype) for dtype in dict.fromkeys(dtype for step in mixed for dtype in dtypes[step.key])]
         made = listing(list(dict.fromkeys(step.dtype for step in mixed)), where="")
         keys = listing([step.key for step in mixed])
         head = f"{count(len(mixed), 'tensor')} of several dtypes ({', '.join(each)})"
@@ -135,7 +138,9 @@ def _ties(views: Sequence[SourceView]) -> dict[str, str]:
     return {key: owner for key, owner in first.items() if all(other.get(key) == owner for other in others)}
 
 
-def _step(key: str, inputs: Sequence[Input], weights: tuple[float, ...], *, int_buffers: str, tied_to: str) -> Step:
+def _step(
+    key: str, inputs: Sequence[Input], weights: tuple[float, ...], *, dtype: str, int_buffers: str, tied_to: str
+) -> Step:
     first, last = inputs[0], inputs[-1]
     floating = DTYPES[first.dtype].is_floating
     if not floating and int_buffers != "max":
@@ -145,6 +150,6 @@ def _step(key: str, inputs: Sequence[Input], weights: tuple[float, ...], *, int_
             rule=f"--int-buffers {int_buffers}", tied_to=tied_to,
         )  # fmt: skip
     return Step(
-        key, "average" if floating else "max", first.dtype, first.shape, first.source, key, first.dtype, first.shape,
+        key, "average" if floating else "max", dtype, first.shape, first.source, key, first.dtype, first.shape,
         tied_to=tied_to, more=tuple(inputs[1:]), weights=weights if floating else (),
     )  # fmt: skip

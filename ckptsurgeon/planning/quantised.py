@@ -17,9 +17,16 @@ from .plan.plan import Plan
 from .plan.step import Input, Step
 from .transplant.select import Selection, SourceView
 
-__all__ = ["DEQUANTISE", "QUANTISED_NOW", "check_codes", "check_decoded", "check_replaced", "computing", "refuse_codes"]
+__all__ = ["QUANTISED_NOW", "check_codes", "check_decoded", "check_replaced", "computing", "dequantise", "refuse_codes"]
 
-DEQUANTISE = "dequantise the model first, with ckpt convert --dequantize or the package that quantised it"
+DECODING = ("average", "lora extract", "lora merge", "merge", "transplant")
+"""The commands that take ``--encoding dequantize``."""
+
+
+def dequantise(verb: str) -> str:
+    """Return the hint to dequantise a model for a command, as the beginning of a sentence."""
+    how = "--encoding dequantize" if verb in DECODING else "ckpt convert --dequantize"
+    return f"Dequantise the model first, with {how} or the package that quantised it"
 
 QUANTISED_NOW = "quantize to "
 """How the operation of a step begins that makes codes, and does not compute with them."""
@@ -67,7 +74,9 @@ def _carried(plan: Plan, sources: Sequence[QuantisedTensors]) -> list[_CarriedCo
                 ):  # prefer the operation on the codes themselves
                     computed[id(coded)] = (entry.source, coded, doing)
     if computed:
-        remedy = "Leave --dtype out, so that codes are carried as they are" if plan.verb == "convert" else ""
+        remedy = dequantise(plan.verb)
+        if plan.verb == "convert":
+            remedy = f"Leave --dtype out, so that codes are carried as they are, or {remedy[0].lower()}{remedy[1:]}"
         raise computing(list(computed.values()), remedy)
     return list(found.values())
 
@@ -90,11 +99,11 @@ def _doing(verb: str, step: Step, one: Input) -> str:
     return ""
 
 
-def computing(found: Sequence[tuple[str, QuantisedTensor, str]], remedy: str = "") -> PlanError:
+def computing(found: Sequence[tuple[str, QuantisedTensor, str]], remedy: str) -> PlanError:
     """Return the error for codes of quantised tensors that would be used as numbers.
 
     ``found`` has the name of the source, the quantised tensor, and what would be done with it, in words. ``remedy`` is
-    the beginning of the hint.
+    the hint, without a full stop.
     """
     once = {(name, id(coded)): (name, coded, doing) for name, coded, doing in reversed(found)}
     (name, coded, doing), *others = reversed(once.values())
@@ -103,7 +112,7 @@ def computing(found: Sequence[tuple[str, QuantisedTensor, str]], remedy: str = "
     return PlanError(
         f"the tensor {escape(coded.name)} of {escape(name)} is quantised ({coded.method}): {escape(doing)} would use "
         f"its codes as numbers{more}.",
-        hint=f"{remedy}, or {DEQUANTISE}." if remedy else f"{DEQUANTISE[0].upper()}{DEQUANTISE[1:]}.",
+        hint=f"{remedy}.",
         details=[f"{one.name} of {source} ({one.method}): {what}" for source, one, what in reversed(once.values())],
     )
 
@@ -162,8 +171,8 @@ def _check_destination(plan: Plan, sources: Sequence[QuantisedTensors], destinat
             raise PlanError(
                 f"the tensor {escape(wanted.name)} of the destination {escape(name)} is quantised ({wanted.method}), "
                 f"and {escape(odd.key)} would {escape(whence)}: nothing could decode the tensor then.",
-                hint=f"Take {listing(wanted.keys, 12, where='')} from one quantised source, or name a destination "
-                "that is not quantised.",
+                hint=f"Take {listing(wanted.keys, 12, where='')} from one quantised source, or use --encoding "
+                "dequantize, or name a destination that is not quantised.",
                 details=[step.key for step in made],
             )
 
@@ -189,7 +198,7 @@ def check_decoded(steps: Sequence[Step], selection: Selection, views: Sequence[S
         first = next(iter(lost))
         raise PlanError(
             f"the tensor {escape(first)} would be initialised, although {_why(lost)}.",
-            hint=f"{DEQUANTISE[0].upper()}{DEQUANTISE[1:]}; --reinit {escape(first)} initialises the tensor anyway.",
+            hint=f"{dequantise('transplant')}; --reinit {escape(first)} initialises the tensor anyway.",
             details=[f"{key}: {why}" for key, why in lost.items()],
         )
 
@@ -215,7 +224,8 @@ def check_replaced(
         raise PlanError(
             f"the tensor {escape(first)} is quantised in the destination and would stay as it is, although "
             f"{_why(passed)}.",
-            hint=f"Name a destination that is not quantised, or keep the tensor: --exclude {escape(first)}.",
+            hint="Use --encoding dequantize, or name a destination that is not quantised, or keep the tensor: "
+            f"--exclude {escape(first)}.",
             details=[f"{key}: {why}" for key, why in passed.items()],
         )
 
@@ -230,10 +240,10 @@ def _meant(coded: QuantisedTensor, name: str) -> str:
 def refuse_codes(views: Sequence[SourceView], doing: str, keys: Set[str] | None = None) -> None:
     """Raise PlanError if any source has quantised tensors; with ``keys``, only these are checked.
 
-    ``doing`` names the operation in the message; it computes with all tensors, so codes would be used as numbers.
+    ``doing`` names the command in the message; it computes with all tensors, so codes would be used as numbers.
     """
     for view in views:
         coded = view.codes.tensors
         named = coded if keys is None else [one for one in coded if not keys.isdisjoint((one.name, *one.keys))]
         if named:
-            raise computing([(view.source.name, one, doing) for one in named])
+            raise computing([(view.source.name, one, doing) for one in named], dequantise(doing))

@@ -89,7 +89,8 @@ class TargetSpec(Brief):
     ``initial`` yields initial values for keys. ``ties`` maps each further key of a tensor to its first. ``layers`` are
     module prefixes in the model's own order, output layer last. ``vocabulary`` maps a key to its vocabulary axis.
     A destination that is a checkpoint keeps its own values if no source gives others: then ``keeps`` is its path and
-    ``keeps_root`` the dotted path of the state dict in it, or ``kept`` is the checkpoint itself.
+    ``keeps_root`` the dotted path of the state dict in it, or ``kept`` is the checkpoint itself. ``decoded`` has the
+    dtypes of those values that are decoded from codes, as they are read.
     ``given`` are files that have the initial values of some tensors, instead of an initialiser. ``undrawable`` are the
     keys without an initialiser, or with one that must not be used.
     ``config`` is the path of the configuration, ``files`` are the files that it reads. ``ran`` names code that was run
@@ -108,6 +109,7 @@ class TargetSpec(Brief):
     vocabulary: Mapping[str, int] = field(default_factory=dict)
     keeps: str = ""
     keeps_root: str = ""
+    decoded: Mapping[str, str] = field(default_factory=dict)
     kept: object = field(default=None, repr=False, compare=False)
     given: tuple[InitialFile, ...] = ()
     undrawable: Mapping[str, Undrawable] = field(default_factory=dict)

@@ -26,7 +26,20 @@ from .info import (
     TensorInfo,
 )
 
-__all__ = ["blocked", "cast", "cut", "decoded", "join", "leaves", "permute", "reshape", "scale", "shift", "total"]
+__all__ = [
+    "blocked",
+    "cast",
+    "cut",
+    "decoded",
+    "is_decoded",
+    "join",
+    "leaves",
+    "permute",
+    "reshape",
+    "scale",
+    "shift",
+    "total",
+]
 
 
 def leaves(info: TensorInfo) -> Iterator[TensorInfo]:
@@ -39,6 +52,18 @@ def leaves(info: TensorInfo) -> Iterator[TensorInfo]:
         else:
             of = one.made.of
             waiting.extend(reversed(of) if isinstance(of, tuple) else (of,))
+
+
+def is_decoded(info: TensorInfo) -> bool:
+    """Return whether a tensor is, or is computed from, a weight that codes stand for."""
+    waiting = [info]
+    while waiting:
+        made = waiting.pop().made
+        if isinstance(made, Decoded):
+            return True
+        if made is not None:
+            waiting.extend(made.of if isinstance(made.of, tuple) else (made.of,))
+    return False
 
 
 def cut(info: TensorInfo, dim: int, begin: int, size: int) -> TensorInfo:

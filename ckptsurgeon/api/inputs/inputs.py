@@ -22,7 +22,8 @@ from ...storage.json_text import read_json
 from ...storage.read.base import File
 from ...storage.read.uri import open_source, shown
 from ...util.text import escape, listing
-from ..model_folder.quantised import parts_elsewhere
+from ..model_folder.quantised import decoded_dtype, parts_elsewhere
+from .encoding import DEQUANTIZE
 
 if TYPE_CHECKING:
     from ...planning.transplant.select import SourceView
@@ -148,10 +149,11 @@ def names_of(paths: Sequence[str]) -> list[str]:
 def plan_source(name: str, checkpoint: Checkpoint, role: str = "source", operations: Sequence[Any] = ()) -> PlanSource:
     """Return the description of an open checkpoint for a plan, with the operations that made its tensors.
 
-    ``role`` says whether it is a source, a base or another kind of input.
+    ``role`` says whether it is a source, a base or another kind of input. If no operations are given, and the
+    checkpoint has weights that all its codes stand for, the operation is the one that decodes them.
     """
     said = (checkpoint.root, checkpoint.stripped)
-    made = tuple(map(dict, operations))
+    made = tuple(map(dict, operations or ([DEQUANTIZE] if checkpoint.stored is not None else ())))
     if checkpoint.in_memory:
         return PlanSource(name, "", *said, (memory_print(checkpoint),), role, made, memory=True)
     return PlanSource(name, checkpoint.path, *said, checkpoint.files, role, made)
@@ -168,7 +170,7 @@ def view_of(source: PlanSource, checkpoint: Checkpoint) -> SourceView:
     """Return an open checkpoint as planners take it: its description for the plan, with its tensors and ties."""
     from ...planning.transplant.select import SourceView
 
-    return SourceView(source, checkpoint, codes=checkpoint.codes)
+    return SourceView(source, checkpoint, codes=checkpoint.codes, decoded_dtype=decoded_dtype(checkpoint))
 
 
 def plan_target(target: TargetSpec) -> PlanTarget:

@@ -12,7 +12,7 @@ from ...errors import ConfigError, PatternError
 from ...planning.keys.renaming import RULESETS
 from ...planning.operations.conversions import CONVERSIONS
 from ...planning.operations.operation import parse_operations
-from ...planning.operations.perform import Derivation, perform
+from ...planning.operations.perform import Derivation, DerivedSource, perform
 from ...storage.small_files import read_text
 from ...storage.yaml_text import read_yaml
 from ...util.did_you_mean import did_you_mean
@@ -41,12 +41,15 @@ def operate(checkpoints: Sequence[Checkpoint], rows: Sequence[Mapping[str, Any]]
     if not rows:
         return [OperatedCheckpoint(checkpoint) for checkpoint in checkpoints]
     results = perform(checkpoints, parse_operations(rows), [weights_of(one) for one in checkpoints])
-    return [
-        OperatedCheckpoint(
-            checkpoint.holding(result.tensors), [rows[place] for place in result.done], result.by, result.notes
-        )
-        for checkpoint, result in zip(checkpoints, results, strict=True)
-    ]
+    return [_operated(*pair, rows) for pair in zip(checkpoints, results, strict=True)]
+
+
+def _operated(checkpoint: Checkpoint, result: DerivedSource, rows: Sequence[Mapping[str, Any]]) -> OperatedCheckpoint:
+    own = [rows[place] for place in result.done]
+    after = checkpoint.holding(result.tensors)
+    if any("dequantize" in row for row in own) and not after.codes:
+        after = checkpoint.holding(result.tensors, decoded=True)
+    return OperatedCheckpoint(after, own, result.by, result.notes)
 
 
 def asked_conversions(rulesets: Sequence[str]) -> tuple[list[Mapping[str, Any]], tuple[str, ...]]:

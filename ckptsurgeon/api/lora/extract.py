@@ -19,12 +19,14 @@ from ...planning.transplant.by_place import is_of_tokens
 from ...planning.transplant.options import Options
 from ...util.text import count, escape, listing
 from ..inputs.argument_types import CheckpointLike, Patterns, checked
+from ..inputs.encoding import check_encoding, encoding_notes, encoding_said, read_as
 from ..inputs.inputs import names_of, plan_source, unwrap_notes, view_of
 from ..inputs.memory_budget import memory_bytes, with_costs
 from ..inputs.reopening import with_model_files_pinned
 from ..model_folder.checks import notes_beside, with_sources_said
 from ..model_folder.config_differences import with_config_said
-from ..model_folder.folder import ModelFolder, model_folder
+from ..model_folder.folder import ModelFolder
+from ..model_folder.quantised import folder_of
 from ..model_folder.rows_by_place import EXTRACTED, PLACE, check_place, checked_rows, token_note
 from ..model_folder.tied_heads import tied_head
 from ..transplant.transplant import plain_arguments
@@ -51,6 +53,7 @@ def lora_extract(
     dtype: str | torch.dtype = "float32",
     seed: int = 0,
     vocab: str | None = None,
+    encoding: str = "keep",
     memory: str | int | None = None,
     unwrap: bool = False,
     root: str | None = None,
@@ -63,7 +66,8 @@ def lora_extract(
     Other tensors that differ are reported in a note or, with ``save_modules``, saved whole. ``dtype`` is that of the
     factors. ``seed`` is for the random start of the decomposition; ``memory`` limits its memory, as in "512MB". The
     receipt of ``apply`` has the approximation error of each weight. It is an error if the rows of an embedding belong
-    to different tokens in the two models, unless ``vocab`` is "place".
+    to different tokens in the two models, unless ``vocab`` is "place". If ``encoding`` is "dequantize", codes of
+    quantised models are compared as the weights that they stand for.
 
     Raises ConfigError for an invalid rank or alpha, PlanError if nothing can be extracted, PatternError for a
     pattern that matches nothing, and what ``open_checkpoint`` raises.
@@ -74,6 +78,7 @@ def lora_extract(
         rank, alpha, options.include, options.exclude, embeddings, fan_in_fan_out, save_modules, options.dtype, seed,
     )  # fmt: skip
     check_extraction(asked)
+    check_encoding(encoding)
     check_place(vocab, "rows of the two embeddings are subtracted by position.", EXTRACTED)
     most = memory_bytes(memory)
     opened: list[Checkpoint] = []
@@ -81,12 +86,13 @@ def lora_extract(
         opened += (
             open_checkpoint(one, root, unwrap=unwrap, called=name) for one, name in ((tuned, "tuned"), (base, "base"))
         )
+        opened[:] = (read_as(one, encoding) for one in opened)
         ours, theirs = opened
         asked = replace(asked, model=model_at(place_of(base), theirs) or model_at(place_of(tuned), ours))
         names = names_of([path_of(tuned), path_of(base)])
         views = [view_of(plan_source(name, one), one) for name, one in zip(names, opened, strict=True)]
         refuse_codes(views, "lora extract", {key for key, info in ours.items() if info.opaque})
-        folders = list(map(model_folder, opened))
+        folders = list(map(folder_of, opened))
         tied = _tied(folders, opened)
         differing = list(_differing(ours, theirs, tied))
         plan = plan_lora_extract(
@@ -101,10 +107,12 @@ def lora_extract(
                     fan_in_fan_out=fan_in_fan_out, dtype=options.dtype, vocab=vocab, unwrap=unwrap,
                     root=root,
                 ),
+                **encoding_said(encoding),
                 **({"alpha": alpha} if alpha is not None else {}),
             },
             notes=[
                 *(note for one in opened for note in one.notes), *unwrap_notes(opened, asked=unwrap),
+                *encoding_notes(opened, encoding),
                 *_lacking(ours, theirs, tied[0]),
             ],
         )  # fmt: skip

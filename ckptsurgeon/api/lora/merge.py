@@ -19,13 +19,13 @@ from ...planning.quantised import check_codes
 from ...planning.transplant.options import Options
 from ...util.text import count, escape
 from ..inputs.argument_types import CheckpointLike, Patterns, Sources, checked
+from ..inputs.encoding import check_encoding, encoding_notes, encoding_said, read_as
 from ..inputs.inputs import merged_notes, names_of, plan_source, source_notes, twice_notes, unwrap_notes, view_of
 from ..inputs.memory_budget import memory_bytes, with_costs
 from ..inputs.reopening import with_model_files_pinned
 from ..model_folder.checks import source_layer_notes, with_layers_said
-from ..model_folder.folder import model_folder
 from ..model_folder.merged import lora_folder
-from ..model_folder.quantised import with_settings
+from ..model_folder.quantised import folder_of, with_settings
 from ..model_folder.rows_by_place import ADAPTED, PLACE, check_place, checked_rows
 from ..model_folder.tied_heads import tied_head
 from ..transplant.transplant import plain_arguments
@@ -46,6 +46,7 @@ def lora_merge(
     weights: Sequence[float] | None = None,
     exclude: Patterns = (),
     vocab: str | None = None,
+    encoding: str = "keep",
     dtype: str | torch.dtype | None = None,
     memory: str | int | None = None,
     unwrap: bool = False,
@@ -58,7 +59,8 @@ def lora_merge(
     is that of all real floating tensors of the output, by default the base's; ``memory`` limits the memory of the
     computation, as in "512MB". If the base is a folder of transformers, its configuration and tokeniser are copied; if
     an adapter has its own embedding for another vocabulary, the adapter's tokeniser is copied instead. It is an error
-    if rows of an embedding would get other tokens, unless ``vocab`` is "place".
+    if rows of an embedding would get other tokens, unless ``vocab`` is "place". If ``encoding`` is "dequantize",
+    adapters are added to the weights that codes of a quantised base stand for.
 
     Raises ConfigError for adapters of another kind or invalid weights, PlanError if an adapter is for another
     model, PatternError for a pattern that matches nothing, and what ``open_checkpoint`` raises.
@@ -66,15 +68,17 @@ def lora_merge(
     given = (
         [cast("CheckpointLike", adapters)] if is_given(adapters) else list(cast("Sequence[CheckpointLike]", adapters))
     )
+    check_encoding(encoding)
     check_place(vocab, "an adapter is added to the rows of the base by position.", ADAPTED)
     counts, most = _weights(weights, given), memory_bytes(memory)
     options = Options.of(exclude=exclude, dtype=str(dtype) if dtype is not None else None)
     opened: list[Checkpoint] = []
     try:
         opened.append(open_checkpoint(base, root, unwrap=unwrap, called="base"))
+        opened[0] = read_as(opened[0], encoding)
         names = names_of([path_of(base), *map(path_of, given)])
         views = [open_adapter(*one, opened) for one in zip(given, names[1:], counts, strict=True)]
-        folders, by_place = list(map(model_folder, opened)), vocab == PLACE
+        folders, by_place = list(map(folder_of, opened)), vocab == PLACE
         plan = plan_lora_merge(
             view_of(plan_source(names[0], opened[0]), opened[0]),
             [view for view, _ in views],
@@ -84,12 +88,14 @@ def lora_merge(
             tied=tied_head(folders[0], opened[0]),
             arguments={
                 **plain_arguments(exclude=exclude, vocab=vocab, dtype=options.dtype, unwrap=unwrap, root=root),
+                **encoding_said(encoding),
                 **({"weights": counts} if weights is not None else {}),
             },
             metadata=opened[0].metadata,
             notes=[
                 *source_notes(opened, unwrap=False),
                 *unwrap_notes(opened[:1], asked=unwrap),
+                *encoding_notes(opened[:1], encoding),
                 *_counted(opened),
                 *_other_bases(opened),
             ],

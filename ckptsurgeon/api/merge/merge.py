@@ -24,13 +24,14 @@ from ...planning.plan.plan import Plan
 from ...planning.transplant.select import SourceView
 from ...util.text import count, escape
 from ..inputs.argument_types import CheckpointLike, Given, Mismatch, Parameters, Path, Patterns, Rules, Sources, checked
-from ..inputs.inputs import names_of, plan_source, source_notes, view_of
+from ..inputs.encoding import check_encoding, encoding_said
+from ..inputs.inputs import names_of, plan_source, view_of
 from ..inputs.memory_budget import memory_bytes
 from ..inputs.reopening import with_model_files_pinned
 from ..model_folder.checks import with_sources_said, without_repeats
 from ..model_folder.config_differences import with_config_said
-from ..model_folder.folder import model_folder
 from ..model_folder.merged import merged_folder
+from ..model_folder.quantised import folder_of
 from ..model_folder.rows_by_place import MERGED, checked_rows
 from ..transplant.transplant import check_seed, plain_arguments
 from .mergekit import check_alone, plan_configuration, read_recipe
@@ -114,6 +115,7 @@ def merge(
     tokens: Rules = (),
     vocab_keys: Patterns = (),
     int_buffers: str = "last",
+    encoding: str = "keep",
     dtype: str | torch.dtype | None = None,
     compute: str | torch.dtype | None = None,
     seed: int = 0,
@@ -136,8 +138,9 @@ def merge(
     that all have is merged, the rest is the base's or the first's); for all, or by pattern. ``vocab`` merges models
     with different vocabularies by token: ``union``, ``base`` (the base's or the first's), or the file of a list.
     ``tokens`` names the list of a model that has none next to it; ``vocab_keys`` names the tensors (GLOB, GLOB=AXIS)
-    if their sizes do not show it. ``int_buffers`` chooses the integers: last, first, max. ``dtype`` is that of the
-    output, by default the widest of the models; ``compute`` is float32 or float64. ``plugin`` is a file with your own
+    if their sizes do not show it. ``int_buffers`` chooses the integers: last, first, max. ``encoding``
+    "dequantize" merges the weights that codes of quantised models stand for. ``dtype`` is that of the output, by
+    default the widest of the models; ``compute`` is float32 or float64. ``plugin`` is a file with your own
     merge methods, which is run. ``memory`` limits the memory of the computation, as in "512MB". ``device`` is cpu or
     cuda, on which torch computes. A recipe (``merge("recipe.yaml")``) names models, method, base and parameters
     itself. If the base, or else the first model, is a folder of transformers, the output gets its configuration and
@@ -148,6 +151,7 @@ def merge(
     """
     dtype, compute = (None if one is None else str(one) for one in (dtype, compute))
     check_device(device)
+    check_encoding(encoding)
     check_seed(seed)
     vocabulary = VocabularyRequest(os.fspath(vocab) if vocab is not None else None, tokens, vocab_keys)
     elsewhere = device if device != "cpu" else ""
@@ -160,12 +164,14 @@ def merge(
         plain_arguments(
             method=method, on_missing=on_missing, on_mismatch=on_mismatch, int_buffers=int_buffers, dtype=dtype,
             compute=compute, unwrap=unwrap, root=root, device=elsewhere or None, **vocabulary.said,
+            **encoding_said(encoding),
         ),
         seed,
         load_plugin(os.fspath(plugin)) if plugin is not None else (),
         memory_bytes(memory),
         unwrap,
         root,
+        encoding,
     )  # fmt: skip
     if isinstance(models, (str, os.PathLike)):
         recipe = os.fspath(models)
@@ -197,7 +203,7 @@ def _plan_models(
         if method.base == "model" and at is not None:
             numbers, at = [at, *numbers], None
         values = ParameterValues(method, settings, [{} for _ in numbers])
-        folders = [model_folder(one) for one in opened]
+        folders = [folder_of(one) for one in opened]
         paths = [place_of(one) or name for one, name in zip(ordered, names, strict=True)]
         chosen = merge_vocabulary(asked.vocabulary, list(map(MergedModel, paths, views, folders)), first=donor)
         tied = {number for number, one in enumerate(folders) if one.is_tied}
@@ -212,7 +218,7 @@ def _plan_models(
                 **({"base": views[-1].source.name} if base is not None else {}),
             },
             metadata=opened[donor].metadata,
-            notes=source_notes(opened, unwrap=asked.unwrap),
+            notes=asked.notes(opened),
         )  # fmt: skip
         plan = with_config_said(plan, folders, donor)
         plan = with_sources_said(plan, opened, folders)

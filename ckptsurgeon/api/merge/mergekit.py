@@ -21,14 +21,15 @@ from ...planning.mergekit.pieces import MergeLayout, NumberedModels, pieces_of_c
 from ...planning.plan.plan import Plan
 from ...util.text import brief_repr, escape
 from ...vocabulary.read import tokens_beside
-from ..inputs.inputs import names_of, plan_source, source_notes, view_of
+from ..inputs.inputs import names_of, plan_source, view_of
 from ..inputs.recipe_files import is_recipe, read_recipe_file
 from ..inputs.reopening import with_model_files_pinned
 from ..model_folder.checks import with_sources_said, without_repeats
 from ..model_folder.config import layer_counts, not_by_layer, with_layers
 from ..model_folder.config_differences import with_config_said
-from ..model_folder.folder import ModelFolder, model_folder, model_folder_at
+from ..model_folder.folder import ModelFolder, model_folder_at
 from ..model_folder.merged import merged_folder
+from ..model_folder.quantised import folder_of
 from ..model_folder.rows_by_place import RECIPE, checked_rows
 from .settings import MergeRequest
 from .tokenizers import RowsRequest, different, tokenizer_files, wanted
@@ -69,17 +70,16 @@ class RecipeModels:
         folder: str,
         paths: Mapping[ModelReference, str],
         opened: Sequence[Checkpoint],
-        *,
-        unwrap: bool = False,
+        notes: Sequence[str] = (),
     ) -> None:
         self._configuration, self._folder = configuration, folder
         self.names = names_of(list(paths.values()))
         self._views = [view_of(plan_source(name, one), one) for name, one in zip(self.names, opened, strict=True)]
-        self.folders = [model_folder(one) for one in opened]
+        self.folders = [folder_of(one) for one in opened]
         self._paths = list(paths.values())
         self._numbers = {one: number for number, one in enumerate(paths)}
         self._metadata = opened[self.donor].metadata
-        self._notes = source_notes(opened, unwrap=unwrap)
+        self._notes = notes
 
     @property
     def donor(self) -> int:
@@ -237,7 +237,7 @@ def plan_configuration(path: str, document: Mapping[str, Any], method: Method, a
         with ExitStack() as stack:
             opened = asked.opened(paths, stack)
             merged = RecipeModels(
-                configuration, folder, dict(zip(references, paths, strict=True)), opened, unwrap=asked.unwrap
+                configuration, folder, dict(zip(references, paths, strict=True)), opened, asked.notes(opened)
             )
             chosen = merge_vocabulary(merged.vocabulary(asked.vocabulary, method), merged.models, first=merged.donor)
             options = replace(options, vocabulary=chosen[0] if chosen is not None else None)

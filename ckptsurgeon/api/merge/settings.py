@@ -21,6 +21,8 @@ from ...planning.quantised import check_codes
 from ...storage.yaml_text import read_yaml
 from ...util.text import brief_repr, escape
 from ..inputs.argument_types import CheckpointLike, Given, Parameters
+from ..inputs.encoding import ENCODINGS, encoding_notes, read_as
+from ..inputs.inputs import source_notes
 from ..inputs.memory_budget import with_costs
 from ..model_folder.quantised import check_settings, unsettled_notes, with_settings
 from .vocabulary import VocabularyRequest
@@ -42,16 +44,22 @@ class MergeRequest:
     memory: int = 0
     unwrap: bool = False
     root: str | None = None
+    encoding: str = ENCODINGS[0]
 
     def opened(
         self, models: Sequence[CheckpointLike], stack: ExitStack, *, base: int | None = None
     ) -> list[Checkpoint]:
         """Return the open models; ``base`` is the index of the base among them, and ``stack`` closes them."""
         names = ["base" if place == base else f"model {place + 1}" for place in range(len(models))]
-        return [
+        opened = [
             stack.enter_context(open_checkpoint(one, self.root, unwrap=self.unwrap, called=name))
             for one, name in zip(models, names, strict=True)
         ]
+        return [read_as(one, self.encoding) for one in opened]
+
+    def notes(self, opened: Sequence[Checkpoint]) -> list[str]:
+        """Return the notes on the open models, and on what was asked for without effect."""
+        return [*source_notes(opened, unwrap=self.unwrap), *encoding_notes(opened, self.encoding)]
 
     def carried(self, plan: Plan, opened: Sequence[Checkpoint], *others: str, donor: int) -> Plan:
         """Return a plan with its cost, its inputs (kept open for ``apply``), and the paths that it must not overwrite.

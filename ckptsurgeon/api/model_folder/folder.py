@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -234,6 +234,11 @@ class ModelFolder:
     def prints(self) -> tuple[FilePrint, ...]:
         """The fingerprints of the files that were read, sorted by name."""
         return tuple(self._prints[name] for name in sorted(self._prints))
+
+    def knowing(self, prints: Iterable[FilePrint]) -> ModelFolder:
+        """Return this folder, with the fingerprints of files that it has in another form than they were read."""
+        self._prints.update((one.name, one) for one in prints)
+        return self
 
     def fingerprint(self, *names: str) -> None:
         """Read the files with these names, if they exist, to record their fingerprints; raises SourceError."""

@@ -182,7 +182,7 @@ def kept_folder(plan: Plan, folder: ModelFolder, target: TargetSpec, change: New
             moved, files, more = with_new_ids(fields, files, numbers, change.paths[1], PARTS)
             fields, notes = dict(moved), [*more, *notes]
     floats = [step for step in plan.steps if DTYPES[step.dtype].kind == "float"]
-    if any(step.dtype != target.tensors[step.key].dtype for step in floats):
+    if target.decoded or any(step.dtype != target.tensors[step.key].dtype for step in floats):
         fields, note = with_dtype(fields, plan)
         notes += [note] if note else []
     if folder.config and fields != folder.config:

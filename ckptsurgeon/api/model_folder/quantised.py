@@ -6,16 +6,17 @@ import json
 import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.quantisation import SETTINGS, settings_in
+from ...checkpoint.quantisation import SETTINGS, configuration, settings_in
 from ...destinations.hf.files import CONFIG
-from ...errors import PlanError
+from ...errors import CheckpointError, PlanError
 from ...planning.plan.plan import Plan
-from ...planning.quantised import DEQUANTISE
+from ...planning.quantised import dequantise
 from ...planning.target import Companion
 from ...storage.read.uri import scheme_of
 from ...tensors.encodings._agreement import QuantisedModule, disagreements
@@ -24,12 +25,14 @@ from ...tensors.encodings._methods import family, is_known_by_settings
 from ...util.text import count, escape, listing
 from .config_fields import renamed_settings
 from .documents import json_text
-from .folder import ModelFolder
+from .folder import ModelFolder, model_folder
 
 __all__ = [
     "check_settings",
+    "decoded_dtype",
     "described_shape_notes",
     "dtype_of_weights",
+    "folder_of",
     "parts_elsewhere",
     "unsettled_notes",
     "with_settings",
@@ -51,14 +54,22 @@ MARKER = "scaled_fp8"
 """Name of the tensor by which ComfyUI knows that a file has scales."""
 
 
+def folder_of(checkpoint: Checkpoint) -> ModelFolder:
+    """Return the files beside the weights of an open checkpoint; none says that they are codes if all are decoded."""
+    folder = model_folder(checkpoint)
+    return folder if checkpoint.stored is None else without_quantisation(folder)
+
+
 def without_quantisation(folder: ModelFolder) -> ModelFolder:
     """Return the files of a folder whose weights are dequantised: none says any more that they are codes."""
+    with suppress(CheckpointError):  # unreadable: reported where the file is needed
+        folder.fingerprint(CONFIG, *OF_QUANTISATION)
     files = tuple(one for one in folder.files if one.name not in OF_QUANTISATION)
     fields = {name: value for name, value in folder.config.items() if name not in SECTIONS}
     fields = {name: _plain(value) if isinstance(value, dict) else value for name, value in fields.items()}
     if fields != folder.config:
         files = (Companion(CONFIG, text=json_text(fields)), *(one for one in files if one.name != CONFIG))
-    return replace(folder, files=files)
+    return replace(folder, files=files).knowing(folder.prints)
 
 
 def _plain(part: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,6 +82,13 @@ def dtype_of_weights(config: Mapping[str, Any]) -> str:
     parts = (config, text if isinstance(text, dict) else {})
     stated = (part.get(name) for part in parts for name in ("dtype", "torch_dtype"))
     return next((one for one in stated if one in ("float16", "bfloat16", "float32")), "bfloat16")
+
+
+def decoded_dtype(checkpoint: Checkpoint) -> str:
+    """Return the dtype in which the decoded weights of a checkpoint are written; '' if it has none."""
+    if checkpoint.stored is None:
+        return ""
+    return dtype_of_weights(configuration(checkpoint.folder) if checkpoint.folder is not None else {})
 
 
 def parts_elsewhere(checkpoint: Checkpoint) -> list[str]:
@@ -235,7 +253,7 @@ def check_settings(
             raise PlanError(
                 f"the quantised tensors of {other} would be decoded with the settings of {escape(name)}: {field} is "
                 f"{escape(theirs)} in {other}, {escape(here)} in {escape(name)}.",
-                hint=f"{DEQUANTISE[0].upper()}{DEQUANTISE[1:]}; or leave out the quantised tensors of one model.",
+                hint=f"{dequantise(plan.verb)}; or leave out the quantised tensors of one model.",
                 details=[one.name for one in tensors],
             )
 

@@ -18,6 +18,7 @@ from ...planning.transplant.options import Options
 from ...storage.read.spec import SourceSpec
 from ...util.text import count, escape, listing
 from ..inputs.argument_types import Mismatch, Patterns, Rules, Sources
+from ..inputs.encoding import check_encoding
 from ..inputs.inputs import close_inputs, close_plan
 from ..inputs.reopening import inputs_of
 from .opening import plan_into
@@ -42,6 +43,7 @@ class ModuleLoading:
     options: Options
     root: str | None = None
     name: str = ""
+    encoding: str = "keep"
 
 
 def load_into(
@@ -55,23 +57,26 @@ def load_into(
     on_missing: str = "init",
     require: Patterns = (),
     strict: bool = False,
+    encoding: str = "keep",
     root: str | None = None,
 ) -> Plan:
     """Load one or more sources into a live module by the rules of ``transplant``; returns the plan carried out.
 
     Tensors that no source gives keep their values. A note of the plan names them, which is also logged as a warning,
     except for tensors that ``include`` or ``exclude`` leaves out; with ``on_missing="error"``, PlanError is raised.
+    If ``encoding`` is "dequantize", codes of quantised sources are read as the weights that they stand for.
     Values are cast to the dtypes of the module. On failure no value, ``requires_grad`` or tie of the module has
     changed. Raises what ``transplant`` raises.
 
     If the tensors of a module are sharded over processes (DTensors, as ``fully_shard`` makes them), each process reads
     and writes only its own shard, one tensor after the other; then, on failure, tensors already written stay changed.
     """
+    check_encoding(encoding)
     options = Options.of(
         include=include, exclude=exclude, rules=rules_as_text(map), on_mismatch=on_mismatch, require=require,
         on_missing=on_missing, strict=strict,
     )  # fmt: skip
-    plan = load_all([ModuleLoading(model, specs_of(source), options, root)])[0]
+    plan = load_all([ModuleLoading(model, specs_of(source), options, root, encoding=encoding)])[0]
     missing = list(_missing(plan))
     for note in missing:
         _log.warning(note)
@@ -127,7 +132,7 @@ def _planned(loading: ModuleLoading) -> Plan:
         target = module_destination(loading.model)
         return plan_into(
             loading.specs, target, loading.options, seed=0, arguments={}, root=loading.root,
-            config=_configuration(loading.model),
+            config=_configuration(loading.model), encoding=loading.encoding,
         )  # fmt: skip
 
 

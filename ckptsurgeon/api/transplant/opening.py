@@ -20,10 +20,13 @@ from ...planning.transplant.options import Options
 from ...planning.transplant.select import PlanningInputs, SourceView, renamed_by_spec
 from ...planning.transplant.transplant import plan_transplant
 from ...storage.read.spec import SourceSpec
+from ...tensors.composition import is_decoded
 from ...tensors.encodings._find import find_codes
+from ...tensors.info import TensorInfo
 from ...util.text import escape, grouped
 from ...vocabulary.replacement import NewVocabulary
 from ..inputs.argument_types import CheckpointLike
+from ..inputs.encoding import ENCODINGS, encoding_notes, read_as, with_decoding
 from ..inputs.inputs import names_of, plan_source, plan_target
 from ..inputs.operations import OperatedCheckpoint, operate
 from ..inputs.reopening import with_model_files_pinned
@@ -34,7 +37,14 @@ from ..model_folder.config_fields import with_dtype_said
 from ..model_folder.folder import ModelFolder, model_folder
 from ..model_folder.layer_holes import gap_notes
 from ..model_folder.output import kept_folder
-from ..model_folder.quantised import check_settings, parts_elsewhere, unsettled_notes, with_settings
+from ..model_folder.quantised import (
+    check_settings,
+    decoded_dtype,
+    folder_of,
+    parts_elsewhere,
+    unsettled_notes,
+    with_settings,
+)
 from ..model_folder.rows_by_place import COPIED, checked_lists, checked_rows
 from ..model_folder.tied_heads import with_heads_said
 
@@ -119,30 +129,34 @@ def plan_into(
     rows: Sequence[Mapping[str, Any]] = (),
     change: NewVocabulary | None = None,
     by_place: bool = False,
+    encoding: str = ENCODINGS[0],
     config: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Open the sources of a transplant and return its plan, which keeps the sources open for ``apply``.
 
     ``others`` are the paths of further files that were read, and ``rows`` the operations on the sources. ``change`` is
     the vocabulary that replaces the destination's; if models have different tokens, row n is copied to row n only if
-    ``by_place`` is set. ``config`` is the configuration of a live module.
+    ``by_place`` is set. ``encoding`` says whether codes of sources and destination are read as the weights that they
+    stand for. ``config`` is the configuration of a live module.
     """
     opened: list[Checkpoint] = []
     initial_files: list[Checkpoint] = []
+    target = decoded_target(target) if encoding != ENCODINGS[0] else target
     try:
         for place, spec in enumerate(specs, 1):
             called = f"source {place}" if len(specs) > 1 else "source"
             raw = open_checkpoint(_given(spec.given, spec.uri), root, unwrap=False, called=called)
             opened.append(raw.unwrapped(destination=list(target.tensors)))
-        sources = recognised(opened, rows, specs, target)
+        sources = recognised(opened, with_decoding(rows, opened, encoding), specs, target)
         views = _views(sources, specs)
-        keeper = _keeper(target, [view.source.name for view in views], opened)
+        keeper = _keeper(target, [view.source.name for view in views], opened, encoding)
         initial = _initial(target, names_of([spec.uri for spec in specs]), initial_files)
         wanted = opened[-1].codes if len(opened) > len(specs) else find_codes(target.tensors)
         plan = plan_transplant(
             views, target, options, planned=plan_target(target), keeper=keeper, initial=initial, wanted=wanted,
-            seed=seed, arguments={**arguments, **_recorded_specs(specs)}, metadata=_metadata(opened[: len(specs)]),
-            notes=_notes(specs, sources, target),
+            seed=seed, arguments={**arguments, **_recorded_specs(specs)},
+            metadata=_metadata([one.operated.checkpoint for one in sources]),
+            notes=[*_notes(specs, sources, target), *_idle_encoding(sources, opened[len(specs) :], encoding)],
         )  # fmt: skip
         check_converted(plan, sources)
         plan, initial_files = _used(plan, initial, initial_files)
@@ -153,7 +167,7 @@ def plan_into(
         check_settings(plan, held, owner, quantised_by)
         plan = replace(plan, notes=(*plan.notes, *unsettled_notes(plan, held, owner, quantised_by)))
         plan = with_settings(plan, held, owner)
-        folders = list(map(model_folder, opened))
+        folders = list(map(folder_of, (*(one.operated.checkpoint for one in sources), *opened[len(specs) :])))
         plan = checked_lists(with_dtype_said(plan, target), folders, change)
         has_file = len(opened) > len(specs)
         if has_file:
@@ -191,13 +205,34 @@ def _views(sources: Sequence[KnownSource], specs: Sequence[SourceSpec]) -> list[
         SourceView(
             plan_source(name, one.operated.checkpoint, operations=one.operated.rows), one.operated.checkpoint,
             spec.src, spec.dst, spec.exclude, one.operated.by, one.recognised.names, one.recognised.by,
-            one.operated.checkpoint.codes,
+            one.operated.checkpoint.codes, decoded_dtype(one.operated.checkpoint),
         )
         for name, one, spec in zip(names, sources, specs, strict=True)
     ]  # fmt: skip
 
 
-def _keeper(target: TargetSpec, names: Sequence[str], opened: list[Checkpoint]) -> PlanSource | None:
+def _idle_encoding(sources: Sequence[KnownSource], kept: Sequence[Checkpoint], encoding: str) -> list[str]:
+    """Return a note if decoding was asked for, and neither a source nor the destination is quantised."""
+    return encoding_notes([*(one.operated.checkpoint for one in sources), *kept], encoding)
+
+
+def decoded_target(target: TargetSpec) -> TargetSpec:
+    """Return a destination that is a quantised checkpoint as the network that it stands for; others unchanged."""
+    if not target.keeps:
+        return target
+    with open_checkpoint(_given(target.kept, target.keeps), target.keeps_root or ".", unwrap=False) as opened:
+        checkpoint = read_as(opened, ENCODINGS[1])
+        if checkpoint.stored is None:
+            return target
+        dtype = decoded_dtype(checkpoint)
+        decoded = {key: info.dtype for key, info in checkpoint.items() if is_decoded(info)}
+        tensors = {
+            key: TensorInfo(dtype if key in decoded else one.dtype, one.shape) for key, one in checkpoint.items()
+        }
+        return replace(target, tensors=tensors, ties=dict(checkpoint.ties), decoded=decoded)
+
+
+def _keeper(target: TargetSpec, names: Sequence[str], opened: list[Checkpoint], encoding: str) -> PlanSource | None:
     """Return the destination as a further source, since a checkpoint keeps values that no other source gives.
 
     Opens its file and appends it to ``opened``. Returns None for a destination without values.
@@ -207,6 +242,7 @@ def _keeper(target: TargetSpec, names: Sequence[str], opened: list[Checkpoint]) 
     if not target.keeps:
         return None
     opened.append(open_checkpoint(_given(target.kept, target.keeps), target.keeps_root or ".", unwrap=False))
+    opened[-1] = read_as(opened[-1], encoding)
     return plan_source(names_of([*names, target.keeps])[-1], opened[-1], role="destination")
 
 

@@ -28,6 +28,7 @@ from ..inputs.argument_types import (
     Vocabularies,
     checked,
 )
+from ..inputs.encoding import check_encoding, encoding_said
 from ..inputs.operations import asked_conversions, operations_file, operations_of
 from ..model_folder.rows_by_place import PLACE
 from .opening import plan_into
@@ -68,6 +69,7 @@ def transplant(
     drop_last: int = 0,
     require: Patterns = (),
     strict: bool = False,
+    encoding: str = "keep",
     dtype: str | torch.dtype | None = None,
     seed: int = 0,
     root: str | None = None,
@@ -90,13 +92,15 @@ def transplant(
     is "init" or "error", for tensors that no source gives; the tensors of ``reinit`` are initialised in any case, and
     those of ``require`` must come from a source. ``strict`` refuses missing and unused keys.
     ``drop_last`` initialises that many of the destination's last layers, even if a source has them.
-    ``dtype`` is "keep" (the source's) or the dtype of all floating tensors. ``task`` names the task of an ESPnet
-    configuration whose entries fit several. If ``constructor_weights`` is False, weights that the destination's
+    ``encoding`` "dequantize" reads codes of quantised sources, and of a quantised destination, as the weights that they
+    stand for. ``dtype`` is "keep" (the source's) or the dtype of all floating tensors. ``task`` names the task of an
+    ESPnet configuration whose entries fit several. If ``constructor_weights`` is False, weights that the destination's
     constructor would load from files are left out.
 
     Raises PatternError, ConfigError, SourceError, FormatError, or PlanError if the plan is impossible.
     """
     map = [*rules_as_text(map), *rules_of(map_file)]
+    check_encoding(encoding)
     check_seed(seed)
     dtype = str(dtype) if dtype is not None else None
     lists = vocabulary_files(vocab)
@@ -116,12 +120,12 @@ def transplant(
         vocab_keys=vocab_keys, new_tokens=new_tokens,
         token_map=rules_as_text(token_map), on_mismatch=on_mismatch, on_missing=on_missing, reinit=reinit,
         drop_last=drop_last, require=require, strict=strict, dtype=dtype, root=root, task=task,
-        no_constructor_weights=not constructor_weights,
+        no_constructor_weights=not constructor_weights, **encoding_said(encoding),
     )  # fmt: skip
     others = tuple(os.fspath(path) for path in (map_file, operations_file(operations), *lists) if path is not None)
     return plan_into(
         specs_of(source), target, options, seed=seed, arguments=arguments, root=root, others=others,
-        rows=[*rows, *named], change=change, by_place=vocab == PLACE,
+        rows=[*rows, *named], change=change, by_place=vocab == PLACE, encoding=encoding,
     )  # fmt: skip
 
 

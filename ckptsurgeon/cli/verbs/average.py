@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import Root, Unwrap
+from ..options import Encoding, Root, Unwrap
 from ..writing import Writing
 
 NAME = "average"
@@ -47,6 +47,7 @@ def run(
         str | None,
         typer.Option("--vocab", metavar="place", help="Average row n with row n even if the tokenisers differ."),
     ] = None,
+    encoding: Encoding = "keep",
     root: Root = None,
     unwrap: Unwrap = False,
     *,
@@ -56,5 +57,5 @@ def run(
     from ...api.average import average
 
     writing.check()
-    plan = average(sources, ema=ema, int_buffers=int_buffers, vocab=vocab, unwrap=unwrap, root=root)
+    plan = average(sources, ema=ema, int_buffers=int_buffers, vocab=vocab, encoding=encoding, unwrap=unwrap, root=root)
     writing.carry_out(plan)

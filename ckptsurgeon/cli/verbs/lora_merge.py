@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import Memory, Root, Unwrap, numbers
+from ..options import Encoding, Memory, Root, Unwrap, numbers
 from ..writing import Writing
 
 NAME = "lora merge"
@@ -61,6 +61,7 @@ def run(
             help="Add the adapter's row n to the base's row n even if the tokenisers differ.",
         ),
     ] = None,
+    encoding: Encoding = "keep",
     root: Root = None,
     unwrap: Unwrap = False,
     *,
@@ -71,7 +72,7 @@ def run(
 
     writing.check()
     plan = lora_merge(
-        base, adapters, weights=numbers("--weights", weights), exclude=exclude or (), vocab=vocab, dtype=dtype,
-        memory=memory, unwrap=unwrap, root=root,
+        base, adapters, weights=numbers("--weights", weights), exclude=exclude or (), vocab=vocab, encoding=encoding,
+        dtype=dtype, memory=memory, unwrap=unwrap, root=root,
     )  # fmt: skip
     writing.carry_out(plan)

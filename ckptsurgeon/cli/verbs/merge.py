@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import Memory, Root, Unwrap, numbers
+from ..options import Encoding, Memory, Root, Unwrap, numbers
 from ..writing import Writing
 
 NAME = "merge"
@@ -120,6 +120,7 @@ def run(
     list_methods: Annotated[
         bool, typer.Option("--list", help="Show the methods with their parameters and papers.")
     ] = False,
+    encoding: Encoding = "keep",
     root: Root = None,
     unwrap: Unwrap = False,
     *,
@@ -153,7 +154,7 @@ def run(
         recipe or models, method=method, base=base, weights=numbers("--weights", weights),
         parameters=param or (), on_missing=on_missing,
         on_mismatch=on_mismatch or "error", vocab=vocab, tokens=tokens or (), vocab_keys=vocab_keys,
-        int_buffers=int_buffers, dtype=dtype, compute=compute, seed=seed, plugin=plugin, memory=memory, device=device,
-        unwrap=unwrap, root=root,
+        int_buffers=int_buffers, encoding=encoding, dtype=dtype, compute=compute, seed=seed, plugin=plugin,
+        memory=memory, device=device, unwrap=unwrap, root=root,
     )  # fmt: skip
     writing.carry_out(plan)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import Operations, Root, Ruleset, Task, check_explain, default_output, mismatch_policies
+from ..options import Encoding, Operations, Root, Ruleset, Task, check_explain, default_output, mismatch_policies
 from ..writing import Writing, show_explained
 
 NAME = "transplant"
@@ -151,6 +151,7 @@ def run(
             help="Explain where the tensors of these destination keys come from, and why; write nothing.",
         ),
     ] = None,
+    encoding: Encoding = "keep",
     root: Root = None,
     task: Task = None,
     no_constructor_weights: Annotated[
@@ -186,7 +187,7 @@ def run(
         ruleset=ruleset, operations=operations, vocab=vocab, vocab_keys=vocab_keys or (), new_tokens=new_tokens,
         token_map=token_map or (), on_mismatch=policies, on_missing=on_missing, reinit=reinit or (),
         drop_last=drop_last, require=require or (), strict=strict, dtype=dtype, seed=seed,
-        root=root, task=task, constructor_weights=not no_constructor_weights,
+        encoding=encoding, root=root, task=task, constructor_weights=not no_constructor_weights,
     )  # fmt: skip
     if explain:
         show_explained(writing.sink, plan, explain)

@@ -123,7 +123,8 @@ def plan_lora_extract(
         for key in found.factored
         for step in factor_steps(key, inputs[key], _input(1, key, theirs, tied[1]), asked)
     ]
-    steps += [saved_step(saved_name(key, found), inputs[key]) for key in (*found.biases, *found.saved)]
+    saved = (*found.biases, *found.saved)
+    steps += [saved_step(saved_name(key, found), inputs[key], tuned.dtype_of(inputs[key].key)) for key in saved]
     config = adapter_config(steps, tuned.tensors, base.source.name)
     return Plan(
         verb="lora extract",

@@ -240,9 +240,9 @@ def saved_name(key: str, found: SortedKeys) -> str:
     return f"{PREFIX}{module}.base_layer.{last}" if wrapped else f"{PREFIX}{key}"
 
 
-def saved_step(name: str, ours: Input) -> Step:
-    """Return the step of a tensor that is copied unchanged, under a PEFT name."""
-    return Step(name, "copy", ours.dtype, ours.shape, *ours, rule="--save-modules")
+def saved_step(name: str, ours: Input, dtype: str) -> Step:
+    """Return the step of a tensor that is copied, in ``dtype``, under a PEFT name."""
+    return Step(name, "copy", dtype, ours.shape, *ours, rule="--save-modules")
 
 
 def factor_name(key: str) -> FactorName | None:

@@ -168,7 +168,7 @@ def changed_steps(changes: BaseChanges, dtype: str) -> list[Step]:
                 "uses the rows of the base there"
             )
             continue
-        step = _step(changes, key, info, dtype)
+        step = _step(changes, key, info, _dtype(changes.base.dtype_of(key), dtype))
         alike = (ties.get(key, key), repr((step.op, step.lora, step.inputs[1:], step.source)))
         owner = first.setdefault(alike, key)
         if key in ties and owner == key:

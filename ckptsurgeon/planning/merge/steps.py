@@ -14,7 +14,7 @@ from ...util.text import escape
 from ..mismatch.policies import is_reshape
 from ..plan.compute import Merge
 from ..plan.step import Input, Step, with_vocabularies
-from ..quantised import computing
+from ..quantised import computing, dequantise
 from ..transplant.select import SourceView
 from .fitting import FittedInputs, MissingTensors, ShapeFitting
 from .options import FITTED, MergeNotes, MergeOptions, MergePiece, SourceKey
@@ -89,7 +89,7 @@ class MergeSteps:
     def check(self) -> None:
         """Raise PlanError if problems were recorded; the error names all tensors with the first kind of problem."""
         if self._coded:
-            raise computing(self._coded)
+            raise computing(self._coded, dequantise("merge"))
         self._missing.check()
         self._fitting.check()
 
@@ -214,9 +214,9 @@ class MergeSteps:
 
     def _dtype(self, piece: MergePiece, inputs: Sequence[Input]) -> str:
         """Return the dtype of an output tensor: --dtype, else that of all inputs, else one that holds all of theirs."""
-        dtypes = {one.dtype for one in inputs}
+        dtypes = {self._views[one.source].dtype_of(one.key) for one in inputs}
         if len(dtypes) == 1 or self._options.dtype:
-            return self._options.dtype or inputs[0].dtype
+            return self._options.dtype or dtypes.pop()
         bits = max(DTYPES[dtype].bits for dtype in dtypes)
         widest = [dtype for dtype in dtypes if DTYPES[dtype].bits == bits]
         made = widest[0] if len(widest) == 1 else "float32"

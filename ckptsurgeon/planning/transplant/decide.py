@@ -172,8 +172,9 @@ class _Decider:
         if origin.is_description:  # a text, longer if its numbers have more digits
             info = replace(info, shape=origin.info.shape)
         step = Step(
-            key=key, op="copy", dtype=self._dtype(info, origin.info), shape=info.shape, source=origin.source,
-            source_key=origin.key, source_dtype=origin.info.dtype, source_shape=origin.info.shape, rule=origin.rule,
+            key=key, op="copy", dtype=self._dtype(info, origin.dtype or origin.info.dtype), shape=info.shape,
+            source=origin.source, source_key=origin.key, source_dtype=origin.info.dtype,
+            source_shape=origin.info.shape, rule=origin.rule,
             **operation_fields(origin),
         )  # fmt: skip
         mapped = self._mapped(step) if self.axes is not None else None
@@ -216,7 +217,7 @@ class _Decider:
         return self._initial(key, info, reason="excluded", rule=excluded.why)
 
     def _initial(self, key: str, info: TensorInfo, *, reason: str, rule: str, policy: str = "") -> Step:
-        dtype = self._dtype(info, None)
+        dtype = self._dtype(info, "")
         fault = cast_fault(info.dtype, dtype)
         if fault:
             self.faults.casts.append((key, f"{info.dtype} in the destination, {dtype} as asked: {fault}"))
@@ -227,7 +228,7 @@ class _Decider:
         if self.keeper is None:
             return Step(key, "init", dtype, info.shape, rule=rule, policy=policy, reason=reason)
         return Step(
-            key, "keep", dtype, info.shape, self.keeper, key, info.dtype, info.shape,
+            key, "keep", dtype, info.shape, self.keeper, key, self.target.decoded.get(key, info.dtype), info.shape,
             rule=rule, policy=policy, reason=reason,
         )  # fmt: skip
 
@@ -310,10 +311,11 @@ class _Decider:
             self._add_undrawable(step.key)
         return replace(step, op=found.op, policy=found.policy, rule=" ".join(filter(None, (step.rule, rule))))
 
-    def _dtype(self, wanted: TensorInfo, have: TensorInfo | None) -> str:
+    def _dtype(self, wanted: TensorInfo, have: str) -> str:
+        """Return the dtype of an output tensor; ``have`` is the source's, '' if no source gives the tensor."""
         choice = self.options.dtype
         if choice == "keep":
-            return have.dtype if have is not None else wanted.dtype
+            return have or wanted.dtype
         return choice if choice and DTYPES[wanted.dtype].kind == "float" else wanted.dtype
 
 

@@ -12,7 +12,7 @@ from ..keys.hints import matched, nearest
 from ..keys.matcher import KeyMatcher
 from ..mismatch.fitting import fitting_policies
 from ..plan.step import Step
-from ..quantised import computing
+from ..quantised import computing, dequantise
 from ..target import TargetSpec, Undrawable
 from .by_place import BY_TOKEN, PositionalRows
 from .options import Options
@@ -44,7 +44,10 @@ def raise_faults(
     """
     if faults.coded:
         coded = [(names[origin.source], origin.coded, what) for origin, what in faults.coded if origin.coded]
-        raise computing(coded, f"Leave it out (--exclude {escape(_module(faults.coded[0][0].key))})")
+        hint = dequantise("transplant")
+        raise computing(
+            coded, f"Leave it out (--exclude {escape(_module(faults.coded[0][0].key))}), or {hint[0].lower()}{hint[1:]}"
+        )
     if faults.mismatches:
         wrong = axes.of_no_list([step for step, _, _ in faults.mismatches]) if axes else None
         raise wrong or _mismatch_error(faults.mismatches, names, target, None if axes else by_place)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from ...errors import PatternError, PlanError
+from ...tensors.composition import is_decoded
 from ...tensors.encodings._encoding import NO_CODES, QuantisedTensor, QuantisedTensors
 from ...tensors.info import TensorInfo
 from ...util.brief import Brief
@@ -116,7 +117,8 @@ class SourceView(Brief):
     The user may name a source in ESPnet's form: PATH:src_key:dst_key:exclude_keys. ``src`` and ``dst`` are the src_key
     and the dst_key, ``prefixes`` the exclude_keys. ``made`` tells how operations made tensors, by key. ``known`` maps
     keys in an older or foreign form to the destination's keys, ``known_by`` says whose names they are. ``codes`` are
-    the quantised tensors.
+    the quantised tensors. ``decoded_dtype`` is the dtype in which weights are written that were decoded from codes, if
+    no option gives another one.
     """
 
     source: PlanSource
@@ -128,13 +130,19 @@ class SourceView(Brief):
     known: Mapping[str, str] = field(default_factory=dict)
     known_by: str = ""
     codes: QuantisedTensors = NO_CODES
+    decoded_dtype: str = ""
+
+    def dtype_of(self, key: str) -> str:
+        """Return the dtype in which a tensor is written if no option gives another one."""
+        info = self.tensors[key]
+        return self.decoded_dtype if self.decoded_dtype and is_decoded(info) else info.dtype
 
 
 class TensorOrigin(NamedTuple):
     """Where a tensor comes from: the number of its source, its key there, and the rule that renamed it.
 
     ``made`` tells how operations made it, None without operations. ``coded`` is the quantised tensor whose codes or
-    scales it has, None for a plain tensor.
+    scales it has, None for a plain tensor. ``dtype`` is the one in which it is written if no option gives another one.
     """
 
     source: int
@@ -143,6 +151,7 @@ class TensorOrigin(NamedTuple):
     rule: str = ""
     made: Derivation | None = None
     coded: QuantisedTensor | None = None
+    dtype: str = ""
 
     @property
     def is_description(self) -> bool:
@@ -235,7 +244,9 @@ def _select_one(index: int, view: SourceView, options: Options, selection: Selec
                     hint="Leave one of the two out with --exclude, or rename them differently with --map.",
                 )
             rule = f"--map {options.rules[by].text}" if by is not None else _spec_rule(view, key, name)
-            origin = TensorOrigin(index, key, view.tensors[key], rule, view.made.get(key), view.codes.by_key.get(key))
+            origin = TensorOrigin(
+                index, key, view.tensors[key], rule, view.made.get(key), view.codes.by_key.get(key), view.dtype_of(key)
+            )
             selection.origins.setdefault(name, []).append(origin)
     for key, why in dropped.items():
         selection.excluded_keys += 1
