@@ -218,7 +218,7 @@ def _idle_encoding(sources: Sequence[KnownSource], kept: Sequence[Checkpoint], e
 
 def decoded_target(target: TargetSpec) -> TargetSpec:
     """Return a destination that is a quantised checkpoint as the network that it stands for; others unchanged."""
-    if not target.keeps:
+    if target.kind == "module" or not target.keeps:
         return target
     with open_checkpoint(_given(target.kept, target.keeps), target.keeps_root or ".", unwrap=False) as opened:
         checkpoint = read_as(opened, ENCODINGS[1])

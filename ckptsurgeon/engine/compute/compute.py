@@ -13,6 +13,7 @@ import numpy as np
 
 from ...errors import PlanError
 from ...planning.plan.step import MERGES, Step
+from ...tensors.composition import is_decoded
 from ...tensors.info import Blocked, Decoded, TensorInfo
 from ...tensors.ops.casts import CastLosses, cast, raw_dtype, widened
 from ...tensors.ops.means import average, largest, rounded
@@ -21,6 +22,7 @@ from ...util.text import escape
 from ..context import MergeContext
 from ..resample.adapt import ADAPTERS, adaptation_box, adapted, centred
 from ..resample.resample import interpolate, interpolation_box
+from .bands import BandedFiles
 from .lora import (
     adapting_bytes,
     adapting_of,
@@ -107,7 +109,7 @@ MADE_BYTES = 16 << 20
 """The same for derived tensors. It is larger, since a block of a transposed tensor reads all rows of the source."""
 
 DECODED_BYTES = 4 << 20
-"""The same for weights that are decoded row by row: with smaller blocks, the memory of each goes back and forth."""
+"""The same for weights that are decoded: with smaller blocks, the memory of each goes back and forth."""
 
 BLOCKED_BYTES = 256 << 10
 """The same for rows that are rounded to blocks of codes, of which a byte is read from seven, in float32."""
@@ -160,6 +162,7 @@ def blockwise(step: Step, parts: Sequence[Part], context: MergeContext) -> Block
     the number of an input and the values that were read from it.
     """
     check_memory(step, block_places(step, parts, context), context)
+    parts = [(info, BandedFiles(source) if is_decoded(info) else source) for info, source in parts]
     compute: Blockwise = partial(_computed, step, parts)
     if step.op == "merge":
         compute = _about(step, partial(merging_of, step, parts, context))
@@ -245,18 +248,12 @@ def _lost(total: Array, parts: Iterator[tuple[Array, str]]) -> int:
     return int(np.count_nonzero(odd))
 
 
-def _is_of_rows(info: TensorInfo) -> bool:
-    """Return whether a decoded weight has its codes row by row, so that a small block of it reads few of them."""
-    made = info.made
-    return isinstance(made, Decoded) and made.encoding not in ("gptq", "awq")
-
-
 def _limit(step: Step, info: TensorInfo, itemsize: int) -> int:
     """Return how many elements a block has, so that it (or its input, if larger) takes about ``BLOCK_BYTES``.
 
     ``itemsize`` is the number of bytes of an output element.
     """
-    block = BLOCK_BYTES if info.made is None else DECODED_BYTES if _is_of_rows(info) else MADE_BYTES
+    block = BLOCK_BYTES if info.made is None else DECODED_BYTES if isinstance(info.made, Decoded) else MADE_BYTES
     limit = (BLOCKED_BYTES if isinstance(info.made, Blocked) else block) // max(itemsize, info.itemsize)
     if step.op in ADAPTERS:
         limit = BLOCK_BYTES // DOUBLES

@@ -57,7 +57,7 @@ def grouped(run: PlanRun, context: MergeContext) -> Iterator[list[tuple[Step, li
     for step in run.others:
         if step.source is None or run.draws(step):
             continue
-        parts = run.parts(step)
+        parts: list[Part] = [*run.parts(step)]
         kind = _kind(step, parts, context)
         if group and (kind is None or kind != last or size > TOGETHER):
             yield group

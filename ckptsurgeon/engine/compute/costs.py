@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
+from ...checkpoint.checkpoint import Checkpoint
 from ...errors import PlanError
 from ...planning.plan.check import Costs
 from ...planning.plan.plan import Plan
-from ...planning.plan.step import Step
+from ...planning.plan.step import Input, Step
+from ...tensors.composition import is_decoded, leaves
 from ...tensors.dtypes import DTYPES
 from ...util.text import human_bytes
 from ..context import MergeContext
+from ..inputs import PlanInputs
 from .compute import block_places, check_memory, memory_need, threads_of
 from .lora import adapting_passes, factoring_passes
 
@@ -26,8 +30,9 @@ def costs_of(plan: Plan, context: MergeContext) -> Costs:
     Raises ConfigError for an unknown merge method, PlanError if the plan needs more memory than ``context`` allows.
     """
     passes = [_passes(step, context) for step in plan.steps]
+    sources = plan.inputs.sources if isinstance(plan.inputs, PlanInputs) else ()
     read = sum(
-        number * sum(_nbytes(one.dtype, one.shape) for one in step.inputs)
+        number * sum(_stored_bytes(one, sources) for one in step.inputs)
         for number, step in zip(passes, plan.steps, strict=True)
     )
     written = sum(_nbytes(step.dtype, step.shape) for step in plan.steps)
@@ -70,6 +75,14 @@ def _memory(step: Step, context: MergeContext) -> int:
     need = memory_need(step, places)
     assert need is not None
     return max(BUFFERS, need.kept + threads_of(step, places, context) * need.block)
+
+
+def _stored_bytes(one: Input, sources: Sequence[Checkpoint]) -> int:
+    """Return the bytes of an input of a step; of a weight that is decoded, those of its codes and scales."""
+    info = sources[one.source].get(one.key) if one.source < len(sources) else None
+    if info is not None and is_decoded(info):
+        return sum(leaf.nbytes for leaf in leaves(info))
+    return _nbytes(one.dtype, one.shape)
 
 
 def _nbytes(dtype: str, shape: tuple[int, ...]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any, TypeAlias
 
@@ -34,6 +35,7 @@ from ...tensors.ops.gguf_blocks import blocks_of
 from ...tensors.ops.means import added, scaled
 from ...tensors.ops.regions import Array, Box, box_shape
 from ...util.text import escape
+from .bands import BandedFiles, OpenFiles
 
 __all__ = [
     "Blockwise",
@@ -52,8 +54,8 @@ __all__ = [
 
 # The inputs of computed tensors, and the blocks of an output.
 
-Part: TypeAlias = tuple[TensorInfo, Checkpoint]
-"""An input of a step: its header and its checkpoint."""
+Part: TypeAlias = tuple[TensorInfo, OpenFiles]
+"""An input of a step: its header and its open files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,17 +195,19 @@ SMALL_BYTES = 8 << 20
 """A part of a strided tensor is read at once if it spans at most this many bytes."""
 
 
-def read_part(source: Checkpoint, info: TensorInfo, part: Box) -> Array:
+def read_part(source: OpenFiles, info: TensorInfo, part: Box) -> Array:
     """Return a part of a tensor as a contiguous little-endian array of the type that ``raw_dtype`` gives.
 
     The values are conjugated or negated if torch saved the tensor as a conjugated or negated view.
     """
     if info.made is not None:
         return np.ascontiguousarray(read_derived(lambda one, box: read_part(source, one, box), info, part))
+    if isinstance(source, BandedFiles):
+        return source.read(info, part, partial(_read_stored, source.file(info), info))
     return _read_stored(source.file(info), info, part)
 
 
-def read_as(source: Checkpoint, info: TensorInfo, part: Box) -> Array:
+def read_as(source: OpenFiles, info: TensorInfo, part: Box) -> Array:
     """Return a part of a tensor in the shape of ``part``; a tensor of shape (1,) can be read as (), and the reverse."""
     own = part if len(part) == len(info.shape) else tuple((0, size) for size in info.shape)
     return read_part(source, info, own).reshape(box_shape(part))

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ...checkpoint.checkpoint import Checkpoint
 from ...planning.plan.rows import VocabularyRows
 from ...planning.plan.step import Step
 from ...tensors.info import TensorInfo
 from ...tensors.ops.casts import CastLosses, cast, raw_dtype
 from ...tensors.ops.means import average, rounded
 from ...tensors.ops.regions import Array, Box, blocks, box_shape, overlap_shape
+from .bands import OpenFiles
 from .reading import Part, cast_for, read_part
 
 __all__ = ["gathered", "mapped_block", "mapped_boxes", "overlaid_block", "overlaid_boxes", "overlay"]
@@ -44,7 +44,7 @@ def mapped_boxes(step: Step, limit: int) -> Iterator[Box]:
         begin = max(end, begin + 1)
 
 
-def mapped_block(step: Step, info: TensorInfo, source: Checkpoint, box: Box) -> Array:
+def mapped_block(step: Step, info: TensorInfo, source: OpenFiles, box: Box) -> Array:
     """Return a part of a tensor whose rows are moved between vocabularies, in the source's raw dtype.
 
     Rows that the source does not give are zero.
@@ -63,7 +63,7 @@ def mapped_block(step: Step, info: TensorInfo, source: Checkpoint, box: Box) -> 
     return out
 
 
-def gathered(rows: VocabularyRows, axis: int, info: TensorInfo, source: Checkpoint, box: Box) -> Array:
+def gathered(rows: VocabularyRows, axis: int, info: TensorInfo, source: OpenFiles, box: Box) -> Array:
     """Return the part ``box`` of a tensor whose rows along ``axis`` are copied from the rows of a source tensor.
 
     ``rows`` has the number of the source row for each row. Rows that are not a copy of one source row are zero.
@@ -101,7 +101,7 @@ def _these(box: Box, axis: int, rows: list[int]) -> tuple[slice | list[int], ...
     return tuple(rows if d == axis else slice(None) for d in range(len(box)))
 
 
-def _mean(step: Step, info: TensorInfo, source: Checkpoint) -> Array:
+def _mean(step: Step, info: TensorInfo, source: OpenFiles) -> Array:
     """Return the mean of all rows of a source tensor; it is computed once and cached."""
     rows = _rows(step)
     known = (step.source, step.source_key)
@@ -111,7 +111,7 @@ def _mean(step: Step, info: TensorInfo, source: Checkpoint) -> Array:
     return found
 
 
-def _mean_along(axis: int, info: TensorInfo, source: Checkpoint) -> tuple[Array, str]:
+def _mean_along(axis: int, info: TensorInfo, source: OpenFiles) -> tuple[Array, str]:
     """Return the mean along an axis in double precision, block by block."""
     shape: Sequence[int] = [1 if d == axis else size for d, size in enumerate(info.shape)]
     total, wide = None, "float64"
@@ -131,7 +131,7 @@ BLOCK_BYTES = 2 << 20
 """About the number of bytes read at once."""
 
 
-def overlay(step: Step, info: TensorInfo, source: Checkpoint, initial: Array) -> CastLosses:
+def overlay(step: Step, info: TensorInfo, source: OpenFiles, initial: Array) -> CastLosses:
     """Write the values that the source gives into ``initial``, and return the counts of values that the cast lost."""
     lost = CastLosses()
     limit = max(1, BLOCK_BYTES // max(initial.itemsize, info.itemsize))
