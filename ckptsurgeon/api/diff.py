@@ -17,6 +17,7 @@ from ..errors import CheckpointError, ConfigError
 from ..util.collection import no_collection
 from ..util.text import escape
 from .inputs.argument_types import CheckpointLike, Path, Patterns, Progress
+from .inputs.dequantising import weights_of
 
 __all__ = ["diff"]
 
@@ -40,9 +41,11 @@ def diff(
     """Compare two checkpoints tensor by tensor, whatever their formats, shards, wrappers and dtypes.
 
     Reads only headers, unless ``values`` is set. Then a tensor counts as changed if any element differs by more than
-    ``atol`` + ``rtol`` times the second's magnitude, and the differences are measured; the codes of quantised tensors
-    are compared byte for byte, without figures. ``renames`` finds tensors with other names by their content, and the
-    rules that rename them. ``include`` and ``exclude`` select the keys to compare; ``root`` is the state dict of both.
+    ``atol`` + ``rtol`` times the second's magnitude, and the differences are measured. Quantised tensors are
+    compared byte for byte, and if they differ, or if the other checkpoint has them plainly or in another encoding, by
+    the values of the weights that they stand for (``decoded``). ``renames`` finds tensors with other names by their
+    content, and the rules that rename them. ``include`` and ``exclude`` select the keys to compare; ``root`` is the
+    state dict of both.
 
     Raises PatternError for a pattern that matches nothing, what ``open_checkpoint`` raises, and FormatError if a
     record that is read fails its checksum.
@@ -101,7 +104,7 @@ def _compared(
     with open_checkpoint(first, root, called="first") as a, open_checkpoint(second, root, called="second") as b:
         return compare(
             a, b, values=values, tolerance=tolerance, renames=renames, include=include, exclude=exclude,
-            progress=progress,
+            weights=(weights_of(a), weights_of(b)), progress=progress,
         )  # fmt: skip
 
 

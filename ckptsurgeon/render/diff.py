@@ -64,6 +64,7 @@ def _kinds(found: Difference) -> dict[str, list[_Row]]:
         "retyped": [_Row(p.key, _retyped(p), p.numbers) for p in found.retyped],
         "changed": _measured(found.changed),
         "close": _measured(found.close),
+        "decoded": [_Row(p.key, _encoded(p), p.numbers) for p in found.decoded],
         "not compared": [_Row(key, why) for key, why in found.not_compared.items()],
     }
     return {name: rows for name, rows in kinds.items() if rows}
@@ -72,6 +73,13 @@ def _kinds(found: Difference) -> dict[str, list[_Row]]:
 def _retyped(pair: Pair) -> str:
     equal = ", equal in value" if pair.numbers is not None and not pair.numbers.differing else ""
     return f"{pair.first.dtype} to {pair.second.dtype}{equal}"
+
+
+def _encoded(pair: Pair) -> str:
+    """Return the encodings of a weight in both checkpoints."""
+    here, there = pair.encodings
+    equal = ", equal in value" if pair.numbers is not None and not pair.numbers.differing else ""
+    return f"{here}{equal}" if here == there else f"{here} to {there}{equal}"
 
 
 def _measured(pairs: Iterable[Pair]) -> list[_Row]:
@@ -209,7 +217,11 @@ def _summary(found: Difference) -> RenderableType:
 
 def _not_finite(found: Difference) -> str:
     """Return a text with the numbers of values that are NaN or infinite in only one of the two tensors."""
-    numbers = [pair.numbers for pair in (*found.retyped, *found.changed, *found.close) if pair.numbers is not None]
+    numbers = [
+        pair.numbers
+        for pair in (*found.retyped, *found.changed, *found.close, *found.decoded)
+        if pair.numbers is not None
+    ]
     nan, inf = sum(one.nan for one in numbers), sum(one.inf for one in numbers)
     words = [f"{number} {name}" for name, number in (("NaN", nan), ("Inf", inf)) if number]
     return f"; {' and '.join(words)} in one of them only" if words else ""

@@ -8,10 +8,12 @@ from dataclasses import replace
 from ...checkpoint.checkpoint import Checkpoint
 from ...engine.prefetch import fetch_tensors, no_progress
 from ...planning.keys.hints import chosen_keys
+from ...planning.operations.perform import Weights
 from ...tensors.encodings._agreement import QuantisedModule, disagreements
 from ...util.text import escape, natural_key
 from .bytewise import unequal_keys
 from .difference import Difference, Pair, Tolerance
+from .logical import EncodedOtherwise, coded_in_both, encoded_otherwise, with_changed_codes, with_decoded
 from .measure import measure
 from .outline import Outline, outline_of
 
@@ -121,8 +123,10 @@ def _decoded(first: Outline, second: Outline) -> list[str]:
     With different settings, the same quantised codes mean different numbers.
     """
     both = first.tensors.keys() & second.tensors.keys()
+    same = coded_in_both(first, second)
     here, there = (
-        [QuantisedModule.of(*said) for key, said in one.coded.items() if key in both] for one in (first, second)
+        [QuantisedModule.of(*said) for key, said in one.coded.items() if key in both or said in same]
+        for one in (first, second)
     )
     found = disagreements(here, first.quantisation, second.quantisation)
     found += [(name, b, a) for name, a, b in disagreements(there, second.quantisation, first.quantisation)]
@@ -142,22 +146,32 @@ def compare(
     renames: bool = False,
     include: Given = (),
     exclude: Given = (),
+    weights: Sequence[Weights] = (),
     progress: Progress | None = None,
 ) -> Difference:
     """Compare two open checkpoints, or only the tensors that patterns select.
 
     Reads only headers by default. With ``values``, reads the tensors that are in both checkpoints. With ``renames``,
     reads tensors that are in only one checkpoint, if the other could have them under another name. If both checkpoints
-    have a tensor at the same place of the same file, its bytes are not read. Raises SourceError if a file cannot be
+    have a tensor at the same place of the same file, its bytes are not read. ``weights`` give the weights that the
+    quantised tensors of each checkpoint stand for, to compare their values. Raises SourceError if a file cannot be
     read, FormatError for a wrong CRC-32 (safetensors has no checksums), and PatternError for a pattern that matches
     nothing.
     """
-    outlines = outline_of(first), outline_of(second)
+    outlines, otherwise = (outline_of(first), outline_of(second)), EncodedOtherwise()
+    decodes = bool(values and weights and (first.codes or second.codes))
+    if decodes:
+        otherwise = encoded_otherwise(first, second, weights)
+        outlines = otherwise.within(*outlines)
     found = compare_outlines(*outlines, values=values, include=include, exclude=exclude)
     if values:
+        tolerance = tolerance or Tolerance()
         both = {*found.same, *(pair.key for pair in found.retyped)}
-        same_shape = [key for key in first if key in both]
-        found = with_values(found, first, second, same_shape, tolerance=tolerance or Tolerance(), progress=progress)
+        same_shape = [key for key in first if key in both - otherwise.pairs.keys()]
+        found = with_values(found, first, second, same_shape, tolerance=tolerance, progress=progress)
+        if decodes:
+            found = with_decoded(found, first, second, otherwise, sorted(both, key=natural_key), tolerance)
+            found = with_changed_codes(found, first, second, weights, tolerance)
     if renames and found.added and found.removed:
         from .renames import with_renames
 

@@ -46,7 +46,8 @@ class Pair:
 
     ``numbers`` is set if the values were read and a byte differs. It is None for dtypes that pack several values into a
     byte, for torch's quantised dtypes, and for the codes of a quantised tensor: then ``codes`` is the name of the
-    quantisation method.
+    quantisation method. ``encodings`` are set if the values of a weight are compared that codes stand for: its
+    quantisation method in each checkpoint, or its dtype if it is stored plainly.
     """
 
     key: str
@@ -54,6 +55,7 @@ class Pair:
     second: TensorInfo
     numbers: Numbers | None = None
     codes: str = ""
+    encodings: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,8 +67,9 @@ class Difference(InNotebooks):
     byte if ``values`` is set, otherwise in dtype and shape. ``renamed`` maps keys of the first to keys of the second
     with the same bytes; ``rules`` are the ``--map`` rules that rename them, together with --unwrap if ``unwrap`` is
     set. ``same`` are the identical keys; ``not_compared`` maps keys whose values cannot be read (sparse, quantised) to
-    the reason.
-    ``left_out`` counts the keys that patterns did not select.
+    the reason. ``decoded`` are weights that codes stand for, by their logical names: those whose codes or scales
+    differ, and those that are encoded differently, whose stored tensors are in none of the other groups. ``left_out``
+    counts the keys that patterns did not select.
     """
 
     first: str
@@ -86,9 +89,10 @@ class Difference(InNotebooks):
     notes: tuple[str, ...] = ()
     same: tuple[str, ...] = ()
     left_out: int = 0
+    decoded: tuple[Pair, ...] = ()
 
     def __repr__(self) -> str:
-        names = ("removed", "added", "reshaped", "retyped", "changed", "close", "renamed", "not_compared")
+        names = ("removed", "added", "reshaped", "retyped", "changed", "close", "decoded", "renamed", "not_compared")
         found = [f"{len(getattr(self, name))} {name.replace('_', ' ')}" for name in names if getattr(self, name)]
         both = f"{escape(self.first)} and {escape(self.second)}"
         return f"<Difference of {both}: {', '.join([*found, f'{self.identical} identical'])}>"
@@ -97,7 +101,7 @@ class Difference(InNotebooks):
     def differs(self) -> bool:
         """Whether the two checkpoints differ, or a tensor could not be compared."""
         found = self.added or self.removed or self.reshaped or self.retyped or self.changed or self.renamed
-        return bool(found or self.not_compared)
+        return bool(found or self.decoded or self.not_compared)
 
     def to_json(self) -> dict[str, Any]:
         """Return the difference as plain data."""
@@ -118,6 +122,9 @@ class Difference(InNotebooks):
             ],
             "changed": [{"key": p.key, **_numbers(p)} for p in self.changed],
             "close": [{"key": p.key, **_numbers(p)} for p in self.close],
+            "decoded": [
+                {"key": p.key, "from": p.encodings[0], "to": p.encodings[1], **_numbers(p)} for p in self.decoded
+            ],
             "renamed": [{"from": old, "to": new} for old, new in self.renamed.items()],
             "rules": list(self.rules),
             "unwrap": self.unwrap,

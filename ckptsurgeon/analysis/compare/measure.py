@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...checkpoint.checkpoint import Checkpoint
+from ...engine.compute.bands import BandedFiles, OpenFiles
 from ...engine.compute.reading import read_part
+from ...tensors.composition import is_decoded
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...tensors.ops.casts import cast
@@ -134,8 +136,9 @@ def measure(pair: Pair, first: Checkpoint, second: Checkpoint, tolerance: Tolera
     if not (_has_figures(pair.first) and _has_figures(pair.second)):
         return None, False
     total = _Figures()
+    here, there = _files(first, pair.first), _files(second, pair.second)
     for box in blocks(pair.first.shape, ELEMENTS):
-        total += _figures(_values(first, pair.first, box), _values(second, pair.second, box), tolerance)
+        total += _figures(_values(here, pair.first, box), _values(there, pair.second, box), tolerance)
     numbers = Numbers(
         total.differing,
         finite(total.largest),
@@ -153,7 +156,11 @@ def _has_figures(info: TensorInfo) -> bool:
     return dtype.kind not in ("quantized", "bits") and dtype.bits % 8 == 0 and dtype.values == 1
 
 
-def _values(source: Checkpoint, info: TensorInfo, box: Box) -> Array:
+def _files(source: Checkpoint, info: TensorInfo) -> OpenFiles:
+    return BandedFiles(source) if is_decoded(info) else source
+
+
+def _values(source: OpenFiles, info: TensorInfo, box: Box) -> Array:
     """Return the part ``box`` of a tensor as a flat array.
 
     Integers stay as they are, booleans become 0 or 1, and other numbers become float64 or complex128.

@@ -16,7 +16,7 @@ from ..keys.matcher import KeyMatcher
 from .operation import JOINING, Operation
 from .shaping import joined, reshaped_by, split_by
 
-__all__ = ["DecodedWeight", "Derivation", "DerivedSource", "perform"]
+__all__ = ["DecodedWeight", "Derivation", "DerivedSource", "Weights", "perform"]
 
 Made: TypeAlias = dict[tuple[str, ...], dict[str, TensorInfo]]
 """For each group of keys: the tensors that are made from it, by name."""

@@ -1,0 +1,171 @@
+"""Compares quantised tensors by the weights that they stand for, under the names that these have in a plain model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...engine.prefetch import fetch_tensors
+from ...errors import FormatError, PlanError
+from ...planning.operations.perform import Weights
+from ...tensors.encodings._encoding import QuantisedTensor
+from ...tensors.info import Decoded, TensorInfo
+from ...util.text import escape
+from .difference import Difference, Pair, Tolerance
+from .measure import measure
+from .outline import Outline
+
+__all__ = ["EncodedOtherwise", "encoded_otherwise", "with_changed_codes", "with_decoded"]
+
+
+@dataclass(frozen=True)
+class EncodedOtherwise:
+    """The tensors that two checkpoints encode differently, one of them perhaps plainly.
+
+    ``pairs`` has them by their logical names, ``parts`` the keys of their stored tensors in each checkpoint.
+    ``refused`` has the reasons why some of them cannot be decoded.
+    """
+
+    pairs: Mapping[str, Pair] = field(default_factory=dict)
+    parts: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    def within(self, first: Outline, second: Outline) -> tuple[Outline, Outline]:
+        """Return the outlines of the two checkpoints, in which logical tensors replace the stored ones."""
+        here = {name: pair.first for name, pair in self.pairs.items()}
+        there = {name: pair.second for name, pair in self.pairs.items()}
+        both = coded_in_both(first, second)
+        return _replaced(first, self.parts[0], here, both), _replaced(second, self.parts[1], there, both)
+
+
+def coded_in_both(first: Outline, second: Outline) -> set[tuple[str, str]]:
+    """Return (quantisation method, name) of the tensors that two checkpoints quantise by the same method."""
+    return {*first.coded.values()} & {*second.coded.values()}
+
+
+def _replaced(
+    outline: Outline, parts: frozenset[str], weights: Mapping[str, TensorInfo], both: set[tuple[str, str]]
+) -> Outline:
+    kept = {key: info for key, info in outline.tensors.items() if key not in parts}
+    coded = {key: said for key, said in outline.coded.items() if key not in parts or said in both}
+    return replace(outline, tensors={**kept, **weights}, coded=coded)
+
+
+UNREAD = TensorInfo("uint8", (0,))
+"""Stands for a weight that cannot be decoded."""
+
+
+def encoded_otherwise(first: Checkpoint, second: Checkpoint, weights: Sequence[Weights]) -> EncodedOtherwise:
+    """Return the tensors that are quantised in at least one of two checkpoints, and encoded differently in the other.
+
+    ``weights`` give the weights that the quantised tensors of each checkpoint stand for. Tensors that only one
+    checkpoint has are left out.
+    """
+    here, there = _by_name(first), _by_name(second)
+    pairs, refused = dict[str, Pair](), dict[str, str]()
+    parts: tuple[set[str], set[str]] = (set(), set())
+    for name in dict.fromkeys((*here, *there)):
+        one, other = here.get(name), there.get(name)
+        if not (_has(first, name, one) and _has(second, name, other)):
+            continue
+        if one and other and _is_same(one, other, first, second, weights):
+            continue
+        parts[0].update(one.keys if one else [name])
+        parts[1].update(other.keys if other else [name])
+        try:
+            a, b = _weight(first, name, one, weights[0]), _weight(second, name, other, weights[1])
+        except PlanError as error:
+            refused[name], a, b = error.message.rstrip("."), UNREAD, UNREAD
+        pairs[name] = Pair(name, a, b, encodings=(_called(one, a), _called(other, b)))
+    return EncodedOtherwise(pairs, (frozenset(parts[0]), frozenset(parts[1])), refused)
+
+
+def _by_name(checkpoint: Checkpoint) -> dict[str, QuantisedTensor]:
+    return {one.name: one for one in checkpoint.codes.tensors if one.codes}
+
+
+def _has(checkpoint: Checkpoint, name: str, coded: QuantisedTensor | None) -> bool:
+    """Return whether a checkpoint has a tensor, as codes (``coded``) or plainly."""
+    return coded is not None or (name in checkpoint and name not in checkpoint.codes.by_key)
+
+
+def _weight(checkpoint: Checkpoint, name: str, coded: QuantisedTensor | None, weights: Weights) -> TensorInfo:
+    found = weights(coded.codes) if coded is not None else None
+    return found.info if found is not None else checkpoint[name]
+
+
+def _called(coded: QuantisedTensor | None, info: TensorInfo) -> str:
+    return coded.method if coded is not None else info.dtype
+
+
+def _is_same(
+    one: QuantisedTensor, other: QuantisedTensor, first: Checkpoint, second: Checkpoint, weights: Sequence[Weights]
+) -> bool:
+    """Return whether the stored tensors of two quantised tensors have the same meaning, so that their bytes compare."""
+    if one.method != other.method or one.parts.keys() != other.parts.keys():
+        return False
+    pairs = ((first[key], second[other.parts[end]]) for end, key in one.parts.items())
+    if any((a.dtype, a.shape) != (b.dtype, b.shape) for a, b in pairs):
+        return False
+    if first.quantisation == second.quantisation:
+        return True
+    try:
+        found = [give(coded.codes) for coded, give in zip((one, other), weights, strict=True)]
+    except PlanError:  # nothing decodes them: their bytes can be compared
+        return True
+    facts = [
+        (made.encoding, made.facts) for weight in found if weight and isinstance(made := weight.info.made, Decoded)
+    ]
+    return len(set(facts)) == 1
+
+
+def with_decoded(
+    found: Difference,
+    first: Checkpoint,
+    second: Checkpoint,
+    otherwise: EncodedOtherwise,
+    keys: Iterable[str],
+    tolerance: Tolerance,
+) -> Difference:
+    """Return a difference with the distances of those tensors in ``keys`` that two checkpoints encode differently."""
+    chosen = [key for key in keys if key in otherwise.pairs]
+    refused = {key: otherwise.refused[key] for key in chosen if key in otherwise.refused}
+    pairs = [otherwise.pairs[key] for key in chosen if key not in refused]
+    fetch_tensors((source, info) for pair in pairs for source, info in ((first, pair.first), (second, pair.second)))
+    decoded = list[Pair]()
+    for pair in pairs:
+        try:
+            decoded.append(replace(pair, numbers=measure(pair, first, second, tolerance)[0]))
+        except FormatError as error:
+            refused[pair.key] = error.message.rstrip(".")
+    return replace(found, decoded=(*found.decoded, *decoded), not_compared={**found.not_compared, **refused})
+
+
+def with_changed_codes(
+    found: Difference, first: Checkpoint, second: Checkpoint, weights: Sequence[Weights], tolerance: Tolerance
+) -> Difference:
+    """Return a difference with the distances of the weights of which both checkpoints have other codes or scales.
+
+    A weight that cannot be decoded has none; there is a note if a scale is the reason.
+    """
+    changed = {pair.key for pair in (*found.changed, *found.close)}
+    decoded, notes = list[Pair](), list[str]()
+    for pair in _changed(first, second, changed, weights):
+        try:
+            decoded.append(replace(pair, numbers=measure(pair, first, second, tolerance)[0]))
+        except FormatError as error:
+            notes.append(f"{escape(pair.key)} is compared by its codes alone: {error.message.rstrip('.')}")
+    return replace(found, decoded=(*found.decoded, *decoded), notes=(*found.notes, *notes))
+
+
+def _changed(first: Checkpoint, second: Checkpoint, keys: set[str], weights: Sequence[Weights]) -> Iterator[Pair]:
+    here, there = _by_name(first), _by_name(second)
+    for name, one in here.items():
+        if name in there and not keys.isdisjoint(one.keys):
+            try:
+                a, b = (give(coded.codes) for coded, give in zip((one, there[name]), weights, strict=True))
+            except PlanError:  # the rows of its stored tensors say that they differ
+                continue
+            if a is not None and b is not None:
+                yield Pair(name, a.info, b.info, encodings=(one.method, there[name].method))
