@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.extras import Extra
+from ..errors import FormatError, PlanError
 from ..formats.base.header import FilePrint
 from ..planning.keys.hints import chosen_keys
+from ..planning.operations.perform import Weights
 from ..tensors.composition import leaves
-from ..tensors.encodings._encoding import NO_CODES, QuantisedTensors
+from ..tensors.encodings._encoding import NO_CODES, QuantisedTensor, QuantisedTensors
 from ..tensors.info import TensorInfo, alias_groups
 from ..util.notebook import InNotebooks
 from ..util.text import count, escape, human_bytes
@@ -146,8 +148,9 @@ def summary_of(stats: Mapping[str, Stats | None], tensors: Mapping[str, TensorIn
 class Inspection(InNotebooks):
     """The description of a checkpoint from its headers.
 
-    ``nbytes_files`` is the size of its files in bytes; ``codes`` describes its quantised tensors. ``adapter`` has the
-    settings of the adapter_config.json next to it, if it is a PEFT adapter.
+    ``nbytes_files`` is the size of its files in bytes; ``codes`` describes its quantised tensors. ``decoded`` has the
+    statistics of the weights that these stand for, by their logical names, and ``undecoded`` the reasons why others
+    have none. ``adapter`` has the settings of the adapter_config.json next to it, if it is a PEFT adapter.
     """
 
     path: str
@@ -165,6 +168,8 @@ class Inspection(InNotebooks):
     stats: Mapping[str, Stats | None] | None = None
     codes: QuantisedTensors = NO_CODES
     adapter: AdapterSettings | None = None
+    decoded: Mapping[str, Stats] = field(default_factory=dict)
+    undecoded: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         number, size = count(len(self.tensors), "tensor"), human_bytes(self.nbytes_files)
@@ -190,10 +195,21 @@ class Inspection(InNotebooks):
 
     @property
     def summary(self) -> StatsSummary | None:
-        """Counts over the statistics of all tensors, in which tied tensors count once; None without statistics."""
+        """Counts over the statistics of all tensors, in which tied tensors count once; None without statistics.
+
+        Codes count as not measured; decoded weights are counted only if they are ``unsound``.
+        """
         if self.stats is None:
             return None
-        return summary_of({key: stats for key, stats in self.stats.items() if key not in self.ties}, self.tensors)
+        found = summary_of({key: stats for key, stats in self.stats.items() if key not in self.ties}, self.tensors)
+        unsound = (name for name, one in self.decoded.items() if one.nan or one.inf)
+        return replace(found, unsound=(*found.unsound, *unsound))
+
+    def bits_per_weight(self, one: QuantisedTensor) -> float | None:
+        """Return the stored bits of a quantised tensor for each of its parameters; None if it is not known."""
+        if not one.parameters or not all(key in self.tensors for key in one.keys):
+            return None
+        return 8 * sum(self.tensors[key].nbytes for key in one.keys) / one.parameters
 
     def to_json(self) -> dict[str, Any]:
         """Return the inspection as plain data."""
@@ -226,6 +242,8 @@ class Inspection(InNotebooks):
                     "parameters_at_least": one.at_least,
                     "shape": list(one.shape) if one.shape is not None else None,
                     "parts": list(one.keys),
+                    "bits_per_weight": self.bits_per_weight(one),
+                    **self._decoded_json(one.name),
                 }
                 for one in self.codes.tensors
             ],
@@ -242,6 +260,12 @@ class Inspection(InNotebooks):
             "notes": list(self.notes),
         }
 
+    def _decoded_json(self, name: str) -> dict[str, Any]:
+        if self.stats is None:
+            return {}
+        stats = self.decoded.get(name)
+        return {"stats": asdict(stats) if stats is not None else None, "undecoded": self.undecoded.get(name)}
+
     def _stats_json(self, key: str) -> dict[str, Any]:
         if self.stats is None:
             return {}
@@ -255,14 +279,17 @@ def inspection_of(
     exclude: Iterable[str] | None = (),
     *,
     stats: bool = False,
+    weights: Weights | None = None,
 ) -> Inspection:
     """Describe an open checkpoint, or the tensors in it that patterns select.
 
-    Reads only headers; with ``stats`` also the values of these tensors, except quantised codes. Raises PatternError for
-    a pattern that matches no key.
+    Reads only headers; with ``stats`` also the values of these tensors, except quantised codes. ``weights`` gives the
+    weights that these stand for, which are then measured too. Raises PatternError for a pattern that matches no key.
     """
     chosen = chosen_keys(list(checkpoint), include, exclude)
     tensors = {key: checkpoint[key] for key in chosen.keys}
+    codes = checkpoint.codes.only(tensors)
+    decoded, undecoded = decoded_stats(checkpoint, codes, weights) if stats and weights is not None else ({}, {})
     return Inspection(
         path=checkpoint.path,
         format=checkpoint.format,
@@ -277,7 +304,9 @@ def inspection_of(
         nbytes_files=_on_disk(checkpoint.files),
         made_by_us=checkpoint.recipe is not None,
         stats=_stats(checkpoint, tensors) if stats else None,
-        codes=checkpoint.codes.only(tensors),
+        codes=codes,
+        decoded=decoded,
+        undecoded=undecoded,
     )
 
 
@@ -288,6 +317,31 @@ def _on_disk(files: Sequence[FilePrint]) -> int:
     are not added.
     """
     return sum(file.size for file in files if not file.name) or sum(file.size for file in files)
+
+
+def decoded_stats(
+    checkpoint: Checkpoint, codes: QuantisedTensors, weights: Weights
+) -> tuple[dict[str, Stats], dict[str, str]]:
+    """Read quantised tensors, and return the statistics of the weights that they stand for, by their logical names.
+
+    The second result has the reasons why others cannot be decoded.
+    """
+    from ..engine.prefetch import fetch_keys
+    from .stats import stats_of
+
+    found: dict[str, Stats] = {}
+    refused: dict[str, str] = {}
+    fetch_keys(checkpoint, [key for one in codes.tensors for key in one.keys])
+    for one in codes.tensors:
+        try:
+            weight = weights(one.codes or one.keys[0])
+            stats = stats_of(checkpoint, weight.info) if weight is not None else None
+        except (PlanError, FormatError) as error:
+            refused[one.name] = error.message.rstrip(".")
+        else:
+            if stats is not None:
+                found[one.name] = stats
+    return found, refused
 
 
 def _stats(checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo]) -> dict[str, Stats | None]:

@@ -9,7 +9,9 @@ import numpy as np
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..engine.checksums import check_values
+from ..engine.compute.bands import BandedFiles
 from ..engine.compute.reading import read_part
+from ..tensors.composition import is_decoded
 from ..tensors.dtypes import DTYPES
 from ..tensors.info import TensorInfo
 from ..tensors.ops.casts import cast
@@ -46,10 +48,11 @@ def stats_of(checkpoint: Checkpoint, info: TensorInfo) -> Stats | None:
     if info.opaque or dtype.kind not in ("float", "int", "uint", "bool") or dtype.bits % 8 or dtype.values > 1:
         return None
     check_values(checkpoint, info)
+    files = BandedFiles(checkpoint) if is_decoded(info) else checkpoint
     number, mean, squares = 0, 0.0, 0.0
     low, high, zeros, nan, inf = math.inf, -math.inf, 0, 0, 0
     for box in blocks(info.shape, BLOCK):
-        values = as_float64(read_part(checkpoint, info, box), info.dtype)
+        values = as_float64(read_part(files, info, box), info.dtype)
         finite = values[np.isfinite(values)]
         missing = int(np.count_nonzero(np.isnan(values)))
         nan, inf = nan + missing, inf + values.size - finite.size - missing
@@ -92,8 +95,9 @@ def histogram_of(checkpoint: Checkpoint, info: TensorInfo, stats: Stats) -> tupl
     if stats.min is None or stats.max is None or stats.min == stats.max or not math.isfinite(stats.max - stats.min):
         return ()
     counts = np.zeros(BINS, dtype=np.int64)
+    files = BandedFiles(checkpoint) if is_decoded(info) else checkpoint
     for box in blocks(info.shape, BLOCK):
-        values = as_float64(read_part(checkpoint, info, box), info.dtype)
+        values = as_float64(read_part(files, info, box), info.dtype)
         values = values[np.isfinite(values)]
         places = (values - stats.min) / (stats.max - stats.min) * BINS
         counts += np.bincount(np.minimum(places.astype(np.int64), BINS - 1), minlength=BINS)

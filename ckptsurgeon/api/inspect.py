@@ -22,6 +22,7 @@ from ..storage.read.base import File
 from ..storage.read.uri import open_source
 from ..util.text import escape
 from .inputs.argument_types import CheckpointLike, Path, Patterns
+from .inputs.dequantising import weights_of
 from .lora.adapter_files import adapter_of
 
 __all__ = ["init_config", "initial_config", "inspect"]
@@ -40,17 +41,17 @@ def inspect(
 
     For a model's folder, notes report files next to the weights that contradict them.
 
-    ``include`` and ``exclude`` select keys; ``stats`` also reads their values, except those of quantised tensors,
-    which are codes. With ``model_class``, keys and shapes are also compared with those of the class of transformers in
-    config.json, if transformers is installed; that takes seconds. Raises what ``open_checkpoint`` raises, and
-    PatternError for a pattern that matches nothing.
+    ``include`` and ``exclude`` select keys; ``stats`` also reads their values, and of quantised tensors the values of
+    the weights that they stand for (``decoded``). With ``model_class``, keys and shapes are also compared with those of
+    the class of transformers in config.json, if transformers is installed; that takes seconds. Raises what
+    ``open_checkpoint`` raises, and PatternError for a pattern that matches nothing.
     """
     from .class_check import comparison_notes
     from .model_folder.checks import contradictions
 
     with open_checkpoint(path, root) as checkpoint:
         adapter, notes = adapter_of(checkpoint)
-        found = inspection_of(checkpoint, include, exclude, stats=stats)
+        found = inspection_of(checkpoint, include, exclude, stats=stats, weights=weights_of(checkpoint))
         notes = (*notes, *contradictions(checkpoint), *(comparison_notes(checkpoint) if model_class else ()))
         return replace(found, adapter=adapter, notes=(*found.notes, *notes))
 

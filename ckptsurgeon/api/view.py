@@ -22,6 +22,7 @@ from ..storage.read.base import File
 from ..storage.read.uri import open_source
 from ..util.text import escape
 from .inputs.argument_types import CheckpointLike, Path, Progress
+from .inputs.dequantising import weights_of
 
 __all__ = ["view"]
 
@@ -113,7 +114,8 @@ def _inspected(opened: Sequence[Checkpoint], run: Run | None, *, stats: bool) ->
     """Return the contents of a page about one or two checkpoints, and notes; reads values only for ``stats``."""
     from .model_folder.checks import contradictions
 
-    described = [inspection_of(one, stats=stats) for one in opened]
+    weights = [weights_of(one) for one in opened]
+    described = [inspection_of(one, stats=stats, weights=give) for one, give in zip(opened, weights, strict=True)]
     found = [
         replace(one, notes=(*one.notes, *_said_of(checkpoint, contradictions(checkpoint), len(opened))))
         for checkpoint, one in zip(opened, described, strict=True)
@@ -123,10 +125,14 @@ def _inspected(opened: Sequence[Checkpoint], run: Run | None, *, stats: bool) ->
     if stats:
         from ..analysis.stats import histogram_of
 
-        for checkpoint, one in zip(opened, found, strict=True):
+        for checkpoint, one, give in zip(opened, found, weights, strict=True):
             for key, figures in (one.stats or {}).items():
                 if figures is not None:
                     histograms[key] = histogram_of(checkpoint, checkpoint[key], figures)
+            for coded in one.codes.tensors:
+                weight = give(coded.codes) if coded.name in one.decoded else None
+                if weight is not None:
+                    histograms[coded.codes] = histogram_of(checkpoint, weight.info, one.decoded[coded.name])
     recipe = None
     if len(opened) == 1:
         recipe, faults = _recipe(opened[0])

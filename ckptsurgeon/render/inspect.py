@@ -13,6 +13,7 @@ from ..tensors.dtypes import DTYPES
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, human_bytes, human_count, listing, shape_text
 from .columns import Hanging
+from .logical import logical_tensors
 from .rows import TreeTable, fitting
 from .tree import build_tree, sorted_naturally
 
@@ -76,19 +77,21 @@ def inspection_view(
 ) -> RenderableType:
     """Return the view of an inspected checkpoint: the file, the tree of its modules, tied keys and totals.
 
-    With ``full`` every tensor has a line instead of the tree, and nothing is shortened.
+    The tree has quantised tensors as the weights that they stand for. With ``full`` every stored tensor has a line
+    instead of the tree, and nothing is shortened.
     """
     head = [_headline(inspection), *_remarks(inspection, full=full), Text("")]
     if full:
         lines = Text("\n".join(tensor_lines(inspection, by_size=by_size)), no_wrap=True, overflow="ignore")
         return Group(*head, *([lines] if inspection.tensors else []), _totals(inspection, 0))
-    codes = inspection.codes
+    logical = logical_tensors(inspection, _ordered(inspection), inspection.bits_per_weight)
     tree = build_tree(
-        _ordered(inspection),
-        inspection.ties,
+        logical.tensors,
+        logical.tied,
         by_size=by_size,
-        parameters=codes.parameters,
-        is_counted=codes.is_counted,
+        parameters=logical.parameters,
+        is_counted=logical.is_counted,
+        nbytes=logical.nbytes,
     )
     rows, folded = fitting(tree, depth)
     return Group(*head, TreeTable(rows), *_ties(inspection), _totals(inspection, folded))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -70,12 +70,17 @@ def _rows(
     """
     tensors = {child.name for child in node.children.values() if child.info is not None}
     for child in node.children.values():
-        dtypes = " ".join(sorted(child.dtypes)) if child.dtypes != shown else ""
+        dtypes = _listed(child.dtypes) if child.dtypes != shown else ""
         small = child.is_leaf_module and (len(child.children) <= 3 or child.name in tensors)
         leaves = [child] if child.info is not None else list(child.children.values()) if small else []
         yield TreeRow(level, child, [_leaf(leaf, named=small) for leaf in leaves], dtypes, times)
         if not leaves and depth > 1:
             yield from _rows(child, level + 1, depth - 1, shown=child.dtypes, times=times * child.times)
+
+
+def _listed(dtypes: Collection[str]) -> str:
+    """Return dtypes, and encodings in words, as one text."""
+    return ("; " if any(" " in one for one in dtypes) else " ").join(sorted(dtypes))
 
 
 def _leaf(leaf: Branch, *, named: bool) -> str:

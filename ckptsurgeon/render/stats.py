@@ -23,24 +23,32 @@ TITLES = ("mean", "std", "min", "max", "zeros", "nan", "inf")
 
 def stats_view(inspection: Inspection) -> Group:
     """Return the statistics of each tensor on one line, or the reason why it has none, and then a summary."""
-    table = _Table({escape(key, 1000): _cells(inspection, key) for key in inspection.stats or {}})
+    table = _Table({escape(_name(inspection, key), 1000): _cells(inspection, key) for key in inspection.stats or {}})
     summary = inspection.summary
-    return Group(table, *([_summary(summary)] if summary is not None else []))
+    return Group(table, *([_summary(summary, len(inspection.decoded))] if summary is not None else []))
 
 
-def _summary(found: StatsSummary) -> Text:
+def _name(inspection: Inspection, key: str) -> str:
+    """Return the name of a row: of codes that are decoded, that of the weight that they stand for."""
+    coded = inspection.codes.by_key.get(key)
+    return coded.name if coded is not None and key == coded.codes and coded.name in inspection.decoded else key
+
+
+def _summary(found: StatsSummary, decoded: int) -> Text:
     words = [f"{count(found.measured, 'tensor')} of {human_count(found.elements)} elements"]
     words += [f"{found.nan} NaN", f"{found.inf} Inf", f"{human_count(found.zeros)} zeros"]
     words += [f"{found.not_measured} not measured"] if found.not_measured else []
+    words += [count(decoded, "decoded weight")] if decoded else []
     where = f"  in {listing(found.unsound)}" if found.unsound else ""
     return Text(f"  {', '.join(words)}{where}", style="bold red" if found.unsound else "bold")
 
 
 def _cells(inspection: Inspection, key: str) -> list[str] | str:
     """Return the numbers of a tensor, or the reason why it has none."""
-    stats = (inspection.stats or {})[key]
+    stats, coded = (inspection.stats or {})[key], inspection.codes.by_key.get(key)
+    if coded is not None and key == coded.codes:
+        stats = inspection.decoded.get(coded.name)
     if stats is None:
-        coded = inspection.codes.by_key.get(key)
         return f"quantised: {escape(coded.method)}" if coded is not None else _why_not(inspection.tensors[key])
     numbers = [f"{value:.4g}" if value is not None else "-" for value in (stats.mean, stats.std, stats.min, stats.max)]
     return [*numbers, *map(str, (stats.zeros, stats.nan, stats.inf))]

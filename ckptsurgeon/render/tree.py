@@ -61,20 +61,21 @@ def build_tree(
     by_size: bool = False,
     parameters: Callable[[str, TensorInfo], int] = lambda key, info: info.parameters,
     is_counted: Callable[[str], bool] = lambda key: True,
+    nbytes: Callable[[str, TensorInfo], int] = lambda key, info: info.nbytes,
 ) -> Branch:
     """Return the tree of a state dict with repeated modules joined; the parameters of ``tied`` keys are not counted.
 
     Equal siblings are joined: numbered ones as ranges, named ones as lists. A module with a single child is joined with
     it. The order is that of ``tensors``, or by bytes if ``by_size`` is True. ``parameters`` returns the number of
-    parameters of a tensor, or a lower bound if ``is_counted`` returns False for its key.
+    parameters of a tensor, or a lower bound if ``is_counted`` returns False for its key, and ``nbytes`` its bytes.
     """
     root = Branch("")
     aliases = set(tied)
     dtypes = {dtype: frozenset({dtype}) for dtype in {info.dtype for info in tensors.values()}}
     for key, info in tensors.items():
-        number, nbytes = (parameters(key, info), info.nbytes) if key not in aliases else (0, 0)
+        number, size = (parameters(key, info), nbytes(key, info)) if key not in aliases else (0, 0)
         more = key not in aliases and not is_counted(key)
-        _insert(root, key, Branch("", info, {}, 1, number, nbytes, dtypes[info.dtype], key, more=more))
+        _insert(root, key, Branch("", info, {}, 1, number, size, dtypes[info.dtype], key, more=more))
     _sign(root, {})
     _collapse(root, by_size=by_size)
     return root

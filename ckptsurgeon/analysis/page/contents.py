@@ -212,8 +212,14 @@ def _ties(shown: PageContents) -> dict[str, str]:
 
 
 def _stats(about: Sequence[Inspection]) -> Mapping[str, Stats | None] | None:
-    found = [one.stats for one in about if one.stats is not None]
-    return {key: stats for one in found for key, stats in one.items()} if found else None
+    """Return the statistics of each row; the row of codes has those of the weight that they stand for."""
+    found = [one for one in about if one.stats is not None]
+    return {key: stats for one in found for key, stats in _measured(one).items()} if found else None
+
+
+def _measured(one: Inspection) -> dict[str, Stats | None]:
+    weights = {coded.codes: one.decoded[coded.name] for coded in one.codes.tensors if coded.name in one.decoded}
+    return {**(one.stats or {}), **weights}
 
 
 def _source(one: Inspection) -> dict[str, Any]:

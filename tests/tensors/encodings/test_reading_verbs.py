@@ -11,7 +11,9 @@ import pytest
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.util.text import natural_key
 
+from ...analysis.page.made import data_of
 from ...helpers.zoo import BY_NAME, IN, OUT, ZOO, Quantised
 
 Run = Callable[..., Any]
@@ -54,12 +56,61 @@ def test_inspect_names_the_method_and_counts_true_parameters(model: Quantised, t
 @each_encoding
 def test_stats_have_no_figures_of_codes(model: Quantised, tmp_path: Path, ckpt: Run) -> None:
     folder = model.folder(tmp_path / "m")
-    stats = cs.inspect(folder, stats=True).stats or {}
+    found = cs.inspect(folder, stats=True)
     unmeasured = not_numbers(model, folder)
-    assert {key for key, figures in stats.items() if figures is None} == unmeasured
+    assert {key for key, figures in (found.stats or {}).items() if figures is None} == unmeasured
+    assert found.summary is not None
+    assert set(found.summary.unsound) <= set(found.decoded)  # random exponents may be too large
     done = ckpt("inspect", str(folder), "--stats")
-    assert done.code == 0
+    assert done.code == bool(found.summary.unsound)
     assert f"{len(unmeasured)} not measured" in done.out
+
+
+@each_encoding
+def test_stats_of_codes_are_those_of_the_weights_that_they_stand_for(model: Quantised, tmp_path: Path) -> None:
+    folder = model.folder(tmp_path / "m")
+    found = cs.inspect(folder, stats=True)
+    names = {one.name for one in found.codes.tensors}
+    assert found.decoded.keys() | found.undecoded.keys() == names
+    assert not found.decoded.keys() & found.undecoded.keys()
+    if not found.undecoded:
+        cs.apply(cs.convert(folder, dequantize=True, dtype="float32"), tmp_path / "plain")
+        plain = cs.inspect(tmp_path / "plain", stats=True).stats or {}
+        assert {name: plain[name] for name in names} == dict(found.decoded)
+
+
+def test_stats_that_cannot_be_taken_have_a_reason(tmp_path: Path, ckpt: Run) -> None:
+    folder = str(BY_NAME["hqq"].folder(tmp_path / "m"))
+    rows = json.loads(ckpt("inspect", folder, "--stats", "--json").out)["quantised"]
+    assert all(row["stats"] is None and "no decoder knows HQQ" in row["undecoded"] for row in rows)
+    assert "quantised: HQQ" in ckpt("inspect", folder, "--stats").out
+
+
+def test_a_weight_that_is_infinite_is_found(tmp_path: Path, ckpt: Run) -> None:
+    folder = BY_NAME["fp8-block"].folder(tmp_path / "m")
+    tensors = BY_NAME["fp8-block"].tensors()
+    tensors["model.layers.0.self_attn.q_proj.weight_scale_inv"][0, 0] = 3e38
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    done = ckpt("inspect", str(folder), "--stats", "--json")
+    assert done.code == 1
+    assert json.loads(done.out)["summary"]["unsound"] == ["model.layers.0.self_attn.q_proj.weight"]
+
+
+@pytest.mark.parametrize(("name", "bits"), [("fp8-block", 8 + 8 * 16 / (OUT * IN)), ("gptq", 5.125), ("mlx", None)])
+def test_inspect_shows_the_logical_network(name: str, bits: float | None, tmp_path: Path, ckpt: Run) -> None:
+    folder = str(BY_NAME[name].folder(tmp_path / "m"))
+    rows = json.loads(ckpt("inspect", folder, "--json").out)["quantised"]
+    stored = cs.open_checkpoint(folder)
+    for row in rows:
+        assert row["bits_per_weight"] == 8 * sum(stored[key].nbytes for key in row["parts"]) / (OUT * IN)
+        assert bits in (None, row["bits_per_weight"])
+    said = " ".join(ckpt("inspect", folder).out.split())
+    assert f"{{k_proj,q_proj}}.weight ({OUT}, {IN}) [{rows[0]['bits_per_weight']:.3g} bits a weight]" in said
+    parts = {part.rpartition(".")[2] for row in rows for part in row["parts"]} - {"weight"}
+    assert parts
+    assert parts.isdisjoint(said.split())
+    verbose = ckpt("inspect", folder, "-v").out
+    assert all(part in verbose for row in rows for part in row["parts"])
 
 
 def not_numbers(model: Quantised, folder: Path) -> set[str]:
@@ -117,6 +168,25 @@ def test_a_page_counts_true_parameters_and_draws_no_codes(model: Quantised, tmp_
     page = (tmp_path / "page.html").read_text()
     total, counted = cs.inspect(folder).parameters_at_least, str(model.parameters is not None).lower()
     assert f'"parameters":{total},"counted":{counted}' in page.replace(" ", "")
+
+
+@pytest.mark.parametrize("name", ["fp8-block", "gptq"])
+def test_a_page_draws_the_weights_in_the_rows_of_their_codes(name: str, tmp_path: Path) -> None:
+    folder = BY_NAME[name].folder(tmp_path / "m")
+    data = data_of(cs.view(folder, stats=True))
+    keys = sorted(cs.open_checkpoint(folder), key=natural_key)
+    found = cs.inspect(folder, stats=True)
+    for coded in found.codes.tensors:
+        row = keys.index(coded.codes)
+        assert data["figures"]["max"][row] == pytest.approx(found.decoded[coded.name].max, rel=1e-8)
+        assert len(data["figures"]["histogram"][row]) == 32
+
+
+def test_parts_without_their_codes_are_shown_as_they_are_stored(tmp_path: Path, ckpt: Run) -> None:
+    folder = str(BY_NAME["gptq"].folder(tmp_path / "m"))
+    said = ckpt("inspect", folder, "--include", "**.qweight").out
+    assert "qweight" in said
+    assert "bits a weight" not in said
 
 
 def test_what_decodes_codes_under_their_own_name_is_named_beside_it(tmp_path: Path, ckpt: Run) -> None:

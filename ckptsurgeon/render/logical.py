@@ -1,0 +1,71 @@
+"""Shows quantised tensors as the weights that they stand for: one tensor with its shape, encoding and bits a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from ..analysis.inspection import Inspection
+from ..tensors.encodings._encoding import QuantisedTensor
+from ..tensors.info import TensorInfo
+
+__all__ = ["LogicalTensors", "logical_tensors"]
+
+
+@dataclass(frozen=True)
+class LogicalTensors:
+    """The tensors of a checkpoint, of which quantised ones stand under their logical names.
+
+    The dtype of such a tensor is its encoding in words. ``coded`` has the quantised tensor and the bytes of its parts.
+    """
+
+    tensors: Mapping[str, TensorInfo]
+    coded: Mapping[str, tuple[QuantisedTensor, int]]
+    stored: Inspection
+
+    def parameters(self, key: str, info: TensorInfo) -> int:
+        """Return the number of parameters of a tensor, or a lower bound."""
+        return self.coded[key][0].at_least if key in self.coded else self.stored.codes.parameters(key, info)
+
+    def is_counted(self, key: str) -> bool:
+        """Return whether the number of parameters is exact."""
+        return self.coded[key][0].parameters is not None if key in self.coded else self.stored.codes.is_counted(key)
+
+    def nbytes(self, key: str, info: TensorInfo) -> int:
+        """Return the bytes of a tensor, with all its parts."""
+        return self.coded[key][1] if key in self.coded else info.nbytes
+
+    @property
+    def tied(self) -> Collection[str]:
+        """The keys of tensors that are counted under another key."""
+        ties = self.stored.ties
+        return {*ties, *(name for name, (one, _) in self.coded.items() if one.codes in ties)}
+
+
+def logical_tensors(
+    inspection: Inspection, tensors: Mapping[str, TensorInfo], bits: Callable[[QuantisedTensor], float | None]
+) -> LogicalTensors:
+    """Return ``tensors`` with one tensor in place of the parts of each quantised one whose shape the headers give.
+
+    ``bits`` returns the bits a weight of a quantised tensor.
+    """
+    whole = {one.name: one for one in inspection.codes.tensors if _stands_alone(one, tensors)}
+    first = {one.keys[0]: one for one in whole.values()}
+    parts = {key for one in whole.values() for key in one.keys}
+    found: dict[str, TensorInfo] = {}
+    coded: dict[str, tuple[QuantisedTensor, int]] = {}
+    for key, info in tensors.items():
+        if key not in parts:
+            found[key] = info
+        elif (one := first.get(key)) is not None and one.shape is not None:
+            number = bits(one)
+            said = f"{number:.3g} bits a weight" if number is not None else ""
+            found[one.name] = TensorInfo(one.method, one.shape, opaque=said)
+            coded[one.name] = one, sum(tensors[part].nbytes for part in one.keys)
+    return LogicalTensors(found, coded, inspection)
+
+
+def _stands_alone(one: QuantisedTensor, tensors: Mapping[str, TensorInfo]) -> bool:
+    """Return whether all parts of a quantised tensor are there, and no other tensor has its name."""
+    is_free = one.name not in tensors or one.name in one.keys
+    return bool(one.codes) and one.shape is not None and is_free and all(key in tensors for key in one.keys)
