@@ -138,6 +138,9 @@ def make_files() -> None:
     torch.save({"x.qweight": torch.ones(1, 8, dtype=torch.int32), "x.scales": torch.zeros(1, 8)}, "gptq2.pth")
     torch.save({"x.qweight": torch.zeros(1, 8, dtype=torch.int64), "x.scales": torch.zeros(1, 8)}, "gptq3.pth")
     torch.save({"x.qweight": torch.zeros(1, 8, dtype=torch.int32), "x.scales": torch.ones(1, 8)}, "gptq4.pth")
+    for name, value in (("fp8", 1.0), ("fp8b", 2.0)):
+        codes = torch.full((2, 2), value).to(torch.float8_e4m3fn)
+        torch.save({"x.weight": codes, "x.weight_scale": torch.ones(1)}, f"{name}.pth")
     Path("broken.pkl").write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR.")
     Path("cut.pkl").write_bytes(b"\x80\x04cos\nsystem\n(S'tr")
     torch.save({"qkv": torch.ones(6, 2)}, "qkv.pth")
@@ -175,6 +178,9 @@ def commands() -> Iterator[list[str]]:
     yield ["inspect", "tied.pth"]
     yield ["inspect", "sparse.pth"]
     yield ["inspect", "gptq.pth"]
+    yield ["inspect", "gptq.pth", "--stats"]
+    yield ["inspect", "fp8.pth", "--stats"]
+    yield ["diff", "fp8.pth", "fp8b.pth", "--values"]
     yield ["inspect", "lora"]
     yield ["inspect", "nowhere.pth"]
     yield ["diff", "a.safetensors", "b.safetensors", "--values"]

@@ -13,7 +13,8 @@ NAME = "diff"
 HELP = """Compare two checkpoints, tensor by tensor.
 
 Compares keys, shapes, dtypes and, with --values, values: the largest absolute difference, the L2 norm of the
-difference over that of A, and the cosine between the two. Formats, shards and wrappers such as module. do not matter.
+difference over that of A, and the cosine between the two. Formats, shards and wrappers such as module. do not matter,
+nor with --values how tensors are quantised: the weights that codes stand for are compared.
 --renames finds tensors under other names by their content, and prints the --map rules that turn A's names into B's.
 Exit status 1 if they differ, or if --values could not compare a tensor.
 """
