@@ -9,9 +9,8 @@ import numpy as np
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..engine.checksums import check_values
-from ..engine.compute.bands import BandedFiles
+from ..engine.compute.bands import banded
 from ..engine.compute.reading import read_part
-from ..tensors.composition import is_decoded
 from ..tensors.dtypes import DTYPES
 from ..tensors.info import TensorInfo
 from ..tensors.ops.casts import cast
@@ -48,7 +47,7 @@ def stats_of(checkpoint: Checkpoint, info: TensorInfo) -> Stats | None:
     if info.opaque or dtype.kind not in ("float", "int", "uint", "bool") or dtype.bits % 8 or dtype.values > 1:
         return None
     check_values(checkpoint, info)
-    files = BandedFiles(checkpoint) if is_decoded(info) else checkpoint
+    files = banded(info, checkpoint)
     number, mean, squares = 0, 0.0, 0.0
     low, high, zeros, nan, inf = math.inf, -math.inf, 0, 0, 0
     for box in blocks(info.shape, BLOCK):
@@ -95,7 +94,7 @@ def histogram_of(checkpoint: Checkpoint, info: TensorInfo, stats: Stats) -> tupl
     if stats.min is None or stats.max is None or stats.min == stats.max or not math.isfinite(stats.max - stats.min):
         return ()
     counts = np.zeros(BINS, dtype=np.int64)
-    files = BandedFiles(checkpoint) if is_decoded(info) else checkpoint
+    files = banded(info, checkpoint)
     for box in blocks(info.shape, BLOCK):
         values = as_float64(read_part(files, info, box), info.dtype)
         values = values[np.isfinite(values)]

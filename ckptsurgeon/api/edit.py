@@ -206,7 +206,10 @@ def _edit(
             among=among,
             arguments=arguments,
             metadata=_merged(
-                {**(without_settings(checkpoint.metadata) if decoded else checkpoint.metadata), **(change.metadata or {})},
+                {
+                    **(without_settings(checkpoint.metadata) if decoded else checkpoint.metadata),
+                    **(change.metadata or {}),
+                },
                 metadata or {},
             ),
             notes=[*(said if decoded else checkpoint.notes), *operated.notes, *notes, *change.notes],

@@ -28,6 +28,7 @@ def dequantise(verb: str) -> str:
     how = "--encoding dequantize" if verb in DECODING else "ckpt convert --dequantize"
     return f"Dequantise the model first, with {how} or the package that quantised it"
 
+
 QUANTISED_NOW = "quantize to "
 """How the operation of a step begins that makes codes, and does not compute with them."""
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...engine.compute.bands import BandedFiles, OpenFiles
+from ...engine.compute.bands import OpenFiles, banded
 from ...engine.compute.reading import read_part
-from ...tensors.composition import is_decoded
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...tensors.ops.casts import cast
@@ -136,7 +135,7 @@ def measure(pair: Pair, first: Checkpoint, second: Checkpoint, tolerance: Tolera
     if not (_has_figures(pair.first) and _has_figures(pair.second)):
         return None, False
     total = _Figures()
-    here, there = _files(first, pair.first), _files(second, pair.second)
+    here, there = banded(pair.first, first), banded(pair.second, second)
     for box in blocks(pair.first.shape, ELEMENTS):
         total += _figures(_values(here, pair.first, box), _values(there, pair.second, box), tolerance)
     numbers = Numbers(
@@ -154,10 +153,6 @@ def _has_figures(info: TensorInfo) -> bool:
     """Return whether the elements of a tensor are plain numbers; those of quantised and packed dtypes are not."""
     dtype = DTYPES[info.dtype]
     return dtype.kind not in ("quantized", "bits") and dtype.bits % 8 == 0 and dtype.values == 1
-
-
-def _files(source: Checkpoint, info: TensorInfo) -> OpenFiles:
-    return BandedFiles(source) if is_decoded(info) else source
 
 
 def _values(source: OpenFiles, info: TensorInfo, box: Box) -> Array:

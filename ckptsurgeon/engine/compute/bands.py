@@ -12,10 +12,11 @@ from threading import Lock
 from typing import Protocol
 
 from ...storage.read.base import File
+from ...tensors.composition import is_decoded
 from ...tensors.info import TensorInfo
 from ...tensors.ops.regions import Array, Box, box_shape
 
-__all__ = ["BandedFiles", "OpenFiles"]
+__all__ = ["BandedFiles", "OpenFiles", "banded"]
 
 BAND_BYTES = 1 << 20
 """The bytes of a band."""
@@ -71,6 +72,11 @@ class BandedFiles:
                 kept[number] = gather((rows, (number * width, min((number + 1) * width, info.shape[1]))))
                 kept[number].flags.writeable = False
             return kept[number]
+
+
+def banded(info: TensorInfo, source: OpenFiles) -> OpenFiles:
+    """Return the open files for computing with a tensor: those that keep bands if it is decoded from codes."""
+    return BandedFiles(source) if is_decoded(info) else source
 
 
 def _is_strip(info: TensorInfo, box: Box) -> bool:

@@ -13,7 +13,6 @@ import numpy as np
 
 from ...errors import PlanError
 from ...planning.plan.step import MERGES, Step
-from ...tensors.composition import is_decoded
 from ...tensors.info import Blocked, Decoded, TensorInfo
 from ...tensors.ops.casts import CastLosses, cast, raw_dtype, widened
 from ...tensors.ops.means import average, largest, rounded
@@ -22,7 +21,7 @@ from ...util.text import escape
 from ..context import MergeContext
 from ..resample.adapt import ADAPTERS, adaptation_box, adapted, centred
 from ..resample.resample import interpolate, interpolation_box
-from .bands import BandedFiles
+from .bands import banded
 from .lora import (
     adapting_bytes,
     adapting_of,
@@ -162,7 +161,7 @@ def blockwise(step: Step, parts: Sequence[Part], context: MergeContext) -> Block
     the number of an input and the values that were read from it.
     """
     check_memory(step, block_places(step, parts, context), context)
-    parts = [(info, BandedFiles(source) if is_decoded(info) else source) for info, source in parts]
+    parts = [(info, banded(info, source)) for info, source in parts]
     compute: Blockwise = partial(_computed, step, parts)
     if step.op == "merge":
         compute = _about(step, partial(merging_of, step, parts, context))

@@ -18,6 +18,7 @@ from ...planning.plan.step import Step
 from ...tensors.ops.casts import CastLosses, cast, count_nonzero, goes_to_zero, raw_dtype
 from ...tensors.ops.means import rounded
 from ...tensors.ops.regions import Array, Box, blocks, box_shape
+from .bands import banded
 from .reading import Blockwise, OutputBlock, Part, Seen, numbered_blocks, read_part
 
 __all__ = [
@@ -242,8 +243,9 @@ def factoring_of(step: Step, parts: Sequence[Part], factors: FactorCache) -> Blo
 
 def differ(first: Part, second: Part) -> bool:
     """Return whether two tensors with the same shape have different values."""
+    files = [(info, banded(info, source)) for info, source in (first, second)]
     for box in blocks(first[0].shape, FACTORING_ELEMENTS):
-        ours, theirs = (read_part(source, info, box) for info, source in (first, second))
+        ours, theirs = (read_part(source, info, box) for info, source in files)
         if first[0].dtype != second[0].dtype:
             ours, theirs = cast(ours, first[0].dtype, "float64")[0], cast(theirs, second[0].dtype, "float64")[0]
         if not np.array_equal(ours.reshape(-1).view("u1"), theirs.reshape(-1).view("u1")):
