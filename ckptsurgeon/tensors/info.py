@@ -83,9 +83,14 @@ class TensorInfo:
 
     @property
     def meant_shape(self) -> tuple[int, ...]:
-        """The shape of the weight that blocks of codes stand for, whose bytes are stored; else the shape itself."""
-        block = DTYPES[self.dtype].block
-        return self.shape if block is None else (*self.shape[:-1], self.shape[-1] // block[1] * block[0])
+        """The shape of the weight that blocks of codes stand for, whose bytes are stored; else the shape itself.
+
+        A view of a quantised tensor has the words for its encoding in place of a dtype, and the shape of the weight.
+        """
+        dtype = DTYPES.get(self.dtype)
+        if dtype is None or dtype.block is None:
+            return self.shape
+        return (*self.shape[:-1], self.shape[-1] // dtype.block[1] * dtype.block[0])
 
     @property
     def parameters(self) -> int:
