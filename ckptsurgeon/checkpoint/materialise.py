@@ -21,8 +21,10 @@ from ..tensors.info import (
     Cast,
     Concatenated,
     Decoded,
+    Encoded,
     Permuted,
     Reshaped,
+    Scaled,
     Shifted,
     Sliced,
     Storage,
@@ -131,15 +133,15 @@ def _materialised(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Te
 def _made(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
     """Return a tensor that is computed from stored ones by the operation in ``info.made``, such as a concatenation."""
     made = info.made
-    if isinstance(made, Decoded):
-        return _decoded(checkpoint, key, info)
+    if isinstance(made, (Decoded, Encoded)):
+        return _coded(checkpoint, key, info)
     if isinstance(made, Concatenated):
         return torch.cat([_materialised(checkpoint, key, one) for one in made.of], made.dim)
     if isinstance(made, Summed):
         first, *others = (_materialised(checkpoint, key, one) for one in made.of)
         wide = torch.complex128 if first.is_complex() else torch.float64
         return functools.reduce(torch.add, others, first.to(wide)).to(first.dtype)
-    assert made is not None
+    assert isinstance(made, (Blocked, Cast, Permuted, Reshaped, Scaled, Shifted, Sliced))
     of = _materialised(checkpoint, key, made.of)
     if isinstance(made, Reshaped):
         return of.reshape(info.shape)
@@ -156,19 +158,26 @@ def _made(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
     return (of.to(torch.complex128 if of.is_complex() else torch.float64) * made.factor).to(of.dtype)
 
 
-def _decoded(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
-    """Return the weight that the codes of a quantised tensor stand for."""
+def _coded(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
+    """Return the weight that the codes of a quantised tensor stand for, or the codes or scales that are made of one."""
     from ..tensors.decoders._decoder import decode, whole
+    from ..tensors.encoders._encoder import encode
     from ..tensors.ops.casts import raw_dtype
 
+    inputs: dict[int, Values] = {}
+
     def read(one: TensorInfo, box: Box) -> Values:
-        raw = replace(one, dtype="uint8") if one.itemsize == 1 else one  # torch may lack the dtype of a scale
-        stored = _materialised(checkpoint, key, raw).contiguous()
-        data: Values = stored.reshape(-1).view(torch.uint8).numpy().view(raw_dtype(one.dtype)).reshape(one.shape)
-        part: Values = data[tuple(slice(*span) for span in box)]
+        if id(one) not in inputs:
+            raw = replace(one, dtype="uint8") if one.itemsize == 1 and one.made is None else one  # torch may lack it
+            stored = _materialised(checkpoint, key, raw).contiguous().reshape(-1).view(torch.uint8)
+            inputs[id(one)] = stored.numpy().view(raw_dtype(one.dtype)).reshape(one.shape)
+        part: Values = inputs[id(one)][tuple(slice(*span) for span in box)]
         return part
 
-    return torch.from_numpy(decode(read, info, whole(info)))
+    if isinstance(info.made, Decoded):
+        return torch.from_numpy(decode(read, info, whole(info)))
+    made = torch.from_numpy(encode(read, info, whole(info)).reshape(-1).view("u1"))
+    return made.view(_dtype(info)).view(info.shape)
 
 
 def _blocked(values: torch.Tensor, info: TensorInfo) -> torch.Tensor:

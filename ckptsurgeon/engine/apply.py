@@ -102,6 +102,7 @@ def carry_out(
         elapsed_s=time.perf_counter() - began,
         plan_sha256=plan.sha256(),
         fits=run.fits,
+        rounded=run.rounded,
         notes=(
             *lost_notes(run.lost, written.steps),
             *unsound_notes(run.unsound),

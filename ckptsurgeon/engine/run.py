@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..checkpoint.checkpoint import Checkpoint
 from ..errors import PlanError
 from ..planning.plan.plan import Plan
-from ..planning.plan.receipt import FactorFit
+from ..planning.plan.receipt import FactorFit, RoundedTensor
 from ..planning.plan.step import MERGES, Input, Step
 from ..storage.read.base import Progress
 from ..storage.write.staging import StagedFile
@@ -77,6 +77,7 @@ class PlanRun:
     negative: dict[str, int] = field(default_factory=dict)
     nbytes_read: int = 0
     fits: tuple[FactorFit, ...] = ()
+    rounded: tuple[RoundedTensor, ...] = ()
     check: Callable[[], None] = lambda: None
     """Raises the error of another part of the run, if that failed, so that computing stops."""
     _done: int = 0

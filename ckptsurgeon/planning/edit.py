@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import FormatError, PlanError
 from ..tensors.dtypes import DTYPES
-from ..tensors.info import Decoded, TensorInfo, alias_groups
+from ..tensors.info import Decoded, Encoded, TensorInfo, alias_groups
 from ..util.text import count, escape, grouped, listing
 from .mismatch.policies import cast_fault
 from .plan.files import PlanTarget
@@ -86,6 +86,8 @@ def _step(name: str, origin: TensorOrigin, options: Options, tied_to: str, decod
     info = origin.info
     given = options.dtype not in ("", "keep")
     wanted = decoded_dtype if isinstance(info.made, Decoded) and not given else options.dtype
+    if isinstance(info.made, Encoded):  # codes, and scales in the dtype that goes with them
+        wanted = "keep"
     return Step(
         name, "copy", _dtype(info, wanted), info.shape, 0, origin.key, info.dtype, info.shape,
         rule=origin.rule, tied_to=tied_to, **operation_fields(origin),

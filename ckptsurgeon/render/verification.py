@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..planning.plan.receipt import FactorFit, Receipt, Verification
+from ..planning.plan.receipt import FactorFit, Receipt, RoundedTensor, Verification
 from ..util.text import count, escape, human_bytes, listing, percent, shape_text
 from .columns import Columns, Hanging, next_view
 
@@ -18,19 +18,23 @@ __all__ = ["counts_line", "receipt_view", "verification_view"]
 WORST = 12
 """The most differences extracted as LoRA factors that are shown without -v, the worst ones."""
 
+WORST_ROUNDED = 5
+"""The most quantised tensors whose errors are shown without -v, the worst ones."""
+
 RATE_BYTES, RATE_S = 10_000_000, 1.0
 """With fewer bytes, or less time, the speed of writing is not shown."""
 
 
 def receipt_view(receipt: Receipt, *, next_steps: Sequence[str] = (), every: bool = False) -> RenderableType:
-    """Return a view of the written output and the next command, and of the errors of extracted LoRA factors.
+    """Return a view of the written output and the next command, and of the errors of LoRA factors and codes.
 
     Only the largest errors are shown, unless ``every`` is set.
     """
     line = Text(escape(receipt.output), style="bold")
     line.append(f"  {human_bytes(receipt.nbytes_written)}  {receipt.elapsed_s:.1f} s{_rate(receipt)}", "not bold")
     notes = [Hanging(Text("  note  ", "yellow"), escape(note, 1000)) for note in receipt.notes]
-    return Group(*_fits(receipt.fits, every), Hanging(Text("  wrote "), line), *notes, *next_view(next_steps))
+    errors = [*_fits(receipt.fits, every), *_rounded(receipt.rounded, every)]
+    return Group(*errors, Hanging(Text("  wrote "), line), *notes, *next_view(next_steps))
 
 
 def _fits(fits: Sequence[FactorFit], every: bool) -> list[RenderableType]:
@@ -47,6 +51,20 @@ def _fits(fits: Sequence[FactorFit], every: bool) -> list[RenderableType]:
     more = len(worst) - len(shown)
     rest = [Text(f"  and {more} more that fit as well or better (-v shows all)", "dim")] if more else []
     return [Columns(rows, right=(1,)), *rest]
+
+
+def _rounded(rounded: Sequence[RoundedTensor], every: bool) -> list[RenderableType]:
+    """Return a table of the errors of quantised tensors, the largest first."""
+    if not rounded:
+        return []
+    worst = sorted(rounded, key=lambda one: -one.error)
+    shown = worst if every else worst[:WORST_ROUNDED]
+    rows: list[list[str | Text]] = [["", Text("error", "dim"), Text("largest", "dim")]]
+    for one in shown:
+        rows.append([f"{escape(one.key)} {shape_text(one.shape)}", percent(one.error, 2), f"{one.largest:.2g}"])
+    more = len(worst) - len(shown)
+    rest = [Text(f"  and {more} more that are as exact or better (-v shows all)", "dim")] if more else []
+    return [Columns(rows, right=(1, 2)), *rest]
 
 
 def _rate(receipt: Receipt) -> str:

@@ -14,6 +14,7 @@ __all__ = [
     "Cast",
     "Concatenated",
     "Decoded",
+    "Encoded",
     "Made",
     "Permuted",
     "Reshaped",
@@ -223,7 +224,30 @@ class Decoded:
         return tuple(info for _, info in self.parts)
 
 
-Made: TypeAlias = Decoded | Sliced | Permuted | Reshaped | Concatenated | Scaled | Shifted | Summed | Cast | Blocked
+@dataclass(frozen=True)
+class Encoded:
+    """A part of a quantised tensor, its codes or what decodes them, that is computed from the numbers themselves.
+
+    ``of`` are the tensor that is quantised, and then those that share its global scale. ``encoding`` is the name of the
+    module of ``tensors.encoders`` that rounds it, ``role`` the part: codes, scale, zero, whole or shape. ``steps`` are
+    the numbers of elements along each dimension that share a scale, ``scale_dtype`` is the dtype that scales are stored
+    in, and ``facts`` are numbers as the bits of a code. For messages, ``name`` is the key of the weight, and ``others``
+    are the keys of those that share its global scale.
+    """
+
+    of: tuple[TensorInfo, ...]
+    encoding: str
+    role: str
+    steps: tuple[int, ...]
+    scale_dtype: str
+    facts: tuple[tuple[str, float], ...] = ()
+    name: str = ""
+    others: tuple[str, ...] = ()
+
+
+Made: TypeAlias = (
+    Decoded | Encoded | Sliced | Permuted | Reshaped | Concatenated | Scaled | Shifted | Summed | Cast | Blocked
+)
 
 
 def alias_groups(tensors: Mapping[str, TensorInfo]) -> dict[str, str]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...errors import PlanError
 from ...planning.plan.step import MERGES, Step
-from ...tensors.info import Blocked, Decoded, TensorInfo
+from ...tensors.info import Blocked, Decoded, Encoded, TensorInfo
 from ...tensors.ops.casts import CastLosses, cast, raw_dtype, widened
 from ...tensors.ops.means import average, largest, rounded
 from ...tensors.ops.regions import Array, Box, blocks
@@ -22,6 +22,7 @@ from ..context import MergeContext
 from ..resample.adapt import ADAPTERS, adaptation_box, adapted, centred
 from ..resample.resample import interpolate, interpolation_box
 from .bands import banded
+from .encoding import Roundings, encoded_block, encoding_boxes
 from .lora import (
     adapting_bytes,
     adapting_of,
@@ -150,6 +151,8 @@ def block_places(step: Step, parts: Sequence[Part], context: MergeContext) -> li
     if step.op == "factor":
         return factoring_places(step)
     itemsize = raw_dtype(step.dtype).itemsize
+    if isinstance(parts[0][0].made, Encoded) and step.op == "copy":
+        return list(numbered_blocks(encoding_boxes(parts[0][0]), itemsize))
     shape = step.shape if step.op != "copy" else parts[0][0].shape  # (1,) and () have the same bytes
     return list(numbered_blocks(blocks(shape, _limit(step, parts[0][0], itemsize)), itemsize))
 
@@ -162,7 +165,7 @@ def blockwise(step: Step, parts: Sequence[Part], context: MergeContext) -> Block
     """
     check_memory(step, block_places(step, parts, context), context)
     parts = [(info, banded(info, source)) for info, source in parts]
-    compute: Blockwise = partial(_computed, step, parts)
+    compute: Blockwise = partial(_computed, step, parts, context.roundings)
     if step.op == "merge":
         compute = _about(step, partial(merging_of, step, parts, context))
     elif step.op == "lora":
@@ -188,7 +191,9 @@ def _about(step: Step, work: Callable[[], T]) -> T:
         raise PlanError(f"{key}: {error.message}", hint=error.hint) from error
 
 
-def _computed(step: Step, parts: Sequence[Part], place: OutputBlock, seen: Seen | None) -> tuple[Array, CastLosses]:
+def _computed(
+    step: Step, parts: Sequence[Part], roundings: Roundings, place: OutputBlock, seen: Seen | None
+) -> tuple[Array, CastLosses]:
     (info, source), box = parts[0], place.box
     if step.op == "interpolate":
         part = interpolation_box(box, info.shape, step.shape)
@@ -212,6 +217,8 @@ def _computed(step: Step, parts: Sequence[Part], place: OutputBlock, seen: Seen 
         values, lost = cast_for(step, mapped_block(step, info, source, box), info.dtype)
     elif step.op in MERGES:
         values, lost = _merged(step, parts, box, seen)
+    elif isinstance(info.made, Encoded):
+        values, lost = cast_for(step, encoded_block(info, source, place, roundings), info.dtype)
     else:
         values, lost = cast_for(step, read_part(source, info, box), info.dtype)
     return values, lost

@@ -27,6 +27,7 @@ from ..checksums import bad_checksum, combine, crc32
 from ..context import MEMORY, MergeContext
 from ..run import PlanRun, checked_on_the_way, has_slot
 from .compute import block_places, blockwise, computed_blocks, takes_numbers, threads_of
+from .encoding import Roundings
 from .merge_inputs import device_of, merge_of, method_of
 from .merging import are_variances, count_negative, had_none
 from .reading import OutputBlock, Part, relevant
@@ -143,7 +144,8 @@ def check_equal(plan: Plan, sources: Sequence[Checkpoint]) -> None:
 def compute_steps(run: PlanRun) -> None:
     """Write every tensor that is computed from checkpoints: cast, resized, merged, or copied from a strided view."""
     pools: dict[int, ThreadPoolExecutor] = {}
-    shared = MergeContext(run.plan.seed, run.inputs.plugins, run.inputs.memory or MEMORY)
+    roundings = Roundings(is_measured=True)
+    shared = MergeContext(run.plan.seed, run.inputs.plugins, run.inputs.memory or MEMORY, roundings=roundings)
     try:
         for group in grouped(run, shared):
             made = computed_together(group, shared) if len(group) > 1 else None
@@ -158,6 +160,7 @@ def compute_steps(run: PlanRun) -> None:
                 run.nbytes_read += sum(info.nbytes for info, _ in parts)
                 run.advance(values.nbytes)
         run.fits = tuple(shared.factors.fits.values())
+        run.rounded = roundings.rounded()
     finally:
         for pool in pools.values():
             pool.shutdown(cancel_futures=True)  # after a failure the rest of the tensor is not computed

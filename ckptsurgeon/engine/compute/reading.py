@@ -17,11 +17,13 @@ from ...planning.plan.step import Step
 from ...storage.read.base import File
 from ...tensors.decoders._decoder import decode
 from ...tensors.dtypes import DTYPES, contiguous_stride, reach
+from ...tensors.encoders._encoder import encode
 from ...tensors.info import (
     Blocked,
     Cast,
     Concatenated,
     Decoded,
+    Encoded,
     Permuted,
     Reshaped,
     Scaled,
@@ -99,6 +101,8 @@ def read_derived(read: Read, info: TensorInfo, box: Box) -> Array:
     made = info.made
     if isinstance(made, Decoded):
         return decode(read, info, box)
+    if isinstance(made, Encoded):
+        return encode(read, info, box)
     if isinstance(made, Sliced):
         return read(made.of, tuple((a + at, b + at) for (a, b), at in zip(box, made.begin, strict=True)))
     if isinstance(made, Permuted):

@@ -14,6 +14,7 @@ from math import isfinite
 from typing import Any
 
 from ...errors import ConfigError, PatternError
+from ...tensors.encoders._schemes import OWN_DTYPES, SCHEMES
 from ...util.text import brief_repr, escape
 from ..keys.pattern import KeyPattern
 from ..keys.rules import Rule, target_rule
@@ -72,9 +73,15 @@ _FIELDS: Mapping[str, Mapping[str, _Field]] = {
     "shift": {"by": _Field(_is_number, "a finite number")},
     "dequantize": {},
     "blocks": {"to": _Field(lambda v: v in ROUNDED, f"one of {', '.join(ROUNDED)}")},
+    "quantize": {
+        "to": _Field(lambda value: isinstance(value, str) and value in SCHEMES, f"one of {', '.join(SCHEMES)}"),
+        "scales": _Field(lambda value: value in OWN_DTYPES, f"one of {', '.join(OWN_DTYPES)}", default=""),
+    },
 }
 JOINING = ("concat", "stack", "add")
 """Operations that make one tensor from several."""
+SEVERAL = (*JOINING, "quantize")
+"""Operations that take a list of patterns."""
 INDEX = "i"
 """The placeholder ``{i}`` in the target of an unstack: the index of each new tensor."""
 
@@ -92,7 +99,7 @@ class Operation:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        if self.verb == "blocks":
+        if self.verb in ("blocks", "quantize"):  # quantize may have a pattern for each tensor
             return f"quantize to {self.fields['to']}"
         return f"{self.verb} {', '.join(pattern.text for pattern in self.patterns)}"
 
@@ -115,7 +122,7 @@ def _parsed(row: Any, where: str) -> Operation:
         raise ConfigError(f"{where} is {brief_repr(row, 80)}: it names {says}.", hint=hint)
     verb = verbs[0]
     fields = _checked_fields(row, verb, f"{where} ({verb})")
-    several = verb in JOINING
+    several = verb in SEVERAL
     given = row[verb]
     if not (isinstance(given, str) or (several and _is_texts(given))):
         wanted = "a pattern, or a list of them" if several else "a pattern"

@@ -9,11 +9,12 @@ from typing import NamedTuple, TypeAlias
 from ...errors import FormatError, PlanError
 from ...tensors.composition import blocked
 from ...tensors.dtypes import BLOCKS, DTYPES
-from ...tensors.info import TensorInfo
+from ...tensors.info import Encoded, TensorInfo
 from ...util.text import escape, listing
 from ..keys.hints import matched
 from ..keys.matcher import KeyMatcher
 from .operation import JOINING, Operation
+from .quantising import quantised
 from .shaping import joined, reshaped_by, split_by
 
 __all__ = ["DecodedWeight", "Derivation", "DerivedSource", "Weights", "perform"]
@@ -91,6 +92,8 @@ def perform(
                     made = _decoded(hits[0], result, sources[number], operation, weights[number])
                 elif operation.verb == "blocks":
                     made = _blocked(result, operation, hits[0])
+                elif operation.verb == "quantize":
+                    made = quantised(operation, [key for keys in hits for key in keys], result.tensors)
                 else:
                     made = _operated(result.tensors, operation, hits)
                 _put_in_place(result, operation, made)
@@ -232,6 +235,11 @@ def _put(after: DerivedSource, key: str, info: TensorInfo, operation: Operation,
 def _check_operable(key: str, info: TensorInfo, operation: Operation) -> None:
     if info.opaque:
         raise FormatError(f"{operation}: {escape(key)} cannot be read: {info.opaque}.", rule="opaque")
+    if isinstance(info.made, Encoded):
+        raise PlanError(
+            f"{operation}: {escape(key)} is a part of a tensor that an operation before has quantised.",
+            hint="Write quantize behind the other operations.",
+        )
     dtype = DTYPES[info.dtype]
     if dtype.is_packed:
         raise PlanError(f"{operation}: {escape(key)} is {info.dtype}, which packs several numbers in a byte.")

@@ -10,7 +10,7 @@ from ...errors import VerifyError
 from ...util.notebook import InNotebooks
 from ...util.text import count, escape, grouped, human_bytes
 
-__all__ = ["FactorFit", "Failure", "Note", "Receipt", "Verification"]
+__all__ = ["FactorFit", "Failure", "Note", "Receipt", "RoundedTensor", "Verification"]
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,30 @@ class FactorFit:
         return {"key": self.key, "shape": list(self.shape), "rank": self.rank, "error": float(f"{self.error:.4g}")}
 
 
+@dataclass(frozen=True)
+class RoundedTensor:
+    """How near the codes of a quantised tensor are to its values.
+
+    ``error`` is |values - codes' values| / |values| (Frobenius norms), ``largest`` the largest absolute difference.
+    """
+
+    key: str
+    shape: tuple[int, ...]
+    error: float
+    largest: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the errors as plain data."""
+        errors = {"error": float(f"{self.error:.4g}"), "largest": float(f"{self.largest:.4g}")}
+        return {"key": self.key, "shape": list(self.shape), **errors}
+
+
 @dataclass(frozen=True, repr=False)
 class Receipt(InNotebooks):
     """The result of applying a plan. Sizes are in bytes, ``elapsed_s`` is in seconds.
 
     ``counts`` are the numbers of tensors of each class (copied, initialised, ...), ``unexpected`` are source keys that
-    were not used. ``fits`` says how exact the factors of ``lora extract`` are.
+    were not used. ``fits`` says how exact the factors of ``lora extract`` are, ``rounded`` how exact codes are.
     """
 
     output: str
@@ -47,6 +65,7 @@ class Receipt(InNotebooks):
     plan_sha256: str
     notes: tuple[str, ...] = ()
     fits: tuple[FactorFit, ...] = ()
+    rounded: tuple[RoundedTensor, ...] = ()
 
     def __repr__(self) -> str:
         classes = ", ".join(f"{number} {kind}" for kind, number in self.counts.items())
@@ -66,6 +85,7 @@ class Receipt(InNotebooks):
             "plan_sha256": self.plan_sha256,
             "notes": list(self.notes),
             **({"modules": [fit.to_json() for fit in self.fits]} if self.fits else {}),
+            **({"rounded": [one.to_json() for one in self.rounded]} if self.rounded else {}),
         }
 
 

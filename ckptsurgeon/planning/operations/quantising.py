@@ -1,0 +1,48 @@
+"""The operation quantize: finds the codes and scales that are made of each matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+
+from ...errors import PlanError
+from ...tensors.encoders._schemes import SCHEMES, Scheme, misfit, quantised_parts, together
+from ...tensors.info import TensorInfo
+from ...util.text import escape
+from .operation import Operation
+
+__all__ = ["quantised"]
+
+
+def quantised(
+    operation: Operation, keys: Iterable[str], tensors: Mapping[str, TensorInfo]
+) -> dict[tuple[str, ...], dict[str, TensorInfo]]:
+    """Return the parts of each quantised tensor by their keys, by the key of the matrix that they are made of.
+
+    Tied matrices are quantised once. Raises PlanError for a tensor that cannot be quantised.
+    """
+    scheme = SCHEMES[operation.fields["to"]]
+    chosen = dict.fromkeys(keys)
+    made: dict[tuple[str, ...], dict[str, TensorInfo]] = {}
+    seen: dict[Hashable, dict[str, TensorInfo]] = {}
+    for key in chosen:
+        info = tensors[key]
+        _check(operation, key, info, scheme)
+        place = info.place
+        parts = seen.get(place) if place is not None else None
+        if parts is None:
+            joined = together(key) if scheme.is_shared else ()
+            others = {one: tensors[one] for one in joined if one != key and one in chosen}
+            parts = seen[place] = quantised_parts(scheme, key, info, others, dtype=operation.fields["scales"])
+        made[key,] = {f"{key.removesuffix('.weight')}{end}": part for end, part in parts.items()}
+    return made
+
+
+def _check(operation: Operation, key: str, info: TensorInfo, scheme: Scheme) -> None:
+    why = misfit(info, scheme)
+    if not why and not key.endswith(".weight"):
+        why = "its key does not end with .weight, as that of a linear layer does"
+    if why:
+        raise PlanError(
+            f"{operation}: {escape(key)} cannot be quantised: {why}.",
+            hint=f"--exclude {escape(key)} leaves it as it is.",
+        )

@@ -1,0 +1,42 @@
+"""Rounds scales to the dtype that they are stored in."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...errors import PlanError
+from ...util.text import escape
+from ..info import Encoded
+from ..ops.casts import cast, widened
+from ..ops.regions import Array
+
+__all__ = ["stored_scale"]
+
+_EPSILONS = {
+    "float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7, "float8_e4m3fn": 2.0**-3,
+}  # fmt: skip
+"""The scale of a group of zeros, as compressed-tensors has it: the distance from 1 to the next number of the dtype."""
+EXPONENTS = "float8_e8m0fnu"
+
+
+def stored_scale(made: Encoded, scale: Array) -> Array:
+    """Return scales (float32) as they are stored; 0 becomes a small number, so that nothing is divided by it.
+
+    Exponents are rounded up, so that no value is beyond the largest code. Raises PlanError for a scale that is beyond
+    the dtype.
+    """
+    if made.scale_dtype == EXPONENTS:
+        bits = np.maximum(scale, np.float32(2.0**-126)).view("<u4")
+        exponents: Array = ((bits + np.uint32(0x7F_FFFF)) >> np.uint32(23)).astype("u1")
+        return exponents
+    stored, _ = cast(scale.astype("<f4"), "float32", made.scale_dtype)
+    found = np.asarray(widened(stored, made.scale_dtype))
+    if not np.isfinite(found).all():
+        raise PlanError(
+            f"a scale of {escape(made.name)} is beyond {made.scale_dtype}, the dtype that its scales are stored in.",
+            hint="Write the tensor as plain numbers.",
+        )
+    if (found == 0).any():
+        small, _ = cast(np.asarray([_EPSILONS[made.scale_dtype]], "<f4"), "float32", made.scale_dtype)
+        stored = np.where(found == 0, small[0], stored).astype(stored.dtype)
+    return stored

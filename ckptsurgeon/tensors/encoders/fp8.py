@@ -1,0 +1,57 @@
+"""Rounds to 8-bit floats times a scale: one for each block, each row, or all.
+
+transformers multiplies by the largest code over the largest value, and stores the reciprocal
+(``Fp8Quantize`` in transformers/integrations/finegrained_fp8.py); compressed-tensors divides by the stored scale
+(compressed_tensors/quantization/utils/helpers.py, ``calculate_qparams``). The bits differ.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..info import Encoded
+from ..ops.regions import Array
+from ..ops.small_floats import from_small, to_small
+from ._encoder import Packing, Scales
+from ._scale_dtypes import stored_scale
+
+__all__ = ["ENCODER"]
+
+E4M3, E5M2 = "float8_e4m3fn", "float8_e5m2"
+LARGEST = {E4M3: 448.0, E5M2: 57344.0}
+
+
+class _Float8:
+    """The facts: ``top`` (the largest code), and ``reciprocal``, 1 for the arithmetic of transformers."""
+
+    def packing(self, made: Encoded) -> Packing:
+        return Packing()
+
+    def scales(self, made: Encoded, least: Array, greatest: Array, over: float) -> Scales:
+        facts, largest = dict(made.facts), np.maximum(-least, greatest)
+        top = np.float32(facts["top"])
+        if not facts.get("reciprocal"):
+            return {"scale": stored_scale(made, largest / top)}
+        # As torch divides a number by a tensor. Beyond float32, for values below 1.3e-36, its largest number serves.
+        times = np.float32(1) / np.where(largest > 0, largest, np.float32(1)) * top
+        times = np.minimum(np.where(largest > 0, times, np.float32(1)), np.finfo("f4").max)
+        return {"scale": (np.float32(1) / times).astype("<f4"), "times": times.astype("<f4")}
+
+    def codes(self, made: Encoded, values: Array, scales: Scales, over: float) -> tuple[Array, Array]:
+        top = np.float32(dict(made.facts)["top"])
+        dtype = E4M3 if top == LARGEST[E4M3] else E5M2
+        times = scales.get("times")
+        if times is not None:
+            values = values * times
+        else:
+            values = values / scales["scale"]
+            values += np.float32(0)  # -0 becomes 0, as where compressed-tensors adds a zero point
+        codes = to_small(np.clip(values, -top, top, out=values), dtype)
+        meant = from_small(codes, dtype)
+        return codes, meant * scales["scale"]
+
+    def packed(self, made: Encoded, codes: Array) -> Array:
+        return codes
+
+
+ENCODER = _Float8()

@@ -1,0 +1,44 @@
+"""Rounds to 4-bit floats in groups of 32 with a shared exponent, as compressed-tensors' ``mxfp4-pack-quantized``.
+
+The exponent is that of the largest value of the group, less 2; it is one more if the value is at least 1.75 times a
+power of two, which would round beyond 6 otherwise (compressed_tensors/quantization/utils/mxfp_utils.py). The format is
+that of the OCP Microscaling Formats specification, v1.0.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..info import Encoded
+from ..ops.regions import Array
+from ._encoder import Packing, Scales
+from ._fp4 import TOP, fp4_codes, pairs_of_codes
+
+__all__ = ["ENCODER"]
+
+QUARTER = np.uint32(1 << 21)
+"""A quarter, in the bits of a fraction of float32: added to 1.75 or more, it makes the exponent one larger."""
+OF_SIX = 2
+"""The exponent of 6, the largest code."""
+
+
+class _Mxfp4:
+    """There are no facts."""
+
+    def packing(self, made: Encoded) -> Packing:
+        return Packing(2, 1)
+
+    def scales(self, made: Encoded, least: Array, greatest: Array, over: float) -> Scales:
+        bits = np.abs(np.maximum(-least, greatest)).view("<u4")  # -0 has a bit, too
+        exponents = ((bits + QUARTER) >> np.uint32(23)).astype("<i4") - OF_SIX
+        return {"scale": np.maximum(exponents, 0).astype("u1")}
+
+    def codes(self, made: Encoded, values: Array, scales: Scales, over: float) -> tuple[Array, Array]:
+        codes, meant = fp4_codes(np.clip(values / scales["scale"], -TOP, TOP))
+        return codes, meant * scales["scale"]
+
+    def packed(self, made: Encoded, codes: Array) -> Array:
+        return pairs_of_codes(codes)
+
+
+ENCODER = _Mxfp4()
