@@ -21,7 +21,7 @@ from .model_folder.folder import ModelFolder, model_folder
 from .quantised_class import has_names_of, ignored_keys, quantised_notes
 from .transplant.transplant import transplant
 
-__all__ = ["class_notes", "comparison_notes"]
+__all__ = ["class_notes", "class_without_codes", "comparison_notes"]
 
 QUANTISATION = "quantization_config"
 PACKAGES = ("torch", "transformers")
@@ -52,6 +52,16 @@ def class_notes(checkpoint: Checkpoint) -> list[str]:
 
 def _is_quantised(checkpoint: Checkpoint, folder: ModelFolder) -> bool:
     return bool(checkpoint.codes.tensors) or QUANTISATION in folder.config
+
+
+def class_without_codes(checkpoint: Checkpoint, folder: ModelFolder) -> tuple[TargetSpec, str] | None:
+    """Return the tensors of a model's class, as if it were not quantised, and the name of the class; None if unknown.
+
+    Raises CheckpointError if the class cannot be built.
+    """
+    if not_compared(checkpoint, folder):
+        return None
+    return _plain_class(folder), _architecture(folder)
 
 
 def comparison_notes(checkpoint: Checkpoint) -> list[str]:

@@ -28,7 +28,7 @@ from .inputs.reopening import with_settings_pinned
 from .lora.adapter_files import adapter_of
 from .model_folder.checks import source_layer_notes, with_layers_said
 from .model_folder.config_fields import with_left_out_said
-from .model_folder.folder import model_folder
+from .model_folder.folder import ModelFolder, model_folder
 from .model_folder.output import edited_folder
 from .model_folder.quantised import (
     check_settings,
@@ -37,6 +37,7 @@ from .model_folder.quantised import (
     with_settings,
     without_quantisation,
 )
+from .quantising.quantising import check_scheme, quantising
 from .transplant.transplant import plain_arguments, rules_as_text, rules_of
 
 if TYPE_CHECKING:
@@ -122,6 +123,9 @@ def convert(
     dequantize: bool = False,
     layout: str | None = None,
     gguf_type: str | None = None,
+    quantize: str | None = None,
+    include: Patterns = (),
+    exclude: Patterns = (),
     metadata: Mapping[str, str] | None = None,
     unwrap: bool = False,
     keep_extras: bool = False,
@@ -131,21 +135,28 @@ def convert(
 
     The format is given by the output when the plan is applied. ``dequantize`` replaces the codes of quantised tensors
     and their scales by the weights that they stand for, in ``dtype``, or else in the dtype that config.json gives, or
-    bfloat16. ``layout`` gives the tensors the names, shapes and metadata that another program expects: "gguf" for
-    llama.cpp from a model of transformers, "transformers" for the way back. ``gguf_type`` ("q8_0", "q5_0", "q4_0")
-    rounds matrices to blocks of codes, which only GGUF stores. ``metadata`` sets entries of the metadata of safetensors
-    or GGUF; an empty value removes one. Raises PlanError for a cast that would lose values, a quantised tensor that
-    cannot be decoded or a layout that is not known, and what ``open_checkpoint`` raises.
+    bfloat16. ``quantize`` ("fp8-block") rounds the weights of linear layers to codes, but not output layers and routers
+    of experts; ``include`` and ``exclude`` choose among them. ``layout`` gives the tensors the names, shapes and
+    metadata that another program expects: "gguf" for llama.cpp from a model of transformers, "transformers" for the way
+    back. ``gguf_type`` ("q8_0", "q5_0", "q4_0") rounds matrices to blocks of codes, which only GGUF stores.
+    ``metadata`` sets entries of the metadata of safetensors or GGUF; an empty value removes one. Raises PlanError for a
+    cast that would lose values, a quantised tensor that cannot be decoded, a matrix that cannot be quantised or a
+    layout that is not known, and what ``open_checkpoint`` raises.
     """
     _check_metadata(metadata or {})
     check_layout(layout)
     check_type(gguf_type)
     wanted = str(dtype) if dtype is not None else None
+    among = _texts(include), _texts(exclude)
+    check_scheme(quantize, *among, others=_others(layout, gguf_type))
     arguments = plain_arguments(
         dtype=wanted,
         dequantize=dequantize,
         **({"layout": layout} if layout is not None else {}),
         **({"gguf_type": gguf_type} if gguf_type is not None else {}),
+        quantize=quantize,
+        include=among[0],
+        exclude=among[1],
         metadata=metadata or {},
         unwrap=unwrap,
         keep_extras=keep_extras,
@@ -164,6 +175,7 @@ def convert(
         rows=[DEQUANTIZE] if dequantize else (),
         layout=layout,
         blocks=[{"blocks": "**", "to": gguf_type}] if gguf_type else (),
+        quantise=(quantize, *among) if quantize is not None else None,
     )
 
 
@@ -181,6 +193,7 @@ def _edit(
     rows: Sequence[Mapping[str, Any]] = (),
     layout: str | None = None,
     blocks: Sequence[Mapping[str, Any]] = (),
+    quantise: tuple[str, Sequence[str], Sequence[str]] | None = None,
 ) -> Plan:
     """Open the source and return the plan of a verb that edits it; the plan keeps the source open for ``apply``."""
     checkpoint = open_checkpoint(source, root, unwrap=unwrap)
@@ -194,9 +207,17 @@ def _edit(
         operated = operate([checkpoint], rows)[0]
         decoded = any("dequantize" in row for row in rows)
         said = checkpoint.notes
-        checkpoint = operated.checkpoint
+        stored, checkpoint = checkpoint, operated.checkpoint
         if decoded and not checkpoint.codes:
             before, folder = dict(checkpoint), without_quantisation(folder)
+        if quantise is not None:
+            name, include, exclude = quantise
+            own = _dtype_of_scales(options, folder, decoded=decoded)
+            found = quantising(checkpoint, folder, name, include=include, exclude=exclude, dtype=own)
+            operated = operate([stored], [*rows, found.row])[0]
+            checkpoint, folder = operated.checkpoint.stating(found.settings), found.folder(folder)
+            before = dict(checkpoint)
+            notes += found.notes
         planned = plan_source(names_of([checkpoint.path])[0], checkpoint, operations=operated.rows)
         plan = plan_edit(
             verb,
@@ -212,16 +233,20 @@ def _edit(
                 },
                 metadata or {},
             ),
-            notes=[*(said if decoded else checkpoint.notes), *operated.notes, *notes, *change.notes],
+            notes=[
+                *(said if decoded or quantise is not None else checkpoint.notes),
+                *operated.notes,
+                *notes,
+                *change.notes,
+            ],
             decoded_dtype=dtype_of_weights(folder.config),
         )
         plan = _with_plain_vectors(plan) if change.is_gguf else plan
         check_codes(plan, [checkpoint.codes])
         check_settings(plan, [checkpoint])
         plan = with_left_out_said(with_settings(plan, [checkpoint]), checkpoint)
-        plan = with_settings_pinned(
-            with_layers_said(edited_folder(plan, folder, before, ties), layers, checkpoint.path, folder.config), folder
-        )
+        plan = edited_folder(plan, folder, before, ties, is_described=quantise is not None)
+        plan = with_settings_pinned(with_layers_said(plan, layers, checkpoint.path, folder.config), folder)
     except BaseException:
         checkpoint.close()
         raise
@@ -244,6 +269,22 @@ def _with_plain_vectors(plan: Plan) -> Plan:
         for step in plan.steps
     )
     return replace(plan, steps=tuple(steps))
+
+
+def _dtype_of_scales(options: Options, folder: ModelFolder, *, decoded: bool) -> str:
+    """Return the dtype of scales, which is that of the model's weights; '' if each weight has its own."""
+    if options.dtype not in ("", "keep"):
+        return options.dtype
+    return dtype_of_weights(folder.config) if decoded else ""
+
+
+def _others(layout: str | None, gguf_type: str | None) -> list[str]:
+    """Return the options by which tensors get other names, or are rounded, too."""
+    return [*(["--layout"] if layout not in (None, "keep") else []), *(["--gguf-type"] if gguf_type else [])]
+
+
+def _texts(patterns: Patterns) -> list[str]:
+    return [patterns] if isinstance(patterns, str) else list(patterns or ())
 
 
 def _check_metadata(metadata: Mapping[str, str]) -> None:

@@ -14,7 +14,7 @@ from ..tensors.encodings._plain_kinds import by_kind, leaves_out
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing, shape_text
 
-__all__ = ["has_names_of", "ignored_keys", "quantised_notes"]
+__all__ = ["has_names_of", "ignored_keys", "kept_plain", "quantised_notes"]
 
 NAMES = {"awq": "AWQ", "gptq": "GPTQ"}
 
@@ -122,7 +122,7 @@ def _left_plain(checkpoint: Checkpoint, target: TargetSpec, settings: object) ->
         return
     with suppress(Exception), torch.device("meta"):
         model: Any = target.build()
-        kept = _kept_plain(model)
+        kept = kept_plain(model)
         linear = [name for name, one in model.named_modules() if type(one) is torch.nn.Linear and name not in kept]
         beside = {_before_layer(one.name) for one in checkpoint.codes.tensors if one.codes} - {""}
         modules, codes = Modules(settings), checkpoint.codes.by_key
@@ -135,7 +135,7 @@ def _left_plain(checkpoint: Checkpoint, target: TargetSpec, settings: object) ->
             yield f"{said}: the settings of {method} do not leave them out, so that transformers looks for codes there"
 
 
-def _kept_plain(model: Any) -> set[str]:
+def kept_plain(model: Any) -> set[str]:
     """Return the linear layers of a model that transformers never quantises, because it keeps them in float32."""
     words = getattr(model, "_keep_in_fp32_modules", None) or ()
     return {name for name, _ in model.named_modules() for word in words if f".{word}." in f".{name}."}

@@ -276,6 +276,12 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         other._show(replace(self._view, stored={key: key for key in tensors}))
         return other
 
+    def stating(self, quantisation: Mapping[str, Any]) -> Checkpoint:
+        """Return the same checkpoint with other settings of quantisation, which its tensors will have."""
+        other = self.holding(dict(self))
+        other.__dict__["quantisation"] = quantisation
+        return other
+
     def stored_key(self, key: str) -> str:
         """Return the key that a tensor has in the file, with wrappers such as ``module.`` that were removed."""
         return self._view.stored[key] if self._view.stripped else key

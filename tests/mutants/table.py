@@ -18,6 +18,24 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "layers that are joined share the global scale of nvfp4",
+        "joined = together(key) if scheme.is_shared else ()",
+        "joined = ()",
+        "tensors/encoders",
+    ),
+    Mutant(
+        "a weight that is NaN is not rounded to a code",
+        "if not (np.isfinite(least).all() and np.isfinite(greatest).all()):",
+        "if not np.isfinite(least).all():",
+        "tensors/encoders",
+    ),
+    Mutant(
+        "what stays plain is listed in the settings of quantisation",
+        "return {**scheme.settings, scheme.ignore: list(plain)}",
+        "return {**scheme.settings, scheme.ignore: []}",
+        "api/quantising",
+    ),
+    Mutant(
         "a pattern that matches far more deeper down gets a note",
         "if more >= MANY_MORE * hits",
         "if more >= 1000 * MANY_MORE * hits",

@@ -50,19 +50,31 @@ def with_new_ids(
     return moved.applied(config), files, [*notes, *more]
 
 
-def edited_folder(plan: Plan, folder: ModelFolder, tensors: Mapping[str, TensorInfo], ties: Mapping[str, str]) -> Plan:
+def edited_folder(
+    plan: Plan,
+    folder: ModelFolder,
+    tensors: Mapping[str, TensorInfo],
+    ties: Mapping[str, str],
+    *,
+    is_described: bool = False,
+) -> Plan:
     """Return the plan of an edit whose output, if it is a folder, gets the files of the source's folder.
 
     ``tensors`` and ``ties`` are the source's. The configuration is copied if it can describe the output: its dtype is
     set to that of the weights, and its number of layers is reduced if the last layers are left out. If keys are renamed
-    or other tensors are left out, it is not copied, and a note says so.
+    or other tensors are left out, it is not copied, and a note says so. ``is_described`` is whether the configuration
+    already describes what operations made.
     """
     if not folder.files:
         return with_files(plan, (), folder.notes) if folder.notes else plan
     taken = _taken(plan, ties)
     left = [key for key in tensors if key not in taken]
     is_plain = not quantisation_of(folder.config)
-    renamed = [step for step in plan.steps if step.key != step.source_key or _is_operated(step, is_plain=is_plain)]
+    renamed = [
+        step
+        for step in plan.steps
+        if step.key != step.source_key or (not is_described and _is_operated(step, is_plain=is_plain))
+    ]
     if not left and not renamed:
         return _recast(plan, folder, None, ())
     config, notes = _fewer_layers(folder, list(tensors), left) if not renamed else (None, [])

@@ -14,13 +14,15 @@ HELP = """Write a checkpoint in another format, sharding or dtype.
 
 The suffix of the output gives the format: .safetensors, .pth, or a folder of shards; --to dcp writes a folder that
 torch.distributed.checkpoint loads, --to tensorflow one that TensorFlow loads. --dtype casts all real floats and leaves
-integers as they are; a note counts values that become infinite. --dequantize decodes quantised tensors. Metadata is
-copied; --set-metadata sets or removes entries.
+integers as they are; a note counts values that become infinite. --dequantize decodes quantised tensors, --quantize
+rounds the weights of linear layers to codes and says what each lost. Metadata is copied; --set-metadata sets or removes
+entries.
 """
 EXAMPLES = """\b
 Examples:
   ckpt convert pytorch_model.bin -o model.safetensors
   ckpt convert DeepSeek-V3/ --dequantize --dtype bf16 -o DeepSeek-V3-bf16/
+  ckpt convert Llama-3.1-8B/ --quantize fp8-block -o Llama-3.1-8B-fp8/
   ckpt convert model.safetensors --dtype bf16 --max-shard-size 2GB -o shards/
 """
 
@@ -52,6 +54,25 @@ def run(
             "--gguf-type", metavar="TYPE", help="Round the matrices of a GGUF file to blocks: q8_0, q5_0 or q4_0."
         ),
     ] = None,
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            "--quantize",
+            metavar="SCHEME",
+            help="Round the weights of linear layers to nearest: fp8-block, fp8-channel, int8, int4-group128, mxfp4 or "
+            "nvfp4.",
+        ),
+    ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option("--include", metavar="GLOB", help="Quantise only these weights. Repeatable."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--exclude", metavar="GLOB", help="Leave these weights plain, even if --include names them. Repeatable."
+        ),
+    ] = None,
     set_metadata: Annotated[
         list[str] | None,
         typer.Option(
@@ -76,6 +97,9 @@ def run(
         dequantize=dequantize,
         gguf_type=gguf_type,
         layout=layout or ("auto" if writing.is_gguf else None),
+        quantize=quantize,
+        include=include,
+        exclude=exclude,
         metadata=_pairs(set_metadata or []),
         unwrap=unwrap,
         keep_extras=keep_extras,

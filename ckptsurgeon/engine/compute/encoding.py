@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
-from ...checkpoint.checkpoint import Checkpoint
 from ...planning.plan.receipt import RoundedTensor
 from ...tensors.encoders._encoder import RoundingLoss, WholeNumbers, encode, packing_of
 from ...tensors.info import Encoded, TensorInfo
 from ...tensors.ops.regions import Array, Box, blocks
+from .bands import OpenFiles
 from .reading import OutputBlock, read_part
 
 __all__ = ["Roundings", "encoded_block", "encoding_boxes"]
@@ -70,7 +70,7 @@ def encoding_boxes(info: TensorInfo) -> Iterator[Box]:
             yield (*head, (begin, min(begin + size, rows)), (0, items))
 
 
-def encoded_block(info: TensorInfo, source: Checkpoint, place: OutputBlock, roundings: Roundings) -> Array:
+def encoded_block(info: TensorInfo, source: OpenFiles, place: OutputBlock, roundings: Roundings) -> Array:
     """Return a block of a part of a quantised tensor, and note what its codes lose."""
     made, losses = info.made, list[RoundingLoss]()
     assert isinstance(made, Encoded)

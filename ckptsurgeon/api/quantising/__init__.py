@@ -1,0 +1,1 @@
+"""Chooses the matrices of a model that are quantised, and writes the settings that say so."""

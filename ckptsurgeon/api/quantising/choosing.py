@@ -1,0 +1,150 @@
+"""Chooses the matrices of a model that are quantised, and says why the others are not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...errors import PlanError
+from ...planning.keys.hints import chosen_keys
+from ...planning.keys.matcher import KeyMatcher
+from ...planning.keys.pattern import KeyPattern
+from ...planning.keys.spelling import quoted
+from ...tensors.encoders._schemes import Scheme, misfit
+from ...tensors.info import TensorInfo
+from ...util.text import count, escape, listing
+from ..model_folder.folder import ModelFolder
+from .linear_layers import HEAD, ROUTER, LinearLayers, linear_layers
+
+__all__ = ["ChosenMatrices", "chosen_matrices"]
+
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)")
+_IN_ONE = re.compile(r"\.experts\.(?:\w+|\w+\.weight)$")
+"""Keys of the weights of all experts of a layer."""
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class ChosenMatrices:
+    """The keys of the matrices that are quantised; ``plain`` has the others, and why they stay as they are.
+
+    ``absent`` are linear layers without a matrix of their own. ``notes`` are for the user.
+    """
+
+    keys: tuple[str, ...]
+    plain: Mapping[str, str]
+    absent: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def plain_modules(self) -> list[str]:
+        """The modules that loaders must not look for codes in: layers with a plain matrix."""
+        named = [key.removesuffix(".weight") for key in self.plain if key.endswith(".weight")]
+        named += [key[: key.index(".experts.") + len(".experts")] for key in self.plain if _IN_ONE.search(key)]
+        return [*dict.fromkeys((*named, *self.absent))]
+
+    def patterns(self, tensors: Mapping[str, TensorInfo]) -> list[str]:
+        """Return patterns that match these keys and no others of ``tensors``: one for the same layer of all blocks."""
+        found: dict[str, list[str]] = {}
+        for key in self.keys:
+            found.setdefault(_NUMBER.sub("*", quoted(key)), []).append(key)
+        hits = KeyMatcher([KeyPattern(pattern) for pattern in found]).hits(tensors)
+        pairs = zip(found.items(), hits, strict=True)
+        exact = ([pattern] if hit == keys else map(quoted, keys) for (pattern, keys), hit in pairs)
+        return [pattern for patterns in exact for pattern in patterns]
+
+
+def chosen_matrices(
+    checkpoint: Checkpoint,
+    folder: ModelFolder,
+    scheme: Scheme,
+    include: Sequence[str],
+    exclude: Sequence[str],
+) -> ChosenMatrices:
+    """Return the matrices that are quantised: weights of linear layers, but not output layers and routers of experts.
+
+    ``include`` and ``exclude`` are patterns. An output layer or a router is quantised if a pattern of ``include`` names
+    it. Raises PatternError for a pattern that matches nothing, PlanError if no matrix is left or one does not fit.
+    """
+    keys = list(checkpoint)
+    layers = linear_layers(checkpoint, folder)
+    wanted = chosen_keys(keys, include, exclude)
+    plain: dict[str, str] = {}
+    chosen: dict[str, str] = {}
+    for key in keys:
+        if len(checkpoint[key].shape) == 3 and _IN_ONE.search(key):
+            plain[key] = "experts in one tensor"
+        if len(checkpoint[key].shape) != 2:
+            continue
+        why = _why_plain(key, layers, set(wanted.keys), include, exclude)
+        misfits = misfit(checkpoint[key], scheme)
+        if why or (misfits and " columns " not in misfits):
+            plain[key] = why or misfits
+        else:
+            chosen[key] = misfits
+    _keep_ties(checkpoint, chosen, plain)
+    _check(checkpoint, chosen, scheme)
+    vectors = [key for key in wanted.keys if len(checkpoint[key].shape) != 2 and key not in plain]
+    notes = [*wanted.notes, *_said(scheme, chosen, plain, vectors, layers)]
+    return ChosenMatrices(tuple(chosen), plain, layers.absent, tuple(notes))
+
+
+def _why_plain(key: str, layers: LinearLayers, wanted: set[str], include: Sequence[str], exclude: Sequence[str]) -> str:
+    """Return why a matrix is not quantised; '' if it is."""
+    why = layers.why[key]
+    named = why in (HEAD, ROUTER) and any(key.split(".")[-2] in one.split(".") for one in include)
+    if why and not named:
+        return why
+    if key in wanted:
+        return ""
+    is_excluded = bool(exclude) and any(KeyMatcher([KeyPattern(one)]).match(key) for one in exclude)
+    return "--exclude" if is_excluded else "not in --include"
+
+
+def _keep_ties(checkpoint: Checkpoint, chosen: dict[str, str], plain: dict[str, str]) -> None:
+    """Move matrices that are tied to a plain one from ``chosen`` to ``plain``."""
+    groups: dict[str, list[str]] = {}
+    for key, owner in checkpoint.ties.items():
+        groups.setdefault(owner, [owner]).append(key)
+    for keys in groups.values():
+        other = next((key for key in keys if key not in chosen), "")
+        for key in keys if other else ():
+            if chosen.pop(key, None) is not None:
+                plain[key] = f"tied to {other}"
+
+
+def _check(checkpoint: Checkpoint, chosen: Mapping[str, str], scheme: Scheme) -> None:
+    """Raise PlanError if nothing is left to quantise, or if a chosen matrix does not fit, as its library refuses it."""
+    misfits = {key: why for key, why in chosen.items() if why}
+    if misfits:
+        (key, why), *others = misfits.items()
+        more = f"; {count(len(others), 'other')} too: {listing([one for one, _ in others], SHOWN)}" if others else ""
+        raise PlanError(
+            f"{escape(key)} cannot be quantised to {scheme.name}: {why}{more}.",
+            hint=f"--exclude {escape(key)} leaves it as it is; fp8-channel, fp8-block and int8 take any size.",
+            details=[f"{one}: {text}" for one, text in misfits.items()],
+        )
+    if not chosen:
+        raise PlanError(
+            f"{escape(checkpoint.path)} has no matrix to quantise.",
+            hint="Quantised are weights of linear layers: floating-point, of two dimensions, named *.weight.",
+        )
+
+
+def _said(
+    scheme: Scheme, chosen: Mapping[str, str], plain: Mapping[str, str], vectors: Sequence[str], layers: LinearLayers
+) -> Iterator[str]:
+    """Yield notes on how many matrices are quantised, and why the others are not."""
+    by = f"linear layers of {escape(layers.known_by)}" if layers.known_by else "linear layers, by their names"
+    yield f"quantised to {scheme.name}: {len(chosen)} of {count(len(chosen) + len(plain), 'matrix', 'matrices')} ({by})"
+    reasons: dict[str, list[str]] = {}
+    for key, why in plain.items():
+        reasons.setdefault(why, []).append(key)
+    for why, keys in reasons.items():
+        yield f"plain, {escape(why)}: {listing(keys, SHOWN, where='')}"
+    if scheme.of_experts and any(".experts." in key for key in chosen):
+        yield scheme.of_experts
+    if vectors:
+        yield f"plain, not of two dimensions: {count(len(vectors), 'tensor')}"

@@ -1,0 +1,149 @@
+"""Weights that libraries rounded to codes: ours are the same, bit for bit (`make oracle-quantised`)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.api.inputs.operations import operate
+from ckptsurgeon.checkpoint.checkpoint import Checkpoint
+from ckptsurgeon.engine.compute.reading import read_part
+from ckptsurgeon.tensors.decoders._decoder import Request, StatedSettings
+from ckptsurgeon.tensors.encoders._encoder import RoundingLoss, encode
+from ckptsurgeon.tensors.encoders._like import UnencodableError, encoded_like
+from ckptsurgeon.tensors.info import Encoded, TensorInfo
+from ckptsurgeon.tensors.ops.regions import Array, Box
+
+RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.safetensors"))
+LIKE = [path for path in RECORDED if path.stem.startswith("like-")]
+SCHEMES = [path for path in RECORDED if path not in LIKE]
+MODULE = "model.layers.0.mlp.up_proj"
+
+
+def opened(path: Path) -> tuple[dict[str, torch.Tensor], torch.Tensor, dict[str, str]]:
+    """What the library stored, the weight that it rounded, and the settings."""
+    with safe_open(path, "pt") as file:
+        tensors, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+    return tensors, tensors.pop("values"), json.loads(metadata["quantization_config"])
+
+
+def raw(tensor: torch.Tensor) -> bytes:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def whole(info: TensorInfo) -> Box:
+    return tuple((0, size) for size in info.shape)
+
+
+def request(checkpoint: Checkpoint, name: str) -> Request:
+    """What is known of a quantised tensor, by the key of its weight."""
+    coded = next(one for one in checkpoint.codes.tensors if one.name == name)
+    parts = {end: checkpoint[key] for end, key in coded.parts.items()}
+
+    def stored(end: str) -> bytes:
+        return raw(checkpoint.tensor(coded.parts[end])) if end in coded.parts else b""
+
+    return Request(coded, parts, StatedSettings(checkpoint.quantisation), stored)
+
+
+def test_every_scheme_and_encoding_is_recorded() -> None:
+    assert {path.stem for path in SCHEMES} == {"fp8-channel", "int8", "int4-group128", "mxfp4", "nvfp4"}
+    assert len(LIKE) == 15
+    assert max(path.stat().st_size for path in RECORDED) < 32 * 1024
+
+
+@pytest.mark.parametrize("path", SCHEMES, ids=lambda path: path.stem)
+def test_a_weight_is_rounded_as_its_library_does(path: Path, tmp_path: Path) -> None:
+    stored, values, settings = opened(path)
+    save_file({f"{MODULE}.weight": values}, tmp_path / "plain.safetensors")
+    plan = cs.convert(tmp_path / "plain.safetensors", quantize=path.stem)
+    cs.apply(plan, tmp_path / "out.safetensors")
+    found = load_file(tmp_path / "out.safetensors")
+    assert {key: (one.dtype, one.shape) for key, one in found.items()} == {
+        key: (one.dtype, one.shape) for key, one in stored.items()
+    }
+    assert {key: raw(one) for key, one in found.items()} == {key: raw(one) for key, one in stored.items()}
+    written = cs.open_checkpoint(tmp_path / "out.safetensors").quantisation
+    assert written["config_groups"] == settings["config_groups"]
+
+
+@pytest.mark.parametrize("path", LIKE, ids=lambda path: path.stem)
+def test_a_weight_is_rounded_as_one_like_it_was(path: Path, tmp_path: Path) -> None:
+    """Under the settings that a quantised tensor has, the library's own codes come out again."""
+    stored, values, settings = opened(path)
+    save_file({**stored, "values": values}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "quantization_config": settings}))
+    checkpoint = cs.open_checkpoint(tmp_path)
+    asked = request(checkpoint, f"{MODULE}.weight")
+    made = encoded_like(checkpoint["values"], asked)
+    for end, info in made.items():
+        key = asked.coded.parts[end]
+        assert (info.dtype, info.shape) == (checkpoint[key].dtype, checkpoint[key].shape)
+        part = read_part(checkpoint, info, whole(info))
+        assert part.tobytes() == raw(stored[key]), end
+    assert {asked.coded.parts[end] for end in made} == set(stored)
+
+
+def test_the_values_may_come_from_a_function(tmp_path: Path) -> None:
+    """Another verb computes the weight block by block, and has no file with it."""
+    path = next(one for one in LIKE if one.stem == "like-int4-group-asymmetric")
+    stored, values, settings = opened(path)
+    save_file(stored, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": settings}))
+    asked = request(cs.open_checkpoint(tmp_path), f"{MODULE}.weight")
+    array = values.numpy()
+
+    def read(info: TensorInfo, box: Box) -> Array:
+        part: Array = array[tuple(slice(*span) for span in box)]
+        return part
+
+    for end, info in encoded_like(TensorInfo("float32", (20, 96)), asked).items():
+        assert np.ascontiguousarray(encode(read, info, whole(info))).tobytes() == raw(stored[asked.coded.parts[end]])
+
+
+@pytest.mark.parametrize("name", ["gptq-4bit", "awq-gemm", "mlx-4bit", "bitsandbytes-nf4", "gpt-oss-mxfp4"])
+def test_other_encodings_are_refused(name: str, tmp_path: Path) -> None:
+    path = Path(__file__).parents[1] / "decoders" / "recorded" / f"{name}.safetensors"
+    with safe_open(path, "pt") as file:
+        tensors, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+    expected = tensors.pop("expected")
+    save_file(tensors, tmp_path / "model.safetensors")
+    settings = json.loads(metadata["quantization_config"])
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": settings}))
+    checkpoint = cs.open_checkpoint(tmp_path)
+    asked = request(checkpoint, checkpoint.codes.tensors[0].name)
+    with pytest.raises(UnencodableError):
+        encoded_like(TensorInfo("float32", tuple(expected.shape)), asked)
+    with pytest.raises(UnencodableError, match="has the shape"):
+        encoded_like(TensorInfo("float32", (3, 3)), asked)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [one for one in LIKE if any(word in one.stem for word in ("float8", "fp8", "fp4"))],
+    ids=lambda path: path.stem,
+)
+def test_what_small_floats_stand_for_is_rounded_to_itself(path: Path, tmp_path: Path) -> None:
+    """An edit that changes nothing changes nothing. Integers shrink: their largest code is not the end of the range."""
+    stored, _, settings = opened(path)
+    save_file(stored, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": settings}))
+    checkpoint = cs.open_checkpoint(tmp_path)
+    asked = request(checkpoint, f"{MODULE}.weight")
+    weight = operate([checkpoint], [{"dequantize": "**"}])[0].checkpoint[f"{MODULE}.weight"]
+    (codes,) = (
+        one
+        for one in encoded_like(weight, asked).values()
+        if isinstance(one.made, Encoded) and one.made.role == "codes"
+    )
+    losses: list[RoundingLoss] = []
+    encode(lambda one, box: read_part(checkpoint, one, box), codes, whole(codes), measured=losses.append)
+    assert sum(losses, RoundingLoss()).of > 0
+    assert sum(losses, RoundingLoss()).relative < 1e-6
