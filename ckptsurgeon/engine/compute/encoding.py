@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from math import prod
 
 from ...planning.plan.receipt import RoundedTensor
-from ...tensors.encoders._encoder import RoundingLoss, WholeNumbers, encode, packing_of
+from ...tensors.encoders._encoder import WholeNumbers, encode, packing_of
+from ...tensors.encoders._losses import RoundingLoss
 from ...tensors.info import Encoded, TensorInfo
 from ...tensors.ops.regions import Array, Box, blocks
 from .bands import OpenFiles

@@ -6,21 +6,19 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from math import isfinite, sqrt
 from typing import Protocol, TypeAlias, cast
 
 import numpy as np
 
-from ...errors import PlanError
 from ...util.registry import discover
-from ...util.text import escape
 from ..decoders._decoder import groups_of
 from ..info import Encoded, TensorInfo
 from ..ops.casts import raw_dtype
 from ..ops.regions import Array, Box, blocks, box_shape
 from ._extremes import ELEMENTS, Read, as_float32, elements_of, extremes, shifted
+from ._losses import RoundingLoss, loss_of
 
-__all__ = ["Encoder", "Packing", "RoundingLoss", "Scales", "WholeNumbers", "encode", "packing_of"]
+__all__ = ["Encoder", "Packing", "Scales", "WholeNumbers", "encode", "packing_of"]
 
 Scales: TypeAlias = Mapping[str, Array]
 """The scales of groups, and perhaps their zero points, by role (``scale``, ``zero``), as they are stored."""
@@ -68,27 +66,6 @@ def _encoders() -> dict[str, Encoder]:
 def packing_of(made: Encoded) -> Packing:
     """Return how the codes of a tensor are packed."""
     return _encoders()[made.encoding].packing(made)
-
-
-@dataclass(frozen=True, slots=True)
-class RoundingLoss:
-    """How far numbers are from those that their codes stand for.
-
-    ``squares`` is the sum of the squared differences, ``of`` that of the squared numbers, ``largest`` the largest
-    difference.
-    """
-
-    squares: float = 0.0
-    of: float = 0.0
-    largest: float = 0.0
-
-    def __add__(self, other: RoundingLoss) -> RoundingLoss:
-        return RoundingLoss(self.squares + other.squares, self.of + other.of, max(self.largest, other.largest))
-
-    @property
-    def relative(self) -> float:
-        """The Frobenius norm of the differences over that of the numbers; 0 if all numbers are 0."""
-        return sqrt(self.squares / self.of) if self.of else 0.0
 
 
 class WholeNumbers:
@@ -191,7 +168,7 @@ def _codes(
         spread = {role: _spread(one, made.steps, part, groups) for role, one in scales.items()}
         codes, meant = encoder.codes(made, values, spread, over)
         if measured is not None:
-            measured(_loss(values, meant, made.name))
+            measured(loss_of(values, meant, made.name))
         at = sub[-1][0] // packing.codes * packing.items
         words = encoder.packed(made, codes)
         out[(*(slice(*span) for span in sub[:-1]), slice(at, at + words.shape[-1]))] = words
@@ -239,17 +216,3 @@ def _zeros(read: Read, made: Encoded, box: Box, encoder: Encoder) -> Array:
     words = np.swapaxes(encoder.packed(made, np.swapaxes(zero, -1, -2)), -1, -2)
     skipped = first - begin // packing.codes * packing.items
     return words[..., skipped : skipped + last - first, :]
-
-
-def _loss(values: Array, meant: Array, name: str) -> RoundingLoss:
-    if not values.size:
-        return RoundingLoss()
-    exact = values.astype("<f8").reshape(-1)
-    difference = meant.astype("<f8").reshape(-1) - exact
-    largest = float(np.abs(difference).max())
-    if not isfinite(largest):
-        raise PlanError(
-            f"{escape(name)} is so large that its codes would stand for infinite numbers.",
-            hint="Another scheme may hold it: fp8-channel and fp8-block do.",
-        )
-    return RoundingLoss(float(difference @ difference), float(exact @ exact), largest)

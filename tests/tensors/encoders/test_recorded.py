@@ -16,8 +16,9 @@ from ckptsurgeon.api.inputs.operations import operate
 from ckptsurgeon.checkpoint.checkpoint import Checkpoint
 from ckptsurgeon.engine.compute.reading import read_part
 from ckptsurgeon.tensors.decoders._decoder import Request, StatedSettings
-from ckptsurgeon.tensors.encoders._encoder import RoundingLoss, encode
+from ckptsurgeon.tensors.encoders._encoder import encode
 from ckptsurgeon.tensors.encoders._like import UnencodableError, encoded_like
+from ckptsurgeon.tensors.encoders._losses import RoundingLoss
 from ckptsurgeon.tensors.info import Encoded, TensorInfo
 from ckptsurgeon.tensors.ops.regions import Array, Box
 
