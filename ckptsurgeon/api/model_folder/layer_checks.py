@@ -216,21 +216,20 @@ def _more_layers(config: Mapping[str, Any]) -> int:
 
 # Notes on tensors of another dtype than those of other layers, in models that are not quantised.
 
-HALF = ("float16", "bfloat16")
-PLAIN = (*HALF, "float32")
+PLAIN = ("float16", "bfloat16", "float32")
 """Dtypes of models that are not quantised: scales of quantised weights are often float16 beside bfloat16."""
 
 
 def _half_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if a tensor is float16 in one layer and bfloat16 in another, as if a shard were from another copy.
+    """Yield a note if a tensor has another dtype in one layer than in another, as if a shard were from another copy.
 
     Different modules of a model may have different dtypes (an image encoder, norms), but the same module has one dtype
     in all layers. There is no note for quantised models.
     """
     if config.get("quantization_config") or any(one.dtype not in PLAIN for one in tensors if len(one.shape) > 1):
         return
-    dtypes = {one.key: one.dtype for one in tensors if one.dtype in HALF}
-    if len(set(dtypes.values())) < len(HALF):
+    dtypes = {one.key: one.dtype for one in tensors if len(one.shape) > 1}
+    if len(set(dtypes.values())) < 2:
         return
     for first, other in pairs_in_layers(dtypes):
         if dtypes[first] != dtypes[other]:

@@ -116,7 +116,7 @@ def decoded_weight(asked: Request) -> TensorInfo:
     """Return the weight, as float32, that a quantised tensor stands for; raises UndecodableError."""
     coded = asked.coded
     if not coded.codes:
-        raise UndecodableError("its codes are not in this checkpoint")
+        raise UndecodableError("its codes are missing, or were cast to numbers, which ckpt inspect says")
     for why in _obstacles(asked):
         raise UndecodableError(why)
     named = family(coded.method)

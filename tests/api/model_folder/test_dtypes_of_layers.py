@@ -83,3 +83,17 @@ def test_a_layer_of_eight_bit_floats_without_scales_is_noted(dtype: torch.dtype)
 def test_a_model_of_eight_bit_floats_alone_is_not() -> None:
     model({f"model.layers.{i}.mlp.up_proj.weight": torch.ones(8, 8).to(torch.float8_e4m3fn) for i in range(3)})
     assert not notes()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_layer_of_another_dtype_is_said_to_be_from_another_copy(dtype: torch.dtype) -> None:
+    model({UP: torch.ones(8, 8).to(dtype), NORM: torch.ones(8)})  # norms may be float32
+    name = str(dtype).removeprefix("torch.")
+    (note,) = [note for note in cs.inspect("m").notes if "another copy" in note]
+    assert f"{UP} is {name}" in note
+    assert ".mlp.up_proj.weight is bfloat16" in note
+
+
+def test_a_module_of_another_dtype_in_all_layers_is_not() -> None:
+    model({f"model.layers.{i}.mlp.up_proj.weight": torch.ones(8, 8) for i in range(3)})
+    assert not [note for note in cs.inspect("m").notes if "another copy" in note]

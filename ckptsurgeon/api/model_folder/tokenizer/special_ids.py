@@ -49,6 +49,7 @@ def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     names, places = named_tokens(folder), {token: row for row, token in enumerate(tokens)}
     yield from _blank(folder, names, tokens, places)
     yield from _padding(folder, names, tokens, places)
+    yield from _forbidden(folder, tokens)
     yield from role_notes(folder, names, places)
     yield from _forced_words(folder, tokens)
     yield from _words_among_ends(folder, names, tokens)
@@ -98,6 +99,21 @@ def _padding(
         own = f"pad_token_id of {CONFIG} is {number} ({brief_token(tokens[number])})"
         meant = f"pad_token of {TOKENIZER} is {brief_token(padding)} ({places[padding]})"
         yield f"{own}, and {meant}: a text that is padded may be classified by its padding"
+
+
+def _forbidden(folder: ModelFolder, tokens: tuple[str, ...]) -> Iterator[str]:
+    """Yield a note if Marian may not write a word (``bad_words_ids``) in place of its padding, which it begins with."""
+    for file in (CONFIG, GENERATION) if folder.config.get("model_type") == "marian" else ():
+        fields = object_in(folder, file)
+        listed, padding = fields.get("bad_words_ids"), fields.get("pad_token_id", folder.config.get("pad_token_id"))
+        alone = (
+            [one[0] for one in listed if isinstance(one, list) and len(one) == 1] if isinstance(listed, list) else []
+        )
+        words = [one for one in alone if type(one) is int and 0 <= one < len(tokens) and _is_word(tokens[one])]
+        if words and padding not in alone:
+            named = f"{words[0]} ({brief_token(tokens[words[0]])})"
+            instead = f"a word, in place of the padding, {padding}, with which Marian begins"
+            yield f"bad_words_ids of {file} is {named}, {instead}"
 
 
 def _unlisted_languages(folder: ModelFolder, read: ModelFolder, file: str, tokens: tuple[str, ...]) -> Iterator[LostId]:

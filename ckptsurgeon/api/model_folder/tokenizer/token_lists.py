@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -25,6 +25,13 @@ __all__ = ["merge_rule_notes", "token_list_notes"]
 # ``vocab.json`` lists the tokens, ``merges.txt`` the pairs of tokens that are joined, in order; Hugging Face
 # tokenizers refuses a rule whose result is not listed. A ``tokenizer.json`` has both, and replaces the two files.
 
+BY_PIECES = {
+    **dict.fromkeys(
+        ("gemma", "gemma2", "gemma3", "gemma3_text", "llama", "mistral", "mixtral", "phi3"), "tokenizer.model"
+    ),
+    **dict.fromkeys(("mt5", "t5", "umt5"), "spiece.model"),
+}
+"""Model types whose tokens have the ids of their sentencepiece model, with its file; those of others are moved."""
 MERGES, TOKENS, BOTH = "merges.txt", "vocab.json", "tokenizer.json"
 SPACE, PIECE = "Ġ", "▁"
 """The characters that byte-level BPE and sentencepiece write for a space: the first of most tokens."""
@@ -174,6 +181,19 @@ def _other_pieces(folder: ModelFolder) -> Iterator[str]:
         if len(lacking) * most > len(pieces or ()):
             examples = listing([brief_token(piece) for piece in lacking], 3, where="")
             yield f"{len(lacking)} of {len(pieces or ())} pieces of {name} are not in {folder.vocabulary}: {examples}"
+        elif BY_PIECES.get(str(folder.config.get("model_type"))) == name and folder.vocabulary == WHOLE:
+            yield from _moved_pieces(folder, name, pieces or ())
+
+
+def _moved_pieces(folder: ModelFolder, name: str, pieces: Sequence[str]) -> Iterator[str]:
+    """Yield a note if most words of a sentencepiece model have another id than in tokenizer.json."""
+    places = {token: row for row, token in enumerate(folder.tokens or ())}
+    words = [(piece, row) for row, piece in enumerate(pieces) if piece in places and not SPECIAL.fullmatch(piece)]
+    moved = [(piece, row) for piece, row in words if places[piece] != row]
+    if len(moved) * 2 > len(words):
+        piece, row = moved[0]
+        differ = f"give other ids to {len(moved)} of {len(words)} pieces"
+        yield f"{name} and {WHOLE} {differ}: {brief_token(piece)} is {row} in {name} and {places[piece]} in {WHOLE}"
 
 
 def _of_targets(folder: ModelFolder) -> frozenset[str]:

@@ -27,8 +27,8 @@ def notes(
     if generation is not None:
         Path("m/generation_config.json").write_text(json.dumps(generation))
     Path("m/tokenizer_config.json").write_text(json.dumps(names))
-    found = [one for one in cs.inspect("m").notes if "_token" in one]
-    assert [one for one in cs.convert("m").notes if "_token" in one] == found
+    found = [one for one in cs.inspect("m").notes if "_token" in one or "bad_words" in one]
+    assert [one for one in cs.convert("m").notes if "_token" in one or "bad_words" in one] == found
     return found
 
 
@@ -218,3 +218,21 @@ def test_a_classifier_that_looks_for_another_padding_is_said(number: Any, classe
 )  # fmt: skip
 def test_a_byte_is_no_end_and_no_special_token(ends: Any, said: str) -> None:
     assert notes({}, {"eos_token_id": ends}, LLAMA, [*TOKENS, "<0x61>"]) == [said]
+
+
+@pytest.mark.parametrize(
+    ("kind", "forbidden", "is_said"),
+    [
+        ("marian", [[4]], True),
+        ("marian", [[0]], False),
+        ("marian", [[0], [4]], False),
+        ("marian", [[4, 5]], False),
+        ("llama", [[4]], False),
+    ],
+)
+def test_a_word_that_marian_may_not_write_in_place_of_its_padding_is_said(
+    kind: str, forbidden: Any, is_said: bool
+) -> None:
+    found = notes({"model_type": kind, "pad_token_id": 0}, {"bad_words_ids": forbidden, "eos_token_id": 2}, LLAMA)
+    note = "bad_words_ids of generation_config.json is 4 ('a'), a word, in place of the padding, 0, with which Marian begins"
+    assert [one for one in found if "bad_words" in one] == ([note] if is_said else [])

@@ -73,6 +73,25 @@ def test_pieces_of_another_model_than_tokenizer_json_are_said(pieces: list[str],
 
 
 @pytest.mark.parametrize(
+    ("kind", "pieces", "is_said"),
+    [
+        ("llama", ["<unk>", *"abcd"], True),
+        ("llama", [*TOKENS], False),
+        ("xlm-roberta", ["<unk>", *"abcd"], False),  # its ids are not those of its pieces
+    ],
+)
+def test_pieces_with_other_ids_are_said(kind: str, pieces: list[str], is_said: bool) -> None:
+    whole("m")
+    config = json.loads(Path("m/config.json").read_text()) | {"model_type": kind}
+    Path("m/config.json").write_text(json.dumps(config))
+    Path("m/tokenizer.model").write_bytes(b"".join(map(piece, pieces)))
+    number, row = len([one for one in "abcd" if one in TOKENS]), TOKENS.index("a")
+    said = f"tokenizer.model and tokenizer.json give other ids to {number} of {number} pieces: 'a' is 1 in "
+    said += f"tokenizer.model and {row} in tokenizer.json"
+    assert [note for note in cs.inspect("m").notes if "other ids" in note] == ([said] if is_said else [])
+
+
+@pytest.mark.parametrize(
     ("source", "target", "said"),
     [
         ("abc", "abd", ""),
