@@ -22,6 +22,7 @@ from ..tensors.info import (
     Concatenated,
     Decoded,
     Encoded,
+    Given,
     Permuted,
     Reshaped,
     Scaled,
@@ -135,6 +136,8 @@ def _made(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
     made = info.made
     if isinstance(made, (Decoded, Encoded)):
         return _coded(checkpoint, key, info)
+    if isinstance(made, Given):
+        return torch.tensor(made.values, dtype=_dtype(info)).reshape(info.shape)
     if isinstance(made, Concatenated):
         return torch.cat([_materialised(checkpoint, key, one) for one in made.of], made.dim)
     if isinstance(made, Summed):

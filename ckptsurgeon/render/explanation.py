@@ -56,7 +56,8 @@ def _facts(one: Explanation) -> Iterator[tuple[str, str]]:
         yield "because", escape(one.because, 600)
     if step.operation:
         yield "made by", escape(step.operation, 600)
-        yield "made of", listing(step.made_of)
+        if step.made_of:
+            yield "made of", listing(step.made_of)
     if step.rows is not None:
         yield "rows", f"{rows_said(step.rows)}, along dimension {step.axis}"
     elif step.policy and one.source:

@@ -16,6 +16,7 @@ from .info import (
     Cast,
     Concatenated,
     Decoded,
+    Given,
     Made,
     Permuted,
     Reshaped,
@@ -31,6 +32,7 @@ __all__ = [
     "cast",
     "cut",
     "decoded",
+    "given",
     "is_decoded",
     "join",
     "leaves",
@@ -134,6 +136,11 @@ def blocked(info: TensorInfo, dtype: str, name: str = "") -> TensorInfo:
     """Return a floating tensor rounded to blocks of codes; its rows must be whole blocks. ``name`` is its key."""
     numbers, nbytes = BLOCKS[dtype]
     return TensorInfo(dtype, (*info.shape[:-1], info.shape[-1] // numbers * nbytes), made=Blocked(info, name))
+
+
+def given(values: Sequence[float]) -> TensorInfo:
+    """Return a vector of numbers, which are rounded to float32."""
+    return TensorInfo("float32", (len(values),), made=Given(tuple(values)))
 
 
 def total(infos: Sequence[TensorInfo]) -> TensorInfo:

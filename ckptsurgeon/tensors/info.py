@@ -15,6 +15,7 @@ __all__ = [
     "Concatenated",
     "Decoded",
     "Encoded",
+    "Given",
     "Made",
     "Permuted",
     "Reshaped",
@@ -245,8 +246,20 @@ class Encoded:
     others: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Given:
+    """The numbers ``values``, in row-major order, which the plan itself has; no tensor is read."""
+
+    values: tuple[float, ...]
+
+    @property
+    def of(self) -> tuple[TensorInfo, ...]:
+        """No tensor."""
+        return ()
+
+
 Made: TypeAlias = (
-    Decoded | Encoded | Sliced | Permuted | Reshaped | Concatenated | Scaled | Shifted | Summed | Cast | Blocked
+    Given | Decoded | Encoded | Sliced | Permuted | Reshaped | Concatenated | Scaled | Shifted | Summed | Cast | Blocked
 )
 
 

@@ -22,6 +22,8 @@ from ..keys.rules import Rule, target_rule
 __all__ = ["JOINING", "ROUNDED", "Operation", "parse_operations"]
 
 MOST = 10_000
+LARGEST = 3.4028234663852886e38
+"""The largest number of float32."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,14 @@ def _is_number(value: Any) -> bool:
     if isinstance(value, int):
         return not isinstance(value, bool) and abs(value) < 2**1000
     return isinstance(value, float) and isfinite(value)
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, list) and 0 < len(value) <= MOST and all(map(_is_single, value))
+
+
+def _is_single(value: Any) -> bool:
+    return _is_number(value) and abs(value) <= LARGEST
 
 
 def _is_texts(value: Any) -> bool:
@@ -71,6 +81,7 @@ _FIELDS: Mapping[str, Mapping[str, _Field]] = {
     "reshape": {"shape": _Field(lambda v: isinstance(v, list) and all(map(_is_int, v)), "a list of sizes")},
     "scale": {"by": _Field(_is_number, "a finite number")},
     "shift": {"by": _Field(_is_number, "a finite number")},
+    "constant": {"values": _Field(_is_numbers, f"a list of 1 to {MOST} numbers that float32 holds")},
     "dequantize": {},
     "blocks": {"to": _Field(lambda v: v in ROUNDED, f"one of {', '.join(ROUNDED)}")},
     "quantize": {
@@ -91,17 +102,19 @@ class Operation:
     """An operation: ``patterns`` of the tensors that it takes, ``rules`` for their new names, and its other ``fields``.
 
     There is a rule for each pair of a pattern and a name in ``into``; operations that keep the names have no rules.
+    A constant takes no tensors; ``name`` is that of the new tensor.
     """
 
     verb: str
     patterns: tuple[KeyPattern, ...]
     rules: tuple[Rule, ...] = ()
     fields: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
 
     def __str__(self) -> str:
         if self.verb in ("blocks", "quantize"):  # quantize may have a pattern for each tensor
             return f"quantize to {self.fields['to']}"
-        return f"{self.verb} {', '.join(pattern.text for pattern in self.patterns)}"
+        return f"{self.verb} {self.name or ', '.join(pattern.text for pattern in self.patterns)}"
 
 
 def parse_operations(rows: Any) -> tuple[Operation, ...]:
@@ -124,6 +137,10 @@ def _parsed(row: Any, where: str) -> Operation:
     fields = _checked_fields(row, verb, f"{where} ({verb})")
     several = verb in SEVERAL
     given = row[verb]
+    if verb == "constant":
+        if not (isinstance(given, str) and given):
+            raise ConfigError(f"{where}: {verb} is {brief_repr(given)}, not a name.")
+        return Operation(verb, (), fields=fields, name=given)
     if not (isinstance(given, str) or (several and _is_texts(given))):
         wanted = "a pattern, or a list of them" if several else "a pattern"
         raise ConfigError(f"{where}: {verb} is {brief_repr(given)}, not {wanted}.")

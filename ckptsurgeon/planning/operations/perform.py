@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from ...errors import FormatError, PlanError
-from ...tensors.composition import blocked
+from ...tensors.composition import blocked, given
 from ...tensors.dtypes import BLOCKS, DTYPES
 from ...tensors.info import Encoded, TensorInfo
 from ...util.text import escape, listing
@@ -71,13 +71,18 @@ def perform(
 ) -> list[DerivedSource]:
     """Apply operations in order, each to the result of the one before, on every source that has matching tensors.
 
-    ``weights`` give the weights of the quantised tensors of each source, for the operation dequantize.
+    ``weights`` give the weights of the quantised tensors of each source, for the operation dequantize. A constant is
+    a tensor of the first source.
 
     Raises PatternError for an operation that matches nothing, PlanError if shapes do not allow an operation or two
     tensors get the same name, FormatError if a tensor has no plain values.
     """
     results = [DerivedSource(dict(source)) for source in sources]
     for place, operation in enumerate(operations):
+        if operation.verb == "constant":
+            _add(results[0], operation)
+            results[0].done = (*results[0].done, place)
+            continue
         matcher = KeyMatcher(operation.patterns)
         found = [matcher.hits(result.tensors) for result in results]
         keys = [key for one in results for key in one.tensors]
@@ -100,6 +105,14 @@ def perform(
                 result.done = (*result.done, place)
                 result.notes, notes = [*result.notes, *notes], []
     return results
+
+
+def _add(result: DerivedSource, operation: Operation) -> None:
+    """Add the tensor of a constant, after all others; raises PlanError if there is one of its name."""
+    if operation.name in result.tensors:
+        raise PlanError(f"{operation}: there is a tensor of this name.", hint="Give one of the two another name.")
+    _put(result, operation.name, given(operation.fields["values"]), operation, of=operation.name)
+    result.by[operation.name] = Derivation(str(operation), (), 1)
 
 
 def _coded(hits: Sequence[str], weights: Weights) -> list[str]:
@@ -177,7 +190,7 @@ def _put_in_place(result: DerivedSource, operation: Operation, made: Made) -> No
         elif key in first:
             by = _made_by(result, operation, first[key])
             for name, one in made[first[key]].items():
-                _put(after, name, one, operation, of=by.of[0])
+                _put(after, name, one, operation, of=next(iter(by.of), name))
                 after.by[name] = by
     result.tensors, result.by = after.tensors, after.by
 
@@ -222,7 +235,7 @@ def _made_by(result: DerivedSource, operation: Operation, inputs: Sequence[str])
 
 def _put(after: DerivedSource, key: str, info: TensorInfo, operation: Operation, *, of: str) -> None:
     if key in after.tensors:
-        other = after.by[key].of[0] if key in after.by else key
+        other = next(iter(after.by[key].of), key) if key in after.by else key
         raise PlanError(
             f"{operation}: {escape(other)} and {escape(of)} both become {escape(key)}.",
             hint="Give one of the two tensors another name.",

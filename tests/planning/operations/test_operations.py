@@ -131,6 +131,29 @@ def test_blocks_take_the_matrices_that_match() -> None:
         assert found["v"].dtype == "float32"
 
 
+def test_a_constant_is_a_new_tensor_that_later_operations_see() -> None:
+    rows = [{"constant": "steps.scale", "values": [1, 0.1, -3e38, 0]}, {"reshape": "steps.scale", "shape": [2, 2]}]
+    wanted = torch.tensor([[1, 0.1], [-3e38, 0]])
+    plan = cs.rename("gpt.pth", operations=rows, map=["steps.scale=factors"])
+    step = plan.steps[-1]
+    assert (step.key, step.kind, step.made_of) == ("factors", "derived", ())
+    assert len(plan.steps) == 33
+    assert torch.equal(plan.inputs.sources[0].tensor("steps.scale"), wanted)  # type: ignore[attr-defined]
+    Path("plan.json").write_text(json.dumps(plan.to_json()))
+    cs.apply("plan.json", "out.safetensors")
+    assert torch.equal(load_file("out.safetensors")["factors"], wanted)
+    assert cs.verify("out.safetensors").ok
+
+
+def test_a_constant_is_a_tensor_of_the_first_source() -> None:
+    torch.save({"a": torch.ones(2)}, "a.pth")
+    save_file({"a": torch.zeros(2), "c": torch.zeros(3)}, "dst.safetensors")
+    rows = [{"constant": "c", "values": [1, 2, 3]}]
+    cs.apply(cs.transplant(["a.pth", "a.pth"], "dst.safetensors", operations=rows, on_mismatch="slice"), "out.pth")
+    assert torch.load("out.pth")["c"].tolist() == [1, 2, 3]
+    assert cs.verify("out.pth").ok
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.complex64])
 def test_a_sum_is_rounded_once(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
@@ -293,6 +316,11 @@ WRONG: list[tuple[Any, type[CheckpointError], str]] = [
     ([{"shift": "steps", "by": 2}], PlanError, "only real floating tensors"),
     ([{"blocks": "head.weight", "to": "q4_0"}], PlanError, "no tensor that matches is a matrix of floats"),
     ([{"blocks": "head.weight", "to": "q4_k"}], ConfigError, "one of q8_0, q5_0, q4_0"),
+    ([{"constant": "head.weight", "values": [1]}], PlanError, "there is a tensor of this name"),
+    ([{"constant": "", "values": [1]}], ConfigError, "constant is '', not a name"),
+    ([{"constant": "a", "values": []}], ConfigError, "not a list of 1 to 10000 numbers"),
+    ([{"constant": "a", "values": [4e38]}], ConfigError, "numbers that float32 holds"),
+    ([{"constant": "a", "values": [float("inf")]}], ConfigError, "numbers that float32 holds"),
     ([{"add": ["steps", "head.weight"], "into": "x"}], PlanError, "only floating tensors"),
     ([{"add": ["head.weight", "h.0.experts.0.w1"], "into": "x"}], PlanError, "the parts of x do not fit"),
     ([{"copy": "head.weight", "into": []}], ConfigError, "not a list of names"),
