@@ -5,11 +5,11 @@ https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ...errors import PlanError
-from ...util.text import escape
+from .rope import rope_entries
 
 __all__ = ["described"]
 
@@ -23,9 +23,6 @@ _PAIRS = {
 }
 _OF_GEMMA_2 = {"attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping"}
 _REQUIRED = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "max_position_embeddings")
-_OF_ROPE = ("rope_parameters", "rope_scaling")
-_LOCAL_THETA = 10000.0
-"""The base of the rotary embedding of Gemma 3's layers with a window, which llama.cpp does not read."""
 
 
 def described(config: Mapping[str, Any], architecture: str, *, layers: int, size: int) -> dict[str, str]:
@@ -42,7 +39,7 @@ def described(config: Mapping[str, Any], architecture: str, *, layers: int, size
     found |= {"attention.layer_norm_rms_epsilon": _float(config.get("rms_norm_eps"), 1e-6)}
     found |= {"attention.key_length": str(size), "attention.value_length": str(size)}
     found |= {"rope.dimension_count": str(size)} if architecture == "llama" else {}
-    found |= dict(_rope(config))
+    found |= dict(rope_entries(config))
     window = config.get("sliding_window")
     if type(window) is int and (architecture in ("gemma2", "gemma3") or config.get("use_sliding_window") is True):
         found["attention.sliding_window"] = str(window)
@@ -53,40 +50,3 @@ def described(config: Mapping[str, Any], architecture: str, *, layers: int, size
 
 def _float(value: Any, default: float = 0.0) -> str:
     return str(float(value if isinstance(value, (int, float)) else default))
-
-
-def _rope(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the entries for the rotary embedding; raises PlanError for a scaling that GGUF stores as a tensor."""
-    fields: dict[str, Any] = {"rope_theta": config.get("rope_theta")}
-    for name in _OF_ROPE:
-        stated = config.get(name)
-        if isinstance(stated, dict):
-            whole = stated.get("full_attention")
-            _check_local(stated.get("sliding_attention"))
-            fields |= whole if isinstance(whole, dict) else stated
-    _check_local({"rope_theta": config.get("rope_local_base_freq")})
-    theta = fields.get("rope_theta")
-    yield "rope.freq_base", _float(theta, 10000.0)
-    kind = fields.get("rope_type") or fields.get("type") or "default"
-    if kind == "default":
-        return
-    if kind not in ("linear", "yarn"):
-        raise PlanError(
-            f"config.json scales the rotary embedding by {escape(kind, 40)}, for which GGUF has a tensor of its own, "
-            "which cannot be made yet.",
-            hint="Convert the model with llama.cpp's convert_hf_to_gguf.py.",
-        )
-    yield "rope.scaling.type", kind
-    yield "rope.scaling.factor", _float(fields.get("factor"), 1.0)
-    if type(fields.get("original_max_position_embeddings")) is int:
-        yield "rope.scaling.original_context_length", str(fields["original_max_position_embeddings"])
-
-
-def _check_local(stated: object) -> None:
-    theta = stated.get("rope_theta") if isinstance(stated, dict) else None
-    if isinstance(theta, (int, float)) and theta != _LOCAL_THETA:
-        raise PlanError(
-            f"the rotary embedding of the layers with a window has the base {theta:g}: llama.cpp takes "
-            f"{_LOCAL_THETA:g}.",
-            hint="Keep the names of the tensors: --layout keep.",
-        )

@@ -10,12 +10,13 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...errors import ConfigError, PlanError
 from ...planning.keys.matcher import KeyMatcher
 from ...planning.keys.pattern import KeyPattern
-from ...planning.llama_cpp.layout import Heads, LayoutChange, to_llama_cpp, to_transformers
+from ...planning.llama_cpp.layout import COMPUTED_THERE, Heads, LayoutChange, to_llama_cpp, to_transformers
 from ...planning.llama_cpp.names import ARCHITECTURES, MODEL_TYPES
 from ...planning.operations.operation import ROUNDED
-from ...util.text import escape
+from ...util.text import escape, listing
 from ..model_folder.folder import ModelFolder
 from .configuration import described
+from .rope import factors_of
 
 __all__ = ["ARCHITECTURE", "AUTO", "LAYOUTS", "NamedLayout", "check_layout", "check_type", "layout_named"]
 
@@ -84,7 +85,9 @@ def _to_gguf(architecture: str, checkpoint: Checkpoint, folder: ModelFolder) -> 
     first = ARCHITECTURES[architecture].names
     ours = next(name for name, theirs in first.items() if theirs.endswith("attn_q"))
     size = _head_size(checkpoint, ours, queries)
-    change = to_llama_cpp(architecture, list(checkpoint), Heads(queries, keys, size), tied=folder.is_tied)
+    factors = factors_of(config, architecture, size)
+    heads = Heads(queries, keys, size)
+    change = to_llama_cpp(architecture, list(checkpoint), heads, tied=folder.is_tied, factors=factors)
     layers = {key.split(".")[2] for key in checkpoint if key.startswith("model.layers.")}
     metadata = described(config, architecture, layers=len(layers), size=size)
     note = f"the tensors get llama.cpp's names and layout of the architecture {architecture}"
@@ -103,9 +106,14 @@ def _from_gguf(checkpoint: Checkpoint) -> NamedLayout:
     said = checkpoint.metadata.get(f"{architecture}.attention.head_count_kv", str(queries))
     size = _head_size(checkpoint, "blk.{n}.attn_q", queries)
     change = to_transformers(architecture, list(checkpoint), Heads(queries, _heads(said, "head_count_kv"), size))
-    return NamedLayout(
-        change, None, (f"the tensors get the names of transformers, from the architecture {architecture}",)
-    )
+    notes = [f"the tensors get the names of transformers, from the architecture {architecture}"]
+    computed = [one for one in change.exclude if one in COMPUTED_THERE]
+    if computed:
+        notes.append(
+            f"left out: {listing(computed)}, which transformers computes: config.json needs the fields that scale the "
+            "rotary embedding"
+        )
+    return NamedLayout(change, None, tuple(notes))
 
 
 def _heads(stated: Any, name: str) -> int:

@@ -12,13 +12,14 @@ from ..keys.matcher import KeyMatcher
 from ..keys.pattern import KeyPattern
 from .names import ARCHITECTURES
 
-__all__ = ["Heads", "LayoutChange", "to_llama_cpp", "to_transformers"]
+__all__ = ["COMPUTED_THERE", "Heads", "LayoutChange", "to_llama_cpp", "to_transformers"]
 
 QUERIES, KEYS = ("model.layers.{n}.self_attn.q_proj", "model.layers.{n}.self_attn.k_proj")
 NORMS = "norm"
 HEAD, EMBEDDING = "lm_head", "model.embed_tokens"
 COMPUTED_HERE = ("model.layers.*.self_attn.rotary_emb", "model.rotary_emb")
 """Buffers of transformers that are computed from its configuration."""
+ROPE_FACTORS = "rope_freqs.weight"
 COMPUTED_THERE = ("rope_freqs", "blk.*.rope_freqs", "blk.*.attn_rot_embd")
 """Tensors of llama.cpp that transformers computes from its configuration."""
 
@@ -41,10 +42,13 @@ class LayoutChange:
     exclude: tuple[str, ...]
 
 
-def to_llama_cpp(architecture: str, keys: Collection[str], heads: Heads, *, tied: bool) -> LayoutChange:
+def to_llama_cpp(
+    architecture: str, keys: Collection[str], heads: Heads, *, tied: bool, factors: Sequence[float] = ()
+) -> LayoutChange:
     """Return the change from transformers' layout to llama.cpp's; raises PlanError for a tensor without a name there.
 
-    ``tied`` is true if the output layer is the embedding, which llama.cpp then has once.
+    ``tied`` is true if the output layer is the embedding, which llama.cpp then has once. ``factors`` are the divisors
+    of the frequencies of the rotary embedding, which llama.cpp has as a tensor if they are not all one.
     """
     names = ARCHITECTURES[architecture].names
     left = (*COMPUTED_HERE, *((HEAD,) if tied and _matched(EMBEDDING, keys) else ()))
@@ -53,6 +57,8 @@ def to_llama_cpp(architecture: str, keys: Collection[str], heads: Heads, *, tied
         operations += _turned(keys, {QUERIES: heads.queries, KEYS: heads.keys}, (2, heads.size // 2))
     if ARCHITECTURES[architecture].one_more:
         operations += [{"shift": key, "by": 1} for key in names if key.endswith(NORMS) and _matched(key, keys)]
+    if factors:
+        operations.append({"constant": ROPE_FACTORS, "values": list(factors)})
     return _change(keys, names, left, operations, f"llama.cpp's architecture {architecture}")
 
 

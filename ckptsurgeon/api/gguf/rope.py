@@ -1,0 +1,102 @@
+"""The rotary embedding of a model of transformers as GGUF has it: entries of the metadata, and a tensor of factors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ...errors import PlanError
+from ...planning.llama_cpp.rope_factors import FrequencyScaling, rope_factors
+from ...util.text import brief_repr, escape
+
+__all__ = ["factors_of", "rope_entries"]
+
+_FIELDS = ("rope_parameters", "rope_scaling")
+_LOCAL_THETA = 10000.0
+"""The base of the rotary embedding of Gemma 3's layers with a window, which llama.cpp does not read."""
+_DEFAULT, _LLAMA_3 = "default", "llama3"
+_OF_LLAMA_3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+
+
+def rope_entries(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the entries for the rotary embedding; raises PlanError for a scaling that GGUF cannot describe."""
+    fields = _fields(config)
+    yield "rope.freq_base", str(_theta(fields))
+    kind = _kind(fields)
+    if kind in (_DEFAULT, _LLAMA_3):
+        return
+    if kind not in ("linear", "yarn"):
+        raise PlanError(
+            f"config.json scales the rotary embedding by {escape(kind, 40)}, for which GGUF has a tensor of its own, "
+            "which cannot be made yet.",
+            hint="Convert the model with llama.cpp's convert_hf_to_gguf.py.",
+        )
+    factor = fields.get("factor")
+    yield "rope.scaling.type", kind
+    yield "rope.scaling.factor", str(float(factor if isinstance(factor, (int, float)) else 1.0))
+    if type(fields.get("original_max_position_embeddings")) is int:
+        yield "rope.scaling.original_context_length", str(fields["original_max_position_embeddings"])
+
+
+def factors_of(config: Mapping[str, Any], architecture: str, size: int) -> tuple[float, ...]:
+    """Return the divisors of the frequencies of a head of ``size`` rows, for Llama 3's scaling; else an empty tuple.
+
+    Raises PlanError if a field is missing or not valid, or if llama.cpp has no such tensor for the architecture.
+    """
+    fields = _fields(config)
+    if _kind(fields) != _LLAMA_3:
+        return ()
+    if architecture != "llama":
+        raise PlanError(
+            f"config.json scales the rotary embedding by {_LLAMA_3}, which llama.cpp's architecture "
+            f"{architecture} does not know.",
+            hint="Keep the names of the tensors: --layout keep.",
+        )
+    for name in _OF_LLAMA_3:
+        value = fields.get(name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
+            raise PlanError(
+                f"config.json scales the rotary embedding by {_LLAMA_3}, and its {name} is {brief_repr(value, 40)}, "
+                "not a number above 0.",
+                hint="Complete config.json.",
+            )
+    factor, low, high, context = (float(fields[name]) for name in _OF_LLAMA_3)
+    if low >= high:
+        raise PlanError(
+            f"config.json scales the rotary embedding by {_LLAMA_3}, and its low_freq_factor is {low:g}, which is not "
+            f"below its high_freq_factor, {high:g}.",
+            hint="Correct config.json.",
+        )
+    return rope_factors(_theta(fields), size, FrequencyScaling(factor, low, high, context))
+
+
+def _fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of the rotary embedding of all layers, or of those without a window."""
+    fields: dict[str, Any] = {"rope_theta": config.get("rope_theta")}
+    for name in _FIELDS:
+        stated = config.get(name)
+        if isinstance(stated, dict):
+            whole = stated.get("full_attention")
+            _check_local(stated.get("sliding_attention"))
+            fields |= whole if isinstance(whole, dict) else stated
+    _check_local({"rope_theta": config.get("rope_local_base_freq")})
+    return fields
+
+
+def _kind(fields: Mapping[str, Any]) -> str:
+    return str(fields.get("rope_type") or fields.get("type") or _DEFAULT)
+
+
+def _theta(fields: Mapping[str, Any]) -> float:
+    theta = fields.get("rope_theta")
+    return float(theta if isinstance(theta, (int, float)) else 10000.0)
+
+
+def _check_local(stated: object) -> None:
+    theta = stated.get("rope_theta") if isinstance(stated, dict) else None
+    if isinstance(theta, (int, float)) and theta != _LOCAL_THETA:
+        raise PlanError(
+            f"the rotary embedding of the layers with a window has the base {theta:g}: llama.cpp takes "
+            f"{_LOCAL_THETA:g}.",
+            hint="Keep the names of the tensors: --layout keep.",
+        )

@@ -1,0 +1,47 @@
+"""The tensor ``rope_freqs.weight`` of llama.cpp: the divisors by which Llama 3.1 and later stretch the context.
+
+The formula is that of transformers (``modeling_rope_utils.py``, rope_type llama3).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ...errors import PlanError
+
+__all__ = ["FrequencyScaling", "rope_factors"]
+
+
+@dataclass(frozen=True)
+class FrequencyScaling:
+    """How low frequencies are scaled: those with fewer than ``low`` turns in the context are divided by ``factor``.
+
+    Those with more than ``high`` turns stay, and those between the two go over from one to the other. ``context`` is
+    the number of positions that the model was first trained on.
+    """
+
+    factor: float
+    low: float
+    high: float
+    context: float
+
+
+def rope_factors(theta: float, size: int, scaling: FrequencyScaling) -> tuple[float, ...]:
+    """Return the divisor of each of the ``size // 2`` frequencies of a head, in double precision.
+
+    ``theta`` is the base of the rotary embedding. Raises PlanError if it is not above 0.
+    """
+    if not 0 < theta < math.inf:
+        raise PlanError(
+            f"config.json gives the rotary embedding the base {theta:g}, not a number above 0.",
+            hint="Correct config.json.",
+        )
+    return tuple(_factor(theta ** (-pair / size), scaling) for pair in range(0, size, 2))
+
+
+def _factor(frequency: float, scaling: FrequencyScaling) -> float:
+    """Return the divisor of a frequency, which is in radians per position."""
+    turns = scaling.context * frequency / (2 * math.pi)
+    smooth = min(max((turns - scaling.low) / (scaling.high - scaling.low), 0.0), 1.0)
+    return 1 / ((1 - smooth) / scaling.factor + smooth)
