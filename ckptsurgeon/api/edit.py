@@ -17,9 +17,9 @@ from ..planning.edit import plan_edit
 from ..planning.plan.plan import CarriedEntries, Plan
 from ..planning.quantised import check_codes
 from ..planning.transplant.options import Options
-from ..tensors.dtypes import DTYPES
 from ..util.text import grouped, listing
-from .gguf.layouts import NamedLayout, check_layout, check_type, layout_named
+from .gguf.layouts import NamedLayout, check_layout, layout_named
+from .gguf.types import check_type, in_float32, rounded
 from .inputs.argument_types import CheckpointLike, Operations, Path, Patterns, Rules, checked
 from .inputs.encoding import DEQUANTIZE
 from .inputs.inputs import extras_left, names_of, plan_source, unwrap_notes, view_of
@@ -174,8 +174,8 @@ def convert(
         metadata=metadata or {},
         rows=[DEQUANTIZE] if dequantize else (),
         layout=layout,
-        blocks=[{"blocks": "**", "to": gguf_type}] if gguf_type else (),
         quantise=(quantize, *among) if quantize is not None else None,
+        gguf_type=gguf_type,
     )
 
 
@@ -192,8 +192,8 @@ def _edit(
     others: Sequence[str] = (),
     rows: Sequence[Mapping[str, Any]] = (),
     layout: str | None = None,
-    blocks: Sequence[Mapping[str, Any]] = (),
     quantise: tuple[str, Sequence[str], Sequence[str]] | None = None,
+    gguf_type: str | None = None,
 ) -> Plan:
     """Open the source and return the plan of a verb that edits it; the plan keeps the source open for ``apply``."""
     checkpoint = open_checkpoint(source, root, unwrap=unwrap)
@@ -203,7 +203,7 @@ def _edit(
         notes += (*parts_elsewhere(checkpoint), *unwrap_notes([checkpoint], asked=unwrap), *adapter_of(checkpoint)[1])
         layers = source_layer_notes(checkpoint, folder)
         change = layout_named(layout, checkpoint, folder)
-        options, rows = _in_layout(options, change), [*rows, *change.change.operations, *blocks]
+        options, rows = _in_layout(options, change), [*rows, *change.change.operations, *rounded(gguf_type, before)]
         operated = operate([checkpoint], rows)[0]
         decoded = any("dequantize" in row for row in rows)
         said = checkpoint.notes
@@ -241,7 +241,7 @@ def _edit(
             ],
             decoded_dtype=dtype_of_weights(folder.config),
         )
-        plan = _with_plain_vectors(plan) if change.is_gguf else plan
+        plan = in_float32(plan) if change.is_gguf else plan
         check_codes(plan, [checkpoint.codes])
         check_settings(plan, [checkpoint])
         plan = with_left_out_said(with_settings(plan, [checkpoint]), checkpoint)
@@ -260,15 +260,6 @@ def _in_layout(options: Options, layout: NamedLayout) -> Options:
         return options
     named = Options.of(rules=change.rules, exclude=change.exclude)
     return replace(options, rules=named.rules, exclude=named.exclude)
-
-
-def _with_plain_vectors(plan: Plan) -> Plan:
-    """Return a plan for llama.cpp, which computes with norms and biases in float32 only."""
-    steps = (
-        replace(step, dtype="float32") if len(step.shape) == 1 and DTYPES[step.dtype].kind == "float" else step
-        for step in plan.steps
-    )
-    return replace(plan, steps=tuple(steps))
 
 
 def _dtype_of_scales(options: Options, folder: ModelFolder, *, decoded: bool) -> str:

@@ -5,10 +5,11 @@ https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from ...errors import PlanError
+from .experts import expert_entries
 from .rope import rope_entries
 
 __all__ = ["described"]
@@ -25,8 +26,12 @@ _OF_GEMMA_2 = {"attn_logit_softcapping": "attn_logit_softcapping", "final_logit_
 _REQUIRED = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "max_position_embeddings")
 
 
-def described(config: Mapping[str, Any], architecture: str, *, layers: int, size: int) -> dict[str, str]:
+def described(
+    config: Mapping[str, Any], architecture: str, *, layers: int, size: int, experts: Set[int] = frozenset()
+) -> dict[str, str]:
     """Return the entries of the metadata, as texts; ``layers`` are those of the weights, ``size`` is that of a head.
+
+    ``experts`` are the numbers of experts that the layers have.
 
     Raises PlanError for a field that llama.cpp needs and config.json lacks, or a value that GGUF has no entry for.
     """
@@ -40,6 +45,7 @@ def described(config: Mapping[str, Any], architecture: str, *, layers: int, size
     found |= {"attention.key_length": str(size), "attention.value_length": str(size)}
     found |= {"rope.dimension_count": str(size)} if architecture == "llama" else {}
     found |= dict(rope_entries(config))
+    found |= expert_entries(config, architecture, experts)
     window = config.get("sliding_window")
     if type(window) is int and (architecture in ("gemma2", "gemma3") or config.get("use_sliding_window") is True):
         found["attention.sliding_window"] = str(window)

@@ -10,15 +10,21 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...errors import ConfigError, PlanError
 from ...planning.keys.matcher import KeyMatcher
 from ...planning.keys.pattern import KeyPattern
-from ...planning.llama_cpp.layout import COMPUTED_THERE, Heads, LayoutChange, to_llama_cpp, to_transformers
+from ...planning.llama_cpp.layout import (
+    COMPUTED_THERE,
+    Heads,
+    LayoutChange,
+    experts_of,
+    to_llama_cpp,
+    to_transformers,
+)
 from ...planning.llama_cpp.names import ARCHITECTURES, MODEL_TYPES
-from ...planning.operations.operation import ROUNDED
 from ...util.text import escape, listing
 from ..model_folder.folder import ModelFolder
 from .configuration import described
 from .rope import factors_of
 
-__all__ = ["ARCHITECTURE", "AUTO", "LAYOUTS", "NamedLayout", "check_layout", "check_type", "layout_named"]
+__all__ = ["ARCHITECTURE", "AUTO", "LAYOUTS", "NamedLayout", "check_layout", "layout_named"]
 
 AUTO, KEEP, GGUF, TRANSFORMERS = LAYOUTS = ("auto", "keep", "gguf", "transformers")
 ARCHITECTURE = "general.architecture"
@@ -38,15 +44,6 @@ def check_layout(name: str | None) -> None:
     """Raise ConfigError for an unknown name of a layout."""
     if name is not None and name not in LAYOUTS:
         raise ConfigError(f"--layout {name!r:.60} is unknown.", hint=f"Use one of {', '.join(LAYOUTS)}.")
-
-
-def check_type(name: str | None) -> None:
-    """Raise ConfigError for a type of GGUF that numbers cannot be rounded to."""
-    if name is not None and name not in ROUNDED:
-        raise ConfigError(
-            f"--gguf-type {name!r:.60} is unknown.",
-            hint=f"Use one of {', '.join(ROUNDED)}; --dtype bf16, f16 or f32 writes plain numbers.",
-        )
 
 
 def layout_named(name: str | None, checkpoint: Checkpoint, folder: ModelFolder) -> NamedLayout:
@@ -89,7 +86,8 @@ def _to_gguf(architecture: str, checkpoint: Checkpoint, folder: ModelFolder) -> 
     heads = Heads(queries, keys, size)
     change = to_llama_cpp(architecture, list(checkpoint), heads, tied=folder.is_tied, factors=factors)
     layers = {key.split(".")[2] for key in checkpoint if key.startswith("model.layers.")}
-    metadata = described(config, architecture, layers=len(layers), size=size)
+    experts = experts_of(architecture, list(checkpoint))
+    metadata = described(config, architecture, layers=len(layers), size=size, experts=experts)
     note = f"the tensors get llama.cpp's names and layout of the architecture {architecture}"
     return NamedLayout(change, metadata, (note,), is_gguf=True)
 

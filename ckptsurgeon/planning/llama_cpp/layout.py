@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,9 @@ from ...errors import PlanError
 from ...util.text import count, listing
 from ..keys.matcher import KeyMatcher
 from ..keys.pattern import KeyPattern
-from .names import ARCHITECTURES
+from .names import ARCHITECTURES, ROUTERS, SHARED_GATE
 
-__all__ = ["COMPUTED_THERE", "Heads", "LayoutChange", "to_llama_cpp", "to_transformers"]
+__all__ = ["COMPUTED_THERE", "Heads", "LayoutChange", "experts_of", "routers", "to_llama_cpp", "to_transformers"]
 
 QUERIES, KEYS = ("model.layers.{n}.self_attn.q_proj", "model.layers.{n}.self_attn.k_proj")
 NORMS = "norm"
@@ -57,9 +58,16 @@ def to_llama_cpp(
         operations += _turned(keys, {QUERIES: heads.queries, KEYS: heads.keys}, (2, heads.size // 2))
     if ARCHITECTURES[architecture].one_more:
         operations += [{"shift": key, "by": 1} for key in names if key.endswith(NORMS) and _matched(key, keys)]
+    if _matched(SHARED_GATE, keys):
+        operations.append({"reshape": f"{SHARED_GATE}.weight", "shape": [-1]})
+    experts = [name for name in ARCHITECTURES[architecture].experts if _matched(f"{name}.weight", keys)]
+    for name in experts:
+        into = ARCHITECTURES[architecture].experts[name]
+        operations.append({"stack": f"{name}.weight", "into": f"{into}.weight"})
     if factors:
         operations.append({"constant": ROPE_FACTORS, "values": list(factors)})
-    return _change(keys, names, left, operations, f"llama.cpp's architecture {architecture}")
+    stacked = [f"{name}.weight" for name in experts]
+    return _change(keys, names, left, operations, stacked, f"llama.cpp's architecture {architecture}")
 
 
 def to_transformers(architecture: str, keys: Collection[str], heads: Heads) -> LayoutChange:
@@ -72,7 +80,28 @@ def to_transformers(architecture: str, keys: Collection[str], heads: Heads) -> L
         operations += _turned(keys, turned, (heads.size // 2, 2))
     if ARCHITECTURES[architecture].one_more:
         operations += [{"shift": key, "by": -1} for key in names if key.endswith(NORMS) and _matched(key, keys)]
-    return _change(keys, names, COMPUTED_THERE, operations, "transformers")
+    shared = ARCHITECTURES[architecture].names.get(SHARED_GATE, "")
+    if shared and _matched(shared, keys):
+        operations.append({"reshape": f"{shared}.weight", "shape": [1, -1]})
+    stacked = []
+    for ours, theirs in ARCHITECTURES[architecture].experts.items():
+        if _matched(f"{theirs}.weight", keys):
+            operations.append({"unstack": f"{theirs}.weight", "into": f"{ours}.weight"})
+            stacked.append(f"{theirs}.weight")
+    return _change(keys, names, COMPUTED_THERE, operations, stacked, "transformers")
+
+
+def experts_of(architecture: str, keys: Collection[str]) -> set[int]:
+    """Return the numbers of experts that the layers of a model of transformers have; one number in a sound model."""
+    found: Counter[tuple[str, str]] = Counter()
+    for name in ARCHITECTURES[architecture].experts:
+        found.update((name, key.split(".experts.")[0]) for key in _matched(f"{name}.weight", keys))
+    return set(found.values())
+
+
+def routers(keys: Collection[str]) -> list[str]:
+    """Return the weights among ``keys``, in either layout, of layers that choose experts."""
+    return [key for name in ROUTERS for key in _matched(f"{name}.weight", keys)]
 
 
 def _turned(keys: Collection[str], modules: Mapping[str, int], sizes: tuple[int, int]) -> Iterable[Mapping[str, Any]]:
@@ -95,12 +124,13 @@ def _change(
     names: Mapping[str, str],
     left: Sequence[str],
     operations: Sequence[Mapping[str, Any]],
+    stacked: Sequence[str],
     there: str,
 ) -> LayoutChange:
     known = {name: _matched(name, keys) for name in names}
     exclude = tuple(name for name in left if _matched(name, keys))
     covered = {key for found in known.values() for key in found} | {
-        key for name in exclude for key in _matched(name, keys)
+        key for name in (*exclude, *stacked) for key in _matched(name, keys)
     }
     odd = [key for key in keys if key not in covered]
     if odd:

@@ -6,9 +6,9 @@ https://github.com/ggml-org/llama.cpp/blob/master/src/llama-arch.cpp
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-__all__ = ["ARCHITECTURES", "MODEL_TYPES", "Architecture"]
+__all__ = ["ARCHITECTURES", "MODEL_TYPES", "ROUTERS", "SHARED_GATE", "Architecture"]
 
 _COMMON = {
     "model.embed_tokens": "token_embd",
@@ -19,6 +19,8 @@ _COMMON = {
     "model.layers.{n}.self_attn.k_proj": "blk.{n}.attn_k",
     "model.layers.{n}.self_attn.v_proj": "blk.{n}.attn_v",
     "model.layers.{n}.self_attn.o_proj": "blk.{n}.attn_output",
+}
+_DENSE = {
     "model.layers.{n}.mlp.gate_proj": "blk.{n}.ffn_gate",
     "model.layers.{n}.mlp.up_proj": "blk.{n}.ffn_up",
     "model.layers.{n}.mlp.down_proj": "blk.{n}.ffn_down",
@@ -33,6 +35,28 @@ _NORMS_OF_HEADS = {
     "model.layers.{n}.self_attn.q_norm": "blk.{n}.attn_q_norm",
     "model.layers.{n}.self_attn.k_norm": "blk.{n}.attn_k_norm",
 }
+SHARED_GATE = "model.layers.{n}.mlp.shared_expert_gate"
+"""The gate of a shared expert: a matrix of one row in transformers, a vector in llama.cpp."""
+ROUTER = "blk.{n}.ffn_gate_inp"
+_SHARED_EXPERT = {
+    "model.layers.{n}.mlp.shared_expert.gate_proj": "blk.{n}.ffn_gate_shexp",
+    "model.layers.{n}.mlp.shared_expert.up_proj": "blk.{n}.ffn_up_shexp",
+    "model.layers.{n}.mlp.shared_expert.down_proj": "blk.{n}.ffn_down_shexp",
+    SHARED_GATE: "blk.{n}.ffn_gate_inp_shexp",
+}
+_EXPERTS = {
+    "model.layers.{n}.mlp.experts.{i}.gate_proj": "blk.{n}.ffn_gate_exps",
+    "model.layers.{n}.mlp.experts.{i}.up_proj": "blk.{n}.ffn_up_exps",
+    "model.layers.{n}.mlp.experts.{i}.down_proj": "blk.{n}.ffn_down_exps",
+}
+_EXPERTS_OF_MIXTRAL = {
+    "model.layers.{n}.block_sparse_moe.experts.{i}.w1": "blk.{n}.ffn_gate_exps",
+    "model.layers.{n}.block_sparse_moe.experts.{i}.w3": "blk.{n}.ffn_up_exps",
+    "model.layers.{n}.block_sparse_moe.experts.{i}.w2": "blk.{n}.ffn_down_exps",
+}
+ROUTERS = ("model.layers.{n}.block_sparse_moe.gate", "model.layers.{n}.mlp.gate", ROUTER)
+"""The layers that choose experts, in both layouts; llama.cpp wants them in float32."""
+_ROUTER_OF_MIXTRAL, _ROUTER_OF_QWEN = ({name: ROUTER} for name in ROUTERS[:2])
 
 
 @dataclass(frozen=True)
@@ -41,23 +65,29 @@ class Architecture:
 
     With ``pairs``, the rows of the queries and keys of a head are in the order of the pairs that the rotary embedding
     turns, and not first halves before second halves. With ``one_more``, the weights of norms are stored plus one.
+    ``experts`` maps the modules of the expert ``{i}`` to the tensor that has those of all experts. With ``normed``, the
+    weights of the chosen experts are divided by their sum.
     """
 
     names: Mapping[str, str]
     pairs: bool = False
     one_more: bool = False
+    experts: Mapping[str, str] = field(default_factory=dict)
+    normed: bool = True
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
-    "llama": Architecture(_COMMON | _ONE_NORM, pairs=True),
-    "qwen2": Architecture(_COMMON | _ONE_NORM),
-    "qwen3": Architecture(_COMMON | _ONE_NORM | _NORMS_OF_HEADS),
-    "gemma": Architecture(_COMMON | _ONE_NORM, one_more=True),
-    "gemma2": Architecture(_COMMON | _FOUR_NORMS, one_more=True),
-    "gemma3": Architecture(_COMMON | _FOUR_NORMS | _NORMS_OF_HEADS, one_more=True),
+    "llama": Architecture(_COMMON | _DENSE | _ONE_NORM | _ROUTER_OF_MIXTRAL, pairs=True, experts=_EXPERTS_OF_MIXTRAL),
+    "qwen2": Architecture(_COMMON | _DENSE | _ONE_NORM),
+    "qwen2moe": Architecture(_COMMON | _ONE_NORM | _ROUTER_OF_QWEN | _SHARED_EXPERT, experts=_EXPERTS, normed=False),
+    "qwen3": Architecture(_COMMON | _DENSE | _ONE_NORM | _NORMS_OF_HEADS),
+    "qwen3moe": Architecture(_COMMON | _ONE_NORM | _NORMS_OF_HEADS | _ROUTER_OF_QWEN, experts=_EXPERTS),
+    "gemma": Architecture(_COMMON | _DENSE | _ONE_NORM, one_more=True),
+    "gemma2": Architecture(_COMMON | _DENSE | _FOUR_NORMS, one_more=True),
+    "gemma3": Architecture(_COMMON | _DENSE | _FOUR_NORMS | _NORMS_OF_HEADS, one_more=True),
 }
 MODEL_TYPES: Mapping[str, str] = {
     "llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma": "gemma", "gemma2": "gemma2",
-    "gemma3_text": "gemma3",
+    "gemma3_text": "gemma3", "mixtral": "llama", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe",
 }  # fmt: skip
 """The architecture of each ``model_type`` of transformers."""

@@ -1,0 +1,45 @@
+"""The types of tensors in GGUF: matrices in blocks of codes, and vectors and routers in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ...errors import ConfigError
+from ...planning.llama_cpp.layout import routers
+from ...planning.operations.operation import ROUNDED
+from ...planning.plan.plan import Plan
+from ...tensors.dtypes import DTYPES
+
+__all__ = ["check_type", "in_float32", "rounded"]
+
+_NO_ROUTER = r"re:(?!.*\.(?:ffn_gate_inp|mlp\.gate|block_sparse_moe\.gate)\.weight$).*"
+
+
+def check_type(name: str | None) -> None:
+    """Raise ConfigError for a type of GGUF that numbers cannot be rounded to."""
+    if name is not None and name not in ROUNDED:
+        raise ConfigError(
+            f"--gguf-type {name!r:.60} is unknown.",
+            hint=f"Use one of {', '.join(ROUNDED)}; --dtype bf16, f16 or f32 writes plain numbers.",
+        )
+
+
+def rounded(kind: str | None, keys: Collection[str]) -> list[Mapping[str, Any]]:
+    """Return the operation that rounds all matrices to blocks, but not those that choose experts; [] without a type."""
+    if kind is None:
+        return []
+    return [{"blocks": _NO_ROUTER if routers(keys) else "**", "to": kind}]
+
+
+def in_float32(plan: Plan) -> Plan:
+    """Return a plan for llama.cpp with norms, biases and what chooses experts in float32, as it computes with them."""
+    chosen = set(routers([step.key for step in plan.steps]))
+    steps = (
+        replace(step, dtype="float32")
+        if (len(step.shape) == 1 or step.key in chosen) and DTYPES[step.dtype].kind == "float"
+        else step
+        for step in plan.steps
+    )
+    return replace(plan, steps=tuple(steps))
