@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ..checkpoint.checkpoint import Checkpoint
@@ -14,6 +14,7 @@ from ..planning.plan.plan import Plan
 from .inputs.argument_types import CheckpointLike, checked
 from .inputs.encoding import check_encoding, encoding_notes, encoding_said, read_as
 from .inputs.inputs import names_of, plan_source, source_notes, twice_notes, view_of
+from .inputs.metadata import check_metadata, with_metadata
 from .inputs.reopening import with_model_files_pinned
 from .model_folder.checks import with_sources_said, without_repeats
 from .model_folder.config_differences import with_config_said
@@ -35,6 +36,7 @@ def average(
     encoding: str = "keep",
     unwrap: bool = False,
     root: str | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> Plan:
     """Plan the average of checkpoints of one model: the mean, or with ``ema`` their moving average, oldest first.
 
@@ -42,10 +44,12 @@ def average(
     booleans, which have no mean, come from the "last" or "first" checkpoint, or are the "max" (``int_buffers``).
     Folders whose tokenisers differ are averaged only if ``vocab`` is "place": row n with row n, whatever their tokens.
     If ``encoding`` is "dequantize", codes of quantised checkpoints are averaged as the weights that they stand for.
+    ``metadata`` sets entries of the metadata, as in ``convert``.
 
     Raises ConfigError for fewer than two checkpoints, PlanError if their keys, shapes or kinds of numbers differ,
     and what ``open_checkpoint`` raises.
     """
+    check_metadata(metadata)
     check_encoding(encoding)
     check_place(vocab, "rows in the same position are averaged.", AVERAGED)
     paths = list(map(path_of, sources))
@@ -82,7 +86,7 @@ def average(
         for checkpoint in opened:
             checkpoint.close()
         raise
-    return replace(plan, inputs=PlanInputs(tuple(opened), None))
+    return replace(with_metadata(plan, metadata), inputs=PlanInputs(tuple(opened), None))
 
 
 def _said(ema: float | None) -> dict[str, float]:

@@ -12,7 +12,6 @@ from ..checkpoint.opening import open_checkpoint
 from ..checkpoint.quantisation import without_settings
 from ..engine.inputs import PlanInputs
 from ..errors import ConfigError
-from ..formats._safetensors_writer import RECIPE_KEY
 from ..planning.edit import plan_edit
 from ..planning.plan.plan import CarriedEntries, Plan
 from ..planning.quantised import check_codes
@@ -23,6 +22,7 @@ from .gguf.types import check_type, in_float32, rounded
 from .inputs.argument_types import CheckpointLike, Operations, Path, Patterns, Rules, checked
 from .inputs.encoding import DEQUANTIZE
 from .inputs.inputs import extras_left, names_of, plan_source, unwrap_notes, view_of
+from .inputs.metadata import check_metadata, merged_metadata
 from .inputs.operations import asked_conversions, operate, operations_file, operations_of
 from .inputs.reopening import with_settings_pinned
 from .lora.adapter_files import adapter_of
@@ -57,16 +57,18 @@ def rename(
     unwrap: bool = False,
     keep_extras: bool = False,
     root: str | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> Plan:
     """Plan a checkpoint whose keys are renamed by rules FROM=TO: the first rule that matches a key renames it.
 
     ``ruleset`` names sets of rules that ship with ckptsurgeon ("weight-norm"); they come after those of ``map``.
     ``operations`` are split, concat and others (``docs/howto/operations.md``), as data or as a YAML file; they come
     before all rules. Rules see the keys as they are in the file, with wrappers, unless ``unwrap`` is set.
-    ``keep_extras`` keeps entries that are not tensors, if they are plain data. Raises PatternError for a rule that
-    matches nothing, PlanError if two keys get one name or an operation does not fit, and what ``open_checkpoint``
-    raises.
+    ``keep_extras`` keeps entries that are not tensors, if they are plain data; ``metadata`` sets entries of the
+    metadata, as in ``convert``. Raises PatternError for a rule that matches nothing, PlanError if two keys get one
+    name or an operation does not fit, and what ``open_checkpoint`` raises.
     """
+    check_metadata(metadata)
     rules = [*rules_as_text(map), *rules_of(map_file)]
     options = Options.of(rules=rules, rulesets=ruleset)
     rows = operations_of(operations)
@@ -77,8 +79,9 @@ def rename(
             hint="Use --map FROM=TO, --map-file, --ruleset, --operations or --unwrap.",
         )
     arguments = plain_arguments(
-        map=rules, ruleset=options.rulesets, operations=rows, unwrap=unwrap, keep_extras=keep_extras, root=root
-    )
+        map=rules, ruleset=options.rulesets, operations=rows, unwrap=unwrap, keep_extras=keep_extras, root=root,
+        metadata=metadata or {},
+    )  # fmt: skip
     others = [os.fspath(path) for path in (map_file, operations_file(operations)) if path is not None]
     options, rows = replace(options, rulesets=rulesets), [*rows, *named]
     return _edit(
@@ -91,6 +94,7 @@ def rename(
         root=root,
         others=others,
         rows=rows,
+        metadata=metadata or {},
     )
 
 
@@ -103,16 +107,23 @@ def filter(
     unwrap: bool = False,
     keep_extras: bool = False,
     root: str | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> Plan:
     """Plan a checkpoint with some of a checkpoint's tensors, without the entries next to its state dict.
 
     ``root`` chooses the state dict (``model_ema``), ``keep_extras`` keeps the other entries if they are plain
-    data. Raises PatternError for a pattern that matches nothing, PlanError if nothing is left, and what
-    ``open_checkpoint`` raises.
+    data; ``metadata`` sets entries of the metadata, as in ``convert``. Raises PatternError for a pattern that matches
+    nothing, PlanError if nothing is left, and what ``open_checkpoint`` raises.
     """
+    check_metadata(metadata)
     options = Options.of(include=include, exclude=exclude)
-    arguments = plain_arguments(include=include, exclude=exclude, unwrap=unwrap, keep_extras=keep_extras, root=root)
-    return _edit("filter", source, options, arguments, unwrap=unwrap, keep_extras=keep_extras, root=root)
+    arguments = plain_arguments(
+        include=include, exclude=exclude, unwrap=unwrap, keep_extras=keep_extras, root=root, metadata=metadata or {}
+    )
+    return _edit(
+        "filter", source, options, arguments, unwrap=unwrap, keep_extras=keep_extras, root=root,
+        metadata=metadata or {},
+    )  # fmt: skip
 
 
 @checked
@@ -143,7 +154,7 @@ def convert(
     cast that would lose values, a quantised tensor that cannot be decoded, a matrix that cannot be quantised or a
     layout that is not known, and what ``open_checkpoint`` raises.
     """
-    _check_metadata(metadata or {})
+    check_metadata(metadata)
     check_layout(layout)
     check_type(gguf_type)
     wanted = str(dtype) if dtype is not None else None
@@ -226,7 +237,7 @@ def _edit(
             carried=carried,
             among=among,
             arguments=arguments,
-            metadata=_merged(
+            metadata=merged_metadata(
                 {
                     **(without_settings(checkpoint.metadata) if decoded else checkpoint.metadata),
                     **(change.metadata or {}),
@@ -276,17 +287,6 @@ def _others(layout: str | None, gguf_type: str | None) -> list[str]:
 
 def _texts(patterns: Patterns) -> list[str]:
     return [patterns] if isinstance(patterns, str) else list(patterns or ())
-
-
-def _check_metadata(metadata: Mapping[str, str]) -> None:
-    """Raise ConfigError if metadata sets the entry in which ckptsurgeon stores the recipe."""
-    if RECIPE_KEY in metadata:
-        raise ConfigError(f"the name {RECIPE_KEY} in metadata is reserved for the recipe.", hint="Choose another name.")
-
-
-def _merged(carried: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
-    """Return a source's metadata with the user's entries; an entry that the user set to '' is removed."""
-    return {name: value for name, value in {**carried, **given}.items() if value or name not in given}
 
 
 def _carried(checkpoint: Checkpoint, keep: bool) -> tuple[CarriedEntries, list[str], list[str]]:

@@ -29,6 +29,7 @@ __all__ = [
     "Root",
     "Ruleset",
     "RunCode",
+    "SetMetadata",
     "Task",
     "To",
     "Unwrap",
@@ -37,6 +38,7 @@ __all__ = [
     "check_explain",
     "check_output",
     "default_output",
+    "metadata_of",
     "mismatch_policies",
     "numbers",
     "quoted",
@@ -126,13 +128,21 @@ Ruleset = Annotated[
         "Repeatable.",
     ),
 ]
+SetMetadata = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set-metadata",
+        metavar="KEY=VALUE",
+        help="Set an entry of the metadata of safetensors or GGUF; an empty value removes it. Repeatable.",
+    ),
+]
 Operations = Annotated[
     str | None,
     typer.Option(
         "--operations",
         metavar="FILE",
         help="Apply the operations in this YAML file before all rules: split, concat, stack, unstack, add, copy, "
-        "transpose, permute, reshape, scale.",
+        "transpose, permute, reshape, scale, shift, constant.",
     ),
 ]
 Encoding = Annotated[
@@ -153,6 +163,19 @@ KeepExtras = Annotated[
 
 
 # Checks of options that contradict each other, made before any work is done.
+
+
+def metadata_of(texts: Sequence[str] | None) -> dict[str, str]:
+    """Return the entries of --set-metadata; raises ConfigError for a text that is not KEY=VALUE."""
+    found = {}
+    for text in texts or ():
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise ConfigError(
+                f"--set-metadata {text} does not have the form KEY=VALUE.", hint="Write --set-metadata KEY=VALUE."
+            )
+        found[key] = value
+    return found
 
 
 def mismatch_policies(on_mismatch: Sequence[str], *, ignore: bool) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
@@ -27,6 +27,7 @@ from ..inputs.argument_types import CheckpointLike, Given, Mismatch, Parameters,
 from ..inputs.encoding import check_encoding, encoding_said
 from ..inputs.inputs import names_of, plan_source, view_of
 from ..inputs.memory_budget import memory_bytes
+from ..inputs.metadata import check_metadata, with_metadata
 from ..inputs.reopening import with_model_files_pinned
 from ..model_folder.checks import with_sources_said, without_repeats
 from ..model_folder.config_differences import with_config_said
@@ -124,6 +125,7 @@ def merge(
     device: str = "cpu",
     unwrap: bool = False,
     root: str | None = None,
+    metadata: Mapping[str, str] | None = None,
     **more: Given,
 ) -> Plan:
     """Plan the merge of models by a method, or by a recipe of mergekit; reads headers only.
@@ -142,14 +144,15 @@ def merge(
     "dequantize" merges the weights that codes of quantised models stand for. ``dtype`` is that of the output, by
     default the widest of the models; ``compute`` is float32 or float64. ``plugin`` is a file with your own
     merge methods, which is run. ``memory`` limits the memory of the computation, as in "512MB". ``device`` is cpu or
-    cuda, on which torch computes. A recipe (``merge("recipe.yaml")``) names models, method, base and parameters
-    itself. If the base, or else the first model, is a folder of transformers, the output gets its configuration and
-    tokeniser.
+    cuda, on which torch computes. ``metadata`` sets entries of the metadata, as in ``convert``. A recipe
+    (``merge("recipe.yaml")``) names models, method, base and parameters itself. If the base, or else the first model,
+    is a folder of transformers, the output gets its configuration and tokeniser.
 
     Raises ConfigError for an unknown method or parameter, PlanError if the models differ or ``memory`` is too small,
     and what ``open_checkpoint`` raises.
     """
     dtype, compute = (None if one is None else str(one) for one in (dtype, compute))
+    check_metadata(metadata)
     check_device(device)
     check_encoding(encoding)
     check_seed(seed)
@@ -177,7 +180,8 @@ def merge(
         recipe = os.fspath(models)
         check_alone(recipe, method=method, base=base, weights=weights, parameters=parameters, **more)
         document = read_recipe(recipe)
-        return plan_configuration(recipe, document, method_named(document["merge_method"], asked.plugins), asked)
+        found = method_named(document["merge_method"], asked.plugins)
+        return with_metadata(plan_configuration(recipe, document, found, asked), metadata)
     if method is None:
         raise ConfigError(
             "no method given.", hint="Write, for example, merge(models, method='linear', weights=[0.5, 0.5])."
@@ -187,7 +191,7 @@ def merge(
     several = [cast("CheckpointLike", models)] if is_given(models) else list(cast("Sequence[CheckpointLike]", models))
     check_number(found, len(several), base)
     settings = given_settings(found, parameters, more, weights)
-    return _plan_models(several, base, found, settings, asked)
+    return with_metadata(_plan_models(several, base, found, settings, asked), metadata)
 
 
 def _plan_models(

@@ -29,6 +29,7 @@ from ..inputs.argument_types import (
     checked,
 )
 from ..inputs.encoding import check_encoding, encoding_said
+from ..inputs.metadata import check_metadata, with_metadata
 from ..inputs.operations import asked_conversions, operations_file, operations_of
 from ..model_folder.rows_by_place import PLACE
 from .opening import plan_into
@@ -75,6 +76,7 @@ def transplant(
     root: str | None = None,
     task: str | None = None,
     constructor_weights: bool = True,
+    metadata: Mapping[str, str] | None = None,
 ) -> Plan:
     """Plan the transplant of one or more sources into a destination; reads headers only. Later sources win.
 
@@ -95,10 +97,11 @@ def transplant(
     ``encoding`` "dequantize" reads codes of quantised sources, and of a quantised destination, as the weights that they
     stand for. ``dtype`` is "keep" (the source's) or the dtype of all floating tensors. ``task`` names the task of an
     ESPnet configuration whose entries fit several. If ``constructor_weights`` is False, weights that the destination's
-    constructor would load from files are left out.
+    constructor would load from files are left out. ``metadata`` sets entries of the metadata, as in ``convert``.
 
     Raises PatternError, ConfigError, SourceError, FormatError, or PlanError if the plan is impossible.
     """
+    check_metadata(metadata)
     map = [*rules_as_text(map), *rules_of(map_file)]
     check_encoding(encoding)
     check_seed(seed)
@@ -123,10 +126,11 @@ def transplant(
         no_constructor_weights=not constructor_weights, **encoding_said(encoding),
     )  # fmt: skip
     others = tuple(os.fspath(path) for path in (map_file, operations_file(operations), *lists) if path is not None)
-    return plan_into(
+    plan = plan_into(
         specs_of(source), target, options, seed=seed, arguments=arguments, root=root, others=others,
         rows=[*rows, *named], change=change, by_place=vocab == PLACE, encoding=encoding,
     )  # fmt: skip
+    return with_metadata(plan, metadata)
 
 
 def rules_as_text(rules: Rules) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import Encoding, Root, Unwrap
+from ..options import Encoding, Root, SetMetadata, Unwrap, metadata_of
 from ..writing import Writing
 
 NAME = "average"
@@ -48,6 +48,7 @@ def run(
         typer.Option("--vocab", metavar="place", help="Average row n with row n even if the tokenisers differ."),
     ] = None,
     encoding: Encoding = "keep",
+    set_metadata: SetMetadata = None,
     root: Root = None,
     unwrap: Unwrap = False,
     *,
@@ -57,5 +58,14 @@ def run(
     from ...api.average import average
 
     writing.check()
-    plan = average(sources, ema=ema, int_buffers=int_buffers, vocab=vocab, encoding=encoding, unwrap=unwrap, root=root)
+    plan = average(
+        sources,
+        ema=ema,
+        int_buffers=int_buffers,
+        vocab=vocab,
+        encoding=encoding,
+        unwrap=unwrap,
+        root=root,
+        metadata=metadata_of(set_metadata),
+    )
     writing.carry_out(plan)

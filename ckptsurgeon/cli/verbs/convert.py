@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import KeepExtras, Root, Unwrap
+from ..options import KeepExtras, Root, SetMetadata, Unwrap, metadata_of
 from ..writing import Writing
 
 NAME = "convert"
@@ -73,14 +73,7 @@ def run(
             "--exclude", metavar="GLOB", help="Leave these weights plain, even if --include names them. Repeatable."
         ),
     ] = None,
-    set_metadata: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set-metadata",
-            metavar="KEY=VALUE",
-            help="Set an entry of the metadata of safetensors or GGUF; an empty value removes it. Repeatable.",
-        ),
-    ] = None,
+    set_metadata: SetMetadata = None,
     root: Root = None,
     unwrap: Unwrap = False,
     keep_extras: KeepExtras = False,
@@ -100,23 +93,9 @@ def run(
         quantize=quantize,
         include=include,
         exclude=exclude,
-        metadata=_pairs(set_metadata or []),
+        metadata=metadata_of(set_metadata),
         unwrap=unwrap,
         keep_extras=keep_extras,
         root=root,
     )
     writing.carry_out(plan)
-
-
-def _pairs(texts: list[str]) -> dict[str, str]:
-    from ...errors import ConfigError
-
-    found = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not (key and equals):
-            raise ConfigError(
-                f"--set-metadata {text} does not have the form KEY=VALUE.", hint="Write --set-metadata KEY=VALUE."
-            )
-        found[key] = value
-    return found

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import KeepExtras, Root, Unwrap
+from ..options import KeepExtras, Root, SetMetadata, Unwrap, metadata_of
 from ..writing import Writing
 
 NAME = "filter"
@@ -33,6 +33,7 @@ def run(
             "--exclude", metavar="GLOB", help="Leave these keys out, even if --include names them. Repeatable."
         ),
     ] = None,
+    set_metadata: SetMetadata = None,
     root: Root = None,
     unwrap: Unwrap = False,
     keep_extras: KeepExtras = False,
@@ -43,5 +44,13 @@ def run(
     from ...api.edit import filter as api_filter
 
     writing.check()
-    plan = api_filter(source, include=include, exclude=exclude, unwrap=unwrap, keep_extras=keep_extras, root=root)
+    plan = api_filter(
+        source,
+        include=include,
+        exclude=exclude,
+        unwrap=unwrap,
+        keep_extras=keep_extras,
+        root=root,
+        metadata=metadata_of(set_metadata),
+    )
     writing.carry_out(plan)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import KeepExtras, Operations, Root, Ruleset, Unwrap
+from ..options import KeepExtras, Operations, Root, Ruleset, SetMetadata, Unwrap, metadata_of
 from ..writing import Writing
 
 NAME = "rename"
@@ -36,6 +36,7 @@ def run(
     ] = None,
     ruleset: Ruleset = None,
     operations: Operations = None,
+    set_metadata: SetMetadata = None,
     root: Root = None,
     unwrap: Unwrap = False,
     keep_extras: KeepExtras = False,
@@ -48,6 +49,6 @@ def run(
     writing.check()
     plan = rename(
         source, map=map, map_file=map_file, ruleset=ruleset, operations=operations, unwrap=unwrap,
-        keep_extras=keep_extras, root=root,
+        keep_extras=keep_extras, root=root, metadata=metadata_of(set_metadata),
     )  # fmt: skip
     writing.carry_out(plan)

@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from ..options import Encoding, Operations, Root, Ruleset, Task, check_explain, default_output, mismatch_policies
+from ..options import (
+    Encoding,
+    Operations,
+    Root,
+    Ruleset,
+    SetMetadata,
+    Task,
+    check_explain,
+    default_output,
+    metadata_of,
+    mismatch_policies,
+)
 from ..writing import Writing, show_explained
 
 NAME = "transplant"
@@ -152,6 +163,7 @@ def run(
         ),
     ] = None,
     encoding: Encoding = "keep",
+    set_metadata: SetMetadata = None,
     root: Root = None,
     task: Task = None,
     no_constructor_weights: Annotated[
@@ -188,6 +200,7 @@ def run(
         token_map=token_map or (), on_mismatch=policies, on_missing=on_missing, reinit=reinit or (),
         drop_last=drop_last, require=require or (), strict=strict, dtype=dtype, seed=seed,
         encoding=encoding, root=root, task=task, constructor_weights=not no_constructor_weights,
+        metadata=metadata_of(set_metadata),
     )  # fmt: skip
     if explain:
         show_explained(writing.sink, plan, explain)

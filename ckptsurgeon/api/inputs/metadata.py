@@ -1,0 +1,31 @@
+"""The entries of an output's metadata that the user sets or removes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from ...errors import ConfigError
+from ...formats._safetensors_writer import RECIPE_KEY
+from ...planning.plan.plan import Plan
+
+__all__ = ["check_metadata", "merged_metadata", "with_metadata"]
+
+
+def check_metadata(metadata: Mapping[str, str] | None) -> None:
+    """Raise ConfigError if metadata sets the entry in which ckptsurgeon stores the recipe."""
+    if RECIPE_KEY in (metadata or {}):
+        raise ConfigError(f"the name {RECIPE_KEY} in metadata is reserved for the recipe.", hint="Choose another name.")
+
+
+def merged_metadata(carried: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+    """Return a source's metadata with the user's entries; an entry that the user set to '' is removed."""
+    return {name: value for name, value in {**carried, **given}.items() if value or name not in given}
+
+
+def with_metadata(plan: Plan, given: Mapping[str, str] | None) -> Plan:
+    """Return a plan whose output has the user's entries, which are recorded among the arguments of its verb."""
+    if not given:
+        return plan
+    arguments = {**plan.arguments, "metadata": dict(given)}
+    return replace(plan, metadata=merged_metadata(plan.metadata, given), arguments=arguments)
