@@ -23,6 +23,7 @@ from ..resample.adapt import ADAPTERS, adaptation_box, adapted, centred
 from ..resample.resample import interpolate, interpolation_box
 from .bands import banded
 from .encoding import Roundings, encoded_block, encoding_boxes
+from .freed_memory import keep_freed_memory
 from .lora import (
     adapting_bytes,
     adapting_of,
@@ -130,6 +131,7 @@ def computed_blocks(step: Step, parts: Sequence[Part], context: MergeContext | N
     ``parts`` are the step's inputs, each with its checkpoint. If the source gives only some of the values, and a
     checkpoint keeps the others, the tensor of that checkpoint comes last.
     """
+    keep_freed_memory()
     context = context or MergeContext()
     compute = blockwise(step, parts, context)
     for place in block_places(step, parts, context):

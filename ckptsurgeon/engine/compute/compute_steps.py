@@ -28,6 +28,7 @@ from ..context import MEMORY, MergeContext
 from ..run import PlanRun, checked_on_the_way, has_slot
 from .compute import block_places, blockwise, computed_blocks, takes_numbers, threads_of
 from .encoding import Roundings
+from .freed_memory import keep_freed_memory
 from .merge_inputs import device_of, merge_of, method_of
 from .merging import are_variances, count_negative, had_none
 from .reading import OutputBlock, Part, relevant
@@ -143,6 +144,7 @@ def check_equal(plan: Plan, sources: Sequence[Checkpoint]) -> None:
 
 def compute_steps(run: PlanRun) -> None:
     """Write every tensor that is computed from checkpoints: cast, resized, merged, or copied from a strided view."""
+    keep_freed_memory()
     pools: dict[int, ThreadPoolExecutor] = {}
     roundings = Roundings(is_measured=True)
     shared = MergeContext(run.plan.seed, run.inputs.plugins, run.inputs.memory or MEMORY, roundings=roundings)

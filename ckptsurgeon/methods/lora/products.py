@@ -13,6 +13,7 @@ from typing import TypeAlias
 import numpy as np
 
 from ...tensors.ops.casts import CastLosses, raw_dtype
+from ...tensors.ops.half_floats import to_half
 from ...tensors.ops.means import rounded
 from ...tensors.ops.regions import Array
 from .decomposition import multiplied
@@ -164,8 +165,10 @@ class _Products:
         rows = slice(begin, begin + len(base))
         if not float(self.sizes[rows].max()) + max(float(base.max()), -float(base.min())) < FINITE[self.dtype]:
             return self._in_order(base, begin)
-        made = np.empty(base.shape, raw_dtype(self.dtype))
         width = max(1, PIECE // len(base))
+        if width >= base.shape[1]:
+            return self._piece(base, begin, self.right), CastLosses()
+        made = np.empty(base.shape, raw_dtype(self.dtype))
         for first in range(0, base.shape[1], width):
             columns = slice(first, first + width)
             made[:, columns] = self._piece(base[:, columns], begin, self.right[:, columns])
@@ -218,7 +221,7 @@ def _half(total: Array, apart: Array, dtype: str) -> tuple[Array, Array]:
     if dtype == "float16":
         again = (bits & np.uint32(TIE)) == 0
         again &= apart > 0  # exact values: numpy rounds to even
-        return near.astype("<f2"), np.flatnonzero(again | (np.abs(near) < limit))
+        return to_half(near), np.flatnonzero(again | (np.abs(near) < limit))
     again = (bits & np.uint32(0xFFFF)) == 0x8000
     again |= np.abs(near) < limit
     bits += np.uint32(0x8000)

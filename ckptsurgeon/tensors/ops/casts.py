@@ -12,6 +12,7 @@ import numpy as np
 
 from ...errors import PlanError
 from ..dtypes import DTYPES, SATURATED
+from .half_floats import from_half, to_half
 from .regions import Array
 from .small_floats import SMALL_FLOATS, from_small, to_small
 
@@ -102,7 +103,9 @@ def _narrowed(plain: Array, dtype: str) -> Array:
     if dtype in SMALL_FLOATS:
         return to_small(plain.astype("<f4"), dtype)
     if dtype == "float16":
-        return plain.astype("<f4").astype("<f2")
+        return to_half(plain.astype("<f4", copy=False))
+    if dtype == "float32" and plain.dtype == "<f2":
+        return from_half(plain)
     if dtype == "complex32":
         pairs = np.ascontiguousarray(plain.astype("<c8")).view("<f4").astype("<f2")
         return pairs.view("<u4").reshape(plain.shape)
