@@ -154,7 +154,7 @@ def sizes(folder: str, names: list[str]) -> Iterator[Row]:
 
 def show(row: Row) -> None:
     mark = "met" if row.held else "MISSED"
-    print(f"| {row.what} | {row.value:.2f} {row.unit} | {row.bound:g} {row.unit} | {mark} | {row.seen} |", flush=True)
+    print(f"| {row.what} | {row.value:.2f} {row.unit} | {row.bound:.3g} {row.unit} | {mark} | {row.seen} |", flush=True)
 
 
 def machine() -> str:

@@ -66,7 +66,8 @@ def dequantising(folder: str, number: int, *, layers: int = 16) -> Iterator[Row]
         ("torch", 0.3, "the same in torch, all in memory"),
     ):
         theirs = seen[other].time
-        seconds = f"{ours.time:.2f} s / {theirs:.2f} s"
+        busy = f"{ours.processor:.2f} s / {seen[other].processor:.2f} s of processors"
+        seconds = f"{ours.time:.2f} s / {theirs:.2f} s; {busy}"
         yield Row(f"dequantise 1 GB of block fp8 to 2 GB of bfloat16 / {what}", ours.time / theirs, bound, seen=seconds)
     peak, other_peak = (ours.peak - base) / MB, (seen["torch"].peak - base) / MB
     yield Row("its memory / that of torch", peak / other_peak, 0.05, seen=f"{peak:.0f} MB / {other_peak:.0f} MB")

@@ -23,14 +23,19 @@ ROUNDS = 5
 
 @dataclass
 class Measured:
-    """What was seen of one command: seconds and peak kilobytes, one of each a round."""
+    """What was seen of one command: seconds, those of processors, and peak kilobytes, one of each a round."""
 
     seconds: list[float] = field(default_factory=list)
+    processor_s: list[float] = field(default_factory=list)
     peak_kb: list[int] = field(default_factory=list)
 
     @property
     def time(self) -> float:
         return statistics.median(self.seconds)
+
+    @property
+    def processor(self) -> float:
+        return statistics.median(self.processor_s)
 
     @property
     def peak(self) -> float:
@@ -62,8 +67,8 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
-def run(command: Sequence[str], folder: str) -> tuple[float, int]:
-    """Run a command in a folder; returns (seconds, peak kilobytes). Fails when it does.
+def run(command: Sequence[str], folder: str) -> tuple[float, int, float]:
+    """Run a command in a folder; returns (seconds, peak kilobytes, seconds of processors). Fails when it does.
 
     Modules are compiled once, in the folder, as those of an installed package are: a checkout may have none compiled.
     """
@@ -83,7 +88,7 @@ def run(command: Sequence[str], folder: str) -> tuple[float, int]:
     took = time.perf_counter() - began
     if status:
         raise SystemExit(f"failed ({status}): {' '.join(command)[:300]}")
-    return took, usage.ru_maxrss
+    return took, usage.ru_maxrss, usage.ru_utime + usage.ru_stime
 
 
 def rounds(
@@ -98,8 +103,9 @@ def rounds(
     for turn in range(number + 1):
         for name, command in commands.items():
             before()
-            seconds, peak = run(command, folder)
+            seconds, peak, processor_s = run(command, folder)
             if turn:
+                seen[name].processor_s.append(processor_s)
                 seen[name].seconds.append(seconds)
                 seen[name].peak_kb.append(peak)
     return seen

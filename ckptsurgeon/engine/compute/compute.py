@@ -109,9 +109,6 @@ BLOCK_BYTES = 2 << 20
 MADE_BYTES = 16 << 20
 """The same for derived tensors. It is larger, since a block of a transposed tensor reads all rows of the source."""
 
-DECODED_BYTES = 4 << 20
-"""The same for weights that are decoded: with smaller blocks, the memory of each goes back and forth."""
-
 BLOCKED_BYTES = 256 << 10
 """The same for rows that are rounded to blocks of codes, of which a byte is read from seven, in float32."""
 
@@ -261,7 +258,7 @@ def _limit(step: Step, info: TensorInfo, itemsize: int) -> int:
 
     ``itemsize`` is the number of bytes of an output element.
     """
-    block = BLOCK_BYTES if info.made is None else DECODED_BYTES if isinstance(info.made, Decoded) else MADE_BYTES
+    block = BLOCK_BYTES if info.made is None or isinstance(info.made, Decoded) else MADE_BYTES
     limit = (BLOCKED_BYTES if isinstance(info.made, Blocked) else block) // max(itemsize, info.itemsize)
     if step.op in ADAPTERS:
         limit = BLOCK_BYTES // DOUBLES

@@ -143,6 +143,8 @@ def _to_integer(plain: Array, dtype: str) -> Array:
 def _new_infinities(plain: Array, made: Array, dtype: str) -> int:
     if dtype in SATURATED:  # NaN is not larger than anything, and stays NaN
         return int(np.count_nonzero(np.abs(plain) > SATURATED[dtype]))
+    if dtype in _FIRST and not _reaches(made, _FIRST[dtype]):
+        return 0
     after = widened(made, dtype)
     return int(np.count_nonzero(~np.isfinite(after) & np.isfinite(plain)))
 
