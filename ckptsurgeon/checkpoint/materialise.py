@@ -210,7 +210,7 @@ def _strided(checkpoint: OpenFiles, info: TensorInfo, dtype: torch.dtype) -> tor
 
 def _quantised(checkpoint: OpenFiles, info: TensorInfo) -> torch.Tensor:
     params: Any = info.parts[0] if info.parts else ()
-    raw = _strided(checkpoint, info, {"qint32": torch.int32, "qint8": torch.int8}.get(info.dtype, torch.uint8))
+    raw = _codes(checkpoint, info)
     scheme = str(params[0]) if isinstance(params, tuple) and params and isinstance(params[0], (GlobalName, str)) else ""
     if scheme == "torch.per_tensor_affine" and len(params) == 3:
         made = torch._empty_affine_quantized(
@@ -230,8 +230,15 @@ def _quantised(checkpoint: OpenFiles, info: TensorInfo) -> torch.Tensor:
         )
     else:
         raise FormatError(f"a quantised tensor cannot be read: its scheme {scheme!r:.60} is unknown.", rule="quantiser")
-    made.set_(raw.untyped_storage(), 0, info.shape, raw.stride())
+    made.set_(raw.untyped_storage(), 0, info.shape, made.stride() if info.stride is None else raw.stride())
     return made
+
+
+def _codes(checkpoint: OpenFiles, info: TensorInfo) -> torch.Tensor:
+    """Return the codes of one of torch's quantised tensors as integers; of less than a byte, as flat bytes."""
+    if info.itemsize * 8 > DTYPES[info.dtype].bits:
+        return _strided(checkpoint, replace(info, dtype="uint8", shape=(info.nbytes,), stride=None), torch.uint8)
+    return _strided(checkpoint, info, {"qint32": torch.int32, "qint8": torch.int8}.get(info.dtype, torch.uint8))
 
 
 def _part(checkpoint: OpenFiles, part: Any) -> torch.Tensor:

@@ -139,7 +139,7 @@ def _locate(
         if key not in declared:
             raise FormatError(f"{escape(file.uri)} lists a storage that no tensor uses.", rule="legacy")
         dtype, numel = declared[key]
-        nbytes = numel * DTYPES[dtype].bits // 8
+        nbytes = numel * DTYPES[dtype].itemsize
         if at + 8 + nbytes > file.size:
             raise FormatError(f"{escape(file.uri)} is cut short in storage {escape(key)}.", rule="legacy")
         count = int.from_bytes(file.read(at, 8), "little", signed=True)
@@ -165,7 +165,7 @@ def _counts(file: File, declared: dict[str, tuple[str, int]], keys: list[str], a
         if not dtype or at + 8 > file.size:
             return
         yield at, at + 8
-        at += 8 + numel * DTYPES[dtype].bits // 8
+        at += 8 + numel * DTYPES[dtype].itemsize
 
 
 def _resolve(storages: dict[str, Storage], pid: Any) -> object:
@@ -181,7 +181,7 @@ def _resolve(storages: dict[str, Storage], pid: Any) -> object:
             "the pickle describes a part of a storage by something other than a name, an offset and a size.",
             rule="legacy view",
         )
-    itemsize = DTYPES[dtype].bits // 8
+    itemsize = DTYPES[dtype].itemsize
     begin, size = view[1] * itemsize, view[2] * itemsize
     if begin + size > storage.nbytes:
         raise FormatError("the pickle has a tensor that reaches beyond the end of its storage.", rule="legacy view")

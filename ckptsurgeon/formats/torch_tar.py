@@ -147,7 +147,7 @@ def _storages(stream: _MemberReader, within: str) -> Storages:
         if dtype is None or _key(key) in found:
             raise FormatError("the tar archive has a storage of an unknown type, or one twice.", rule="tar storages")
         (numel,) = stream.numbers("<q")
-        nbytes = numel * DTYPES[dtype].bits // 8
+        nbytes = numel * DTYPES[dtype].itemsize
         storage = Storage(within, stream.skip(nbytes), nbytes, None, _key(key))
         found[_key(key)] = TypedStorage(storage, dtype)
     views = stream.value()
@@ -163,7 +163,7 @@ def _view(storages: Storages, row: tuple[Any, ...]) -> TypedStorage:
     whole = storages.get(_key(root))
     if whole is None or _key(target) in storages or not all(type(n) is int and n >= 0 for n in (offset, numel)):
         raise FormatError("the tar archive has a malformed view of a storage.", rule="tar storages")
-    itemsize = DTYPES[whole.dtype].bits // 8
+    itemsize = DTYPES[whole.dtype].itemsize
     if (offset + numel) * itemsize > whole.storage.nbytes:
         raise FormatError("the tar archive has a view beyond its storage.", rule="tar storages")
     return TypedStorage(whole.storage, whole.dtype, offset * itemsize)

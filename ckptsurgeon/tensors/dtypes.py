@@ -30,6 +30,11 @@ class DType:
         return self.kind in ("float", "complex")
 
     @property
+    def itemsize(self) -> int:
+        """The bytes that torch counts for an element of a storage: one also if an element is less than a byte."""
+        return max(1, self.bits // 8)
+
+    @property
     def is_packed(self) -> bool:
         """Whether an element is less than a byte, or packs several numbers: such tensors can only be copied."""
         return self.bits % 8 != 0 or self.values > 1 or self.block is not None
@@ -59,7 +64,7 @@ def _table() -> dict[str, DType]:
         "uint": {"uint64": 64, "uint32": 32, "uint16": 16, "uint8": 8},
         "bool": {"bool": 8},
         "complex": {"complex128": 128, "complex64": 64, "complex32": 32},
-        "quantized": {"quint8": 8, "qint8": 8, "qint32": 32, "quint4x2": 8, "quint2x4": 8},
+        "quantized": {"quint8": 8, "qint8": 8, "qint32": 32, "quint4x2": 4, "quint2x4": 2},
         "bits": {"bits1x8": 8, "bits2x4": 8, "bits4x2": 8, "bits8": 8, "bits16": 16},
     }  # fmt: skip
     table = {name: DType(name, bits, kind) for kind, names in rows.items() for name, bits in names.items()}

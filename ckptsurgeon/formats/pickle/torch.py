@@ -29,7 +29,7 @@ STORAGE_DTYPES: Mapping[str, str] = {
 }  # fmt: skip
 """The dtypes of the storage classes in a pickle, by their names in ``torch`` (and ``torch.cuda``)."""
 
-_SIZES = {name: dtype.bits // 8 for name, dtype in DTYPES.items()}
+_SIZES = {name: dtype.itemsize for name, dtype in DTYPES.items()}
 _DTYPE_NAMES = {
     "half": "float16", "float": "float32", "double": "float64", "long": "int64", "int": "int32",
     "short": "int16", "cfloat": "complex64", "cdouble": "complex128", "chalf": "complex32",

@@ -134,7 +134,7 @@ class _Storages:
     def _kind(self, name: GlobalName) -> tuple[str, int]:
         """Return the dtype and the bytes per element of a storage class, and remember them under ``name``."""
         dtype = STORAGE_DTYPES.get(name.name, "")
-        self._kinds[name] = (dtype, DTYPES[dtype].bits // 8 if dtype else 0)
+        self._kinds[name] = (dtype, DTYPES[dtype].itemsize if dtype else 0)
         return self._kinds[name]
 
     def _open(self, name: str, entry: ZipEntry | None) -> Storage:

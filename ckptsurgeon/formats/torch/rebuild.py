@@ -5,15 +5,17 @@ Written after ``torch/_utils.py`` and ``torch/_tensor.py``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from ...errors import FormatError
+from ...tensors.dtypes import DTYPES, contiguous_stride
 from ...tensors.info import TensorInfo
 from ..base.untrusted import CopyBudget, check_elements, check_sizes
 from ..pickle.plain import NUMPY, Array, plain_functions
-from ..pickle.torch import TensorBuilder, dtype_of, unknown
+from ..pickle.torch import TensorBuilder, TypedStorage, dtype_of, unknown
 from ..pickle.values import ARRAY, META, NESTED, QUANTISED, SPARSE, GlobalName, OpaqueResult, brief
 
 __all__ = ["rebuilders"]
@@ -55,6 +57,8 @@ def _strided(make: TensorBuilder) -> dict[str, Callable[..., object]]:
         return make.rebuild(ref, offset, size, stride, dtype=dtype_of(rest[2]), flags=flags)
 
     def quantised(ref: Any, offset: Any, size: Any, stride: Any, params: Any, *_: Any) -> object:
+        if type(ref) is TypedStorage and DTYPES[ref.dtype].bits < 8:
+            return _packed(make, ref, offset, size, stride, params)
         info = make.rebuild(ref, offset, size, stride)
         return info if info.opaque else replace(info, opaque=QUANTISED, parts=(params,))
 
@@ -64,6 +68,18 @@ def _strided(make: TensorBuilder) -> dict[str, Callable[..., object]]:
         "_rebuild_tensor_v3": tensor_v3,
         "_rebuild_qtensor": quantised,
     }
+
+
+def _packed(make: TensorBuilder, ref: TypedStorage, offset: Any, size: Any, stride: Any, params: Any) -> TensorInfo:
+    """Return the header of a quantised tensor with several codes in a byte; its storage counts bytes."""
+    check_sizes(size, "size")
+    check_sizes(stride, "stride")
+    check_elements(size)
+    if offset != 0 or tuple(stride) != contiguous_stride(size):
+        return unknown("its codes of less than a byte are a view of others", ref.dtype, size)
+    nbytes = (math.prod(size) * DTYPES[ref.dtype].bits + 7) // 8
+    flat = make.rebuild(ref, 0, (nbytes,), (1,), dtype="uint8")
+    return replace(flat, dtype=ref.dtype, shape=tuple(size), opaque=QUANTISED, parts=(params,))
 
 
 def _itself(data: Any, *_: Any) -> object:

@@ -1,0 +1,123 @@
+"""Decodes torch's own quantised tensors: integers with one scale and zero point, or with those of each channel.
+
+The pickle holds them beside the codes, https://docs.pytorch.org/docs/stable/quantization.html. Values are computed as
+torch's ``dequantize`` computes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from math import isfinite, prod
+from typing import Any
+
+import numpy as np
+
+from ..composition import decoded
+from ..dtypes import DTYPES
+from ..info import Decoded, TensorInfo
+from ..ops.regions import Array, Box, box_shape
+from ._decoder import Request, UndecodableError
+
+__all__ = ["DECODER"]
+
+INTEGERS = {"qint8": "int8", "quint8": "uint8", "qint32": "int32"}
+"""The dtype of the codes of each quantised dtype that has one code in an element."""
+MOST_ZERO = 1 << 31
+
+
+class _Torch:
+    """The facts: ``scale`` and ``zero``, if the whole tensor shares them; else ``axis``, that of the channels.
+
+    Of codes of less than a byte the fact ``bits`` is their size; the lowest bits come first.
+    """
+
+    families = ("quantised",)
+
+    def describe(self, asked: Request) -> TensorInfo:
+        codes = asked.codes
+        scheme, *given = _parameters(codes)
+        if scheme == "per_tensor_affine" and len(given) == 2:
+            scale, zero = given
+            if type(scale) not in (int, float) or type(zero) is not int or not isfinite(scale) or abs(zero) > MOST_ZERO:
+                raise UndecodableError("its scale or zero point is no number that a scale can be")
+            found, facts = (("codes", _integers(codes)),), [("scale", float(scale)), ("zero", float(zero))]
+            return decoded(codes.shape, Decoded(found, "torch_quantised", (*facts, *_bits(codes))))
+        if scheme.startswith("per_channel_affine") and len(given) == 3:
+            scale, zero, axis = given
+            if type(axis) is not int or not 0 <= axis < len(codes.shape):
+                raise UndecodableError("its channels are along a dimension that it does not have")
+            if not all(isinstance(one, TensorInfo) and one.shape == (codes.shape[axis],) for one in (scale, zero)):
+                raise UndecodableError("its scales and zero points are not tensors with a number for each channel")
+            parts = ("codes", _integers(codes)), ("scale", scale), ("zero", zero)
+            return decoded(codes.shape, Decoded(parts, "torch_quantised", (("axis", axis), *_bits(codes))))
+        raise UndecodableError(f"its scheme {scheme[:40]!r} is unknown")
+
+    def boxes(self, made: Decoded, box: Box) -> Mapping[str, Box]:
+        facts, info = dict(made.facts), made.of[0]
+        if "bits" not in facts:
+            codes = box
+        else:
+            first, last = _elements(made, box)
+            each = 8 // int(facts["bits"])
+            codes = ((first // each, min(-(-last // each), info.numel)),)
+        channels: Box = (box[int(facts["axis"])],) if "axis" in facts else ()
+        return {"codes": codes, **({"scale": channels, "zero": channels} if channels else {})}
+
+    def values(self, made: Decoded, arrays: Mapping[str, Array], box: Box) -> Array:
+        facts = dict(made.facts)
+        codes = arrays["codes"] if "bits" not in facts else _unpacked(made, arrays["codes"], box)
+        if "axis" not in facts:
+            return (codes - facts["zero"]).astype("<f4") * np.float32(facts["scale"])
+        shape = [1] * len(box)
+        shape[int(facts["axis"])] = -1
+        scale, zero = arrays["scale"].reshape(shape), arrays["zero"].reshape(shape)
+        if zero.dtype.kind == "f":  # per_channel_affine_float_qparams
+            return (codes.astype("<f4") - zero.astype("<f4")) * scale.astype("<f4")
+        return ((codes.astype("<f8") - zero) * scale.astype("<f8")).astype("<f4")
+
+
+def _parameters(codes: TensorInfo) -> tuple[Any, ...]:
+    """Return the name of the scheme, and the scale and so on, of a tensor that the pickle describes as quantised."""
+    params = codes.parts[0] if codes.parts else ()
+    if codes.storage is None or not isinstance(params, tuple) or not params:
+        raise UndecodableError("its scale is not known")
+    return (str(params[0]).removeprefix("torch."), *params[1:])
+
+
+def _bits(codes: TensorInfo) -> tuple[tuple[str, float], ...]:
+    return () if codes.dtype in INTEGERS else (("bits", DTYPES[codes.dtype].bits), *_sizes(codes))
+
+
+def _sizes(codes: TensorInfo) -> tuple[tuple[str, float], ...]:
+    return tuple((f"size{dim}", size) for dim, size in enumerate(codes.shape))
+
+
+def _integers(codes: TensorInfo) -> TensorInfo:
+    """Return the codes as integers; of less than a byte, as the flat bytes that hold them."""
+    if codes.dtype in INTEGERS:
+        return replace(codes, dtype=INTEGERS[codes.dtype], opaque="", parts=())
+    if codes.stride is not None:
+        raise UndecodableError("its codes of less than a byte are not contiguous")
+    return replace(codes, dtype="uint8", shape=(codes.nbytes,), opaque="", parts=())
+
+
+def _elements(made: Decoded, box: Box) -> tuple[int, int]:
+    """Return the range of the flat codes that the rows of a part of the weight have."""
+    inner = prod(int(size) for name, size in made.facts if name.startswith("size") and name != "size0")
+    return (box[0][0] * inner, box[0][1] * inner) if box else (0, 1)
+
+
+def _unpacked(made: Decoded, packed: Array, box: Box) -> Array:
+    facts = dict(made.facts)
+    bits, (first, last) = int(facts["bits"]), _elements(made, box)
+    each = 8 // bits
+    codes = packed[:, None] >> np.arange(0, 8, bits, dtype="u1") & np.uint8((1 << bits) - 1)
+    rows = codes.reshape(-1)[first % each :][: last - first].reshape(
+        *box_shape(box[:1]), *(int(facts[f"size{dim}"]) for dim in range(1, len(box)))
+    )
+    part: Array = rows[tuple([slice(None), *(slice(*span) for span in box[1:])][: len(box)])]
+    return part
+
+
+DECODER = _Torch()
