@@ -68,13 +68,17 @@ class _Torch:
         facts = dict(made.facts)
         codes = arrays["codes"] if "bits" not in facts else _unpacked(made, arrays["codes"], box)
         if "axis" not in facts:
-            return (codes - facts["zero"]).astype("<f4") * np.float32(facts["scale"])
+            values: Array = (codes - facts["zero"]).astype("<f4")
+            values *= np.float32(facts["scale"])
+            return values
         shape = [1] * len(box)
         shape[int(facts["axis"])] = -1
         scale, zero = arrays["scale"].reshape(shape), arrays["zero"].reshape(shape)
-        if zero.dtype.kind == "f":  # per_channel_affine_float_qparams
-            return (codes.astype("<f4") - zero.astype("<f4")) * scale.astype("<f4")
-        return ((codes.astype("<f8") - zero) * scale.astype("<f8")).astype("<f4")
+        wide = "<f4" if zero.dtype.kind == "f" else "<f8"  # as torch: float32 with per_channel_affine_float_qparams
+        values = codes.astype(wide)
+        values -= zero.astype(wide)
+        values *= scale.astype(wide)
+        return values.astype("<f4", copy=False)
 
 
 def _parameters(codes: TensorInfo) -> tuple[Any, ...]:
