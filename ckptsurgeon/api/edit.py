@@ -239,7 +239,7 @@ def _edit(
             arguments=arguments,
             metadata=merged_metadata(
                 {
-                    **(without_settings(checkpoint.metadata) if decoded else checkpoint.metadata),
+                    **(without_settings(checkpoint.metadata, checkpoint) if decoded else checkpoint.metadata),
                     **(change.metadata or {}),
                 },
                 metadata or {},

@@ -121,7 +121,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     def metadata(self) -> Mapping[str, str]:
         """The texts stored with the tensors: ``__metadata__`` of safetensors; else the copy in ckptsurgeon's recipe."""
         found = self.header.metadata or _metadata_kept(self.header.recipe)
-        return found if self.stored is None else without_settings(found)
+        return found if self.stored is None else without_settings(found, self)
 
     @property
     def recipe(self) -> str | None:

@@ -71,9 +71,19 @@ def settings_in(metadata: Mapping[str, str]) -> dict[str, Any]:
     return {}
 
 
-def without_settings(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return the metadata of a file without settings of quantisation, which would make plain weights codes again."""
-    return {name: value for name, value in metadata.items() if name not in SETTINGS_ENTRIES}
+def without_settings(metadata: Mapping[str, str], plain: Collection[str] = ()) -> dict[str, str]:
+    """Return the metadata of a file without settings of quantisation, which would make plain weights codes again.
+
+    What torchao says of the weights ``plain`` is changed: they are plain tensors.
+    """
+    kept = {name: value for name, value in metadata.items() if name not in SETTINGS_ENTRIES}
+    if TORCHAO not in metadata:
+        return kept
+    return {name: PLAIN if name in plain and TYPE in value else value for name, value in kept.items()}
+
+
+TORCHAO, TYPE, PLAIN = "tensor_names", '"_type"', '{"_type": "Tensor"}'
+"""In the metadata of torchao's files: the entry that lists the weights, and what the entry of each of them has."""
 
 
 def quantisation_settings(folder: Folder | None) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def _weight(
         return None
     if id(coded) not in known:
         parts = {end: checkpoint[part] for end, part in coded.parts.items()}
-        asked = Request(coded, parts, settings(), partial(_stored, checkpoint, coded))
+        asked = Request(coded, parts, settings(), partial(_stored, checkpoint, coded), checkpoint.metadata)
         try:
             known[id(coded)] = DecodedWeight(coded.name, decoded_weight(asked), coded.keys)
         except UndecodableError as error:

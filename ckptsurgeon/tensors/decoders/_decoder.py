@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Protocol, TypeAlias, cast
 
@@ -60,12 +60,14 @@ class Request:
 
     ``parts`` are its stored tensors, ``settings`` the ``quantization_config`` of its folder. ``stored`` returns the
     bytes of one of its small tensors, by the ending of its key; b"" if there is none, or if it cannot be read.
+    ``metadata`` are the texts that its file stores with the tensors.
     """
 
     coded: QuantisedTensor
     parts: Parts
     settings: StatedSettings
     stored: Callable[[str], bytes] = lambda ending: b""
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def codes(self) -> TensorInfo:

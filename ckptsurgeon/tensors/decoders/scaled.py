@@ -11,9 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from ..composition import decoded, reshape
+from ..encodings._methods import family
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box
 from ._decoder import Request, UndecodableError, as_exponents, groups_of
+from ._torchao import torchao_weight
 
 __all__ = ["DECODER"]
 
@@ -35,9 +37,11 @@ class _Scaled:
     product is multiplied by the fact ``times``, if there is one.
     """
 
-    families = ("fp8", "mxfp8", "int8")
+    families = ("fp8", "mxfp8", "int8", "torchao")
 
     def describe(self, asked: Request) -> TensorInfo:
+        if family(asked.coded.method) == "torchao":
+            return torchao_weight(asked)
         codes = asked.codes
         if ".embedding_scale" in asked.parts:
             raise UndecodableError("no decoder knows codes of an embedding")

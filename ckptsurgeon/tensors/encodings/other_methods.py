@@ -131,10 +131,17 @@ ENCODINGS = (
     Encoding("._data", _BYTES, ("._scale",), _quanto, ("._shift",), named=""),
     Encoding(
         "._weight_qdata", _BYTES, ("._weight_scale", "._weight_scale_and_zero"), _torchao,
-        ("._weight_zero_point", "._weight_act_pre_scale", "._weight_per_tensor_scale"),
+        (
+            "._weight_zero_point", "._weight_act_pre_scale", "._weight_per_tensor_scale", "._weight_act_quant_scale",
+            "._weight_act_quant_zero_point", "._weight_act_per_tensor_scale",
+        ),
     ),
     Encoding(
         "_qdata", _BYTES, ("_scale", "_scale_and_zero"), _torchao,
-        ("_zero_point", "_act_pre_scale", "_per_tensor_scale"), named="",
+        (
+            "_zero_point", "_act_pre_scale", "_per_tensor_scale", "_act_quant_scale", "_act_quant_zero_point",
+            "_act_per_tensor_scale",
+        ),
+        named="",
     ),
 )  # fmt: skip

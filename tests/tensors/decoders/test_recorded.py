@@ -17,7 +17,7 @@ from ckptsurgeon.engine.compute.reading import read_part
 
 RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.safetensors"))
 LIBRARIES = {
-    "autoawq", "bitsandbytes", "compressed-tensors", "gptqmodel", "mlx", "nvidia-modelopt", "transformers",
+    "autoawq", "bitsandbytes", "compressed-tensors", "gptqmodel", "mlx", "nvidia-modelopt", "torchao", "transformers",
 }  # fmt: skip
 WEIGHT = re.compile(r"model\.layers\.0\.mlp\.(up_proj|experts)\.\w")
 
@@ -43,7 +43,7 @@ def test_a_recording_is_small():
 
 def test_the_metadata_are_settings_library_and_dtype(recorded):
     tensors, metadata = recorded
-    assert set(metadata) == {"quantization_config", "library", "dtype"}
+    assert set(metadata) - {"metadata"} == {"quantization_config", "library", "dtype"}
     assert json.loads(metadata["quantization_config"]).keys() & {"quant_method", "bits"}
     assert re.fullmatch(r"[a-z-]+ \d[\w.]*", metadata["library"])
     assert metadata["dtype"] == str(tensors["expected"].dtype).removeprefix("torch.")
@@ -66,6 +66,7 @@ def test_the_decoded_weight_has_values_and_zeros(recorded):
 UNDECODED = {
     "compressed-mxfp6": "no decoder knows",
     "compressed-int3-channel-padded": "packed with gaps",
+    "torchao-mxfp8-swizzled": "in the order of a GPU's kernels",
 }
 """Recordings that are refused, and why."""
 ROUNDED = ("mlx-3bit-float16", "mlx-4bit-bfloat16", "mlx-8bit-bfloat16")
@@ -76,7 +77,7 @@ def decoded(path: Path, folder: Path) -> tuple[torch.Tensor, torch.Tensor, dict[
     """What is decoded from a recording, what its library decodes, and what is stored."""
     tensors, metadata = opened(path)
     expected = tensors.pop("expected")
-    save_file(tensors, folder / "model.safetensors")
+    save_file(tensors, folder / "model.safetensors", json.loads(metadata.get("metadata", "null")))
     settings = json.loads(metadata["quantization_config"])
     (folder / "config.json").write_text(json.dumps({"model_type": "llama", "quantization_config": settings}))
     checkpoint = cs.open_checkpoint(folder)

@@ -1,0 +1,93 @@
+"""Describes tensors of torchao in safetensors: codes, scales, zero points, and in the metadata the class of each.
+
+``flatten_tensor_state_dict`` stores the parts of ``proj.weight`` as ``proj._weight_qdata`` and so on, and describes it
+in the entry ``proj.weight`` of the file's metadata. https://github.com/pytorch/ao/tree/main/torchao/prototype/safetensors
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from ..composition import decoded, reshape
+from ..dtypes import DTYPES
+from ..info import Decoded, TensorInfo
+from ._decoder import EXPONENTS, Request, UndecodableError, as_exponents
+
+__all__ = ["torchao_weight"]
+
+SCALED = ("Float8Tensor", "Int8Tensor", "IntxUnpackedToInt8Tensor")
+"""The classes whose codes are numbers, less a zero point, times a scale."""
+MX, NVFP4 = "MXTensor", "NVFP4Tensor"
+FLOAT4 = "float4_e2m1fn_x2"
+
+
+def torchao_weight(asked: Request) -> TensorInfo:
+    """Return the weight that a tensor of torchao stands for, in the terms of the decoders ``scaled`` and ``fp4``."""
+    about = _described(asked)
+    kind, fields = str(about.get("_type", "")), about.get("_data", {})
+    fields = fields if isinstance(fields, dict) else {}
+    codes, scale = asked.codes, _part(asked, "scale")
+    if _part(asked, "act_pre_scale") is not None:
+        raise UndecodableError(
+            "the inputs of its layer are scaled (act_pre_scale), so that the weight alone is not the network's"
+        )
+    if scale is None or not kind:
+        raise UndecodableError("its file does not say of which class of torchao it is, or has no scale for it")
+    if fields.get("is_swizzled_scales"):
+        raise UndecodableError("its scales are in the order of a GPU's kernels (is_swizzled_scales)")
+    if kind in SCALED:
+        return _scaled(codes, scale, _part(asked, "zero_point"))
+    if kind == MX and DTYPES[codes.dtype].bits == 8 and codes.dtype != "uint8":
+        return _scaled(codes, as_exponents(scale), None)
+    is_float4 = kind == MX and _dtype(fields.get("elem_dtype")) == FLOAT4 and scale.dtype in EXPONENTS
+    if (is_float4 or kind == NVFP4) and codes.dtype == "uint8":
+        return _fp4(codes, scale, _part(asked, "per_tensor_scale"))
+    raise UndecodableError(f"no decoder knows the {kind[:60]} of torchao")
+
+
+def _described(asked: Request) -> dict[str, Any]:
+    """Return what the file's metadata says of a weight; {} if they say nothing that can be read."""
+    with suppress(ValueError, RecursionError):
+        found = json.loads(asked.metadata.get(asked.coded.name, ""))
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def _dtype(stored: Any) -> str:
+    return str(stored.get("_data")) if isinstance(stored, dict) else ""
+
+
+def _part(asked: Request, name: str) -> TensorInfo | None:
+    return next((info for end, info in asked.parts.items() if end in (f"._weight_{name}", f"_{name}")), None)
+
+
+def _scaled(codes: TensorInfo, scale: TensorInfo, zero: TensorInfo | None) -> TensorInfo:
+    """Describe codes that are numbers; each scale, and zero point, is that of a block whose size divides the codes'."""
+    for one in (scale, *([zero] if zero is not None else [])):
+        if len(one.shape) != len(codes.shape) or any(
+            not number or size % number for size, number in zip(codes.shape, one.shape, strict=True)
+        ):
+            raise UndecodableError(f"its scales have the shape {list(one.shape)}, and its codes {list(codes.shape)}")
+    if zero is not None and zero.shape != scale.shape:
+        raise UndecodableError("its zero points are of another shape than its scales")
+    steps = (size // number for size, number in zip(codes.shape, scale.shape, strict=True))
+    facts = tuple((f"step{dim}", step) for dim, step in enumerate(steps))
+    parts = (("codes", codes), ("scale", scale), *([("zero", zero)] if zero is not None else []))
+    return decoded(codes.shape, Decoded(parts, "scaled", facts))
+
+
+def _fp4(codes: TensorInfo, scale: TensorInfo, times: TensorInfo | None) -> TensorInfo:
+    """Describe 4-bit floats, two in a byte, with a scale for each block of a row, and perhaps one more for all."""
+    if not codes.shape or scale.shape[:-1] != codes.shape[:-1] or not scale.shape[-1]:
+        raise UndecodableError("its scales do not fit its codes")
+    columns = codes.shape[-1] * 2
+    if columns % scale.shape[-1] or (times is not None and times.numel != 1):
+        raise UndecodableError("its scales do not fit its codes")
+    whole = [("times", reshape(times, (1,)))] if times is not None else []
+    stored = (("codes", replace(codes, dtype="uint8")), ("scale", scale), *whole)
+    facts = (("block", columns // scale.shape[-1]), ("turned", 0))
+    return decoded((*codes.shape[:-1], columns), Decoded(stored, "fp4", facts))
