@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.opening import open_checkpoint
-from ..checkpoint.quantisation import without_settings
 from ..engine.inputs import PlanInputs
 from ..errors import ConfigError
 from ..planning.edit import plan_edit
@@ -17,33 +16,35 @@ from ..planning.plan.plan import CarriedEntries, Plan
 from ..planning.quantised import check_codes
 from ..planning.transplant.options import Options
 from ..util.text import grouped, listing
-from .gguf.layouts import NamedLayout, check_layout, layout_named
-from .gguf.types import check_type, in_float32, rounded
+from .changed_source import Changes, Quantisation, changed_source
+from .gguf.layouts import check_layout
+from .gguf.types import check_type, in_float32
 from .inputs.argument_types import CheckpointLike, Operations, Path, Patterns, Rules, checked
 from .inputs.encoding import DEQUANTIZE
 from .inputs.inputs import extras_left, names_of, plan_source, unwrap_notes, view_of
 from .inputs.metadata import check_metadata, merged_metadata
-from .inputs.operations import asked_conversions, operate, operations_file, operations_of
+from .inputs.operations import asked_conversions, operations_file, operations_of
 from .inputs.reopening import with_settings_pinned
 from .lora.adapter_files import adapter_of
 from .model_folder.checks import source_layer_notes, with_layers_said
 from .model_folder.config_fields import with_left_out_said
-from .model_folder.folder import ModelFolder, model_folder
+from .model_folder.folder import model_folder
 from .model_folder.output import edited_folder
 from .model_folder.quantised import (
     check_settings,
     dtype_of_weights,
     parts_elsewhere,
     with_settings,
-    without_quantisation,
 )
-from .quantising.quantising import check_scheme, quantising
+from .quantising.quantising import check_scheme
 from .transplant.transplant import plain_arguments, rules_as_text, rules_of
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["convert", "filter", "rename"]
+
+NO_CHANGES = Changes()
 
 
 @checked
@@ -93,7 +94,7 @@ def rename(
         keep_extras=keep_extras,
         root=root,
         others=others,
-        rows=rows,
+        changes=Changes(rows),
         metadata=metadata or {},
     )
 
@@ -183,10 +184,12 @@ def convert(
         keep_extras=keep_extras,
         root=root,
         metadata=metadata or {},
-        rows=[DEQUANTIZE] if dequantize else (),
-        layout=layout,
-        quantise=(quantize, *among) if quantize is not None else None,
-        gguf_type=gguf_type,
+        changes=Changes(
+            [DEQUANTIZE] if dequantize else (),
+            layout,
+            gguf_type,
+            Quantisation(quantize, *among) if quantize is not None else None,
+        ),
     )
 
 
@@ -201,83 +204,39 @@ def _edit(
     root: str | None,
     metadata: Mapping[str, str] | None = None,
     others: Sequence[str] = (),
-    rows: Sequence[Mapping[str, Any]] = (),
-    layout: str | None = None,
-    quantise: tuple[str, Sequence[str], Sequence[str]] | None = None,
-    gguf_type: str | None = None,
+    changes: Changes = NO_CHANGES,
 ) -> Plan:
     """Open the source and return the plan of a verb that edits it; the plan keeps the source open for ``apply``."""
     checkpoint = open_checkpoint(source, root, unwrap=unwrap)
     try:
-        folder, before, ties = model_folder(checkpoint), dict(checkpoint), checkpoint.ties
+        folder, ties = model_folder(checkpoint), checkpoint.ties
         carried, among, notes = _carried(checkpoint, keep_extras)
         notes += (*parts_elsewhere(checkpoint), *unwrap_notes([checkpoint], asked=unwrap), *adapter_of(checkpoint)[1])
         layers = source_layer_notes(checkpoint, folder)
-        change = layout_named(layout, checkpoint, folder)
-        options, rows = _in_layout(options, change), [*rows, *change.change.operations, *rounded(gguf_type, before)]
-        operated = operate([checkpoint], rows)[0]
-        decoded = any("dequantize" in row for row in rows)
-        said = checkpoint.notes
-        stored, checkpoint = checkpoint, operated.checkpoint
-        if decoded and not checkpoint.codes:
-            before, folder = dict(checkpoint), without_quantisation(folder)
-        if quantise is not None:
-            name, include, exclude = quantise
-            own = _dtype_of_scales(options, folder, decoded=decoded)
-            found = quantising(checkpoint, folder, name, include=include, exclude=exclude, dtype=own)
-            operated = operate([stored], [*rows, found.row])[0]
-            checkpoint, folder = operated.checkpoint.stating(found.settings), found.folder(folder)
-            before = dict(checkpoint)
-            notes += found.notes
-        planned = plan_source(names_of([checkpoint.path])[0], checkpoint, operations=operated.rows)
+        changed = changed_source(checkpoint, folder, options, changes)
+        checkpoint, folder = changed.checkpoint, changed.folder
+        planned = plan_source(names_of([checkpoint.path])[0], checkpoint, operations=changed.operated.rows)
         plan = plan_edit(
             verb,
-            replace(view_of(planned, checkpoint), made=operated.by),
-            options,
+            replace(view_of(planned, checkpoint), made=changed.operated.by),
+            changed.options,
             carried=carried,
             among=among,
             arguments=arguments,
-            metadata=merged_metadata(
-                {
-                    **(without_settings(checkpoint.metadata, checkpoint) if decoded else checkpoint.metadata),
-                    **(change.metadata or {}),
-                },
-                metadata or {},
-            ),
-            notes=[
-                *(said if decoded or quantise is not None else checkpoint.notes),
-                *operated.notes,
-                *notes,
-                *change.notes,
-            ],
+            metadata=merged_metadata(changed.metadata, metadata or {}),
+            notes=[*changed.notes, *notes],
             decoded_dtype=dtype_of_weights(folder.config),
         )
-        plan = in_float32(plan) if change.is_gguf else plan
+        plan = in_float32(plan) if changed.is_gguf else plan
         check_codes(plan, [checkpoint.codes])
         check_settings(plan, [checkpoint])
         plan = with_left_out_said(with_settings(plan, [checkpoint]), checkpoint)
-        plan = edited_folder(plan, folder, before, ties, is_described=quantise is not None)
+        plan = edited_folder(plan, folder, changed.described, ties, is_described=changes.quantise is not None)
         plan = with_settings_pinned(with_layers_said(plan, layers, checkpoint.path, folder.config), folder)
     except BaseException:
         checkpoint.close()
         raise
     return replace(plan, inputs=PlanInputs((checkpoint,), None, tuple(others)))
-
-
-def _in_layout(options: Options, layout: NamedLayout) -> Options:
-    """Return the options with the rules of a layout."""
-    change = layout.change
-    if not change.rules and not change.exclude:
-        return options
-    named = Options.of(rules=change.rules, exclude=change.exclude)
-    return replace(options, rules=named.rules, exclude=named.exclude)
-
-
-def _dtype_of_scales(options: Options, folder: ModelFolder, *, decoded: bool) -> str:
-    """Return the dtype of scales, which is that of the model's weights; '' if each weight has its own."""
-    if options.dtype not in ("", "keep"):
-        return options.dtype
-    return dtype_of_weights(folder.config) if decoded else ""
 
 
 def _others(layout: str | None, gguf_type: str | None) -> list[str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from ..helpers.depth import evenly_spaced
+from ..helpers.depth import CASES, evenly_spaced
 
 
-@pytest.mark.parametrize(("number", "kept"), [(0, 0), (1, 1), (5, 5), (6, 6), (7, 6), (1000, 6)])
-def test_of_many_cases_six_are_tried(number: int, kept: int) -> None:
+@pytest.mark.parametrize(("number", "kept"), [(0, 0), (1, 1), (3, 3), (4, 4), (5, 4), (1000, 4)])
+def test_of_many_cases_four_are_tried(number: int, kept: int) -> None:
     found = evenly_spaced(["a"] * number)
-    assert len(found) == kept
+    assert len(found) == kept <= CASES
     assert not number or {0, number - 1} <= found
 
 

@@ -1,0 +1,112 @@
+"""Changes the tensors of a source before an edit of it is planned: operations, decoding, a layout of names, codes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.quantisation import without_settings
+from ..planning.transplant.options import Options
+from ..tensors.info import TensorInfo
+from .gguf.layouts import NamedLayout, layout_named
+from .gguf.types import rounded
+from .inputs.operations import OperatedCheckpoint, operate
+from .model_folder.folder import ModelFolder
+from .model_folder.quantised import dtype_of_weights, without_quantisation
+from .quantising.quantising import quantising
+
+__all__ = ["ChangedSource", "Changes", "Quantisation", "changed_source"]
+
+
+class Quantisation(NamedTuple):
+    """The scheme that weights are rounded by, and the patterns that choose the weights."""
+
+    scheme: str
+    include: Sequence[str]
+    exclude: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What is done to the tensors of a source, in this order; by default nothing.
+
+    ``rows`` are operations (plain data), ``layout`` is the name of a layout, ``gguf_type`` that of a type of blocks.
+    """
+
+    rows: Sequence[Mapping[str, Any]] = ()
+    layout: str | None = None
+    gguf_type: str | None = None
+    quantise: Quantisation | None = None
+
+
+@dataclass(frozen=True)
+class ChangedSource:
+    """A source after changes: the tensors (``operated``), the options with the rules of a layout, metadata and notes.
+
+    ``folder`` has the files that describe the changed tensors, if that can be; ``described`` are the tensors that it
+    describes.
+    """
+
+    operated: OperatedCheckpoint
+    folder: ModelFolder
+    described: Mapping[str, TensorInfo]
+    options: Options
+    metadata: Mapping[str, str]
+    notes: Sequence[str]
+    is_gguf: bool
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The changed tensors."""
+        return self.operated.checkpoint
+
+
+def changed_source(stored: Checkpoint, folder: ModelFolder, options: Options, changes: Changes) -> ChangedSource:
+    """Return a source after changes; ``folder`` has the files beside it.
+
+    Raises PlanError if a change does not fit the tensors, and what operations raise.
+    """
+    layout = layout_named(changes.layout, stored, folder)
+    options, described = _in_layout(options, layout), dict(stored)
+    rows = [*changes.rows, *layout.change.operations, *rounded(changes.gguf_type, described)]
+    operated = operate([stored], rows)[0]
+    checkpoint, decoded, notes = operated.checkpoint, any("dequantize" in row for row in rows), list(layout.notes)
+    if decoded and not checkpoint.codes:
+        described, folder = dict(checkpoint), without_quantisation(folder)
+    if changes.quantise is not None:
+        scheme, include, exclude = changes.quantise
+        own = _dtype_of_scales(options, folder, decoded=decoded)
+        found = quantising(checkpoint, folder, scheme, include=include, exclude=exclude, dtype=own)
+        operated = operate([stored], [*rows, found.row])[0]
+        checkpoint = operated.checkpoint.stating(found.settings)
+        operated, folder, described = replace(operated, checkpoint=checkpoint), found.folder(folder), dict(checkpoint)
+        notes = [*found.notes, *notes]
+    own_notes = stored.notes if decoded or changes.quantise is not None else checkpoint.notes
+    metadata = without_settings(checkpoint.metadata, checkpoint) if decoded else checkpoint.metadata
+    return ChangedSource(
+        operated,
+        folder,
+        described,
+        options,
+        {**metadata, **(layout.metadata or {})},
+        [*own_notes, *operated.notes, *notes],
+        layout.is_gguf,
+    )
+
+
+def _in_layout(options: Options, layout: NamedLayout) -> Options:
+    """Return the options with the rules of a layout."""
+    change = layout.change
+    if not change.rules and not change.exclude:
+        return options
+    named = Options.of(rules=change.rules, exclude=change.exclude)
+    return replace(options, rules=named.rules, exclude=named.exclude)
+
+
+def _dtype_of_scales(options: Options, folder: ModelFolder, *, decoded: bool) -> str:
+    """Return the dtype of scales, which is that of the model's weights; '' if each weight has its own."""
+    if options.dtype not in ("", "keep"):
+        return options.dtype
+    return dtype_of_weights(folder.config) if decoded else ""
