@@ -128,18 +128,28 @@ def with_decoded(
     keys: Iterable[str],
     tolerance: Tolerance,
 ) -> Difference:
-    """Return a difference with the distances of those tensors in ``keys`` that two checkpoints encode differently."""
+    """Return a difference with the distances of those tensors in ``keys`` that two checkpoints encode differently.
+
+    Those within a tolerance that was asked for are among the close ones.
+    """
     chosen = [key for key in keys if key in otherwise.pairs]
     refused = {key: otherwise.refused[key] for key in chosen if key in otherwise.refused}
     pairs = [otherwise.pairs[key] for key in chosen if key not in refused]
     fetch_tensors((source, info) for pair in pairs for source, info in ((first, pair.first), (second, pair.second)))
-    decoded = list[Pair]()
+    decoded, close = list[Pair](), list[Pair]()
     for pair in pairs:
         try:
-            decoded.append(replace(pair, numbers=measure(pair, first, second, tolerance)[0]))
+            numbers, within = measure(pair, first, second, tolerance)
         except FormatError as error:
             refused[pair.key] = error.message.rstrip(".")
-    return replace(found, decoded=(*found.decoded, *decoded), not_compared={**found.not_compared, **refused})
+        else:
+            (close if within and tolerance != Tolerance() else decoded).append(replace(pair, numbers=numbers))
+    return replace(
+        found,
+        decoded=(*found.decoded, *decoded),
+        close=(*found.close, *close),
+        not_compared={**found.not_compared, **refused},
+    )
 
 
 def with_changed_codes(
@@ -147,16 +157,27 @@ def with_changed_codes(
 ) -> Difference:
     """Return a difference with the distances of the weights of which both checkpoints have other codes or scales.
 
-    A weight that cannot be decoded has none; there is a note if a scale is the reason.
+    A weight that cannot be decoded has none; there is a note if a scale is the reason. A weight within a tolerance that
+    was asked for is among the close ones, with its codes and scales.
     """
     changed = {pair.key for pair in (*found.changed, *found.close)}
-    decoded, notes = list[Pair](), list[str]()
+    decoded, close, notes = list[Pair](), list[Pair](), list[str]()
     for pair in _changed(first, second, changed, weights):
         try:
-            decoded.append(replace(pair, numbers=measure(pair, first, second, tolerance)[0]))
+            numbers, within = measure(pair, first, second, tolerance)
         except FormatError as error:
             notes.append(f"{escape(pair.key)} is compared by its codes alone: {error.message.rstrip('.')}")
-    return replace(found, decoded=(*found.decoded, *decoded), notes=(*found.notes, *notes))
+        else:
+            (close if within and tolerance != Tolerance() else decoded).append(replace(pair, numbers=numbers))
+    names = _by_name(first)
+    parts = {key for pair in close for key in names[pair.key].keys}
+    return replace(
+        found,
+        decoded=(*found.decoded, *decoded),
+        changed=tuple(pair for pair in found.changed if pair.key not in parts),
+        close=(*found.close, *(pair for pair in found.changed if pair.key in parts), *close),
+        notes=(*found.notes, *notes),
+    )
 
 
 def _changed(first: Checkpoint, second: Checkpoint, keys: set[str], weights: Sequence[Weights]) -> Iterator[Pair]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import PlanError
@@ -52,8 +53,33 @@ class ChosenMatrices:
             found.setdefault(_NUMBER.sub("*", quoted(key)), []).append(key)
         hits = KeyMatcher([KeyPattern(pattern) for pattern in found]).hits(tensors)
         pairs = zip(found.items(), hits, strict=True)
-        exact = ([pattern] if hit == keys else map(quoted, keys) for (pattern, keys), hit in pairs)
+        exact = ([pattern] if hit == keys else _listed(pattern, keys) for (pattern, keys), hit in pairs)
         return [pattern for patterns in exact for pattern in patterns]
+
+
+def _listed(pattern: str, keys: Sequence[str]) -> Iterator[str]:
+    """Yield patterns that match these keys alone, with the numbers of layers and experts in lists as ``{1,2}``.
+
+    ``pattern`` matches them and others; it has a ``*`` for each number.
+    """
+    by_first: dict[str, list[tuple[str, ...]]] = {}
+    for key in keys:
+        first, *rest = _NUMBER.findall(key)
+        by_first.setdefault(first, []).append(tuple(rest))
+    alike: dict[tuple[tuple[str, ...], ...], list[str]] = {}
+    for first, others in by_first.items():
+        alike.setdefault(tuple(others), []).append(first)
+    for rests, firsts in alike.items():
+        sides: list[list[str]] = [[*dict.fromkeys(numbers)] for numbers in zip(*rests, strict=True)]
+        whole = prod(map(len, sides)) == len(rests)
+        single = ([[number] for number in rest] for rest in rests)
+        for each in [sides] if whole else single:
+            lists = iter([firsts, *each])
+            yield re.sub(r"\*", lambda _: _one_of(next(lists)), pattern)  # noqa: B023
+
+
+def _one_of(numbers: Sequence[str]) -> str:
+    return f"{{{','.join(numbers)}}}" if len(numbers) > 1 else numbers[0]
 
 
 def chosen_matrices(
@@ -71,6 +97,7 @@ def chosen_matrices(
     keys = list(checkpoint)
     layers = linear_layers(checkpoint, folder)
     wanted = chosen_keys(keys, include, exclude)
+    wanted_keys, excluded = set(wanted.keys), KeyMatcher([KeyPattern(one) for one in exclude])
     plain: dict[str, str] = {}
     chosen: dict[str, str] = {}
     for key in keys:
@@ -78,7 +105,7 @@ def chosen_matrices(
             plain[key] = "experts in one tensor"
         if len(checkpoint[key].shape) != 2:
             continue
-        why = _why_plain(key, layers, set(wanted.keys), include, exclude)
+        why = _why_plain(key, layers, wanted_keys, include, excluded)
         misfits = misfit(checkpoint[key], scheme)
         if why or (misfits and " columns " not in misfits):
             plain[key] = why or misfits
@@ -91,7 +118,7 @@ def chosen_matrices(
     return ChosenMatrices(tuple(chosen), plain, layers.absent, tuple(notes))
 
 
-def _why_plain(key: str, layers: LinearLayers, wanted: set[str], include: Sequence[str], exclude: Sequence[str]) -> str:
+def _why_plain(key: str, layers: LinearLayers, wanted: set[str], include: Sequence[str], excluded: KeyMatcher) -> str:
     """Return why a matrix is not quantised; '' if it is."""
     why = layers.why[key]
     named = why in (HEAD, ROUTER) and any(key.split(".")[-2] in one.split(".") for one in include)
@@ -99,8 +126,7 @@ def _why_plain(key: str, layers: LinearLayers, wanted: set[str], include: Sequen
         return why
     if key in wanted:
         return ""
-    is_excluded = bool(exclude) and any(KeyMatcher([KeyPattern(one)]).match(key) for one in exclude)
-    return "--exclude" if is_excluded else "not in --include"
+    return "--exclude" if excluded.match(key) else "not in --include"
 
 
 def _keep_ties(checkpoint: Checkpoint, chosen: dict[str, str], plain: dict[str, str]) -> None:

@@ -75,6 +75,20 @@ def test_codes_that_changed_have_the_figures_of_their_weights(fp8: Path, tmp_pat
     assert [(pair.key, pair.numbers and pair.numbers.relative) for pair in found.decoded] == [(QUERY, 1.0)]
 
 
+def test_a_tolerance_is_of_the_weights(fp8: Path, tmp_path: Path) -> None:
+    other = BY_NAME["fp8-block"].folder(tmp_path / "other")
+    state = load_file(other / "model.safetensors")
+    state[f"{QUERY}_scale_inv"] *= 1.001
+    save_file(state, other / "model.safetensors")
+    plain(fp8, "bfloat16")
+    for second in (other, f"{fp8}-plain"):
+        assert cs.diff(fp8, second, values=True, rtol=1e-5).differs
+        found = cs.diff(fp8, second, values=True, rtol=0.01)
+        assert not [*found.changed, *found.decoded]
+        assert QUERY in {pair.key for pair in found.close}
+    assert not cs.diff(fp8, other, values=True, rtol=0.01).differs
+
+
 def test_headers_alone_are_compared_as_they_are_stored(fp8: Path) -> None:
     plain(fp8)
     found = cs.diff(fp8, f"{fp8}-plain")
