@@ -142,7 +142,7 @@ Operations = Annotated[
         "--operations",
         metavar="FILE",
         help="Apply the operations in this YAML file before all rules: split, concat, stack, unstack, add, copy, "
-        "transpose, permute, reshape, scale, shift, constant.",
+        "transpose, permute, reshape, scale, shift, constant, dequantize, quantize, blocks.",
     ),
 ]
 Encoding = Annotated[
