@@ -68,7 +68,8 @@ def changed_source(stored: Checkpoint, folder: ModelFolder, options: Options, ch
 
     Raises PlanError if a change does not fit the tensors, and what operations raise.
     """
-    layout = layout_named(changes.layout, stored, folder)
+    plain = operate([stored], changes.rows)[0].checkpoint if changes.rows and changes.layout else stored
+    layout = layout_named(changes.layout, plain, folder)
     options, described = _in_layout(options, layout), dict(stored)
     rows = [*changes.rows, *layout.change.operations, *rounded(changes.gguf_type, described)]
     operated = operate([stored], rows)[0]

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import ConfigError, PlanError
-from ...planning.keys.matcher import KeyMatcher
-from ...planning.keys.pattern import KeyPattern
 from ...planning.llama_cpp.layout import (
     COMPUTED_THERE,
-    Heads,
+    KEYS,
+    QUERIES,
     LayoutChange,
     experts_of,
     to_llama_cpp,
@@ -22,6 +20,7 @@ from ...planning.llama_cpp.names import ARCHITECTURES, MODEL_TYPES
 from ...util.text import escape, listing
 from ..model_folder.folder import ModelFolder
 from .configuration import described
+from .heads import heads_of
 from .rope import factors_of
 
 __all__ = ["ARCHITECTURE", "AUTO", "LAYOUTS", "NamedLayout", "check_layout", "layout_named"]
@@ -77,17 +76,13 @@ def _unknown(is_auto: bool, checkpoint: Checkpoint, folder: ModelFolder) -> Name
 
 def _to_gguf(architecture: str, checkpoint: Checkpoint, folder: ModelFolder) -> NamedLayout:
     config = folder.config
-    queries = _heads(config.get("num_attention_heads"), "num_attention_heads")
-    keys = _heads(config.get("num_key_value_heads", queries), "num_key_value_heads")
-    first = ARCHITECTURES[architecture].names
-    ours = next(name for name, theirs in first.items() if theirs.endswith("attn_q"))
-    size = _head_size(checkpoint, ours, queries)
-    factors = factors_of(config, architecture, size)
-    heads = Heads(queries, keys, size)
+    names = ("num_attention_heads", "num_key_value_heads")
+    heads = heads_of(checkpoint, (QUERIES, KEYS), (config.get(names[0]), config.get(names[1])), names)
+    factors = factors_of(config, architecture, heads.size)
     change = to_llama_cpp(architecture, list(checkpoint), heads, tied=folder.is_tied, factors=factors)
     layers = {key.split(".")[2] for key in checkpoint if key.startswith("model.layers.")}
     experts = experts_of(architecture, list(checkpoint))
-    metadata = described(config, architecture, layers=len(layers), size=size, experts=experts)
+    metadata = described(config, architecture, layers=len(layers), size=heads.size, experts=experts)
     note = f"the tensors get llama.cpp's names and layout of the architecture {architecture}"
     return NamedLayout(change, metadata, (note,), is_gguf=True)
 
@@ -100,10 +95,11 @@ def _from_gguf(checkpoint: Checkpoint) -> NamedLayout:
             f"the layout that transformers has for {escape(checkpoint.path)} is not known: {has}.",
             hint=f"Known are {', '.join(ARCHITECTURES)}; --layout keep keeps the names.",
         )
-    queries = _heads(checkpoint.metadata.get(f"{architecture}.attention.head_count"), "attention.head_count")
-    said = checkpoint.metadata.get(f"{architecture}.attention.head_count_kv", str(queries))
-    size = _head_size(checkpoint, "blk.{n}.attn_q", queries)
-    change = to_transformers(architecture, list(checkpoint), Heads(queries, _heads(said, "head_count_kv"), size))
+    names = (f"{architecture}.attention.head_count", f"{architecture}.attention.head_count_kv")
+    theirs, stored = ARCHITECTURES[architecture].names, checkpoint.metadata
+    modules = (theirs[QUERIES], theirs[KEYS])
+    heads = heads_of(checkpoint, modules, (stored.get(names[0]), stored.get(names[1])), names)
+    change = to_transformers(architecture, list(checkpoint), heads)
     notes = [f"the tensors get the names of transformers, from the architecture {architecture}"]
     computed = [one for one in change.exclude if one in COMPUTED_THERE]
     if computed:
@@ -112,25 +108,3 @@ def _from_gguf(checkpoint: Checkpoint) -> NamedLayout:
             "rotary embedding"
         )
     return NamedLayout(change, None, tuple(notes))
-
-
-def _heads(stated: Any, name: str) -> int:
-    number = int(stated) if isinstance(stated, str) and stated.isdigit() else stated
-    if type(number) is not int or not 0 < number < 1 << 20:
-        raise PlanError(
-            f"the number of heads ({name}) is {escape(str(stated), 40)}, and must be one number.",
-            hint="Keep the names of the tensors: --layout keep.",
-        )
-    return number
-
-
-def _head_size(checkpoint: Checkpoint, module: str, heads: int) -> int:
-    """Return the rows of a head of queries; raises PlanError if the weights do not have so many heads."""
-    found = KeyMatcher([KeyPattern.given(f"{module}.weight", "")]).hits(list(checkpoint))[0]
-    rows = {checkpoint[key].shape[0] for key in found}
-    if len(rows) != 1 or min(rows) % (2 * heads):
-        raise PlanError(
-            f"the queries of {escape(checkpoint.path)} have {sorted(rows) or 'no'} rows, which are not {heads} heads.",
-            hint="Keep the names of the tensors: --layout keep.",
-        )
-    return min(rows) // heads

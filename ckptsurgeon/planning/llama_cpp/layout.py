@@ -13,7 +13,17 @@ from ..keys.matcher import KeyMatcher
 from ..keys.pattern import KeyPattern
 from .names import ARCHITECTURES, ROUTERS, SHARED_GATE
 
-__all__ = ["COMPUTED_THERE", "Heads", "LayoutChange", "experts_of", "routers", "to_llama_cpp", "to_transformers"]
+__all__ = [
+    "COMPUTED_THERE",
+    "KEYS",
+    "QUERIES",
+    "Heads",
+    "LayoutChange",
+    "experts_of",
+    "routers",
+    "to_llama_cpp",
+    "to_transformers",
+]
 
 QUERIES, KEYS = ("model.layers.{n}.self_attn.q_proj", "model.layers.{n}.self_attn.k_proj")
 NORMS = "norm"
@@ -27,11 +37,12 @@ COMPUTED_THERE = ("rope_freqs", "blk.*.rope_freqs", "blk.*.attn_rot_embd")
 
 @dataclass(frozen=True)
 class Heads:
-    """The numbers of heads of queries, and of keys and values; ``size`` is the number of rows of one."""
+    """The numbers of heads of queries, and of keys and values; one has ``size`` rows and ``width`` columns."""
 
     queries: int
     keys: int
     size: int
+    width: int
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,7 @@ def to_llama_cpp(
     left = (*COMPUTED_HERE, *((HEAD,) if tied and _matched(EMBEDDING, keys) else ()))
     operations: list[Mapping[str, Any]] = []
     if ARCHITECTURES[architecture].pairs:
-        operations += _turned(keys, {QUERIES: heads.queries, KEYS: heads.keys}, (2, heads.size // 2))
+        operations += _turned(keys, {QUERIES: heads.queries, KEYS: heads.keys}, (2, heads.size // 2), heads.width)
     if ARCHITECTURES[architecture].one_more:
         operations += [{"shift": key, "by": 1} for key in names if key.endswith(NORMS) and _matched(key, keys)]
     if _matched(SHARED_GATE, keys):
@@ -77,7 +88,7 @@ def to_transformers(architecture: str, keys: Collection[str], heads: Heads) -> L
     if ARCHITECTURES[architecture].pairs:
         turned = {ARCHITECTURES[architecture].names[QUERIES]: heads.queries}
         turned[ARCHITECTURES[architecture].names[KEYS]] = heads.keys
-        operations += _turned(keys, turned, (heads.size // 2, 2))
+        operations += _turned(keys, turned, (heads.size // 2, 2), heads.width)
     if ARCHITECTURES[architecture].one_more:
         operations += [{"shift": key, "by": -1} for key in names if key.endswith(NORMS) and _matched(key, keys)]
     shared = ARCHITECTURES[architecture].names.get(SHARED_GATE, "")
@@ -104,12 +115,17 @@ def routers(keys: Collection[str]) -> list[str]:
     return [key for name in ROUTERS for key in _matched(f"{name}.weight", keys)]
 
 
-def _turned(keys: Collection[str], modules: Mapping[str, int], sizes: tuple[int, int]) -> Iterable[Mapping[str, Any]]:
-    """Yield operations that exchange the two numbers that count the rows of each head, of ``sizes``."""
+def _turned(
+    keys: Collection[str], modules: Mapping[str, int], sizes: tuple[int, int], width: int
+) -> Iterable[Mapping[str, Any]]:
+    """Yield operations that exchange the two numbers that count the rows of each head, of ``sizes``.
+
+    The shapes are whole, so that an operation fails for a weight of another shape.
+    """
     for module, heads in modules.items():
         for key, dims in ((f"{module}.weight", [0, 2, 1, 3]), (f"{module}.bias", [0, 2, 1])):
             if _matched(key, keys):
-                rest = [-1] if len(dims) == 4 else []
+                rest = [width] if len(dims) == 4 else []
                 yield {"reshape": key, "shape": [heads, *sizes, *rest]}
                 yield {"permute": key, "dims": dims}
                 yield {"reshape": key, "shape": [heads * sizes[0] * sizes[1], *rest]}

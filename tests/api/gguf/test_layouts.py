@@ -222,3 +222,45 @@ def test_transformers_loads_the_file(model_type: str) -> None:
     found = loaded.state_dict()
     for key, value in tensors.items():
         assert torch.equal(found[key], value.float() + 1 - 1 if "gemma" in model_type else value.float()), key
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen2"])
+@pytest.mark.parametrize("stated", [HEADS, 1, None])
+def test_a_number_of_heads_that_the_keys_do_not_have_is_an_error(
+    model_type: str, stated: int | None, ckpt: Any
+) -> None:
+    model(model_type, num_key_value_heads=stated)
+    told = ckpt("convert", "model", "-o", "x.gguf")
+    assert (told.code, Path("x.gguf").exists()) == (4, False)
+    assert "num_key_value_heads" in told.err
+    assert "the keys of model have [32] rows, which are not" in told.err
+
+
+@pytest.mark.parametrize("stated", ["4", "1", ""])
+def test_the_way_back_checks_the_heads_of_keys(stated: str) -> None:
+    model("llama")
+    cs.apply(cs.convert("model", layout="gguf", metadata={"llama.attention.head_count_kv": stated}), "x.gguf")
+    with pytest.raises(cs.PlanError, match="the keys of x.gguf have .* rows, which are not"):
+        cs.convert("x.gguf", layout="transformers")
+
+
+def test_without_a_number_of_heads_of_keys_it_is_that_of_queries() -> None:
+    tensors = model("llama", num_key_value_heads=None)
+    for layer in range(LAYERS):
+        for name in ("k", "v"):
+            tensors[f"model.layers.{layer}.self_attn.{name}_proj.weight"] = torch.randn(HEADS * SIZE, HIDDEN).bfloat16()
+    save_file(tensors, "model/model.safetensors", {"format": "pt"})
+    cs.apply(cs.convert("model", layout="gguf"), "x.gguf")
+    cs.apply(cs.convert("x.gguf", layout="transformers", dtype="bfloat16"), "back.safetensors")
+    back = load_file("back.safetensors")
+    assert all(torch.equal(back[key], value) for key, value in tensors.items())
+
+
+def test_blocks_go_back_decoded() -> None:
+    model("llama")
+    cs.apply(cs.convert("model", layout="gguf", gguf_type="q8_0"), "x.gguf")
+    cs.apply(cs.convert("x.gguf", layout="keep", dequantize=True, dtype="float32"), "plain.gguf")
+    cs.apply(cs.convert("plain.gguf", layout="transformers"), "want.safetensors")
+    cs.apply(cs.convert("x.gguf", layout="transformers", dequantize=True, dtype="float32"), "found.safetensors")
+    want, found = load_file("want.safetensors"), load_file("found.safetensors")
+    assert all(torch.equal(found[key], value) for key, value in want.items())

@@ -1,0 +1,61 @@
+"""The heads of a model's attention, from its configuration and the shapes of its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from typing import Any
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...errors import PlanError
+from ...planning.keys.matcher import KeyMatcher
+from ...planning.keys.pattern import KeyPattern
+from ...planning.llama_cpp.layout import Heads
+from ...util.text import escape
+
+__all__ = ["heads_of"]
+
+
+def heads_of(
+    checkpoint: Checkpoint, modules: tuple[str, str], stated: tuple[Any, Any], names: tuple[str, str]
+) -> Heads:
+    """Return the heads of queries and of keys, the ``modules``; ``stated`` are their numbers, in the fields ``names``.
+
+    The number of heads of keys is that of queries if it is None. Raises PlanError if the weights do not have so many
+    heads, or a number is not one.
+    """
+    queries = _number(stated[0], names[0])
+    keys = queries if stated[1] is None else _number(stated[1], names[1])
+    rows, widths = _sizes(checkpoint, modules[0])
+    if len(rows) != 1 or len(widths) != 1 or min(rows) % (2 * queries):
+        raise PlanError(
+            f"the queries of {escape(checkpoint.path)} have {sorted(rows) or 'no'} rows, which are not {queries} "
+            "heads.",
+            hint="Keep the names of the tensors: --layout keep.",
+        )
+    size, width = min(rows) // queries, min(widths)
+    rows, widths = _sizes(checkpoint, modules[1])
+    if rows != {keys * size} or widths != {width}:
+        missing = f" ({names[1]} is missing)" if stated[1] is None else f" ({names[1]})"
+        raise PlanError(
+            f"the keys of {escape(checkpoint.path)} have {sorted(rows) or 'no'} rows, which are not {keys} heads of "
+            f"{size} rows{missing}.",
+            hint=f"Correct {names[1]}, or keep the names of the tensors: --layout keep.",
+        )
+    return Heads(queries, keys, size, width)
+
+
+def _number(stated: Any, name: str) -> int:
+    number = int(stated) if isinstance(stated, str) and stated.isdigit() else stated
+    if type(number) is not int or not 0 < number < 1 << 20:
+        raise PlanError(
+            f"the number of heads ({name}) is {escape(str(stated), 40)}, and must be one number.",
+            hint="Keep the names of the tensors: --layout keep.",
+        )
+    return number
+
+
+def _sizes(checkpoint: Checkpoint, module: str) -> tuple[Set[int], Set[int]]:
+    """Return the numbers of rows and of columns of the weights of a module in all layers."""
+    found = KeyMatcher([KeyPattern.given(f"{module}.weight", "")]).hits(list(checkpoint))[0]
+    shapes = [checkpoint[key].shape for key in found]
+    return {shape[0] if shape else 0 for shape in shapes}, {shape[1] if len(shape) == 2 else 0 for shape in shapes}
