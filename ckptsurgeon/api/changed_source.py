@@ -91,7 +91,7 @@ def changed_source(stored: Checkpoint, folder: ModelFolder, options: Options, ch
         folder,
         described,
         options,
-        {**metadata, **(layout.metadata or {})},
+        {**{k: v for k, v in metadata.items() if k not in layout.without}, **(layout.metadata or {})},
         [*own_notes, *operated.notes, *notes],
         layout.is_gguf,
     )

@@ -16,7 +16,8 @@ from ...planning.plan.plan import Plan
 from ...tensors.dtypes import DTYPES
 from ...util.text import listing
 from ..model_folder.folder import model_folder
-from .layouts import ARCHITECTURE
+from .layouts import ARCHITECTURE, TRANSFORMERS
+from .outputs import check_names, notes_on_other_format
 from .tokenizer import tokenizer_entries
 
 __all__ = ["gguf_entries"]
@@ -36,7 +37,7 @@ def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tupl
     It is None for another format, or if the plan copies entries of a pickle.
     """
     if not _is_gguf(options) or plan.carried.entries or is_folder(options):
-        return None, _lost_entries(inputs, options)
+        return None, _of_other_format(plan, inputs, options)
     source = next((one for one in inputs.sources if one.header.stored), None)
     found = _of_source(plan, source) if source is not None else {}
     for key, said in plan.metadata.items():
@@ -52,7 +53,8 @@ def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tupl
     is_another = any(step.dtype != step.source_dtype or step.operation for step in plan.steps)
     if FILE_TYPE in found if source is not None and is_another else ARCHITECTURE in found and source is None:
         found.update(_file_type(plan))
-    return ExtraEntries((), (found,)), notes
+    named = found[ARCHITECTURE].raw[8:].decode("utf-8", "replace") if ARCHITECTURE in found else ""
+    return ExtraEntries((), (found,)), (*notes, *check_names(plan, inputs, named))
 
 
 def _is_gguf(options: OutputOptions) -> bool:
@@ -68,8 +70,9 @@ def _of_source(plan: Plan, source: Checkpoint) -> dict[str, Typed]:
     given: Mapping[str, str] = plan.arguments.get("metadata") or {}
     file = source.open_files()[source.files[0].name]
     found: dict[str, Typed] = {}
+    without = (ARCHITECTURE,) if plan.arguments.get("layout") == TRANSFORMERS and ARCHITECTURE not in given else ()
     for key, entry in stored.items():
-        if given.get(key) == "":
+        if given.get(key) == "" or key in without:
             continue
         said = given.get(key, plan.metadata.get(key, texts.get(key)))
         if said == texts.get(key):
@@ -89,9 +92,10 @@ def _file_type(plan: Plan) -> Iterator[tuple[str, Typed]]:
             yield FILE_TYPE, Typed(UINT32, packed(UINT32, FILE_TYPES[dtype]))
 
 
-def _lost_entries(inputs: PlanInputs, options: OutputOptions) -> tuple[str, ...]:
-    """Return a note on the long entries of a GGUF source, as the tokens, which no other format stores; or ()."""
+def _of_other_format(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tuple[str, ...]:
+    """Return notes on what another format does not store, as the tokens of a GGUF source, or what only GGUF is for."""
     if _is_gguf(options):
         return ()
     lost = [key for one in inputs.sources for key in one.header.stored if key not in one.metadata]
-    return (f"not written, since only GGUF stores them: {listing(lost, 3)}",) if lost else ()
+    notes = (f"not written, since only GGUF stores them: {listing(lost, 3)}",) if lost else ()
+    return (*notes, *notes_on_other_format(plan, writer_of(options).name))

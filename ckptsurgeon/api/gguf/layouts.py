@@ -16,14 +16,14 @@ from ...planning.llama_cpp.layout import (
     to_llama_cpp,
     to_transformers,
 )
-from ...planning.llama_cpp.names import ARCHITECTURES, MODEL_TYPES
+from ...planning.llama_cpp.names import ARCHITECTURES, MODEL_TYPES, in_llama_cpp, in_transformers
 from ...util.text import escape, listing
 from ..model_folder.folder import ModelFolder
 from .configuration import described
 from .heads import heads_of
 from .rope import factors_of
 
-__all__ = ["ARCHITECTURE", "AUTO", "LAYOUTS", "NamedLayout", "check_layout", "layout_named"]
+__all__ = ["ARCHITECTURE", "AUTO", "LAYOUTS", "TRANSFORMERS", "NamedLayout", "check_layout", "layout_named"]
 
 AUTO, KEEP, GGUF, TRANSFORMERS = LAYOUTS = ("auto", "keep", "gguf", "transformers")
 ARCHITECTURE = "general.architecture"
@@ -31,12 +31,16 @@ ARCHITECTURE = "general.architecture"
 
 @dataclass(frozen=True)
 class NamedLayout:
-    """A change of layout, the metadata that describes it, and notes; ``is_gguf`` if it makes llama.cpp's layout."""
+    """A change of layout, the metadata that describes it, and notes; ``is_gguf`` if it makes llama.cpp's layout.
+
+    ``without`` are the entries of the metadata that are no longer true.
+    """
 
     change: LayoutChange = field(default_factory=lambda: LayoutChange((), (), ()))
     metadata: Mapping[str, str] | None = None
     notes: tuple[str, ...] = ()
     is_gguf: bool = False
+    without: tuple[str, ...] = ()
 
 
 def check_layout(name: str | None) -> None:
@@ -55,12 +59,17 @@ def layout_named(name: str | None, checkpoint: Checkpoint, folder: ModelFolder) 
         return NamedLayout()
     if name == TRANSFORMERS:
         return _from_gguf(checkpoint)
-    if name == AUTO and (checkpoint.header.stored or ARCHITECTURE in checkpoint.metadata):
+    if name == AUTO and (checkpoint.header.stored or _is_done(checkpoint)):
         return NamedLayout()
     architecture = MODEL_TYPES.get(str(folder.config.get("model_type")), "")
     if not architecture:
         return _unknown(name == AUTO, checkpoint, folder)
     return _to_gguf(architecture, checkpoint, folder)
+
+
+def _is_done(checkpoint: Checkpoint) -> bool:
+    """Return whether a checkpoint in another format has llama.cpp's layout, by its names."""
+    return ARCHITECTURE in checkpoint.metadata and in_llama_cpp(checkpoint) and not in_transformers(checkpoint)
 
 
 def _unknown(is_auto: bool, checkpoint: Checkpoint, folder: ModelFolder) -> NamedLayout:
@@ -107,4 +116,4 @@ def _from_gguf(checkpoint: Checkpoint) -> NamedLayout:
             f"left out: {listing(computed)}, which transformers computes: config.json needs the fields that scale the "
             "rotary embedding"
         )
-    return NamedLayout(change, None, tuple(notes))
+    return NamedLayout(change, None, tuple(notes), without=(ARCHITECTURE,))

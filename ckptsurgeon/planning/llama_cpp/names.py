@@ -5,10 +5,10 @@ https://github.com/ggml-org/llama.cpp/blob/master/src/llama-arch.cpp
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["ARCHITECTURES", "MODEL_TYPES", "ROUTERS", "SHARED_GATE", "Architecture"]
+__all__ = ["ARCHITECTURES", "MODEL_TYPES", "ROUTERS", "SHARED_GATE", "Architecture", "in_llama_cpp", "in_transformers"]
 
 _COMMON = {
     "model.embed_tokens": "token_embd",
@@ -91,3 +91,13 @@ MODEL_TYPES: Mapping[str, str] = {
     "gemma3_text": "gemma3", "mixtral": "llama", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe",
 }  # fmt: skip
 """The architecture of each ``model_type`` of transformers."""
+
+
+def in_llama_cpp(keys: Iterable[str]) -> bool:
+    """Return whether tensors have llama.cpp's names."""
+    return any(key.split(".")[0] in ("token_embd", "blk", "output", "output_norm", "rope_freqs") for key in keys)
+
+
+def in_transformers(keys: Iterable[str]) -> bool:
+    """Return whether tensors have the names that transformers gives a language model."""
+    return any(key.startswith(("model.", "lm_head.")) for key in keys)
