@@ -10,6 +10,7 @@ from typing import Any
 
 from ...errors import PlanError
 from .experts import expert_entries
+from .fields import check_activation, defaults_of, number_in
 from .rope import rope_entries
 
 __all__ = ["described"]
@@ -38,10 +39,11 @@ def described(
     for name in _REQUIRED:
         if type(config.get(name)) is not int:
             raise PlanError(f"config.json has no {name}, which GGUF needs.", hint="Complete config.json.")
+    check_activation(config)
     entries = {"general.architecture": architecture, "general.type": "model"}
     found = {"block_count": str(layers)}
     found |= {theirs: str(config[ours]) for ours, theirs in _PAIRS.items() if type(config.get(ours)) is int}
-    found |= {"attention.layer_norm_rms_epsilon": _float(config.get("rms_norm_eps"), 1e-6)}
+    found |= {"attention.layer_norm_rms_epsilon": str(number_in(config, "rms_norm_eps", defaults_of(config)[1]))}
     found |= {"attention.key_length": str(size), "attention.value_length": str(size)}
     found |= {"rope.dimension_count": str(size)} if architecture == "llama" else {}
     found |= dict(rope_entries(config))
@@ -50,9 +52,5 @@ def described(
     if type(window) is int and (architecture in ("gemma2", "gemma3") or config.get("use_sliding_window") is True):
         found["attention.sliding_window"] = str(window)
     if architecture == "gemma2":
-        found |= {theirs: _float(config[ours]) for ours, theirs in _OF_GEMMA_2.items() if config.get(ours) is not None}
+        found |= {theirs: str(number_in(config, ours)) for ours, theirs in _OF_GEMMA_2.items() if ours in config}
     return entries | {f"{architecture}.{key}": value for key, value in found.items()}
-
-
-def _float(value: Any, default: float = 0.0) -> str:
-    return str(float(value if isinstance(value, (int, float)) else default))

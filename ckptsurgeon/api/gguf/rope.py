@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...errors import PlanError
 from ...planning.llama_cpp.rope_factors import FrequencyScaling, rope_factors
 from ...util.text import brief_repr, escape
+from .fields import check_only, defaults_of, number_in
 
 __all__ = ["factors_of", "rope_entries"]
 
@@ -21,8 +23,10 @@ _OF_LLAMA_3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_po
 def rope_entries(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the entries for the rotary embedding; raises PlanError for a scaling that GGUF cannot describe."""
     fields = _fields(config)
-    yield "rope.freq_base", str(_theta(fields))
+    yield "rope.freq_base", str(_theta(fields, config))
     kind = _kind(fields)
+    for stated in (config, fields):
+        check_only(stated, "partial_rotary_factor", 1.0)
     if kind in (_DEFAULT, _LLAMA_3):
         return
     if kind not in ("linear", "yarn"):
@@ -31,9 +35,11 @@ def rope_entries(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "which cannot be made yet.",
             hint="Convert the model with llama.cpp's convert_hf_to_gguf.py.",
         )
-    factor = fields.get("factor")
+    factor = number_in(fields, "factor")
+    if kind == "yarn":
+        _check_yarn(fields, factor)
     yield "rope.scaling.type", kind
-    yield "rope.scaling.factor", str(float(factor if isinstance(factor, (int, float)) else 1.0))
+    yield "rope.scaling.factor", str(factor)
     if type(fields.get("original_max_position_embeddings")) is int:
         yield "rope.scaling.original_context_length", str(fields["original_max_position_embeddings"])
 
@@ -67,7 +73,7 @@ def factors_of(config: Mapping[str, Any], architecture: str, size: int) -> tuple
             f"below its high_freq_factor, {high:g}.",
             hint="Correct config.json.",
         )
-    return rope_factors(_theta(fields), size, FrequencyScaling(factor, low, high, context))
+    return rope_factors(_theta(fields, config), size, FrequencyScaling(factor, low, high, context))
 
 
 def _fields(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,9 +93,20 @@ def _kind(fields: Mapping[str, Any]) -> str:
     return str(fields.get("rope_type") or fields.get("type") or _DEFAULT)
 
 
-def _theta(fields: Mapping[str, Any]) -> float:
-    theta = fields.get("rope_theta")
-    return float(theta if isinstance(theta, (int, float)) else 10000.0)
+def _theta(fields: Mapping[str, Any], config: Mapping[str, Any]) -> float:
+    return number_in(fields, "rope_theta", defaults_of(config)[0])
+
+
+def _check_yarn(fields: Mapping[str, Any], factor: float) -> None:
+    """Raise PlanError for a field of YaRN that is not what llama.cpp computes with."""
+    if factor < 1:
+        raise PlanError(f"config.json gives the factor {factor:g} of yarn, less than 1.", hint="Correct config.json.")
+    own = 0.1 * math.log(factor) + 1
+    stated = fields.get("attention_factor")
+    if not (isinstance(stated, float) and math.isclose(stated, own, rel_tol=1e-6)):
+        check_only(fields, "attention_factor", own)
+    for name, *allowed in (("beta_fast", 32), ("beta_slow", 1), ("truncate", True), ("mscale",), ("mscale_all_dim",)):
+        check_only(fields, str(name), *allowed)
 
 
 def _check_local(stated: object) -> None:

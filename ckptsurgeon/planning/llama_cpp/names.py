@@ -8,7 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["ARCHITECTURES", "MODEL_TYPES", "ROUTERS", "SHARED_GATE", "Architecture", "in_llama_cpp", "in_transformers"]
+__all__ = [
+    "ARCHITECTURES",
+    "DEFAULTS",
+    "MODEL_TYPES",
+    "ROUTERS",
+    "SHARED_GATE",
+    "Architecture",
+    "Defaults",
+    "in_llama_cpp",
+    "in_transformers",
+]
 
 _COMMON = {
     "model.embed_tokens": "token_embd",
@@ -91,6 +101,27 @@ MODEL_TYPES: Mapping[str, str] = {
     "gemma3_text": "gemma3", "mixtral": "llama", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe",
 }  # fmt: skip
 """The architecture of each ``model_type`` of transformers."""
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What transformers takes for fields that config.json does not have, and the only activation of llama.cpp."""
+
+    theta: float = 1e4
+    epsilon: float = 1e-6
+    activations: tuple[str, ...] = ("silu", "swish")
+
+
+_GELU = ("gelu_pytorch_tanh", "gelu")
+"""What Gemma calls its activation: ``gelu`` is an old name of the other, in which transformers computes."""
+DEFAULTS: Mapping[str, Defaults] = {
+    **{name: Defaults() for name in ("llama", "mistral", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe")},
+    "mixtral": Defaults(theta=1e6, epsilon=1e-5),
+    "gemma": Defaults(activations=_GELU),
+    "gemma2": Defaults(activations=_GELU[:1]),
+    "gemma3_text": Defaults(theta=1e6, activations=_GELU[:1]),
+}
+"""Of each ``model_type``, as its class of configuration in transformers has them."""
 
 
 def in_llama_cpp(keys: Iterable[str]) -> bool:

@@ -1,0 +1,48 @@
+"""The fields of config.json, and those whose values llama.cpp's metadata cannot say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import PlanError
+from ...planning.llama_cpp.names import DEFAULTS
+from ...util.text import brief_repr
+
+__all__ = ["check_activation", "check_only", "defaults_of", "number_in"]
+
+_ACTIVATIONS = ("hidden_activation", "hidden_act")
+
+
+def number_in(fields: Mapping[str, Any], name: str, default: float | None = None) -> float:
+    """Return the number of a field, or ``default`` if it is missing; raises PlanError without a number."""
+    value = fields.get(name)
+    value = default if value is None else value
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise PlanError(
+            f"config.json gives {name} as {brief_repr(value, 40)}, not a number.", hint="Correct config.json."
+        )
+    return float(value)
+
+
+def check_only(fields: Mapping[str, Any], name: str, *allowed: Any) -> None:
+    """Raise PlanError if a field is there and is none of the values ``allowed``, which is what llama.cpp computes."""
+    value = fields.get(name)
+    if value is not None and value not in allowed:
+        raise PlanError(
+            f"config.json gives {name} as {brief_repr(value, 40)}, which the metadata of llama.cpp cannot say"
+            f"{f': it computes with {brief_repr(allowed[0], 40)}' if allowed else ''}.",
+            hint="Keep the names of the tensors, --layout keep, or use llama.cpp's convert_hf_to_gguf.py.",
+        )
+
+
+def check_activation(config: Mapping[str, Any]) -> None:
+    """Raise PlanError for a function of activation that llama.cpp does not have for the model."""
+    stated = next((name for name in _ACTIVATIONS if config.get(name) is not None), _ACTIVATIONS[1])
+    check_only(config, stated, *DEFAULTS[config["model_type"]].activations)
+
+
+def defaults_of(config: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the base of the rotary embedding and the epsilon of norms that transformers takes if there are none."""
+    found = DEFAULTS[config["model_type"]]
+    return found.theta, found.epsilon
