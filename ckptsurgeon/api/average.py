@@ -69,7 +69,7 @@ def average(
                 **encoding_said(encoding),
                 **_said(ema),
             },
-            metadata=opened[-1].metadata if opened else {},
+            metadata=opened[0].metadata if opened else {},
             notes=[*source_notes(opened, unwrap=unwrap), *twice_notes(opened), *encoding_notes(opened, encoding)],
         )
         folders = [folder_of(one) for one in opened]

@@ -22,12 +22,9 @@ from .base.header import FilePrint, Header, StoredEntry, naming
 from .base.header_digest import UNSEALED, digest_outside, seal_of
 from .ggml.reader import GgufHeader, read_one
 from .ggml.values import TEXT
-from .ggml.writer import RECIPE_KEY, GgufWriter
+from .ggml.writer import RECIPE_KEY, RESERVED, SPLIT_COUNT, SPLIT_NUMBER, SPLIT_TENSORS, GgufWriter
 
 __all__ = ["FORMAT"]
-
-_NUMBER, _COUNT, _TENSORS = "split.no", "split.count", "split.tensors.count"
-
 
 _Entry = TypeVar("_Entry")
 
@@ -73,7 +70,7 @@ def _header(found: GgufHeader, name: str) -> Header:
 
 def _without_own(entries: Mapping[str, _Entry]) -> dict[str, _Entry]:
     """Return entries without the recipe, and without those that say how a model is split."""
-    return {key: one for key, one in entries.items() if key not in (RECIPE_KEY, _NUMBER, _COUNT, _TENSORS)}
+    return {key: one for key, one in entries.items() if key not in RESERVED}
 
 
 def _recipe(file: File, entry: StoredEntry) -> str:
@@ -87,7 +84,7 @@ def _recipe(file: File, entry: StoredEntry) -> str:
 
 def _parts(found: GgufHeader) -> int:
     """Return how many files a model has."""
-    said = found.metadata.get(_COUNT, "1")
+    said = found.metadata.get(SPLIT_COUNT, "1")
     number = int(said) if said.isdigit() else 1
     if number > limits.SHARDS:
         raise FormatError(f"it is one of {number} files of a split model, more than {limits.SHARDS}.", rule="split")
@@ -97,9 +94,9 @@ def _parts(found: GgufHeader) -> int:
 def _names(found: GgufHeader, parts: int) -> list[str]:
     """Return the names of the files of a split model; raises FormatError unless this is the first of them."""
     ending = f"-00001-of-{parts:05d}.gguf"
-    if found.metadata.get(_NUMBER) != "0" or not found.file.name.endswith(ending):
+    if found.metadata.get(SPLIT_NUMBER) != "0" or not found.file.name.endswith(ending):
         raise FormatError(
-            f"it is one of {parts} files of a split model, and not the first by its name and its entry {_NUMBER}.",
+            f"it is one of {parts} files of a split model, and not the first by its name and its entry {SPLIT_NUMBER}.",
             hint=f"Name the first, which ends with {ending}.",
             rule="split",
         )
@@ -119,7 +116,7 @@ def _joined(first: GgufHeader, names: Sequence[str]) -> Header:
                     f"{escape(one.file.uri)} has the tensor {escape(twice)}, as a file before it.", rule="duplicate key"
                 )
             tree.update(one.tensors)
-        said = first.metadata.get(_TENSORS, str(len(tree)))
+        said = first.metadata.get(SPLIT_TENSORS, str(len(tree)))
         if said != str(len(tree)):
             raise FormatError(
                 f"{escape(first.file.uri)} says that its model has {escape(said, 20)} tensors, but its files have "
@@ -151,8 +148,8 @@ def _part(first: File, name: str, number: int, stack: ExitStack) -> GgufHeader:
     stack.callback(file.close)
     with naming(file):
         found = read_one(file, name)
-        if found.metadata.get(_NUMBER) != str(number):
-            raise FormatError(f"its entry {_NUMBER} is not {number}, as its name says.", rule="split")
+        if found.metadata.get(SPLIT_NUMBER) != str(number):
+            raise FormatError(f"its entry {SPLIT_NUMBER} is not {number}, as its name says.", rule="split")
     return found
 
 

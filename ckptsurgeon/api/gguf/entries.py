@@ -8,16 +8,17 @@ from collections.abc import Iterator, Mapping
 from ...checkpoint.checkpoint import Checkpoint
 from ...engine.inputs import PlanInputs
 from ...engine.output.layout import OutputOptions, is_folder, writer_of
-from ...errors import CheckpointError
+from ...errors import CheckpointError, ConfigError
 from ...formats.base.header import ExtraEntries
-from ...formats.ggml.values import UINT32, Typed, kind_of, packed, parsed
-from ...formats.ggml.writer import FORMAT_KEY, GgufWriter
+from ...formats.ggml.values import TEXT, UINT32, Typed, kind_of, packed, parsed
+from ...formats.ggml.writer import FORMAT_KEY, RESERVED, GgufWriter
+from ...planning.llama_cpp.names import ARCHITECTURES
 from ...planning.plan.plan import Plan
 from ...tensors.dtypes import DTYPES
 from ...util.text import listing
 from ..model_folder.folder import model_folder
 from .layouts import ARCHITECTURE, TRANSFORMERS
-from .outputs import check_names, notes_on_other_format
+from .outputs import check_given, check_names, notes_on_other_format
 from .tokenizer import tokenizer_entries
 
 __all__ = ["gguf_entries"]
@@ -29,6 +30,8 @@ FILE_TYPES = {
     "q4_k": 15, "q5_k": 17, "q6_k": 18, "bfloat16": 32,
 }  # fmt: skip
 """What llama.cpp calls a file whose matrices are mostly of a type (``enum llama_ftype``)."""
+_OF_LLAMA_CPP = ("general.", "tokenizer.", *(f"{architecture}." for architecture in ARCHITECTURES))
+"""How the names of entries begin whose types follow from their texts."""
 
 
 def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tuple[ExtraEntries | None, tuple[str, ...]]:
@@ -38,17 +41,17 @@ def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tupl
     """
     if not _is_gguf(options) or plan.carried.entries or is_folder(options):
         return None, _of_other_format(plan, inputs, options)
-    source = next((one for one in inputs.sources if one.header.stored), None)
-    found = _of_source(plan, source) if source is not None else {}
+    given: Mapping[str, str] = plan.arguments.get("metadata") or {}
+    check_given(given)
+    source = _described_by(plan, inputs, given)
+    found = _of_source(plan, source, given) if source is not None else {}
     for key, said in plan.metadata.items():
-        if key not in found and key != FORMAT_KEY:
-            kind = kind_of(key, said)
-            found[key] = Typed(kind, parsed(key, said, kind))
+        if key not in found and key not in (FORMAT_KEY, *RESERVED):
+            found[key] = _new(key, said, is_given=key in given)
     notes: tuple[str, ...] = ()
     if source is None and ARCHITECTURE in found and inputs.sources:
         rows = next((step.shape[0] for step in plan.steps if step.key == EMBEDDING), 0)
         tokens, notes = tokenizer_entries(model_folder(inputs.sources[0]), rows)
-        given = plan.arguments.get("metadata") or {}
         found |= {key: entry for key, entry in tokens.items() if key not in found and key not in given}
     is_another = any(step.dtype != step.source_dtype or step.operation for step in plan.steps)
     if FILE_TYPE in found if source is not None and is_another else ARCHITECTURE in found and source is None:
@@ -64,10 +67,28 @@ def _is_gguf(options: OutputOptions) -> bool:
         return False
 
 
-def _of_source(plan: Plan, source: Checkpoint) -> dict[str, Typed]:
+def _described_by(plan: Plan, inputs: PlanInputs, given: Mapping[str, str]) -> Checkpoint | None:
+    """Return the source in GGUF whose metadata the plan has, or else the first in GGUF; None without one."""
+    stored = [one for one in inputs.sources if one.header.stored]
+    rest = {key: value for key, value in plan.metadata.items() if key not in given}
+    same = (one for one in stored if rest == {key: said for key, said in one.metadata.items() if key not in given})
+    return next(same, stored[0] if stored else None)
+
+
+def _new(key: str, said: str, *, is_given: bool) -> Typed:
+    """Return an entry that no source has in GGUF: a text, if it is neither given by the user nor llama.cpp's own."""
+    kind = kind_of(key, said) if is_given or key.startswith(_OF_LLAMA_CPP) else TEXT
+    try:
+        return Typed(kind, parsed(key, said, kind))
+    except ConfigError:
+        if is_given:
+            raise
+        return Typed(TEXT, parsed(key, said, TEXT))
+
+
+def _of_source(plan: Plan, source: Checkpoint, given: Mapping[str, str]) -> dict[str, Typed]:
     """Return the entries of a GGUF source, with the values that the plan sets, and without those that it removes."""
     stored, texts = source.header.stored, source.metadata
-    given: Mapping[str, str] = plan.arguments.get("metadata") or {}
     file = source.open_files()[source.files[0].name]
     found: dict[str, Typed] = {}
     without = (ARCHITECTURE,) if plan.arguments.get("layout") == TRANSFORMERS and ARCHITECTURE not in given else ()

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ...engine.inputs import PlanInputs
-from ...errors import PlanError
+from ...errors import ConfigError, PlanError
+from ...formats._safetensors_writer import SafetensorsWriter
+from ...formats.ggml.writer import RESERVED
 from ...planning.llama_cpp.names import ARCHITECTURES, MODEL_TYPES, in_llama_cpp, in_transformers
 from ...planning.plan.plan import Plan
-from ...util.text import escape
+from ...util.text import escape, listing
 from ..model_folder.folder import model_folder
 from .layouts import ARCHITECTURE
 
-__all__ = ["check_names", "notes_on_other_format"]
+__all__ = ["check_given", "check_names", "notes_on_other_format"]
 
 _REMEDY = "ckpt convert X --layout gguf -o y.gguf"
+
+
+def check_given(given: Mapping[str, str]) -> None:
+    """Raise ConfigError if a user sets an entry of GGUF that says how the file was made or split."""
+    for key in RESERVED:
+        if given.get(key):
+            raise ConfigError(f"the name {key} in metadata is reserved in GGUF.", hint="Choose another name.")
 
 
 def check_names(plan: Plan, inputs: PlanInputs, architecture: str) -> tuple[str, ...]:
@@ -48,4 +59,8 @@ def notes_on_other_format(plan: Plan, format: str) -> tuple[str, ...]:
             "the tensors have the names and layout of llama.cpp, which reads GGUF alone: for other programs, "
             "ckpt convert X.gguf --layout transformers"
         )
+    given: Mapping[str, str] = plan.arguments.get("metadata") or {}
+    lost = [key for key, value in given.items() if value]
+    if lost and format != SafetensorsWriter.name:
+        notes.append(f"not written, since {format} stores no metadata: {listing(lost)}")
     return tuple(notes)

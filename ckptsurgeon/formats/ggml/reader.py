@@ -16,7 +16,7 @@ from ..base.header import StoredEntry
 from .cursor import Cursor, cut_short
 from .types import REMOVED, TYPES
 from .values import UINT32, read_entry
-from .writer import ALIGNMENT, GgufWriter
+from .writer import ALIGNMENT, LARGEST_ALIGNMENT, GgufWriter
 
 __all__ = ["GgufHeader", "read_one"]
 
@@ -25,7 +25,6 @@ _NAME_BYTES = 1 << 16
 _INFO_BYTES = 24
 """The fewest bytes that describe a tensor, and an entry of the metadata takes 13."""
 _ENTRY_BYTES = 13
-_LARGEST_ALIGNMENT = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def _alignment(stored: Mapping[str, StoredEntry], metadata: Mapping[str, str]) -
     if ALIGNMENT not in stored:
         return GgufWriter.alignment
     number = int(metadata[ALIGNMENT]) if stored[ALIGNMENT].kind == UINT32 else 0
-    if not 0 < number <= _LARGEST_ALIGNMENT or number & (number - 1):
+    if not 0 < number <= LARGEST_ALIGNMENT or number & (number - 1):
         raise FormatError(
             f"its {ALIGNMENT} is {escape(metadata.get(ALIGNMENT, ''), 20)}, not a power of two of the type uint32.",
             rule="alignment",

@@ -14,11 +14,25 @@ from ..base.limits import TENSORS
 from .types import NUMBERS
 from .values import TEXT, UINT32, Typed, packed
 
-__all__ = ["ALIGNMENT", "RECIPE_KEY", "GgufWriter"]
+__all__ = [
+    "ALIGNMENT",
+    "FORMAT_KEY",
+    "LARGEST_ALIGNMENT",
+    "RECIPE_KEY",
+    "RESERVED",
+    "SPLIT_COUNT",
+    "SPLIT_NUMBER",
+    "SPLIT_TENSORS",
+    "GgufWriter",
+]
 
 ALIGNMENT = "general.alignment"
 RECIPE_KEY = "ckptsurgeon.recipe"
 """The entry of the metadata that holds the recipe."""
+SPLIT_NUMBER, SPLIT_COUNT, SPLIT_TENSORS = "split.no", "split.count", "split.tensors.count"
+RESERVED = (RECIPE_KEY, SPLIT_NUMBER, SPLIT_COUNT, SPLIT_TENSORS)
+"""The entries that say how a file was made and how a model is split, which nobody sets."""
+LARGEST_ALIGNMENT = 1 << 20
 _VERSION = 3
 _NAME_BYTES = 63
 _DIMENSIONS = 4
@@ -35,8 +49,12 @@ class _GgufLayout:
         self._tensors, alignment = tensors, GgufWriter.alignment
         if ALIGNMENT in entries:
             alignment = int.from_bytes(entries[ALIGNMENT].raw, "little")
-            if entries[ALIGNMENT].kind != UINT32 or not alignment or alignment & (alignment - 1):
-                raise ConfigError(f"{ALIGNMENT} is not a power of two of the type uint32.", hint="Set another one.")
+            is_valid = 0 < alignment <= LARGEST_ALIGNMENT and not alignment & (alignment - 1)
+            if entries[ALIGNMENT].kind != UINT32 or not is_valid:
+                raise ConfigError(
+                    f"{ALIGNMENT} is not a power of two of the type uint32, of at most {LARGEST_ALIGNMENT}.",
+                    hint="Set another one.",
+                )
         offsets, at = [], 0
         for tensor in tensors:
             offsets.append(at)
