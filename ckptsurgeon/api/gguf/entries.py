@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...engine.inputs import PlanInputs
@@ -44,8 +45,10 @@ def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tupl
     given: Mapping[str, str] = plan.arguments.get("metadata") or {}
     check_given(given)
     source = _described_by(plan, inputs, given)
-    found = _of_source(plan, source, given) if source is not None else {}
-    for key, said in plan.metadata.items():
+    is_mixed = sum(bool(one.header.stored) for one in inputs.sources) > 1
+    planned = {key: said for key, said in plan.metadata.items() if key in given or not is_mixed}
+    found = _of_source(replace(plan, metadata=planned), source, given) if source is not None else {}
+    for key, said in planned.items():
         if key not in found and key not in (FORMAT_KEY, *RESERVED):
             found[key] = _new(key, said, is_given=key in given)
     notes: tuple[str, ...] = ()

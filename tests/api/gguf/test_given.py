@@ -88,3 +88,15 @@ def test_an_average_has_the_metadata_of_its_first_source() -> None:
     cs.apply(cs.average(["two.gguf", "one.gguf"], metadata={"general.name": "both"}), "both.gguf")
     assert metadata("both.gguf") == {**metadata("two.gguf"), "general.name": "both"}
     assert entries("both.gguf")["x.long"] == entries("two.gguf")["x.long"]
+
+
+def test_a_transplant_of_two_files_has_the_metadata_of_the_first() -> None:
+    for name, number in (("one", 1), ("two", 2)):
+        save_file({name: torch.ones(3)}, f"{name}.safetensors")
+        given = {"general.name": name, "x.long": long_list(number), f"only.{name}": "1"}
+        cs.apply(cs.convert(f"{name}.safetensors", metadata=given), f"{name}.gguf")
+    save_file({"one": torch.zeros(3), "two": torch.zeros(3)}, "target.safetensors")
+    cs.apply(cs.transplant(["one.gguf", "two.gguf"], "target.safetensors", metadata={"a": "b"}), "out.gguf")
+    found = entries("out.gguf")
+    assert found.pop("a")[0] == TEXT
+    assert found == entries("one.gguf")
