@@ -42,6 +42,17 @@ RULES = ("tests/formats/", "tests/hostile/", "tests/api/lora/test_peft.py")
 """Where each case of a test is a rule of its own."""
 
 
+BEGUN_FIRST = tuple(
+    f"tests/{name}.py::"
+    for name in (
+        "analysis/verify/test_verification", "faults/test_writers", "hostile/test_costs", "project/test_examples",
+        "project/test_tutorial", "storage/fetch/test_faults", "trainer/test_compiling", "trainer/test_kills",
+        "trainer/test_lost_ranks", "trainer/test_ranks", "trainer/test_sharding", "trainer/test_train",
+    )
+)  # fmt: skip
+"""Files that take a minute or more: begun at the end, each would keep one process busy when the others are done."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Hide a GPU from all tests but those that are asked for as ``gpu``: a command that names no device takes it."""
     wanted = str(config.getoption("markexpr", "") or "")
@@ -50,7 +61,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tell the cases of promises, and leave some cases of each test to ``make test-all``."""
+    """Tell the cases of promises, begin with the longest files, and leave some cases to ``make test-all``."""
+    items.sort(key=lambda item: not item.nodeid.startswith(BEGUN_FIRST))
     tell_promises(config, items)
     if FULL or "not long" not in str(config.getoption("markexpr", "") or ""):
         return
