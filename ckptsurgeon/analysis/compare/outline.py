@@ -114,7 +114,7 @@ class Outline:
 
 
 def outline_of(checkpoint: Checkpoint) -> Outline:
-    """Return what is compared of an open checkpoint without its values: keys, shapes, dtypes, codes and notes."""
+    """Return the outline of an open checkpoint: its keys, shapes, dtypes, codes and notes, without values."""
     stripped = [f"stripped {', '.join(checkpoint.stripped)} from the keys of {checkpoint.path}"]
     notes = (*checkpoint.notes, *(stripped if checkpoint.stripped else []))
     codes = checkpoint.codes

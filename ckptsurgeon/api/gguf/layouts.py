@@ -33,7 +33,7 @@ ARCHITECTURE = "general.architecture"
 class NamedLayout:
     """A change of layout, the metadata that describes it, and notes; ``is_gguf`` if it makes llama.cpp's layout.
 
-    ``without`` are the entries of the metadata that are no longer true.
+    ``without`` are the entries of the metadata that do not describe the changed tensors.
     """
 
     change: LayoutChange = field(default_factory=lambda: LayoutChange((), (), ()))

@@ -41,7 +41,7 @@ class Quantising:
 def check_scheme(
     name: str | None, include: Sequence[str], exclude: Sequence[str], *, others: Sequence[str] = ()
 ) -> None:
-    """Raise ConfigError if there is no such way to quantise, or if patterns are given without one.
+    """Raise ConfigError if the scheme is unknown, or if patterns are given without a scheme.
 
     ``others`` are options that do not go with it.
     """

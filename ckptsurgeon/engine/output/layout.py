@@ -15,6 +15,7 @@ from ...formats.base.sharded_writer import RECIPE_FILE, split_shards
 from ...formats.base.untrusted import most_segments
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import Step
+from ...planning.quantised import QUANTISED_NOW
 from ...storage.small_files import open_file
 from ...tensors.dtypes import DTYPES
 from ...util.text import count, escape
@@ -178,7 +179,9 @@ def _out_tensors(steps: Sequence[Step], writer: Writer) -> list[OutTensor]:
         if step.dtype not in writer.dtypes:
             others = [w.name for w in sorted(writers().values(), key=_is_of_folders) if step.dtype in w.dtypes]
             leave = f"Leave the tensor out first: ckpt filter --exclude {escape(step.key)}."
-            decode = " Or decode it: ckpt convert --dequantize." if DTYPES[step.dtype].block else ""
+            is_made = step.operation.startswith(QUANTISED_NOW)
+            other = " Or leave --gguf-type out." if is_made else " Or decode it: ckpt convert --dequantize."
+            decode = other if DTYPES[step.dtype].block else ""
             hint = f"Use --to {others[0]}.{decode}" if others else leave
             raise OutputError(
                 f"{writer.name} does not support {step.dtype}, the dtype of {escape(step.key)}.",

@@ -125,7 +125,7 @@ class _OneFile:
         raise ConfigError("GGUF is written as one file.", hint="Name the output NAME.gguf, without --max-shard-size.")
 
     def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> Mapping[str, IndexFile]:
-        """Return {}: there is no index."""
+        """Return an empty mapping: a single file needs no index."""
         return {}
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:

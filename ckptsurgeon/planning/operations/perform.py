@@ -141,7 +141,7 @@ def _decoded(
 
 
 def _blocked(result: DerivedSource, operation: Operation, keys: Sequence[str]) -> Made:
-    """Return the matrices among ``keys`` in blocks; those whose rows are no whole blocks stay, with a note.
+    """Return the matrices among ``keys`` in blocks; those whose rows do not divide into blocks stay, with a note.
 
     Raises PlanError if no tensor can be rounded.
     """

@@ -40,7 +40,7 @@ class _Torch:
         if scheme == "per_tensor_affine" and len(given) == 2:
             scale, zero = given
             if type(scale) not in (int, float) or type(zero) is not int or not isfinite(scale) or abs(zero) > MOST_ZERO:
-                raise UndecodableError("its scale or zero point is no number that a scale can be")
+                raise UndecodableError("its scale or its zero point is not a valid number")
             found, facts = (("codes", _integers(codes)),), [("scale", float(scale)), ("zero", float(zero))]
             return decoded(codes.shape, Decoded(found, "torch_quantised", (*facts, *_bits(codes))))
         if scheme.startswith("per_channel_affine") and len(given) == 3:

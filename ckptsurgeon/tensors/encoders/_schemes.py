@@ -1,4 +1,4 @@
-"""The ways in which ``ckpt convert --quantize`` quantises: what is stored of a weight, and the settings beside it.
+"""The schemes of ``ckpt convert --quantize``: which tensors store a weight, and the settings in config.json.
 
 It uses no numpy: plans are made of headers.
 """

@@ -23,7 +23,7 @@ OF_SIX = 2
 
 
 class _Mxfp4:
-    """There are no facts."""
+    """Rounds to 4-bit floats, with a power of two for each group; the facts of a scheme change nothing."""
 
     def packing(self, made: Encoded) -> Packing:
         return Packing(2, 1)

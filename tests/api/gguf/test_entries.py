@@ -174,3 +174,9 @@ def test_gguf_py_reads_the_file() -> None:
     for ours, theirs in zip(two.tensors, kept, strict=True):
         assert (ours.name, ours.tensor_type, list(ours.shape)) == (theirs.name, theirs.tensor_type, list(theirs.shape))
         assert ours.data.tobytes() == theirs.data.tobytes()
+
+
+def test_blocks_that_another_format_cannot_store_are_not_to_be_decoded_but_left_out() -> None:
+    save_file({"a.weight": torch.ones(2, 32)}, "plain.safetensors")
+    with pytest.raises(cs.OutputError, match="Or leave --gguf-type out"):
+        cs.apply(cs.convert("plain.safetensors", gguf_type="q8_0"), "x.safetensors")
