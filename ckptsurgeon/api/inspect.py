@@ -53,6 +53,11 @@ def inspect(
         adapter, notes = adapter_of(checkpoint)
         found = inspection_of(checkpoint, include, exclude, stats=stats, weights=weights_of(checkpoint))
         notes = (*notes, *contradictions(checkpoint), *(comparison_notes(checkpoint) if model_class else ()))
+        if checkpoint.header.stored:
+            from .gguf.outputs import block_notes
+
+            named = checkpoint.metadata.get("general.architecture", "")
+            notes += block_notes(checkpoint, named, checkpoint.metadata.get(f"{named}.block_count", ""))
         return replace(found, adapter=adapter, notes=(*found.notes, *notes))
 
 

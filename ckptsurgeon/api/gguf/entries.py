@@ -19,7 +19,7 @@ from ...tensors.dtypes import DTYPES
 from ...util.text import listing
 from ..model_folder.folder import model_folder
 from .layouts import ARCHITECTURE, TRANSFORMERS
-from .outputs import check_given, check_names, notes_on_other_format
+from .outputs import block_notes, check_given, check_names, notes_on_other_format
 from .tokenizer import tokenizer_entries
 
 __all__ = ["gguf_entries"]
@@ -60,7 +60,10 @@ def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tupl
     if FILE_TYPE in found if source is not None and is_another else ARCHITECTURE in found and source is None:
         found.update(_file_type(plan))
     named = found[ARCHITECTURE].raw[8:].decode("utf-8", "replace") if ARCHITECTURE in found else ""
-    return ExtraEntries((), (found,)), (*notes, *check_names(plan, inputs, named))
+    notes += check_names(plan, inputs, named)
+    count = found.get(f"{named}.block_count")
+    stated = str(int.from_bytes(count.raw, "little")) if count is not None else ""
+    return ExtraEntries((), (found,)), (*notes, *block_notes((step.key for step in plan.steps), named, stated))
 
 
 def _is_gguf(options: OutputOptions) -> bool:

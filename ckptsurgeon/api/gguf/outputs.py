@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 
 from ...engine.inputs import PlanInputs
 from ...errors import ConfigError, PlanError
@@ -14,8 +15,9 @@ from ...util.text import escape, listing
 from ..model_folder.folder import model_folder
 from .layouts import ARCHITECTURE
 
-__all__ = ["check_given", "check_names", "notes_on_other_format"]
+__all__ = ["block_notes", "check_given", "check_names", "notes_on_other_format"]
 
+_BLOCK = re.compile(r"blk\.(\d{1,9})\.")
 _REMEDY = "ckpt convert X --layout gguf -o y.gguf"
 
 
@@ -49,6 +51,20 @@ def check_names(plan: Plan, inputs: PlanInputs, architecture: str) -> tuple[str,
         "llama.cpp will not load the output, whose tensors have the names of transformers: from a folder with its "
         f"config.json, {_REMEDY} gives them llama.cpp's",
     )
+
+
+def block_notes(keys: Iterable[str], architecture: str, stated: str) -> tuple[str, ...]:
+    """Return a note if the blocks of llama.cpp's tensors are not as many as ``stated`` in ``block_count``; or ()."""
+    numbers = {int(found[1]) for key in keys if (found := _BLOCK.match(key)) is not None}
+    if not numbers or not (stated.isascii() and stated.isdigit()) or len(stated) > 9:
+        return ()
+    lost = next((number for number in range(int(stated)) if number not in numbers), None)
+    if lost is None and max(numbers) < int(stated):
+        return ()
+    has = f"the blocks go up to {max(numbers)}" if lost is None else f"there is nothing of block {lost}"
+    whole = len(numbers) == max(numbers) + 1
+    remedy = f" (--set-metadata {escape(architecture)}.block_count={len(numbers)})" if whole else ""
+    return (f"{escape(architecture)}.block_count is {stated}, but {has}: llama.cpp cannot load it{remedy}",)
 
 
 def notes_on_other_format(plan: Plan, format: str) -> tuple[str, ...]:

@@ -89,3 +89,23 @@ def test_the_layout_of_llama_cpp_in_another_format_is_said() -> None:
     receipt = cs.apply("plan.json", "x.safetensors")
     assert said(receipt.notes, "the tensors have the names and layout of llama.cpp, which reads GGUF alone")
     assert "blk.0.attn_q.weight" in load_file("x.safetensors")
+
+
+def test_blocks_that_are_left_out_are_said_when_it_is_written_and_when_it_is_read(ckpt: Any) -> None:
+    model("llama")
+    cs.apply(cs.convert("model", layout="gguf"), "x.gguf")
+    blocks = {key.split(".")[1] for key in read("x.gguf") if key.startswith("blk.")}
+    number, last = len(blocks), len(blocks) - 1
+    assert not said(cs.inspect("x.gguf").notes, "block_count")
+    end = f"llama.block_count is {number}, but there is nothing of block {last}: llama.cpp cannot load it "
+    end += f"(--set-metadata llama.block_count={last})"
+    assert end in " ".join(ckpt("filter", "x.gguf", "--exclude", f"blk.{last}", "-o", "end.gguf").out.split())
+    assert end in cs.inspect("end.gguf").notes
+    cs.apply(cs.filter("x.gguf", exclude=[f"blk.{last}"], metadata={"llama.block_count": str(last)}), "set.gguf")
+    assert not said(cs.inspect("set.gguf").notes, "block_count")
+    cs.apply(cs.filter("x.gguf", exclude=["blk.0"]), "first.gguf")
+    first = f"llama.block_count is {number}, but there is nothing of block 0: llama.cpp cannot load it"
+    assert first in cs.inspect("first.gguf").notes
+    cs.apply(cs.convert("x.gguf", metadata={"llama.block_count": "1"}), "few.gguf")
+    few = f"llama.block_count is 1, but the blocks go up to {last}: llama.cpp cannot load it"
+    assert said(cs.inspect("few.gguf").notes, few)
