@@ -12,14 +12,15 @@ from ..engine.inputs import PlanInputs
 from ..planning.average import ema_weights, plan_average
 from ..planning.plan.plan import Plan
 from .inputs.argument_types import CheckpointLike, checked
-from .inputs.encoding import check_encoding, encoding_notes, encoding_said, read_as
+from .inputs.encoding import as_stored, check_encoding, encoding_notes, encoding_said, read_as
 from .inputs.inputs import names_of, plan_source, source_notes, twice_notes, view_of
+from .inputs.kept_codes import keeping_codes
 from .inputs.metadata import check_metadata, with_metadata
 from .inputs.reopening import with_model_files_pinned
 from .model_folder.checks import with_sources_said, without_repeats
 from .model_folder.config_differences import with_config_said
 from .model_folder.merged import merged_folder
-from .model_folder.quantised import folder_of
+from .model_folder.quantised import folder_of, with_settings
 from .model_folder.rows_by_place import AVERAGED, PLACE, check_place, checked_rows
 from .transplant.transplant import plain_arguments
 
@@ -43,7 +44,8 @@ def average(
     Floating and complex tensors are averaged in double precision and keep the dtype of the first. Integers and
     booleans, which have no mean, come from the "last" or "first" checkpoint, or are the "max" (``int_buffers``).
     Folders whose tokenisers differ are averaged only if ``vocab`` is "place": row n with row n, whatever their tokens.
-    If ``encoding`` is "dequantize", codes of quantised checkpoints are averaged as the weights that they stand for.
+    Codes of quantised checkpoints are averaged as the weights that they stand for; the mean is encoded as the first
+    checkpoint is, or stored as numbers if ``encoding`` is "dequantize".
     ``metadata`` sets entries of the metadata, as in ``convert``.
 
     Raises ConfigError for fewer than two checkpoints, PlanError if their keys, shapes or kinds of numbers differ,
@@ -59,6 +61,7 @@ def average(
         for place, source in enumerate(sources, 1):
             opened.append(open_checkpoint(source, root, unwrap=unwrap, called=f"source {place}"))
             opened[-1] = read_as(opened[-1], encoding)
+        stored = as_stored(opened, encoding)
         views = [view_of(plan_source(n, c), c) for n, c in zip(names_of(paths), opened, strict=True)]
         plan = plan_average(
             views,
@@ -69,12 +72,14 @@ def average(
                 **encoding_said(encoding),
                 **_said(ema),
             },
-            metadata=opened[0].metadata if opened else {},
+            metadata=stored[0].metadata if stored else {},
             notes=[*source_notes(opened, unwrap=unwrap), *twice_notes(opened), *encoding_notes(opened, encoding)],
         )
-        folders = [folder_of(one) for one in opened]
+        plan, opened = keeping_codes(plan, opened, encoding)
+        plan = with_settings(plan, opened, 0)
+        folders = [folder_of(one) for one in stored]
         plan = with_config_said(plan, folders)
-        plan = with_sources_said(plan, opened, folders)
+        plan = with_sources_said(plan, stored, folders)
         plan = checked_rows(
             without_repeats(merged_folder(plan, folders[0], folders), opened[0]),
             folders,

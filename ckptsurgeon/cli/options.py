@@ -150,7 +150,7 @@ Encoding = Annotated[
     typer.Option(
         "--encoding",
         metavar="keep|dequantize",
-        help="If a model is quantised: only copy its codes, or compute with the weights that they stand for.",
+        help="If a model is quantised: keep its encoding, or write plain numbers.",
     ),
 ]
 Unwrap = Annotated[bool, typer.Option("--unwrap", help="Strip wrappers such as module. from the keys.")]

@@ -8,6 +8,7 @@ from math import isfinite, prod
 from ..errors import PlanError
 from ..planning.mismatch.fitting import fit
 from ..planning.mismatch.policies import cast_fault, is_reshape
+from ..planning.plan.coded_part import CodedPart
 from ..planning.plan.step import Step
 from ..tensors.dtypes import DTYPES
 from ..util.text import escape
@@ -22,6 +23,9 @@ def check_step(step: Step) -> None:
     """Raise PlanError if a step's operation does not fit its shapes or dtypes, as in a plan that a user has edited."""
     if step.op == "init":
         return
+    if step.coded is not None:
+        _check_coded(step, step.coded)
+        step = step.numbers
     if step.source is None or not _FITS.get(step.op, _resizes)(step):
         raise PlanError(
             f"the plan is not possible: the operation {step.op} cannot make the tensor {escape(step.key)}, "
@@ -32,6 +36,18 @@ def check_step(step: Step) -> None:
         fault = cast_fault(one.dtype, step.dtype)
         if fault:
             raise PlanError(f"the tensor {escape(step.key)} cannot be cast from {one.dtype} to {step.dtype}: {fault}.")
+
+
+def _check_coded(step: Step, part: CodedPart) -> None:
+    """Raise PlanError if a part of a quantised tensor cannot have the dtype and the shape that its step gives."""
+    from .compute.coded import fits  # imports numpy, which copying does not need
+
+    if not fits(step, part):
+        raise PlanError(
+            f"the plan is not possible: {escape(step.key)}, {step.dtype} {step.shape}, is not a part ({part.role}, "
+            f"{escape(part.encoding)}) of a quantised tensor of the shape {part.shape}.",
+            hint="Make a new plan, with the command that wrote this one.",
+        )
 
 
 def _from(step: Step) -> str:

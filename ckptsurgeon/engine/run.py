@@ -191,14 +191,20 @@ def check_unchanged(inputs: PlanInputs) -> None:
 
 def is_copy(step: Step, info: TensorInfo) -> bool:
     """Return whether the bytes of the output tensor are in the source as they are."""
-    return step.op in ("copy", "keep") and step.dtype == info.dtype and info.is_plain
+    return step.op in ("copy", "keep") and step.dtype == info.dtype and info.is_plain and step.coded is None
 
 
 def checked_on_the_way(step: Step, info: TensorInfo) -> bool:
     """Return whether computing a step reads the whole storage of an input, and so can check its checksum, too."""
     storage = info.storage
     whole = storage is not None and info.is_plain and info.nbytes == storage.nbytes and info.numel > 0
-    return step.op in MERGES and not step.policy and whole and storage is not None and storage.crc32 is not None
+    return (
+        step.op in MERGES
+        and not (step.policy or step.coded)
+        and whole
+        and storage is not None
+        and storage.crc32 is not None
+    )
 
 
 def has_slot(run: PlanRun, step: Step) -> bool:

@@ -121,7 +121,8 @@ def computing(found: Sequence[tuple[str, QuantisedTensor, str]], remedy: str) ->
 def _check_whole(carried: Iterable[_CarriedCodes], steps: Mapping[str, Step]) -> None:
     """Raise PlanError if some of a quantised tensor's stored tensors are left out, or their new names do not match."""
     for one in carried:
-        lacking = [key for end, key in one.coded.parts.items() if end not in one.names]
+        made_anew = {key for key in one.coded.keys if key in steps and steps[key].coded is not None}
+        lacking = [key for end, key in one.coded.parts.items() if end not in one.names and key not in made_anew]
         if lacking:
             raise PlanError(
                 f"the tensor {escape(one.coded.name)} of {escape(one.source)} is quantised ({one.coded.method}), and "

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ..formats.base.header import FilePrint
 from ..formats.base.header_digest import UNSEALED
 from ..util.brief import Brief
+from .plan.coded_part import CodedPart
 from .plan.compute import Factor, Lora, Merge
 from .plan.files import PlanSource, PlanTarget
 from .plan.plan import Plan
@@ -26,6 +27,7 @@ class RecipeEntry(NamedTuple):
 
     ``more`` are (source, key) of further inputs, ``weights`` the weight of each, ``axis`` is the vocabulary axis.
     ``merge`` is the method that merged the inputs, ``lora`` the changes of adapters, ``factor`` the extracted factor.
+    ``coded`` is the part of a quantised tensor that the numbers are stored as.
     ``implied`` is true if the output does not store the tensor, since the library that loads it ties it to another. The
     other fields are only for people: ``rule`` is the option that decided, as the user wrote it, ``reason`` is why a
     tensor is initialised, ``shared`` is the number of values from the source if the other values were initialised.
@@ -45,6 +47,7 @@ class RecipeEntry(NamedTuple):
     merge: Merge | None = None
     lora: Lora | None = None
     factor: Factor | None = None
+    coded: CodedPart | None = None
     rule: str = ""
     reason: str = ""
     shared: int | None = None
@@ -120,8 +123,8 @@ def recipe_entry(step: Step) -> RecipeEntry:
     more = tuple((one.source, one.key) for one in step.more)
     return RecipeEntry(
         step.op, step.kind, step.source, step.source_key, step.policy, step.tied_to, more=more, weights=step.weights,
-        axis=step.axis, merge=step.merge, lora=step.lora, factor=step.factor, rule=step.rule,
-        reason=step.reason, shared=step.shared,
+        axis=step.axis, merge=step.merge, lora=step.lora, factor=step.factor, coded=step.coded,
+        rule=step.rule, reason=step.reason, shared=step.shared,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import VerifyError
 from ..formats.base.header import FilePrint
 from ..storage.json_text import read_json
+from .plan.coded_part import CodedPart
 from .plan.compute import Factor, Lora, Merge
 from .plan.files import PlanCompanion, PlanSource, PlanTarget
 from .plan.rows import VocabularyRows, rows_of_each
@@ -88,6 +89,7 @@ def _read_made(key: str, row: Mapping[str, Any], rules: Sequence[str], merges: S
         merge=_merge(row.get("merge"), merges),
         lora=Lora.from_json(row.get("lora")),
         factor=Factor.from_json(row.get("factor")),
+        coded=CodedPart.from_json(row.get("coded")),
         rule=_rule(row["rule"], rules) if "rule" in row else "",
         reason=str(row.get("reason", "")),
         shared=int(row["shared"]) if "shared" in row else None,
@@ -190,7 +192,7 @@ def _shared_text_key(key: str, made: RecipeEntry) -> tuple[object, ...] | None:
 
     None means that the JSON contains the name of a tensor, so that no other entry has the same text.
     """
-    if made.tied_to or made.lora or made.factor or any(other != key for _, other in made.more):
+    if made.tied_to or made.lora or made.factor or made.coded or any(other != key for _, other in made.more):
         return None
     if made.source_key not in ("", key):
         return None
@@ -251,6 +253,8 @@ def _made_json(key: str, made: RecipeEntry, rules: dict[str, int], merges: dict[
         row["lora"] = made.lora.to_json()
     if made.factor is not None:
         row["factor"] = made.factor.to_json()
+    if made.coded is not None:
+        row["coded"] = made.coded.to_json()
     if made.implied:
         row["implied"] = True
     if made.rule:

@@ -17,6 +17,7 @@ from ...engine.compute.compute import computed_blocks
 from ...engine.compute.reading import cast_for, read_part
 from ...engine.compute.rows import mapped_block, overlaid_boxes
 from ...engine.context import MergeContext
+from ...engine.run import is_copy
 from ...planning.plan.compute import Factor
 from ...planning.plan.step import Step
 from ...tensors.dtypes import DTYPES, contiguous_stride
@@ -63,7 +64,7 @@ def first_difference(
     ``context`` has the settings for computing merges.
     """
     origin, theirs = origins[0]
-    if step.op in ("copy", "keep") and info.dtype == origin.dtype and origin.is_plain:
+    if is_copy(step, origin):
         return first_different_byte(output, info, theirs, origin)
     read = reader(output, info)
     if step.overlays and keeper is None:

@@ -115,7 +115,7 @@ def _step(
     return Step(
         key, made.op, info.dtype, info.shape, first.source, first.key, first.dtype, first.shape,
         policy=made.policy, more=tuple(more), weights=made.weights, rows=rows, axis=made.axis, merge=made.merge,
-        lora=made.lora, factor=made.factor,
+        lora=made.lora, factor=made.factor, coded=made.coded,
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
@@ -10,12 +10,13 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...errors import PlanError
 from ...planning.operations.perform import DecodedWeight
 from ...tensors.encodings._encoding import QuantisedTensor
+from ...tensors.info import TensorInfo
 from ...util.text import escape
 
 if TYPE_CHECKING:
-    from ...tensors.decoders._decoder import StatedSettings
+    from ...tensors.decoders._decoder import Request, StatedSettings
 
-__all__ = ["weights_of"]
+__all__ = ["encoded_by", "weights_of"]
 
 SMALL = 4096
 """The most bytes of a stored number that describes a weight, as a ``quant_state``."""
@@ -38,16 +39,15 @@ def _settings(checkpoint: Checkpoint) -> StatedSettings:
 def _weight(
     checkpoint: Checkpoint, known: dict[int, DecodedWeight], settings: Callable[[], StatedSettings], key: str
 ) -> DecodedWeight | None:
-    from ...tensors.decoders._decoder import Request, UndecodableError, decoded_weight
+    from ...tensors.decoders._decoder import UndecodableError, decoded_weight
 
     coded = checkpoint.codes.by_key.get(key)
     if coded is None:
         return None
     if id(coded) not in known:
-        parts = {end: checkpoint[part] for end, part in coded.parts.items()}
-        asked = Request(coded, parts, settings(), partial(_stored, checkpoint, coded), checkpoint.metadata)
         try:
-            known[id(coded)] = DecodedWeight(coded.name, decoded_weight(asked), coded.keys)
+            weight = decoded_weight(_request(checkpoint, coded, settings()))
+            known[id(coded)] = DecodedWeight(coded.name, weight, coded.keys)
         except UndecodableError as error:
             raise PlanError(
                 f"the tensor {escape(coded.name)} of {escape(checkpoint.path)} is quantised ({escape(coded.method)}) "
@@ -56,6 +56,28 @@ def _weight(
                 details=list(coded.keys),
             ) from None
     return known[id(coded)]
+
+
+def _request(checkpoint: Checkpoint, coded: QuantisedTensor, settings: StatedSettings) -> Request:
+    from ...tensors.decoders._decoder import Request
+
+    parts = {end: checkpoint[part] for end, part in coded.parts.items()}
+    return Request(coded, parts, settings, partial(_stored, checkpoint, coded), checkpoint.metadata)
+
+
+def encoded_by(checkpoint: Checkpoint) -> Callable[[QuantisedTensor, TensorInfo], Mapping[str, TensorInfo]]:
+    """Return a function that gives the parts which store a weight as one of the quantised tensors of a checkpoint.
+
+    The function takes that tensor and the new weight. It raises ``UnencodableError`` if nothing encodes it so.
+    """
+    settings = cache(partial(_settings, checkpoint))
+
+    def parts(coded: QuantisedTensor, weight: TensorInfo) -> Mapping[str, TensorInfo]:
+        from ...tensors.encoders._like import encoded_like
+
+        return encoded_like(weight, _request(checkpoint, coded, settings()))
+
+    return parts
 
 
 def _stored(checkpoint: Checkpoint, coded: QuantisedTensor, ending: str) -> bytes:

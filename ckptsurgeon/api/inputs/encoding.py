@@ -1,8 +1,7 @@
-"""The option ``encoding``: reads quantised sources as they are stored, or as the weights that they stand for.
+"""The option ``encoding``: what becomes of quantised tensors.
 
-With ``keep``, codes are only copied, and a verb that would compute with them raises an error. A further choice, to
-encode computed weights again as the source had them, belongs here: sources are then read as for ``dequantize``, and
-the steps of the weights are changed after planning.
+Verbs that compute plan with the weights that codes stand for. With ``keep``, the new weights are then encoded as those
+of the source were; with ``dequantize`` they are stored as plain numbers.
 """
 
 from __future__ import annotations
@@ -11,14 +10,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...errors import ConfigError
+from ...errors import ConfigError, PlanError
 from ...util.text import escape, listing
 from .operations import operate
 
-__all__ = ["DEQUANTIZE", "ENCODINGS", "check_encoding", "encoding_notes", "encoding_said", "read_as", "with_decoding"]
+__all__ = [
+    "DEQUANTIZE",
+    "ENCODINGS",
+    "as_stored",
+    "check_encoding",
+    "encoding_notes",
+    "encoding_said",
+    "read_as",
+    "with_decoding",
+]
 
 ENCODINGS = ("keep", "dequantize")
-"""``keep`` copies codes unchanged; ``dequantize`` replaces them by the weights that they stand for."""
+"""``keep`` stores changed weights as they were stored; ``dequantize`` replaces codes by the weights they stand for."""
 DEQUANTIZE: Mapping[str, Any] = {"dequantize": "**"}
 """The operation that replaces all quantised tensors by their weights."""
 
@@ -30,13 +38,27 @@ def check_encoding(encoding: str) -> None:
 
 
 def read_as(checkpoint: Checkpoint, encoding: str) -> Checkpoint:
-    """Return a source as a verb reads it: with its codes, or with the weights that they stand for.
+    """Return a source as a verb plans with it: with the weights that its codes stand for.
 
-    Raises PlanError for a quantised tensor that cannot be decoded.
+    If ``encoding`` is ``keep``, a source that cannot be decoded is returned with its codes, which may be copied. Raises
+    PlanError for a quantised tensor that cannot be decoded, if it has to be.
     """
-    if encoding == ENCODINGS[0] or not checkpoint.codes:
+    if not checkpoint.codes:
         return checkpoint
-    return operate([checkpoint], [DEQUANTIZE])[0].checkpoint
+    try:
+        return operate([checkpoint], [DEQUANTIZE])[0].checkpoint
+    except PlanError:
+        if encoding == ENCODINGS[0]:
+            return checkpoint
+        raise
+
+
+def as_stored(read: Sequence[Checkpoint], encoding: str) -> list[Checkpoint]:
+    """Return the sources as those of the output are stored: with their codes, if ``encoding`` is ``keep``.
+
+    ``read`` are the sources as a verb plans with them.
+    """
+    return [one.stored or one if encoding == ENCODINGS[0] else one for one in read]
 
 
 def with_decoding(

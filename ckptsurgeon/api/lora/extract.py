@@ -19,7 +19,7 @@ from ...planning.transplant.by_place import is_of_tokens
 from ...planning.transplant.options import Options
 from ...util.text import count, escape, listing
 from ..inputs.argument_types import CheckpointLike, Patterns, checked
-from ..inputs.encoding import check_encoding, encoding_notes, encoding_said, read_as
+from ..inputs.encoding import ENCODINGS, read_as
 from ..inputs.inputs import names_of, plan_source, unwrap_notes, view_of
 from ..inputs.memory_budget import memory_bytes, with_costs
 from ..inputs.reopening import with_model_files_pinned
@@ -53,7 +53,6 @@ def lora_extract(
     dtype: str | torch.dtype = "float32",
     seed: int = 0,
     vocab: str | None = None,
-    encoding: str = "keep",
     memory: str | int | None = None,
     unwrap: bool = False,
     root: str | None = None,
@@ -66,8 +65,8 @@ def lora_extract(
     Other tensors that differ are reported in a note or, with ``save_modules``, saved whole. ``dtype`` is that of the
     factors. ``seed`` is for the random start of the decomposition; ``memory`` limits its memory, as in "512MB". The
     receipt of ``apply`` has the approximation error of each weight. It is an error if the rows of an embedding belong
-    to different tokens in the two models, unless ``vocab`` is "place". If ``encoding`` is "dequantize", codes of
-    quantised models are compared as the weights that they stand for.
+    to different tokens in the two models, unless ``vocab`` is "place". Codes of quantised models are
+    compared as the weights that they stand for.
 
     Raises ConfigError for an invalid rank or alpha, PlanError if nothing can be extracted, PatternError for a
     pattern that matches nothing, and what ``open_checkpoint`` raises.
@@ -78,7 +77,6 @@ def lora_extract(
         rank, alpha, options.include, options.exclude, embeddings, fan_in_fan_out, save_modules, options.dtype, seed,
     )  # fmt: skip
     check_extraction(asked)
-    check_encoding(encoding)
     check_place(vocab, "rows of the two embeddings are subtracted by position.", EXTRACTED)
     most = memory_bytes(memory)
     opened: list[Checkpoint] = []
@@ -86,7 +84,7 @@ def lora_extract(
         opened += (
             open_checkpoint(one, root, unwrap=unwrap, called=name) for one, name in ((tuned, "tuned"), (base, "base"))
         )
-        opened[:] = (read_as(one, encoding) for one in opened)
+        opened[:] = (read_as(one, ENCODINGS[1]) for one in opened)
         ours, theirs = opened
         asked = replace(asked, model=model_at(place_of(base), theirs) or model_at(place_of(tuned), ours))
         names = names_of([path_of(tuned), path_of(base)])
@@ -107,12 +105,10 @@ def lora_extract(
                     fan_in_fan_out=fan_in_fan_out, dtype=options.dtype, vocab=vocab, unwrap=unwrap,
                     root=root,
                 ),
-                **encoding_said(encoding),
                 **({"alpha": alpha} if alpha is not None else {}),
             },
             notes=[
                 *(note for one in opened for note in one.notes), *unwrap_notes(opened, asked=unwrap),
-                *encoding_notes(opened, encoding),
                 *_lacking(ours, theirs, tied[0]),
             ],
         )  # fmt: skip

@@ -19,8 +19,9 @@ from ...planning.quantised import check_codes
 from ...planning.transplant.options import Options
 from ...util.text import count, escape
 from ..inputs.argument_types import CheckpointLike, Patterns, Sources, checked
-from ..inputs.encoding import check_encoding, encoding_notes, encoding_said, read_as
+from ..inputs.encoding import as_stored, check_encoding, encoding_notes, encoding_said, read_as
 from ..inputs.inputs import merged_notes, names_of, plan_source, source_notes, twice_notes, unwrap_notes, view_of
+from ..inputs.kept_codes import keeping_codes
 from ..inputs.memory_budget import memory_bytes, with_costs
 from ..inputs.reopening import with_model_files_pinned
 from ..model_folder.checks import source_layer_notes, with_layers_said
@@ -59,8 +60,9 @@ def lora_merge(
     is that of all real floating tensors of the output, by default the base's; ``memory`` limits the memory of the
     computation, as in "512MB". If the base is a folder of transformers, its configuration and tokeniser are copied; if
     an adapter has its own embedding for another vocabulary, the adapter's tokeniser is copied instead. It is an error
-    if rows of an embedding would get other tokens, unless ``vocab`` is "place". If ``encoding`` is "dequantize",
-    adapters are added to the weights that codes of a quantised base stand for.
+    if rows of an embedding would get other tokens, unless ``vocab`` is "place". Adapters are added to the weights
+    that codes of a quantised base stand for; the sums are encoded as the base is, or stored as numbers if ``encoding``
+    is "dequantize".
 
     Raises ConfigError for adapters of another kind or invalid weights, PlanError if an adapter is for another
     model, PatternError for a pattern that matches nothing, and what ``open_checkpoint`` raises.
@@ -78,7 +80,8 @@ def lora_merge(
         opened[0] = read_as(opened[0], encoding)
         names = names_of([path_of(base), *map(path_of, given)])
         views = [open_adapter(*one, opened) for one in zip(given, names[1:], counts, strict=True)]
-        folders, by_place = list(map(folder_of, opened)), vocab == PLACE
+        stored = as_stored(opened, encoding)
+        folders, by_place = list(map(folder_of, stored)), vocab == PLACE
         plan = plan_lora_merge(
             view_of(plan_source(names[0], opened[0]), opened[0]),
             [view for view, _ in views],
@@ -91,7 +94,7 @@ def lora_merge(
                 **encoding_said(encoding),
                 **({"weights": counts} if weights is not None else {}),
             },
-            metadata=opened[0].metadata,
+            metadata=stored[0].metadata,
             notes=[
                 *source_notes(opened, unwrap=False),
                 *unwrap_notes(opened[:1], asked=unwrap),
@@ -100,8 +103,9 @@ def lora_merge(
                 *_other_bases(opened),
             ],
         )
+        plan, opened = keeping_codes(plan, opened, encoding)
         check_codes(plan, [one.codes for one in opened])
-        plan = with_settings(plan, opened)
+        plan = with_settings(plan, opened, 0)
         inputs = PlanInputs(tuple(opened), None, tuple(path for _, path in views if path), memory=most)
         plan = lora_folder(plan, folders[0], opened[0], folders[1:], by_place=by_place)
         plan = with_layers_said(plan, source_layer_notes(opened[0], folders[0]), opened[0].path, folders[0].config)

@@ -24,8 +24,9 @@ from ...planning.plan.plan import Plan
 from ...planning.transplant.select import SourceView
 from ...util.text import count, escape
 from ..inputs.argument_types import CheckpointLike, Given, Mismatch, Parameters, Path, Patterns, Rules, Sources, checked
-from ..inputs.encoding import check_encoding, encoding_said
+from ..inputs.encoding import as_stored, check_encoding, encoding_said
 from ..inputs.inputs import names_of, plan_source, view_of
+from ..inputs.kept_codes import keeping_codes
 from ..inputs.memory_budget import memory_bytes
 from ..inputs.metadata import check_metadata, with_metadata
 from ..inputs.reopening import with_model_files_pinned
@@ -140,8 +141,9 @@ def merge(
     that all have is merged, the rest is the base's or the first's); for all, or by pattern. ``vocab`` merges models
     with different vocabularies by token: ``union``, ``base`` (the base's or the first's), or the file of a list.
     ``tokens`` names the list of a model that has none next to it; ``vocab_keys`` names the tensors (GLOB, GLOB=AXIS)
-    if their sizes do not show it. ``int_buffers`` chooses the integers: last, first, max. ``encoding``
-    "dequantize" merges the weights that codes of quantised models stand for. ``dtype`` is that of the output, by
+    if their sizes do not show it. ``int_buffers`` chooses the integers: last, first, max. Codes of quantised models are
+    merged as the weights that they stand for, and the result is encoded as the base or the first model is, or stored
+    as numbers if ``encoding`` is "dequantize". ``dtype`` is that of the output, by
     default the widest of the models; ``compute`` is float32 or float64. ``plugin`` is a file with your own
     merge methods, which is run. ``memory`` limits the memory of the computation, as in "512MB". ``device`` is cpu or
     cuda, on which torch computes. ``metadata`` sets entries of the metadata, as in ``convert``. A recipe
@@ -207,7 +209,8 @@ def _plan_models(
         if method.base == "model" and at is not None:
             numbers, at = [at, *numbers], None
         values = ParameterValues(method, settings, [{} for _ in numbers])
-        folders = [folder_of(one) for one in opened]
+        stored = as_stored(opened, asked.encoding)
+        folders = [folder_of(one) for one in stored]
         paths = [place_of(one) or name for one, name in zip(ordered, names, strict=True)]
         chosen = merge_vocabulary(asked.vocabulary, list(map(MergedModel, paths, views, folders)), first=donor)
         tied = {number for number, one in enumerate(folders) if one.is_tied}
@@ -221,16 +224,17 @@ def _plan_models(
                 **({"parameters": plain_settings(settings)} if settings else {}),
                 **({"base": views[-1].source.name} if base is not None else {}),
             },
-            metadata=opened[donor].metadata,
+            metadata=stored[donor].metadata,
             notes=asked.notes(opened),
         )  # fmt: skip
+        plan, every = keeping_codes(plan, opened, asked.encoding, donor)
         plan = with_config_said(plan, folders, donor)
-        plan = with_sources_said(plan, opened, folders)
+        plan = with_sources_said(plan, stored, folders)
         plan = merged_folder(plan, folders[donor], folders, tokens=chosen[1] if chosen is not None else None)
-        plan = without_repeats(plan, opened[donor])
+        plan = without_repeats(plan, stored[donor])
         plan = checked_rows(plan, folders, remedy=MERGED, allowed=asked.vocabulary.is_by_place)
         plan = with_model_files_pinned(plan, folders)
-        plan = asked.carried(plan, opened, donor=donor)
+        plan = asked.carried(plan, every, donor=donor)
         stack.pop_all()
     return plan
 

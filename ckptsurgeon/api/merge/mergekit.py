@@ -21,7 +21,9 @@ from ...planning.mergekit.pieces import MergeLayout, NumberedModels, pieces_of_c
 from ...planning.plan.plan import Plan
 from ...util.text import brief_repr, escape
 from ...vocabulary.read import tokens_beside
+from ..inputs.encoding import ENCODINGS, as_stored
 from ..inputs.inputs import names_of, plan_source, view_of
+from ..inputs.kept_codes import keeping_codes
 from ..inputs.recipe_files import is_recipe, read_recipe_file
 from ..inputs.reopening import with_model_files_pinned
 from ..model_folder.checks import with_sources_said, without_repeats
@@ -71,14 +73,16 @@ class RecipeModels:
         paths: Mapping[ModelReference, str],
         opened: Sequence[Checkpoint],
         notes: Sequence[str] = (),
+        encoding: str = ENCODINGS[0],
     ) -> None:
         self._configuration, self._folder = configuration, folder
         self.names = names_of(list(paths.values()))
         self._views = [view_of(plan_source(name, one), one) for name, one in zip(self.names, opened, strict=True)]
-        self.folders = [folder_of(one) for one in opened]
+        stored = as_stored(opened, encoding)
+        self.folders = [folder_of(one) for one in stored]
         self._paths = list(paths.values())
         self._numbers = {one: number for number, one in enumerate(paths)}
-        self._metadata = opened[self.donor].metadata
+        self._metadata = stored[self.donor].metadata
         self._notes = notes
 
     @property
@@ -237,18 +241,25 @@ def plan_configuration(path: str, document: Mapping[str, Any], method: Method, a
         with ExitStack() as stack:
             opened = asked.opened(paths, stack)
             merged = RecipeModels(
-                configuration, folder, dict(zip(references, paths, strict=True)), opened, asked.notes(opened)
+                configuration,
+                folder,
+                dict(zip(references, paths, strict=True)),
+                opened,
+                asked.notes(opened),
+                asked.encoding,
             )
+            stored = as_stored(opened, asked.encoding)
             chosen = merge_vocabulary(merged.vocabulary(asked.vocabulary, method), merged.models, first=merged.donor)
             options = replace(options, vocabulary=chosen[0] if chosen is not None else None)
             tokens = chosen[1] if chosen is not None else None
             arguments = {**asked.arguments, "recipe": merged.said(document)}
             plan = merged.plan(method, options, tokens, asked.seed, arguments)
+            plan, every = keeping_codes(plan, opened, asked.encoding, merged.donor)
             plan = with_config_said(plan, merged.folders, merged.donor)
-            plan = without_repeats(with_sources_said(plan, opened, merged.folders), opened[merged.donor])
+            plan = without_repeats(with_sources_said(plan, stored, merged.folders), stored[merged.donor])
             plan = checked_rows(plan, merged.folders, remedy=RECIPE, allowed=asked.vocabulary.is_by_place)
             plan = with_model_files_pinned(plan, merged.folders)
-            plan = asked.carried(plan, opened, path, donor=merged.donor)
+            plan = asked.carried(plan, every, path, donor=merged.donor)
             stack.pop_all()
     except ConfigError as error:
         raise type(error)(f"{escape(os.path.basename(path))}: {error.message}", hint=error.hint) from error

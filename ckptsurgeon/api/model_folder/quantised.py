@@ -212,10 +212,16 @@ def with_settings(plan: Plan, opened: Sequence[Checkpoint], owner: int | None = 
 
 
 def _copied(plan: Plan, opened: Sequence[Checkpoint]) -> dict[int, list[QuantisedTensor]]:
-    """Return the quantised tensors that a plan takes from its sources, by the index of the source."""
+    """Return the quantised tensors that a plan takes from its sources, by the index of the source.
+
+    A weight that is encoded again is encoded as the tensor of the same name of one of the sources.
+    """
     coded = [one.codes.by_key for one in opened]
     found: dict[int, dict[int, QuantisedTensor]] = {}
     for step in plan.steps if any(coded) else ():
+        if step.coded is not None:
+            place = next(place for place, keys in enumerate(coded) if step.key in keys)
+            found.setdefault(place, {})[id(coded[place][step.key])] = coded[place][step.key]
         for one in step.inputs:
             if one.source < len(coded) and (tensor := coded[one.source].get(one.key)) is not None:
                 found.setdefault(one.source, {})[id(tensor)] = tensor

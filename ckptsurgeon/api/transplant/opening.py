@@ -242,7 +242,7 @@ def _keeper(target: TargetSpec, names: Sequence[str], opened: list[Checkpoint], 
     if not target.keeps:
         return None
     opened.append(open_checkpoint(_given(target.kept, target.keeps), target.keeps_root or ".", unwrap=False))
-    opened[-1] = read_as(opened[-1], encoding)
+    opened[-1] = read_as(opened[-1], encoding) if encoding != ENCODINGS[0] else opened[-1]
     return plan_source(names_of([*names, target.keeps])[-1], opened[-1], role="destination")
 
 

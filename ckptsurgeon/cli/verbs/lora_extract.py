@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import DryRun, Encoding, Force, Key, Memory, OutputUnlessDry, Root, Unwrap, Wait
+from ..options import DryRun, Force, Key, Memory, OutputUnlessDry, Root, Unwrap, Wait
 from ..sink import Sink
 from ..writing import Writing
 
@@ -63,7 +63,6 @@ def run(
     ] = None,
     memory: Memory = None,
     output: OutputUnlessDry = None,
-    encoding: Encoding = "keep",
     root: Root = None,
     unwrap: Unwrap = False,
     force: Force = False,
@@ -81,6 +80,6 @@ def run(
     plan = lora_extract(
         tuned, base, rank=rank, alpha=alpha, include=include or (), exclude=exclude or (), embeddings=embeddings,
         fan_in_fan_out=fan_in_fan_out, save_modules=save_modules, dtype=dtype, seed=seed, vocab=vocab,
-        encoding=encoding, memory=memory, unwrap=unwrap, root=root,
+        memory=memory, unwrap=unwrap, root=root,
     )  # fmt: skip
     writing.carry_out(plan)

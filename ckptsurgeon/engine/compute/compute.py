@@ -22,6 +22,7 @@ from ..context import MergeContext
 from ..resample.adapt import ADAPTERS, adaptation_box, adapted, centred
 from ..resample.resample import interpolate, interpolation_box
 from .bands import banded
+from .coded import coding_of, part_of
 from .encoding import Roundings, encoded_block, encoding_boxes
 from .freed_memory import keep_freed_memory
 from .lora import (
@@ -73,8 +74,12 @@ class MemoryNeed:
         return self.kept + self.block
 
 
-def memory_need(step: Step, places: Sequence[OutputBlock]) -> MemoryNeed | None:
+def memory_need(step: Step, places: Sequence[OutputBlock], context: MergeContext) -> MemoryNeed | None:
     """Return the memory that computing a tensor in the blocks ``places`` needs, None if no more than copying."""
+    if step.coded is not None:
+        numbers = step.numbers
+        is_copied = numbers.op not in ("merge", "lora", "factor")
+        return None if is_copied else memory_need(numbers, block_places(numbers, (), context), context)
     if step.op == "merge":
         return MemoryNeed(merging_bytes(step, places), "the method needs a slice of all models at once")
     if step.op == "lora":
@@ -87,7 +92,7 @@ def memory_need(step: Step, places: Sequence[OutputBlock]) -> MemoryNeed | None:
 
 def check_memory(step: Step, places: Sequence[OutputBlock], context: MergeContext) -> None:
     """Raise PlanError if a tensor cannot be computed in the available memory, even one block at a time."""
-    need = memory_need(step, places)
+    need = memory_need(step, places, context)
     if need is not None:
         hint = ", or use another method for it" if step.op == "merge" else ""
         context.check(step, need.least, need.why, hint)
@@ -95,7 +100,7 @@ def check_memory(step: Step, places: Sequence[OutputBlock], context: MergeContex
 
 def threads_of(step: Step, places: Sequence[OutputBlock], context: MergeContext) -> int:
     """Return the number of blocks to compute at the same time, each in a thread, limited by cores and memory."""
-    need = memory_need(step, places)
+    need = memory_need(step, places, context)
     if len(places) < 2 or need is None:
         return THREADS if len(places) > 1 else 1
     return max(1, min(THREADS, (context.memory - need.kept) // max(1, need.block)))
@@ -143,6 +148,8 @@ def takes_numbers(step: Step) -> bool:
 
 def block_places(step: Step, parts: Sequence[Part], context: MergeContext) -> list[OutputBlock]:
     """Return the blocks in which an output tensor is computed."""
+    if step.coded is not None:
+        return list(numbered_blocks(encoding_boxes(part_of(step)), raw_dtype(step.dtype).itemsize))
     if step.op == "merge":
         return merging_places(step, context)
     if step.op == "lora":
@@ -162,6 +169,10 @@ def blockwise(step: Step, parts: Sequence[Part], context: MergeContext) -> Block
     The function takes the block and ``seen``, which may be None. If a step has several inputs, ``seen`` is called with
     the number of an input and the values that were read from it.
     """
+    if step.coded is not None:
+        numbers = step.numbers
+        weight = blockwise(numbers, parts, context)
+        return coding_of(step, weight, block_places(numbers, parts, context), context.roundings)
     check_memory(step, block_places(step, parts, context), context)
     parts = [(info, banded(info, source)) for info, source in parts]
     compute: Blockwise = partial(_computed, step, parts, context.roundings)

@@ -73,7 +73,7 @@ def grouped(run: PlanRun, context: MergeContext) -> Iterator[list[tuple[Step, li
 def _kind(step: Step, parts: Sequence[Part], context: MergeContext) -> Hashable:
     """Return a value that is equal for tensors that may be in one group; None if this tensor must be computed alone."""
     size = prod(step.shape)
-    if not 0 < size <= FEW or step.policy or not _is_elementwise(step, context):
+    if not 0 < size <= FEW or step.policy or step.coded or not _is_elementwise(step, context):
         return None
     for info, _ in parts:
         storage = info.storage

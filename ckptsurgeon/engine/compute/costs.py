@@ -64,7 +64,7 @@ def _alike(step: Step) -> tuple[object, ...]:
     """Return a tuple that is equal for steps that need the same memory."""
     if step.op != "merge":
         return (step.op in ("lora", "factor") and step.key,)
-    return id(step.merge), step.dtype, step.shape, len(step.more)
+    return id(step.merge), step.dtype, step.shape, len(step.more), step.coded
 
 
 def _memory(step: Step, context: MergeContext) -> int:
@@ -72,7 +72,7 @@ def _memory(step: Step, context: MergeContext) -> int:
         return BUFFERS
     places = block_places(step, (), context)
     check_memory(step, places, context)
-    need = memory_need(step, places)
+    need = memory_need(step, places, context)
     assert need is not None
     return max(BUFFERS, need.kept + threads_of(step, places, context) * need.block)
 

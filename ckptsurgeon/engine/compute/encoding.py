@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 
 from ...planning.plan.receipt import RoundedTensor
 from ...tensors.encoders._encoder import WholeNumbers, encode, packing_of
+from ...tensors.encoders._extremes import Read
 from ...tensors.encoders._losses import RoundingLoss
 from ...tensors.info import Encoded, TensorInfo
 from ...tensors.ops.regions import Array, Box, blocks
 from .bands import OpenFiles
 from .reading import OutputBlock, read_part
 
-__all__ = ["Roundings", "encoded_block", "encoding_boxes"]
+__all__ = ["Roundings", "encoded_block", "encoding_boxes", "measured_block"]
 
 ELEMENTS = 1 << 20
 """About the elements of a tensor that are rounded at once, by each thread."""
@@ -72,13 +74,17 @@ def encoding_boxes(info: TensorInfo) -> Iterator[Box]:
 
 
 def encoded_block(info: TensorInfo, source: OpenFiles, place: OutputBlock, roundings: Roundings) -> Array:
-    """Return a block of a part of a quantised tensor, and note what its codes lose."""
+    """Return a block of a part of a quantised tensor of stored numbers, and note what its codes lose."""
+    return measured_block(info, partial(read_part, source), place, roundings)
+
+
+def measured_block(info: TensorInfo, read: Read, place: OutputBlock, roundings: Roundings) -> Array:
+    """Return a block of a part of a quantised tensor, and note what its codes lose.
+
+    ``read`` returns a part of the numbers that are rounded.
+    """
     made, losses = info.made, list[RoundingLoss]()
     assert isinstance(made, Encoded)
-
-    def read(one: TensorInfo, box: Box) -> Array:
-        return read_part(source, one, box)
-
     measured = losses.append if roundings.is_measured and made.role == "codes" else None
     values = encode(read, info, place.box, kept=roundings.kept, measured=measured)
     if measured is not None:

@@ -9,6 +9,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 from ...util.brief import Brief
+from .coded_part import CodedPart
 from .compute import Factor, Lora, Merge, text
 from .rows import VocabularyRows
 
@@ -47,7 +48,8 @@ class Step(Brief):
     by token, ``axis`` is the vocabulary axis, and ``rows`` say where each row comes from. ``merge`` is the method that
     merges the inputs, ``lora`` how adapters change the first input, ``factor`` which factor of the difference of two
     inputs is computed. ``policy`` is how another shape is fitted, as slice or overlap. In a merge it may be ``vocab``:
-    then ``vocabularies`` say for each input which of its rows are used, along ``axis``.
+    then ``vocabularies`` say for each input which of its rows are used, along ``axis``. If the numbers are stored as
+    those of a quantised tensor, the step makes one part of it: ``coded`` says which.
     """
 
     key: str
@@ -72,6 +74,7 @@ class Step(Brief):
     lora: Lora | None = None
     factor: Factor | None = None
     vocabularies: tuple[VocabularyRows, ...] = ()
+    coded: CodedPart | None = None
 
     _kind: str = field(default="", init=False, repr=False, compare=False)
 
@@ -81,6 +84,13 @@ class Step(Brief):
         if self.source is None:
             return ()
         return (Input(self.source, self.source_key, self.source_dtype, self.source_shape), *self.more)
+
+    @property
+    def numbers(self) -> Step:
+        """The step that computes the numbers which this one stores as codes; the step itself if it stores numbers."""
+        if self.coded is None:
+            return self
+        return replace(self, key=self.coded.key, dtype=self.coded.dtype, shape=self.coded.shape, coded=None)
 
     @property
     def kind(self) -> str:
@@ -115,7 +125,7 @@ class Step(Brief):
 def _kind_of(step: Step) -> str:
     if step.op != "copy":
         return _KINDS.get(step.op, "resized")
-    if step.operation:
+    if step.operation or step.coded is not None:
         return "derived"
     if step.source_shape != step.shape:
         return "reshaped"
@@ -163,6 +173,7 @@ def step_json(step: Step, names: Sequence[str]) -> dict[str, Any]:
         **({"merge": step.merge.to_json()} if step.merge is not None else {}),
         **({"lora": step.lora.to_json()} if step.lora is not None else {}),
         **({"factor": step.factor.to_json()} if step.factor is not None else {}),
+        **({"coded": step.coded.to_json()} if step.coded is not None else {}),
         **several,
     }
 
@@ -196,7 +207,7 @@ def step_texts(steps: Iterable[Step], names: Sequence[str]) -> Iterator[str]:
 
 def _shared_text_key(step: Step) -> tuple[object, ...] | None:
     """Return a cache key for the JSON of a step: all fields except the tensor's names; None if it cannot be cached."""
-    if step.tied_to or step.operation or step.rows or step.lora or step.factor or step.vocabularies:
+    if step.tied_to or step.operation or step.rows or step.lora or step.factor or step.vocabularies or step.coded:
         return None
     if step.source is None or any(one.key != step.source_key for one in step.more):
         return None
@@ -248,5 +259,6 @@ def read_step(
         merge=Merge.from_json(row.get("merge")),
         lora=Lora.from_json(row.get("lora")),
         factor=Factor.from_json(row.get("factor")),
+        coded=CodedPart.from_json(row.get("coded")),
     )
     return with_vocabularies(step, vocabularies)

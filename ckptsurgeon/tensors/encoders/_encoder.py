@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Protocol, TypeAlias, cast
@@ -18,7 +18,7 @@ from ..ops.regions import Array, Box, blocks, box_shape
 from ._extremes import ELEMENTS, Read, as_float32, elements_of, extremes, shifted
 from ._losses import RoundingLoss, loss_of
 
-__all__ = ["Encoder", "Packing", "Scales", "WholeNumbers", "encode", "packing_of"]
+__all__ = ["Encoder", "Packing", "Scales", "WholeNumbers", "encode", "is_encoder", "packing_of", "part_shape"]
 
 Scales: TypeAlias = Mapping[str, Array]
 """The scales of groups, and perhaps their zero points, by role (``scale``, ``zero``), as they are stored."""
@@ -34,6 +34,9 @@ class Packing:
 
 class Encoder(Protocol):
     """The interface of an encoder; each public module of this folder has an instance, ``ENCODER``."""
+
+    facts: tuple[str, ...]
+    """The names of the facts that it needs, in ``Encoded``."""
 
     def packing(self, made: Encoded) -> Packing:
         """Return how the codes are packed."""
@@ -63,9 +66,29 @@ def _encoders() -> dict[str, Encoder]:
     return cast("dict[str, Encoder]", discover("ckptsurgeon.tensors.encoders", "ENCODER"))
 
 
+def is_encoder(name: str, facts: Iterable[str]) -> bool:
+    """Return whether there is an encoder with this name, and ``facts`` are the names of all numbers that it needs."""
+    return name in _encoders() and set(_encoders()[name].facts) <= set(facts)
+
+
 def packing_of(made: Encoded) -> Packing:
     """Return how the codes of a tensor are packed."""
     return _encoders()[made.encoding].packing(made)
+
+
+def part_shape(made: Encoded, stored: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape in which a part of a quantised tensor is computed; ``stored`` is the one that it is stored in.
+
+    Scales and zero points have an element for each group of the weight. Zero points that are packed are packed along
+    the rows.
+    """
+    if made.role not in ("scale", "zero"):
+        return tuple(stored)
+    groups = tuple(-(-size // step) for size, step in zip(made.of[0].shape, made.steps, strict=True))
+    facts = dict(made.facts)
+    if made.role == "zero" and facts.get("zeros_packed"):
+        return (*groups[:-2], -(-groups[-2] * int(facts["bits"]) // 32), groups[-1])
+    return groups
 
 
 class WholeNumbers:

@@ -8,15 +8,17 @@ from dataclasses import replace
 from ..composition import reshape
 from ..decoders._decoder import Request, decoded_weight
 from ..dtypes import DTYPES
+from ..encodings._encoding import ACTIVATIONS
 from ..info import Decoded, Encoded, TensorInfo
+from ._encoder import part_shape
 from ._scale_dtypes import EXPONENTS
 from .fp8 import LARGEST
 from .nvfp4 import LARGEST_SCALE
 
 __all__ = ["UnencodableError", "encoded_like"]
 
-OF_INPUTS = ("input_scale", "input_global_scale", "activation_scale", "input_zero_point", "k_scale", "v_scale")
-"""Parts that say how inputs of a layer are quantised: they stay as they are."""
+OF_WEIGHTS = (".weight_amax",)
+"""The endings in ``ACTIVATIONS`` that are of weights after all; the others are about inputs and outputs, and stay."""
 SHAPE = "weight_shape"
 
 
@@ -54,8 +56,6 @@ def _template(weight: TensorInfo, asked: Request, made: Decoded) -> Encoded:
     """Return how the codes are computed, by what decodes them."""
     parts, facts = dict(made.parts), dict(made.facts)
     scale, codes = parts["scale"], asked.codes
-    if "order" in parts or "bias" in parts or "times" in facts or "times" in parts:
-        raise UnencodableError("its columns are in another order, or it has other scales than can be computed")
     encoding, more = "", list[tuple[str, float]]()
     zero = [("asymmetric", 1.0)] if "zero" in parts else []
     steps = (*(1 for _ in weight.shape[1:]), int(facts.get("group", facts.get("block", 0))))
@@ -74,6 +74,8 @@ def _template(weight: TensorInfo, asked: Request, made: Decoded) -> Encoded:
             encoding = "mxfp4"
     if not encoding:
         raise UnencodableError(f"no encoder knows {asked.coded.method} as it is stored here")
+    if "order" in parts or "bias" in parts or "times" in facts or "times" in parts:
+        raise UnencodableError("its columns are in another order, or it has other scales than can be computed")
     return Encoded((weight,), encoding, "codes", steps, scale.dtype, tuple(more), made.name)
 
 
@@ -90,11 +92,11 @@ def _part(template: Encoded, end: str, stored: TensorInfo, asked: Request) -> Te
     if asked.coded.parts[end] == asked.coded.codes:
         role = "codes"
     if role == "":
-        if name in OF_INPUTS:
+        if f".{name}" in ACTIVATIONS and f".{name}" not in OF_WEIGHTS:
             return stored
         raise UnencodableError(f"nothing computes its part {name}")
-    shape = stored.shape if role in ("codes", "shape", "whole") else _groups(template, role)
-    made = TensorInfo(stored.dtype, shape, made=replace(template, role=role))
+    own = replace(template, role=role)
+    made = TensorInfo(stored.dtype, part_shape(own, stored.shape), made=own)
     if made.numel != stored.numel or DTYPES[stored.dtype].bits != DTYPES[made.dtype].bits:
         raise UnencodableError(f"its part {name} has another shape than its scales")
     return reshape(made, stored.shape)
@@ -109,13 +111,3 @@ def _roles(asked: Request) -> Iterator[tuple[str, tuple[str, ...]]]:
     yield "zero", ("weight_zero_point",)
     yield "whole", ("weight_global_scale",)
     yield "shape", (SHAPE,)
-
-
-def _groups(template: Encoded, role: str) -> tuple[int, ...]:
-    """Return the number of groups along each dimension, or the shape of zero points that are packed along the rows."""
-    shape = template.of[0].shape
-    groups = tuple(-(-size // step) for size, step in zip(shape, template.steps, strict=True))
-    facts = dict(template.facts)
-    if role == "zero" and facts.get("zeros_packed"):
-        return (*groups[:-2], -(-groups[-2] * int(facts["bits"]) // 32), groups[-1])
-    return groups

@@ -24,6 +24,8 @@ LARGEST = {E4M3: 448.0, E5M2: 57344.0}
 class _Float8:
     """The facts: ``top`` (the largest code), and ``reciprocal``, 1 for the arithmetic of transformers."""
 
+    facts = ("top",)
+
     def packing(self, made: Encoded) -> Packing:
         return Packing()
 

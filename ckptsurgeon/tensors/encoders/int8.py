@@ -13,6 +13,8 @@ __all__ = ["ENCODER"]
 class _Int8:
     """The facts: ``bits`` (8), ``asymmetric``."""
 
+    facts = ("bits",)
+
     def packing(self, made: Encoded) -> Packing:
         return Packing()
 

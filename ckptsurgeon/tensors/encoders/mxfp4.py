@@ -25,6 +25,8 @@ OF_SIX = 2
 class _Mxfp4:
     """Rounds to 4-bit floats, with a power of two for each group; the facts of a scheme change nothing."""
 
+    facts: tuple[str, ...] = ()
+
     def packing(self, made: Encoded) -> Packing:
         return Packing(2, 1)
 

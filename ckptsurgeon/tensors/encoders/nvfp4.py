@@ -22,6 +22,8 @@ LARGEST_SCALE = np.float32(448)
 class _Nvfp4:
     """The facts: ``over``, the largest code times the largest scale of a group."""
 
+    facts = ("over",)
+
     def packing(self, made: Encoded) -> Packing:
         return Packing(2, 1)
 

@@ -22,6 +22,8 @@ __all__ = ["ENCODER"]
 class _Packed:
     """The facts: ``bits`` of a code, ``asymmetric``, ``zeros_packed`` (zero points are packed too, along the rows)."""
 
+    facts = ("bits",)
+
     def packing(self, made: Encoded) -> Packing:
         bits = int(dict(made.facts)["bits"])
         shared = gcd(bits, WORD)

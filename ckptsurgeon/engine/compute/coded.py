@@ -1,0 +1,137 @@
+"""Computes a weight and rounds it to codes in one pass: the weight is never stored, and never whole in memory."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from math import isfinite, prod
+from threading import Lock
+from typing import cast
+
+import numpy as np
+
+from ...planning.plan.coded_part import CodedPart
+from ...planning.plan.step import Step
+from ...tensors.dtypes import DTYPES, contiguous_stride
+from ...tensors.encoders._encoder import is_encoder, packing_of, part_shape
+from ...tensors.info import Encoded, TensorInfo
+from ...tensors.ops.casts import CastLosses, raw_dtype
+from ...tensors.ops.regions import Array, Box, box_shape
+from .encoding import Roundings, measured_block
+from .reading import Blockwise, OutputBlock, Seen
+
+__all__ = ["ComputedWeight", "coding_of", "fits", "part_of"]
+
+
+def part_of(step: Step) -> TensorInfo:
+    """Return the part of a quantised tensor that a step stores: how it is computed from the weight.
+
+    Its shape is that of the groups that share a scale, if it has scales, whatever shape they are stored in.
+    """
+    part = step.coded
+    assert part is not None
+    weight = TensorInfo(part.dtype, part.shape)
+    made = Encoded((weight,), part.encoding, part.role, part.steps, part.scale_dtype, part.facts, part.key)
+    return TensorInfo(step.dtype, part_shape(made, step.shape), made=made)
+
+
+ROLES = ("codes", "scale", "zero", "whole", "shape")
+
+
+def fits(step: Step, part: CodedPart) -> bool:
+    """Return whether a step's dtype and shape are possible for its part of a quantised tensor, as an encoder makes it.
+
+    They are not if a user has edited the plan.
+    """
+    if not is_encoder(part.encoding, dict(part.facts)) or part.role not in ROLES or part.dtype not in OF_WEIGHTS:
+        return False
+    if len(part.steps) != len(part.shape) or min(part.steps, default=0) < 1 or part.scale_dtype not in DTYPES:
+        return False
+    if not 1 <= dict(part.facts).get("bits", 8) <= MOST_BITS or not all(isfinite(value) for _, value in part.facts):
+        return False
+    info = part_of(step)
+    if part.role == "codes":
+        packing = packing_of(cast("Encoded", info.made))
+        wanted = (*part.shape[:-1], -(-part.shape[-1] * packing.items // packing.codes))
+        return info.shape == wanted and DTYPES[info.dtype].bits >= 8
+    few = {"whole": 1, "shape": len(part.shape)}
+    return prod(step.shape) == few.get(part.role, prod(info.shape))
+
+
+MOST_BITS = 8
+OF_WEIGHTS = ("float32", "float64")
+"""Dtypes in which weights are computed that are rounded to codes."""
+
+
+def coding_of(step: Step, weight: Blockwise, places: Sequence[OutputBlock], roundings: Roundings) -> Blockwise:
+    """Return a function that computes blocks of a part of a quantised tensor.
+
+    ``weight`` computes the blocks ``places`` of the weight.
+    """
+    info, source = part_of(step), ComputedWeight(step.coded, places, weight)
+
+    def block(place: OutputBlock, seen: Seen | None = None) -> tuple[Array, CastLosses]:
+        return np.ascontiguousarray(measured_block(info, source.read, place, roundings)), CastLosses()
+
+    return block
+
+
+class ComputedWeight:
+    """Reads parts of a weight that is computed block by block when it is read; several threads may read.
+
+    ``compute`` computes the blocks ``places``, which follow each other in the weight. The last blocks are kept.
+    """
+
+    def __init__(self, part: CodedPart | None, places: Sequence[OutputBlock], compute: Blockwise) -> None:
+        assert part is not None
+        self._places, self._compute, self._dtype = places, compute, raw_dtype(part.dtype)
+        self._stride = contiguous_stride(part.shape)
+        self._begins = [place.offset // self._dtype.itemsize for place in places]
+        self._kept: OrderedDict[int, Array] = OrderedDict()
+        self._lock = Lock()
+
+    def read(self, info: TensorInfo, box: Box) -> Array:
+        """Return the part ``box`` of the weight."""
+        found = list(self._overlapping(box))
+        if len(found) == 1 and found[0][1] == box:
+            return self._block(found[0][0])
+        out = np.empty(box_shape(box), self._dtype)
+        for number, common in found:
+            own = self._places[number].box
+            out[_within(common, box)] = self._block(number)[_within(common, own)]
+        return out
+
+    def _overlapping(self, box: Box) -> Iterator[tuple[int, Box]]:
+        """Yield the number of each block that overlaps ``box``, and the part that both have."""
+        if not prod(box_shape(box)):
+            return
+        first = sum(begin * step for (begin, _), step in zip(box, self._stride, strict=True))
+        last = sum((end - 1) * step for (_, end), step in zip(box, self._stride, strict=True))
+        for number in range(bisect_right(self._begins, first) - 1, bisect_right(self._begins, last)):
+            common = tuple((max(a, c), min(b, d)) for (a, b), (c, d) in zip(self._places[number].box, box, strict=True))
+            if all(begin < end for begin, end in common):
+                yield number, common
+
+    def _block(self, number: int) -> Array:
+        with self._lock:
+            if number in self._kept:
+                self._kept.move_to_end(number)
+                return self._kept[number]
+        place = self._places[number]
+        values = self._compute(place, None)[0].reshape(box_shape(place.box))
+        values.flags.writeable = False
+        with self._lock:
+            self._kept[number] = values
+            while sum(one.nbytes for one in self._kept.values()) > KEPT_BYTES and len(self._kept) > 1:
+                self._kept.popitem(last=False)
+        return values
+
+
+KEPT_BYTES = 8 << 20
+"""Bytes of computed blocks that are kept, so that scales and codes of the same rows are made from one computation."""
+
+
+def _within(part: Box, of: Box) -> tuple[slice, ...]:
+    """Return the place of ``part`` in an array that holds the box ``of``."""
+    return tuple(slice(begin - at, end - at) for (begin, end), (at, _) in zip(part, of, strict=True))

@@ -1,0 +1,176 @@
+"""Gives the output of a plan the encodings of its sources: new weights are stored as the quantised ones were.
+
+A verb plans with the weights that quantised tensors stand for. Afterwards each of its steps becomes one for each part
+of the quantised tensor: those of weights that nothing changes copy the stored parts, byte for byte; those of other
+weights round what they compute to codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TypeAlias
+
+from ..errors import PlanError
+from ..tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
+from ..tensors.info import Encoded, Reshaped, TensorInfo
+from ..util.text import count, escape, listing
+from .plan.coded_part import CodedPart
+from .plan.files import PlanSource
+from .plan.plan import Plan
+from .plan.step import Input, Step
+
+__all__ = ["CodedSource", "PartsOf", "with_codes_kept"]
+
+PartsOf: TypeAlias = Callable[[QuantisedTensor, TensorInfo], Mapping[str, TensorInfo]]
+"""A function that gives the parts that store a new weight as a quantised tensor is stored, by the endings of keys.
+
+It raises the error ``unencodable`` of its source if there is no such encoder.
+"""
+COMPUTED = "float32"
+"""The dtype of weights before they are rounded to codes."""
+DECODED = "decoded"
+
+
+@dataclass(frozen=True)
+class CodedSource:
+    """A source of a plan that has quantised tensors.
+
+    ``stored`` describes it as it is in the file, with the quantised tensors ``codes`` and all its ``tensors``. The plan
+    was made with the weights that these stand for. ``encoded`` gives the parts that store another weight alike, and
+    raises ``unencodable`` if nothing does.
+    """
+
+    stored: PlanSource
+    codes: QuantisedTensors
+    tensors: Mapping[str, TensorInfo]
+    encoded: PartsOf
+    unencodable: type[Exception]
+
+    @cached_property
+    def by_name(self) -> Mapping[str, QuantisedTensor]:
+        """The quantised tensors by the keys of their weights."""
+        return {one.name: one for one in self.codes.tensors}
+
+
+def with_codes_kept(plan: Plan, sources: Mapping[int, CodedSource], owner: int) -> tuple[Plan, list[int]]:
+    """Return a plan whose output has quantised tensors as its sources have them.
+
+    ``sources`` are those sources of the plan that have quantised tensors, by their index; ``owner`` is the index of the
+    one whose encodings new weights get. Sources whose weights are computed with are there twice, as they are stored and
+    decoded: the indices of the latter are returned too, in the order in which they follow the others.
+
+    Raises PlanError for a weight that is computed and cannot be encoded as before.
+    """
+    keeping = _Keeping(plan, sources, owner)
+    steps = tuple(made for step in plan.steps for made in keeping.steps(step))
+    stored = [sources[at].stored if at in sources else one for at, one in enumerate(plan.sources)]
+    decoded = list(keeping.decoded)
+    again = [replace(plan.sources[at], name=f"{plan.sources[at].name} ({DECODED})", role="source") for at in decoded]
+    rows = [plan.vocabularies[at] for at in decoded] if plan.vocabularies else []
+    plan = replace(
+        plan,
+        steps=steps,
+        sources=(*stored, *again),
+        vocabularies=(*plan.vocabularies, *rows),
+        notes=(*plan.notes, *keeping.notes()),
+    )
+    return plan, decoded
+
+
+class _Keeping:
+    """Turns the steps of weights into those of their stored parts."""
+
+    def __init__(self, plan: Plan, sources: Mapping[int, CodedSource], owner: int) -> None:
+        self.decoded: dict[int, int] = {}
+        self._encoded_anew: dict[str, list[str]] = {}
+        self._plan, self._sources, self._owner = plan, sources, owner
+
+    def notes(self) -> Iterator[str]:
+        """Yield a note on the weights that are computed and encoded again, for each encoding."""
+        for method, names in self._encoded_anew.items():
+            each = "is" if len(names) == 1 else "are"
+            yield (
+                f"{count(len(names), 'weight')} {each} computed as numbers and encoded again ({method}), as in "
+                f"{escape(self._sources[self._owner].stored.name)}: {listing(names, 3)}"
+            )
+
+    def steps(self, step: Step) -> Iterator[Step]:
+        """Yield the steps that take the place of one: those of all parts, if the weight is stored as codes."""
+        copied = self._coded(step.source, step.source_key) if step.op in ("copy", "keep") else None
+        owner = self._sources.get(self._owner)
+        wanted = owner.by_name.get(step.key) if owner is not None else None
+        if copied is not None and step.source is not None:
+            yield from self._copies(step, copied, self._sources[step.source], step.source)
+        elif wanted is not None and owner is not None and step.inputs:
+            yield from self._encoded(self._decoding(step), wanted, owner)
+        else:
+            yield self._decoding(step)
+
+    def _coded(self, source: int | None, key: str) -> QuantisedTensor | None:
+        known = self._sources.get(source) if source is not None else None
+        return known.by_name.get(key) if known is not None else None
+
+    def _copies(self, step: Step, coded: QuantisedTensor, source: CodedSource, at: int) -> Iterator[Step]:
+        """Yield the steps that copy the parts of a quantised tensor, which get the names that fit its new one."""
+        for end, key in coded.parts.items():
+            info = source.tensors[key]
+            yield Step(
+                _renamed(step.key, coded, end), "copy", info.dtype, info.shape, at, key, info.dtype, info.shape,
+                rule=step.rule, tied_to=_renamed(step.tied_to, coded, end) if step.tied_to else "",
+            )  # fmt: skip
+
+    def _encoded(self, step: Step, coded: QuantisedTensor, owner: CodedSource) -> Iterator[Step]:
+        """Yield the steps that store a new weight as the quantised tensor ``coded`` of the owner is stored."""
+        weight = TensorInfo(COMPUTED, step.shape)
+        try:
+            parts = owner.encoded(coded, weight)
+        except owner.unencodable as error:
+            raise PlanError(
+                f"the tensor {escape(coded.name)} of {escape(owner.stored.name)} is quantised ({coded.method}), and "
+                f"its new values cannot be stored that way: {error}.",
+                hint="Use --encoding dequantize, and quantise the output with the package that quantised the model.",
+                details=list(coded.keys),
+            ) from None
+        self._encoded_anew.setdefault(coded.method, []).append(coded.name)
+        for end, info in parts.items():
+            key, tied = coded.parts[end], _renamed(step.tied_to, coded, end) if step.tied_to else ""
+            made = info.made.of.made if isinstance(info.made, Reshaped) else info.made
+            if not isinstance(made, Encoded):
+                own = owner.tensors[key]
+                yield Step(key, "copy", own.dtype, own.shape, self._owner, key, own.dtype, own.shape, tied_to=tied)
+                continue
+            facts = tuple((name, float(value)) for name, value in made.facts)
+            part = CodedPart(
+                coded.name, COMPUTED, step.shape, made.encoding, made.role, made.steps, made.scale_dtype, facts
+            )
+            yield replace(step, key=key, dtype=info.dtype, shape=info.shape, tied_to=tied, coded=part)
+
+    def _decoding(self, step: Step) -> Step:
+        """Return a step whose inputs that are codes come from the decoded source."""
+        inputs = [self._decoded_input(one) for one in step.inputs]
+        if inputs == list(step.inputs):
+            return step
+        return replace(step, source=inputs[0].source, more=tuple(inputs[1:]))
+
+    def _decoded_input(self, one: Input) -> Input:
+        if self._coded(one.source, one.key) is None:
+            return one
+        at = self.decoded.setdefault(one.source, len(self._plan.sources) + len(self.decoded))
+        return one._replace(source=at)
+
+
+def _renamed(key: str, coded: QuantisedTensor, end: str) -> str:
+    """Return the key of the part of a quantised tensor with the ending ``end`` if its weight has the name ``key``."""
+    own = next(ending for ending, part in coded.parts.items() if part == coded.codes)
+    stem = len(f".{coded.codes}") - len(own)
+    named = f".{coded.name}"[stem:]
+    if not f".{key}".endswith(named):
+        raise PlanError(
+            f"the tensor {escape(coded.name)} is quantised ({coded.method}), and its parts have no names that fit "
+            f"{escape(key)}.",
+            hint=f"Give it a name that ends with {escape(named)}.",
+            details=list(coded.keys),
+        )
+    return (f".{key}"[: len(key) + 1 - len(named)] + end)[1:]

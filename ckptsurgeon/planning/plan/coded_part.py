@@ -1,0 +1,49 @@
+"""How a step stores the numbers that it computes: as a part of a quantised tensor; as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .compute import text
+
+__all__ = ["CodedPart"]
+
+
+@dataclass(frozen=True)
+class CodedPart:
+    """The part of a quantised tensor that a step stores instead of the numbers that it computes: codes or scales.
+
+    ``key``, ``dtype`` and ``shape`` are those of the weight: the numbers that all parts of the quantised tensor stand
+    for, before they are rounded. ``encoding``, ``role``, ``steps``, ``scale_dtype`` and ``facts`` are those of
+    ``tensors.info.Encoded``.
+    """
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    encoding: str
+    role: str
+    steps: tuple[int, ...]
+    scale_dtype: str
+    facts: tuple[tuple[str, float], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object as plain data, for JSON."""
+        return {
+            "key": self.key, "dtype": self.dtype, "shape": list(self.shape), "encoding": self.encoding,
+            "role": self.role, "steps": list(self.steps), "scale_dtype": self.scale_dtype, "facts": dict(self.facts),
+        }  # fmt: skip
+
+    @staticmethod
+    def from_json(data: Any) -> CodedPart | None:
+        """Return the object that ``data`` describes, None for None; raises TypeError, ValueError or KeyError."""
+        if data is None:
+            return None
+        facts: Mapping[str, Any] = dict(data["facts"])
+        return CodedPart(
+            text(data["key"]), text(data["dtype"]), tuple(map(int, data["shape"])), text(data["encoding"]),
+            text(data["role"]), tuple(map(int, data["steps"])), text(data["scale_dtype"]),
+            tuple((str(name), float(value)) for name, value in facts.items()),
+        )  # fmt: skip

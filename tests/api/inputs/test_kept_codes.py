@@ -1,0 +1,227 @@
+"""What is computed from quantised models is encoded again as they are; what nothing changes is copied byte for byte."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.planning.plan.plan import Plan
+
+from ...helpers.zoo import BY_NAME, IN, OUT
+
+STEM = "model.layers.0.self_attn.q_proj"
+QUERY, OTHER = f"{STEM}.weight", "model.layers.0.self_attn.k_proj."
+MERGED = {"method": "linear", "weights": [0.5, 0.5]}
+
+ERRORS = {
+    "fp8-block": 2**-4, "fp8-tensor": 2**-4, "fp8-channel": 2**-4, "fp8-comfy": 2**-4, "fp8-descale": 2**-4,
+    "nvfp4-packed": 0.15, "int8": 0.02, "int4-packed": 0.15, "int4-second-group": 0.15,
+}  # fmt: skip
+"""Encodings that are kept, and the largest relative error of rounding to them: fp8 has three bits after the first."""
+
+
+def adapter(path: Path) -> Path:
+    """An adapter of the query projection."""
+    torch.manual_seed(1)
+    path.mkdir()
+    stem = f"base_model.model.{STEM}"
+    state = {f"{stem}.lora_A.weight": torch.randn(4, IN) / 10, f"{stem}.lora_B.weight": torch.randn(OUT, 4) / 10}
+    save_file(state, path / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}
+    (path / "adapter_config.json").write_text(json.dumps(config))
+    return path
+
+
+def plain(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights that the codes of a folder stand for, in float32."""
+    target = Path(f"{folder}-plain")
+    if not target.exists():
+        cs.apply(cs.convert(folder, dequantize=True, dtype="float32"), target)
+    return load_file(target / "model.safetensors")
+
+
+def distance(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((found - wanted).norm() / wanted.norm())
+
+
+def checked(plan: Plan, folder: Path) -> cs.Receipt:
+    """Apply a plan; verify computes all parts of quantised tensors again, bit for bit."""
+    receipt = cs.apply(plan, folder)
+    report = cs.verify(folder)
+    assert report.ok
+    assert not report.not_compared
+    return receipt
+
+
+VERBS: dict[str, Callable[[Path, Path], Plan]] = {
+    "lora merge": lambda a, b: cs.lora_merge(a, adapter(a.parent / "low")),
+    "average": lambda a, b: cs.average([a, b]),
+    "merge": lambda a, b: cs.merge([a, b], **MERGED),
+    "merge with a base": lambda a, b: cs.merge([b], method="task_arithmetic", base=a, weights=[0.5]),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_output_is_quantised_as_its_first_source(verb: str, name: str, tmp_path: Path) -> None:
+    a, b = (BY_NAME[name].folder(tmp_path / one, seed) for seed, one in enumerate("ab"))
+    receipt = checked(VERBS[verb](a, b), tmp_path / "out")
+    ours, theirs = cs.open_checkpoint(tmp_path / "out"), cs.open_checkpoint(a)
+    assert {key: (one.dtype, one.shape) for key, one in ours.items()} == {
+        k: (v.dtype, v.shape) for k, v in theirs.items()
+    }
+    assert [(one.method, one.shape) for one in ours.codes.tensors] == [
+        (o.method, o.shape) for o in theirs.codes.tensors
+    ]
+    configs = [json.loads((folder / "config.json").read_text()) for folder in (tmp_path / "out", a)]
+    assert configs[0].get("quantization_config") == configs[1].get("quantization_config")
+    first, second = plain(a)[QUERY], plain(b)[QUERY]
+    if verb == "lora merge":
+        low = load_file(tmp_path / "low/adapter_model.safetensors")
+        down, up = (low[f"base_model.model.{STEM}.lora_{part}.weight"] for part in "AB")
+        wanted = first + 2 * up @ down
+    else:
+        wanted = (first + second) / 2
+    assert distance(plain(tmp_path / "out")[QUERY], wanted) < ERRORS[name]
+    (error,) = (one.error for one in receipt.rounded if one.key == QUERY)
+    assert 0 < error < ERRORS[name]
+
+
+def test_only_what_an_adapter_changes_is_rounded_again(tmp_path: Path) -> None:
+    base = BY_NAME["fp8-block"].folder(tmp_path / "a", 0)
+    receipt = checked(cs.lora_merge(base, adapter(tmp_path / "low")), tmp_path / "out")
+    before, after = (load_file(folder / "model.safetensors") for folder in (base, tmp_path / "out"))
+    changed = {
+        key for key, one in after.items() if not torch.equal(one.view(torch.uint8), before[key].view(torch.uint8))
+    }
+    assert changed == {QUERY, f"{STEM}.weight_scale_inv"}
+    assert [one.key for one in receipt.rounded] == [QUERY]
+
+
+def test_blocks_of_fp8_are_those_of_transformers(tmp_path: Path) -> None:
+    base = BY_NAME["fp8-block"].folder(tmp_path / "a", 0)
+    rows, columns = BY_NAME["fp8-block"].settings["weight_block_size"]
+    checked(cs.lora_merge(base, adapter(tmp_path / "low")), tmp_path / "out")
+    cs.apply(cs.lora_merge(f"{base}", tmp_path / "low", encoding="dequantize", dtype="float32"), tmp_path / "wide")
+    wide = load_file(tmp_path / "wide/model.safetensors")[QUERY]
+    parts = wide.reshape(OUT // rows, rows, IN // columns, columns)
+    times = 448.0 / parts.abs().amax(dim=(1, 3))
+    codes = (parts * times[:, None, :, None]).clamp(-448, 448).reshape(OUT, IN).to(torch.float8_e4m3fn)
+    found = load_file(tmp_path / "out/model.safetensors")
+    assert torch.equal(found[QUERY].view(torch.uint8), codes.view(torch.uint8))
+    assert torch.equal(found[f"{STEM}.weight_scale_inv"], 1 / times)
+
+
+def test_the_plan_says_what_is_encoded_again(tmp_path: Path) -> None:
+    a, b = (BY_NAME["fp8-block"].folder(tmp_path / one, seed) for seed, one in enumerate("ab"))
+    (note,) = (one for one in cs.average([a, b]).notes if "encoded again" in one)
+    assert note.startswith("2 weights are computed as numbers and encoded again (fp8 with block scales), as in a:")
+
+
+def test_a_plain_first_source_gives_plain_weights(tmp_path: Path) -> None:
+    coded, other = (BY_NAME["fp8-block"].folder(tmp_path / one, seed) for seed, one in enumerate("ab"))
+    weights = {key: one.bfloat16() for key, one in plain(other).items()}
+    save_file(weights, "plain.safetensors")
+    checked(cs.average(["plain.safetensors", coded]), Path("out.safetensors"))
+    found, theirs = load_file("out.safetensors"), plain(coded)
+    assert all(torch.equal(one, ((weights[key].double() + theirs[key]) / 2).bfloat16()) for key, one in found.items())
+
+
+def test_a_single_file_says_how_its_codes_are_decoded(tmp_path: Path) -> None:
+    a, b = (BY_NAME["fp8-block"].folder(tmp_path / one, seed) for seed, one in enumerate("ab"))
+    checked(cs.average([a, b]), Path("out.safetensors"))
+    settings = json.loads(cs.open_checkpoint("out.safetensors").metadata["quantization_config"])
+    assert settings == BY_NAME["fp8-block"].settings
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("name", ["gptq", "awq", "mlx"])
+def test_an_encoding_without_an_encoder_is_named(name: str, verb: str, tmp_path: Path) -> None:
+    a, b = (BY_NAME[name].folder(tmp_path / one, seed) for seed, one in enumerate("ab"))
+    with pytest.raises(cs.PlanError, match="new values cannot be stored that way") as error:
+        VERBS[verb](a, b)
+    assert error.value.exit_code == 4
+    assert "--encoding dequantize" in error.value.hint
+
+
+def test_codes_that_no_adapter_changes_need_no_encoder(tmp_path: Path) -> None:
+    base, low = BY_NAME["gptq"].folder(tmp_path / "a", 0), adapter(tmp_path / "low")
+    before = load_file(base / "model.safetensors")
+    words, size = before["model.embed_tokens.weight"].shape
+    stem = "base_model.model.model.embed_tokens.lora_embedding_"
+    save_file({f"{stem}A": torch.ones(4, words), f"{stem}B": torch.ones(size, 4)}, low / "adapter_model.safetensors")
+    checked(cs.lora_merge(base, low), tmp_path / "out")
+    after = load_file(tmp_path / "out/model.safetensors")
+    assert [key for key in after if not torch.equal(after[key], before[key])] == ["model.embed_tokens.weight"]
+
+
+def test_a_plan_in_a_file_makes_the_same(tmp_path: Path) -> None:
+    a, b = (BY_NAME["int4-packed"].folder(tmp_path / one, seed) for seed, one in enumerate("ab"))
+    plan = cs.merge([a, b], **MERGED)
+    Path("plan.json").write_text(json.dumps(plan.to_json()))
+    cs.apply(plan, "out")
+    cs.apply(cs.load_plan("plan.json"), "again")
+    assert cs.load_plan("plan.json").sha256() == plan.sha256()
+    assert Path("out/model.safetensors").read_bytes() == Path("again/model.safetensors").read_bytes()
+
+
+def test_verify_finds_a_changed_code_and_a_changed_scale(tmp_path: Path) -> None:
+    a, b = (BY_NAME["fp8-block"].folder(tmp_path / one, seed) for seed, one in enumerate("ab"))
+    plan = cs.average([a, b])
+    cs.apply(plan, tmp_path / "out")
+    file = tmp_path / "out/model.safetensors"
+    whole = load_file(file)
+    for key in (QUERY, f"{STEM}.weight_scale_inv"):
+        state = {name: one.clone() for name, one in whole.items()}
+        state[key].view(torch.uint8).reshape(-1)[5] ^= 1
+        save_file(state, file)
+        assert {one.key for one in cs.verify(file, plan=plan).failed} >= {key}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"encoding": "gguf"}, {"role": "sum"}, {"dtype": "int8"}, {"steps": (32,)}, {"steps": (0, 64)},
+        {"scale_dtype": "none"}, {"facts": ()}, {"shape": (OUT, IN + 1)}, {"facts": (("top", float("inf")),)},
+    ],
+)  # fmt: skip
+def test_an_edited_plan_that_cannot_be_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    a, b = (BY_NAME["fp8-block"].folder(tmp_path / one, seed) for seed, one in enumerate("ab"))
+    plan = cs.average([a, b])
+    steps = [
+        replace(one, coded=replace(one.coded, **change)) if one.coded is not None and one.coded.role == "codes" else one
+        for one in plan.steps
+    ]
+    with pytest.raises(cs.PlanError, match="the plan is not possible"):
+        cs.apply(replace(plan, steps=tuple(steps)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_values_that_no_code_stands_for_are_an_error(tmp_path: Path) -> None:
+    base, low = BY_NAME["fp8-block"].folder(tmp_path / "a", 0), adapter(tmp_path / "low")
+    state = load_file(low / "adapter_model.safetensors")
+    state[f"base_model.model.{STEM}.lora_A.weight"][0, 0] = float("nan")
+    save_file(state, low / "adapter_model.safetensors")
+    with pytest.raises(cs.PlanError, match=r"q_proj\.weight has values that are NaN or infinite"):
+        cs.apply(cs.lora_merge(base, low), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_of_mergekit_keeps_the_encoding(tmp_path: Path, ckpt: Any) -> None:
+    for seed, one in enumerate("ab"):
+        BY_NAME["fp8-block"].folder(tmp_path / one, seed)
+    Path("recipe.yaml").write_text(
+        "merge_method: linear\nmodels:\n- {model: ./a, parameters: {weight: 1}}\n- {model: ./b, parameters: {weight: 1}}\n"
+    )
+    assert ckpt("merge", "recipe.yaml", "-o", "out").code == 0
+    assert ckpt("verify", "out").code == 0
+    checked(cs.merge(["a", "b"], **MERGED), tmp_path / "same")
+    assert Path("out/model.safetensors").read_bytes() == Path("same/model.safetensors").read_bytes()
