@@ -286,7 +286,7 @@ def inspection_of(
     Reads only headers; with ``stats`` also the values of these tensors, except quantised codes. ``weights`` gives the
     weights that these stand for, which are then measured too. Raises PatternError for a pattern that matches no key.
     """
-    chosen = chosen_keys(list(checkpoint), include, exclude)
+    chosen = chosen_keys(list(checkpoint), include, exclude, names=checkpoint.codes.names)
     tensors = {key: checkpoint[key] for key in chosen.keys}
     codes = checkpoint.codes.only(tensors)
     decoded, undecoded = decoded_stats(checkpoint, codes, weights) if stats and weights is not None else ({}, {})

@@ -20,6 +20,7 @@ from .plan.coded_part import CodedPart
 from .plan.files import PlanSource
 from .plan.plan import Plan
 from .plan.step import Input, Step
+from .transplant.select import without_names
 
 __all__ = ["CodedSource", "PartsOf", "with_codes_kept"]
 
@@ -163,14 +164,7 @@ class _Keeping:
 
 def _renamed(key: str, coded: QuantisedTensor, end: str) -> str:
     """Return the key of the part of a quantised tensor with the ending ``end`` if its weight has the name ``key``."""
-    own = next(ending for ending, part in coded.parts.items() if part == coded.codes)
-    stem = len(f".{coded.codes}") - len(own)
-    named = f".{coded.name}"[stem:]
-    if not f".{key}".endswith(named):
-        raise PlanError(
-            f"the tensor {escape(coded.name)} is quantised ({coded.method}), and its parts have no names that fit "
-            f"{escape(key)}.",
-            hint=f"Give it a name that ends with {escape(named)}.",
-            details=list(coded.keys),
-        )
-    return (f".{key}"[: len(key) + 1 - len(named)] + end)[1:]
+    found = coded.part_named(key, end)
+    if found is None:
+        raise without_names(coded, key)
+    return found

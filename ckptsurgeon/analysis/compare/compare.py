@@ -92,7 +92,8 @@ def compare_outlines(
     keys. Raises PatternError for a pattern that matches nothing.
     """
     every = dict.fromkeys((*first.tensors, *second.tensors))
-    chosen = chosen_keys(list(every), include, exclude, whose="checkpoint")
+    names = {**second.names, **first.names}
+    chosen = chosen_keys(list(every), include, exclude, whose="checkpoint", names=names)
     if len(chosen.keys) < len(every):
         first, second = first.only(frozenset(chosen.keys)), second.only(frozenset(chosen.keys))
     here, there = first.tensors, second.tensors

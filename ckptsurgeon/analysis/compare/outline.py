@@ -91,7 +91,8 @@ class Outline:
     """A checkpoint's path, the dtypes and shapes of its tensors by key, and notes.
 
     ``coded`` has the keys of tensors that hold quantised codes, each with the quantisation method and the name of the
-    quantised tensor. ``quantisation`` has the checkpoint's quantisation settings.
+    quantised tensor. ``quantisation`` has the checkpoint's quantisation settings. ``names`` has the name of the
+    quantised tensor that each stored part belongs to.
     """
 
     path: str
@@ -99,6 +100,7 @@ class Outline:
     notes: tuple[str, ...]
     coded: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     quantisation: Mapping[str, Any] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def to_plain(self) -> Any:
         """Return the outline as plain data, without the positions of tensors in files.
@@ -106,7 +108,7 @@ class Outline:
         ``outline_from_plain`` makes an outline of this data again.
         """
         tensors = [(key, info.dtype, info.shape) for key, info in self.tensors.items()]
-        return self.path, tensors, self.notes, dict(self.coded), dict(self.quantisation)
+        return self.path, tensors, self.notes, dict(self.coded), dict(self.quantisation), dict(self.names)
 
     def only(self, keys: Collection[str]) -> Outline:
         """Return the outline with only the tensors of ``keys``."""
@@ -120,11 +122,12 @@ def outline_of(checkpoint: Checkpoint) -> Outline:
     codes = checkpoint.codes
     said = checkpoint.quantisation if codes else {}
     coded = {one.codes: (one.method, one.name) for one in codes.tensors if one.codes} if said else {}
-    return Outline(checkpoint.path, dict(checkpoint.items()), notes, coded, said)
+    return Outline(checkpoint.path, dict(checkpoint.items()), notes, coded, said, codes.names)
 
 
 def outline_from_plain(data: Any) -> Outline:
     """Return the outline from the plain data that ``Outline.to_plain`` returned."""
-    path, tensors, notes, coded, said = data
+    path, tensors, notes, coded, said, names = data
     found = {key: TensorInfo(dtype, shape) for key, dtype, shape in tensors}
-    return Outline(path, found, tuple(notes), {key: (method, name) for key, (method, name) in coded.items()}, said)
+    by_key = {key: (method, name) for key, (method, name) in coded.items()}
+    return Outline(path, found, tuple(notes), by_key, said, names)

@@ -63,9 +63,14 @@ def twice_notes(opened: Sequence[Checkpoint]) -> list[str]:
         name = escape(one.path)
         if found is not one and found.path == one.path:
             notes.append(f"{name} is given twice, and counts twice")
-        elif found is not one and _is_copy(found, one):
+        elif found is not one and _settings(found) == _settings(one) and _is_copy(found, one):
             notes.append(f"{name} is a copy of {escape(found.path)}, and both count")
     return notes
+
+
+def _settings(one: Checkpoint) -> Mapping[str, Any]:
+    """Return the settings by which codes of a checkpoint are decoded: equal codes may stand for other weights."""
+    return (one.stored or one).quantisation
 
 
 def merged_notes(base: Checkpoint, adapters: Sequence[Checkpoint]) -> list[str]:

@@ -113,6 +113,7 @@ def described_shape_notes(checkpoint: Checkpoint) -> list[str]:
     """
     if scheme_of(checkpoint.path):
         return []
+    checkpoint = checkpoint.stored or checkpoint
     found: dict[tuple[str, str], list[str]] = {}
     described = (one for one in checkpoint.codes.tensors if one.codes and any(map(_describes, one.parts)))
     for one in islice(described, MOST):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -164,23 +164,46 @@ class ChosenKeys:
     notes: tuple[str, ...] = ()
 
 
-def chosen_keys(keys: Sequence[str], include: Given = (), exclude: Given = (), *, whose: str = "source") -> ChosenKeys:
+def chosen_keys(
+    keys: Sequence[str],
+    include: Given = (),
+    exclude: Given = (),
+    *,
+    whose: str = "source",
+    names: Mapping[str, str] | None = None,
+) -> ChosenKeys:
     """Return the keys that ``include`` matches and ``exclude`` does not; without ``include``, it starts from all keys.
 
-    Raises PatternError for a pattern that matches no key. ``whose`` says in its message whose keys they are.
+    ``names`` has the names of the tensors that some keys are parts of: a pattern that matches such a name matches all
+    of its parts. Raises PatternError for a pattern that matches no key. ``whose`` says in its message whose keys they
+    are.
     """
     notes: list[str] = []
-    wanted = _matched("--include", include, keys, notes, whose)
-    unwanted = _matched("--exclude", exclude, keys, notes, whose)
+    known = _Names(keys, names or {})
+    wanted = _matched("--include", include, known, notes, whose)
+    unwanted = _matched("--exclude", exclude, known, notes, whose)
     if wanted is None and unwanted is None:
         return ChosenKeys(tuple(keys))
     left = (key for key in keys if (wanted is None or key in wanted) and key not in (unwanted or ()))
     return ChosenKeys(tuple(left), tuple(notes))
 
 
-def _matched(option: str, given: Given, keys: Sequence[str], notes: list[str], whose: str) -> set[str] | None:
+class _Names:
+    """Keys, and the names of the tensors that some of them are parts of."""
+
+    def __init__(self, keys: Sequence[str], names: Mapping[str, str]) -> None:
+        self.keys, self.names = keys, names
+        self.every = list(dict.fromkeys((*keys, *(names[key] for key in keys if key in names)))) if names else keys
+
+    def of(self, hits: Iterable[Sequence[str]]) -> set[str]:
+        """Return the keys among ``hits``, and those of the parts of tensors among them."""
+        found = {name for hit in hits for name in hit}
+        return found | {key for key in self.keys if self.names.get(key) in found} if self.names else found
+
+
+def _matched(option: str, given: Given, known: _Names, notes: list[str], whose: str) -> set[str] | None:
     texts = [given] if isinstance(given, str) else list(given or ())
     flags = [(f"{option} {text}", KeyPattern.given(text, f"{option} ")) for text in texts]
-    hits, more = matched(flags, keys, whose)
+    hits, more = matched(flags, known.every, whose)
     notes += more
-    return {key for hit in hits for key in hit} if texts else None
+    return known.of(hits) if texts else None

@@ -34,6 +34,7 @@ __all__ = [
     "operation_fields",
     "renamed_by_spec",
     "select",
+    "without_names",
 ]
 
 # Sources in ESPnet's form: the keys under src_key, renamed to dst_key, without those of exclude_keys.
@@ -132,6 +133,11 @@ class SourceView(Brief):
     codes: QuantisedTensors = NO_CODES
     decoded_dtype: str = ""
 
+    @property
+    def names(self) -> list[str]:
+        """All keys, then the names of quantised tensors that are stored under other keys."""
+        return [*self.tensors, *(one.name for one in self.codes.tensors if one.name not in self.tensors)]
+
     def dtype_of(self, key: str) -> str:
         """Return the dtype in which a tensor is written if no option gives another one."""
         info = self.tensors[key]
@@ -203,7 +209,7 @@ def select(views: Sequence[SourceView], options: Options) -> Selection:
     rule matches; PlanError if two keys of one source get the same name.
     """
     selection = Selection()
-    keys = [key for view in views for key in view.tensors]
+    keys = [key for view in views for key in view.names]
     flags = [(str(flag), flag.pattern) for flag in (*options.include, *options.exclude)]
     selection.notes += matched(flags, keys, "source")[1]
     for rule in options.rules:
@@ -233,7 +239,7 @@ def _check_rule(rule: Rule, views: Sequence[SourceView], keys: Sequence[str], se
 def _select_one(index: int, view: SourceView, options: Options, selection: Selection) -> Renaming:
     dropped = _dropped(view, options, selection)
     chosen = [key for key in view.tensors if key not in dropped and is_under(key, view.src)]
-    renaming = rename(chosen, options.rules)
+    renaming = _with_parts(rename(chosen, options.rules), view, options.rules)
     landed: dict[str, str] = {}
     for key, by in renaming.by.items():
         for name in renaming.names[key] if by is not None else (_moved(key, view),):
@@ -255,16 +261,49 @@ def _select_one(index: int, view: SourceView, options: Options, selection: Selec
     return renaming
 
 
+def _with_parts(renaming: Renaming, view: SourceView, rules: Sequence[Rule]) -> Renaming:
+    """Return new names of keys where the parts of a quantised tensor go along if a rule renames the tensor itself.
+
+    A rule that matches the key of a part itself counts if it comes first.
+    """
+    parts = {key: coded for key in renaming.names if (coded := view.codes.by_key.get(key)) and coded.name != key}
+    if not parts or not rules:
+        return renaming
+    whole = rename(list(dict.fromkeys(coded.name for coded in parts.values())), rules)
+    names, by = dict(renaming.names), dict(renaming.by)
+    for key, coded in parts.items():
+        own, rule = by[key], whole.by[coded.name]
+        if rule is None or (own is not None and own <= rule):
+            continue
+        found = [(name, coded.part_named(name, coded.ending(key))) for name in whole.names[coded.name]]
+        lacking = next((name for name, part in found if part is None), None)
+        if lacking is not None:
+            raise without_names(coded, lacking)
+        names[key], by[key] = tuple(part for _, part in found if part is not None), rule
+    return Renaming(names, by, tuple(sorted({*renaming.used, *whole.used})), {**whole.shadowed, **renaming.shadowed})
+
+
+def without_names(coded: QuantisedTensor, name: str) -> PlanError:
+    """Return the error for a quantised tensor whose parts cannot be called as its new ``name`` would have it."""
+    return PlanError(
+        f"the tensor {escape(coded.name)} is quantised ({coded.method}), and its parts have no names that fit "
+        f"{escape(name)}.",
+        hint=f"Give it a name that ends with .{escape(coded.name.rpartition('.')[2])}.",
+        details=list(coded.keys),
+    )
+
+
 def _dropped(view: SourceView, options: Options, selection: Selection) -> dict[str, str]:
     """Return the keys that are left out, each with the option that excluded it."""
     excludes = KeyMatcher([flag.pattern for flag in options.exclude])
     includes = KeyMatcher([flag.pattern for flag in options.include])
     dropped: dict[str, str] = {}
     for key in view.tensors:
-        hits = excludes.match(key)
+        names = (key,) if key not in view.codes.by_key else (key, view.codes.by_key[key].name)
+        hits = [hit for name in names for hit in excludes.match(name)]
         if hits:
             dropped[key] = str(options.exclude[min(hits)])
-        elif options.include and not includes.match(key):
+        elif options.include and not any(map(includes.match, names)):
             dropped[key] = "not in --include"
         elif not is_under(key, view.src):
             dropped[key] = f"not under src_key {view.src}"

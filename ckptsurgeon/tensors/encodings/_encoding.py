@@ -132,6 +132,20 @@ class QuantisedTensor:
         """The keys of all stored tensors that make up the quantised tensor."""
         return tuple(self.parts.values())
 
+    def ending(self, key: str) -> str:
+        """Return the ending of the key of one of its parts; raises StopIteration for another key."""
+        return next(end for end, part in self.parts.items() if part == key)
+
+    def part_named(self, name: str, end: str) -> str | None:
+        """Return the key of the part with the ending ``end`` if the tensor had another ``name``.
+
+        None if no key fits, since the name does not end as its own does (``.weight``).
+        """
+        key = self.codes or self.keys[0]
+        stem = f".{key}".removesuffix(self.ending(key))
+        named = f".{self.name}".removeprefix(stem)
+        return f"{f'.{name}'.removesuffix(named)}{end}"[1:] if f".{name}".endswith(named) else None
+
 
 @dataclass(frozen=True)
 class QuantisedTensors:
@@ -142,6 +156,11 @@ class QuantisedTensors:
 
     def __bool__(self) -> bool:
         return bool(self.tensors)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The name of the tensor that each stored key is a part of."""
+        return {key: coded.name for key, coded in self.by_key.items()}
 
     def only(self, keys: Container[str]) -> QuantisedTensors:
         """Return only the quantised tensors whose codes are in ``keys``.

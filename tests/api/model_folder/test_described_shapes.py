@@ -114,3 +114,14 @@ def test_zero_points_of_the_other_version_are_said(zero: int, bits: int, format_
 )
 def test_zero_points_that_fit_or_tell_nothing_get_no_note(zero: int, settings: dict[str, Any]) -> None:
     assert gptq(zero, **settings) == []
+
+
+def test_zero_points_of_the_other_version_are_said_of_every_source_that_is_computed_with() -> None:
+    settings = {"sym": True, "checkpoint_format": "gptq_v2"}
+    gptq(7, **settings)
+    Path("m").rename("wrong")
+    gptq(7, sym=True)
+    notes = list(cs.merge(["m", "wrong"], method="linear", weights=[1, 0], encoding="dequantize").notes)
+    assert any(note.startswith("wrong: the qzeros of a.qweight is 7") for note in notes)
+    notes += cs.average(["wrong", "m"], encoding="dequantize").notes
+    assert not any("is a copy of" in note for note in notes)  # equal codes stand for other weights

@@ -24,6 +24,7 @@ SUPPRESSED = "suppress_tokens"
 AT_FIRST = "begin_suppress_tokens"
 TURNS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|eot|>", "<|end_of_turn|>")
 """Tokens with which chat templates end a turn."""
+BEGINS = re.compile(r"start|begin", re.IGNORECASE)
 
 
 def end_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
@@ -104,13 +105,18 @@ def _of_turns(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str
         return
     is_eos = end in places and (end in template or "eos_token" in template)
     ends = [tokens[one] for one in said[file]]
-    if any((SPECIAL.fullmatch(one) and one in template) or (is_eos and one == end) for one in ends):
+    if any((_is_end(one) and one in template) or (is_eos and one == end) for one in ends):
         return
     turn = end if is_eos else next((one for one in TURNS if one in places and one in template), "")
     if turn and (is_eos or len(ends) > 1):
         found = listing([f"{places[one]} ({brief_token(one)})" for one in ends], 3, where="")
         written = f"{brief_token(turn)} ({places[turn]})"
         yield f"the chat template ends turns with {written}, and {END} of {file} is {found}: no answer ends there"
+
+
+def _is_end(token: str) -> bool:
+    """Return whether a token may end a turn: a special one that does not begin something, as ``<start_of_turn>``."""
+    return bool(SPECIAL.fullmatch(token)) and not BEGINS.search(token)
 
 
 def _template(folder: ModelFolder) -> str:

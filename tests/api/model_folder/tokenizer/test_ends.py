@@ -169,3 +169,10 @@ def test_a_turn_that_ends_with_another_token_than_generation_is_said(
     found = notes({"eos_token_id": config}, fields, names | {"chat_template": template})
     turns = [note for note in found if note.startswith("the chat template")]
     assert turns == ([f"the chat template ends turns with {said}: no answer ends there"] if said else [])
+
+
+def test_a_token_that_begins_turns_is_no_end_of_them() -> None:
+    tokens = [*TOKENS[:4], "<|im_start|>", *TOKENS[5:]]
+    found = notes({"eos_token_id": [2, 11]}, {"eos_token_id": [2, 4]}, LLAMA | {"chat_template": WRITES}, tokens)
+    said = "2 ('</s>'), 4 ('<|im_start|>'): no answer ends there"
+    assert any(note.startswith("the chat template ends turns with") and note.endswith(said) for note in found)
