@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from ..errors import PlanError
+from ..tensors.encodings._agreement import QuantisedModule, disagreements
 from ..tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
 from ..tensors.info import Encoded, Reshaped, TensorInfo
 from ..util.text import count, escape, listing
 from .plan.coded_part import CodedPart
 from .plan.files import PlanSource
-from .plan.plan import Plan
+from .plan.plan import EqualKeys, Plan
 from .plan.step import Input, Step
 from .transplant.select import without_names
 
@@ -39,13 +40,14 @@ class CodedSource:
     """A source of a plan that has quantised tensors.
 
     ``stored`` describes it as it is in the file, with the quantised tensors ``codes`` and all its ``tensors``. The plan
-    was made with the weights that these stand for. ``encoded`` gives the parts that store another weight alike, and
-    raises ``unencodable`` if nothing does.
+    was made with the weights that these stand for. ``settings`` is the ``quantization_config``. ``encoded`` gives the
+    parts that store another weight alike, and raises ``unencodable`` if nothing does.
     """
 
     stored: PlanSource
     codes: QuantisedTensors
     tensors: Mapping[str, TensorInfo]
+    settings: Mapping[str, Any]
     encoded: PartsOf
     unencodable: type[Exception]
 
@@ -66,6 +68,7 @@ def with_codes_kept(plan: Plan, sources: Mapping[int, CodedSource], owner: int) 
     """
     keeping = _Keeping(plan, sources, owner)
     steps = tuple(made for step in plan.steps for made in keeping.steps(step))
+    equal = tuple(map(keeping.equal, plan.equal))
     stored = [sources[at].stored if at in sources else one for at, one in enumerate(plan.sources)]
     decoded = list(keeping.decoded)
     again = [replace(plan.sources[at], name=f"{plan.sources[at].name} ({DECODED})", role="source") for at in decoded]
@@ -74,6 +77,8 @@ def with_codes_kept(plan: Plan, sources: Mapping[int, CodedSource], owner: int) 
         plan,
         steps=steps,
         sources=(*stored, *again),
+        equal=equal,
+        unexpected=tuple(one for pair in plan.unexpected for one in keeping.unexpected(*pair)),
         vocabularies=(*plan.vocabularies, *rows),
         notes=(*plan.notes, *keeping.notes()),
     )
@@ -99,15 +104,45 @@ class _Keeping:
 
     def steps(self, step: Step) -> Iterator[Step]:
         """Yield the steps that take the place of one: those of all parts, if the weight is stored as codes."""
-        copied = self._coded(step.source, step.source_key) if step.op in ("copy", "keep") else None
         owner = self._sources.get(self._owner)
         wanted = owner.by_name.get(step.key) if owner is not None else None
+        copied = self._copied(step, owner, wanted)
         if copied is not None and step.source is not None:
             yield from self._copies(step, copied, self._sources[step.source], step.source)
-        elif wanted is not None and owner is not None and step.inputs:
+        elif wanted is not None and owner is not None:
             yield from self._encoded(self._decoding(step), wanted, owner)
         else:
             yield self._decoding(step)
+
+    def _copied(self, step: Step, owner: CodedSource | None, wanted: QuantisedTensor | None) -> QuantisedTensor | None:
+        """Return the quantised tensor whose parts a step may copy; None if its weight has to be computed.
+
+        Codes of another source than the owner are copied if the owner has the same parts under settings by which they
+        stand for the same numbers, or if it has no such weight at all.
+        """
+        coded = self._coded(step.source, step.source_key) if step.op in ("copy", "keep") else None
+        if coded is None or step.source is None or owner is None or step.source == self._owner:
+            return coded
+        if wanted is None:
+            return None if step.key in owner.tensors else coded
+        theirs = self._sources[step.source]
+        parts = [
+            {end: (source.tensors[key].dtype, source.tensors[key].shape) for end, key in one.parts.items()}
+            for source, one in ((theirs, coded), (owner, wanted))
+        ]
+        module = QuantisedModule.of(coded.method, coded.name, wanted.name)
+        return coded if parts[0] == parts[1] and not disagreements([module], theirs.settings, owner.settings) else None
+
+    def equal(self, pair: EqualKeys) -> EqualKeys:
+        """Return a pair of keys that must have the same values; those of weights are compared decoded."""
+        if self._coded(pair.source, pair.first) is None and self._coded(pair.source, pair.second) is None:
+            return pair
+        return replace(pair, source=self._twin(pair.source))
+
+    def unexpected(self, source: int, key: str) -> list[tuple[int, str]]:
+        """Return the stored keys that a source has for a tensor that is not used."""
+        coded = self._coded(source, key)
+        return [(source, key)] if coded is None else [(source, part) for part in coded.keys]
 
     def _coded(self, source: int | None, key: str) -> QuantisedTensor | None:
         known = self._sources.get(source) if source is not None else None
@@ -118,14 +153,17 @@ class _Keeping:
         for end, key in coded.parts.items():
             info = source.tensors[key]
             yield Step(
-                _renamed(step.key, coded, end), "copy", info.dtype, info.shape, at, key, info.dtype, info.shape,
-                rule=step.rule, tied_to=_renamed(step.tied_to, coded, end) if step.tied_to else "",
+                _renamed(step.key, coded, end), step.op, info.dtype, info.shape, at, key, info.dtype, info.shape,
+                rule=step.rule, reason=step.reason,
+                tied_to=_renamed(step.tied_to, coded, end) if step.tied_to else "",
             )  # fmt: skip
 
     def _encoded(self, step: Step, coded: QuantisedTensor, owner: CodedSource) -> Iterator[Step]:
         """Yield the steps that store a new weight as the quantised tensor ``coded`` of the owner is stored."""
         weight = TensorInfo(COMPUTED, step.shape)
         try:
+            if step.draws:
+                raise owner.unencodable("some of its values are initialised")
             parts = owner.encoded(coded, weight)
         except owner.unencodable as error:
             raise PlanError(
@@ -158,8 +196,11 @@ class _Keeping:
     def _decoded_input(self, one: Input) -> Input:
         if self._coded(one.source, one.key) is None:
             return one
-        at = self.decoded.setdefault(one.source, len(self._plan.sources) + len(self.decoded))
-        return one._replace(source=at)
+        return one._replace(source=self._twin(one.source))
+
+    def _twin(self, source: int) -> int:
+        """Return the index of a source with the weights that its codes stand for."""
+        return self.decoded.setdefault(source, len(self._plan.sources) + len(self.decoded))
 
 
 def _renamed(key: str, coded: QuantisedTensor, end: str) -> str:

@@ -162,7 +162,7 @@ def _check_destination(plan: Plan, sources: Sequence[QuantisedTensors], destinat
     steps = {step.key: step for step in plan.steps} if destination else {}
     for wanted in destination.tensors:
         made = [steps[key] for key in wanted.keys if key in steps]
-        origins = {_origin(step, sources) for step in made}
+        origins = {_origin(step, sources) if step.coded is None else id(wanted) for step in made}
         if len(origins) > 1 or None in origins:
             odd = next((step for step in made if _origin(step, sources) is None), made[0])
             whence = "be drawn"

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...planning.kept_codes import CodedSource, with_codes_kept
+from ...planning.plan.files import PlanSource
 from ...planning.plan.plan import Plan
 from .dequantising import encoded_by
-from .encoding import ENCODINGS, as_stored
+from .encoding import DEQUANTIZE, ENCODINGS
 from .inputs import plan_source
 
 __all__ = ["keeping_codes"]
@@ -22,18 +23,23 @@ def keeping_codes(
     ``read`` are the sources with which it was planned. ``owner`` is the index of the one whose encodings new weights
     get: the one that gives the output its configuration. Raises PlanError for a weight that cannot be encoded.
     """
-    coded = [at for at, one in enumerate(read) if one.stored is not None] if encoding == ENCODINGS[0] else []
-    if not coded:
+    coded = [at for at, one in enumerate(read) if is_decoded_only(plan.sources[at], one)]
+    if encoding != ENCODINGS[0] or not coded:
         return plan, list(read)
     from ...tensors.encoders._like import UnencodableError
 
-    stored = as_stored(read, encoding)
-    sources = {
+    sources = {at: one.stored for at, one in enumerate(read) if at in coded and one.stored is not None}
+    described = {
         at: CodedSource(
-            plan_source(plan.sources[at].name, stored[at], plan.sources[at].role),
-            stored[at].codes, stored[at], encoded_by(stored[at]), UnencodableError,
+            plan_source(plan.sources[at].name, one, plan.sources[at].role), one.codes, one, one.quantisation,
+            encoded_by(one), UnencodableError,
         )
-        for at in coded
+        for at, one in sources.items()
     }  # fmt: skip
-    plan, decoded = with_codes_kept(plan, sources, owner)
-    return plan, [*stored, *(read[at] for at in decoded)]
+    plan, decoded = with_codes_kept(plan, described, owner)
+    return plan, [*(sources.get(at, one) for at, one in enumerate(read)), *(read[at] for at in decoded)]
+
+
+def is_decoded_only(source: PlanSource, read: Checkpoint) -> bool:
+    """Return whether a source is read with its codes decoded, and no other operation changes its tensors."""
+    return read.stored is not None and list(source.operations) == [DEQUANTIZE]

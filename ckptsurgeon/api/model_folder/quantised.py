@@ -201,7 +201,7 @@ def with_settings(plan: Plan, opened: Sequence[Checkpoint], owner: int | None = 
     """
     if "metadata" in plan.arguments and SETTINGS in plan.arguments["metadata"]:
         return plan
-    copied = _copied(plan, opened)
+    copied = _copied(plan, opened, owner)
     notes = [note for place in copied for note in _markers(plan, place, opened[place])]
     plan = replace(plan, notes=(*plan.notes, *notes)) if notes else plan
     settings = [renamed_settings(plan, place, found) for place in copied if (found := opened[place].quantisation)]
@@ -212,16 +212,16 @@ def with_settings(plan: Plan, opened: Sequence[Checkpoint], owner: int | None = 
     return replace(plan, metadata={**plan.metadata, SETTINGS: json.dumps(settings[0])})
 
 
-def _copied(plan: Plan, opened: Sequence[Checkpoint]) -> dict[int, list[QuantisedTensor]]:
+def _copied(plan: Plan, opened: Sequence[Checkpoint], owner: int | None) -> dict[int, list[QuantisedTensor]]:
     """Return the quantised tensors that a plan takes from its sources, by the index of the source.
 
-    A weight that is encoded again is encoded as the tensor of the same name of one of the sources.
+    A weight that is encoded again is encoded as the owner's tensor of the same name.
     """
     coded = [one.codes.by_key for one in opened]
     found: dict[int, dict[int, QuantisedTensor]] = {}
     for step in plan.steps if any(coded) else ():
         if step.coded is not None:
-            place = next(place for place, keys in enumerate(coded) if step.key in keys)
+            place = owner or 0
             found.setdefault(place, {})[id(coded[place][step.key])] = coded[place][step.key]
         for one in step.inputs:
             if one.source < len(coded) and (tensor := coded[one.source].get(one.key)) is not None:
@@ -237,7 +237,7 @@ def check_settings(
     ``owner`` is the index of the source whose settings the output gets; if it is None, the output gets those of the
     first source of quantised tensors. ``given`` are the settings of a destination that is not a source.
     """
-    copied = _copied(plan, opened)
+    copied = _copied(plan, opened, owner)
     settings: dict[int, Mapping[str, Any]] = {place: opened[place].quantisation for place in copied}
     first = next((place for place, stated in settings.items() if stated), None)
     if owner is not None and (found := opened[owner].quantisation):
@@ -284,7 +284,7 @@ def unsettled_notes(
     ``owner`` is the index of the source whose settings the output gets, if there is one; ``given`` are the settings of
     a destination that is not a source.
     """
-    copied = _copied(plan, opened)
+    copied = _copied(plan, opened, owner)
     first = next(
         (place for place in (*([] if owner is None else [owner]), *copied) if opened[place].quantisation), None
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -28,6 +29,7 @@ from ...vocabulary.replacement import NewVocabulary
 from ..inputs.argument_types import CheckpointLike
 from ..inputs.encoding import ENCODINGS, encoding_notes, read_as, with_decoding
 from ..inputs.inputs import names_of, plan_source, plan_target
+from ..inputs.kept_codes import keeping_codes
 from ..inputs.operations import OperatedCheckpoint, operate
 from ..inputs.reopening import with_model_files_pinned
 from ..lora.adapter_files import with_scales_checked
@@ -141,15 +143,18 @@ def plan_into(
     """
     opened: list[Checkpoint] = []
     initial_files: list[Checkpoint] = []
-    target = decoded_target(target) if encoding != ENCODINGS[0] else target
+    asked = target
+    target, reading = _as_read(target, encoding)
     try:
         for place, spec in enumerate(specs, 1):
             called = f"source {place}" if len(specs) > 1 else "source"
             raw = open_checkpoint(_given(spec.given, spec.uri), root, unwrap=False, called=called)
             opened.append(raw.unwrapped(destination=list(target.tensors)))
-        sources = recognised(opened, with_decoding(rows, opened, encoding), specs, target)
+        if encoding == ENCODINGS[0] and any(one.codes and read_as(one, encoding).stored is None for one in opened):
+            target, reading = asked, encoding
+        sources = recognised(opened, with_decoding(rows, opened, reading), specs, target)
         views = _views(sources, specs)
-        keeper = _keeper(target, [view.source.name for view in views], opened, encoding)
+        keeper = _keeper(target, [view.source.name for view in views], opened, reading)
         initial = _initial(target, names_of([spec.uri for spec in specs]), initial_files)
         wanted = opened[-1].codes if len(opened) > len(specs) else find_codes(target.tensors)
         plan = plan_transplant(
@@ -160,14 +165,17 @@ def plan_into(
         )  # fmt: skip
         check_converted(plan, sources)
         plan, initial_files = _used(plan, initial, initial_files)
-        check_codes(plan, [*(view.codes for view in views), *(one.codes for one in initial_files), wanted], wanted)
-        quantised_by = (config or {}).get("quantization_config")
-        held = [*(one.operated.checkpoint for one in sources), *opened[len(specs) :], *initial_files]
+        read = [*(one.operated.checkpoint for one in sources), *opened[len(specs) :], *initial_files]
         owner = len(specs) if len(opened) > len(specs) else None
+        plan, held = keeping_codes(plan, read, encoding, owner or 0)
+        opened[len(specs) :] = held[len(specs) : len(opened)]
+        wanted = opened[-1].codes if owner is not None else wanted
+        check_codes(plan, [one.codes for one in held], wanted)
+        quantised_by = (config or {}).get("quantization_config")
         check_settings(plan, held, owner, quantised_by)
         plan = replace(plan, notes=(*plan.notes, *unsettled_notes(plan, held, owner, quantised_by)))
         plan = with_settings(plan, held, owner)
-        folders = list(map(folder_of, (*(one.operated.checkpoint for one in sources), *opened[len(specs) :])))
+        folders = list(map(folder_of, (*held[: len(specs)], *opened[len(specs) :])))
         plan = checked_lists(with_dtype_said(plan, target), folders, change)
         has_file = len(opened) > len(specs)
         if has_file:
@@ -196,6 +204,19 @@ def plan_into(
         raise
     others += tuple(one.path for one in target.given)  # also those that no step reads must not be replaced
     return replace(plan, inputs=PlanInputs(tuple(held), target, others, PlanningInputs(views, target, options)))
+
+
+def _as_read(target: TargetSpec, encoding: str) -> tuple[TargetSpec, str]:
+    """Return the destination with which a transplant is planned, and how sources and destination are read for this.
+
+    If codes are kept, and the destination is a quantised checkpoint, weights are planned with, and encoded again.
+    """
+    if encoding != ENCODINGS[0]:
+        return decoded_target(target), encoding
+    with suppress(PlanError):  # codes that cannot be decoded can be copied
+        decoded = decoded_target(target)
+        return decoded, ENCODINGS[1] if decoded is not target else encoding
+    return target, encoding
 
 
 def _views(sources: Sequence[KnownSource], specs: Sequence[SourceSpec]) -> list[SourceView]:

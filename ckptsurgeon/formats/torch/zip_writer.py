@@ -148,7 +148,7 @@ class ZipWriter:
         recipe: Sequence[str],
         beside: ExtraEntries | None = None,
     ) -> ZipLayout:
-        """Return the layout of a file; ``metadata`` is only in the recipe: a zip archive has no other place for it."""
+        """Return the layout of a file; ``metadata`` is not used, since only the recipe has a place for it."""
         owners = [t for t in tensors if not t.alias_of]
         number = {tensor.key: str(i) for i, tensor in enumerate(owners)}
         names = {t.key: number[t.alias_of or t.key] for t in tensors}

@@ -28,11 +28,11 @@ JOINED = (
 class Scheme:
     """A way to quantise a matrix: the encoder, the codes, the steps of its scales, and the settings in config.json.
 
-    ``codes`` is the ending and the dtype of the codes, ``per`` how many of them one element has. ``steps`` are the
-    rows and columns that share a scale; 0 stands for all of them. ``scale`` is the ending of the scales, and
-    ``scale_dtype`` their dtype ('' for that of the weight), ``stored_scale`` the one that the file has, if it is
-    another. ``ignore`` is the setting that lists what stays plain, ``of_experts`` says what
-    a library makes of experts that are stored so.
+    ``codes`` has the ending of the key of the codes and their dtype, ``per`` is the number of codes in one element.
+    ``steps`` are the rows and columns that share a scale; 0 stands for all of them. ``scale`` is the ending of the key
+    of the scales, and ``scale_dtype`` their dtype ('' for that of the weight), ``stored_scale`` the one that the file
+    has, if it is another. ``ignore`` is the setting that lists the modules that are not quantised. ``of_experts`` is a
+    note if a library cannot load experts that are quantised in this way.
     """
 
     name: str

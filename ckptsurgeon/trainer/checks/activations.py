@@ -44,9 +44,9 @@ class LayerActivations:
 
 
 class _Constant:
-    """Finds the units of a layer's output or input whose value is the same at all positions and in all runs.
+    """Finds the units of a layer's output or input whose value is the same at all positions and in all forward passes.
 
-    ``units`` is the output or input of the first run, as (units, values).
+    ``units`` is the output or input of the first forward pass, as (units, values).
     """
 
     def __init__(self, units: Tensor) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ...util.text import count, escape, percent
+from ...util.text import count, escape, percent, shape_text
 from ..config.error_collector import ErrorCollector
 from ..config.settings import Settings
 from ..data.inputs import ClipInputs
@@ -118,6 +118,10 @@ class SoundTask(ABC):
         return Batch(inputs, lengths, labels, label_lengths, seconds, tuple(one["name"] for one in examples))
 
 
+def _described(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {shape_text(tuple(tensor.shape))}"
+
+
 def _padded(tensors: Sequence[Tensor], names: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Return tensors padded with zeros to (batch, longest, …), and their lengths (batch,); 0-d tensors are stacked.
 
@@ -127,7 +131,9 @@ def _padded(tensors: Sequence[Tensor], names: Sequence[str]) -> tuple[Tensor, Te
     for tensor, name in zip(tensors, names, strict=True):
         if tensor.shape[1:] != first.shape[1:] or tensor.dim() != first.dim() or tensor.dtype != first.dtype:
             raise ConfigError(
-                f"{name}: the shape or dtype of its array differs from that of {names[0]} in more than the length."
+                f"{name} is {_described(tensor)}, and {names[0]} {_described(first)}: only their first dimension, the "
+                "length, may differ.",
+                hint="Give all examples of a batch the same dtype and the same other dimensions.",
             )
     if first.dim() == 0:
         return torch.stack(list(tensors)), torch.ones(len(tensors), dtype=torch.int64)

@@ -118,7 +118,7 @@ class SpeechBrain(TranscribedTask):
                 raise ConfigError(
                     f"{escape(self.settings.task)} is a Brain of SpeechBrain. It trains the modules of a "
                     f"hyperparams.yaml, but the model is {type(model).__name__}.",
-                    hint="Write model: {speechbrain: hyperparams.yaml}, without an entry.",
+                    hint="Write model: {speechbrain: hyperparams.yaml}, without the field entry.",
                 )
             _check_state(model)
             device = next(model.parameters()).device

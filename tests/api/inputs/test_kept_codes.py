@@ -225,3 +225,54 @@ def test_a_recipe_of_mergekit_keeps_the_encoding(tmp_path: Path, ckpt: Any) -> N
     assert ckpt("verify", "out").code == 0
     checked(cs.merge(["a", "b"], **MERGED), tmp_path / "same")
     assert Path("out/model.safetensors").read_bytes() == Path("same/model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("source", ["plain", "gptq", "int8", "fp8-channel"])
+@pytest.mark.parametrize("name", ["fp8-block", "int4-packed"])
+def test_a_transplant_encodes_weights_as_the_destination_has_them(name: str, source: str, tmp_path: Path) -> None:
+    destination = BY_NAME[name].folder(tmp_path / "to", 0)
+    given = BY_NAME["int8" if source == "plain" else source].folder(tmp_path / "from", 1)
+    values = plain(given)
+    if source == "plain":
+        given = Path(f"{given}-plain")
+    receipt = checked(cs.transplant(given, destination, include=["**.q_proj"]), tmp_path / "out")
+    ours, theirs = cs.open_checkpoint(tmp_path / "out"), cs.open_checkpoint(destination)
+    assert {k: (v.dtype, v.shape) for k, v in ours.items()} == {k: (v.dtype, v.shape) for k, v in theirs.items()}
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["quantization_config"] == BY_NAME[name].settings
+    assert distance(plain(tmp_path / "out")[QUERY], values[QUERY]) < ERRORS[name]
+    assert [one.key for one in receipt.rounded] == [QUERY]
+    before, after = (load_file(folder / "model.safetensors") for folder in (destination, tmp_path / "out"))
+    assert all(
+        torch.equal(after[key].view(torch.uint8), one.view(torch.uint8))
+        for key, one in before.items()
+        if STEM not in key
+    )
+
+
+def test_codes_of_the_same_encoding_are_copied_to_the_destination(tmp_path: Path) -> None:
+    a, b = (BY_NAME["fp8-block"].folder(tmp_path / one, seed) for seed, one in enumerate("ab"))
+    receipt = checked(cs.transplant(a, b), tmp_path / "out")
+    assert not receipt.rounded
+    assert (tmp_path / "out/model.safetensors").read_bytes()[-1000:] == (a / "model.safetensors").read_bytes()[-1000:]
+
+
+def test_codes_under_other_settings_are_encoded_by_those_of_the_destination(tmp_path: Path) -> None:
+    a, b = (BY_NAME["gptq"].folder(tmp_path / one, seed) for seed, one in enumerate("ab"))
+    config = json.loads((a / "config.json").read_text())
+    config["quantization_config"]["checkpoint_format"] = "gptq_v2"
+    (a / "config.json").write_text(json.dumps(config))
+    with pytest.raises(cs.PlanError, match="new values cannot be stored that way: no encoder knows GPTQ"):
+        cs.transplant(a, b)
+
+
+def test_a_policy_fits_a_plain_tensor_to_a_quantised_one(tmp_path: Path) -> None:
+    destination = BY_NAME["fp8-block"].folder(tmp_path / "to", 0)
+    torch.manual_seed(0)
+    wide = torch.randn(OUT + 8, IN)
+    save_file({QUERY: wide}, "wide.safetensors")
+    checked(cs.transplant("wide.safetensors", destination, on_mismatch="slice"), tmp_path / "out")
+    assert distance(plain(tmp_path / "out")[QUERY], wide[:OUT]) < ERRORS["fp8-block"]
+    save_file({QUERY: wide[: OUT - 8].clone()}, "narrow.safetensors")
+    with pytest.raises(cs.PlanError, match="new values cannot be stored that way: some of its values are initialised"):
+        cs.transplant("narrow.safetensors", destination, on_mismatch="overlap")

@@ -177,7 +177,7 @@ def _lost_end(folder: ModelFolder, names: dict[str, str], tokens: tuple[str, ...
 
 
 def _is_word(token: str) -> bool:
-    """Whether a token is a word, or a single byte of one, and not a special token."""
+    """Whether a token stands for text, a word or a piece of one or a single byte (``<0x41>``), and is not special."""
     return BYTE.fullmatch(token) is not None or bool(WORD.search(token) and not SPECIAL.fullmatch(token))
 
 
