@@ -107,7 +107,8 @@ def _found(found: Verification, without_recipe: bool) -> Iterator[Row]:
     if found.compared:
         yield ["", "equal, bit for bit", f"{found.compared}, copied or computed again from the sources"]
     if found.near:
-        yield ["", "near what numpy makes of it", f"{found.near}, within 1e-5 of the largest: computed by torch"]
+        how = "within 1e-5 of the largest: computed by torch, or on another processor"
+        yield ["", "near what numpy makes of it", f"{found.near}, {how}"]
     if found.products:
         yield ["", "equal by their product", f"{found.products}, within what is rounded: factors are not unique"]
     if found.drawn:

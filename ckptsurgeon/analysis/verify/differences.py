@@ -56,12 +56,13 @@ def first_difference(
     *,
     keeper: Checkpoint | None,
     context: MergeContext,
+    near: bool = False,
 ) -> int | None:
     """Return the first byte at which a tensor differs from the result of its sources; None if it does not differ.
 
     ``step`` is the step of the plan that made the tensor, ``origins`` are its source tensors. ``keeper`` is the
     destination's own checkpoint, if a source may have overwritten only part of the tensor.
-    ``context`` has the settings for computing merges.
+    ``context`` has the settings for computing merges. With ``near``, values that are nearly equal do not differ.
     """
     origin, theirs = origins[0]
     if is_copy(step, origin):
@@ -73,13 +74,9 @@ def first_difference(
     for offset, values, _ in computed_blocks(step, [*origins, *kept], context):
         raw = values.reshape(-1).view("u1").data
         here = read(offset, len(raw))
-        if raw != here and not (_on_device(step) and _is_near(step.dtype, raw, here)):
+        if raw != here and not (near and _is_near(step.dtype, raw, here)):
             return offset + _mismatch(raw, here)
     return None
-
-
-def _on_device(step: Step) -> bool:
-    return step.merge is not None and step.merge.device != ""
 
 
 def _is_near(dtype: str, wanted: Any, found: Any) -> bool:

@@ -53,7 +53,7 @@ def lora_merge(
     unwrap: bool = False,
     root: str | None = None,
 ) -> Plan:
-    """Plan a base plus adapters: W + weight * scale * B A for each adapter, in double precision, rounded at the end.
+    """Plan a base plus adapters: W + weight * scale * B A for each adapter, rounded once, at the end.
 
     Adapters are PEFT's folders, single files with kohya's or diffusers' names, or dicts of their tensors.
     ``weights`` has a weight for each adapter, by default 1; ``exclude`` leaves out modules of the adapters. ``dtype``
@@ -63,6 +63,8 @@ def lora_merge(
     if rows of an embedding would get other tokens, unless ``vocab`` is "place". Adapters are added to the weights
     that codes of a quantised base stand for; the sums are encoded as the base is, or stored as numbers if ``encoding``
     is "dequantize".
+
+    Results of 16 bits are summed in single precision, others in double.
 
     Raises ConfigError for adapters of another kind or invalid weights, PlanError if an adapter is for another
     model, PatternError for a pattern that matches nothing, and what ``open_checkpoint`` raises.

@@ -13,9 +13,9 @@ NAME = "lora merge"
 HELP = """Add low-rank adapters to the base that they were trained on.
 
 An adapter is a folder that PEFT wrote (ranks and alphas per module, rslora, DoRA, saved modules and biases mean what
-they mean to PEFT) or one file with kohya's or diffusers' names. Sums are computed in double precision and rounded once.
-If the base is a folder of transformers, its configuration and tokeniser are copied too; so are tensors without an
-adapter.
+they mean to PEFT) or one file with kohya's or diffusers' names. Results of 16 bits are summed in single precision,
+others in double, and rounded once. If the base is a folder of transformers, its configuration and tokeniser are copied
+too; so are tensors without an adapter.
 """
 EXAMPLES = """\b
 Examples:

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from ...errors import PlanError
+from ...methods.lora.changing import SINGLE, changing, wide_dtype
 from ...methods.lora.decomposition import PASSES, Decomposition, decompose, elements_held
-from ...methods.lora.products import LowRankChange, changing, wide_dtype
+from ...methods.lora.products import LowRankChange
+from ...methods.lora.singles import TILE
 from ...planning.plan.compute import Lora, LoraTerm
 from ...planning.plan.receipt import FactorFit
 from ...planning.plan.step import Step
@@ -32,14 +34,14 @@ __all__ = [
     "factoring_of",
     "factoring_passes",
     "factoring_places",
+    "is_single",
     "kept_bytes",
 ]
 
 # Adding adapters to tensors, in blocks of rows.
 
-ADAPTING_ELEMENTS = 1 << 19
-"""Elements of a block. With a quarter of this, two threads were slower than one (7.3 ns for each element, not 5.3),
-since they switched too often; with this number they take 3.2 ns."""
+ADAPTING_ELEMENTS = TILE
+"""Elements of a block: a tile of a product. With a quarter of it, two threads were slower than one."""
 
 DOUBLE = 8
 """Bytes of a number in double precision."""
@@ -95,6 +97,11 @@ def adapting_of(step: Step, parts: Sequence[Part]) -> Blockwise:
         return made, lost
 
     return block
+
+
+def is_single(step: Step) -> bool:
+    """Return whether adapters are added in single precision, so that another processor may give other last bits."""
+    return step.lora is not None and step.dtype in SINGLE and _wide(step) == "float32"
 
 
 def _lora(step: Step) -> Lora:

@@ -1,24 +1,23 @@
-"""Adds adapters to a tensor, with results that do not depend on the machine, nearly as fast as BLAS.
+"""Adds adapters to a tensor in double precision, with results that do not depend on the machine.
 
 BLAS sums in an order that depends on the machine. In double precision its error is so small that nearly all values
-round to the same result; the few for which the order may matter are summed again, in order.
+round to the same float32; the few for which the order may matter are summed again, in order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 
-from ...tensors.ops.casts import CastLosses, raw_dtype
-from ...tensors.ops.half_floats import to_half
+from ...tensors.ops.casts import CastLosses
 from ...tensors.ops.means import rounded
 from ...tensors.ops.regions import Array
 from .decomposition import multiplied
 
-__all__ = ["Changing", "LowRankChange", "changed", "changing", "wide_dtype"]
+__all__ = ["Changing", "DoubleProducts", "LowRankChange", "changed", "joined"]
 
 # Changes to the values of a tensor: summed in double precision, in order, and rounded once. No files.
 
@@ -103,20 +102,11 @@ def _apart(base: Array, begin: int, end: int, change: LowRankChange) -> Array:
     return adapted
 
 
-FINITE = {"bfloat16": 2.0**127, "float16": 2.0**15, "float32": 2.0**127}
-"""Sums below this are finite in a dtype, however they are rounded; for other dtypes all is summed in order."""
+FINITE = 2.0**127
+"""Sums below this are finite in float32, however they are rounded."""
 
 UNIT = 2.0**-53
 """The largest relative error of the sum of two numbers in double precision."""
-
-TIE = 0xFFF
-"""Mask of the last 12 bits of a float32: they are 0 if it is a float16 value, or midway between two of them."""
-
-SINGLE = 2.0**-25
-"""The smallest relative change that can change a number in single precision."""
-
-NORMAL = 2.0**-125
-"""From this size on, numbers in single precision have their full precision."""
 
 PIECE = 1 << 19
 """Elements that are computed at once: with fewer, threads would wait for each other in the interpreter."""
@@ -125,50 +115,35 @@ SOME = 1 << 18
 """Most products of numbers that are in memory at once when sums are computed in order."""
 
 
-def wide_dtype(base: str, kinds: Iterable[str], dtype: str) -> str:
-    """Return the dtype in which the function from ``changing`` takes the rows of a base: "float32" or "float64".
-
-    ``base`` is the dtype of the base, ``kinds`` are the kinds of the changes, ``dtype`` is that of the output.
-    """
-    plain = all(kind == "product" for kind in kinds)
-    return "float32" if plain and base != "float64" and dtype in FINITE else "float64"
+def joined(changes: Sequence[LowRankChange]) -> tuple[Array, Array]:
+    """Return two factors whose product is the sum of those of all changes, each times its weight."""
+    pairs = [change.pair() for change in changes]
+    left = np.hstack([change.weight * left for change, (left, _) in zip(changes, pairs, strict=True)])
+    return left, np.vstack([right for _, right in pairs])
 
 
-def changing(changes: Sequence[LowRankChange], wide: str, dtype: str) -> Changing:
-    """Return a function that adds ``changes`` to rows of a tensor, of dtype ``wide``, and rounds them to ``dtype``.
-
-    All changes must be for the same tensor.
-    """
-    if wide == "float32":
-        return _Products(changes, dtype).changed
-    return lambda base, begin: changed(changes, dtype, base, begin)
-
-
-class _Products:
-    """Adds products of factors to rows of a base whose values are exact in single precision.
+class DoubleProducts:
+    """Adds products of factors to rows of a base of single precision, and rounds them to it.
 
     ``sizes`` has, for each row, the largest magnitude that is possible in the sum of the products, and ``apart`` twice
     the largest possible error. For n terms that are rounded and summed, the error is at most n + 2 units in the last
     place of the sum of their magnitudes (Higham 2002, 3.1); a few units are added.
     """
 
-    def __init__(self, changes: Sequence[LowRankChange], dtype: str) -> None:
-        pairs = [change.pair() for change in changes]
-        self.dtype = dtype
-        self.left = np.hstack([change.weight * left for change, (left, _) in zip(changes, pairs, strict=True)])
-        self.right = np.vstack([right for _, right in pairs])
+    def __init__(self, changes: Sequence[LowRankChange]) -> None:
+        self.left, self.right = joined(changes)
         self.sizes = np.abs(self.left) @ np.abs(self.right).max(axis=1, initial=0.0)
         self.apart = 2 * (len(self.right) + 8) * UNIT * self.sizes
 
     def changed(self, base: Array, begin: int) -> tuple[Array, CastLosses]:
         """Return rows of the base plus the products, and the counts of values that became infinite or NaN."""
         rows = slice(begin, begin + len(base))
-        if not float(self.sizes[rows].max()) + max(float(base.max()), -float(base.min())) < FINITE[self.dtype]:
+        if not float(self.sizes[rows].max()) + max(float(base.max()), -float(base.min())) < FINITE:
             return self._in_order(base, begin)
         width = max(1, PIECE // len(base))
         if width >= base.shape[1]:
             return self._piece(base, begin, self.right), CastLosses()
-        made = np.empty(base.shape, raw_dtype(self.dtype))
+        made = np.empty(base.shape, "<f4")
         for first in range(0, base.shape[1], width):
             columns = slice(first, first + width)
             made[:, columns] = self._piece(base[:, columns], begin, self.right[:, columns])
@@ -179,7 +154,7 @@ class _Products:
         rows = slice(begin, begin + len(base))
         total = multiplied(self.left[rows], right)
         total += base
-        made, at = (_single if self.dtype == "float32" else _half)(total, self.apart[rows, None], self.dtype)
+        made, at = _single(total, self.apart[rows, None])
         if at.size:
             made.reshape(-1)[at] = self._at(base, begin, right, at)
         return made
@@ -192,38 +167,16 @@ class _Products:
             terms = self.left[begin + rows].T * right[:, columns]
             terms[0] += 0.0  # as if the sum began at zero: turns -0 into 0
             sums = base[rows, columns] + np.add.accumulate(terms, axis=0)[-1]  # accumulate: ``sum`` may pair terms
-            made.append(rounded(sums, "float64", self.dtype)[0])
+            made.append(sums.astype("<f4"))
         return np.concatenate(made)
 
     def _in_order(self, base: Array, begin: int) -> tuple[Array, CastLosses]:
         """Return the same as ``changed``, but summed in order, for values that are infinite or NaN or may become so."""
-        return changed([LowRankChange("product", 1.0, self.left, self.right)], self.dtype, base.astype("<f8"), begin)
+        return changed([LowRankChange("product", 1.0, self.left, self.right)], "float32", base.astype("<f8"), begin)
 
 
-def _single(total: Array, apart: Array, dtype: str) -> tuple[Array, Array]:
+def _single(total: Array, apart: Array) -> tuple[Array, Array]:
     """Return sums rounded to float32, and the flat indices of those that might round differently due to their error."""
     apart = apart + 8 * UNIT * max(float(total.max()), -float(total.min()))
     low, high = (total - apart).astype("<f4"), (total + apart).astype("<f4")
     return low, np.flatnonzero(low.view("<u4") != high.view("<u4"))
-
-
-def _half(total: Array, apart: Array, dtype: str) -> tuple[Array, Array]:
-    """Return sums rounded to 16 bits, and the flat indices of those that might round differently due to their error.
-
-    The midpoint of two 16-bit values is a 32-bit value. So if a sum is nearer to a midpoint than its error, it equals
-    the midpoint after rounding to 32 bits. Sums so small that the error exceeds their last place may not; their indices
-    are returned too.
-    """
-    limit = np.where(apart > 0, np.maximum(2 / SINGLE * apart, NORMAL), 0).astype("<f4")
-    near = total.astype("<f4")
-    near += np.float32(0)  # BLAS may give -0
-    bits = near.view("<u4")
-    if dtype == "float16":
-        again = (bits & np.uint32(TIE)) == 0
-        again &= apart > 0  # exact values: numpy rounds to even
-        return to_half(near), np.flatnonzero(again | (np.abs(near) < limit))
-    again = (bits & np.uint32(0xFFFF)) == 0x8000
-    again |= np.abs(near) < limit
-    bits += np.uint32(0x8000)
-    bits >>= np.uint32(16)
-    return bits.astype("<u2"), np.flatnonzero(again)

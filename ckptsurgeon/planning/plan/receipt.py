@@ -112,7 +112,7 @@ class Verification(InNotebooks):
     These are numbers of tensors:
     ``compared``: equal, bit for bit, to what their sources give;
     ``drawn``: initialised with random values, and with the checksum that was recorded then;
-    ``near``: computed on a device, where the last digits may differ, and equal within a tolerance;
+    ``near``: computed on a device, or with adapters on another processor, and equal but for the last digits;
     ``products``: factors whose product equals that of newly extracted factors, up to rounding.
     ``not_compared`` maps tensors that could not be compared to the reason. ``nan`` and ``inf`` count elements of all
     floating tensors. ``recipe`` is whether the output has a recipe; without one, only a plan shows how it was made.

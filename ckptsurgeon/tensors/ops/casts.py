@@ -99,9 +99,9 @@ def widened(array: Array, dtype: str) -> Array:
 def _narrowed(plain: Array, dtype: str) -> Array:
     """Return values cast to a floating or complex dtype, in an array of the type that ``raw_dtype`` gives."""
     if dtype == "bfloat16":
-        return _to_bfloat16(plain.astype("<f4"))
+        return _to_bfloat16(plain.astype("<f4", copy=False))
     if dtype in SMALL_FLOATS:
-        return to_small(plain.astype("<f4"), dtype)
+        return to_small(plain.astype("<f4", copy=False), dtype)
     if dtype == "float16":
         return to_half(plain.astype("<f4", copy=False))
     if dtype == "float32" and plain.dtype == "<f2":

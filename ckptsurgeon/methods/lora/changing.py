@@ -1,0 +1,32 @@
+"""Chooses how adapters are added to a tensor: in single or in double precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from .products import Changing, DoubleProducts, LowRankChange, changed
+from .singles import SingleProducts
+
+__all__ = ["SINGLE", "changing", "wide_dtype"]
+
+SINGLE = ("bfloat16", "float16")
+"""The dtypes of results for which single precision is enough."""
+
+
+def wide_dtype(base: str, kinds: Iterable[str], dtype: str) -> str:
+    """Return the dtype in which the function from ``changing`` takes the rows of a base: "float32" or "float64".
+
+    ``base`` is the dtype of the base, ``kinds`` are the kinds of the changes, ``dtype`` is that of the output.
+    """
+    plain = all(kind == "product" for kind in kinds)
+    return "float32" if plain and base != "float64" and dtype in (*SINGLE, "float32") else "float64"
+
+
+def changing(changes: Sequence[LowRankChange], wide: str, dtype: str) -> Changing:
+    """Return a function that adds ``changes`` to rows of a tensor, of dtype ``wide``, and rounds them to ``dtype``.
+
+    All changes must be for the same tensor.
+    """
+    if wide == "float32":
+        return SingleProducts(changes, dtype).changed if dtype in SINGLE else DoubleProducts(changes).changed
+    return lambda base, begin: changed(changes, dtype, base, begin)

@@ -1,0 +1,70 @@
+"""Adds products of factors to a tensor in single precision, for results of 16 bits; the error is bounded.
+
+A sum of r products and a value of the base, S in magnitude together, is off by at most (r + 4) 2**-24 S: factors are
+rounded, and terms are summed in any order (Higham 2002, 3.1); what underflows adds at most r 2**-86. Then it is rounded
+to 16 bits. So the result is the exact sum, rounded, or its neighbour if the exact sum is that near to the middle
+between the two. It may be off by more than one unit in the last place only if terms cancel: in bfloat16, if less than
+(r + 4) 2**-16 of S is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...tensors.ops.casts import CastLosses, cast, count_special, widened
+from ...tensors.ops.regions import Array
+from .decomposition import multiplied
+from .products import LowRankChange, changed, joined
+
+__all__ = ["TILE", "SingleProducts"]
+
+LARGE = 2.0**62
+"""Factors with larger numbers are summed in order: their products with small ones lose too much, or overflow."""
+
+TILE = 1 << 19
+"""Elements of a product that are computed at once, at most, or a row. BLAS may sum in another order if this changes."""
+
+
+class SingleProducts:
+    """Adds products of factors to rows of a base, and rounds them to ``dtype``, a float of 16 bits.
+
+    BLAS multiplies tiles of whole rows that begin at fixed rows, so that no value depends on which rows are asked for.
+    Rows with infinite values or NaN are computed in double precision, in order.
+    """
+
+    def __init__(self, changes: Sequence[LowRankChange], dtype: str) -> None:
+        self._dtype = dtype
+        self._left, self._right = joined(changes)
+        largest = max(float(np.abs(one).max(initial=0.0)) for one in (self._left, self._right))
+        self._is_plain = largest < LARGE  # false for NaN
+        if self._is_plain:
+            self._factors = self._left.astype("<f4"), self._right.astype("<f4")
+
+    def changed(self, base: Array, begin: int) -> tuple[Array, CastLosses]:
+        """Return rows of the base plus the products, and the counts of values that became infinite or NaN."""
+        if not self._is_plain:
+            return self._in_order(base, np.arange(begin, begin + len(base)))
+        total = self._product(begin, begin + len(base))
+        total += base
+        made, _ = cast(total, "float32", self._dtype)
+        if not any(count_special(made, self._dtype)):
+            return made, CastLosses()
+        rows = np.flatnonzero(~np.isfinite(widened(made, self._dtype)).all(axis=1))
+        made[rows], lost = self._in_order(base[rows], begin + rows)
+        return made, lost
+
+    def _product(self, begin: int, end: int) -> Array:
+        """Return the rows from ``begin`` to ``end`` of the product of both factors."""
+        left, right = self._factors
+        size = max(1, TILE // right.shape[1])
+        first = begin // size * size
+        tiles = [multiplied(left[top : top + size], right) for top in range(first, end, size)]
+        whole = tiles[0] if len(tiles) == 1 else np.concatenate(tiles)
+        return whole[begin - first : end - first]
+
+    def _in_order(self, base: Array, rows: Array) -> tuple[Array, CastLosses]:
+        """Return the rows with these numbers, summed in order; ``base`` has the same rows of the base."""
+        change = LowRankChange("product", 1.0, self._left[rows], self._right)
+        return changed([change], self._dtype, base.astype("<f8"), 0)
