@@ -16,6 +16,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.planning.plan.plan import Plan
 
 from ...helpers.zoo import BY_NAME, IN, OUT
+from ..quantising.test_quantising import saved
 
 STEM = "model.layers.0.self_attn.q_proj"
 QUERY, OTHER = f"{STEM}.weight", "model.layers.0.self_attn.k_proj."
@@ -276,3 +277,42 @@ def test_a_policy_fits_a_plain_tensor_to_a_quantised_one(tmp_path: Path) -> None
     save_file({QUERY: wide[: OUT - 8].clone()}, "narrow.safetensors")
     with pytest.raises(cs.PlanError, match="new values cannot be stored that way: some of its values are initialised"):
         cs.transplant("narrow.safetensors", destination, on_mismatch="overlap")
+
+
+DEEPSEEK = {
+    "model_type": "deepseek_v3", "architectures": ["DeepseekV3ForCausalLM"], "hidden_size": 256,
+    "intermediate_size": 256, "moe_intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 4, "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 1,
+    "topk_group": 1, "first_k_dense_replace": 1, "kv_lora_rank": 128, "q_lora_rank": 128, "qk_rope_head_dim": 128,
+    "qk_nope_head_dim": 64, "v_head_dim": 64, "vocab_size": 60, "bos_token_id": 1, "eos_token_id": 2,
+    "tie_word_embeddings": False, "dtype": "bfloat16",
+}  # fmt: skip
+
+
+def test_transformers_computes_with_a_deepseek_that_keeps_its_fp8(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    cs.apply(cs.convert(saved(tmp_path / "m", DEEPSEEK), quantize="fp8-block"), tmp_path / "fp8")
+    name, low = "model.layers.0.self_attn.o_proj", tmp_path / "low"
+    shape = cs.open_checkpoint(tmp_path / "m")[f"{name}.weight"].shape
+    torch.manual_seed(1)
+    low.mkdir()
+    pair = {"A": torch.randn(4, shape[1]) / 10, "B": torch.randn(shape[0], 4) / 10}
+    save_file(
+        {f"base_model.model.{name}.lora_{part}.weight": one for part, one in pair.items()},
+        low / "adapter_model.safetensors",
+    )
+    (low / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 4, "target_modules": ["o_proj"]})
+    )
+    receipt = checked(cs.lora_merge(tmp_path / "fp8", low), tmp_path / "out")
+    assert [one.key for one in receipt.rounded] == [f"{name}.weight"]
+    cs.apply(cs.convert(tmp_path / "out", dequantize=True), tmp_path / "plain")
+    tokens = torch.arange(1, 12).view(1, -1)
+    with torch.no_grad():
+        fp8, kept, decoded = (
+            AutoModelForCausalLM.from_pretrained(tmp_path / one, dtype=torch.bfloat16).eval()(tokens).logits
+            for one in ("fp8", "out", "plain")
+        )
+    assert torch.equal(kept, decoded)
+    assert not torch.equal(kept, fp8)
