@@ -217,6 +217,7 @@ def commands() -> Iterator[list[str]]:
     yield ["transplant", "bert", "bert/config.json", "-n"]
     yield ["transplant", "bert", "bert/config.json", "--vocab", "tokens.txt:tokens.txt", "-n"]
     yield ["lora", "extract", "tuned.safetensors", "plain.safetensors", "--rank", "1", "-n"]
+    yield ["average", "fp8.pth", "fp8b.pth", "-n"]
     yield ["train", "train.yaml", "--device", "cpu"]
     yield ["demo-data", "speech", "--n", "1"]
     yield ["fetch", "a.safetensors"]
