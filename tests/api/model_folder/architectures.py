@@ -29,6 +29,8 @@ DEPTHS = (4, 8)
 EXPERTS = 8
 OF_IDS = "these ids stay as they are"
 """In notes on ids beyond the vocabulary: defaults of a model of text and images are often ids of another text model."""
+OF_DEPTH = "(vision_feature_layer)"
+"""In notes on layers whose outputs are taken: VipLLaVA's defaults need more layers than the smaller models have."""
 OF_LAYERS = re.compile(r"(n|num)_(\w+_)?layers?|\w*coder_layers|\w*depth")
 OF_EXPERTS = re.compile(r"\w*num_(\w+_)?experts(_per_tok)?|n_routed_experts|num_experts_per_token")
 
@@ -136,7 +138,8 @@ def notes(one: dict[str, Any]) -> set[str]:
         folder = ModelFolder("", (Companion("config.json", text=json.dumps(config)),))
         for state in one["states"]:
             tensors = [DescribedTensor(key, dtype, tuple(shape), tied) for key, (dtype, shape, tied) in state.items()]
-            found.update(one for one in weights_notes(tensors, folder, folder) if OF_IDS not in one)
+            notes = weights_notes(tensors, folder, folder)
+            found.update(one for one in notes if OF_IDS not in one and OF_DEPTH not in one)
     return found
 
 
