@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,17 @@ def test_what_an_example_draws_follows_from_seed_epoch_and_place() -> None:
     assert torch.equal(before["torch"], after["torch"])
     assert before["python"] == after["python"]
     assert torch.equal(before["numpy"][1], after["numpy"][1])
+
+
+def test_workers_know_the_datasets_of_a_users_file_whatever_python_starts_processes_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Python 3.14 starts them by a server, which has not read the file."""
+    monkeypatch.setattr(
+        multiprocessing.context._default_context, "_actual_context", multiprocessing.get_context("spawn")
+    )
+    assert multiprocessing.get_start_method() == "spawn"
+    assert all(torch.equal(a, b) for a, b in zip(batches(0, 0, 2), batches(1, 0, 2), strict=True))
 
 
 @pytest.mark.long

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...errors import CheckpointError, ConfigError
 from ..config.settings import Features, Settings
 from ..models._layers import mel_filters
-from ..system.signals import ignore_stop_signals, start_loader
+from ..system.signals import start_loader, worker_options
 from .augment import Augmenter
 from .cache import FeatureCache
 from .sound import Clip, is_array, read_array, read_sound
@@ -225,8 +225,7 @@ def _filled(cache: FeatureCache, pieces: Sequence[Sequence[Clip]], workers: int)
         torch.utils.data.DataLoader(
             dataset,
             batch_size=None,
-            num_workers=min(workers, len(pieces) or 1),
             generator=private,
-            worker_init_fn=ignore_stop_signals,
+            **worker_options(min(workers, len(pieces) or 1)),
         )
     )

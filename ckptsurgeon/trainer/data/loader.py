@@ -10,7 +10,7 @@ import torch
 
 from ...errors import CheckpointError
 from ..system.random_state import preserve_cpu_random_state, seed_cpu_from
-from ..system.signals import ignore_stop_signals, start_loader
+from ..system.signals import start_loader, worker_options
 from .order import BatchSize, epoch_batches, padding, sorted_batches
 from .split import Split
 
@@ -48,12 +48,11 @@ class Batches:
             self._dataset,
             batch_sampler=self._places,
             collate_fn=_identity,
-            num_workers=workers,
-            worker_init_fn=ignore_stop_signals,
             prefetch_factor=AHEAD if workers else None,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),
+            **worker_options(workers),
         )
 
     def size(self, epoch: int, seed: int = 0) -> int:

@@ -20,14 +20,24 @@ __all__ = [
     "StopSignal",
     "catch_stop_signals",
     "ignore_sigterm",
-    "ignore_stop_signals",
     "start_loader",
+    "worker_options",
 ]
 
 T = TypeVar("T")
 
 
-def ignore_stop_signals(worker: int) -> None:
+def worker_options(workers: int) -> dict[str, Any]:
+    """Return the options by which a DataLoader starts so many worker processes, each of which ignores stop signals.
+
+    They are forks of this process. Python 3.14 would let a server start them: they would have to import the datasets of
+    users by name, would not inherit blocked signals, and would not have this process as their parent.
+    """
+    context = "fork" if workers else None
+    return {"num_workers": workers, "multiprocessing_context": context, "worker_init_fn": _ignore_stop_signals}
+
+
+def _ignore_stop_signals(worker: int) -> None:
     """Let a data worker ignore stop signals, except a SIGTERM of its parent; it is a DataLoader's ``worker_init_fn``.
 
     When the parent's interpreter ends, it sends this SIGTERM to the workers that are left, and waits for them without a
