@@ -189,6 +189,12 @@ def test_transcripts_that_cannot_be_learned_are_named() -> None:
     with pytest.raises(cs.ConfigError, match=r"train.csv, line 3: the letter 'ä' \(U\+00E4\) is not a token") as caught:
         CTC(settings(), TOKENS).splits()
     assert "2 transcripts with x ä in all" in str(caught.value)
+    corpus("train.csv", ["a", "bä?", "Aab b!", "a"])
+    with pytest.raises(cs.ConfigError, match=r"letter 'ä' .* \(2 transcripts with ! \? A ä in all\)"):
+        CTC(settings(), TOKENS).splits()
+    corpus("train.csv", ["a", "bä", "xb", "a"])
+    with pytest.raises(cs.ConfigError) as caught:
+        CTC(settings(), TOKENS).splits()
     assert len(caught.value.details) == 2
 
 

@@ -95,6 +95,12 @@ class Labels:
             raise UnknownLetterError(" ", "Add a token for the space between words: ' ', '<space>', '|' or '▁'.")
         return [i for number, word in enumerate(spelled) for i in (*(space if number else ()), *word)]
 
+    def unknown_letters(self, text: str) -> set[str]:
+        """Return the letters of a text that are in no token, if texts are cut into the longest tokens; else none."""
+        if self._segmenter is not None or self._bytes:
+            return set()
+        return set(text).difference(" ", *self._spoken)
+
     def _of_pieces(self, pieces: Iterable[str], path: str) -> list[int]:
         ids = []
         for piece in pieces:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -191,20 +191,24 @@ class TranscribedTask(SoundTask):
                     details=[f"{where}: the transcript is empty" for where in empty],
                 )
             )  # fmt: skip
-        unknown = {}
+        unknown, letters = {}, set()
         for clip in clips:
             try:
                 self.labels.encode(clip.text)
             except UnknownLetterError as error:
                 unknown[clip.where] = error
+                letters |= {error.letter, *self.labels.unknown_letters(clip.text)}
         if unknown:
-            faults.add(self._unknown(unknown))
+            faults.add(self._unknown(unknown, letters))
         faults.check()
 
-    def _unknown(self, unknown: Mapping[str, UnknownLetterError]) -> ConfigError:
+    def _unknown(self, unknown: Mapping[str, UnknownLetterError], letters: Collection[str] = ()) -> ConfigError:
         where, first = next(iter(unknown.items()))
-        letters = sorted({error.letter for error in unknown.values()})
-        more = f" ({count(len(unknown), 'transcript')} with {' '.join(letters)} in all)" if len(unknown) > 1 else ""
+        more = (
+            f" ({count(len(unknown), 'transcript')} with {' '.join(sorted(letters))} in all)"
+            if len(unknown) > 1
+            else ""
+        )
         return ConfigError(
             f"{where}: the letter {_shown(first.letter)} is not a token of the list{escape(more)}.",
             hint=first.hint or "Add the letter to the list, or mend the transcript.",

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
+import runpy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
+import torch
 import yaml
 
 import ckptsurgeon as cs
 
+from ...helpers.examples import ROOT
 from ...helpers.transformers_models import WAV2VEC2, write_config
 
 TOKENS = ["a", "b", "<pad>", "|", "c"]
@@ -53,6 +59,26 @@ def test_a_folder_of_a_ctc_model_is_used_by_transformers(ckpt: Any) -> None:
     assert isinstance(
         spoken({"raw": np.random.default_rng(0).normal(size=16_000), "sampling_rate": 16_000})["text"], str
     )
+
+
+def test_the_page_on_fine_tuning_reads_a_letter_that_is_said_twice(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """CTC says a blank between the two, which must still be there when equal letters are merged."""
+    import transformers
+
+    page = (ROOT / "docs/howto/finetune.md").read_text()
+    (program,) = re.findall(r"```python\n(import soundfile\n.*?)```", page, re.S)
+    destination()
+    cs.apply(cs.transplant({"lm_head.bias": np.zeros(5, np.float32)}, "dst.yaml"), "tuned/")
+    said = torch.nn.functional.one_hot(torch.tensor([[0, 0, 2, 0, 3, 1]]), 5)
+    model = SimpleNamespace(from_pretrained=lambda path: lambda **inputs: SimpleNamespace(logits=said))
+    monkeypatch.setattr(transformers, "Wav2Vec2ForCTC", model)
+    Path("demo/en/wav").mkdir(parents=True)
+    soundfile.write("demo/en/wav/dev-00000.wav", np.random.default_rng(0).normal(0, 0.1, 16_000), 16_000)
+    Path("page.py").write_text(program)
+    runpy.run_path("page.py")
+    assert capsys.readouterr().out == "['aa b']\n"
 
 
 def test_a_pretrained_model_has_a_feature_extractor_only() -> None:
