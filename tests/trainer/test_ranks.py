@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,27 @@ def test_nothing_holds_the_group_of_processes_when_it_is_left() -> None:
     assert [one.code for one in ended] == [0, 0], ended
     for one in ended:
         assert "held by 0\n" in one.out, one
+
+
+UNUSED = """
+from ckptsurgeon.trainer.parallel.parallel_model import ParallelModel
+finish = ParallelModel.finish_backward
+def finished(self):
+    data = self._wrapped._get_ddp_logging_data()
+    if "unused_parameter_size" in data:  # of the step before
+        print("of", data["num_parameter_tensors"], "parameters", data["unused_parameter_size"], "not used")
+    finish(self)
+ParallelModel.finish_backward = finished
+"""
+
+
+def test_every_parameter_that_is_summed_is_used_in_a_step() -> None:
+    """On a GPU, a backward pass in which one is not waits until it has been told which the other processes used."""
+    write()
+    ended = train("toy.yaml", "--run", "run", BEFORE=UNUSED)
+    assert [one.code for one in ended] == [0, 0], ended
+    for one in ended:
+        assert set(re.findall("of .* not used", one.out)) == {"of 6 parameters 0 not used"}, one
 
 
 def test_what_each_draws_is_gone_on_with_bit_for_bit() -> None:
