@@ -32,8 +32,8 @@ SUBSET = (
     *(
         f"tests/trainer/test_{name}.py"
         for name in (
-            "batches", "checks", "flops", "gpu_benchmark", "loop", "lora", "moments", "ranks", "resume", "sharding", "train", "wav2vec2",
-            "writing",
+            "batches", "checks", "dataset", "feature_cache", "flops", "gpu_benchmark", "loop", "lora", "moments", "ranks", "resume",
+            "sharding", "signals", "train", "wav2vec2", "writing",
         )
     ),
 )  # fmt: skip

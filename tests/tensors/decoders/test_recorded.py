@@ -25,7 +25,16 @@ WEIGHT = re.compile(r"model\.layers\.0\.mlp\.(up_proj|experts)\.\w")
 def opened(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """The tensors and the metadata of a recorded file."""
     with safe_open(path, "pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118 - no mapping
+        keys = list(file.keys())
+        if not hasattr(torch, "float8_e8m0fnu") and "F8_E8M0" in {file.get_slice(key).get_dtype() for key in keys}:
+            pytest.skip("this torch has no float8_e8m0fnu")
+        return {key: file.get_tensor(key) for key in keys}, file.metadata()
+
+
+def library_of(path: Path) -> str:
+    """The library that made a recorded file, without its version."""
+    with safe_open(path, "pt") as file:
+        return str(file.metadata()["library"].split()[0])
 
 
 @pytest.fixture(params=RECORDED, ids=lambda path: path.stem)
@@ -34,7 +43,7 @@ def recorded(request: pytest.FixtureRequest) -> tuple[dict[str, torch.Tensor], d
 
 
 def test_every_library_is_recorded():
-    assert {opened(path)[1]["library"].split()[0] for path in RECORDED} == LIBRARIES
+    assert set(map(library_of, RECORDED)) == LIBRARIES
 
 
 def test_a_recording_is_small():
