@@ -37,6 +37,7 @@ def batches(model: Any, work: Work, window: Window, *, workers: int = 0, pinned:
         clips,  # type: ignore[arg-type]
         batch_size=work.size, shuffle=sampler is None, sampler=sampler, drop_last=True, num_workers=workers,
         collate_fn=Labelled() if work.is_ctc else Masked(model), pin_memory=pinned,
+        multiprocessing_context="fork" if workers else None,  # no copy of the model, with Python 3.14 either
     )  # fmt: skip
 
 
