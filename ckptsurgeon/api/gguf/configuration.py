@@ -13,7 +13,7 @@ from .experts import expert_entries
 from .fields import check_activation, defaults_of, number_in
 from .rope import rope_entries
 
-__all__ = ["described"]
+__all__ = ["common_entries", "described", "entries_of"]
 
 _PAIRS = {
     "max_position_embeddings": "context_length",
@@ -36,14 +36,7 @@ def described(
 
     Raises PlanError for a field that llama.cpp needs and config.json lacks, or a value that GGUF has no entry for.
     """
-    for name in _REQUIRED:
-        if type(config.get(name)) is not int:
-            raise PlanError(f"config.json has no {name}, which GGUF needs.", hint="Complete config.json.")
-    check_activation(config)
-    entries = {"general.architecture": architecture, "general.type": "model"}
-    found = {"block_count": str(layers)}
-    found |= {theirs: str(config[ours]) for ours, theirs in _PAIRS.items() if type(config.get(ours)) is int}
-    found |= {"attention.layer_norm_rms_epsilon": str(number_in(config, "rms_norm_eps", defaults_of(config)[1]))}
+    found = common_entries(config, layers)
     found |= {"attention.key_length": str(size), "attention.value_length": str(size)}
     found |= {"rope.dimension_count": str(size)} if architecture == "llama" else {}
     found |= dict(rope_entries(config))
@@ -53,4 +46,24 @@ def described(
         found["attention.sliding_window"] = str(window)
     if architecture == "gemma2":
         found |= {theirs: str(number_in(config, ours)) for ours, theirs in _OF_GEMMA_2.items() if ours in config}
-    return entries | {f"{architecture}.{key}": value for key, value in found.items()}
+    return entries_of(architecture, found)
+
+
+def common_entries(config: Mapping[str, Any], layers: int) -> dict[str, str]:
+    """Return the entries on sizes, heads, context and epsilon, without the architecture before them.
+
+    Raises PlanError for a missing field, and for an activation that llama.cpp does not have for the model.
+    """
+    for name in _REQUIRED:
+        if type(config.get(name)) is not int:
+            raise PlanError(f"config.json has no {name}, which GGUF needs.", hint="Complete config.json.")
+    check_activation(config)
+    found = {"block_count": str(layers)}
+    found |= {theirs: str(config[ours]) for ours, theirs in _PAIRS.items() if type(config.get(ours)) is int}
+    return found | {"attention.layer_norm_rms_epsilon": str(number_in(config, "rms_norm_eps", defaults_of(config)[1]))}
+
+
+def entries_of(architecture: str, found: Mapping[str, str]) -> dict[str, str]:
+    """Return entries with their architecture before them, and the entry that names it."""
+    named = {f"{architecture}.{key}": value for key, value in found.items()}
+    return {"general.architecture": architecture, "general.type": "model", **named}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import ConfigError, PlanError
+from ...planning.llama_cpp.deepseek import PARTS
 from ...planning.llama_cpp.layout import (
     COMPUTED_THERE,
     KEYS,
@@ -16,10 +17,11 @@ from ...planning.llama_cpp.layout import (
     to_llama_cpp,
     to_transformers,
 )
-from ...planning.llama_cpp.names import ARCHITECTURES, MODEL_TYPES, in_llama_cpp, in_transformers
+from ...planning.llama_cpp.names import ARCHITECTURES, DEEPSEEK, MODEL_TYPES, in_llama_cpp, in_transformers
 from ...util.text import escape, listing
 from ..model_folder.folder import ModelFolder
 from .configuration import described
+from .deepseek_layout import deepseek_to_gguf, deepseek_to_transformers
 from .heads import heads_of
 from .rope import factors_of
 
@@ -84,6 +86,14 @@ def _unknown(is_auto: bool, checkpoint: Checkpoint, folder: ModelFolder) -> Name
 
 
 def _to_gguf(architecture: str, checkpoint: Checkpoint, folder: ModelFolder) -> NamedLayout:
+    if checkpoint.codes:
+        raise PlanError(
+            f"the weights of {escape(checkpoint.path)} are quantised, and llama.cpp's layout takes plain numbers.",
+            hint="--dequantize decodes them; --layout keep keeps the names.",
+        )
+    if architecture == DEEPSEEK:
+        change, metadata, notes = deepseek_to_gguf(checkpoint, folder)
+        return NamedLayout(change, metadata, (_said(architecture), *notes), is_gguf=True)
     config = folder.config
     names = ("num_attention_heads", "num_key_value_heads")
     heads = heads_of(checkpoint, (QUERIES, KEYS), (config.get(names[0]), config.get(names[1])), names)
@@ -92,8 +102,11 @@ def _to_gguf(architecture: str, checkpoint: Checkpoint, folder: ModelFolder) -> 
     layers = {key.split(".")[2] for key in checkpoint if key.startswith("model.layers.")}
     experts = experts_of(architecture, list(checkpoint))
     metadata = described(config, architecture, layers=len(layers), size=heads.size, experts=experts)
-    note = f"the tensors get llama.cpp's names and layout of the architecture {architecture}"
-    return NamedLayout(change, metadata, (note,), is_gguf=True)
+    return NamedLayout(change, metadata, (_said(architecture),), is_gguf=True)
+
+
+def _said(architecture: str) -> str:
+    return f"the tensors get llama.cpp's names and layout of the architecture {architecture}"
 
 
 def _from_gguf(checkpoint: Checkpoint) -> NamedLayout:
@@ -104,11 +117,14 @@ def _from_gguf(checkpoint: Checkpoint) -> NamedLayout:
             f"the layout that transformers has for {escape(checkpoint.path)} is not known: {has}.",
             hint=f"Known are {', '.join(ARCHITECTURES)}; --layout keep keeps the names.",
         )
-    names = (f"{architecture}.attention.head_count", f"{architecture}.attention.head_count_kv")
-    theirs, stored = ARCHITECTURES[architecture].names, checkpoint.metadata
-    modules = (theirs[QUERIES], theirs[KEYS])
-    heads = heads_of(checkpoint, modules, (stored.get(names[0]), stored.get(names[1])), names)
-    change = to_transformers(architecture, list(checkpoint), heads)
+    if architecture == DEEPSEEK:
+        change = deepseek_to_transformers(checkpoint)
+    else:
+        names = (f"{architecture}.attention.head_count", f"{architecture}.attention.head_count_kv")
+        theirs, stored = ARCHITECTURES[architecture].names, checkpoint.metadata
+        modules = (theirs[QUERIES], theirs[KEYS])
+        heads = heads_of(checkpoint, modules, (stored.get(names[0]), stored.get(names[1])), names)
+        change = to_transformers(architecture, list(checkpoint), heads)
     notes = [f"the tensors get the names of transformers, from the architecture {architecture}"]
     computed = [one for one in change.exclude if one in COMPUTED_THERE]
     if computed:
@@ -116,4 +132,7 @@ def _from_gguf(checkpoint: Checkpoint) -> NamedLayout:
             f"left out: {listing(computed)}, which transformers computes: config.json needs the fields that scale the "
             "rotary embedding"
         )
+    left = [one for one in change.exclude if one in PARTS]
+    if left:
+        notes.append(f"left out: {listing(left)}, which attn_kv_b has, too")
     return NamedLayout(change, None, tuple(notes), without=(ARCHITECTURE,))

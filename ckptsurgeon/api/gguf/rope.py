@@ -20,8 +20,11 @@ _DEFAULT, _LLAMA_3 = "default", "llama3"
 _OF_LLAMA_3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
-def rope_entries(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the entries for the rotary embedding; raises PlanError for a scaling that GGUF cannot describe."""
+def rope_entries(config: Mapping[str, Any], *, of_deepseek: bool = False) -> Iterator[tuple[str, str]]:
+    """Yield the entries for the rotary embedding; raises PlanError for a scaling that GGUF cannot describe.
+
+    ``of_deepseek`` is true for DeepSeek's YaRN, which scales the scores of the attention too.
+    """
     fields = _fields(config)
     yield "rope.freq_base", str(_theta(fields, config))
     kind = _kind(fields)
@@ -36,7 +39,9 @@ def rope_entries(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             hint="Convert the model with llama.cpp's convert_hf_to_gguf.py.",
         )
     factor = number_in(fields, "factor")
-    if kind == "yarn":
+    if kind == "yarn" and of_deepseek:
+        yield from _yarn_of_deepseek(fields, factor)
+    elif kind == "yarn":
         _check_yarn(fields, factor)
     yield "rope.scaling.type", kind
     yield "rope.scaling.factor", str(factor)
@@ -97,10 +102,36 @@ def _theta(fields: Mapping[str, Any], config: Mapping[str, Any]) -> float:
     return number_in(fields, "rope_theta", defaults_of(config)[0])
 
 
-def _check_yarn(fields: Mapping[str, Any], factor: float) -> None:
-    """Raise PlanError for a field of YaRN that is not what llama.cpp computes with."""
+def _check_factor(factor: float) -> None:
     if factor < 1:
         raise PlanError(f"config.json gives the factor {factor:g} of yarn, less than 1.", hint="Correct config.json.")
+
+
+def _yarn_of_deepseek(fields: Mapping[str, Any], factor: float) -> Iterator[tuple[str, str]]:
+    """Yield the entries that YaRN has for DeepSeek: llama.cpp reads ``mscale_all_dim`` and takes ``mscale`` for equal.
+
+    Transformers divides the scale of one by that of the other; if they are equal, the rotary embedding is not scaled.
+    """
+    _check_factor(factor)
+    check_only(fields, "attention_factor", 1.0)
+    check_only(fields, "truncate", True)
+    scale = number_in(fields, "mscale_all_dim", 0)
+    if not scale or number_in(fields, "mscale", 0) != scale:
+        raise PlanError(
+            f"config.json gives mscale as {brief_repr(fields.get('mscale'), 40)} and mscale_all_dim as "
+            f"{brief_repr(fields.get('mscale_all_dim'), 40)}: llama.cpp computes yarn of DeepSeek with two equal "
+            "numbers above 0.",
+            hint="Keep the names of the tensors: --layout keep.",
+        )
+    yield "rope.scaling.yarn_log_multiplier", str(0.1 * scale)
+    for name in ("beta_fast", "beta_slow"):
+        if fields.get(name) is not None:
+            yield f"rope.scaling.yarn_{name}", str(number_in(fields, name))
+
+
+def _check_yarn(fields: Mapping[str, Any], factor: float) -> None:
+    """Raise PlanError for a field of YaRN that is not what llama.cpp computes with."""
+    _check_factor(factor)
     own = 0.1 * math.log(factor) + 1
     stated = fields.get("attention_factor")
     if not (isinstance(stated, float) and math.isclose(stated, own, rel_tol=1e-6)):

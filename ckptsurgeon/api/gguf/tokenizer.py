@@ -11,6 +11,7 @@ from ...formats.ggml.values import ARRAY, BOOL, FLOAT32, INT32, TEXT, UINT32, Ty
 from ...vocabulary.sentencepiece import described_pieces
 from ..model_folder.documents import TOKENIZER
 from ..model_folder.folder import LARGEST, ModelFolder
+from .splitters import is_of_bytes, sections, splitter
 
 __all__ = ["tokenizer_entries"]
 
@@ -19,10 +20,6 @@ NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 """Kinds of tokens, as sentencepiece and llama.cpp number them."""
 ADDED_SCORE = -1000.0
 ROLES = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
-_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
-_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-SPLITTERS = {_WORDS + r"\p{N}{1,3}" + _REST: "llama-bpe", _WORDS + r"\p{N}" + _REST: "qwen2"}
-"""llama.cpp's names of splitters, by their regular expression (src/llama-vocab.cpp)."""
 
 Tokens = dict[int, tuple[str, int]]
 """The text and the kind of each token, by its id."""
@@ -80,7 +77,7 @@ def _of_pairs(folder: ModelFolder, rows: int) -> tuple[dict[str, Typed], tuple[s
     document = _document(folder)
     model = document.get("model")
     listed, merges = (model.get("vocab"), model.get("merges")) if isinstance(model, dict) else (None, None)
-    if not isinstance(listed, dict) or not isinstance(merges, list) or not _is_of_bytes(document):
+    if not isinstance(listed, dict) or not isinstance(merges, list) or not is_of_bytes(document):
         raise ConfigError(f"{TOKENIZER_JSON} has no merges of bytes, and there is no {PIECES}")
     tokens: Tokens = {number: (text, NORMAL) for text, number in listed.items() if type(number) is int and number >= 0}
     tokens |= _added(document)
@@ -90,7 +87,7 @@ def _of_pairs(folder: ModelFolder, rows: int) -> tuple[dict[str, Typed], tuple[s
     entries = {"tokenizer.ggml.model": _text("gpt2"), **_listed(tokens, number)}
     entries["tokenizer.ggml.merges"] = _texts([_merge(one) for one in merges])
     entries |= dict(_special(folder, document, tokens))
-    name = _splitter(document)
+    name = splitter(document)
     if name:
         return entries | {"tokenizer.ggml.pre": _text(name)}, ()
     return entries, (
@@ -163,35 +160,12 @@ def _first(stated: Any) -> int | None:
     return value if type(value) is int and value >= 0 else None
 
 
-def _sections(section: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield a section of tokenizer.json, or the parts of a sequence of them."""
-    if isinstance(section, dict):
-        parts = next((section[name] for name in ("pretokenizers", "processors") if name in section), None)
-        yield from (one for one in (parts if isinstance(parts, list) else [section]) if isinstance(one, dict))
-
-
 def _begins_with(document: Mapping[str, Any], token: str) -> bool:
     """Return whether the template of tokenizer.json puts a token in front of each text."""
-    for one in _sections(document.get("post_processor")):
+    for one in sections(document.get("post_processor")):
         single = one.get("single")
         head = single[0] if isinstance(single, list) and single else None
         special = head.get("SpecialToken") if isinstance(head, dict) else None
         if isinstance(special, dict) and special.get("id") == token:
             return True
     return False
-
-
-def _is_of_bytes(document: Mapping[str, Any]) -> bool:
-    return any(one.get("type") == "ByteLevel" for one in _sections(document.get("pre_tokenizer")))
-
-
-def _splitter(document: Mapping[str, Any]) -> str:
-    """Return llama.cpp's name of the splitter; '' if it is not known."""
-    found = list(_sections(document.get("pre_tokenizer")))
-    if [one.get("type") for one in found] == ["ByteLevel"]:
-        return "gpt-2" if found[0].get("use_regex", True) is True else ""
-    if [one.get("type") for one in found] != ["Split", "ByteLevel"]:
-        return ""
-    pattern = found[0].get("pattern")
-    text = pattern.get("Regex") if isinstance(pattern, dict) else None
-    return SPLITTERS.get(text, "") if isinstance(text, str) else ""

@@ -15,6 +15,7 @@ from ...planning.operations.operation import parse_operations
 from ...planning.operations.perform import Derivation, DerivedSource, perform
 from ...storage.small_files import read_text
 from ...storage.yaml_text import read_yaml
+from ...tensors.dtypes import BLOCKS
 from ...util.did_you_mean import did_you_mean
 from ...util.text import escape
 from .argument_types import Operations, Path
@@ -47,7 +48,8 @@ def operate(checkpoints: Sequence[Checkpoint], rows: Sequence[Mapping[str, Any]]
 def _operated(checkpoint: Checkpoint, result: DerivedSource, rows: Sequence[Mapping[str, Any]]) -> OperatedCheckpoint:
     own = [rows[place] for place in result.done]
     after = checkpoint.holding(result.tensors)
-    if any("dequantize" in row for row in own) and not after.codes:
+    left = (key for key in after.codes.by_key if after[key].dtype not in BLOCKS)  # blocks of GGUF need no settings
+    if any("dequantize" in row for row in own) and not any(left):
         after = checkpoint.holding(result.tensors, decoded=True)
     return OperatedCheckpoint(after, own, result.by, result.notes)
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...errors import PlanError
 from ...util.text import count, listing
 from ..keys.matcher import KeyMatcher
 from ..keys.pattern import KeyPattern
-from .names import ARCHITECTURES, ROUTERS, SHARED_GATE
+from .deepseek import PARTS, DeepseekSizes, joined, split
+from .names import ARCHITECTURES, KEYS_AND_VALUES, ROUTERS, SHARED_GATE
 
 __all__ = [
     "COMPUTED_THERE",
@@ -19,6 +20,7 @@ __all__ = [
     "QUERIES",
     "Heads",
     "LayoutChange",
+    "check_known",
     "experts_of",
     "routers",
     "to_llama_cpp",
@@ -55,17 +57,29 @@ class LayoutChange:
 
 
 def to_llama_cpp(
-    architecture: str, keys: Collection[str], heads: Heads, *, tied: bool, factors: Sequence[float] = ()
+    architecture: str,
+    keys: Collection[str],
+    heads: Heads | DeepseekSizes,
+    *,
+    tied: bool,
+    factors: Sequence[float] = (),
+    without: Sequence[int] = (),
 ) -> LayoutChange:
     """Return the change from transformers' layout to llama.cpp's; raises PlanError for a tensor without a name there.
 
     ``tied`` is true if the output layer is the embedding, which llama.cpp then has once. ``factors`` are the divisors
-    of the frequencies of the rotary embedding, which llama.cpp has as a tensor if they are not all one.
+    of the frequencies of the rotary embedding, which llama.cpp has as a tensor if they are not all one. ``without`` are
+    the numbers of layers that are left out.
     """
-    names = ARCHITECTURES[architecture].names
+    names, stacked = ARCHITECTURES[architecture].names, list[str]()
     left = (*COMPUTED_HERE, *((HEAD,) if tied and _matched(EMBEDDING, keys) else ()))
+    left = (*left, *(f"model.layers.{number}" for number in without))
     operations: list[Mapping[str, Any]] = []
-    if ARCHITECTURES[architecture].pairs:
+    if isinstance(heads, DeepseekSizes):
+        operations += split(heads)
+        names = {ours: theirs for ours, theirs in names.items() if ours != KEYS_AND_VALUES}
+        stacked.append(f"{KEYS_AND_VALUES}.weight")
+    elif ARCHITECTURES[architecture].pairs:
         operations += _turned(keys, {QUERIES: heads.queries, KEYS: heads.keys}, (2, heads.size // 2), heads.width)
     if ARCHITECTURES[architecture].one_more:
         operations += [{"shift": key, "by": 1} for key in names if key.endswith(NORMS) and _matched(key, keys)]
@@ -77,15 +91,26 @@ def to_llama_cpp(
         operations.append({"stack": f"{name}.weight", "into": f"{into}.weight"})
     if factors:
         operations.append({"constant": ROPE_FACTORS, "values": list(factors)})
-    stacked = [f"{name}.weight" for name in experts]
-    return _change(keys, names, left, operations, stacked, f"llama.cpp's architecture {architecture}")
+    stacked += [f"{name}.weight" for name in experts]
+    change = _change(keys, names, left, operations, stacked, f"llama.cpp's architecture {architecture}")
+    made = tuple(f"blk.{n}" for n in without if any(_matched(_in_layer(name, n), keys) for name in stacked))
+    return replace(change, exclude=(*change.exclude, *made))
 
 
-def to_transformers(architecture: str, keys: Collection[str], heads: Heads) -> LayoutChange:
+def to_transformers(architecture: str, keys: Collection[str], heads: Heads | DeepseekSizes) -> LayoutChange:
     """Return the change from llama.cpp's layout to transformers'; raises PlanError for a tensor without a name."""
     names = {theirs: ours for ours, theirs in ARCHITECTURES[architecture].names.items()}
     operations: list[Mapping[str, Any]] = []
-    if ARCHITECTURES[architecture].pairs:
+    stacked = list[str]()
+    left: tuple[str, ...] = COMPUTED_THERE
+    if isinstance(heads, DeepseekSizes):
+        if _matched(names_of_kv := ARCHITECTURES[architecture].names[KEYS_AND_VALUES], keys):
+            left = (*left, *PARTS)
+        else:
+            operations += joined(heads)
+            del names[names_of_kv]
+            stacked += [f"{name}.weight" for name in PARTS]
+    elif ARCHITECTURES[architecture].pairs:
         turned = {ARCHITECTURES[architecture].names[QUERIES]: heads.queries}
         turned[ARCHITECTURES[architecture].names[KEYS]] = heads.keys
         operations += _turned(keys, turned, (heads.size // 2, 2), heads.width)
@@ -94,12 +119,11 @@ def to_transformers(architecture: str, keys: Collection[str], heads: Heads) -> L
     shared = ARCHITECTURES[architecture].names.get(SHARED_GATE, "")
     if shared and _matched(shared, keys):
         operations.append({"reshape": f"{shared}.weight", "shape": [1, -1]})
-    stacked = []
     for ours, theirs in ARCHITECTURES[architecture].experts.items():
         if _matched(f"{theirs}.weight", keys):
             operations.append({"unstack": f"{theirs}.weight", "into": f"{ours}.weight"})
             stacked.append(f"{theirs}.weight")
-    return _change(keys, names, COMPUTED_THERE, operations, stacked, "transformers")
+    return _change(keys, names, left, operations, stacked, "transformers")
 
 
 def experts_of(architecture: str, keys: Collection[str]) -> set[int]:
@@ -131,6 +155,10 @@ def _turned(
                 yield {"reshape": key, "shape": [heads * sizes[0] * sizes[1], *rest]}
 
 
+def _in_layer(name: str, number: int) -> str:
+    return name.replace("{n}", str(number))
+
+
 def _matched(text: str, keys: Collection[str]) -> list[str]:
     return list(KeyMatcher([KeyPattern.given(text, "")]).hits(keys)[0])
 
@@ -148,17 +176,27 @@ def _change(
     covered = {key for found in known.values() for key in found} | {
         key for name in (*exclude, *stacked) for key in _matched(name, keys)
     }
-    odd = [key for key in keys if key not in covered]
+    check_named([key for key in keys if key not in covered], there)
+    rules = tuple(
+        f"{name}={names[name]}" for name, found in known.items() if found and not set(found) <= _all(exclude, keys)
+    )
+    return LayoutChange(tuple(operations), rules, exclude)
+
+
+def check_named(odd: Sequence[str], there: str) -> None:
+    """Raise PlanError if there are tensors, ``odd``, that have no name ``there``, in another program."""
     if odd:
         raise PlanError(
             f"{count(len(odd), 'tensor')} {'has' if len(odd) == 1 else 'have'} no name in {there}: {listing(odd)}.",
             hint="Leave them out first, with ckpt filter --exclude, or keep the names: --layout keep.",
             details=odd,
         )
-    rules = tuple(
-        f"{name}={names[name]}" for name, found in known.items() if found and not set(found) <= _all(exclude, keys)
-    )
-    return LayoutChange(tuple(operations), rules, exclude)
+
+
+def check_known(keys: Collection[str], known: Collection[str], change: LayoutChange, there: str) -> None:
+    """Raise PlanError for a tensor that is not ``known`` and that a change does not leave out."""
+    left = _all(change.exclude, keys)
+    check_named([key for key in keys if key not in known and key not in left], there)
 
 
 def _all(patterns: Sequence[str], keys: Collection[str]) -> set[str]:

@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 
 __all__ = [
     "ARCHITECTURES",
+    "DEEPSEEK",
     "DEFAULTS",
+    "KEYS_AND_VALUES",
     "MODEL_TYPES",
     "ROUTERS",
+    "ROUTER_BIAS",
     "SHARED_GATE",
     "Architecture",
     "Defaults",
@@ -66,6 +69,25 @@ _EXPERTS_OF_MIXTRAL = {
 }
 ROUTERS = ("model.layers.{n}.block_sparse_moe.gate", "model.layers.{n}.mlp.gate", ROUTER)
 """The layers that choose experts, in both layouts; llama.cpp wants them in float32."""
+ROUTER_BIAS = "model.layers.{n}.mlp.gate.e_score_correction_bias"
+"""What DeepSeek V3 adds to the scores of experts to choose among them, and not to their weights."""
+KEYS_AND_VALUES = "model.layers.{n}.self_attn.kv_b_proj"
+"""The module that makes keys and values from a latent vector that they share."""
+_LATENT = {
+    "model.layers.{n}.self_attn.q_a_proj": "blk.{n}.attn_q_a",
+    "model.layers.{n}.self_attn.q_a_layernorm": "blk.{n}.attn_q_a_norm",
+    "model.layers.{n}.self_attn.q_b_proj": "blk.{n}.attn_q_b",
+    "model.layers.{n}.self_attn.kv_a_proj_with_mqa": "blk.{n}.attn_kv_a_mqa",
+    "model.layers.{n}.self_attn.kv_a_layernorm": "blk.{n}.attn_kv_a_norm",
+    KEYS_AND_VALUES: "blk.{n}.attn_kv_b",
+}
+_SHARED_EXPERTS = {
+    "model.layers.{n}.mlp.shared_experts.gate_proj": "blk.{n}.ffn_gate_shexp",
+    "model.layers.{n}.mlp.shared_experts.up_proj": "blk.{n}.ffn_up_shexp",
+    "model.layers.{n}.mlp.shared_experts.down_proj": "blk.{n}.ffn_down_shexp",
+}
+DEEPSEEK = "deepseek2"
+"""llama.cpp's architecture of DeepSeek V2 and V3, and of Kimi K2."""
 _ROUTER_OF_MIXTRAL, _ROUTER_OF_QWEN = ({name: ROUTER} for name in ROUTERS[:2])
 
 
@@ -92,6 +114,12 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "qwen2moe": Architecture(_COMMON | _ONE_NORM | _ROUTER_OF_QWEN | _SHARED_EXPERT, experts=_EXPERTS, normed=False),
     "qwen3": Architecture(_COMMON | _DENSE | _ONE_NORM | _NORMS_OF_HEADS),
     "qwen3moe": Architecture(_COMMON | _ONE_NORM | _NORMS_OF_HEADS | _ROUTER_OF_QWEN, experts=_EXPERTS),
+    DEEPSEEK: Architecture(
+        {ROUTER_BIAS: "blk.{n}.exp_probs_b.bias"}
+        | {name: theirs for name, theirs in _COMMON.items() if not name.endswith((".k_proj", ".v_proj"))}
+        | (_LATENT | _DENSE | _ONE_NORM | _ROUTER_OF_QWEN | _SHARED_EXPERTS),
+        experts=_EXPERTS,
+    ),
     "gemma": Architecture(_COMMON | _DENSE | _ONE_NORM, one_more=True),
     "gemma2": Architecture(_COMMON | _DENSE | _FOUR_NORMS, one_more=True),
     "gemma3": Architecture(_COMMON | _DENSE | _FOUR_NORMS | _NORMS_OF_HEADS, one_more=True),
@@ -99,6 +127,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 MODEL_TYPES: Mapping[str, str] = {
     "llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma": "gemma", "gemma2": "gemma2",
     "gemma3_text": "gemma3", "mixtral": "llama", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe",
+    "deepseek_v2": DEEPSEEK, "deepseek_v3": DEEPSEEK, "kimi_k2": DEEPSEEK,
 }  # fmt: skip
 """The architecture of each ``model_type`` of transformers."""
 
@@ -116,6 +145,7 @@ _GELU = ("gelu_pytorch_tanh", "gelu")
 """What Gemma calls its activation: ``gelu`` is an old name of the other, in which transformers computes."""
 DEFAULTS: Mapping[str, Defaults] = {
     **{name: Defaults() for name in ("llama", "mistral", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe")},
+    **{name: Defaults() for name in ("deepseek_v2", "deepseek_v3", "kimi_k2")},
     "mixtral": Defaults(theta=1e6, epsilon=1e-5),
     "gemma": Defaults(activations=_GELU),
     "gemma2": Defaults(activations=_GELU[:1]),

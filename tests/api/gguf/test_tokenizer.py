@@ -10,21 +10,25 @@ from typing import Any
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.api.gguf.tokenizer import SPLITTERS
+from ckptsurgeon.api.gguf.splitters import SPLITTERS
 
 from .test_layouts import model
 
-LLAMA_3 = next(pattern for pattern, name in SPLITTERS.items() if name == "llama-bpe")
+LLAMA_3 = next(patterns[0] for patterns, name in SPLITTERS.items() if name == "llama-bpe")
 
 
-def splitter(pattern: str) -> dict[str, Any]:
-    return {
-        "type": "Sequence",
-        "pretokenizers": [
-            {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"},
-            {"type": "ByteLevel", "use_regex": False},
-        ],
-    }
+DEEPSEEK = (
+    r"\p{N}{1,3}",
+    "[一-龥぀-ゟ゠-ヿ]+",
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
+    "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
+)
+"""The splits of DeepSeek V3's tokenizer.json, where ends of lines are not escaped a second time."""
+
+
+def splitter(*patterns: str) -> dict[str, Any]:
+    splits = [{"type": "Split", "pattern": {"Regex": one}, "behavior": "Isolated"} for one in patterns]
+    return {"type": "Sequence", "pretokenizers": [*splits, {"type": "ByteLevel", "use_regex": False}]}
 
 
 def tokenizer(pre: Any, **fields: Any) -> dict[str, Any]:
@@ -85,6 +89,9 @@ def test_tokens_kinds_merges_and_special_ids() -> None:
     ("pre", "name"),
     [
         (splitter(LLAMA_3.replace("{1,3}", "")), "qwen2"),
+        (splitter(*DEEPSEEK), "deepseek-v3"),
+        (splitter(*DEEPSEEK[1:]), ""),
+        (splitter(*DEEPSEEK[::-1]), ""),
         ({"type": "ByteLevel", "use_regex": True}, "gpt-2"),
         (splitter(r"\p{L}+"), ""),
     ],

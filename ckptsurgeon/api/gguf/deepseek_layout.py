@@ -1,0 +1,100 @@
+"""The change of DeepSeek's layout to llama.cpp's and back, after a check of all tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...errors import PlanError
+from ...planning.llama_cpp.deepseek import DeepseekSizes, check_tensors, shapes_of, stored_as
+from ...planning.llama_cpp.layout import LayoutChange, check_known, to_llama_cpp, to_transformers
+from ...planning.llama_cpp.names import ARCHITECTURES, DEEPSEEK, KEYS_AND_VALUES, ROUTER_BIAS
+from ...util.text import count, escape, listing
+from ..model_folder.folder import ModelFolder
+from .deepseek import deepseek_entries, groups_note, sizes_in_config, sizes_in_metadata
+from .rope import factors_of
+
+__all__ = ["deepseek_to_gguf", "deepseek_to_transformers"]
+
+LAYERS = "model.layers."
+PREDICTS = "eh_proj.weight"
+"""A tensor of layers that predict a token further on, which llama.cpp does not have for DeepSeek V2 and V3."""
+_BIAS_OF_ROUTER = (ROUTER_BIAS.rpartition(".")[2], ARCHITECTURES[DEEPSEEK].names[ROUTER_BIAS].rpartition("}.")[2])
+
+
+def deepseek_to_gguf(
+    checkpoint: Checkpoint, folder: ModelFolder
+) -> tuple[LayoutChange, Mapping[str, str], tuple[str, ...]]:
+    """Return the change to llama.cpp's layout, its metadata, and notes.
+
+    Raises PlanError for a tensor that is missing or has another shape than config.json says.
+    """
+    config, keys = folder.config, list(checkpoint)
+    sizes = sizes_in_config(config)
+    factors_of(config, DEEPSEEK, sizes.rotary)
+    metadata = deepseek_entries(config, sizes)
+    without = _predicting(checkpoint, sizes)
+    wanted = shapes_of(sizes)
+    _check(checkpoint, wanted, "config.json", ["lm_head.weight"] if folder.is_tied else [])
+    change = to_llama_cpp(DEEPSEEK, keys, sizes, tied=folder.is_tied, without=without)
+    check_known(keys, wanted, change, f"llama.cpp's architecture {DEEPSEEK}")
+    return change, metadata, (*_notes_on_left(keys, without), *groups_note(config))
+
+
+def _predicting(checkpoint: Checkpoint, sizes: DeepseekSizes) -> list[int]:
+    """Return the numbers of the layers behind those of the model, which predict a token further on.
+
+    Raises PlanError for a layer behind them that does not.
+    """
+    numbers = {part for key in checkpoint if key.startswith(LAYERS) and (part := key.split(".")[2]).isdecimal()}
+    behind = sorted(int(part) for part in numbers if len(part) < 9 and int(part) >= sizes.layers)
+    for number in behind:
+        if f"{LAYERS}{number}.{PREDICTS}" not in checkpoint:
+            first = next(key for key in checkpoint if key.startswith(f"{LAYERS}{number}."))
+            raise PlanError(
+                f"config.json gives num_hidden_layers as {sizes.layers}, and {escape(checkpoint.path)} has "
+                f"{escape(first)}.",
+                hint="Correct config.json.",
+            )
+    return behind
+
+
+def _notes_on_left(keys: Sequence[str], without: Sequence[int]) -> tuple[str, ...]:
+    layers = [f"{LAYERS}{number}" for number in without]
+    number = sum(key.startswith(f"{layer}.") for layer in layers for key in keys)
+    if not layers:
+        return ()
+    return (
+        f"left out: {listing(layers)} ({count(number, 'tensor')}), which predict a second token and have no place in "
+        f"llama.cpp's {DEEPSEEK}; texts stay the same",
+    )
+
+
+def deepseek_to_transformers(checkpoint: Checkpoint) -> LayoutChange:
+    """Return the change to transformers' layout.
+
+    Raises PlanError for a tensor that is missing or has another shape than the metadata say, and for codes.
+    """
+    if checkpoint.codes:
+        raise PlanError(
+            f"the weights of {escape(checkpoint.path)} are in blocks of codes, which cannot be split or joined.",
+            hint="--dequantize decodes them.",
+        )
+    rows = checkpoint["token_embd.weight"].shape[:1] if "token_embd.weight" in checkpoint else ()
+    sizes = sizes_in_metadata(checkpoint.metadata, rows[0] if rows else 1)
+    has_one = any(key.endswith(f"{KEYS_AND_VALUES_THERE}.weight") for key in checkpoint)
+    wanted = stored_as(sizes, is_split=not has_one)
+    _check(checkpoint, wanted, "its metadata", ["output.weight"])
+    change = to_transformers(DEEPSEEK, list(checkpoint), sizes)
+    check_known(list(checkpoint), wanted, change, "transformers")
+    return change
+
+
+KEYS_AND_VALUES_THERE = ARCHITECTURES[DEEPSEEK].names[KEYS_AND_VALUES].rpartition("}")[2]
+
+
+def _check(
+    checkpoint: Checkpoint, wanted: Mapping[str, tuple[int, ...]], described_by: str, optional: Sequence[str]
+) -> None:
+    found = {key: info.shape for key, info in checkpoint.items()}
+    check_tensors(wanted, found, optional=(*optional, *_BIAS_OF_ROUTER), of=checkpoint.path, described_by=described_by)

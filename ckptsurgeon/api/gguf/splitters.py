@@ -1,0 +1,52 @@
+"""How a tokeniser splits texts before it merges bytes, by llama.cpp's names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+__all__ = ["SPLITTERS", "is_of_bytes", "sections", "splitter"]
+
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_OF_DEEPSEEK = (
+    r"\p{N}{1,3}",
+    "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+    r"""| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+""",
+)
+SPLITTERS: Mapping[tuple[str, ...], str] = {
+    (_WORDS + r"\p{N}{1,3}" + _REST,): "llama-bpe",
+    (_WORDS + r"\p{N}" + _REST,): "qwen2",
+    _OF_DEEPSEEK: "deepseek-v3",
+}
+"""llama.cpp's names of splitters, by their regular expressions, one after the other (src/llama-vocab.cpp)."""
+
+
+def sections(section: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield a section of tokenizer.json, or the parts of a sequence of them."""
+    if isinstance(section, dict):
+        parts = next((section[name] for name in ("pretokenizers", "processors") if name in section), None)
+        yield from (one for one in (parts if isinstance(parts, list) else [section]) if isinstance(one, dict))
+
+
+def is_of_bytes(document: Mapping[str, Any]) -> bool:
+    """Return whether a tokeniser merges bytes and not letters."""
+    return any(one.get("type") == "ByteLevel" for one in sections(document.get("pre_tokenizer")))
+
+
+def splitter(document: Mapping[str, Any]) -> str:
+    """Return llama.cpp's name of the splitter of a tokenizer.json; '' if it is not known."""
+    *splits, last = list(sections(document.get("pre_tokenizer"))) or [{}]
+    if last.get("type") != "ByteLevel" or any(one.get("type") != "Split" for one in splits):
+        return ""
+    if not splits:
+        return "gpt-2" if last.get("use_regex", True) is True else ""
+    return SPLITTERS.get(tuple(map(_expression, splits)), "")
+
+
+def _expression(split: Mapping[str, Any]) -> str:
+    """Return the regular expression of a split, with ends of lines as they are escaped."""
+    pattern = split.get("pattern")
+    text = pattern.get("Regex") if isinstance(pattern, dict) else None
+    return text.replace("\r", r"\r").replace("\n", r"\n") if isinstance(text, str) else ""
