@@ -165,17 +165,28 @@ def output_formats() -> list[str]:
 
 def check_output(
     output: Path, *, to: str | None = None, max_shard_size: str | None = None, plan: Plan | None = None
-) -> None:
-    """Raise what ``apply`` would raise for an output's format or shard size, or for the dtypes or extras of a plan."""
+) -> tuple[str, ...]:
+    """Raise what ``apply`` would raise for an output's format or shard size, or for the dtypes or extras of a plan.
+
+    The result are the notes that ``apply`` would add on the metadata of the output of a plan whose inputs are open.
+    """
+    from ..engine.inputs import PlanInputs
     from ..engine.output.companions import as_written
     from ..engine.output.layout import check_options, lay_out
     from ..formats.base.header import ExtraEntries
 
     options = _options(output, to, max_shard_size)
     check_options(options)
-    if plan is not None:
-        carries = plan.carried.root or plan.carried.entries
-        lay_out(as_written(plan, options), options, "", ExtraEntries() if carries else None)
+    if plan is None:
+        return ()
+    carries = plan.carried.root or plan.carried.entries
+    lay_out(as_written(plan, options), options, "", ExtraEntries() if carries else None)
+    inputs = plan.inputs
+    if not isinstance(inputs, PlanInputs) or any(source.closed for source in inputs.sources):
+        return ()
+    from .gguf.entries import gguf_entries
+
+    return gguf_entries(plan, inputs, options)[1]
 
 
 def notes_of(

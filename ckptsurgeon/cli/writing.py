@@ -60,7 +60,8 @@ class Writing:
         if self.dry_run:
             if self.output is not None or self.to or self.max_shard_size:
                 output = "output/" if self.output is None else self.output
-                api_check_output(output, to=self.to, max_shard_size=self.max_shard_size, plan=plan)
+                notes = api_check_output(output, to=self.to, max_shard_size=self.max_shard_size, plan=plan)
+                plan = replace(plan, notes=tuple(dict.fromkeys((*plan.notes, *notes))))
             if not self.sink.answer(plan):
                 self._show(plan)
             return
