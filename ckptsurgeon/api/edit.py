@@ -150,7 +150,7 @@ def convert(
     bfloat16. ``quantize`` ("fp8-block") rounds the weights of linear layers to codes, but not output layers and routers
     of experts; ``include`` and ``exclude`` choose among them. ``layout`` gives the tensors the names, shapes and
     metadata that another program expects: "gguf" for llama.cpp from a model of transformers, "transformers" for the way
-    back. ``gguf_type`` ("q8_0", "q5_0", "q4_0") rounds matrices to blocks of codes, which only GGUF stores.
+    back. ``gguf_type`` ("q8_0", "q5_0", "q4_0", "mxfp4") rounds matrices to blocks of codes, which only GGUF stores.
     ``metadata`` sets entries of the metadata of safetensors or GGUF; an empty value removes one. Raises PlanError for a
     cast that would lose values, a quantised tensor that cannot be decoded, a matrix that cannot be quantised or a
     layout that is not known, and what ``open_checkpoint`` raises.

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from ...errors import PlanError
+from ...planning.llama_cpp.names import GPT_OSS
 from .experts import expert_entries
 from .fields import check_activation, defaults_of, number_in
 from .rope import rope_entries
@@ -39,10 +40,12 @@ def described(
     found = common_entries(config, layers)
     found |= {"attention.key_length": str(size), "attention.value_length": str(size)}
     found |= {"rope.dimension_count": str(size)} if architecture == "llama" else {}
-    found |= dict(rope_entries(config))
+    found |= dict(rope_entries(config, rounds=architecture == GPT_OSS))
     found |= expert_entries(config, architecture, experts)
     window = config.get("sliding_window")
-    if type(window) is int and (architecture in ("gemma2", "gemma3") or config.get("use_sliding_window") is True):
+    if type(window) is int and (
+        architecture in ("gemma2", "gemma3", GPT_OSS) or config.get("use_sliding_window") is True
+    ):
         found["attention.sliding_window"] = str(window)
     if architecture == "gemma2":
         found |= {theirs: str(number_in(config, ours)) for ours, theirs in _OF_GEMMA_2.items() if ours in config}

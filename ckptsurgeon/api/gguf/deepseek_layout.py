@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import PlanError
-from ...planning.llama_cpp.deepseek import DeepseekSizes, check_tensors, shapes_of, stored_as
+from ...planning.llama_cpp.deepseek import PARTS, DeepseekSizes, check_tensors, joined, shapes_of, split, stored_as
 from ...planning.llama_cpp.layout import LayoutChange, check_known, to_llama_cpp, to_transformers
 from ...planning.llama_cpp.names import ARCHITECTURES, DEEPSEEK, KEYS_AND_VALUES, ROUTER_BIAS
+from ...planning.llama_cpp.regrouping import NOTHING
 from ...util.text import count, escape, listing
 from ..model_folder.folder import ModelFolder
 from .deepseek import deepseek_entries, groups_note, sizes_in_config, sizes_in_metadata
@@ -36,7 +37,7 @@ def deepseek_to_gguf(
     without = _predicting(checkpoint, sizes)
     wanted = shapes_of(sizes)
     _check(checkpoint, wanted, "config.json", ["lm_head.weight"] if folder.is_tied else [])
-    change = to_llama_cpp(DEEPSEEK, keys, sizes, tied=folder.is_tied, without=without)
+    change = to_llama_cpp(DEEPSEEK, keys, None, tied=folder.is_tied, without=without, regrouping=split(sizes))
     check_known(keys, wanted, change, f"llama.cpp's architecture {DEEPSEEK}")
     return change, metadata, (*_notes_on_left(keys, without), *groups_note(config))
 
@@ -85,7 +86,8 @@ def deepseek_to_transformers(checkpoint: Checkpoint) -> LayoutChange:
     has_one = any(key.endswith(f"{KEYS_AND_VALUES_THERE}.weight") for key in checkpoint)
     wanted = stored_as(sizes, is_split=not has_one)
     _check(checkpoint, wanted, "its metadata", ["output.weight"])
-    change = to_transformers(DEEPSEEK, list(checkpoint), sizes)
+    left, regrouping = (PARTS, NOTHING) if has_one else ((), joined(sizes))
+    change = to_transformers(DEEPSEEK, list(checkpoint), None, left=left, regrouping=regrouping)
     check_known(list(checkpoint), wanted, change, "transformers")
     return change
 

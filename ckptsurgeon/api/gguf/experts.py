@@ -6,7 +6,7 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from ...errors import PlanError
-from ...planning.llama_cpp.names import ARCHITECTURES
+from ...planning.llama_cpp.names import ARCHITECTURES, GPT_OSS
 from ...util.text import brief_repr
 
 __all__ = ["expert_entries"]
@@ -47,5 +47,7 @@ def expert_entries(config: Mapping[str, Any], architecture: str, numbers: Set[in
             f"{'always' if normed else 'never'} divides the weights of the chosen experts by their sum.",
             hint="Keep the names of the tensors: --layout keep.",
         )
+    if architecture == GPT_OSS:
+        config = {**config, "moe_intermediate_size": config.get("intermediate_size")}
     sizes = {theirs: str(config[ours]) for ours, theirs in _SIZES.items() if type(config.get(ours)) is int}
     return {"expert_count": str(config[name]), "expert_used_count": str(used), **sizes}

@@ -13,15 +13,18 @@ from ...planning.llama_cpp.layout import (
     KEYS,
     QUERIES,
     LayoutChange,
+    check_even,
     experts_of,
     to_llama_cpp,
     to_transformers,
 )
-from ...planning.llama_cpp.names import ARCHITECTURES, DEEPSEEK, MODEL_TYPES, in_llama_cpp, in_transformers
+from ...planning.llama_cpp.names import ARCHITECTURES, DEEPSEEK, GPT_OSS, MODEL_TYPES, in_llama_cpp, in_transformers
+from ...planning.llama_cpp.regrouping import NOTHING
 from ...util.text import escape, listing
 from ..model_folder.folder import ModelFolder
 from .configuration import described
 from .deepseek_layout import deepseek_to_gguf, deepseek_to_transformers
+from .gpt_oss import check_gpt_oss, decoded_experts, experts_in_file, experts_of_folder, rope_note, with_codes
 from .heads import heads_of
 from .rope import factors_of
 
@@ -86,27 +89,40 @@ def _unknown(is_auto: bool, checkpoint: Checkpoint, folder: ModelFolder) -> Name
 
 
 def _to_gguf(architecture: str, checkpoint: Checkpoint, folder: ModelFolder) -> NamedLayout:
-    if checkpoint.codes:
+    decoded = decoded_experts(checkpoint) if architecture == GPT_OSS else None
+    if checkpoint.codes and decoded is None:
         raise PlanError(
             f"the weights of {escape(checkpoint.path)} are quantised, and llama.cpp's layout takes plain numbers.",
             hint="--dequantize decodes them; --layout keep keeps the names.",
         )
-    if architecture == DEEPSEEK:
-        change, metadata, notes = deepseek_to_gguf(checkpoint, folder)
-        return NamedLayout(change, metadata, (_said(architecture), *notes), is_gguf=True)
-    config = folder.config
+    if decoded is not None:
+        change, metadata, notes = _named(architecture, decoded, folder)
+        change, notes = with_codes(change), (*notes, "the experts stay mxfp4, with the same values")
+    else:
+        named = deepseek_to_gguf(checkpoint, folder) if architecture == DEEPSEEK else None
+        change, metadata, notes = named or _named(architecture, checkpoint, folder)
+    said = f"the tensors get llama.cpp's names and layout of the architecture {architecture}"
+    return NamedLayout(change, metadata, (said, *notes), is_gguf=True)
+
+
+def _named(
+    architecture: str, checkpoint: Checkpoint, folder: ModelFolder
+) -> tuple[LayoutChange, Mapping[str, str], tuple[str, ...]]:
+    """Return the change of a model of transformers with plain numbers, its metadata, and notes."""
+    config, keys = folder.config, list(checkpoint)
     names = ("num_attention_heads", "num_key_value_heads")
     heads = heads_of(checkpoint, (QUERIES, KEYS), (config.get(names[0]), config.get(names[1])), names)
     factors = factors_of(config, architecture, heads.size)
-    change = to_llama_cpp(architecture, list(checkpoint), heads, tied=folder.is_tied, factors=factors)
-    layers = {key.split(".")[2] for key in checkpoint if key.startswith("model.layers.")}
-    experts = experts_of(architecture, list(checkpoint))
-    metadata = described(config, architecture, layers=len(layers), size=heads.size, experts=experts)
-    return NamedLayout(change, metadata, (_said(architecture),), is_gguf=True)
-
-
-def _said(architecture: str) -> str:
-    return f"the tensors get llama.cpp's names and layout of the architecture {architecture}"
+    layers = len({key.split(".")[2] for key in checkpoint if key.startswith("model.layers.")})
+    experts, regrouping = experts_of(architecture, keys), NOTHING
+    notes: tuple[str, ...] = ()
+    if architecture == GPT_OSS:
+        check_gpt_oss(config, layers)
+        regrouping, experts = experts_of_folder(config, checkpoint)
+        notes = rope_note(config)
+    change = to_llama_cpp(architecture, keys, heads, tied=folder.is_tied, factors=factors, regrouping=regrouping)
+    check_even(keys)
+    return change, described(config, architecture, layers=layers, size=heads.size, experts=experts), notes
 
 
 def _from_gguf(checkpoint: Checkpoint) -> NamedLayout:
@@ -124,7 +140,8 @@ def _from_gguf(checkpoint: Checkpoint) -> NamedLayout:
         theirs, stored = ARCHITECTURES[architecture].names, checkpoint.metadata
         modules = (theirs[QUERIES], theirs[KEYS])
         heads = heads_of(checkpoint, modules, (stored.get(names[0]), stored.get(names[1])), names)
-        change = to_transformers(architecture, list(checkpoint), heads)
+        regrouping = experts_in_file(checkpoint) if architecture == GPT_OSS else NOTHING
+        change = to_transformers(architecture, list(checkpoint), heads, regrouping=regrouping)
     notes = [f"the tensors get the names of transformers, from the architecture {architecture}"]
     computed = [one for one in change.exclude if one in COMPUTED_THERE]
     if computed:

@@ -20,10 +20,13 @@ _DEFAULT, _LLAMA_3 = "default", "llama3"
 _OF_LLAMA_3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
-def rope_entries(config: Mapping[str, Any], *, of_deepseek: bool = False) -> Iterator[tuple[str, str]]:
+def rope_entries(
+    config: Mapping[str, Any], *, of_deepseek: bool = False, rounds: bool = False
+) -> Iterator[tuple[str, str]]:
     """Yield the entries for the rotary embedding; raises PlanError for a scaling that GGUF cannot describe.
 
-    ``of_deepseek`` is true for DeepSeek's YaRN, which scales the scores of the attention too.
+    ``of_deepseek`` is true for DeepSeek's YaRN, which scales the scores of the attention too. ``rounds`` lets YaRN
+    without ``truncate`` pass, which llama.cpp does not know.
     """
     fields = _fields(config)
     yield "rope.freq_base", str(_theta(fields, config))
@@ -42,7 +45,7 @@ def rope_entries(config: Mapping[str, Any], *, of_deepseek: bool = False) -> Ite
     if kind == "yarn" and of_deepseek:
         yield from _yarn_of_deepseek(fields, factor)
     elif kind == "yarn":
-        _check_yarn(fields, factor)
+        _check_yarn(fields, factor, (True, False) if rounds else (True,))
     yield "rope.scaling.type", kind
     yield "rope.scaling.factor", str(factor)
     if type(fields.get("original_max_position_embeddings")) is int:
@@ -129,14 +132,20 @@ def _yarn_of_deepseek(fields: Mapping[str, Any], factor: float) -> Iterator[tupl
             yield f"rope.scaling.yarn_{name}", str(number_in(fields, name))
 
 
-def _check_yarn(fields: Mapping[str, Any], factor: float) -> None:
+def _check_yarn(fields: Mapping[str, Any], factor: float, truncates: tuple[bool, ...]) -> None:
     """Raise PlanError for a field of YaRN that is not what llama.cpp computes with."""
     _check_factor(factor)
     own = 0.1 * math.log(factor) + 1
     stated = fields.get("attention_factor")
     if not (isinstance(stated, float) and math.isclose(stated, own, rel_tol=1e-6)):
         check_only(fields, "attention_factor", own)
-    for name, *allowed in (("beta_fast", 32), ("beta_slow", 1), ("truncate", True), ("mscale",), ("mscale_all_dim",)):
+    for name, *allowed in (
+        ("beta_fast", 32),
+        ("beta_slow", 1),
+        ("truncate", *truncates),
+        ("mscale",),
+        ("mscale_all_dim",),
+    ):
         check_only(fields, str(name), *allowed)
 
 

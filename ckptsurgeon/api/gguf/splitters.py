@@ -15,10 +15,17 @@ _OF_DEEPSEEK = (
     r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
     r"""| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+""",
 )
+_ENDINGS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_OF_GPT_4O = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_ENDINGS}[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_ENDINGS}"
+    r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+)
 SPLITTERS: Mapping[tuple[str, ...], str] = {
     (_WORDS + r"\p{N}{1,3}" + _REST,): "llama-bpe",
     (_WORDS + r"\p{N}" + _REST,): "qwen2",
     _OF_DEEPSEEK: "deepseek-v3",
+    _OF_GPT_4O: "gpt-4o",
 }
 """llama.cpp's names of splitters, by their regular expressions, one after the other (src/llama-vocab.cpp)."""
 

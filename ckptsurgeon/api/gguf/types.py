@@ -14,7 +14,7 @@ from ...tensors.dtypes import DTYPES
 
 __all__ = ["check_type", "in_float32", "rounded"]
 
-_NO_ROUTER = r"re:(?!.*\.(?:ffn_gate_inp|mlp\.gate|block_sparse_moe\.gate)\.weight$).*"
+_NO_ROUTER = r"re:(?!.*\.(?:ffn_gate_inp|mlp\.gate|mlp\.router|block_sparse_moe\.gate)\.weight$|.*bias$).*"
 
 
 def check_type(name: str | None) -> None:
@@ -38,7 +38,8 @@ def in_float32(plan: Plan) -> Plan:
     chosen = set(routers([step.key for step in plan.steps]))
     steps = (
         replace(step, dtype="float32")
-        if (len(step.shape) == 1 or step.key in chosen) and DTYPES[step.dtype].kind == "float"
+        if (len(step.shape) == 1 or step.key in chosen or step.key.endswith(".bias"))
+        and DTYPES[step.dtype].kind == "float"
         else step
         for step in plan.steps
     )

@@ -51,7 +51,9 @@ def run(
     gguf_type: Annotated[
         str | None,
         typer.Option(
-            "--gguf-type", metavar="TYPE", help="Round the matrices of a GGUF file to blocks: q8_0, q5_0 or q4_0."
+            "--gguf-type",
+            metavar="TYPE",
+            help="Round the matrices of a GGUF file to blocks: q8_0, q5_0, q4_0 or mxfp4.",
         ),
     ] = None,
     quantize: Annotated[

@@ -6,13 +6,14 @@ values (https://github.com/ggml-org/llama.cpp/pull/12801). Files before April 20
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ...errors import PlanError
 from ...util.text import count, escape, listing, shape_text
 from .names import ARCHITECTURES, DEEPSEEK, KEYS_AND_VALUES, ROUTER_BIAS
+from .regrouping import Regrouping
 
 __all__ = ["PARTS", "DeepseekSizes", "check_tensors", "joined", "shapes_of", "split", "stored_as"]
 
@@ -146,18 +147,24 @@ def check_tensors(
             )
 
 
-def split(sizes: DeepseekSizes) -> Iterator[Mapping[str, Any]]:
-    """Yield the operations that make the matrices of keys and of values from the one that transformers has."""
+def split(sizes: DeepseekSizes) -> Regrouping:
+    """Return how the matrices of keys and of values are made from the one that transformers has."""
     key, parts = f"{KEYS_AND_VALUES}.weight", [sizes.plain, sizes.value]
     into = [f"{name}.weight" for name in PARTS]
-    yield {"reshape": key, "shape": [sizes.heads, sum(parts), sizes.rank]}
-    yield {"split": key, "into": into, "dim": 1, "sizes": parts}
-    yield {"permute": into[0], "dims": [0, 2, 1]}
+    operations: tuple[Mapping[str, Any], ...] = (
+        {"reshape": key, "shape": [sizes.heads, sum(parts), sizes.rank]},
+        {"split": key, "into": into, "dim": 1, "sizes": parts},
+        {"permute": into[0], "dims": [0, 2, 1]},
+    )
+    return Regrouping(operations, (key,))
 
 
-def joined(sizes: DeepseekSizes) -> Iterator[Mapping[str, Any]]:
-    """Yield the operations of the way back."""
+def joined(sizes: DeepseekSizes) -> Regrouping:
+    """Return the way back."""
     key, parts = f"{KEYS_AND_VALUES}.weight", [f"{name}.weight" for name in PARTS]
-    yield {"permute": parts[0], "dims": [0, 2, 1]}
-    yield {"concat": parts, "into": key, "dim": 1}
-    yield {"reshape": key, "shape": [sizes.heads * (sizes.plain + sizes.value), sizes.rank]}
+    operations: tuple[Mapping[str, Any], ...] = (
+        {"permute": parts[0], "dims": [0, 2, 1]},
+        {"concat": parts, "into": key, "dim": 1},
+        {"reshape": key, "shape": [sizes.heads * (sizes.plain + sizes.value), sizes.rank]},
+    )
+    return Regrouping(operations, tuple(parts))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ...errors import PlanError
-from ...util.text import count, listing
+from ...util.text import count, listing, natural_key
 from ..keys.matcher import KeyMatcher
 from ..keys.pattern import KeyPattern
-from .deepseek import PARTS, DeepseekSizes, joined, split
-from .names import ARCHITECTURES, KEYS_AND_VALUES, ROUTERS, SHARED_GATE
+from .names import ARCHITECTURES, ROUTERS, SHARED_GATE
+from .regrouping import NOTHING, Regrouping
 
 __all__ = [
     "COMPUTED_THERE",
@@ -20,6 +21,7 @@ __all__ = [
     "QUERIES",
     "Heads",
     "LayoutChange",
+    "check_even",
     "check_known",
     "experts_of",
     "routers",
@@ -35,6 +37,9 @@ COMPUTED_HERE = ("model.layers.*.self_attn.rotary_emb", "model.rotary_emb")
 ROPE_FACTORS = "rope_freqs.weight"
 COMPUTED_THERE = ("rope_freqs", "blk.*.rope_freqs", "blk.*.attn_rot_embd")
 """Tensors of llama.cpp that transformers computes from its configuration."""
+
+
+_OF_ONE_EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
 @dataclass(frozen=True)
@@ -59,27 +64,27 @@ class LayoutChange:
 def to_llama_cpp(
     architecture: str,
     keys: Collection[str],
-    heads: Heads | DeepseekSizes,
+    heads: Heads | None,
     *,
     tied: bool,
     factors: Sequence[float] = (),
     without: Sequence[int] = (),
+    regrouping: Regrouping = NOTHING,
 ) -> LayoutChange:
     """Return the change from transformers' layout to llama.cpp's; raises PlanError for a tensor without a name there.
 
-    ``tied`` is true if the output layer is the embedding, which llama.cpp then has once. ``factors`` are the divisors
-    of the frequencies of the rotary embedding, which llama.cpp has as a tensor if they are not all one. ``without`` are
-    the numbers of layers that are left out.
+    ``heads`` may be None if the rows of queries and keys keep their order. ``tied`` is true if the output layer is the
+    embedding, which llama.cpp then has once. ``factors`` are the divisors of the frequencies of the rotary embedding,
+    which llama.cpp has as a tensor if they are not all one. ``without`` are the numbers of layers that are left out.
     """
-    names, stacked = ARCHITECTURES[architecture].names, list[str]()
     left = (*COMPUTED_HERE, *((HEAD,) if tied and _matched(EMBEDDING, keys) else ()))
     left = (*left, *(f"model.layers.{number}" for number in without))
-    operations: list[Mapping[str, Any]] = []
-    if isinstance(heads, DeepseekSizes):
-        operations += split(heads)
-        names = {ours: theirs for ours, theirs in names.items() if ours != KEYS_AND_VALUES}
-        stacked.append(f"{KEYS_AND_VALUES}.weight")
-    elif ARCHITECTURES[architecture].pairs:
+    taken = list(regrouping.takes)
+    names = {
+        ours: theirs for ours, theirs in ARCHITECTURES[architecture].names.items() if f"{ours}.weight" not in taken
+    }
+    operations = list(regrouping.operations)
+    if ARCHITECTURES[architecture].pairs and heads is not None:
         operations += _turned(keys, {QUERIES: heads.queries, KEYS: heads.keys}, (2, heads.size // 2), heads.width)
     if ARCHITECTURES[architecture].one_more:
         operations += [{"shift": key, "by": 1} for key in names if key.endswith(NORMS) and _matched(key, keys)]
@@ -91,26 +96,27 @@ def to_llama_cpp(
         operations.append({"stack": f"{name}.weight", "into": f"{into}.weight"})
     if factors:
         operations.append({"constant": ROPE_FACTORS, "values": list(factors)})
-    stacked += [f"{name}.weight" for name in experts]
-    change = _change(keys, names, left, operations, stacked, f"llama.cpp's architecture {architecture}")
-    made = tuple(f"blk.{n}" for n in without if any(_matched(_in_layer(name, n), keys) for name in stacked))
+    taken += [f"{name}.weight" for name in experts]
+    change = _change(keys, names, left, operations, taken, f"llama.cpp's architecture {architecture}")
+    made = tuple(f"blk.{n}" for n in without if any(_matched(_in_layer(name, n), keys) for name in taken))
     return replace(change, exclude=(*change.exclude, *made))
 
 
-def to_transformers(architecture: str, keys: Collection[str], heads: Heads | DeepseekSizes) -> LayoutChange:
-    """Return the change from llama.cpp's layout to transformers'; raises PlanError for a tensor without a name."""
+def to_transformers(
+    architecture: str,
+    keys: Collection[str],
+    heads: Heads | None,
+    *,
+    left: Sequence[str] = (),
+    regrouping: Regrouping = NOTHING,
+) -> LayoutChange:
+    """Return the change from llama.cpp's layout to transformers'; raises PlanError for a tensor without a name.
+
+    ``left`` are patterns of tensors that are left out, besides those that transformers computes.
+    """
     names = {theirs: ours for ours, theirs in ARCHITECTURES[architecture].names.items()}
-    operations: list[Mapping[str, Any]] = []
-    stacked = list[str]()
-    left: tuple[str, ...] = COMPUTED_THERE
-    if isinstance(heads, DeepseekSizes):
-        if _matched(names_of_kv := ARCHITECTURES[architecture].names[KEYS_AND_VALUES], keys):
-            left = (*left, *PARTS)
-        else:
-            operations += joined(heads)
-            del names[names_of_kv]
-            stacked += [f"{name}.weight" for name in PARTS]
-    elif ARCHITECTURES[architecture].pairs:
+    operations = list(regrouping.operations)
+    if ARCHITECTURES[architecture].pairs and heads is not None:
         turned = {ARCHITECTURES[architecture].names[QUERIES]: heads.queries}
         turned[ARCHITECTURES[architecture].names[KEYS]] = heads.keys
         operations += _turned(keys, turned, (heads.size // 2, 2), heads.width)
@@ -119,11 +125,33 @@ def to_transformers(architecture: str, keys: Collection[str], heads: Heads | Dee
     shared = ARCHITECTURES[architecture].names.get(SHARED_GATE, "")
     if shared and _matched(shared, keys):
         operations.append({"reshape": f"{shared}.weight", "shape": [1, -1]})
+    taken = list(regrouping.takes)
     for ours, theirs in ARCHITECTURES[architecture].experts.items():
         if _matched(f"{theirs}.weight", keys):
             operations.append({"unstack": f"{theirs}.weight", "into": f"{ours}.weight"})
-            stacked.append(f"{theirs}.weight")
-    return _change(keys, names, left, operations, stacked, "transformers")
+            taken.append(f"{theirs}.weight")
+    return _change(keys, names, (*COMPUTED_THERE, *left), operations, taken, "transformers")
+
+
+def check_even(keys: Collection[str]) -> None:
+    """Raise PlanError if a layer of a model of transformers lacks a tensor that other layers have.
+
+    The tensors of each expert are not compared: ``experts_of`` counts them.
+    """
+    layers: dict[str, dict[str, str]] = {}
+    numbers = set[str]()
+    for key in keys:
+        parts = key.split(".", 3)
+        if key.startswith("model.layers.") and len(parts) == 4 and not _OF_ONE_EXPERT.search(parts[3]):
+            layers.setdefault(parts[3], {})[parts[2]] = key
+            numbers.add(parts[2])
+    for name, found in layers.items():
+        lost = sorted(numbers - set(found), key=natural_key)
+        if lost and not name.startswith("self_attn.rotary_emb"):
+            raise PlanError(
+                f"model.layers.{lost[0]}.{name} is missing: other layers have such a tensor.",
+                hint="Complete the model, or keep the names of the tensors: --layout keep.",
+            )
 
 
 def experts_of(architecture: str, keys: Collection[str]) -> set[int]:

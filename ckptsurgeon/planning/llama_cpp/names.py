@@ -12,6 +12,7 @@ __all__ = [
     "ARCHITECTURES",
     "DEEPSEEK",
     "DEFAULTS",
+    "GPT_OSS",
     "KEYS_AND_VALUES",
     "MODEL_TYPES",
     "ROUTERS",
@@ -67,7 +68,9 @@ _EXPERTS_OF_MIXTRAL = {
     "model.layers.{n}.block_sparse_moe.experts.{i}.w3": "blk.{n}.ffn_up_exps",
     "model.layers.{n}.block_sparse_moe.experts.{i}.w2": "blk.{n}.ffn_down_exps",
 }
-ROUTERS = ("model.layers.{n}.block_sparse_moe.gate", "model.layers.{n}.mlp.gate", ROUTER)
+ROUTERS = (
+    "model.layers.{n}.block_sparse_moe.gate", "model.layers.{n}.mlp.gate", "model.layers.{n}.mlp.router", ROUTER,
+)  # fmt: skip
 """The layers that choose experts, in both layouts; llama.cpp wants them in float32."""
 ROUTER_BIAS = "model.layers.{n}.mlp.gate.e_score_correction_bias"
 """What DeepSeek V3 adds to the scores of experts to choose among them, and not to their weights."""
@@ -86,6 +89,14 @@ _SHARED_EXPERTS = {
     "model.layers.{n}.mlp.shared_experts.up_proj": "blk.{n}.ffn_up_shexp",
     "model.layers.{n}.mlp.shared_experts.down_proj": "blk.{n}.ffn_down_shexp",
 }
+_GPT_OSS = {
+    "model.layers.{n}.post_attention_layernorm": "blk.{n}.post_attention_norm",
+    "model.layers.{n}.self_attn.sinks": "blk.{n}.attn_sinks.weight",
+    "model.layers.{n}.mlp.router": ROUTER,
+    "model.layers.{n}.mlp.experts.down_proj": "blk.{n}.ffn_down_exps.weight",
+    "model.layers.{n}.mlp.experts.down_proj_bias": "blk.{n}.ffn_down_exps.bias",
+}
+GPT_OSS = "gpt-oss"
 DEEPSEEK = "deepseek2"
 """llama.cpp's architecture of DeepSeek V2 and V3, and of Kimi K2."""
 _ROUTER_OF_MIXTRAL, _ROUTER_OF_QWEN = ({name: ROUTER} for name in ROUTERS[:2])
@@ -120,6 +131,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         | (_LATENT | _DENSE | _ONE_NORM | _ROUTER_OF_QWEN | _SHARED_EXPERTS),
         experts=_EXPERTS,
     ),
+    GPT_OSS: Architecture(_COMMON | _GPT_OSS),
     "gemma": Architecture(_COMMON | _DENSE | _ONE_NORM, one_more=True),
     "gemma2": Architecture(_COMMON | _DENSE | _FOUR_NORMS, one_more=True),
     "gemma3": Architecture(_COMMON | _DENSE | _FOUR_NORMS | _NORMS_OF_HEADS, one_more=True),
@@ -127,7 +139,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 MODEL_TYPES: Mapping[str, str] = {
     "llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma": "gemma", "gemma2": "gemma2",
     "gemma3_text": "gemma3", "mixtral": "llama", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe",
-    "deepseek_v2": DEEPSEEK, "deepseek_v3": DEEPSEEK, "kimi_k2": DEEPSEEK,
+    "deepseek_v2": DEEPSEEK, "deepseek_v3": DEEPSEEK, "kimi_k2": DEEPSEEK, "gpt_oss": GPT_OSS,
 }  # fmt: skip
 """The architecture of each ``model_type`` of transformers."""
 
@@ -146,6 +158,7 @@ _GELU = ("gelu_pytorch_tanh", "gelu")
 DEFAULTS: Mapping[str, Defaults] = {
     **{name: Defaults() for name in ("llama", "mistral", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe")},
     **{name: Defaults() for name in ("deepseek_v2", "deepseek_v3", "kimi_k2")},
+    "gpt_oss": Defaults(theta=1.5e5, epsilon=1e-5),
     "mixtral": Defaults(theta=1e6, epsilon=1e-5),
     "gemma": Defaults(activations=_GELU),
     "gemma2": Defaults(activations=_GELU[:1]),

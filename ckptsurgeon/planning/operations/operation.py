@@ -61,7 +61,7 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
 
 
-ROUNDED = ("q8_0", "q5_0", "q4_0")
+ROUNDED = ("q8_0", "q5_0", "q4_0", "mxfp4")
 """The types of GGUF that numbers can be rounded to."""
 _DIM = _Field(_is_int, "a dimension, as in 0 or -1", default=0)
 _NAME = _Field(lambda value: isinstance(value, str), "a name")

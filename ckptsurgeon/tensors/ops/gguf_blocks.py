@@ -34,9 +34,10 @@ def rounded_to_blocks(values: Array, dtype: str, name: str) -> Array:
         raise PlanError(f"a value of {escape(name)} is NaN or infinite, which {dtype} cannot hold.")
     with np.errstate(all="ignore"):
         scales, codes = _TYPES[dtype](blocks)
-    if scales.size and float(np.abs(scales).max()) > _HALF_MOST:
+    if scales.dtype == np.float32 and scales.size and float(np.abs(scales).max()) > _HALF_MOST:
         raise PlanError(f"a block of {escape(name)} is too large for {dtype}, whose scales are float16.")
-    made = np.concatenate([scales.astype("<f2").view("u1"), codes], 1)
+    stored = scales.astype("<f2").view("u1") if scales.dtype == np.float32 else scales
+    made = np.concatenate([stored, codes], 1)
     return made.reshape(*values.shape[:-1], values.shape[-1] // numbers * nbytes)
 
 
@@ -98,4 +99,28 @@ def _q8_0(blocks: Array) -> tuple[Array, Array]:
     return scales, whole.view("u1")
 
 
-_TYPES: Mapping[str, Callable[[Array], tuple[Array, Array]]] = {"q4_0": _q4_0, "q5_0": _q5_0, "q8_0": _q8_0}
+_MIDDLES = tuple(map(np.float32, (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5)))
+"""What lies halfway between two numbers that a code of mxfp4 can stand for; it is rounded towards 0."""
+_BIAS, _LARGEST = 127, 2
+"""What is added to exponents of mxfp4, and the exponent of its largest code, 6."""
+
+
+def _mxfp4(blocks: Array) -> tuple[Array, Array]:
+    """Return exponents of two, one for each block, and codes of a sign and three bits."""
+    sizes = np.abs(blocks)
+    largest = sizes.max(1, keepdims=True)
+    exponents = np.where(largest > 0, np.frexp(largest)[1] - 1 - _LARGEST + _BIAS, 0).clip(0, 254)
+    sizes *= np.ldexp(np.float32(1), _BIAS - exponents)
+    codes = np.zeros(blocks.shape, "u1")
+    for middle in _MIDDLES:
+        codes += (sizes > middle).view("u1")
+    codes |= ((blocks < 0) & (codes > 0)).view("u1") << np.uint8(3)
+    return exponents.astype("u1"), _pairs(codes)
+
+
+_TYPES: Mapping[str, Callable[[Array], tuple[Array, Array]]] = {
+    "q4_0": _q4_0,
+    "q5_0": _q5_0,
+    "q8_0": _q8_0,
+    "mxfp4": _mxfp4,
+}

@@ -26,6 +26,13 @@ DEEPSEEK = (
 """The splits of DeepSeek V3's tokenizer.json, where ends of lines are not escaped a second time."""
 
 
+GPT_4O = (
+    "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+    "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+    "\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+)
+
+
 def splitter(*patterns: str) -> dict[str, Any]:
     splits = [{"type": "Split", "pattern": {"Regex": one}, "behavior": "Isolated"} for one in patterns]
     return {"type": "Sequence", "pretokenizers": [*splits, {"type": "ByteLevel", "use_regex": False}]}
@@ -90,6 +97,7 @@ def test_tokens_kinds_merges_and_special_ids() -> None:
     [
         (splitter(LLAMA_3.replace("{1,3}", "")), "qwen2"),
         (splitter(*DEEPSEEK), "deepseek-v3"),
+        (splitter(GPT_4O), "gpt-4o"),
         (splitter(*DEEPSEEK[1:]), ""),
         (splitter(*DEEPSEEK[::-1]), ""),
         ({"type": "ByteLevel", "use_regex": True}, "gpt-2"),

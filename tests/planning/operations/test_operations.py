@@ -315,7 +315,7 @@ WRONG: list[tuple[Any, type[CheckpointError], str]] = [
     ([{"scale": "steps", "by": 2}], PlanError, "only floating tensors"),
     ([{"shift": "steps", "by": 2}], PlanError, "only real floating tensors"),
     ([{"blocks": "head.weight", "to": "q4_0"}], PlanError, "no tensor that matches is a matrix of floats"),
-    ([{"blocks": "head.weight", "to": "q4_k"}], ConfigError, "one of q8_0, q5_0, q4_0"),
+    ([{"blocks": "head.weight", "to": "q4_k"}], ConfigError, "one of q8_0, q5_0, q4_0, mxfp4"),
     ([{"constant": "head.weight", "values": [1]}], PlanError, "there is a tensor of this name"),
     ([{"constant": "", "values": [1]}], ConfigError, "constant is '', not a name"),
     ([{"constant": "a", "values": []}], ConfigError, "not a list of 1 to 10000 numbers"),

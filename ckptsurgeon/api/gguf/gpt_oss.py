@@ -1,0 +1,95 @@
+"""gpt-oss in llama.cpp's layout: its experts, which keep the values of their codes (mxfp4), and what it cannot say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...errors import PlanError
+from ...planning.llama_cpp.gpt_oss import CODED, DOWN, DOWN_THERE, STACKED, joined_experts, split_experts
+from ...planning.llama_cpp.layout import LayoutChange
+from ...planning.llama_cpp.names import GPT_OSS
+from ...planning.llama_cpp.regrouping import Regrouping
+from ...util.text import brief_repr
+from ..inputs.operations import operate
+from .fields import check_only
+
+__all__ = ["check_gpt_oss", "decoded_experts", "experts_in_file", "experts_of_folder", "rope_note", "with_codes"]
+
+CODES = "mxfp4"
+_FIELDS = ("num_local_experts", "hidden_size", "intermediate_size")
+_ENTRIES = ("expert_count", "embedding_length", "expert_feed_forward_length")
+
+
+def check_gpt_oss(config: Mapping[str, Any], layers: int) -> None:
+    """Raise PlanError for what llama.cpp's graph of gpt-oss does not compute with."""
+    check_only(config, "swiglu_alpha", 1.702)
+    check_only(config, "swiglu_limit", 7.0)
+    check_only(config, "attention_bias", True)
+    check_only(config, "tie_word_embeddings", False)
+    kinds = ["full_attention" if number % 2 else "sliding_attention" for number in range(layers)]
+    check_only(config, "layer_types", kinds)
+    if type(config.get("sliding_window")) is not int:
+        raise PlanError("config.json has no sliding_window, which llama.cpp needs.", hint="Complete config.json.")
+
+
+def rope_note(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a note if YaRN does not round its range of frequencies, as llama.cpp does; or ()."""
+    stated = config.get("rope_parameters") or config.get("rope_scaling")
+    if not isinstance(stated, dict) or stated.get("truncate") is not False:
+        return ()
+    return ("llama.cpp rounds the range of frequencies that yarn scales, which config.json does not (truncate)",)
+
+
+def decoded_experts(checkpoint: Checkpoint) -> Checkpoint | None:
+    """Return a checkpoint with its experts decoded, if they alone are codes of mxfp4; None otherwise."""
+    if not checkpoint.codes or any(
+        one.method != CODES or not one.name.endswith((".gate_up_proj", ".down_proj"))
+        for one in checkpoint.codes.tensors
+    ):
+        return None
+    return operate([checkpoint], [_decoding()])[0].checkpoint
+
+
+def _decoding() -> Mapping[str, Any]:
+    return {"dequantize": CODED[0]}
+
+
+def with_codes(change: LayoutChange) -> LayoutChange:
+    """Return a change that begins with codes of mxfp4, and writes the experts as blocks of the same values."""
+    rounding = [{"blocks": key, "to": CODES} for key in STACKED]
+    return replace(change, operations=(_decoding(), *change.operations, *rounding))
+
+
+def experts_of_folder(config: Mapping[str, Any], checkpoint: Checkpoint) -> tuple[Regrouping, set[int]]:
+    """Return how the experts of a model of transformers are split, and their number in each layer."""
+    sizes = [_number(config.get(name), f"config.json gives {name}") for name in _FIELDS]
+    found = {info.shape[0] for key, info in checkpoint.items() if _is_down(key) and info.shape}
+    return split_experts(*sizes), found
+
+
+def experts_in_file(checkpoint: Checkpoint) -> Regrouping:
+    """Return how the experts of a model of llama.cpp are joined; raises PlanError for codes."""
+    if checkpoint.codes:
+        raise PlanError(
+            "the weights are in blocks of codes, which cannot be split or joined.", hint="--dequantize decodes them."
+        )
+    stored = checkpoint.metadata
+    sizes = [_number(stored.get(f"{GPT_OSS}.{name}"), f"the metadata give {GPT_OSS}.{name}") for name in _ENTRIES]
+    return joined_experts(*sizes)
+
+
+def _is_down(key: str) -> bool:
+    return key.endswith((DOWN.rpartition("}")[2], f"{DOWN_THERE.rpartition('}')[2]}.weight"))
+
+
+def _number(stated: Any, where: str) -> int:
+    number = int(stated) if isinstance(stated, str) and stated.isascii() and stated.isdigit() else stated
+    if type(number) is not int or not 0 < number < 1 << 24:
+        raise PlanError(
+            f"{where} as {brief_repr(stated, 40)}, not a number above 0.",
+            hint="Keep the names of the tensors: --layout keep.",
+        )
+    return number
