@@ -9,9 +9,11 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from ...errors import PlanError
-from ...planning.llama_cpp.names import GPT_OSS
+from ...planning.llama_cpp.names import COHERE, GPT_OSS, PHI_3
+from .cohere import cohere_entries
 from .experts import expert_entries
-from .fields import check_activation, defaults_of, number_in
+from .fields import check_activation, check_only, defaults_of, number_in
+from .phi_3 import phi_3_entries
 from .rope import rope_entries
 
 __all__ = ["common_entries", "described", "entries_of"]
@@ -37,10 +39,19 @@ def described(
 
     Raises PlanError for a field that llama.cpp needs and config.json lacks, or a value that GGUF has no entry for.
     """
+    if architecture == "olmo2":
+        check_only(config, "attention_bias", False)
+    if architecture == "starcoder2":
+        check_only(config, "use_bias", True)
     found = common_entries(config, layers)
     found |= {"attention.key_length": str(size), "attention.value_length": str(size)}
     found |= {"rope.dimension_count": str(size)} if architecture == "llama" else {}
-    found |= dict(rope_entries(config, rounds=architecture == GPT_OSS))
+    if architecture == PHI_3:
+        found |= phi_3_entries(config, size)
+    else:
+        found |= dict(rope_entries(config, rounds=architecture == GPT_OSS))
+    if architecture == COHERE:
+        found |= cohere_entries(config)
     found |= expert_entries(config, architecture, experts)
     window = config.get("sliding_window")
     if type(window) is int and (
@@ -63,7 +74,9 @@ def common_entries(config: Mapping[str, Any], layers: int) -> dict[str, str]:
     check_activation(config)
     found = {"block_count": str(layers)}
     found |= {theirs: str(config[ours]) for ours, theirs in _PAIRS.items() if type(config.get(ours)) is int}
-    return found | {"attention.layer_norm_rms_epsilon": str(number_in(config, "rms_norm_eps", defaults_of(config)[1]))}
+    default = defaults_of(config)
+    entry = "layer_norm_rms_epsilon" if default.norm.startswith("rms") else "layer_norm_epsilon"
+    return found | {f"attention.{entry}": str(number_in(config, default.norm, default.epsilon))}
 
 
 def entries_of(architecture: str, found: Mapping[str, str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import PlanError
-from ...planning.llama_cpp.names import DEFAULTS
+from ...planning.llama_cpp.names import DEFAULTS, Defaults
 from ...util.text import brief_repr
 
 __all__ = ["check_activation", "check_only", "defaults_of", "number_in"]
@@ -42,7 +42,6 @@ def check_activation(config: Mapping[str, Any]) -> None:
     check_only(config, stated, *DEFAULTS[config["model_type"]].activations)
 
 
-def defaults_of(config: Mapping[str, Any]) -> tuple[float, float]:
-    """Return the base of the rotary embedding and the epsilon of norms that transformers takes if there are none."""
-    found = DEFAULTS[config["model_type"]]
-    return found.theta, found.epsilon
+def defaults_of(config: Mapping[str, Any]) -> Defaults:
+    """Return what transformers takes for fields that there are none of."""
+    return DEFAULTS[config["model_type"]]

@@ -10,9 +10,10 @@ from ...errors import PlanError
 from ...planning.keys.matcher import KeyMatcher
 from ...planning.keys.pattern import KeyPattern
 from ...planning.llama_cpp.layout import Heads
+from ...planning.llama_cpp.names import FUSED
 from ...util.text import escape
 
-__all__ = ["heads_of"]
+__all__ = ["fused_heads", "heads_of"]
 
 
 def heads_of(
@@ -42,6 +43,24 @@ def heads_of(
             hint=f"Correct {names[1]}, or keep the names of the tensors: --layout keep.",
         )
     return Heads(queries, keys, size, width)
+
+
+def fused_heads(checkpoint: Checkpoint, stated: tuple[Any, Any], names: tuple[str, str], module: str = FUSED) -> Heads:
+    """Return the heads of a module that has queries, keys and values, each of the width of the model by its heads.
+
+    Raises PlanError if the weights do not have so many heads, or a number is not one.
+    """
+    queries = _number(stated[0], names[0])
+    keys = queries if stated[1] is None else _number(stated[1], names[1])
+    rows, widths = _sizes(checkpoint, module)
+    width = min(widths, default=0)
+    if len(widths) != 1 or width % queries or rows != {width + 2 * keys * (width // queries)}:
+        raise PlanError(
+            f"queries, keys and values of {escape(checkpoint.path)} have {sorted(rows) or 'no'} rows of "
+            f"{sorted(widths) or 'no'} numbers, which are not {queries} heads and twice {keys}.",
+            hint=f"Correct {names[0]} or {names[1]}, or keep the names of the tensors: --layout keep.",
+        )
+    return Heads(queries, keys, width // queries, width)
 
 
 def _number(stated: Any, name: str) -> int:

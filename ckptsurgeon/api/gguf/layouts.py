@@ -18,14 +18,24 @@ from ...planning.llama_cpp.layout import (
     to_llama_cpp,
     to_transformers,
 )
-from ...planning.llama_cpp.names import ARCHITECTURES, DEEPSEEK, GPT_OSS, MODEL_TYPES, in_llama_cpp, in_transformers
+from ...planning.llama_cpp.names import (
+    ARCHITECTURES,
+    DEEPSEEK,
+    FUSED,
+    GPT_OSS,
+    MODEL_TYPES,
+    PHI_3,
+    in_llama_cpp,
+    in_transformers,
+)
 from ...planning.llama_cpp.regrouping import NOTHING
 from ...util.text import escape, listing
 from ..model_folder.folder import ModelFolder
 from .configuration import described
 from .deepseek_layout import deepseek_to_gguf, deepseek_to_transformers
 from .gpt_oss import check_gpt_oss, decoded_experts, experts_in_file, experts_of_folder, rope_note, with_codes
-from .heads import heads_of
+from .heads import fused_heads, heads_of
+from .phi_3 import phi_3_factors
 from .rope import factors_of
 
 __all__ = ["ARCHITECTURE", "AUTO", "LAYOUTS", "TRANSFORMERS", "NamedLayout", "check_layout", "layout_named"]
@@ -111,8 +121,14 @@ def _named(
     """Return the change of a model of transformers with plain numbers, its metadata, and notes."""
     config, keys = folder.config, list(checkpoint)
     names = ("num_attention_heads", "num_key_value_heads")
-    heads = heads_of(checkpoint, (QUERIES, KEYS), (config.get(names[0]), config.get(names[1])), names)
-    factors = factors_of(config, architecture, heads.size)
+    stated = (config.get(names[0]), config.get(names[1]))
+    if architecture == PHI_3:
+        heads = fused_heads(checkpoint, stated, names)
+        factors = phi_3_factors(config, heads.size)
+    else:
+        heads = heads_of(checkpoint, (QUERIES, KEYS), stated, names)
+        values = factors_of(config, architecture, heads.size)
+        factors = {"rope_freqs.weight": values} if values else {}
     layers = len({key.split(".")[2] for key in checkpoint if key.startswith("model.layers.")})
     experts, regrouping = experts_of(architecture, keys), NOTHING
     notes: tuple[str, ...] = ()
@@ -138,8 +154,11 @@ def _from_gguf(checkpoint: Checkpoint) -> NamedLayout:
     else:
         names = (f"{architecture}.attention.head_count", f"{architecture}.attention.head_count_kv")
         theirs, stored = ARCHITECTURES[architecture].names, checkpoint.metadata
-        modules = (theirs[QUERIES], theirs[KEYS])
-        heads = heads_of(checkpoint, modules, (stored.get(names[0]), stored.get(names[1])), names)
+        stated = (stored.get(names[0]), stored.get(names[1]))
+        if architecture == PHI_3:
+            heads = fused_heads(checkpoint, stated, names, theirs[FUSED])
+        else:
+            heads = heads_of(checkpoint, (theirs[QUERIES], theirs[KEYS]), stated, names)
         regrouping = experts_in_file(checkpoint) if architecture == GPT_OSS else NOTHING
         change = to_transformers(architecture, list(checkpoint), heads, regrouping=regrouping)
     notes = [f"the tensors get the names of transformers, from the architecture {architecture}"]

@@ -11,7 +11,7 @@ from ...planning.llama_cpp.rope_factors import FrequencyScaling, rope_factors
 from ...util.text import brief_repr, escape
 from .fields import check_only, defaults_of, number_in
 
-__all__ = ["factors_of", "rope_entries"]
+__all__ = ["factors_of", "rope_entries", "rope_fields", "theta_of"]
 
 _FIELDS = ("rope_parameters", "rope_scaling")
 _LOCAL_THETA = 10000.0
@@ -28,8 +28,8 @@ def rope_entries(
     ``of_deepseek`` is true for DeepSeek's YaRN, which scales the scores of the attention too. ``rounds`` lets YaRN
     without ``truncate`` pass, which llama.cpp does not know.
     """
-    fields = _fields(config)
-    yield "rope.freq_base", str(_theta(fields, config))
+    fields = rope_fields(config)
+    yield "rope.freq_base", str(theta_of(fields, config))
     kind = _kind(fields)
     for stated in (config, fields):
         check_only(stated, "partial_rotary_factor", 1.0)
@@ -57,7 +57,7 @@ def factors_of(config: Mapping[str, Any], architecture: str, size: int) -> tuple
 
     Raises PlanError if a field is missing or not valid, or if llama.cpp has no such tensor for the architecture.
     """
-    fields = _fields(config)
+    fields = rope_fields(config)
     if _kind(fields) != _LLAMA_3:
         return ()
     if architecture != "llama":
@@ -81,10 +81,10 @@ def factors_of(config: Mapping[str, Any], architecture: str, size: int) -> tuple
             f"below its high_freq_factor, {high:g}.",
             hint="Correct config.json.",
         )
-    return rope_factors(_theta(fields, config), size, FrequencyScaling(factor, low, high, context))
+    return rope_factors(theta_of(fields, config), size, FrequencyScaling(factor, low, high, context))
 
 
-def _fields(config: Mapping[str, Any]) -> dict[str, Any]:
+def rope_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of the rotary embedding of all layers, or of those without a window."""
     fields: dict[str, Any] = {"rope_theta": config.get("rope_theta")}
     for name in _FIELDS:
@@ -101,8 +101,9 @@ def _kind(fields: Mapping[str, Any]) -> str:
     return str(fields.get("rope_type") or fields.get("type") or _DEFAULT)
 
 
-def _theta(fields: Mapping[str, Any], config: Mapping[str, Any]) -> float:
-    return number_in(fields, "rope_theta", defaults_of(config)[0])
+def theta_of(fields: Mapping[str, Any], config: Mapping[str, Any]) -> float:
+    """Return the base of the rotary embedding; raises PlanError if it is not a number."""
+    return number_in(fields, "rope_theta", defaults_of(config).theta)
 
 
 def _check_factor(factor: float) -> None:

@@ -14,7 +14,9 @@ from ...tensors.dtypes import DTYPES
 
 __all__ = ["check_type", "in_float32", "rounded"]
 
-_NO_ROUTER = r"re:(?!.*\.(?:ffn_gate_inp|mlp\.gate|mlp\.router|block_sparse_moe\.gate)\.weight$|.*bias$).*"
+_MATRICES = (
+    r"re:(?!.*\.(?:ffn_gate_inp|mlp\.gate|mlp\.router|block_sparse_moe\.gate)\.weight$|.*bias$|.*norm\.weight$).*"
+)
 
 
 def check_type(name: str | None) -> None:
@@ -27,10 +29,11 @@ def check_type(name: str | None) -> None:
 
 
 def rounded(kind: str | None, keys: Collection[str]) -> list[Mapping[str, Any]]:
-    """Return the operation that rounds all matrices to blocks, but not those that choose experts; [] without a type."""
+    """Return the operation that rounds matrices to blocks, but not norms and what chooses experts; or []."""
     if kind is None:
         return []
-    return [{"blocks": _NO_ROUTER if routers(keys) else "**", "to": kind}]
+    norms = any(key.endswith("_norm.weight") for key in keys)  # those of Cohere are matrices
+    return [{"blocks": _MATRICES if norms or routers(keys) else "**", "to": kind}]
 
 
 def in_float32(plan: Plan) -> Plan:
@@ -38,7 +41,7 @@ def in_float32(plan: Plan) -> Plan:
     chosen = set(routers([step.key for step in plan.steps]))
     steps = (
         replace(step, dtype="float32")
-        if (len(step.shape) == 1 or step.key in chosen or step.key.endswith(".bias"))
+        if (len(step.shape) == 1 or step.key in chosen or step.key.endswith((".bias", "_norm.weight")))
         and DTYPES[step.dtype].kind == "float"
         else step
         for step in plan.steps

@@ -34,8 +34,7 @@ NORMS = "norm"
 HEAD, EMBEDDING = "lm_head", "model.embed_tokens"
 COMPUTED_HERE = ("model.layers.*.self_attn.rotary_emb", "model.rotary_emb")
 """Buffers of transformers that are computed from its configuration."""
-ROPE_FACTORS = "rope_freqs.weight"
-COMPUTED_THERE = ("rope_freqs", "blk.*.rope_freqs", "blk.*.attn_rot_embd")
+COMPUTED_THERE = ("rope_freqs", "rope_factors_long", "rope_factors_short", "blk.*.rope_freqs", "blk.*.attn_rot_embd")
 """Tensors of llama.cpp that transformers computes from its configuration."""
 
 
@@ -67,15 +66,15 @@ def to_llama_cpp(
     heads: Heads | None,
     *,
     tied: bool,
-    factors: Sequence[float] = (),
+    factors: Mapping[str, Sequence[float]] | None = None,
     without: Sequence[int] = (),
     regrouping: Regrouping = NOTHING,
 ) -> LayoutChange:
     """Return the change from transformers' layout to llama.cpp's; raises PlanError for a tensor without a name there.
 
     ``heads`` may be None if the rows of queries and keys keep their order. ``tied`` is true if the output layer is the
-    embedding, which llama.cpp then has once. ``factors`` are the divisors of the frequencies of the rotary embedding,
-    which llama.cpp has as a tensor if they are not all one. ``without`` are the numbers of layers that are left out.
+    embedding, which llama.cpp then has once. ``factors`` are tensors with divisors of the frequencies of the rotary
+    embedding, by their names. ``without`` are the numbers of layers that are left out.
     """
     left = (*COMPUTED_HERE, *((HEAD,) if tied and _matched(EMBEDDING, keys) else ()))
     left = (*left, *(f"model.layers.{number}" for number in without))
@@ -94,8 +93,7 @@ def to_llama_cpp(
     for name in experts:
         into = ARCHITECTURES[architecture].experts[name]
         operations.append({"stack": f"{name}.weight", "into": f"{into}.weight"})
-    if factors:
-        operations.append({"constant": ROPE_FACTORS, "values": list(factors)})
+    operations += [{"constant": name, "values": list(values)} for name, values in (factors or {}).items()]
     taken += [f"{name}.weight" for name in experts]
     change = _change(keys, names, left, operations, taken, f"llama.cpp's architecture {architecture}")
     made = tuple(f"blk.{n}" for n in without if any(_matched(_in_layer(name, n), keys) for name in taken))

@@ -10,11 +10,14 @@ from dataclasses import dataclass, field
 
 __all__ = [
     "ARCHITECTURES",
+    "COHERE",
     "DEEPSEEK",
     "DEFAULTS",
+    "FUSED",
     "GPT_OSS",
     "KEYS_AND_VALUES",
     "MODEL_TYPES",
+    "PHI_3",
     "ROUTERS",
     "ROUTER_BIAS",
     "SHARED_GATE",
@@ -96,6 +99,24 @@ _GPT_OSS = {
     "model.layers.{n}.mlp.experts.down_proj": "blk.{n}.ffn_down_exps.weight",
     "model.layers.{n}.mlp.experts.down_proj_bias": "blk.{n}.ffn_down_exps.bias",
 }
+_OLMO_2 = {
+    "model.layers.{n}.post_attention_layernorm": "blk.{n}.post_attention_norm",
+    "model.layers.{n}.post_feedforward_layernorm": "blk.{n}.post_ffw_norm",
+}
+_STARCODER_2 = {"model.layers.{n}.mlp.c_fc": "blk.{n}.ffn_up", "model.layers.{n}.mlp.c_proj": "blk.{n}.ffn_down"}
+FUSED = "model.layers.{n}.self_attn.qkv_proj"
+"""The module of Phi-3 that has queries, keys and values."""
+_PHI_3 = {
+    FUSED: "blk.{n}.attn_qkv",
+    "model.layers.{n}.mlp.gate_up_proj": "blk.{n}.ffn_up",
+    "model.layers.{n}.mlp.down_proj": "blk.{n}.ffn_down",
+}
+_WITHOUT_HEAD = {name: theirs for name, theirs in _COMMON.items() if name != "lm_head"}
+_WITHOUT_FIRST_NORM = {name: theirs for name, theirs in _COMMON.items() if not name.endswith("input_layernorm")}
+_ONE_OF_ATTENTION = {
+    name: theirs for name, theirs in _COMMON.items() if not name.endswith((".q_proj", ".k_proj", ".v_proj"))
+}
+COHERE, PHI_3 = "command-r", "phi3"
 GPT_OSS = "gpt-oss"
 DEEPSEEK = "deepseek2"
 """llama.cpp's architecture of DeepSeek V2 and V3, and of Kimi K2."""
@@ -131,6 +152,10 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         | (_LATENT | _DENSE | _ONE_NORM | _ROUTER_OF_QWEN | _SHARED_EXPERTS),
         experts=_EXPERTS,
     ),
+    PHI_3: Architecture(_ONE_OF_ATTENTION | _ONE_NORM | _PHI_3),
+    COHERE: Architecture(_WITHOUT_HEAD | _DENSE | _NORMS_OF_HEADS),
+    "olmo2": Architecture(_WITHOUT_FIRST_NORM | _DENSE | _OLMO_2 | _NORMS_OF_HEADS),
+    "starcoder2": Architecture(_COMMON | _ONE_NORM | _STARCODER_2),
     GPT_OSS: Architecture(_COMMON | _GPT_OSS),
     "gemma": Architecture(_COMMON | _DENSE | _ONE_NORM, one_more=True),
     "gemma2": Architecture(_COMMON | _DENSE | _FOUR_NORMS, one_more=True),
@@ -140,17 +165,22 @@ MODEL_TYPES: Mapping[str, str] = {
     "llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma": "gemma", "gemma2": "gemma2",
     "gemma3_text": "gemma3", "mixtral": "llama", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe",
     "deepseek_v2": DEEPSEEK, "deepseek_v3": DEEPSEEK, "kimi_k2": DEEPSEEK, "gpt_oss": GPT_OSS,
+    "phi3": PHI_3, "olmo2": "olmo2", "starcoder2": "starcoder2", "cohere": COHERE,
 }  # fmt: skip
 """The architecture of each ``model_type`` of transformers."""
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """What transformers takes for fields that config.json does not have, and the only activation of llama.cpp."""
+    """What transformers takes for fields that config.json does not have, and the only activation of llama.cpp.
+
+    ``norm`` is the field that has the epsilon of norms: those with ``rms`` divide by the root of the mean square.
+    """
 
     theta: float = 1e4
     epsilon: float = 1e-6
     activations: tuple[str, ...] = ("silu", "swish")
+    norm: str = "rms_norm_eps"
 
 
 _GELU = ("gelu_pytorch_tanh", "gelu")
@@ -158,6 +188,10 @@ _GELU = ("gelu_pytorch_tanh", "gelu")
 DEFAULTS: Mapping[str, Defaults] = {
     **{name: Defaults() for name in ("llama", "mistral", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe")},
     **{name: Defaults() for name in ("deepseek_v2", "deepseek_v3", "kimi_k2")},
+    "phi3": Defaults(epsilon=1e-5),
+    "olmo2": Defaults(epsilon=1e-5),
+    "starcoder2": Defaults(epsilon=1e-5, activations=_GELU[:1], norm="norm_epsilon"),
+    "cohere": Defaults(theta=5e5, epsilon=1e-5, norm="layer_norm_eps"),
     "gpt_oss": Defaults(theta=1.5e5, epsilon=1e-5),
     "mixtral": Defaults(theta=1e6, epsilon=1e-5),
     "gemma": Defaults(activations=_GELU),

@@ -23,7 +23,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4}
 def test_defaults_are_those_of_transformers(model_type: str) -> None:
     transformers = pytest.importorskip("transformers")
     found, ours = transformers.AutoConfig.for_model(OF_OTHERS.get(model_type, model_type)), DEFAULTS[model_type]
-    assert found.rms_norm_eps == ours.epsilon
+    assert getattr(found, ours.norm) == ours.epsilon
     assert (getattr(found, "hidden_activation", None) or found.hidden_act) in ours.activations
     stated = found.rope_parameters
     assert stated.get("full_attention", stated)["rope_theta"] == ours.theta
