@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import PlanError
-from ...planning.llama_cpp.names import DEFAULTS, Defaults
+from ...planning.llama_cpp.model_types import DEFAULTS, Defaults
 from ...util.text import brief_repr
 
 __all__ = ["check_activation", "check_only", "defaults_of", "number_in"]

@@ -7,23 +7,23 @@ from dataclasses import dataclass, field
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import ConfigError, PlanError
+from ...planning.llama_cpp.checks import check_even
 from ...planning.llama_cpp.deepseek import PARTS
 from ...planning.llama_cpp.layout import (
     COMPUTED_THERE,
     KEYS,
     QUERIES,
     LayoutChange,
-    check_even,
     experts_of,
     to_llama_cpp,
     to_transformers,
 )
+from ...planning.llama_cpp.model_types import MODEL_TYPES
 from ...planning.llama_cpp.names import (
     ARCHITECTURES,
     DEEPSEEK,
     FUSED,
     GPT_OSS,
-    MODEL_TYPES,
     PHI_3,
     in_llama_cpp,
     in_transformers,

@@ -9,7 +9,8 @@ from ...engine.inputs import PlanInputs
 from ...errors import ConfigError, PlanError
 from ...formats._safetensors_writer import SafetensorsWriter
 from ...formats.ggml.writer import RESERVED
-from ...planning.llama_cpp.names import ARCHITECTURES, MODEL_TYPES, in_llama_cpp, in_transformers
+from ...planning.llama_cpp.model_types import MODEL_TYPES
+from ...planning.llama_cpp.names import ARCHITECTURES, in_llama_cpp, in_transformers
 from ...planning.plan.plan import Plan
 from ...util.text import escape, listing
 from ..model_folder.folder import model_folder

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...errors import PlanError
-from ...util.text import count, listing, natural_key
 from ..keys.matcher import KeyMatcher
 from ..keys.pattern import KeyPattern
+from .checks import check_named
 from .names import ARCHITECTURES, ROUTERS, SHARED_GATE
 from .regrouping import NOTHING, Regrouping
 
@@ -21,7 +19,6 @@ __all__ = [
     "QUERIES",
     "Heads",
     "LayoutChange",
-    "check_even",
     "check_known",
     "experts_of",
     "routers",
@@ -36,9 +33,6 @@ COMPUTED_HERE = ("model.layers.*.self_attn.rotary_emb", "model.rotary_emb")
 """Buffers of transformers that are computed from its configuration."""
 COMPUTED_THERE = ("rope_freqs", "rope_factors_long", "rope_factors_short", "blk.*.rope_freqs", "blk.*.attn_rot_embd")
 """Tensors of llama.cpp that transformers computes from its configuration."""
-
-
-_OF_ONE_EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
 @dataclass(frozen=True)
@@ -131,27 +125,6 @@ def to_transformers(
     return _change(keys, names, (*COMPUTED_THERE, *left), operations, taken, "transformers")
 
 
-def check_even(keys: Collection[str]) -> None:
-    """Raise PlanError if a layer of a model of transformers lacks a tensor that other layers have.
-
-    The tensors of each expert are not compared: ``experts_of`` counts them.
-    """
-    layers: dict[str, dict[str, str]] = {}
-    numbers = set[str]()
-    for key in keys:
-        parts = key.split(".", 3)
-        if key.startswith("model.layers.") and len(parts) == 4 and not _OF_ONE_EXPERT.search(parts[3]):
-            layers.setdefault(parts[3], {})[parts[2]] = key
-            numbers.add(parts[2])
-    for name, found in layers.items():
-        lost = sorted(numbers - set(found), key=natural_key)
-        if lost and not name.startswith("self_attn.rotary_emb"):
-            raise PlanError(
-                f"model.layers.{lost[0]}.{name} is missing: other layers have such a tensor.",
-                hint="Complete the model, or keep the names of the tensors: --layout keep.",
-            )
-
-
 def experts_of(architecture: str, keys: Collection[str]) -> set[int]:
     """Return the numbers of experts that the layers of a model of transformers have; one number in a sound model."""
     found: Counter[tuple[str, str]] = Counter()
@@ -207,16 +180,6 @@ def _change(
         f"{name}={names[name]}" for name, found in known.items() if found and not set(found) <= _all(exclude, keys)
     )
     return LayoutChange(tuple(operations), rules, exclude)
-
-
-def check_named(odd: Sequence[str], there: str) -> None:
-    """Raise PlanError if there are tensors, ``odd``, that have no name ``there``, in another program."""
-    if odd:
-        raise PlanError(
-            f"{count(len(odd), 'tensor')} {'has' if len(odd) == 1 else 'have'} no name in {there}: {listing(odd)}.",
-            hint="Leave them out first, with ckpt filter --exclude, or keep the names: --layout keep.",
-            details=odd,
-        )
 
 
 def check_known(keys: Collection[str], known: Collection[str], change: LayoutChange, there: str) -> None:

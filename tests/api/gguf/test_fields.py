@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.planning.llama_cpp.names import DEFAULTS, MODEL_TYPES
+from ckptsurgeon.planning.llama_cpp.model_types import DEFAULTS, MODEL_TYPES
 
 from .test_experts import written
 from .test_layouts import model

@@ -1,0 +1,44 @@
+"""Checks that a model has all of its tensors, and none that another layout has no name for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+
+from ...errors import PlanError
+from ...util.text import count, listing, natural_key
+
+__all__ = ["check_even", "check_named"]
+
+_OF_ONE_EXPERT = re.compile(r"\.experts\.\d+\.")
+
+
+def check_even(keys: Collection[str]) -> None:
+    """Raise PlanError if a layer of a model of transformers lacks a tensor that other layers have.
+
+    The tensors of each expert are not compared: ``experts_of`` counts them.
+    """
+    layers: dict[str, dict[str, str]] = {}
+    numbers = set[str]()
+    for key in keys:
+        parts = key.split(".", 3)
+        if key.startswith("model.layers.") and len(parts) == 4 and not _OF_ONE_EXPERT.search(parts[3]):
+            layers.setdefault(parts[3], {})[parts[2]] = key
+            numbers.add(parts[2])
+    for name, found in layers.items():
+        lost = sorted(numbers - set(found), key=natural_key)
+        if lost and not name.startswith("self_attn.rotary_emb"):
+            raise PlanError(
+                f"model.layers.{lost[0]}.{name} is missing: other layers have such a tensor.",
+                hint="Complete the model, or keep the names of the tensors: --layout keep.",
+            )
+
+
+def check_named(odd: Sequence[str], there: str) -> None:
+    """Raise PlanError if there are tensors, ``odd``, that have no name ``there``, in another program."""
+    if odd:
+        raise PlanError(
+            f"{count(len(odd), 'tensor')} {'has' if len(odd) == 1 else 'have'} no name in {there}: {listing(odd)}.",
+            hint="Leave them out first, with ckpt filter --exclude, or keep the names: --layout keep.",
+            details=odd,
+        )
