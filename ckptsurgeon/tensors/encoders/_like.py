@@ -55,6 +55,8 @@ def encoded_like(weight: TensorInfo, asked: Request) -> dict[str, TensorInfo]:
 def _template(weight: TensorInfo, asked: Request, made: Decoded) -> Encoded:
     """Return how the codes are computed, by what decodes them."""
     parts, facts = dict(made.parts), dict(made.facts)
+    if "scale" not in parts:
+        raise UnencodableError(f"no encoder knows {asked.coded.method} as it is stored here")
     scale, codes = parts["scale"], asked.codes
     encoding, more = "", list[tuple[str, float]]()
     zero = [("asymmetric", 1.0)] if "zero" in parts else []
