@@ -35,6 +35,8 @@ OTHERS = ("norm", "embed", "router", ".gate.")
 SMALLEST = 16
 """The fewest rows and columns of a weight that any method quantises."""
 MODELOPT = "hf_quant_config.json"
+ALONE, OF_FILES = ("quantize_config.json", "quant_config.json"), ("GPTQ", "AWQ")
+"""The files of AutoGPTQ and AutoAWQ, and the families of encodings that they are for."""
 OF_MODELOPT = {"NVFP4": ("nvfp4",), "MIXED": (), "FP8": ("fp8", "mxfp8")}
 """Families of encodings that an algorithm of ModelOpt with such a word in its name stores."""
 SHOWN = 3
@@ -189,7 +191,9 @@ def missing_settings(
         return
     if codes:
         ours = not settings or SETTINGS in metadata
-        named = [one.name for one in known_by_settings(codes)] if ours and not settings_by_file(folder) else []
+        there = settings_by_file(folder)
+        yield from _only_beside(path, codes, there)
+        named = [one.name for one in known_by_settings(codes)] if ours and not there else []
         config = configuration(folder) if named else {}
         if config and not _speaks_of_it(config):
             yield (
@@ -203,6 +207,17 @@ def missing_settings(
         yield (
             f"{escape(path)}: its quantization_config says quant_method {escape(method)}, but no tensor is quantised: "
             f"{escape(plain)} is {tensors[plain].dtype}"
+        )
+
+
+def _only_beside(path: str, codes: QuantisedTensors, files: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a note if only a file of AutoGPTQ or AutoAWQ has settings for codes that transformers needs them for."""
+    name = next(iter(files), "")
+    named = [one.name for one in codes.tensors if family(one.method) in OF_FILES]
+    if name in ALONE and named:
+        yield (
+            f"{escape(path)}: only {name} has settings for {count(len(named), 'quantised tensor')}, and transformers "
+            f"reads those of config.json: {listing(named, SHOWN)}"
         )
 
 

@@ -21,6 +21,8 @@ __all__ = ["incomplete", "notes_on_parts"]
 
 Tensors = Mapping[str, TensorInfo]
 SHOWN = 3
+SCB = ".SCB"
+"""The scales of bitsandbytes' int8."""
 NO_SCALES = "without scales"
 """The end of the method of quantised tensors that have no scales."""
 
@@ -107,6 +109,11 @@ def _unlike_parts(path: str, codes: QuantisedTensors, tensors: Tensors, settings
         by = f"with the {'weight_block_size' if inverse else 'quant_method compressed-tensors'}"
         said = f"but {by} of its quantization_config loaders look for {wanted[1:]}"
         yield f"{escape(path)}: {count(len(names), 'quantised tensor')} {has}, {said}: {listing(names, SHOWN)}"
+    if cast := [one for one in codes.tensors if SCB in one.parts and tensors[one.parts[SCB]].dtype != "float32"]:
+        has = f"{count(len(cast), 'quantised tensor')} {'has' if len(cast) == 1 else 'have'}"
+        dtype = tensors[cast[0].parts[SCB]].dtype
+        said = "which bitsandbytes takes in float32 only"
+        yield f"{escape(path)}: {has} {SCB[1:]} in {dtype}, {said}: {listing([one.name for one in cast], SHOWN)}"
     for one in odd_ones(codes, tensors, settings):
         has = f"{count(len(one.names), 'quantised tensor')} {'has' if len(one.names) == 1 else 'have'}"
         like = f"where {one.others} like {'it' if len(one.names) == 1 else 'them'} have {escape(one.usual)}"

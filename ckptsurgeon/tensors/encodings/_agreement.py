@@ -145,7 +145,7 @@ def plain_heads(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], sett
     """
     heads = [key for key, info in tensors.items() if codes and f".{key}".endswith(HEAD) and _is_number(info)]
     method, modules = QuantisationSettings(settings).method, Modules(settings)
-    if method == "compressed-tensors" and not modules.unread and "lm_head" not in str(settings.get("ignore")):
+    if method == "compressed-tensors" and not modules.unread and not _leaves_out(settings.get("ignore"), tensors):
         groups = settings.get("config_groups")
         targets = [one.get("targets") for one in groups.values()] if _is_of_groups(groups) else []
         said = "targets Linear" if targets and all(one == ["Linear"] for one in targets) else ""
@@ -154,6 +154,17 @@ def plain_heads(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], sett
     names = {one.name for one in codes.tensors}
     found = [key for key in heads if said and key not in names and not modules.left_out(module_of(key))]
     return {said: found} if found else {}
+
+
+def _leaves_out(ignore: object, keys: Iterable[str]) -> bool:
+    """Return whether an entry of ``ignore`` is an output layer, perhaps in a module that some of the keys are in."""
+    entries = [one for one in ignore if isinstance(one, str)] if isinstance(ignore, list) else []
+    named = [one for one in entries if "lm_head" in one]
+    return any(one[:3] == "re:" or _is_known(one.rpartition("lm_head")[0], keys) for one in named)
+
+
+def _is_known(module: str, keys: Iterable[str]) -> bool:
+    return not module or any(module in key for key in keys)
 
 
 def _is_of_groups(value: object) -> TypeGuard[dict[str, dict[str, Any]]]:

@@ -20,6 +20,8 @@ FORMATS = ("gptq", "gptq_v2")
 """Formats of GPTQ: the first stores zero points minus one, the second as they are."""
 FUSED = re.compile(r"qkv|gate_up|up_gate|in_proj|w13", re.IGNORECASE)
 """Names of modules that fuse several weights, each with blocks of its own."""
+COMPRESSED = "compressed"
+"""The state of weights that compressed-tensors has stored as codes."""
 STORED_BY: Mapping[str, tuple[str, ...]] = {
     "pack-quantized": ("packed",),
     "marlin-24": ("packed",),
@@ -85,6 +87,8 @@ def contradicted(kind: str, one: QuantisedTensor, parts: Parts, stated: StatedVa
     if kind in TYPES and stated.method == "compressed-tensors" and stated.schemes:
         each = [list(_scheme(kind, one, parts, scheme)) for scheme in stated.schemes]
         yield from each[0] if all(each) else ()
+        if stated.texts.get("quantization_status", COMPRESSED) != COMPRESSED:
+            yield Contradiction("quantization_status", stated.texts["quantization_status"], COMPRESSED, "are")
 
 
 def _scheme(kind: str, one: QuantisedTensor, parts: Parts, scheme: Scheme) -> Iterator[Contradiction]:

@@ -107,6 +107,9 @@ def _bytes(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator
     shape = one.shape or ()
     if len(shape) != 2 or not all(shape):
         return
+    own = parts.get(".weight_scale")
+    if stated.method == "compressed-tensors" and own is not None and own.shape == shape[:1] != (1,):
+        yield ".weight_scale"  # those of channels are a column there: [rows, 1]
     for end, scale in parts.items():
         if end.startswith(_OF_CODES) and len(scale.shape) == 2 and not all(map(_divides, scale.shape, shape)):
             blocks = (tuple(map(_blocks_in, shape, block)) for _, block in stated.blocks)

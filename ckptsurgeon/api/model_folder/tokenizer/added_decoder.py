@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ....util.text import count, escape, listing
+from ....vocabulary.row_order import is_of_pieces
 from ..documents import TOKENIZER, VOCABULARIES
 from ..folder import ModelFolder
 from .tokenizer_files import MORE, added_in, brief_token, local_tokens, object_in
@@ -18,7 +19,8 @@ def decoder_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     ``read`` is the same folder, or one with the same tokeniser whose vocabulary is loaded already. transformers uses
     the ids of the vocabulary, and gives a token that the vocabulary lacks the next free id.
     """
-    is_known = read.token_list is not None and read.token_list.is_whole and read.vocabulary in VOCABULARIES[:3]
+    is_read = read.vocabulary in VOCABULARIES[:3] or is_of_pieces(read.vocabulary)
+    is_known = read.token_list is not None and read.token_list.is_whole and is_read
     tokens = local_tokens(read) if is_known and MORE in object_in(folder, TOKENIZER) else ()
     if not tokens or object_in(folder, TOKENIZER).get("auto_map"):
         return
