@@ -192,7 +192,7 @@ def missing_settings(
     if codes:
         ours = not settings or SETTINGS in metadata
         there = settings_by_file(folder)
-        yield from _only_beside(path, codes, there)
+        yield from _only_beside(path, codes, there) if configuration(folder) else ()
         named = [one.name for one in known_by_settings(codes)] if ours and not there else []
         config = configuration(folder) if named else {}
         if config and not _speaks_of_it(config):

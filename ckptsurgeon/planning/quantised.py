@@ -17,7 +17,16 @@ from .plan.plan import Plan
 from .plan.step import Input, Step
 from .transplant.select import Selection, SourceView
 
-__all__ = ["QUANTISED_NOW", "check_codes", "check_decoded", "check_replaced", "computing", "dequantise", "refuse_codes"]
+__all__ = [
+    "QUANTISED_NOW",
+    "QuantisedError",
+    "check_codes",
+    "check_decoded",
+    "check_replaced",
+    "computing",
+    "dequantise",
+    "refuse_codes",
+]
 
 DECODING = ("average", "lora extract", "lora merge", "merge", "transplant")
 """The commands that take ``--encoding dequantize``."""
@@ -27,6 +36,10 @@ def dequantise(verb: str) -> str:
     """Return the hint to dequantise a model for a command, as the beginning of a sentence."""
     how = "--encoding dequantize" if verb in DECODING else "ckpt convert --dequantize"
     return f"Dequantise the model first, with {how} or the package that quantised it"
+
+
+class QuantisedError(PlanError):
+    """Raised for a plan that would take codes for numbers, or numbers for codes; with weights it may be possible."""
 
 
 QUANTISED_NOW = "quantize to "
@@ -110,7 +123,7 @@ def computing(found: Sequence[tuple[str, QuantisedTensor, str]], remedy: str) ->
     (name, coded, doing), *others = reversed(once.values())
     names = [one.name if source == name else f"{one.name} of {source}" for source, one, _ in others]
     more = f"; so would {count(len(others), 'other tensor')}: {listing(names, 3)}" if others else ""
-    return PlanError(
+    return QuantisedError(
         f"the tensor {escape(coded.name)} of {escape(name)} is quantised ({coded.method}): {escape(doing)} would use "
         f"its codes as numbers{more}.",
         hint=f"{remedy}.",
@@ -170,7 +183,7 @@ def _check_destination(plan: Plan, sources: Sequence[QuantisedTensors], destinat
                 other = f"{odd.source_key} of " if odd.source_key != odd.key else ""
                 whence = f"come from {other}the {plan.sources[odd.source].role} {plan.sources[odd.source].name}"
             name = next((one.name for one in plan.sources if one.role == "destination"), plan.target.name)
-            raise PlanError(
+            raise QuantisedError(
                 f"the tensor {escape(wanted.name)} of the destination {escape(name)} is quantised ({wanted.method}), "
                 f"and {escape(odd.key)} would {escape(whence)}: nothing could decode the tensor then.",
                 hint=f"Take {listing(wanted.keys, 12, where='')} from one quantised source, or use --encoding "
@@ -198,7 +211,7 @@ def check_decoded(steps: Sequence[Step], selection: Selection, views: Sequence[S
                 lost[meant] = f"{views[origin.source].source.name} has it as codes ({coded.method})"
     if lost:
         first = next(iter(lost))
-        raise PlanError(
+        raise QuantisedError(
             f"the tensor {escape(first)} would be initialised, although {_why(lost)}.",
             hint=f"{dequantise('transplant')}; --reinit {escape(first)} initialises the tensor anyway.",
             details=[f"{key}: {why}" for key, why in lost.items()],
@@ -223,7 +236,7 @@ def check_replaced(
                 passed[one.name] = f"{views[origin.source].source.name} has it as numbers ({origin.info.dtype})"
     if passed:
         first = next(iter(passed))
-        raise PlanError(
+        raise QuantisedError(
             f"the tensor {escape(first)} is quantised in the destination and would stay as it is, although "
             f"{_why(passed)}.",
             hint="Use --encoding dequantize, or name a destination that is not quantised, or keep the tensor: "

@@ -14,7 +14,7 @@ from ...errors import PlanError
 from ...planning.operations.conversions import layouts_known
 from ...planning.plan.files import PlanSource
 from ...planning.plan.plan import Plan
-from ...planning.quantised import check_codes
+from ...planning.quantised import QuantisedError, check_codes
 from ...planning.target import KnownLayout, TargetSpec
 from ...planning.transplant.decide import InitialView
 from ...planning.transplant.options import Options
@@ -120,6 +120,39 @@ def check_converted(plan: Plan, sources: Sequence[KnownSource]) -> None:
 
 
 def plan_into(
+    specs: Sequence[SourceSpec], target: TargetSpec, options: Options, *, encoding: str = ENCODINGS[0], **more: Any
+) -> Plan:
+    """Open the sources of a transplant and return its plan, which keeps the sources open for ``apply``.
+
+    ``encoding`` says whether codes of sources and destination are read as the weights that they stand for. If codes are
+    kept, they are copied; if that is not enough, and the destination is a quantised checkpoint, the transplant is
+    planned with weights, which are encoded as those of the destination. ``more`` are the arguments of ``_planned``.
+    """
+    try:
+        read = decoded_target(target) if encoding != ENCODINGS[0] else target
+        return _planned(specs, read, options, encoding=encoding, reading=encoding, **more)
+    except QuantisedError as error:
+        decoded = _tried(target) if encoding == ENCODINGS[0] else target
+        if decoded is target:
+            raise
+        try:
+            return _planned(specs, decoded, options, encoding=encoding, reading=ENCODINGS[1], **more)
+        except _UndecodedError:
+            raise error from None
+
+
+class _UndecodedError(PlanError):
+    """Raised for a source whose codes cannot be decoded."""
+
+
+def _tried(target: TargetSpec) -> TargetSpec:
+    """Return a destination that is a quantised checkpoint as the network that it stands for, if it can be decoded."""
+    with suppress(PlanError):
+        return decoded_target(target)
+    return target
+
+
+def _planned(
     specs: Sequence[SourceSpec],
     target: TargetSpec,
     options: Options,
@@ -132,26 +165,25 @@ def plan_into(
     change: NewVocabulary | None = None,
     by_place: bool = False,
     encoding: str = ENCODINGS[0],
+    reading: str = ENCODINGS[0],
     config: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """Open the sources of a transplant and return its plan, which keeps the sources open for ``apply``.
+    """Open the sources of a transplant and return its plan.
 
     ``others`` are the paths of further files that were read, and ``rows`` the operations on the sources. ``change`` is
     the vocabulary that replaces the destination's; if models have different tokens, row n is copied to row n only if
-    ``by_place`` is set. ``encoding`` says whether codes of sources and destination are read as the weights that they
-    stand for. ``config`` is the configuration of a live module.
+    ``by_place`` is set. ``reading`` says how the sources are read to plan, and ``encoding`` how results are stored.
+    ``config`` is the configuration of a live module.
     """
     opened: list[Checkpoint] = []
     initial_files: list[Checkpoint] = []
-    asked = target
-    target, reading = _as_read(target, encoding)
     try:
         for place, spec in enumerate(specs, 1):
             called = f"source {place}" if len(specs) > 1 else "source"
             raw = open_checkpoint(_given(spec.given, spec.uri), root, unwrap=False, called=called)
             opened.append(raw.unwrapped(destination=list(target.tensors)))
-        if encoding == ENCODINGS[0] and any(one.codes and read_as(one, encoding).stored is None for one in opened):
-            target, reading = asked, encoding
+        if reading != encoding and any(one.codes and read_as(one, encoding).stored is None for one in opened):
+            raise _UndecodedError("a source cannot be decoded.")
         sources = recognised(opened, with_decoding(rows, opened, reading), specs, target)
         views = _views(sources, specs)
         keeper = _keeper(target, [view.source.name for view in views], opened, reading)
@@ -204,19 +236,6 @@ def plan_into(
         raise
     others += tuple(one.path for one in target.given)  # also those that no step reads must not be replaced
     return replace(plan, inputs=PlanInputs(tuple(held), target, others, PlanningInputs(views, target, options)))
-
-
-def _as_read(target: TargetSpec, encoding: str) -> tuple[TargetSpec, str]:
-    """Return the destination with which a transplant is planned, and how sources and destination are read for this.
-
-    If codes are kept, and the destination is a quantised checkpoint, weights are planned with, and encoded again.
-    """
-    if encoding != ENCODINGS[0]:
-        return decoded_target(target), encoding
-    with suppress(PlanError):  # codes that cannot be decoded can be copied
-        decoded = decoded_target(target)
-        return decoded, ENCODINGS[1] if decoded is not target else encoding
-    return target, encoding
 
 
 def _views(sources: Sequence[KnownSource], specs: Sequence[SourceSpec]) -> list[SourceView]:

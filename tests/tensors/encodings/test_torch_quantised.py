@@ -60,18 +60,17 @@ def test_they_are_not_compared_and_that_is_said(ckpt: Run) -> None:
 VERBS: dict[str, Callable[[str, str], object]] = {
     "average": lambda one, other: cs.average([one, other]),
     "merge": lambda one, other: cs.merge([one, other], method="linear", weights=[1, 1]),
-    "lora extract": lambda one, other: cs.lora_extract(one, other, rank=2),
 }
 
 
 @pytest.mark.usefixtures("models")
 @pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.parametrize("pair", [("a.pth", "b.pth"), ("a.pth", "plain.pth"), ("plain.pth", "a.pth")], ids=str)
+@pytest.mark.parametrize("pair", [("a.pth", "b.pth"), ("a.pth", "plain.pth")], ids=str)
 def test_what_would_compute_on_them_says_that_they_are_quantised_and_by_what(verb: str, pair: tuple[str, str]) -> None:
     with pytest.raises(cs.PlanError, match=rf"is quantised \({METHOD}\)") as error:
         VERBS[verb](*pair)
     assert error.value.exit_code == 4
-    assert error.value.hint.startswith("Dequantise the model first")
+    assert "--encoding dequantize" in error.value.hint
 
 
 @pytest.mark.usefixtures("models")
