@@ -164,7 +164,7 @@ def _made(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
 def _coded(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
     """Return the weight that the codes of a quantised tensor stand for, or the codes or scales that are made of one."""
     from ..tensors.decoders._decoder import decode, whole
-    from ..tensors.encoders._encoder import encode
+    from ..tensors.encoders._encode import encode
     from ..tensors.ops.casts import raw_dtype
 
     inputs: dict[int, Values] = {}

@@ -7,14 +7,13 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from math import isfinite, prod
 from threading import Lock
-from typing import cast
 
 import numpy as np
 
 from ...planning.plan.coded_part import CodedPart
 from ...planning.plan.step import Step
 from ...tensors.dtypes import DTYPES, contiguous_stride
-from ...tensors.encoders._encoder import is_encoder, packing_of, part_shape
+from ...tensors.encoders._encoder import is_encoder, part_shape
 from ...tensors.info import Encoded, TensorInfo
 from ...tensors.ops.casts import CastLosses, raw_dtype
 from ...tensors.ops.regions import Array, Box, box_shape
@@ -36,7 +35,7 @@ def part_of(step: Step) -> TensorInfo:
     return TensorInfo(step.dtype, part_shape(made, step.shape), made=made)
 
 
-ROLES = ("codes", "scale", "zero", "whole", "shape")
+ROLES = ("codes", "scale", "nested", "zero", "whole", "shape")
 
 
 def fits(step: Step, part: CodedPart) -> bool:
@@ -48,18 +47,32 @@ def fits(step: Step, part: CodedPart) -> bool:
         return False
     if len(part.steps) != len(part.shape) or min(part.steps, default=0) < 1 or part.scale_dtype not in DTYPES:
         return False
-    if not 1 <= dict(part.facts).get("bits", 8) <= MOST_BITS or not all(isfinite(value) for _, value in part.facts):
+    if not all(isfinite(value) for _, value in part.facts):
+        return False
+    if any(not LIMITS[name][0] <= value <= LIMITS[name][1] for name, value in part.facts if name in LIMITS):
+        return False
+    if len(part.shape) < 2 or {"nested", "offset"} & (names := set(dict(part.facts))) not in (
+        {"nested", "offset"},
+        set(),
+    ):
+        return False
+    if part.role == "nested" and "nested" not in names:
         return False
     info = part_of(step)
     if part.role == "codes":
-        packing = packing_of(cast("Encoded", info.made))
-        wanted = (*part.shape[:-1], -(-part.shape[-1] * packing.items // packing.codes))
-        return info.shape == wanted and DTYPES[info.dtype].bits >= 8
+        return _is_reshaped(step, part, info) and DTYPES[info.dtype].bits >= 8
     few = {"whole": 1, "shape": len(part.shape)}
     return prod(step.shape) == few.get(part.role, prod(info.shape))
 
 
-MOST_BITS = 8
+def _is_reshaped(step: Step, part: CodedPart, info: TensorInfo) -> bool:
+    """Return whether codes are stored in the shape in which they are computed, or in another one if they may be."""
+    may = any(dict(part.facts).get(name) for name in ("flat", "across"))
+    return step.shape == info.shape or (may and prod(step.shape) == prod(info.shape))
+
+
+LIMITS = {"bits": (1, 8), "width": (1, 8), "nested": (1, 1 << 20), "zeros_packed": (0, 2)}
+"""The least and the greatest value of facts."""
 OF_WEIGHTS = ("float32", "float64")
 """Dtypes in which weights are computed that are rounded to codes."""
 

@@ -8,7 +8,8 @@ from functools import partial
 from math import prod
 
 from ...planning.plan.receipt import RoundedTensor
-from ...tensors.encoders._encoder import WholeNumbers, encode, packing_of
+from ...tensors.encoders._encode import WholeNumbers, encode
+from ...tensors.encoders._encoder import packing_of
 from ...tensors.encoders._extremes import Read
 from ...tensors.encoders._losses import RoundingLoss
 from ...tensors.info import Encoded, TensorInfo

@@ -17,7 +17,7 @@ from ...planning.plan.step import Step
 from ...storage.read.base import File
 from ...tensors.decoders._decoder import decode
 from ...tensors.dtypes import DTYPES, contiguous_stride, reach
-from ...tensors.encoders._encoder import encode
+from ...tensors.encoders._encode import encode
 from ...tensors.info import (
     Blocked,
     Cast,
@@ -36,7 +36,7 @@ from ...tensors.info import (
 from ...tensors.ops.casts import CastLosses, cast, goes_to_zero, raw_dtype
 from ...tensors.ops.gguf_blocks import blocks_of
 from ...tensors.ops.means import added, scaled
-from ...tensors.ops.regions import Array, Box, box_shape
+from ...tensors.ops.regions import Array, Box, box_shape, spanned
 from ...util.text import escape
 from .bands import BandedFiles, OpenFiles
 
@@ -166,35 +166,8 @@ def _reshaped(read: Read, of: TensorInfo, shape: Sequence[int], box: Box) -> Arr
 
 def _flat(read: Read, of: TensorInfo, begin: int, end: int) -> Array:
     """Return the elements ``begin`` to ``end`` of a tensor, in row-major order, as a flat array."""
-    pieces = [np.ascontiguousarray(read(of, box)).reshape(-1) for box in _boxes(of.shape, begin, end)]
+    pieces = [np.ascontiguousarray(read(of, box)).reshape(-1) for box in spanned(of.shape, begin, end)]
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-
-
-def _boxes(shape: Sequence[int], begin: int, end: int) -> Iterator[Box]:
-    """Yield as few boxes as possible that have the elements from ``begin`` to ``end``, in row-major order."""
-    if not shape:
-        yield ()
-        return
-    inner = math.prod(shape[1:])
-    if begin == end or not inner:
-        yield ((0, 0), *((0, size) for size in shape[1:]))
-        return
-    (row, skipped), (last, taken) = divmod(begin, inner), divmod(end, inner)
-    if row == last:
-        yield from _within(shape, row, skipped, taken)
-        return
-    if skipped:
-        yield from _within(shape, row, skipped, inner)
-        row += 1
-    if row < last:
-        yield ((row, last), *((0, size) for size in shape[1:]))
-    if taken:
-        yield from _within(shape, last, 0, taken)
-
-
-def _within(shape: Sequence[int], row: int, begin: int, end: int) -> Iterator[Box]:
-    for box in _boxes(shape[1:], begin, end):
-        yield ((row, row + 1), *box)
 
 
 SPARSE = 4

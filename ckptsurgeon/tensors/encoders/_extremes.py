@@ -39,12 +39,16 @@ def elements_of(groups: Box, steps: Sequence[int], shape: Sequence[int]) -> Box:
     return tuple((begin * step, min(end * step, size)) for (begin, end), step, size in spans)
 
 
-def extremes(read: Read, weight: TensorInfo, steps: Sequence[int], groups: Box, name: str) -> tuple[Array, Array]:
-    """Return the least and the greatest value of each group in the box ``groups``, as float32; both include 0.
+def extremes(
+    read: Read, weight: TensorInfo, steps: Sequence[int], groups: Box, name: str, *, with_zero: bool = True
+) -> tuple[Array, Array]:
+    """Return the least and the greatest value of each group in the box ``groups``, as float32.
 
-    Raises PlanError, which gives the tensor as ``name``, if a value is NaN or infinite.
+    Both include 0, unless ``with_zero`` is false. Raises PlanError, which gives the tensor as ``name``, if a value is
+    NaN or infinite.
     """
-    least, greatest = np.zeros(box_shape(groups), "<f4"), np.zeros(box_shape(groups), "<f4")
+    far = np.float32(0 if with_zero else np.inf)
+    least, greatest = np.full(box_shape(groups), far), np.full(box_shape(groups), -far)
     whole = elements_of(groups, steps, weight.shape)
     for sub in blocks(box_shape(whole), ELEMENTS):
         part = shifted(sub, whole)

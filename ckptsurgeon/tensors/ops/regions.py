@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Array", "Box", "blocks", "box_shape", "overlap_shape"]
+__all__ = ["Array", "Box", "blocks", "box_shape", "overlap_shape", "spanned"]
 
 Array: TypeAlias = npt.NDArray[Any]
 Box: TypeAlias = tuple[tuple[int, int], ...]
@@ -47,3 +47,30 @@ def blocks(shape: Sequence[int], limit: int) -> Iterator[Box]:
             continue
         for begin in range(0, shape[cut], rows):
             yield (*head, (begin, min(begin + rows, shape[cut])), *tail)
+
+
+def spanned(shape: Sequence[int], begin: int, end: int) -> Iterator[Box]:
+    """Yield as few boxes as possible that have the elements from ``begin`` to ``end``, in row-major order."""
+    if not shape:
+        yield ()
+        return
+    inner = math.prod(shape[1:])
+    if begin == end or not inner:
+        yield ((0, 0), *((0, size) for size in shape[1:]))
+        return
+    (row, skipped), (last, taken) = divmod(begin, inner), divmod(end, inner)
+    if row == last:
+        yield from _within(shape, row, skipped, taken)
+        return
+    if skipped:
+        yield from _within(shape, row, skipped, inner)
+        row += 1
+    if row < last:
+        yield ((row, last), *((0, size) for size in shape[1:]))
+    if taken:
+        yield from _within(shape, last, 0, taken)
+
+
+def _within(shape: Sequence[int], row: int, begin: int, end: int) -> Iterator[Box]:
+    for box in spanned(shape[1:], begin, end):
+        yield ((row, row + 1), *box)

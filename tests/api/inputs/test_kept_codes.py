@@ -15,8 +15,11 @@ from safetensors.torch import load_file, save_file
 import ckptsurgeon as cs
 from ckptsurgeon.planning.plan.plan import Plan
 
+from ...helpers.four_bits import FOUR_BITS
 from ...helpers.zoo import BY_NAME, IN, OUT
 from ..quantising.test_quantising import saved
+
+MODELS = {**BY_NAME, **FOUR_BITS}
 
 STEM = "model.layers.0.self_attn.q_proj"
 QUERY, OTHER = f"{STEM}.weight", "model.layers.0.self_attn.k_proj."
@@ -25,6 +28,7 @@ MERGED = {"method": "linear", "weights": [0.5, 0.5]}
 ERRORS = {
     "fp8-block": 2**-4, "fp8-tensor": 2**-4, "fp8-channel": 2**-4, "fp8-comfy": 2**-4, "fp8-descale": 2**-4,
     "nvfp4-packed": 0.15, "int8": 0.02, "int4-packed": 0.15, "int4-second-group": 0.15,
+    "bnb-nf4-sound": 0.12, "bnb-nf4-nested": 0.12, "bnb-fp4-sound": 0.2, "bnb-fp4-nested": 0.2,
 }  # fmt: skip
 """Encodings that are kept, and the largest relative error of rounding to them: fp8 has three bits after the first."""
 
@@ -73,7 +77,7 @@ VERBS: dict[str, Callable[[Path, Path], Plan]] = {
 @pytest.mark.parametrize("name", ERRORS)
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_output_is_quantised_as_its_first_source(verb: str, name: str, tmp_path: Path) -> None:
-    a, b = (BY_NAME[name].folder(tmp_path / one, seed) for seed, one in enumerate("ab"))
+    a, b = (MODELS[name].folder(tmp_path / one, seed) for seed, one in enumerate("ab"))
     receipt = checked(VERBS[verb](a, b), tmp_path / "out")
     ours, theirs = cs.open_checkpoint(tmp_path / "out"), cs.open_checkpoint(a)
     assert {key: (one.dtype, one.shape) for key, one in ours.items()} == {
@@ -146,7 +150,7 @@ def test_a_single_file_says_how_its_codes_are_decoded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("name", ["gptq", "awq", "mlx"])
 def test_an_encoding_without_an_encoder_is_named(name: str, verb: str, tmp_path: Path) -> None:
-    a, b = (BY_NAME[name].folder(tmp_path / one, seed) for seed, one in enumerate("ab"))
+    a, b = (MODELS[name].folder(tmp_path / one, seed) for seed, one in enumerate("ab"))
     with pytest.raises(cs.PlanError, match="new values cannot be stored that way") as error:
         VERBS[verb](a, b)
     assert error.value.exit_code == 4
@@ -316,3 +320,14 @@ def test_transformers_computes_with_a_deepseek_that_keeps_its_fp8(tmp_path: Path
         )
     assert torch.equal(kept, decoded)
     assert not torch.equal(kept, fp8)
+
+
+@pytest.mark.parametrize("part", ["quant_map", "nested_quant_map"])
+def test_a_map_of_bitsandbytes_with_other_values_is_an_error(part: str, tmp_path: Path) -> None:
+    a = MODELS["bnb-nf4-nested"].folder(tmp_path / "a", 0)
+    state = load_file(a / "model.safetensors")
+    state[f"{STEM}.weight.{part}"][3] += 0.01
+    save_file(state, a / "model.safetensors")
+    with pytest.raises(cs.PlanError, match=rf"q_proj\.weight .* the values in its {part} are n") as error:
+        cs.average([a, a])
+    assert error.value.exit_code == 4

@@ -16,10 +16,10 @@ from ckptsurgeon.api.inputs.operations import operate
 from ckptsurgeon.checkpoint.checkpoint import Checkpoint
 from ckptsurgeon.engine.compute.reading import read_part
 from ckptsurgeon.tensors.decoders._decoder import Request, StatedSettings
-from ckptsurgeon.tensors.encoders._encoder import encode
+from ckptsurgeon.tensors.encoders._encode import encode
 from ckptsurgeon.tensors.encoders._like import UnencodableError, encoded_like
 from ckptsurgeon.tensors.encoders._losses import RoundingLoss
-from ckptsurgeon.tensors.info import Encoded, TensorInfo
+from ckptsurgeon.tensors.info import Encoded, Reshaped, TensorInfo
 from ckptsurgeon.tensors.ops.regions import Array, Box
 
 RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.safetensors"))
@@ -56,7 +56,7 @@ def request(checkpoint: Checkpoint, name: str) -> Request:
 
 def test_every_scheme_and_encoding_is_recorded() -> None:
     assert {path.stem for path in SCHEMES} == {"fp8-channel", "int8", "int4-group128", "mxfp4", "nvfp4"}
-    assert len(LIKE) == 15
+    assert len(LIKE) == 21
     assert max(path.stat().st_size for path in RECORDED) < 32 * 1024
 
 
@@ -88,8 +88,23 @@ def test_a_weight_is_rounded_as_one_like_it_was(path: Path, tmp_path: Path) -> N
         key = asked.coded.parts[end]
         assert (info.dtype, info.shape) == (checkpoint[key].dtype, checkpoint[key].shape)
         part = read_part(checkpoint, info, whole(info))
-        assert part.tobytes() == raw(stored[key]), end
+        if (end, path.stem) == (".absmax", "like-nf4-nested"):
+            assert_nearest_scales(part, stored, key, values)
+        else:
+            assert part.tobytes() == raw(stored[key]), end
     assert {asked.coded.parts[end] for end in made} == set(stored)
+
+
+def assert_nearest_scales(found: Array, stored: dict[str, torch.Tensor], key: str, values: torch.Tensor) -> None:
+    """bitsandbytes' function for a CPU looks in a table of 65,536 places, and may take the neighbour of the nearest."""
+    theirs, table = stored[key].numpy(), stored[key.replace("absmax", "nested_quant_map")].numpy()
+    (state,) = (json.loads(bytes(one.numpy())) for name, one in stored.items() if "quant_state" in name)
+    blocks = torch.nn.functional.pad(values.float().reshape(-1), (0, -values.numel() % state["blocksize"]))
+    largest = blocks.reshape(-1, state["blocksize"]).abs().amax(1).double() - state["nested_offset"]
+    outer = stored[key.replace("absmax", "nested_absmax")].double().repeat_interleave(256)[: len(largest)]
+    distances = [np.abs(table[codes] - (largest / outer).numpy()) for codes in (found, theirs)]
+    assert 0 < np.count_nonzero(found != theirs) <= len(found) // 100
+    assert (distances[0] <= distances[1]).all()
 
 
 def test_the_values_may_come_from_a_function(tmp_path: Path) -> None:
@@ -109,7 +124,7 @@ def test_the_values_may_come_from_a_function(tmp_path: Path) -> None:
         assert np.ascontiguousarray(encode(read, info, whole(info))).tobytes() == raw(stored[asked.coded.parts[end]])
 
 
-@pytest.mark.parametrize("name", ["gptq-4bit", "awq-gemm", "mlx-4bit", "bitsandbytes-nf4", "gpt-oss-mxfp4"])
+@pytest.mark.parametrize("name", ["gptq-4bit", "awq-gemm", "mlx-4bit", "gpt-oss-mxfp4"])
 def test_other_encodings_are_refused(name: str, tmp_path: Path) -> None:
     path = Path(__file__).parents[1] / "decoders" / "recorded" / f"{name}.safetensors"
     with safe_open(path, "pt") as file:
@@ -128,7 +143,11 @@ def test_other_encodings_are_refused(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [one for one in LIKE if any(word in one.stem for word in ("float8", "fp8", "fp4"))],
+    [
+        one
+        for one in LIKE
+        if any(word in one.stem for word in ("float8", "fp8", "fp4", "nf4")) and "nested" not in one.stem
+    ],
     ids=lambda path: path.stem,
 )
 def test_what_small_floats_stand_for_is_rounded_to_itself(path: Path, tmp_path: Path) -> None:
@@ -139,11 +158,8 @@ def test_what_small_floats_stand_for_is_rounded_to_itself(path: Path, tmp_path: 
     checkpoint = cs.open_checkpoint(tmp_path)
     asked = request(checkpoint, f"{MODULE}.weight")
     weight = operate([checkpoint], [{"dequantize": "**"}])[0].checkpoint[f"{MODULE}.weight"]
-    (codes,) = (
-        one
-        for one in encoded_like(weight, asked).values()
-        if isinstance(one.made, Encoded) and one.made.role == "codes"
-    )
+    parts = [one.made.of if isinstance(one.made, Reshaped) else one for one in encoded_like(weight, asked).values()]
+    (codes,) = (one for one in parts if isinstance(one.made, Encoded) and one.made.role == "codes")
     losses: list[RoundingLoss] = []
     encode(lambda one, box: read_part(checkpoint, one, box), codes, whole(codes), measured=losses.append)
     assert sum(losses, RoundingLoss()).of > 0

@@ -1,0 +1,216 @@
+"""Encodes a part of a tensor, its codes or scales, for which only the parts of the tensor that it needs are read."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+import numpy as np
+
+from ..decoders._decoder import groups_of
+from ..info import Encoded, TensorInfo
+from ..ops.casts import raw_dtype
+from ..ops.regions import Array, Box, blocks, box_shape
+from ._arranged import arranged
+from ._encoder import Encoder, Scales, encoder_of
+from ._extremes import ELEMENTS, Read, as_float32, elements_of, extremes, shifted
+from ._losses import RoundingLoss, loss_of
+
+__all__ = ["WholeNumbers", "encode"]
+
+
+class WholeNumbers:
+    """Keeps the numbers for which a whole tensor has to be read, as its global scale; several threads may ask."""
+
+    def __init__(self) -> None:
+        self._found: dict[Encoded, tuple[Array, Array]] = {}
+        self._lock = threading.Lock()
+
+    def of(self, made: Encoded, compute: Callable[[], tuple[Array, Array]]) -> tuple[Array, Array]:
+        """Return what ``compute`` returned for this part of a tensor; only the first call computes it."""
+        with self._lock:
+            if made not in self._found:
+                self._found[made] = compute()
+            return self._found[made]
+
+
+def encode(
+    read: Read,
+    info: TensorInfo,
+    box: Box,
+    *,
+    kept: WholeNumbers | None = None,
+    measured: Callable[[RoundingLoss], None] | None = None,
+) -> Array:
+    """Return the part ``box`` of a part of a quantised tensor, in the type of ``raw_dtype``.
+
+    ``read`` returns a part of the tensor that is quantised. ``kept`` should be the same for all parts of a tensor.
+    ``measured`` is called with what the codes in ``box`` lose. Raises PlanError for a value that is NaN or infinite.
+    """
+    made = info.made
+    assert isinstance(made, Encoded)
+    kept = kept or WholeNumbers()
+    if made.role == "shape":
+        return np.asarray(made.of[0].shape, raw_dtype(info.dtype))[box[0][0] : box[0][1]]
+    made, read = arranged(made, read)
+    with np.errstate(all="ignore"):  # values that are not finite raise an error
+        over = _global_scale(read, made, kept)
+        if made.role == "whole":
+            return np.full(box_shape(box), over, "<f4")
+        if made.role == "codes":
+            return _codes(read, info, made, box, over=over, kept=kept, measured=measured)
+        encoder = encoder_of(made)
+        if made.role == "zero":
+            return _zeros(read, made, box, encoder)
+        groups = box
+        if made.role == "nested":
+            nested, number = int(dict(made.facts)["nested"]), -(-made.of[0].shape[-1] // made.steps[-1])
+            groups = (*box[:-1], (box[-1][0] * nested, min(box[-1][1] * nested, number)))
+        return _scales(encoder, made, _extremes_of(read, kept), groups, over)[made.role]
+
+
+Extremes: TypeAlias = Callable[[Encoded, Box], tuple[Array, Array]]
+"""A function that returns the least and the greatest value of each group in a box of groups."""
+
+
+def _extremes_of(read: Read, kept: WholeNumbers) -> Extremes:
+    """Return a function that reads the extremes of groups; if all elements share a scale, they are read once."""
+
+    def found(made: Encoded, groups: Box) -> tuple[Array, Array]:
+        weight, with_zero = made.of[0], not dict(made.facts).get("without_zero")
+
+        def compute() -> tuple[Array, Array]:
+            return extremes(read, weight, made.steps, groups, made.name, with_zero=with_zero)
+
+        if all(step >= size for step, size in zip(made.steps, weight.shape, strict=True)):
+            return kept.of(replace(made, role="scale"), compute)
+        return compute()
+
+    return found
+
+
+def _scales(encoder: Encoder, made: Encoded, extremes_of: Extremes, groups: Box, over: float) -> Scales:
+    """Return the scales of the groups in a box; if these have scales too, those of all groups that share one are read.
+
+    The box begins at such a group of scales if its role is ``nested``.
+    """
+    wide = _shared(made, groups)
+    found = encoder.scales(made, *extremes_of(made, wide), over)
+    if wide == groups:
+        return found
+    begin = groups[-1][0] - wide[-1][0]
+    within = slice(begin, begin + groups[-1][1] - groups[-1][0])
+    return {role: one if role == "nested" else one[..., within] for role, one in found.items()}
+
+
+def _shared(made: Encoded, groups: Box) -> Box:
+    """Return the box of all groups that share the scales of their scales with those in a box."""
+    nested = int(dict(made.facts).get("nested", 1))
+    number = -(-made.of[0].shape[-1] // made.steps[-1])
+    begin, end = groups_of(groups[-1], nested)
+    return (*groups[:-1], (begin * nested, min(end * nested, number)))
+
+
+def _global_scale(read: Read, made: Encoded, kept: WholeNumbers) -> float:
+    """Return the scale of the whole tensor, for which all tensors that share it are read; 0 if it has none."""
+    largest = dict(made.facts).get("over")
+    if largest is None:
+        return 0.0
+
+    def compute() -> tuple[Array, Array]:
+        found = np.float32(0)
+        for name, one in zip((made.name, *made.others), made.of, strict=True):
+            pair = extremes(read, one, one.shape, tuple((0, 1) for _ in one.shape), name)
+            found = max(found, *(np.abs(end).max() for end in pair))
+        over = np.float32(1) / max(found, np.finfo("f4").tiny) * np.float32(largest)  # as torch divides
+        over = np.float32(1) if not np.isfinite(over) else over
+        return np.asarray(over), np.asarray(over)
+
+    return float(kept.of(replace(made, role="whole"), compute)[0])
+
+
+def _codes(
+    read: Read,
+    info: TensorInfo,
+    made: Encoded,
+    box: Box,
+    *,
+    over: float,
+    kept: WholeNumbers,
+    measured: Callable[[RoundingLoss], None] | None,
+) -> Array:
+    weight, encoder = made.of[0], encoder_of(made)
+    packing = encoder.packing(made)
+    (first, last), size = box[-1], weight.shape[-1]
+    begin = first // packing.items * packing.codes
+    elements = (*box[:-1], (begin, min(-(-last // packing.items) * packing.codes, size)))
+    groups = tuple(groups_of(span, step) for span, step in zip(elements, made.steps, strict=True))
+    raw = read(weight, elements)
+    needed = elements_of(_shared(made, groups), made.steps, weight.shape)
+    again = read if elements != needed else _within(raw, elements)
+    stored = _scales(encoder, made, _extremes_of(again, kept), groups, over)
+    scales = {role: _numbers(one, made, role) for role, one in stored.items() if role != "nested"}
+    items = -(-(elements[-1][1] - begin) // packing.codes) * packing.items
+    out = np.zeros((*box_shape(box)[:-1], items), raw_dtype(info.dtype))
+    for sub in blocks(box_shape(elements), ELEMENTS):
+        values = as_float32(raw[tuple(slice(*span) for span in sub)], weight.dtype)
+        part = shifted(sub, elements)
+        spread = {role: _spread(one, made.steps, part, groups) for role, one in scales.items()}
+        codes, meant = encoder.codes(made, values, spread, over)
+        if measured is not None:
+            measured(loss_of(values, meant, made.name))
+        at = sub[-1][0] // packing.codes * packing.items
+        words = encoder.packed(made, codes).view(out.dtype)
+        out[(*(slice(*span) for span in sub[:-1]), slice(at, at + words.shape[-1]))] = words
+    skipped = first - begin // packing.codes * packing.items
+    return out[..., skipped : skipped + last - first]
+
+
+def _within(raw: Array, origin: Box) -> Read:
+    """Return a function that reads parts of a tensor from the part ``origin`` of it, which is in memory."""
+
+    def read(info: TensorInfo, box: Box) -> Array:
+        found: Array = raw[tuple(slice(a - at, b - at) for (a, b), (at, _) in zip(box, origin, strict=True))]
+        return found
+
+    return read
+
+
+def _numbers(stored: Array, made: Encoded, role: str) -> Array:
+    return as_float32(stored, made.scale_dtype) if role == "scale" else stored.astype("<f4")
+
+
+def _spread(scale: Array, steps: Sequence[int], part: Box, groups: Box) -> Array:
+    """Return the scales of the elements in ``part``, in a shape that numpy broadcasts to theirs.
+
+    ``scale`` has those of the box ``groups``.
+    """
+    for dim, ((begin, end), step, (first, _)) in enumerate(zip(part, steps, groups, strict=True)):
+        near = slice(begin // step - first, -(-end // step) - first)
+        scale = scale[(slice(None),) * dim + (near,)]
+        if scale.shape[dim] > 1 and step > 1:
+            scale = np.take(scale, np.arange(begin, end) // step - begin // step, axis=dim)
+    return scale
+
+
+def _zeros(read: Read, made: Encoded, box: Box, encoder: Encoder) -> Array:
+    """Return zero points: one for each group, or packed as codes are.
+
+    The fact ``zeros_packed`` is the dimension along which they are packed, counted from the last one, which is 1.
+    """
+    axis = -int(dict(made.facts).get("zeros_packed", 0))
+    if not axis:
+        found: Array = encoder.scales(made, *extremes(read, made.of[0], made.steps, box, made.name), 0.0)["zero"]
+        return found
+    packing, (first, last) = encoder.packing(made), box[axis]
+    begin = first // packing.items * packing.codes
+    end = min(-(-last // packing.items) * packing.codes, made.of[0].shape[axis])
+    spans = list(box)
+    spans[axis] = (begin, end)
+    pair = extremes(read, made.of[0], made.steps, tuple(spans), made.name)
+    zero = encoder.scales(made, *pair, 0.0)["zero"]
+    words = encoder.packed(made, np.swapaxes(zero, -1, axis))
+    skipped = first - begin // packing.codes * packing.items
+    return np.swapaxes(words[..., skipped : skipped + last - first], -1, axis)

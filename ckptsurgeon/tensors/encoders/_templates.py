@@ -1,0 +1,125 @@
+"""How each encoding is computed: its encoder, groups and facts, found from what decodes a quantised tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..decoders._decoder import Request
+from ..info import Decoded
+from . import bitsandbytes
+from ._scale_dtypes import EXPONENTS
+from .fp8 import LARGEST
+from .nvfp4 import LARGEST_SCALE
+
+__all__ = ["Template", "UnencodableError", "template_of"]
+
+
+class UnencodableError(Exception):
+    """Raised for a quantised tensor in whose encoding no other tensor can be stored; says why."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """How the parts of a quantised tensor are computed from a weight; the fields are those of ``Encoded``."""
+
+    encoding: str
+    steps: tuple[int, ...]
+    facts: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A quantised tensor and what decodes it: its parts and facts by name, and the shape of its weight."""
+
+    request: Request
+    made: Decoded
+    shape: tuple[int, ...]
+
+    @property
+    def parts(self) -> Mapping[str, str]:
+        """The dtypes of its stored tensors, by role."""
+        return {role: info.dtype for role, info in self.made.parts}
+
+    @property
+    def facts(self) -> Mapping[str, float]:
+        """The numbers that decode it."""
+        return dict(self.made.facts)
+
+    @property
+    def along_rows(self) -> tuple[int, ...]:
+        """The steps of groups along the last dimension."""
+        return (*(1 for _ in self.shape[1:]), int(self.facts.get("group", self.facts.get("block", 0))))
+
+    @property
+    def zero(self) -> tuple[tuple[str, float], ...]:
+        """The fact that it has zero points, if it has."""
+        return (("asymmetric", 1.0),) if "zero" in self.parts else ()
+
+
+def template_of(request: Request, made: Decoded, shape: tuple[int, ...]) -> Template:
+    """Return how the parts of a quantised tensor are computed; raises UnencodableError if nothing computes them."""
+    asked = _Asked(request, made, shape)
+    found = _FAMILIES[made.encoding](asked) if made.encoding in _FAMILIES else None
+    if found is None:
+        raise UnencodableError(f"no encoder knows {request.coded.method} as it is stored here")
+    return found
+
+
+def _scaled(asked: _Asked) -> Template | None:
+    codes, scale = asked.request.codes.dtype, asked.parts["scale"]
+    if "times" in asked.facts or "times" in asked.parts:
+        return None
+    steps = tuple(max(int(asked.facts[f"step{dim}"]), 1) for dim in range(len(asked.shape)))
+    if codes in LARGEST and not asked.zero:
+        # Those of DeepSeek's blocks are computed as transformers does.
+        one = dict(asked.made.parts)["scale"].numel == 1
+        blocks = ".weight_scale_inv" in asked.request.parts and scale == "float32" and not one
+        return Template("fp8", steps, (("top", LARGEST[codes]), *((("reciprocal", 1.0),) if blocks else ())))
+    if codes == "int8" and scale != EXPONENTS:
+        return Template("int8", steps, (("bits", 8.0), *asked.zero))
+    return None
+
+
+def _packed(asked: _Asked) -> Template | None:
+    if "order" in asked.parts:
+        raise UnencodableError("its columns are in another order")
+    if "bias" in asked.parts:
+        return None
+    zeros = (*asked.zero, ("zeros_packed", 2.0)) if asked.zero else ()
+    return Template("packed", asked.along_rows, (("bits", asked.facts["bits"]), *zeros))
+
+
+def _fp4(asked: _Asked) -> Template | None:
+    steps, scale = asked.along_rows, asked.parts["scale"]
+    if asked.facts["turned"] or ".weight_packed" not in asked.request.parts:
+        return None
+    if "over" in asked.parts and scale == "float8_e4m3fn":
+        return Template("nvfp4", steps, (("over", float(LARGEST_SCALE) * 6),))
+    return Template("mxfp4", steps) if scale == EXPONENTS and steps[-1] == 32 else None
+
+
+def _bitsandbytes(asked: _Asked) -> Template:
+    facts, stored = asked.facts, asked.request.stored
+    table = np.frombuffer(stored(".quant_map"), "<f4")
+    kinds = {"normal": bitsandbytes.NF4, "fp4": bitsandbytes.FP4}
+    kind = next((name for name, values in kinds.items() if np.array_equal(values, table)), "")
+    if not kind:
+        raise UnencodableError("the values in its quant_map are neither those of nf4 nor those of fp4")
+    width = asked.request.codes.itemsize
+    found = [("normal", float(kind == "normal")), ("flat", 1.0), ("width", float(width))]
+    if "nested" in facts:
+        if not np.array_equal(np.frombuffer(stored(".nested_quant_map"), "<f4"), bitsandbytes.dynamic_map()):
+            raise UnencodableError("the values in its nested_quant_map are not those that bitsandbytes computes")
+        found += [("nested", facts["nested"]), ("offset", facts["offset"])]
+    elif asked.parts["scale"] != "float32":
+        raise UnencodableError(f"its absmax is {asked.parts['scale']}")
+    return Template("bitsandbytes", asked.along_rows, tuple(found))
+
+
+_FAMILIES: Mapping[str, Callable[[_Asked], Template | None]] = {
+    "bitsandbytes": _bitsandbytes, "fp4": _fp4, "packed": _packed, "scaled": _scaled,
+}  # fmt: skip
+"""What finds the encoder, by the name of the decoder."""

@@ -1,0 +1,103 @@
+"""Rounds to 4-bit codes of bitsandbytes, nf4 or fp4, in blocks of the flat weight, whose largest values are the scales.
+
+With double quantisation these scales, less an offset, are rounded to 8 bits in blocks of their own. The codes are those
+that are nearest to the values over the exact scale (bitsandbytes/backends/default/ops.py, ``quantize_4bit``); the
+scales get the nearest codes too (``quantize_blockwise`` there). For these, bitsandbytes' own function for a CPU looks
+in a table of 65,536 places instead, and takes the neighbour for one scale of 600.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+
+from ..info import Encoded
+from ..ops.regions import Array
+from ._encoder import Packing, Scales
+
+__all__ = ["ENCODER", "FP4", "NF4", "dynamic_map"]
+
+NF4 = np.array(
+    [
+        -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+        -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
+        0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+    ],
+    "<f4",
+)  # fmt: skip
+"""The values of nf4: quantiles of a normal distribution (https://arxiv.org/abs/2305.14314, appendix E)."""
+FP4 = (np.array([0, 0.0625, 8, 12, 4, 6, 2, 3, 0, -0.0625, -8, -12, -4, -6, -2, -3]) / 12).astype("<f4")
+"""The values of fp4: three bits for exponent and fraction, over the largest one, 12."""
+ZERO = 7
+"""The code of 0 in nf4, which follows the last one if their number is odd."""
+SMALLEST = np.float32(1e-38)
+"""What values are divided by in a block of zeros."""
+
+
+@cache
+def dynamic_map() -> Array:
+    """Return the 256 values of the codes of scales: seven powers of ten, each with as many steps as bits are left.
+
+    https://arxiv.org/abs/1511.04561; the steps are rounded to float32 as ``torch.linspace`` rounds them.
+    """
+    found = [np.zeros(1, "<f4"), np.ones(1, "<f4")]
+    first, last = np.float32(0.1), np.float32(1)
+    for exponent in range(7):
+        number = 1 << exponent
+        step, index = float((last - first) / np.float32(number)), np.arange(number + 1)
+        ends = np.where(index < (number + 1) // 2, float(first) + step * index, 1 - step * (number - index))
+        ends = ends.astype("<f4")
+        means = (ends[:-1] + ends[1:]) / np.float32(2) * np.float32(10.0 ** (exponent - 6))
+        found += [means, -means]
+    return np.sort(np.concatenate(found))
+
+
+class _Blocks:
+    """The facts: ``normal`` (1 for nf4, 0 for fp4), ``flat`` (1), ``width`` (bytes of an element of the stored codes).
+
+    With double quantisation also ``nested`` (scales that share one), ``offset`` (that of the scales).
+    """
+
+    facts = ("normal", "flat", "width")
+
+    def packing(self, made: Encoded) -> Packing:
+        return Packing(2 * int(dict(made.facts)["width"]), 1)
+
+    def scales(self, made: Encoded, least: Array, greatest: Array, over: float) -> Scales:
+        facts, largest = dict(made.facts), np.abs(np.maximum(-least, greatest))
+        if "nested" not in facts:
+            return {"scale": largest, "largest": largest, "meant": largest}
+        offset, nested = np.float32(facts["offset"]), int(facts["nested"])
+        off = largest - offset
+        starts = np.arange(0, off.shape[-1], nested)
+        outer = np.maximum.reduceat(np.abs(off), starts, axis=-1)
+        spread = np.repeat(outer, nested, axis=-1)[..., : off.shape[-1]]
+        codes = _nearest(dynamic_map(), off * (np.float32(1) / np.maximum(spread, SMALLEST)))
+        meant = dynamic_map()[codes] * spread + offset
+        return {"scale": codes.astype("u1"), "largest": largest, "meant": meant, "nested": outer}
+
+    def codes(self, made: Encoded, values: Array, scales: Scales, over: float) -> tuple[Array, Array]:
+        table = NF4 if dict(made.facts)["normal"] else FP4
+        order = np.argsort(table, kind="stable")
+        near = values * (np.float32(1) / np.maximum(scales["largest"], SMALLEST))
+        codes = order.astype("u1")[_nearest(table[order], np.clip(near, -1, 1, out=near))]
+        return codes, np.take(table, codes) * scales["meant"]
+
+    def packed(self, made: Encoded, codes: Array) -> Array:
+        size, width = codes.shape[-1], self.packing(made).codes
+        filled = np.zeros((*codes.shape[:-1], -(-size // width) * width), "u1")
+        filled[..., :size] = codes
+        if size % 2 and dict(made.facts)["normal"]:
+            filled[..., size] = ZERO
+        pairs: Array = filled[..., ::2] << np.uint8(4) | filled[..., 1::2]
+        return pairs
+
+
+def _nearest(table: Array, values: Array) -> Array:
+    """Return the places of the nearest numbers in a sorted table; of two that are equally near, that of the lower."""
+    ends = (table[1:] + table[:-1]) / np.float32(2)
+    return np.searchsorted(ends, values, side="left")
+
+
+ENCODER = _Blocks()
