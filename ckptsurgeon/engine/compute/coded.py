@@ -35,7 +35,7 @@ def part_of(step: Step) -> TensorInfo:
     return TensorInfo(step.dtype, part_shape(made, step.shape), made=made)
 
 
-ROLES = ("codes", "scale", "nested", "zero", "whole", "shape")
+ROLES = ("codes", "scale", "bias", "nested", "zero", "whole", "shape")
 
 
 def fits(step: Step, part: CodedPart) -> bool:

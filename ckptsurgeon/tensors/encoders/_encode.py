@@ -179,7 +179,7 @@ def _within(raw: Array, origin: Box) -> Read:
 
 
 def _numbers(stored: Array, made: Encoded, role: str) -> Array:
-    return as_float32(stored, made.scale_dtype) if role == "scale" else stored.astype("<f4")
+    return as_float32(stored, made.scale_dtype) if role in ("scale", "bias") else stored.astype("<f4")
 
 
 def _spread(scale: Array, steps: Sequence[int], part: Box, groups: Box) -> Array:

@@ -68,10 +68,11 @@ _ROLES: Mapping[str, str] = {
     **dict.fromkeys(
         (
             "weight_scale_inv", "weight_scale", "weight_descale", "scale_weight", "qscale_weight", "scale",
-            "weights_scaling_factor", "_scale_inv", "_scale", "_descale", "absmax",
+            "weights_scaling_factor", "_scale_inv", "_scale", "_descale", "absmax", "scales",
         ),
         "scale",
     ),
-    "nested_absmax": "nested", "weight_zero_point": "zero", "weight_global_scale": "whole", "weight_shape": "shape",
+    "nested_absmax": "nested", "biases": "bias", "weight_zero_point": "zero", "weight_global_scale": "whole",
+    "weight_shape": "shape",
 }  # fmt: skip
 """The roles of parts, by the last words of their endings."""

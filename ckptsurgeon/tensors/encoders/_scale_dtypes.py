@@ -10,7 +10,7 @@ from ..info import Encoded
 from ..ops.casts import cast, widened
 from ..ops.regions import Array
 
-__all__ = ["stored_scale"]
+__all__ = ["cast_scale", "stored_scale"]
 
 _EPSILONS = {
     "float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7, "float8_e4m3fn": 2.0**-3,
@@ -29,14 +29,20 @@ def stored_scale(made: Encoded, scale: Array) -> Array:
         bits = np.maximum(scale, np.float32(2.0**-126)).view("<u4")
         exponents: Array = ((bits + np.uint32(0x7F_FFFF)) >> np.uint32(23)).astype("u1")
         return exponents
-    stored, _ = cast(scale.astype("<f4"), "float32", made.scale_dtype)
+    stored = cast_scale(made, scale)
     found = np.asarray(widened(stored, made.scale_dtype))
-    if not np.isfinite(found).all():
+    if (found == 0).any():
+        small, _ = cast(np.asarray([_EPSILONS[made.scale_dtype]], "<f4"), "float32", made.scale_dtype)
+        stored = np.where(found == 0, small[0], stored).astype(stored.dtype)
+    return stored
+
+
+def cast_scale(made: Encoded, scale: Array) -> Array:
+    """Return scales (float32) in the dtype that they are stored in; raises PlanError for one that is beyond it."""
+    stored, _ = cast(scale.astype("<f4"), "float32", made.scale_dtype)
+    if not np.isfinite(np.asarray(widened(stored, made.scale_dtype))).all():
         raise PlanError(
             f"a scale of {escape(made.name)} is beyond {made.scale_dtype}, the dtype that its scales are stored in.",
             hint="Write the tensor as plain numbers.",
         )
-    if (found == 0).any():
-        small, _ = cast(np.asarray([_EPSILONS[made.scale_dtype]], "<f4"), "float32", made.scale_dtype)
-        stored = np.where(found == 0, small[0], stored).astype(stored.dtype)
     return stored

@@ -87,7 +87,11 @@ def _packed(asked: _Asked) -> Template | None:
     if "order" in asked.parts:
         raise UnencodableError("its columns are in another order")
     if "bias" in asked.parts:
-        return None
+        if asked.parts["bias"] != asked.parts["scale"]:
+            raise UnencodableError(f"its scales are {asked.parts['scale']}, and its biases {asked.parts['bias']}")
+        if asked.facts["bits"] < 2:
+            raise UnencodableError("nothing rounds to 1 bit")
+        return Template("affine", asked.along_rows, (("bits", asked.facts["bits"]), ("without_zero", 1.0)))
     zeros = (*asked.zero, ("zeros_packed", 2.0)) if asked.zero else ()
     return Template("packed", asked.along_rows, (("bits", asked.facts["bits"]), *zeros))
 

@@ -16,7 +16,7 @@ from ..ops.regions import Array
 from ._encoder import Packing, Scales
 from ._integers import integer_codes, integer_scales
 
-__all__ = ["ENCODER"]
+__all__ = ["ENCODER", "bit_packing", "packed_words"]
 
 
 class _Packed:
@@ -25,9 +25,7 @@ class _Packed:
     facts = ("bits",)
 
     def packing(self, made: Encoded) -> Packing:
-        bits = int(dict(made.facts)["bits"])
-        shared = gcd(bits, WORD)
-        return Packing(WORD // shared, bits // shared)
+        return bit_packing(made)
 
     def scales(self, made: Encoded, least: Array, greatest: Array, over: float) -> Scales:
         found = dict(integer_scales(made, least, greatest))
@@ -43,19 +41,31 @@ class _Packed:
         return _unsigned(made, codes), meant
 
     def packed(self, made: Encoded, codes: Array) -> Array:
-        bits, packing, size = int(dict(made.facts)["bits"]), self.packing(made), codes.shape[-1]
-        filled = -(-size // packing.codes) * packing.codes
-        wide = np.zeros((*codes.shape[:-1], filled), "<u4")
-        wide[..., :size] = codes
-        wide = wide.reshape(*codes.shape[:-1], -1, packing.codes)
-        words = np.zeros((*wide.shape[:-1], packing.items), "<u4")
-        for number in range(packing.codes):
-            word, shift = divmod(number * bits, WORD)
-            words[..., word] |= wide[..., number] << np.uint32(shift)
-            if shift + bits > WORD:
-                words[..., word + 1] |= wide[..., number] >> np.uint32(WORD - shift)
-        needed = -(-size * bits // WORD)
-        return words.view("<i4").reshape(*codes.shape[:-1], -1)[..., :needed]
+        return packed_words(made, codes)
+
+
+def bit_packing(made: Encoded) -> Packing:
+    """Return how codes of ``bits`` bits are packed into words, without gaps."""
+    bits = int(dict(made.facts)["bits"])
+    shared = gcd(bits, WORD)
+    return Packing(WORD // shared, bits // shared)
+
+
+def packed_words(made: Encoded, codes: Array) -> Array:
+    """Return the words of 32 bits that hold the codes (uint8) of each row, in as many words as they need."""
+    bits, packing, size = int(dict(made.facts)["bits"]), bit_packing(made), codes.shape[-1]
+    filled = -(-size // packing.codes) * packing.codes
+    wide = np.zeros((*codes.shape[:-1], filled), "<u4")
+    wide[..., :size] = codes
+    wide = wide.reshape(*codes.shape[:-1], -1, packing.codes)
+    words = np.zeros((*wide.shape[:-1], packing.items), "<u4")
+    for number in range(packing.codes):
+        word, shift = divmod(number * bits, WORD)
+        words[..., word] |= wide[..., number] << np.uint32(shift)
+        if shift + bits > WORD:
+            words[..., word + 1] |= wide[..., number] >> np.uint32(WORD - shift)
+    needed = -(-size * bits // WORD)
+    return words.view("<i4").reshape(*codes.shape[:-1], -1)[..., :needed]
 
 
 def _unsigned(made: Encoded, codes: Array) -> Array:
