@@ -17,8 +17,10 @@ from ...tensors.encoders._encoder import is_encoder, part_shape
 from ...tensors.info import Encoded, TensorInfo
 from ...tensors.ops.casts import CastLosses, raw_dtype
 from ...tensors.ops.regions import Array, Box, box_shape
-from .encoding import Roundings, measured_block
+from ..context import MergeContext
+from .encoding import measured_block
 from .reading import Blockwise, OutputBlock, Seen
+from .strips import in_strips
 
 __all__ = ["ComputedWeight", "coding_of", "fits", "part_of"]
 
@@ -77,12 +79,15 @@ OF_WEIGHTS = ("float32", "float64")
 """Dtypes in which weights are computed that are rounded to codes."""
 
 
-def coding_of(step: Step, weight: Blockwise, places: Sequence[OutputBlock], roundings: Roundings) -> Blockwise:
+def coding_of(step: Step, weight: Blockwise, places: Sequence[OutputBlock], context: MergeContext) -> Blockwise:
     """Return a function that computes blocks of a part of a quantised tensor.
 
     ``weight`` computes the blocks ``places`` of the weight.
     """
-    info, source = part_of(step), ComputedWeight(step.coded, places, weight)
+    info, source, roundings = part_of(step), ComputedWeight(step.coded, places, weight), context.roundings
+    strips = in_strips(info, source.read, roundings, context.spread)
+    if strips is not None:
+        return strips
 
     def block(place: OutputBlock, seen: Seen | None = None) -> tuple[Array, CastLosses]:
         return np.ascontiguousarray(measured_block(info, source.read, place, roundings)), CastLosses()
@@ -108,7 +113,8 @@ class ComputedWeight:
         """Return the part ``box`` of the weight."""
         found = list(self._overlapping(box))
         if len(found) == 1 and found[0][1] == box:
-            return self._block(found[0][0])
+            number = found[0][0]
+            return self._block(number)[_within(box, self._places[number].box)]
         out = np.empty(box_shape(box), self._dtype)
         for number, common in found:
             own = self._places[number].box

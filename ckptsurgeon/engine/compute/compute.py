@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from typing import TypeVar
@@ -38,6 +38,7 @@ from .merge_inputs import merging_bytes, merging_places
 from .merging import merging_of
 from .reading import Blockwise, OutputBlock, Part, Seen, cast_for, named, numbered_blocks, read_as, read_part
 from .rows import mapped_block, overlaid_block
+from .strips import STRIP_BYTES, coding_boxes, held_bytes
 
 __all__ = [
     "Computed",
@@ -79,7 +80,8 @@ def memory_need(step: Step, places: Sequence[OutputBlock], context: MergeContext
     if step.coded is not None:
         numbers = step.numbers
         is_copied = numbers.op not in ("merge", "lora", "factor")
-        return None if is_copied else memory_need(numbers, block_places(numbers, (), context), context)
+        need = None if is_copied else memory_need(numbers, block_places(numbers, (), context), context)
+        return _with_matrix(need, part_of(step))
     if step.op == "merge":
         return MemoryNeed(merging_bytes(step, places), "the method needs a slice of all models at once")
     if step.op == "lora":
@@ -88,6 +90,16 @@ def memory_need(step: Step, places: Sequence[OutputBlock], context: MergeContext
     if step.op == "factor":
         return MemoryNeed(factoring_bytes(step), "the best factors of a difference are found in blocks of its rows")
     return None
+
+
+def _with_matrix(need: MemoryNeed | None, part: TensorInfo) -> MemoryNeed | None:
+    """Return the memory for computing a part of a quantised tensor; ``need`` is that for computing the weight."""
+    held = held_bytes(part)
+    if not held:
+        return need
+    need = need or MemoryNeed(0, "a matrix of its codes is held at once")
+    several = prod(part.shape[:-2]) > 1  # then each thread holds one
+    return replace(need, block=need.block + STRIP_BYTES + several * held, kept=need.kept + (not several) * held)
 
 
 def check_memory(step: Step, places: Sequence[OutputBlock], context: MergeContext) -> None:
@@ -149,7 +161,7 @@ def takes_numbers(step: Step) -> bool:
 def block_places(step: Step, parts: Sequence[Part], context: MergeContext) -> list[OutputBlock]:
     """Return the blocks in which an output tensor is computed."""
     if step.coded is not None:
-        return list(numbered_blocks(encoding_boxes(part_of(step)), raw_dtype(step.dtype).itemsize))
+        return list(numbered_blocks(coding_boxes(part_of(step)), raw_dtype(step.dtype).itemsize))
     if step.op == "merge":
         return merging_places(step, context)
     if step.op == "lora":
@@ -170,9 +182,10 @@ def blockwise(step: Step, parts: Sequence[Part], context: MergeContext) -> Block
     the number of an input and the values that were read from it.
     """
     if step.coded is not None:
+        check_memory(step, (), context)
         numbers = step.numbers
         weight = blockwise(numbers, parts, context)
-        return coding_of(step, weight, block_places(numbers, parts, context), context.roundings)
+        return coding_of(step, weight, block_places(numbers, parts, context), context)
     check_memory(step, block_places(step, parts, context), context)
     parts = [(info, banded(info, source)) for info, source in parts]
     compute: Blockwise = partial(_computed, step, parts, context.roundings)

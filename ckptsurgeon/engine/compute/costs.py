@@ -63,17 +63,18 @@ def _passes(step: Step, context: MergeContext) -> int:
 def _alike(step: Step) -> tuple[object, ...]:
     """Return a tuple that is equal for steps that need the same memory."""
     if step.op != "merge":
-        return (step.op in ("lora", "factor") and step.key,)
+        return (step.op in ("lora", "factor") and step.key, step.coded is not None and step.key)
     return id(step.merge), step.dtype, step.shape, len(step.more), step.coded
 
 
 def _memory(step: Step, context: MergeContext) -> int:
-    if step.op not in ("merge", "lora", "factor"):
+    if step.op not in ("merge", "lora", "factor") and step.coded is None:
         return BUFFERS
     places = block_places(step, (), context)
     check_memory(step, places, context)
     need = memory_need(step, places, context)
-    assert need is not None
+    if need is None:
+        return BUFFERS
     return max(BUFFERS, need.kept + threads_of(step, places, context) * need.block)
 
 

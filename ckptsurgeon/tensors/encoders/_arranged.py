@@ -1,7 +1,8 @@
 """Arranges a weight as its encoding divides it into groups: as it is, as one row, or with rows and columns exchanged.
 
 The facts of ``Encoded`` say how: ``flat``, if groups run along all elements in row-major order, as those of
-bitsandbytes; ``across``, if they run along the columns, as those of gpt-oss and AWQ.
+bitsandbytes; ``across``, if they run along the columns, as those of gpt-oss and AWQ. What is computed of a weight as it
+is may be stored with rows and columns exchanged: ``turned``, as the parts of GPTQ.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from ..info import Encoded, TensorInfo
 from ..ops.regions import Array, Box, box_shape, spanned
 from ._extremes import Read
 
-__all__ = ["arranged", "arranged_shape"]
+__all__ = ["arranged", "arranged_shape", "is_upright"]
 
 
 def arranged_shape(made: Encoded) -> tuple[int, ...]:
@@ -26,6 +27,12 @@ def arranged_shape(made: Encoded) -> tuple[int, ...]:
     if facts.get("across"):
         return (*shape[:-2], shape[-1], shape[-2])
     return shape
+
+
+def is_upright(made: Encoded) -> bool:
+    """Return whether the rows of a stored part run along the columns of the weight."""
+    facts = dict(made.facts)
+    return made.role not in ("whole", "shape") and bool(facts.get("across") or facts.get("turned"))
 
 
 def arranged(made: Encoded, read: Read) -> tuple[Encoded, Read]:

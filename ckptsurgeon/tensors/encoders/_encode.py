@@ -54,6 +54,11 @@ def encode(
     kept = kept or WholeNumbers()
     if made.role == "shape":
         return np.asarray(made.of[0].shape, raw_dtype(info.dtype))[box[0][0] : box[0][1]]
+    if dict(made.facts).get("turned") and made.role != "whole":
+        plain = replace(made, facts=tuple(pair for pair in made.facts if pair[0] != "turned"))
+        sideways = (*box[:-2], box[-1], box[-2])
+        found = encode(read, replace(info, made=plain), sideways, kept=kept, measured=measured)
+        return np.swapaxes(found, -1, -2)
     made, read = arranged(made, read)
     with np.errstate(all="ignore"):  # values that are not finite raise an error
         over = _global_scale(read, made, kept)
@@ -115,7 +120,8 @@ def _shared(made: Encoded, groups: Box) -> Box:
 
 def _global_scale(read: Read, made: Encoded, kept: WholeNumbers) -> float:
     """Return the scale of the whole tensor, for which all tensors that share it are read; 0 if it has none."""
-    largest = dict(made.facts).get("over")
+    facts = dict(made.facts)
+    largest = facts.get("over")
     if largest is None:
         return 0.0
 
@@ -124,8 +130,11 @@ def _global_scale(read: Read, made: Encoded, kept: WholeNumbers) -> float:
         for name, one in zip((made.name, *made.others), made.of, strict=True):
             pair = extremes(read, one, one.shape, tuple((0, 1) for _ in one.shape), name)
             found = max(found, *(np.abs(end).max() for end in pair))
-        over = np.float32(1) / max(found, np.finfo("f4").tiny) * np.float32(largest)  # as torch divides
-        over = np.float32(1) if not np.isfinite(over) else over
+        if facts.get("times"):  # as ModelOpt divides
+            over = found / np.float32(largest) or np.float32(1)
+        else:
+            over = np.float32(1) / max(found, np.finfo("f4").tiny) * np.float32(largest)  # as torch divides
+            over = np.float32(1) if not np.isfinite(over) else over
         return np.asarray(over), np.asarray(over)
 
     return float(kept.of(replace(made, role="whole"), compute)[0])

@@ -85,6 +85,11 @@ def part_shape(made: Encoded, stored: Sequence[int]) -> tuple[int, ...]:
     """
     if made.role in ("whole", "shape"):
         return tuple(stored)
+    shape = _computed_shape(made)
+    return (*shape[:-2], shape[-1], shape[-2]) if dict(made.facts).get("turned") else shape
+
+
+def _computed_shape(made: Encoded) -> tuple[int, ...]:
     facts, shape = dict(made.facts), arranged_shape(made)
     if made.role == "codes":
         packing = packing_of(made)

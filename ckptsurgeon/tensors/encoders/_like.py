@@ -68,11 +68,12 @@ _ROLES: Mapping[str, str] = {
     **dict.fromkeys(
         (
             "weight_scale_inv", "weight_scale", "weight_descale", "scale_weight", "qscale_weight", "scale",
-            "weights_scaling_factor", "_scale_inv", "_scale", "_descale", "absmax", "scales",
+            "weights_scaling_factor", "_scale_inv", "_scale", "_descale", "absmax", "scales", "_scales",
         ),
         "scale",
     ),
     "nested_absmax": "nested", "biases": "bias", "weight_zero_point": "zero", "weight_global_scale": "whole",
+    "weight_scale_2": "whole",
     "weight_shape": "shape",
 }  # fmt: skip
 """The roles of parts, by the last words of their endings."""

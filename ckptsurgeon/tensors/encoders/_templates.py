@@ -97,12 +97,18 @@ def _packed(asked: _Asked) -> Template | None:
 
 
 def _fp4(asked: _Asked) -> Template | None:
-    steps, scale = asked.along_rows, asked.parts["scale"]
-    if asked.facts["turned"] or ".weight_packed" not in asked.request.parts:
+    steps, scale, parts = asked.along_rows, asked.parts["scale"], asked.request.parts
+    if asked.request.codes.itemsize > 1:  # MLX has words, and computes scales in another way
         return None
-    if "over" in asked.parts and scale == "float8_e4m3fn":
-        return Template("nvfp4", steps, (("over", float(LARGEST_SCALE) * 6),))
-    return Template("mxfp4", steps) if scale == EXPONENTS and steps[-1] == 32 else None
+    if scale == "float8_e4m3fn" and ("over" in asked.parts) != ("times" in asked.parts):
+        times = (("times", 1.0),) if "times" in asked.parts else ()
+        return Template("nvfp4", steps, (("over", float(LARGEST_SCALE) * 6), *times))
+    if scale != EXPONENTS or steps[-1] != 32 or {"over", "times"} & set(asked.parts):
+        return None
+    if "_blocks" in parts or ".blocks" in parts:
+        across = (("across", 1.0),) if asked.facts["turned"] else ()
+        return Template("mxfp4", steps, (("rounds_up", 1.0), *across))
+    return Template("mxfp4", steps)
 
 
 def _bitsandbytes(asked: _Asked) -> Template:

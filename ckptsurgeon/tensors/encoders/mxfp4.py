@@ -2,7 +2,8 @@
 
 The exponent is that of the largest value of the group, less 2; it is one more if the value is at least 1.75 times a
 power of two, which would round beyond 6 otherwise (compressed_tensors/quantization/utils/mxfp_utils.py). The format is
-that of the OCP Microscaling Formats specification, v1.0.
+that of the OCP Microscaling Formats specification, v1.0. Those who quantise gpt-oss take the next power of two that is
+at least the largest value over 6, so that no value is cut off (triton_kernels/numerics_details/mxfp.py, ``ROUND_UP``).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from ..info import Encoded
 from ..ops.regions import Array
 from ._encoder import Packing, Scales
 from ._fp4 import TOP, fp4_codes, pairs_of_codes
+from ._scale_dtypes import stored_scale
 
 __all__ = ["ENCODER"]
 
@@ -23,7 +25,7 @@ OF_SIX = 2
 
 
 class _Mxfp4:
-    """Rounds to 4-bit floats, with a power of two for each group; the facts of a scheme change nothing."""
+    """Rounds to 4-bit floats, with a power of two for each group; with the fact ``rounds_up`` no value is cut off."""
 
     facts: tuple[str, ...] = ()
 
@@ -31,6 +33,8 @@ class _Mxfp4:
         return Packing(2, 1)
 
     def scales(self, made: Encoded, least: Array, greatest: Array, over: float) -> Scales:
+        if dict(made.facts).get("rounds_up"):
+            return {"scale": stored_scale(made, np.maximum(-least, greatest) / TOP)}
         bits = np.abs(np.maximum(-least, greatest)).view("<u4")  # -0 has a bit, too
         exponents = ((bits + QUARTER) >> np.uint32(23)).astype("<i4") - OF_SIX
         return {"scale": np.maximum(exponents, 0).astype("u1")}

@@ -2,6 +2,7 @@
 
 The scale of the whole divides those of the groups, and is 448 * 6 over the largest value, so that the scales of groups
 use all of their range (compressed_tensors/quantization/utils/helpers.py, ``generate_gparam``, ``calculate_qparams``).
+ModelOpt stores the reciprocal, and multiplies by it (modelopt/torch/quantization/qtensor/nvfp4_tensor.py).
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from ._scale_dtypes import stored_scale
 
 __all__ = ["ENCODER"]
 
-LARGEST_SCALE = np.float32(448)
+LARGEST_SCALE, LEAST_SCALE = np.float32(448), np.float32(2**-9)
 
 
 class _Nvfp4:
-    """The facts: ``over``, the largest code times the largest scale of a group."""
+    """The facts: ``over``, the largest code times the largest scale of a group; ``times``, 1 for ModelOpt's layout."""
 
     facts = ("over",)
 
@@ -28,11 +29,16 @@ class _Nvfp4:
         return Packing(2, 1)
 
     def scales(self, made: Encoded, least: Array, greatest: Array, over: float) -> Scales:
+        if dict(made.facts).get("times"):
+            scale = np.maximum(-least, greatest) / (TOP * np.float32(over))
+            scale = np.where(scale == 0, np.float32(1), np.clip(scale, LEAST_SCALE, LARGEST_SCALE))
+            return {"scale": stored_scale(made, scale)}
         scale = np.maximum(-least, greatest) / TOP * np.float32(over)
         return {"scale": stored_scale(made, np.minimum(scale, LARGEST_SCALE))}
 
     def codes(self, made: Encoded, values: Array, scales: Scales, over: float) -> tuple[Array, Array]:
-        scale = scales["scale"] / np.float32(over)
+        times = dict(made.facts).get("times")
+        scale = scales["scale"] * np.float32(over) if times else scales["scale"] / np.float32(over)
         codes, meant = fp4_codes(np.clip(values / scale, -TOP, TOP))
         return codes, meant * scale
 

@@ -13,13 +13,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.engine.compute import compute, encoding, lora, strips
 from ckptsurgeon.planning.plan.plan import Plan
+from ckptsurgeon.tensors.encoders import _encode, _extremes
 
 from ...helpers.four_bits import FOUR_BITS
 from ...helpers.zoo import BY_NAME, IN, OUT
+from ...tensors.decoders.test_parts import exponents_of_one
 from ..quantising.test_quantising import saved
 
-MODELS = {**BY_NAME, **FOUR_BITS}
+MODELS = {**BY_NAME, **FOUR_BITS, **{name: exponents_of_one(name) for name in ("mxfp4", "mxfp4-quark")}}
 
 STEM = "model.layers.0.self_attn.q_proj"
 QUERY, OTHER = f"{STEM}.weight", "model.layers.0.self_attn.k_proj."
@@ -30,6 +33,7 @@ ERRORS = {
     "nvfp4-packed": 0.15, "int8": 0.02, "int4-packed": 0.15, "int4-second-group": 0.15,
     "bnb-nf4-sound": 0.12, "bnb-nf4-nested": 0.12, "bnb-fp4-sound": 0.2, "bnb-fp4-nested": 0.2,
     "mlx": 0.15, "mlx-other-bits": 0.01, "mlx-other-groups": 0.01,
+    "nvfp4-modelopt": 0.15, "mxfp4-quark": 0.3, "fp4-deepseek-v4": 0.3,
 }  # fmt: skip
 """Encodings that are kept, and the largest relative error of rounding to them: fp8 has three bits after the first."""
 
@@ -99,6 +103,44 @@ def test_the_output_is_quantised_as_its_first_source(verb: str, name: str, tmp_p
     assert distance(plain(tmp_path / "out")[QUERY], wanted) < ERRORS[name]
     (error,) = (one.error for one in receipt.rounded if one.key == QUERY)
     assert 0 < error < ERRORS[name]
+
+
+EXPERTS = "model.layers.0.mlp.experts.gate_up_proj"
+
+
+@pytest.mark.parametrize("name", ["mxfp4", "fp4-experts", "fp8-experts"])
+@pytest.mark.parametrize("elements", [1 << 20, 1 << 11])
+@pytest.mark.parametrize("verb", ["average", "merge"])
+def test_experts_in_one_tensor_stay_encoded(
+    verb: str, elements: int, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (encoding, strips):
+        monkeypatch.setattr(module, "ELEMENTS", elements)
+    a, b = (MODELS[name].folder(tmp_path / one, seed) for seed, one in enumerate("ab"))
+    checked(VERBS[verb](a, b), tmp_path / "out")
+    ours, theirs = cs.open_checkpoint(tmp_path / "out"), cs.open_checkpoint(a)
+    assert {k: (v.dtype, v.shape) for k, v in ours.items()} == {k: (v.dtype, v.shape) for k, v in theirs.items()}
+    wanted = (plain(a)[EXPERTS] + plain(b)[EXPERTS]) / 2
+    assert distance(plain(tmp_path / "out")[EXPERTS], wanted) < 0.3
+
+
+@pytest.mark.parametrize("name", ERRORS)
+@pytest.mark.parametrize("verb", ["lora merge", "average"])
+def test_blocks_of_any_size_give_the_same_parts(
+    verb: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights are computed in blocks, scales are found in others, and codes are rounded in others again."""
+    a, b = (MODELS[name].folder(tmp_path / one, seed) for seed, one in enumerate("ab"))
+    plan = VERBS[verb](a, b)
+    cs.apply(plan, tmp_path / "out")
+    for elements, of_weights in ((1 << 7, 1 << 20), (1 << 10, 1 << 9), (1 << 12, 300)):
+        for module in (encoding, strips, _encode):
+            monkeypatch.setattr(module, "ELEMENTS", elements)
+        monkeypatch.setattr(_extremes, "ELEMENTS", 100)
+        monkeypatch.setattr(lora, "ADAPTING_ELEMENTS", of_weights)
+        monkeypatch.setattr(compute, "CACHED", of_weights)
+        cs.apply(plan, tmp_path / "again", force=True)
+        assert (tmp_path / "again/model.safetensors").read_bytes() == (tmp_path / "out/model.safetensors").read_bytes()
 
 
 def test_only_what_an_adapter_changes_is_rounded_again(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def request(checkpoint: Checkpoint, name: str) -> Request:
 
 def test_every_scheme_and_encoding_is_recorded() -> None:
     assert {path.stem for path in SCHEMES} == {"fp8-channel", "int8", "int4-group128", "mxfp4", "nvfp4"}
-    assert len(LIKE) == 29
+    assert len(LIKE) == 31
     assert max(path.stat().st_size for path in RECORDED) < 32 * 1024
 
 
@@ -124,7 +124,7 @@ def test_the_values_may_come_from_a_function(tmp_path: Path) -> None:
         assert np.ascontiguousarray(encode(read, info, whole(info))).tobytes() == raw(stored[asked.coded.parts[end]])
 
 
-@pytest.mark.parametrize("name", ["gptq-4bit", "awq-gemm", "gpt-oss-mxfp4", "mlx-1bit", "mlx-nvfp4"])
+@pytest.mark.parametrize("name", ["gptq-4bit", "awq-gemm", "mlx-1bit", "mlx-nvfp4"])
 def test_other_encodings_are_refused(name: str, tmp_path: Path) -> None:
     path = Path(__file__).parents[1] / "decoders" / "recorded" / f"{name}.safetensors"
     with safe_open(path, "pt") as file:
@@ -164,3 +164,47 @@ def test_what_small_floats_stand_for_is_rounded_to_itself(path: Path, tmp_path: 
     encode(lambda one, box: read_part(checkpoint, one, box), codes, whole(codes), measured=losses.append)
     assert sum(losses, RoundingLoss()).of > 0
     assert sum(losses, RoundingLoss()).relative < 1e-6
+
+
+@pytest.mark.parametrize("name", ["gpt-oss-mxfp4", "gpt-oss-mxfp4-down"])
+def test_experts_of_gpt_oss_are_rounded_to_themselves(name: str, tmp_path: Path) -> None:
+    """The weights that transformers decodes are stored as codes that stand for the same weights."""
+    folder = Path(__file__).parents[1] / "decoders" / "recorded"
+    with safe_open(folder / f"{name}.safetensors", "pt") as file:
+        tensors, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+    expected = tensors.pop("expected").float()
+    settings = {"quantization_config": json.loads(metadata["quantization_config"])}
+    for one, more in (("a", {"values": expected}), ("b", {})):
+        (tmp_path / one).mkdir()
+        (tmp_path / one / "config.json").write_text(json.dumps(settings))
+        save_file({**tensors, **more}, tmp_path / one / "model.safetensors")
+    checkpoint = cs.open_checkpoint(tmp_path / "a")
+    asked = request(checkpoint, checkpoint.codes.tensors[0].name)
+    made = {asked.coded.parts[end]: one for end, one in encoded_like(checkpoint["values"], asked).items()}
+    again = {key: torch.from_numpy(read_part(checkpoint, one, whole(one)).copy()) for key, one in made.items()}
+    assert {key: (one.dtype, one.shape) for key, one in again.items()} == {
+        key: (one.dtype, one.shape) for key, one in tensors.items()
+    }
+    save_file(again, tmp_path / "b" / "model.safetensors")
+    decoded = operate([cs.open_checkpoint(tmp_path / "b")], [{"dequantize": "**"}])[0].checkpoint
+    assert torch.equal(decoded.tensor(asked.coded.name), expected)
+
+
+def test_experts_of_gpt_oss_get_the_least_power_of_two_that_cuts_no_value_off(tmp_path: Path) -> None:
+    values = torch.randn(2, 96, 20, generator=torch.Generator().manual_seed(0))
+    stem, codes = "model.layers.0.mlp.experts.down_proj", torch.zeros(2, 20, 3, 16, dtype=torch.uint8)
+    state = {f"{stem}_blocks": codes, f"{stem}_scales": torch.full((2, 20, 3), 120, dtype=torch.uint8)}
+    save_file({**state, "values": values}, tmp_path / "m.safetensors")
+    checkpoint = cs.open_checkpoint(tmp_path / "m.safetensors")
+    asked = request(checkpoint, checkpoint.codes.tensors[0].name)
+    made = encoded_like(checkpoint["values"], asked)
+    groups = values.transpose(1, 2).reshape(2, 20, 3, 32)
+    exponents = torch.ceil(torch.log2(groups.abs().amax(-1) / 6)) + 127
+    scales = read_part(checkpoint, made["_scales"], whole(made["_scales"]))
+    assert np.array_equal(scales, exponents.numpy())
+    table = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
+    found = torch.from_numpy(read_part(checkpoint, made["_blocks"], whole(made["_blocks"])).copy())
+    pairs = table[torch.stack([found & 15, found >> 4], -1).int()].reshape(groups.shape)
+    wanted = groups / 2 ** (exponents[..., None] - 127)
+    nearest = (wanted[..., None] - table).abs().amin(-1)
+    assert torch.equal((wanted - pairs).abs(), nearest)

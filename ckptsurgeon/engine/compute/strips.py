@@ -1,0 +1,100 @@
+"""Computes parts of quantised tensors whose rows run along the columns of the weight, as the codes of GPTQ do.
+
+Each of their rows needs all rows of the weight, of which a few at a time are computed. So a matrix of codes is computed
+in strips of a few columns, and is held until it is written: codes of 4 bits have an eighth of the bytes of the weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...tensors.encoders._arranged import is_upright
+from ...tensors.encoders._extremes import Read
+from ...tensors.info import Encoded, TensorInfo
+from ...tensors.ops.casts import CastLosses, raw_dtype
+from ...tensors.ops.regions import Array, Box, blocks, box_shape
+from .encoding import ELEMENTS, Roundings, encoding_boxes, measured_block
+from .reading import Blockwise, OutputBlock, Seen
+
+if TYPE_CHECKING:
+    from ..context import ParallelMap
+
+__all__ = ["STRIP_BYTES", "coding_boxes", "held_bytes", "in_strips"]
+
+ALIGNED = 16
+"""Strips begin at a multiple of so many columns: bytes of codes that share a scale are then in one strip."""
+STRIP_BYTES = 8 * 4 * ELEMENTS
+"""Bytes of memory for computing a strip: values, codes and what is between."""
+
+
+def coding_boxes(info: TensorInfo) -> Iterator[Box]:
+    """Yield the blocks in which a part of a quantised tensor is computed; of several upright matrices each is one."""
+    if not _is_upright(info):
+        yield from encoding_boxes(info)
+    elif _is_several(info):
+        for head in blocks(info.shape[:-2], 1):
+            yield (*head, *((0, size) for size in info.shape[-2:]))
+    else:
+        yield from blocks(info.shape, ELEMENTS)
+
+
+def held_bytes(info: TensorInfo) -> int:
+    """Return the bytes of a matrix of a part, which is held while it is computed; 0 if it is not."""
+    return prod(info.shape[-2:]) * raw_dtype(info.dtype).itemsize if _is_upright(info) else 0
+
+
+def in_strips(info: TensorInfo, read: Read, roundings: Roundings, spread: ParallelMap) -> Blockwise | None:
+    """Return a function that gives blocks of a part; None if the part is not computed in strips.
+
+    ``read`` returns parts of the weight. If the part is one matrix, it is computed before this function returns, with
+    ``spread``, a function like ``map``.
+    """
+    if not _is_upright(info):
+        return None
+
+    def matrix(place: OutputBlock, spread: ParallelMap = map) -> Array:
+        out = np.empty(box_shape(place.box), raw_dtype(info.dtype))
+
+        def strip(one: OutputBlock) -> None:
+            begin, end = one.box[-1]
+            out[..., begin:end] = measured_block(info, read, one, roundings)
+
+        list(spread(strip, _strips(info, place)))
+        return out
+
+    whole = None
+    if not _is_several(info):
+        whole = matrix(OutputBlock(0, 0, tuple((0, size) for size in info.shape)), spread)
+
+    def block(place: OutputBlock, seen: Seen | None = None) -> tuple[Array, CastLosses]:
+        values = matrix(place) if whole is None else whole[tuple(slice(*span) for span in place.box)]
+        return np.ascontiguousarray(values), CastLosses()
+
+    return block
+
+
+def _made(info: TensorInfo) -> Encoded:
+    assert isinstance(info.made, Encoded)
+    return info.made
+
+
+def _is_upright(info: TensorInfo) -> bool:
+    return is_upright(_made(info))
+
+
+def _is_several(info: TensorInfo) -> bool:
+    """Return whether a part has several matrices."""
+    return prod(info.shape[:-2]) > 1
+
+
+def _strips(info: TensorInfo, place: OutputBlock) -> list[OutputBlock]:
+    """Return the strips of columns of a matrix; those of all matrices of a part have different numbers."""
+    columns = info.shape[-1]
+    count = -(-prod(_made(info).of[0].shape[-2:]) // ELEMENTS)
+    width = columns if count == 1 else -(-columns // (count * ALIGNED)) * ALIGNED
+    spans = [(begin, min(begin + width, columns)) for begin in range(0, columns, width)]
+    return [OutputBlock(place.index * columns + at, 0, (*place.box[:-1], span)) for at, span in enumerate(spans)]
