@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["encoded_by", "weights_of"]
 
-SMALL = 4096
-"""The most bytes of a stored number that describes a weight, as a ``quant_state``."""
+SMALL = 1 << 20
+"""The most bytes of a stored tensor that describes a weight, as a ``quant_state`` or a ``g_idx``."""
 
 
 def weights_of(checkpoint: Checkpoint) -> Callable[[str], DecodedWeight | None]:

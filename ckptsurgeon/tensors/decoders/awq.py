@@ -16,7 +16,7 @@ from ..ops.regions import Array, Box
 from ._bits import WORDS, group_numbers, unpacked, words_of
 from ._decoder import Request, UndecodableError, groups_of
 
-__all__ = ["DECODER"]
+__all__ = ["BITS", "DECODER", "PLACES"]
 
 BITS = 4
 PLACES = (0, 4, 1, 5, 2, 6, 3, 7)

@@ -62,7 +62,7 @@ def _part(template: Encoded, end: str, stored: TensorInfo, asked: Request) -> Te
 
 OF_WEIGHTS = (".weight_amax",)
 """The endings in ``ACTIVATIONS`` that are of weights after all; the others are about inputs and outputs, and stay."""
-STAYING = ("quant_map", "nested_quant_map", "bitsandbytes__nf4", "bitsandbytes__fp4")
+STAYING = ("g_idx", "quant_map", "nested_quant_map", "bitsandbytes__nf4", "bitsandbytes__fp4")
 """The last words of endings of parts that describe the encoding, not the values."""
 _ROLES: Mapping[str, str] = {
     **dict.fromkeys(
@@ -73,7 +73,7 @@ _ROLES: Mapping[str, str] = {
         "scale",
     ),
     "nested_absmax": "nested", "biases": "bias", "weight_zero_point": "zero", "weight_global_scale": "whole",
-    "weight_scale_2": "whole",
+    "weight_scale_2": "whole", "qzeros": "zero",
     "weight_shape": "shape",
 }  # fmt: skip
 """The roles of parts, by the last words of their endings."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..decoders._decoder import Request
+from ..encodings._settings import values_called
 from ..info import Decoded
 from . import bitsandbytes
 from ._scale_dtypes import EXPONENTS
@@ -129,7 +130,37 @@ def _bitsandbytes(asked: _Asked) -> Template:
     return Template("bitsandbytes", asked.along_rows, tuple(found))
 
 
+def _gptq(asked: _Asked) -> Template:
+    facts, fields, columns = asked.facts, asked.request.settings.fields, asked.shape[-1]
+    group = _group_in_order(asked) if "order" in asked.parts else int(facts["group"])
+    if -(-columns // group) != dict(asked.made.parts)["scale"].shape[0]:
+        raise UnencodableError(f"it has scales for another number of groups of {group} than its {columns} columns are")
+    # Kernels for symmetric codes, which is what loaders take if no setting says so, do not read zero points.
+    asymmetric = asked.zero if set(values_called(fields, "sym")) == {False} else ()
+    zeros = (("zeros_packed", 2.0),) if asked.zero else ()
+    found = (("bits", facts["bits"]), ("turned", 1.0), ("plus", facts["plus"]), *asymmetric, *zeros)
+    return Template("gptq", (1, group), found)
+
+
+def _group_in_order(asked: _Asked) -> int:
+    """Return the columns of a group of GPTQ; raises UnencodableError if they do not lie next to each other."""
+    order, stored = dict(asked.made.parts)["order"], asked.request.stored(".g_idx")
+    if order.dtype in ("int32", "int64") and len(stored) == order.nbytes:
+        numbers = np.frombuffer(stored, "<i4" if order.dtype == "int32" else "<i8")
+        group = max(1, int(np.count_nonzero(numbers == 0)))
+        if np.array_equal(numbers, np.arange(asked.shape[-1]) // group):
+            return group
+    raise UnencodableError("its columns are in another order (g_idx)")
+
+
+def _awq(asked: _Asked) -> Template:
+    fields, group = asked.request.settings.fields, int(asked.facts["group"])
+    asymmetric = asked.zero if fields.get("zero_point") is not False else ()
+    zeros = (("zeros_packed", 1.0),) if asked.zero else ()
+    return Template("awq", (group, 1), (("bits", 4.0), ("across", 1.0), *asymmetric, *zeros))
+
+
 _FAMILIES: Mapping[str, Callable[[_Asked], Template | None]] = {
-    "bitsandbytes": _bitsandbytes, "fp4": _fp4, "packed": _packed, "scaled": _scaled,
+    "awq": _awq, "bitsandbytes": _bitsandbytes, "fp4": _fp4, "gptq": _gptq, "packed": _packed, "scaled": _scaled,
 }  # fmt: skip
 """What finds the encoder, by the name of the decoder."""

@@ -34,6 +34,7 @@ ERRORS = {
     "bnb-nf4-sound": 0.12, "bnb-nf4-nested": 0.12, "bnb-fp4-sound": 0.2, "bnb-fp4-nested": 0.2,
     "mlx": 0.15, "mlx-other-bits": 0.01, "mlx-other-groups": 0.01,
     "nvfp4-modelopt": 0.15, "mxfp4-quark": 0.3, "fp4-deepseek-v4": 0.3,
+    "gptq": 0.15, "gptq-3bit": 0.3, "gptq-plain": 0.01, "awq": 0.15,
 }  # fmt: skip
 """Encodings that are kept, and the largest relative error of rounding to them: fp8 has three bits after the first."""
 
@@ -190,18 +191,28 @@ def test_a_single_file_says_how_its_codes_are_decoded(tmp_path: Path) -> None:
     assert settings == BY_NAME["fp8-block"].settings
 
 
+def with_act_order(path: Path, seed: int) -> Path:
+    """A GPTQ model whose columns are in another order."""
+    folder = BY_NAME["gptq"].folder(path, seed)
+    state = load_file(folder / "model.safetensors")
+    for key in state:
+        if key.endswith("g_idx"):
+            state[key] = state[key].flip(0)
+    save_file(state, folder / "model.safetensors")
+    return folder
+
+
 @pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.parametrize("name", ["gptq", "awq"])
-def test_an_encoding_without_an_encoder_is_named(name: str, verb: str, tmp_path: Path) -> None:
-    a, b = (MODELS[name].folder(tmp_path / one, seed) for seed, one in enumerate("ab"))
-    with pytest.raises(cs.PlanError, match="new values cannot be stored that way") as error:
+def test_an_encoding_without_an_encoder_is_named(verb: str, tmp_path: Path) -> None:
+    a, b = (with_act_order(tmp_path / one, seed) for seed, one in enumerate("ab"))
+    with pytest.raises(cs.PlanError, match=r"new values cannot be stored that way: .* in another order") as error:
         VERBS[verb](a, b)
     assert error.value.exit_code == 4
     assert "--encoding dequantize" in error.value.hint
 
 
 def test_codes_that_no_adapter_changes_need_no_encoder(tmp_path: Path) -> None:
-    base, low = BY_NAME["gptq"].folder(tmp_path / "a", 0), adapter(tmp_path / "low")
+    base, low = with_act_order(tmp_path / "a", 0), adapter(tmp_path / "low")
     before = load_file(base / "model.safetensors")
     words, size = before["model.embed_tokens.weight"].shape
     stem = "base_model.model.model.embed_tokens.lora_embedding_"

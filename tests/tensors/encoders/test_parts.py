@@ -15,7 +15,9 @@ from ckptsurgeon.api.inputs.operations import operate
 from ckptsurgeon.engine.compute import encoding
 from ckptsurgeon.engine.compute.reading import read_part
 from ckptsurgeon.tensors.encoders import _extremes
+from ckptsurgeon.tensors.encoders._encoder import encoder_of
 from ckptsurgeon.tensors.encoders._schemes import SCHEMES
+from ckptsurgeon.tensors.info import Encoded, TensorInfo
 
 KEYS = ("model.layers.0.q_proj.weight", "model.layers.0.k_proj.weight")
 
@@ -180,3 +182,19 @@ def test_operations_do_not_take_codes_for_numbers(name: str, tmp_path: Path) -> 
         cs.rename(source, operations=[quantize, {"quantize": "**.q_proj.*", "to": name}])
     with pytest.raises(cs.ConfigError, match="to is 'int5', not one of fp8-block"):
         cs.rename(source, operations=[{**quantize, "to": "int5"}])
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_groups_on_one_side_of_zero_lose_no_more_than_a_step_in_the_first_version_of_gptq(bits: int) -> None:
+    """It has no zero point 0, so that one code less is left."""
+    made = Encoded(
+        (TensorInfo("float32", (1, 32)),), "gptq", "codes", (1, 32), "float16",
+        (("bits", bits), ("turned", 1), ("plus", 1), ("asymmetric", 1)),
+    )  # fmt: skip
+    values, encoder = np.linspace(0, 3, 32, dtype="<f4")[None], encoder_of(made)
+    scales = encoder.scales(made, np.zeros((1, 1), "<f4"), np.full((1, 1), 3, "<f4"), 0.0)
+    step = float(scales["scale"].view("<f2")[0, 0])
+    numbers = {role: np.asarray(one.view("<f2") if role == "scale" else one, "<f4") for role, one in scales.items()}
+    codes, meant = encoder.codes(made, values, numbers, 0.0)
+    assert codes.max() == 2**bits - 1
+    assert np.abs(meant - values).max() <= step / 2 + 2e-3
