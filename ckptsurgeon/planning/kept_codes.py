@@ -169,7 +169,7 @@ class _Keeping:
             raise PlanError(
                 f"the tensor {escape(coded.name)} of {escape(owner.stored.name)} is quantised ({coded.method}), and "
                 f"its new values cannot be stored that way: {error}.",
-                hint="Use --encoding dequantize, and quantise the output with the package that quantised the model.",
+                hint="Dequantise it with --encoding dequantize, and quantise the output with the package of the model.",
                 details=list(coded.keys),
             ) from None
         self._encoded_anew.setdefault(coded.method, []).append(coded.name)

@@ -227,13 +227,22 @@ def _why(found: Mapping[str, str]) -> str:
 def check_replaced(
     steps: Sequence[Step], selection: Selection, views: Sequence[SourceView], wanted: QuantisedTensors
 ) -> None:
-    """Raise PlanError if a quantised tensor of the destination would be kept, although a source has plain values."""
+    """Raise PlanError if a quantised tensor of the destination would be kept, although a source has its values.
+
+    The source may have them as plain numbers, or as codes under other keys.
+    """
     kept = {step.key for step in steps if step.op == "keep" and step.reason == "missing"} if wanted else ()
     passed: dict[str, str] = {}
+    coded = _codes_by_name(selection) if kept else {}
     for one in wanted.tensors:
-        if one.codes in kept and one.name not in one.keys:
+        if one.codes not in kept:
+            continue
+        if one.name not in one.keys:
             for origin in selection.origins.get(one.name, ()):
                 passed[one.name] = f"{views[origin.source].source.name} has it as numbers ({origin.info.dtype})"
+        if one.name in coded:
+            source, method = coded[one.name]
+            passed[one.name] = f"{views[source].source.name} has it as codes ({method})"
     if passed:
         first = next(iter(passed))
         raise QuantisedError(
@@ -243,6 +252,16 @@ def check_replaced(
             f"--exclude {escape(first)}.",
             details=[f"{key}: {why}" for key, why in passed.items()],
         )
+
+
+def _codes_by_name(selection: Selection) -> dict[str, tuple[int, str]]:
+    """Return the source and the encoding of each quantised tensor of the sources, by the name it would have."""
+    return {
+        _meant(origin.coded, name): (origin.source, origin.coded.method)
+        for name, origins in selection.origins.items()
+        for origin in origins
+        if origin.coded is not None and origin.coded.codes == origin.key
+    }
 
 
 def _meant(coded: QuantisedTensor, name: str) -> str:

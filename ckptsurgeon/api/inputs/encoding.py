@@ -65,7 +65,7 @@ def with_decoding(
     rows: Sequence[Mapping[str, Any]], opened: Sequence[Checkpoint], encoding: str
 ) -> list[Mapping[str, Any]]:
     """Return the operations on sources, with one before all others that decodes their codes, if this is asked for."""
-    decodes = encoding != ENCODINGS[0] and any(one.codes for one in opened)
+    decodes = encoding != ENCODINGS[0] and any(one.codes for one in opened) and DEQUANTIZE not in rows
     return [*([DEQUANTIZE] if decodes else []), *rows]
 
 

@@ -28,6 +28,7 @@ from .documents import json_text
 from .folder import ModelFolder, model_folder
 
 __all__ = [
+    "SettingsError",
     "check_settings",
     "decoded_dtype",
     "described_shape_notes",
@@ -229,6 +230,10 @@ def _copied(plan: Plan, opened: Sequence[Checkpoint], owner: int | None) -> dict
     return {place: list(found[place].values()) for place in sorted(found)}
 
 
+class SettingsError(PlanError):
+    """Raised for codes that would be decoded with other settings than those of their source."""
+
+
 def check_settings(
     plan: Plan, opened: Sequence[Checkpoint], owner: int | None = None, given: Mapping[str, Any] | None = None
 ) -> None:
@@ -251,13 +256,13 @@ def check_settings(
         for field, theirs, here in disagreements(coded, settings[place], ours):
             other = escape(plan.sources[place].name)
             if place == first and not given:
-                raise PlanError(
+                raise SettingsError(
                     f"the settings of quantisation of {other} do not fit the new names of its modules: {field} is "
                     f"{escape(theirs)} under the old name, {escape(here)} under the new one.",
                     hint="Do not rename these modules, or leave them out.",
                     details=[one.name for one in tensors],
                 )
-            raise PlanError(
+            raise SettingsError(
                 f"the quantised tensors of {other} would be decoded with the settings of {escape(name)}: {field} is "
                 f"{escape(theirs)} in {other}, {escape(here)} in {escape(name)}.",
                 hint=f"{dequantise(plan.verb)}; or leave out the quantised tensors of one model.",

@@ -10,7 +10,7 @@ from typing import Any, cast
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import open_checkpoint
 from ...engine.inputs import PlanInputs
-from ...errors import PlanError
+from ...errors import PatternError, PlanError
 from ...planning.operations.conversions import layouts_known
 from ...planning.plan.files import PlanSource
 from ...planning.plan.plan import Plan
@@ -40,6 +40,7 @@ from ..model_folder.folder import ModelFolder, model_folder
 from ..model_folder.layer_holes import gap_notes
 from ..model_folder.output import kept_folder
 from ..model_folder.quantised import (
+    SettingsError,
     check_settings,
     decoded_dtype,
     folder_of,
@@ -131,14 +132,17 @@ def plan_into(
     try:
         read = decoded_target(target) if encoding != ENCODINGS[0] else target
         return _planned(specs, read, options, encoding=encoding, reading=encoding, **more)
-    except QuantisedError as error:
+    except SettingsError:
+        raise
+    except PlanError as error:
         decoded = _tried(target) if encoding == ENCODINGS[0] else target
         if decoded is target:
             raise
         try:
             return _planned(specs, decoded, options, encoding=encoding, reading=ENCODINGS[1], **more)
-        except _UndecodedError:
-            raise error from None
+        except (PlanError, PatternError) as other:  # patterns may be of stored parts
+            is_clearer = isinstance(error, QuantisedError) and not isinstance(other, (_UndecodedError, PatternError))
+            raise (other if is_clearer else error) from None
 
 
 class _UndecodedError(PlanError):
@@ -199,7 +203,7 @@ def _planned(
         plan, initial_files = _used(plan, initial, initial_files)
         read = [*(one.operated.checkpoint for one in sources), *opened[len(specs) :], *initial_files]
         owner = len(specs) if len(opened) > len(specs) else None
-        plan, held = keeping_codes(plan, read, encoding, owner or 0)
+        plan, held = keeping_codes(plan, read, encoding, owner or 0) if reading != encoding else (plan, read)
         opened[len(specs) :] = held[len(specs) : len(opened)]
         wanted = opened[-1].codes if owner is not None else wanted
         check_codes(plan, [one.codes for one in held], wanted)

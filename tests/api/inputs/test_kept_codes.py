@@ -287,10 +287,12 @@ def test_a_recipe_of_mergekit_keeps_the_encoding(tmp_path: Path, ckpt: Any) -> N
 
 
 @pytest.mark.parametrize("source", ["plain", "gptq", "int8", "fp8-channel"])
-@pytest.mark.parametrize("name", ["fp8-block", "int4-packed"])
+@pytest.mark.parametrize("name", ["fp8-block", "int4-packed", "fp8-channel", "int8"])
 def test_a_transplant_encodes_weights_as_the_destination_has_them(name: str, source: str, tmp_path: Path) -> None:
+    if name == source:
+        return  # copied, see below
     destination = BY_NAME[name].folder(tmp_path / "to", 0)
-    given = BY_NAME["int8" if source == "plain" else source].folder(tmp_path / "from", 1)
+    given = BY_NAME["int4-packed" if source == "plain" else source].folder(tmp_path / "from", 1)
     values = plain(given)
     if source == "plain":
         given = Path(f"{given}-plain")

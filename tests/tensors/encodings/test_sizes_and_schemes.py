@@ -210,7 +210,11 @@ def test_parts_in_other_shards_are_not_missed(tmp_path: Path) -> None:
         ("w4a16", {"ignore": []}, "targets Linear and does not leave out lm_head.weight, but it is plain"),
         ("w4a16", {"ignore": ["lm_head"]}, ""),
         ("w4a16", {"ignore": ["re:.*lm_head"]}, ""),
-        ("w4a16", {"ignore": ["language_model.lm_head"]}, ""),  # the name of another version of the class
+        (
+            "w4a16",
+            {"ignore": ["language_model.lm_head"]},  # a module that no tensor is in
+            "targets Linear and does not leave out lm_head.weight, but it is plain",
+        ),
         ("w4a16", {"ignore": ["re:(?=.*)x"]}, ""),  # not evaluated
         ("gptq-order", {"lm_head": True}, "lm_head true and does not leave out lm_head.weight, but it is plain"),
         ("gptq-order", {"lm_head": False}, ""),
