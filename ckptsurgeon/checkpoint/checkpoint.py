@@ -191,12 +191,12 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     @cached_property
     def ties(self) -> Mapping[str, str]:
         """Every key whose tensor shares its bytes with that of an earlier key, mapped to the earlier key."""
-        return alias_groups(self)
+        return alias_groups(self._shown)
 
     @cached_property
     def codes(self) -> QuantisedTensors:
         """The quantised tensors: the stored parts of each, and how they are decoded."""
-        return find_codes(self, lambda: self.quantisation, lambda: self.elsewhere)
+        return find_codes(self._shown, lambda: self.quantisation, lambda: self.elsewhere)
 
     @cached_property
     def elsewhere(self) -> Sequence[str]:
@@ -214,20 +214,20 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         """Notes on quantisation settings that contradict the tensors, and on quantised tensors with missing parts."""
         if self.stored is not None:
             return self.stored.quantisation_notes
-        settings = self.quantisation if self.codes else {}
+        settings, shown = self.quantisation if self.codes else {}, self._shown
         said = list[str]()
         if self.codes:
-            parts = unfit(self.codes, self, settings)
-            said += contradictory(self.path, self.codes, self, settings, parts, self.elsewhere)
-            said += incomplete(self.path, self.codes, self, self.elsewhere)
+            parts = unfit(self.codes, shown, settings)
+            said += contradictory(self.path, self.codes, shown, settings, parts, self.elsewhere)
+            said += incomplete(self.path, self.codes, shown, self.elsewhere)
             is_whole = bool(self.elsewhere) or not self._shard[1]
-            said += notes_on_parts(self.path, self.codes, self, settings, self.elsewhere, is_whole=is_whole)
-            said += unlike_others(self.path, self.codes, self, settings, parts)
+            said += notes_on_parts(self.path, self.codes, shown, settings, self.elsewhere, is_whole=is_whole)
+            said += unlike_others(self.path, self.codes, shown, settings, parts)
         if settings:
             said += of_other_width(self.path, self.codes, self.folder)
             said += disagreeing_files(self.path, self.codes, settings_in(self.metadata), settings_by_file(self.around))
         of_folder = missing_settings(
-            self.path, self.codes, self, self.folder, settings, self.metadata, lambda: self.elsewhere
+            self.path, self.codes, shown, self.folder, settings, self.metadata, lambda: self.elsewhere
         )
         return (*said, *of_folder)
 
@@ -258,9 +258,13 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         A wrapper stays if the keys of ``destination`` have the same one. If ``stripped`` is given, exactly those
         wrappers are removed.
         """
+        other = self._copied()
+        other._show(unwrap(self._tensors, destination) if stripped is None else unwrap_as(self._tensors, stripped))
+        return other
+
+    def _copied(self) -> Checkpoint:
         other = object.__new__(Checkpoint)
         other.__dict__.update({name: value for name, value in self.__dict__.items() if name not in _WORKED_OUT})
-        other._show(unwrap(self._tensors, destination) if stripped is None else unwrap_as(self._tensors, stripped))
         return other
 
     def holding(self, tensors: Mapping[str, TensorInfo], *, decoded: bool = False) -> Checkpoint:
@@ -268,7 +272,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
         ``decoded`` says that none of them are codes any more, so that settings of quantisation do not hold for them.
         """
-        other = self.unwrapped(stripped=self.stripped)
+        other = self._copied()
         if decoded:
             other.stored, other.quantisation = self, {}
         aside = {key: self._tensors[key] for key in self._view.aside}

@@ -94,7 +94,7 @@ def decoded_dtype(checkpoint: Checkpoint) -> str:
 
 def parts_elsewhere(checkpoint: Checkpoint) -> list[str]:
     """Return a note if a single shard was opened, and quantised tensors have codes or scales in other shards."""
-    if not checkpoint.codes:
+    if not checkpoint.elsewhere or not checkpoint.codes:
         return []
     names = {one.name.removesuffix(".weight"): one.name for one in checkpoint.codes.tensors}
     found = {one for key in checkpoint.elsewhere if not key.endswith(".bias") for one in _stems(key) if one in names}
@@ -116,7 +116,9 @@ def described_shape_notes(checkpoint: Checkpoint) -> list[str]:
         return []
     checkpoint = checkpoint.stored or checkpoint
     found: dict[tuple[str, str], list[str]] = {}
-    described = (one for one in checkpoint.codes.tensors if one.codes and any(map(_describes, one.parts)))
+    codes = checkpoint.codes
+    forms = {form for form, one in codes.by_form().items() if one.codes and any(map(_describes, one.parts))}
+    described = (one for one in codes.tensors if one.form in forms) if forms else ()
     for one in islice(described, MOST):
         for why in (*_of_state(checkpoint, one), *_of_shape(checkpoint, one), *_of_zeros(checkpoint, one)):
             found.setdefault(why, []).append(one.codes)

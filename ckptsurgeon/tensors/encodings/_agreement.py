@@ -10,7 +10,17 @@ from ...util.text import escape
 from ..dtypes import DTYPES
 from ..info import TensorInfo
 from ._encoding import QuantisedTensors
-from ._facts import COLUMNS_FIRST, FORMATS, GROUPED, ROWS_FIRST, STORED_BY, TYPES, Contradiction, contradicted
+from ._facts import (
+    COLUMNS_FIRST,
+    FORMATS,
+    GROUPED,
+    ROWS_FIRST,
+    STORED_BY,
+    TYPES,
+    Contradiction,
+    contradicted,
+    is_of_fused,
+)
 from ._methods import KNOWN, METHODS, STORING, family, is_stored_by
 from ._modules import GENERAL, Modules, module_of
 from ._settings import QuantisationSettings, Settings, StatedValues, stated_by
@@ -71,20 +81,25 @@ def contradictions(
     found = dict[Contradiction, list[str]]()
     if not settings:
         return found
-    stated, of_module = stated_by(settings), _StatedOfModules(settings)
-    known = [one for one in codes.tensors if family(one.method) in KNOWN]
-    others = {one.name for one in known if stated.method in METHODS and not is_stored_by(stated.method, one)}
+    stated, of_module, forms = stated_by(settings), _StatedOfModules(settings), codes.by_form()
+    known = {form: one for form, one in forms.items() if family(one.method) in KNOWN}
+    others = {form for form, one in known.items() if stated.method in METHODS and not is_stored_by(stated.method, one)}
     is_another = stated.method in ALONE or len(others) == len(known)
+    of_form: dict[tuple[int, int], list[Contradiction]] = {}
     for one in codes.tensors:
-        kind, facts = family(one.method), list[Contradiction]()
-        if one.name in others and is_another:
+        facts = list[Contradiction]()
+        if one.form in others and is_another:
             facts = [Contradiction("quant_method", stated.method, one.method)]
         elif one.codes and one.name not in unfit:
-            parts = {end: tensors[key] for end, key in one.parts.items()}
-            facts = list(contradicted(kind, one, parts, of_module(one.name)))
+            own = of_module(one.name)
+            asked = one.form, id(own)
+            if asked not in of_form:
+                parts = {end: tensors[key] for end, key in one.parts.items()}
+                of_form[asked] = list(contradicted(family(one.method), one, parts, own))
+            facts = [fact for fact in of_form[asked] if not is_of_fused(fact, one.name)]
         for fact in facts:
             found.setdefault(fact, []).append(one.name)
-    stored = {end for one in codes.tensors for end in one.parts}
+    stored = {end for one in forms.values() for end in one.parts}
     return {fact: names for fact, names in found.items() if not _is_there(fact, stored, elsewhere)}
 
 
@@ -99,6 +114,8 @@ class _StatedOfModules:
         self._by_place: dict[int, StatedValues] = {}
 
     def __call__(self, name: str) -> StatedValues:
+        if not self._modules.has_sections:
+            return self._all
         place = self._modules.place(module_of(name)) if self._modules.is_exact else GENERAL
         if place == GENERAL:
             return self._all
@@ -127,7 +144,7 @@ def _is_there(fact: Contradiction, stored: Collection[str], elsewhere: Sequence[
 def left_out(codes: QuantisedTensors, settings: Settings) -> dict[str, list[str]]:
     """Return the quantised tensors that the settings exclude from quantisation, by the entry that excludes them."""
     found, modules, method = dict[str, list[str]](), Modules(settings), QuantisationSettings(settings).method
-    for one in codes.tensors if settings else ():
+    for one in codes.tensors if modules.leave_out_any else ():
         if (
             one.codes
             and family(one.method) in METHODS.get(method, KNOWN)
@@ -143,7 +160,8 @@ def plain_heads(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], sett
     The keys of the dict are the field and the value that say so. Other layers are not checked, since they could be of
     other classes than Linear.
     """
-    heads = [key for key, info in tensors.items() if codes and f".{key}".endswith(HEAD) and _is_number(info)]
+    ends = [key for key in tensors if key.endswith(HEAD[1:])] if codes else []
+    heads = [key for key in ends if f".{key}".endswith(HEAD) and _is_number(tensors[key])]
     method, modules = QuantisationSettings(settings).method, Modules(settings)
     if method == "compressed-tensors" and not modules.unread and not _leaves_out(settings.get("ignore"), tensors):
         groups = settings.get("config_groups")
@@ -151,7 +169,7 @@ def plain_heads(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], sett
         said = "targets Linear" if targets and all(one == ["Linear"] for one in targets) else ""
     else:
         said = "lm_head true" if method == "gptq" and settings.get("lm_head") is True else ""
-    names = {one.name for one in codes.tensors}
+    names = {one.name for one in codes.tensors} if said and heads else set()
     found = [key for key in heads if said and key not in names and not modules.left_out(module_of(key))]
     return {said: found} if found else {}
 

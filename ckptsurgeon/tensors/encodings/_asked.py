@@ -14,7 +14,7 @@ from typing import Any
 from ._encoding import QuantisedTensor, QuantisedTensors
 from ._facts import TYPES
 from ._methods import family
-from ._modules import Modules, expression_of, module_of
+from ._modules import GENERAL, Modules, expression_of, module_of
 from ._needed import NeededPart
 from ._settings import Settings
 
@@ -56,7 +56,8 @@ def _said_static(codes: QuantisedTensors, settings: Settings) -> dict[str, list[
     """Return the quantised tensors whose activation scales are static, by the setting that says so."""
     modules, said, found = Modules(settings), dict[int, str](), dict[str, list[str]]()
     method = settings.get("quant_method")
-    for one in codes.tensors if method in ("fp8", "compressed-tensors") and modules.is_exact else ():
+    asks = method in ("fp8", "compressed-tensors") and modules.is_exact
+    for one in codes.tensors if asks and (modules.has_sections or _static(modules.settings(GENERAL))) else ():
         place = modules.place(module_of(one.name))
         if place not in said:
             said[place] = _static(modules.settings(place))

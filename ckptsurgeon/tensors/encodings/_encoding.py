@@ -108,14 +108,15 @@ def some(method: str) -> Callable[[Parts, QuantisationSettings], LogicalTensor]:
 # The logical tensors of a state dict that are stored as codes.
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # treated as frozen: nothing ever sets a field, see Storage
 class QuantisedTensor:
     """A quantised tensor: ``parts`` maps the endings of keys, such as ``.scales``, to the keys that store the tensor.
 
     ``name`` is the key that it would have if it were stored plainly, ``codes`` the key of its codes, ``method`` its
     encoding in words. ``codes`` is "" if they are in another shard. ``parameters`` is the number of logical parameters,
     None if no header gives it; it is at least ``at_least``. ``shape`` is None if no header gives it. ``more_codes`` are
-    the keys of further codes with the same scales; only unknown encodings have any.
+    the keys of further codes with the same scales; only unknown encodings have any. ``form`` is the number of its form:
+    the quantised tensors of one state dict that have the same encoding, endings, dtypes and shapes have the same.
     """
 
     name: str
@@ -126,6 +127,7 @@ class QuantisedTensor:
     shape: tuple[int, ...] | None = None
     at_least: int = 0
     more_codes: tuple[str, ...] = ()
+    form: int = field(default=0, compare=False, repr=False)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -169,6 +171,13 @@ class QuantisedTensors:
         """
         found = tuple(one for one in self.tensors if (one.codes or one.keys[0]) in keys)
         return self if len(found) == len(self.tensors) else QuantisedTensors(found, self.by_key)
+
+    def by_form(self) -> dict[int, QuantisedTensor]:
+        """Return the first quantised tensor of each form: what headers say of it holds for all others of the form."""
+        found: dict[int, QuantisedTensor] = {}
+        for one in self.tensors:
+            found.setdefault(one.form, one)
+        return found
 
     def parameters(self, key: str, info: TensorInfo) -> int:
         """Return the least number of parameters of a stored tensor: codes count as the logical tensor, scales as 0."""

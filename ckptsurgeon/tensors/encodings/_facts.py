@@ -11,7 +11,17 @@ from ..info import TensorInfo
 from ._encoding import Parts, QuantisedTensor
 from ._settings import Scheme, StatedValues
 
-__all__ = ["COLUMNS_FIRST", "FORMATS", "GROUPED", "ROWS_FIRST", "STORED_BY", "TYPES", "Contradiction", "contradicted"]
+__all__ = [
+    "COLUMNS_FIRST",
+    "FORMATS",
+    "GROUPED",
+    "ROWS_FIRST",
+    "STORED_BY",
+    "TYPES",
+    "Contradiction",
+    "contradicted",
+    "is_of_fused",
+]
 
 SCALES = (".weight_scale", "_scale_inv")
 ROWS_FIRST, COLUMNS_FIRST = ("gemm", "exllama", "ipex"), ("gemv", "gemv_fast")
@@ -22,6 +32,8 @@ FUSED = re.compile(r"qkv|gate_up|up_gate|in_proj|w13", re.IGNORECASE)
 """Names of modules that fuse several weights, each with blocks of its own."""
 COMPRESSED = "compressed"
 """The state of weights that compressed-tensors has stored as codes."""
+BLOCKS = ("weight_block_size", "block_structure")
+"""Fields of settings that give the rows and columns of a block."""
 STORED_BY: Mapping[str, tuple[str, ...]] = {
     "pack-quantized": ("packed",),
     "marlin-24": ("packed",),
@@ -64,7 +76,8 @@ class Contradiction(NamedTuple):
 def contradicted(kind: str, one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
     """Yield each setting in ``stated`` that a quantised tensor contradicts; ``kind`` is its encoding, such as GPTQ.
 
-    ``parts`` has its stored tensors by the endings of their keys.
+    ``parts`` has its stored tensors by the endings of their keys. All tensors of one form contradict the same settings,
+    but those that ``is_of_fused`` returns True for.
     """
     if kind == "GPTQ" and stated.format in ("", *FORMATS):
         yield from _bits(one, parts[".qweight"], stated)
@@ -214,11 +227,16 @@ def _blocks(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterato
     if scale is None and name == "block_structure" and one.method.endswith("block scales"):
         scale = parts.get(".weight_scale")
     shape = one.shape or ()
-    if not name or scale is None or len(shape) < 2 or FUSED.search(one.name):
+    if not name or scale is None or len(shape) < 2:
         return
     wanted = -(-shape[-2] // blocks[0]), -(-shape[-1] // blocks[1])
     if scale.numel != prod(wanted) * prod(shape[:-2]) or (len(scale.shape) > 1 and scale.shape[-2:] != wanted):
         yield Contradiction(name, str(list(blocks)), f"{scale.shape} scales for {shape}")
+
+
+def is_of_fused(fact: Contradiction, name: str) -> bool:
+    """Return whether a contradiction is of block sizes, and the weight ``name`` is of several, each with own blocks."""
+    return fact.field in BLOCKS and fact.said != "null" and FUSED.search(name) is not None
 
 
 def _blocks_without_size(one: QuantisedTensor, parts: Parts) -> Iterator[Contradiction]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import cast
 
 from ...util.registry import discover
 from ..dtypes import DTYPES
 from ..info import TensorInfo
-from ._encoding import NO_CODES, Encoding, QuantisedTensor, QuantisedTensors
+from ._encoding import NO_CODES, Encoding, LogicalTensor, Parts, QuantisedTensor, QuantisedTensors
 from ._parts import could_be_parts, could_be_words, lone_codes, lone_parts, part_endings
 from ._settings import QuantisationSettings, Settings
 
@@ -177,25 +179,56 @@ def find_codes(
     like scales of a known encoding although their codes are in another shard.
     """
     long = _long_endings()
-    keys = [key for key, info in tensors.items() if could_be_codes(info) or (key.endswith(long) and info.numel > 1)]
+    keys = [
+        key for key, info in tensors.items() if info.dtype in _CODE_TYPES or (key.endswith(long) and info.numel > 1)
+    ]
     parts = could_be_parts(tensors, _part_endings())
     if not keys and not parts and not could_be_words(tensors):
         return NO_CODES
     quantisation, found, by_module = QuantisationSettings(settings()), dict[str, QuantisedTensor](), _by_module(tensors)
-    others = frozenset(elsewhere())
+    others, forms = frozenset(elsewhere()), _Forms(quantisation)
     for key in keys:
-        if key not in found:
-            coded = _known(key, tensors, by_module, quantisation)
-            found.update(dict.fromkeys(coded.keys, coded) if coded is not None else {})
+        if key not in found and (known := _known(key, tensors, by_module, forms)) is not None:
+            for part in known.parts.values():
+                found[part] = known
     for coded in lone_codes(tensors, found, others, _all_encodings()) if others else ():
-        found.update(dict.fromkeys(coded.keys, coded))
+        found.update(dict.fromkeys(coded.keys, forms.alone(coded)))
     left = [key for key in keys if key not in found]
     for coded in unknown(left, tensors, by_module, found, quantisation) if left else ():
-        found.update(dict.fromkeys(coded.keys, coded))
+        found.update(dict.fromkeys(coded.keys, forms.alone(coded)))
     for coded in lone_parts(parts, tensors, found, quantisation, others, _all_encodings()):
-        found.update(dict.fromkeys(coded.keys, coded))
+        found.update(dict.fromkeys(coded.keys, forms.alone(coded)))
     each = {id(coded): coded for coded in found.values()}
     return QuantisedTensors(tuple(each.values()), found) if found else NO_CODES
+
+
+class _Forms:
+    """The logical tensors of known encodings by form, each worked out once; ``settings`` are those of the folder.
+
+    The form of a quantised tensor is its encoding with the endings, dtypes and shapes of its parts.
+    """
+
+    def __init__(self, settings: QuantisationSettings) -> None:
+        self._settings = settings
+        self._found: dict[Hashable, tuple[LogicalTensor | None, int]] = {}
+        self._numbers = itertools.count()
+
+    def logical(self, one: Encoding, stem: str, parts: Parts) -> tuple[LogicalTensor | None, int]:
+        """Return the logical tensor of these parts, None if they are not of this encoding, and the number of its form.
+
+        ``stem`` is the name of the module, which may have settings of its own.
+        """
+        own = self._settings.of(stem)
+        module = stem if own is not self._settings else None
+        form = id(one), module, *[(end, info.dtype, info.shape) for end, info in parts.items()]
+        found = self._found.get(form)
+        if found is None:
+            found = self._found[form] = one.logical(parts, own), next(self._numbers)
+        return found
+
+    def alone(self, coded: QuantisedTensor) -> QuantisedTensor:
+        """Return a quantised tensor with a form of its own."""
+        return replace(coded, form=next(self._numbers))
 
 
 def _by_module(keys: Iterable[str]) -> dict[str, list[str]]:
@@ -235,7 +268,7 @@ def _known(
     key: str,
     tensors: Mapping[str, TensorInfo],
     by_module: Mapping[str, Sequence[str]],
-    quantisation: QuantisationSettings,
+    forms: _Forms,
 ) -> QuantisedTensor | None:
     """Return the quantised tensor of a known encoding that a key identifies; None if it identifies none.
 
@@ -247,14 +280,14 @@ def _known(
             continue
         stem = dotted[: len(dotted) - len(one.telling)]
         parts = _parts(one, stem, tensors, by_module)
-        if one.marks and not any(mark in parts for mark in one.marks):
+        if one.marks and parts.keys().isdisjoint(one.marks):
             continue
-        logical = one.logical({end: tensors[part] for end, part in parts.items()}, quantisation.of(stem[1:]))
+        logical, form = forms.logical(one, stem[1:], {end: tensors[part] for end, part in parts.items()})
         if logical is not None:
             codes = parts[one.telling if one.codes is None else one.codes]
             return QuantisedTensor(
                 (stem + one.named)[1:], logical.method, codes, parts, logical.parameters, logical.shape,
-                max(logical.at_least, logical.parameters or 0),
+                max(logical.at_least, logical.parameters or 0), form=form,
             )  # fmt: skip
     return None
 
@@ -265,6 +298,7 @@ def _parts(
     """Return the existing keys made of ``stem`` and an ending of an encoding, by ending; the identifying is first."""
     if not one.is_of_modules:
         return {end: key for end in one.places if (key := (stem + end)[1:]) in tensors}
-    start = len(stem)  # checks the existing keys, not all possible ones
-    found = {end: key for key in by_module[stem[1:]] if (end := f".{key}"[start:]) in one.places}
-    return {end: found[end] for end in sorted(found, key=one.places.__getitem__)} if len(found) > 1 else found
+    start, places = len(stem), one.places  # checks the existing keys, not all possible ones
+    found = {end: key for key in by_module[stem[1:]] if (end := f".{key}"[start:]) in places}
+    order = [places[end] for end in found]
+    return found if sorted(order) == order else {end: found[end] for end in sorted(found, key=places.__getitem__)}

@@ -71,6 +71,12 @@ class Modules:
         """Whether any modules have a section of their own."""
         return bool(self._sections)
 
+    @property
+    def leave_out_any(self) -> bool:
+        """Whether the settings have an entry that could leave a module unquantised; ``left_out`` gives "" without."""
+        named = (self._skipped, self._ignored, self._ignoring, self._only, self._patterns)
+        return any(named) or any(value is False for value in self._settings.values())
+
     def settings(self, place: int) -> Settings:
         """Return the settings in a section, in the form of a ``quantization_config`` for all modules."""
         return self._general if place == GENERAL else self._sections[place]

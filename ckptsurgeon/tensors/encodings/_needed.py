@@ -168,9 +168,12 @@ def _without_weight_scales(
     is_scaled = method in ("fp8", "fbgemm_fp8") or settings.get("quant_algo") == "FP8"
     if not is_scaled and not (method == "compressed-tensors" and settings.get("format") in _SCALED):
         return
-    coded = [one for one in codes.tensors if one.codes and tensors[one.codes].dtype in _EIGHT_BITS]
-    if coded and not any(_has_scale(one) for one in coded):
-        yield NeededPart(str(method or "FP8"), "scales of weights", tuple(one.name for one in coded), is_all=True)
+    coded = {
+        form: one for form, one in codes.by_form().items() if one.codes and tensors[one.codes].dtype in _EIGHT_BITS
+    }
+    if coded and not any(map(_has_scale, coded.values())):
+        names = tuple(one.name for one in codes.tensors if one.form in coded)
+        yield NeededPart(str(method or "FP8"), "scales of weights", names, is_all=True)
 
 
 def _has_scale(one: QuantisedTensor) -> bool:

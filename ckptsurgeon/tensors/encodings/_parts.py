@@ -54,9 +54,17 @@ def could_be_parts(tensors: Mapping[str, TensorInfo], endings: tuple[str, ...]) 
 
     ``endings`` are the endings of such keys. Vectors are left out if plain tensors have the same ending, as ``.scale``.
     """
-    keys = (key for key in tensors if f".{key}".endswith(endings))
-    found = {key: next(end for end in endings if f".{key}".endswith(end)) for key in keys}
-    return {key: end for key, end in found.items() if end not in _GENERAL or len(tensors[key].shape) > 1}
+    most = max((end.count(".") + (end[:1] != ".") for end in endings), default=0)
+    by_tail: dict[str, str] = {}  # keys of a hundred thousand tensors end in few ways
+    found: dict[str, str] = {}
+    for key, info in tensors.items():
+        tail = ".".join(key.rsplit(".", most)[-most:])
+        end = by_tail.get(tail)
+        if end is None:
+            end = by_tail[tail] = next((end for end in endings if f".{tail}".endswith(end)), "")
+        if end and (end not in _GENERAL or len(info.shape) > 1):
+            found[key] = end
+    return found
 
 
 def could_be_words(tensors: Mapping[str, TensorInfo]) -> bool:
@@ -191,9 +199,10 @@ def broken_partners(
     too.
     """
     groups: dict[tuple[str, str, int], list[QuantisedTensor]] = {}
+    infos = {form: tensors[one.codes] for form, one in codes.by_form().items() if one.codes}
     for one in codes.tensors:
         if one.codes:
-            info = tensors[one.codes]
+            info = infos[one.form]
             groups.setdefault((_leaf(one.codes), info.dtype, len(info.shape)), []).append(one)
     without = [one for one in codes.tensors if not one.codes]
     for (leaf, dtype, rank), group in groups.items():
@@ -224,10 +233,17 @@ def _decoding_endings(one: QuantisedTensor) -> set[str]:
 
 def _needed(known: Sequence[QuantisedTensor]) -> list[str]:
     """Return the endings of the decoding tensors that all of these quantised weights have."""
-    left = _decoding_endings(known[0])
-    for one in known[1:]:
-        left &= _decoding_endings(one)
-    return sorted(left)
+    return sorted(set.intersection(*(ends for ends, _ in _endings_by_form(known))))
+
+
+def _endings_by_form(known: Sequence[QuantisedTensor]) -> list[tuple[set[str], int]]:
+    """Return the endings of the decoding tensors of each form, and the number of quantised weights that have it.
+
+    The codes of all weights have the same name in their module.
+    """
+    numbers = Counter(one.form for one in known)
+    forms = {one.form: one for one in known}
+    return [(_decoding_endings(forms[form]), number) for form, number in numbers.items()]
 
 
 def _codes_of(one: QuantisedTensor, needed: Sequence[str], leaf: str) -> Iterator[str]:
@@ -260,7 +276,10 @@ def _left_out(
     known: Sequence[QuantisedTensor], tensors: Tensors, elsewhere: Container[str]
 ) -> Iterator[IncompleteTensors]:
     """Yield the optional tensors, such as zero points, that more than half of the weights have and the others lack."""
-    for end, number in Counter(end for one in known for end in _decoding_endings(one) if end.endswith(ALWAYS)).items():
+    numbers: Counter[str] = Counter()
+    for ends, number in _endings_by_form(known):
+        numbers.update({end: number for end in ends if end.endswith(ALWAYS)})
+    for end, number in numbers.items():
         among = [one for one in known if end != ".biases" or _has_float_scales(one, tensors)]
         if len(among) / 2 < number < len(among):
             keys = {one.name: one.codes.rpartition(".")[0] + end for one in among}
@@ -276,7 +295,8 @@ def _has_float_scales(one: QuantisedTensor, tensors: Tensors) -> bool:
 
 def _lengths(codes: QuantisedTensors, tensors: Tensors) -> Iterator[IncompleteTensors]:
     """Yield the scales of bitsandbytes whose number does not fit the block length of the rest of the model."""
-    for end, whole in ((".absmax", ""), (".nested_absmax", ".absmax")):
+    has_blocks = any(family(one.method) == "bitsandbytes" for one in codes.by_form().values())
+    for end, whole in ((".absmax", ""), (".nested_absmax", ".absmax")) if has_blocks else ():
         possible = dict[str, set[int]]()
         for one in codes.tensors:
             if family(one.method) == "bitsandbytes" and {end, whole} <= one.parts.keys():

@@ -9,11 +9,10 @@ from ..info import TensorInfo
 from ._encoding import QuantisedTensors
 from ._modules import SKIPPED, Modules, module_of
 from ._settings import QuantisationSettings, Settings
-from ._unlike import WHOLE, is_number, targets_of
+from ._unlike import WHOLE, is_number, targets_of, without_numbers
 
 __all__ = ["by_kind", "leaves_out", "plain_kinds"]
 
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _IN_LAYER = re.compile(r"(.*?)\.\d+\.")
 _LINEAR = re.compile(
     r"\.(?:[qkvo]_proj|out_proj|qkv_proj|gate_proj|up_proj|down_proj|gate_up_proj|query_key_value|fc[12]|w[123]"
@@ -48,26 +47,25 @@ def plain_kinds(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], sett
     """
     if not codes.tensors or not by_kind(settings):
         return []
-    forms = {_NUMBER.sub("#", one.name) for one in codes.tensors}
+    plain = [key for key in _plain(tensors, QuantisationSettings(settings).method) if key not in codes.by_key]
+    if not plain:
+        return []
+    forms = {without_numbers(one.name) for one in codes.tensors}
     stacks = {match[1] for one in codes.tensors if one.codes and (match := _IN_LAYER.match(one.name))}
-    modules, method = Modules(settings), QuantisationSettings(settings).method
+    modules = Modules(settings)
     found = [
         key
-        for key in _plain(tensors, stacks, method)
-        if key not in codes.by_key and _NUMBER.sub("#", key) not in forms
-        and not leaves_out(modules, settings, module_of(key))
+        for key in plain
+        if (match := _IN_LAYER.match(key)) is not None and match[1] in stacks
+        and without_numbers(key) not in forms and not leaves_out(modules, settings, module_of(key))
     ]  # fmt: skip
     return [] if modules.is_spent else found
 
 
-def _plain(tensors: Mapping[str, TensorInfo], stacks: set[str], method: str) -> Iterator[str]:
-    """Yield the plain weights that are of a class of layers which ``method`` quantises.
-
-    Only weights in ``stacks``, the lists of layers that have quantised weights, are yielded.
-    """
+def _plain(tensors: Mapping[str, TensorInfo], method: str) -> Iterator[str]:
+    """Yield the plain weights that are of a class of layers which ``method`` quantises."""
     for key, info in tensors.items():
-        stack = _IN_LAYER.match(key) if is_number(info) else None
-        if stack is not None and stack[1] in stacks:
+        if is_number(info):
             is_linear = len(info.shape) == 2 and method != "mxfp4" and bool(_LINEAR.search(key))
             if is_linear or (len(info.shape) == 3 and method in _OF_EXPERTS and _EXPERTS.search(key)):
                 yield key

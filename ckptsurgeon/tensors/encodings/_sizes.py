@@ -39,12 +39,14 @@ def unfit_sizes(
     codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings
 ) -> Iterator[tuple[str, str]]:
     """Yield each tensor (such as ``weight_scale``) whose size does not fit the codes, and the name of the weight."""
-    stated = stated_by(settings)
-    for one in codes.tensors:
+    stated, unfit = stated_by(settings), dict[int, list[str]]()
+    for form, one in codes.by_form().items():
         check = _CHECKS.get(family(one.method))
         if check is not None and one.codes:
             parts = {end: tensors[key] for end, key in one.parts.items()}
-            yield from ((end.rpartition(".")[2], one.name) for end in check(one, parts, stated))
+            unfit[form] = [end.rpartition(".")[2] for end in check(one, parts, stated)]
+    if any(unfit.values()):
+        yield from ((end, one.name) for one in codes.tensors for end in unfit.get(one.form, ()))
 
 
 def _gptq(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[str]:

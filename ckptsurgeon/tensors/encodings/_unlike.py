@@ -27,13 +27,19 @@ __all__ = [
     "stored_twice",
     "targets_of",
     "unfit_parts",
+    "without_numbers",
 ]
 
 WHOLE = ("gptq", "awq", "fp8", "bitsandbytes", "compressed-tensors", "mxfp4")
 """Methods that quantise all modules of a kind except those that the settings exclude."""
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+_NUMBER = re.compile(r"\.\d+(?=\.)")
 UNKNOWN = "an"
 """The family name of quantised weights with an unknown encoding."""
+
+
+def without_numbers(name: str) -> str:
+    """Return a name with ``#`` in place of each number between dots, so that it is the same in all layers."""
+    return _NUMBER.sub(".#", name)
 
 
 def plain_among_codes(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> list[str]:
@@ -44,14 +50,13 @@ def plain_among_codes(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]
     method = QuantisationSettings(settings).method
     if method not in WHOLE or (method == "compressed-tensors" and targets_of(settings) - {"Linear"}):
         return []
-    forms = {_NUMBER.sub("#", one.name) for one in codes.tensors if one.codes}
-    modules, named = Modules(settings), {one.name for one in codes.tensors}
-    return [
-        key
-        for key, info in tensors.items()
-        if key not in codes.by_key and key not in named and is_number(info)
-        and _NUMBER.sub("#", key) in forms and not modules.left_out(module_of(key))
-    ]  # fmt: skip
+    named = {one.name for one in codes.tensors}
+    plain = [key for key, info in tensors.items() if key not in codes.by_key and key not in named and is_number(info)]
+    patterns = {key: without_numbers(key) for key in plain}
+    ends = tuple({pattern.rpartition("#")[2] for pattern in patterns.values()})  # that few codes have
+    forms = {without_numbers(one.name) for one in codes.tensors if one.codes and one.name.endswith(ends)}
+    modules = Modules(settings)
+    return [key for key in plain if patterns[key] in forms and not modules.left_out(module_of(key))]
 
 
 def targets_of(settings: Settings) -> set[str]:
@@ -71,8 +76,7 @@ def stored_twice(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> 
     return [
         one.name
         for one in codes.tensors
-        if one.codes and one.name not in one.keys and one.name in tensors and one.name not in codes.by_key
-        and is_number(tensors[one.name])
+        if one.codes and one.name in tensors and one.name not in codes.by_key and is_number(tensors[one.name])
     ]  # fmt: skip
 
 
@@ -82,6 +86,8 @@ def unfit_parts(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> I
     If a weight's encoding is not recognised, but others with the same name have a known one, its shapes do not fit each
     other: ("parts", key of its codes).
     """
+    if {family(method) for method in codes.methods()}.isdisjoint(("AWQ", "GPTQ", UNKNOWN)):
+        return
     known = {_leaf(one): one.method for one in codes.tensors if family(one.method) in KNOWN and one.codes}
     for one in codes.tensors:
         kind = family(one.method)
@@ -111,7 +117,6 @@ def _fits(kind: str, codes: tuple[int, ...], scales: tuple[int, ...], zeros: tup
 
 # Finds quantised tensors whose scales have another name, or whose codes have another dtype, than those like them.
 
-_LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _FLOATS = ("fp8", "mxfp8")
 _BYTES = ("int8", "uint8")
 _OF_ANY, _OF_BLOCKS = ".weight_scale", ".weight_scale_inv"
@@ -137,18 +142,17 @@ def odd_ones(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], setting
     Bytes of an unknown encoding with a scale count as 8-bit floats if those of other layers are.
     """
     groups: dict[tuple[str, str], list[QuantisedTensor]] = {}
-    scales: dict[str, str] = {}  # the endings of the scales, by the names of the weights
     renamed = of_another_scale(codes, settings)[1]
+    scales = {form: _scale(one) for form, one in codes.by_form().items()}  # the endings of the scales
     for one in codes.tensors if settings else ():
-        if one.codes and family(one.method) in (*_FLOATS, UNKNOWN) and (scale := _scale(one)):
-            groups.setdefault((family(one.method), _leaf(one)), []).append(one)
-            scales[one.name] = scale
+        if one.codes and scales[one.form] and (kind := family(one.method)) in (*_FLOATS, UNKNOWN):
+            groups.setdefault((kind, _leaf(one)), []).append(one)
     for (kind, leaf), group in groups.items():
         if kind == UNKNOWN:
             continue
         if not renamed:
-            yield from _odd(group, lambda one: scales[one.name].lstrip("."))
-        yield from _odd(group, lambda one: f"scales of {tensors[one.parts[scales[one.name]]].dtype}")
+            yield from _odd(group, lambda one: scales[one.form].lstrip("."))
+        yield from _odd(group, lambda one: f"scales of {tensors[one.parts[scales[one.form]]].dtype}")
         others = groups.get((UNKNOWN, leaf), []) if kind == _FLOATS[0] else []
         alike = [one for one in others if tensors[one.codes].dtype in _BYTES]
         yield from _odd([*group, *alike], lambda one: tensors[one.codes].dtype)
@@ -160,15 +164,15 @@ def _scale(one: QuantisedTensor) -> str:
 
 
 def _odd(group: list[QuantisedTensor], trait: Callable[[QuantisedTensor], str]) -> Iterator[OddTensors]:
-    traits = {one.name: trait(one) for one in group}
-    (usual, number), *others = Counter(traits.values()).most_common()
-    if not others:
+    """Yield the few of a group whose trait most do not have; ``trait`` is the same for all of one form."""
+    by_form = {form: trait(one) for form, one in {one.form: one for one in group}.items()}
+    if len(set(by_form.values())) < 2:
         return
-    forms = {_LAYER_NUMBER.sub("#", name) for name, found in traits.items() if found == usual}
+    traits = {one.name: by_form[one.form] for one in group}
+    (usual, number), *others = Counter(traits.values()).most_common()
+    forms = {without_numbers(name) for name, found in traits.items() if found == usual}
     for other, _ in others if number * 2 > len(group) else ():
-        names = tuple(
-            name for name, found in traits.items() if found == other and _LAYER_NUMBER.sub("#", name) in forms
-        )
+        names = tuple(name for name, found in traits.items() if found == other and without_numbers(name) in forms)
         if names:
             yield OddTensors(other, usual, names, number)
 
@@ -180,9 +184,12 @@ def of_another_scale(codes: QuantisedTensors, settings: Settings) -> tuple[str, 
     ``weight_scale_inv`` alone if there is a ``weight_block_size``; those of compressed-tensors look for
     ``weight_scale``, also for blocks.
     """
-    wanted, other = ends = _scale_names(settings)
-    floats = [one for one in codes.tensors if one.codes and family(one.method) in _FLOATS] if all(ends) else []
-    return wanted, [one.name for one in floats if other in one.parts and wanted not in one.parts]
+    wanted, other = _scale_names(settings)
+    return wanted, [
+        one.name
+        for one in (codes.tensors if wanted else ())
+        if wanted not in one.parts and other in one.parts and one.codes and family(one.method) in _FLOATS
+    ]
 
 
 def _scale_names(settings: Settings) -> tuple[str, str]:
@@ -215,8 +222,9 @@ def plain_with_scales(
     ):
         return
     modules = Modules(settings)
+    coded = {form for form, one in codes.by_form().items() if _is_coded(one, tensors)}
     for one in codes.tensors:
-        if _is_coded(one, tensors) or not _is_plain(one, tensors) or modules.left_out(module_of(one.name)):
+        if one.form in coded or not _is_plain(one, tensors) or modules.left_out(module_of(one.name)):
             continue
         ends = tuple(end.removeprefix(".weight.").lstrip("._") for end in one.parts if end.endswith(_DECODING))
         if ends:

@@ -139,6 +139,21 @@ def test_blocks_of_fused_weights_and_of_rows_that_are_left_over_are_their_own(tm
     assert not said(cs.inspect(folder))
 
 
+@pytest.mark.parametrize("names", [("a.0.qkv", "a.0.out"), ("a.0.out", "a.0.qkv")], ids=["fused-first", "fused-last"])
+def test_weights_alike_contradict_blocks_unless_their_name_is_that_of_fused_ones(
+    names: tuple[str, str], tmp_path: Path
+) -> None:
+    folder = BY_NAME["fp8-block"].folder(tmp_path / "m")
+    codes = eight_bits(torch.Generator(), 100, IN).view(torch.float8_e4m3fn)
+    tensors = {}
+    for name in names:
+        tensors |= {f"{name}.weight": codes.clone(), f"{name}.weight_scale_inv": torch.ones(6, 2)}
+    save_file(tensors, folder / "model.safetensors")
+    (note,) = said(cs.inspect(folder))
+    assert "1 quantised tensor" in note
+    assert note.endswith(": a.0.out.weight")
+
+
 TOLD = ("gptq", "awq", "fp8-block", "bnb-nf4", "int4-packed", "mxfp4")
 
 

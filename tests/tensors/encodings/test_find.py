@@ -253,6 +253,24 @@ def test_a_large_model_without_codes_costs_one_look_at_its_dtypes() -> None:
     assert looked == 0
 
 
+def test_quantised_tensors_of_one_form_have_the_same_encoding_endings_dtypes_and_shapes() -> None:
+    def coded(name: str, rows: int = 128, scales: str = "float32") -> dict[str, TensorInfo]:
+        return {
+            f"{name}.weight": TensorInfo("float8_e4m3fn", (rows, 128)),
+            f"{name}.weight_scale_inv": TensorInfo(scales, (rows // 128, 1)),
+        }
+
+    unknown = {f"{name}.codes": TensorInfo("uint8", (8, 8)) for name in "yz"}
+    scales = {f"{name}.codes_scale": TensorInfo("float32", (8,)) for name in "yz"}
+    found = find_codes(
+        {**coded("a"), **coded("b", 256), **coded("c"), **coded("d", scales="bfloat16"), **unknown, **scales}
+    )
+    forms = {one.name.partition(".")[0]: one.form for one in found.tensors}
+    assert forms["a"] == forms["c"]
+    assert len(set(forms.values())) == len("abdyz")
+    assert [one.name for one in found.by_form().values()] == [one.name for one in found.tensors if one.name[0] != "c"]
+
+
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 def test_torch_s_own_quantised_tensors_are_codes(tmp_path: Path) -> None:
     torch.save({"w": torch.quantize_per_tensor(torch.randn(4, 4), 0.1, 0, torch.qint8)}, tmp_path / "q.pth")
