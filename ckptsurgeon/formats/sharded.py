@@ -93,7 +93,8 @@ def _index(file: File) -> tuple[bytes, dict[str, str], dict[str, str], object]:
     extra = index.get("metadata")
     texts = extra.items() if isinstance(extra, dict) else ()
     total = extra.get("total_size") if isinstance(extra, dict) else None
-    weight_map = {key: shard_name(shard) or shard for key, shard in weight_map.items()}
+    names = {shard: shard_name(shard) or shard for shard in set(weight_map.values())}
+    weight_map = {key: names[shard] for key, shard in weight_map.items()}
     return raw, weight_map, {str(k): v for k, v in texts if isinstance(v, str)}, total
 
 
@@ -108,11 +109,16 @@ def _shard(index: File, folder: Folder, shard: str) -> Header:
     if shard.endswith(".json"):
         raise FormatError(f"{escape(index.uri)} names {escape(shard)}, which is not a shard.", rule="index")
     header = read_header(file, shard)
-    if not isinstance(header.tree, Mapping) or not all(
-        isinstance(key, str) and isinstance(info, TensorInfo) for key, info in header.tree.items()
-    ):
+    if not isinstance(header.tree, Mapping) or not _are_all(header.tree, str, TensorInfo):
         raise FormatError(f"the shard {escape(shard)} has entries that are not tensors.", rule="shard contents")
     return header
+
+
+def _are_all(tree: Mapping[Any, Any], key: type, value: type) -> bool:
+    """Whether all keys and all values are of a class each; there are few classes, and many entries."""
+    return all(issubclass(one, key) for one in set(map(type, tree))) and all(
+        issubclass(one, value) for one in set(map(type, tree.values()))
+    )
 
 
 def _why(error: SourceError, folder: Folder, shard: str) -> str:
@@ -161,11 +167,13 @@ def _check_count(index: File, shards: Mapping[str, Header], total: object) -> It
 
 def _other_size(index: File, shards: Mapping[str, Header], total: object) -> Iterator[str]:
     """Yield a note if the size of the tensors is not the one in the index: a shard may be from another model."""
-    infos = [info for header in shards.values() for info in header.tree.values()]
-    each = sum(info.nbytes for info in infos)
     if isinstance(total, float) and total.is_integer():
         total = int(total)
-    if type(total) is not int or total == each:
+    if type(total) is not int:
+        return
+    infos = [info for header in shards.values() for info in header.tree.values()]
+    each = sum(info.nbytes for info in infos)
+    if total == each:
         return
     once = sum({info.place: info.nbytes for info in infos if info.place is not None}.values())  # tied ones once
     if total != once:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from reprlib import Repr
 
 __all__ = [
@@ -92,8 +93,12 @@ def brief_repr(value: object, limit: int = 60) -> str:
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
     """Return a sort key that puts ``layers.2`` before ``layers.10``."""
-    parts = _DIGITS.split(name)
-    return [(0, int(part), part) if i % 2 and len(part) < 20 else (1, 0, part) for i, part in enumerate(parts)]
+    return list(map(_part_key, _DIGITS.split(name)))
+
+
+@lru_cache(4096)  # a hundred thousand keys are made of few texts and numbers
+def _part_key(part: str) -> tuple[int, int, str]:
+    return (0, int(part), part) if part[:1].isdecimal() and len(part) < 20 else (1, 0, part)
 
 
 def human_bytes(nbytes: int) -> str:

@@ -95,7 +95,7 @@ def _strict_parsers(raw: bytes) -> dict[str, Any]:
 
     Integers get a function only if the text may contain -0, since it is slow.
     """
-    odd = {"parse_int": _integer} if _MINUS_ZERO.search(raw) else {}
+    odd = {"parse_int": _integer} if b"-0" in raw and _MINUS_ZERO.search(raw) else {}
     return {"parse_constant": _refuse, "parse_float": _finite, **odd}
 
 
