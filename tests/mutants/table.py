@@ -43,7 +43,7 @@ MUTANTS = (
     ),
     Mutant(
         "a layer that lacks tensors is said",
-        "    yield from hole_notes(lists, keys, config)",
+        "    yield from hole_notes(lists, gaps, keys, config)",
         "    yield from ()",
         "api/model_folder/test_family_checks.py",
     ),

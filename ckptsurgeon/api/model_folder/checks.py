@@ -215,8 +215,8 @@ def weights_notes(
     """
     config = {} if any(one.name == ADAPTER for one in folder.files) else folder.config
     coded = codes_of(tensors, folder.config) if codes is None else codes
-    logical = without_like_experts(logical_tensors(tensors, folder.config, coded))
-    alike = without_like_experts(tensors)
+    alike, whole = without_like_experts(tensors), logical_tensors(tensors, folder.config, coded)
+    logical = alike if whole is tensors else without_like_experts(whole)
     sizes = (*_vocabulary(logical, folder, read), *layer_notes(tensors, folder.config))
     shapes = (*family_notes(alike, config), *shape_notes(logical, folder.config), *part_notes(tensors, config, coded))
     return [

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from ...util.text import count, escape, listing, shape_text
 from .shape_checks import UNLOADED, DescribedTensor, is_number
 
-__all__ = ["INITIALISED", "expert_notes", "without_like_experts"]
+__all__ = ["INITIALISED", "expert_notes", "of_first_expert", "without_like_experts"]
 
 INITIALISED = "transformers initialises what is missing"
 _EXPERT = re.compile(r"(.*\.)?(\w*experts)\.(\d+)\.(.*)")
@@ -30,21 +30,66 @@ def without_like_experts(tensors: Sequence[DescribedTensor]) -> list[DescribedTe
     """
     found: dict[tuple[str, tuple[int, ...], str, str], DescribedTensor] = {}
     for one in tensors:
-        name = _OF_EXPERT.sub("experts.", one.key) if "experts." in one.key else one.key
-        found.setdefault((name, one.shape, one.dtype, one.tied_to), one)
+        found.setdefault((of_first_expert(one.key), one.shape, one.dtype, one.tied_to), one)
     return list(found.values())
+
+
+def of_first_expert(key: str) -> str:
+    """Return a key with 0 as the number of its expert; other keys unchanged."""
+    head, found, tail = key.partition("experts.")
+    if not found:
+        return key
+    number, dot, rest = tail.partition(".")
+    if dot and number.isdecimal() and "experts." not in rest:  # the usual case, in half the time of an expression
+        return f"{head}experts.0.{rest}"
+    return _OF_EXPERT.sub("experts.0.", key)
 
 
 def expert_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes if there are more or fewer experts than declared, or if layers lack experts or routers."""
+    found: list[tuple[DescribedTensor, _Place]] = []
+    others: list[DescribedTensor] = []
+    sets: dict[str, dict[str, set[str]]] = {}
+    first: dict[str, str] = {}
+    for one in tensors:
+        place = _place_of(one.key)
+        if place is None:
+            others.append(one)
+            continue
+        module, number, rest = place
+        found.append((one, place))
+        first.setdefault(module, one.key)
+        sets.setdefault(module, {}).setdefault(number, set()).add(rest.partition(".")[0])
     yield from _choices(config)
-    yield from _dense([one.key for one in tensors], config)
-    found = [(one, match) for one in tensors if (match := _EXPERT.match(one.key)) and match[1]]
+    yield from _dense([*(one.key for one in others), *first.values()], config)
     yield from _uneven(found)
-    sets: dict[str, dict[int, set[str]]] = {}
-    for _, match in found:
-        sets.setdefault(match[1], {}).setdefault(int(match[3]), set()).add(match[4].partition(".")[0])
-    yield from _numbered(tensors, sets, config) if sets else _together(tensors, config)
+    yield from _numbered(others, _by_number(sets), config) if sets else _together(tensors, config)
+
+
+_Place: TypeAlias = tuple[str, str, str]
+"""Where a tensor of an expert is: what is before its number, without ``experts.``; the number; what follows it."""
+
+
+def _place_of(key: str) -> _Place | None:
+    """Return the place of a tensor of an expert in a module, None for all others."""
+    head, name, tail = key.rpartition("experts.")
+    if not name:
+        return None
+    number, dot, rest = tail.partition(".")
+    if head[-1:] == "." and dot and number.isdecimal():
+        return head, number, rest
+    match = _EXPERT.match(key)
+    return (match[1], match[3], match[4]) if match is not None and match[1] else None
+
+
+def _by_number(sets: Mapping[str, Mapping[str, set[str]]]) -> dict[str, dict[int, set[str]]]:
+    """Return the sets with numbers in place of their texts."""
+    found: dict[str, dict[int, set[str]]] = {}
+    for module, experts in sets.items():
+        of_module = found[module] = dict[int, set[str]]()
+        for number, names in experts.items():
+            of_module.setdefault(int(number), set()).update(names)
+    return found
 
 
 def _choices(config: Mapping[str, Any]) -> Iterator[str]:
@@ -160,13 +205,15 @@ def _dense(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
             return
 
 
-def _uneven(found: Sequence[tuple[DescribedTensor, re.Match[str]]]) -> Iterator[str]:
+def _uneven(found: Sequence[tuple[DescribedTensor, _Place]]) -> Iterator[str]:
     """Yield a note on a tensor of one expert that has another shape than those of most other experts of its layer."""
     sets: dict[tuple[str, str], dict[str, tuple[int, ...]]] = {}
-    for one, match in found:
+    for one, (module, _, rest) in found:
         if len(one.shape) == 2 and one.key.endswith(".weight") and is_number(one):
-            sets.setdefault((match[1], match[4]), {})[one.key] = one.shape
+            sets.setdefault((module, rest), {})[one.key] = one.shape
     for shapes in sets.values():
+        if len(set(shapes.values())) == 1:
+            continue
         (usual, number), *others = Counter(shapes.values()).most_common()
         odd = next((key for key, shape in shapes.items() if shape != usual), "")
         if others and number * 2 > len(shapes):

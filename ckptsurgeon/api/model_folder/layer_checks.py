@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ...planning.merge.layers import LayerList, lists_with_gaps, numbered_lists
+from ...planning.merge.layers import LayerList, all_lists
 from ...tensors.dtypes import DTYPES
 from ...tensors.encodings._find import find_codes
 from ...tensors.encodings._settings import quantisation_of
@@ -173,9 +173,9 @@ def layer_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
     yield from uneven_notes(tensors, config)
     yield from _half_notes(tensors, config)
     yield from _kind_notes(tensors, config)
-    lists = numbered_lists(keys)
-    yield from _gaps(lists, keys, config)
-    yield from hole_notes(lists, keys, config)
+    lists, gaps = all_lists(keys)
+    yield from _gaps(lists, gaps, config)
+    yield from hole_notes(lists, gaps, keys, config)
     stacks = [one for one in lists if one.prefix.rpartition(".")[2] in STACKS]
     for name, value in declared_layers(config).items() if stacks else ():
         side = next((one for one in ("decoder", "encoder") if one in name), "")
@@ -190,7 +190,7 @@ def layer_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
             return
 
 
-def _gaps(lists: Sequence[LayerList], keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
+def _gaps(lists: Sequence[LayerList], gaps: Mapping[str, set[int]], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if the numbers of layers in the keys have gaps or do not begin at 0.
 
     There is no note if another list of numbered modules has all declared layers: then the gaps are modules without
@@ -199,7 +199,7 @@ def _gaps(lists: Sequence[LayerList], keys: Sequence[str], config: Mapping[str, 
     declared = set(declared_layers(config).values())
     if not declared - {one.count for one in lists}:
         return
-    for prefix, numbers in lists_with_gaps(keys).items():
+    for prefix, numbers in gaps.items():
         if is_stack(prefix):
             first = next(number for number in range(max(numbers)) if number not in numbers)
             lost = count(max(numbers) + 1 - len(numbers), "layer")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from ...planning.merge.layers import LayerList, layers_of, lists_with_gaps, numbered_lists
@@ -56,8 +57,12 @@ _CODED = re.compile(
 """Tensors of encodings, which other notes are about."""
 
 
-def hole_notes(lists: Sequence[LayerList], keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
+def hole_notes(
+    lists: Sequence[LayerList], gaps: Mapping[str, Collection[int]], keys: Sequence[str], config: Mapping[str, Any]
+) -> Iterator[str]:
     """Yield a note on a layer that lacks tensors that the other layers of its kind have.
+
+    ``lists`` and ``gaps`` are the lists of modules among the keys, as ``all_lists`` returns them.
 
     In many architectures layers differ on purpose (the first, the last, every second one, layers with attention), and
     each kind has tensors that the others lack. A single layer that lacks tensors and has none of its own is a fault.
@@ -65,8 +70,7 @@ def hole_notes(lists: Sequence[LayerList], keys: Sequence[str], config: Mapping[
     if not config or any(name in config for name in OWN_LAYERS):
         return
     kind = config.get("model_type")
-    gaps = (LayerList(prefix, len(numbers)) for prefix, numbers in lists_with_gaps(keys).items())
-    for one in (*lists, *gaps):
+    for one in (*lists, *(LayerList(prefix, len(numbers)) for prefix, numbers in gaps.items())):
         if is_stack(one.prefix) and one.count > 1:
             layers = {number: dict.fromkeys(rests) for number, rests in layers_of(one, keys).items()}
             if kind in ALIKE:
@@ -221,10 +225,16 @@ def _modules(rests: Collection[str]) -> dict[tuple[str, bool], dict[str, None]]:
     """
     found: dict[str, dict[str, None]] = {"": {}}
     for rest in rests:
-        module = rest.partition(".")[0] if rest.count(".") + rest.endswith(DIRECT) > 1 else ""
+        module, pattern = _module_and_pattern(rest)
         if module or rest.endswith(VALUES):
-            found.setdefault(module, {})[_NUMBER.sub(".*.", rest)] = None
+            found.setdefault(module, {})[pattern] = None
     return {(name, any(map(_OF_EXPERTS.search, own))): own for name, own in found.items()}
+
+
+@lru_cache(4096)  # all layers have the same tensors, and some have a thousand of experts
+def _module_and_pattern(rest: str) -> tuple[str, str]:
+    module = rest.partition(".")[0] if rest.count(".") + rest.endswith(DIRECT) > 1 else ""
+    return module, _NUMBER.sub(".*.", rest)
 
 
 def _is_elsewhere(rest: str, own: Collection[str]) -> bool:

@@ -48,19 +48,23 @@ def plain_tensors(
 
 def logical_tensors(
     tensors: Sequence[DescribedTensor], config: Mapping[str, Any], coded: QuantisedTensors | None = None
-) -> list[DescribedTensor]:
+) -> Sequence[DescribedTensor]:
     """Return all tensors, but quantised ones with the key and shape of the plain tensors that they stand for.
 
-    Codes that have the shape of the plain tensor already (fp8) stay. Pass ``coded``, the quantised tensors among them,
-    if they are known.
+    Codes that have the shape of the plain tensor already (fp8) stay; with no others, ``tensors`` itself is returned.
+    Pass ``coded``, the quantised tensors among them, if they are known.
     """
     shapes = logical_shapes(codes_of(tensors, config) if coded is None else coded)
+    if not shapes:
+        return tensors
     plain = {one.key for one in tensors if is_number(one) and len(one.shape) > 1}
     found = [
         DescribedTensor(key, _DTYPE, _whole(key, shape, config), is_quantised=True)
         for key, shape in shapes.items()
         if key not in plain
     ]
+    if not found:
+        return tensors
     replaced = {one.key for one in found}
     return [*(one for one in tensors if one.key not in replaced), *found]
 

@@ -15,6 +15,7 @@ __all__ = [
     "INPUT",
     "LayerDepths",
     "LayerList",
+    "all_lists",
     "depth_in",
     "layer_list",
     "layer_lists",
@@ -49,29 +50,44 @@ class LayerList:
 
 def numbered_lists(keys: Iterable[str]) -> list[LayerList]:
     """Return every list of modules that are numbered from 0 without gaps, in the order of the keys."""
-    found = _numbers(keys)
-    return [LayerList(prefix, len(numbers)) for prefix, numbers in found.items() if max(numbers) + 1 == len(numbers)]
+    return all_lists(keys)[0]
 
 
 def lists_with_gaps(keys: Iterable[str]) -> dict[str, set[int]]:
     """Return the lists of modules whose numbers have gaps: by prefix, the numbers that occur."""
-    return {prefix: numbers for prefix, numbers in _numbers(keys).items() if max(numbers) + 1 != len(numbers)}
+    return all_lists(keys)[1]
+
+
+def all_lists(keys: Iterable[str]) -> tuple[list[LayerList], dict[str, set[int]]]:
+    """Return what ``numbered_lists`` and ``lists_with_gaps`` return."""
+    found = _numbers(keys)
+    gaps = {prefix: numbers for prefix, numbers in found.items() if max(numbers) + 1 != len(numbers)}
+    return [LayerList(prefix, len(numbers)) for prefix, numbers in found.items() if prefix not in gaps], gaps
 
 
 def _numbers(keys: Iterable[str]) -> dict[str, set[int]]:
     found: dict[str, set[int]] = {}
     seen = {""}
     for key in keys:
-        above = []  # the key and the modules it is in, up to one that was seen: a hundred thousand keys share them
-        while key not in seen:
-            seen.add(key)
-            above.append(key)
-            key = key.rpartition(".")[0]
-        for path in reversed(above):
-            prefix, _, segment = path.rpartition(".")
-            if segment.isascii() and segment.isdigit():
-                found.setdefault(prefix, set()).add(int(segment))
+        module, _, leaf = key.rpartition(".")
+        if module not in seen:  # a hundred thousand keys share modules
+            for prefix, number in _numbered_modules(module, seen):
+                found.setdefault(prefix, set()).add(number)
+        if leaf.isdigit() and leaf.isascii():
+            found.setdefault(module, set()).add(int(leaf))
     return found
+
+
+def _numbered_modules(module: str, seen: set[str]) -> list[tuple[str, int]]:
+    """Return prefix and number of a module and those it is in, the outermost first, up to one that was ``seen``."""
+    found = []
+    while module not in seen:
+        seen.add(module)
+        prefix, _, segment = module.rpartition(".")
+        if segment.isdigit() and segment.isascii():
+            found.append((prefix, int(segment)))
+        module = prefix
+    return found[::-1]
 
 
 def layer_lists(keys: Iterable[str], counts: Collection[int]) -> list[LayerList]:
@@ -131,11 +147,13 @@ def depth_in(lists: Sequence[LayerList], key: str) -> float:
 
 def layers_of(one: LayerList, keys: Iterable[str]) -> Mapping[int, list[str]]:
     """Return, by the number of the layer, the ends of its keys after the number, such as ``mlp.weight``."""
+    head = f"{one.prefix}." if one.prefix else ""
     found: dict[int, list[str]] = {}
-    for key in keys:
-        place = one.split(key)
-        if place is not None:
-            found.setdefault(place[0], []).append(place[1])
+    for key in keys:  # as ``split`` does
+        if key.startswith(head):
+            number, _, rest = key[len(head) :].partition(".")
+            if number.isdigit() and number.isascii():
+                found.setdefault(int(number), []).append(rest)
     return found
 
 

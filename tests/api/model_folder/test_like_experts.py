@@ -1,0 +1,59 @@
+"""Of experts that differ in their number alone one is checked; keys with other numbers stay apart."""
+
+from __future__ import annotations
+
+import pytest
+
+from ckptsurgeon.api.model_folder.expert_checks import expert_notes, of_first_expert, without_like_experts
+from ckptsurgeon.api.model_folder.required_parts import pattern_of
+from ckptsurgeon.api.model_folder.shape_checks import DescribedTensor
+
+
+@pytest.mark.parametrize(
+    ("key", "first"),
+    [
+        ("layers.3.mlp.experts.12.up_proj.weight", "layers.3.mlp.experts.0.up_proj.weight"),
+        ("layers.3.mlp.local_experts.7.w1.weight", "layers.3.mlp.local_experts.0.w1.weight"),
+        ("a.experts.1.b.experts.2.w", "a.experts.0.b.experts.0.w"),
+        ("a.experts.up_proj.weight", "a.experts.up_proj.weight"),
+        ("a.experts.5", "a.experts.5"),
+        ("a.shared_experts.up_proj.weight", "a.shared_experts.up_proj.weight"),
+        ("layers.3.norm.weight", "layers.3.norm.weight"),
+    ],
+)
+def test_the_number_of_an_expert_becomes_0(key: str, first: str) -> None:
+    assert of_first_expert(key) == first
+
+
+def test_experts_of_another_shape_or_layer_are_not_alike() -> None:
+    tensors = [
+        DescribedTensor(f"layers.{layer}.mlp.experts.{number}.w.weight", "float32", (2 + (number == 2), 2))
+        for layer in range(2)
+        for number in range(4)
+    ]
+    kept = [one.key for one in without_like_experts(tensors)]
+    assert kept == [f"layers.{layer}.mlp.experts.{number}.w.weight" for layer in range(2) for number in (0, 2)]
+
+
+@pytest.mark.parametrize("experts_first", [True, False])
+def test_a_layer_with_experts_and_a_dense_part_has_experts_in_any_order(experts_first: bool) -> None:
+    config = {"model_type": "deepseek_v3", "first_k_dense_replace": 1, "num_hidden_layers": 2}
+    dense = DescribedTensor("layers.1.mlp.up_proj.weight", "float32", (4, 4))
+    expert = DescribedTensor("layers.1.mlp.experts.0.up_proj.weight", "float32", (4, 4))
+    tensors = [expert, dense] if experts_first else [dense, expert]
+    assert not [note for note in expert_notes(tensors, config) if "first_k_dense_replace" in note]
+
+
+@pytest.mark.parametrize(
+    ("key", "pattern"),
+    [
+        ("layers.0.bias", "layers.#.bias"),
+        ("0.weight", "#.weight"),
+        ("params.3", "params.#"),
+        ("7", "#"),
+        ("a.1.2.b2.c", "a.#.#.b2.c"),
+        ("conv1d.0x.weight", "conv1d.0x.weight"),
+    ],
+)
+def test_whole_numbers_between_dots_are_left_open_in_a_pattern(key: str, pattern: str) -> None:
+    assert pattern_of(key) == pattern
