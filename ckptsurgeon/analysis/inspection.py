@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -175,20 +176,21 @@ class Inspection(InNotebooks):
         number, size = count(len(self.tensors), "tensor"), human_bytes(self.nbytes_files)
         return f"<Inspection {escape(self.path)}: {self.format}, {number}, {size}>"
 
-    @property
+    @cached_property
     def parameters(self) -> int | None:
         """Number of elements of all floating tensors; tied tensors count once, quantised ones as if dequantised.
 
         None if the headers do not give this number, as for some quantised encodings.
         """
-        return self.parameters_at_least if all(map(self.codes.is_counted, self.tensors)) else None
+        unknown = (one.codes for one in self.codes.tensors if one.codes and one.parameters is None)
+        return None if any(key in self.tensors for key in unknown) else self.parameters_at_least
 
-    @property
+    @cached_property
     def parameters_at_least(self) -> int:
         """The number of parameters, or a lower bound if the headers do not give the number."""
         return sum(self.codes.parameters(key, info) for key, info in self.tensors.items() if key not in self.ties)
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """The size of all tensors in bytes; tied tensors count once."""
         return sum(info.nbytes for key, info in self.tensors.items() if key not in self.ties)
@@ -207,9 +209,10 @@ class Inspection(InNotebooks):
 
     def bits_per_weight(self, one: QuantisedTensor) -> float | None:
         """Return the stored bits of a quantised tensor for each of its parameters; None if it is not known."""
-        if not one.parameters or not all(key in self.tensors for key in one.keys):
+        keys = one.keys
+        if not one.parameters or not all(key in self.tensors for key in keys):
             return None
-        return 8 * sum(self.tensors[key].nbytes for key in one.keys) / one.parameters
+        return 8 * sum(self.tensors[key].nbytes for key in keys) / one.parameters
 
     def to_json(self) -> dict[str, Any]:
         """Return the inspection as plain data."""
@@ -287,7 +290,10 @@ def inspection_of(
     weights that these stand for, which are then measured too. Raises PatternError for a pattern that matches no key.
     """
     chosen = chosen_keys(list(checkpoint), include, exclude, names=checkpoint.codes.names)
-    tensors = {key: checkpoint[key] for key in chosen.keys}
+    tensors, ties = dict(checkpoint.items()), checkpoint.ties
+    if len(chosen.keys) < len(tensors):
+        tensors = {key: tensors[key] for key in chosen.keys}
+        ties = alias_groups(tensors)
     codes = checkpoint.codes.only(tensors)
     decoded, undecoded = decoded_stats(checkpoint, codes, weights) if stats and weights is not None else ({}, {})
     return Inspection(
@@ -297,7 +303,7 @@ def inspection_of(
         passed=checkpoint.passed,
         stripped=checkpoint.stripped,
         tensors=tensors,
-        ties=alias_groups(tensors),
+        ties=ties,
         extras=checkpoint.extras,
         metadata={key: one.said for key, one in checkpoint.header.stored.items()} | dict(checkpoint.metadata),
         notes=(*checkpoint.notes, *chosen.notes),

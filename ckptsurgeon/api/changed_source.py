@@ -70,12 +70,12 @@ def changed_source(stored: Checkpoint, folder: ModelFolder, options: Options, ch
     """
     plain = operate([stored], changes.rows)[0].checkpoint if changes.rows and changes.layout else stored
     layout = layout_named(changes.layout, plain, folder)
-    options, described = _in_layout(options, layout), dict(stored)
+    options, described = _in_layout(options, layout), dict(stored.items())
     rows = [*changes.rows, *layout.change.operations, *rounded(changes.gguf_type, described)]
     operated = operate([stored], rows)[0]
     checkpoint, decoded, notes = operated.checkpoint, any("dequantize" in row for row in rows), list(layout.notes)
     if decoded and not checkpoint.codes:
-        described, folder = dict(checkpoint), without_quantisation(folder)
+        described, folder = dict(checkpoint.items()), without_quantisation(folder)
     if changes.quantise is not None:
         scheme, include, exclude = changes.quantise
         own = _dtype_of_scales(options, folder, decoded=decoded)

@@ -39,7 +39,7 @@ class LogicalTensors:
     def tied(self) -> Collection[str]:
         """The keys of tensors that are counted under another key."""
         ties = self.stored.ties
-        return {*ties, *(name for name, (one, _) in self.coded.items() if one.codes in ties)}
+        return {*ties, *(name for name, (one, _) in self.coded.items() if one.codes in ties)} if ties else ()
 
 
 def logical_tensors(
@@ -50,22 +50,28 @@ def logical_tensors(
     ``bits`` returns the bits a weight of a quantised tensor.
     """
     whole = {one.name: one for one in inspection.codes.tensors if _stands_alone(one, tensors)}
-    first = {one.keys[0]: one for one in whole.values()}
-    parts = {key for one in whole.values() for key in one.keys}
+    first = {next(iter(one.parts.values())): one for one in whole.values()}
+    parts = {key for one in whole.values() for key in one.parts.values()}
     found: dict[str, TensorInfo] = {}
     coded: dict[str, tuple[QuantisedTensor, int]] = {}
+    by_form: dict[int, tuple[TensorInfo, int]] = {}
     for key, info in tensors.items():
         if key not in parts:
             found[key] = info
         elif (one := first.get(key)) is not None and one.shape is not None:
-            number = bits(one)
-            said = f"{number:.3g} bits a weight" if number is not None else ""
-            found[one.name] = TensorInfo(one.method, one.shape, opaque=said)
-            coded[one.name] = one, sum(tensors[part].nbytes for part in one.keys)
+            if one.form not in by_form:
+                number = bits(one)
+                said = f"{number:.3g} bits a weight" if number is not None else ""
+                nbytes = sum(tensors[part].nbytes for part in one.keys)
+                by_form[one.form] = TensorInfo(one.method, one.shape, opaque=said), nbytes
+            found[one.name], nbytes = by_form[one.form]
+            coded[one.name] = one, nbytes
     return LogicalTensors(found, coded, inspection)
 
 
 def _stands_alone(one: QuantisedTensor, tensors: Mapping[str, TensorInfo]) -> bool:
     """Return whether all parts of a quantised tensor are there, and no other tensor has its name."""
-    is_free = one.name not in tensors or one.name in one.keys
-    return bool(one.codes) and one.shape is not None and is_free and all(key in tensors for key in one.keys)
+    if not one.codes or one.shape is None:
+        return False
+    keys = one.keys
+    return (one.name in keys or one.name not in tensors) and all(map(tensors.__contains__, keys))

@@ -76,7 +76,8 @@ def build_tree(
         number, size = (parameters(key, info), nbytes(key, info)) if key not in aliases else (0, 0)
         more = key not in aliases and not is_counted(key)
         _insert(root, key, Branch("", info, {}, 1, number, size, dtypes[info.dtype], key, more=more))
-    _sign(root, {})
+    _add_up(root)
+    _sign(root, {}, {})
     _collapse(root, by_size=by_size)
     return root
 
@@ -85,7 +86,6 @@ def _insert(root: Branch, key: str, tensor: Branch) -> None:
     node = root
     *modules, tensor.name = key.split(".")
     for name in modules:
-        _add(node, tensor)
         child = node.children.get(name)
         if child is not None and child.info is not None:
             node.children[_free(node, name)] = child
@@ -93,13 +93,17 @@ def _insert(root: Branch, key: str, tensor: Branch) -> None:
         if child is None:
             child = node.children[name] = Branch(name, first_key=key)
         node = child
-    _add(node, tensor)
     node.children[_free(node, tensor.name)] = tensor
 
 
-def _add(node: Branch, tensor: Branch) -> None:
-    node.parameters, node.nbytes = node.parameters + tensor.parameters, node.nbytes + tensor.nbytes
-    node.more = node.more or tensor.more
+def _add_up(node: Branch) -> None:
+    """Give each module under a node, and the node itself, the parameters and bytes of all tensors in it."""
+    for child in node.children.values():
+        if child.info is None:
+            _add_up(child)
+        node.parameters += child.parameters
+        node.nbytes += child.nbytes
+        node.more = node.more or child.more
 
 
 def _free(node: Branch, name: str) -> str:
@@ -112,18 +116,22 @@ def _free(node: Branch, name: str) -> str:
     return name
 
 
-def _sign(node: Branch, signatures: dict[object, Signature]) -> Signature:
+def _sign(node: Branch, signatures: dict[object, Signature], of_infos: dict[int, Signature]) -> Signature:
     """Set the attribute ``make`` of a node and of everything under it; returns the node's own.
 
-    ``make`` is a number that is the same for equal contents; ``signatures`` has the numbers given so far.
+    ``make`` is a number that is the same for equal contents; ``signatures`` has the numbers given so far, and
+    ``of_infos`` those of tensors by the identity of their description, which many tensors may share.
     """
-    what: object
     if node.info is None:
-        what = tuple([(child.name, _sign(child, signatures)) for child in node.children.values()])
-    else:  # shapes as text: a malicious file can make the hashes of numbers collide
-        what = (node.info.dtype, shape_text(node.info.meant_shape), node.info.opaque)
-    node.make = signatures.setdefault(what, len(signatures))
-    return node.make
+        what = tuple([(child.name, _sign(child, signatures, of_infos)) for child in node.children.values()])
+        node.make = signatures.setdefault(what, len(signatures))
+        return node.make
+    found = of_infos.get(id(node.info))
+    if found is None:  # shapes as text: a malicious file can make the hashes of numbers collide
+        said = (node.info.dtype, shape_text(node.info.meant_shape), node.info.opaque)
+        found = of_infos[id(node.info)] = signatures.setdefault(said, len(signatures))
+    node.make = found
+    return found
 
 
 def _collapse(node: Branch, *, by_size: bool) -> None:

@@ -205,7 +205,7 @@ class Cast:
     of: TensorInfo
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, unsafe_hash=True)  # treated as frozen, see Storage
 class Decoded:
     """The numbers, as float32, that the codes of a quantised tensor stand for.
 

@@ -39,23 +39,27 @@ def _settings(checkpoint: Checkpoint) -> StatedSettings:
 def _weight(
     checkpoint: Checkpoint, known: dict[int, DecodedWeight], settings: Callable[[], StatedSettings], key: str
 ) -> DecodedWeight | None:
-    from ...tensors.decoders._decoder import UndecodableError, decoded_weight
-
     coded = checkpoint.codes.by_key.get(key)
     if coded is None:
         return None
-    if id(coded) not in known:
-        try:
-            weight = decoded_weight(_request(checkpoint, coded, settings()))
-            known[id(coded)] = DecodedWeight(coded.name, weight, coded.keys)
-        except UndecodableError as error:
-            raise PlanError(
-                f"the tensor {escape(coded.name)} of {escape(checkpoint.path)} is quantised ({escape(coded.method)}) "
-                f"and cannot be decoded: {escape(str(error))}.",
-                hint="Dequantise the model with the package that quantised it, or copy it as it is.",
-                details=list(coded.keys),
-            ) from None
-    return known[id(coded)]
+    weight = known.get(id(coded))
+    if weight is None:
+        weight = known[id(coded)] = _decoded(checkpoint, coded, settings())
+    return weight
+
+
+def _decoded(checkpoint: Checkpoint, coded: QuantisedTensor, settings: StatedSettings) -> DecodedWeight:
+    from ...tensors.decoders._decoder import UndecodableError, decoded_weight
+
+    try:
+        return DecodedWeight(coded.name, decoded_weight(_request(checkpoint, coded, settings)), coded.keys)
+    except UndecodableError as error:
+        raise PlanError(
+            f"the tensor {escape(coded.name)} of {escape(checkpoint.path)} is quantised ({escape(coded.method)}) "
+            f"and cannot be decoded: {escape(str(error))}.",
+            hint="Dequantise the model with the package that quantised it, or copy it as it is.",
+            details=list(coded.keys),
+        ) from None
 
 
 def _request(checkpoint: Checkpoint, coded: QuantisedTensor, settings: StatedSettings) -> Request:

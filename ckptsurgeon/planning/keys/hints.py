@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 
 from ...errors import PatternError
@@ -193,7 +194,13 @@ class _Names:
 
     def __init__(self, keys: Sequence[str], names: Mapping[str, str]) -> None:
         self.keys, self.names = keys, names
-        self.every = list(dict.fromkeys((*keys, *(names[key] for key in keys if key in names)))) if names else keys
+
+    @cached_property
+    def every(self) -> Sequence[str]:
+        """The keys, and then the names."""
+        if not self.names:
+            return self.keys
+        return list(dict.fromkeys((*self.keys, *(self.names[key] for key in self.keys if key in self.names))))
 
     def of(self, hits: Iterable[Sequence[str]]) -> set[str]:
         """Return the keys among ``hits``, and those of the parts of tensors among them."""
@@ -203,7 +210,9 @@ class _Names:
 
 def _matched(option: str, given: Given, known: _Names, notes: list[str], whose: str) -> set[str] | None:
     texts = [given] if isinstance(given, str) else list(given or ())
+    if not texts:
+        return None
     flags = [(f"{option} {text}", KeyPattern.given(text, f"{option} ")) for text in texts]
     hits, more = matched(flags, known.every, whose)
     notes += more
-    return known.of(hits) if texts else None
+    return known.of(hits)

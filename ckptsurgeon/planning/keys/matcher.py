@@ -42,8 +42,10 @@ class KeyMatcher:
     def match(self, key: str) -> frozenset[int]:
         """Return the indices of the patterns that match ``key`` or a module that contains it."""
         state = self._start
-        for segment in key.split(".") if self._dotted else ():
+        for segment in key.split(".") if state.waiting else ():
             state = state.after.get(segment) or self._step(state, segment)
+            if not state.waiting:
+                break
         if not self._single:
             return state.matched
         return state.matched.union(i for i in self._single if self.patterns[i].matches(key))

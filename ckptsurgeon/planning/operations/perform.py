@@ -130,6 +130,8 @@ def _decoded(
     """Return the weight of each quantised tensor that has a part among ``keys``, by the keys of all its parts."""
     made: Made = {}
     for weight in filter(None, map(weights, keys)):
+        if weight.keys in made:  # each of its parts gives it
+            continue
         for key in weight.keys:
             if result.tensors.get(key) is not source[key]:
                 raise PlanError(
@@ -181,6 +183,7 @@ def _put_in_place(result: DerivedSource, operation: Operation, made: Made) -> No
     """
     first = {inputs[0]: inputs for inputs in made}
     consumed = {key for inputs in made for key in inputs}
+    said = str(operation)
     after = DerivedSource({})
     for key, info in result.tensors.items():
         if key not in consumed:
@@ -188,7 +191,7 @@ def _put_in_place(result: DerivedSource, operation: Operation, made: Made) -> No
             if key in result.by:
                 after.by[key] = result.by[key]
         elif key in first:
-            by = _made_by(result, operation, first[key])
+            by = _made_by(result, said, first[key])
             for name, one in made[first[key]].items():
                 _put(after, name, one, operation, of=next(iter(by.of), name))
                 after.by[name] = by
@@ -225,12 +228,14 @@ def _once(made: Made, tensors: Mapping[str, TensorInfo]) -> Made:
     return made
 
 
-def _made_by(result: DerivedSource, operation: Operation, inputs: Sequence[str]) -> Derivation:
+def _made_by(result: DerivedSource, operation: str, inputs: tuple[str, ...]) -> Derivation:
+    if result.by.keys().isdisjoint(inputs):
+        return Derivation(operation, tuple(dict.fromkeys(inputs)), 1)
     before = [result.by.get(key, Derivation("", (key,), 0)) for key in inputs]
     depth = 1 + max(one.depth for one in before)
     if depth > DEPTH:
         raise PlanError(f"{operation}: more than {DEPTH} operations follow each other on {escape(inputs[0])}.")
-    return Derivation(str(operation), tuple(dict.fromkeys(key for one in before for key in one.of)), depth)
+    return Derivation(operation, tuple(dict.fromkeys(key for one in before for key in one.of)), depth)
 
 
 def _put(after: DerivedSource, key: str, info: TensorInfo, operation: Operation, *, of: str) -> None:

@@ -114,6 +114,11 @@ def _decoders() -> dict[str, Decoder]:
     return cast("dict[str, Decoder]", discover("ckptsurgeon.tensors.decoders", "DECODER"))
 
 
+@cache
+def _decoder_of(named: str) -> Decoder | None:
+    return next((one for one in _decoders().values() if named in one.families), None)
+
+
 def decoded_weight(asked: Request) -> TensorInfo:
     """Return the weight, as float32, that a quantised tensor stands for; raises UndecodableError."""
     coded = asked.coded
@@ -121,8 +126,7 @@ def decoded_weight(asked: Request) -> TensorInfo:
         raise UndecodableError("its codes are missing, or were cast to numbers, which ckpt inspect says")
     for why in _obstacles(asked):
         raise UndecodableError(why)
-    named = family(coded.method)
-    decoder = next((one for one in _decoders().values() if named in one.families), None)
+    decoder = _decoder_of(family(coded.method))
     if decoder is None or coded.more_codes:
         raise UndecodableError(f"no decoder knows {coded.method}")
     made = decoder.describe(asked)
@@ -134,7 +138,8 @@ def decoded_weight(asked: Request) -> TensorInfo:
         is_nested = name == "scale" and any(role == "nested_scale" for role, _ in made.made.parts)
         if kind not in KINDS.get(name, (kind,)) and not is_nested:
             raise UndecodableError(f"its {name} is {info.dtype}")
-    return replace(made, made=replace(made.made, name=coded.name))
+    told = made.made
+    return TensorInfo(made.dtype, made.shape, made=Decoded(told.parts, told.encoding, told.facts, coded.name))
 
 
 KINDS: Mapping[str, tuple[str, ...]] = {

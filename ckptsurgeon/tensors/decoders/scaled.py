@@ -7,6 +7,8 @@ https://huggingface.co/deepseek-ai/DeepSeek-V3/blob/main/README_WEIGHTS.md. A ze
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from math import prod
 
 import numpy as np
 
@@ -51,7 +53,8 @@ class _Scaled:
         if ".weight_g_idx" in asked.parts:
             raise UndecodableError("its columns are in another order (weight_g_idx)")
         scale = as_exponents(asked.parts[end])
-        sizes = [pair for name in BLOCK_NAMES for pair in asked.own.pairs(name)]
+        own = asked.own
+        sizes = (*own.pairs(BLOCK_NAMES[0]), *own.pairs(BLOCK_NAMES[1]))
         scale, steps = _aligned(codes.shape, scale, sizes)
         found = [("codes", codes), ("scale", scale)]
         if (zero := asked.parts.get(".weight_zero_point")) is not None:
@@ -115,24 +118,35 @@ def _spread(scale: Array, steps: Sequence[int], box: Box, rows: int) -> Array:
     return made
 
 
-def _aligned(shape: tuple[int, ...], scale: TensorInfo, sizes: list[tuple[int, int]]) -> tuple[TensorInfo, list[int]]:
+def _aligned(
+    shape: tuple[int, ...], scale: TensorInfo, sizes: tuple[tuple[int, int], ...]
+) -> tuple[TensorInfo, list[int]]:
     """Return a scale with as many dimensions as the codes, and how many elements share one along each dimension."""
-    own = scale.shape
-    if scale.numel == 1:
+    own, steps = _fitted(shape, scale.shape, sizes)
+    return reshape(scale, own), list(steps)
+
+
+@lru_cache(1024)  # tens of thousands of weights have few shapes
+def _fitted(
+    shape: tuple[int, ...], scales: tuple[int, ...], sizes: tuple[tuple[int, int], ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shape of scales with as many dimensions as the codes, and how many elements share one along each."""
+    own = scales
+    if prod(scales) == 1:
         own = (1,) * len(shape)
     elif len(own) < len(shape) and own == shape[: len(own)]:  # one for each expert, or for each row
         own = (*own, *(1,) * (len(shape) - len(own)))
     elif len(own) == 1 and len(shape) > 1 and own[0] == shape[-2]:
         own = (*(1,) * (len(shape) - 2), own[0], 1)
     if len(own) != len(shape):
-        raise UndecodableError(f"its scale has the shape {list(scale.shape)}, and its codes {list(shape)}")
-    steps = [
+        raise UndecodableError(f"its scale has the shape {list(scales)}, and its codes {list(shape)}")
+    steps = (
         _step(size, number, sizes, dim - len(shape)) for dim, (size, number) in enumerate(zip(shape, own, strict=True))
-    ]
-    return reshape(scale, own), steps
+    )
+    return own, tuple(steps)
 
 
-def _step(size: int, number: int, sizes: list[tuple[int, int]], dim: int) -> int:
+def _step(size: int, number: int, sizes: tuple[tuple[int, int], ...], dim: int) -> int:
     """Return how many of the ``size`` elements along a dimension, counted from the end, share one of the scales.
 
     ``number`` is the number of scales along it, ``sizes`` the sizes of blocks that the settings give.
