@@ -110,6 +110,27 @@ def test_the_reference_takes_the_last_of_two_equal_keys_and_we_refuse() -> None:
     assert len(deserialize(HOSTILE["duplicate key"])) == 1
 
 
+TENSOR = b'"dtype":"F32","shape":[1],"data_offsets":[0,4]'
+DOUBLE = {
+    "key": b'{"a":{%b},"a":{%b}}' % (TENSOR, TENSOR),
+    "escaped-key": b'{"a":{%b},"\\u0061":{%b}}' % (TENSOR, TENSOR),
+    "spaced-key": b'{ "a" : {%b} , "a" :{%b}}' % (TENSOR, TENSOR),
+    "dtype": b'{"a":{"dtype":"I8",%b}}' % TENSOR,
+    "shape": b'{"a":{"shape":[2],%b}}' % TENSOR,
+    "unknown-field": b'{"a":{"x":1,"x":2,%b}}' % TENSOR,
+    "inside-a-field": b'{"a":{"x":{"y":1,"y":2},%b}}' % TENSOR,
+    "metadata": b'{"__metadata__":{"k":"v","k":"w"},"a":{%b}}' % TENSOR,
+    "all-metadata": b'{"__metadata__":{"k":"v"},"a":{%b},"__metadata__":{}}' % TENSOR,
+    "beside-a-shorter-tensor": b'{"b":{"dtype":"F32","shape":[0]},"a":{"dtype":"I8",%b}}' % TENSOR,
+}
+
+
+@pytest.mark.parametrize("header", DOUBLE.values(), ids=DOUBLE.keys())
+def test_a_name_that_occurs_twice_in_any_object_of_a_header_is_refused(header: bytes) -> None:
+    with pytest.raises(cs.FormatError, match=r"occurs twice|does not have the fields"):
+        read(file_of(header, b"\0" * 4))
+
+
 DTYPES = [
     torch.bool, torch.uint8, torch.int8, torch.float8_e5m2, torch.float8_e4m3fn,
     torch.float8_e4m3fnuz, torch.float8_e5m2fnuz, torch.int16, torch.uint16, torch.float16, torch.bfloat16,
