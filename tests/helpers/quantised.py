@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,9 +49,13 @@ class Quantised:
         }
 
     def config(self) -> dict[str, Any]:
-        """Its config.json."""
+        """Its config.json. It says how many layers there are: the class, which verify builds, would have 32."""
         said = {"quantization_config": self.settings} if self.settings else {}
-        return {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 10, **said}
+        number = 1 + max(
+            (int(found) for layer in self.layers for found in re.findall(r"layers\.(\d+)\.", layer)), default=0
+        )
+        llama = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 10}
+        return {**llama, "num_hidden_layers": number, **said}
 
     def folder(self, path: Path, seed: int = 0) -> Path:
         """Write it as a folder of transformers, with a tokeniser."""

@@ -347,9 +347,12 @@ def decide(
         origin = origin_of(group, selection, decisions.equal, names)
         owned[key] = decider.step(key, origin)
         decisions.steps.append(owned[key])
-    by_place = PositionalRows(decider.changes, target.vocabulary)
+    resized = [key for key, step in owned.items() if step.kind == "resized"]
+    asked = resized or (decider.faults.mismatches and decider.axes is None)
+    # The vocabulary of a model is found by building it again, so no one asks for it if no text needs it.
+    by_place = PositionalRows(decider.changes if asked else (), target.vocabulary)
     raise_faults(decider.faults, names, target.name, decider.axes, by_place)
     decisions.notes += decider.axes.notes if decider.axes is not None else []
     decisions.notes += decider.check_mapped(decisions.steps)
-    decisions.notes += by_place.resized(key for key, step in owned.items() if step.kind == "resized")
+    decisions.notes += by_place.resized(resized)
     return decisions

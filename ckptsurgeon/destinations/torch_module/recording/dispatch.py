@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .graph import (
@@ -28,8 +27,8 @@ from .graph import (
     covers,
     draws,
     makes,
-    tensors_in,
 )
+from .trees import instances_in, replaced, tensors_in
 
 __all__ = ["CPU", "Dispatch"]
 
@@ -132,7 +131,7 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _ghost(self, func: Any, args: Any, kwargs: Any, written: list[Tensor]) -> Any:
         """Run an operation without values, and record it if it makes or changes tensors."""
         settled = {k: CPU if isinstance(v, torch.device) else v for k, v in kwargs.items()}
-        recorded = pytree.tree_map_only(Tensor, self._operand, (args, settled))
+        recorded = replaced((args, settled), Tensor, self._operand)
         name = func._schema.name
         targets = [self.record.ref(tensor) for tensor in written]
         if name.endswith("_") and len(tensors_in((args, kwargs))) == len(written) == 1 and name not in REBINDS:
@@ -159,7 +158,7 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.record.ghosts += [weakref.ref(t) for t in tensors_in(out) if id(t) not in known]
         if name not in ALLOCATES and name not in REBINDS and (written or any(made)):
             self._add(original, *recorded, name=name, written=targets, outputs=made)
-        return pytree.tree_map_only(Tensor, lambda t: known.get(id(t), t), out)
+        return replaced(out, Tensor, lambda t: known.get(id(t), t))
 
     def _ghosts(self, tree: Any) -> tuple[Any, dict[int, Tensor]]:
         """Return nested arguments with every tensor replaced by one on the meta device.
@@ -178,7 +177,7 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     ghostly[id(tensor)] = tensor.to(META)
             return ghostly[id(tensor)]
 
-        return pytree.tree_map_only(Tensor, ghost, tree), ghostly
+        return replaced(tree, Tensor, ghost), ghostly
 
     def _add(
         self,
@@ -191,7 +190,7 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         outputs: tuple[StorageView | None, ...] = (),
     ) -> None:
         random = draws(func)
-        operands = [leaf for leaf in _leaves((args, kwargs)) if isinstance(leaf, StorageView)]
+        operands = instances_in((args, kwargs), StorageView)
         reads = frozenset(ref.storage for ref in operands)
         whole = len(written) == 1 and name in OVERWRITES and covers(written[0], self.record)
         whole = whole and sum(ref.storage == written[0].storage for ref in operands) == 1
@@ -229,9 +228,4 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         if kwargs.get("device") is not None:
             kwargs["device"] = CPU
-        return func(*pytree.tree_map_only(Tensor, real, args), **pytree.tree_map_only(Tensor, real, kwargs))
-
-
-def _leaves(tree: Any) -> list[Any]:
-    """Return the leaves of nested arguments; a StorageView is one leaf, although it is a tuple."""
-    return pytree.tree_leaves(tree, is_leaf=lambda node: isinstance(node, StorageView))
+        return func(*replaced(args, Tensor, real), **replaced(kwargs, Tensor, real))

@@ -6,11 +6,13 @@ import math
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
+
+from .trees import instances_in, tensors_in
 
 __all__ = [
     "ALLOCATES",
@@ -30,7 +32,6 @@ __all__ = [
     "covers",
     "draws",
     "makes",
-    "tensors_in",
 ]
 
 META = torch.device("meta")
@@ -184,14 +185,10 @@ BY_SIZE = {aten.rand.default, aten.randn.default, aten.rand.generator, aten.rand
 """Draws whose first argument is the size of the result; torch's own shape function would import sympy for them."""
 
 
+@cache
 def draws(func: Any) -> bool:
     """Return whether an operation uses the random generator."""
     return torch.Tag.nondeterministic_seeded in func.tags
-
-
-def tensors_in(tree: Any) -> list[Tensor]:
-    """Return the tensors among nested arguments."""
-    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def constant_size(func: Any, args: Any) -> Any:
@@ -200,7 +197,7 @@ def constant_size(func: Any, args: Any) -> Any:
     If the arguments do not tell, this is the largest number among them.
     """
     name = func._schema.name
-    numbers = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, (int, float))]
+    numbers = instances_in(args, (int, float))
     if name in ("aten::ones", "aten::zeros", "aten::full"):
         return math.prod(args[0])
     if name in ("aten::eye", "aten::tril_indices", "aten::triu_indices"):
@@ -212,6 +209,7 @@ def constant_size(func: Any, args: Any) -> Any:
     return int(max(map(abs, numbers), default=1))
 
 
+@cache
 def makes(func: Any) -> bool:
     """Return whether an operation makes a new tensor: it has an argument for the device of its result."""
     return any(argument.name == "device" for argument in func._schema.arguments)
@@ -219,14 +217,24 @@ def makes(func: Any) -> bool:
 
 def changed_by(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
     """Return the tensors among its arguments that an operation changes, as its schema says."""
-    if torch.Tag.inplace_view in func.tags:
+    if _changes_view(func):
         return []
     found: list[Tensor] = []
-    for position, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            value = args[position] if position < len(args) else kwargs.get(argument.name)
-            found += tensors_in(value)
+    for position, name in _written(func):
+        found += tensors_in(args[position] if position < len(args) else kwargs.get(name))
     return found or _changed_unsaid(func, args)
+
+
+@cache
+def _changes_view(func: Any) -> bool:
+    return torch.Tag.inplace_view in func.tags
+
+
+@cache
+def _written(func: Any) -> tuple[tuple[int, str], ...]:
+    """Return the position and the name of each argument that an operation writes to, as its schema says."""
+    arguments = enumerate(func._schema.arguments)
+    return tuple((at, one.name) for at, one in arguments if one.alias_info is not None and one.alias_info.is_write)
 
 
 def _changed_unsaid(func: Any, args: Any) -> list[Tensor]:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
 from ..seeding import derived_seed
 from .graph import Node, Recording, StorageView, Unrecordable, aten
+from .trees import replaced, tensors_in
 
 __all__ = ["Streams", "behind", "evaluate", "replay"]
 
@@ -75,12 +75,11 @@ def replay(record: Recording, nodes: Sequence[Node], wanted: StorageView, *, see
     for node in nodes:
         if node.call is aten.clone.default and _steal(node, real, last):
             continue
-        args = pytree.tree_map(lambda leaf: _view(record, real, leaf), node.args, is_leaf=_is_ref)
-        kwargs = pytree.tree_map(lambda leaf: _view(record, real, leaf), node.kwargs, is_leaf=_is_ref)
+        args, kwargs = replaced((node.args, node.kwargs), StorageView, partial(_tensor, record, real))
         if node.random:
             torch.default_generator.manual_seed(derived_seed(seed, *streams[node.index]))
         out = node.call(*args, **kwargs)
-        made = [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]
+        made = tensors_in(out)
         for ref, tensor in zip(node.outputs, made, strict=False):
             if ref is not None:
                 _bind(record, real, ref, tensor)
@@ -99,14 +98,6 @@ def _steal(node: Node, real: dict[int, torch.UntypedStorage], last: Mapping[int,
         return False
     real[target.storage] = real.pop(source.storage)
     return True
-
-
-def _is_ref(node: Any) -> bool:
-    return isinstance(node, StorageView)
-
-
-def _view(record: Recording, real: dict[int, torch.UntypedStorage], leaf: Any) -> Any:
-    return _tensor(record, real, leaf) if isinstance(leaf, StorageView) else leaf
 
 
 def _tensor(record: Recording, real: dict[int, torch.UntypedStorage], ref: StorageView) -> Tensor:
