@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ssl
 import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cache
 from http.server import ThreadingHTTPServer
 from typing import Any
+from unittest import mock
+
+import httpx2
 
 from .faults import Fault
 from .repository import Content, Repository, Stored
@@ -130,9 +135,16 @@ def serving() -> Iterator[Hub]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
-        yield hub
+        with mock.patch("httpx2._transports.default.create_ssl_context", _one_context):
+            yield hub
     finally:
         hub.closing.set()
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@cache
+def _one_context(*, verify: bool, cert: None, trust_env: bool) -> ssl.SSLContext:
+    """Read the certificates of all authorities once, not for each client of a server without any: 20 ms each."""
+    return httpx2.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
