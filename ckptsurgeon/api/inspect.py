@@ -46,16 +46,16 @@ def inspect(
     the class of transformers in config.json, if transformers is installed; that takes seconds. Raises what
     ``open_checkpoint`` raises, and PatternError for a pattern that matches nothing.
     """
-    from .model_folder.checks import contradictions
-
     with open_checkpoint(path, root) as checkpoint:
+        from .model_folder.checks import contradictions  # a file that is refused needs none of it
+
         adapter, notes = adapter_of(checkpoint)
         found = inspection_of(checkpoint, include, exclude, stats=stats, weights=weights_of(checkpoint))
         notes = (*notes, *contradictions(checkpoint))
         if model_class:
             from .class_check import comparison_notes
 
-            notes += tuple(comparison_notes(checkpoint))
+            notes += (*comparison_notes(checkpoint),)
         if checkpoint.header.stored:
             from .gguf.outputs import block_notes
 
