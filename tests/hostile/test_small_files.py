@@ -30,6 +30,8 @@ from .holding import nothing_changed
 Run = Callable[..., Any]
 ROOT = Path(cs.__file__).parent
 HUGE = 1 << 30
+BEYOND = 257 << 20
+"""More than is read of any file that a command finds, and no more than that: what it copies it also sums."""
 
 
 def fifo(path: Path) -> None:
@@ -57,6 +59,11 @@ def hole(path: Path) -> None:
     os.truncate(path, HUGE)
 
 
+def hole_beside(path: Path) -> None:
+    path.touch()
+    os.truncate(path, BEYOND)
+
+
 def newlines(path: Path) -> None:
     path.write_bytes(b"\n" * 30_000_000)
 
@@ -66,6 +73,7 @@ def read_rows_of(path: str) -> object:
 
 
 KINDS = {"a FIFO": fifo, "a device": device, "a socket": bound, "a folder": folder, "a hole": hole}
+KINDS_BESIDE = {**KINDS, "a hole": hole_beside}
 COSTLY = {"newlines": newlines}
 
 NAMED: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -153,7 +161,7 @@ def test_what_a_command_finds_is_not_waited_for(name: str, kind: str, ckpt: Run)
     material()
     path = Path(place, name)
     path.unlink(missing_ok=True)
-    KINDS[kind](path)
+    KINDS_BESIDE[kind](path)
     for command in commands:
         with not_waiting():
             told = ckpt(*command)
@@ -174,7 +182,7 @@ def test_a_run_of_special_files_is_refused(name: str, kind: str, ckpt: Run) -> N
     Path("run/log.jsonl").touch()
     path = Path("run", name)
     path.unlink()
-    KINDS[kind](path)
+    KINDS_BESIDE[kind](path)
     for command in (("view", "run", "-o", "page.html"), ("train", "--resume", "--run", "run", "--device", "cpu")):
         with not_waiting():
             told = ckpt(*command)
