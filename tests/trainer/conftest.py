@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
+import math
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import chdir, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from ckptsurgeon.trainer.checks.check import Check
+from ckptsurgeon.trainer.run.records import curves_png
 
 from .toy import init, source
 
-__all__ = ["another_process", "cheap", "init", "source"]
+__all__ = ["another_process", "cheap", "curves", "init", "source"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -68,3 +74,48 @@ def _again(command: list[str], *, input: str, cwd: str | None, **_: Any) -> subp
             err.write(f"{type(error).__name__}: {error}\n")
             code = 1
     return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture
+def curves() -> None:
+    """Let each run draw its own curves, which takes as long as a toy trains."""
+
+
+@pytest.fixture(autouse=True)
+def _curves_of_one_kind_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the curves of one log of each kind, and give others of that kind the same picture, if no ``curves`` are asked."""
+    if "curves" not in request.fixturenames:
+        monkeypatch.setattr("ckptsurgeon.trainer.run.records.curves_png", _picture)
+
+
+def _picture(rows: Sequence[Mapping[str, Any]], metric: str, *, title: str = "", best_step: int = 0) -> bytes | None:
+    """Return a picture of the same kind: as many curves, with or without what is missing, is not finite or is best."""
+    steps = [row for row in rows if row.get("loss") is not None]
+    figures = [value for row in steps for value in (row["loss"], row["grad_norm"], *row["lr"].values())]
+    found = {row["step"]: row["dev"][metric] for row in rows if metric in row.get("dev", {})}
+    drawn = Drawn(
+        rows, metric, title, best_step,
+        kind=(
+            importlib.util.find_spec("matplotlib") is None, bool(steps), len(steps) == 1, len(steps) > 20,
+            *{frozenset(row["lr"]) for row in steps[-1:]}, None in figures,
+            all(math.isfinite(value) for value in figures if value is not None),
+            min(len(found), 2), None in found.values(), best_step in found, "$" in title,
+        ),
+    )  # fmt: skip
+    return _drawn(drawn)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What is drawn; two of one kind are equal."""
+
+    rows: Sequence[Mapping[str, Any]] = field(compare=False)
+    metric: str
+    title: str = field(compare=False)
+    best_step: int = field(compare=False)
+    kind: tuple[object, ...]
+
+
+@cache
+def _drawn(what: Drawn) -> bytes | None:
+    return curves_png(what.rows, what.metric, title=what.title, best_step=what.best_step)

@@ -276,6 +276,7 @@ def test_controls_say_where_nothing_was_learned(init: str) -> None:
     assert "permuted" not in run_controls(toy.job(init, steps=60, model={"dropout": 0}), seeds=1).plateau
 
 
+@pytest.mark.usefixtures("curves")
 def test_the_picture_marks_the_best_and_a_single_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib.axes import Axes
 
