@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 from ..errors import PlanError
+from ..tensors.encoders._schemes import together
 from ..tensors.encodings._agreement import QuantisedModule, disagreements
 from ..tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
 from ..tensors.info import Encoded, Reshaped, TensorInfo
@@ -33,6 +34,8 @@ It raises the error ``unencodable`` of its source if there is no such encoder.
 COMPUTED = "float32"
 """The dtype of weights before they are rounded to codes."""
 DECODED = "decoded"
+SHARING = "nvfp4"
+"""The encoding whose weights have one global scale together if they are computed together."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,21 @@ class _Keeping:
                 f"{count(len(names), 'weight')} {each} computed as numbers and encoded again ({method}), as in "
                 f"{escape(self._sources[self._owner].stored.name)}: {listing(names, 3)}"
             )
+
+        names = self._encoded_anew.get(SHARING, ())
+        joined = [name for name in names if len(self._every_name.intersection(together(name))) > 1]
+        if joined:
+            each = "is" if len(joined) == 1 else "are"
+            yield (
+                f"{count(len(joined), 'global scale')} of {SHARING} {each} computed for each weight alone, and may "
+                "differ where loaders join weights (q, k and v; gate and up) and take the largest: "
+                f"{listing(joined, 3)}"
+            )
+
+    @cached_property
+    def _every_name(self) -> set[str]:
+        """The keys of all quantised weights of the owner."""
+        return set(self._sources[self._owner].by_name)
 
     def steps(self, step: Step) -> Iterator[Step]:
         """Yield the steps that take the place of one: those of all parts, if the weight is stored as codes."""
