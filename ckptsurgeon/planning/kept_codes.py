@@ -105,8 +105,8 @@ class _Keeping:
                 f"{escape(self._sources[self._owner].stored.name)}: {listing(names, 3)}"
             )
 
-        names = self._encoded_anew.get(SHARING, ())
-        joined = [name for name in names if len(self._every_name.intersection(together(name))) > 1]
+        sharing = self._encoded_anew.get(SHARING, [])
+        joined = [name for name in sharing if len(self._every_name.intersection(together(name))) > 1]
         if joined:
             each = "is" if len(joined) == 1 else "are"
             yield (
