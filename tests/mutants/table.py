@@ -67,8 +67,8 @@ MUTANTS = (
     ),
     Mutant(
         "no byte of a safetensors file is in two tensors",
-        "        if offset != at:",
-        "        if offset > at:",
+        "        if begin != at:",
+        "        if begin > at:",
         "formats/test_safetensors.py hostile/test_safetensors.py",
     ),
     Mutant(
