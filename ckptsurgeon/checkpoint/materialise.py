@@ -15,9 +15,8 @@ from ..formats.pickle.plain import Array
 from ..formats.pickle.values import ARRAY, META, QUANTISED, SPARSE, GlobalName
 from ..storage.crc32c import crc32c
 from ..storage.read.base import File
-from ..tensors.dtypes import DTYPES, reach
+from ..tensors.dtypes import BLOCKS, DTYPES, reach
 from ..tensors.info import (
-    Blocked,
     Cast,
     Concatenated,
     Decoded,
@@ -144,7 +143,7 @@ def _made(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
         first, *others = (_materialised(checkpoint, key, one) for one in made.of)
         wide = torch.complex128 if first.is_complex() else torch.float64
         return functools.reduce(torch.add, others, first.to(wide)).to(first.dtype)
-    assert isinstance(made, (Blocked, Cast, Permuted, Reshaped, Scaled, Shifted, Sliced))
+    assert isinstance(made, (Cast, Permuted, Reshaped, Scaled, Shifted, Sliced))
     of = _materialised(checkpoint, key, made.of)
     if isinstance(made, Reshaped):
         return of.reshape(info.shape)
@@ -154,8 +153,6 @@ def _made(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
         return of[tuple(slice(at, at + size) for at, size in zip(made.begin, info.shape, strict=True))]
     if isinstance(made, Cast):
         return of.to(_dtype(info))
-    if isinstance(made, Blocked):
-        return _blocked(of.float(), info)
     if isinstance(made, Shifted):
         return (of.double() + made.by).to(_dtype(info))
     return (of.to(torch.complex128 if of.is_complex() else torch.float64) * made.factor).to(of.dtype)
@@ -180,14 +177,7 @@ def _coded(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
     if isinstance(info.made, Decoded):
         return torch.from_numpy(decode(read, info, whole(info)))
     made = torch.from_numpy(encode(read, info, whole(info)).reshape(-1).view("u1"))
-    return made.view(_dtype(info)).view(info.shape)
-
-
-def _blocked(values: torch.Tensor, info: TensorInfo) -> torch.Tensor:
-    """Return the bytes of the blocks that numbers are rounded to."""
-    from ..tensors.ops.gguf_blocks import rounded_to_blocks
-
-    return torch.from_numpy(rounded_to_blocks(values.contiguous().numpy(), info.dtype, ""))
+    return made.view(info.shape) if info.dtype in BLOCKS else made.view(_dtype(info)).view(info.shape)
 
 
 def _dtype(info: TensorInfo) -> torch.dtype:

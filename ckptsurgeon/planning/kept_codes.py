@@ -7,6 +7,7 @@ weights round what they compute to codes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -34,6 +35,7 @@ It raises the error ``unencodable`` of its source if there is no such encoder.
 COMPUTED = "float32"
 """The dtype of weights before they are rounded to codes."""
 DECODED = "decoded"
+_NUMBER = re.compile(r"\.\d+(?=\.)")
 SHARING = "nvfp4"
 """The encoding whose weights have one global scale together if they are computed together."""
 
@@ -60,16 +62,20 @@ class CodedSource:
         return {one.name: one for one in self.codes.tensors}
 
 
-def with_codes_kept(plan: Plan, sources: Mapping[int, CodedSource], owner: int) -> tuple[Plan, list[int]]:
+def with_codes_kept(
+    plan: Plan, sources: Mapping[int, CodedSource], owner: int, dtype: str = ""
+) -> tuple[Plan, list[int]]:
     """Return a plan whose output has quantised tensors as its sources have them.
 
     ``sources`` are those sources of the plan that have quantised tensors, by their index; ``owner`` is the index of the
     one whose encodings new weights get. Sources whose weights are computed with are there twice, as they are stored and
-    decoded: the indices of the latter are returned too, in the order in which they follow the others.
+    decoded: the indices of the latter are returned too, in the order in which they follow the others. ``dtype`` is the
+    one that the user asked for, which a note names if weights stay encoded.
 
-    Raises PlanError for a weight that is computed and cannot be encoded as before.
+    Raises PlanError for a weight that is computed and cannot be encoded as before, and for one of another source that
+    would be stored otherwise than the settings of the owner say.
     """
-    keeping = _Keeping(plan, sources, owner)
+    keeping = _Keeping(plan, sources, owner, dtype)
     steps = tuple(made for step in plan.steps for made in keeping.steps(step))
     equal = tuple(map(keeping.equal, plan.equal))
     stored = [sources[at].stored if at in sources else one for at, one in enumerate(plan.sources)]
@@ -91,10 +97,11 @@ def with_codes_kept(plan: Plan, sources: Mapping[int, CodedSource], owner: int) 
 class _Keeping:
     """Turns the steps of weights into those of their stored parts."""
 
-    def __init__(self, plan: Plan, sources: Mapping[int, CodedSource], owner: int) -> None:
+    def __init__(self, plan: Plan, sources: Mapping[int, CodedSource], owner: int, dtype: str) -> None:
         self.decoded: dict[int, int] = {}
         self._encoded_anew: dict[str, list[str]] = {}
-        self._plan, self._sources, self._owner = plan, sources, owner
+        self._copied_codes = 0
+        self._plan, self._sources, self._owner, self._dtype = plan, sources, owner, dtype
 
     def notes(self) -> Iterator[str]:
         """Yield a note on the weights that are computed and encoded again, for each encoding."""
@@ -105,6 +112,13 @@ class _Keeping:
                 f"{escape(self._sources[self._owner].stored.name)}: {listing(names, 3)}"
             )
 
+        kept = self._copied_codes + sum(map(len, self._encoded_anew.values()))
+        if self._dtype and self._dtype != "keep" and kept:
+            stay = "stays" if kept == 1 else "stay"
+            yield (
+                f"the dtype {self._dtype} is not that of {count(kept, 'quantised weight')}, which {stay} encoded; "
+                "--encoding dequantize writes numbers"
+            )
         sharing = self._encoded_anew.get(SHARING, [])
         joined = [name for name in sharing if len(self._every_name.intersection(together(name))) > 1]
         if joined:
@@ -125,6 +139,8 @@ class _Keeping:
         owner = self._sources.get(self._owner)
         wanted = owner.by_name.get(step.key) if owner is not None else None
         copied = self._copied(step, owner, wanted)
+        if copied is None and owner is not None and step.key not in owner.tensors and wanted is None:
+            self._check_plain(step, owner)
         if copied is not None and step.source is not None:
             yield from self._copies(step, copied, self._sources[step.source], step.source)
         elif wanted is not None and owner is not None:
@@ -136,20 +152,45 @@ class _Keeping:
         """Return the quantised tensor whose parts a step may copy; None if its weight has to be computed.
 
         Codes of another source than the owner are copied if the owner has the same parts under settings by which they
-        stand for the same numbers, or if it has no such weight at all.
+        stand for the same numbers. If it has no such weight at all, it must have the same parts in another layer; what
+        stands for other numbers is an error later.
         """
         coded = self._coded(step.source, step.source_key) if step.op in ("copy", "keep") else None
-        if coded is None or step.source is None or owner is None or step.source == self._owner:
+        if coded is None or step.source is None or owner is None:
+            return None
+        if step.source == self._owner:
             return coded
-        if wanted is None:
-            return None if step.key in owner.tensors else coded
         theirs = self._sources[step.source]
+        if wanted is None:
+            alike = None if step.key in owner.tensors else self._alike.get(_any_number(step.key))
+            return coded if alike is not None and _dtypes(alike, owner) == _dtypes(coded, theirs) else None
         parts = [
             {end: (source.tensors[key].dtype, source.tensors[key].shape) for end, key in one.parts.items()}
             for source, one in ((theirs, coded), (owner, wanted))
         ]
         module = QuantisedModule.of(coded.method, coded.name, wanted.name)
         return coded if parts[0] == parts[1] and not disagreements([module], theirs.settings, owner.settings) else None
+
+    def _check_plain(self, step: Step, owner: CodedSource) -> None:
+        """Raise PlanError for a weight that would be plain, although the settings of the owner say that it is not."""
+        alike = self._alike.get(_any_number(step.key))
+        is_decoded = any(self._coded(one.source, one.key) is not None for one in step.inputs)
+        if not is_decoded and (alike is None or len(step.shape) != len(alike.shape or ())):
+            return
+        than = f"{escape(alike.name)} there, which is {alike.method}" if alike is not None else "the weights there"
+        raise PlanError(
+            f"the tensor {escape(step.key)} is not in {escape(owner.stored.name)}, whose quantization_config the "
+            f"output has, and it is not quantised as {than}.",
+            hint="Write plain weights with --encoding dequantize, or quantise all sources alike first.",
+        )
+
+    @cached_property
+    def _alike(self) -> Mapping[str, QuantisedTensor]:
+        """The first quantised tensor of the owner among those whose keys differ in numbers alone."""
+        found: dict[str, QuantisedTensor] = {}
+        for one in self._sources[self._owner].codes.tensors if self._owner in self._sources else ():
+            found.setdefault(_any_number(one.name), one)
+        return found
 
     def equal(self, pair: EqualKeys) -> EqualKeys:
         """Return a pair of keys that must have the same values; those of weights are compared decoded."""
@@ -168,6 +209,7 @@ class _Keeping:
 
     def _copies(self, step: Step, coded: QuantisedTensor, source: CodedSource, at: int) -> Iterator[Step]:
         """Yield the steps that copy the parts of a quantised tensor, which get the names that fit its new one."""
+        self._copied_codes += 1
         for end, key in coded.parts.items():
             info = source.tensors[key]
             yield Step(
@@ -219,6 +261,16 @@ class _Keeping:
     def _twin(self, source: int) -> int:
         """Return the index of a source with the weights that its codes stand for."""
         return self.decoded.setdefault(source, len(self._plan.sources) + len(self.decoded))
+
+
+def _dtypes(coded: QuantisedTensor, source: CodedSource) -> dict[str, str]:
+    """Return the dtypes of the parts of a quantised tensor, by the endings of their keys."""
+    return {end: source.tensors[key].dtype for end, key in coded.parts.items()}
+
+
+def _any_number(key: str) -> str:
+    """Return a key without the numbers of layers and experts."""
+    return _NUMBER.sub(".*", key)
 
 
 def _renamed(key: str, coded: QuantisedTensor, end: str) -> str:

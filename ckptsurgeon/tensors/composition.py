@@ -10,12 +10,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from .dtypes import BLOCKS, contiguous_stride
+from .dtypes import BLOCKS, ROUNDED, contiguous_stride
 from .info import (
-    Blocked,
     Cast,
     Concatenated,
     Decoded,
+    Encoded,
     Given,
     Made,
     Permuted,
@@ -133,9 +133,11 @@ def shift(info: TensorInfo, by: float) -> TensorInfo:
 
 
 def blocked(info: TensorInfo, dtype: str, name: str = "") -> TensorInfo:
-    """Return a floating tensor rounded to blocks of codes; its rows must be whole blocks. ``name`` is its key."""
+    """Return floating matrices rounded to blocks of codes; their rows must be whole blocks. ``name`` is their key."""
     numbers, nbytes = BLOCKS[dtype]
-    return TensorInfo(dtype, (*info.shape[:-1], info.shape[-1] // numbers * nbytes), made=Blocked(info, name))
+    steps = (*(1 for _ in info.shape[1:]), numbers)
+    made = Encoded((info,), "gguf", "codes", steps, "", (("type", float(ROUNDED[dtype])),), name)
+    return TensorInfo(dtype, (*info.shape[:-1], info.shape[-1] // numbers * nbytes), made=made)
 
 
 def given(values: Sequence[float]) -> TensorInfo:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import ConfigError
 
-__all__ = ["BLOCKS", "DTYPES", "SATURATED", "DType", "contiguous_stride", "dtype_named", "reach"]
+__all__ = ["BLOCKS", "DTYPES", "ROUNDED", "SATURATED", "DType", "contiguous_stride", "dtype_named", "reach"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,8 @@ BLOCKS: Mapping[str, tuple[int, int]] = {
 
 https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h
 """
+ROUNDED: Mapping[str, int] = {"q8_0": 8, "q5_0": 6, "q4_0": 2, "mxfp4": 39}
+"""Those that numbers can be rounded to, and the number of each in ``enum ggml_type``."""
 
 
 def _table() -> dict[str, DType]:

@@ -10,7 +10,6 @@ from typing import TypeAlias
 from .dtypes import DTYPES
 
 __all__ = [
-    "Blocked",
     "Cast",
     "Concatenated",
     "Decoded",
@@ -188,17 +187,6 @@ class Summed:
 
 
 @dataclass(frozen=True)
-class Blocked:
-    """The rows of the tensor ``of`` rounded to blocks of codes; the dtype of the result, bytes, says of which kind.
-
-    ``name`` is its key, for messages.
-    """
-
-    of: TensorInfo
-    name: str = ""
-
-
-@dataclass(frozen=True)
 class Cast:
     """The values of the tensor ``of`` rounded to another floating dtype."""
 
@@ -232,8 +220,8 @@ class Encoded:
     ``of`` are the tensor that is quantised, and then those that share its global scale. ``encoding`` is the name of the
     module of ``tensors.encoders`` that rounds it, ``role`` the part: codes, scale, zero, whole or shape. ``steps`` are
     the numbers of elements along each dimension that share a scale, ``scale_dtype`` is the dtype that scales are stored
-    in, and ``facts`` are numbers as the bits of a code. For messages, ``name`` is the key of the weight, and ``others``
-    are the keys of those that share its global scale.
+    in ('' if they are in the codes), and ``facts`` are numbers as the bits of a code. For messages, ``name`` is the key
+    of the weight, and ``others`` are the keys of those that share its global scale.
     """
 
     of: tuple[TensorInfo, ...]
@@ -259,7 +247,7 @@ class Given:
 
 
 Made: TypeAlias = (
-    Given | Decoded | Encoded | Sliced | Permuted | Reshaped | Concatenated | Scaled | Shifted | Summed | Cast | Blocked
+    Given | Decoded | Encoded | Sliced | Permuted | Reshaped | Concatenated | Scaled | Shifted | Summed | Cast
 )
 
 

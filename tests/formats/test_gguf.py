@@ -108,10 +108,49 @@ def test_types_without_a_decoder_are_copied_and_named() -> None:
         cs.convert("out.gguf", dequantize=True)
 
 
+ROUNDED = ["q8_0", "q5_0", "q4_0", "mxfp4"]
+
+
+@pytest.mark.parametrize("verb", ["average", "merge"])
+def test_weights_are_rounded_to_blocks_of_the_type_that_the_first_file_has(verb: str) -> None:
+    known = expected()
+    cs.apply(cs.filter(TYPES, include=[*ROUNDED, "float32"]), "a.gguf")
+    cs.apply(
+        cs.rename(
+            "a.gguf",
+            operations=[{"dequantize": "*_0"}, {"dequantize": "mxfp4"}, *({"scale": one, "by": 3} for one in ROUNDED)],
+        ),
+        "b.gguf",
+    )
+    plan = (
+        cs.average(["a.gguf", "b.gguf"])
+        if verb == "average"
+        else cs.merge(["a.gguf", "b.gguf"], method="linear", weight=0.5)
+    )
+    receipt = cs.apply(plan, "out.gguf")
+    assert cs.verify("out.gguf").ok
+    assert {one.key for one in receipt.rounded} == set(ROUNDED)
+    with cs.open_checkpoint("out.gguf") as found, cs.open_checkpoint("a.gguf") as first:
+        assert {key: (one.dtype, one.shape) for key, one in found.items()} == {
+            key: (one.dtype, one.shape) for key, one in first.items()
+        }
+    cs.apply(cs.convert("out.gguf", dequantize=True, dtype="float32"), "out.safetensors")
+    for key, values in load_file("out.safetensors").items():
+        wanted = known[key].reshape(values.shape) * (2 if key in ROUNDED else 1)
+        size = float(np.linalg.norm(wanted))
+        assert np.linalg.norm(values - wanted) <= 0.2 * size
+    for one in receipt.rounded:
+        assert one.error < 0.2
+
+
+def test_types_to_which_nothing_rounds_stay_only_as_copies() -> None:
+    cs.apply(cs.filter(TYPES, include=["q6_k", "float32"]), "a.gguf")
+    with pytest.raises(cs.PlanError, match=r"q6_k of .* is quantised \(GGUF q6_k\), .*: nothing rounds to q6_k"):
+        cs.average(["a.gguf", "a.gguf"])
+
+
 def test_codes_are_no_numbers_to_other_verbs() -> None:
     cs.apply(cs.filter(TYPES, include=["q8_0", "float32"]), "a.gguf")
-    with pytest.raises(cs.PlanError, match=r"q8_0 of .* is quantised \(GGUF q8_0\)"):
-        cs.merge(["a.gguf", "a.gguf"], method="linear", weight=0.5)
     with pytest.raises(cs.OutputError, match="safetensors does not support q8_0"):
         cs.apply(cs.convert("a.gguf"), "a.safetensors")
     with pytest.raises(cs.ConfigError, match="there is no dtype 'q8_0'"):

@@ -8,9 +8,8 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...planning.llama_cpp.layout import routers
-from ...planning.operations.operation import ROUNDED
 from ...planning.plan.plan import Plan
-from ...tensors.dtypes import DTYPES
+from ...tensors.dtypes import DTYPES, ROUNDED
 
 __all__ = ["check_type", "in_float32", "rounded"]
 

@@ -16,12 +16,13 @@ __all__ = ["keeping_codes"]
 
 
 def keeping_codes(
-    plan: Plan, read: Sequence[Checkpoint], encoding: str, owner: int = 0
+    plan: Plan, read: Sequence[Checkpoint], encoding: str, owner: int = 0, *, dtype: str | None = None
 ) -> tuple[Plan, list[Checkpoint]]:
     """Return a plan whose output is quantised as its sources are, if ``encoding`` is ``keep``; and its open sources.
 
     ``read`` are the sources with which it was planned. ``owner`` is the index of the one whose encodings new weights
-    get: the one that gives the output its configuration. Raises PlanError for a weight that cannot be encoded.
+    get: the one that gives the output its configuration. ``dtype`` is the one that the user asked for. Raises
+    PlanError for a weight that cannot be encoded.
     """
     coded = [at for at, one in enumerate(read) if is_decoded_only(plan.sources[at], one)]
     if encoding != ENCODINGS[0] or not coded:
@@ -36,7 +37,7 @@ def keeping_codes(
         )
         for at, one in sources.items()
     }  # fmt: skip
-    plan, decoded = with_codes_kept(plan, described, owner)
+    plan, decoded = with_codes_kept(plan, described, owner, dtype or "")
     return plan, [*(sources.get(at, one) for at, one in enumerate(read)), *(read[at] for at in decoded)]
 
 

@@ -57,12 +57,12 @@ def lora_merge(
 
     Adapters are PEFT's folders, single files with kohya's or diffusers' names, or dicts of their tensors.
     ``weights`` has a weight for each adapter, by default 1; ``exclude`` leaves out modules of the adapters. ``dtype``
-    is that of all real floating tensors of the output, by default the base's; ``memory`` limits the memory of the
-    computation, as in "512MB". If the base is a folder of transformers, its configuration and tokeniser are copied; if
-    an adapter has its own embedding for another vocabulary, the adapter's tokeniser is copied instead. It is an error
-    if rows of an embedding would get other tokens, unless ``vocab`` is "place". Adapters are added to the weights
-    that codes of a quantised base stand for; the sums are encoded as the base is, or stored as numbers if ``encoding``
-    is "dequantize".
+    is that of all real floating tensors of the output but codes, by default the base's; ``memory`` limits the memory of
+    the computation, as in "512MB". If the base is a folder of transformers, its configuration and tokeniser are
+    copied; if an adapter has its own embedding for another vocabulary, the adapter's tokeniser is copied instead. It is
+    an error if rows of an embedding would get other tokens, unless ``vocab`` is "place". Adapters are added to the
+    weights that codes of a quantised base stand for; the sums are encoded as the base is, or stored as numbers if
+    ``encoding`` is "dequantize".
 
     Results of 16 bits are summed in single precision, others in double.
 
@@ -105,7 +105,7 @@ def lora_merge(
                 *_other_bases(opened),
             ],
         )
-        plan, opened = keeping_codes(plan, opened, encoding)
+        plan, opened = keeping_codes(plan, opened, encoding, dtype=options.dtype)
         check_codes(plan, [one.codes for one in opened])
         plan = with_settings(plan, opened, 0)
         inputs = PlanInputs(tuple(opened), None, tuple(path for _, path in views if path), memory=most)

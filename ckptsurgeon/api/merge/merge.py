@@ -227,7 +227,7 @@ def _plan_models(
             metadata=stored[donor].metadata,
             notes=asked.notes(opened),
         )  # fmt: skip
-        plan, every = keeping_codes(plan, opened, asked.encoding, donor)
+        plan, every = keeping_codes(plan, opened, asked.encoding, donor, dtype=asked.options.dtype)
         plan = with_config_said(plan, folders, donor)
         plan = with_sources_said(plan, stored, folders)
         plan = merged_folder(plan, folders[donor], folders, tokens=chosen[1] if chosen is not None else None)

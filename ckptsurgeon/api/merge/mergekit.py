@@ -254,7 +254,7 @@ def plan_configuration(path: str, document: Mapping[str, Any], method: Method, a
             tokens = chosen[1] if chosen is not None else None
             arguments = {**asked.arguments, "recipe": merged.said(document)}
             plan = merged.plan(method, options, tokens, asked.seed, arguments)
-            plan, every = keeping_codes(plan, opened, asked.encoding, merged.donor)
+            plan, every = keeping_codes(plan, opened, asked.encoding, merged.donor, dtype=options.dtype)
             plan = with_config_said(plan, merged.folders, merged.donor)
             plan = without_repeats(with_sources_said(plan, stored, merged.folders), stored[merged.donor])
             plan = checked_rows(plan, merged.folders, remedy=RECIPE, allowed=asked.vocabulary.is_by_place)

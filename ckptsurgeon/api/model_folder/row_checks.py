@@ -223,8 +223,8 @@ def has_more_rows(folder: ModelFolder) -> bool:
 
 SPARE, SHARE = 256, 4
 """Rows without a token that any model may have, for speed or for later tokens, and the share of the tokens that may."""
-EIGHT, HUNDREDTH = 8, 100
-"""Rows that are added for speed make a multiple of eight; without that, at most one row in a hundred has no token."""
+EIGHT, HUNDREDTH, FEW = 8, 100, 2
+"""Rows that are added for speed make a multiple of eight; without that, one row in a hundred or two have no token."""
 
 
 def without_token_notes(folder: ModelFolder, read: ModelFolder, most: DescribedTensor) -> Iterator[str]:
@@ -234,7 +234,7 @@ def without_token_notes(folder: ModelFolder, read: ModelFolder, most: DescribedT
         return
     known = len(tokens) + len(added_tokens(read) - {*tokens})
     spare = most.shape[0] - known
-    is_padded = most.shape[0] % EIGHT == 0 or spare * HUNDREDTH <= most.shape[0]
+    is_padded = most.shape[0] % EIGHT == 0 or spare <= max(FEW, most.shape[0] // HUNDREDTH)
     is_many = spare > 0 if HEAD.search(most.key) and is_ctc(folder) else spare > max(SPARE, known // SHARE)
     is_said = is_many or (spare > 0 and not is_padded)
     if is_said:

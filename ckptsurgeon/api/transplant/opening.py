@@ -203,7 +203,9 @@ def _planned(
         plan, initial_files = _used(plan, initial, initial_files)
         read = [*(one.operated.checkpoint for one in sources), *opened[len(specs) :], *initial_files]
         owner = len(specs) if len(opened) > len(specs) else None
-        plan, held = keeping_codes(plan, read, encoding, owner or 0) if reading != encoding else (plan, read)
+        plan, held = plan, read
+        if reading != encoding:
+            plan, held = keeping_codes(plan, read, encoding, owner or 0, dtype=options.dtype)
         opened[len(specs) :] = held[len(specs) : len(opened)]
         wanted = opened[-1].codes if owner is not None else wanted
         check_codes(plan, [one.codes for one in held], wanted)

@@ -49,7 +49,9 @@ def run(
     dtype: Annotated[
         str | None,
         typer.Option(
-            "--dtype", metavar="DTYPE", help="Write all floating tensors in this dtype. [default: the base's]"
+            "--dtype",
+            metavar="DTYPE",
+            help="Write floating tensors that are not encoded in this dtype. [default: the base's]",
         ),
     ] = None,
     memory: Memory = None,

@@ -13,7 +13,7 @@ import numpy as np
 from ...planning.plan.coded_part import CodedPart
 from ...planning.plan.step import Step
 from ...tensors.dtypes import DTYPES, contiguous_stride
-from ...tensors.encoders._encoder import is_encoder, part_shape
+from ...tensors.encoders._encoder import is_computed_in, is_encoder, part_shape
 from ...tensors.info import Encoded, TensorInfo
 from ...tensors.ops.casts import CastLosses, raw_dtype
 from ...tensors.ops.regions import Array, Box, box_shape
@@ -37,46 +37,52 @@ def part_of(step: Step) -> TensorInfo:
     return TensorInfo(step.dtype, part_shape(made, step.shape), made=made)
 
 
-ROLES = ("codes", "scale", "bias", "nested", "zero", "whole", "shape")
-
-
 def fits(step: Step, part: CodedPart) -> bool:
     """Return whether a step's dtype and shape are possible for its part of a quantised tensor, as an encoder makes it.
 
     They are not if a user has edited the plan.
     """
-    if not is_encoder(part.encoding, dict(part.facts)) or part.role not in ROLES or part.dtype not in OF_WEIGHTS:
-        return False
-    if len(part.steps) != len(part.shape) or min(part.steps, default=0) < 1 or part.scale_dtype not in DTYPES:
-        return False
-    if not all(isfinite(value) for _, value in part.facts):
-        return False
-    if any(not LIMITS[name][0] <= value <= LIMITS[name][1] for name, value in part.facts if name in LIMITS):
-        return False
-    if len(part.shape) < 2 or {"nested", "offset"} & (names := set(dict(part.facts))) not in (
-        {"nested", "offset"},
-        set(),
-    ):
-        return False
-    if part.role == "nested" and "nested" not in names:
+    if not _is_encoding(part):
         return False
     info = part_of(step)
+    assert isinstance(info.made, Encoded)
+    if not is_computed_in(info.made, step.dtype):
+        return False
     if part.role == "codes":
         return _is_reshaped(step, part, info) and DTYPES[info.dtype].bits >= 8
     few = {"whole": 1, "shape": len(part.shape)}
     return prod(step.shape) == few.get(part.role, prod(info.shape))
 
 
+ROLES = ("codes", "scale", "bias", "nested", "zero", "whole", "shape")
+"""The parts of a quantised tensor that are computed."""
+OF_WEIGHTS = ("float32", "float64")
+"""Dtypes in which weights are computed that are rounded to codes."""
+LIMITS = {"bits": (1, 8), "width": (1, 8), "nested": (1, 1 << 20), "zeros_packed": (0, 2)}
+"""The least and the greatest value of facts."""
+
+
+def _is_encoding(part: CodedPart) -> bool:
+    """Return whether there is an encoder that computes such a part of a weight."""
+    facts = dict(part.facts)
+    if not is_encoder(part.encoding, facts) or part.role not in ROLES or part.dtype not in OF_WEIGHTS:
+        return False
+    if len(part.shape) < 2 or len(part.steps) != len(part.shape) or min(part.steps) < 1:
+        return False
+    if part.scale_dtype not in DTYPES and (part.scale_dtype or part.role != "codes"):
+        return False
+    if ("nested" in facts) != ("offset" in facts) or (part.role == "nested" and "nested" not in facts):
+        return False
+    return all(
+        isfinite(value) and LIMITS.get(name, (value, value))[0] <= value <= LIMITS.get(name, (value, value))[1]
+        for name, value in facts.items()
+    )
+
+
 def _is_reshaped(step: Step, part: CodedPart, info: TensorInfo) -> bool:
     """Return whether codes are stored in the shape in which they are computed, or in another one if they may be."""
     may = any(dict(part.facts).get(name) for name in ("flat", "across"))
     return step.shape == info.shape or (may and prod(step.shape) == prod(info.shape))
-
-
-LIMITS = {"bits": (1, 8), "width": (1, 8), "nested": (1, 1 << 20), "zeros_packed": (0, 2)}
-"""The least and the greatest value of facts."""
-OF_WEIGHTS = ("float32", "float64")
-"""Dtypes in which weights are computed that are rounded to codes."""
 
 
 def coding_of(step: Step, weight: Blockwise, places: Sequence[OutputBlock], context: MergeContext) -> Blockwise:

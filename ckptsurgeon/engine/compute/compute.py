@@ -13,7 +13,9 @@ import numpy as np
 
 from ...errors import PlanError
 from ...planning.plan.step import MERGES, Step
-from ...tensors.info import Blocked, Decoded, Encoded, TensorInfo
+from ...tensors.decoders._decoder import decode_rounded
+from ...tensors.dtypes import DTYPES
+from ...tensors.info import Decoded, Encoded, TensorInfo
 from ...tensors.ops.casts import CastLosses, cast, raw_dtype, widened
 from ...tensors.ops.means import average, largest, rounded
 from ...tensors.ops.regions import Array, Box, blocks
@@ -21,7 +23,7 @@ from ...util.text import escape
 from ..context import MergeContext
 from ..resample.adapt import ADAPTERS, adaptation_box, adapted, centred
 from ..resample.resample import interpolate, interpolation_box
-from .bands import banded
+from .bands import OpenFiles, banded
 from .coded import coding_of, part_of
 from .encoding import Roundings, encoded_block, encoding_boxes
 from .freed_memory import keep_freed_memory
@@ -125,9 +127,6 @@ BLOCK_BYTES = 2 << 20
 
 MADE_BYTES = 16 << 20
 """The same for derived tensors. It is larger, since a block of a transposed tensor reads all rows of the source."""
-
-BLOCKED_BYTES = 256 << 10
-"""The same for rows that are rounded to blocks of codes, of which a byte is read from seven, in float32."""
 
 DOUBLES = 4 * 8
 """Bytes for each element of a resampled tensor, which is read, weighted and summed in double precision."""
@@ -243,8 +242,17 @@ def _computed(
     elif isinstance(info.made, Encoded):
         values, lost = cast_for(step, encoded_block(info, source, place, roundings), info.dtype)
     else:
-        values, lost = cast_for(step, read_part(source, info, box), info.dtype)
+        values, lost = _copied(step, info, source, box)
     return values, lost
+
+
+def _copied(step: Step, info: TensorInfo, source: OpenFiles, box: Box) -> tuple[Array, CastLosses]:
+    """Return a part of an input in the dtype of the output."""
+    if isinstance(info.made, Decoded) and DTYPES[step.dtype].kind == "float":
+        found = decode_rounded(partial(read_part, source), info, box, step.dtype)
+        if found is not None:
+            return found, CastLosses()
+    return cast_for(step, read_part(source, info, box), info.dtype)
 
 
 def _read(parts: Sequence[Part], box: Box, seen: Seen | None) -> Iterator[tuple[Array, str]]:
@@ -283,7 +291,7 @@ def _limit(step: Step, info: TensorInfo, itemsize: int) -> int:
     ``itemsize`` is the number of bytes of an output element.
     """
     block = BLOCK_BYTES if info.made is None or isinstance(info.made, Decoded) else MADE_BYTES
-    limit = (BLOCKED_BYTES if isinstance(info.made, Blocked) else block) // max(itemsize, info.itemsize)
+    limit = block // max(itemsize, info.itemsize)
     if step.op in ADAPTERS:
         limit = BLOCK_BYTES // DOUBLES
     if step.op == "interpolate" or step.op in ADAPTERS:

@@ -21,7 +21,7 @@ from ...tensors.composition import join
 from ...tensors.dtypes import SATURATED
 from ...tensors.info import Storage, TensorInfo
 from ...tensors.ops.casts import CastLosses, cast, count_special, raw_dtype
-from ...tensors.ops.regions import Array
+from ...tensors.ops.regions import Array, box_shape
 from ...util.text import escape
 from ..checksums import bad_checksum, combine, crc32
 from ..context import MEMORY, MergeContext
@@ -194,6 +194,7 @@ def _compute(
 
         run.check()
         values, lost = compute(place, seen)
+        assert values.nbytes == prod(box_shape(place.box)) * raw_dtype(step.dtype).itemsize, step.key
         crc = run.write(step.key, place.offset, _raw(values))
         run.advance(values.nbytes)
         if variances:

@@ -59,7 +59,8 @@ def encoding_boxes(info: TensorInfo) -> Iterator[Box]:
     made = info.made
     assert isinstance(made, Encoded)
     if made.role != "codes":
-        yield from blocks(info.shape, max(1, ELEMENTS // prod(made.steps)) if made.role == "scale" else ELEMENTS)
+        is_of_groups = made.role not in ("whole", "shape")
+        yield from blocks(info.shape, max(1, ELEMENTS // prod(made.steps)) if is_of_groups else ELEMENTS)
         return
     packing, (*lead, rows, items) = packing_of(made), info.shape
     columns = max(1, items * packing.codes // packing.items)

@@ -101,6 +101,7 @@ def adapting_of(step: Step, parts: Sequence[Part]) -> Blockwise:
 
 def is_single(step: Step) -> bool:
     """Return whether adapters are added in single precision, so that another processor may give other last bits."""
+    step = step.numbers  # the dtype of a quantised weight is not that of its scales
     return step.lora is not None and step.dtype in SINGLE and _wide(step) == "float32"
 
 

@@ -19,7 +19,6 @@ from ...tensors.decoders._decoder import decode
 from ...tensors.dtypes import DTYPES, contiguous_stride, reach
 from ...tensors.encoders._encode import encode
 from ...tensors.info import (
-    Blocked,
     Cast,
     Concatenated,
     Decoded,
@@ -34,7 +33,6 @@ from ...tensors.info import (
     TensorInfo,
 )
 from ...tensors.ops.casts import CastLosses, cast, goes_to_zero, raw_dtype
-from ...tensors.ops.gguf_blocks import blocks_of
 from ...tensors.ops.means import added, scaled
 from ...tensors.ops.regions import Array, Box, box_shape, spanned
 from ...util.text import escape
@@ -116,8 +114,6 @@ def read_derived(read: Read, info: TensorInfo, box: Box) -> Array:
         return np.concatenate([read(*one) for one in _overlapping(made, box)], axis=made.dim)
     if isinstance(made, Scaled):
         return scaled(read(made.of, box), info.dtype, made.factor)
-    if isinstance(made, Blocked):
-        return blocks_of(read, info, box)
     if isinstance(made, Shifted):
         wide = cast(read(made.of, box), made.of.dtype, "float64")[0] + made.by
         return wide.astype(raw_dtype(info.dtype))

@@ -14,12 +14,13 @@ from math import isfinite
 from typing import Any
 
 from ...errors import ConfigError, PatternError
+from ...tensors.dtypes import ROUNDED
 from ...tensors.encoders._schemes import OWN_DTYPES, SCHEMES
 from ...util.text import brief_repr, escape
 from ..keys.pattern import KeyPattern
 from ..keys.rules import Rule, target_rule
 
-__all__ = ["JOINING", "ROUNDED", "Operation", "parse_operations"]
+__all__ = ["JOINING", "Operation", "parse_operations"]
 
 MOST = 10_000
 LARGEST = 3.4028234663852886e38
@@ -61,8 +62,6 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
 
 
-ROUNDED = ("q8_0", "q5_0", "q4_0", "mxfp4")
-"""The types of GGUF that numbers can be rounded to."""
 _DIM = _Field(_is_int, "a dimension, as in 0 or -1", default=0)
 _NAME = _Field(lambda value: isinstance(value, str), "a name")
 _FIELDS: Mapping[str, Mapping[str, _Field]] = {

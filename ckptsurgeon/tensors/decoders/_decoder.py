@@ -19,6 +19,7 @@ from ..encodings._settings import QuantisationSettings, Settings, stated_by
 from ..info import Decoded, TensorInfo
 from ..ops.casts import widened
 from ..ops.regions import Array, Box
+from ._tables import looked_up, may_be_looked_up
 
 __all__ = [
     "EXPONENTS",
@@ -29,11 +30,14 @@ __all__ = [
     "UndecodableError",
     "as_exponents",
     "decode",
+    "decode_rounded",
     "decoded_weight",
     "groups_of",
     "whole",
 ]
 
+Read: TypeAlias = Callable[[TensorInfo, Box], Array]
+"""A function that reads a part of a stored tensor, in the type of ``raw_dtype``."""
 Parts: TypeAlias = Mapping[str, TensorInfo]
 """The stored tensors of a quantised tensor, by the endings of their keys (``.scales``)."""
 
@@ -166,19 +170,46 @@ def _obstacles(asked: Request) -> Iterator[str]:
         yield "its format is ComfyUI's own"
 
 
-def decode(read: Callable[[TensorInfo, Box], Array], info: TensorInfo, box: Box) -> Array:
+def decode(read: Read, info: TensorInfo, box: Box) -> Array:
     """Return the part ``box`` of a decoded weight, as float32; ``read`` returns a part of a stored tensor."""
     made = info.made
     assert isinstance(made, Decoded)
+    found = decode_rounded(read, info, box, "float32")
+    if found is not None:
+        return found
     decoder, stored = _decoders()[made.encoding], dict(made.parts)
     boxes = decoder.boxes(made, box)
     arrays = {name: widened(read(stored[name], one), stored[name].dtype) for name, one in boxes.items()}
-    for name in SCALES:
-        if name in arrays and arrays[name].dtype.kind == "f" and not np.isfinite(arrays[name]).all():
-            raise FormatError(f"a scale of the quantised tensor {escape(made.name)} is NaN or infinite.", rule="scale")
+    _check_scales(made, arrays)
     with np.errstate(all="ignore"):  # what becomes infinite is counted where the values are cast
         values: Array = np.ascontiguousarray(decoder.values(made, arrays, box), dtype="<f4")
     return values
+
+
+def decode_rounded(read: Read, info: TensorInfo, box: Box, dtype: str) -> Array | None:
+    """Return the part ``box`` of a decoded weight in a floating dtype, in less time than ``decode`` and a cast take.
+
+    The values are the same. Returns None if there is no faster way for this weight, or if ``dtype`` cannot hold some
+    value that its codes may stand for.
+    """
+    made = info.made
+    assert isinstance(made, Decoded)
+    boxes = _decoders()[made.encoding].boxes(made, box)
+    if not may_be_looked_up(made, boxes):
+        return None
+    stored = dict(made.parts)
+    codes, scale = (read(stored[role], boxes[role]) for role in ("codes", "scale"))
+    scale = widened(scale, stored["scale"].dtype)
+    _check_scales(made, {"scale": scale})
+    steps = [int(dict(made.facts)[f"step{dim}"]) for dim in range(len(box))]
+    return looked_up(np.ascontiguousarray(codes), scale, (stored["codes"].dtype, dtype), box, steps)
+
+
+def _check_scales(made: Decoded, arrays: Mapping[str, Array]) -> None:
+    """Raise FormatError for a scale that is NaN or infinite."""
+    for name in SCALES:
+        if name in arrays and arrays[name].dtype.kind == "f" and not np.isfinite(arrays[name]).all():
+            raise FormatError(f"a scale of the quantised tensor {escape(made.name)} is NaN or infinite.", rule="scale")
 
 
 SCALES = ("scale", "bias", "nested_scale", "times", "over")

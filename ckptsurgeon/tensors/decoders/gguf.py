@@ -19,7 +19,7 @@ from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box
 from ._decoder import Request, UndecodableError, groups_of
 
-__all__ = ["DECODER"]
+__all__ = ["DECODER", "values_of_blocks"]
 
 _FOURS = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], "<f4")
 """The doubles of the values of a 4-bit float (e2m1)."""
@@ -45,12 +45,20 @@ class _Blocks:
         codes, dtype = arrays["codes"], made.of[0].dtype
         numbers, nbytes = BLOCKS[dtype]
         blocks = np.ascontiguousarray(codes).reshape(-1, nbytes)
-        values = _TYPES[dtype](blocks)
+        values = values_of_blocks(blocks, dtype)
         if not np.isfinite(values).all():
             raise FormatError(f"a scale of the quantised tensor {escape(made.name)} is NaN or infinite.", rule="scale")
         values = values.reshape(*codes.shape[:-1], codes.shape[-1] // nbytes * numbers)
         first = box[-1][0] // numbers * numbers
         return values[..., box[-1][0] - first : box[-1][1] - first]
+
+
+def values_of_blocks(blocks: Array, dtype: str) -> Array:
+    """Return the numbers that blocks stand for, as float32: (blocks, numbers). ``blocks`` has a row of bytes for each.
+
+    Numbers of blocks whose scale is not finite are not finite either.
+    """
+    return _TYPES[dtype](blocks)
 
 
 def _half(blocks: Array, at: int) -> Array:

@@ -159,7 +159,7 @@ def _codes(
     raw = read(weight, elements)
     needed = elements_of(_shared(made, groups), made.steps, weight.shape)
     again = read if elements != needed else _within(raw, elements)
-    stored = _scales(encoder, made, _extremes_of(again, kept), groups, over)
+    stored = _scales(encoder, made, _extremes_of(again, kept), groups, over) if made.scale_dtype else {}
     scales = {role: _numbers(one, made, role) for role, one in stored.items() if role != "nested"}
     items = -(-(elements[-1][1] - begin) // packing.codes) * packing.items
     out = np.zeros((*box_shape(box)[:-1], items), raw_dtype(info.dtype))

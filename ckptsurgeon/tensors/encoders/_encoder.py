@@ -8,11 +8,13 @@ from functools import cache
 from typing import Protocol, TypeAlias, cast
 
 from ...util.registry import discover
+from ..dtypes import ROUNDED
 from ..info import Encoded
 from ..ops.regions import Array
 from ._arranged import arranged_shape
+from ._scale_dtypes import EXPONENTS
 
-__all__ = ["Encoder", "Packing", "Scales", "encoder_of", "is_encoder", "packing_of", "part_shape"]
+__all__ = ["Encoder", "Packing", "Scales", "encoder_of", "is_computed_in", "is_encoder", "packing_of", "part_shape"]
 
 Scales: TypeAlias = Mapping[str, Array]
 """The scales of groups, and perhaps their zero points, by role (``scale``, ``zero``), as they are stored.
@@ -87,6 +89,18 @@ def part_shape(made: Encoded, stored: Sequence[int]) -> tuple[int, ...]:
         return tuple(stored)
     shape = _computed_shape(made)
     return (*shape[:-2], shape[-1], shape[-2]) if dict(made.facts).get("turned") else shape
+
+
+def is_computed_in(made: Encoded, dtype: str) -> bool:
+    """Return whether a part of a quantised tensor is computed in the dtype in which it is stored."""
+    if made.role in ("whole", "nested"):
+        return dtype == "float32"
+    if made.role == "zero":
+        return dtype in ("int32", "uint32") if dict(made.facts).get("zeros_packed") else dtype == "int8"
+    if made.role in ("scale", "bias"):
+        return dtype == made.scale_dtype or (dtype == "uint8" and made.scale_dtype == EXPONENTS)
+    types = dict(made.facts).get("type")  # of GGUF
+    return types is None or ROUNDED.get(dtype) == types
 
 
 def _computed_shape(made: Encoded) -> tuple[int, ...]:

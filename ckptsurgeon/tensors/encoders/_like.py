@@ -7,10 +7,9 @@ from dataclasses import replace
 
 from ..composition import reshape
 from ..decoders._decoder import Request, decoded_weight
-from ..dtypes import DTYPES
 from ..encodings._encoding import ACTIVATIONS
 from ..info import Decoded, Encoded, TensorInfo
-from ._encoder import part_shape
+from ._encoder import is_computed_in, part_shape
 from ._templates import UnencodableError, template_of
 
 __all__ = ["UnencodableError", "encoded_like"]
@@ -38,8 +37,9 @@ def encoded_like(weight: TensorInfo, asked: Request) -> dict[str, TensorInfo]:
     if len(info.shape) < 2:
         raise UnencodableError("it has one dimension")
     found = template_of(asked, made, info.shape)
-    scale = dict(made.parts)["scale"].dtype
-    template = Encoded((weight,), found.encoding, "codes", found.steps, scale, found.facts, made.name)
+    scale = dict(made.parts).get("scale")
+    dtype = scale.dtype if scale is not None else ""
+    template = Encoded((weight,), found.encoding, "codes", found.steps, dtype, found.facts, made.name)
     return {end: _part(template, end, stored, asked) for end, stored in asked.parts.items()}
 
 
@@ -55,20 +55,22 @@ def _part(template: Encoded, end: str, stored: TensorInfo, asked: Request) -> Te
         raise UnencodableError(f"nothing computes its part {name}")
     own = replace(template, role=role)
     made = TensorInfo(stored.dtype, part_shape(own, stored.shape), made=own)
-    if made.numel != stored.numel or DTYPES[stored.dtype].bits != DTYPES[made.dtype].bits:
+    if not is_computed_in(own, stored.dtype):
+        raise UnencodableError(f"its part {name} is {stored.dtype}")
+    if made.numel != stored.numel:
         raise UnencodableError(f"its part {name} has another shape than its scales")
     return reshape(made, stored.shape)
 
 
 OF_WEIGHTS = (".weight_amax",)
 """The endings in ``ACTIVATIONS`` that are of weights after all; the others are about inputs and outputs, and stay."""
-STAYING = ("g_idx", "quant_map", "nested_quant_map", "bitsandbytes__nf4", "bitsandbytes__fp4")
+STAYING = ("g_idx", "weight_format", "quant_map", "nested_quant_map", "bitsandbytes__nf4", "bitsandbytes__fp4")
 """The last words of endings of parts that describe the encoding, not the values."""
 _ROLES: Mapping[str, str] = {
     **dict.fromkeys(
         (
             "weight_scale_inv", "weight_scale", "weight_descale", "scale_weight", "qscale_weight", "scale",
-            "weights_scaling_factor", "_scale_inv", "_scale", "_descale", "absmax", "scales", "_scales",
+            "weights_scaling_factor", "_scale_inv", "_scale", "_descale", "absmax", "scales", "_scales", "SCB",
         ),
         "scale",
     ),

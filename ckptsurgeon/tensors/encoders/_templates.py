@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..decoders._decoder import Request
+from ..dtypes import BLOCKS, ROUNDED
 from ..encodings._settings import values_called
 from ..info import Decoded
 from . import bitsandbytes
@@ -71,6 +72,10 @@ def template_of(request: Request, made: Decoded, shape: tuple[int, ...]) -> Temp
 
 def _scaled(asked: _Asked) -> Template | None:
     codes, scale = asked.request.codes.dtype, asked.parts["scale"]
+    if ".SCB" in asked.request.parts:
+        if scale != "float32":
+            raise UnencodableError(f"its SCB is {scale}")
+        return Template("int8_rows", (*(1 for _ in asked.shape[1:]), asked.shape[-1]))
     if "times" in asked.facts or "times" in asked.parts:
         return None
     steps = tuple(max(int(asked.facts[f"step{dim}"]), 1) for dim in range(len(asked.shape)))
@@ -160,7 +165,15 @@ def _awq(asked: _Asked) -> Template:
     return Template("awq", (group, 1), (("bits", 4.0), ("across", 1.0), *asymmetric, *zeros))
 
 
+def _gguf(asked: _Asked) -> Template:
+    dtype = asked.request.codes.dtype
+    if dtype not in ROUNDED:
+        raise UnencodableError(f"nothing rounds to {dtype}")
+    return Template("gguf", (*(1 for _ in asked.shape[1:]), BLOCKS[dtype][0]), (("type", float(ROUNDED[dtype])),))
+
+
 _FAMILIES: Mapping[str, Callable[[_Asked], Template | None]] = {
-    "awq": _awq, "bitsandbytes": _bitsandbytes, "fp4": _fp4, "gptq": _gptq, "packed": _packed, "scaled": _scaled,
+    "awq": _awq, "bitsandbytes": _bitsandbytes, "fp4": _fp4, "gguf": _gguf, "gptq": _gptq, "packed": _packed,
+    "scaled": _scaled,
 }  # fmt: skip
 """What finds the encoder, by the name of the decoder."""

@@ -34,7 +34,7 @@ ERRORS = {
     "bnb-nf4-sound": 0.12, "bnb-nf4-nested": 0.12, "bnb-fp4-sound": 0.2, "bnb-fp4-nested": 0.2,
     "mlx": 0.15, "mlx-other-bits": 0.01, "mlx-other-groups": 0.01,
     "nvfp4-modelopt": 0.15, "mxfp4-quark": 0.3, "fp4-deepseek-v4": 0.3,
-    "gptq": 0.15, "gptq-3bit": 0.3, "gptq-plain": 0.01, "awq": 0.15,
+    "bnb-int8": 0.01, "gptq": 0.15, "gptq-3bit": 0.3, "gptq-plain": 0.01, "awq": 0.15,
 }  # fmt: skip
 """Encodings that are kept, and the largest relative error of rounding to them: fp8 has three bits after the first."""
 
@@ -397,3 +397,107 @@ def test_global_scales_that_may_differ_where_weights_are_joined_are_said(tmp_pat
     )
     other = cs.average([BY_NAME["fp8-block"].folder(tmp_path / one) for one in "cd"])
     assert not any("global scale" in one for one in other.notes)
+
+
+RETYPED = [
+    *(("int8", "weight_zero_point", dtype) for dtype in (torch.int32, torch.uint8, torch.float32)),
+    *(("nvfp4-modelopt", "weight_scale_2", dtype) for dtype in (torch.bfloat16, torch.float64)),
+    *(("nvfp4-packed", "weight_global_scale", dtype) for dtype in (torch.bfloat16, torch.float64)),
+    *(("bnb-nf4-nested", "weight.nested_absmax", dtype) for dtype in (torch.float16, torch.float64)),
+]
+
+
+@pytest.mark.parametrize(("name", "part", "dtype"), RETYPED, ids=lambda value: str(value).rpartition(".")[2])
+def test_parts_of_a_dtype_in_which_nothing_computes_them_are_an_error(
+    name: str, part: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    a = MODELS[name].folder(tmp_path / "a", 0)
+    state = load_file(a / "model.safetensors")
+    for key in [f"{STEM}.{part}", f"{OTHER}{part}"]:
+        state[key] = state.get(key, torch.zeros(OUT, 1)).to(dtype)
+    save_file(state, a / "model.safetensors")
+    with pytest.raises(cs.PlanError, match=f"cannot be stored that way: its part {part.rpartition('.')[2]} is "):
+        cs.average([a, a])
+
+
+def layers_of(folder: Path, number: int) -> Path:
+    """The folder with ``number`` layers."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": number}))
+    return folder
+
+
+def stacked(first: Path, second: Path) -> Plan:
+    """The layers of one model, and then those of another."""
+    recipe = first.parent / "recipe.yaml"
+    slices = [{"sources": [{"model": str(one), "layer_range": [0, 1]}]} for one in (first, second)]
+    recipe.write_text(json.dumps({"merge_method": "passthrough", "dtype": "bfloat16", "slices": slices}))
+    return cs.merge(recipe)
+
+
+def test_layers_of_a_quantised_model_are_stacked_as_they_are(tmp_path: Path) -> None:
+    a, b = (layers_of(BY_NAME["fp8-block"].folder(tmp_path / one, seed), 1) for seed, one in enumerate("ab"))
+    plan = stacked(a, b)
+    assert any(one.startswith("the dtype bfloat16 is not that of ") for one in plan.notes)
+    checked(plan, tmp_path / "out")
+    made, theirs = load_file(tmp_path / "out/model.safetensors"), load_file(b / "model.safetensors")
+    for end in ("weight", "weight_scale_inv"):
+        assert (
+            made[f"{STEM.replace('0', '1')}.{end}"].view(torch.uint8).equal(theirs[f"{STEM}.{end}"].view(torch.uint8))
+        )
+
+
+@pytest.mark.parametrize("other", ["plain", "int8"])
+def test_layers_that_are_not_quantised_alike_are_an_error(other: str, tmp_path: Path) -> None:
+    a = layers_of(BY_NAME["fp8-block"].folder(tmp_path / "a", 0), 1)
+    if other == "plain":
+        cs.apply(cs.convert(a, dequantize=True), tmp_path / "b")
+    else:
+        layers_of(BY_NAME["int8"].folder(tmp_path / "b", 0), 1)
+    with pytest.raises(cs.PlanError, match=r"layers\.1\..* is not in a, whose quantization_config the output has"):
+        stacked(a, tmp_path / "b")
+
+
+def test_what_a_plain_model_gets_of_a_quantised_one_is_decoded(tmp_path: Path) -> None:
+    b = layers_of(BY_NAME["fp8-block"].folder(tmp_path / "b", 0), 1)
+    cs.apply(cs.convert(b, dequantize=True), tmp_path / "a")
+    checked(stacked(tmp_path / "a", b), tmp_path / "out")
+    assert "quantization_config" not in json.loads((tmp_path / "out/config.json").read_text())
+    assert not cs.inspect(tmp_path / "out").codes
+
+
+def test_a_weight_that_only_another_model_has_is_an_error(tmp_path: Path) -> None:
+    a, b = (BY_NAME["fp8-block"].folder(tmp_path / one, seed) for seed, one in enumerate("ab"))
+    state = load_file(b / "model.safetensors")
+    save_file(
+        {**state, **{key.replace("layers.0", "layers.1"): one.clone() for key, one in state.items()}},
+        b / "model.safetensors",
+    )
+    with pytest.raises(cs.PlanError, match=r"layers\.1\..* is not in a, whose quantization_config"):
+        cs.merge([a, b], method="linear", weights=[0.5, 0.5], on_missing="any")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_dtype_is_not_that_of_codes_and_a_note_says_so(dtype: str, tmp_path: Path) -> None:
+    base = BY_NAME["fp8-block"].folder(tmp_path / "a", 0)
+    plan = cs.lora_merge(base, adapter(tmp_path / "low"), dtype=dtype)
+    assert f"the dtype {dtype} is not that of 2 quantised weights" in "".join(plan.notes)
+    for step in plan.steps:
+        assert not (step.coded and lora.is_single(step))  # its scales are exact
+
+
+def test_rows_of_integers_are_those_of_bitsandbytes(tmp_path: Path) -> None:
+    """Its ``int8_vectorwise_quant``, in torch's functions; a row of zeros stays one."""
+    a, b = (BY_NAME["bnb-int8"].folder(tmp_path / one, seed) for seed, one in enumerate("ab"))
+    for folder in (a, b):
+        state = load_file(folder / "model.safetensors")
+        state[QUERY][3] = 0
+        save_file(state, folder / "model.safetensors")
+    checked(cs.average([a, b]), tmp_path / "out")
+    wanted = (plain(a)[QUERY] + plain(b)[QUERY]) / 2
+    largest = wanted.abs().max(1).values
+    made = load_file(tmp_path / "out/model.safetensors")
+    assert made[f"{STEM}.SCB"].equal(largest)
+    rows = largest > 0
+    assert made[QUERY][rows].equal(torch.round(wanted[rows] * (127 / largest[rows])[:, None]).to(torch.int8))
+    assert not made[QUERY][3].any()

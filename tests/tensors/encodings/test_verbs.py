@@ -14,7 +14,6 @@ import ckptsurgeon as cs
 
 from ...helpers.zoo import BY_NAME, IN, KEPT, LAYERS, OUT, PLAIN, ZOO, Quantised
 
-DECODED = KEPT | {"bnb-int8"}
 each_encoding = pytest.mark.parametrize("model", ZOO, ids=lambda one: one.name)
 each_refused = pytest.mark.parametrize("model", [one for one in ZOO if one.name not in KEPT], ids=lambda one: one.name)
 ALONE = ("unknown-alone", "bytes-of-llama.cpp")
@@ -148,7 +147,7 @@ def test_lora_merge_into_codes_is_refused(model: Quantised, tmp_path: Path) -> N
     refused(error, model)
 
 
-@pytest.mark.parametrize("model", [one for one in ZOO if one.name not in DECODED], ids=lambda one: one.name)
+@pytest.mark.parametrize("model", [one for one in ZOO if one.name not in KEPT], ids=lambda one: one.name)
 def test_lora_extract_from_codes_is_refused(model: Quantised, tmp_path: Path) -> None:
     folder, base = model.folder(tmp_path / "m"), plain(tmp_path / "b.safetensors", model.layers)
     for pair in ((folder, model.folder(tmp_path / "other", 1)), (folder, base), (base, folder)):

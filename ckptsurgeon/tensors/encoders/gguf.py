@@ -11,46 +11,48 @@ import numpy as np
 
 from ...errors import PlanError
 from ...util.text import escape
-from ..dtypes import BLOCKS
-from ..info import Blocked, TensorInfo
-from .casts import cast
-from .regions import Array, Box
+from ..decoders.gguf import values_of_blocks
+from ..dtypes import BLOCKS, ROUNDED
+from ..info import Encoded
+from ..ops.regions import Array
+from ._encoder import Packing, Scales
 
-__all__ = ["blocks_of", "rounded_to_blocks"]
+__all__ = ["ENCODER"]
 
+_NAMES = {number: name for name, number in ROUNDED.items()}
 SIZE = 32
 _HALF_MOST = np.float32(65504)
 
 
-def rounded_to_blocks(values: Array, dtype: str, name: str) -> Array:
-    """Return the bytes of the blocks of float32 values, whose last dimension has whole blocks.
+class _Gguf:
+    """The fact: ``type``, one of the numbers in ``ROUNDED``. Scales are a part of the codes."""
 
-    ``name`` is the key of the tensor, for messages. Raises PlanError for a value that is NaN or infinite, or whose
-    block needs a scale beyond float16.
-    """
-    numbers, nbytes = BLOCKS[dtype]
-    blocks = np.ascontiguousarray(values, "<f4").reshape(-1, numbers)
-    if not np.isfinite(blocks).all():
-        raise PlanError(f"a value of {escape(name)} is NaN or infinite, which {dtype} cannot hold.")
-    with np.errstate(all="ignore"):
-        scales, codes = _TYPES[dtype](blocks)
-    if scales.dtype == np.float32 and scales.size and float(np.abs(scales).max()) > _HALF_MOST:
-        raise PlanError(f"a block of {escape(name)} is too large for {dtype}, whose scales are float16.")
-    stored = scales.astype("<f2").view("u1") if scales.dtype == np.float32 else scales
-    made = np.concatenate([stored, codes], 1)
-    return made.reshape(*values.shape[:-1], values.shape[-1] // numbers * nbytes)
+    facts = ("type",)
+
+    def packing(self, made: Encoded) -> Packing:
+        return Packing(*BLOCKS[_type(made)])
+
+    def scales(self, made: Encoded, least: Array, greatest: Array, over: float) -> Scales:
+        return {}
+
+    def codes(self, made: Encoded, values: Array, scales: Scales, over: float) -> tuple[Array, Array]:
+        dtype = _type(made)
+        blocks = np.ascontiguousarray(values, "<f4").reshape(-1, SIZE)
+        if not np.isfinite(blocks).all():
+            raise PlanError(f"a value of {escape(made.name)} is NaN or infinite, which {dtype} cannot hold.")
+        found, codes = _TYPES[dtype](blocks)
+        if found.dtype == np.float32 and found.size and float(np.abs(found).max()) > _HALF_MOST:
+            raise PlanError(f"a block of {escape(made.name)} is too large for {dtype}, whose scales are float16.")
+        stored = np.concatenate([found.astype("<f2").view("u1") if found.dtype == np.float32 else found, codes], 1)
+        meant = values_of_blocks(stored, dtype).reshape(values.shape)
+        return stored.reshape(*values.shape[:-1], -1), meant
+
+    def packed(self, made: Encoded, codes: Array) -> Array:
+        return codes
 
 
-def blocks_of(read: Callable[[TensorInfo, Box], Array], info: TensorInfo, box: Box) -> Array:
-    """Return the part ``box`` of a tensor of blocks, as bytes; ``read`` returns a part of the tensor of numbers."""
-    made, (numbers, nbytes) = info.made, BLOCKS[info.dtype]
-    assert isinstance(made, Blocked)
-    begin, end = box[-1]
-    first, last = begin // nbytes, -(-end // nbytes)
-    values = read(made.of, (*box[:-1], (first * numbers, last * numbers)))
-    single = cast(values, made.of.dtype, "float32")[0]
-    found = rounded_to_blocks(single, info.dtype, made.name)
-    return found[..., begin - first * nbytes : end - first * nbytes]
+def _type(made: Encoded) -> str:
+    return _NAMES[int(dict(made.facts)["type"])]
 
 
 def _over(scales: Array) -> Array:
@@ -124,3 +126,5 @@ _TYPES: Mapping[str, Callable[[Array], tuple[Array, Array]]] = {
     "q8_0": _q8_0,
     "mxfp4": _mxfp4,
 }
+
+ENCODER = _Gguf()

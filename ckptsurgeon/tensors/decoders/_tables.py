@@ -1,0 +1,85 @@
+"""Looks 8-bit floats times their scale up: of the codes with one scale, only 256 products differ.
+
+A product that is looked up is already rounded to the dtype of the output, so that there is one pass over the elements
+instead of nine: decoding, multiplying, and the steps of rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import prod
+
+import numpy as np
+
+from ..info import Decoded
+from ..ops.casts import cast, raw_dtype
+from ..ops.regions import Array, Box, box_shape
+from ..ops.small_floats import SMALL_FLOATS, from_small
+
+__all__ = ["looked_up", "may_be_looked_up"]
+
+CODES = 256
+"""How many codes of 8 bits there are."""
+FEWER = 8
+"""A part of a weight is looked up if it has so many times more elements than there are products."""
+ELEMENTS = 1 << 16
+"""Elements that are looked up at once: their places, of 8 bytes each, fit in a core's cache."""
+
+
+def may_be_looked_up(made: Decoded, boxes: Mapping[str, Box]) -> bool:
+    """Return whether a part of a weight has many more elements than products, which are those of 8-bit floats.
+
+    ``boxes`` are the parts of its stored tensors that are needed.
+    """
+    stored = dict(made.parts)
+    if made.encoding != "scaled" or set(stored) != {"codes", "scale"} or "times" in dict(made.facts):
+        return False
+    elements, scales = (prod(box_shape(boxes[role])) for role in ("codes", "scale"))
+    return stored["codes"].dtype in SMALL_FLOATS and elements >= FEWER * CODES * max(1, scales)
+
+
+def looked_up(codes: Array, scale: Array, dtypes: tuple[str, str], box: Box, steps: Sequence[int]) -> Array | None:
+    """Return codes times their scale in a dtype; None if that dtype loses a product, which has to be counted.
+
+    ``codes`` are bytes, those in the part ``box`` of the weight, and ``scale`` one number for each block that the part
+    overlaps, with as many dimensions; ``steps`` are the sizes of a block. ``dtypes`` are those of codes and output.
+    """
+    values = from_small(np.arange(CODES, dtype="u1"), dtypes[0])
+    with np.errstate(all="ignore"):
+        products = values * np.ascontiguousarray(scale, "<f4").reshape(-1, 1)
+    table, lost = cast(products, "float32", dtypes[1])
+    if lost.infinite or lost.zero or not np.isfinite(products[:, np.isfinite(values)]).all():
+        return None
+    table = table.reshape(-1)
+    rows, columns = (one * CODES for one in _scale_numbers(scale.shape, box, steps))
+    width = max(1, len(columns))
+    flat, out = codes.reshape(-1, width), np.empty((codes.size // width, width), raw_dtype(dtypes[1]))
+    places = np.empty((min(len(flat), max(1, ELEMENTS // width)), width), np.intp)
+    for begin, end in _runs(rows, len(places), alike=bool(columns.any())):
+        part = places[: end - begin]
+        first = columns + rows[begin] if columns.any() else rows[begin:end, None]
+        np.add(flat[begin:end], first, out=part, casting="unsafe")
+        np.take(table, part, out=out[begin:end], mode="clip")  # no place is beyond the table: the mode saves a check
+    return out.reshape(codes.shape)
+
+
+def _scale_numbers(shape: Sequence[int], box: Box, steps: Sequence[int]) -> tuple[Array, Array]:
+    """Return the number of the scale of each row, all leading dimensions taken together, and what a column adds."""
+    numbers = [
+        (np.arange(begin, end) // step - begin // step) * (size > 1) * prod(shape[dim + 1 :])
+        for dim, ((begin, end), step, size) in enumerate(zip(box, steps, shape, strict=True))
+    ]
+    rows = np.zeros(1, np.intp)
+    for one in numbers[:-1]:
+        rows = (rows[:, None] + one).reshape(-1)
+    return rows, numbers[-1]
+
+
+def _runs(rows: Array, most: int, *, alike: bool) -> Iterator[tuple[int, int]]:
+    """Yield ranges of at most ``most`` rows; those of a range have the same scales if they must be ``alike``."""
+    ends = [*(np.flatnonzero(np.diff(rows)) + 1).tolist(), len(rows)] if alike else [len(rows)]
+    begin = 0
+    for end in ends:
+        for at in range(begin, end, most):
+            yield at, min(at + most, end)
+        begin = end

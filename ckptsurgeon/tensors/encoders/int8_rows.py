@@ -1,0 +1,40 @@
+"""Rounds to 8-bit integers by the largest value of each row, which is stored, as bitsandbytes does (``Linear8bitLt``).
+
+bitsandbytes/backends/default/ops.py, ``int8_vectorwise_quant``: a code times that value over 127 is the number.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..info import Encoded
+from ..ops.regions import Array
+from ._encoder import Packing, Scales
+
+__all__ = ["ENCODER"]
+
+TOP = np.float32(127)
+
+
+class _Rows:
+    """There are no facts."""
+
+    facts = ()
+
+    def packing(self, made: Encoded) -> Packing:
+        return Packing()
+
+    def scales(self, made: Encoded, least: Array, greatest: Array, over: float) -> Scales:
+        return {"scale": np.abs(np.maximum(-least, greatest))}
+
+    def codes(self, made: Encoded, values: Array, scales: Scales, over: float) -> tuple[Array, Array]:
+        largest = scales["scale"]
+        codes = np.rint(values * (TOP / np.where(largest > 0, largest, np.float32(1))))
+        np.clip(codes, -TOP, TOP, out=codes)
+        return codes.astype("i1"), codes * (largest / TOP)
+
+    def packed(self, made: Encoded, codes: Array) -> Array:
+        return codes
+
+
+ENCODER = _Rows()
