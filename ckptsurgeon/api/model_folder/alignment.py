@@ -15,7 +15,7 @@ from ...util.text import count, listing
 from .documents import GENERATION, json_text
 from .folder import ModelFolder
 
-__all__ = ["alignment_notes", "generation_notes", "with_heads_left"]
+__all__ = ["alignment_notes", "generation_notes", "generation_settings", "with_heads_left"]
 
 FIELD, START = "alignment_heads", "decoder_start_token_id"
 STARTED = ("mt5", "t5", "umt5")
@@ -29,7 +29,7 @@ def with_heads_left(
 
     ``folder`` is the model's folder before layers were removed, and ``config`` the configuration afterwards.
     """
-    layers, fields = config.get("decoder_layers"), _generation(folder)
+    layers, fields = config.get("decoder_layers"), generation_settings(folder)
     heads = fields.get(FIELD)
     if not isinstance(heads, list) or type(layers) is not int or layers == folder.config.get("decoder_layers"):
         return tuple(files), []
@@ -45,7 +45,7 @@ def with_heads_left(
 
 def alignment_notes(folder: ModelFolder) -> Iterator[str]:
     """Yield a note if ``alignment_heads`` names a layer or an attention head that config.json does not declare."""
-    heads = _generation(folder).get(FIELD)
+    heads = generation_settings(folder).get(FIELD)
     sizes = [folder.config.get(name) for name in ("decoder_layers", "decoder_attention_heads")]
     rows = heads if isinstance(heads, list) else []
     for place, size in enumerate(sizes):
@@ -58,7 +58,7 @@ def alignment_notes(folder: ModelFolder) -> Iterator[str]:
 
 def generation_notes(folder: ModelFolder) -> Iterator[str]:
     """Yield notes on generation settings that the model's configuration contradicts."""
-    config, settings = folder.config, _generation(folder)
+    config, settings = folder.config, generation_settings(folder)
     kind = config.get("model_type")
     names = config.get("architectures")
     is_told = START in config or (kind == "t5" and settings)
@@ -85,7 +85,8 @@ def _is_beyond(pair: Any, place: int, size: int) -> bool:
     return are_numbers and pair[place] >= size
 
 
-def _generation(folder: ModelFolder) -> Mapping[str, Any]:
+def generation_settings(folder: ModelFolder) -> Mapping[str, Any]:
+    """Return the fields of generation_config.json; {} if it is missing or cannot be read."""
     if all(one.name != GENERATION for one in folder.files):
         return {}
     with suppress(ConfigError, SourceError):

@@ -14,12 +14,14 @@ from ...planning.plan.plan import Plan
 from ...planning.plan.step import MERGES
 from ...storage.read.uri import scheme_of
 from ...util.text import brief_repr, escape
+from .alignment import generation_settings
 from .config_fields import IGNORED_PARTS, is_derived, is_ignored, is_usual, label_notes
+from .documents import GENERATION
 from .folder import ModelFolder
 from .layer_checks import rotary_differences, with_order
 from .tokenizer.text_differences import text_notes
 
-__all__ = ["config_notes", "input_notes", "with_config_said"]
+__all__ = ["config_notes", "generation_differences", "input_notes", "with_config_said"]
 
 PARTS = ("text_config", "vision_config", "audio_config", "encoder", "decoder", "llm_config", "language_config")
 ALIKE = {
@@ -228,6 +230,8 @@ PREPROCESSORS = ("feature_extractor", "image_processor")
 """Sections of ``processor_config.json`` that hold the fields of a ``preprocessor_config.json``."""
 IGNORED = re.compile(r"^_|_(type|class)$|^(return_|use_fast|device|disable_grouping|input_data_format|data_format)")
 """Names of fields that do not affect the values of inputs."""
+OF_WRITING = re.compile(r"^_|^transformers_version$")
+"""Names of fields that say by what a file was written."""
 MOST_FIELDS = 6
 
 
@@ -247,6 +251,21 @@ def input_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -
     if differing:
         yield f"the models prepare inputs differently, by their {PREPROCESSOR}: {'; '.join(differing)}"
     yield from text_notes(other, theirs, name, ours)
+
+
+def generation_differences(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
+    """Yield a note on how two models generate texts differently, by the settings that both have."""
+    there, here = map(generation_settings, (theirs, ours))
+    fields = [one for one in dict.fromkeys((*here, *there)) if not OF_WRITING.search(one)] if there and here else []
+    lines = [
+        _line(escape(field), (_said_in(there, field), escape(other)), (_said_in(here, field), escape(name)))
+        for field in fields
+        if there.get(field) != here.get(field)
+    ]
+    if len(lines) > MOST_FIELDS:
+        lines[MOST_FIELDS:] = [f"and {len(lines) - MOST_FIELDS} more"]
+    if lines:
+        yield f"the models generate texts differently, by their {GENERATION}: {'; '.join(lines)}"
 
 
 def _inputs_differ(one: Any, here: Any) -> bool:

@@ -500,3 +500,26 @@ def test_another_kind_of_problem_is_said_if_both_say_one() -> None:
     (note,) = said(cs.average([model("b", problem_type="regression"), model("a", 2.0, problem_type="multi_label")]))
     assert note.endswith("problem_type is multi_label in a, regression in b")
     assert not said(cs.average(["b", model("c", 3.0)]))
+
+
+GENERATED = {"_from_model_config": True, "transformers_version": "5.0", "eos_token_id": 2, "temperature": 0.6}
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({**GENERATED, "transformers_version": "4.1", "_from_model_config": False}, ""),
+        ({**GENERATED, "eos_token_id": [2, 7]}, "eos_token_id is 2 in a, [2, 7] in b"),
+        ({**GENERATED, "top_k": 5, "temperature": 1}, "temperature is 0.6 in a, 1 in b; top_k is not set in a, 5 in b"),
+        (None, ""),
+    ],
+)
+def test_diff_names_settings_of_generation_that_differ(other: dict[str, Any] | None, said: str) -> None:
+    for name, settings in (("a", GENERATED), ("b", other)):
+        Path(name).mkdir()
+        save_file({"model.embed_tokens.weight": torch.ones(8, 4)}, f"{name}/model.safetensors")
+        Path(name, "config.json").write_text(json.dumps({"model_type": "llama", "eos_token_id": 2}))
+        if settings is not None:
+            Path(name, "generation_config.json").write_text(json.dumps(settings))
+    wanted = [f"the models generate texts differently, by their generation_config.json: {said}"] if said else []
+    assert [one for one in cs.diff("a", "b").notes if "generate" in one] == wanted

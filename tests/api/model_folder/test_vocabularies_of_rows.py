@@ -89,7 +89,9 @@ def test_an_empty_line_of_berts_list_has_a_row(name: str, text: str, tokens: tup
     assert read_vocabulary(name).tokens == tokens
 
 
-@pytest.mark.parametrize(("rows", "is_said"), [(200, False), (264, False), (272, True), (11, True), (10, False), (8, False)])
+@pytest.mark.parametrize(
+    ("rows", "is_said"), [(200, False), (264, False), (272, True), (11, True), (10, False), (8, False)]
+)
 def test_an_embedding_of_many_more_rows_than_tokens_is_said(rows: int, is_said: bool) -> None:
     """As with the tokeniser of another model; models have rows in reserve, but not so many."""
     model("m", rows=rows, tokens=list(TOKENS))
