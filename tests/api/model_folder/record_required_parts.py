@@ -28,6 +28,8 @@ from .architectures import built, classes, corpus, described, made
 
 OUTPUT = Path(required_parts.__file__).with_name("required_parts.jsonl")
 DEPTH = 2
+KINDS = "layer_types"
+"""The end of the names of fields that list a kind for each layer; the default may be all of one kind."""
 NO_SWITCH = (
     "size", "dim", "heads", "_id", "token", "dropout", "prob", "layers", "depth", "eps", "std", "rope", "theta", "length", "output_",
     "return_dict", "use_cache", "label", "torchscript", "checkpointing", "_range", "_factor", "channels", "kernel", "stride", "scal",
@@ -49,10 +51,19 @@ def variants(config: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
             continue
         if hasattr(value, "to_diff_dict"):
             yield from (((name, *path), other) for path, other in variants(value))
+        elif isinstance(value, list) and name.endswith(KINDS):
+            yield from (((name,), [kind] * len(value)) for kind in kinds_of_layers() if {kind} != set(value))
         elif isinstance(value, bool):
             yield (name,), not value
         elif isinstance(value, (int, list)) and value:
             yield (name,), type(value)()
+
+
+def kinds_of_layers() -> tuple[str, ...]:
+    """Return the kinds of layers that any configuration may name."""
+    from transformers import configuration_utils
+
+    return tuple(configuration_utils.ALLOWED_LAYER_TYPES)
 
 
 def keys_of(kind: Any, path: tuple[str, ...] = (), other: Any = None) -> tuple[set[str], list[set[str]]]:

@@ -178,7 +178,7 @@ def test_every_line_of_the_table_can_be_read_and_names_its_type() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", ["opt", "plbart"])
+@pytest.mark.parametrize("kind", ["opt", "plbart", "lfm2"])
 def test_a_line_is_what_transformers_builds(kind: str) -> None:
     """Of the version that the table names; another may have other classes."""
     first, *lines = (Path(required_parts.__file__).parent / TABLE).read_text().splitlines()

@@ -101,3 +101,18 @@ def test_some_tensors_under_a_wrapper_are_said_to_be(prefix: str) -> None:
         "the weights that they are in place of"
     ]
     assert not notes(lambda key: f"{prefix}.{key}")  # all of them: the wrapper is removed
+
+
+@pytest.mark.parametrize("kinds", [["conv", "full_attention", "conv"], ["full_attention"] * 3, ["conv"] * 3])
+def test_layers_of_every_kind_have_names_that_are_known(kinds: list[str]) -> None:
+    """Those of LFM2 are of attention by default, and its published models have both kinds."""
+    transformers = pytest.importorskip("transformers")
+    if "lfm2" not in transformers.CONFIG_MAPPING:
+        pytest.skip("another transformers")
+    config = transformers.Lfm2Config(
+        vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2,
+        num_key_value_heads=1, layer_types=kinds, block_auto_adjust_ff_dim=False, pad_token_id=0, bos_token_id=1,
+        eos_token_id=2,
+    )  # fmt: skip
+    transformers.Lfm2ForCausalLM(config).save_pretrained("m")
+    assert not cs.inspect("m").notes
