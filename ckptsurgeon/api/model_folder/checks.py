@@ -24,7 +24,7 @@ from .expert_checks import without_like_experts
 from .family_checks import family_notes
 from .folder import ModelFolder, model_folder
 from .input_checks import input_notes
-from .layer_checks import layer_notes
+from .layer_checks import factor_notes, layer_notes
 from .layer_holes import gap_notes
 from .logical_tensors import codes_of, logical_tensors
 from .part_checks import part_notes
@@ -222,6 +222,7 @@ def weights_notes(
     return [
         *sizes,
         *shapes,
+        *factor_notes(folder.config),
         *output_notes(logical, config),
         *position_notes(logical, folder),
         *head_notes(alike, folder),

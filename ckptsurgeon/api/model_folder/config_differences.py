@@ -204,6 +204,8 @@ def _said_apart(theirs: Mapping[str, Any], ours: Mapping[str, Any], field: str) 
     if not (isinstance(one, list) and isinstance(here, list) and len(repr((one, here))) > LONGEST):
         return _said_in(theirs, field), _said_in(ours, field)
     places = [place for place, (a, b) in enumerate(zip(one, here, strict=False)) if a != b]
+    if not places:
+        return f"a list of {len(one)}", f"a list of {len(here)}"
     more = f" and {len(places) - 1} more" if places[1:] else ""
     return f"{_said(one[places[0]])} at [{places[0]}]{more}", f"{_said(here[places[0]])} at [{places[0]}]{more}"
 

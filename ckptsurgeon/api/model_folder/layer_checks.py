@@ -16,7 +16,7 @@ from .config_fields import base_of_rope
 from .layer_holes import STACKS, hole_notes, is_stack, pairs_in_layers, uneven_notes
 from .shape_checks import DescribedTensor
 
-__all__ = ["STACKS", "layer_notes", "rotary_differences", "with_order"]
+__all__ = ["STACKS", "factor_notes", "layer_notes", "rotary_differences", "with_order"]
 
 # The order of the kinds of layers and their rotary embeddings, with the defaults for what a configuration omits.
 
@@ -67,6 +67,27 @@ def with_order(config: Mapping[str, Any]) -> dict[str, Any]:
         step = config.get("no_rope_layer_interval") or 4
         made["no_rope_layers"] = [int((one + 1) % step != 0) for one in range(number)]
     return {name: value for name, value in made.items() if config.get(name) is None}
+
+
+def factor_notes(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note on factors of long texts of which there is not one for each pair of rotated numbers of a head."""
+    rope, heads = _rope(config), config.get("num_attention_heads")
+    size = config.get("head_dim") or (config.get("hidden_size") or 0) // (heads if type(heads) is int and heads else 1)
+    share = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+    if config.get("model_type") not in OF_PHI or type(size) is not int or type(share) not in (int, float):
+        return
+    pairs = int(size * share) // 2
+    for field in ("short_factor", "long_factor"):
+        given = rope.get(field)
+        if isinstance(given, list) and len(given) != pairs > 0:
+            yield (
+                f"config.json has {count(len(given), 'number')} in {field}, but a head rotates "
+                f"{count(pairs, 'pair')} of numbers: the model cannot be run"
+            )
+
+
+OF_PHI = ("phi3", "phimoe", "phi4_multimodal")
+"""Model types with a factor for each pair of numbers that a head rotates, for texts of two lengths."""
 
 
 def rotary_differences(

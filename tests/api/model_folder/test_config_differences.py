@@ -523,3 +523,22 @@ def test_diff_names_settings_of_generation_that_differ(other: dict[str, Any] | N
             Path(name, "generation_config.json").write_text(json.dumps(settings))
     wanted = [f"the models generate texts differently, by their generation_config.json: {said}"] if said else []
     assert [one for one in cs.diff("a", "b").notes if "generate" in one] == wanted
+
+
+def phi(name: str, number: int) -> None:
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * number, "long_factor": [2.0] * number}
+    Path(name).mkdir()
+    save_file({"model.embed_tokens.weight": torch.ones(8, 16)}, f"{name}/model.safetensors")
+    config = {"model_type": "phi3", "hidden_size": 64, "num_attention_heads": 4, "rope_parameters": rope}
+    Path(name, "config.json").write_text(json.dumps(config))
+
+
+def test_factors_of_long_texts_of_another_number_are_said() -> None:
+    """Lists of which one is the beginning of the other differ, too."""
+    phi("a", 8), phi("b", 48)
+    assert not [one for one in cs.inspect("a").notes if "factor" in one]
+    said = "config.json has 48 numbers in long_factor, but a head rotates 8 pairs of numbers: the model cannot be run"
+    assert said in cs.inspect("b").notes
+    (note,) = [one for one in cs.diff("a", "b").notes if "config.json files differ" in one]
+    assert "long_factor is a list of 8 in a, a list of 48 in b" in note
+    assert any("a list of 48" in one for one in cs.average(["a", "b"]).notes)
