@@ -10,7 +10,7 @@ from .around import around_notes
 from .decoding import decoding_notes
 from .spaces import space_notes
 from .spelling import spelling_of
-from .unknown_token import unknown_notes
+from .unknown_token import chance_notes, unknown_notes
 
 __all__ = ["pipeline_notes"]
 
@@ -24,6 +24,7 @@ def pipeline_notes(folder: ModelFolder) -> Iterator[str]:
     if spelling.tokens:
         yield from space_notes(folder, spelling)
         yield from unknown_notes(folder, spelling)
+        yield from chance_notes(folder, spelling)
         yield from affix_notes(folder, spelling)
         yield from decoding_notes(folder, spelling)
         yield from around_notes(folder, spelling)

@@ -1,4 +1,4 @@
-"""Notes on the unknown token in the section ``model`` of a tokenizer.json, without which texts cannot be encoded."""
+"""Notes on what the section ``model`` of a tokenizer.json does with texts that its list lacks, and on chance."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..folder import ModelFolder
 from .spelling import Spelling, types_in
 from .tokenizer_files import SPECIAL, WHOLE, added_tokens, brief_token, named_tokens
 
-__all__ = ["unknown_notes"]
+__all__ = ["chance_notes", "unknown_notes"]
 
 UNKNOWN = re.compile(r"[<\[]_?unk(nown)?_?[>\]]", re.IGNORECASE)
 FAILS = "texts with a character that the list lacks cannot be encoded"
@@ -34,6 +34,22 @@ def unknown_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
     elif found.lacks_unknown and _needs(found, spelling.tokens):
         named = brief_token(found.model["unk_token"])
         yield f"the unknown token of {WHOLE}, {named} (unk_token of its model), is not in its list: {FAILS}"
+
+
+def chance_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
+    """Yield notes on bytes that the model of a tokenizer.json lists and does not use, and on merges left to chance."""
+    found = folder.token_list
+    if found is None or not spelling.tokens:
+        return
+    pieces = sum(BYTE.fullmatch(one) is not None for one in spelling.tokens)
+    if found.kind in ("BPE", "Unigram") and pieces >= ALL and found.model.get("byte_fallback") is False:
+        yield (
+            f"{WHOLE} lists {pieces} tokens for bytes, but byte_fallback of its model is false: characters that it "
+            "lacks become the unknown token"
+        )
+    chance = found.model.get("dropout")
+    if isinstance(chance, (int, float)) and chance > 0:
+        yield f"dropout of {WHOLE} is {chance:g}: merges are left out at random, and a text has other tokens each time"
 
 
 def _needs(found: Vocabulary, tokens: tuple[str, ...]) -> bool:

@@ -226,3 +226,27 @@ def test_every_verb_says_so(verb: str) -> None:
     found = " ".join(verbs_of("m")[verb]().notes)
     assert "the decoder of tokenizer.json is ByteLevel" in found
     assert "unk_id of tokenizer.json is 3, 'a'" in found
+
+
+ALL_BYTES = ["<unk>", *(f"<0x{one:02X}>" for one in range(256)), "▁", "a", "▁a"]
+
+
+@pytest.mark.parametrize(
+    ("section", "tokens", "said"),
+    [
+        ({"byte_fallback": True}, ALL_BYTES, ""),
+        ({"byte_fallback": False}, ALL_BYTES, "lists 256 tokens for bytes, but byte_fallback of its model is false"),
+        ({"byte_fallback": False}, SPACES, ""),
+        ({"byte_fallback": True, "dropout": 0.1}, ALL_BYTES, "dropout of tokenizer.json is 0.1: merges are left out"),
+        ({"byte_fallback": True, "dropout": None}, ALL_BYTES, ""),
+        ({"byte_fallback": True, "dropout": 0}, ALL_BYTES, ""),
+    ],
+)
+def test_bytes_that_are_not_used_and_merges_left_to_chance_are_named(
+    section: dict[str, Any], tokens: list[str], said: str
+) -> None:
+    steps = {"pre_tokenizer": META, "decoder": META}
+    whole("m", tokens, steps, {"type": "BPE", "unk_token": "<unk>", **section}, kind="llama")
+    found = [one for one in cs.inspect("m").notes if "byte_fallback" in one or "dropout" in one]
+    assert len(found) == bool(said)
+    assert all(said in one for one in found)
