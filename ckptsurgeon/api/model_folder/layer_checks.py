@@ -168,13 +168,16 @@ def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of rotary embeddings (scaling, base) that a configuration has for all layers."""
+    """Return the settings of rotary embeddings (scaling, base) that a configuration has for all layers.
+
+    If it has both the older section ``rope_scaling`` and ``rope_parameters``, transformers 5 takes the older one.
+    """
     found: dict[str, Any] = {"rope_type": "default"}
-    for name in ("rope_scaling", "rope_parameters"):
-        given = config.get(name)
-        section = given if isinstance(given, dict) else {}
-        for field, value in section.items():
-            found["rope_type" if field == "type" and "rope_type" not in section else field] = value
+    older = config.get("rope_scaling")
+    given = older if isinstance(older, dict) and older else config.get("rope_parameters")
+    section = given if isinstance(given, dict) else {}
+    for field, value in section.items():
+        found["rope_type" if field == "type" and "rope_type" not in section else field] = value
     found.pop("type", None)
     theta = config.get("rope_theta")
     return {**({} if theta is None else {"rope_theta": theta}), **found}

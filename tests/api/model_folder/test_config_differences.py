@@ -542,3 +542,15 @@ def test_factors_of_long_texts_of_another_number_are_said() -> None:
     (note,) = [one for one in cs.diff("a", "b").notes if "config.json files differ" in one]
     assert "long_factor is a list of 8 in a, a list of 48 in b" in note
     assert any("a list of 48" in one for one in cs.average(["a", "b"]).notes)
+
+
+def test_the_older_of_two_sections_on_rotary_embeddings_counts() -> None:
+    """As in transformers 5; its ``rope_theta`` alone does not."""
+    newer = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
+    older = {"rope_theta": 500000.0, "rope_scaling": {"type": "linear", "factor": 4.0}}
+    for name, fields in (("a", newer), ("b", {**newer, **older}), ("c", {**newer, "rope_theta": 500000.0})):
+        model(name, model_type="llama", **fields)
+    (note,) = said(cs.average(["a", "b"]))
+    assert "rope_theta is 10000.0 in a, 500000.0 in b" in note or "rope_theta is 500000.0 in b, 10000.0 in a" in note
+    assert "linear" in note
+    assert not said(cs.average(["a", "c"]))
