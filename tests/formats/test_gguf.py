@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,22 @@ def test_weights_are_rounded_to_blocks_of_the_type_that_the_first_file_has(verb:
         assert np.linalg.norm(values - wanted) <= 0.2 * size
     for one in receipt.rounded:
         assert one.error < 0.2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"facts": (("type", 7.0),)}, {"facts": (("type", 8.5),)}, {"scale_dtype": "float32"}, {"role": "scale"},
+        {"shape": (4, 500)}, {"facts": (("type", 2.0),)}, {"encoding": "fp8", "facts": (("top", 448.0),)},
+    ],
+)  # fmt: skip
+def test_an_edited_plan_of_blocks_that_cannot_be_is_refused(change: dict[str, Any]) -> None:
+    cs.apply(cs.filter(TYPES, include=["q8_0", "float32"]), "a.gguf")
+    plan = cs.average(["a.gguf", "a.gguf"])
+    steps = [replace(one, coded=replace(one.coded, **change)) if one.coded is not None else one for one in plan.steps]
+    assert steps != list(plan.steps)
+    with pytest.raises(cs.PlanError, match="the plan is not possible"):
+        cs.apply(replace(plan, steps=tuple(steps)), "out.gguf")
 
 
 def test_types_to_which_nothing_rounds_stay_only_as_copies() -> None:

@@ -256,7 +256,7 @@ def input_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -
 
 
 def generation_differences(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
-    """Yield a note on how two models generate texts differently, by the settings that both have."""
+    """Yield a note on how two models generate texts differently, if both have a generation_config.json."""
     there, here = map(generation_settings, (theirs, ours))
     fields = [one for one in dict.fromkeys((*here, *there)) if not OF_WRITING.search(one)] if there and here else []
     lines = [

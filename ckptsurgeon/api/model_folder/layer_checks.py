@@ -71,12 +71,15 @@ def with_order(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def factor_notes(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note on factors of long texts of which there is not one for each pair of rotated numbers of a head."""
-    rope, heads = _rope(config), config.get("num_attention_heads")
-    size = config.get("head_dim") or (config.get("hidden_size") or 0) // (heads if type(heads) is int and heads else 1)
-    share = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
-    if config.get("model_type") not in OF_PHI or type(size) is not int or type(share) not in (int, float):
+    if config.get("model_type") not in OF_PHI:
         return
-    pairs = int(size * share) // 2
+    rope, width, heads = _rope(config), config.get("hidden_size"), config.get("num_attention_heads")
+    share = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+    if not (isinstance(width, int) and isinstance(heads, int) and heads > 0):
+        return
+    if not (isinstance(share, (int, float)) and 0 < share <= 1):
+        return
+    pairs = int(width // heads * share) // 2
     for field in ("short_factor", "long_factor"):
         given = rope.get(field)
         if isinstance(given, list) and len(given) != pairs > 0:

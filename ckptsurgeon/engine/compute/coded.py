@@ -12,7 +12,7 @@ import numpy as np
 
 from ...planning.plan.coded_part import CodedPart
 from ...planning.plan.step import Step
-from ...tensors.dtypes import DTYPES, contiguous_stride
+from ...tensors.dtypes import BLOCKS, DTYPES, ROUNDED, contiguous_stride
 from ...tensors.encoders._encoder import is_computed_in, is_encoder, part_shape
 from ...tensors.info import Encoded, TensorInfo
 from ...tensors.ops.casts import CastLosses, raw_dtype
@@ -62,6 +62,10 @@ LIMITS = {"bits": (1, 8), "width": (1, 8), "nested": (1, 1 << 20), "zeros_packed
 """The least and the greatest value of facts."""
 
 
+BLOCKED = "gguf"
+"""The encoding whose codes hold their scales, and are its only part."""
+
+
 def _is_encoding(part: CodedPart) -> bool:
     """Return whether there is an encoder that computes such a part of a weight."""
     facts = dict(part.facts)
@@ -69,7 +73,12 @@ def _is_encoding(part: CodedPart) -> bool:
         return False
     if len(part.shape) < 2 or len(part.steps) != len(part.shape) or min(part.steps) < 1:
         return False
-    if part.scale_dtype not in DTYPES and (part.scale_dtype or part.role != "codes"):
+    if part.encoding == BLOCKED:
+        numbers = {ROUNDED[name]: BLOCKS[name][0] for name in ROUNDED}
+        is_of_blocks = facts["type"] in numbers and part.shape[-1] % numbers[int(facts["type"])] == 0
+        if not is_of_blocks or part.role != "codes" or part.scale_dtype:
+            return False
+    elif part.scale_dtype not in DTYPES:
         return False
     if ("nested" in facts) != ("offset" in facts) or (part.role == "nested" and "nested" not in facts):
         return False

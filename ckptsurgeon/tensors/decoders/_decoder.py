@@ -19,7 +19,7 @@ from ..encodings._settings import QuantisationSettings, Settings, stated_by
 from ..info import Decoded, TensorInfo
 from ..ops.casts import widened
 from ..ops.regions import Array, Box
-from ._tables import looked_up, may_be_looked_up
+from ._tables import looked_up, may_be_looked_up, products
 
 __all__ = [
     "EXPONENTS",
@@ -174,11 +174,11 @@ def decode(read: Read, info: TensorInfo, box: Box) -> Array:
     """Return the part ``box`` of a decoded weight, as float32; ``read`` returns a part of a stored tensor."""
     made = info.made
     assert isinstance(made, Decoded)
-    found = decode_rounded(read, info, box, "float32")
-    if found is not None:
-        return found
     decoder, stored = _decoders()[made.encoding], dict(made.parts)
     boxes = decoder.boxes(made, box)
+    found = _looked_up(read, made, boxes, box, "float32")
+    if found is not None:
+        return found
     arrays = {name: widened(read(stored[name], one), stored[name].dtype) for name, one in boxes.items()}
     _check_scales(made, arrays)
     with np.errstate(all="ignore"):  # what becomes infinite is counted where the values are cast
@@ -189,20 +189,25 @@ def decode(read: Read, info: TensorInfo, box: Box) -> Array:
 def decode_rounded(read: Read, info: TensorInfo, box: Box, dtype: str) -> Array | None:
     """Return the part ``box`` of a decoded weight in a floating dtype, in less time than ``decode`` and a cast take.
 
-    The values are the same. Returns None if there is no faster way for this weight, or if ``dtype`` cannot hold some
-    value that its codes may stand for.
+    Returns the values that these two give, or None if only they can give them.
     """
     made = info.made
     assert isinstance(made, Decoded)
-    boxes = _decoders()[made.encoding].boxes(made, box)
+    return _looked_up(read, made, _decoders()[made.encoding].boxes(made, box), box, dtype)
+
+
+def _looked_up(read: Read, made: Decoded, boxes: Mapping[str, Box], box: Box, dtype: str) -> Array | None:
+    """Return the part ``box`` of a weight by looking its values up; None if they have to be computed."""
     if not may_be_looked_up(made, boxes):
         return None
     stored = dict(made.parts)
-    codes, scale = (read(stored[role], boxes[role]) for role in ("codes", "scale"))
-    scale = widened(scale, stored["scale"].dtype)
+    scale = widened(read(stored["scale"], boxes["scale"]), stored["scale"].dtype)
     _check_scales(made, {"scale": scale})
+    table = products(stored["codes"].dtype, scale, dtype)
+    if table is None:
+        return None
     steps = [int(dict(made.facts)[f"step{dim}"]) for dim in range(len(box))]
-    return looked_up(np.ascontiguousarray(codes), scale, (stored["codes"].dtype, dtype), box, steps)
+    return looked_up(np.ascontiguousarray(read(stored["codes"], box)), table, scale.shape, box, steps)
 
 
 def _check_scales(made: Decoded, arrays: Mapping[str, Array]) -> None:

@@ -12,11 +12,11 @@ from math import prod
 import numpy as np
 
 from ..info import Decoded
-from ..ops.casts import cast, raw_dtype
+from ..ops.casts import cast
 from ..ops.regions import Array, Box, box_shape
 from ..ops.small_floats import SMALL_FLOATS, from_small
 
-__all__ = ["looked_up", "may_be_looked_up"]
+__all__ = ["looked_up", "may_be_looked_up", "products"]
 
 CODES = 256
 """How many codes of 8 bits there are."""
@@ -38,22 +38,28 @@ def may_be_looked_up(made: Decoded, boxes: Mapping[str, Box]) -> bool:
     return stored["codes"].dtype in SMALL_FLOATS and elements >= FEWER * CODES * max(1, scales)
 
 
-def looked_up(codes: Array, scale: Array, dtypes: tuple[str, str], box: Box, steps: Sequence[int]) -> Array | None:
-    """Return codes times their scale in a dtype; None if that dtype loses a product, which has to be counted.
+def products(codes: str, scale: Array, dtype: str) -> Array | None:
+    """Return every value of an 8-bit dtype (``codes``) times each scale, in ``dtype``: the 256 of a scale in a row.
 
-    ``codes`` are bytes, those in the part ``box`` of the weight, and ``scale`` one number for each block that the part
-    overlaps, with as many dimensions; ``steps`` are the sizes of a block. ``dtypes`` are those of codes and output.
+    Returns None if some product is infinite, or becomes infinite or zero in ``dtype``: the caller has to count those.
     """
-    values = from_small(np.arange(CODES, dtype="u1"), dtypes[0])
+    values = from_small(np.arange(CODES, dtype="u1"), codes)
     with np.errstate(all="ignore"):
-        products = values * np.ascontiguousarray(scale, "<f4").reshape(-1, 1)
-    table, lost = cast(products, "float32", dtypes[1])
-    if lost.infinite or lost.zero or not np.isfinite(products[:, np.isfinite(values)]).all():
-        return None
-    table = table.reshape(-1)
-    rows, columns = (one * CODES for one in _scale_numbers(scale.shape, box, steps))
+        found = values * np.ascontiguousarray(scale, "<f4").reshape(-1, 1)
+    table, lost = cast(found, "float32", dtype)
+    is_whole = not lost.infinite and not lost.zero and bool(np.isfinite(found[:, np.isfinite(values)]).all())
+    return table.reshape(-1) if is_whole else None
+
+
+def looked_up(codes: Array, table: Array, scales: Sequence[int], box: Box, steps: Sequence[int]) -> Array:
+    """Return the product of each code and its scale, from the ``table`` of all products.
+
+    ``codes`` are bytes, those in the part ``box`` of the weight. ``scales`` is the shape of the scales: one for each
+    block that the part overlaps, in as many dimensions. ``steps`` are the sizes of a block.
+    """
+    rows, columns = (one * CODES for one in _scale_numbers(scales, box, steps))
     width = max(1, len(columns))
-    flat, out = codes.reshape(-1, width), np.empty((codes.size // width, width), raw_dtype(dtypes[1]))
+    flat, out = codes.reshape(-1, width), np.empty((codes.size // width, width), table.dtype)
     places = np.empty((min(len(flat), max(1, ELEMENTS // width)), width), np.intp)
     for begin, end in _runs(rows, len(places), alike=bool(columns.any())):
         part = places[: end - begin]

@@ -19,7 +19,10 @@ Read: TypeAlias = Callable[[TensorInfo, Box], Array]
 """A function that reads a part of a tensor, stored or derived, in the type of ``raw_dtype``."""
 
 ELEMENTS = 1 << 18
-"""Elements that are widened and reduced at once: as many as fit in a core's cache."""
+"""Elements that are widened and reduced, or rounded, at once: as many as fit in a core's cache.
+
+It is a multiple of the codes of a stored word and of a block, so that none is divided.
+"""
 
 
 def as_float32(values: Array, dtype: str) -> Array:

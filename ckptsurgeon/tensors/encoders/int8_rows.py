@@ -17,7 +17,7 @@ TOP = np.float32(127)
 
 
 class _Rows:
-    """There are no facts."""
+    """It needs no facts."""
 
     facts = ()
 

@@ -544,6 +544,20 @@ def test_factors_of_long_texts_of_another_number_are_said() -> None:
     assert any("a list of 48" in one for one in cs.average(["a", "b"]).notes)
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"hidden_size": "64"}, {"hidden_size": [64]}, {"num_attention_heads": 0}, {"num_attention_heads": None},
+        {"partial_rotary_factor": "half"}, {"partial_rotary_factor": 1e400}, {"rope_parameters": [1]},
+    ],
+)  # fmt: skip
+def test_sizes_that_are_none_say_nothing_of_factors(odd: dict[str, Any]) -> None:
+    phi("a", 8)
+    config = json.loads(Path("a/config.json").read_text())
+    Path("a/config.json").write_text(json.dumps({**config, **odd}))
+    assert not [one for one in cs.inspect("a").notes if "factor" in one and "rotates" in one]
+
+
 def test_the_older_of_two_sections_on_rotary_embeddings_counts() -> None:
     """As in transformers 5; its ``rope_theta`` alone does not."""
     newer = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
