@@ -15,6 +15,7 @@ from ..formats.base.header import FilePrint
 from ..planning.keys.hints import chosen_keys
 from ..planning.operations.perform import Weights
 from ..tensors.composition import leaves
+from ..tensors.encodings._agreement import basis_of
 from ..tensors.encodings._encoding import NO_CODES, QuantisedTensor, QuantisedTensors
 from ..tensors.info import TensorInfo, alias_groups
 from ..util.notebook import InNotebooks
@@ -151,7 +152,8 @@ class Inspection(InNotebooks):
 
     ``nbytes_files`` is the size of its files in bytes; ``codes`` describes its quantised tensors. ``decoded`` has the
     statistics of the weights that these stand for, by their logical names, and ``undecoded`` the reasons why others
-    have none. ``adapter`` has the settings of the adapter_config.json next to it, if it is a PEFT adapter.
+    have none. ``basis`` names the transforms in whose basis the quantised weights are stored. ``adapter`` has the
+    settings of the adapter_config.json next to it, if it is a PEFT adapter.
     """
 
     path: str
@@ -171,6 +173,7 @@ class Inspection(InNotebooks):
     adapter: AdapterSettings | None = None
     decoded: Mapping[str, Stats] = field(default_factory=dict)
     undecoded: Mapping[str, str] = field(default_factory=dict)
+    basis: str = ""
 
     def __repr__(self) -> str:
         number, size = count(len(self.tensors), "tensor"), human_bytes(self.nbytes_files)
@@ -311,6 +314,7 @@ def inspection_of(
         made_by_us=checkpoint.recipe is not None,
         stats=_stats(checkpoint, tensors) if stats else None,
         codes=codes,
+        basis=basis_of(checkpoint.quantisation) if codes else "",
         decoded=decoded,
         undecoded=undecoded,
     )

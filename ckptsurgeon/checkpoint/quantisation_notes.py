@@ -39,6 +39,11 @@ ALONE, OF_FILES = ("quantize_config.json", "quant_config.json"), ("GPTQ", "AWQ")
 """The files of AutoGPTQ and AutoAWQ, and the families of encodings that they are for."""
 OF_MODELOPT = {"NVFP4": ("nvfp4",), "MIXED": (), "FP8": ("fp8", "mxfp8")}
 """Families of encodings that an algorithm of ModelOpt with such a word in its name stores."""
+SPARSE = ("sparse-bitmask", "sparse-24-bitmask")
+"""Formats of compressed-tensors that store the non-zero weights, and a ``bitmask`` of their places.
+
+https://github.com/vllm-project/compressed-tensors/blob/main/src/compressed_tensors/config/base.py
+"""
 SHOWN = 3
 ONE = {"have": "has", "are": "is"}
 """The forms of verbs for one tensor."""
@@ -84,9 +89,19 @@ def contradictory(
         said = "in none of the targets of its quantization_config, so that a loader takes"
         them = "it as plain" if len(names) == 1 else "them as plain"
         yield f"{escape(path)}: {are} {said} {them}: {listing(names, SHOWN)}"
+    yield from _without_masks(path, tensors, settings, elsewhere)
     for said, names in plain_heads(codes, tensors, settings).items():
         are = f"and does not leave out {listing(names, SHOWN)}, but {'it is' if len(names) == 1 else 'they are'} plain"
         yield f"{escape(path)}: its quantization_config says {said} {are}"
+
+
+def _without_masks(path: str, tensors: Tensors, settings: Mapping[str, Any], elsewhere: Sequence[str]) -> Iterator[str]:
+    """Yield a note if the settings say that the places of non-zero weights are stored, and no tensor has them."""
+    sparse = settings.get("sparsity_config")
+    stated = sparse.get("format") if isinstance(sparse, dict) else None
+    if stated in SPARSE and not any(key.endswith(".bitmask") for key in (*tensors, *elsewhere)):
+        says = f"its quantization_config says format {stated} (sparsity_config)"
+        yield f"{escape(path)}: {says}, but no tensor has a bitmask: the weights are stored whole"
 
 
 def _subject(verb: str, number: str, names: Sequence[str]) -> str:
@@ -202,7 +217,9 @@ def missing_settings(
             )
         return
     plain = next((key for key, info in tensors.items() if _could_be_quantised(key, info)), "")
-    method = stores_codes(quantisation_settings(folder)) if plain and not scheme_of(folder.uri) else ""
+    settings = quantisation_settings(folder) if plain and not scheme_of(folder.uri) else {}
+    method = stores_codes(settings)
+    yield from _without_masks(path, tensors, settings, elsewhere() if settings else ())
     if method and not elsewhere():
         yield (
             f"{escape(path)}: its quantization_config says quant_method {escape(method)}, but no tensor is quantised: "

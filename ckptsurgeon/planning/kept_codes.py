@@ -7,7 +7,6 @@ weights round what they compute to codes.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,6 +18,7 @@ from ..tensors.encodings._agreement import QuantisedModule, disagreements
 from ..tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
 from ..tensors.info import Encoded, Reshaped, TensorInfo
 from ..util.text import count, escape, listing
+from .mixed_layers import DECODED, any_layer
 from .plan.coded_part import CodedPart
 from .plan.files import PlanSource
 from .plan.plan import EqualKeys, Plan
@@ -34,8 +34,6 @@ It raises the error ``unencodable`` of its source if there is no such encoder.
 """
 COMPUTED = "float32"
 """The dtype of weights before they are rounded to codes."""
-DECODED = "decoded"
-_NUMBER = re.compile(r"\.\d+(?=\.)")
 SHARING = "nvfp4"
 """The encoding whose weights have one global scale together if they are computed together."""
 
@@ -80,7 +78,7 @@ def with_codes_kept(
     equal = tuple(map(keeping.equal, plan.equal))
     stored = [sources[at].stored if at in sources else one for at, one in enumerate(plan.sources)]
     decoded = list(keeping.decoded)
-    again = [replace(plan.sources[at], name=f"{plan.sources[at].name} ({DECODED})", role="source") for at in decoded]
+    again = [replace(plan.sources[at], name=f"{plan.sources[at].name}{DECODED}", role="source") for at in decoded]
     rows = [plan.vocabularies[at] for at in decoded] if plan.vocabularies else []
     plan = replace(
         plan,
@@ -162,7 +160,7 @@ class _Keeping:
             return coded
         theirs = self._sources[step.source]
         if wanted is None:
-            alike = None if step.key in owner.tensors else self._alike.get(_any_number(step.key))
+            alike = None if step.key in owner.tensors else self._alike.get(any_layer(step.key))
             return coded if alike is not None and _dtypes(alike, owner) == _dtypes(coded, theirs) else None
         parts = [
             {end: (source.tensors[key].dtype, source.tensors[key].shape) for end, key in one.parts.items()}
@@ -173,7 +171,7 @@ class _Keeping:
 
     def _check_plain(self, step: Step, owner: CodedSource) -> None:
         """Raise PlanError for a weight that would be plain, although the settings of the owner say that it is not."""
-        alike = self._alike.get(_any_number(step.key))
+        alike = self._alike.get(any_layer(step.key))
         is_decoded = any(self._coded(one.source, one.key) is not None for one in step.inputs)
         if not is_decoded and (alike is None or len(step.shape) != len(alike.shape or ())):
             return
@@ -189,7 +187,7 @@ class _Keeping:
         """The first quantised tensor of the owner among those whose keys differ in numbers alone."""
         found: dict[str, QuantisedTensor] = {}
         for one in self._sources[self._owner].codes.tensors if self._owner in self._sources else ():
-            found.setdefault(_any_number(one.name), one)
+            found.setdefault(any_layer(one.name), one)
         return found
 
     def equal(self, pair: EqualKeys) -> EqualKeys:
@@ -266,11 +264,6 @@ class _Keeping:
 def _dtypes(coded: QuantisedTensor, source: CodedSource) -> dict[str, str]:
     """Return the dtypes of the parts of a quantised tensor, by the endings of their keys."""
     return {end: source.tensors[key].dtype for end, key in coded.parts.items()}
-
-
-def _any_number(key: str) -> str:
-    """Return a key without the numbers of layers and experts."""
-    return _NUMBER.sub(".*", key)
 
 
 def _renamed(key: str, coded: QuantisedTensor, end: str) -> str:

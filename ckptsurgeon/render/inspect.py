@@ -156,7 +156,9 @@ def _said(inspection: Inspection, shown: int, *, full: bool) -> Iterator[tuple[s
         yield "other state dicts", f"{others}  (choose with --root)"
     methods = inspection.codes.methods()
     if methods:
-        yield "quantised", "; ".join(f"{count(number, 'tensor')} {escape(one)}" for one, number in methods.items())
+        named = "; ".join(f"{count(number, 'tensor')} {escape(one)}" for one, number in methods.items())
+        basis = f"; in another basis (transform_config: {escape(inspection.basis)})" if inspection.basis else ""
+        yield "quantised", f"{named}{basis}"
     if inspection.stripped:
         yield "stripped", f"{', '.join(inspection.stripped)}  from every key"
     if inspection.metadata:

@@ -336,8 +336,8 @@ def test_a_checkpoint_that_is_given_twice_is_said() -> None:
     assert not cs.average(["a.safetensors", "b.safetensors"]).notes
     assert cs.average(["a.safetensors"] * 2).notes == ("a.safetensors is given twice, and counts twice",)
     assert cs.average([f"{name}.safetensors" for name in "abcd"]).notes == (
-        "c.safetensors is a copy of a.safetensors, and both count",
-        "d.safetensors is a copy of b.safetensors, and both count",
+        "c.safetensors has the same weights as a.safetensors, and both count",
+        "d.safetensors has the same weights as b.safetensors, and both count",
     )
 
 

@@ -64,7 +64,7 @@ def twice_notes(opened: Sequence[Checkpoint]) -> list[str]:
         if found is not one and found.path == one.path:
             notes.append(f"{name} is given twice, and counts twice")
         elif found is not one and _settings(found) == _settings(one) and _is_copy(found, one):
-            notes.append(f"{name} is a copy of {escape(found.path)}, and both count")
+            notes.append(f"{name} has the same weights as {escape(found.path)}, and both count")
     return notes
 
 

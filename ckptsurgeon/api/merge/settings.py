@@ -16,6 +16,7 @@ from ...methods.merge._method import Method
 from ...planning.keys.pattern import KeyPattern
 from ...planning.merge.options import MergeOptions
 from ...planning.merge.values import ParameterSetting, Settings
+from ...planning.mixed_layers import check_mixed_layers
 from ...planning.plan.plan import Plan
 from ...planning.quantised import check_codes
 from ...storage.yaml_text import read_yaml
@@ -69,6 +70,7 @@ class MergeRequest:
         """
         check_codes(plan, [one.codes for one in opened])
         check_settings(plan, opened, donor)
+        check_mixed_layers(plan, [one.codes for one in opened])
         plan = replace(plan, notes=(*plan.notes, *unsettled_notes(plan, opened, donor)))
         plan = with_settings(plan, opened, donor)
         inputs = PlanInputs(tuple(opened), None, others, plugins=self.plugins, memory=self.memory)

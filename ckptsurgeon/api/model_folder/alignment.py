@@ -1,6 +1,6 @@
-"""Generation settings against config.json: Whisper's ``alignment_heads``, lengths, languages; starts of decoders.
+"""Whisper's ``alignment_heads`` against config.json, and without the layers that are left out.
 
-``alignment_heads`` are the [layer, head] pairs of the decoder that word timestamps are computed from.
+They are the [layer, head] pairs of the decoder that word timestamps are computed from.
 """
 
 from __future__ import annotations
@@ -15,11 +15,9 @@ from ...util.text import count, listing
 from .documents import GENERATION, json_text
 from .folder import ModelFolder
 
-__all__ = ["alignment_notes", "generation_notes", "generation_settings", "with_heads_left"]
+__all__ = ["alignment_notes", "generation_settings", "with_heads_left"]
 
-FIELD, START = "alignment_heads", "decoder_start_token_id"
-STARTED = ("mt5", "t5", "umt5")
-"""Model types whose decoder begins with the token that a configuration gives; that of t5 has no default for it."""
+FIELD = "alignment_heads"
 
 
 def with_heads_left(
@@ -54,30 +52,6 @@ def alignment_notes(folder: ModelFolder) -> Iterator[str]:
             has = count(size if type(size) is int else 0, "layer" if place == 0 else "head")
             of = "the decoder has" if place == 0 else "a layer of the decoder has"
             yield f"{of} {has}, but {FIELD} of {GENERATION} names {listing(beyond, 3, where='')} (layer, head)"
-
-
-def generation_notes(folder: ModelFolder) -> Iterator[str]:
-    """Yield notes on generation settings that the model's configuration contradicts."""
-    config, settings = folder.config, generation_settings(folder)
-    kind = config.get("model_type")
-    names = config.get("architectures")
-    is_told = START in config or (kind == "t5" and settings)
-    is_started = any(isinstance(one, Mapping) and one.get(START) is not None for one in (config, settings))
-    has_decoder = isinstance(names, list) and any(str(one).endswith("ForConditionalGeneration") for one in names)
-    if kind in STARTED and has_decoder and is_told and not is_started and config.get("bos_token_id") is None:
-        yield f"{START} is in neither config.json nor {GENERATION}: neither training nor generation can begin"
-    if kind != "whisper":
-        return
-    positions = config.get("max_target_positions")
-    for name, fields in (("config.json", config), (GENERATION, settings)):
-        length = fields.get("max_length")
-        if type(length) is int and type(positions) is int and length > positions:
-            has = f"the decoder has {count(positions, 'position')} (max_target_positions)"
-            yield f"{name} says {length} (max_length), but {has}: longer texts fail"
-    languages = settings.get("lang_to_id")
-    if settings.get("is_multilingual") is False and isinstance(languages, dict) and len(languages) > 1:
-        has = f"lang_to_id has {count(len(languages), 'language')}"
-        yield f"{GENERATION} says is_multilingual: false, but {has}: transformers refuses to choose one"
 
 
 def _is_beyond(pair: Any, place: int, size: int) -> bool:

@@ -16,13 +16,14 @@ from ...tensors.dtypes import DTYPES
 from ...tensors.encodings._encoding import QuantisedTensors
 from ...util.text import count, escape, listing
 from ...vocabulary.token_ids import ids_beyond
-from .alignment import alignment_notes, generation_notes
+from .alignment import alignment_notes
 from .config import vocabulary_sizes
 from .coqui import alphabet_notes
 from .documents import GENERATION, json_text
 from .expert_checks import without_like_experts
 from .family_checks import family_notes
 from .folder import ModelFolder, model_folder
+from .generation_checks import generation_notes
 from .input_checks import input_notes
 from .layer_checks import factor_notes, layer_notes
 from .layer_holes import gap_notes

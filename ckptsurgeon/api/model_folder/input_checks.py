@@ -20,6 +20,18 @@ __all__ = ["input_notes"]
 PROCESSOR = "processor_config.json"
 MEL_BINS = {"WhisperFeatureExtractor": "feature_size", "ASTFeatureExtractor": "num_mel_bins"}
 """The field with the number of mel bins, by feature extractor; in config.json it is ``num_mel_bins``."""
+OF_WAVES = (
+    "data2vec-audio", "hubert", "moonshine", "sew", "sew-d", "unispeech", "unispeech-sat", "wav2vec2",
+    "wav2vec2-conformer", "wavlm",
+)  # fmt: skip
+EXTRACTORS = {
+    "ASTFeatureExtractor": ("audio-spectrogram-transformer",),
+    "SeamlessM4TFeatureExtractor": ("seamless_m4t", "seamless_m4t_v2", "wav2vec2-bert"),
+    "Speech2TextFeatureExtractor": ("speech_to_text",),
+    "Wav2Vec2FeatureExtractor": OF_WAVES,
+    "WhisperFeatureExtractor": ("whisper",),
+}
+"""Classes that make inputs of sounds, each with the types of the models that read such inputs and no others."""
 OF_ONE_SIZE = ("clip", "clip_vision_model", "deit", "siglip", "siglip_vision_model", "vit")
 """Model types that refuse images of another size than ``image_size``, unless their caller asks for interpolation."""
 PLACEHOLDER = re.compile(r"(image|video|audio)_token_(?:id|index)")
@@ -32,6 +44,7 @@ def input_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     ``read`` is the same folder, or one with the same tokeniser whose vocabulary is loaded already.
     """
     made = object_in(folder, PREPROCESSOR)
+    yield from _of_another_model(made, folder.config)
     yield from _mel_bins(made, folder.config)
     yield from _frames(made, folder.config)
     yield from _image_sizes(made, folder.config)
@@ -41,6 +54,14 @@ def input_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     if tokens:
         yield from _placeholders(folder, tokens, added_tokens(folder))
     yield from chat_notes(folder, read)
+
+
+def _of_another_model(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note if sounds are made into inputs that the model does not read: a spectrogram in place of a wave."""
+    kind, name = config.get("model_type"), made.get("feature_extractor_type")
+    wanted = next((one for one, kinds in EXTRACTORS.items() if kind in kinds), "")
+    if wanted and name in EXTRACTORS and name != wanted:
+        yield f"{PREPROCESSOR} is for {name}, but a {kind} needs {wanted}: it cannot read such inputs"
 
 
 def _mel_bins(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Notes on layers: their number in config.json, gaps in their numbers, tensors that single layers lack, dtypes."""
+"""Notes on layers: their number in config.json, gaps in their numbers, tensors that single layers lack."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ...planning.merge.layers import LayerList, all_lists
-from ...tensors.dtypes import DTYPES
-from ...tensors.encodings._find import find_codes
-from ...tensors.encodings._settings import quantisation_of
-from ...tensors.info import TensorInfo
 from ...util.text import count, escape
 from .config import declared_layers
 from .config_fields import base_of_rope
-from .layer_holes import STACKS, hole_notes, is_stack, pairs_in_layers, uneven_notes
+from .dtype_checks import dtype_notes
+from .layer_holes import STACKS, hole_notes, is_stack, uneven_notes
+from .layer_kinds import layer_kind_notes
 from .shape_checks import DescribedTensor
 
 __all__ = ["STACKS", "factor_notes", "layer_notes", "rotary_differences", "with_order"]
@@ -198,8 +196,8 @@ def layer_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
         has = f"layer_types of config.json has {count(len(kinds), 'entry', 'entries')}"
         yield f"{has}, but num_hidden_layers is {number}: transformers 5 cannot load this model"
     yield from uneven_notes(tensors, config)
-    yield from _half_notes(tensors, config)
-    yield from _kind_notes(tensors, config)
+    yield from dtype_notes(tensors, config)
+    yield from layer_kind_notes(keys, config)
     lists, gaps = all_lists(keys)
     yield from _gaps(lists, gaps, config)
     yield from hole_notes(lists, gaps, keys, config)
@@ -239,61 +237,3 @@ def _more_layers(config: Mapping[str, Any]) -> int:
     """Return how many layers for multi-token prediction follow the declared ones (DeepSeek-V3, GLM-4.5)."""
     more = config.get("num_nextn_predict_layers")
     return more if type(more) is int else 0
-
-
-# Notes on tensors of another dtype than those of other layers, in models that are not quantised.
-
-PLAIN = ("float16", "bfloat16", "float32")
-"""Dtypes of models that are not quantised: scales of quantised weights are often float16 beside bfloat16."""
-
-
-def _half_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if a tensor has another dtype in one layer than in another, as if a shard were from another copy.
-
-    Different modules of a model may have different dtypes (an image encoder, norms), but the same module has one dtype
-    in all layers. There is no note for quantised models.
-    """
-    if config.get("quantization_config") or any(one.dtype not in PLAIN for one in tensors if len(one.shape) > 1):
-        return
-    dtypes = {one.key: one.dtype for one in tensors if len(one.shape) > 1}
-    if len(set(dtypes.values())) < 2:
-        return
-    for first, other in pairs_in_layers(dtypes):
-        if dtypes[first] != dtypes[other]:
-            differ = f"{escape(first)} is {dtypes[first]}, but {escape(other)} is {dtypes[other]}"
-            yield f"{differ}: some layers may be from another copy, and transformers casts all to one dtype"
-            return
-
-
-def _kind_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if a tensor that is floating-point in other layers has integers, booleans, 8-bit floats or the like.
-
-    Outside layers, this is noted of a ``weight``, if most weights are floating-point. Codes with scales are left out.
-    """
-    if not config or quantisation_of(config) or all(one.dtype in PLAIN for one in tensors):
-        return
-    coded = find_codes({one.key: TensorInfo(one.dtype, one.shape) for one in tensors})
-    partnered = {key for one in coded.tensors if len(one.keys) > 1 for key in one.keys}
-    dtypes = {one.key: one.dtype for one in tensors if one.key not in partnered}
-    pairs = (one for pair in pairs_in_layers(dtypes) for one in (pair, pair[::-1]))
-    in_layers = {key: other for key, other in pairs if _is_odd(key, other, dtypes)}
-    odd = ({} if partnered else _outside(dtypes)) | in_layers
-    for key, other in odd.items():
-        more = f"; {count(len(odd) - 1, 'other tensor')} too" if len(odd) > 1 else ""
-        differ = f"{escape(key)} is {dtypes[key]}, but {escape(other)} is {dtypes[other]}"
-        eight = ", and 8-bit floats without scales are read as numbers" if DTYPES[dtypes[key]].kind == "float" else ""
-        yield f"{differ}: weights of one model that is not quantised are of one kind{eight}{more}"
-        return
-
-
-def _is_odd(key: str, other: str, dtypes: Mapping[str, str]) -> bool:
-    """Whether a tensor is not in a dtype of models, but that of another layer is."""
-    return dtypes[other] in PLAIN and dtypes[key] not in PLAIN
-
-
-def _outside(dtypes: Mapping[str, str]) -> dict[str, str]:
-    """Return the weights that have no floating-point numbers, each with one that has, if most weights have."""
-    weights = [key for key in dtypes if key.endswith(".weight")]
-    floats = [key for key in weights if dtypes[key] in PLAIN]
-    odd = [key for key in weights if DTYPES[dtypes[key]].kind != "float"]
-    return dict.fromkeys(odd, floats[0]) if len(floats) > len(odd) else {}

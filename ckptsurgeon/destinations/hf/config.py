@@ -71,8 +71,9 @@ def describe(document: Document, package: Any) -> ModelDescription:
     model_class = getattr(package, name)
     if fields.get("quantization_config") is not None:
         raise document.fail(
-            "the configuration has a quantization_config, and a quantised model cannot be a destination.",
-            "Remove the quantization_config, and quantise the output.",
+            "the configuration has a quantization_config, from which no quantised model can be built.",
+            "Name the folder of the quantised model as the destination, or remove the quantization_config and quantise "
+            "the output.",
         )
     merged = merged_fields(config_class, fields, overrides)
     try:

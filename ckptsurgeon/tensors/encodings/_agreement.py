@@ -25,7 +25,7 @@ from ._methods import KNOWN, METHODS, STORING, family, is_stored_by
 from ._modules import GENERAL, Modules, module_of
 from ._settings import QuantisationSettings, Settings, StatedValues, stated_by
 
-__all__ = ["QuantisedModule", "contradictions", "disagreements", "left_out", "plain_heads", "stores_codes"]
+__all__ = ["QuantisedModule", "basis_of", "contradictions", "disagreements", "left_out", "plain_heads", "stores_codes"]
 
 ALONE = ("gptq", "awq", "bitsandbytes", "fp8", "fbgemm_fp8", "mxfp4")
 """Methods whose loaders accept no quantised weights of another method in the same model."""
@@ -218,7 +218,30 @@ def disagreements(coded: Iterable[QuantisedModule], theirs: Settings, ours: Sett
         is_of_all = not any(name for name, *_ in facts) or {*places} == {GENERAL}
         for fact in facts:
             found.setdefault(fact, {}).update({} if fact[0] and is_of_all else {one.module: None})
-    return [(_field(fact[0], list(names)), fact[1], fact[2]) for fact, names in found.items()]
+    facts = [(_field(fact[0], list(names)), fact[1], fact[2]) for fact, names in found.items()]
+    return [*facts, *_other_basis(theirs, ours)] if coded else facts
+
+
+def basis_of(settings: Settings) -> str:
+    """Return the names and types of the transforms in whose basis weights are stored; "" for the network's own basis.
+
+    compressed-tensors lists them in ``transform_config``: R1 and R2 of SpinQuant, for instance.
+    """
+    transforms = settings.get("transform_config")
+    groups = transforms.get("config_groups") if isinstance(transforms, dict) else None
+    if not transforms or groups == {}:
+        return ""
+    pairs = groups.items() if isinstance(groups, dict) else ()
+    names = [f"{name} {one.get('type') or ''}".strip() for name, one in pairs if isinstance(one, dict)]
+    return ", ".join(names) or "unknown"
+
+
+def _other_basis(theirs: Settings, ours: Settings) -> Iterator[Fact]:
+    """Yield ``transform_config`` if the weights of two models are stored in different bases."""
+    bases = basis_of(theirs), basis_of(ours)
+    if any(bases) and theirs.get("transform_config") != ours.get("transform_config"):
+        here = bases[1] or "none"
+        yield "transform_config", bases[0] or "none", f"another {here}" if here == bases[0] else here
 
 
 def _field(field: str, modules: Sequence[str]) -> str:

@@ -124,4 +124,4 @@ def test_zero_points_of_the_other_version_are_said_of_every_source_that_is_compu
     notes = list(cs.merge(["m", "wrong"], method="linear", weights=[1, 0], encoding="dequantize").notes)
     assert any(note.startswith("wrong: the qzeros of a.qweight is 7") for note in notes)
     notes += cs.average(["wrong", "m"], encoding="dequantize").notes
-    assert not any("is a copy of" in note for note in notes)  # equal codes stand for other weights
+    assert not any("has the same weights as" in note for note in notes)  # equal codes stand for other weights

@@ -97,3 +97,36 @@ def test_a_layer_of_another_dtype_is_said_to_be_from_another_copy(dtype: torch.d
 def test_a_module_of_another_dtype_in_all_layers_is_not() -> None:
     model({f"model.layers.{i}.mlp.up_proj.weight": torch.ones(8, 8) for i in range(3)})
     assert not [note for note in cs.inspect("m").notes if "another copy" in note]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"model.embed_tokens.weight": torch.float16}, "model.embed_tokens.weight is float16, but model.layers."),
+        ({"model.norm.weight": torch.float16}, "model.norm.weight is float16, but model.layers."),
+        ({"model.norm.weight": torch.float32}, ""),  # a norm may be more exact
+        ({}, ""),
+    ],
+)
+def test_tensors_outside_the_layers_in_another_16_bit_dtype_are_noted(
+    changed: dict[str, torch.dtype], said: str
+) -> None:
+    shapes = {"model.embed_tokens.weight": (16, 8), "model.norm.weight": (8,)}
+    model({key: torch.ones(shapes[key], dtype=dtype) for key, dtype in changed.items()})
+    found = [note for note in cs.inspect("m").notes if "as all layers are" in note]
+    assert len(found) == bool(said)
+    assert all(note.startswith(said) and "may be from another copy" in note for note in found)
+
+
+def test_both_16_bit_dtypes_in_layers_are_another_note() -> None:
+    model({UP: torch.ones(8, 8).half(), "model.norm.weight": torch.ones(8).half()})
+    assert not [note for note in cs.inspect("m").notes if "as all layers are" in note]
+    assert [note for note in cs.inspect("m").notes if "some layers may be from another copy" in note]
+
+
+@pytest.mark.parametrize(("field", "section"), [("dtype", True), ("torch_dtype", True), ("dtype", False)])
+def test_a_dtype_of_codes_is_noted_for_quantised_models(field: str, section: bool) -> None:
+    settings = {"quantization_config": {"quant_method": "fp8"}} if section else {}
+    model({}, **{field: "float8_e4m3fn"}, **settings)
+    said = f"config.json says float8_e4m3fn ({field}), the dtype that is computed in, not that of codes"
+    assert any(note.startswith(said) for note in cs.inspect("m").notes) == section

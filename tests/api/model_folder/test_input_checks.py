@@ -187,3 +187,22 @@ def test_sounds_of_another_length_are_noted(seconds: int, said: bool) -> None:
     notes = model(config={"model_type": "whisper", "max_source_positions": 1500}, preprocessor_config=made)
     wanted = "makes 1500 frames (chunk_length 15), but config.json says 1500 (max_source_positions), for 3000 frames"
     assert [wanted in note for note in notes if "frames" in note] == [True] * said
+
+
+@pytest.mark.parametrize(
+    ("kind", "made", "wanted"),
+    [
+        ("wav2vec2", "WhisperFeatureExtractor", "Wav2Vec2FeatureExtractor"),
+        ("whisper", "Wav2Vec2FeatureExtractor", "WhisperFeatureExtractor"),
+        ("wav2vec2-bert", "Wav2Vec2FeatureExtractor", "SeamlessM4TFeatureExtractor"),
+        ("wavlm", "Wav2Vec2FeatureExtractor", ""),
+        ("whisper", "WhisperFeatureExtractor", ""),
+        ("wav2vec2", "OwnFeatureExtractor", ""),
+        ("voxtral", "WhisperFeatureExtractor", ""),
+    ],
+)
+def test_an_extractor_for_another_kind_of_model_is_named(kind: str, made: str, wanted: str) -> None:
+    found = model(config={"model_type": kind}, preprocessor_config={"feature_extractor_type": made})
+    own = [one for one in found if one.startswith("preprocessor_config.json is for")]
+    said = f"preprocessor_config.json is for {made}, but a {kind} needs {wanted}: it cannot read such inputs"
+    assert own == ([said] if wanted else [])

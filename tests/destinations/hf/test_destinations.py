@@ -259,7 +259,7 @@ def test_nothing_is_fetched_that_a_configuration_names(monkeypatch: pytest.Monke
     write_config("config.json", BERT, "BertModel", _attn_implementation="kernels-community/flash-attn")
     assert cs.load_target("config.json").tensors
     write_config("config.json", BERT, "BertModel", quantization_config={"quant_method": "gptq", "bits": 4})
-    refused("a quantised model cannot be a destination")
+    refused("from which no quantised model can be built")
 
 
 def test_a_configuration_that_is_none_is_refused() -> None:

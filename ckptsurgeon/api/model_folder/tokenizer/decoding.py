@@ -1,10 +1,11 @@
-"""A note on a tokenizer.json whose decoder leaves the marks of its tokens in texts: Ġ, ▁ or ##."""
+"""Notes on a tokenizer.json whose decoder leaves the marks of its tokens in texts: Ġ, ▁, ## or <0x41>."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
+from ....vocabulary.huggingface import BYTE
 from ..folder import ModelFolder
 from .around import OF_ENCODERS
 from .spelling import BYTES, INSIDE, SPACES, Spelling, steps_in, types_in
@@ -22,11 +23,12 @@ SAID = {BYTES: "spaces as Ġ", SPACES: "spaces as ▁", INSIDE: "what continues 
 
 
 def decoding_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
-    """Yield a note if the decoder does not read the mark of the tokens.
+    """Yield notes if the decoder does not read the mark of the tokens, or bytes.
 
     Encoders write no texts: one without a decoder gets no note, nor does WordPiece, which is for encoders.
     """
     head, mark = folder.tokenizer_head, spelling.mark
+    yield from _bytes_apart(folder, spelling)
     if "decoder" not in head or not spelling.marked or joins(head["decoder"], mark):
         return
     types = types_in(head["decoder"])
@@ -35,6 +37,20 @@ def decoding_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
     has = f"the decoder of {WHOLE} is {', '.join(types)}" if types else f"{WHOLE} has no decoder"
     keep = f"decoded texts keep that, as {brief_token(spelling.marked[0])} does"
     yield f"{has}, but its tokens write {SAID[mark]}: {keep}"
+
+
+def _bytes_apart(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
+    """Yield a note if the model writes rare characters as tokens for bytes, and the decoder does not join these."""
+    decoder, found = folder.tokenizer_head.get("decoder"), folder.token_list
+    types = types_in(decoder)
+    if found is None or found.model.get("byte_fallback") is not True or not types or not KNOWN.issuperset(types):
+        return
+    first = next((one for one in spelling.tokens if BYTE.fullmatch(one)), "")
+    if first and "ByteFallback" not in types:
+        yield (
+            f"{WHOLE} writes characters that it lacks as tokens for bytes, but its decoder, {', '.join(types)}, has no "
+            f"ByteFallback: decoded texts have {brief_token(first)} and the like in their place"
+        )
 
 
 def joins(decoder: Any, mark: str) -> bool:

@@ -10,11 +10,22 @@ from typing import Any
 from ....destinations.hf.files import CONFIG
 from ....errors import ConfigError, SourceError
 from ....util.text import brief_repr, escape, listing
-from ..documents import GENERATION
+from ..documents import GENERATION, TOKENIZER
 from ..folder import ModelFolder
 from .roles import SPELLED
 from .special_ids import WORD
-from .tokenizer_files import SPECIAL, added_tokens, brief_token, is_ctc, local_tokens, named_tokens, object_in
+from .tokenizer_files import (
+    SPECIAL,
+    WHOLE,
+    added_tokens,
+    brief_token,
+    is_ctc,
+    local_tokens,
+    named_tokens,
+    object_in,
+    ordinary_tokens,
+    text_of,
+)
 
 __all__ = ["end_notes"]
 
@@ -24,6 +35,8 @@ SUPPRESSED = "suppress_tokens"
 AT_FIRST = "begin_suppress_tokens"
 TURNS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|eot|>", "<|end_of_turn|>")
 """Tokens with which chat templates end a turn."""
+OF_TEXTS = ("<|endoftext|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>")
+"""Ends of texts that are not turns, in models whose chat template is for further training."""
 BEGINS = re.compile(r"start|begin", re.IGNORECASE)
 
 
@@ -44,6 +57,7 @@ def end_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     yield from _suppressed(object_in(folder, GENERATION))
     if places:
         yield from _of_turns(folder, names, places)
+        yield from _kept_in_texts(folder, names, places)
     if tokens and folder.rows >= len(tokens):
         yield from _ordinary(folder, names, places, tokens)
         yield from _suppressed_at_first(folder, names, places, tokens)
@@ -93,7 +107,8 @@ def _negative(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str
 def _of_turns(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
     """Yield a note if the chat template writes none of the tokens at which generation ends.
 
-    It must end turns with the ``eos_token`` of the tokeniser; or, if there are several ends, with a token of ``TURNS``.
+    It must end turns with the ``eos_token`` of the tokeniser; or, unless the only end is that of texts in training (as
+    published models without training on chats have it), with a token of ``TURNS``.
     """
     template, end = _template(folder), names.get("eos_token", "")
     text = folder.config.get("text_config")
@@ -108,10 +123,33 @@ def _of_turns(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str
     if any((_is_end(one) and one in template) or (is_eos and one == end) for one in ends):
         return
     turn = end if is_eos else next((one for one in TURNS if one in places and one in template), "")
-    if turn and (is_eos or len(ends) > 1):
+    if turn and (is_eos or len(ends) > 1 or ends[0] not in OF_TEXTS):
         found = listing([f"{places[one]} ({brief_token(one)})" for one in ends], 3, where="")
         written = f"{brief_token(turn)} ({places[turn]})"
         yield f"the chat template ends turns with {written}, and {END} of {file} is {found}: no answer ends there"
+
+
+def _kept_in_texts(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
+    """Yield a note if a token that ends turns is added as an ordinary one, so that decoded answers end with it.
+
+    transformers makes each token special that tokenizer_config.json names for a role, or as an additional one.
+    """
+    more = object_in(folder, TOKENIZER)
+    listed = [
+        one for name in ("additional_special_tokens", "extra_special_tokens") for one in _tokens_of(more.get(name))
+    ]
+    special = {*names.values(), *listed}
+    tokens = {row: token for token, row in places.items()}
+    ends = {tokens.get(one) for one in _listed(object_in(folder, GENERATION).get(END)) if type(one) is int}
+    plain = [one for one in ordinary_tokens(folder) if one not in special and one in ends and _is_end(one)]
+    for one in plain:
+        ordinary = f"which {WHOLE} adds with special: false"
+        yield f"generation ends at {brief_token(one)} ({places[one]}), {ordinary}: decoded texts keep it"
+
+
+def _tokens_of(listed: Any) -> list[str]:
+    values = listed.values() if isinstance(listed, dict) else listed if isinstance(listed, list) else ()
+    return [text_of(one) for one in values]
 
 
 def _is_end(token: str) -> bool:

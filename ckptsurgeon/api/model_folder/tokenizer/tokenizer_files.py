@@ -28,6 +28,7 @@ __all__ = [
     "local_tokens",
     "named_tokens",
     "object_in",
+    "ordinary_tokens",
     "roles_in",
     "text_of",
 ]
@@ -105,6 +106,15 @@ def added_in(folder: ModelFolder, name: str) -> Iterator[tuple[str, int]]:
             token = row.get("content") if isinstance(row, dict) else None
             if isinstance(token, str) and number.isdecimal() and len(number) < LONGEST:
                 yield token, int(number)
+
+
+def ordinary_tokens(folder: ModelFolder) -> list[str]:
+    """Return the tokens that tokenizer.json adds and does not call special; [] if it cannot be read."""
+    rows: Any = ()
+    with suppress(ConfigError, SourceError, ValueError, RecursionError):
+        rows = folder.tokenizer_head.get("added_tokens")
+    found = (row for row in rows if isinstance(row, dict)) if isinstance(rows, list) else ()
+    return [text for row in found if row.get("special") is False and (text := text_of(row))]
 
 
 def is_ctc(folder: ModelFolder) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,8 @@ TURN, OTHER = "<|im_end|>", "<|endoftext|>"
          "10 ('Ċ')"),
         (WRITES, CHAT, 2, [2, 11], ""),
         (WRITES, CHAT, 11, None, ""),
-        (WRITES, LLAMA, 2, 2, ""),  # of a model that has not learned to end turns, perhaps
+        (WRITES, LLAMA, 2, 2, "'<|im_end|>' (11), and eos_token_id of generation_config.json is 2 ('</s>')"),
+        (WRITES, LLAMA, 9, 9, ""),  # <|endoftext|>: of a model that has not learned to end turns, as published
         (EOS, LLAMA, 2, 2, ""),
         (EOS, LLAMA, None, None, ""),
         ("{{ m }}", CHAT, 2, 2, ""),
@@ -176,3 +178,30 @@ def test_a_token_that_begins_turns_is_no_end_of_them() -> None:
     found = notes({"eos_token_id": [2, 11]}, {"eos_token_id": [2, 4]}, LLAMA | {"chat_template": WRITES}, tokens)
     said = "2 ('</s>'), 4 ('<|im_start|>'): no answer ends there"
     assert any(note.startswith("the chat template ends turns with") and note.endswith(said) for note in found)
+
+
+@pytest.mark.parametrize(
+    ("row", "names", "ends", "is_said"),
+    [
+        ({"special": False}, {}, [2, 11], True),
+        ({"special": True}, {}, [2, 11], False),
+        ({"special": False}, {}, [2], False),
+        ({"special": False}, {"eos_token": TURN}, [2, 11], False),
+        ({"special": False}, {"additional_special_tokens": [TURN]}, [2, 11], False),
+        ({"special": False}, {"extra_special_tokens": {"turn": TURN}}, [2, 11], False),
+        ({"special": False, "content": "a", "id": 4}, {}, [2, 4], False),  # a word: another note
+    ],
+)
+def test_an_end_of_turns_that_decoded_texts_keep_is_said(
+    row: dict[str, Any], names: dict[str, Any], ends: list[int], is_said: bool
+) -> None:
+    model("m", tokens=TOKENS, eos_token_id=None, pad_token_id=None)
+    Path("m/generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    Path("m/tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>", **names}))
+    vocab = {one: at for at, one in enumerate(TOKENS)}
+    added = [{"id": 11, "content": TURN, **row}]
+    Path("m/tokenizer.json").write_text(json.dumps({"added_tokens": added, "model": {"type": "BPE", "vocab": vocab}}))
+    Path("m/vocab.json").unlink()
+    found = [one for one in cs.inspect("m").notes if "special: false" in one]
+    said = f"generation ends at '{TURN}' (11), which tokenizer.json adds with special: false: decoded texts keep it"
+    assert found == ([said] if is_said else [])

@@ -250,3 +250,22 @@ def test_bytes_that_are_not_used_and_merges_left_to_chance_are_named(
     found = [one for one in cs.inspect("m").notes if "byte_fallback" in one or "dropout" in one]
     assert len(found) == bool(said)
     assert all(said in one for one in found)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "decoder", "is_said"),
+    [
+        (ALL_BYTES, OF_LLAMA, True),
+        (ALL_BYTES, {"type": "Metaspace", "replacement": "▁"}, True),
+        (ALL_BYTES, {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, *OF_LLAMA["decoders"]]}, False),
+        (ALL_BYTES, {"type": "Sequence", "decoders": [{"type": "New"}, *OF_LLAMA["decoders"]]}, False),
+        (SPACES, OF_LLAMA, False),
+    ],
+)
+def test_tokens_for_bytes_that_no_decoder_joins_are_said(
+    tokens: list[str], decoder: dict[str, Any], is_said: bool
+) -> None:
+    found = notes(tokens, {"decoder": decoder}, {"type": "BPE", "unk_token": "<unk>", "byte_fallback": True}, "llama")
+    own = [one for one in found if "ByteFallback" in one]
+    assert len(own) == is_said
+    assert all(one.endswith("decoded texts have '<0x00>' and the like in their place") for one in own)

@@ -1,0 +1,108 @@
+"""Notes on dtypes: tensors of another dtype than those of other layers, and a dtype that no model is computed in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ...tensors.dtypes import DTYPES
+from ...tensors.encodings._find import find_codes
+from ...tensors.encodings._settings import quantisation_of
+from ...tensors.info import TensorInfo
+from ...util.text import count, escape
+from .layer_holes import is_stack, pairs_in_layers
+from .shape_checks import DescribedTensor
+
+__all__ = ["dtype_notes"]
+
+CASTS = "and transformers casts all to one dtype"
+HALVES = ("float16", "bfloat16")
+PLAIN = (*HALVES, "float32")
+"""Dtypes of models that are not quantised: scales of quantised weights are often float16 beside bfloat16."""
+
+
+def dtype_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield notes on tensors whose dtype is not that of their kin, and on a dtype that no model is computed in."""
+    yield from _stated(config)
+    if not config.get("quantization_config") and all(one.dtype in PLAIN for one in tensors if len(one.shape) > 1):
+        yield from (*_half_notes(tensors), *_outside_layers(tensors))
+    yield from _kind_notes(tensors, config)
+
+
+def _stated(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note if a quantised model is to be computed in 8-bit floats, as if ``dtype`` were that of its codes."""
+    for field in ("dtype", "torch_dtype"):
+        stated = config.get(field)
+        if isinstance(stated, str) and stated.startswith("float8_") and quantisation_of(config):
+            yield (
+                f"config.json says {escape(stated)} ({field}), the dtype that is computed in, not that of codes: "
+                "transformers cannot load this model"
+            )
+
+
+def _half_notes(tensors: Sequence[DescribedTensor]) -> Iterator[str]:
+    """Yield a note if a tensor has another dtype in one layer than in another, as if a shard were from another copy.
+
+    Different modules of a model may have different dtypes (an image encoder, norms), but the same module has one dtype
+    in all layers.
+    """
+    dtypes = {one.key: one.dtype for one in tensors if len(one.shape) > 1}
+    if len(set(dtypes.values())) < 2:
+        return
+    for first, other in pairs_in_layers(dtypes):
+        if dtypes[first] != dtypes[other]:
+            differ = f"{escape(first)} is {dtypes[first]}, but {escape(other)} is {dtypes[other]}"
+            yield f"{differ}: some layers may be from another copy, {CASTS}"
+            return
+
+
+def _outside_layers(tensors: Sequence[DescribedTensor]) -> Iterator[str]:
+    """Yield a note if tensors outside the layers have the 16-bit dtype that no layer has: both are rarely mixed."""
+    is_inner = {one.key: any(map(is_stack, _lists_above(one.key))) for one in tensors if one.dtype in HALVES}
+    inner = {one.dtype: one.key for one in tensors if is_inner.get(one.key)}
+    outer = [one for one in tensors if is_inner.get(one.key) is False and one.dtype not in inner]
+    if len(inner) == 1 and outer:
+        (key,) = inner.values()
+        more = f"; {count(len(outer) - 1, 'other tensor')} too" if len(outer) > 1 else ""
+        differ = f"{escape(outer[0].key)} is {outer[0].dtype}, but {escape(key)} is {next(iter(inner))}"
+        yield f"{differ}, as all layers are: it may be from another copy, {CASTS}{more}"
+
+
+def _lists_above(key: str) -> Iterator[str]:
+    """Yield the name of each numbered list of modules that a tensor is in."""
+    parts = key.split(".")
+    return (".".join(parts[:place]) for place, part in enumerate(parts) if place and part.isdecimal())
+
+
+def _kind_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note if a tensor that is floating-point in other layers has integers, booleans, 8-bit floats or the like.
+
+    Outside layers, this is noted of a ``weight``, if most weights are floating-point. Codes with scales are left out.
+    """
+    if not config or quantisation_of(config) or all(one.dtype in PLAIN for one in tensors):
+        return
+    coded = find_codes({one.key: TensorInfo(one.dtype, one.shape) for one in tensors})
+    partnered = {key for one in coded.tensors if len(one.keys) > 1 for key in one.keys}
+    dtypes = {one.key: one.dtype for one in tensors if one.key not in partnered}
+    pairs = (one for pair in pairs_in_layers(dtypes) for one in (pair, pair[::-1]))
+    in_layers = {key: other for key, other in pairs if _is_odd(key, other, dtypes)}
+    odd = ({} if partnered else _outside(dtypes)) | in_layers
+    for key, other in odd.items():
+        more = f"; {count(len(odd) - 1, 'other tensor')} too" if len(odd) > 1 else ""
+        differ = f"{escape(key)} is {dtypes[key]}, but {escape(other)} is {dtypes[other]}"
+        eight = ", and 8-bit floats without scales are read as numbers" if DTYPES[dtypes[key]].kind == "float" else ""
+        yield f"{differ}: weights of one model that is not quantised are of one kind{eight}{more}"
+        return
+
+
+def _is_odd(key: str, other: str, dtypes: Mapping[str, str]) -> bool:
+    """Whether a tensor is not in a dtype of models, but that of another layer is."""
+    return dtypes[other] in PLAIN and dtypes[key] not in PLAIN
+
+
+def _outside(dtypes: Mapping[str, str]) -> dict[str, str]:
+    """Return the weights that have no floating-point numbers, each with one that has, if most weights have."""
+    weights = [key for key in dtypes if key.endswith(".weight")]
+    floats = [key for key in weights if dtypes[key] in PLAIN]
+    odd = [key for key in weights if DTYPES[dtypes[key]].kind != "float"]
+    return dict.fromkeys(odd, floats[0]) if len(floats) > len(odd) else {}

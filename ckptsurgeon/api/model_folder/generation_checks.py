@@ -1,0 +1,91 @@
+"""Notes on settings of generation that contradict the model, or each other: starts, lengths, beams, languages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ...destinations.hf.files import CONFIG
+from ...util.text import brief_repr, count, escape
+from .alignment import generation_settings
+from .documents import GENERATION
+from .folder import ModelFolder
+
+__all__ = ["generation_notes"]
+
+START = "decoder_start_token_id"
+STARTED = ("mt5", "t5", "umt5")
+"""Model types whose decoder begins with the token that a configuration gives; that of t5 has no default for it."""
+POSITIONS = ("max_target_positions", "max_position_embeddings", "n_positions")
+"""Fields with the number of positions of a decoder; the first that is there counts."""
+LENGTHS = (("min_length", "max_length"), ("min_new_tokens", "max_new_tokens"))
+ABOVE_0, UP_TO_1 = "is not above 0", "is not from 0 to 1"
+SAMPLED = {"temperature": ABOVE_0, "top_k": "is below 0", "min_p": UP_TO_1}
+"""What generation that draws tokens at random (``do_sample``) refuses; elsewhere these fields are not read."""
+ALWAYS = {"repetition_penalty": ABOVE_0, "num_beams": ABOVE_0, "max_new_tokens": ABOVE_0}
+
+
+def generation_notes(folder: ModelFolder) -> Iterator[str]:
+    """Yield notes on settings of generation that the model or another setting contradicts."""
+    config, settings = folder.config, generation_settings(folder)
+    yield from _start(config, settings)
+    for name, fields in ((CONFIG, config), (GENERATION, settings)):
+        yield from _lengths(name, fields, config)
+    yield from _refused(settings)
+    languages = settings.get("lang_to_id")
+    is_whisper = config.get("model_type") == "whisper"
+    if is_whisper and settings.get("is_multilingual") is False and isinstance(languages, dict) and len(languages) > 1:
+        has = f"lang_to_id has {count(len(languages), 'language')}"
+        yield f"{GENERATION} says is_multilingual: false, but {has}: transformers refuses to choose one"
+
+
+def _start(config: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note if no file says with which token the decoder of a model of T5's kin begins."""
+    kind, names = config.get("model_type"), config.get("architectures")
+    is_told = START in config or (kind == "t5" and settings)
+    is_started = any(isinstance(one, Mapping) and one.get(START) is not None for one in (config, settings))
+    has_decoder = isinstance(names, list) and any(str(one).endswith("ForConditionalGeneration") for one in names)
+    if kind in STARTED and has_decoder and is_told and not is_started and config.get("bos_token_id") is None:
+        yield f"{START} is in neither config.json nor {GENERATION}: neither training nor generation can begin"
+
+
+def _lengths(name: str, fields: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield notes on lengths in file ``name`` that no text can have: longer than the model, or least above most."""
+    field = next((one for one in POSITIONS if config.get(one) is not None), "")
+    positions, longest = config.get(field), fields.get("max_length")
+    is_fixed = not _is_stretched(config) and config.get("model_type") not in STARTED
+    if type(longest) is int and type(positions) is int and 0 < positions < longest and is_fixed:
+        has = f"the decoder has {count(positions, 'position')} ({field})"
+        yield f"{name} says {longest} (max_length), but {has}: longer texts fail or make no sense"
+    for least, most in LENGTHS:
+        pair = fields.get(least), fields.get(most)
+        is_overruled = least == "min_length" and fields.get("max_new_tokens") is not None
+        if type(pair[0]) is int and type(pair[1]) is int and pair[0] > pair[1] > 0 and not is_overruled:
+            yield f"{name} says {pair[0]} ({least}), but {pair[1]} ({most}): no text can end by itself"
+
+
+def _is_stretched(config: Mapping[str, Any]) -> bool:
+    """Whether rotary embeddings are scaled, so that texts may be longer than those of training."""
+    rope = config.get("rope_parameters")
+    scaled = isinstance(rope, dict) and rope.get("rope_type", "default") != "default"
+    return bool(config.get("rope_scaling")) or scaled
+
+
+def _refused(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield notes on values with which transformers cannot generate."""
+    samples = bool(settings.get("do_sample"))
+    for field, why in {**ALWAYS, **(SAMPLED if samples else {})}.items():
+        value = settings.get(field)
+        if value is not None and not _is_valid(value, why):
+            yield f"{GENERATION} says {escape(brief_repr(value, 24))} ({field}), which {why}: generation fails"
+    texts, beams = settings.get("num_return_sequences"), settings.get("num_beams")
+    beams = beams if type(beams) is int else 1
+    if type(texts) is int and texts > 1 and texts > beams > 0 and (beams > 1 or not samples):
+        most = f"the best of {count(beams, 'beam')}" if beams > 1 else "one text, without beams or do_sample"
+        yield f"{GENERATION} asks for {texts} texts (num_return_sequences) of {most}: transformers refuses the model"
+
+
+def _is_valid(value: Any, why: str) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return value > 0 if why == ABOVE_0 else 0 <= value <= 1 if why == UP_TO_1 else value >= 0

@@ -1,0 +1,72 @@
+"""A note on layers of another kind than config.json says: attention in place of a convolution, or the reverse."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ...planning.merge.layers import layers_of, numbered_lists
+from ...util.text import count, escape, listing
+from .layer_holes import is_stack
+
+__all__ = ["layer_kind_notes"]
+
+FIELDS = ("layer_types", "layers_block_type")
+"""Fields of config.json with the kind of each layer."""
+WHOLE = ("attention", "full_attention", "sliding_attention", "chunked_attention")
+"""Kinds whose layers have a module that is named for attention; linear attention may have any."""
+ATTENTION = re.compile(r"(self_?)?att(ention|n)(_layer)?", re.IGNORECASE)
+
+
+def layer_kind_notes(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note if layers have the modules of another kind than the configuration gives them."""
+    field = next((one for one in FIELDS if isinstance(config.get(one), list)), "")
+    kinds: list[Any] = config.get(field) or []
+    if not all(isinstance(one, str) for one in kinds) or len({*kinds}) < 2:
+        return
+    for stack in numbered_lists(list(keys)):
+        if not is_stack(stack.prefix) or stack.count != len(kinds):
+            continue
+        modules = _telling({number: list(rests) for number, rests in layers_of(stack, keys).items()})
+        usual = {name: _most([modules[at] for at, one in enumerate(kinds) if one == name]) for name in {*kinds}}
+        is_told = any(_attends(modules[at]) for at, one in enumerate(kinds) if one not in WHOLE)
+        odd = {
+            number: own
+            for number, own in modules.items()
+            if own
+            and (
+                _is_of_another(own, kinds[number], usual) or (is_told and kinds[number] in WHOLE and not _attends(own))
+            )
+        }
+        for number, own in odd.items():
+            more = f"; {count(len(odd) - 1, 'other layer')} too" if len(odd) > 1 else ""
+            said = f"config.json says {escape(kinds[number])} ({field}[{number}])"
+            has = f"{escape(stack.key(number, ''))} has {listing(sorted(own), 3, where='')}"
+            yield f"{said}, but {has}, as layers of another kind do: transformers initialises what it lacks{more}"
+            break
+
+
+def _telling(layers: Mapping[int, Sequence[str]]) -> dict[int, frozenset[str]]:
+    """Return the modules of each layer, by name, that not all layers have."""
+    found = {number: {rest.partition(".")[0] for rest in rests if "." in rest} for number, rests in layers.items()}
+    common = set[str].intersection(*found.values()) if found else set()
+    return {number: frozenset(own - common) for number, own in found.items()}
+
+
+def _is_of_another(own: frozenset[str], kind: str, usual: Mapping[str, frozenset[str]]) -> bool:
+    """Whether a layer has the modules of a kind that is not its own: those that most layers of that kind have.
+
+    A kind without modules of its own tells nothing: of ModernBERT, the first layer lacks a norm.
+    """
+    others = [found for name, found in usual.items() if name != kind]
+    return bool(usual[kind]) and own != usual[kind] and own in others
+
+
+def _attends(modules: frozenset[str]) -> bool:
+    return any(map(ATTENTION.fullmatch, modules))
+
+
+def _most(found: Sequence[frozenset[str]]) -> frozenset[str]:
+    return Counter(found).most_common(1)[0][0]

@@ -1,0 +1,127 @@
+"""Layers of several models under one quantization_config: all coded alike, or refused; models in other bases too."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import ckptsurgeon as cs
+
+FP8 = {
+    "quant_method": "compressed-tensors", "format": "float-quantized", "quantization_status": "compressed",
+    "config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 8, "type": "float",
+                                                                     "strategy": "channel", "symmetric": True}}},
+    "ignore": ["lm_head"],
+}  # fmt: skip
+ROTATED = {"transform_config": {"config_groups": {"R1": {"type": "hadamard", "apply": []}}}}
+AQLM = {"quant_method": "aqlm", "num_codebooks": 1}
+SIZE = 16
+
+
+def aqlm(stem: str) -> dict[str, torch.Tensor]:
+    codes, books = torch.zeros(SIZE, SIZE // 8, 1, dtype=torch.int16), torch.ones(1, 256, 1, 8).half()
+    return {f"{stem}.codes": codes, f"{stem}.codebooks": books, f"{stem}.scales": torch.ones(SIZE, 1, 1, 1).half()}
+
+
+def folder(name: str, kind: str) -> str:
+    """A folder of two layers: plain, as 8-bit floats, those in another basis, or in codes that nothing here decodes."""
+    Path(name).mkdir()
+    state = {"model.embed_tokens.weight": torch.ones(SIZE, SIZE).bfloat16()}
+    for number in range(2):
+        stem = f"model.layers.{number}.mlp.up_proj"
+        if kind == "aqlm":
+            state |= aqlm(stem)
+        else:
+            state[f"{stem}.weight"] = torch.ones(SIZE, SIZE).to(
+                torch.bfloat16 if kind == "plain" else torch.float8_e4m3fn
+            )
+        if kind.startswith("fp8"):
+            state[f"{stem}.weight_scale"] = torch.ones(SIZE, 1)
+    save_file(state, f"{name}/model.safetensors")
+    settings = {"plain": None, "aqlm": AQLM, "fp8": FP8, "fp8 rotated": {**FP8, **ROTATED}}[kind]
+    config: dict[str, Any] = {"model_type": "llama", "num_hidden_layers": 2, "vocab_size": SIZE, "hidden_size": SIZE}
+    config |= {"quantization_config": settings} if settings else {}
+    Path(name, "config.json").write_text(json.dumps(config))
+    return name
+
+
+def stacked(first: str, second: str) -> cs.Plan:
+    """Plan a model with layer 0 of the first and layer 1 of the second."""
+    pairs = ((folder("a", first), [0, 1]), (folder("b", second), [1, 2]))
+    slices = [{"sources": [{"model": name, "layer_range": layers}]} for name, layers in pairs]
+    Path("recipe.yaml").write_text(json.dumps({"merge_method": "passthrough", "slices": slices}))
+    return cs.merge("recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "coded"),
+    [
+        ("aqlm", "plain", "a is quantised (AQLM), and model.layers.1.mlp.up_proj.weight of b would be plain"),
+        ("plain", "aqlm", "b is quantised (AQLM), and model.layers.0.mlp.up_proj.weight of a would be plain"),
+        ("aqlm", "fp8", "a is quantised (AQLM), and model.layers.1.mlp.up_proj.weight of b would be plain"),
+        ("fp8 rotated", "fp8", "a is quantised (fp8 with channel scales), and model.layers.1.mlp.up_proj.weight of b"),
+        ("fp8 rotated", "plain", "a is quantised (fp8 with channel scales), and model.layers.1.mlp.up_proj.weight of b"),
+    ],
+)  # fmt: skip
+def test_layers_of_codes_and_of_numbers_are_refused(first: str, second: str, coded: str) -> None:
+    with pytest.raises(cs.PlanError) as caught:
+        stacked(first, second)
+    assert coded in str(caught.value)
+    assert "quantization_config" in str(caught.value)
+
+
+@pytest.mark.parametrize("second", ["aqlm", "fp8 rotated"])
+def test_so_are_codes_that_the_settings_of_the_first_do_not_decode(second: str) -> None:
+    with pytest.raises(cs.PlanError):
+        stacked("fp8", second)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "dtype"),
+    [
+        ("fp8", "plain", "float8_e4m3fn"),
+        ("plain", "fp8", "float32"),
+        ("aqlm", "aqlm", ""),
+        ("fp8 rotated", "fp8 rotated", "float8_e4m3fn"),
+    ],
+)
+def test_layers_alike_are_merged(first: str, second: str, dtype: str) -> None:
+    steps = {step.key: step for step in stacked(first, second).steps}
+    weights = [steps[f"model.layers.{number}.mlp.up_proj.weight"] for number in range(2) if dtype]
+    assert len({one.dtype for one in weights}) == bool(dtype)
+    assert not dtype.startswith("float8") or all(one.dtype == dtype for one in weights)
+    stored = {key.replace("layers.0", "layers.1") for key in steps if "layers.0" in key}
+    assert stored == {key for key in steps if "layers.1" in key}
+
+
+def test_a_model_in_another_basis_is_none_to_transplant_into() -> None:
+    with pytest.raises(cs.PlanError, match="transform_config is R1 hadamard in a, none in b"):
+        cs.transplant(folder("a", "fp8 rotated"), folder("b", "fp8"))
+
+
+def test_diff_and_inspect_say_so() -> None:
+    notes = cs.diff(folder("a", "fp8 rotated"), folder("b", "fp8")).notes
+    assert "the same codes mean other numbers: transform_config is R1 hadamard in a, none in b" in notes
+    assert cs.inspect("a").basis == "R1 hadamard"
+    assert cs.inspect("b").basis == ""
+
+
+@pytest.mark.parametrize(
+    ("stated", "named"), [("sparse-24-bitmask", True), ("sparse-bitmask", True), ("dense", False), (None, False)]
+)
+@pytest.mark.parametrize("kind", ["fp8", "plain"])
+def test_settings_of_sparse_weights_without_their_masks_are_noted(kind: str, stated: str | None, named: bool) -> None:
+    folder("a", kind)
+    config = json.loads(Path("a/config.json").read_text())
+    settings = FP8 if kind == "fp8" else {"quant_method": "compressed-tensors", "format": "dense"}
+    config["quantization_config"] = {**settings, "sparsity_config": {"format": stated}}
+    Path("a/config.json").write_text(json.dumps(config))
+    found = [one for one in (*cs.inspect("a").notes, *cs.convert("a").notes) if "bitmask" in one]
+    said = f"its quantization_config says format {stated} (sparsity_config), but no tensor has a bitmask"
+    assert len(found) == 2 * named
+    assert all(said in one for one in found)
