@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.api.model_folder.expert_checks import INITIALISED
+from ckptsurgeon.api.model_folder.layers.experts import INITIALISED
 
 transformers = pytest.importorskip("transformers")
 

@@ -20,13 +20,14 @@ from .alignment import alignment_notes
 from .config import vocabulary_sizes
 from .coqui import alphabet_notes
 from .documents import GENERATION, json_text
-from .expert_checks import without_like_experts
 from .family_checks import family_notes
 from .folder import ModelFolder, model_folder
 from .generation_checks import generation_notes
 from .input_checks import input_notes
-from .layer_checks import factor_notes, layer_notes
-from .layer_holes import gap_notes
+from .layers.checks import layer_notes
+from .layers.experts import without_like_experts
+from .layers.holes import gap_notes
+from .layers.rotary import factor_notes
 from .logical_tensors import codes_of, logical_tensors
 from .part_checks import part_notes
 from .quantised import described_shape_notes

@@ -18,7 +18,7 @@ from .alignment import generation_settings
 from .config_fields import IGNORED_PARTS, is_derived, is_ignored, is_usual, label_notes
 from .documents import GENERATION
 from .folder import ModelFolder
-from .layer_checks import rotary_differences, with_order
+from .layers.rotary import rotary_differences, with_order
 from .tokenizer.text_differences import text_notes
 
 __all__ = ["config_notes", "generation_differences", "input_notes", "with_config_said"]

@@ -18,8 +18,8 @@ from ...planning.merge.layers import LayerList, all_lists, layers_of
 from ...planning.transplant.by_place import HEAD, is_embedding
 from ...util.text import count, escape, listing
 from .config import TIES, untied_by_default
-from .expert_checks import INITIALISED, of_first_expert
-from .layer_holes import is_stack
+from .layers.experts import INITIALISED, of_first_expert
+from .layers.holes import is_stack
 from .shape_checks import DescribedTensor
 
 __all__ = ["BUFFER", "TABLE", "pattern_of", "required_part_notes", "unknown_key_notes"]

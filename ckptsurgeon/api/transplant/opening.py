@@ -37,7 +37,7 @@ from ..model_folder.checks import folder_notes, source_layer_notes, with_layers_
 from ..model_folder.config_differences import with_config_said
 from ..model_folder.config_fields import with_dtype_said
 from ..model_folder.folder import ModelFolder, model_folder
-from ..model_folder.layer_holes import gap_notes
+from ..model_folder.layers.holes import gap_notes
 from ..model_folder.output import kept_folder
 from ..model_folder.quantised import (
     SettingsError,

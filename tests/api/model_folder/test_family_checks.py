@@ -14,7 +14,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.api.model_folder.checks import weights_notes
 from ckptsurgeon.api.model_folder.family_checks import family_notes
 from ckptsurgeon.api.model_folder.folder import ModelFolder
-from ckptsurgeon.api.model_folder.layer_checks import layer_notes
+from ckptsurgeon.api.model_folder.layers.checks import layer_notes
 from ckptsurgeon.api.model_folder.shape_checks import DescribedTensor
 from ckptsurgeon.planning.target import Companion
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ckptsurgeon.api.model_folder.expert_checks import expert_notes, of_first_expert, without_like_experts
+from ckptsurgeon.api.model_folder.layers.experts import expert_notes, of_first_expert, without_like_experts
 from ckptsurgeon.api.model_folder.required_parts import pattern_of
 from ckptsurgeon.api.model_folder.shape_checks import DescribedTensor
 

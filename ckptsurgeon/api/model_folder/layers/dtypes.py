@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ...tensors.dtypes import DTYPES
-from ...tensors.encodings._find import find_codes
-from ...tensors.encodings._settings import quantisation_of
-from ...tensors.info import TensorInfo
-from ...util.text import count, escape
-from .layer_holes import is_stack, pairs_in_layers
-from .shape_checks import DescribedTensor
+from ....tensors.dtypes import DTYPES
+from ....tensors.encodings._find import find_codes
+from ....tensors.encodings._settings import quantisation_of
+from ....tensors.info import TensorInfo
+from ....util.text import count, escape
+from ..shape_checks import DescribedTensor
+from .holes import is_stack, pairs_in_layers
 
 __all__ = ["dtype_notes"]
 

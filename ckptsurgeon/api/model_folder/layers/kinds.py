@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ...planning.merge.layers import layers_of, numbered_lists
-from ...util.text import count, escape, listing
-from .layer_holes import is_stack
+from ....planning.merge.layers import layers_of, numbered_lists
+from ....util.text import count, escape, listing
+from .holes import is_stack
 
 __all__ = ["layer_kind_notes"]
 

@@ -1,22 +1,14 @@
-"""Notes on layers: their number in config.json, gaps in their numbers, tensors that single layers lack."""
+"""The order of the kinds of layers, and their rotary embeddings, with the defaults for what a configuration omits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ...planning.merge.layers import LayerList, all_lists
-from ...util.text import count, escape
-from .config import declared_layers
-from .config_fields import base_of_rope
-from .dtype_checks import dtype_notes
-from .layer_holes import STACKS, hole_notes, is_stack, uneven_notes
-from .layer_kinds import layer_kind_notes
-from .shape_checks import DescribedTensor
+from ....util.text import count
+from ..config_fields import base_of_rope
 
-__all__ = ["STACKS", "factor_notes", "layer_notes", "rotary_differences", "with_order"]
-
-# The order of the kinds of layers and their rotary embeddings, with the defaults for what a configuration omits.
+__all__ = ["factor_notes", "rotary_differences", "with_order"]
 
 _PERIODS = {
     "afmoe": 4, "cohere2": 4, "exaone4": 4, "exaone_moe": 4, "gemma2": 2, "gemma3_text": 6, "gemma3n_text": 5,
@@ -182,58 +174,3 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     found.pop("type", None)
     theta = config.get("rope_theta")
     return {**({} if theta is None else {"rope_theta": theta}), **found}
-
-
-COUNTED_OTHERWISE = ("efficientnet", "hrm_text", "swin2sr")
-"""Model types whose configured number of layers is not the length of a list of modules."""
-
-
-def layer_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on layers that contradict a configuration: wrong number, gaps, missing tensors, differing shapes."""
-    keys = [one.key for one in tensors]
-    kinds, number = config.get("layer_types"), config.get("num_hidden_layers")
-    if isinstance(kinds, list) and type(number) is int and len(kinds) != number:
-        has = f"layer_types of config.json has {count(len(kinds), 'entry', 'entries')}"
-        yield f"{has}, but num_hidden_layers is {number}: transformers 5 cannot load this model"
-    yield from uneven_notes(tensors, config)
-    yield from dtype_notes(tensors, config)
-    yield from layer_kind_notes(keys, config)
-    lists, gaps = all_lists(keys)
-    yield from _gaps(lists, gaps, config)
-    yield from hole_notes(lists, gaps, keys, config)
-    stacks = [one for one in lists if one.prefix.rpartition(".")[2] in STACKS]
-    for name, value in declared_layers(config).items() if stacks else ():
-        side = next((one for one in ("decoder", "encoder") if one in name), "")
-        if (side and not any(f"{side}." in key for key in keys)) or config.get("model_type") in COUNTED_OTHERWISE:
-            continue
-        counts = (value, value + _more_layers(config))
-        if not any(one.count in counts for one in lists):
-            most = max(stacks, key=lambda one: one.count)
-            has = f"{escape(most.prefix)} has {count(most.count, 'layer')}"
-            rest = "ignores the others" if most.count > value else "initialises the others"
-            yield f"config.json says {value} ({name}), but {has}: transformers {rest}"
-            return
-
-
-def _gaps(lists: Sequence[LayerList], gaps: Mapping[str, set[int]], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if the numbers of layers in the keys have gaps or do not begin at 0.
-
-    There is no note if another list of numbered modules has all declared layers: then the gaps are modules without
-    weights.
-    """
-    declared = set(declared_layers(config).values())
-    if not declared - {one.count for one in lists}:
-        return
-    for prefix, numbers in gaps.items():
-        if is_stack(prefix):
-            first = next(number for number in range(max(numbers)) if number not in numbers)
-            lost = count(max(numbers) + 1 - len(numbers), "layer")
-            has = f"{escape(prefix)} has layers up to {max(numbers)} but lacks {lost}, the first is {first}"
-            yield f"{has}: transformers initialises what is missing"
-            return
-
-
-def _more_layers(config: Mapping[str, Any]) -> int:
-    """Return how many layers for multi-token prediction follow the declared ones (DeepSeek-V3, GLM-4.5)."""
-    more = config.get("num_nextn_predict_layers")
-    return more if type(more) is int else 0

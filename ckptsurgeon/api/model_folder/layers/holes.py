@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from ...planning.merge.layers import LayerList, layers_of, lists_with_gaps, numbered_lists
-from ...util.text import count, escape, shape_text, together
-from .logical_tensors import shapes_of_codes
-from .shape_checks import DescribedTensor, is_number
+from ....planning.merge.layers import LayerList, layers_of, lists_with_gaps, numbered_lists
+from ....util.text import count, escape, shape_text, together
+from ..logical_tensors import shapes_of_codes
+from ..shape_checks import DescribedTensor, is_number
 
 __all__ = ["STACKS", "gap_notes", "hole_notes", "is_stack", "pairs_in_layers", "uneven_notes"]
 
