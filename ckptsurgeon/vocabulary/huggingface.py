@@ -127,7 +127,9 @@ def _unigram(name: str, document: dict[str, Any], rows: list[Any]) -> Vocabulary
     beyond = {token: i for token, i in _added(document).items() if type(i) is int and i >= len(tokens)}
     added = _in_order(name, {token: i - len(tokens) for token, i in beyond.items()}).tokens if len(beyond) > 1 else ()
     added = added or tuple(token for token in beyond if isinstance(token, str))
-    return checked(name, [*tokens, *added], scores if len(scores) == len(tokens) and not added else ())
+    scores = scores if len(scores) == len(tokens) else []
+    found = checked(name, [*tokens, *added], () if added else scores)
+    return replace(found, piece_scores=tuple(scores))
 
 
 def _in_order(name: str, numbers: dict[Any, Any]) -> Vocabulary:

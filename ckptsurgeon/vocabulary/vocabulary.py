@@ -26,7 +26,8 @@ class Vocabulary:
     rules of a BPE tokeniser; ``unlisted`` has the tokens that the rules need and the list lacks, ``unmade`` is the
     number of longer tokens that no rule makes. ``kind`` is the tokeniser's model: BPE, Unigram, WordPiece, WordLevel;
     ``model`` has the other single values of its section in tokenizer.json. ``lacks_unknown`` is true if the unknown
-    token that this section names is not in its own list, without the added tokens.
+    token that this section names is not in its own list, without the added tokens. ``piece_scores`` are those of the
+    list itself, in its order, also if added tokens follow it, which have none.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Vocabulary:
     kind: str = ""
     model: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
     lacks_unknown: bool = False
+    piece_scores: tuple[float, ...] = field(default=(), hash=False, compare=False)
 
 
 class Reader(Protocol):

@@ -25,7 +25,7 @@ from ...planning.transplant.select import SourceView
 from ...util.text import count, escape
 from ..inputs.argument_types import CheckpointLike, Given, Mismatch, Parameters, Path, Patterns, Rules, Sources, checked
 from ..inputs.encoding import as_stored, check_encoding, encoding_said
-from ..inputs.inputs import names_of, plan_source, view_of
+from ..inputs.inputs import names_of, plan_source, twice_notes, view_of
 from ..inputs.kept_codes import keeping_codes
 from ..inputs.memory_budget import memory_bytes
 from ..inputs.metadata import check_metadata, with_metadata
@@ -225,7 +225,7 @@ def _plan_models(
                 **({"base": views[-1].source.name} if base is not None else {}),
             },
             metadata=stored[donor].metadata,
-            notes=asked.notes(opened),
+            notes=[*asked.notes(opened), *twice_notes(opened[: len(models)])],
         )  # fmt: skip
         plan, every = keeping_codes(plan, opened, asked.encoding, donor, dtype=asked.options.dtype)
         plan = with_config_said(plan, folders, donor)

@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 
 import ckptsurgeon as cs
 
+from ...helpers.zoo import BY_NAME
+
 FP8 = {
     "quant_method": "compressed-tensors", "format": "float-quantized", "quantization_status": "compressed",
     "config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 8, "type": "float",
@@ -73,6 +75,18 @@ def test_layers_of_codes_and_of_numbers_are_refused(first: str, second: str, cod
         stacked(first, second)
     assert coded in str(caught.value)
     assert "quantization_config" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("fp8-comfy", "int8"), ("int8", "fp8-comfy"), ("quanto", "hqq"), ("fp8-block", "nunchaku")]
+)
+def test_codes_of_two_encodings_are_refused(first: str, second: str, tmp_path: Path) -> None:
+    """Some without settings that could contradict each other, or none that a tool here knows."""
+    folders = [BY_NAME[name].folder(tmp_path / name) for name in (first, second)]
+    slices = [{"sources": [{"model": str(folder), "layer_range": [0, 1]}]} for folder in folders]
+    Path("recipe.yaml").write_text(json.dumps({"merge_method": "passthrough", "slices": slices}))
+    with pytest.raises(cs.PlanError):
+        cs.merge("recipe.yaml")
 
 
 @pytest.mark.parametrize("second", ["aqlm", "fp8 rotated"])

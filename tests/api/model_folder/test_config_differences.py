@@ -568,3 +568,29 @@ def test_the_older_of_two_sections_on_rotary_embeddings_counts() -> None:
     assert "rope_theta is 10000.0 in a, 500000.0 in b" in note or "rope_theta is 500000.0 in b, 10000.0 in a" in note
     assert "linear" in note
     assert not said(cs.average(["a", "c"]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "pairs"),
+    [
+        ({"model_type": "llama", "head_dim": 16}, 8),
+        ({"model_type": "llama"}, 8),
+        ({"model_type": "llama", "head_dim": 96}, 0),
+        ({"model_type": "minicpm3", "head_dim": 64, "qk_rope_head_dim": 32}, 16),
+        ({"model_type": "llama", "head_dim": 16, "partial_rotary_factor": 0.5}, 4),
+    ],
+)
+def test_factors_of_any_model_of_longrope_are_counted(fields: dict[str, Any], pairs: int) -> None:
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 48, "long_factor": [1.0] * 48}
+    model("a", hidden_size=64, num_attention_heads=4, rope_parameters=rope, **fields)
+    found = [one for one in cs.inspect("a").notes if "a head rotates" in one]
+    assert len(found) == 2 * bool(pairs)
+    assert all(f"48 numbers in {one}_factor" in note for one, note in zip(("short", "long"), found, strict=False))
+    assert all(f"a head rotates {pairs} pairs" in note for note in found)
+
+
+def test_the_section_of_transformers_5_has_its_own_name() -> None:
+    model("a", rope_parameters={"rope_type": "linear", "factor": 2.0}), model("b", 2.0, rope_parameters={})
+    assert any(
+        "rope_parameters is {'factor': 2.0, 'rope_type': 'linear'} in a" in one for one in cs.diff("a", "b").notes
+    )

@@ -61,15 +61,16 @@ def with_order(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def factor_notes(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note on factors of long texts of which there is not one for each pair of rotated numbers of a head."""
-    if config.get("model_type") not in OF_PHI:
-        return
     rope, width, heads = _rope(config), config.get("hidden_size"), config.get("num_attention_heads")
+    if config.get("model_type") not in OF_PHI and rope.get("rope_type") not in OF_FACTORS:
+        return
+    size = next((config[name] for name in ROTATED if config.get(name) is not None), None)
+    if size is None and isinstance(width, int) and isinstance(heads, int) and heads > 0:
+        size = width // heads
     share = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
-    if not (isinstance(width, int) and isinstance(heads, int) and heads > 0):
+    if type(size) is not int or not (isinstance(share, (int, float)) and 0 < share <= 1):
         return
-    if not (isinstance(share, (int, float)) and 0 < share <= 1):
-        return
-    pairs = int(width // heads * share) // 2
+    pairs = int(size * share) // 2
     for field in ("short_factor", "long_factor"):
         given = rope.get(field)
         if isinstance(given, list) and len(given) != pairs > 0:
@@ -79,8 +80,12 @@ def factor_notes(config: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
+OF_FACTORS = ("longrope", "su")
+"""Types of rotary embeddings with a factor for each pair of numbers that a head rotates, for texts of two lengths."""
+ROTATED = ("qk_rope_head_dim", "head_dim")
+"""Fields with the numbers of a head, or with those of them that are rotated; the first that is there counts."""
 OF_PHI = ("phi3", "phimoe", "phi4_multimodal")
-"""Model types with a factor for each pair of numbers that a head rotates, for texts of two lengths."""
+"""Model types with such factors, whatever type they name."""
 
 
 def rotary_differences(
@@ -93,7 +98,8 @@ def rotary_differences(
     """
     pair = _by_kind(theirs), _by_kind(ours)
     if pair[0] is None and pair[1] is None:
-        yield from _compared(_rope(theirs), _rope(ours), ours, is_one_kind=is_one_kind)
+        section = "rope_scaling" if any(one.get("rope_scaling") for one in (theirs, ours)) else "rope_parameters"
+        yield from _compared(_rope(theirs), _rope(ours), ours, is_one_kind=is_one_kind, section=section)
         return
     kind = ours.get("model_type")
     found = [
@@ -118,6 +124,7 @@ def _compared(
     *,
     is_one_kind: bool,
     usual: float | None = None,
+    section: str = "rope_scaling",
 ) -> Iterator[tuple[str, Any, Any]]:
     base = (base_of_rope(ours.get("model_type")) if usual is None else usual) if is_one_kind else None
     pair = [found.get("rope_theta") for found in (one, here)]
@@ -127,7 +134,7 @@ def _compared(
     rest = [{name: value for name, value in found.items() if name != "rope_theta"} for found in (one, here)]
     same = rest[0].get("rope_type") == rest[1].get("rope_type")
     if not same or any(rest[0][name] != rest[1][name] for name in rest[0] if name in rest[1]):
-        yield "rope_scaling", rest[0], rest[1]
+        yield section, rest[0], rest[1]
 
 
 def _by_kind(config: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:

@@ -70,6 +70,8 @@ def role_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping[st
         for field in SHARED:
             if field not in said and (generates(folder) or field not in OF_GENERATION):
                 yield from _of_other_role(fields.get(f"{field}_id"), field, file, names, own)
+        if generates(folder):
+            yield from _forced_padding(fields.get("forced_bos_token_id"), file, names, own)
         if "eos_token" not in said:
             yield from _unknown_end(fields.get("eos_token_id"), file, names, own)
             yield from _reserved_end(fields.get("eos_token_id"), file, names, places)
@@ -111,6 +113,15 @@ def _of_other_role(
             named = f"{brief_token(names[roles[0]])}, the {roles[0]} of the tokeniser beside it"
             meant = "" if field == START else f", while {wanted} is {brief_token(names[wanted])} ({own[wanted]})"
             yield f"{field}_id of {file} {'is' if value == number else 'has'} {number} ({named}){meant}"
+
+
+def _forced_padding(value: Any, file: str, names: Mapping[str, str], own: Mapping[str, int]) -> Iterator[str]:
+    """Yield a note if texts are forced to begin with padding, by a tokeniser without a token for the beginning."""
+    padding = names.get("pad_token", "")
+    roles = [role for role, place in own.items() if place == value]
+    if roles == ["pad_token"] and _is_spelled(padding, roles) and "bos_token" not in own:
+        named = f"{value} ({brief_token(padding)}, the pad_token of the tokeniser beside it)"
+        yield f"forced_bos_token_id of {file} is {named}: every text is forced to begin with padding"
 
 
 def _shared(field: str, names: Mapping[str, str]) -> tuple[str, ...]:

@@ -12,12 +12,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ....util.text import count
+from ....vocabulary.huggingface import byte_letters
 from ..folder import ModelFolder
 from .spelling import BYTES, INSIDE, SPACES, Spelling, steps_in, types_in
-from .tokenizer_files import WHOLE, brief_token
+from .tokenizer_files import SPECIAL, WHOLE, added_tokens, brief_token
 
 __all__ = ["space_notes"]
 
+SHARE = 50
+"""Of one token in so many at least, foreign characters show that a list was read in another encoding of characters."""
 STEPS = ("normalizer", "pre_tokenizer")
 NORMALISE = frozenset((
     "BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Precompiled", "Strip", "StripAccents",
@@ -48,11 +51,23 @@ def space_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
         yield f"{_begin(spelling)}, but no step of it writes a space so ({others}): words become other tokens"
     elif spelling.mark == INSIDE:
         yield from _unsplit(head, spelling)
+    elif "ByteLevel" in types and not spelling.mark:
+        yield from _foreign(folder, spelling)
 
 
 def _examples(spelling: Spelling) -> str:
     marked = spelling.marked
     return f"{brief_token(marked[0])}, and {len(marked) - 1} more" if marked else "a letter for each of the 256 bytes"
+
+
+def _foreign(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
+    """Yield a note if tokens have characters that ByteLevel writes for no byte, as after a wrong decoding of UTF-8."""
+    letters, added = byte_letters(), added_tokens(folder)
+    own = [one for one in spelling.tokens if one not in added and not SPECIAL.fullmatch(one)]
+    foreign = [one for one in own if not letters.issuperset(one)]
+    if len(foreign) * SHARE > len(own):
+        many = f"{len(foreign)} of its {len(own)} tokens have characters that stand for no byte"
+        yield f"{WHOLE} is byte-level, but {many}, as {brief_token(foreign[0])}: no text becomes these tokens"
 
 
 def _begin(spelling: Spelling) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 from ....errors import ConfigError, SourceError
 from ....storage.read.uri import scheme_of
 from ....util.text import brief_repr, escape
+from ....vocabulary.vocabulary import Vocabulary
 from ..documents import TOKENIZER
 from ..folder import ModelFolder
 from .around import OF_ENCODERS
 from .decoding import joins
 from .spelling import spelling_of, steps_in, types_in
-from .tokenizer_files import WHOLE
+from .tokenizer_files import WHOLE, brief_token
 
 __all__ = ["normalising_steps", "text_notes"]
 
@@ -25,6 +27,8 @@ FIELDS = (
 """Fields of tokenisers that say how a text is normalised before it is split into tokens."""
 SAID_BY = {"lowercase": "do_lower_case", "add_prefix_space": "add_prefix_space"}
 """What is read in tokenizer.json, and the field of tokenizer_config.json that says the same."""
+OPTIONS = ("byte_fallback", "dropout", "ignore_merges")
+"""What a tokenizer.json says of bytes and merges; the same if false, 0, null or not there."""
 AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")
 """What a tokenizer.json puts before or after parts of words to look them up; the same if empty, null or not there."""
 LONGEST = 60
@@ -84,17 +88,42 @@ def _model_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) 
     if there is None or here is None:
         return
     if there.kind == here.kind:
-        values = [{field: one.model.get(field) or "" for field in AFFIXES} for one in (there, here)]
+        values: list[dict[str, Any]] = [
+            {field: one.model.get(field) or "" for field in AFFIXES}
+            | {field: one.model.get(field) or None for field in OPTIONS}
+            for one in (there, here)
+        ]
         ids = [one.model.get("unk_id") for one in (there, here)]
         if there.kind == "Unigram" and all(type(one) is int for one in ids):
             values = [one | {"unk_id": number} for one, number in zip(values, ids, strict=True)]
         differing = [field for field in values[1] if values[0][field] != values[1][field]]
         yield from _note(WHOLE, differing, (other, values[0]), (name, values[1]), what="look up tokens")
+        yield from _score_note(other, there, name, here)
     mark = spelling_of(ours).mark
     decoders = [one.tokenizer_head.get("decoder", ...) for one in (theirs, ours)]
     if mark and ... not in decoders and joins(decoders[0], mark) != joins(decoders[1], mark):
         said = [{"decoder": ", ".join(types_in(one)) or None} for one in decoders]
         yield from _note(WHOLE, ["decoder"], (other, said[0]), (name, said[1]), what="decode texts")
+
+
+def _score_note(other: str, theirs: Vocabulary, name: str, ours: Vocabulary) -> Iterator[str]:
+    """Yield a note if two Unigram models with the same pieces score them differently, and so split texts otherwise."""
+    number = len(ours.piece_scores)
+    if number != len(theirs.piece_scores) or theirs.tokens[:number] != ours.tokens[:number]:
+        return
+    rows = [row for row, pair in enumerate(zip(theirs.piece_scores, ours.piece_scores, strict=True)) if _differ(*pair)]
+    if rows:
+        scores = (
+            f"{theirs.piece_scores[rows[0]]:g} in {escape(other)}, {ours.piece_scores[rows[0]]:g} in {escape(name)}"
+        )
+        first = f"that of {brief_token(ours.tokens[rows[0]])} is {scores}"
+        many = f"the scores of {len(rows)} of {number} pieces differ"
+        yield f"the tokenisers split texts differently, by their {WHOLE}: {many}, {first}"
+
+
+def _differ(first: float, second: float) -> bool:
+    """Whether two scores are different numbers, not one written with other digits."""
+    return not math.isclose(first, second, rel_tol=1e-5, abs_tol=1e-6)
 
 
 def _template_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:

@@ -16,6 +16,8 @@ __all__ = ["chance_notes", "unknown_notes"]
 
 UNKNOWN = re.compile(r"[<\[]_?unk(nown)?_?[>\]]", re.IGNORECASE)
 FAILS = "texts with a character that the list lacks cannot be encoded"
+FEWEST = 20
+"""The fewest pieces whose scores show that they were lost; test models have a handful of pieces."""
 ALL = 240
 """So many pieces for bytes are enough: some lists have a character instead of a byte, or leave out impossible ones."""
 
@@ -37,7 +39,10 @@ def unknown_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
 
 
 def chance_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
-    """Yield notes on bytes that the model of a tokenizer.json lists and does not use, and on merges left to chance."""
+    """Yield notes on what the model of a tokenizer.json leaves to chance, and on bytes that it lists and does not use.
+
+    Merges may be left out at random, and pieces without scores of their own are chosen in no order.
+    """
     found = folder.token_list
     if found is None or not spelling.tokens:
         return
@@ -46,6 +51,12 @@ def chance_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
         yield (
             f"{WHOLE} lists {pieces} tokens for bytes, but byte_fallback of its model is false: characters that it "
             "lacks become the unknown token"
+        )
+    scored = {one for one, token in zip(found.piece_scores, spelling.tokens, strict=False) if len(token) > 1}
+    if len(scored) == 1 and len(found.piece_scores) >= FEWEST:
+        yield (
+            f"all pieces of {WHOLE} have the same score, {scored.pop():g}: Unigram chooses pieces by their scores, and "
+            "every way to split a text is as good as another"
         )
     chance = found.model.get("dropout")
     if isinstance(chance, (int, float)) and chance > 0:

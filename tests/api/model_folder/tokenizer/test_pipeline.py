@@ -269,3 +269,62 @@ def test_tokens_for_bytes_that_no_decoder_joins_are_said(
     own = [one for one in found if "ByteFallback" in one]
     assert len(own) == is_said
     assert all(one.endswith("decoded texts have '<0x00>' and the like in their place") for one in own)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "steps", "is_said"),
+    [
+        ([*sorted(byte_letters() - {"Ġ"}), *(f"Ä\xa0{one}" for one in "abcdefgh")], {"pre_tokenizer": LEVEL}, True),
+        ([*BYTES, "Ä\xa0a"], {"pre_tokenizer": LEVEL}, False),  # one junk token of many
+        (
+            [*sorted(byte_letters() - {"Ġ"}), *(f"<|Ä\xa0{one}|>" for one in "abcdefgh")],
+            {"pre_tokenizer": LEVEL},
+            False,
+        ),
+        ([*sorted(byte_letters() - {"Ġ"}), *(f"Ä\xa0{one}" for one in "abcdefgh")], {"pre_tokenizer": SPLIT}, False),
+    ],
+)
+def test_byte_level_tokens_read_in_another_encoding_of_characters_are_said(
+    tokens: list[str], steps: dict[str, Any], is_said: bool
+) -> None:
+    found = [one for one in notes(tokens, steps, {"type": "BPE"}, "gpt2") if "stand for no byte" in one]
+    assert len(found) == is_said
+    assert all("is byte-level, but 8 of its 263 tokens have characters that stand for no byte" in one for one in found)
+
+
+def scored(path: str, scores: list[float]) -> str:
+    """A model whose Unigram tokeniser has these scores, with an added token behind the list."""
+    pieces = [*SPACES, *(f"▁{one}{one}" for one in string.ascii_lowercase)][: len(scores)]
+    whole(path, pieces, {"decoder": META}, {"type": "Unigram", "unk_id": 0}, kind="t5")
+    document = json.loads(Path(path, "tokenizer.json").read_text())
+    document["model"]["vocab"] = [[piece, score] for piece, score in zip(pieces, scores, strict=True)]
+    Path(path, "tokenizer.json").write_text(json.dumps(document))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("scores", "is_said"),
+    [([0.0] * 30, True), ([-2.5] * 30, True), ([-float(n) for n in range(30)], False), ([0.0] * 10, False)],
+)
+def test_pieces_that_all_have_one_score_are_said(scores: list[float], is_said: bool) -> None:
+    found = [one for one in cs.inspect(scored("m", scores)).notes if "same score" in one]
+    said = f"all pieces of tokenizer.json have the same score, {scores[0]:g}: Unigram chooses pieces by their scores"
+    assert len(found) == is_said
+    assert all(one.startswith(said) for one in found)
+
+
+def test_scores_that_differ_are_said_of_two_models() -> None:
+    scores = [-float(n) for n in range(30)]
+    scored("a", scores), scored("b", [*scores[:28], -3.5, -4.5]), scored("c", [one - 1e-8 for one in scores])
+    (note,) = [one for one in cs.diff("a", "b").notes if "scores" in one]
+    said = "the scores of 2 of 30 pieces differ, that of '▁uu' is -28 in a, -3.5 in b"
+    assert note == f"the tokenisers split texts differently, by their tokenizer.json: {said}"
+    assert not [one for one in cs.diff("a", "c").notes if "scores" in one]
+
+
+def test_merges_left_to_chance_are_said_of_two_models() -> None:
+    for name, section in (("a", {}), ("b", {"dropout": 0.1, "byte_fallback": True}), ("c", {"dropout": 0.0})):
+        whole(name, SPACES, {"decoder": META}, {"type": "BPE", "unk_token": "<unk>", **section}, kind="llama")
+    (note,) = [one for one in cs.diff("a", "b").notes if "look up tokens" in one]
+    assert note.endswith("byte_fallback is null in a, true in b; dropout is null in a, 0.1 in b")
+    assert not [one for one in cs.diff("a", "c").notes if "look up tokens" in one]

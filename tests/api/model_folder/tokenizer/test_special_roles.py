@@ -236,3 +236,20 @@ def test_a_word_that_marian_may_not_write_in_place_of_its_padding_is_said(
     found = notes({"model_type": kind, "pad_token_id": 0}, {"bad_words_ids": forbidden, "eos_token_id": 2}, LLAMA)
     note = "bad_words_ids of generation_config.json is 4 ('a'), a word, in place of the padding, 0, with which Marian begins"
     assert [one for one in found if "bad_words" in one] == ([note] if is_said else [])
+
+
+@pytest.mark.parametrize(
+    ("number", "names", "is_said"),
+    [
+        (0, {"eos_token": "</s>", "pad_token": "<pad>"}, True),
+        (0, {"eos_token": "</s>", "pad_token": "<pad>", "bos_token": "<pad>"}, False),
+        (9, {"eos_token": "</s>", "pad_token": "<|endoftext|>"}, False),
+        (2, {"eos_token": "</s>", "pad_token": "<pad>"}, False),
+    ],
+)
+def test_texts_that_are_forced_to_begin_with_padding_are_said(
+    number: int, names: dict[str, str], is_said: bool
+) -> None:
+    found = [one for one in notes({}, {"forced_bos_token_id": number, "eos_token_id": 2}, names) if "forced" in one]
+    said = "forced_bos_token_id of generation_config.json is 0 ('<pad>', the pad_token of the tokeniser beside it)"
+    assert found == ([f"{said}: every text is forced to begin with padding"] if is_said else [])
