@@ -189,6 +189,7 @@ def _check_keys(index: File, shard: str, wanted: Set[str], tree: Mapping[str, An
         if keys:
             raise FormatError(
                 f"{escape(index.uri)} and its shard {escape(shard)} disagree: the shard {how} {listing(sorted(keys))}.",
+                hint="Download or save the whole folder again; a shard can be read alone by its own name.",
                 details=sorted(keys),
                 rule="shard keys",
             )

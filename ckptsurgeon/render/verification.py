@@ -88,7 +88,10 @@ def verification_view(found: Verification, *, full: bool = False) -> RenderableT
     """Return the checks, the failures (with ``full`` all of them), and the verdict."""
     failures = _all_failures(found) if full else _failures(found)
     summary = [*_found(found, not found.recipe), *_not_compared(found, not found.recipe)]
-    return Group(Columns(summary), Columns(failures), Columns(_notes(found, full)), _verdict(found))
+    rows = list(_notes(found, full))
+    own = [row for row in rows if len(row) == 2]
+    notes = (Columns(own), Columns(row for row in rows if len(row) > 2))
+    return Group(Columns(summary), Columns(failures), *notes, _verdict(found))
 
 
 def _found(found: Verification, without_recipe: bool) -> Iterator[Row]:
@@ -151,7 +154,10 @@ def _not_compared(found: Verification, without_recipe: bool) -> Iterator[Row]:
 
 
 def _notes(found: Verification, full: bool) -> Iterator[Row]:
-    """Yield a table row for each text of notes, with the names that it is about; with ``full`` nothing is left out."""
+    """Yield a table row for each text of notes, with the names that it is about; with ``full`` nothing is left out.
+
+    Rows of notes on the output as a whole have no name: the last line says which it is.
+    """
     groups: dict[str, list[str]] = {}
     for note in found.notes:
         groups.setdefault(note.why, []).append(note.name)
@@ -160,7 +166,10 @@ def _notes(found: Verification, full: bool) -> Iterator[Row]:
         said = escape(why, 600)
         if len(names) > 1:
             said += f": {listing(names, len(names) if full else 5, where=' (-v lists all)')}"
-        yield [Text("NOTE", "yellow"), escape(names[0]) if len(names) == 1 else f"{len(names)} names", said]
+        if names == [found.output]:
+            yield [Text("NOTE", "yellow"), said]
+        else:
+            yield [Text("NOTE", "yellow"), escape(names[0]) if len(names) == 1 else f"{len(names)} names", said]
     if len(groups) > shown:
         yield ["", f"and {len(groups) - shown} more", "-v lists all"]
 
