@@ -19,7 +19,7 @@ from ..util.text import escape
 from .inputs.argument_types import CheckpointLike, Path, Patterns, Progress
 from .inputs.dequantising import weights_of
 
-__all__ = ["diff"]
+__all__ = ["diff", "folder_differences"]
 
 LARGE = 4 << 20
 """Size in bytes from which two files are read in two processes; below it, starting a process takes longer."""
@@ -64,11 +64,11 @@ def diff(
         first, second, values=values, tolerance=Tolerance(rtol, atol), renames=renames, include=include,
         exclude=exclude, root=root, progress=progress,
     )  # fmt: skip
-    notes = _of_folders(first, second)
+    notes = folder_differences(first, second)
     return replace(found, notes=(*found.notes, *notes)) if notes else found
 
 
-def _of_folders(first: CheckpointLike, second: CheckpointLike) -> list[str]:
+def folder_differences(first: CheckpointLike, second: CheckpointLike) -> list[str]:
     """Return notes on how the configurations and tokenisers of two model folders differ; none for single files."""
     paths = ["" if isinstance(one, Checkpoint) else place_of(one) for one in (first, second)]
     if not all(map(os.path.isdir, paths)):

@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import cast
 
+from ..analysis.compare.difference import Difference
 from ..analysis.inspection import inspection_of
 from ..analysis.page.contents import Page, PageContents, contents_of
 from ..analysis.page.html import page_html
@@ -21,6 +22,7 @@ from ..planning.recipe_text import parse_recipe
 from ..storage.read.base import File
 from ..storage.read.uri import open_source
 from ..util.text import escape
+from .diff import folder_differences
 from .inputs.argument_types import CheckpointLike, Path, Progress
 from .inputs.dequantising import weights_of
 
@@ -65,7 +67,9 @@ def view(
         opened = [stack.enter_context(open_checkpoint(one, root)) for one in given]
         shown, notes = _inspected(opened, run, stats=stats)
         if len(opened) > 1:
-            shown = _compared(shown, opened, values=values, progress=progress)
+            found = _compared(opened, values=values, progress=progress)
+            notes = tuple(dict.fromkeys((*notes, *found.notes, *folder_differences(*given))))
+            shown = replace(shown, difference=found)
         data = contents_of(shown)
         titles = [one.path for one in opened] if run is None else [run.path]
         plays = run is not None and run.clips is not None and run.clips.has_sounds
@@ -156,13 +160,11 @@ def _recipe(checkpoint: Checkpoint) -> tuple[Recipe | None, list[str]]:
         return None, [f"{escape(checkpoint.path)}: {error.said}"]
 
 
-def _compared(
-    shown: PageContents, opened: Sequence[Checkpoint], *, values: bool, progress: Progress | None
-) -> PageContents:
+def _compared(opened: Sequence[Checkpoint], *, values: bool, progress: Progress | None) -> Difference:
     from ..analysis.compare.compare import compare
 
-    first, second = opened
-    return replace(shown, difference=compare(first, second, values=values, renames=values, progress=progress))
+    weights = [weights_of(one) for one in opened]
+    return compare(*opened, values=values, renames=values, weights=weights, progress=progress)
 
 
 def _title(paths: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from ...tensors.info import TensorInfo
 from ..compare.difference import Difference, Numbers, Pair
 
 if TYPE_CHECKING:
+    from ..inspection import Inspection
     from ..stats import Stats
 
 __all__ = [
@@ -25,6 +26,9 @@ __all__ = [
     "kind_of",
     "rows_of_both",
 ]
+
+UNREAD = TensorInfo("uint8", (0,))
+"""Stands for a weight whose codes cannot be decoded."""
 
 # Headers. Data by column is small and fast to read: a few megabytes for a hundred thousand tensors.
 
@@ -162,22 +166,36 @@ def _heights(counts: Sequence[int]) -> str:
 
 # Differences of two checkpoints; the rows are the tensors of both.
 
-STATES = ("same", "close", "changed", "retyped", "reshaped", "renamed", "added", "removed", "not compared")
+STATES = ("same", "close", "changed", "decoded", "retyped", "reshaped", "renamed", "added", "removed", "not compared")
 
 
-def rows_of_both(found: Difference, first: Mapping[str, TensorInfo], second: Mapping[str, TensorInfo]) -> set[str]:
-    """Return the keys of all rows of a page that compares two checkpoints.
+def rows_of_both(found: Difference, first: Inspection, second: Inspection) -> dict[str, TensorInfo]:
+    """Return the tensors of all rows of a page that compares two checkpoints, by their keys.
 
-    These are all keys of the second, and the keys of the first whose tensors the second does not have under any name.
+    These are all tensors of the second, and those of the first that the second does not have under any name. A weight
+    that was compared by the values of its codes has one row, under its logical name, in place of its stored parts.
     """
-    return set(second) | (set(first) - found.renamed.keys())
+    weights = {pair.key: pair.second for pair in _decoded(found)}
+    weights |= {key: UNREAD for key in found.not_compared if key in first.codes.names or key in second.codes.names}
+    parts = {
+        key for one in (first, second) for coded in one.codes.tensors if coded.name in weights for key in coded.keys
+    }
+    kept = set(second.tensors) | (set(first.tensors) - found.renamed.keys())
+    rows = {key: info for key, info in {**first.tensors, **second.tensors}.items() if key in kept - parts}
+    return {**rows, **weights}
 
 
-def difference_of(found: Difference, first: Mapping[str, TensorInfo], table: Table) -> dict[str, Any]:
+def _decoded(found: Difference) -> list[Pair]:
+    """Return the pairs of weights that codes stand for, among those that differ."""
+    return [*found.decoded, *(pair for pair in found.close if any(pair.encodings))]
+
+
+def difference_of(found: Difference, table: Table) -> dict[str, Any]:
     """Return the state of each row, such as "changed", and details of the rows that differ.
 
     A renamed tensor is in the row of its new name; ``was`` has its old name. ``kind`` has the header in the first
-    checkpoint, if shape or dtype differ. ``numbers`` has the measures of the difference.
+    checkpoint, if shape or dtype differ, and ``encodings`` how each checkpoint stores a weight that one of them has as
+    codes. ``numbers`` has the measures of the difference. What is told of stored parts without a row is left out.
     """
     states = _states(found)
     old = {new: key for key, new in found.renamed.items()}
@@ -187,20 +205,28 @@ def difference_of(found: Difference, first: Mapping[str, TensorInfo], table: Tab
         "values": found.values,
         "was": [[table.places[new], key] for new, key in old.items()],
         "kind": [[table.places[pair.key], table.kind(pair.first)] for pair in (*found.reshaped, *found.retyped)],
-        "numbers": [[table.places[pair.key], *_figures(pair.numbers)] for pair in _pairs(found) if pair.numbers],
-        "why": [[table.places[key], why] for key, why in found.not_compared.items()],
+        "encodings": [[table.places[pair.key], *pair.encodings] for pair in _decoded(found)],
+        "numbers": [
+            [table.places[pair.key], *_figures(pair.numbers)]
+            for pair in _pairs(found)
+            if pair.numbers and pair.key in table.places
+        ],
+        "why": [[table.places[key], why] for key, why in found.not_compared.items() if key in table.places],
         "rules": list(found.rules),
     }
 
 
 def _pairs(found: Difference) -> Iterable[Pair]:
-    return (*found.changed, *found.close, *found.retyped, *found.reshaped)
+    """Return all pairs with measures; those of weights come last, and replace those of their codes of the same name."""
+    measured = (*found.changed, *found.close, *found.retyped, *found.reshaped, *found.decoded)
+    return {pair.key: pair for pair in measured}.values()
 
 
 def _states(found: Difference) -> dict[str, str]:
     named = {
         "changed": [pair.key for pair in found.changed],
         "close": [pair.key for pair in found.close],
+        "decoded": [pair.key for pair in found.decoded],
         "retyped": [pair.key for pair in found.retyped],
         "reshaped": [pair.key for pair in found.reshaped],
         "renamed": found.renamed.values(),

@@ -175,7 +175,7 @@ def contents_of(shown: PageContents) -> dict[str, Any]:
         "figures": None,
     }
     if shown.difference is not None and shown.inspection is not None:
-        data["difference"] = difference_of(shown.difference, shown.inspection.tensors, table)
+        data["difference"] = difference_of(shown.difference, table)
     stats = _stats(about)
     if stats is not None:
         data["figures"] = figures_of(stats, shown.histograms, table.places)
@@ -188,8 +188,8 @@ def _rows(shown: PageContents) -> dict[str, TensorInfo]:
     if shown.inspection is not None:
         tensors |= shown.inspection.tensors
     if shown.second is not None and shown.difference is not None:
-        wanted = rows_of_both(shown.difference, tensors, shown.second.tensors)
-        tensors = {key: info for key, info in {**tensors, **shown.second.tensors}.items() if key in wanted}
+        assert shown.inspection is not None
+        tensors = rows_of_both(shown.difference, shown.inspection, shown.second)
     return {key: tensors[key] for key in sorted(tensors, key=natural_key)}
 
 

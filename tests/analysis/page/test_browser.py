@@ -20,6 +20,7 @@ from ckptsurgeon.analysis.page.html import script_text
 from ckptsurgeon.planning.keys.pattern import KeyPattern
 from ckptsurgeon.util.text import count, escape, human_bytes, human_count, percent
 
+from ...helpers.zoo import BY_NAME, LAYERS
 from .made import (
     HOSTILE,
     changed,
@@ -249,6 +250,17 @@ def test_two_sources_show_what_differs(browser: Chrome) -> None:
         look_for(browser, key, pattern=True)
         browser.execute_script("document.querySelector('#find').requestSubmit()")
         assert facts(browser)[name] == said
+
+
+def test_a_weight_in_codes_says_how_both_store_it(browser: Chrome, tmp_path: Path) -> None:
+    coded = str(BY_NAME["gptq"].folder(tmp_path / "a"))
+    cs.apply(cs.convert(coded, dequantize=True, dtype="bfloat16"), "plain")
+    show(browser, cs.view(coded, "plain"))
+    look_for(browser, f"{LAYERS[0]}.weight", pattern=True)
+    browser.execute_script("document.querySelector('#find').requestSubmit()")
+    found = facts(browser)
+    assert (found["state"], found["stored as"]) == ("decoded", "GPTQ, 4 bits, then bfloat16")
+    assert float(found["cosine"]) == pytest.approx(1, abs=1e-4)
 
 
 def test_modules_show_what_is_out_of_the_ordinary_in_them(browser: Chrome) -> None:

@@ -31,6 +31,7 @@ from ckptsurgeon.render.plan import plan_view
 from ckptsurgeon.util.text import percent
 
 from ...helpers.hub.server import Hub
+from ...helpers.zoo import BY_NAME, LAYERS
 from .made import HOSTILE, changed, data_of, keys_of, network, output, write_empty
 
 Run = Callable[..., Any]
@@ -526,3 +527,56 @@ def test_a_notebook_shows_the_page_in_a_frame() -> None:
     shown = cs.view("h.safetensors")._repr_html_()
     assert shown.startswith("<iframe srcdoc=")
     assert shown.count("<") == 2  # the frame's two tags: nothing of the page stands outside the attribute
+
+
+@pytest.mark.parametrize(
+    ("names", "encodings"),
+    [
+        (("gptq", "plain"), ["GPTQ, 4 bits", "float32"]),
+        (("plain", "gptq"), ["float32", "GPTQ, 4 bits"]),
+        (("fp8-block", "plain"), ["fp8 with block scales", "float32"]),
+        (("fp8-block", "int8"), ["fp8 with block scales", "int8 with scales"]),
+        (("fp8-block", "fp8-block"), ["fp8 with block scales", "fp8 with block scales"]),
+    ],
+)
+def test_weights_that_codes_stand_for_have_one_row(
+    names: tuple[str, str], encodings: list[str], tmp_path: Path
+) -> None:
+    paths = []
+    for seed, name in enumerate(names):
+        if name == "plain":
+            cs.apply(
+                cs.convert(BY_NAME["fp8-block"].folder(tmp_path / "coded", 9), dequantize=True, dtype="float32"), "p"
+            )
+            paths.append("p")
+        else:
+            paths.append(str(BY_NAME[name].folder(tmp_path / f"{seed}", seed)))
+    page = cs.view(*paths)
+    data = data_of(page)["difference"]
+    states = {key: data["states"][state] for key, state in column(page, "difference", "state").items()}
+    found = cs.diff(*paths, values=True)
+    assert {key for key, state in states.items() if state == "decoded"} == {f"{layer}.weight" for layer in LAYERS}
+    assert not [key for key in states if key.startswith(LAYERS) and not key.endswith(".weight")]
+    assert [[keys_of(page)[row], *rest] for row, *rest in data["encodings"]] == [
+        [pair.key, *encodings] for pair in found.decoded
+    ]
+    measured = {keys_of(page)[row]: rest[3] for row, *rest in data["numbers"]}
+    assert all(measured[pair.key] == pytest.approx(pair.numbers.cosine) for pair in found.decoded if pair.numbers)
+
+
+def test_codes_that_nothing_decodes_have_a_row_that_says_why(tmp_path: Path) -> None:
+    coded = str(BY_NAME["aqlm"].folder(tmp_path / "a"))
+    cs.apply(cs.convert(BY_NAME["fp8-block"].folder(tmp_path / "b"), dequantize=True, dtype="float32"), "p")
+    data = data_of(page := cs.view(coded, "p"))["difference"]
+    states = {key: data["states"][state] for key, state in column(page, "difference", "state").items()}
+    assert {key for key, state in states.items() if state == "not compared"} == {f"{layer}.weight" for layer in LAYERS}
+    assert {keys_of(page)[row] for row, why in data["why"] if "AQLM" in why} == {f"{layer}.weight" for layer in LAYERS}
+
+
+def test_a_page_of_two_folders_has_the_notes_of_diff(tmp_path: Path) -> None:
+    a, b = (str(BY_NAME["fp8-block"].folder(tmp_path / name)) for name in "ab")
+    config = json.loads(Path(b, "config.json").read_text())
+    Path(b, "config.json").write_text(json.dumps({**config, "rope_theta": 5e5}))
+    said = [note for note in cs.diff(a, b).notes if "rope_theta is" in note]
+    assert len(said) == 1
+    assert said[0] in cs.view(a, b).notes

@@ -4,6 +4,7 @@ const STATE_COLOURS = {
   same: "--quiet",
   close: "--c-grey",
   changed: "--c-amber",
+  decoded: "--c-yellow",
   retyped: "--c-teal",
   reshaped: "--c-purple",
   renamed: "--c-blue",

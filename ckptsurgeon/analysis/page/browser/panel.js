@@ -95,13 +95,14 @@ class Panel {
 
   difference(row) {
     const { states, state, values } = this.model.difference;
-    const { was, kind, numbers, why } = this.columns;
+    const { was, kind, encodings, numbers, why } = this.columns;
     const facts = [["state", badge(states[state[row]], STATE_COLOURS[states[state[row]]])]];
     if (was.has(row)) facts.push(["was called", nameElement(was.get(row)[0])]);
     if (kind.has(row)) {
       const [dtype, shape] = this.model.kinds[kind.get(row)[0]];
       facts.push(["was", `${shapeText(shape)} ${dtype}`]);
     }
+    if (encodings.has(row)) facts.push(["stored as", encodings.get(row).join(", then ")]);
     if (why.has(row)) facts.push(["why", nameElement(why.get(row)[0])]);
     if (numbers.has(row)) {
       const [differing, maxAbs, relative, cosine, nan, inf] = numbers.get(row);
@@ -167,8 +168,14 @@ class Panel {
 
 const byRow = (rows) => new Map(rows.map(([row, ...rest]) => [row, rest]));
 
-function sparseDifference({ was, kind, numbers, why }) {
-  return { was: byRow(was), kind: byRow(kind), numbers: byRow(numbers), why: byRow(why) };
+function sparseDifference({ was, kind, encodings, numbers, why }) {
+  return {
+    was: byRow(was),
+    kind: byRow(kind),
+    encodings: byRow(encodings),
+    numbers: byRow(numbers),
+    why: byRow(why),
+  };
 }
 
 function sparseReceipt({ key, more, weights, method }) {
