@@ -206,7 +206,7 @@ def _edit(
     others: Sequence[str] = (),
     changes: Changes = NO_CHANGES,
 ) -> Plan:
-    """Open the source and return the plan of a verb that edits it; the plan keeps the source open for ``apply``."""
+    """Open the source and return the plan of an editing command; the plan keeps the source open until ``apply``."""
     checkpoint = open_checkpoint(source, root, unwrap=unwrap)
     try:
         folder, ties = model_folder(checkpoint), checkpoint.ties

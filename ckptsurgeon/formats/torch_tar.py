@@ -145,7 +145,9 @@ def _storages(stream: _MemberReader, within: str) -> Storages:
         key, _, kind = _fields(stream.value(), 3)
         dtype = STORAGE_DTYPES.get(kind.name) if type(kind) is GlobalName else None
         if dtype is None or _key(key) in found:
-            raise FormatError("the tar archive has a storage of an unknown type, or one twice.", rule="tar storages")
+            raise FormatError(
+                "the tar archive has a storage of an unknown type, or lists a storage twice.", rule="tar storages"
+            )
         (numel,) = stream.numbers("<q")
         nbytes = numel * DTYPES[dtype].itemsize
         storage = Storage(within, stream.skip(nbytes), nbytes, None, _key(key))

@@ -155,7 +155,9 @@ def sizes_in_metadata(stored: Mapping[str, str], vocabulary: int) -> DeepseekSiz
     rotary = _entry(stored, "rope.dimension_count")
     if key <= rotary:
         raise PlanError(
-            f"the metadata give keys of {key} numbers, {rotary} of them rotary.", hint="Set both: --set-metadata."
+            f"the metadata give {rotary} rotary numbers (rope.dimension_count) of an attention key of {key} "
+            "(attention.key_length_mla, or attention.key_length), which must have more.",
+            hint="Set both with --set-metadata.",
         )
     return DeepseekSizes(
         layers=_entry(stored, "block_count"),

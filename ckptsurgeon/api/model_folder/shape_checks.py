@@ -178,6 +178,7 @@ _T5 = ("mt5", "t5", "umt5")
 _SOUND = ("hubert", "wav2vec2", "wavlm")
 _BERT = ("bert", "camembert", "roberta", "vit", "xlm-roberta", *_SOUND)
 _BART = ("bart", "marian", "mbart", "pegasus", "whisper")
+_STATES = ("falcon_mamba", "mamba")
 _HEADS = ("num_attention_heads",)
 _PRODUCTS = (
     _Product(_LATENT, r"self_attn\.kv_b_proj\.weight", 1, (("kv_lora_rank",),)),
@@ -195,6 +196,16 @@ _PRODUCTS = (
         2,
         (("num_conv_pos_embeddings",),),
     ),
+    _Product(_STATES, r"mixer\.A_log", 0, (("hidden_size",), ("expand",))),
+    _Product(_STATES, r"mixer\.A_log", 1, (("state_size",),)),
+    _Product(_STATES, r"mixer\.dt_proj\.weight", 1, (("time_step_rank",),)),
+    _Product((*_STATES, "mamba2", "nemotron_h"), r"mixer\.conv1d\.weight", 2, (("conv_kernel",),)),
+    _Product(("jamba",), r"mamba\.A_log", 0, (("hidden_size",), ("mamba_expand",))),
+    _Product(("jamba",), r"mamba\.A_log", 1, (("mamba_d_state",),)),
+    _Product(("jamba",), r"mamba\.dt_proj\.weight", 1, (("mamba_dt_rank",),)),
+    _Product(("bamba", "granitemoehybrid", "jamba", "zamba2"), r"mamba\.conv1d\.weight", 2, (("mamba_d_conv",),)),
+    _Product(("qwen3_next",), r"linear_attn\.conv1d\.weight", 2, (("linear_conv_kernel_dim",),)),
+    _Product(("lfm2", "lfm2_moe"), r"conv\.conv\.weight", 2, (("conv_L_cache",),)),
 )
 _DIVIDED = (
     (_BERT, "hidden_size", "num_attention_heads"),

@@ -169,8 +169,8 @@ def _said(
     for key, why in plain.items():
         reasons.setdefault(why, []).append(key)
     for why, keys in reasons.items():
-        yield f"plain, {escape(why)}: {listing(keys, SHOWN, where='')}"
+        yield f"not quantised, {escape(why)}: {listing(keys, SHOWN, where='')}"
     if scheme.of_experts and any(".experts." in key for key in chosen):
         yield scheme.of_experts
     if vectors:
-        yield f"plain, not of two dimensions: {count(len(vectors), 'tensor')}"
+        yield f"not quantised, not of two dimensions: {count(len(vectors), 'tensor')}"

@@ -103,9 +103,9 @@ def files_of(
 ) -> tuple[tuple[Companion, ...], list[str]]:
     """Return the files that go next to the weights, and notes on them.
 
-    ``written`` is the configuration with the document's overrides; its token ids are changed if the document has
-    another vocabulary. ``fields`` and ``folder`` are those of the original config.json. Raises ConfigError for an id
-    whose token the new vocabulary lacks.
+    ``written`` is the config.json that is written, with what the user's destination file overrides. If that file names
+    a new vocabulary, token ids are changed to those of the same tokens there. ``fields`` and ``folder`` are those of
+    the original config.json. Raises ConfigError for an id whose token is not in the new vocabulary.
     """
     files, before = companions(folder), _size(type(written.config), fields)
     if document.vocabulary is None:

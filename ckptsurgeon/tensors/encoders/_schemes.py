@@ -61,7 +61,7 @@ class Scheme:
 
 
 def _compressed(form: str, weights: Mapping[str, Any], activations: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return settings as compressed-tensors writes them; what stays plain is listed when the model is known."""
+    """Return a ``quantization_config`` of compressed-tensors; its ``ignore`` list is filled in for the tensors."""
     common = {"num_bits": 8, "symmetric": True, "dynamic": False, "group_size": None, "observer": None}
     args: dict[str, Any] = {**common, "actorder": None, "block_structure": None, "observer_kwargs": {}}
     group = {

@@ -235,7 +235,10 @@ def _blocks(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterato
 
 
 def is_of_fused(fact: Contradiction, name: str) -> bool:
-    """Return whether a contradiction is of block sizes, and the weight ``name`` is of several, each with own blocks."""
+    """Return whether a contradiction is about block sizes, and ``name`` is a fused weight.
+
+    The weights in it (query, key and value) were each quantised in blocks of their own.
+    """
     return fact.field in BLOCKS and fact.said != "null" and FUSED.search(name) is not None
 
 
@@ -250,7 +253,7 @@ def _blocks_without_size(one: QuantisedTensor, parts: Parts) -> Iterator[Contrad
 
 
 def _packed(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
-    """Yield the bits or the group size of packed integers if no config group of compressed-tensors fits them."""
+    """Yield the bit width of packed integers if no config group of compressed-tensors has it, or their group size."""
     bits = [scheme.bits for scheme in stated.schemes if scheme.bits]
     told = re.match(r"int(\d+) ", one.method)
     if told and bits and int(told[1]) not in bits:

@@ -150,7 +150,7 @@ def build_model(target: TargetSpec, document: Document) -> nn.Module:
     if target.build is None:
         raise ConfigError(
             f"{escape(document.name)} describes only tensors, and not a model that can be trained.",
-            hint="Name the model's code by _target_ or name.",
+            hint="Give the model's class in the field _target_, or a model of transformers or of a toolkit.",
         )
     model = target.build()
     assert isinstance(model, nn.Module)

@@ -143,7 +143,7 @@ class Task(Protocol):
 
 
 class ClipTask(Task, Protocol):
-    """A task whose batches ``Batches`` makes, from clips of manifests or examples of a dataset."""
+    """A task with batches of clips from manifests, or of examples from a dataset; ``Batches`` makes them."""
 
     def example(self, clip: Clip) -> dict[str, Any]:
         """Return the tensors of one clip: ``input`` (time, …) and ``label``."""

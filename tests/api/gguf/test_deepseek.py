@@ -328,7 +328,7 @@ def test_a_tied_output_layer_is_stored_once_and_comes_back_as_the_embedding() ->
         ("", "attention.value_length_mla=32", r"attn_v_b.weight of x.gguf is \(4, 24, 32\), and must be \(4, 32, 32\)"),
         ("", "attention.head_count=8", r"attn_q_b.weight of x.gguf is \(192, 32\), and must be \(384, 32\)"),
         ("", "attention.head_count=", "give deepseek2.attention.head_count as None"),
-        ("", "rope.dimension_count=48", "give keys of 48 numbers, 48 of them rotary"),
+        ("", "rope.dimension_count=48", "give 48 rotary numbers .* of an attention key of 48"),
         ("", "block_count=4", "lacks .* that its metadata describes: blk.3"),
     ],
 )

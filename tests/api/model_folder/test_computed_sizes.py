@@ -59,10 +59,18 @@ def notes(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> l
     return list(cs.inspect("m").notes)
 
 
-SOUND_ONES = [(deepseek(), DEEPSEEK), (T5, OF_T5), (SOUND, OF_SOUND), (GPT2, OF_GPT2), (GPT_OSS, OF_GPT_OSS)]
+STATES = {f"backbone.layers.0.mixer.{name}": shape for name, shape in
+          {"A_log": (16, 4), "conv1d.weight": (16, 1, 3), "dt_proj.weight": (16, 2)}.items()}  # fmt: skip
+OF_STATES = {
+    "model_type": "mamba", "hidden_size": 8, "expand": 2, "state_size": 4, "conv_kernel": 3, "time_step_rank": 2,
+}  # fmt: skip
+SOUND_ONES = [
+    (deepseek(), DEEPSEEK), (T5, OF_T5), (SOUND, OF_SOUND), (GPT2, OF_GPT2), (GPT_OSS, OF_GPT_OSS), (STATES, OF_STATES),
+]  # fmt: skip
+NAMES = ["deepseek", "t5", "wav2vec2", "gpt2", "gpt_oss", "mamba"]
 
 
-@pytest.mark.parametrize(("shapes", "config"), SOUND_ONES, ids=["deepseek", "t5", "wav2vec2", "gpt2", "gpt_oss"])
+@pytest.mark.parametrize(("shapes", "config"), SOUND_ONES, ids=NAMES)
 def test_sound_ones_have_no_note(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> None:
     assert not [note for note in notes(shapes, config) if "config.json says" in note or "is (" in note]
 
@@ -70,6 +78,10 @@ def test_sound_ones_have_no_note(shapes: Mapping[str, tuple[int, ...]], config: 
 @pytest.mark.parametrize(
     ("model", "changed", "said"),
     [
+        (5, {"state_size": 8}, "config.json says 8 (state_size), but backbone.layers.0.mixer.A_log has 4 columns"),
+        (5, {"expand": 4}, "config.json says 32 (hidden_size, expand), but backbone.layers.0.mixer.A_log is (16, 4)"),
+        (5, {"conv_kernel": 4}, "config.json says 4 (conv_kernel), but backbone.layers.0.mixer.conv1d.weight is (16, 1, 3)"),
+        (5, {"time_step_rank": 4}, "config.json says 4 (time_step_rank), but backbone.layers.0.mixer.dt_proj.weight"),
         (0, {"kv_lora_rank": 4}, "config.json says 4 (kv_lora_rank), but model.layers."),
         (0, {"n_shared_experts": 2}, "config.json says 20 (n_shared_experts, moe_intermediate_size), but "),
         (0, {"qk_rope_head_dim": 4, "qk_nope_head_dim": 2}, "config.json says 12 (num_attention_heads, qk_nope_head_dim, v_head_dim)"),

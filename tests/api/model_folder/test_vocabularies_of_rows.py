@@ -89,8 +89,14 @@ def test_an_empty_line_of_berts_list_has_a_row(name: str, text: str, tokens: tup
     assert read_vocabulary(name).tokens == tokens
 
 
+@pytest.mark.parametrize(("tokens", "rows", "is_said"), [(5000, 5200, False), (5000, 5208, True)])
+def test_one_row_for_25_tokens_may_have_none(tokens: int, rows: int, is_said: bool) -> None:
+    model("m", rows=rows, tokens=[f"t{number}" for number in range(tokens)])
+    assert any("no token" in one for one in cs.inspect("m").notes) == is_said
+
+
 @pytest.mark.parametrize(
-    ("rows", "is_said"), [(200, False), (264, False), (272, True), (11, True), (10, False), (8, False)]
+    ("rows", "is_said"), [(128, False), (136, True), (512, True), (11, True), (10, False), (8, False)]
 )
 def test_an_embedding_of_many_more_rows_than_tokens_is_said(rows: int, is_said: bool) -> None:
     """As with the tokeniser of another model; models have rows in reserve, but not so many."""

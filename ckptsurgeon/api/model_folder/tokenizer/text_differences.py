@@ -75,7 +75,10 @@ def _added_around(folder: ModelFolder) -> str | None:
 
 
 def _file_decides(folder: ModelFolder) -> bool:
-    """Whether the special tokens around a text are those of tokenizer.json, and no class or setting adds some."""
+    """Whether tokenizer.json alone says which special tokens are put around a text.
+
+    Some tokeniser classes, and some settings in tokenizer_config.json, add special tokens of their own.
+    """
     said = _settings(folder)
     named = str(said.get("tokenizer_class")).startswith(("PreTrained", "Tokenizers"))
     is_plain = said.keys().isdisjoint(("add_bos_token", "add_eos_token", "auto_map"))

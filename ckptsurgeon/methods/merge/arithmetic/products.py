@@ -163,10 +163,7 @@ def angle(cosine: float) -> float:
 
 
 def combination(factors: Iterable[float]) -> Merging:
-    """Return a function that merges: it adds each model's difference to the base, times its factor, to the base.
-
-    Without a base it adds up the models times their factors.
-    """
+    """Return a function that merges: base + sum of factor * (model - base), or sum of factor * model without a base."""
     numbers = [float(factor) for factor in factors]
     widened = cancel(numbers)
 
