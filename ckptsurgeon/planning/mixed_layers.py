@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from itertools import combinations
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from ..errors import PlanError
@@ -18,13 +17,14 @@ __all__ = ["DECODED", "any_layer", "check_mixed_layers"]
 DECODED = " (decoded)"
 """The end of the name of a source that is read with its codes decoded, beside the same source as it is stored."""
 GGUF = "GGUF"
+"""The family of encodings whose files say the type of each tensor, so that they may be mixed."""
 _NUMBER = re.compile(r"\.\d+(?=\.)")
 
 
 class _Weight(NamedTuple):
-    """A weight of the output: the index and the name of its source, its name there, and its encoding ("": plain)."""
+    """A weight of the output: its key, the name of its source, its name there, and its encoding ("": plain)."""
 
-    source: int
+    key: str
     origin: str
     name: str
     method: str
@@ -38,52 +38,59 @@ def any_layer(key: str) -> str:
     return _NUMBER.sub(".*", key)
 
 
-def check_mixed_layers(plan: Plan, sources: Sequence[QuantisedTensors], owner: int) -> None:
+def check_mixed_layers(plan: Plan, sources: Sequence[QuantisedTensors], owner: int, stored: Collection[str]) -> None:
     """Raise PlanError if weights of two sources are in different encodings, or those of one layer codes, others plain.
 
-    A loader reads all of them by one ``quantization_config``. ``sources`` are the quantised tensors of each source,
-    and ``owner`` is the index of the one whose settings the output gets, and by which new weights are encoded. What a
-    source itself has in several encodings, or plain in some layers, is left to its settings.
+    A loader reads all of them by one ``quantization_config``, that of the source with index ``owner``, whose keys are
+    ``stored``. ``sources`` are the quantised tensors of each source. What the owner itself has in several encodings,
+    or plain in some layers, its settings allow. GGUF allows everything.
     """
-    if not any(sources):
+    coded = list(_coded(plan, sources, owner))
+    if not coded or any(family(one.method) == GGUF for one in coded):
         return
-    coded, plain = _weights(plan, sources, owner)
-    kinds = [{_kind(tensor.method) for tensor in codes.tensors} for codes in sources]
-    of_kind = {(one.source, _kind(one.method)): one for one in reversed(coded.values())}
-    for one, other in combinations(reversed(of_kind.values()), 2):
-        is_told = _kind(other.method) in kinds[one.source] and _kind(one.method) in kinds[other.source]
-        if other.origin != one.origin and not is_told:
+    own = sources[owner]
+    reference = next((one for one in coded if one.origin == _origin(plan, owner)), coded[0])
+    allowed = {tensor.method for tensor in own.tensors} or {reference.method}
+    for one in coded:
+        if one.method not in allowed:
             raise _mixture(
-                f"the tensor {one.said()} is quantised ({escape(one.method)}), and {other.said()} otherwise "
-                f"({escape(other.method)})"
+                f"the tensor {reference.said()} is quantised ({escape(reference.method)}), and {one.said()} otherwise "
+                f"({escape(one.method)})"
             )
-    own = [{any_layer(tensor.name) for tensor in codes.tensors} for codes in sources]
-    first = {any_layer(one.name): one for one in reversed(coded.values())}
-    for found in plain:
-        there = first.get(any_layer(found.name))
-        if there is not None and there.origin != found.origin and any_layer(found.name) not in own[found.source]:
+    patterns = {any_layer(tensor.name) for tensor in own.tensors}
+    by_pattern = {any_layer(one.name): one for one in reversed(coded)}
+    for plain in _plain(plan, sources):
+        same = by_pattern.get(any_layer(plain.name))
+        is_allowed = any_layer(plain.key) in patterns and plain.key in stored and plain.key not in own.by_key
+        if same is not None and same.origin != plain.origin and not is_allowed:
             raise _mixture(
-                f"the tensor {there.said()} is quantised ({escape(there.method)}), and {found.said()} would be plain"
+                f"the tensor {same.said()} is quantised ({escape(same.method)}), and {plain.said()} would be plain"
             )
 
 
-def _weights(plan: Plan, sources: Sequence[QuantisedTensors], owner: int) -> tuple[dict[int, _Weight], list[_Weight]]:
-    """Return the quantised weights that a plan copies or encodes, and the plain ones, in the order of the steps."""
-    coded, plain = dict[int, _Weight](), list[_Weight]()
+def _origin(plan: Plan, source: int) -> str:
+    return plan.sources[source].name.removesuffix(DECODED)
+
+
+def _coded(plan: Plan, sources: Sequence[QuantisedTensors], owner: int) -> Iterator[_Weight]:
+    """Yield the quantised weights that a plan copies from sources, or encodes as the owner has them."""
+    found = set[int]()
     for step in plan.steps:
         for one in step.inputs:
-            place, key = (one.source, one.key) if step.coded is None else (owner, step.key)
-            tensor, origin = sources[place].by_key.get(key), plan.sources[place].name.removesuffix(DECODED)
-            if tensor is not None:
-                coded.setdefault(id(tensor), _Weight(place, origin, tensor.name, tensor.method))
-            elif step.coded is None and len(step.shape) > 1:
-                plain.append(_Weight(place, origin, key, ""))
-    return coded, plain
+            source, key = (one.source, one.key) if step.coded is None else (owner, step.key)
+            tensor = sources[source].by_key.get(key)
+            if tensor is not None and id(tensor) not in found:
+                found.add(id(tensor))
+                yield _Weight(step.key, _origin(plan, source), tensor.name, tensor.method)
 
 
-def _kind(method: str) -> str:
-    """Return the encoding as a loader tells it from others: a GGUF file says the type of each of its tensors."""
-    return family(method) if family(method) == GGUF else method
+def _plain(plan: Plan, sources: Sequence[QuantisedTensors]) -> Iterator[_Weight]:
+    """Yield the weights that a plan takes from one source and writes as numbers."""
+    for step in plan.steps:
+        if step.coded is None and len(step.inputs) == 1 and len(step.shape) > 1:
+            (one,) = step.inputs
+            if one.key not in sources[one.source].by_key:
+                yield _Weight(step.key, _origin(plan, one.source), one.key, "")
 
 
 def _mixture(what: str) -> PlanError:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from ..errors import PlanError
 from ..tensors.encodings._encoding import NO_CODES, QuantisedTensor, QuantisedTensors
 from ..tensors.encodings._find import find_codes
+from ..tensors.encodings._parts import UNCODED
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing
 from .plan.plan import Plan
@@ -123,6 +124,8 @@ def computing(found: Sequence[tuple[str, QuantisedTensor, str]], remedy: str) ->
     (name, coded, doing), *others = reversed(once.values())
     names = [one.name if source == name else f"{one.name} of {source}" for source, one, _ in others]
     more = f"; so would {count(len(others), 'other tensor')}: {listing(names, 3)}" if others else ""
+    if coded.method.endswith(UNCODED):
+        remedy = "Its codes were cast to another dtype or lost, and nothing decodes them: take the original file"
     return QuantisedError(
         f"the tensor {escape(coded.name)} of {escape(name)} is quantised ({coded.method}): {escape(doing)} would use "
         f"its codes as numbers{more}.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
@@ -17,6 +18,8 @@ __all__ = ["TreeRow", "TreeTable", "fitting"]
 ROWS = 36
 """The most rows of the tree; deeper levels are folded."""
 DEEPEST = 64
+NARROW = 16
+"""The fewest cells for dtypes and encodings; they may take three tenths of the width."""
 NAME = 400
 """The most characters of a name."""
 
@@ -100,7 +103,8 @@ class TreeTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         numbers = [_numbers(row) for row in self._rows]
         widths = [max((len(pair[i]) for pair in numbers), default=0) for i in (0, 1)]
-        dtypes = max((len(row.dtypes) for row in self._rows), default=0)
+        most = max((len(row.dtypes) for row in self._rows), default=0)
+        dtypes = min(most, max(NARROW, options.max_width * 3 // 10))
         room = max(24, options.max_width - sum(widths) - 4 - (dtypes + 2 if dtypes else 0))
         longest = max((_length(row) for row in self._rows), default=0)
         room = min(room, longest)
@@ -109,11 +113,19 @@ class TreeTable:
             first.pad_right(room - first.cell_len)
             first.append(f"  {parameters:>{widths[0]}}")
             first.append(f"  {nbytes:>{widths[1]}}", style="dim")
-            if row.dtypes:
-                first.append(f"  {row.dtypes}", style="dim")
-            first.rstrip()
-            yield first
-            yield from more
+            yield from _beside([first, *more], row.dtypes, room + sum(widths) + 6, dtypes)
+
+
+def _beside(lines: Sequence[Text], dtypes: str, start: int, width: int) -> Iterator[Text]:
+    """Yield lines with ``dtypes`` beside them, wrapped to ``width`` cells in the column that begins at ``start``."""
+    kinds = hanging(Text(dtypes, "dim"), width, first=0, rest=0) if dtypes else []
+    for line, kind in zip_longest(lines, kinds):
+        made = Text() if line is None else line
+        if kind is not None:
+            made.pad_right(start - made.cell_len)
+            made.append_text(kind)
+        made.rstrip()
+        yield made
 
 
 def _numbers(row: TreeRow) -> tuple[str, str]:

@@ -116,14 +116,17 @@ def _unlisted(rules: Sequence[tuple[str, str]], listed: Container[str], prefix: 
 def _added(document: dict[str, Any]) -> dict[Any, Any]:
     rows = document.get("added_tokens")
     rows = rows if isinstance(rows, list) else []
-    return {row.get("content"): row.get("id") for row in rows if isinstance(row, dict)}
+    named = [row for row in rows if isinstance(row, dict) and not isinstance(row.get("content"), (list, dict))]
+    return {row.get("content"): row.get("id") for row in named}
 
 
 def _unigram(name: str, document: dict[str, Any], rows: list[Any]) -> Vocabulary:
     if not all(isinstance(row, list) and len(row) == 2 and isinstance(row[0], str) for row in rows):
         raise ConfigError(f"the vocabulary in {name} is not a list of pairs [token, log-probability].")
     tokens = [row[0] for row in rows]
-    scores = [float(row[1]) for row in rows if isinstance(row[1], (int, float))]
+    scores = [
+        float(row[1]) for row in rows if isinstance(row[1], float) or (type(row[1]) is int and abs(row[1]) < MOST)
+    ]
     beyond = {token: i for token, i in _added(document).items() if type(i) is int and i >= len(tokens)}
     added = _in_order(name, {token: i - len(tokens) for token, i in beyond.items()}).tokens if len(beyond) > 1 else ()
     added = added or tuple(token for token in beyond if isinstance(token, str))

@@ -10,7 +10,7 @@ from ...tensors.info import TensorInfo
 from ...util.notebook import InNotebooks
 from ...util.text import escape
 
-__all__ = ["Difference", "Numbers", "Pair", "Tolerance"]
+__all__ = ["UNREAD", "Difference", "Numbers", "Pair", "Tolerance"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,10 @@ class Numbers:
     cosine: float | None
     nan: int
     inf: int = 0
+
+
+UNREAD = TensorInfo("uint8", (0,))
+"""Stands for a weight whose codes cannot be decoded."""
 
 
 @dataclass(frozen=True)

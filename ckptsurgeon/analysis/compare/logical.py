@@ -12,7 +12,7 @@ from ...planning.operations.perform import Weights
 from ...tensors.encodings._encoding import QuantisedTensor
 from ...tensors.info import Decoded, TensorInfo
 from ...util.text import escape
-from .difference import Difference, Pair, Tolerance
+from .difference import UNREAD, Difference, Pair, Tolerance
 from .measure import measure
 from .outline import Outline
 
@@ -50,10 +50,6 @@ def _replaced(
     kept = {key: info for key, info in outline.tensors.items() if key not in parts}
     coded = {key: said for key, said in outline.coded.items() if key not in parts or said in both}
     return replace(outline, tensors={**kept, **weights}, coded=coded)
-
-
-UNREAD = TensorInfo("uint8", (0,))
-"""Stands for a weight that cannot be decoded."""
 
 
 def encoded_otherwise(first: Checkpoint, second: Checkpoint, weights: Sequence[Weights]) -> EncodedOtherwise:

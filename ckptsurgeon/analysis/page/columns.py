@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...tensors.composition import leaves
 from ...tensors.info import TensorInfo
-from ..compare.difference import Difference, Numbers, Pair
+from ..compare.difference import UNREAD, Difference, Numbers, Pair
 
 if TYPE_CHECKING:
     from ..inspection import Inspection
@@ -26,9 +26,6 @@ __all__ = [
     "kind_of",
     "rows_of_both",
 ]
-
-UNREAD = TensorInfo("uint8", (0,))
-"""Stands for a weight whose codes cannot be decoded."""
 
 # Headers. Data by column is small and fast to read: a few megabytes for a hundred thousand tensors.
 
@@ -175,11 +172,12 @@ def rows_of_both(found: Difference, first: Inspection, second: Inspection) -> di
     These are all tensors of the second, and those of the first that the second does not have under any name. A weight
     that was compared by the values of its codes has one row, under its logical name, in place of its stored parts.
     """
-    weights = {pair.key: pair.second for pair in _decoded(found)}
-    weights |= {key: UNREAD for key in found.not_compared if key in first.codes.names or key in second.codes.names}
-    parts = {
-        key for one in (first, second) for coded in one.codes.tensors if coded.name in weights for key in coded.keys
-    }
+    coded = [tensor for one in (first, second) for tensor in one.codes.tensors]
+    names = {one.name for one in coded}
+    pairs = (*_decoded(found), *(pair for pair in (*found.reshaped, *found.retyped) if pair.key in names))
+    weights = {pair.key: pair.second for pair in pairs}
+    weights |= dict.fromkeys(found.not_compared.keys() & names, UNREAD)
+    parts = {key for one in coded if one.name in weights for key in one.keys}
     kept = set(second.tensors) | (set(first.tensors) - found.renamed.keys())
     rows = {key: info for key, info in {**first.tensors, **second.tensors}.items() if key in kept - parts}
     return {**rows, **weights}

@@ -187,8 +187,7 @@ def _rows(shown: PageContents) -> dict[str, TensorInfo]:
     tensors: dict[str, TensorInfo] = {}
     if shown.inspection is not None:
         tensors |= shown.inspection.tensors
-    if shown.second is not None and shown.difference is not None:
-        assert shown.inspection is not None
+    if shown.inspection is not None and shown.second is not None and shown.difference is not None:
         tensors = rows_of_both(shown.difference, shown.inspection, shown.second)
     return {key: tensors[key] for key in sorted(tensors, key=natural_key)}
 

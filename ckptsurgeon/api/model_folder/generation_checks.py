@@ -16,6 +16,8 @@ __all__ = ["generation_notes"]
 START = "decoder_start_token_id"
 STARTED = ("mt5", "t5", "umt5")
 """Model types whose decoder begins with the token that a configuration gives; that of t5 has no default for it."""
+RELATIVE = (*STARTED, "bloom", "longt5", "mpt", "pix2struct", "pop2piano", "switch_transformers", "udop", "xlnet")
+"""Model types whose positions are distances, which no length of a text is too long for."""
 POSITIONS = ("max_target_positions", "max_position_embeddings", "n_positions")
 """Fields with the number of positions of a decoder; the first that is there counts."""
 LENGTHS = (("min_length", "max_length"), ("min_new_tokens", "max_new_tokens"))
@@ -53,9 +55,9 @@ def _lengths(name: str, fields: Mapping[str, Any], config: Mapping[str, Any]) ->
     """Yield notes on lengths in file ``name`` that no text can have: longer than the model, or least above most."""
     field = next((one for one in POSITIONS if config.get(one) is not None), "")
     positions, longest = config.get(field), fields.get("max_length")
-    is_fixed = not _is_stretched(config) and config.get("model_type") not in STARTED
+    is_fixed = not _is_stretched(config) and config.get("model_type") not in RELATIVE
     if type(longest) is int and type(positions) is int and 0 < positions < longest and is_fixed:
-        has = f"the decoder has {count(positions, 'position')} ({field})"
+        has = f"the model has {count(positions, 'position')} ({field})"
         yield f"{name} says {longest} (max_length), but {has}: longer texts fail or make no sense"
     for least, most in LENGTHS:
         pair = fields.get(least), fields.get(most)
@@ -67,8 +69,9 @@ def _lengths(name: str, fields: Mapping[str, Any], config: Mapping[str, Any]) ->
 def _is_stretched(config: Mapping[str, Any]) -> bool:
     """Whether rotary embeddings are scaled, so that texts may be longer than those of training."""
     rope = config.get("rope_parameters")
-    scaled = isinstance(rope, dict) and rope.get("rope_type", "default") != "default"
-    return bool(config.get("rope_scaling")) or scaled
+    parts = [rope, *rope.values()] if isinstance(rope, dict) else []
+    types = [one.get("rope_type", "default") for one in parts if isinstance(one, dict)]
+    return bool(config.get("rope_scaling")) or any(one != "default" for one in types)
 
 
 def _refused(settings: Mapping[str, Any]) -> Iterator[str]:
@@ -77,7 +80,8 @@ def _refused(settings: Mapping[str, Any]) -> Iterator[str]:
     for field, why in {**ALWAYS, **(SAMPLED if samples else {})}.items():
         value = settings.get(field)
         if value is not None and not _is_valid(value, why):
-            yield f"{GENERATION} says {escape(brief_repr(value, 24))} ({field}), which {why}: generation fails"
+            told = why if isinstance(value, (int, float)) else "is not a number"
+            yield f"{GENERATION} says {escape(brief_repr(value, 24))} ({field}), which {told}: generation fails"
     texts, beams = settings.get("num_return_sequences"), settings.get("num_beams")
     beams = beams if type(beams) is int else 1
     if type(texts) is int and texts > 1 and texts > beams > 0 and (beams > 1 or not samples):

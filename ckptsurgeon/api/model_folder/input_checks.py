@@ -60,7 +60,7 @@ def _of_another_model(made: Mapping[str, Any], config: Mapping[str, Any]) -> Ite
     """Yield a note if sounds are made into inputs that the model does not read: a spectrogram in place of a wave."""
     kind, name = config.get("model_type"), made.get("feature_extractor_type")
     wanted = next((one for one, kinds in EXTRACTORS.items() if kind in kinds), "")
-    if wanted and name in EXTRACTORS and name != wanted:
+    if wanted and isinstance(name, str) and name in EXTRACTORS and name != wanted:
         yield f"{PREPROCESSOR} is for {name}, but a {kind} needs {wanted}: it cannot read such inputs"
 
 

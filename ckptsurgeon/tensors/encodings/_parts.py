@@ -13,6 +13,7 @@ from ._methods import family
 from ._settings import QuantisationSettings
 
 __all__ = [
+    "UNCODED",
     "IncompleteTensors",
     "broken_partners",
     "could_be_parts",
@@ -21,6 +22,9 @@ __all__ = [
     "lone_parts",
     "part_endings",
 ]
+
+UNCODED = "without its codes"
+"""The end of the method of tensors whose codes are missing, or have become numbers."""
 
 # Quantised tensors that are split over shards: scales in one, codes in another.
 
@@ -137,7 +141,7 @@ def lone_parts(
         is_said = bool(quantisation) and not _SHORT.issuperset(found)
         if is_said or (has_codes and not _VAGUE.issuperset(found)) or _is_certain(stem, found, tensors):
             named = "" if any(end[0] != "." for end in found) else ".weight"
-            method = f"{quantisation.method}, without its codes" if quantisation.method else "without its codes"
+            method = f"{quantisation.method}, {UNCODED}" if quantisation.method else UNCODED
             vectors = (key for end in _GENERAL if (key := f"{stem}{end}"[1:]) in tensors and key not in known)
             keys = dict.fromkeys((*found.values(), *vectors))
             yield QuantisedTensor(f"{stem}{named}"[1:], method, "", {f".{key}"[len(stem) :]: key for key in keys}, None)

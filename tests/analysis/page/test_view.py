@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.analysis.page import html
@@ -571,6 +571,26 @@ def test_codes_that_nothing_decodes_have_a_row_that_says_why(tmp_path: Path) -> 
     states = {key: data["states"][state] for key, state in column(page, "difference", "state").items()}
     assert {key for key, state in states.items() if state == "not compared"} == {f"{layer}.weight" for layer in LAYERS}
     assert {keys_of(page)[row] for row, why in data["why"] if "AQLM" in why} == {f"{layer}.weight" for layer in LAYERS}
+
+
+@pytest.mark.parametrize("is_coded", [True, False])
+def test_weights_in_codes_of_another_shape_have_one_row(is_coded: bool, tmp_path: Path) -> None:
+    first = BY_NAME["gptq"].folder(tmp_path / "a")
+    state = load_file(first / "model.safetensors")
+    ends = (".qweight", ".qzeros", ".scales")
+    halved = {
+        key: one[:, : one.shape[1] // 2].contiguous() if key.endswith(ends) else one for key, one in state.items()
+    }
+    save_file(halved, first / "model.safetensors")
+    second = BY_NAME["gptq"].folder(tmp_path / "b")
+    if not is_coded:
+        cs.apply(cs.convert(second, dequantize=True, dtype="bfloat16"), tmp_path / "c")
+        second = tmp_path / "c"
+    page = cs.view(str(first), str(second))
+    states = {key: STATES[state] for key, state in column(page, "difference", "state").items()}
+    assert {key: state for key, state in states.items() if key.startswith(LAYERS)} == {
+        f"{layer}.weight": "reshaped" for layer in LAYERS
+    }
 
 
 def test_a_page_of_two_folders_has_the_notes_of_diff(tmp_path: Path) -> None:

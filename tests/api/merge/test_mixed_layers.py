@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 
@@ -78,28 +78,23 @@ def test_layers_of_codes_and_of_numbers_are_refused(first: str, second: str, cod
 
 
 @pytest.mark.parametrize(
-    ("first", "second"), [("fp8-comfy", "int8"), ("int8", "fp8-comfy"), ("quanto", "hqq"), ("fp8-block", "nunchaku")]
+    ("first", "second"),
+    [("quanto", "hqq"), ("fp8-block", "nunchaku"), ("fp8-block", "squeezellm")],
 )
 def test_codes_of_two_encodings_are_refused(first: str, second: str, tmp_path: Path) -> None:
     """Some without settings that could contradict each other, or none that a tool here knows."""
     folders = [BY_NAME[name].folder(tmp_path / name) for name in (first, second)]
     slices = [{"sources": [{"model": str(folder), "layer_range": [0, 1]}]} for folder in folders]
     Path("recipe.yaml").write_text(json.dumps({"merge_method": "passthrough", "slices": slices}))
-    with pytest.raises(cs.PlanError):
+    with pytest.raises(cs.PlanError, match=r"q_proj\.weight of .* is quantised|k_proj\.weight of .* is quantised"):
         cs.merge("recipe.yaml")
-
-
-@pytest.mark.parametrize("second", ["aqlm", "fp8 rotated"])
-def test_so_are_codes_that_the_settings_of_the_first_do_not_decode(second: str) -> None:
-    with pytest.raises(cs.PlanError):
-        stacked("fp8", second)
 
 
 @pytest.mark.parametrize(
     ("first", "second", "dtype"),
     [
         ("fp8", "plain", "float8_e4m3fn"),
-        ("plain", "fp8", "float32"),
+        ("plain", "fp8", "bfloat16"),
         ("aqlm", "aqlm", ""),
         ("fp8 rotated", "fp8 rotated", "float8_e4m3fn"),
     ],
@@ -108,9 +103,45 @@ def test_layers_alike_are_merged(first: str, second: str, dtype: str) -> None:
     steps = {step.key: step for step in stacked(first, second).steps}
     weights = [steps[f"model.layers.{number}.mlp.up_proj.weight"] for number in range(2) if dtype]
     assert len({one.dtype for one in weights}) == bool(dtype)
-    assert not dtype.startswith("float8") or all(one.dtype == dtype for one in weights)
+    assert all(one.dtype == dtype for one in weights)
     stored = {key.replace("layers.0", "layers.1") for key in steps if "layers.0" in key}
     assert stored == {key for key in steps if "layers.1" in key}
+
+
+def ignoring(name: str, layer: int) -> str:
+    """A folder of 8-bit floats whose settings leave one layer out, which is plain."""
+    folder(name, "fp8")
+    state, stem = load_file(f"{name}/model.safetensors"), f"model.layers.{layer}.mlp.up_proj"
+    state[f"{stem}.weight"] = state[f"{stem}.weight"].bfloat16()
+    del state[f"{stem}.weight_scale"]
+    save_file(state, f"{name}/model.safetensors")
+    config = json.loads(Path(name, "config.json").read_text())
+    config["quantization_config"]["ignore"] = ["lm_head", stem]
+    Path(name, "config.json").write_text(json.dumps(config))
+    return name
+
+
+@pytest.mark.parametrize("other", ["plain", "fp8"])
+@pytest.mark.parametrize("method", ["linear", "slerp", "task_arithmetic"])
+def test_a_layer_that_the_settings_leave_out_stays_plain(other: str, method: str) -> None:
+    models = [ignoring("a", 0), folder("b", other)]
+    given = {"linear": {"weights": [1, 1]}, "slerp": {"parameters": ["t=0.5"]}, "task_arithmetic": {"weights": [0.5]}}
+    base = {"base": models[0]} if method == "task_arithmetic" else {}
+    plan = cs.merge(models[1:] if base else models, method=method, **base, **given[method])
+    dtypes = {step.key: step.dtype for step in plan.steps}
+    assert dtypes["model.layers.0.mlp.up_proj.weight"] in ("bfloat16", "float32")
+    assert dtypes["model.layers.1.mlp.up_proj.weight"] == "float8_e4m3fn"
+
+
+def test_plain_layers_beyond_those_of_the_settings_are_refused() -> None:
+    ignoring("a", 0), folder("b", "plain")
+    slices = [
+        {"sources": [{"model": "a", "layer_range": [0, 2]}]},
+        {"sources": [{"model": "b", "layer_range": [0, 1]}]},
+    ]
+    Path("recipe.yaml").write_text(json.dumps({"merge_method": "passthrough", "slices": slices}))
+    with pytest.raises(cs.PlanError, match=r"model\.layers\.2\.mlp\.up_proj\.weight is not in a"):
+        cs.merge("recipe.yaml")
 
 
 def test_a_model_in_another_basis_is_none_to_transplant_into() -> None:

@@ -81,7 +81,7 @@ LANGUAGES = {"lang_to_id": {"<|en|>": 3, "<|de|>": 4}}
 @pytest.mark.parametrize(
     ("kind", "config", "settings", "said"),
     [
-        ("whisper", {"max_target_positions": 64}, {"max_length": 448}, "generation_config.json says 448 (max_length), but the decoder has 64"),
+        ("whisper", {"max_target_positions": 64}, {"max_length": 448}, "generation_config.json says 448 (max_length), but the model has 64"),
         ("whisper", {"max_target_positions": 64}, {"max_length": 64}, ""),
         ("whisper", {}, {"is_multilingual": False, **LANGUAGES}, "says is_multilingual: false, but lang_to_id has 2 languages"),
         ("whisper", {}, {"is_multilingual": True, **LANGUAGES}, ""),

@@ -547,7 +547,7 @@ def test_factors_of_long_texts_of_another_number_are_said() -> None:
 @pytest.mark.parametrize(
     "odd",
     [
-        {"hidden_size": "64"}, {"hidden_size": [64]}, {"num_attention_heads": 0}, {"num_attention_heads": None},
+        {"hidden_size": "64"}, {"hidden_size": [64]}, {"head_dim": 10**400}, {"hidden_size": 10**400}, {"num_attention_heads": 0}, {"num_attention_heads": None},
         {"partial_rotary_factor": "half"}, {"partial_rotary_factor": 1e400}, {"rope_parameters": [1]},
     ],
 )  # fmt: skip

@@ -118,6 +118,11 @@ def test_tensors_outside_the_layers_in_another_16_bit_dtype_are_noted(
     assert all(note.startswith(said) and "may be from another copy" in note for note in found)
 
 
+def test_another_stack_of_layers_is_not_outside_of_them() -> None:
+    model({f"vision.stages.{i}.blocks.0.weight": torch.ones(8, 8).half() for i in range(2)})
+    assert not [note for note in cs.inspect("m").notes if "as all layers are" in note]
+
+
 def test_both_16_bit_dtypes_in_layers_are_another_note() -> None:
     model({UP: torch.ones(8, 8).half(), "model.norm.weight": torch.ones(8).half()})
     assert not [note for note in cs.inspect("m").notes if "as all layers are" in note]

@@ -13,7 +13,7 @@ import ckptsurgeon as cs
 from .test_model_folders import model
 
 TOLD = "generation_config.json says "
-LONG = f"{TOLD}40 (max_length), but the decoder has 32 positions"
+LONG = f"{TOLD}40 (max_length), but the model has 32 positions"
 PLAIN = {"max_position_embeddings": 32}
 
 
@@ -34,6 +34,7 @@ def notes(config: dict[str, Any], generation: dict[str, Any]) -> list[str]:
         ({**PLAIN, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, {"max_length": 40}, ""),
         ({**PLAIN, "rope_parameters": {"rope_type": "linear", "factor": 2.0}}, {"max_length": 40}, ""),
         ({**PLAIN, "rope_parameters": {"rope_type": "default"}}, {"max_length": 40}, f"{LONG} (max_position_embeddings)"),
+        ({**PLAIN, "rope_parameters": {"full_attention": {"rope_type": "yarn", "factor": 2.0}}}, {"max_length": 40}, ""),
         ({"n_positions": 32, "model_type": "t5"}, {"max_length": 40}, ""),  # its positions are relative
         ({"max_position_embeddings": None}, {"max_length": 40}, ""),
         ({}, {"min_length": 9, "max_length": 5}, f"{TOLD}9 (min_length), but 5 (max_length): no text can end by itself"),
@@ -50,7 +51,7 @@ def test_lengths_are_compared(config: dict[str, Any], generation: dict[str, Any]
 
 def test_config_json_is_compared_too() -> None:
     (note,) = notes({**PLAIN, "max_length": 40}, {})
-    assert note.startswith("config.json says 40 (max_length), but the decoder has 32 positions")
+    assert note.startswith("config.json says 40 (max_length), but the model has 32 positions")
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def test_config_json_is_compared_too() -> None:
         ({"num_beams": 0}, "0 (num_beams), which is not above 0"),
         ({"max_new_tokens": 0}, "0 (max_new_tokens), which is not above 0"),
         ({"do_sample": True, "temperature": 0.0}, "0.0 (temperature), which is not above 0"),
-        ({"do_sample": True, "temperature": "0.6"}, "'0.6' (temperature), which is not above 0"),
+        ({"do_sample": True, "temperature": "0.6"}, "'0.6' (temperature), which is not a number"),
         ({"do_sample": True, "top_k": -1}, "-1 (top_k), which is below 0"),
         ({"do_sample": True, "min_p": 2.0}, "2.0 (min_p), which is not from 0 to 1"),
         ({"temperature": 0.0}, ""),  # not read, since the best token is taken

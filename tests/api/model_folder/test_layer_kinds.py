@@ -54,5 +54,18 @@ def test_other_layers_are_counted() -> None:
     assert note.endswith("transformers initialises what it lacks; 1 other layer too")
 
 
+def test_layers_that_differ_in_other_modules_are_not() -> None:
+    """A first layer without experts has another module, whatever its kind of attention is."""
+    Path("m").mkdir()
+    state = {"model.embed_tokens.weight": torch.ones(8, 4)}
+    for number in range(4):
+        names = ("self_attn.q_proj", "mlp.up_proj" if number in (0, 3) else "moe.gate")
+        state |= {f"model.layers.{number}.{name}.weight": torch.ones(4, 4) for name in names}
+    save_file(state, "m/model.safetensors")
+    said = ["sliding_attention", "sliding_attention", "sliding_attention", FULL]
+    Path("m/config.json").write_text(json.dumps({"model_type": "net", "num_hidden_layers": 4, "layer_types": said}))
+    assert not [one for one in cs.inspect("m").notes if "layers of another kind" in one]
+
+
 def test_kinds_with_the_same_modules_are_not() -> None:
     assert notes([FULL, "sliding_attention"] * 3, [FULL] * 6) == []

@@ -11,7 +11,7 @@ from ....tensors.encodings._settings import quantisation_of
 from ....tensors.info import TensorInfo
 from ....util.text import count, escape
 from ..shape_checks import DescribedTensor
-from .holes import is_stack, pairs_in_layers
+from .holes import pairs_in_layers
 
 __all__ = ["dtype_notes"]
 
@@ -58,9 +58,9 @@ def _half_notes(tensors: Sequence[DescribedTensor]) -> Iterator[str]:
 
 def _outside_layers(tensors: Sequence[DescribedTensor]) -> Iterator[str]:
     """Yield a note if tensors outside the layers have the 16-bit dtype that no layer has: both are rarely mixed."""
-    is_inner = {one.key: any(map(is_stack, _lists_above(one.key))) for one in tensors if one.dtype in HALVES}
-    inner = {one.dtype: one.key for one in tensors if is_inner.get(one.key)}
-    outer = [one for one in tensors if is_inner.get(one.key) is False and one.dtype not in inner]
+    halves = [one for one in tensors if one.dtype in HALVES]
+    inner = {one.dtype: one.key for one in halves if any(map(str.isdecimal, one.key.split(".")))}
+    outer = [one for one in halves if one.dtype not in inner and not any(map(str.isdecimal, one.key.split(".")))]
     if len(inner) == 1 and outer:
         (key,) = inner.values()
         more = f"; {count(len(outer) - 1, 'other tensor')} too" if len(outer) > 1 else ""

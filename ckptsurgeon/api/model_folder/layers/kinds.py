@@ -17,6 +17,10 @@ FIELDS = ("layer_types", "layers_block_type")
 """Fields of config.json with the kind of each layer."""
 WHOLE = ("attention", "full_attention", "sliding_attention", "chunked_attention")
 """Kinds whose layers have a module that is named for attention; linear attention may have any."""
+MIXES = re.compile(
+    r"^(?!.*norm).*(att|conv|delta|gru|lstm|mamba|mixer|recurrent|retention|rnn|ssm|temporal)", re.IGNORECASE
+)
+"""Modules by which kinds of layers differ; they may have other norms or experts for other reasons."""
 ATTENTION = re.compile(r"(self_?)?att(ention|n)(_layer)?", re.IGNORECASE)
 
 
@@ -49,8 +53,11 @@ def layer_kind_notes(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator
 
 
 def _telling(layers: Mapping[int, Sequence[str]]) -> dict[int, frozenset[str]]:
-    """Return the modules of each layer, by name, that not all layers have."""
-    found = {number: {rest.partition(".")[0] for rest in rests if "." in rest} for number, rests in layers.items()}
+    """Return the modules of each layer that mix tokens, by name, and that not all layers have."""
+    found = {
+        number: {name for rest in rests if "." in rest and MIXES.search(name := rest.partition(".")[0])}
+        for number, rests in layers.items()
+    }
     common = set[str].intersection(*found.values()) if found else set()
     return {number: frozenset(own - common) for number, own in found.items()}
 

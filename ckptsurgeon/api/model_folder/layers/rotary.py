@@ -65,10 +65,10 @@ def factor_notes(config: Mapping[str, Any]) -> Iterator[str]:
     if config.get("model_type") not in OF_PHI and rope.get("rope_type") not in OF_FACTORS:
         return
     size = next((config[name] for name in ROTATED if config.get(name) is not None), None)
-    if size is None and isinstance(width, int) and isinstance(heads, int) and heads > 0:
+    if size is None and type(width) is int and type(heads) is int and heads > 0:
         size = width // heads
     share = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
-    if type(size) is not int or not (isinstance(share, (int, float)) and 0 < share <= 1):
+    if type(size) is not int or not 0 < size <= LARGEST or not (isinstance(share, (int, float)) and 0 < share <= 1):
         return
     pairs = int(size * share) // 2
     for field in ("short_factor", "long_factor"):
@@ -80,6 +80,8 @@ def factor_notes(config: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
+LARGEST = 1 << 20
+"""The largest size of a head that is taken for one."""
 OF_FACTORS = ("longrope", "su")
 """Types of rotary embeddings with a factor for each pair of numbers that a head rotates, for texts of two lengths."""
 ROTATED = ("qk_rope_head_dim", "head_dim")

@@ -59,7 +59,7 @@ def joins(decoder: Any, mark: str) -> bool:
 
 
 def _reads(step: dict[str, Any], mark: str) -> bool:
-    kind = step.get("type")
+    kind = str(step.get("type"))
     if kind == READ.get(mark):
         named = step.get({SPACES: "replacement", INSIDE: "prefix"}.get(mark, ""))
         return not isinstance(named, str) or mark in named

@@ -15,6 +15,7 @@ from ..folder import ModelFolder
 from .roles import SPELLED
 from .special_ids import WORD
 from .tokenizer_files import (
+    MORE,
     SPECIAL,
     WHOLE,
     added_tokens,
@@ -35,8 +36,6 @@ SUPPRESSED = "suppress_tokens"
 AT_FIRST = "begin_suppress_tokens"
 TURNS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|eot|>", "<|end_of_turn|>")
 """Tokens with which chat templates end a turn."""
-OF_TEXTS = ("<|endoftext|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>")
-"""Ends of texts that are not turns, in models whose chat template is for further training."""
 BEGINS = re.compile(r"start|begin", re.IGNORECASE)
 
 
@@ -107,8 +106,8 @@ def _negative(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str
 def _of_turns(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
     """Yield a note if the chat template writes none of the tokens at which generation ends.
 
-    It must end turns with the ``eos_token`` of the tokeniser; or, unless the only end is that of texts in training (as
-    published models without training on chats have it), with a token of ``TURNS``.
+    It must end turns with the ``eos_token`` of the tokeniser; or, if there are several ends, with a token of ``TURNS``:
+    models that have not learned to end turns are published with one end and such a template.
     """
     template, end = _template(folder), names.get("eos_token", "")
     text = folder.config.get("text_config")
@@ -123,7 +122,7 @@ def _of_turns(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str
     if any((_is_end(one) and one in template) or (is_eos and one == end) for one in ends):
         return
     turn = end if is_eos else next((one for one in TURNS if one in places and one in template), "")
-    if turn and (is_eos or len(ends) > 1 or ends[0] not in OF_TEXTS):
+    if turn and (is_eos or len(ends) > 1):
         found = listing([f"{places[one]} ({brief_token(one)})" for one in ends], 3, where="")
         written = f"{brief_token(turn)} ({places[turn]})"
         yield f"the chat template ends turns with {written}, and {END} of {file} is {found}: no answer ends there"
@@ -132,12 +131,16 @@ def _of_turns(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str
 def _kept_in_texts(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
     """Yield a note if a token that ends turns is added as an ordinary one, so that decoded answers end with it.
 
-    transformers makes each token special that tokenizer_config.json names for a role, or as an additional one.
+    Tokens that tokenizer_config.json names for a role, lists as additional ones or marks as special are left out:
+    whether decoded texts keep them depends on the version of transformers.
     """
     more = object_in(folder, TOKENIZER)
     listed = [
         one for name in ("additional_special_tokens", "extra_special_tokens") for one in _tokens_of(more.get(name))
     ]
+    marked = more.get(MORE)
+    rows = marked.values() if isinstance(marked, dict) else ()
+    listed += [text_of(row) for row in rows if isinstance(row, dict) and row.get("special") is True]
     special = {*names.values(), *listed}
     tokens = {row: token for token, row in places.items()}
     ends = {tokens.get(one) for one in _listed(object_in(folder, GENERATION).get(END)) if type(one) is int}

@@ -126,7 +126,7 @@ def _score_note(other: str, theirs: Vocabulary, name: str, ours: Vocabulary) -> 
 
 def _differ(first: float, second: float) -> bool:
     """Whether two scores are different numbers, not one written with other digits."""
-    return not math.isclose(first, second, rel_tol=1e-5, abs_tol=1e-6)
+    return not (math.isclose(first, second, rel_tol=1e-5, abs_tol=1e-6) or (math.isnan(first) and math.isnan(second)))
 
 
 def _template_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:

@@ -59,7 +59,7 @@ def chance_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
             "every way to split a text is as good as another"
         )
     chance = found.model.get("dropout")
-    if isinstance(chance, (int, float)) and chance > 0:
+    if isinstance(chance, (int, float)) and 0 < chance <= 1:
         yield f"dropout of {WHOLE} is {chance:g}: merges are left out at random, and a text has other tokens each time"
 
 

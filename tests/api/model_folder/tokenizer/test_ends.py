@@ -156,8 +156,8 @@ TURN, OTHER = "<|im_end|>", "<|endoftext|>"
          "10 ('Ċ')"),
         (WRITES, CHAT, 2, [2, 11], ""),
         (WRITES, CHAT, 11, None, ""),
-        (WRITES, LLAMA, 2, 2, "'<|im_end|>' (11), and eos_token_id of generation_config.json is 2 ('</s>')"),
-        (WRITES, LLAMA, 9, 9, ""),  # <|endoftext|>: of a model that has not learned to end turns, as published
+        (WRITES, LLAMA, 2, 2, ""),  # of a model that has not learned to end turns, perhaps
+        (WRITES, LLAMA, 9, 9, ""),
         (EOS, LLAMA, 2, 2, ""),
         (EOS, LLAMA, None, None, ""),
         ("{{ m }}", CHAT, 2, 2, ""),
@@ -189,6 +189,7 @@ def test_a_token_that_begins_turns_is_no_end_of_them() -> None:
         ({"special": False}, {"eos_token": TURN}, [2, 11], False),
         ({"special": False}, {"additional_special_tokens": [TURN]}, [2, 11], False),
         ({"special": False}, {"extra_special_tokens": {"turn": TURN}}, [2, 11], False),
+        ({"special": False}, {"added_tokens_decoder": {"11": {"content": TURN, "special": True}}}, [2, 11], False),
         ({"special": False, "content": "a", "id": 4}, {}, [2, 4], False),  # a word: another note
     ],
 )

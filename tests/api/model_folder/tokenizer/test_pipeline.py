@@ -322,6 +322,13 @@ def test_scores_that_differ_are_said_of_two_models() -> None:
     assert not [one for one in cs.diff("a", "c").notes if "scores" in one]
 
 
+@pytest.mark.parametrize("odd", [[float("nan")], [10**400]])
+def test_scores_that_are_none_say_nothing(odd: list[Any]) -> None:
+    scores = [*odd, *(-float(n) for n in range(29))]
+    scored("a", scores), scored("b", scores)
+    assert not [one for one in cs.diff("a", "b").notes if "scores" in one]
+
+
 def test_merges_left_to_chance_are_said_of_two_models() -> None:
     for name, section in (("a", {}), ("b", {"dropout": 0.1, "byte_fallback": True}), ("c", {"dropout": 0.0})):
         whole(name, SPACES, {"decoder": META}, {"type": "BPE", "unk_token": "<unk>", **section}, kind="llama")
