@@ -97,7 +97,10 @@ def test_a_weight_that_is_infinite_is_found(tmp_path: Path, ckpt: Run) -> None:
 
 
 @pytest.mark.parametrize(("name", "bits"), [("fp8-block", 8 + 8 * 16 / (OUT * IN)), ("gptq", 5.125), ("mlx", None)])
-def test_inspect_shows_the_logical_network(name: str, bits: float | None, tmp_path: Path, ckpt: Run) -> None:
+def test_inspect_shows_the_logical_network(
+    name: str, bits: float | None, tmp_path: Path, ckpt: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")  # so that no text is wrapped
     folder = str(BY_NAME[name].folder(tmp_path / "m"))
     rows = json.loads(ckpt("inspect", folder, "--json").out)["quantised"]
     stored = cs.open_checkpoint(folder)
