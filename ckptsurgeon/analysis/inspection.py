@@ -260,6 +260,7 @@ class Inspection(InNotebooks):
                 "parameters_at_least": self.parameters_at_least,
                 "nbytes": self.nbytes,
             },
+            "basis": self.basis or None,
             "other_roots": list(self.passed),
             "adapter": self.adapter.to_json() if self.adapter is not None else None,
             "metadata": dict(self.metadata),

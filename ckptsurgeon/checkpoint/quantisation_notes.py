@@ -219,7 +219,7 @@ def missing_settings(
     plain = next((key for key, info in tensors.items() if _could_be_quantised(key, info)), "")
     settings = quantisation_settings(folder) if plain and not scheme_of(folder.uri) else {}
     method = stores_codes(settings)
-    yield from _without_masks(path, tensors, settings, elsewhere() if settings else ())
+    yield from _without_masks(path, tensors, settings, elsewhere() if settings.get("sparsity_config") else ())
     if method and not elsewhere():
         yield (
             f"{escape(path)}: its quantization_config says quant_method {escape(method)}, but no tensor is quantised: "

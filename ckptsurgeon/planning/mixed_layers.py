@@ -61,8 +61,9 @@ def check_mixed_layers(plan: Plan, sources: Sequence[QuantisedTensors], owner: i
     by_pattern = {any_layer(one.name): one for one in reversed(coded)}
     for plain in _plain(plan, sources):
         same = by_pattern.get(any_layer(plain.name))
-        is_allowed = any_layer(plain.key) in patterns and plain.key in stored and plain.key not in own.by_key
-        if same is not None and same.origin != plain.origin and not is_allowed:
+        if same is None or same.origin == plain.origin:
+            continue
+        if any_layer(plain.key) not in patterns or plain.key not in stored or plain.key in own.by_key:
             raise _mixture(
                 f"the tensor {same.said()} is quantised ({escape(same.method)}), and {plain.said()} would be plain"
             )

@@ -70,7 +70,7 @@ class MergeRequest:
         """
         check_codes(plan, [one.codes for one in opened])
         check_settings(plan, opened, donor)
-        check_mixed_layers(plan, [one.codes for one in opened], donor, list(opened[donor]))
+        check_mixed_layers(plan, [one.codes for one in opened], donor, opened[donor])
         plan = replace(plan, notes=(*plan.notes, *unsettled_notes(plan, opened, donor)))
         plan = with_settings(plan, opened, donor)
         inputs = PlanInputs(tuple(opened), None, others, plugins=self.plugins, memory=self.memory)

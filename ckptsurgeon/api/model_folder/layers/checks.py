@@ -49,8 +49,7 @@ def layer_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
 def _gaps(lists: Sequence[LayerList], gaps: Mapping[str, set[int]], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if the numbers of layers in the keys have gaps or do not begin at 0.
 
-    There is no note if another list of numbered modules has all declared layers: then the gaps are modules without
-    weights.
+    If another list of numbered modules has all declared layers, the gaps are modules without weights, and not noted.
     """
     declared = set(declared_layers(config).values())
     if not declared - {one.count for one in lists}:

@@ -58,20 +58,18 @@ def _half_notes(tensors: Sequence[DescribedTensor]) -> Iterator[str]:
 
 def _outside_layers(tensors: Sequence[DescribedTensor]) -> Iterator[str]:
     """Yield a note if tensors outside the layers have the 16-bit dtype that no layer has: both are rarely mixed."""
-    halves = [one for one in tensors if one.dtype in HALVES]
-    inner = {one.dtype: one.key for one in halves if any(map(str.isdecimal, one.key.split(".")))}
-    outer = [one for one in halves if one.dtype not in inner and not any(map(str.isdecimal, one.key.split(".")))]
+    inner, outside = dict[str, str](), list[DescribedTensor]()
+    for one in tensors:
+        if one.dtype in HALVES and any(map(str.isdecimal, one.key.split("."))):
+            inner.setdefault(one.dtype, one.key)
+        elif one.dtype in HALVES:
+            outside.append(one)
+    outer = [one for one in outside if one.dtype not in inner]
     if len(inner) == 1 and outer:
         (key,) = inner.values()
         more = f"; {count(len(outer) - 1, 'other tensor')} too" if len(outer) > 1 else ""
         differ = f"{escape(outer[0].key)} is {outer[0].dtype}, but {escape(key)} is {next(iter(inner))}"
         yield f"{differ}, as all layers are: it may be from another copy, {CASTS}{more}"
-
-
-def _lists_above(key: str) -> Iterator[str]:
-    """Yield the name of each numbered list of modules that a tensor is in."""
-    parts = key.split(".")
-    return (".".join(parts[:place]) for place, part in enumerate(parts) if place and part.isdecimal())
 
 
 def _kind_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:

@@ -33,17 +33,14 @@ def layer_kind_notes(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator
     for stack in numbered_lists(list(keys)):
         if not is_stack(stack.prefix) or stack.count != len(kinds):
             continue
-        modules = _telling({number: list(rests) for number, rests in layers_of(stack, keys).items()})
+        modules = _mixers({number: list(rests) for number, rests in layers_of(stack, keys).items()})
         usual = {name: _most([modules[at] for at, one in enumerate(kinds) if one == name]) for name in {*kinds}}
-        is_told = any(_attends(modules[at]) for at, one in enumerate(kinds) if one not in WHOLE)
-        odd = {
-            number: own
-            for number, own in modules.items()
-            if own
-            and (
-                _is_of_another(own, kinds[number], usual) or (is_told and kinds[number] in WHOLE and not _attends(own))
-            )
-        }
+        others_attend = any(_attends(modules[at]) for at, one in enumerate(kinds) if one not in WHOLE)
+        odd = {}
+        for number, own in modules.items():
+            lacks_attention = others_attend and kinds[number] in WHOLE and not _attends(own)
+            if own and (lacks_attention or _is_of_another(own, kinds[number], usual)):
+                odd[number] = own
         for number, own in odd.items():
             more = f"; {count(len(odd) - 1, 'other layer')} too" if len(odd) > 1 else ""
             said = f"config.json says {escape(kinds[number])} ({field}[{number}])"
@@ -52,7 +49,7 @@ def layer_kind_notes(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator
             break
 
 
-def _telling(layers: Mapping[int, Sequence[str]]) -> dict[int, frozenset[str]]:
+def _mixers(layers: Mapping[int, Sequence[str]]) -> dict[int, frozenset[str]]:
     """Return the modules of each layer that mix tokens, by name, and that not all layers have."""
     found = {
         number: {name for rest in rests if "." in rest and MIXES.search(name := rest.partition(".")[0])}
@@ -63,10 +60,7 @@ def _telling(layers: Mapping[int, Sequence[str]]) -> dict[int, frozenset[str]]:
 
 
 def _is_of_another(own: frozenset[str], kind: str, usual: Mapping[str, frozenset[str]]) -> bool:
-    """Whether a layer has the modules of a kind that is not its own: those that most layers of that kind have.
-
-    A kind without modules of its own tells nothing: of ModernBERT, the first layer lacks a norm.
-    """
+    """Whether a layer has the modules that most layers of another kind have, and most of its own kind have others."""
     others = [found for name, found in usual.items() if name != kind]
     return bool(usual[kind]) and own != usual[kind] and own in others
 
