@@ -16,7 +16,7 @@ from typing import TypeVar
 from ..errors import FormatError, SourceError
 from ..storage.read.base import File, Source
 from ..tensors.info import TensorInfo
-from ..util.text import escape
+from ..util.text import escape, number_in
 from .base import limits
 from .base.header import FilePrint, Header, StoredEntry, naming
 from .base.header_digest import UNSEALED, digest_outside, seal_of
@@ -85,7 +85,7 @@ def _recipe(file: File, entry: StoredEntry) -> str:
 def _parts(found: GgufHeader) -> int:
     """Return how many files a model has."""
     said = found.metadata.get(SPLIT_COUNT, "1")
-    number = int(said) if said.isdigit() else 1
+    number = 1 if (stated := number_in(said)) is None else stated
     if number > limits.SHARDS:
         raise FormatError(f"it is one of {number} files of a split model, more than {limits.SHARDS}.", rule="split")
     return number

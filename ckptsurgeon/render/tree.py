@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..tensors.info import TensorInfo
-from ..util.text import natural_key, shape_text
+from ..util.text import natural_key, number_in, shape_text
 
 __all__ = [
     "Branch",
@@ -195,7 +195,7 @@ def _chained(branch: Branch) -> Branch:
 
 def is_number(text: str) -> bool:
     """Return whether a segment is the index of a list, such as ``1`` but not ``01``."""
-    return text.isascii() and text.isdigit() and (text == "0" or text[0] != "0") and len(text) < 19
+    return number_in(text) is not None and (text == "0" or text[0] != "0")
 
 
 def numbers_text(numbers: Iterable[int]) -> str:

@@ -101,6 +101,14 @@ def _part_key(part: str) -> tuple[int, int, str]:
     return (0, int(part), part) if part[:1].isdecimal() and len(part) < 20 else (1, 0, part)
 
 
+def number_in(text: str) -> int | None:
+    """Return the number that ASCII digits stand for; None for any other text, and for more than 18 digits.
+
+    Keys may contain longer numbers, which are no places in a list: Python refuses to convert those over 4300 digits.
+    """
+    return int(text) if text.isdigit() and len(text) < 19 and text.isascii() else None
+
+
 def human_bytes(nbytes: int) -> str:
     """Return a size in decimal units: ``42.1 MB``."""
     return _scaled(nbytes, ("B", "kB", "MB", "GB", "TB", "PB"), "B")

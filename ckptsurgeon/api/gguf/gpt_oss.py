@@ -12,7 +12,7 @@ from ...planning.llama_cpp.gpt_oss import CODED, DOWN, DOWN_THERE, STACKED, join
 from ...planning.llama_cpp.layout import LayoutChange
 from ...planning.llama_cpp.names import GPT_OSS
 from ...planning.llama_cpp.regrouping import Regrouping
-from ...util.text import brief_repr
+from ...util.text import brief_repr, number_in
 from ..inputs.operations import operate
 from .fields import check_only
 
@@ -86,7 +86,7 @@ def _is_down(key: str) -> bool:
 
 
 def _number(stated: Any, where: str) -> int:
-    number = int(stated) if isinstance(stated, str) and stated.isascii() and stated.isdigit() else stated
+    number = number_in(stated) if isinstance(stated, str) else stated
     if type(number) is not int or not 0 < number < 1 << 24:
         raise PlanError(
             f"{where} as {brief_repr(stated, 40)}, not a number above 0.",

@@ -11,7 +11,7 @@ from ...planning.keys.matcher import KeyMatcher
 from ...planning.keys.pattern import KeyPattern
 from ...planning.llama_cpp.layout import Heads
 from ...planning.llama_cpp.names import FUSED
-from ...util.text import escape
+from ...util.text import escape, number_in
 
 __all__ = ["fused_heads", "heads_of"]
 
@@ -64,7 +64,7 @@ def fused_heads(checkpoint: Checkpoint, stated: tuple[Any, Any], names: tuple[st
 
 
 def _number(stated: Any, name: str) -> int:
-    number = int(stated) if isinstance(stated, str) and stated.isdigit() else stated
+    number = number_in(stated) if isinstance(stated, str) else stated
     if type(number) is not int or not 0 < number < 1 << 20:
         raise PlanError(
             f"the number of heads ({name}) is {escape(str(stated), 40)}, and must be one number.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from ...storage.json_text import read_json
 from ...storage.read.base import Folder
 from ...storage.read.local import broken_links
 from ...storage.read.uri import SMALL_BYTES, open_source, read_small, scheme_of
-from ...util.text import listing
+from ...util.text import escape, listing
 from ...vocabulary.byte_pairs import VOCABULARY as TIKTOKEN
 from ...vocabulary.read import vocabulary_in
 from ...vocabulary.row_order import is_of_pieces
@@ -41,6 +42,7 @@ from .documents import (
 
 __all__ = ["LARGEST", "ModelFolder", "model_folder", "model_folder_at"]
 
+KIND = "model_type"
 LARGEST = 256 << 20
 UNLISTED = "a web server does not list its folders, so no configuration or tokeniser is read or copied"
 
@@ -76,12 +78,17 @@ class ModelFolder:
 
     @property
     def fault(self) -> str:
-        """Why its config.json cannot be read; '' if it can."""
+        """Why its config.json cannot be read, or that its ``model_type`` is no text; '' if it can."""
         return self._config[1]
 
     @cached_property
     def _config(self) -> tuple[dict[str, Any], str]:
-        return self._fields(CONFIG)
+        fields, fault = self._fields(CONFIG)
+        kind = fields.get(KIND)
+        if kind is None or isinstance(kind, str):
+            return fields, fault
+        is_not = f"its {KIND} is {escape(json.dumps(kind), 40)}, not the name of a model"
+        return {}, f"{self._file(CONFIG).path}: {is_not}"
 
     @cached_property
     def adapter(self) -> Mapping[str, Any]:

@@ -215,7 +215,7 @@ _DIVIDED = (
     (_BART, "d_model", "decoder_attention_heads"),
 )
 """Model types, a width, and the number of heads that must divide it."""
-_CONVOLUTION = re.compile(r"(?:^|\.)feature_extractor\.conv_layers\.(\d+)\.conv\.weight$")
+_CONVOLUTION = re.compile(r"(?:^|\.)feature_extractor\.conv_layers\.(\d{1,9})\.conv\.weight$")
 
 
 def _undivided(config: Mapping[str, Any]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ...errors import FormatError, UnsafeError
 from ...storage.read.base import File
-from ...util.text import escape
+from ...util.text import escape, number_in
 from ..base import limits
 
 __all__ = ["TarMember", "is_tar", "members", "names_in", "pax_records", "plain_members"]
@@ -102,7 +102,9 @@ def plain_members(file: File) -> Iterator[TarMember]:
             return
         _check_sum(header)
         begin, kind = at + _BLOCK, header[156:157]
-        size = int(said["size"]) if said.get("size", "").isdigit() else _number(header[124:136], 8)
+        size = number_in(said["size"]) if "size" in said else _number(header[124:136], 8)
+        if size is None:
+            raise FormatError("an extended header of the tar archive gives a malformed size.", rule="tar header")
         end = begin + (0 if kind in _LINKS else size)
         at = begin + -(-(end - begin) // _BLOCK) * _BLOCK
         if end > file.size:

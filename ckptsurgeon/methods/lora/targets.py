@@ -139,7 +139,7 @@ ALL = "all-linear"
 _TIED = frozenset(("lm_head", "embed_out", "embed_tokens", "embed_in", "wte", "word_embeddings", "shared"))
 """Modules that share one tensor in many models. With ``ensure_weight_tying`` PEFT adapts all of them or none."""
 
-_LAYER = re.compile(r".*\.[^.]*\.(\d+)\.")
+_LAYER = re.compile(r".*\.[^.]*\.(\d{1,9})\.")
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def targets_of(data: Mapping[str, Any]) -> Targets | None:
     plain = isinstance(names, (list, tuple)) and all(isinstance(one, str) and one.isidentifier() for one in names)
     if chosen is None or excluded is None or not (chosen.names or chosen.expression) or not sound or not plain:
         return None
-    patterns = tuple(re.compile(rf".*\.{name}\.(\d+)\.") for name in names)
+    patterns = tuple(re.compile(rf".*\.{name}\.(\d{1, 9})\.") for name in names)
     tied = data.get("ensure_weight_tying") is True and not _TIED.isdisjoint(map(_last, chosen.names))
     return Targets(chosen, excluded, frozenset(numbers), patterns or (_LAYER,), tied)
 

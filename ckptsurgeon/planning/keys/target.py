@@ -10,7 +10,7 @@ from itertools import product
 from math import prod
 
 from ...errors import PatternError
-from ...util.text import escape
+from ...util.text import escape, number_in
 from .pattern import Captures, KeyPattern
 from .spelling import foreign_capture, in_our_spelling, spelling_hint, undotted, without_dots
 
@@ -188,9 +188,10 @@ def _evaluate(node: ast.expr, named: Mapping[str, str]) -> int:
         return node.value
     if isinstance(node, ast.Name):
         text = named[node.id]
-        if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS):
+        number = number_in(text)
+        if number is None:
             raise ValueError(f"{node.id} caught {text!r}, and the target computes with it: it must be a number")
-        return int(text)
+        return number
     assert isinstance(node, ast.BinOp)  # by _is_arithmetic
     left, right = _evaluate(node.left, named), _evaluate(node.right, named)
     if right == 0 and isinstance(node.op, (ast.FloorDiv, ast.Mod)):

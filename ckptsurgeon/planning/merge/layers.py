@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...errors import PlanError
-from ...util.text import count, escape, listing
+from ...util.text import count, escape, listing, number_in
 from ..keys.hints import unmatched
 from ..keys.pattern import KeyPattern
 
@@ -41,7 +41,8 @@ class LayerList:
         """Return the number of the layer that contains a key, and the rest of the key; None for other keys."""
         head = f"{self.prefix}." if self.prefix else ""
         number, _, rest = key[len(head) :].partition(".") if key.startswith(head) else ("", "", "")
-        return (int(number), rest) if number.isascii() and number.isdigit() else None
+        layer = number_in(number)
+        return None if layer is None else (layer, rest)
 
     def key(self, number: int, rest: str) -> str:
         """Return the key of a layer's tensor, the inverse of ``split``."""
@@ -73,8 +74,8 @@ def _numbers(keys: Iterable[str]) -> dict[str, set[int]]:
         if module not in seen:  # a hundred thousand keys share modules
             for prefix, number in _numbered_modules(module, seen):
                 found.setdefault(prefix, set()).add(number)
-        if leaf.isdigit() and leaf.isascii():
-            found.setdefault(module, set()).add(int(leaf))
+        if (index := number_in(leaf)) is not None:
+            found.setdefault(module, set()).add(index)
     return found
 
 
@@ -84,8 +85,8 @@ def _numbered_modules(module: str, seen: set[str]) -> list[tuple[str, int]]:
     while module not in seen:
         seen.add(module)
         prefix, _, segment = module.rpartition(".")
-        if segment.isdigit() and segment.isascii():
-            found.append((prefix, int(segment)))
+        if (number := number_in(segment)) is not None:
+            found.append((prefix, number))
         module = prefix
     return found[::-1]
 
@@ -151,9 +152,9 @@ def layers_of(one: LayerList, keys: Iterable[str]) -> Mapping[int, list[str]]:
     found: dict[int, list[str]] = {}
     for key in keys:  # as ``split`` does
         if key.startswith(head):
-            number, _, rest = key[len(head) :].partition(".")
-            if number.isdigit() and number.isascii():
-                found.setdefault(int(number), []).append(rest)
+            segment, _, rest = key[len(head) :].partition(".")
+            if (number := number_in(segment)) is not None:
+                found.setdefault(number, []).append(rest)
     return found
 
 
@@ -183,6 +184,6 @@ class LayerDepths:
 def _layer(key: str) -> tuple[str, int | None]:
     segments = key.split(".")
     for place, segment in enumerate(segments):
-        if segment.isascii() and segment.isdigit():
-            return ".".join(segments[:place]), int(segment)
+        if (number := number_in(segment)) is not None:
+            return ".".join(segments[:place]), number
     return "", None

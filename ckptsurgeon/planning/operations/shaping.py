@@ -8,7 +8,7 @@ from math import prod
 from ...errors import PlanError
 from ...tensors.composition import cut, join, permute, reshape, scale, shift, total
 from ...tensors.info import TensorInfo
-from ...util.text import count, escape, listing, natural_key, shape_text
+from ...util.text import count, escape, listing, natural_key, number_in, shape_text
 from .operation import INDEX, Operation
 
 __all__ = ["dimension", "joined", "reshaped_by", "split_by"]
@@ -187,7 +187,7 @@ def _check_gaps(operation: Operation, name: str, keys: Sequence[str]) -> None:
             f"would go into {escape(name)}.",
             hint="Use all captures of the pattern except one in the new name.",
         )
-    numbers = sorted(int(text) for values in varying for text in values if _is_count(text))
+    numbers = sorted(one for values in varying for text in values if (one := number_in(text)) is not None)
     if len(keys) > 1 and len(set(numbers)) < len(keys):
         raise PlanError(
             f"{operation}: {listing(keys)} have no order in which they would go into {escape(name)}.",
@@ -199,10 +199,6 @@ def _check_gaps(operation: Operation, name: str, keys: Sequence[str]) -> None:
         raise PlanError(
             f"{operation}: to make {escape(name)}, number {missing} of {numbers[0]} to {numbers[-1]} is missing."
         )
-
-
-def _is_count(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) < 19
 
 
 def _join(operation: Operation, name: str, keys: Sequence[str], tensors: Mapping[str, TensorInfo]) -> TensorInfo:

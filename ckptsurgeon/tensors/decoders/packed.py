@@ -14,6 +14,7 @@ from math import prod
 
 import numpy as np
 
+from ...util.text import number_in
 from ..composition import decoded, reshape
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box
@@ -35,7 +36,7 @@ class _Packed:
         if codes is None or scale is None or asked.coded.shape is None or not codes.numel:
             raise UndecodableError("its headers do not give its bits")
         digits = asked.coded.method.removeprefix("int").split()[0]
-        bits = int(digits) if digits.isdigit() else 0
+        bits = number_in(digits) or 0
         shape = _stored_shape(asked.stored(".weight_shape")) or asked.coded.shape
         columns = shape[-1]
         if not 1 < bits <= 8 or shape[:-1] != codes.shape[:-1] or codes.shape[-1] not in _words(columns, bits):

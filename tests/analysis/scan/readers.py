@@ -10,14 +10,11 @@ import collections
 import io
 import pickle
 import random
-import resource
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,9 +26,10 @@ from ckptsurgeon.analysis.scan.pickle.known import KNOWN
 from ckptsurgeon.formats.pickle import machine as _pickle
 from ckptsurgeon.formats.pickle.values import GlobalName, OpaqueResult, PickledSet, Unhashable
 
+from ...helpers.pace import little_memory
 from .streams import stream
 
-__all__ = ["judged", "little_memory", "parting", "read", "streams"]
+__all__ = ["judged", "parting", "read", "streams"]
 
 REAL = {("builtins", "str"): str, ("builtins", "set"): set, ("collections", "OrderedDict"): collections.OrderedDict}
 """What makes texts and containers of plain data, as it is: so a name can be computed."""
@@ -209,18 +207,6 @@ def _unequal(values: Iterable[Any]) -> list[Any]:
 
 def _key(key: Any) -> Any:
     return _shape(getattr(key, "value", key), 0)
-
-
-@contextmanager
-def little_memory() -> Iterator[None]:
-    """Let this process take half a gigabyte more, and no more: C's reader takes what the number of a PUT makes it."""
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (taken + (512 << 20), before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def streams(number: int, seed: int) -> Iterator[bytes]:

@@ -12,8 +12,9 @@ import pytest
 
 import ckptsurgeon as cs
 
+from ...helpers.pace import little_memory
 from .hostile import as_legacy, as_torch_zip
-from .readers import judged, little_memory, parting, read, streams
+from .readers import judged, parting, read, streams
 
 STREAMS = 20_000
 

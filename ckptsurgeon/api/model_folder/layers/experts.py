@@ -13,7 +13,7 @@ from ..shape_checks import UNLOADED, DescribedTensor, is_number
 __all__ = ["INITIALISED", "expert_notes", "of_first_expert", "without_like_experts"]
 
 INITIALISED = "transformers initialises what is missing"
-_EXPERT = re.compile(r"(.*\.)?(\w*experts)\.(\d+)\.(.*)")
+_EXPERT = re.compile(r"(.*\.)?(\w*experts)\.(\d{1,9})\.(.*)")
 _OF_EXPERT = re.compile(r"experts\.\d+\.")
 _STACKED = re.compile(r"(.*\.)?experts\.(?:gate_up|gate|up|down)_proj(?:_blocks|_scales|_bias)?$")
 """Tensors of all experts of a layer together, whose first dimension is the experts."""
@@ -40,7 +40,9 @@ def of_first_expert(key: str) -> str:
     if not found:
         return key
     number, dot, rest = tail.partition(".")
-    if dot and number.isdecimal() and "experts." not in rest:  # the usual case, in half the time of an expression
+    if (
+        dot and number.isdecimal() and len(number) < 10 and "experts." not in rest
+    ):  # the usual case, in half the time of an expression
         return f"{head}experts.0.{rest}"
     return _OF_EXPERT.sub("experts.0.", key)
 
@@ -76,7 +78,7 @@ def _place_of(key: str) -> _Place | None:
     if not name:
         return None
     number, dot, rest = tail.partition(".")
-    if head[-1:] == "." and dot and number.isdecimal():
+    if head[-1:] == "." and dot and number.isdecimal() and len(number) < 10:
         return head, number, rest
     match = _EXPERT.match(key)
     return (match[1], match[3], match[4]) if match is not None and match[1] else None
@@ -185,7 +187,7 @@ def _routers(
         yield f"{escape(other[0].key)} has {count(other[0].shape[0], 'row')}, but there are {count(number, 'expert')}"
 
 
-_OF_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.mlp\.(experts\.|(?:gate|up|down)_proj\.)")
+_OF_LAYER = re.compile(r"(?:^|\.)layers\.(\d{1,9})\.mlp\.(experts\.|(?:gate|up|down)_proj\.)")
 _SOME_DENSE = ("deepseek_v2", "deepseek_v3", "dots1", "glm4_moe")
 """Model types whose first layers have no experts, as many as ``first_k_dense_replace``."""
 

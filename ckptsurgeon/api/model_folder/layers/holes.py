@@ -91,14 +91,16 @@ def gap_notes(keys: Sequence[str]) -> Iterator[str]:
     modules without weights take up numbers as well.
     """
     for prefix, numbers in lists_with_gaps(keys).items():
-        lost = [number for number in range(min(numbers), max(numbers)) if number not in numbers]
+        first, last = min(numbers), max(numbers)
+        lost = last - first + 1 - len(numbers)
         if not is_stack(prefix) or not lost or len(numbers) < FEWEST:
             continue
         layers = layers_of(LayerList(prefix, len(numbers)), keys).values()
         usual, alike = Counter(frozenset(rests) for rests in layers).most_common(1)[0]
         if alike * 2 > len(numbers) and sum("." in rest for rest in usual) >= FEWEST:
-            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
-            yield f"{escape(prefix)} has layers {min(numbers)} to {max(numbers)}, but nothing of layer {lost[0]}{more}"
+            more = f" and {lost - 1} more" if lost > 1 else ""
+            missing = next(number for number in range(first, last) if number not in numbers)
+            yield f"{escape(prefix)} has layers {first} to {last}, but nothing of layer {missing}{more}"
 
 
 def uneven_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from ....destinations.hf.files import CONFIG
 from ....util.text import count, escape, listing
@@ -37,13 +37,18 @@ def absent_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     listed = {
         number for file in (ADDED, TOKENIZER, WHOLE) if _has(folder, file) for _, number in added_in(folder, file)
     }
-    rows = set(range(len(tokens), folder.rows)) - listed - {one.number for one in new.values()}
+    known = listed | {one.number for one in new.values()}
+
+    def absent(ids: Iterable[int]) -> list[int]:
+        return [one for one in ids if len(tokens) <= one < folder.rows and one not in known]
+
     found = [
-        f"{name}_id of {file} {_said(ids, rows)}{_meant(name, names, own)}"
+        f"{name}_id of {file} {'is' if len(ids) == 1 else 'has'} {listing(list(map(str, rows)), 3, where='')}"
+        f"{_meant(name, names, own)}"
         for name, file, ids in ids_of_roles(folder)
-        if not rows.isdisjoint(ids) and _counts(folder, name, own)
+        if (rows := absent(ids)) and _counts(folder, name, own)
     ]
-    found += [f"{field} of {CONFIG} is {row}" for field, row in _of_inputs(folder) if row in rows]
+    found += [f"{field} of {CONFIG} is {row}" for field, row in _of_inputs(folder) if absent([row])]
     if found:
         has = f"{escape(folder.vocabulary)} has {count(len(tokens), 'token')}"
         yield f"ids of special tokens that are rows without a token, since {has}: {listing(found, 4, where='')}"
@@ -73,11 +78,6 @@ def _counts(folder: ModelFolder, name: str, own: Mapping[str, int]) -> bool:
     beginning (BLIP) that their tokenisers do not know.
     """
     return (name in own or name == END or name not in NAMES) and (generates(folder) or name not in OF_GENERATION)
-
-
-def _said(ids: list[int], rows: set[int]) -> str:
-    absent = [str(one) for one in ids if one in rows]
-    return f"{'is' if len(ids) == 1 else 'has'} {listing(absent, 3, where='')}"
 
 
 def _meant(name: str, names: Mapping[str, str], own: Mapping[str, int]) -> str:
