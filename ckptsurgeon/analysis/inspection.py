@@ -17,6 +17,7 @@ from ..planning.operations.perform import Weights
 from ..tensors.composition import leaves
 from ..tensors.encodings._agreement import basis_of
 from ..tensors.encodings._encoding import NO_CODES, QuantisedTensor, QuantisedTensors
+from ..tensors.encodings.torch_quantised import stored_bytes
 from ..tensors.info import TensorInfo, alias_groups
 from ..util.notebook import InNotebooks
 from ..util.text import count, escape, human_bytes
@@ -196,7 +197,7 @@ class Inspection(InNotebooks):
     @cached_property
     def nbytes(self) -> int:
         """The size of all tensors in bytes; tied tensors count once."""
-        return sum(info.nbytes for key, info in self.tensors.items() if key not in self.ties)
+        return sum(stored_bytes(info) for key, info in self.tensors.items() if key not in self.ties)
 
     @property
     def summary(self) -> StatsSummary | None:
@@ -215,7 +216,7 @@ class Inspection(InNotebooks):
         keys = one.keys
         if not one.parameters or not all(key in self.tensors for key in keys):
             return None
-        return 8 * sum(self.tensors[key].nbytes for key in keys) / one.parameters
+        return 8 * sum(stored_bytes(self.tensors[key]) for key in keys) / one.parameters
 
     def to_json(self) -> dict[str, Any]:
         """Return the inspection as plain data."""
@@ -231,7 +232,7 @@ class Inspection(InNotebooks):
                     "key": key,
                     "dtype": info.dtype,
                     "shape": list(info.shape),
-                    "nbytes": info.nbytes,
+                    "nbytes": stored_bytes(info),
                     "file": ", ".join(dict.fromkeys(one.storage.file for one in leaves(info) if one.storage)),
                     "tied_to": self.ties.get(key),
                     "opaque": info.opaque or None,

@@ -13,6 +13,7 @@ from .mismatch.policies import cast_fault
 from .plan.files import PlanTarget
 from .plan.plan import CarriedEntries, Plan
 from .plan.step import Step
+from .quantised import or_decode
 from .transplant.options import Options
 from .transplant.select import SourceView, TensorOrigin, operation_fields, select
 
@@ -106,7 +107,7 @@ def _check_plain(chosen: Any, view: SourceView) -> None:
         first = opaque[0]
         raise FormatError(
             f"the tensor {escape(first.key)} of {escape(view.source.name)} cannot be copied: {first.info.opaque}.",
-            hint=f"Leave it out: ckpt filter --exclude {escape(first.key)}.",
+            hint=or_decode(first.info, f"Leave it out: ckpt filter --exclude {escape(first.key)}."),
             details=[f"{origin.key}: {origin.info.opaque}" for origin in opaque],
             rule="opaque",
         )

@@ -9,9 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from ..errors import PlanError
+from ..tensors.dtypes import DTYPES
 from ..tensors.encodings._encoding import NO_CODES, QuantisedTensor, QuantisedTensors
 from ..tensors.encodings._find import find_codes
 from ..tensors.encodings._parts import UNCODED
+from ..tensors.encodings.torch_quantised import pickled_torchao
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing
 from .plan.plan import Plan
@@ -26,6 +28,7 @@ __all__ = [
     "check_replaced",
     "computing",
     "dequantise",
+    "or_decode",
     "refuse_codes",
 ]
 
@@ -37,6 +40,13 @@ def dequantise(verb: str) -> str:
     """Return the hint to dequantise a model for a command, as the beginning of a sentence."""
     how = "--encoding dequantize" if verb in DECODING else "ckpt convert --dequantize"
     return f"Dequantise the model first, with {how} or the package that quantised it"
+
+
+def or_decode(info: TensorInfo, hint: str) -> str:
+    """Return the hint for a tensor that cannot be copied; one of torch's or torchao's quantised ones can be decoded."""
+    if DTYPES[info.dtype].kind != "quantized" and not pickled_torchao(info)[0]:
+        return hint
+    return f"Decode it with ckpt convert --dequantize. Or {hint[0].lower()}{hint[1:]}"
 
 
 class QuantisedError(PlanError):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..analysis.inspection import Inspection
 from ..tensors.encodings._encoding import QuantisedTensor
+from ..tensors.encodings.torch_quantised import stored_bytes
 from ..tensors.info import TensorInfo
 
 __all__ = ["LogicalTensors", "logical_tensors"]
@@ -62,7 +63,7 @@ def logical_tensors(
             if one.form not in by_form:
                 number = bits(one)
                 said = f"{number:.3g} bits a weight" if number is not None else ""
-                nbytes = sum(tensors[part].nbytes for part in one.keys)
+                nbytes = sum(stored_bytes(tensors[part]) for part in one.keys)
                 by_form[one.form] = TensorInfo(one.method, one.shape, opaque=said), nbytes
             found[one.name], nbytes = by_form[one.form]
             coded[one.name] = one, nbytes

@@ -6,7 +6,7 @@ Written after ``torch/_utils.py`` and ``torch/_tensor.py``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +31,7 @@ def rebuilders() -> Functions:
     for name, function in {**_strided(TensorBuilder()), **_OTHERS}.items():
         table["torch._utils", name] = function
 
-    def from_type(function: Any, kind: Any, args: Any, _state: Any) -> object:
+    def from_type(function: Any, kind: Any, args: Any, state: Any) -> object:
         if type(function) is not GlobalName or type(args) is not tuple:
             return OpaqueResult(kind, args)
         if function.name in _FROM_TYPE:  # torch never nests them; three thousand would exhaust the stack
@@ -39,7 +39,8 @@ def rebuilders() -> Functions:
                 "the pickle rebuilds a tensor from another rebuilt tensor, as torch never does.", rule="rebuilding"
             )
         ours = table.get((function.module, function.name))
-        return OpaqueResult(kind, args) if ours is None else ours(*args)
+        made = OpaqueResult(kind, args) if ours is None else ours(*args)
+        return _with_attributes(made, kind, state) if ours is _wrapped else made
 
     for name in _FROM_TYPE:
         table["torch._tensor", name] = from_type
@@ -92,6 +93,23 @@ def _meta(dtype: Any, size: Any, *_: Any) -> TensorInfo:
 
 def _wrapped(kind: Any, dtype: Any, size: Any, *_: Any) -> TensorInfo:
     return unknown(f"it is of the class {brief(kind)}", dtype_of(dtype), size)
+
+
+def _with_attributes(made: Any, kind: Any, state: Any) -> TensorInfo:
+    """Return the header of a tensor of another class, with the name of the class and those attributes that are plain.
+
+    ``parts`` of the result are this name and pairs of the name and the value of an attribute, which is a tensor, a
+    number, a text, or the name of an object.
+    """
+    assert isinstance(made, TensorInfo)
+    found = [(name, brief(value) if isinstance(value, GlobalName) else value) for name, value in _plain(state)]
+    return replace(made, parts=(brief(kind), tuple(found)))
+
+
+def _plain(state: Any) -> Iterator[tuple[str, Any]]:
+    for name, value in state.items() if isinstance(state, dict) else ():
+        if type(name) is str and isinstance(value, (TensorInfo, GlobalName, bool, int, str)):
+            yield name, value
 
 
 def _nested(data: Any, *_: Any) -> TensorInfo:

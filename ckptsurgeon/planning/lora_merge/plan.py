@@ -21,7 +21,7 @@ from ..plan.compute import Lora, LoraTerm
 from ..plan.files import PlanTarget
 from ..plan.plan import Plan
 from ..plan.step import Input, Step
-from ..quantised import refuse_codes
+from ..quantised import or_decode, refuse_codes
 from ..transplant.select import SourceView
 from .fitting import AdapterView, check_names, input_of, misfit, weight_layout
 
@@ -258,7 +258,7 @@ def _check_plain(base: SourceView) -> None:
         raise FormatError(
             f"the tensor {escape(opaque[0])} of {escape(base.source.name)} cannot be copied: "
             f"{base.tensors[opaque[0]].opaque}.",
-            hint=f"Leave it out first: ckpt filter --exclude {escape(opaque[0])}.",
+            hint=or_decode(base.tensors[opaque[0]], f"Leave it out first: ckpt filter --exclude {escape(opaque[0])}."),
             details=opaque,
             rule="opaque",
         )

@@ -15,6 +15,7 @@ from ..mismatch.policies import cast_fault, is_reshape
 from ..plan.files import PlanSource
 from ..plan.plan import EqualKeys
 from ..plan.step import Step
+from ..quantised import or_decode
 from ..target import InitialFile, TargetSpec
 from .by_place import PositionalRows, ShapeChange
 from .gates import PlanFaults, raise_faults
@@ -166,7 +167,7 @@ class _Decider:
             raise FormatError(
                 f"the tensor {escape(origin.key)} of {escape(self.names[origin.source])} cannot be copied: "
                 f"{origin.info.opaque}.",
-                hint=f"Use --exclude {escape(origin.key)}.",
+                hint=or_decode(origin.info, f"Use --exclude {escape(origin.key)}."),
                 rule="opaque",
             )
         if origin.is_description:  # a text, longer if its numbers have more digits

@@ -1,18 +1,21 @@
-"""Describes tensors of torchao in safetensors: codes, scales, zero points, and in the metadata the class of each.
+"""Describes tensors of torchao: codes, scales, zero points, and the class of each.
 
-``flatten_tensor_state_dict`` stores the parts of ``proj.weight`` as ``proj._weight_qdata`` and so on, and describes it
-in the entry ``proj.weight`` of the file's metadata. https://github.com/pytorch/ao/tree/main/torchao/prototype/safetensors
+In a pickle they are attributes of an object. In safetensors ``flatten_tensor_state_dict`` stores the parts of
+``proj.weight`` as ``proj._weight_qdata`` and so on, and describes it in the entry
+``proj.weight`` of the file's metadata. https://github.com/pytorch/ao/tree/main/torchao/prototype/safetensors
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from ..composition import decoded, reshape
 from ..dtypes import DTYPES
+from ..encodings.torch_quantised import pickled_torchao
 from ..info import Decoded, TensorInfo
 from ._decoder import EXPONENTS, Request, UndecodableError, as_exponents
 
@@ -26,43 +29,59 @@ FLOAT4 = "float4_e2m1fn_x2"
 
 def torchao_weight(asked: Request) -> TensorInfo:
     """Return the weight that a tensor of torchao stands for, in the terms of the decoders ``scaled`` and ``fp4``."""
-    about = _described(asked)
-    kind, fields = str(about.get("_type", "")), about.get("_data", {})
-    fields = fields if isinstance(fields, dict) else {}
-    codes, scale = asked.codes, _part(asked, "scale")
-    if _part(asked, "act_pre_scale") is not None:
+    made = _weight(asked)
+    if asked.codes.opaque and made.shape != asked.codes.shape:
+        raise UndecodableError(f"its parts make a weight of {list(made.shape)}, and it is {list(asked.codes.shape)}")
+    return made
+
+
+def _weight(asked: Request) -> TensorInfo:
+    kind, fields, parts = _pickled(asked) if asked.codes.opaque else _in_safetensors(asked)
+    codes, scale = parts.get("qdata"), parts.get("scale")
+    if parts.get("act_pre_scale") is not None:
         raise UndecodableError(
             "the inputs of its layer are scaled (act_pre_scale), so that the weight alone is not the network's"
         )
-    if scale is None or not kind:
+    if codes is None or scale is None or not kind:
         raise UndecodableError("its file does not say of which class of torchao it is, or has no scale for it")
     if fields.get("is_swizzled_scales"):
         raise UndecodableError("its scales are in the order of a GPU's kernels (is_swizzled_scales)")
+    if codes.stride is not None:
+        raise UndecodableError("its codes are a view of others, transposed for example")
     if kind in SCALED:
-        return _scaled(codes, scale, _part(asked, "zero_point"))
+        return _scaled(codes, scale, parts.get("zero_point"))
     if kind == MX and DTYPES[codes.dtype].bits == 8 and codes.dtype != "uint8":
         return _scaled(codes, as_exponents(scale), None)
-    is_float4 = kind == MX and _dtype(fields.get("elem_dtype")) == FLOAT4 and scale.dtype in EXPONENTS
+    is_float4 = kind == MX and fields.get("elem_dtype") == FLOAT4 and scale.dtype in EXPONENTS
     if (is_float4 or kind == NVFP4) and codes.dtype == "uint8":
-        return _fp4(codes, scale, _part(asked, "per_tensor_scale"))
+        return _fp4(codes, scale, parts.get("per_tensor_scale"))
     raise UndecodableError(f"no decoder knows the {kind[:60]} of torchao")
 
 
-def _described(asked: Request) -> dict[str, Any]:
-    """Return what the file's metadata says of a weight; {} if they say nothing that can be read."""
+_Described = tuple[str, Mapping[str, object], Mapping[str, TensorInfo]]
+"""The class of a tensor, its settings, and its parts."""
+
+
+def _pickled(asked: Request) -> _Described:
+    kind, attributes = pickled_torchao(asked.codes)
+    parts = {name: one for name, one in attributes.items() if isinstance(one, TensorInfo)}
+    fields = {name: one.removeprefix("torch.") if isinstance(one, str) else one for name, one in attributes.items()}
+    return kind, fields, parts
+
+
+def _in_safetensors(asked: Request) -> _Described:
+    about: Any = {}
     with suppress(ValueError, RecursionError):
-        found = json.loads(asked.metadata.get(asked.coded.name, ""))
-        if isinstance(found, dict):
-            return found
-    return {}
+        about = json.loads(asked.metadata.get(asked.coded.name, ""))
+    kind, fields = (about.get("_type", ""), about.get("_data")) if isinstance(about, dict) else ("", None)
+    told = {name: _plain(one) for name, one in fields.items()} if isinstance(fields, dict) else {}
+    parts = {end.removeprefix("._weight").removeprefix("_"): info for end, info in asked.parts.items()}
+    return str(kind), told, {**parts, "qdata": asked.codes}
 
 
-def _dtype(stored: Any) -> str:
-    return str(stored.get("_data")) if isinstance(stored, dict) else ""
-
-
-def _part(asked: Request, name: str) -> TensorInfo | None:
-    return next((info for end, info in asked.parts.items() if end in (f"._weight_{name}", f"_{name}")), None)
+def _plain(stored: Any) -> object:
+    """Return a setting as it is; a dtype, which is an object in JSON, by its name."""
+    return str(stored.get("_data")) if isinstance(stored, dict) else stored
 
 
 def _scaled(codes: TensorInfo, scale: TensorInfo, zero: TensorInfo | None) -> TensorInfo:

@@ -15,6 +15,7 @@ from ..info import TensorInfo
 from ._encoding import NO_CODES, Encoding, LogicalTensor, Parts, QuantisedTensor, QuantisedTensors
 from ._parts import could_be_parts, could_be_words, lone_codes, lone_parts, part_endings
 from ._settings import QuantisationSettings, Settings
+from .torch_quantised import pickled_torchao
 
 __all__ = ["could_be_codes", "find_codes", "is_named_codes", "unknown"]
 
@@ -180,7 +181,9 @@ def find_codes(
     """
     long = _long_endings()
     keys = [
-        key for key, info in tensors.items() if info.dtype in _CODE_TYPES or (key.endswith(long) and info.numel > 1)
+        key
+        for key, info in tensors.items()
+        if info.dtype in _CODE_TYPES or (key.endswith(long) and info.numel > 1) or pickled_torchao(info)[0]
     ]
     parts = could_be_parts(tensors, _part_endings())
     if not keys and not parts and not could_be_words(tensors):
@@ -220,7 +223,7 @@ class _Forms:
         """
         own = self._settings.of(stem)
         module = stem if own is not self._settings else None
-        form = id(one), module, *[(end, info.dtype, info.shape) for end, info in parts.items()]
+        form = id(one), module, *[(end, info.dtype, info.shape, info.opaque) for end, info in parts.items()]
         found = self._found.get(form)
         if found is None:
             found = self._found[form] = one.logical(parts, own), next(self._numbers)

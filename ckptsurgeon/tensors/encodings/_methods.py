@@ -73,7 +73,8 @@ def is_stored_by(method: str, coded: QuantisedTensor) -> bool:
 @lru_cache(1024)
 def family(method: str) -> str:
     """Return the short name of an encoding: "GPTQ" for "GPTQ, 4 bits", and "packed" for all packed integers."""
-    return "packed" if "packed" in method else re.split(r"[, ]", method)[0]
+    first = re.split(r"[, ]", method)[0]
+    return "packed" if "packed" in method and first != "torchao" else first
 
 
 def known_by_settings(codes: QuantisedTensors) -> list[QuantisedTensor]:

@@ -1,14 +1,45 @@
-"""The encoding of torch's own quantised tensors, which include scale and zero point.
+"""The encodings of tensors that torch pickles with scale and zero point: its own quantised ones, and torchao's.
 
-https://docs.pytorch.org/docs/stable/quantization.html
+https://docs.pytorch.org/docs/stable/quantization.html, https://github.com/pytorch/ao/tree/main/torchao/quantization
 """
 
 from __future__ import annotations
 
-from ..dtypes import DTYPES
-from ._encoding import Encoding, same_shape
+from collections.abc import Mapping
 
-__all__ = ["ENCODINGS"]
+from ..dtypes import DTYPES
+from ..info import TensorInfo
+from ._encoding import Encoding, LogicalTensor, Parts, same_shape
+from ._settings import QuantisationSettings
+
+__all__ = ["ENCODINGS", "pickled_torchao", "stored_bytes"]
 
 _TYPES = frozenset(name for name, dtype in DTYPES.items() if dtype.kind == "quantized" and not dtype.block)
-ENCODINGS = (Encoding("", _TYPES, (), same_shape("quantised by torch"), named=""),)
+_FLOATS = frozenset(name for name, dtype in DTYPES.items() if dtype.kind == "float" and dtype.bits >= 16)
+"""The dtypes that a tensor of torchao can have outwardly."""
+
+
+def pickled_torchao(info: TensorInfo) -> tuple[str, Mapping[str, object]]:
+    """Return the class of a pickled tensor of torchao, and its attributes by name; ("", {}) for any other tensor."""
+    if not info.opaque or len(info.parts) != 2 or not str(info.parts[0]).startswith("torchao."):
+        return "", {}
+    kind, attributes = info.parts
+    return str(kind).rpartition(".")[2], dict(attributes) if isinstance(attributes, tuple) else {}
+
+
+def stored_bytes(info: TensorInfo) -> int:
+    """Return the size of a stored tensor in bytes: of a pickled tensor of torchao, that of its attributes."""
+    kind, attributes = pickled_torchao(info)
+    return sum(one.nbytes for one in attributes.values() if isinstance(one, TensorInfo)) if kind else info.nbytes
+
+
+def _torchao(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
+    (info,) = parts.values()
+    kind, _ = pickled_torchao(info)
+    return LogicalTensor.of(f"torchao, {kind}", info.shape) if kind else None
+
+
+ENCODINGS = (
+    Encoding("", _TYPES, (), same_shape("quantised by torch"), named=""),
+    Encoding("", _FLOATS, (), _torchao, named=""),
+)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.errors import PlanError
+from ckptsurgeon.errors import FormatError, PlanError
 
 
 def entry(kind: str, **fields: Any) -> str:
@@ -72,3 +74,102 @@ def test_what_cannot_be_decoded_is_refused_by_name(described: dict[str, str], wh
 def test_parts_that_do_not_fit_are_refused(more: dict[str, torch.Tensor], why: str, tmp_path: Path) -> None:
     with pytest.raises(PlanError, match=why):
         cs.convert(saved(tmp_path / "a.safetensors", BOTH, **more), dtype="float32", dequantize=True)
+
+
+PICKLED = sorted((Path(__file__).parent / "recorded").glob("torchao-*.pth"))
+WEIGHT_KEY = "model.layers.0.mlp.up_proj.weight"
+
+
+@pytest.fixture(params=PICKLED, ids=lambda path: path.stem)
+def pickled(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.param
+    return path
+
+
+def test_a_pickled_weight_has_the_values_that_torchao_decodes(pickled: Path, tmp_path: Path) -> None:
+    if "swizzled" in pickled.stem:
+        with pytest.raises(PlanError, match="the order of a GPU's kernels"):
+            cs.convert(pickled, dtype="float32", dequantize=True)
+        return
+    for out in (tmp_path / "out.safetensors", tmp_path / "out.pth"):
+        cs.apply(cs.convert(pickled, dtype="float32", dequantize=True), out)
+        assert cs.verify(out).ok
+    with safe_open(pickled.with_suffix(".safetensors"), "pt") as file:
+        expected = file.get_tensor("expected")
+    assert torch.equal(load_file(tmp_path / "out.safetensors")[WEIGHT_KEY], expected)
+    assert torch.equal(torch.load(tmp_path / "out.pth")[WEIGHT_KEY], expected)
+
+
+def test_a_pickled_weight_is_shown_as_it_is_meant(pickled: Path) -> None:
+    found = cs.inspect(pickled)
+    (coded,) = found.codes.tensors
+    assert coded.name == WEIGHT_KEY
+    assert coded.method.startswith("torchao, ")
+    assert coded.shape == (48, 96)
+    assert found.parameters == 48 * 96
+    bits = found.bits_per_weight(coded)
+    assert bits is not None
+    assert bits < 10
+
+
+def test_a_pickled_weight_is_not_copied_as_something_else(pickled: Path, tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="cannot be copied: it is of the class torchao") as error:
+        cs.apply(cs.convert(pickled), tmp_path / "out.pth")
+    assert "ckpt convert --dequantize" in error.value.hint
+
+
+class Wrapper(torch.Tensor):
+    """A tensor with others as attributes, as torchao's are."""
+
+    @staticmethod
+    def __new__(cls, **attributes: Any) -> Wrapper:
+        made: Wrapper = torch.Tensor._make_wrapper_subclass(cls, (4, 8))
+        made.__dict__.update(attributes)
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise NotImplementedError
+
+
+def wrapped(path: Path, monkeypatch: pytest.MonkeyPatch, module: str, **attributes: Any) -> Path:
+    """A file with a tensor of the class Int8Tensor of some module."""
+    parent, _, _ = module.partition(".")
+    kind = type("Int8Tensor", (Wrapper,), {"__module__": module})
+    for name in (parent, module):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setattr(sys.modules[module], "Int8Tensor", kind, raising=False)
+    torch.save({"weight": kind(**attributes)}, path)
+    return path
+
+
+FITTING = {"qdata": torch.ones(4, 8, dtype=torch.int8), "scale": torch.full((4, 1), 0.5)}
+
+
+def test_only_classes_of_torchao_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = wrapped(tmp_path / "a.pth", monkeypatch, "torchao.quantization", **FITTING)
+    assert cs.convert(ours, dtype="float32", dequantize=True)
+    other = wrapped(tmp_path / "b.pth", monkeypatch, "otherao.quantization", **FITTING)
+    assert not cs.inspect(other).codes
+    with pytest.raises(FormatError, match=r"it is of the class otherao\.quantization\.Int8Tensor"):
+        cs.convert(other, dtype="float32")
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"scale": None}, "has no scale for it"),
+        ({"qdata": "text"}, "has no scale for it"),
+        ({"scale": torch.ones(3, 1)}, r"its scales have the shape \[3, 1\]"),
+        ({"zero_point": torch.zeros(4, 2)}, "zero points are of another shape"),
+        ({"act_pre_scale": torch.ones(8)}, "the inputs of its layer are scaled"),
+        ({"qdata": torch.ones(4, 16, dtype=torch.int8)}, r"a weight of \[4, 16\], and it is \[4, 8\]"),
+        ({"qdata": torch.ones(8, 4, dtype=torch.int8).t()}, "transposed"),
+    ],
+)
+def test_pickled_parts_that_do_not_fit_are_refused(
+    changed: dict[str, Any], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = wrapped(tmp_path / "a.pth", monkeypatch, "torchao.quantization", **{**FITTING, **changed})
+    with pytest.raises(PlanError, match=why):
+        cs.convert(path, dtype="float32", dequantize=True)
