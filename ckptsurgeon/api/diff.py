@@ -103,10 +103,21 @@ def _compared(
     progress: Progress | None,
 ) -> Difference:
     with open_checkpoint(first, root, called="first") as a, open_checkpoint(second, root, called="second") as b:
-        return compare(
+        found = compare(
             a, b, values=values, tolerance=tolerance, renames=renames, include=include, exclude=exclude,
             weights=(weights_of(a), weights_of(b)), progress=progress,
         )  # fmt: skip
+        notes = _of_one(a, b)
+    return replace(found, notes=(*found.notes, *notes)) if notes else found
+
+
+def _of_one(a: Checkpoint, b: Checkpoint) -> list[str]:
+    """Return what is wrong in one of two checkpoints only, as ``ckpt inspect`` says it, with its path."""
+    from .model_folder.checks import contradictions
+
+    here, there = contradictions(a), contradictions(b)
+    sides = ((a, here, there), (b, there, here))
+    return [f"{escape(one.path)}: {note}" for one, own, other in sides for note in own if note not in other]
 
 
 def _is_large(given: CheckpointLike) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -10,11 +11,11 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..storage.json_text import read_json
-from ..util.text import brief_repr, escape
+from ..util.text import brief_repr, count, escape, listing
 from .mapping import INSIDE, marked
 from .vocabulary import MOST, Vocabulary, checked
 
-__all__ = ["BYTE", "VOCABULARY", "byte_letters", "doubled_number", "read_added", "read_decoder"]
+__all__ = ["BYTE", "VOCABULARY", "byte_letters", "doubled_number", "of_language", "read_added", "read_decoder"]
 
 
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
@@ -169,6 +170,29 @@ def doubled_number(data: bytes) -> str:
         return number_twice({**vocabulary, **_added(document)}) if isinstance(vocabulary, dict) else ""
     except (ValueError, TypeError, KeyError):
         return ""
+
+
+def of_language(name: str, data: bytes, language: object) -> bytes:
+    """Return the list of one language in a ``vocab.json`` that has one for each; any other data as they are.
+
+    MMS has such files: https://huggingface.co/docs/transformers/model_doc/mms. ``language`` is the ``target_lang`` of
+    tokenizer_config.json. Raises ConfigError if there is no list for it.
+    """
+    try:
+        document = read_json(data)
+    except ValueError:
+        return data
+    if not isinstance(document, dict) or not document or not all(isinstance(one, dict) for one in document.values()):
+        return data
+    if not isinstance(language, str):
+        raise ConfigError(
+            f"{name} has a list for each of {count(len(document), 'language')}, and tokenizer_config.json does not "
+            "name one (target_lang)."
+        )
+    if language not in document:
+        known = listing(sorted(document), 4, where="")
+        raise ConfigError(f"{name} has no list for {escape(language, 20)} (target_lang), only for {known}.")
+    return json.dumps(document[language]).encode()
 
 
 def read_added(name: str, data: bytes, known: Collection[str]) -> list[str]:

@@ -16,12 +16,13 @@ from ..util.did_you_mean import did_you_mean
 from ..util.registry import discover
 from ..util.text import escape
 from . import plain
-from .huggingface import read_added, read_decoder
+from .huggingface import of_language, read_added, read_decoder
 from .row_order import in_row_order, is_of_pieces
 from .vocabulary import Reader, Vocabulary, checked
 
 __all__ = [
     "BYTES",
+    "BY_LANGUAGE",
     "VOCABULARY_BYTES",
     "read_vocabulary",
     "tokens_beside",
@@ -78,6 +79,8 @@ ADDED = "added_tokens.json"
 CONFIG = "tokenizer_config.json"
 """The file in which transformers 5 saves added tokens, among other settings."""
 MODEL = "config.json"
+BY_LANGUAGE = "vocab.json"
+"""The token list that may have one for each language."""
 LACKING = ("vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 SHIFTED = (
     "sentencepiece.bpe.model", "sentencepiece.model", "spm.model", "spm_char.model", "source.spm", "dict.txt",
@@ -112,7 +115,9 @@ def vocabulary_beside(path: str) -> Vocabulary:
     def read(beside: str) -> bytes | None:
         return _bytes(os.path.join(folder, beside))
 
-    vocabulary = _in_row_order(name, read_vocabulary(path), read)
+    data = read(name) if name == BY_LANGUAGE else None
+    own = read_vocabulary(path) if data is None else _of_language(name, data, read)
+    vocabulary = _in_row_order(name, own, read)
     if name in SHIFTED and not vocabulary.is_whole:
         raise PlanError(
             f"{escape(path)} does not say which row of the embedding a token has, nor do the files beside it.",
@@ -132,7 +137,7 @@ def vocabulary_in(name: str, read: Callable[[str], bytes | None]) -> Vocabulary:
     if data is None or (is_shifted and not is_of_pieces(name)):
         why = "does not say which row of the embedding a token has" if data is not None else "is not there"
         raise ConfigError(f"{escape(name)} {why}.")
-    vocabulary = vocabulary_of(name, data)
+    vocabulary = _of_language(name, data, read) if name == BY_LANGUAGE else vocabulary_of(name, data)
     if name not in LACKING and not is_of_pieces(name):
         return vocabulary
     vocabulary = _in_row_order(name, vocabulary, read)
@@ -144,6 +149,10 @@ def vocabulary_in(name: str, read: Callable[[str], bytes | None]) -> Vocabulary:
 def _in_row_order(name: str, vocabulary: Vocabulary, read: Callable[[str], bytes | None]) -> Vocabulary:
     settings = _fields(read(CONFIG))
     return in_row_order(name, vocabulary, settings, {} if settings.get("tokenizer_class") else _fields(read(MODEL)))
+
+
+def _of_language(name: str, data: bytes, read: Callable[[str], bytes | None]) -> Vocabulary:
+    return vocabulary_of(name, of_language(name, data, _fields(read(CONFIG)).get("target_lang")))
 
 
 def _fields(data: bytes | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ckptsurgeon.errors import ConfigError
 from ckptsurgeon.vocabulary.coqui import VOCABULARY as COQUI
 from ckptsurgeon.vocabulary.coqui import alphabet_text
-from ckptsurgeon.vocabulary.read import read_vocabulary
+from ckptsurgeon.vocabulary.read import read_vocabulary, vocabulary_beside
 
 
 def read(name: str, content: str | bytes) -> tuple[str, ...]:
@@ -208,3 +208,30 @@ def test_pairs_of_bytes_are_written_as_tokenizer_json_writes_them() -> None:
 def test_pairs_of_bytes_that_are_none_are_an_error(name: str, content: str) -> None:
     with pytest.raises(ConfigError, match="is not a list of byte pairs"):
         read(name, content)
+
+
+LISTS = {"eng": {"<pad>": 0, "a": 1}, "deu": {"<pad>": 0, "ä": 1, "ß": 2}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "tokens"),
+    [('{"target_lang": "deu"}', ("<pad>", "ä", "ß")), ('{"target_lang": "eng"}', ("<pad>", "a"))],
+)
+def test_a_list_for_each_language_is_that_of_the_target(settings: str, tokens: tuple[str, ...]) -> None:
+    Path("tokenizer_config.json").write_text(settings)
+    Path("vocab.json").write_text(json.dumps(LISTS))
+    assert vocabulary_beside("vocab.json").tokens == tokens
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ("{}", "has a list for each of 2 languages, and tokenizer_config.json does not name one"),
+        ('{"target_lang": "fra"}', r"has no list for fra \(target_lang\), only for deu, eng"),
+    ],
+)
+def test_a_list_for_each_language_without_the_target_is_an_error(settings: str, why: str) -> None:
+    Path("tokenizer_config.json").write_text(settings)
+    Path("vocab.json").write_text(json.dumps(LISTS))
+    with pytest.raises(ConfigError, match=why):
+        vocabulary_beside("vocab.json")

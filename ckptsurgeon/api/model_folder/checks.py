@@ -106,13 +106,15 @@ def without_repeats(plan: Plan, checkpoint: Checkpoint) -> Plan:
 def with_sources_said(plan: Plan, opened: Sequence[Checkpoint], folders: Sequence[ModelFolder]) -> Plan:
     """Return a plan with a note for each file beside a source that contradicts the layers or tokens of the source.
 
-    ``opened`` are the sources of the plan, and ``folders`` their folders, in the same order.
+    ``opened`` are the sources of the plan, and ``folders`` their folders, in the same order. What the plan says of its
+    output already is not said again of a source.
     """
+    said = {*plan.notes, *plan.target.notes}
     found = dict[str, None]()
     for checkpoint, folder in zip(opened, folders, strict=False):
         layers = source_layer_notes(checkpoint, folder)
         if not folder.files or checkpoint.elsewhere:
-            found |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in layers)
+            notes = layers
         else:
             apart = ModelFolder("", folder.files)  # files read only here may change before the plan is applied
             names = (*name_notes(apart), *added_notes(apart, folder), *decoder_notes(apart, folder))
@@ -122,8 +124,8 @@ def with_sources_said(plan: Plan, opened: Sequence[Checkpoint], folders: Sequenc
             texts = (*case_notes(apart, folder), *chat_notes(apart, folder))
             lists = (*token_list_notes(folder), *texts, *names, *ids)
             unread = (f"{name}: {why}" for name, why in unreadable_files(apart, folder))
-            notes = (*unread, *layers, *lists)
-            found |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in notes)
+            notes = [*unread, *layers, *lists]
+        found |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in notes if note not in said)
     return replace(plan, notes=(*plan.notes, *found)) if found else plan
 
 

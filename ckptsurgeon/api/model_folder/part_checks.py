@@ -153,7 +153,7 @@ def _sides(keys: Sequence[str], kind: str, classes: Sequence[str], config: Mappi
         field = f"{side}_layers" if kind in _BART else "num_layers"
         if kind in _T5 and side == "decoder" and config.get("num_decoder_layers") is not None:
             field = "num_decoder_layers"
-        declared, pattern = config.get(field), re.compile(rf"(?:.*\.)?{side}\.(?:layers|block)\.(\d{1, 9})\.")
+        declared, pattern = config.get(field), re.compile(rf"(?:.*\.)?{side}\.(?:layers|block)\.(\d{{1,9}})\.")
         if type(declared) is not int or _is_of_other_side(side, classes):
             continue
         numbers = {int(match[1]) for key in keys if (match := pattern.match(key))}

@@ -12,7 +12,9 @@ from ...storage.read.base import File
 from ...storage.read.uri import open_source, scheme_of
 from ...storage.stand_ins import HEAD_BYTES, error_message, stand_in
 from ...util.text import escape
-from .documents import GENERATION
+from ...vocabulary.huggingface import of_language
+from ...vocabulary.read import BY_LANGUAGE
+from .documents import GENERATION, TOKENIZER
 from .folder import LARGEST, ModelFolder
 
 __all__ = ["is_elsewhere", "unreadable_files", "unreadable_notes", "vocabulary_fault"]
@@ -59,7 +61,22 @@ def vocabulary_fault(folder: ModelFolder) -> str:
         return ""
     if not folder.vocabulary.endswith(".json"):
         return stand_in(folder.read(folder.vocabulary, LARGEST))
-    return json_fault(folder, folder.vocabulary)
+    return json_fault(folder, folder.vocabulary) or _language_fault(folder)
+
+
+def _language_fault(folder: ModelFolder) -> str:
+    """Return why a vocab.json with a list for each language has none that the tokeniser can use; else ''."""
+    with suppress(SourceError, ConfigError):
+        if folder.vocabulary != BY_LANGUAGE:
+            return ""
+        named = (
+            folder.document(TOKENIZER).get("target_lang") if TOKENIZER in {one.name for one in folder.files} else None
+        )
+        try:
+            of_language("it", folder.read(folder.vocabulary, LARGEST), named)
+        except ConfigError as error:
+            return error.message.removesuffix(".")
+    return ""
 
 
 def _stand_ins(folder: ModelFolder) -> dict[str, str]:

@@ -200,7 +200,7 @@ def targets_of(data: Mapping[str, Any]) -> Targets | None:
     plain = isinstance(names, (list, tuple)) and all(isinstance(one, str) and one.isidentifier() for one in names)
     if chosen is None or excluded is None or not (chosen.names or chosen.expression) or not sound or not plain:
         return None
-    patterns = tuple(re.compile(rf".*\.{name}\.(\d{1, 9})\.") for name in names)
+    patterns = tuple(re.compile(rf".*\.{name}\.(\d{{1,9}})\.") for name in names)
     tied = data.get("ensure_weight_tying") is True and not _TIED.isdisjoint(map(_last, chosen.names))
     return Targets(chosen, excluded, frozenset(numbers), patterns or (_LAYER,), tied)
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..composition import decoded, reshape
+from ..encodings._facts import STORAGE, cast_from
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box
 from ._decoder import Request, UndecodableError, groups_of, whole
@@ -46,6 +47,8 @@ class _Blocks:
             steps = [(f"step{dim}", size if dim else 1) for dim, size in enumerate(codes.shape)]
             made = Decoded((("codes", codes), ("scale", scale)), "scaled", (*steps, ("times", PART_OF_127)))
             return decoded(codes.shape, made)
+        if cast := cast_from(asked.parts, asked.settings.fields.get(STORAGE)):
+            raise UndecodableError(f"its bytes were cast from {cast} ({STORAGE}) to {codes.dtype}, and are no codes")
         state = _state(next((asked.stored(end) for end in asked.parts if end.startswith(STATE)), b""))
         shape, block = state.get("shape"), state.get("blocksize")
         if (

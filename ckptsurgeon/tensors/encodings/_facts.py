@@ -7,27 +7,34 @@ from collections.abc import Iterator, Mapping
 from math import prod
 from typing import NamedTuple
 
+from ..dtypes import DTYPES
 from ..info import TensorInfo
 from ._encoding import Parts, QuantisedTensor
 from ._settings import Scheme, StatedValues
 
 __all__ = [
+    "BYTES",
     "COLUMNS_FIRST",
     "FORMATS",
     "GROUPED",
     "ROWS_FIRST",
+    "STORAGE",
     "STORED_BY",
     "TYPES",
     "Contradiction",
+    "cast_from",
     "contradicted",
     "is_of_fused",
 ]
 
 SCALES = (".weight_scale", "_scale_inv")
+STORAGE = "bnb_4bit_quant_storage"
 ROWS_FIRST, COLUMNS_FIRST = ("gemm", "exllama", "ipex"), ("gemv", "gemv_fast")
 """Versions of AWQ, by the order in which they pack codes."""
 FORMATS = ("gptq", "gptq_v2")
 """Formats of GPTQ: the first stores zero points minus one, the second as they are."""
+BYTES = "packed integers with scales"
+"""The method of bytes with scales, as the encoding of such bytes names it."""
 FUSED = re.compile(r"qkv|gate_up|up_gate|in_proj|w13", re.IGNORECASE)
 """Names of modules that fuse several weights, each with blocks of its own."""
 COMPRESSED = "compressed"
@@ -91,7 +98,7 @@ def contradicted(kind: str, one: QuantisedTensor, parts: Parts, stated: StatedVa
     elif kind == "MLX":
         yield from _mlx(one, parts, stated)
     elif kind == "bitsandbytes":
-        yield from _bitsandbytes(one, stated)
+        yield from _bitsandbytes(one, parts, stated)
     elif kind == "fp8":
         yield from _blocks(one, parts, stated)
         yield from _float(parts, stated)
@@ -106,7 +113,9 @@ def contradicted(kind: str, one: QuantisedTensor, parts: Parts, stated: StatedVa
 
 def _scheme(kind: str, one: QuantisedTensor, parts: Parts, scheme: Scheme) -> Iterator[Contradiction]:
     """Yield each setting in ``scheme``, a config group of compressed-tensors, that a quantised tensor contradicts."""
-    if kind not in STORED_BY.get(scheme.format, (kind,)):
+    if one.method == BYTES and "int8" in STORED_BY.get(scheme.format, ()):
+        yield Contradiction("format", scheme.format, "codes of uint8 in place of int8", "have")
+    elif kind not in STORED_BY.get(scheme.format, (kind,)):
         yield Contradiction("format", scheme.format, one.method)
     elif scheme.type in TYPES.values() and scheme.type != TYPES[kind]:
         yield Contradiction("type", scheme.type, one.method)
@@ -141,13 +150,26 @@ def _grouping(kind: str, one: QuantisedTensor, scale: tuple[int, ...], scheme: S
         yield Contradiction("group_size", str(scheme.size), str(shape[1] // scale[1]))
 
 
-def _bitsandbytes(one: QuantisedTensor, stated: StatedValues) -> Iterator[Contradiction]:
+def _bitsandbytes(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
     asked = [name for name in ("load_in_4bit", "load_in_8bit") if stated.flags.get(name)]
     kind, said = one.method.rpartition(" ")[2], stated.texts.get("bnb_4bit_quant_type", "")
     if asked and ("load_in_8bit" if kind == "int8" else "load_in_4bit") not in asked:
         yield Contradiction(asked[0], "true", one.method)
     elif {said, kind} == {"fp4", "nf4"}:
         yield Contradiction("bnb_4bit_quant_type", said, kind, "are")
+    if cast := cast_from(parts, stated.texts.get(STORAGE)):
+        yield Contradiction(STORAGE, cast, f"stored as {parts[''].dtype} (a cast changed their bytes)", "are")
+
+
+def cast_from(parts: Parts, storage: object) -> str:
+    """Return the dtype that 4-bit codes of bitsandbytes were stored in before a cast, as settings state it; else "".
+
+    Two codes are in a byte, and the bytes may be stored as floats (``bnb_4bit_quant_storage``): a cast of these floats
+    makes other bytes of them. ``storage`` is the value of that field.
+    """
+    told = storage.removeprefix("torch.") if isinstance(storage, str) else ""
+    is_other = "" in parts and told in DTYPES and parts[""].dtype != told
+    return told if is_other and DTYPES[parts[""].dtype].kind == "float" else ""
 
 
 def _float(parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 from ._encoding import Encoding, LogicalTensor, Parts, same_shape, some
+from ._facts import BYTES
 from ._settings import QuantisationSettings
 
 __all__ = ["ENCODINGS"]
@@ -41,7 +42,7 @@ def _bytes(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | 
         return None
     if scale.numel == 1 and ".comfy_quant" not in parts:
         return LogicalTensor.of("BitNet", (codes.shape[0] * 4, *codes.shape[1:]))
-    return LogicalTensor("packed integers with scales", None, at_least=codes.numel)
+    return LogicalTensor(BYTES, None, at_least=codes.numel)
 
 
 def _exl3(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:

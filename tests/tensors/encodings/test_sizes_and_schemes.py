@@ -16,6 +16,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.errors import PlanError
 from ckptsurgeon.tensors.encodings._sizes import logical_shapes
 
+from ...helpers.four_bits import FOUR_BITS
 from ...helpers.quantised import eight_bits, fp8, scales, words
 from ...helpers.zoo import BY_NAME, IN, OUT, ZOO, Quantised
 from .test_agreement import GEMV, VERBS
@@ -162,6 +163,16 @@ def with_zero_points(one: Quantised) -> Quantised:
     return replace(one, store=store)
 
 
+def with_bytes(one: Quantised) -> Quantised:
+    """The same with codes of uint8, as a program writes them that casts codes."""
+
+    def store(g: torch.Generator) -> dict[str, torch.Tensor]:
+        tensors = one.store(g)
+        return {**tensors, ".weight": tensors[".weight"].view(torch.uint8)}
+
+    return replace(one, store=store)
+
+
 NUMBER = "the shapes of 2 quantised tensors say"
 CONTRADICTIONS = [
     (of("nvfp4", **compressed("pack-quantized", INT4)), f"format pack-quantized, but {NUMBER} nvfp4"),
@@ -178,6 +189,15 @@ CONTRADICTIONS = [
     (of("fp8-block", fmt="e5m2"), "fmt e5m2, but 2 quantised tensors are e4m3"),
     (of("bnb-nf4", bnb_4bit_quant_type="fp4"), "bnb_4bit_quant_type fp4, but 2 quantised tensors are nf4"),
     (of("bnb-fp4-bf16", bnb_4bit_quant_type="nf4"), "bnb_4bit_quant_type nf4, but 2 quantised tensors are fp4"),
+    (
+        of("bnb-fp4-bf16", bnb_4bit_quant_storage="float16"),
+        "bnb_4bit_quant_storage float16, but 2 quantised tensors are stored as bfloat16 (a cast changed their bytes)",
+    ),
+    (
+        of("bnb-fp4-bf16", bnb_4bit_quant_storage="uint8"),
+        "bnb_4bit_quant_storage uint8, but 2 quantised tensors are stored as bfloat16 (a cast changed their bytes)",
+    ),
+    (with_bytes(of("w8a8")), "format int-quantized, but 2 quantised tensors have codes of uint8 in place of int8"),
 ]
 
 
@@ -314,3 +334,23 @@ def test_logical_shapes_are_those_of_the_plain_weights(tmp_path: Path) -> None:
         folder = BY_NAME[name].folder(tmp_path / name)
         with cs.open_checkpoint(folder) as checkpoint:
             assert logical_shapes(checkpoint.codes) == {f"{layer}.weight": shape for layer in BY_NAME[name].layers}
+
+
+def test_codes_that_a_cast_has_changed_are_not_decoded(tmp_path: Path) -> None:
+    one = FOUR_BITS["bnb-nf4-sound"]
+    settings = {**one.settings, "bnb_4bit_quant_storage": "bfloat16"}
+
+    def folder(name: str, dtype: torch.dtype) -> Path:
+        state = {
+            key: tensor.view(-1).view(torch.bfloat16).to(dtype)[:, None] if key.endswith("proj.weight") else tensor
+            for key, tensor in one.tensors().items()
+        }
+        path = replace(one, settings=settings).folder(tmp_path / name)
+        save_file(state, path / "model.safetensors")
+        return path
+
+    sound, cast = folder("sound", torch.bfloat16), folder("cast", torch.float16)
+    assert not said(cs.inspect(sound))
+    assert cs.convert(sound, dequantize=True)
+    with pytest.raises(cs.PlanError, match=r"were cast from bfloat16 \(bnb_4bit_quant_storage\) to float16"):
+        cs.convert(cast, dequantize=True)

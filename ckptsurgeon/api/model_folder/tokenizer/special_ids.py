@@ -44,6 +44,7 @@ def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
         for file in (CONFIG, GENERATION)
         for one in (*stale_ids(object_in(folder, file), tokens), *_unlisted_languages(folder, read, file, tokens))
     ]
+    named_so += _other_signs(folder, tokens)
     if named_so:
         yield f"ids whose tokens are not the ones that their fields name: {listing(named_so, 4, where='')}"
     names, places = named_tokens(folder), {token: row for row, token in enumerate(tokens)}
@@ -69,6 +70,20 @@ def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
             words.append(f"{field}_id of {file} is {own}{meant}")
     if words:
         yield f"ids of special tokens that are other words in the tokeniser: {listing(words, 4, where='')}"
+
+
+def _other_signs(folder: ModelFolder, tokens: tuple[str, ...]) -> Iterator[str]:
+    """Yield each id in config.json that is not that of the token with the name of the field.
+
+    So is ``vision_start_token_id`` where the tokeniser has ``<|vision_start|>`` under another id.
+    """
+    for field, number in folder.config.items():
+        name = f"<|{field.removesuffix('_token_id')}|>"
+        if not field.endswith("_token_id") or not _is_row(number, tokens) or tokens[number] == name:
+            continue
+        if name in tokens:
+            own = f"{escape(field)} of {CONFIG} is {number} ({brief_token(tokens[number])})"
+            yield f"{own}, while {brief_token(name)} is {tokens.index(name)}"
 
 
 def _blank(

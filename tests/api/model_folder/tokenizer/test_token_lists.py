@@ -212,3 +212,35 @@ def test_transformers_agrees_on_added_tokens(added: dict[str, int]) -> None:
     assert any("transformers gives" in note for note in notes()) == any(
         own.get(token) != row for token, row in added.items() if token not in TOKENS
     )
+
+
+@pytest.mark.parametrize(
+    ("language", "said"),
+    [
+        ("eng", []),
+        ("deu", ["vocab.json has 10 tokens, but model.embed_tokens.weight has 8 rows: the last tokens have no row"]),
+        ("fra", ["vocab.json: it has no list for fra (target_lang), only for deu, eng"]),
+        (None, ["vocab.json: it has a list for each of 2 languages, and tokenizer_config.json does not name one (target_lang)"]),
+    ],
+)  # fmt: skip
+def test_a_list_for_each_language_is_held_against_the_rows(language: str | None, said: list[str]) -> None:
+    model("m", tokens=TOKENS), model("a", tokens=TOKENS)
+    for path, lang in (("m", language), ("a", "eng")):
+        lists = {"eng": dict.fromkeys(TOKENS), "deu": dict.fromkeys([*TOKENS, "ä", "ß"])}
+        lists = {name: {token: i for i, token in enumerate(one)} for name, one in lists.items()}
+        Path(path, "vocab.json").write_text(json.dumps(lists))
+        settings = {"tokenizer_class": "Wav2Vec2CTCTokenizer", **({"target_lang": lang} if lang else {})}
+        Path(path, "tokenizer_config.json").write_text(json.dumps(settings))
+    assert [one for one in cs.inspect("m").notes if "vocab.json" in one] == said
+    assert [one for one in cs.diff("m", "a").notes if "vocab.json" in one][:1] == [f"m: {one}" for one in said]
+
+
+@pytest.mark.parametrize("number", [4, 5])
+def test_an_id_of_another_sign_than_its_field_is_called_by_is_said(number: int) -> None:
+    signs = [*TOKENS[:5], "<|vision_start|>", *TOKENS[6:]]
+    model("m", tokens=signs, vision_start_token_id=number), model("a", tokens=signs, vision_start_token_id=5)
+    told = "vision_start_token_id of config.json is 4 ('a'), while '<|vision_start|>' is 5"
+    note = f"ids whose tokens are not the ones that their fields name: {told}"
+    for found in (cs.inspect("m"), cs.convert("m"), cs.filter("m", include="**.weight")):
+        assert [one for one in found.notes if "vision" in one] == ([note] if number == 4 else [])
+    assert [one for one in cs.diff("a", "m").notes if "m: " in one] == ([f"m: {note}"] if number == 4 else [])
