@@ -19,10 +19,11 @@ from ..tensors.info import Storage, TensorInfo, alias_groups
 from ..util.notebook import InNotebooks
 from ..util.text import count, escape, listing
 from .extras import NO_NAMES, Extra, ExtraEntry, entries_beside, entries_to_carry, extras_of, names_to
-from .quantisation import in_other_shards, quantisation_settings, settings_by_file, settings_in, without_settings
+from .quantisation import quantisation_settings, settings_by_file, settings_in, without_settings
 from .quantisation_notes import contradictory, disagreeing_files, missing_settings, of_other_width, unfit, unlike_others
 from .quantised_parts import incomplete, notes_on_parts
 from .roots import Root, check_keys, find_root, tensors_of
+from .shard_index import ShardIndex, shard_index, shard_notes
 from .wrappers import Unwrapping, unwrap, unwrap_as
 
 if TYPE_CHECKING:
@@ -150,6 +151,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         shard, number = self._shard
         if number:
             notes.append(f"{escape(shard)} is one of {number} shards: the tensors of the other shards are not read")
+            notes += shard_notes(shard, self._tensors, self._index, self.around) if not self.root else ()
         lacking = self._view.lacking
         if lacking:
             notes.append(
@@ -201,8 +203,13 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     @cached_property
     def elsewhere(self) -> Sequence[str]:
         """The keys of the other shards, from the index next to the file; empty if this file is not a shard."""
+        return self._index.elsewhere
+
+    @cached_property
+    def _index(self) -> ShardIndex:
+        """What the index next to the file says of it; empty if this file is not a shard."""
         files = [*self.header.handles.values()]
-        return in_other_shards(files[0].name, self.around) if len(files) == 1 else ()
+        return shard_index(files[0].name, self.around) if len(files) == 1 else ShardIndex()
 
     @cached_property
     def quantisation(self) -> Mapping[str, Any]:

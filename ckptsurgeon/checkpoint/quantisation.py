@@ -8,7 +8,6 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..formats._choosing import has_weights
-from ..formats.base.sharded_writer import indexed_name, shard_name
 from ..storage.json_text import read_json
 from ..storage.read.base import Folder, Source
 from ..tensors.encodings._settings import quantisation_of
@@ -17,9 +16,9 @@ __all__ = [
     "SETTINGS",
     "SETTINGS_ENTRIES",
     "configuration",
+    "document_of",
     "folder_around",
     "folder_of_model",
-    "in_other_shards",
     "quantisation_settings",
     "settings_among",
     "settings_by_file",
@@ -91,7 +90,7 @@ def quantisation_settings(folder: Folder | None) -> dict[str, Any]:
     if folder is None:
         return {}
     with suppress(CheckpointError):
-        return settings_among(folder.names(), lambda name: _document(folder, name))
+        return settings_among(folder.names(), lambda name: document_of(folder, name))
     return {}
 
 
@@ -134,7 +133,7 @@ def settings_by_file(folder: Folder | None) -> dict[str, dict[str, Any]]:
     """Return the settings of quantisation in a folder, by the name of the file that has them; {} if there are none."""
     with suppress(CheckpointError):
         if folder is not None:
-            return dict(_each_settings(folder.names(), lambda name: _document(folder, name)))
+            return dict(_each_settings(folder.names(), lambda name: document_of(folder, name)))
     return {}
 
 
@@ -142,24 +141,13 @@ def configuration(folder: Folder) -> dict[str, Any]:
     """Return the config.json of a folder; empty if it has none that can be read."""
     with suppress(CheckpointError):
         if _CONFIGS[0] in folder.names():
-            found = _document(folder, _CONFIGS[0])
+            found = document_of(folder, _CONFIGS[0])
             return found if isinstance(found, dict) else {}
     return {}
 
 
-def in_other_shards(shard: str, folder: Folder | None) -> list[str]:
-    """Return the keys of the other shards, from an index in ``folder`` that names ``shard``; [] if there is none."""
-    with suppress(CheckpointError):
-        for name in folder.names() if folder is not None else ():
-            document = _document(folder, name) if folder is not None and indexed_name(name) else None
-            places = document.get("weight_map") if isinstance(document, dict) else None
-            named = {key: shard_name(str(one)) for key, one in places.items()} if isinstance(places, dict) else {}
-            if shard in named.values():
-                return [key for key, place in named.items() if place != shard]
-    return []
-
-
-def _document(folder: Folder, name: str) -> Any:
+def document_of(folder: Folder, name: str) -> Any:
+    """Return the parsed JSON of a small file in a folder; None if it cannot be read, or is too large."""
     with closing(folder.file(name)) as file, suppress(ValueError, CheckpointError):
         return read_json(file.read(0, file.size)) if file.size <= _BYTES else None
     return None

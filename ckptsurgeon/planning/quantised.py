@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from ..errors import PlanError
+from ..tensors.decoders._torchao import KINDS
 from ..tensors.dtypes import DTYPES
 from ..tensors.encodings._encoding import NO_CODES, QuantisedTensor, QuantisedTensors
 from ..tensors.encodings._find import find_codes
@@ -44,7 +45,7 @@ def dequantise(verb: str) -> str:
 
 def or_decode(info: TensorInfo, hint: str) -> str:
     """Return the hint for a tensor that cannot be copied; one of torch's or torchao's quantised ones can be decoded."""
-    if DTYPES[info.dtype].kind != "quantized" and not pickled_torchao(info)[0]:
+    if DTYPES[info.dtype].kind != "quantized" and pickled_torchao(info)[0] not in KINDS:
         return hint
     return f"Decode it with ckpt convert --dequantize. Or {hint[0].lower()}{hint[1:]}"
 

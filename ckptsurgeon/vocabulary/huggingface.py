@@ -184,7 +184,9 @@ def of_language(name: str, data: bytes, language: object) -> bytes:
         return data
     if not isinstance(document, dict) or not document or not all(isinstance(one, dict) for one in document.values()):
         return data
-    if not isinstance(language, str):
+    if "model" in document:  # a tokenizer.json under this name
+        return data
+    if not isinstance(language, str) or not language:
         raise ConfigError(
             f"{name} has a list for each of {count(len(document), 'language')}, and tokenizer_config.json does not "
             "name one (target_lang)."

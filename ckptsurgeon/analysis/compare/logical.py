@@ -10,6 +10,7 @@ from ...engine.prefetch import fetch_tensors
 from ...errors import FormatError, PlanError
 from ...planning.operations.perform import Weights
 from ...tensors.encodings._encoding import QuantisedTensor
+from ...tensors.encodings.torch_quantised import pickled_torchao
 from ...tensors.info import Decoded, TensorInfo
 from ...util.text import escape
 from .difference import UNREAD, Difference, Pair, Tolerance
@@ -102,7 +103,7 @@ def _is_same(
     if one.method != other.method or one.parts.keys() != other.parts.keys():
         return False
     pairs = ((first[key], second[other.parts[end]]) for end, key in one.parts.items())
-    if any((a.dtype, a.shape) != (b.dtype, b.shape) for a, b in pairs):
+    if any((a.dtype, a.shape) != (b.dtype, b.shape) or pickled_torchao(a)[0] for a, b in pairs):
         return False
     if first.quantisation == second.quantisation:
         return True
@@ -116,6 +117,13 @@ def _is_same(
     return len(set(facts)) == 1
 
 
+def _are_pickled(pair: Pair, first: Checkpoint, second: Checkpoint) -> bool:
+    """Return whether two weights are pickled tensors of one class of torchao."""
+    stored = (one.get(pair.key) for one in (first, second))
+    kinds = {pickled_torchao(info)[0] if info is not None else "" for info in stored}
+    return len(kinds) == 1 and "" not in kinds
+
+
 def with_decoded(
     found: Difference,
     first: Checkpoint,
@@ -126,22 +134,28 @@ def with_decoded(
 ) -> Difference:
     """Return a difference with the distances of those tensors in ``keys`` that two checkpoints encode differently.
 
-    Those within a tolerance that was asked for are among the close ones.
+    Those within a tolerance that was asked for are among the close ones. Pickled tensors of torchao with equal values
+    are identical: their bytes are not compared.
     """
     chosen = [key for key in keys if key in otherwise.pairs]
     refused = {key: otherwise.refused[key] for key in chosen if key in otherwise.refused}
     pairs = [otherwise.pairs[key] for key in chosen if key not in refused]
     fetch_tensors((source, info) for pair in pairs for source, info in ((first, pair.first), (second, pair.second)))
-    decoded, close = list[Pair](), list[Pair]()
+    decoded, close, same = list[Pair](), list[Pair](), list[str]()
     for pair in pairs:
         try:
             numbers, within = measure(pair, first, second, tolerance)
         except FormatError as error:
             refused[pair.key] = error.message.rstrip(".")
+            continue
+        if numbers is not None and not numbers.differing and _are_pickled(pair, first, second):
+            same.append(pair.key)
         else:
             (close if within and tolerance != Tolerance() else decoded).append(replace(pair, numbers=numbers))
     return replace(
         found,
+        identical=found.identical + len(same),
+        same=(*found.same, *same),
         decoded=(*found.decoded, *decoded),
         close=(*found.close, *close),
         not_compared={**found.not_compared, **refused},

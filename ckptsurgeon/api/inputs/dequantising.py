@@ -54,10 +54,11 @@ def _decoded(checkpoint: Checkpoint, coded: QuantisedTensor, settings: StatedSet
     try:
         return DecodedWeight(coded.name, decoded_weight(_request(checkpoint, coded, settings)), coded.keys)
     except UndecodableError as error:
+        is_copied = not (coded.codes and checkpoint[coded.codes].opaque)
         raise PlanError(
             f"the tensor {escape(coded.name)} of {escape(checkpoint.path)} is quantised ({escape(coded.method)}) "
             f"and cannot be decoded: {escape(str(error))}.",
-            hint="Dequantise the model with the package that quantised it, or copy it as it is.",
+            hint=f"Dequantise the model with the package that quantised it{', or copy it as it is' * is_copied}.",
             details=list(coded.keys),
         ) from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -107,9 +108,10 @@ def with_sources_said(plan: Plan, opened: Sequence[Checkpoint], folders: Sequenc
     """Return a plan with a note for each file beside a source that contradicts the layers or tokens of the source.
 
     ``opened`` are the sources of the plan, and ``folders`` their folders, in the same order. What the plan says of its
-    output already is not said again of a source.
+    output already is not said again of a source in the folder of the destination's configuration.
     """
     said = {*plan.notes, *plan.target.notes}
+    place = os.path.dirname(os.path.abspath(plan.target.config)) if plan.target.config else ""
     found = dict[str, None]()
     for checkpoint, folder in zip(opened, folders, strict=False):
         layers = source_layer_notes(checkpoint, folder)
@@ -122,10 +124,12 @@ def with_sources_said(plan: Plan, opened: Sequence[Checkpoint], folders: Sequenc
             ids = (*special_id_notes(apart, folder), *absent_id_notes(apart, folder), *end_notes(apart, folder))
             ids = (*ids, *sentinel_notes(apart, folder), *_without_configuration(apart, folder, tensors, {}))
             texts = (*case_notes(apart, folder), *chat_notes(apart, folder))
-            lists = (*token_list_notes(folder), *texts, *names, *ids)
+            sizes = _vocabulary(logical_tensors(tensors, apart.config, checkpoint.codes), apart, folder)
+            lists = (*token_list_notes(folder), *sizes, *texts, *names, *ids)
             unread = (f"{name}: {why}" for name, why in unreadable_files(apart, folder))
             notes = [*unread, *layers, *lists]
-        found |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in notes if note not in said)
+        known = said if place == os.path.abspath(checkpoint.path) else ()
+        found |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in notes if note not in known)
     return replace(plan, notes=(*plan.notes, *found)) if found else plan
 
 
@@ -150,25 +154,35 @@ def folder_notes(plan: Plan, folder: ModelFolder, origin: ModelFolder | None = N
     notes = [*unreadable_notes(folder, read), *weights_notes(tensors, folder, read)]
     known = {} if origin is None else {name: origin.config[name] for name in TYPE if name in origin.config}
     rows = 0 if origin is None else origin.rows
-    return list(dict.fromkeys((*notes, *_without_configuration(folder, read, tensors, known, rows))))
+    former = [DescribedTensor(step.source_key or step.key, step.dtype, step.shape, step.tied_to) for step in plan.steps]
+    named = tensors if _embeddings(tensors) else former  # the embedding may have a new name, that no rule knows
+    return list(dict.fromkeys((*notes, *_without_configuration(folder, read, named, known, rows))))
 
 
 def _without_configuration(
     folder: ModelFolder, read: ModelFolder, tensors: Sequence[DescribedTensor], known: Mapping[str, Any], rows: int = 0
 ) -> Iterator[str]:
-    """Yield notes on the ids in generation_config.json of a folder without config.json, as rename and filter write it.
+    """Yield notes on the tokens of a folder without config.json, as rename and filter write it.
+
+    They are on the number of tokens and on the ids in generation_config.json.
 
     ``read`` is a folder with the same tokeniser, whose vocabulary may be loaded already. ``known`` has the fields of
     config.json on the model's type, if they are known, and ``rows`` is the vocabulary size; for 0, the number of rows
     of the largest embedding counts, or else the number of tokens.
     """
     names = {one.name for one in folder.files}
-    if GENERATION not in names or not names.isdisjoint((CONFIG, ADAPTER)):
+    if not (GENERATION in names or folder.vocabulary) or not names.isdisjoint((CONFIG, ADAPTER)):
         return
-    rows = rows or max((one.shape[0] for one in _embeddings(logical_tensors(tensors, {}))), default=0)
-    size = rows or len(local_tokens(read))  # without an embedding, only ids of tokens can be judged
-    text = json_text({**known, **({"vocab_size": size} if size else {})})
-    described = ModelFolder("", (*folder.files, Companion(CONFIG, text=text)))
+
+    def of_size(size: int) -> ModelFolder:
+        text = json_text({**known, **({"vocab_size": size} if size else {})})
+        return ModelFolder("", (*folder.files, Companion(CONFIG, text=text)))
+
+    logical = logical_tensors(tensors, {})
+    own = max((one.shape[0] for one in _of_tokens(logical, of_size(0))), default=0)
+    yield from _vocabulary(logical, of_size(own), read)
+    rows = rows or own
+    described = of_size(rows or len(local_tokens(read)))  # without an embedding, only ids of tokens can be judged
     beyond = _beyond(described) if rows else []
     ids = (*special_id_notes(described, read), *absent_id_notes(described, read))
     yield from (*beyond, *ids, *end_notes(described, read))
@@ -197,13 +211,13 @@ def notes_beside(checkpoint: Checkpoint, folder: ModelFolder | None = None) -> l
     ties = checkpoint.ties
     tensors = [DescribedTensor(key, info.dtype, info.shape, ties.get(key, "")) for key, info in checkpoint.items()]
     unreadable = [f"{name}: {why}" for name, why in unreadable_files(folder, folder)]
-    return [
+    return list(dict.fromkeys((
         *gaps,
         *([folder.fault.removesuffix(".")] if folder.fault else []),
         *unreadable,
         *weights_notes(tensors, folder, folder, checkpoint.codes),
         *_without_configuration(folder, folder, tensors, {}),
-    ]
+    )))  # fmt: skip
 
 
 def weights_notes(
@@ -256,14 +270,20 @@ def _is_matrix(one: DescribedTensor) -> bool:
     return len(one.shape) == 2 and DTYPES[one.dtype].kind == "float"
 
 
+def _of_tokens(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> list[DescribedTensor]:
+    """Return the embeddings of tokens; of a CTC model, which has none, the output layer."""
+    found = _embeddings(tensors)
+    if not found and is_ctc(folder):
+        found = [one for one in tensors if HEAD.search(one.key) and _is_matrix(one)]
+    return found
+
+
 def _vocabulary(tensors: Sequence[DescribedTensor], folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield notes if the shape of an embedding contradicts config.json, or if it has fewer rows than there are tokens.
 
     For a CTC model without an embedding, the output layer over the vocabulary is checked instead.
     """
-    found = _embeddings(tensors)
-    if not found and is_ctc(folder):
-        found = [one for one in tensors if HEAD.search(one.key) and _is_matrix(one)]
+    found = _of_tokens(tensors, folder)
     if not found:
         return
     most = max(found, key=lambda one: one.shape[0])

@@ -19,11 +19,13 @@ from ..encodings.torch_quantised import pickled_torchao
 from ..info import Decoded, TensorInfo
 from ._decoder import EXPONENTS, Request, UndecodableError, as_exponents
 
-__all__ = ["torchao_weight"]
+__all__ = ["KINDS", "torchao_weight"]
 
 SCALED = ("Float8Tensor", "Int8Tensor", "IntxUnpackedToInt8Tensor")
 """The classes whose codes are numbers, less a zero point, times a scale."""
 MX, NVFP4 = "MXTensor", "NVFP4Tensor"
+KINDS = (*SCALED, MX, NVFP4)
+"""The classes that are decoded."""
 FLOAT4 = "float4_e2m1fn_x2"
 
 
@@ -42,6 +44,8 @@ def _weight(asked: Request) -> TensorInfo:
         raise UndecodableError(
             "the inputs of its layer are scaled (act_pre_scale), so that the weight alone is not the network's"
         )
+    if kind and kind not in KINDS:
+        raise UndecodableError(f"no decoder knows the {kind[:60]} of torchao")
     if codes is None or scale is None or not kind:
         raise UndecodableError("its file does not say of which class of torchao it is, or has no scale for it")
     if fields.get("is_swizzled_scales"):
@@ -55,7 +59,7 @@ def _weight(asked: Request) -> TensorInfo:
     is_float4 = kind == MX and fields.get("elem_dtype") == FLOAT4 and scale.dtype in EXPONENTS
     if (is_float4 or kind == NVFP4) and codes.dtype == "uint8":
         return _fp4(codes, scale, parts.get("per_tensor_scale"))
-    raise UndecodableError(f"no decoder knows the {kind[:60]} of torchao")
+    raise UndecodableError(f"its codes are {codes.dtype}, which no decoder knows of a {kind}")
 
 
 _Described = tuple[str, Mapping[str, object], Mapping[str, TensorInfo]]

@@ -15,7 +15,7 @@ from ..info import TensorInfo
 from ._encoding import NO_CODES, Encoding, LogicalTensor, Parts, QuantisedTensor, QuantisedTensors
 from ._parts import could_be_parts, could_be_words, lone_codes, lone_parts, part_endings
 from ._settings import QuantisationSettings, Settings
-from .torch_quantised import pickled_torchao
+from .torch_quantised import pickled_torchao, stored_bytes
 
 __all__ = ["could_be_codes", "find_codes", "is_named_codes", "unknown"]
 
@@ -223,7 +223,7 @@ class _Forms:
         """
         own = self._settings.of(stem)
         module = stem if own is not self._settings else None
-        form = id(one), module, *[(end, info.dtype, info.shape, info.opaque) for end, info in parts.items()]
+        form = id(one), module, *[(end, info.dtype, info.shape, *_told(info)) for end, info in parts.items()]
         found = self._found.get(form)
         if found is None:
             found = self._found[form] = one.logical(parts, own), next(self._numbers)
@@ -232,6 +232,11 @@ class _Forms:
     def alone(self, coded: QuantisedTensor) -> QuantisedTensor:
         """Return a quantised tensor with a form of its own."""
         return replace(coded, form=next(self._numbers))
+
+
+def _told(info: TensorInfo) -> tuple[str, int] | tuple[()]:
+    """Return the class of a pickled tensor of torchao and its size; () for any other tensor."""
+    return (info.opaque, stored_bytes(info)) if info.opaque else ()
 
 
 def _by_module(keys: Iterable[str]) -> dict[str, list[str]]:

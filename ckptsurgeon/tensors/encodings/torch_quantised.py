@@ -5,7 +5,7 @@ https://docs.pytorch.org/docs/stable/quantization.html, https://github.com/pytor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from ..dtypes import DTYPES
 from ..info import TensorInfo
@@ -15,7 +15,7 @@ from ._settings import QuantisationSettings
 __all__ = ["ENCODINGS", "pickled_torchao", "stored_bytes"]
 
 _TYPES = frozenset(name for name, dtype in DTYPES.items() if dtype.kind == "quantized" and not dtype.block)
-_FLOATS = frozenset(name for name, dtype in DTYPES.items() if dtype.kind == "float" and dtype.bits >= 16)
+_OUTWARD = frozenset(DTYPES) - {"int64"}
 """The dtypes that a tensor of torchao can have outwardly."""
 
 
@@ -30,7 +30,11 @@ def pickled_torchao(info: TensorInfo) -> tuple[str, Mapping[str, object]]:
 def stored_bytes(info: TensorInfo) -> int:
     """Return the size of a stored tensor in bytes: of a pickled tensor of torchao, that of its attributes."""
     kind, attributes = pickled_torchao(info)
-    return sum(one.nbytes for one in attributes.values() if isinstance(one, TensorInfo)) if kind else info.nbytes
+    return sum(map(stored_bytes, _tensors(attributes))) if kind else info.nbytes
+
+
+def _tensors(attributes: Mapping[str, object]) -> Iterator[TensorInfo]:
+    return (one for one in attributes.values() if isinstance(one, TensorInfo))
 
 
 def _torchao(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
@@ -41,5 +45,5 @@ def _torchao(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor 
 
 ENCODINGS = (
     Encoding("", _TYPES, (), same_shape("quantised by torch"), named=""),
-    Encoding("", _FLOATS, (), _torchao, named=""),
+    Encoding("", _OUTWARD, (), _torchao, named=""),
 )

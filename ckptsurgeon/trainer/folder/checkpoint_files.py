@@ -13,7 +13,7 @@ from contextlib import suppress
 from ...errors import FormatError, OutputError, SourceError
 from ...storage.small_files import open_file, read_file
 from ...storage.write.temp import temp_name
-from ...util.text import escape
+from ...util.text import escape, number_in
 
 __all__ = [
     "CHECKSUMS",
@@ -35,7 +35,8 @@ def complete_steps(run: str) -> list[int]:
         names = os.listdir(os.path.join(run, "steps"))
     except OSError:
         return []
-    return sorted(int(name) for name in names if name.isdigit() and _is_whole(os.path.join(run, "steps", name)))
+    steps = ((number_in(name), name) for name in names)
+    return sorted(step for step, name in steps if step is not None and _is_whole(os.path.join(run, "steps", name)))
 
 
 def linked_step(run: str) -> int | None:
@@ -44,7 +45,7 @@ def linked_step(run: str) -> int | None:
     if not os.path.islink(last):
         return None
     name = os.path.basename(os.path.realpath(last))
-    return int(name) if name.isdigit() and _is_whole(last) else None
+    return number_in(name) if _is_whole(last) else None
 
 
 def clear_last(run: str, step: int) -> None:

@@ -23,7 +23,7 @@ from ...storage.write.output_checks import output_error
 from ...storage.write.staging import staged_file
 from ...storage.write.temp import remove_all_leftovers, sync_folder, temp_name
 from ...util.did_you_mean import did_you_mean
-from ...util.text import escape
+from ...util.text import escape, number_in
 from .checkpoint_files import (
     CHECKSUMS,
     FILES,
@@ -167,7 +167,7 @@ class RunFolder:
         Checkpoints of later steps are removed, too: this run did not continue from them. Each checkpoint is renamed,
         and the rename synced, before its files are removed, so that half a checkpoint never has a checkpoint's name.
         """
-        found = sorted(int(name) for name in os.listdir(self.of("steps")) if name.isdigit())
+        found = sorted(one for name in os.listdir(self.of("steps")) if (one := number_in(name)) is not None)
         kept = [one for one in found if one <= step][-keep:]
         gone = [temp for one in found if one not in kept for temp in self._unnamed(one)]
         with suppress(OSError):

@@ -43,7 +43,7 @@ LINE = 1 << 16
 """The most bytes of a line."""
 BINARY = b"mmap lm http://kheafield.com/code"
 """What files begin with that KenLM has converted for itself."""
-_COUNT = re.compile(rb"ngram\s+(\d+)\s*=\s*(\d+)\Z")
+_COUNT = re.compile(rb"ngram\s+(\d{1,9})\s*=\s*(\d{1,18})\Z")
 
 State = tuple[int, ...]
 """The last words: for each length from 1 on, the number of the n-gram that they are, or -1 if there is none."""

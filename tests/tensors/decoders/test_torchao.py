@@ -173,3 +173,13 @@ def test_pickled_parts_that_do_not_fit_are_refused(
     path = wrapped(tmp_path / "a.pth", monkeypatch, "torchao.quantization", **{**FITTING, **changed})
     with pytest.raises(PlanError, match=why):
         cs.convert(path, dtype="float32", dequantize=True)
+
+
+def test_two_pickled_weights_are_compared_by_their_values(pickled: Path) -> None:
+    if "swizzled" in pickled.stem:
+        return
+    other = next(one for one in PICKLED if one != pickled and "swizzled" not in one.stem)
+    found = cs.diff(pickled, other, values=True)
+    assert [one.key for one in found.decoded] == [WEIGHT_KEY]
+    same = cs.diff(pickled, pickled, values=True)
+    assert (same.identical, same.decoded, same.not_compared) == (1, (), {})

@@ -354,3 +354,13 @@ def test_codes_that_a_cast_has_changed_are_not_decoded(tmp_path: Path) -> None:
     assert cs.convert(sound, dequantize=True)
     with pytest.raises(cs.PlanError, match=r"were cast from bfloat16 \(bnb_4bit_quant_storage\) to float16"):
         cs.convert(cast, dequantize=True)
+
+
+@pytest.mark.parametrize("name", ["nvfp4-packed", "nvfp4-modelopt"])
+def test_scales_of_nvfp4_that_are_bytes_are_no_exponents(name: str, tmp_path: Path) -> None:
+    one = BY_NAME[name]
+    state = {k: t.view(torch.uint8) if k.endswith("weight_scale") else t for k, t in one.tensors().items()}
+    path = replace(one, settings={}).folder(tmp_path / "m")
+    save_file(state, path / "model.safetensors")
+    with pytest.raises(cs.PlanError, match=r"it has \d+ scales for \d+ columns"):
+        cs.convert(path, dequantize=True)

@@ -26,6 +26,8 @@ SEPARATED = ("big_bird", "longformer")
 WORD = re.compile(r"[A-Za-z0-9]")
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 """Tokens of a single byte, for what has no other token."""
+BOUNDS = ("_start_token_id", "_end_token_id")
+"""The ends of the names of fields with the ids of tokens around images, videos and sounds."""
 OLD = "clip"
 """Part of the names of model types whose ids differ from the tokeniser's, as transformers knows (CLIPTextModel)."""
 
@@ -44,7 +46,7 @@ def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
         for file in (CONFIG, GENERATION)
         for one in (*stale_ids(object_in(folder, file), tokens), *_unlisted_languages(folder, read, file, tokens))
     ]
-    named_so += _other_signs(folder, tokens)
+    named_so += _other_bounds(folder, tokens)
     if named_so:
         yield f"ids whose tokens are not the ones that their fields name: {listing(named_so, 4, where='')}"
     names, places = named_tokens(folder), {token: row for row, token in enumerate(tokens)}
@@ -72,16 +74,14 @@ def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
         yield f"ids of special tokens that are other words in the tokeniser: {listing(words, 4, where='')}"
 
 
-def _other_signs(folder: ModelFolder, tokens: tuple[str, ...]) -> Iterator[str]:
-    """Yield each id in config.json that is not that of the token with the name of the field.
+def _other_bounds(folder: ModelFolder, tokens: tuple[str, ...]) -> Iterator[str]:
+    """Yield each id in config.json of a token around images or sounds that is not the id of the token of this name.
 
-    So is ``vision_start_token_id`` where the tokeniser has ``<|vision_start|>`` under another id.
+    The field ``vision_start_token_id`` gives the id of ``<|vision_start|>``, for example.
     """
     for field, number in folder.config.items():
         name = f"<|{field.removesuffix('_token_id')}|>"
-        if not field.endswith("_token_id") or not _is_row(number, tokens) or tokens[number] == name:
-            continue
-        if name in tokens:
+        if field.endswith(BOUNDS) and _is_row(number, tokens) and tokens[number] != name and name in tokens:
             own = f"{escape(field)} of {CONFIG} is {number} ({brief_token(tokens[number])})"
             yield f"{own}, while {brief_token(name)} is {tokens.index(name)}"
 

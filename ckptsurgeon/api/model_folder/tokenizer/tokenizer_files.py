@@ -118,9 +118,14 @@ def ordinary_tokens(folder: ModelFolder) -> list[str]:
 
 
 def is_ctc(folder: ModelFolder) -> bool:
-    """Whether a model is for CTC: its output layer has a row for each token, and its pad_token is the blank."""
+    """Whether a model is for CTC: its output layer has a row for each token, and its pad_token is the blank.
+
+    Its class says so, or without one the class of its tokeniser.
+    """
     architectures = folder.config.get("architectures")
-    return str(architectures[0] if isinstance(architectures, list) and architectures else "").endswith(UNUSED)
+    if isinstance(architectures, list) and architectures:
+        return str(architectures[0]).endswith(UNUSED)
+    return str(object_in(folder, TOKENIZER).get("tokenizer_class")).endswith("CTCTokenizer")
 
 
 def object_in(folder: ModelFolder, name: str) -> dict[str, Any]:

@@ -244,3 +244,30 @@ def test_an_id_of_another_sign_than_its_field_is_called_by_is_said(number: int) 
     for found in (cs.inspect("m"), cs.convert("m"), cs.filter("m", include="**.weight")):
         assert [one for one in found.notes if "vision" in one] == ([note] if number == 4 else [])
     assert [one for one in cs.diff("a", "m").notes if "m: " in one] == ([f"m: {note}"] if number == 4 else [])
+
+
+def test_the_rows_are_counted_without_a_configuration_and_in_merges_by_token() -> None:
+    long = [*TOKENS, "ä", "ß"]
+    for path in ("m", "a"):
+        model(path, tokens=TOKENS)
+    Path("m/vocab.json").write_text(json.dumps({token: i for i, token in enumerate(long)}))
+    note = "vocab.json has 10 tokens, but model.embed_tokens.weight has 8 rows: the last tokens have no row"
+    for plan in (
+        cs.rename("m", map=["model=net"]),
+        cs.rename("m", map=["model.embed_tokens=x"]),
+        cs.filter("m", include="**.embed_tokens.weight"),
+    ):
+        assert [one.replace("net.", "model.") for one in plan.notes if "10 tokens" in one] == [note]
+    merged = cs.merge(["a", "m"], method="linear", weights=[1, 1], vocab="base")
+    assert [one for one in merged.notes if "10 tokens" in one] == [f"m: {note}"]
+
+
+@pytest.mark.long  # imports transformers
+def test_a_fault_of_another_folder_than_the_destinations_is_said() -> None:
+    sizes = {"architectures": ["LlamaForCausalLM"], "hidden_size": 4, "intermediate_size": 4, "num_attention_heads": 1}
+    for path, seed in (("m", 0), ("a", 1)):
+        model(path, tokens=TOKENS, seed=seed, **sizes)
+        Path(path, "vocab.json").write_text(json.dumps({token: i for i, token in enumerate([*TOKENS, "ä"])}))
+    for other, number in (("m", 1), ("a", 2)):
+        found = cs.transplant("m", f"{other}/config.json", on_missing="init")
+        assert sum("9 tokens" in one for one in found.notes) == number, found.notes
