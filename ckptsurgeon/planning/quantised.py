@@ -9,12 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from ..errors import PlanError
-from ..tensors.decoders._torchao import KINDS
 from ..tensors.dtypes import DTYPES
 from ..tensors.encodings._encoding import NO_CODES, QuantisedTensor, QuantisedTensors
 from ..tensors.encodings._find import find_codes
 from ..tensors.encodings._parts import UNCODED
-from ..tensors.encodings.torch_quantised import pickled_torchao
+from ..tensors.encodings.torch_quantised import KINDS, pickled_torchao
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing
 from .plan.plan import Plan

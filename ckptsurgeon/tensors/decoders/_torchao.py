@@ -15,17 +15,12 @@ from typing import Any
 
 from ..composition import decoded, reshape
 from ..dtypes import DTYPES
-from ..encodings.torch_quantised import pickled_torchao
+from ..encodings.torch_quantised import KINDS, MX, NVFP4, SCALED, pickled_torchao
 from ..info import Decoded, TensorInfo
 from ._decoder import EXPONENTS, Request, UndecodableError, as_exponents
 
-__all__ = ["KINDS", "torchao_weight"]
+__all__ = ["torchao_weight"]
 
-SCALED = ("Float8Tensor", "Int8Tensor", "IntxUnpackedToInt8Tensor")
-"""The classes whose codes are numbers, less a zero point, times a scale."""
-MX, NVFP4 = "MXTensor", "NVFP4Tensor"
-KINDS = (*SCALED, MX, NVFP4)
-"""The classes that are decoded."""
 FLOAT4 = "float4_e2m1fn_x2"
 
 

@@ -12,9 +12,14 @@ from ..info import TensorInfo
 from ._encoding import Encoding, LogicalTensor, Parts, same_shape
 from ._settings import QuantisationSettings
 
-__all__ = ["ENCODINGS", "pickled_torchao", "stored_bytes"]
+__all__ = ["ENCODINGS", "KINDS", "MX", "NVFP4", "SCALED", "pickled_torchao", "stored_bytes"]
 
 _TYPES = frozenset(name for name, dtype in DTYPES.items() if dtype.kind == "quantized" and not dtype.block)
+SCALED = ("Float8Tensor", "Int8Tensor", "IntxUnpackedToInt8Tensor")
+"""The classes whose codes are numbers, less a zero point, times a scale."""
+MX, NVFP4 = "MXTensor", "NVFP4Tensor"
+KINDS = (*SCALED, MX, NVFP4)
+"""The classes that are decoded."""
 _OUTWARD = frozenset(DTYPES) - {"int64"}
 """The dtypes that a tensor of torchao can have outwardly."""
 
