@@ -22,6 +22,8 @@ __all__ = ["rebuilders"]
 
 Functions = dict[tuple[str, str], Callable[..., object]]
 
+ATTRIBUTES = 24
+"""The most attributes of a tensor of another class that are kept: torchao's have ten, and many may share one dict."""
 _FROM_TYPE = ("_rebuild_from_type", "_rebuild_from_type_v2")
 
 
@@ -107,7 +109,7 @@ def _with_attributes(made: Any, kind: Any, state: Any) -> TensorInfo:
 
 
 def _plain(state: Any) -> Iterator[tuple[str, Any]]:
-    for name, value in state.items() if isinstance(state, dict) else ():
+    for name, value in state.items() if isinstance(state, dict) and len(state) <= ATTRIBUTES else ():
         if type(name) is str and isinstance(value, (TensorInfo, GlobalName, bool, int, str)):
             yield name, value
 

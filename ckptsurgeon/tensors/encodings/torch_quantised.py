@@ -5,7 +5,7 @@ https://docs.pytorch.org/docs/stable/quantization.html, https://github.com/pytor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from ..dtypes import DTYPES
 from ..info import TensorInfo
@@ -33,13 +33,17 @@ def pickled_torchao(info: TensorInfo) -> tuple[str, Mapping[str, object]]:
 
 
 def stored_bytes(info: TensorInfo) -> int:
-    """Return the size of a stored tensor in bytes: of a pickled tensor of torchao, that of its attributes."""
+    """Return the size of a stored tensor in bytes: of a pickled tensor of torchao, that of its attributes.
+
+    An attribute may be such a tensor itself, as in older versions; its attributes are not.
+    """
     kind, attributes = pickled_torchao(info)
-    return sum(map(stored_bytes, _tensors(attributes))) if kind else info.nbytes
+    inner = [pickled_torchao(one)[1].values() or (one,) for one in _tensors(attributes.values())]
+    return sum(one.nbytes for each in inner for one in _tensors(each)) if kind else info.nbytes
 
 
-def _tensors(attributes: Mapping[str, object]) -> Iterator[TensorInfo]:
-    return (one for one in attributes.values() if isinstance(one, TensorInfo))
+def _tensors(attributes: Iterable[object]) -> Iterator[TensorInfo]:
+    return (one for one in attributes if isinstance(one, TensorInfo))
 
 
 def _torchao(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:

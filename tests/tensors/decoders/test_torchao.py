@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 import ckptsurgeon as cs
 from ckptsurgeon.errors import FormatError, PlanError
 
+from ...helpers.pace import in_time, little_memory
+
 
 def entry(kind: str, **fields: Any) -> str:
     return json.dumps({"_type": kind, "_data": fields, "_tensor_data_names": ["qdata", "scale"]})
@@ -183,3 +185,26 @@ def test_two_pickled_weights_are_compared_by_their_values(pickled: Path) -> None
     assert [one.key for one in found.decoded] == [WEIGHT_KEY]
     same = cs.diff(pickled, pickled, values=True)
     assert (same.identical, same.decoded, same.not_compared) == (1, (), {})
+
+
+def test_many_tensors_that_share_many_attributes_cost_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = {f"attribute{number}": number for number in range(30_000)}
+    first = wrapped(tmp_path / "a.pth", monkeypatch, "torchao.quantization", **FITTING)
+    kind = sys.modules["torchao.quantization"].Int8Tensor
+    many = {f"{number}.weight": kind() for number in range(3_000)}
+    for one in many.values():
+        one.__dict__ = shared
+    torch.save(many, tmp_path / "many.pth")
+    with little_memory(), in_time():
+        assert len(cs.inspect(tmp_path / "many.pth").tensors) == 3_000
+    assert cs.inspect(first).codes
+
+
+def test_attributes_of_an_attribute_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrapped(tmp_path / "a.pth", monkeypatch, "torchao.quantization", **FITTING)
+    kind = sys.modules["torchao.quantization"].Int8Tensor
+    torch.save({"weight": kind(tensor_impl=kind(**FITTING))}, tmp_path / "nested.pth")
+    found = cs.inspect(tmp_path / "nested.pth")
+    assert found.nbytes == 4 * 8 + 4 * 4
+    with pytest.raises(PlanError, match="has no scale for it"):
+        cs.convert(tmp_path / "nested.pth", dequantize=True)
