@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -75,7 +75,18 @@ def verify(
         result = verify_output(
             checkpoint, expected, plan=planned, sample=sample, key_file=os.fspath(key or ""), progress=progress
         )
-        return replace(result, notes=(*result.notes, *changed_model_files(named, found), *_of_model(checkpoint)))
+        said = (*changed_model_files(named, found), *_of_decoded(checkpoint, found.values()), *_of_model(checkpoint))
+        return replace(result, notes=(*result.notes, *said))
+
+
+def _of_decoded(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterator[Note]:
+    """Yield the notes on quantised sources of an output that has plain weights: they may have been decoded wrongly."""
+    from .model_folder.quantised import described_shape_notes
+
+    for source in sources if not checkpoint.codes else ():
+        one = source.stored or source
+        notes = (*one.quantisation_notes, *described_shape_notes(one)) if one.codes else ()
+        yield from (Note(one.path, said.removeprefix(f"{escape(one.path)}: ")) for said in notes)
 
 
 def _of_model(checkpoint: Checkpoint) -> Iterator[Note]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.analysis.verify import verify as relabelled
 
 from ...helpers.declare import declare
+from ...helpers.four_bits import FOUR_BITS
 from ...helpers.hub.server import Hub
 from .test_verification import reseal
 
@@ -176,3 +178,17 @@ def test_a_few_names_are_shown_and_all_are_in_json(ckpt: Run) -> None:
     assert f"NOTE 30 names {UNKNOWN}: {names}, and 25 more (-v lists all)" in " ".join(found.out.split())
     assert "x29" in ckpt("verify", output, "-v").out
     assert len(json.loads(ckpt("verify", output, "--json").out)["notes"]) == 30
+
+
+def test_what_is_wrong_with_codes_that_were_decoded_is_said_of_their_source(tmp_path: Path) -> None:
+    """The values are those of the settings, and these are not those of the codes."""
+    model = FOUR_BITS["bnb-nf4-sound"]
+    for name, settings in (("sound", model.settings), ("doctored", {**model.settings, "bnb_4bit_quant_type": "fp4"})):
+        path = replace(model, settings=settings).folder(tmp_path / name)
+        cs.apply(cs.convert(path, dequantize=True), f"{name}.safetensors")
+        found = cs.verify(f"{name}.safetensors")
+        assert found.ok
+        told = [note.why for note in found.notes if note.name == str(path)]
+        assert [one.partition(",")[0] for one in told] == (
+            ["its quantization_config says bnb_4bit_quant_type fp4"] if name == "doctored" else []
+        )
