@@ -8,6 +8,7 @@ from typing import Any
 from ...errors import CheckpointError, ConfigError
 from ...formats.base.untrusted import parse_json
 from ...formats.ggml.values import ARRAY, BOOL, FLOAT32, INT32, TEXT, UINT32, Typed, array, packed
+from ...util.text import count
 from ...vocabulary.sentencepiece import described_pieces
 from ..model_folder.documents import TOKENIZER
 from ..model_folder.folder import LARGEST, ModelFolder
@@ -69,7 +70,7 @@ def _of_pieces(folder: ModelFolder, rows: int) -> tuple[dict[str, Typed], tuple[
     entries["tokenizer.ggml.scores"] = Typed(ARRAY, array(FLOAT32, values))
     if str(folder.config.get("model_type")).startswith("gemma"):
         entries["tokenizer.ggml.add_space_prefix"] = Typed(BOOL, packed(BOOL, False))
-    return entries | dict(_special(folder, document, tokens)), ()
+    return entries | dict(_special(folder, document, tokens)), _unused(tokens, number)
 
 
 def _of_pairs(folder: ModelFolder, rows: int) -> tuple[dict[str, Typed], tuple[str, ...]]:
@@ -89,8 +90,9 @@ def _of_pairs(folder: ModelFolder, rows: int) -> tuple[dict[str, Typed], tuple[s
     entries |= dict(_special(folder, document, tokens))
     name = splitter(document)
     if name:
-        return entries | {"tokenizer.ggml.pre": _text(name)}, ()
+        return entries | {"tokenizer.ggml.pre": _text(name)}, _unused(tokens, number)
     return entries, (
+        *_unused(tokens, number),
         "the splitter of tokenizer.json has no name of llama.cpp that is known here: give it with "
         "--set-metadata tokenizer.ggml.pre=NAME",
     )
@@ -123,6 +125,16 @@ def _listed(tokens: Tokens, number: int) -> dict[str, Typed]:
     row = [tokens.get(place) or (f"[PAD{place}]", UNUSED) for place in range(number)]
     kinds = Typed(ARRAY, array(INT32, [kind for _, kind in row]))
     return {"tokenizer.ggml.tokens": _texts([text for text, _ in row]), "tokenizer.ggml.token_type": kinds}
+
+
+def _unused(tokens: Tokens, number: int) -> tuple[str, ...]:
+    """Return a note on the rows that have no token, whose names ``_listed`` makes up; () if there are none."""
+    rows = [place for place in range(number) if not tokens.get(place)]
+    if not rows:
+        return ()
+    if len(rows) == 1:
+        return (f"1 row without a token gets the name [PAD{rows[0]}]",)
+    return (f"{count(len(rows), 'row')} without a token get the names [PAD{rows[0]}] to [PAD{rows[-1]}]",)
 
 
 def _merge(one: Any) -> str:

@@ -90,6 +90,7 @@ def test_tokens_kinds_merges_and_special_ids() -> None:
     assert {key: said[f"tokenizer.ggml.{key}"] for key in want} == want
     assert said["tokenizer.chat_template"] == "{{ x }}"
     assert not any("tokenis" in note or "splitter" in note for note in notes)
+    assert "89 rows without a token get the names [PAD6] to [PAD95]" in notes
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,8 @@ def test_pieces_of_sentencepiece_have_scores_and_kinds() -> None:
     Path("model/tokenizer.json").write_text(
         json.dumps({"added_tokens": [{"id": 4, "content": "<x>", "special": True}]})
     )
-    cs.apply(cs.convert("model", layout="gguf"), "x.gguf")
+    receipt = cs.apply(cs.convert("model", layout="gguf"), "x.gguf")
+    assert any(note.endswith("without a token get the names [PAD5] to [PAD95]") for note in receipt.notes)
     with cs.open_checkpoint("x.gguf") as found:
         file = found.open_files()[""]
         raw = {key: file.read(one.offset, one.nbytes) for key, one in found.header.stored.items()}
