@@ -111,7 +111,8 @@ def with_sources_said(plan: Plan, opened: Sequence[Checkpoint], folders: Sequenc
     output already is not said again of a source in the folder of the destination's configuration.
     """
     said = {*plan.notes, *plan.target.notes}
-    place = os.path.dirname(os.path.abspath(plan.target.config)) if plan.target.config else ""
+    to = plan.target.config
+    place = (os.path.dirname(os.path.abspath(to)) if to else os.path.abspath(plan.target.name)) if said else ""
     found = dict[str, None]()
     for checkpoint, folder in zip(opened, folders, strict=False):
         layers = source_layer_notes(checkpoint, folder)
@@ -128,7 +129,8 @@ def with_sources_said(plan: Plan, opened: Sequence[Checkpoint], folders: Sequenc
             lists = (*token_list_notes(folder), *sizes, *texts, *names, *ids)
             unread = (f"{name}: {why}" for name, why in unreadable_files(apart, folder))
             notes = [*unread, *layers, *lists]
-        known = said if place == os.path.abspath(checkpoint.path) else ()
+        own = os.path.abspath(checkpoint.path)
+        known = said if place in (own, os.path.dirname(own)) else ()
         found |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in notes if note not in known)
     return replace(plan, notes=(*plan.notes, *found)) if found else plan
 
