@@ -151,7 +151,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         shard, number = self._shard
         if number:
             notes.append(f"{escape(shard)} is one of {number} shards: the tensors of the other shards are not read")
-            notes += shard_notes(shard, self._tensors, self._index, self.around) if not self.root else ()
+            notes += self._shard_notes
         lacking = self._view.lacking
         if lacking:
             notes.append(
@@ -210,6 +210,11 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         """What the index next to the file says of it; empty if this file is not a shard."""
         files = [*self.header.handles.values()]
         return shard_index(files[0].name, self.around) if len(files) == 1 else ShardIndex()
+
+    @cached_property
+    def _shard_notes(self) -> tuple[str, ...]:
+        """Notes on a shard that is not the one its index describes, and on shards of another size than it gives."""
+        return tuple(shard_notes(self._shard[0], self._tensors, self._index, self.around)) if not self.root else ()
 
     @cached_property
     def quantisation(self) -> Mapping[str, Any]:

@@ -104,7 +104,7 @@ def _part_key(part: str) -> tuple[int, int, str]:
 def number_in(text: str) -> int | None:
     """Return the number that ASCII digits stand for; None for any other text, and for more than 18 digits.
 
-    Keys may contain longer numbers, which are no places in a list: Python refuses to convert those over 4300 digits.
+    Keys may contain longer numbers, but no list has so many places; Python does not convert more than 4300 digits.
     """
     return int(text) if text.isdigit() and len(text) < 19 and text.isascii() else None
 

@@ -18,6 +18,8 @@ from .vocabulary import MOST, Vocabulary, checked
 __all__ = ["BYTE", "VOCABULARY", "byte_letters", "doubled_number", "of_language", "read_added", "read_decoder"]
 
 
+_NESTED = re.compile(rb'\s*\{\s*"[^"]*"\s*:\s*\{')
+"""How a JSON object begins whose first value is an object."""
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 """A piece for a byte, as sentencepiece writes it."""
 
@@ -173,11 +175,13 @@ def doubled_number(data: bytes) -> str:
 
 
 def of_language(name: str, data: bytes, language: object) -> bytes:
-    """Return the list of one language in a ``vocab.json`` that has one for each; any other data as they are.
+    """Return the list of one language if a ``vocab.json`` has one for each; otherwise ``data``, unparsed.
 
     MMS has such files: https://huggingface.co/docs/transformers/model_doc/mms. ``language`` is the ``target_lang`` of
-    tokenizer_config.json. Raises ConfigError if there is no list for it.
+    tokenizer_config.json. Raises ConfigError if it does not name a list that the file has.
     """
+    if not _NESTED.match(data):
+        return data
     try:
         document = read_json(data)
     except ValueError:

@@ -1,4 +1,4 @@
-"""A shard that is opened alone is held against the index beside it."""
+"""A shard that is opened alone is compared with the index beside it."""
 
 from __future__ import annotations
 

@@ -12,15 +12,13 @@ from ...destinations.hf.files import ADAPTER, CONFIG
 from ...errors import ConfigError
 from ...planning.plan.plan import Plan
 from ...planning.target import Companion
-from ...planning.transplant.by_place import HEAD, is_embedding
-from ...tensors.dtypes import DTYPES
 from ...tensors.encodings._encoding import QuantisedTensors
 from ...util.text import count, escape, listing
 from ...vocabulary.token_ids import ids_beyond
 from .alignment import alignment_notes
-from .config import vocabulary_sizes
 from .coqui import alphabet_notes
 from .documents import GENERATION, json_text
+from .embedding_checks import embedding_notes, embeddings, of_tokens
 from .family_checks import family_notes
 from .folder import ModelFolder, model_folder
 from .generation_checks import generation_notes
@@ -32,8 +30,8 @@ from .layers.rotary import factor_notes
 from .logical_tensors import codes_of, logical_tensors
 from .part_checks import part_notes
 from .quantised import described_shape_notes
-from .row_checks import has_more_rows, output_notes, position_notes, without_token_notes
-from .shape_checks import DescribedTensor, follows, shape_notes
+from .row_checks import has_more_rows, output_notes, position_notes
+from .shape_checks import DescribedTensor, shape_notes
 from .tied_heads import head_notes
 from .tokenizer.absent_ids import absent_id_notes
 from .tokenizer.added_decoder import decoder_notes
@@ -42,16 +40,17 @@ from .tokenizer.ends import end_notes
 from .tokenizer.letter_case import case_notes
 from .tokenizer.sentinels import sentinel_notes
 from .tokenizer.special_ids import special_id_notes
-from .tokenizer.special_names import added_beyond, added_notes, listed_beyond, name_notes, needless, unlisted_names
+from .tokenizer.special_names import added_notes, name_notes
 from .tokenizer.token_lists import token_list_notes
-from .tokenizer.tokenizer_files import is_ctc, local_tokens
-from .unreadable import is_elsewhere, unreadable_files, unreadable_notes
+from .tokenizer.tokenizer_files import local_tokens
+from .unreadable import unreadable_files, unreadable_notes
 
 __all__ = [
     "contradictions",
     "folder_notes",
     "notes_beside",
     "source_layer_notes",
+    "sources_beside",
     "weights_notes",
     "with_layers_said",
     "with_sources_said",
@@ -96,10 +95,20 @@ def with_layers_said(plan: Plan, layers: Sequence[str], path: str, config: Mappi
     return replace(plan, target=target, notes=(*plan.notes, *(note for note in said if note not in plan.notes)))
 
 
-def without_repeats(plan: Plan, checkpoint: Checkpoint) -> Plan:
-    """Return a plan without those notes on its output that ``with_sources_said`` has already made on its source."""
-    begin = f"{escape(checkpoint.path)}: "
-    said = {note.removeprefix(begin) for note in plan.notes if note.startswith(begin)}
+def sources_beside(opened: Sequence[Checkpoint], destination: str) -> list[Checkpoint]:
+    """Return the checkpoints that are in the same folder as a destination, which may be a folder or a file."""
+
+    def folder_of(path: str) -> str:
+        path = os.path.abspath(path)
+        return path if os.path.isdir(path) else os.path.dirname(path)
+
+    return [one for one in opened if destination and folder_of(one.path) == folder_of(destination)]
+
+
+def without_repeats(plan: Plan, *sources: Checkpoint) -> Plan:
+    """Return a plan without those notes on its output that ``with_sources_said`` has already made on its sources."""
+    begins = tuple(f"{escape(one.path)}: " for one in sources)
+    said = {note.removeprefix(begin) for begin in begins for note in plan.notes if note.startswith(begin)}
     target = replace(plan.target, notes=tuple(note for note in plan.target.notes if note not in said))
     return replace(plan, target=target, notes=tuple(note for note in plan.notes if note not in said)) if said else plan
 
@@ -107,12 +116,8 @@ def without_repeats(plan: Plan, checkpoint: Checkpoint) -> Plan:
 def with_sources_said(plan: Plan, opened: Sequence[Checkpoint], folders: Sequence[ModelFolder]) -> Plan:
     """Return a plan with a note for each file beside a source that contradicts the layers or tokens of the source.
 
-    ``opened`` are the sources of the plan, and ``folders`` their folders, in the same order. What the plan says of its
-    output already is not said again of a source in the folder of the destination's configuration.
+    ``opened`` are the sources of the plan, and ``folders`` their folders, in the same order.
     """
-    said = {*plan.notes, *plan.target.notes}
-    to = plan.target.config
-    place = (os.path.dirname(os.path.abspath(to)) if to else os.path.abspath(plan.target.name)) if said else ""
     found = dict[str, None]()
     for checkpoint, folder in zip(opened, folders, strict=False):
         layers = source_layer_notes(checkpoint, folder)
@@ -125,20 +130,14 @@ def with_sources_said(plan: Plan, opened: Sequence[Checkpoint], folders: Sequenc
             ids = (*special_id_notes(apart, folder), *absent_id_notes(apart, folder), *end_notes(apart, folder))
             ids = (*ids, *sentinel_notes(apart, folder), *_without_configuration(apart, folder, tensors, {}))
             texts = (*case_notes(apart, folder), *chat_notes(apart, folder))
-            sizes = _vocabulary(logical_tensors(tensors, apart.config, checkpoint.codes), apart, folder)
+            sizes = embedding_notes(logical_tensors(tensors, apart.config, checkpoint.codes), apart, folder)
             lists = (*token_list_notes(folder), *sizes, *texts, *names, *ids)
             unread = (f"{name}: {why}" for name, why in unreadable_files(apart, folder))
             notes = [*unread, *layers, *lists]
-        own = os.path.abspath(checkpoint.path)
-        known = said if place in (own, os.path.dirname(own)) else ()
-        found |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in notes if note not in known)
+        found |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in notes)
     return replace(plan, notes=(*plan.notes, *found)) if found else plan
 
 
-WIDTHS = ("dim", "embd", "embed", "hidden", "model", "size", "width")
-"""Words in the names of fields that give the width of the model, or of an embedding with a width of its own."""
-NO_WIDTHS = ("intermediate", "position", "quant", "vocab")
-"""Words in the names of fields that do not, although they have one of those words."""
 TYPE = ("architectures", "model_type")
 """Fields of config.json that say what kind of model it is."""
 
@@ -157,7 +156,7 @@ def folder_notes(plan: Plan, folder: ModelFolder, origin: ModelFolder | None = N
     known = {} if origin is None else {name: origin.config[name] for name in TYPE if name in origin.config}
     rows = 0 if origin is None else origin.rows
     former = [DescribedTensor(step.source_key or step.key, step.dtype, step.shape, step.tied_to) for step in plan.steps]
-    named = tensors if _embeddings(tensors) else former  # the embedding may have a new name, that no rule knows
+    named = tensors if embeddings(tensors) else former  # the embedding may have a new name, that no rule knows
     return list(dict.fromkeys((*notes, *_without_configuration(folder, read, named, known, rows))))
 
 
@@ -181,8 +180,8 @@ def _without_configuration(
         return ModelFolder("", (*folder.files, Companion(CONFIG, text=text)))
 
     logical = logical_tensors(tensors, {})
-    own = max((one.shape[0] for one in _of_tokens(logical, of_size(0))), default=0)
-    yield from _vocabulary(logical, of_size(own), read)
+    own = max((one.shape[0] for one in of_tokens(logical, of_size(0))), default=0)
+    yield from embedding_notes(logical, of_size(own), read)
     rows = rows or own
     described = of_size(rows or len(local_tokens(read)))  # without an embedding, only ids of tokens can be judged
     beyond = _beyond(described) if rows else []
@@ -237,7 +236,7 @@ def weights_notes(
     coded = codes_of(tensors, folder.config) if codes is None else codes
     alike, whole = without_like_experts(tensors), logical_tensors(tensors, folder.config, coded)
     logical = alike if whole is tensors else without_like_experts(whole)
-    sizes = (*_vocabulary(logical, folder, read), *layer_notes(tensors, folder.config))
+    sizes = (*embedding_notes(logical, folder, read), *layer_notes(tensors, folder.config))
     shapes = (*family_notes(alike, config), *shape_notes(logical, folder.config), *part_notes(tensors, config, coded))
     return [
         *sizes,
@@ -261,66 +260,6 @@ def weights_notes(
         *sentinel_notes(folder, read),
         *input_notes(folder, read),
     ]
-
-
-def _embeddings(tensors: Sequence[DescribedTensor]) -> list[DescribedTensor]:
-    """Return the token embeddings among the tensors, including quantised ones whose shape is known."""
-    return [one for one in tensors if is_embedding(one.key) and "position" not in one.key and _is_matrix(one)]
-
-
-def _is_matrix(one: DescribedTensor) -> bool:
-    return len(one.shape) == 2 and DTYPES[one.dtype].kind == "float"
-
-
-def _of_tokens(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> list[DescribedTensor]:
-    """Return the embeddings of tokens; of a CTC model, which has none, the output layer."""
-    found = _embeddings(tensors)
-    if not found and is_ctc(folder):
-        found = [one for one in tensors if HEAD.search(one.key) and _is_matrix(one)]
-    return found
-
-
-def _vocabulary(tensors: Sequence[DescribedTensor], folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
-    """Yield notes if the shape of an embedding contradicts config.json, or if it has fewer rows than there are tokens.
-
-    For a CTC model without an embedding, the output layer over the vocabulary is checked instead.
-    """
-    found = _of_tokens(tensors, folder)
-    if not found:
-        return
-    most = max(found, key=lambda one: one.shape[0])
-    has = f"{escape(most.key)} has {count(most.shape[0], 'row')}"
-    known = set(vocabulary_sizes(folder.config))
-    columns = {one.shape[1] for one in found if not one.is_quantised}  # those of codes may be guessed
-    field = "embedding_size" if "embedding_size" in folder.config else "hidden_size"
-    width = folder.config.get(field) if is_embedding(most.key) else None
-    if columns and type(width) is int and columns.isdisjoint(_widths(folder.config)):
-        has_columns = f"{escape(most.key)} has {count(most.shape[1], 'column')}"
-        yield f"config.json says {width} ({field}), but {has_columns}: transformers cannot load this model"
-    other = folder.rows and not known.intersection(one.shape[0] for one in found)
-    if other and not has_more_rows(folder):
-        yield f"config.json says {folder.rows} (vocab_size), but {has}: {follows(most)}"
-    if is_elsewhere(folder):
-        return
-    if folder.vocabulary and read.tokens is not None and {*read.tokens[most.shape[0] :]} - needless(folder):
-        tokens = count(len(read.tokens), "token")
-        yield f"{escape(folder.vocabulary)} has {tokens}, but {has}: the last tokens have no row"
-        return
-    yield from without_token_notes(folder, read, most)
-    yield from listed_beyond(read, most.shape[0], has)
-    yield from added_beyond(read, most.shape[0], has)
-    yield from unlisted_names(read, most.shape[0], has)
-
-
-def _widths(config: Mapping[str, Any]) -> Iterator[int]:
-    """Yield every width that a configuration states, including those of nested configurations."""
-    for name, value in config.items():
-        if any(word in name for word in NO_WIDTHS):
-            continue
-        if isinstance(value, dict):
-            yield from _widths(value)
-        elif type(value) is int and any(word in name for word in WIDTHS):
-            yield value
 
 
 def _beyond(folder: ModelFolder) -> list[str]:

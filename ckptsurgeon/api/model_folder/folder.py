@@ -78,7 +78,7 @@ class ModelFolder:
 
     @property
     def fault(self) -> str:
-        """Why its config.json cannot be read, or that its ``model_type`` is no text; '' if it can."""
+        """Why its config.json cannot be read, or why its ``model_type`` is not valid; '' if neither."""
         return self._config[1]
 
     @cached_property

@@ -65,17 +65,14 @@ def vocabulary_fault(folder: ModelFolder) -> str:
 
 
 def _language_fault(folder: ModelFolder) -> str:
-    """Return why a vocab.json with a list for each language has none that the tokeniser can use; else ''."""
-    with suppress(SourceError, ConfigError):
-        if folder.vocabulary != BY_LANGUAGE:
-            return ""
-        named = (
-            folder.document(TOKENIZER).get("target_lang") if TOKENIZER in {one.name for one in folder.files} else None
-        )
-        try:
-            of_language("it", folder.read(folder.vocabulary, LARGEST), named)
-        except ConfigError as error:
-            return error.message.removesuffix(".")
+    """Return why the tokeniser has no list in a vocab.json with one for each language; '' for any other vocabulary."""
+    if folder.vocabulary != BY_LANGUAGE or json_fault(folder, TOKENIZER):
+        return ""
+    settings = folder.document(TOKENIZER) if any(one.name == TOKENIZER for one in folder.files) else {}
+    try:
+        of_language("it", folder.read(folder.vocabulary, LARGEST), settings.get("target_lang"))
+    except ConfigError as error:
+        return error.message.removesuffix(".")
     return ""
 
 

@@ -33,7 +33,14 @@ from ..inputs.kept_codes import keeping_codes
 from ..inputs.operations import OperatedCheckpoint, operate
 from ..inputs.reopening import with_model_files_pinned
 from ..lora.adapter_files import with_scales_checked
-from ..model_folder.checks import folder_notes, source_layer_notes, with_layers_said, with_sources_said, without_repeats
+from ..model_folder.checks import (
+    folder_notes,
+    source_layer_notes,
+    sources_beside,
+    with_layers_said,
+    with_sources_said,
+    without_repeats,
+)
 from ..model_folder.config_differences import with_config_said
 from ..model_folder.config_fields import with_dtype_said
 from ..model_folder.folder import ModelFolder, model_folder
@@ -225,7 +232,7 @@ def _planned(
             layers = source_layer_notes(opened[-1], folders[-1])
             plan = with_layers_said(plan, layers, opened[-1].path, folders[-1].config)
         plan = with_sources_said(plan, opened[: len(specs)], folders)
-        plan = without_repeats(plan, opened[-1]) if has_file else plan
+        plan = without_repeats(plan, *sources_beside(opened, opened[-1].path if has_file else target.config))
         plan = _with_files_said(plan, initial_files)
         plan = with_scales_checked(plan, folders, len(specs))
         given = config or ModelFolder("", target.companions).config

@@ -48,7 +48,9 @@ class _Blocks:
             made = Decoded((("codes", codes), ("scale", scale)), "scaled", (*steps, ("times", PART_OF_127)))
             return decoded(codes.shape, made)
         if cast := cast_from(asked.parts, asked.settings.fields.get(STORAGE)):
-            raise UndecodableError(f"its bytes were cast from {cast} ({STORAGE}) to {codes.dtype}, and are no codes")
+            raise UndecodableError(
+                f"its bytes were cast from {cast} ({STORAGE}) to {codes.dtype}, which changed its codes"
+            )
         state = _state(next((asked.stored(end) for end in asked.parts if end.startswith(STATE)), b""))
         shape, block = state.get("shape"), state.get("blocksize")
         if (

@@ -20,8 +20,6 @@ from ._decoder import EXPONENTS, Request, UndecodableError, as_exponents, groups
 __all__ = ["DECODER"]
 
 _VALUES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], "<f4")
-_BLOCKS = {True: (32,), False: (16, 32)}
-"""How many elements share a scale: in mxfp4, whose scales are exponents, always 32."""
 _PAIRS = np.stack([_VALUES[np.arange(256) & 15], _VALUES[np.arange(256) >> 4]], -1)
 """The two values of each byte."""
 
@@ -57,7 +55,8 @@ class _FourBits:
         columns = codes.shape[-1] * 2
         if scale is None or ".weight_sf" in asked.parts or scale.shape[:-1] != codes.shape[:-1] or not scale.shape[-1]:
             raise UndecodableError("its scales are in the order of a GPU's kernels, or do not fit its codes")
-        if columns % scale.shape[-1] or columns // scale.shape[-1] not in _BLOCKS[scale.dtype in EXPONENTS]:
+        sizes = (32,) if scale.dtype in EXPONENTS else (16, 32)  # mxfp4, nvfp4
+        if columns % scale.shape[-1] or columns // scale.shape[-1] not in sizes:
             raise UndecodableError(f"it has {scale.shape[-1]} scales for {columns} columns")
         named = [("times", ".weight_scale_2"), ("over", ".weight_global_scale")]
         whole = [(name, asked.parts[end]) for name, end in named if end in asked.parts]

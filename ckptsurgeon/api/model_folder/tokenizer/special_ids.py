@@ -46,10 +46,10 @@ def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
         for file in (CONFIG, GENERATION)
         for one in (*stale_ids(object_in(folder, file), tokens), *_unlisted_languages(folder, read, file, tokens))
     ]
-    named_so += _other_bounds(folder, tokens)
+    names, places = named_tokens(folder), {token: row for row, token in enumerate(tokens)}
+    named_so += _other_bounds(folder, tokens, places)
     if named_so:
         yield f"ids whose tokens are not the ones that their fields name: {listing(named_so, 4, where='')}"
-    names, places = named_tokens(folder), {token: row for row, token in enumerate(tokens)}
     yield from _blank(folder, names, tokens, places)
     yield from _padding(folder, names, tokens, places)
     yield from _forbidden(folder, tokens)
@@ -74,16 +74,16 @@ def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
         yield f"ids of special tokens that are other words in the tokeniser: {listing(words, 4, where='')}"
 
 
-def _other_bounds(folder: ModelFolder, tokens: tuple[str, ...]) -> Iterator[str]:
+def _other_bounds(folder: ModelFolder, tokens: tuple[str, ...], places: dict[str, int]) -> Iterator[str]:
     """Yield each id in config.json of a token around images or sounds that is not the id of the token of this name.
 
     The field ``vision_start_token_id`` gives the id of ``<|vision_start|>``, for example.
     """
     for field, number in folder.config.items():
         name = f"<|{field.removesuffix('_token_id')}|>"
-        if field.endswith(BOUNDS) and _is_row(number, tokens) and tokens[number] != name and name in tokens:
+        if field.endswith(BOUNDS) and _is_row(number, tokens) and places.get(name, number) != number:
             own = f"{escape(field)} of {CONFIG} is {number} ({brief_token(tokens[number])})"
-            yield f"{own}, while {brief_token(name)} is {tokens.index(name)}"
+            yield f"{own}, while {brief_token(name)} is {places[name]}"
 
 
 def _blank(
