@@ -74,7 +74,7 @@ def shard_notes(shard: str, keys: Collection[str], index: ShardIndex, folder: Fo
     size = _size(index, folder)
     if size is not None and index.total is not None and size != index.total:
         says = f"{escape(index.name)} gives a total_size of {index.total:,} bytes"[:120]
-        yield f"{says}, but the shards beside it have {size:,}: a shard may be from another model"
+        yield f"{says}, but the shards beside it have {size:,}: a shard may be cut short, or from another model"
 
 
 def _size(index: ShardIndex, folder: Folder | None) -> int | None:

@@ -59,7 +59,7 @@ def test_a_shard_of_another_save_is_said(keys: tuple[str, ...], how: str) -> Non
 def test_shards_that_have_another_size_together_are_said() -> None:
     sharded()
     save_file({"c": torch.zeros(4, dtype=torch.float64)}, SECOND)
-    told = "model.safetensors.index.json gives a total_size of 48 bytes, but the shards beside it have 64: a shard may be from another model"
+    told = "model.safetensors.index.json gives a total_size of 48 bytes, but the shards beside it have 64: a shard may be cut short, or from another model"
     assert said(FIRST) == said(SECOND) == [told]
 
 

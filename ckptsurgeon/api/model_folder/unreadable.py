@@ -61,19 +61,20 @@ def vocabulary_fault(folder: ModelFolder) -> str:
         return ""
     if not folder.vocabulary.endswith(".json"):
         return stand_in(folder.read(folder.vocabulary, LARGEST))
-    return json_fault(folder, folder.vocabulary) or _language_fault(folder)
+    return json_fault(folder, folder.vocabulary) or _list_fault(folder)
 
 
-def _language_fault(folder: ModelFolder) -> str:
-    """Return why the tokeniser has no list in a vocab.json with one for each language; '' for any other vocabulary."""
+def _list_fault(folder: ModelFolder) -> str:
+    """Return why a vocab.json is not a token list, or not one of the tokeniser's language; '' for any other file."""
     if folder.vocabulary != BY_LANGUAGE or json_fault(folder, TOKENIZER):
         return ""
     settings = folder.document(TOKENIZER) if any(one.name == TOKENIZER for one in folder.files) else {}
     try:
-        of_language("it", folder.read(folder.vocabulary, LARGEST), settings.get("target_lang"))
+        found = json.loads(of_language("it", folder.read(folder.vocabulary, LARGEST), settings.get("target_lang")))
     except ConfigError as error:
         return error.message.removesuffix(".")
-    return ""
+    is_list = "model" in found or all(type(number) is int for number in found.values())
+    return "" if is_list else "it does not map each token to a number"
 
 
 def _stand_ins(folder: ModelFolder) -> dict[str, str]:

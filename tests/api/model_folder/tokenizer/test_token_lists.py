@@ -246,6 +246,15 @@ def test_an_id_of_another_sign_than_its_field_is_called_by_is_said(number: int) 
     assert [one for one in cs.diff("a", "m").notes if "m: " in one] == ([f"m: {note}"] if number == 4 else [])
 
 
+@pytest.mark.parametrize("content", ['{"a": []}', '{"a": 1.5}', '{"a": null, "b": 1}', '{"eng": {"a": "b"}}'])
+def test_a_vocabulary_that_gives_no_numbers_is_said(content: str) -> None:
+    model("m", tokens=TOKENS)
+    Path("m/vocab.json").write_text(content)
+    Path("m/tokenizer_config.json").write_text('{"target_lang": "eng"}')
+    (note,) = cs.inspect("m").notes
+    assert note == "vocab.json: it does not map each token to a number"
+
+
 def test_the_rows_are_counted_without_a_configuration_and_in_merges_by_token() -> None:
     long = [*TOKENS, "ä", "ß"]
     for path in ("m", "a"):
