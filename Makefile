@@ -14,7 +14,7 @@ THERE ?= 3.12
 FILES := --dist loadfile --no-loadscope-reorder
 TOGETHER := -n 2 $(FILES)
 
-ORACLES := espnet speechbrain tensorflow mfcc mergekit peft scanners datasets quantised quantised_earlier gguf
+ORACLES := espnet speechbrain tensorflow mfcc coqui mergekit peft scanners datasets quantised quantised_earlier gguf
 
 .PHONY: help bytecode demo test test-all test-browser test-gpu test-matrix wheels test-faults test-loggers mutants architectures required-parts fuzz fuzz-pickles check docs reference bench oracle format clean
 
@@ -117,6 +117,15 @@ oracle-%:
 	.oracle/$*/bin/pip install --quiet --disable-pip-version-check -r fixtures/oracles/$*.txt
 	.oracle/$*/bin/pip install --quiet --disable-pip-version-check --no-deps -r fixtures/oracles/$*.nodeps.txt
 	.oracle/$*/bin/python fixtures/record_$*.py
+
+# Coqui STT asks for TensorFlow 1.15, and so for Python 3.7; ckpt trains what it reads.
+PYTHON37 ?= python3.7
+oracle-coqui: $(STAMP)
+	$(PYTHON37) -m venv .oracle/coqui
+	.oracle/coqui/bin/pip install --quiet --disable-pip-version-check --upgrade 'pip<24.1'
+	.oracle/coqui/bin/pip install --quiet --disable-pip-version-check -r fixtures/oracles/coqui.txt
+	.oracle/coqui/bin/pip install --quiet --disable-pip-version-check --no-deps -r fixtures/oracles/coqui.nodeps.txt
+	$(BIN)/python fixtures/record_coqui.py
 
 format: $(STAMP)  ## format and mend what can be mended
 	$(BIN)/ruff format .

@@ -25,7 +25,15 @@ from ..util.text import count, escape, human_bytes
 if TYPE_CHECKING:
     from .stats import Stats
 
-__all__ = ["AdapterSettings", "Inspection", "StatsSummary", "adapter_settings", "inspection_of", "summary_of"]
+__all__ = [
+    "AdapterSettings",
+    "Inspection",
+    "StatsSummary",
+    "TokenRows",
+    "adapter_settings",
+    "inspection_of",
+    "summary_of",
+]
 
 # The settings in an adapter's configuration. The file is untrusted: any field may have any type.
 
@@ -113,6 +121,19 @@ def _number(value: object) -> float | None:
     return value if abs(value) < NUMBER else None  # False for NaN and infinities
 
 
+@dataclass(frozen=True)
+class TokenRows:
+    """The number of tokens in a tokeniser's ``file``, and of rows in the tensor ``key``, which has one for each token.
+
+    There may be more rows than tokens: models are padded for speed, or have rows for later tokens.
+    """
+
+    file: str
+    tokens: int
+    key: str
+    rows: int
+
+
 # The summary of statistics.
 
 
@@ -154,7 +175,8 @@ class Inspection(InNotebooks):
     ``nbytes_files`` is the size of its files in bytes; ``codes`` describes its quantised tensors. ``decoded`` has the
     statistics of the weights that these stand for, by their logical names, and ``undecoded`` the reasons why others
     have none. ``basis`` names the transforms in whose basis the quantised weights are stored. ``adapter`` has the
-    settings of the adapter_config.json next to it, if it is a PEFT adapter.
+    settings of the adapter_config.json next to it, if it is a PEFT adapter. ``tokens`` compares the numbers of tokens
+    and of rows for them, if both are known.
     """
 
     path: str
@@ -175,6 +197,7 @@ class Inspection(InNotebooks):
     decoded: Mapping[str, Stats] = field(default_factory=dict)
     undecoded: Mapping[str, str] = field(default_factory=dict)
     basis: str = ""
+    tokens: TokenRows | None = None
 
     def __repr__(self) -> str:
         number, size = count(len(self.tensors), "tensor"), human_bytes(self.nbytes_files)
@@ -264,6 +287,7 @@ class Inspection(InNotebooks):
             "basis": self.basis or None,
             "other_roots": list(self.passed),
             "adapter": self.adapter.to_json() if self.adapter is not None else None,
+            "tokens": asdict(self.tokens) if self.tokens is not None else None,
             "metadata": dict(self.metadata),
             "notes": list(self.notes),
         }

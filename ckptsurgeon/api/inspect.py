@@ -39,7 +39,8 @@ def inspect(
 ) -> Inspection:
     """Describe a checkpoint from its headers: every tensor, its ties, other entries of the file, an adapter's settings.
 
-    For a model's folder, notes report files next to the weights that contradict them.
+    For a model's folder, notes report files next to the weights that contradict them, and ``tokens`` has the numbers
+    of tokens and of rows for them.
 
     ``include`` and ``exclude`` select keys; ``stats`` also reads their values, and of quantised tensors the values of
     the weights that they stand for (``decoded``). With ``model_class``, keys and shapes are also compared with those of
@@ -47,11 +48,13 @@ def inspect(
     ``open_checkpoint`` raises, and PatternError for a pattern that matches nothing.
     """
     with open_checkpoint(path, root) as checkpoint:
-        from .model_folder.checks import contradictions  # a file that is refused needs none of it
+        from .model_folder.checks import contradictions, rows_of_tokens  # a file that is refused needs none of it
+        from .model_folder.folder import model_folder
 
+        folder = None if checkpoint.folder is None else model_folder(checkpoint)
         adapter, notes = adapter_of(checkpoint)
         found = inspection_of(checkpoint, include, exclude, stats=stats, weights=weights_of(checkpoint))
-        notes = (*notes, *contradictions(checkpoint))
+        notes = (*notes, *contradictions(checkpoint, folder))
         if model_class:
             from .class_check import comparison_notes
 
@@ -61,7 +64,8 @@ def inspect(
 
             named = checkpoint.metadata.get("general.architecture", "")
             notes += block_notes(checkpoint, named, checkpoint.metadata.get(f"{named}.block_count", ""))
-        return replace(found, adapter=adapter, notes=(*found.notes, *notes))
+        tokens = None if folder is None else rows_of_tokens(checkpoint, folder)
+        return replace(found, adapter=adapter, tokens=tokens, notes=(*found.notes, *notes))
 
 
 def init_config(

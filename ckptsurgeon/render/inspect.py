@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..analysis.inspection import AdapterSettings, Inspection
+from ..analysis.inspection import AdapterSettings, Inspection, TokenRows
 from ..tensors.composition import leaves
 from ..tensors.dtypes import DTYPES
 from ..tensors.info import TensorInfo
@@ -159,6 +159,8 @@ def _said(inspection: Inspection, shown: int, *, full: bool) -> Iterator[tuple[s
         named = "; ".join(f"{count(number, 'tensor')} {escape(one)}" for one, number in methods.items())
         basis = f"; in another basis (transform_config: {escape(inspection.basis)})" if inspection.basis else ""
         yield "quantised", f"{named}{basis}"
+    if inspection.tokens is not None:
+        yield "tokens", _tokens_text(inspection.tokens)
     if inspection.stripped:
         yield "stripped", f"{', '.join(inspection.stripped)}  from every key"
     if inspection.metadata:
@@ -166,6 +168,12 @@ def _said(inspection: Inspection, shown: int, *, full: bool) -> Iterator[tuple[s
         yield "metadata", ", ".join(f"{escape(k)} = {escape(v, limit)}" for k, v in inspection.metadata.items())
     if inspection.made_by_us:
         yield "recipe", "carried along; ckpt verify checks the file against it"
+
+
+def _tokens_text(tokens: TokenRows) -> str:
+    spare = tokens.rows - tokens.tokens
+    lack = "" if spare <= 0 else f", {spare:,} of them for no token"
+    return f"{tokens.tokens:,} in {escape(tokens.file)}, {tokens.rows:,} rows in {escape(tokens.key)}{lack}"
 
 
 def _extra_text(key: str, kind: str, value: object, *, full: bool) -> str:

@@ -14,7 +14,7 @@ from .folder import ModelFolder
 from .shape_checks import UNLOADED, DescribedTensor, follows, is_number
 from .tokenizer.tokenizer_files import added_tokens, is_ctc, local_tokens, object_in
 
-__all__ = ["has_more_rows", "label_notes", "output_notes", "position_notes", "without_token_notes"]
+__all__ = ["has_more_rows", "label_notes", "output_notes", "position_notes", "token_count", "without_token_notes"]
 
 # Output layers: their rows are those of the embedding, and so the vocabulary's.
 
@@ -228,12 +228,22 @@ EIGHT, HUNDREDTH, FEW = 8, 100, 2
 """Rows that are added for speed make a multiple of eight; without that, one row in a hundred or two have no token."""
 
 
+def token_count(folder: ModelFolder, read: ModelFolder) -> int:
+    """Return the number of tokens of a tokeniser on this machine; 0 if its files may not list all of them.
+
+    ``read`` is the same folder, or one with the same tokeniser whose vocabulary is loaded already.
+    """
+    tokens = local_tokens(read) if read.token_list is not None and read.token_list.is_whole else ()
+    if folder.vocabulary in BYTE_PAIRS or not tokens:
+        return 0
+    return len(tokens) + len(added_tokens(read) - {*tokens})
+
+
 def without_token_notes(folder: ModelFolder, read: ModelFolder, most: DescribedTensor) -> Iterator[str]:
     """Yield a note if too many rows of an embedding, or any of a layer over the tokens of CTC, have no token."""
-    tokens = local_tokens(read) if read.token_list is not None and read.token_list.is_whole else ()
-    if not tokens or folder.vocabulary in BYTE_PAIRS or has_more_rows(folder):
+    known = token_count(folder, read)
+    if not known or has_more_rows(folder):
         return
-    known = len(tokens) + len(added_tokens(read) - {*tokens})
     spare = most.shape[0] - known
     is_padded = most.shape[0] % EIGHT == 0 or spare <= max(FEW, most.shape[0] // HUNDREDTH)
     is_many = spare > 0 if HEAD.search(most.key) and is_ctc(folder) else spare > max(SPARE, known // SHARE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +105,26 @@ def test_an_embedding_of_many_more_rows_than_tokens_is_said(rows: int, is_said: 
     said = f"vocab.json has 8 tokens, but model.embed_tokens.weight has {rows} rows: {rows - 8} rows have no token"
     assert [one for one in cs.inspect("m").notes if "no token" in one] == ([said] if is_said else [])
     assert any("no token" in one for one in cs.convert("m").notes) == is_said
+
+
+@pytest.mark.parametrize(("rows", "lack"), [(128, ", 120 of them for no token"), (8, "")])
+def test_inspect_gives_the_number_of_tokens_and_of_rows_where_nothing_is_wrong(
+    rows: int, lack: str, ckpt: Callable[..., Any]
+) -> None:
+    """A list of another model may look like a padded one: then only these numbers tell."""
+    model("m", rows=rows, tokens=list(TOKENS))
+    found = cs.inspect("m")
+    assert found.to_json()["tokens"] == {
+        "file": "vocab.json", "tokens": 8, "key": "model.embed_tokens.weight", "rows": rows,
+    }  # fmt: skip
+    said = " ".join(ckpt("inspect", "m").out.split())
+    assert f"tokens 8 in vocab.json, {rows} rows in model.embed_tokens.weight{lack} " in said
+
+
+def test_inspect_gives_no_numbers_of_tokens_without_a_tokeniser_or_for_a_file_of_weights() -> None:
+    model("m", rows=8, tokens=list(TOKENS))
+    Path("m/model.safetensors").rename("alone.safetensors")
+    assert cs.inspect("alone.safetensors").tokens is None
+    Path("alone.safetensors").rename("m/model.safetensors")
+    Path("m/vocab.json").unlink()
+    assert cs.inspect("m").tokens is None
