@@ -153,6 +153,16 @@ def test_the_tutorials_brain_and_network_trained_with_speechbrain_itself() -> No
     assert f"loss {found['first_loss']:.2f} to {found['best']:.2f}" in page
 
 
+def test_speechbrain_itself_reads_the_texts_that_the_evaluation_here_counted() -> None:
+    """What ``make oracle-speechbrain`` recorded of EncoderASR, with weights of a Brain that ckpt trained."""
+    found = json.loads((ROOT / "fixtures/golden/speechbrain/texts.json").read_text())
+    read = list(found["read"].values())
+    wrong = sum(len(said) - len(text) for said, text in read)  # all errors there are letters that are left out
+    assert 0 < wrong < 10
+    assert found["speechbrain"]["cer"] == found["ckpt"]["cer"] == wrong / sum(len(said) for said, _ in read)
+    assert f"{found['ckpt']['cer']:.2%}".replace("%", " %") in (ROOT / "docs/howto/data.md").read_text()
+
+
 def write(model: dict[str, Any] | None = None, **settings: Any) -> None:
     named = {"speechbrain": "hyperparams.yaml", "overrides": {"wav_augment": None}, **(model or {})}
     data = {"train": "train.csv", "dev": "dev.csv", "tokens": "tokens.txt"}

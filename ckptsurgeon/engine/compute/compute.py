@@ -14,11 +14,12 @@ import numpy as np
 from ...errors import PlanError
 from ...planning.plan.step import MERGES, Step
 from ...tensors.decoders._decoder import decode_rounded
+from ...tensors.decoders._tables import is_looked_up
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import Decoded, Encoded, TensorInfo
 from ...tensors.ops.casts import CastLosses, cast, raw_dtype, widened
 from ...tensors.ops.means import average, largest, rounded
-from ...tensors.ops.regions import Array, Box, blocks
+from ...tensors.ops.regions import Array, Box, blocks, box_shape
 from ...util.text import escape
 from ..context import MergeContext
 from ..resample.adapt import ADAPTERS, adaptation_box, adapted, centred
@@ -127,6 +128,11 @@ BLOCK_BYTES = 2 << 20
 
 MADE_BYTES = 16 << 20
 """The same for derived tensors. It is larger, since a block of a transposed tensor reads all rows of the source."""
+
+LOOKED_UP = 1 << 20
+"""Elements of a block whose values are looked up: each takes a byte of codes, and 2 or 4 bytes of values.
+
+With larger blocks, fewer tables are made, and threads wait less for each other."""
 
 DOUBLES = 4 * 8
 """Bytes for each element of a resampled tensor, which is read, weighted and summed in double precision."""
@@ -252,7 +258,16 @@ def _copied(step: Step, info: TensorInfo, source: OpenFiles, box: Box) -> tuple[
         found = decode_rounded(partial(read_part, source), info, box, step.dtype)
         if found is not None:
             return found, CastLosses()
-    return cast_for(step, read_part(source, info, box), info.dtype)
+    limit = BLOCK_BYTES // info.itemsize
+    if not _is_looked_up(step, info) or prod(box_shape(box)) <= limit:
+        return cast_for(step, read_part(source, info, box), info.dtype)
+    values, lost = np.empty(box_shape(box), raw_dtype(step.dtype)), CastLosses()
+    for part in blocks(values.shape, limit):  # values that cannot be looked up take more memory
+        place = tuple((first + begin, first + end) for (first, _), (begin, end) in zip(box, part, strict=True))
+        made, more = cast_for(step, read_part(source, info, place), info.dtype)
+        values[tuple(slice(*span) for span in part)] = made.reshape(box_shape(part))
+        lost += more
+    return values, lost
 
 
 def _read(parts: Sequence[Part], box: Box, seen: Seen | None) -> Iterator[tuple[Array, str]]:
@@ -285,11 +300,19 @@ def _lost(total: Array, parts: Iterator[tuple[Array, str]]) -> int:
     return int(np.count_nonzero(odd))
 
 
+def _is_looked_up(step: Step, info: TensorInfo) -> bool:
+    """Return whether most values of an output are looked up, so that its blocks are larger than others."""
+    is_float = DTYPES[step.dtype].kind == "float" and DTYPES[step.dtype].bits <= 32
+    return step.op == "copy" and is_float and isinstance(info.made, Decoded) and is_looked_up(info.made)
+
+
 def _limit(step: Step, info: TensorInfo, itemsize: int) -> int:
     """Return how many elements a block has, so that it (or its input, if larger) takes about ``BLOCK_BYTES``.
 
     ``itemsize`` is the number of bytes of an output element.
     """
+    if _is_looked_up(step, info):
+        return LOOKED_UP
     block = BLOCK_BYTES if info.made is None or isinstance(info.made, Decoded) else MADE_BYTES
     limit = block // max(itemsize, info.itemsize)
     if step.op in ADAPTERS:

@@ -16,14 +16,16 @@ from ..ops.casts import cast
 from ..ops.regions import Array, Box, box_shape
 from ..ops.small_floats import SMALL_FLOATS, from_small
 
-__all__ = ["looked_up", "may_be_looked_up", "products"]
+__all__ = ["is_looked_up", "looked_up", "may_be_looked_up", "products"]
 
 CODES = 256
 """How many codes of 8 bits there are."""
+SMALL = 1 << 16
+"""How many places a number of two bytes may be."""
 FEWER = 8
 """A part of a weight is looked up if it has so many times more elements than there are products."""
-ELEMENTS = 1 << 16
-"""Elements that are looked up at once: their places, of 8 bytes each, fit in a core's cache."""
+ELEMENTS = 1 << 17
+"""Elements that are looked up at once: their places, of 8 bytes each, fit in a core's cache of the second level."""
 
 
 def may_be_looked_up(made: Decoded, boxes: Mapping[str, Box]) -> bool:
@@ -36,6 +38,11 @@ def may_be_looked_up(made: Decoded, boxes: Mapping[str, Box]) -> bool:
         return False
     elements, scales = (prod(box_shape(boxes[role])) for role in ("codes", "scale"))
     return stored["codes"].dtype in SMALL_FLOATS and elements >= FEWER * CODES * max(1, scales)
+
+
+def is_looked_up(made: Decoded) -> bool:
+    """Return whether the values of a whole weight may be looked up, unless some products become infinite or zero."""
+    return may_be_looked_up(made, {role: tuple((0, size) for size in info.shape) for role, info in made.parts})
 
 
 def products(codes: str, scale: Array, dtype: str) -> Array | None:
@@ -60,12 +67,13 @@ def looked_up(codes: Array, table: Array, scales: Sequence[int], box: Box, steps
     rows, columns = (one * CODES for one in _scale_numbers(scales, box, steps))
     width = max(1, len(columns))
     flat, out = codes.reshape(-1, width), np.empty((codes.size // width, width), table.dtype)
-    places = np.empty((min(len(flat), max(1, ELEMENTS // width)), width), np.intp)
-    for begin, end in _runs(rows, len(places), alike=bool(columns.any())):
-        part = places[: end - begin]
-        first = columns + rows[begin] if columns.any() else rows[begin:end, None]
-        np.add(flat[begin:end], first, out=part, casting="unsafe")
-        np.take(table, part, out=out[begin:end], mode="clip")  # no place is beyond the table: the mode saves a check
+    for begin, end in _runs(rows, max(1, ELEMENTS // width), alike=bool(columns.any())):
+        low = rows[begin:end].min()
+        first = columns if columns.any() else rows[begin:end, None] - low
+        if first.size and first.max() <= SMALL - CODES:
+            first = first.astype("<u2")  # a sum of bytes and these takes a quarter of the time
+        # No place is beyond the table: the mode saves a check.
+        np.take(table[low:], flat[begin:end] + first, out=out[begin:end], mode="clip")
     return out.reshape(codes.shape)
 
 

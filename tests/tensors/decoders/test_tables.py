@@ -6,7 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
+import ckptsurgeon as cs
+from ckptsurgeon.engine.compute import compute
+from ckptsurgeon.engine.compute.bands import OpenFiles
+from ckptsurgeon.engine.compute.reading import read_part
 from ckptsurgeon.tensors.composition import decoded
 from ckptsurgeon.tensors.decoders import _decoder, _tables
 from ckptsurgeon.tensors.info import Decoded, TensorInfo
@@ -14,7 +20,8 @@ from ckptsurgeon.tensors.ops.casts import cast
 from ckptsurgeon.tensors.ops.regions import Array, Box
 
 SHAPES = [((256, 384), (128, 128)), ((200, 300), (128, 128)), ((96, 4096), (1, 4096)), ((3, 64, 512), (1, 64, 512)),
-          ((2, 130, 1000), (1, 128, 128)), ((300, 700), (300, 700)), ((4, 96, 2304), (1, 1, 2304))]  # fmt: skip
+          ((2, 130, 1000), (1, 128, 128)), ((300, 700), (300, 700)), ((4, 96, 2304), (1, 1, 2304)),
+          ((3, 40, 256), (3, 1, 256)), ((4, 96, 256), (4, 32, 128)), ((4, 1200), (4, 4)), ((600, 6), (1, 6))]  # fmt: skip
 
 
 def made_of(shape: Sequence[int], steps: Sequence[int], codes: str = "float8_e4m3fn") -> TensorInfo:
@@ -82,6 +89,30 @@ def test_products_that_a_dtype_cannot_hold_are_computed() -> None:
     assert _decoder.decode_rounded(Stored(info, 0, most=0.5).read, info, box, "float16") is not None
     assert _decoder.decode_rounded(Stored(info, 0, most=1e6).read, info, box, "float16") is None
     assert _decoder.decode_rounded(Stored(info, 0, most=1e38).read, info, box, "float32") is None
+
+
+@pytest.mark.parametrize(("most", "infinite"), [(0.5, False), (1000.0, True)])
+def test_large_blocks_of_what_cannot_be_looked_up_are_computed_in_parts(
+    most: float, infinite: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = torch.Generator().manual_seed(0)
+    codes = (50 * torch.randn(64, 4096, generator=draw)).to(torch.float8_e4m3fn)
+    scale = most * torch.rand(1, 32, generator=draw) + 0.01
+    save_file({"net.weight": codes, "net.weight_scale_inv": scale}, "fp8.safetensors")
+    parts: list[Box] = []
+
+    def read(source: OpenFiles, info: TensorInfo, box: Box) -> Array:
+        parts.append(box)
+        return read_part(source, info, box)
+
+    monkeypatch.setattr(compute, "read_part", read)
+    monkeypatch.setattr(compute, "BLOCK_BYTES", 1 << 16)
+    cs.apply(cs.convert("fp8.safetensors", dequantize=True, dtype="fp16"), "out.safetensors")
+    wanted = (codes.float() * scale.repeat_interleave(128, 1)).half()
+    assert load_file("out.safetensors")["net.weight"].equal(wanted)
+    assert bool(wanted.isinf().any()) == infinite
+    decoded_parts = [box for box in parts if box[0] != (0, 64) and box[1] == (0, 4096)]
+    assert len(decoded_parts) == (16 if infinite else 0)
 
 
 def test_few_elements_are_not_looked_up() -> None:
