@@ -30,6 +30,7 @@ from fixtures.reference.exits import WHEN
 from fixtures.reference.pictures import pictures
 from fixtures.reference.schema import faults, fields
 
+from ..api.model_folder.test_model_folders import model as model_folder
 from ..helpers.adapters import peft_folder
 from ..helpers.hub.server import Hub
 from ..helpers.transformers_models import BERT, saved
@@ -155,6 +156,7 @@ def make_files() -> None:
     Path("abc.txt").write_text("a\nb\nc\n")
     Path("abcd.txt").write_text("b\nc\na\nd\n")
     patterns = {"rank_pattern": {"q": 2}, "alpha_pattern": {"q": 2}, "target_modules": ["q"]}
+    model_folder("words", rows=4, tokens=["a", "b", "c"])
     peft_folder("lora", {"q.lora_A.weight": torch.ones(1, 4), "q.lora_B.weight": torch.ones(4, 1)}, **patterns)
     save_file({"up.weight": torch.eye(4)}, "tuned.safetensors")
     save_file({"up.weight": torch.zeros(4, 4)}, "plain.safetensors")
@@ -182,6 +184,7 @@ def commands() -> Iterator[list[str]]:
     yield ["inspect", "fp8.pth", "--stats"]
     yield ["diff", "fp8.pth", "fp8b.pth", "--values"]
     yield ["inspect", "lora"]
+    yield ["inspect", "words"]
     yield ["inspect", "nowhere.pth"]
     yield ["diff", "a.safetensors", "b.safetensors", "--values"]
     yield ["diff", "a.safetensors", "c.safetensors", "--values", "--atol", "0.1"]
