@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from ..analysis.inspection import Inspection, inspection_of
+from ..analysis.inspection import Inspection, TokenRows, inspection_of
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.in_memory import place_of
 from ..checkpoint.opening import open_checkpoint
@@ -24,6 +24,9 @@ from ..util.text import escape
 from .inputs.argument_types import CheckpointLike, Path, Patterns
 from .inputs.dequantising import weights_of
 from .lora.adapter_files import adapter_of
+
+if TYPE_CHECKING:
+    from .model_folder.folder import ModelFolder
 
 __all__ = ["init_config", "initial_config", "inspect"]
 
@@ -48,7 +51,7 @@ def inspect(
     ``open_checkpoint`` raises, and PatternError for a pattern that matches nothing.
     """
     with open_checkpoint(path, root) as checkpoint:
-        from .model_folder.checks import contradictions, rows_of_tokens  # a file that is refused needs none of it
+        from .model_folder.checks import contradictions  # a file that is refused needs none of it
         from .model_folder.folder import model_folder
 
         folder = None if checkpoint.folder is None else model_folder(checkpoint)
@@ -64,8 +67,26 @@ def inspect(
 
             named = checkpoint.metadata.get("general.architecture", "")
             notes += block_notes(checkpoint, named, checkpoint.metadata.get(f"{named}.block_count", ""))
-        tokens = None if folder is None else rows_of_tokens(checkpoint, folder)
+        tokens = None if folder is None else _token_rows(checkpoint, folder)
         return replace(found, adapter=adapter, tokens=tokens, notes=(*found.notes, *notes))
+
+
+def _token_rows(checkpoint: Checkpoint, folder: ModelFolder) -> TokenRows | None:
+    """Return the numbers of tokens beside a checkpoint, and of its rows for them; None if one of them is not known."""
+    from .model_folder.embedding_checks import of_tokens
+    from .model_folder.logical_tensors import logical_tensors
+    from .model_folder.row_checks import token_count
+    from .model_folder.shape_checks import DescribedTensor
+
+    tokens = 0 if checkpoint.elsewhere else token_count(folder, folder)
+    if not tokens:
+        return None
+    tensors = [DescribedTensor(key, info.dtype, info.shape) for key, info in checkpoint.items()]
+    found = of_tokens(logical_tensors(tensors, folder.config, checkpoint.codes), folder)
+    if not found:
+        return None
+    most = max(found, key=lambda one: one.shape[0])
+    return TokenRows(folder.vocabulary, tokens, most.key, most.shape[0])
 
 
 def init_config(

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...analysis.inspection import TokenRows
 from ...checkpoint.checkpoint import Checkpoint
 from ...destinations.hf.files import ADAPTER, CONFIG
 from ...errors import ConfigError
@@ -19,7 +18,7 @@ from ...vocabulary.token_ids import ids_beyond
 from .alignment import alignment_notes
 from .coqui import alphabet_notes
 from .documents import GENERATION, json_text
-from .embedding_checks import embedding_notes, embeddings, of_tokens, token_rows
+from .embedding_checks import embedding_notes, embeddings, of_tokens
 from .family_checks import family_notes
 from .folder import ModelFolder, model_folder
 from .generation_checks import generation_notes
@@ -50,7 +49,6 @@ __all__ = [
     "contradictions",
     "folder_notes",
     "notes_beside",
-    "rows_of_tokens",
     "source_layer_notes",
     "sources_beside",
     "weights_notes",
@@ -199,14 +197,6 @@ def contradictions(checkpoint: Checkpoint, folder: ModelFolder | None = None) ->
     if checkpoint.folder is None:
         return [] if checkpoint.elsewhere else [*gap_notes(list(checkpoint)), *described_shape_notes(checkpoint)]
     return notes_beside(checkpoint, folder)
-
-
-def rows_of_tokens(checkpoint: Checkpoint, folder: ModelFolder) -> TokenRows | None:
-    """Return the numbers of tokens beside an open checkpoint, and of its rows for them; None if one is not known."""
-    if checkpoint.elsewhere or not folder.vocabulary:
-        return None
-    tensors = [DescribedTensor(key, info.dtype, info.shape) for key, info in checkpoint.items()]
-    return token_rows(logical_tensors(tensors, folder.config, checkpoint.codes), folder)
 
 
 def notes_beside(checkpoint: Checkpoint, folder: ModelFolder | None = None) -> list[str]:

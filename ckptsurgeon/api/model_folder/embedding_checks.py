@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ...analysis.inspection import TokenRows
 from ...planning.transplant.by_place import HEAD, is_embedding
 from ...tensors.dtypes import DTYPES
 from ...util.text import count, escape
 from .config import vocabulary_sizes
 from .folder import ModelFolder
-from .row_checks import has_more_rows, token_count, without_token_notes
+from .row_checks import has_more_rows, without_token_notes
 from .shape_checks import DescribedTensor, follows
 from .tokenizer.special_names import added_beyond, listed_beyond, needless, unlisted_names
 from .tokenizer.tokenizer_files import is_ctc
 from .unreadable import is_elsewhere
 
-__all__ = ["embedding_notes", "embeddings", "of_tokens", "token_rows"]
+__all__ = ["embedding_notes", "embeddings", "of_tokens"]
 
 WIDTHS = ("dim", "embd", "embed", "hidden", "model", "size", "width")
 """Words in the names of fields that give the width of the model, or of an embedding with a width of its own."""
@@ -40,16 +39,6 @@ def of_tokens(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> list[D
     if not found and is_ctc(folder):
         found = [one for one in tensors if HEAD.search(one.key) and _is_matrix(one)]
     return found
-
-
-def token_rows(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> TokenRows | None:
-    """Return the numbers of tokens and of rows for them; None if a folder does not have both."""
-    found = of_tokens(tensors, folder)
-    tokens = token_count(folder, folder) if found else 0
-    if not tokens:
-        return None
-    most = max(found, key=lambda one: one.shape[0])
-    return TokenRows(folder.vocabulary, tokens, most.key, most.shape[0])
 
 
 def embedding_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder, read: ModelFolder) -> Iterator[str]:

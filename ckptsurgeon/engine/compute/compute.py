@@ -129,10 +129,11 @@ BLOCK_BYTES = 2 << 20
 MADE_BYTES = 16 << 20
 """The same for derived tensors. It is larger, since a block of a transposed tensor reads all rows of the source."""
 
-LOOKED_UP = 1 << 20
+LOOKED_UP = max(1 << 19, min(1 << 20, (1 << 21) // THREADS))
 """Elements of a block whose values are looked up: each takes a byte of codes, and 2 or 4 bytes of values.
 
-With larger blocks, fewer tables are made, and threads wait less for each other."""
+With larger blocks, fewer tables are made, and threads wait less for each other. Many threads have smaller blocks, so
+that all of them together take no more memory."""
 
 DOUBLES = 4 * 8
 """Bytes for each element of a resampled tensor, which is read, weighted and summed in double precision."""
