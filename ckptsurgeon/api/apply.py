@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -43,6 +43,8 @@ def apply(
     memory: str | int | None = None,
     plugin: Path | None = None,
     key: Path | None = None,
+    restart: bool = False,
+    processes: bool = False,
     progress: Progress | None = None,
 ) -> Receipt:
     """Carry out a plan, or the file of a plan or recipe: write all of ``output``, or change nothing.
@@ -57,12 +59,19 @@ def apply(
     (Ed25519) that signs every file of the output, in ``OUT.sig`` or, for a folder, in its ``model.sig``. ``progress``
     is called with (bytes done, bytes in all).
 
+    If a run that writes several shards is interrupted, its finished shards stay in a temporary folder, and the same
+    call goes on from there; with ``restart`` it removes them and begins anew. With ``processes`` the shards are shared
+    out among the processes that ``torchrun`` has started, which all have to make this call with the same plan; each
+    returns a receipt, and that of the first process counts for the whole output.
+
     Raises PlanError if an input has changed since the plan or ``memory`` is too small, OutputError if the output
-    exists (without ``force``), is an input, is being written by another run or cannot be written, FormatError if an
-    input fails its checksum.
+    exists (without ``force``), is an input, is being written by another run, was begun by another call or cannot be
+    written, FormatError if an input fails its checksum.
     """
     from ..engine.apply import carry_out
     from ..engine.output.layout import parse_size
+    from ..engine.part_worker import help_out
+    from ..engine.processes import process_group
     from ..planning.recipe import make_recipe
     from ..storage.write.locking import check_wait
     from .gguf.entries import gguf_entries
@@ -95,10 +104,17 @@ def apply(
             wait=wait,
             inputs=others + inputs.others,
             key=os.fspath(key or ""),
+            restart=restart,
         )
         recipe = make_recipe(plan, options.path.rstrip("/"), __version__)
         entries, lost = gguf_entries(plan, inputs, options)
-        receipt = carry_out(plan, inputs, options, recipe, progress, entries)
+        with ExitStack() as stack:
+            group = stack.enter_context(process_group()) if processes else None
+            if group is not None and not group.is_first:
+                return help_out(plan, inputs, options, group, progress)
+            if group is not None:
+                stack.enter_context(group.leading())
+            receipt = carry_out(plan, inputs, options, recipe, progress, entries, group)
     finally:
         close_inputs(inputs)
     ran = inputs.target.ran if from_file and inputs.target is not None else ()

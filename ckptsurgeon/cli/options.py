@@ -26,6 +26,7 @@ __all__ = [
     "Output",
     "OutputUnlessDry",
     "Quiet",
+    "Restart",
     "Root",
     "Ruleset",
     "RunCode",
@@ -102,6 +103,13 @@ Wait = Annotated[
         "--wait",
         metavar="[SECONDS]",
         help="Wait for another run that writes the same output, instead of failing.",
+    ),
+]
+Restart = Annotated[
+    bool,
+    typer.Option(
+        "--restart",
+        help="Begin anew: remove the finished shards of an interrupted run, which are kept otherwise.",
     ),
 ]
 OutputUnlessDry = Annotated[

@@ -156,7 +156,19 @@ def _remains() -> str:
     placed = output_in_place()
     if placed:
         return f"{placed} was already in place"
+    if parts := _finished_parts():
+        return parts
     return "a temp file may be left; the next run removes it" if _SignalState.hasty else "nothing was left half done"
+
+
+def _finished_parts() -> str:
+    """Return a text that says how many parts of the output are finished, if the next run can go on from them; or ''."""
+    from ..storage.write.journal import begun_output
+
+    begun = begun_output(os.path.realpath(_SignalState.output)) if _SignalState.output else None
+    if begun is None:
+        return ""
+    return f"{begun.done} parts are finished and kept: the same command goes on from there"
 
 
 def output_in_place() -> str:

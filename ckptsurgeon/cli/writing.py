@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ..util.text import escape
+from ..util.torchrun import number_of_processes, rank_of_process
 from .failing import is_for_memory
-from .options import DryRun, Force, Key, MaxShard, OutputUnlessDry, To, Wait, check_output, quoted
+from .options import DryRun, Force, Key, MaxShard, OutputUnlessDry, Restart, To, Wait, check_output, quoted
 from .sink import Sink, print_to
 from .stopping import say
 
@@ -30,6 +31,7 @@ class Writing:
     force: Force = False
     wait: Wait = None
     key: Key = None
+    restart: Restart = False
     dry_run: DryRun = False
     sink: Sink = field(default_factory=Sink)
 
@@ -75,8 +77,12 @@ class Writing:
                 force=self.force,
                 wait=self.wait,
                 key=self.key,
+                restart=self.restart,
+                processes=number_of_processes() > 1,
                 progress=progress,
             )
+        if rank_of_process():
+            return  # the first process reports the whole output
         try:
             self._show_receipt(plan, receipt, self.output)
         except Exception as error:

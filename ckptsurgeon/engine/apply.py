@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import TypeVar
 
-from ..errors import OutputError, PlanError
+from ..errors import PlanError
 from ..formats.base.header import ExtraEntries
 from ..formats.base.header_digest import seal
 from ..formats.base.sharded_writer import RECIPE_FILE, folder_digest
@@ -18,14 +19,10 @@ from ..planning.recipe import Recipe
 from ..planning.recipe_text import RecipeText
 from ..storage.read.base import Progress
 from ..storage.read.uri import scheme_of
-from ..storage.signing import MODEL_SIGNATURE
-from ..storage.write.folders import StagedFolder, staged_folder
 from ..storage.write.locking import output_lock
 from ..storage.write.output_checks import check_output, identities
-from ..storage.write.staging import StagedFile, staged_file
 from ..util.text import escape, listing
 from .check_steps import check_step
-from .copy_steps import check_storages, copied_steps
 from .inputs import PlanInputs
 from .output.companions import (
     StaleCompanions,
@@ -36,12 +33,18 @@ from .output.companions import (
     recipe_as_written,
     stale_companions,
 )
-from .output.layout import OutputOptions, OutputShape, existing_checkpoint, is_folder, lay_out
-from .output.signing import check_signable, signing
+from .output.layout import OutputOptions, OutputShape, is_folder, lay_out
+from .output.signing import signing
+from .part_receipt import PartReceipt
+from .parts import ByteCounter, plan_of_parts, runs_of_parts, steps_of_parts, write_parts
 from .prefetch import keeping, prefetch
-from .run import PlanRun, check_unchanged, lost_notes, negative_notes, unsound_notes
+from .processes import ProcessGroup
+from .run import check_unchanged, lost_notes, negative_notes, unsound_notes
+from .staged_output import StagedOutput, staged_output
 
 __all__ = ["carry_out"]
+
+T = TypeVar("T")
 
 
 def carry_out(
@@ -51,11 +54,13 @@ def carry_out(
     recipe: Recipe,
     progress: Progress | None = None,
     beside: ExtraEntries | None = None,
+    group: ProcessGroup | None = None,
 ) -> Receipt:
     """Apply a plan to its open inputs: write the output to the path in ``options``, and return a receipt.
 
     ``recipe`` is stored in the output; ``progress`` is called with (bytes done, bytes in all). ``beside`` are entries
-    that the output gets in addition to tensors, in place of those that the plan copies. Raises PlanError if a
+    that the output gets in addition to tensors, in place of those that the plan copies. ``group`` are the processes
+    that share the parts of the output out, of which this is the first one. Raises PlanError if a
     step does not fit its source, or if two tensors that the destination ties have different values; FormatError if the
     bytes of a source do not match their checksum; SourceError and OutputError if a file cannot be read or written. A
     failure leaves no partial output.
@@ -80,38 +85,63 @@ def carry_out(
         former = stale_companions(options.path, written.target) if shape.folder else StaleCompanions()
         stack.enter_context(keeping(inputs))
         signed = stack.enter_context(signing(options, path, taken, folder=shape.folder))
-        files, folder = stack.enter_context(_staged(path, shape, written, options, stale=former.stale))
-        if folder is not None:
-            copy_companions(written, folder)  # first: a file that changed since the plan ends the run at once
-        run = PlanRun(written, inputs, shape, files, progress or (lambda done, total: None))
-        run.fetched(prefetch(written, inputs, lambda done, total: run.progress(done, total + shape.size)))
-        _check_equal(run)
-        check_storages(run)
-        with copied_steps(run):
-            _compute_others(run)
+        staged = stack.enter_context(
+            staged_output(path, shape, written, options, made=plan, stale=former.stale, group=group)
+        )
+        if staged.folder is not None:
+            copy_companions(written, staged.folder)  # first: a file that changed since the plan ends the run at once
+        receipts = _write_parts(written, inputs, shape, staged, plan.sha256, progress)
         check_unchanged(inputs)
-        _finish(run, text.checked(all_checksums(plan, run.checksums)), folder)
-        signed.finish(files.values(), folder)
-        nbytes = folder.nbytes if folder is not None else shape.size
+        _finish(receipts, shape, staged, text.checked(all_checksums(plan, _merged(one.checksums for one in receipts))))
+        signed.finish(staged.files.values(), staged.folder)
+        nbytes = staged.folder.nbytes if staged.folder is not None else shape.size
     return Receipt(
         output=options.path,
         counts=plan.counts,
         unexpected=tuple(key for _, key in plan.unexpected),
-        nbytes_read=run.nbytes_read,
-        nbytes_written=nbytes,
+        nbytes_read=sum(one.nbytes_read for one in receipts if one.name not in staged.kept),
+        nbytes_written=nbytes - sum(part.layout.size for part in shape.parts if part.name in staged.kept),
         elapsed_s=time.perf_counter() - began,
         plan_sha256=plan.sha256(),
-        fits=run.fits,
-        rounded=run.rounded,
+        fits=tuple(fit for one in receipts for fit in one.fits),
+        rounded=tuple(rounded for one in receipts for rounded in one.rounded),
         notes=(
-            *lost_notes(run.lost, written.steps),
-            *unsound_notes(run.unsound),
-            *negative_notes(run.negative),
+            *staged.notes,
+            *lost_notes(_merged(one.lost for one in receipts), written.steps),
+            *unsound_notes(_merged(one.unsound for one in receipts)),
+            *negative_notes(_merged(one.negative for one in receipts)),
             *companion_notes(written),
             *_left_out_notes(plan, written, options),
             *former.notes,
         ),
     )
+
+
+def _merged(dicts: Iterable[Mapping[str, T]]) -> dict[str, T]:
+    return {key: value for one in dicts for key, value in one.items()}
+
+
+def _write_parts(
+    plan: Plan,
+    inputs: PlanInputs,
+    shape: OutputShape,
+    staged: StagedOutput,
+    plan_sha256: Callable[[], str],
+    progress: Progress | None,
+) -> list[PartReceipt]:
+    """Write every part of an output that is not kept; return the receipts of all parts, in their order.
+
+    Other processes write some of them if there are any.
+    """
+    steps = steps_of_parts(plan, shape)
+    parts = staged.begin_parts(plan_sha256)
+    counter = ByteCounter(progress, shape.size, sum(one.layout.size for one in shape.parts if one.name in staged.kept))
+    unwritten = plan if len(parts) == len(shape.parts) else plan_of_parts(plan, steps, parts)
+    counter.fetched(prefetch(unwritten, inputs, counter.fetching))
+    _check_equal(plan, inputs)
+    write_parts(runs_of_parts(plan, steps, inputs, parts, staged.files, counter.advance), staged.finished)
+    staged.wait_for_others(counter.advance)
+    return [staged.receipts[part.name] for part in shape.parts]
 
 
 def _left_out_notes(plan: Plan, written: Plan, options: OutputOptions) -> Iterator[str]:
@@ -169,65 +199,16 @@ def _check_apart(plan: Plan, path: Sequence[str], levels: Sequence[Mapping[str, 
         )
 
 
-def _check_equal(run: PlanRun) -> None:
-    if run.plan.equal:
+def _check_equal(plan: Plan, inputs: PlanInputs) -> None:
+    if plan.equal:
         from .compute.compute_steps import check_equal
 
-        check_equal(run.plan, run.inputs.sources)
-
-
-def _compute_others(run: PlanRun) -> None:
-    """Compute and write all tensors that are not plain copies; if there are none, numpy is not imported."""
-    if run.others:
-        from .compute.compute_steps import compute_steps, draw_steps
-
-        compute_steps(run)
-        draw_steps(run)
+        check_equal(plan, inputs.sources)
 
 
 def _output_path(shape: OutputShape, options: OutputOptions) -> str:
     """Return the path of an output, with links resolved if it is a folder."""
     return os.path.realpath(options.path) if shape.folder and not scheme_of(options.path) else options.path
-
-
-@contextmanager
-def _staged(
-    path: str, shape: OutputShape, plan: Plan, options: OutputOptions, *, stale: Iterable[str]
-) -> Iterator[tuple[Mapping[str, StagedFile], StagedFolder | None]]:
-    """Yield the temporary files of an output by name ("" for a single file), and its temporary folder, if it is one.
-
-    ``stale`` are files of an earlier output that will be removed. Raises OutputError if the folder holds a checkpoint
-    and the options do not allow to replace it.
-    """
-    if not shape.folder:
-        with staged_file(path, shape.size, force=options.force) as file:
-            yield {"": file}, None
-        return
-    found = (*existing_checkpoint(path), *_existing_files(path, shape, plan), *stale)
-    present = list(dict.fromkeys([*found, *_existing_signature(path, options)]))
-    if present and not options.force:
-        raise OutputError(
-            f"{escape(options.path)} holds a checkpoint: {listing(present)}.",
-            hint="Use --force to replace it.",
-        )
-    check_signable(path, options, present)
-    with staged_folder(path, shape.size, stale=present) as folder:
-        yield {part.name: folder.file(part.name, part.layout.size) for part in shape.parts}, folder
-
-
-def _existing_files(path: str, shape: OutputShape, plan: Plan) -> Iterator[str]:
-    """Yield the names of the output's files that already exist in the folder ``path``."""
-    names = (*shape.names, *(one.name for one in plan.target.companions))
-    return (name for name in names if os.path.lexists(os.path.join(path, name)))
-
-
-def _existing_signature(path: str, options: OutputOptions) -> list[str]:
-    """Return a list with the name of the folder's signature file if the new output replaces it; else an empty list.
-
-    It is replaced if the folder has a recipe, so that ckptsurgeon wrote it, or if the new output is signed, too.
-    """
-    signed = options.key or os.path.lexists(os.path.join(path, RECIPE_FILE))
-    return [MODEL_SIGNATURE] if signed and os.path.lexists(os.path.join(path, MODEL_SIGNATURE)) else []
 
 
 def _identities(inputs: PlanInputs, plan: Plan, options: OutputOptions) -> Iterator[tuple[int, int]]:
@@ -240,30 +221,24 @@ def _identities(inputs: PlanInputs, plan: Plan, options: OutputOptions) -> Itera
             yield found.st_dev, found.st_ino
 
 
-def _finish(run: PlanRun, recipe: Sequence[str], folder: StagedFolder | None) -> None:
-    """Write all that is not tensor data: headers, a folder's index, and the recipe, sealed with a SHA-256 digest."""
-    for step in run.plan.steps:
-        if step.key not in run.checksums:
-            run.checksums[step.key] = run.checksums[step.tied_to]
-    if folder is None:
-        part = run.shape.parts[0]
-        recipe = seal(recipe, _digest(part.layout.frame(run.checksums, recipe)))
-        for offset, data in part.layout.frame(run.checksums, recipe):
-            run.files[part.name].write(offset, data)
+def _finish(receipts: Sequence[PartReceipt], shape: OutputShape, staged: StagedOutput, recipe: Sequence[str]) -> None:
+    """Write what is left: the header of a single file, or the index of a folder; and the recipe, sealed by a SHA-256.
+
+    ``receipts`` are those of all parts.
+    """
+    if staged.folder is None:
+        (part,), (receipt,) = shape.parts, receipts
+        recipe = seal(recipe, _digest(part.layout.frame(receipt.checksums, recipe)))
+        for offset, data in part.layout.frame(receipt.checksums, recipe):
+            staged.files[part.name].write(offset, data)
         return
-    digests = {}
-    for part in run.shape.parts:
-        digest = hashlib.sha256()
-        for offset, data in part.layout.frame(run.checksums, ()):
-            digest.update(data)
-            run.files[part.name].write(offset, data)
-        digests[part.name] = digest.hexdigest()
-    for name, index_of in run.shape.index.items():
-        index = index_of(lambda name, offset, nbytes: run.files[name].read(offset, nbytes))
-        folder.write(name, index)
+    digests = {receipt.name: receipt.digest for receipt in receipts}
+    for name, index_of in shape.index.items():
+        index = index_of(lambda name, offset, nbytes: staged.files[name].read(offset, nbytes))
+        staged.folder.write(name, index)
         digests[name] = hashlib.sha256(index).hexdigest()
     digests[RECIPE_FILE] = hashlib.sha256("".join(recipe).encode()).hexdigest()
-    folder.write(RECIPE_FILE, "".join(seal(recipe, folder_digest(digests))).encode())
+    staged.folder.write(RECIPE_FILE, "".join(seal(recipe, folder_digest(digests))).encode())
 
 
 def _digest(frame: Iterable[tuple[int, bytes]]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -10,26 +10,26 @@ from ..storage.read.base import File
 from ..tensors.info import Storage, TensorInfo
 from .checksums import check_storage, checkable
 from .copies import CopyPiece, CopyRange
-from .run import PlanRun, checked_on_the_way, is_copy
+from .run import PartRun, checked_on_the_way, is_copy
 from .transfer import THREADS, copying
 
 __all__ = ["check_storages", "copied_steps"]
 
 
 @contextmanager
-def copied_steps(run: PlanRun) -> Iterator[None]:
+def copied_steps(run: PartRun) -> Iterator[None]:
     """Copy every tensor whose bytes do not change, while the body of the ``with`` computes the others."""
     pieces: dict[str, CopyPiece] = {}
     with copying(_copies(run, pieces), run.advance) as run.check:
         yield
-    run.nbytes_read += sum(piece.nbytes for piece in pieces.values())
-    run.checksums.update({key: piece.checksum() for key, piece in pieces.items()})
+    run.receipt.nbytes_read += sum(piece.nbytes for piece in pieces.values())
+    run.receipt.checksums.update({key: piece.checksum() for key, piece in pieces.items()})
     run.copies.clear()
 
 
-def _copies(run: PlanRun, pieces: dict[str, CopyPiece]) -> Iterator[CopyRange]:
+def _copies(run: PartRun, pieces: dict[str, CopyPiece]) -> Iterator[CopyRange]:
     """Yield the ranges to copy, in the order of the output; put the ``CopyPiece`` of each tensor into ``pieces``."""
-    for key, file, offset, nbytes in run.slots():
+    for key, (offset, nbytes) in run.part.layout.slots.items():
         if key not in run.copies:
             continue
         step, info = run.copies[key]
@@ -38,21 +38,22 @@ def _copies(run: PlanRun, pieces: dict[str, CopyPiece]) -> Iterator[CopyRange]:
         source = run.inputs.sources[step.source]
         whole = info.nbytes == info.storage.nbytes
         piece = pieces[key] = CopyPiece(info.storage.name, nbytes, info.storage.crc32 if whole else None)
-        yield CopyRange(source.file(info), info.storage.offset + info.offset, file, offset, [piece])
+        yield CopyRange(source.file(info), info.storage.offset + info.offset, run.file, offset, [piece])
 
 
-def check_storages(run: PlanRun) -> None:
+def check_storages(runs: Iterable[PartRun]) -> None:
     """Raise FormatError if a storage that will be read, and that copying does not check, does not match its checksum.
 
     Copying checks only storages that are copied whole. This function checks storages that are copied in part, and those
     of the inputs of computed tensors.
     """
     wanted: dict[int, tuple[File, Storage]] = {}
-    partly = [step for step, info in run.copies.values() if not _passes_by(info)]
-    for step in (*partly, *run.others, *run.shared):
-        for info, source in run.parts(step):
-            if not (is_copy(step, info) and _passes_by(info)) and not checked_on_the_way(step, info):
-                wanted.update((id(one), (file, one)) for file, one in checkable(source, info))
+    for run in runs:
+        partly = [step for step, info in run.copies.values() if not _passes_by(info)]
+        for step in (*partly, *run.others, *run.shared):
+            for info, source in run.sources_of(step):
+                if not (is_copy(step, info) and _passes_by(info)) and not checked_on_the_way(step, info):
+                    wanted.update((id(one), (file, one)) for file, one in checkable(source, info))
     if not wanted:
         return
     with ThreadPoolExecutor(THREADS, thread_name_prefix="check") as pool:

@@ -1,34 +1,31 @@
-"""One run of a plan: its inputs, the places in the output (slots) that it fills, the checksums of written bytes."""
+"""Writes one part of an output, a file of it: the slots that are filled, and how each tensor gets its bytes."""
 
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..errors import PlanError
 from ..planning.plan.plan import Plan
-from ..planning.plan.receipt import FactorFit, RoundedTensor
 from ..planning.plan.step import MERGES, Input, Step
-from ..storage.read.base import Progress
 from ..storage.write.staging import StagedFile
 from ..tensors.dtypes import SATURATED
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing
 from .checksums import crc32
 from .inputs import PlanInputs
-from .output.layout import OutputShape
+from .output.layout import OutputFile
+from .part_receipt import PartReceipt
 from .transfer import SMALL
 
 if TYPE_CHECKING:
     from ..tensors.ops.casts import CastLosses
 
 __all__ = [
-    "PlanRun",
+    "PartRun",
     "changed_error",
     "check_unchanged",
     "checked_on_the_way",
@@ -57,70 +54,40 @@ def changed_error(source: Checkpoint, key: str) -> PlanError:
     )
 
 
-@dataclass
-class PlanRun:
-    """The state of one run of a plan: the slots to fill, their checksums, and counts for the notes at the end.
+class PartRun:
+    """The state of writing one part of an output.
 
-    A slot is the place of a tensor's bytes in the output. ``copies`` has the steps whose bytes are copied, each with
-    the tensor's header in the source. ``others`` are the steps whose tensors are computed or initialised. ``shared``
-    are the steps of tied names whose bytes are in the slot of another name.
+    ``steps`` are those of a plan whose tensors are in the part. A slot is the place of a tensor's bytes in its file.
+    ``copies`` has the steps whose bytes are copied, each with the tensor's header in the source. ``others`` are the
+    steps whose tensors are computed or initialised. ``shared`` are the steps of tied names whose bytes are in the slot
+    of another name. ``advance`` is called with the number of bytes that were just written, from any thread.
     """
 
-    plan: Plan
-    inputs: PlanInputs
-    shape: OutputShape
-    files: Mapping[str, StagedFile]
-    progress: Progress
-    checksums: dict[str, int] = field(default_factory=dict)
-    lost: dict[str, CastLosses] = field(default_factory=dict)
-    unsound: dict[str, int] = field(default_factory=dict)
-    negative: dict[str, int] = field(default_factory=dict)
-    nbytes_read: int = 0
-    fits: tuple[FactorFit, ...] = ()
-    rounded: tuple[RoundedTensor, ...] = ()
-    check: Callable[[], None] = lambda: None
-    """Raises the error of another part of the run, if that failed, so that computing stops."""
-    _done: int = 0
-    _fetched: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def __post_init__(self) -> None:
-        self.keeper = self.inputs.keeper(self.plan)
-        first, *others = self.shape.parts
-        self._first = first
-        self._part_of = {key: part for part in others for key in part.layout.slots}
+    def __init__(
+        self,
+        plan: Plan,
+        steps: Sequence[Step],
+        inputs: PlanInputs,
+        part: OutputFile,
+        file: StagedFile,
+        advance: Callable[[int], None],
+    ) -> None:
+        self.plan, self.steps, self.inputs, self.part, self.file = plan, steps, inputs, part, file
+        self.advance = advance
+        self.receipt = PartReceipt(part.name)
+        self.keeper = inputs.keeper(plan)
+        self.check: Callable[[], None] = lambda: None
+        """Raises the error of another thread, if that failed, so that computing stops."""
         self.copies: dict[str, tuple[Step, TensorInfo]] = {}
         self.others: list[Step] = []
         self.shared: list[Step] = []
-        for step in self.plan.steps:
+        for step in steps:
             if not has_slot(self, step):
                 self.shared.append(step)
             elif step.source is not None and is_copy(step, info := self.info(step)):
                 self.copies[step.key] = step, info
             else:
                 self.others.append(step)
-
-    def slot(self, key: str) -> tuple[StagedFile, int, int]:
-        """Return the file, the offset and the number of bytes of a key's slot; raises KeyError for an unknown key."""
-        part = self._part_of.get(key, self._first)
-        return self.files[part.name], *part.layout.slots[key]
-
-    def slots(self) -> Iterator[tuple[str, StagedFile, int, int]]:
-        """Yield every key with the file, the offset and the number of bytes of its slot, in the order of the output."""
-        for part in self.shape.parts:
-            file = self.files[part.name]
-            for key, (offset, nbytes) in part.layout.slots.items():
-                yield key, file, offset, nbytes
-
-    def fetched(self, nbytes: int) -> None:
-        """Set the progress to the number of bytes that were fetched before writing began."""
-        self._done = self._fetched = nbytes
-
-    def advance(self, nbytes: int) -> None:
-        """Report to the progress that ``nbytes`` more bytes were written; may be called from any thread."""
-        with self._lock:
-            self._done += nbytes
-            self.progress(self._done, self.shape.size + self._fetched)
 
     def draws(self, step: Step) -> bool:
         """Return whether a step needs values that the destination's initialiser draws.
@@ -134,7 +101,7 @@ class PlanRun:
         assert step.source is not None
         return self._checked(step.source, step.source_key, step.source_dtype, step.source_shape)
 
-    def parts(self, step: Step) -> list[tuple[TensorInfo, Checkpoint]]:
+    def sources_of(self, step: Step) -> list[tuple[TensorInfo, Checkpoint]]:
         """Return each input of a step: its header and its checkpoint.
 
         If the source gives only some of the values, and a checkpoint keeps the others, the tensor of that checkpoint
@@ -164,14 +131,14 @@ class PlanRun:
 
     def write(self, key: str, at: int, raw: memoryview) -> int:
         """Write bytes into the slot of ``key`` at the byte offset ``at``; return their CRC-32."""
-        file, offset, _ = self.slot(key)
+        offset, _ = self.part.layout.slots[key]
         crc = 0
         for begin in range(0, len(raw), WRITE):
             view = raw[begin : begin + WRITE]
             crc = crc32(view, crc)
-            file.write(offset + at + begin, view)
+            self.file.write(offset + at + begin, view)
         if len(raw) >= SMALL:
-            file.start_writing(offset + at, len(raw))
+            self.file.start_writing(offset + at, len(raw))
         return crc
 
 
@@ -207,9 +174,10 @@ def checked_on_the_way(step: Step, info: TensorInfo) -> bool:
     )
 
 
-def has_slot(run: PlanRun, step: Step) -> bool:
+def has_slot(run: PartRun, step: Step) -> bool:
     """Return whether a step's tensor has its own place in the output; in some formats, tied names share one place."""
-    return not step.tied_to or run.slot(step.key) != run.slot(step.tied_to)
+    slots = run.part.layout.slots
+    return not step.tied_to or slots[step.key] != slots[step.tied_to]
 
 
 def unsound_notes(unsound: Mapping[str, int]) -> tuple[str, ...]:

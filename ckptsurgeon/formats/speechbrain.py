@@ -14,7 +14,6 @@ from typing import Any
 
 from ..errors import ConfigError, FormatError, SourceError
 from ..storage.read.base import File, Folder, Source
-from ..storage.yaml_text import read_yaml
 from ..util.text import escape, listing
 from ._choosing import has_weights
 from ._open import read_header
@@ -111,6 +110,8 @@ class _Meta:
 
 
 def _meta(folder: Folder, inner: str) -> _Meta:
+    from ..storage.yaml_text import read_yaml  # imports yaml, which most commands do without
+
     name = f"{inner}/{_META}" if inner else _META
     with closing(folder.file(name)) as file:
         raw = file.read(0, min(file.size, _META_BYTES))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
-from ..analysis.page.contents import Page
 from ..util.text import count, escape, human_bytes
+
+if TYPE_CHECKING:
+    from ..analysis.page.contents import Page
 
 __all__ = ["Columns", "Hanging", "SpacedWords", "hanging", "next_view", "notes_view", "page_view", "written_view"]
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ...util.torchrun import number_of_processes, rank_of_process
 from ..options import Output, RunCode, check_output, quoted
 from ..writing import Writing
 
@@ -59,9 +60,10 @@ def run(
     with sink.working("writing", output or "") as progress:
         receipt = apply(
             plan, output, to=writing.to, max_shard_size=writing.max_shard_size, force=writing.force,
-            wait=writing.wait, key=writing.key, progress=progress,
+            wait=writing.wait, key=writing.key, restart=writing.restart,
+            processes=number_of_processes() > 1, progress=progress,
         )  # fmt: skip
-    if sink.answer(receipt):
+    if rank_of_process() or sink.answer(receipt):
         return
     from ...render.verification import counts_line, receipt_view
 

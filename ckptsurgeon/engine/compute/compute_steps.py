@@ -6,9 +6,10 @@ Small tensors are computed together if that gives the same values.
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from math import prod
 
 import numpy as np
@@ -25,7 +26,7 @@ from ...tensors.ops.regions import Array, box_shape
 from ...util.text import escape
 from ..checksums import bad_checksum, combine, crc32
 from ..context import MEMORY, MergeContext
-from ..run import PlanRun, checked_on_the_way, has_slot
+from ..run import PartRun, checked_on_the_way, has_slot
 from .compute import block_places, blockwise, computed_blocks, takes_numbers, threads_of
 from .encoding import Roundings
 from .freed_memory import keep_freed_memory
@@ -49,7 +50,7 @@ TOGETHER = 1 << 16
 """About the most elements of all tensors that are computed together."""
 
 
-def grouped(run: PlanRun, context: MergeContext) -> Iterator[list[tuple[Step, list[Part]]]]:
+def grouped(run: PartRun, context: MergeContext) -> Iterator[list[tuple[Step, list[Part]]]]:
     """Yield groups of steps that can be computed together; each step comes with its inputs.
 
     Steps that need values from the destination's initialiser are left out.
@@ -59,7 +60,7 @@ def grouped(run: PlanRun, context: MergeContext) -> Iterator[list[tuple[Step, li
     for step in run.others:
         if step.source is None or run.draws(step):
             continue
-        parts: list[Part] = [*run.parts(step)]
+        parts: list[Part] = [*run.sources_of(step)]
         kind = _kind(step, parts, context)
         if group and (kind is None or kind != last or size > TOGETHER):
             yield group
@@ -142,7 +143,7 @@ def check_equal(plan: Plan, sources: Sequence[Checkpoint]) -> None:
                 )
 
 
-def compute_steps(run: PlanRun) -> None:
+def compute_steps(run: PartRun) -> None:
     """Write every tensor that is computed from checkpoints: cast, resized, merged, or copied from a strided view."""
     keep_freed_memory()
     pools: dict[int, ThreadPoolExecutor] = {}
@@ -158,18 +159,18 @@ def compute_steps(run: PlanRun) -> None:
             run.check()
             for (step, parts), values in zip(group, made, strict=True):
                 _note_negative(run, step, parts, count_negative(values, step.dtype) if are_variances(step) else 0)
-                run.checksums[step.key] = run.write(step.key, 0, _raw(values))
-                run.nbytes_read += sum(info.nbytes for info, _ in parts)
+                run.receipt.checksums[step.key] = run.write(step.key, 0, _raw(values))
+                run.receipt.nbytes_read += sum(info.nbytes for info, _ in parts)
                 run.advance(values.nbytes)
-        run.fits = tuple(shared.factors.fits.values())
-        run.rounded = roundings.rounded()
+        run.receipt.fits = tuple(shared.factors.fits.values())
+        run.receipt.rounded = roundings.rounded()
     finally:
         for pool in pools.values():
             pool.shutdown(cancel_futures=True)  # after a failure the rest of the tensor is not computed
 
 
 def _compute(
-    run: PlanRun, step: Step, parts: Sequence[Part], context: MergeContext, pools: dict[int, ThreadPoolExecutor]
+    run: PartRun, step: Step, parts: Sequence[Part], context: MergeContext, pools: dict[int, ThreadPoolExecutor]
 ) -> None:
     """Compute and write one tensor block by block, if possible in several threads.
 
@@ -204,18 +205,18 @@ def _compute(
     done = list(context.spread(block, places))
     _check_sums(parts, sums)
     lost = sum((each for _, _, each, _ in done), CastLosses())
-    run.lost[step.key] = relevant(lost, [info for info, _ in parts], step)
+    run.receipt.lost[step.key] = relevant(lost, [info for info, _ in parts], step)
     _note_negative(run, step, parts, sum(negative))
     unsound = sum(number for _, _, _, number in done) - (0 if step.dtype in SATURATED else lost.infinite)
     if unsound > 0:
-        run.unsound[step.key] = unsound
-    run.nbytes_read += sum(info.nbytes for info, _ in parts)
-    run.checksums[step.key] = combine([(crc, nbytes) for crc, nbytes, _, _ in done])
+        run.receipt.unsound[step.key] = unsound
+    run.receipt.nbytes_read += sum(info.nbytes for info, _ in parts)
+    run.receipt.checksums[step.key] = combine([(crc, nbytes) for crc, nbytes, _, _ in done])
 
 
-def _note_negative(run: PlanRun, step: Step, parts: Sequence[Part], number: int) -> None:
+def _note_negative(run: PartRun, step: Step, parts: Sequence[Part], number: int) -> None:
     if number and had_none(parts):
-        run.negative[step.key] = number
+        run.receipt.negative[step.key] = number
 
 
 class _RecordChecksum:
@@ -252,32 +253,35 @@ def _check_sums(parts: Sequence[Part], sums: Sequence[_RecordChecksum | None]) -
                 raise bad_checksum(source.file(info), info.storage.name)
 
 
-def draw_steps(run: PlanRun) -> None:
-    """Write every tensor that gets values from the destination's initialiser, one at a time."""
-    steps = {step.key: step for step in run.plan.steps if run.draws(step) and not step.tied_to}
+def draw_steps(runs: Iterable[PartRun]) -> None:
+    """Write every tensor that gets values from the destination's initialiser, of all these parts, one at a time."""
+    drawn: dict[str, tuple[PartRun, Step]] = {}
     aliases: dict[str, list[Step]] = {}
-    for step in run.plan.steps:
-        if run.draws(step) and step.tied_to and has_slot(run, step):
-            aliases.setdefault(step.tied_to, []).append(step)
-    for key, dtype, data in _initial_values(run, list(steps)):
-        step = steps[key]
+    for run in runs:
+        for step in filter(run.draws, run.steps):
+            if not step.tied_to:
+                drawn[step.key] = run, step
+            elif has_slot(run, step):
+                aliases.setdefault(step.tied_to, []).append(step)
+    for key, dtype, data in _initial_values(drawn):
+        run, step = drawn[key]
         values = _drawn(run, step, dtype, data)
         for each in (step, *aliases.get(key, ())):
-            run.checksums[each.key] = run.write(each.key, 0, _raw(values))
+            run.receipt.checksums[each.key] = run.write(each.key, 0, _raw(values))
             run.advance(values.nbytes)
         del values, data
 
 
-def _initial_values(run: PlanRun, keys: Sequence[str]) -> Iterator[tuple[str, str, memoryview]]:
+def _initial_values(drawn: Mapping[str, tuple[PartRun, Step]]) -> Iterator[tuple[str, str, memoryview]]:
     """Yield each key with the dtype and the bytes of its initial values, which the destination's initialiser draws."""
-    target = run.inputs.target
-    if keys:
+    for run, _ in islice(drawn.values(), 1):  # all have the same plan
+        target = run.inputs.target
         assert target is not None
-        for key, data in target.initial(keys, run.plan.seed):
+        for key, data in target.initial(list(drawn), run.plan.seed):
             yield key, target.tensors[key].dtype, data
 
 
-def _drawn(run: PlanRun, step: Step, dtype: str, data: memoryview) -> Array:
+def _drawn(run: PartRun, step: Step, dtype: str, data: memoryview) -> Array:
     """Return a tensor in the step's dtype: its initial values, overwritten by the values that a source gives, if any.
 
     ``data`` are the initial values as bytes of ``dtype``.
@@ -289,8 +293,8 @@ def _drawn(run: PlanRun, step: Step, dtype: str, data: memoryview) -> Array:
         assert step.source is not None
         values = np.ascontiguousarray(values)
         lost += overlay(step, info, run.inputs.sources[step.source], values)
-        run.nbytes_read += info.nbytes
-    run.lost[step.key] = lost
+        run.receipt.nbytes_read += info.nbytes
+    run.receipt.lost[step.key] = lost
     return values
 
 

@@ -81,7 +81,8 @@ class OutputOptions:
 
     ``force`` allows to replace an earlier output. ``inputs`` are further files that were read and must not be
     overwritten: the plan, a file of rules. ``wait`` is the number of seconds to wait for another run that writes to the
-    same path (None: do not wait). ``key`` is the file of a private key that signs the output.
+    same path (None: do not wait). ``key`` is the file of a private key that signs the output. ``restart`` removes what
+    an interrupted run left of the output, which otherwise is gone on with.
     """
 
     path: str
@@ -91,6 +92,7 @@ class OutputOptions:
     inputs: tuple[str, ...] = ()
     wait: float | None = None
     key: str = ""
+    restart: bool = False
 
 
 @dataclass(frozen=True)

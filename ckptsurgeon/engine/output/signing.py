@@ -11,6 +11,7 @@ from ...errors import OutputError
 from ...storage.signing import MODEL_SIGNATURE, SINGLE, load_signer, sign, signature_of
 from ...storage.small_files import open_file
 from ...storage.write.folders import StagedFolder
+from ...storage.write.journal import JOURNAL
 from ...storage.write.locking import output_lock
 from ...storage.write.output_checks import check_output, output_error
 from ...storage.write.staging import StagedFile, staged_file
@@ -33,7 +34,7 @@ class OutputSigner:
         if self._signer is None:
             return
         if folder is not None:
-            names = sorted(os.listdir(folder.path))
+            names = sorted(name for name in os.listdir(folder.path) if name != JOURNAL)
             digests = {name: _digest(os.path.join(folder.path, name), folder.shown) for name in names}
             folder.write(MODEL_SIGNATURE, sign(self._name, digests, self._signer))
         for file in files if self.place is not None else ():

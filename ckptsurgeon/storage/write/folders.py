@@ -6,11 +6,12 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from ...errors import OutputError
 from ...util.text import escape
+from .journal import JOURNAL
 from .output_checks import check_space, output_error
 from .staging import StagedFile
 from .temp import exchange, folder_of, lock, remove_leftovers, sync_folder, temp_name
@@ -36,11 +37,15 @@ class FileStream:
 
 
 class StagedFolder:
-    """A temp folder, and the files being written in it."""
+    """A temp folder, and the files being written in it.
+
+    While ``stays`` is true, a failure leaves the folder, and a later run can go on from it.
+    """
 
     def __init__(self, path: str, shown: str) -> None:
         self.path = path
         self.shown = shown
+        self.stays = False
         self._open: list[tuple[StagedFile, int]] = []
 
     def file(self, name: str, size: int) -> StagedFile:
@@ -53,6 +58,36 @@ class StagedFolder:
         self._open.append((staged, size))
         staged.reserve(size)
         return staged
+
+    def again(self, name: str, size: int) -> StagedFile | None:
+        """Open a file that an earlier run has written; returns None if there is none of ``size`` bytes."""
+        staged = StagedFile(os.path.join(self.path, name), os.path.join(self.shown, name))
+        with suppress(OSError):
+            staged.open_again()
+            with staged.descriptor() as fd:
+                found = os.fstat(fd)
+            if stat.S_ISREG(found.st_mode) and found.st_size == size:
+                self._open.append((staged, size))
+                return staged
+        staged.close()
+        return None
+
+    def clear(self, *, but: Collection[str]) -> None:
+        """Remove everything that an earlier run has written, but the journal and some files; raises OutputError."""
+        try:
+            for entry in os.scandir(self.path):
+                if entry.name != JOURNAL and entry.name not in but:
+                    shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.unlink(entry.path)
+        except OSError as error:
+            raise output_error(self.shown, error) from error
+
+    def remove(self, name: str) -> None:
+        """Remove a closed file from the temp folder, if it is there; raises OutputError."""
+        try:
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(self.path, name))
+        except OSError as error:
+            raise output_error(self.shown, error) from error
 
     def write(self, name: str, data: bytes) -> None:
         """Write a small file in the temp folder."""
@@ -84,31 +119,34 @@ class StagedFolder:
 
 
 @contextmanager
-def staged_folder(path: str, size: int, *, stale: Iterable[str] = ()) -> Iterator[StagedFolder]:
+def staged_folder(path: str, size: int, *, stale: Iterable[str] = (), begun: str = "") -> Iterator[StagedFolder]:
     """Give a temp folder to write; when the block succeeds, it takes the place of ``path`` in one step.
 
     ``size`` is the number of bytes that will be written. Other files in ``path`` stay, except those named in ``stale``.
-    Raises OutputError.
+    ``begun`` is the temp folder that an earlier run left, if this run goes on from there. Raises OutputError.
     """
-    remove_leftovers(path)
+    remove_leftovers(path, but=begun)
     _check_not_within(path)
     check_space(os.path.dirname(os.path.abspath(path)), size, path)
     with ExitStack() as stack:
         try:
             folder = stack.enter_context(folder_of(path))
-            temp, held = _locked_folder(path)
+            temp, held = (begun, _locked_again(begun)) if begun else _locked_folder(path)
         except OSError as error:
             raise output_error(path, error) from error
         staged = StagedFolder(temp, path)
         try:
             yield staged
             staged.flush()
+            staged.remove(JOURNAL)
+            staged.stays = False
             _place_folder(staged.path, path, set(stale))
         except OSError as error:
             raise output_error(path, error) from error
         finally:
             staged.close()
-            shutil.rmtree(os.path.basename(staged.path), ignore_errors=True, dir_fd=folder)
+            if not staged.stays:
+                shutil.rmtree(os.path.basename(staged.path), ignore_errors=True, dir_fd=folder)
             os.close(held)
 
 
@@ -143,6 +181,17 @@ def _locked_folder(path: str) -> tuple[str, int]:
             if not isinstance(error, (FileNotFoundError, BlockingIOError)):
                 shutil.rmtree(temp, ignore_errors=True)
                 raise
+
+
+def _locked_again(temp: str) -> int:
+    """Lock the temp folder of an earlier run, and return its open descriptor; raises OSError."""
+    fd = os.open(temp, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        lock(fd)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _close(fd: int) -> None:

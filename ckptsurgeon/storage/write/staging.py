@@ -39,6 +39,11 @@ class StagedFile:
         self._file = Descriptor(partial(os.open, self.path, FLAGS | os.O_CREAT | os.O_EXCL, mode))
         self._file.again = partial(os.open, self.path, FLAGS)
 
+    def open_again(self) -> None:
+        """Open a file that an earlier run has written; raises OSError, also for a link."""
+        self._file = Descriptor(partial(os.open, self.path, FLAGS | os.O_NOFOLLOW))
+        self._file.again = partial(os.open, self.path, FLAGS | os.O_NOFOLLOW)
+
     def create_locked(self, mode: int) -> None:
         """Create the file and lock it; it stays open, since closing it would unlock it. Raises OSError."""
         while True:

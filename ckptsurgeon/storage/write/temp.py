@@ -17,6 +17,7 @@ from functools import lru_cache
 __all__ = [
     "exchange",
     "folder_of",
+    "leftovers",
     "lock",
     "remove_all_leftovers",
     "remove_leftovers",
@@ -122,23 +123,34 @@ def folder_of(path: str) -> Iterator[int]:
         os.close(fd)
 
 
-def remove_leftovers(path: str) -> None:
-    """Remove the temp files and folders of the output ``path`` that killed runs left, if they are not locked."""
+def leftovers(path: str) -> list[str]:
+    """Return the temp files and folders of the output ``path``: of killed runs, and of a run that still writes."""
     folder, name = os.path.split(os.path.abspath(path))
-    _remove_leftovers(folder, re.escape(stem(name)))
+    return _leftovers(folder, re.escape(stem(name)))
+
+
+def remove_leftovers(path: str, *, but: str = "") -> None:
+    """Remove the temp files and folders of the output ``path`` that killed runs left, if they are not locked.
+
+    ``but`` is one that stays.
+    """
+    for found in leftovers(path):
+        if found != but:
+            _remove_if_unlocked(found)
 
 
 def remove_all_leftovers(folder: str) -> None:
     """Remove the unlocked temp files and folders that killed runs left in a folder, for any output."""
-    _remove_leftovers(folder, r"\..+\.")
+    for found in _leftovers(folder, r"\..+\."):
+        _remove_if_unlocked(found)
 
 
-def _remove_leftovers(folder: str, stem: str) -> None:
+def _leftovers(folder: str, stem: str) -> list[str]:
     ours = re.compile(stem + r"[0-9a-f]{8}" + re.escape(MARK) + r"x*", re.DOTALL)
-    with suppress(OSError):
-        for entry in sorted(os.listdir(folder)):
-            if ours.fullmatch(entry):
-                _remove_if_unlocked(os.path.join(folder, entry))
+    try:
+        return [os.path.join(folder, entry) for entry in sorted(os.listdir(folder)) if ours.fullmatch(entry)]
+    except OSError:
+        return []
 
 
 def _remove_if_unlocked(path: str) -> None:

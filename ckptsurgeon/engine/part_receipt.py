@@ -1,0 +1,79 @@
+"""What came of writing one part of an output: its checksums, and what its notes say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..planning.plan.receipt import FactorFit, RoundedTensor
+
+if TYPE_CHECKING:
+    from ..tensors.ops.casts import CastLosses
+
+__all__ = ["PartReceipt"]
+
+
+@dataclass
+class PartReceipt:
+    """The result of writing a part; ``name`` is its file in the folder, "" for a single file.
+
+    These are by key: ``checksums`` has the CRC-32 of each tensor's bytes, ``lost`` the counts of values that a cast
+    changed much, ``unsound`` those of NaN and infinite values that come from the inputs, ``negative`` those of
+    variances that became negative. ``digest`` is the SHA-256 of all bytes of the file that are not part of a tensor.
+    """
+
+    name: str
+    checksums: dict[str, int] = field(default_factory=dict)
+    lost: dict[str, CastLosses] = field(default_factory=dict)
+    unsound: dict[str, int] = field(default_factory=dict)
+    negative: dict[str, int] = field(default_factory=dict)
+    nbytes_read: int = 0
+    fits: tuple[FactorFit, ...] = ()
+    rounded: tuple[RoundedTensor, ...] = ()
+    digest: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the receipt as plain data."""
+        return {
+            "name": self.name,
+            "checksums": self.checksums,
+            "lost": {key: [one.infinite, one.zero] for key, one in self.lost.items() if one.infinite or one.zero},
+            "unsound": self.unsound,
+            "negative": self.negative,
+            "nbytes_read": self.nbytes_read,
+            "fits": [[one.key, one.shape, one.rank, one.error] for one in self.fits],
+            "rounded": [[one.key, one.shape, one.error, one.largest] for one in self.rounded],
+            "digest": self.digest,
+        }
+
+    @staticmethod
+    def from_json(row: Mapping[str, Any]) -> PartReceipt:
+        """Return the receipt that ``row`` describes; raises KeyError, TypeError or ValueError."""
+        lost: dict[str, CastLosses] = {}
+        if row["lost"]:
+            from ..tensors.ops.casts import CastLosses  # imports numpy
+
+            lost = {str(key): CastLosses(int(infinite), int(zero)) for key, (infinite, zero) in row["lost"].items()}
+        return PartReceipt(
+            str(row["name"]),
+            _numbers(row["checksums"]),
+            lost,
+            _numbers(row["unsound"]),
+            _numbers(row["negative"]),
+            int(row["nbytes_read"]),
+            tuple(FactorFit(str(key), _shape(dims), int(rank), float(error)) for key, dims, rank, error in row["fits"]),
+            tuple(
+                RoundedTensor(str(key), _shape(dims), float(error), float(largest))
+                for key, dims, error, largest in row["rounded"]
+            ),
+            str(row["digest"]),
+        )
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, int]:
+    return {str(key): int(number) for key, number in row.items()}
+
+
+def _shape(dims: Any) -> tuple[int, ...]:
+    return tuple(int(dim) for dim in dims)

@@ -1,0 +1,113 @@
+"""Writes the parts of an output, one after another."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from threading import Lock
+
+from ..planning.plan.plan import Plan
+from ..planning.plan.step import Step
+from ..storage.read.base import Progress
+from ..storage.write.staging import StagedFile
+from .copy_steps import check_storages, copied_steps
+from .inputs import PlanInputs
+from .output.layout import OutputFile, OutputShape
+from .run import PartRun
+
+__all__ = ["ByteCounter", "plan_of_parts", "runs_of_parts", "steps_of_parts", "write_frame", "write_parts"]
+
+
+def steps_of_parts(plan: Plan, shape: OutputShape) -> Mapping[str, Sequence[Step]]:
+    """Return the steps whose tensors are in each part of an output, by the name of the part."""
+    if len(shape.parts) == 1:
+        return {shape.parts[0].name: plan.steps}
+    name_of = {key: part.name for part in shape.parts for key in part.layout.slots}
+    found: dict[str, list[Step]] = {part.name: [] for part in shape.parts}
+    for step in plan.steps:
+        found[name_of[step.key]].append(step)
+    return found
+
+
+def plan_of_parts(plan: Plan, steps: Mapping[str, Sequence[Step]], parts: Sequence[OutputFile]) -> Plan:
+    """Return a plan of which only the steps of some parts are left; ``steps`` has those of each part."""
+    return replace(plan, steps=tuple(step for part in parts for step in steps[part.name]))
+
+
+def runs_of_parts(
+    plan: Plan,
+    steps: Mapping[str, Sequence[Step]],
+    inputs: PlanInputs,
+    parts: Sequence[OutputFile],
+    files: Mapping[str, StagedFile],
+    advance: Callable[[int], None],
+) -> list[PartRun]:
+    """Return what is needed to write each of some parts; ``steps`` and ``files`` are by the name of a part."""
+    return [PartRun(plan, steps[part.name], inputs, part, files[part.name], advance) for part in parts]
+
+
+def write_parts(runs: Sequence[PartRun], done: Callable[[PartRun], None]) -> None:
+    """Write the tensors of some parts; ``done`` is called with each part when it has all its tensors.
+
+    The values that the destination's initialiser draws are written for all parts with the first, since drawing begins
+    with building the model.
+    """
+    check_storages(runs)
+    for number, run in enumerate(runs):
+        with copied_steps(run):
+            _compute(run)
+            if number == 0:
+                _draw(runs)
+        for step in run.shared:
+            run.receipt.checksums[step.key] = run.receipt.checksums[step.tied_to]
+        done(run)
+
+
+def _compute(run: PartRun) -> None:
+    """Compute and write all tensors that are not plain copies; if there are none, numpy is not imported."""
+    if run.others:
+        from .compute.compute_steps import compute_steps
+
+        compute_steps(run)
+
+
+def _draw(runs: Sequence[PartRun]) -> None:
+    if any(run.draws(step) for run in runs for step in run.others):
+        from .compute.compute_steps import draw_steps
+
+        draw_steps(runs)
+
+
+def write_frame(run: PartRun) -> None:
+    """Write all bytes of a part that are not tensors, and put their digest into its receipt."""
+    digest = hashlib.sha256()
+    for offset, data in run.part.layout.frame(run.receipt.checksums, ()):
+        digest.update(data)
+        run.file.write(offset, data)
+    run.receipt.digest = digest.hexdigest()
+
+
+class ByteCounter:
+    """Reports to ``progress`` how many bytes were fetched and written, of how many in all; for any thread.
+
+    ``size`` is the number of bytes to write, of which an interrupted run has written ``kept``.
+    """
+
+    def __init__(self, progress: Progress | None, size: int, kept: int) -> None:
+        self._progress, self._size, self._done = progress or (lambda done, total: None), size, kept
+        self._kept, self._lock = kept, Lock()
+
+    def fetching(self, done: int, total: int) -> None:
+        """Report the number of bytes that were fetched so far, of ``total``."""
+        self._progress(self._kept + done, self._size + total)
+
+    def fetched(self, nbytes: int) -> None:
+        """Set the number of bytes that were fetched before writing began."""
+        self._done, self._size = self._kept + nbytes, self._size + nbytes
+
+    def advance(self, nbytes: int) -> None:
+        """Report that ``nbytes`` more bytes were written."""
+        with self._lock:
+            self._done += nbytes
+            self._progress(self._done, self._size)

@@ -1,0 +1,158 @@
+"""The temporary files of an output, which take its place when all is written."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from ..errors import OutputError
+from ..formats.base.sharded_writer import RECIPE_FILE
+from ..planning.plan.plan import Plan
+from ..storage.signing import MODEL_SIGNATURE
+from ..storage.write.folders import StagedFolder, staged_folder
+from ..storage.write.staging import StagedFile, staged_file
+from ..util.text import escape, listing
+from .output.layout import OutputFile, OutputOptions, OutputShape, existing_checkpoint
+from .output.signing import check_signable
+from .part_receipt import PartReceipt
+from .parts import write_frame
+from .processes import PAUSE_S, ProcessGroup, shared_out
+from .resuming import PartsJournal, begun_parts
+from .run import PartRun
+
+__all__ = ["StagedOutput", "staged_output"]
+
+
+class StagedOutput:
+    """The temporary files of an output, and the receipts of its parts that are finished.
+
+    ``files`` are the open files of the parts by name ("" for a single file). ``folder`` and ``journal`` are None for a
+    single file. ``group`` are the processes that share the parts out; None if this one writes all of them.
+    """
+
+    def __init__(
+        self,
+        shape: OutputShape,
+        files: Mapping[str, StagedFile],
+        folder: StagedFolder | None = None,
+        journal: PartsJournal | None = None,
+        group: ProcessGroup | None = None,
+    ) -> None:
+        self.shape, self.files, self.folder = shape, dict(files), folder
+        self._journal, self._group = journal, group
+        self.kept: Mapping[str, PartReceipt] = journal.kept if journal is not None else {}
+        self.receipts = dict(self.kept)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A note on the parts that an interrupted run has written."""
+        return self._journal.notes if self._journal is not None else ()
+
+    def begin_parts(self, plan_sha256: Callable[[], str]) -> list[OutputFile]:
+        """Share out the parts that are not kept; return those that this process writes, with their files open."""
+        parts = [part for part in self.shape.parts if part.name not in self.kept]
+        if self.folder is None:
+            return parts
+        if self._group is not None:
+            shares = shared_out(parts, self._group.size)
+            self._group.order(plan_sha256(), self.folder.path, shares)
+            parts = shares[0]
+        self.files |= {part.name: self.folder.file(part.name, part.layout.size) for part in parts}
+        return parts
+
+    def finished(self, run: PartRun) -> None:
+        """Write all bytes of a part that are not tensors, and note that it is finished.
+
+        A single file is not finished yet: its recipe has the checksums of all its tensors.
+        """
+        if self.folder is not None:
+            write_frame(run)
+        self._add(run.receipt)
+        self._take_in()
+
+    def wait_for_others(self, advance: Callable[[int], None]) -> None:
+        """Wait until the other processes have finished their parts; ``advance`` gets the bytes of each."""
+        sizes = {part.name: part.layout.size for part in self.shape.parts}
+        seen = set(self.receipts)
+        while self._group is not None and len(self.receipts) < len(sizes):
+            self._take_in()
+            for name in self.receipts.keys() - seen:
+                advance(sizes[name])
+            seen |= self.receipts.keys()
+            time.sleep(PAUSE_S)
+
+    def _take_in(self) -> None:
+        """Add the parts that the other processes have finished since the last time."""
+        if self._group is None or self.folder is None:
+            return
+        sizes = {part.name: part.layout.size for part in self.shape.parts}
+        for receipt in self._group.receipts():
+            file = self.folder.again(receipt.name, sizes[receipt.name])
+            if file is None:
+                raise OutputError(
+                    f"{escape(receipt.name)}, which another process has written, is not whole here.",
+                    hint="Write to a file system that all processes share.",
+                )
+            self.files[receipt.name] = file
+            self._add(receipt)
+
+    def _add(self, receipt: PartReceipt) -> None:
+        self.receipts[receipt.name] = receipt
+        if self._journal is not None:
+            self._journal.add(receipt)
+
+
+@contextmanager
+def staged_output(
+    path: str,
+    shape: OutputShape,
+    plan: Plan,
+    options: OutputOptions,
+    *,
+    made: Plan,
+    stale: Iterable[str],
+    group: ProcessGroup | None = None,
+) -> Iterator[StagedOutput]:
+    """Yield the temporary files of an output; after the block they take its place.
+
+    ``made`` is the plan that was given, of which ``plan`` is what the output gets. ``stale`` are files of an earlier
+    output that will be removed. If an interrupted run of the same command has left finished parts, they are used.
+    ``group`` are the processes that share the parts out. Raises OutputError if the folder holds a checkpoint and the
+    options do not allow to replace it, or if another command was interrupted.
+    """
+    if not shape.folder:
+        with staged_file(path, shape.size, force=options.force) as file:
+            yield StagedOutput(shape, {"": file}, group=group)
+        return
+    found = (*existing_checkpoint(path), *_existing_files(path, shape, plan), *stale)
+    present = list(dict.fromkeys([*found, *_existing_signature(path, options)]))
+    if present and not options.force:
+        raise OutputError(
+            f"{escape(options.path)} holds a checkpoint: {listing(present)}.",
+            hint="Use --force to replace it.",
+        )
+    check_signable(path, options, present)
+    begun = begun_parts(path, made, options, shape)
+    there = begun.names if begun is not None else set()
+    size = sum(part.layout.size for part in shape.parts if part.name not in there)
+    with staged_folder(path, size, stale=present, begun=begun.folder if begun is not None else "") as folder:
+        journal = PartsJournal(folder, shape, begun)
+        with journal.staying():
+            yield StagedOutput(shape, journal.begin(made, options), folder, journal, group)
+
+
+def _existing_files(path: str, shape: OutputShape, plan: Plan) -> Iterator[str]:
+    """Yield the names of the output's files that already exist in the folder ``path``."""
+    names = (*shape.names, *(one.name for one in plan.target.companions))
+    return (name for name in names if os.path.lexists(os.path.join(path, name)))
+
+
+def _existing_signature(path: str, options: OutputOptions) -> list[str]:
+    """Return a list with the name of the folder's signature file if the new output replaces it; else an empty list.
+
+    It is replaced if the folder has a recipe, so that ckptsurgeon wrote it, or if the new output is signed, too.
+    """
+    signed = options.key or os.path.lexists(os.path.join(path, RECIPE_FILE))
+    return [MODEL_SIGNATURE] if signed and os.path.lexists(os.path.join(path, MODEL_SIGNATURE)) else []

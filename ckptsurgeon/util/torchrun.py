@@ -1,0 +1,22 @@
+"""Tells which process of ``torchrun`` this is.
+
+https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
+"""
+
+from __future__ import annotations
+
+import os
+
+__all__ = ["number_of_processes", "rank_of_process"]
+
+
+def rank_of_process() -> int:
+    """Return the number of this process among those of ``torchrun``; 0 if it is alone."""
+    rank = os.environ.get("RANK", "")
+    return int(rank) if rank.isdecimal() and number_of_processes() > 1 else 0
+
+
+def number_of_processes() -> int:
+    """Return how many processes ``torchrun`` has started; 1 if this one is alone."""
+    size = os.environ.get("WORLD_SIZE", "")
+    return int(size) if size.isdecimal() and os.environ.get("RANK", "").isdecimal() else 1

@@ -1,0 +1,305 @@
+"""Several processes write one output: its bytes are those of one process, and a process that fails ends all of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.distributed import HashStore
+
+import ckptsurgeon as cs
+from ckptsurgeon.engine import part_worker, processes
+from ckptsurgeon.engine.processes import ProcessGroup, shared_out
+from ckptsurgeon.engine.run import PartRun
+from ckptsurgeon.storage.write.journal import JOURNAL
+from ckptsurgeon.util.torchrun import number_of_processes, rank_of_process
+
+from ..helpers.waiting import wait_until
+from .sharded import SHARD, VERBS, files, transplant, write_sources
+
+LOCAL = threading.local()
+
+
+@pytest.fixture(autouse=True)
+def inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_sources()
+    monkeypatch.setattr(processes, "LOST_S", 5.0)
+    monkeypatch.setattr(processes, "BYE_S", 2.0)
+
+
+def together(number: int, plan: Callable[[], cs.Plan], monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[Any]:
+    """Apply a plan in so many threads that take themselves for processes; return what each gives or raises."""
+    store, found = HashStore(), [None] * number  # type: ignore[var-annotated]
+    plans = [plan() for _ in range(number)]
+
+    @contextmanager
+    def group() -> Iterator[ProcessGroup]:
+        made = ProcessGroup(LOCAL.rank, number, store)
+        with made.beating():
+            made.join()
+            yield made
+
+    def run(rank: int) -> None:
+        LOCAL.rank = rank
+        try:
+            how: dict[str, Any] = {"output": "out", "max_shard_size": SHARD, "processes": True, **options}
+            found[rank] = cs.apply(plans[rank], **how)  # type: ignore[call-overload]
+        except BaseException as error:
+            found[rank] = error  # type: ignore[call-overload]
+
+    monkeypatch.setattr(processes, "process_group", group)
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+@pytest.mark.parametrize("number", [1, 2, 4, 8])
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_bytes_are_those_of_one_process(verb: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = cs.apply(VERBS[verb](), "whole", max_shard_size=SHARD)
+    first, *others = together(number, VERBS[verb], monkeypatch)
+    assert isinstance(first, cs.Receipt), first
+    assert files("out") == files("whole")
+    assert (first.notes, first.rounded, first.counts) == (whole.notes, whole.rounded, whole.counts)
+    assert (first.nbytes_read, first.nbytes_written) == (whole.nbytes_read, whole.nbytes_written)
+    parts = len(list(Path("out").glob("*.safetensors")))
+    assert sum(one.nbytes_written > 0 for one in others) == min(number, parts) - 1
+    assert not [name for name in os.listdir() if ".ckpt-" in name]
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 8])
+def test_parts_are_shared_out_by_their_bytes(number: int) -> None:
+    class Layout:
+        def __init__(self, size: int) -> None:
+            self.size = size
+
+    class Part:
+        def __init__(self, name: str, size: int) -> None:
+            self.name, self.layout = name, Layout(size)
+
+    parts: list[Any] = [Part(f"{place:02}", 5 + place * 7 % 13) for place in range(40)]
+    shares = shared_out(parts, number)
+    assert sorted(part.name for share in shares for part in share) == [part.name for part in parts]
+    assert all([part.name for part in share] == sorted(part.name for part in share) for share in shares)
+    sizes = [sum(part.layout.size for part in share) for share in shares]
+    assert max(sizes) - min(sizes) <= 5 + 12
+
+
+@pytest.mark.parametrize("output", ["out", "out.safetensors", "out.pth"])
+def test_one_file_is_written_by_the_first(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = together(2, VERBS["rename"], monkeypatch, output=output, max_shard_size=None)
+    assert (first.nbytes_written > 0, second.nbytes_written) == (True, 0)
+    assert cs.verify(output).ok
+
+
+def failing(at: str, error: BaseException, monkeypatch: pytest.MonkeyPatch, after: int = 0) -> None:
+    """Make a process, "first" or "other", fail when so many of its parts are finished, and one more has its tensors."""
+    done: list[PartRun] = []
+    owner: Any = part_worker if at == "other" else __import__("ckptsurgeon.engine.staged_output", fromlist=["x"])
+    write = owner.write_frame
+
+    def frame(run: PartRun) -> None:
+        if (LOCAL.rank == 0) == (at == "first"):
+            if len(done) == after:
+                raise error
+            done.append(run)
+        write(run)
+
+    monkeypatch.setattr(owner, "write_frame", frame)
+
+
+@pytest.mark.parametrize("error", [cs.OutputError("no space.", hint="Make some."), MemoryError("none")])
+@pytest.mark.parametrize("at", ["first", "other"])
+def test_a_process_that_fails_ends_all(at: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        failing(at, error, patch)
+        found = together(2, transplant, patch)
+    mine, its = found if at == "first" else reversed(found)
+    assert type(mine) is type(error)
+    assert isinstance(its, cs.CheckpointError)
+    assert isinstance(its, cs.OutputError) == isinstance(error, cs.OutputError)
+    assert f"process {'0' if at == 'first' else '1'}: " in its.message
+    assert str(error).split(".")[0] in its.message
+    assert not os.path.exists("out")
+    cs.apply(transplant(), "out", max_shard_size=SHARD)
+    assert cs.verify("out").ok
+
+
+def test_other_plans_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = iter([transplant, VERBS["rename"]])
+    first, second = together(2, lambda: next(plans)(), monkeypatch)
+    assert isinstance(second, cs.PlanError)
+    assert "process 1 has made another plan than the first one" in second.message
+    assert isinstance(first, cs.PlanError)
+
+
+def test_an_output_that_exists_is_an_error_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    cs.apply(transplant(), "out", max_shard_size=SHARD)
+    before = files("out")
+    first, second = together(2, transplant, monkeypatch)
+    assert isinstance(first, cs.OutputError)
+    assert isinstance(second, cs.OutputError)
+    assert "holds a checkpoint" in second.message
+    assert files("out") == before
+    assert isinstance(together(2, transplant, monkeypatch, force=True)[0], cs.Receipt)
+
+
+def test_another_number_of_processes_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        failing("other", cs.OutputError("no space."), patch, after=1)
+        assert "The finished parts are kept" in together(2, VERBS["convert"], patch)[0].hint
+    (left,) = [name for name in os.listdir() if ".ckpt-tmp" in name]
+    done = len((Path(left) / JOURNAL).read_bytes().splitlines()) - 1
+    receipt = together(3, VERBS["convert"], monkeypatch)[0]
+    assert f"went on from an interrupted run: {done} of 5 parts" in receipt.notes[0]
+    cs.apply(VERBS["convert"](), "whole", max_shard_size=SHARD)
+    assert files("out") == files("whole")
+
+
+def test_a_process_without_signs_of_life_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clock:
+        now = 0.0
+
+        def monotonic(self) -> float:
+            return self.now
+
+        def sleep(self, seconds: float) -> None:
+            self.now += seconds
+
+    clock, store = Clock(), HashStore()
+    monkeypatch.setattr(processes, "time", clock)
+    first, other = ProcessGroup(0, 2, store), ProcessGroup(1, 2, store)
+    with first.beating(), other.beating():
+        first.join()
+    for now, lost in ((0.0, False), (4.9, False), (5.1, True)):
+        clock.now = now
+        for check in (lambda: list(first.receipts()), other.check):
+            with pytest.raises(cs.OutputError, match="has given no sign of life for 5 s") if lost else nullcontext():
+                check()
+
+
+def test_a_process_that_does_not_come_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "WAIT_S", 0.2)
+    group = ProcessGroup(0, 3, HashStore())
+    with group.beating(), pytest.raises(cs.ConfigError, match="of 3 processes these did not come: 1, 2") as caught:
+        group.join()
+    assert "unset RANK and WORLD_SIZE" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("environment", "rank", "size"),
+    [
+        ({}, 0, 1),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, 1, 2),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, 0, 1),
+        ({"RANK": "x", "WORLD_SIZE": "2"}, 0, 1),
+        ({"WORLD_SIZE": "2"}, 0, 1),
+    ],
+)
+def test_the_environment_says_which_process_this_is(
+    environment: dict[str, str], rank: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert (rank_of_process(), number_of_processes()) == (rank, size)
+
+
+# Real processes.
+
+WORDS = ["convert", "a.safetensors", "--dtype", "float64", "-o", "out", "--max-shard-size", SHARD]
+PAUSING = """
+import os, signal, sys
+from ckptsurgeon.engine import part_worker, processes, staged_output
+processes.LOST_S, processes.BEAT_S, processes.BYE_S = 4.0, 0.2, 1.0
+left = [int(os.environ.get("PAUSE_AFTER", "9"))]
+for module in (part_worker, staged_output):
+    def later(run, write=module.write_frame):
+        if not left[0]:
+            open("paused", "w").close()
+            signal.pause()
+        left[0] -= 1
+        write(run)
+    module.write_frame = later
+from ckptsurgeon.__main__ import main
+sys.exit(main())
+"""
+"""Writes as ckpt does, but for ever at the end of one part."""
+
+
+def torchrun(number: int, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(number), "-m", "ckptsurgeon"]
+    return subprocess.run([*command, *words], capture_output=True, text=True, env=environment(), timeout=300)
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+    return {**kept, "OMP_NUM_THREADS": "1", **more}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("verb", ["convert", "transplant"])
+def test_torchrun_writes_what_one_process_writes(verb: str) -> None:
+    words = WORDS if verb == "convert" else ["transplant", "a.safetensors", "dst.yaml", "--exclude", "layers.1"]
+    words = words if verb == "convert" else [*words, *WORDS[4:]]
+    done = torchrun(3, *words, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["kind"] == "ckpt.receipt"  # one answer, of the first process
+    cs.apply(VERBS[verb](), "whole", max_shard_size=SHARD)
+    assert files("out") == files("whole")
+
+
+@pytest.mark.long
+def test_torchrun_says_once_that_an_output_exists() -> None:
+    assert torchrun(2, *WORDS).returncode == 0
+    done = torchrun(2, *WORDS)
+    assert done.returncode != 0
+    assert "error: out holds a checkpoint" in done.stderr
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("parts", [0, 1])
+def test_a_process_that_is_killed_ends_the_others_and_the_next_run_goes_on(killed: int, parts: int) -> None:
+    """The processes are started by hand: torchrun would end the others itself."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    address = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", PAUSING, *WORDS],
+            env=environment(RANK=str(rank), **address, **({"PAUSE_AFTER": str(parts)} if rank == killed else {})),
+            stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    wait_until(lambda: os.path.exists("paused"))
+    started[killed].send_signal(signal.SIGKILL)
+    said = [one.communicate(timeout=120)[1] for one in started]
+    assert started[killed].returncode == -signal.SIGKILL
+    assert started[1 - killed].returncode == 5, said
+    assert "Traceback" not in said[1 - killed]
+    assert "sign of life" in said[1 - killed] or "the first process has ended" in said[1 - killed]
+    assert not os.path.exists("out")
+    found = [Path(name) / JOURNAL for name in os.listdir() if ".ckpt-tmp" in name]
+    done = sum(len(path.read_bytes().splitlines()) - 1 for path in found if path.exists())
+    assert done >= parts
+    receipt = cs.apply(VERBS["convert"](), "out", max_shard_size=SHARD)
+    assert any("went on from an interrupted run" in note for note in receipt.notes) == (done > 0)
+    cs.apply(VERBS["convert"](), "whole", max_shard_size=SHARD)
+    assert files("out") == files("whole")

@@ -1,0 +1,311 @@
+"""A run that writes several shards and is interrupted: the same command goes on, and what is there is the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.engine import staged_output
+from ckptsurgeon.engine.run import PartRun
+from ckptsurgeon.storage.write.journal import JOURNAL
+
+from ..helpers.waiting import wait_until
+from .sharded import SHARD, VERBS, files, transplant, write_sources
+
+
+@pytest.fixture(autouse=True)
+def inputs() -> None:
+    write_sources()
+
+
+class Interrupted(BaseException):
+    """What a signal raises."""
+
+
+@pytest.fixture
+def fail_after(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Make a run fail when so many parts are finished."""
+
+    def fail(parts: int, error: BaseException | type[BaseException] = Interrupted) -> None:
+        finished, done = staged_output.StagedOutput.finished, []
+
+        def counted(output: staged_output.StagedOutput, run: PartRun) -> None:
+            if len(done) == parts:
+                monkeypatch.setattr(staged_output.StagedOutput, "finished", finished)
+                raise error
+            done.append(run)
+            finished(output, run)
+
+        monkeypatch.setattr(staged_output.StagedOutput, "finished", counted)
+
+    return fail
+
+
+def temps() -> list[str]:
+    return sorted(name for name in os.listdir() if ".ckpt-tmp" in name)
+
+
+def begin(fail_after: Callable[..., None], parts: int = 2, plan: Callable[[], cs.Plan] = transplant) -> Path:
+    """Begin an output and fail after some parts; return the temp folder that is left."""
+    fail_after(parts)
+    with pytest.raises(Interrupted):
+        write(plan)
+    assert not os.path.exists("out")
+    (left,) = temps()
+    return Path(left)
+
+
+def write(plan: Callable[[], cs.Plan] = transplant, output: str = "out", **options: Any) -> cs.Receipt:
+    return cs.apply(plan(), output, max_shard_size=SHARD, **options)
+
+
+def went_on(receipt: cs.Receipt) -> bool:
+    return any(note.startswith("went on from an interrupted run: ") for note in receipt.notes)
+
+
+def shards(folder: str | Path) -> dict[str, tuple[int, int]]:
+    """The shards of a folder, each with what changes if it is written again."""
+    found = {path.name: path.stat() for path in sorted(Path(folder).glob("*.safetensors"))}
+    return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in found.items()}
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_same_command_goes_on(verb: str, parts: int, fail_after: Callable[..., None]) -> None:
+    whole = write(VERBS[verb], "whole")
+    parts = min(parts, len(shards("whole")) - 1)
+    left = begin(fail_after, parts, VERBS[verb])
+    before = shards(left)
+    receipt = write(VERBS[verb])
+    assert files("out") == files("whole")
+    assert cs.verify("out").ok
+    assert temps() == []
+    kept = dict(list(before.items())[:parts])
+    assert {name: shards("out")[name] for name in kept} == kept
+    number, size = len(shards("out")), sum(os.path.getsize(f"out/{name}") for name in kept)
+    (note,) = set(receipt.notes) - set(whole.notes)
+    assert note.startswith(f"went on from an interrupted run: {parts} of {number} parts were whole, ")
+    assert set(whole.notes) < set(receipt.notes)
+    assert receipt.nbytes_written == whole.nbytes_written - size
+    assert receipt.nbytes_read < whole.nbytes_read
+    assert (receipt.rounded, receipt.plan_sha256) == (whole.rounded, whole.plan_sha256)
+
+
+def test_an_output_that_is_replaced_stays_until_the_new_one_is_whole(fail_after: Callable[..., None]) -> None:
+    write(VERBS["rename"])
+    old = files("out")
+    fail_after(3)
+    with pytest.raises(Interrupted):
+        write(force=True)
+    assert files("out") == old
+    assert went_on(write(force=True))
+    assert files("out") != old
+    assert cs.verify("out").ok
+
+
+def test_it_goes_on_again_and_again(fail_after: Callable[..., None]) -> None:
+    for number in range(5):
+        fail_after(1)
+        with pytest.raises(Interrupted):
+            write()
+        assert len((Path(temps()[0]) / JOURNAL).read_text().splitlines()) == number + 2
+    assert write().notes[0].startswith("went on from an interrupted run: 5 of 6 parts")
+    write(output="whole")
+    assert files("out") == files("whole")
+
+
+def flip(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[-5] ^= 1
+    path.write_bytes(raw)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def link(path: Path) -> None:
+    path.rename("elsewhere")
+    path.symlink_to(os.path.abspath("elsewhere"))
+
+
+@pytest.mark.parametrize("damage", [flip, cut, link, Path.unlink])
+def test_a_part_that_is_not_whole_is_written_again(
+    damage: Callable[[Path], None], fail_after: Callable[..., None]
+) -> None:
+    left = begin(fail_after, 3)
+    first, second, third = list(shards(left).items())[:3]
+    damage(left / second[0])
+    assert "2 of 6 parts were whole" in write().notes[0]
+    assert not os.path.islink(f"out/{second[0]}")
+    after = shards("out")
+    assert (after[first[0]], after[third[0]]) == (first[1], third[1])
+    write(output="whole")
+    assert files("out") == files("whole")
+
+
+def test_the_last_line_of_a_journal_may_be_cut_short(fail_after: Callable[..., None]) -> None:
+    left = begin(fail_after, 3)
+    cut(left / JOURNAL)
+    assert "2 of 6 parts were whole" in write().notes[0]
+    assert cs.verify("out").ok
+
+
+@pytest.mark.parametrize("text", [b"", b"\0", b"{}\n", b"00000000 {}\n", b"a3830348 {}\na3830348 {}\n"])
+def test_a_journal_that_says_nothing_is_no_journal(text: bytes, fail_after: Callable[..., None]) -> None:
+    (begin(fail_after, 3) / JOURNAL).write_bytes(text)
+    assert not went_on(write())
+    assert temps() == []
+
+
+@pytest.mark.parametrize("where", [0, 1, 2])
+def test_a_line_that_was_changed_ends_a_journal(where: int, fail_after: Callable[..., None]) -> None:
+    journal = begin(fail_after, 3) / JOURNAL
+    lines = journal.read_text().splitlines(keepends=True)
+    lines[where] = lines[where].replace('"', "'", 1)
+    journal.write_text("".join(lines))
+    receipt = write()
+    assert went_on(receipt) == (where == 2)
+    assert where != 2 or "1 of 6 parts" in receipt.notes[0]
+
+
+def changed(name: str) -> None:
+    tensors = load_file(name)
+    save_file({key: tensor + 1 for key, tensor in tensors.items()}, name)
+
+
+@pytest.mark.parametrize(
+    ("now", "why"),
+    [
+        (lambda: write(VERBS["rename"]), "by another command: ckpt transplant"),
+        (
+            lambda: write(lambda: cs.transplant("a.safetensors", "dst.yaml", dtype="bf16")),
+            "with another exclude, dtype",
+        ),
+        (
+            lambda: write(lambda: cs.transplant("b.safetensors", "dst.yaml", exclude=["layers.1"])),
+            "from other sources: .*a.saf",
+        ),
+        (lambda: cs.apply(transplant(), "out", max_shard_size="2MB"), "with another max_shard_size"),
+        (lambda: cs.apply(transplant(), "out"), "with another max_shard_size"),
+        (lambda: changed("a.safetensors") or write(), "and its sources have changed since: .*a.safetensors"),
+    ],
+)
+def test_another_command_or_changed_sources_are_an_error(
+    now: Callable[[], cs.Receipt], why: str, fail_after: Callable[..., None]
+) -> None:
+    left = begin(fail_after, 2)
+    before = files(str(left))
+    with pytest.raises(cs.OutputError, match=f"an interrupted run has left 2 of 6 parts of .*, .*{why}") as caught:
+        now()
+    assert "restart" in caught.value.hint
+    assert files(str(left)) == before
+
+
+def test_another_version_is_an_error(fail_after: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    begin(fail_after, 2)
+    monkeypatch.setattr("ckptsurgeon.engine.resuming.__version__", "99.0")
+    with pytest.raises(cs.OutputError, match=r"written by ckptsurgeon .*, and this is 99\.0"):
+        write()
+
+
+def test_restart_begins_anew(fail_after: Callable[..., None]) -> None:
+    begin(fail_after, 2)
+    receipt = write(VERBS["rename"], restart=True)
+    assert not went_on(receipt)
+    assert cs.verify("out").ok
+    assert temps() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "stays"),
+    [
+        (cs.OutputError("no space."), True),
+        (cs.SourceError("the server is gone."), True),
+        (MemoryError(), True),
+        (OSError(5, "error"), True),
+        (cs.FormatError("damaged."), False),
+        (cs.PlanError("changed."), False),
+        (RuntimeError("a bug"), False),
+    ],
+)
+def test_parts_are_kept_only_if_the_same_command_can_succeed(
+    error: Exception, stays: bool, fail_after: Callable[..., None]
+) -> None:
+    fail_after(2, error)
+    with pytest.raises((type(error), cs.OutputError)) as caught:
+        write()
+    assert len(temps()) == stays
+    if isinstance(error, (cs.OutputError, cs.SourceError)):
+        assert "The finished parts are kept (2 of 6 parts): run the same command again" in caught.value.hint
+    assert went_on(write()) == stays
+
+
+def test_nothing_is_kept_before_a_part_is_finished(fail_after: Callable[..., None]) -> None:
+    fail_after(0, cs.OutputError("no space."))
+    with pytest.raises(cs.OutputError) as caught:
+        write()
+    assert caught.value.hint == ""
+    assert temps() == []
+
+
+def test_sources_in_memory_leave_nothing(fail_after: Callable[..., None]) -> None:
+    tensors = load_file("a.safetensors")
+    fail_after(2)
+    with pytest.raises(Interrupted):
+        write(lambda: cs.convert(tensors, dtype="bf16"))
+    assert temps() == []
+
+
+def test_a_kept_part_counts_in_the_progress(fail_after: Callable[..., None]) -> None:
+    begin(fail_after, 4)
+    seen: list[tuple[int, int]] = []
+    write(progress=lambda done, total: seen.append((done, total)))
+    assert seen[0][0] > 4 * 1_200_000
+    size = sum(os.path.getsize(f"out/{name}") for name in shards("out"))
+    assert 6 * 4 * 300_000 <= seen[-1][0] <= size
+    assert {total for _, total in seen} == {size}
+
+
+CKPT = (sys.executable, "-m", "ckptsurgeon")
+PAUSING = """
+import signal, sys
+from ckptsurgeon.engine import staged_output
+finished, left = staged_output.StagedOutput.finished, [2]
+def later(output, run):
+    finished(output, run)
+    left[0] -= 1
+    if not left[0]:
+        open("paused", "w").close()
+        signal.pause()
+staged_output.StagedOutput.finished = later
+from ckptsurgeon.__main__ import main
+sys.exit(main())
+"""
+"""Writes as ckpt does, but for ever after two parts."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_that_is_killed_goes_on(number: signal.Signals) -> None:
+    words = ["convert", "a.safetensors", "--dtype", "float64", "-o", "out", "--max-shard-size", SHARD]
+    process = subprocess.Popen([sys.executable, "-c", PAUSING, *words], stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: os.path.exists("paused"))
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
+    if number == signal.SIGTERM:
+        assert "terminated; 2 of 5 parts are finished and kept: the same command goes on from there" in said
+    again = subprocess.run([*CKPT, *words, "--json"], capture_output=True, text=True, check=True)
+    assert json.loads(again.stdout)["notes"][0].startswith("went on from an interrupted run: 2 of 5 parts")
+    cs.apply(VERBS["convert"](), "whole", max_shard_size=SHARD)
+    assert files("out") == files("whole")
