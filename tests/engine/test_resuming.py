@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 import ckptsurgeon as cs
 from ckptsurgeon.engine import staged_output
 from ckptsurgeon.engine.run import PartRun
+from ckptsurgeon.storage.write.folders import StagedFolder
 from ckptsurgeon.storage.write.journal import JOURNAL
 
 from ..helpers.waiting import wait_until
@@ -249,6 +250,19 @@ def test_parts_are_kept_only_if_the_same_command_can_succeed(
     if isinstance(error, (cs.OutputError, cs.SourceError)):
         assert "The finished parts are kept (2 of 6 parts): run the same command again" in caught.value.hint
     assert went_on(write()) == stays
+
+
+@pytest.mark.parametrize("error", [OSError(5, "error"), cs.OutputError("no space.")])
+def test_nothing_is_kept_if_the_bytes_may_not_be_on_disk(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(folder: StagedFolder) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StagedFolder, "flush", fail)
+        with pytest.raises(cs.OutputError) as caught:
+            write()
+    assert caught.value.hint == ""
+    assert temps() == []
 
 
 def test_nothing_is_kept_before_a_part_is_finished(fail_after: Callable[..., None]) -> None:

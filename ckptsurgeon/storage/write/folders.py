@@ -137,7 +137,7 @@ def staged_folder(path: str, size: int, *, stale: Iterable[str] = (), begun: str
         staged = StagedFolder(temp, path)
         try:
             yield staged
-            staged.flush()
+            _flush(staged)
             staged.remove(JOURNAL)
             staged.stays = False
             _place_folder(staged.path, path, set(stale))
@@ -148,6 +148,18 @@ def staged_folder(path: str, size: int, *, stale: Iterable[str] = (), begun: str
             if not staged.stays:
                 shutil.rmtree(os.path.basename(staged.path), ignore_errors=True, dir_fd=folder)
             os.close(held)
+
+
+def _flush(staged: StagedFolder) -> None:
+    """Wait until all files are on disk.
+
+    If that fails, nothing stays: the system may have dropped bytes that it could not write.
+    """
+    try:
+        staged.flush()
+    except (OSError, OutputError):
+        staged.stays = False
+        raise
 
 
 def _check_not_within(path: str) -> None:
