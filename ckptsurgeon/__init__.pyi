@@ -6,6 +6,7 @@ from .analysis.explanation import Explanation as Explanation
 from .analysis.inspection import Inspection as Inspection
 from .analysis.match.proposal import Proposal as Proposal
 from .analysis.page.contents import Page as Page
+from .analysis.patch import Patch as Patch
 from .analysis.scan.findings import Fault as Fault
 from .analysis.scan.findings import Finding as Finding
 from .analysis.scan.findings import Scan as Scan
@@ -25,6 +26,9 @@ from .api.lora.extract import lora_extract as lora_extract
 from .api.lora.merge import lora_merge as lora_merge
 from .api.match import match as match
 from .api.merge.merge import merge as merge
+from .api.patch import apply_patch as apply_patch
+from .api.patch import make_patch as make_patch
+from .api.patch import read_patch as read_patch
 from .api.pretrainer.loading import Pretrained as Pretrained
 from .api.pretrainer.pretrainer import Pretrainer as Pretrainer
 from .api.recipes import load_plan as load_plan

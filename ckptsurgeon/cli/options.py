@@ -24,6 +24,7 @@ __all__ = [
     "Memory",
     "Operations",
     "Output",
+    "OutputHere",
     "OutputUnlessDry",
     "Quiet",
     "Restart",
@@ -39,6 +40,7 @@ __all__ = [
     "check_explain",
     "check_output",
     "default_output",
+    "given_output",
     "metadata_of",
     "mismatch_policies",
     "numbers",
@@ -68,6 +70,7 @@ Output = Annotated[
     str | None,
     typer.Option("-o", "--output", metavar="FILE|DIR", help="Write the output here; a recipe may name it itself."),
 ]
+OutputHere = Annotated[str | None, typer.Option("-o", "--output", metavar="FILE|DIR", help="Write the output here.")]
 To = Annotated[
     str | None,
     typer.Option(
@@ -223,6 +226,14 @@ def check_explain(**writing: object) -> None:
         raise ConfigError(
             f"--explain and {given[0]} contradict each other: --explain writes nothing.", hint="Leave one out."
         )
+
+
+def given_output(output: str | None) -> str:
+    """Return the output of a command that has no default for it; raises ConfigError if it is not given."""
+    if output is None:
+        raise ConfigError("no output given.", hint="Name the output with -o.")
+    check_output(output)
+    return output
 
 
 def check_output(path: str) -> None:

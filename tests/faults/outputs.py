@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -80,7 +81,9 @@ class World:
         assert "Traceback" not in done.stderr, done.stderr
         assert mute or (done.returncode != 0) == said(done.stderr), done.stderr
         assert output.state(self) in (states[-1:] if done.returncode == 0 else states)
-        kept = "The finished parts are kept (1 of 2 parts): run the same command again" in done.stderr
+        kept = bool(
+            re.search(r"The finished parts are kept \([12] of 2 parts\): run the same command again", done.stderr)
+        )
         assert len(self.temps()) == (kept or (mute and len(self.temps()) == 1 and output.name in SHARDED))
 
     def settle(self, output: Output) -> None:

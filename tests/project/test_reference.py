@@ -225,6 +225,7 @@ def commands() -> Iterator[list[str]]:
     yield ["demo-data", "speech", "--n", "1"]
     yield ["fetch", "a.safetensors"]
     yield ["fetch", "hf://org/net/model.safetensors"]
+    yield ["patch", "make", "a.safetensors", "c.safetensors", "-o", "c.ckptpatch"]
     yield ["merge", "--list"]
     yield ["merge", "a.safetensors", "a.safetensors"]
 

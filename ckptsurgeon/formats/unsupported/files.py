@@ -148,6 +148,9 @@ _MAGICS = (
         _Magic(0, magic, "a TensorRT engine, compiled for one GPU", "Name the checkpoint that it was built from.")
         for magic in (b"ptrt", b"ftrt")
     ),
+    _Magic(
+        0, b"CKPTPTCH", "a patch that ckpt has made", "Show it with ckpt patch show, or apply it: ckpt patch apply."
+    ),
     _Magic(0, b"PAR1", "a Parquet table", "Name a checkpoint."),
     _Magic(0, b"SQLite format 3\0", "a database of SQLite", "Name a checkpoint."),
 )

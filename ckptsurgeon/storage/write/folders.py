@@ -84,7 +84,7 @@ class StagedFolder:
     def remove(self, name: str) -> None:
         """Remove a closed file from the temp folder, if it is there; raises OutputError."""
         try:
-            with suppress(FileNotFoundError):
+            if os.path.lexists(os.path.join(self.path, name)):
                 os.unlink(os.path.join(self.path, name))
         except OSError as error:
             raise output_error(self.shown, error) from error

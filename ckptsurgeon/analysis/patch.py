@@ -1,0 +1,78 @@
+"""What a patch is: from which checkpoint to which it leads, and how many tensors it changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+from ..util.notebook import InNotebooks
+from ..util.text import escape, human_bytes
+
+if TYPE_CHECKING:
+    from ..engine.patch.patch_file import PatchIndex
+
+__all__ = ["Patch", "described"]
+
+
+@dataclass(frozen=True, repr=False)
+class Patch(InNotebooks):
+    """What a patch is, or what was made with it. Sizes are in bytes, ``elapsed_s`` is in seconds.
+
+    ``path`` is the file that was read or written; ``old`` and ``new`` are the names of the checkpoints. ``equal``,
+    ``changed`` and ``added`` are numbers of the new checkpoint's tensors: with the bytes of the old one, changed from
+    it, and not in it. ``files`` is the number of new files, ``nbytes`` the size of the patch, ``new_nbytes`` that of
+    the new files.
+    """
+
+    path: str
+    old: str
+    new: str
+    equal: int
+    changed: int
+    added: int
+    files: int
+    nbytes: int
+    new_nbytes: int
+    elapsed_s: float = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Patch {escape(self.path)}: {escape(self.old)} to {escape(self.new)}, {human_bytes(self.nbytes)}>"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the patch as plain data."""
+        return {
+            "kind": "ckpt.patch",
+            "version": 1,
+            "path": self.path,
+            "old": self.old,
+            "new": self.new,
+            "equal": self.equal,
+            "changed": self.changed,
+            "added": self.added,
+            "files": self.files,
+            "nbytes": self.nbytes,
+            "new_nbytes": self.new_nbytes,
+            "elapsed_s": round(self.elapsed_s, 3),
+        }
+
+
+def described(path: str, index: PatchIndex, nbytes: int, elapsed_s: float) -> Patch:
+    """Return what a patch is, from its index; ``nbytes`` is its size."""
+    places: dict[tuple[int, int], str] = {}
+    for number, file in enumerate(index.files):
+        offsets = accumulate((segment.nbytes for segment in file.segments), initial=0)
+        places |= {(number, at): segment.kind for at, segment in zip(offsets, file.segments, strict=False)}
+    kinds = [places.get((one.file, one.offset), "raw") for one in index.tensors.values()]
+    return Patch(
+        path=path,
+        old=index.old,
+        new=index.new,
+        equal=kinds.count("same"),
+        changed=kinds.count("xor"),
+        added=kinds.count("raw"),
+        files=len(index.files),
+        nbytes=nbytes,
+        new_nbytes=sum(file.size for file in index.files),
+        elapsed_s=elapsed_s,
+    )

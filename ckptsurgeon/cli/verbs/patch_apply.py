@@ -1,0 +1,46 @@
+"""The command ``ckpt patch apply``: makes the new checkpoint of the old one and a patch."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..options import Force, OutputHere, Wait, given_output
+from ..sink import Sink
+
+NAME = "patch apply"
+HELP = """Make the new checkpoint of the old one and a patch, or several patches in turn, bit for bit.
+
+Before a byte is written, every tensor of OLD that the patch needs is compared by its CRC-32: another base is an error.
+What is written must have the SHA-256 of the files that the patch was made to.
+"""
+EXAMPLES = """\b
+Examples:
+  ckpt patch apply base/ tuned.ckptpatch -o tuned/
+  ckpt patch apply step0.safetensors 1000.ckptpatch 2000.ckptpatch -o step2000.safetensors
+
+\b
+Exit status: 3 an input is missing, or a patch is damaged; 4 OLD is not what the patch was made from; 5 the output
+cannot be written.
+"""
+
+
+def run(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="The checkpoint that the first patch was made from.")],
+    patches: Annotated[list[str], typer.Argument(metavar="PATCH…", help="The patches, in the order to apply them.")],
+    output: OutputHere = None,
+    force: Force = False,
+    wait: Wait = None,
+    *,
+    sink: Sink,
+) -> None:
+    """Apply the patches, and write what the last one makes."""
+    from ...api.patch import apply_patch
+    from ...render.patch import applied_view
+
+    output = given_output(output)
+    with sink.working("writing", output) as progress:
+        made = apply_patch(old, patches, output, force=force, wait=wait, progress=progress)
+    if not sink.answer(made):
+        sink.show(applied_view(made, output))

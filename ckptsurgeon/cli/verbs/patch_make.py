@@ -1,0 +1,52 @@
+"""The command ``ckpt patch make``: stores what changed between two checkpoints."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..options import Force, OutputHere, Wait, given_output
+from ..sink import Sink
+
+NAME = "patch make"
+HELP = """Store what changed between two checkpoints in a small file, bit for bit.
+
+The patch holds only what OLD does not have: tensors that differ as their XOR with the old ones, compressed, and new
+tensors and files as they are. `ckpt patch apply OLD PATCH -o NEW` gives the same files again.
+"""
+EXAMPLES = """\b
+Examples:
+  ckpt patch make base/ tuned/ -o tuned.ckptpatch
+  ckpt patch make step1000.safetensors step2000.safetensors -o 2000.ckptpatch
+
+\b
+Exit status: 2 a bad option, or the package zstandard is missing; 3 an input is missing or damaged; 5 the patch cannot
+be written.
+"""
+
+
+def run(
+    old: Annotated[
+        str, typer.Argument(metavar="OLD", help="The checkpoint that the receiver has: a file or a folder.")
+    ],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The checkpoint that the patch makes of it.")],
+    output: OutputHere = None,
+    level: Annotated[
+        int, typer.Option("--level", metavar="N", help="Compress with this level of Zstandard, from 1 (fast) to 19.")
+    ] = 1,
+    force: Force = False,
+    wait: Wait = None,
+    *,
+    sink: Sink,
+) -> None:
+    """Write the patch, and say how much of the new checkpoint it has."""
+    from ...api.patch import make_patch
+    from ...render.patch import patch_view
+    from ..options import quoted
+
+    output = given_output(output)
+    with sink.working("comparing", output) as progress:
+        made = make_patch(old, new, output, level=level, force=force, wait=wait, progress=progress)
+    if not sink.answer(made):
+        sink.show(patch_view(made, "wrote", next_steps=[f"ckpt patch apply {quoted(old)} {quoted(output)} -o OUT"]))

@@ -1,0 +1,36 @@
+"""The command ``ckpt patch show``: says what a patch is."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..sink import Sink
+
+NAME = "patch show"
+HELP = """Show what a patch was made from and to, and how much of the new checkpoint it has.
+
+Only the index of the patch is read.
+"""
+EXAMPLES = """\b
+Examples:
+  ckpt patch show tuned.ckptpatch
+
+\b
+Exit status: 3 the file is missing, or not a valid patch.
+"""
+
+
+def run(
+    patch: Annotated[str, typer.Argument(metavar="PATCH", help="A file that `ckpt patch make` has written.")],
+    *,
+    sink: Sink,
+) -> None:
+    """Read the index of a patch and show it."""
+    from ...api.patch import read_patch
+    from ...render.patch import patch_view
+
+    found = read_patch(patch)
+    if not sink.answer(found):
+        sink.show(patch_view(found, "patch"))

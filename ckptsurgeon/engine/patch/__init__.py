@@ -1,0 +1,1 @@
+"""Patches: what changed between two checkpoints, bit for bit."""

@@ -1,0 +1,153 @@
+"""Encodes the bytes of a block of a tensor, as what changed since another block, and decodes them.
+
+The elements of both blocks are combined by XOR. If few of them differ, a bitmap says which, and only those are stored;
+the bytes of all elements are sorted by their place in the element (planes), since signs and exponents change less than
+mantissas. Each stream is compressed with Zstandard (RFC 8878), unless that does not make it smaller.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import ConfigError, FormatError
+
+__all__ = ["BLOCK", "Bytes", "Decoder", "Encoder", "zstandard"]
+
+Bytes = npt.NDArray[np.uint8]
+
+BLOCK = 4 << 20
+"""Bytes of a block before it is encoded."""
+DENSE = 4
+"""A bitmap is stored if fewer than one in so many elements differ."""
+WORTH = 0.98
+"""A stream is stored as it is unless it becomes smaller than this part of its size."""
+_LENGTH = struct.Struct("<I")
+_PLAIN = 1 << 31
+"""Set in the length of a stream that is not compressed."""
+_SIZES = (1, 2, 4, 8)
+
+
+def zstandard() -> Any:
+    """Return the library of Zstandard; raises ConfigError if it is not installed."""
+    try:
+        import zstandard as library
+    except ImportError as error:
+        raise ConfigError(
+            "patches need the package zstandard.", hint="Run pip install 'ckptsurgeon[patch]'."
+        ) from error
+    return library
+
+
+class Encoder:
+    """Encodes blocks; one for each thread. ``level`` is that of Zstandard, from 1 (fast) to 19 (small)."""
+
+    def __init__(self, level: int = 1) -> None:
+        self._compress = zstandard().ZstdCompressor(level=level).compress
+
+    def encode(self, new: Bytes, old: Bytes | None, itemsize: int) -> bytes:
+        """Return the encoded bytes of ``new``, elements of ``itemsize`` bytes; ``old`` has as many bytes, or is None.
+
+        The result is empty if both are equal.
+        """
+        size = next(one for one in _SIZES[::-1] if itemsize % one == 0 and new.size % one == 0)
+        values = new.view(f"<u{size}")
+        if old is None:
+            return self._streams(0, size, [*_planes(values, size)])
+        changed = np.bitwise_xor(values, old.view(f"<u{size}"))
+        which = changed != 0
+        number = int(np.count_nonzero(which))
+        if not number:
+            return b""
+        if number * DENSE > changed.size:
+            return self._streams(0, size, [*_planes(changed, size)])
+        return self._streams(1, size, [np.packbits(which), *_planes(changed[which], size)])
+
+    def _streams(self, mapped: int, size: int, streams: Sequence[Bytes]) -> bytes:
+        found = [bytes((mapped, size))]
+        for stream in streams:
+            data = self._compress(stream.data) if stream.size else b""
+            plain = len(data) >= WORTH * stream.size
+            found.append(_LENGTH.pack(stream.size | _PLAIN if plain else len(data)))
+            found.append(stream.tobytes() if plain else data)
+        return b"".join(found)
+
+
+class Decoder:
+    """Decodes blocks; one for each thread. What is decoded is not trusted: a block that is damaged is a FormatError."""
+
+    def __init__(self) -> None:
+        library = zstandard()
+        self._decompress, self._error = library.ZstdDecompressor().decompress, library.ZstdError
+        self._size_of = library.frame_content_size
+
+    def decode(self, data: bytes | memoryview, out: Bytes) -> None:
+        """Change a block into the new one: ``out`` has the bytes of the old one, or zeros if there is none.
+
+        Raises FormatError.
+        """
+        if not len(data):
+            return
+        if len(data) < 2 or data[0] > 1 or data[1] not in _SIZES or out.size % data[1]:
+            raise _damaged()
+        mapped, size = data[0], data[1]
+        values = out.view(f"<u{size}")
+        streams = _split(memoryview(data)[2:])
+        if not mapped:
+            np.bitwise_xor(values, self._joined(streams, values.size, size), out=values)
+        else:
+            bits = self._stream(streams, (values.size + 7) // 8)
+            which = np.unpackbits(bits, count=values.size).view(bool)
+            places = np.flatnonzero(which)
+            values[places] ^= self._joined(streams, places.size, size)
+        if next(streams, None) is not None:
+            raise _damaged()
+
+    def _joined(self, streams: Iterator[tuple[memoryview, bool]], number: int, size: int) -> npt.NDArray[np.generic]:
+        if size == 1:
+            return self._stream(streams, number)
+        joined = np.empty((number, size), np.uint8)
+        for place in range(size):
+            joined[:, place] = self._stream(streams, number)
+        return joined.reshape(-1).view(f"<u{size}")
+
+    def _stream(self, streams: Iterator[tuple[memoryview, bool]], size: int) -> Bytes:
+        """Return the next stream, of ``size`` bytes."""
+        data, plain = next(streams, (memoryview(b""), True))
+        try:
+            if not plain and size and self._size_of(data) != size:  # this is what the library would allocate
+                raise _damaged()
+            raw = data if plain or not size else self._decompress(data)
+        except self._error as error:
+            raise _damaged() from error
+        if len(raw) != size:
+            raise _damaged()
+        return np.frombuffer(raw, np.uint8)
+
+
+def _planes(values: npt.NDArray[np.generic], size: int) -> Iterator[Bytes]:
+    """Yield the first bytes of all elements, then the second ones, and so on."""
+    raw = values.view(np.uint8).reshape(-1, size)
+    for place in range(size):
+        yield np.ascontiguousarray(raw[:, place])
+
+
+def _split(data: memoryview) -> Iterator[tuple[memoryview, bool]]:
+    """Yield each stream, and whether it is not compressed."""
+    while data:
+        if len(data) < _LENGTH.size:
+            raise _damaged()
+        (length,) = _LENGTH.unpack(data[: _LENGTH.size])
+        size, data = length & ~_PLAIN, data[_LENGTH.size :]
+        if size > len(data):
+            raise _damaged()
+        yield data[:size], bool(length & _PLAIN)
+        data = data[size:]
+
+
+def _damaged() -> FormatError:
+    return FormatError("the patch is damaged: one of its blocks cannot be decoded.", rule="patch block")

@@ -1,0 +1,41 @@
+"""Shows patches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from ..analysis.patch import Patch
+from ..util.text import count, escape, human_bytes, percent
+from .columns import Hanging, next_view
+
+__all__ = ["applied_view", "patch_view"]
+
+
+def patch_view(patch: Patch, what: str, *, next_steps: Sequence[str] = ()) -> RenderableType:
+    """Return a view of a patch: from what to what it leads, what it has, its size; ``what`` is the word before it."""
+    line = Text(escape(patch.path), style="bold")
+    part = percent(patch.nbytes / patch.new_nbytes, 1) if patch.new_nbytes else "-"
+    line.append(f"  {human_bytes(patch.nbytes)}, {part} of the {human_bytes(patch.new_nbytes)} it makes", "not bold")
+    line.append(f"  {patch.elapsed_s:.1f} s" if patch.elapsed_s else "", "not bold")
+    return Group(*_contents(patch), Hanging(Text(f"  {what} "), line), *next_view(next_steps))
+
+
+def applied_view(patch: Patch, output: str) -> RenderableType:
+    """Return a view of what a patch made at the path ``output``."""
+    line = Text(escape(output), style="bold")
+    line.append(f"  {human_bytes(patch.new_nbytes)}  {patch.elapsed_s:.1f} s", "not bold")
+    same = Hanging(Text("  bytes "), Text("those of the files that the patch was made to (SHA-256)"))
+    return Group(*_contents(patch), Hanging(Text("  wrote "), line), same)
+
+
+def _contents(patch: Patch) -> list[RenderableType]:
+    numbers = [(patch.equal, "equal"), (patch.changed, "changed"), (patch.added, "new")]
+    tensors = ", ".join(f"{number} {word}" for number, word in numbers if number) or "none"
+    return [
+        Hanging(Text("  from "), Text(escape(patch.old), "bold")),
+        Hanging(Text("  to "), Text(f"{escape(patch.new)}, {count(patch.files, 'file')}")),
+        Hanging(Text("  tensors "), Text(tensors)),
+    ]

@@ -1,0 +1,396 @@
+"""Patches: the new files come back byte for byte, from the right base only, and never from a damaged patch."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import zstandard
+from safetensors.torch import load_file, save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.engine.patch import apply as applying
+from ckptsurgeon.engine.patch import make as making
+from ckptsurgeon.engine.patch.blocks import BLOCK
+
+from ..conftest import Result
+
+State = dict[str, torch.Tensor]
+
+
+def base() -> State:
+    draw = torch.Generator().manual_seed(0)
+    state = {f"layers.{n}.weight": torch.randn(64, 256, generator=draw).bfloat16() for n in range(4)}
+    return {
+        **state,
+        "embed.weight": torch.randn(100, 32, generator=draw),
+        "norm": torch.ones(32),
+        "steps": torch.tensor(3),
+    }
+
+
+def tuned() -> State:
+    """Some values of one tensor are others, one has more rows, one another dtype, one a new name; one is new."""
+    state = base()
+    state["layers.0.weight"][::7, ::5] *= 1.05
+    state["embed.weight"] = torch.cat([state["embed.weight"], torch.randn(7, 32)])
+    state["norm"] = state["norm"].half()
+    state["blocks.2.weight"] = state.pop("layers.2.weight")
+    state["head.weight"] = torch.randn(5, 32)
+    return state
+
+
+def write(state: State, path: str) -> str:
+    """Write a checkpoint in the form that the path names."""
+    if path.endswith(".safetensors"):
+        save_file(state, path, metadata={"format": "pt", "who": path})
+    elif path.endswith(".pth"):
+        torch.save({"state_dict": state, "epoch": 3, "optimizer": {"state": {0: torch.randn(40)}}}, path)
+    else:
+        how: dict[str, Any] = (
+            {"to": "dcp"} if "dcp" in path else {"max_shard_size": "20000B"} if "shards" in path else {}
+        )
+        cs.apply(cs.convert(state), path, **how)
+        Path(path, "config.json").write_text(json.dumps({"model_type": "mine", "n": len(state)}))
+        Path(path, "tokenizer.model").write_bytes(bytes(range(256)) * 20)
+    return path
+
+
+def content(path: str) -> dict[str, bytes]:
+    place = Path(path)
+    return {one.name: one.read_bytes() for one in ([place] if place.is_file() else place.iterdir())}
+
+
+FORMS = ["{}.safetensors", "{}.pth", "{}.gguf", "{}", "{}-shards", "{}-dcp"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_new_files_come_back(form: str) -> None:
+    states = base(), tuned()
+    if form.endswith(".gguf"):
+        for name, state in zip(("old", "new"), states, strict=True):
+            del state["steps"]
+            cs.apply(cs.convert(state), form.format(name))
+    else:
+        for name, state in zip(("old", "new"), states, strict=True):
+            write(state, form.format(name))
+    old, new = form.format("old"), form.format("new")
+    made = cs.make_patch(old, new, "d.ckptpatch")
+    output = f"back/{new}" if os.path.isfile(new) else "back"
+    os.makedirs(os.path.dirname(output) or ".", exist_ok=True)
+    done = cs.apply_patch(old, "d.ckptpatch", output)
+    assert content(output) == content(new)
+    assert made.nbytes == os.path.getsize("d.ckptpatch") < made.new_nbytes / 1.5
+    assert made.new_nbytes == sum(map(len, content(new).values()))
+    assert (made.equal, made.changed, made.added) == (done.equal, done.changed, done.added)
+    assert made.equal + made.changed + made.added == len(cs.open_checkpoint(new))
+    assert not [name for name in os.listdir() if ".ckpt-" in name]
+
+
+def test_what_a_patch_has_is_counted() -> None:
+    made = cs.make_patch(write(base(), "old.safetensors"), write(tuned(), "new.safetensors"), "d.ckptpatch")
+    # Equal: layers.1, layers.3, blocks.2 (renamed), steps. Changed: layers.0, embed. New: norm (another dtype), head.
+    assert (made.equal, made.changed, made.added) == (4, 2, 2)
+    read = cs.read_patch("d.ckptpatch")
+    assert (read.old, read.new, read.nbytes, read.equal) == ("old.safetensors", "new.safetensors", made.nbytes, 4)
+
+
+def test_equal_checkpoints_take_no_room() -> None:
+    state = {"w": torch.randn(2000, 1000)}
+    made = cs.make_patch(write(state, "old.safetensors"), write(state, "new.safetensors"), "d.ckptpatch")
+    assert made.nbytes < 1000
+    assert (made.equal, made.changed, made.added) == (1, 0, 0)
+
+
+def test_files_beside_the_weights_that_are_equal_take_no_room() -> None:
+    write(base(), "old")
+    noise = random.Random(0).randbytes(200_000)
+    Path("old/tokenizer.model").write_bytes(noise)
+    shutil.copytree("old", "new")
+    Path("new/config.json").write_text("{}")
+    Path("new/more.txt").write_text("more")
+    made = cs.make_patch("old", "new", "d.ckptpatch")
+    assert made.nbytes < 10_000
+    cs.apply_patch("old", "d.ckptpatch", "back")
+    assert content("back") == content("new")
+    Path("old/tokenizer.model").write_bytes(noise[:-1] + b"x")
+    with pytest.raises(cs.PlanError, match=r"1 tensor or file is missing or different: tokenizer\.model"):
+        cs.apply_patch("old", "d.ckptpatch", "again")
+
+
+def test_the_base_may_be_in_another_form() -> None:
+    write(base(), "old.safetensors")
+    write(tuned(), "new.pth")
+    cs.make_patch("old.safetensors", "new.pth", "d.ckptpatch")
+    for form in ("base-shards", "base.pth"):
+        cs.apply_patch(write(base(), form), "d.ckptpatch", f"{form}.out.pth")
+        assert content(f"{form}.out.pth").popitem()[1] == content("new.pth")["new.pth"]
+
+
+def flip(path: str) -> None:
+    state = load_file(path)
+    state["layers.3.weight"][0, 0] += 1
+    save_file(state, path)
+
+
+def drop(path: str) -> None:
+    state = load_file(path)
+    del state["layers.3.weight"]
+    save_file(state, path)
+
+
+@pytest.mark.parametrize("change", [flip, drop])
+def test_another_base_is_an_error_before_a_byte_is_written(
+    change: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cs.make_patch(write(base(), "old.safetensors"), write(tuned(), "new.safetensors"), "d.ckptpatch")
+    change("old.safetensors")
+    monkeypatch.setattr(applying, "write_files", None)
+    with pytest.raises(cs.PlanError, match="1 tensor or file is missing or different: layers.3.weight") as caught:
+        cs.apply_patch("old.safetensors", "d.ckptpatch", "out.safetensors")
+    assert "old.safetensors is not the checkpoint that d.ckptpatch was made from" in caught.value.message
+    assert caught.value.exit_code == 4
+    assert not os.path.exists("out.safetensors")
+
+
+def steps(number: int, form: str) -> list[str]:
+    """Write checkpoints each of which differs a little from the one before, the last with another layout."""
+    state, names = {**base(), "big": torch.randn(3000, 1000)}, []
+    for step in range(number):
+        state = {key: value.clone() for key, value in state.items()}
+        state["big"][step::9] += 0.5
+        state[f"extra.{step}"] = torch.full((step + 1, 3), float(step))
+        state["embed.weight"] = torch.cat([state["embed.weight"], torch.randn(3, 32)])
+        names.append(write(state, form.format(step)))
+    return names
+
+
+@pytest.mark.parametrize("form", ["{}.safetensors", "{}.pth", "{}-shards"])
+def test_patches_are_applied_in_turn(form: str) -> None:
+    names = steps(4, form)
+    for number in range(3):
+        cs.make_patch(names[number], names[number + 1], f"{number}.ckptpatch")
+    output = form.format("out")
+    cs.apply_patch(names[0], ["0.ckptpatch", "1.ckptpatch", "2.ckptpatch"], output)
+    assert list(content(output).values()) == list(content(names[3]).values()) or content(output) == content(names[3])
+
+
+@pytest.mark.parametrize(
+    ("order", "wrong"), [("10", "0.safetensors is not"), ("02", "what 0.ckptpatch makes is not"), ("00", "what 0.ckpt")]
+)
+def test_patches_in_another_order_are_an_error(order: str, wrong: str) -> None:
+    names = steps(4, "{}.safetensors")
+    for number in range(3):
+        cs.make_patch(names[number], names[number + 1], f"{number}.ckptpatch")
+    with pytest.raises(cs.PlanError, match=wrong):
+        cs.apply_patch(names[0], [f"{one}.ckptpatch" for one in order], "out.safetensors")
+    assert not os.path.exists("out.safetensors")
+
+
+def test_tensors_that_share_memory_and_views_come_back() -> None:
+    big = torch.randn(50, 40)
+    torch.save({"a": big, "b": big, "rows": big[10:20], "turned": big.t(), "none": torch.empty(0, 3)}, "old.pth")
+    other = big.clone()
+    other[3] = 0
+    torch.save(
+        {"a": other, "b": other, "rows": other[10:20], "turned": other.t(), "none": torch.empty(0, 3)}, "new.pth"
+    )
+    made = cs.make_patch("old.pth", "new.pth", "d.ckptpatch")
+    assert made.nbytes < 3000
+    cs.apply_patch("old.pth", "d.ckptpatch", "out.pth")
+    assert Path("out.pth").read_bytes() == Path("new.pth").read_bytes()
+
+
+# Damage.
+
+
+@pytest.fixture
+def small() -> bytes:
+    """A patch of two small files."""
+    save_file({"w": torch.arange(60.0), "v": torch.ones(9)}, "old.safetensors")
+    save_file({"w": torch.arange(60.0).flip(0), "v": torch.ones(9), "u": torch.rand(7)}, "new.safetensors")
+    cs.make_patch("old.safetensors", "new.safetensors", "d.ckptpatch")
+    return Path("d.ckptpatch").read_bytes()
+
+
+def tried(raw: bytes) -> bool:
+    """Return whether a patch is applied; what it makes is right, or there is an error and nothing else."""
+    Path("bad.ckptpatch").write_bytes(raw)
+    try:
+        cs.apply_patch("old.safetensors", "bad.ckptpatch", "out.safetensors", force=True)
+    except (cs.FormatError, cs.PlanError):
+        assert not os.path.exists("out.safetensors")
+        return False
+    assert Path("out.safetensors").read_bytes() == Path("new.safetensors").read_bytes()
+    os.unlink("out.safetensors")
+    return True
+
+
+def test_a_patch_with_one_changed_byte_never_makes_another_file(small: bytes) -> None:
+    draw = random.Random(0)
+    assert tried(small)
+    applied = [
+        place
+        for place in range(len(small))
+        if tried(small[:place] + bytes((small[place] ^ draw.randrange(1, 256),)) + small[place + 1 :])
+    ]
+    assert applied == []
+
+
+def test_a_patch_that_is_cut_short_is_an_error(small: bytes) -> None:
+    assert not any(tried(small[:end]) for end in range(0, len(small), 5))
+    assert not tried(small + b"\0")
+
+
+def with_index(raw: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:
+    """Return a patch whose index was changed, with the right checksum."""
+    tail = struct.Struct("<QQI8s")
+    offset, size, _, magic = tail.unpack(raw[-tail.size :])
+    index = json.loads(zstandard.ZstdDecompressor().decompress(raw[offset : offset + size]))
+    change(index)
+    data = zstandard.ZstdCompressor().compress(json.dumps(index).encode())
+    return raw[:offset] + data + tail.pack(offset, len(data), zlib.crc32(data), magic)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda index: index.update(kind="ckpt.plan"),
+        lambda index: index.update(version=2),
+        lambda index: index.update(files=[]),
+        lambda index: index["files"].append(index["files"][0]),
+        lambda index: index["files"][0].__setitem__(0, "../out"),
+        lambda index: index["files"][0].__setitem__(1, 1 << 60),
+        lambda index: index["files"][0].__setitem__(1, -1),
+        lambda index: index["files"][0].__setitem__(2, "0" * 64),
+        lambda index: index["files"][0][3].pop(),
+        lambda index: index["files"][0][3][0].__setitem__(0, "exec"),
+        lambda index: index["files"][0][3][0].__setitem__(1, 1 << 62),
+        lambda index: index["files"][0][3][0].__setitem__(4, [1 << 40]),
+        lambda index: index["files"][0][3].append(["file", 0, "nowhere", 0, []]),
+        lambda index: index["files"][0][3][1].__setitem__(2, "unknown"),
+        lambda index: index["files"][0][3][-1].__setitem__(2, "unknown"),
+        lambda index: index["files"][0][3][-1].__setitem__(3, 7),
+        lambda index: index["tensors"].update(w=[0, 1 << 50, 8, "float32", 0]),
+        lambda index: index["tensors"].update(w=[9, 0, 8, "float32", 0]),
+        lambda index: index["tensors"].update(w=None),
+        lambda index: index.update(folder=True),
+        lambda index: index.update(old_files={"../x": [1, "00"]}),
+        lambda index: index.update(old_files={"x": [1, "00"]}),
+        lambda index: index.clear(),
+    ],
+)
+def test_an_index_that_lies_is_an_error(change: Callable[[dict[str, Any]], object], small: bytes) -> None:
+    assert tried(with_index(small, lambda index: None))
+    assert not tried(with_index(small, change))
+    assert not os.path.exists("../out")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/etc/x", "x\0y", ".ckpt-journal"])
+def test_a_patch_of_a_folder_writes_nowhere_else(name: str) -> None:
+    write(base(), "old")
+    write(tuned(), "new")
+    cs.make_patch("old", "new", "d.ckptpatch")
+    raw = with_index(Path("d.ckptpatch").read_bytes(), lambda index: index["files"][0].__setitem__(0, name))
+    Path("d.ckptpatch").write_bytes(raw)
+    with pytest.raises(cs.FormatError, match="is not the name of a file in a folder"):
+        cs.apply_patch("old", "d.ckptpatch", "out")
+    assert not os.path.exists("out")
+
+
+# Outputs.
+
+
+def test_outputs_are_replaced_only_if_asked_and_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = write(base(), "old-shards"), write(tuned(), "new-shards")
+    cs.make_patch(old, new, "d.ckptpatch")
+    with pytest.raises(cs.OutputError, match="exists"):
+        cs.make_patch(old, new, "d.ckptpatch")
+    write(base(), "out-shards")
+    Path("out-shards/mine.txt").write_text("mine")
+    before = content("out-shards")
+    with pytest.raises(cs.OutputError, match="holds files of the output"):
+        cs.apply_patch(old, "d.ckptpatch", "out-shards")
+
+    def fail(*args: object) -> None:
+        raise cs.OutputError("no space.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(applying, "_check_made", fail)
+        with pytest.raises(cs.OutputError, match="no space"):
+            cs.apply_patch(old, "d.ckptpatch", "out-shards", force=True)
+    assert content("out-shards") == before
+    cs.apply_patch(old, "d.ckptpatch", "out-shards", force=True)
+    assert content("out-shards") == {**content(new), "mine.txt": b"mine"}
+    with monkeypatch.context() as patch:
+        patch.setattr(making, "_segment", fail)
+        with pytest.raises(cs.OutputError, match="no space"):
+            cs.make_patch(old, new, "e.ckptpatch")
+    assert not [name for name in os.listdir() if name.startswith((".", "e."))]
+
+
+@pytest.mark.parametrize("output", ["old.safetensors", "new.safetensors"])
+def test_an_input_is_never_written(output: str) -> None:
+    write(base(), "old.safetensors")
+    write(tuned(), "new.safetensors")
+    with pytest.raises(cs.OutputError, match="is an input"):
+        cs.make_patch("old.safetensors", "new.safetensors", output, force=True)
+    cs.make_patch("old.safetensors", "new.safetensors", "d.ckptpatch")
+    with pytest.raises(cs.OutputError, match="is an input"):
+        cs.apply_patch("old.safetensors", "d.ckptpatch", "d.ckptpatch", force=True)
+
+
+def test_a_shard_alone_is_not_a_checkpoint_to_patch() -> None:
+    write(base(), "old-shards")
+    write(tuned(), "new-shards")
+    name = next(Path("new-shards").glob("*-00002-*"))
+    cs.make_patch("old-shards", name, "d.ckptpatch")
+    cs.apply_patch("old-shards", "d.ckptpatch", "one.safetensors")
+    assert Path("one.safetensors").read_bytes() == name.read_bytes()
+
+
+def test_memory_does_not_grow_with_the_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only some blocks are held at a time: those of the tasks that run or wait, however many there are."""
+    save_file({"w": torch.zeros(20 * BLOCK // 4)}, "old.safetensors")
+    save_file({"w": torch.ones(20 * BLOCK // 4)}, "new.safetensors")
+    alive, most = [0], [0]
+
+    class Counted(making._Block):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            alive[0] += 1
+            most[0] = max(most[0], alive[0])
+
+        def __del__(self) -> None:
+            alive[0] -= 1
+
+    monkeypatch.setattr(making, "_Block", Counted)
+    cs.make_patch("old.safetensors", "new.safetensors", "d.ckptpatch")
+    assert 1 < most[0] <= 2 * applying.THREADS + 3
+
+
+def test_the_commands(ckpt: Callable[..., Result]) -> None:
+    write(base(), "old.safetensors")
+    write(tuned(), "new.safetensors")
+    done = ckpt("patch", "make", "old.safetensors", "new.safetensors", "-o", "d.ckptpatch")
+    assert "4 equal, 2 changed, 2 new" in done.out
+    assert "ckpt patch apply old.safetensors d.ckptpatch -o OUT" in done.out
+    assert "from old.safetensors" in ckpt("patch", "show", "d.ckptpatch").out
+    done = ckpt("patch", "apply", "old.safetensors", "d.ckptpatch", "-o", "out.safetensors")
+    assert (done.code, "wrote out.safetensors" in done.out) == (0, True)
+    assert Path("out.safetensors").read_bytes() == Path("new.safetensors").read_bytes()
+    assert ckpt("patch", "make", "old.safetensors", "new.safetensors").code == 2
+    assert ckpt("patch", "make", "old.safetensors", "new.safetensors", "-o", "x", "--level", "0").code == 2
+    done = ckpt("inspect", "d.ckptpatch")
+    assert (done.code, "ckpt patch show" in done.err) == (3, True)
+    done = ckpt("patch", "show", "old.safetensors")
+    assert (done.code, "is not a patch" in done.err) == (3, True)
