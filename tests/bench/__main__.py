@@ -24,7 +24,9 @@ from .files import make_many, make_model
 from .harness import MB, Measured, Row, ckpt, python, rounds, run
 from .lora import lora
 from .merging import merging
+from .patching import patching
 from .scanning import scanning
+from .sharing import sharing
 from .small import small
 from .training import loading, saving, training
 
@@ -177,6 +179,8 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="only files of very many small tensors")
     parser.add_argument("--training", action="store_true", help="only the trainer's loop")
     parser.add_argument("--batching", action="store_true", help="only batches by seconds and by clips")
+    parser.add_argument("--patching", action="store_true", help="only ckpt patch")
+    parser.add_argument("--sharing", action="store_true", help="only several processes")
     parser.add_argument("--quick", action="store_true", help="small files, one round: to see that it runs")
     options = parser.parse_args()
     number = 1 if options.quick else options.rounds
@@ -193,6 +197,8 @@ def main() -> None:
         only += [scanning(folder, number, 0.05 if options.quick else 1.0)] if options.scanning else []
         only += [lora(folder, number, 2 if options.quick else 18)] if options.lora else []
         only += [small(folder, number, 2_000 if options.quick else 200_000)] if options.small else []
+        only += [patching(folder, number, layers=2 if options.quick else 32)] if options.patching else []
+        only += [sharing(folder, number, layers=2 if options.quick else 16)] if options.sharing else []
         for rows in only:
             for row in rows:
                 show(row)
@@ -228,6 +234,8 @@ def main() -> None:
             scanning(folder, number, 0.05 if options.quick else 1.0),
             lora(folder, number, 2 if options.quick else 18),
             small(folder, number, 2_000 if options.quick else 200_000),
+            patching(folder, number, layers=2 if options.quick else 32),
+            sharing(folder, number, layers=2 if options.quick else 16),
         ):
             for row in rows:
                 show(row)

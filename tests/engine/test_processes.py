@@ -96,6 +96,7 @@ def test_parts_are_shared_out_by_their_bytes(number: int) -> None:
     assert all([part.name for part in share] == sorted(part.name for part in share) for share in shares)
     sizes = [sum(part.layout.size for part in share) for share in shares]
     assert max(sizes) - min(sizes) <= 5 + 12
+    assert number < 8 or max(sizes) <= 0.16 * sum(sizes)
 
 
 @pytest.mark.parametrize("output", ["out", "out.safetensors", "out.pth"])
