@@ -16,7 +16,7 @@ TOGETHER := -n 2 $(FILES)
 
 ORACLES := espnet speechbrain tensorflow mfcc coqui mergekit peft scanners datasets quantised quantised_earlier gguf
 
-.PHONY: help bytecode demo test test-all test-browser test-gpu test-matrix wheels test-faults test-loggers mutants architectures required-parts fuzz fuzz-pickles check docs reference bench oracle format clean
+.PHONY: help bytecode demo test test-all test-browser test-gpu test-matrix wheels test-faults test-loggers test-ray mutants architectures required-parts fuzz fuzz-pickles check docs reference bench oracle format clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1 /p' $(MAKEFILE_LIST)
@@ -64,6 +64,14 @@ test-loggers: .loggers/.installed  ## run the tests of loggers with Weights & Bi
 	.loggers/bin/pip install --quiet --disable-pip-version-check -c .loggers/constraints.txt -e '.[dev,train,wandb,mlflow]' \
 		wandb==0.31.0 mlflow-skinny==3.17.2
 	@touch $@
+
+test-ray: .ray/.installed  ## run the tests of --engine ray on a cluster of three nodes on this machine
+	.ray/bin/python -m pytest tests/engine/test_ray.py
+
+.ray/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .ray
+	.ray/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray]'
+	touch $@
 
 test-faults: bytecode  ## all faults, those too that need rights over the machine: full disks, killed runs, power cuts
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[faults]'
@@ -132,4 +140,4 @@ format: $(STAMP)  ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove what make made
-	rm -rf $(VENV) .fuzz .loggers demo tutorial screenshots dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis .architectures .matrix wheels
+	rm -rf $(VENV) .fuzz .loggers .ray demo tutorial screenshots dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis .architectures .matrix wheels

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,8 +21,11 @@ from .inputs.recipe_files import is_recipe
 from .inputs.reopening import inputs_of, read_plan
 
 if TYPE_CHECKING:
+    from ..engine.inputs import PlanInputs
     from ..engine.output.layout import OutputOptions
+    from ..engine.processes import Helpers, ProcessGroup
     from ..methods.merge._method import Method
+    from .ray_tasks import RayTasks
 
 __all__ = ["apply", "check_output", "notes_of", "output_formats"]
 
@@ -45,6 +48,7 @@ def apply(
     key: Path | None = None,
     restart: bool = False,
     processes: bool = False,
+    engine: str | None = None,
     progress: Progress | None = None,
 ) -> Receipt:
     """Carry out a plan, or the file of a plan or recipe: write all of ``output``, or change nothing.
@@ -62,7 +66,8 @@ def apply(
     If a run that writes several shards is interrupted, its finished shards stay in a temporary folder, and the same
     call goes on from there; with ``restart`` it removes them and begins anew. With ``processes`` the shards are shared
     out among the processes that ``torchrun`` has started, which all have to make this call with the same plan; each
-    returns a receipt, and that of the first process counts for the whole output.
+    returns a receipt, and that of the first process counts for the whole output. ``engine`` "ray" or "ray://HOST:PORT"
+    writes each shard as a task of Ray instead, on nodes that share the file system.
 
     Raises PlanError if an input has changed since the plan or ``memory`` is too small, OutputError if the output
     exists (without ``force``), is an input, is being written by another run, was begun by another call or cannot be
@@ -114,7 +119,10 @@ def apply(
                 return help_out(plan, inputs, options, group, progress)
             if group is not None:
                 stack.enter_context(group.leading())
-            receipt = carry_out(plan, inputs, options, recipe, progress, entries, group)
+            helpers: Helpers | None = group
+            if engine:
+                helpers = stack.enter_context(_tasks(engine, plan, inputs, options, group))
+            receipt = carry_out(plan, inputs, options, recipe, progress, entries, helpers)
     finally:
         close_inputs(inputs)
     ran = inputs.target.ran if from_file and inputs.target is not None else ()
@@ -123,6 +131,17 @@ def apply(
     return replace(
         receipt, notes=tuple(dict.fromkeys([*(f"ran {code}" for code in ran), *planned, *receipt.notes, *lost, *left]))
     )
+
+
+def _tasks(
+    engine: str, plan: Plan, inputs: PlanInputs, options: OutputOptions, group: ProcessGroup | None
+) -> AbstractContextManager[RayTasks]:
+    """Return the tasks of an engine; raises ConfigError if torchrun has started several processes, too."""
+    if group is not None:
+        raise ConfigError("--engine and torchrun both share out the output.", hint="Use one of them.")
+    from .ray_tasks import ray_tasks
+
+    return ray_tasks(engine, plan, inputs, options)
 
 
 def _left_there(plan: Plan, options: OutputOptions) -> tuple[str, ...]:

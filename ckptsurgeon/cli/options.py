@@ -16,6 +16,7 @@ from ..util.text import escape
 __all__ = [
     "DryRun",
     "Encoding",
+    "Engine",
     "Force",
     "Json",
     "KeepExtras",
@@ -106,6 +107,14 @@ Wait = Annotated[
         "--wait",
         metavar="[SECONDS]",
         help="Wait for another run that writes the same output, instead of failing.",
+    ),
+]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        metavar="ray[://HOST:PORT]",
+        help="Write the shards of the output as tasks of Ray, on this cluster.",
     ),
 ]
 Restart = Annotated[

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..util.text import escape
 from ..util.torchrun import number_of_processes, rank_of_process
 from .failing import is_for_memory
-from .options import DryRun, Force, Key, MaxShard, OutputUnlessDry, Restart, To, Wait, check_output, quoted
+from .options import DryRun, Engine, Force, Key, MaxShard, OutputUnlessDry, Restart, To, Wait, check_output, quoted
 from .sink import Sink, print_to
 from .stopping import say
 
@@ -32,6 +32,7 @@ class Writing:
     wait: Wait = None
     key: Key = None
     restart: Restart = False
+    engine: Engine = None
     dry_run: DryRun = False
     sink: Sink = field(default_factory=Sink)
 
@@ -79,6 +80,7 @@ class Writing:
                 key=self.key,
                 restart=self.restart,
                 processes=number_of_processes() > 1,
+                engine=self.engine,
                 progress=progress,
             )
         if rank_of_process():

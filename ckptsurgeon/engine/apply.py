@@ -38,7 +38,7 @@ from .output.signing import signing
 from .part_receipt import PartReceipt
 from .parts import ByteCounter, plan_of_parts, runs_of_parts, steps_of_parts, write_parts
 from .prefetch import keeping, prefetch
-from .processes import ProcessGroup
+from .processes import Helpers
 from .run import check_unchanged, lost_notes, negative_notes, unsound_notes
 from .staged_output import StagedOutput, staged_output
 
@@ -54,16 +54,16 @@ def carry_out(
     recipe: Recipe,
     progress: Progress | None = None,
     beside: ExtraEntries | None = None,
-    group: ProcessGroup | None = None,
+    helpers: Helpers | None = None,
 ) -> Receipt:
     """Apply a plan to its open inputs: write the output to the path in ``options``, and return a receipt.
 
     ``recipe`` is stored in the output; ``progress`` is called with (bytes done, bytes in all). ``beside`` are entries
-    that the output gets in addition to tensors, in place of those that the plan copies. ``group`` are the processes
-    that share the parts of the output out, of which this is the first one. Raises PlanError if a
-    step does not fit its source, or if two tensors that the destination ties have different values; FormatError if the
-    bytes of a source do not match their checksum; SourceError and OutputError if a file cannot be read or written. A
-    failure leaves no partial output.
+    that the output gets in addition to tensors, in place of those that the plan copies. ``helpers`` are other processes
+    that write some of the parts. Raises PlanError if a step does not fit its source, or if two tensors that the
+    destination ties have different values; FormatError if the bytes of a source do not match their checksum;
+    SourceError and OutputError if a file cannot be read or written. A failure leaves no output, but the finished parts
+    of one that has several, if the same command may succeed later.
     """
     began = time.perf_counter()
     for step in plan.steps:
@@ -86,7 +86,7 @@ def carry_out(
         stack.enter_context(keeping(inputs))
         signed = stack.enter_context(signing(options, path, taken, folder=shape.folder))
         staged = stack.enter_context(
-            staged_output(path, shape, written, options, made=plan, stale=former.stale, group=group)
+            staged_output(path, shape, written, options, made=plan, stale=former.stale, helpers=helpers)
         )
         if staged.folder is not None:
             copy_companions(written, staged.folder)  # first: a file that changed since the plan ends the run at once

@@ -87,6 +87,8 @@ def write_named_parts(
     _wait_until_seen(folder, options.path, check)
     staged = StagedFolder(folder, options.path)
     try:
+        for part in parts:
+            staged.remove(part.name)  # of a task that is done again, since its machine was lost
         files = {part.name: staged.file(part.name, part.layout.size) for part in parts}
         sizes = {part.name: part.layout.size for part in parts}
         counter = ByteCounter(progress, sum(sizes.values()), 0)

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Protocol
 
 from .. import errors
 from ..errors import CheckpointError, ConfigError, OutputError, PlanError
@@ -22,7 +22,7 @@ from ..util.torchrun import number_of_processes, rank_of_process
 from .output.layout import OutputFile
 from .part_receipt import PartReceipt
 
-__all__ = ["ProcessGroup", "process_group", "shared_out"]
+__all__ = ["Helpers", "ProcessGroup", "error_of", "process_group", "row_of", "shared_out"]
 
 BEAT_S = 2.0
 """Seconds between two signs of life of a process."""
@@ -51,6 +51,21 @@ def shared_out(parts: Sequence[OutputFile], number: int) -> list[list[OutputFile
     return [sorted(share, key=lambda part: order[part.name]) for share in shares]
 
 
+class Helpers(Protocol):
+    """Other processes that write parts of an output, as the process that publishes it sees them."""
+
+    def share_out(self, plan: str, folder: str, parts: Sequence[OutputFile]) -> Sequence[OutputFile]:
+        """Let the others write parts into the temp folder; return those that this process writes.
+
+        ``plan`` is the SHA-256 of the plan.
+        """
+        ...
+
+    def receipts(self) -> Iterator[PartReceipt]:
+        """Yield the receipts that have come since the last call; raises the error of a process that failed."""
+        ...
+
+
 class ProcessGroup:
     """The processes that write one output; this one is ``rank`` of ``size``, and the first one has rank 0."""
 
@@ -68,10 +83,15 @@ class ProcessGroup:
 
     # What the first process does.
 
-    def order(self, plan: str, folder: str, shares: Sequence[Sequence[OutputFile]]) -> None:
-        """Tell the others which parts they write into the temp folder; ``plan`` is the SHA-256 of the plan."""
+    def share_out(self, plan: str, folder: str, parts: Sequence[OutputFile]) -> Sequence[OutputFile]:
+        """Tell the others which parts they write into the temp folder; return those that this process writes.
+
+        ``plan`` is the SHA-256 of the plan.
+        """
+        shares = shared_out(parts, self.size)
         names = [[part.name for part in share] for share in shares]
         self._put("order", {"plan": plan, "folder": folder, "parts": names})
+        return shares[0]
 
     def receipts(self) -> Iterator[PartReceipt]:
         """Yield the receipts that have come since the last call.
@@ -84,12 +104,12 @@ class ProcessGroup:
                 yield PartReceipt.from_json(row)
             failed = self._get(f"failed {rank}")
             if failed is not None:
-                raise _error_of(failed, rank)
+                raise error_of(failed, f"process {rank}")
         self._check_alive(range(1, self.size))
 
     def _end(self, error: BaseException | None) -> None:
         with suppress(RuntimeError):  # the store of torchrun may be gone
-            self._put("end", None if error is None else _row_of(error))
+            self._put("end", None if error is None else row_of(error))
             until = time.monotonic() + BYE_S
             while time.monotonic() < until and not all(map(self._has_left, range(1, self.size))):
                 time.sleep(PAUSE_S)
@@ -120,7 +140,7 @@ class ProcessGroup:
     def fail(self, error: BaseException) -> None:
         """Tell the first process that this one fails."""
         with suppress(RuntimeError):
-            self._put(f"failed {self.rank}", _row_of(error))
+            self._put(f"failed {self.rank}", row_of(error))
 
     def check(self) -> None:
         """Raise the error of the first process if it has failed, and OutputError if it is lost."""
@@ -133,7 +153,7 @@ class ProcessGroup:
         row = self._waited_for("end")
         self._put(f"bye {self.rank}", None)
         if row is not None:
-            raise _error_of(row, 0)
+            raise error_of(row, "process 0")
 
     # The store.
 
@@ -203,17 +223,18 @@ class ProcessGroup:
             time.sleep(PAUSE_S)
 
 
-def _row_of(error: BaseException) -> dict[str, Any]:
+def row_of(error: BaseException) -> dict[str, Any]:
+    """Return an error as plain data, for another process."""
     if isinstance(error, CheckpointError):
         return {"type": type(error).__name__, "message": error.message, "hint": error.hint}
     return {"type": "CheckpointError", "message": f"{type(error).__name__}: {error}"[:500], "hint": ""}
 
 
-def _error_of(row: Mapping[str, Any], rank: int) -> CheckpointError:
-    """Return the error of another process."""
+def error_of(row: Mapping[str, Any], name: str) -> CheckpointError:
+    """Return the error of another process, from what ``row_of`` gave; ``name`` says which process it was."""
     kind = getattr(errors, str(row.get("type")), CheckpointError)
     found = kind if isinstance(kind, type) and issubclass(kind, CheckpointError) else CheckpointError
-    return found(f"process {rank}: {row.get('message')}", hint=str(row.get("hint", "")))
+    return found(f"{name}: {row.get('message')}", hint=str(row.get("hint", "")))
 
 
 _CALLS = itertools.count()

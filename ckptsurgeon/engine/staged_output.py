@@ -18,7 +18,7 @@ from .output.layout import OutputFile, OutputOptions, OutputShape, existing_chec
 from .output.signing import check_signable
 from .part_receipt import PartReceipt
 from .parts import write_frame
-from .processes import PAUSE_S, ProcessGroup, shared_out
+from .processes import PAUSE_S, Helpers
 from .resuming import PartsJournal, begun_parts
 from .run import PartRun
 
@@ -29,7 +29,7 @@ class StagedOutput:
     """The temporary files of an output, and the receipts of its parts that are finished.
 
     ``files`` are the open files of the parts by name ("" for a single file). ``folder`` and ``journal`` are None for a
-    single file. ``group`` are the processes that share the parts out; None if this one writes all of them.
+    single file. ``helpers`` are the other processes that write parts; None if this one writes all of them.
     """
 
     def __init__(
@@ -38,10 +38,10 @@ class StagedOutput:
         files: Mapping[str, StagedFile],
         folder: StagedFolder | None = None,
         journal: PartsJournal | None = None,
-        group: ProcessGroup | None = None,
+        helpers: Helpers | None = None,
     ) -> None:
         self.shape, self.files, self.folder = shape, dict(files), folder
-        self._journal, self._group = journal, group
+        self._journal, self._helpers = journal, helpers
         self.kept: Mapping[str, PartReceipt] = journal.kept if journal is not None else {}
         self.receipts = dict(self.kept)
 
@@ -55,10 +55,8 @@ class StagedOutput:
         parts = [part for part in self.shape.parts if part.name not in self.kept]
         if self.folder is None:
             return parts
-        if self._group is not None:
-            shares = shared_out(parts, self._group.size)
-            self._group.order(plan_sha256(), self.folder.path, shares)
-            parts = shares[0]
+        if self._helpers is not None:
+            parts = [*self._helpers.share_out(plan_sha256(), self.folder.path, parts)]
         self.files |= {part.name: self.folder.file(part.name, part.layout.size) for part in parts}
         return parts
 
@@ -76,7 +74,7 @@ class StagedOutput:
         """Wait until the other processes have finished their parts; ``advance`` gets the bytes of each."""
         sizes = {part.name: part.layout.size for part in self.shape.parts}
         seen = set(self.receipts)
-        while self._group is not None and len(self.receipts) < len(sizes):
+        while self._helpers is not None and len(self.receipts) < len(sizes):
             self._take_in()
             for name in self.receipts.keys() - seen:
                 advance(sizes[name])
@@ -85,10 +83,10 @@ class StagedOutput:
 
     def _take_in(self) -> None:
         """Add the parts that the other processes have finished since the last time."""
-        if self._group is None or self.folder is None:
+        if self._helpers is None or self.folder is None:
             return
         sizes = {part.name: part.layout.size for part in self.shape.parts}
-        for receipt in self._group.receipts():
+        for receipt in self._helpers.receipts():
             file = self.folder.again(receipt.name, sizes[receipt.name])
             if file is None:
                 raise OutputError(
@@ -113,18 +111,18 @@ def staged_output(
     *,
     made: Plan,
     stale: Iterable[str],
-    group: ProcessGroup | None = None,
+    helpers: Helpers | None = None,
 ) -> Iterator[StagedOutput]:
     """Yield the temporary files of an output; after the block they take its place.
 
     ``made`` is the plan that was given, of which ``plan`` is what the output gets. ``stale`` are files of an earlier
     output that will be removed. If an interrupted run of the same command has left finished parts, they are used.
-    ``group`` are the processes that share the parts out. Raises OutputError if the folder holds a checkpoint and the
+    ``helpers`` are other processes that write parts. Raises OutputError if the folder holds a checkpoint and the
     options do not allow to replace it, or if another command was interrupted.
     """
     if not shape.folder:
         with staged_file(path, shape.size, force=options.force) as file:
-            yield StagedOutput(shape, {"": file}, group=group)
+            yield StagedOutput(shape, {"": file}, helpers=helpers)
         return
     found = (*existing_checkpoint(path), *_existing_files(path, shape, plan), *stale)
     present = list(dict.fromkeys([*found, *_existing_signature(path, options)]))
@@ -140,7 +138,7 @@ def staged_output(
     with staged_folder(path, size, stale=present, begun=begun.folder if begun is not None else "") as folder:
         journal = PartsJournal(folder, shape, begun)
         with journal.staying():
-            yield StagedOutput(shape, journal.begin(made, options), folder, journal, group)
+            yield StagedOutput(shape, journal.begin(made, options), folder, journal, helpers)
 
 
 def _existing_files(path: str, shape: OutputShape, plan: Plan) -> Iterator[str]:

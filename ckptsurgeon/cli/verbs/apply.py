@@ -61,7 +61,7 @@ def run(
         receipt = apply(
             plan, output, to=writing.to, max_shard_size=writing.max_shard_size, force=writing.force,
             wait=writing.wait, key=writing.key, restart=writing.restart,
-            processes=number_of_processes() > 1, progress=progress,
+            processes=number_of_processes() > 1, engine=writing.engine, progress=progress,
         )  # fmt: skip
     if rank_of_process() or sink.answer(receipt):
         return
