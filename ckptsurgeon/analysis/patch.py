@@ -22,7 +22,8 @@ class Patch(InNotebooks):
     ``path`` is the file that was read or written; ``old`` and ``new`` are the names of the checkpoints. ``equal``,
     ``changed`` and ``added`` are numbers of the new checkpoint's tensors: with the bytes of the old one, changed from
     it, and not in it. ``files`` is the number of new files, ``nbytes`` the size of the patch, ``new_nbytes`` that of
-    the new files.
+    the new files; if several patches were applied, the tensors are those of the last one, and ``nbytes`` is the size of
+    all. ``notes`` name what is not in the patch.
     """
 
     path: str
@@ -35,6 +36,7 @@ class Patch(InNotebooks):
     nbytes: int
     new_nbytes: int
     elapsed_s: float = 0.0
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Patch {escape(self.path)}: {escape(self.old)} to {escape(self.new)}, {human_bytes(self.nbytes)}>"
@@ -54,6 +56,7 @@ class Patch(InNotebooks):
             "nbytes": self.nbytes,
             "new_nbytes": self.new_nbytes,
             "elapsed_s": round(self.elapsed_s, 3),
+            "notes": list(self.notes),
         }
 
 

@@ -75,7 +75,7 @@ def apply(
     """
     from ..engine.apply import carry_out
     from ..engine.output.layout import parse_size
-    from ..engine.part_worker import help_out
+    from ..engine.part_worker import run_worker
     from ..engine.processes import process_group
     from ..planning.recipe import make_recipe
     from ..storage.write.locking import check_wait
@@ -116,7 +116,7 @@ def apply(
         with ExitStack() as stack:
             group = stack.enter_context(process_group()) if processes else None
             if group is not None and not group.is_first:
-                return help_out(plan, inputs, options, group, progress)
+                return run_worker(plan, inputs, options, group, progress)
             if group is not None:
                 stack.enter_context(group.leading())
             helpers: Helpers | None = group

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ..analysis.patch import Patch, described
+from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.opening import open_checkpoint
 from ..errors import ConfigError, OutputError
+from ..planning.plan.files import PlanTarget
+from ..storage.signing import MODEL_SIGNATURE
 from ..storage.write.folders import staged_folder
 from ..storage.write.locking import output_lock
-from ..storage.write.output_checks import check_output, identities
+from ..storage.write.output_checks import check_output, check_space, identities
 from ..storage.write.staging import StagedFile, staged_file
 from ..util.text import escape, listing
 from .inputs.argument_types import Path, Progress, checked
+
+if TYPE_CHECKING:
+    from ..engine.patch.patch_file import PatchIndex
 
 __all__ = ["apply_patch", "make_patch", "read_patch"]
 
@@ -40,6 +48,7 @@ def make_patch(
     Raises what ``open_checkpoint`` raises, ConfigError without the package zstandard, OutputError if the patch cannot
     be written.
     """
+    from ..engine.patch.make import folders_in
     from ..engine.patch.make import make_patch as make
     from ..engine.patch.patch_file import PatchWriter
 
@@ -50,15 +59,26 @@ def make_patch(
     with ExitStack() as stack:
         before = stack.enter_context(open_checkpoint(old))
         after = stack.enter_context(open_checkpoint(new))
-        inputs = [*before.open_files().values(), *after.open_files().values()]
-        check_output(path, identities(inputs), force=force, folder=False)
+        taken = [*_files_of(before), *_files_of(after)]
+        check_output(path, taken, force=force, folder=False)
         stack.enter_context(output_lock(path, wait))
-        check_output(path, identities(inputs), force=force, folder=False)
+        check_output(path, taken, force=force, folder=False)
         file = stack.enter_context(staged_file(path, None, force=force))
         writer = PatchWriter(file)
         index = make(before, after, writer, level=level, progress=progress)
-        size = writer.size
-    return described(path, index, size, time.perf_counter() - began)
+        size, left_out = writer.size, folders_in(after)
+    notes = (f"not in the patch, since they are folders: {listing(left_out, where='')}",) if left_out else ()
+    return replace(described(path, index, size, time.perf_counter() - began), notes=notes)
+
+
+def _files_of(checkpoint: Checkpoint) -> Iterator[tuple[int, int]]:
+    """Yield the (device, inode) of each file of a checkpoint, and of those beside it if it is a folder."""
+    yield from identities(checkpoint.open_files().values())
+    if os.path.isdir(checkpoint.path):
+        for entry in os.scandir(checkpoint.path):
+            with suppress(OSError):
+                found = entry.stat()
+                yield found.st_dev, found.st_ino
 
 
 @checked
@@ -80,7 +100,6 @@ def apply_patch(
     Raises PlanError if ``old`` is not the checkpoint that the first patch was made from, or a patch does not fit the
     one before it; FormatError if a patch is damaged; OutputError if the output cannot be written.
     """
-    from ..engine.output.layout import existing_checkpoint
     from ..engine.patch.apply import OldCheckpoint, PatchedCheckpoint, check_base, write_files
     from ..engine.patch.patch_file import open_patch
 
@@ -92,36 +111,55 @@ def apply_patch(
     with ExitStack() as stack:
         before = stack.enter_context(open_checkpoint(old))
         opened = [stack.enter_context(closing(open_patch(os.fspath(one)))) for one in given]
-        last = opened[-1]
-        files = {file.name: file.size for file in last.index.files}
-        inputs = list(identities([*before.open_files().values(), *(one.file for one in opened)]))
-        folder = last.index.folder
-        if not folder and path.endswith("/"):
-            raise OutputError(f"the patch makes one file, and {escape(path)} is a folder.", hint="Name a file.")
-        path = path.rstrip("/") if folder else path
-        check_output(path, inputs, force=force, folder=folder)
+        first, last = opened[0].index, opened[-1]
+        taken = [*_files_of(before), *identities(one.file for one in opened)]
+        path = _checked_output(path, last.index, taken, force=force)
         base: OldCheckpoint | PatchedCheckpoint = OldCheckpoint(before)
         for number, one in enumerate(opened):
             base = PatchedCheckpoint(base, opened[number - 1]) if number else base
-            check_base(base, one, lambda nbytes: None)
+            check_base(base, one)
         stack.enter_context(output_lock(path, wait))
-        check_output(path, inputs, force=force, folder=folder)
-        size = sum(files.values())
-        if folder:
-            there = [name for name in files if os.path.lexists(os.path.join(path, name))]
-            present = list(dict.fromkeys([*existing_checkpoint(path), *there]))
-            if present and not force:
-                raise OutputError(
-                    f"{escape(path)} holds files of the output: {listing(present)}.",
-                    hint="Use --force to replace them.",
-                )
-            staged = stack.enter_context(staged_folder(path, size, stale=present))
-            written: dict[str, StagedFile] = {name: staged.file(name, size) for name, size in files.items()}
-        else:
-            written = {"": stack.enter_context(staged_file(path, size, force=force))}
-        write_files(base, last, written, progress)
-        index, nbytes = last.index, sum(one.file.size for one in opened)
+        _checked_output(path, last.index, taken, force=force)
+        write_files(base, last, stack.enter_context(_staged(path, last.index, force=force)), progress)
+        index, nbytes = replace(last.index, old=first.old), sum(one.file.size for one in opened)
     return described(os.fspath(output), index, nbytes, time.perf_counter() - began)
+
+
+def _checked_output(path: str, index: PatchIndex, taken: Sequence[tuple[int, int]], *, force: bool) -> str:
+    """Return the path of an output, with links resolved if it is a folder; raises OutputError if it cannot be written.
+
+    ``taken`` are the device and inode numbers of all inputs.
+    """
+    if not index.folder and path.endswith("/"):
+        raise OutputError(f"the patch makes one file, and {escape(path)} is a folder.", hint="Name a file.")
+    path = os.path.realpath(path) if index.folder else path
+    check_output(path, taken, force=force, folder=index.folder)
+    check_space(os.path.dirname(os.path.abspath(path)), sum(file.size for file in index.files), path)
+    return path
+
+
+@contextmanager
+def _staged(path: str, index: PatchIndex, *, force: bool) -> Iterator[dict[str, StagedFile]]:
+    """Yield the temporary files of an output by name; after the block they take its place, or that of an earlier one."""
+    from ..engine.output.companions import stale_companions
+    from ..engine.output.layout import existing_checkpoint
+
+    size = sum(file.size for file in index.files)
+    if not index.folder:
+        with staged_file(path, size, force=force) as file:
+            yield {"": file}
+        return
+    names = (*(file.name for file in index.files), MODEL_SIGNATURE)
+    there = [name for name in names if os.path.lexists(os.path.join(path, name))]
+    earlier = stale_companions(path, PlanTarget("", "", "")).stale
+    present = list(dict.fromkeys([*existing_checkpoint(path), *there, *earlier]))
+    if present and not force:
+        raise OutputError(
+            f"{escape(path)} holds files of the output, or of an earlier one: {listing(present)}.",
+            hint="Use --force to replace them.",
+        )
+    with staged_folder(path, size, stale=present) as folder:
+        yield {file.name: folder.file(file.name, file.size) for file in index.files}
 
 
 @checked

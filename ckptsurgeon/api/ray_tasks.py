@@ -15,7 +15,7 @@ from typing import Any
 from ..engine.inputs import PlanInputs
 from ..engine.output.layout import OutputFile, OutputOptions
 from ..engine.part_receipt import PartReceipt
-from ..engine.part_worker import write_named_parts
+from ..engine.part_worker import PartWorker
 from ..engine.processes import error_of, row_of
 from ..errors import ConfigError, OutputError, PlanError
 from ..planning.plan.plan import Plan
@@ -38,11 +38,11 @@ class RayTasks:
         self._work = ray.put((json.dumps(plan.to_json()), os.getcwd(), memory))
         self._tasks: list[Any] = []
 
-    def share_out(self, plan: str, folder: str, parts: Sequence[OutputFile]) -> Sequence[OutputFile]:
+    def share_out(self, identity: str, folder: str, parts: Sequence[OutputFile]) -> Sequence[OutputFile]:
         """Begin a task for each part, the largest first; return no parts: this process writes none."""
         task = self._ray.remote(max_retries=RETRIES, num_cpus=1)(_write_part)
         order = sorted(parts, key=lambda part: -part.layout.size)
-        self._tasks = [task.remote(self._work, plan, self._options, folder, part.name) for part in order]
+        self._tasks = [task.remote(self._work, identity, self._options, folder, part.name) for part in order]
         return []
 
     def receipts(self) -> Iterator[PartReceipt]:
@@ -104,25 +104,27 @@ def ray_tasks(engine: str, plan: Plan, inputs: PlanInputs, options: OutputOption
             ray.shutdown()
 
 
-_OPENED: dict[str, tuple[Plan, PlanInputs]] = {}
-"""The plan that this process of Ray works on: it is read, and its inputs opened, once for all of its parts."""
+_WORKERS: dict[str, PartWorker] = {}
+"""The output that this process of Ray works on: its plan is read, and its inputs opened, once for all of its parts."""
 
 
 def _write_part(
-    work: tuple[str, str, int], sha256: str, options: OutputOptions, folder: str, name: str
+    work: tuple[str, str, int], identity: str, options: OutputOptions, folder: str, name: str
 ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """Write one part of an output, in a process of Ray; return its receipt and None, or None and an error."""
     text, place, memory = work
     receipts: list[PartReceipt] = []
     try:
         os.chdir(place)
-        if sha256 not in _OPENED:
+        if identity not in _WORKERS:
             plan = Plan.from_json(json.loads(text))
-            if plan.sha256() != sha256:
-                raise PlanError("the plan is not what it was: another version of ckptsurgeon runs on a node of Ray.")
-            _OPENED[sha256] = plan, inputs_of(plan)
-        plan, inputs = _OPENED[sha256]
-        write_named_parts(plan, replace(inputs, memory=memory), options, folder, {name}, receipts.append, lambda: None)
+            worker = PartWorker(plan, replace(inputs_of(plan), memory=memory), options)
+            if worker.identity != identity:
+                raise OutputError(
+                    "its plan is not that of the first process: another version of ckptsurgeon runs there."
+                )
+            _WORKERS[identity] = worker
+        _WORKERS[identity].write(folder, {name}, receipts.append)
     except Exception as error:
         return None, row_of(error)
     return receipts[0].to_json(), None

@@ -132,7 +132,9 @@ def failed(error: Exception, args: Sequence[str], *, as_json: bool) -> int:
         raise error
     known = _usage(error, args) if usage else _known(error)
     code = BUG if known is None else known.exit_code
-    _report(known or _bug(error), code, as_json)
+    shown = known or _bug(error)
+    shown.hint = " ".join(part for part in (shown.hint, *getattr(error, "__notes__", ())) if part)
+    _report(shown, code, as_json)
     return code
 
 

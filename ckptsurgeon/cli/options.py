@@ -71,7 +71,7 @@ Output = Annotated[
     str | None,
     typer.Option("-o", "--output", metavar="FILE|DIR", help="Write the output here; a recipe may name it itself."),
 ]
-OutputHere = Annotated[str | None, typer.Option("-o", "--output", metavar="FILE|DIR", help="Write the output here.")]
+OutputHere = Annotated[str | None, typer.Option("-o", "--output", metavar="OUT", help="Write the output here.")]
 To = Annotated[
     str | None,
     typer.Option(

@@ -163,12 +163,12 @@ def _remains() -> str:
 
 def _finished_parts() -> str:
     """Return a text that says how many parts of the output are finished, if the next run can go on from them; or ''."""
-    from ..storage.write.journal import begun_output
+    from ..storage.write.journal import unfinished_output
 
-    begun = begun_output(os.path.realpath(_SignalState.output)) if _SignalState.output else None
-    if begun is None:
+    found = unfinished_output(os.path.realpath(_SignalState.output)) if _SignalState.output else None
+    if found is None:
         return ""
-    return f"{begun.done} parts are finished and kept: the same command goes on from there"
+    return f"{found.done} parts are finished and kept: the same command goes on from there"
 
 
 def output_in_place() -> str:

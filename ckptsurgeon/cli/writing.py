@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ..util.text import escape
-from ..util.torchrun import number_of_processes, rank_of_process
+from ..util.torchrun import is_started_again, number_of_processes, rank_of_process
 from .failing import is_for_memory
 from .options import DryRun, Engine, Force, Key, MaxShard, OutputUnlessDry, Restart, To, Wait, check_output, quoted
 from .sink import Sink, print_to
@@ -78,7 +78,7 @@ class Writing:
                 force=self.force,
                 wait=self.wait,
                 key=self.key,
-                restart=self.restart,
+                restart=self.restart and not is_started_again(),
                 processes=number_of_processes() > 1,
                 engine=self.engine,
                 progress=progress,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TypeVar
 
@@ -33,13 +33,14 @@ from .output.companions import (
     recipe_as_written,
     stale_companions,
 )
-from .output.layout import OutputOptions, OutputShape, is_folder, lay_out
+from .output.layout import OutputFile, OutputOptions, OutputShape, is_folder, lay_out
 from .output.signing import signing
 from .part_receipt import PartReceipt
-from .parts import ByteCounter, plan_of_parts, runs_of_parts, steps_of_parts, write_parts
+from .parts import ByteCounter, plan_of_parts, steps_of_parts, write_parts
 from .prefetch import keeping, prefetch
 from .processes import Helpers
-from .run import check_unchanged, lost_notes, negative_notes, unsound_notes
+from .resuming import identity_digest
+from .run import PartRun, check_unchanged, lost_notes, negative_notes, unsound_notes
 from .staged_output import StagedOutput, staged_output
 
 __all__ = ["carry_out"]
@@ -74,7 +75,7 @@ def carry_out(
     shape = lay_out(
         written, options, () if is_folder(options) else text.checked({}), beside or _carried_entries(plan, inputs)
     )
-    check_unchanged(inputs)
+    check_unchanged(inputs.sources)
     path, taken = _output_path(shape, options), set(_identities(inputs, written, options))
     check_output(path, taken, force=options.force, folder=shape.folder)
     with ExitStack() as stack:
@@ -86,12 +87,13 @@ def carry_out(
         stack.enter_context(keeping(inputs))
         signed = stack.enter_context(signing(options, path, taken, folder=shape.folder))
         staged = stack.enter_context(
-            staged_output(path, shape, written, options, made=plan, stale=former.stale, helpers=helpers)
+            staged_output(path, shape, written, options, plan=plan, inputs=inputs, stale=former.stale, helpers=helpers)
         )
         if staged.folder is not None:
             copy_companions(written, staged.folder)  # first: a file that changed since the plan ends the run at once
-        receipts = _write_parts(written, inputs, shape, staged, plan.sha256, progress)
-        check_unchanged(inputs)
+        parts = staged.begin_parts(lambda: identity_digest(plan, inputs, options, shape))
+        receipts = _write_parts(written, inputs, staged, parts, progress)
+        check_unchanged(inputs.sources)
         _finish(receipts, shape, staged, text.checked(all_checksums(plan, _merged(one.checksums for one in receipts))))
         signed.finish(staged.files.values(), staged.folder)
         nbytes = staged.folder.nbytes if staged.folder is not None else shape.size
@@ -122,24 +124,18 @@ def _merged(dicts: Iterable[Mapping[str, T]]) -> dict[str, T]:
 
 
 def _write_parts(
-    plan: Plan,
-    inputs: PlanInputs,
-    shape: OutputShape,
-    staged: StagedOutput,
-    plan_sha256: Callable[[], str],
-    progress: Progress | None,
+    plan: Plan, inputs: PlanInputs, staged: StagedOutput, parts: Sequence[OutputFile], progress: Progress | None
 ) -> list[PartReceipt]:
-    """Write every part of an output that is not kept; return the receipts of all parts, in their order.
-
-    Other processes write some of them if there are any.
-    """
+    """Write some parts of an output, while others write the rest; return the receipts of all parts, in their order."""
+    shape = staged.shape
     steps = steps_of_parts(plan, shape)
-    parts = staged.begin_parts(plan_sha256)
-    counter = ByteCounter(progress, shape.size, sum(one.layout.size for one in shape.parts if one.name in staged.kept))
+    kept = sum(one.layout.size for one in shape.parts if one.name in staged.kept)
+    counter = ByteCounter(progress, shape.size, kept, watch=staged.take_in)
     unwritten = plan if len(parts) == len(shape.parts) else plan_of_parts(plan, steps, parts)
     counter.fetched(prefetch(unwritten, inputs, counter.fetching))
     _check_equal(plan, inputs)
-    write_parts(runs_of_parts(plan, steps, inputs, parts, staged.files, counter.advance), staged.finished)
+    runs = [PartRun(plan, steps[part.name], inputs, part, staged.files[part.name], counter.advance) for part in parts]
+    write_parts(runs, staged.finished)
     staged.wait_for_others(counter.advance)
     return [staged.receipts[part.name] for part in shape.parts]
 

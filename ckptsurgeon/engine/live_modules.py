@@ -47,7 +47,7 @@ def stage_tensors(
         prefetch(plan, inputs)
         check_equal(plan, inputs.sources)
         staged, lost, unsound = _staged(plan, inputs, boxes or {}, put)
-        check_unchanged(inputs)
+        check_unchanged(inputs.sources)
     return staged, (*lost_notes(lost, plan.steps), *unsound_notes(unsound))
 
 

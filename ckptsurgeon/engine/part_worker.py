@@ -17,18 +17,19 @@ from .inputs import PlanInputs
 from .output.companions import as_written
 from .output.layout import OutputOptions, is_folder, lay_out
 from .part_receipt import PartReceipt
-from .parts import ByteCounter, plan_of_parts, runs_of_parts, steps_of_parts, write_frame, write_parts
+from .parts import ByteCounter, plan_of_parts, steps_of_parts, write_frame, write_parts
 from .prefetch import keeping, prefetch
 from .processes import ProcessGroup
-from .run import PartRun, check_unchanged
+from .resuming import identity_digest
+from .run import PartRun
 
-__all__ = ["help_out", "write_named_parts"]
+__all__ = ["PartWorker", "run_worker"]
 
 SEEN_S = 120.0
 """Seconds until a folder that was made on another machine must be seen here: NFS remembers what was not there."""
 
 
-def help_out(
+def run_worker(
     plan: Plan, inputs: PlanInputs, options: OutputOptions, group: ProcessGroup, progress: Progress | None = None
 ) -> Receipt:
     """Write the parts that the first process gives to this one; return a receipt of these parts when all is published.
@@ -36,19 +37,19 @@ def help_out(
     Raises what ``carry_out`` raises, and the error of the first process.
     """
     began = time.perf_counter()
-    sha256 = plan.sha256()
     made: list[PartReceipt] = []
 
     def done(receipt: PartReceipt) -> None:
         made.append(receipt)
         group.report(receipt)
 
+    size = 0
     try:
-        size = 0
         if is_folder(options):
-            folder, names = group.ordered(sha256)
+            worker = PartWorker(plan, inputs, options)
+            folder, names = group.assignment(worker.identity)
             if names:  # else the output may be published already
-                size = write_named_parts(plan, inputs, options, folder, names, done, group.check, progress)
+                size = worker.write(folder, names, done, check=group.check, progress=progress)
     except BaseException as error:
         group.fail(error)
         raise
@@ -60,38 +61,49 @@ def help_out(
         nbytes_read=sum(one.nbytes_read for one in made),
         nbytes_written=size,
         elapsed_s=time.perf_counter() - began,
-        plan_sha256=sha256,
+        plan_sha256=plan.sha256(),
     )
 
 
-def write_named_parts(
-    plan: Plan,
-    inputs: PlanInputs,
-    options: OutputOptions,
-    folder: str,
-    names: Collection[str],
-    done: Callable[[PartReceipt], None],
-    check: Callable[[], None],
-    progress: Progress | None = None,
-) -> int:
-    """Write those parts of a plan's output whose names are given into its temp folder; return their size in bytes.
+class PartWorker:
+    """Writes parts of the output of a plan, whose inputs are open, into a temp folder that another process made."""
 
-    ``done`` is called with the receipt of each part when its bytes are on disk. ``check`` raises the error of the
-    process that publishes the output, if it has failed.
-    """
-    for step in plan.steps:
-        check_step(step)
-    written = as_written(plan, options)
-    shape = lay_out(written, options, ())
-    parts = [part for part in shape.parts if part.name in names]
-    _wait_until_seen(folder, options.path, check)
-    staged = StagedFolder(folder, options.path)
-    try:
-        for part in parts:
-            staged.remove(part.name)  # of a task that is done again, since its machine was lost
-        files = {part.name: staged.file(part.name, part.layout.size) for part in parts}
-        sizes = {part.name: part.layout.size for part in parts}
-        counter = ByteCounter(progress, sum(sizes.values()), 0)
+    def __init__(self, plan: Plan, inputs: PlanInputs, options: OutputOptions) -> None:
+        for step in plan.steps:
+            check_step(step)
+        self.plan, self.inputs, self.options = plan, inputs, options
+        self._written = as_written(plan, options)
+        self._shape = lay_out(self._written, options, ())
+
+    @property
+    def identity(self) -> str:
+        """A digest that is equal in all processes that write the same output."""
+        return identity_digest(self.plan, self.inputs, self.options, self._shape)
+
+    def write(
+        self,
+        folder: str,
+        names: Collection[str],
+        done: Callable[[PartReceipt], None],
+        *,
+        check: Callable[[], None] = lambda: None,
+        progress: Progress | None = None,
+    ) -> int:
+        """Write the parts with these names into the temp folder; return their size in bytes.
+
+        ``done`` is called with the receipt of each part when its bytes are on disk. ``check`` raises the error of the
+        process that publishes the output, if it has failed; it is called now and then.
+        """
+        sizes = {part.name: part.layout.size for part in self._shape.parts if part.name in names}
+        if len(sizes) < len(names):
+            raise OutputError("the first process names parts that its output does not have.")
+        _wait_until_seen(folder, self.options.path, check)
+        staged = StagedFolder(folder, self.options.path)
+        counter = ByteCounter(progress, sum(sizes.values()), watch=check)
+        steps, parts = (
+            steps_of_parts(self._written, self._shape),
+            [one for one in self._shape.parts if one.name in names],
+        )
 
         def finished(run: PartRun) -> None:
             write_frame(run)
@@ -99,14 +111,20 @@ def write_named_parts(
             check()
             done(run.receipt)
 
-        with keeping(inputs):
-            steps = steps_of_parts(written, shape)
-            counter.fetched(prefetch(plan_of_parts(written, steps, parts), inputs, counter.fetching))
-            write_parts(runs_of_parts(written, steps, inputs, parts, files, counter.advance), finished)
-            check_unchanged(inputs)
-    finally:
-        staged.close()
-    return sum(sizes.values())
+        try:
+            for name in sizes:
+                staged.remove(name)  # of a task that is done again, since its machine was lost
+            files = {name: staged.file(name, size) for name, size in sizes.items()}
+            with keeping(self.inputs):
+                counter.fetched(prefetch(plan_of_parts(self._written, steps, parts), self.inputs, counter.fetching))
+                runs = [
+                    PartRun(self._written, steps[part.name], self.inputs, part, files[part.name], counter.advance)
+                    for part in parts
+                ]
+                write_parts(runs, finished)
+        finally:
+            staged.close()
+        return sum(sizes.values())
 
 
 def _wait_until_seen(folder: str, shown: str, check: Callable[[], None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from threading import Lock
@@ -10,13 +11,14 @@ from threading import Lock
 from ..planning.plan.plan import Plan
 from ..planning.plan.step import Step
 from ..storage.read.base import Progress
-from ..storage.write.staging import StagedFile
 from .copy_steps import check_storages, copied_steps
-from .inputs import PlanInputs
 from .output.layout import OutputFile, OutputShape
-from .run import PartRun
+from .run import PartRun, check_unchanged
 
-__all__ = ["ByteCounter", "plan_of_parts", "runs_of_parts", "steps_of_parts", "write_frame", "write_parts"]
+__all__ = ["ByteCounter", "plan_of_parts", "steps_of_parts", "write_frame", "write_parts"]
+
+WATCH_S = 1.0
+"""Seconds between two looks at what other processes do."""
 
 
 def steps_of_parts(plan: Plan, shape: OutputShape) -> Mapping[str, Sequence[Step]]:
@@ -35,18 +37,6 @@ def plan_of_parts(plan: Plan, steps: Mapping[str, Sequence[Step]], parts: Sequen
     return replace(plan, steps=tuple(step for part in parts for step in steps[part.name]))
 
 
-def runs_of_parts(
-    plan: Plan,
-    steps: Mapping[str, Sequence[Step]],
-    inputs: PlanInputs,
-    parts: Sequence[OutputFile],
-    files: Mapping[str, StagedFile],
-    advance: Callable[[int], None],
-) -> list[PartRun]:
-    """Return what is needed to write each of some parts; ``steps`` and ``files`` are by the name of a part."""
-    return [PartRun(plan, steps[part.name], inputs, part, files[part.name], advance) for part in parts]
-
-
 def write_parts(runs: Sequence[PartRun], done: Callable[[PartRun], None]) -> None:
     """Write the tensors of some parts; ``done`` is called with each part when it has all its tensors.
 
@@ -59,6 +49,7 @@ def write_parts(runs: Sequence[PartRun], done: Callable[[PartRun], None]) -> Non
             _compute(run)
             if number == 0:
                 _draw(runs)
+        check_unchanged(run.inputs.sources)
         for step in run.shared:
             run.receipt.checksums[step.key] = run.receipt.checksums[step.tied_to]
         done(run)
@@ -91,16 +82,20 @@ def write_frame(run: PartRun) -> None:
 class ByteCounter:
     """Reports to ``progress`` how many bytes were fetched and written, of how many in all; for any thread.
 
-    ``size`` is the number of bytes to write, of which an interrupted run has written ``kept``.
+    ``size`` is the number of bytes to write, of which an interrupted run has written ``kept``. ``watch`` is called now
+    and then: it raises an error if the work is in vain.
     """
 
-    def __init__(self, progress: Progress | None, size: int, kept: int) -> None:
+    def __init__(
+        self, progress: Progress | None, size: int, kept: int = 0, *, watch: Callable[[], None] | None = None
+    ) -> None:
         self._progress, self._size, self._done = progress or (lambda done, total: None), size, kept
-        self._kept, self._lock = kept, Lock()
+        self._kept, self._watch, self._watched, self._lock = kept, watch, time.monotonic(), Lock()
 
     def fetching(self, done: int, total: int) -> None:
         """Report the number of bytes that were fetched so far, of ``total``."""
         self._progress(self._kept + done, self._size + total)
+        self._look()
 
     def fetched(self, nbytes: int) -> None:
         """Set the number of bytes that were fetched before writing began."""
@@ -111,3 +106,9 @@ class ByteCounter:
         with self._lock:
             self._done += nbytes
             self._progress(self._done, self._size)
+        self._look()
+
+    def _look(self) -> None:
+        if self._watch is not None and time.monotonic() - self._watched > WATCH_S:
+            self._watched = time.monotonic()
+            self._watch()

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import secrets
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import Any, Protocol
 
 from .. import errors
-from ..errors import CheckpointError, ConfigError, OutputError, PlanError
+from ..errors import CheckpointError, ConfigError, OutputError
 from ..util.text import escape, listing
 from ..util.torchrun import number_of_processes, rank_of_process
 from .output.layout import OutputFile
@@ -32,6 +35,8 @@ PAUSE_S = 0.05
 """Seconds between two looks into the store."""
 WAIT_S = 300.0
 """Seconds that processes wait for each other at the beginning, as they may start at different times."""
+TRY_S = 5.0
+"""Seconds of one try to reach the store, in which signals wait."""
 BYE_S = 10.0
 """Seconds that the first process waits, at the end, until the others know how it ended: the store may be its own."""
 
@@ -54,10 +59,10 @@ def shared_out(parts: Sequence[OutputFile], number: int) -> list[list[OutputFile
 class Helpers(Protocol):
     """Other processes that write parts of an output, as the process that publishes it sees them."""
 
-    def share_out(self, plan: str, folder: str, parts: Sequence[OutputFile]) -> Sequence[OutputFile]:
+    def share_out(self, identity: str, folder: str, parts: Sequence[OutputFile]) -> Sequence[OutputFile]:
         """Let the others write parts into the temp folder; return those that this process writes.
 
-        ``plan`` is the SHA-256 of the plan.
+        ``identity`` is a digest that is equal if the others write the same output.
         """
         ...
 
@@ -72,6 +77,7 @@ class ProcessGroup:
     def __init__(self, rank: int, size: int, store: Any) -> None:
         self.rank, self.size = rank, size
         self._store = store
+        self._token = ""
         self._seen: dict[int, tuple[str, float]] = {}
         self._received = [0] * size
         self._reported = 0
@@ -81,16 +87,46 @@ class ProcessGroup:
         """Whether this is the process that publishes the output."""
         return self.rank == 0
 
+    def join(self) -> None:
+        """Wait until all processes are there; raises ConfigError if some do not come.
+
+        ``torchrun`` keeps its store when it starts the processes again. So each says a number of its own, and the first
+        one answers with a name for exactly these numbers; what the processes say then is under that name.
+        """
+        own = secrets.token_hex(8)
+        until = time.monotonic() + WAIT_S
+        others = range(1, self.size)
+        missing: list[int] = []
+        while time.monotonic() < until:
+            if self.is_first:
+                numbers = {str(rank): self._get(f"here {rank}") for rank in others}
+                if None not in numbers.values():
+                    self._put("called", {"name": own, "numbers": numbers})
+                missing = [rank for rank in others if self._get(f"answered {rank}") != own]
+                name = "" if missing else own
+            else:
+                self._put(f"here {self.rank}", own)
+                called = self._get("called") or {"name": "", "numbers": {}}
+                name = called["name"] if called["numbers"].get(str(self.rank)) == own else ""
+                if name:
+                    self._put(f"answered {self.rank}", name)
+            if name:
+                self._token = f"{name} "
+                return
+            time.sleep(PAUSE_S)
+        names = listing([f"process {rank}" for rank in missing]) if self.is_first else "the first one"
+        raise ConfigError(
+            f"of {self.size} processes, {names} did not come within {WAIT_S:.0f} s.",
+            hint="Start all of them with torchrun; for one process, unset RANK and WORLD_SIZE.",
+        )
+
     # What the first process does.
 
-    def share_out(self, plan: str, folder: str, parts: Sequence[OutputFile]) -> Sequence[OutputFile]:
-        """Tell the others which parts they write into the temp folder; return those that this process writes.
-
-        ``plan`` is the SHA-256 of the plan.
-        """
+    def share_out(self, identity: str, folder: str, parts: Sequence[OutputFile]) -> Sequence[OutputFile]:
+        """Tell the others which parts they write into the temp folder; return those that this process writes."""
         shares = shared_out(parts, self.size)
         names = [[part.name for part in share] for share in shares]
-        self._put("order", {"plan": plan, "folder": folder, "parts": names})
+        self._put("assignment", {"identity": identity, "folder": folder, "parts": names})
         return shares[0]
 
     def receipts(self) -> Iterator[PartReceipt]:
@@ -107,30 +143,40 @@ class ProcessGroup:
                 raise error_of(failed, f"process {rank}")
         self._check_alive(range(1, self.size))
 
+    @contextmanager
+    def leading(self) -> Iterator[None]:
+        """Tell the others, when the block ends, that the output is published, or why it is not."""
+        try:
+            yield
+        except BaseException as error:
+            self._end(error)
+            raise
+        self._end(None)
+
     def _end(self, error: BaseException | None) -> None:
-        with suppress(RuntimeError):  # the store of torchrun may be gone
+        with suppress(OutputError):  # the store of torchrun may be gone
             self._put("end", None if error is None else row_of(error))
             until = time.monotonic() + BYE_S
             while time.monotonic() < until and not all(map(self._has_left, range(1, self.size))):
                 time.sleep(PAUSE_S)
 
     def _has_left(self, rank: int) -> bool:
-        return any(self._store.check([f"{how} {rank}"]) for how in ("bye", "failed"))
+        return self._has(f"bye {rank}") or self._has(f"failed {rank}")
 
     # What the other processes do.
 
-    def ordered(self, plan: str) -> tuple[str, frozenset[str]]:
+    def assignment(self, identity: str) -> tuple[str, frozenset[str]]:
         """Return the temp folder and the names of the parts that this process writes.
 
-        Raises PlanError if the first process has made another plan; its error, if it failed.
+        Raises OutputError if the first process writes another output; its error, if it failed.
         """
-        order: Mapping[str, Any] = self._waited_for("order")
-        if order["plan"] != plan:
-            raise PlanError(
-                f"process {self.rank} has made another plan than the first one.",
+        found: Mapping[str, Any] = self._waited_for("assignment")
+        if found["identity"] != identity:
+            raise OutputError(
+                "its plan or its options are not those of the first process.",
                 hint="Give all processes the same command, and sources with the same bytes and times.",
             )
-        return str(order["folder"]), frozenset(order["parts"][self.rank])
+        return str(found["folder"]), frozenset(found["parts"][self.rank])
 
     def report(self, receipt: PartReceipt) -> None:
         """Send the receipt of a finished part to the first process."""
@@ -139,12 +185,12 @@ class ProcessGroup:
 
     def fail(self, error: BaseException) -> None:
         """Tell the first process that this one fails."""
-        with suppress(RuntimeError):
+        with suppress(OutputError):
             self._put(f"failed {self.rank}", row_of(error))
 
     def check(self) -> None:
         """Raise the error of the first process if it has failed, and OutputError if it is lost."""
-        if self._store.check(["end"]):
+        if self._has("end"):
             self.wait_for_end()
         self._check_alive([0])
 
@@ -158,14 +204,20 @@ class ProcessGroup:
     # The store.
 
     def _put(self, name: str, row: Any) -> None:
-        self._store.set(name, json.dumps([row]))
+        with _store_errors():
+            self._store.set(self._token + name, json.dumps([row]))
+
+    def _has(self, name: str) -> bool:
+        with _store_errors():
+            return bool(self._store.check([self._token + name]))
 
     def _get(self, name: str) -> Any:
-        return json.loads(self._store.get(name))[0] if self._store.check([name]) else None
+        with _store_errors():
+            return json.loads(self._store.get(self._token + name))[0] if self._has(name) else None
 
     def _waited_for(self, name: str) -> Any:
-        while not self._store.check([name]):
-            if name != "end" and self._store.check(["end"]):
+        while not self._has(name):
+            if name != "end" and self._has("end"):
                 self.wait_for_end()
             self._check_alive([0])
             time.sleep(PAUSE_S)
@@ -174,22 +226,11 @@ class ProcessGroup:
     def _check_alive(self, ranks: Sequence[int]) -> None:
         now = time.monotonic()
         for rank in ranks:
-            name = f"alive {rank}"
-            beat = self._store.get(name).decode() if self._store.check([name]) else ""
+            beat = self._get(f"alive {rank}")
             last, since = self._seen.get(rank, (None, now))
             self._seen[rank] = (beat, since if beat == last else now)
             if now - self._seen[rank][1] > LOST_S:
                 raise OutputError(f"process {rank} of {self.size} has given no sign of life for {LOST_S:.0f} s.")
-
-    @contextmanager
-    def leading(self) -> Iterator[None]:
-        """Tell the others, when the block ends, that the output is published, or why it is not."""
-        try:
-            yield
-        except BaseException as error:
-            self._end(error)
-            raise
-        self._end(None)
 
     @contextmanager
     def beating(self) -> Iterator[None]:
@@ -198,8 +239,8 @@ class ProcessGroup:
 
         def beat() -> None:
             for number in itertools.count():
-                with suppress(RuntimeError):
-                    self._store.set(f"alive {self.rank}", str(number))
+                with suppress(OutputError):
+                    self._put(f"alive {self.rank}", number)
                 if ended.wait(BEAT_S):
                     return
 
@@ -211,30 +252,37 @@ class ProcessGroup:
             ended.set()
             thread.join()
 
-    def join(self) -> None:
-        """Wait until all processes are there; raises ConfigError if some do not come."""
-        until = time.monotonic() + WAIT_S
-        while missing := [rank for rank in range(self.size) if not self._store.check([f"alive {rank}"])]:
-            if time.monotonic() > until:
-                raise ConfigError(
-                    f"of {self.size} processes these did not come: {listing([str(rank) for rank in missing])}.",
-                    hint="Start all of them with torchrun; for one process, unset RANK and WORLD_SIZE.",
-                )
-            time.sleep(PAUSE_S)
+
+@contextmanager
+def _store_errors() -> Iterator[None]:
+    """Raise OutputError if the store of the processes is gone: it is the first one's, or that of ``torchrun``."""
+    try:
+        yield
+    except RuntimeError as error:
+        if type(error).__module__ != "torch.distributed":  # where the errors of the store are
+            raise
+        raise OutputError("the processes have lost each other: the first one has ended, or its machine.") from error
 
 
 def row_of(error: BaseException) -> dict[str, Any]:
     """Return an error as plain data, for another process."""
     if isinstance(error, CheckpointError):
         return {"type": type(error).__name__, "message": error.message, "hint": error.hint}
-    return {"type": "CheckpointError", "message": f"{type(error).__name__}: {error}"[:500], "hint": ""}
+    if isinstance(error, MemoryError):
+        return {"type": "OutputError", "message": "there is not enough memory."}
+    if isinstance(error, OSError):
+        return {"type": "OutputError", "message": f"{error.strerror or error}."}
+    if not isinstance(error, Exception):
+        return {"type": "OutputError", "message": "it was stopped by a signal."}
+    return {"type": "CheckpointError", "message": f"this is a bug in ckpt: {type(error).__name__}: {error}"[:500]}
 
 
 def error_of(row: Mapping[str, Any], name: str) -> CheckpointError:
     """Return the error of another process, from what ``row_of`` gave; ``name`` says which process it was."""
     kind = getattr(errors, str(row.get("type")), CheckpointError)
     found = kind if isinstance(kind, type) and issubclass(kind, CheckpointError) else CheckpointError
-    return found(f"{name}: {row.get('message')}", hint=str(row.get("hint", "")))
+    message = str(row.get("message"))
+    return found(message if message.startswith("process ") else f"{name}: {message}", hint=str(row.get("hint", "")))
 
 
 _CALLS = itertools.count()
@@ -251,23 +299,33 @@ def process_group() -> Iterator[ProcessGroup | None]:
     if size == 1:
         yield None
         return
-    from torch import distributed
-    from torch.distributed.rendezvous import rendezvous
+    group = ProcessGroup(rank_of_process(), size, _store())
+    group.join()
+    with group.beating():
+        yield group
 
-    try:
-        store = distributed.PrefixStore(f"ckpt/output/{next(_CALLS)}", next(rendezvous("env://"))[0])  # type: ignore[attr-defined]
-    except (RuntimeError, ValueError) as error:
-        why = escape(str(error).splitlines()[0], 200)
-        raise ConfigError(
-            f"process {rank_of_process()} of {size} cannot reach the others: {why}.",
-            hint="Start all processes with torchrun, which sets MASTER_ADDR and MASTER_PORT too.",
-        ) from error
-    group = ProcessGroup(rank_of_process(), size, store)
-    try:
-        with group.beating():
-            group.join()
-            yield group
-    except RuntimeError as error:
-        if type(error).__module__ != "torch.distributed":  # where the errors of its store are
-            raise
-        raise OutputError("the first process has ended, or its machine cannot be reached.") from error
+
+def _store() -> Any:
+    """Return the store of the processes: that of ``torchrun``, or one that the first process opens.
+
+    Torch's own ``env://`` would wait half an hour in C++, without looking at signals.
+    """
+    from torch import distributed
+
+    host, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
+    opens = rank_of_process() == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    until = time.monotonic() + WAIT_S
+    while True:
+        try:
+            found = distributed.TCPStore(  # type: ignore[attr-defined]
+                host, int(port), is_master=opens, wait_for_workers=False, timeout=timedelta(seconds=TRY_S)
+            )
+            return distributed.PrefixStore(f"ckpt/output/{next(_CALLS)}", found)  # type: ignore[attr-defined]
+        except (RuntimeError, ValueError) as error:
+            if time.monotonic() < until and not opens and host and port:
+                continue
+            why = escape(str(error).splitlines()[0], 200)
+            raise ConfigError(
+                f"process {rank_of_process()} cannot reach the others: {why}.",
+                hint="Start all processes with torchrun, which sets MASTER_ADDR and MASTER_PORT too.",
+            ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -142,9 +142,11 @@ class PartRun:
         return crc
 
 
-def check_unchanged(inputs: PlanInputs) -> None:
-    """Raise PlanError if a source was written to since its header was read."""
-    for source in inputs.sources:
+def check_unchanged(
+    sources: Iterable[Checkpoint], since: str = "the plan was made", hint: str = "Make a new plan."
+) -> None:
+    """Raise PlanError if a source was written to since its header was read; the message says ``since`` when."""
+    for source in sources:
         handles = source.open_files()
         for header in source.files:
             if header.name not in handles or header.mtime_ns is None:
@@ -153,7 +155,7 @@ def check_unchanged(inputs: PlanInputs) -> None:
                 now = None if fd is None else os.fstat(fd)
             if now is not None and (now.st_size, now.st_mtime_ns) != (header.size, header.mtime_ns):
                 name = os.path.join(source.path, header.name) if header.name else source.path
-                raise PlanError(f"{escape(name)} has changed since the plan was made.", hint="Make a new plan.")
+                raise PlanError(f"{escape(name)} has changed since {since}.", hint=hint)
 
 
 def is_copy(step: Step, info: TensorInfo) -> bool:

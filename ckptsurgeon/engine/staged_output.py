@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from threading import Lock
 
 from ..errors import OutputError
 from ..formats.base.sharded_writer import RECIPE_FILE
@@ -14,12 +15,13 @@ from ..storage.signing import MODEL_SIGNATURE
 from ..storage.write.folders import StagedFolder, staged_folder
 from ..storage.write.staging import StagedFile, staged_file
 from ..util.text import escape, listing
+from .inputs import PlanInputs
 from .output.layout import OutputFile, OutputOptions, OutputShape, existing_checkpoint
 from .output.signing import check_signable
 from .part_receipt import PartReceipt
 from .parts import write_frame
 from .processes import PAUSE_S, Helpers
-from .resuming import PartsJournal, begun_parts
+from .resuming import PartsJournal, unfinished_parts
 from .run import PartRun
 
 __all__ = ["StagedOutput", "staged_output"]
@@ -44,19 +46,23 @@ class StagedOutput:
         self._journal, self._helpers = journal, helpers
         self.kept: Mapping[str, PartReceipt] = journal.kept if journal is not None else {}
         self.receipts = dict(self.kept)
+        self._lock = Lock()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """A note on the parts that an interrupted run has written."""
         return self._journal.notes if self._journal is not None else ()
 
-    def begin_parts(self, plan_sha256: Callable[[], str]) -> list[OutputFile]:
-        """Share out the parts that are not kept; return those that this process writes, with their files open."""
+    def begin_parts(self, identity: Callable[[], str]) -> list[OutputFile]:
+        """Share out the parts that are not kept; return those that this process writes, with their files open.
+
+        ``identity`` returns what must be equal in all processes.
+        """
         parts = [part for part in self.shape.parts if part.name not in self.kept]
         if self.folder is None:
             return parts
         if self._helpers is not None:
-            parts = [*self._helpers.share_out(plan_sha256(), self.folder.path, parts)]
+            parts = [*self._helpers.share_out(identity(), self.folder.path, parts)]
         self.files |= {part.name: self.folder.file(part.name, part.layout.size) for part in parts}
         return parts
 
@@ -68,33 +74,46 @@ class StagedOutput:
         if self.folder is not None:
             write_frame(run)
         self._add(run.receipt)
-        self._take_in()
+        self.take_in()
 
     def wait_for_others(self, advance: Callable[[int], None]) -> None:
         """Wait until the other processes have finished their parts; ``advance`` gets the bytes of each."""
         sizes = {part.name: part.layout.size for part in self.shape.parts}
         seen = set(self.receipts)
-        while self._helpers is not None and len(self.receipts) < len(sizes):
-            self._take_in()
+        while self._helpers is not None:
+            self.take_in()
             for name in self.receipts.keys() - seen:
                 advance(sizes[name])
             seen |= self.receipts.keys()
+            if len(self.receipts) == len(sizes):
+                return
             time.sleep(PAUSE_S)
 
-    def _take_in(self) -> None:
-        """Add the parts that the other processes have finished since the last time."""
-        if self._helpers is None or self.folder is None:
+    def take_in(self) -> None:
+        """Add the parts that the other processes have finished; raises the error of one that failed, or is lost.
+
+        Any thread may call this; while one does, others go on with their work.
+        """
+        if self._helpers is None or self.folder is None or not self._lock.acquire(blocking=False):
             return
-        sizes = {part.name: part.layout.size for part in self.shape.parts}
-        for receipt in self._helpers.receipts():
-            file = self.folder.again(receipt.name, sizes[receipt.name])
-            if file is None:
-                raise OutputError(
-                    f"{escape(receipt.name)}, which another process has written, is not whole here.",
-                    hint="Write to a file system that all processes share.",
-                )
-            self.files[receipt.name] = file
-            self._add(receipt)
+        try:
+            for receipt in self._helpers.receipts():
+                self._take(receipt, self.folder)
+        finally:
+            self._lock.release()
+
+    def _take(self, receipt: PartReceipt, folder: StagedFolder) -> None:
+        layouts = {part.name: part.layout for part in self.shape.parts}
+        layout = layouts.get(receipt.name)
+        known = layout is not None and layout.slots.keys() == receipt.checksums.keys()
+        file = folder.open_existing(receipt.name, layout.size) if layout is not None and known else None
+        if file is None:
+            raise OutputError(
+                f"{escape(receipt.name)}, which another process has written, is not whole here.",
+                hint="Write to a file system that all processes share.",
+            )
+        self.files[receipt.name] = file
+        self._add(receipt)
 
     def _add(self, receipt: PartReceipt) -> None:
         self.receipts[receipt.name] = receipt
@@ -106,16 +125,17 @@ class StagedOutput:
 def staged_output(
     path: str,
     shape: OutputShape,
-    plan: Plan,
+    written: Plan,
     options: OutputOptions,
     *,
-    made: Plan,
+    plan: Plan,
+    inputs: PlanInputs,
     stale: Iterable[str],
     helpers: Helpers | None = None,
 ) -> Iterator[StagedOutput]:
     """Yield the temporary files of an output; after the block they take its place.
 
-    ``made`` is the plan that was given, of which ``plan`` is what the output gets. ``stale`` are files of an earlier
+    ``plan`` is the plan that was given, and ``written`` what the output gets of it. ``stale`` are files of an earlier
     output that will be removed. If an interrupted run of the same command has left finished parts, they are used.
     ``helpers`` are other processes that write parts. Raises OutputError if the folder holds a checkpoint and the
     options do not allow to replace it, or if another command was interrupted.
@@ -124,7 +144,7 @@ def staged_output(
         with staged_file(path, shape.size, force=options.force) as file:
             yield StagedOutput(shape, {"": file}, helpers=helpers)
         return
-    found = (*existing_checkpoint(path), *_existing_files(path, shape, plan), *stale)
+    found = (*existing_checkpoint(path), *_existing_files(path, shape, written), *stale)
     present = list(dict.fromkeys([*found, *_existing_signature(path, options)]))
     if present and not options.force:
         raise OutputError(
@@ -132,13 +152,16 @@ def staged_output(
             hint="Use --force to replace it.",
         )
     check_signable(path, options, present)
-    begun = begun_parts(path, made, options, shape)
-    there = begun.names if begun is not None else set()
+    unfinished = unfinished_parts(path, plan, inputs, options, shape)
+    there = unfinished.names if unfinished is not None else set()
     size = sum(part.layout.size for part in shape.parts if part.name not in there)
-    with staged_folder(path, size, stale=present, begun=begun.folder if begun is not None else "") as folder:
-        journal = PartsJournal(folder, shape, begun)
-        with journal.staying():
-            yield StagedOutput(shape, journal.begin(made, options), folder, journal, helpers)
+    with staged_folder(path, size, stale=present, unfinished=unfinished, restart=options.restart) as folder:
+        journal = PartsJournal(folder, shape)
+        with journal.keeping_parts():
+            files = journal.go_on(unfinished) if unfinished is not None else {}
+            if unfinished is None:
+                journal.begin(plan, inputs, options)
+            yield StagedOutput(shape, files, folder, journal, helpers)
 
 
 def _existing_files(path: str, shape: OutputShape, plan: Plan) -> Iterator[str]:

@@ -20,7 +20,8 @@ def patch_view(patch: Patch, what: str, *, next_steps: Sequence[str] = ()) -> Re
     part = percent(patch.nbytes / patch.new_nbytes, 1) if patch.new_nbytes else "-"
     line.append(f"  {human_bytes(patch.nbytes)}, {part} of the {human_bytes(patch.new_nbytes)} it makes", "not bold")
     line.append(f"  {patch.elapsed_s:.1f} s" if patch.elapsed_s else "", "not bold")
-    return Group(*_contents(patch), Hanging(Text(f"  {what} "), line), *next_view(next_steps))
+    notes = [Hanging(Text("  note  ", "yellow"), escape(note, 1000)) for note in patch.notes]
+    return Group(*_contents(patch), Hanging(Text(f"  {what} "), line), *notes, *next_view(next_steps))
 
 
 def applied_view(patch: Patch, output: str) -> RenderableType:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["number_of_processes", "rank_of_process"]
+__all__ = ["is_started_again", "number_of_processes", "rank_of_process"]
 
 
 def rank_of_process() -> int:
@@ -20,3 +20,8 @@ def number_of_processes() -> int:
     """Return how many processes ``torchrun`` has started; 1 if this one is alone."""
     size = os.environ.get("WORLD_SIZE", "")
     return int(size) if size.isdecimal() and os.environ.get("RANK", "").isdecimal() else 1
+
+
+def is_started_again() -> bool:
+    """Return whether ``torchrun`` has started the processes again, after one of them failed."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") not in ("", "0")

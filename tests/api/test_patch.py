@@ -280,8 +280,8 @@ def with_index(raw: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:
         lambda index: index["files"][0][3][1].__setitem__(2, "unknown"),
         lambda index: index["files"][0][3][-1].__setitem__(2, "unknown"),
         lambda index: index["files"][0][3][-1].__setitem__(3, 7),
-        lambda index: index["tensors"].update(w=[0, 1 << 50, 8, "float32", 0]),
-        lambda index: index["tensors"].update(w=[9, 0, 8, "float32", 0]),
+        lambda index: index["tensors"].update(w=[0, 1 << 50, 8, 0]),
+        lambda index: index["tensors"].update(w=[9, 0, 8, 0]),
         lambda index: index["tensors"].update(w=None),
         lambda index: index.update(folder=True),
         lambda index: index.update(old_files={"../x": [1, "00"]}),
@@ -305,6 +305,95 @@ def test_a_patch_of_a_folder_writes_nowhere_else(name: str) -> None:
     with pytest.raises(cs.FormatError, match="is not the name of a file in a folder"):
         cs.apply_patch("old", "d.ckptpatch", "out")
     assert not os.path.exists("out")
+
+
+def test_a_patch_that_claims_to_make_a_petabyte_is_an_error_at_once(small: bytes) -> None:
+    def grow(index: dict[str, Any]) -> None:
+        index["files"][0][1] += 1 << 50
+        index["files"][0][3].append(["same", 1 << 50, "w", 0, []])
+
+    Path("d.ckptpatch").write_bytes(with_index(small, grow))
+    with pytest.raises(cs.OutputError, match="are free"):
+        cs.apply_patch("old.safetensors", "d.ckptpatch", "out.safetensors")
+
+
+def test_an_index_of_very_many_values_is_not_read(small: bytes) -> None:
+    raw = with_index(small, lambda index: index.update(files=[[]] * 7_000_000))
+    assert len(raw) < 100_000
+    Path("d.ckptpatch").write_bytes(raw)
+    with pytest.raises(cs.FormatError, match="too many to read"):
+        cs.read_patch("d.ckptpatch")
+
+
+def test_a_link_out_of_the_folder_is_not_followed() -> None:
+    write(base(), "old")
+    write(tuned(), "new")
+    Path("secret").write_text("secret")
+    Path("new/notes.txt").symlink_to("../secret")
+    with pytest.raises(cs.SourceError, match="is a link to a file outside its folder"):
+        cs.make_patch("old", "new", "d.ckptpatch")
+
+
+def test_folders_in_the_new_folder_are_named() -> None:
+    write(base(), "old")
+    write(tuned(), "new")
+    Path("new/original").mkdir()
+    assert cs.make_patch("old", "new", "d.ckptpatch").notes == ("not in the patch, since they are folders: original",)
+
+
+def test_a_source_that_changes_meanwhile_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    write(base(), "old.safetensors")
+    write(tuned(), "new.safetensors")
+    ranges = making._ranges
+
+    def changing(*args: Any) -> Any:
+        os.utime("new.safetensors", ns=(1, 1))
+        return ranges(*args)
+
+    monkeypatch.setattr(making, "_ranges", changing)
+    with pytest.raises(cs.PlanError, match=r"new.safetensors has changed since it was opened"):
+        cs.make_patch("old.safetensors", "new.safetensors", "d.ckptpatch")
+    assert not os.path.exists("d.ckptpatch")
+
+
+def test_tied_tensors_of_the_middle_are_known_by_each_name() -> None:
+    big, other = torch.randn(50, 40), torch.randn(50, 40)
+    torch.save({"a": big, "b": big, "rows": big[10:20]}, "0.pth")
+    torch.save({"a": other, "b": other, "rows": other[10:20]}, "1.pth")
+    save_file({"a": other + 1, "b": other.clone(), "rows": other[10:20].clone()}, "2.safetensors")
+    cs.make_patch("0.pth", "1.pth", "01.ckptpatch")
+    cs.make_patch("1.pth", "2.safetensors", "12.ckptpatch")
+    done = cs.apply_patch("0.pth", ["01.ckptpatch", "12.ckptpatch"], "out.safetensors")
+    assert Path("out.safetensors").read_bytes() == Path("2.safetensors").read_bytes()
+    assert (done.old, done.new) == ("0.pth", "2.safetensors")
+
+
+def test_a_file_of_any_plain_name_is_in_the_patch() -> None:
+    write(base(), "old")
+    write(tuned(), "new")
+    Path("new/ckpt-journal").write_text("mine")
+    cs.make_patch("old", "new", "d.ckptpatch")
+    cs.apply_patch("old", "d.ckptpatch", "out")
+    assert content("out") == content("new")
+
+
+def test_an_earlier_output_leaves_nothing_of_its_own() -> None:
+    cs.apply(cs.convert(write(base(), "old-shards"), dtype="float32"), "out", max_shard_size="20000B")
+    Path("out/model.sig").write_text("a signature")
+    Path("link").symlink_to("out")
+    cs.make_patch("old-shards", write(tuned(), "new"), "d.ckptpatch")
+    cs.apply_patch("old-shards", "d.ckptpatch", "link", force=True)
+    assert content("out") == content("new")
+    assert os.path.islink("link")
+
+
+def test_many_renamed_tensors_are_found_by_their_first_bytes() -> None:
+    """The number of comparisons grows with the number of tensors, not with its square."""
+    state = {f"experts.{n}": torch.full((4, 8), float(n)) for n in range(600)}
+    save_file(state, "old.safetensors")
+    save_file({key.replace("experts", "moe"): value for key, value in state.items()}, "new.safetensors")
+    made = cs.make_patch("old.safetensors", "new.safetensors", "d.ckptpatch")
+    assert (made.equal, made.added) == (600, 0)
 
 
 # Outputs.
@@ -332,10 +421,17 @@ def test_outputs_are_replaced_only_if_asked_and_whole_or_not_at_all(monkeypatch:
     cs.apply_patch(old, "d.ckptpatch", "out-shards", force=True)
     assert content("out-shards") == {**content(new), "mine.txt": b"mine"}
     with monkeypatch.context() as patch:
-        patch.setattr(making, "_segment", fail)
+        patch.setattr(making, "_tensors", fail)
         with pytest.raises(cs.OutputError, match="no space"):
             cs.make_patch(old, new, "e.ckptpatch")
     assert not [name for name in os.listdir() if name.startswith((".", "e."))]
+
+
+def test_a_file_beside_the_weights_is_an_input_too() -> None:
+    write(base(), "old")
+    write(tuned(), "new")
+    with pytest.raises(cs.OutputError, match="is an input"):
+        cs.make_patch("old", "new", "new/config.json", force=True)
 
 
 @pytest.mark.parametrize("output", ["old.safetensors", "new.safetensors"])

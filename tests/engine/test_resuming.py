@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +29,9 @@ from .sharded import SHARD, VERBS, files, transplant, write_sources
 @pytest.fixture(autouse=True)
 def inputs() -> None:
     write_sources()
+
+
+MERGE = (Path(__file__).parents[2] / "docs/howto/merge.md").read_text()
 
 
 class Interrupted(BaseException):
@@ -131,6 +136,12 @@ def flip(path: Path) -> None:
     path.write_bytes(raw)
 
 
+def flip_header(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[12] ^= 1
+    path.write_bytes(raw)
+
+
 def cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 1)
 
@@ -140,7 +151,7 @@ def link(path: Path) -> None:
     path.symlink_to(os.path.abspath("elsewhere"))
 
 
-@pytest.mark.parametrize("damage", [flip, cut, link, Path.unlink])
+@pytest.mark.parametrize("damage", [flip, flip_header, cut, link, Path.unlink])
 def test_a_part_that_is_not_whole_is_written_again(
     damage: Callable[[Path], None], fail_after: Callable[..., None]
 ) -> None:
@@ -188,7 +199,7 @@ def changed(name: str) -> None:
 @pytest.mark.parametrize(
     ("now", "why"),
     [
-        (lambda: write(VERBS["rename"]), "by another command: ckpt transplant"),
+        (lambda: write(VERBS["rename"]), "of another command, ckpt transplant"),
         (
             lambda: write(lambda: cs.transplant("a.safetensors", "dst.yaml", dtype="bf16")),
             "with another exclude, dtype",
@@ -199,7 +210,7 @@ def changed(name: str) -> None:
         ),
         (lambda: cs.apply(transplant(), "out", max_shard_size="2MB"), "with another max_shard_size"),
         (lambda: cs.apply(transplant(), "out"), "with another max_shard_size"),
-        (lambda: changed("a.safetensors") or write(), "and its sources have changed since: .*a.safetensors"),
+        (lambda: changed("a.safetensors") or write(), ", and its sources have changed since: .*a.safetensors"),
     ],
 )
 def test_another_command_or_changed_sources_are_an_error(
@@ -207,16 +218,113 @@ def test_another_command_or_changed_sources_are_an_error(
 ) -> None:
     left = begin(fail_after, 2)
     before = files(str(left))
-    with pytest.raises(cs.OutputError, match=f"an interrupted run has left 2 of 6 parts of .*, .*{why}") as caught:
+    with pytest.raises(cs.OutputError, match=f"an interrupted run has left 2 of 6 parts of .*{why}") as caught:
         now()
     assert "restart" in caught.value.hint
     assert files(str(left)) == before
 
 
+def test_a_source_that_was_replaced_with_the_same_size_and_time_is_an_error(fail_after: Callable[..., None]) -> None:
+    begin(fail_after, 2)
+    before = os.stat("a.safetensors")
+    changed("a.safetensors")
+    os.utime("a.safetensors", ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(cs.OutputError, match="parts of .*, and a source has changed since"):
+        write()
+
+
+def test_a_plugin_that_has_changed_is_an_error(fail_after: Callable[..., None]) -> None:
+    (source,) = re.findall(r'```python title="mine.py"\n(.*?)```', MERGE, re.S)
+    Path("mine.py").write_text(source)
+    plan = lambda: cs.merge(["a.safetensors", "b.safetensors"], method="clipped", plugin="mine.py")  # noqa: E731
+    begin(fail_after, 2, plan)
+    Path("mine.py").write_text(source + "\n# another\n")
+    with pytest.raises(cs.OutputError, match="and the plugin has changed since"):
+        write(plan)
+
+
+def test_addresses_without_a_version_leave_nothing(fail_after: Callable[..., None]) -> None:
+    import fsspec
+
+    with fsspec.open("memory://a.safetensors", "wb") as file:
+        file.write(Path("a.safetensors").read_bytes())
+    fail_after(2)
+    with pytest.raises(Interrupted):
+        write(lambda: cs.convert("memory://a.safetensors", dtype="float64"))
+    assert temps() == []
+
+
+def test_a_run_that_still_writes_cannot_publish_what_another_went_on_with(fail_after: Callable[..., None]) -> None:
+    """As where the file system has no locks: the second run takes the folder, and the first one has nothing to place."""
+    finished, started = staged_output.StagedOutput.finished, []
+
+    def second(output: staged_output.StagedOutput, run: PartRun) -> None:
+        finished(output, run)
+        if len(started) == 1:
+            started.append(write_unlocked())
+        started.append(None)
+
+    def write_unlocked() -> cs.Receipt:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(staged_output.StagedOutput, "finished", finished)
+            return write()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fcntl.flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSYS, "no locks")))
+        patch.setattr(staged_output.StagedOutput, "finished", second)
+        with pytest.raises(cs.OutputError):
+            write()
+    assert went_on(next(one for one in started if one is not None))
+    write(output="whole")
+    assert files("out") == files("whole")
+
+
+def test_a_link_named_like_what_a_run_left_is_nothing(fail_after: Callable[..., None]) -> None:
+    left = begin(fail_after, 2)
+    left.rename("elsewhere")
+    left.symlink_to("elsewhere")
+    assert not went_on(write())
+    assert cs.verify("out").ok
+
+
+def test_a_line_that_was_cut_short_does_not_end_the_journal(fail_after: Callable[..., None]) -> None:
+    cut(begin(fail_after, 2) / JOURNAL)
+    fail_after(3)
+    with pytest.raises(Interrupted):
+        write()
+    assert "4 of 6 parts were whole" in write().notes[0]
+
+
+def test_a_signal_while_kept_parts_are_read_keeps_them(
+    fail_after: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*args: object) -> None:
+        raise Interrupted
+
+    begin(fail_after, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr("ckptsurgeon.engine.resuming.crc32", stop)
+        with pytest.raises(Interrupted):
+            write()
+    assert "3 of 6 parts were whole" in write().notes[0]
+
+
+def test_other_writers_of_that_folder_leave_the_parts(fail_after: Callable[..., None]) -> None:
+    begin(fail_after, 3)
+    cs.make_patch("a.safetensors", "b.safetensors", "d.ckptpatch")
+    cs.apply_patch("a.safetensors", "d.ckptpatch", "other.safetensors")
+    Path("new").mkdir()
+    Path("new/model.safetensors").write_bytes(Path("b.safetensors").read_bytes())
+    cs.make_patch("a.safetensors", "new", "e.ckptpatch")
+    with pytest.raises(cs.OutputError, match="they are of another command, ckpt transplant"):
+        cs.apply_patch("a.safetensors", "e.ckptpatch", "out")
+    assert "3 of 6 parts were whole" in write().notes[0]
+
+
 def test_another_version_is_an_error(fail_after: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     begin(fail_after, 2)
     monkeypatch.setattr("ckptsurgeon.engine.resuming.__version__", "99.0")
-    with pytest.raises(cs.OutputError, match=r"written by ckptsurgeon .*, and this is 99\.0"):
+    with pytest.raises(cs.OutputError, match=r"ckptsurgeon .* has written them, and this is 99\.0"):
         write()
 
 
@@ -237,7 +345,7 @@ def test_restart_begins_anew(fail_after: Callable[..., None]) -> None:
         (OSError(5, "error"), True),
         (cs.FormatError("damaged."), False),
         (cs.PlanError("changed."), False),
-        (RuntimeError("a bug"), False),
+        (RuntimeError("a bug"), True),
     ],
 )
 def test_parts_are_kept_only_if_the_same_command_can_succeed(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ...util.torchrun import number_of_processes, rank_of_process
+from ...util.torchrun import is_started_again, number_of_processes, rank_of_process
 from ..options import Output, RunCode, check_output, quoted
 from ..writing import Writing
 
@@ -60,7 +60,7 @@ def run(
     with sink.working("writing", output or "") as progress:
         receipt = apply(
             plan, output, to=writing.to, max_shard_size=writing.max_shard_size, force=writing.force,
-            wait=writing.wait, key=writing.key, restart=writing.restart,
+            wait=writing.wait, key=writing.key, restart=writing.restart and not is_started_again(),
             processes=number_of_processes() > 1, engine=writing.engine, progress=progress,
         )  # fmt: skip
     if rank_of_process() or sink.answer(receipt):

@@ -178,8 +178,8 @@ def tasks(base: Base, patch: PatchFile, file: int) -> Iterator[Callable[[], Iter
             )
 
 
-def check_base(base: Base, patch: PatchFile, progress: Callable[[int], None]) -> None:
-    """Raise PlanError if a base lacks bytes that the patch needs, or has others; ``progress`` gets the bytes read."""
+def check_base(base: Base, patch: PatchFile) -> None:
+    """Raise PlanError if a base lacks bytes that the patch needs, or has others."""
     wanted = {
         (segment.key, segment.nbytes, segment.crc): segment
         for file in patch.index.files
@@ -190,20 +190,19 @@ def check_base(base: Base, patch: PatchFile, progress: Callable[[int], None]) ->
     if lacking:
         raise _not_the_base(base, patch, lacking)
 
-    def check(segment: Segment) -> tuple[str, bool, int]:
+    def check(segment: Segment) -> tuple[str, bool]:
         known = base.crc(segment.key, segment.nbytes)
         if known is not None:
-            return segment.key, known == segment.crc, 0
+            return segment.key, known == segment.crc
         buffer, crc = memoryview(bytearray(min(BLOCK, segment.nbytes))), 0
         for begin in range(0, segment.nbytes, BLOCK):
             view = buffer[: min(BLOCK, segment.nbytes - begin)]
             base.read(segment.key, begin, view)
             crc = crc32(view, crc)
-        return segment.key, crc == segment.crc, segment.nbytes
+        return segment.key, crc == segment.crc
 
     wrong = []
-    for key, equal, nbytes in in_order((lambda one=one: check(one)) for one in wanted.values()):  # type: ignore[misc]
-        progress(nbytes)
+    for key, equal in in_order((lambda one=one: check(one)) for one in wanted.values()):  # type: ignore[misc]
         if not equal:
             wrong.append(key)
     for name, listed in patch.index.old_files.items():

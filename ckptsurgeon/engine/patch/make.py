@@ -5,26 +5,28 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...errors import SourceError
+from ...errors import PlanError, SourceError
+from ...storage.read._descriptors import leads_out
 from ...storage.read.base import File, Folder, Progress
-from ...storage.read.uri import open_source
+from ...storage.read.uri import open_source, scheme_of
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...util.text import escape
 from ..checksums import combine, crc32
+from ..run import check_unchanged
+from .apply import OldCheckpoint
 from .blocks import BLOCK, Bytes, Encoder
 from .in_order import in_order
 from .patch_file import NewFile, NewTensor, OldFile, PatchIndex, PatchWriter, Segment
 
-__all__ = ["make_patch"]
+__all__ = ["folders_in", "make_patch"]
 
 LOOK = 1 << 16
 """Bytes at the beginning of two tensors of other names that are compared, to find one that was renamed."""
@@ -56,17 +58,16 @@ def make_patch(
 ) -> PatchIndex:
     """Write what turns the files of ``old`` into those of ``new``, bit for bit; return the index of the patch.
 
-    ``level`` is that of Zstandard. Raises SourceError if a file cannot be read or changes meanwhile, OutputError if the
-    patch cannot be written.
+    ``level`` is that of Zstandard. Raises SourceError if a file cannot be read, PlanError if one changes meanwhile,
+    OutputError if the patch cannot be written.
     """
     with closing(_NewFiles(new)) as found:
         beside = _old_files(old)
-        local = threading.local()
         size, done = sum(file.size for _, file in found.files), 0
         files: list[NewFile] = []
-        tensors: dict[str, NewTensor] = {}
         needed: dict[str, OldFile] = {}
-        bases = _bases(old, new)
+        crcs: dict[tuple[int, int, int], int] = {}
+        bases, local = _bases(old, new), threading.local()
         for name, file in found.files:
             same = beside(name, file) if name not in new.open_files() else None
             if same is not None:
@@ -74,33 +75,72 @@ def make_patch(
                 files.append(NewFile(name, file.size, same.sha256, (Segment("file", file.size, name),)))
                 done += file.size
                 continue
-            digest, segments = hashlib.sha256(), list[Segment]()
-            for piece in _ranges(new, bases, name, file.size):
-                blocks = []
-                crcs: list[tuple[int, int]] = []
-                old_crcs: list[tuple[int, int]] = []
-                for block in in_order(_tasks(piece, file, old, level, local)):
-                    digest.update(block.new.data)
-                    writer.add(block.encoded)
-                    blocks.append(len(block.encoded))
-                    crcs.append((block.crc, block.new.size))
-                    old_crcs.append((block.old_crc, block.new.size))
-                    done += block.new.size
-                    if progress is not None:
-                        progress(done, size)
-                if piece.key:
-                    tensors[piece.key] = NewTensor(
-                        len(files), piece.offset, piece.nbytes, new[piece.key].dtype, combine(crcs)
-                    )
-                segments.append(_segment(piece, blocks, combine(old_crcs)))
-            files.append(NewFile(name, file.size, digest.hexdigest(), tuple(_joined(segments))))
-    index = PatchIndex(_name(old), _name(new), found.folder, tuple(files), tensors, needed)
+            digest = hashlib.sha256()
+            pieces = [_Piece(one) for one in _ranges(new, bases, name, file.size)]
+            for piece, block in in_order(_tasks(pieces, file, old, level, local)):
+                digest.update(block.new.data)
+                writer.add(block.encoded)
+                piece.add(block)
+                done += block.new.size
+                if progress is not None:
+                    progress(done, size)
+            for piece in pieces:
+                crcs[len(files), piece.range.offset, piece.range.nbytes] = combine(piece.crcs)
+            files.append(NewFile(name, file.size, digest.hexdigest(), tuple(piece.segment for piece in pieces)))
+        check_unchanged((old, new), "it was opened", "Make the patch again.")
+        found.check_unchanged()
+    numbers = {name: number for number, (name, _) in enumerate(found.files)}
+    index = PatchIndex(_name(old), _name(new), found.folder, tuple(files), _tensors(new, numbers, crcs), needed)
     writer.finish(index)
     return index
 
 
+@dataclass
+class _Piece:
+    """A range of a new file, and what its blocks became."""
+
+    range: _Range
+    blocks: list[int] = field(default_factory=list)
+    crcs: list[tuple[int, int]] = field(default_factory=list)
+    old_crcs: list[tuple[int, int]] = field(default_factory=list)
+
+    def add(self, block: _Block) -> None:
+        """Add what the next block became."""
+        self.blocks.append(len(block.encoded))
+        self.crcs.append((block.crc, block.new.size))
+        self.old_crcs.append((block.old_crc, block.new.size))
+
+    @property
+    def segment(self) -> Segment:
+        """The segment of the patch."""
+        blocks = tuple(self.blocks)
+        if not self.range.old:
+            return Segment("raw", self.range.nbytes, blocks=blocks)
+        same = Segment("same", self.range.nbytes, self.range.old, combine(self.old_crcs))
+        return replace(same, kind="xor", blocks=blocks) if any(blocks) else same
+
+
+def _tensors(
+    new: Checkpoint, numbers: Mapping[str, int], crcs: Mapping[tuple[int, int, int], int]
+) -> dict[str, NewTensor]:
+    """Return the place of every tensor that is stored as plain bytes; the CRC-32 of a view of others is not known."""
+    found = {}
+    for key, info in new.items():
+        if info.is_plain and info.storage is not None and info.nbytes:
+            place = numbers[info.storage.file], info.storage.offset + info.offset, info.nbytes
+            found[key] = NewTensor(*place, crcs.get(place))
+    return found
+
+
 def _name(checkpoint: Checkpoint) -> str:
     return os.path.basename(checkpoint.path.rstrip("/")) or checkpoint.path
+
+
+def folders_in(new: Checkpoint) -> list[str]:
+    """Return the names of the folders in a local checkpoint's folder, which are not part of a patch."""
+    if scheme_of(new.path) or not os.path.isdir(new.path):
+        return []
+    return sorted(one.name for one in os.scandir(new.path) if one.is_dir() and not one.name.startswith("."))
 
 
 class _NewFiles:
@@ -127,9 +167,27 @@ class _NewFiles:
                     f"{escape(name)} is in a folder of its own in {escape(new.path)}.",
                     hint="Make a patch of each folder.",
                 )
+            path = os.path.join(new.path, name)
+            if leads_out(path):
+                raise SourceError(
+                    f"{escape(path)} is a link to a file outside its folder; such links are not followed.",
+                    hint="Copy the file into the folder.",
+                )
             if name not in handles:
                 self._opened.append(source.file(name))
             self.files.append((name, handles[name] if name in handles else self._opened[-1]))
+
+    def check_unchanged(self) -> None:
+        """Raise PlanError if one of the files that are not the checkpoint's own was written to since it was opened."""
+        for file in self._opened:
+            with file.descriptor() as fd:
+                now = None if fd is None else os.fstat(fd)
+            if (
+                now is not None
+                and file.mtime_ns is not None
+                and (now.st_size, now.st_mtime_ns) != (file.size, file.mtime_ns)
+            ):
+                raise PlanError(f"{escape(file.uri)} has changed since it was opened.", hint="Make the patch again.")
 
     def close(self) -> None:
         """Close the files that are not the checkpoint's own."""
@@ -168,16 +226,17 @@ def _bases(old: Checkpoint, new: Checkpoint) -> dict[str, str]:
     shape and first bytes.
     """
     found = {key: key for key, info in new.items() if _is_base(old.get(key), info)}
-    free: dict[tuple[str, tuple[int, ...]], list[str]] = defaultdict(list)
-    for key, info in old.items():
-        if key not in new and info.is_plain:
-            free[info.dtype, info.shape].append(key)
-    for key, info in new.items():
-        others = free.get((info.dtype, info.shape), ()) if key not in found and info.is_plain and info.nbytes else ()
-        for other in others:
-            if _first_bytes(old, old[other]) == _first_bytes(new, info):
-                found[key] = other
-                break
+    others = {key: info for key, info in new.items() if key not in found and info.is_plain and info.nbytes}
+    wanted = {(info.dtype, info.shape) for info in others.values()}
+    free = {
+        (info.dtype, info.shape, _first_bytes(old, info)): key
+        for key, info in old.items()
+        if key not in new and info.is_plain and (info.dtype, info.shape) in wanted
+    }
+    for key, info in others.items():
+        other = free.get((info.dtype, info.shape, _first_bytes(new, info))) if free else None
+        if other is not None:
+            found[key] = other
     return found
 
 
@@ -212,35 +271,24 @@ def _ranges(new: Checkpoint, bases: dict[str, str], name: str, size: int) -> Ite
 
 
 def _tasks(
-    piece: _Range, file: File, old: Checkpoint, level: int, local: threading.local
-) -> Iterator[Callable[[], _Block]]:
-    base = old[piece.old] if piece.old else None
-
-    def encoded(begin: int, nbytes: int) -> _Block:
-        if not hasattr(local, "encoder"):
-            local.encoder = Encoder(level)
-        values = np.empty(nbytes, np.uint8)
-        file.readinto(piece.offset + begin, values.data)
-        before: Bytes | None = None
-        shared = 0 if base is None else max(0, min(nbytes, base.nbytes - begin))
-        if base is not None:
-            assert base.storage is not None  # plain
-            before = np.zeros(nbytes, np.uint8)
-            old.file(base).readinto(base.storage.offset + base.offset + begin, before.data[:shared])
-        encoder: Encoder = local.encoder
-        old_crc = 0 if before is None else crc32(before.data)
-        return _Block(values, encoder.encode(values, before, piece.itemsize), crc32(values.data), old_crc)
-
-    for begin in range(0, piece.nbytes, BLOCK):
-        yield lambda begin=begin: encoded(begin, min(BLOCK, piece.nbytes - begin))  # type: ignore[misc]
+    pieces: Iterable[_Piece], file: File, old: Checkpoint, level: int, local: threading.local
+) -> Iterator[Callable[[], tuple[_Piece, _Block]]]:
+    """Yield, for each block of a file in order, a function that encodes it."""
+    for piece in pieces:
+        for begin in range(0, piece.range.nbytes, BLOCK):
+            yield lambda piece=piece, begin=begin: (piece, _encoded(piece.range, begin, file, old, level, local))  # type: ignore[misc]
 
 
-def _segment(piece: _Range, blocks: Sequence[int], old_crc: int) -> Segment:
-    if not piece.old:
-        return Segment("raw", piece.nbytes, blocks=tuple(blocks))
-    same = Segment("same", piece.nbytes, piece.old, crc=old_crc)
-    return replace(same, kind="xor", blocks=tuple(blocks)) if any(blocks) else same
-
-
-def _joined(segments: Iterable[Segment]) -> Iterator[Segment]:
-    yield from (segment for segment in segments if segment.nbytes)
+def _encoded(one: _Range, begin: int, file: File, old: Checkpoint, level: int, local: threading.local) -> _Block:
+    if not hasattr(local, "encoder"):
+        local.encoder = Encoder(level)
+    encoder: Encoder = local.encoder
+    nbytes = min(BLOCK, one.nbytes - begin)
+    values = np.empty(nbytes, np.uint8)
+    file.readinto(one.offset + begin, values.data)
+    if not one.old:
+        return _Block(values, encoder.encode(values, None, one.itemsize), crc32(values.data), 0)
+    before = np.zeros(nbytes, np.uint8)
+    OldCheckpoint(old).read(one.old, begin, before.data)
+    encoded = encoder.encode(values, before, one.itemsize)
+    return _Block(values, encoded, crc32(values.data), crc32(before.data))

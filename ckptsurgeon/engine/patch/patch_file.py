@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import FormatError
-from ...storage.json_text import read_json
+from ...formats.base.untrusted import parse_json
+from ...storage.json_text import unique_keys
 from ...storage.read.base import File
 from ...storage.read.uri import open_source
 from ...storage.write.staging import StagedFile
@@ -34,8 +35,10 @@ MAGIC = b"CKPTPTCH"
 VERSION = 1
 _HEAD = struct.Struct("<8sI")
 _TAIL = struct.Struct("<QQI8s")
-MOST_INDEX = 1 << 30
+MOST_INDEX = 128 << 20
 """The most bytes of an index: that of a model of 200,000 tensors takes 40 MB."""
+MOST_BLOCK = BLOCK + BLOCK // 4 + 64
+"""The most bytes of an encoded block: a bitmap, planes that are not compressed, and their lengths."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ class Segment:
         kind, nbytes, key, crc, blocks = row
         made = Segment(kind, _natural(nbytes), _text(key), _natural(crc), tuple(map(_natural, blocks)))
         known = kind in ("same", "xor", "raw", "file") and (kind == "raw") == (not key)
-        if not known or len(made.blocks) != made.number * (kind in ("xor", "raw")):
+        has_blocks = kind in ("xor", "raw")
+        if not known or len(made.blocks) != made.number * has_blocks or any(one > MOST_BLOCK for one in made.blocks):
             raise ValueError(f"a segment of {made.nbytes} bytes is not valid")
         return made
 
@@ -85,13 +89,12 @@ class NewFile:
 
 @dataclass(frozen=True)
 class NewTensor:
-    """A tensor of the new checkpoint: the number of its file, its place there, its dtype, the CRC-32 of its bytes."""
+    """A tensor of the new checkpoint: the number of its file, its place there, the CRC-32 of its bytes if known."""
 
     file: int
     offset: int
     nbytes: int
-    dtype: str
-    crc: int
+    crc: int | None
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ class PatchIndex:
             "files": [
                 [one.name, one.size, one.sha256, [part.to_json() for part in one.segments]] for one in self.files
             ],
-            "tensors": {k: [t.file, t.offset, t.nbytes, t.dtype, t.crc] for k, t in self.tensors.items()},
+            "tensors": {k: [t.file, t.offset, t.nbytes, t.crc] for k, t in self.tensors.items()},
             "old_files": {name: [one.size, one.sha256] for name, one in self.old_files.items()},
         }
 
@@ -145,8 +148,10 @@ class PatchIndex:
                 for name, size, sha256, segments in data["files"]
             ),
             {
-                key: NewTensor(_natural(file), _natural(offset), _natural(nbytes), _text(dtype), _natural(crc))
-                for key, (file, offset, nbytes, dtype, crc) in data["tensors"].items()
+                key: NewTensor(
+                    _natural(file), _natural(offset), _natural(nbytes), None if crc is None else _natural(crc)
+                )
+                for key, (file, offset, nbytes, crc) in data["tensors"].items()
             },
             {name: OldFile(_natural(size), _text(sha256)) for name, (size, sha256) in data["old_files"].items()},
         )
@@ -173,6 +178,8 @@ def _check(index: PatchIndex) -> None:
     for key, tensor in index.tensors.items():
         if tensor.file >= len(index.files) or tensor.offset + tensor.nbytes > index.files[tensor.file].size:
             raise ValueError(f"{key!r:.80} is beyond its file")
+        if any(segment.kind == "file" for segment in index.files[tensor.file].segments):
+            raise ValueError(f"{key!r:.80} is in a file beside the weights")
 
 
 def _natural(value: Any) -> int:
@@ -205,7 +212,7 @@ class PatchWriter:
 
     def finish(self, index: PatchIndex) -> None:
         """Write the index, and where it is."""
-        text = json.dumps(index.to_json(), separators=(",", ":")).encode("utf-8", "surrogatepass")
+        text = json.dumps(index.to_json(), separators=(",", ":")).encode()
         data, offset = zstandard().ZstdCompressor(level=9).compress(text), self.size
         self._write(data)
         self._write(_TAIL.pack(offset, len(data), zlib.crc32(data), MAGIC))
@@ -283,7 +290,7 @@ def _read_index(file: File) -> tuple[PatchIndex, int]:
     try:
         if not 0 <= library.frame_content_size(data) <= MOST_INDEX:
             raise ValueError("its index is too large")
-        text = library.ZstdDecompressor().decompress(data).decode("utf-8", "surrogatepass")
-        return PatchIndex.from_json(read_json(text)), offset
+        text = library.ZstdDecompressor().decompress(data)
+        return PatchIndex.from_json(parse_json(text, unique_keys)), offset
     except (library.ZstdError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise damaged(file, f"its index cannot be read ({escape(str(error), 200)})") from error

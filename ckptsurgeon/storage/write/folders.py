@@ -11,12 +11,12 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from ...errors import OutputError
 from ...util.text import escape
-from .journal import JOURNAL
+from .journal import JOURNAL, Journal, UnfinishedOutput, unfinished_output
 from .output_checks import check_space, output_error
 from .staging import StagedFile
 from .temp import exchange, folder_of, lock, remove_leftovers, sync_folder, temp_name
 
-__all__ = ["FileStream", "StagedFolder", "staged_folder"]
+__all__ = ["FileStream", "StagedFolder", "check_no_unfinished", "staged_folder"]
 
 
 class FileStream:
@@ -39,13 +39,13 @@ class FileStream:
 class StagedFolder:
     """A temp folder, and the files being written in it.
 
-    While ``stays`` is true, a failure leaves the folder, and a later run can go on from it.
+    While ``kept_on_failure`` is true, a failure leaves the folder, and a later run can go on from it.
     """
 
     def __init__(self, path: str, shown: str) -> None:
         self.path = path
         self.shown = shown
-        self.stays = False
+        self.kept_on_failure = False
         self._open: list[tuple[StagedFile, int]] = []
 
     def file(self, name: str, size: int) -> StagedFile:
@@ -59,8 +59,8 @@ class StagedFolder:
         staged.reserve(size)
         return staged
 
-    def again(self, name: str, size: int) -> StagedFile | None:
-        """Open a file that an earlier run has written; returns None if there is none of ``size`` bytes."""
+    def open_existing(self, name: str, size: int) -> StagedFile | None:
+        """Open a file that another process has written; returns None if there is none of ``size`` bytes."""
         staged = StagedFile(os.path.join(self.path, name), os.path.join(self.shown, name))
         with suppress(OSError):
             staged.open_again()
@@ -82,10 +82,15 @@ class StagedFolder:
             raise output_error(self.shown, error) from error
 
     def remove(self, name: str) -> None:
-        """Remove a closed file from the temp folder, if it is there; raises OutputError."""
+        """Close a file, if it is open, and remove it from the temp folder, if it is there; raises OutputError."""
+        path = os.path.join(self.path, name)
+        for staged, _ in self._open:
+            if staged.path == path:
+                staged.close()
+        self._open = [entry for entry in self._open if entry[0].path != path]
         try:
-            if os.path.lexists(os.path.join(self.path, name)):
-                os.unlink(os.path.join(self.path, name))
+            if os.path.lexists(path):
+                os.unlink(path)
         except OSError as error:
             raise output_error(self.shown, error) from error
 
@@ -119,35 +124,60 @@ class StagedFolder:
 
 
 @contextmanager
-def staged_folder(path: str, size: int, *, stale: Iterable[str] = (), begun: str = "") -> Iterator[StagedFolder]:
+def staged_folder(
+    path: str,
+    size: int,
+    *,
+    stale: Iterable[str] = (),
+    unfinished: UnfinishedOutput | None = None,
+    restart: bool = False,
+) -> Iterator[StagedFolder]:
     """Give a temp folder to write; when the block succeeds, it takes the place of ``path`` in one step.
 
     ``size`` is the number of bytes that will be written. Other files in ``path`` stay, except those named in ``stale``.
-    ``begun`` is the temp folder that an earlier run left, if this run goes on from there. Raises OutputError.
+    ``unfinished`` is what an earlier run left, if this run goes on from there; with ``restart`` it is removed. Raises
+    OutputError, also if an earlier run has left finished parts, and neither is said.
     """
-    remove_leftovers(path, but=begun)
+    if unfinished is None and not restart:
+        check_no_unfinished(path, path)
+    if os.path.isdir(path):
+        _check_exchange(path)
+    remove_leftovers(path, but=unfinished.folder if unfinished is not None else "")
     _check_not_within(path)
     check_space(os.path.dirname(os.path.abspath(path)), size, path)
     with ExitStack() as stack:
         try:
             folder = stack.enter_context(folder_of(path))
-            temp, held = (begun, _locked_again(begun)) if begun else _locked_folder(path)
+            temp, held = _locked_folder(path) if unfinished is None else _taken_over(unfinished.folder, path)
         except OSError as error:
             raise output_error(path, error) from error
         staged = StagedFolder(temp, path)
+        staged.kept_on_failure = unfinished is not None
         try:
             yield staged
             _flush(staged)
-            staged.remove(JOURNAL)
-            staged.stays = False
+            Journal(staged.path, path).remove()
+            staged.kept_on_failure = False
             _place_folder(staged.path, path, set(stale))
         except OSError as error:
             raise output_error(path, error) from error
         finally:
             staged.close()
-            if not staged.stays:
+            if not staged.kept_on_failure:
                 shutil.rmtree(os.path.basename(staged.path), ignore_errors=True, dir_fd=folder)
             os.close(held)
+
+
+def check_no_unfinished(path: str, shown: str, why: str = "") -> None:
+    """Raise OutputError if an interrupted run has left finished parts of the output ``path``; ``why`` says more."""
+    found = unfinished_output(path)
+    if found is not None:
+        place = os.path.join(os.path.dirname(shown.rstrip("/")), os.path.basename(found.folder))
+        of_another = f": they are of another command, ckpt {escape(str(found.head.get('verb')))}"
+        raise OutputError(
+            f"an interrupted run has left {found.done} parts of {escape(shown)} in {escape(place)}{why or of_another}.",
+            hint="Finish that command first, or use --restart to remove what it left.",
+        )
 
 
 def _flush(staged: StagedFolder) -> None:
@@ -158,8 +188,23 @@ def _flush(staged: StagedFolder) -> None:
     try:
         staged.flush()
     except (OSError, OutputError):
-        staged.stays = False
+        staged.kept_on_failure = False
         raise
+
+
+def _check_exchange(path: str) -> None:
+    """Raise OutputError if a folder cannot be replaced in one step here: found before hours of work, and not after."""
+    made = [temp_name(path) for _ in range(2)]
+    try:
+        for one in made:
+            os.mkdir(one)
+        _exchange(made[0], made[1], shown=path)
+    except OSError as error:
+        raise output_error(path, error) from error
+    finally:
+        for one in made:
+            with suppress(OSError):
+                os.rmdir(one)
 
 
 def _check_not_within(path: str) -> None:
@@ -195,15 +240,20 @@ def _locked_folder(path: str) -> tuple[str, int]:
                 raise
 
 
-def _locked_again(temp: str) -> int:
-    """Lock the temp folder of an earlier run, and return its open descriptor; raises OSError."""
-    fd = os.open(temp, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+def _taken_over(begun: str, path: str) -> tuple[str, int]:
+    """Give the temp folder of an earlier run another name, and lock it; returns the name and its open descriptor.
+
+    Under the new name it is out of reach of the earlier run, if that still writes on a file system without locks.
+    """
+    temp = temp_name(path)
+    fd = os.open(begun, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         lock(fd)
+        os.rename(begun, temp)
     except OSError:
         os.close(fd)
         raise
-    return fd
+    return temp, fd
 
 
 def _close(fd: int) -> None:
@@ -253,12 +303,12 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target, follow_symlinks=False)
 
 
-def _exchange(temp: str, path: str) -> None:
+def _exchange(temp: str, path: str, shown: str = "") -> None:
     """Swap two folders in one step."""
     try:
         exchange(temp, path)
     except OSError as error:
         raise OutputError(
-            f"cannot replace the folder {escape(path)} in one step here ({error.strerror}).",
+            f"cannot replace the folder {escape(shown or path)} in one step here ({error.strerror}).",
             hint="Write to a new folder.",
         ) from error

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ..json_text import read_json
-from ..small_files import open_file
+from ..small_files import read_file
 from .output_checks import output_error
 from .temp import leftovers
 
-__all__ = ["JOURNAL", "Begun", "Journal", "begun_output"]
+__all__ = ["JOURNAL", "Journal", "UnfinishedOutput", "unfinished_output"]
 
-JOURNAL = "ckpt-journal"
-"""The name of the file."""
+JOURNAL = ".ckpt-journal"
+"""The name of the file; those of companion files do not begin with a dot."""
 MOST_BYTES = 1 << 30
 KIND, VERSION = "ckpt.journal", 1
 
@@ -34,9 +35,22 @@ class Journal:
 
     def begin(self, head: Mapping[str, Any]) -> None:
         """Begin a new journal, whose first line says what is written; raises OutputError."""
-        with suppress(FileNotFoundError):
-            os.unlink(self._path)
         self.add({"kind": KIND, "version": VERSION, **head})
+
+    def cut(self, nbytes: int) -> None:
+        """Remove what follows the first ``nbytes``: a line that is not whole would end the journal for ever."""
+        try:
+            os.truncate(self._path, nbytes)
+        except OSError as error:
+            raise output_error(self._shown, error) from error
+
+    def remove(self) -> None:
+        """Remove the journal, when the output is whole; raises OutputError."""
+        try:
+            with suppress(FileNotFoundError):
+                os.unlink(self._path)
+        except OSError as error:
+            raise output_error(self._shown, error) from error
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Add a line, of plain data; raises OutputError."""
@@ -52,17 +66,21 @@ class Journal:
             raise output_error(self._shown, error) from error
 
 
-class Begun(NamedTuple):
-    """An output that a run began and did not finish: its temp folder, what was being written, the finished parts."""
+class UnfinishedOutput(NamedTuple):
+    """An output that a run began and did not finish: its temp folder, what was being written, the finished parts.
+
+    ``nbytes`` is the size of those lines of its journal that are whole.
+    """
 
     folder: str
     head: Mapping[str, Any]
     rows: tuple[Mapping[str, Any], ...]
+    nbytes: int
 
     @property
     def names(self) -> set[str]:
         """The names of the finished parts."""
-        return {str(row.get("name")) for row in self.rows}
+        return {row["name"] for row in self.rows}
 
     @property
     def done(self) -> str:
@@ -70,21 +88,34 @@ class Begun(NamedTuple):
         return f"{len(self.names)} of {self.head.get('parts')}"
 
 
-def begun_output(path: str) -> Begun | None:
+def unfinished_output(path: str) -> UnfinishedOutput | None:
     """Return what a run that ended left of the output ``path``; None if it finished no part.
 
     If several runs did, which only happens on file systems without locks, the one with the most parts is returned.
     """
-    found = [begun for folder in leftovers(path) if os.path.isdir(folder) and (begun := _read(folder)) is not None]
+    found = [begun for folder in leftovers(path) if _is_own(folder) and (begun := _read(folder)) is not None]
     return max(found, key=lambda begun: len(begun.rows), default=None)
 
 
-def _read(folder: str) -> Begun | None:
-    with suppress(OSError, ValueError, LookupError, TypeError), open_file(os.path.join(folder, JOURNAL)) as file:
-        if os.fstat(file.fileno()).st_size <= MOST_BYTES:
-            head, *rows = _whole_lines(file.read())
-            if (head["kind"], head["version"]) == (KIND, VERSION) and rows:
-                return Begun(folder, head, tuple(rows))
+def _is_own(folder: str) -> bool:
+    """Return whether a path is a folder of this user, and not a link: what is in it will be published."""
+    with suppress(OSError):
+        found = os.lstat(folder)
+        return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+    return False
+
+
+def _read(folder: str) -> UnfinishedOutput | None:
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        data = read_file(os.path.join(folder, JOURNAL), MOST_BYTES)
+        lines = list(_whole_lines(data))
+        head, *rows = (read_json(line[9:-1].decode()) for line in lines)
+        if (
+            (head["kind"], head["version"]) == (KIND, VERSION)
+            and rows
+            and all(isinstance(row["name"], str) for row in rows)
+        ):
+            return UnfinishedOutput(folder, head, tuple(rows), sum(map(len, lines)))
     return None
 
 
@@ -93,10 +124,9 @@ def _line(text: str) -> bytes:
     return b"%08x %s\n" % (zlib.crc32(data), data)
 
 
-def _whole_lines(data: bytes) -> Iterator[Mapping[str, Any]]:
+def _whole_lines(data: bytes) -> Iterator[bytes]:
     """Yield the lines up to the first one that is damaged."""
     for line in data.splitlines(keepends=True):
-        text = line[9:-1].decode("utf-8", "replace")
-        if _line(text) != line:
+        if _line(line[9:-1].decode("utf-8", "replace")) != line:
             return
-        yield read_json(text)
+        yield line

@@ -158,7 +158,7 @@ def temp_file(path: str, size: int | None) -> Iterator[StagedFile]:
 
     If the temp file still exists when the block ends, it is removed. Raises OutputError.
     """
-    remove_leftovers(path)
+    remove_leftovers(path, folders=False)
     check_space(os.path.dirname(os.path.abspath(path)), size or 0, path)
     staged = StagedFile(temp_name(path), path)
     with ExitStack() as stack:

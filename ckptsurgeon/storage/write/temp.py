@@ -129,13 +129,13 @@ def leftovers(path: str) -> list[str]:
     return _leftovers(folder, re.escape(stem(name)))
 
 
-def remove_leftovers(path: str, *, but: str = "") -> None:
+def remove_leftovers(path: str, *, but: str = "", folders: bool = True) -> None:
     """Remove the temp files and folders of the output ``path`` that killed runs left, if they are not locked.
 
-    ``but`` is one that stays.
+    ``but`` is one that stays, since a run goes on from it. Without ``folders``, only files are removed.
     """
     for found in leftovers(path):
-        if found != but:
+        if found != but and (folders or not os.path.isdir(found)):
             _remove_if_unlocked(found)
 
 
