@@ -140,7 +140,7 @@ def _checked_output(path: str, index: PatchIndex, taken: Sequence[tuple[int, int
 
 @contextmanager
 def _staged(path: str, index: PatchIndex, *, force: bool) -> Iterator[dict[str, StagedFile]]:
-    """Yield the temporary files of an output by name; after the block they take its place, or that of an earlier one."""
+    """Yield the temporary files of an output by name; after the block they take the place of an earlier output."""
     from ..engine.output.companions import stale_companions
     from ..engine.output.layout import existing_checkpoint
 

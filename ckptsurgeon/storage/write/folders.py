@@ -198,9 +198,9 @@ def _check_exchange(path: str) -> None:
     try:
         for one in made:
             os.mkdir(one)
-        _exchange(made[0], made[1], shown=path)
+        exchange(*made)
     except OSError as error:
-        raise output_error(path, error) from error
+        raise _not_replaced(path, error) from error
     finally:
         for one in made:
             with suppress(OSError):
@@ -303,12 +303,15 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target, follow_symlinks=False)
 
 
-def _exchange(temp: str, path: str, shown: str = "") -> None:
+def _exchange(temp: str, path: str) -> None:
     """Swap two folders in one step."""
     try:
         exchange(temp, path)
     except OSError as error:
-        raise OutputError(
-            f"cannot replace the folder {escape(shown or path)} in one step here ({error.strerror}).",
-            hint="Write to a new folder.",
-        ) from error
+        raise _not_replaced(path, error) from error
+
+
+def _not_replaced(path: str, error: OSError) -> OutputError:
+    return OutputError(
+        f"cannot replace the folder {escape(path)} in one step here ({error.strerror}).", hint="Write to a new folder."
+    )
