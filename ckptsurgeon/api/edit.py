@@ -212,6 +212,10 @@ def _edit(
         folder, ties = model_folder(checkpoint), checkpoint.ties
         carried, among, notes = _carried(checkpoint, keep_extras)
         notes += (*parts_elsewhere(checkpoint), *unwrap_notes([checkpoint], asked=unwrap), *adapter_of(checkpoint)[1])
+        if checkpoint.header.stored:
+            from .gguf.outputs import source_notes
+
+            notes += source_notes(checkpoint)
         layers = source_layer_notes(checkpoint, folder)
         changed = changed_source(checkpoint, folder, options, changes)
         checkpoint, folder = changed.checkpoint, changed.folder

@@ -63,10 +63,9 @@ def inspect(
 
             notes += (*comparison_notes(checkpoint),)
         if checkpoint.header.stored:
-            from .gguf.outputs import block_notes
+            from .gguf.outputs import source_notes
 
-            named = checkpoint.metadata.get("general.architecture", "")
-            notes += block_notes(checkpoint, named, checkpoint.metadata.get(f"{named}.block_count", ""))
+            notes += source_notes(checkpoint)
         tokens = None if folder is None else _token_rows(checkpoint, folder)
         return replace(found, adapter=adapter, tokens=tokens, notes=(*found.notes, *notes))
 

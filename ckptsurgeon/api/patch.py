@@ -65,7 +65,7 @@ def make_patch(
         check_output(path, taken, force=force, folder=False)
         file = stack.enter_context(staged_file(path, None, force=force))
         writer = PatchWriter(file)
-        index = make(before, after, writer, level=level, progress=progress)
+        index = make((before, os.fspath(old)), (after, os.fspath(new)), writer, level=level, progress=progress)
         size, left_out = writer.size, folders_in(after)
     notes = (f"not in the patch, since they are folders: {listing(left_out, where='')}",) if left_out else ()
     return replace(described(path, index, size, time.perf_counter() - began), notes=notes)
@@ -114,7 +114,7 @@ def apply_patch(
         first, last = opened[0].index, opened[-1]
         taken = [*_files_of(before), *identities(one.file for one in opened)]
         path = _checked_output(path, last.index, taken, force=force)
-        base: OldCheckpoint | PatchedCheckpoint = OldCheckpoint(before)
+        base: OldCheckpoint | PatchedCheckpoint = OldCheckpoint(before, os.fspath(old))
         for number, one in enumerate(opened):
             base = PatchedCheckpoint(base, opened[number - 1]) if number else base
             check_base(base, one)

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import ConfigError, FormatError, OutputError, PatternError, PlanError, SourceError
 from ..planning.plan.plan import Plan
+from ..storage.small_files import open_file
 from ..storage.write.folders import StagedFolder, check_no_unfinished
 from ..storage.write.journal import Journal, UnfinishedOutput, unfinished_output
 from ..storage.write.staging import StagedFile
@@ -54,7 +55,7 @@ def _identity(plan: Plan, inputs: PlanInputs, options: OutputOptions, shape: Out
 def _code_of(function: Any) -> str:
     """Return a digest of the file that defines a merge method of the user."""
     function = inspect.unwrap(function)
-    with open(inspect.getfile(function), "rb") as file:
+    with open_file(inspect.getfile(function)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

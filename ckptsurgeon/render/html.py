@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..analysis.explanation import Explained
     from ..analysis.inspection import Inspection
     from ..analysis.match.proposal import Proposal
+    from ..analysis.patch import Patch
     from ..analysis.scan.findings import Scan
     from ..checkpoint.checkpoint import Checkpoint
     from ..planning.plan.plan import Plan
@@ -207,6 +208,12 @@ def _trained(found: Trained) -> Views:
     yield trained_view(found)
 
 
+def _patch(found: Patch) -> Views:
+    from .patch import patch_view
+
+    yield patch_view(found, "patch")
+
+
 def _rules(rules: Sequence[str], *, unwrap: bool = False) -> Views:
     from .match import rule_lines
 
@@ -225,6 +232,7 @@ VIEWS: dict[str, Callable[..., Views]] = {
     "Difference": _difference,
     "Explained": _explained,
     "Inspection": _inspection,
+    "Patch": _patch,
     "Plan": _plan,
     "Proposal": _proposal,
     "Receipt": _receipt,

@@ -10,10 +10,12 @@ from typing import Any, Protocol
 from ..errors import ConfigError
 from ..util.text import count, listing
 
-__all__ = ["Reader", "Vocabulary", "checked"]
+__all__ = ["TWICE", "Reader", "Vocabulary", "checked"]
 
 MOST = 4_000_000
 """The most tokens that a list may have: more than any vocabulary has."""
+TWICE = "has tokens twice"
+"""What is said of a list in which a token has two ids."""
 
 
 @dataclass(frozen=True)
@@ -67,5 +69,5 @@ def checked(name: str, tokens: Sequence[str], scores: Sequence[float] = ()) -> V
         raise ConfigError(f"{name} has more tokens than the limit of {MOST}.")
     twice = [token for token, number in Counter(tokens).items() if number > 1] if len(set(tokens)) < len(tokens) else []
     if twice:
-        raise ConfigError(f"{name} has tokens twice: {listing([repr(token) for token in twice], where='')}.")
+        raise ConfigError(f"{name} {TWICE}: {listing([repr(token) for token in twice], where='')}.")
     return Vocabulary(name, tuple(tokens), tuple(scores))

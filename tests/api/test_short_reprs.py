@@ -70,6 +70,7 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
         "Use": cs.Use("os", "system", cs.Verdict.CODE, calls=("rm -rf /" * MANY,) * 9),
         "Fault": cs.Fault("corrupt", "why " * MANY),
         "Verdict": cs.scan(name).verdict,
+        "Patch": cs.make_patch(name, name, folder / "d.ckptpatch"),
         "Page": cs.view(name, output=folder / "page.html"),
         "Fetched": cs.fetch(str(folder)),
         "FetchConfig": cs.FetchConfig(),

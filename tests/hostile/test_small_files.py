@@ -245,6 +245,7 @@ MAY_OPEN = {
     "cli/completion/answers.py": "/dev/null",
     "cli/completion/installing.py": "the shell's own start-up file, which is written, and the kernel's name of the shell",
     "storage/write/folders.py": "descriptors of folders, and what is written",
+    "storage/write/journal.py": "the journal, which is written",
     "storage/write/locking.py": "the lock, which is written",
     "storage/write/temp.py": "what is synced",
     "storage/fetch/store.py": "fsspec's own file systems",

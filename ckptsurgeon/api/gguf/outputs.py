@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from ...checkpoint.checkpoint import Checkpoint
 from ...engine.inputs import PlanInputs
 from ...errors import ConfigError, PlanError
 from ...formats._safetensors_writer import SafetensorsWriter
@@ -12,11 +13,11 @@ from ...formats.ggml.writer import RESERVED
 from ...planning.llama_cpp.model_types import MODEL_TYPES
 from ...planning.llama_cpp.names import ARCHITECTURES, in_llama_cpp, in_transformers
 from ...planning.plan.plan import Plan
-from ...util.text import escape, listing
+from ...util.text import count, escape, listing
 from ..model_folder.folder import model_folder
 from .layouts import ARCHITECTURE
 
-__all__ = ["block_notes", "check_given", "check_names", "notes_on_other_format"]
+__all__ = ["block_notes", "check_given", "check_names", "notes_on_other_format", "source_notes"]
 
 _BLOCK = re.compile(r"blk\.(\d{1,9})\.")
 _REMEDY = "ckpt convert X --layout gguf -o y.gguf"
@@ -66,6 +67,28 @@ def block_notes(keys: Iterable[str], architecture: str, stated: str) -> tuple[st
     whole = len(numbers) == max(numbers) + 1
     remedy = f" (--set-metadata {escape(architecture)}.block_count={len(numbers)})" if whole else ""
     return (f"{escape(architecture)}.block_count is {stated}, but {has}: llama.cpp cannot load it{remedy}",)
+
+
+def source_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Return notes on metadata of a GGUF file that its tensors or its tokens contradict; () for other formats."""
+    if not checkpoint.header.stored:
+        return ()
+    said = checkpoint.metadata
+    named = said.get(ARCHITECTURE, "")
+    blocks = block_notes(checkpoint, named, said.get(f"{named}.block_count", ""))
+    tokens = checkpoint.header.stored.get("tokenizer.ggml.tokens")
+    found = re.match(r"[\d,]+", tokens.said) if tokens is not None else None
+    number = int(found[0].replace(",", "")) if found is not None else 0
+    beyond = [
+        f"{key} is {said[key]}"
+        for key in said
+        if key.startswith("tokenizer.ggml.") and key.endswith("_token_id") and number and _is_beyond(said[key], number)
+    ]
+    return (*blocks, *([f"the file has {count(number, 'token')}, but {listing(beyond, where='')}"] if beyond else []))
+
+
+def _is_beyond(text: str, number: int) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 12 and int(text) >= number
 
 
 def notes_on_other_format(plan: Plan, format: str) -> tuple[str, ...]:

@@ -172,13 +172,23 @@ class ModelFolder:
         """Its tokens in the order of their ids; None if they cannot be read."""
         return None if self.token_list is None else self.token_list.tokens
 
-    @cached_property
+    @property
     def token_list(self) -> Vocabulary | None:
         """Its tokens with the properties that their file gives (kind, added tokens); None if they cannot be read."""
+        return self._token_list[0]
+
+    @property
+    def unread_tokens(self) -> str:
+        """Why its tokens cannot be read; "" if they can."""
+        return self._token_list[1]
+
+    @cached_property
+    def _token_list(self) -> tuple[Vocabulary | None, str]:
         named = {one.name for one in self.files}
-        with suppress(ConfigError):
-            return vocabulary_in(self.vocabulary, lambda name: self.read(name, LARGEST) if name in named else None)
-        return None
+        try:
+            return vocabulary_in(self.vocabulary, lambda name: self.read(name, LARGEST) if name in named else None), ""
+        except ConfigError as error:
+            return None, error.message
 
     @cached_property
     def tokenizer_head(self) -> Mapping[str, Any]:

@@ -68,11 +68,14 @@ def mixed_head_notes(plan: Plan, folders: Sequence[ModelFolder]) -> Iterator[str
 
     ``folders`` are those of the sources, in their order.
     """
+    of_path = {source.path: number for number, source in reversed([*enumerate(plan.sources[: len(folders)])])}
     for step in plan.steps:
         if not HEAD.search(step.key) or step.tied_to:
             continue
-        tied = {one.source: one.key for one in step.inputs if folders[one.source].is_tied}
-        others = [plan.sources[one.source].name for one in step.inputs if one.source not in tied]
+        # Decoded sources stand behind those that were given, with the same paths.
+        models = {of_path.get(plan.sources[one.source].path): one.key for one in step.inputs}
+        tied = {one: key for one, key in models.items() if one is not None and folders[one].is_tied}
+        others = [plan.sources[one].name for one in models if one is not None and one not in tied]
         if tied and others:
             embeddings = [f"{escape(key)} of {escape(plan.sources[number].name)}" for number, key in tied.items()]
             yield (

@@ -43,10 +43,13 @@ def run(
     """Write the patch, and say how much of the new checkpoint it has."""
     from ...api.patch import make_patch
     from ...render.patch import patch_view
+    from ...storage.read.uri import shown
     from ..options import quoted
 
     output = given_output(output)
     with sink.working("comparing", output) as progress:
         made = make_patch(old, new, output, level=level, force=force, wait=wait, progress=progress)
     if not sink.answer(made):
-        sink.show(patch_view(made, "wrote", next_steps=[f"ckpt patch apply {quoted(old)} {quoted(output)} -o OUT"]))
+        sink.show(
+            patch_view(made, "wrote", next_steps=[f"ckpt patch apply {quoted(shown(old))} {quoted(output)} -o OUT"])
+        )

@@ -15,7 +15,7 @@ from math import prod
 import numpy as np
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...errors import PlanError
+from ...errors import FormatError, PlanError
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import Step
 from ...tensors.composition import join
@@ -43,6 +43,8 @@ __all__ = ["check_equal", "compute_steps", "computed_together", "draw_steps", "g
 # there is a problem (a value that becomes infinite, an integer that does not fit), the tensors are computed again one
 # at a time, so that the message can name the tensor.
 
+ORDER = "g_idx"
+"""The rule that the column order of a quantised tensor breaks, which does not know the name of the tensor."""
 FEW = 1 << 14
 """Most elements of a tensor that is computed together with others."""
 
@@ -194,7 +196,12 @@ def _compute(
                 kept.add(place.index, _raw(read))
 
         run.check()
-        values, lost = compute(place, seen)
+        try:
+            values, lost = compute(place, seen)
+        except FormatError as error:
+            if error.rule != ORDER:
+                raise
+            raise FormatError(f"{escape(step.key)}: {error.message}", rule=error.rule) from error
         assert values.nbytes == prod(box_shape(place.box)) * raw_dtype(step.dtype).itemsize, step.key
         crc = run.write(step.key, place.offset, _raw(values))
         run.advance(values.nbytes)

@@ -24,7 +24,7 @@ from .blocks import BLOCK, Bytes, Decoder
 from .in_order import THREADS, in_order
 from .patch_file import NewFile, PatchFile, Segment, damaged
 
-__all__ = ["OldCheckpoint", "PatchedCheckpoint", "check_base", "write_files"]
+__all__ = ["OldCheckpoint", "PatchedCheckpoint", "check_base", "read_tensor", "write_files"]
 
 
 class Base(Protocol):
@@ -49,11 +49,20 @@ class Base(Protocol):
         ...
 
 
-class OldCheckpoint:
-    """A checkpoint on disk, to which a patch is applied."""
+def read_tensor(checkpoint: Checkpoint, key: str, begin: int, view: memoryview) -> None:
+    """Fill ``view`` with the bytes of a tensor, which is plain, from ``begin`` on; bytes after its end are zeros."""
+    info = checkpoint[key]
+    assert info.storage is not None  # plain
+    there = max(0, min(len(view), info.nbytes - begin))
+    checkpoint.file(info).readinto(info.storage.offset + info.offset + begin, view[:there])
+    view[there:] = bytes(len(view) - there)
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint, self.name = checkpoint, escape(checkpoint.path)
+
+class OldCheckpoint:
+    """A checkpoint to which a patch is applied, and the path or address that it was opened with."""
+
+    def __init__(self, checkpoint: Checkpoint, path: str) -> None:
+        self._checkpoint, self._path, self.name = checkpoint, path, escape(checkpoint.path)
 
     def nbytes(self, key: str) -> int | None:
         """Return the number of bytes of a tensor; None if there is none that is stored as plain bytes."""
@@ -62,11 +71,7 @@ class OldCheckpoint:
 
     def read(self, key: str, begin: int, view: memoryview) -> None:
         """Fill ``view`` with the bytes of a tensor from ``begin`` on; bytes after its end are zeros."""
-        info = self._checkpoint[key]
-        assert info.storage is not None  # nbytes() has been asked
-        there = max(0, min(len(view), info.nbytes - begin))
-        self._checkpoint.file(info).readinto(info.storage.offset + info.offset + begin, view[:there])
-        view[there:] = bytes(len(view) - there)
+        read_tensor(self._checkpoint, key, begin, view)
 
     def crc(self, key: str, nbytes: int) -> int | None:
         """Return None: the bytes have to be read."""
@@ -74,7 +79,7 @@ class OldCheckpoint:
 
     def file(self, name: str) -> tuple[int, Iterator[bytes | memoryview]] | None:
         """Return the size and the bytes of a file beside the weights; None if there is no such file."""
-        source = open_source(self._checkpoint.path)
+        source = open_source(self._path)
         if not isinstance(source, Folder) or name not in source.names():
             return None
         file = source.file(name)

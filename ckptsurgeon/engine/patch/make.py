@@ -15,19 +15,20 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...errors import PlanError, SourceError
 from ...storage.read._descriptors import leads_out
 from ...storage.read.base import File, Folder, Progress
-from ...storage.read.uri import open_source, scheme_of
+from ...storage.read.uri import open_source, scheme_of, shown
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...util.text import escape
 from ..checksums import combine, crc32
 from ..run import check_unchanged
-from .apply import OldCheckpoint
+from .apply import read_tensor
 from .blocks import BLOCK, Bytes, Encoder
 from .in_order import in_order
 from .patch_file import NewFile, NewTensor, OldFile, PatchIndex, PatchWriter, Segment
 
 __all__ = ["folders_in", "make_patch"]
 
+Given = tuple[Checkpoint, str]
 LOOK = 1 << 16
 """Bytes at the beginning of two tensors of other names that are compared, to find one that was renamed."""
 
@@ -54,15 +55,17 @@ class _Block:
 
 
 def make_patch(
-    old: Checkpoint, new: Checkpoint, writer: PatchWriter, *, level: int = 1, progress: Progress | None = None
+    given_old: Given, given_new: Given, writer: PatchWriter, *, level: int = 1, progress: Progress | None = None
 ) -> PatchIndex:
-    """Write what turns the files of ``old`` into those of ``new``, bit for bit; return the index of the patch.
+    """Write what turns the files of ``given_old`` into those of ``given_new``; return the index of the patch.
 
-    ``level`` is that of Zstandard. Raises SourceError if a file cannot be read, PlanError if one changes meanwhile,
-    OutputError if the patch cannot be written.
+    Both are open checkpoints, with the path or address that each was opened with. ``level`` is that of Zstandard.
+    Raises SourceError if a file cannot be read, PlanError if one changes meanwhile, OutputError if the patch cannot be
+    written.
     """
-    with closing(_NewFiles(new)) as found:
-        beside = _old_files(old)
+    (old, old_path), (new, new_path) = given_old, given_new
+    with closing(_NewFiles(new, new_path)) as found:
+        beside = _old_files(old_path)
         size, done = sum(file.size for _, file in found.files), 0
         files: list[NewFile] = []
         needed: dict[str, OldFile] = {}
@@ -133,7 +136,8 @@ def _tensors(
 
 
 def _name(checkpoint: Checkpoint) -> str:
-    return os.path.basename(checkpoint.path.rstrip("/")) or checkpoint.path
+    path = shown(checkpoint.path)
+    return os.path.basename(path.rstrip("/")) or path
 
 
 def folders_in(new: Checkpoint) -> list[str]:
@@ -146,8 +150,8 @@ def folders_in(new: Checkpoint) -> list[str]:
 class _NewFiles:
     """The files of the new checkpoint: all those of its folder, or the single file, with "" for its name."""
 
-    def __init__(self, new: Checkpoint) -> None:
-        source = open_source(new.path)
+    def __init__(self, new: Checkpoint, given: str) -> None:
+        source = open_source(given)
         self.folder = isinstance(source, Folder)
         self._opened: list[File] = []
         self.files: list[tuple[str, File]] = []
@@ -168,7 +172,7 @@ class _NewFiles:
                     hint="Make a patch of each folder.",
                 )
             path = os.path.join(new.path, name)
-            if leads_out(path):
+            if not scheme_of(given) and leads_out(path):
                 raise SourceError(
                     f"{escape(path)} is a link to a file outside its folder; such links are not followed.",
                     hint="Copy the file into the folder.",
@@ -195,9 +199,9 @@ class _NewFiles:
             file.close()
 
 
-def _old_files(old: Checkpoint) -> Callable[[str, File], OldFile | None]:
+def _old_files(given: str) -> Callable[[str, File], OldFile | None]:
     """Return a function that returns the old file with a name if it has the same bytes as a new one; else None."""
-    source = open_source(old.path)
+    source = open_source(given)
     names = set(source.names()) if isinstance(source, Folder) else set()
 
     def same(name: str, new: File) -> OldFile | None:
@@ -289,6 +293,6 @@ def _encoded(one: _Range, begin: int, file: File, old: Checkpoint, level: int, l
     if not one.old:
         return _Block(values, encoder.encode(values, None, one.itemsize), crc32(values.data), 0)
     before = np.zeros(nbytes, np.uint8)
-    OldCheckpoint(old).read(one.old, begin, before.data)
+    read_tensor(old, one.old, begin, before.data)
     encoded = encoder.encode(values, before, one.itemsize)
     return _Block(values, encoded, crc32(values.data), crc32(before.data))

@@ -127,7 +127,7 @@ def decoded_weight(asked: Request) -> TensorInfo:
     """Return the weight, as float32, that a quantised tensor stands for; raises UndecodableError."""
     coded = asked.coded
     if not coded.codes:
-        raise UndecodableError("its codes are missing, or were cast to numbers, which ckpt inspect says")
+        raise UndecodableError("its codes are missing, or have another dtype than codes have")
     for why in _obstacles(asked):
         raise UndecodableError(why)
     decoder = _decoder_of(family(coded.method))

@@ -60,6 +60,8 @@ class _FourBits:
             raise UndecodableError(f"it has {scale.shape[-1]} scales for {columns} columns")
         named = [("times", ".weight_scale_2"), ("over", ".weight_global_scale")]
         whole = [(name, asked.parts[end]) for name, end in named if end in asked.parts]
+        if not whole and scale.dtype not in EXPONENTS and ".weight_packed" in asked.parts:
+            raise UndecodableError("its weight_global_scale is missing")
         if any(info.numel != 1 for _, info in whole):
             raise UndecodableError("its second scale is not one number")
         facts = (("block", columns // scale.shape[-1]), ("turned", 0))

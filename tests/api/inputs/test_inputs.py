@@ -142,11 +142,14 @@ def test_every_verb_that_plans_takes_all_ways() -> None:
     verbs = {name for name in cs.__all__ if inspect.isfunction(getattr(cs, name))}
     others = {
         "apply",
+        "apply_patch",
         "fetch",
         "load_plan",
         "lora_merge",
+        "make_patch",  # of files, byte for byte
         "merge_method",
         "open_checkpoint",
+        "read_patch",
         "scan",
         "train",
         "transcribe",

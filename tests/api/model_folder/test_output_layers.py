@@ -221,3 +221,16 @@ def test_an_average_says_that_tensors_come_apart_that_one_file_ties(order: list[
     said = f"{EMBED} and lm_head.weight are one tensor in one.pth, and two in the output"
     assert said in cs.average(order).notes
     assert cs.average(["one.pth", "one.pth"]).notes == ("one.pth is given twice, and counts twice",)
+
+
+@pytest.mark.parametrize("verb", ["average", "merge"])
+def test_output_layers_that_are_quantised_are_merged(verb: str) -> None:
+    """The decoded sources stand behind those that were given; notes on tied heads look at the latter."""
+    for name, scale in (("a", 1.0), ("b", 2.0)):
+        model(name, tied=False, head=True, scale=scale)
+        cs.apply(cs.convert(name, quantize="int8", include=["lm_head"]), f"{name}8")
+    model("tied", tied=True, head=False)
+    for models in (["a8", "b8"], ["a8", "b"], ["a", "b8"]):
+        plan = cs.average(models) if verb == "average" else cs.merge(models, method="linear", weights=[0.5, 0.5])
+        assert "where it is tied" not in notes(plan)
+        cs.apply(plan, f"{'-'.join(models)}-{verb}.safetensors")

@@ -63,7 +63,8 @@ LINES = {
     "lora extract": ["{a}", "{b}", "--rank", "2", "-o", "out"], "apply": ["plan.json", "-o", "out.safetensors"],
     "verify": ["kept.safetensors", "--source", "{shown}={a}"], "scan": ["{a}"], "view": ["{a}", "{b}", "-o", "page.html"],
     "init": ["{a}", "-o", "dst.yaml"], "fetch": ["{a}", "--dir", "got"], "train": ["{r}", "--init", "{a}"],
-    "demo-data": ["{a}"], "transcribe": ["{r}", "{a}"],  # both of which are refused
+    "patch make": ["{a}", "{b}", "-o", "d.ckptpatch"], "patch apply": ["{a}", "near.ckptpatch", "-o", "out.pth"],
+    "patch show": ["{a}"], "demo-data": ["{a}"], "transcribe": ["{r}", "{a}"],  # both of which are refused
 }  # fmt: skip
 """A command line of every verb; {a} and {b} are addresses."""
 
@@ -87,6 +88,8 @@ def test_no_verb_prints_or_writes_a_secret(far: str, verb: str, form: list[str],
     cs.apply(cs.filter(places["a"], include=["encoder"]), "kept.safetensors")
     if verb == "apply":
         Path("plan.json").write_text(ckpt("filter", places["a"], "--include", "encoder", "-n", "--json").out)
+    if verb == "patch apply":
+        cs.make_patch(places["a"], "near.pth", "near.ckptpatch")
     done = ckpt(*verb.split(), *(arg.format(**places) for arg in LINES[verb]), *form)
     assert done.code != 70, done
     assert SECRET not in done.out + done.err

@@ -82,6 +82,11 @@ def refused(store: Callable[[torch.Generator], dict[str, torch.Tensor]], setting
     return error.value.message
 
 
+def without(end: str) -> Callable[[torch.Generator], dict[str, torch.Tensor]]:
+    """What a layer of nvfp4 stores, without one of its parts."""
+    return lambda g: {one: tensor for one, tensor in BY_NAME["nvfp4-packed"].store(g).items() if one != end}
+
+
 FP8 = {"quant_method": "fp8", "weight_block_size": [32, 64]}
 
 
@@ -91,6 +96,7 @@ FP8 = {"quant_method": "fp8", "weight_block_size": [32, 64]}
         (BY_NAME["nvfp4-awq"].store, BY_NAME["nvfp4-awq"].settings, "inputs of its layer are scaled"),
         (lambda g: {**BY_NAME["int8"].store(g), ".comfy_quant": eight_bits(g, 9)}, {}, "ComfyUI's own"),
         (BY_NAME["hqq"].store, BY_NAME["hqq"].settings, "no decoder knows HQQ"),
+        (without(".weight_global_scale"), BY_NAME["nvfp4-packed"].settings, "its weight_global_scale is missing"),
         (BY_NAME["bnb-nf4"].store, BY_NAME["bnb-nf4"].settings, "quant_state cannot be read"),
         (lambda g: {".weight": fp8(g, OUT, IN), ".weight_scale_inv": scales(g, 3, 2)}, FP8, "no setting gives the size"),
         (lambda g: {".weight": fp8(g, OUT, IN), ".weight_scale": scales(g, 7)}, {}, "its scale has the shape"),

@@ -41,6 +41,8 @@ SHARED = {
     "sep_token": ("eos_token", "bos_token"),
 }
 """Fields, each with the other roles whose tokens valid models also have in it."""
+OF_T5 = ("t5", "mt5", "umt5", "longt5", "switch_transformers")
+"""Model types whose decoder begins with padding; that of BART begins with the end of a text."""
 OF_GENERATION = ("eos_token", "bos_token", "forced_eos_token", "forced_bos_token", START)
 """Fields that an encoder does not use: valid ones have whatever the default of their class is (Nystromformer)."""
 GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSpeechSeq2Seq")
@@ -70,6 +72,8 @@ def role_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping[st
         for field in SHARED:
             if field not in said and (generates(folder) or field not in OF_GENERATION):
                 yield from _of_other_role(fields.get(f"{field}_id"), field, file, names, own)
+        if folder.config.get("model_type") in OF_T5:
+            yield from _starts_of_t5(fields, file, names, own)
         if generates(folder):
             yield from _forced_padding(fields.get("forced_bos_token_id"), file, names, own)
         if "eos_token" not in said:
@@ -113,6 +117,23 @@ def _of_other_role(
             named = f"{brief_token(names[roles[0]])}, the {roles[0]} of the tokeniser beside it"
             meant = "" if field == START else f", while {wanted} is {brief_token(names[wanted])} ({own[wanted]})"
             yield f"{field}_id of {file} {'is' if value == number else 'has'} {number} ({named}){meant}"
+
+
+def _starts_of_t5(
+    fields: Mapping[str, Any], file: str, names: Mapping[str, str], own: Mapping[str, int]
+) -> Iterator[str]:
+    """Yield notes if a T5 pads with its unknown token, or if its decoder does not begin with padding."""
+    pad = own.get("pad_token")
+    if pad is None or not _is_spelled(names["pad_token"], ["pad_token"]):
+        return
+    for field, others in (("pad_token", ("unk_token",)), (START, ("eos_token", "bos_token"))):
+        value = fields.get(f"{field}_id")
+        role = next((one for one in others if type(value) is int and own.get(one) == value != pad), "")
+        if role:
+            named = f"{brief_token(names[role])}, the {role} of the tokeniser beside it"
+            meant = f"padding is {brief_token(names['pad_token'])} ({pad})"
+            begins = ", with which its decoder begins" if field == START else ""
+            yield f"{field}_id of {file} is {value} ({named}), while {meant}{begins}"
 
 
 def _forced_padding(value: Any, file: str, names: Mapping[str, str], own: Mapping[str, int]) -> Iterator[str]:

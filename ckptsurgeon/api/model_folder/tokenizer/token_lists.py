@@ -13,6 +13,7 @@ from ....storage.read.uri import scheme_of
 from ....util.text import brief_repr, count, escape, listing
 from ....vocabulary.huggingface import doubled_number, is_byte
 from ....vocabulary.read import vocabulary_of
+from ....vocabulary.vocabulary import TWICE
 from ..documents import BYTE_PAIRS, SECOND, TOKENIZER, VOCABULARIES
 from ..folder import LARGEST, ModelFolder
 from .pipeline import pipeline_notes
@@ -216,6 +217,8 @@ def _added_elsewhere(folder: ModelFolder) -> Iterator[str]:
         yield f"{WHOLE} gives two tokens one number: {both}"
     if not tokens and (twice := doubled_number(folder.read(WHOLE, LARGEST))):
         yield f"{WHOLE} {twice}"
+    elif not tokens and TWICE in folder.unread_tokens:
+        yield f"{folder.unread_tokens.rstrip('.')}; the list is not compared with the weights and with other lists"
 
 
 def _path(folder: ModelFolder, name: str) -> str:

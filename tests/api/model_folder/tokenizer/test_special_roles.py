@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ WHISPER = "<|startoftranscript|>"
 def notes(
     config: dict[str, Any], generation: dict[str, Any] | None, names: dict[str, str], tokens: list[str] = TOKENS
 ) -> list[str]:
+    shutil.rmtree("m", ignore_errors=True)
     model("m", tokens=tokens, **{"eos_token_id": None, "pad_token_id": None} | config)
     Path("m/generation_config.json").unlink()
     if generation is not None:
@@ -253,3 +255,21 @@ def test_texts_that_are_forced_to_begin_with_padding_are_said(
     found = [one for one in notes({}, {"forced_bos_token_id": number, "eos_token_id": 2}, names) if "forced" in one]
     said = "forced_bos_token_id of generation_config.json is 0 ('<pad>', the pad_token of the tokeniser beside it)"
     assert found == ([f"{said}: every text is forced to begin with padding"] if is_said else [])
+
+
+T5 = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"pad_token_id": 3}, "pad_token_id of config.json is 3 ('<unk>', the unk_token"),
+        ({"decoder_start_token_id": 2}, "decoder_start_token_id of config.json is 2 ('</s>', the eos_token"),
+        ({"pad_token_id": 0, "decoder_start_token_id": 0}, ""),
+    ],
+)
+def test_a_t5_that_does_not_begin_with_padding_is_said(fields: dict[str, Any], said: str) -> None:
+    found = notes({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], **fields}, {}, T5)
+    assert [one.startswith(said) for one in found] == ([True] if said else [])
+    bart = {"model_type": "bart", "architectures": ["BartForConditionalGeneration"]}
+    assert notes({**bart, "decoder_start_token_id": 2}, {}, T5) == []
