@@ -10,7 +10,7 @@ from ..util.notebook import InNotebooks
 from ..util.text import escape, human_bytes
 
 if TYPE_CHECKING:
-    from ..engine.patch.patch_file import PatchIndex
+    from ..engine.patch.index import PatchIndex
 
 __all__ = ["Patch", "described"]
 

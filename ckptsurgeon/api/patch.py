@@ -23,7 +23,7 @@ from ..util.text import escape, listing
 from .inputs.argument_types import Path, Progress, checked
 
 if TYPE_CHECKING:
-    from ..engine.patch.patch_file import PatchIndex
+    from ..engine.patch.index import PatchIndex
 
 __all__ = ["apply_patch", "make_patch", "read_patch"]
 
@@ -48,8 +48,8 @@ def make_patch(
     Raises what ``open_checkpoint`` raises, ConfigError without the package zstandard, OutputError if the patch cannot
     be written.
     """
-    from ..engine.patch.make import folders_in
     from ..engine.patch.make import make_patch as make
+    from ..engine.patch.new_files import folders_in
     from ..engine.patch.patch_file import PatchWriter
 
     began = time.perf_counter()
@@ -100,7 +100,8 @@ def apply_patch(
     Raises PlanError if ``old`` is not the checkpoint that the first patch was made from, or a patch does not fit the
     one before it; FormatError if a patch is damaged; OutputError if the output cannot be written.
     """
-    from ..engine.patch.apply import OldCheckpoint, PatchedCheckpoint, check_base, write_files
+    from ..engine.patch.apply import check_base, write_files
+    from ..engine.patch.bases import OldCheckpoint, PatchedCheckpoint
     from ..engine.patch.patch_file import open_patch
 
     began = time.perf_counter()

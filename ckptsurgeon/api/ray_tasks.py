@@ -16,7 +16,7 @@ from ..engine.inputs import PlanInputs
 from ..engine.output.layout import OutputFile, OutputOptions
 from ..engine.part_receipt import PartReceipt
 from ..engine.part_worker import PartWorker
-from ..engine.processes import error_of, row_of
+from ..engine.process_store import error_of, row_of
 from ..errors import ConfigError, OutputError, PlanError
 from ..planning.plan.plan import Plan
 from ..util.text import escape

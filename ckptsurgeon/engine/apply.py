@@ -23,6 +23,7 @@ from ..storage.write.locking import output_lock
 from ..storage.write.output_checks import check_output, identities
 from ..util.text import escape, listing
 from .check_steps import check_step
+from .identity import identity_digest
 from .inputs import PlanInputs
 from .output.companions import (
     StaleCompanions,
@@ -39,7 +40,6 @@ from .part_receipt import PartReceipt
 from .parts import ByteCounter, plan_of_parts, steps_of_parts, write_parts
 from .prefetch import keeping, prefetch
 from .processes import Helpers
-from .resuming import identity_digest
 from .run import PartRun, check_unchanged, lost_notes, negative_notes, unsound_notes
 from .staged_output import StagedOutput, staged_output
 

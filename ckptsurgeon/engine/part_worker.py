@@ -13,6 +13,7 @@ from ..storage.read.base import Progress
 from ..storage.write.folders import StagedFolder
 from ..util.text import escape
 from .check_steps import check_step
+from .identity import identity_digest
 from .inputs import PlanInputs
 from .output.companions import as_written
 from .output.layout import OutputOptions, is_folder, lay_out
@@ -20,7 +21,6 @@ from .part_receipt import PartReceipt
 from .parts import ByteCounter, plan_of_parts, steps_of_parts, write_frame, write_parts
 from .prefetch import keeping, prefetch
 from .processes import ProcessGroup
-from .resuming import identity_digest
 from .run import PartRun
 
 __all__ = ["PartWorker", "run_worker"]

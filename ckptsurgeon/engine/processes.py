@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import secrets
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from typing import Any, Protocol
 
-from .. import errors
-from ..errors import CheckpointError, ConfigError, OutputError
-from ..util.text import escape, listing
+from ..errors import ConfigError, OutputError
+from ..util.text import listing
 from ..util.torchrun import number_of_processes, rank_of_process
 from .output.layout import OutputFile
 from .part_receipt import PartReceipt
+from .process_store import error_of, row_of, store_errors, store_of_processes
 
-__all__ = ["Helpers", "ProcessGroup", "error_of", "process_group", "row_of", "shared_out"]
+__all__ = ["Helpers", "ProcessGroup", "process_group", "shared_out"]
 
 BEAT_S = 2.0
 """Seconds between two signs of life of a process."""
@@ -35,8 +33,6 @@ PAUSE_S = 0.05
 """Seconds between two looks into the store."""
 WAIT_S = 300.0
 """Seconds that processes wait for each other at the beginning, as they may start at different times."""
-TRY_S = 5.0
-"""Seconds of one try to reach the store, in which signals wait."""
 BYE_S = 10.0
 """Seconds that the first process waits, at the end, until the others know how it ended: the store may be its own."""
 
@@ -204,15 +200,15 @@ class ProcessGroup:
     # The store.
 
     def _put(self, name: str, row: Any) -> None:
-        with _store_errors():
+        with store_errors():
             self._store.set(self._token + name, json.dumps([row]))
 
     def _has(self, name: str) -> bool:
-        with _store_errors():
+        with store_errors():
             return bool(self._store.check([self._token + name]))
 
     def _get(self, name: str) -> Any:
-        with _store_errors():
+        with store_errors():
             return json.loads(self._store.get(self._token + name))[0] if self._has(name) else None
 
     def _waited_for(self, name: str) -> Any:
@@ -254,42 +250,6 @@ class ProcessGroup:
 
 
 @contextmanager
-def _store_errors() -> Iterator[None]:
-    """Raise OutputError if the store of the processes is gone: it is the first one's, or that of ``torchrun``."""
-    try:
-        yield
-    except RuntimeError as error:
-        if type(error).__module__ != "torch.distributed":  # where the errors of the store are
-            raise
-        raise OutputError("the processes have lost each other: the first one has ended, or its machine.") from error
-
-
-def row_of(error: BaseException) -> dict[str, Any]:
-    """Return an error as plain data, for another process."""
-    if isinstance(error, CheckpointError):
-        return {"type": type(error).__name__, "message": error.message, "hint": error.hint}
-    if isinstance(error, MemoryError):
-        return {"type": "OutputError", "message": "there is not enough memory."}
-    if isinstance(error, OSError):
-        return {"type": "OutputError", "message": f"{error.strerror or error}."}
-    if not isinstance(error, Exception):
-        return {"type": "OutputError", "message": "it was stopped by a signal."}
-    return {"type": "CheckpointError", "message": f"this is a bug in ckpt: {type(error).__name__}: {error}"[:500]}
-
-
-def error_of(row: Mapping[str, Any], name: str) -> CheckpointError:
-    """Return the error of another process, from what ``row_of`` gave; ``name`` says which process it was."""
-    kind = getattr(errors, str(row.get("type")), CheckpointError)
-    found = kind if isinstance(kind, type) and issubclass(kind, CheckpointError) else CheckpointError
-    message = str(row.get("message"))
-    return found(message if message.startswith("process ") else f"{name}: {message}", hint=str(row.get("hint", "")))
-
-
-_CALLS = itertools.count()
-"""Numbers for the outputs of a process, so that each has its own keys in the store."""
-
-
-@contextmanager
 def process_group() -> Iterator[ProcessGroup | None]:
     """Join the processes that ``torchrun`` has started, for one output; yields None if this process is alone.
 
@@ -299,33 +259,7 @@ def process_group() -> Iterator[ProcessGroup | None]:
     if size == 1:
         yield None
         return
-    group = ProcessGroup(rank_of_process(), size, _store())
+    group = ProcessGroup(rank_of_process(), size, store_of_processes(WAIT_S))
     group.join()
     with group.beating():
         yield group
-
-
-def _store() -> Any:
-    """Return the store of the processes: that of ``torchrun``, or one that the first process opens.
-
-    Torch's own ``env://`` would wait half an hour in C++, without looking at signals.
-    """
-    from torch import distributed
-
-    host, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
-    opens = rank_of_process() == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    until = time.monotonic() + WAIT_S
-    while True:
-        try:
-            found = distributed.TCPStore(  # type: ignore[attr-defined]
-                host, int(port), is_master=opens, wait_for_workers=False, timeout=timedelta(seconds=TRY_S)
-            )
-            return distributed.PrefixStore(f"ckpt/output/{next(_CALLS)}", found)  # type: ignore[attr-defined]
-        except (RuntimeError, ValueError) as error:
-            if time.monotonic() < until and not opens and host and port:
-                continue
-            why = escape(str(error).splitlines()[0], 200)
-            raise ConfigError(
-                f"process {rank_of_process()} cannot reach the others: {why}.",
-                hint="Start all processes with torchrun, which sets MASTER_ADDR and MASTER_PORT too.",
-            ) from error

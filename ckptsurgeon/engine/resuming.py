@@ -3,93 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
-import json
-import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from threading import Lock
 from typing import Any
 
 from ..errors import ConfigError, FormatError, OutputError, PatternError, PlanError, SourceError
 from ..planning.plan.plan import Plan
-from ..storage.small_files import open_file
 from ..storage.write.folders import StagedFolder, check_no_unfinished
 from ..storage.write.journal import Journal, UnfinishedOutput, unfinished_output
 from ..storage.write.staging import StagedFile
-from ..util.text import count, human_bytes, listing
-from ..util.version import __version__
+from ..util.text import count, human_bytes
 from .checksums import crc32
+from .identity import difference, identity_of, is_known, on_disk
 from .inputs import PlanInputs
 from .output.layout import OutputFile, OutputOptions, OutputShape
 from .part_receipt import PartReceipt
 
-__all__ = ["PartsJournal", "identity_digest", "unfinished_parts"]
+__all__ = ["PartsJournal", "unfinished_parts"]
 
 BLOCK = 1 << 20
 THREADS = 2
 AGAIN = (ConfigError, FormatError, PatternError, PlanError)
 """Errors that the same command would meet again: then no parts are kept."""
-
-# What two runs must have in common if one goes on with what the other began, or if they write parts of one output.
-
-
-def _identity(plan: Plan, inputs: PlanInputs, options: OutputOptions, shape: OutputShape) -> dict[str, Any]:
-    """Return what makes an output what it is, as plain data."""
-    identity = {
-        "ckptsurgeon": __version__,
-        "verb": plan.verb,
-        "sources": [source.to_json() for source in plan.sources],
-        "target": [[one.name, one.size, one.sha256] for one in plan.target.files],
-        "arguments": dict(plan.arguments),
-        "to": options.to,
-        "max_shard_size": options.max_shard_size,
-        "parts": len(shape.parts),
-        "plugins": [_code_of(method.function) for method in inputs.plugins],
-        "plan": plan.sha256(),
-    }
-    return dict(json.loads(json.dumps(identity)))  # as a journal has it, with lists for tuples
-
-
-def _code_of(function: Any) -> str:
-    """Return a digest of the file that defines a merge method of the user."""
-    function = inspect.unwrap(function)
-    with open_file(inspect.getfile(function)) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def identity_digest(plan: Plan, inputs: PlanInputs, options: OutputOptions, shape: OutputShape) -> str:
-    """Return a digest that is equal for runs that write the same output."""
-    text = json.dumps(_identity(plan, inputs, options, shape), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _on_disk(inputs: PlanInputs) -> list[list[int]]:
-    """Return the inode and the time of change of every local source: another file may have the same size and mtime."""
-    found = []
-    for source in inputs.sources:
-        for file in source.open_files().values():
-            with file.descriptor() as fd:
-                if fd is not None:
-                    stat = os.fstat(fd)
-                    found.append([stat.st_ino, stat.st_ctime_ns])
-    return found
-
-
-def _is_known(plan: Plan, inputs: PlanInputs) -> bool:
-    """Return whether it can be told later that the inputs have not changed.
-
-    It cannot for a source in memory, for an address whose server names no version, and for initial values that code of
-    the user draws.
-    """
-    files = (file for source in plan.sources for file in source.files)
-    draws = inputs.target is not None and bool(inputs.target.ran) and any(step.draws for step in plan.steps)
-    return (
-        not draws
-        and not any(source.memory for source in plan.sources)
-        and all(file.mtime_ns is not None or file.validator for file in files)
-    )
 
 
 def unfinished_parts(
@@ -103,42 +40,11 @@ def unfinished_parts(
     found = None if options.restart else unfinished_output(path)
     if found is None:
         return None
-    now = {**_identity(plan, inputs, options, shape), "on_disk": _on_disk(inputs)}
-    why = _difference(found.head, now)
+    now = {**identity_of(plan, inputs, options, shape), "on_disk": on_disk(inputs)}
+    why = difference(found.head, now)
     if why:
         check_no_unfinished(path, options.path, why)
     return found
-
-
-def _difference(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return in words how a run differs from the one that began an output; "" if it is the same."""
-    begun = {name: begun.get(name) for name in now}
-    if begun == now:
-        return ""
-    if begun["ckptsurgeon"] != now["ckptsurgeon"]:
-        return f": ckptsurgeon {begun['ckptsurgeon']!s:.40} has written them, and this is {now['ckptsurgeon']}"
-    if begun["verb"] != now["verb"]:
-        return f": they are of another command, ckpt {begun['verb']!s:.40}"
-    with suppress(LookupError, TypeError, AttributeError):
-        sources = {one["path"]: one for one in begun["sources"]}
-        gone = [path for path in sources if path not in {one["path"] for one in now["sources"]}]
-        if gone:
-            return f": they are made from other sources: {listing(gone)}"
-        changed = [
-            one["path"]
-            for one in now["sources"]
-            if [sources[one["path"]].get(name) for name in ("files", "beside")] != [one["files"], one.get("beside")]
-        ]
-        if changed:
-            return f", and its sources have changed since: {listing(changed)}"
-        were = {**begun["arguments"], **{name: begun[name] for name in ("to", "max_shard_size")}}
-        are = {**now["arguments"], **{name: now[name] for name in ("to", "max_shard_size")}}
-        options = [name for name in dict.fromkeys([*were, *are]) if were.get(name) != are.get(name)]
-        if options:
-            return f": they are of a command with another {listing(options, where='')}"
-    changed = [name for name in ("target", "plugins", "on_disk") if begun[name] != now[name]]
-    said = {"target": "the destination", "plugins": "the plugin", "on_disk": "a source"}
-    return f", and {said[changed[0]]} has changed since" if changed else ": they are of another plan"
 
 
 class PartsJournal:
@@ -157,9 +63,9 @@ class PartsJournal:
 
     def begin(self, plan: Plan, inputs: PlanInputs, options: OutputOptions) -> None:
         """Begin a journal."""
-        if len(self._shape.parts) > 1 and _is_known(plan, inputs):
+        if len(self._shape.parts) > 1 and is_known(plan, inputs):
             self._journal = Journal(self._folder.path, self._folder.shown)
-            self._journal.begin({**_identity(plan, inputs, options, self._shape), "on_disk": _on_disk(inputs)})
+            self._journal.begin({**identity_of(plan, inputs, options, self._shape), "on_disk": on_disk(inputs)})
 
     def go_on(self, found: UnfinishedOutput) -> dict[str, StagedFile]:
         """Go on with the journal of an earlier run; return the open files of the parts that are whole, by name.

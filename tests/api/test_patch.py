@@ -21,6 +21,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.engine.patch import apply as applying
 from ckptsurgeon.engine.patch import make as making
 from ckptsurgeon.engine.patch.blocks import BLOCK
+from ckptsurgeon.engine.patch.in_order import THREADS
 
 from ..conftest import Result
 
@@ -471,7 +472,7 @@ def test_memory_does_not_grow_with_the_tensor(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(making, "_Block", Counted)
     cs.make_patch("old.safetensors", "new.safetensors", "d.ckptpatch")
-    assert 1 < most[0] <= 2 * applying.THREADS + 3
+    assert 1 < most[0] <= 2 * THREADS + 3
 
 
 def test_the_commands(ckpt: Callable[..., Result]) -> None:

@@ -323,7 +323,7 @@ def test_other_writers_of_that_folder_leave_the_parts(fail_after: Callable[..., 
 
 def test_another_version_is_an_error(fail_after: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     begin(fail_after, 2)
-    monkeypatch.setattr("ckptsurgeon.engine.resuming.__version__", "99.0")
+    monkeypatch.setattr("ckptsurgeon.engine.identity.__version__", "99.0")
     with pytest.raises(cs.OutputError, match=r"ckptsurgeon .* has written them, and this is 99\.0"):
         write()
 

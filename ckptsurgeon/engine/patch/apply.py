@@ -3,184 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import threading
-from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
-from itertools import accumulate
-from typing import Protocol
+from collections.abc import Iterable, Mapping
 
-import numpy as np
-
-from ...checkpoint.checkpoint import Checkpoint
-from ...errors import FormatError, PlanError
-from ...storage.read.base import Folder, Progress
-from ...storage.read.uri import open_source
+from ...storage.read.base import Progress
 from ...storage.write.staging import StagedFile
-from ...util.text import count, escape, listing
+from ...util.text import escape
 from ..checksums import crc32
-from .blocks import BLOCK, Bytes, Decoder
-from .in_order import THREADS, in_order
-from .patch_file import NewFile, PatchFile, Segment, damaged
+from .bases import Base, not_the_base, tasks
+from .blocks import BLOCK
+from .in_order import in_order
+from .index import NewFile, Segment
+from .patch_file import PatchFile, damaged
 
-__all__ = ["OldCheckpoint", "PatchedCheckpoint", "check_base", "read_tensor", "write_files"]
-
-
-class Base(Protocol):
-    """What a patch is applied to: a checkpoint, or what an earlier patch makes of one; ``name`` is for messages."""
-
-    name: str
-
-    def nbytes(self, key: str) -> int | None:
-        """Return the number of bytes of a tensor; None if there is no such tensor."""
-        ...
-
-    def read(self, key: str, begin: int, view: memoryview) -> None:
-        """Fill ``view`` with the bytes of a tensor from ``begin`` on; bytes after its end are zeros."""
-        ...
-
-    def crc(self, key: str, nbytes: int) -> int | None:
-        """Return the CRC-32 of the first ``nbytes`` of a tensor if it is known without reading them; else None."""
-        ...
-
-    def file(self, name: str) -> tuple[int, Iterator[bytes | memoryview]] | None:
-        """Return the size and the bytes of a file beside the weights; None if there is no such file."""
-        ...
-
-
-def read_tensor(checkpoint: Checkpoint, key: str, begin: int, view: memoryview) -> None:
-    """Fill ``view`` with the bytes of a tensor, which is plain, from ``begin`` on; bytes after its end are zeros."""
-    info = checkpoint[key]
-    assert info.storage is not None  # plain
-    there = max(0, min(len(view), info.nbytes - begin))
-    checkpoint.file(info).readinto(info.storage.offset + info.offset + begin, view[:there])
-    view[there:] = bytes(len(view) - there)
-
-
-class OldCheckpoint:
-    """A checkpoint to which a patch is applied, and the path or address that it was opened with."""
-
-    def __init__(self, checkpoint: Checkpoint, path: str) -> None:
-        self._checkpoint, self._path, self.name = checkpoint, path, escape(checkpoint.path)
-
-    def nbytes(self, key: str) -> int | None:
-        """Return the number of bytes of a tensor; None if there is none that is stored as plain bytes."""
-        info = self._checkpoint.get(key)
-        return info.nbytes if info is not None and info.is_plain else None
-
-    def read(self, key: str, begin: int, view: memoryview) -> None:
-        """Fill ``view`` with the bytes of a tensor from ``begin`` on; bytes after its end are zeros."""
-        read_tensor(self._checkpoint, key, begin, view)
-
-    def crc(self, key: str, nbytes: int) -> int | None:
-        """Return None: the bytes have to be read."""
-        return None
-
-    def file(self, name: str) -> tuple[int, Iterator[bytes | memoryview]] | None:
-        """Return the size and the bytes of a file beside the weights; None if there is no such file."""
-        source = open_source(self._path)
-        if not isinstance(source, Folder) or name not in source.names():
-            return None
-        file = source.file(name)
-
-        def blocks() -> Iterator[bytes | memoryview]:
-            with closing(file):
-                for begin in range(0, file.size, BLOCK):
-                    yield file.read(begin, min(BLOCK, file.size - begin))
-
-        return file.size, blocks()
-
-
-class PatchedCheckpoint:
-    """What a patch makes of its base, block by block as it is read: so the patch after it needs no file of it."""
-
-    def __init__(self, base: Base, patch: PatchFile) -> None:
-        self._base, self._patch = base, patch
-        self.name = f"what {escape(patch.file.uri)} makes"
-        self._tensors = patch.index.tensors
-        self._starts = [list(accumulate((s.nbytes for s in file.segments), initial=0)) for file in patch.index.files]
-        self._blocks: OrderedDict[tuple[int, int, int], Bytes] = OrderedDict()
-        self._lock, self._local = threading.Lock(), threading.local()
-
-    def nbytes(self, key: str) -> int | None:
-        """Return the number of bytes of a tensor; None if there is no such tensor."""
-        return self._tensors[key].nbytes if key in self._tensors else None
-
-    def crc(self, key: str, nbytes: int) -> int | None:
-        """Return the CRC-32 of a tensor if it has ``nbytes`` bytes: the patch has it."""
-        tensor = self._tensors[key]
-        return tensor.crc if tensor.nbytes == nbytes else None
-
-    def read(self, key: str, begin: int, view: memoryview) -> None:
-        """Fill ``view`` with the bytes of a tensor from ``begin`` on; bytes after its end are zeros."""
-        tensor = self._tensors[key]
-        there = max(0, min(len(view), tensor.nbytes - begin))
-        starts, at, done = self._starts[tensor.file], tensor.offset + begin, 0
-        while done < there:
-            number = bisect_right(starts, at) - 1
-            block, within = divmod(at - starts[number], BLOCK)
-            values = self._block(tensor.file, number, block)[within:][: there - done]
-            view[done : done + len(values)] = values.data
-            done, at = done + len(values), at + len(values)
-        view[there:] = bytes(len(view) - there)
-
-    def file(self, name: str) -> tuple[int, Iterator[bytes | memoryview]] | None:
-        """Return the size and the bytes of a file beside the weights; None if there is no such file."""
-        for number, one in enumerate(self._patch.index.files):
-            if one.name == name:
-                return one.size, (block for task in tasks(self._base, self._patch, number) for block in task())
-        return None
-
-    def _block(self, file: int, number: int, block: int) -> Bytes:
-        """Return a block; the last ones are kept, since blocks of two patches need not begin at the same bytes."""
-        place = (file, number, block)
-        with self._lock:
-            if place in self._blocks:
-                self._blocks.move_to_end(place)
-                return self._blocks[place]
-        segment = self._patch.index.files[file].segments[number]
-        made = made_block(self._base, self._patch, segment, self._patch.places[file][number], block, self._local)
-        with self._lock:
-            self._blocks[place] = made
-            while len(self._blocks) > 2 * THREADS:
-                self._blocks.popitem(last=False)
-        return made
-
-
-def made_block(
-    base: Base, patch: PatchFile, segment: Segment, places: Sequence[int], number: int, local: threading.local
-) -> Bytes:
-    """Return the bytes of a block of a segment, which is not a whole file."""
-    begin = number * BLOCK
-    out = np.zeros(min(BLOCK, segment.nbytes - begin), np.uint8)
-    if segment.key:
-        base.read(segment.key, begin, out.data)
-    if segment.kind != "same":
-        if not hasattr(local, "decoder"):
-            local.decoder = Decoder()
-        decoder: Decoder = local.decoder
-        try:
-            decoder.decode(patch.block(places[number], segment.blocks[number]), out)
-        except FormatError as error:
-            raise damaged(patch.file, "one of its blocks cannot be decoded") from error
-    return out
-
-
-def tasks(base: Base, patch: PatchFile, file: int) -> Iterator[Callable[[], Iterable[bytes | memoryview]]]:
-    """Yield, for each block of a new file in order, a function that returns its bytes."""
-    local = threading.local()
-    for segment, places in zip(patch.index.files[file].segments, patch.places[file], strict=True):
-        if segment.kind == "file":
-            found = base.file(segment.key)
-            if found is None or found[0] != segment.nbytes:
-                raise _not_the_base(base, patch, [segment.key])
-            yield lambda blocks=found[1]: blocks  # type: ignore[misc]
-            continue
-        for number in range(segment.number):
-            yield lambda one=segment, at=places, number=number: (  # type: ignore[misc]
-                made_block(base, patch, one, at, number, local).data,
-            )
+__all__ = ["check_base", "write_files"]
 
 
 def check_base(base: Base, patch: PatchFile) -> None:
@@ -193,7 +28,7 @@ def check_base(base: Base, patch: PatchFile) -> None:
     }
     lacking = [segment.key for segment in wanted.values() if base.nbytes(segment.key) is None]
     if lacking:
-        raise _not_the_base(base, patch, lacking)
+        raise not_the_base(base, patch, lacking)
 
     def check(segment: Segment) -> tuple[str, bool]:
         known = base.crc(segment.key, segment.nbytes)
@@ -215,7 +50,7 @@ def check_base(base: Base, patch: PatchFile) -> None:
         if found is None or found[0] != listed.size or _digest(found[1]) != listed.sha256:
             wrong.append(name)
     if wrong:
-        raise _not_the_base(base, patch, wrong)
+        raise not_the_base(base, patch, wrong)
 
 
 def _digest(blocks: Iterable[bytes | memoryview]) -> str:
@@ -223,15 +58,6 @@ def _digest(blocks: Iterable[bytes | memoryview]) -> str:
     for block in blocks:
         digest.update(block)
     return digest.hexdigest()
-
-
-def _not_the_base(base: Base, patch: PatchFile, names: Sequence[str]) -> PlanError:
-    differ = "is missing or different" if len(names) == 1 else "are missing or different"
-    return PlanError(
-        f"{base.name} is not the checkpoint that {escape(patch.file.uri)} was made from ({escape(patch.index.old)}): "
-        f"{count(len(names), 'tensor or file', 'tensors or files')} {differ}: {listing(names)}.",
-        details=names,
-    )
 
 
 def write_files(

@@ -12,21 +12,20 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...errors import PlanError, SourceError
-from ...storage.read._descriptors import leads_out
-from ...storage.read.base import File, Folder, Progress
-from ...storage.read.uri import open_source, scheme_of, shown
+from ...storage.read.base import File, Progress
+from ...storage.read.uri import shown
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
-from ...util.text import escape
 from ..checksums import combine, crc32
 from ..run import check_unchanged
-from .apply import read_tensor
+from .bases import read_tensor
 from .blocks import BLOCK, Bytes, Encoder
 from .in_order import in_order
-from .patch_file import NewFile, NewTensor, OldFile, PatchIndex, PatchWriter, Segment
+from .index import NewFile, NewTensor, OldFile, PatchIndex, Segment
+from .new_files import NewFiles, equal_files
+from .patch_file import PatchWriter
 
-__all__ = ["folders_in", "make_patch"]
+__all__ = ["make_patch"]
 
 Given = tuple[Checkpoint, str]
 LOOK = 1 << 16
@@ -64,8 +63,8 @@ def make_patch(
     written.
     """
     (old, old_path), (new, new_path) = given_old, given_new
-    with closing(_NewFiles(new, new_path)) as found:
-        beside = _old_files(old_path)
+    with closing(NewFiles(new, new_path)) as found:
+        beside = equal_files(old_path)
         size, done = sum(file.size for _, file in found.files), 0
         files: list[NewFile] = []
         needed: dict[str, OldFile] = {}
@@ -138,89 +137,6 @@ def _tensors(
 def _name(checkpoint: Checkpoint) -> str:
     path = shown(checkpoint.path)
     return os.path.basename(path.rstrip("/")) or path
-
-
-def folders_in(new: Checkpoint) -> list[str]:
-    """Return the names of the folders in a local checkpoint's folder, which are not part of a patch."""
-    if scheme_of(new.path) or not os.path.isdir(new.path):
-        return []
-    return sorted(one.name for one in os.scandir(new.path) if one.is_dir() and not one.name.startswith("."))
-
-
-class _NewFiles:
-    """The files of the new checkpoint: all those of its folder, or the single file, with "" for its name."""
-
-    def __init__(self, new: Checkpoint, given: str) -> None:
-        source = open_source(given)
-        self.folder = isinstance(source, Folder)
-        self._opened: list[File] = []
-        self.files: list[tuple[str, File]] = []
-        handles = new.open_files()
-        if not isinstance(source, Folder):
-            source.close()
-            self.files = list(handles.items())
-            if len(self.files) != 1:
-                raise SourceError(
-                    f"{escape(new.path)} is one of several files of a checkpoint.", hint="Name their folder."
-                )
-            return
-        names = [name for name in source.names() if not name.startswith(".")]
-        for name in sorted({*names, *handles}):
-            if os.path.basename(name) != name:
-                raise SourceError(
-                    f"{escape(name)} is in a folder of its own in {escape(new.path)}.",
-                    hint="Make a patch of each folder.",
-                )
-            path = os.path.join(new.path, name)
-            if not scheme_of(given) and leads_out(path):
-                raise SourceError(
-                    f"{escape(path)} is a link to a file outside its folder; such links are not followed.",
-                    hint="Copy the file into the folder.",
-                )
-            if name not in handles:
-                self._opened.append(source.file(name))
-            self.files.append((name, handles[name] if name in handles else self._opened[-1]))
-
-    def check_unchanged(self) -> None:
-        """Raise PlanError if one of the files that are not the checkpoint's own was written to since it was opened."""
-        for file in self._opened:
-            with file.descriptor() as fd:
-                now = None if fd is None else os.fstat(fd)
-            if (
-                now is not None
-                and file.mtime_ns is not None
-                and (now.st_size, now.st_mtime_ns) != (file.size, file.mtime_ns)
-            ):
-                raise PlanError(f"{escape(file.uri)} has changed since it was opened.", hint="Make the patch again.")
-
-    def close(self) -> None:
-        """Close the files that are not the checkpoint's own."""
-        for file in self._opened:
-            file.close()
-
-
-def _old_files(given: str) -> Callable[[str, File], OldFile | None]:
-    """Return a function that returns the old file with a name if it has the same bytes as a new one; else None."""
-    source = open_source(given)
-    names = set(source.names()) if isinstance(source, Folder) else set()
-
-    def same(name: str, new: File) -> OldFile | None:
-        if name not in names or not isinstance(source, Folder):
-            return None
-        with closing(source.file(name)) as file:
-            if file.size != new.size:
-                return None
-            digests = {_digest(one) for one in (file, new)}
-        return OldFile(new.size, digests.pop()) if len(digests) == 1 else None
-
-    return same
-
-
-def _digest(file: File) -> str:
-    digest = hashlib.sha256()
-    for begin in range(0, file.size, BLOCK):
-        digest.update(file.read(begin, min(BLOCK, file.size - begin)))
-    return digest.hexdigest()
 
 
 def _bases(old: Checkpoint, new: Checkpoint) -> dict[str, str]:

@@ -1,0 +1,169 @@
+"""The index of a patch: the files that it makes, what their bytes are made of, and where the tensors are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .blocks import BLOCK
+
+__all__ = ["VERSION", "NewFile", "NewTensor", "OldFile", "PatchIndex", "Segment"]
+
+VERSION = 1
+MOST_BLOCK = BLOCK + BLOCK // 4 + 64
+"""The most bytes of an encoded block: a bitmap, planes that are not compressed, and their lengths."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of bytes of a new file; ``kind`` is "same", "xor", "raw" or "file".
+
+    For the first two, ``key`` is a tensor of the old checkpoint, and ``crc`` the CRC-32 of its first ``nbytes`` bytes,
+    with zeros after its end; for the last, ``key`` is the name of a file. ``blocks`` are the sizes of the encoded
+    blocks: one for each ``BLOCK`` bytes.
+    """
+
+    kind: str
+    nbytes: int
+    key: str = ""
+    crc: int = 0
+    blocks: tuple[int, ...] = ()
+
+    def to_json(self) -> list[Any]:
+        """Return the segment as plain data."""
+        return [self.kind, self.nbytes, self.key, self.crc, list(self.blocks)]
+
+    @staticmethod
+    def from_json(row: Any) -> Segment:
+        """Return the segment that ``row`` describes; raises ValueError or TypeError."""
+        kind, nbytes, key, crc, blocks = row
+        made = Segment(kind, _natural(nbytes), _text(key), _natural(crc), tuple(map(_natural, blocks)))
+        known = kind in ("same", "xor", "raw", "file") and (kind == "raw") == (not key)
+        has_blocks = kind in ("xor", "raw")
+        if not known or len(made.blocks) != made.number * has_blocks or any(one > MOST_BLOCK for one in made.blocks):
+            raise ValueError(f"a segment of {made.nbytes} bytes is not valid")
+        return made
+
+    @property
+    def number(self) -> int:
+        """How many blocks the bytes of the segment have."""
+        return -(-self.nbytes // BLOCK)
+
+
+@dataclass(frozen=True)
+class NewFile:
+    """A file that the patch makes: its name in the folder, its size, its SHA-256, and what its bytes are."""
+
+    name: str
+    size: int
+    sha256: str
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True)
+class NewTensor:
+    """A tensor of the new checkpoint: the number of its file, its place there, the CRC-32 of its bytes if known."""
+
+    file: int
+    offset: int
+    nbytes: int
+    crc: int | None
+
+
+@dataclass(frozen=True)
+class OldFile:
+    """A file beside the old weights that is also one of the new files: its size and its SHA-256."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class PatchIndex:
+    """What a patch has: the names of both checkpoints, the new files and tensors, and the old files that it needs.
+
+    ``folder`` is whether the new checkpoint is a folder; otherwise it is a single file.
+    """
+
+    old: str
+    new: str
+    folder: bool
+    files: tuple[NewFile, ...]
+    tensors: Mapping[str, NewTensor]
+    old_files: Mapping[str, OldFile]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the index as plain data."""
+        return {
+            "kind": "ckpt.patch",
+            "version": VERSION,
+            "old": self.old,
+            "new": self.new,
+            "folder": self.folder,
+            "files": [
+                [one.name, one.size, one.sha256, [part.to_json() for part in one.segments]] for one in self.files
+            ],
+            "tensors": {k: [t.file, t.offset, t.nbytes, t.crc] for k, t in self.tensors.items()},
+            "old_files": {name: [one.size, one.sha256] for name, one in self.old_files.items()},
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> PatchIndex:
+        """Return the index that ``data`` describes; raises KeyError, ValueError, TypeError or AttributeError."""
+        if (data["kind"], data["version"]) != ("ckpt.patch", VERSION):
+            raise ValueError(f"it is {data['kind']!r:.40} of version {data['version']!r:.40}")
+        index = PatchIndex(
+            _text(data["old"]),
+            _text(data["new"]),
+            data["folder"] is True,
+            tuple(
+                NewFile(_text(name), _natural(size), _text(sha256), tuple(map(Segment.from_json, segments)))
+                for name, size, sha256, segments in data["files"]
+            ),
+            {
+                key: NewTensor(
+                    _natural(file), _natural(offset), _natural(nbytes), None if crc is None else _natural(crc)
+                )
+                for key, (file, offset, nbytes, crc) in data["tensors"].items()
+            },
+            {name: OldFile(_natural(size), _text(sha256)) for name, (size, sha256) in data["old_files"].items()},
+        )
+        _check(index)
+        return index
+
+
+def _check(index: PatchIndex) -> None:
+    """Raise ValueError if an index contradicts itself, or if a name is not that of a file in the folder."""
+    names = [one.name for one in index.files]
+    if len(set(names)) < len(names) or (not index.folder and names != [""]):
+        raise ValueError("it names a file twice, or has no file")
+    for name in (*(names if index.folder else ()), *index.old_files):
+        if name in ("", ".", "..") or os.path.basename(name) != name or "\0" in name or name.startswith(".ckpt"):
+            raise ValueError(f"{name!r:.80} is not the name of a file in a folder")
+    for one in index.files:
+        if sum(segment.nbytes for segment in one.segments) != one.size:
+            raise ValueError(f"the parts of {one.name!r:.80} are not its size")
+        unknown = [
+            segment.key for segment in one.segments if segment.kind == "file" and segment.key not in index.old_files
+        ]
+        if unknown:
+            raise ValueError(f"{unknown[0]!r:.80} is not listed")
+    for key, tensor in index.tensors.items():
+        if tensor.file >= len(index.files) or tensor.offset + tensor.nbytes > index.files[tensor.file].size:
+            raise ValueError(f"{key!r:.80} is beyond its file")
+        if any(segment.kind == "file" for segment in index.files[tensor.file].segments):
+            raise ValueError(f"{key!r:.80} is in a file beside the weights")
+
+
+def _natural(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r:.40} is not a number of bytes")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r:.40} is not a text")
+    return value
