@@ -1,4 +1,4 @@
-"""What a patch is applied to, a checkpoint or what an earlier patch makes, and the blocks that the patch makes of it."""
+"""What a patch is applied to, a checkpoint or what an earlier patch makes, and the blocks that it makes of that."""
 
 from __future__ import annotations
 
