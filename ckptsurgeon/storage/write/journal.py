@@ -45,9 +45,9 @@ class Journal:
             raise output_error(self._shown, error) from error
 
     def remove(self) -> None:
-        """Remove the journal, when the output is whole; raises OutputError."""
+        """Remove the journal, if there is one, when the output is whole; raises OutputError."""
         try:
-            with suppress(FileNotFoundError):
+            if os.path.lexists(self._path):
                 os.unlink(self._path)
         except OSError as error:
             raise output_error(self._shown, error) from error
