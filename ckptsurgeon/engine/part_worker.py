@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from ..errors import OutputError
 from ..planning.plan.plan import Plan
@@ -105,12 +106,21 @@ class PartWorker:
             [one for one in self._shape.parts if one.name in names],
         )
 
-        def finished(run: PartRun) -> None:
-            write_frame(run)
+        flushes: list[Future[None]] = []
+
+        def flushed(run: PartRun) -> None:
             run.file.flush(sizes[run.part.name])
-            check()
             done(run.receipt)
 
+        def finished(run: PartRun) -> None:
+            write_frame(run)
+            check()
+            for flush in flushes:
+                if flush.done():
+                    flush.result()
+            flushes.append(pool.submit(flushed, run))
+
+        pool = ThreadPoolExecutor(1, thread_name_prefix="flush")  # waits for the disk while the next part is computed
         try:
             for name in sizes:
                 staged.remove(name)  # of a task that is done again, since its machine was lost
@@ -122,7 +132,10 @@ class PartWorker:
                     for part in parts
                 ]
                 write_parts(runs, finished)
+                for flush in flushes:
+                    flush.result()
         finally:
+            pool.shutdown(cancel_futures=True)
             staged.close()
         return sum(sizes.values())
 
