@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from threading import Lock
 
+from ..checkpoint.checkpoint import Checkpoint
 from ..planning.plan.plan import Plan
 from ..planning.plan.step import Step
 from ..storage.read.base import Progress
+from ..tensors.composition import leaves
 from .copy_steps import check_storages, copied_steps
 from .output.layout import OutputFile, OutputShape
 from .run import PartRun, check_unchanged
@@ -49,10 +51,22 @@ def write_parts(runs: Sequence[PartRun], done: Callable[[PartRun], None]) -> Non
             _compute(run)
             if number == 0:
                 _draw(runs)
-        check_unchanged(run.inputs.sources)
+        if len(runs) > 1:
+            _check_read(run)
         for step in run.shared:
             run.receipt.checksums[step.key] = run.receipt.checksums[step.tied_to]
         done(run)
+
+
+def _check_read(run: PartRun) -> None:
+    """Raise PlanError if a file that a part was made of has changed: the part is noted as finished next."""
+    read: dict[int, tuple[Checkpoint, set[str]]] = {}
+    for step in run.steps:
+        for info, source in run.sources_of(step):
+            names = read.setdefault(id(source), (source, set()))[1]
+            names.update(leaf.storage.file for leaf in leaves(info) if leaf.storage is not None)
+    for source, names in read.values():
+        check_unchanged([source], names=names)
 
 
 def _compute(run: PartRun) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -143,13 +143,24 @@ class PartRun:
 
 
 def check_unchanged(
-    sources: Iterable[Checkpoint], since: str = "the plan was made", hint: str = "Make a new plan."
+    sources: Iterable[Checkpoint],
+    since: str = "the plan was made",
+    hint: str = "Make a new plan.",
+    *,
+    names: Collection[str] | None = None,
 ) -> None:
-    """Raise PlanError if a source was written to since its header was read; the message says ``since`` when."""
+    """Raise PlanError if a source was written to since its header was read; the message says ``since`` when.
+
+    ``names`` are the files of the sources that are looked at; None: all.
+    """
     for source in sources:
         handles = source.open_files()
         for header in source.files:
-            if header.name not in handles or header.mtime_ns is None:
+            if (
+                header.name not in handles
+                or header.mtime_ns is None
+                or (names is not None and header.name not in names)
+            ):
                 continue
             with handles[header.name].descriptor() as fd:
                 now = None if fd is None else os.fstat(fd)

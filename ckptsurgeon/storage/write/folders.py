@@ -194,17 +194,16 @@ def _flush(staged: StagedFolder) -> None:
 
 def _check_exchange(path: str) -> None:
     """Raise OutputError if a folder cannot be replaced in one step here: found before hours of work, and not after."""
-    made = [temp_name(path) for _ in range(2)]
+    temp = temp_name(path)
+    made = [os.path.join(temp, name) for name in ("a", "b")]
     try:
-        for one in made:
+        for one in (temp, *made):
             os.mkdir(one)
         exchange(*made)
     except OSError as error:
         raise _not_replaced(path, error) from error
     finally:
-        for one in made:
-            with suppress(OSError):
-                os.rmdir(one)
+        shutil.rmtree(temp, ignore_errors=True)
 
 
 def _check_not_within(path: str) -> None:
