@@ -66,7 +66,7 @@ def make_patch(
         file = stack.enter_context(staged_file(path, None, force=force))
         writer = PatchWriter(file)
         index = make((before, os.fspath(old)), (after, os.fspath(new)), writer, level=level, progress=progress)
-        size, left_out = writer.size, folders_in(after)
+        size, left_out = writer.size, folders_in(os.fspath(new))
     notes = (f"not in the patch, since they are folders: {listing(left_out, where='')}",) if left_out else ()
     return replace(described(path, index, size, time.perf_counter() - began), notes=notes)
 

@@ -17,9 +17,10 @@ from ..engine.output.layout import OutputFile, OutputOptions
 from ..engine.part_receipt import PartReceipt
 from ..engine.part_worker import PartWorker
 from ..engine.process_store import error_of, row_of
-from ..errors import ConfigError, OutputError, PlanError
+from ..errors import CheckpointError, ConfigError, OutputError, PlanError
 from ..planning.plan.plan import Plan
 from ..util.text import escape
+from .inputs.inputs import close_inputs
 from .inputs.reopening import inputs_of
 
 __all__ = ["RayTasks", "ray_tasks"]
@@ -53,15 +54,20 @@ class RayTasks:
         if not self._tasks:
             return
         done, self._tasks = self._ray.wait(self._tasks, num_returns=len(self._tasks), timeout=WAIT_S)
-        for task in done:
+        failed: list[CheckpointError] = []
+        for task in done:  # what is finished counts, whatever failed beside it
             try:
                 row, error = self._ray.get(task)
             except self._ray.exceptions.RayError as lost:
                 why = escape(str(lost).strip().splitlines()[0], 200)
-                raise OutputError(f"a task of Ray was lost {RETRIES + 1} times: {why}.") from lost
+                failed.append(OutputError(f"a task of Ray was lost {RETRIES + 1} times: {why}."))
+                continue
             if error is not None:
-                raise error_of(error, "a task of Ray")
-            yield PartReceipt.from_json(row)
+                failed.append(error_of(error, "a task of Ray"))
+            else:
+                yield PartReceipt.from_json(row)
+        if failed:
+            raise failed[0]
 
     def cancel(self) -> None:
         """End the tasks that are not done."""
@@ -123,6 +129,9 @@ def _write_part(
                 raise OutputError(
                     "its plan is not that of the first process: another version of ckptsurgeon runs there."
                 )
+            for earlier in _WORKERS.values():
+                close_inputs(earlier.inputs)
+            _WORKERS.clear()
             _WORKERS[identity] = worker
         _WORKERS[identity].write(folder, {name}, receipts.append)
     except Exception as error:

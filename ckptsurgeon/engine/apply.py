@@ -131,12 +131,13 @@ def _write_parts(
     steps = steps_of_parts(plan, shape)
     kept = sum(one.layout.size for one in shape.parts if one.name in staged.kept)
     counter = ByteCounter(progress, shape.size, kept, watch=staged.take_in)
+    staged.advance = counter.advance
     unwritten = plan if len(parts) == len(shape.parts) else plan_of_parts(plan, steps, parts)
     counter.fetched(prefetch(unwritten, inputs, counter.fetching))
     _check_equal(plan, inputs)
     runs = [PartRun(plan, steps[part.name], inputs, part, staged.files[part.name], counter.advance) for part in parts]
     write_parts(runs, staged.finished)
-    staged.wait_for_others(counter.advance)
+    staged.wait_for_others()
     return [staged.receipts[part.name] for part in shape.parts]
 
 

@@ -50,8 +50,8 @@ def unfinished_parts(
 class PartsJournal:
     """The finished parts of an output, which are written into the journal of its temp folder.
 
-    ``kept`` has the receipts of the parts that an earlier run has written, by name. If the output cannot be gone on
-    with, there is no journal: it has a single part, or nobody could tell later whether its inputs have changed.
+    ``kept`` has the receipts of the parts that an earlier run has written, by name. Nothing is written down if no later
+    run can go on: the output has a single part, or a change of its inputs could not be noticed.
     """
 
     def __init__(self, folder: StagedFolder, shape: OutputShape) -> None:

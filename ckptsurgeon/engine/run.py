@@ -11,6 +11,7 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..errors import PlanError
 from ..planning.plan.plan import Plan
 from ..planning.plan.step import MERGES, Input, Step
+from ..storage.read.base import has_changed
 from ..storage.write.staging import StagedFile
 from ..tensors.dtypes import SATURATED
 from ..tensors.info import TensorInfo
@@ -155,18 +156,10 @@ def check_unchanged(
     """
     for source in sources:
         handles = source.open_files()
-        for header in source.files:
-            if (
-                header.name not in handles
-                or header.mtime_ns is None
-                or (names is not None and header.name not in names)
-            ):
-                continue
-            with handles[header.name].descriptor() as fd:
-                now = None if fd is None else os.fstat(fd)
-            if now is not None and (now.st_size, now.st_mtime_ns) != (header.size, header.mtime_ns):
-                name = os.path.join(source.path, header.name) if header.name else source.path
-                raise PlanError(f"{escape(name)} has changed since {since}.", hint=hint)
+        for name in handles if names is None else names:
+            if has_changed(handles[name]):
+                path = os.path.join(source.path, name) if name else source.path
+                raise PlanError(f"{escape(path)} has changed since {since}.", hint=hint)
 
 
 def is_copy(step: Step, info: TensorInfo) -> bool:

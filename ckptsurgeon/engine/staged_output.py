@@ -47,6 +47,8 @@ class StagedOutput:
         self.kept: Mapping[str, PartReceipt] = journal.kept if journal is not None else {}
         self.receipts = dict(self.kept)
         self._lock = Lock()
+        self.advance: Callable[[int], None] = lambda nbytes: None
+        """Gets the number of bytes of each part that another process has finished."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -76,17 +78,10 @@ class StagedOutput:
         self._add(run.receipt)
         self.take_in()
 
-    def wait_for_others(self, advance: Callable[[int], None]) -> None:
-        """Wait until the other processes have finished their parts; ``advance`` gets the bytes of each."""
-        sizes = {part.name: part.layout.size for part in self.shape.parts}
-        seen = set(self.receipts)
-        while self._helpers is not None:
+    def wait_for_others(self) -> None:
+        """Wait until the other processes have finished their parts."""
+        while len(self.receipts) < len(self.shape.parts):
             self.take_in()
-            for name in self.receipts.keys() - seen:
-                advance(sizes[name])
-            seen |= self.receipts.keys()
-            if len(self.receipts) == len(sizes):
-                return
             time.sleep(PAUSE_S)
 
     def take_in(self) -> None:
@@ -114,6 +109,7 @@ class StagedOutput:
             )
         self.files[receipt.name] = file
         self._add(receipt)
+        self.advance(sum(nbytes for _, nbytes in layouts[receipt.name].slots.values()))
 
     def _add(self, receipt: PartReceipt) -> None:
         self.receipts[receipt.name] = receipt

@@ -109,6 +109,15 @@ def test_one_file_is_written_by_the_first(output: str, monkeypatch: pytest.Monke
     assert cs.verify(output).ok
 
 
+def test_the_parts_of_others_count_in_the_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+    alone: list[tuple[int, int]] = []
+    cs.apply(VERBS["convert"](), "whole", max_shard_size=SHARD, progress=lambda *pair: alone.append(pair))
+    first = {"progress": lambda *pair: seen.append(pair)}
+    together(2, VERBS["convert"], monkeypatch, of_each={0: first, 1: {}})
+    assert max(seen) == max(alone)
+
+
 def failing(at: str, error: BaseException, monkeypatch: pytest.MonkeyPatch, after: int = 0) -> None:
     """Make a process, "first" or "other", fail when so many of its parts are finished, and one more has its tensors."""
     done: list[PartRun] = []
@@ -290,7 +299,7 @@ def test_torchrun_writes_what_one_process_writes(verb: str) -> None:
 
 
 @pytest.mark.long
-def test_torchrun_says_once_that_an_output_exists() -> None:
+def test_torchrun_says_that_an_output_exists() -> None:
     assert torchrun(2, *WORDS).returncode == 0
     done = torchrun(2, *WORDS)
     assert done.returncode != 0

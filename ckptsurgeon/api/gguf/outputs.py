@@ -70,15 +70,12 @@ def block_notes(keys: Iterable[str], architecture: str, stated: str) -> tuple[st
 
 
 def source_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Return notes on metadata of a GGUF file that its tensors or its tokens contradict; () for other formats."""
-    if not checkpoint.header.stored:
-        return ()
+    """Return notes on metadata of a GGUF file that its tensors or its tokens contradict."""
     said = checkpoint.metadata
     named = said.get(ARCHITECTURE, "")
     blocks = block_notes(checkpoint, named, said.get(f"{named}.block_count", ""))
     tokens = checkpoint.header.stored.get("tokenizer.ggml.tokens")
-    found = re.match(r"[\d,]+", tokens.said) if tokens is not None else None
-    number = int(found[0].replace(",", "")) if found is not None else 0
+    number = tokens.items if tokens is not None else 0
     beyond = [
         f"{key} is {said[key]}"
         for key in said

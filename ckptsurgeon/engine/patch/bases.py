@@ -31,7 +31,7 @@ class Base(Protocol):
     name: str
 
     def nbytes(self, key: str) -> int | None:
-        """Return the number of bytes of a tensor; None if there is no such tensor."""
+        """Return the number of bytes of a tensor; None if the checkpoint does not have it as plain bytes."""
         ...
 
     def read(self, key: str, begin: int, view: memoryview) -> None:
@@ -43,7 +43,7 @@ class Base(Protocol):
         ...
 
     def file(self, name: str) -> tuple[int, Iterator[bytes | memoryview]] | None:
-        """Return the size and the bytes of a file beside the weights; None if there is no such file."""
+        """Return the size and the bytes of a file beside the weights; None if the file is missing."""
         ...
 
 
@@ -63,7 +63,7 @@ class OldCheckpoint:
         self._checkpoint, self._path, self.name = checkpoint, path, escape(checkpoint.path)
 
     def nbytes(self, key: str) -> int | None:
-        """Return the number of bytes of a tensor; None if there is none that is stored as plain bytes."""
+        """Return the number of bytes of a tensor; None if the checkpoint does not have it as plain bytes."""
         info = self._checkpoint.get(key)
         return info.nbytes if info is not None and info.is_plain else None
 
@@ -76,7 +76,7 @@ class OldCheckpoint:
         return None
 
     def file(self, name: str) -> tuple[int, Iterator[bytes | memoryview]] | None:
-        """Return the size and the bytes of a file beside the weights; None if there is no such file."""
+        """Return the size and the bytes of a file beside the weights; None if the file is missing."""
         source = open_source(self._path)
         if not isinstance(source, Folder) or name not in source.names():
             return None
@@ -102,7 +102,7 @@ class PatchedCheckpoint:
         self._lock, self._local = threading.Lock(), threading.local()
 
     def nbytes(self, key: str) -> int | None:
-        """Return the number of bytes of a tensor; None if there is no such tensor."""
+        """Return the number of bytes of a tensor; None if the checkpoint does not have it as plain bytes."""
         return self._tensors[key].nbytes if key in self._tensors else None
 
     def crc(self, key: str, nbytes: int) -> int | None:
@@ -124,7 +124,7 @@ class PatchedCheckpoint:
         view[there:] = bytes(len(view) - there)
 
     def file(self, name: str) -> tuple[int, Iterator[bytes | memoryview]] | None:
-        """Return the size and the bytes of a file beside the weights; None if there is no such file."""
+        """Return the size and the bytes of a file beside the weights; None if the file is missing."""
         for number, one in enumerate(self._patch.index.files):
             if one.name == name:
                 return one.size, (block for task in tasks(self._base, self._patch, number) for block in task())

@@ -10,7 +10,7 @@ from contextlib import closing
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import PlanError, SourceError
 from ...storage.read._descriptors import leads_out
-from ...storage.read.base import File, Folder
+from ...storage.read.base import File, Folder, has_changed
 from ...storage.read.uri import open_source, scheme_of
 from ...util.text import escape
 from .blocks import BLOCK
@@ -19,11 +19,13 @@ from .index import OldFile
 __all__ = ["NewFiles", "equal_files", "folders_in"]
 
 
-def folders_in(new: Checkpoint) -> list[str]:
-    """Return the names of the folders in a local checkpoint's folder, which are not part of a patch."""
-    if scheme_of(new.path) or not os.path.isdir(new.path):
-        return []
-    return sorted(one.name for one in os.scandir(new.path) if one.is_dir() and not one.name.startswith("."))
+def folders_in(given: str) -> list[str]:
+    """Return the names of the folders in the folder of a checkpoint, which are not part of a patch."""
+    source = open_source(given)
+    if isinstance(source, Folder):
+        return [name for name in source.folders() if not name.startswith(".")]
+    source.close()
+    return []
 
 
 class NewFiles:
@@ -63,13 +65,7 @@ class NewFiles:
     def check_unchanged(self) -> None:
         """Raise PlanError if one of the files that are not the checkpoint's own was written to since it was opened."""
         for file in self._opened:
-            with file.descriptor() as fd:
-                now = None if fd is None else os.fstat(fd)
-            if (
-                now is not None
-                and file.mtime_ns is not None
-                and (now.st_size, now.st_mtime_ns) != (file.size, file.mtime_ns)
-            ):
+            if has_changed(file):
                 raise PlanError(f"{escape(file.uri)} has changed since it was opened.", hint="Make the patch again.")
 
     def close(self) -> None:

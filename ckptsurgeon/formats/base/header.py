@@ -53,13 +53,14 @@ class FilePrint:
 class StoredEntry:
     """An entry of a file's metadata as it is stored: the number of its type in the format, and where its bytes are.
 
-    ``said`` is what it has, in words.
+    ``said`` is what it has, in words, if that is not short; ``items`` is the length of an array.
     """
 
     kind: int
     offset: int
     nbytes: int
     said: str = ""
+    items: int = 0
 
 
 @dataclass(frozen=True, repr=False)

@@ -55,10 +55,11 @@ def read_entry(cursor: Cursor) -> tuple[StoredEntry, str | None]:
     kind = cursor.small_number()
     begin = cursor.offset
     if kind == ARRAY:
-        said, shown = _array(cursor)
-        return StoredEntry(kind, begin, cursor.offset - begin, said), shown
+        number, said, shown = _array(cursor)
+        return StoredEntry(kind, begin, cursor.offset - begin, said, number), shown
     shown = _scalar(cursor, kind)
-    return StoredEntry(kind, begin, cursor.offset - begin, f"a text of {cursor.offset - begin - 8:,} bytes"), shown
+    said = f"a text of {cursor.offset - begin - 8:,} bytes" if kind == TEXT else ""
+    return StoredEntry(kind, begin, cursor.offset - begin, said), shown
 
 
 def _scalar(cursor: Cursor, kind: int) -> str | None:
@@ -80,8 +81,8 @@ def _number(cursor: Cursor, kind: int) -> Any:
     return struct.unpack(f"<{_FORMATS[kind]}", raw)[0]
 
 
-def _array(cursor: Cursor) -> tuple[str, str | None]:
-    """Move beyond an array; return what it has, in words, and its values as JSON if they are few."""
+def _array(cursor: Cursor) -> tuple[int, str, str | None]:
+    """Move beyond an array; return its length, what it has, in words, and its values as JSON if they are few."""
     kind, number = cursor.small_number(), cursor.number()
     if kind not in _NAMES:
         why = "is an array of arrays" if kind == ARRAY else f"has values of the unknown type {kind}"
@@ -92,13 +93,13 @@ def _array(cursor: Cursor) -> tuple[str, str | None]:
     if number <= SHOWN:
         values = [_scalar(cursor, kind) if kind == TEXT else _number(cursor, kind) for _ in range(number)]
         if None in values or any(isinstance(one, float) and not math.isfinite(one) for one in values):
-            return said, None
-        return said, f"[{', '.join(json.dumps(one) if kind == TEXT else text(kind, one) for one in values)}]"
+            return number, said, None
+        return number, said, f"[{', '.join(json.dumps(one) if kind == TEXT else text(kind, one) for one in values)}]"
     if kind == TEXT:
         cursor.skip_texts(number)
     else:
         cursor.skip(number * struct.calcsize(_FORMATS[kind]))
-    return said, None
+    return number, said, None
 
 
 def text(kind: int, value: Any) -> str:

@@ -132,6 +132,10 @@ class Plan(InNotebooks):
 
     def sha256(self) -> str:
         """Return the SHA-256 of the plan's JSON."""
+        return self._sha256
+
+    @cached_property
+    def _sha256(self) -> str:
         data = replace(self, costs=None, steps=()).to_json() | {"counts": self.counts}
         dumps = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
         before = dumps({key: value for key, value in data.items() if key < "steps"})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeAlias, runtime_checkable
 
-__all__ = ["Advance", "File", "Folder", "Progress", "Source"]
+__all__ = ["Advance", "File", "Folder", "Progress", "Source", "has_changed"]
 
 Advance = Callable[[int], None]
 """Called with the number of bytes that were just received, from any thread."""
@@ -92,3 +93,10 @@ class Folder(Protocol):
 
 
 Source = File | Folder
+
+
+def has_changed(file: File) -> bool:
+    """Return whether an open file on this machine was written to since it was opened."""
+    with file.descriptor() as fd:
+        now = None if fd is None or file.mtime_ns is None else os.fstat(fd)
+    return now is not None and (now.st_size, now.st_mtime_ns) != (file.size, file.mtime_ns)

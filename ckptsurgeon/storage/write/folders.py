@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import stat
@@ -11,10 +10,11 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from ...errors import OutputError
 from ...util.text import escape
+from .exchanging import check_exchange, place_folder
 from .journal import JOURNAL, Journal, UnfinishedOutput, unfinished_output
 from .output_checks import check_space, output_error
 from .staging import StagedFile
-from .temp import exchange, folder_of, lock, remove_leftovers, sync_folder, temp_name
+from .temp import folder_of, lock, remove_leftovers, sync_folder, temp_name
 
 __all__ = ["FileStream", "StagedFolder", "check_no_unfinished", "staged_folder"]
 
@@ -141,7 +141,7 @@ def staged_folder(
     if unfinished is None and not restart:
         check_no_unfinished(path, path)
     if os.path.isdir(path):
-        _check_exchange(path)
+        check_exchange(path)
     remove_leftovers(path, but=unfinished.folder if unfinished is not None else "")
     _check_not_within(path)
     check_space(os.path.dirname(os.path.abspath(path)), size, path)
@@ -158,7 +158,7 @@ def staged_folder(
             _flush(staged)
             Journal(staged.path, path).remove()
             staged.kept_on_failure = False
-            _place_folder(staged.path, path, set(stale))
+            place_folder(staged.path, path, set(stale))
         except OSError as error:
             raise output_error(path, error) from error
         finally:
@@ -190,20 +190,6 @@ def _flush(staged: StagedFolder) -> None:
     except (OSError, OutputError):
         staged.kept_on_failure = False
         raise
-
-
-def _check_exchange(path: str) -> None:
-    """Raise OutputError if a folder cannot be replaced in one step here: found before hours of work, and not after."""
-    temp = temp_name(path)
-    made = [os.path.join(temp, name) for name in ("a", "b")]
-    try:
-        for one in (temp, *made):
-            os.mkdir(one)
-        exchange(*made)
-    except OSError as error:
-        raise _not_replaced(path, error) from error
-    finally:
-        shutil.rmtree(temp, ignore_errors=True)
 
 
 def _check_not_within(path: str) -> None:
@@ -258,59 +244,3 @@ def _taken_over(begun: str, path: str) -> tuple[str, int]:
 def _close(fd: int) -> None:
     if fd >= 0:
         os.close(fd)
-
-
-def _place_folder(temp: str, path: str, stale: set[str]) -> None:
-    """Rename the temp folder ``temp`` to ``path``.
-
-    If ``path`` exists, its other files are first linked into ``temp``, and then the two folders are swapped.
-    """
-    parent = os.path.dirname(os.path.abspath(path))
-    try:
-        os.rename(temp, path)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        _keep_others(path, temp, stale)
-        os.chmod(temp, stat.S_IMODE(os.stat(path).st_mode))
-        sync_folder(temp)
-        _exchange(temp, path)
-        _keep_others(temp, path, stale)  # files written there since the first pass
-    sync_folder(parent)
-
-
-def _keep_others(old: str, new: str, stale: set[str]) -> None:
-    """Hard-link the files in ``old`` into ``new``, except those in ``stale`` and those that ``new`` has."""
-    for entry in os.scandir(old):
-        target = os.path.join(new, entry.name)
-        if entry.name in stale:
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            if not os.path.lexists(target):
-                os.mkdir(target)
-                shutil.copystat(entry.path, target, follow_symlinks=False)
-            if os.path.isdir(target):
-                _keep_others(entry.path, target, set())
-        elif not os.path.lexists(target):
-            _link(entry.path, target)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError:
-        shutil.copy2(source, target, follow_symlinks=False)
-
-
-def _exchange(temp: str, path: str) -> None:
-    """Swap two folders in one step."""
-    try:
-        exchange(temp, path)
-    except OSError as error:
-        raise _not_replaced(path, error) from error
-
-
-def _not_replaced(path: str, error: OSError) -> OutputError:
-    return OutputError(
-        f"cannot replace the folder {escape(path)} in one step here ({error.strerror}).", hint="Write to a new folder."
-    )

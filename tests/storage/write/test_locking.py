@@ -73,7 +73,7 @@ def in_commit(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event
 
         return place
 
-    monkeypatch.setattr(folders, "_place_folder", holding(folders._place_folder))
+    monkeypatch.setattr(folders, "place_folder", holding(folders.place_folder))
     monkeypatch.setattr(staging, "_place", holding(staging._place))
     try:
         yield there, on

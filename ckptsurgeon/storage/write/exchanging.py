@@ -1,0 +1,84 @@
+"""Puts a temp folder in the place of another one in a single step, and keeps the other files of the latter."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+
+from ...errors import OutputError
+from ...util.text import escape
+from .temp import exchange, sync_folder, temp_name
+
+__all__ = ["check_exchange", "place_folder"]
+
+
+def check_exchange(path: str) -> None:
+    """Raise OutputError if a folder cannot be replaced in one step here: found before hours of work, and not after."""
+    temp = temp_name(path)
+    made = [os.path.join(temp, name) for name in ("a", "b")]
+    try:
+        for one in (temp, *made):
+            os.mkdir(one)
+        exchange(*made)
+    except OSError as error:
+        raise _not_replaced(path, error) from error
+    finally:
+        shutil.rmtree(temp, ignore_errors=True)
+
+
+def place_folder(temp: str, path: str, stale: set[str]) -> None:
+    """Rename the temp folder ``temp`` to ``path``.
+
+    If ``path`` exists, its other files are first linked into ``temp``, and then the two folders are swapped.
+    """
+    parent = os.path.dirname(os.path.abspath(path))
+    try:
+        os.rename(temp, path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        _keep_others(path, temp, stale)
+        os.chmod(temp, stat.S_IMODE(os.stat(path).st_mode))
+        sync_folder(temp)
+        _exchange(temp, path)
+        _keep_others(temp, path, stale)  # files written there since the first pass
+    sync_folder(parent)
+
+
+def _keep_others(old: str, new: str, stale: set[str]) -> None:
+    """Hard-link the files in ``old`` into ``new``, except those in ``stale`` and those that ``new`` has."""
+    for entry in os.scandir(old):
+        target = os.path.join(new, entry.name)
+        if entry.name in stale:
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            if not os.path.lexists(target):
+                os.mkdir(target)
+                shutil.copystat(entry.path, target, follow_symlinks=False)
+            if os.path.isdir(target):
+                _keep_others(entry.path, target, set())
+        elif not os.path.lexists(target):
+            _link(entry.path, target)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _exchange(temp: str, path: str) -> None:
+    """Swap two folders in one step."""
+    try:
+        exchange(temp, path)
+    except OSError as error:
+        raise _not_replaced(path, error) from error
+
+
+def _not_replaced(path: str, error: OSError) -> OutputError:
+    return OutputError(
+        f"cannot replace the folder {escape(path)} in one step here ({error.strerror}).", hint="Write to a new folder."
+    )
