@@ -172,8 +172,8 @@ def test_an_impatient_second_signal_does_not_disturb_the_cleaning_up(files: obje
 @pytest.mark.long
 @pytest.mark.parametrize("output", ["out.safetensors", "folder"])
 def test_a_signal_behind_the_rename_says_that_the_output_is_there(files: object, output: str) -> None:
-    setup = "from ckptsurgeon.storage.write import folders, staging\n"
-    setup += "folders.sync_folder = staging.sync_folder = lambda path: path.endswith('tmp') or stop()\n"
+    setup = "from ckptsurgeon.storage.write import exchanging, staging\n"
+    setup += "exchanging.sync_folder = staging.sync_folder = lambda path: path.endswith('tmp') or stop()\n"
     done = program(setup, *TRANSPLANT[:-1], output)
     assert done.stderr == f"error: interrupted; {output} was already in place.\n"
     assert (done.returncode, left()) == (130, [output])

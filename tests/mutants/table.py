@@ -109,8 +109,8 @@ MUTANTS = (
     ),
     Mutant(
         "a source that changed since the plan is refused",
-        "            if now is not None and (now.st_size, now.st_mtime_ns) != (header.size, header.mtime_ns):",
-        "            if now is None:",
+        "    return now is not None and (now.st_size, now.st_mtime_ns) != (file.size, file.mtime_ns)",
+        "    return False",
         "engine/test_apply.py engine/test_output.py api/test_edit.py",
     ),
     Mutant(
