@@ -15,6 +15,7 @@ from .inputs.argument_types import CheckpointLike, checked
 from .inputs.encoding import as_stored, check_encoding, encoding_notes, encoding_said, read_as
 from .inputs.inputs import names_of, plan_source, source_notes, twice_notes, view_of
 from .inputs.kept_codes import keeping_codes
+from .inputs.kept_open import kept_open
 from .inputs.metadata import check_metadata, with_metadata
 from .inputs.reopening import with_model_files_pinned
 from .model_folder.checks import with_sources_said, without_repeats
@@ -57,7 +58,7 @@ def average(
     paths = list(map(path_of, sources))
     weights = ema_weights(ema, len(paths)) if ema is not None and len(paths) > 1 else ()
     opened: list[Checkpoint] = []
-    try:
+    with kept_open(opened):
         for place, source in enumerate(sources, 1):
             opened.append(open_checkpoint(source, root, unwrap=unwrap, called=f"source {place}"))
             opened[-1] = read_as(opened[-1], encoding)
@@ -75,7 +76,7 @@ def average(
             metadata=stored[0].metadata if stored else {},
             notes=[*source_notes(opened, unwrap=unwrap), *twice_notes(opened), *encoding_notes(opened, encoding)],
         )
-        plan, opened = keeping_codes(plan, opened, encoding)
+        plan, opened[:] = keeping_codes(plan, opened, encoding)
         plan = with_settings(plan, opened, 0)
         folders = [folder_of(one) for one in stored]
         plan = with_config_said(plan, folders)
@@ -87,10 +88,6 @@ def average(
             allowed=vocab == PLACE,
         )
         plan = with_model_files_pinned(plan, folders)
-    except BaseException:
-        for checkpoint in opened:
-            checkpoint.close()
-        raise
     return replace(with_metadata(plan, metadata), inputs=PlanInputs(tuple(opened), None))
 
 

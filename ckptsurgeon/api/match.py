@@ -10,7 +10,7 @@ from ..checkpoint.in_memory import path_of
 from ..checkpoint.opening import open_checkpoint
 from ..destinations._load import load_target
 from ..storage.read.uri import shown
-from ..util.text import count
+from ..util.text import count, notes_about
 from .inputs.argument_types import CheckpointLike
 
 __all__ = ["match"]
@@ -29,7 +29,7 @@ def match(
     with open_checkpoint(source, root, unwrap=False) as raw:
         checkpoint = raw.unwrapped(destination=list(target.tensors))
         found = propose(shown(path_of(source)), checkpoint, shown(path_of(destination)), target.tensors)
-        notes = [*checkpoint.notes, *target.notes, *found.notes]
+        notes = [*notes_about(checkpoint.path, checkpoint.notes), *target.notes, *found.notes]
         if checkpoint.stripped:
             notes.append(f"stripped {', '.join(checkpoint.stripped)} from the keys of {checkpoint.path}")
         by_order = [one for one in found.matches if one.why == "order"]

@@ -10,7 +10,7 @@ from ..checkpoint.opening import open_checkpoint
 from ..errors import FormatError
 from ..planning.target import TargetSpec
 from ..tensors.info import TensorInfo
-from ..util.text import brief_repr, escape
+from ..util.text import brief_repr, escape, notes_about
 from ._document import Document, check_fields
 
 __all__ = ["CONFIG", "checkpoint_target"]
@@ -38,7 +38,7 @@ def checkpoint_target(given: CheckpointLike, root: str | None = None) -> TargetS
             keeps=path,
             keeps_root=checkpoint.root,
             kept=None if isinstance(given, (str, os.PathLike)) else given,
-            notes=checkpoint.notes,
+            notes=tuple(notes_about(path, checkpoint.notes)),
         )
 
 

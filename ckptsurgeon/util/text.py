@@ -10,7 +10,7 @@ from reprlib import Repr
 
 __all__ = [
     "apart", "brief_repr", "count", "escape", "grouped", "human_bytes", "human_count", "listing", "natural_key",
-    "percent", "shape_text", "together", "without_credentials", "without_secrets",
+    "notes_about", "percent", "shape_text", "together", "without_credentials", "without_secrets",
 ]  # fmt: skip
 
 LISTED = 5
@@ -160,6 +160,13 @@ def listing(items: Sequence[str], limit: int = LISTED, *, where: str = " (--json
     shown = ", ".join(escape(item) for item in items[:limit])
     more = len(items) - limit
     return f"{shown}, and {more} more{where}" if more > 0 else shown
+
+
+def notes_about(name: str, notes: Iterable[str]) -> list[str]:
+    """Return notes that each say what they are about: with the escaped ``name`` in front, unless it is in the note."""
+    shown = escape(name)
+    named = re.compile(rf"(?<![\w./-]){re.escape(shown)}(?![\w.-])")
+    return [note if named.search(note) else f"{shown}: {note}" for note in notes]
 
 
 def together(items: Sequence[str], limit: int = LISTED) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,3 +54,16 @@ def test_what_is_written_has_the_size_that_its_index_gives() -> None:
     for to in ("safetensors", "pth"):
         cs.apply(cs.convert("a.pth"), f"{to}/", to=to, max_shard_size="2MB")
         assert not any("total_size" in note for note in cs.open_checkpoint(to).header.notes)
+
+
+def test_of_two_folders_the_note_says_which_one_it_is_about(ckpt: Any) -> None:
+    folder(48)
+    shutil.copytree("m", "other")
+    index = Path("other", INDEX)
+    index.write_text(index.read_text().replace("48", "99"))
+    said = f"note: other: {INDEX} gives a total_size of 99 bytes"
+    for verb in ("diff m other", "match m other"):
+        assert said in ckpt(*verb.split()).err, verb
+    merge = "merge m other --method linear --weights 0.5,0.5"
+    for verb in ("average m other", merge, "transplant m other", "transplant other m"):
+        assert said in ckpt(*verb.split(), "-o", "x", "-n").err, verb

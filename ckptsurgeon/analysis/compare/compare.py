@@ -10,7 +10,7 @@ from ...engine.prefetch import fetch_tensors, no_progress
 from ...planning.keys.hints import chosen_keys
 from ...planning.operations.perform import Weights
 from ...tensors.encodings._agreement import QuantisedModule, disagreements
-from ...util.text import escape, natural_key
+from ...util.text import escape, natural_key, notes_about
 from .bytewise import unequal_keys
 from .difference import Difference, Pair, Tolerance
 from .logical import EncodedOtherwise, coded_in_both, encoded_otherwise, with_changed_codes, with_decoded
@@ -110,7 +110,8 @@ def compare_outlines(
         else:
             retyped.append(Pair(key, info, other))
     added = [key for key in there if key not in here]
-    notes = (*first.notes, *second.notes, *chosen.notes, *_decoded(first, second))
+    said = [note for one in (first, second) for note in notes_about(one.path, one.notes)]
+    notes = (*said, *chosen.notes, *_decoded(first, second))
     return Difference(
         first.path, second.path, values, _sorted(added), _sorted(removed), tuple(reshaped), tuple(retyped),
         identical=len(same), notes=notes, same=tuple(same),

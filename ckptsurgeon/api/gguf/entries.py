@@ -11,7 +11,7 @@ from ...engine.inputs import PlanInputs
 from ...engine.output.layout import OutputOptions, is_folder, writer_of
 from ...errors import CheckpointError, ConfigError
 from ...formats.base.header import ExtraEntries
-from ...formats.ggml.values import TEXT, UINT32, Typed, kind_of, packed, parsed
+from ...formats.ggml.values import INT32, TEXT, UINT32, Typed, kind_of, packed, parsed
 from ...formats.ggml.writer import FORMAT_KEY, RESERVED, GgufWriter
 from ...planning.llama_cpp.names import ARCHITECTURES
 from ...planning.plan.plan import Plan
@@ -19,7 +19,8 @@ from ...tensors.dtypes import DTYPES
 from ...util.text import listing
 from ..model_folder.folder import model_folder
 from .layouts import ARCHITECTURE, TRANSFORMERS
-from .outputs import block_notes, check_given, check_names, notes_on_other_format
+from .outputs import check_given, check_names, notes_on_other_format
+from .sizes import size_notes
 from .tokenizer import tokenizer_entries
 
 __all__ = ["gguf_entries"]
@@ -61,9 +62,9 @@ def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tupl
         found.update(_file_type(plan))
     named = found[ARCHITECTURE].raw[8:].decode("utf-8", "replace") if ARCHITECTURE in found else ""
     notes += check_names(plan, inputs, named)
-    count = found.get(f"{named}.block_count")
-    stated = str(int.from_bytes(count.raw, "little")) if count is not None else ""
-    return ExtraEntries((), (found,)), (*notes, *block_notes((step.key for step in plan.steps), named, stated))
+    numbers = {key: str(int.from_bytes(one.raw, "little")) for key, one in found.items() if one.kind in (UINT32, INT32)}
+    sizes = size_notes({step.key: step.shape for step in plan.steps}, named, numbers)
+    return ExtraEntries((), (found,)), (*notes, *sizes)
 
 
 def _is_gguf(options: OutputOptions) -> bool:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...engine.inputs import PlanInputs
@@ -16,10 +15,10 @@ from ...planning.plan.plan import Plan
 from ...util.text import count, escape, listing
 from ..model_folder.folder import model_folder
 from .layouts import ARCHITECTURE
+from .sizes import size_notes
 
-__all__ = ["block_notes", "check_given", "check_names", "notes_on_other_format", "source_notes"]
+__all__ = ["check_given", "check_names", "notes_on_other_format", "source_notes"]
 
-_BLOCK = re.compile(r"blk\.(\d{1,9})\.")
 _REMEDY = "ckpt convert X --layout gguf -o y.gguf"
 
 
@@ -55,25 +54,11 @@ def check_names(plan: Plan, inputs: PlanInputs, architecture: str) -> tuple[str,
     )
 
 
-def block_notes(keys: Iterable[str], architecture: str, stated: str) -> tuple[str, ...]:
-    """Return a note if the blocks of llama.cpp's tensors are not as many as ``stated`` in ``block_count``; or ()."""
-    numbers = {int(found[1]) for key in keys if (found := _BLOCK.match(key)) is not None}
-    if not numbers or not (stated.isascii() and stated.isdigit()) or len(stated) > 9:
-        return ()
-    lost = next((number for number in range(int(stated)) if number not in numbers), None)
-    if lost is None and max(numbers) < int(stated):
-        return ()
-    has = f"the blocks go up to {max(numbers)}" if lost is None else f"there is nothing of block {lost}"
-    whole = len(numbers) == max(numbers) + 1
-    remedy = f" (--set-metadata {escape(architecture)}.block_count={len(numbers)})" if whole else ""
-    return (f"{escape(architecture)}.block_count is {stated}, but {has}: llama.cpp cannot load it{remedy}",)
-
-
 def source_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
     """Return notes on metadata of a GGUF file that its tensors or its tokens contradict."""
     said = checkpoint.metadata
     named = said.get(ARCHITECTURE, "")
-    blocks = block_notes(checkpoint, named, said.get(f"{named}.block_count", ""))
+    sizes = size_notes({key: info.shape for key, info in checkpoint.items()}, named, said)
     tokens = checkpoint.header.stored.get("tokenizer.ggml.tokens")
     number = tokens.items if tokens is not None else 0
     beyond = [
@@ -81,7 +66,7 @@ def source_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
         for key in said
         if key.startswith("tokenizer.ggml.") and key.endswith("_token_id") and number and _is_beyond(said[key], number)
     ]
-    return (*blocks, *([f"the file has {count(number, 'token')}, but {listing(beyond, where='')}"] if beyond else []))
+    return (*sizes, *([f"the file has {count(number, 'token')}, but {listing(beyond, where='')}"] if beyond else []))
 
 
 def _is_beyond(text: str, number: int) -> bool:

@@ -21,7 +21,7 @@ from ...planning.target import Companion, TargetSpec
 from ...storage.json_text import read_json
 from ...storage.read.base import File
 from ...storage.read.uri import open_source, shown
-from ...util.text import escape, listing
+from ...util.text import escape, listing, notes_about
 from ..model_folder.quantised import decoded_dtype, parts_elsewhere
 from .encoding import DEQUANTIZE
 
@@ -36,6 +36,7 @@ __all__ = [
     "memory_print",
     "merged_notes",
     "names_of",
+    "notes_on",
     "plan_source",
     "plan_target",
     "source_notes",
@@ -124,9 +125,15 @@ def unwrap_notes(opened: Sequence[Checkpoint], *, asked: bool) -> list[str]:
 def source_notes(opened: Sequence[Checkpoint], *, unwrap: bool) -> list[str]:
     """Return the notes on open inputs, and one on their entries that are left out because they are not tensors."""
     names = list(dict.fromkeys(key for checkpoint in opened for key in extras_left(checkpoint)))
-    notes = [note for one in opened for note in (*one.notes, *parts_elsewhere(one))]
+    notes = [note for one in opened for note in notes_on(one, len(opened))]
     notes += unwrap_notes(opened, asked=unwrap)
     return [*notes, f"left out: {listing(names)}"] if names else notes
+
+
+def notes_on(one: Checkpoint, of: int) -> list[str]:
+    """Return the notes on one of ``of`` open inputs; if there are several, each note says which it is about."""
+    notes = [*one.notes, *parts_elsewhere(one)]
+    return notes_about(one.path, notes) if of > 1 else notes
 
 
 def extras_left(checkpoint: Checkpoint) -> list[str]:

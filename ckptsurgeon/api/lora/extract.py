@@ -20,7 +20,8 @@ from ...planning.transplant.options import Options
 from ...util.text import count, escape, listing
 from ..inputs.argument_types import CheckpointLike, Patterns, checked
 from ..inputs.encoding import ENCODINGS, read_as
-from ..inputs.inputs import names_of, plan_source, unwrap_notes, view_of
+from ..inputs.inputs import names_of, notes_on, plan_source, unwrap_notes, view_of
+from ..inputs.kept_open import kept_open
 from ..inputs.memory_budget import memory_bytes, with_costs
 from ..inputs.reopening import with_model_files_pinned
 from ..model_folder.checks import notes_beside, with_sources_said
@@ -80,7 +81,7 @@ def lora_extract(
     check_place(vocab, "rows of the two embeddings are subtracted by position.", EXTRACTED)
     most = memory_bytes(memory)
     opened: list[Checkpoint] = []
-    try:
+    with kept_open(opened):
         opened += (
             open_checkpoint(one, root, unwrap=unwrap, called=name) for one, name in ((tuned, "tuned"), (base, "base"))
         )
@@ -108,7 +109,7 @@ def lora_extract(
                 **({"alpha": alpha} if alpha is not None else {}),
             },
             notes=[
-                *(note for one in opened for note in one.notes), *unwrap_notes(opened, asked=unwrap),
+                *(note for one in opened for note in notes_on(one, 2)), *unwrap_notes(opened, asked=unwrap),
                 *_lacking(ours, theirs, tied[0]),
             ],
         )  # fmt: skip
@@ -126,10 +127,6 @@ def lora_extract(
         plan = checked_rows(plan, folders, remedy=EXTRACTED, allowed=vocab == PLACE)
         plan = with_model_files_pinned(replace(plan, notes=(*plan.notes, *said)), folders)
         return with_costs(replace(plan, inputs=PlanInputs(tuple(opened), None, memory=most)), most)
-    except BaseException:
-        for checkpoint in opened:
-            checkpoint.close()
-        raise
 
 
 def _tied(folders: Sequence[ModelFolder], opened: Sequence[Checkpoint]) -> tuple[dict[str, str], dict[str, str]]:

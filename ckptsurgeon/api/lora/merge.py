@@ -22,6 +22,7 @@ from ..inputs.argument_types import CheckpointLike, Patterns, Sources, checked
 from ..inputs.encoding import as_stored, check_encoding, encoding_notes, encoding_said, read_as
 from ..inputs.inputs import merged_notes, names_of, plan_source, source_notes, twice_notes, unwrap_notes, view_of
 from ..inputs.kept_codes import keeping_codes
+from ..inputs.kept_open import kept_open
 from ..inputs.memory_budget import memory_bytes, with_costs
 from ..inputs.reopening import with_model_files_pinned
 from ..model_folder.checks import source_layer_notes, with_layers_said
@@ -77,7 +78,7 @@ def lora_merge(
     counts, most = _weights(weights, given), memory_bytes(memory)
     options = Options.of(exclude=exclude, dtype=str(dtype) if dtype is not None else None)
     opened: list[Checkpoint] = []
-    try:
+    with kept_open(opened):
         opened.append(open_checkpoint(base, root, unwrap=unwrap, called="base"))
         opened[0] = read_as(opened[0], encoding)
         names = names_of([path_of(base), *map(path_of, given)])
@@ -105,7 +106,7 @@ def lora_merge(
                 *_other_bases(opened),
             ],
         )
-        plan, opened = keeping_codes(plan, opened, encoding, dtype=options.dtype)
+        plan, opened[:] = keeping_codes(plan, opened, encoding, dtype=options.dtype)
         check_codes(plan, [one.codes for one in opened])
         plan = with_settings(plan, opened, 0)
         inputs = PlanInputs(tuple(opened), None, tuple(path for _, path in views if path), memory=most)
@@ -113,10 +114,6 @@ def lora_merge(
         plan = with_layers_said(plan, source_layer_notes(opened[0], folders[0]), opened[0].path, folders[0].config)
         plan = with_model_files_pinned(checked_rows(plan, folders, remedy=ADAPTED, allowed=by_place), folders)
         return with_costs(replace(plan, inputs=inputs), most)
-    except BaseException:
-        for checkpoint in opened:
-            checkpoint.close()
-        raise
 
 
 def _counted(opened: Sequence[Checkpoint]) -> list[str]:

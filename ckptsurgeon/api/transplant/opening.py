@@ -28,8 +28,9 @@ from ...util.text import escape, grouped
 from ...vocabulary.replacement import NewVocabulary
 from ..inputs.argument_types import CheckpointLike
 from ..inputs.encoding import ENCODINGS, encoding_notes, read_as, with_decoding
-from ..inputs.inputs import names_of, plan_source, plan_target
+from ..inputs.inputs import names_of, notes_on, plan_source, plan_target
 from ..inputs.kept_codes import keeping_codes
+from ..inputs.kept_open import kept_open
 from ..inputs.operations import OperatedCheckpoint, operate
 from ..inputs.reopening import with_model_files_pinned
 from ..lora.adapter_files import with_scales_checked
@@ -51,7 +52,6 @@ from ..model_folder.quantised import (
     check_settings,
     decoded_dtype,
     folder_of,
-    parts_elsewhere,
     unsettled_notes,
     with_settings,
 )
@@ -148,12 +148,8 @@ def plan_into(
         try:
             return _planned(specs, decoded, options, encoding=encoding, reading=ENCODINGS[1], **more)
         except (PlanError, PatternError) as other:  # patterns may be of stored parts
-            is_clearer = isinstance(error, QuantisedError) and not isinstance(other, (_UndecodedError, PatternError))
+            is_clearer = isinstance(error, QuantisedError) and not isinstance(other, PatternError)
             raise (other if is_clearer else error) from None
-
-
-class _UndecodedError(PlanError):
-    """Raised for a source whose codes cannot be decoded."""
 
 
 def _tried(target: TargetSpec) -> TargetSpec:
@@ -188,13 +184,14 @@ def _planned(
     """
     opened: list[Checkpoint] = []
     initial_files: list[Checkpoint] = []
-    try:
+    with kept_open(opened, initial_files):
         for place, spec in enumerate(specs, 1):
             called = f"source {place}" if len(specs) > 1 else "source"
             raw = open_checkpoint(_given(spec.given, spec.uri), root, unwrap=False, called=called)
             opened.append(raw.unwrapped(destination=list(target.tensors)))
-        if reading != encoding and any(one.codes and read_as(one, encoding).stored is None for one in opened):
-            raise _UndecodedError("a source cannot be decoded.")
+        if reading != encoding:
+            for one in opened:
+                read_as(one, ENCODINGS[1])
         sources = recognised(opened, with_decoding(rows, opened, reading), specs, target)
         views = _views(sources, specs)
         keeper = _keeper(target, [view.source.name for view in views], opened, reading)
@@ -207,7 +204,7 @@ def _planned(
             notes=[*_notes(specs, sources, target), *_idle_encoding(sources, opened[len(specs) :], encoding)],
         )  # fmt: skip
         check_converted(plan, sources)
-        plan, initial_files = _used(plan, initial, initial_files)
+        plan, initial_files[:] = _used(plan, initial, initial_files)
         read = [*(one.operated.checkpoint for one in sources), *opened[len(specs) :], *initial_files]
         owner = len(specs) if len(opened) > len(specs) else None
         plan, held = plan, read
@@ -243,10 +240,6 @@ def _planned(
         plan = with_heads_said(plan, folders[: len(specs)], [view.tensors for view in views], tied=tied)
         plan = checked_rows(plan, folders, remedy=COPIED, allowed=by_place, declared=target.vocabulary)
         plan = with_model_files_pinned(plan, folders)
-    except BaseException:
-        for checkpoint in (*opened, *initial_files):
-            checkpoint.close()
-        raise
     others += tuple(one.path for one in target.given)  # also those that no step reads must not be replaced
     return replace(plan, inputs=PlanInputs(tuple(held), target, others, PlanningInputs(views, target, options)))
 
@@ -358,7 +351,7 @@ def _notes(specs: Sequence[SourceSpec], sources: Sequence[KnownSource], target: 
     notes = [note for spec in specs for note in spec.notes]
     for one in sources:
         checkpoint = one.operated.checkpoint
-        notes += (*checkpoint.notes, *one.operated.notes, *parts_elsewhere(checkpoint))
+        notes += (*notes_on(checkpoint, len(sources) + bool(target.keeps)), *one.operated.notes)
         if checkpoint.stripped:
             notes.append(f"stripped {', '.join(checkpoint.stripped)} from the keys of {checkpoint.path}")
     for one in sources:

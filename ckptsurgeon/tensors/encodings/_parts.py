@@ -18,6 +18,7 @@ __all__ = [
     "broken_partners",
     "could_be_parts",
     "could_be_words",
+    "is_of_codes_only",
     "lone_codes",
     "lone_parts",
     "part_endings",
@@ -40,17 +41,22 @@ _SHORT = frozenset({".A", ".s", ".rows", ".cols", ".vals", ".workspace", ".rcp"}
 _CERTAIN = frozenset({
     ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".SCB", ".quant_state.bitsandbytes__nf4",
     ".quant_state.bitsandbytes__fp4", ".qzeros", ".g_idx", ".weight_g_idx", "_scale_inv", ".scale_packed",
+    ".weight_scale_inv", ".weight_scale_2",
     ".scale_weight", ".qscale_weight", ".weights_scaling_factor", ".weight_sf", ".weight_sf_rowmajor", ".q_scale_max",
     ".q_invperm", ".q_group_map", ".suh", ".svh", ".qbiases", "._weight_scale", "._weight_scale_and_zero",
 })  # fmt: skip
 """Endings that plain tensors never have: they always belong to quantised tensors."""
 _OF_WEIGHTS = frozenset({
-    ".weight_scale", ".weight_scale_inv", ".weight_scale_2", ".weight_scales", ".weight_global_scale",
-    ".weight_zero_point", ".weight_descale",
+    ".weight_scale", ".weight_scales", ".weight_global_scale", ".weight_zero_point", ".weight_descale",
 })  # fmt: skip
 """Endings that belong to quantised tensors unless the weight itself is stored as plain numbers."""
 _TOGETHER = frozenset({".scales", ".biases"})
 """Endings that belong to a quantised tensor if both exist, as in MLX."""
+
+
+def is_of_codes_only(ending: str) -> bool:
+    """Return whether the ending of a key belongs to quantised tensors in any file, also beside plain weights."""
+    return ending in _CERTAIN
 
 
 def could_be_parts(tensors: Mapping[str, TensorInfo], endings: tuple[str, ...]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from ._agreement import stores_codes
 from ._encoding import QuantisedTensor, QuantisedTensors
 from ._methods import KNOWN, family
 from ._modules import Modules, module_of
-from ._parts import OF_ACTIVATIONS
+from ._parts import OF_ACTIVATIONS, is_of_codes_only
 from ._settings import QuantisationSettings, Settings
 
 __all__ = [
@@ -215,19 +215,17 @@ def plain_with_scales(
 
     Weights that the settings leave unquantised are not among them, since a loader takes them as they are. Methods that
     train with simulated quantisation may store plain weights with scales; for models of these methods nothing is
-    yielded, unless other weights are codes.
+    yielded, unless other weights are codes. Without settings, only endings count that no plain tensor ever has.
     """
-    if not settings or not (
-        _is_of_codes(settings) or any(one.codes and _is_coded(one, tensors) for one in codes.tensors)
-    ):
+    if settings and not (_is_of_codes(settings) or any(one.codes and _is_coded(one, tensors) for one in codes.tensors)):
         return
     modules = Modules(settings)
     coded = {form for form, one in codes.by_form().items() if _is_coded(one, tensors)}
     for one in codes.tensors:
         if one.form in coded or not _is_plain(one, tensors) or modules.left_out(module_of(one.name)):
             continue
-        ends = tuple(end.removeprefix(".weight.").lstrip("._") for end in one.parts if end.endswith(_DECODING))
-        if ends:
+        parts = (end for end in one.parts if end.endswith(_DECODING) and (settings or is_of_codes_only(end)))
+        if ends := tuple(end.removeprefix(".weight.").lstrip("._") for end in parts):
             yield one.name, ends
 
 

@@ -226,6 +226,19 @@ def test_what_no_decoder_knows_is_refused_with_its_reason(verb: str, models: dic
 
 
 @pytest.mark.parametrize("verb", EVERY)
+def test_codes_that_are_needed_as_weights_are_refused_with_the_reason_why_they_stay_codes(
+    verb: str, models: dict[str, Path], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    BY_NAME["fp8-block"].folder(broken)
+    tensors = weights(broken)
+    lost = [key for key in tensors if key.endswith("weight_scale_inv")][-1]
+    save_file({key: one for key, one in tensors.items() if key != lost}, broken / "model.safetensors")
+    with pytest.raises(cs.PlanError, match=f"{lost.removesuffix('_scale_inv')} of .*broken .* cannot be decoded"):
+        EVERY[verb]({**models, "a": broken, "b": broken}, "keep")
+
+
+@pytest.mark.parametrize("verb", EVERY)
 def test_a_plan_in_a_file_makes_the_same(verb: str, models: dict[str, Path], tmp_path: Path) -> None:
     plan = EVERY[verb]({**models, "a-plain": models["g-plain"]}, "dequantize")
     Path("plan.json").write_text(json.dumps(plan.to_json()))

@@ -157,3 +157,24 @@ def test_parts_in_another_shard_are_not_missed(has_index: bool, tmp_path: Path) 
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
         assert not said(cs.inspect(folder))
     assert not any(said(cs.inspect(folder / name)) for name in names)
+
+
+@pytest.mark.parametrize("ending", ["weight_scale_inv", "weight_scale_2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_beside_which_a_part_of_codes_is_left_are_said_without_settings(
+    ending: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file({"a.up.weight": torch.ones(4, 4).bfloat16(), f"a.up.{ending}": torch.ones(1, 1, dtype=dtype)}, path)
+    wanted = f"{path}: 1 plain weight has {ending} beside it, which only codes need: a.up.weight"
+    assert wanted in cs.inspect(path).notes
+    assert wanted in cs.filter(path, include="**").notes
+    if dtype == torch.float32:
+        with pytest.raises(cs.PlanError, match="nothing decodes them: take the original file"):
+            cs.convert(path, dtype="bf16")
+
+
+def test_a_scale_that_plain_weights_have_too_is_not_said(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file({"a.up.weight": torch.ones(4, 4), "a.up.weight_scale": torch.ones(1)}, path)
+    assert not cs.inspect(path).notes

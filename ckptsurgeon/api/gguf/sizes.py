@@ -1,0 +1,81 @@
+"""The number of blocks and the sizes that the metadata of a GGUF file state, against its tensors.
+
+llama.cpp's ``gguf-py/gguf/constants.py`` names the entries; its loader derives the shapes of a block from them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from ...planning.llama_cpp.names import ARCHITECTURES, DEEPSEEK
+from ...util.text import escape
+
+__all__ = ["size_notes"]
+
+DIGITS = 9
+"""The most digits of a number that is compared."""
+_BLOCK = re.compile(r"blk\.(\d{1,9})\.")
+HEADS, FEW, WIDTH = "attention.head_count", "attention.head_count_kv", "embedding_length"
+
+
+def size_notes(shapes: Mapping[str, Sequence[int]], architecture: str, metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """Return notes on numbers in the metadata that are not those of the tensors: of blocks, and sizes of the first one.
+
+    ``metadata`` maps the names of the entries to their values as text. Sizes are compared for architectures whose
+    queries and keys are one tensor each.
+    """
+    own = f"{architecture}."
+    numbers = {
+        key.removeprefix(own): int(text) for key, text in metadata.items() if key.startswith(own) and _is_number(text)
+    }
+    sizes = numbers if architecture in ARCHITECTURES and architecture != DEEPSEEK else {}
+    return (*_of_blocks(shapes, architecture, numbers.get("block_count")), *_of_shapes(shapes, architecture, sizes))
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= DIGITS
+
+
+def _of_blocks(keys: Iterable[str], architecture: str, stated: int | None) -> Iterator[str]:
+    numbers = {int(found[1]) for key in keys if (found := _BLOCK.match(key)) is not None}
+    if not numbers or stated is None:
+        return
+    lost = next((number for number in range(stated) if number not in numbers), None)
+    if lost is None and max(numbers) < stated:
+        return
+    has = f"the blocks go up to {max(numbers)}" if lost is None else f"there is nothing of block {lost}"
+    whole = len(numbers) == max(numbers) + 1
+    remedy = f" (--set-metadata {escape(architecture)}.block_count={len(numbers)})" if whole else ""
+    yield f"{escape(architecture)}.block_count is {stated}, but {has}: llama.cpp cannot load it{remedy}"
+
+
+def _of_shapes(shapes: Mapping[str, Sequence[int]], architecture: str, sizes: Mapping[str, int]) -> Iterator[str]:
+    for key, axis, entries, wanted in _wanted(sizes):
+        shape = shapes.get(key, ())
+        if len(shape) == 2 and shape[axis] != wanted:
+            said = " and ".join(f"{escape(architecture)}.{entry} {sizes[entry]}" for entry in entries if entry in sizes)
+            yield f"{said} make {wanted:,} {('rows', 'columns')[axis]} of {key}, but it has {shape[axis]:,}"
+
+
+def _wanted(sizes: Mapping[str, int]) -> Iterator[tuple[str, int, tuple[str, ...], int]]:
+    """Yield a tensor, an axis of it, the entries that give the size of the axis, and this size."""
+    width, heads = sizes.get(WIDTH, 0), sizes.get(HEADS, 0)
+    if width:
+        yield "token_embd.weight", 1, (WIDTH,), width
+    if "feed_forward_length" in sizes:
+        yield "blk.0.ffn_down.weight", 1, ("feed_forward_length",), sizes["feed_forward_length"]
+    if width and heads:
+        few, each = (FEW, sizes[FEW]) if FEW in sizes else (HEADS, heads), width // heads
+        yield "blk.0.attn_q.weight", 0, *_rows("key", (HEADS, heads), each, sizes)
+        yield "blk.0.attn_k.weight", 0, *_rows("key", few, each, sizes)
+        yield "blk.0.attn_v.weight", 0, *_rows("value", few, each, sizes)
+
+
+def _rows(kind: str, heads: tuple[str, int], each: int, sizes: Mapping[str, int]) -> tuple[tuple[str, ...], int]:
+    """Return the entries that give the rows of all heads, and their number; ``each`` is a head's width by default."""
+    entry, number = heads
+    length = f"attention.{kind}_length"
+    if length in sizes:
+        return (entry, length), number * sizes[length]
+    return tuple(dict.fromkeys((WIDTH, HEADS, entry))), number * each
