@@ -158,6 +158,8 @@ def _is_certain(stem: str, found: Mapping[str, str], tensors: Mapping[str, Tenso
 
     ``found`` maps endings to keys, which all begin with ``stem``.
     """
+    if not any(tensors[key].numel for key in found.values()):
+        return False
     if not _CERTAIN.isdisjoint(found) or _TOGETHER.issubset(found):
         return True
     if not _OF_WEIGHTS.isdisjoint(found):
