@@ -106,7 +106,7 @@ def test_a_quantised_base_cannot_be_merged_into(dtype: torch.dtype, ckpt: Any) -
     peft_folder("a", PAIR)
     done = ckpt("lora", "merge", "base.safetensors", "a", "-o", "o.safetensors", "--json")
     assert done.code == 4
-    assert "Dequantise the model first" in json.loads(done.err)["hint"]
+    assert "Dequantise the model with the package that quantised it" in json.loads(done.err)["hint"]
 
 
 def test_the_base_is_never_overwritten(ckpt: Any) -> None:
