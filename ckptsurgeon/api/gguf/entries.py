@@ -20,7 +20,7 @@ from ...util.text import listing
 from ..model_folder.folder import model_folder
 from .layouts import ARCHITECTURE, TRANSFORMERS
 from .outputs import check_given, check_names, notes_on_other_format
-from .sizes import size_notes
+from .sizes import shape_of_values, size_notes
 from .tokenizer import tokenizer_entries
 
 __all__ = ["gguf_entries"]
@@ -63,7 +63,7 @@ def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tupl
     named = found[ARCHITECTURE].raw[8:].decode("utf-8", "replace") if ARCHITECTURE in found else ""
     notes += check_names(plan, inputs, named)
     numbers = {key: str(int.from_bytes(one.raw, "little")) for key, one in found.items() if one.kind in (UINT32, INT32)}
-    sizes = size_notes({step.key: step.shape for step in plan.steps}, named, numbers)
+    sizes = size_notes({step.key: shape_of_values(step.dtype, step.shape) for step in plan.steps}, named, numbers)
     return ExtraEntries((), (found,)), (*notes, *sizes)
 
 

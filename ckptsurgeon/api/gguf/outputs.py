@@ -15,7 +15,7 @@ from ...planning.plan.plan import Plan
 from ...util.text import count, escape, listing
 from ..model_folder.folder import model_folder
 from .layouts import ARCHITECTURE
-from .sizes import size_notes
+from .sizes import shape_of_values, size_notes
 
 __all__ = ["check_given", "check_names", "notes_on_other_format", "source_notes"]
 
@@ -58,7 +58,7 @@ def source_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
     """Return notes on metadata of a GGUF file that its tensors or its tokens contradict."""
     said = checkpoint.metadata
     named = said.get(ARCHITECTURE, "")
-    sizes = size_notes({key: info.shape for key, info in checkpoint.items()}, named, said)
+    sizes = size_notes({key: shape_of_values(one.dtype, one.shape) for key, one in checkpoint.items()}, named, said)
     tokens = checkpoint.header.stored.get("tokenizer.ggml.tokens")
     number = tokens.items if tokens is not None else 0
     beyond = [

@@ -9,9 +9,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ...planning.llama_cpp.names import ARCHITECTURES, DEEPSEEK
+from ...tensors.dtypes import BLOCKS
 from ...util.text import escape
 
-__all__ = ["size_notes"]
+__all__ = ["shape_of_values", "size_notes"]
 
 DIGITS = 9
 """The most digits of a number that is compared."""
@@ -31,6 +32,14 @@ def size_notes(shapes: Mapping[str, Sequence[int]], architecture: str, metadata:
     }
     sizes = numbers if architecture in ARCHITECTURES and architecture != DEEPSEEK else {}
     return (*_of_blocks(shapes, architecture, numbers.get("block_count")), *_of_shapes(shapes, architecture, sizes))
+
+
+def shape_of_values(dtype: str, shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape of the values that a stored tensor holds: the rows of blocks are stored as bytes."""
+    if dtype not in BLOCKS or not shape:
+        return tuple(shape)
+    values, nbytes = BLOCKS[dtype]
+    return (*shape[:-1], shape[-1] // nbytes * values)
 
 
 def _is_number(text: str) -> bool:

@@ -44,10 +44,12 @@ def test_without_the_width_of_a_head_it_follows_from_the_width_of_the_model() ->
     assert said_of("y.gguf") == [f"{made}{name}.weight, but it has 32" for name in "kv"]
 
 
+@pytest.mark.parametrize("blocks", [None, "q8_0", "q4_0"])
 @pytest.mark.parametrize("name", [*MODELS, *KINDS])
-def test_nothing_is_said_of_a_model_as_it_is(name: str) -> None:
+def test_nothing_is_said_of_a_model_as_it_is(name: str, blocks: str | None) -> None:
     model(name) if name in MODELS else saved(name)
-    cs.apply(cs.convert("model", layout="gguf"), "x.gguf")
+    receipt = cs.apply(cs.convert("model", layout="gguf", gguf_type=blocks), "x.gguf")
+    assert not [note for note in receipt.notes if " make " in note]
     assert Path("x.gguf").exists()
     assert not said_of("x.gguf")
 
