@@ -47,6 +47,7 @@ def apply(
     plugin: Path | None = None,
     key: Path | None = None,
     restart: bool = False,
+    consume: bool = False,
     processes: bool = False,
     engine: str | None = None,
     progress: Progress | None = None,
@@ -64,7 +65,8 @@ def apply(
     is called with (bytes done, bytes in all).
 
     If a run that writes several shards is interrupted, its finished shards stay in a temporary folder, and the same
-    call goes on from there; with ``restart`` it removes them and begins anew. With ``processes`` the shards are shared
+    call goes on from there; with ``restart`` it removes them and begins anew. ``consume`` deletes the shards of the
+    sources (local safetensors) as soon as the shards made of them are on disk. With ``processes`` the shards are shared
     out among the processes that ``torchrun`` has started, which all have to make this call with the same plan; each
     returns a receipt, and that of the first process counts for the whole output. ``engine`` "ray" or "ray://HOST:PORT"
     writes each shard as a task of Ray instead, on nodes that share the file system.
@@ -110,6 +112,7 @@ def apply(
             inputs=others + inputs.others,
             key=os.fspath(key or ""),
             restart=restart,
+            consume=consume,
         )
         recipe = make_recipe(plan, options.path.rstrip("/"), __version__)
         entries, lost = gguf_entries(plan, inputs, options)

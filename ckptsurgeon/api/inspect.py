@@ -13,6 +13,7 @@ from ..analysis.inspection import Inspection, TokenRows, inspection_of
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.in_memory import place_of
 from ..checkpoint.opening import open_checkpoint
+from ..checkpoint.shard_index import consumed_notes
 from ..errors import ConfigError, FormatError
 from ..planning.keys.hints import unmatched
 from ..planning.keys.matcher import KeyMatcher
@@ -57,7 +58,7 @@ def inspect(
         folder = None if checkpoint.folder is None else model_folder(checkpoint)
         adapter, notes = adapter_of(checkpoint)
         found = inspection_of(checkpoint, include, exclude, stats=stats, weights=weights_of(checkpoint))
-        notes = (*notes, *contradictions(checkpoint, folder))
+        notes = (*notes, *contradictions(checkpoint, folder), *consumed_notes(checkpoint.open_files().values()))
         if model_class:
             from .class_check import comparison_notes
 

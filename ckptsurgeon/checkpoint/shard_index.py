@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import CheckpointError
 from ..formats.base.sharded_writer import indexed_name, shard_name
-from ..storage.read.base import Folder
-from ..storage.read.local import LocalFolder
-from ..util.text import escape, together
+from ..storage.read.base import File, Folder
+from ..storage.read.local import ConsumedFile, LocalFolder
+from ..util.text import count, escape, together
 from .quantisation import document_of
 
-__all__ = ["ShardIndex", "shard_index", "shard_notes"]
+__all__ = ["ShardIndex", "consumed_notes", "shard_index", "shard_notes"]
 
 SHOWN = 2
 LENGTH = 8
@@ -91,3 +91,13 @@ def _size(index: ShardIndex, folder: Folder | None) -> int | None:
                 size += file.size - LENGTH - int.from_bytes(file.read(0, LENGTH), "little")
         return size
     return None
+
+
+def consumed_notes(files: Iterable[File]) -> tuple[str, ...]:
+    """Return a note if some of the files are only what is left of shards that a run has consumed."""
+    found = [file for file in files if isinstance(file, ConsumedFile)]
+    if not found:
+        return ()
+    gone = f"of {count(len(found), 'shard')} only the header is left"
+    output = escape(found[0].shard.output)
+    return (f"{gone}: a run that writes {output} has consumed them and was interrupted; run that command again",)

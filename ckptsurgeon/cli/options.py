@@ -124,6 +124,14 @@ Restart = Annotated[
         help="Begin anew: remove the finished shards of an interrupted run, which are kept otherwise.",
     ),
 ]
+Consume = Annotated[
+    bool,
+    typer.Option(
+        "--consume",
+        help="Delete each shard of the sources as soon as what came of it is on disk; asks twice.",
+    ),
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask: with --consume.")]
 OutputUnlessDry = Annotated[
     str | None,
     typer.Option("-o", "--output", metavar="FILE|DIR", help="Write the output here; required unless -n is given."),

@@ -9,8 +9,23 @@ from typing import TYPE_CHECKING
 
 from ..util.text import escape
 from ..util.torchrun import is_started_again, number_of_processes, rank_of_process
+from .consuming import ask_to_consume, check_can_ask
 from .failing import is_for_memory
-from .options import DryRun, Engine, Force, Key, MaxShard, OutputUnlessDry, Restart, To, Wait, check_output, quoted
+from .options import (
+    Consume,
+    DryRun,
+    Engine,
+    Force,
+    Key,
+    MaxShard,
+    OutputUnlessDry,
+    Restart,
+    To,
+    Wait,
+    Yes,
+    check_output,
+    quoted,
+)
 from .sink import Sink, print_to
 from .stopping import say
 
@@ -32,6 +47,8 @@ class Writing:
     wait: Wait = None
     key: Key = None
     restart: Restart = False
+    consume: Consume = False
+    yes: Yes = False
     engine: Engine = None
     dry_run: DryRun = False
     sink: Sink = field(default_factory=Sink)
@@ -46,6 +63,7 @@ class Writing:
         from ..api.apply import check_output as api_check_output
         from ..errors import ConfigError
 
+        self.check_consent()
         if self.output is None:
             if not self.dry_run:
                 raise ConfigError("no output given.", hint="Name the output with -o, or show the plan with -n.")
@@ -54,6 +72,15 @@ class Writing:
             return
         check_output(self.output)
         api_check_output(self.output, to=self.to, max_shard_size=self.max_shard_size)
+
+    def check_consent(self) -> None:
+        """Raise ConfigError if the sources would be deleted and nobody can be asked, or --yes has no meaning."""
+        from ..errors import ConfigError
+
+        if self.yes and not self.consume:
+            raise ConfigError("--yes is only for --consume.", hint="Leave it out: nothing else asks.")
+        if self.consume and not (self.yes or self.dry_run):
+            check_can_ask()
 
     def carry_out(self, plan: Plan) -> None:
         """Write the output of a plan and show the receipt; with --dry-run, only show the plan."""
@@ -69,6 +96,8 @@ class Writing:
                 self._show(plan)
             return
         assert self.output is not None  # ensured by check()
+        if self.consume and not self.yes:
+            ask_to_consume(plan)
         with self.sink.working("writing", self.output) as progress:
             receipt = apply(
                 plan,
@@ -79,6 +108,7 @@ class Writing:
                 wait=self.wait,
                 key=self.key,
                 restart=self.restart and not is_started_again(),
+                consume=self.consume,
                 processes=number_of_processes() > 1,
                 engine=self.engine,
                 progress=progress,

@@ -23,6 +23,7 @@ from ..storage.write.locking import output_lock
 from ..storage.write.output_checks import check_output, identities
 from ..util.text import escape, listing
 from .check_steps import check_step
+from .consuming import source_consumer
 from .identity import identity_digest
 from .inputs import PlanInputs
 from .output.companions import (
@@ -83,12 +84,16 @@ def carry_out(
         check_output(
             path, taken, force=options.force, folder=shape.folder
         )  # only now does the lock keep other runs out
+        consumer = source_consumer(written, inputs, options, shape)
         former = stale_companions(options.path, written.target) if shape.folder else StaleCompanions()
         stack.enter_context(keeping(inputs))
         signed = stack.enter_context(signing(options, path, taken, folder=shape.folder))
         staged = stack.enter_context(
-            staged_output(path, shape, written, options, plan=plan, inputs=inputs, stale=former.stale, helpers=helpers)
-        )
+            staged_output(
+                path, shape, written, options, plan=plan, inputs=inputs, stale=former.stale, helpers=helpers,
+                consumer=consumer,
+            )
+        )  # fmt: skip
         if staged.folder is not None:
             copy_companions(written, staged.folder)  # first: a file that changed since the plan ends the run at once
         parts = staged.begin_parts(lambda: identity_digest(plan, inputs, options, shape))
@@ -97,6 +102,7 @@ def carry_out(
         _finish(receipts, shape, staged, text.checked(all_checksums(plan, _merged(one.checksums for one in receipts))))
         signed.finish(staged.files.values(), staged.folder)
         nbytes = staged.folder.nbytes if staged.folder is not None else shape.size
+    consumed = consumer.finish() if consumer is not None else ()
     return Receipt(
         output=options.path,
         counts=plan.counts,
@@ -115,6 +121,7 @@ def carry_out(
             *companion_notes(written),
             *_left_out_notes(plan, written, options),
             *former.notes,
+            *consumed,
         ),
     )
 

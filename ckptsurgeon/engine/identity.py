@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..planning.plan.plan import Plan
+from ..storage.read.local import ConsumedFile
 from ..storage.small_files import open_file
 from ..util.text import listing
 from ..util.version import __version__
@@ -18,6 +19,10 @@ from .inputs import PlanInputs
 from .output.layout import OutputOptions, OutputShape
 
 __all__ = ["difference", "identity_digest", "identity_of", "is_known", "on_disk"]
+
+
+_OPTIONS = ("to", "max_shard_size", "consume")
+"""Those options of the output that are told apart in words."""
 
 
 def identity_of(plan: Plan, inputs: PlanInputs, options: OutputOptions, shape: OutputShape) -> dict[str, Any]:
@@ -30,9 +35,10 @@ def identity_of(plan: Plan, inputs: PlanInputs, options: OutputOptions, shape: O
         "arguments": dict(plan.arguments),
         "to": options.to,
         "max_shard_size": options.max_shard_size,
+        "consume": options.consume,
         "parts": len(shape.parts),
         "plugins": [_code_of(method.function) for method in inputs.plugins],
-        "plan": plan.sha256(),
+        "plan": plan.sha256_without_notes(),
     }
     return dict(json.loads(json.dumps(identity)))  # as a journal has it, with lists for tuples
 
@@ -55,6 +61,8 @@ def on_disk(inputs: PlanInputs) -> list[list[int]]:
     found = []
     for source in inputs.sources:
         for file in source.open_files().values():
+            if isinstance(file, ConsumedFile):
+                found.append([file.shard.inode, file.shard.ctime_ns])
             with file.descriptor() as fd:
                 if fd is not None:
                     stat = os.fstat(fd)
@@ -98,8 +106,8 @@ def difference(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         ]
         if changed:
             return f", and its sources have changed since: {listing(changed)}"
-        were = {**begun["arguments"], **{name: begun[name] for name in ("to", "max_shard_size")}}
-        are = {**now["arguments"], **{name: now[name] for name in ("to", "max_shard_size")}}
+        were = {**begun["arguments"], **{name: begun[name] for name in _OPTIONS}}
+        are = {**now["arguments"], **{name: now[name] for name in _OPTIONS}}
         options = [name for name in dict.fromkeys([*were, *are]) if were.get(name) != are.get(name)]
         if options:
             return f": they are of a command with another {listing(options, where='')}"

@@ -60,6 +60,8 @@ class PartsJournal:
         self._done: set[str] = set()
         self._lock = Lock()
         self.kept: dict[str, PartReceipt] = {}
+        self.waits = False
+        """Whether each line of the journal has to be on disk before the run goes on."""
 
     def begin(self, plan: Plan, inputs: PlanInputs, options: OutputOptions) -> None:
         """Begin a journal."""
@@ -120,7 +122,7 @@ class PartsJournal:
         if self._journal is None:
             return
         with self._lock:
-            self._journal.add(receipt.to_json())
+            self._journal.add(receipt.to_json(), wait=self.waits)
             self._done.add(receipt.name)
             self._folder.kept_on_failure = True
 
@@ -129,11 +131,9 @@ class PartsJournal:
         """Keep the finished parts if the block fails, unless the same command would fail again; the error says so."""
         try:
             yield
-        except AGAIN:
-            self._folder.kept_on_failure = False
-            raise
-        except (OutputError, SourceError) as error:
-            if not self._folder.kept_on_failure:
+        except (*AGAIN, OutputError, SourceError) as error:
+            self._folder.kept_on_failure &= not isinstance(error, AGAIN)
+            if not (self._folder.kept_on_failure or self._folder.is_only_copy):
                 raise
             hint = f"{error.hint} {self._said()}".strip()
             raise type(error)(error.message, hint=hint, details=error.details, rule=error.rule) from error

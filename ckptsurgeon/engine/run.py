@@ -157,7 +157,7 @@ def check_unchanged(
     for source in sources:
         handles = source.open_files()
         for name in handles if names is None else names:
-            if has_changed(handles[name]):
+            if not handles[name].closed and has_changed(handles[name]):  # a shard that was consumed is closed
                 path = os.path.join(source.path, name) if name else source.path
                 raise PlanError(f"{escape(path)} has changed since {since}.", hint=hint)
 

@@ -15,6 +15,7 @@ from ..storage.signing import MODEL_SIGNATURE
 from ..storage.write.folders import StagedFolder, staged_folder
 from ..storage.write.staging import StagedFile, staged_file
 from ..util.text import escape, listing
+from .consuming import SourceConsumer
 from .inputs import PlanInputs
 from .output.layout import OutputFile, OutputOptions, OutputShape, existing_checkpoint
 from .output.signing import check_signable
@@ -31,7 +32,8 @@ class StagedOutput:
     """The temporary files of an output, and the receipts of its parts that are finished.
 
     ``files`` are the open files of the parts by name ("" for a single file). ``folder`` and ``journal`` are None for a
-    single file. ``helpers`` are the other processes that write parts; None if this one writes all of them.
+    single file. ``helpers`` are the other processes that write parts; None if this one writes all of them. ``consumer``
+    deletes shards of the sources; None if they stay.
     """
 
     def __init__(
@@ -41,9 +43,10 @@ class StagedOutput:
         folder: StagedFolder | None = None,
         journal: PartsJournal | None = None,
         helpers: Helpers | None = None,
+        consumer: SourceConsumer | None = None,
     ) -> None:
         self.shape, self.files, self.folder = shape, dict(files), folder
-        self._journal, self._helpers = journal, helpers
+        self._journal, self._helpers, self._consumer = journal, helpers, consumer
         self.kept: Mapping[str, PartReceipt] = journal.kept if journal is not None else {}
         self.receipts = dict(self.kept)
         self._lock = Lock()
@@ -65,7 +68,10 @@ class StagedOutput:
             return parts
         if self._helpers is not None:
             parts = [*self._helpers.share_out(identity(), self.folder.path, parts)]
-        self.files |= {part.name: self.folder.file(part.name, part.layout.size) for part in parts}
+        self._consume()
+        reserved = self._consumer is None  # else the disk may have room for some of the parts only
+        for part in parts:
+            self.files[part.name] = self.folder.file(part.name, part.layout.size, reserved=reserved)
         return parts
 
     def finished(self, run: PartRun) -> None:
@@ -75,6 +81,8 @@ class StagedOutput:
         """
         if self.folder is not None:
             write_frame(run)
+        if self._consumer is not None:
+            run.file.flush(run.part.layout.size)
         self._add(run.receipt)
         self.take_in()
 
@@ -115,6 +123,14 @@ class StagedOutput:
         self.receipts[receipt.name] = receipt
         if self._journal is not None:
             self._journal.add(receipt)
+        self._consume()
+
+    def _consume(self) -> None:
+        """Delete the shards of the sources that no part needs any more, if this was asked for."""
+        if self._consumer is not None and self.folder is not None:
+            self.folder.is_only_copy = True
+            self._consumer.finished(self.receipts)
+            self.folder.is_only_copy = self._consumer.has_begun
 
 
 @contextmanager
@@ -128,13 +144,14 @@ def staged_output(
     inputs: PlanInputs,
     stale: Iterable[str],
     helpers: Helpers | None = None,
+    consumer: SourceConsumer | None = None,
 ) -> Iterator[StagedOutput]:
     """Yield the temporary files of an output; after the block they take its place.
 
     ``plan`` is the plan that was given, and ``written`` what the output gets of it. ``stale`` are files of an earlier
     output that will be removed. If an interrupted run of the same command has left finished parts, they are used.
-    ``helpers`` are other processes that write parts. Raises OutputError if the folder holds a checkpoint and the
-    options do not allow to replace it, or if another command was interrupted.
+    ``helpers`` are other processes that write parts; ``consumer`` deletes shards of the sources. Raises OutputError if
+    the folder holds a checkpoint and the options do not allow to replace it, or if another command was interrupted.
     """
     if not shape.folder:
         with staged_file(path, shape.size, force=options.force) as file:
@@ -150,14 +167,19 @@ def staged_output(
     check_signable(path, options, present)
     unfinished = unfinished_parts(path, plan, inputs, options, shape)
     there = unfinished.names if unfinished is not None else set()
-    size = sum(part.layout.size for part in shape.parts if part.name not in there)
+    sizes = [part.layout.size for part in shape.parts if part.name not in there]
+    size = sum(sizes) if consumer is None else max(sizes, default=0) + max(0, sum(sizes) - consumer.nbytes)
     with staged_folder(path, size, stale=present, unfinished=unfinished, restart=options.restart) as folder:
         journal = PartsJournal(folder, shape)
+        journal.waits = consumer is not None
+        folder.is_only_copy = consumer is not None and consumer.has_begun
         with journal.keeping_parts():
             files = journal.go_on(unfinished) if unfinished is not None else {}
             if unfinished is None:
                 journal.begin(plan, inputs, options)
-            yield StagedOutput(shape, files, folder, journal, helpers)
+            if consumer is not None:
+                consumer.check_kept(journal.kept)
+            yield StagedOutput(shape, files, folder, journal, helpers, consumer)
 
 
 def _existing_files(path: str, shape: OutputShape, plan: Plan) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ...util.torchrun import is_started_again, number_of_processes, rank_of_process
+from ..consuming import ask_to_consume
 from ..options import Output, RunCode, check_output, quoted
 from ..writing import Writing
 
@@ -55,12 +56,16 @@ def run(
             "--run-code is only for a dry run (-n): without -n, the code that a recipe names is always run.",
             hint="Add -n, or leave --run-code out.",
         )
+    writing.check_consent()
     _check_output(plan, output)
+    if writing.consume and not writing.yes:
+        ask_to_consume(None)
     sink = writing.sink
     with sink.working("writing", output or "") as progress:
         receipt = apply(
             plan, output, to=writing.to, max_shard_size=writing.max_shard_size, force=writing.force,
             wait=writing.wait, key=writing.key, restart=writing.restart and not is_started_again(),
+            consume=writing.consume,
             processes=number_of_processes() > 1, engine=writing.engine, progress=progress,
         )  # fmt: skip
     if rank_of_process() or sink.answer(receipt):

@@ -82,7 +82,8 @@ class OutputOptions:
     ``force`` allows to replace an earlier output. ``inputs`` are further files that were read and must not be
     overwritten: the plan, a file of rules. ``wait`` is the number of seconds to wait for another run that writes to the
     same path (None: do not wait). ``key`` is the file of a private key that signs the output. ``restart`` removes what
-    an interrupted run left of the output, which otherwise is gone on with.
+    an interrupted run left of the output, which otherwise is gone on with. ``consume`` deletes the shards of the
+    sources as soon as what came of them is on disk.
     """
 
     path: str
@@ -93,6 +94,7 @@ class OutputOptions:
     wait: float | None = None
     key: str = ""
     restart: bool = False
+    consume: bool = False
 
 
 @dataclass(frozen=True)

@@ -132,20 +132,27 @@ class Plan(InNotebooks):
 
     def sha256(self) -> str:
         """Return the SHA-256 of the plan's JSON."""
-        return self._sha256
+        return self._digests[0]
+
+    def sha256_without_notes(self) -> str:
+        """Return the SHA-256 of the plan's JSON without its notes, which may name other files beside the sources."""
+        return self._digests[1]
 
     @cached_property
-    def _sha256(self) -> str:
+    def _digests(self) -> tuple[str, str]:
+        """The SHA-256 with notes and without: both at once, since there may be hundreds of thousands of steps."""
         data = replace(self, costs=None, steps=()).to_json() | {"counts": self.counts}
-        dumps = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
-        before = dumps({key: value for key, value in data.items() if key < "steps"})
-        after = dumps({key: value for key, value in data.items() if key > "steps"})
-        digest, comma = hashlib.sha256(f'{before[:-1]},"steps":['.encode()), ""
+        target = {key: value for key, value in data["target"].items() if key != "notes"}
+        ends = [_around_steps(one) for one in (data, data | {"notes": [], "target": target})]
+        digests, comma = [hashlib.sha256(before.encode()) for before, _ in ends], ""
         for written in step_texts(self.steps, [source.name for source in self.sources]):
-            digest.update(f"{comma}{written}".encode())
+            text = f"{comma}{written}".encode()
+            for digest in digests:
+                digest.update(text)
             comma = ","
-        digest.update(f"],{after[1:]}".encode())
-        return digest.hexdigest()
+        for digest, (_, after) in zip(digests, ends, strict=True):
+            digest.update(after.encode())
+        return digests[0].hexdigest(), digests[1].hexdigest()
 
     @staticmethod
     def from_json(data: Any) -> Plan:
@@ -195,3 +202,11 @@ def _read_plan(data: Mapping[str, Any]) -> Plan:
         notes=tuple(map(text, data["notes"])),
         costs=Costs.from_json(data.get("costs")),
     )
+
+
+def _around_steps(data: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the JSON text before the steps of a plan, and that behind them."""
+    dumps = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+    before = dumps({key: value for key, value in data.items() if key < "steps"})
+    after = dumps({key: value for key, value in data.items() if key > "steps"})
+    return f'{before[:-1]},"steps":[', f"],{after[1:]}"

@@ -8,14 +8,15 @@ from contextlib import contextmanager
 from functools import partial
 from typing import NoReturn
 
-from ...errors import SourceError
+from ...errors import FormatError, SourceError
 from ...util.did_you_mean import did_you_mean
 from ...util.text import escape
 from ..small_files import IrregularError, open_regular
 from ._descriptors import Descriptor, check_name
 from .base import Advance, Folder, Source
+from .consumed import CONSUMED, consumed_shard
 
-__all__ = ["SOURCE", "LocalFile", "LocalFolder", "broken_links", "contents", "link_of"]
+__all__ = ["SOURCE", "ConsumedFile", "LocalFile", "LocalFolder", "broken_links", "contents", "link_of"]
 
 INDEX = ".index"
 """The suffix of TensorFlow's index: the name of such a checkpoint is not a file, but the prefix of its files."""
@@ -124,6 +125,45 @@ class LocalFile:
             self._descriptor.close()
 
 
+class ConsumedFile(LocalFile):
+    """A shard of which only some bytes are left, opened as the shard that it was; others raise SourceError."""
+
+    def __init__(self, path: str, uri: str) -> None:
+        super().__init__(path + CONSUMED, uri)
+        try:
+            self.shard = consumed_shard(self.size, super().read)
+        except (LookupError, TypeError, ValueError, FormatError) as error:
+            self.close()
+            raise FormatError(
+                f"{escape(uri + CONSUMED)} does not describe a consumed shard.", rule="consumed"
+            ) from error
+        self.path, self.name = path, os.path.basename(path)
+        self.size, self.mtime_ns = self.shard.size, self.shard.mtime_ns
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """Return bytes that are kept; raises SourceError for others."""
+        self._check(offset, nbytes)
+        return super().read(offset, nbytes)
+
+    def readinto(self, offset: int, view: memoryview) -> None:
+        """Fill ``view`` from ``offset``; raises SourceError for bytes that are not kept."""
+        self._check(offset, len(view))
+        super().readinto(offset, view)
+
+    @contextmanager
+    def descriptor(self) -> Iterator[int | None]:
+        """Give None: the kernel would copy holes."""
+        yield None
+
+    def _check(self, offset: int, nbytes: int) -> None:
+        if not self.shard.has(offset, nbytes):
+            raise SourceError(
+                f"{escape(self.uri)} was consumed by a run that writes {escape(self.shard.output)}, which was "
+                "interrupted: only its header is left.",
+                hint="Run that command again to finish it.",
+            )
+
+
 class LocalFolder:
     """A folder on this machine; only plain names inside it are ever opened."""
 
@@ -133,8 +173,15 @@ class LocalFolder:
         self.name = os.path.basename(os.path.abspath(path))
 
     def names(self) -> list[str]:
-        """Return the names of the files in the folder, sorted; folders and other things are left out."""
-        return self.listed(_is_file)
+        """Return the names of the files in the folder, sorted; folders and other things are left out.
+
+        What is left of a shard that was consumed counts as the shard.
+        """
+        found = self.listed(_is_file)
+        left = f".safetensors{CONSUMED}"
+        if not any(name.endswith(left) for name in found):
+            return found
+        return sorted({name.removesuffix(CONSUMED) if name.endswith(left) else name for name in found})
 
     def folders(self) -> list[str]:
         """Return the names of the subfolders of the folder, sorted."""
@@ -149,9 +196,12 @@ class LocalFolder:
             raise SourceError(f"{escape(self.uri)} cannot be listed: {error.strerror}.") from error
 
     def file(self, name: str) -> LocalFile:
-        """Open one file of the folder; raises FormatError if ``name`` points out of the folder."""
+        """Open a file of the folder, or what is left of it; raises FormatError if ``name`` points out of the folder."""
         check_name(self.uri, name)
-        return LocalFile(os.path.join(self.path, name), os.path.join(self.uri, name))
+        path, uri = os.path.join(self.path, name), os.path.join(self.uri, name)
+        if not os.path.lexists(path) and os.path.isfile(path + CONSUMED):
+            return ConsumedFile(path, uri)
+        return LocalFile(path, uri)
 
     def inside(self, name: str) -> LocalFolder:
         """Return a subfolder; raises FormatError if ``name`` points out of the folder."""

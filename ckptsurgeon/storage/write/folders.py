@@ -39,24 +39,27 @@ class FileStream:
 class StagedFolder:
     """A temp folder, and the files being written in it.
 
-    While ``kept_on_failure`` is true, a failure leaves the folder, and a later run can go on from it.
+    While ``kept_on_failure`` is true, a failure leaves the folder, and a later run can go on from it. If
+    ``is_only_copy`` is true, what it was made of is gone, and no failure removes it.
     """
 
     def __init__(self, path: str, shown: str) -> None:
         self.path = path
         self.shown = shown
         self.kept_on_failure = False
+        self.is_only_copy = False
         self._open: list[tuple[StagedFile, int]] = []
 
-    def file(self, name: str, size: int) -> StagedFile:
-        """Create a file in the temp folder, and reserve ``size`` bytes for it on disk; raises OutputError."""
+    def file(self, name: str, size: int, *, reserved: bool = True) -> StagedFile:
+        """Create a file in the temp folder, and reserve ``size`` bytes for it on disk if asked; raises OutputError."""
         staged = StagedFile(os.path.join(self.path, name), os.path.join(self.shown, name))
         try:
             staged.create(0o666)
         except OSError as error:
             raise output_error(staged.shown, error) from error
         self._open.append((staged, size))
-        staged.reserve(size)
+        if reserved:
+            staged.reserve(size)
         return staged
 
     def open_existing(self, name: str, size: int) -> StagedFile | None:
@@ -138,8 +141,8 @@ def staged_folder(
     ``unfinished`` is what an earlier run left, if this run goes on from there; with ``restart`` it is removed. Raises
     OutputError, also if an earlier run has left finished parts, and neither is said.
     """
-    if unfinished is None and not restart:
-        check_no_unfinished(path, path)
+    if unfinished is None:
+        check_no_unfinished(path, path, restart=restart)
     if os.path.isdir(path):
         check_exchange(path)
     remove_leftovers(path, but=unfinished.folder if unfinished is not None else "")
@@ -159,24 +162,31 @@ def staged_folder(
             Journal(staged.path, path).remove()
             staged.kept_on_failure = False
             place_folder(staged.path, path, set(stale))
+            staged.is_only_copy = False
         except OSError as error:
             raise output_error(path, error) from error
         finally:
             staged.close()
-            if not staged.kept_on_failure:
+            if not staged.kept_on_failure and not staged.is_only_copy:
                 shutil.rmtree(os.path.basename(staged.path), ignore_errors=True, dir_fd=folder)
             os.close(held)
 
 
-def check_no_unfinished(path: str, shown: str, why: str = "") -> None:
-    """Raise OutputError if an interrupted run has left finished parts of the output ``path``; ``why`` says more."""
+def check_no_unfinished(path: str, shown: str, why: str = "", *, restart: bool = False) -> None:
+    """Raise OutputError if an interrupted run has left finished parts of the output ``path``; ``why`` says more.
+
+    With ``restart``, only if what these parts were made of is gone, since that run had --consume.
+    """
     found = unfinished_output(path)
-    if found is not None:
+    consumes = found is not None and found.head.get("consume") is True
+    if found is not None and (consumes or not restart):
         place = os.path.join(os.path.dirname(shown.rstrip("/")), os.path.basename(found.folder))
         of_another = f": they are of another command, ckpt {escape(str(found.head.get('verb')))}"
         raise OutputError(
             f"an interrupted run has left {found.done} parts of {escape(shown)} in {escape(place)}{why or of_another}.",
-            hint="Finish that command first, or use --restart to remove what it left.",
+            hint="Finish that command: it has --consume, and these parts may be the only copy of what they hold."
+            if consumes
+            else "Finish that command first, or use --restart to remove what it left.",
         )
 
 

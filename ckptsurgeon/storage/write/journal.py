@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from ..json_text import read_json
 from ..small_files import read_file
 from .output_checks import output_error
-from .temp import leftovers
+from .temp import leftovers, sync, sync_folder
 
 __all__ = ["JOURNAL", "Journal", "UnfinishedOutput", "unfinished_output"]
 
@@ -52,14 +52,17 @@ class Journal:
         except OSError as error:
             raise output_error(self._shown, error) from error
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Add a line, of plain data; raises OutputError."""
+    def add(self, row: Mapping[str, Any], *, wait: bool = False) -> None:
+        """Add a line, of plain data; with ``wait``, wait until it is on disk. Raises OutputError."""
         data = _line(json.dumps(row, separators=(",", ":")))
         try:
             fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
             try:
                 while data:
                     data = data[os.write(fd, data) :]
+                if wait:
+                    sync(fd)
+                    sync_folder(os.path.dirname(self._path))
             finally:
                 os.close(fd)
         except OSError as error:

@@ -1,0 +1,37 @@
+"""What a run with ``consume`` would delete, before it begins."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ..engine.consuming import consumable_files
+from ..engine.inputs import PlanInputs
+from ..planning.plan.plan import Plan
+
+__all__ = ["Consumption", "consumption"]
+
+
+class Consumption(NamedTuple):
+    """The files of the sources that would be deleted, their size in bytes, and their tensors that no step reads."""
+
+    files: tuple[str, ...]
+    nbytes: int
+    lost: tuple[str, ...]
+
+
+def consumption(plan: Plan) -> Consumption:
+    """Return what applying a plan with ``consume`` deletes; raises OutputError if a source cannot be consumed.
+
+    The inputs of the plan have to be open, as they are when a verb returns it.
+    """
+    inputs = plan.inputs
+    assert isinstance(inputs, PlanInputs)
+    files = consumable_files(plan, inputs)
+    read = {(one.source, one.key) for step in plan.steps for one in step.inputs}
+    lost = [
+        key
+        for place, (described, source) in enumerate(zip(plan.sources, inputs.sources, strict=False))
+        for key in source
+        if described.role == "source" and (place, key) not in read
+    ]
+    return Consumption(tuple(file.uri for file in files.values()), sum(one.size for one in files.values()), tuple(lost))

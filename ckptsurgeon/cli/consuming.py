@@ -1,0 +1,43 @@
+"""Asks twice before a run deletes its sources (``--consume``)."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+from ..util.text import count, human_bytes, listing
+
+if TYPE_CHECKING:
+    from ..planning.plan.plan import Plan
+
+__all__ = ["ask_to_consume", "check_can_ask"]
+
+
+def check_can_ask() -> None:
+    """Raise ConfigError if nobody can be asked."""
+    from ..errors import ConfigError
+
+    if not (sys.stdin is not None and sys.stdin.isatty()):
+        raise ConfigError(
+            "--consume deletes the sources and asks before, but there is no terminal to ask on.",
+            hint="Add --yes to delete them unasked.",
+        )
+
+
+def ask_to_consume(plan: Plan | None) -> None:
+    """Ask twice whether the sources of a plan may be deleted; raises ConfigError if not. None: a plan in a file."""
+    from ..errors import ConfigError
+
+    what, lost = "the sources of the plan", ""
+    if plan is not None:
+        from ..api.consuming import consumption
+
+        found = consumption(plan)
+        what = f"{count(len(found.files), 'file')} ({human_bytes(found.nbytes)}): {listing(found.files, 3, where='')}"
+        if found.lost:
+            lost = f"{count(len(found.lost), 'tensor')} of them will be lost: {listing(found.lost, 3, where='')}. "
+    first = f"The run deletes {what}, as the output is written. Go on?"
+    if not (typer.confirm(first, err=True) and typer.confirm(f"{lost}Really delete them?", err=True)):
+        raise ConfigError("nothing was written or deleted.")

@@ -1,0 +1,165 @@
+"""Deletes the shards of the sources as soon as what came of them is on disk: for disks without room for a second model.
+
+A shard is deleted when all parts of the output that are made of it are finished, on disk and in the journal. What is
+left of it (``storage/read/consumed.py``) is enough for the same command to plan again and go on, if it is interrupted.
+From then on the finished parts are the only copy, and no failure removes them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from threading import Lock
+
+from ..errors import OutputError, PlanError
+from ..formats.base import limits
+from ..planning.plan.plan import Plan
+from ..planning.plan.step import Step
+from ..storage.json_text import read_json
+from ..storage.read.local import ConsumedFile, LocalFile
+from ..storage.small_files import read_file
+from ..storage.write.consuming import check_deletable, consume, delete
+from ..tensors.composition import leaves
+from ..util.text import count, escape, human_bytes, listing
+from .identity import is_known
+from .inputs import PlanInputs
+from .output.layout import OutputOptions, OutputShape
+from .parts import steps_of_parts
+
+__all__ = ["SourceConsumer", "consumable_files", "source_consumer"]
+
+SAFETENSORS = ".safetensors"
+INDEX = ".safetensors.index.json"
+
+
+def consumable_files(plan: Plan, inputs: PlanInputs) -> dict[str, LocalFile]:
+    """Return the shards that a run with ``consume`` deletes, by path: those of the sources, not of a destination.
+
+    Raises OutputError for a source that is no local folder of safetensors shards.
+    """
+    found: dict[str, LocalFile] = {}
+    for described, source in zip(plan.sources, inputs.sources, strict=False):
+        if described.role != "source":
+            continue
+        for file in source.open_files().values():
+            if file.name.endswith(INDEX):
+                continue
+            if not isinstance(file, LocalFile) or not file.name.endswith(SAFETENSORS):
+                raise OutputError(
+                    f"{escape(source.path)} cannot be consumed: it is not of safetensors files on this machine.",
+                    hint="Leave out --consume, or convert it first.",
+                )
+            found[os.path.realpath(file.path)] = file
+    return found
+
+
+def source_consumer(
+    plan: Plan, inputs: PlanInputs, options: OutputOptions, shape: OutputShape
+) -> SourceConsumer | None:
+    """Return what deletes the shards of the sources, if the options ask for it; raises OutputError if it cannot."""
+    if not options.consume:
+        return None
+    if not shape.folder or len(shape.parts) < 2:
+        raise OutputError(
+            "--consume needs an output of several shards: a single file is not finished before its last byte.",
+            hint="Write a folder of shards, with --max-shard-size smaller than the model.",
+        )
+    if not is_known(plan, inputs):
+        raise OutputError(
+            "--consume needs inputs of which a later run can tell that they are the same: files, and no initial values "
+            "that code of your own draws.",
+            hint="Leave out --consume.",
+        )
+    files = consumable_files(plan, inputs)
+    kept = {os.path.realpath(one.name) for one in plan.target.files}
+    for path, file in files.items():
+        if not isinstance(file, ConsumedFile):
+            check_deletable(file.path, file.uri)
+        if path in kept:
+            raise OutputError(f"{escape(file.uri)} is the destination, and cannot be consumed.")
+    return SourceConsumer(plan, inputs, options, shape, files)
+
+
+class SourceConsumer:
+    """The shards of the sources that are to be deleted, and the parts of the output that each of them is needed for."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        inputs: PlanInputs,
+        options: OutputOptions,
+        shape: OutputShape,
+        files: Mapping[str, LocalFile],
+    ) -> None:
+        self._files, self._output, self._lock = files, options.path, Lock()
+        self._parts = {part.name for part in shape.parts}
+        self._needed = {path: set[str]() for path in files}
+        for name, steps in steps_of_parts(plan, shape).items():
+            for path in _read_by(steps, inputs):
+                if path in self._needed:
+                    self._needed[path].add(name)
+        self.nbytes = sum(file.size for file in files.values())
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a shard was deleted, by this run or by an interrupted one."""
+        return any(isinstance(file, ConsumedFile) or file.closed for file in self._files.values())
+
+    def check_kept(self, kept: Collection[str]) -> None:
+        """Raise PlanError if a part that is not finished needs a shard that is gone."""
+        lost = [
+            file.uri
+            for path, file in self._files.items()
+            if isinstance(file, ConsumedFile) and not self._needed[path] <= set(kept)
+        ]
+        if lost:
+            raise PlanError(
+                f"finished shards of {escape(self._output)} are damaged or gone, and what they were made of was "
+                f"consumed: {listing(lost)}.",
+                hint="Fetch these files again.",
+                details=lost,
+            )
+
+    def finished(self, names: Collection[str]) -> None:
+        """Delete the shards that only finished parts were made of; ``names`` are all finished parts.
+
+        With the last part nothing is deleted until the output is in its place. Raises OutputError.
+        """
+        done = set(names)
+        if done == self._parts:
+            return
+        with self._lock:
+            for path, file in self._files.items():
+                if self._needed[path] <= done and not file.closed and not isinstance(file, ConsumedFile):
+                    consume(file, self._output)
+
+    def finish(self) -> tuple[str, ...]:
+        """Delete all shards, and indexes that name nothing else; return a note. Raises OutputError."""
+        for path in self._files:
+            delete(path)
+        for folder in dict.fromkeys(map(os.path.dirname, self._files)):
+            for name in os.listdir(folder):
+                if name.endswith(INDEX) and not any(os.path.exists(one) for one in _shards(os.path.join(folder, name))):
+                    delete(os.path.join(folder, name))
+        return (f"consumed {count(len(self._files), 'file')} of the sources ({human_bytes(self.nbytes)})",)
+
+
+def _shards(index: str) -> list[str]:
+    """Return the paths of the shards that an index names."""
+    with suppress(OSError, ValueError, AttributeError, LookupError):
+        names = set(map(str, read_json(read_file(index, limits.JSON_HEADER_BYTES).decode())["weight_map"].values()))
+        return [os.path.join(os.path.dirname(index), name) for name in names]
+    return [index]
+
+
+def _read_by(steps: Sequence[Step], inputs: PlanInputs) -> Iterator[str]:
+    """Yield the paths of the files that steps read."""
+    for step in steps:
+        for one in step.inputs:
+            source = inputs.sources[one.source]
+            info = source.get(one.key)
+            for leaf in leaves(info) if info is not None else ():
+                file = source.open_files().get(leaf.storage.file) if leaf.storage is not None else None
+                if isinstance(file, LocalFile):
+                    yield os.path.realpath(file.path)

@@ -1,0 +1,122 @@
+"""Deletes a shard whose values are somewhere else now, and leaves its header for a run that may have to go on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+
+from ...errors import OutputError
+from ...util.text import escape
+from ..read.consumed import CONSUMED, MAGIC, ConsumedShard
+from ..read.local import LocalFile
+from .output_checks import output_error
+from .temp import remove_leftovers, sync, sync_folder, temp_name
+
+__all__ = ["check_deletable", "consume", "delete"]
+
+SMALL = 64 << 10
+"""Tensors of at most so many bytes are kept: shapes, zero points and states of quantisation, by which a run plans."""
+BEGINNING = 4096
+"""By so many bytes the format of a file is recognised."""
+MOST_KEPT = 16 << 20
+"""At most so many bytes of them are kept of a shard."""
+
+
+def check_deletable(path: str, shown: str) -> None:
+    """Raise OutputError for a file that has several names, or that cannot be deleted."""
+    found = os.lstat(path)
+    if os.path.islink(path) or found.st_nlink > 1:
+        what = "is a link" if os.path.islink(path) else "has another name (a hard link)"
+        raise OutputError(
+            f"{escape(shown)} cannot be consumed: it {what}, and what is behind it would be lost or stay.",
+            hint="Name the folder that has the file itself, or leave out --consume.",
+        )
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{escape(shown)} cannot be consumed: nothing can be deleted in its folder.")
+
+
+def consume(file: LocalFile, output: str) -> None:
+    """Delete a shard of safetensors, and leave what ``ConsumedFile`` reads; raises OutputError.
+
+    ``output`` is the path of the output that has its values. The disk space is free at once, also if other processes
+    have the file open.
+    """
+    try:
+        with file.descriptor() as fd:
+            assert fd is not None  # ensured by check_deletable
+            found = os.fstat(fd)
+            kept = list(_kept(fd))
+            shard = ConsumedShard(
+                found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, kept, os.path.abspath(output)
+            )
+            _leave(fd, file.path, shard)
+        _unlink(file.path)
+    except OSError as error:
+        raise output_error(file.uri, error) from error
+    file.close()
+
+
+def delete(path: str) -> None:
+    """Delete a source file, or what was left of it; nothing happens if neither is there. Raises OutputError."""
+    try:
+        for one in (path, path + CONSUMED):
+            with suppress(FileNotFoundError):
+                os.unlink(one)
+        remove_leftovers(path + CONSUMED)
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def _kept(fd: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of bytes that are kept: the beginning with the header, and the smallest tensors."""
+    length = int.from_bytes(os.pread(fd, 8, 0), "little")
+    start = 8 + length
+    entries = json.loads(os.pread(fd, length, 8))
+    begun = max(start, min(BEGINNING, os.fstat(fd).st_size))
+    yield 0, begun
+    spans = (one["data_offsets"] for key, one in entries.items() if key != "__metadata__")
+    ranges = ((max(begun, start + begin), start + end) for begin, end in spans if end - begin <= SMALL)
+    chosen, room = list[tuple[int, int]](), MOST_KEPT
+    for begin, end in sorted(ranges, key=lambda one: one[1] - one[0]):
+        room -= end - begin
+        if begin < end and room >= 0:
+            chosen.append((begin, end))
+    yield from sorted(chosen)
+
+
+def _leave(fd: int, path: str, shard: ConsumedShard) -> None:
+    """Write what is left of a shard beside it, and wait until it is on disk."""
+    text = json.dumps(shard._asdict()).encode()
+    temp = temp_name(path + CONSUMED)
+    out = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        for begin, end in shard.kept:
+            _write(out, os.pread(fd, end - begin, begin), begin)
+        _write(out, text + len(text).to_bytes(8, "little") + MAGIC, shard.kept[-1][1])
+        sync(out)
+        os.rename(temp, path + CONSUMED)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temp)
+        raise
+    finally:
+        os.close(out)
+    sync_folder(os.path.dirname(os.path.abspath(path)))
+
+
+def _write(fd: int, data: bytes, offset: int) -> None:
+    while data:
+        done = os.pwrite(fd, data, offset)
+        data, offset = data[done:], offset + done
+
+
+def _unlink(path: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.unlink(path)
+        os.ftruncate(fd, 0)
+    finally:
+        os.close(fd)

@@ -1,0 +1,258 @@
+"""``consume``: shards of the sources are deleted as soon as what came of them is on disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.engine import staged_output
+from ckptsurgeon.engine.run import PartRun
+from ckptsurgeon.storage.read.local import ConsumedFile, LocalFile
+from ckptsurgeon.storage.write import consuming
+from ckptsurgeon.storage.write.consuming import consume
+
+from .sharded import SHARD, VERBS, files, write_sources
+
+INDEX = "model.safetensors.index.json"
+
+
+class Interrupted(BaseException):
+    """What a signal raises."""
+
+
+@pytest.fixture(autouse=True)
+def source() -> None:
+    """A folder ``src`` of five shards, and ``whole``, a copy of it."""
+    write_sources()
+    cs.apply(cs.convert("a.safetensors"), "src", max_shard_size=SHARD)
+    Path("src/ckptsurgeon.json").unlink()
+    shutil.copytree("src", "whole")
+
+
+def plan(folder: str = "src") -> cs.Plan:
+    return cs.convert(folder, dtype="float64")
+
+
+def write(plan: cs.Plan, output: str = "out", **options: Any) -> cs.Receipt:
+    return cs.apply(plan, output, max_shard_size=SHARD, **options)
+
+
+def on_disk() -> int:
+    """The bytes that all files of the source and of outputs under way take on disk."""
+    names = [name for name in os.listdir() if name in ("src", "out") or ".ckpt-tmp" in name]
+    return sum(path.stat().st_blocks * 512 for name in names for path in Path(name).rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def after_each(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], None]], None]:
+    """Call a function after each part of an output that is finished, with the number of finished parts."""
+
+    finished = staged_output.StagedOutput.finished
+
+    def watch(look: Callable[[int], None]) -> None:
+        done: list[PartRun] = []
+
+        def watched(output: staged_output.StagedOutput, run: PartRun) -> None:
+            finished(output, run)
+            done.append(run)
+            look(len(done))
+
+        monkeypatch.setattr(staged_output.StagedOutput, "finished", watched)
+
+    return watch
+
+
+def test_the_output_is_the_same_and_the_sources_are_gone() -> None:
+    write(plan("whole"), "wanted")
+    receipt = write(plan(), consume=True)
+    assert files("out").keys() == files("wanted").keys()
+    same = [name for name, data in files("wanted").items() if files("out")[name] == data]
+    assert set(files("wanted")) - set(same) <= {"ckptsurgeon.json"}  # which names the source
+    assert os.listdir("src") == []
+    assert receipt.notes[-1] == "consumed 5 files of the sources (6.0 MB)"
+
+
+def test_the_disk_never_holds_more_than_the_larger_of_both_and_a_part(after_each: Any) -> None:
+    seen: list[int] = []
+    after_each(lambda number: seen.append(on_disk()))
+    model, part = on_disk(), 1_300_000
+    cs.apply(cs.rename("src", map=["layers=blocks"]), "out", max_shard_size=SHARD, consume=True)
+    assert len(seen) == 5
+    assert max(seen) < model + part
+
+
+def test_a_shard_stays_until_every_part_of_it_is_finished(after_each: Any) -> None:
+    left: list[set[str]] = []
+    after_each(lambda number: left.append({name for name in os.listdir("src") if name.endswith("rs")}))
+    write(plan(), consume=True)
+    assert [len(one) for one in left] == [4, 3, 2, 1, 1]  # the last one stays until the output is in its place
+
+
+def begun(after_each: Any, parts: int = 2, error: BaseException | None = None, **options: Any) -> list[str]:
+    """Begin an output, and fail when so many parts are finished; return the names in the source's folder."""
+    seen: list[int] = []
+
+    def stop(number: int) -> None:
+        seen.append(number)
+        if len(seen) == parts:
+            raise error or Interrupted
+
+    after_each(stop)
+    with pytest.raises(type(error or Interrupted())):
+        write(plan(), consume=True, **options)
+    return sorted(os.listdir("src"))
+
+
+def weights(folder: str) -> dict[str, bytes]:
+    return {name: data for name, data in files(folder).items() if name.startswith("model")}
+
+
+@pytest.mark.parametrize("parts", [1, 3, 4])
+def test_an_interrupted_run_goes_on_with_what_is_left(parts: int, after_each: Any) -> None:
+    write(plan("whole"), "wanted")
+    names = begun(after_each, parts)
+    assert not Path("out").exists()
+    assert len([name for name in names if name.endswith(".consumed")]) == parts
+    receipt = write(plan(), consume=True)
+    assert receipt.notes[0].startswith(f"went on from an interrupted run: {parts} of 5 parts")
+    assert weights("out") == weights("wanted")
+    assert os.listdir("src") == []
+
+
+@pytest.mark.parametrize("call", ["rename", "unlink", "ftruncate", "pwrite"])
+@pytest.mark.parametrize("is_done", [False, True])
+def test_a_run_that_stops_within_the_deletion_of_a_shard_goes_on(call: str, is_done: bool, monkeypatch: Any) -> None:
+    write(plan("whole"), "wanted")
+    ours, shards = consuming._leave, list[str]()
+    with monkeypatch.context() as patched:
+
+        def leave(fd: int, path: str, shard: Any) -> None:
+            shards.append(path)
+            if len(shards) == 2:
+                before = getattr(os, call)
+
+                def stopped(*given: Any) -> None:
+                    patched.setattr(os, call, before)
+                    if is_done:
+                        before(*given)
+                    raise Interrupted
+
+                patched.setattr(os, call, stopped)
+            ours(fd, path, shard)
+
+        patched.setattr(consuming, "_leave", leave)
+        with pytest.raises(Interrupted):
+            write(plan(), consume=True)
+    write(plan(), consume=True)
+    assert weights("out") == weights("wanted")
+    assert os.listdir("src") == []
+
+
+def test_an_error_of_the_plan_does_not_remove_what_is_the_only_copy(after_each: Any) -> None:
+    begun(after_each, 2, cs.PlanError("a plan that does not fit."))
+    assert len([name for name in os.listdir() if ".ckpt-tmp" in name]) == 1
+    write(plan(), consume=True)
+    write(plan("whole"), "wanted")
+    assert weights("out") == weights("wanted")
+
+
+def test_no_other_command_removes_what_is_the_only_copy(after_each: Any) -> None:
+    begun(after_each)
+    left = sorted(os.listdir())
+    ways: list[tuple[str, dict[str, bool]]] = [
+        ("whole", {}), ("whole", {"restart": True}), ("src", {}), ("src", {"consume": True, "restart": True}),
+    ]  # fmt: skip
+    for folder, options in ways:
+        with pytest.raises(cs.OutputError, match="the only copy"):
+            write(plan(folder), **options)
+    assert sorted(os.listdir()) == left
+
+
+def test_what_is_left_says_what_it_is(after_each: Any, ckpt: Any) -> None:
+    names = begun(after_each)
+    shard = next(name for name in names if name.endswith(".consumed")).removesuffix(".consumed")
+    (note,) = cs.inspect("src").notes
+    assert note.startswith("of 2 shards only the header is left: a run that writes ")
+    for verb in (["inspect", "src", "--stats"], ["convert", "src", "--dtype", "bf16", "-o", "x/"]):
+        done = ckpt(*verb)
+        assert done.code == 3
+        assert f"src/{shard} was consumed by a run that writes" in done.err
+        assert "Run that command again to finish it." in done.err
+    assert not Path("x").exists()
+
+
+def test_a_finished_part_that_is_damaged_is_an_error_that_names_what_is_gone(after_each: Any) -> None:
+    begun(after_each)
+    (temp,) = (name for name in os.listdir() if ".ckpt-tmp" in name)
+    part = Path(temp, "model-00001-of-00005.safetensors")
+    part.write_bytes(part.read_bytes()[:-1] + b"x")
+    with pytest.raises(cs.PlanError, match="damaged or gone, and what they were made of was consumed: src/model-00001"):
+        write(plan(), consume=True)
+
+
+def test_small_tensors_are_kept_and_no_hole_is_read() -> None:
+    tensors = {"big": torch.ones(300, 1000), "small": torch.arange(8.0), "tail": torch.ones(40_000)}
+    save_file(tensors, "one.safetensors")
+    file = LocalFile("one.safetensors")
+    with cs.open_checkpoint("one.safetensors") as opened:
+        infos = dict(opened.items())
+    consume(file, "out")
+    left = ConsumedFile("one.safetensors", "one.safetensors")
+    assert left.read(_place(infos["small"]), 32) == tensors["small"].numpy().tobytes()
+    for key in ("big", "tail"):
+        with pytest.raises(cs.SourceError, match="was consumed"):
+            left.read(_place(infos[key]) + infos[key].nbytes - 8, 8)
+    assert Path("one.safetensors.consumed").stat().st_blocks * 512 < 100_000
+
+
+@pytest.mark.parametrize("wrong", [b"", b"x" * 100, b"{}" + (2).to_bytes(8, "little") + b"ckptcons"])
+def test_a_file_that_only_has_the_name_is_an_error(wrong: bytes) -> None:
+    Path("src/model-00001-of-00005.safetensors").unlink()
+    Path("src/model-00001-of-00005.safetensors.consumed").write_bytes(wrong)
+    with pytest.raises(cs.FormatError, match="does not describe a consumed shard"):
+        cs.inspect("src")
+
+
+def test_what_cannot_be_consumed_is_refused_before_anything_is_written() -> None:
+    os.link("src/model-00001-of-00005.safetensors", "elsewhere")
+    torch.save({key: torch.ones(300, 1000) for key in "ab"}, "x.pth")
+    refused = {
+        "has another name": (plan(), "out/"),
+        "not of safetensors files": (cs.convert("x.pth"), "out/"),
+        "needs an output of several shards": (plan(), "out.safetensors"),
+    }
+    for why, (one, output) in refused.items():
+        with pytest.raises(cs.OutputError, match=why):
+            cs.apply(one, output, consume=True, max_shard_size=None if output.endswith("s") else SHARD)
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_can_consume(verb: str) -> None:
+    if verb == "dequantize":
+        cs.apply(cs.convert("int8"), "wanted-int8", max_shard_size=SHARD)
+    one = VERBS[verb]()
+    receipt = cs.apply(one, "out", max_shard_size=SHARD, consume=True)
+    assert receipt.notes[-1].startswith("consumed ")
+    assert not any(Path(source.name).exists() for source in one.sources if source.name.endswith(".safetensors"))
+
+
+def test_it_asks_twice_or_says_that_it_cannot(ckpt: Any) -> None:
+    done = ckpt("convert", "src", "-o", "out/", "--max-shard-size", SHARD, "--consume")
+    assert done.code == 2
+    assert "there is no terminal to ask on. Add --yes" in " ".join(done.err.split())
+    assert ckpt("convert", "src", "-o", "out/", "--yes").code == 2
+    assert ckpt("convert", "src", "-o", "out/", "--max-shard-size", SHARD, "--consume", "--yes").code == 0
+    assert ckpt("verify", "out").code == 0
+
+
+def _place(info: Any) -> int:
+    return info.storage.offset + info.offset
