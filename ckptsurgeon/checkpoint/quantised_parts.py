@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from ..tensors.dtypes import DTYPES
 from ..tensors.encodings._agreement import stores_codes
 from ..tensors.encodings._asked import static_activations
-from ..tensors.encodings._encoding import QuantisedTensors
+from ..tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
 from ..tensors.encodings._find import is_named_codes
 from ..tensors.encodings._needed import needed_parts
 from ..tensors.encodings._parts import broken_partners
@@ -23,6 +22,7 @@ Tensors = Mapping[str, TensorInfo]
 SHOWN = 3
 SCB = ".SCB"
 """The scales of bitsandbytes' int8."""
+INTEGERS = frozenset({"int16", "int32", "int64", "uint16", "uint32"})
 NO_SCALES = "without scales"
 """The end of the method of quantised tensors that have no scales."""
 
@@ -64,17 +64,13 @@ def _lacking_in_all(
 
 
 def _codeless(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iterator[str]:
-    """Yield a note if no quantised tensor has codes, but there are tensors of their names in floats, as if cast.
-
-    If only some have no codes, ``incomplete`` says so.
-    """
-    if any(one.codes for one in codes.tensors):
-        return
-    stems = {one.name.removesuffix(".weight"): one.name for one in codes.tensors}
-    cast = {
-        key: stems[module] for key in tensors if (module := key.rpartition(".")[0]) in stems and is_named_codes(key)
-    }
-    cast = {key: name for key, name in cast.items() if DTYPES[tensors[key].dtype].kind == "float"}
+    """Yield a note if quantised tensors have tensors of the names of codes in a dtype that codes never have."""
+    cast: dict[str, str] = {}
+    stems = {one.name.removesuffix(".weight"): one.name for one in codes.tensors if not one.codes}
+    for key in tensors if stems else ():
+        module = key.removesuffix("_blocks") if key.endswith("_blocks") else key.rpartition(".")[0]
+        if module in stems and (is_named_codes(key) or key.endswith("_blocks")):
+            cast[key] = stems[module]
     if cast:
         key = next(iter(cast))
         have = f"{count(len(cast), 'quantised tensor')} {'has' if len(cast) == 1 else 'have'} numbers in place of codes"
@@ -114,10 +110,22 @@ def _unlike_parts(path: str, codes: QuantisedTensors, tensors: Tensors, settings
         dtype = tensors[cast[0].parts[SCB]].dtype
         said = "which bitsandbytes takes in float32 only"
         yield f"{escape(path)}: {has} {SCB[1:]} in {dtype}, {said}: {listing([one.name for one in cast], SHOWN)}"
+    whole = {form: end for form, one in codes.by_form().items() if (end := _whole_scale(one, tensors))}
+    if whole:
+        names = [one.name for one in codes.tensors if one.form in whole]
+        has = f"{count(len(names), 'quantised tensor')} {'has' if len(names) == 1 else 'have'}"
+        what = f"integers as {next(iter(whole.values()))}, which decode nothing"
+        yield f"{escape(path)}: {has} {what}: {listing(names, SHOWN)}"
     for one in odd_ones(codes, tensors, settings):
         has = f"{count(len(one.names), 'quantised tensor')} {'has' if len(one.names) == 1 else 'have'}"
         like = f"where {one.others} like {'it' if len(one.names) == 1 else 'them'} have {escape(one.usual)}"
         yield f"{escape(path)}: {has} {escape(one.found)}, {like}: {listing(one.names, SHOWN)}"
+
+
+def _whole_scale(one: QuantisedTensor, tensors: Tensors) -> str:
+    """Return the name of a scale that is stored in integers of more than 8 bits; "" if there is none."""
+    ends = (end for end, key in one.parts.items() if "scale" in end and tensors[key].dtype in INTEGERS)
+    return next((f"{end.rpartition('.')[2].strip('_')} ({tensors[one.parts[end]].dtype})" for end in ends), "")
 
 
 def incomplete(path: str, codes: QuantisedTensors, tensors: Tensors, elsewhere: Sequence[str]) -> Iterator[str]:

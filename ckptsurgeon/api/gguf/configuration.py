@@ -13,6 +13,7 @@ from ...planning.llama_cpp.names import COHERE, GPT_OSS, PHI_3
 from .cohere import cohere_entries
 from .experts import expert_entries
 from .fields import check_activation, check_only, defaults_of, number_in
+from .gemma import check_gemma
 from .phi_3 import phi_3_entries
 from .rope import rope_entries
 
@@ -44,6 +45,8 @@ def described(
     if architecture == "starcoder2":
         check_only(config, "use_bias", True)
     found = common_entries(config, layers)
+    if architecture in ("gemma2", "gemma3"):
+        check_gemma(config, architecture, size=size, layers=layers)
     found |= {"attention.key_length": str(size), "attention.value_length": str(size)}
     found |= {"rope.dimension_count": str(size)} if architecture == "llama" else {}
     if architecture == PHI_3:

@@ -18,9 +18,9 @@ from ...planning.plan.plan import Plan
 from ...tensors.dtypes import DTYPES
 from ...util.text import listing
 from ..model_folder.folder import model_folder
+from .contradictions import metadata_notes, shape_of_values
 from .layouts import ARCHITECTURE, TRANSFORMERS
 from .outputs import check_given, check_names, notes_on_other_format
-from .sizes import shape_of_values, size_notes
 from .tokenizer import tokenizer_entries
 
 __all__ = ["gguf_entries"]
@@ -62,9 +62,11 @@ def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tupl
         found.update(_file_type(plan))
     named = found[ARCHITECTURE].raw[8:].decode("utf-8", "replace") if ARCHITECTURE in found else ""
     notes += check_names(plan, inputs, named)
-    numbers = {key: str(int.from_bytes(one.raw, "little")) for key, one in found.items() if one.kind in (UINT32, INT32)}
-    sizes = size_notes({step.key: shape_of_values(step.dtype, step.shape) for step in plan.steps}, named, numbers)
-    return ExtraEntries((), (found,)), (*notes, *sizes)
+    texts = {key: str(int.from_bytes(one.raw, "little")) for key, one in found.items() if one.kind in (UINT32, INT32)}
+    shapes = {step.key: shape_of_values(step.dtype, step.shape) for step in plan.steps}
+    listed = found.get("tokenizer.ggml.tokens")
+    tokens = int.from_bytes(listed.raw[4:12], "little") if listed is not None else 0  # behind the type of its items
+    return ExtraEntries((), (found,)), (*notes, *metadata_notes(shapes, {**texts, ARCHITECTURE: named}, tokens))
 
 
 def _is_gguf(options: OutputOptions) -> bool:

@@ -13,6 +13,8 @@ __all__ = ["expert_entries"]
 
 _COUNTS = ("num_local_experts", "num_experts")
 _USED, _NORMED = "num_experts_per_tok", "norm_topk_prob"
+_SAYING_NORMED = ("qwen2moe", "qwen3moe")
+"""Architectures of models whose config.json says it; transformers 5 writes ``num_local_experts`` for these, too."""
 _SIZES = {
     "moe_intermediate_size": "expert_feed_forward_length",
     "shared_expert_intermediate_size": "expert_shared_feed_forward_length",
@@ -41,7 +43,7 @@ def expert_entries(config: Mapping[str, Any], architecture: str, numbers: Set[in
             hint="Correct config.json.",
         )
     normed = ARCHITECTURES[architecture].normed
-    if name != _COUNTS[0] and bool(config.get(_NORMED, False)) != normed:
+    if architecture in _SAYING_NORMED and bool(config.get(_NORMED, False)) != normed:
         raise PlanError(
             f"config.json gives {_NORMED} as {brief_repr(config.get(_NORMED), 40)}, and llama.cpp's {architecture} "
             f"{'always' if normed else 'never'} divides the weights of the chosen experts by their sum.",

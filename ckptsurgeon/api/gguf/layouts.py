@@ -11,6 +11,8 @@ from ...planning.llama_cpp.checks import check_even
 from ...planning.llama_cpp.deepseek import PARTS
 from ...planning.llama_cpp.layout import (
     COMPUTED_THERE,
+    EMBEDDING,
+    HEAD,
     KEYS,
     QUERIES,
     LayoutChange,
@@ -40,6 +42,10 @@ from .rope import factors_of
 
 __all__ = ["ARCHITECTURE", "AUTO", "LAYOUTS", "TRANSFORMERS", "NamedLayout", "check_layout", "layout_named"]
 
+TIED = (
+    "lm_head.weight is left out, since config.json says that the embedding is the output layer (tie_word_embeddings); "
+    "if the two differ, tie_word_embeddings: false in config.json keeps it"
+)
 AUTO, KEEP, GGUF, TRANSFORMERS = LAYOUTS = ("auto", "keep", "gguf", "transformers")
 ARCHITECTURE = "general.architecture"
 
@@ -138,6 +144,8 @@ def _named(
         notes = rope_note(config)
     change = to_llama_cpp(architecture, keys, heads, tied=folder.is_tied, factors=factors, regrouping=regrouping)
     check_even(keys)
+    if folder.is_tied and {f"{HEAD}.weight", f"{EMBEDDING}.weight"} <= checkpoint.keys():
+        notes += (TIED,)
     return change, described(config, architecture, layers=layers, size=heads.size, experts=experts), notes
 
 

@@ -12,10 +12,10 @@ from ...formats.ggml.writer import RESERVED
 from ...planning.llama_cpp.model_types import MODEL_TYPES
 from ...planning.llama_cpp.names import ARCHITECTURES, in_llama_cpp, in_transformers
 from ...planning.plan.plan import Plan
-from ...util.text import count, escape, listing
+from ...util.text import escape, listing
 from ..model_folder.folder import model_folder
+from .contradictions import metadata_notes, shape_of_values
 from .layouts import ARCHITECTURE
-from .sizes import shape_of_values, size_notes
 
 __all__ = ["check_given", "check_names", "notes_on_other_format", "source_notes"]
 
@@ -56,21 +56,9 @@ def check_names(plan: Plan, inputs: PlanInputs, architecture: str) -> tuple[str,
 
 def source_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
     """Return notes on metadata of a GGUF file that its tensors or its tokens contradict."""
-    said = checkpoint.metadata
-    named = said.get(ARCHITECTURE, "")
-    sizes = size_notes({key: shape_of_values(one.dtype, one.shape) for key, one in checkpoint.items()}, named, said)
+    shapes = {key: shape_of_values(one.dtype, one.shape) for key, one in checkpoint.items()}
     tokens = checkpoint.header.stored.get("tokenizer.ggml.tokens")
-    number = tokens.items if tokens is not None else 0
-    beyond = [
-        f"{key} is {said[key]}"
-        for key in said
-        if key.startswith("tokenizer.ggml.") and key.endswith("_token_id") and number and _is_beyond(said[key], number)
-    ]
-    return (*sizes, *([f"the file has {count(number, 'token')}, but {listing(beyond, where='')}"] if beyond else []))
-
-
-def _is_beyond(text: str, number: int) -> bool:
-    return text.isascii() and text.isdigit() and len(text) < 12 and int(text) >= number
+    return metadata_notes(shapes, checkpoint.metadata, tokens.items if tokens is not None else 0)
 
 
 def notes_on_other_format(plan: Plan, format: str) -> tuple[str, ...]:

@@ -15,6 +15,8 @@ from .regrouping import NOTHING, Regrouping
 
 __all__ = [
     "COMPUTED_THERE",
+    "EMBEDDING",
+    "HEAD",
     "KEYS",
     "QUERIES",
     "Heads",

@@ -36,6 +36,8 @@ _GENERAL = frozenset({
 """Endings that plain tensors have too: a vector with such an ending, as the gain of a norm, may be unquantised."""
 _VAGUE = _GENERAL | frozenset(ACTIVATIONS)
 """Those endings, and endings of tensors next to unquantised weights: alone they do not prove that codes exist."""
+_OF_CACHE = frozenset({".k_scale", ".v_scale", ".q_scale", ".k_zero_point", ".v_zero_point"})
+"""Scales of attention's cache, which compressed-tensors stores in the module of the attention itself."""
 _SHORT = frozenset({".A", ".s", ".rows", ".cols", ".vals", ".workspace", ".rcp"})
 """Endings that prove nothing even in a folder with settings of quantisation, unless their codes are found."""
 _CERTAIN = frozenset({
@@ -134,22 +136,27 @@ def lone_parts(
 
     ``parts`` has the keys of the scales and zero points, with their endings. If the folder has a
     ``quantization_config``, the endings are enough. Otherwise the codes must be in another shard (``elsewhere`` has its
-    keys), or the endings must be such that only quantised tensors have them.
+    keys), or the endings must be such that only quantised tensors have them. Tensors that are named like codes, and
+    have a dtype that codes never have, belong to them. Scales of a cache of keys and values belong to no weight.
     """
     stems: dict[str, dict[str, str]] = {}
     for key, end in parts.items():
         if key not in known:
             stem = f".{key}".removesuffix(end)
             stems.setdefault(stem.removesuffix(".weight") if end[0] == "." else stem, {})[end] = key
+    named_codes = _code_endings(encodings) - {"", ".weight"}
     endings = {way + end for end in _code_endings(encodings) for way in ("", ".weight")}
     for stem, found in stems.items():
         has_codes = bool(elsewhere) and any(f"{stem}{end}"[1:] in elsewhere for end in endings)
+        if _OF_CACHE.issuperset(found) and not has_codes:
+            continue
         is_said = bool(quantisation) and not _SHORT.issuperset(found)
         if is_said or (has_codes and not _VAGUE.issuperset(found)) or _is_certain(stem, found, tensors):
             named = "" if any(end[0] != "." for end in found) else ".weight"
             method = f"{quantisation.method}, {UNCODED}" if quantisation.method else UNCODED
             vectors = (key for end in _GENERAL if (key := f"{stem}{end}"[1:]) in tensors and key not in known)
-            keys = dict.fromkeys((*found.values(), *vectors))
+            miscast = (key for end in named_codes if (key := f"{stem}{end}"[1:]) in tensors and key not in known)
+            keys = dict.fromkeys((*found.values(), *vectors, *sorted(miscast)))
             yield QuantisedTensor(f"{stem}{named}"[1:], method, "", {f".{key}"[len(stem) :]: key for key in keys}, None)
 
 

@@ -125,6 +125,11 @@ def test_experts_are_rounded_to_blocks_and_routers_are_not(source: str) -> None:
         ("mixtral", {"num_local_experts": 8}, "num_local_experts as 8, and the layers have 11 experts"),
         ("qwen3_moe", {"num_experts": None}, "num_experts as None, and the layers have 11 experts"),
         ("qwen3_moe", {"num_experts_per_tok": 12}, "num_experts_per_tok as 12, not a number of experts"),
+        (
+            "qwen3_moe",
+            {"norm_topk_prob": False, "num_local_experts": 11},
+            "llama.cpp's qwen3moe always divides the weights",
+        ),
         ("qwen3_moe", {"norm_topk_prob": False}, "llama.cpp's qwen3moe always divides the weights"),
         ("qwen2_moe", {"norm_topk_prob": True}, "llama.cpp's qwen2moe never divides the weights"),
     ],

@@ -178,3 +178,45 @@ def test_a_scale_that_plain_weights_have_too_is_not_said(tmp_path: Path) -> None
     path = tmp_path / "x.safetensors"
     save_file({"a.up.weight": torch.ones(4, 4), "a.up.weight_scale": torch.ones(1)}, path)
     assert not cs.inspect(path).notes
+
+
+@pytest.mark.parametrize(("name", "ending"), [("awq", ".qweight"), ("gptq", ".qweight"), ("mxfp4", "_blocks")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+def test_codes_of_one_tensor_in_a_dtype_that_codes_never_have_are_said_and_never_cast(
+    name: str, ending: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    folder = BY_NAME[name].folder(tmp_path / "m")
+    tensors = load_file(folder / "model.safetensors")
+    first = next(key for key in tensors if key.endswith(ending))
+    other = {key.replace("layers.0", "layers.1"): one.clone() for key, one in tensors.items() if "layers.0" in key}
+    cast = first.replace("layers.0", "layers.1")
+    save_file({**tensors, **other, cast: other[cast].to(dtype)}, folder / "model.safetensors", {"format": "pt"})
+    wanted = f"numbers in place of codes, {cast} is {str(dtype).removeprefix('torch.')}"
+    for plan in (cs.convert(folder), cs.filter(folder, include="**")):
+        assert any(wanted in note for note in plan.notes)
+    assert any(wanted in note for note in cs.inspect(folder).notes)
+    if dtype == torch.float32:
+        with pytest.raises(cs.PlanError, match="would use its codes as numbers"):
+            cs.convert(folder, dtype="bf16")
+
+
+@pytest.mark.parametrize("name", ["fp8-block", "awq"])
+def test_scales_in_integers_are_said(name: str, tmp_path: Path) -> None:
+    folder = BY_NAME[name].folder(tmp_path / "m")
+    tensors = load_file(folder / "model.safetensors")
+    ends = (".weight_scale_inv", ".scales")
+    whole = {key: one.int() if key.endswith(ends) else one for key, one in tensors.items()}
+    save_file(whole, folder / "model.safetensors", {"format": "pt"})
+    for notes in (cs.inspect(folder).notes, cs.convert(folder).notes):
+        assert any("which decode nothing" in note for note in notes)
+
+
+def test_scales_of_a_cache_belong_to_no_weight(tmp_path: Path) -> None:
+    folder = BY_NAME["int8"].folder(tmp_path / "m")
+    tensors = load_file(folder / "model.safetensors")
+    module = next(key for key in tensors if ".self_attn." in key).partition(".self_attn.")[0] + ".self_attn"
+    scales = {f"{module}.{one}": torch.ones(1) for one in ("k_scale", "v_scale")}
+    save_file({**tensors, **scales}, folder / "model.safetensors", {"format": "pt"})
+    assert not [one.name for one in cs.open_checkpoint(folder).codes.tensors if not one.codes]
+    cs.apply(cs.convert(folder, dequantize=True), tmp_path / "out")
+    assert torch.equal(load_file(tmp_path / "out/model.safetensors")[f"{module}.k_scale"], torch.ones(1))

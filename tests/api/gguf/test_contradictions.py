@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from safetensors.torch import save_file
 
 import ckptsurgeon as cs
 
 from .test_layouts import MODELS, model
 from .test_more_models import KINDS, saved
+from .test_tokenizer import splitter, tokenizer
 
 WIDTH, FEW = "llama.embedding_length 64", "llama.attention.head_count_kv"
 WRONG = {
@@ -52,6 +56,55 @@ def test_nothing_is_said_of_a_model_as_it_is(name: str, blocks: str | None) -> N
     assert not [note for note in receipt.notes if " make " in note]
     assert Path("x.gguf").exists()
     assert not said_of("x.gguf")
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ({"general.architecture": "qwen2"}, "general.architecture is qwen2, but the entries are those of llama"),
+        ({"llama.rope.dimension_count": "8"}, "llama.rope.dimension_count is 8, but a head has 16"),
+    ],
+)
+def test_entries_with_which_llama_cpp_loads_nothing_are_said(entries: dict[str, str], said: str) -> None:
+    model("llama")
+    cs.apply(cs.convert("model", layout="gguf"), "x.gguf")
+    receipt = cs.apply(cs.convert("x.gguf", metadata=entries), "y.gguf")
+    for notes in (receipt.notes, cs.inspect("y.gguf").notes):
+        assert f"{said}: llama.cpp cannot load it" in notes
+
+
+def test_an_id_beyond_the_tokens_is_said_where_it_is_written() -> None:
+    model("llama")
+    Path("model/tokenizer.json").write_text(json.dumps(tokenizer(splitter(r"\p{L}+"))))
+    receipt = cs.apply(cs.convert("model", layout="gguf"), "x.gguf")
+    assert not [note for note in receipt.notes if "the file has" in note]
+    receipt = cs.apply(cs.convert("x.gguf", metadata={"tokenizer.ggml.eos_token_id": "9999"}), "y.gguf")
+    assert any(note.endswith("but tokenizer.ggml.eos_token_id is 9999") for note in receipt.notes)
+
+
+def test_an_output_layer_that_is_tied_and_stored_too_is_said_to_be_left_out() -> None:
+    tensors = model("llama", tie_word_embeddings=True)
+    head = {"lm_head.weight": tensors["model.embed_tokens.weight"] * 2}
+    save_file({**tensors, **head}, "model/model.safetensors", {"format": "pt"})
+    receipt = cs.apply(cs.convert("model", layout="gguf"), "x.gguf")
+    assert any(note.startswith("lm_head.weight is left out, since config.json says") for note in receipt.notes)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"query_pre_attn_scalar": 64}, "query_pre_attn_scalar as 64"),
+        ({"layer_types": ["full_attention"] * 2}, "layer_types as"),
+        ({"query_pre_attn_scalar": 16, "layer_types": ["sliding_attention", "full_attention"]}, ""),
+    ],
+)
+def test_what_llama_cpp_computes_otherwise_for_gemma_2_is_an_error(fields: dict[str, Any], said: str) -> None:
+    model("gemma2", **fields)
+    if not said:
+        cs.convert("model", layout="gguf")
+        return
+    with pytest.raises(cs.PlanError, match=f"config.json gives {said}"):
+        cs.convert("model", layout="gguf")
 
 
 def said_of(path: str) -> list[str]:

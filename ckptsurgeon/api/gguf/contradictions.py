@@ -1,4 +1,4 @@
-"""The number of blocks and the sizes that the metadata of a GGUF file state, against its tensors.
+"""What the metadata of a GGUF file state, and its tensors or its tokens contradict.
 
 llama.cpp's ``gguf-py/gguf/constants.py`` names the entries; its loader derives the shapes of a block from them.
 """
@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ...planning.llama_cpp.names import ARCHITECTURES, DEEPSEEK
 from ...tensors.dtypes import BLOCKS
-from ...util.text import escape
+from ...util.text import count, escape, listing
 
-__all__ = ["shape_of_values", "size_notes"]
+__all__ = ["metadata_notes", "shape_of_values"]
 
 DIGITS = 9
 """The most digits of a number that is compared."""
@@ -20,18 +20,41 @@ _BLOCK = re.compile(r"blk\.(\d{1,9})\.")
 HEADS, FEW, WIDTH = "attention.head_count", "attention.head_count_kv", "embedding_length"
 
 
-def size_notes(shapes: Mapping[str, Sequence[int]], architecture: str, metadata: Mapping[str, str]) -> tuple[str, ...]:
-    """Return notes on numbers in the metadata that are not those of the tensors: of blocks, and sizes of the first one.
+def metadata_notes(shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str], tokens: int) -> tuple[str, ...]:
+    """Return notes on numbers in the metadata that are not those of the tensors or the tokens.
 
-    ``metadata`` maps the names of the entries to their values as text. Sizes are compared for architectures whose
-    queries and keys are one tensor each.
+    These are the number of blocks, the sizes of the first block, and ids of tokens. ``metadata`` maps the names of the
+    entries to their values as text; ``tokens`` is the number of tokens, 0 if there are none. Sizes are compared for
+    architectures whose queries and keys are one tensor each.
     """
+    architecture = metadata.get("general.architecture", "")
     own = f"{architecture}."
-    numbers = {
-        key.removeprefix(own): int(text) for key, text in metadata.items() if key.startswith(own) and _is_number(text)
+    stated = {
+        key.removeprefix(own): int(said) for key, said in metadata.items() if key.startswith(own) and _is_number(said)
     }
-    sizes = numbers if architecture in ARCHITECTURES and architecture != DEEPSEEK else {}
-    return (*_of_blocks(shapes, architecture, numbers.get("block_count")), *_of_shapes(shapes, architecture, sizes))
+    sizes = stated if architecture in ARCHITECTURES and architecture != DEEPSEEK else {}
+    return (
+        *_of_another(architecture, metadata),
+        *_of_blocks(shapes, architecture, stated.get("block_count")),
+        *_of_shapes(shapes, architecture, sizes),
+        *_of_rotation(architecture, sizes),
+        *_of_tokens(metadata, tokens),
+    )
+
+
+def _of_another(architecture: str, metadata: Mapping[str, str]) -> Iterator[str]:
+    """Yield a note if the entries are those of another architecture than the one that the metadata name."""
+    others = {name for name in ARCHITECTURES if f"{name}.block_count" in metadata}
+    if others and architecture in ARCHITECTURES and architecture not in others:
+        of = " and ".join(sorted(others))
+        yield f"general.architecture is {architecture}, but the entries are those of {of}: llama.cpp cannot load it"
+
+
+def _of_tokens(metadata: Mapping[str, str], tokens: int) -> Iterator[str]:
+    ids = (key for key in metadata if key.startswith("tokenizer.ggml.") and key.endswith("_token_id"))
+    beyond = [f"{key} is {metadata[key]}" for key in ids if _is_number(metadata[key]) and int(metadata[key]) >= tokens]
+    if tokens and beyond:
+        yield f"the file has {count(tokens, 'token')}, but {listing(beyond, where='')}"
 
 
 def shape_of_values(dtype: str, shape: Sequence[int]) -> tuple[int, ...]:
@@ -65,6 +88,14 @@ def _of_shapes(shapes: Mapping[str, Sequence[int]], architecture: str, sizes: Ma
         if len(shape) == 2 and shape[axis] != wanted:
             said = " and ".join(f"{escape(architecture)}.{entry} {sizes[entry]}" for entry in entries if entry in sizes)
             yield f"{said} make {wanted:,} {('rows', 'columns')[axis]} of {key}, but it has {shape[axis]:,}"
+
+
+def _of_rotation(architecture: str, sizes: Mapping[str, int]) -> Iterator[str]:
+    """Yield a note on a rotary embedding of llama that is not of the whole head, which llama.cpp refuses."""
+    head = sizes.get("attention.key_length") or sizes.get(WIDTH, 0) // (sizes.get(HEADS, 0) or 1)
+    turned = sizes.get("rope.dimension_count", head)
+    if architecture == "llama" and head and turned != head:
+        yield f"llama.rope.dimension_count is {turned}, but a head has {head}: llama.cpp cannot load it"
 
 
 def _wanted(sizes: Mapping[str, int]) -> Iterator[tuple[str, int, tuple[str, ...], int]]:
