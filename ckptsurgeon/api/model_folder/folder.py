@@ -14,6 +14,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...destinations.hf.files import ADAPTER, ADAPTER_WEIGHTS, CONFIG, FLAGS, is_of_tokenizer, linked_away, model_files
 from ...errors import ConfigError, SourceError
 from ...formats.base.sharded_writer import RECIPE_FILE
+from ...formats.clusters.rank_files import has_rank_files
 from ...planning.plan.files import FilePrint
 from ...planning.target import Companion
 from ...storage.json_text import read_json
@@ -43,6 +44,8 @@ from .documents import (
 __all__ = ["LARGEST", "ModelFolder", "model_folder", "model_folder_at"]
 
 KIND = "model_type"
+VERL = "huggingface"
+"""The folder of a verl checkpoint that has the configuration and the tokeniser."""
 LARGEST = 256 << 20
 UNLISTED = "a web server does not list its folders, so no configuration or tokeniser is read or copied"
 
@@ -297,20 +300,28 @@ def _is_left_over(files: Sequence[Companion], weights: Collection[str]) -> bool:
     return {CONFIG, ADAPTER} <= {one.name for one in files} and not set(ADAPTER_WEIGHTS).intersection(weights)
 
 
+def _settings(folder: Folder) -> Folder:
+    """Return the folder that has the configuration and the tokeniser: verl puts them into one beside its ranks."""
+    names = folder.names()
+    return folder.inside(VERL) if CONFIG not in names and VERL in folder.folders() and has_rank_files(names) else folder
+
+
 def _folder(path: str, folder: Folder | None, weights: Collection[str] = ()) -> ModelFolder:
     """Return the model files of a folder; ``weights`` has the names of the files with weights."""
     if folder is None:
         return ModelFolder(path)
     if scheme_of(path) in ("http", "https"):
         return ModelFolder(path, unlisted=True)
-    files = model_files(folder)
+    own = _settings(folder)
+    files = model_files(own)
     if path != folder.uri and not any(one.name in (CONFIG, ADAPTER, FLAGS) for one in files):
         return ModelFolder(path)  # a single file was opened, and its folder is not a model's
     if weights and _is_left_over(files, weights):
         files = tuple(one for one in files if one.name != ADAPTER)
-    linked = linked_away(folder)
+    linked = linked_away(own)
     known = {*(one.name for one in files), *linked, *weights, RECIPE_FILE}
-    others = [*folder.names(), *(f"{name}/" for name in folder.folders() if name not in weights)]
+    inside = () if own is folder else (VERL,)
+    others = [*folder.names(), *(f"{name}/" for name in folder.folders() if name not in (*weights, *inside))]
     others += (f"{name} (a broken link)" for name in broken_links(folder))
     left = [name for name in others if name not in known and not name.lower().startswith((".", *OF_PEOPLE))]
     return ModelFolder(path, files, linked, tuple(left))

@@ -138,6 +138,11 @@ PIECE_DATA = 4 << 20
 ZERO_PIECES = 500_000
 """Pieces of all parameters on all ranks of ZeRO: each takes a TensorInfo in memory."""
 
+RANKS = 16_384
+"""Ranks of one training run, each with a file of its own, or in the mesh of a tensor."""
+RANK_PIECES = 1_000_000
+"""Parts of all tensors in the files of all ranks: each takes a TensorInfo in memory."""
+
 CARRIED_VALUES = 4_000_000
 CARRIED_TEXT = 64 << 20
 """Values, and characters of text, that an output gets besides its tensors: a shared value is written several times."""

@@ -17,6 +17,7 @@ from ..base.untrusted import CopyBudget, check_elements, check_sizes
 from ..pickle.plain import NUMPY, Array, plain_functions
 from ..pickle.torch import TensorBuilder, TypedStorage, dtype_of, unknown
 from ..pickle.values import ARRAY, META, NESTED, QUANTISED, SPARSE, GlobalName, OpaqueResult, brief
+from .distributed import part_reader
 
 __all__ = ["rebuilders"]
 
@@ -29,7 +30,9 @@ _FROM_TYPE = ("_rebuild_from_type", "_rebuild_from_type_v2")
 
 def rebuilders() -> Functions:
     """Return a new table of our functions, by the (module, name) in a pickle of the function that each replaces."""
-    table: Functions = {**NUMPY, **plain_functions(CopyBudget())}
+    budget = CopyBudget()
+    table: Functions = {**NUMPY, **plain_functions(budget)}
+    distributed = part_reader(budget)
     for name, function in {**_strided(TensorBuilder()), **_OTHERS}.items():
         table["torch._utils", name] = function
 
@@ -42,7 +45,9 @@ def rebuilders() -> Functions:
             )
         ours = table.get((function.module, function.name))
         made = OpaqueResult(kind, args) if ours is None else ours(*args)
-        return _with_attributes(made, kind, state) if ours is _wrapped else made
+        if ours is not _wrapped or not isinstance(made, TensorInfo):
+            return made
+        return distributed(kind, made, state) or _with_attributes(made, kind, state)
 
     for name in _FROM_TYPE:
         table["torch._tensor", name] = from_type

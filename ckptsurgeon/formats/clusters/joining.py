@@ -1,0 +1,179 @@
+"""Joins the state dicts of all ranks: the parts of a distributed tensor are put together, others are taken once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...errors import FormatError, UnsafeError
+from ...tensors.composition import reshape
+from ...tensors.info import TensorInfo
+from ...util.text import count, escape, listing
+from ..base import limits
+from ..base.header import naming
+from ..base.slice import TensorPiece, assembled
+from ..torch.distributed import UNREAD, DistributedPart, MeshPart, ShardedPart
+from ..torch.zero import StateFile
+
+__all__ = ["RankJoiner", "equal_bytes"]
+
+
+def equal_bytes(one: TensorInfo, other: TensorInfo) -> bool | None:
+    """Return whether two tensors have equal bytes, judged by the checksums of their storages; None if these do not say.
+
+    Nothing is read: every record of an archive has a CRC-32 in its directory.
+    """
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    if one.numel == 0 or (one.place is not None and one.place == other.place):
+        return True
+    a, b = one.storage, other.storage
+    if a is None or b is None or a.crc32 is None or b.crc32 is None:
+        return None
+    whole = one.is_plain and other.is_plain and one.nbytes == a.nbytes == b.nbytes == other.nbytes
+    return a.crc32 == b.crc32 if whole else None
+
+
+@dataclass
+class RankJoiner:
+    """Joins the state dicts of the ranks; ``files`` are those of the ranks, in their order.
+
+    ``differing`` are the keys of the tensors that should be equal on several ranks, and are not.
+    """
+
+    files: Sequence[StateFile]
+    differing: list[str] = field(default_factory=list)
+    joined: int = 0
+    _nodes: int = 0
+    _pieces: int = 0
+
+    def tree(self) -> dict[Any, Any]:
+        """Return the state dict, nested as it was saved; raises FormatError if the ranks do not fit together."""
+        self._reach = [_reach(one.tree, len(self.files)) for one in self.files]
+        return self._level({rank: one.tree for rank, one in enumerate(self.files)}, "", 0)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A note on the tensors that differ between the ranks."""
+        if not self.differing:
+            return ()
+        return (
+            f"{count(len(self.differing), 'tensor')} that should be equal on all ranks differ, and that of the first "
+            f"rank is taken: {listing(self.differing, where='')}",
+        )
+
+    def _level(self, trees: Mapping[int, Mapping[Any, Any]], path: str, depth: int) -> dict[Any, Any]:
+        self._nodes += len(trees)
+        if depth > limits.TREE_DEPTH or self._nodes > limits.TREE_NODES:
+            raise UnsafeError("the files of the ranks are nested too deeply, or share too much.", rule="tree")
+        made: dict[Any, Any] = {}
+        for tree in trees.values():
+            for key in tree:
+                if key not in made:
+                    made[key] = self._entry({r: t[key] for r, t in trees.items() if key in t}, f"{path}{key}", depth)
+        return made
+
+    def _entry(self, values: Mapping[int, Any], key: str, depth: int) -> Any:
+        """Return one entry of the state dict; ``values`` has what the ranks have there."""
+        first = next(iter(values.values()))
+        if isinstance(first, Mapping):
+            nested = {rank: value for rank, value in values.items() if isinstance(value, Mapping)}
+            return self._level(nested, f"{key}.", depth + 1)
+        if not isinstance(first, TensorInfo):
+            return first
+        self._pieces += len(values)
+        if self._pieces > limits.RANK_PIECES:
+            raise UnsafeError(
+                f"the files of the ranks have more than {limits.RANK_PIECES} parts of tensors, the limit.",
+                rule="pieces",
+            )
+        infos = {rank: value for rank, value in values.items() if isinstance(value, TensorInfo)}
+        self._check_alike(key, infos)
+        parts = {rank: _part_of(info) for rank, info in infos.items()}
+        if any(part is not None for part in parts.values()):
+            return self._distributed(key, infos, parts)
+        return self._once(key, infos)
+
+    def _once(self, key: str, infos: Mapping[int, TensorInfo]) -> TensorInfo:
+        """Return a tensor that is the same on all ranks: that of the first one."""
+        rank, first = next(iter(infos.items()))
+        self._check_ranks(key, infos, self._reach[rank])
+        if any(equal_bytes(first, info) is False for info in infos.values()):
+            self.differing.append(key)
+        return first
+
+    def _distributed(
+        self, key: str, infos: Mapping[int, TensorInfo], parts: Mapping[int, DistributedPart | None]
+    ) -> TensorInfo:
+        """Return a tensor that is put together from the parts of the ranks."""
+        first, layout = next(iter(infos.values())), next(part.layout for part in parts.values() if part is not None)
+        pieces: dict[tuple[int, ...], TensorPiece] = {}
+        for rank, part in parts.items():
+            if part is None or part.layout != layout:
+                raise self._error(rank, f"{escape(key)} is cut in another way than on the other ranks.", "rank part")
+            if isinstance(part, MeshPart):
+                self._check_ranks(key, infos, part.ranks)
+                if rank not in part.ranks:
+                    raise self._error(rank, f"{escape(key)} is of other ranks: {_some(part.ranks)}.", "rank part")
+            with naming(self.files[rank].file):
+                for piece in part.pieces(first.shape, rank):
+                    known = pieces.setdefault(piece.offsets, piece)
+                    if known is not piece and equal_bytes(known.info, piece.info) is False:
+                        self.differing += [key] if key not in self.differing[-1:] else []
+        self.joined += 1
+        if first.numel == 0:
+            return reshape(next(part.any for part in parts.values() if part is not None), first.shape)
+        with naming(self.files[next(iter(infos))].file):
+            return assembled(key, first.dtype, first.shape, list(pieces.values()))
+
+    def _check_alike(self, key: str, infos: Mapping[int, TensorInfo]) -> None:
+        """Raise FormatError if a tensor is unknown, or has another dtype or shape, on one of the ranks."""
+        first = next(iter(infos.values()))
+        for rank, info in infos.items():
+            if info.opaque.startswith(UNREAD):
+                raise self._error(rank, f"{escape(key)} cannot be read: {info.opaque}.", "rank part")
+            if (info.dtype, info.shape) != (first.dtype, first.shape):
+                raise self._error(
+                    rank,
+                    f"{escape(key)} is {info.dtype} {info.shape}, but {first.dtype} {first.shape} on rank "
+                    f"{next(iter(infos))}: the files are not of one run.",
+                    "rank shapes",
+                )
+
+    def _check_ranks(self, key: str, infos: Mapping[int, TensorInfo], wanted: frozenset[int]) -> None:
+        """Raise FormatError if one of the ranks that should have a tensor lacks it."""
+        if wanted <= infos.keys():
+            return
+        lacking = min(wanted - infos.keys())
+        first = next(iter(infos))
+        if lacking >= len(self.files):
+            there = f"but there are the files of {len(self.files)}"
+            said = f"{escape(key)} is cut over {count(len(wanted), 'rank')}, also rank {lacking}, {there}."
+            raise self._error(first, said, "ranks")
+        raise self._error(lacking, f"it lacks {escape(key)}, which rank {first} has.", "rank keys")
+
+    def _error(self, rank: int, message: str, rule: str) -> FormatError:
+        return FormatError(f"{escape(self.files[rank].file.uri)}: {message}", rule=rule)
+
+
+def _part_of(info: TensorInfo) -> DistributedPart | None:
+    part = info.parts[0] if len(info.parts) == 1 else None
+    return part if isinstance(part, (MeshPart, ShardedPart)) else None
+
+
+def _reach(tree: Mapping[Any, Any], ranks: int) -> frozenset[int]:
+    """Return the ranks that have the same tensors as the rank with this state dict.
+
+    These are the ranks of the largest mesh in it: with pipeline parallelism, other ranks have other tensors.
+    """
+    meshes = [
+        part.ranks
+        for info in tree.values()
+        if isinstance(info, TensorInfo) and isinstance(part := _part_of(info), MeshPart)
+    ]
+    return max(meshes, key=len, default=frozenset(range(ranks)))
+
+
+def _some(ranks: frozenset[int]) -> str:
+    return listing([str(rank) for rank in sorted(ranks)], 6, where="")

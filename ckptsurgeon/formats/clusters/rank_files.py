@@ -1,0 +1,114 @@
+"""Finds the files of the ranks in a folder by their names, and says which others lie beside them.
+
+verl names them ``model_world_size_8_rank_3.pt`` (``verl/utils/checkpoint/fsdp_checkpoint_manager.py``); other trainers
+leave the number of ranks out: ``pytorch_model_fsdp_rank3.bin`` (``accelerate/utils/fsdp_utils.py``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from ...errors import CheckpointError, FormatError
+from ...storage.read.base import Folder
+from ...util.text import count, escape, listing
+from ..base import limits
+from ..base.untrusted import parse_json
+
+__all__ = ["RankFiles", "has_rank_files", "rank_files"]
+
+_NAMED = re.compile(r"(.*?)[-_.]?(?:world_size_(\d{1,6})_)?rank_?(\d{1,6})\.(?:pt|pth|bin)", re.DOTALL)
+_MODEL = ("model", "pytorch_model_fsdp", "pytorch_model", "fsdp_model", "checkpoint", "state_dict")
+"""What the names of files with the weights begin with; those of optimizers and of other states begin otherwise."""
+_CONFIG = "fsdp_config.json"
+"""verl's file beside them, with the number of ranks of the last run that saved into the folder."""
+
+
+@dataclass(frozen=True)
+class RankFiles:
+    """The files of the ranks of one run, in the order of the ranks, and ``notes`` on what else is in the folder."""
+
+    names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def has_rank_files(names: Sequence[str]) -> bool:
+    """Return whether a folder has the weights of ranks in files of their own."""
+    return bool(_groups(names))
+
+
+def rank_files(folder: Folder) -> RankFiles:
+    """Return the files of one run in a folder.
+
+    Raises FormatError if the file of a rank is missing, or if the folder has those of two runs.
+    """
+    groups = _groups(folder.names())
+    chosen = next(iter(groups))
+    notes = []
+    if len(groups) > 1:
+        said = _said(folder)
+        fitting = [group for group in groups if group[1] == said and said]
+        shown = [
+            f"{count(len(found), 'file')} such as {escape(next(iter(found.values())))}" for found in groups.values()
+        ]
+        if len(fitting) != 1:
+            raise FormatError(
+                f"{escape(folder.uri)} has the ranks of several runs: {listing(shown)}.",
+                hint="Move the files of one of them to another folder.",
+                rule="several runs",
+            )
+        (chosen,) = fitting
+        left = [name for group, found in groups.items() if group != chosen for name in found.values()]
+        notes.append(f"read the {said} ranks that {_CONFIG} names, not {listing(left, 1, where='')}")
+    found = groups[chosen]
+    ranks = chosen[1] or max(found) + 1
+    if ranks > limits.RANKS or max(found) >= ranks:
+        raise FormatError(
+            f"{escape(folder.uri)} has the file {escape(found[max(found)])}, but {count(ranks, 'rank')}.", rule="ranks"
+        )
+    missing = [rank for rank in range(ranks) if rank not in found]
+    if missing:
+        raise FormatError(
+            f"{escape(folder.uri)} has the files of {len(found)} of {count(ranks, 'rank')}: "
+            f"that of {_numbers(missing)} is missing (beside {escape(next(iter(found.values())))}).",
+            hint="Fetch the whole folder again, or copy the missing files from the machines that wrote them.",
+            details=[f"rank {rank}" for rank in missing],
+            rule="ranks",
+        )
+    others = _others(folder.names(), {name for group in groups.values() for name in group.values()})
+    if others:
+        notes.append(f"left out the states of optimizers and others: {listing(others, 2, where='')}")
+    return RankFiles(tuple(found[rank] for rank in range(ranks)), tuple(notes))
+
+
+def _groups(names: Sequence[str]) -> dict[tuple[str, int], dict[int, str]]:
+    """Return the files of each run, {(beginning of the names, number of ranks or 0): {rank: name}}, weights only."""
+    groups: dict[tuple[str, int], dict[int, str]] = {}
+    for name in names:
+        found = _NAMED.fullmatch(name)
+        if found is not None and found[1] in _MODEL:
+            groups.setdefault((found[1], int(found[2] or 0)), {}).setdefault(int(found[3]), name)
+    return groups
+
+
+def _numbers(ranks: Sequence[int]) -> str:
+    return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {listing([str(rank) for rank in ranks], 6, where='')}"
+
+
+def _others(names: Sequence[str], own: set[str]) -> list[str]:
+    return [name for name in names if name not in own and _NAMED.fullmatch(name)]
+
+
+def _said(folder: Folder) -> int:
+    """Return the number of ranks in the folder's ``fsdp_config.json``; 0 if there is none."""
+    with suppress(CheckpointError, ValueError):
+        file = folder.file(_CONFIG)
+        try:
+            found = parse_json(file.read(0, file.size)) if file.size <= limits.BESIDE_BYTES else None
+        finally:
+            file.close()
+        ranks = found.get("world_size") if isinstance(found, dict) else 0
+        return ranks if type(ranks) is int else 0
+    return 0

@@ -1,0 +1,70 @@
+"""Reads folders with one file for each rank of FSDP: state dicts whose tensors are DTensors or ShardedTensors.
+
+FSDP2, and trainers such as verl, let every rank save its own part of the model (``torch.save`` of its state dict).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..errors import FormatError
+from ..storage.read.base import Folder, Source
+from ..util.text import count, escape
+from ._open import read_header
+from .base.header import Header
+from .base.sharded_writer import folder_frame, folder_recipe
+from .clusters.joining import RankJoiner
+from .clusters.rank_files import has_rank_files, rank_files
+from .torch.zero import StateFile
+
+__all__ = ["FORMAT"]
+
+
+class _FsdpRanks:
+    name = "fsdp ranks"
+    magic: tuple[bytes, ...] = ()
+
+    def sniff(self, source: Source, head: bytes) -> bool:
+        """Return whether a folder has files of ranks, such as ``model_world_size_8_rank_3.pt``."""
+        return isinstance(source, Folder) and has_rank_files(source.names())
+
+    def read(self, source: Source, name: str = "") -> Header:
+        """Return one header, made from the files of all ranks; raises FormatError if they do not fit together."""
+        assert isinstance(source, Folder)
+        found = rank_files(source)
+        files: list[StateFile] = []
+        try:
+            for inner in found.names:
+                files.append(_state(source, inner))
+            joiner = RankJoiner(files)
+            tree = joiner.tree()
+        except BaseException:
+            for one in files:
+                one.file.close()
+            raise
+        whole = "" if joiner.joined else "; none of their tensors is distributed"
+        return Header(
+            format=self.name,
+            tree=tree,
+            files=tuple(file for one in files for file in one.header.files),
+            handles={key: file for one in files for key, file in one.header.handles.items()},
+            recipe=folder_recipe(source),
+            notes=(f"read as one model: the files of {count(len(files), 'rank')}{whole}", *found.notes, *joiner.notes),
+            frame=lambda: folder_frame(source, {one.file.name: one.header.frame() for one in files}),
+        )
+
+
+def _state(folder: Folder, name: str) -> StateFile:
+    """Return the file of one rank, and its header; raises FormatError if it has no state dict."""
+    file = folder.file(name)
+    try:
+        header = read_header(file, name)
+        if not isinstance(header.tree, Mapping):
+            raise FormatError(f"{escape(file.uri)} is not a state dict, as a rank saves it.", rule="rank state")
+    except BaseException:
+        file.close()
+        raise
+    return StateFile(file, header)
+
+
+FORMAT = _FsdpRanks()

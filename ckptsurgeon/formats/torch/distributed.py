@@ -1,0 +1,251 @@
+"""Describes the tensors of which each rank of a training run has saved its own part: DTensor and ShardedTensor.
+
+A DTensor says into which parts a mesh of ranks cuts a tensor, and has the part of one rank. Written after
+``torch/distributed/tensor/{placement_types,_dtensor_spec}.py`` and ``torch/distributed/device_mesh.py`` (torch 2.2 to
+2.13), and ``torch/distributed/_shard/sharded_tensor/api.py``; no object of theirs is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+from ...errors import FormatError
+from ...tensors.info import TensorInfo
+from ..base import limits
+from ..base.slice import TensorPiece
+from ..base.untrusted import CopyBudget, check_sizes
+from ..pickle.values import GlobalName, OpaqueResult, brief
+from .rank_mesh import RankMesh, UnknownDistributedError, attributes_of, read_mesh
+
+__all__ = ["UNREAD", "DistributedPart", "MeshPart", "ShardedPart", "part_reader"]
+
+PART = "it is only one rank's part of a tensor; name the folder with the files of all ranks"
+"""Why the values of such a tensor cannot be read from one file."""
+UNREAD = ("it is a DTensor ", "it is a ShardedTensor ")
+"""Beginnings of the reasons why one cannot be read at all."""
+
+
+@dataclass(frozen=True, eq=False)
+class MeshPart:
+    """One rank's part of a DTensor.
+
+    ``cuts`` has, for each dimension of the tensor, the dimensions of the mesh that cut it, the first cut first.
+    """
+
+    mesh: RankMesh
+    cuts: tuple[tuple[int, ...], ...]
+    local: TensorInfo
+
+    @property
+    def ranks(self) -> frozenset[int]:
+        """The ranks that hold parts of the tensor."""
+        return frozenset(self.mesh.places)
+
+    @property
+    def any(self) -> TensorInfo:
+        """A stored tensor of the part, which may be empty."""
+        return self.local
+
+    @property
+    def layout(self) -> object:
+        """A value that is equal for the parts of one tensor."""
+        return self.mesh.sizes, self.cuts
+
+    def pieces(self, shape: tuple[int, ...], rank: int) -> list[TensorPiece]:
+        """Return the piece of the tensor of this ``shape`` that ``rank`` holds; raises FormatError if it is another."""
+        found = [self._interval(size, cuts, rank) for size, cuts in zip(shape, self.cuts, strict=True)]
+        wanted = tuple(size for _, size in found)
+        if self.local.shape != wanted and (0 not in wanted or self.local.numel):
+            raise FormatError(
+                f"rank {rank} has a part of shape {self.local.shape}, but its part of a tensor of shape {shape} would "
+                f"be {wanted}.",
+                rule="rank part",
+            )
+        return [TensorPiece(tuple(begin for begin, _ in found), self.local)] if 0 not in wanted else []
+
+    def _interval(self, size: int, cuts: Sequence[int], rank: int) -> tuple[int, int]:
+        """Return where the part begins, and its size, after the cuts of a dimension, each like ``torch.chunk``."""
+        begin = 0
+        for dim in cuts:
+            chunk = -(-size // self.mesh.sizes[dim])
+            at = min(self.mesh.coordinate(rank, dim) * chunk, size)
+            begin, size = begin + at, min(chunk, size - at)
+        return begin, size
+
+
+@dataclass(frozen=True, eq=False)
+class ShardedPart:
+    """One rank's pieces of a ShardedTensor, which the rank itself places."""
+
+    local: tuple[TensorPiece, ...]
+    ranks: frozenset[int] = frozenset()
+    layout: object = "ShardedTensor"
+
+    @property
+    def any(self) -> TensorInfo:
+        """A stored tensor of the part, which may be empty; if there is none, one without values."""
+        return self.local[0].info if self.local else TensorInfo("float32", (0,), opaque="empty")
+
+    def pieces(self, shape: tuple[int, ...], rank: int) -> list[TensorPiece]:
+        """Return the pieces; raises FormatError if one is beyond the tensor of this ``shape``."""
+        for piece in self.local:
+            ends = [begin + size for begin, size in zip(piece.offsets, piece.info.shape, strict=False)]
+            if len(ends) != len(shape) or any(end > size for end, size in zip(ends, shape, strict=False)):
+                raise FormatError(
+                    f"rank {rank} has a piece of shape {piece.info.shape} at {piece.offsets}, which is not in a tensor "
+                    f"of shape {shape}.",
+                    rule="rank part",
+                )
+        return [piece for piece in self.local if piece.info.numel]
+
+
+DistributedPart = MeshPart | ShardedPart
+
+
+def part_reader(budget: CopyBudget) -> Callable[[Any, TensorInfo, Any], TensorInfo | None]:
+    """Return a function that reads distributed tensors of one pickle; ``budget`` limits the sizes of their meshes.
+
+    It takes the name of a class, the header of the whole tensor, and the state of the object. It returns a header whose
+    only part is a MeshPart or ShardedPart, the local tensor if that is the whole one, or None for other classes.
+    """
+    meshes: dict[int, tuple[OpaqueResult, RankMesh]] = {}
+
+    def mesh_of(value: Any) -> RankMesh:
+        known = meshes.get(id(value))
+        if known is None:
+            known = meshes[id(value)] = (value, read_mesh(value, budget))
+        return known[1]
+
+    def read(kind: Any, whole: TensorInfo, state: Any) -> TensorInfo | None:
+        name = kind.name if isinstance(kind, GlobalName) and kind.module.startswith("torch.distributed.") else ""
+        if name not in ("DTensor", "ShardedTensor"):
+            return None
+        try:
+            part = _mesh_part(whole, state, mesh_of, budget) if name == "DTensor" else _sharded_part(whole, state)
+        except UnknownDistributedError as error:
+            return TensorInfo(whole.dtype, whole.shape, opaque=f"it is a {name} {error}")
+        if isinstance(part, MeshPart) and part.local.shape == whole.shape and _is_whole(part):
+            return part.local
+        return TensorInfo(whole.dtype, whole.shape, opaque=PART, parts=(part,))
+
+    return read
+
+
+def _is_whole(part: MeshPart) -> bool:
+    return all(part.mesh.sizes[dim] == 1 for cuts in part.cuts for dim in cuts)
+
+
+def _mesh_part(whole: TensorInfo, state: Any, mesh_of: Callable[[Any], RankMesh], budget: CopyBudget) -> MeshPart:
+    found: dict[Any, Any] = {}
+    for one in state if isinstance(state, tuple) else (state,):
+        found.update(one if isinstance(one, dict) else {})
+    spec, local = attributes_of(found.get("_spec"), "DTensorSpec"), found.get("_local_tensor")
+    if not isinstance(local, TensorInfo) or local.dtype != whole.dtype:
+        raise UnknownDistributedError(f"whose own part is {brief(local)}")
+    mesh = mesh_of(spec.get("mesh"))
+    budget.spend(len(mesh.sizes) ** 2)
+    return MeshPart(mesh, _cuts(whole.shape, mesh.sizes, spec, budget), local)
+
+
+def _cuts(
+    shape: tuple[int, ...], mesh: tuple[int, ...], spec: Mapping[Any, Any], budget: CopyBudget
+) -> tuple[tuple[int, ...], ...]:
+    """Return the dimensions of the mesh that cut each dimension of the tensor, in the order of the cuts.
+
+    A ``_StridedShard`` is cut after those later dimensions of the mesh whose sizes have its ``split_factor`` as their
+    product. It is understood if both readings of it in torch give the same parts: see ``_is_certain``.
+    """
+    placements = spec.get("placements")
+    if not isinstance(placements, (tuple, list)) or len(placements) != len(mesh):
+        raise UnknownDistributedError("whose placements do not fit its mesh")
+    cuts: list[list[int]] = [[] for _ in shape]
+    for at, (placement, size) in reversed(list(enumerate(zip(placements, mesh, strict=True)))):
+        dim, before = _placed(placement, len(shape))
+        if dim is None:
+            continue
+        later = cuts[dim]
+        budget.spend(min(before * size, limits.RANKS) if before != 1 else 1)
+        if before != 1 and not _is_certain(shape[dim], before, size, after=prod(mesh[one] for one in later) // before):
+            raise UnknownDistributedError("with strided shards of which torch has two readings")
+        place = next((n for n in range(len(later) + 1) if prod(mesh[one] for one in later[:n]) == before), None)
+        if place is None:
+            raise UnknownDistributedError(f"with a split factor of {before}, which is not that of its mesh")
+        later.insert(place, at)
+    return tuple(map(tuple, _in_order(cuts, spec.get("shard_order"))))
+
+
+@lru_cache(maxsize=1024)
+def _is_certain(size: int, before: int, ranks: int, *, after: int) -> bool:
+    """Return whether a strided shard means the same, whether the later cut is made first, or the other way round.
+
+    FSDP2 cuts what tensor parallelism has cut into ``before`` parts; ``_StridedShard._split_tensor`` joins the parts
+    that the cut into ``ranks`` parts gives, and then ``Shard`` cuts the joined ones.
+    """
+    if size % (before * ranks * max(after, 1)) == 0:
+        return True
+    if after > 1 or before * ranks > limits.RANKS:
+        return False
+    parts = [_chunks(part, ranks) for part in _chunks(size, before)]
+    joined = (_chunks(sum(part[rank] for part in parts), before) for rank in range(ranks))
+    return all(found == [part[rank] for part in parts] for rank, found in enumerate(joined))
+
+
+def _chunks(size: int, number: int) -> list[int]:
+    """Return the sizes of the parts that ``torch.chunk`` makes, with empty ones at the end."""
+    chunk = -(-size // number)
+    return [max(0, min(chunk, size - at * chunk)) for at in range(number)]
+
+
+def _placed(placement: Any, dims: int) -> tuple[int | None, int]:
+    """Return the dimension that a placement cuts, None if it replicates, and the number of parts that were cut before.
+
+    Raises UnknownDistributedError for other placements, such as ``Partial``.
+    """
+    made = placement.name if isinstance(placement, OpaqueResult) else None
+    kind = made.name if isinstance(made, GlobalName) else ""
+    if kind == "Replicate":
+        return None, 1
+    if kind not in ("Shard", "_StridedShard"):
+        raise UnknownDistributedError(f"placed by {brief(placement)}, which cannot be joined")
+    state = attributes_of(placement, kind)
+    dim, before = state.get("dim"), state.get("split_factor") if kind == "_StridedShard" else 1
+    if type(dim) is not int or not -dims <= dim < dims or type(before) is not int or before < 1:
+        raise UnknownDistributedError(f"of {dims} dimensions that is cut along dimension {brief(dim)}")
+    return dim % dims, before
+
+
+def _in_order(cuts: Sequence[Sequence[int]], order: Any) -> Iterator[Sequence[int]]:
+    """Yield the cuts of each dimension in the order that the tensor gives, if it gives one (since torch 2.10)."""
+    given: dict[int, Any] = {}
+    for entry in order if isinstance(order, tuple) else ():
+        args = entry.args if isinstance(entry, OpaqueResult) else entry
+        if isinstance(args, tuple) and len(args) == 2 and type(args[0]) is int:
+            given[args[0]] = args[1]
+    for dim, found in enumerate(cuts):
+        said = given.get(dim, found)
+        if not isinstance(said, (tuple, list)) or not all(type(one) is int for one in said):
+            raise UnknownDistributedError("cut in an order that is not known")
+        if sorted(said) != sorted(found) or (list(found) != sorted(found) and list(said) != list(found)):
+            raise UnknownDistributedError("whose placements contradict the order of its cuts")
+        yield said
+
+
+def _sharded_part(whole: TensorInfo, state: Any) -> ShardedPart:
+    """Return the pieces of a ShardedTensor: its state begins with a list of them, each with offsets and sizes."""
+    shards = state[0] if isinstance(state, tuple) and len(state) == 5 else None
+    if not isinstance(shards, list) or len(shards) > limits.DIMENSIONS:
+        raise UnknownDistributedError("that does not list its pieces")
+    pieces = []
+    for shard in shards:
+        one = attributes_of(shard, "Shard")
+        said, info = attributes_of(one.get("metadata"), "ShardMetadata").get("shard_offsets"), one.get("tensor")
+        offsets = tuple(said) if isinstance(said, (list, tuple)) and len(said) <= limits.DIMENSIONS else ()
+        check_sizes(offsets, "offset")
+        if not isinstance(info, TensorInfo) or info.dtype != whole.dtype or len(info.shape) != len(whole.shape):
+            raise UnknownDistributedError(f"with {brief(info)} in place of a piece")
+        pieces.append(TensorPiece(offsets, info))
+    return ShardedPart(tuple(pieces))
