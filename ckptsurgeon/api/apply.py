@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from .inputs.reopening import inputs_of, read_plan
 if TYPE_CHECKING:
     from ..engine.inputs import PlanInputs
     from ..engine.output.layout import OutputOptions
+    from ..engine.output.ranks import RankOptions
     from ..engine.processes import Helpers, ProcessGroup
     from ..methods.merge._method import Method
     from .ray_tasks import RayTasks
@@ -41,6 +43,9 @@ def apply(
     *,
     to: str | None = None,
     max_shard_size: str | None = None,
+    ranks: int | None = None,
+    axis: Sequence[str] | None = None,
+    mesh: str | None = None,
     force: bool = False,
     wait: float | None = None,
     memory: str | int | None = None,
@@ -58,7 +63,9 @@ def apply(
     a file, the receipt includes the notes of the plan.
 
     The format follows the suffix, or ``to`` ("safetensors", "pth", "dcp", "tensorflow"); a folder, or
-    ``max_shard_size`` as in "5GB", gives shards with an index. ``wait`` is the number of seconds, or math.inf, to wait
+    ``max_shard_size`` as in "5GB", gives shards with an index. ``to`` "fsdp" or "tp" writes a file for each of
+    ``ranks`` ranks: ``axis`` has texts "GLOB=AXIS" that say along which axis tensors are cut, and ``mesh``
+    ("cuda:fsdp") is the mesh of DTensors. ``wait`` is the number of seconds, or math.inf, to wait
     for another run that writes the same output. ``memory`` limits the memory to compute merges, also of adapters, as in
     "512MB"; ``plugin`` is a file with your own merge methods, which is run. ``key`` is the file of a private key
     (Ed25519) that signs every file of the output, in ``OUT.sig`` or, for a folder, in its ``model.sig``. ``progress``
@@ -92,6 +99,8 @@ def apply(
         order = plan_recipe(plan)
         plan, output = order.plan, output if output is not None else order.output
         to, max_shard_size = to or order.to, max_shard_size or order.max_shard_size
+        said = order.shared
+        ranks, axis, mesh = ranks or said.get("ranks"), axis or said.get("axis"), mesh or said.get("mesh")
     plan = plan if isinstance(plan, Plan) else read_plan(plan)
     if output is None:
         close_plan(plan)
@@ -107,6 +116,7 @@ def apply(
             _check_memory(plan, inputs.plugins, most)
         options = replace(
             _options(output, to, max_shard_size),
+            ranks=_ranks(ranks, axis, mesh),
             force=force,
             wait=wait,
             inputs=others + inputs.others,
@@ -114,6 +124,8 @@ def apply(
             restart=restart,
             consume=consume,
         )
+        if options.ranks.ranks and (processes or engine):
+            raise ConfigError(f"--to {to} is written by one process.", hint="Run it without torchrun and --engine.")
         recipe = make_recipe(plan, options.path.rstrip("/"), __version__)
         entries, lost = gguf_entries(plan, inputs, options)
         with ExitStack() as stack:
@@ -202,7 +214,14 @@ def output_formats() -> list[str]:
 
 
 def check_output(
-    output: Path, *, to: str | None = None, max_shard_size: str | None = None, plan: Plan | None = None
+    output: Path,
+    *,
+    to: str | None = None,
+    max_shard_size: str | None = None,
+    plan: Plan | None = None,
+    ranks: int | None = None,
+    axis: Sequence[str] | None = None,
+    mesh: str | None = None,
 ) -> tuple[str, ...]:
     """Raise what ``apply`` would raise for an output's format or shard size, or for the dtypes or extras of a plan.
 
@@ -213,7 +232,7 @@ def check_output(
     from ..engine.output.layout import check_options, lay_out
     from ..formats.base.header import ExtraEntries
 
-    options = _options(output, to, max_shard_size)
+    options = replace(_options(output, to, max_shard_size), ranks=_ranks(ranks, axis, mesh))
     check_options(options)
     if plan is None:
         return ()
@@ -241,6 +260,12 @@ def notes_of(
     from .model_folder.coqui import tensorflow_notes
 
     return (*written.notes, *tensorflow_notes(written))
+
+
+def _ranks(ranks: int | None, axis: Sequence[str] | None, mesh: str | None) -> RankOptions:
+    from ..engine.output.ranks import RankOptions
+
+    return RankOptions(ranks or 0, (axis,) if isinstance(axis, str) else tuple(axis or ()), mesh or "")
 
 
 def _options(output: Path, to: str | None, max_shard_size: str | None) -> OutputOptions:

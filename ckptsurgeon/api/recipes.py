@@ -6,7 +6,7 @@ import difflib
 import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..destinations._load import code_named
@@ -42,6 +42,8 @@ _VERBS: Mapping[str, Callable[..., Plan]] = {
 }
 """The verbs by their names on the command line."""
 _OUTPUT = ("output", "to", "max_shard_size")
+_SHARED: dict[str, type] = {"ranks": int, "axis": list, "mesh": str}
+"""Fields for formats with a file for each rank, and their types."""
 _PATHS = (
     "source", "sources", "destination", "map_file", "operations", "vocab", "tokens", "models", "base", "plugin",
     "adapters", "tuned", "output",
@@ -59,6 +61,7 @@ class CompiledRecipe:
     output: str | None = None
     to: str | None = None
     max_shard_size: str | None = None
+    shared: Mapping[str, Any] = field(default_factory=dict)
 
     def close(self) -> None:
         """Close the files that the plan keeps open."""
@@ -86,7 +89,8 @@ def plan_recipe(path: Path, *, run_code: bool = True) -> CompiledRecipe:
             hint = f"One of mergekit's is run by ckpt merge {escape(name)}."
         raise ConfigError(f"{escape(name)}: {said}.", hint=hint)
     wanted = document.pop("assert", None)
-    written = {field: _text(name, field, document.pop(field, None)) for field in _OUTPUT}
+    written = {one: _text(name, one, document.pop(one, None)) for one in _OUTPUT}
+    shared = _shared(name, document)
     if not run_code:
         _check_runs_nothing(name, document)
     plan = _planned(name, verb, document)
@@ -95,7 +99,7 @@ def plan_recipe(path: Path, *, run_code: bool = True) -> CompiledRecipe:
     except BaseException:
         close_plan(plan)
         raise
-    return CompiledRecipe(replace(plan, notes=(*plan.notes, *notes)), **written)
+    return CompiledRecipe(replace(plan, notes=(*plan.notes, *notes)), **written, shared=shared)
 
 
 def load_plan(path: Path, *, run_code: bool = True) -> Plan:
@@ -174,15 +178,26 @@ def _text(name: str, field: str, value: Any) -> str | None:
     return value
 
 
+def _shared(name: str, document: dict[str, Any]) -> dict[str, Any]:
+    """Take the fields for formats with a file for each rank out of a recipe; raises ConfigError for a wrong type."""
+    found = {one: document.pop(one) for one in _SHARED if one in document}
+    for one, value in found.items():
+        texts = value if isinstance(value, list) else ()
+        if not isinstance(value, _SHARED[one]) or isinstance(value, bool) or not all(isinstance(t, str) for t in texts):
+            what = {"ranks": "a number", "axis": "a list of texts", "mesh": "a text"}[one]
+            raise ConfigError(f"{escape(name)}: the field {one} is {brief_repr(value)}, not {what}.")
+    return found
+
+
 def _planned(name: str, verb: str, given: Mapping[str, Any]) -> Plan:
     """Call a verb with the arguments of a recipe; raises ConfigError for an unknown argument."""
     call = _VERBS[verb]
     known = {n: p for n, p in inspect.signature(call).parameters.items() if p.kind is not p.VAR_KEYWORD}
-    for field in given:
-        if field not in known:
-            near = difflib.get_close_matches(str(field), [*known, *_OUTPUT, "assert", "verb"], n=1)
+    for one in given:
+        if one not in known:
+            near = difflib.get_close_matches(str(one), [*known, *_OUTPUT, *_SHARED, "assert", "verb"], n=1)
             hint = f"Did you mean {near[0]}?" if near else f"It takes {', '.join(known)}."
-            raise ConfigError(f"{escape(name)}: the verb {verb} has no argument {brief_repr(field)}.", hint=hint)
+            raise ConfigError(f"{escape(name)}: the verb {verb} has no argument {brief_repr(one)}.", hint=hint)
     needed = [p.name for p in known.values() if p.default is p.empty and p.name not in given]
     if needed:
         raise ConfigError(f"{escape(name)}: the verb {verb} needs {', '.join(needed)}.")

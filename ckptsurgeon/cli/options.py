@@ -14,6 +14,7 @@ from ..util.registry import discover
 from ..util.text import escape
 
 __all__ = [
+    "Axis",
     "DryRun",
     "Encoding",
     "Engine",
@@ -23,11 +24,13 @@ __all__ = [
     "Key",
     "MaxShard",
     "Memory",
+    "Mesh",
     "Operations",
     "Output",
     "OutputHere",
     "OutputUnlessDry",
     "Quiet",
+    "Ranks",
     "Restart",
     "Root",
     "Ruleset",
@@ -77,13 +80,34 @@ To = Annotated[
     typer.Option(
         "--to",
         metavar="FORMAT",
-        help="Write safetensors, pth, dcp, gguf or tensorflow, whatever the output's suffix is.",
+        help="Write safetensors, pth, dcp, fsdp, gguf, tensorflow or tp, whatever the output's suffix is.",
     ),
 ]
 MaxShard = Annotated[
     str | None,
     typer.Option(
         "--max-shard-size", metavar="SIZE", help="Write a folder of shards of at most this size, such as 5GB or 200MB."
+    ),
+]
+Ranks = Annotated[
+    int | None,
+    typer.Option("--ranks", metavar="NUMBER", help="With --to fsdp or tp: write a file for each of so many ranks."),
+]
+Axis = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--axis",
+        metavar="GLOB=AXIS",
+        help="Cut the tensors that match along this axis, or give them whole to every rank (GLOB=none); the last that "
+        "matches counts. [default: fsdp cuts parameters along axis 0, tp nothing]",
+    ),
+]
+Mesh = Annotated[
+    str | None,
+    typer.Option(
+        "--mesh",
+        metavar="DEVICE:NAME",
+        help="With --to fsdp: the device of the mesh, and the name of its dimension. [default: cuda:fsdp]",
     ),
 ]
 Memory = Annotated[

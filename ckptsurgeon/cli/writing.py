@@ -5,20 +5,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..util.text import escape
 from ..util.torchrun import is_started_again, number_of_processes, rank_of_process
 from .consuming import ask_to_consume, check_can_ask
 from .failing import is_for_memory
 from .options import (
+    Axis,
     Consume,
     DryRun,
     Engine,
     Force,
     Key,
     MaxShard,
+    Mesh,
     OutputUnlessDry,
+    Ranks,
     Restart,
     To,
     Wait,
@@ -37,12 +40,27 @@ __all__ = ["Writing", "show_explained", "show_plan"]
 
 
 @dataclass(frozen=True)
+class RankChoices:
+    """The group of options of formats with a file for each rank."""
+
+    ranks: Ranks = None
+    axis: Axis = None
+    mesh: Mesh = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The options as arguments of the verbs of Python; {} if none is given."""
+        return {name: value for name, value in vars(self).items() if value}
+
+
+@dataclass(frozen=True)
 class Writing:
     """The group of options for writing an output; ``output`` is None only if --dry-run is given."""
 
     output: OutputUnlessDry = None
     to: To = None
     max_shard_size: MaxShard = None
+    shared: RankChoices = field(default_factory=RankChoices)
     force: Force = False
     wait: Wait = None
     key: Key = None
@@ -67,11 +85,11 @@ class Writing:
         if self.output is None:
             if not self.dry_run:
                 raise ConfigError("no output given.", hint="Name the output with -o, or show the plan with -n.")
-            if self.to or self.max_shard_size:
-                api_check_output("output/", to=self.to, max_shard_size=self.max_shard_size)
+            if self.to or self.max_shard_size or self.shared.given:
+                api_check_output("output/", to=self.to, max_shard_size=self.max_shard_size, **self.shared.given)
             return
         check_output(self.output)
-        api_check_output(self.output, to=self.to, max_shard_size=self.max_shard_size)
+        api_check_output(self.output, to=self.to, max_shard_size=self.max_shard_size, **self.shared.given)
 
     def check_consent(self) -> None:
         """Raise ConfigError if the sources would be deleted and nobody can be asked, or --yes has no meaning."""
@@ -88,9 +106,11 @@ class Writing:
         from ..api.apply import check_output as api_check_output
 
         if self.dry_run:
-            if self.output is not None or self.to or self.max_shard_size:
+            if self.output is not None or self.to or self.max_shard_size or self.shared.given:
                 output = "output/" if self.output is None else self.output
-                notes = api_check_output(output, to=self.to, max_shard_size=self.max_shard_size, plan=plan)
+                notes = api_check_output(
+                    output, to=self.to, max_shard_size=self.max_shard_size, plan=plan, **self.shared.given
+                )
                 plan = replace(plan, notes=tuple(dict.fromkeys((*plan.notes, *notes))))
             if not self.sink.answer(plan):
                 self._show(plan)
@@ -112,6 +132,7 @@ class Writing:
                 processes=number_of_processes() > 1,
                 engine=self.engine,
                 progress=progress,
+                **self.shared.given,
             )
         if rank_of_process():
             return  # the first process reports the whole output

@@ -236,7 +236,7 @@ def _finish(receipts: Sequence[PartReceipt], shape: OutputShape, staged: StagedO
         for offset, data in part.layout.frame(receipt.checksums, recipe):
             staged.files[part.name].write(offset, data)
         return
-    digests = {receipt.name: receipt.digest for receipt in receipts}
+    digests = staged.digests
     for name, index_of in shape.index.items():
         index = index_of(lambda name, offset, nbytes: staged.files[name].read(offset, nbytes))
         staged.folder.write(name, index)

@@ -10,6 +10,7 @@ from threading import Lock
 
 from ..errors import OutputError
 from ..formats.base.sharded_writer import RECIPE_FILE
+from ..formats.base.spread import SpreadLayout
 from ..planning.plan.plan import Plan
 from ..storage.signing import MODEL_SIGNATURE
 from ..storage.write.folders import StagedFolder, staged_folder
@@ -24,6 +25,7 @@ from .parts import write_frame
 from .processes import PAUSE_S, Helpers
 from .resuming import PartsJournal, unfinished_parts
 from .run import PartRun
+from .spread_file import SpreadFile
 
 __all__ = ["StagedOutput", "staged_output"]
 
@@ -54,6 +56,15 @@ class StagedOutput:
         """Gets the number of bytes of each part that another process has finished."""
 
     @property
+    def digests(self) -> dict[str, str]:
+        """The digest of the bytes outside the tensors, by the name of the file."""
+        found: dict[str, str] = {}
+        for name, receipt in self.receipts.items():
+            file = self.files.get(name)
+            found.update(file.digests if isinstance(file, SpreadFile) else {name: receipt.digest})
+        return found
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """A note on the parts that an interrupted run has written."""
         return self._journal.notes if self._journal is not None else ()
@@ -69,9 +80,7 @@ class StagedOutput:
         if self._helpers is not None:
             parts = [*self._helpers.share_out(identity(), self.folder.path, parts)]
         self._consume()
-        reserved = self._consumer is None  # else the disk may have room for some of the parts only
-        for part in parts:
-            self.files[part.name] = self.folder.file(part.name, part.layout.size, reserved=reserved)
+        self.files |= {part.name: _staged(part, self.folder) for part in parts}
         return parts
 
     def finished(self, run: PartRun) -> None:
@@ -133,6 +142,13 @@ class StagedOutput:
             self.folder.is_only_copy = self._consumer.has_begun
 
 
+def _staged(part: OutputFile, folder: StagedFolder) -> StagedFile:
+    """Return the open file of a part, or the files of all ranks as one."""
+    if isinstance(part.layout, SpreadLayout):
+        return SpreadFile(part.layout, folder)
+    return folder.file(part.name, part.layout.size)
+
+
 @contextmanager
 def staged_output(
     path: str,
@@ -172,6 +188,7 @@ def staged_output(
     with staged_folder(path, size, stale=present, unfinished=unfinished, restart=options.restart) as folder:
         journal = PartsJournal(folder, shape)
         journal.waits = consumer is not None
+        folder.reserves = consumer is None
         folder.is_only_copy = consumer is not None and consumer.has_begun
         with journal.keeping_parts():
             files = journal.go_on(unfinished) if unfinished is not None else {}

@@ -57,10 +57,11 @@ class _SafetensorsLayout:
                 hint="Write a folder of shards (-o FOLDER), or use --to pth.",
             )
         at = 8 + self._size
-        self.slots: dict[str, tuple[int, int]] = {}
+        slots: dict[str, tuple[int, int]] = {}
         for tensor in ordered:
-            self.slots[tensor.key] = (at, tensor.nbytes)
+            slots[tensor.key] = (at, tensor.nbytes)
             at += tensor.nbytes
+        self.slots: Mapping[str, tuple[int, int]] = slots
         self.size = at
 
     @staticmethod

@@ -15,6 +15,7 @@ from .base.header import Header
 from .base.sharded_writer import folder_frame, folder_recipe
 from .clusters.joining import RankJoiner
 from .clusters.rank_files import has_rank_files, rank_files
+from .torch.rank_writer import FsdpWriter
 from .torch.zero import StateFile
 
 __all__ = ["FORMAT"]
@@ -23,6 +24,7 @@ __all__ = ["FORMAT"]
 class _FsdpRanks:
     name = "fsdp ranks"
     magic: tuple[bytes, ...] = ()
+    writer = FsdpWriter()
 
     def sniff(self, source: Source, head: bytes) -> bool:
         """Return whether a folder has files of ranks, such as ``model_world_size_8_rank_3.pt``."""

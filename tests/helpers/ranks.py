@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-__all__ = ["RANKS", "layers", "rank_name", "save_all", "tensors"]
+__all__ = ["RANKS", "layers", "loaded", "rank_name", "save_all", "saved", "tensors"]
 
 RANKS = 4
 Tensors = dict[str, torch.Tensor]
@@ -50,17 +50,20 @@ def save_all(rank: int, folder: str, ranks: int = RANKS) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
-    try:
-        for name, make in LAYOUTS.items():
-            state, whole = make(ranks)
-            path = Path(folder, name)
-            path.mkdir(exist_ok=True)
-            torch.save(state, path / rank_name(rank, ranks))
-            if rank == 0:
-                save_file({key: value.detach().clone().contiguous() for key, value in whole.items()}, path / "whole.st")
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()
+    for name, make in LAYOUTS.items():
+        state, whole = make(ranks)
+        path = Path(folder, name)
+        path.mkdir(exist_ok=True)
+        torch.save(state, path / rank_name(rank, ranks))
+        if rank == 0:
+            save_file({key: value.detach().clone().contiguous() for key, value in whole.items()}, path / "whole.st")
+    _leave()
+
+
+def _leave() -> None:
+    """End this rank when all are done; gloo's threads may abort a process that Python ends in its usual way."""
+    dist.barrier()
+    os._exit(0)
 
 
 def _mesh(sizes: tuple[int, ...], names: tuple[str, ...]) -> Any:
@@ -153,6 +156,41 @@ LAYOUTS = {
     "fsdp2 and tp": _fully_sharded,
     "fsdp1": _first_fsdp,
 }  # fmt: skip
+
+
+def _load_all(rank: int, folder: str, ranks: int) -> None:
+    """Load what ckpt has written, as one of the ranks, and compare it with the whole tensors."""
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
+
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}.store", rank=rank, world_size=ranks)
+    mesh, whole = _mesh((ranks,), ("fsdp",)), load_file(f"{folder}.whole")
+    state = torch.load(f"{folder}/{rank_name(rank, ranks)}", weights_only=False)
+    assert list(state) == list(whole) or set(state) == set(whole)
+    for key, value in state.items():
+        if isinstance(value, DTensor):
+            assert value.device_mesh == mesh, value.device_mesh
+            assert torch.equal(value.full_tensor(), whole[key]), key
+        else:
+            assert torch.equal(value, whole[key]), key
+    model = layers()
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    fully_shard(model, mesh=mesh)
+    model.load_state_dict({key: value for key, value in state.items() if key in layers().state_dict()})
+    for key, found in model.state_dict().items():
+        assert torch.equal(found.full_tensor(), whole[key]), key
+    _leave()
+
+
+def loaded(folder: str, ranks: int) -> None:
+    """Let real ranks load a folder, and compare it with the tensors in ``folder.whole``."""
+    import torch.multiprocessing as mp
+
+    os.environ["OMP_NUM_THREADS"] = "1"
+    mp.spawn(_load_all, (folder, ranks), ranks)
 
 
 def saved(folder: str) -> None:

@@ -19,6 +19,7 @@ SAFETENSORS = "safetensors, as strictly as the reference and more strictly"
 INDEX = "Indexes of shards"
 DCP = "Folders of torch.distributed.checkpoint"
 ZERO = "Folders of DeepSpeed ZeRO"
+RANKS = "Folders with a file for each rank"
 NUMPY = "NumPy's files"
 TENSORFLOW = "TensorFlow's checkpoints"
 GGUF = "GGUF files"
@@ -47,7 +48,7 @@ PLACED = "Links, files, folders and names in the way of what was fetched"
 
 OPENING = (
     NEVER_RUN, PICKLE, COSTS, LIMITS, CLAIMS, ZIP_NAMES, ZIP_PLACES, ZIP_PACKED, CHECKSUM, LEGACY, SCRIPT, SAFETENSORS,
-    INDEX, DCP, ZERO, NUMPY, TENSORFLOW, GGUF, SPECIAL, INPUTS, MUTATED, SHOWN,
+    INDEX, DCP, ZERO, RANKS, NUMPY, TENSORFLOW, GGUF, SPECIAL, INPUTS, MUTATED, SHOWN,
 )  # fmt: skip
 WRITING = (FULL, FAILING, OTHERWISE, KILLED, POWER, UNFLUSHED, UNREADABLE, MEMORY, REFLINKS, WRITERS)
 FETCHING = (SENT, KEPT, MOVED, BROKEN_OFF, ELSEWHERE, PLACED)

@@ -65,8 +65,8 @@ def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tupl
     texts = {key: str(int.from_bytes(one.raw, "little")) for key, one in found.items() if one.kind in (UINT32, INT32)}
     shapes = {step.key: shape_of_values(step.dtype, step.shape) for step in plan.steps}
     listed = found.get("tokenizer.ggml.tokens")
-    tokens = int.from_bytes(listed.raw[4:12], "little") if listed is not None else 0  # behind the type of its items
-    return ExtraEntries((), (found,)), (*notes, *metadata_notes(shapes, {**texts, ARCHITECTURE: named}, tokens))
+    number = int.from_bytes(listed.raw[4:12], "little") if listed is not None else 0  # behind the type of its items
+    return ExtraEntries((), (found,)), (*notes, *metadata_notes(shapes, {**texts, ARCHITECTURE: named}, number))
 
 
 def _is_gguf(options: OutputOptions) -> bool:

@@ -10,7 +10,7 @@ import typer
 from ...util.torchrun import is_started_again, number_of_processes, rank_of_process
 from ..consuming import ask_to_consume
 from ..options import Output, RunCode, check_output, quoted
-from ..writing import Writing
+from ..writing import RankChoices, Writing
 
 NAME = "apply"
 HELP = """Carry out a plan or a recipe that was written and reviewed before.
@@ -45,6 +45,7 @@ def run(
             writing = replace(
                 writing, output=output if output is not None else order.output, to=writing.to or order.to,
                 max_shard_size=writing.max_shard_size or order.max_shard_size,
+                shared=writing.shared if writing.shared.given else RankChoices(**order.shared),
             )  # fmt: skip
             writing.check()
             writing.carry_out(order.plan)
@@ -67,6 +68,7 @@ def run(
             wait=writing.wait, key=writing.key, restart=writing.restart and not is_started_again(),
             consume=writing.consume,
             processes=number_of_processes() > 1, engine=writing.engine, progress=progress,
+            **writing.shared.given,
         )  # fmt: skip
     if rank_of_process() or sink.answer(receipt):
         return

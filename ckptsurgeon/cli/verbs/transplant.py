@@ -187,7 +187,10 @@ def run(
     sources, destination = _split(paths, source or [])
     policies = mismatch_policies(on_mismatch or [], ignore=ignore_mismatch)
     if explain:
-        check_explain(output=output, to=writing.to, max_shard_size=writing.max_shard_size, force=writing.force)
+        check_explain(
+            output=output, to=writing.to, max_shard_size=writing.max_shard_size, force=writing.force,
+            **writing.shared.given,
+        )  # fmt: skip
     if explain:
         writing = replace(writing, dry_run=True)
     elif output is None:

@@ -12,6 +12,7 @@ from ...errors import ConfigError, OutputError
 from ...formats._open import writers
 from ...formats.base.header import ExtraEntries, IndexFile, OutputLayout, OutTensor, Writer
 from ...formats.base.sharded_writer import RECIPE_FILE, split_shards
+from ...formats.base.spread import SpreadLayout
 from ...formats.base.untrusted import most_segments
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import Step
@@ -19,6 +20,7 @@ from ...planning.quantised import QUANTISED_NOW
 from ...storage.small_files import open_file
 from ...tensors.dtypes import DTYPES
 from ...util.text import count, escape
+from .ranks import RankOptions, check_ranks, rank_shares, writes_ranks
 
 __all__ = [
     "OutputFile",
@@ -73,6 +75,8 @@ def check_shards(size: int, text: str, shards: int, tensors: int) -> None:
 
 DEFAULT_SHARD = "5GB"
 INDEX_BYTES = 1 << 30
+ALL_RANKS = "all ranks"
+"""The name of the files of all ranks as one."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ class OutputOptions:
     same path (None: do not wait). ``key`` is the file of a private key that signs the output. ``restart`` removes what
     an interrupted run left of the output, which otherwise is gone on with. ``consume`` deletes the shards of the
     sources as soon as what came of them is on disk.
+    ``ranks`` are the options of formats with a file for each rank.
     """
 
     path: str
@@ -95,14 +100,23 @@ class OutputOptions:
     key: str = ""
     restart: bool = False
     consume: bool = False
+    ranks: RankOptions = field(default_factory=RankOptions)
 
 
 @dataclass(frozen=True)
 class OutputFile:
-    """One file of an output: its name in the folder ('' for a single file) and its layout."""
+    """One file of an output: its name in the folder ('' for a single file) and its layout.
+
+    The files of several ranks count as one, whose name is that of none of them.
+    """
 
     name: str
     layout: OutputLayout
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its files."""
+        return tuple(self.layout.files) if isinstance(self.layout, SpreadLayout) else (self.name,)
 
 
 @dataclass(frozen=True)
@@ -124,7 +138,7 @@ class OutputShape:
     @property
     def names(self) -> tuple[str, ...]:
         """The names of all files of the output folder, with those that hold no tensors."""
-        return (*(part.name for part in self.parts), *self.index)
+        return (*(name for part in self.parts for name in part.names), *self.index)
 
 
 def is_folder(options: OutputOptions) -> bool:
@@ -198,8 +212,13 @@ def _out_tensors(steps: Sequence[Step], writer: Writer) -> list[OutTensor]:
 
 def check_options(options: OutputOptions) -> None:
     """Raise ConfigError for an unknown format or size."""
-    writer_of(options)
+    writer = writer_of(options)
+    check_ranks(writer, options.ranks)
     if options.max_shard_size:
+        if writes_ranks(writer):
+            raise ConfigError(
+                f"--to {writer.name} writes one file for each rank.", hint="Use --ranks in place of --max-shard-size."
+            )
         parse_size(options.max_shard_size)
 
 
@@ -213,6 +232,7 @@ def lay_out(
     cannot store ``beside``; OutputError for a dtype that the format lacks.
     """
     writer = writer_of(options)
+    check_ranks(writer, options.ranks)
     if plan.target.weights:
         _check_adapter(options)
     if beside is not None and (is_folder(options) or not writer.carries):
@@ -221,6 +241,11 @@ def lay_out(
     tensors = _out_tensors(plan.steps, writer)
     _check_readable(tensors, writer)
     metadata: Mapping[str, str] = {"format": "pt", **plan.metadata}
+    if writes_ranks(writer):
+        check_options(options)
+        shares = rank_shares(writer, tensors, options.ranks)
+        whole = OutputFile(ALL_RANKS, writer.spread(tensors, metadata, shares))
+        return OutputShape((whole,), folder=True, index=writer.index_of(shares))
     if not is_folder(options):
         return OutputShape((OutputFile("", writer.layout(tensors, metadata, recipe, beside)),), folder=False)
     shards = [tensors] if plan.target.weights else _sharded(tensors, options.max_shard_size or DEFAULT_SHARD, writer)

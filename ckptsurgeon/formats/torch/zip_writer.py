@@ -108,7 +108,9 @@ class ZipLayout:
         for record in self._records:
             at = record.place(at)
         self._directory = at
-        self.slots = {record.key: (record.data, record.size) for record in self._records if record.content is None}
+        self.slots: Mapping[str, tuple[int, int]] = {
+            record.key: (record.data, record.size) for record in self._records if record.content is None
+        }
         self.size = at + len(self._tail({}))
 
     def frame(self, checksums: Mapping[str, int], recipe: Sequence[str]) -> Iterator[tuple[int, bytes]]:

@@ -40,8 +40,11 @@ class StagedFolder:
     """A temp folder, and the files being written in it.
 
     While ``kept_on_failure`` is true, a failure leaves the folder, and a later run can go on from it. If
-    ``is_only_copy`` is true, what it was made of is gone, and no failure removes it.
+    ``is_only_copy`` is true, what it was made of is gone, and no failure removes it. Disk space is reserved for files
+    unless ``reserves`` is false: the disk may have room for some of them only.
     """
+
+    reserves = True
 
     def __init__(self, path: str, shown: str) -> None:
         self.path = path
@@ -50,15 +53,15 @@ class StagedFolder:
         self.is_only_copy = False
         self._open: list[tuple[StagedFile, int]] = []
 
-    def file(self, name: str, size: int, *, reserved: bool = True) -> StagedFile:
-        """Create a file in the temp folder, and reserve ``size`` bytes for it on disk if asked; raises OutputError."""
+    def file(self, name: str, size: int) -> StagedFile:
+        """Create a file in the temp folder, and reserve ``size`` bytes for it on disk; raises OutputError."""
         staged = StagedFile(os.path.join(self.path, name), os.path.join(self.shown, name))
         try:
             staged.create(0o666)
         except OSError as error:
             raise output_error(staged.shown, error) from error
         self._open.append((staged, size))
-        if reserved:
+        if self.reserves:
             staged.reserve(size)
         return staged
 

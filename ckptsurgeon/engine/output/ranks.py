@@ -1,0 +1,115 @@
+"""Lays out an output with a file for each rank: how many ranks, and along which axis each tensor is cut."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeGuard
+
+from ...errors import ConfigError, OutputError
+from ...formats.base.header import OutTensor, Writer
+from ...formats.base.limits import RANK_PIECES, RANKS
+from ...formats.base.spread import RankShares, RankWriter
+from ...planning.keys.hints import matched
+from ...planning.keys.pattern import KeyPattern
+from ...tensors.dtypes import DTYPES
+from ...util.text import count, escape
+
+__all__ = ["RankOptions", "check_ranks", "rank_shares", "writes_ranks"]
+
+NONE = "none"
+_MESH = re.compile(r"(?:([a-z][a-z0-9]*):)?([A-Za-z_]\w*)")
+
+
+@dataclass(frozen=True)
+class RankOptions:
+    """The options of formats with a file for each rank.
+
+    ``ranks`` is their number, 0 if it is not given. ``axes`` are texts ``GLOB=AXIS``, of which the last that matches a
+    tensor counts. ``mesh`` is ``DEVICE:NAME``, the kind of device of a mesh, and the name of its dimension.
+    """
+
+    ranks: int = 0
+    axes: tuple[str, ...] = ()
+    mesh: str = ""
+
+    @property
+    def given(self) -> str:
+        """The first of the options that is given, as the user writes it; '' if none is."""
+        named = {"--ranks": self.ranks, "--axis": self.axes, "--mesh": self.mesh}
+        return next((name for name, value in named.items() if value), "")
+
+
+def writes_ranks(writer: Writer) -> TypeGuard[RankWriter]:
+    """Return whether a format has a file for each rank."""
+    return hasattr(writer, "spread")
+
+
+def check_ranks(writer: Writer, options: RankOptions) -> None:
+    """Raise ConfigError if the options do not fit the format, or are not valid."""
+    if not writes_ranks(writer):
+        if options.given:
+            raise ConfigError(f"{options.given} is only for --to fsdp and --to tp.", hint=f"Leave {options.given} out.")
+        return
+    if not options.ranks:
+        raise ConfigError(f"--to {writer.name} writes a file for each rank.", hint="Say how many: --ranks 8.")
+    if not 1 <= options.ranks <= RANKS:
+        raise ConfigError(f"--ranks {options.ranks} is not a number from 1 to {RANKS}.")
+    list(_axes(options.axes))
+    if options.mesh and _MESH.fullmatch(options.mesh) is None:
+        raise ConfigError(
+            f"--mesh {escape(options.mesh)} is not a mesh.", hint="Write a device and a name, as in --mesh cuda:fsdp."
+        )
+
+
+def _axes(texts: Sequence[str]) -> Iterator[tuple[str, KeyPattern, int | None]]:
+    """Yield the option, the pattern and the axis of each text ``GLOB=AXIS``; the axis of ``none`` is None."""
+    for text in texts:
+        glob, equals, axis = text.rpartition("=")
+        if not equals or not glob or not (axis == NONE or re.fullmatch(r"-?\d{1,2}", axis)):
+            raise ConfigError(
+                f"--axis {escape(text)} is not a pattern and an axis.",
+                hint=f"Write GLOB=AXIS, as in --axis '**.o_proj.weight=1', or GLOB={NONE}.",
+            )
+        yield f"--axis {text}", KeyPattern.given(glob, "--axis ", f"={axis}"), None if axis == NONE else int(axis)
+
+
+def rank_shares(writer: RankWriter, tensors: Sequence[OutTensor], options: RankOptions) -> RankShares:
+    """Return how tensors are shared out among ranks.
+
+    Raises PatternError if a pattern matches no tensor, ConfigError if a tensor lacks its axis, OutputError if it is
+    quantised in blocks, or if there would be too many parts.
+    """
+    if len(tensors) * options.ranks > RANK_PIECES:
+        raise OutputError(
+            f"{count(len(tensors), 'tensor')} on {options.ranks} ranks are more than the {RANK_PIECES} parts that "
+            "ckptsurgeon reads.",
+            hint="Write fewer ranks.",
+        )
+    known = {tensor.key: tensor for tensor in tensors}
+    axes: dict[str, int | None] = {key: writer.axis_of(tensor) for key, tensor in known.items()}
+    given = list(_axes(options.axes))
+    hits, _ = matched(((option, pattern) for option, pattern, _ in given), list(known), "output")
+    for (option, _, axis), keys in zip(given, hits, strict=True):
+        axes |= {key: None if axis is None else _checked(option, known[key], axis) for key in keys}
+    device, name = _mesh(options.mesh)
+    return RankShares(options.ranks, {key: axis for key, axis in axes.items() if axis is not None}, (device, name))
+
+
+def _checked(option: str, tensor: OutTensor, axis: int) -> int:
+    if not -len(tensor.shape) <= axis < len(tensor.shape):
+        raise ConfigError(
+            f"{escape(option)}: {escape(tensor.key)} has no axis {axis}: its shape is {tensor.shape}.",
+            hint="Use a narrower pattern, or =none for the tensors that every rank has as a whole.",
+        )
+    if DTYPES[tensor.dtype].block or DTYPES[tensor.dtype].bits < 8:
+        raise OutputError(
+            f"{escape(tensor.key)} is {tensor.dtype}, which cannot be cut.", hint="Leave it whole: --axis KEY=none."
+        )
+    return axis % len(tensor.shape)
+
+
+def _mesh(text: str) -> tuple[str, str]:
+    found = _MESH.fullmatch(text)
+    return (found[1] or "cuda", found[2]) if found is not None else ("cuda", "fsdp")

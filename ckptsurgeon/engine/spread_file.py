@@ -1,0 +1,65 @@
+"""Writes the files of several ranks as if they were one file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from ..formats.base.spread import SpreadLayout
+from ..storage.write.folders import StagedFolder
+from ..storage.write.staging import StagedFile
+from .checksums import crc32
+
+__all__ = ["SpreadFile"]
+
+BLOCK = 1 << 20
+
+
+class SpreadFile(StagedFile):
+    """The files of all ranks; bytes of a tensor that are written go to those ranks that have them.
+
+    ``digests`` has the SHA-256 of the bytes outside the tensors, by the name of the file, once they are written.
+    """
+
+    def __init__(self, layout: SpreadLayout, folder: StagedFolder) -> None:
+        super().__init__(folder.path, folder.shown)
+        self._layout = layout
+        self._files: Mapping[str, StagedFile] = {
+            name: folder.file(name, one.size) for name, one in layout.files.items()
+        }
+        self.digests: dict[str, str] = {}
+        for name, constants in layout.constants.items():
+            for key, data in constants.items():
+                self._files[name].write(layout.files[name].slots[key][0], data)
+
+    @contextmanager
+    def descriptor(self) -> Iterator[int]:
+        """Give a descriptor that is none, so that the kernel refuses to copy, and ``write`` is used."""
+        yield -1
+
+    def start_writing(self, offset: int, nbytes: int) -> None:
+        """Do nothing: the bytes are in several files."""
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Write bytes of tensors to the files of the ranks that have them; raises OutputError."""
+        for name, at, part in self._layout.targets(offset, memoryview(data).cast("B")):
+            self._files[name].write(at, part)
+
+    def finish(self) -> None:
+        """Write the bytes outside the tensors of every file, with the checksums of the parts that it has."""
+        for name, layout in self._layout.files.items():
+            file, digest = self._files[name], hashlib.sha256()
+            checksums = {key: _checksum(file, *slot) for key, slot in layout.slots.items()}
+            for offset, data in layout.frame(checksums, ()):
+                digest.update(data)
+                file.write(offset, data)
+            self.digests[name] = digest.hexdigest()
+
+
+def _checksum(file: StagedFile, offset: int, nbytes: int) -> int:
+    """Return the CRC-32 of bytes that were written."""
+    crc = 0
+    for at in range(0, nbytes, BLOCK):
+        crc = crc32(file.read(offset + at, min(BLOCK, nbytes - at)), crc)
+    return crc

@@ -1,0 +1,139 @@
+"""Lays out an output whose tensors are shared out among the files of several ranks."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from math import prod
+from typing import Protocol
+
+from ...tensors.dtypes import DTYPES
+from .header import IndexFile, OutputLayout, OutTensor, Writer
+
+__all__ = ["RankShares", "RankWriter", "SpreadLayout", "chunks", "part_of"]
+
+
+@dataclass(frozen=True)
+class RankShares:
+    """How tensors are shared out: the number of ``ranks``, and the axis along which each tensor is cut, by its key.
+
+    Tensors without an axis are whole on every rank. ``mesh`` has the kind of device of the ranks, and the name of the
+    dimension of their mesh.
+    """
+
+    ranks: int
+    axes: Mapping[str, int]
+    mesh: tuple[str, str] = ("cuda", "fsdp")
+
+
+class RankWriter(Writer, Protocol):
+    """A writer of a folder with a file for each rank."""
+
+    def axis_of(self, tensor: OutTensor) -> int | None:
+        """Return the axis along which a tensor is cut if the user names none; None if it is whole on every rank."""
+        ...
+
+    def spread(self, tensors: Sequence[OutTensor], metadata: Mapping[str, str], shares: RankShares) -> SpreadLayout:
+        """Return the layout of all files; raises OutputError if a tensor cannot be shared out."""
+        ...
+
+    def index_of(self, shares: RankShares) -> Mapping[str, IndexFile]:
+        """Return the files that have no tensors: name → function that returns the bytes."""
+        ...
+
+
+def chunks(size: int, ranks: int) -> list[int]:
+    """Return the sizes of the parts that ``torch.chunk`` makes, with empty ones for the last ranks."""
+    chunk = -(-size // ranks)
+    return [max(0, min(chunk, size - rank * chunk)) for rank in range(ranks)]
+
+
+def part_of(tensor: OutTensor, shares: RankShares, rank: int) -> OutTensor:
+    """Return what one rank has of a tensor."""
+    axis = shares.axes.get(tensor.key)
+    if axis is None:
+        return tensor._replace(alias_of="")
+    shape = (*tensor.shape[:axis], chunks(tensor.shape[axis], shares.ranks)[rank], *tensor.shape[axis + 1 :])
+    return OutTensor(tensor.key, tensor.dtype, shape, prod(shape) * DTYPES[tensor.dtype].bits // 8)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """How the bytes of one tensor are shared out: each row of ``row`` bytes has a run of bytes for each rank.
+
+    ``begins`` and ``sizes`` are those of the runs, in bytes; no ``sizes`` if every rank has all bytes.
+    """
+
+    key: str
+    row: int = 0
+    begins: tuple[int, ...] = ()
+    sizes: tuple[int, ...] = ()
+
+
+@dataclass
+class SpreadLayout:
+    """The layout of the files of all ranks as if they were one: ``slots`` has the whole tensors, one after another.
+
+    ``files`` has the layout of each file, with the parts of tensors. ``constants`` are slots of a file that hold no
+    tensor of the output, with their bytes.
+    """
+
+    files: Mapping[str, OutputLayout]
+    tensors: Sequence[OutTensor]
+    shares: RankShares
+    constants: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        ends = list(accumulate((tensor.nbytes for tensor in self.tensors), initial=0))
+        self.slots: Mapping[str, tuple[int, int]] = {
+            tensor.key: (begin, tensor.nbytes) for tensor, begin in zip(self.tensors, ends, strict=False)
+        }
+        self._begins = ends[:-1]
+        self._cuts = [self._cut(tensor) for tensor in self.tensors]
+        self._names = list(self.files)
+        self.size = sum(layout.size for layout in self.files.values())
+
+    def _cut(self, tensor: OutTensor) -> _Cut:
+        axis = self.shares.axes.get(tensor.key)
+        if axis is None or not tensor.nbytes:
+            return _Cut(tensor.key)
+        inner = prod(tensor.shape[axis + 1 :]) * DTYPES[tensor.dtype].bits // 8
+        sizes = [size * inner for size in chunks(tensor.shape[axis], self.shares.ranks)]
+        return _Cut(tensor.key, sum(sizes), tuple(accumulate(sizes, initial=0))[:-1], tuple(sizes))
+
+    def frame(self, checksums: Mapping[str, int], recipe: Sequence[str]) -> Iterator[tuple[int, bytes]]:
+        """Yield nothing: the bytes outside the tensors are those of each file."""
+        return iter(())
+
+    def targets(self, offset: int, data: memoryview) -> Iterator[tuple[str, int, bytes | memoryview]]:
+        """Yield where bytes of the tensors belong: (name of a file, offset in this file, bytes)."""
+        number = bisect_right(self._begins, offset) - 1
+        while data:
+            tensor, cut, at = self.tensors[number], self._cuts[number], offset - self._begins[number]
+            part = data[: tensor.nbytes - at]
+            yield from self._parts(cut, at, part)
+            offset, data, number = offset + len(part), data[len(part) :], number + 1
+
+    def _parts(self, cut: _Cut, at: int, data: memoryview) -> Iterator[tuple[str, int, bytes | memoryview]]:
+        """Yield where the bytes of one tensor belong that begin at its byte ``at``.
+
+        What one rank gets of them is one run of bytes in its file.
+        """
+        names = self._names
+        if not cut.sizes:
+            yield from ((name, self.files[name].slots[cut.key][0] + at, data) for name in names if data)
+            return
+        found: dict[int, tuple[int, list[memoryview]]] = {}
+        done = 0
+        while done < len(data):
+            row, within = divmod(at + done, cut.row)
+            rank = bisect_right(cut.begins, within) - 1
+            begin = within - cut.begins[rank]
+            piece = data[done : done + cut.sizes[rank] - begin]
+            found.setdefault(rank, (row * cut.sizes[rank] + begin, []))[1].append(piece)
+            done += len(piece)
+        for rank, (begin, pieces) in found.items():
+            whole = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            yield names[rank], self.files[names[rank]].slots[cut.key][0] + begin, whole

@@ -1,0 +1,203 @@
+"""Reads and writes folders with a safetensors file for each rank of tensor parallelism, and ``ranks.json``.
+
+The files are named as vLLM's sharded state (``vllm/model_executor/model_loader/sharded_state_loader.py``):
+``model-rank-0-part-0.safetensors``. ``ranks.json`` says along which axis each tensor is cut; others are whole on every
+rank.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from ..errors import FormatError, OutputError, SourceError
+from ..storage.read.base import File, Folder, Source
+from ..tensors.composition import join
+from ..tensors.info import TensorInfo
+from ..util.text import count, escape, listing
+from ._open import read_header
+from ._safetensors_writer import SafetensorsWriter
+from .base import limits
+from .base.header import ExtraEntries, FilePrint, Header, IndexFile, OutputLayout, OutTensor
+from .base.sharded_writer import folder_frame, folder_recipe
+from .base.spread import RankShares, SpreadLayout, part_of
+from .base.untrusted import check_elements, parse_json
+
+__all__ = ["FORMAT"]
+
+INDEX = "ranks.json"
+_FILE = re.compile(r"model-rank-\d+-part-0\.safetensors")
+
+
+def _name(rank: int) -> str:
+    return f"model-rank-{rank}-part-0.safetensors"
+
+
+class _Files:
+    """Names the files of the ranks."""
+
+    def names(self, number: int) -> list[str]:
+        """Return the names of the files of ``number`` ranks."""
+        return [_name(rank) for rank in range(number)]
+
+    def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> Mapping[str, IndexFile]:
+        """Return nothing: the index is made of the axes, see ``index_of``."""
+        return {}
+
+    def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
+        """Return which of the files ``present`` in a folder belong to such a checkpoint."""
+        found = {name for name in present if _FILE.fullmatch(name)}
+        return found | ({INDEX} & set(present)) if found else set()
+
+
+class _Writer:
+    """Writes a safetensors file for each rank, with parts of equal size."""
+
+    name = "tp"
+    sharding = _Files()
+    suffixes: tuple[str, ...] = ()
+    carries = False
+    shares = False
+    most = limits.RANK_PIECES
+    dtypes = SafetensorsWriter.dtypes
+
+    def axis_of(self, tensor: OutTensor) -> int | None:
+        """Return None: only the user knows which layers are parallel."""
+        return None
+
+    def layout(
+        self,
+        tensors: Sequence[OutTensor],
+        metadata: Mapping[str, str],
+        recipe: Sequence[str],
+        beside: ExtraEntries | None = None,
+    ) -> OutputLayout:
+        """Return the layout for a single rank."""
+        return SafetensorsWriter().layout(tensors, metadata, ())
+
+    def spread(self, tensors: Sequence[OutTensor], metadata: Mapping[str, str], shares: RankShares) -> SpreadLayout:
+        """Return the layout of all files; raises OutputError if the ranks would get parts of different sizes."""
+        for tensor in tensors:
+            axis = shares.axes.get(tensor.key)
+            if axis is not None and tensor.shape[axis] % shares.ranks:
+                raise OutputError(
+                    f"{escape(tensor.key)} of shape {tensor.shape} cannot be cut into {shares.ranks} equal parts along "
+                    f"axis {axis}.",
+                    hint="Write another number of ranks, or leave it whole: --axis KEY=none.",
+                )
+        parts = [[part_of(tensor, shares, rank) for tensor in tensors] for rank in range(shares.ranks)]
+        files = {_name(rank): self.layout(part, metadata, ()) for rank, part in enumerate(parts)}
+        return SpreadLayout(files, tensors, shares)
+
+    def index_of(self, shares: RankShares) -> Mapping[str, IndexFile]:
+        """Return the name ``ranks.json`` and a function that returns the bytes of this file."""
+        text = json.dumps({"ranks": shares.ranks, "axes": dict(shares.axes)}, indent=2, sort_keys=True) + "\n"
+        return {INDEX: lambda _: text.encode("utf-8", "surrogatepass")}
+
+
+class _TensorParallel:
+    name = "tensor parallel"
+    magic: tuple[bytes, ...] = ()
+    writer = _Writer()
+
+    def sniff(self, source: Source, head: bytes) -> bool:
+        """Return whether a folder has ``ranks.json`` and the file of the first rank."""
+        return isinstance(source, Folder) and {INDEX, _name(0)} <= set(source.names())
+
+    def read(self, source: Source, name: str = "") -> Header:
+        """Return one header, made from the files of all ranks; raises FormatError if they do not fit together."""
+        assert isinstance(source, Folder)
+        index = source.file(INDEX)
+        handles: dict[str, File] = {INDEX: index}
+        try:
+            raw, ranks, axes = _read_index(index)
+            headers = [_header(source, _name(rank), handles) for rank in range(ranks)]
+            tree = _joined(source, [header.tree for header in headers], axes)
+        except BaseException:
+            for file in handles.values():
+                file.close()
+            raise
+        digest = hashlib.sha256(raw).hexdigest()
+        frames = {_name(rank): header.frame for rank, header in enumerate(headers)}
+        return Header(
+            format=self.name,
+            tree=tree,
+            files=(FilePrint.of(index, digest, INDEX), *(file for header in headers for file in header.files)),
+            handles=handles,
+            metadata=headers[0].metadata,
+            recipe=folder_recipe(source),
+            notes=(f"read as one model: the files of {count(ranks, 'rank')}",),
+            frame=lambda: folder_frame(source, {INDEX: digest, **{name: frame() for name, frame in frames.items()}}),
+        )
+
+
+def _read_index(file: File) -> tuple[bytes, int, dict[str, int]]:
+    """Return the bytes of ``ranks.json``, the number of ranks, and the axis of each tensor that is cut."""
+    if file.size > limits.INDEX_BYTES:
+        raise FormatError(f"{escape(file.uri)} is too large to be an index.", rule="index size")
+    raw = file.read(0, file.size)
+    try:
+        found: Any = parse_json(raw)
+    except ValueError as error:
+        raise FormatError(f"{escape(file.uri)} is not valid JSON: {error}.", rule="index") from None
+    ranks, axes = (found.get("ranks"), found.get("axes")) if isinstance(found, dict) else (None, None)
+    if type(ranks) is not int or not 1 <= ranks <= limits.RANKS or not isinstance(axes, dict):
+        raise FormatError(f"{escape(file.uri)} gives no number of ranks, or no axes.", rule="index")
+    if not all(type(axis) is int and 0 <= axis < limits.DIMENSIONS for axis in axes.values()):
+        raise FormatError(f"{escape(file.uri)} has an axis that is not a number.", rule="index")
+    return raw, ranks, axes
+
+
+def _header(folder: Folder, name: str, handles: dict[str, File]) -> Header:
+    try:
+        file = handles[name] = folder.file(name)
+    except SourceError as error:
+        raise FormatError(
+            f"{escape(folder.uri)} lacks {escape(name)}, the file of one of the ranks.", rule="ranks"
+        ) from error
+    header = read_header(file, name)
+    if not isinstance(header.tree, Mapping) or not all(isinstance(one, TensorInfo) for one in header.tree.values()):
+        raise FormatError(f"{escape(file.uri)} has entries that are not tensors.", rule="rank state")
+    return header
+
+
+def _joined(folder: Folder, trees: Sequence[Mapping[str, TensorInfo]], axes: Mapping[str, int]) -> dict[str, Any]:
+    """Return the tensors of all ranks; raises FormatError if a rank lacks one, or has one of another shape."""
+    if len(trees) * len(trees[0]) > limits.RANK_PIECES:
+        raise FormatError(f"{escape(folder.uri)} has more than {limits.RANK_PIECES} parts of tensors.", rule="pieces")
+    for rank, tree in enumerate(trees):
+        odd = sorted(tree.keys() ^ trees[0].keys())
+        if odd:
+            raise FormatError(
+                f"{escape(folder.uri)}: {_name(rank)} and {_name(0)} have not the same tensors: {listing(odd)}.",
+                details=odd,
+                rule="rank keys",
+            )
+    lacking = [key for key in axes if key not in trees[0]]
+    if lacking:
+        raise FormatError(f"{escape(folder.uri)}: the files of the ranks lack {listing(lacking)}.", rule="rank keys")
+    made: dict[str, Any] = {}
+    for key, first in trees[0].items():
+        parts, axis = [tree[key] for tree in trees], axes.get(key)
+        if axis is not None and axis >= len(first.shape):
+            raise FormatError(f"{escape(folder.uri)}: {escape(key)} has no axis {axis}.", rule="index")
+        for rank, part in enumerate(parts):
+            if (part.dtype, _but(axis, part.shape)) != (first.dtype, _but(axis, first.shape)):
+                raise FormatError(
+                    f"{escape(folder.uri)}: {escape(key)} in {_name(rank)} is {part.dtype} {part.shape}, but "
+                    f"{first.dtype} {first.shape} in {_name(0)}.",
+                    rule="rank shapes",
+                )
+        made[key] = first if axis is None else join(parts, axis)
+        check_elements(made[key].shape)
+    return made
+
+
+def _but(axis: int | None, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape if axis is None else (*shape[:axis], -1, *shape[axis + 1 :])
+
+
+FORMAT = _TensorParallel()

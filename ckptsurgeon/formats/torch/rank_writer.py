@@ -1,0 +1,228 @@
+"""Lays out a file for each rank of FSDP: archives of ``torch.save`` with state dicts of DTensors.
+
+Written after what torch 2.13 pickles (``torch/distributed/tensor/_dtensor_spec.py``, ``device_mesh.py``); the files are
+named as verl names them (``verl/utils/checkpoint/fsdp_checkpoint_manager.py``).
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from ...errors import OutputError
+from ...tensors.dtypes import DTYPES, contiguous_stride
+from ...util.text import escape
+from ..base.header import ExtraEntries, IndexFile, OutputLayout, OutTensor
+from ..base.limits import RANK_PIECES
+from ..base.spread import RankShares, SpreadLayout, part_of
+from .pickle_writer import PickleWriter
+from .zip_writer import ZipLayout, ZipWriter
+
+__all__ = ["FsdpWriter"]
+
+_FILE = re.compile(r"model_world_size_\d+_rank_\d+\.pt")
+_DTENSOR = "torch.distributed.tensor"
+_SPEC = "torch.distributed.tensor._dtensor_spec"
+_LAYOUT = "torch.distributed._mesh_layout"
+_RANKS = "\0ranks"
+"""The slot of the ranks of the mesh, which are a tensor too; no key of a state dict begins like this."""
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "inv_freq", "position_ids")
+"""Names of buffers of floating dtypes: FSDP cuts parameters only, and buffers are whole on every rank."""
+
+
+class _RankPickle(PickleWriter):
+    """Writes the state dict of one rank."""
+
+    def __init__(self, shares: RankShares, rank: int, ranks_record: str) -> None:
+        super().__init__()
+        self._shares, self._rank, self._ranks_record = shares, rank, ranks_record
+
+    def begin(self, module: str, name: str) -> None:
+        """Append the instructions that begin an object of a class; its attributes follow."""
+        self.name(module, name)
+        self.out += b")\x81}("
+
+    def end(self) -> None:
+        """Append the instructions that end the attributes of an object."""
+        self.out += b"ub"
+
+    def attribute(self, name: str, code: bytes) -> None:
+        """Append an attribute whose value one or a few instructions make."""
+        self.word(name)
+        self.out += code
+
+    def dtensor(self, whole: OutTensor, part: OutTensor, record: str) -> None:
+        """Append a DTensor; ``part`` is what the rank has of it, in the record ``data/<record>``."""
+        self.name("torch._tensor", "_rebuild_from_type_v2")
+        self.out += b"("
+        self.name("torch._utils", "_rebuild_wrapper_subclass")
+        self.name(_DTENSOR, "DTensor")
+        self.out += b"("
+        self.name(_DTENSOR, "DTensor")
+        self.name("torch", whole.dtype)
+        self.integers(whole.shape)
+        self.integers(contiguous_stride(whole.shape))
+        self.out += b"K\x00"
+        self._called("torch.serialization", "_get_layout", "torch.strided")
+        self._called("torch", "device", "cpu")
+        self.out += b"\x89tN}("
+        self.word("_local_tensor")
+        self.tensor(part, record)
+        self.word("_spec")
+        self._spec(whole, self._shares.axes[whole.key])
+        self.out += b"u\x86tR"
+
+    def _called(self, module: str, name: str, argument: str) -> None:
+        what = ("called", module, name, argument)
+        if not self.fetched(what):
+            self.name(module, name)
+            self.word(argument)
+            self.out += b"\x85R"
+            self.kept(what)
+
+    def _spec(self, whole: OutTensor, axis: int) -> None:
+        self.begin(_SPEC, "DTensorSpec")
+        self.word("mesh")
+        self._mesh()
+        self.word("placements")
+        if not self.fetched(("placements", axis)):
+            self.begin(f"{_DTENSOR}.placement_types", "Shard")
+            self.word("dim")
+            self.integer(axis)
+            self.end()
+            self.out += b"\x85"
+            self.kept(("placements", axis))
+        self.word("tensor_meta")
+        self.name(_SPEC, "TensorMeta")
+        self.name("torch", "Size")
+        self.integers(whole.shape)
+        self.out += b"\x85R"
+        self.integers(contiguous_stride(whole.shape))
+        self.name("torch", whole.dtype)
+        self.out += b"\x87\x81"
+        self.word("shard_order")
+        if not self.fetched(("order", axis)):
+            self.name(_SPEC, "ShardOrderEntry")
+            self.integer(axis)
+            self.integers((0,))
+            self.out += b"\x86\x81\x85"
+            self.kept(("order", axis))
+        self.attribute("use_strided_shard_as_shard_order", b"\x89")
+        self.attribute("_hash", b"N")
+        self.end()
+
+    def _mesh(self) -> None:
+        """Append the DeviceMesh, of one dimension, which all tensors share."""
+        if self.fetched("mesh"):
+            return
+        ranks, (device, dimension) = self._shares.ranks, self._shares.mesh
+        self.begin("torch.distributed.device_mesh", "DeviceMesh")
+        self.word("_device_type")
+        self.text(device)
+        self.word("_layout")
+        self.begin(_LAYOUT, "_MeshLayout")
+        self.word("axes")
+        self.begin(_LAYOUT, "_FlatLayout")
+        self.word("shape")
+        self.integers((ranks,))
+        self.word("stride")
+        self.integers((1,))
+        self.end()
+        self.out += b"\x85"
+        self.end()
+        self.word("_rank_map")
+        self.tensor(OutTensor(_RANKS, "int32", (ranks,), 4 * ranks), self._ranks_record)
+        self.word("_mesh_dim_names")
+        self.text(dimension)
+        self.out += b"\x85"
+        self.attribute("_root_mesh", b"N")
+        self.word("_flatten_rank_map")
+        self.integers(range(ranks))
+        self.attribute("_thread_id", b"N")
+        self.attribute("_flatten_mapping", b"}")
+        self.word("_dim_group_names")
+        self.out += b"]"
+        self.text("0")  # the name of the group of all processes
+        self.out += b"a"
+        self.word("_rank")
+        self.integer(self._rank)
+        self.word("_coordinate_on_dim")
+        self.integers((self._rank,))
+        self.attribute("_hash", b"N")
+        self.end()
+        self.kept("mesh")
+
+
+class _RankFiles:
+    """Says which files of a folder are those of ranks."""
+
+    def names(self, number: int) -> list[str]:
+        """Return the names of the files of ``number`` ranks."""
+        return [f"model_world_size_{number}_rank_{rank}.pt" for rank in range(number)]
+
+    def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> Mapping[str, IndexFile]:
+        """Return nothing: there is no index."""
+        return {}
+
+    def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
+        """Return which of the files ``present`` in a folder belong to such a checkpoint."""
+        return {name for name in present if _FILE.fullmatch(name)}
+
+
+class FsdpWriter:
+    """Writes a file for each rank, which ``torch.load`` of the rank gives back as a state dict of DTensors."""
+
+    name = "fsdp"
+    sharding = _RankFiles()
+    suffixes: tuple[str, ...] = ()
+    carries = False
+    shares = False
+    most = RANK_PIECES
+    dtypes = frozenset(name for name in ZipWriter.dtypes if DTYPES[name].bits >= 8 and not DTYPES[name].block)
+
+    def axis_of(self, tensor: OutTensor) -> int | None:
+        """Return 0, as FSDP2 cuts parameters; None for numbers, whole numbers and known buffers."""
+        is_buffer = tensor.key.rpartition(".")[2] in _BUFFERS
+        return 0 if tensor.shape and DTYPES[tensor.dtype].is_floating and not is_buffer else None
+
+    def layout(
+        self,
+        tensors: Sequence[OutTensor],
+        metadata: Mapping[str, str],
+        recipe: Sequence[str],
+        beside: ExtraEntries | None = None,
+    ) -> OutputLayout:
+        """Return the layout for a single rank."""
+        return self.spread(tensors, metadata, RankShares(1, {})).files[self.sharding.names(1)[0]]
+
+    def spread(self, tensors: Sequence[OutTensor], metadata: Mapping[str, str], shares: RankShares) -> SpreadLayout:
+        """Return the layout of all files; ``metadata`` is only in the recipe beside them."""
+        odd = next((tensor.key for tensor in tensors if tensor.key.startswith("\0")), None)
+        if odd is not None:
+            raise OutputError(f"the key {escape(odd)} begins with a zero byte, which no state dict of ranks has.")
+        names = self.sharding.names(shares.ranks)
+        files = {name: _layout(tensors, shares, rank) for rank, name in enumerate(names)}
+        ranks = struct.pack(f"<{shares.ranks}i", *range(shares.ranks))
+        cut = any(tensor.key in shares.axes for tensor in tensors)
+        return SpreadLayout(files, tensors, shares, {name: {_RANKS: ranks} for name in names} if cut else {})
+
+    def index_of(self, shares: RankShares) -> Mapping[str, IndexFile]:
+        """Return nothing: the files of the ranks say all."""
+        return {}
+
+
+def _layout(tensors: Sequence[OutTensor], shares: RankShares, rank: int) -> ZipLayout:
+    """Return the layout of the file of one rank."""
+    writer, parts = _RankPickle(shares, rank, str(len(tensors))), [part_of(tensor, shares, rank) for tensor in tensors]
+    writer.out += b"}("
+    for number, (tensor, part) in enumerate(zip(tensors, parts, strict=True)):
+        writer.text(tensor.key)
+        if tensor.key in shares.axes:
+            writer.dtensor(tensor, part, str(number))
+        else:
+            writer.tensor(part, str(number))
+    writer.out += b"u."
+    cut = any(tensor.key in shares.axes for tensor in tensors)
+    ranks = OutTensor(_RANKS, "int32", (shares.ranks,), 4 * shares.ranks)
+    return ZipLayout(bytes(writer.out), [*parts, *([ranks] if cut else [])])
