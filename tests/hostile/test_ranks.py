@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
+from tests.formats.clusters.test_deepspeed_universal import WRONG as WRONG_UNIVERSAL
+from tests.formats.clusters.test_deepspeed_universal import universal
 from tests.formats.clusters.test_fsdp_ranks import WRONG, changed
 from tests.formats.clusters.test_tensor_parallel import WRONG as WRONG_FILES
 from tests.formats.clusters.test_tensor_parallel import written as written_files
@@ -36,6 +38,12 @@ RULES_OF_FILES = {
     broken("rank keys"): ("an axis of no tensor", "a tensor less"),
     broken("rank shapes"): ("another shape", "another dtype"),
 }  # fmt: skip
+RULES_OF_UNIVERSAL = {
+    broken("missing file"): ("a file less",),
+    broken("universal"): ("no param", "a param that is none", "a number"),
+    broken("zero states"): ("states that are none",),
+    broken("zero shapes"): ("shapes that are none",),
+}  # fmt: skip
 
 
 def lying(name: str) -> Callable[[], str]:
@@ -58,8 +66,18 @@ def unfit(name: str) -> Callable[[], str]:
     return make
 
 
+def unfinished(name: str) -> Callable[[], str]:
+    def make() -> str:
+        universal("d")
+        WRONG_UNIVERSAL[name][0]()
+        return "d"
+
+    return make
+
+
 CASES = by_refusal(RANKS, RULES, lying)
 FILES = by_refusal(RANKS, RULES_OF_FILES, unfit)
+UNIVERSAL = by_refusal(RANKS, RULES_OF_UNIVERSAL, unfinished)
 
 
 @each(CASES)
@@ -72,6 +90,12 @@ def test_files_of_tensor_parallelism_that_do_not_fit_are_refused(case: Any, ckpt
     held(case, ckpt)
 
 
+@each(UNIVERSAL)
+def test_universal_checkpoints_that_do_not_fit_are_refused(case: Any, ckpt: Any) -> None:
+    held(case, ckpt)
+
+
 def test_every_lie_has_a_case() -> None:
     assert all_named(CASES, WRONG)
     assert {case.name for case in FILES} | {"a file cut short"} >= set(WRONG_FILES)
+    assert {case.name for case in UNIVERSAL} | {"a file cut short"} >= set(WRONG_UNIVERSAL)

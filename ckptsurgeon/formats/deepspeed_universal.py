@@ -1,0 +1,166 @@
+"""Reads universal checkpoints of DeepSpeed: the float32 weights, each in ``zero/<name of the parameter>/fp32.pt``.
+
+``ds_to_universal.py`` has joined the parts of all ranks: a file is a dict with the whole tensor as ``param``. Beside
+it are moments of the optimizer (``exp_avg.pt``), and, above, the model states of the run. Written after
+``deepspeed/checkpoint/{ds_to_universal,universal_checkpoint}.py`` (0.19).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+from ..errors import FormatError, SourceError, UnsafeError
+from ..storage.read.base import Folder, Source
+from ..tensors.composition import reshape
+from ..tensors.info import TensorInfo
+from ..util.text import count, escape, listing, natural_key
+from ._choosing import has_weights
+from ._open import read_header
+from .base import limits
+from .base.header import Header
+from .torch.zero import StateFile, buffers, frozen, groups_of
+
+__all__ = ["FORMAT"]
+
+_ZERO, _WEIGHT, _LATEST = "zero", "fp32.pt", "latest_universal"
+_STATES = re.compile(r"mp_rank_\d+(?:_\d+)?_model_states\.pt|zero_pp_rank_\d+_mp_rank_\d+_model_states\.pt")
+_FIRST = "mp_rank_00_model_states.pt"
+_TAG_BYTES = 256
+_BESIDE = ("global_steps", "global_samples", "ds_version", "iteration", "epoch")
+"""Entries of the model states that are shown next to the weights."""
+
+
+class _DeepSpeedUniversal:
+    name = "deepspeed universal"
+    magic: tuple[bytes, ...] = ()
+
+    def sniff(self, source: Source, head: bytes) -> bool:
+        """Return whether a folder has ``zero`` with parameters; so may the one that ``latest_universal`` names."""
+        if not isinstance(source, Folder):
+            return False
+        names = source.names()
+        if _ZERO in source.folders():
+            return any(map(_STATES.fullmatch, names)) or any(
+                _WEIGHT in source.inside(f"{_ZERO}/{one}").names() for one in _parameters(source, "")[:1]
+            )
+        return _LATEST in names and "latest" not in names and not has_weights(names) and bool(_tag(source))
+
+    def read(self, source: Source, name: str = "") -> Header:
+        """Return one header, made from the files of all parameters; raises FormatError if one is not valid."""
+        assert isinstance(source, Folder)
+        tag = "" if _ZERO in source.folders() else f"{_tag(source)}/"
+        parameters = _parameters(source, tag)
+        if len(parameters) > limits.PIECES:
+            raise UnsafeError(f"{escape(source.uri)} has too many parameters.", rule="pieces")
+        opened: list[StateFile] = []
+        try:
+            weights = {key: _weight(source, f"{tag}{_ZERO}/{key}/{_WEIGHT}", opened) for key in parameters}
+            beside_zero = source.inside(tag[:-1]).names() if tag else source.names()
+            states = [one for one in beside_zero if _STATES.fullmatch(one)]
+            beside = _add_states(source, tag, states, weights=weights, opened=opened)
+        except BaseException:
+            for one in opened:
+                one.file.close()
+            raise
+        left = _left_out(source, f"{tag}{_ZERO}", parameters)
+        return Header(
+            format=self.name,
+            tree={"module": weights, **beside},
+            files=tuple(file for one in opened for file in one.header.files),
+            handles={key: file for one in opened for key, file in one.header.handles.items()},
+            notes=(
+                f"universal checkpoint{f' of {escape(tag[:-1])}' if tag else ''}: float32 weights of "
+                f"{count(len(parameters), 'parameter')}{left}",
+            ),
+        )
+
+
+def _tag(folder: Folder) -> str:
+    """Return the subfolder that ``latest_universal`` names; '' if there is none."""
+    try:
+        file = folder.file(_LATEST)
+        raw = file.read(0, min(file.size, _TAG_BYTES))
+        file.close()
+        tag = raw.decode("utf-8", "replace").strip()
+        plain = re.fullmatch(r"[\w.+=-]{1,200}", tag) is not None and tag not in (".", "..")
+        return tag if plain and _ZERO in folder.inside(tag).folders() else ""
+    except SourceError:
+        return ""
+
+
+def _parameters(folder: Folder, tag: str) -> list[str]:
+    """Return the names of the parameters, each of which has a folder."""
+    try:
+        return sorted(folder.inside(f"{tag}{_ZERO}").folders(), key=natural_key)
+    except SourceError:
+        return []
+
+
+def _state(folder: Folder, name: str, opened: list[StateFile]) -> Any:
+    """Return the content of a file, and append the open file to ``opened``."""
+    try:
+        file = folder.file(name)
+    except SourceError as error:
+        raise FormatError(
+            f"{escape(folder.uri)} lacks {escape(name)}: the conversion to a universal checkpoint was not finished, or "
+            "the folder is not whole.",
+            rule="missing file",
+        ) from error
+    try:
+        opened.append(StateFile(file, read_header(file, name)))
+    except BaseException:
+        file.close()
+        raise
+    return opened[-1].header.tree
+
+
+def _weight(folder: Folder, name: str, opened: list[StateFile]) -> TensorInfo:
+    """Return the weight in a file ``fp32.pt``; stage 3 may leave a plain tensor in place of a dict."""
+    tree = _state(folder, name, opened)
+    info = tree.get("param") if isinstance(tree, Mapping) else tree
+    if not isinstance(info, TensorInfo):
+        raise FormatError(f"{escape(opened[-1].file.uri)} has no tensor called param.", rule="universal")
+    return info
+
+
+def _add_states(
+    folder: Folder, tag: str, names: Sequence[str], *, weights: dict[str, TensorInfo], opened: list[StateFile]
+) -> dict[str, Any]:
+    """Add what only the model states have: buffers, frozen parameters, second names, shapes of flat weights.
+
+    Return their entries that are shown next to the weights. Model states of several ranks have parts of the model, so
+    that nothing is taken from them.
+    """
+    if names != [_FIRST]:
+        return {}
+    tree = _state(folder, f"{tag}{_FIRST}", opened)
+    if not isinstance(tree, Mapping):
+        raise FormatError(f"{escape(opened[-1].file.uri)} is not a dict of training states.", rule="zero states")
+    model = opened[-1]
+    if "param_shapes" in tree:
+        shapes = {key: shape for group in groups_of(model) for key, shape in group.items()}
+        for key, shape in shapes.items():
+            info = weights.get(key)
+            if info is not None and info.shape != shape and len(info.shape) == 1 and info.numel == prod(shape):
+                weights[key] = reshape(info, shape)
+    if "buffer_names" in tree:
+        weights.update({key: info for key, info in buffers(model).items() if key not in weights})
+    weights.update({key: info for key, info in frozen([model], 2).items() if key not in weights})
+    shared = tree.get("shared_params")
+    for key, other in shared.items() if isinstance(shared, Mapping) else ():
+        if isinstance(key, str) and isinstance(other, str) and other in weights and key not in weights:
+            weights[key] = weights[other]
+    return {key: tree[key] for key in _BESIDE if key in tree}
+
+
+def _left_out(folder: Folder, zero: str, parameters: Sequence[str]) -> str:
+    """Return the end of a note, which names the optimizer's states that are left out; '' if there are none."""
+    names = folder.inside(f"{zero}/{parameters[0]}").names() if parameters else []
+    others = [name.removesuffix(".pt") for name in names if name != _WEIGHT and name.endswith(".pt")]
+    return f"; left out of the optimizer: {listing(others, 6, where='')}" if others else ""
+
+
+FORMAT = _DeepSpeedUniversal()
