@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -22,6 +22,7 @@ from .base.header import FilePrint, Header, naming
 from .base.sharded_writer import folder_frame, folder_recipe
 from .base.slice import TensorPiece, assembled
 from .base.untrusted import check_sizes
+from .clusters.megatron_dist import is_megatron, left_out, note_on
 from .pickle import machine as _pickle
 from .pickle.torch import dtype_of
 from .pickle.values import GlobalName, OpaqueResult, Unhashable, brief
@@ -54,9 +55,15 @@ class _TorchDistributed:
                     rule="pickle size",
                 )
             raw = file.read(0, file.size)
-            files = PieceFiles(folder)
+            files, others = PieceFiles(folder), list[str]()
+            kind_of = left_out if is_megatron(folder) else None
             try:
-                tree = _tree(_pickle.load(raw, rebuild=rebuilders(), persistent=_no_storage, stored=len(raw)), files)
+                tree = _tree(
+                    _pickle.load(raw, rebuild=rebuilders(), persistent=_no_storage, stored=len(raw)),
+                    files,
+                    kind_of,
+                    others,
+                )
             except BaseException:
                 files.close()
                 file.close()
@@ -68,6 +75,7 @@ class _TorchDistributed:
             files=(FilePrint.of(file, digest, METADATA), *files.headers()),
             handles={METADATA: file, **files.handles},
             recipe=folder_recipe(folder),
+            notes=note_on(others),
             frame=lambda: folder_frame(folder, {METADATA: digest, **files.frames()}),
         )
 
@@ -84,8 +92,12 @@ def _attributes(value: Any, kind: str) -> Mapping[Any, Any]:
     return value.attributes()
 
 
-def _tree(top: Any, files: PieceFiles) -> dict[Any, Any]:
-    """Return the state dict; it is nested as it was saved if the metadata has the paths of its keys."""
+def _tree(top: Any, files: PieceFiles, kind_of: Callable[[str], str] | None, others: list[str]) -> dict[Any, Any]:
+    """Return the state dict; it is nested as it was saved if the metadata has the paths of its keys.
+
+    ``kind_of`` tells which kind of state an entry is that is not of the model; such are left out, and their kinds are
+    appended to ``others``.
+    """
     metadata = _attributes(top, "Metadata")
     entries, paths = metadata.get("state_dict_metadata"), metadata.get("planner_data")
     if not isinstance(entries, dict):
@@ -95,6 +107,10 @@ def _tree(top: Any, files: PieceFiles) -> dict[Any, Any]:
     for key, entry in entries.items():
         if not isinstance(key, str):
             raise FormatError("the metadata has a key that is not a text.", rule="dcp metadata")
+        kind = kind_of(key) if kind_of is not None else ""
+        if kind:
+            others.append(kind)
+            continue
         path = paths.get(key) if isinstance(paths, dict) else None
         _put(tree, path, key, _value(key, entry, places.get(key, {}), files))
     return tree

@@ -13,11 +13,13 @@ import ckptsurgeon as cs
 from tests.formats.clusters.test_deepspeed_universal import WRONG as WRONG_UNIVERSAL
 from tests.formats.clusters.test_deepspeed_universal import universal
 from tests.formats.clusters.test_fsdp_ranks import WRONG, changed
+from tests.formats.clusters.test_megatron import WRONG as WRONG_MEGATRON
+from tests.formats.clusters.test_megatron import save as save_megatron
 from tests.formats.clusters.test_tensor_parallel import WRONG as WRONG_FILES
 from tests.formats.clusters.test_tensor_parallel import written as written_files
 
 from ..promises.clauses import RANKS
-from .case import all_named, broken, by_refusal, each
+from .case import Case, all_named, broken, by_refusal, each
 from .holding import held
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -75,8 +77,20 @@ def unfinished(name: str) -> Callable[[], str]:
     return make
 
 
+def of_megatron(name: str) -> Callable[[], str]:
+    def make() -> str:
+        save_megatron("d", 2, 1)
+        WRONG_MEGATRON[name][0]()
+        return "d"
+
+    return make
+
+
 CASES = by_refusal(RANKS, RULES, lying)
 FILES = by_refusal(RANKS, RULES_OF_FILES, unfit)
+MEGATRON = [
+    Case(f"Megatron: {name}", RANKS, broken(rule), of_megatron(name)) for name, (_, _, rule) in WRONG_MEGATRON.items()
+]
 UNIVERSAL = by_refusal(RANKS, RULES_OF_UNIVERSAL, unfinished)
 
 
@@ -92,6 +106,11 @@ def test_files_of_tensor_parallelism_that_do_not_fit_are_refused(case: Any, ckpt
 
 @each(UNIVERSAL)
 def test_universal_checkpoints_that_do_not_fit_are_refused(case: Any, ckpt: Any) -> None:
+    held(case, ckpt)
+
+
+@each(MEGATRON)
+def test_ranks_of_megatron_that_do_not_fit_are_refused(case: Any, ckpt: Any) -> None:
     held(case, ckpt)
 
 

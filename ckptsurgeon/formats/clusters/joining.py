@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import FormatError, UnsafeError
+from ...storage.read.base import File
 from ...tensors.composition import reshape
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, listing
@@ -19,20 +20,36 @@ from ..torch.zero import StateFile
 __all__ = ["RankJoiner", "equal_bytes"]
 
 
-def equal_bytes(one: TensorInfo, other: TensorInfo) -> bool | None:
+COMPARED = 256 << 10
+"""Bytes of a tensor that is read to compare it, if there are no checksums; norms have fewer."""
+
+
+def equal_bytes(one: TensorInfo, other: TensorInfo, handles: Mapping[str, File] | None = None) -> bool | None:
     """Return whether two tensors have equal bytes, judged by the checksums of their storages; None if these do not say.
 
-    Nothing is read: every record of an archive has a CRC-32 in its directory.
+    Every record of an archive has a CRC-32 in its directory. Small views of records, which have none of their own, are
+    read if the open files are given, by the names in their storages.
     """
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
     if one.numel == 0 or (one.place is not None and one.place == other.place):
         return True
     a, b = one.storage, other.storage
-    if a is None or b is None or a.crc32 is None or b.crc32 is None:
+    if a is None or b is None:
         return None
-    whole = one.is_plain and other.is_plain and one.nbytes == a.nbytes == b.nbytes == other.nbytes
-    return a.crc32 == b.crc32 if whole else None
+    whole = (
+        a.crc32 is not None
+        and b.crc32 is not None
+        and one.is_plain
+        and other.is_plain
+        and one.nbytes == a.nbytes == b.nbytes == other.nbytes
+    )
+    if whole:
+        return a.crc32 == b.crc32
+    if handles is None or not (one.is_plain and other.is_plain) or one.nbytes > COMPARED:
+        return None
+    first, second = (handles[at.file].read(at.offset + info.offset, one.nbytes) for at, info in ((a, one), (b, other)))
+    return first == second
 
 
 @dataclass

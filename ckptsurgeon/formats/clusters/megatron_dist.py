@@ -1,0 +1,56 @@
+"""Tells the weights from the other entries of a distributed checkpoint of Megatron-core (``torch_dist``).
+
+Such a folder is one of ``torch.distributed.checkpoint`` with ``metadata.json`` and ``common.pt`` beside it; its keys
+are not nested, and those of the optimizer are among those of the model. Written after
+``megatron/core/dist_checkpointing`` and ``megatron/training/checkpointing.py`` (core 0.5 to 0.14).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
+
+from ...errors import CheckpointError
+from ...storage.read.base import Folder
+from ...util.text import count
+from ..base.limits import BESIDE_BYTES
+from ..base.untrusted import parse_json
+
+__all__ = ["is_megatron", "left_out", "note_on"]
+
+_SETTINGS = "metadata.json"
+_KINDS = {
+    "of the optimizer": re.compile(r"(?:chained_\d+\.|optimizer\.).*", re.DOTALL),
+    "of random generators": re.compile(r"(?:rng_state|rerun_state_machine_state)(?:[./].*)?", re.DOTALL),
+    "_extra_state": re.compile(r"(?:.*\.)?_extra_state(?:/.*)?", re.DOTALL),
+}
+
+
+def is_megatron(folder: Folder) -> bool:
+    """Return whether a folder of ``torch.distributed.checkpoint`` is one that Megatron-core has written."""
+    with suppress(CheckpointError, ValueError):
+        if _SETTINGS not in folder.names():
+            return False
+        file = folder.file(_SETTINGS)
+        try:
+            found = parse_json(file.read(0, file.size)) if file.size <= BESIDE_BYTES else None
+        finally:
+            file.close()
+        return isinstance(found, dict) and found.get("sharded_backend") == "torch_dist"
+    return False
+
+
+def left_out(key: str) -> str:
+    """Return which kind of state an entry has that is not of the model; '' for a weight."""
+    return next((kind for kind, pattern in _KINDS.items() if pattern.fullmatch(key)), "")
+
+
+def note_on(kinds: Iterable[str]) -> tuple[str, ...]:
+    """Return a note on the entries that are left out, which are of these kinds; () if there are none."""
+    numbers = Counter(kinds)
+    if not numbers:
+        return ()
+    shown = ", ".join(f"{number} {kind}" for kind, number in numbers.items())
+    return (f"a distributed checkpoint of Megatron; left out {count(numbers.total(), 'entry', 'entries')}: {shown}",)

@@ -1,0 +1,244 @@
+"""Reads Megatron's checkpoints of ranks: ``iter_0000010/mp_rank_00_000/model_optim_rng.pt``.
+
+A folder ``mp_rank_TT`` or ``mp_rank_TT_PPP`` is that of a rank of tensor and of pipeline parallelism; the file has the
+arguments of the run, and ``model`` with the rank's parts. Written after ``megatron/training/checkpointing.py``. Newer
+runs save a distributed checkpoint in its place, which the reader of these reads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ..errors import FormatError, SourceError, UnsafeError
+from ..storage.read.base import Folder, Source
+from ..tensors.info import TensorInfo
+from ..util.text import count, escape, listing, natural_key
+from ._choosing import has_weights
+from ._open import read_header
+from .base import limits
+from .base.header import Header
+from .clusters.joining import equal_bytes
+from .clusters.megatron_layers import MegatronSettings, join_ranks, settings_of
+from .pickle.values import OpaqueResult
+from .torch.zero import StateFile
+
+__all__ = ["FORMAT"]
+
+_RANK = re.compile(r"mp_rank_(\d{2,3})(?:_(\d{3}))?(_\d{3})?")
+_FILES = ("model_optim_rng.pt", "model_rng.pt")
+_LATEST = "latest_checkpointed_iteration.txt"
+_LAYER = re.compile(r"(.*?\blayers\.)(\d{1,6})(\..*)", re.DOTALL)
+_CHUNK = re.compile(r"model\d*")
+_BESIDE = ("iteration", "checkpoint_version")
+_TIED = ("output_layer.weight", "language_model.output_layer.weight", "word_embeddings_for_head.weight")
+
+
+class _Megatron:
+    name = "megatron"
+    magic: tuple[bytes, ...] = ()
+
+    def sniff(self, source: Source, head: bytes) -> bool:
+        """Return whether a folder has folders of ranks, or names the iteration to read."""
+        if not isinstance(source, Folder):
+            return False
+        if any(map(_RANK.fullmatch, source.folders())):
+            return True
+        return _LATEST in source.names() and not has_weights(source.names()) and bool(_latest(source))
+
+    def read(self, source: Source, name: str = "") -> Header:
+        """Return one header, made from the files of all ranks; raises FormatError if they do not fit together."""
+        assert isinstance(source, Folder)
+        if not any(map(_RANK.fullmatch, source.folders())):
+            return read_header(source.inside(_latest(source)))
+        stages = _stages(source)
+        files: list[StateFile] = []
+        try:
+            grid = [[_file(source, name, files) for name in stage] for stage in stages]
+            weights, notes = _weights(grid)
+        except BaseException:
+            for one in files:
+                one.file.close()
+            raise
+        tree = files[0].tree
+        left = [str(key) for key in tree if key in ("optimizer", "opt_param_scheduler", "rng_state")]
+        left_out = f"; left out: {', '.join(left)}" if left else ""
+        return Header(
+            format=self.name,
+            tree={"model": weights, **{key: tree[key] for key in _BESIDE if key in tree}},
+            files=tuple(file for one in files for file in one.header.files),
+            handles={key: file for one in files for key, file in one.header.handles.items()},
+            notes=(
+                f"read as one model: {count(len(stages[0]), 'rank')} of tensor parallelism in "
+                f"{count(len(stages), 'stage')}{left_out}",
+                *notes,
+            ),
+        )
+
+
+def _latest(folder: Folder) -> str:
+    """Return the folder of the iteration that a run names as its last; '' if there is none."""
+    try:
+        file = folder.file(_LATEST)
+        said = file.read(0, min(file.size, 64)).decode("ascii", "replace").strip()
+        file.close()
+    except SourceError:
+        return ""
+    name = "release" if said == "release" else f"iter_{int(said):07d}" if re.fullmatch(r"[0-9]{1,9}", said) else ""
+    return name if name in folder.folders() else ""
+
+
+def _stages(folder: Folder) -> list[list[str]]:
+    """Return the files of the ranks: for each stage of the pipeline, those of its ranks of tensor parallelism.
+
+    Raises FormatError if a rank is missing, or if experts are shared out among ranks.
+    """
+    found: dict[tuple[int, int], str] = {}
+    for name in sorted(folder.folders(), key=natural_key):
+        rank = _RANK.fullmatch(name)
+        if rank is None:
+            continue
+        if rank[3]:
+            raise FormatError(
+                f"{escape(folder.uri)} has experts that are shared out among ranks ({escape(name)}).",
+                hint="Convert it with Megatron's tools/checkpoint first.",
+                rule="megatron layer",
+            )
+        found[int(rank[2] or 0), int(rank[1])] = name
+    if len(found) > limits.RANKS:
+        raise UnsafeError(f"{escape(folder.uri)} has too many ranks.", rule="ranks")
+    stages, ranks = max(found)[0] + 1, max(rank for _, rank in found) + 1
+    missing = [(stage, rank) for stage in range(stages) for rank in range(ranks) if (stage, rank) not in found]
+    if missing:
+        shown = [f"mp_rank_{rank:02d}{f'_{stage:03d}' if stages > 1 else ''}" for stage, rank in missing[:1000]]
+        raise FormatError(
+            f"{escape(folder.uri)} lacks the folders of ranks: {listing(shown)}.", details=shown, rule="ranks"
+        )
+    return [[found[stage, rank] for rank in range(ranks)] for stage in range(stages)]
+
+
+def _file(folder: Folder, rank: str, opened: list[StateFile]) -> StateFile:
+    """Return the file of a rank; raises FormatError if it is missing or has no model."""
+    names = folder.inside(rank).names()
+    name = next((f"{rank}/{one}" for one in _FILES if one in names), "")
+    if not name:
+        raise FormatError(f"{escape(folder.uri)} has no {_FILES[0]} in {escape(rank)}.", rule="ranks")
+    file = folder.file(name)
+    try:
+        header = read_header(file, name)
+        if not isinstance(header.tree, Mapping) or not any(_is_chunk(key) for key in header.tree):
+            raise FormatError(f"{escape(file.uri)} has no entry model, as Megatron saves it.", rule="megatron")
+    except BaseException:
+        file.close()
+        raise
+    opened.append(StateFile(file, header))
+    return opened[-1]
+
+
+def _is_chunk(key: Any) -> bool:
+    return isinstance(key, str) and _CHUNK.fullmatch(key) is not None
+
+
+def _weights(grid: Sequence[Sequence[StateFile]]) -> tuple[dict[str, TensorInfo], list[str]]:
+    """Return the tensors of the whole model, and notes; ``grid`` has the files of each stage."""
+    first = grid[0][0]
+    settings = _settings(first, ranks=len(grid[0]), stages=len(grid))
+    chunks = sorted((key for key in first.tree if _is_chunk(key)), key=natural_key)
+    weights: dict[str, TensorInfo] = {}
+    layers: dict[str, int] = {}
+    handles = {key: file for stage in grid for one in stage for key, file in one.header.handles.items()}
+    objects = 0
+    for chunk in chunks:
+        for stage in grid:
+            names = [escape(one.file.uri) for one in stage]
+            found = [dict(_flat(one, one.tree.get(chunk))) for one in stage]
+            objects += sum(info is None for info in found[0].values())
+            trees = [{key: info for key, info in one.items() if info is not None} for one in found]
+            _add(weights, join_ranks(trees, settings, names, handles=handles), layers, settings=settings, name=names[0])
+    extra = f"left out {count(objects, 'entry', 'entries')} other than tensors, such as _extra_state"
+    return weights, [extra] if objects else []
+
+
+def _settings(first: StateFile, *, ranks: int, stages: int) -> MegatronSettings:
+    args = first.tree.get("args")
+    settings = settings_of(
+        args.attributes() if isinstance(args, OpaqueResult) else {}, first.tree.get("checkpoint_version")
+    )
+    for said, there, what in ((settings.tensor, ranks, "tensor"), (settings.pipeline, stages, "pipeline")):
+        if said and said != there:
+            raise FormatError(
+                f"{escape(first.file.uri)} is of a run with {what}_model_parallel_size {said}, but there are {there}.",
+                hint="Fetch the whole folder again, without the folders of other runs.",
+                rule="ranks",
+            )
+    if settings.experts > 1:
+        raise FormatError(
+            f"{escape(first.file.uri)} is of a run whose experts are shared out among {settings.experts} ranks.",
+            hint="Convert it with Megatron's tools/checkpoint first.",
+            rule="megatron layer",
+        )
+    return settings
+
+
+def _flat(one: StateFile, tree: Any) -> Iterator[tuple[str, TensorInfo | None]]:
+    """Yield the tensors of a model by their dotted names, and None for other objects; older models are nested dicts."""
+    waiting, visited = [("", tree)], 0
+    while waiting:
+        prefix, node = waiting.pop()
+        visited += 1
+        if not isinstance(node, Mapping) or visited > limits.TREE_NODES or prefix.count(".") > limits.KEY_SEGMENTS:
+            raise FormatError(f"{escape(one.file.uri)} has a model that is not a dict of tensors.", rule="megatron")
+        for key, value in node.items():
+            if not isinstance(key, str) or len(prefix) + len(key) > limits.KEY_CHARACTERS:
+                raise FormatError(f"{escape(one.file.uri)} has a key that is not a text, or too long.", rule="megatron")
+            if isinstance(value, Mapping):
+                waiting.append((f"{prefix}{key}.", value))
+            else:
+                yield f"{prefix}{key}", value if isinstance(value, TensorInfo) and not _is_state(key) else None
+
+
+def _is_state(key: str) -> bool:
+    return key.endswith("_extra_state")
+
+
+def _add(
+    weights: dict[str, TensorInfo],
+    stage: Mapping[str, TensorInfo],
+    layers: dict[str, int],
+    *,
+    settings: MegatronSettings,
+    name: str,
+) -> None:
+    """Add the tensors of a stage; its layers are numbered from 0, and follow those of earlier stages.
+
+    ``layers`` has the number of layers so far for each list of layers, and is changed. ``name`` is that of a file.
+    """
+    most: dict[str, int] = {}
+    for key, info in stage.items():
+        layer = _LAYER.fullmatch(key)
+        if layer is not None:
+            most[layer[1]] = max(most.get(layer[1], 0), int(layer[2]) + 1)
+            key = f"{layer[1]}{int(layer[2]) + layers.get(layer[1], 0)}{layer[3]}"
+        elif settings.tied and key.endswith(_TIED) and _embedding(weights) is not None:
+            if equal_bytes(_first(info), _first(_embedding(weights) or info)) is False:
+                raise FormatError(f"{name}: {escape(key)} is not the word embedding, which it is tied to.", rule="tied")
+            continue
+        if key in weights:
+            raise FormatError(f"{name} has {escape(key)}, which an earlier stage has, too.", rule="megatron stage")
+        weights[key] = info
+    for prefix, number in most.items():
+        layers[prefix] = layers.get(prefix, 0) + number
+
+
+def _embedding(weights: Mapping[str, TensorInfo]) -> TensorInfo | None:
+    return next((info for key, info in weights.items() if key.endswith("word_embeddings.weight")), None)
+
+
+def _first(info: TensorInfo) -> TensorInfo:
+    """Return the part of a joined tensor that the first rank has."""
+    of = getattr(info.made, "of", None)
+    return of[0] if isinstance(of, tuple) and of else info
+
+
+FORMAT = _Megatron()

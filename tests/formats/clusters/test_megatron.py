@@ -1,0 +1,236 @@
+"""Megatron's checkpoints of ranks: a small model is shared out by Megatron's rules, and put together again."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import ckptsurgeon as cs
+
+Tensors = dict[str, torch.Tensor]
+HIDDEN, HEADS, GROUPS, WIDTH, ROWS, LAYERS = 8, 4, 4, 2, 12, 4
+
+
+def args(**fields: Any) -> argparse.Namespace:
+    known = {
+        "swiglu": True, "group_query_attention": True, "num_query_groups": GROUPS, "expert_model_parallel_size": 1,
+        "untie_embeddings_and_output_weights": True, "tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2,
+    }  # fmt: skip
+    return argparse.Namespace(**{**known, **fields})
+
+
+def whole(layers: int = LAYERS) -> Tensors:
+    torch.manual_seed(0)
+    made = {"embedding.word_embeddings.weight": torch.randn(ROWS, HIDDEN)}
+    for n in range(layers):
+        at = f"decoder.layers.{n}."
+        made |= {
+            f"{at}self_attention.linear_qkv.weight": torch.randn(GROUPS * 3 * WIDTH, HIDDEN),
+            f"{at}self_attention.linear_qkv.bias": torch.randn(GROUPS * 3 * WIDTH),
+            f"{at}self_attention.linear_qkv.layer_norm_weight": torch.randn(HIDDEN),
+            f"{at}self_attention.linear_proj.weight": torch.randn(HIDDEN, HEADS * WIDTH),
+            f"{at}self_attention.linear_proj.bias": torch.randn(HIDDEN),
+            f"{at}mlp.linear_fc1.weight": torch.randn(2 * 8, HIDDEN),
+            f"{at}mlp.linear_fc2.weight": torch.randn(HIDDEN, 8),
+        }
+    return {
+        **made,
+        "decoder.final_layernorm.weight": torch.randn(HIDDEN),
+        "output_layer.weight": torch.randn(ROWS, HIDDEN),
+    }
+
+
+def part(key: str, value: torch.Tensor, rank: int, ranks: int, *, gated: bool) -> torch.Tensor:
+    """What one rank of tensor parallelism has of a tensor."""
+    if "linear_fc1.weight" in key and gated:
+        return torch.cat([half.chunk(ranks)[rank] for half in value.chunk(2)])
+    if key.endswith(("linear_proj.weight", "linear_fc2.weight")):
+        return value.chunk(ranks, 1)[rank].clone()
+    if key.endswith(("qkv.weight", "qkv.bias", "fc1.weight", "word_embeddings.weight", "output_layer.weight")):
+        return value.chunk(ranks)[rank].clone()
+    return value
+
+
+def stage_of(key: str, stage: int, stages: int) -> str:
+    """The name that a stage of the pipeline gives to a tensor; '' if it does not have it."""
+    if key.startswith("decoder.layers."):
+        number, _, rest = key.removeprefix("decoder.layers.").partition(".")
+        mine, each = divmod(int(number), LAYERS // stages), LAYERS // stages
+        return f"decoder.layers.{int(number) % each}.{rest}" if mine[0] == stage else ""
+    wanted = 0 if key.startswith("embedding") else stages - 1
+    return key if stage == wanted else ""
+
+
+def save(path: str, tensor: int, pipeline: int, *, flat: bool = False, **fields: Any) -> Tensors:
+    """Write the folders of all ranks, and return the whole model; ``flat`` makes tensors views of one buffer."""
+    weights = whole()
+    said = args(tensor_model_parallel_size=tensor, pipeline_model_parallel_size=pipeline, **fields)
+    for stage in range(pipeline):
+        for rank in range(tensor):
+            name = f"mp_rank_{rank:02d}" + (f"_{stage:03d}" if pipeline > 1 else "")
+            model = {
+                named: part(key, value, rank, tensor, gated=said.swiglu)
+                for key, value in weights.items()
+                if (named := stage_of(key, stage, pipeline))
+            }
+            if flat:
+                buffer, at = torch.cat([value.reshape(-1) for value in model.values()]), 0
+                for key, value in model.items():
+                    model[key] = buffer[at : at + value.numel()].view(value.shape)
+                    at += value.numel()
+            model["decoder.layers.0.mlp.linear_fc1._extra_state"] = None  # type: ignore[assignment]
+            os.makedirs(f"{path}/{name}")
+            state = {
+                "args": said,
+                "checkpoint_version": 3.0,
+                "iteration": 10,
+                "model": model,
+                "optimizer": {},
+                "rng_state": [],
+            }
+            torch.save(state, f"{path}/{name}/model_optim_rng.pt")
+    return weights
+
+
+def same(path: str, wanted: Tensors) -> bool:
+    with cs.open_checkpoint(path) as checkpoint:
+        assert checkpoint.format == "megatron"
+        assert set(checkpoint) == set(wanted)
+        return all(torch.equal(checkpoint.tensor(key), value) for key, value in wanted.items())
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize(("tensor", "pipeline"), [(1, 1), (2, 1), (4, 1), (1, 2), (2, 2), (2, 4)])
+def test_the_parts_of_all_ranks_are_put_together(tensor: int, pipeline: int, flat: bool) -> None:
+    wanted = save("d", tensor, pipeline, flat=flat)
+    assert same("d", wanted)
+    cs.apply(cs.convert("d"), "out.safetensors")
+    assert cs.verify("out.safetensors").ok
+    assert all(torch.equal(load_file("out.safetensors")[key], value) for key, value in wanted.items())
+
+
+def test_layers_that_are_not_gated() -> None:
+    assert same("d", save("d", 2, 1, swiglu=False))
+
+
+def test_the_last_iteration_is_read_and_what_is_left_out_is_named(ckpt: Any) -> None:
+    wanted = save("run/iter_0000010", 2, 2)
+    Path("run/latest_checkpointed_iteration.txt").write_text("10")
+    done = ckpt("inspect", "run")
+    said = " ".join(done.err.split())
+    assert (done.code, "2 ranks of tensor parallelism in 2 stages; left out: optimizer, rng_state" in said) == (0, True)
+    assert "left out 2 entries other than tensors" in said
+    assert same("run", wanted)
+
+
+def test_nested_models_of_older_versions() -> None:
+    weights = {"attention.query_key_value.weight": torch.randn(12, 4), "attention.dense.weight": torch.randn(4, 4)}
+    for rank in range(2):
+        os.makedirs(f"d/mp_rank_{rank:02d}")
+        layers = {
+            f"layers.0.{key}": value.chunk(2, int("dense" in key))[rank].clone() for key, value in weights.items()
+        }
+        model = {
+            "language_model": {
+                "encoder": layers,
+                "embedding": {"word_embeddings": {"weight": torch.full((2, 4), rank)}},
+            }
+        }
+        state = {"args": args(pipeline_model_parallel_size=1), "checkpoint_version": 3.0, "model": model}
+        torch.save(state, f"d/mp_rank_{rank:02d}/model_optim_rng.pt")
+    with cs.open_checkpoint("d") as checkpoint:
+        for key, value in weights.items():
+            assert torch.equal(checkpoint.tensor(f"language_model.encoder.layers.0.{key}"), value)
+        found = checkpoint.tensor("language_model.embedding.word_embeddings.weight")
+        assert found[:, 0].tolist() == [0, 0, 1, 1]
+
+
+def test_chunks_of_an_interleaved_pipeline_are_in_order() -> None:
+    norms = [torch.full((2,), float(n)) for n in range(4)]
+    for stage in range(2):
+        os.makedirs(f"d/mp_rank_00_{stage:03d}")
+        chunks = {f"model{n}": {"decoder.layers.0.input_layernorm.weight": norms[2 * n + stage]} for n in range(2)}
+        said = args(tensor_model_parallel_size=1)
+        torch.save({"args": said, **chunks}, f"d/mp_rank_00_{stage:03d}/model_optim_rng.pt")
+    with cs.open_checkpoint("d") as checkpoint:
+        for n, norm in enumerate(norms):
+            assert torch.equal(checkpoint.tensor(f"decoder.layers.{n}.input_layernorm.weight"), norm)
+
+
+def test_a_tied_output_layer_of_the_last_stage_is_left_out() -> None:
+    wanted = save("d", 1, 2, untie_embeddings_and_output_weights=False)
+    embedding = wanted["embedding.word_embeddings.weight"]
+    changed("d/mp_rank_00_001", lambda state: state["model"].update({"output_layer.weight": embedding}))
+    assert same("d", {key: value for key, value in wanted.items() if key != "output_layer.weight"})
+    changed("d/mp_rank_00_001", lambda state: state["model"].update({"output_layer.weight": embedding + 1}))
+    with pytest.raises(cs.FormatError, match="is not the word embedding"):
+        cs.open_checkpoint("d")
+
+
+def changed(folder: str, change: Callable[[Any], object]) -> None:
+    state = torch.load(f"{folder}/model_optim_rng.pt", weights_only=False)
+    change(state)
+    torch.save(state, f"{folder}/model_optim_rng.pt")
+
+
+def on(rank: int, change: Callable[[Any], object]) -> Callable[[], None]:
+    return lambda: changed(f"d/mp_rank_{rank:02d}", change)
+
+
+def model(rank: int, **fields: Any) -> Callable[[], None]:
+    return on(
+        rank, lambda state: state["model"].update({key.replace("__", "."): value for key, value in fields.items()})
+    )
+
+
+def argued(**fields: Any) -> Callable[[], None]:
+    return on(0, lambda state: vars(state["args"]).update(fields))
+
+
+QKV = "decoder__layers__0__self_attention__linear_qkv__weight"
+WRONG: dict[str, tuple[Callable[[], object], str, str]] = {
+    "a rank less": (lambda: os.rename("d/mp_rank_00", "d/mp_rank_02"), "lacks the folders of ranks: mp_rank_00", "ranks"),
+    "a file less": (lambda: os.unlink("d/mp_rank_01/model_optim_rng.pt"), "has no model_optim_rng.pt in mp_rank_01", "ranks"),
+    "another number of ranks": (argued(tensor_model_parallel_size=4), "tensor_model_parallel_size 4, but there are 2", "ranks"),
+    "stages that are missing": (argued(pipeline_model_parallel_size=2), "pipeline_model_parallel_size 2, but", "ranks"),
+    "experts": (argued(expert_model_parallel_size=2), "experts are shared out among 2 ranks", "megatron layer"),
+    "folders of experts": (lambda: os.makedirs("d/mp_rank_00_000_001"), "experts that are shared out", "megatron layer"),
+    "few groups": (argued(num_query_groups=1), "1 group of queries on 2 ranks", "megatron layer"),
+    "other activations": (argued(quick_geglu=True), "the argument quick_geglu is set", "megatron layer"),
+    "no arguments": (on(0, lambda s: s.pop("args")), "no arguments say whether its layers are gated", "megatron layer"),
+    "an old version": (on(0, lambda s: s.update(checkpoint_version=1.0)), "before 2.0", "megatron version"),
+    "an unknown layer": (
+        lambda: [model(rank, odd__weight=torch.full((2,), rank))() for rank in range(2)], "it is not known how this tensor",
+        "megatron layer",
+    ),
+    "norms that differ": (model(1, decoder__final_layernorm__weight=torch.ones(HIDDEN)), "has other values of decoder.final", "megatron layer"),
+    "a tensor less": (on(1, lambda s: s["model"].pop("output_layer.weight")), "have not the same tensors", "rank keys"),
+    "another shape": (model(1, **{QKV: torch.ones(3, HIDDEN)}), "linear_qkv.weight is float32 (3, 8)", "rank shapes"),
+    "no model": (on(1, lambda s: s.pop("model")), "has no entry model", "megatron"),
+    "a model that is none": (on(1, lambda s: s.update(model=[1])), "a model that is not a dict", "megatron"),
+    "keys that are none": (on(1, lambda s: s["model"].update({3: 4})), "a key that is not a text", "megatron"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_ranks_that_do_not_fit_are_refused(name: str, ckpt: Any) -> None:
+    save("d", 2, 1)
+    change, said, _ = WRONG[name]
+    change()
+    done = ckpt("inspect", "d")
+    assert (done.code, said in " ".join(done.err.split())) == (3, True), done.err
+
+
+@pytest.mark.parametrize("text", ["../elsewhere", "", "11", "-1", "²", "\0", "9" * 60])
+def test_a_last_iteration_that_is_none(text: str) -> None:
+    save("run/iter_0000010", 1, 1)
+    Path("run/latest_checkpointed_iteration.txt").write_text(text)
+    with pytest.raises(cs.FormatError, match=r"no checkpoint|holds|has"):
+        cs.open_checkpoint("run")
