@@ -17,12 +17,14 @@ from ..util.text import count, escape, natural_key
 from ._choosing import has_weights
 from ._open import read_header
 from .base.header import Header, naming
+from .clusters.zero_tensor_parallel import join_tensor_parallel
 from .torch.zero import StateFile, buffers, entry, flats_of, frozen, groups_of, of_stage_2, of_stage_3
 
 __all__ = ["FORMAT"]
 
 _LATEST = "latest"
 _OPTIMIZER, _MODEL = "_optim_states.pt", "_model_states.pt"
+_RANK = re.compile(r"mp_rank_(\d{2,6})_")
 _TAG_BYTES = 256
 _BESIDE = ("global_steps", "global_samples", "ds_version", "iteration", "epoch")
 """Entries of the model states that are shown next to the weights."""
@@ -55,7 +57,7 @@ class _DeepSpeedZero:
             models = [one for one in every if one.file.name.endswith(_MODEL)]
             optimizers = [one for one in every if one.file.name.endswith(_OPTIMIZER)]
             with naming(models[0].file):
-                weights, stage = _weights(models, optimizers)
+                weights, stage = _of_all_ranks(models, optimizers)
         except BaseException:
             for one in every:
                 one.file.close()
@@ -97,17 +99,10 @@ def _tagged(folder: Folder) -> tuple[str, list[str]]:
 def _states(folder: Folder, tag: str, names: Sequence[str], suffix: str) -> list[StateFile]:
     """Return the state files of all ranks whose names end in ``suffix``, in the order of the ranks.
 
-    ``tag`` is the subfolder that they are in, or ''. Raises FormatError if the model is split by tensor or pipeline
-    parallelism.
+    ``tag`` is the subfolder that they are in, or ''.
     """
     found = []
     for name in sorted((name for name in names if name.endswith(suffix)), key=natural_key):
-        if "mp_rank_" in name and "mp_rank_00_" not in name:
-            raise FormatError(
-                f"{escape(folder.uri)} belongs to a model that is split across ranks ({escape(name)}).",
-                hint="Merge its ranks with DeepSpeed first: tensor and pipeline parallelism cannot be read.",
-                rule="model parallel",
-            )
         inner = f"{tag}/{name}" if tag else name
         file = folder.file(inner)
         header = read_header(file, inner)
@@ -117,6 +112,29 @@ def _states(folder: Folder, tag: str, names: Sequence[str], suffix: str) -> list
             )
         found.append(StateFile(file, header))
     return found
+
+
+def _of_all_ranks(models: Sequence[StateFile], optimizers: Sequence[StateFile]) -> tuple[dict[str, TensorInfo], int]:
+    """Return the weights by name, and the stage of ZeRO; parts of ranks of tensor parallelism are joined."""
+    ranks = sorted({_model_rank(one) for one in models})
+    if len(ranks) == 1:
+        return _weights(models, optimizers)
+    if ranks != list(range(len(ranks))) or ranks != sorted({_model_rank(one) for one in optimizers}):
+        raise FormatError("the states of some ranks of the split model are missing.", rule="zero ranks")
+    made, first = [], []
+    for rank in ranks:
+        own = [[one for one in every if _model_rank(one) == rank] for every in (models, optimizers)]
+        made.append(_weights(*own))
+        first.append(own[0][0])
+    if len({stage for _, stage in made}) > 1:
+        raise FormatError("the ranks are of different stages of ZeRO.", rule="zero states")
+    return join_tensor_parallel([weights for weights, _ in made], first), made[0][1]
+
+
+def _model_rank(one: StateFile) -> int:
+    """Return the rank of tensor parallelism in the name of a file; 0 if it has none."""
+    found = _RANK.search(one.file.name)
+    return int(found[1]) if found is not None else 0
 
 
 def _weights(models: Sequence[StateFile], optimizers: Sequence[StateFile]) -> tuple[dict[str, TensorInfo], int]:

@@ -1,0 +1,115 @@
+"""Joins the weights of ZeRO over the ranks of tensor parallelism, as the model states say that they are shared out.
+
+A run that may be converted to a universal checkpoint stores ``universal_checkpoint_info``: lists of patterns for the
+names of parameters. Written after ``merge_tp_slices`` in ``deepspeed/checkpoint/ds_to_universal.py`` (0.19). A pattern
+is a regular expression from a file, so only plain ones are used, which cannot take long.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from ...errors import FormatError
+from ...tensors.composition import cut, join
+from ...tensors.info import TensorInfo
+from ...util.text import brief_repr, escape, listing
+from ..torch.zero import StateFile
+
+__all__ = ["join_tensor_parallel"]
+
+_INFO = "universal_checkpoint_info"
+_WHOLE, _ROWS = "tp_replicated_parameter_patterns", "parameter_with_row_parallelism_patterns"
+_GATED, _VOCABULARY = "parameter_with_2_sub_params_cat_dim_0", "vocabulary_parameter_patterns"
+_OTHERS = ("parameter_to_average_patterns", "parameter_with_sub_params", "affine_map", "expert_parameter_patterns")
+"""Ways to share out parameters that are not read."""
+_PLAIN = re.compile(
+    r"\^?(?:[A-Za-z0-9_/-]|\\?\.|\\d\+|\[0-9\]\+|\\d)*(?:\.\*(?:[A-Za-z0-9_/-]|\\?\.(?![*+])|\\d)*)?\$?"
+)
+"""Matches a pattern of names, any character, and numbers."""
+PATTERNS, CHARACTERS = 64, 200
+_HINT = "Convert it with DeepSpeed's ds_to_universal.py first: ckpt reads what that leaves."
+
+
+def join_tensor_parallel(ranks: Sequence[dict[str, TensorInfo]], models: Sequence[StateFile]) -> dict[str, TensorInfo]:
+    """Return the weights of the whole model, from those of each rank and the model states of the ranks.
+
+    Raises FormatError if the states do not say how they are shared out, or in a way that is not known.
+    """
+    patterns, vocabulary = _patterns(models[0])
+    for weights, model in zip(ranks, models, strict=True):
+        odd = sorted(weights.keys() ^ ranks[0].keys())
+        if odd:
+            raise FormatError(
+                f"{escape(model.file.uri)} and {escape(models[0].file.uri)} have not the same parameters: "
+                f"{listing(odd, 3, where='')}. Stages of a pipeline cannot be joined.",
+                hint=_HINT,
+                rule="model parallel",
+            )
+    made: dict[str, TensorInfo] = {}
+    for key, first in ranks[0].items():
+        parts = [weights[key] for weights in ranks]
+        kinds = [kind for kind, found in patterns.items() if any(one.match(key) for one in found)]
+        made[key] = _joined(key, parts, kinds, vocabulary)
+        if first.numel and len({part.dtype for part in parts}) > 1:
+            raise FormatError(f"the ranks have {escape(key)} in different dtypes.", rule="zero")
+    return made
+
+
+def _patterns(model: StateFile) -> tuple[dict[str, list[re.Pattern[str]]], int]:
+    """Return the patterns for each way to share out parameters, and the size of the vocabulary without padding."""
+    where, info = escape(model.file.uri), model.tree.get(_INFO)
+    if not isinstance(info, Mapping):
+        raise FormatError(
+            f"{where} belongs to a model that is split across ranks, and does not say how ({_INFO}).",
+            hint="Merge its ranks with the trainer's own tool first.",
+            rule="model parallel",
+        )
+    other = next((name for name in _OTHERS if info.get(name)), "")
+    if other:
+        raise FormatError(f"{where} has parameters that are split by {other}.", hint=_HINT, rule="model parallel")
+    made: dict[str, list[re.Pattern[str]]] = {}
+    for name in (_WHOLE, _GATED, _ROWS, _VOCABULARY):
+        texts = info.get(name) or []
+        if not isinstance(texts, (list, tuple)) or len(texts) > PATTERNS:
+            raise FormatError(f"{where} has an entry {name} that is not a list.", rule="model parallel")
+        for text in texts:
+            if not isinstance(text, str) or len(text) > CHARACTERS or not _is_plain(text):
+                raise FormatError(
+                    f"{where} has the pattern {brief_repr(text)} in {name}, which is not a plain one.",
+                    hint=_HINT,
+                    rule="model parallel",
+                )
+        made[name] = [re.compile(text) for text in texts]
+    size = info.get("original_vocab_size")
+    return made, size if type(size) is int and size > 0 else 0
+
+
+def _is_plain(text: str) -> bool:
+    """Return whether a pattern takes no longer than a name is: at most one of its parts may be of any length."""
+    return text.count("+") + text.count("*") <= 1 and _PLAIN.fullmatch(text) is not None
+
+
+def _joined(key: str, parts: Sequence[TensorInfo], kinds: Sequence[str], vocabulary: int) -> TensorInfo:
+    first, row = parts[0], _ROWS in kinds
+    if _WHOLE in kinds or not first.shape:
+        if any(part.shape != first.shape for part in parts):
+            raise FormatError(f"the ranks have {escape(key)}, which is not split, in other shapes.", rule="zero shapes")
+        return first
+    dim = 1 if row else 0
+    if len(first.shape) <= dim or any(_but(dim, part.shape) != _but(dim, first.shape) for part in parts):
+        raise FormatError(
+            f"the ranks have parts of {escape(key)} that do not fit: {first.shape} and {parts[-1].shape}.",
+            rule="zero shapes",
+        )
+    if _GATED in kinds:
+        if any(part.shape[0] % 2 for part in parts):
+            raise FormatError(f"the parts of {escape(key)} have no two halves.", rule="zero shapes")
+        halves = [[cut(part, 0, at * (part.shape[0] // 2), part.shape[0] // 2) for part in parts] for at in (0, 1)]
+        return join([join(half, 0) for half in halves], 0)
+    made = join(parts, dim)
+    return cut(made, 0, 0, min(vocabulary, made.shape[0])) if _VOCABULARY in kinds and vocabulary else made
+
+
+def _but(dim: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (*shape[:dim], -1, *shape[dim + 1 :])

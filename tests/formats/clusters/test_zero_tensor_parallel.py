@@ -1,0 +1,91 @@
+"""Folders of ZeRO whose model is split over ranks of tensor parallelism, which their states describe."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from typing import Any
+
+import pytest
+import torch
+
+import ckptsurgeon as cs
+
+Tensors = dict[str, torch.Tensor]
+INFO: dict[str, Any] = {
+    "universal_checkpoint_version": 0.2,
+    "vocabulary_parameter_patterns": [r"^embed\.weight$"],
+    "tp_replicated_parameter_patterns": [r"\d+.norm.weight", r".*norm_f.weight"],
+    "parameter_with_row_parallelism_patterns": [r"\d+\.dense\.weight"],
+    "parameter_with_2_sub_params_cat_dim_0": [r"\d+.gate_up.weight"],
+    "original_vocab_size": 7,
+}
+
+
+def whole() -> Tensors:
+    torch.manual_seed(0)
+    return {
+        "embed.weight": torch.randn(8, 4), "0.norm.weight": torch.randn(4), "0.query.weight": torch.randn(6, 4),
+        "0.query.bias": torch.randn(6), "0.dense.weight": torch.randn(4, 6), "0.gate_up.weight": torch.randn(8, 4),
+        "norm_f.weight": torch.randn(4),
+    }  # fmt: skip
+
+
+def part(key: str, value: torch.Tensor, rank: int) -> torch.Tensor:
+    if "norm" in key:
+        return value
+    if "gate_up" in key:
+        return torch.cat([half.chunk(2)[rank] for half in value.chunk(2)])
+    return value.chunk(2, 1 if "dense" in key else 0)[rank]
+
+
+def save(path: str, ranks: int = 2, info: Any = INFO) -> Tensors:
+    """Write the states of two ranks of tensor parallelism, each with so many ranks of ZeRO stage 2."""
+    weights = whole()
+    os.makedirs(path)
+    for model in range(2):
+        own = {key: part(key, value, model).contiguous() for key, value in weights.items()}
+        states = {
+            "module": {}, "buffer_names": [], "universal_checkpoint_info": info,
+            "param_shapes": [OrderedDict((key, value.shape) for key, value in own.items())],
+        }  # fmt: skip
+        torch.save(states, f"{path}/mp_rank_{model:02d}_model_states.pt")
+        vector = torch.cat([value.reshape(-1) for value in own.values()])
+        vector = torch.cat([vector, torch.zeros(-len(vector) % (2 * ranks))])
+        for rank, piece in enumerate(vector.chunk(ranks)):
+            state = {"zero_stage": 2, "partition_count": ranks, "single_partition_of_fp32_groups": [piece.clone()]}
+            name = f"{path}/bf16_zero_pp_rank_{rank}_mp_rank_{model:02d}_optim_states.pt"
+            torch.save({"optimizer_state_dict": state}, name)
+    return {**weights, "embed.weight": weights["embed.weight"][:7]}
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_the_parts_of_all_ranks_are_put_together(ranks: int) -> None:
+    wanted = save("d", ranks)
+    with cs.open_checkpoint("d") as checkpoint:
+        assert set(checkpoint) == set(wanted)
+        assert all(torch.equal(checkpoint.tensor(key), value) for key, value in wanted.items())
+    cs.apply(cs.convert("d"), "out.safetensors")
+    assert cs.verify("out.safetensors").ok
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "none": (None, "does not say how"),
+    "an affine map": ({**INFO, "affine_map": {"a": 1}}, "split by affine_map"),
+    "parts of parameters": ({**INFO, "parameter_with_sub_params": [{"patterns": ["a"]}]}, "split by parameter_with_sub_params"),
+    "a pattern that takes for ever": ({**INFO, "tp_replicated_parameter_patterns": ["(a+)+$"]}, "not a plain one"),
+    "two of anything": ({**INFO, "tp_replicated_parameter_patterns": [".*a.*b"]}, "not a plain one"),
+    "two numbers": ({**INFO, "tp_replicated_parameter_patterns": [r"\d+\d+.norm"]}, "not a plain one"),
+    "a pattern that is none": ({**INFO, "vocabulary_parameter_patterns": [3]}, "not a plain one"),
+    "patterns that are none": ({**INFO, "vocabulary_parameter_patterns": "embed"}, "not a list"),
+    "many patterns": ({**INFO, "vocabulary_parameter_patterns": ["a"] * 100}, "not a list"),
+    "a vector split by rows": ({**INFO, "parameter_with_row_parallelism_patterns": ["0.query.bias"]}, "do not fit"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_not_known_is_refused(name: str, ckpt: Any) -> None:
+    info, said = WRONG[name]
+    save("d", 2, info)
+    done = ckpt("inspect", "d")
+    assert (done.code, said in " ".join(done.err.split())) == (3, True), done.err
