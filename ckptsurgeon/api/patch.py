@@ -143,7 +143,7 @@ def _checked_output(path: str, index: PatchIndex, taken: Sequence[tuple[int, int
 def _staged(path: str, index: PatchIndex, *, force: bool) -> Iterator[dict[str, StagedFile]]:
     """Yield the temporary files of an output by name; after the block they take the place of an earlier output."""
     from ..engine.output.companions import stale_companions
-    from ..engine.output.layout import existing_checkpoint
+    from ..engine.output.existing import existing_checkpoint
 
     size = sum(file.size for file in index.files)
     if not index.folder:

@@ -44,6 +44,7 @@ def verify(
     from ..analysis.verify.verify import verify_output
     from ..engine.context import MergeContext
     from ..methods.merge._registry import load_plugin
+    from ..planning.recipe import folder_of_recipe
     from ..planning.recipe_text import parse_recipe
 
     planned = read_plan(plan) if plan is not None and not isinstance(plan, Plan) else plan
@@ -54,7 +55,7 @@ def verify(
             checkpoint = stack.enter_context(open_checkpoint(output, unwrap=False))
         except FormatError as error:  # too damaged to open
             return Verification(path_of(output), 0, 0, 0, failed=(Failure("", error.said),))
-        folder = os.path.dirname(os.path.abspath(path_of(output).rstrip("/")))
+        folder = folder_of_recipe(path_of(output))
         if checkpoint.recipe is not None:
             try:
                 recipe = parse_recipe(checkpoint.recipe)

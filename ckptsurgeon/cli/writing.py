@@ -137,13 +137,13 @@ class Writing:
         if rank_of_process():
             return  # the first process reports the whole output
         try:
-            self._show_receipt(plan, receipt, self.output)
+            self._show_receipt(plan, receipt)
         except Exception as error:
             if not is_for_memory(error):
                 raise
             say(f"note: {escape(self.output)} is written, but there is not enough memory to show the receipt.")
 
-    def _show_receipt(self, plan: Plan, receipt: Receipt, output: str) -> None:
+    def _show_receipt(self, plan: Plan, receipt: Receipt) -> None:
         """Show the plan and its receipt, or print only the receipt if --json is given."""
         if self.sink.answer(receipt):
             return
@@ -151,7 +151,9 @@ class Writing:
 
         shown = self._show(plan)
         receipt = replace(receipt, notes=tuple(note for note in receipt.notes if note not in shown))
-        self.sink.show(receipt_view(receipt, next_steps=[f"ckpt verify {quoted(output)}"], every=self.sink.verbose))
+        self.sink.show(
+            receipt_view(receipt, next_steps=[f"ckpt verify {quoted(receipt.output)}"], every=self.sink.verbose)
+        )
 
     def _show(self, plan: Plan) -> tuple[str, ...]:
         """Show the plan; return the notes that were shown."""

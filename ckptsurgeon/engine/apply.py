@@ -18,7 +18,8 @@ from ..planning.plan.receipt import Receipt
 from ..planning.recipe import Recipe
 from ..planning.recipe_text import RecipeText
 from ..storage.read.base import Progress
-from ..storage.read.uri import scheme_of
+from ..storage.read.uri import scheme_of, shown
+from ..storage.upload.scratch import scratch_path
 from ..storage.write.locking import output_lock
 from ..storage.write.output_checks import check_output, identities
 from ..util.text import escape, listing
@@ -43,6 +44,7 @@ from .prefetch import keeping, prefetch
 from .processes import Helpers
 from .run import PartRun, check_unchanged, lost_notes, negative_notes, unsound_notes
 from .staged_output import StagedOutput, staged_output
+from .uploaded_output import uploaded_output
 
 __all__ = ["carry_out"]
 
@@ -58,7 +60,7 @@ def carry_out(
     beside: ExtraEntries | None = None,
     helpers: Helpers | None = None,
 ) -> Receipt:
-    """Apply a plan to its open inputs: write the output to the path in ``options``, and return a receipt.
+    """Apply a plan to its open inputs: write the output to the path or address in ``options``; return a receipt.
 
     ``recipe`` is stored in the output; ``progress`` is called with (bytes done, bytes in all). ``beside`` are entries
     that the output gets in addition to tensors, in place of those that the plan copies. ``helpers`` are other processes
@@ -78,18 +80,20 @@ def carry_out(
     )
     check_unchanged(inputs.sources)
     path, taken = _output_path(shape, options), set(_identities(inputs, written, options))
-    check_output(path, taken, force=options.force, folder=shape.folder)
+    far = bool(scheme_of(path))
+    opened = uploaded_output if far else staged_output
+    if not far:
+        check_output(path, taken, force=options.force, folder=shape.folder)
     with ExitStack() as stack:
-        stack.enter_context(output_lock(path, options.wait))
-        check_output(
-            path, taken, force=options.force, folder=shape.folder
-        )  # only now does the lock keep other runs out
+        stack.enter_context(output_lock(scratch_path(path) if far else path, options.wait, shown=shown(path)))
+        if not far:  # only now does the lock keep other runs out
+            check_output(path, taken, force=options.force, folder=shape.folder)
         consumer = source_consumer(written, inputs, options, shape)
         former = stale_companions(options.path, written.target) if shape.folder else StaleCompanions()
         stack.enter_context(keeping(inputs))
-        signed = stack.enter_context(signing(options, path, taken, folder=shape.folder))
+        signed = stack.enter_context(signing(options, path, taken, folder=shape.folder or far))
         staged = stack.enter_context(
-            staged_output(
+            opened(
                 path, shape, written, options, plan=plan, inputs=inputs, stale=former.stale, helpers=helpers,
                 consumer=consumer,
             )
@@ -104,7 +108,7 @@ def carry_out(
         nbytes = staged.folder.nbytes if staged.folder is not None else shape.size
     consumed = consumer.finish() if consumer is not None else ()
     return Receipt(
-        output=options.path,
+        output=shown(options.path),
         counts=plan.counts,
         unexpected=tuple(key for _, key in plan.unexpected),
         nbytes_read=sum(one.nbytes_read for one in receipts if one.name not in staged.kept),
@@ -137,7 +141,7 @@ def _write_parts(
     shape = staged.shape
     steps = steps_of_parts(plan, shape)
     kept = sum(one.layout.size for one in shape.parts if one.name in staged.kept)
-    counter = ByteCounter(progress, shape.size, kept, watch=staged.take_in)
+    counter = ByteCounter(progress, shape.size + staged.sends, kept, watch=staged.take_in)
     staged.advance = counter.advance
     unwritten = plan if len(parts) == len(shape.parts) else plan_of_parts(plan, steps, parts)
     counter.fetched(prefetch(unwritten, inputs, counter.fetching))

@@ -18,6 +18,7 @@ from ..planning.plan.plan import Plan
 from ..planning.plan.step import Step
 from ..storage.json_text import read_json
 from ..storage.read.local import ConsumedFile, LocalFile
+from ..storage.read.uri import scheme_of
 from ..storage.small_files import read_file
 from ..storage.write.consuming import check_deletable, consume, delete
 from ..tensors.composition import leaves
@@ -60,6 +61,11 @@ def source_consumer(
     """Return what deletes the shards of the sources, if the options ask for it; raises OutputError if it cannot."""
     if not options.consume:
         return None
+    if scheme_of(options.path):
+        raise OutputError(
+            "--consume is not for an output at an address: nothing there is kept of an interrupted run.",
+            hint="Write the output to this machine, or leave out --consume.",
+        )
     if not shape.folder or len(shape.parts) < 2:
         raise OutputError(
             "--consume needs an output of several shards: a single file is not finished before its last byte.",

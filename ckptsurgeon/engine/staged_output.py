@@ -18,7 +18,8 @@ from ..storage.write.staging import StagedFile, staged_file
 from ..util.text import escape, listing
 from .consuming import SourceConsumer
 from .inputs import PlanInputs
-from .output.layout import OutputFile, OutputOptions, OutputShape, existing_checkpoint
+from .output.existing import existing_checkpoint
+from .output.layout import OutputFile, OutputOptions, OutputShape
 from .output.signing import check_signable
 from .part_receipt import PartReceipt
 from .parts import write_frame
@@ -53,7 +54,9 @@ class StagedOutput:
         self.receipts = dict(self.kept)
         self._lock = Lock()
         self.advance: Callable[[int], None] = lambda nbytes: None
-        """Gets the number of bytes of each part that another process has finished."""
+        """Gets the number of bytes of each part that another process has finished, and of those that are uploaded."""
+        self.sends = 0
+        """The number of bytes that are uploaded besides."""
 
     @property
     def digests(self) -> dict[str, str]:
@@ -90,6 +93,8 @@ class StagedOutput:
         """
         if self.folder is not None:
             write_frame(run)
+            for name in run.part.names:
+                self.folder.finished(name)
         if self._consumer is not None:
             run.file.flush(run.part.layout.size)
         self._add(run.receipt)

@@ -17,7 +17,7 @@ from .plan.plan import Plan
 from .plan.rows import VocabularyRows
 from .plan.step import Step
 
-__all__ = ["VERSION", "Recipe", "RecipeEntry", "make_recipe", "recipe_entry"]
+__all__ = ["VERSION", "Recipe", "RecipeEntry", "folder_of_recipe", "make_recipe", "recipe_entry"]
 
 VERSION = 1
 
@@ -79,8 +79,11 @@ class Recipe(Brief):
 
 
 def make_recipe(plan: Plan, output: str, version: str) -> Recipe:
-    """Return the recipe of a plan's output at the path ``output``, with zeros for the checksums."""
-    folder = os.path.dirname(os.path.abspath(output))
+    """Return the recipe of a plan's output at the path ``output``, with zeros for the checksums.
+
+    If the output is at an address, the paths of its sources are relative to the working directory.
+    """
+    folder = folder_of_recipe(output)
     target = replace(
         plan.target,
         config=_relative(plan.target.config, folder),
@@ -100,6 +103,11 @@ def make_recipe(plan: Plan, output: str, version: str) -> Recipe:
         rows=plan.rows,
         vocabularies=plan.vocabularies,
     )
+
+
+def folder_of_recipe(output: str) -> str:
+    """Return the folder to which the paths in the recipe of an output are relative."""
+    return os.getcwd() if "://" in output else os.path.dirname(os.path.abspath(output.rstrip("/")))
 
 
 class StepEntries(Mapping[str, RecipeEntry]):

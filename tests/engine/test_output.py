@@ -652,9 +652,12 @@ def test_files_that_an_index_merely_names_are_kept() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("output", ["http://127.0.0.1:9/o.safetensors", "memory://o.safetensors"])
-def test_an_address_is_no_place_for_an_output(output: str) -> None:
-    with pytest.raises(cs.OutputError, match="outputs are written to this machine"):
+@pytest.mark.parametrize("output", ["http://127.0.0.1:9/o.safetensors", "zip://o.safetensors::memory://o.zip"])
+def test_an_address_that_is_only_read_is_no_place_for_an_output(output: str) -> None:
+    with pytest.raises(cs.OutputError, match="only read"):
         write(output)
-    with pytest.raises(cs.OutputError, match="outputs are written to this machine"):
-        cs.apply(cs.convert("src.pth"), output.removesuffix(".safetensors"), to="dcp")
+
+
+def test_only_checkpoints_are_written_to_addresses() -> None:
+    with pytest.raises(cs.OutputError, match="only checkpoints are written to addresses"):
+        cs.view("src.pth", "memory://page.html")

@@ -23,7 +23,7 @@ from ...planning.recipe_text import parse_recipe
 from ...storage.json_text import read_json
 from ...storage.read._descriptors import leads_out
 from ...storage.read.base import File, Folder
-from ...storage.read.uri import open_source, read_small
+from ...storage.read.uri import open_source, read_small, scheme_of
 from ...storage.small_files import open_file
 from ...storage.write.folders import StagedFolder
 from ...util.text import escape, listing
@@ -71,17 +71,17 @@ def stale_companions(path: str, target: PlanTarget) -> StaleCompanions:
     adapter's ``adapter_model.safetensors`` is one of the files to remove, since the model's weights have another name.
     """
     anew, listed = {one.name for one in target.companions}, _listed(path)
-    others = [one for one in listed if one.name not in anew and os.path.lexists(os.path.join(path, one.name))]
+    others = [one for one in listed if one.name not in anew and _is_there(os.path.join(path, one.name))]
     stale = tuple(one.name for one in others if _is_as_written(os.path.join(path, one.name), one))
     was_adapter = {ADAPTER} == {one.name for one in listed} & {ADAPTER, CONFIG}
-    if was_adapter and not target.weights and os.path.lexists(os.path.join(path, ADAPTER_WEIGHTS)):
+    if was_adapter and not target.weights and _is_there(os.path.join(path, ADAPTER_WEIGHTS)):
         stale = (*stale, ADAPTER_WEIGHTS)
     return StaleCompanions(stale, tuple(one.name for one in others if one.name not in stale))
 
 
 def _listed(path: str) -> tuple[PlanCompanion, ...]:
     """Return the companion files that the recipe in a folder lists; empty without a recipe that can be read."""
-    if not os.path.isdir(path):
+    if not scheme_of(path) and not os.path.isdir(path):
         return ()
     with suppress(CheckpointError):
         folder = open_source(path)
@@ -92,8 +92,21 @@ def _listed(path: str) -> tuple[PlanCompanion, ...]:
     return ()
 
 
+def _is_there(path: str) -> bool:
+    if not scheme_of(path):
+        return os.path.lexists(path)
+    with suppress(CheckpointError):
+        source = open_source(path)
+        if isinstance(source, File):
+            source.close()
+            return True
+    return False
+
+
 def _is_as_written(path: str, one: PlanCompanion) -> bool:
-    with suppress(OSError):
+    with suppress(OSError, CheckpointError):
+        if scheme_of(path):
+            return hashlib.sha256(read_small(path, one.size)).hexdigest() == one.sha256
         found = os.lstat(path)
         if stat.S_ISREG(found.st_mode) and found.st_size == one.size:
             with open_file(path) as file:

@@ -11,13 +11,15 @@ from math import prod
 from ...errors import ConfigError, OutputError
 from ...formats._open import writers
 from ...formats.base.header import ExtraEntries, IndexFile, OutputLayout, OutTensor, Writer
-from ...formats.base.sharded_writer import RECIPE_FILE, split_shards
+from ...formats.base.sharded_writer import split_shards
 from ...formats.base.spread import SpreadLayout
 from ...formats.base.untrusted import most_segments
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import Step
 from ...planning.quantised import QUANTISED_NOW
-from ...storage.small_files import open_file
+from ...storage.read.hugging_face.client import hub_address
+from ...storage.read.uri import scheme_of
+from ...storage.upload.destination import check_writable
 from ...tensors.dtypes import DTYPES
 from ...util.text import count, escape
 from .ranks import RankOptions, check_ranks, rank_shares, writes_ranks
@@ -28,7 +30,6 @@ __all__ = [
     "OutputShape",
     "check_options",
     "check_shards",
-    "existing_checkpoint",
     "is_folder",
     "lay_out",
     "parse_size",
@@ -74,7 +75,6 @@ def check_shards(size: int, text: str, shards: int, tensors: int) -> None:
 
 
 DEFAULT_SHARD = "5GB"
-INDEX_BYTES = 1 << 30
 ALL_RANKS = "all ranks"
 """The name of the files of all ranks as one."""
 
@@ -150,6 +150,8 @@ def is_folder(options: OutputOptions) -> bool:
     path = options.path
     if os.path.isdir(path) or path.endswith("/") or options.max_shard_size:
         return True
+    if scheme_of(path) == "hf" and not hub_address(path).path:  # a repository, whose name may have a dot
+        return True
     if options.to in writers() and _is_of_folders(writers()[options.to]):
         return True
     return not os.path.splitext(path)[1] and not os.path.exists(path)
@@ -211,7 +213,9 @@ def _out_tensors(steps: Sequence[Step], writer: Writer) -> list[OutTensor]:
 
 
 def check_options(options: OutputOptions) -> None:
-    """Raise ConfigError for an unknown format or size."""
+    """Raise ConfigError for an unknown format or size, and OutputError for an address that can only be read."""
+    if scheme_of(options.path):
+        check_writable(options.path)
     writer = writer_of(options)
     check_ranks(writer, options.ranks)
     if options.max_shard_size:
@@ -296,19 +300,3 @@ def _check_adapter(options: OutputOptions) -> None:
             f"{escape(options.path)} cannot hold an adapter: PEFT reads a folder with one safetensors file.",
             hint="Name a folder, without --to and --max-shard-size.",
         )
-
-
-def existing_checkpoint(path: str) -> list[str]:
-    """Return the names of all checkpoint files in a folder, of any format, and of the recipe."""
-    if not os.path.isdir(path):
-        return []
-    present = set(os.listdir(path))
-    found = present & {RECIPE_FILE}
-    for writer in writers().values():
-        found |= writer.sharding.family(present, lambda name: _content(os.path.join(path, name)))
-    return sorted(found)
-
-
-def _content(path: str) -> bytes:
-    with open_file(path) as file:
-        return file.read(min(os.fstat(file.fileno()).st_size, INDEX_BYTES))  # read(n) allocates n bytes at once

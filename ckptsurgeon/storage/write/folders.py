@@ -16,7 +16,7 @@ from .output_checks import check_space, output_error
 from .staging import StagedFile
 from .temp import folder_of, lock, remove_leftovers, sync_folder, temp_name
 
-__all__ = ["FileStream", "StagedFolder", "check_no_unfinished", "staged_folder"]
+__all__ = ["FileStream", "StagedFolder", "check_no_unfinished", "locked_folder", "staged_folder"]
 
 
 class FileStream:
@@ -64,6 +64,9 @@ class StagedFolder:
         if self.reserves:
             staged.reserve(size)
         return staged
+
+    def finished(self, name: str) -> None:
+        """Get to know that a file is complete; a folder on this machine does nothing with it."""
 
     def open_existing(self, name: str, size: int) -> StagedFile | None:
         """Open a file that another process has written; returns None if there is none of ``size`` bytes."""
@@ -154,7 +157,7 @@ def staged_folder(
     with ExitStack() as stack:
         try:
             folder = stack.enter_context(folder_of(path))
-            temp, held = _locked_folder(path) if unfinished is None else _taken_over(unfinished.folder, path)
+            temp, held = locked_folder(path) if unfinished is None else _taken_over(unfinished.folder, path)
         except OSError as error:
             raise output_error(path, error) from error
         staged = StagedFolder(temp, path)
@@ -216,14 +219,14 @@ def _check_not_within(path: str) -> None:
             )
 
 
-def _locked_folder(path: str) -> tuple[str, int]:
-    """Make a temp folder and lock it; returns its path and its open descriptor.
+def locked_folder(path: str, mode: int = 0o777) -> tuple[str, int]:
+    """Make a temp folder and lock it; returns its path and its open descriptor. Raises OSError.
 
     Another run may remove the folder as a left-over before it is locked; then a new one is made.
     """
     while True:
         temp = temp_name(path)
-        os.mkdir(temp, 0o777)
+        os.mkdir(temp, mode)
         fd = -1
         try:
             fd = os.open(temp, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -32,10 +32,11 @@ def check_wait(seconds: float | None) -> None:
 
 
 @contextmanager
-def output_lock(path: str, wait: float | None = None) -> Iterator[None]:
+def output_lock(path: str, wait: float | None = None, *, shown: str = "") -> Iterator[None]:
     """Hold the lock on ``path``; raises OutputError if another run still holds it after ``wait`` seconds.
 
-    Raises ConfigError if ``wait`` is not a valid time. On network file systems without locks, nothing is locked.
+    ``shown`` is the output in messages, if that is not ``path``. Raises ConfigError if ``wait`` is not a valid time. On
+    network file systems without locks, nothing is locked.
     """
     check_wait(wait)
     name = stem(os.path.basename(os.path.abspath(path))) + SUFFIX
@@ -44,7 +45,7 @@ def output_lock(path: str, wait: float | None = None) -> Iterator[None]:
             folder = stack.enter_context(folder_of(path))
         except OSError as error:
             raise output_error(path, error) from error
-        held = _waited_for(folder, name, path, time.monotonic() + (wait or 0.0))
+        held = _waited_for(folder, name, shown or path, time.monotonic() + (wait or 0.0))
         try:
             yield
         finally:

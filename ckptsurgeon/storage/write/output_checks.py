@@ -40,10 +40,11 @@ def output_error(path: str, error: OSError) -> OutputError:
 
 
 def check_is_path(path: str) -> None:
-    """Raise OutputError if an output is an address: outputs are written only to this machine."""
+    """Raise OutputError if an output is an address, and is written only to this machine."""
     if scheme_of(path):
         raise OutputError(
-            f"cannot write {escape(path)}: outputs are written to this machine.", hint="Name a path on it."
+            f"cannot write {escape(path)}: only checkpoints are written to addresses.",
+            hint="Name a path on this machine.",
         )
 
 

@@ -20,10 +20,12 @@ __all__ = [
     "digest_listed",
     "fetched_revision",
     "hub_address",
+    "hub_error",
     "hub_errors",
     "is_offline",
     "no_file_error",
     "not_cached_error",
+    "time_limits",
 ]
 
 # ``hf://org/repo[@revision][/path]``, as huggingface_hub spells it: a model's repository, or what is in it.
@@ -165,25 +167,27 @@ def hub_errors(query: HubQuery) -> Iterator[None]:
     """
     try:
         commit = query.revision if is_commit(query.revision) else ""
-        with checked_answers(commit, lambda name: digest_listed(replace(query, file=name))), _patience():
+        with checked_answers(commit, lambda name: digest_listed(replace(query, file=name))), time_limits():
             yield
     except CheckpointError:
         raise
     except Exception as error:
-        raise _failed(query, error) from None
+        raise hub_error(query, error) from None
 
 
 @contextmanager
-def _patience() -> Iterator[None]:
+def time_limits(seconds: float = 0.0) -> Iterator[None]:
     """Set time limits for requests that have none: a hub may stop in the middle of a listing.
 
-    Without them, huggingface_hub would wait for ever.
+    Without them, huggingface_hub would wait for ever. By default, they are those of its downloads.
     """
     from huggingface_hub import constants, get_session
 
     def limit(request: Any) -> None:
         found = request.extensions.get("timeout") or dict.fromkeys(("connect", "read", "write", "pool"))
-        request.extensions["timeout"] = {what: s or constants.HF_HUB_DOWNLOAD_TIMEOUT for what, s in found.items()}
+        request.extensions["timeout"] = {
+            what: s or seconds or constants.HF_HUB_DOWNLOAD_TIMEOUT for what, s in found.items()
+        }
 
     hooks = get_session().event_hooks["request"]
     hooks.append(limit)
@@ -193,8 +197,11 @@ def _patience() -> Iterator[None]:
         hooks.remove(limit)
 
 
-def _failed(query: HubQuery, error: Exception) -> CheckpointError:
-    """Return the error for a failed request; for known exceptions of huggingface_hub, it has a message of its own."""
+def hub_error(query: HubQuery, error: Exception, done: str = "fetched") -> CheckpointError:
+    """Return the error for a failed request; for known exceptions of huggingface_hub, it has a message of its own.
+
+    ``done`` says what was to be done with the file or repository.
+    """
     from huggingface_hub import errors
 
     say: tuple[tuple[type[Exception], Callable[[HubQuery], CheckpointError]], ...] = (
@@ -212,7 +219,7 @@ def _failed(query: HubQuery, error: Exception) -> CheckpointError:
             return saying(query)
     why = without_secrets(str(error).strip() or type(error).__name__)
     what = f"{escape(query.file)} of the {query.at}" if query.file else f"the {query.at}"
-    return SourceError(f"{what} cannot be fetched: {escape(why, 400)}")
+    return SourceError(f"{what} cannot be {done}: {escape(why, 400)}")
 
 
 def _gated(query: HubQuery) -> SourceError:

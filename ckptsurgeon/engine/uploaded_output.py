@@ -1,0 +1,125 @@
+"""The temporary files of an output for an address: each is uploaded when it is finished, and all appear at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from ..errors import CheckpointError, ConfigError, OutputError
+from ..formats.base.sharded_writer import RECIPE_FILE, shards_among
+from ..formats.tf.writer import TensorFlowWriter
+from ..planning.plan.plan import Plan
+from ..storage.read.uri import read_small, scheme_of, shown
+from ..storage.signing import MODEL_SIGNATURE
+from ..storage.upload.destination import Destination, open_destination
+from ..storage.upload.scratch import UploadedFolder, uploaded_folder
+from ..util.text import escape, listing
+from .consuming import SourceConsumer
+from .inputs import PlanInputs
+from .output.existing import INDEX_BYTES, checkpoint_files
+from .output.layout import OutputOptions, OutputShape, writer_of
+from .processes import Helpers
+from .staged_output import StagedOutput
+
+__all__ = ["uploaded_output"]
+
+
+@contextmanager
+def uploaded_output(
+    path: str,
+    shape: OutputShape,
+    written: Plan,
+    options: OutputOptions,
+    *,
+    plan: Plan,
+    inputs: PlanInputs,
+    stale: Iterable[str],
+    helpers: Helpers | None = None,
+    consumer: SourceConsumer | None = None,
+) -> Iterator[StagedOutput]:
+    """Yield the temporary files of an output for the address ``path``; after the block they are there, and not here.
+
+    The arguments are those of ``staged_output``. Raises OutputError if the address holds a checkpoint and the options
+    do not allow to replace it, or cannot be written to; ConfigError for options that an address does not support.
+    """
+    _check_options(options, shape, helpers)
+    assert consumer is None  # refused by source_consumer
+    _check_no_input(path, shape, options, plan, inputs)
+    above, _, alone = ("", "", "") if shape.folder else path.rpartition("/")
+    destination = open_destination(f"{above}/" if above.endswith("/") else above or path, file=alone)
+    companions = [one.name for one in written.target.companions]
+    parts = [name or alone for part in shape.parts for name in part.names]
+    names = [*parts, *companions, RECIPE_FILE, *shape.index] if shape.folder else parts
+    present = _replaced(destination, path, names, stale) if shape.folder else [alone] * destination.has(alone)
+    if present and not options.force:
+        holds = f"holds a checkpoint: {listing(present)}" if shape.folder else "exists"
+        raise OutputError(f"{escape(shown(path))} {holds}.", hint="Use --force to replace it.", details=present)
+    late = writer_of(options).name == TensorFlowWriter.name
+    size = shape.size if late else max(part.layout.size for part in shape.parts)
+    destination.begin(names)
+    with uploaded_folder(path, destination, size, late=late) as folder:
+        staged = _staged(shape, folder, alone)
+        yield staged
+        removed = [name for name in present if name not in {*parts, *companions}]
+        shards = shards_among(removed)
+        folder.publish(names, sorted(removed, key=shards.__contains__))  # first the index, without which they are none
+
+
+def _staged(shape: OutputShape, folder: UploadedFolder, alone: str) -> StagedOutput:
+    """Return the temporary files, whose progress counts sent bytes, too; ``alone`` is the name of a single file."""
+    files = {} if shape.folder else {"": folder.file(alone, shape.size)}
+    staged = StagedOutput(shape, files, folder if shape.folder else None)
+    staged.sends = left = shape.size
+
+    def sent(nbytes: int) -> None:
+        nonlocal left
+        counted = min(nbytes, left)  # the small files do not count
+        left -= counted
+        staged.advance(counted)
+
+    folder.advance = sent
+    return staged
+
+
+def _check_options(options: OutputOptions, shape: OutputShape, helpers: Helpers | None) -> None:
+    """Raise ConfigError for options that an output at an address does not support; the message says why not."""
+    at = f"for the output at {escape(shown(options.path))}"
+    if options.restart:
+        raise ConfigError(f"--restart is not {at}: nothing is kept of an interrupted run.", hint="Leave it out.")
+    if options.key:
+        raise ConfigError(
+            f"--key is not {at}: its files are uploaded, and gone from here, before all are there to be signed.",
+            hint="Write the output to this machine, and copy it.",
+        )
+    if helpers is not None and shape.folder:
+        raise ConfigError(
+            f"several processes are not {at}: they write into a folder that they share.",
+            hint="Start one process, or write to this machine.",
+        )
+
+
+def _check_no_input(path: str, shape: OutputShape, options: OutputOptions, plan: Plan, inputs: PlanInputs) -> None:
+    """Raise OutputError if an address must not be written to, since a file there is read."""
+    read = [file.uri for source in inputs.sources for file in source.open_files().values()]
+    read += [file.name for file in plan.target.files] + [one.path for one in plan.target.companions]
+    place = shown(path).rstrip("/")
+    for uri in map(shown, (*read, *options.inputs)):
+        if scheme_of(uri) and (uri.rpartition("/")[0] if shape.folder else uri) == place:
+            raise OutputError(f"{escape(uri)} is an input, and inputs are never changed.", hint="Name another output.")
+
+
+def _replaced(destination: Destination, path: str, names: Iterable[str], stale: Iterable[str]) -> list[str]:
+    """Return the files at an address that the output replaces: those of its ``names``, and of an earlier output."""
+    there = destination.names()
+
+    def read(name: str) -> bytes:
+        if name not in there:
+            raise FileNotFoundError(name)
+        try:
+            return read_small(f"{path.rstrip('/')}/{name}", INDEX_BYTES)
+        except CheckpointError as error:
+            raise OSError(error.message) from None
+
+    found = [*checkpoint_files(there, read), *(name for name in names if name in there), *stale]
+    signature = [MODEL_SIGNATURE] if RECIPE_FILE in there and MODEL_SIGNATURE in there else []
+    return list(dict.fromkeys([*found, *signature]))

@@ -1,0 +1,77 @@
+"""Opens the address of an output: an object store or another file system of fsspec, or a repository of the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+from ...errors import OutputError
+from ...util.text import escape
+from ..read.base import Advance
+from ..read.hugging_face.answers import is_commit
+from ..read.hugging_face.client import hub_address
+from ..read.uri import scheme_of, shown
+
+__all__ = ["Destination", "check_writable", "open_destination"]
+
+
+class Destination(Protocol):
+    """A folder at an address, and the files of one output that are on their way to it.
+
+    Until ``publish``, no file in the folder is changed. Every method may raise OutputError or ConfigError.
+    """
+
+    def names(self) -> list[str]:
+        """Return the names of the files that are in the folder."""
+        ...
+
+    def has(self, name: str) -> bool:
+        """Return whether the folder has a file; raises OutputError if it has a folder of this name."""
+        ...
+
+    def begin(self, names: Sequence[str]) -> None:
+        """Remove what a killed run left of its uploads, and begin; ``names`` are the files that will be uploaded.
+
+        Raises OutputError if it is known now that the address cannot be written to.
+        """
+        ...
+
+    def put(self, name: str, path: str, advance: Advance) -> None:
+        """Upload a local file, which may be removed then; ``advance`` is called with the bytes that were sent."""
+        ...
+
+    def publish(self, names: Sequence[str], removed: Collection[str]) -> None:
+        """Remove files of the folder, and then let the uploaded files appear, in the order of ``names``."""
+        ...
+
+    def discard(self) -> None:
+        """Give up the uploads that are not published; raises nothing."""
+        ...
+
+
+def check_writable(uri: str) -> None:
+    """Raise OutputError if an address is of a kind that can only be read; nothing is asked of a server."""
+    scheme, why, hint = scheme_of(uri), "", ""
+    if scheme in ("http", "https"):
+        why, hint = "web servers are only read", "Name an object store (s3://, gs://), or hf://org/repo."
+    elif "::" in uri:
+        why, hint = "an address with :: is only read", "Name the folder or the file itself."
+    elif scheme == "hf" and is_commit(hub_address(uri).revision):
+        why, hint = "a commit does not change", "Name a branch: hf://org/repo@branch."
+    if why:
+        raise OutputError(f"cannot write {escape(shown(uri))}: {why}.", hint=hint)
+
+
+def open_destination(uri: str, *, file: str = "") -> Destination:
+    """Return the folder at an address, which need not exist yet; ``file`` is its only file if the output is one file.
+
+    Raises OutputError or ConfigError.
+    """
+    check_writable(uri)
+    if scheme_of(uri) == "hf":
+        from .hub import HubDestination
+
+        return HubDestination(uri)
+    from .file_systems import FsspecDestination
+
+    return FsspecDestination(uri, file=file)

@@ -1,0 +1,141 @@
+"""Uploads to the file systems of fsspec: ``s3://``, ``gs://``, ``memory://``, and those of installed packages."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from ...errors import CheckpointError, ConfigError, OutputError
+from ...util.text import escape, without_secrets
+from ..read.base import Advance
+from ..read.fsspec_urls import file_system
+from ..read.uri import scheme_of, shown
+from .pending import DeferredUploads, MovedUploads, PendingUploads
+
+__all__ = ["FsspecDestination"]
+
+MARK = ".ckpt-upload"
+"""What is at the address only while an output is uploaded, or if the run was killed: a file, or a folder of uploads."""
+
+DEFERRED = ("s3", "s3a", "gs", "gcs")
+"""The schemes of object stores that show an upload only when it is completed.
+
+fsspec has ``autocommit=False`` for others, too; but memory:// ignores it, and SFTP then writes into ``/tmp`` of the
+server, where no later run would look for what a killed one left.
+"""
+
+
+class FsspecDestination:
+    """A folder in a file system of fsspec; ``file`` is the name of the output if it is one file."""
+
+    def __init__(self, uri: str, *, file: str = "") -> None:
+        text = shown(uri)
+        folder = text if text.endswith("://") else text.rstrip("/")
+        self.uri = f"{folder}{'' if folder.endswith('/') else '/'}{file}" if file else folder
+        with _errors(self.uri):
+            self._fs, path = file_system(uri)
+        self._path, self._file = path.rstrip("/"), file
+        mark = self._of(f".{file}{MARK}" if file else MARK)
+        kind = DeferredUploads if scheme_of(uri) in DEFERRED else MovedUploads
+        self._pending: PendingUploads = kind(self._fs, mark)
+        self._sizes: dict[str, int] = {}
+
+    def _of(self, name: str) -> str:
+        return f"{self._path}/{name}"
+
+    def names(self) -> list[str]:
+        """Return the names of the files in the folder; raises OutputError if it is a file."""
+        with _errors(self.uri):
+            self._fs.invalidate_cache()
+            try:
+                rows = self._fs.ls(self._path, detail=True)
+            except FileNotFoundError:
+                return []
+        if [row["name"].strip("/") for row in rows if row["type"] == "file"] == [self._path.strip("/")]:
+            raise OutputError(f"{escape(self.uri)} is a file, not a folder.", hint="Name another output.")
+        names = (row["name"].rpartition("/")[2] for row in rows if row["type"] == "file")
+        return sorted(name for name in names if name and name != MARK)
+
+    def has(self, name: str) -> bool:
+        """Return whether the folder has a file; raises OutputError if it has a folder of this name."""
+        with _errors(self.uri):
+            self._fs.invalidate_cache()
+            if self._fs.isdir(self._of(name)):
+                raise OutputError(f"{escape(self.uri)} is a folder, not a file.", hint="Name another output.")
+            return bool(self._fs.exists(self._of(name)))
+
+    def begin(self, names: Sequence[str]) -> None:
+        """Remove what a killed run left of its uploads, and leave a mark that the next run would find."""
+        with _errors(self.uri):
+            self._pending.clean()
+            self._pending.begin([self._of(name) for name in names])
+
+    def put(self, name: str, path: str, advance: Advance) -> None:
+        """Upload a local file; it does not appear yet."""
+        with _errors(self.uri):
+            self._sizes[name] = self._pending.put(self._of(name), path, advance)
+
+    def publish(self, names: Sequence[str], removed: Collection[str]) -> None:
+        """Remove files, and let the uploaded ones appear in order, each after the one before has all its bytes."""
+        try:
+            with _errors(self.uri):
+                for name in removed:
+                    self._fs.rm_file(self._of(name))
+                for name in names:
+                    self._pending.commit(self._of(name))
+                    self._check_size(name)
+        except OutputError as error:
+            if self._file:
+                raise
+            hint = "The folder has files of two models now, but no index and no recipe: run the command again, --force."
+            raise OutputError(error.message, hint=f"{error.hint} {hint}".strip()) from None
+        self._end()
+
+    def discard(self) -> None:
+        """Give up the uploads that are not published, as far as the server lets us; the next run removes the rest."""
+        with suppress(Exception):
+            self._pending.discard()
+            self._end()
+
+    def _end(self) -> None:
+        with suppress(Exception):  # the output is whole, or given up, whether or not its mark goes
+            self._pending.end()
+        self._fs.invalidate_cache()
+
+    def _check_size(self, name: str) -> None:
+        self._fs.invalidate_cache()
+        size = self._fs.info(self._of(name))["size"]
+        if size != self._sizes[name]:
+            raise OutputError(
+                f"{escape(self._of(name))} has {size} bytes there, although {self._sizes[name]} were sent.",
+                hint="Try again.",
+            )
+
+
+@contextmanager
+def _errors(uri: str) -> Iterator[None]:
+    """Turn any error of fsspec or of its packages into an OutputError that names ``uri``, or into a ConfigError."""
+    try:
+        yield
+    except (ConfigError, OutputError):
+        raise
+    except CheckpointError as error:
+        raise OutputError(error.message, hint=error.hint) from None
+    except Exception as error:
+        raise _output_error(uri, error) from None
+
+
+def _output_error(uri: str, error: Exception) -> OutputError:
+    what = f"cannot write {escape(uri)}"
+    name, said = type(error).__name__, escape(without_secrets(str(error)).rstrip(": ."), 300)
+    if isinstance(error, FileNotFoundError):
+        return OutputError(
+            f"{what}: the bucket, folder or upload is not there ({said}).", hint="Try again, or make it."
+        )
+    if isinstance(error, PermissionError):
+        return OutputError(f"{what}: access is denied ({said}).", hint="Are the credentials right, and still valid?")
+    if "Credentials" in name:
+        return OutputError(f"{what}: there are no credentials ({said}).", hint=f"Log in for {scheme_of(uri)}:// first.")
+    if isinstance(error, NotImplementedError):
+        return OutputError(f"{what}: its file system cannot be written to.", hint="Name another output.")
+    return OutputError(f"{what}: {name}: {said}.", hint="Try again.")

@@ -1,0 +1,163 @@
+"""Uploads to a repository of the Hugging Face hub, and makes one commit of all files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ...errors import CheckpointError, ConfigError, OutputError
+from ...util.text import escape
+from ..read.base import Advance
+from ..read.hugging_face.client import (
+    HubQuery,
+    commit_of_revision,
+    hub_address,
+    hub_error,
+    hub_errors,
+    is_offline,
+    time_limits,
+)
+from ..read.uri import shown
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi
+
+__all__ = ["HubDestination"]
+
+ANSWER_S = 300.0
+"""Seconds until an answer must begin: the hub may check and copy gigabytes before it gives one."""
+WAITS_S = (1.0, 4.0, 16.0)
+"""Seconds before each further try of a commit; huggingface_hub itself repeats all other requests."""
+BUSY = (429, 500, 502, 503, 504)
+
+
+class HubDestination:
+    """A folder of a repository at a branch: ``hf://org/repo[@branch][/folder]``."""
+
+    def __init__(self, uri: str) -> None:
+        found = hub_address(uri)
+        self.uri = shown(uri)
+        self._query = HubQuery(found.repository, found.revision or "main")
+        self._folder = f"{found.path}/" if found.path else ""
+        self._made: dict[str, CommitOperationAdd] = {}
+        if is_offline():
+            raise OutputError(f"cannot write {escape(self.uri)}: HF_HUB_OFFLINE is set.", hint="Unset it.")
+
+    @cached_property
+    def _api(self) -> HfApi:
+        from huggingface_hub import HfApi
+
+        return HfApi()
+
+    @cached_property
+    def _parent(self) -> str:
+        """The commit that the new one follows: if another one comes between, the hub refuses ours."""
+        return commit_of_revision(self._query)
+
+    def _head(self) -> str:
+        return commit_of_revision(self._query)
+
+    def names(self) -> list[str]:
+        """Return the names of the files that are in the folder."""
+        with self._errors(), hub_errors(self._query):
+            paths = self._api.list_repo_files(self._query.repository, revision=self._parent)
+        inside = (path.removeprefix(self._folder) for path in paths if path.startswith(self._folder))
+        return sorted(name for name in inside if "/" not in name)
+
+    def has(self, name: str) -> bool:
+        """Return whether the folder has a file."""
+        return name in self.names()
+
+    def begin(self, names: Sequence[str]) -> None:
+        """Ask whether the repository may be written to; uploads of a killed run are in no commit, and may stay."""
+        with self._errors():
+            self._api.auth_check(self._query.repository, write=True)
+
+    def put(self, name: str, path: str, advance: Advance) -> None:
+        """Upload a file, if the hub stores it as a large one; small ones are part of the commit."""
+        from huggingface_hub import CommitOperationAdd
+
+        with self._errors():
+            made = CommitOperationAdd(f"{self._folder}{name}", path)
+            self._api.preupload_lfs_files(self._query.repository, [made], revision=self._query.revision)
+            if made.path_or_fileobj:  # it is not freed, so it was not uploaded, and the local file will go
+                with made.as_file() as file:
+                    made = CommitOperationAdd(f"{self._folder}{name}", file.read())
+        self._made[name] = made
+        advance(made.upload_info.size)
+
+    def publish(self, names: Sequence[str], removed: Collection[str]) -> None:
+        """Make one commit that adds the uploaded files and removes others."""
+        from huggingface_hub import CommitOperationDelete
+
+        gone = [CommitOperationDelete(f"{self._folder}{name}") for name in removed if name not in self._made]
+        operations: list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete] = [
+            *(self._made[name] for name in names),
+            *gone,
+        ]
+        for wait_s in (*WAITS_S, None):
+            try:
+                with self._errors():
+                    self._api.create_commit(
+                        self._query.repository,
+                        operations,
+                        commit_message="Write a checkpoint with ckptsurgeon",
+                        revision=self._query.revision,
+                        parent_commit=self._parent,
+                    )
+                break
+            except _BusyError as error:
+                if self._head() != self._parent:  # the hub made a commit, perhaps ours, and could not say so
+                    break
+                if wait_s is None:
+                    raise OutputError(error.message, hint="Try again later; nothing there has changed.") from None
+                time.sleep(wait_s)
+        self._check()
+
+    def _check(self) -> None:
+        """Raise OutputError if the branch has not the files that were uploaded."""
+        from huggingface_hub import RepoFile
+
+        with self._errors():
+            paths = {made.path_in_repo: made.upload_info for made in self._made.values()}
+            found = self._api.get_paths_info(self._query.repository, list(paths), revision=self._head())
+            sizes = {one.path: (one.size, one.lfs) for one in found if isinstance(one, RepoFile)}
+        for path, info in paths.items():
+            size, lfs = sizes.get(path, (None, None))
+            if size != info.size or (lfs is not None and lfs.sha256 != info.sha256.hex()):
+                raise OutputError(
+                    f"{escape(self.uri)} has not the file {escape(path)} that was uploaded.",
+                    hint="Another commit came between, or its .gitignore excludes the file: try again.",
+                )
+
+    def discard(self) -> None:
+        """Do nothing: what is in no commit is nobody's file, and the hub removes it."""
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn every error of huggingface_hub into OutputError; one that may pass into ``_BusyError``."""
+        try:
+            with time_limits(ANSWER_S):
+                yield
+        except (ConfigError, OutputError):
+            raise
+        except CheckpointError as error:
+            raise OutputError(error.message, hint=error.hint) from None
+        except Exception as error:
+            while isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
+                error = error.__cause__  # of an upload, which huggingface_hub only names
+            said = hub_error(self._query, error, "written")
+            status = getattr(getattr(error, "response", None), "status_code", 0)
+            kind, hint = (_BusyError if status in BUSY else OutputError), said.hint
+            if status in (401, 403):
+                hint = hint or "The token must be allowed to write: hf auth login."
+            elif status == 412:
+                hint = "Another commit came between: run the command again."
+            raise kind(said.message, hint=hint) from None
+
+
+class _BusyError(OutputError):
+    """The hub could not do it now."""

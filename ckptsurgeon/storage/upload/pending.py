@@ -1,0 +1,149 @@
+"""Uploads that nobody sees yet: the server holds them back, or they lie in a hidden folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+from ..read.base import Advance
+from ..small_files import open_file
+
+__all__ = ["DeferredUploads", "MovedUploads", "PendingUploads"]
+
+BLOCK = 4 << 20
+
+
+class PendingUploads(Protocol):
+    """The uploads of one output in a file system of fsspec, by the paths where they will appear; any error may rise."""
+
+    def clean(self) -> None:
+        """Remove what a killed run left."""
+        ...
+
+    def begin(self, paths: Sequence[str]) -> None:
+        """Leave a mark from which the next run knows what to remove; raises if nothing can be written."""
+        ...
+
+    def put(self, path: str, source: str, advance: Advance) -> int:
+        """Upload the local file ``source``; return its size in bytes."""
+        ...
+
+    def commit(self, path: str) -> None:
+        """Let an uploaded file appear, in place of one that may be there."""
+        ...
+
+    def discard(self) -> None:
+        """Remove the uploads that were not committed."""
+        ...
+
+    def end(self) -> None:
+        """Remove the mark."""
+        ...
+
+
+def _send(file: Any, source: str, advance: Advance) -> int:
+    size = 0
+    with open_file(source) as local:
+        while data := local.read(BLOCK):
+            file.write(data)
+            size += len(data)
+            advance(len(data))
+    return size
+
+
+class DeferredUploads:
+    """Uploads that the server shows when they are completed: multipart uploads of S3, resumable ones of GCS.
+
+    The mark is a file with their paths. The next run asks S3 for unfinished uploads to exactly these paths, and aborts
+    them; GCS forgets them after a week, and has no list of them.
+    """
+
+    def __init__(self, fs: Any, mark: str) -> None:
+        self._fs, self._mark = fs, mark
+        self._open: dict[str, Any] = {}
+
+    def clean(self) -> None:
+        """Abort the uploads that the mark of a killed run names."""
+        if not self._fs.exists(self._mark):
+            return
+        for path in self._fs.cat_file(self._mark).decode("utf-8", "replace").splitlines():
+            self._abort(path)
+
+    def _abort(self, path: str) -> None:
+        if not hasattr(self._fs, "call_s3"):
+            return
+        bucket, key, _ = self._fs.split_path(path)
+        found = self._fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=key).get("Uploads", ())
+        for one in found:
+            if one["Key"] == key:
+                self._fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=one["UploadId"])
+
+    def begin(self, paths: Sequence[str]) -> None:
+        """Leave a mark with the paths of the uploads."""
+        self._fs.pipe_file(self._mark, "".join(f"{path}\n" for path in paths).encode())
+
+    def put(self, path: str, source: str, advance: Advance) -> int:
+        """Upload a file but for the request that completes it."""
+        file = self._open[path] = self._fs.open(path, "wb", autocommit=False)
+        size = _send(file, source, advance)
+        file.close()
+        return size
+
+    def commit(self, path: str) -> None:
+        """Complete an upload."""
+        self._open[path].commit()
+        del self._open[path]
+
+    def discard(self) -> None:
+        """Abort the uploads that were not completed."""
+        while self._open:
+            file = self._open.popitem()[1]
+            file.closed = True  # else it would send the rest when it is collected as garbage
+            file.discard()
+
+    def end(self) -> None:
+        """Remove the mark."""
+        self._fs.rm_file(self._mark)
+
+
+class MovedUploads:
+    """Uploads into a hidden folder, the mark, from which they are moved to their paths."""
+
+    def __init__(self, fs: Any, mark: str) -> None:
+        self._fs, self._mark = fs, mark
+
+    def _temp(self, path: str) -> str:
+        return f"{self._mark}/{path.rpartition('/')[2]}"
+
+    def clean(self) -> None:
+        """Remove the hidden folder of a killed run."""
+        if self._fs.exists(self._mark):
+            self._fs.rm(self._mark, recursive=True)
+
+    def begin(self, paths: Sequence[str]) -> None:
+        """Make the hidden folder, and move a file in it, which some file systems cannot do."""
+        self._fs.makedirs(self._mark, exist_ok=True)
+        self._fs.pipe_file(f"{self._mark}/.try", b"ckpt")
+        self._fs.mv(f"{self._mark}/.try", f"{self._mark}/.moved")
+
+    def put(self, path: str, source: str, advance: Advance) -> int:
+        """Upload a file into the hidden folder."""
+        with self._fs.open(self._temp(path), "wb") as file:
+            return _send(file, source, advance)
+
+    def commit(self, path: str) -> None:
+        """Move an upload to its path."""
+        try:
+            self._fs.mv(self._temp(path), path)
+        except FileExistsError:  # file systems whose rename replaces nothing
+            self._fs.rm_file(path)
+            self._fs.mv(self._temp(path), path)
+
+    def discard(self) -> None:
+        """Do nothing: the uploads go with the folder."""
+
+    def end(self) -> None:
+        """Remove the hidden folder."""
+        with suppress(FileNotFoundError):
+            self._fs.rm(self._mark, recursive=True)

@@ -1,0 +1,95 @@
+"""The local folder in which an output for an address is made, file by file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+
+from ..read.base import Advance
+from ..read.uri import shown
+from ..write.folders import StagedFolder, locked_folder
+from ..write.output_checks import check_space, output_error
+from ..write.temp import remove_leftovers
+from .destination import Destination
+
+__all__ = ["UploadedFolder", "scratch_path", "uploaded_folder"]
+
+
+def scratch_path(uri: str) -> str:
+    """Return the path, in the folder for temporary files, after which all that is made for an address is named."""
+    digest = hashlib.sha256(shown(uri).rstrip("/").encode("utf-8", "surrogatepass")).hexdigest()
+    return os.path.join(tempfile.gettempdir(), f"ckpt-upload-{digest[:16]}")
+
+
+class UploadedFolder(StagedFolder):
+    """A local folder, from which each file is uploaded and removed as soon as it is finished.
+
+    If ``late``, all files stay until ``publish``, since an index is made by reading them. ``advance`` is called with
+    the bytes that were sent.
+    """
+
+    reserves = False  # the files of all parts are open at once, and only one of them should take room
+
+    def __init__(self, path: str, destination: Destination, *, late: bool = False) -> None:
+        super().__init__(path, path)
+        self._destination, self._late = destination, late
+        self._sent = 0
+        self.advance: Advance = lambda nbytes: None
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all files in bytes, with those that are uploaded."""
+        return super().nbytes + self._sent
+
+    def finished(self, name: str) -> None:
+        """Upload a file that is complete, and remove it."""
+        if not self._late:
+            self._upload(name)
+
+    def _upload(self, name: str) -> None:
+        def sent(nbytes: int) -> None:
+            self._sent += nbytes
+            self.advance(nbytes)
+
+        self._destination.put(name, os.path.join(self.path, name), sent)
+        self.remove(name)
+
+    def publish(self, names: Sequence[str], removed: Collection[str]) -> None:
+        """Upload the files that are left, and let all appear at the address, in the order of ``names``.
+
+        ``removed`` are files of an earlier output, which are removed before.
+        """
+        for name in names:
+            if os.path.exists(os.path.join(self.path, name)):
+                self._upload(name)
+        self._destination.publish(names, removed)
+
+
+@contextmanager
+def uploaded_folder(uri: str, destination: Destination, size: int, *, late: bool = False) -> Iterator[UploadedFolder]:
+    """Yield a local folder whose files are uploaded; the block publishes them. After it, nothing is left here.
+
+    If the block fails, the uploads are given up. ``size`` is the number of bytes that it takes at once. Raises
+    OutputError.
+    """
+    path = scratch_path(uri)
+    remove_leftovers(path)
+    check_space(os.path.dirname(path), size, os.path.dirname(path))
+    try:
+        temp, held = locked_folder(path, 0o700)
+    except OSError as error:
+        raise output_error(path, error) from error
+    folder = UploadedFolder(temp, destination, late=late)
+    try:
+        yield folder
+    except BaseException:
+        destination.discard()
+        raise
+    finally:
+        folder.close()
+        shutil.rmtree(temp, ignore_errors=True)
+        os.close(held)
