@@ -19,6 +19,7 @@ from ..planning.recipe import Recipe
 from ..planning.recipe_text import RecipeText
 from ..storage.read.base import Progress
 from ..storage.read.uri import scheme_of, shown
+from ..storage.upload.destination import check_writable
 from ..storage.upload.scratch import scratch_path
 from ..storage.write.locking import output_lock
 from ..storage.write.output_checks import check_output, identities
@@ -82,7 +83,9 @@ def carry_out(
     path, taken = _output_path(shape, options), set(_identities(inputs, written, options))
     far = bool(scheme_of(path))
     opened = uploaded_output if far else staged_output
-    if not far:
+    if far:
+        check_writable(path)
+    else:
         check_output(path, taken, force=options.force, folder=shape.folder)
     with ExitStack() as stack:
         stack.enter_context(output_lock(scratch_path(path) if far else path, options.wait, shown=shown(path)))

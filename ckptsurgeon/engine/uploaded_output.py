@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from ..errors import CheckpointError, ConfigError, OutputError
@@ -60,9 +60,18 @@ def uploaded_output(
     with uploaded_folder(path, destination, size, late=late) as folder:
         staged = _staged(shape, folder, alone)
         yield staged
-        removed = [name for name in present if name not in {*parts, *companions}]
-        shards = shards_among(removed)
-        folder.publish(names, sorted(removed, key=shards.__contains__))  # first the index, without which they are none
+        folder.publish(names, _removed(present, parts, companions))
+
+
+def _removed(present: Sequence[str], parts: Sequence[str], companions: Sequence[str]) -> list[str]:
+    """Return the files that are removed before the new ones appear, in this order; ``present`` are those replaced.
+
+    The index goes first, and the shards go, too, if there will be several: old and new ones may have the same names. A
+    single file of weights is replaced in one step.
+    """
+    removed = [name for name in present if name not in companions and parts != [name]]
+    shards = shards_among(removed)
+    return sorted(removed, key=lambda name: name in shards)
 
 
 def _staged(shape: OutputShape, folder: UploadedFolder, alone: str) -> StagedOutput:

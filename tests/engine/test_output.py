@@ -652,7 +652,7 @@ def test_files_that_an_index_merely_names_are_kept() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("output", ["http://127.0.0.1:9/o.safetensors", "zip://o.safetensors::memory://o.zip"])
+@pytest.mark.parametrize("output", ["http://127.0.0.1:9/o.safetensors", "simplecache::memory://o.safetensors"])
 def test_an_address_that_is_only_read_is_no_place_for_an_output(output: str) -> None:
     with pytest.raises(cs.OutputError, match="only read"):
         write(output)
@@ -660,4 +660,4 @@ def test_an_address_that_is_only_read_is_no_place_for_an_output(output: str) -> 
 
 def test_only_checkpoints_are_written_to_addresses() -> None:
     with pytest.raises(cs.OutputError, match="only checkpoints are written to addresses"):
-        cs.view("src.pth", "memory://page.html")
+        cs.view("src.pth", output="memory://page.html")

@@ -140,7 +140,7 @@ class HubDestination:
     def _errors(self) -> Iterator[None]:
         """Turn every error of huggingface_hub into OutputError; one that may pass into ``_BusyError``."""
         try:
-            with time_limits(ANSWER_S):
+            with time_limits(ANSWER_S), _no_bars():
                 yield
         except (ConfigError, OutputError):
             raise
@@ -157,6 +157,21 @@ class HubDestination:
             elif status == 412:
                 hint = "Another commit came between: run the command again."
             raise kind(said.message, hint=hint) from None
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Let huggingface_hub draw no progress bars of its own during the block."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    drawn = not are_progress_bars_disabled()
+    if drawn:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if drawn:
+            enable_progress_bars()
 
 
 class _BusyError(OutputError):

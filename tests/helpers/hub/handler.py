@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 from .faults import Fault
 from .repository import Repository, Stored
 from .server import Hub, Request
+from .uploads import answer_of_upload, received
 
 __all__ = ["Handler"]
 
@@ -42,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.request_seen = Request(self.command, unquote(parts.path), parts.query, headers)
-        self.posted = self.rfile.read(int(headers.get("content-length", 0)))
+        self.posted = received(self.headers, self.rfile)
         self.fault = self.hub.begin(self.request_seen) or NO_FAULT
         if self.fault.before is not None:
             self.fault.before()
@@ -53,7 +54,7 @@ class Handler(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
 
-    do_HEAD = do_POST = do_GET  # noqa: N815 - the names that http.server looks for
+    do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815 - the names that http.server looks for
 
     def log_message(self, *args: object) -> None:
         """Say nothing."""
@@ -72,6 +73,11 @@ class Handler(BaseHTTPRequestHandler):
             self._send_raw(self.fault.raw())
         if self.fault.status:
             self._refuse(self.fault.status, "", "<html>planned</html>")
+        answer = answer_of_upload(self.hub, self.command, path, self.posted, self._repository)
+        if answer is not None and answer[0] != 200:
+            self._refuse(answer[0], *answer[1])
+        if answer is not None:
+            self._json(answer[1])
         if found := _API.fullmatch(path):
             revision, inside = unquote(found["rev"] or "main"), unquote(found["path"] or "")
             self._api(found["repo"], found["what"] or "revision", revision, inside)

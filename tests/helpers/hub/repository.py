@@ -71,7 +71,7 @@ class Stored:
 
 @dataclass
 class Repository:
-    """A repository. A ``token`` makes it private; ``gated`` one says so, whoever asks.
+    """A repository. A ``token`` makes it private; ``gated`` one says so, whoever asks; ``read_only`` takes no commit.
 
     With ``cdn`` what is under LFS is redirected to that address, and lies there by its SHA-256.
     """
@@ -80,12 +80,17 @@ class Repository:
     token: str = ""
     gated: bool = False
     cdn: str = ""
+    read_only: bool = False
     commits: dict[str, dict[str, Stored]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
 
     def commit(self, files: Mapping[str, Content], *, branch: str = "main", lfs: bool | None = None) -> str:
         """Add a commit of exactly these files to a branch; returns its name, the same for the same history."""
         stored = {name: Stored(content, _is_lfs(content) if lfs is None else lfs) for name, content in files.items()}
+        return self.add(stored, branch)
+
+    def add(self, stored: dict[str, Stored], branch: str) -> str:
+        """Add a commit of exactly these files to a branch; returns its name."""
         told = [self.branches.get(branch, ""), *(f"{name} {file.oid}" for name, file in sorted(stored.items()))]
         found = hashlib.sha1("\n".join(told).encode()).hexdigest()
         self.commits[found] = stored

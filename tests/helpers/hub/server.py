@@ -59,7 +59,8 @@ class Hub:
     """What is served, what was asked, and what goes wrong.
 
     ``repository`` adds one for ``hf://``; ``file`` one plain file at ``/files/NAME``, with credentials if ``user`` is
-    ``name:password``. ``fail`` plans a fault for the requests to a path, a glob.
+    ``name:password``. ``stored`` has what was uploaded under LFS, by its SHA-256. ``fail`` plans a fault for the
+    requests to a path, a glob.
     """
 
     url: str = ""
@@ -67,6 +68,7 @@ class Hub:
     repositories: dict[str, Repository] = field(default_factory=dict)
     files: dict[str, Stored] = field(default_factory=dict)
     users: dict[str, str] = field(default_factory=dict)
+    stored: dict[str, bytes] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     closing: threading.Event = field(default_factory=threading.Event)
     _planned: list[_Planned] = field(default_factory=list)
