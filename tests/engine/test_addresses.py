@@ -309,7 +309,7 @@ def test_a_file_system_without_a_package_says_which(monkeypatch: pytest.MonkeyPa
         "nowhere",
         {"class": "no_such_package.Far", "err": "Install no_such_package"},
     )
-    with pytest.raises(cs.ConfigError, match=r"nowhere://b/x.* needs a package .* Install no_such_package"):
+    with pytest.raises(cs.ConfigError, match=r"nowhere://b/x: .* need a package .*Install no_such_package"):
         cs.apply(convert(), "nowhere://b/x")
 
 

@@ -364,3 +364,8 @@ def test_a_process_that_is_killed_ends_the_others_and_the_next_run_goes_on(kille
     assert any("went on from an interrupted run" in note for note in receipt.notes) == (done > 0)
     cs.apply(VERBS["convert"](), "whole", max_shard_size=SHARD)
     assert files("out") == files("whole")
+
+
+def test_an_address_is_written_by_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(cs.ConfigError, match="several processes are not for the output at memory://bucket/out"):
+        raise together(2, VERBS["convert"], monkeypatch, output="memory://bucket/out")[0]

@@ -14,7 +14,7 @@ from .hub.repository import Repository
 from .hub.server import Hub
 from .s3 import BUCKET, S3Server, serving_s3
 
-__all__ = ["Place", "disk_place", "hub_place", "memory_place", "s3_place"]
+__all__ = ["HubPlace", "Place", "S3Place", "disk_place", "hub_place", "memory_place", "s3_place"]
 
 
 class Place(ABC):
@@ -114,9 +114,9 @@ def hub_place(hub: Hub) -> HubPlace:
 @contextmanager
 def s3_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Place]:
     """An empty folder of a bucket, for this process and those that it starts; skipped without s3fs and moto."""
-    boto3: Any = pytest.importorskip("boto3", reason="make test-s3 installs it")
-    pytest.importorskip("moto", reason="make test-s3 installs it")
-    core: Any = pytest.importorskip("s3fs", reason="make test-s3 installs it")
+    boto3: Any = pytest.importorskip("boto3", reason="the extra dev has it")
+    pytest.importorskip("moto", reason="the extra dev has it")
+    core: Any = pytest.importorskip("s3fs", reason="the extra dev has it")
     with serving_s3() as server:
         for name, value in {
             "AWS_ACCESS_KEY_ID": "who", "AWS_SECRET_ACCESS_KEY": "secret-of-s3", "AWS_DEFAULT_REGION": "us-east-1",

@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["BUCKET", "S3Server", "serving_s3"]
+__all__ = ["BUCKET", "DENIED", "EXPIRED", "LOST_PART", "NO_UPLOAD", "SLOW_DOWN", "S3Server", "serving_s3"]
 
 BUCKET = "bucket"
 SLOW_DOWN = (503, "SlowDown", "Please reduce your request rate.")
 EXPIRED = (400, "ExpiredToken", "The provided token has expired.")
+LOST_PART = (400, "InvalidPart", "One or more of the specified parts could not be found.")
+NO_UPLOAD = (404, "NoSuchUpload", "The specified upload does not exist.")
 DENIED = (403, "AccessDenied", "Access Denied.")
 
 

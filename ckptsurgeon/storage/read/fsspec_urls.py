@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -90,6 +91,10 @@ class _Fsspec:
         return FsspecFolder(fs, path, shown(uri)) if is_folder else _file(fs, path, shown(uri))
 
 
+_INSTALL = re.compile(r"(?:Please install|Install) ([\w-]+) (?:to|for) access .+")
+"""Matches what fsspec says of a missing package: "Install s3fs to access S3"."""
+
+
 def file_system(uri: str) -> tuple[Any, str]:
     """Return the file system for an address, and the path in it; raises ConfigError if fsspec has none."""
     from fsspec.core import url_to_fs
@@ -98,8 +103,8 @@ def file_system(uri: str) -> tuple[Any, str]:
         fs, path = url_to_fs(uri)
     except ImportError as error:
         raise ConfigError(
-            f"{escape(shown(uri))}: reading {scheme_of(uri)}:// needs a package that is not installed.",
-            hint=escape(str(error)),
+            f"{escape(shown(uri))}: addresses of {scheme_of(uri)}:// need a package that is not installed.",
+            hint=_INSTALL.sub(r"Run pip install \1.", escape(str(error))),
         ) from None
     except ValueError as error:
         if "Protocol not known" not in str(error):

@@ -83,6 +83,8 @@ class HubDestination:
         with self._errors():
             made = CommitOperationAdd(f"{self._folder}{name}", path)
             self._api.preupload_lfs_files(self._query.repository, [made], revision=self._query.revision)
+            if getattr(made, "_should_ignore", False):  # the hub would leave it out of the commit
+                raise OutputError(f"the .gitignore of {escape(self.uri)} excludes {escape(name)}.", hint="Change it.")
             if made.path_or_fileobj:  # it is not freed, so it was not uploaded, and the local file will go
                 with made.as_file() as file:
                     made = CommitOperationAdd(f"{self._folder}{name}", file.read())
@@ -130,7 +132,7 @@ class HubDestination:
             if size != info.size or (lfs is not None and lfs.sha256 != info.sha256.hex()):
                 raise OutputError(
                     f"{escape(self.uri)} has not the file {escape(path)} that was uploaded.",
-                    hint="Another commit came between, or its .gitignore excludes the file: try again.",
+                    hint="Another commit may have come between: try again.",
                 )
 
     def discard(self) -> None:
