@@ -59,6 +59,8 @@ def apply(
 ) -> Receipt:
     """Carry out a plan, or the file of a plan or recipe: write all of ``output``, or change nothing.
 
+    ``output`` is a path, or an address as "s3://bucket/model" or "hf://org/repo@branch".
+
     A recipe (YAML) may name the output and how to write it; arguments that are given here count instead. If ``plan`` is
     a file, the receipt includes the notes of the plan.
 

@@ -56,8 +56,8 @@ def uploaded_output(
         raise OutputError(f"{escape(shown(path))} {holds}.", hint="Use --force to replace it.", details=present)
     late = writer_of(options).name == TensorFlowWriter.name
     size = shape.size if late else max(part.layout.size for part in shape.parts)
-    destination.begin(names)
     with uploaded_folder(path, destination, size, late=late) as folder:
+        destination.begin(names)
         staged = _staged(shape, folder, alone)
         yield staged
         folder.publish(names, _removed(present, parts, companions))

@@ -15,7 +15,7 @@ from .base import Folder, Source
 from .remote import RemoteFile
 from .uri import scheme_of, shown
 
-__all__ = ["SOURCE", "FsspecFolder", "driver_errors", "file_system"]
+__all__ = ["SOURCE", "FsspecFolder", "driver_errors", "file_system", "said_by"]
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def file_system(uri: str) -> tuple[Any, str]:
     except ImportError as error:
         raise ConfigError(
             f"{escape(shown(uri))}: addresses of {scheme_of(uri)}:// need a package that is not installed.",
-            hint=_INSTALL.sub(r"Run pip install \1.", escape(str(error))),
+            hint=_INSTALL.sub(r"Run pip install \1.", said_by(error)),
         ) from None
     except ValueError as error:
         if "Protocol not known" not in str(error):
@@ -140,8 +140,17 @@ def driver_errors(uri: str) -> Iterator[None]:
         raise SourceError(f"{escape(uri)} cannot be fetched: {_why(error)}.") from None
 
 
+_CREDENTIALS = re.compile(r"[^\s/@:\"']+:[^\s/@\"']*@(?=[\w\[])")
+"""Matches credentials before a host or bucket, without a scheme before them, as packages may quote an address."""
+
+
+def said_by(error: Exception) -> str:
+    """Return the message of fsspec or of one of its packages, without secrets."""
+    return escape(_CREDENTIALS.sub("", without_secrets(str(error))).rstrip(": ."), 300)
+
+
 def _why(error: Exception) -> str:
-    return escape(without_secrets(f"{type(error).__name__}: {error}").rstrip(": ."), 300)
+    return f"{type(error).__name__}: {said_by(error)}".rstrip(": ")
 
 
 SOURCE = _Fsspec()

@@ -56,6 +56,8 @@ def check_writable(uri: str) -> None:
         why, hint = "web servers are only read", "Name an object store (s3://, gs://), or hf://org/repo."
     elif "::" in uri:
         why, hint = "an address with :: is only read", "Name the folder or the file itself."
+    elif "?" in uri:
+        why, hint = "an address with ? is only read", "Leave out what follows it."
     elif scheme == "hf" and is_commit(hub_address(uri).revision):
         why, hint = "a commit does not change", "Name a branch: hf://org/repo@branch."
     if why:

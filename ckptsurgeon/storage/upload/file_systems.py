@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from ...errors import CheckpointError, ConfigError, OutputError
-from ...util.text import escape, without_secrets
+from ...util.text import escape
 from ..read.base import Advance
-from ..read.fsspec_urls import file_system
+from ..read.fsspec_urls import file_system, said_by
 from ..read.uri import scheme_of, shown
 from .pending import DeferredUploads, MovedUploads, PendingUploads
 
@@ -39,6 +39,7 @@ class FsspecDestination:
         kind = DeferredUploads if scheme_of(uri) in DEFERRED else MovedUploads
         self._pending: PendingUploads = kind(self._fs, mark)
         self._sizes: dict[str, int] = {}
+        self._begun = False
 
     def _of(self, name: str) -> str:
         return f"{self._path}/{name}"
@@ -68,6 +69,7 @@ class FsspecDestination:
         """Remove what a killed run left of its uploads, and leave a mark that the next run would find."""
         with _errors(self.uri):
             self._pending.clean()
+            self._begun = True
             self._pending.begin([self._of(name) for name in names])
 
     def put(self, name: str, path: str, advance: Advance) -> None:
@@ -95,7 +97,8 @@ class FsspecDestination:
         """Give up the uploads that are not published, as far as the server lets us; the next run removes the rest."""
         with suppress(Exception):
             self._pending.discard()
-            self._end()
+            if self._begun:  # else the mark is that of a killed run
+                self._end()
 
     def _end(self) -> None:
         with suppress(Exception):  # the output is whole, or given up, whether or not its mark goes
@@ -127,7 +130,7 @@ def _errors(uri: str) -> Iterator[None]:
 
 def _output_error(uri: str, error: Exception) -> OutputError:
     what = f"cannot write {escape(uri)}"
-    name, said = type(error).__name__, escape(without_secrets(str(error)).rstrip(": ."), 300)
+    name, said = type(error).__name__, said_by(error)
     if isinstance(error, FileNotFoundError):
         return OutputError(
             f"{what}: the bucket, folder or upload is not there ({said}).", hint="Try again, or make it."

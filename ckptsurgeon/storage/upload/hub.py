@@ -164,7 +164,7 @@ class HubDestination:
 @contextmanager
 def _no_bars() -> Iterator[None]:
     """Let huggingface_hub draw no progress bars of its own during the block."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     drawn = not are_progress_bars_disabled()
     if drawn:

@@ -67,8 +67,9 @@ class DeferredUploads:
         """Abort the uploads that the mark of a killed run names."""
         if not self._fs.exists(self._mark):
             return
-        for path in self._fs.cat_file(self._mark).decode("utf-8", "replace").splitlines():
-            self._abort(path)
+        with suppress(PermissionError):  # to list unfinished uploads is a right of its own, and nothing hangs on it
+            for path in self._fs.cat_file(self._mark).decode("utf-8", "replace").splitlines():
+                self._abort(path)
 
     def _abort(self, path: str) -> None:
         if not hasattr(self._fs, "call_s3"):

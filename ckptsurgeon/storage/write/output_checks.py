@@ -43,7 +43,7 @@ def check_is_path(path: str) -> None:
     """Raise OutputError if an output is an address, and is written only to this machine."""
     if scheme_of(path):
         raise OutputError(
-            f"cannot write {escape(path)}: only checkpoints are written to addresses.",
+            f"cannot write {escape(path)}: it is only written to this machine.",
             hint="Name a path on this machine.",
         )
 

@@ -57,7 +57,7 @@ def test_what_is_not_there(memory: fsspec.AbstractFileSystem) -> None:
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="s3fs"):
-        open_source("s3://bucket/x.pth")
+    with pytest.raises(ConfigError, match="Run pip install ossfs"):
+        open_source("oss://bucket/x.pth")
     with pytest.raises(ConfigError, match="nothing reads what:// addresses"):
         open_source("what://x/y")
