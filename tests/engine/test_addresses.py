@@ -127,6 +127,14 @@ def test_this_machine_needs_room_for_one_part(memory: Place, monkeypatch: pytest
     assert seen[:5] == [1] * 5
 
 
+@pytest.mark.parametrize("name", ["", "/x.safetensors"])
+def test_progress_counts_what_is_written_and_what_is_sent(memory: Place, name: str) -> None:
+    told: list[tuple[int, int]] = []
+    cs.apply(convert(), memory.uri + name, progress=lambda done, total: told.append((done, total)))
+    assert told == sorted(told)
+    assert told[-1][1] >= told[-1][0] > 2 * 5 * 300 * 1000 * 8
+
+
 # What was there before.
 
 
