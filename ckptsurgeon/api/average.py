@@ -15,7 +15,7 @@ from .inputs.argument_types import CheckpointLike, checked
 from .inputs.encoding import as_stored, check_encoding, encoding_notes, encoding_said, read_as
 from .inputs.inputs import names_of, plan_source, source_notes, twice_notes, view_of
 from .inputs.kept_codes import keeping_codes
-from .inputs.kept_open import kept_open
+from .inputs.kept_open import KeptOpen
 from .inputs.metadata import check_metadata, with_metadata
 from .inputs.reopening import with_model_files_pinned
 from .model_folder.checks import with_sources_said, without_repeats
@@ -58,7 +58,7 @@ def average(
     paths = list(map(path_of, sources))
     weights = ema_weights(ema, len(paths)) if ema is not None and len(paths) > 1 else ()
     opened: list[Checkpoint] = []
-    with kept_open(opened):
+    with KeptOpen(opened):
         for place, source in enumerate(sources, 1):
             opened.append(open_checkpoint(source, root, unwrap=unwrap, called=f"source {place}"))
             opened[-1] = read_as(opened[-1], encoding)

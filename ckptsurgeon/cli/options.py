@@ -160,6 +160,14 @@ OutputUnlessDry = Annotated[
     str | None,
     typer.Option("-o", "--output", metavar="FILE|DIR", help="Write the output here; required unless -n is given."),
 ]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        "--processes",
+        metavar="N",
+        help="With -n: show what each of N processes would read, write and need, and how long it would take.",
+    ),
+]
 DryRun = Annotated[
     bool,
     typer.Option(

@@ -21,6 +21,7 @@ from .options import (
     MaxShard,
     Mesh,
     OutputUnlessDry,
+    Processes,
     Ranks,
     Restart,
     To,
@@ -69,6 +70,7 @@ class Writing:
     yes: Yes = False
     engine: Engine = None
     dry_run: DryRun = False
+    processes: Processes = None
     sink: Sink = field(default_factory=Sink)
 
     @property
@@ -99,6 +101,11 @@ class Writing:
             raise ConfigError("--yes is only for --consume.", hint="Leave it out: nothing else asks.")
         if self.consume and not (self.yes or self.dry_run):
             check_can_ask()
+        if self.processes is not None and not self.dry_run:
+            raise ConfigError(
+                "--processes is only for a dry run (-n): it starts none.",
+                hint="Start them with torchrun --nproc-per-node N -m ckptsurgeon …",
+            )
 
     def carry_out(self, plan: Plan) -> None:
         """Write the output of a plan and show the receipt; with --dry-run, only show the plan."""
@@ -112,7 +119,9 @@ class Writing:
                     output, to=self.to, max_shard_size=self.max_shard_size, plan=plan, **self.shared.given
                 )
                 plan = replace(plan, notes=tuple(dict.fromkeys((*plan.notes, *notes))))
-            if not self.sink.answer(plan):
+            if self.processes is not None:
+                self._show_sharing(plan, self.processes)
+            elif not self.sink.answer(plan):
                 self._show(plan)
             return
         assert self.output is not None  # ensured by check()
@@ -142,6 +151,16 @@ class Writing:
             if not is_for_memory(error):
                 raise
             say(f"note: {escape(self.output)} is written, but there is not enough memory to show the receipt.")
+
+    def _show_sharing(self, plan: Plan, processes: int) -> None:
+        """Show a plan, and what each of several processes would do for it; with --json, print only the latter."""
+        from ..api.sharing import sharing
+        from ..render.sharing import sharing_view
+
+        found = sharing(plan, processes, output=self.output, to=self.to, max_shard_size=self.max_shard_size)
+        if not self.sink.answer(found):
+            self._show(plan)
+            self.sink.show(sharing_view(found, every=self.sink.verbose))
 
     def _show_receipt(self, plan: Plan, receipt: Receipt) -> None:
         """Show the plan and its receipt, or print only the receipt if --json is given."""

@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from types import TracebackType
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...planning.quantised import QuantisedError
 from .encoding import ENCODINGS, read_as
 
-__all__ = ["check_decodable", "kept_open"]
+__all__ = ["KeptOpen", "check_decodable"]
 
 
-@contextmanager
-def kept_open(
-    opened: list[Checkpoint], others: Sequence[Checkpoint] = (), *, sources: int | None = None
-) -> Iterator[None]:
-    """Close the checkpoints that the lists hold at the end of the block, if it fails.
+class KeptOpen:
+    """A block that closes the checkpoints which its lists hold at its end, if it fails.
 
     The first of ``opened`` are the ``sources``, by default all. If their codes would be used as numbers, as they cannot
-    be decoded, the error says why they cannot.
+    be decoded, the error says why they cannot. It is no generator, since that of an ``ExitStack`` whose callbacks are
+    popped would end, and close them, when it is collected as garbage.
     """
-    try:
-        yield
-    except BaseException as error:
+
+    def __init__(
+        self, opened: list[Checkpoint], others: Sequence[Checkpoint] = (), *, sources: int | None = None
+    ) -> None:
+        self._opened, self._others, self._sources = opened, others, sources
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
         try:
             if isinstance(error, QuantisedError):
-                check_decodable(opened[:sources])
-            raise
+                check_decodable(self._opened[: self._sources])
         finally:
-            for checkpoint in (*opened, *others):
+            for checkpoint in (*self._opened, *self._others):
                 checkpoint.close()
 
 

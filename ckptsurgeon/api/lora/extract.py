@@ -21,7 +21,7 @@ from ...util.text import count, escape, listing
 from ..inputs.argument_types import CheckpointLike, Patterns, checked
 from ..inputs.encoding import ENCODINGS, read_as
 from ..inputs.inputs import names_of, notes_on, plan_source, unwrap_notes, view_of
-from ..inputs.kept_open import kept_open
+from ..inputs.kept_open import KeptOpen
 from ..inputs.memory_budget import memory_bytes, with_costs
 from ..inputs.reopening import with_model_files_pinned
 from ..model_folder.checks import notes_beside, with_sources_said
@@ -81,7 +81,7 @@ def lora_extract(
     check_place(vocab, "rows of the two embeddings are subtracted by position.", EXTRACTED)
     most = memory_bytes(memory)
     opened: list[Checkpoint] = []
-    with kept_open(opened):
+    with KeptOpen(opened):
         opened += (
             open_checkpoint(one, root, unwrap=unwrap, called=name) for one, name in ((tuned, "tuned"), (base, "base"))
         )

@@ -22,7 +22,7 @@ from ..inputs.argument_types import CheckpointLike, Patterns, Sources, checked
 from ..inputs.encoding import as_stored, check_encoding, encoding_notes, encoding_said, read_as
 from ..inputs.inputs import merged_notes, names_of, plan_source, source_notes, twice_notes, unwrap_notes, view_of
 from ..inputs.kept_codes import keeping_codes
-from ..inputs.kept_open import kept_open
+from ..inputs.kept_open import KeptOpen
 from ..inputs.memory_budget import memory_bytes, with_costs
 from ..inputs.reopening import with_model_files_pinned
 from ..model_folder.checks import source_layer_notes, with_layers_said
@@ -78,7 +78,7 @@ def lora_merge(
     counts, most = _weights(weights, given), memory_bytes(memory)
     options = Options.of(exclude=exclude, dtype=str(dtype) if dtype is not None else None)
     opened: list[Checkpoint] = []
-    with kept_open(opened):
+    with KeptOpen(opened):
         opened.append(open_checkpoint(base, root, unwrap=unwrap, called="base"))
         opened[0] = read_as(opened[0], encoding)
         names = names_of([path_of(base), *map(path_of, given)])

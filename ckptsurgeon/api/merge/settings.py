@@ -24,7 +24,7 @@ from ...util.text import brief_repr, escape
 from ..inputs.argument_types import CheckpointLike, Given, Parameters
 from ..inputs.encoding import ENCODINGS, encoding_notes, read_as
 from ..inputs.inputs import source_notes
-from ..inputs.kept_open import kept_open
+from ..inputs.kept_open import KeptOpen
 from ..inputs.memory_budget import with_costs
 from ..model_folder.quantised import check_settings, unsettled_notes, with_settings
 from .vocabulary import VocabularyRequest
@@ -58,7 +58,7 @@ class MergeRequest:
             for one, name in zip(models, names, strict=True)
         ]
         read = [read_as(one, self.encoding) for one in opened]
-        stack.enter_context(kept_open(read))
+        stack.enter_context(KeptOpen(read))
         return read
 
     def notes(self, opened: Sequence[Checkpoint]) -> list[str]:

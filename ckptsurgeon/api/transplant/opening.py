@@ -30,7 +30,7 @@ from ..inputs.argument_types import CheckpointLike
 from ..inputs.encoding import ENCODINGS, encoding_notes, read_as, with_decoding
 from ..inputs.inputs import names_of, notes_on, plan_source, plan_target
 from ..inputs.kept_codes import keeping_codes
-from ..inputs.kept_open import check_decodable, kept_open
+from ..inputs.kept_open import KeptOpen, check_decodable
 from ..inputs.operations import OperatedCheckpoint, operate
 from ..inputs.reopening import with_model_files_pinned
 from ..lora.adapter_files import with_scales_checked
@@ -184,7 +184,7 @@ def _planned(
     """
     opened: list[Checkpoint] = []
     initial_files: list[Checkpoint] = []
-    with kept_open(opened, initial_files, sources=len(specs)):
+    with KeptOpen(opened, initial_files, sources=len(specs)):
         for place, spec in enumerate(specs, 1):
             called = f"source {place}" if len(specs) > 1 else "source"
             raw = open_checkpoint(_given(spec.given, spec.uri), root, unwrap=False, called=called)

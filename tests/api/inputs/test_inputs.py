@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import ckptsurgeon as cs
+from ckptsurgeon.engine.inputs import PlanInputs
 from ckptsurgeon.planning.recipe_text import parse_recipe
 
 from ...helpers.adapters import base_state, factors
@@ -395,3 +396,12 @@ def test_an_error_says_which_of_several_dicts_it_is_of(name: str) -> None:
     with pytest.raises(cs.ConfigError) as error:
         call()
     assert error.value.message.startswith(f"{place}, a dict, has several state dicts: m (2 tensors)")
+
+
+@pytest.mark.parametrize("verb", PLANS)
+def test_the_inputs_of_a_plan_stay_open_until_it_is_applied(verb: str, net: Net) -> None:
+    plan = PLANS[verb]("a.pth")
+    gc.collect()
+    inputs = plan.inputs
+    assert isinstance(inputs, PlanInputs)
+    assert not [source.path for source in inputs.sources if source.closed]

@@ -1,0 +1,92 @@
+"""What each of several processes will do for an output: its shards, bytes and memory, and a time from a sample."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from math import prod
+
+from ..planning.plan.plan import Plan
+from ..planning.plan.sharing import ProcessShare, Sharing
+from ..planning.plan.step import Step
+from ..storage.write.staging import StagedFile
+from ..tensors.dtypes import DTYPES
+from .compute.costs import costs_of
+from .context import MergeContext
+from .inputs import PlanInputs
+from .output.companions import as_written
+from .output.layout import OutputOptions, is_folder, lay_out
+from .parts import plan_of_parts, steps_of_parts, write_parts
+from .processes import shared_out
+from .run import PartRun
+
+__all__ = ["sharing_of"]
+
+SAMPLE = 128 << 20
+"""Bytes of the output that are made, and thrown away, to measure how fast a process works."""
+BASE, TORCH = 60 << 20, 200 << 20
+"""Bytes that Python and ckpt take, and what torch adds, by which several processes agree."""
+
+
+def sharing_of(plan: Plan, inputs: PlanInputs, options: OutputOptions, number: int) -> Sharing:
+    """Return what each of ``number`` processes would do to write the output of a plan, whose inputs are open.
+
+    Nothing is written. A sample is computed from local sources; raises what computing it raises, and PlanError if the
+    memory is not enough.
+    """
+    written = as_written(plan, options)
+    shape = lay_out(written, options, ())
+    steps = steps_of_parts(written, shape)
+    shares = shared_out(shape.parts, number) if is_folder(options) else [list(shape.parts), *([[]] * (number - 1))]
+    context = MergeContext(plan.seed, inputs.plugins, inputs.memory) if inputs.memory else MergeContext(plan.seed)
+    rate = _rate(written, inputs, options)
+    found = []
+    for share in shares:
+        costs = costs_of(replace(plan_of_parts(written, steps, share), inputs=inputs), context)
+        size = sum(part.layout.size for part in share)
+        memory = BASE + costs.memory_nbytes + (TORCH if number > 1 else 0)
+        found.append(ProcessShare(len(share), costs.nbytes_read, size, memory, size / rate if rate else None))
+    return Sharing(tuple(found), shape.size, rate)
+
+
+def _rate(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> float | None:
+    """Return how many bytes of an output are made in a second; None if there is nothing to make it of here."""
+    local = {file.remote for source in inputs.sources for file in source.open_files().values()} <= {False}
+    chosen = list(_sample(plan)) if local else []
+    if not chosen:
+        return None
+    sample = replace(plan, steps=tuple(chosen), vocabularies=())
+    (part,) = lay_out(sample, replace(options, path="sample.safetensors", to="", max_shard_size=""), ()).parts
+    began = time.perf_counter()
+    write_parts([PartRun(sample, chosen, inputs, part, _Nowhere(""), lambda nbytes: None)], lambda run: None)
+    return part.layout.size / max(time.perf_counter() - began, 1e-6)
+
+
+def _sample(plan: Plan) -> Iterator[Step]:
+    """Yield steps from all over a plan that make some ``SAMPLE`` bytes together; none that need an initialiser."""
+    usable = [step for step in plan.steps if not (step.draws or step.tied_to or step.overlays)]
+    sizes = {id(step): DTYPES[step.dtype].bits * prod(step.shape) // 8 for step in usable}
+    stride = max(1, sum(sizes.values()) // SAMPLE)
+    left = SAMPLE
+    for step in usable[::stride]:
+        left -= sizes[id(step)]
+        yield step
+        if left <= 0:
+            return
+
+
+class _Nowhere(StagedFile):
+    """A file that keeps nothing."""
+
+    @contextmanager
+    def descriptor(self) -> Iterator[int]:
+        """Give a descriptor that is none, so that the kernel refuses to copy, and ``write`` is used."""
+        yield -1
+
+    def start_writing(self, offset: int, nbytes: int) -> None:
+        """Do nothing."""
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Do nothing."""

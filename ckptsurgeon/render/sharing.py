@@ -1,0 +1,46 @@
+"""Shows what each of several processes will do."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from ..planning.plan.sharing import ProcessShare, Sharing
+from ..util.text import human_bytes
+from .columns import Columns
+
+__all__ = ["sharing_view"]
+
+SHOWN = 8
+"""The most processes that are shown without -v, those with the most bytes."""
+
+
+def sharing_view(sharing: Sharing, *, every: bool = False) -> RenderableType:
+    """Return a table of the processes, the ones with the most bytes first, and what is known of disk and time."""
+    order = sorted(enumerate(sharing.processes), key=lambda one: -one[1].nbytes_written)
+    shown = order if every else order[:SHOWN]
+    heads = ("process", "shards", "read", "written", "memory", "time")
+    rows: list[list[str | Text]] = [[Text(head, "dim") for head in heads]]
+    rows += [_row(number, share) for number, share in shown]
+    left = len(order) - len(shown)
+    more = [Text(f"  and {left} more with as many bytes or fewer (-v shows all)", "dim")] if left else []
+    disk = f"  on disk {human_bytes(sharing.nbytes_disk)}, beside an output that is replaced"
+    if sharing.rate is None:
+        time = "  time: not measured, since the sources are elsewhere or values are drawn"
+    else:
+        time = f"  time: one process makes {human_bytes(int(sharing.rate))}/s here; writing is not counted"
+    return Group(Columns(rows, right=tuple(range(len(heads)))), *more, Text(disk), Text(time))
+
+
+def _row(number: int, share: ProcessShare) -> list[str | Text]:
+    sizes = (share.nbytes_read, share.nbytes_written, share.memory_nbytes)
+    return [str(number), str(share.shards), *map(human_bytes, sizes), _duration(share.seconds)]
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
