@@ -34,4 +34,5 @@ def consumption(plan: Plan) -> Consumption:
         for key in source
         if described.role == "source" and (place, key) not in read
     ]
-    return Consumption(tuple(file.uri for file in files.values()), sum(one.size for one in files.values()), tuple(lost))
+    first = [opened[0] for opened in files.values()]
+    return Consumption(tuple(file.uri for file in first), sum(file.size for file in first), tuple(lost))

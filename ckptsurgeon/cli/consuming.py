@@ -26,18 +26,15 @@ def check_can_ask() -> None:
         )
 
 
-def ask_to_consume(plan: Plan | None) -> None:
-    """Ask twice whether the sources of a plan may be deleted; raises ConfigError if not. None: a plan in a file."""
+def ask_to_consume(plan: Plan) -> None:
+    """Ask twice whether the sources of a plan, which are open, may be deleted; raises ConfigError if not."""
+    from ..api.consuming import consumption
     from ..errors import ConfigError
 
-    what, lost = "the sources of the plan", ""
-    if plan is not None:
-        from ..api.consuming import consumption
-
-        found = consumption(plan)
-        what = f"{count(len(found.files), 'file')} ({human_bytes(found.nbytes)}): {listing(found.files, 3, where='')}"
-        if found.lost:
-            lost = f"{count(len(found.lost), 'tensor')} of them will be lost: {listing(found.lost, 3, where='')}. "
+    found, lost = consumption(plan), ""
+    what = f"{count(len(found.files), 'file')} ({human_bytes(found.nbytes)}): {listing(found.files, 3, where='')}"
+    if found.lost:
+        lost = f"{count(len(found.lost), 'tensor')} of them will be lost: {listing(found.lost, 3, where='')}. "
     first = f"The run deletes {what}, as the output is written. Go on?"
     if not (typer.confirm(first, err=True) and typer.confirm(f"{lost}Really delete them?", err=True)):
         raise ConfigError("nothing was written or deleted.")

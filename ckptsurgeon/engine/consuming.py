@@ -34,12 +34,13 @@ SAFETENSORS = ".safetensors"
 INDEX = ".safetensors.index.json"
 
 
-def consumable_files(plan: Plan, inputs: PlanInputs) -> dict[str, LocalFile]:
+def consumable_files(plan: Plan, inputs: PlanInputs) -> dict[str, list[LocalFile]]:
     """Return the shards that a run with ``consume`` deletes, by path: those of the sources, not of a destination.
 
-    Raises OutputError for a source that is no local folder of safetensors shards.
+    A shard that is a part of several sources is open several times. Raises OutputError for a source that is no local
+    folder of safetensors shards.
     """
-    found: dict[str, LocalFile] = {}
+    found: dict[str, list[LocalFile]] = {}
     for described, source in zip(plan.sources, inputs.sources, strict=False):
         if described.role != "source":
             continue
@@ -51,7 +52,7 @@ def consumable_files(plan: Plan, inputs: PlanInputs) -> dict[str, LocalFile]:
                     f"{escape(source.path)} cannot be consumed: it is not of safetensors files on this machine.",
                     hint="Leave out --consume, or convert it first.",
                 )
-            found[os.path.realpath(file.path)] = file
+            found.setdefault(os.path.realpath(file.path), []).append(file)
     return found
 
 
@@ -79,93 +80,126 @@ def source_consumer(
         )
     files = consumable_files(plan, inputs)
     kept = {os.path.realpath(one.name) for one in plan.target.files}
-    for path, file in files.items():
+    for path, (file, *_) in files.items():
         if not isinstance(file, ConsumedFile):
             check_deletable(file.path, file.uri)
+        elif os.path.realpath(file.shard.output) != os.path.realpath(options.path):
+            other = escape(file.shard.output)
+            raise OutputError(
+                f"{escape(file.uri)} was consumed by a run that writes {other}, and was interrupted.",
+                hint="Run that command again.",
+            )
         if path in kept:
             raise OutputError(f"{escape(file.uri)} is the destination, and cannot be consumed.")
-    return SourceConsumer(plan, inputs, options, shape, files)
+    return SourceConsumer(plan, inputs, options.path, files=files, parts=steps_of_parts(plan, shape))
 
 
 class SourceConsumer:
-    """The shards of the sources that are to be deleted, and the parts of the output that each of them is needed for."""
+    """The shards of the sources that are to be deleted, and the parts of the output that each of them is needed for.
+
+    ``files`` are the open files of each shard, by path.
+    """
 
     def __init__(
         self,
         plan: Plan,
         inputs: PlanInputs,
-        options: OutputOptions,
-        shape: OutputShape,
-        files: Mapping[str, LocalFile],
+        output: str,
+        files: Mapping[str, Sequence[LocalFile]],
+        parts: Mapping[str, Sequence[Step]],
     ) -> None:
-        self._files, self._output, self._lock = files, options.path, Lock()
-        self._parts = {part.name for part in shape.parts}
-        self._needed = {path: set[str]() for path in files}
-        for name, steps in steps_of_parts(plan, shape).items():
+        self._files, self._output, self._lock = files, output, Lock()
+        self._parts = frozenset(parts)
+        self._needed: dict[str, set[str]] = {path: set() for path in files}
+        for name, steps in parts.items():
             for path in _read_by(steps, inputs):
                 if path in self._needed:
                     self._needed[path].add(name)
-        self.nbytes = sum(file.size for file in files.values())
+        for pair in plan.equal:  # compared before anything is written, also when an interrupted run goes on
+            for path in (*_files_of(inputs, pair.source, pair.first), *_files_of(inputs, pair.source, pair.second)):
+                if path in self._needed:
+                    self._needed[path] |= self._parts
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all shards."""
+        return sum(opened[0].size for opened in self._files.values())
+
+    def nbytes_beside(self, path: str) -> int:
+        """Return the bytes of the shards that are still there, on the file system of the output ``path``."""
+        device = os.stat(os.path.dirname(os.path.abspath(path))).st_dev
+        there = (os.stat(one) for one in self._files if os.path.exists(one))
+        return sum(found.st_size for found in there if found.st_dev == device)
 
     @property
     def has_begun(self) -> bool:
         """Whether a shard was deleted, by this run or by an interrupted one."""
-        return any(isinstance(file, ConsumedFile) or file.closed for file in self._files.values())
+        return any(isinstance(opened[0], ConsumedFile) or opened[0].closed for opened in self._files.values())
 
     def check_kept(self, kept: Collection[str]) -> None:
         """Raise PlanError if a part that is not finished needs a shard that is gone."""
         lost = [
-            file.uri
-            for path, file in self._files.items()
-            if isinstance(file, ConsumedFile) and not self._needed[path] <= set(kept)
+            opened[0].uri
+            for path, opened in self._files.items()
+            if isinstance(opened[0], ConsumedFile) and not self._needed[path] <= set(kept)
         ]
         if lost:
             raise PlanError(
-                f"finished shards of {escape(self._output)} are damaged or gone, and what they were made of was "
-                f"consumed: {listing(lost)}.",
-                hint="Fetch these files again.",
+                f"finished shards of {escape(self._output)} are damaged or cannot be read, and what they were made of "
+                f"was consumed: {listing(lost)}. Nothing was changed.",
+                hint="Run the command again; if that does not help, fetch these files again.",
                 details=lost,
             )
 
     def finished(self, names: Collection[str]) -> None:
         """Delete the shards that only finished parts were made of; ``names`` are all finished parts.
 
-        With the last part nothing is deleted until the output is in its place. Raises OutputError.
+        With the last part nothing is deleted until the output is in its place, and shards that no part was made of stay
+        until then, too. Raises OutputError.
         """
         done = set(names)
         if done == self._parts:
             return
         with self._lock:
-            for path, file in self._files.items():
-                if self._needed[path] <= done and not file.closed and not isinstance(file, ConsumedFile):
-                    consume(file, self._output)
+            for path, opened in self._files.items():
+                if self._needed[path] and self._needed[path] <= done and not opened[0].closed:
+                    if not isinstance(opened[0], ConsumedFile):
+                        consume(opened[0], self._output)
+                    for file in opened[1:]:
+                        file.close()
 
     def finish(self) -> tuple[str, ...]:
         """Delete all shards, and indexes that name nothing else; return a note. Raises OutputError."""
         for path in self._files:
             delete(path)
         for folder in dict.fromkeys(map(os.path.dirname, self._files)):
-            for name in os.listdir(folder):
-                if name.endswith(INDEX) and not any(os.path.exists(one) for one in _shards(os.path.join(folder, name))):
-                    delete(os.path.join(folder, name))
+            for index in (os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(INDEX)):
+                shards = _shards(index)
+                if not shards.isdisjoint(self._files) and not any(map(os.path.exists, shards)):
+                    delete(index)
         return (f"consumed {count(len(self._files), 'file')} of the sources ({human_bytes(self.nbytes)})",)
 
 
-def _shards(index: str) -> list[str]:
-    """Return the paths of the shards that an index names."""
+def _shards(index: str) -> set[str]:
+    """Return the paths of the shards that an index names; none if it cannot be read."""
     with suppress(OSError, ValueError, AttributeError, LookupError):
         names = set(map(str, read_json(read_file(index, limits.JSON_HEADER_BYTES).decode())["weight_map"].values()))
-        return [os.path.join(os.path.dirname(index), name) for name in names]
-    return [index]
+        return {os.path.join(os.path.dirname(index), name) for name in names}
+    return set()
 
 
 def _read_by(steps: Sequence[Step], inputs: PlanInputs) -> Iterator[str]:
     """Yield the paths of the files that steps read."""
     for step in steps:
         for one in step.inputs:
-            source = inputs.sources[one.source]
-            info = source.get(one.key)
-            for leaf in leaves(info) if info is not None else ():
-                file = source.open_files().get(leaf.storage.file) if leaf.storage is not None else None
-                if isinstance(file, LocalFile):
-                    yield os.path.realpath(file.path)
+            yield from _files_of(inputs, one.source, one.key)
+
+
+def _files_of(inputs: PlanInputs, place: int, key: str) -> Iterator[str]:
+    """Yield the paths of the files that store a tensor of a source, or what it is computed from."""
+    source = inputs.sources[place]
+    info = source.get(key)
+    for leaf in leaves(info) if info is not None else ():
+        file = source.open_files().get(leaf.storage.file) if leaf.storage is not None else None
+        if isinstance(file, LocalFile):
+            yield os.path.realpath(file.path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Lock
@@ -26,7 +26,7 @@ __all__ = ["PartsJournal", "unfinished_parts"]
 BLOCK = 1 << 20
 THREADS = 2
 AGAIN = (ConfigError, FormatError, PatternError, PlanError)
-"""Errors that the same command would meet again: then no parts are kept."""
+"""Errors that the same command would meet again: then no parts are kept, unless they are the only copy of something."""
 
 
 def unfinished_parts(
@@ -69,25 +69,30 @@ class PartsJournal:
             self._journal = Journal(self._folder.path, self._folder.shown)
             self._journal.begin({**identity_of(plan, inputs, options, self._shape), "on_disk": on_disk(inputs)})
 
-    def go_on(self, found: UnfinishedOutput) -> dict[str, StagedFile]:
+    def go_on(
+        self, found: UnfinishedOutput, check: Callable[[Collection[str]], None] = lambda names: None
+    ) -> dict[str, StagedFile]:
         """Go on with the journal of an earlier run; return the open files of the parts that are whole, by name.
 
-        All other files in the temp folder are removed.
+        ``check`` gets their names, and may raise an error; then nothing is changed. All other files in the temp folder
+        are removed.
         """
         self._journal = Journal(self._folder.path, self._folder.shown)
-        self._journal.cut(found.nbytes)
         known = {part.name: part for part in self._shape.parts}
         rows = {row["name"]: row for row in found.rows if row["name"] in known}
         files: dict[str, StagedFile] = {}
         with ThreadPoolExecutor(THREADS, thread_name_prefix="check") as pool:
             checked = pool.map(lambda name: self._whole(known[name], rows[name]), rows)
             for name, pair in zip(rows, checked, strict=True):
-                if pair is None:
-                    self._folder.remove(name)
-                else:
+                if pair is not None:
                     files[name], self.kept[name] = pair
-        self._folder.clear(but=files)
         self._done = set(self.kept)
+        check(files)
+        self._journal.cut(found.nbytes)
+        for name in rows:
+            if name not in files:
+                self._folder.remove(name)
+        self._folder.clear(but=files)
         self._folder.kept_on_failure = bool(self._done)
         return files
 

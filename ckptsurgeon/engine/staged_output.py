@@ -189,18 +189,20 @@ def staged_output(
     unfinished = unfinished_parts(path, plan, inputs, options, shape)
     there = unfinished.names if unfinished is not None else set()
     sizes = [part.layout.size for part in shape.parts if part.name not in there]
-    size = sum(sizes) if consumer is None else max(sizes, default=0) + max(0, sum(sizes) - consumer.nbytes)
+    size = sum(sizes) if consumer is None else max(sizes, default=0) + max(0, sum(sizes) - consumer.nbytes_beside(path))
     with staged_folder(path, size, stale=present, unfinished=unfinished, restart=options.restart) as folder:
         journal = PartsJournal(folder, shape)
         journal.waits = consumer is not None
         folder.reserves = consumer is None
         folder.is_only_copy = consumer is not None and consumer.has_begun
         with journal.keeping_parts():
-            files = journal.go_on(unfinished) if unfinished is not None else {}
+            files: dict[str, StagedFile] = {}
+            if unfinished is not None:
+                files = journal.go_on(unfinished, consumer.check_kept if consumer is not None else lambda names: None)
             if unfinished is None:
                 journal.begin(plan, inputs, options)
-            if consumer is not None:
-                consumer.check_kept(journal.kept)
+            if consumer is not None and unfinished is None:
+                consumer.check_kept(())
             yield StagedOutput(shape, files, folder, journal, helpers, consumer)
 
 

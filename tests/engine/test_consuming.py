@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.engine import staged_output
 from ckptsurgeon.engine.run import PartRun
 from ckptsurgeon.storage.read.local import ConsumedFile, LocalFile
-from ckptsurgeon.storage.write import consuming
+from ckptsurgeon.storage.write import consuming, folders
 from ckptsurgeon.storage.write.consuming import consume
+from ckptsurgeon.storage.write.journal import JOURNAL
 
 from .sharded import SHARD, VERBS, files, write_sources
 
@@ -194,8 +195,89 @@ def test_a_finished_part_that_is_damaged_is_an_error_that_names_what_is_gone(aft
     (temp,) = (name for name in os.listdir() if ".ckpt-tmp" in name)
     part = Path(temp, "model-00001-of-00005.safetensors")
     part.write_bytes(part.read_bytes()[:-1] + b"x")
-    with pytest.raises(cs.PlanError, match="damaged or gone, and what they were made of was consumed: src/model-00001"):
+    with pytest.raises(
+        cs.PlanError, match="damaged or cannot be read, and what they were made of was consumed: src/model-00001"
+    ):
         write(plan(), consume=True)
+    assert [name for name in os.listdir() if ".ckpt-tmp" in name and Path(name, part.name).exists()]
+
+
+@pytest.mark.parametrize("is_done", [False, True])
+def test_a_run_that_stops_when_the_output_takes_its_place_goes_on(is_done: bool, monkeypatch: Any) -> None:
+    write(plan("whole"), "wanted")
+    place = folders.place_folder
+
+    def stopped(*given: Any) -> None:
+        monkeypatch.setattr(folders, "place_folder", place)
+        if is_done:
+            place(*given)
+        raise Interrupted
+
+    monkeypatch.setattr(folders, "place_folder", stopped)
+    with pytest.raises(Interrupted):
+        write(plan(), consume=True)
+    if not is_done:
+        receipt = write(plan(), consume=True)
+        assert receipt.notes[0].startswith("went on from an interrupted run: 5 of 5 parts")
+    assert weights("out") == weights("wanted")
+
+
+@pytest.mark.parametrize("line", [0, 1])
+def test_what_a_run_left_is_not_removed_if_its_journal_is_damaged(line: int, after_each: Any) -> None:
+    begun(after_each)
+    (temp,) = (name for name in os.listdir() if ".ckpt-tmp" in name)
+    lines = Path(temp, JOURNAL).read_bytes().splitlines(keepends=True)
+    lines[line] = lines[line].replace(b"a", b"b", 1)
+    Path(temp, JOURNAL).write_bytes(b"".join(lines))
+    for options in ({}, {"restart": True}, {"consume": True}):
+        with pytest.raises((cs.OutputError, cs.PlanError), match="only copy|was consumed"):
+            write(plan("src"), **options)
+    assert len([name for name in os.listdir(temp) if name.startswith("model-")]) == 5
+
+
+def test_an_output_elsewhere_names_the_one_that_has_the_values(after_each: Any) -> None:
+    begun(after_each)
+    with pytest.raises(
+        cs.OutputError, match="src/model-00001.* was consumed by a run that writes .*/out, and was interr"
+    ):
+        write(plan(), "elsewhere", consume=True)
+
+
+def test_an_index_of_other_files_stays() -> None:
+    Path("src/other.safetensors.index.json").write_text('{"weight_map": {"a": "other-00001-of-00001.safetensors"}}')
+    write(plan(), consume=True)
+    assert os.listdir("src") == ["other.safetensors.index.json"]
+
+
+def test_a_source_may_be_given_twice() -> None:
+    write(cs.average(["whole", "whole"]), "wanted")
+    write(cs.average(["src", "src"]), consume=True)
+    assert weights("out") == weights("wanted")
+    assert os.listdir("src") == []
+
+
+def test_a_tie_is_compared_before_anything_is_deleted() -> None:
+    key = "layers.0.weight"
+    tensors = load_file("a.safetensors")
+    save_file({**tensors, "head.weight": tensors[key].clone()}, "b.safetensors")
+    cs.apply(cs.convert("b.safetensors"), "tied", max_shard_size=SHARD)
+    rows = "".join(f"    {one}: {{shape: [300, 1000]}}\n" for one in (*tensors, "head.weight"))
+    Path("tied.yaml").write_text(f"model:\n  tensors:\n{rows}  tied: [[{key}, head.weight]]\n")
+    transplanted = cs.transplant("tied", "tied.yaml")
+    assert transplanted.equal
+    write(transplanted, consume=True)
+    assert torch.equal(load_file("out/model-00001-of-00005.safetensors")[key], tensors[key])
+
+
+def test_a_small_tensor_across_the_end_of_the_beginning_is_kept_whole() -> None:
+    tensors = {f"t{number:02}": torch.full((100,), float(number)) for number in range(20)}
+    save_file({**tensors, "z": torch.ones(300, 1000)}, "one.safetensors")
+    with cs.open_checkpoint("one.safetensors") as opened:
+        infos = dict(opened.items())
+    consume(LocalFile("one.safetensors"), "out")
+    left = ConsumedFile("one.safetensors", "one.safetensors")
+    for key, tensor in tensors.items():
+        assert left.read(_place(infos[key]), 400) == tensor.numpy().tobytes()
 
 
 def test_small_tensors_are_kept_and_no_hole_is_read() -> None:

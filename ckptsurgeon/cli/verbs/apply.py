@@ -60,7 +60,11 @@ def run(
     writing.check_consent()
     _check_output(plan, output)
     if writing.consume and not writing.yes:
-        ask_to_consume(None)
+        order = load_order(plan)
+        try:
+            ask_to_consume(order.plan)
+        finally:
+            order.close()
     sink = writing.sink
     with sink.working("writing", output or "") as progress:
         receipt = apply(

@@ -76,15 +76,21 @@ def _kept(fd: int) -> Iterator[tuple[int, int]]:
     start = 8 + length
     entries = json.loads(os.pread(fd, length, 8))
     begun = max(start, min(BEGINNING, os.fstat(fd).st_size))
-    yield 0, begun
     spans = (one["data_offsets"] for key, one in entries.items() if key != "__metadata__")
     ranges = ((max(begun, start + begin), start + end) for begin, end in spans if end - begin <= SMALL)
-    chosen, room = list[tuple[int, int]](), MOST_KEPT
+    chosen, room = [(0, begun)], MOST_KEPT
     for begin, end in sorted(ranges, key=lambda one: one[1] - one[0]):
         room -= end - begin
         if begin < end and room >= 0:
             chosen.append((begin, end))
-    yield from sorted(chosen)
+    last = (0, 0)
+    for begin, end in sorted(chosen):
+        if begin <= last[1]:
+            last = (last[0], end)
+        else:
+            yield last
+            last = (begin, end)
+    yield last
 
 
 def _leave(fd: int, path: str, shard: ConsumedShard) -> None:

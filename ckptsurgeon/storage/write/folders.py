@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from ...errors import OutputError
 from ...util.text import escape
 from .exchanging import check_exchange, place_folder
-from .journal import JOURNAL, Journal, UnfinishedOutput, unfinished_output
+from .journal import JOURNAL, Journal, UnfinishedOutput, unfinished_output, unreadable_leftovers
 from .output_checks import check_space, output_error
 from .staging import StagedFile
 from .temp import folder_of, lock, remove_leftovers, sync_folder, temp_name
@@ -151,7 +151,9 @@ def staged_folder(
         check_no_unfinished(path, path, restart=restart)
     if os.path.isdir(path):
         check_exchange(path)
-    remove_leftovers(path, but=unfinished.folder if unfinished is not None else "")
+    begun = unfinished.folder if unfinished is not None else ""
+    _check_removable(path, but=begun)
+    remove_leftovers(path, but=begun)
     _check_not_within(path)
     check_space(os.path.dirname(os.path.abspath(path)), size, path)
     with ExitStack() as stack:
@@ -165,10 +167,14 @@ def staged_folder(
         try:
             yield staged
             _flush(staged)
-            Journal(staged.path, path).remove()
             staged.kept_on_failure = False
-            place_folder(staged.path, path, set(stale))
-            staged.is_only_copy = False
+            if staged.is_only_copy:  # until it is in its place, the next run has to find what is in it
+                place_folder(staged.path, path, set(stale))
+                staged.is_only_copy = False
+                Journal(path, path).remove()
+            else:
+                Journal(staged.path, path).remove()
+                place_folder(staged.path, path, set(stale))
         except OSError as error:
             raise output_error(path, error) from error
         finally:
@@ -194,6 +200,17 @@ def check_no_unfinished(path: str, shown: str, why: str = "", *, restart: bool =
             if consumes
             else "Finish that command first, or use --restart to remove what it left.",
         )
+
+
+def _check_removable(path: str, *, but: str) -> None:
+    """Raise OutputError if what an interrupted run left may be the only copy of something; ``but`` is not looked at."""
+    for folder in unreadable_leftovers(path):
+        if folder != but:
+            raise OutputError(
+                f"{escape(folder)} was left by an interrupted run of {escape(path)}, and its journal cannot be read or "
+                "is another user's: it may hold the only copy of what that run has consumed.",
+                hint="Let the user who began that run finish it; or look into the folder, and remove it.",
+            )
 
 
 def _flush(staged: StagedFolder) -> None:
