@@ -74,6 +74,7 @@ class _DeepSpeedUniversal:
             notes=(
                 f"universal checkpoint{f' of {escape(tag[:-1])}' if tag else ''}: float32 weights of "
                 f"{count(len(parameters), 'parameter')}{left}",
+                *_parts_unread(states),
             ),
         )
 
@@ -154,6 +155,16 @@ def _add_states(
         if isinstance(key, str) and isinstance(other, str) and other in weights and key not in weights:
             weights[key] = weights[other]
     return {key: tree[key] for key in _BESIDE if key in tree}
+
+
+def _parts_unread(states: Sequence[str]) -> list[str]:
+    """Return a note on model states of several ranks, of which nothing is taken."""
+    if states in ([], [_FIRST]):
+        return []
+    return [
+        f"the model states are those of {count(len(states), 'rank')}: buffers, frozen parameters and second names of "
+        "tied ones are in them only, and are not read"
+    ]
 
 
 def _left_out(folder: Folder, zero: str, parameters: Sequence[str]) -> str:

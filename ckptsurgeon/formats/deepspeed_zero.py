@@ -128,7 +128,8 @@ def _of_all_ranks(models: Sequence[StateFile], optimizers: Sequence[StateFile]) 
         first.append(own[0][0])
     if len({stage for _, stage in made}) > 1:
         raise FormatError("the ranks are of different stages of ZeRO.", rule="zero states")
-    return join_tensor_parallel([weights for weights, _ in made], first), made[0][1]
+    handles = {name: file for one in (*models, *optimizers) for name, file in one.header.handles.items()}
+    return join_tensor_parallel([weights for weights, _ in made], first, handles), made[0][1]
 
 
 def _model_rank(one: StateFile) -> int:

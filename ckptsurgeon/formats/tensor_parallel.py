@@ -25,6 +25,7 @@ from .base.header import ExtraEntries, FilePrint, Header, IndexFile, OutputLayou
 from .base.sharded_writer import folder_frame, folder_recipe
 from .base.spread import RankShares, SpreadLayout, part_of
 from .base.untrusted import check_elements, parse_json
+from .clusters.joining import equal_bytes
 
 __all__ = ["FORMAT"]
 
@@ -115,7 +116,7 @@ class _TensorParallel:
         try:
             raw, ranks, axes = _read_index(index)
             headers = [_header(source, _name(rank), handles) for rank in range(ranks)]
-            tree = _joined(source, [header.tree for header in headers], axes)
+            tree = _joined(source, [header.tree for header in headers], axes, handles)
         except BaseException:
             for file in handles.values():
                 file.close()
@@ -164,8 +165,13 @@ def _header(folder: Folder, name: str, handles: dict[str, File]) -> Header:
     return header
 
 
-def _joined(folder: Folder, trees: Sequence[Mapping[str, TensorInfo]], axes: Mapping[str, int]) -> dict[str, Any]:
-    """Return the tensors of all ranks; raises FormatError if a rank lacks one, or has one of another shape."""
+def _joined(
+    folder: Folder, trees: Sequence[Mapping[str, TensorInfo]], axes: Mapping[str, int], handles: Mapping[str, File]
+) -> dict[str, Any]:
+    """Return the tensors of all ranks.
+
+    Raises FormatError if a rank lacks one, has one of another shape, or has other values in one that is not cut.
+    """
     if len(trees) * len(trees[0]) > limits.RANK_PIECES:
         raise FormatError(f"{escape(folder.uri)} has more than {limits.RANK_PIECES} parts of tensors.", rule="pieces")
     for rank, tree in enumerate(trees):
@@ -190,6 +196,12 @@ def _joined(folder: Folder, trees: Sequence[Mapping[str, TensorInfo]], axes: Map
                     f"{escape(folder.uri)}: {escape(key)} in {_name(rank)} is {part.dtype} {part.shape}, but "
                     f"{first.dtype} {first.shape} in {_name(0)}.",
                     rule="rank shapes",
+                )
+            if axis is None and equal_bytes(first, part, handles) is False:
+                raise FormatError(
+                    f"{escape(folder.uri)}: {escape(key)}, which is not cut by {INDEX}, has other values in "
+                    f"{_name(rank)} than in {_name(0)}.",
+                    rule="rank values",
                 )
         made[key] = first if axis is None else join(parts, axis)
         check_elements(made[key].shape)

@@ -21,14 +21,14 @@ __all__ = ["RankJoiner", "equal_bytes"]
 
 
 COMPARED = 256 << 10
-"""Bytes of a tensor that is read to compare it, if there are no checksums; norms have fewer."""
+"""Bytes at the beginning and the end of a tensor that are read to compare it, if there are no checksums."""
 
 
 def equal_bytes(one: TensorInfo, other: TensorInfo, handles: Mapping[str, File] | None = None) -> bool | None:
     """Return whether two tensors have equal bytes, judged by the checksums of their storages; None if these do not say.
 
-    Every record of an archive has a CRC-32 in its directory. Small views of records, which have none of their own, are
-    read if the open files are given, by the names in their storages.
+    Every record of an archive has a CRC-32 in its directory. Others are read if the open files are given, by the names
+    in their storages: whole if they are small, else their beginning and their end.
     """
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
@@ -46,50 +46,62 @@ def equal_bytes(one: TensorInfo, other: TensorInfo, handles: Mapping[str, File] 
     )
     if whole:
         return a.crc32 == b.crc32
-    if handles is None or not (one.is_plain and other.is_plain) or one.nbytes > COMPARED:
+    if handles is None or not (one.is_plain and other.is_plain and a.file in handles and b.file in handles):
         return None
-    first, second = (handles[at.file].read(at.offset + info.offset, one.nbytes) for at, info in ((a, one), (b, other)))
-    return first == second
+    size, length = one.nbytes, min(one.nbytes, COMPARED)
+    for at in dict.fromkeys((0, size - length)):
+        places = ((a, one.offset + at), (b, other.offset + at))
+        first, second = (handles[where.file].read(where.offset + offset, length) for where, offset in places)
+        if first != second:
+            return False
+    return True
 
 
 @dataclass
 class RankJoiner:
     """Joins the state dicts of the ranks; ``files`` are those of the ranks, in their order.
 
-    ``differing`` are the keys of the tensors that should be equal on several ranks, and are not.
+    ``differing`` are the keys of the tensors that should be equal on several ranks, and are not; ``unknown`` are those
+    that could not be compared.
     """
 
     files: Sequence[StateFile]
     differing: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
     joined: int = 0
     _nodes: int = 0
-    _pieces: int = 0
+    _entries: int = 0
 
     def tree(self) -> dict[Any, Any]:
         """Return the state dict, nested as it was saved; raises FormatError if the ranks do not fit together."""
+        self._handles = {name: file for one in self.files for name, file in one.header.handles.items()}
         self._reach = [_reach(one.tree, len(self.files)) for one in self.files]
         return self._level({rank: one.tree for rank, one in enumerate(self.files)}, "", 0)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """A note on the tensors that differ between the ranks."""
-        if not self.differing:
-            return ()
-        return (
-            f"{count(len(self.differing), 'tensor')} that should be equal on all ranks differ, and that of the first "
-            f"rank is taken: {listing(self.differing, where='')}",
-        )
+        """Notes on the tensors that differ between the ranks, or that could not be compared."""
+        found = []
+        for keys, what in ((self.differing, "differ"), (self.unknown, "were not compared, as they are no plain bytes")):
+            if keys:
+                of = f"{count(len(keys), 'tensor')} that should be equal on all ranks {what}"
+                found.append(f"{of}, and that of the first rank is taken: {listing(keys, where='')}")
+        return tuple(found)
 
     def _level(self, trees: Mapping[int, Mapping[Any, Any]], path: str, depth: int) -> dict[Any, Any]:
         self._nodes += len(trees)
         if depth > limits.TREE_DEPTH or self._nodes > limits.TREE_NODES:
             raise UnsafeError("the files of the ranks are nested too deeply, or share too much.", rule="tree")
-        made: dict[Any, Any] = {}
-        for tree in trees.values():
-            for key in tree:
-                if key not in made:
-                    made[key] = self._entry({r: t[key] for r, t in trees.items() if key in t}, f"{path}{key}", depth)
-        return made
+        found: dict[Any, dict[int, Any]] = {}
+        for rank, tree in trees.items():
+            self._entries += len(tree)
+            if self._entries > limits.RANK_PIECES:
+                raise UnsafeError(
+                    f"the files of the ranks have more than {limits.RANK_PIECES} entries, the limit.", rule="pieces"
+                )
+            for key, value in tree.items():
+                found.setdefault(key, {})[rank] = value
+        return {key: self._entry(values, f"{path}{key}", depth) for key, values in found.items()}
 
     def _entry(self, values: Mapping[int, Any], key: str, depth: int) -> Any:
         """Return one entry of the state dict; ``values`` has what the ranks have there."""
@@ -99,12 +111,6 @@ class RankJoiner:
             return self._level(nested, f"{key}.", depth + 1)
         if not isinstance(first, TensorInfo):
             return first
-        self._pieces += len(values)
-        if self._pieces > limits.RANK_PIECES:
-            raise UnsafeError(
-                f"the files of the ranks have more than {limits.RANK_PIECES} parts of tensors, the limit.",
-                rule="pieces",
-            )
         infos = {rank: value for rank, value in values.items() if isinstance(value, TensorInfo)}
         self._check_alike(key, infos)
         parts = {rank: _part_of(info) for rank, info in infos.items()}
@@ -116,8 +122,11 @@ class RankJoiner:
         """Return a tensor that is the same on all ranks: that of the first one."""
         rank, first = next(iter(infos.items()))
         self._check_ranks(key, infos, self._reach[rank])
-        if any(equal_bytes(first, info) is False for info in infos.values()):
+        equal = {equal_bytes(first, info, self._handles) for info in infos.values()}
+        if False in equal:
             self.differing.append(key)
+        elif None in equal:
+            self.unknown.append(key)
         return first
 
     def _distributed(
@@ -136,7 +145,7 @@ class RankJoiner:
             with naming(self.files[rank].file):
                 for piece in part.pieces(first.shape, rank):
                     known = pieces.setdefault(piece.offsets, piece)
-                    if known is not piece and equal_bytes(known.info, piece.info) is False:
+                    if known is not piece and equal_bytes(known.info, piece.info, self._handles) is False:
                         self.differing += [key] if key not in self.differing[-1:] else []
         self.joined += 1
         if first.numel == 0:

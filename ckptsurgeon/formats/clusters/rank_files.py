@@ -63,6 +63,13 @@ def rank_files(folder: Folder) -> RankFiles:
         left = [name for group, found in groups.items() if group != chosen for name in found.values()]
         notes.append(f"read the {said} ranks that {_CONFIG} names, not {listing(left, 1, where='')}")
     found = groups[chosen]
+    double = next((name for name in folder.names() if _group(name) == chosen and name not in found.values()), "")
+    if double:
+        raise FormatError(
+            f"{escape(folder.uri)} has two files of one rank, of which one is {escape(double)}.",
+            hint="Move one of them to another folder.",
+            rule="ranks",
+        )
     ranks = chosen[1] or max(found) + 1
     if ranks > limits.RANKS or max(found) >= ranks:
         raise FormatError(
@@ -87,10 +94,16 @@ def _groups(names: Sequence[str]) -> dict[tuple[str, int], dict[int, str]]:
     """Return the files of each run, {(beginning of the names, number of ranks or 0): {rank: name}}, weights only."""
     groups: dict[tuple[str, int], dict[int, str]] = {}
     for name in names:
-        found = _NAMED.fullmatch(name)
-        if found is not None and found[1] in _MODEL:
-            groups.setdefault((found[1], int(found[2] or 0)), {}).setdefault(int(found[3]), name)
+        group, found = _group(name), _NAMED.fullmatch(name)
+        if group is not None and found is not None:
+            groups.setdefault(group, {}).setdefault(int(found[3]), name)
     return groups
+
+
+def _group(name: str) -> tuple[str, int] | None:
+    """Return the beginning of the name of a file of a rank with weights, and the number of ranks in it, or 0."""
+    found = _NAMED.fullmatch(name)
+    return (found[1], int(found[2] or 0)) if found is not None and found[1] in _MODEL else None
 
 
 def _numbers(ranks: Sequence[int]) -> str:

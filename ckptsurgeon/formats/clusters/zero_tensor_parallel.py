@@ -8,13 +8,15 @@ is a regular expression from a file, so only plain ones are used, which cannot t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ...errors import FormatError
-from ...tensors.composition import cut, join
+from ...storage.read.base import File
+from ...tensors.composition import cut, join, leaves
 from ...tensors.info import TensorInfo
 from ...util.text import brief_repr, escape, listing
-from ..torch.zero import StateFile
+from ..torch.zero import StateFile, buffers
+from .joining import equal_bytes
 
 __all__ = ["join_tensor_parallel"]
 
@@ -31,8 +33,12 @@ PATTERNS, CHARACTERS = 64, 200
 _HINT = "Convert it with DeepSpeed's ds_to_universal.py first: ckpt reads what that leaves."
 
 
-def join_tensor_parallel(ranks: Sequence[dict[str, TensorInfo]], models: Sequence[StateFile]) -> dict[str, TensorInfo]:
+def join_tensor_parallel(
+    ranks: Sequence[dict[str, TensorInfo]], models: Sequence[StateFile], handles: Mapping[str, File]
+) -> dict[str, TensorInfo]:
     """Return the weights of the whole model, from those of each rank and the model states of the ranks.
+
+    ``handles`` are the open files of all states, by the names in storages.
 
     Raises FormatError if the states do not say how they are shared out, or in a way that is not known.
     """
@@ -47,10 +53,17 @@ def join_tensor_parallel(ranks: Sequence[dict[str, TensorInfo]], models: Sequenc
                 rule="model parallel",
             )
     made: dict[str, TensorInfo] = {}
+    plain = buffers(models[0])
     for key, first in ranks[0].items():
         parts = [weights[key] for weights in ranks]
         kinds = [kind for kind, found in patterns.items() if any(one.match(key) for one in found)]
+        if key in plain:  # the patterns are for parameters
+            kinds = [_WHOLE]
         made[key] = _joined(key, parts, kinds, vocabulary)
+        if _WHOLE in kinds and any(equal_bytes(leaf, other, handles) is False for leaf, other in _pairs(parts)):
+            raise FormatError(
+                f"the ranks have {escape(key)}, which is not split, with other values.", hint=_HINT, rule="zero values"
+            )
         if first.numel and len({part.dtype for part in parts}) > 1:
             raise FormatError(f"the ranks have {escape(key)} in different dtypes.", rule="zero")
     return made
@@ -109,6 +122,14 @@ def _joined(key: str, parts: Sequence[TensorInfo], kinds: Sequence[str], vocabul
         return join([join(half, 0) for half in halves], 0)
     made = join(parts, dim)
     return cut(made, 0, 0, min(vocabulary, made.shape[0])) if _VOCABULARY in kinds and vocabulary else made
+
+
+def _pairs(parts: Sequence[TensorInfo]) -> Iterator[tuple[TensorInfo, TensorInfo]]:
+    """Yield what the first part and each other one are stored as, if both are stored as they are."""
+    stored = [list(leaves(part)) for part in parts]
+    for other in stored[1:]:
+        if len(other) == len(stored[0]) == 1:
+            yield stored[0][0], other[0]
 
 
 def _but(dim: int, shape: tuple[int, ...]) -> tuple[int, ...]:

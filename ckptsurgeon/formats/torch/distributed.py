@@ -140,10 +140,10 @@ def _is_whole(part: MeshPart) -> bool:
 
 
 def _mesh_part(whole: TensorInfo, state: Any, mesh_of: Callable[[Any], RankMesh], budget: CopyBudget) -> MeshPart:
-    found: dict[Any, Any] = {}
-    for one in state if isinstance(state, tuple) else (state,):
-        found.update(one if isinstance(one, dict) else {})
-    spec, local = attributes_of(found.get("_spec"), "DTensorSpec"), found.get("_local_tensor")
+    states = [one for one in reversed(state if isinstance(state, tuple) else (state,)) if isinstance(one, dict)]
+    budget.spend(len(states))  # they may be shared by all tensors of a file, so none is copied
+    spec, local = (next((one[name] for one in states if name in one), None) for name in ("_spec", "_local_tensor"))
+    spec = attributes_of(spec, "DTensorSpec")
     if not isinstance(local, TensorInfo) or local.dtype != whole.dtype:
         raise UnknownDistributedError(f"whose own part is {brief(local)}")
     mesh = mesh_of(spec.get("mesh"))

@@ -111,3 +111,8 @@ def test_a_latest_that_names_no_folder_is_none(text: str) -> None:
     Path("run/latest_universal").write_text(text)
     with pytest.raises(cs.FormatError, match="no checkpoint in it"):
         cs.open_checkpoint("run")
+
+
+def test_what_states_of_several_ranks_have_alone_is_said_to_be_left_out() -> None:
+    universal("d", ranks=2)
+    assert any("the model states are those of 2 ranks: buffers" in note for note in cs.open_checkpoint("d").notes)

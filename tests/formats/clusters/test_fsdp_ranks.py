@@ -218,7 +218,7 @@ def test_parts_without_end_are_refused(layout: Layout, monkeypatch: pytest.Monke
 
     layout("rows")
     monkeypatch.setattr(limits, "RANK_PIECES", 11)
-    with pytest.raises(UnsafeError, match="more than 11 parts"):
+    with pytest.raises(UnsafeError, match="more than 11 entries"):
         cs.open_checkpoint("d")
 
 
@@ -239,3 +239,29 @@ def test_nothing_in_it_is_run(layout: Layout) -> None:
 class _Payload:
     def __reduce__(self) -> Any:
         return os.system, ("touch canary",)
+
+
+def test_views_that_differ_between_the_ranks_are_said(layout: Layout) -> None:
+    layout("rows")
+    changed(2, lambda state: state.update(buffer=(torch.arange(10.0) + 5)[2:5]))
+    changed(1, lambda state: state.update(buffer=torch.arange(10.0)[2:5]))
+    changed(0, lambda state: state.update(buffer=torch.arange(10.0)[2:5]))
+    changed(3, lambda state: state.update(buffer=torch.arange(10.0)[2:5]))
+    notes = cs.open_checkpoint("d").notes
+    assert any("1 tensor that should be equal on all ranks differ" in note and "buffer" in note for note in notes)
+
+
+def test_two_files_of_one_rank_are_refused(ckpt: Any) -> None:
+    os.mkdir("d")
+    for name in ("model_rank_0.pt", "model_rank0.bin"):
+        torch.save({"a": torch.ones(2)}, f"d/{name}")
+    done = ckpt("inspect", "d")
+    assert (done.code, "has two files of one rank" in " ".join(done.err.split())) == (3, True), done.err
+
+
+def test_keys_of_their_own_on_every_rank_are_read_in_one_pass() -> None:
+    os.mkdir("d")
+    for rank in range(32):
+        own = {f"r{rank}.{number}": number for number in range(2000)}
+        torch.save({"a": torch.ones(2), **own}, f"d/{rank_name(rank, 32)}")
+    assert set(cs.open_checkpoint("d")) == {"a"}

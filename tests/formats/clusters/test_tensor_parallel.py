@@ -109,3 +109,15 @@ def test_files_that_do_not_fit_are_refused(name: str, ckpt: Any) -> None:
     change()
     done = ckpt("inspect", "d")
     assert (done.code, said in " ".join(done.err.split())) == (3, True), done.err
+
+
+@pytest.mark.parametrize("key", ["norm.weight", "layers.0.q_proj.weight"])
+def test_whole_tensors_that_differ_between_the_ranks_are_refused(key: str, ckpt: Any) -> None:
+    written(2)
+    part = load_file(rank_file(1))
+    save_file({**part, key: part[key] + 1}, rank_file(1))
+    index = json.loads(Path("d/ranks.json").read_text())
+    index["axes"].pop(key, None)
+    Path("d/ranks.json").write_text(json.dumps(index))
+    done = ckpt("inspect", "d")
+    assert (done.code, f"{key}, which is not cut by ranks.json" in " ".join(done.err.split())) == (3, True), done.err

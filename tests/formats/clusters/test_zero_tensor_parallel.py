@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -89,3 +90,28 @@ def test_what_is_not_known_is_refused(name: str, ckpt: Any) -> None:
     save("d", 2, info)
     done = ckpt("inspect", "d")
     assert (done.code, said in " ".join(done.err.split())) == (3, True), done.err
+
+
+def changed_states(change: Callable[[dict[str, Any]], object]) -> None:
+    for model in range(2):
+        path = f"d/mp_rank_{model:02d}_model_states.pt"
+        states = torch.load(path, weights_only=False)
+        change(states)
+        torch.save(states, path)
+
+
+def test_buffers_are_whole_on_every_rank() -> None:
+    save("d")
+    buffer = torch.randn(4)
+    changed_states(lambda states: states.update(module={"inv_freq": buffer}, buffer_names=["inv_freq"]))
+    assert torch.equal(cs.open_checkpoint("d").tensor("inv_freq"), buffer)
+
+
+def test_whole_parameters_that_differ_between_the_ranks_are_refused(ckpt: Any) -> None:
+    save("d", 1)
+    path = "d/bf16_zero_pp_rank_0_mp_rank_01_optim_states.pt"
+    state = torch.load(path)
+    state["optimizer_state_dict"]["single_partition_of_fp32_groups"][0] += 1
+    torch.save(state, path)
+    done = ckpt("inspect", "d")
+    assert (done.code, "which is not split, with other values" in " ".join(done.err.split())) == (3, True), done.err
