@@ -14,9 +14,11 @@ from threading import Lock
 
 from ..errors import OutputError, PlanError
 from ..formats.base import limits
+from ..formats.base.sharded_writer import RECIPE_FILE
 from ..planning.plan.plan import Plan
 from ..planning.plan.step import Step
 from ..storage.json_text import read_json
+from ..storage.read.consumed import CONSUMED
 from ..storage.read.local import ConsumedFile, LocalFile
 from ..storage.read.uri import scheme_of
 from ..storage.small_files import read_file
@@ -143,6 +145,13 @@ class SourceConsumer:
             for path, opened in self._files.items()
             if isinstance(opened[0], ConsumedFile) and not self._needed[path] <= set(kept)
         ]
+        if lost and not kept and os.path.exists(os.path.join(self._output, RECIPE_FILE)):
+            raise OutputError(
+                f"{escape(self._output)} was written by a run that consumed its sources and was interrupted at the end; "
+                f"what is left of them is still there: {listing(lost)}.",
+                hint=f"See that it is whole, with ckpt verify, and remove what is left of the sources (*{CONSUMED}).",
+                details=lost,
+            )
         if lost:
             raise PlanError(
                 f"finished shards of {escape(self._output)} are damaged or cannot be read, and what they were made of "
@@ -151,22 +160,33 @@ class SourceConsumer:
                 details=lost,
             )
 
+    def may_delete(self, finished: Collection[str]) -> list[str]:
+        """Return the paths of the shards that only finished parts were made of, and that are still there.
+
+        With the last part there are none until the output is in its place, and shards that no part was made of stay
+        until then, too.
+        """
+        done = set(finished)
+        if done == self._parts:
+            return []
+        return [
+            path
+            for path, opened in self._files.items()
+            if self._needed[path] and self._needed[path] <= done and not opened[0].closed
+            if not isinstance(opened[0], ConsumedFile)
+        ]
+
     def finished(self, names: Collection[str]) -> None:
         """Delete the shards that only finished parts were made of; ``names`` are all finished parts.
 
-        With the last part nothing is deleted until the output is in its place, and shards that no part was made of stay
-        until then, too. Raises OutputError.
+        Raises OutputError.
         """
-        done = set(names)
-        if done == self._parts:
-            return
         with self._lock:
-            for path, opened in self._files.items():
-                if self._needed[path] and self._needed[path] <= done and not opened[0].closed:
-                    if not isinstance(opened[0], ConsumedFile):
-                        consume(opened[0], self._output)
-                    for file in opened[1:]:
-                        file.close()
+            for path in self.may_delete(names):
+                first, *others = self._files[path]
+                consume(first, self._output)
+                for file in others:
+                    file.close()
 
     def finish(self) -> tuple[str, ...]:
         """Delete all shards, and indexes that name nothing else; return a note. Raises OutputError."""

@@ -141,10 +141,9 @@ class StagedOutput:
 
     def _consume(self) -> None:
         """Delete the shards of the sources that no part needs any more, if this was asked for."""
-        if self._consumer is not None and self.folder is not None:
-            self.folder.is_only_copy = True
+        if self._consumer is not None and self.folder is not None and self._consumer.may_delete(self.receipts):
+            self.folder.mark_only_copy()
             self._consumer.finished(self.receipts)
-            self.folder.is_only_copy = self._consumer.has_begun
 
 
 def _staged(part: OutputFile, folder: StagedFolder) -> StagedFile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -111,10 +112,17 @@ def _check_no_input(path: str, shape: OutputShape, options: OutputOptions, plan:
     """Raise OutputError if an address must not be written to, since a file there is read."""
     read = [file.uri for source in inputs.sources for file in source.open_files().values()]
     read += [file.name for file in plan.target.files] + [one.path for one in plan.target.companions]
-    place = shown(path).rstrip("/")
+    place = _place(shown(path).rstrip("/"))
     for uri in map(shown, (*read, *options.inputs)):
-        if scheme_of(uri) and (uri.rpartition("/")[0] if shape.folder else uri) == place:
+        if uri and (_place(uri).rpartition("/")[0] if shape.folder else _place(uri)) == place:
             raise OutputError(f"{escape(uri)} is an input, and inputs are never changed.", hint="Name another output.")
+
+
+def _place(uri: str) -> str:
+    """Return an address in one spelling: a file of this machine by its path, without links."""
+    if scheme_of(uri) not in ("", "file", "local"):
+        return uri
+    return f"file://{os.path.realpath(uri.partition('://')[2] or uri)}"
 
 
 def _replaced(destination: Destination, path: str, names: Iterable[str], stale: Iterable[str]) -> list[str]:

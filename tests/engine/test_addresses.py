@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -99,8 +99,9 @@ def test_every_verb_writes_to_an_address(memory: Place, verb: str) -> None:
 @pytest.mark.parametrize("to", output_formats())
 def test_every_format_is_written_to_an_address(memory: Place, to: str) -> None:
     suffix = {"gguf": ".gguf", "pth": ".pth"}.get(to, "")
-    cs.apply(cs.convert("a.safetensors"), f"local{suffix}", to=to)
-    cs.apply(cs.convert("a.safetensors"), f"{memory.uri}/far{suffix}", to=to)
+    more = {"ranks": 2} if to in ("fsdp", "tp") else {}
+    cs.apply(cs.convert("a.safetensors"), f"local{suffix}", to=to, **more)
+    cs.apply(cs.convert("a.safetensors"), f"{memory.uri}/far{suffix}", to=to, **more)
     found = {name.removeprefix("far/"): data for name, data in memory.files().items()}
     assert found == ({f"far{suffix}": Path(f"local{suffix}").read_bytes()} if suffix else files("local"))
 
@@ -337,3 +338,35 @@ def test_a_hub_that_is_not_to_be_asked(hub: Hub, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(cs.OutputError, match="HF_HUB_OFFLINE is set"):
         cs.apply(convert(), "hf://org/model")
     assert not hub.requests
+
+
+@pytest.mark.parametrize("place", ["memory", "disk", "s3"], indirect=True)
+def test_uploads_that_another_machine_took_for_left_overs_change_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cs.apply(convert("float32"), place.uri, max_shard_size=SHARD)
+    before, publish = place.files(), file_systems.FsspecDestination.publish
+
+    def late(destination: file_systems.FsspecDestination, names: Sequence[str], removed: Collection[str]) -> None:
+        other = file_systems.FsspecDestination(place.uri)
+        other.begin([])
+        other.discard()
+        publish(destination, names, removed)
+
+    monkeypatch.setattr(file_systems.FsspecDestination, "publish", late)
+    with pytest.raises(cs.OutputError, match="are gone. Nothing there has changed"):
+        cs.apply(convert("float64"), place.uri, max_shard_size="10MB", force=True)
+    assert place.files() == before
+
+
+@pytest.mark.parametrize("scheme", ["file", "local"])
+def test_an_address_of_this_machine_never_replaces_an_input(scheme: str, tmp_path: Path) -> None:
+    cs.apply(convert("float32"), "model", max_shard_size=SHARD)
+    os.symlink("model", "link")
+    before = files("model")
+    for name in ("model", "link"):
+        with pytest.raises(cs.OutputError, match="is an input, and inputs are never changed"):
+            cs.apply(cs.filter("model", exclude="layers.0.*"), f"{scheme}://{tmp_path}/{name}", force=True)
+    with pytest.raises(cs.OutputError, match="is an input, and inputs are never changed"):
+        cs.apply(cs.filter("a.safetensors", exclude="layers.0.*"), f"{scheme}://{tmp_path}/a.safetensors", force=True)
+    assert files("model") == before

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.engine import staged_output
+from ckptsurgeon.engine.consuming import SourceConsumer
 from ckptsurgeon.engine.run import PartRun
 from ckptsurgeon.storage.read.local import ConsumedFile, LocalFile
 from ckptsurgeon.storage.write import consuming, folders
@@ -155,6 +156,48 @@ def test_a_run_that_stops_within_the_deletion_of_a_shard_goes_on(call: str, is_d
     write(plan(), consume=True)
     assert weights("out") == weights("wanted")
     assert os.listdir("src") == []
+
+
+SEVERAL: dict[str, Callable[[str, str], cs.Plan]] = {
+    "average": lambda a, b: cs.average([a, b]),
+    "merge": lambda a, b: cs.merge([a, b], method="linear", weights=[0.5, 0.5]),
+    "ties": lambda a, b: cs.merge([a, b], method="ties", base="a.safetensors"),
+    "lora merge": lambda a, b: cs.lora_merge(a, "adapter"),
+}
+
+
+@pytest.mark.parametrize("verb", SEVERAL)
+def test_verbs_with_several_sources_go_on_too(verb: str, after_each: Any) -> None:
+    cs.apply(cs.convert("b.safetensors"), "src2", max_shard_size=SHARD)
+    shutil.copytree("src2", "whole2")
+    write(SEVERAL[verb]("whole", "whole2"), "wanted")
+    after_each(lambda number: stop() if number == 2 else None)
+    with pytest.raises(Interrupted):
+        write(SEVERAL[verb]("src", "src2"), consume=True)
+    assert [name for name in os.listdir("src") if name.endswith(".consumed")]
+    after_each(lambda number: None)
+    write(SEVERAL[verb]("src", "src2"), consume=True)
+    assert weights("out") == weights("wanted")
+
+
+def stop() -> None:
+    raise Interrupted
+
+
+def test_what_is_left_of_the_sources_of_a_whole_output_says_so(monkeypatch: Any) -> None:
+    def stopped(*given: Any) -> None:
+        raise Interrupted
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SourceConsumer, "finish", stopped)
+        with pytest.raises(Interrupted):
+            write(plan(), consume=True)
+    report = cs.verify("out")
+    assert report.ok
+    assert report.not_compared
+    with pytest.raises(cs.OutputError, match="was written by a run that consumed its sources"):
+        write(plan(), consume=True, force=True)
+    assert cs.verify("out").ok
 
 
 def test_an_error_of_the_plan_does_not_remove_what_is_the_only_copy(after_each: Any) -> None:

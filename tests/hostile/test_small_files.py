@@ -244,6 +244,7 @@ MAY_OPEN = {
     "cli/failing.py": "standard streams",
     "cli/completion/answers.py": "/dev/null",
     "cli/completion/installing.py": "the shell's own start-up file, which is written, and the kernel's name of the shell",
+    "storage/upload/pending.py": "fsspec's own file systems",
     "storage/write/consuming.py": "what is left of a shard, which is written, and the shard, which is deleted",
     "storage/write/folders.py": "descriptors of folders, and what is written",
     "storage/write/journal.py": "the journal, which is written",

@@ -20,6 +20,7 @@ from ...planning.plan.plan import Plan
 from ...planning.target import Companion, TargetSpec
 from ...storage.json_text import read_json
 from ...storage.read.base import File
+from ...storage.read.local import ConsumedFile
 from ...storage.read.uri import open_source, shown
 from ...util.text import escape, listing, notes_about
 from ..model_folder.quantised import decoded_dtype, parts_elsewhere
@@ -98,6 +99,8 @@ def _print(path: str, files: Sequence[Mapping[str, Any]]) -> Hashable:
 def _outline(one: Checkpoint) -> Hashable:
     """Return a value that is equal for copies of a checkpoint; if it is too large or remote, its path or URL."""
     files = one.open_files()
+    if any(isinstance(file, ConsumedFile) for file in files.values()):  # only its header can be read
+        return one.path, one.root
     if "://" in one.path or any(each.size > LARGEST or each.name not in files for each in one.files):
         return one.path, one.root
     ends = [files[each.name].read(max(0, each.size - SAMPLE), min(SAMPLE, each.size)) for each in one.files]

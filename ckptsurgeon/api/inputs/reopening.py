@@ -23,6 +23,7 @@ from ...planning.quantised import check_codes
 from ...planning.target import TargetSpec
 from ...storage.json_text import read_json
 from ...storage.read._descriptors import leads_out
+from ...storage.read.local import ConsumedFile
 from ...storage.read.uri import scheme_of
 from ...storage.small_files import read_file
 from ...tensors.encodings._encoding import NO_CODES
@@ -297,5 +298,8 @@ def find_sources(
         except CheckpointError as error:
             absent[index] = f"{source.name} is a different file now: {error.message.rstrip('.')}"
         else:
-            found[index] = checkpoint
+            if any(isinstance(file, ConsumedFile) for file in checkpoint.open_files().values()):
+                absent[index] = f"{source.name} was consumed"
+            else:
+                found[index] = checkpoint
     return found, absent

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from ...errors import CheckpointError, ConfigError, OutputError
-from ...util.text import escape
+from ...util.text import escape, listing
 from ..read.base import Advance
 from ..read.fsspec_urls import file_system, said_by
 from ..read.uri import scheme_of, shown
@@ -79,6 +79,14 @@ class FsspecDestination:
 
     def publish(self, names: Sequence[str], removed: Collection[str]) -> None:
         """Remove files, and let the uploaded ones appear in order, each after the one before has all its bytes."""
+        with _errors(self.uri):
+            self._fs.invalidate_cache()
+            lost = [name for name in names if self._pending.lost(self._of(name))]
+        if lost:
+            raise OutputError(
+                f"{listing(lost)} that were uploaded to {escape(self.uri)} are gone. Nothing there has changed.",
+                hint="Another run may write to this address: run the command again when it has ended.",
+            )
         try:
             with _errors(self.uri):
                 for name in removed:

@@ -29,6 +29,10 @@ class PendingUploads(Protocol):
         """Upload the local file ``source``; return its size in bytes."""
         ...
 
+    def lost(self, path: str) -> bool:
+        """Return whether an upload is gone: a run on another machine may have taken it for a left-over."""
+        ...
+
     def commit(self, path: str) -> None:
         """Let an uploaded file appear, in place of one that may be there."""
         ...
@@ -91,6 +95,17 @@ class DeferredUploads:
         file.close()
         return size
 
+    def lost(self, path: str) -> bool:
+        """Return whether S3 has no such unfinished upload; small files are sent when they are committed."""
+        upload = (getattr(self._open[path], "mpu", None) or {}).get("UploadId")
+        if not upload or not hasattr(self._fs, "call_s3"):
+            return False
+        bucket, key, _ = self._fs.split_path(path)
+        with suppress(PermissionError):
+            found = self._fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=key).get("Uploads", ())
+            return upload not in {one["UploadId"] for one in found}
+        return False
+
     def commit(self, path: str) -> None:
         """Complete an upload."""
         self._open[path].commit()
@@ -132,6 +147,10 @@ class MovedUploads:
         """Upload a file into the hidden folder."""
         with self._fs.open(self._temp(path), "wb") as file:
             return _send(file, source, advance)
+
+    def lost(self, path: str) -> bool:
+        """Return whether the hidden folder has not the upload."""
+        return not self._fs.exists(self._temp(path))
 
     def commit(self, path: str) -> None:
         """Move an upload to its path."""

@@ -20,8 +20,8 @@ SMALL = 64 << 10
 """Tensors of at most so many bytes are kept: shapes, zero points and states of quantisation, by which a run plans."""
 BEGINNING = 4096
 """By so many bytes the format of a file is recognised."""
-MOST_KEPT = 16 << 20
-"""At most so many bytes of them are kept of a shard."""
+MOST_KEPT, FEWEST = 16 << 20, 8
+"""At most so many bytes of them are kept of a shard, and no more than an eighth of it."""
 
 
 def check_deletable(path: str, shown: str) -> None:
@@ -78,7 +78,7 @@ def _kept(fd: int) -> Iterator[tuple[int, int]]:
     begun = max(start, min(BEGINNING, os.fstat(fd).st_size))
     spans = (one["data_offsets"] for key, one in entries.items() if key != "__metadata__")
     ranges = ((max(begun, start + begin), start + end) for begin, end in spans if end - begin <= SMALL)
-    chosen, room = [(0, begun)], MOST_KEPT
+    chosen, room = [(0, begun)], min(MOST_KEPT, os.fstat(fd).st_size // FEWEST)
     for begin, end in sorted(ranges, key=lambda one: one[1] - one[0]):
         room -= end - begin
         if begin < end and room >= 0:

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from ...errors import OutputError
 from ...util.text import escape
 from .exchanging import check_exchange, place_folder
-from .journal import JOURNAL, Journal, UnfinishedOutput, unfinished_output, unreadable_leftovers
+from .journal import JOURNAL, ONLY_COPY, Journal, UnfinishedOutput, only_copies, unfinished_output
 from .output_checks import check_space, output_error
 from .staging import StagedFile
 from .temp import folder_of, lock, remove_leftovers, sync_folder, temp_name
@@ -81,11 +81,21 @@ class StagedFolder:
         staged.close()
         return None
 
+    def mark_only_copy(self) -> None:
+        """Write down that the folder will hold the only copy of what is in it; raises OutputError."""
+        self.is_only_copy = True
+        try:
+            fd = os.open(os.path.join(self.path, ONLY_COPY), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            os.close(fd)
+            sync_folder(self.path)
+        except OSError as error:
+            raise output_error(self.shown, error) from error
+
     def clear(self, *, but: Collection[str]) -> None:
         """Remove everything that an earlier run has written, but the journal and some files; raises OutputError."""
         try:
             for entry in os.scandir(self.path):
-                if entry.name != JOURNAL and entry.name not in but:
+                if entry.name not in (JOURNAL, ONLY_COPY, *but):
                     shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.unlink(entry.path)
         except OSError as error:
             raise output_error(self.shown, error) from error
@@ -171,6 +181,7 @@ def staged_folder(
             if staged.is_only_copy:  # until it is in its place, the next run has to find what is in it
                 place_folder(staged.path, path, set(stale))
                 staged.is_only_copy = False
+                os.unlink(os.path.join(path, ONLY_COPY))
                 Journal(path, path).remove()
             else:
                 Journal(staged.path, path).remove()
@@ -203,13 +214,13 @@ def check_no_unfinished(path: str, shown: str, why: str = "", *, restart: bool =
 
 
 def _check_removable(path: str, *, but: str) -> None:
-    """Raise OutputError if what an interrupted run left may be the only copy of something; ``but`` is not looked at."""
-    for folder in unreadable_leftovers(path):
+    """Raise OutputError if what an interrupted run left is the only copy of something; ``but`` is not looked at."""
+    for folder in only_copies(path):
         if folder != but:
             raise OutputError(
-                f"{escape(folder)} was left by an interrupted run of {escape(path)}, and its journal cannot be read or "
-                "is another user's: it may hold the only copy of what that run has consumed.",
-                hint="Let the user who began that run finish it; or look into the folder, and remove it.",
+                f"{escape(folder)} has the only copy of what an interrupted run of {escape(path)} consumed, and that "
+                "run cannot go on: its journal is damaged, or another user's, or of another run.",
+                hint="Let the user who began that run finish it; or move the folder away, which has whole shards.",
             )
 
 

@@ -19,10 +19,12 @@ from ..small_files import read_file
 from .output_checks import output_error
 from .temp import leftovers, sync, sync_folder
 
-__all__ = ["JOURNAL", "Journal", "UnfinishedOutput", "unfinished_output", "unreadable_leftovers"]
+__all__ = ["JOURNAL", "ONLY_COPY", "Journal", "UnfinishedOutput", "only_copies", "unfinished_output"]
 
 JOURNAL = ".ckpt-journal"
 """The name of the file; those of companion files do not begin with a dot."""
+ONLY_COPY = ".ckpt-only-copy"
+"""The name of an empty file in a folder that holds the only copy of what was made, since its sources are deleted."""
 MOST_BYTES = 1 << 30
 KIND, VERSION = "ckpt.journal", 1
 
@@ -100,27 +102,17 @@ def unfinished_output(path: str) -> UnfinishedOutput | None:
     return max(found, key=lambda begun: len(begun.rows), default=None)
 
 
-def unreadable_leftovers(path: str) -> list[str]:
-    """Return the folders that interrupted runs left of the output ``path`` and that must not be removed unread.
+def only_copies(path: str) -> list[str]:
+    """Return the folders of interrupted runs of the output ``path`` that hold the only copy of what these consumed."""
+    return [
+        folder for folder in leftovers(path) if _is_folder(folder) and os.path.lexists(os.path.join(folder, ONLY_COPY))
+    ]
 
-    Their journal is damaged, or of another user, or it is of a run that deletes its sources (``--consume``).
-    """
-    return [folder for folder in leftovers(path) if _must_stay(folder)]
 
-
-def _must_stay(folder: str) -> bool:
-    journal = os.path.join(folder, JOURNAL)
-    try:
-        size = os.stat(journal).st_size
-        lines = list(_whole_lines(read_file(journal, MOST_BYTES)))
-        head = read_json(lines[0][9:-1].decode())
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except (OSError, ValueError, LookupError, TypeError):
-        return True
-    if size == len(lines[0]):  # nothing was finished, so nothing was consumed
-        return False
-    return not _is_own(folder) or head.get("consume") is True
+def _is_folder(path: str) -> bool:
+    with suppress(OSError):
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    return False
 
 
 def _is_own(folder: str) -> bool:
