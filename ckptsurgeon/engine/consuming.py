@@ -147,8 +147,8 @@ class SourceConsumer:
         ]
         if lost and not kept and os.path.exists(os.path.join(self._output, RECIPE_FILE)):
             raise OutputError(
-                f"{escape(self._output)} was written by a run that consumed its sources and was interrupted at the end; "
-                f"what is left of them is still there: {listing(lost)}.",
+                f"{escape(self._output)} was written by a run that consumed its sources and ended too early: "
+                f"what is left of them is there: {listing(lost)}.",
                 hint=f"See that it is whole, with ckpt verify, and remove what is left of the sources (*{CONSUMED}).",
                 details=lost,
             )
