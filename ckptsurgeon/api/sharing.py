@@ -8,6 +8,8 @@ from ..engine.sharing import sharing_of
 from ..errors import ConfigError
 from ..planning.plan.plan import Plan
 from ..planning.plan.sharing import Sharing
+from ..storage.read.uri import scheme_of, shown
+from ..util.text import escape
 
 __all__ = ["sharing"]
 
@@ -22,9 +24,13 @@ def sharing(
 
     The other arguments are those of ``apply``; the inputs of the plan have to be open, as they are when a verb returns
     it. A sample of the output is made in memory to measure how long it takes. Raises ConfigError for another number
-    than 1 to 4096.
+    than 1 to 4096, and for an output at an address.
     """
     if not 1 <= processes <= MOST:
         raise ConfigError(f"--processes {processes} is not a number from 1 to {MOST}.")
+    if scheme_of(output or ""):
+        raise ConfigError(
+            f"--processes: the output at {escape(shown(output or ''))} is written by one process.", hint="Leave it out."
+        )
     assert isinstance(plan.inputs, PlanInputs)
     return sharing_of(plan, plan.inputs, OutputOptions(output or "output/", to or "", max_shard_size or ""), processes)

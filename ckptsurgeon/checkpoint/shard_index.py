@@ -94,7 +94,7 @@ def _size(index: ShardIndex, folder: Folder | None) -> int | None:
 
 
 def consumed_notes(files: Iterable[File]) -> tuple[str, ...]:
-    """Return a note if some of the files are only what is left of shards that a run has consumed."""
+    """Return a note if a run has consumed some of the files, so that only their headers can be read."""
     found = [file for file in files if isinstance(file, ConsumedFile)]
     if not found:
         return ()

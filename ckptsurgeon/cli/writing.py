@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..util.text import escape
 from ..util.torchrun import is_started_again, number_of_processes, rank_of_process
-from .consuming import ask_to_consume, check_can_ask
 from .failing import is_for_memory
 from .options import (
     Axis,
@@ -100,12 +99,16 @@ class Writing:
         if self.yes and not self.consume:
             raise ConfigError("--yes is only for --consume.", hint="Leave it out: nothing else asks.")
         if self.consume and not (self.yes or self.dry_run):
+            from .consuming import check_can_ask
+
             check_can_ask()
         if self.processes is not None and not self.dry_run:
             raise ConfigError(
                 "--processes is only for a dry run (-n): it starts none.",
                 hint="Start them with torchrun --nproc-per-node N -m ckptsurgeon …",
             )
+        if self.processes is not None and self.shared.given:
+            raise ConfigError("--processes: a file for each rank is written by one process.", hint="Leave it out.")
 
     def carry_out(self, plan: Plan) -> None:
         """Write the output of a plan and show the receipt; with --dry-run, only show the plan."""
@@ -126,6 +129,8 @@ class Writing:
             return
         assert self.output is not None  # ensured by check()
         if self.consume and not self.yes:
+            from .consuming import ask_to_consume
+
             ask_to_consume(plan)
         with self.sink.working("writing", self.output) as progress:
             receipt = apply(

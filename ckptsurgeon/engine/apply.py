@@ -19,8 +19,6 @@ from ..planning.recipe import Recipe
 from ..planning.recipe_text import RecipeText
 from ..storage.read.base import Progress
 from ..storage.read.uri import scheme_of, shown
-from ..storage.upload.destination import check_writable
-from ..storage.upload.scratch import scratch_path
 from ..storage.write.locking import output_lock
 from ..storage.write.output_checks import check_output, identities
 from ..util.text import escape, listing
@@ -45,7 +43,6 @@ from .prefetch import keeping, prefetch
 from .processes import Helpers
 from .run import PartRun, check_unchanged, lost_notes, negative_notes, unsound_notes
 from .staged_output import StagedOutput, staged_output
-from .uploaded_output import uploaded_output
 
 __all__ = ["carry_out"]
 
@@ -81,20 +78,22 @@ def carry_out(
     )
     check_unchanged(inputs.sources)
     path, taken = _output_path(shape, options), set(_identities(inputs, written, options))
-    far = bool(scheme_of(path))
-    opened = uploaded_output if far else staged_output
-    if far:
-        check_writable(path)
+    at_address, opened, locked = bool(scheme_of(path)), staged_output, path
+    if at_address:
+        from ..storage.upload.scratch import scratch_path
+        from .uploaded_output import uploaded_output
+
+        opened, locked = uploaded_output, scratch_path(path)
     else:
         check_output(path, taken, force=options.force, folder=shape.folder)
     with ExitStack() as stack:
-        stack.enter_context(output_lock(scratch_path(path) if far else path, options.wait, shown=shown(path)))
-        if not far:  # only now does the lock keep other runs out
+        stack.enter_context(output_lock(locked, options.wait, shown=shown(path)))
+        if not at_address:  # only now does the lock keep other runs out
             check_output(path, taken, force=options.force, folder=shape.folder)
         consumer = source_consumer(written, inputs, options, shape)
         former = stale_companions(options.path, written.target) if shape.folder else StaleCompanions()
         stack.enter_context(keeping(inputs))
-        signed = stack.enter_context(signing(options, path, taken, folder=shape.folder or far))
+        signed = stack.enter_context(signing(options, path, taken, folder=shape.folder or at_address))
         staged = stack.enter_context(
             opened(
                 path, shape, written, options, plan=plan, inputs=inputs, stale=former.stale, helpers=helpers,

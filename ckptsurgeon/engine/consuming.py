@@ -8,7 +8,7 @@ From then on the finished parts are the only copy, and no failure removes them.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from threading import Lock
 
@@ -32,6 +32,8 @@ from .parts import steps_of_parts
 
 __all__ = ["SourceConsumer", "consumable_files", "source_consumer"]
 
+END = ""
+"""Stands for the end of the run, as if it were a part."""
 SAFETENSORS = ".safetensors"
 INDEX = ".safetensors.index.json"
 
@@ -39,8 +41,8 @@ INDEX = ".safetensors.index.json"
 def consumable_files(plan: Plan, inputs: PlanInputs) -> dict[str, list[LocalFile]]:
     """Return the shards that a run with ``consume`` deletes, by path: those of the sources, not of a destination.
 
-    A shard that is a part of several sources is open several times. Raises OutputError for a source that is no local
-    folder of safetensors shards.
+    A shard that is a part of several sources is open several times. Raises OutputError for a source that is not a
+    local folder of safetensors shards.
     """
     found: dict[str, list[LocalFile]] = {}
     for described, source in zip(plan.sources, inputs.sources, strict=False):
@@ -111,16 +113,18 @@ class SourceConsumer:
         parts: Mapping[str, Sequence[Step]],
     ) -> None:
         self._files, self._output, self._lock = files, output, Lock()
-        self._parts = frozenset(parts)
-        self._needed: dict[str, set[str]] = {path: set() for path in files}
-        for name, steps in parts.items():
-            for path in _read_by(steps, inputs):
-                if path in self._needed:
-                    self._needed[path].add(name)
+        self._unfinished = set(parts)
+        self._paths: dict[str, set[str]] = {
+            name: set(_read_by(steps, inputs)) & files.keys() for name, steps in parts.items()
+        }
+        self._waiting: dict[str, set[str]] = {path: set() for path in files}
+        for name, paths in self._paths.items():
+            for path in paths:
+                self._waiting[path].add(name)
         for pair in plan.equal:  # compared before anything is written, also when an interrupted run goes on
             for path in (*_files_of(inputs, pair.source, pair.first), *_files_of(inputs, pair.source, pair.second)):
-                if path in self._needed:
-                    self._needed[path] |= self._parts
+                if path in files:
+                    self._waiting[path].add(END)
 
     @property
     def nbytes(self) -> int:
@@ -143,13 +147,13 @@ class SourceConsumer:
         lost = [
             opened[0].uri
             for path, opened in self._files.items()
-            if isinstance(opened[0], ConsumedFile) and not self._needed[path] <= set(kept)
+            if isinstance(opened[0], ConsumedFile) and not self._waiting[path] <= set(kept)
         ]
         if lost and not kept and os.path.exists(os.path.join(self._output, RECIPE_FILE)):
             raise OutputError(
                 f"{escape(self._output)} was written by a run that consumed its sources and ended too early: "
-                f"what is left of them is there: {listing(lost)}.",
-                hint=f"See that it is whole, with ckpt verify, and remove what is left of the sources (*{CONSUMED}).",
+                f"some files are left of them: {listing(lost)}.",
+                hint=f"See that it is whole, with ckpt verify, and remove these files (*{CONSUMED}) and their index.",
                 details=lost,
             )
         if lost:
@@ -160,33 +164,32 @@ class SourceConsumer:
                 details=lost,
             )
 
-    def may_delete(self, finished: Collection[str]) -> list[str]:
-        """Return the paths of the shards that only finished parts were made of, and that are still there.
+    def finished(self, names: Iterable[str], before: Callable[[], None]) -> None:
+        """Delete the shards that only finished parts were made of; ``names`` are those that were finished now.
 
-        With the last part there are none until the output is in its place, and shards that no part was made of stay
-        until then, too.
-        """
-        done = set(finished)
-        if done == self._parts:
-            return []
-        return [
-            path
-            for path, opened in self._files.items()
-            if self._needed[path] and self._needed[path] <= done and not opened[0].closed
-            if not isinstance(opened[0], ConsumedFile)
-        ]
-
-    def finished(self, names: Collection[str]) -> None:
-        """Delete the shards that only finished parts were made of; ``names`` are all finished parts.
-
-        Raises OutputError.
+        ``before`` is called before the first of them is deleted. With the last part nothing is deleted until the output
+        is in its place; shards that no part was made of stay until then, too. Raises OutputError.
         """
         with self._lock:
-            for path in self.may_delete(names):
+            free = list(self._free(names))
+            if not free or not self._unfinished:
+                return
+            before()
+            for path in free:
                 first, *others = self._files[path]
-                consume(first, self._output)
+                if not isinstance(first, ConsumedFile):
+                    consume(first, self._output)
                 for file in others:
                     file.close()
+
+    def _free(self, names: Iterable[str]) -> Iterator[str]:
+        """Note that parts are finished; yield the paths of the shards that no part needs any more."""
+        for name in names:
+            self._unfinished.discard(name)
+            for path in self._paths.pop(name, ()):
+                self._waiting[path].discard(name)
+                if not self._waiting[path]:
+                    yield path
 
     def finish(self) -> tuple[str, ...]:
         """Delete all shards, and indexes that name nothing else; return a note. Raises OutputError."""

@@ -82,7 +82,7 @@ class _Nowhere(StagedFile):
 
     @contextmanager
     def descriptor(self) -> Iterator[int]:
-        """Give a descriptor that is none, so that the kernel refuses to copy, and ``write`` is used."""
+        """Give -1, which the kernel refuses to copy to, so that ``write`` is used."""
         yield -1
 
     def start_writing(self, offset: int, nbytes: int) -> None:

@@ -82,7 +82,7 @@ class StagedOutput:
             return parts
         if self._helpers is not None:
             parts = [*self._helpers.share_out(identity(), self.folder.path, parts)]
-        self._consume()
+        self._consume(self.kept)
         self.files |= {part.name: _staged(part, self.folder) for part in parts}
         return parts
 
@@ -137,13 +137,12 @@ class StagedOutput:
         self.receipts[receipt.name] = receipt
         if self._journal is not None:
             self._journal.add(receipt)
-        self._consume()
+        self._consume([receipt.name])
 
-    def _consume(self) -> None:
+    def _consume(self, finished: Iterable[str]) -> None:
         """Delete the shards of the sources that no part needs any more, if this was asked for."""
-        if self._consumer is not None and self.folder is not None and self._consumer.may_delete(self.receipts):
-            self.folder.mark_only_copy()
-            self._consumer.finished(self.receipts)
+        if self._consumer is not None and self.folder is not None:
+            self._consumer.finished(finished, self.folder.mark_only_copy)
 
 
 def _staged(part: OutputFile, folder: StagedFolder) -> StagedFile:

@@ -17,7 +17,6 @@ from ..util.text import count, escape, natural_key
 from ._choosing import has_weights
 from ._open import read_header
 from .base.header import Header, naming
-from .clusters.zero_tensor_parallel import join_tensor_parallel
 from .torch.zero import StateFile, buffers, entry, flats_of, frozen, groups_of, of_stage_2, of_stage_3
 
 __all__ = ["FORMAT"]
@@ -128,6 +127,8 @@ def _of_all_ranks(models: Sequence[StateFile], optimizers: Sequence[StateFile]) 
         first.append(own[0][0])
     if len({stage for _, stage in made}) > 1:
         raise FormatError("the ranks are of different stages of ZeRO.", rule="zero states")
+    from .clusters.zero_tensor_parallel import join_tensor_parallel
+
     handles = {name: file for one in (*models, *optimizers) for name, file in one.header.handles.items()}
     return join_tensor_parallel([weights for weights, _ in made], first, handles), made[0][1]
 

@@ -25,7 +25,6 @@ from .base.header import ExtraEntries, FilePrint, Header, IndexFile, OutputLayou
 from .base.sharded_writer import folder_frame, folder_recipe
 from .base.spread import RankShares, SpreadLayout, part_of
 from .base.untrusted import check_elements, parse_json
-from .clusters.joining import equal_bytes
 
 __all__ = ["FORMAT"]
 
@@ -172,13 +171,15 @@ def _joined(
 
     Raises FormatError if a rank lacks one, has one of another shape, or has other values in one that is not cut.
     """
+    from .clusters.joining import equal_bytes
+
     if len(trees) * len(trees[0]) > limits.RANK_PIECES:
         raise FormatError(f"{escape(folder.uri)} has more than {limits.RANK_PIECES} parts of tensors.", rule="pieces")
     for rank, tree in enumerate(trees):
         odd = sorted(tree.keys() ^ trees[0].keys())
         if odd:
             raise FormatError(
-                f"{escape(folder.uri)}: {_name(rank)} and {_name(0)} have not the same tensors: {listing(odd)}.",
+                f"{escape(folder.uri)}: {_name(rank)} and {_name(0)} do not have the same tensors: {listing(odd)}.",
                 details=odd,
                 rule="rank keys",
             )

@@ -57,3 +57,10 @@ def test_what_makes_no_sense_is_refused(options: list[str], said: str, ckpt: Any
     done = ckpt("convert", "a.safetensors", "-o", "out/", *options)
     assert done.code == 2
     assert said in " ".join(done.err.split())
+
+
+@pytest.mark.parametrize("options", [["-o", "memory://b/out"], ["-o", "out/", "--to", "fsdp", "--ranks", "2"]])
+def test_what_one_process_writes_is_not_shared_out(options: list[str], ckpt: Any) -> None:
+    done = ckpt("convert", "a.safetensors", *options, "-n", "--processes", "2")
+    assert done.code == 2
+    assert "is written by one process" in " ".join(done.err.split())

@@ -16,8 +16,8 @@ class KeptOpen:
     """A block that closes the checkpoints which its lists hold at its end, if it fails.
 
     The first of ``opened`` are the ``sources``, by default all. If their codes would be used as numbers, as they cannot
-    be decoded, the error says why they cannot. It is no generator, since that of an ``ExitStack`` whose callbacks are
-    popped would end, and close them, when it is collected as garbage.
+    be decoded, the caller gets the error that says why. It is a class and not a generator: a generator on an
+    ``ExitStack`` whose callbacks are popped would end, and close them, when it is collected as garbage.
     """
 
     def __init__(

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from ...util.torchrun import is_started_again, number_of_processes, rank_of_process
-from ..consuming import ask_to_consume
 from ..options import Output, RunCode, check_output, quoted
 from ..writing import RankChoices, Writing
 
@@ -60,6 +59,8 @@ def run(
     writing.check_consent()
     _check_output(plan, output)
     if writing.consume and not writing.yes:
+        from ..consuming import ask_to_consume
+
         order = load_order(plan)
         try:
             ask_to_consume(order.plan)

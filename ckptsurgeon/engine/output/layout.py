@@ -17,9 +17,7 @@ from ...formats.base.untrusted import most_segments
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import Step
 from ...planning.quantised import QUANTISED_NOW
-from ...storage.read.hugging_face.client import hub_address
 from ...storage.read.uri import scheme_of
-from ...storage.upload.destination import check_writable
 from ...tensors.dtypes import DTYPES
 from ...util.text import count, escape
 from .ranks import RankOptions, check_ranks, rank_shares, writes_ranks
@@ -150,8 +148,11 @@ def is_folder(options: OutputOptions) -> bool:
     path = options.path
     if os.path.isdir(path) or path.endswith("/") or options.max_shard_size:
         return True
-    if scheme_of(path) == "hf" and not hub_address(path).path:  # a repository, whose name may have a dot
-        return True
+    if scheme_of(path) == "hf":
+        from ...storage.read.hugging_face.client import hub_address
+
+        if not hub_address(path).path:  # a repository, whose name may have a dot
+            return True
     if options.to in writers() and _is_of_folders(writers()[options.to]):
         return True
     return not os.path.splitext(path)[1] and not os.path.exists(path)
@@ -215,6 +216,8 @@ def _out_tensors(steps: Sequence[Step], writer: Writer) -> list[OutTensor]:
 def check_options(options: OutputOptions) -> None:
     """Raise ConfigError for an unknown format or size, and OutputError for an address that can only be read."""
     if scheme_of(options.path):
+        from ...storage.upload.destination import check_writable
+
         check_writable(options.path)
     writer = writer_of(options)
     check_ranks(writer, options.ranks)

@@ -82,7 +82,7 @@ class RankJoiner:
     def notes(self) -> tuple[str, ...]:
         """Notes on the tensors that differ between the ranks, or that could not be compared."""
         found = []
-        for keys, what in ((self.differing, "differ"), (self.unknown, "were not compared, as they are no plain bytes")):
+        for keys, what in ((self.differing, "differ"), (self.unknown, "could not be compared")):
             if keys:
                 of = f"{count(len(keys), 'tensor')} that should be equal on all ranks {what}"
                 found.append(f"{of}, and that of the first rank is taken: {listing(keys, where='')}")

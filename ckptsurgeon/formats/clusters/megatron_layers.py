@@ -88,7 +88,9 @@ def join_ranks(
     for name, tree in zip(names, trees, strict=True):
         odd = sorted(tree.keys() ^ trees[0].keys())
         if odd:
-            raise FormatError(f"{name} and {names[0]} have not the same tensors: {escape(odd[0])}.", rule="rank keys")
+            raise FormatError(
+                f"{name} and {names[0]} do not have the same tensors: {escape(odd[0])}.", rule="rank keys"
+            )
     if len(trees) == 1:
         return dict(trees[0])
     return {key: _joined(key, [tree[key] for tree in trees], settings, names, handles=handles) for key in trees[0]}

@@ -47,7 +47,7 @@ def join_tensor_parallel(
         odd = sorted(weights.keys() ^ ranks[0].keys())
         if odd:
             raise FormatError(
-                f"{escape(model.file.uri)} and {escape(models[0].file.uri)} have not the same parameters: "
+                f"{escape(model.file.uri)} and {escape(models[0].file.uri)} do not have the same parameters: "
                 f"{listing(odd, 3, where='')}. Stages of a pipeline cannot be joined.",
                 hint=_HINT,
                 rule="model parallel",

@@ -56,7 +56,7 @@ def consumed_shard(size: int, read: Callable[[int, int], bytes]) -> ConsumedShar
     kept = [(begin, end) for begin, end in row["kept"]]
     ends = [number for pair in kept for number in pair]
     if any(type(number) is not int or number < 0 for number in (*numbers, *ends)) or ends != sorted(ends):
-        raise ValueError("a number of it is none")
+        raise ValueError("one of its numbers is not valid")
     if ends and ends[-1] > size - 16 - length:
         raise ValueError("it is shorter than the bytes that it keeps")
     return ConsumedShard(*numbers, kept, str(row["output"]))

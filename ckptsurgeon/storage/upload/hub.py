@@ -120,7 +120,7 @@ class HubDestination:
         self._check()
 
     def _check(self) -> None:
-        """Raise OutputError if the branch has not the files that were uploaded."""
+        """Raise OutputError if the branch does not have the files that were uploaded."""
         from huggingface_hub import RepoFile
 
         with self._errors():
@@ -131,7 +131,7 @@ class HubDestination:
             size, lfs = sizes.get(path, (None, None))
             if size != info.size or (lfs is not None and lfs.sha256 != info.sha256.hex()):
                 raise OutputError(
-                    f"{escape(self.uri)} has not the file {escape(path)} that was uploaded.",
+                    f"{escape(self.uri)} does not have the file {escape(path)}, which was uploaded.",
                     hint="Another commit may have come between: try again.",
                 )
 

@@ -149,7 +149,7 @@ class MovedUploads:
             return _send(file, source, advance)
 
     def lost(self, path: str) -> bool:
-        """Return whether the hidden folder has not the upload."""
+        """Return whether the upload is not in the hidden folder."""
         return not self._fs.exists(self._temp(path))
 
     def commit(self, path: str) -> None:

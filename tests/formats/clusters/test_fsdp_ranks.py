@@ -259,9 +259,12 @@ def test_two_files_of_one_rank_are_refused(ckpt: Any) -> None:
     assert (done.code, "has two files of one rank" in " ".join(done.err.split())) == (3, True), done.err
 
 
-def test_keys_of_their_own_on_every_rank_are_read_in_one_pass() -> None:
-    os.mkdir("d")
-    for rank in range(32):
-        own = {f"r{rank}.{number}": number for number in range(2000)}
-        torch.save({"a": torch.ones(2), **own}, f"d/{rank_name(rank, 32)}")
-    assert set(cs.open_checkpoint("d")) == {"a"}
+def test_entries_that_are_no_tensors_count_too(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ckptsurgeon.formats.base import limits
+
+    layout("rows")
+    monkeypatch.setattr(limits, "RANK_PIECES", 500)
+    cs.open_checkpoint("d")
+    changed(1, lambda state: state.update({f"own.{number}": number for number in range(500)}))
+    with pytest.raises(UnsafeError, match="more than 500 entries"):
+        cs.open_checkpoint("d")

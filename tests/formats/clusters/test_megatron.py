@@ -211,7 +211,7 @@ WRONG: dict[str, tuple[Callable[[], object], str, str]] = {
         "megatron layer",
     ),
     "norms that differ": (model(1, decoder__final_layernorm__weight=torch.ones(HIDDEN)), "has other values of decoder.final", "megatron layer"),
-    "a tensor less": (on(1, lambda s: s["model"].pop("output_layer.weight")), "have not the same tensors", "rank keys"),
+    "a tensor less": (on(1, lambda s: s["model"].pop("output_layer.weight")), "do not have the same tensors", "rank keys"),
     "another shape": (model(1, **{QKV: torch.ones(3, HIDDEN)}), "linear_qkv.weight is float32 (3, 8)", "rank shapes"),
     "no model": (on(1, lambda s: s.pop("model")), "has no entry model", "megatron"),
     "a model that is none": (on(1, lambda s: s.update(model=[1])), "a model that is not a dict", "megatron"),

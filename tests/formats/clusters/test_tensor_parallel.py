@@ -96,7 +96,7 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "an axis of no tensor": (index(axes={"convolution": 0}), "lack convolution"),
     "a file less": (lambda: os.unlink(rank_file(1)), "lacks model-rank-1-part-0.safetensors"),
     "a file cut short": (lambda: os.truncate(rank_file(1), 100), "model-rank-1-part-0.safetensors"),
-    "a tensor less": (tensors(1, conv=None), "have not the same tensors: conv"),
+    "a tensor less": (tensors(1, conv=None), "do not have the same tensors: conv"),
     "another shape": (tensors(1, conv=torch.ones(2, 2, 2, 5)), "conv in model-rank-1-part-0.safetensors is float32"),
     "another dtype": (tensors(1, count=torch.tensor(3.0)), "count in model-rank-1-part-0.safetensors is float32"),
 }
