@@ -141,3 +141,29 @@ def test_utilisation_is_a_share_of_a_known_peak() -> None:
 )
 def test_peaks_are_known_by_name(name: str, bf16: float | None, tf32: float | None, float32: float | None) -> None:
     assert tuple(peak_of(name, precision) for precision in ("bf16", "tf32", "float32")) == (bf16, tf32, float32)
+
+
+@pytest.mark.parametrize("name", ["_ctc_loss", "_ctc_loss_backward"])
+def test_ctc_lengths_are_where_the_losses_are(name: str) -> None:
+    """While a mode is active torch hands lengths on as they are, and a GPU refuses those of the CPU."""
+    seen: list[str] = []
+
+    def operation(*args: object) -> torch.Tensor:
+        seen.extend(one.device.type if isinstance(one, torch.Tensor) else type(one).__name__ for one in args)
+        return torch.empty(2, device="meta")
+
+    operation._overloadpacket = getattr(torch.ops.aten, name)  # type: ignore[attr-defined]
+    given = (torch.empty(9, 2, 3, device="meta"), torch.empty(2, 4, device="meta"), torch.ones(2), torch.ones(2), 0)
+    FlopCounter().__torch_dispatch__(operation, (), given)
+    assert seen == ["meta"] * 4 + ["int"]
+
+
+def test_ctc_is_the_same_where_operations_are_counted() -> None:
+    scores = torch.randn(9, 2, 3).log_softmax(-1).requires_grad_()
+    given = (torch.tensor([[1, 2], [2, 1]]), torch.tensor([9, 7]), torch.tensor([2, 1]))
+    plain = nn.functional.ctc_loss(scores, *given)
+    with FlopCounter():
+        counted = nn.functional.ctc_loss(scores, *given)
+        found = torch.autograd.grad(counted, scores)
+    assert torch.equal(counted, plain)
+    assert torch.equal(found[0], torch.autograd.grad(plain, scores)[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from torch import nn
 
 from ckptsurgeon.trainer.checks.resume import all_tensors
 from ckptsurgeon.trainer.config.section import parse_settings
@@ -21,6 +24,7 @@ from ckptsurgeon.trainer.loop import TrainingLoop, gradient_step
 from ckptsurgeon.trainer.parallel.parallel_model import ParallelModel
 from ckptsurgeon.trainer.state.freezing import parameter_rules
 from ckptsurgeon.trainer.state.optimizer import Optimizer
+from ckptsurgeon.trainer.system.long_convolution import use_matrix_products
 from ckptsurgeon.trainer.system.signals import StopSignal
 
 from .waves import LAYER_NORM, MINIATURE, ctc_model_of, ctc_stand_in, ctc_task_for, write
@@ -126,6 +130,54 @@ def test_a_run_passes_its_checks_and_says_what_it_used(precision: str, ckpt: Run
     assert len(steps) == 4
     assert all(row["flops"] > 0 and row["peak_bytes"] > 0 and row["audio_s_s"] > 0 for row in steps)
     assert all(0 < row["utilisation"] < 1 for row in steps if "utilisation" in row)
+
+
+@pytest.mark.parametrize("sizes", [{"batch_size": 4}, {"batch_seconds": 2.0}], ids=["clips", "seconds"])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_run_with_ctc_passes_its_checks(precision: str, sizes: dict[str, Any], ckpt: Run) -> None:
+    """Its first step counts operations, and torch's CTC loss takes another way there."""
+    fields = {**MINIATURE, **LAYER_NORM, "architectures": ["Wav2Vec2ForCTC"], "vocab_size": 3, "pad_token_id": 0}
+    Path("tokens.txt").write_text("<blank>\na\nb\n")
+    data = {"train": "train.csv", "dev": "dev.csv", "tokens": "tokens.txt"}
+    section = {"task": "wav2vec2_ctc", "data": data, "freeze": ["wav2vec2.feature_extractor"], "precision": precision}
+    config = write("ctc.yaml", fields=fields, **{**section, "batch_size": 8, **sizes, "steps": 12, "lr": 1e-3})
+    config_of = yaml.safe_load(Path(config).read_text())
+    del config_of["train"]["pretrain"]
+    if "batch_seconds" in sizes:
+        del config_of["train"]["batch_size"]
+    Path(config).write_text(yaml.safe_dump(config_of))
+    done = ckpt("train", config, "--device", DEVICE, "--json")
+    found = json.loads(done.out)
+    assert found["device"] == DEVICE
+    failed = {check["name"]: check["says"] for check in found["checks"] if check["status"] == "FAIL"}
+    assert failed.keys() <= {"share of blanks"}, failed  # it has not learned to spell in twelve steps
+    rows = [json.loads(line) for line in Path("run/log.jsonl").read_text().splitlines()]
+    assert all(row["flops"] > 0 for row in rows if "loss" in row and "dev" not in row)
+
+
+@cuda_alone
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_long_convolutions_are_those_of_cudnn(dtype: torch.dtype) -> None:
+    """In bf16 both are as near to float64 as bf16 lets them be."""
+    torch.manual_seed(0)
+    layer = nn.Conv1d(96, 96, 128, groups=8, padding=64)
+    inputs, ahead = torch.randn(3, 96, 300), torch.randn(3, 96, 301)
+
+    def values(layer: nn.Module, inputs: torch.Tensor, ahead: torch.Tensor) -> list[torch.Tensor]:
+        inputs = inputs.clone().requires_grad_()
+        layer.zero_grad()
+        found = layer(inputs)
+        found.backward(ahead)
+        return [one.double().cpu() for one in (found, inputs.grad, layer.weight.grad, layer.bias.grad)]  # type: ignore[union-attr]
+
+    exact = values(copy.deepcopy(layer).double(), inputs.double(), ahead.double())
+    placed = [one.cuda().to(dtype) for one in (inputs, ahead)]
+    theirs = values(copy.deepcopy(layer).cuda().to(dtype), *placed)
+    ours = values(use_matrix_products(layer.cuda().to(dtype)), *placed)
+    for one, other, right in zip(ours, theirs, exact, strict=True):
+        apart = [float((found - right).norm() / right.norm()) for found in (one, other)]
+        assert apart[0] < max(2 * apart[1], 1e-6), apart
+        assert apart[0] < (1e-4 if dtype == torch.float32 else 1e-2)
 
 
 @cuda_alone

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -16,12 +16,13 @@ from ckptsurgeon.trainer.state.checkpointing import CheckpointWriter
 
 pytest.importorskip("transformers")
 
-from tests.bench.train_gpu.__main__ import in_rounds, parsed
-from tests.bench.train_gpu.arms import ARMS, RATIOS
+from tests.bench.train_gpu.__main__ import parsed
+from tests.bench.train_gpu.arms import ARMS, RATIOS, arm_of
 from tests.bench.train_gpu.batches import batches
 from tests.bench.train_gpu.measure import WARM_UP, measure
 from tests.bench.train_gpu.ours import train_ours
 from tests.bench.train_gpu.published import fine_tune, model_of, pretrain
+from tests.bench.train_gpu.turns import ArmProcess, in_turns
 from tests.bench.train_gpu.window import Window
 from tests.bench.train_gpu.work import work_of
 
@@ -36,7 +37,9 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 def tiny(**other: Any) -> argparse.Namespace:
-    return argparse.Namespace(device="cpu", tiny=True, steps=2, backend="eager", **other)
+    return argparse.Namespace(
+        **{"device": "cpu", "tiny": True, "steps": 2, "backend": "eager", "folder": None, **other}
+    )
 
 
 @pytest.fixture
@@ -145,6 +148,22 @@ def test_batches_of_the_full_size_outlast_the_run_and_what_workers_read_ahead() 
         assert clips * mean_s / (work.batch_s or work.size * mean_s) >= 106 + 4 * work.workers
 
 
+def test_a_window_has_turns_and_lets_what_was_read_ahead_pass() -> None:
+    seen: list[tuple[str, int, int]] = []
+    window = Window(
+        CPU, warm_up=2, steps=3, settle=2, turns=2, wait=lambda: seen.append(("wait", window.begun, 0)),
+        tell=lambda one: seen.append(("tell", one.begun, one.clips)),
+    )  # fmt: skip
+    running = []
+    for _ in range(window.all_steps):
+        window.begin()
+        running.append(window.is_running)
+        window.end(clips=4, audio_s=2.0, places=32_000)
+    assert window.all_steps == 13
+    assert [number for number, is_running in enumerate(running, 1) if is_running] == [5, 6, 7, 10, 11, 12]
+    assert seen == [("wait", 3, 0), ("tell", 8, 12), ("wait", 8, 0), ("tell", 13, 12), ("wait", 13, 0)]
+
+
 def test_the_window_counts_timed_steps_only() -> None:
     window = Window(CPU, warm_up=2, steps=3)
     for _ in range(window.all_steps):
@@ -180,40 +199,137 @@ def test_the_strong_loop_is_compiled() -> None:
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
 
 
-def row(arm: str) -> dict[str, Any]:
-    return {"arm": arm, "audio_s_s": 300.0 if " ours " in arm else 200.0, "peak_bytes": 50}
+class Prepared:
+    """An arm that is ready at once, or ``after`` so many seconds, and takes 25 seconds for a turn."""
+
+    running: ClassVar[list[str]] = []
+
+    def __init__(self, arm: str, now: list[float], *, after: float = 0.0, fails: str = "") -> None:
+        self.arm, self.now, self.after, self.fails = arm, now, after, fails
+        self.running.append(arm)
+
+    def is_ready(self, seconds: float) -> bool:
+        if self.fails == "at once":
+            raise ChildProcessError("exit 1: no such thing")
+        self.now[0] += min(seconds, self.after)
+        return self.after <= seconds
+
+    def turn(self, seconds: float) -> dict[str, Any]:
+        assert self.arm in self.running
+        if seconds < 25:
+            raise TimeoutError
+        if self.fails:
+            raise ChildProcessError(self.fails)
+        self.now[0] += 25
+        return {"arm": self.arm, "audio_s_s": 300.0 if " ours " in self.arm else 200.0, "peak_bytes": 50}
+
+    def close(self) -> None:
+        if self.arm in self.running:
+            self.running.remove(self.arm)
+
+
+def told(
+    arms: Sequence[str], *, rounds: int = 1, seconds: float = 1e9, together: int = 99, **how: Mapping[str, Any]
+) -> list[dict[str, Any]]:  # fmt: skip
+    now = [0.0]
+    rows = in_turns(
+        arms, lambda arm: Prepared(arm, now, **how.get(arm.replace(" ", "_"), {})), rounds=rounds, seconds=seconds,
+        together=together, clock=lambda: now[0],
+    )  # fmt: skip
+    found = list(rows)
+    assert Prepared.running == []
+    return found
 
 
 def test_ratios_are_told_as_soon_as_both_arms_have_run() -> None:
-    told = list(in_rounds(list(ARMS), lambda arm, left: row(arm), rounds=1, seconds=1e9))
-    assert [next(iter(one.keys() & {"arm", "ratio"})) for one in told[:5]] == ["arm", "arm", "ratio", "arm", "ratio"]
-    assert told[2] == {
-        "round": 1, "ratio": "pretrain ours bf16 / published bf16", "faster": 1.5, "aim": 1.5, "memory": 1.0
-    }  # fmt: skip
-    assert len([one for one in told if "ratio" in one]) == len(RATIOS)
-    several = list(in_rounds(list(ARMS), lambda arm, left: row(arm), rounds=3, seconds=1e9))
+    for together in (1, 2, 99):
+        rows = told(list(ARMS), together=together)
+        assert [next(iter(one.keys() & {"arm", "ratio"})) for one in rows[:5]] == [
+            "arm",
+            "arm",
+            "ratio",
+            "arm",
+            "ratio",
+        ]
+        assert rows[2] == {
+            "round": 1, "ratio": "pretrain ours bf16 / published bf16", "faster": 1.5, "aim": 1.5, "memory": 1.0
+        }  # fmt: skip
+        assert len([one for one in rows if "ratio" in one]) == len(RATIOS)
+    several = told(list(ARMS), rounds=3)
+    assert [one["arm"] for one in several if "arm" in one] == list(ARMS) * 3
     assert [one["ratio"] for one in several[-len(RATIOS) :]] == [ratio.what for ratio in RATIOS]
     assert all(one["median of"] == 3 for one in several[-len(RATIOS) :])
 
 
 def test_what_no_time_is_left_for_is_named_and_the_rest_kept() -> None:
-    now = [0.0]
-
-    def measured(arm: str, left: float) -> dict[str, Any]:
-        now[0] += 25
-        if arm == "ctc ours bf16" and left < 70:
-            raise subprocess.TimeoutExpired("python", left)
-        return row(arm)
-
     arms = list(ARMS)
-    told = list(in_rounds(arms, measured, rounds=1, seconds=90, clock=lambda: now[0]))
-    assert [one["arm"] for one in told if "arm" in one] == arms[:3]
-    assert told[-1]["not measured"] == arms[3:]
-    assert sum("ratio" in one for one in told) == 2
-    now[0] = 0
-    told = list(in_rounds(arms, measured, rounds=2, seconds=60, clock=lambda: now[0]))
-    assert [one["round"] for one in told if "not measured" in one] == [1, 2]
-    assert told[-1]["median of"] == 1
+    rows = told(arms, seconds=80)
+    assert [one["arm"] for one in rows if "audio_s_s" in one] == arms[:3]
+    assert [one["arm"] for one in rows if "not measured" in one] == arms[3:]
+    assert sum("ratio" in one for one in rows) == 2
+    rows = told(arms[:3], rounds=2, seconds=110)
+    assert [one["round"] for one in rows if "audio_s_s" in one] == [1, 1, 1, 2]
+    assert [one["round"] for one in rows if "not measured" in one] == [2, 2]
+    assert [one["median of"] for one in rows if "median of" in one] == [1, 1]
+
+
+def test_arms_that_are_late_or_fail_give_way() -> None:
+    arms = list(ARMS)[:4]
+    late, failing, later = arms[0], arms[1], arms[2]
+    how = {one.replace(" ", "_"): what for one, what in ((late, {"after": 1e6}), (failing, {"fails": "at once"}))}
+    rows = told(arms, seconds=1000, **how)
+    assert rows[0] == {"arm": late, "not measured": "was not ready in time"}
+    assert rows[1] == {"arm": failing, "failed": "exit 1: no such thing"}
+    assert [one["arm"] for one in rows if "audio_s_s" in one] == arms[2:]
+    rows = told(arms, rounds=2, **{later.replace(" ", "_"): {"fails": "exit 7: it broke"}})
+    assert [one for one in rows if "failed" in one] == [{"round": 1, "arm": later, "failed": "exit 7: it broke"}]
+    assert [one["arm"] for one in rows if one.get("round") == 2 and "arm" in one] == [arms[0], arms[1], arms[3]]
+
+
+CHILD = """
+import json, os, sys
+folder, arm = sys.argv[-3], sys.argv[-1]
+print("something else")
+if arm == "broken":
+    sys.exit("it broke")
+for number in range(2):
+    print("ready", flush=True)
+    if not sys.stdin.readline():
+        sys.exit()
+    open(os.path.join(folder, "seen"), "w").close()
+    print(json.dumps({"arm": arm, "turn": number, "folder": folder}), flush=True)
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_process_waits_for_its_turns() -> None:
+    one = ArmProcess([sys.executable, "-c", CHILD], "an arm")
+    assert one.is_ready(60)
+    found = [one.turn(60), one.turn(60)]
+    assert [row["turn"] for row in found] == [0, 1]
+    folder = Path(found[0]["folder"])
+    assert {path.name for path in folder.iterdir()} == {"errors", "seen"}
+    one.close()
+    assert not folder.exists()
+    broken = ArmProcess([sys.executable, "-c", CHILD], "broken")
+    with pytest.raises(ChildProcessError, match="exit 1: it broke"):
+        broken.is_ready(60)
+    broken.close()
+    slow = ArmProcess([sys.executable, "-c", "import time, sys; sys.stdin.readline(); sys.stdin.readline()"], "slow")
+    assert not slow.is_ready(0.2)
+    with pytest.raises(TimeoutError):
+        slow.turn(0.2)
+    slow.close()
+
+
+def test_arms_with_other_settings_are_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parsed(["--also", "ctc ours bf16 compile=on lr=1"]).also == ["ctc ours bf16 compile=on lr=1"]
+    assert arm_of("ctc ours bf16 compile=on lr=1").settings == ("compile=on", "lr=1")
+    for wrong in ("ctc strong bf16 compile=on", "sing ours bf16", "ctc ours bf16 fast"):
+        with pytest.raises(SystemExit):
+            parsed(["--also", wrong])
+        assert "there is no arm" in capsys.readouterr().err
 
 
 def test_unknown_works_are_an_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,7 @@ from ..data.source import BatchSource
 from ..parallel.parallel_model import ParallelModel
 from ..parallel.ranks import SINGLE_PROCESS, Ranks
 from ..state.model_tensors import initial_values, initialise
+from ..system.long_convolution import use_matrix_products
 from ..system.random_state import preserve_random_state, seed_all
 from ..system.recurrent import keep_recurrent_in_float32
 from ..tasks._task import Task
@@ -117,7 +118,7 @@ class Job:
         return ShardedModel(model, self.ranks, self.device, bf16=self.settings.precision == "bf16")
 
     def _build(self) -> nn.Module:
-        model = build_model(self.target, self.document)
+        model = use_matrix_products(build_model(self.target, self.document))
         return keep_recurrent_in_float32(model) if self.settings.precision == "bf16" else model
 
     def _load(self, model: nn.Module, path: str) -> Plan:

@@ -42,8 +42,10 @@ class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation of torch as it is, and count its floating-point operations."""
-        found = func(*args, **(kwargs or {}))
         packet = func._overloadpacket
+        if packet in _CTC:
+            args = [one.to(args[0].device) if isinstance(one, Tensor) else one for one in args]
+        found = func(*args, **(kwargs or {}))
         if packet is _aten.convolution_backward:
             self.flops += _convolution_backward(args)
         elif packet in flop_registry:
@@ -61,6 +63,11 @@ _ATTENTION = {
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: _aten._scaled_dot_product_flash_attention_backward,
 }
 """Attention operators on a CPU, for which torch has no formula, each with an operator that has the same formula."""
+_CTC = {_aten._ctc_loss, _aten._ctc_loss_backward}
+"""What torch computes CTC losses by where a mode like this one is active: on a GPU, lengths must be there too.
+
+Elsewhere lengths on the CPU go to the GPU as numbers (https://github.com/pytorch/pytorch/blob/v2.11.0/aten/src/ATen/native/LossCTC.cpp).
+"""
 _RECURRENT = {
     _aten._cudnn_rnn: 1, _aten._cudnn_rnn_backward: 2, _aten.mkldnn_rnn_layer: 1, _aten.mkldnn_rnn_layer_backward: 2,
 }  # fmt: skip

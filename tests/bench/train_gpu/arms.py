@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-__all__ = ["ARMS", "RATIOS", "Arm", "Ratio"]
+__all__ = ["ARMS", "RATIOS", "Arm", "Ratio", "arm_of"]
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,13 @@ class Arm:
     work: str
     loop: str
     precision: str
+    settings: tuple[str, ...] = ()
+    """Settings of ours beside those of the bench, such as ``compile=on``."""
 
     @property
     def name(self) -> str:
         """The name by which one process asks another for this arm."""
-        return f"{self.work} {self.loop} {self.precision}"
+        return " ".join((self.work, self.loop, self.precision, *self.settings))
 
 
 @dataclass(frozen=True)
@@ -64,3 +66,11 @@ RATIOS = (
     Ratio(Arm("pretrain", _OURS, "tf32"), Arm("pretrain", _STRONG, "tf32"), 1.1),
 )
 """In the order in which the arms run, too: each is printed as soon as both of its arms have run."""
+
+
+def arm_of(name: str) -> Arm:
+    """The arm of a name: one of ``ARMS``, or one of ours with settings behind its name; raises ValueError."""
+    plain, settings = " ".join(name.split()[:3]), tuple(name.split()[3:])
+    if plain not in ARMS or (settings and ARMS[plain].loop != _OURS) or any("=" not in one for one in settings):
+        raise ValueError(f"there is no arm {name!r}: {', '.join(ARMS)}; those of ours with settings NAME=VALUE behind")
+    return replace(ARMS[plain], settings=settings)

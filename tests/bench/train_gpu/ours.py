@@ -31,14 +31,16 @@ def train_ours(arm: Arm, work: Work, window: Window, options: argparse.Namespace
     write_files(work, window.all_steps)
     settings = _settings(arm, work, options)
     Path("run.yaml").write_text(yaml.safe_dump({"model": {"transformers": "net.json"}, "train": settings}))
-    job = build_job("run.yaml", device=options.device)
+    job = build_job("run.yaml", device=options.device, sets=arm.settings)
     folder = RunFolder("run")
     folder.create()
     with torch_settings(job.settings, job.device):
+        # Noise has nothing to learn: in pre-training all of it soon has the same code, which would end a real run.
+        job.task.collapsed = lambda parts: ""
         loop = TrainingLoop(job, job.model()[0], folder=folder)
+        window.meet(loop.model)
         _time(loop, window)
         loop.run(until=window.all_steps)
-    window.flops_per_place = loop.state.flops_per_place or 0.0
     return loop.model
 
 
@@ -85,6 +87,7 @@ def _time(loop: TrainingLoop, window: Window) -> None:
         pending = step(stop)
         counts = pending[2].counts
         window.end(counts.clips, counts.seconds, counts.room)
+        window.flops_per_place = loop.state.flops_per_place or 0.0
         return pending
 
     loop._step = timed  # type: ignore[method-assign]

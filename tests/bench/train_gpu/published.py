@@ -32,6 +32,7 @@ __all__ = ["fine_tune", "model_of", "pretrain", "train_published"]
 def train_published(arm: Arm, work: Work, window: Window, options: argparse.Namespace) -> Any:
     """Train as transformers does, and return the model."""
     model = model_of(work).to(options.device)
+    window.meet(model)
     bf16 = arm.precision == "bf16"
     if work.is_ctc:
         fine_tune(model, batches(model, work, window, pinned=window.device.type == "cuda"), window=window, bf16=bf16)

@@ -40,6 +40,7 @@ def train_strong(arm: Arm, work: Work, window: Window, options: argparse.Namespa
 
 def _train(arm: Arm, work: Work, window: Window, options: argparse.Namespace) -> Any:
     model = model_of(work).to(options.device)
+    window.meet(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True, **ADAM)
     schedule = falling(optimizer, window)

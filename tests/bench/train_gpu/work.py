@@ -64,6 +64,13 @@ class Work:
         """Whether texts are learned, and not the waves themselves."""
         return self.name != "pretrain"
 
+    @property
+    def read_ahead(self) -> int:
+        """How many batches lie ready when a loop has waited."""
+        from ckptsurgeon.trainer.data.loader import AHEAD
+
+        return AHEAD * self.workers
+
     def clips(self) -> list[Clip]:
         """The clips: noise, always the same."""
         chance = numpy.random.default_rng(0)
@@ -73,9 +80,7 @@ class Work:
 
     def repeats(self, steps: int) -> int:
         """How often each clip has to be in an epoch that is longer than so many steps, and than what is read ahead."""
-        from ckptsurgeon.trainer.data.loader import AHEAD
-
-        batches = steps + AHEAD * self.workers + 1
+        batches = steps + self.read_ahead + 1
         mean_s = (self.shortest_s + self.longest_s) / 2
         return -(-batches * max(self.size, round((self.batch_s or 0) / mean_s)) // self.distinct)
 

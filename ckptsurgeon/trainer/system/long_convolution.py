@@ -1,0 +1,85 @@
+"""Long grouped convolutions as matrix products, on a GPU.
+
+wav2vec 2.0, HuBERT, WavLM and data2vec place their frames with a convolution of 128 frames in 16 groups (section 2 of
+https://arxiv.org/abs/2006.11477). cuDNN computes it group by group, in bf16 without tensor cores: on an H200 that took
+longer than the twelve transformer layers together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+__all__ = ["grouped_convolution", "use_matrix_products"]
+
+KIND = "cuda"
+"""The kind of device on which it is done."""
+LONG = 32
+"""Kernels of at least so many places are computed so."""
+BLOCK = 16
+"""Outputs that one row of the matrix product holds.
+
+Inputs are copied (1 + kernel / BLOCK) times, weights BLOCK times, and (1 + BLOCK / kernel) times as much is multiplied.
+"""
+
+
+def use_matrix_products(model: nn.Module) -> nn.Module:
+    """Compute the long grouped convolutions of a model as matrix products if their input is on a GPU; returns the model."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv1d) and _is_long(module):
+            module.forward = partial(_computed, module, module.forward)  # type: ignore[method-assign]
+    return model
+
+
+def _is_long(layer: nn.Conv1d) -> bool:
+    plain = layer.stride == layer.dilation == (1,) and layer.padding_mode == "zeros"
+    return plain and layer.groups > 1 and layer.kernel_size[0] >= LONG and not isinstance(layer.padding, str)
+
+
+def _computed(layer: nn.Conv1d, forward: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    padding = layer.padding[0]
+    assert isinstance(padding, int)
+    has_outputs = inputs.dim() == 3 and inputs.shape[2] + 2 * padding >= layer.kernel_size[0]
+    if inputs.device.type != KIND or not has_outputs:
+        return forward(inputs)
+    return grouped_convolution(inputs, layer.weight, layer.bias, padding=padding, groups=layer.groups)
+
+
+def grouped_convolution(
+    inputs: Tensor, weight: Tensor, bias: Tensor | None, *, padding: int, groups: int, block: int = BLOCK
+) -> Tensor:
+    """Return what ``conv1d`` returns with stride and dilation 1, up to rounding; differentiable.
+
+    ``inputs`` has the shape (batch, channels in, time), ``weight`` (channels out, channels in / groups, kernel), the
+    result (batch, channels out, time + 2 * padding - kernel + 1). In autocast it computes in its dtype, as conv1d does.
+
+    The time of the outputs is cut into blocks of ``block``. Those of a block depend on a window of the inputs, and the
+    matrix from the window to the block holds the kernel once for each output, one place further for the next.
+    """
+    kind = inputs.device.type
+    if torch.is_autocast_enabled(kind):
+        inputs, weight = (one.to(torch.get_autocast_dtype(kind)) for one in (inputs, weight))
+    (batch, _, time), (out, inner, kernel) = inputs.shape, weight.shape
+    length = time + 2 * padding - kernel + 1
+    blocks, spans = -(-length // block), -(-(block + kernel - 1) // block)
+    window, per_group = spans * block, out // groups
+
+    # (groups, batch, blocks and those behind them, channels of a block): windows overlap, so their blocks are copied.
+    behind = (blocks - 1 + spans) * block - time - padding
+    cut = pad(inputs.transpose(1, 2), (0, 0, padding, behind))
+    cut = cut.reshape(batch, blocks - 1 + spans, block, groups, inner).permute(3, 0, 1, 2, 4).flatten(3)
+    windows = torch.cat([cut[:, :, at : at + blocks] for at in range(spans)], dim=-1).flatten(1, 2)
+
+    # (groups, window, channels in, outputs of a block, channels out of a group)
+    kernels = weight.reshape(groups, per_group, inner, kernel).permute(0, 3, 2, 1)
+    kernels = pad(kernels, (0, 0, 0, 0, block - 1, window - kernel))
+    shifted = torch.stack([kernels[:, block - 1 - at : block - 1 - at + window] for at in range(block)], dim=3)
+
+    found = torch.bmm(windows, shifted.flatten(3).flatten(1, 2))
+    found = found.view(groups, batch, blocks, block, per_group).permute(1, 2, 3, 0, 4)
+    found = found.reshape(batch, blocks * block, out)[:, :length]
+    return (found if bias is None else found + bias.to(found.dtype)).transpose(1, 2)
