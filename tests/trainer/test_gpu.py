@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,19 @@ def far(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], first: dic
 
 def weights(loop: TrainingLoop) -> dict[str, torch.Tensor]:
     return {key: value.detach().clone() for key, value in loop.model.state_dict().items()}
+
+
+@contextmanager
+def no_waits() -> Iterator[None]:
+    """In the block, an operation that waits for the GPU is an error."""
+    torch.cuda.synchronize()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype feature")
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_bf16_is_near_float32() -> None:
@@ -168,7 +183,7 @@ def test_long_convolutions_are_those_of_cudnn(dtype: torch.dtype) -> None:
         layer.zero_grad()
         found = layer(inputs)
         found.backward(ahead)
-        return [one.double().cpu() for one in (found, inputs.grad, layer.weight.grad, layer.bias.grad)]  # type: ignore[union-attr]
+        return [one.detach().double().cpu() for one in (found, inputs.grad, layer.weight.grad, layer.bias.grad)]  # type: ignore[union-attr]
 
     exact = values(copy.deepcopy(layer).double(), inputs.double(), ahead.double())
     placed = [one.cuda().to(dtype) for one in (inputs, ahead)]
@@ -187,13 +202,9 @@ def test_no_step_waits(precision: str, compiled: str) -> None:
     loop = loop_of(precision=precision, compile=compiled, ema=0.9, clip=1.0, steps=40, evaluate_every=40, clips=40)
     assert (loop._compiled_loss is not None) == (compiled == "auto")
     loop.run(until=3)  # operations are counted in the first step, the second is compiled
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waits():
         for _ in range(5):
             loop._step(StopSignal())
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @cuda_alone
@@ -209,15 +220,8 @@ def test_fine_tuning_with_ctc_waits_only_in_the_loss(attention: str, monkeypatch
     optimizer = Optimizer(settings, parameters, parameter_rules(settings, list(parameters)))
     for number in range(4):
         batches = [task.batch(6400, 5000, seed=number).pin_memory()]
-        if number == 1:
-            torch.cuda.synchronize()
-            torch.cuda.set_sync_debug_mode("error")
-        try:
+        with no_waits() if number else nullcontext():
             gradient_step(parallel, task, batches, optimizer, settings=settings)
-        except RuntimeError:
-            torch.cuda.set_sync_debug_mode("default")
-            raise
-    torch.cuda.set_sync_debug_mode("default")
 
 
 @cuda_alone

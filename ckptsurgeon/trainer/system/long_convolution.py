@@ -1,8 +1,8 @@
 """Long grouped convolutions as matrix products, on a GPU.
 
 wav2vec 2.0, HuBERT, WavLM and data2vec place their frames with a convolution of 128 frames in 16 groups (section 2 of
-https://arxiv.org/abs/2006.11477). cuDNN computes it group by group, in bf16 without tensor cores: on an H200 that took
-longer than the twelve transformer layers together.
+https://arxiv.org/abs/2006.11477). cuDNN computes it group by group, in bf16 without tensor cores: on an H200, 16 clips of 10 s
+took 16 ms forward and backward, of a step of 60 ms. As matrix products they take 2.9 ms.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Inputs are copied (1 + kernel / BLOCK) times, weights BLOCK times, and (1 + BLOC
 
 
 def use_matrix_products(model: nn.Module) -> nn.Module:
-    """Compute the long grouped convolutions of a model as matrix products if their input is on a GPU; returns the model."""
+    """Compute long grouped convolutions of a model as matrix products if their input is on a GPU; returns the model."""
     for module in model.modules():
         if isinstance(module, nn.Conv1d) and _is_long(module):
             module.forward = partial(_computed, module, module.forward)  # type: ignore[method-assign]

@@ -78,9 +78,19 @@ def unchecked_padding(body: Any) -> Iterator[None]:
     module = sys.modules[type(body).__module__]
     original: Any = getattr(module, PADDING_MASK, None)
     known = original is not None and "allow_is_bidirectional_skip" in inspect.signature(original).parameters
-    unchecked = partial(original, allow_is_bidirectional_skip=False) if known else None
-    with _replaced(module, PADDING_MASK, unchecked):
+    with _replaced(module, PADDING_MASK, partial(_unchecked, original) if known else None):
         yield
+
+
+def _unchecked(original: Callable[..., Any], *args: Any, **given: Any) -> Any:
+    """Make a mask without a look at its values; None where there is no padding.
+
+    A mask that is true everywhere would cost the fast kernels of attention, which do not take one that transformers has
+    expanded from a single row: a run on an H200 took twice the memory.
+    """
+    bound = inspect.signature(original).bind(*args, **given)
+    is_padded = bound.arguments.get("attention_mask") is not None
+    return original(*args, **given, **({"allow_is_bidirectional_skip": False} if is_padded else {}))
 
 
 @contextmanager

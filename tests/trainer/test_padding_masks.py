@@ -1,0 +1,52 @@
+"""Masks of padding that attention gets: none without padding, otherwise one that the fast kernels of a GPU take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from .waves import LAYER_NORM, SMALL, batch_of, ctc_model_of, ctc_task_for, model_of, task_for
+
+pytest.importorskip("transformers")
+
+
+@pytest.fixture
+def masks(monkeypatch: pytest.MonkeyPatch) -> list[Tensor | None]:
+    """The mask of each attention."""
+    seen: list[Tensor | None] = []
+    real = torch.nn.functional.scaled_dot_product_attention
+
+    def attention(*args: Any, attn_mask: Tensor | None = None, **given: Any) -> Any:
+        seen.append(attn_mask)
+        return real(*args, attn_mask=attn_mask, **given)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
+    return seen
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize(("samples", "is_padded"), [((6400, 6400), False), ((6400, 5000), True)])
+def test_fine_tuning(samples: tuple[int, int], is_padded: bool, training: bool, masks: list[Tensor | None]) -> None:
+    model = ctc_model_of(attn_implementation="sdpa", **LAYER_NORM).train(training)
+    task = ctc_task_for(model)
+    task.loss(model, task.batch(*samples))
+    check(masks, is_padded=is_padded)
+
+
+@pytest.mark.parametrize(("samples", "is_padded"), [((6400, 6400), False), ((6400, 5000), True)])
+def test_pretraining(samples: tuple[int, int], is_padded: bool, masks: list[Tensor | None]) -> None:
+    model = model_of({**SMALL, **LAYER_NORM})
+    model.set_attn_implementation("sdpa")  # type: ignore[operator]
+    task = task_for(model)
+    task.begin_step(model, 0)
+    task.loss(model, batch_of(task, *samples))
+    check(masks, is_padded=is_padded)
+
+
+def check(masks: list[Tensor | None], *, is_padded: bool) -> None:
+    assert masks
+    assert [mask is not None for mask in masks] == [is_padded] * len(masks)
+    assert all(mask.stride(-1) == 1 for mask in masks if mask is not None)
