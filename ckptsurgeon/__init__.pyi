@@ -7,6 +7,7 @@ from .analysis.inspection import Inspection as Inspection
 from .analysis.match.proposal import Proposal as Proposal
 from .analysis.page.contents import Page as Page
 from .analysis.patch import Patch as Patch
+from .analysis.prove.proof import Proof as Proof
 from .analysis.scan.findings import Fault as Fault
 from .analysis.scan.findings import Finding as Finding
 from .analysis.scan.findings import Scan as Scan
@@ -31,6 +32,7 @@ from .api.patch import make_patch as make_patch
 from .api.patch import read_patch as read_patch
 from .api.pretrainer.loading import Pretrained as Pretrained
 from .api.pretrainer.pretrainer import Pretrainer as Pretrainer
+from .api.prove.prove import prove as prove
 from .api.recipes import load_plan as load_plan
 from .api.scan import scan as scan
 from .api.transplant.load_into import load_into as load_into

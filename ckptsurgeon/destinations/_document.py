@@ -33,6 +33,7 @@ class Document:
 
     ``vocabulary`` replaces the vocabulary of the model, if given. ``task`` is the ESPnet task that the user named, if
     any. If ``constructor_weights`` is false, the model is built without the weights that its constructor would load.
+    If ``dequantized``, it is the network that a quantised model stands for: its quantization_config is left out.
     """
 
     path: str
@@ -46,6 +47,7 @@ class Document:
     task: str | None = None
     constructor_weights: bool = True
     train: Mapping[str, Any] = field(default_factory=dict)
+    dequantized: bool = False
 
     @property
     def name(self) -> str:

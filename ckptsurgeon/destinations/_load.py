@@ -93,12 +93,14 @@ def target_with(
     *,
     constructor_weights: bool = True,
     train: Mapping[str, Any] | None = None,
+    dequantized: bool = False,
 ) -> TargetSpec:
     """Return the destination as ``load_target`` does, but with a new ``vocabulary`` for a model of transformers.
 
     Token ids in the model's configuration are changed to the ids of the same tokens in the new vocabulary, and the new
     tokeniser is copied. ``train`` replaces the section ``train:`` of the configuration, from which the tokeniser and
-    processors of a speech model are written.
+    processors of a speech model are written. If ``dequantized``, the
+    destination of a quantised model is the network that it stands for.
     """
     if not constructor_weights:
         _check_built(path)
@@ -114,7 +116,10 @@ def target_with(
         return _folder(text)
     if not is_configuration(text):
         return checkpoint_target(text)
-    document = replace(read_document(text), vocabulary=vocabulary, task=task, constructor_weights=constructor_weights)
+    document = replace(
+        read_document(text), vocabulary=vocabulary, task=task, constructor_weights=constructor_weights,
+        dequantized=dequantized,
+    )  # fmt: skip
     document = replace(document, train=train) if train is not None else document
     try:
         return _checked_kind(document).load(document)

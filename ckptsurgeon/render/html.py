@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..analysis.inspection import Inspection
     from ..analysis.match.proposal import Proposal
     from ..analysis.patch import Patch
+    from ..analysis.prove.proof import Proof
     from ..analysis.scan.findings import Scan
     from ..checkpoint.checkpoint import Checkpoint
     from ..planning.plan.plan import Plan
@@ -190,6 +191,13 @@ def _proposal(found: Proposal) -> Views:
     yield from _notes(found.notes)
 
 
+def _proof(found: Proof) -> Views:
+    from .prove import proof_view
+
+    yield proof_view(found)
+    yield from _notes(found.notes)
+
+
 def _scan(found: Scan) -> Views:
     from .scan import scan_view
 
@@ -234,6 +242,7 @@ VIEWS: dict[str, Callable[..., Views]] = {
     "Inspection": _inspection,
     "Patch": _patch,
     "Plan": _plan,
+    "Proof": _proof,
     "Proposal": _proposal,
     "Receipt": _receipt,
     "Scan": _scan,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,6 +38,16 @@ def lines_of(thing: object) -> int:
     return sum(-(-max(len(line), 1) // WIDTH) for line in repr(thing).split("\n"))
 
 
+def prove_linear(folder: Path) -> object:
+    """The proof that a layer computes what it does."""
+    layer = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 2}
+    (folder / "linear.yaml").write_text(json.dumps({"model": layer}))
+    torch.save(torch.nn.Linear(2, 2).state_dict(), folder / "linear.pth")
+    save_file({"input": torch.ones(1, 2)}, folder / "input.safetensors")
+    path = folder / "linear.pth"
+    return cs.prove(path, path, model=folder / "linear.yaml", inputs=folder / "input.safetensors")
+
+
 @pytest.fixture(scope="module")
 def things(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """A public object of each class, of a thousand tensors with long names where it is of tensors."""
@@ -61,6 +73,7 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
         "Inspection": cs.inspect(name, stats=True),
         "Difference": cs.diff(name, other, values=True),
         "Proposal": cs.match(name, other),
+        "Proof": prove_linear(folder),
         "Explained": explained,
         "Explanation": explained.tensors[0],
         "TargetSpec": cs.load_target(other),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.formats.base.header import FilePrint
@@ -163,6 +164,9 @@ def make_files() -> None:
     saved("bert", BERT, "BertForMaskedLM")
     Path("bert/tokenizer_config.json").write_text("{}")
     Path("tokens.txt").write_text("\n".join(map(str, range(BERT["vocab_size"]))) + "\n")
+    shutil.copytree("bert", "bert2")
+    other = load_file("bert/model.safetensors")
+    save_file({key: 2 * value if "query" in key else value for key, value in other.items()}, "bert2/model.safetensors")
     Path("my_task.py").write_text(
         re.findall(r'```python title="my_task.py"\n(.*?)```', (DOCS / "train.md").read_text(), re.S)[0]
     )
@@ -194,6 +198,7 @@ def commands() -> Iterator[list[str]]:
     yield ["diff", "gptq.pth", "gptq4.pth", "--values"]
     yield ["match", "a.safetensors", "b.safetensors"]
     yield ["match", "left.pth", "x.pth"]
+    yield ["prove", "bert", "bert2"]
     yield ["transplant", "more.pth", "more.pth", "--exclude", "head", "-n", "--explain", "head"]
     yield ["transplant", "both.pth", "tied.pth", "-n"]
     yield ["transplant", "out.pth", "tied.pth", "-o", "made.safetensors"]

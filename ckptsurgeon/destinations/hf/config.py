@@ -64,6 +64,8 @@ def describe(document: Document, package: Any) -> ModelDescription:
     Raises ConfigError if transformers does not know the model, a field is wrong, or the model is quantised.
     """
     fields, folder, where = _fields(document)
+    if document.dequantized:
+        fields.pop("quantization_config", None)
     config_class = _config_class(document, package, fields)
     overrides = {name: value for name, value in document.model.items() if name not in _OWN}
     check_overrides(document, config_class, fields, overrides)

@@ -110,7 +110,8 @@ class Job:
         """Return the model for all ranks, with arbitrary values in its tensors, for values that are loaded later."""
         if not self.is_sharded:
             return ParallelModel(self.empty_model().to(self.device), self.ranks)
-        from ..parallel.sharded_model import ShardedModel, build_on_meta
+        from ...destinations.torch_module.meta import build_on_meta
+        from ..parallel.sharded_model import ShardedModel
 
         with preserve_random_state():
             seed_all(self.settings.seed)

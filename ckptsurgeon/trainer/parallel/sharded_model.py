@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...destinations.torch_module.parts import own_part
 from ...errors import ConfigError
@@ -21,7 +21,7 @@ from ...util.text import escape
 from .parallel_model import ForwardProxy, ParallelModel
 from .ranks import Ranks
 
-__all__ = ["ShardedModel", "build_on_meta"]
+__all__ = ["ShardedModel"]
 
 T = TypeVar("T")
 
@@ -161,24 +161,3 @@ def _needs_float32(block: nn.Module) -> bool:
     """Whether a block has a layer whose parameters must have the dtype of its float32 states: recurrent, batch norm."""
     has_statistics = any(buffer.is_floating_point() for buffer in block.buffers())
     return has_statistics or any(isinstance(one, nn.RNNBase) for one in block.modules())
-
-
-def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
-    """Return the model that ``build`` makes, with parameters on the meta device and with the constructor's buffers.
-
-    torch.device("meta") would empty the buffers, too. Here each parameter is replaced as soon as it is registered, so
-    that only one of them has memory at a time.
-    """
-    original = nn.Module.register_parameter
-
-    def register(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is not None and not parameter.is_meta:
-            empty: Tensor = parameter.detach().to("meta")
-            parameter = nn.Parameter(empty, requires_grad=parameter.requires_grad)
-        original(module, name, parameter)
-
-    nn.Module.register_parameter = register  # type: ignore[assignment,method-assign]
-    try:
-        return build()
-    finally:
-        nn.Module.register_parameter = original  # type: ignore[method-assign]

@@ -1,0 +1,1 @@
+"""Compares what two networks compute; does not change any file."""

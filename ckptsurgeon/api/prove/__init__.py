@@ -1,0 +1,1 @@
+"""Runs two networks on the same inputs, with weights that are read block by block."""

@@ -1,0 +1,186 @@
+"""The inputs on which two networks run: drawn by what the network takes, or the user's."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import ConfigError
+from ...util.text import escape, listing, shape_text
+
+__all__ = ["Inputs", "drawn_inputs", "given_inputs"]
+
+ROWS, TOKENS, TARGETS = 2, 32, 8
+WAVE = 16_000
+"""Samples of a drawn wave: a second at the rate of most speech models."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The arguments of a network's forward by name, and what they are, in words."""
+
+    arguments: Mapping[str, Tensor]
+    said: str
+
+    def arguments_for(self, module: nn.Module) -> dict[str, Any]:
+        """Return the arguments, with those that keep a model of transformers from making caches."""
+        known = inspect.signature(module.forward).parameters
+        return {**self.arguments, **({"use_cache": False} if "use_cache" in known else {})}
+
+
+def drawn_inputs(module: nn.Module, seed: int, tokens: Sequence[int] | None = None) -> Inputs:
+    """Return inputs of the kind that a model of transformers takes, drawn with a seed.
+
+    ``tokens`` are the ids from which those of text are drawn; by default all that are not special. Raises ConfigError
+    if it is not known what the network takes.
+    """
+    config: Any = getattr(module, "config", None)
+    known = inspect.signature(module.forward).parameters
+    names = [name for name in DRAWN if name in known]
+    main = getattr(module, "main_input_name", "")
+    if config is None or main not in names:
+        raise _unknown(module, known)
+    chosen = [main, *(["pixel_values"] if main == "input_ids" and hasattr(module, "logit_scale") else [])]
+    if getattr(config, "is_encoder_decoder", False) and "decoder_input_ids" in known:
+        chosen.append("decoder_input_ids")
+    chance = torch.Generator().manual_seed(seed)
+    try:
+        drawn = {name: DRAWN[name](config, chance, tokens) for name in chosen}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise _unknown(module, known) from error
+    said = ", ".join(f"{name} {shape_text(tuple(value.shape))}" for name, value in drawn.items())
+    return Inputs(drawn, f"{said}, drawn with seed {seed}")
+
+
+def _unknown(module: nn.Module, known: Mapping[str, Any]) -> ConfigError:
+    names = [name for name, one in known.items() if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
+    return ConfigError(
+        f"it is not known what inputs {type(module).__name__} takes.",
+        hint=f"Give them: --inputs FILE.safetensors, with the arguments of its forward: {listing(names, 8, where='')}.",
+    )
+
+
+def _text(config: Any) -> Any:
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def _ids(config: Any, chance: torch.Generator, tokens: Sequence[int] | None, size: int = TOKENS) -> Tensor:
+    text = _text(config)
+    longest = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None) or size
+    ids = torch.tensor(list(tokens) if tokens is not None else _plain_tokens(config, text))
+    places = torch.randint(len(ids), (ROWS, max(1, min(size, int(longest) - 2))), generator=chance)
+    return ids[places]
+
+
+def _plain_tokens(config: Any, text: Any) -> list[int]:
+    """Return the ids of all tokens but those that a configuration names: padding, images and the like."""
+    fields = {**config.to_dict(), **text.to_dict()}
+    special = {value for name, value in fields.items() if name.endswith(("_token_id", "_token_index"))}
+    return [number for number in range(int(text.vocab_size)) if number not in special] or [0]
+
+
+def _decoder_ids(config: Any, chance: torch.Generator, tokens: Sequence[int] | None) -> Tensor:
+    return _ids(config, chance, tokens, TARGETS)
+
+
+def _waves(config: Any, chance: torch.Generator, tokens: Sequence[int] | None) -> Tensor:
+    return torch.randn(ROWS, WAVE, generator=chance)
+
+
+def _features(config: Any, chance: torch.Generator, tokens: Sequence[int] | None) -> Tensor:
+    if hasattr(config, "num_mel_bins") and hasattr(config, "max_source_positions"):
+        return torch.randn(1, config.num_mel_bins, 2 * config.max_source_positions, generator=chance)
+    return torch.randn(ROWS, 64, config.feature_projection_input_dim, generator=chance)
+
+
+def _images(config: Any, chance: torch.Generator, tokens: Sequence[int] | None) -> Tensor:
+    vision = getattr(config, "vision_config", config)
+    size = getattr(vision, "image_size", 224)
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    return torch.randn(ROWS, getattr(vision, "num_channels", 3), height, width, generator=chance)
+
+
+DRAWN: Mapping[str, Callable[[Any, torch.Generator, Sequence[int] | None], Tensor]] = {
+    "input_ids": _ids, "input_values": _waves, "input_features": _features, "pixel_values": _images,
+    "decoder_input_ids": _decoder_ids,
+}  # fmt: skip
+"""How each argument of a forward is drawn, from a configuration."""
+
+
+def given_inputs(path: str, module: nn.Module, folder: str) -> Inputs:
+    """Return the inputs in a file: arguments by name (safetensors), lines of text, or a sound.
+
+    Texts and sounds are prepared by the tokeniser or the feature extractor in the model's ``folder``. Raises
+    ConfigError if the file or these are missing, or if the network has no such argument.
+    """
+    suffix = os.path.splitext(path)[1].lower()
+    if not os.path.isfile(path):
+        raise ConfigError(f"--inputs {escape(path)} is not a file.", hint="Name a .safetensors, .txt or .wav file.")
+    if suffix == ".safetensors":
+        arguments = _tensors(path)
+    elif suffix == ".txt":
+        arguments = _texts(path, folder)
+    elif suffix in (".wav", ".flac", ".ogg"):
+        arguments = _sound(path, folder)
+    else:
+        raise ConfigError(f"--inputs {escape(path)} is of an unknown kind.", hint="Use .safetensors, .txt or .wav.")
+    known = inspect.signature(module.forward).parameters
+    takes_all = any(one.kind is one.VAR_KEYWORD for one in known.values())
+    unknown = [name for name in arguments if name not in known and not takes_all]
+    if unknown:
+        raise ConfigError(
+            f"{type(module).__name__} takes no argument {escape(unknown[0])}, which {escape(path)} has.",
+            hint=f"It takes {listing(list(known), 8, where='')}.",
+        )
+    said = ", ".join(f"{name} {shape_text(tuple(value.shape))}" for name, value in arguments.items())
+    return Inputs(arguments, f"{said}, of {escape(os.path.basename(path))}")
+
+
+def _tensors(path: str) -> dict[str, Tensor]:
+    from ...checkpoint.opening import open_checkpoint
+
+    with open_checkpoint(path, unwrap=False) as found:
+        return {key: found.tensor(key) for key in found}
+
+
+def _texts(path: str, folder: str) -> dict[str, Tensor]:
+    from ...storage.small_files import read_text
+
+    lines = [line for line in read_text(path).splitlines() if line.strip()]
+    tokenizer = _prepared(folder, "AutoTokenizer")
+    if len(lines) > 1 and tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return dict(tokenizer(lines, return_tensors="pt", padding=len(lines) > 1, truncation=True, max_length=512))
+
+
+def _sound(path: str, folder: str) -> dict[str, Tensor]:
+    soundfile: Any = import_module("soundfile")
+    wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    extractor = _prepared(folder, "AutoFeatureExtractor")
+    if rate != extractor.sampling_rate:
+        raise ConfigError(
+            f"{escape(path)} has {rate} samples a second, and the model takes {extractor.sampling_rate}.",
+            hint="Resample it first.",
+        )
+    return dict(extractor(wave.mean(1), sampling_rate=rate, return_tensors="pt"))
+
+
+def _prepared(folder: str, kind: str) -> Any:
+    """Return the tokeniser or feature extractor in a folder; no code in the folder runs, and nothing is fetched."""
+    import transformers
+
+    try:
+        return getattr(transformers, kind).from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(
+            f"{escape(folder)} has nothing that prepares these inputs: {escape(first, 200)}",
+            hint="Give the arguments of the network's forward as tensors: --inputs FILE.safetensors.",
+        ) from error

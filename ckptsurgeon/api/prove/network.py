@@ -1,0 +1,189 @@
+"""A network whose weights lie in a checkpoint."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from ...checkpoint.in_memory import path_of
+from ...destinations._load import target_with
+from ...destinations.torch_module.meta import build_on_meta
+from ...engine.inputs import PlanInputs
+from ...engine.live_modules import stage_tensors
+from ...errors import ConfigError
+from ...planning.plan.plan import Plan
+from ...planning.plan.step import Step
+from ...planning.target import TargetSpec
+from ...planning.transplant.options import Options
+from ...storage.read.uri import shown
+from ...tensors.composition import is_decoded, leaves
+from ...tensors.info import TensorInfo
+from ...util.text import escape
+from ..inputs.argument_types import CheckpointLike
+from ..inputs.encoding import ENCODINGS
+from ..inputs.inputs import close_plan
+from ..inputs.reopening import inputs_of
+from ..transplant.opening import plan_into
+from ..transplant.transplant import specs_of
+
+__all__ = ["Network", "Rounding", "configuration_of", "open_network"]
+
+ROUNDOFF = {
+    "float64": 2**-53, "float32": 2**-24, "float16": 2**-11, "bfloat16": 2**-8, "float8_e4m3fn": 2**-4,
+    "float8_e4m3fnuz": 2**-4, "float8_e5m2": 2**-3, "float8_e5m2fnuz": 2**-3,
+}  # fmt: skip
+"""The largest relative error of rounding to a dtype: half the distance of two numbers near 1."""
+CODES = {"int8": 2**-8}
+"""Of codes: the largest error as a share of the largest weight of a row, of which 2**-4 is that of 4 bits."""
+FOUR_BITS = 2**-4
+SAMPLED = 4096
+"""About so many values of a tensor are kept after it was read."""
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How far rounding may move the values of a tensor: ``relative`` to each, or ``of_row``, to its row's largest."""
+
+    relative: float = 0.0
+    of_row: float = 0.0
+
+    def coarser(self, other: Rounding) -> Rounding:
+        """Return the larger of both in each respect."""
+        return Rounding(max(self.relative, other.relative), max(self.of_row, other.of_row))
+
+    def moved(self, key: str, values: Tensor) -> Tensor:
+        """Return values that are moved by chance, as far as rounding may move them; always the same for a key."""
+        chance = torch.Generator().manual_seed(zlib.crc32(key.encode()))
+        by = torch.rand(values.shape, generator=chance) * 2 - 1
+        found = values + values * by * self.relative
+        if self.of_row and values.dim() > 1:
+            found = found + values.abs().flatten(1).amax(1).view(-1, *[1] * (values.dim() - 1)) * by * self.of_row
+        return found
+
+
+@dataclass
+class Network:
+    """A module on the meta device, and the plan by which its weights are read from a checkpoint, as float32."""
+
+    path: str
+    module: nn.Module
+    spec: TargetSpec
+    plan: Plan
+    folder: str
+    digests: dict[str, int] = field(default_factory=dict)
+    """The CRC-32 of each tensor that was read, as float32."""
+    samples: dict[str, Tensor] = field(default_factory=dict)
+    """Some values of each, spread over it."""
+
+    @property
+    def steps(self) -> Mapping[str, Step]:
+        """How each tensor is read, by its key in the module."""
+        return {step.key: step for step in self.plan.steps}
+
+    def read(self, keys: Sequence[str]) -> dict[str, Tensor]:
+        """Return the values of parameters or buffers, and note their digests."""
+        steps = self.steps
+        owners = {key: steps[key].tied_to or key for key in keys if key in steps}
+        chosen = tuple(steps[key] for key in dict.fromkeys(owners.values()))
+        inputs = inputs_of(self.plan)
+        found, _ = stage_tensors(replace(self.plan, steps=chosen), inputs)
+        values = {key: _as_float32(found[owner]) for key, owner in owners.items()}
+        for key, value in values.items():
+            flat = value.contiguous().reshape(-1)
+            self.digests[key] = zlib.crc32(flat.numpy().view("uint8").data)
+            self.samples[key] = flat[:: max(1, flat.numel() // SAMPLED)].clone()
+        return values
+
+    def rounding(self, key: str) -> Rounding:
+        """Return how far rounding to the dtype or codes in which a tensor is stored may have moved its values."""
+        info = self._source_of(self.steps[key]) if key in self.steps else None
+        if info is None:
+            return Rounding()
+        return _rounding_of_codes(info) if is_decoded(info) else Rounding(ROUNDOFF.get(info.dtype, 0.0))
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """The dtypes in which the weights are stored; of codes the one that takes most elements."""
+        infos = [self._source_of(step) for step in self.plan.steps]
+        return tuple(dict.fromkeys(_stored_as(info) for info in infos if info is not None))
+
+    def _source_of(self, step: Step) -> TensorInfo | None:
+        """Return the tensor of the checkpoint that a step reads; None if it reads none."""
+        inputs = self.plan.inputs
+        assert isinstance(inputs, PlanInputs)
+        return None if step.source is None else inputs.sources[step.source][step.source_key]
+
+    def load_buffers(self) -> None:
+        """Read the buffers that are in the checkpoint, such as the statistics of batch norms."""
+        own = {key: buffer for key, buffer in self.module.named_buffers() if key in self.steps}
+        for key, value in self.read(list(own)).items():
+            own[key].copy_(value)
+
+    def close(self) -> None:
+        """Close the checkpoint."""
+        close_plan(self.plan)
+
+
+def _as_float32(values: Tensor) -> Tensor:
+    return values.float() if values.is_floating_point() else values
+
+
+def _stored_as(info: TensorInfo) -> str:
+    if not is_decoded(info):
+        return info.dtype
+    return f"{max(leaves(info), key=lambda one: one.numel).dtype} codes"
+
+
+def _rounding_of_codes(info: TensorInfo) -> Rounding:
+    dtypes = {one.dtype for one in leaves(info)}
+    floats = [ROUNDOFF[one] for one in dtypes if one.startswith("float8")]
+    if floats:
+        return Rounding(relative=max(floats))
+    return Rounding(of_row=max((CODES[one] for one in dtypes if one in CODES), default=FOUR_BITS))
+
+
+def configuration_of(path: str) -> str:
+    """Return the configuration beside a checkpoint, config.json in its folder; '' if there is none."""
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    found = os.path.join(folder, "config.json")
+    return found if os.path.isfile(found) else ""
+
+
+def open_network(
+    source: CheckpointLike, configuration: str, *, task: str | None, root: str | None
+) -> Network:  # fmt: skip
+    """Open a checkpoint as the network that a configuration describes; raises ConfigError or PlanError."""
+    spec = target_with(configuration, None, task, dequantized=True)
+    if spec.build is None:
+        raise ConfigError(
+            f"{escape(spec.name)} describes only tensors, and not a network that can run.",
+            hint="Name a configuration that makes a model: --model config.json, or a YAML file with _target_.",
+        )
+    options = Options.of(on_missing="error", dtype="float32")
+    plan = plan_into(specs_of(source), spec, options, seed=0, arguments={}, root=root, encoding=ENCODINGS[1])
+    try:
+        module = _built(spec.build)
+    except BaseException:
+        close_plan(plan)
+        raise
+    path = path_of(source)
+    network = Network(shown(path), module, spec, plan, path if os.path.isdir(path) else os.path.dirname(path))
+    network.load_buffers()
+    return network
+
+
+def _built(build: Callable[[], object]) -> nn.Module:
+    """Build a module on the meta device in float32, for evaluation; the global random states stay as they were."""
+    with torch.random.fork_rng(devices=()):
+        module = build_on_meta(lambda: _module(build()))
+    return module.float().eval().requires_grad_(False)
+
+
+def _module(made: object) -> nn.Module:
+    assert isinstance(made, nn.Module)
+    return made

@@ -1,0 +1,284 @@
+"""``prove``: runs two networks on the same inputs, and says whether they compute the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ...analysis.prove.figures import Distance, Prediction, distance, prediction
+from ...analysis.prove.proof import BlockResult, ChangedTensor, Proof, ProvedNetwork
+from ...checkpoint.in_memory import path_of
+from ...errors import ConfigError, PlanError
+from ...util.text import count, escape, listing
+from ..inputs.argument_types import CheckpointLike, Path
+from ..inputs.memory_budget import memory_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .blocks import Outputs, Recording
+    from .inputs import Inputs
+    from .network import Network
+    from .streaming import ReadWeights
+    from .vocabularies import SharedTokens
+
+__all__ = ["prove"]
+
+MEMORY = 1 << 30
+FACTOR = 2.0
+"""The error that is allowed, as a multiple of the error of a run whose weights are moved by chance as rounding may."""
+FEW = 8.0
+"""Of few numbers chance decides more: the multiple is larger by the share FEW / sqrt(numbers)."""
+FLOOR = 1e-6
+"""The error that is always allowed: the same sums in another order."""
+SHOWN = 8
+OLDER = "made of older ones"
+OF_PLANNING = ("ran ", "casting ", "older names that transformers", "an older name that transformers")
+
+
+def prove(
+    first: CheckpointLike, second: CheckpointLike, *, model: Path | None = None, inputs: Path | None = None,
+    seed: int = 0, task: str | None = None, root: str | None = None, memory: str | int | None = None,
+) -> Proof:  # fmt: skip
+    """Run the networks of two checkpoints on the same inputs, and compare what they compute after each block.
+
+    Each checkpoint has its network from the config.json beside it; ``model`` is the configuration for one that has
+    none. ``inputs`` is a file of inputs: arguments of the network by name (.safetensors), lines of text (.txt), or a
+    sound (.wav). Without it they are drawn with ``seed``. Both run in float32, whatever the weights are stored in;
+    weights are in memory, up to ``memory`` (1 GiB) at once, only while their module runs. If the outputs differ, the
+    first network runs again with its weights moved by chance as far as rounding to the dtypes of both may have moved
+    them: that is the error that is allowed.
+
+    Raises ConfigError if there is no network or no inputs for it, and PlanError if a checkpoint does not have all of
+    its network's weights.
+    """
+    import torch
+
+    limit = memory_bytes(memory) or MEMORY
+    with ExitStack() as stack, torch.inference_mode():
+        networks = [
+            stack.enter_context(closing(one)) for one in _networks((first, second), model, task=task, root=root)
+        ]
+        arguments, shared = _inputs(networks, inputs, seed)
+        runs = [_run(network, given, network.read, limit) for network, given in zip(networks, arguments, strict=True)]
+        return _compared(networks, arguments[0], runs, shared, limit)
+
+
+def _networks(
+    sources: tuple[CheckpointLike, CheckpointLike], model: Path | None, *, task: str | None, root: str | None
+) -> Iterator[Network]:
+    from .network import configuration_of, open_network
+
+    own = [configuration_of(path_of(source)) for source in sources]
+    named = str(model) if model is not None else next(filter(None, own), "")
+    for source, configuration in zip(sources, own, strict=True):
+        if not (configuration or named):
+            raise ConfigError(
+                f"{escape(path_of(source))} has no config.json beside it that says what network it is.",
+                hint="Name the configuration: --model config.json, or a YAML file with model:.",
+            )
+        yield open_network(source, configuration or named, task=task, root=root)
+
+
+def _inputs(networks: list[Network], path: Path | None, seed: int) -> tuple[list[Inputs], SharedTokens | None]:
+    """Return the inputs of both networks, and the tokens that they share if their token lists differ."""
+    from .inputs import drawn_inputs, given_inputs
+    from .vocabularies import shared_tokens
+
+    modules = [network.module for network in networks]
+    shared = shared_tokens(modules, [network.folder for network in networks])
+    if path is not None:
+        text = str(path)
+        if shared is not None and text.lower().endswith(".txt"):
+            return [given_inputs(text, one.module, one.folder) for one in networks], shared
+        found = given_inputs(text, modules[0], networks[0].folder)
+    else:
+        found = drawn_inputs(modules[0], seed, None if shared is None else shared.first.tolist())
+    if shared is None:
+        return [found, found], None
+    ids = {name: shared.translated(value) for name, value in found.arguments.items() if name.endswith("input_ids")}
+    return [found, replace(found, arguments={**found.arguments, **ids})], shared
+
+
+def _run(network: Network, inputs: Inputs, read: ReadWeights, limit: int) -> Recording:
+    """Run a network, and return what its blocks computed; raises ConfigError if it cannot run so."""
+    from ...destinations.hf.model import offline
+    from .blocks import block_names, recorded
+    from .streaming import streamed
+
+    module = network.module
+    with streamed(module, read, limit), recorded(module, block_names(module)) as recording:
+        try:
+            with offline():
+                module(**inputs.arguments_for(module))
+        except (RuntimeError, TypeError, ValueError, NotImplementedError, IndexError) as error:
+            said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            hint = "Let all of its weights be in memory together: --memory with the model's size in float32."
+            is_empty = "meta" in said
+            raise ConfigError(
+                f"the network of {escape(network.path)} does not run: {escape(said, 300)}",
+                hint=hint if is_empty else "Give inputs that it takes: --inputs FILE.safetensors.",
+            ) from error
+    return recording
+
+
+def _compared(
+    networks: list[Network], inputs: Inputs, runs: list[Recording], shared: SharedTokens | None, limit: int
+) -> Proof:
+    from .blocks import OUTPUT
+
+    notes = [*_network_notes(networks, shared)]
+    pairs = _pairs(runs[0].outputs, runs[1].outputs, shared, notes)
+    if (OUTPUT, 0) not in pairs:
+        raise PlanError("the networks have no output that can be compared.", hint="Name networks of one kind.")
+    distances = {place: distance(*pair) for place, pair in pairs.items()}
+    allowed: Mapping[tuple[str, int], float] = {}
+    if not all(one.same for one in distances.values()):
+        allowed = _allowed(networks, inputs, runs[0].outputs, limit)
+    results = {
+        place: BlockResult(place[0], place[1], found, allowed.get(place, math.nan))
+        for place, found in distances.items()
+    }
+    output = results.pop((OUTPUT, 0))
+    differing = len(_differing(networks))
+    unused, other = _unused(networks, runs[0])
+    proof = Proof(
+        _described(networks[0]), _described(networks[1]), inputs.said, tuple(results.values()), output,
+        prediction=_prediction(networks, pairs[OUTPUT, 0]), differing=differing, unused=unused, unused_differing=other,
+        notes=tuple(notes),
+    )  # fmt: skip
+    proof = replace(proof, changed=_changed(networks, proof.drift))
+    hidden = [] if proof.drift is not None else [key for key in _beyond_rounding(networks) if key not in other]
+    return replace(proof, notes=(*proof.notes, _hidden_note(hidden))) if hidden else proof
+
+
+def _pairs(
+    first: Outputs, second: Outputs, shared: SharedTokens | None, notes: list[str]
+) -> dict[tuple[str, int], tuple[Tensor, Tensor]]:
+    """Return the outputs of the blocks that both networks have, in the order in which they ended."""
+    from .blocks import OUTPUT
+
+    common = [place for place in first if place in second]
+    names = {place: place for place in common}
+    if len(common) <= 1 and len(first) == len(second):  # other names: the same places in the order of both
+        names = dict(zip(first, second, strict=True))
+        notes.append("the blocks of the networks have other names: they are compared in the order in which they ran")
+    elif len(common) < max(len(first), len(second)):
+        alone = [name or "the output" for name, _ in [*(first.keys() ^ second.keys())]]
+        notes.append(f"only one of the networks has {listing(sorted(set(alone)), SHOWN, where='')}: not compared")
+    found, other = {}, []
+    for place, there in names.items():
+        pair = first[place], second[there]
+        pair = shared.columns(*pair) if shared is not None else pair
+        if pair[0].shape == pair[1].shape:
+            found[place] = pair
+        elif place[0] != OUTPUT:
+            other.append(place[0])
+    if other:
+        notes.append(f"outputs of other shapes, not compared: {listing(other, SHOWN, where='')}")
+    return found
+
+
+def _network_notes(networks: list[Network], shared: SharedTokens | None) -> Iterator[str]:
+    notes = [[note for note in network.plan.notes if not _is_of_planning(note)] for network in networks]
+    yield from (f"both: {note}" for note in notes[0] if note in notes[1])
+    for network, own, others in zip(networks, notes, reversed(notes), strict=True):
+        yield from (f"{network.path}: {note}" for note in own if note not in others)
+    if shared is not None:
+        yield f"the token lists differ: {count(len(shared.first), 'token')} that both have are compared"
+
+
+def _is_of_planning(note: str) -> bool:
+    """Whether a note is on how the weights are read, which is always the same here, and not on the checkpoint."""
+    return note.startswith(OF_PLANNING) or any(words in note for words in ("changes nothing", "is put before", OLDER))
+
+
+def _allowed(networks: list[Network], inputs: Inputs, plain: Outputs, limit: int) -> dict[tuple[str, int], float]:
+    """Return the error that rounding may cause after each block of the first network.
+
+    It is measured by a run in which the tensors that differ are moved as far as rounding may have moved them.
+    """
+    first, second = networks
+    differing = set(_differing(networks))
+
+    def moved(keys: Sequence[str]) -> dict[str, Tensor]:
+        values = first.read(keys)
+        for key in differing & values.keys():
+            if values[key].is_floating_point():
+                values[key] = first.rounding(key).coarser(second.rounding(key)).moved(key, values[key])
+        return values
+
+    found = _run(first, inputs, moved, limit).outputs
+    return {
+        place: FACTOR * (1 + FEW / math.sqrt(one.numel())) * distance(one, found[place]).error + FLOOR
+        for place, one in plain.items() if place in found
+    }  # fmt: skip
+
+
+def _described(network: Network) -> ProvedNetwork:
+    number = sum(one.numel() for one in network.module.parameters())
+    return ProvedNetwork(network.path, type(network.module).__name__, number, network.dtypes)
+
+
+def _prediction(networks: list[Network], pair: tuple[Tensor, Tensor]) -> Prediction | None:
+    names = [type(network.module).__name__ for network in networks]
+    predicts = all("For" in name and not name.endswith("ForPreTraining") for name in names)
+    return prediction(*pair) if predicts and pair[0].dim() > 1 and bool(pair[0].isfinite().all()) else None
+
+
+def _differing(networks: list[Network]) -> list[str]:
+    """Return the keys of the tensors that were read of both networks and have other values."""
+    first, second = (network.digests for network in networks)
+    return [key for key, digest in first.items() if key in second and second[key] != digest]
+
+
+def _beyond_rounding(networks: list[Network]) -> Iterator[str]:
+    """Yield the keys of tensors that differ by more than rounding explains, as a sample of their values tells."""
+    first, second = networks
+    for key in _differing(networks):
+        rounding = first.rounding(key).coarser(second.rounding(key))
+        samples = first.samples[key], second.samples[key]
+        if samples[0].shape == samples[1].shape:
+            far = distance(*samples)
+            if not far.error <= FACTOR * rounding.relative + 2 * FACTOR * rounding.of_row:
+                yield key
+
+
+def _hidden_note(keys: list[str]) -> str:
+    what = count(len(keys), "tensor differs", "tensors differ")
+    return f"{what} by more than rounding explains, which these inputs do not show: {listing(keys, SHOWN, where='')}"
+
+
+def _unused(networks: list[Network], run: Recording) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the tensors that the first network did not use, and those of them that differ by more than rounding."""
+    first = networks[0]
+    steps = first.steps
+    keys = [key for key, _ in first.module.named_parameters(remove_duplicate=False) if key in steps]
+    used = {steps[key].tied_to or key for key in keys if run.reaches(key)}
+    unused = [key for key in keys if (steps[key].tied_to or key) not in used]
+    for network in networks:
+        for key in unused:
+            if key not in network.digests and key in network.steps:
+                network.read([key])
+    apart = set(_beyond_rounding(networks))
+    return tuple(unused), tuple(key for key in unused if key in apart)
+
+
+def _changed(networks: list[Network], drift: BlockResult | None) -> tuple[ChangedTensor, ...]:
+    """Return the tensors of the block that drifts whose values differ, the farthest first."""
+    if drift is None:
+        return ()
+    inside = [key for key in _differing(networks) if key.startswith(f"{drift.name}." if drift.name else "")]
+    rows = [(key, _distance_of(networks, key)) for key in inside]
+    found = [ChangedTensor(key, drift.name, far.error) for key, far in rows if not far.same]
+    return tuple(sorted(found, key=lambda one: -one.error))
+
+
+def _distance_of(networks: list[Network], key: str) -> Distance:
+    first, second = (network.read([key])[key] for network in networks)
+    if first.shape != second.shape:
+        return Distance(math.inf, 0.0, math.inf, same=False)
+    return distance(first, second)

@@ -1,0 +1,76 @@
+"""Lets a network run with weights that are in memory only while the module that has them runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from .blocks import CONTAINERS
+
+__all__ = ["ReadWeights", "streamed", "units_of"]
+
+ReadWeights = Callable[[Sequence[str]], Mapping[str, Tensor]]
+"""Returns the values of parameters by their keys."""
+
+
+def units_of(model: nn.Module, limit: int) -> dict[str, list[str]]:
+    """Return which parameters are read together, before the module that runs with them: keys by the module's name.
+
+    A module whose parameters have at most ``limit`` bytes in float32 gets all of them at once; of a larger one the
+    parameters of its own are read before it runs, and those of its children before they do.
+    """
+    found: dict[str, list[str]] = {}
+    _divide(model, "", limit, found, into="")
+    return {name: keys for name, keys in found.items() if keys}
+
+
+def _divide(module: nn.Module, name: str, limit: int, found: dict[str, list[str]], *, into: str) -> None:
+    """Give the parameters of a module to units; ``into`` is the unit around it, for containers, which never run."""
+    every = [f"{name}.{key}".strip(".") for key, _ in module.named_parameters(remove_duplicate=False)]
+    nbytes = sum(4 * one.numel() for one in module.parameters())
+    if isinstance(module, CONTAINERS):
+        name_of_own = into
+    else:
+        name_of_own = name
+        if nbytes <= limit or not any(True for _ in module.children()):
+            found.setdefault(name, []).extend(every)
+            return
+    own = [f"{name}.{key}".strip(".") for key, _ in module.named_parameters(recurse=False)]
+    found.setdefault(name_of_own, []).extend(own)
+    for child_name, child in module.named_children():
+        _divide(child, f"{name}.{child_name}".strip("."), limit, found, into=name_of_own)
+
+
+@contextmanager
+def streamed(model: nn.Module, read: ReadWeights, limit: int) -> Iterator[None]:
+    """In the ``with`` block, let each part of a network on the meta device have its weights while it runs.
+
+    ``read`` is called for the parameters of a unit (see ``units_of``) before it runs; afterwards they are freed.
+    """
+    modules, empty = dict(model.named_modules()), dict(model.named_parameters(remove_duplicate=False))
+    with ExitStack() as hooks:
+        for name, keys in units_of(model, limit).items():
+            load = partial(_load, model, read, keys)
+            free = partial(_put, model, {key: empty[key] for key in keys})
+            hooks.callback(modules[name].register_forward_pre_hook(lambda *_, load=load: load()).remove)
+            hooks.callback(modules[name].register_forward_hook(partial(_after, free), always_call=True).remove)
+        yield
+
+
+def _load(model: nn.Module, read: ReadWeights, keys: Sequence[str]) -> None:
+    _put(model, {key: nn.Parameter(value, requires_grad=False) for key, value in read(keys).items()})
+
+
+def _after(free: Callable[[], None], *_: Any) -> None:
+    free()
+
+
+def _put(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Set parameters by their keys, as attributes: recurrent layers keep a list of theirs."""
+    for key, parameter in parameters.items():
+        path, _, name = key.rpartition(".")
+        setattr(model.get_submodule(path), name, parameter)

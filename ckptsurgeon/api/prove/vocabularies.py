@@ -1,0 +1,72 @@
+"""The tokens that two networks share, if their token lists differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import ConfigError
+from ...vocabulary.replacement import tokens_at
+
+__all__ = ["SharedTokens", "shared_tokens"]
+
+
+@dataclass(frozen=True)
+class SharedTokens:
+    """The rows of the tokens that two networks share, in the same order: ``first`` and ``second``.
+
+    ``sizes`` are the numbers of rows of both.
+    """
+
+    first: Tensor
+    second: Tensor
+    sizes: tuple[int, int]
+
+    def translated(self, ids: Tensor) -> Tensor:
+        """Return the second network's ids of tokens that are given by the first's."""
+        table = torch.full((self.sizes[0],), -1, dtype=torch.int64)
+        table[self.first] = self.second
+        return table[ids]
+
+    def columns(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """Return two outputs with the columns of the shared tokens alone, if their last axes are the vocabularies."""
+        if (first.shape[-1], second.shape[-1]) != self.sizes:
+            return first, second
+        return first[..., self.first], second[..., self.second]
+
+
+def shared_tokens(modules: Sequence[nn.Module], folders: Sequence[str]) -> SharedTokens | None:
+    """Return the tokens that two networks share; None if they have the same token list, or none.
+
+    Raises ConfigError if the numbers of tokens differ, and no token list says which are the same.
+    """
+    sizes = [_rows(module) for module in modules]
+    lists = [tokens_at(folder) if folder else None for folder in folders]
+    if lists[0] is None or lists[1] is None:
+        if sizes[0] == sizes[1]:
+            return None
+        raise ConfigError(
+            f"the networks have {sizes[0]} and {sizes[1]} tokens, and no token lists say which are the same.",
+            hint="Put the tokenisers beside the models, or give --inputs.",
+        )
+    if lists[0].tokens == lists[1].tokens and sizes[0] == sizes[1]:
+        return None
+    second = {token: row for row, token in enumerate(lists[1].tokens[: sizes[1]])}
+    both = [(row, second[token]) for row, token in enumerate(lists[0].tokens[: sizes[0]]) if token in second]
+    if not both:
+        raise ConfigError("the networks have no token in common.", hint="Give --inputs.")
+    rows = torch.tensor(both)
+    return SharedTokens(rows[:, 0], rows[:, 1], (sizes[0], sizes[1]))
+
+
+def _rows(module: nn.Module) -> int:
+    """Return the number of rows of a model's input embedding; 0 if it takes no tokens."""
+    get = getattr(module, "get_input_embeddings", None)
+    try:
+        found = get() if callable(get) else None
+    except NotImplementedError:  # transformers' way to say that there is none
+        return 0
+    return int(found.num_embeddings) if isinstance(found, nn.Embedding) else 0

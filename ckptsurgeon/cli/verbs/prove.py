@@ -1,0 +1,59 @@
+"""The command ``ckpt prove``: runs two networks and says whether they compute the same."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..options import Memory, Root, Task
+from ..sink import Sink
+
+NAME = "prove"
+HELP = """Run two networks on the same inputs, and say whether they compute the same.
+
+Outputs are compared after each block, so that the first one that drifts is named, with its tensors that differ: a
+tensor of the right shape in the wrong place is found here, and not by names and shapes. SAME: bit for bit. EQUIVALENT:
+within what rounding of the weights explains, which a third run measures. DIFFERENT: exit status 1. Weights are read
+block by block, within --memory, and computed with in float32; codes of quantised models are decoded.
+"""
+EXAMPLES = """\b
+Examples:
+  ckpt prove llama/ llama-bf16/
+  ckpt prove old.pth new.safetensors --model model.yaml --inputs batch.safetensors
+  ckpt prove whisper/ converted/ --inputs clip.wav
+"""
+
+
+def run(
+    first: Annotated[str, typer.Argument(metavar="A", help="A checkpoint, or a folder with its model.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The one that should compute the same.")],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="CONFIG", help="The network of a checkpoint without a config.json beside it."),
+    ] = None,
+    inputs: Annotated[
+        str | None,
+        typer.Option(
+            "--inputs", metavar="FILE",
+            help="Run on these: arguments of the network by name (.safetensors), lines of text (.txt), a sound (.wav).",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Draw the inputs with this seed.")] = 0,
+    task: Task = None,
+    root: Root = None,
+    memory: Memory = None,
+    *,
+    sink: Sink,
+) -> None:  # fmt: skip
+    """Compare what two networks compute; exit with 1 if they are different."""
+    from ...api.prove.prove import prove
+
+    found = prove(first, second, model=model, inputs=inputs, seed=seed, task=task, root=root, memory=memory)
+    if not sink.answer(found):
+        from ...render.prove import proof_view
+
+        sink.show(proof_view(found, every=sink.verbose))
+        sink.notes(found.notes)
+    if found.verdict == "DIFFERENT":
+        raise typer.Exit(1)

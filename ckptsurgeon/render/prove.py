@@ -1,0 +1,127 @@
+"""Shows what two networks compute, and the verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from ..analysis.prove.proof import DIFFERENT, EQUIVALENT, SAME, BlockResult, Proof, ProvedNetwork
+from ..util.text import count, escape, human_count
+from .columns import Columns, Hanging
+
+__all__ = ["proof_view"]
+
+COLOURS = {SAME: "green", EQUIVALENT: "green", DIFFERENT: "red"}
+AROUND = 3
+"""Blocks that are shown after the first one that drifts."""
+SHOWN = 8
+
+
+def proof_view(proof: Proof, *, every: bool = False) -> RenderableType:
+    """Return the verdict, the networks, the first block that drifts and its tensors; with ``every``, all blocks."""
+    head = Hanging(Text(f"{proof.verdict}  ", f"bold {COLOURS[proof.verdict]}"), _why(proof))
+    networks = Columns([_network("A", proof.first), _network("B", proof.second), ["inputs", escape(proof.inputs, 300)]])
+    return Group(head, Text(), networks, *_blocks(proof, every), *_changed(proof), *_unused(proof))
+
+
+def _why(proof: Proof) -> str:
+    blocks = count(len(proof.blocks), "block")
+    if proof.verdict == SAME:
+        return f"the outputs of the networks, and of {blocks} in them, agree bit for bit{_predicted(proof)}"
+    drift, output = proof.drift, proof.output
+    if proof.verdict == EQUIVALENT:
+        return (
+            f"the outputs are {_share(output.distance.error)} apart; rounding explains up to "
+            f"{_share(output.allowed)}{_predicted(proof)}"
+        )
+    if drift is None:
+        return "weights differ that these inputs do not reach, so that nothing is known of what they do"
+    where = f"from {escape(drift.name)} on" if drift.name else "only in the output"
+    return (
+        f"the networks drift {where}: {_share(drift.distance.error)} there, where rounding explains "
+        f"{_share(drift.allowed)}; the outputs are {_share(output.distance.error)} apart{_predicted(proof)}"
+    )
+
+
+def _predicted(proof: Proof) -> str:
+    seen = proof.prediction
+    if seen is None or proof.verdict == SAME:
+        return ""
+    same = round(seen.agreement * seen.places)
+    return f"; the most likely token is the same at {same} of {seen.places} places, KL {seen.divergence:.2g} nats"
+
+
+def _share(value: float) -> str:
+    """Return a share in percent with two digits that count; "not a number" for what is infinite."""
+    if not math.isfinite(value):
+        return "NaN or infinite"
+    if value >= 0.1:
+        return f"{100 * value:.0f} %"
+    return f"{100 * value:.2g} %" if value >= 1e-6 else f"{value:.1e}"
+
+
+def _network(letter: str, one: ProvedNetwork) -> list[str | Text]:
+    dtypes = ", ".join(one.dtypes)
+    return [
+        letter,
+        f"{escape(one.path)}  {escape(one.kind)}, {human_count(one.parameters)} parameters, {escape(dtypes)}",
+    ]
+
+
+def _blocks(proof: Proof, every: bool) -> Iterator[RenderableType]:
+    if proof.verdict == SAME and not every:
+        return
+    rows = [*proof.blocks, proof.output]
+    shown = rows if every else _interesting(rows, proof.drift)
+    if not shown:
+        return
+    yield Text()
+    names: list[list[str | Text]] = [[Text(name, "dim") for name in ("block", "error", "allowed", "cosine")]]
+    yield Columns([*names, *map(_row, shown)], right=(1, 2, 3))
+    left = len(rows) - len(shown)
+    if left:
+        yield Text(f"  and {left} more (-v shows all)", "dim")
+
+
+def _interesting(rows: Sequence[BlockResult], drift: BlockResult | None) -> list[BlockResult]:
+    """Return the block before the first that drifts, that one and some after it, and the output."""
+    if drift is None:
+        return [max(rows, key=lambda one: one.distance.error / (one.allowed or 1)), rows[-1]]
+    place = rows.index(drift)
+    chosen = [*rows[max(0, place - 1) : place + 1 + AROUND], rows[-1]]
+    return list({id(one): one for one in chosen}.values())
+
+
+def _row(one: BlockResult) -> list[str | Text]:
+    name = escape(one.name) or "output"
+    called = f" (call {one.call + 1})" if one.call else ""
+    error = Text("same" if one.distance.same else _share(one.distance.error), "red" if one.drifts else "")
+    allowed = "" if math.isnan(one.allowed) else _share(one.allowed)
+    return [f"{name}{called}", error, allowed, f"{one.distance.cosine:.6f}"]
+
+
+def _changed(proof: Proof) -> Iterator[RenderableType]:
+    if not proof.changed:
+        return
+    yield Text()
+    rows = [[escape(one.key), f"differs by {_share(one.error)}"] for one in proof.changed[:SHOWN]]
+    yield Columns(rows)
+    left = len(proof.changed) - SHOWN
+    if left > 0:
+        yield Text(f"  and {left} more in this block (--json lists all)", "dim")
+
+
+def _unused(proof: Proof) -> Iterator[RenderableType]:
+    if not proof.unused:
+        return
+    differ = len(proof.unused_differing)
+    said = f", {differ} of which differ" if differ else ", all of them equal in both"
+    named = (proof.unused_differing or proof.unused)[:3]
+    yield Text()
+    yield Hanging(
+        Text("  not reached  ", "yellow"),
+        f"{count(len(proof.unused), 'tensor')} that these inputs do not use{said}: {', '.join(map(escape, named))}",
+    )

@@ -1,0 +1,1 @@
+"""Proofs that two networks compute the same."""

@@ -1,0 +1,131 @@
+"""Faults that names and shapes do not show: each is found, and the block is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import ckptsurgeon as cs
+
+pytest.importorskip("transformers")
+State = dict[str, Tensor]
+LAYER = "model.layers.1"
+HEADS, KV_HEADS, WIDTH = 4, 2, 32
+
+
+def llama(**fields: Any) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = {"hidden_size": WIDTH, "intermediate_size": 64, "num_hidden_layers": 3, "vocab_size": 96}
+    heads = {"num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "attention_bias": True, "mlp_bias": True}
+    return LlamaForCausalLM(LlamaConfig(**{**shape, **heads, **fields}))
+
+
+def mixtral() -> Any:
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    shape = {"hidden_size": WIDTH, "intermediate_size": 64, "num_hidden_layers": 3, "vocab_size": 96}
+    heads = {"num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "num_local_experts": 4}
+    return MixtralForCausalLM(MixtralConfig(**{**shape, **heads}))
+
+
+def swap(state: State, one: str, other: str) -> None:
+    state[one], state[other] = state[other].clone(), state[one].clone()
+
+
+def queries_and_keys(state: State) -> None:
+    swap(state, f"{LAYER}.self_attn.q_proj.weight", f"{LAYER}.self_attn.k_proj.weight")
+
+
+def rope_halves(state: State) -> None:
+    key = f"{LAYER}.self_attn.q_proj.weight"
+    state[key] = state[key].view(HEADS, 2, -1, WIDTH).transpose(1, 2).reshape(WIDTH, WIDTH)
+
+
+def gate_and_up(state: State) -> None:
+    swap(state, f"{LAYER}.mlp.gate_proj.weight", f"{LAYER}.mlp.up_proj.weight")
+
+
+def next_norm(state: State) -> None:
+    state[f"{LAYER}.input_layernorm.weight"] = state["model.layers.2.input_layernorm.weight"].clone()
+
+
+def transposed(state: State) -> None:
+    key = f"{LAYER}.self_attn.o_proj.weight"
+    state[key] = state[key].T.contiguous()
+
+
+def biases_shifted(state: State) -> None:
+    key = f"{LAYER}.mlp.up_proj.bias"
+    state[key] = state[key].roll(1)
+
+
+def other_heads(state: State) -> None:
+    for name in ("k_proj", "v_proj"):
+        key = f"{LAYER}.self_attn.{name}.weight"
+        state[key] = state[key].view(KV_HEADS, -1, WIDTH).flip(0).reshape(-1, WIDTH)
+
+
+def experts_without_router(state: State) -> None:
+    for part in ("w1", "w2", "w3"):
+        swap(state, *(f"{LAYER}.block_sparse_moe.experts.{number}.{part}.weight" for number in (0, 2)))
+
+
+FAULTS: dict[str, tuple[Callable[..., Any], Callable[[State], None]]] = {
+    "queries and keys": (lambda: llama(num_key_value_heads=HEADS), queries_and_keys),
+    "halves of RoPE": (llama, rope_halves),
+    "gate and up": (llama, gate_and_up),
+    "norm of the next layer": (llama, next_norm),
+    "a transposed square matrix": (llama, transposed),
+    "shifted biases": (llama, biases_shifted),
+    "heads in another order": (llama, other_heads),
+    "experts without their router": (mixtral, experts_without_router),
+}
+
+
+def planted(fault: str, dtype: torch.dtype) -> None:
+    """Write a model to a/, and one with a fault to b/."""
+    make, plant = FAULTS[fault]
+    torch.manual_seed(0)
+    model = make()
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 1:  # as trained ones: not all ones and zeros
+            torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.2)
+        else:
+            torch.nn.init.normal_(parameter, std=0.15)
+    for folder in ("a", "b"):
+        model.to(dtype).save_pretrained(folder)
+    path = Path("b/model.safetensors")
+    state = load_file(path)
+    plant(state)
+    save_file({key: value.contiguous() for key, value in state.items()}, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_block_is_named(fault: str, dtype: torch.dtype) -> None:
+    planted(fault, dtype)
+    same_headers = cs.diff("a", "b")
+    assert (same_headers.added, same_headers.removed, same_headers.reshaped) == ((), (), ())
+    found = cs.prove("a", "b")
+    assert found.verdict == "DIFFERENT"
+    assert found.drift is not None
+    assert found.drift.name == LAYER
+    assert found.changed
+    assert all(one.key.startswith(f"{LAYER}.") for one in found.changed)
+    blocks = [one.name for one in found.blocks]
+    before = found.blocks[: blocks.index(LAYER)]
+    assert all(one.distance.same for one in before)
+
+
+@pytest.mark.parametrize("fault", ["gate and up", "experts without their router"])
+def test_it_is_named_where_little_memory_is_allowed(fault: str) -> None:
+    planted(fault, torch.float32)
+    whole, parts = cs.prove("a", "b"), cs.prove("a", "b", memory="20000B")
+    assert parts == whole

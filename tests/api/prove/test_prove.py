@@ -1,0 +1,413 @@
+"""``prove``: what two networks compute, and the verdict."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.api.prove.blocks import block_names
+from ckptsurgeon.api.prove.streaming import units_of
+
+pytest.importorskip("transformers")
+SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 96}
+
+
+def llama(folder: str, dtype: torch.dtype = torch.float32, **fields: Any) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**{**SIZES, "num_key_value_heads": 2, **fields})).to(dtype)
+    model.save_pretrained(folder)
+    return model
+
+
+def change(folder: str, key: str, by: float) -> None:
+    path = Path(folder, "model.safetensors")
+    state = load_file(path)
+    state[key] = state[key] + by * torch.randn(state[key].shape)
+    save_file(state, path, metadata={"format": "pt"})
+
+
+def test_a_copy_is_the_same() -> None:
+    llama("a")
+    cs.apply(cs.convert("a"), "shards/", max_shard_size="20KB")
+    found = cs.prove("a", "shards")
+    assert found.verdict == "SAME"
+    assert found.differing == 0
+    assert all(one.distance.same and math.isnan(one.allowed) for one in (*found.blocks, found.output))
+    assert [one.name for one in found.blocks] == [
+        "model.embed_tokens", "model.rotary_emb", *(f"model.layers.{number}" for number in range(3)), "model.norm", "lm_head"
+    ]  # fmt: skip
+    assert found.prediction is not None
+    assert found.prediction.agreement == 1
+
+
+def test_the_output_is_what_transformers_computes() -> None:
+    from transformers import AutoModelForCausalLM
+
+    llama("a", torch.bfloat16)
+    ids = torch.tensor([[5, 17, 80, 3, 3, 41]])
+    save_file({"input_ids": ids}, "ids.safetensors")
+    llama("b", torch.bfloat16)
+    change("b", "model.layers.1.mlp.down_proj.weight", 0.5)
+    found = cs.prove("a", "b", inputs="ids.safetensors")
+    logits = [
+        AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)(ids).logits.detach() for name in ("a", "b")
+    ]
+    error = float((logits[0] - logits[1]).norm() / logits[0].norm())
+    assert found.output.distance.error == pytest.approx(error, rel=1e-4)
+    assert found.output.distance.largest == pytest.approx(float((logits[0] - logits[1]).abs().max()), rel=1e-4)
+    assert found.drift is not None
+    assert found.drift.name == "model.layers.1"
+    assert found.inputs == "input_ids (1, 6), of ids.safetensors"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("back", [False, True], ids=["there", "back"])
+def test_rounding_is_equivalent(dtype: str, back: bool) -> None:
+    llama("a")
+    cs.apply(cs.convert("a", dtype=dtype), "b/")
+    found = cs.prove("b", "a") if back else cs.prove("a", "b")
+    assert found.verdict == "EQUIVALENT"
+    assert 0 < found.output.distance.error < found.output.allowed < 0.1
+    assert found.drift is None
+    assert not found.changed
+    assert not found.notes
+
+
+def test_more_than_rounding_is_different_in_float32() -> None:
+    llama("a")
+    llama("b")
+    change("b", "model.layers.2.self_attn.v_proj.weight", 1e-3)
+    found = cs.prove("a", "b")
+    assert found.verdict == "DIFFERENT"
+    assert [one.key for one in found.changed] == ["model.layers.2.self_attn.v_proj.weight"]
+    assert found.differing == 1
+
+
+def test_codes_are_equivalent_to_the_weights_that_they_stand_for() -> None:
+    model = llama("a", torch.bfloat16)
+    os.mkdir("fp8")
+    state: dict[str, torch.Tensor] = {}
+    for key, value in model.state_dict().items():
+        if key.endswith("proj.weight"):
+            scale = value.float().abs().amax() / 448
+            state[key] = (value.float() / scale).to(torch.float8_e4m3fn)
+            state[f"{key}_scale"] = scale.reshape(1)
+        else:
+            state[key] = value
+    save_file(state, "fp8/model.safetensors", metadata={"format": "pt"})
+    weights = {"num_bits": 8, "type": "float", "strategy": "tensor", "symmetric": True, "dynamic": False}
+    groups = {"group_0": {"targets": ["Linear"], "weights": weights}}
+    settings = {"quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": groups}
+    config = json.loads(Path("a/config.json").read_text())
+    Path("fp8/config.json").write_text(
+        json.dumps({**config, "quantization_config": {**settings, "ignore": ["lm_head"]}})
+    )
+    found = cs.prove("a", "fp8")
+    assert found.verdict == "EQUIVALENT"
+    assert found.second.dtypes == ("bfloat16", "float8_e4m3fn codes")
+    state["model.layers.1.mlp.up_proj.weight_scale"] *= 2
+    save_file(state, "fp8/model.safetensors", metadata={"format": "pt"})
+    found = cs.prove("a", "fp8")
+    assert found.verdict == "DIFFERENT"
+    assert found.drift is not None
+    assert found.drift.name == "model.layers.1"
+    assert found.changed[0].key == "model.layers.1.mlp.up_proj.weight"
+    assert found.changed[0].error == pytest.approx(1, abs=0.1)
+
+
+def test_little_memory_gives_the_same() -> None:
+    llama("a", tie_word_embeddings=True)
+    llama("b", tie_word_embeddings=True)
+    change("b", "model.layers.0.mlp.up_proj.weight", 0.1)
+    assert cs.prove("a", "b", memory="9000B") == cs.prove("a", "b")
+
+
+def test_weights_are_in_memory_only_while_their_module_runs() -> None:
+    from ckptsurgeon.api.prove.network import open_network
+    from ckptsurgeon.api.prove.streaming import streamed
+
+    llama("a")
+    network = open_network("a", "a/config.json", task=None, root=None)
+    module, held = network.module, []
+
+    def count(layer: Any, *_: Any) -> None:
+        held.append(sum(one.numel() for one in module.parameters() if not one.is_meta))
+
+    hooks = [layer.register_forward_pre_hook(count) for layer in module.model.layers]
+    with streamed(module, network.read, 40_000):
+        for hook in hooks:
+            hook.remove()
+        for layer in module.model.layers:
+            layer.register_forward_pre_hook(count)
+        module(torch.tensor([[1, 2, 3]]))
+    sizes = [sum(one.numel() for one in layer.parameters()) for layer in module.model.layers]
+    assert held == sizes
+    assert all(one.is_meta for one in module.parameters())
+    network.close()
+
+
+def test_units_are_as_large_as_may_be() -> None:
+    model = torch.nn.ModuleDict(
+        {"layers": torch.nn.ModuleList(torch.nn.Linear(4, 4) for _ in range(2)), "head": torch.nn.Linear(4, 9)}
+    )
+    every = [key for key, _ in model.named_parameters()]
+    assert units_of(torch.nn.Sequential(model["layers"][0], model["head"]), 10**6) == {
+        "": ["0.weight", "0.bias", "1.weight", "1.bias"]
+    }
+    small = units_of(model, 100)
+    assert sorted(key for keys in small.values() for key in keys) == sorted(every)
+    assert set(small) == {"layers.0", "layers.1", "head"}
+
+
+def test_blocks_are_layers_and_what_stands_beside_them() -> None:
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = torch.nn.Embedding(3, 4)
+            self.body = torch.nn.Module()
+            self.body.layers = torch.nn.ModuleList(torch.nn.Linear(4, 4) for _ in range(2))
+            self.body.norm = torch.nn.LayerNorm(4)
+            self.head = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU())
+
+    assert block_names(Net()) == ["embed", "body.layers.0", "body.layers.1", "body.norm", "head"]
+    assert block_names(torch.nn.Linear(2, 2)) == [""]
+
+
+FAMILIES = {
+    "BertForMaskedLM": SIZES,
+    "GPT2LMHeadModel": {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 96, "n_positions": 64},
+    "T5ForConditionalGeneration": {"d_model": 32, "d_ff": 64, "num_layers": 2, "num_heads": 4, "d_kv": 8, "vocab_size": 96},
+    "WhisperForConditionalGeneration": {
+        "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "vocab_size": 96,
+        "max_source_positions": 50, "max_target_positions": 20, "num_mel_bins": 8, "decoder_start_token_id": 1,
+        "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    },
+    "Wav2Vec2ForCTC": {**SIZES, "conv_dim": (8,) * 7, "num_conv_pos_embedding_groups": 4},
+    "ViTForImageClassification": {
+        **{name: value for name, value in SIZES.items() if name != "vocab_size"}, "image_size": 32, "patch_size": 8
+    },
+    "AlbertModel": {**SIZES, "embedding_size": 16},
+    "ResNetModel": {"hidden_sizes": [8, 16, 32, 64], "depths": [1, 1, 2, 1], "embedding_size": 8},
+    "MambaForCausalLM": {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 96, "state_size": 4},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_inputs_of_many_kinds_are_drawn(name: str) -> None:
+    import transformers
+
+    torch.manual_seed(0)
+    model_class = getattr(transformers, name)
+    model = model_class(model_class.config_class(**FAMILIES[name]))
+    model.save_pretrained("a")
+    model.half().save_pretrained("b")
+    assert cs.prove("a", "a").verdict == "SAME"
+    found = cs.prove("a", "b")
+    assert found.verdict == "EQUIVALENT"
+    assert not found.unused
+    assert len(found.blocks) > 3
+
+
+def test_weights_that_inputs_do_not_reach_are_named() -> None:
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    vision = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4, image_size=32, patch_size=8
+    )
+    torch.manual_seed(0)
+    model = LlavaForConditionalGeneration(
+        LlavaConfig(text_config=LlamaConfig(**SIZES), vision_config=vision, image_token_index=5)
+    )
+    model.save_pretrained("a")
+    cs.apply(cs.convert("a", dtype="float16"), "b/")
+    found = cs.prove("a", "b")
+    assert found.verdict == "EQUIVALENT"
+    assert any("vision_tower" in key for key in found.unused)
+    assert not any("language_model" in key for key in found.unused)
+    model.model.vision_tower.embeddings.patch_embedding.weight.data.mul_(2)
+    model.save_pretrained("c")
+    found = cs.prove("a", "c")
+    assert found.output.distance.same
+    assert found.verdict == "DIFFERENT"
+    assert [key.rpartition("vision_tower.")[2] for key in found.unused_differing] == [
+        "embeddings.patch_embedding.weight"
+    ]
+
+
+def test_a_difference_that_inputs_do_not_show_is_said() -> None:
+    """A bias of the keys moves all scores of a query by the same, and softmax does not see it."""
+    llama("a", attention_bias=True)
+    llama("b", attention_bias=True)
+    change("b", "model.layers.0.self_attn.k_proj.bias", 0.0)
+    assert cs.prove("a", "b").verdict == "SAME"
+    path = Path("b/model.safetensors")
+    state = load_file(path)
+    order = torch.randperm(64)
+    for name in ("gate_proj", "up_proj"):
+        key = f"model.layers.0.mlp.{name}.weight"
+        state[key] = state[key][order].contiguous()
+    key = "model.layers.0.mlp.down_proj.weight"
+    state[key] = state[key][:, order].contiguous()
+    save_file(state, path, metadata={"format": "pt"})
+    found = cs.prove("a", "b")
+    assert found.verdict in ("SAME", "EQUIVALENT")
+    assert "3 tensors differ by more than rounding explains, which these inputs do not show" in " ".join(found.notes)
+
+
+def test_another_vocabulary_is_compared_over_the_shared_tokens() -> None:
+    from transformers import BertConfig, BertForMaskedLM
+
+    words = ["[PAD]", "[UNK]", *(f"w{number}" for number in range(30))]
+    torch.manual_seed(0)
+    model = BertForMaskedLM(BertConfig(**{**SIZES, "vocab_size": len(words), "tie_word_embeddings": False}))
+    model.save_pretrained("a")
+    Path("a/vocab.txt").write_text("\n".join(words) + "\n")
+    order = [*torch.randperm(len(words))[:20].tolist()]
+    config = json.loads(Path("a/config.json").read_text())
+    os.mkdir("b")
+    Path("b/config.json").write_text(json.dumps({**config, "vocab_size": len(order)}))
+    Path("b/vocab.txt").write_text("\n".join(words[row] for row in order) + "\n")
+    rows = ("word_embeddings.weight", "predictions.decoder.weight", "predictions.bias", "predictions.decoder.bias")
+    state = {
+        key: value[order].clone() if key.endswith(rows) else value.clone()
+        for key, value in load_file("a/model.safetensors").items()
+    }
+    save_file(state, "b/model.safetensors", metadata={"format": "pt"})
+    found = cs.prove("a", "b")
+    assert found.verdict in ("SAME", "EQUIVALENT")
+    assert found.output.distance.error < 1e-5
+    assert "the token lists differ: 20 tokens that both have are compared" in found.notes
+    state["bert.encoder.layer.1.output.dense.weight"] += 0.1 * torch.randn(32, 64)
+    save_file(state, "b/model.safetensors", metadata={"format": "pt"})
+    drift = cs.prove("a", "b").drift
+    assert drift is not None
+    assert drift.name == "bert.encoder.layer.1"
+    Path("b/vocab.txt").unlink()
+    with pytest.raises(cs.ConfigError, match="have 32 and 20 tokens, and no token lists say which are the same"):
+        cs.prove("a", "b")
+
+
+def write_factory(name: str, hidden: int = 4) -> None:
+    model = {"_target_": "torch.nn.Sequential", "_args_": []}
+    first = {"_target_": "torch.nn.Linear", "in_features": 3, "out_features": hidden}
+    second = {"_target_": "torch.nn.Linear", "in_features": hidden, "out_features": 2}
+    modules = {"_target_": "torch.nn.ModuleList", "modules": [first, second]}
+    Path(name).write_text(yaml.safe_dump({"model": {**model, "_args_": [first, second]} if modules else model}))
+
+
+def test_a_factory_runs_on_given_inputs(ckpt: Any) -> None:
+    write_factory("net.yaml")
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+    torch.save(net.state_dict(), "a.pth")
+    net[1].bias.data += 1
+    torch.save(net.state_dict(), "b.pth")
+    save_file({"input": torch.randn(5, 3)}, "in.safetensors")
+    found = cs.prove("a.pth", "b.pth", model="net.yaml", inputs="in.safetensors")
+    assert found.drift is not None
+    assert found.drift.name == "1"
+    assert [one.key for one in found.changed] == ["1.bias"]
+    assert cs.prove("a.pth", "a.pth", model="net.yaml", inputs="in.safetensors").verdict == "SAME"
+    done = ckpt("prove", "a.pth", "b.pth", "--model", "net.yaml", "--inputs", "in.safetensors")
+    assert done.code == 1
+    assert done.out.startswith("DIFFERENT  the networks drift from 1 on")
+    done = ckpt("prove", "a.pth", "b.pth", "--model", "net.yaml")
+    assert done.code == 2
+    assert "it is not known what inputs Sequential takes" in done.err
+
+
+def test_texts_are_tokenised_by_the_model_s_own_tokeniser() -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    llama("a")
+    words = {word: row for row, word in enumerate(["[UNK]", "[PAD]", "the", "cat", "sat", "on", "mat"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]").save_pretrained("a")
+    Path("texts.txt").write_text("the cat sat\n\nthe cat sat on the mat\n")
+    found = cs.prove("a", "a", inputs="texts.txt")
+    assert "input_ids (2, 6)" in found.inputs
+    assert found.verdict == "SAME"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("none.safetensors", None, "is not a file"),
+        ("data.csv", "a", "is of an unknown kind"),
+        ("texts.txt", "hello\n", "has nothing that prepares these inputs"),
+    ],
+)
+def test_inputs_that_cannot_be_used_are_an_error(name: str, content: str | None, why: str) -> None:
+    llama("a")
+    if content is not None:
+        Path(name).write_text(content)
+    with pytest.raises(cs.ConfigError, match=why):
+        cs.prove("a", "a", inputs=name)
+
+
+def test_an_argument_that_the_network_lacks_is_an_error() -> None:
+    write_factory("net.yaml")
+    torch.save(torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)).state_dict(), "a.pth")
+    save_file({"waves": torch.randn(5, 3)}, "in.safetensors")
+    with pytest.raises(cs.ConfigError, match="takes no argument waves, which in.safetensors has"):
+        cs.prove("a.pth", "a.pth", model="net.yaml", inputs="in.safetensors")
+    save_file({"input": torch.randn(5, 4)}, "in.safetensors")
+    with pytest.raises(cs.ConfigError, match=r"the network of a\.pth does not run: mat1 and mat2"):
+        cs.prove("a.pth", "a.pth", model="net.yaml", inputs="in.safetensors")
+
+
+def test_a_checkpoint_without_a_network_or_a_tensor_is_an_error() -> None:
+    llama("a")
+    os.mkdir("b")
+    state = load_file("a/model.safetensors")
+    save_file(state, "b/x.safetensors")
+    assert cs.prove("a", "b/x.safetensors").verdict == "SAME"  # the network of the other
+    with pytest.raises(cs.ConfigError, match=r"has no config\.json beside it"):
+        cs.prove("b/x.safetensors", "b/x.safetensors")
+    del state["model.norm.weight"]
+    save_file(state, "b/x.safetensors")
+    with pytest.raises(cs.PlanError, match=r"model\.norm\.weight"):
+        cs.prove("a", "b/x.safetensors")
+
+
+def test_values_that_are_not_finite_are_different() -> None:
+    llama("a")
+    llama("b")
+    path = Path("b/model.safetensors")
+    state = load_file(path)
+    state["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
+    save_file(state, path, metadata={"format": "pt"})
+    found = cs.prove("a", "b")
+    assert found.verdict == "DIFFERENT"
+    assert found.drift is not None
+    assert found.drift.name == "model.layers.1"
+    json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_the_command_prints_the_verdict_and_json(ckpt: Any) -> None:
+    llama("a")
+    cs.apply(cs.convert("a", dtype="bfloat16"), "b/")
+    done = ckpt("prove", "a", "b")
+    assert done.code == 0, done
+    assert done.out.startswith("EQUIVALENT  the outputs are 0.")
+    done = ckpt("prove", "a", "b", "--json")
+    answer = json.loads(done.out)
+    assert (answer["kind"], answer["verdict"], answer["drift"]) == ("ckpt.prove", "EQUIVALENT", None)
+    assert answer["second"]["dtypes"] == ["bfloat16"]
+    assert ckpt("prove", "a", "a").out.startswith("SAME  the outputs of the networks, and of 7 blocks in them, agree")
+    every = ckpt("prove", "a", "b", "-v").out
+    assert all(f"model.layers.{number}" in every for number in range(3))
