@@ -23,6 +23,7 @@ from ..util.notebook import InNotebooks
 from ..util.text import count, escape, human_bytes
 
 if TYPE_CHECKING:
+    from .model_summary import ModelSummary
     from .stats import Stats
 
 __all__ = [
@@ -176,7 +177,7 @@ class Inspection(InNotebooks):
     statistics of the weights that these stand for, by their logical names, and ``undecoded`` the reasons why others
     have none. ``basis`` names the transforms in whose basis the quantised weights are stored. ``adapter`` has the
     settings of the adapter_config.json next to it, if it is a PEFT adapter. ``tokens`` compares the numbers of tokens
-    and of rows for them, if both are known.
+    and of rows for them, if both are known. ``model`` says what the model is, if its configuration does.
     """
 
     path: str
@@ -198,6 +199,7 @@ class Inspection(InNotebooks):
     undecoded: Mapping[str, str] = field(default_factory=dict)
     basis: str = ""
     tokens: TokenRows | None = None
+    model: ModelSummary | None = None
 
     def __repr__(self) -> str:
         number, size = count(len(self.tensors), "tensor"), human_bytes(self.nbytes_files)
@@ -288,6 +290,7 @@ class Inspection(InNotebooks):
             "other_roots": list(self.passed),
             "adapter": self.adapter.to_json() if self.adapter is not None else None,
             "tokens": asdict(self.tokens) if self.tokens is not None else None,
+            "model": asdict(self.model) if self.model is not None else None,
             "metadata": dict(self.metadata),
             "notes": list(self.notes),
         }

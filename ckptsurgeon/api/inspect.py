@@ -27,6 +27,7 @@ from .inputs.dequantising import weights_of
 from .lora.adapter_files import adapter_of
 
 if TYPE_CHECKING:
+    from ..analysis.model_summary import ModelSummary
     from .model_folder.folder import ModelFolder
 
 __all__ = ["init_config", "initial_config", "inspect"]
@@ -68,7 +69,21 @@ def inspect(
 
             notes += source_notes(checkpoint)
         tokens = None if folder is None else _token_rows(checkpoint, folder)
-        return replace(found, adapter=adapter, tokens=tokens, notes=(*found.notes, *notes))
+        model = _model_summary(checkpoint, folder)
+        return replace(found, adapter=adapter, tokens=tokens, model=model, notes=(*found.notes, *notes))
+
+
+def _model_summary(checkpoint: Checkpoint, folder: ModelFolder | None) -> ModelSummary | None:
+    """Return what a model is by the configuration beside it, or by the metadata of a GGUF."""
+    if checkpoint.header.stored:
+        from ..analysis.model_summary import summary_of_gguf
+
+        return summary_of_gguf(checkpoint.metadata)
+    if folder is None or not folder.config:
+        return None
+    from ..analysis.model_summary import summary_of_config
+
+    return summary_of_config(folder.config)
 
 
 def _token_rows(checkpoint: Checkpoint, folder: ModelFolder) -> TokenRows | None:

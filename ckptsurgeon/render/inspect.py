@@ -145,6 +145,8 @@ def _remarks(inspection: Inspection, *, full: bool) -> Iterator[RenderableType]:
 
 def _said(inspection: Inspection, shown: int, *, full: bool) -> Iterator[tuple[str, str]]:
     """Yield a label and a text for each fact about the whole file, such as its adapter, metadata or recipe."""
+    if inspection.model is not None:
+        yield "model", str(inspection.model)
     if inspection.adapter is not None:
         yield "adapter", adapter_text(inspection.adapter, full=full)
     extras = [_extra_text(extra.key, extra.type, extra.value, full=full) for extra in inspection.extras]

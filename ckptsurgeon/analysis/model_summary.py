@@ -1,0 +1,98 @@
+"""What a model is, in a few words, from the fields of its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..util.text import count, escape
+
+__all__ = ["ModelSummary", "summary_of_config", "summary_of_gguf"]
+
+LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers")
+DECODER_LAYERS = ("decoder_layers", "num_decoder_layers")
+WIDTH = ("hidden_size", "n_embd", "d_model", "dim")
+HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads")
+KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads")
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts")
+"""The names that families of models have for each number; the first that is there counts."""
+MOST = 2**31
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """A model by its ``name``, and the sizes that its configuration gives; None for those that it does not give.
+
+    ``layers`` of an encoder and a decoder are those of the encoder. Of ``experts``, a token takes
+    ``experts_per_token``.
+    """
+
+    name: str
+    layers: int | None = None
+    decoder_layers: int | None = None
+    width: int | None = None
+    heads: int | None = None
+    key_value_heads: int | None = None
+    experts: int | None = None
+    experts_per_token: int | None = None
+
+    def __str__(self) -> str:
+        words = [escape(self.name, 80)]
+        if self.layers is not None:
+            both = f"{self.layers} + {self.decoder_layers} layers (encoder, decoder)"
+            words.append(both if self.decoder_layers is not None else count(self.layers, "layer"))
+        words += [f"{self.width} wide"] if self.width is not None else []
+        if self.heads is not None:
+            shared = self.key_value_heads not in (None, self.heads)
+            words.append(
+                count(self.heads, "head") + (f" ({self.key_value_heads} of keys and values)" if shared else "")
+            )
+        if self.experts is not None:
+            chosen = f" ({self.experts_per_token} for a token)" if self.experts_per_token is not None else ""
+            words.append(f"{count(self.experts, 'expert')}{chosen}")
+        return ", ".join(words)
+
+
+def summary_of_config(config: Mapping[str, Any]) -> ModelSummary | None:
+    """Return what a config.json says a model is; None if it names neither a class nor a type.
+
+    Sizes that a model of several parts does not have itself are those of its text part.
+    """
+    named = config.get("architectures")
+    name = named[0] if isinstance(named, list) and named else config.get("model_type")
+    if not isinstance(name, str) or not name:
+        return None
+    text = config.get("text_config")
+    parts = [config, *([text] if isinstance(text, Mapping) else [])]
+    decoder = _number(parts, DECODER_LAYERS) if config.get("is_encoder_decoder", True) is not False else None
+    experts = _number(parts, EXPERTS)
+    return ModelSummary(
+        name, _number(parts, LAYERS), decoder, _number(parts, WIDTH), _number(parts, HEADS),
+        _number(parts, KEY_VALUE_HEADS), experts, None if experts is None else _number(parts, CHOSEN),
+    )  # fmt: skip
+
+
+def summary_of_gguf(metadata: Mapping[str, str]) -> ModelSummary | None:
+    """Return what the metadata of a GGUF says a model is; None if it names no architecture.
+
+    https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+    """
+    name = metadata.get("general.architecture")
+    if not name:
+        return None
+    fields = {
+        key.partition(".")[2]: int(value) for key, value in metadata.items() if value.isascii() and value.isdigit()
+    }
+    experts = _number([fields], ("expert_count",))
+    return ModelSummary(
+        name, _number([fields], ("block_count",)), None, _number([fields], ("embedding_length",)),
+        _number([fields], ("attention.head_count",)), _number([fields], ("attention.head_count_kv",)), experts,
+        None if experts is None else _number([fields], ("expert_used_count",)),
+    )  # fmt: skip
+
+
+def _number(parts: list[Any], names: tuple[str, ...]) -> int | None:
+    found = (part.get(name) for part in parts for name in names)
+    return next((one for one in found if type(one) is int and 0 < one < MOST), None)
