@@ -82,7 +82,8 @@ def apply(
 
     Raises PlanError if an input has changed since the plan or ``memory`` is too small, OutputError if the output
     exists (without ``force``), is an input, is being written by another run, was begun by another call or cannot be
-    written, FormatError if an input fails its checksum.
+    written, FormatError if an input fails its checksum, and VerifyError if a recipe asserts a proof (``proved``) and
+    the output, which is written then, computes something else.
     """
     from ..engine.apply import carry_out
     from ..engine.output.layout import parse_size
@@ -93,7 +94,7 @@ def apply(
     from .gguf.entries import gguf_entries
 
     check_wait(wait)
-    from_file = not isinstance(plan, Plan)
+    from_file, proved = not isinstance(plan, Plan), ""
     others: tuple[str, ...] = () if isinstance(plan, Plan) else (os.fspath(plan),)
     if not isinstance(plan, Plan) and is_recipe(plan):
         from .recipes import plan_recipe
@@ -101,7 +102,7 @@ def apply(
         order = plan_recipe(plan)
         plan, output = order.plan, output if output is not None else order.output
         to, max_shard_size = to or order.to, max_shard_size or order.max_shard_size
-        said = order.shared
+        said, proved = order.shared, order.proved
         ranks, axis, mesh = ranks or said.get("ranks"), axis or said.get("axis"), mesh or said.get("mesh")
     plan = plan if isinstance(plan, Plan) else read_plan(plan)
     if output is None:
@@ -145,9 +146,14 @@ def apply(
     ran = inputs.target.ran if from_file and inputs.target is not None else ()
     planned = notes_of(plan, output, to=to, max_shard_size=max_shard_size)
     left = [note for note in _left_there(plan, options) if note not in plan.notes]
-    return replace(
+    receipt = replace(
         receipt, notes=tuple(dict.fromkeys([*(f"ran {code}" for code in ran), *planned, *receipt.notes, *lost, *left]))
     )
+    if not proved:
+        return receipt
+    from .prove.output import require_proof
+
+    return replace(receipt, proved=require_proof(plan, output, proved))
 
 
 def _tasks(

@@ -49,6 +49,7 @@ _PATHS = (
     "adapters", "tuned", "output",
 )  # fmt: skip
 
+PROVED, VERDICTS = "proved", ("EQUIVALENT", "SAME")
 _NO_LISTS = ("union", "base", "place")
 """Values of vocab that are not file names."""
 
@@ -62,6 +63,8 @@ class CompiledRecipe:
     to: str | None = None
     max_shard_size: str | None = None
     shared: Mapping[str, Any] = field(default_factory=dict)
+    proved: str = ""
+    """The verdict of ``prove`` that the output must have, if the recipe asserts one."""
 
     def close(self) -> None:
         """Close the files that the plan keeps open."""
@@ -72,7 +75,8 @@ def plan_recipe(path: Path, *, run_code: bool = True) -> CompiledRecipe:
     """Compile a recipe: ``verb``, its arguments by name, ``output``, and ``assert`` for what the result must be.
 
     Paths are relative to the recipe. ``assert`` maps ``count`` to the number of tensors, and patterns of output keys
-    to the class of all these tensors (copied, cast …) or to their number. Unless ``run_code`` is set, a recipe that
+    to the class of all these tensors (copied, cast …) or to their number; ``proved`` to the verdict of ``prove``
+    on the output and its source. Unless ``run_code`` is set, a recipe that
     names code (a plugin, a destination with ``_target_``) is an error, and nothing is run.
 
     Raises ConfigError for what is unknown or malformed, PlanError if an assertion is not met, and what the verb
@@ -89,6 +93,7 @@ def plan_recipe(path: Path, *, run_code: bool = True) -> CompiledRecipe:
             hint = f"One of mergekit's is run by ckpt merge {escape(name)}."
         raise ConfigError(f"{escape(name)}: {said}.", hint=hint)
     wanted = document.pop("assert", None)
+    proved = _proved(name, wanted)
     written = {one: _text(name, one, document.pop(one, None)) for one in _OUTPUT}
     shared = _shared(name, document)
     if not run_code:
@@ -96,10 +101,14 @@ def plan_recipe(path: Path, *, run_code: bool = True) -> CompiledRecipe:
     plan = _planned(name, verb, document)
     try:
         notes = _check_asserted(name, {} if wanted is None else wanted, plan)
+        if proved:
+            from .prove.output import check_provable
+
+            check_provable(plan)
     except BaseException:
         close_plan(plan)
         raise
-    return CompiledRecipe(replace(plan, notes=(*plan.notes, *notes)), **written, shared=shared)
+    return CompiledRecipe(replace(plan, notes=(*plan.notes, *notes)), **written, shared=shared, proved=proved)
 
 
 def load_plan(path: Path, *, run_code: bool = True) -> Plan:
@@ -203,6 +212,17 @@ def _planned(name: str, verb: str, given: Mapping[str, Any]) -> Plan:
         raise ConfigError(f"{escape(name)}: the verb {verb} needs {', '.join(needed)}.")
     check_types(name, call, given, OF_RECIPES)
     return call(**given)
+
+
+def _proved(name: str, wanted: Any) -> str:
+    """Return the verdict of ``prove`` that a recipe asserts, and take it out of its assertions; '' if there is none."""
+    verdict = wanted.pop(PROVED, "") if isinstance(wanted, dict) else ""
+    if verdict not in ("", *VERDICTS):
+        raise ConfigError(
+            f"{escape(name)}: assert proved: {brief_repr(verdict, 40)} is not a verdict.",
+            hint=f"Use {' or '.join(VERDICTS)}.",
+        )
+    return str(verdict)
 
 
 def _check_asserted(name: str, wanted: Any, plan: Plan) -> list[str]:

@@ -29,6 +29,7 @@ __all__ = [
     "Output",
     "OutputHere",
     "OutputUnlessDry",
+    "Prove",
     "Quiet",
     "Ranks",
     "Restart",
@@ -156,6 +157,13 @@ Consume = Annotated[
     ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask: with --consume.")]
+Prove = Annotated[
+    bool,
+    typer.Option(
+        "--prove",
+        help="Run the networks of source and output afterwards: exit with 1 if they compute different things.",
+    ),
+]
 OutputUnlessDry = Annotated[
     str | None,
     typer.Option("-o", "--output", metavar="FILE|DIR", help="Write the output here; required unless -n is given."),

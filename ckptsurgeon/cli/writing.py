@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from ..util.text import escape
 from ..util.torchrun import is_started_again, number_of_processes, rank_of_process
 from .failing import is_for_memory
@@ -21,6 +23,7 @@ from .options import (
     Mesh,
     OutputUnlessDry,
     Processes,
+    Prove,
     Ranks,
     Restart,
     To,
@@ -33,6 +36,7 @@ from .sink import Sink, print_to
 from .stopping import say
 
 if TYPE_CHECKING:
+    from ..analysis.prove.proof import Proof
     from ..planning.plan.plan import Plan
     from ..planning.plan.receipt import Receipt
 
@@ -68,6 +72,7 @@ class Writing:
     consume: Consume = False
     yes: Yes = False
     engine: Engine = None
+    prove: Prove = False
     dry_run: DryRun = False
     processes: Processes = None
     sink: Sink = field(default_factory=Sink)
@@ -83,6 +88,8 @@ class Writing:
         from ..errors import ConfigError
 
         self.check_consent()
+        if self.prove and self.dry_run:
+            raise ConfigError("--prove runs the output, and -n writes none.", hint="Leave one of them out.")
         if self.output is None:
             if not self.dry_run:
                 raise ConfigError("no output given.", hint="Name the output with -o, or show the plan with -n.")
@@ -128,6 +135,10 @@ class Writing:
                 self._show(plan)
             return
         assert self.output is not None  # ensured by check()
+        if self.prove:
+            from ..api.prove.output import check_provable
+
+            check_provable(plan)
         if self.consume and not self.yes:
             from .consuming import ask_to_consume
 
@@ -150,12 +161,36 @@ class Writing:
             )
         if rank_of_process():
             return  # the first process reports the whole output
+        proof = self._proof(plan, self.output)
+        if proof is not None:
+            receipt = replace(receipt, proved=proof.verdict)
         try:
             self._show_receipt(plan, receipt)
         except Exception as error:
             if not is_for_memory(error):
                 raise
             say(f"note: {escape(self.output)} is written, but there is not enough memory to show the receipt.")
+        if proof is not None:
+            self._show_proof(proof)
+
+    def _proof(self, plan: Plan, output: str) -> Proof | None:
+        """Return the proof of the output that is written; None without --prove."""
+        if not self.prove:
+            return None
+        from ..api.prove.output import prove_output
+
+        with self.sink.working("proving"):
+            return prove_output(plan, output)
+
+    def _show_proof(self, proof: Proof) -> None:
+        """Show a proof below the receipt; exit with 1 if the networks are different."""
+        if not self.sink.json:
+            from ..render.prove import proof_view
+
+            self.sink.show("", proof_view(proof, every=self.sink.verbose))
+            self.sink.notes(proof.notes)
+        if proof.verdict == "DIFFERENT":
+            raise typer.Exit(1)
 
     def _show_sharing(self, plan: Plan, processes: int) -> None:
         """Show a plan, and what each of several processes would do for it; with --json, print only the latter."""

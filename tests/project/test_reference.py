@@ -199,6 +199,7 @@ def commands() -> Iterator[list[str]]:
     yield ["match", "a.safetensors", "b.safetensors"]
     yield ["match", "left.pth", "x.pth"]
     yield ["prove", "bert", "bert2"]
+    yield ["convert", "bert", "-o", "bert3/", "--prove"]
     yield ["transplant", "more.pth", "more.pth", "--exclude", "head", "-n", "--explain", "head"]
     yield ["transplant", "both.pth", "tied.pth", "-n"]
     yield ["transplant", "out.pth", "tied.pth", "-o", "made.safetensors"]

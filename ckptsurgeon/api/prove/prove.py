@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from ...analysis.prove.figures import Distance, Prediction, distance, prediction
 from ...analysis.prove.proof import BlockResult, ChangedTensor, Proof, ProvedNetwork
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from .streaming import ReadWeights
     from .vocabularies import SharedTokens
 
-__all__ = ["prove"]
+__all__ = ["prove", "prove_each"]
+
+T = TypeVar("T")
+Pair: TypeAlias = tuple[T, T]
 
 MEMORY = 1 << 30
 FACTOR = 2.0
@@ -55,26 +58,34 @@ def prove(
     Raises ConfigError if there is no network or no inputs for it, and PlanError if a checkpoint does not have all of
     its network's weights.
     """
+    return prove_each(
+        (first, second), roots=(root, root), model=model, inputs=inputs, seed=seed, task=task, memory=memory
+    )
+
+
+def prove_each(
+    sources: Pair[CheckpointLike], *, roots: Pair[str | None], model: Path | None = None, inputs: Path | None = None,
+    seed: int = 0, task: str | None = None, memory: str | int | None = None,
+) -> Proof:  # fmt: skip
+    """Do what ``prove`` does, with a root of its own for each checkpoint."""
     import torch
 
     limit = memory_bytes(memory) or MEMORY
     with ExitStack() as stack, torch.inference_mode():
-        networks = [
-            stack.enter_context(closing(one)) for one in _networks((first, second), model, task=task, root=root)
-        ]
+        networks = [stack.enter_context(closing(one)) for one in _networks(sources, model, task=task, roots=roots)]
         arguments, shared = _inputs(networks, inputs, seed)
         runs = [_run(network, given, network.read, limit) for network, given in zip(networks, arguments, strict=True)]
         return _compared(networks, arguments[0], runs, shared, limit)
 
 
 def _networks(
-    sources: tuple[CheckpointLike, CheckpointLike], model: Path | None, *, task: str | None, root: str | None
+    sources: Pair[CheckpointLike], model: Path | None, *, task: str | None, roots: Pair[str | None]
 ) -> Iterator[Network]:
     from .network import configuration_of, open_network
 
     own = [configuration_of(path_of(source)) for source in sources]
     named = str(model) if model is not None else next(filter(None, own), "")
-    for source, configuration in zip(sources, own, strict=True):
+    for source, configuration, root in zip(sources, own, roots, strict=True):
         if not (configuration or named):
             raise ConfigError(
                 f"{escape(path_of(source))} has no config.json beside it that says what network it is.",

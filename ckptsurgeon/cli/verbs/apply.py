@@ -56,6 +56,10 @@ def run(
             "--run-code is only for a dry run (-n): without -n, the code that a recipe names is always run.",
             hint="Add -n, or leave --run-code out.",
         )
+    if writing.prove:
+        raise ConfigError(
+            "--prove is not for plans and recipes.", hint="Write it into a recipe: assert: {proved: EQUIVALENT}."
+        )
     writing.check_consent()
     _check_output(plan, output)
     if writing.consume and not writing.yes:

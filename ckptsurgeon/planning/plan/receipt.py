@@ -54,6 +54,7 @@ class Receipt(InNotebooks):
 
     ``counts`` are the numbers of tensors of each class (copied, initialised, ...), ``unexpected`` are source keys that
     were not used. ``fits`` says how exact the factors of ``lora extract`` are, ``rounded`` how exact codes are.
+    ``proved`` is the verdict on whether the output computes what its source does, if that was asked for.
     """
 
     output: str
@@ -66,6 +67,7 @@ class Receipt(InNotebooks):
     notes: tuple[str, ...] = ()
     fits: tuple[FactorFit, ...] = ()
     rounded: tuple[RoundedTensor, ...] = ()
+    proved: str = ""
 
     def __repr__(self) -> str:
         classes = ", ".join(f"{number} {kind}" for kind, number in self.counts.items())
@@ -86,6 +88,7 @@ class Receipt(InNotebooks):
             "notes": list(self.notes),
             **({"modules": [fit.to_json() for fit in self.fits]} if self.fits else {}),
             **({"rounded": [one.to_json() for one in self.rounded]} if self.rounded else {}),
+            **({"proved": self.proved} if self.proved else {}),
         }
 
 

@@ -1,0 +1,94 @@
+"""Proofs of what was just written: ``--prove``, and ``assert: {proved: …}`` in a recipe."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+import ckptsurgeon as cs
+
+from .test_prove import llama
+
+pytest.importorskip("transformers")
+
+
+def test_a_conversion_is_proved(ckpt: Any) -> None:
+    llama("a")
+    done = ckpt("convert", "a", "--dtype", "bf16", "-o", "b/", "--prove")
+    assert done.code == 0, done
+    assert "wrote b" in done.out
+    assert "EQUIVALENT  the outputs are 0." in done.out
+    done = ckpt("convert", "a", "-o", "c/", "--prove", "--json")
+    assert json.loads(done.out)["proved"] == "SAME"
+
+
+def test_a_transplant_under_other_names_is_proved(ckpt: Any) -> None:
+    llama("a")
+    state = load_file("a/model.safetensors")
+    save_file({f"net.{key}": value for key, value in state.items()}, "renamed.safetensors")
+    done = ckpt("transplant", "renamed.safetensors", "a/config.json", "--map", "net=", "-o", "b/", "--prove")
+    assert done.code == 4  # the source's own names are not those of the network
+    assert "b" in os.listdir()
+    done = ckpt("transplant", "a", "a/config.json", "-o", "c/", "--prove")
+    assert done.code == 0, done
+    assert "SAME  the outputs" in done.out
+
+
+def test_a_transplant_that_exchanges_matrices_is_not(ckpt: Any) -> None:
+    llama("a")
+    layer = "model.layers.1.mlp"
+    rules = [f"{layer}.up_proj={layer}.gate_proj", f"{layer}.gate_proj={layer}.up_proj"]
+    done = ckpt("transplant", "a", "a/config.json", "--map", rules[0], "--map", rules[1], "-o", "b/", "--prove")
+    assert done.code == 1, done
+    assert "DIFFERENT  the networks drift from model.layers.1 on" in done.out
+    assert Path("b/model.safetensors").is_file()
+
+
+def recipe(**fields: Any) -> str:
+    Path("recipe.yaml").write_text(yaml.safe_dump({"verb": "convert", "source": "a", "output": "b/", **fields}))
+    return "recipe.yaml"
+
+
+def test_a_recipe_asserts_a_proof() -> None:
+    llama("a")
+    receipt = cs.apply(recipe(dtype="float16", **{"assert": {"proved": "EQUIVALENT"}}))
+    assert receipt.proved == "EQUIVALENT"
+    receipt = cs.apply(recipe(**{"assert": {"proved": "EQUIVALENT"}}), force=True)
+    assert receipt.proved == "SAME"
+    with pytest.raises(cs.VerifyError, match="b/ is written, but does not compute the same bit for bit") as caught:
+        cs.apply(recipe(dtype="float16", **{"assert": {"proved": "SAME"}}), force=True)
+    assert caught.value.exit_code == 1
+
+
+def test_what_cannot_be_proved_is_refused_before_anything_is_written(ckpt: Any) -> None:
+    llama("a")
+    with pytest.raises(cs.ConfigError, match="assert proved: 'MAYBE' is not a verdict"):
+        cs.apply(recipe(**{"assert": {"proved": "MAYBE"}}))
+    document = {"verb": "average", "sources": ["a", "a"], "output": "b/", "assert": {"proved": "SAME"}}
+    Path("both.yaml").write_text(yaml.safe_dump(document))
+    with pytest.raises(cs.ConfigError, match="and this plan has 2 sources"):
+        cs.apply("both.yaml")
+    done = ckpt("average", "a", "a", "-o", "b/", "--prove")
+    assert done.code == 2
+    assert "this plan has 2 sources" in done.err
+    done = ckpt("convert", "a", "-n", "--prove")
+    assert done.code == 2
+    done = ckpt("apply", recipe(), "--prove")
+    assert done.code == 2
+    assert "assert: {proved: EQUIVALENT}" in done.err
+    assert not Path("b").exists()
+
+
+def test_the_root_is_that_of_the_source(ckpt: Any) -> None:
+    model = llama("a")
+    torch.save({"model": {}, "ema": model.state_dict(), "other": torch.ones(1)}, "a/both.pth")
+    done = ckpt("convert", "a/both.pth", "--root", "ema", "-o", "a/ema.safetensors", "--prove")
+    assert done.code == 0, done
+    assert "SAME  the outputs" in done.out
