@@ -66,6 +66,10 @@ class Rounding:
         return found
 
 
+def _nothing(number: int) -> None:
+    pass
+
+
 @dataclass
 class Network:
     """A module on the meta device, and the plan by which its weights are read from a checkpoint, as float32."""
@@ -79,6 +83,8 @@ class Network:
     """The CRC-32 of each tensor that was read, as float32."""
     samples: dict[str, Tensor] = field(default_factory=dict)
     """Some values of each, spread over it."""
+    progress: Callable[[int], None] = _nothing
+    """Is called with the number of values that were read."""
 
     @property
     def steps(self) -> Mapping[str, Step]:
@@ -96,6 +102,7 @@ class Network:
         for key, value in values.items():
             flat = value.contiguous().reshape(-1)
             self.digests[key] = zlib.crc32(flat.numpy().view("uint8").data)
+            self.progress(flat.numel())
             self.samples[key] = flat[:: max(1, flat.numel() // SAMPLED)].clone()
         return values
 

@@ -13,7 +13,7 @@ from ...analysis.prove.proof import BlockResult, ChangedTensor, Proof, ProvedNet
 from ...checkpoint.in_memory import path_of
 from ...errors import ConfigError, PlanError
 from ...util.text import count, escape, listing
-from ..inputs.argument_types import CheckpointLike, Path
+from ..inputs.argument_types import CheckpointLike, Path, Progress
 from ..inputs.memory_budget import memory_bytes
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ OF_PLANNING = ("ran ", "casting ", "older names that transformers", "an older na
 def prove(
     first: CheckpointLike, second: CheckpointLike, *, model: Path | None = None, inputs: Path | None = None,
     seed: int = 0, task: str | None = None, root: str | None = None, memory: str | int | None = None,
+    progress: Progress | None = None,
 ) -> Proof:  # fmt: skip
     """Run the networks of two checkpoints on the same inputs, and compare what they compute after each block.
 
@@ -53,19 +54,20 @@ def prove(
     sound (.wav). Without it they are drawn with ``seed``. Both run in float32, whatever the weights are stored in;
     weights are in memory, up to ``memory`` (1 GiB) at once, only while their module runs. If the outputs differ, the
     first network runs again with its weights moved by chance as far as rounding to the dtypes of both may have moved
-    them: that is the error that is allowed.
+    them: that is the error that is allowed. ``progress`` is called with (parameters read, parameters to read).
 
     Raises ConfigError if there is no network or no inputs for it, and PlanError if a checkpoint does not have all of
     its network's weights.
     """
     return prove_each(
-        (first, second), roots=(root, root), model=model, inputs=inputs, seed=seed, task=task, memory=memory
-    )
+        (first, second), roots=(root, root), model=model, inputs=inputs, seed=seed, task=task, memory=memory,
+        progress=progress,
+    )  # fmt: skip
 
 
 def prove_each(
     sources: Pair[CheckpointLike], *, roots: Pair[str | None], model: Path | None = None, inputs: Path | None = None,
-    seed: int = 0, task: str | None = None, memory: str | int | None = None,
+    seed: int = 0, task: str | None = None, memory: str | int | None = None, progress: Progress | None = None,
 ) -> Proof:  # fmt: skip
     """Do what ``prove`` does, with a root of its own for each checkpoint."""
     import torch
@@ -73,6 +75,8 @@ def prove_each(
     limit = memory_bytes(memory) or MEMORY
     with ExitStack() as stack, torch.inference_mode():
         networks = [stack.enter_context(closing(one)) for one in _networks(sources, model, task=task, roots=roots)]
+        if progress is not None:
+            _report(networks, progress)
         arguments, shared = _inputs(networks, inputs, seed)
         runs = [_run(network, given, network.read, limit) for network, given in zip(networks, arguments, strict=True)]
         return _compared(networks, arguments[0], runs, shared, limit)
@@ -92,6 +96,24 @@ def _networks(
                 hint="Name the configuration: --model config.json, or a YAML file with model:.",
             )
         yield open_network(source, configuration or named, task=task, root=root)
+
+
+def _report(networks: list[Network], progress: Progress) -> None:
+    """Let ``progress`` know what is read; the third run, if there is one, reads the first network again."""
+    total = 2 * _parameters(networks[0]) + _parameters(networks[1])
+    done = 0
+
+    def read(number: int) -> None:
+        nonlocal done
+        done = min(done + number, total)
+        progress(done, total)
+
+    for network in networks:
+        network.progress = read
+
+
+def _parameters(network: Network) -> int:
+    return sum(one.numel() for one in network.module.parameters())
 
 
 def _inputs(networks: list[Network], path: Path | None, seed: int) -> tuple[list[Inputs], SharedTokens | None]:
@@ -230,8 +252,7 @@ def _allowed(networks: list[Network], inputs: Inputs, plain: Outputs, limit: int
 
 
 def _described(network: Network) -> ProvedNetwork:
-    number = sum(one.numel() for one in network.module.parameters())
-    return ProvedNetwork(network.path, type(network.module).__name__, number, network.dtypes)
+    return ProvedNetwork(network.path, type(network.module).__name__, _parameters(network), network.dtypes)
 
 
 def _prediction(networks: list[Network], pair: tuple[Tensor, Tensor]) -> Prediction | None:

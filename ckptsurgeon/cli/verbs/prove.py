@@ -49,7 +49,10 @@ def run(
     """Compare what two networks compute; exit with 1 if they are different."""
     from ...api.prove.prove import prove
 
-    found = prove(first, second, model=model, inputs=inputs, seed=seed, task=task, root=root, memory=memory)
+    with sink.working("proving") as progress:
+        found = prove(
+            first, second, model=model, inputs=inputs, seed=seed, task=task, root=root, memory=memory, progress=progress
+        )
     if not sink.answer(found):
         from ...render.prove import proof_view
 
