@@ -23,6 +23,7 @@ Examples:
   ckpt diff before.pth after.safetensors
   ckpt diff old.bin new.safetensors --values --rtol 1e-5 --renames
   ckpt diff base tuned --values --depth 3 --exclude lm_head
+  ckpt diff base tuned --by-layer
 """
 
 
@@ -51,6 +52,9 @@ def run(
     depth: Annotated[
         int | None, typer.Option("--depth", min=1, metavar="N", help="Show one row for each module N levels deep.")
     ] = None,
+    by_layer: Annotated[
+        bool, typer.Option("--by-layer", help="Show layers down and roles across, with how much each has changed.")
+    ] = False,
     root: Root = None,
     *,
     sink: Sink,
@@ -58,15 +62,20 @@ def run(
     """Compare two checkpoints, and print the difference."""
     from ...api.diff import diff
 
+    _check(by_layer=by_layer, depth=depth, renames=renames)
     with sink.working("comparing") as progress:
         found = diff(
-            first, second, values=values, rtol=rtol, atol=atol, renames=renames, include=include or (),
+            first, second, values=values or by_layer, rtol=rtol, atol=atol, renames=renames, include=include or (),
             exclude=exclude or (), root=root, progress=progress,
         )  # fmt: skip
     if not sink.answer(found):
         from ...render.diff import difference_view
 
-        sink.show(difference_view(found, every=sink.verbose, depth=depth))
+        if by_layer:
+            from ...render.diff_layers import layers_view
+
+            sink.show(layers_view(found))
+        sink.show(difference_view(found, every=sink.verbose, depth=1 if by_layer else depth))
         if found.rules and not sink.quiet:
             from ...render.match import rule_lines
 
@@ -74,3 +83,11 @@ def run(
         sink.notes(found.notes)
     if found.differs:
         raise typer.Exit(1)
+
+
+def _check(*, by_layer: bool, depth: int | None, renames: bool) -> None:
+    from ...errors import ConfigError
+
+    other = "--depth" if depth is not None else "--renames" if renames else ""
+    if by_layer and other:
+        raise ConfigError(f"--by-layer and {other} contradict each other.", hint="Leave one of them out.")

@@ -1,0 +1,176 @@
+"""Shows how much each layer has changed, by the roles of its modules: layers down, roles across."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from string import ascii_lowercase
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.text import Text
+
+from ..analysis.compare.difference import Difference, Pair
+from ..util.text import count, escape
+from .columns import Columns, Hanging
+
+__all__ = ["layers_view"]
+
+SHADES = " ░▒▓█"
+"""From no change to the largest one of all layers, by its logarithm: each is a tenth of the next."""
+COLOURS = ("", "dim", "yellow", "bold yellow", "bold red")
+CELL = 7
+"""The width of a column: a shade, a number of five characters and a gap."""
+SHOWN = 8
+JOINED = "\N{NO-BREAK SPACE}"
+PARAMETERS = (".weight", ".bias")
+
+
+@dataclass
+class _Stack:
+    """A list of layers: the ``roles`` in it, and the change of each layer's tensors by number and role.
+
+    A change is the norm of the difference as a share of the first's; NaN if it is not known. Of a role with several
+    tensors the largest counts. ``differing`` and ``tensors`` are numbers of tensors by the number of the layer.
+    """
+
+    roles: dict[str, None] = field(default_factory=dict)
+    changes: dict[tuple[int, str], float] = field(default_factory=dict)
+    differing: dict[int, int] = field(default_factory=dict)
+    tensors: dict[int, int] = field(default_factory=dict)
+
+    def add(self, number: int, role: str, change: float) -> None:
+        """Count a tensor of a layer."""
+        self.roles.setdefault(role)
+        before = self.changes.get((number, role), 0.0)
+        self.changes[number, role] = change if math.isnan(change) or change > before else before
+        self.tensors[number] = self.tensors.get(number, 0) + 1
+        self.differing[number] = self.differing.get(number, 0) + (change != 0)
+
+
+def layers_view(found: Difference) -> RenderableType:
+    """Return a table for each list of layers, and the largest changes elsewhere; values must have been compared."""
+    stacks, elsewhere = _stacks(_changes(found))
+    most = max((one for stack in stacks.values() for one in stack.changes.values() if one > 0), default=0.0)
+    parts: list[RenderableType] = []
+    for name, stack in stacks.items():
+        parts += [_Table(name, stack, most), Text("")]
+    return Group(*parts, *_elsewhere(elsewhere), *_only_in_one(found))
+
+
+def _changes(found: Difference) -> Iterator[tuple[str, float]]:
+    """Yield each tensor that both have, with its change."""
+    yield from dict.fromkeys(found.same, 0.0).items()
+    for pair in (*found.close, *found.changed, *found.retyped, *found.decoded):
+        yield pair.key, _change(pair)
+    for key in (*(pair.key for pair in found.reshaped), *found.not_compared):
+        yield key, math.nan
+
+
+def _change(pair: Pair) -> float:
+    if pair.numbers is None:
+        return math.nan if pair.codes or pair.first.dtype == pair.second.dtype else 0.0
+    if pair.numbers.differing == 0 and not (pair.numbers.nan or pair.numbers.inf):
+        return 0.0
+    if pair.numbers.nan or pair.numbers.inf or pair.numbers.relative is None:
+        return math.nan
+    return pair.numbers.relative
+
+
+def _stacks(changes: Iterator[tuple[str, float]]) -> tuple[dict[str, _Stack], dict[str, float]]:
+    """Return the lists of layers by name, and the changes of all other tensors."""
+    stacks: dict[str, _Stack] = {}
+    elsewhere: dict[str, float] = {}
+    for key, change in changes:
+        parts = key.split(".")
+        place = next((at for at, part in enumerate(parts) if part.isdecimal()), None)
+        if place is None:
+            elsewhere[key] = change
+            continue
+        role = ".".join("{n}" if part.isdecimal() else part for part in parts[place + 1 :])
+        stack = stacks.setdefault(".".join(parts[:place]), _Stack())
+        stack.add(int(parts[place]), _without_parameter(role), change)
+    single = [name for name, stack in stacks.items() if len(stack.tensors) < 2]
+    for name in single:  # a number that is no list of layers
+        elsewhere |= {f"{name}.{number}.{role}": one for (number, role), one in stacks.pop(name).changes.items()}
+    return stacks, elsewhere
+
+
+def _without_parameter(role: str) -> str:
+    for ending in PARAMETERS:
+        if role.endswith(ending):
+            return role.removesuffix(ending)
+    return role
+
+
+class _Table:
+    """The table of a list of layers for rich: as many roles in a row as the terminal is wide."""
+
+    def __init__(self, name: str, stack: _Stack, most: float) -> None:
+        self._name, self._stack, self._most = name, stack, most
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        roles = list(self._stack.roles)
+        letters = dict(zip(roles, _letters(len(roles)), strict=True))
+        yield Text(f"  {escape(self._name) or 'layers'}: change in percent of the norm", style="bold")
+        legend = "  ".join(f"{letter}{JOINED}{escape(role)}" for role, letter in letters.items())
+        yield Hanging(Text("  "), Text(legend, "dim"))
+        room = max(1, (options.max_width - 8) // CELL)
+        for first in range(0, len(roles), room):
+            yield from self._rows(letters, roles[first : first + room])
+
+    def _rows(self, letters: Mapping[str, str], roles: Sequence[str]) -> Iterator[Text]:
+        yield Text((" " * 8 + "".join(f"{letters[role]:>6} " for role in roles)).rstrip(), style="dim")
+        for number in sorted(self._stack.tensors):
+            line = Text(f"  {number:>4}  ")
+            for role in roles:
+                line.append_text(self._cell(self._stack.changes.get((number, role))))
+            line.append(f" {self._stack.differing[number]} of {self._stack.tensors[number]}", style="dim")
+            line.rstrip()
+            yield line
+
+    def _cell(self, change: float | None) -> Text:
+        if change is None:
+            return Text(" " * CELL)
+        if math.isnan(change):
+            return Text(f"{'?':>6} ", style="bold red")
+        shade = _shade(change, self._most)
+        return Text(f"{SHADES[shade]}{_number(change):>5} ", style=COLOURS[shade])
+
+
+def _letters(number: int) -> list[str]:
+    """Return so many names of columns: a to z, then aa, ab and so on."""
+    single = list(ascii_lowercase)
+    return [*single, *(one + other for one in single for other in single)][:number]
+
+
+def _shade(change: float, most: float) -> int:
+    """Return the shade of a change: 4 for the largest and down to a tenth of it, 3 for the next tenth, 0 for none."""
+    if change == 0 or most == 0:
+        return 0
+    return max(1, 4 - math.floor(math.log10(most / change) + 1e-9))
+
+
+def _number(change: float) -> str:
+    if change == 0:
+        return "·"
+    percent = 100 * change
+    return f"{percent:.0f}" if percent >= 99.95 else f"{percent:.2g}" if percent >= 0.001 else f"{percent:.0e}"
+
+
+def _elsewhere(changes: Mapping[str, float]) -> Iterator[RenderableType]:
+    changed = sorted(((key, one) for key, one in changes.items() if one != 0), key=lambda pair: -pair[1])
+    if changes:
+        rows = [[escape(key), "?" if math.isnan(one) else f"{_number(one)} %"] for key, one in changed[:SHOWN]]
+        same = len(changes) - len(changed)
+        rows += [[f"and {len(changed) - SHOWN} more", ""]] if len(changed) > SHOWN else []
+        rows += [[f"{count(same, 'tensor')} the same", ""]] if same else []
+        yield Text("  elsewhere", style="bold")
+        yield Columns(rows, right=(1,), indent=4)
+
+
+def _only_in_one(found: Difference) -> Iterator[RenderableType]:
+    for keys, said in ((found.removed, "only in A"), (found.added, "only in B")):
+        if keys:
+            more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+            yield Hanging(Text(f"  {said}  "), Text(", ".join(map(escape, keys[:SHOWN])) + more))

@@ -1,0 +1,81 @@
+"""``ckpt diff --by-layer``: layers down, roles across."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ckptsurgeon.render.diff_layers import _letters, _number, _shade
+
+
+def write() -> None:
+    torch.manual_seed(0)
+    names = [f"net.layers.{n}.{role}" for n in range(3) for role in ("attn.weight", "attn.bias", "mlp.weight")]
+    first = {name: torch.randn(8, 8) for name in (*names, "head.weight", "norm.weight", "blocks.0.w")}
+    second = {key: value.clone() for key, value in first.items()}
+    second["net.layers.1.attn.weight"] *= 1.5
+    second["net.layers.1.attn.bias"] *= 1.01
+    second["net.layers.2.mlp.weight"] *= 1.02
+    second["net.layers.2.attn.weight"][0, 0] = float("nan")
+    second["head.weight"] *= 2
+    save_file(first, "a.safetensors")
+    save_file({**second, "more": torch.ones(1)}, "b.safetensors")
+
+
+def test_the_table_has_the_largest_change_of_each_role(ckpt: Any) -> None:
+    write()
+    done = ckpt("diff", "a.safetensors", "b.safetensors", "--by-layer")
+    assert done.code == 1
+    lines = done.out.splitlines()
+    assert lines[0] == "  net.layers: change in percent of the norm"
+    assert lines[1].replace("\N{NO-BREAK SPACE}", " ").split("  ")[1:] == ["a attn", "b mlp"]
+    rows = [re.sub(r"\s+", " ", line).strip() for line in lines[3:6]]
+    assert rows == ["0 · · 0 of 3", "1 █ 50 · 2 of 3", "2 ? ▓ 2 2 of 3"]
+    said = re.sub(r"\s+", " ", done.out)
+    assert "elsewhere head.weight 100 % 2 tensors the same" in said
+    assert "only in B more" in said
+
+
+def test_what_is_the_same_has_no_shade(ckpt: Any) -> None:
+    write()
+    done = ckpt("diff", "a.safetensors", "a.safetensors", "--by-layer")
+    assert done.code == 0
+    assert not set("░▒▓█?") & set(done.out)
+
+
+@pytest.mark.parametrize("width", ["60", "80", "120"])
+def test_a_narrow_terminal_gets_several_rows_of_roles(width: str, ckpt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = {f"layers.{n}.role{r}.weight": torch.ones(2) for n in range(2) for r in range(30)}
+    save_file(tensors, "a.safetensors")
+    monkeypatch.setenv("COLUMNS", width)
+    lines = ckpt("diff", "a.safetensors", "a.safetensors", "--by-layer").out.splitlines()
+    assert max(map(len, lines)) <= int(width)
+    across = -(-30 // ((int(width) - 8) // 7))
+    assert sum(line.startswith("     0") for line in lines) == across
+
+
+def test_it_contradicts_other_tables(ckpt: Any) -> None:
+    write()
+    for other in (("--depth", "2"), ("--renames",)):
+        done = ckpt("diff", "a.safetensors", "b.safetensors", "--by-layer", *other)
+        assert done.code == 2
+        assert f"--by-layer and {other[0]} contradict each other" in done.err
+
+
+def test_shades_are_tenths_of_the_largest() -> None:
+    assert [_shade(change, 1.0) for change in (0, 1e-6, 0.005, 0.05, 0.1, 0.5, 1.0)] == [0, 1, 2, 3, 3, 4, 4]
+
+
+def test_numbers_have_two_digits() -> None:
+    assert [_number(one) for one in (0, 1e-7, 0.0012, 0.034, 0.5, 1.234, 12.0)] == [
+        "·", "1e-05", "0.12", "3.4", "50", "123", "1200"
+    ]  # fmt: skip
+
+
+def test_columns_have_letters() -> None:
+    assert _letters(3) == ["a", "b", "c"]
+    assert _letters(28)[24:] == ["y", "z", "aa", "ab"]
