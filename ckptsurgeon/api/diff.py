@@ -107,7 +107,8 @@ def _compared(
             a, b, values=values, tolerance=tolerance, renames=renames, include=include, exclude=exclude,
             weights=(weights_of(a), weights_of(b)), progress=progress,
         )  # fmt: skip
-        notes = _of_one(a, b)
+        odd = (note for one in (a, b) for note in one.odd_scales.notes(one.path))
+        notes = [*_of_one(a, b), *odd]
     return replace(found, notes=(*found.notes, *notes)) if notes else found
 
 

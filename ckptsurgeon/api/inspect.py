@@ -59,6 +59,7 @@ def inspect(
         folder = None if checkpoint.folder is None else model_folder(checkpoint)
         adapter, notes = adapter_of(checkpoint)
         found = inspection_of(checkpoint, include, exclude, stats=stats, weights=weights_of(checkpoint))
+        notes += checkpoint.odd_scales.notes(checkpoint.path)
         notes = (*notes, *contradictions(checkpoint, folder), *consumed_notes(checkpoint.open_files().values()))
         if model_class:
             from .class_check import comparison_notes

@@ -16,6 +16,7 @@ from ..storage.read.base import File, Folder
 from ..tensors.encodings._encoding import QuantisedTensors
 from ..tensors.encodings._find import find_codes
 from ..tensors.info import Storage, TensorInfo, alias_groups
+from ..tensors.odd_scales import OddScales
 from ..util.notebook import InNotebooks
 from ..util.text import count, escape, listing
 from .extras import NO_NAMES, Extra, ExtraEntry, entries_beside, entries_to_carry, extras_of, names_to
@@ -42,7 +43,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     the other state dicts, which were not chosen; ``checked`` the storages whose checksum was verified. ``around`` is
     the folder that the file is in, and ``folder`` is the same folder if the file is named like a model's weights,
     else None. ``stored`` is the checkpoint with its codes, if those of this one are replaced by the weights that they
-    stand for; else None.
+    stand for; else None. ``odd_scales`` names the quantised tensors that were decoded and have odd scales.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         self._keys = root.keys
         self._show(unwrap(self._tensors) if unwrapped else unwrap_as(self._tensors, ()))
         self.checked: set[Storage] = set()
+        self.odd_scales = OddScales()
 
     def _show(self, view: Unwrapping) -> None:
         self._view = view if view.stripped else replace(view, stored={})  # each key is its own

@@ -21,6 +21,7 @@ from ..storage.read.base import Progress
 from ..storage.read.uri import scheme_of, shown
 from ..storage.write.locking import output_lock
 from ..storage.write.output_checks import check_output, identities
+from ..tensors.odd_scales import odd_scale_notes
 from ..util.text import escape, listing
 from .check_steps import check_step
 from .consuming import source_consumer
@@ -124,6 +125,7 @@ def carry_out(
             *lost_notes(_merged(one.lost for one in receipts), written.steps),
             *unsound_notes(_merged(one.unsound for one in receipts)),
             *negative_notes(_merged(one.negative for one in receipts)),
+            *odd_scale_notes(one.odd_scales for one in receipts),
             *companion_notes(written),
             *_left_out_notes(plan, written, options),
             *former.notes,

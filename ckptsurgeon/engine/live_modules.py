@@ -48,7 +48,8 @@ def stage_tensors(
         check_equal(plan, inputs.sources)
         staged, lost, unsound = _staged(plan, inputs, boxes or {}, put)
         check_unchanged(inputs.sources)
-    return staged, (*lost_notes(lost, plan.steps), *unsound_notes(unsound))
+    odd = (note for one in inputs.sources for note in one.odd_scales.notes(one.path))
+    return staged, (*lost_notes(lost, plan.steps), *unsound_notes(unsound), *odd)
 
 
 def _staged(

@@ -20,7 +20,8 @@ class PartReceipt:
 
     These are by key: ``checksums`` has the CRC-32 of each tensor's bytes, ``lost`` the counts of values that a cast
     changed much, ``unsound`` those of NaN and infinite values that come from the inputs, ``negative`` those of
-    variances that became negative. ``digest`` is the SHA-256 of all bytes of the file that are not part of a tensor.
+    variances that became negative. ``odd_scales`` has the quantised inputs that have odd scales, by path and kind.
+    ``digest`` is the SHA-256 of all bytes of the file that are not part of a tensor.
     """
 
     name: str
@@ -28,6 +29,7 @@ class PartReceipt:
     lost: dict[str, CastLosses] = field(default_factory=dict)
     unsound: dict[str, int] = field(default_factory=dict)
     negative: dict[str, int] = field(default_factory=dict)
+    odd_scales: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     nbytes_read: int = 0
     fits: tuple[FactorFit, ...] = ()
     rounded: tuple[RoundedTensor, ...] = ()
@@ -41,6 +43,7 @@ class PartReceipt:
             "lost": {key: [one.infinite, one.zero] for key, one in self.lost.items() if one.infinite or one.zero},
             "unsound": self.unsound,
             "negative": self.negative,
+            "odd_scales": self.odd_scales,
             "nbytes_read": self.nbytes_read,
             "fits": [[one.key, one.shape, one.rank, one.error] for one in self.fits],
             "rounded": [[one.key, one.shape, one.error, one.largest] for one in self.rounded],
@@ -61,6 +64,7 @@ class PartReceipt:
             lost,
             _numbers(row["unsound"]),
             _numbers(row["negative"]),
+            {str(path): _names(one) for path, one in row["odd_scales"].items()},
             int(row["nbytes_read"]),
             tuple(FactorFit(str(key), _shape(dims), int(rank), float(error)) for key, dims, rank, error in row["fits"]),
             tuple(
@@ -73,6 +77,10 @@ class PartReceipt:
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, int]:
     return {str(key): int(number) for key, number in row.items()}
+
+
+def _names(row: Mapping[str, Any]) -> dict[str, list[str]]:
+    return {str(kind): [str(name) for name in names] for kind, names in row.items()}
 
 
 def _shape(dims: Any) -> tuple[int, ...]:

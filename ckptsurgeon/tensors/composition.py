@@ -32,6 +32,7 @@ __all__ = [
     "cast",
     "cut",
     "decoded",
+    "decoded_names",
     "given",
     "is_decoded",
     "join",
@@ -58,14 +59,18 @@ def leaves(info: TensorInfo) -> Iterator[TensorInfo]:
 
 def is_decoded(info: TensorInfo) -> bool:
     """Return whether a tensor is, or is computed from, a weight that codes stand for."""
+    return any(True for _ in decoded_names(info))
+
+
+def decoded_names(info: TensorInfo) -> Iterator[str]:
+    """Yield the logical name of each weight that codes stand for, and that a tensor is or is computed from."""
     waiting = [info]
     while waiting:
         made = waiting.pop().made
         if isinstance(made, Decoded):
-            return True
-        if made is not None:
+            yield made.name
+        elif made is not None:
             waiting.extend(made.of if isinstance(made.of, tuple) else (made.of,))
-    return False
 
 
 def cut(info: TensorInfo, dim: int, begin: int, size: int) -> TensorInfo:

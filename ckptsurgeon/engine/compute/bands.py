@@ -14,6 +14,7 @@ from typing import Protocol
 from ...storage.read.base import File
 from ...tensors.composition import is_decoded
 from ...tensors.info import TensorInfo
+from ...tensors.odd_scales import OddScales
 from ...tensors.ops.regions import Array, Box, box_shape
 
 __all__ = ["BandedFiles", "OpenFiles", "banded"]
@@ -27,7 +28,9 @@ WIDE = 4
 
 
 class OpenFiles(Protocol):
-    """What is needed of a checkpoint to read a stored tensor."""
+    """What is needed of a checkpoint to read a stored tensor, and to note what is odd about its scales."""
+
+    odd_scales: OddScales
 
     def file(self, info: TensorInfo) -> File:
         """Return the open file that stores a tensor."""
@@ -41,7 +44,7 @@ class BandedFiles:
     """
 
     def __init__(self, source: OpenFiles) -> None:
-        self._source = source
+        self._source, self.odd_scales = source, source.odd_scales
         self._kept: dict[tuple[int, tuple[int, int]], dict[int, Array]] = {}
         self._lock = Lock()
 

@@ -18,7 +18,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...errors import FormatError, PlanError
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import Step
-from ...tensors.composition import join
+from ...tensors.composition import decoded_names, join
 from ...tensors.dtypes import SATURATED
 from ...tensors.info import Storage, TensorInfo
 from ...tensors.ops.casts import CastLosses, cast, count_special, raw_dtype
@@ -166,9 +166,21 @@ def compute_steps(run: PartRun) -> None:
                 run.advance(values.nbytes)
         run.receipt.fits = tuple(shared.factors.fits.values())
         run.receipt.rounded = roundings.rounded()
+        run.receipt.odd_scales = _odd_scales(run)
     finally:
         for pool in pools.values():
             pool.shutdown(cancel_futures=True)  # after a failure the rest of the tensor is not computed
+
+
+def _odd_scales(run: PartRun) -> dict[str, dict[str, list[str]]]:
+    """Return the quantised inputs of a part that were found to have odd scales, by the path of the source and kind."""
+    if not any(source.odd_scales for source in run.inputs.sources):
+        return {}
+    names: dict[str, tuple[Checkpoint, set[str]]] = {}
+    for step in run.others:
+        for info, source in run.sources_of(step) if step.source is not None else ():
+            names.setdefault(source.path, (source, set()))[1].update(decoded_names(info))
+    return {path: source.odd_scales.of(some) for path, (source, some) in names.items() if source.odd_scales}
 
 
 def _compute(

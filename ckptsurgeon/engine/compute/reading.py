@@ -32,6 +32,7 @@ from ...tensors.info import (
     Summed,
     TensorInfo,
 )
+from ...tensors.odd_scales import OddScales
 from ...tensors.ops.casts import CastLosses, cast, goes_to_zero, raw_dtype
 from ...tensors.ops.means import added, scaled
 from ...tensors.ops.regions import Array, Box, box_shape, spanned
@@ -92,14 +93,15 @@ Read = Callable[[TensorInfo, Box], Array]
 """A function that reads a part of a tensor, stored or derived."""
 
 
-def read_derived(read: Read, info: TensorInfo, box: Box) -> Array:
+def read_derived(read: Read, info: TensorInfo, box: Box, odd: OddScales | None = None) -> Array:
     """Return the part ``box`` of a derived tensor, such as a slice, a concatenation, a sum or a cast of other tensors.
 
-    ``read`` returns a part of one of these other tensors; it is called for the parts that are needed.
+    ``read`` returns a part of one of these other tensors; it is called for the parts that are needed. Quantised tensors
+    with odd scales are added to ``odd``.
     """
     made = info.made
     if isinstance(made, Decoded):
-        return decode(read, info, box)
+        return decode(read, info, box, odd)
     if isinstance(made, Encoded):
         return encode(read, info, box)
     if isinstance(made, Given):
@@ -178,7 +180,7 @@ def read_part(source: OpenFiles, info: TensorInfo, part: Box) -> Array:
     The values are conjugated or negated if torch saved the tensor as a conjugated or negated view.
     """
     if info.made is not None:
-        return np.ascontiguousarray(read_derived(lambda one, box: read_part(source, one, box), info, part))
+        return np.ascontiguousarray(read_derived(partial(read_part, source), info, part, source.odd_scales))
     if isinstance(source, BandedFiles):
         return source.read(info, part, partial(_read_stored, source.file(info), info))
     return _read_stored(source.file(info), info, part)

@@ -17,8 +17,10 @@ from ..encodings._encoding import QuantisedTensor
 from ..encodings._methods import family
 from ..encodings._settings import QuantisationSettings, Settings, stated_by
 from ..info import Decoded, TensorInfo
+from ..odd_scales import OddScales
 from ..ops.casts import widened
 from ..ops.regions import Array, Box
+from ._odd_scales import are_usual, find_odd_scales
 from ._tables import looked_up, may_be_looked_up, products
 
 __all__ = [
@@ -170,8 +172,11 @@ def _obstacles(asked: Request) -> Iterator[str]:
         yield "its format is ComfyUI's own"
 
 
-def decode(read: Read, info: TensorInfo, box: Box) -> Array:
-    """Return the part ``box`` of a decoded weight, as float32; ``read`` returns a part of a stored tensor."""
+def decode(read: Read, info: TensorInfo, box: Box, odd: OddScales | None = None) -> Array:
+    """Return the part ``box`` of a decoded weight, as float32; ``read`` returns a part of a stored tensor.
+
+    If the scales that are read are odd, the weight is added to ``odd``.
+    """
     made = info.made
     assert isinstance(made, Decoded)
     decoder, stored = _decoders()[made.encoding], dict(made.parts)
@@ -181,6 +186,8 @@ def decode(read: Read, info: TensorInfo, box: Box) -> Array:
         return found
     arrays = {name: widened(read(stored[name], one), stored[name].dtype) for name, one in boxes.items()}
     _check_scales(made, arrays)
+    if odd is not None:
+        find_odd_scales(made, arrays, odd, lambda some: decoder.values(made, some, box))
     with np.errstate(all="ignore"):  # what becomes infinite is counted where the values are cast
         values: Array = np.ascontiguousarray(decoder.values(made, arrays, box), dtype="<f4")
     return values
@@ -203,7 +210,7 @@ def _looked_up(read: Read, made: Decoded, boxes: Mapping[str, Box], box: Box, dt
     stored = dict(made.parts)
     scale = widened(read(stored["scale"], boxes["scale"]), stored["scale"].dtype)
     _check_scales(made, {"scale": scale})
-    table = products(stored["codes"].dtype, scale, dtype)
+    table = products(stored["codes"].dtype, scale, dtype) if are_usual(scale) else None
     if table is None:
         return None
     steps = [int(dict(made.facts)[f"step{dim}"]) for dim in range(len(box))]
@@ -211,10 +218,12 @@ def _looked_up(read: Read, made: Decoded, boxes: Mapping[str, Box], box: Box, dt
 
 
 def _check_scales(made: Decoded, arrays: Mapping[str, Array]) -> None:
-    """Raise FormatError for a scale that is NaN or infinite."""
+    """Raise FormatError for a scale that is NaN or infinite, and for one of 0 that is divided by."""
     for name in SCALES:
         if name in arrays and arrays[name].dtype.kind == "f" and not np.isfinite(arrays[name]).all():
             raise FormatError(f"a scale of the quantised tensor {escape(made.name)} is NaN or infinite.", rule="scale")
+    if "over" in arrays and not arrays["over"].all():
+        raise FormatError(f"a scale that the quantised tensor {escape(made.name)} is divided by is 0.", rule="scale")
 
 
 SCALES = ("scale", "bias", "nested_scale", "times", "over")

@@ -1,0 +1,56 @@
+"""Names quantised tensors that have scales which no method of quantisation writes, and makes notes on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+from ..util.text import count, escape, listing, natural_key
+
+__all__ = ["NEGATIVE", "ZERO", "OddScales", "odd_scale_notes"]
+
+ZERO, NEGATIVE = "zero", "negative"
+"""The kinds of odd scales."""
+SAID = {
+    ZERO: "scales of 0 for codes that are not zero, so that these weights become 0",
+    NEGATIVE: "negative scales, which its encoding does not have, so that these weights change their sign",
+}
+SHOWN = 3
+
+
+class OddScales:
+    """The names of quantised tensors with odd scales, by kind; several threads may add to it."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, dict[str, None]] = {ZERO: {}, NEGATIVE: {}}
+
+    def add(self, kind: str, name: str) -> None:
+        """Add a tensor that has a scale of a kind."""
+        self.names[kind][name] = None
+
+    def __bool__(self) -> bool:
+        return any(self.names.values())
+
+    def of(self, names: Iterable[str]) -> dict[str, list[str]]:
+        """Return those of some tensors that have odd scales, by kind."""
+        some = set(names)
+        return {kind: sorted(some & own.keys(), key=natural_key) for kind, own in self.names.items()}
+
+    def notes(self, path: str) -> tuple[str, ...]:
+        """Return notes on all tensors of a checkpoint with odd scales; ``path`` is its path."""
+        return tuple(odd_scale_notes([{path: {kind: [*names] for kind, names in self.names.items()}}]))
+
+
+Found: TypeAlias = Mapping[str, Mapping[str, Sequence[str]]]
+"""The names of quantised tensors with odd scales, by the path of their checkpoint and by kind."""
+
+
+def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
+    """Yield a note for each checkpoint and each kind of odd scales that it has; ``found`` may have them in parts."""
+    every = list(found)
+    for path in dict.fromkeys(path for one in every for path in one):
+        for kind, said in SAID.items():
+            names = {name for one in every for name in one.get(path, {}).get(kind, ())}
+            if names:
+                have = f"{count(len(names), 'quantised tensor')} {'has' if len(names) == 1 else 'have'}"
+                yield f"{escape(path)}: {have} {said}: {listing(sorted(names, key=natural_key), SHOWN)}"

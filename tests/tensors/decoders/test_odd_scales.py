@@ -1,0 +1,125 @@
+"""Scales that no method of quantisation writes are noted by whatever decodes them, and usual ones never."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import ckptsurgeon as cs
+
+from ...helpers.quantised import LAYERS, Quantised
+from ...helpers.zoo import BY_NAME
+
+ZERO = "scales of 0 for codes that are not zero, so that these weights become 0"
+NEGATIVE = "negative scales, which its encoding does not have, so that these weights change their sign"
+FIRST = f"{LAYERS[0]}.weight"
+Tensors = dict[str, torch.Tensor]
+
+
+def changed(model: Quantised, end: str, change: Callable[[torch.Tensor], torch.Tensor], folder: Path) -> Path:
+    """A model of the zoo, in which one part of the first quantised tensor is changed."""
+    path = usual(model).folder(folder)
+    tensors = cs.open_checkpoint(path)
+    state = {key: tensors.tensor(key) for key in tensors}
+    key = f"{LAYERS[0]}{end}"
+    save_file({**state, key: change(state[key])}, path / "model.safetensors")
+    return path
+
+
+def usual(model: Quantised) -> Quantised:
+    """The model without negative scales, which the random bytes of nvfp4 have."""
+
+    def store(generator: torch.Generator) -> Tensors:
+        made = model.store(generator)
+        return {end: one.float().abs().to(one.dtype) if "scale" in end else one for end, one in made.items()}
+
+    return replace(model, store=store)
+
+
+def with_first(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    def change(scale: torch.Tensor) -> torch.Tensor:
+        found = scale.float().clone()
+        found.reshape(-1)[0] = value
+        return found.to(scale.dtype)
+
+    return change
+
+
+def notes(folder: Path) -> list[str]:
+    told = cs.apply(cs.convert(folder, dequantize=True), folder / "out.safetensors").notes
+    return [one for one in told if "scales" in one]
+
+
+ENDS = {
+    "fp8-block": ".weight_scale_inv", "fp8-channel": ".weight_scale", "nvfp4-modelopt": ".weight_scale",
+    "nvfp4-packed": ".weight_scale", "int8": ".weight_scale", "int4-packed": ".weight_scale", "gptq": ".scales",
+    "gptq-3bit": ".scales", "awq": ".scales", "bnb-int8": ".SCB",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "end"), ENDS.items())
+def test_a_scale_of_zero_for_other_codes_is_noted(name: str, end: str, tmp_path: Path) -> None:
+    folder = changed(BY_NAME[name], end, with_first(0), tmp_path / "m")
+    assert notes(folder) == [f"{folder}: 1 quantised tensor has {ZERO}: {FIRST}"]
+
+
+@pytest.mark.parametrize("name", [*ENDS, "mlx", "fp8-tensor", "fp8-comfy"])
+def test_usual_scales_are_not(name: str, tmp_path: Path) -> None:
+    assert notes(usual(BY_NAME[name]).folder(tmp_path / "m")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "is_odd"),
+    [*((one, True) for one in ("fp8-block", "nvfp4-packed", "bnb-int8")), *((one, False) for one in ("gptq", "awq", "int8", "int4-packed"))],
+)  # fmt: skip
+def test_a_negative_scale_is_noted_of_encodings_that_have_none(name: str, is_odd: bool, tmp_path: Path) -> None:
+    folder = changed(BY_NAME[name], ENDS[name], with_first(-0.5), tmp_path / "m")
+    assert notes(folder) == ([f"{folder}: 1 quantised tensor has {NEGATIVE}: {FIRST}"] if is_odd else [])
+
+
+def test_a_scale_of_zero_for_codes_of_zero_is_usual(tmp_path: Path) -> None:
+    model, layer = BY_NAME["fp8-channel"], LAYERS[0]
+    folder = changed(model, ".weight_scale", with_first(0), tmp_path / "m")
+    tensors = cs.open_checkpoint(folder)
+    state = {key: tensors.tensor(key) for key in tensors}
+    codes = state[f"{layer}.weight"].float()
+    codes[0] = 0
+    save_file({**state, f"{layer}.weight": codes.to(torch.float8_e4m3fn)}, folder / "model.safetensors")
+    assert notes(folder) == []
+
+
+def test_the_second_scale_of_nvfp4_counts(tmp_path: Path) -> None:
+    folder = changed(BY_NAME["nvfp4-modelopt"], ".weight_scale_2", with_first(0), tmp_path / "a")
+    assert notes(folder) == [f"{folder}: 1 quantised tensor has {ZERO}: {FIRST}"]
+    folder = changed(BY_NAME["nvfp4-packed"], ".weight_global_scale", with_first(0), tmp_path / "b")
+    with pytest.raises(cs.FormatError, match=rf"{FIRST} is divided by is 0"):
+        notes(folder)
+
+
+def test_merges_diffs_and_statistics_note_it_too(tmp_path: Path) -> None:
+    odd = changed(BY_NAME["fp8-block"], ".weight_scale_inv", with_first(-1), tmp_path / "odd")
+    sound = BY_NAME["fp8-block"].folder(tmp_path / "sound", 1)
+    said = f"{odd}: 1 quantised tensor has {NEGATIVE}: {FIRST}"
+    for name, plan in (
+        ("average", cs.average([sound, odd])),
+        ("merge", cs.merge([sound, odd], method="linear", weights=[0.5, 0.5])),
+    ):
+        assert said in cs.apply(plan, tmp_path / f"{name}.safetensors").notes
+    assert said in cs.diff(sound, odd, values=True).notes
+    assert said in cs.inspect(odd, stats=True).notes
+    assert said not in cs.inspect(odd).notes
+    module = torch.nn.Module()
+    module.weight = torch.nn.Parameter(torch.zeros(64, 128))
+    told = cs.load_into(module, odd, map=[f"{FIRST}=weight"], encoding="dequantize", include=[FIRST])
+    assert said in told.notes
+
+
+def test_shards_say_it_once(tmp_path: Path) -> None:
+    folder = changed(BY_NAME["gptq"], ".scales", with_first(0), tmp_path / "m")
+    told = cs.apply(cs.convert(folder, dequantize=True), tmp_path / "out", max_shard_size="20KB").notes
+    assert [one for one in told if "scales" in one] == [f"{folder}: 1 quantised tensor has {ZERO}: {FIRST}"]
