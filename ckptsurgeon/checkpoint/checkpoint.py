@@ -23,6 +23,7 @@ from .extras import NO_NAMES, Extra, ExtraEntry, entries_beside, entries_to_carr
 from .quantisation import quantisation_settings, settings_by_file, settings_in, without_settings
 from .quantisation_notes import contradictory, disagreeing_files, missing_settings, of_other_width, unfit, unlike_others
 from .quantised_parts import incomplete, notes_on_parts
+from .quantised_values import notes_on_values
 from .roots import Root, check_keys, find_root, tensors_of
 from .shard_index import ShardIndex, shard_index, shard_notes
 from .wrappers import Unwrapping, unwrap, unwrap_as
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint"]
 
+_SMALL = 1 << 20
+"""The most bytes of a tensor whose values are looked at for notes."""
 _WORKED_OUT = ("codes", "extras", "metadata", "quantisation_notes", "ties")
 """Cached properties that depend on the tensors, so a checkpoint with other keys computes them anew."""
 
@@ -236,6 +239,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
             said += incomplete(self.path, self.codes, shown, self.elsewhere)
             is_whole = bool(self.elsewhere) or not self._shard[1]
             said += notes_on_parts(self.path, self.codes, shown, settings, self.elsewhere, is_whole=is_whole)
+            said += notes_on_values(self.path, self.codes, shown, settings, self._small)
             said += unlike_others(self.path, self.codes, shown, settings, parts)
         if settings:
             said += of_other_width(self.path, self.codes, self.folder)
@@ -244,6 +248,20 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
             self.path, self.codes, shown, self.folder, settings, self.metadata, lambda: self.elsewhere
         )
         return (*said, *of_folder)
+
+    def _small(self, info: TensorInfo) -> bytes:
+        """Return the bytes of a small tensor; b"" if it is at an address, or cannot be read."""
+        file = self.header.handles.get(info.storage.file) if info.storage is not None else None
+        if (
+            file is None
+            or info.storage is None
+            or file.remote
+            or file.closed
+            or not info.is_plain
+            or info.nbytes > _SMALL
+        ):
+            return b""
+        return bytes(file.read(info.storage.offset + info.offset, info.nbytes))
 
     def file(self, info: TensorInfo) -> File:
         """Return the open file that stores a tensor; raises FormatError if the tensor is not stored."""

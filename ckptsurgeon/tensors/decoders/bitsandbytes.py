@@ -16,6 +16,7 @@ import numpy as np
 
 from ..composition import decoded, reshape
 from ..encodings._facts import STORAGE, cast_from
+from ..encodings.bitsandbytes import STATE
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box
 from ._decoder import Request, UndecodableError, groups_of, whole
@@ -23,7 +24,6 @@ from ._decoder import Request, UndecodableError, groups_of, whole
 __all__ = ["DECODER"]
 
 MOST_DIMENSIONS = 8
-STATE = ".quant_state.bitsandbytes__"
 PART_OF_127 = 7.874015718698502e-3
 """1 / 127, as the library rounds it."""
 

@@ -12,23 +12,15 @@ from functools import cache
 
 import numpy as np
 
+from ..encodings.bitsandbytes import VALUES
 from ..info import Encoded
 from ..ops.regions import Array
 from ._encoder import Packing, Scales
 
 __all__ = ["ENCODER", "FP4", "NF4", "dynamic_map"]
 
-NF4 = np.array(
-    [
-        -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
-        -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
-        0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
-    ],
-    "<f4",
-)  # fmt: skip
-"""The values of nf4: quantiles of a normal distribution (https://arxiv.org/abs/2305.14314, appendix E)."""
-FP4 = (np.array([0, 0.0625, 8, 12, 4, 6, 2, 3, 0, -0.0625, -8, -12, -4, -6, -2, -3]) / 12).astype("<f4")
-"""The values of fp4: three bits for exponent and fraction, over the largest one, 12."""
+NF4, FP4 = (np.array(VALUES[kind], "<f4") for kind in ("nf4", "fp4"))
+"""The values of the codes."""
 ZERO = 7
 """The code of 0 in nf4, which follows the last one if their number is odd."""
 SMALLEST = np.float32(1e-38)

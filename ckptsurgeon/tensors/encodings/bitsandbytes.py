@@ -8,7 +8,23 @@ from __future__ import annotations
 from ._encoding import Encoding, LogicalTensor, Parts, same_shape
 from ._settings import QuantisationSettings
 
-__all__ = ["ENCODINGS"]
+__all__ = ["ENCODINGS", "STATE", "VALUES"]
+
+STATE = ".quant_state.bitsandbytes__"
+"""The ending of the key of a ``quant_state``, before the type of its codes."""
+VALUES = {
+    "nf4": (
+        -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+        -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
+        0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+    ),
+    "fp4": tuple(one / 12 for one in (0, 0.0625, 8, 12, 4, 6, 2, 3, 0, -0.0625, -8, -12, -4, -6, -2, -3)),
+}  # fmt: skip
+"""The values of the 16 codes of each type.
+
+Those of nf4 are quantiles of a normal distribution (https://arxiv.org/abs/2305.14314, appendix E). fp4 has three bits
+for exponent and fraction, over the largest value, 12.
+"""
 
 _OTHERS = ("", ".quant_map", ".nested_absmax", ".nested_quant_map")
 
@@ -20,9 +36,7 @@ def _four_bits(kind: str) -> Encoding:
         codes = parts.get("")  # two in a byte; their shape is a value of the state
         return LogicalTensor(f"bitsandbytes {kind}", codes.nbytes * 2) if codes is not None else None
 
-    return Encoding(
-        f".quant_state.bitsandbytes__{kind}", frozenset({"uint8"}), (".absmax",), logical, _OTHERS, codes="", named=""
-    )
+    return Encoding(f"{STATE}{kind}", frozenset({"uint8"}), (".absmax",), logical, _OTHERS, codes="", named="")
 
 
 _EIGHT = Encoding(".weight", frozenset({"int8"}), (".SCB",), same_shape("bitsandbytes int8"), (".weight_format",))

@@ -1,0 +1,88 @@
+"""Small tensors of quantised weights are compared with each other and with the settings: g_idx, quant_state, quant_map."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ckptsurgeon as cs
+from ckptsurgeon.tensors.encoders.bitsandbytes import FP4
+
+from ..helpers.four_bits import FOUR_BITS
+from ..helpers.quantised import IN, LAYERS, OUT, Quantised
+from ..helpers.zoo import BY_NAME
+
+SHUFFLED = torch.randperm(IN, generator=torch.Generator().manual_seed(0)).to(torch.int32) % 4
+ORDER = "g_idx that is not in the order of the groups: runtimes that ignore it read other weights"
+
+
+def with_part(model: Quantised, end: str, value: torch.Tensor, **settings: Any) -> Quantised:
+    return replace(
+        model, store=lambda g: {**model.store(g), end: value.clone()}, settings={**model.settings, **settings}
+    )
+
+
+def notes(model: Quantised, folder: Path) -> list[str]:
+    return [one for one in cs.inspect(model.folder(folder)).notes if "quantised tensor" in one]
+
+
+def test_an_order_that_the_settings_deny_is_noted(tmp_path: Path) -> None:
+    found = notes(with_part(BY_NAME["gptq"], ".g_idx", SHUFFLED, desc_act=False), tmp_path / "m")
+    names = ", ".join(f"{layer}.weight" for layer in sorted(LAYERS))
+    why = "since its quantization_config says desc_act false"
+    assert found == [f"{tmp_path / 'm'}: 2 quantised tensors have a {ORDER}, {why}: {names}"]
+    assert found[0] in cs.convert(tmp_path / "m").notes
+
+
+@pytest.mark.parametrize(
+    ("order", "settings"),
+    [
+        (SHUFFLED, {"desc_act": True}),
+        (SHUFFLED, {}),
+        (torch.arange(IN, dtype=torch.int32) // 32, {"desc_act": False}),
+        (torch.arange(IN, dtype=torch.int32) // 32, {"desc_act": True}),
+    ],
+)
+def test_other_orders_are_not(order: torch.Tensor, settings: dict[str, Any], tmp_path: Path) -> None:
+    assert notes(with_part(BY_NAME["gptq"], ".g_idx", order, **settings), tmp_path / "m") == []
+
+
+def state(kind: str, **more: object) -> torch.Tensor:
+    said = {"quant_type": kind, "blocksize": 64, "dtype": "bfloat16", "shape": [OUT, IN], **more}
+    return torch.tensor(list(json.dumps(said).encode()), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("name", FOUR_BITS)
+def test_what_bitsandbytes_stores_has_no_note(name: str, tmp_path: Path) -> None:
+    assert notes(FOUR_BITS[name], tmp_path / "m") == []
+
+
+@pytest.mark.parametrize(
+    ("end", "value", "said"),
+    [
+        (".weight.quant_state.bitsandbytes__nf4", state("fp4"), "a quant_state of fp4 that is named nf4"),
+        (
+            ".weight.quant_map", torch.from_numpy(FP4.copy()),
+            "a quant_map that is not that of nf4, the quant_type of its quant_state",
+        ),
+        (
+            ".weight.quant_state.bitsandbytes__nf4", state("nf4", blocksize=128),
+            "128 scales (absmax) for 8192 values, and a quant_state with a blocksize of 128",
+        ),
+    ],
+)  # fmt: skip
+def test_what_contradicts_a_state_is_noted(end: str, value: torch.Tensor, said: str, tmp_path: Path) -> None:
+    found = notes(with_part(FOUR_BITS["bnb-nf4-sound"], end, value), tmp_path / "m")
+    assert [one.partition(": ")[2].partition(": ")[0] for one in found] == [f"2 quantised tensors have {said}"]
+
+
+def test_settings_of_another_type_are_noted(tmp_path: Path) -> None:
+    model = FOUR_BITS["bnb-fp4-sound"]
+    found = notes(replace(model, settings={**model.settings, "bnb_4bit_quant_type": "nf4"}), tmp_path / "m")
+    assert len(found) == 1
+    assert "says bnb_4bit_quant_type nf4, but 2 quantised tensors are fp4" in found[0]
