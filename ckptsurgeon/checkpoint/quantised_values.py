@@ -9,8 +9,7 @@ import json
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from math import prod
-from typing import Any, TypeGuard
+from typing import Any
 
 from ..tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
 from ..tensors.encodings._methods import family
@@ -78,12 +77,6 @@ def _of_bitsandbytes(one: QuantisedTensor, tensors: Mapping[str, TensorInfo], re
         yield f"a quant_state of {escape(stated)} that is named {escape(kind)}"
     elif ".quant_map" in one.parts and not _is_map(tensors[one.parts[".quant_map"]], VALUES[kind], read):
         yield f"a quant_map that is not that of {escape(kind)}, the quant_type of its quant_state"
-    shape, block = state.get("shape"), state.get("blocksize")
-    if _are_sizes(shape) and type(block) is int and block > 0 and ".absmax" in one.parts:
-        number, scales = prod(shape), tensors[one.parts[".absmax"]].numel
-        if scales != -(-number // block):
-            numbers = f"{count(scales, 'scale')} (absmax) for {count(number, 'value')}"
-            yield f"{numbers}, and a quant_state with a blocksize of {block}"
 
 
 def _parsed(data: bytes) -> Mapping[str, Any]:
@@ -92,10 +85,6 @@ def _parsed(data: bytes) -> Mapping[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _are_sizes(found: object) -> TypeGuard[list[int]]:
-    return isinstance(found, list) and all(type(one) is int and 0 < one < 1 << 40 for one in found) and len(found) < 8
 
 
 def _is_map(info: TensorInfo, values: Sequence[float], read: Read) -> bool:

@@ -70,10 +70,6 @@ def test_what_bitsandbytes_stores_has_no_note(name: str, tmp_path: Path) -> None
             ".weight.quant_map", torch.from_numpy(FP4.copy()),
             "a quant_map that is not that of nf4, the quant_type of its quant_state",
         ),
-        (
-            ".weight.quant_state.bitsandbytes__nf4", state("nf4", blocksize=128),
-            "128 scales (absmax) for 8192 values, and a quant_state with a blocksize of 128",
-        ),
     ],
 )  # fmt: skip
 def test_what_contradicts_a_state_is_noted(end: str, value: torch.Tensor, said: str, tmp_path: Path) -> None:

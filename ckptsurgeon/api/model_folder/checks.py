@@ -19,6 +19,7 @@ from .alignment import alignment_notes
 from .coqui import alphabet_notes
 from .documents import GENERATION, json_text
 from .embedding_checks import embedding_notes, embeddings, of_tokens
+from .families.shapes import family_shape_notes
 from .family_checks import family_notes
 from .folder import ModelFolder, model_folder
 from .generation_checks import generation_notes
@@ -31,7 +32,7 @@ from .logical_tensors import codes_of, logical_tensors
 from .part_checks import part_notes
 from .quantised import described_shape_notes
 from .row_checks import has_more_rows, output_notes, position_notes
-from .shape_checks import DescribedTensor, shape_notes
+from .shape_checks import UNLOADED, DescribedTensor, shape_notes
 from .tied_heads import head_notes
 from .tokenizer.absent_ids import absent_id_notes
 from .tokenizer.added_decoder import decoder_notes
@@ -240,13 +241,15 @@ def weights_notes(
     alike, whole = without_like_experts(tensors), logical_tensors(tensors, folder.config, coded)
     logical = alike if whole is tensors else without_like_experts(whole)
     sizes = (*embedding_notes(logical, folder, read), *layer_notes(tensors, folder.config))
-    shapes = (*family_notes(alike, config), *shape_notes(logical, folder.config), *part_notes(tensors, config, coded))
+    rows = (*output_notes(logical, config), *position_notes(logical, folder))
+    sized = (*shape_notes(logical, folder.config), *rows)
+    others = () if any(UNLOADED in note for note in (*sizes, *sized)) else family_shape_notes(logical, config)
+    shapes = (*family_notes(alike, config), *others, *part_notes(tensors, config, coded))
     return [
         *sizes,
         *shapes,
+        *sized,
         *factor_notes(folder.config),
-        *output_notes(logical, config),
-        *position_notes(logical, folder),
         *head_notes(alike, folder),
         *alphabet_notes(alike, folder, read),
         *_beyond(folder),

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.tensors.encodings.bitsandbytes import VALUES
 
 SOUND: Mapping[str, Any] = {"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [32, 64]}
 
@@ -23,7 +24,7 @@ def nf4(**changes: Any) -> list[str]:
         state = torch.frombuffer(bytearray(json.dumps(fields).encode()), dtype=torch.uint8)
         tensors |= {
             f"{name}.weight": torch.zeros(1024, 1, dtype=torch.uint8), f"{name}.weight.absmax": torch.ones(32),
-            f"{name}.weight.quant_map": torch.ones(16), f"{name}.weight.quant_state.bitsandbytes__nf4": state,
+            f"{name}.weight.quant_map": torch.tensor(VALUES["nf4"]), f"{name}.weight.quant_state.bitsandbytes__nf4": state,
         }  # fmt: skip
     return said(tensors)
 

@@ -26,7 +26,7 @@ SINCE = "since lm_head.weight has 8 rows"
 def ctc(path: str, numbers: dict[str, int], names: dict[str, Any], **config: Any) -> str:
     Path(path).mkdir()
     save_file({"lm_head.weight": torch.ones(8, 4), "lm_head.bias": torch.ones(8)}, f"{path}/model.safetensors")
-    fields = {"architectures": ["Wav2Vec2ForCTC"], "model_type": "wav2vec2", "hidden_size": 6, "pad_token_id": 0}
+    fields = {"architectures": ["Wav2Vec2ForCTC"], "model_type": "wav2vec2", "hidden_size": 4, "pad_token_id": 0}
     Path(path, "config.json").write_text(json.dumps({**fields, **config}))
     Path(path, "vocab.json").write_text(json.dumps(numbers))
     Path(path, "tokenizer_config.json").write_text(json.dumps(names))
