@@ -20,6 +20,7 @@ from .coqui import alphabet_notes
 from .documents import GENERATION, json_text
 from .embedding_checks import embedding_notes, embeddings, of_tokens
 from .families.shapes import family_shape_notes
+from .families.values import value_notes
 from .family_checks import family_notes
 from .folder import ModelFolder, model_folder
 from .generation_checks import generation_notes
@@ -250,6 +251,7 @@ def weights_notes(
         *shapes,
         *sized,
         *factor_notes(folder.config),
+        *value_notes(config),
         *head_notes(alike, folder),
         *alphabet_notes(alike, folder, read),
         *_beyond(folder),

@@ -22,7 +22,7 @@ from .layers.experts import INITIALISED, of_first_expert
 from .layers.holes import is_stack
 from .shape_checks import DescribedTensor
 
-__all__ = ["BUFFER", "TABLE", "pattern_of", "required_part_notes", "unknown_key_notes"]
+__all__ = ["BUFFER", "TABLE", "is_known_type", "pattern_of", "required_part_notes", "unknown_key_notes"]
 
 TABLE = "required_parts.jsonl"
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
@@ -95,6 +95,11 @@ def _of_class(kind: str, name: str) -> tuple[frozenset[str], list[frozenset[str]
         for form in found["classes"].get(name, ())
     ]
     return frozenset(keys), forms, [(keys[key], keys[source]) for key, source in found["ties"]]
+
+
+def is_known_type(kind: str) -> bool:
+    """Return whether the table has a model type, as it has nearly all of transformers."""
+    return kind in _table()
 
 
 def _decoded(coded: Sequence[Any]) -> list[str]:

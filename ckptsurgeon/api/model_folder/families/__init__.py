@@ -1,1 +1,1 @@
-"""Checks layers against each other and against the configuration: number, kinds, dtypes, experts, rotary settings."""
+"""Knows the sizes of well-known model types by the fields of their configurations."""

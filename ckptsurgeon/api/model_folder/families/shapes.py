@@ -10,7 +10,7 @@ from ..config import has_parts
 from ..required_parts import pattern_of
 from ..shape_checks import BY_LAYER, UNLOADED, DescribedTensor, is_number
 
-__all__ = ["family_shape_notes"]
+__all__ = ["LLAMA_TYPES", "family_shape_notes", "is_of_family"]
 
 Shape: TypeAlias = "tuple[int | None, ...]"
 """A shape; None for a size that no field gives, or that another check compares."""
@@ -256,12 +256,12 @@ _LLAVA = _rules({
     "lm_head.weight": lambda c, _: (None, c[f"{_TEXT}hidden_size"]),
 })  # fmt: skip
 
-_LLAMA_TYPES = (
+LLAMA_TYPES = (
     "cohere", "gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "mixtral", "olmo", "olmo2", "qwen2",
     "qwen2_moe", "qwen3", "qwen3_moe",
 )  # fmt: skip
 _FAMILIES: Mapping[str, tuple[_Rule, ...]] = {
-    **dict.fromkeys(_LLAMA_TYPES, _LLAMA),
+    **dict.fromkeys(LLAMA_TYPES, _LLAMA),
     "phi3": (*(one for one in _LLAMA if "proj" not in one.pattern), *_PHI3),
     "gpt2": _GPT2,
     **dict.fromkeys(("bert", "camembert", "roberta", "xlm-roberta"), (*_EMBEDDED, *_BERT)),
@@ -278,6 +278,11 @@ _FAMILIES: Mapping[str, tuple[_Rule, ...]] = {
 _WITH_PARTS = ("clip", "llava", "siglip")
 
 
+def is_of_family(kind: str) -> bool:
+    """Return whether the shapes of a model type are known."""
+    return kind in _FAMILIES
+
+
 def family_shape_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note on the first tensor whose shape is not the one that the model type has with this configuration.
 
@@ -287,7 +292,7 @@ def family_shape_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, 
     rules = _FAMILIES.get(str(config.get("model_type")), ())
     if has_parts(config) and config.get("model_type") not in _WITH_PARTS:
         return
-    if "embedding_size" in config and config.get("model_type") in _LLAMA_TYPES:  # a field of code of its own
+    if "embedding_size" in config and config.get("model_type") in LLAMA_TYPES:  # a field of code of its own
         return
     if not rules or config.get("auto_map") or any(name in config for name in BY_LAYER):
         return

@@ -1,0 +1,116 @@
+"""Notes on fields of config.json with values that no version of transformers accepts."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ....util.text import count, escape
+from ..required_parts import is_known_type
+from ..shape_checks import UNLOADED
+from .shapes import LLAMA_TYPES, is_of_family
+
+__all__ = ["ACTIVATIONS", "ROPE_TYPES", "value_notes"]
+
+ACTIVATIONS = frozenset({
+    "gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_python_tanh",
+    "gelu_pytorch_tanh", "hardswish", "laplace", "leaky_relu", "linear", "mish", "prelu", "quick_gelu", "relu", "relu2",
+    "relu6", "sigmoid", "silu", "sqrtsoftplus", "swish", "tanh", "xielu",
+})  # fmt: skip
+"""The activation functions of transformers (``ACT2FN``)."""
+ROPE_TYPES = frozenset({
+    "axial", "default", "dynamic", "linear", "llama3", "longrope", "mrope", "ntk_alpha", "proportional", "su", "xdrope",
+    "yarn",
+})  # fmt: skip
+"""The types of rotary embeddings of transformers (``ROPE_INIT_FUNCTIONS``), and those that single model types have."""
+_FUNCTIONS = ("hidden_act", "hidden_activation", "activation_function", "feat_extract_activation")
+_GROUPED = (*LLAMA_TYPES, "gpt_oss", "phi", "phi3", "qwen3_next", "smollm3", "stablelm", "starcoder2")
+"""Model types whose heads of queries share heads of keys, each as many."""
+_ROTATED = (*_GROUPED, "deepseek_v2", "deepseek_v3", "falcon", "gpt_neox")
+_SIZES = (
+    "d_ff", "d_model", "ffn_dim", "head_dim", "hidden_size", "intermediate_size", "max_position_embeddings",
+    "n_embd", "n_head", "n_layer", "num_attention_heads", "num_hidden_layers", "num_key_value_heads", "vocab_size",
+)  # fmt: skip
+_COUNTS = ("n_layer", "num_hidden_layers")
+"""Those that may be 0."""
+_NUMBER = re.compile(r"(?:eps|epsilon|_dim|_heads|_layers|_size|_theta|_embeddings|n_embd|n_head|n_layer|d_model)$")
+"""Names of fields whose values are numbers."""
+_EPSILON = re.compile(r"eps(?:ilon)?$")
+_DIVIDED = (
+    (("gemma2", "gemma3_text", "gpt_neox", "llama", "opt", "phi", "stablelm"), "hidden_size", "num_attention_heads"),
+    (("bloom",), "hidden_size", "n_head"),
+)
+"""Model types, a width, and the number of heads that must divide it if there is no ``head_dim``."""
+
+
+def value_notes(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield notes on values in a configuration and its ``text_config``; none if it names code of its own."""
+    if config.get("auto_map"):
+        return
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, dict) else {}):
+        kind = part.get("model_type")
+        if isinstance(kind, str) and is_known_type(kind):
+            yield from _unknown_names(part, kind)
+            yield from _no_numbers(part)
+            yield from _no_sizes(part, kind)
+            yield from _heads(part, kind)
+
+
+def _unknown_names(config: Mapping[str, Any], kind: str) -> Iterator[str]:
+    """Yield notes on names that transformers does not know: of an activation function, of a type of embeddings."""
+    for field in _FUNCTIONS:
+        name = config.get(field)
+        if isinstance(name, str) and name not in ACTIVATIONS:
+            yield f"config.json says {escape(json.dumps(name))} ({field}), which transformers does not know: {UNLOADED}"
+    for section in ("rope_parameters", "rope_scaling"):
+        rope = config.get(section)
+        for one in (rope, *rope.values()) if isinstance(rope, dict) else ():
+            name = one.get("rope_type", one.get("type")) if isinstance(one, dict) else None
+            if isinstance(name, str) and name not in ROPE_TYPES and kind in _ROTATED:
+                said = f"config.json says {escape(json.dumps(name))} (rope_type of {section})"
+                yield f"{said}, which transformers does not know: {UNLOADED}"
+                return
+
+
+def _no_numbers(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield notes on numbers that are given as text, and on a number that is added under a root and not above 0."""
+    for field, value in config.items():
+        if isinstance(value, str) and _NUMBER.search(field) and _is_number(value):
+            said = f"config.json says {escape(json.dumps(value))} ({escape(field)})"
+            yield f"{said}, which is a text and not a number: {UNLOADED}"
+        elif isinstance(value, float) and _EPSILON.search(field) and not value >= 0:
+            yield f"config.json says {value} ({escape(field)}), which is not above 0: roots become NaN"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _no_sizes(config: Mapping[str, Any], kind: str) -> Iterator[str]:
+    """Yield a note on the first size that is negative; of well-known model types also on one that is 0."""
+    for field in _SIZES:
+        size = config.get(field)
+        if type(size) is int and (size < 0 or (size == 0 and is_of_family(kind) and field not in _COUNTS)):
+            yield f"config.json says {size} ({field}), which is not above 0: {UNLOADED}"
+            return
+
+
+def _heads(config: Mapping[str, Any], kind: str) -> Iterator[str]:
+    """Yield notes on heads that do not divide the width, and on heads of keys that do not divide those of queries."""
+    for kinds, width, field in _DIVIDED:
+        size, number = config.get(width), config.get(field)
+        if kind not in kinds or type(size) is not int or type(number) is not int or config.get("head_dim") is not None:
+            continue
+        if number > 0 and size % number:
+            yield f"config.json says {count(number, 'head')} ({field}), which do not divide {size} ({width}): {UNLOADED}"
+    heads, keys = config.get("num_attention_heads"), config.get("num_key_value_heads")
+    if kind in _GROUPED and type(heads) is int and type(keys) is int and keys > 0 and heads % keys:
+        said = f"config.json says {count(keys, 'head')} of keys and values (num_key_value_heads)"
+        yield f"{said}, which do not divide {count(heads, 'head')} (num_attention_heads): the model cannot be run"
