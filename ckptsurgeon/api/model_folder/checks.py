@@ -19,6 +19,7 @@ from .alignment import alignment_notes
 from .coqui import alphabet_notes
 from .documents import GENERATION, json_text
 from .embedding_checks import embedding_notes, embeddings, of_tokens
+from .families.own_code import own_code_notes
 from .families.shapes import family_shape_notes
 from .families.values import value_notes
 from .family_checks import family_notes
@@ -133,7 +134,7 @@ def with_sources_said(plan: Plan, opened: Sequence[Checkpoint], folders: Sequenc
             ids = (*ids, *sentinel_notes(apart, folder), *_without_configuration(apart, folder, tensors, {}))
             texts = (*case_notes(apart, folder), *chat_notes(apart, folder))
             sizes = embedding_notes(logical_tensors(tensors, apart.config, checkpoint.codes), apart, folder)
-            lists = (*token_list_notes(folder), *sizes, *texts, *names, *ids)
+            lists = (*token_list_notes(folder), *sizes, *texts, *names, *ids, *own_code_notes(folder))
             unread = (f"{name}: {why}" for name, why in unreadable_files(apart, folder))
             notes = [*unread, *layers, *lists]
         found |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in notes)
@@ -154,7 +155,8 @@ def folder_notes(plan: Plan, folder: ModelFolder, origin: ModelFolder | None = N
     tensors = [DescribedTensor(step.key, step.dtype, step.shape, step.tied_to) for step in plan.steps]
     if not folder.files and not read.files:
         return [*layer_notes(tensors, {})]  # nothing else is there that the weights could contradict
-    notes = [*unreadable_notes(folder, read), *weights_notes(tensors, folder, read)]
+    code = own_code_notes(origin) if origin is not None and any(one.name == CONFIG for one in folder.files) else ()
+    notes = [*unreadable_notes(folder, read), *code, *weights_notes(tensors, folder, read)]
     known = {} if origin is None else {name: origin.config[name] for name in TYPE if name in origin.config}
     rows = 0 if origin is None else origin.rows
     former = [DescribedTensor(step.source_key or step.key, step.dtype, step.shape, step.tied_to) for step in plan.steps]
@@ -221,6 +223,7 @@ def notes_beside(checkpoint: Checkpoint, folder: ModelFolder | None = None) -> l
         *gaps,
         *([folder.fault.removesuffix(".")] if folder.fault else []),
         *unreadable,
+        *own_code_notes(folder),
         *weights_notes(tensors, folder, folder, checkpoint.codes),
         *_without_configuration(folder, folder, tensors, {}),
     )))  # fmt: skip

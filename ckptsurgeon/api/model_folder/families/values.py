@@ -109,7 +109,8 @@ def _heads(config: Mapping[str, Any], kind: str) -> Iterator[str]:
         if kind not in kinds or type(size) is not int or type(number) is not int or config.get("head_dim") is not None:
             continue
         if number > 0 and size % number:
-            yield f"config.json says {count(number, 'head')} ({field}), which do not divide {size} ({width}): {UNLOADED}"
+            said = f"config.json says {count(number, 'head')} ({field})"
+            yield f"{said}, which do not divide {size} ({width}): {UNLOADED}"
     heads, keys = config.get("num_attention_heads"), config.get("num_key_value_heads")
     if kind in _GROUPED and type(heads) is int and type(keys) is int and keys > 0 and heads % keys:
         said = f"config.json says {count(keys, 'head')} of keys and values (num_key_value_heads)"
