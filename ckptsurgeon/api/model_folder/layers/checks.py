@@ -10,7 +10,7 @@ from ....util.text import count, escape
 from ..config import declared_layers
 from ..shape_checks import DescribedTensor
 from .dtypes import dtype_notes
-from .holes import STACKS, hole_notes, is_stack, uneven_notes
+from .holes import STACKS, hole_notes, is_stack, layer_gap_notes, uneven_notes
 from .kinds import layer_kind_notes
 
 __all__ = ["layer_notes"]
@@ -31,6 +31,7 @@ def layer_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
     yield from layer_kind_notes(keys, config)
     lists, gaps = all_lists(keys)
     yield from _gaps(lists, gaps, config)
+    yield from layer_gap_notes(keys) if config and not declared_layers(config) else ()
     yield from hole_notes(lists, gaps, keys, config)
     stacks = [one for one in lists if one.prefix.rpartition(".")[2] in STACKS]
     for name, value in declared_layers(config).items() if stacks else ():

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from ....util.text import count, escape, listing, shape_text
 from ..shape_checks import UNLOADED, DescribedTensor, is_number
 
-__all__ = ["INITIALISED", "expert_notes", "of_first_expert", "without_like_experts"]
+__all__ = ["INITIALISED", "expert_gap_notes", "expert_notes", "of_first_expert", "without_like_experts"]
 
 INITIALISED = "transformers initialises what is missing"
 _EXPERT = re.compile(r"(.*\.)?(\w*experts)\.(\d{1,9})\.(.*)")
@@ -20,6 +20,8 @@ _STACKED = re.compile(r"(.*\.)?experts\.(?:gate_up|gate|up|down)_proj(?:_blocks|
 _ROUTER = re.compile(r"(gate|router)(\.\w+)?\.weight$")
 _OTHER_ROWS = ("inkling_text", "zaya")
 """Model types whose router has other rows than one for each expert."""
+_DIGIT = 9
+"""The largest number of one digit: up to it, numbers sorted as text are in order."""
 _NUMBERS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
@@ -158,6 +160,8 @@ def _numbered(
         place, lost = next(iter(short.items()))
         those = f"{'expert' if len(lost) == 1 else 'experts'} {listing([str(one) for one in sorted(lost)], 3)}"
         yield f"{escape(place)}experts lacks {those}, unlike the other layers: {INITIALISED}"
+    if len(declared) < 2 and not short:
+        yield from _with_gaps(sets)
     for place, experts in sets.items() if len(declared) < 2 else ():
         whole = set[str]().union(*experts.values())
         odd = next((one for one, own in experts.items() if own != whole), None)
@@ -166,6 +170,35 @@ def _numbered(
             yield f"{escape(place)}experts.{odd} lacks {parts}, unlike the other experts: {INITIALISED}"
             return
     yield from _routers(tensors, sets, number, also=declared)
+
+
+def _with_gaps(sets: Mapping[str, Collection[int]]) -> Iterator[str]:
+    """Yield a note on the first module whose experts are not numbered from 0 without gaps."""
+    for place, numbers in sets.items():
+        lost = max(numbers) + 1 - len(numbers)
+        if lost:
+            first = next(number for number in range(max(numbers)) if number not in numbers)
+            has = f"{escape(place)}experts has experts up to {max(numbers)} but lacks {lost}, the first is {first}"
+            yield f"{has}: {INITIALISED}"
+            return
+
+
+def expert_gap_notes(keys: Sequence[str]) -> Iterator[str]:
+    """Yield a note if numbered experts are missing between others, for a checkpoint without a configuration.
+
+    Every module must lack the same ones: a shard, whose keys may be sorted as text, has only some of one module's.
+    """
+    sets: dict[str, set[int]] = {}
+    for place in filter(None, map(_place_of, keys)):
+        sets.setdefault(place[0], set()).add(int(place[1]))
+    numbers = next(iter(sets.values()), set[int]())
+    if not numbers or any(one != numbers for one in sets.values()) or (len(sets) < 2 and max(numbers) > _DIGIT):
+        return
+    lost = [one for one in range(min(numbers), max(numbers)) if one not in numbers]
+    if lost:
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        has = f"{escape(next(iter(sets)))}experts has experts {min(numbers)} to {max(numbers)}"
+        yield f"{has}, but nothing of expert {lost[0]}{more}"
 
 
 def _routers(

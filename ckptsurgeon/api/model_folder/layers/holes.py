@@ -12,8 +12,9 @@ from ....planning.merge.layers import LayerList, layers_of, lists_with_gaps, num
 from ....util.text import count, escape, shape_text, together
 from ..logical_tensors import shapes_of_codes
 from ..shape_checks import DescribedTensor, is_number
+from .experts import expert_gap_notes
 
-__all__ = ["STACKS", "gap_notes", "hole_notes", "is_stack", "pairs_in_layers", "uneven_notes"]
+__all__ = ["STACKS", "gap_notes", "hole_notes", "is_stack", "layer_gap_notes", "pairs_in_layers", "uneven_notes"]
 
 STACKS = ("block", "blocks", "h", "layer", "layers")
 """Names of the modules that hold the layers of a model."""
@@ -85,7 +86,13 @@ def hole_notes(
 
 
 def gap_notes(keys: Sequence[str]) -> Iterator[str]:
-    """Yield a note if numbered layers are missing between others, for a checkpoint without a configuration.
+    """Yield notes on layers and experts missing between others, for a checkpoint without a configuration."""
+    yield from layer_gap_notes(keys)
+    yield from expert_gap_notes(keys)
+
+
+def layer_gap_notes(keys: Sequence[str]) -> Iterator[str]:
+    """Yield a note if numbered layers are missing between others, and no configuration gives their number.
 
     There is a note only if most layers have the same tensors, several of them in submodules: in an ``nn.Sequential``,
     modules without weights take up numbers as well.
