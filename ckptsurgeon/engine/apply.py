@@ -42,7 +42,7 @@ from .part_receipt import PartReceipt
 from .parts import ByteCounter, plan_of_parts, steps_of_parts, write_parts
 from .prefetch import keeping, prefetch
 from .processes import Helpers
-from .run import PartRun, check_unchanged, lost_notes, negative_notes, unsound_notes
+from .run import PartRun, adapter_notes, check_unchanged, lost_notes, negative_notes, unsound_notes
 from .staged_output import StagedOutput, staged_output
 
 __all__ = ["carry_out"]
@@ -125,6 +125,7 @@ def carry_out(
             *lost_notes(_merged(one.lost for one in receipts), written.steps),
             *unsound_notes(_merged(one.unsound for one in receipts)),
             *negative_notes(_merged(one.negative for one in receipts)),
+            *adapter_notes(one.adapters for one in receipts),
             *odd_scale_notes(one.odd_scales for one in receipts),
             *companion_notes(written),
             *_left_out_notes(plan, written, options),

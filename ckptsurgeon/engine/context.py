@@ -13,7 +13,7 @@ from ..methods.merge._registry import merge_methods
 from ..planning.plan.step import Step
 from ..util.text import escape, human_bytes
 from .compute.encoding import Roundings
-from .compute.lora import FactorCache
+from .compute.lora import AdapterChanges, FactorCache
 
 __all__ = ["MEMORY", "MergeContext", "ParallelMap"]
 
@@ -36,7 +36,7 @@ class MergeContext:
     """Settings for computing tensors: the seed, the user's merge methods, the memory limit in bytes.
 
     ``spread`` is a function like ``map``, perhaps with threads. ``factors`` is the cache of extracted factors.
-    ``roundings`` has what is lost in tensors that are quantised.
+    ``roundings`` has what is lost in tensors that are quantised, ``adapters`` which adapters change nothing.
     ``device`` is a device of torch, or "" for numpy; if it is None, the device is that of the plan.
     """
 
@@ -46,6 +46,7 @@ class MergeContext:
     spread: ParallelMap = map
     factors: FactorCache = field(default_factory=FactorCache)
     roundings: Roundings = field(default_factory=Roundings)
+    adapters: AdapterChanges = field(default_factory=AdapterChanges)
     device: str | None = None
 
     @cached_property

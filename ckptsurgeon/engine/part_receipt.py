@@ -21,6 +21,7 @@ class PartReceipt:
     These are by key: ``checksums`` has the CRC-32 of each tensor's bytes, ``lost`` the counts of values that a cast
     changed much, ``unsound`` those of NaN and infinite values that come from the inputs, ``negative`` those of
     variances that became negative. ``odd_scales`` has the quantised inputs that have odd scales, by path and kind.
+    ``adapters`` has two counts of the changes of each adapter, by path: those that are zero, and all.
     ``digest`` is the SHA-256 of all bytes of the file that are not part of a tensor.
     """
 
@@ -30,6 +31,7 @@ class PartReceipt:
     unsound: dict[str, int] = field(default_factory=dict)
     negative: dict[str, int] = field(default_factory=dict)
     odd_scales: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    adapters: dict[str, list[int]] = field(default_factory=dict)
     nbytes_read: int = 0
     fits: tuple[FactorFit, ...] = ()
     rounded: tuple[RoundedTensor, ...] = ()
@@ -44,6 +46,7 @@ class PartReceipt:
             "unsound": self.unsound,
             "negative": self.negative,
             "odd_scales": self.odd_scales,
+            "adapters": self.adapters,
             "nbytes_read": self.nbytes_read,
             "fits": [[one.key, one.shape, one.rank, one.error] for one in self.fits],
             "rounded": [[one.key, one.shape, one.error, one.largest] for one in self.rounded],
@@ -65,6 +68,7 @@ class PartReceipt:
             _numbers(row["unsound"]),
             _numbers(row["negative"]),
             {str(path): _names(one) for path, one in row["odd_scales"].items()},
+            {str(path): [int(zero), int(every)] for path, (zero, every) in row["adapters"].items()},
             int(row["nbytes_read"]),
             tuple(FactorFit(str(key), _shape(dims), int(rank), float(error)) for key, dims, rank, error in row["fits"]),
             tuple(

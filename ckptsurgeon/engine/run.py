@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PartRun",
+    "adapter_notes",
     "changed_error",
     "check_unchanged",
     "checked_on_the_way",
@@ -217,6 +218,16 @@ def lost_notes(lost: Mapping[str, CastLosses], steps: Sequence[Step]) -> tuple[s
         each = [f"{escape(key)} ({number} of {size})" for key, number, size in zeros]
         texts.append(f"values of {count(len(zeros), 'tensor')} became zero: {listing(each, where='')}")
     return tuple(texts)
+
+
+def adapter_notes(counts: Iterable[Mapping[str, Sequence[int]]]) -> Iterator[str]:
+    """Yield a note on each adapter whose changes are all zero; ``counts`` has those of each part, as its receipt."""
+    every = list(counts)
+    for path in dict.fromkeys(path for one in every for path in one):
+        zero, number = (sum(one[path][place] for one in every if path in one) for place in (0, 1))
+        if number and zero == number:
+            are = "its change is zero" if number == 1 else f"all of its {number} changes are zero"
+            yield f"{escape(path)}: {are} (the B or A matrices are), so that merging it changes nothing"
 
 
 def negative_notes(negative: Mapping[str, int]) -> tuple[str, ...]:

@@ -198,7 +198,7 @@ def blockwise(step: Step, parts: Sequence[Part], context: MergeContext) -> Block
     if step.op == "merge":
         compute = _about(step, partial(merging_of, step, parts, context))
     elif step.op == "lora":
-        compute = _about(step, partial(adapting_of, step, parts))
+        compute = _about(step, partial(adapting_of, step, parts, context.adapters))
     elif step.op == "factor":
         compute = factoring_of(step, parts, context.factors)
 

@@ -24,6 +24,7 @@ from .bands import banded
 from .reading import Blockwise, OutputBlock, Part, Seen, numbered_blocks, read_part
 
 __all__ = [
+    "AdapterChanges",
     "FactorCache",
     "adapting_bytes",
     "adapting_of",
@@ -78,10 +79,30 @@ def adapting_passes(step: Step) -> int:
     return 2 if any(term.kind == "dora" and term.transposed for term in _lora(step).terms) else 1
 
 
-def adapting_of(step: Step, parts: Sequence[Part]) -> Blockwise:
-    """Return a function that computes blocks of the base plus its adapters; all adapters' factors stay in memory."""
+@dataclass
+class AdapterChanges:
+    """How many changes of each adapter were computed, and how many of them are zero, by the number of its source."""
+
+    counts: dict[int, list[int]] = field(default_factory=dict)
+
+    def add(self, step: Step, changes: Sequence[LowRankChange]) -> None:
+        """Count the changes of a step: a product of matrices is zero if one of the two is; others are not looked at."""
+        for (_, own), one in zip(_lora(step).parted(step.inputs), changes, strict=True):
+            factors = [factor for factor in (one.left, one.right) if factor is not None]
+            is_zero = one.kind == "product" and not all(factor.any() for factor in factors)
+            of = self.counts.setdefault(own[-1].source, [0, 0])
+            of[0] += is_zero
+            of[1] += 1
+
+
+def adapting_of(step: Step, parts: Sequence[Part], counted: AdapterChanges) -> Blockwise:
+    """Return a function that computes blocks of the base plus its adapters; all adapters' factors stay in memory.
+
+    The changes are counted in ``counted``.
+    """
     with np.errstate(all="ignore"):  # an adapter may have NaN or infinite values: the results are counted
         changes = _changes(step, _lora(step), parts)
+        counted.add(step, changes)
         wide = _wide(step)
         change, out = changing(changes, wide, step.dtype), raw_dtype(step.dtype)
 
