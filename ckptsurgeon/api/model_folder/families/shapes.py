@@ -68,9 +68,20 @@ class _Rule(NamedTuple):
     shape: Callable[[_Fields, int], Shape]
 
 
-def _rules(rules: Mapping[str, Callable[[_Fields, int], Shape]]) -> tuple[_Rule, ...]:
-    """Return a rule for each of the names, which are separated by spaces."""
-    return tuple(_Rule(pattern, shape) for patterns, shape in rules.items() for pattern in patterns.split())
+def _rules(rules: Mapping[str, Callable[[_Fields, int], Shape]], *, has_biases: bool = True) -> tuple[_Rule, ...]:
+    """Return a rule for each of the names, which are separated by spaces.
+
+    If the module ``has_biases``, there is also one for the bias of each weight, of as many values as that has rows.
+    """
+    made = [_Rule(pattern, shape) for patterns, shape in rules.items() for pattern in patterns.split()]
+    known = {one.pattern for one in made}
+    biases = [(one, f"{one.pattern.removesuffix('weight')}bias") for one in made if one.pattern.endswith(".weight")]
+    made += [_Rule(name, _first(one.shape)) for one, name in biases if has_biases and name not in known]
+    return tuple(made)
+
+
+def _first(shape: Callable[[_Fields, int], Shape]) -> Callable[[_Fields, int], Shape]:
+    return lambda c, number: shape(c, number)[:1]
 
 
 # Language models with decoders alone.
@@ -108,6 +119,29 @@ _GPT2 = _rules({  # Conv1D stores (in, out)
     "h.#.mlp.c_fc.bias": lambda c, _: (c.get("n_inner", 4 * c["n_embd"]),),
     "h.#.mlp.c_proj.weight": lambda c, _: (c.get("n_inner", 4 * c["n_embd"]), c["n_embd"]),
     "lm_head.weight wte.weight": lambda c, _: (None, c["n_embd"]),
+}, has_biases=False)  # fmt: skip
+_OPT = _rules({
+    "layers.#.self_attn.q_proj.weight layers.#.self_attn.k_proj.weight layers.#.self_attn.v_proj.weight "
+    "layers.#.self_attn.out_proj.weight": lambda c, _: (c["hidden_size"], c["hidden_size"]),
+    "layers.#.self_attn_layer_norm.weight layers.#.final_layer_norm.weight decoder.final_layer_norm.weight": (
+        lambda c, _: (c["hidden_size"],)
+    ),
+    "layers.#.fc1.weight": lambda c, _: (c["ffn_dim"], c["hidden_size"]),
+    "layers.#.fc2.weight": lambda c, _: (c["hidden_size"], c["ffn_dim"]),
+})  # fmt: skip
+_NEOX = _rules({
+    "final_layer_norm.weight layers.#.input_layernorm.weight layers.#.post_attention_layernorm.weight": (
+        lambda c, _: (c["hidden_size"],)
+    ),
+    "embed_in.weight embed_out.weight lm_head.weight": lambda c, _: (None, c["hidden_size"]),
+    "layers.#.attention.query_key_value.weight": lambda c, _: (3 * c["hidden_size"], c["hidden_size"]),
+    "layers.#.attention.dense.weight": lambda c, _: (c["hidden_size"], c["hidden_size"]),
+    "layers.#.mlp.dense_h_to_4h.weight": lambda c, _: (c["intermediate_size"], c["hidden_size"]),
+    "layers.#.mlp.dense_4h_to_h.weight": lambda c, _: (c["hidden_size"], c["intermediate_size"]),
+})  # fmt: skip
+_FALCON = _rules({
+    "transformer.ln_f.weight": lambda c, _: (c["hidden_size"],),
+    "word_embeddings.weight lm_head.weight": lambda c, _: (None, c["hidden_size"]),
 })  # fmt: skip
 
 # Encoders of texts.
@@ -129,21 +163,73 @@ _ELECTRA = _rules({
     "generator_predictions.dense.weight": lambda c, _: (c["embedding_size"], c["hidden_size"]),
 })  # fmt: skip
 
-# Models of speech.
+_ALBERT = _rules({
+    "embeddings.LayerNorm.weight predictions.LayerNorm.weight": lambda c, _: (c["embedding_size"],),
+    "embedding_hidden_mapping_in.weight": lambda c, _: (c["hidden_size"], c["embedding_size"]),
+    " ".join(f"albert_layers.#.attention.{one}.weight" for one in ("query", "key", "value", "dense")): (
+        lambda c, _: (c["hidden_size"], c["hidden_size"])
+    ),
+    "albert_layers.#.attention.LayerNorm.weight albert_layers.#.full_layer_layer_norm.weight": (
+        lambda c, _: (c["hidden_size"],)
+    ),
+    "albert_layers.#.ffn.weight": lambda c, _: (c["intermediate_size"], c["hidden_size"]),
+    "albert_layers.#.ffn_output.weight": lambda c, _: (c["hidden_size"], c["intermediate_size"]),
+    "predictions.dense.weight": lambda c, _: (c["embedding_size"], c["hidden_size"]),
+    "predictions.decoder.weight": lambda c, _: (c["vocab_size"], c["embedding_size"]),
+})  # fmt: skip
+_DISTILBERT = _rules({
+    "embeddings.LayerNorm.weight vocab_layer_norm.weight layer.#.sa_layer_norm.weight "
+    "layer.#.output_layer_norm.weight": lambda c, _: (c["dim"],),
+    "layer.#.attention.q_lin.weight layer.#.attention.k_lin.weight layer.#.attention.v_lin.weight "
+    "layer.#.attention.out_lin.weight vocab_transform.weight": lambda c, _: (c["dim"], c["dim"]),
+    "layer.#.ffn.lin1.weight": lambda c, _: (c["hidden_dim"], c["dim"]),
+    "layer.#.ffn.lin2.weight": lambda c, _: (c["dim"], c["hidden_dim"]),
+    "vocab_projector.weight": lambda c, _: (c["vocab_size"], c["dim"]),
+})  # fmt: skip
 
-_WHISPER = _rules({
-    "encoder.conv1.weight": lambda c, _: (c["d_model"], c["num_mel_bins"], 3),
-    "encoder.conv2.weight": lambda c, _: (c["d_model"], c["d_model"], 3),
-    "encoder.conv1.bias encoder.conv2.bias encoder.layer_norm.weight decoder.layer_norm.weight": (
+# Encoders with decoders.
+
+_T5 = _rules({
+    " ".join(f"block.#.layer.#.{one}Attention.{part}.weight" for one in ("Self", "EncDec") for part in "qkv"): (
+        lambda c, _: (c["num_heads"] * c["d_kv"], c["d_model"])
+    ),
+    "block.#.layer.#.SelfAttention.o.weight block.#.layer.#.EncDecAttention.o.weight": (
+        lambda c, _: (c["d_model"], c["num_heads"] * c["d_kv"])
+    ),
+    " ".join(f"block.#.layer.#.DenseReluDense.{one}.weight" for one in ("wi", "wi_0", "wi_1")): (
+        lambda c, _: (c["d_ff"], c["d_model"])
+    ),
+    "block.#.layer.#.DenseReluDense.wo.weight": lambda c, _: (c["d_model"], c["d_ff"]),
+    "block.#.layer.#.layer_norm.weight encoder.final_layer_norm.weight decoder.final_layer_norm.weight": (
         lambda c, _: (c["d_model"],)
     ),
-    "encoder.embed_positions.weight": lambda c, _: (c["max_source_positions"], c["d_model"]),
-    "decoder.embed_positions.weight": lambda c, _: (c["max_target_positions"], c["d_model"]),
+    "lm_head.weight": lambda c, _: (None, c["d_model"]),
+})  # fmt: skip
+_SIDES: Mapping[str, Callable[[_Fields, int], Shape]] = {
+    "layers.#.self_attn.q_proj.weight layers.#.self_attn.k_proj.weight layers.#.self_attn.v_proj.weight "
+    "layers.#.self_attn.out_proj.weight layers.#.encoder_attn.q_proj.weight layers.#.encoder_attn.k_proj.weight "
+    "layers.#.encoder_attn.v_proj.weight layers.#.encoder_attn.out_proj.weight": (
+        lambda c, _: (c["d_model"], c["d_model"])
+    ),
+    "layers.#.self_attn_layer_norm.weight layers.#.encoder_attn_layer_norm.weight layers.#.final_layer_norm.weight "
+    "encoder.layer_norm.weight decoder.layer_norm.weight encoder.layernorm_embedding.weight "
+    "decoder.layernorm_embedding.weight": lambda c, _: (c["d_model"],),
     "encoder.layers.#.fc1.weight": lambda c, _: (c["encoder_ffn_dim"], c["d_model"]),
     "encoder.layers.#.fc2.weight": lambda c, _: (c["d_model"], c["encoder_ffn_dim"]),
     "decoder.layers.#.fc1.weight": lambda c, _: (c["decoder_ffn_dim"], c["d_model"]),
     "decoder.layers.#.fc2.weight": lambda c, _: (c["d_model"], c["decoder_ffn_dim"]),
-    "proj_out.weight decoder.embed_tokens.weight": lambda c, _: (None, c["d_model"]),
+    "decoder.embed_tokens.weight lm_head.weight proj_out.weight": lambda c, _: (None, c["d_model"]),
+}
+_BART = _rules(_SIDES)
+
+# Models of speech.
+
+_WHISPER = _rules({
+    **_SIDES,
+    "encoder.conv1.weight": lambda c, _: (c["d_model"], c["num_mel_bins"], 3),
+    "encoder.conv2.weight": lambda c, _: (c["d_model"], c["d_model"], 3),
+    "encoder.embed_positions.weight": lambda c, _: (c["max_source_positions"], c["d_model"]),
+    "decoder.embed_positions.weight": lambda c, _: (c["max_target_positions"], c["d_model"]),
 })  # fmt: skip
 
 
@@ -166,7 +252,7 @@ _SOUND = _rules({
     "conv_layers.#.conv.weight": (
         lambda c, n: (c.of("conv_dim", n), _in_channels(c, n), c.of("conv_kernel", n))
     ),
-    "conv_layers.#.conv.bias conv_layers.#.layer_norm.weight": lambda c, n: (c.of("conv_dim", n),),
+    "conv_layers.#.layer_norm.weight": lambda c, n: (c.of("conv_dim", n),),
     "feature_projection.layer_norm.weight": lambda c, _: (c.of("conv_dim", -1),),
     "feature_projection.projection.weight": lambda c, _: (c["hidden_size"], c.of("conv_dim", -1)),
     "pos_conv_embed.conv.weight_v pos_conv_embed.conv.parametrizations.weight.original1": (
@@ -177,6 +263,8 @@ _SOUND = _rules({
     ),
     "pos_conv_embed.conv.bias encoder.layer_norm.weight masked_spec_embed layers.#.layer_norm.weight "
     "layers.#.final_layer_norm.weight": lambda c, _: (c["hidden_size"],),
+    "layers.#.attention.q_proj.weight layers.#.attention.k_proj.weight layers.#.attention.v_proj.weight "
+    "layers.#.attention.out_proj.weight": lambda c, _: (c["hidden_size"], c["hidden_size"]),
     "layers.#.feed_forward.intermediate_dense.weight": lambda c, _: (c["intermediate_size"], c["hidden_size"]),
     "layers.#.feed_forward.output_dense.weight": lambda c, _: (c["hidden_size"], c["intermediate_size"]),
     "lm_head.weight": lambda c, _: (None, _without_adapter(c, "hidden_size")),
@@ -206,7 +294,18 @@ def _images(prefix: str, above: str, more: int) -> dict[str, Callable[[_Fields, 
         f"{prefix}embeddings.patch_embedding.weight": lambda c, _: _patch(c, above),
         f"{prefix}embeddings.class_embedding": lambda c, _: (c[f"{above}hidden_size"],),
         positions: lambda c, _: (_patches(c, above) + more, c[f"{above}hidden_size"]),
-        f"{prefix}post_layernorm.weight": lambda c, _: (c[f"{above}hidden_size"],),
+        f"{prefix}post_layernorm.weight {prefix}pre_layrnorm.weight": lambda c, _: (c[f"{above}hidden_size"],),
+        **_layers(prefix, above),
+    }
+
+
+def _layers(prefix: str, above: str) -> dict[str, Callable[[_Fields, int], Shape]]:
+    """Return the rules of the layers of an encoder of images or of texts."""
+    layer = f"{prefix}encoder.layers.#."
+    projections = " ".join(f"{layer}self_attn.{one}_proj.weight" for one in ("q", "k", "v", "out"))
+    return {
+        projections: lambda c, _: (c[f"{above}hidden_size"], c[f"{above}hidden_size"]),
+        f"{layer}layer_norm1.weight {layer}layer_norm2.weight": lambda c, _: (c[f"{above}hidden_size"],),
         f"{prefix}encoder.layers.#.mlp.fc1.weight": (
             lambda c, _: (c[f"{above}intermediate_size"], c[f"{above}hidden_size"])
         ),
@@ -223,9 +322,7 @@ _TEXTS: Mapping[str, Callable[[_Fields, int], Shape]] = {
         lambda c, _: (c[f"{_TEXT}max_position_embeddings"], c[f"{_TEXT}hidden_size"])
     ),
     "text_model.final_layer_norm.weight": lambda c, _: (c[f"{_TEXT}hidden_size"],),
-    "text_model.encoder.layers.#.mlp.fc1.weight": (
-        lambda c, _: (c[f"{_TEXT}intermediate_size"], c[f"{_TEXT}hidden_size"])
-    ),
+    **_layers("text_model.", _TEXT),
 }
 _CLIP = _rules({
     **_images("vision_model.", _VISION, 1),
@@ -254,6 +351,9 @@ _LLAVA = _rules({
     "multi_modal_projector.linear_2.weight": lambda c, _: (c[f"{_TEXT}hidden_size"], c[f"{_TEXT}hidden_size"]),
     "multi_modal_projector.linear_1.bias multi_modal_projector.linear_2.bias": lambda c, _: (c[f"{_TEXT}hidden_size"],),
     "lm_head.weight": lambda c, _: (None, c[f"{_TEXT}hidden_size"]),
+    "layers.#.mlp.gate_proj.weight layers.#.mlp.up_proj.weight": lambda c, _: (None, c[f"{_TEXT}hidden_size"]),
+    "layers.#.mlp.down_proj.weight": lambda c, _: (c[f"{_TEXT}hidden_size"], None),
+    **_layers("", _VISION),
 })  # fmt: skip
 
 LLAMA_TYPES = (
@@ -266,6 +366,13 @@ _FAMILIES: Mapping[str, tuple[_Rule, ...]] = {
     "gpt2": _GPT2,
     **dict.fromkeys(("bert", "camembert", "roberta", "xlm-roberta"), (*_EMBEDDED, *_BERT)),
     "electra": (*_BERT, *_ELECTRA),
+    "opt": _OPT,
+    "gpt_neox": _NEOX,
+    "falcon": _FALCON,
+    "albert": _ALBERT,
+    "distilbert": _DISTILBERT,
+    **dict.fromkeys(("mt5", "t5", "umt5"), _T5),
+    **dict.fromkeys(("bart", "marian", "mbart", "pegasus"), _BART),
     "whisper": _WHISPER,
     **dict.fromkeys(("hubert", "wav2vec2", "wavlm"), _SOUND),
     "clip": _CLIP,
@@ -275,6 +382,7 @@ _FAMILIES: Mapping[str, tuple[_Rule, ...]] = {
     "vit": _VIT,
     "llava": _LLAVA,
 }
+_BY_LAYER = tuple(one for one in BY_LAYER if one != "multi_query")  # Falcon's, whose layers have no rule
 _WITH_PARTS = ("clip", "llava", "siglip")
 
 
@@ -294,7 +402,7 @@ def family_shape_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, 
         return
     if "embedding_size" in config and config.get("model_type") in LLAMA_TYPES:  # a field of code of its own
         return
-    if not rules or config.get("auto_map") or any(name in config for name in BY_LAYER):
+    if not rules or config.get("auto_map") or any(name in config for name in _BY_LAYER):
         return
     by_end: dict[str, list[_Rule]] = {}
     for rule in rules:

@@ -32,6 +32,11 @@ TEXTS = {
     "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 30,
     "max_position_embeddings": 9, "projection_dim": 6, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
+BART = {
+    "d_model": 16, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+    "vocab_size": 50, "encoder_ffn_dim": 20, "decoder_ffn_dim": 24, "max_position_embeddings": 20, "pad_token_id": 0,
+    "bos_token_id": 1, "eos_token_id": 2, "forced_eos_token_id": 2,
+}  # fmt: skip
 SMALL_MODELS: dict[str, dict[str, Any]] = {
     "LlamaForCausalLM": {**SMALL, "head_dim": 6},
     "MistralForCausalLM": SMALL,
@@ -45,6 +50,20 @@ SMALL_MODELS: dict[str, dict[str, Any]] = {
     "Phi3ForCausalLM": SMALL,
     "GPT2LMHeadModel": {"n_embd": 16, "n_head": 4, "n_layer": 2, "n_positions": 20, "vocab_size": 50, "n_inner": 24,
                         "add_cross_attention": True, "bos_token_id": 1, "eos_token_id": 1},
+    "OPTForCausalLM": {"hidden_size": 16, "ffn_dim": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 50,
+                       "word_embed_proj_dim": 12, "max_position_embeddings": 20, "do_layer_norm_before": False},
+    "GPTNeoXForCausalLM": ENCODER,
+    "FalconForCausalLM": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 50,
+                          "bos_token_id": 1, "eos_token_id": 2},
+    "AlbertForPreTraining": {**ENCODER, "embedding_size": 10},
+    "DistilBertForMaskedLM": {"dim": 16, "hidden_dim": 40, "n_layers": 2, "n_heads": 4, "vocab_size": 50},
+    "T5ForConditionalGeneration": {"d_model": 16, "d_kv": 6, "num_heads": 2, "d_ff": 24, "num_layers": 2, "vocab_size": 50},
+    "MT5EncoderModel": {"d_model": 16, "d_kv": 6, "num_heads": 2, "d_ff": 24, "num_layers": 2, "vocab_size": 50,
+                        "feed_forward_proj": "gated-gelu"},
+    "BartForConditionalGeneration": BART,
+    "MBartForConditionalGeneration": BART,
+    "MarianMTModel": {**BART, "decoder_start_token_id": 0},
+    "PegasusForConditionalGeneration": BART,
     "BertForPreTraining": ENCODER,
     "RobertaForMaskedLM": ENCODER,
     "ElectraForMaskedLM": {**ENCODER, "embedding_size": 10},
@@ -145,6 +164,19 @@ CHANGED: list[tuple[str, str, Callable[[Shape], Shape]]] = [
     ("LlavaForConditionalGeneration", "model.multi_modal_projector.linear_1.weight", turned),
     ("LlavaForConditionalGeneration", "model.multi_modal_projector.linear_2.weight", longer),
     ("LlavaForConditionalGeneration", "lm_head.weight", turned),
+    ("LlavaForConditionalGeneration", "model.language_model.layers.1.mlp.up_proj.weight", turned),
+    ("LlavaForConditionalGeneration", "model.vision_tower.encoder.layers.1.mlp.fc1.weight", turned),
+    ("CLIPModel", "text_model.encoder.layers.1.self_attn.q_proj.bias", longer),
+    ("Wav2Vec2ForCTC", "wav2vec2.encoder.layers.1.attention.k_proj.weight", longer),
+    ("OPTForCausalLM", "model.decoder.layers.1.fc1.weight", turned),
+    ("GPTNeoXForCausalLM", "lm_head.weight", turned),
+    ("FalconForCausalLM", "transformer.ln_f.bias", longer),
+    ("AlbertForPreTraining", "albert.encoder.embedding_hidden_mapping_in.weight", turned),
+    ("DistilBertForMaskedLM", "vocab_transform.bias", longer),
+    ("T5ForConditionalGeneration", "decoder.block.1.layer.1.EncDecAttention.o.weight", turned),
+    ("MT5EncoderModel", "encoder.block.1.layer.1.DenseReluDense.wi_1.weight", turned),
+    ("BartForConditionalGeneration", "model.decoder.layers.1.encoder_attn.q_proj.bias", longer),
+    ("PegasusForConditionalGeneration", "model.encoder.layer_norm.weight", longer),
 ]
 
 
