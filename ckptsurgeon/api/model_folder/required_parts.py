@@ -31,6 +31,8 @@ BUFFER = re.compile(
     r"(?:^|\.)(?:position_ids|token_type_ids|(?:original_)?inv_freq|masked_bias|(?:attn|attention)\.bias|num_batches_tracked|version)$"
 )
 """Buffers that some versions of transformers save, and others do not."""
+PROJECTION = ".embeddings_project."
+"""A layer between an embedding and layers of another width, in ELECTRA, ConvBERT and RoFormer."""
 _FEWEST = 4
 """A layer with fewer patterns is not taken for a whole one."""
 
@@ -58,6 +60,8 @@ def required_part_notes(keys: Sequence[str], config: Mapping[str, Any]) -> Itera
         return
     own |= {source for key, source in ties if key in own}
     missing = min(({one for one in form - own if not HEAD.search(one)} for form in forms), key=len)
+    if config.get("embedding_size") == config.get("hidden_size"):  # as in electra-base: nothing is projected
+        missing = {one for one in missing if PROJECTION not in one}
     if missing and any(_has_whole_layer(own, form) for form in forms):
         spelled = listing([escape(one.replace("#", "*")) for one in sorted(missing)], 3, where="")
         yield f"every {escape(name)} has {spelled}, but these weights do not: {INITIALISED}"

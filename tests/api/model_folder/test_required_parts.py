@@ -127,6 +127,14 @@ def test_what_every_model_of_the_class_has_is_noted(
     assert any(said in note for note in found), found
 
 
+def test_an_embedding_of_the_models_width_is_not_projected(tmp_path: Path) -> None:
+    """As in electra-base, while the default configuration, of electra-small, has a projection."""
+    sizes = {**PLAIN, "embedding_size": 32}
+    config = transformers.ElectraConfig(**sizes)
+    transformers.ElectraForMaskedLM(config).save_pretrained(tmp_path)
+    assert not [note for note in cs.inspect(tmp_path).notes if "embeddings_project" in note]
+
+
 def test_names_that_the_class_does_not_have_may_be_the_missing_ones(networks: Callable[[str], Path]) -> None:
     assert not notes(networks("opt"), renamed=[("k_proj", "key")])
 
