@@ -23,6 +23,8 @@ SHOWN = 3
 SCB = ".SCB"
 """The scales of bitsandbytes' int8."""
 INTEGERS = frozenset({"int16", "int32", "int64", "uint16", "uint32"})
+PACKED = ".q_scale"
+"""The scales of EXL2 (exllamav2): eight of 4 bits in each word."""
 NO_SCALES = "without scales"
 """The end of the method of quantised tensors that have no scales."""
 
@@ -124,7 +126,8 @@ def _unlike_parts(path: str, codes: QuantisedTensors, tensors: Tensors, settings
 
 def _whole_scale(one: QuantisedTensor, tensors: Tensors) -> str:
     """Return the name of a scale that is stored in integers of more than 8 bits; "" if there is none."""
-    ends = (end for end, key in one.parts.items() if "scale" in end and tensors[key].dtype in INTEGERS)
+    parts = ((end, tensors[key].dtype) for end, key in one.parts.items() if end != PACKED)
+    ends = (end for end, dtype in parts if "scale" in end and dtype in INTEGERS)
     return next((f"{end.rpartition('.')[2].strip('_')} ({tensors[one.parts[end]].dtype})" for end in ends), "")
 
 

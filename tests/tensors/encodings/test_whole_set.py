@@ -200,6 +200,10 @@ def test_codes_of_one_tensor_in_a_dtype_that_codes_never_have_are_said_and_never
             cs.convert(folder, dtype="bf16")
 
 
+def test_scales_that_are_packed_in_words_are_not_said(tmp_path: Path) -> None:
+    assert not [note for note in cs.inspect(BY_NAME["exl2"].folder(tmp_path / "m")).notes if "decode nothing" in note]
+
+
 @pytest.mark.parametrize("name", ["fp8-block", "awq"])
 def test_scales_in_integers_are_said(name: str, tmp_path: Path) -> None:
     folder = BY_NAME[name].folder(tmp_path / "m")
