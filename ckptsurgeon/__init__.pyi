@@ -1,5 +1,6 @@
 """The public names and where each is defined: type checkers read this, and so does ``__init__.py``."""
 
+from .analysis.check.report import CheckReport as CheckReport
 from .analysis.compare.difference import Difference as Difference
 from .analysis.explanation import Explained as Explained
 from .analysis.explanation import Explanation as Explanation
@@ -15,6 +16,7 @@ from .analysis.scan.findings import Use as Use
 from .analysis.scan.findings import Verdict as Verdict
 from .api.apply import apply as apply
 from .api.average import average as average
+from .api.check import check as check
 from .api.diff import diff as diff
 from .api.edit import convert as convert
 from .api.edit import filter as filter

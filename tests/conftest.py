@@ -38,7 +38,7 @@ settings.load_profile("untimed")
 __all__ = ["hub", "naps", "other_host", "pytest_terminal_summary"]
 
 
-RULES = ("tests/formats/", "tests/hostile/", "tests/api/lora/test_peft.py")
+RULES = ("tests/analysis/check/test_faults.py", "tests/formats/", "tests/hostile/", "tests/api/lora/test_peft.py")
 """Where each case of a test is a rule of its own."""
 
 

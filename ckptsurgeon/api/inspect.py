@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..analysis.model_summary import ModelSummary
     from .model_folder.folder import ModelFolder
 
-__all__ = ["init_config", "initial_config", "inspect"]
+__all__ = ["init_config", "initial_config", "inspect", "token_rows"]
 
 
 def inspect(
@@ -69,7 +69,7 @@ def inspect(
             from .gguf.outputs import source_notes
 
             notes += source_notes(checkpoint)
-        tokens = None if folder is None else _token_rows(checkpoint, folder)
+        tokens = None if folder is None else token_rows(checkpoint, folder)
         model = _model_summary(checkpoint, folder)
         return replace(found, adapter=adapter, tokens=tokens, model=model, notes=(*found.notes, *notes))
 
@@ -87,7 +87,7 @@ def _model_summary(checkpoint: Checkpoint, folder: ModelFolder | None) -> ModelS
     return summary_of_config(folder.config)
 
 
-def _token_rows(checkpoint: Checkpoint, folder: ModelFolder) -> TokenRows | None:
+def token_rows(checkpoint: Checkpoint, folder: ModelFolder) -> TokenRows | None:
     """Return the numbers of tokens beside a checkpoint, and of its rows for them; None if one of them is not known."""
     from .model_folder.embedding_checks import of_tokens
     from .model_folder.logical_tensors import logical_tensors

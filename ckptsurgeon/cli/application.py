@@ -70,8 +70,8 @@ a pattern that matches nothing, a bad configuration; 3 an input is missing, corr
 
 ORDER = (
     "inspect", "diff", "match", "transplant", "rename", "filter", "convert", "average", "merge", "lora_merge",
-    "lora_extract", "patch_make", "patch_apply", "patch_show", "apply", "verify", "prove", "scan", "view", "init",
-    "fetch", "train", "transcribe", "demo_data",
+    "lora_extract", "patch_make", "patch_apply", "patch_show", "apply", "verify", "prove", "check", "scan", "view",
+    "init", "fetch", "train", "transcribe", "demo_data",
 )  # fmt: skip
 GROUPS = {
     "lora": "Merge low-rank adapters into their base, or extract one from a tuned network.",

@@ -17,6 +17,7 @@ from ..util.text import count, escape
 from .columns import notes_view
 
 if TYPE_CHECKING:
+    from ..analysis.check.report import CheckReport
     from ..analysis.compare.difference import Difference
     from ..analysis.explanation import Explained
     from ..analysis.inspection import Inspection
@@ -198,6 +199,12 @@ def _proof(found: Proof) -> Views:
     yield from _notes(found.notes)
 
 
+def _checked(found: CheckReport) -> Views:
+    from .check import check_view
+
+    yield check_view(found)
+
+
 def _scan(found: Scan) -> Views:
     from .scan import scan_view
 
@@ -245,6 +252,7 @@ VIEWS: dict[str, Callable[..., Views]] = {
     "Proof": _proof,
     "Proposal": _proposal,
     "Receipt": _receipt,
+    "CheckReport": _checked,
     "Scan": _scan,
     "Trained": _trained,
     "Verification": _verification,

@@ -173,7 +173,7 @@ def test_the_top_level_is_fixed() -> None:
         pytest.skip("not a git checkout")
     assert {name.partition("/")[0] for name in told.stdout.splitlines()} <= {
         "pyproject.toml", "ckptsurgeon", "tests", "fixtures", "README.md", "CHANGELOG.md",
-        "Makefile", "constraints.txt", "LICENSE", "docs", "mkdocs.yml", "CONTRIBUTING.md", "CITATION.cff", ".ci", ".pre-commit-config.yaml", ".gitignore",
+        "Makefile", "constraints.txt", "LICENSE", "docs", "mkdocs.yml", "CONTRIBUTING.md", "CITATION.cff", ".ci", ".pre-commit-config.yaml", ".pre-commit-hooks.yaml", ".gitignore",
     }  # fmt: skip
 
 

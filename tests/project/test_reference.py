@@ -213,6 +213,7 @@ def commands() -> Iterator[list[str]]:
     Path("signed/more.py").write_text("")
     yield ["verify", "signed", "--key", "signer.pub"]
     yield ["view", "a.pth", "-o", "a.html"]
+    yield ["check", "a.safetensors", "words"]
     yield ["scan", "a.pth"]
     yield ["scan", "broken.pkl"]
     yield ["scan", "cut.pkl"]

@@ -17,7 +17,7 @@ from .config import TIES, model_type_of, untied_by_default
 from .folder import ModelFolder
 from .shape_checks import DescribedTensor
 
-__all__ = ["has_new_head", "head_notes", "mixed_head_notes", "tied_head", "with_heads_said"]
+__all__ = ["has_new_head", "head_notes", "mixed_head_notes", "stored_heads", "tied_head", "with_heads_said"]
 
 UNSHARED = ("bigbird_pegasus", "csm", "flava", "luke", "pop2piano")
 """Model types with classes whose output layer is separate, although the configuration says that it is tied."""
@@ -89,20 +89,29 @@ def head_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Itera
 
     ``folder`` has the files beside these weights.
     """
-    embedding = next((one for one in tensors if EMBEDDING.search(one.key) and len(one.shape) == 2), None)
-    if embedding is None:
-        return
     if not folder.said_tied:
-        yield from _wanted(tensors, folder)
+        if _embedding(tensors) is not None:
+            yield from _wanted(tensors, folder)
         return
-    if folder.config.get("model_type") in UNSHARED:
-        return
-    plain = [one.key for one in tensors if one.shape[1:] == embedding.shape[1:] and not one.tied_to]
-    for key in filter(HEAD.search, dict.fromkeys((*plain, *_coded_heads(tensors, folder)))):
+    for embedding, head in stored_heads(tensors, folder):
         yield (
-            f"config.json says that {escape(embedding.key)} is the output layer ({TIES}), but "
-            f"{escape(key)} is stored too: if the two differ, transformers before 5 ignores the latter"
+            f"config.json says that {escape(embedding)} is the output layer ({TIES}), but "
+            f"{escape(head)} is stored too: if the two differ, transformers before 5 ignores the latter"
         )
+
+
+def stored_heads(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> list[tuple[str, str]]:
+    """Return (embedding, output layer) for each output layer that is stored although the configuration ties it."""
+    embedding = _embedding(tensors)
+    if embedding is None or not folder.said_tied or folder.config.get("model_type") in UNSHARED:
+        return []
+    plain = [one.key for one in tensors if one.shape[1:] == embedding.shape[1:] and not one.tied_to]
+    heads = filter(HEAD.search, dict.fromkeys((*plain, *_coded_heads(tensors, folder))))
+    return [(embedding.key, head) for head in heads]
+
+
+def _embedding(tensors: Sequence[DescribedTensor]) -> DescribedTensor | None:
+    return next((one for one in tensors if EMBEDDING.search(one.key) and len(one.shape) == 2), None)
 
 
 def _coded_heads(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> list[str]:

@@ -1,0 +1,19 @@
+"""Says why checks of adapters cannot be run."""
+
+from __future__ import annotations
+
+from ..subject import Subject
+
+__all__ = ["no_adapter", "no_base"]
+
+
+def no_adapter(subject: Subject) -> str:
+    """Return the reason if the checkpoint is not an adapter; else ''."""
+    return "" if subject.adapter is not None and subject.adapter.factors else "this is no adapter"
+
+
+def no_base(subject: Subject) -> str:
+    """Return the reason if the checkpoint is not an adapter, or no base was given; else ''."""
+    if why := no_adapter(subject):
+        return why
+    return "" if subject.adapter is not None and subject.adapter.has_base else "no base is given (--base BASE)"

@@ -1,0 +1,50 @@
+"""The factors of an adapter belong together, and fit the weights of the base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ....util.text import count, escape, listing, shape_text
+from ..check import SHOWN, Check
+from ..report import Found, Status
+from ..subject import Factors, Subject
+from ._against import no_adapter, no_base
+
+__all__ = ["CHECK"]
+
+TODO = "Take the base that this adapter was trained on, or train it again on this one."
+
+
+def _run(subject: Subject) -> Iterator[Found]:
+    factors = subject.adapter.factors if subject.adapter is not None else ()
+    lone = [f"{escape(one.module)} lacks {'B' if one.a else 'A'}" for one in factors if not (one.a and one.b)]
+    if lone:
+        said = f"{count(len(lone), 'module')} with one factor: {listing(lone, SHOWN)}"
+        yield Found(Status.FAIL, said, "Save the adapter again, with both factors.", figures={"modules": len(lone)})
+    unfit = {one: why for one in factors if (why := _misfit(one, has_base=not no_base(subject)))}
+    if unfit:
+        named = [f"{escape(one.module)} {why}" for one, why in unfit.items()]
+        said = f"{count(len(unfit), 'module')} {'does' if len(unfit) == 1 else 'do'} not fit: {listing(named, SHOWN)}"
+        keys = tuple(key for one in unfit for key in (one.a, one.b))
+        yield Found(Status.FAIL, said, TODO, keys, figures={"modules": len(unfit)})
+
+
+def _misfit(one: Factors, *, has_base: bool) -> str:
+    """Return why the factors of a module do not fit each other or the base, '' if they do."""
+    if not (one.a and one.b):
+        return ""
+    a, b = (one.a_shape[::-1], one.b_shape[::-1]) if one.is_embedding else (one.a_shape, one.b_shape)
+    if len(a) < 2 or len(b) < 2:
+        return "has factors that are no matrices"
+    rank_a, rank_b = (a[-1], b[0]) if one.is_embedding else (a[0], b[1])
+    if rank_a != rank_b:
+        return f"has factors of rank {rank_a} and {rank_b}"
+    if not has_base or not one.base:
+        return ""
+    product = {one.a_shape[1], one.b_shape[0]} if len(a) == 2 else {one.b_shape[0]}
+    if not product <= set(one.base):
+        return f"changes {shape_text((one.b_shape[0], one.a_shape[1]))}, the base has {shape_text(one.base)}"
+    return ""
+
+
+CHECK = Check("adapter-shapes", "factors fit each other and the base", _run, no_adapter)

@@ -1,0 +1,27 @@
+"""Every entry of an adapter's ``target_modules`` matches a module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ....util.text import count, escape, listing
+from ..check import Check
+from ..report import Found, Status
+from ..subject import Subject
+from ._against import no_adapter
+
+__all__ = ["CHECK"]
+
+
+def _run(subject: Subject) -> Iterator[Found]:
+    adapter = subject.adapter
+    lost = [name for name, number in adapter.matches.items() if not number] if adapter is not None else []
+    if lost:
+        number = count(len(lost), "entry", "entries")
+        named = listing([escape(one) for one in lost], 5)
+        said = f"{number} of target_modules {'matches' if len(lost) == 1 else 'match'} no module: {named}"
+        todo = "Correct the names (ckpt inspect BASE --keys lists them), and train again what was not adapted."
+        yield Found(Status.FAIL, said, todo, file="adapter_config.json", figures={"entries": len(lost)})
+
+
+CHECK = Check("adapter-targets", "target_modules match modules", _run, no_adapter)

@@ -1,0 +1,1 @@
+"""Checks of files: sizes, offsets, checksums, and the index against the shards."""

@@ -1,0 +1,32 @@
+"""The checksums that a file has for its records are those of the bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ....util.text import count, escape, listing
+from ..check import SHOWN, Check
+from ..report import Found, Status
+from ..subject import Subject
+
+__all__ = ["CHECK"]
+
+
+def _run(subject: Subject) -> Iterator[Found]:
+    bad = subject.bad_checksums
+    if bad:
+        named = listing([escape(one) for one in bad], SHOWN)
+        said = f"{count(len(bad), 'record')} of {subject.checksums:,} differ from their checksum: {named}"
+        todo = "The file is damaged: fetch or save it again."
+        yield Found(Status.FAIL, said, todo, figures={"records": len(bad), "checked": subject.checksums})
+
+
+def _against(subject: Subject) -> str:
+    return "" if subject.checksums else f"{subject.format} files have no checksums"
+
+
+def _looks_at(subject: Subject) -> str:
+    return count(subject.checksums, "record")
+
+
+CHECK = Check("checksums", "bytes match the checksums in the file", _run, _against, _looks_at)

@@ -1,0 +1,28 @@
+"""Every shard is there, and its header can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ....util.text import escape
+from ..check import Check
+from ..report import Found, Status
+from ..subject import Subject
+
+__all__ = ["CHECK"]
+
+
+def _run(subject: Subject) -> Iterator[Found]:
+    if subject.unexplained:
+        yield Found(Status.FAIL, subject.unexplained, "Fetch or save the whole folder again.")
+    for one in subject.shards:
+        if one.is_missing:
+            tensors = sum(place == one.name for place in subject.index.places.values()) if subject.index else 0
+            said = f"{escape(one.name)} is missing" + (f", with {tensors:,} tensors" if tensors else "")
+            yield Found(Status.FAIL, said, "Fetch or save this file.", file=one.name, figures={"tensors": tensors})
+        elif one.fault and (one.needed is None or one.size >= one.needed):
+            said = f"{escape(one.name)} cannot be read: {escape(one.fault)}"
+            yield Found(Status.FAIL, said, "Fetch or save this file again.", file=one.name)
+
+
+CHECK = Check("shards", "all files are there and can be read", _run)

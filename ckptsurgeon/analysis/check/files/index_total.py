@@ -1,0 +1,39 @@
+"""The ``total_size`` of an index is that of the tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ....tensors.info import TensorInfo
+from ....util.text import escape
+from ..check import Check
+from ..report import Found, Status
+from ..subject import Subject
+
+__all__ = ["CHECK"]
+
+
+def _run(subject: Subject) -> Iterator[Found]:
+    index = subject.index
+    if index is None:
+        return
+    infos = list(subject.tensors.values())
+    size = sum(info.nbytes for info in infos)
+    if index.total is not None and index.total not in (size, _once(infos)):
+        said = f"{escape(index.name)} gives a total_size of {index.total:,} bytes, but the tensors have {size:,}"
+        todo = "Set total_size to this number, if no shard is from another model."
+        yield Found(Status.WARN, said, todo, file=index.name, figures={"total": index.total, "nbytes": size})
+
+
+def _once(infos: list[TensorInfo]) -> int:
+    """Return the bytes of all tensors, where those that share their bytes count once."""
+    return sum({info.place: info.nbytes for info in infos if info.place is not None}.values())
+
+
+def _against(subject: Subject) -> str:
+    if subject.fault:
+        return subject.fault
+    return "" if subject.index is not None else "there is no index"
+
+
+CHECK = Check("index-total", "the index gives the size of the tensors", _run, _against)

@@ -1,0 +1,1 @@
+"""The figures of all tensors, from one pass over the values."""

@@ -1,0 +1,115 @@
+"""Cuts tensors into blocks that one read fills, and measures a block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ....checkpoint.checkpoint import Checkpoint
+from ....engine.checksums import crc32
+from ....engine.compute.bands import banded
+from ....engine.compute.reading import read_part
+from ....tensors.dtypes import DTYPES
+from ....tensors.info import TensorInfo
+from ....tensors.ops.regions import Array, Box, blocks
+from .figures import BLOCK, Figures, Workspace, figures_of
+
+__all__ = ["SCALES", "Block", "BlockFigures", "blocks_of", "is_measured", "measured_block"]
+
+SCALES: Mapping[str, tuple[int, int]] = {
+    "q4_0": (0, 1), "q4_1": (0, 2), "q5_0": (0, 1), "q5_1": (0, 2), "q8_0": (0, 1), "q8_1": (0, 2), "q2_k": (80, 2),
+    "q3_k": (108, 1), "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208, 1), "iq2_xxs": (0, 1), "iq2_xs": (0, 1),
+    "iq2_s": (0, 1), "iq3_xxs": (0, 1), "iq3_s": (0, 1), "iq1_s": (0, 1), "iq4_nl": (0, 1), "iq4_xs": (0, 1),
+}  # fmt: skip
+"""Where a block of codes of GGUF has its scales in float16, and how many.
+
+https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A part of a tensor: ``nbytes`` from ``offset`` in its file, or the ``box`` of a tensor that is not plain bytes.
+
+    ``columns`` are those of a matrix whose rows are measured, else 0.
+    """
+
+    key: str
+    info: TensorInfo
+    offset: int = 0
+    nbytes: int = 0
+    box: Box | None = None
+    columns: int = 0
+
+
+@dataclass(slots=True)
+class BlockFigures:
+    """What was measured of a block; ``totals`` and ``squares`` are those of its rows."""
+
+    figures: Figures | None
+    crc32: int
+    nbytes: int
+    totals: Array | None = None
+    squares: Array | None = None
+
+
+def is_measured(info: TensorInfo) -> bool:
+    """Return whether the bytes of a tensor can be read."""
+    if info.opaque or info.numel == 0:
+        return False
+    dtype = DTYPES[info.dtype]
+    return info.is_plain or not (dtype.is_packed or dtype.kind in ("bits", "quantized"))
+
+
+def blocks_of(key: str, info: TensorInfo, *, by_row: bool) -> Iterator[Block]:
+    """Yield the blocks of a tensor; with ``by_row``, the rows of a matrix are measured, if a block can hold some."""
+    dtype = DTYPES[info.dtype]
+    if not info.is_plain or info.storage is None:
+        for box in blocks(info.shape, BLOCK // max(info.itemsize, 1)):
+            yield Block(key, info, box=box)
+        return
+    unit = dtype.block[1] if dtype.block else 1 << 12
+    columns = info.shape[-1] if by_row and len(info.shape) == 2 and info.shape[1] * info.itemsize <= BLOCK else 0
+    unit = columns * info.itemsize or unit
+    size, begin = BLOCK // unit * unit, info.storage.offset + info.offset
+    for at in range(0, info.nbytes, size):
+        yield Block(key, info, begin + at, min(size, info.nbytes - at), columns=columns)
+
+
+def measured_block(checkpoint: Checkpoint, block: Block, work: Workspace) -> BlockFigures:
+    """Read a block and return its figures; raises SourceError if the file ends before."""
+    raw = _read(checkpoint, block, work)
+    crc, dtype = crc32(raw), block.info.dtype
+    if dtype in SCALES:
+        return BlockFigures(figures_of(_scales(raw, dtype), "float16", work), crc, raw.size)
+    if DTYPES[dtype].is_packed or DTYPES[dtype].kind not in ("float", "int", "uint", "bool"):
+        return BlockFigures(None, crc, raw.size)
+    found = BlockFigures(figures_of(raw, dtype, work), crc, raw.size)
+    if block.columns:
+        values = work.floats.reshape(-1, block.columns)
+        found.totals, found.squares = _of_each_row(values)
+    return found
+
+
+def _read(checkpoint: Checkpoint, block: Block, work: Workspace) -> Array:
+    if block.box is not None:
+        part = read_part(banded(block.info, checkpoint), block.info, block.box)
+        return np.ascontiguousarray(part).reshape(-1).view(np.uint8)
+    raw = work.bytes[: block.nbytes]
+    checkpoint.file(block.info).readinto(block.offset, raw.data)
+    return raw
+
+
+def _scales(raw: Array, dtype: str) -> Array:
+    begin, number = SCALES[dtype]
+    layout = DTYPES[dtype].block
+    assert layout is not None
+    return np.ascontiguousarray(raw.reshape(-1, layout[1])[:, begin : begin + 2 * number]).reshape(-1)
+
+
+def _of_each_row(values: Array) -> tuple[Array, Array]:
+    rows, columns = values[:, None, :], values[:, :, None]
+    totals = np.matmul(rows, np.ones((values.shape[1], 1), values.dtype))  # each row alone: equal rows, equal sums
+    return totals.reshape(-1).astype(np.float64), np.matmul(rows, columns).reshape(-1).astype(np.float64)

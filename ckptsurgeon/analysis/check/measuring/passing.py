@@ -1,0 +1,150 @@
+"""Reads all values once, with a thread for each core, and returns the figures of each tensor."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import reduce
+from threading import Lock
+
+import numpy as np
+
+from ....checkpoint.checkpoint import Checkpoint
+from ....engine.checksums import combine
+from ....tensors.info import TensorInfo
+from .blocks import SCALES, Block, BlockFigures, blocks_of, is_measured, measured_block
+from .figures import Workspace, added
+from .measured import Measured, Rows
+
+__all__ = ["measure"]
+
+THREADS = 4
+"""The most threads: more do not read faster."""
+FLOATS = ("float16", "float32", "bfloat16")
+"""Dtypes whose rows can be measured."""
+
+Progress = Callable[[int, int], None]
+
+
+def measure(
+    checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo], by_row: Sequence[str], progress: Progress | None = None
+) -> dict[str, Measured]:
+    """Read every tensor once and return its figures; tensors that share their bytes are read once in all.
+
+    ``by_row`` are the keys of matrices whose rows are measured. ``progress`` is called with (bytes read, bytes in all).
+    The result does not depend on the number of threads. Raises SourceError if a file cannot be read.
+    """
+    first = {info.place: key for key, info in reversed(list(tensors.items())) if info.place is not None}
+    own = {key: info for key, info in tensors.items() if is_measured(info) and first.get(info.place, key) == key}
+    whole = sum(info.nbytes for info in own.values())
+    if any(file.remote for file in checkpoint.open_files().values()):
+        from ....engine.prefetch import fetch_keys
+
+        fetch_keys(checkpoint, own)
+    cut = (one for key, info in own.items() for one in blocks_of(key, info, by_row=_has_rows(key, info, by_row)))
+    found = _in_threads(checkpoint, cut, _counter(progress, whole))
+    measured = {key: _together(own[key], found[key]) for key in own}
+    return _with_aliases(tensors, first, _with_digests(checkpoint, own, measured))
+
+
+def _has_rows(key: str, info: TensorInfo, by_row: Sequence[str]) -> bool:
+    return key in by_row and info.dtype in FLOATS
+
+
+def _counter(progress: Progress | None, whole: int) -> Callable[[int], None]:
+    done = 0
+
+    def count(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        if progress is not None:
+            progress(done, whole)
+
+    return count
+
+
+def _in_threads(
+    checkpoint: Checkpoint, cut: Iterator[Block], count: Callable[[int], None]
+) -> dict[str, list[BlockFigures]]:
+    """Return the figures of the blocks of each tensor, in the order of the blocks."""
+    slots: dict[str, list[BlockFigures | None]] = defaultdict(list)
+    lock = Lock()
+
+    def work() -> None:
+        space = Workspace()
+        with np.errstate(over="ignore", invalid="ignore"):  # entered for each block, it would take a tenth of the time
+            while (taken := take()) is not None:
+                block, place, number = taken
+                figures = measured_block(checkpoint, block, space)
+                with lock:
+                    place[number] = figures
+                    count(figures.nbytes)
+
+    def take() -> tuple[Block, list[BlockFigures | None], int] | None:
+        with lock:
+            block = next(cut, None)
+            if block is None:
+                return None
+            place = slots[block.key]
+            place.append(None)
+            return block, place, len(place) - 1
+
+    threads = min(THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    with ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(work) for _ in range(threads)]:
+            done.result()
+    return {key: [one for one in place if one is not None] for key, place in slots.items()}
+
+
+def _together(info: TensorInfo, found: Sequence[BlockFigures]) -> Measured:
+    figures = [one.figures for one in found if one.figures is not None]
+    totals = [one.totals for one in found if one.totals is not None]
+    squares = [one.squares for one in found if one.squares is not None]
+    return Measured(
+        figures=reduce(added, figures) if figures else None,
+        crc32=combine([(one.crc32, one.nbytes) for one in found]),
+        nbytes=sum(one.nbytes for one in found),
+        rows=Rows(np.concatenate(totals), np.concatenate(squares)) if totals else None,
+        is_of_scales=info.dtype in SCALES,
+    )
+
+
+def _with_digests(
+    checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo], measured: dict[str, Measured]
+) -> dict[str, Measured]:
+    """Add a digest to tensors that have the size and the CRC-32 of another: these alone are read again."""
+    alike: dict[tuple[str, int, int], list[str]] = defaultdict(list)
+    for key, one in measured.items():
+        alike[tensors[key].dtype, one.nbytes, one.crc32].append(key)
+    for keys in alike.values():
+        if len(keys) > 1:
+            for key in keys:
+                measured[key] = replace(measured[key], digest=_digest(checkpoint, key, tensors[key]))
+    return measured
+
+
+def _digest(checkpoint: Checkpoint, key: str, info: TensorInfo) -> str:
+    found = hashlib.blake2b(digest_size=16)
+    if not info.is_plain:
+        return ""
+    space = Workspace()
+    for block in blocks_of(key, info, by_row=False):
+        view = space.bytes.data[: block.nbytes]
+        checkpoint.file(info).readinto(block.offset, view)
+        found.update(view)
+    return found.hexdigest()
+
+
+def _with_aliases(
+    tensors: Mapping[str, TensorInfo], first: Mapping[object, str], measured: Mapping[str, Measured]
+) -> dict[str, Measured]:
+    """Return the figures in the order of the tensors; an alias has those of the tensor that it shares bytes with."""
+    return {
+        key: measured[owner]
+        for key, info in tensors.items()
+        if (owner := first.get(info.place, key) if info.place is not None else key) in measured
+    }

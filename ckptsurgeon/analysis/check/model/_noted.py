@@ -1,0 +1,31 @@
+"""Makes checks out of the notes of ``ckpt inspect``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from ..check import Check
+from ..note_kinds import noted
+from ..subject import Subject
+
+__all__ = ["damaged", "noted_check", "unconfigured"]
+
+
+def noted_check(id: str, title: str, against: Callable[[Subject], str]) -> Check:
+    """Return a check that reports the notes of its kind; if there are any, it is run whatever ``against`` says."""
+
+    def unless_noted(subject: Subject) -> str:
+        return "" if any(True for _ in noted(subject, id)) else against(subject)
+
+    return Check(id, title, partial(noted, id=id), unless_noted)
+
+
+def damaged(subject: Subject) -> str:
+    """Return the reason if the files are damaged, so that not all tensors are known; else ''."""
+    return subject.fault
+
+
+def unconfigured(subject: Subject) -> str:
+    """Return the reason if there is no configuration to compare with, or the files are damaged; else ''."""
+    return subject.fault or ("" if subject.has_configuration else "there is no config.json beside the weights")

@@ -1,0 +1,9 @@
+"""Every token of the tokeniser has a row, and rows have tokens."""
+
+from __future__ import annotations
+
+from ._noted import noted_check, unconfigured
+
+__all__ = ["CHECK"]
+
+CHECK = noted_check("vocabulary", "tokens and rows agree", unconfigured)

@@ -1,0 +1,79 @@
+"""Sorts the notes of ``ckpt inspect`` by the check that reports them, and says which of them are failures.
+
+A note fails if it says that loading fails, or that the model then computes with other weights than are stored. Any
+other contradiction is a warning.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .report import Found, Status
+from .subject import Subject
+
+__all__ = ["KINDS", "NoteKind", "noted"]
+
+
+@dataclass(frozen=True)
+class NoteKind:
+    """Notes that match a pattern: the ``id`` of the check that reports them, how bad they are, and what to do."""
+
+    id: str
+    pattern: re.Pattern[str]
+    status: Status
+    todo: str
+
+
+def _kind(id: str, pattern: str, status: Status, todo: str) -> NoteKind:
+    return NoteKind(id, re.compile(pattern), status, todo)
+
+
+FAIL, WARN = Status.FAIL, Status.WARN
+CODES = "Take these tensors from the quantised model again, or quantise it again."
+
+KINDS = (
+    _kind("dtype-family", r"may be from another copy|are of one kind", WARN, "Cast the whole model to one dtype."),
+    _kind("ties", r"is stored too: if the two differ", WARN, ""),
+    _kind("index-total", r"gives a total_size of", WARN, ""),
+    _kind("orphaned-shards", r"^\S+ does not name ", WARN, ""),
+    _kind("shard", r"is one of \d+ shards|^of \S+ shards? only the header is left", WARN, "Check the whole folder."),
+    _kind("shard", r"is not the shard that|the shards beside it have", FAIL, "Fetch or save the whole folder again."),
+    _kind("adapter-config", r"^adapter_config\.json does not fit|^adapter_config\.json: .*without factors", FAIL,
+          "Save the adapter and its configuration again, together."),
+    _kind("adapter-config", r"^adapter_config\.json: (?!it )", WARN, "Correct adapter_config.json."),
+    _kind(
+        "unreadable-files",
+        r"cannot be (used|parsed)|is not (valid JSON|UTF-8|a JSON object)|nested too deeply|is not the name of a model"
+        r"|is a pointer of Git LFS|^[\w.-]+\.(json|model|txt): ",
+        FAIL,
+        "Fetch or write this file again.",
+    ),
+    _kind("layer-sequence", r"has layers up to \d+ but lacks|nothing of layer \d+", FAIL,
+          "Take the missing layers from the source, or number the others anew."),
+    _kind("quantisation", r"which .{1,80} needs: |no scales, and|have? numbers in place of codes"
+          r"|does not fit the codes|too few or too many values|, which decode nothing", FAIL, CODES),
+    _kind("quantisation", r"quantis|quantiz|codes|quant_method|quant_algo|bitmask|plain weight|weights? (is|are) plain",
+          WARN, "Correct the settings of quantisation in config.json, or the tensors."),
+    _kind("vocabulary", r"the last tokens have no row|has more tokens|has no rows? for", FAIL,
+          "Resize the embedding, or take the tokeniser that this model was trained with."),
+    _kind("configuration", r"cannot load this model|transformers refuses|cannot be run", FAIL,
+          "Correct config.json, or take the weights that belong to it."),
+    _kind("missing-tensors", r"initialises|transformers ignores|but there is no output layer", FAIL,
+          "Take what is missing from the source, or correct config.json."),
+    _kind("token-ids", r"these ids stay as they are|\bids?\b", WARN, "Correct the ids in the files that are named."),
+    _kind("vocabulary", r"\b(tokens?|rows?|vocab\w*)\b", WARN, "Look whether tokeniser and weights belong together."),
+    _kind("configuration", r"config\.json|generation_config|\(\w+\)", WARN,
+          "Look whether both files are of this model."),
+    _kind("other-notes", r"", WARN, "Look whether these files belong together."),
+)  # fmt: skip
+"""The first kind whose pattern is found in a note counts."""
+
+
+def noted(subject: Subject, id: str) -> Iterator[Found]:
+    """Yield the notes that a check reports."""
+    for note in subject.notes:
+        kind = next(one for one in KINDS if one.pattern.search(note))
+        if kind.id == id:
+            yield Found(kind.status, note, kind.todo)

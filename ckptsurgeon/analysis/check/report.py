@@ -1,0 +1,141 @@
+"""The result of a check, as plain data: PASS, WARN, FAIL or NOT RUN for each check, with figures and what to do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, TypeAlias
+
+from ...util.brief import Brief
+from ...util.notebook import InNotebooks
+from ...util.text import escape
+
+__all__ = ["CheckReport", "CheckRow", "Figure", "Found", "Status"]
+
+Figure: TypeAlias = int | float | str | None
+
+
+class Status(Enum):
+    """The outcome of a check."""
+
+    PASS = "PASS"
+    WARN = "WARN"
+    FAIL = "FAIL"
+    NOT_RUN = "NOT RUN"
+
+
+@dataclass(frozen=True, repr=False)
+class Found(Brief):
+    """One thing that a check found: ``what`` it is with its figures, and what ``todo``.
+
+    ``keys`` are the tensors concerned, ``file`` the file, if it is about one; ``figures`` has the numbers by name.
+    """
+
+    status: Status
+    what: str
+    todo: str = ""
+    keys: tuple[str, ...] = ()
+    file: str = ""
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {
+            "status": self.status.value,
+            "what": self.what,
+            "todo": self.todo,
+            "keys": list(self.keys),
+            "file": self.file,
+            "figures": [{"name": name, "value": value} for name, value in self.figures.items()],
+        }
+
+
+@dataclass(frozen=True, repr=False)
+class CheckRow(Brief):
+    """The outcome of one check. ``why`` is the reason if it was not run, ``looked_at`` what it looked at."""
+
+    id: str
+    title: str
+    found: tuple[Found, ...] = ()
+    why: str = ""
+    looked_at: str = ""
+
+    @property
+    def status(self) -> Status:
+        """The worst status of what was found; PASS if there is nothing."""
+        if self.why:
+            return Status.NOT_RUN
+        told = {one.status for one in self.found}
+        return next((one for one in (Status.FAIL, Status.WARN) if one in told), Status.PASS)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row as plain data."""
+        return {
+            "id": self.id,
+            "title": self.title,
+            "status": self.status.value,
+            "looked_at": self.looked_at,
+            "why": self.why or None,
+            "found": [one.to_json() for one in self.found],
+        }
+
+
+@dataclass(frozen=True, repr=False)
+class CheckReport(InNotebooks):
+    """The outcome of all checks on one checkpoint, in the order of the checks.
+
+    ``skipped`` are the ids of checks that the user left out; ``nbytes`` are the bytes of values that were read.
+    """
+
+    path: str
+    format: str
+    tensors: int
+    nbytes: int
+    rows: tuple[CheckRow, ...]
+    skipped: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<CheckReport {escape(self.path)}: {self.verdict.value}>"
+
+    @property
+    def ok(self) -> bool:
+        """Whether no check failed."""
+        return self.verdict is not Status.FAIL
+
+    @property
+    def verdict(self) -> Status:
+        """The worst status of all checks: FAIL, WARN or PASS."""
+        return next((one for one in (Status.FAIL, Status.WARN) if self.counts[one]), Status.PASS)
+
+    @property
+    def counts(self) -> Mapping[Status, int]:
+        """The number of checks with each status."""
+        told = Counter(row.status for row in self.rows)
+        return {status: told[status] for status in Status}
+
+    def row(self, id: str) -> CheckRow:
+        """Return the row of the check with this id; raises KeyError if there is none."""
+        found = next((row for row in self.rows if row.id == id), None)
+        if found is None:
+            raise KeyError(id)
+        return found
+
+    def with_status(self, *statuses: Status) -> Sequence[CheckRow]:
+        """Return the rows with these statuses, the worst first."""
+        return [row for status in statuses for row in self.rows if row.status is status]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain data."""
+        return {
+            "path": self.path,
+            "format": self.format,
+            "verdict": self.verdict.value,
+            "ok": self.ok,
+            "tensors": self.tensors,
+            "nbytes": self.nbytes,
+            "counts": {status.value.lower().replace(" ", "_"): number for status, number in self.counts.items()},
+            "rows": [row.to_json() for row in self.rows],
+            "skipped": list(self.skipped),
+        }

@@ -1,0 +1,58 @@
+"""Writes reports as SARIF 2.1.0, which code hosts show beside a change.
+
+https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from ...util.version import __version__
+from .report import CheckReport, CheckRow, Found, Status
+from .running import all_checks
+
+__all__ = ["SCHEMA", "sarif_of"]
+
+SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+LEVELS = {Status.FAIL: "error", Status.WARN: "warning"}
+MOST_KEYS = 1000
+"""Tensors that a result names."""
+
+
+def sarif_of(reports: Sequence[CheckReport]) -> dict[str, Any]:
+    """Return reports as one run of a tool: a rule for each check, a result for each WARN and FAIL."""
+    ids = [one.id for one in all_checks()]
+    rules = [{"id": one.id, "name": _pascal(one.id), "shortDescription": {"text": one.title}} for one in all_checks()]
+    driver = {"name": "ckptsurgeon", "version": __version__, "rules": rules}
+    results = [one for report in reports for row in report.rows for one in _results(report, row, ids.index(row.id))]
+    return {"$schema": SCHEMA, "version": "2.1.0", "runs": [{"tool": {"driver": driver}, "results": results}]}
+
+
+def _pascal(id: str) -> str:
+    return "".join(word.capitalize() for word in id.split("-"))
+
+
+def _results(report: CheckReport, row: CheckRow, rule: int) -> Iterator[dict[str, Any]]:
+    for found in row.found:
+        text = f"{found.what}. {found.todo}".rstrip() if found.todo else found.what
+        yield {
+            "ruleId": row.id,
+            "ruleIndex": rule,
+            "level": LEVELS[found.status],
+            "message": {"text": text},
+            "locations": [_location(report, found)],
+            "properties": {"figures": dict(found.figures)},
+        }
+
+
+def _location(report: CheckReport, found: Found) -> dict[str, Any]:
+    path = os.path.join(report.path, found.file) if found.file and os.path.isdir(report.path) else report.path
+    uri = path if "://" in path else quote(path.replace(os.sep, "/"))
+    location: dict[str, Any] = {"physicalLocation": {"artifactLocation": {"uri": uri}}}
+    if found.keys:
+        named = [{"fullyQualifiedName": key, "kind": "member"} for key in found.keys[:MOST_KEYS]]
+        location["logicalLocations"] = named
+    return location

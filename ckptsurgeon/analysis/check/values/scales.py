@@ -1,0 +1,74 @@
+"""The scales of quantised tensors are finite, not zero, not negative, and of a size that weights can have."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from ....tensors.dtypes import DTYPES
+from ....util.text import count
+from ..check import Check, of_keys
+from ..families import is_scale
+from ..measuring.figures import Figures
+from ..report import Found, Status
+from ..subject import Subject
+
+__all__ = ["CHECK"]
+
+_GLOBAL = re.compile(r"global|input|output|act|scale_2|[kv]_scale|smooth|descale", re.IGNORECASE)
+"""Scales of tensors as a whole and of activations, which may have any size."""
+HUGE = 1e6
+"""No code that is multiplied by so much is a weight."""
+NAN_E8M0 = 255
+SIGNED = ("MLX", "q4_0", "q5_0", "q3_k", "q6_k", "iq")
+"""Encodings whose scales may be negative."""
+DECODE = "Quantise the model again from its weights: these codes decode to values that are not usable."
+
+
+def _run(subject: Subject) -> Iterator[Found]:
+    found = dict(_scales(subject))
+    broken = [key for key, one in found.items() if one.nan or one.inf]
+    zero = [key for key, one in found.items() if one.number and one.low == one.high == 0]
+    huge = [key for key, one in found.items() if one.largest > HUGE and not _GLOBAL.search(key)]
+    some = [key for key, one in found.items() if one.zeros and key not in zero and not one.nan]
+    below = [key for key, one in found.items() if one.low < 0 and not _is_signed(subject, key)]
+    for keys, status, what, todo in (
+        (broken, Status.FAIL, "of scales with NaN or infinities", DECODE),
+        (zero, Status.FAIL, "of scales that are all zero", DECODE),
+        (huge, Status.FAIL, f"of scales above {HUGE:g}", DECODE),
+        (below, Status.WARN, "of scales with negative values", "Look at how these scales were computed."),
+        (some, Status.WARN, "of scales with zeros", "All codes of such a group decode to zero: look at the weights."),
+    ):
+        if keys:
+            yield of_keys(status, keys, what, todo, values=_number(keys, found))
+
+
+def _number(keys: list[str], found: dict[str, Figures]) -> int:
+    return sum(found[key].number + found[key].nan + found[key].inf for key in keys)
+
+
+def _scales(subject: Subject) -> Iterator[tuple[str, Figures]]:
+    for key, one in subject.measured.items():
+        if one.figures is None or not (one.is_of_scales or is_scale(subject.parts.get(key, ""))):
+            continue
+        dtype = subject.tensors[key].dtype
+        if one.is_of_scales or DTYPES[dtype].kind == "float":
+            yield key, one.figures
+        elif dtype == "uint8" and one.figures.high == NAN_E8M0 and "mxfp4" in subject.methods.get(key, "").lower():
+            yield key, Figures(number=1, low=1, high=1, nan=1)
+
+
+def _is_signed(subject: Subject, key: str) -> bool:
+    said = subject.methods.get(key, subject.tensors[key].dtype)
+    return subject.measured[key].is_of_scales or any(word in said for word in SIGNED)
+
+
+def _against(subject: Subject) -> str:
+    return "" if any(True for _ in _scales(subject)) else "no tensor is quantised with scales"
+
+
+def _looks_at(subject: Subject) -> str:
+    return count(sum(1 for _ in _scales(subject)), "tensor") + " of scales"
+
+
+CHECK = Check("scales", "scales of quantised tensors are sound", _run, _against, _looks_at)

@@ -1,0 +1,81 @@
+"""The rows of an embedding for tokens were trained: few are zero, equal to others, or far smaller than the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ....tensors.ops.regions import Array
+from ....util.text import count, escape, listing
+from ..check import Check
+from ..measuring.measured import Rows
+from ..report import Found, Status
+from ..subject import Subject
+
+__all__ = ["CHECK"]
+
+PADDING = 1
+"""Rows of zeros that an embedding may have: that of its padding token."""
+SMALL = 0.1
+"""A row whose root mean square is below this share of the median was hardly ever trained."""
+TODO = "Tokens of these rows give unpredictable results: train them, or remove them from the tokeniser."
+
+
+def _run(subject: Subject) -> Iterator[Found]:
+    for key in subject.embeddings:
+        measured = subject.measured.get(key)
+        if measured is None or measured.rows is None:
+            continue
+        width = subject.tensors[key].shape[1]
+        zero, equal, small = _untrained(measured.rows, subject.tokens, width)
+        if len(zero) <= PADDING:
+            zero = zero[:0]
+        found = {"zero": zero, "equal to others": equal, f"below {SMALL:g} of the median": small}
+        told = [f"{len(rows):,} {what}" for what, rows in found.items() if len(rows)]
+        if told:
+            rows = sorted({*zero.tolist(), *equal.tolist(), *small.tolist()})
+            named = listing([str(row) for row in rows[:1000]], 5, where="")
+            said = f"{escape(key)} has {count(len(rows), 'row')} that were never trained ({', '.join(told)}): {named}"
+            figures = {"rows": len(rows), "zero": len(zero), "equal": len(equal), "small": len(small)}
+            yield Found(Status.WARN, said, TODO, (key,), figures=figures)
+
+
+def _untrained(rows: Rows, tokens: int, width: int) -> tuple[Array, Array, Array]:
+    """Return the numbers of rows that are zero, equal to another, and small, among those of tokens."""
+    squares, totals = rows.squares, rows.totals
+    is_zero = squares == 0
+    is_equal = _are_equal(squares, totals) & ~is_zero & (width > 1)
+    sizes = np.sqrt(squares / width)
+    usual = float(np.sort(sizes[~is_zero])[np.count_nonzero(~is_zero) // 2]) if not is_zero.all() else 0.0
+    is_small = ~is_zero & ~is_equal & (sizes < SMALL * usual)  # numpy.median would import numpy.ma
+    end = tokens or _end(is_zero | is_equal | is_small)
+    return tuple(np.flatnonzero(one[:end]) for one in (is_zero, is_equal, is_small))  # type: ignore[return-value]
+
+
+def _are_equal(squares: Array, totals: Array) -> Array:
+    """Return which rows have the sums of another; ``numpy.unique`` would import ``numpy.ma``, which takes long."""
+    order = np.lexsort((totals, squares))
+    alike = (np.diff(squares[order]) == 0) & (np.diff(totals[order]) == 0)
+    found = np.zeros(len(order), np.bool_)
+    found[order[1:]] |= alike
+    found[order[:-1]] |= alike
+    return found
+
+
+def _end(is_odd: Array) -> int:
+    """Return where the rows of padding begin, which are the last ones, if the number of tokens is not known."""
+    sound = np.flatnonzero(~is_odd)
+    return int(sound[-1]) + 1 if sound.size else len(is_odd)
+
+
+def _against(subject: Subject) -> str:
+    there = any((one := subject.measured.get(key)) is not None and one.rows is not None for key in subject.embeddings)
+    return "" if there else "there is no embedding of tokens in 16 or 32 bits"
+
+
+def _looks_at(subject: Subject) -> str:
+    return f"rows of {listing([escape(key) for key in subject.embeddings], 2)}"
+
+
+CHECK = Check("untrained-rows", "the rows of all tokens were trained", _run, _against, _looks_at)

@@ -1,0 +1,90 @@
+"""``check``: looks for faults of a checkpoint before it is shipped or trained."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from contextlib import closing
+from dataclasses import replace
+
+from ..analysis.check.checksums import checked_sums
+from ..analysis.check.measuring.passing import measure
+from ..analysis.check.report import CheckReport, Status
+from ..analysis.check.running import run_checks, skipped_ids
+from ..analysis.check.subject import Subject
+from ..checkpoint.in_memory import CheckpointLike
+from ..errors import ConfigError
+from ..util.text import brief_repr
+from .checking.alone import embeddings_of, heads_of, no_adapter, without_folder
+from .checking.opening import DAMAGED, Opened, open_to_check
+from .inputs.argument_types import Path, Progress
+
+__all__ = ["check"]
+
+FILES = ("file-size", "index-keys", "offsets", "shards")
+"""The checks that explain why a file cannot be opened."""
+INDEX = ("index", "index size", "missing shard", "shard contents", "shard keys")
+"""Rules that an index can break; the shards are a checkpoint all the same."""
+
+
+def check(
+    path: Path,
+    *,
+    base: CheckpointLike | None = None,
+    root: str | None = None,
+    skip: Collection[str] = (),
+    progress: Progress | None = None,
+) -> CheckReport:
+    """Look for faults of a checkpoint, and return PASS, WARN, FAIL or NOT RUN for each check.
+
+    Every value is read once, in bounded memory. ``base`` is the model that an adapter is for; ``root`` is the dotted
+    path of the state dict in a file with several; ``skip`` has the ids of checks to leave out. ``progress`` is called
+    with (bytes read, bytes in all). Files that are damaged or missing are findings, if the header of at least one can
+    be read. Raises SourceError or FormatError otherwise, and ConfigError for an unknown id.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ConfigError(f"{brief_repr(path)} is not a path.", hint="Name a file or a folder.")
+    left = skipped_ids([skip] if isinstance(skip, str) else skip)
+    with closing(open_to_check(os.fspath(path), root)) as opened:
+        subject = _subject(os.fspath(path), opened, base, progress)
+        report = run_checks(subject, left)
+    if opened.fault is None or {*FILES} & {row.id for row in report.with_status(Status.FAIL)} or {*FILES} & {*left}:
+        return report
+    if opened.fault.rule not in INDEX:
+        raise opened.fault
+    return run_checks(replace(subject, unexplained=opened.fault.message.removesuffix(".")), left)
+
+
+def _subject(path: str, opened: Opened, base: CheckpointLike | None, progress: Progress | None) -> Subject:
+    """Return what the checks look at, with all values measured."""
+    checkpoint = opened.checkpoint
+    if checkpoint is None:
+        return Subject(path, "safetensors", {}, {}, opened.shards, opened.index, fault=DAMAGED)
+    embeddings = embeddings_of(checkpoint)
+    measured = measure(checkpoint, checkpoint, embeddings, progress)
+    sums = checked_sums(checkpoint, measured)
+    coded = [(key, end, one.method) for one in checkpoint.codes.tensors for end, key in one.parts.items()]
+    subject = Subject(
+        path,
+        checkpoint.format,
+        checkpoint,
+        measured,
+        opened.shards,
+        opened.index,
+        parts={key: end for key, end, _ in coded},
+        methods={key: method for key, _, method in coded},
+        embeddings=embeddings,
+        heads=heads_of(checkpoint),
+        checksums=sums.number,
+        bad_checksums=sums.bad,
+        fault="" if opened.fault is None else DAMAGED,
+    )
+    if opened.fault is not None:
+        return subject
+    if checkpoint.folder is None:
+        if base is not None:
+            raise no_adapter(path)
+        return without_folder(subject, checkpoint)
+    from .checking.around import with_folder
+
+    return with_folder(subject, checkpoint, base)

@@ -1,0 +1,64 @@
+"""Facts on a checkpoint that need no folder around it; what reads folders takes long to import."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from ...analysis.check.subject import Subject
+from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.shard_index import consumed_notes
+from ...errors import ConfigError
+from ...planning.transplant.by_place import EMBEDDING, HEAD, is_embedding
+from ...util.text import escape
+
+__all__ = [
+    "embeddings_of", "heads_of", "no_adapter", "notes_without_folder", "short_notes", "without_folder",
+]  # fmt: skip
+
+_OF_SHARD = re.compile(r"is one of \d+ shards|is not the shard that|the shards beside it have")
+"""Notes of a checkpoint on the shard that it is; its other notes say how it was opened."""
+
+
+def without_folder(subject: Subject, checkpoint: Checkpoint) -> Subject:
+    """Return a subject with the notes on a file that is in no model's folder."""
+    from ..model_folder.layers.holes import gap_notes
+    from ..model_folder.quantised import described_shape_notes
+
+    of_keys = () if checkpoint.elsewhere else (*gap_notes(list(checkpoint)), *described_shape_notes(checkpoint))
+    notes = (*notes_without_folder(checkpoint), *of_keys)
+    return replace(subject, notes=tuple(short_notes(checkpoint, notes)))
+
+
+def notes_without_folder(checkpoint: Checkpoint) -> Iterator[str]:
+    """Yield the notes on shards and on quantised tensors."""
+    yield from (note for note in checkpoint.notes if _OF_SHARD.search(note))
+    yield from checkpoint.quantisation_notes
+    yield from consumed_notes(checkpoint.open_files().values())
+
+
+def short_notes(checkpoint: Checkpoint, notes: Iterable[str]) -> list[str]:
+    """Return notes without repeats, and without the path of the checkpoint."""
+    path = escape(checkpoint.path)
+    cut = (note.removeprefix(f"{path}: ").replace(f"{path.rstrip('/')}/", "") for note in notes)
+    return list(dict.fromkeys(cut))
+
+
+def no_adapter(path: str) -> ConfigError:
+    """Return the error for a base that is given for what is not an adapter."""
+    return ConfigError(f"{escape(path)} is not a LoRA adapter.", hint="Leave --base out.")
+
+
+def embeddings_of(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Return the keys of the embeddings of tokens."""
+    return tuple(key for key in _matrices(checkpoint) if EMBEDDING.search(key) and is_embedding(key))
+
+
+def heads_of(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Return the keys of the output layers over tokens."""
+    return tuple(key for key in _matrices(checkpoint) if HEAD.search(key))
+
+
+def _matrices(checkpoint: Checkpoint) -> Iterator[str]:
+    return (key for key, info in checkpoint.items() if len(info.shape) == 2)

@@ -1,0 +1,109 @@
+"""Facts on the folder around weights: notes on contradictions, tokens, the card, an adapter and its base."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import replace
+
+from ...analysis.check.subject import AdapterFacts, CardFacts, Subject
+from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.in_memory import CheckpointLike
+from ...checkpoint.opening import open_checkpoint
+from ...destinations.hf.files import ADAPTER, CONFIG
+from ...errors import CheckpointError, ConfigError
+from ...storage.read.base import Folder
+from ...storage.small_files import SMALL_BYTES
+from ...storage.yaml_text import read_yaml
+from ..inspect import token_rows
+from ..lora.adapter_files import adapter_of
+from ..model_folder.checks import contradictions
+from ..model_folder.folder import ModelFolder, model_folder
+from ..model_folder.shape_checks import DescribedTensor
+from ..model_folder.tied_heads import stored_heads
+from .adapters import adapter_facts
+from .alone import no_adapter, notes_without_folder, short_notes
+
+__all__ = ["with_folder"]
+
+CARD = "README.md"
+_FRONT = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
+
+
+def with_folder(subject: Subject, checkpoint: Checkpoint, base: CheckpointLike | None) -> Subject:
+    """Return a subject with the facts of the folder around it; ``base`` is that of an adapter.
+
+    Raises ConfigError if there is a base and the checkpoint is not an adapter.
+    """
+    folder = model_folder(checkpoint)
+    tokens = token_rows(checkpoint, folder)
+    return replace(
+        subject,
+        notes=tuple(short_notes(checkpoint, _notes(checkpoint, folder))),
+        tied=_ties(checkpoint, folder),
+        tokens=tokens.tokens if tokens is not None else 0,
+        has_configuration=_has_configuration(folder),
+        card=_card(checkpoint, folder),
+        adapter=_adapter(checkpoint, folder, base),
+    )
+
+
+def _notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
+    yield from notes_without_folder(checkpoint)
+    yield from contradictions(checkpoint, folder)
+    yield from adapter_of(checkpoint)[1]
+
+
+def _adapter(checkpoint: Checkpoint, folder: ModelFolder, base: CheckpointLike | None) -> AdapterFacts | None:
+    if base is None:
+        return adapter_facts(checkpoint, folder, None)
+    with open_checkpoint(base) as opened:
+        found = adapter_facts(checkpoint, folder, opened)
+    if found is None:
+        raise no_adapter(checkpoint.path)
+    return found
+
+
+def _has_configuration(folder: ModelFolder) -> bool:
+    """Return whether a folder has the configuration of a model or an adapter."""
+    return any(one.name in (CONFIG, ADAPTER) for one in folder.files)
+
+
+def _card(checkpoint: Checkpoint, folder: ModelFolder) -> CardFacts | None:
+    """Return the front matter of the model card; None if the checkpoint is not the folder of a model."""
+    if checkpoint.folder is None or not _has_configuration(folder) or not _is_folder(checkpoint):
+        return None
+    text = _card_text(checkpoint.folder)
+    if text is None:
+        return CardFacts()
+    front = _FRONT.match(text)
+    if front is None:
+        return CardFacts(is_there=True)
+    try:
+        fields = read_yaml(front[1], CARD)
+    except ConfigError as error:
+        return CardFacts(is_there=True, fault=error.message)
+    if not isinstance(fields, dict):
+        return CardFacts(is_there=True, fault="it is not a mapping")
+    return CardFacts(is_there=True, fields={str(name): value for name, value in fields.items()})
+
+
+def _is_folder(checkpoint: Checkpoint) -> bool:
+    return "://" in checkpoint.path or os.path.isdir(checkpoint.path)
+
+
+def _card_text(folder: Folder) -> str | None:
+    with suppress(CheckpointError):
+        if CARD in folder.names():
+            with closing(folder.file(CARD)) as file:
+                return file.read(0, min(file.size, SMALL_BYTES)).decode("utf-8", "replace").lstrip("\ufeff")
+    return None
+
+
+def _ties(checkpoint: Checkpoint, folder: ModelFolder) -> tuple[tuple[str, str], ...]:
+    """Return (embedding, output layer) for each pair that is stored although the configuration ties it."""
+    ties = checkpoint.ties
+    tensors = [DescribedTensor(key, info.dtype, info.shape, ties.get(key, "")) for key, info in checkpoint.items()]
+    return tuple((one, head) for one, head in stored_heads(tensors, folder) if head in checkpoint)

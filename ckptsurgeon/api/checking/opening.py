@@ -1,0 +1,146 @@
+"""Opens a checkpoint to check, also one of which some safetensors files are missing, cut short or otherwise damaged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from ...analysis.check.shards import IndexFacts, ShardFacts, index_facts, read_shard
+from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.opening import open_checkpoint
+from ...checkpoint.roots import find_root
+from ...errors import CheckpointError, FormatError, UnsafeError
+from ...formats.base import limits
+from ...formats.base.header import Header
+from ...formats.base.sharded_writer import indexed_name, missing_shards, numbered, shards_among
+from ...storage.read.base import File, Folder
+from ...storage.read.uri import open_source
+from ...tensors.info import TensorInfo
+
+__all__ = ["Opened", "open_to_check"]
+
+INDEX, SUFFIX = ".safetensors.index.json", ".safetensors"
+USUAL = ("model", "adapter_model", "diffusion_pytorch_model")
+DAMAGED = "files are damaged, so not all tensors are known"
+
+
+@dataclass
+class Opened:
+    """An open checkpoint and the facts of its files.
+
+    ``checkpoint`` is None if no tensor can be read. ``fault`` is the error of a checkpoint that is damaged; then the
+    files around it are not compared with it.
+    """
+
+    checkpoint: Checkpoint | None
+    shards: tuple[ShardFacts, ...] = ()
+    index: IndexFacts | None = None
+    fault: FormatError | None = None
+    files: list[File] = field(default_factory=list)
+
+    def close(self) -> None:
+        """Close all files."""
+        if self.checkpoint is not None:
+            self.checkpoint.close()
+        for file in self.files:
+            file.close()
+
+
+def open_to_check(path: str, root: str | None = None) -> Opened:
+    """Open a checkpoint; raises the error of ``open_checkpoint`` if not even a header of its files can be read."""
+    try:
+        checkpoint = open_checkpoint(path, root)
+    except UnsafeError:
+        raise
+    except FormatError as error:
+        found = _damaged(path, error)
+        if found is None:
+            raise
+        return found
+    return Opened(checkpoint, _sound_shards(checkpoint), _index_of(checkpoint))
+
+
+def _sound_shards(checkpoint: Checkpoint) -> tuple[ShardFacts, ...]:
+    """Return the facts of files that were all opened without an error."""
+    if "safetensors" not in checkpoint.format:
+        return ()
+    held: dict[str, dict[str, TensorInfo]] = {}
+    for key, info in checkpoint.items():
+        if info.storage is not None:
+            held.setdefault(info.storage.file, {})[checkpoint.stored_key(key)] = info
+    files = checkpoint.open_files()
+    return tuple(
+        ShardFacts(file.name, file.size, file.size, tensors=held.get(name, {}))
+        for name, file in files.items()
+        if file.name.endswith(SUFFIX)
+    )
+
+
+def _index_of(checkpoint: Checkpoint) -> IndexFacts | None:
+    for file in checkpoint.open_files().values():
+        if file.name.endswith(INDEX):
+            with suppress(CheckpointError):
+                return _index(file, file.folder())
+    return None
+
+
+def _index(file: File, folder: Folder) -> IndexFacts | None:
+    """Return what an index says, with the names of files beside it that are named like its shards, but not in it."""
+    found = index_facts(file.name, file.read(0, file.size)) if file.size <= limits.INDEX_BYTES else None
+    if found is None:
+        return None
+    own = numbered(indexed_name(file.name).removesuffix(SUFFIX), SUFFIX, any_case=True)
+    others = tuple(name for name in folder.names() if own.fullmatch(name) and name not in found.shards)
+    return IndexFacts(found.name, found.places, found.total, others)
+
+
+def _damaged(path: str, error: FormatError) -> Opened | None:
+    """Return what can be read of a damaged checkpoint in safetensors; None if that is nothing."""
+    source = open_source(path)
+    folder = source.folder() if isinstance(source, File) else source
+    index, names = _parts(source, folder)
+    read = {name: read_shard(folder, name) for name in names}
+    files = {name: file for name, (_, file) in read.items() if file is not None}
+    shards = tuple(facts for facts, _ in read.values())
+    tree = {key: info for facts in shards for key, info in facts.tensors.items()}
+    if isinstance(source, File):
+        source.close()
+    if all(one.fault for one in shards):
+        for file in files.values():
+            file.close()
+        return None
+    return Opened(_lenient(path, tree, files), shards, index, error, list(files.values()))
+
+
+def _lenient(path: str, tree: Mapping[str, TensorInfo], files: Mapping[str, File]) -> Checkpoint | None:
+    if not tree:
+        return None
+    header = Header("safetensors", tree, (), files)
+    root, passed = find_root(header.tree, None, path)
+    return Checkpoint(path, header, root, passed)
+
+
+def _parts(source: File | Folder, folder: Folder) -> tuple[IndexFacts | None, list[str]]:
+    """Return the index of a checkpoint in safetensors, if there is one, and the names of its files."""
+    if isinstance(source, File) and source.name.endswith(SUFFIX):
+        return None, [source.name]
+    names = [source.name] if isinstance(source, File) else folder.names()
+    for name in _indexes(names):
+        with suppress(CheckpointError):
+            file = folder.file(name)
+            index = _index(file, folder)
+            file.close()
+            if index is not None:
+                return index, list(index.shards)
+    shards = sorted(name for name in shards_among(names) if name.endswith(SUFFIX))
+    if shards:
+        return None, sorted({*shards, *missing_shards(shards, 1000)[0]})
+    single = [name for name in names if name.endswith(SUFFIX)]
+    usual = [f"{name}{SUFFIX}" for name in USUAL if f"{name}{SUFFIX}" in single]
+    return None, (usual or single)[:1]
+
+
+def _indexes(names: list[str]) -> list[str]:
+    found = [name for name in names if name.endswith(INDEX)]
+    return sorted(found, key=lambda name: name != f"model{INDEX}")

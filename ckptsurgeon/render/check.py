@@ -1,0 +1,71 @@
+"""Shows a check: the verdict first, then FAIL and WARN with what to do, then the other checks in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from ..analysis.check.report import CheckReport, CheckRow, Found, Status
+from ..util.text import count, escape, human_bytes
+from .columns import Columns, Hanging
+
+__all__ = ["check_view"]
+
+STYLES = {Status.PASS: "green", Status.WARN: "bold yellow", Status.FAIL: "bold red", Status.NOT_RUN: "dim"}
+FOUND = 5
+"""Findings of one check that are shown; ``-v`` shows all."""
+
+
+def check_view(report: CheckReport, *, every: bool = False) -> RenderableType:
+    """Return the verdict of a report, its findings, and the other checks; with ``every``, a line for each of these."""
+    views: list[RenderableType] = [_verdict(report)]
+    for row in report.with_status(Status.FAIL, Status.WARN):
+        views += _findings(row, 1 << 30 if every else FOUND)
+    if every:
+        views.append(Columns(_line(row) for row in report.with_status(Status.PASS, Status.NOT_RUN)))
+    else:
+        views += _folded(report)
+    return Group(*views)
+
+
+def _verdict(report: CheckReport) -> RenderableType:
+    label = Text(f"{report.verdict.value} ", STYLES[report.verdict])
+    counts = ", ".join(
+        f"{report.counts[status]} {status.value}" for status in (Status.FAIL, Status.WARN) if report.counts[status]
+    )
+    what = f"{count(report.tensors, 'tensor')}, {human_bytes(report.nbytes)} read"
+    text = Text(f"{escape(report.path)}", "bold")
+    text.append(f"  {report.format}, {what}{f': {counts}' if counts else ''}", "not bold")
+    return Hanging(label, text)
+
+
+def _findings(row: CheckRow, most: int) -> Iterator[RenderableType]:
+    for found in row.found[:most]:
+        label = Text(f"  {found.status.value}  ", STYLES[found.status])
+        yield Hanging(label, _said(row, found))
+        if found.todo:
+            yield Hanging(Text("        "), Text(f"{found.todo}", "dim"))
+    if len(row.found) > most:
+        yield Text(f"        and {len(row.found) - most} more of {row.id} (-v or --json lists all)")
+
+
+def _said(row: CheckRow, found: Found) -> Text:
+    text = Text(f"{row.id}  ")
+    text.append(escape(found.what, 1000))
+    return text
+
+
+def _line(row: CheckRow) -> Sequence[str | Text]:
+    more = row.why or row.looked_at
+    return [Text(row.status.value, STYLES[row.status]), row.id, f"{row.title}{f' ({more})' if more else ''}"]
+
+
+def _folded(report: CheckReport) -> Iterator[RenderableType]:
+    """Yield one line with the numbers of checks that found nothing, that do not apply, and that were left out."""
+    passed, others = report.counts[Status.PASS], report.counts[Status.NOT_RUN]
+    told = [f"{count(passed, 'check')} passed"] if passed else []
+    told += [f"{others} {'does' if others == 1 else 'do'} not apply"] if others else []
+    told += [f"skipped {', '.join(report.skipped)}"] if report.skipped else []
+    yield Hanging(Text("  "), Text(f"{', '.join(told)} (-v lists them)", "dim"))

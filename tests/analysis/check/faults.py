@@ -1,0 +1,244 @@
+"""The faults that are planted, and which check names each: (function, id of the check, status, words of the finding)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from .models import FIRST, INDEX, SECOND, TOKENS, change, edit_json, header_of, tokenizer, with_header, write
+
+__all__ = ["FAULTS", "Fault"]
+
+UP, DOWN = "model.layers.3.mlp.up_proj.weight", "model.layers.3.mlp.down_proj.weight"
+
+
+class Fault(NamedTuple):
+    plant: Callable[[Path], None]
+    id: str
+    status: str
+    said: str
+
+
+def cut_short(folder: Path) -> None:
+    path = folder / SECOND
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def too_long(folder: Path) -> None:
+    path = folder / SECOND
+    path.write_bytes(path.read_bytes() + bytes(24))
+
+
+def missing_shard(folder: Path) -> None:
+    (folder / SECOND).unlink()
+
+
+def broken_header(folder: Path) -> None:
+    data = bytearray((folder / SECOND).read_bytes())
+    data[8:12] = b"!!!!"
+    (folder / SECOND).write_bytes(data)
+
+
+def broken_index(folder: Path) -> None:
+    (folder / INDEX).write_text('{"weight_map": {')
+
+
+def overlap(folder: Path) -> None:
+    header, body = header_of(folder / FIRST)
+    keys = sorted((key for key in header if key != "__metadata__"), key=lambda key: header[key]["data_offsets"])
+    header[keys[1]]["data_offsets"] = [one - 16 for one in header[keys[1]]["data_offsets"]]
+    with_header(folder / FIRST, header, body)
+
+
+def hole(folder: Path) -> None:
+    header, body = header_of(folder / FIRST)
+    for key in header.keys() - {"__metadata__"}:
+        header[key]["data_offsets"] = [one + 8 for one in header[key]["data_offsets"]]
+    with_header(folder / FIRST, header, bytes(8) + body)
+
+
+def wrong_span(folder: Path) -> None:
+    header, body = header_of(folder / FIRST)
+    header["model.layers.0.mlp.up_proj.weight"]["shape"] = [31, 16]
+    with_header(folder / FIRST, header, body)
+
+
+def not_in_a_shard(folder: Path) -> None:
+    edit_json(folder / INDEX, lambda index: index["weight_map"].update({"model.extra.weight": FIRST}))
+
+
+def not_in_the_index(folder: Path) -> None:
+    edit_json(folder / INDEX, lambda index: index["weight_map"].pop("model.norm.weight"))
+
+
+def twice(folder: Path) -> None:
+    state = load_file(folder / SECOND)
+    state["model.embed_tokens.weight"] = load_file(folder / FIRST)["model.embed_tokens.weight"]
+    save_file(state, folder / SECOND)
+
+
+def wrong_total(folder: Path) -> None:
+    edit_json(folder / INDEX, lambda index: index["metadata"].update(total_size=12345))
+
+
+def left_over(folder: Path) -> None:
+    shutil.copy(folder / FIRST, folder / "model-00001-of-00009.safetensors")
+
+
+def edited(key: str, edit: Callable[[Any], Any]) -> Callable[[Path], None]:
+    def plant(folder: Path) -> None:
+        change(folder, key, edit)
+
+    return plant
+
+
+def put(value: float, at: int = 5) -> Callable[[Any], Any]:
+    def edit(values: Any) -> Any:
+        values.reshape(-1)[at] = value
+        return values
+
+    return edit
+
+
+def flipped_bit(folder: Path) -> None:
+    """The highest bit of an exponent, in a model of float32."""
+    for name in (FIRST, SECOND):
+        state = {key: value.astype(np.float32) for key, value in load_file(folder / name).items()}
+        if UP in state:
+            state[UP].view(np.uint32).reshape(-1)[5] |= 1 << 30
+        save_file(state, folder / name)
+    edit_json(folder / INDEX, lambda index: index["metadata"].update(total_size=index["metadata"]["total_size"] * 2))
+    edit_json(folder / "config.json", lambda config: config.update(dtype="float32"))
+
+
+def with_denormals(values: Any) -> Any:
+    values.reshape(-1)[: values.size * 6 // 10] = np.float16(3e-6)
+    return values
+
+
+def copied(folder: Path) -> None:
+    values = load_file(folder / FIRST)["model.layers.1.mlp.up_proj.weight"]
+    change(folder, UP, lambda _: values.copy())
+
+
+def rows(value: float | None, *numbers: int) -> Callable[[Any], Any]:
+    def edit(values: Any) -> Any:
+        values[list(numbers)] = values[numbers[0]] if value is None else value * values[list(numbers)]
+        return values
+
+    return edit
+
+
+def tied_but_different(folder: Path) -> None:
+    edit_json(folder / "config.json", lambda config: config.update(tie_word_embeddings=True))
+
+
+def configured(**fields: Any) -> Callable[[Path], None]:
+    return lambda folder: edit_json(folder / "config.json", lambda config: config.update(fields))
+
+
+def more_tokens(folder: Path) -> None:
+    write(folder / "tokenizer.json", tokenizer(TOKENS + 4))
+
+
+def id_beyond(folder: Path) -> None:
+    edit_json(folder / "generation_config.json", lambda config: config.update(eos_token_id=TOKENS + 7))
+
+
+def card(text: str) -> Callable[[Path], None]:
+    def plant(folder: Path) -> None:
+        (folder / "README.md").write_text(text)
+
+    return plant
+
+
+def broken_configuration(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "llama",')
+
+
+def missing_layer(folder: Path) -> None:
+    for key in [key for key in json.loads((folder / INDEX).read_text())["weight_map"] if ".layers.2." in key]:
+        change(folder, key, lambda _: None)
+
+
+def quantised(edit: Callable[[Any], Any], dtype: type = np.float32) -> Callable[[Path], None]:
+    """Make all up projections codes of 8 bits with a scale for each row, and change the scales of one of them."""
+
+    def plant(folder: Path) -> None:
+        for layer in range(6):
+            key = f"model.layers.{layer}.mlp.up_proj.weight"
+            name = json.loads((folder / INDEX).read_text())["weight_map"][key]
+            state = load_file(folder / name)
+            values = state[key].astype(np.float32)
+            scales = np.abs(values).max(axis=1, keepdims=True) / 127
+            state[key] = np.round(values / scales).astype(np.int8)
+            state[f"{key}_scale"] = edit(scales.astype(dtype)) if layer == 3 else scales.astype(dtype)
+            save_file(state, folder / name)
+            edit_json(
+                folder / INDEX, lambda index, key=key, name=name: index["weight_map"].update({f"{key}_scale": name})
+            )
+        edit_json(folder / INDEX, lambda index: index["metadata"].pop("total_size"))
+        edit_json(folder / "config.json", lambda config: config.update(quantization_config=INT8))
+
+    return plant
+
+
+INT8 = {
+    "quant_method": "compressed-tensors", "format": "int-quantized", "ignore": ["lm_head", r"re:.*self_attn.*", r"re:.*(gate|down)_proj"],
+    "config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}}},
+}  # fmt: skip
+
+
+def _faults() -> Iterator[Fault]:
+    fail, warn = "FAIL", "WARN"
+    yield Fault(cut_short, "file-size", fail, "100 bytes short")
+    yield Fault(too_long, "file-size", fail, "24 bytes too long")
+    yield Fault(missing_shard, "shards", fail, f"{SECOND} is missing")
+    yield Fault(broken_header, "shards", fail, "not valid JSON")
+    yield Fault(broken_index, "shards", fail, "index.json is not valid JSON")
+    yield Fault(overlap, "offsets", fail, "begins 16 bytes before")
+    yield Fault(hole, "offsets", fail, "8 bytes before")
+    yield Fault(wrong_span, "offsets", fail, "its shape needs 992 bytes")
+    yield Fault(not_in_a_shard, "index-keys", fail, "in no shard: model.extra.weight")
+    yield Fault(not_in_the_index, "index-keys", fail, "in a shard, but not in")
+    yield Fault(twice, "index-keys", fail, "in several shards: model.embed_tokens.weight")
+    yield Fault(wrong_total, "index-total", warn, "12,345 bytes")
+    yield Fault(left_over, "orphaned-shards", warn, "model-00001-of-00009.safetensors")
+    yield Fault(edited(UP, put(np.nan)), "not-finite", fail, f"1 NaN value: {UP}")
+    yield Fault(edited(UP, put(-np.inf)), "not-finite", fail, f"1 infinite value: {UP}")
+    yield Fault(flipped_bit, "huge-values", fail, UP)
+    yield Fault(edited(UP, lambda one: one * 0), "all-zeros", warn, UP)
+    yield Fault(edited(UP, lambda one: one * 0 + np.float16(0.5)), "constants", warn, UP)
+    yield Fault(edited(UP, with_denormals), "denormals", warn, "60 % of denormal values")
+    yield Fault(copied, "duplicates", warn, f"{UP} = model.layers.1.mlp.up_proj.weight")
+    yield Fault(edited("model.embed_tokens.weight", rows(0.0, 7, 9, 11)), "untrained-rows", warn, "3 zero")
+    yield Fault(edited("model.embed_tokens.weight", rows(None, 7, 9)), "untrained-rows", warn, "2 equal to others")
+    yield Fault(edited("model.embed_tokens.weight", rows(0.01, 7)), "untrained-rows", warn, "1 below 0.1 of the median")
+    yield Fault(edited(DOWN, lambda one: one * np.float16(50)), "value-family", warn, DOWN)
+    yield Fault(edited(DOWN, lambda one: one.astype(np.float32)), "dtype-family", warn, f"{DOWN} is float32")
+    yield Fault(tied_but_different, "ties", fail, "their values differ")
+    yield Fault(quantised(put(0.0)), "scales", warn, "scales with zeros")
+    yield Fault(quantised(lambda one: one * 0), "scales", fail, "scales that are all zero")
+    yield Fault(quantised(put(-0.01)), "scales", warn, "negative")
+    yield Fault(quantised(put(np.nan)), "scales", fail, "scales with NaN")
+    yield Fault(quantised(put(1e12)), "scales", fail, "scales above")
+    yield Fault(configured(intermediate_size=40), "configuration", fail, "40 (intermediate_size)")
+    yield Fault(configured(num_hidden_layers=8), "missing-tensors", fail, "8 (num_hidden_layers)")
+    yield Fault(edited("model.layers.2.self_attn.k_proj.weight", lambda _: None), "missing-tensors", fail, "k_proj")
+    yield Fault(missing_layer, "layer-sequence", fail, "the first is 2")
+    yield Fault(more_tokens, "vocabulary", fail, "52 tokens")
+    yield Fault(id_beyond, "token-ids", warn, f"eos_token_id of generation_config.json is {TOKENS + 7}")
+    yield Fault(card("# A model\n"), "model-card", warn, "no license")
+    yield Fault(card("---\nlicense: [\n---\n"), "model-card", fail, "cannot be read")
+    yield Fault(card("---\nlicense: other\n---\n"), "model-card", warn, "no license_name")
+    yield Fault(lambda folder: (folder / "README.md").unlink(), "model-card", warn, "no model card")
+    yield Fault(broken_configuration, "unreadable-files", fail, "config.json")
+
+
+FAULTS = tuple(_faults())

@@ -1,0 +1,120 @@
+"""Faults of adapters, alone and against a base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ckptsurgeon as cs
+
+from .models import CARD, healthy
+from .test_faults import findings
+
+Factors = dict[str, torch.Tensor]
+
+
+def trained(layers: tuple[int, ...] = (0, 1, 2, 3, 4, 5), targets: tuple[str, ...] = ("q_proj", "v_proj")) -> Factors:
+    draw = torch.Generator().manual_seed(0)
+    found: Factors = {}
+    for layer in layers:
+        for name in targets:
+            module = f"model.layers.{layer}.self_attn.{name}"
+            found[f"{module}.lora_A.weight"] = torch.randn(2, 16, generator=draw)
+            found[f"{module}.lora_B.weight"] = torch.randn(16, 2, generator=draw)
+    return found
+
+
+def saved(factors: Factors, **config: Any) -> str:
+    from ...helpers.adapters import peft_folder
+
+    peft_folder("adapter", factors, **{"target_modules": ["q_proj", "v_proj"], **config})
+    Path("adapter/README.md").write_text(CARD.replace("license:", "base_model: org/base\nlicense:"))
+    return "adapter"
+
+
+@pytest.fixture(autouse=True)
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return healthy(tmp_path / "base")
+
+
+def test_a_trained_adapter_passes_alone_and_against_its_base() -> None:
+    folder = saved(trained())
+    assert not findings(cs.check(folder))
+    report = cs.check(folder, base="base")
+    assert not findings(report)
+    assert report.row("adapter-base").status.value == "PASS"
+
+
+def test_factors_that_are_all_zero_are_named() -> None:
+    factors = {key: value * ("lora_A" in key) for key, value in trained().items()}
+    report = cs.check(saved(factors))
+    assert findings(report) == {"adapter-zero": "WARN"}
+    assert "which is all of them" in report.row("adapter-zero").found[0].what
+
+
+def test_single_factors_that_are_zero_are_named() -> None:
+    factors = trained()
+    factors["model.layers.3.self_attn.q_proj.lora_B.weight"] *= 0
+    found = cs.check(saved(factors)).row("adapter-zero").found[0]
+    assert found.keys == ("base_model.model.model.layers.3.self_attn.q_proj.lora_B.weight",)
+
+
+def test_a_target_that_matches_nothing_fails() -> None:
+    report = cs.check(saved(trained(), target_modules=["q_proj", "v_proj", "query_proj"]))
+    assert report.row("adapter-targets").status.value == "FAIL"
+    assert "query_proj" in report.row("adapter-targets").found[0].what
+
+
+def test_a_regular_expression_that_matches_nothing_fails() -> None:
+    assert cs.check(saved(trained(), target_modules=r".*\.query")).row("adapter-targets").status.value == "FAIL"
+
+
+def test_layers_missing_from_the_sequence_are_named() -> None:
+    report = cs.check(saved(trained((0, 1, 2, 9))))
+    assert report.row("adapter-sequence").status.value == "WARN"
+    assert "6 numbers are missing: 3, 4, 5, 6, 7, 8" in report.row("adapter-sequence").found[0].what
+
+
+def test_layers_that_the_configuration_names_are_no_gap() -> None:
+    report = cs.check(saved(trained((0, 3)), layers_to_transform=[0, 3]))
+    assert report.row("adapter-sequence").status.value == "NOT RUN"
+
+
+def test_factors_of_two_ranks_fail() -> None:
+    factors = trained()
+    factors["model.layers.0.self_attn.q_proj.lora_B.weight"] = torch.ones(16, 3)
+    assert cs.check(saved(factors)).row("adapter-shapes").status.value == "FAIL"
+
+
+def test_factors_that_do_not_fit_the_base_fail() -> None:
+    factors = trained()
+    factors["model.layers.0.self_attn.q_proj.lora_A.weight"] = torch.ones(2, 24)
+    folder = saved(factors)
+    assert cs.check(folder).row("adapter-shapes").status.value == "PASS"
+    found = cs.check(folder, base="base").row("adapter-shapes")
+    assert found.status.value == "FAIL"
+    assert "changes (16, 24), the base has (16, 16)" in found.found[0].what
+
+
+def test_modules_that_the_base_lacks_fail() -> None:
+    report = cs.check(saved(trained((0, 1, 2, 3, 4, 5, 6))), base="base")
+    assert findings(report) == {"adapter-base": "FAIL"}
+    assert report.row("adapter-base").found[0].keys == (
+        "model.layers.6.self_attn.q_proj",
+        "model.layers.6.self_attn.v_proj",
+    )
+
+
+def test_a_card_without_the_base_is_named() -> None:
+    folder = saved(trained())
+    Path("adapter/README.md").write_text(CARD)
+    assert findings(cs.check(folder)) == {"model-card": "WARN"}
+
+
+def test_a_base_for_what_is_no_adapter_is_an_error() -> None:
+    with pytest.raises(cs.ConfigError, match="is not a LoRA adapter"):
+        cs.check("base", base="base")

@@ -1,0 +1,45 @@
+"""Each planted fault is caught and named by exactly the check that is for it, and the healthy model has none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import ckptsurgeon as cs
+
+from .faults import FAULTS, Fault, quantised
+from .models import healthy
+
+
+def findings(report: cs.CheckReport) -> dict[str, str]:
+    return {row.id: row.status.value for row in report.rows if row.status.value in ("WARN", "FAIL")}
+
+
+def test_the_healthy_model_passes(tmp_path: Path) -> None:
+    report = cs.check(healthy(tmp_path / "model"))
+    assert not findings(report)
+    assert report.ok
+    assert report.verdict.value == "PASS"
+
+
+def test_the_healthy_quantised_model_passes(tmp_path: Path) -> None:
+    folder = healthy(tmp_path / "model")
+    quantised(lambda scales: scales)(folder)
+    report = cs.check(folder)
+    assert not findings(report)
+    assert report.row("scales").status.value == "PASS"
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.id}-{fault.said[:24]}")
+def test_a_planted_fault_is_caught_by_its_check_alone(fault: Fault, tmp_path: Path) -> None:
+    folder = healthy(tmp_path / "model")
+    fault.plant(folder)
+    report = cs.check(folder)
+    assert findings(report) == {fault.id: fault.status}
+    assert fault.said in " ".join(found.what for found in report.row(fault.id).found)
+    assert all(found.todo for found in report.row(fault.id).found)
+
+
+def test_there_are_more_than_twenty_faults() -> None:
+    assert len(FAULTS) > 20

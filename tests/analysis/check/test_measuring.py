@@ -1,0 +1,111 @@
+"""The figures of one pass are those of the values, exactly for counts and extremes, whatever the dtype."""
+
+from __future__ import annotations
+
+import math
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.analysis.check.measuring import passing
+from ckptsurgeon.analysis.check.measuring.figures import BLOCK
+from ckptsurgeon.analysis.check.measuring.passing import measure
+
+FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2)
+RARE = (torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
+
+
+def values(dtype: torch.dtype, number: int) -> torch.Tensor:
+    """Random bits: all kinds of numbers, NaN, infinities and denormals among them."""
+    draw = torch.Generator().manual_seed(1)
+    raw = torch.randint(0, 256, (number * dtype.itemsize,), dtype=torch.uint8, generator=draw)
+    return raw.view(dtype)
+
+
+def denormal(found: torch.Tensor, dtype: torch.dtype) -> int:
+    wide = found.double().abs()
+    return int(((wide > 0) & (wide < torch.finfo(dtype).smallest_normal)).sum())
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, *RARE], ids=str)
+@pytest.mark.parametrize("number", [1, 4095, 300_001])
+def test_figures_of_random_bits_are_exact(dtype: torch.dtype, number: int, tmp_path: Path) -> None:
+    found = values(dtype, number)
+    save_file({"x": found}, tmp_path / "x.safetensors")
+    with cs.open_checkpoint(tmp_path / "x.safetensors") as checkpoint:
+        figures = measure(checkpoint, checkpoint, ())["x"].figures
+    assert figures is not None
+    wide = found.double()
+    finite = wide[wide.isfinite()]
+    assert figures.number == finite.numel()
+    assert (figures.nan, figures.inf) == (int(wide.isnan().sum()), int(wide.isinf().sum()))
+    assert figures.zeros == int((wide == 0).sum())
+    assert figures.denormals == denormal(found, dtype)
+    if finite.numel():
+        assert (figures.low, figures.high) == (float(finite.min()), float(finite.max()))
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_moments_of_weights_are_right(dtype: torch.dtype, tmp_path: Path) -> None:
+    found = (torch.randn(700, 501, generator=torch.Generator().manual_seed(2)) * 0.3).to(dtype)
+    save_file({"x": found}, tmp_path / "x.safetensors")
+    with cs.open_checkpoint(tmp_path / "x.safetensors") as checkpoint:
+        one = measure(checkpoint, checkpoint, ("x",))["x"]
+    assert one.figures is not None
+    assert math.isclose(one.figures.std, float(found.double().std(correction=0)), rel_tol=1e-5)
+    if dtype in (torch.bfloat16, torch.float16, torch.float32):
+        assert one.rows is not None
+        assert np.allclose(one.rows.squares, found.double().square().sum(dim=1).numpy(), rtol=1e-5)
+
+
+def test_ties_strides_and_files_of_torch_are_measured_too(tmp_path: Path) -> None:
+    whole = torch.arange(12.0).reshape(3, 4)
+    torch.save({"a": whole, "b": whole, "t": whole.t(), "part": whole[:, 1:]}, tmp_path / "x.pth")
+    with cs.open_checkpoint(tmp_path / "x.pth") as checkpoint:
+        found = measure(checkpoint, checkpoint, ())
+    assert found["a"] is found["b"]
+    assert [one.figures.high for one in found.values() if one.figures] == [11.0] * 4
+    assert found["part"].figures is not None
+    assert found["part"].figures.number == 9
+
+
+def test_equal_bytes_have_a_digest_and_others_none(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(9), "b": torch.ones(9), "c": torch.zeros(9)}, tmp_path / "x.safetensors")
+    with cs.open_checkpoint(tmp_path / "x.safetensors") as checkpoint:
+        found = measure(checkpoint, checkpoint, ())
+    assert found["a"].digest == found["b"].digest != ""
+    assert not found["c"].digest
+
+
+def test_the_number_of_threads_does_not_change_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file({f"{i}": values(torch.bfloat16, 300_000 + i) for i in range(4)}, tmp_path / "x.safetensors")
+    found = []
+    for threads in (1, 4):
+        monkeypatch.setattr(passing, "THREADS", threads)
+        with cs.open_checkpoint(tmp_path / "x.safetensors") as checkpoint:
+            found.append(measure(checkpoint, checkpoint, ()))
+    assert found[0] == found[1]
+
+
+def test_a_large_tensor_takes_no_more_memory_than_some_blocks(tmp_path: Path) -> None:
+    save_file({"x": torch.zeros(64 * BLOCK // 2, dtype=torch.bfloat16)}, tmp_path / "x.safetensors")
+    with cs.open_checkpoint(tmp_path / "x.safetensors") as checkpoint:
+        measure(checkpoint, checkpoint, ())
+        tracemalloc.start()
+        measure(checkpoint, checkpoint, ())
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 40 * BLOCK  # five arrays for each of four threads, and not the 64 blocks of the file
+
+
+def test_progress_ends_with_all_bytes(tmp_path: Path) -> None:
+    save_file({"x": torch.zeros(BLOCK)}, tmp_path / "x.safetensors")
+    seen = []
+    with cs.open_checkpoint(tmp_path / "x.safetensors") as checkpoint:
+        measure(checkpoint, checkpoint, (), lambda done, whole: seen.append((done, whole)))
+    assert seen[-1] == (4 * BLOCK, 4 * BLOCK)
