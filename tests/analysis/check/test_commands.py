@@ -23,7 +23,7 @@ from ckptsurgeon.analysis.check.running import all_checks
 from ...helpers.gguf_files import gguf, tensor_info
 from ...helpers.shell import installed, shows
 from .faults import FAULTS, cut_short, edited, put, wrong_total
-from .models import FIRST, SECOND, healthy
+from .models import FIRST, SECOND, edit_json, healthy
 from .models import INDEX as INDEX_FILE
 
 Run = Callable[..., Any]
@@ -266,3 +266,13 @@ def test_the_hook_of_the_page_refuses_a_commit() -> None:
     save_file({"a": np.ones(3, np.float32)}, "y.safetensors")
     git("add", "y.safetensors", env=env)
     assert git("commit", "-m", "good", env=env).startswith("0")
+
+
+@pytest.mark.parametrize("number", [-1, -60, 1 << 70])
+def test_an_added_token_with_an_id_that_is_no_row_is_no_crash(model: Path, number: int) -> None:
+    def give(document: dict[str, Any]) -> None:
+        document["added_tokens"][2]["id"] = number
+
+    edit_json(model / "tokenizer.json", give)
+    assert cs.check(model).row("not-finite").status.value == "PASS"
+    assert cs.inspect(model).notes is not None

@@ -32,12 +32,12 @@ def decoder_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
                 found.append(f"{brief_token(token)} is {row} in the former and {places[token]} in the latter")
         elif row >= len(tokens) and (not read.has_all_tokens or row == free):
             free += 1
-        elif row < len(tokens) and tokens[row] and not read.has_all_tokens:
+        elif 0 <= row < len(tokens) and tokens[row] and not read.has_all_tokens:
             found.append(
                 f"{brief_token(token)} is {row} in the former, where the latter has {brief_token(tokens[row])}"
             )
         elif read.has_all_tokens:
-            own = f", where {row} is {brief_token(tokens[row])}" if row < len(tokens) else ""
+            own = f", where {row} is {brief_token(tokens[row])}" if 0 <= row < len(tokens) else ""
             found.append(f"{brief_token(token)} is {row} in the former and missing in the latter{own}: it gets {free}")
             free += 1
     if found:

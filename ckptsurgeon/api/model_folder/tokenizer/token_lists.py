@@ -211,7 +211,7 @@ def _added_elsewhere(folder: ModelFolder) -> Iterator[str]:
     if not folder.has_all_tokens or scheme_of(_path(folder, WHOLE)):
         return
     tokens = folder.tokens or ()
-    found = [(token, row) for token, row in added_in(folder, WHOLE) if row < len(tokens) and tokens[row] != token]
+    found = [(token, row) for token, row in added_in(folder, WHOLE) if 0 <= row < len(tokens) and tokens[row] != token]
     for token, row in found[:1]:
         both = f"{row} is {brief_token(tokens[row])} and {brief_token(token)}"
         yield f"{WHOLE} gives two tokens one number: {both}"
