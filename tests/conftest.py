@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["CKPTSURGEON_NO_BUILDS"] = "1"  # nothing that one run builds may change what another sees
 
 import pytest
 from hypothesis import HealthCheck, settings

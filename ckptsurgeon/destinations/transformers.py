@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache, partial
+from typing import TYPE_CHECKING, cast
 
-from ..planning.target import TargetSpec
+from ..planning.target import Recognise, TargetSpec
 from ._document import Document
+
+if TYPE_CHECKING:
+    from .hf.given import GivenFields
 
 __all__ = ["CONFIG", "TOOLKIT"]
 
@@ -30,32 +35,68 @@ class _Transformers:
         return isinstance(content.get("model_type"), str) or isinstance(content.get("architectures"), list)
 
     def load(self, document: Document) -> TargetSpec:
-        """Return the destination; raises ConfigError if the package is missing, or the model or a field is unknown."""
-        from .hf.config import describe, library
-        from .hf.model import ModelFacts, construct, offline, vocabulary_of
-        from .torch_module.module import module_target
+        """Return the destination; raises ConfigError if the package is missing, or the model or a field is unknown.
 
-        package = library(document)
-        with offline():
-            described = describe(document, package)
-            facts = ModelFacts(package)
-            lists = document.vocabulary.paths if document.vocabulary is not None else ()
-            spec = module_target(
-                lambda: construct(described, facts),
-                kind="transformers",
-                name=document.name,
-                config=document.path,
-                files=tuple(
-                    dict.fromkeys([*document.read, *lists, *(one.path for one in described.files if one.path)])
-                ),
-                ran=(f"{described.name} of transformers {package.__version__}",),
-                notes=described.notes,
-                companions=described.files,
-            )
+        What a configuration builds is kept in the user's cache. It is built again only to draw initial values.
+        """
+        from .hf.cached_build import cached_axes, cached_layouts, cached_spec, spec_key
+        from .hf.given import given_fields
+        from .hf.growing_axes import GrowingAxes
 
-        named = {key: info for key, info in spec.tensors.items() if key not in spec.ties}
-        vocabulary = vocabulary_of(described, named)
-        return replace(spec, vocabulary=vocabulary, lists=lists, **facts.fields(spec.tensors, spec.ties))
+        given = given_fields(document)
+        key = spec_key(document, given)
+        built = cache(partial(_built, document, given, key))
+        spec = cached_spec(key, document, given)
+        if spec is None:
+            spec, key = built()
+        lists = document.vocabulary.paths if document.vocabulary is not None else ()
+        paths = [*document.read, *lists, *(one.path for one in spec.companions if one.path)]
+        spec = replace(spec, config=document.path, files=tuple(dict.fromkeys(paths)), lists=lists)
+        if not key:
+            return spec
+        return replace(
+            spec,
+            initial=lambda keys, seed: built()[0].initial(keys, seed),
+            build=lambda: _live(built()[0]),
+            recognise=cached_layouts(key, lambda: cast("Recognise", built()[0].recognise)),
+            vocabulary=GrowingAxes(cached_axes(key, lambda: built()[0].vocabulary)),
+        )
+
+
+def _live(spec: TargetSpec) -> object:
+    assert spec.build is not None
+    return spec.build()
+
+
+def _built(document: Document, given: GivenFields, key: str) -> tuple[TargetSpec, str]:
+    """Build the model, and keep what it has under ``key``; return the destination, and the key if it is kept."""
+    from .hf.config import describe, library
+    from .hf.model import ModelFacts, construct, offline, vocabulary_of
+    from .torch_module.module import module_target
+    from .torch_module.opened import watched
+
+    package = library(document)
+    with offline(), watched() as opened:
+        described = describe(document, package, given)
+        facts = ModelFacts(package)
+        spec = module_target(
+            lambda: construct(described, facts),
+            kind="transformers",
+            name=document.name,
+            files=tuple(dict.fromkeys([*document.read, *(one.path for one in described.files if one.path)])),
+            ran=(f"{described.name} of transformers {package.__version__}",),
+            notes=described.notes,
+            companions=described.files,
+        )
+    named = {key: info for key, info in spec.tensors.items() if key not in spec.ties}
+    vocabulary = vocabulary_of(described, named)
+    spec = replace(spec, vocabulary=vocabulary, **facts.fields(spec.tensors, spec.ties))
+    from .hf.cached_build import keep_spec
+    from .hf.stock import only_installed
+
+    alone = described.is_plain and facts.is_stock and not (spec.given or opened.hosts) and only_installed(opened.files)
+    known = (described.name, str(described.config.model_type))
+    return spec, key if key and alone and keep_spec(key, spec, given, known) else ""
 
 
 CONFIG = TOOLKIT = _Transformers()

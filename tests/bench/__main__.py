@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator
 
 from .batching import batching
+from .builds import builds
 from .deepseek import deepseek
 from .dequantising import dequantising
 from .editing import editing
@@ -181,6 +182,7 @@ def main() -> None:
     parser.add_argument("--batching", action="store_true", help="only batches by seconds and by clips")
     parser.add_argument("--patching", action="store_true", help="only ckpt patch")
     parser.add_argument("--sharing", action="store_true", help="only several processes")
+    parser.add_argument("--builds", action="store_true", help="only configurations of transformers")
     parser.add_argument("--quick", action="store_true", help="small files, one round: to see that it runs")
     options = parser.parse_args()
     number = 1 if options.quick else options.rounds
@@ -199,6 +201,7 @@ def main() -> None:
         only += [small(folder, number, 2_000 if options.quick else 200_000)] if options.small else []
         only += [patching(folder, number, layers=2 if options.quick else 32)] if options.patching else []
         only += [sharing(folder, number, layers=2 if options.quick else 16)] if options.sharing else []
+        only += [builds(folder, number)] if options.builds else []
         for rows in only:
             for row in rows:
                 show(row)
@@ -236,6 +239,7 @@ def main() -> None:
             small(folder, number, 2_000 if options.quick else 200_000),
             patching(folder, number, layers=2 if options.quick else 32),
             sharing(folder, number, layers=2 if options.quick else 16),
+            builds(folder, number),
         ):
             for row in rows:
                 show(row)

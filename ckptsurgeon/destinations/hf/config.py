@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,30 +11,32 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...planning.target import Companion
-from ...storage.json_text import read_json
-from ...storage.read._descriptors import leads_out
 from ...util.text import brief_repr, escape
 from .._document import Document
 from .files import companions, is_of_tokenizer
+from .given import GivenFields
 from .overrides import check_overrides, config_of, merged_fields
 from .processors import processor_files
-from .written import WrittenConfig, files_of
+from .written import WrittenConfig, files_of, has_fewer_rows
 
 __all__ = ["ModelDescription", "describe", "library"]
 
 OLDEST = 5
 """The oldest major version of transformers that is supported."""
-_OWN = ("transformers", "architecture")
 
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """A model of transformers: its class, its configuration, and the files that go next to its weights."""
+    """A model of transformers: its class, its configuration, and the files that go next to its weights.
+
+    ``is_plain`` says that these files are the config.json, which depends on nothing but its fields, and copies.
+    """
 
     model_class: Any
     config: Any
     files: tuple[Companion, ...] = ()
     notes: tuple[str, ...] = ()
+    is_plain: bool = False
 
     @property
     def name(self) -> str:
@@ -58,16 +59,15 @@ def library(document: Document) -> Any:
     return found
 
 
-def describe(document: Document, package: Any) -> ModelDescription:
+def describe(document: Document, package: Any, given: GivenFields) -> ModelDescription:
     """Return the model that a document describes: a config.json, or a file in our format that names one.
+
+    ``given`` are the fields that ``given_fields`` read.
 
     Raises ConfigError if transformers does not know the model, a field is wrong, or the model is quantised.
     """
-    fields, folder, where = _fields(document)
-    if document.dequantized:
-        fields.pop("quantization_config", None)
+    fields, folder, where, overrides = given
     config_class = _config_class(document, package, fields)
-    overrides = {name: value for name, value in document.model.items() if name not in _OWN}
     check_overrides(document, config_class, fields, overrides)
     name, notes = _architecture(document, package, config_class, fields)
     model_class = getattr(package, name)
@@ -91,35 +91,8 @@ def describe(document: Document, package: Any) -> ModelDescription:
     files, said = files_of(document, written, fields, folder)
     if any(is_of_tokenizer(one.name) for one in more):  # written for the tokens that are trained
         files = tuple(one for one in files if not is_of_tokenizer(one.name))
-    return ModelDescription(model_class, config, (*files, *more), (*notes, *said, *others))
-
-
-def _fields(document: Document) -> tuple[dict[str, Any], str, str]:
-    """Return the fields of the config.json, the folder of that file, and its name.
-
-    The document is the config.json itself, or names it. Raises ConfigError if it is not a configuration of
-    transformers.
-    """
-    if not document.model:
-        return dict(document.content), os.path.dirname(document.path), document.name
-    named = document.model["transformers"]
-    if isinstance(named, str) and os.path.isdir(document.resolve(named)):
-        named = os.path.join(named, "config.json")
-        if leads_out(document.resolve(named)):
-            raise document.fail(
-                f"{escape(named)} is a link to outside of its folder, which is not followed.",
-                "Name the file that the link leads to.",
-            )
-    text = document.text_file(named, "transformers")
-    try:
-        fields = read_json(text)
-    except ValueError as error:
-        raise document.fail(f"{escape(named)} is not valid JSON: {escape(str(error))}.") from None
-    if not isinstance(fields, dict) or not ("model_type" in fields or "architectures" in fields):
-        raise document.fail(
-            f"{escape(named)} is not a configuration of transformers: it has neither model_type nor architectures."
-        )
-    return fields, os.path.dirname(document.resolve(named)), named
+    is_plain = document.vocabulary is None and not (more or said or others or has_fewer_rows(written, fields))
+    return ModelDescription(model_class, config, (*files, *more), (*notes, *said, *others), is_plain)
 
 
 def _config_class(document: Document, package: Any, fields: Mapping[str, Any]) -> Any:

@@ -13,9 +13,10 @@ from typing import Any
 from ...errors import ConfigError
 from ...tensors.info import TensorInfo
 from ..torch_module.module import module_target
-from ..torch_module.state import GrowingAxes, grown_axes
 from .config import ModelDescription
+from .growing_axes import GrowingAxes, grown_axes
 from .names import KeyConversions
+from .stock import is_stock
 
 __all__ = ["ModelFacts", "built", "construct", "offline", "vocabulary_of"]
 
@@ -27,6 +28,8 @@ class ModelFacts:
         self._package = package
         self._tied: list[str] = []
         self._names: KeyConversions | None = None
+        self.is_stock = False
+        """Whether all of the model is of torch and transformers, so that their versions say what it has."""
 
     def take(self, model: Any) -> None:
         """Collect the facts about a model, without a reference to it, so that it can be freed."""
@@ -36,6 +39,7 @@ class ModelFacts:
             for key in getattr(module, "_tied_weights_keys", None) or ()
         ]
         self._names = KeyConversions.of(model, self._package)
+        self.is_stock = is_stock(list(model.modules()))
 
     def fields(self, tensors: Mapping[str, TensorInfo], ties: Mapping[str, str]) -> dict[str, Any]:
         """Return the fields ``implied`` and ``recognise`` of a TargetSpec, which depend on the model."""

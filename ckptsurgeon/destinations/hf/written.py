@@ -13,11 +13,12 @@ from ...vocabulary.replacement import tokens_at
 from ...vocabulary.token_ids import MovedIds, Renumbering
 from ...vocabulary.vocabulary import Vocabulary
 from .._document import Document
+from .config_text import config_text
 from .files import CONFIG, companions, is_of_tokenizer
 from .overrides import config_of, merged_fields
 from .tokens import IN_YAML, renumbered, renumbered_generation, renumbering_of, with_tokenizer_of
 
-__all__ = ["WrittenConfig", "files_of"]
+__all__ = ["WrittenConfig", "files_of", "has_fewer_rows"]
 
 # config.json: the given file, with the fields that a destination changes.
 
@@ -67,9 +68,9 @@ class WrittenConfig:
 
         If transformers would read another configuration from these fields, the file has all fields.
         """
-        text = _text(self._fields)
+        text = config_text(self._fields)
         if not self._is_taken(text):
-            text = _text(_with_others(json.loads(self.config.to_json_string()), self._fields))
+            text = config_text(_with_others(json.loads(self.config.to_json_string()), self._fields))
         return Companion(CONFIG, text=text)
 
     def _is_taken(self, text: str) -> bool:
@@ -79,10 +80,6 @@ class WrittenConfig:
         except Exception:  # a class of transformers may raise anything
             return False
         return {**taken, _OF_THE_LIBRARY: ""} == {**self.config.to_dict(), _OF_THE_LIBRARY: ""}
-
-
-def _text(fields: Fields) -> str:
-    return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
 
 
 def _with_others(fields: Fields, others: Mapping[str, Any]) -> Fields:
@@ -176,6 +173,12 @@ def _of_fewer_rows(
         "rows: it is not copied; use --vocab SRC_TOKENS:DST_TOKENS to take rows by token"
     )
     return tuple(one for one in files if not is_of_tokenizer(one.name)), [*notes, *more, note]
+
+
+def has_fewer_rows(written: WrittenConfig, fields: Mapping[str, Any]) -> bool:
+    """Return whether a destination has fewer rows of a vocabulary than the fields of its config.json say."""
+    rows = _rows(written.config)
+    return bool(rows) and rows < _size(type(written.config), fields)
 
 
 def _size(config_class: Any, fields: Mapping[str, Any]) -> int:

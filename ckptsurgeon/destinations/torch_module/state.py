@@ -1,9 +1,7 @@
-"""The state dict of an ``nn.Module``: headers, ties, and axes that grow with the vocabulary."""
+"""The state dict of an ``nn.Module``: headers and ties."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,7 +13,7 @@ from ...tensors.info import TensorInfo
 from ...util.text import escape, listing
 from .parts import is_distributed
 
-__all__ = ["GrowingAxes", "grown_axes", "infos_of", "state_of", "ties_of"]
+__all__ = ["infos_of", "state_of", "ties_of"]
 
 
 def state_of(module: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -70,42 +68,3 @@ def ties_of(tensors: dict[str, Tensor]) -> dict[str, str]:
         if tensor.numel() and first.setdefault(place, key) != key:
             ties[key] = first[place]
     return ties
-
-
-# Axes that are as long as the vocabulary: those that grow with it. Found by building the model twice.
-
-Tensors = Mapping[str, TensorInfo]
-
-
-class GrowingAxes(Mapping[str, int]):
-    """The axis of each tensor that grows with the vocabulary; computed on first use, by building a larger model."""
-
-    def __init__(self, find: Callable[[], Mapping[str, int]]) -> None:
-        self._find = find
-
-    @cached_property
-    def _axes(self) -> Mapping[str, int]:
-        return self._find()
-
-    def __getitem__(self, key: str) -> int:
-        return self._axes[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._axes)
-
-    def __len__(self) -> int:
-        return len(self._axes)
-
-
-def grown_axes(tensors: Tensors, grown: Tensors) -> dict[str, int]:
-    """Return, by key, the axis along which a tensor is longer in ``grown``, the same model with more tokens.
-
-    A tensor that grows along two axes (a table of tokens by tokens) is left out; the user has to name one of the axes.
-    """
-    found: dict[str, int] = {}
-    for key, info in tensors.items():
-        other = grown[key].shape if key in grown else info.shape
-        if len(other) == len(info.shape):
-            axes = [axis for axis, size in enumerate(info.shape) if other[axis] > size]
-            found.update({key: axes[0]} if len(axes) == 1 else {})
-    return found

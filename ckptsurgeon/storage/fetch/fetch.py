@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import ConfigError, FormatError, SourceError
 from ...util.text import escape
-from ..read.http.range_cache import cache_folder
+from ..cached_documents import cache_folder
 from ..read.uri import open_source
 from ..write.output_checks import check_is_path
 from .cache import CachedFile, read_blob

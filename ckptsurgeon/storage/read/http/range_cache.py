@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from ....errors import SourceError
+from ...cached_documents import cache_folder
 from .._intervals import Intervals
 from .spool import Journal, Spool
 
-__all__ = ["KeptSpool", "cache_folder", "kept_spool"]
+__all__ = ["KeptSpool", "kept_spool"]
 
 FLUSH = 1 << 20
 """How many bytes are received before they are flushed and added to the journal: a killed run loses at most these."""
@@ -84,12 +85,6 @@ class KeptSpool(Spool):
         """Remove both files, the journal first: bytes without a journal are never used."""
         os.unlink(self._path + _JOURNAL)
         os.unlink(self._path + _BYTES)
-
-
-def cache_folder() -> str:
-    """Return the user's cache folder, for files that can be fetched again."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return os.path.abspath(os.environ.get("CKPTSURGEON_CACHE") or os.path.join(home, "ckptsurgeon"))
 
 
 def kept_spool(uri: str, content: str) -> Spool:

@@ -1,0 +1,164 @@
+"""Keeps what a configuration builds in the user's cache, and reads it again without importing torch or transformers.
+
+An entry has keys, shapes, dtypes, ties and what else a ``TargetSpec`` has as data. It has no path and no text of the
+user's: its key is a SHA-256 of the configuration and the versions, and a config.json is kept as changes of the given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from ...planning.target import Companion, KnownLayout, Recognise, TargetSpec
+from ...storage.cached_documents import cached_document, document_key, keep_document
+from ...tensors.dtypes import DTYPES
+from ...tensors.info import TensorInfo
+from .._document import Document
+from .._inits import ZERO_DEVIATION
+from .config_text import changed_fields, config_text, texts_in, with_changes
+from .files import CONFIG, companions
+from .given import GivenFields
+from .stock import versions
+
+__all__ = ["cached_axes", "cached_layouts", "cached_spec", "keep_spec", "spec_key"]
+
+FORMAT = 1
+"""To be raised if the form of the entries changes."""
+WITH_STORAGE = "built with storage in "
+"""How the note on the time and memory of a build begins, which is true of that run only."""
+
+
+def spec_key(document: Document, given: GivenFields) -> str:
+    """Return the key of what a document builds; "" if that depends on more than its fields and the versions."""
+    features = document.train.get("features")
+    is_trained = isinstance(features, Mapping) and features.get("kind") == "waves"
+    if document.vocabulary is not None or is_trained:
+        return ""
+    known = versions()
+    asked = {"asked": document.model.get("architecture"), "fields": given.fields, "overrides": given.overrides}
+    return document_key({"of": "transformers", "format": FORMAT, "versions": known, **asked}) if known else ""
+
+
+def cached_spec(key: str, document: Document, given: GivenFields) -> TargetSpec | None:
+    """Return the destination that the cache has under a key, without what is computed; None if it has none."""
+    document_found = cached_document(key)
+    if document_found is None:
+        return None
+    try:
+        found = _spec(document_found, document.name, given)
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError):  # of another form
+        return None
+    return found
+
+
+def _spec(kept: Any, name: str, given: GivenFields) -> TargetSpec:
+    text = config_text(with_changes(kept["config"], _given(given)))
+    tensors = {str(key): _info(dtype, shape) for key, dtype, shape in kept["tensors"]}
+    ties = {str(key): str(owner) for key, owner in kept["ties"].items()}
+    if not (ties.keys() | set(ties.values()) | set(kept["implied"]) | set(kept["undrawable"])) <= tensors.keys():
+        raise ValueError(name)
+    return TargetSpec(
+        kind="transformers",
+        name=name,
+        tensors=tensors,
+        ties=ties,
+        undrawable=dict.fromkeys(kept["undrawable"], ZERO_DEVIATION),
+        ran=tuple(map(str, kept["ran"])),
+        notes=tuple(map(str, kept["notes"])),
+        companions=(Companion(CONFIG, text=text), *companions(given.folder)),
+        implied=frozenset(kept["implied"]),
+    )
+
+
+def _info(dtype: str, shape: list[int]) -> TensorInfo:
+    if dtype not in DTYPES or not all(type(size) is int and size >= 0 for size in shape):
+        raise ValueError(dtype)
+    return TensorInfo(dtype, tuple(shape))
+
+
+def keep_spec(key: str, spec: TargetSpec, given: GivenFields, known: tuple[str, ...]) -> bool:
+    """Keep a destination under a key, and return whether it is now there.
+
+    It is not kept if an entry would have a text that the user's file has; ``known`` are texts that may be in both.
+    """
+    config = next((one for one in spec.companions if one.name == CONFIG), None)
+    if config is None or not set(spec.undrawable.values()) <= {ZERO_DEVIATION}:
+        return False
+    changes = _changes(config.text, given, known)
+    if changes is None:
+        return False
+    kept = {
+        "config": changes,
+        "tensors": [[name, info.dtype, list(info.shape)] for name, info in spec.tensors.items()],
+        "ties": dict(spec.ties),
+        "implied": sorted(spec.implied),
+        "undrawable": list(spec.undrawable),
+        "ran": list(spec.ran),
+        "notes": [note for note in spec.notes if not note.startswith(WITH_STORAGE)],
+    }
+    keep_document(key, kept)
+    return True
+
+
+def _given(given: GivenFields) -> dict[str, Any]:
+    """Return the user's fields with the overrides laid over them, of which a written config.json has most."""
+
+    def over(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+        both = {name: first[name] for name in second if isinstance(first.get(name), dict)}
+        inner = {name: over(both[name], one) for name, one in second.items() if name in both and isinstance(one, dict)}
+        return {**first, **second, **inner}
+
+    return over(given.fields, given.overrides)
+
+
+def _changes(text: str, given: GivenFields, known: tuple[str, ...]) -> list[Any] | None:
+    """Return the changes that make the text of a config.json; None if they have a text of the user's."""
+    from ...storage.json_text import read_json
+
+    base = _given(given)
+    changes = changed_fields(read_json(text), base)
+    own = {one for one in texts_in(base) if one not in known}
+    if config_text(with_changes(changes, base)) != text or not own.isdisjoint(texts_in(changes)):
+        return None
+    return changes
+
+
+def cached_layouts(key: str, recognise: Callable[[], Recognise]) -> Recognise:
+    """Return a function that finds the layout of a source in the cache, else by ``recognise()``, and then keeps it."""
+
+    def found(tensors: Mapping[str, TensorInfo]) -> KnownLayout:
+        rows = [[name, list(info.shape)] for name, info in tensors.items()]
+        own = document_key({"of": "layout", "destination": key, "source": rows})
+        known = _layout(cached_document(own))
+        if known is None:
+            known = recognise()(tensors)
+            plain = asdict(known)
+            plain.update(operations=list(plain["operations"]), notes=list(plain["notes"]))
+            if _layout(plain) == known:
+                keep_document(own, plain)
+        return known
+
+    return found
+
+
+def _layout(kept: Any) -> KnownLayout | None:
+    try:
+        lists = {"operations": tuple(kept["operations"]), "notes": tuple(kept["notes"])}
+        return KnownLayout(**{**kept, **lists})
+    except (TypeError, LookupError):
+        return None
+
+
+def cached_axes(key: str, find: Callable[[], Mapping[str, int]]) -> Callable[[], Mapping[str, int]]:
+    """Return a function that finds the axes of a vocabulary in the cache, else by ``find``, and then keeps them."""
+
+    def found() -> Mapping[str, int]:
+        own = document_key({"of": "vocabulary", "destination": key})
+        known = cached_document(own)
+        if not (isinstance(known, dict) and all(type(axis) is int for axis in known.values())):
+            known = dict(find())
+            keep_document(own, known)
+        return known
+
+    return found

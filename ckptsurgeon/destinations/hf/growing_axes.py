@@ -1,0 +1,46 @@
+"""Axes that are as long as the vocabulary: those that grow with it, as found by building the model twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+
+from ...tensors.info import TensorInfo
+
+__all__ = ["GrowingAxes", "grown_axes"]
+
+Tensors = Mapping[str, TensorInfo]
+
+
+class GrowingAxes(Mapping[str, int]):
+    """The axis of each tensor that grows with the vocabulary; computed on first use, by building a larger model."""
+
+    def __init__(self, find: Callable[[], Mapping[str, int]]) -> None:
+        self._find = find
+
+    @cached_property
+    def _axes(self) -> Mapping[str, int]:
+        return self._find()
+
+    def __getitem__(self, key: str) -> int:
+        return self._axes[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._axes)
+
+    def __len__(self) -> int:
+        return len(self._axes)
+
+
+def grown_axes(tensors: Tensors, grown: Tensors) -> dict[str, int]:
+    """Return, by key, the axis along which a tensor is longer in ``grown``, the same model with more tokens.
+
+    A tensor that grows along two axes (a table of tokens by tokens) is left out; the user has to name one of the axes.
+    """
+    found: dict[str, int] = {}
+    for key, info in tensors.items():
+        other = grown[key].shape if key in grown else info.shape
+        if len(other) == len(info.shape):
+            axes = [axis for axis, size in enumerate(info.shape) if other[axis] > size]
+            found.update({key: axes[0]} if len(axes) == 1 else {})
+    return found

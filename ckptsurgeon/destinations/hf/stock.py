@@ -1,0 +1,80 @@
+"""Whether a model is of transformers as it is installed, so that a configuration and versions say what it builds."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import sys
+import sysconfig
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from ...util.version import __version__
+
+__all__ = ["LIBRARIES", "is_stock", "only_installed", "versions"]
+
+LIBRARIES = ("torch", "transformers")
+_CODE = (".py", ".pyc", ".so")
+_SYSTEM = ("/proc/", "/sys/", "/dev/")
+_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of all code that builds a model; {} if they do not say what would be imported.
+
+    Imports neither torch nor transformers. In a process that has imported transformers, code may have registered
+    classes or changed them, and a checkout that is installed in place changes without another version.
+    """
+    if "transformers" in sys.modules or _has_other_defaults():
+        return {}
+    found = {name: _version(name) for name in LIBRARIES}
+    if not all(found.values()):
+        return {}
+    python = ".".join(map(str, sys.version_info[:3]))
+    return {**found, "python": python, "ckptsurgeon": __version__, "code": _own_code()}
+
+
+def _has_other_defaults() -> bool:
+    """Return whether code of this process has changed the dtype or device of new tensors."""
+    torch: Any = sys.modules.get("torch")
+    return torch is not None and (torch.get_default_dtype(), str(torch.get_default_device())) != (torch.float32, "cpu")
+
+
+def _version(name: str) -> str:
+    """Return the version of an installed package; "" if another package of this name would be imported."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        found, spec = distribution(name), importlib.util.find_spec(name)
+    except (PackageNotFoundError, ValueError):
+        return ""
+    expected = os.path.realpath(str(found.locate_file(f"{name}/__init__.py")))
+    is_there = spec is not None and spec.origin is not None and os.path.realpath(spec.origin) == expected
+    return found.version if is_there else ""
+
+
+def _own_code() -> str:
+    """Return the SHA-256 of names, sizes and times of this package's files for destinations.
+
+    A checkout changes these without another version.
+    """
+    found: list[str] = []
+    for folder in (_HERE, os.path.join(_HERE, "hf"), os.path.join(_HERE, "torch_module")):
+        with os.scandir(folder) as entries:
+            files = [one for one in entries if one.name.endswith(".py")]
+        found += sorted(f"{one.name} {one.stat().st_size} {one.stat().st_mtime_ns}" for one in files)
+    return hashlib.sha256("\n".join(found).encode()).hexdigest()
+
+
+def only_installed(files: Iterable[str]) -> bool:
+    """Return whether all files that were opened are code, or installed with Python's packages, or of the system."""
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    folders = (*{os.path.realpath(sysconfig.get_path(name)) + os.sep for name in names}, *_SYSTEM)
+    others = (path for path in files if not path.endswith(_CODE) and os.path.exists(path))
+    return all(os.path.realpath(path).startswith(folders) for path in others)
+
+
+def is_stock(modules: Collection[Any]) -> bool:
+    """Return whether the classes of all modules of a model are those of torch and transformers."""
+    return all(type(module).__module__.partition(".")[0] in LIBRARIES for module in modules)

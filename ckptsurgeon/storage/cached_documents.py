@@ -1,0 +1,123 @@
+"""Keeps small JSON documents that took long to compute in the user's cache folder.
+
+An entry is read only if it is a whole file of this user under its own key; else it is computed again and rewritten.
+Nothing in the cache is needed: every failure to read or write counts as "not there".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import stat
+import time
+from contextlib import suppress
+from typing import Any
+
+__all__ = ["cache_folder", "cached_document", "document_key", "keep_document"]
+
+FOLDER, SUFFIX, TEMP = "builds", ".json", ".tmp"
+MOST_FILES, MOST_BYTES, MOST_IN_ONE = 200, 128 << 20, 16 << 20
+"""How many entries and bytes are kept, the most recently used ones, and how large one entry may be."""
+OLD_S = 24 * 3600
+"""Temp files that are older, in seconds, were left by killed runs."""
+OFF = "CKPTSURGEON_NO_BUILDS"
+"""The environment variable that switches this cache off if it is set to anything but an empty text."""
+
+
+def cache_folder() -> str:
+    """Return the user's cache folder, for files that can be fetched or computed again."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.abspath(os.environ.get("CKPTSURGEON_CACHE") or os.path.join(home, "ckptsurgeon"))
+
+
+def document_key(said: Any) -> str:
+    """Return the key of a document, the SHA-256 of all that it depends on; "" if that is not plain JSON data."""
+    if os.environ.get(OFF) or not _is_plain(said):
+        return ""
+    return _digest(said)
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether JSON gives back exactly this value: for example, it would turn numbers that are keys into text."""
+    if isinstance(value, dict):
+        return all(type(key) is str and _is_plain(one) for key, one in value.items())
+    return (
+        all(map(_is_plain, value)) if type(value) is list else value is None or type(value) in (str, int, float, bool)
+    )
+
+
+def cached_document(key: str) -> Any:
+    """Return the document with this key; None if there is none, or its file is damaged or not this user's."""
+    if not key:
+        return None
+    path = os.path.join(cache_folder(), FOLDER, key + SUFFIX)
+    try:
+        entry = json.loads(_own_bytes(path))
+        document = entry["document"]
+        if entry["key"] != key or entry["sha256"] != _digest(document):
+            return None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    with suppress(OSError):
+        os.utime(path)  # the entries that were used last are kept
+    return document
+
+
+def _digest(document: Any) -> str:
+    return hashlib.sha256(json.dumps(document, separators=(",", ":")).encode()).hexdigest()
+
+
+def _own_bytes(path: str) -> bytes:
+    """Return the bytes of a regular file of this user; raises OSError for any other, without following a link."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, "rb") as file:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_size > MOST_IN_ONE:
+            raise OSError(path)
+        return file.read()
+
+
+def keep_document(key: str, document: Any) -> None:
+    """Keep a document, whole or not at all, and remove the entries that were not used for the longest time."""
+    if not key or not _is_plain(document):
+        return
+    entry = {"key": key, "sha256": _digest(document), "document": document}
+    body = json.dumps(entry, separators=(",", ":")).encode()
+    if len(body) > MOST_IN_ONE:
+        return
+    folder = os.path.join(cache_folder(), FOLDER)
+    temp = os.path.join(folder, f"{key}.{secrets.token_hex(4)}{TEMP}")
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            with open(fd, "wb") as file:
+                file.write(body)
+            os.replace(temp, os.path.join(folder, key + SUFFIX))
+        except BaseException:
+            os.unlink(temp)
+            raise
+        _sweep(folder)
+    except OSError:
+        return
+
+
+def _sweep(folder: str) -> None:
+    """Remove all but the newest entries of the cache, and the temp files of killed runs."""
+    kept: list[tuple[float, int, str]] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(OSError):
+                found = entry.stat(follow_symlinks=False)
+                if entry.name.endswith(SUFFIX):
+                    kept.append((found.st_mtime, found.st_size, entry.path))
+                elif entry.name.endswith(TEMP) and time.time() - found.st_mtime > OLD_S:
+                    os.unlink(entry.path)
+    total = 0
+    for place, (_, size, path) in enumerate(sorted(kept, reverse=True)):
+        total += size
+        if place >= MOST_FILES or total > MOST_BYTES:
+            with suppress(OSError):
+                os.unlink(path)
