@@ -4,6 +4,7 @@ from .analysis.check.report import CheckReport as CheckReport
 from .analysis.compare.difference import Difference as Difference
 from .analysis.explanation import Explained as Explained
 from .analysis.explanation import Explanation as Explanation
+from .analysis.fits.fit import Fit as Fit
 from .analysis.inspection import Inspection as Inspection
 from .analysis.match.proposal import Proposal as Proposal
 from .analysis.page.contents import Page as Page
@@ -23,6 +24,7 @@ from .api.edit import filter as filter
 from .api.edit import rename as rename
 from .api.explain import explain as explain
 from .api.fetch import fetch as fetch
+from .api.fits import fits as fits
 from .api.inspect import init_config as init_config
 from .api.inspect import inspect as inspect
 from .api.lora.extract import lora_extract as lora_extract

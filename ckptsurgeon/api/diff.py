@@ -10,10 +10,13 @@ from dataclasses import replace
 from ..analysis.compare.compare import compare, compare_outlines
 from ..analysis.compare.difference import Difference, Tolerance
 from ..analysis.compare.outline import Outline, beside, outline_from_plain, outline_of
+from ..analysis.fits.compare import tied_keys
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.in_memory import place_of
 from ..checkpoint.opening import open_checkpoint
+from ..destinations._load import is_configuration, load_target
 from ..errors import CheckpointError, ConfigError
+from ..storage.read.uri import shown
 from ..util.collection import no_collection
 from ..util.text import escape
 from .inputs.argument_types import CheckpointLike, Path, Patterns, Progress
@@ -45,7 +48,7 @@ def diff(
     compared byte for byte, and if they differ, or if the other checkpoint has them plainly or in another encoding, by
     the values of the weights that they stand for (``decoded``). ``renames`` finds tensors with other names by their
     content, and the rules that rename them. ``include`` and ``exclude`` select the keys to compare; ``root`` is the
-    state dict of both.
+    state dict of both. ``second`` may be a configuration: keys, shapes and dtypes of what it builds are then compared.
 
     Raises PatternError for a pattern that matches nothing, what ``open_checkpoint`` raises, and FormatError if a
     record that is read fails its checksum.
@@ -58,6 +61,14 @@ def diff(
             "--rtol and --atol are only for --values, because headers have no values.",
             hint="Add --values, or leave them out.",
         )
+    if isinstance(second, (str, os.PathLike)) and is_configuration(os.fspath(second)):
+        if values or renames:
+            option = "--values" if values else "--renames"
+            raise ConfigError(
+                f"{option} compares values, and a configuration such as {escape(os.fspath(second))} has none.",
+                hint=f"Leave {option} out, or name the checkpoint; ckpt fits proposes rules from names and shapes.",
+            )
+        return _of_configuration(first, os.fspath(second), root, include, exclude)
     if not (values or renames) and _is_large(first) and _is_large(second):
         return _of_large(place_of(first), place_of(second), root, include, exclude)
     found = _compared(
@@ -66,6 +77,19 @@ def diff(
     )  # fmt: skip
     notes = folder_differences(first, second)
     return replace(found, notes=(*found.notes, *notes)) if notes else found
+
+
+def _of_configuration(
+    first: CheckpointLike, second: str, root: str | None, include: Patterns, exclude: Patterns
+) -> Difference:
+    """Compare a header with what a configuration builds; keys that its library ties itself need not be stored."""
+    target = load_target(second)
+    with open_checkpoint(first, root, called="first") as checkpoint:
+        here = outline_of(checkpoint)
+        untold = dict(tied_keys(here.tensors, target))
+        wanted = {key: info for key, info in target.tensors.items() if key not in untold}
+        there = Outline(shown(second), wanted, target.notes)
+        return replace(compare_outlines(here, there, include=include, exclude=exclude), has_values=False)
 
 
 def folder_differences(first: CheckpointLike, second: CheckpointLike) -> list[str]:

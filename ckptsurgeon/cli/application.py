@@ -63,13 +63,13 @@ def _filled(group: Any, values: Mapping[str, Any]) -> Any:
     })  # fmt: skip
 
 
-EXIT_CODES = """Exit status: 0 done; 1 the answer is no (differs, verification failed, scan found code); 2 usage,
-a pattern that matches nothing, a bad configuration; 3 an input is missing, corrupt or unsafe; 4 the plan is impossible;
-5 the output cannot be written; 70 a bug; 129 hung up; 130 interrupted; 141 the reader of stdout is gone;
+EXIT_CODES = """Exit status: 0 done; 1 the answer is no (differs, does not fit, verification failed, scan found code);
+2 usage, a pattern that matches nothing, a bad configuration; 3 an input is missing, corrupt or unsafe; 4 the plan is
+impossible; 5 the output cannot be written; 70 a bug; 129 hung up; 130 interrupted; 141 the reader of stdout is gone;
 143 terminated."""
 
 ORDER = (
-    "inspect", "diff", "match", "transplant", "rename", "filter", "convert", "average", "merge", "lora_merge",
+    "inspect", "diff", "fits", "match", "transplant", "rename", "filter", "convert", "average", "merge", "lora_merge",
     "lora_extract", "patch_make", "patch_apply", "patch_show", "apply", "verify", "prove", "check", "scan", "view",
     "init", "fetch", "train", "transcribe", "demo_data",
 )  # fmt: skip

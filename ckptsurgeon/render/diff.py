@@ -209,7 +209,8 @@ def _summary(found: Difference) -> RenderableType:
     words = [same, *(f"{number} {kind}" for kind, number in kinds.items())]
     words += [f"{len(found.close)} within the tolerance"] if found.close else []
     words += [f"{found.left_out} left out"] if found.left_out else []
-    said = f"{', '.join(words)}{_not_finite(found)}{'' if found.values else '; values not compared (--values)'}"
+    not_compared = "" if found.values or not found.has_values else "; values not compared (--values)"
+    said = f"{', '.join(words)}{_not_finite(found)}{not_compared}"
     if found.differs:
         return Hanging(Text("  "), Text(said))
     return Hanging(Text("  "), Text(f"{'the same' if found.values else 'alike'}  {said}", style="green"))

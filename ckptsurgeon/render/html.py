@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..analysis.check.report import CheckReport
     from ..analysis.compare.difference import Difference
     from ..analysis.explanation import Explained
+    from ..analysis.fits.fit import Fit
     from ..analysis.inspection import Inspection
     from ..analysis.match.proposal import Proposal
     from ..analysis.patch import Patch
@@ -184,6 +185,15 @@ def _difference(found: Difference) -> Views:
     yield from _notes(found.notes)
 
 
+def _fit(found: Fit) -> Views:
+    from .fits import command_lines, fit_view
+
+    yield fit_view(found)
+    if found.command:
+        yield Text("\n".join(command_lines(found)))
+    yield from _notes(found.notes)
+
+
 def _proposal(found: Proposal) -> Views:
     from .match import proposal_view
 
@@ -250,6 +260,7 @@ VIEWS: dict[str, Callable[..., Views]] = {
     "Patch": _patch,
     "Plan": _plan,
     "Proof": _proof,
+    "Fit": _fit,
     "Proposal": _proposal,
     "Receipt": _receipt,
     "CheckReport": _checked,

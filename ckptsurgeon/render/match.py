@@ -15,7 +15,7 @@ from ..util.text import count, escape, shape_text
 from .columns import Columns
 from .tree import build_tree
 
-__all__ = ["proposal_view", "rule_lines"]
+__all__ = ["left_over", "proposal_view", "rule_lines"]
 
 SHOWN = 12
 
@@ -30,8 +30,8 @@ def proposal_view(found: Proposal, *, every: bool = False) -> RenderableType:
     for module, options in list(found.ambiguous.items())[:limit]:
         could = ", ".join(map(escape, options))
         parts.append(Columns([[Text("ambiguous", style="yellow"), escape(module), f"could be {could}"]]))
-    parts += _left("missing", "red", found.missing, limit)
-    parts += _left("not used", "", found.unmatched, limit)
+    parts += left_over("missing", "red", found.missing, limit)
+    parts += left_over("not used", "", found.unmatched, limit)
     return Group(*parts, _summary(found))
 
 
@@ -58,7 +58,7 @@ def rule_lines(rules: Sequence[str], *, unwrap: bool = False) -> Iterator[str]:
         yield f"    --map {shlex.quote(rule)}"
 
 
-def _left(name: str, style: str, tensors: Mapping[str, TensorInfo], limit: int) -> list[RenderableType]:
+def left_over(name: str, style: str, tensors: Mapping[str, TensorInfo], limit: int) -> list[RenderableType]:
     """Return a table of keys without a match, after the label ``name``; repeated layers share one row."""
     rows = list(_paths(build_tree(tensors), ""))
     shown: list[list[str | Text]] = []

@@ -152,6 +152,7 @@ def make_files() -> None:
     two = {f"{name}.{part}": torch.ones(4) for name in ("left", "right") for part in ("weight", "bias")}
     torch.save(two, "left.pth")
     torch.save({key.replace("left", "x").replace("right", "y"): value for key, value in two.items()}, "x.pth")
+    torch.save({f"net.{key}": value for key, value in two.items()}, "net.pth")
     torch.save({"head": torch.ones(4, 2), "more": torch.ones(1)}, "more.pth")
     Path("dst.yaml").write_text("model: {tensors: {head: {shape: [4, 2], init: zeros}}}\n")
     Path("abc.txt").write_text("a\nb\nc\n")
@@ -196,6 +197,10 @@ def commands() -> Iterator[list[str]]:
     yield ["diff", "gptq.pth", "gptq2.pth", "--values"]
     yield ["diff", "gptq.pth", "gptq3.pth", "--values"]
     yield ["diff", "gptq.pth", "gptq4.pth", "--values"]
+    yield ["fits", "a.safetensors", "b.safetensors"]
+    yield ["fits", "b.safetensors", "a.safetensors"]
+    yield ["fits", "net.pth", "left.pth"]
+    yield ["fits", "bert", "bert"]
     yield ["match", "a.safetensors", "b.safetensors"]
     yield ["match", "left.pth", "x.pth"]
     yield ["prove", "bert", "bert2"]

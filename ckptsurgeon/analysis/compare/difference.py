@@ -73,7 +73,7 @@ class Difference(InNotebooks):
     set. ``same`` are the identical keys; ``not_compared`` maps keys whose values cannot be read (sparse, quantised) to
     the reason. ``decoded`` are weights that codes stand for, by their logical names: those whose codes or scales
     differ, and those that are encoded differently, whose stored tensors are in none of the other groups. ``left_out``
-    counts the keys that patterns did not select.
+    counts the keys that patterns did not select. ``has_values`` is False if the second is a configuration.
     """
 
     first: str
@@ -94,6 +94,7 @@ class Difference(InNotebooks):
     same: tuple[str, ...] = ()
     left_out: int = 0
     decoded: tuple[Pair, ...] = ()
+    has_values: bool = True
 
     def __repr__(self) -> str:
         names = ("removed", "added", "reshaped", "retyped", "changed", "close", "decoded", "renamed", "not_compared")

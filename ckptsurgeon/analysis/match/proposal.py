@@ -34,7 +34,8 @@ class Proposal(InNotebooks):
     ``names`` maps source keys to destination keys and ``rules`` are the ``--map`` rules that do so. ``ambiguous``
     maps a module of the destination to the modules of the source that fit it equally well.
     ``unmatched`` are source keys that nothing fits, ``missing`` destination keys that nothing fits, and
-    ``undecided`` is the number of destination keys in ambiguous modules.
+    ``undecided`` is the number of destination keys in ambiguous modules. ``evidence`` has the kind of evidence for each
+    key in ``names``.
     """
 
     first: str
@@ -47,6 +48,7 @@ class Proposal(InNotebooks):
     missing: Mapping[str, TensorInfo] = field(default_factory=dict)
     undecided: int = 0
     notes: tuple[str, ...] = ()
+    evidence: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         found = [("undecided", self.undecided), ("unmatched", len(self.unmatched)), ("missing", len(self.missing))]

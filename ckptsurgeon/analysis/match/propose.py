@@ -142,8 +142,10 @@ def propose(
     matcher = _Matcher(source, destination)
     matcher.run()
     names: dict[str, str] = {}
-    for a, b, _ in matcher.matched:
+    evidence: dict[str, str] = {}
+    for a, b, why in matcher.matched:
         names.update(_names(a, b))
+        evidence.update(dict.fromkeys(_names(a, b), why))
     names = {key: names[key] for key in source if key in names}
     taken = set(names.values())
     ambiguous = dict(_ambiguous(matcher))
@@ -162,6 +164,7 @@ def propose(
         {key: info for key, info in destination.items() if key not in taken and key not in open_keys},
         len(open_keys),
         (*notes, *unspelled(wanted, rules)),
+        evidence,
     )
 
 

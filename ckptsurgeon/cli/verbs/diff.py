@@ -16,7 +16,8 @@ Compares keys, shapes, dtypes and, with --values, values: the largest absolute d
 difference over that of A, and the cosine between the two. Formats, shards and wrappers such as module. do not matter,
 nor with --values how tensors are quantised: the weights that codes stand for are compared.
 --renames finds tensors under other names by their content, and prints the --map rules that turn A's names into B's.
-Exit status 1 if they differ, or if --values could not compare a tensor.
+B may be a configuration, as config.json: then keys, shapes and dtypes of what it builds are compared; ckpt fits also
+proposes what makes A fit. Exit status 1 if they differ, or if --values could not compare a tensor.
 """
 EXAMPLES = """\b
 Examples:
@@ -29,7 +30,7 @@ Examples:
 
 def run(
     first: Annotated[str, typer.Argument(metavar="A", help="The first checkpoint.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="The second checkpoint.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The second checkpoint, or a configuration.")],
     values: Annotated[bool, typer.Option("--values", help="Compare the values as well.")] = False,
     rtol: Annotated[
         float,

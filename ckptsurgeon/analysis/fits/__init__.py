@@ -1,0 +1,1 @@
+"""Whether a checkpoint loads into a destination."""

@@ -1,0 +1,73 @@
+"""Compares the tensors of a checkpoint with those of a destination, by the rules of ``load_state_dict``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+
+from ...planning.target import TargetSpec
+from ...tensors.info import TensorInfo
+from ...util.text import count, escape, natural_key, number_in
+from ..compare.difference import Pair
+from .fit import Fit
+
+__all__ = ["compared", "layer_notes", "tied_keys"]
+
+
+def compared(first: str, source: Mapping[str, TensorInfo], second: str, target: TargetSpec) -> Fit:
+    """Return how the tensors of a source fit a destination; ``first`` and ``second`` are the names of the two."""
+    wanted = target.tensors
+    tied = dict(tied_keys(source, target))
+    both = [Pair(key, info, wanted[key]) for key, info in source.items() if key in wanted]
+    return Fit(
+        first,
+        second,
+        len(wanted),
+        {key: info for key, info in wanted.items() if key not in source and key not in tied},
+        {key: source[key] for key in sorted(source, key=natural_key) if key not in wanted},
+        tuple(pair for pair in both if not _loads(pair)),
+        tuple(pair for pair in both if _loads(pair) and pair.first.dtype != pair.second.dtype),
+        tied,
+    )
+
+
+def _loads(pair: Pair) -> bool:
+    """Return whether torch loads a tensor of one shape into another: the same, or one number into a 0-d tensor.
+
+    ``Module._load_from_state_dict`` in torch/nn/modules/module.py does the latter for files of torch 0.3.
+    """
+    return pair.first.shape == pair.second.shape or (pair.second.shape == () and pair.first.shape == (1,))
+
+
+def tied_keys(source: Collection[str], target: TargetSpec) -> Iterator[tuple[str, str]]:
+    """Yield the keys that a source lacks and need not have, with the key that it has of the same tensor.
+
+    Those are keys that the destination's library ties itself; torch's own ``load_state_dict`` wants every key.
+    """
+    groups: dict[str, list[str]] = {}
+    for alias, owner in target.ties.items():
+        groups.setdefault(owner, [owner]).append(alias)
+    for names in groups.values():
+        given = [name for name in names if name in source]
+        for name in names:
+            if given and name not in source and (name in target.implied or not target.implied.isdisjoint(given)):
+                yield name, given[0]
+
+
+def layer_notes(fit: Fit, source: Collection[str], wanted: Collection[str]) -> Iterator[str]:
+    """Yield notes on lists of layers of which one side has more than the other."""
+    here, there = _layers(source), _layers(wanted)
+    for name in sorted(here.keys() & there.keys(), key=natural_key):
+        if here[name] != there[name]:
+            numbers = f"{count(here[name], 'layer')} in {escape(fit.first)}, {there[name]} in {escape(fit.second)}"
+            yield f"{escape(name)} has {numbers}"
+
+
+def _layers(keys: Collection[str]) -> dict[str, int]:
+    """Return the number of modules in each list of modules, by the path of the list; nested lists are left out."""
+    found: dict[str, set[int]] = {}
+    for key in keys:
+        parts = key.split(".")
+        place = next((i for i, part in enumerate(parts[:-1]) if i and number_in(part) is not None), 0)
+        if place:
+            found.setdefault(".".join(parts[:place]), set()).add(int(parts[place]))
+    return {name: len(numbers) for name, numbers in found.items()}

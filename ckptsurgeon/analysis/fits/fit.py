@@ -1,0 +1,107 @@
+"""The result of ``fits``: whether a checkpoint loads into a destination, and what makes it fit."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...tensors.info import TensorInfo
+from ...util.notebook import InNotebooks
+from ...util.text import count, escape
+from ..compare.difference import Pair
+
+__all__ = ["Fit"]
+
+
+@dataclass(frozen=True, repr=False)
+class Fit(InNotebooks):
+    """How the tensors of a checkpoint (``first``) fit a destination (``second``), by keys and shapes.
+
+    ``fits`` says whether ``load_state_dict(strict=True)`` of the destination would succeed. ``tensors`` is the number
+    of the destination's keys. ``missing`` are only in the destination, ``unexpected`` only in the checkpoint, and the
+    shapes of ``mismatched`` differ. ``retyped`` have another dtype, which a load casts. ``tied`` maps keys that the
+    checkpoint need not have to the keys that they are tied to. ``stripped`` are prefixes of all keys, such as
+    ``module``, that every other field is without. ``renamed`` maps keys of the checkpoint to the missing keys that
+    they should have, and ``rules`` are the ``--map`` rules that rename them, empty if the destination knows the names.
+    ``command`` are the words of the command that makes it fit, and ``counts`` says where its tensors would come from;
+    both are empty if it fits, or if no such command was found.
+    """
+
+    first: str
+    second: str
+    tensors: int
+    missing: Mapping[str, TensorInfo] = field(default_factory=dict)
+    unexpected: Mapping[str, TensorInfo] = field(default_factory=dict)
+    mismatched: tuple[Pair, ...] = ()
+    retyped: tuple[Pair, ...] = ()
+    tied: Mapping[str, str] = field(default_factory=dict)
+    stripped: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    rules: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Fit of {escape(self.first)} in {escape(self.second)}: {self.verdict}>"
+
+    @property
+    def fits(self) -> bool:
+        """Whether the checkpoint loads into the destination as it is."""
+        return not (self.missing or self.unexpected or self.mismatched or self.stripped)
+
+    @property
+    def verdict(self) -> str:
+        """The answer in one line: ``fits: all 201 tensors``, or how many keys and shapes are wrong."""
+        if self.fits:
+            return f"fits: {'all ' if self.tensors > 1 else ''}{count(self.tensors, 'tensor')}"
+        return f"does not fit: {', '.join(self._faults())}"
+
+    def _faults(self) -> Iterator[str]:
+        left = self.missing.keys() - set(self.renamed.values())
+        unused = self.unexpected.keys() - self.renamed.keys()
+        if self.renamed:
+            yield f"{len(self.renamed)} under other names" if len(self.renamed) > 1 else "1 under another name"
+        if left:
+            yield f"{len(left)} missing"
+        if self.mismatched:
+            yield f"{len(self.mismatched)} of other shapes" if len(self.mismatched) > 1 else "1 of another shape"
+        if unused:
+            yield f"{len(unused)} unexpected"
+        if self.stripped:
+            yield f"all keys begin with {escape('.'.join(self.stripped))}"
+
+    @property
+    def command_line(self) -> str:
+        """The command that makes the checkpoint fit, quoted for a shell; empty if there is none."""
+        return shlex.join(self.command)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as plain data."""
+        return {
+            "kind": "ckpt.fits",
+            "version": 1,
+            "first": self.first,
+            "second": self.second,
+            "fits": self.fits,
+            "tensors": self.tensors,
+            "missing": [_row(key, info) for key, info in self.missing.items()],
+            "unexpected": [_row(key, info) for key, info in self.unexpected.items()],
+            "mismatched": [
+                {"key": p.key, "from": list(p.first.shape), "to": list(p.second.shape)} for p in self.mismatched
+            ],
+            "retyped": [{"key": p.key, "from": p.first.dtype, "to": p.second.dtype} for p in self.retyped],
+            "tied": [{"key": key, "to": owner} for key, owner in self.tied.items()],
+            "stripped": list(self.stripped),
+            "renamed": [{"from": old, "to": new} for old, new in self.renamed.items()],
+            "rules": list(self.rules),
+            "command": list(self.command),
+            "counts": dict(self.counts),
+            "notes": list(self.notes),
+        }
+
+
+def _row(key: str, info: TensorInfo) -> dict[str, Any]:
+    return {"key": key, "dtype": info.dtype, "shape": list(info.shape)}

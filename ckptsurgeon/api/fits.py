@@ -1,0 +1,90 @@
+"""``fits``: says whether a checkpoint loads into a destination, and which transplant makes it fit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+
+from ..analysis.fits.compare import compared, layer_notes
+from ..analysis.fits.fit import Fit
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.in_memory import path_of
+from ..checkpoint.opening import open_checkpoint
+from ..destinations._load import load_target
+from ..errors import ConfigError
+from ..planning.target import TargetSpec
+from ..storage.json_text import read_json
+from ..storage.read.uri import shown
+from ..storage.small_files import read_file
+from ..tensors.encodings._find import find_codes
+from ..util.text import escape, notes_about
+from .fitting_command import with_command
+from .inputs.argument_types import CheckpointLike
+
+__all__ = ["fits"]
+
+CONFIG = "config.json"
+
+
+def fits(
+    source: CheckpointLike, destination: CheckpointLike, *, task: str | None = None, root: str | None = None
+) -> Fit:
+    """Say whether ``load_state_dict(strict=True)`` of a destination would take a checkpoint; reads headers only.
+
+    ``destination`` is a configuration, a model's folder, whose config.json then counts, or another checkpoint. ``task``
+    is the task of an ESPnet configuration that fits several; ``root`` is the state dict of the source. Keys that the
+    destination's library ties itself may be missing, and another dtype is cast, as a load does. If the checkpoint does
+    not fit, the result has the transplant that makes it fit, which is planned but not carried out. Raises what
+    ``open_checkpoint`` and ``load_target`` raise.
+    """
+    place = _destination(destination)
+    target = load_target(place, task=task)
+    with open_checkpoint(source, root, unwrap=False) as raw:
+        checkpoint = raw.unwrapped(destination=list(target.tensors))
+        found = compared(shown(path_of(source)), checkpoint, shown(path_of(place)), target)
+        found = replace(found, stripped=tuple(checkpoint.stripped))
+        if not found.fits:
+            found = with_command(found, checkpoint, target, source, place, task=task, root=root)
+        notes = [*_notes(found, checkpoint, target), *found.notes]
+    return replace(found, notes=tuple(dict.fromkeys(notes)))
+
+
+def _destination(given: CheckpointLike) -> CheckpointLike:
+    """Return the config.json in a model's folder; the folder itself if it has none, or is quantised; others as given.
+
+    No model can be built from the configuration of a quantised one, but its weights say what it has.
+    """
+    if not isinstance(given, (str, os.PathLike)) or not os.path.isdir(given):
+        return given
+    config = os.path.join(os.fspath(given), CONFIG)
+    try:
+        fields = read_json(read_file(config))
+    except (OSError, ValueError):
+        return given
+    known = isinstance(fields, dict) and ("model_type" in fields or "architectures" in fields)
+    return config if known and fields.get("quantization_config") is None else given
+
+
+def _notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Iterator[str]:
+    yield from notes_about(checkpoint.path, checkpoint.notes)
+    yield from target.notes
+    yield from _encoding_notes(fit, checkpoint, target)
+    yield from layer_notes(fit, list(checkpoint), list(target.tensors))
+
+
+def _encoding_notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Iterator[str]:
+    """Yield a note if one of the two is quantised, and the other is not."""
+    here, there = checkpoint.codes, find_codes(target.tensors)
+    first, second = escape(fit.first), escape(fit.second)
+    if here and not there:
+        yield f"{first} is quantised and {second} is not: --encoding dequantize decodes it"
+    if there and not here:
+        yield f"{second} is quantised and {first} is not"
+    with suppress(ConfigError):
+        if target.kind == "transformers" and target.recognise is not None:
+            known = target.recognise(checkpoint)
+            made = len(known.names) + len(known.operations)
+            if made and not fit.fits:
+                yield f"from_pretrained of {known.by} renames or converts tensors of this layout itself"

@@ -1,0 +1,49 @@
+"""The command ``ckpt fits``: says whether a checkpoint loads into a model."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..options import Root, Task
+from ..sink import Sink
+
+NAME = "fits"
+HELP = """Say whether a checkpoint loads into a model, and what would make it fit.
+
+Compares keys and shapes, from headers, as load_state_dict(strict=True) does: keys that the library ties itself may be
+missing, and other dtypes are cast. DST is a configuration, the folder of a model, whose config.json counts, or another
+checkpoint. What is missing, unexpected or of another shape is listed, and the last lines are the rules that rename keys
+and the ckpt transplant command that makes it fit, which has been planned. Exit status 1 if it does not fit.
+"""
+EXAMPLES = """\b
+Examples:
+  ckpt fits tuned.safetensors base/config.json
+  ckpt fits bert/ classifier.yaml -q && echo loads
+"""
+
+
+def run(
+    source: Annotated[str, typer.Argument(metavar="CKPT", help="The checkpoint to load.")],
+    destination: Annotated[
+        str, typer.Argument(metavar="DST", help="The configuration, model folder or checkpoint that it should fit.")
+    ],
+    task: Task = None,
+    root: Root = None,
+    *,
+    sink: Sink,
+) -> None:
+    """Say whether a checkpoint loads into a destination; exit with 1 if it does not."""
+    from ...api.fits import fits
+
+    found = fits(source, destination, task=task, root=root)
+    if not sink.answer(found):
+        from ...render.fits import command_lines, fit_view
+
+        sink.show(fit_view(found, every=sink.verbose))
+        if not sink.quiet:
+            sink.lines(command_lines(found))
+        sink.notes(found.notes)
+    if not found.fits:
+        raise typer.Exit(1)

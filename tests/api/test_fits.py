@@ -1,0 +1,283 @@
+"""``fits``: the same answer as ``load_state_dict(strict=True)``, and a command that makes a checkpoint fit."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import ckptsurgeon as cs
+
+from ..helpers.transformers_models import BERT, GPT2, MIXTRAL, model_of, opened, saved, write_config
+
+NET = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, layers=3, width=4, tied=False):
+        super().__init__()
+        self.embed = nn.Embedding(6, width)
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
+        self.norm = nn.BatchNorm1d(width)
+        self.head = nn.Linear(width, 6, bias=False)
+        self.register_buffer("mask", torch.ones(2), persistent=False)
+        if tied:
+            self.head.weight = self.embed.weight
+"""
+
+
+@pytest.fixture
+def net(monkeypatch: pytest.MonkeyPatch) -> Callable[..., nn.Module]:
+    """Write net.py and dst.yaml, which builds its module; returns the function that builds the module."""
+    Path("net.py").write_text(NET)
+    monkeypatch.syspath_prepend(os.getcwd())
+    sys.modules.pop("net", None)
+
+    def build(**fields: Any) -> nn.Module:
+        given = "".join(f", {name}: {json.dumps(value)}" for name, value in fields.items())
+        Path("dst.yaml").write_text(f"model: {{_target_: net.Net{given}}}\n")
+        import net  # type: ignore[import-not-found]
+
+        found: nn.Module = net.Net(**fields)
+        return found
+
+    return build
+
+
+def strict(model: nn.Module, state: dict[str, Any]) -> bool:
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError:
+        return False
+    return True
+
+
+CHANGES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "as it is": lambda state: state,
+    "one missing": lambda state: {k: v for k, v in state.items() if k != "head.weight"},
+    "one unexpected": lambda state: {**state, "more": torch.ones(1)},
+    "a buffer that is not saved": lambda state: {**state, "mask": torch.ones(2)},
+    "another shape": lambda state: {**state, "head.weight": torch.ones(7, 4)},
+    "transposed": lambda state: {**state, "head.weight": torch.ones(4, 6)},
+    "another dtype": lambda state: {k: v.double() if v.is_floating_point() else v for k, v in state.items()},
+    "half": lambda state: {k: v.half() for k, v in state.items()},
+    "a 0-d tensor of one number": lambda state: {**state, "norm.num_batches_tracked": torch.ones(1, dtype=torch.long)},
+    "other names": lambda state: {k.replace("layers", "blocks"): v for k, v in state.items()},
+    "a wrapper": lambda state: {f"module.{k}": v for k, v in state.items()},
+    "more layers": lambda state: {**state, "layers.3.weight": torch.ones(4, 4), "layers.3.bias": torch.ones(4)},
+    "nothing alike": lambda state: {"other": torch.ones(3)},
+}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_answer_is_that_of_torch(change: str, tied: bool, net: Callable[..., nn.Module]) -> None:
+    model = net(tied=tied)
+    state = CHANGES[change]({key: value.clone() for key, value in model.state_dict().items()})
+    torch.save(state, "src.pth")
+    found = cs.fits("src.pth", "dst.yaml")
+    assert found.fits == strict(model, state)
+    assert found.fits == found.verdict.startswith("fits: ")
+
+
+@pytest.mark.parametrize("change", [name for name in CHANGES if name != "nothing alike"])
+def test_the_command_makes_it_fit(change: str, net: Callable[..., nn.Module], ckpt: Callable[..., Any]) -> None:
+    model = net()
+    torch.save(CHANGES[change]({key: value.clone() for key, value in model.state_dict().items()}), "src 1.pth")
+    found = cs.fits("src 1.pth", "dst.yaml")
+    if found.fits:
+        assert not found.command
+        return
+    made = ckpt(*shlex.split(found.command_line)[1:])
+    assert made.code == 0, made
+    output = found.command[-1]
+    assert ckpt("fits", output, "dst.yaml").code == 0
+    assert strict(model, torch.load("out.pth")) if ckpt("convert", output, "-o", "out.pth").code == 0 else False
+
+
+def test_the_differences_are_grouped(net: Callable[..., nn.Module]) -> None:
+    state = net().state_dict()
+    del state["norm.weight"]
+    state["head.weight"], state["extra"] = torch.ones(7, 4), torch.ones(1)
+    state = {key: value.double() if value.is_floating_point() else value for key, value in state.items()}
+    torch.save({key.replace("layers", "blocks"): value for key, value in state.items()}, "src.pth")
+    found = cs.fits("src.pth", "dst.yaml")
+    assert found.verdict == "does not fit: 6 under other names, 1 missing, 1 of another shape, 1 unexpected"
+    assert list(found.rules) == ["blocks=layers"]
+    assert found.renamed == {f"blocks.{n}.{k}": f"layers.{n}.{k}" for n in range(3) for k in ("weight", "bias")}
+    assert [pair.key for pair in found.mismatched] == ["head.weight"]
+    assert "--on-mismatch" in found.command
+    assert {pair.first.dtype for pair in found.retyped} == {"float64"}
+    assert found.counts["initialised"] == 2
+
+
+def test_modules_of_one_shape_are_not_taken_for_each_other(net: Callable[..., nn.Module]) -> None:
+    state = net().state_dict()
+    state["pooler.weight"] = state.pop("head.weight")
+    torch.save(state, "src.pth")
+    found = cs.fits("src.pth", "dst.yaml")
+    assert not found.rules
+    assert found.verdict == "does not fit: 1 missing, 1 unexpected"
+
+
+def test_other_numbers_of_layers_are_said(net: Callable[..., nn.Module]) -> None:
+    torch.save(net(layers=5).state_dict(), "src.pth")
+    net(layers=3)
+    assert "layers has 5 layers in src.pth, 3 in dst.yaml" in cs.fits("src.pth", "dst.yaml").notes
+
+
+def test_no_command_is_proposed_if_nothing_would_be_loaded(net: Callable[..., nn.Module]) -> None:
+    net()
+    torch.save({"other": torch.ones(3)}, "src.pth")
+    found = cs.fits("src.pth", "dst.yaml")
+    assert not found.command
+    assert found.notes[-1].startswith("no transplant makes it fit: ")
+
+
+def test_another_checkpoint_is_a_destination(ckpt: Callable[..., Any]) -> None:
+    save_file({"a.weight": torch.ones(2, 3)}, "dst.safetensors")
+    save_file({"b.a.weight": torch.ones(2, 3)}, "src.safetensors")
+    assert cs.fits("dst.safetensors", "dst.safetensors").fits
+    found = cs.fits("src.safetensors", "dst.safetensors")
+    assert found.rules == ("b=",)
+    assert ckpt(*found.command[1:]).code == 0
+    assert cs.fits(found.command[-1], "dst.safetensors").fits
+
+
+def test_a_dict_of_tensors_is_a_source_without_a_command() -> None:
+    save_file({"a": torch.ones(2)}, "dst.safetensors")
+    assert cs.fits({"a": torch.ones(2)}, "dst.safetensors").fits
+    found = cs.fits({"b.a": torch.ones(2)}, "dst.safetensors")
+    assert (found.rules, found.command) == (("b=",), ())
+
+
+# Models of transformers.
+
+
+@pytest.mark.parametrize("place", ["dst", "dst/config.json"])
+def test_a_folder_of_transformers_fits_its_configuration(place: str) -> None:
+    saved("dst", BERT, "BertForMaskedLM")
+    found = cs.fits("dst", place)
+    assert found.fits
+    assert found.tied["cls.predictions.decoder.weight"] == "bert.embeddings.word_embeddings.weight"
+
+
+def test_the_other_name_of_a_tied_tensor_is_enough() -> None:
+    model = model_of(GPT2, "GPT2LMHeadModel")
+    write_config("dst/config.json", GPT2, "GPT2LMHeadModel")
+    state = {key: value for key, value in model.state_dict().items() if key != "transformer.wte.weight"}
+    save_file(state, "src.safetensors")
+    assert cs.fits("src.safetensors", "dst/config.json").fits
+    del state["lm_head.weight"]
+    save_file(state, "src.safetensors")
+    assert not cs.fits("src.safetensors", "dst/config.json").fits
+
+
+def test_the_command_for_another_head_gives_a_folder_that_loads(ckpt: Callable[..., Any]) -> None:
+    saved("base", BERT, "BertModel")
+    write_config("dst/config.json", BERT, "BertForSequenceClassification", num_labels=5)
+    found = cs.fits("base", "dst/config.json")
+    assert found.renamed
+    assert not found.rules  # transformers knows the names
+    assert any(note.startswith("from_pretrained of transformers ") for note in found.notes)
+    assert ckpt(*found.command[1:]).code == 0
+    assert cs.fits("base-fits", "dst").fits
+    assert not opened("BertForSequenceClassification", "base-fits")[1]
+
+
+def test_an_older_layout_is_converted_by_the_command(ckpt: Callable[..., Any]) -> None:
+    saved("mixtral", MIXTRAL, "MixtralForCausalLM")
+    found = cs.fits("mixtral", "mixtral")
+    assert not found.fits
+    assert ckpt(*found.command[1:]).code == 0
+    assert cs.fits("mixtral-fits", "mixtral").fits
+
+
+def test_token_lists_beside_both_are_proposed(ckpt: Callable[..., Any]) -> None:
+    saved("src", BERT, "BertForMaskedLM")
+    Path("src/vocab.txt").write_text("".join(f"token{n}\n" for n in range(50)))
+    write_config("dst/config.json", {**BERT, "vocab_size": 40, "pad_token_id": 0}, "BertForMaskedLM")
+    Path("dst/vocab.txt").write_text("".join(f"token{n}\n" for n in (0, *range(49, 10, -1))))
+    found = cs.fits("src", "dst")
+    assert found.command[found.command.index("--vocab") + 1] == "src/vocab.txt:dst/vocab.txt"
+    assert ckpt(*found.command[1:]).code == 0
+    assert cs.fits("src-fits", "dst").fits
+
+
+@pytest.mark.parametrize("names", [("q.safetensors", "plain.safetensors"), ("plain.safetensors", "q.safetensors")])
+def test_quantised_against_plain_is_said(names: tuple[str, str]) -> None:
+    codes = torch.ones(4, 4).to(torch.float8_e4m3fn)
+    save_file({"a.weight": codes, "a.weight_scale_inv": torch.ones(1, 1)}, "q.safetensors")
+    save_file({"a.weight": torch.ones(4, 4)}, "plain.safetensors")
+    found = cs.fits(*names)
+    assert not found.fits
+    assert any("q.safetensors is quantised and plain.safetensors is not" in note for note in found.notes)
+    assert ("--encoding" in found.command) == (names[0] == "q.safetensors")
+
+
+def test_the_answer_comes_first_and_decides_the_exit_status(
+    net: Callable[..., nn.Module], ckpt: Callable[..., Any]
+) -> None:
+    torch.save(net().state_dict(), "src.pth")
+    good = ckpt("fits", "src.pth", "dst.yaml")
+    assert (good.code, good.out) == (0, "fits: all 13 tensors\n")
+    net(width=5)
+    bad = ckpt("fits", "src.pth", "dst.yaml")
+    assert bad.code == 1
+    assert bad.out.startswith("does not fit: 12 of other shapes\n")
+    assert "layers.{0..2}.weight  (4, 4) to (5, 5)  x 3" in bad.out
+    assert bad.out.splitlines()[-1].startswith("    ckpt transplant src.pth dst.yaml ")
+    assert ckpt("fits", "src.pth", "dst.yaml", "-q").out == ""
+    data = json.loads(ckpt("fits", "src.pth", "dst.yaml", "--json").out)
+    assert (data["kind"], data["fits"]) == ("ckpt.fits", False)
+
+
+def test_what_cannot_be_read_is_an_error(ckpt: Callable[..., Any], net: Callable[..., nn.Module]) -> None:
+    net()
+    assert ckpt("fits", "nowhere.pth", "dst.yaml").code == 3
+    torch.save({"a": torch.ones(1)}, "src.pth")
+    assert ckpt("fits", "src.pth", "nowhere.yaml").code == 2
+
+
+# diff of a checkpoint and a configuration.
+
+
+def test_diff_with_a_configuration_has_the_same_differences(
+    net: Callable[..., nn.Module], ckpt: Callable[..., Any]
+) -> None:
+    state = net().state_dict()
+    del state["norm.weight"]
+    state["head.weight"], state["extra"] = torch.ones(7, 4), torch.ones(1)
+    state["embed.weight"] = state["embed.weight"].half()
+    torch.save(state, "src.pth")
+    found, fit = cs.diff("src.pth", "dst.yaml"), cs.fits("src.pth", "dst.yaml")
+    assert list(found.added) == list(fit.missing) == ["norm.weight"]
+    assert list(found.removed) == list(fit.unexpected) == ["extra"]
+    assert [pair.key for pair in found.reshaped] == [pair.key for pair in fit.mismatched]
+    assert [pair.key for pair in found.retyped] == [pair.key for pair in fit.retyped] == ["embed.weight"]
+    shown = ckpt("diff", "src.pth", "dst.yaml")
+    assert shown.code == 1
+    assert "--values" not in shown.out
+    torch.save(net().state_dict(), "src.pth")
+    assert ckpt("diff", "src.pth", "dst.yaml").code == 0
+    saved("bert", BERT, "BertForMaskedLM")
+    assert not cs.diff("bert", "bert/config.json").differs
+
+
+@pytest.mark.parametrize("option", ["--values", "--renames"])
+def test_a_configuration_has_no_values(option: str, net: Callable[..., nn.Module], ckpt: Callable[..., Any]) -> None:
+    torch.save(net().state_dict(), "src.pth")
+    refused = ckpt("diff", "src.pth", "dst.yaml", option)
+    assert refused.code == 2
+    assert f"{option} compares values" in refused.err
