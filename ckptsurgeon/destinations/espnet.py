@@ -12,11 +12,10 @@ import difflib
 import importlib
 import io
 import os
-from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..planning.target import TargetSpec
 from ..storage.yaml_text import read_yaml
@@ -25,6 +24,9 @@ from ._document import Document, check_fields, read_document
 from ._espnet_names import layers_of, vocabulary_of
 from ._espnet_tasks import Task, chosen_classes, is_whole, task_of
 from .torch_module.user_code import user_code
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
 
 __all__ = ["CONFIG", "TOOLKIT"]
 
@@ -82,6 +84,8 @@ class _Toolkit:
 
     def load(self, document: Document) -> TargetSpec:
         """Build the model without storage; raises ConfigError if ESPnet is not installed or cannot build it."""
+        from argparse import Namespace
+
         from .torch_module.module import module_target
 
         read = _read(document)

@@ -16,6 +16,7 @@ from ._document import Document
 
 if TYPE_CHECKING:
     from .hf.given import GivenFields
+    from .torch_module.opened import Opened
 
 __all__ = ["CONFIG", "TOOLKIT"]
 
@@ -76,8 +77,11 @@ def _built(document: Document, given: GivenFields, key: str) -> tuple[TargetSpec
     from .torch_module.opened import watched
 
     package = library(document)
-    with offline(), watched() as opened:
-        described = describe(document, package, given)
+    opened: list[Opened] = []
+    with offline():
+        with watched() as seen:
+            described = describe(document, package, given)
+        opened.append(seen)
         facts = ModelFacts(package)
         spec = module_target(
             lambda: construct(described, facts),
@@ -87,6 +91,7 @@ def _built(document: Document, given: GivenFields, key: str) -> tuple[TargetSpec
             ran=(f"{described.name} of transformers {package.__version__}",),
             notes=described.notes,
             companions=described.files,
+            listen=opened.append,
         )
     named = {key: info for key, info in spec.tensors.items() if key not in spec.ties}
     vocabulary = vocabulary_of(described, named)
@@ -94,7 +99,8 @@ def _built(document: Document, given: GivenFields, key: str) -> tuple[TargetSpec
     from .hf.cached_build import keep_spec
     from .hf.stock import only_installed
 
-    alone = described.is_plain and facts.is_stock and not (spec.given or opened.hosts) and only_installed(opened.files)
+    alone = described.is_plain and facts.is_stock and not spec.given
+    alone = alone and all(not one.hosts and only_installed(one.files) for one in opened)
     known = (described.name, str(described.config.model_type))
     return spec, key if key and alone and keep_spec(key, spec, given, known) else ""
 

@@ -134,9 +134,18 @@ class _ModuleSource:
             del tensor, data
 
 
-def module_target(build: Build, *, kind: str, name: str, weights: bool = True, **fields: Any) -> TargetSpec:
+def module_target(
+    build: Build,
+    *,
+    kind: str,
+    name: str,
+    weights: bool = True,
+    listen: Callable[[Opened], None] = lambda opened: None,
+    **fields: Any,
+) -> TargetSpec:
     """Return the destination whose tensors are those of the module that ``build()`` returns.
 
+    ``listen`` is called with the record of what the constructor opened.
     ``kind``, ``name`` and ``fields`` are fields of the result. The files from which the constructor loads weights are
     found out. If ``weights`` is false, the module is built from its configuration, without these weights. Raises
     ConfigError if the module cannot be built or its shapes are not known without data, and SourceError if the
@@ -149,6 +158,7 @@ def module_target(build: Build, *, kind: str, name: str, weights: bool = True, *
     except Exception as error:
         raise ConfigError(f"{escape(name)} cannot be built: {type(error).__name__}: {escape(str(error))}") from error
     built = source.built
+    listen(built.opened)
     given, more = _loaded(source, fields.get("files", ()))
     read = {key: left_out(one.path) for one in given for key in one.keys} if not weights else {}
     notes = (*fields.pop("notes", ()), *built.notes, *_copies(built), *_unset(built), *more)

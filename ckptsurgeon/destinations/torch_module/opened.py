@@ -127,7 +127,7 @@ def watched() -> Iterator[Opened]:
     with CONSTRUCTING, ExitStack() as stack:
         seen = Opened()
         before, _now = _now, seen
-        stack.callback(_again, before, seen)
+        stack.callback(_again, before)
         stack.enter_context(seen.threads.starting())
         for module, name in READERS:
             stack.enter_context(exchanged(getattr(module, name), name, partial(_reading, seen)))
@@ -136,13 +136,9 @@ def watched() -> Iterator[Opened]:
         yield seen
 
 
-def _again(before: Opened | None, seen: Opened) -> None:
-    """Go on with an outer block, in which everything was opened that an inner one has ``seen``."""
+def _again(before: Opened | None) -> None:
     global _now
     _now = before
-    if before is not None:
-        before.files.update(seen.files)
-        before.hosts.update(seen.hosts)
 
 
 def _reading(seen: Opened, original: Any) -> Any:

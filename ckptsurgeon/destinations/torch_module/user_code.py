@@ -6,9 +6,7 @@ import difflib
 import importlib.util
 import os
 import pkgutil
-import pydoc
 import sys
-import sysconfig
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from types import ModuleType
@@ -54,6 +52,8 @@ def own_file(module: Any) -> str:
     path = getattr(module, "__file__", None)
     if not path:
         return ""
+    import sysconfig
+
     installed = {os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     if any(os.path.realpath(path).startswith(f"{folder}{os.sep}") for folder in installed):
         return ""
@@ -109,6 +109,8 @@ def _question(wanted: str, names: Iterable[str]) -> str:
 
 def _near(name: str) -> str:
     """Return the hint for a dotted name that cannot be imported: names that are similar to its first wrong part."""
+    import pydoc
+
     parts = name.split(".")
     found = pydoc.locate(parts[0])
     for part in parts[1:]:
@@ -121,6 +123,8 @@ def _near(name: str) -> str:
 
 def _module_of(document: Document, name: str) -> ModuleType:
     """Return the module of a dotted name, found as hyperpyyaml finds it; raises ConfigError if there is none."""
+    import pydoc  # as only code that a file names needs it
+
     try:
         found = pydoc.locate(name)
     except pydoc.ErrorDuringImport as error:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +269,18 @@ def test_a_process_that_has_imported_transformers_has_no_versions() -> None:
     assert stock.versions() == {}
 
 
+@pytest.mark.parametrize("name", ["torch", "transformers", "safetensors"])
+def test_versions_are_those_of_the_metadata(name: str) -> None:
+    assert stock._version(name) == version(name)
+
+
+def test_a_package_that_is_not_where_pip_installs_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("my_package").mkdir()
+    Path("my_package/__init__.py").write_text("")
+    monkeypatch.syspath_prepend(os.getcwd())
+    assert stock._version("my_package") == stock._version("no_such_package") == ""
+
+
 CODE = """
 import sys
 from ckptsurgeon.cli import main
@@ -292,3 +305,5 @@ def test_the_second_command_imports_neither_torch_nor_transformers() -> None:
     assert (again, imported) == (planned, "[]")
     assert run("transplant", source, config, "-o", "out")[1] == "[]"
     assert run("match", source, config)[1] == "[]"
+    answer, imported = run("fits", source, config)
+    assert (answer.startswith("fits: all "), imported) == (True, "[]")
