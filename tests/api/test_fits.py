@@ -184,6 +184,15 @@ def test_the_other_name_of_a_tied_tensor_is_enough() -> None:
     assert not cs.fits("src.safetensors", "dst/config.json").fits
 
 
+def test_a_tied_tensor_of_which_no_name_is_there_is_missing_once() -> None:
+    saved("base", BERT, "BertModel")
+    write_config("dst/config.json", BERT, "BertForMaskedLM")
+    found = cs.fits("base", "dst")
+    assert "cls.predictions.bias" in found.missing
+    assert found.tied["cls.predictions.decoder.bias"] == "cls.predictions.bias"
+    assert found.tied["cls.predictions.decoder.weight"] == "bert.embeddings.word_embeddings.weight"
+
+
 def test_the_command_for_another_head_gives_a_folder_that_loads(ckpt: Callable[..., Any]) -> None:
     saved("base", BERT, "BertModel")
     write_config("dst/config.json", BERT, "BertForSequenceClassification", num_labels=5)

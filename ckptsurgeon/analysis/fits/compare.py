@@ -39,18 +39,21 @@ def _loads(pair: Pair) -> bool:
 
 
 def tied_keys(source: Collection[str], target: TargetSpec) -> Iterator[tuple[str, str]]:
-    """Yield the keys that a source lacks and need not have, with the key that it has of the same tensor.
+    """Yield the keys that a source lacks and need not have, with the key of the same tensor that gives it.
 
-    Those are keys that the destination's library ties itself; torch's own ``load_state_dict`` wants every key.
+    Those are keys that the destination's library ties itself; torch's own ``load_state_dict`` wants every key. If a
+    source has none of a tensor's keys, only the one that the library stores is left to be missing.
     """
     groups: dict[str, list[str]] = {}
     for alias, owner in target.ties.items():
         groups.setdefault(owner, [owner]).append(alias)
     for names in groups.values():
         given = [name for name in names if name in source]
+        first = next((name for name in given or names if given or name not in target.implied), "")
+        is_tied = not target.implied.isdisjoint(given)
         for name in names:
-            if given and name not in source and (name in target.implied or not target.implied.isdisjoint(given)):
-                yield name, given[0]
+            if first and name not in source and name != first and (name in target.implied or is_tied):
+                yield name, first
 
 
 def layer_notes(fit: Fit, source: Collection[str], wanted: Collection[str]) -> Iterator[str]:
