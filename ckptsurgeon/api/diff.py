@@ -61,6 +61,7 @@ def diff(
             "--rtol and --atol are only for --values, because headers have no values.",
             hint="Add --values, or leave them out.",
         )
+    _check_order(first, second)
     if isinstance(second, (str, os.PathLike)) and is_configuration(os.fspath(second)):
         if values or renames:
             option = "--values" if values else "--renames"
@@ -77,6 +78,16 @@ def diff(
     )  # fmt: skip
     notes = folder_differences(first, second)
     return replace(found, notes=(*found.notes, *notes)) if notes else found
+
+
+def _check_order(first: CheckpointLike, second: CheckpointLike) -> None:
+    """Raise ConfigError if the first of two paths is a configuration, which only the second may be."""
+    here, there = ("" if isinstance(one, Checkpoint) else place_of(one) for one in (first, second))
+    if here and there and is_configuration(here) and os.path.isfile(here):
+        raise ConfigError(
+            f"{escape(here)} is a configuration.",
+            hint=f"Name the checkpoint first: ckpt diff {escape(there)} {escape(here)}.",
+        )
 
 
 def _of_configuration(

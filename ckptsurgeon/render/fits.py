@@ -33,7 +33,7 @@ def fit_view(found: Fit, *, every: bool = False) -> RenderableType:
     shapes = {p.key: f"{shape_text(p.first.shape)} to {shape_text(p.second.shape)}" for p in found.mismatched}
     parts: list[RenderableType] = [Text(found.verdict, style="green" if found.fits else "red")]
     parts += left_over("missing", "red", missing, limit)
-    parts += _table("other shape", "yellow", shapes, limit)
+    parts += _table("other shape", "yellow", shapes, limit, is_first=True)
     parts += left_over("unexpected", "yellow", unused, limit)
     parts += _renamed(found, every=every)
     parts += _cast(found)
@@ -50,12 +50,16 @@ def command_lines(found: Fit) -> Iterator[str]:
         yield f"    {found.command_line}"
 
 
-def _table(name: str, style: str, tensors: Rows, limit: int) -> list[RenderableType]:
-    """Return a table of tensors with a description each, after the label ``name``; equal layers share one row."""
+def _table(name: str, style: str, tensors: Rows, limit: int, *, is_first: bool = False) -> list[RenderableType]:
+    """Return a table of tensors with a description each, after the label ``name``; equal layers share one row.
+
+    The description comes behind the key, or in front of it, as shapes do, if ``is_first`` is set.
+    """
     rows = list(_rows(tensors))
     shown: list[list[str | Text]] = []
     for place, (key, said) in enumerate(rows[:limit]):
-        shown.append([Text(name if place == 0 else "", style=style), escape(key), escape(said)])
+        cells = [escape(said), escape(key)] if is_first else [escape(key), escape(said)]
+        shown.append([Text(name if place == 0 else "", style=style), *cells])
     if len(rows) > limit:
         shown.append(["", f"and {len(rows) - limit} more (-v or --json lists all)", ""])
     return [Columns(shown)] if shown else []

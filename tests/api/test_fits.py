@@ -245,7 +245,7 @@ def test_the_answer_comes_first_and_decides_the_exit_status(
     bad = ckpt("fits", "src.pth", "dst.yaml")
     assert bad.code == 1
     assert bad.out.startswith("does not fit: 12 of other shapes\n")
-    assert "layers.{0..2}.weight  (4, 4) to (5, 5)  x 3" in bad.out
+    assert "(4, 4) to (5, 5)  x 3  layers.{0..2}.weight" in bad.out
     assert bad.out.splitlines()[-1].startswith("    ckpt transplant src.pth dst.yaml ")
     assert ckpt("fits", "src.pth", "dst.yaml", "-q").out == ""
     data = json.loads(ckpt("fits", "src.pth", "dst.yaml", "--json").out)
@@ -282,6 +282,13 @@ def test_diff_with_a_configuration_has_the_same_differences(
     assert ckpt("diff", "src.pth", "dst.yaml").code == 0
     saved("bert", BERT, "BertForMaskedLM")
     assert not cs.diff("bert", "bert/config.json").differs
+
+
+def test_the_checkpoint_comes_first(net: Callable[..., nn.Module], ckpt: Callable[..., Any]) -> None:
+    torch.save(net().state_dict(), "src.pth")
+    refused = ckpt("diff", "dst.yaml", "src.pth")
+    assert refused.code == 2
+    assert "Name the checkpoint first: ckpt diff src.pth dst.yaml" in refused.err
 
 
 @pytest.mark.parametrize("option", ["--values", "--renames"])
