@@ -169,7 +169,12 @@ def _group(app: typer.Typer, groups: dict[str, typer.Typer], name: str) -> typer
 
 
 def verbs() -> list[Any]:
-    """Return the modules of ``cli/verbs``, one for each verb, in the order of the help."""
-    found = {module.__name__.rpartition(".")[2]: module for module in modules("ckptsurgeon.cli.verbs")}
+    """Return the modules of ``cli/verbs`` and its folders, one for each verb, in the order of the help."""
+    found = {module.NAME.replace(" ", "_").replace("-", "_"): module for module in _modules("ckptsurgeon.cli.verbs")}
     names = sorted(found, key=lambda verb: (ORDER.index(verb) if verb in ORDER else len(ORDER), verb))
     return [found[name] for name in names]
+
+
+def _modules(package: str) -> Iterator[Any]:
+    for module in modules(package):
+        yield from _modules(module.__name__) if hasattr(module, "__path__") else (module,)

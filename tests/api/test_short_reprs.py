@@ -74,6 +74,8 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
         "Difference": cs.diff(name, other, values=True),
         "Proposal": cs.match(name, other),
         "Proof": prove_linear(folder),
+        "CheckReport": cs.check(name),
+        "Fit": cs.fits(name, other),
         "Explained": explained,
         "Explanation": explained.tensors[0],
         "TargetSpec": cs.load_target(other),

@@ -18,9 +18,9 @@ import yaml
 from torch import nn
 
 import ckptsurgeon as cs
+from ckptsurgeon.cli import application
 from ckptsurgeon.planning.keys.pattern import KeyPattern
 from ckptsurgeon.planning.mismatch.policies import MISMATCH_POLICIES
-from ckptsurgeon.util.registry import modules
 
 from ..cli.conftest import speech_files
 from ..helpers.shell import installed, left_out
@@ -48,7 +48,7 @@ def quoted(cell: str) -> list[str]:
 
 
 def verbs() -> list[str]:
-    return sorted(module.NAME for module in modules("ckptsurgeon.cli.verbs"))
+    return sorted(module.NAME for module in application.verbs())
 
 
 def test_the_readme_opens_with_installing_two_examples_and_two_commands() -> None:

@@ -162,7 +162,7 @@ def test_the_installed_package_finds_its_own_files(fresh: Path, tmp_path: Path) 
     """Every verb, format, method and list of words is found in the folders of the package."""
     code = (
         "from ckptsurgeon.util.registry import module_names as n; from importlib.resources import files; "
-        "print(*(len(n('ckptsurgeon.' + p)) for p in ('cli.verbs', 'formats', 'methods.merge', 'destinations')), "
+        "print(*(len(n('ckptsurgeon.' + p)) for p in ('cli.verbs', 'cli.verbs.lora', 'formats', 'methods.merge', 'destinations')), "
         "sum(1 for _ in (files('ckptsurgeon') / 'trainer/speech/words').iterdir()))"
     )
     there = command(fresh / "bin/python", "-c", code, cwd=tmp_path).stdout

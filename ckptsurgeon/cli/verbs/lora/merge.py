@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from ..options import Encoding, Memory, Root, Unwrap, numbers
-from ..writing import Writing
+from ...options import Encoding, Memory, Root, Unwrap, numbers
+from ...writing import Writing
 
 NAME = "lora merge"
 HELP = """Add low-rank adapters to the base that they were trained on.
@@ -70,7 +70,7 @@ def run(
     writing: Writing,
 ) -> None:
     """Add low-rank adapters to the base that they were trained on, and write the result."""
-    from ...api.lora.merge import lora_merge
+    from ....api.lora.merge import lora_merge
 
     writing.check()
     plan = lora_merge(

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from ..options import DryRun, Force, Key, Memory, OutputUnlessDry, Root, Unwrap, Wait
-from ..sink import Sink
-from ..writing import Writing
+from ...options import DryRun, Force, Key, Memory, OutputUnlessDry, Root, Unwrap, Wait
+from ...sink import Sink
+from ...writing import Writing
 
 NAME = "lora extract"
 HELP = """Extract a low-rank adapter from a tuned network and its base.
@@ -73,7 +73,7 @@ def run(
     sink: Sink,
 ) -> None:
     """Extract a low-rank adapter from a tuned network and its base, and write it."""
-    from ...api.lora.extract import lora_extract
+    from ....api.lora.extract import lora_extract
 
     writing = Writing(output=output, force=force, dry_run=dry_run, wait=wait, key=key, sink=sink)
     writing.check()

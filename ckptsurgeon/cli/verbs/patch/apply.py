@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from ..options import Force, OutputHere, Wait, given_output
-from ..sink import Sink
+from ...options import Force, OutputHere, Wait, given_output
+from ...sink import Sink
 
 NAME = "patch apply"
 HELP = """Make the new checkpoint of the old one and a patch, or several patches in turn, bit for bit.
@@ -36,8 +36,8 @@ def run(
     sink: Sink,
 ) -> None:
     """Apply the patches, and write what the last one makes."""
-    from ...api.patch import apply_patch
-    from ...render.patch import applied_view
+    from ....api.patch import apply_patch
+    from ....render.patch import applied_view
 
     output = given_output(output)
     with sink.working("writing", output) as progress:

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from ..options import Force, OutputHere, Wait, given_output
-from ..sink import Sink
+from ...options import Force, OutputHere, Wait, given_output
+from ...sink import Sink
 
 NAME = "patch make"
 HELP = """Store what changed between two checkpoints in a small file, bit for bit.
@@ -41,10 +41,10 @@ def run(
     sink: Sink,
 ) -> None:
     """Write the patch, and say how much of the new checkpoint it has."""
-    from ...api.patch import make_patch
-    from ...render.patch import patch_view
-    from ...storage.read.uri import shown
-    from ..options import quoted
+    from ....api.patch import make_patch
+    from ....render.patch import patch_view
+    from ....storage.read.uri import shown
+    from ...options import quoted
 
     output = given_output(output)
     with sink.working("comparing", output) as progress:

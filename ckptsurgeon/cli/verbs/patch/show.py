@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..sink import Sink
+from ...sink import Sink
 
 NAME = "patch show"
 HELP = """Show what a patch was made from and to, and how much of the new checkpoint it has.
@@ -28,8 +28,8 @@ def run(
     sink: Sink,
 ) -> None:
     """Read the index of a patch and show it."""
-    from ...api.patch import read_patch
-    from ...render.patch import patch_view
+    from ....api.patch import read_patch
+    from ....render.patch import patch_view
 
     found = read_patch(patch)
     if not sink.answer(found):

@@ -1,0 +1,1 @@
+"""The verbs of patches: ``ckpt patch make``, ``apply`` and ``show``."""
