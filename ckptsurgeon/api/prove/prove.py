@@ -13,6 +13,7 @@ from ...analysis.prove.proof import BlockResult, ChangedTensor, Proof, ProvedNet
 from ...checkpoint.in_memory import path_of
 from ...errors import ConfigError, PlanError
 from ...util.text import count, escape, listing
+from ..diff import folder_differences
 from ..inputs.argument_types import CheckpointLike, Path, Progress
 from ..inputs.memory_budget import memory_bytes
 
@@ -79,7 +80,10 @@ def prove_each(
             _report(networks, progress)
         arguments, shared = _inputs(networks, inputs, seed)
         runs = [_run(network, given, network.read, limit) for network, given in zip(networks, arguments, strict=True)]
-        return _compared(networks, arguments[0], runs, shared, limit)
+        proof = _compared(networks, arguments[0], runs, shared, limit)
+    if proof.drift is None:
+        return proof
+    return replace(proof, notes=(*proof.notes, *folder_differences(*sources)))
 
 
 def _networks(

@@ -384,6 +384,16 @@ def test_a_checkpoint_without_a_network_or_a_tensor_is_an_error() -> None:
         cs.prove("a", "b/x.safetensors")
 
 
+def test_settings_that_differ_are_named() -> None:
+    llama("a")
+    llama("b", rms_norm_eps=0.1)
+    found = cs.prove("a", "b")
+    assert found.drift is not None
+    assert found.drift.name == "model.layers.0"
+    assert not found.changed
+    assert any("rms_norm_eps" in note for note in found.notes)
+
+
 def test_values_that_are_not_finite_are_different() -> None:
     llama("a")
     llama("b")
