@@ -18,6 +18,7 @@ from collections.abc import Iterator
 
 from .batching import batching
 from .builds import builds
+from .checking import checking
 from .deepseek import deepseek
 from .dequantising import dequantising
 from .editing import editing
@@ -177,6 +178,7 @@ def main() -> None:
     parser.add_argument("--deepseek", action="store_true", help="only headers of a folder shaped like DeepSeek-V3")
     parser.add_argument("--lora", action="store_true", help="only merges of adapters")
     parser.add_argument("--scanning", action="store_true", help="only ckpt scan")
+    parser.add_argument("--checking", action="store_true", help="only ckpt check")
     parser.add_argument("--small", action="store_true", help="only files of very many small tensors")
     parser.add_argument("--training", action="store_true", help="only the trainer's loop")
     parser.add_argument("--batching", action="store_true", help="only batches by seconds and by clips")
@@ -197,6 +199,7 @@ def main() -> None:
         only += [dequantising(folder, number, layers=2 if options.quick else 16)] if options.dequantising else []
         only += [deepseek(folder, number)] if options.deepseek else []
         only += [scanning(folder, number, 0.05 if options.quick else 1.0)] if options.scanning else []
+        only += [checking(folder, number, 0.1 if options.quick else 1.0)] if options.checking else []
         only += [lora(folder, number, 2 if options.quick else 18)] if options.lora else []
         only += [small(folder, number, 2_000 if options.quick else 200_000)] if options.small else []
         only += [patching(folder, number, layers=2 if options.quick else 32)] if options.patching else []
@@ -235,6 +238,7 @@ def main() -> None:
             dequantising(folder, number, layers=2 if options.quick else 16),
             deepseek(folder, number),
             scanning(folder, number, 0.05 if options.quick else 1.0),
+            checking(folder, number, 0.1 if options.quick else 1.0),
             lora(folder, number, 2 if options.quick else 18),
             small(folder, number, 2_000 if options.quick else 200_000),
             patching(folder, number, layers=2 if options.quick else 32),
