@@ -28,14 +28,16 @@ def proof_view(proof: Proof, *, every: bool = False) -> RenderableType:
 
 
 def _why(proof: Proof) -> str:
-    blocks = count(len(proof.blocks), "block")
+    blocks = count(len({one.name for one in proof.blocks}), "block")
     if proof.verdict == SAME:
-        return f"the outputs of the networks, and of {blocks} in them, agree bit for bit{_predicted(proof)}"
+        apart = f"; {count(proof.differing, 'tensor differs', 'tensors differ')} without effect"
+        agree = f"the outputs of the networks, and of {blocks} in them, agree bit for bit"
+        return f"{agree}{apart if proof.differing else ''}"
     drift, output = proof.drift, proof.output
     if proof.verdict == EQUIVALENT:
         return (
             f"the outputs are {_share(output.distance.error)} apart; rounding explains up to "
-            f"{_share(output.allowed)}{_predicted(proof)}"
+            f"{_share(output.allowed)}{_predicted(proof)}{_between(proof)}"
         )
     if drift is None:
         return "weights differ that these inputs do not reach, so that nothing is known of what they do"
@@ -46,18 +48,24 @@ def _why(proof: Proof) -> str:
     )
 
 
+def _between(proof: Proof) -> str:
+    """Say that blocks drift whose effect is gone in the output; '' if none does."""
+    inside = next((one.name for one in proof.blocks if one.drifts), "")
+    return f"; from {escape(inside)} on blocks differ by more, without effect on the output" if inside else ""
+
+
 def _predicted(proof: Proof) -> str:
     seen = proof.prediction
     if seen is None or proof.verdict == SAME:
         return ""
     same = round(seen.agreement * seen.places)
-    return f"; the most likely token is the same at {same} of {seen.places} places, KL {seen.divergence:.2g} nats"
+    return f"; the most likely answer is the same at {same} of {seen.places} places, KL {seen.divergence:.2g} nats"
 
 
 def _share(value: float) -> str:
-    """Return a share in percent with two digits that count; "not a number" for what is infinite."""
+    """Return a share in percent with two digits that count; "beyond measure" if it is infinite: a change of zeros."""
     if not math.isfinite(value):
-        return "NaN or infinite"
+        return "beyond measure"
     if value >= 0.1:
         return f"{100 * value:.0f} %"
     return f"{100 * value:.2g} %" if value >= 1e-6 else f"{value:.1e}"
@@ -98,6 +106,7 @@ def _interesting(rows: Sequence[BlockResult], drift: BlockResult | None) -> list
 def _row(one: BlockResult) -> list[str | Text]:
     name = escape(one.name) or "output"
     called = f" (call {one.call + 1})" if one.call else ""
+    called += f" (tensor {one.part + 1})" if one.part else ""
     error = Text("same" if one.distance.same else _share(one.distance.error), "red" if one.drifts else "")
     allowed = "" if math.isnan(one.allowed) else _share(one.allowed)
     return [f"{name}{called}", error, allowed, f"{one.distance.cosine:.6f}"]

@@ -30,18 +30,19 @@ class BlockResult:
     """The outputs of a block in both networks: their ``distance``, and the ``allowed`` error.
 
     The allowed error is what rounding of the weights may cause; NaN if it was not computed, because nothing differs.
-    ``call`` counts the calls of a block that runs several times, from 0.
+    ``call`` counts the calls of a block that runs several times, ``part`` the tensors in an output, both from 0.
     """
 
     name: str
     call: int
     distance: Distance
     allowed: float = math.nan
+    part: int = 0
 
     @property
     def drifts(self) -> bool:
         """Whether the outputs are farther apart than rounding of the weights explains."""
-        return not self.distance.same and not self.distance.error <= self.allowed
+        return not self.distance.same and not (math.isfinite(self.allowed) and self.distance.error <= self.allowed)
 
 
 @dataclass(frozen=True)
@@ -81,19 +82,25 @@ class Proof(InNotebooks):
 
     @property
     def verdict(self) -> str:
-        """SAME if all outputs agree bit for bit, EQUIVALENT if rounding explains what differs, else DIFFERENT.
+        """SAME if all outputs agree bit for bit, EQUIVALENT if rounding explains how far the output is, else DIFFERENT.
 
-        Weights that the inputs did not reach, and that differ, make it DIFFERENT: nothing is known of what they do.
+        Weights that the inputs did not reach, and that differ by more than rounding explains, make it DIFFERENT:
+        nothing is known of what they do.
         """
-        every = (*self.blocks, self.output)
-        if self.unused_differing or any(one.drifts for one in every):
+        if self.unused_differing or self.drift is not None:
             return DIFFERENT
-        return SAME if all(one.distance.same for one in every) else EQUIVALENT
+        return SAME if all(one.distance.same for one in (*self.blocks, self.output)) else EQUIVALENT
 
     @property
     def drift(self) -> BlockResult | None:
-        """The first block whose outputs are farther apart than rounding explains; None if there is none."""
-        return next((one for one in (*self.blocks, self.output) if one.drifts), None)
+        """The first block whose outputs are farther apart than rounding explains; None if the output does not drift.
+
+        Blocks may differ without effect on the output: if one scales what the next one scales back, say.
+        """
+        every = (*self.blocks, self.output)
+        if not any(one.drifts for one in every if not one.name):
+            return None
+        return next(one for one in every if one.drifts)
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as plain data; numbers that are not finite are null."""
@@ -128,6 +135,7 @@ def _block(one: BlockResult) -> dict[str, Any]:
     return {
         "block": one.name,
         "call": one.call,
+        "part": one.part,
         "error": _number(found.error),
         "allowed": _number(one.allowed),
         "cosine": _number(found.cosine),

@@ -6,19 +6,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-__all__ = ["OUTPUT", "Outputs", "Recording", "block_names", "first_tensor", "recorded"]
+__all__ = ["OUTPUT", "Outputs", "Place", "Recording", "block_names", "recorded", "tensors_in"]
 
 OUTPUT = ""
 """The name of the whole network."""
 CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 """Modules that are never called themselves."""
-Outputs = dict[tuple[str, int], Tensor]
-"""Outputs by the name of a block and the number of its call, in the order in which the calls ended."""
+Place = tuple[str, int, int]
+"""The name of a block, the number of its call, and that of a tensor in its output."""
+Outputs = dict[Place, Tensor]
+"""Outputs by their place, in the order in which the calls ended."""
+MOST = 64
+"""The most tensors of an output that are kept."""
 
 
 def block_names(model: nn.Module) -> list[str]:
@@ -91,18 +95,19 @@ def _note(found: Recording, name: str, module: nn.Module, args: Any) -> None:
 
 
 def _record(found: Outputs, name: str, module: nn.Module, args: Any, output: Any) -> None:
-    tensor = first_tensor(output)
-    if tensor is not None:
-        call = sum(1 for known, _ in found if known == name)
-        found[name, call] = tensor.detach().to("cpu", copy=True)
+    call = len({place[1] for place in found if place[0] == name})
+    for part, tensor in enumerate(islice(tensors_in(output), MOST)):
+        found[name, call, part] = tensor.detach().to("cpu", copy=True)
 
 
-def first_tensor(output: Any) -> Tensor | None:
-    """Return the main tensor of a module's output: its logits, or the first floating one; None if it has none."""
+def tensors_in(output: Any) -> Iterator[Tensor]:
+    """Yield the floating tensors in a module's output; the logits first, if it has any."""
     logits = getattr(output, "logits", None)
     if isinstance(logits, Tensor):
-        return logits
+        yield logits
     if isinstance(output, Tensor):
-        return output if output.is_floating_point() else None
+        yield from (output,) if output.is_floating_point() else ()
+        return
     values = output.values() if isinstance(output, Mapping) else output if isinstance(output, (list, tuple)) else ()
-    return next((one for one in map(first_tensor, values) if isinstance(one, torch.Tensor)), None)
+    for value in values:
+        yield from (one for one in tensors_in(value) if one is not logits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +18,13 @@ from ...util.text import escape, listing, shape_text
 
 __all__ = ["Inputs", "drawn_inputs", "given_inputs"]
 
-ROWS, TOKENS, TARGETS = 2, 32, 8
+ROWS, TOKENS, TARGETS = 4, 32, 8
 WAVE = 16_000
 """Samples of a drawn wave: a second at the rate of most speech models."""
+
+
+MOST = 1 << 27
+"""The most numbers that are drawn: half a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,11 @@ class Inputs:
 
     arguments: Mapping[str, Tensor]
     said: str
+
+    def token_ids(self) -> set[int]:
+        """Return the ids of all tokens in the inputs."""
+        found = (value for name, value in self.arguments.items() if name.endswith("input_ids"))
+        return {one for value in found for one in value.flatten().tolist()}
 
     def arguments_for(self, module: nn.Module) -> dict[str, Any]:
         """Return the arguments, with those that keep a model of transformers from making caches."""
@@ -53,10 +63,17 @@ def drawn_inputs(module: nn.Module, seed: int, tokens: Sequence[int] | None = No
     chance = torch.Generator().manual_seed(seed)
     try:
         drawn = {name: DRAWN[name](config, chance, tokens) for name in chosen}
+        drawn = {name: value[: len(drawn[main])] for name, value in drawn.items()}
     except (AttributeError, TypeError, ValueError) as error:
         raise _unknown(module, known) from error
     said = ", ".join(f"{name} {shape_text(tuple(value.shape))}" for name, value in drawn.items())
     return Inputs(drawn, f"{said}, drawn with seed {seed}")
+
+
+def _noise(chance: torch.Generator, *shape: int) -> Tensor:
+    if math.prod(shape) > MOST:
+        raise ValueError("inputs of this size are not drawn")
+    return torch.randn(*shape, generator=chance)
 
 
 def _unknown(module: nn.Module, known: Mapping[str, Any]) -> ConfigError:
@@ -82,7 +99,9 @@ def _ids(config: Any, chance: torch.Generator, tokens: Sequence[int] | None, siz
 def _plain_tokens(config: Any, text: Any) -> list[int]:
     """Return the ids of all tokens but those that a configuration names: padding, images and the like."""
     fields = {**config.to_dict(), **text.to_dict()}
-    special = {value for name, value in fields.items() if name.endswith(("_token_id", "_token_index"))}
+    named = [value for name, value in fields.items() if name.endswith(("_token_id", "_token_index"))]
+    every = [one for value in named for one in (value if isinstance(value, list) else [value])]
+    special = {one for one in every if isinstance(one, int)}
     return [number for number in range(int(text.vocab_size)) if number not in special] or [0]
 
 
@@ -91,20 +110,20 @@ def _decoder_ids(config: Any, chance: torch.Generator, tokens: Sequence[int] | N
 
 
 def _waves(config: Any, chance: torch.Generator, tokens: Sequence[int] | None) -> Tensor:
-    return torch.randn(ROWS, WAVE, generator=chance)
+    return _noise(chance, ROWS, WAVE)
 
 
 def _features(config: Any, chance: torch.Generator, tokens: Sequence[int] | None) -> Tensor:
     if hasattr(config, "num_mel_bins") and hasattr(config, "max_source_positions"):
-        return torch.randn(1, config.num_mel_bins, 2 * config.max_source_positions, generator=chance)
-    return torch.randn(ROWS, 64, config.feature_projection_input_dim, generator=chance)
+        return _noise(chance, 1, config.num_mel_bins, 2 * config.max_source_positions)
+    return _noise(chance, ROWS, 64, config.feature_projection_input_dim)
 
 
 def _images(config: Any, chance: torch.Generator, tokens: Sequence[int] | None) -> Tensor:
     vision = getattr(config, "vision_config", config)
     size = getattr(vision, "image_size", 224)
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
-    return torch.randn(ROWS, getattr(vision, "num_channels", 3), height, width, generator=chance)
+    return _noise(chance, ROWS, getattr(vision, "num_channels", 3), height, width)
 
 
 DRAWN: Mapping[str, Callable[[Any, torch.Generator, Sequence[int] | None], Tensor]] = {
@@ -162,7 +181,10 @@ def _texts(path: str, folder: str) -> dict[str, Tensor]:
 
 def _sound(path: str, folder: str) -> dict[str, Tensor]:
     soundfile: Any = import_module("soundfile")
-    wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    try:
+        wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(f"{escape(path)} is not a sound: {escape(str(error), 200)}.") from error
     extractor = _prepared(folder, "AutoFeatureExtractor")
     if rate != extractor.sampling_rate:
         raise ConfigError(

@@ -6,6 +6,7 @@ import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from ...destinations._load import target_with
 from ...destinations.torch_module.meta import build_on_meta
 from ...engine.inputs import PlanInputs
 from ...engine.live_modules import stage_tensors
-from ...errors import ConfigError
+from ...errors import ConfigError, PlanError
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import Step
 from ...planning.target import TargetSpec
@@ -41,6 +42,8 @@ ROUNDOFF = {
 CODES = {"int8": 2**-8}
 """Of codes: the largest error as a share of the largest weight of a row, of which 2**-4 is that of 4 bits."""
 FOUR_BITS = 2**-4
+USUAL = 0.7
+"""Rounding moves most numbers by less than half the distance of two numbers near 1: those near 2 by half as much."""
 SAMPLED = 4096
 """About so many values of a tensor are kept after it was read."""
 
@@ -59,7 +62,7 @@ class Rounding:
     def moved(self, key: str, values: Tensor) -> Tensor:
         """Return values that are moved by chance, as far as rounding may move them; always the same for a key."""
         chance = torch.Generator().manual_seed(zlib.crc32(key.encode()))
-        by = torch.rand(values.shape, generator=chance) * 2 - 1
+        by = (torch.rand(values.shape, generator=chance) * 2 - 1) * USUAL
         found = values + values * by * self.relative
         if self.of_row and values.dim() > 1:
             found = found + values.abs().flatten(1).amax(1).view(-1, *[1] * (values.dim() - 1)) * by * self.of_row
@@ -86,7 +89,7 @@ class Network:
     progress: Callable[[int], None] = _nothing
     """Is called with the number of values that were read."""
 
-    @property
+    @cached_property
     def steps(self) -> Mapping[str, Step]:
         """How each tensor is read, by its key in the module."""
         return {step.key: step for step in self.plan.steps}
@@ -125,10 +128,14 @@ class Network:
         assert isinstance(inputs, PlanInputs)
         return None if step.source is None else inputs.sources[step.source][step.source_key]
 
-    def load_buffers(self) -> None:
-        """Read the buffers that are in the checkpoint, such as the statistics of batch norms."""
+    def rows(self, key: str) -> int:
+        """Return the size of a tensor's first axis; 0 for a number."""
+        return next(iter(self.steps[key].shape), 0)
+
+    def load_buffers(self, read: Callable[[Sequence[str]], Mapping[str, Tensor]] | None = None) -> None:
+        """Read the buffers that are in the checkpoint, such as the statistics of batch norms; ``read`` reads them."""
         own = {key: buffer for key, buffer in self.module.named_buffers() if key in self.steps}
-        for key, value in self.read(list(own)).items():
+        for key, value in (read or self.read)(list(own)).items():
             own[key].copy_(value)
 
     def close(self) -> None:
@@ -156,7 +163,7 @@ def _rounding_of_codes(info: TensorInfo) -> Rounding:
 
 def configuration_of(path: str) -> str:
     """Return the configuration beside a checkpoint, config.json in its folder; '' if there is none."""
-    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    folder = path if os.path.isdir(path) else os.path.dirname(path) or os.curdir
     found = os.path.join(folder, "config.json")
     return found if os.path.isfile(found) else ""
 
@@ -172,14 +179,23 @@ def open_network(
             hint="Name a configuration that makes a model: --model config.json, or a YAML file with _target_.",
         )
     options = Options.of(on_missing="error", dtype="float32")
-    plan = plan_into(specs_of(source), spec, options, seed=0, arguments={}, root=root, encoding=ENCODINGS[1])
+    try:
+        plan = plan_into(specs_of(source), spec, options, seed=0, arguments={}, root=root, encoding=ENCODINGS[1])
+    except PlanError as error:
+        name = escape(shown(path_of(source)))
+        raise PlanError(
+            f"{name} does not load as the network of {escape(configuration)}: {error.message}",
+            hint=f"ckpt fits {name} {escape(configuration)} shows all that is missing or of another shape.",
+            details=error.details,
+        ) from error
     try:
         module = _built(spec.build)
     except BaseException:
         close_plan(plan)
         raise
     path = path_of(source)
-    network = Network(shown(path), module, spec, plan, path if os.path.isdir(path) else os.path.dirname(path))
+    folder = path if os.path.isdir(path) else os.path.dirname(path) or os.curdir
+    network = Network(shown(path), module, spec, plan, folder)
     network.load_buffers()
     return network
 

@@ -8,10 +8,10 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from ...analysis.prove.figures import Distance, Prediction, distance, prediction
-from ...analysis.prove.proof import BlockResult, ChangedTensor, Proof, ProvedNetwork
+from ...analysis.prove.figures import Prediction, distance, prediction
+from ...analysis.prove.proof import BlockResult, Proof, ProvedNetwork
 from ...checkpoint.in_memory import path_of
-from ...errors import ConfigError, PlanError
+from ...errors import CheckpointError, ConfigError, PlanError
 from ...util.text import count, escape, listing
 from ..diff import folder_differences
 from ..inputs.argument_types import CheckpointLike, Path, Progress
@@ -20,7 +20,7 @@ from ..inputs.memory_budget import memory_bytes
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .blocks import Outputs, Recording
+    from .blocks import Outputs, Place, Recording
     from .inputs import Inputs
     from .network import Network
     from .streaming import ReadWeights
@@ -32,8 +32,10 @@ T = TypeVar("T")
 Pair: TypeAlias = tuple[T, T]
 
 MEMORY = 1 << 30
-FACTOR = 2.0
-"""The error that is allowed, as a multiple of the error of a run whose weights are moved by chance as rounding may."""
+MAIN = ("", 0, 0)
+"""The place of the main output of the whole network."""
+STRICT = 1.25
+"""The multiple of that error which is allowed if some tensor differs by more than rounding explains."""
 FEW = 8.0
 """Of few numbers chance decides more: the multiple is larger by the share FEW / sqrt(numbers)."""
 FLOOR = 1e-6
@@ -81,8 +83,6 @@ def prove_each(
         arguments, shared = _inputs(networks, inputs, seed)
         runs = [_run(network, given, network.read, limit) for network, given in zip(networks, arguments, strict=True)]
         proof = _compared(networks, arguments[0], runs, shared, limit)
-    if proof.drift is None:
-        return proof
     return replace(proof, notes=(*proof.notes, *folder_differences(*sources)))
 
 
@@ -126,9 +126,12 @@ def _inputs(networks: list[Network], path: Path | None, seed: int) -> tuple[list
     from .vocabularies import shared_tokens
 
     modules = [network.module for network in networks]
+    text = str(path) if path is not None else ""
+    if text.lower().endswith(".safetensors"):
+        given = given_inputs(text, modules[0], networks[0].folder)
+        return [given, given], None
     shared = shared_tokens(modules, [network.folder for network in networks])
     if path is not None:
-        text = str(path)
         if shared is not None and text.lower().endswith(".txt"):
             return [given_inputs(text, one.module, one.folder) for one in networks], shared
         found = given_inputs(text, modules[0], networks[0].folder)
@@ -151,7 +154,9 @@ def _run(network: Network, inputs: Inputs, read: ReadWeights, limit: int) -> Rec
         try:
             with offline():
                 module(**inputs.arguments_for(module))
-        except (RuntimeError, TypeError, ValueError, NotImplementedError, IndexError) as error:
+        except CheckpointError:
+            raise
+        except Exception as error:  # a network is code of others
             said = str(error).splitlines()[0] if str(error) else type(error).__name__
             hint = "Let all of its weights be in memory together: --memory with the model's size in float32."
             is_empty = "meta" in said
@@ -165,46 +170,64 @@ def _run(network: Network, inputs: Inputs, read: ReadWeights, limit: int) -> Rec
 def _compared(
     networks: list[Network], inputs: Inputs, runs: list[Recording], shared: SharedTokens | None, limit: int
 ) -> Proof:
-    from .blocks import OUTPUT
+    from .weights import changed_in, differing, not_reached
 
     notes = [*_network_notes(networks, shared)]
     pairs = _pairs(runs[0].outputs, runs[1].outputs, shared, notes)
-    if (OUTPUT, 0) not in pairs:
-        raise PlanError("the networks have no output that can be compared.", hint="Name networks of one kind.")
+    _check_outputs(pairs)
     distances = {place: distance(*pair) for place, pair in pairs.items()}
-    allowed: Mapping[tuple[str, int], float] = {}
+    allowed: Mapping[Place, float] = {}
     if not all(one.same for one in distances.values()):
         allowed = _allowed(networks, inputs, runs[0].outputs, limit)
     results = {
-        place: BlockResult(place[0], place[1], found, allowed.get(place, math.nan))
+        place: BlockResult(place[0], place[1], found, allowed.get(place, math.nan), place[2])
         for place, found in distances.items()
     }
-    output = results.pop((OUTPUT, 0))
-    differing = len(_differing(networks))
-    unused, other = _unused(networks, runs[0])
+    output = results.pop(MAIN)
     proof = Proof(
         _described(networks[0]), _described(networks[1]), inputs.said, tuple(results.values()), output,
-        prediction=_prediction(networks, pairs[OUTPUT, 0]), differing=differing, unused=unused, unused_differing=other,
-        notes=tuple(notes),
+        prediction=_prediction(networks, pairs[MAIN]), differing=len(differing(networks)),
+        unused=tuple(not_reached(networks, runs[0])), notes=tuple(notes),
     )  # fmt: skip
-    proof = replace(proof, changed=_changed(networks, proof.drift))
-    hidden = [] if proof.drift is not None else [key for key in _beyond_rounding(networks) if key not in other]
-    return replace(proof, notes=(*proof.notes, _hidden_note(hidden))) if hidden else proof
+    proof = replace(proof, changed=changed_in(networks, proof.drift))
+    return proof if proof.drift is not None else _with_unseen(proof, networks, shared, inputs)
 
 
-def _pairs(
-    first: Outputs, second: Outputs, shared: SharedTokens | None, notes: list[str]
-) -> dict[tuple[str, int], tuple[Tensor, Tensor]]:
+def _with_unseen(proof: Proof, networks: list[Network], shared: SharedTokens | None, inputs: Inputs) -> Proof:
+    """Return a proof without drift that names the weights whose difference the inputs cannot show, or do not show."""
+    from .weights import beyond_rounding, unseen
+
+    every = (*proof.blocks, proof.output)
+    apart = list(beyond_rounding(networks, shared))
+    alone = [key for key in proof.unused if key in apart]
+    alone += [key for key in unseen(networks, every, shared, inputs.token_ids()) if key not in alone]
+    hidden = [key for key in apart if key not in alone]
+    notes = (*proof.notes, _hidden_note(hidden)) if hidden else proof.notes
+    return replace(proof, unused_differing=tuple(alone), notes=notes)
+
+
+def _check_outputs(pairs: Mapping[Place, Pair[Tensor]]) -> None:
+    """Raise PlanError if the networks have no output of one shape, ConfigError if it has no finite number at all."""
+    if MAIN not in pairs:
+        raise PlanError("the networks have no output that can be compared.", hint="Name networks of one kind.")
+    if not bool(pairs[MAIN][0].isfinite().any()):
+        raise ConfigError(
+            "the first network computes only NaN or infinities of these inputs, so that nothing can be compared.",
+            hint="ckpt check finds weights that are not finite; or give other inputs with --inputs.",
+        )
+
+
+def _pairs(first: Outputs, second: Outputs, shared: SharedTokens | None, notes: list[str]) -> dict[Place, Pair[Tensor]]:
     """Return the outputs of the blocks that both networks have, in the order in which they ended."""
     from .blocks import OUTPUT
 
     common = [place for place in first if place in second]
     names = {place: place for place in common}
-    if len(common) <= 1 and len(first) == len(second):  # other names: the same places in the order of both
+    if all(place[0] == OUTPUT for place in common) and len(first) == len(second):
         names = dict(zip(first, second, strict=True))
         notes.append("the blocks of the networks have other names: they are compared in the order in which they ran")
     elif len(common) < max(len(first), len(second)):
-        alone = [name or "the output" for name, _ in [*(first.keys() ^ second.keys())]]
+        alone = [place[0] or "the output" for place in first.keys() ^ second.keys()]
         notes.append(f"only one of the networks has {listing(sorted(set(alone)), SHOWN, where='')}: not compared")
     found, other = {}, []
     for place, there in names.items():
@@ -233,24 +256,31 @@ def _is_of_planning(note: str) -> bool:
     return note.startswith(OF_PLANNING) or any(words in note for words in ("changes nothing", "is put before", OLDER))
 
 
-def _allowed(networks: list[Network], inputs: Inputs, plain: Outputs, limit: int) -> dict[tuple[str, int], float]:
+def _allowed(networks: list[Network], inputs: Inputs, plain: Outputs, limit: int) -> dict[Place, float]:
     """Return the error that rounding may cause after each block of the first network.
 
     It is measured by a run in which the tensors that differ are moved as far as rounding may have moved them.
     """
+    from .weights import FACTOR, beyond_rounding, differing
+
     first, second = networks
-    differing = set(_differing(networks))
+    apart = set(differing(networks))
+    factor = FACTOR if next(beyond_rounding(networks), None) is None else STRICT
 
     def moved(keys: Sequence[str]) -> dict[str, Tensor]:
         values = first.read(keys)
-        for key in differing & values.keys():
+        for key in apart & values.keys():
             if values[key].is_floating_point():
                 values[key] = first.rounding(key).coarser(second.rounding(key)).moved(key, values[key])
         return values
 
-    found = _run(first, inputs, moved, limit).outputs
+    first.load_buffers(moved)
+    try:
+        found = _run(first, inputs, moved, limit).outputs
+    finally:
+        first.load_buffers()
     return {
-        place: FACTOR * (1 + FEW / math.sqrt(one.numel())) * distance(one, found[place]).error + FLOOR
+        place: factor * (1 + FEW / math.sqrt(one.numel())) * distance(one, found[place]).error + FLOOR
         for place, one in plain.items() if place in found
     }  # fmt: skip
 
@@ -265,56 +295,6 @@ def _prediction(networks: list[Network], pair: tuple[Tensor, Tensor]) -> Predict
     return prediction(*pair) if predicts and pair[0].dim() > 1 and bool(pair[0].isfinite().all()) else None
 
 
-def _differing(networks: list[Network]) -> list[str]:
-    """Return the keys of the tensors that were read of both networks and have other values."""
-    first, second = (network.digests for network in networks)
-    return [key for key, digest in first.items() if key in second and second[key] != digest]
-
-
-def _beyond_rounding(networks: list[Network]) -> Iterator[str]:
-    """Yield the keys of tensors that differ by more than rounding explains, as a sample of their values tells."""
-    first, second = networks
-    for key in _differing(networks):
-        rounding = first.rounding(key).coarser(second.rounding(key))
-        samples = first.samples[key], second.samples[key]
-        if samples[0].shape == samples[1].shape:
-            far = distance(*samples)
-            if not far.error <= FACTOR * rounding.relative + 2 * FACTOR * rounding.of_row:
-                yield key
-
-
 def _hidden_note(keys: list[str]) -> str:
     what = count(len(keys), "tensor differs", "tensors differ")
     return f"{what} by more than rounding explains, which these inputs do not show: {listing(keys, SHOWN, where='')}"
-
-
-def _unused(networks: list[Network], run: Recording) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the tensors that the first network did not use, and those of them that differ by more than rounding."""
-    first = networks[0]
-    steps = first.steps
-    keys = [key for key, _ in first.module.named_parameters(remove_duplicate=False) if key in steps]
-    used = {steps[key].tied_to or key for key in keys if run.reaches(key)}
-    unused = [key for key in keys if (steps[key].tied_to or key) not in used]
-    for network in networks:
-        for key in unused:
-            if key not in network.digests and key in network.steps:
-                network.read([key])
-    apart = set(_beyond_rounding(networks))
-    return tuple(unused), tuple(key for key in unused if key in apart)
-
-
-def _changed(networks: list[Network], drift: BlockResult | None) -> tuple[ChangedTensor, ...]:
-    """Return the tensors of the block that drifts whose values differ, the farthest first."""
-    if drift is None:
-        return ()
-    inside = [key for key in _differing(networks) if key.startswith(f"{drift.name}." if drift.name else "")]
-    rows = [(key, _distance_of(networks, key)) for key in inside]
-    found = [ChangedTensor(key, drift.name, far.error) for key, far in rows if not far.same]
-    return tuple(sorted(found, key=lambda one: -one.error))
-
-
-def _distance_of(networks: list[Network], key: str) -> Distance:
-    first, second = (network.read([key])[key] for network in networks)
-    if first.shape != second.shape:
-        return Distance(math.inf, 0.0, math.inf, same=False)
-    return distance(first, second)

@@ -29,6 +29,12 @@ class SharedTokens:
         """Return the second network's ids of tokens that are given by the first's."""
         table = torch.full((self.sizes[0],), -1, dtype=torch.int64)
         table[self.first] = self.second
+        is_known = bool((ids >= 0).all() and (ids < self.sizes[0]).all())
+        if not is_known or bool((table[ids] < 0).any()):
+            raise ConfigError(
+                "the inputs have tokens that only one of the networks knows.",
+                hint="Use tokens that both have, or a file of texts.",
+            )
         return table[ids]
 
     def columns(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,14 +56,14 @@ def shared_tokens(modules: Sequence[nn.Module], folders: Sequence[str]) -> Share
             return None
         raise ConfigError(
             f"the networks have {sizes[0]} and {sizes[1]} tokens, and no token lists say which are the same.",
-            hint="Put the tokenisers beside the models, or give --inputs.",
+            hint="Put the tokenisers beside the models, or give tensors: --inputs FILE.safetensors.",
         )
     if lists[0].tokens == lists[1].tokens and sizes[0] == sizes[1]:
         return None
     second = {token: row for row, token in enumerate(lists[1].tokens[: sizes[1]])}
     both = [(row, second[token]) for row, token in enumerate(lists[0].tokens[: sizes[0]]) if token in second]
     if not both:
-        raise ConfigError("the networks have no token in common.", hint="Give --inputs.")
+        raise ConfigError("the networks have no token in common.", hint="Give tensors: --inputs FILE.safetensors.")
     rows = torch.tensor(both)
     return SharedTokens(rows[:, 0], rows[:, 1], (sizes[0], sizes[1]))
 

@@ -1,0 +1,141 @@
+"""Which weights of two networks differ, by more than rounding, and which of them the inputs do not reach."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ...analysis.prove.figures import Distance, distance
+from ...analysis.prove.proof import BlockResult, ChangedTensor
+
+if TYPE_CHECKING:
+    from .blocks import Recording
+    from .network import Network, Rounding
+    from .vocabularies import SharedTokens
+
+__all__ = ["FACTOR", "beyond_rounding", "changed_in", "differing", "not_reached", "unseen"]
+
+FACTOR = 2.0
+"""How many times more than rounding may move a weight it has to differ, so that rounding does not explain it."""
+COUNTERS = ("num_batches_tracked",)
+"""The endings of buffers that no network computes with outside training."""
+NOISY = 0.1
+"""Where rounding may change an output by more than this, its error tells nothing of weights that differ by more."""
+
+
+def differing(networks: Sequence[Network]) -> list[str]:
+    """Return the keys of the tensors that were read of both networks and have other values."""
+    first, second = (network.digests for network in networks)
+    return [key for key, digest in first.items() if key in second and second[key] != digest]
+
+
+def beyond_rounding(networks: Sequence[Network], shared: SharedTokens | None = None) -> Iterator[str]:
+    """Yield the keys of tensors that differ by more than rounding explains, as a sample of their values tells.
+
+    Tensors with a row for each token are left out if the token lists differ: their rows are in another order.
+    """
+    first, second = networks
+    for key in differing(networks):
+        samples = first.samples[key], second.samples[key]
+        if key.endswith(COUNTERS):
+            continue
+        if samples[0].shape != samples[1].shape or (shared is not None and first.rows(key) in shared.sizes):
+            continue
+        if not _is_explained(distance(*samples), _rounding(networks, key)):
+            yield key
+
+
+def _rounding(networks: Sequence[Network], key: str) -> Rounding:
+    first, second = networks
+    return first.rounding(key).coarser(second.rounding(key))
+
+
+def _is_explained(far: Distance, rounding: Rounding) -> bool:
+    return far.error <= FACTOR * rounding.relative + 2 * FACTOR * rounding.of_row
+
+
+def not_reached(networks: Sequence[Network], run: Recording) -> list[str]:
+    """Return the tensors that the first network did not use; those that it has not read yet are read now."""
+    steps = networks[0].steps
+    keys = [key for key, _ in networks[0].module.named_parameters(remove_duplicate=False) if key in steps]
+    used = {steps[key].tied_to or key for key in keys if run.reaches(key)}
+    found = [key for key in keys if (steps[key].tied_to or key) not in used]
+    for network in networks:
+        network.read([key for key in found if key not in network.digests and key in network.steps])
+    return found
+
+
+def unseen(
+    networks: Sequence[Network], blocks: Sequence[BlockResult], shared: SharedTokens | None, ids: Collection[int]
+) -> Iterator[str]:
+    """Yield tensors that differ by more than rounding without an effect that the inputs could show.
+
+    The outputs of their block agree bit for bit, so that the inputs did not reach what differs; or rounding may change
+    these outputs so much that nothing can be seen in them. Of embeddings each row is looked at that no input has.
+    """
+    for key in beyond_rounding(networks, shared):
+        around = [one for one in blocks if key.startswith(f"{one.name}." if one.name else "")]
+        if around and all(one.distance.same or one.allowed > NOISY for one in around):
+            yield key
+    yield from _hidden_embeddings(networks, shared, ids)
+
+
+def _hidden_embeddings(networks: Sequence[Network], shared: SharedTokens | None, ids: Collection[int]) -> Iterator[str]:
+    """Yield embeddings of which rows differ, and none of those that the inputs have.
+
+    Where all rows differ, the inputs had some of these, and showed what follows from it.
+    """
+    module, known = networks[0].module, set(differing(networks))
+    tokens = _input_embedding(module)
+    for name, one in module.named_modules():
+        key = f"{name}.weight".strip(".")
+        if not isinstance(one, nn.Embedding) or key not in known:
+            continue
+        rows = _rows_beyond_rounding(networks, key, shared)
+        reached = torch.zeros_like(rows)
+        if one is tokens:
+            reached[[row for row in ids if 0 <= row < len(rows)]] = True
+        if bool((rows & ~reached).any()) and not bool((rows & reached).any() or rows.all()):
+            yield f"{key} (rows of tokens that no input has)" if one is tokens else f"{key} (some rows)"
+
+
+def _input_embedding(module: nn.Module) -> nn.Module | None:
+    get = getattr(module, "get_input_embeddings", None)
+    try:
+        found = get() if callable(get) else None
+    except NotImplementedError:
+        return None
+    return found if isinstance(found, nn.Module) else None
+
+
+def _rows_beyond_rounding(networks: Sequence[Network], key: str, shared: SharedTokens | None) -> Tensor:
+    """Return which rows of an embedding differ by more than rounding; none if the rows are of other tokens."""
+    first, second = (network.read([key])[key] for network in networks)
+    if shared is not None or first.shape != second.shape:
+        return torch.zeros(len(first), dtype=torch.bool)
+    rounding = _rounding(networks, key)
+    apart, norms = (first - second).norm(dim=1), first.norm(dim=1)
+    allowed = (FACTOR * rounding.relative + 2 * FACTOR * rounding.of_row) * norms
+    beyond: Tensor = torch.logical_not(apart <= allowed)
+    return beyond
+
+
+def changed_in(networks: Sequence[Network], drift: BlockResult | None) -> tuple[ChangedTensor, ...]:
+    """Return the tensors of the block that drifts whose values differ, the farthest first."""
+    if drift is None:
+        return ()
+    inside = [key for key in differing(networks) if key.startswith(f"{drift.name}." if drift.name else "")]
+    rows = [(key, _distance_of(networks, key)) for key in inside]
+    found = [ChangedTensor(key, drift.name, far.error) for key, far in rows if not far.same]
+    return tuple(sorted(found, key=lambda one: -one.error))
+
+
+def _distance_of(networks: Sequence[Network], key: str) -> Distance:
+    first, second = (network.read([key])[key] for network in networks)
+    if first.shape != second.shape:
+        return Distance(math.inf, 0.0, math.inf, same=False)
+    return distance(first, second)
