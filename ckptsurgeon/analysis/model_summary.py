@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..util.text import count, escape
+from ..util.text import count, escape, number_in
 
 __all__ = ["ModelSummary", "summary_of_config", "summary_of_gguf"]
 
@@ -82,9 +82,8 @@ def summary_of_gguf(metadata: Mapping[str, str]) -> ModelSummary | None:
     name = metadata.get("general.architecture")
     if not name:
         return None
-    fields = {
-        key.partition(".")[2]: int(value) for key, value in metadata.items() if value.isascii() and value.isdigit()
-    }
+    prefix = f"{name}."
+    fields = {key.removeprefix(prefix): number_in(value) for key, value in metadata.items() if key.startswith(prefix)}
     experts = _number([fields], ("expert_count",))
     return ModelSummary(
         name, _number([fields], ("block_count",)), None, _number([fields], ("embedding_length",)),

@@ -53,6 +53,17 @@ def test_the_metadata_of_a_gguf() -> None:
     assert summary_of_gguf({}) is None
 
 
+def test_the_sizes_of_another_model_in_a_gguf_are_not_taken() -> None:
+    metadata = {"general.architecture": "llama", "llama.block_count": "32", "clip.block_count": "5"}
+    assert str(summary_of_gguf(metadata)) == "llama, 32 layers"
+    assert str(summary_of_gguf(dict(reversed(metadata.items())))) == "llama, 32 layers"
+
+
+def test_a_number_of_a_gguf_with_thousands_of_digits_is_no_size() -> None:
+    metadata = {"general.architecture": "llama", "llama.block_count": "9" * 5000, "llama.embedding_length": "64"}
+    assert str(summary_of_gguf(metadata)) == "llama, 64 wide"
+
+
 def test_inspect_shows_it(ckpt: Any) -> None:
     os.mkdir("net")
     save_file({"w": torch.ones(2)}, "net/model.safetensors")
