@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count as numbers_from
+from itertools import islice, product
 from string import ascii_lowercase
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
 from ..analysis.compare.difference import Difference, Pair
-from ..util.text import count, escape
+from ..util.text import count, escape, number_in
 from .columns import Columns, Hanging
 
 __all__ = ["layers_view"]
@@ -83,7 +85,7 @@ def _stacks(changes: Iterator[tuple[str, float]]) -> tuple[dict[str, _Stack], di
     elsewhere: dict[str, float] = {}
     for key, change in changes:
         parts = key.split(".")
-        place = next((at for at, part in enumerate(parts) if part.isdecimal()), None)
+        place = next((at for at, part in enumerate(parts) if number_in(part) is not None), None)
         if place is None:
             elsewhere[key] = change
             continue
@@ -139,9 +141,9 @@ class _Table:
 
 
 def _letters(number: int) -> list[str]:
-    """Return so many names of columns: a to z, then aa, ab and so on."""
-    single = list(ascii_lowercase)
-    return [*single, *(one + other for one in single for other in single)][:number]
+    """Return so many names of columns: a to z, then aa to zz, aaa and so on."""
+    names = ("".join(one) for length in numbers_from(1) for one in product(ascii_lowercase, repeat=length))
+    return list(islice(names, number))
 
 
 def _shade(change: float, most: float) -> int:
@@ -159,7 +161,7 @@ def _number(change: float) -> str:
 
 
 def _elsewhere(changes: Mapping[str, float]) -> Iterator[RenderableType]:
-    changed = sorted(((key, one) for key, one in changes.items() if one != 0), key=lambda pair: -pair[1])
+    changed = sorted(((key, one) for key, one in changes.items() if one != 0), key=lambda pair: _largest_first(pair[1]))
     if changes:
         rows = [[escape(key), "?" if math.isnan(one) else f"{_number(one)} %"] for key, one in changed[:SHOWN]]
         same = len(changes) - len(changed)
@@ -167,6 +169,11 @@ def _elsewhere(changes: Mapping[str, float]) -> Iterator[RenderableType]:
         rows += [[f"{count(same, 'tensor')} the same", ""]] if same else []
         yield Text("  elsewhere", style="bold")
         yield Columns(rows, right=(1,), indent=4)
+
+
+def _largest_first(change: float) -> tuple[bool, float]:
+    """Return a sort key that puts unknown changes (NaN), which compare with no number, before the largest."""
+    return (False, 0.0) if math.isnan(change) else (True, -change)
 
 
 def _only_in_one(found: Difference) -> Iterator[RenderableType]:

@@ -79,3 +79,27 @@ def test_numbers_have_two_digits() -> None:
 def test_columns_have_letters() -> None:
     assert _letters(3) == ["a", "b", "c"]
     assert _letters(28)[24:] == ["y", "z", "aa", "ab"]
+    assert _letters(704)[701:] == ["zz", "aaa", "aab"]
+    assert len(set(_letters(20_000))) == 20_000
+
+
+def test_unknown_changes_are_shown_before_the_largest(ckpt: Any) -> None:
+    first = {f"w{chr(97 + n)}": torch.ones(4) for n in range(11)}
+    second = {key: value * (1 + (n + 1) / 10) for n, (key, value) in enumerate(first.items())}
+    unknown = ("wb", "wf", "wk")
+    for key in unknown:
+        second[key][0] = float("nan")
+    save_file(first, "a.safetensors")
+    save_file(second, "b.safetensors")
+    out = ckpt("diff", "a.safetensors", "b.safetensors", "--by-layer").out
+    rows = [line.split() for line in out.partition("elsewhere\n")[2].splitlines()]
+    assert [row[0] for row in rows[:8]] == [*unknown, "wj", "wi", "wh", "wg", "we"]
+    assert rows[8] == ["and", "3", "more"]
+
+
+def test_a_layer_number_of_thousands_of_digits_is_no_layer(ckpt: Any) -> None:
+    tensors = {f"layers.{'9' * 5000}.{role}.weight": torch.ones(2) for role in ("one", "two")}
+    save_file(tensors, "a.safetensors")
+    done = ckpt("diff", "a.safetensors", "a.safetensors", "--by-layer")
+    assert (done.code, done.err) == (0, "")
+    assert "2 tensors the same" in done.out
