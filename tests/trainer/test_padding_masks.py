@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from ckptsurgeon.trainer.tasks._masks import _unchecked
+
 from .waves import LAYER_NORM, SMALL, batch_of, ctc_model_of, ctc_task_for, model_of, task_for
 
 pytest.importorskip("transformers")
@@ -44,6 +46,15 @@ def test_pretraining(samples: tuple[int, int], is_padded: bool, masks: list[Tens
     task.begin_step(model, 0)
     task.loss(model, batch_of(task, *samples))
     check(masks, is_padded=is_padded)
+
+
+@pytest.mark.parametrize("given", [{}, {"allow_is_bidirectional_skip": True}, {"allow_is_bidirectional_skip": False}])
+def test_a_model_may_say_itself_whether_its_mask_is_left_out(given: dict[str, bool]) -> None:
+    def made(config: object, attention_mask: Tensor | None = None, allow_is_bidirectional_skip: bool = True) -> bool:
+        return allow_is_bidirectional_skip
+
+    assert _unchecked(made, None, attention_mask=torch.ones(1, 2), **given) is False
+    assert _unchecked(made, None, attention_mask=None, **given) is given.get("allow_is_bidirectional_skip", True)
 
 
 def check(masks: list[Tensor | None], *, is_padded: bool) -> None:
