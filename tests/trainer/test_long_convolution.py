@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv1d
+from torch.utils.checkpoint import checkpoint
 
 import ckptsurgeon.trainer.system.long_convolution as long_convolution
+from ckptsurgeon.trainer.system.flops import FlopCounter
 from ckptsurgeon.trainer.system.long_convolution import grouped_convolution, use_matrix_products
 
 
@@ -92,3 +94,26 @@ def test_a_chosen_layer_gives_what_it_gave(monkeypatch: pytest.MonkeyPatch) -> N
     assert called == [{"padding": 20, "groups": 3}]
     assert layer(inputs[0]).shape == expected[0].shape  # a single example is left to torch
     assert len(called) == 1
+
+
+@pytest.mark.parametrize("is_checkpointed", [False, True])
+@pytest.mark.parametrize(("of_inputs", "of_weight"), [(True, True), (False, True), (True, False), (False, False)])
+def test_operations_are_those_of_the_convolution(
+    of_inputs: bool, of_weight: bool, is_checkpointed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = nn.Conv1d(6, 6, 32, groups=3, padding=16)
+    layer.weight.requires_grad_(of_weight)
+    inputs = torch.randn(2, 6, 50, requires_grad=of_inputs)
+
+    def counted() -> list[int]:
+        with FlopCounter() as counter:
+            found = checkpoint(layer, inputs, use_reentrant=False) if is_checkpointed else layer(inputs)
+            forwards = counter.flops
+            found.sum().backward()
+        return [forwards, counter.flops]
+
+    expected = counted()
+    monkeypatch.setattr(long_convolution, "KIND", "cpu")
+    use_matrix_products(layer)
+    assert counted() == expected
+    assert expected[0] == 2 * 2 * 51 * 6 * 2 * 32

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 from torch.utils.flop_counter import flop_registry
 
 from ..config.settings import Settings
 
-__all__ = ["FlopCounter", "peak_flops"]
+__all__ = ["FlopCounter", "count_product_as", "peak_flops"]
 
 PEAKS: Mapping[str, tuple[float, float, float]] = {
     "H[12]00(?= NVL)": (835e12, 417e12, 60e12),
@@ -55,6 +55,29 @@ class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif packet in _RECURRENT:
             self.flops += _RECURRENT[packet] * _recurrent(args)
         return found
+
+
+def count_product_as(flops: int, product: Tensor, factors: tuple[Tensor, Tensor]) -> None:
+    """Let a FlopCounter around this call count a product of ``torch.bmm`` as ``flops``, and its gradients as much each.
+
+    For factors that are padded: what is multiplied by their zeros is no work of the model.
+    """
+    if torch.compiler.is_compiling() or not _counters():
+        return
+    surplus = 2 * product.numel() * factors[0].shape[-1] - flops
+    _subtract(surplus)
+    if product.requires_grad:
+        wanted = sum(one.requires_grad for one in factors)
+        product.register_hook(lambda gradient: _subtract(wanted * surplus))  # type: ignore[no-untyped-call]
+
+
+def _counters() -> list[FlopCounter]:
+    return [one for one in _get_current_dispatch_mode_stack() if isinstance(one, FlopCounter)]
+
+
+def _subtract(flops: int) -> None:
+    for counter in _counters():
+        counter.flops -= flops
 
 
 _aten = torch.ops.aten

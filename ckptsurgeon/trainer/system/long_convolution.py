@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from .flops import count_product_as
+
 __all__ = ["grouped_convolution", "use_matrix_products"]
 
 KIND = "cuda"
@@ -79,7 +81,9 @@ def grouped_convolution(
     kernels = pad(kernels, (0, 0, 0, 0, block - 1, window - kernel))
     shifted = torch.stack([kernels[:, block - 1 - at : block - 1 - at + window] for at in range(block)], dim=3)
 
-    found = torch.bmm(windows, shifted.flatten(3).flatten(1, 2))
+    matrix = shifted.flatten(3).flatten(1, 2)
+    found = torch.bmm(windows, matrix)
+    count_product_as(2 * batch * length * weight.numel(), found, (windows, matrix))
     found = found.view(groups, batch, blocks, block, per_group).permute(1, 2, 3, 0, 4)
     found = found.reshape(batch, blocks * block, out)[:, :length]
     return (found if bias is None else found + bias.to(found.dtype)).transpose(1, 2)
