@@ -43,9 +43,11 @@ def _is_plain(value: Any) -> bool:
     """Return whether JSON gives back exactly this value: for example, it would turn numbers that are keys into text."""
     if isinstance(value, dict):
         return all(type(key) is str and _is_plain(one) for key, one in value.items())
-    return (
-        all(map(_is_plain, value)) if type(value) is list else value is None or type(value) in (str, int, float, bool)
-    )
+    if type(value) is list:
+        return all(map(_is_plain, value))
+    if type(value) is int:
+        return -(1 << 63) <= value < 1 << 64  # Python writes no int of more than 4300 digits
+    return value is None or type(value) in (str, float, bool)
 
 
 def cached_document(key: str) -> Any:

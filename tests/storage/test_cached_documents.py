@@ -155,9 +155,13 @@ def test_a_variable_switches_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not path.exists()
 
 
-@pytest.mark.parametrize("said", [{1: "a"}, {"a": (1,)}, {"a": {1, 2}}, [b"a"], {"a": object()}])
-def test_what_json_would_change_has_no_key(said: object) -> None:
+@pytest.mark.parametrize(
+    "said", [{1: "a"}, {"a": (1,)}, {"a": {1, 2}}, [b"a"], {"a": object()}, 1 << 64, [-1 << 70], {"a": 16**5000}]
+)
+def test_what_json_would_change_or_cannot_write_has_no_key(said: object) -> None:
     assert document_key(said) == ""
+    keep_document(document_key("this"), said)
+    assert cached_document(document_key("this")) is None
 
 
 def test_keys_differ_by_order_type_and_value() -> None:
