@@ -81,14 +81,17 @@ def _own_bytes(path: str) -> bytes:
         return file.read()
 
 
-def keep_document(key: str, document: Any) -> None:
-    """Keep a document, whole or not at all, and remove the entries that were not used for the longest time."""
+def keep_document(key: str, document: Any) -> bool:
+    """Keep a document, whole or not at all, and return whether it is kept.
+
+    Removes the entries that were not used for the longest time.
+    """
     if not key or not _is_plain(document):
-        return
+        return False
     entry = {"key": key, "sha256": _digest(document), "document": document}
     body = json.dumps(entry, separators=(",", ":")).encode()
     if len(body) > MOST_IN_ONE:
-        return
+        return False
     folder = os.path.join(cache_folder(), FOLDER)
     temp = os.path.join(folder, f"{key}.{secrets.token_hex(4)}{TEMP}")
     try:
@@ -101,9 +104,11 @@ def keep_document(key: str, document: Any) -> None:
         except BaseException:
             os.unlink(temp)
             raise
-        _sweep(folder)
     except OSError:
-        return
+        return False
+    with suppress(OSError):
+        _sweep(folder)
+    return True
 
 
 def _sweep(folder: str) -> None:

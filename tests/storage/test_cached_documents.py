@@ -36,6 +36,7 @@ def kept(document: Any = DOCUMENT, said: Any = "this") -> tuple[str, Path]:
 def test_a_document_comes_back_from_a_file_of_the_user_alone() -> None:
     key, path = kept()
     assert cached_document(key) == DOCUMENT
+    assert keep_document(key, DOCUMENT)
     assert entries() == [path]
     assert json.loads(path.read_text())["document"] == DOCUMENT
     assert [stat.S_IMODE(one.stat().st_mode) for one in (path, path.parent)] == [0o600, 0o700]
@@ -115,7 +116,8 @@ def test_the_cache_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
         kept("x" * 300, number)
     assert len(entries()) == 2
     monkeypatch.setattr(cached_documents, "MOST_IN_ONE", 200)
-    assert not kept("y" * 300, "large")[1].exists()
+    assert not keep_document(document_key("large"), "y" * 300)
+    assert len(entries()) == 2
 
 
 def test_a_failed_write_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +126,8 @@ def test_a_failed_write_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", fails)
-        key, _ = kept()
+        key = document_key("this")
+        assert not keep_document(key, DOCUMENT)
     assert not entries()
     assert cached_document(key) is None
 
@@ -141,7 +144,8 @@ def test_temp_files_of_killed_runs_are_removed_after_a_day() -> None:
 
 def test_a_cache_folder_that_cannot_be_written_is_no_error() -> None:
     Path("cache").write_text("")
-    key, _ = kept()
+    key = document_key("this")
+    assert not keep_document(key, DOCUMENT)
     assert cached_document(key) is None
 
 
@@ -160,7 +164,7 @@ def test_a_variable_switches_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_json_would_change_or_cannot_write_has_no_key(said: object) -> None:
     assert document_key(said) == ""
-    keep_document(document_key("this"), said)
+    assert not keep_document(document_key("this"), said)
     assert cached_document(document_key("this")) is None
 
 

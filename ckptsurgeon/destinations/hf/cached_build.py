@@ -97,8 +97,7 @@ def keep_spec(key: str, spec: TargetSpec, given: GivenFields, known: tuple[str, 
         "ran": list(spec.ran),
         "notes": [note for note in spec.notes if not note.startswith(WITH_STORAGE)],
     }
-    keep_document(key, kept)
-    return True
+    return keep_document(key, kept)
 
 
 def _given(given: GivenFields) -> dict[str, Any]:

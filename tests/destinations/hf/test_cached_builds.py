@@ -209,6 +209,23 @@ def test_an_entry_of_another_form_is_built_and_written_again(change: Callable[[A
     assert json.loads(path.read_text())["document"] != entry["document"]
 
 
+@pytest.mark.parametrize("is_writable", [True, False])
+def test_a_build_that_could_not_be_written_is_not_called_kept(
+    is_writable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not is_writable:
+        Path("cache").write_text("")
+    real, said = cached_build.keep_spec, []
+
+    def keep(*args: Any) -> bool:
+        said.append(real(*args))
+        return said[-1]
+
+    monkeypatch.setattr(cached_build, "keep_spec", keep)
+    cs.load_target(str(write_config("dst/config.json", BERT)))
+    assert said == [is_writable]
+
+
 def test_no_text_of_the_user_is_kept() -> None:
     secret = {"_name_or_path": "/home/of/mine", "secret_of": "abc-123", "id2label": {"0": "my label", "1": "yours"}}
     write_config("private folder/config.json", {**BERT, **secret}, "BertForSequenceClassification")
