@@ -21,14 +21,14 @@ _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of all code that builds a model; {} if they do not say what would be imported.
+    """Return the versions and installs of all code that builds a model; {} if they do not say what would be imported.
 
     Imports neither torch nor transformers. In a process that has imported transformers, code may have registered
     classes or changed them, and a checkout that is installed in place changes without another version.
     """
     if "transformers" in sys.modules or _has_other_defaults():
         return {}
-    found = {name: _version(name) for name in LIBRARIES}
+    found = {name: _installed(name) for name in LIBRARIES}
     if not all(found.values()):
         return {}
     python = ".".join(map(str, sys.version_info[:3]))
@@ -41,8 +41,19 @@ def _has_other_defaults() -> bool:
     return torch is not None and (torch.get_default_dtype(), str(torch.get_default_device())) != (torch.float32, "cpu")
 
 
-def _version(name: str) -> str:
-    """Return the version of an installed package; "" if its files are not where pip installs them.
+def _installed(name: str) -> str:
+    """Return the version of an installed package and the SHA-256 of its RECORD; "" if pip did not install its files.
+
+    All commits of a main branch have one version, such as 5.24.0.dev0; a RECORD has the digests of all files.
+    """
+    folder = _metadata_folder(name)
+    with suppress(OSError), open(os.path.join(folder, "RECORD"), "rb") as file:
+        return f"{os.path.basename(folder)} {hashlib.sha256(file.read()).hexdigest()}" if folder else ""
+    return ""
+
+
+def _metadata_folder(name: str) -> str:
+    """Return the path of an installed package's ``.dist-info``; "" if its files are not where pip installs them.
 
     The folder beside the package that pip names after its version is enough; ``importlib.metadata`` gives the same, and
     imports 35 modules first (https://packaging.python.org/en/latest/specifications/recording-installed-packages).
@@ -54,10 +65,10 @@ def _version(name: str) -> str:
     if spec is None or spec.origin is None:
         return ""
     head, tail = f"{name}-", ".dist-info"
+    parent = os.path.dirname(os.path.dirname(spec.origin))
     with suppress(OSError):
-        names = os.listdir(os.path.dirname(os.path.dirname(spec.origin)))
-        found = [one[len(head) : -len(tail)] for one in names if one.startswith(head) and one.endswith(tail)]
-        return found[0] if len(found) == 1 else ""
+        found = [one for one in os.listdir(parent) if one.startswith(head) and one.endswith(tail)]
+        return os.path.join(parent, found[0]) if len(found) == 1 else ""
     return ""
 
 

@@ -288,14 +288,28 @@ def test_a_process_that_has_imported_transformers_has_no_versions() -> None:
 
 @pytest.mark.parametrize("name", ["torch", "transformers", "safetensors"])
 def test_versions_are_those_of_the_metadata(name: str) -> None:
-    assert stock._version(name) == version(name)
+    assert stock._installed(name).split()[0] == f"{name}-{version(name)}.dist-info"
 
 
 def test_a_package_that_is_not_where_pip_installs_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("my_package").mkdir()
     Path("my_package/__init__.py").write_text("")
     monkeypatch.syspath_prepend(os.getcwd())
-    assert stock._version("my_package") == stock._version("no_such_package") == ""
+    assert stock._installed("my_package") == stock._installed("no_such_package") == ""
+
+
+def test_two_installs_of_one_version_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commits of a main branch have one version; a package without a RECORD cannot be told from another."""
+    for folder in ("my_package", "my_package-5.24.0.dev0.dist-info"):
+        Path(folder).mkdir()
+    Path("my_package/__init__.py").write_text("")
+    monkeypatch.syspath_prepend(os.getcwd())
+    assert stock._installed("my_package") == ""
+    found = set()
+    for digest in ("one", "other", "one"):
+        Path("my_package-5.24.0.dev0.dist-info/RECORD").write_text(f"my_package/__init__.py,sha256={digest},0\n")
+        found.add(stock._installed("my_package"))
+    assert len(found) == 2
 
 
 CODE = """
