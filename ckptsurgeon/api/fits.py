@@ -26,6 +26,8 @@ from .inputs.argument_types import CheckpointLike
 __all__ = ["fits"]
 
 CONFIG = "config.json"
+WITHOUT_VERSIONS = ("safetensors", "sharded safetensors")
+"""Formats whose state dicts have no ``_metadata``, in which torch puts the versions of modules."""
 
 
 def fits(
@@ -43,7 +45,9 @@ def fits(
     target = load_target(place, task=task)
     with open_checkpoint(source, root, unwrap=False) as raw:
         checkpoint = raw.unwrapped(destination=list(target.tensors))
-        found = compared(shown(path_of(source)), checkpoint, shown(path_of(place)), target)
+        names = shown(path_of(source)), shown(path_of(place))
+        versions = checkpoint.header.format not in WITHOUT_VERSIONS
+        found = compared(names[0], checkpoint, names[1], target, has_versions=versions)
         found = replace(found, stripped=tuple(checkpoint.stripped))
         if not found.fits:
             found = with_command(found, checkpoint, target, source, place, task=task, root=root)

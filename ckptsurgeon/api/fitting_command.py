@@ -128,7 +128,8 @@ def _candidates(
     """Yield the options to try: as few as possible first, then token lists beside both, then rules of ``match``."""
     dequantize = bool(checkpoint.codes) and not find_codes(target.tensors)
     lists = _token_lists(path_of(source), path_of(destination)) if fit.mismatched else ""
-    rules = _sure_rules(checkpoint, target) if fit.missing else ()
+    is_renamed = not target.tensors.keys() <= checkpoint.keys()  # also what torch's hooks rename is given by rules
+    rules = _sure_rules(checkpoint, target) if is_renamed else ()
     for some in dict.fromkeys(((), rules)):
         if lists:
             yield _Candidate(some, lists, dequantize)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import ckptsurgeon as cs
@@ -25,13 +25,16 @@ from torch import nn
 
 
 class Net(nn.Module):
-    def __init__(self, layers=3, width=4, tied=False):
+    def __init__(self, layers=3, width=4, tied=False, normed=False):
         super().__init__()
         self.embed = nn.Embedding(6, width)
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
         self.norm = nn.BatchNorm1d(width)
         self.head = nn.Linear(width, 6, bias=False)
         self.register_buffer("mask", torch.ones(2), persistent=False)
+        if normed:
+            for layer in self.layers:
+                nn.utils.parametrizations.weight_norm(layer)
         if tied:
             self.head.weight = self.embed.weight
 """
@@ -104,6 +107,57 @@ def test_the_command_makes_it_fit(change: str, net: Callable[..., nn.Module], ck
     output = found.command[-1]
     assert ckpt("fits", output, "dst.yaml").code == 0
     assert strict(model, torch.load("out.pth")) if ckpt("convert", output, "-o", "out.pth").code == 0 else False
+
+
+def without(state: dict[str, Any], ending: str) -> dict[str, Any]:
+    return {key: value for key, value in state.items() if not key.endswith(ending)}
+
+
+@pytest.mark.parametrize(("ending", "fits"), [("num_batches_tracked", True), ("running_mean", False)])
+def test_torch_fills_in_the_counter_of_batch_norm_for_safetensors(
+    ending: str, fits: bool, net: Callable[..., nn.Module]
+) -> None:
+    model = net()
+    save_file(without(model.state_dict(), ending), "src.safetensors")
+    assert strict(model, load_file("src.safetensors")) is fits
+    assert cs.fits("src.safetensors", "dst.yaml").fits is fits
+    state = model.state_dict()
+    del state[f"norm.{ending}"]
+    torch.save(state, "src.pth")  # with the version of batch norm, in which the counter must be there
+    assert not strict(model, torch.load("src.pth"))
+    assert not cs.fits("src.pth", "dst.yaml").fits
+
+
+OLDER = {"original0": "weight_g", "original1": "weight_v"}
+
+
+@pytest.mark.parametrize(
+    ("change", "fits"),
+    [
+        (lambda state: state, True),
+        (lambda state: {**state, "layers.0.parametrizations.weight.original0": torch.ones(1)}, True),
+        (lambda state: without(state, "0.weight_g"), False),
+        (lambda state: {**state, "layers.0.weight_g": torch.ones(5, 1)}, False),
+        (lambda state: {**state, "more_g": torch.ones(1), "more_v": torch.ones(1)}, False),
+    ],
+    ids=["older keys", "both", "half", "another shape", "others"],
+)
+def test_torch_takes_the_older_keys_of_weight_norm(
+    change: Callable[[dict[str, Any]], dict[str, Any]], fits: bool, net: Callable[..., nn.Module], ckpt: Any
+) -> None:
+    model = net(normed=True)
+    state = dict(model.state_dict())
+    for new, old in OLDER.items():
+        state = {key.replace(f"parametrizations.weight.{new}", old): value for key, value in state.items()}
+    state = change(state)
+    torch.save(state, "src.pth")
+    assert strict(model, dict(state)) is fits
+    found = cs.fits("src.pth", "dst.yaml")
+    assert found.fits is fits
+    if not fits:
+        assert ckpt(*found.command[1:]).code == 0
+        assert found.counts.get("initialised", 0) <= 2
+        assert cs.fits(found.command[-1], "dst.yaml").fits
 
 
 def test_the_differences_are_grouped(net: Callable[..., nn.Module]) -> None:

@@ -13,21 +13,59 @@ from .fit import Fit
 __all__ = ["compared", "layer_notes", "tied_keys"]
 
 
-def compared(first: str, source: Mapping[str, TensorInfo], second: str, target: TargetSpec) -> Fit:
-    """Return how the tensors of a source fit a destination; ``first`` and ``second`` are the names of the two."""
+COUNTER = "num_batches_tracked"
+"""The key of batch norm that torch 0.4.1 added."""
+
+
+def compared(
+    first: str, source: Mapping[str, TensorInfo], second: str, target: TargetSpec, *, has_versions: bool = True
+) -> Fit:
+    """Return how the tensors of a source fit a destination; ``first`` and ``second`` are the names of the two.
+
+    ``has_versions`` says whether the source may have the versions of modules that torch puts into a state dict.
+    """
     wanted = target.tensors
+    source = _as_loaded(source, wanted)
+    filled = frozenset() if has_versions else frozenset(_counters(wanted))
     tied = dict(tied_keys(source, target))
     both = [Pair(key, info, wanted[key]) for key, info in source.items() if key in wanted]
     return Fit(
         first,
         second,
         len(wanted),
-        {key: info for key, info in wanted.items() if key not in source and key not in tied},
+        {key: info for key, info in wanted.items() if not (key in source or key in tied or key in filled)},
         {key: source[key] for key in sorted(source, key=natural_key) if key not in wanted},
         tuple(pair for pair in both if not _loads(pair)),
         tuple(pair for pair in both if _loads(pair) and pair.first.dtype != pair.second.dtype),
         tied,
     )
+
+
+def _as_loaded(source: Mapping[str, TensorInfo], wanted: Collection[str]) -> dict[str, TensorInfo]:
+    """Return a source with the keys that ``load_state_dict`` gives to its weights with weight norm.
+
+    ``weight_norm`` in torch/nn/utils/parametrizations.py has a hook for the keys of the older torch.nn.utils.
+    """
+    names: dict[str, str] = {}
+    for key in wanted:
+        path, _, last = key.rpartition(".")
+        module, _, weight = path.rpartition(".")
+        if last == "original0" and f"{path}.original1" in wanted and f".{module}".endswith(".parametrizations"):
+            older = module.removesuffix("parametrizations") + weight
+            if f"{older}_g" in source and f"{older}_v" in source:
+                names |= {f"{older}_g": key, f"{older}_v": f"{path}.original1"}
+    replaced = set(names.values())
+    return {names.get(key, key): info for key, info in source.items() if key not in replaced}
+
+
+def _counters(wanted: Collection[str]) -> Iterator[str]:
+    """Yield the counters of batches in batch norm, which torch fills in for a state dict without versions.
+
+    ``_NormBase._load_from_state_dict`` in torch/nn/modules/batchnorm.py does so.
+    """
+    for key in wanted:
+        if key.rpartition(".")[2] == COUNTER and key.removesuffix(COUNTER) + "running_mean" in wanted:
+            yield key
 
 
 def _loads(pair: Pair) -> bool:
