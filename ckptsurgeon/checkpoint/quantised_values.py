@@ -35,7 +35,7 @@ def notes_on_values(
     found: dict[str, list[str]] = {}
     if settings.get("desc_act") is False:
         said = "a g_idx that is not in the order of the groups: runtimes that ignore it read other weights"
-        for name in _reordered(codes, tensors, read):
+        for name in _reordered(codes, tensors, settings.get("group_size"), read):
             found.setdefault(f"{said}, since its quantization_config says desc_act false", []).append(name)
     for one in codes.tensors:
         for said in _of_bitsandbytes(one, tensors, read) if family(one.method) == "bitsandbytes" else ():
@@ -45,8 +45,11 @@ def notes_on_values(
         yield f"{escape(path)}: {has} {said}: {listing([escape(name) for name in names], SHOWN)}"
 
 
-def _reordered(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read: Read) -> Iterator[str]:
-    """Yield the names of the tensors of GPTQ whose columns are not in the order of their groups."""
+def _reordered(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], stated: object, read: Read) -> Iterator[str]:
+    """Yield the names of the tensors of GPTQ whose columns are not in the order of their groups.
+
+    ``stated`` is the size of a group that the settings give.
+    """
     left = MOST
     for one in codes.tensors:
         if family(one.method) != "GPTQ" or not {".g_idx", ".scales"} <= one.parts.keys():
@@ -56,8 +59,15 @@ def _reordered(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read:
         if order.dtype != "int32" or not groups or left < 0:
             continue
         data = read(order)
-        if data and data != _usual_order(order.numel, -(-order.numel // groups)):
+        if data and data != _usual_order(order.numel, _group_size(order.numel, groups, stated)):
             yield one.name
+
+
+def _group_size(columns: int, groups: int, stated: object) -> int:
+    """Return the size of a group: the stated one if it makes as many groups. The last group may be smaller."""
+    if type(stated) is int and stated > 0 and -(-columns // stated) == groups:
+        return stated
+    return -(-columns // groups)
 
 
 @cache

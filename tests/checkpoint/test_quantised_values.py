@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
+from ckptsurgeon.checkpoint.quantised_values import notes_on_values
 from ckptsurgeon.tensors.encoders.bitsandbytes import FP4
+from ckptsurgeon.tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
+from ckptsurgeon.tensors.info import TensorInfo
 
 from ..helpers.four_bits import FOUR_BITS
 from ..helpers.quantised import IN, LAYERS, OUT, Quantised
@@ -50,6 +54,19 @@ def test_an_order_that_the_settings_deny_is_noted(tmp_path: Path) -> None:
 )
 def test_other_orders_are_not(order: torch.Tensor, settings: dict[str, Any], tmp_path: Path) -> None:
     assert notes(with_part(BY_NAME["gptq"], ".g_idx", order, **settings), tmp_path / "m") == []
+
+
+def test_the_usual_order_with_a_smaller_last_group_has_no_note() -> None:
+    info = {
+        "x.qweight": TensorInfo("int32", (4304 // 8, 64)),
+        "x.g_idx": TensorInfo("int32", (4304,)),
+        "x.scales": TensorInfo("float16", (34, 64)),
+    }
+    codes = QuantisedTensors((QuantisedTensor("x.weight", "GPTQ", "x.qweight", {key[1:]: key for key in info}, None),))
+    order = struct.pack("<4304i", *(column // 128 for column in range(4304)))
+    settings = {"desc_act": False, "group_size": 128}
+    assert not list(notes_on_values("m", codes, info, settings, lambda _: order))
+    assert list(notes_on_values("m", codes, info, {**settings, "group_size": 64}, lambda _: order))
 
 
 def state(kind: str, **more: object) -> torch.Tensor:
