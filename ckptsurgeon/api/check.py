@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from ..analysis.check.checksums import checked_sums
 from ..analysis.check.measuring.passing import measure
-from ..analysis.check.report import CheckReport, Status
-from ..analysis.check.running import run_checks, skipped_ids
+from ..analysis.check.report import CheckReport
+from ..analysis.check.running import all_checks, run_checks, skipped_ids
 from ..analysis.check.subject import Subject
 from ..checkpoint.in_memory import CheckpointLike
 from ..errors import ConfigError
@@ -48,11 +48,17 @@ def check(
     with closing(open_to_check(os.fspath(path), root)) as opened:
         subject = _subject(os.fspath(path), opened, base, progress)
         report = run_checks(subject, left)
-    if opened.fault is None or {*FILES} & {row.id for row in report.with_status(Status.FAIL)} or {*FILES} & {*left}:
+    if opened.fault is None or _is_explained(subject):
         return report
     if opened.fault.rule not in INDEX:
         raise opened.fault
     return run_checks(replace(subject, unexplained=opened.fault.message.removesuffix(".")), left)
+
+
+def _is_explained(subject: Subject) -> bool:
+    """Return whether a check of the files fails, skipped or not: else nothing in the report says what is wrong."""
+    others = [one.id for one in all_checks() if one.id not in FILES]
+    return not run_checks(subject, others).ok
 
 
 def _subject(path: str, opened: Opened, base: CheckpointLike | None, progress: Progress | None) -> Subject:

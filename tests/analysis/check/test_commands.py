@@ -23,7 +23,7 @@ from ckptsurgeon.analysis.check.running import all_checks
 from ...helpers.gguf_files import gguf, tensor_info
 from ...helpers.shell import installed, shows
 from .faults import FAULTS, cut_short, edited, put, wrong_total
-from .models import FIRST, SECOND, edit_json, healthy
+from .models import FIRST, SECOND, edit_json, header_of, healthy, with_header
 from .models import INDEX as INDEX_FILE
 
 Run = Callable[..., Any]
@@ -48,6 +48,21 @@ def test_exit_codes(ckpt: Run, model: Path) -> None:
     assert ckpt("check", "nowhere").code == 3
     Path("words.txt").write_text("no checkpoint\n")
     assert ckpt("check", "words.txt").code == 3
+
+
+def test_no_skip_turns_a_refused_file_into_a_pass(ckpt: Run) -> None:
+    save_file({"a": np.ones(2, np.float32)}, "x.safetensors")
+    header, body = header_of(Path("x.safetensors"))
+    with_header(Path("x.safetensors"), {"__metadata__": {"x": 3}, **header}, body)
+    for id in ("index-keys", "offsets", "shards", "file-size"):
+        assert ckpt("check", "x.safetensors", "--skip", id).code == 3
+
+
+def test_a_fault_of_files_can_be_skipped(ckpt: Run) -> None:
+    save_file({"a": np.ones(100, np.float32), "b": np.ones(100, np.float32)}, "x.safetensors")
+    Path("x.safetensors").write_bytes(Path("x.safetensors").read_bytes()[:-100])
+    assert ckpt("check", "x.safetensors").code == 1
+    assert ckpt("check", "x.safetensors", "--skip", "file-size").code == 0
 
 
 def test_a_single_damaged_file_fails_and_is_named(ckpt: Run) -> None:
