@@ -36,9 +36,14 @@ _SIZES = (
 )  # fmt: skip
 _COUNTS = ("n_layer", "num_hidden_layers")
 """Those that may be 0."""
-_NUMBER = re.compile(r"(?:eps|epsilon|_dim|_heads|_layers|_size|_theta|_embeddings|n_embd|n_head|n_layer|d_model)$")
-"""Names of fields whose values are numbers."""
-_EPSILON = re.compile(r"eps(?:ilon)?$")
+_NUMBERS = frozenset({
+    *_SIZES, "decoder_attention_heads", "decoder_ffn_dim", "decoder_layers", "embedding_size",
+    "encoder_attention_heads", "encoder_ffn_dim", "encoder_layers", "layer_norm_eps", "layer_norm_epsilon",
+    "moe_intermediate_size", "n_heads", "n_layers", "num_decoder_layers", "num_heads", "num_layers", "rms_norm_eps",
+    "type_vocab_size",
+})  # fmt: skip
+"""Fields whose values are numbers in every model type that has them. Fields of other names may be anyone's own."""
+_EPSILON = re.compile(r"(?:^|_)eps(?:ilon)?$")
 _DIVIDED = (
     (("gemma2", "gemma3_text", "gpt_neox", "llama", "opt", "phi", "stablelm"), "hidden_size", "num_attention_heads"),
     (("bloom",), "hidden_size", "n_head"),
@@ -79,7 +84,7 @@ def _unknown_names(config: Mapping[str, Any], kind: str) -> Iterator[str]:
 def _no_numbers(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes on numbers that are given as text, and on a number that is added under a root and not above 0."""
     for field, value in config.items():
-        if isinstance(value, str) and _NUMBER.search(field) and _is_number(value):
+        if isinstance(value, str) and field in _NUMBERS and _is_number(value):
             said = f"config.json says {escape(json.dumps(value))} ({escape(field)})"
             yield f"{said}, which is a text and not a number: {UNLOADED}"
         elif isinstance(value, float) and _EPSILON.search(field) and not value >= 0:

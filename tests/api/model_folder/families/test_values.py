@@ -63,6 +63,7 @@ def test_a_value_that_is_refused_is_noted(fields: dict[str, Any], said: str) -> 
         {**LLAMA, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
         {**LLAMA, "model_type": "phi3", "rope_scaling": {"type": "su"}},
         {"model_type": "gemma3_text", "rope_parameters": {"full_attention": {"rope_type": "linear"}}},
+        {**LLAMA, "max_steps": "1000", "warmup_steps": -1.0, "codebook_size": "12"},
         {"model_type": "deberta", "type_vocab_size": 0, "hidden_act": "gelu"},
     ],
 )
