@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import tracemalloc
+from collections.abc import Callable
+from itertools import count, repeat
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +17,7 @@ from safetensors.torch import save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.analysis.check.measuring import passing
+from ckptsurgeon.analysis.check.measuring.blocks import Block, BlockFigures
 from ckptsurgeon.analysis.check.measuring.figures import BLOCK
 from ckptsurgeon.analysis.check.measuring.passing import measure
 
@@ -101,6 +106,46 @@ def test_a_large_tensor_takes_no_more_memory_than_some_blocks(tmp_path: Path) ->
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert peak < 40 * BLOCK  # five arrays for each of four threads, and not the 64 blocks of the file
+
+
+MANY = 300_000
+"""Blocks that take seconds to measure, even if nothing is read."""
+
+
+def measure_many(measured_block: Callable[..., BlockFigures], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file({"x": torch.zeros(1)}, folder / "x.safetensors")
+    monkeypatch.setattr(passing, "blocks_of", lambda key, info, **_: repeat(Block(key, info), MANY))
+    monkeypatch.setattr(passing, "measured_block", measured_block)
+    with cs.open_checkpoint(folder / "x.safetensors") as checkpoint:
+        measure(checkpoint, checkpoint, ())
+
+
+def test_all_threads_stop_at_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = count()
+
+    def measured(*_: object) -> BlockFigures:
+        if next(calls) == 0:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        return BlockFigures(None, 0, 0)
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_many(measured, tmp_path, monkeypatch)
+    assert next(calls) < MANY
+
+
+def test_all_threads_stop_when_one_cannot_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = count()
+
+    def measured(*_: object) -> BlockFigures:
+        if next(calls) == 0:
+            raise cs.SourceError("the file ends before.")
+        return BlockFigures(None, 0, 0)
+
+    monkeypatch.setattr(passing, "THREADS", 2)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    with pytest.raises(cs.SourceError):
+        measure_many(measured, tmp_path, monkeypatch)
+    assert next(calls) < MANY
 
 
 def test_progress_ends_with_all_bytes(tmp_path: Path) -> None:

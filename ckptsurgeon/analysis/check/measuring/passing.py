@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import reduce
-from threading import Lock
+from threading import Event, Lock
 
 import numpy as np
 
@@ -72,9 +72,16 @@ def _in_threads(
 ) -> dict[str, list[BlockFigures]]:
     """Return the figures of the blocks of each tensor, in the order of the blocks."""
     slots: dict[str, list[BlockFigures | None]] = defaultdict(list)
-    lock = Lock()
+    lock, is_stopped = Lock(), Event()
 
     def work() -> None:
+        try:
+            measure_blocks()
+        except BaseException:  # the other threads need not go on
+            is_stopped.set()
+            raise
+
+    def measure_blocks() -> None:
         space = Workspace()
         with np.errstate(over="ignore", invalid="ignore"):  # entered for each block, it would take a tenth of the time
             while (taken := take()) is not None:
@@ -86,7 +93,7 @@ def _in_threads(
 
     def take() -> tuple[Block, list[BlockFigures | None], int] | None:
         with lock:
-            block = next(cut, None)
+            block = None if is_stopped.is_set() else next(cut, None)
             if block is None:
                 return None
             place = slots[block.key]
@@ -95,8 +102,12 @@ def _in_threads(
 
     threads = min(THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(work) for _ in range(threads)]:
-            done.result()
+        try:
+            for done in [pool.submit(work) for _ in range(threads)]:
+                done.result()
+        except BaseException:  # Ctrl-C among them: the pool waits for its threads
+            is_stopped.set()
+            raise
     return {key: [one for one in place if one is not None] for key, place in slots.items()}
 
 
