@@ -68,6 +68,17 @@ def test_moments_of_weights_are_right(dtype: torch.dtype, tmp_path: Path) -> Non
         assert np.allclose(one.rows.squares, found.double().square().sum(dim=1).numpy(), rtol=1e-5)
 
 
+def test_rows_with_equal_sums_and_other_bytes_are_not_alike(tmp_path: Path) -> None:
+    one_hot = torch.eye(64)
+    one_hot[[5, 9]] = one_hot[3].clone()
+    one_hot[[20, 21]] = 0
+    save_file({"y": torch.ones(3), "x": one_hot}, tmp_path / "x.safetensors")
+    with cs.open_checkpoint(tmp_path / "x.safetensors") as checkpoint:
+        rows = measure(checkpoint, checkpoint, ("x",))["x"].rows
+    assert rows is not None
+    assert np.flatnonzero(rows.alike).tolist() == [3, 5, 9]
+
+
 def test_ties_strides_and_files_of_torch_are_measured_too(tmp_path: Path) -> None:
     whole = torch.arange(12.0).reshape(3, 4)
     torch.save({"a": whole, "b": whole, "t": whole.t(), "part": whole[:, 1:]}, tmp_path / "x.pth")

@@ -12,10 +12,10 @@ __all__ = ["Measured", "Rows"]
 
 @dataclass(frozen=True)
 class Rows:
-    """The sum of each row of a matrix and of its squares, in double precision."""
+    """The sum of the squares of each row of a matrix, in double precision, and which rows have the bytes of another."""
 
-    totals: Array
     squares: Array
+    alike: Array
 
 
 @dataclass(frozen=True)

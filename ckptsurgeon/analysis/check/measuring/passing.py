@@ -16,6 +16,8 @@ import numpy as np
 from ....checkpoint.checkpoint import Checkpoint
 from ....engine.checksums import combine
 from ....tensors.info import TensorInfo
+from ....tensors.ops.regions import Array
+from .alike_rows import alike_rows
 from .blocks import SCALES, Block, BlockFigures, blocks_of, is_measured, measured_block
 from .figures import Workspace, added
 from .measured import Measured, Rows
@@ -47,7 +49,7 @@ def measure(
         fetch_keys(checkpoint, own)
     cut = (one for key, info in own.items() for one in blocks_of(key, info, by_row=_has_rows(key, info, by_row)))
     found = _in_threads(checkpoint, cut, _counter(progress, whole))
-    measured = {key: _together(own[key], found[key]) for key in own}
+    measured = {key: _together(checkpoint, own[key], found[key]) for key in own}
     return _with_aliases(tensors, first, _with_digests(checkpoint, own, measured))
 
 
@@ -111,7 +113,7 @@ def _in_threads(
     return {key: [one for one in place if one is not None] for key, place in slots.items()}
 
 
-def _together(info: TensorInfo, found: Sequence[BlockFigures]) -> Measured:
+def _together(checkpoint: Checkpoint, info: TensorInfo, found: Sequence[BlockFigures]) -> Measured:
     figures = [one.figures for one in found if one.figures is not None]
     totals = [one.totals for one in found if one.totals is not None]
     squares = [one.squares for one in found if one.squares is not None]
@@ -119,9 +121,13 @@ def _together(info: TensorInfo, found: Sequence[BlockFigures]) -> Measured:
         figures=reduce(added, figures) if figures else None,
         crc32=combine([(one.crc32, one.nbytes) for one in found]),
         nbytes=sum(one.nbytes for one in found),
-        rows=Rows(np.concatenate(totals), np.concatenate(squares)) if totals else None,
+        rows=_rows(checkpoint, info, np.concatenate(totals), np.concatenate(squares)) if totals else None,
         is_of_scales=info.dtype in SCALES,
     )
+
+
+def _rows(checkpoint: Checkpoint, info: TensorInfo, totals: Array, squares: Array) -> Rows:
+    return Rows(squares, alike_rows(checkpoint, info, totals, squares))
 
 
 def _with_digests(

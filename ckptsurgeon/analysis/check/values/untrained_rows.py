@@ -43,24 +43,14 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 def _untrained(rows: Rows, tokens: int, width: int) -> tuple[Array, Array, Array]:
     """Return the numbers of rows that are zero, equal to another, and small, among those of tokens."""
-    squares, totals = rows.squares, rows.totals
+    squares = rows.squares
     is_zero = squares == 0
-    is_equal = _are_equal(squares, totals) & ~is_zero & (width > 1)
+    is_equal = rows.alike & ~is_zero & (width > 1)
     sizes = np.sqrt(squares / width)
     usual = float(np.sort(sizes[~is_zero])[np.count_nonzero(~is_zero) // 2]) if not is_zero.all() else 0.0
     is_small = ~is_zero & ~is_equal & (sizes < SMALL * usual)  # numpy.median would import numpy.ma
     end = tokens or _end(is_zero | is_equal | is_small)
     return tuple(np.flatnonzero(one[:end]) for one in (is_zero, is_equal, is_small))  # type: ignore[return-value]
-
-
-def _are_equal(squares: Array, totals: Array) -> Array:
-    """Return which rows have the sums of another; ``numpy.unique`` would import ``numpy.ma``, which takes long."""
-    order = np.lexsort((totals, squares))
-    alike = (np.diff(squares[order]) == 0) & (np.diff(totals[order]) == 0)
-    found = np.zeros(len(order), np.bool_)
-    found[order[1:]] |= alike
-    found[order[:-1]] |= alike
-    return found
 
 
 def _end(is_odd: Array) -> int:

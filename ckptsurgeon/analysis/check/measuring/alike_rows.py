@@ -1,0 +1,47 @@
+"""Finds the rows of a matrix that have the bytes of another one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+
+import numpy as np
+
+from ....checkpoint.checkpoint import Checkpoint
+from ....tensors.info import TensorInfo
+from ....tensors.ops.regions import Array
+
+__all__ = ["alike_rows"]
+
+
+def alike_rows(checkpoint: Checkpoint, info: TensorInfo, totals: Array, squares: Array) -> Array:
+    """Return which rows have the bytes of another; rows of zeros do not count.
+
+    Only rows whose sums are those of another are read: rows such as those of an identity matrix have equal sums.
+    """
+    found = np.zeros(len(squares), np.bool_)
+    by_bytes: dict[bytes, list[int]] = defaultdict(list)
+    for row in np.flatnonzero(_have_equal_sums(squares, totals) & (squares != 0)).tolist():
+        by_bytes[_digest(checkpoint, info, row)].append(row)
+    for rows in by_bytes.values():
+        found[rows] = len(rows) > 1
+    return found
+
+
+def _have_equal_sums(squares: Array, totals: Array) -> Array:
+    """Return which rows have the sums of another; ``numpy.unique`` would import ``numpy.ma``, which takes long."""
+    order = np.lexsort((totals, squares))
+    alike = (np.diff(squares[order]) == 0) & (np.diff(totals[order]) == 0)
+    found = np.zeros(len(order), np.bool_)
+    found[order[1:]] |= alike
+    found[order[:-1]] |= alike
+    return found
+
+
+def _digest(checkpoint: Checkpoint, info: TensorInfo, row: int) -> bytes:
+    """Return a digest of the bytes of a row of a matrix that is plain bytes."""
+    assert info.storage is not None
+    size = info.shape[1] * info.itemsize
+    data = bytearray(size)
+    checkpoint.file(info).readinto(info.storage.offset + info.offset + row * size, memoryview(data))
+    return hashlib.blake2b(data, digest_size=16).digest()
