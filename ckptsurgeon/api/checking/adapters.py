@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ...analysis.check.subject import AdapterFacts, Factors
@@ -69,7 +70,16 @@ def _matches(targets: object, modules: Sequence[str]) -> dict[str, int]:
         pattern = bounded(targets) if targets != ALL else None
         return {targets: sum(_is_match(pattern, one) for one in modules)} if pattern is not None else {}
     names = [one for one in targets if isinstance(one, str)] if isinstance(targets, list) else []
-    return {name: sum(one == name or one.endswith(f".{name}") for one in modules) for name in names}
+    wanted = {*names}
+    found = Counter(end for one in modules for end in _ends(one) if end in wanted)
+    return {name: found[name] for name in names}
+
+
+def _ends(module: str) -> Iterator[str]:
+    """Yield the name of a module, and the rest of it after each dot."""
+    while module:
+        yield module
+        module = module.partition(".")[2]
 
 
 def _is_match(pattern: re.Pattern[str], module: str) -> bool:

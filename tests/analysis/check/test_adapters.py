@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
+from ckptsurgeon.api.checking.adapters import _matches
 
 from .models import CARD, healthy
 from .test_faults import findings
@@ -77,6 +78,24 @@ def test_layers_missing_from_the_sequence_are_named() -> None:
     report = cs.check(saved(trained((0, 1, 2, 9))))
     assert report.row("adapter-sequence").status.value == "WARN"
     assert "6 numbers are missing: 3, 4, 5, 6, 7, 8" in report.row("adapter-sequence").found[0].what
+
+
+@pytest.mark.timeout(60)
+def test_a_layer_with_a_number_of_nine_digits_takes_no_time() -> None:
+    (found,) = cs.check(saved(trained((0, 999_999_999)))).row("adapter-sequence").found
+    assert found.what.endswith("999999998 numbers are missing: 1, 2, 3, 4, 5, 6, 7, 8, and 999999990 more")
+
+
+def test_targets_match_whole_parts_of_names() -> None:
+    modules = ["layers.0.q_proj", "layers.1.q_proj", "q_proj", "layers.0.my_q_proj"]
+    targets = ["q_proj", "1.q_proj", "layers.0.q_proj", "proj", "layers"]
+    assert _matches(targets, modules) == {"q_proj": 3, "1.q_proj": 1, "layers.0.q_proj": 1, "proj": 0, "layers": 0}
+
+
+@pytest.mark.timeout(4)
+def test_many_targets_take_no_time() -> None:
+    modules = [f"model.layers.{i}.q_proj" for i in range(500)]
+    assert not any(_matches([f"x{i}" for i in range(200_000)], modules).values())
 
 
 def test_layers_that_the_configuration_names_are_no_gap() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import islice
 
-from ....util.text import count, escape, listing
+from ....util.text import count, escape
 from ..check import Check
 from ..report import Found, Status
 from ..subject import Subject
@@ -16,6 +17,8 @@ __all__ = ["CHECK"]
 
 _NUMBER = re.compile(r"\.(\d{1,9})(?=\.|$)")
 FEWEST = 2
+SHOWN = 8
+"""Missing numbers that a finding names."""
 STACKS = ("block", "blocks", "experts", "h", "layer", "layers")
 """Names of the modules that hold layers or experts."""
 TODO = "Look whether a shard or a rank was left out when it was saved, or set layers_to_transform if this is meant."
@@ -24,12 +27,19 @@ TODO = "Look whether a shard or a rank was left out when it was saved, or set la
 def _run(subject: Subject) -> Iterator[Found]:
     modules = [one.module for one in subject.adapter.factors] if subject.adapter is not None else []
     for place, numbers in _sequences(modules).items():
-        missing = sorted(set(range(max(numbers) + 1)) - numbers)
+        missing = max(numbers) + 1 - len(numbers)
         if missing and len(numbers) >= FEWEST and place.rpartition(".")[2] in STACKS:
-            named = listing([str(number) for number in missing], 8)
             has = f"{escape(place)} has factors for numbers up to {max(numbers)}"
-            said = f"{has}, but {count(len(missing), 'number')} {'is' if len(missing) == 1 else 'are'} missing: {named}"
-            yield Found(Status.WARN, said, TODO, figures={"missing": len(missing), "numbers": len(numbers)})
+            are = f"{count(missing, 'number')} {'is' if missing == 1 else 'are'} missing"
+            figures = {"missing": missing, "numbers": len(numbers)}
+            yield Found(Status.WARN, f"{has}, but {are}: {_gaps(numbers, missing)}", TODO, figures=figures)
+
+
+def _gaps(numbers: set[int], missing: int) -> str:
+    """Return the first missing numbers in words; a key may have a number of nine digits."""
+    first = islice((number for number in range(max(numbers)) if number not in numbers), SHOWN)
+    more = f", and {missing - SHOWN} more" if missing > SHOWN else ""
+    return ", ".join(map(str, first)) + more
 
 
 def _sequences(modules: list[str]) -> dict[str, set[int]]:
