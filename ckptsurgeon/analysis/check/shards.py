@@ -81,8 +81,14 @@ def index_facts(name: str, text: bytes) -> IndexFacts | None:
     metadata = document.get("metadata")
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
     named = {key: shard_name(one) or one for key, one in places.items()}
-    is_number = isinstance(total, (int, float)) and float(total).is_integer()
-    return IndexFacts(name, named, int(total) if is_number else None)  # type: ignore[arg-type]
+    return IndexFacts(name, named, _whole(total))
+
+
+def _whole(value: object) -> int | None:
+    """Return a number of an index if it is whole and an int64 holds it; else None."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and abs(value) <= limits.ELEMENTS else None
 
 
 def read_shard(folder: Folder, name: str) -> tuple[ShardFacts, File | None]:
@@ -143,6 +149,8 @@ def _fault(entry: Any) -> str:
         return f"its dtype {escape(str(dtype), 40)} is not known"
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
         return "its shape or its offsets are not valid"
+    if prod(size for size in shape if size) > limits.ELEMENTS:
+        return "its shape has too many elements"
     bits = prod(shape) * (4 if dtype == "F4" else DTYPES[CODES[dtype]].bits)
     if offsets[1] - offsets[0] != bits // 8 or bits % 8:
         return f"its shape needs {bits // 8:,} bytes, its offsets span {offsets[1] - offsets[0]:,}"
@@ -150,7 +158,9 @@ def _fault(entry: Any) -> str:
 
 
 def _are_sizes(values: Any) -> bool:
-    return isinstance(values, list) and all(type(one) is int and 0 <= one <= limits.ELEMENTS for one in values)
+    if not isinstance(values, list) or len(values) > limits.DIMENSIONS:  # a product of many sizes takes minutes
+        return False
+    return all(type(one) is int and 0 <= one <= limits.ELEMENTS for one in values)
 
 
 def _info(entry: Mapping[str, Any], stored: Storage) -> TensorInfo:

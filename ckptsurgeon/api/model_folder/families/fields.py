@@ -11,6 +11,10 @@ Shape: TypeAlias = "tuple[int | None, ...]"
 """A shape; None for a size that no field gives, or that another check compares."""
 
 
+LARGEST = 2**40
+"""No size is larger: numbers of thousands of digits would be multiplied, and Python does not print their product."""
+
+
 class UnknownError(Exception):
     """Raised if a configuration does not have a field that a shape is computed from."""
 
@@ -25,7 +29,7 @@ class Fields:
     def __getitem__(self, name: str) -> int:
         """Return a size; ``vision_config.hidden_size`` is one of a nested configuration."""
         value = self._value(name)
-        if type(value) is not int or value < 1:
+        if type(value) is not int or not 1 <= value <= LARGEST:
             raise UnknownError
         self.names[name] = None
         return value
@@ -37,10 +41,13 @@ class Fields:
     def of(self, name: str, number: int) -> int:
         """Return an entry of a list of sizes; a negative number counts from its end."""
         value = self._value(name)
-        if not isinstance(value, list) or not -len(value) <= number < len(value) or type(value[number]) is not int:
+        if not isinstance(value, list) or not -len(value) <= number < len(value):
+            raise UnknownError
+        size = value[number]
+        if type(size) is not int or abs(size) > LARGEST:
             raise UnknownError
         self.names[f"{name}, entry {number % len(value)}"] = None
-        return int(value[number])
+        return size
 
     def says(self, name: str) -> Any:
         """Return the value of a field that turns something on or off."""
