@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..failing import failed
 from ..options import Root
 from ..sink import Sink
 
@@ -59,8 +60,10 @@ def run(
             unread.append(error)
     if reports:
         _print(reports, sink, sarif=sarif)
+    for one in unread[:-1]:
+        failed(one, (), as_json=sink.json)
     if unread:
-        raise unread[0]
+        raise unread[-1]
     if not all(report.ok for report in reports):
         raise typer.Exit(1)
 

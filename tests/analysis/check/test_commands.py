@@ -208,6 +208,18 @@ def test_a_checkpoint_that_cannot_be_read_does_not_hide_the_others(ckpt: Run, mo
     assert "words.txt" in done.err
 
 
+def test_each_file_that_cannot_be_read_is_said(ckpt: Run) -> None:
+    Path("x1.safetensors").write_bytes(b"abc")
+    Path("x2.pt").write_bytes(b"zzz")
+    done = ckpt("check", "x1.safetensors", "x2.pt")
+    assert done.code == 3
+    assert [line.partition(" ")[0] for line in done.err.splitlines()] == ["error:", "error:"]
+    assert "x1.safetensors" in done.err
+    assert "x2.pt" in done.err
+    lines = ckpt("check", "x1.safetensors", "x2.pt", "--json").err.splitlines()
+    assert [json.loads(line)["exit_code"] for line in lines] == [3, 3]
+
+
 def test_the_root_of_a_file_with_several_state_dicts_can_be_named(ckpt: Run) -> None:
     torch.save({"model": {"a": torch.ones(2)}, "ema": {"a": torch.tensor([float("nan")])}}, "x.pth")
     assert cs.check("x.pth", root="model").ok
