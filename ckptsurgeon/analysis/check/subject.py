@@ -44,7 +44,7 @@ class Factors:
 class AdapterFacts:
     """A PEFT adapter: its factors by module, and how many modules each entry of ``target_modules`` matches.
 
-    ``has_base`` says whether the modules were compared with those of a base; ``chosen`` is whether its configuration
+    ``has_base`` says whether the modules were compared with those of a base; ``is_chosen`` is whether its configuration
     names the layers that it is for.
     """
 
@@ -52,8 +52,6 @@ class AdapterFacts:
     matches: Mapping[str, int] = field(default_factory=dict)
     is_chosen: bool = False
     has_base: bool = False
-    base_name: str = ""
-    base_path: str = ""
 
 
 @dataclass(frozen=True)

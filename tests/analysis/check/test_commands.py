@@ -100,6 +100,12 @@ def test_shards_without_an_index_are_named(model: Path) -> None:
     assert report.row("shards").found[0].file == SECOND
 
 
+def test_a_missing_shard_of_one_tensor_is_in_the_singular() -> None:
+    save_file({"a": np.ones(2, np.float32)}, FIRST)
+    Path(INDEX_FILE).write_text(json.dumps({"metadata": {}, "weight_map": {"a": FIRST, "b": SECOND}}))
+    assert cs.check(INDEX_FILE).row("shards").found[0].what == f"{SECOND} is missing, with 1 tensor"
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_answer_is_first_and_calm(ckpt: Run, model: Path, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(width))

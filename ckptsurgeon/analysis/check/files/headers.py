@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ....util.text import escape
+from ....util.text import count, escape
 from ..check import Check
 from ..report import Found, Status
 from ..subject import Subject
@@ -18,7 +18,7 @@ def _run(subject: Subject) -> Iterator[Found]:
     for one in subject.shards:
         if one.is_missing:
             tensors = sum(place == one.name for place in subject.index.places.values()) if subject.index else 0
-            said = f"{escape(one.name)} is missing" + (f", with {tensors:,} tensors" if tensors else "")
+            said = f"{escape(one.name)} is missing" + (f", with {count(tensors, 'tensor')}" if tensors else "")
             yield Found(Status.FAIL, said, "Fetch or save this file.", file=one.name, figures={"tensors": tensors})
         elif one.fault and (one.needed is None or one.size >= one.needed):
             said = f"{escape(one.name)} cannot be read: {escape(one.fault)}"
