@@ -55,13 +55,15 @@ class ShardFacts:
 class IndexFacts:
     """What an index says: the shard of each key, and the ``total_size``, None if it gives none.
 
-    ``shards`` are all files that it names, and ``others`` those beside it that are named like shards.
+    ``has_bad_total`` is whether it gives a number that is no size. ``shards`` are all files that it names, and
+    ``others`` those beside it that are named like shards.
     """
 
     name: str
     places: Mapping[str, str] = field(default_factory=dict)
     total: int | None = None
     others: tuple[str, ...] = ()
+    has_bad_total: bool = False
 
     @property
     def shards(self) -> tuple[str, ...]:
@@ -81,7 +83,8 @@ def index_facts(name: str, text: bytes) -> IndexFacts | None:
     metadata = document.get("metadata")
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
     named = {key: shard_name(one) or one for key, one in places.items()}
-    return IndexFacts(name, named, _whole(total))
+    size = _whole(total)
+    return IndexFacts(name, named, size, has_bad_total=size is None and isinstance(total, (int, float)))
 
 
 def _whole(value: object) -> int | None:

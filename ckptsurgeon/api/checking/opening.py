@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...analysis.check.shards import IndexFacts, ShardFacts, index_facts, read_shard
 from ...checkpoint.checkpoint import Checkpoint
@@ -92,7 +92,7 @@ def _index(file: File, folder: Folder) -> IndexFacts | None:
         return None
     own = numbered(indexed_name(file.name).removesuffix(SUFFIX), SUFFIX, any_case=True)
     others = tuple(name for name in folder.names() if own.fullmatch(name) and name not in found.shards)
-    return IndexFacts(found.name, found.places, found.total, others)
+    return replace(found, others=others)
 
 
 def _damaged(path: str, error: FormatError) -> Opened | None:

@@ -13,8 +13,9 @@ from safetensors.numpy import save_file
 import ckptsurgeon as cs
 from ckptsurgeon.analysis.check.shards import index_facts
 
-from .models import header_of, with_header
+from .models import INDEX, header_of, with_header
 
+ONLY = "model-00001-of-00001.safetensors"
 SHAPES = ([2**40] * 400, [2**40] * 400_000, [0, *[2**40] * 400_000], [2**40] * 64, [0, 2**40, 2**40])
 
 
@@ -39,6 +40,14 @@ def test_a_total_that_no_int64_holds_is_none(total: float) -> None:
     document = json.dumps({"metadata": {"total_size": total}, "weight_map": {"a": "x.safetensors"}})
     facts = index_facts("model.safetensors.index.json", document.encode())
     assert facts is None or facts.total is None
+
+
+def test_a_total_that_no_int64_holds_is_named(tmp_path: Path) -> None:
+    save_file({"a": np.ones(2, np.float32)}, tmp_path / ONLY)
+    index = {"metadata": {"total_size": 10**400}, "weight_map": {"a": ONLY}}
+    (tmp_path / INDEX).write_text(json.dumps(index))
+    found = cs.check(tmp_path / INDEX).row("index-total").found
+    assert [one.what for one in found] == [f"{INDEX} gives a total_size that is no number of bytes; the tensors have 8"]
 
 
 @pytest.mark.parametrize(

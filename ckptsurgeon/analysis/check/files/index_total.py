@@ -23,6 +23,9 @@ def _run(subject: Subject) -> Iterator[Found]:
         said = f"{escape(index.name)} gives a total_size of {index.total:,} bytes, but the tensors have {size:,}"
         todo = "Set total_size to this number, if no shard is from another model."
         yield Found(Status.WARN, said, todo, file=index.name, figures={"total": index.total, "nbytes": size})
+    elif index.has_bad_total:
+        said = f"{escape(index.name)} gives a total_size that is no number of bytes; the tensors have {size:,}"
+        yield Found(Status.WARN, said, "Set total_size to this number.", file=index.name, figures={"nbytes": size})
 
 
 def _once(infos: list[TensorInfo]) -> int:
