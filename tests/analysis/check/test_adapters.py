@@ -119,6 +119,34 @@ def test_factors_that_do_not_fit_the_base_fail() -> None:
     assert "changes (16, 24), the base has (16, 16)" in found.found[0].what
 
 
+def test_an_output_size_that_is_only_the_input_size_of_the_base_fails() -> None:
+    factors = trained(targets=("k_proj",))
+    save_base_with_fewer_heads()
+    found = cs.check(saved(factors, target_modules=["k_proj"]), base="narrow.safetensors").row("adapter-shapes")
+    assert found.status.value == "FAIL"
+    assert "changes (16, 16), the base has (8, 16)" in found.found[0].what
+
+
+def save_base_with_fewer_heads() -> None:
+    from safetensors.torch import save_file
+
+    weights = {f"model.layers.{layer}.self_attn.k_proj.weight": torch.ones(8, 16) for layer in range(6)}
+    save_file(weights, "narrow.safetensors")
+
+
+def test_a_base_with_transposed_weights_fits() -> None:
+    from safetensors.torch import save_file
+
+    factors = {}
+    for layer in range(6):
+        factors[f"model.layers.{layer}.self_attn.k_proj.lora_A.weight"] = torch.ones(2, 16)
+        factors[f"model.layers.{layer}.self_attn.k_proj.lora_B.weight"] = torch.ones(48, 2)
+    weights = {f"model.layers.{layer}.self_attn.k_proj.weight": torch.ones(16, 48) for layer in range(6)}
+    save_file(weights, "turned.safetensors")
+    found = cs.check(saved(factors, target_modules=["k_proj"]), base="turned.safetensors").row("adapter-shapes")
+    assert found.status.value == "PASS"
+
+
 def test_modules_that_the_base_lacks_fail() -> None:
     report = cs.check(saved(trained((0, 1, 2, 3, 4, 5, 6))), base="base")
     assert findings(report) == {"adapter-base": "FAIL"}

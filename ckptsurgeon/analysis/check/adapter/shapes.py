@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from ....util.text import count, escape, listing, shape_text
@@ -41,8 +42,8 @@ def _misfit(one: Factors, *, has_base: bool) -> str:
         return f"has factors of rank {rank_a} and {rank_b}"
     if not has_base or not one.base:
         return ""
-    product = {one.a_shape[1], one.b_shape[0]} if len(a) == 2 else {one.b_shape[0]}
-    if not product <= set(one.base):
+    product = Counter((one.a_shape[1], one.b_shape[0])) if len(a) == 2 else Counter((one.b_shape[0],))
+    if not product <= Counter(one.base):  # in either order, as some layers store a weight transposed
         return f"changes {shape_text((one.b_shape[0], one.a_shape[1]))}, the base has {shape_text(one.base)}"
     return ""
 
