@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from safetensors.numpy import load_file, save_file
 
 from .models import FIRST, INDEX, SECOND, TOKENS, change, edit_json, header_of, tokenizer, with_header, write
@@ -189,6 +190,35 @@ def quantised(edit: Callable[[Any], Any], dtype: type = np.float32) -> Callable[
     return plant
 
 
+def float_codes(**fields: Any) -> Callable[[Path], None]:
+    """Make all up projections floats of 8 bits with scales, and change config.json by ``fields``."""
+
+    def plant(folder: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        places = json.loads((folder / INDEX).read_text())["weight_map"]
+        for layer in range(6):
+            key = f"model.layers.{layer}.mlp.up_proj.weight"
+            state = load_file(folder / places[key])
+            scales = state[key].float().abs().amax(1, keepdim=True) / 448
+            state |= {key: (state[key].float() / scales).to(torch.float8_e4m3fn), f"{key}_scale": scales}
+            save_file(state, folder / places[key])
+            places[f"{key}_scale"] = places[key]
+        write(folder / INDEX, {"weight_map": places})
+        edit_json(folder / "config.json", lambda config: config.update(fields))
+
+    return plant
+
+
+def lost_scale(folder: Path) -> None:
+    quantised(lambda scales: scales)(folder)
+    places = json.loads((folder / INDEX).read_text())["weight_map"]
+    state = load_file(folder / places[f"{UP}_scale"])
+    del state[f"{UP}_scale"]
+    save_file(state, folder / places.pop(f"{UP}_scale"))
+    write(folder / INDEX, {"weight_map": places})
+
+
 INT8 = {
     "quant_method": "compressed-tensors", "format": "int-quantized", "ignore": ["lm_head", r"re:.*self_attn.*", r"re:.*(gate|down)_proj"],
     "config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}}},
@@ -228,6 +258,8 @@ def _faults() -> Iterator[Fault]:
     yield Fault(quantised(put(-0.01)), "scales", warn, "negative")
     yield Fault(quantised(put(np.nan)), "scales", fail, "scales with NaN")
     yield Fault(quantised(put(1e12)), "scales", fail, "scales above")
+    yield Fault(lost_scale, "quantisation", fail, "lacks weight_scale")
+    yield Fault(float_codes(), "quantisation", fail, "no quantization_config for 6 quantised tensors")
     yield Fault(configured(intermediate_size=40), "configuration", fail, "40 (intermediate_size)")
     yield Fault(configured(num_hidden_layers=8), "missing-tensors", fail, "8 (num_hidden_layers)")
     yield Fault(edited("model.layers.2.self_attn.k_proj.weight", lambda _: None), "missing-tensors", fail, "k_proj")

@@ -9,16 +9,21 @@ from ..check import Check
 from ..note_kinds import noted
 from ..subject import Subject
 
-__all__ = ["damaged", "noted_check", "unconfigured"]
+__all__ = ["damaged", "noted_check", "unconfigured", "unless_noted"]
 
 
 def noted_check(id: str, title: str, against: Callable[[Subject], str]) -> Check:
     """Return a check that reports the notes of its kind; if there are any, it is run whatever ``against`` says."""
+    return Check(id, title, partial(noted, id=id), unless_noted(id, against))
 
-    def unless_noted(subject: Subject) -> str:
+
+def unless_noted(id: str, against: Callable[[Subject], str]) -> Callable[[Subject], str]:
+    """Return ``against`` as a function that gives no reason if there are notes of a kind."""
+
+    def why(subject: Subject) -> str:
         return "" if any(True for _ in noted(subject, id)) else against(subject)
 
-    return Check(id, title, partial(noted, id=id), unless_noted)
+    return why
 
 
 def damaged(subject: Subject) -> str:

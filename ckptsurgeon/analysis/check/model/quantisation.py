@@ -2,8 +2,38 @@
 
 from __future__ import annotations
 
-from ._noted import damaged, noted_check
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ..check import Check
+from ..note_kinds import noted
+from ..report import Found, Status
+from ..subject import Subject
+from ._noted import damaged, unless_noted
 
 __all__ = ["CHECK"]
 
-CHECK = noted_check("quantisation", "quantised tensors are whole and as described", damaged)
+ID = "quantisation"
+UNSETTLED = "its config.json has no quantization_config for"
+TODO = "Add the quantization_config to config.json: without it, loaders take these codes as weights."
+
+
+def _run(subject: Subject) -> Iterator[Found]:
+    for found in noted(subject, ID):
+        yield _failed(found) if UNSETTLED in found.what and _has_float_codes(subject) else found
+
+
+def _failed(found: Found) -> Found:
+    return replace(found, status=Status.FAIL, todo=TODO)
+
+
+def _has_float_codes(subject: Subject) -> bool:
+    """Return whether any codes are floats of 8 bits: they have the shape of weights, so that loaders take them."""
+    return any(subject.tensors[key].dtype.startswith("float8_") for key, end in subject.parts.items() if _is_code(end))
+
+
+def _is_code(ending: str) -> bool:
+    return ending.endswith(("weight", "qweight", "weight_packed")) or not ending
+
+
+CHECK = Check(ID, "quantised tensors are whole and as described", _run, unless_noted(ID, damaged))
