@@ -61,6 +61,7 @@ KINDS = (
           "Resize the embedding, or take the tokeniser that this model was trained with."),
     _kind("configuration", r"cannot load this model|transformers refuses|cannot be run", FAIL,
           "Correct config.json, or take the weights that belong to it."),
+    _kind("missing-tensors", r"^every key begins with ", FAIL, "Remove the prefix: ckpt rename --unwrap."),
     _kind("missing-tensors", r"initialises|transformers ignores|but there is no output layer", FAIL,
           "Take what is missing from the source, or correct config.json."),
     _kind("token-ids", r"these ids stay as they are|\bids?\b", WARN, "Correct the ids in the files that are named."),

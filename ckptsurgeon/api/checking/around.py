@@ -29,6 +29,8 @@ from .alone import no_adapter, notes_without_folder, short_notes
 __all__ = ["with_folder"]
 
 CARD = "README.md"
+WRAPPERS = ("module.", "_orig_mod.")
+"""What DistributedDataParallel and torch.compile put before every key."""
 _FRONT = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
 
 
@@ -54,6 +56,17 @@ def _notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
     yield from notes_without_folder(checkpoint)
     yield from contradictions(checkpoint, folder)
     yield from adapter_of(checkpoint)[1]
+    yield from _wrapped(checkpoint, folder)
+
+
+def _wrapped(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
+    """Yield a note if all keys of a model of transformers have the prefix of a wrapper, so that none is found."""
+    config = folder.config
+    if "auto_map" in config or not ("model_type" in config or "architectures" in config):
+        return
+    for prefix in WRAPPERS:
+        if len(checkpoint) and all(checkpoint.stored_key(key).startswith(prefix) for key in checkpoint):
+            yield f"every key begins with {prefix}: from_pretrained finds none of them"
 
 
 def _adapter(checkpoint: Checkpoint, folder: ModelFolder, base: CheckpointLike | None) -> AdapterFacts | None:

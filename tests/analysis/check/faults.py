@@ -210,6 +210,17 @@ def float_codes(**fields: Any) -> Callable[[Path], None]:
     return plant
 
 
+def wrapped(prefix: str) -> Callable[[Path], None]:
+    def plant(folder: Path) -> None:
+        for name in (FIRST, SECOND):
+            save_file({prefix + key: value for key, value in load_file(folder / name).items()}, folder / name)
+        index = json.loads((folder / INDEX).read_text())
+        index["weight_map"] = {prefix + key: name for key, name in index["weight_map"].items()}
+        write(folder / INDEX, index)
+
+    return plant
+
+
 def lost_scale(folder: Path) -> None:
     quantised(lambda scales: scales)(folder)
     places = json.loads((folder / INDEX).read_text())["weight_map"]
@@ -263,6 +274,8 @@ def _faults() -> Iterator[Fault]:
     yield Fault(configured(intermediate_size=40), "configuration", fail, "40 (intermediate_size)")
     yield Fault(configured(num_hidden_layers=8), "missing-tensors", fail, "8 (num_hidden_layers)")
     yield Fault(edited("model.layers.2.self_attn.k_proj.weight", lambda _: None), "missing-tensors", fail, "k_proj")
+    yield Fault(wrapped("module."), "missing-tensors", fail, "every key begins with module.: from_pretrained")
+    yield Fault(wrapped("_orig_mod."), "missing-tensors", fail, "every key begins with _orig_mod.")
     yield Fault(missing_layer, "layer-sequence", fail, "the first is 2")
     yield Fault(more_tokens, "vocabulary", fail, "52 tokens")
     yield Fault(id_beyond, "token-ids", warn, f"eos_token_id of generation_config.json is {TOKENS + 7}")
