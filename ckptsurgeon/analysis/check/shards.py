@@ -14,6 +14,7 @@ from ...formats.base import limits
 from ...formats.base.sharded_writer import shard_name
 from ...formats.base.untrusted import parse_json, unique_keys
 from ...storage.read.base import File, Folder
+from ...storage.stand_ins import HEAD_BYTES, stand_in
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import Storage, TensorInfo
 from ...util.text import escape
@@ -109,6 +110,8 @@ def read_shard(folder: Folder, name: str) -> tuple[ShardFacts, File | None]:
 def _facts(file: File, name: str) -> ShardFacts:
     if file.size < LENGTH:
         return ShardFacts(name, file.size, LENGTH, f"it has only {file.size} bytes")
+    if why := stand_in(bytes(file.read(0, min(file.size, HEAD_BYTES)))):
+        return ShardFacts(name, file.size, fault=why)
     length = int.from_bytes(file.read(0, LENGTH), "little")
     if length > limits.JSON_HEADER_BYTES:
         return ShardFacts(name, file.size, fault=f"its header claims {length:,} bytes")

@@ -46,6 +46,16 @@ def broken_header(folder: Path) -> None:
     (folder / SECOND).write_bytes(data)
 
 
+def replaced_by(text: str) -> Callable[[Path], None]:
+    def plant(folder: Path) -> None:
+        (folder / SECOND).write_text(text)
+
+    return plant
+
+
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'ab' * 32}\nsize 123456\n"
+
+
 def broken_index(folder: Path) -> None:
     (folder / INDEX).write_text('{"weight_map": {')
 
@@ -242,6 +252,8 @@ def _faults() -> Iterator[Fault]:
     yield Fault(too_long, "file-size", fail, "24 bytes too long")
     yield Fault(missing_shard, "shards", fail, f"{SECOND} is missing")
     yield Fault(broken_header, "shards", fail, "not valid JSON")
+    yield Fault(replaced_by(POINTER), "shards", fail, "it is a Git LFS pointer, and git lfs pull fetches the file")
+    yield Fault(replaced_by("<!DOCTYPE html><html></html>"), "shards", fail, "it is an HTML page")
     yield Fault(broken_index, "shards", fail, "index.json is not valid JSON")
     yield Fault(overlap, "offsets", fail, "begins 16 bytes before")
     yield Fault(hole, "offsets", fail, "8 bytes before")
