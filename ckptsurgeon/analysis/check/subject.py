@@ -61,7 +61,9 @@ class Subject:
     ``parts`` maps the keys of quantised tensors' parts to their endings, such as ``.scales``. ``tied`` are pairs of an
     embedding and an output layer that are stored although one should be the other. ``embeddings`` are the keys of
     embeddings of tokens, ``heads`` those of output layers over them. ``tokens`` is the number of tokens, 0 if it is not
-    known. ``bad_checksums`` are the names of records that their checksum contradicts, of ``checksums`` in all.
+    known, ``padding`` the row of the padding token, if it is no other token's.
+
+    ``bad_checksums`` are the names of records that their checksum contradicts, of ``checksums`` in all.
 
     ``fault`` is the reason if a shard is damaged, so that the files around cannot be compared with the weights, and
     ``unexplained`` the error of opening it, if no check finds the cause.
@@ -80,6 +82,7 @@ class Subject:
     embeddings: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
     tokens: int = 0
+    padding: int | None = None
     checksums: int = 0
     bad_checksums: tuple[str, ...] = ()
     has_configuration: bool = False

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import replace
+from typing import Any
 
 from ...analysis.check.subject import AdapterFacts, CardFacts, Subject
 from ...checkpoint.checkpoint import Checkpoint
@@ -46,6 +47,7 @@ def with_folder(subject: Subject, checkpoint: Checkpoint, base: CheckpointLike |
         notes=tuple(short_notes(checkpoint, _notes(checkpoint, folder))),
         tied=_ties(checkpoint, folder),
         tokens=tokens.tokens if tokens is not None else 0,
+        padding=_padding(folder.config),
         has_configuration=_has_configuration(folder),
         card=_card(checkpoint, folder),
         adapter=_adapter(checkpoint, folder, base),
@@ -77,6 +79,15 @@ def _adapter(checkpoint: Checkpoint, folder: ModelFolder, base: CheckpointLike |
     if found is None:
         raise no_adapter(checkpoint.path)
     return found
+
+
+def _padding(config: Mapping[str, Any]) -> int | None:
+    """Return the id of the padding token that config.json gives; None if there is none, or it is also another's."""
+    text = config.get("text_config")
+    parts = (config, text if isinstance(text, dict) else {})
+    found = {one.get("pad_token_id") for one in parts if type(one.get("pad_token_id")) is int}
+    others = [one.get(name) for one in parts for name in ("bos_token_id", "eos_token_id")]
+    return next((one for one in found if one not in others), None)
 
 
 def _has_configuration(folder: ModelFolder) -> bool:

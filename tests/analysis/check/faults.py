@@ -272,7 +272,12 @@ def _faults() -> Iterator[Fault]:
     yield Fault(copied, "duplicates", warn, f"{UP} = model.layers.1.mlp.up_proj.weight")
     yield Fault(edited("model.embed_tokens.weight", rows(0.0, 7, 9, 11)), "untrained-rows", warn, "3 zero")
     yield Fault(edited("model.embed_tokens.weight", rows(None, 7, 9)), "untrained-rows", warn, "2 equal to others")
-    yield Fault(edited("model.embed_tokens.weight", rows(0.01, 7)), "untrained-rows", warn, "1 below 0.1 of the median")
+    yield Fault(
+        edited("model.embed_tokens.weight", rows(0.01, 7)),
+        "untrained-rows",
+        warn,
+        "has 1 row that was never trained (1 below",
+    )
     yield Fault(edited(DOWN, lambda one: one * np.float16(50)), "value-family", warn, DOWN)
     yield Fault(edited(DOWN, lambda one: one.astype(np.float32)), "dtype-family", warn, f"{DOWN} is float32")
     yield Fault(tied_but_different, "ties", fail, "their values differ")

@@ -8,8 +8,8 @@ import pytest
 
 import ckptsurgeon as cs
 
-from .faults import FAULTS, Fault, quantised
-from .models import healthy
+from .faults import FAULTS, Fault, quantised, rows
+from .models import change, edit_json, healthy
 
 
 def findings(report: cs.CheckReport) -> dict[str, str]:
@@ -39,6 +39,15 @@ def test_a_planted_fault_is_caught_by_its_check_alone(fault: Fault, tmp_path: Pa
     assert findings(report) == {fault.id: fault.status}
     assert fault.said in " ".join(found.what for found in report.row(fault.id).found)
     assert all(found.todo for found in report.row(fault.id).found)
+
+
+def test_the_row_of_the_padding_token_need_not_be_trained(tmp_path: Path) -> None:
+    folder = healthy(tmp_path / "model")
+    edit_json(folder / "config.json", lambda config: config.update(pad_token_id=7))
+    change(folder, "model.embed_tokens.weight", rows(0.01, 7))
+    assert cs.check(folder).row("untrained-rows").status.value == "PASS"
+    edit_json(folder / "config.json", lambda config: config.update(eos_token_id=7))
+    assert cs.check(folder).row("untrained-rows").status.value == "WARN"
 
 
 def test_there_are_more_than_twenty_faults() -> None:

@@ -28,7 +28,9 @@ def _run(subject: Subject) -> Iterator[Found]:
         if measured is None or measured.rows is None:
             continue
         width = subject.tensors[key].shape[1]
-        zero, equal, small = _untrained(measured.rows, subject.tokens, width)
+        zero, equal, small = (
+            _without(rows, subject.padding) for rows in _untrained(measured.rows, subject.tokens, width)
+        )
         if len(zero) <= PADDING:
             zero = zero[:0]
         found = {"zero": zero, "equal to others": equal, f"below {SMALL:g} of the median": small}
@@ -36,9 +38,17 @@ def _run(subject: Subject) -> Iterator[Found]:
         if told:
             rows = sorted({*zero.tolist(), *equal.tolist(), *small.tolist()})
             named = listing([str(row) for row in rows[:1000]], 5, where="")
-            said = f"{escape(key)} has {count(len(rows), 'row')} that were never trained ({', '.join(told)}): {named}"
+            said = f"{escape(key)} has {_rows(len(rows))} never trained ({', '.join(told)}): {named}"
             figures = {"rows": len(rows), "zero": len(zero), "equal": len(equal), "small": len(small)}
             yield Found(Status.WARN, said, TODO, (key,), figures=figures)
+
+
+def _without(rows: Array, row: int | None) -> Array:
+    return rows[rows != row] if row is not None else rows
+
+
+def _rows(number: int) -> str:
+    return f"{count(number, 'row')} that {'was' if number == 1 else 'were'}"
 
 
 def _untrained(rows: Rows, tokens: int, width: int) -> tuple[Array, Array, Array]:
