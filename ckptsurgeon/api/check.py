@@ -79,6 +79,7 @@ def _subject(path: str, opened: Opened, base: CheckpointLike | None, progress: P
         opened.index,
         parts={key: end for key, end, _ in coded},
         methods={key: method for key, _, method in coded},
+        codes=frozenset(one.codes for one in checkpoint.codes.tensors if one.codes),
         embeddings=embeddings,
         heads=heads_of(checkpoint),
         checksums=sums.number,

@@ -58,10 +58,10 @@ class AdapterFacts:
 class Subject:
     """A checkpoint to check. ``tensors`` are those that can be read, ``measured`` the figures of their values.
 
-    ``parts`` maps the keys of quantised tensors' parts to their endings, such as ``.scales``. ``tied`` are pairs of an
-    embedding and an output layer that are stored although one should be the other. ``embeddings`` are the keys of
-    embeddings of tokens, ``heads`` those of output layers over them. ``tokens`` is the number of tokens, 0 if it is not
-    known, ``padding`` the row of the padding token, if it is no other token's.
+    ``parts`` maps the keys of quantised tensors' parts to their endings, such as ``.scales``, and ``codes`` has those
+    of codes. ``tied`` are pairs of an embedding and an output layer that are stored although one should be the other.
+    ``embeddings`` are the keys of embeddings of tokens, ``heads`` those of output layers over them. ``tokens`` is the
+    number of tokens, 0 if it is not known, ``padding`` the row of the padding token, if it is no other token's.
 
     ``bad_checksums`` are the names of records that their checksum contradicts, of ``checksums`` in all.
 
@@ -78,6 +78,7 @@ class Subject:
     notes: tuple[str, ...] = ()
     parts: Mapping[str, str] = field(default_factory=dict)
     methods: Mapping[str, str] = field(default_factory=dict)
+    codes: frozenset[str] = frozenset()
     tied: tuple[tuple[str, str], ...] = ()
     embeddings: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()

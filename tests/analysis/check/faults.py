@@ -220,6 +220,14 @@ def float_codes(**fields: Any) -> Callable[[Path], None]:
     return plant
 
 
+def zero_codes(folder: Path) -> None:
+    quantised(lambda scales: scales)(folder)
+    name = json.loads((folder / INDEX).read_text())["weight_map"][UP]
+    state = load_file(folder / name)
+    state[UP] *= 0
+    save_file(state, folder / name)
+
+
 def wrapped(prefix: str) -> Callable[[Path], None]:
     def plant(folder: Path) -> None:
         for name in (FIRST, SECOND):
@@ -286,6 +294,9 @@ def _faults() -> Iterator[Fault]:
     yield Fault(quantised(put(-0.01)), "scales", warn, "negative")
     yield Fault(quantised(put(np.nan)), "scales", fail, "scales with NaN")
     yield Fault(quantised(put(1e12)), "scales", fail, "scales above")
+    yield Fault(quantised(lambda one: one * np.float32(100)), "value-family", warn, f"{UP}_scale has")
+    yield Fault(quantised(lambda one: one / np.float32(100)), "value-family", warn, "the mean scale of 1 tensor")
+    yield Fault(zero_codes, "all-zeros", warn, f"1 tensor of codes that are all zero: {UP}")
     yield Fault(lost_scale, "quantisation", fail, "lacks weight_scale")
     yield Fault(float_codes(), "quantisation", fail, "no quantization_config for 6 quantised tensors")
     yield Fault(configured(intermediate_size=40), "configuration", fail, "40 (intermediate_size)")

@@ -29,11 +29,7 @@ def _failed(found: Found) -> Found:
 
 def _has_float_codes(subject: Subject) -> bool:
     """Return whether any codes are floats of 8 bits: they have the shape of weights, so that loaders take them."""
-    return any(subject.tensors[key].dtype.startswith("float8_") for key, end in subject.parts.items() if _is_code(end))
-
-
-def _is_code(ending: str) -> bool:
-    return ending.endswith(("weight", "qweight", "weight_packed")) or not ending
+    return any(subject.tensors[key].dtype.startswith("float8_") for key in subject.codes if key in subject.tensors)
 
 
 CHECK = Check(ID, "quantised tensors are whole and as described", _run, unless_noted(ID, damaged))

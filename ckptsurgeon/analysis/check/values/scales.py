@@ -13,7 +13,7 @@ from ..measuring.figures import Figures
 from ..report import Found, Status
 from ..subject import Subject
 
-__all__ = ["CHECK"]
+__all__ = ["CHECK", "is_of_whole", "scales_of"]
 
 _GLOBAL = re.compile(r"global|input|output|act|scale_2|[kv]_scale|smooth|descale", re.IGNORECASE)
 """Scales of tensors as a whole and of activations, which may have any size."""
@@ -26,7 +26,7 @@ DECODE = "Quantise the model again from its weights: these codes decode to value
 
 
 def _run(subject: Subject) -> Iterator[Found]:
-    found = dict(_scales(subject))
+    found = dict(scales_of(subject))
     broken = [key for key, one in found.items() if one.nan or one.inf]
     zero = [key for key, one in found.items() if one.number and one.low == one.high == 0]
     huge = [key for key, one in found.items() if one.largest > HUGE and not _GLOBAL.search(key)]
@@ -47,7 +47,8 @@ def _number(keys: list[str], found: dict[str, Figures]) -> int:
     return sum(found[key].number + found[key].nan + found[key].inf for key in keys)
 
 
-def _scales(subject: Subject) -> Iterator[tuple[str, Figures]]:
+def scales_of(subject: Subject) -> Iterator[tuple[str, Figures]]:
+    """Yield the key and the figures of each tensor that has scales, or blocks with scales."""
     for key, one in subject.measured.items():
         if one.figures is None or not (one.is_of_scales or is_scale(subject.parts.get(key, ""))):
             continue
@@ -58,17 +59,22 @@ def _scales(subject: Subject) -> Iterator[tuple[str, Figures]]:
             yield key, Figures(number=1, low=1, high=1, nan=1)
 
 
+def is_of_whole(subject: Subject, key: str) -> bool:
+    """Return whether scales are those of a tensor as a whole or of activations, which may have any size."""
+    return _GLOBAL.search(subject.parts.get(key, "")) is not None
+
+
 def _is_signed(subject: Subject, key: str) -> bool:
     said = subject.methods.get(key, subject.tensors[key].dtype)
     return subject.measured[key].is_of_scales or any(word in said for word in SIGNED)
 
 
 def _against(subject: Subject) -> str:
-    return "" if any(True for _ in _scales(subject)) else "no tensor is quantised with scales"
+    return "" if any(True for _ in scales_of(subject)) else "no tensor is quantised with scales"
 
 
 def _looks_at(subject: Subject) -> str:
-    return count(sum(1 for _ in _scales(subject)), "tensor") + " of scales"
+    return count(sum(1 for _ in scales_of(subject)), "tensor") + " of scales"
 
 
 CHECK = Check("scales", "scales of quantised tensors are sound", _run, _against, _looks_at)

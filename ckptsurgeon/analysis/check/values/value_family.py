@@ -1,4 +1,4 @@
-"""The deviation of a weight is like that of the weights with its role in the other layers."""
+"""Weights deviate like those with their role in the other layers, and scales of codes are as large as these."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from ..families import families
 from ..report import Found, Status
 from ..subject import Subject
 from .huge_values import HUGE
+from .scales import HUGE as TOO_LARGE
+from .scales import is_of_whole, scales_of
 
 __all__ = ["CHECK"]
 
@@ -18,31 +20,51 @@ FEWEST = 4
 """The fewest layers from which to tell which one is out of family."""
 FACTOR = 3.0
 """Doublings of a deviation from the median of its family: 8 times larger or smaller."""
+SCALES = 5.0
+"""The same for the mean of scales, 32 times: a scale is as large as the largest weight, which varies more."""
 SPREADS = 8.0
 """Times the median distance from the median, in doublings: families that differ widely have no outlier."""
 TODO = "Compare these layers with their source (ckpt diff --values): a wrong scale, another model, or a flipped bit."
 
 
 def _run(subject: Subject) -> Iterator[Found]:
-    stds = {key: one.std for key, _, one in subject.weights if one.std > 0 and one.largest <= HUGE}
+    yield from _out_of_family(_deviations(subject), FACTOR, "deviation", "weight")
+    yield from _out_of_family(_sizes_of_scales(subject), SCALES, "mean scale", "tensor")
+
+
+def _deviations(subject: Subject) -> dict[str, float]:
+    return {key: one.std for key, _, one in subject.weights if one.std > 0 and one.largest <= HUGE}
+
+
+def _sizes_of_scales(subject: Subject) -> dict[str, float]:
+    """Return the mean of the scales of each tensor; scales that have a sign are told by their root mean square."""
+    found = {}
+    for key, one in scales_of(subject):
+        size = one.total / one.number if one.number and one.low >= 0 else one.rms
+        if size > 0 and one.largest <= TOO_LARGE and not is_of_whole(subject, key):
+            found[key] = size
+    return found
+
+
+def _out_of_family(sizes: dict[str, float], factor: float, figure: str, thing: str) -> Iterator[Found]:
     odd = {}
-    for keys in families(stds).values():
-        odd.update(_odd({key: stds[key] for key in keys}))
+    for keys in families(sizes).values():
+        odd.update(_odd({key: sizes[key] for key in keys}, factor))
     if odd:
         told = [f"{escape(key)} has {std:.3g}, its family {usual:.3g}" for key, (std, usual) in odd.items()]
-        said = f"the deviation of {count(len(odd), 'weight')} is out of family: {listing(told, SHOWN)}"
+        said = f"the {figure} of {count(len(odd), thing)} is out of family: {listing(told, SHOWN)}"
         worst = max((std / usual if std > usual else usual / std) for std, usual in odd.values())
         yield Found(Status.WARN, said, TODO, tuple(odd), figures={"tensors": len(odd), "factor": round(worst, 2)})
 
 
-def _odd(stds: dict[str, float]) -> dict[str, tuple[float, float]]:
+def _odd(stds: dict[str, float], factor: float) -> dict[str, tuple[float, float]]:
     """Return the keys of outliers, with their deviation and the median of the family."""
     if len(stds) < FEWEST:
         return {}
     logs = {key: log2(std) for key, std in stds.items()}
     middle = median(logs.values())
     spread = median(abs(one - middle) for one in logs.values())
-    most = max(FACTOR, SPREADS * spread)
+    most = max(factor, SPREADS * spread)
     return {key: (stds[key], 2.0**middle) for key, one in logs.items() if abs(one - middle) > most}
 
 
