@@ -18,6 +18,8 @@ __all__ = ["FAULTS", "Fault"]
 
 UP, DOWN = "model.layers.3.mlp.up_proj.weight", "model.layers.3.mlp.down_proj.weight"
 
+NORM = "model.layers.3.input_layernorm.weight"
+
 
 class Fault(NamedTuple):
     plant: Callable[[Path], None]
@@ -275,6 +277,7 @@ def _faults() -> Iterator[Fault]:
     yield Fault(edited(UP, put(-np.inf)), "not-finite", fail, f"1 infinite value: {UP}")
     yield Fault(flipped_bit, "huge-values", fail, UP)
     yield Fault(edited(UP, lambda one: one * 0), "all-zeros", warn, UP)
+    yield Fault(edited(NORM, lambda one: one * 0), "all-zeros", warn, NORM)
     yield Fault(edited(UP, lambda one: one * 0 + np.float16(0.5)), "constants", warn, UP)
     yield Fault(edited(UP, with_denormals), "denormals", warn, "60 % of denormal values")
     yield Fault(copied, "duplicates", warn, f"{UP} = model.layers.1.mlp.up_proj.weight")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import ckptsurgeon as cs
 
@@ -48,6 +50,28 @@ def test_the_row_of_the_padding_token_need_not_be_trained(tmp_path: Path) -> Non
     assert cs.check(folder).row("untrained-rows").status.value == "PASS"
     edit_json(folder / "config.json", lambda config: config.update(eos_token_id=7))
     assert cs.check(folder).row("untrained-rows").status.value == "WARN"
+
+
+def routers(zero: tuple[int, ...]) -> cs.CheckReport:
+    draw = torch.Generator().manual_seed(0)
+    weights = {f"layers.{i}.mlp.gate.weight": torch.randn(8, 16, generator=draw) for i in range(6)}
+    for layer in zero:
+        weights[f"layers.{layer}.mlp.gate.weight"].zero_()
+    save_file(weights, "moe.safetensors")
+    return cs.check("moe.safetensors")
+
+
+def test_a_router_of_zeros_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert not findings(routers(()))
+    report = routers((2,))
+    assert findings(report) == {"all-zeros": "WARN"}
+    assert report.row("all-zeros").found[0].keys == ("layers.2.mlp.gate.weight",)
+
+
+def test_routers_that_are_all_new_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert not findings(routers(tuple(range(6))))
 
 
 def test_there_are_more_than_twenty_faults() -> None:

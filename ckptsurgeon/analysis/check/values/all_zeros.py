@@ -1,15 +1,21 @@
-"""No weight matrix is all zeros, nor are the codes of one."""
+"""No weight matrix is all zeros, nor are the codes of one, and no router or norm if those of other layers are not."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from ..check import Check, of_keys, without_values
+from ..families import families
 from ..report import Found, Status
 from ..subject import Subject
 
 __all__ = ["CHECK"]
 
+ROUTER = re.compile(r"(?:^|\.)(?:gate|router)(?:\.(?:layer|classifier|wg))?\.weight$")
+"""Ends of the names of the weights that choose experts."""
+NORM = re.compile(r"(?:norm|ln|LayerNorm)[\w.]*\.(?:weight|gamma)$")
+"""Ends of the names of the weights of norms."""
 TODO = (
     "If they were not set to zero on purpose (as new blocks are), take them from the source: these layers give nothing."
 )
@@ -19,11 +25,23 @@ CODES = "Take these codes from the quantised model again, or quantise it again."
 
 def _run(subject: Subject) -> Iterator[Found]:
     found = [key for key, info, figures in subject.weights if figures.zeros == info.numel]
+    found += _alone(subject)
     codes = [key for key in subject.tensors if key in subject.codes and _is_zero(subject, key)]
     if codes:
         yield of_keys(Status.WARN, codes, "of codes that are all zero", CODES)
     if found:
         yield of_keys(Status.WARN, found, "is all zeros" if len(found) == 1 else "are all zeros", TODO)
+
+
+def _alone(subject: Subject) -> Iterator[str]:
+    """Yield routers and norms of zeros in families of which most are not: new ones may all be zero on purpose."""
+    sizes = {key: len(info.shape) for key, info in subject.tensors.items() if key not in subject.parts}
+    routers = (key for key, size in sizes.items() if size == 2 and ROUTER.search(key))
+    norms = (key for key, size in sizes.items() if size == 1 and NORM.search(key))
+    for keys in families((*routers, *norms)).values():
+        zero = [key for key in keys if _is_zero(subject, key)]
+        if len(zero) * 2 < len(keys):
+            yield from zero
 
 
 def _is_zero(subject: Subject, key: str) -> bool:
