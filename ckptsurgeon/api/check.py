@@ -14,6 +14,7 @@ from ..analysis.check.running import all_checks, run_checks, skipped_ids
 from ..analysis.check.subject import Subject
 from ..checkpoint.in_memory import CheckpointLike
 from ..errors import ConfigError
+from ..storage.read.uri import shown
 from ..util.text import brief_repr
 from .checking.alone import embeddings_of, heads_of, no_adapter, without_folder
 from .checking.opening import DAMAGED, Opened, open_to_check
@@ -65,13 +66,13 @@ def _subject(path: str, opened: Opened, base: CheckpointLike | None, progress: P
     """Return what the checks look at, with all values measured."""
     checkpoint = opened.checkpoint
     if checkpoint is None:
-        return Subject(path, "safetensors", {}, {}, opened.shards, opened.index, fault=DAMAGED)
+        return Subject(shown(path), "safetensors", {}, {}, opened.shards, opened.index, fault=DAMAGED)
     embeddings = embeddings_of(checkpoint)
     measured = measure(checkpoint, checkpoint, embeddings, progress)
     sums = checked_sums(checkpoint, measured)
     coded = [(key, end, one.method) for one in checkpoint.codes.tensors for end, key in one.parts.items()]
     subject = Subject(
-        path,
+        shown(path),
         checkpoint.format,
         checkpoint,
         measured,
@@ -90,7 +91,7 @@ def _subject(path: str, opened: Opened, base: CheckpointLike | None, progress: P
         return subject
     if checkpoint.folder is None:
         if base is not None:
-            raise no_adapter(path)
+            raise no_adapter(shown(path))
         return without_folder(subject, checkpoint)
     from .checking.around import with_folder
 

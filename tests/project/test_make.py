@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import re
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from ckptsurgeon.cli import verbs
+from ckptsurgeon.cli.application import verbs
 
 from ..promises.clauses import SECTIONS
 from ..promises.table import ALL
@@ -54,9 +52,7 @@ def test_make_test_has_a_case_of_every_promise(section: str, request: pytest.Fix
         assert not without_rights or any("long" not in found for found in without_rights), clause
 
 
-VERBS = [
-    importlib.import_module(f"{verbs.__name__}.{module.name}").NAME for module in pkgutil.iter_modules(verbs.__path__)
-]
+VERBS = [verb.NAME for verb in verbs()]
 
 
 @cache

@@ -7,6 +7,7 @@ import os
 from ...analysis.prove.proof import DIFFERENT, EQUIVALENT, SAME, Proof
 from ...errors import ConfigError, VerifyError
 from ...planning.plan.plan import Plan
+from ...storage.read.uri import shown
 from ...util.text import count, escape
 from .prove import prove_each
 
@@ -48,6 +49,6 @@ def require_proof(plan: Plan, output: str | os.PathLike[str], wanted: str) -> st
     where = f" from {escape(found.drift.name)} on" if found.drift is not None and found.drift.name else ""
     what = "computes something else" if found.verdict == DIFFERENT else "does not compute the same bit for bit"
     raise VerifyError(
-        f"{escape(os.fspath(output))} is written, but {what}{where}: {found.verdict}, and the recipe asserts {wanted}.",
-        hint=f"ckpt prove {escape(found.first.path)} {escape(os.fspath(output))} shows each block.",
+        f"{escape(shown(os.fspath(output)))} is written, but {what}{where}: {found.verdict}, and the recipe asserts {wanted}.",
+        hint=f"ckpt prove {escape(found.first.path)} {escape(shown(os.fspath(output)))} shows each block.",
     )

@@ -12,6 +12,7 @@ from ...analysis.prove.figures import Prediction, distance, prediction
 from ...analysis.prove.proof import BlockResult, Proof, ProvedNetwork
 from ...checkpoint.in_memory import path_of
 from ...errors import CheckpointError, ConfigError, PlanError
+from ...storage.read.uri import shown
 from ...util.text import count, escape, listing
 from ..diff import folder_differences
 from ..inputs.argument_types import CheckpointLike, Path, Progress
@@ -96,7 +97,7 @@ def _networks(
     for source, configuration, root in zip(sources, own, roots, strict=True):
         if not (configuration or named):
             raise ConfigError(
-                f"{escape(path_of(source))} has no config.json beside it that says what network it is.",
+                f"{escape(shown(path_of(source)))} has no config.json beside it that says what network it is.",
                 hint="Name the configuration: --model config.json, or a YAML file with model:.",
             )
         yield open_network(source, configuration or named, task=task, root=root)

@@ -53,6 +53,7 @@ def far(request: pytest.FixtureRequest, hub: Hub) -> Iterator[str]:
 
 
 LINES = {
+    "check": ["{a}"], "fits": ["{a}", "near.pth"], "prove": ["{a}", "{b}"],
     "inspect": ["{a}"], "diff": ["{a}", "{b}", "--values"], "match": ["{a}", "{b}"],
     "transplant": ["{a}", "near.pth", "-o", "out.safetensors"],
     "rename": ["{a}", "--map", "encoder=body", "-o", "out.safetensors"],
