@@ -48,7 +48,8 @@ def require_proof(plan: Plan, output: str | os.PathLike[str], wanted: str) -> st
         return found.verdict
     where = f" from {escape(found.drift.name)} on" if found.drift is not None and found.drift.name else ""
     what = "computes something else" if found.verdict == DIFFERENT else "does not compute the same bit for bit"
+    name = escape(shown(os.fspath(output)))
     raise VerifyError(
-        f"{escape(shown(os.fspath(output)))} is written, but {what}{where}: {found.verdict}, and the recipe asserts {wanted}.",
-        hint=f"ckpt prove {escape(found.first.path)} {escape(shown(os.fspath(output)))} shows each block.",
+        f"{name} is written, but {what}{where}: {found.verdict}, and the recipe asserts {wanted}.",
+        hint=f"ckpt prove {escape(found.first.path)} {name} shows each block.",
     )
