@@ -13,7 +13,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.text import Text
 
 from ..analysis.compare.difference import Difference, Pair
-from ..util.text import count, escape, number_in
+from ..util.text import count, escape, number_in, percent_number
 from .columns import Columns, Hanging
 
 __all__ = ["layers_view"]
@@ -156,8 +156,7 @@ def _shade(change: float, most: float) -> int:
 def _number(change: float) -> str:
     if change == 0:
         return "·"
-    percent = 100 * change
-    return f"{percent:.0f}" if percent >= 99.95 else f"{percent:.2g}" if percent >= 0.001 else f"{percent:.0e}"
+    return percent_number(change)
 
 
 def _elsewhere(changes: Mapping[str, float]) -> Iterator[RenderableType]:

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ..analysis.prove.proof import DIFFERENT, EQUIVALENT, SAME, BlockResult, Proof, ProvedNetwork
-from ..util.text import count, escape, human_count
+from ..util.text import count, escape, human_count, percent_number
 from .columns import Columns, Hanging
 
 __all__ = ["proof_view"]
@@ -66,9 +66,7 @@ def _share(value: float) -> str:
     """Return a share in percent with two digits that count; "beyond measure" if it is infinite: a change of zeros."""
     if not math.isfinite(value):
         return "beyond measure"
-    if value >= 0.1:
-        return f"{100 * value:.0f} %"
-    return f"{100 * value:.2g} %" if value >= 1e-6 else f"{value:.1e}"
+    return f"{percent_number(value)} %" if value >= 1e-6 else f"{value:.1e}"
 
 
 def _network(letter: str, one: ProvedNetwork) -> list[str | Text]:

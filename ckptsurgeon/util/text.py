@@ -10,7 +10,7 @@ from reprlib import Repr
 
 __all__ = [
     "apart", "brief_repr", "count", "escape", "grouped", "human_bytes", "human_count", "listing", "natural_key",
-    "notes_about", "percent", "shape_text", "together", "without_credentials", "without_secrets",
+    "notes_about", "percent", "percent_number", "shape_text", "together", "without_credentials", "without_secrets",
 ]  # fmt: skip
 
 LISTED = 5
@@ -148,6 +148,14 @@ def percent(share: float, digits: int = 0) -> str:
     if 0 < share < 1 and float(shown) in (0, 100):
         return f"<{least:.{digits}f} %" if share < 0.5 else f">{100 - least:.{digits}f} %"
     return f"{shown} %"
+
+
+def percent_number(share: float) -> str:
+    """Return a share in percent as a number with two digits that count, without a unit: ``0.45``, ``12``, ``1e-05``."""
+    value = 100 * share
+    if value >= 9.95:
+        return f"{value:.0f}"
+    return f"{value:.2g}" if value >= 0.001 or value == 0 else f"{value:.0e}"
 
 
 def count(number: int, noun: str, plural: str = "") -> str:

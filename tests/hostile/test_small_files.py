@@ -244,6 +244,8 @@ MAY_OPEN = {
     "cli/failing.py": "standard streams",
     "cli/completion/answers.py": "/dev/null",
     "cli/completion/installing.py": "the shell's own start-up file, which is written, and the kernel's name of the shell",
+    "destinations/hf/stock.py": "files of installed packages",
+    "storage/cached_documents.py": "our own cache, which is written and checked against its checksum",
     "storage/upload/pending.py": "fsspec's own file systems",
     "storage/write/consuming.py": "what is left of a shard, which is written, and the shard, which is deleted",
     "storage/write/folders.py": "descriptors of folders, and what is written",

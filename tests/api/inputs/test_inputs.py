@@ -72,6 +72,8 @@ SAID: dict[str, Callable[[Any], Any]] = {
     "stats": lambda given: cs.inspect(given, stats=True).stats,
     "diff": lambda given: {**cs.diff(given, "b.safetensors", values=True).to_json(), "first": "", "notes": []},
     "diff with": lambda given: {**cs.diff("b.safetensors", given, renames=True).to_json(), "second": "", "notes": []},
+    "fits": lambda given: cs.fits(given, "b.safetensors").to_json()["missing"],
+    "fits with": lambda given: cs.fits("b.safetensors", given).to_json()["missing"],
     "match": lambda given: {**cs.match(given, "b.safetensors").to_json(), "first": "", "notes": []},
     "match with": lambda given: {**cs.match("b.safetensors", given).to_json(), "second": "", "notes": []},
     "init_config": lambda given: cs.init_config(given),
@@ -144,12 +146,14 @@ def test_every_verb_that_plans_takes_all_ways() -> None:
     others = {
         "apply",
         "apply_patch",
+        "check",  # of files, whose sizes and indexes it looks at
         "fetch",
         "load_plan",
         "lora_merge",
         "make_patch",  # of files, byte for byte
         "merge_method",
         "open_checkpoint",
+        "prove",  # of networks, which need a configuration: tests/api/prove
         "read_patch",
         "scan",
         "train",
