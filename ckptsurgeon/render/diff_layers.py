@@ -117,9 +117,14 @@ class _Table:
         yield Text(f"  {escape(self._name) or 'layers'}: change in percent of the norm", style="bold")
         legend = "  ".join(f"{letter}{JOINED}{escape(role)}" for role, letter in letters.items())
         yield Hanging(Text("  "), Text(legend, "dim"))
-        room = max(1, (options.max_width - 8) // CELL)
+        room = max(1, (options.max_width - self._around()) // CELL)
         for first in range(0, len(roles), room):
             yield from self._rows(letters, roles[first : first + room])
+
+    def _around(self) -> int:
+        """Return the width of what stands before and behind the columns: the layer, and how many tensors differ."""
+        most = len(str(max(self._stack.tensors.values())))
+        return 8 + len(" of  ") + 2 * most
 
     def _rows(self, letters: Mapping[str, str], roles: Sequence[str]) -> Iterator[Text]:
         yield Text((" " * 8 + "".join(f"{letters[role]:>6} " for role in roles)).rstrip(), style="dim")

@@ -54,7 +54,7 @@ def test_a_narrow_terminal_gets_several_rows_of_roles(width: str, ckpt: Any, mon
     monkeypatch.setenv("COLUMNS", width)
     lines = ckpt("diff", "a.safetensors", "a.safetensors", "--by-layer").out.splitlines()
     assert max(map(len, lines)) <= int(width)
-    across = -(-30 // ((int(width) - 8) // 7))
+    across = -(-30 // ((int(width) - 8 - 9) // 7))
     assert sum(line.startswith("     0") for line in lines) == across
 
 
