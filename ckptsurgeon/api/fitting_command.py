@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from ..planning.keys.spelling import quoted
 from ..planning.plan.plan import Plan
 from ..planning.target import TargetSpec
 from ..tensors.encodings._find import find_codes
+from ..util.text import NUMBER_IN_KEY
 from ..vocabulary.read import tokens_beside
 from .inputs.argument_types import CheckpointLike
 from .inputs.inputs import close_plan
@@ -30,7 +30,6 @@ MOST_PATTERNS = 6
 """With more patterns than this, one option for all tensors of other shapes is proposed instead."""
 SURE = ("same name", "prefix", "name")
 """The evidence of ``match`` that is enough for a proposed command."""
-_NUMBER = re.compile(r"(?<![^.])[0-9]+(?![^.])")
 
 
 @dataclass(frozen=True)
@@ -152,13 +151,13 @@ def _speaks_for(key: str, name: str) -> bool:
     """Return whether two keys differ only in a prefix, or are at the same place of equally numbered layers."""
     (layer, rest), (other, same) = _layer(key), _layer(name)
     is_moved = key.endswith(f".{name}") or name.endswith(f".{key}")
-    numbers = _NUMBER.findall(layer)
-    return is_moved or (bool(numbers) and rest == same and numbers == _NUMBER.findall(other))
+    numbers = NUMBER_IN_KEY.findall(layer)
+    return is_moved or (bool(numbers) and rest == same and numbers == NUMBER_IN_KEY.findall(other))
 
 
 def _layer(key: str) -> tuple[str, str]:
     """Return the path of the innermost numbered layer that a key is in, '' if in none, and the rest of the key."""
-    found = list(_NUMBER.finditer(key))
+    found = list(NUMBER_IN_KEY.finditer(key))
     end = found[-1].end() if found else 0
     return key[:end], key[end:]
 
@@ -174,7 +173,7 @@ def _token_lists(first: str, second: str) -> str:
 
 def _mismatches(keys: Sequence[str]) -> list[str]:
     """Return the options that initialise tensors of other shapes, one for the same tensor of all layers."""
-    patterns = dict.fromkeys(_NUMBER.sub("*", quoted(key)) for key in keys)
+    patterns = dict.fromkeys(NUMBER_IN_KEY.sub("*", quoted(key)) for key in keys)
     if len(patterns) > MOST_PATTERNS:
         return ["--ignore-mismatch"]
     return [word for pattern in patterns for word in ("--on-mismatch", f"{pattern}=init")]

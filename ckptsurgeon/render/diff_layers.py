@@ -93,7 +93,7 @@ def _stacks(changes: Iterator[tuple[str, float]]) -> tuple[dict[str, _Stack], di
         stack = stacks.setdefault(".".join(parts[:place]), _Stack())
         stack.add(int(parts[place]), _without_parameter(role), change)
     single = [name for name, stack in stacks.items() if len(stack.tensors) < 2]
-    for name in single:  # a number that is no list of layers
+    for name in single:  # one number is not a list of layers
         elsewhere |= {f"{name}.{number}.{role}": one for (number, role), one in stacks.pop(name).changes.items()}
     return stacks, elsewhere
 

@@ -9,13 +9,16 @@ from functools import lru_cache
 from reprlib import Repr
 
 __all__ = [
-    "apart", "brief_repr", "count", "escape", "grouped", "human_bytes", "human_count", "listing", "natural_key",
-    "notes_about", "percent", "percent_number", "shape_text", "together", "without_credentials", "without_secrets",
+    "NUMBER_IN_KEY", "apart", "brief_repr", "count", "escape", "grouped", "human_bytes", "human_count", "listing",
+    "natural_key", "notes_about", "percent", "percent_number", "shape_text", "together", "without_credentials",
+    "without_secrets",
 ]  # fmt: skip
 
 LISTED = 5
 """How many items a message lists before "and N more"."""
 
+NUMBER_IN_KEY = re.compile(r"(?<![^.])[0-9]+(?![^.])")
+"""Matches a segment of a key that is a number, as in ``layers.11.bias``."""
 _DIGITS = re.compile(r"(\d+)")
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _BLANK = "\u115f\u1160\u3164\uffa0\u2800"

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
+from ...util.text import NUMBER_IN_KEY
 
 __all__ = ["families", "is_masked", "is_scale", "is_weight", "role_of"]
 
-_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 _WEIGHT = re.compile(r"(?:weight|kernel|_proj|_[wW]|\bw\d?|[AB])$")
 """Ends of the names of weights: those of modules, and those of experts in one tensor."""
 _OTHER = re.compile(
@@ -26,7 +26,7 @@ _MASK = re.compile(r"mask|(?:attn|attention)\.bias$|causal|inf\b", re.IGNORECASE
 
 def role_of(key: str) -> str:
     """Return the role of a tensor, which it has in every layer: ``layers.{n}.mlp.up_proj.weight``."""
-    return _NUMBER.sub("{n}", key)
+    return NUMBER_IN_KEY.sub("{n}", key)
 
 
 def is_scale(ending: str) -> bool:

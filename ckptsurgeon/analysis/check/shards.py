@@ -56,7 +56,7 @@ class ShardFacts:
 class IndexFacts:
     """What an index says: the shard of each key, and the ``total_size``, None if it gives none.
 
-    ``has_bad_total`` is whether it gives a number that is no size. ``shards`` are all files that it names, and
+    ``has_bad_total`` says whether that is a number, but not a size. ``shards`` are all files that it names, and
     ``others`` those beside it that are named like shards.
     """
 

@@ -61,7 +61,7 @@ class Subject:
     ``parts`` maps the keys of quantised tensors' parts to their endings, such as ``.scales``, and ``codes`` has those
     of codes. ``tied`` are pairs of an embedding and an output layer that are stored although one should be the other.
     ``embeddings`` are the keys of embeddings of tokens, ``heads`` those of output layers over them. ``tokens`` is the
-    number of tokens, 0 if it is not known, ``padding`` the row of the padding token, if it is no other token's.
+    number of tokens, 0 if it is not known, ``padding`` the row of the padding token, unless another token has the same.
 
     ``bad_checksums`` are the names of records that their checksum contradicts, of ``checksums`` in all.
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ...planning.merge.layers import LayerList, all_lists, layers_of
 from ...planning.transplant.by_place import HEAD, is_embedding
-from ...util.text import count, escape, listing
+from ...util.text import NUMBER_IN_KEY, count, escape, listing
 from .config import TIES, untied_by_default
 from .layers.experts import INITIALISED, of_first_expert
 from .layers.holes import is_stack
@@ -25,7 +25,6 @@ from .shape_checks import DescribedTensor
 __all__ = ["BUFFER", "TABLE", "is_known_type", "pattern_of", "required_part_notes", "unknown_key_notes"]
 
 TABLE = "required_parts.jsonl"
-_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 _INNER_NUMBER = re.compile(r"\.\d+(?=\.)")
 BUFFER = re.compile(
     r"(?:^|\.)(?:position_ids|token_type_ids|(?:original_)?inv_freq|masked_bias|(?:attn|attention)\.bias|num_batches_tracked|version)$"
@@ -40,7 +39,7 @@ _FEWEST = 4
 def pattern_of(key: str) -> str:
     """Return a key with ``#`` instead of each number between dots: ``layers.#.bias`` for ``layers.0.bias``."""
     if key[:1].isdecimal() or key[-1:].isdecimal():
-        return _NUMBER.sub("#", key)
+        return NUMBER_IN_KEY.sub("#", key)
     return _INNER_NUMBER.sub(".#", key)  # in half the time
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...checkpoint.in_memory import path_of
+from ...checkpoint.opening import open_checkpoint
 from ...destinations._load import target_with
 from ...destinations.torch_module.meta import build_on_meta
 from ...engine.inputs import PlanInputs
@@ -19,7 +20,6 @@ from ...engine.live_modules import stage_tensors
 from ...errors import ConfigError, PlanError
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import Step
-from ...planning.target import TargetSpec
 from ...planning.transplant.options import Options
 from ...storage.read.uri import shown
 from ...tensors.composition import is_decoded, leaves
@@ -29,6 +29,8 @@ from ..inputs.argument_types import CheckpointLike
 from ..inputs.encoding import ENCODINGS
 from ..inputs.inputs import close_plan
 from ..inputs.reopening import inputs_of
+from ..model_folder.checks import contradictions
+from ..model_folder.folder import model_folder
 from ..transplant.opening import plan_into
 from ..transplant.transplant import specs_of
 
@@ -79,9 +81,10 @@ class Network:
 
     path: str
     module: nn.Module
-    spec: TargetSpec
     plan: Plan
     folder: str
+    notes: tuple[str, ...] = ()
+    """What ``inspect`` notes on the checkpoint."""
     digests: dict[str, int] = field(default_factory=dict)
     """The CRC-32 of each tensor that was read, as float32."""
     samples: dict[str, Tensor] = field(default_factory=dict)
@@ -103,10 +106,11 @@ class Network:
         found, _ = stage_tensors(replace(self.plan, steps=chosen), inputs)
         values = {key: _as_float32(found[owner]) for key, owner in owners.items()}
         for key, value in values.items():
-            flat = value.contiguous().reshape(-1)
-            self.digests[key] = zlib.crc32(flat.numpy().view("uint8").data)
-            self.progress(flat.numel())
-            self.samples[key] = flat[:: max(1, flat.numel() // SAMPLED)].clone()
+            self.progress(value.numel())
+            if key not in self.digests:
+                flat = value.contiguous().reshape(-1)
+                self.digests[key] = zlib.crc32(flat.numpy().view("uint8").data)
+                self.samples[key] = flat[:: max(1, flat.numel() // SAMPLED)].clone()
         return values
 
     def rounding(self, key: str) -> Rounding:
@@ -195,9 +199,16 @@ def open_network(
         raise
     path = path_of(source)
     folder = path if os.path.isdir(path) else os.path.dirname(path) or os.curdir
-    network = Network(shown(path), module, spec, plan, folder)
+    network = Network(shown(path), module, plan, folder, _notes(source, root))
     network.load_buffers()
     return network
+
+
+def _notes(source: CheckpointLike, root: str | None) -> tuple[str, ...]:
+    """Return the notes on a checkpoint, and on what contradicts it in its folder."""
+    with open_checkpoint(source, root) as checkpoint:
+        folder = None if checkpoint.folder is None else model_folder(checkpoint)
+        return (*checkpoint.notes, *contradictions(checkpoint, folder))
 
 
 def _built(build: Callable[[], object]) -> nn.Module:

@@ -13,7 +13,7 @@ from ...analysis.prove.proof import BlockResult, Proof, ProvedNetwork
 from ...checkpoint.in_memory import path_of
 from ...errors import CheckpointError, ConfigError, PlanError
 from ...storage.read.uri import shown
-from ...util.text import count, escape, listing
+from ...util.text import count, escape, listing, percent
 from ..diff import folder_differences
 from ..inputs.argument_types import CheckpointLike, Path, Progress
 from ..inputs.memory_budget import memory_bytes
@@ -38,12 +38,14 @@ MAIN = ("", 0, 0)
 STRICT = 1.25
 """The multiple of that error which is allowed if some tensor differs by more than rounding explains."""
 FEW = 8.0
-"""Of few numbers chance decides more: the multiple is larger by the share FEW / sqrt(numbers)."""
+"""The multiple is 1 + FEW / sqrt(n) times larger for n numbers, of which chance decides more the fewer they are.
+
+That is about the root of the 99.9 % quantile of F(n, n), which the ratio of two sums of squares exceeds by chance:
+3.5 for 8 numbers, 1.5 for 64, 1.1 for 1000.
+"""
 FLOOR = 1e-6
 """The error that is always allowed: the same sums in another order."""
 SHOWN = 8
-OLDER = "made of older ones"
-OF_PLANNING = ("ran ", "casting ", "older names that transformers", "an older name that transformers")
 
 
 def prove(
@@ -175,7 +177,7 @@ def _compared(
 
     notes = [*_network_notes(networks, shared)]
     pairs = _pairs(runs[0].outputs, runs[1].outputs, shared, notes)
-    _check_outputs(pairs)
+    notes += _output_notes(pairs)
     distances = {place: distance(*pair) for place, pair in pairs.items()}
     allowed: Mapping[Place, float] = {}
     if not all(one.same for one in distances.values()):
@@ -196,19 +198,22 @@ def _compared(
 
 def _with_unseen(proof: Proof, networks: list[Network], shared: SharedTokens | None, inputs: Inputs) -> Proof:
     """Return a proof without drift that names the weights whose difference the inputs cannot show, or do not show."""
-    from .weights import beyond_rounding, unseen
+    from .weights import beyond_rounding, hidden_embeddings, without_effect
 
-    every = (*proof.blocks, proof.output)
     apart = list(beyond_rounding(networks, shared))
     alone = [key for key in proof.unused if key in apart]
-    alone += [key for key in unseen(networks, every, shared, inputs.token_ids()) if key not in alone]
+    alone += [key for key in without_effect(apart, (*proof.blocks, proof.output)) if key not in alone]
+    alone += hidden_embeddings(networks, shared, inputs.token_ids())
     hidden = [key for key in apart if key not in alone]
     notes = (*proof.notes, _hidden_note(hidden)) if hidden else proof.notes
     return replace(proof, unused_differing=tuple(alone), notes=notes)
 
 
-def _check_outputs(pairs: Mapping[Place, Pair[Tensor]]) -> None:
-    """Raise PlanError if the networks have no output of one shape, ConfigError if it has no finite number at all."""
+def _output_notes(pairs: Mapping[Place, Pair[Tensor]]) -> Iterator[str]:
+    """Yield a note if a part of the first network's output is not finite, and so proves nothing.
+
+    Raises PlanError if the networks have no output of one shape, ConfigError if it has no finite number at all.
+    """
     if MAIN not in pairs:
         raise PlanError("the networks have no output that can be compared.", hint="Name networks of one kind.")
     if not bool(pairs[MAIN][0].isfinite().any()):
@@ -216,6 +221,9 @@ def _check_outputs(pairs: Mapping[Place, Pair[Tensor]]) -> None:
             "the first network computes only NaN or infinities of these inputs, so that nothing can be compared.",
             hint="ckpt check finds weights that are not finite; or give other inputs with --inputs.",
         )
+    finite = float(pairs[MAIN][0].isfinite().double().mean())
+    if finite < 1:
+        yield f"{percent(1 - finite)} of the first network's output is NaN or infinite, where nothing can be compared"
 
 
 def _pairs(first: Outputs, second: Outputs, shared: SharedTokens | None, notes: list[str]) -> dict[Place, Pair[Tensor]]:
@@ -244,17 +252,12 @@ def _pairs(first: Outputs, second: Outputs, shared: SharedTokens | None, notes: 
 
 
 def _network_notes(networks: list[Network], shared: SharedTokens | None) -> Iterator[str]:
-    notes = [[note for note in network.plan.notes if not _is_of_planning(note)] for network in networks]
+    notes = [[note.removeprefix(f"{one.path}: ") for note in one.notes] for one in networks]
     yield from (f"both: {note}" for note in notes[0] if note in notes[1])
     for network, own, others in zip(networks, notes, reversed(notes), strict=True):
         yield from (f"{network.path}: {note}" for note in own if note not in others)
     if shared is not None:
         yield f"the token lists differ: {count(len(shared.first), 'token')} that both have are compared"
-
-
-def _is_of_planning(note: str) -> bool:
-    """Whether a note is on how the weights are read, which is always the same here, and not on the checkpoint."""
-    return note.startswith(OF_PLANNING) or any(words in note for words in ("changes nothing", "is put before", OLDER))
 
 
 def _allowed(networks: list[Network], inputs: Inputs, plain: Outputs, limit: int) -> dict[Place, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from .network import Network, Rounding
     from .vocabularies import SharedTokens
 
-__all__ = ["FACTOR", "beyond_rounding", "changed_in", "differing", "not_reached", "unseen"]
+__all__ = [
+    "FACTOR", "beyond_rounding", "changed_in", "differing", "hidden_embeddings", "not_reached", "without_effect",
+]  # fmt: skip
 
 FACTOR = 2.0
 """How many times more than rounding may move a weight it has to differ, so that rounding does not explain it."""
@@ -69,22 +71,20 @@ def not_reached(networks: Sequence[Network], run: Recording) -> list[str]:
     return found
 
 
-def unseen(
-    networks: Sequence[Network], blocks: Sequence[BlockResult], shared: SharedTokens | None, ids: Collection[int]
-) -> Iterator[str]:
-    """Yield tensors that differ by more than rounding without an effect that the inputs could show.
+def without_effect(keys: Iterable[str], blocks: Sequence[BlockResult]) -> Iterator[str]:
+    """Yield those of ``keys`` whose difference the outputs of their block cannot show.
 
-    The outputs of their block agree bit for bit, so that the inputs did not reach what differs; or rounding may change
-    these outputs so much that nothing can be seen in them. Of embeddings each row is looked at that no input has.
+    These outputs agree bit for bit, so that the inputs did not reach what differs; or rounding may change them so much
+    that nothing can be seen in them.
     """
-    for key in beyond_rounding(networks, shared):
-        around = [one for one in blocks if key.startswith(f"{one.name}." if one.name else "")]
-        if around and all(one.distance.same or one.allowed > NOISY for one in around):
+    for key in keys:
+        inner = [one for one in blocks if one.name and key.startswith(f"{one.name}.")]
+        around = inner or [one for one in blocks if not one.name]
+        if all(one.distance.same or one.allowed > NOISY for one in around):
             yield key
-    yield from _hidden_embeddings(networks, shared, ids)
 
 
-def _hidden_embeddings(networks: Sequence[Network], shared: SharedTokens | None, ids: Collection[int]) -> Iterator[str]:
+def hidden_embeddings(networks: Sequence[Network], shared: SharedTokens | None, ids: Collection[int]) -> Iterator[str]:
     """Yield embeddings of which rows differ, and none of those that the inputs have.
 
     Where all rows differ, the inputs had some of these, and showed what follows from it.

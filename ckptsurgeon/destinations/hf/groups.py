@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from ...tensors.info import TensorInfo
+from ...util.text import NUMBER_IN_KEY
 
 __all__ = [
     "ConversionGroup",
@@ -26,7 +27,6 @@ __all__ = [
 
 # The keys of one conversion, and their pattern for all layers.
 
-_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 """A number between two dots of a key, as in ``layers.3.weight``."""
 _SPECIAL = re.compile(r"[\\*?\[\]{}=]")
 
@@ -91,7 +91,7 @@ class ConversionGroup:
         replaces each number that source and destination keys share. If
         their numbers differ, returns ``literal()``.
         """
-        numbers = _NUMBER.findall(self.target)
+        numbers = NUMBER_IN_KEY.findall(self.target)
         kept = {pattern: _constant(keys) for pattern, keys in self.found.items()}
         if len(numbers) > len(_NAMES) or any(found != numbers for found in kept.values()):
             return self.literal()
@@ -104,18 +104,18 @@ _NAMES = "nmk"
 
 def opened(key: str) -> str:
     """Return a key with ``#`` for each of its numbers: ``layers.#.weight``."""
-    return _NUMBER.sub("#", key)
+    return NUMBER_IN_KEY.sub("#", key)
 
 
 def _numbered(name: str) -> str:
     """Return a destination key with ``{n}``, ``{m}`` and ``{k}``, in this order, in place of its numbers."""
     captures = iter(_NAMES)
-    return _NUMBER.sub(lambda found: f"{{{next(captures)}}}", name)
+    return NUMBER_IN_KEY.sub(lambda found: f"{{{next(captures)}}}", name)
 
 
 def _constant(keys: Sequence[str]) -> list[str]:
     """Return the numbers that all keys of a list have in common."""
-    columns = zip(*(_NUMBER.findall(key) for key in keys), strict=True)
+    columns = zip(*(NUMBER_IN_KEY.findall(key) for key in keys), strict=True)
     return [column[0] for column in columns if len(set(column)) == 1 or len(keys) == 1]
 
 
@@ -128,7 +128,7 @@ def _caught(keys: Sequence[str], names: Mapping[int, str]) -> str:
     """
     if any(_SPECIAL.search(key) for key in keys) or len({opened(key) for key in keys}) > 1:
         raise UnknownConversion("its keys are not numbered")
-    columns = list(zip(*(_NUMBER.findall(key) for key in keys), strict=True))
+    columns = list(zip(*(NUMBER_IN_KEY.findall(key) for key in keys), strict=True))
     varying = [place for place, column in enumerate(columns) if len(set(column)) > 1]
     if len(varying) > 1:
         raise UnknownConversion("its keys have several numbers")
@@ -141,7 +141,7 @@ def _caught(keys: Sequence[str], names: Mapping[int, str]) -> str:
         name = names.get(next(shared))
         return f"{{{name}}}" if name else found[0]
 
-    return _NUMBER.sub(written, keys[0])
+    return NUMBER_IN_KEY.sub(written, keys[0])
 
 
 # The operations of one group so far, and the tensors that they make.

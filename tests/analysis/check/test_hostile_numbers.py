@@ -47,7 +47,9 @@ def test_a_total_that_no_int64_holds_is_named(tmp_path: Path) -> None:
     index = {"metadata": {"total_size": 10**400}, "weight_map": {"a": ONLY}}
     (tmp_path / INDEX).write_text(json.dumps(index))
     found = cs.check(tmp_path / INDEX).row("index-total").found
-    assert [one.what for one in found] == [f"{INDEX} gives a total_size that is no number of bytes; the tensors have 8"]
+    assert [one.what for one in found] == [
+        f"{INDEX} has a total_size that is not a number of bytes; the tensors have 8"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ __all__ = ["no_adapter", "no_base"]
 
 def no_adapter(subject: Subject) -> str:
     """Return the reason if the checkpoint is not an adapter; else ''."""
-    return "" if subject.adapter is not None and subject.adapter.factors else "this is no adapter"
+    return "" if subject.adapter is not None and subject.adapter.factors else "it is not an adapter"
 
 
 def no_base(subject: Subject) -> str:

@@ -21,7 +21,7 @@ SHOWN = 8
 """Missing numbers that a finding names."""
 STACKS = ("block", "blocks", "experts", "h", "layer", "layers")
 """Names of the modules that hold layers or experts."""
-TODO = "Look whether a shard or a rank was left out when it was saved, or set layers_to_transform if this is meant."
+ADVICE = "Look whether a shard or a rank was left out when it was saved, or set layers_to_transform if this is meant."
 
 
 def _run(subject: Subject) -> Iterator[Found]:
@@ -32,7 +32,7 @@ def _run(subject: Subject) -> Iterator[Found]:
             has = f"{escape(place)} has factors for numbers up to {max(numbers)}"
             are = f"{count(missing, 'number')} {'is' if missing == 1 else 'are'} missing"
             figures = {"missing": missing, "numbers": len(numbers)}
-            yield Found(Status.WARN, f"{has}, but {are}: {_gaps(numbers, missing)}", TODO, figures=figures)
+            yield Found(Status.WARN, f"{has}, but {are}: {_gaps(numbers, missing)}", ADVICE, figures=figures)
 
 
 def _gaps(numbers: set[int], missing: int) -> str:

@@ -13,7 +13,7 @@ from ._against import no_adapter, no_base
 
 __all__ = ["CHECK"]
 
-TODO = "Take the base that this adapter was trained on, or train it again on this one."
+ADVICE = "Take the base that this adapter was trained on, or train it again on this one."
 
 
 def _run(subject: Subject) -> Iterator[Found]:
@@ -27,7 +27,7 @@ def _run(subject: Subject) -> Iterator[Found]:
         named = [f"{escape(one.module)} {why}" for one, why in unfit.items()]
         said = f"{count(len(unfit), 'module')} {'does' if len(unfit) == 1 else 'do'} not fit: {listing(named, SHOWN)}"
         keys = tuple(key for one in unfit for key in (one.a, one.b))
-        yield Found(Status.FAIL, said, TODO, keys, figures={"modules": len(unfit)})
+        yield Found(Status.FAIL, said, ADVICE, keys, figures={"modules": len(unfit)})
 
 
 def _misfit(one: Factors, *, has_base: bool) -> str:
@@ -36,7 +36,7 @@ def _misfit(one: Factors, *, has_base: bool) -> str:
         return ""
     a, b = (one.a_shape[::-1], one.b_shape[::-1]) if one.is_embedding else (one.a_shape, one.b_shape)
     if len(a) < 2 or len(b) < 2:
-        return "has factors that are no matrices"
+        return "has factors that are not matrices"
     rank_a, rank_b = (a[-1], b[0]) if one.is_embedding else (a[0], b[1])
     if rank_a != rank_b:
         return f"has factors of rank {rank_a} and {rank_b}"

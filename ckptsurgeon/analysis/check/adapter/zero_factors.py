@@ -11,7 +11,7 @@ from ._against import no_adapter
 
 __all__ = ["CHECK"]
 
-TODO = "The adapter changes nothing: was it saved before training, or without its gathered weights?"
+ADVICE = "The adapter changes nothing: was it saved before training, or without its gathered weights?"
 SOME = "These modules were not trained: look whether gradients reached them."
 
 
@@ -22,7 +22,7 @@ def _run(subject: Subject) -> Iterator[Found]:
     }
     zero = [key for key, figures in known.items() if figures.low == figures.high == 0]
     if zero and len(zero) == len(known):
-        yield of_keys(Status.WARN, zero, "of B, which is all of them, are zero", TODO)
+        yield of_keys(Status.WARN, zero, "of B, which is all of them, are zero", ADVICE)
     elif zero:
         yield of_keys(Status.WARN, zero, f"of B (of {len(known):,}) are zero", SOME)
 

@@ -12,7 +12,7 @@ from ..subject import Subject
 
 __all__ = ["CHECK"]
 
-TODO = "Save the whole model again, or correct the weight_map of the index."
+ADVICE = "Save the whole model again, or correct the weight_map of the index."
 
 
 def _run(subject: Subject) -> Iterator[Found]:
@@ -37,11 +37,11 @@ def _run(subject: Subject) -> Iterator[Found]:
         if keys:
             said = f"{count(len(keys), 'tensor')} {what}: {listing([escape(key) for key in keys], SHOWN)}"
             file = "" if what.startswith("in several") or subject.index is None else subject.index.name
-            yield Found(Status.FAIL, said, TODO, tuple(keys), file, {"tensors": len(keys)})
+            yield Found(Status.FAIL, said, ADVICE, tuple(keys), file, {"tensors": len(keys)})
 
 
 def _against(subject: Subject) -> str:
-    return "" if subject.index is not None or len(subject.shards) > 1 else "there is no index"
+    return "" if subject.index is not None or len(subject.shards) > 1 else "it has no index"
 
 
 CHECK = Check("index-keys", "index and headers name the same tensors", _run, _against)

@@ -24,7 +24,7 @@ def _run(subject: Subject) -> Iterator[Found]:
         todo = "Set total_size to this number, if no shard is from another model."
         yield Found(Status.WARN, said, todo, file=index.name, figures={"total": index.total, "nbytes": size})
     elif index.has_bad_total:
-        said = f"{escape(index.name)} gives a total_size that is no number of bytes; the tensors have {size:,}"
+        said = f"{escape(index.name)} has a total_size that is not a number of bytes; the tensors have {size:,}"
         yield Found(Status.WARN, said, "Set total_size to this number.", file=index.name, figures={"nbytes": size})
 
 
@@ -36,7 +36,7 @@ def _once(infos: list[TensorInfo]) -> int:
 def _against(subject: Subject) -> str:
     if subject.fault:
         return subject.fault
-    return "" if subject.index is not None else "there is no index"
+    return "" if subject.index is not None else "it has no index"
 
 
 CHECK = Check("index-total", "the index gives the size of the tensors", _run, _against)

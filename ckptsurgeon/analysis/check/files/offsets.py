@@ -11,7 +11,7 @@ from ..subject import Subject
 
 __all__ = ["CHECK"]
 
-TODO = "Save this file again: another reader may take other bytes for these tensors, or refuse the file."
+ADVICE = "Save this file again: another reader may take other bytes for these tensors, or refuse the file."
 
 
 def _run(subject: Subject) -> Iterator[Found]:
@@ -21,7 +21,7 @@ def _run(subject: Subject) -> Iterator[Found]:
             if told:
                 plural = "entries that are not valid" if what.startswith("entry") else ""
                 said = f"{escape(one.name)} has {count(len(told), what, plural)}: {listing(list(told), 2)}"
-                yield Found(Status.FAIL, said, TODO, tuple(one.unsound), one.name, {"number": len(told)})
+                yield Found(Status.FAIL, said, ADVICE, tuple(one.unsound), one.name, {"number": len(told)})
 
 
 CHECK = Check("offsets", "every byte belongs to one tensor", _run)

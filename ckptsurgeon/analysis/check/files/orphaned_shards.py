@@ -19,11 +19,16 @@ def _run(subject: Subject) -> Iterator[Found]:
         number = f"{count(len(index.others), 'file')} {'is named like a shard' if is_one else 'are named like shards'}"
         named = listing([escape(one) for one in index.others], SHOWN)
         said = f"{number}, but {escape(index.name)} does not name {'it' if is_one else 'them'}: {named}"
-        yield Found(Status.WARN, said, "Remove what is left of another save.", figures={"files": len(index.others)})
+        yield Found(
+            Status.WARN,
+            said,
+            "Remove these files if they are from an earlier save.",
+            figures={"files": len(index.others)},
+        )
 
 
 def _against(subject: Subject) -> str:
-    return "" if subject.index is not None else "there is no index"
+    return "" if subject.index is not None else "it has no index"
 
 
 CHECK = Check("orphaned-shards", "the index names all shards of the folder", _run, _against)

@@ -80,7 +80,7 @@ class Workspace:
 
 
 def figures_of(raw: Array, dtype: str, work: Workspace) -> Figures | None:
-    """Return the figures of bytes that are values of a dtype; None for dtypes that are no numbers.
+    """Return the figures of bytes that are values of a dtype; None if the dtype is not a number.
 
     ``work.floats`` has the values afterwards, if the dtype is a float that numpy or float32 can hold.
     """

@@ -22,7 +22,7 @@ class Rows:
 class Measured:
     """The figures of a tensor's values, and the CRC-32 of its bytes.
 
-    ``figures`` is None for values that are no numbers. ``digest`` is a BLAKE2b of the bytes, only for a tensor that has
+    ``figures`` is None if the values are not numbers. ``digest`` is a BLAKE2b of the bytes, only for a tensor that has
     the size and the CRC-32 of another; else ''. ``is_of_scales`` is true for a tensor in blocks of codes, whose figures
     are those of the blocks' scales.
     """

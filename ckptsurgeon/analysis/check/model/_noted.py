@@ -32,5 +32,5 @@ def damaged(subject: Subject) -> str:
 
 
 def unconfigured(subject: Subject) -> str:
-    """Return the reason if there is no configuration to compare with, or the files are damaged; else ''."""
-    return subject.fault or ("" if subject.has_configuration else "there is no config.json beside the weights")
+    """Return why configuration and weights cannot be compared; '' if they can."""
+    return subject.fault or ("" if subject.has_configuration else "no config.json is beside the weights")

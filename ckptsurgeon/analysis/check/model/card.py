@@ -21,7 +21,7 @@ def _run(subject: Subject) -> Iterator[Found]:
     card = subject.card
     if card is None or not card.is_there:
         todo = "Write one with license: in its front matter, before the model is shipped; or --skip model-card."
-        yield Found(Status.WARN, f"there is no model card ({CARD})", todo, file=CARD)
+        yield Found(Status.WARN, f"the folder has no model card ({CARD})", todo, file=CARD)
         return
     if card.fault:
         said = f"the front matter of {CARD} cannot be read: {escape(card.fault, 200)}"
@@ -41,7 +41,7 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _against(subject: Subject) -> str:
-    return "" if subject.card is not None else "this is no folder of a model"
+    return "" if subject.card is not None else "it is not the folder of a model"
 
 
 CHECK = Check("model-card", "the model card names a license", _run, _against)

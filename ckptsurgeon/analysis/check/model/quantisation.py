@@ -15,7 +15,7 @@ __all__ = ["CHECK"]
 
 ID = "quantisation"
 UNSETTLED = "its config.json has no quantization_config for"
-TODO = "Add the quantization_config to config.json: without it, loaders take these codes as weights."
+ADVICE = "Add the quantization_config to config.json: without it, loaders take these codes as weights."
 
 
 def _run(subject: Subject) -> Iterator[Found]:
@@ -24,7 +24,7 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _failed(found: Found) -> Found:
-    return replace(found, status=Status.FAIL, todo=TODO)
+    return replace(found, status=Status.FAIL, todo=ADVICE)
 
 
 def _has_float_codes(subject: Subject) -> bool:

@@ -16,7 +16,7 @@ ROUTER = re.compile(r"(?:^|\.)(?:gate|router)(?:\.(?:layer|classifier|wg))?\.wei
 """Ends of the names of the weights that choose experts."""
 NORM = re.compile(r"(?:norm|ln|LayerNorm)[\w.]*\.(?:weight|gamma)$")
 """Ends of the names of the weights of norms."""
-TODO = (
+ADVICE = (
     "If they were not set to zero on purpose (as new blocks are), take them from the source: these layers give nothing."
 )
 
@@ -30,7 +30,7 @@ def _run(subject: Subject) -> Iterator[Found]:
     if codes:
         yield of_keys(Status.WARN, codes, "of codes that are all zero", CODES)
     if found:
-        yield of_keys(Status.WARN, found, "is all zeros" if len(found) == 1 else "are all zeros", TODO)
+        yield of_keys(Status.WARN, found, "is all zeros" if len(found) == 1 else "are all zeros", ADVICE)
 
 
 def _alone(subject: Subject) -> Iterator[str]:

@@ -10,7 +10,7 @@ from ..subject import Subject
 
 __all__ = ["CHECK"]
 
-TODO = "These weights were perhaps never initialised or loaded: take them from the source."
+ADVICE = "These weights were perhaps never initialised or loaded: take them from the source."
 
 
 def _run(subject: Subject) -> Iterator[Found]:
@@ -20,7 +20,7 @@ def _run(subject: Subject) -> Iterator[Found]:
         if figures.number == info.numel and figures.low == figures.high != 0
     ]
     if found:
-        yield of_keys(Status.WARN, found, "has one value" if len(found) == 1 else "have one value each", TODO)
+        yield of_keys(Status.WARN, found, "has one value" if len(found) == 1 else "have one value each", ADVICE)
 
 
 CHECK = Check("constants", "no weight has one value everywhere", _run, without_values)

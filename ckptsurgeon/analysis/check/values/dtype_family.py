@@ -18,7 +18,7 @@ ID = "dtype-family"
 PLAIN = ("float16", "bfloat16", "float32", "float64")
 FEWEST = 4
 """The fewest layers from which to tell which one is out of family."""
-TODO = "Cast the whole model to one dtype: ckpt convert --dtype."
+ADVICE = "Cast the whole model to one dtype: ckpt convert --dtype."
 
 
 def _run(subject: Subject) -> Iterator[Found]:
@@ -36,7 +36,7 @@ def _run(subject: Subject) -> Iterator[Found]:
         named = [f"{escape(key)} is {dtype}, its family {usual}" for key, (dtype, usual) in odd.items()]
         said = f"{len(odd):,} {'tensor has' if len(odd) == 1 else 'tensors have'} another dtype than other layers"
         said = f"{said}: {listing(named, SHOWN)}"
-        yield Found(Status.WARN, said, TODO, tuple(odd), figures={"tensors": len(odd)})
+        yield Found(Status.WARN, said, ADVICE, tuple(odd), figures={"tensors": len(odd)})
     else:
         yield from noted(subject, ID)
 

@@ -14,7 +14,7 @@ __all__ = ["CHECK"]
 
 FEWEST = 64
 """The fewest elements of a weight: small ones may be equal by chance."""
-TODO = "If they are not meant to be equal (as repeated or tied layers are), one was written in place of another."
+ADVICE = "If they are not meant to be equal (as repeated or tied layers are), one was written in place of another."
 
 
 def _run(subject: Subject) -> Iterator[Found]:
@@ -30,7 +30,7 @@ def _run(subject: Subject) -> Iterator[Found]:
         copies = tuple(key for keys in groups for key in keys)
         number = count(len(copies), "weight")
         said = f"{number} are equal to another, bit for bit: {listing(pairs, SHOWN)}"
-        yield Found(Status.WARN, said, TODO, copies, figures={"tensors": len(copies), "groups": len(groups)})
+        yield Found(Status.WARN, said, ADVICE, copies, figures={"tensors": len(copies), "groups": len(groups)})
 
 
 CHECK = Check("duplicates", "no weight is a copy of another", _run, without_values)

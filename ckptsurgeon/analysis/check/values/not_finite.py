@@ -13,7 +13,7 @@ from ..subject import Subject
 
 __all__ = ["CHECK"]
 
-TODO = "Take these tensors from an earlier checkpoint; find out which step or which conversion made them so."
+ADVICE = "Take these tensors from an earlier checkpoint; find out which step or which conversion made them so."
 
 
 def _run(subject: Subject) -> Iterator[Found]:
@@ -23,7 +23,7 @@ def _run(subject: Subject) -> Iterator[Found]:
             many = f"{sum(counts.values()):,}"
             is_one = len(counts) == 1
             said = f"{'has' if is_one else 'have'} {many} {what} {'value' if many == '1' else 'values'}"
-            yield of_keys(Status.FAIL, list(counts), said, TODO, values=sum(counts.values()))
+            yield of_keys(Status.FAIL, list(counts), said, ADVICE, values=sum(counts.values()))
 
 
 def _counts(subject: Subject, name: str) -> Iterator[tuple[str, int]]:

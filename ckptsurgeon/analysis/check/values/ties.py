@@ -11,7 +11,7 @@ from ..subject import Subject
 
 __all__ = ["CHECK"]
 
-TODO = "Set tie_word_embeddings to false in config.json if the stored output layer is meant; else remove it."
+ADVICE = "Set tie_word_embeddings to false in config.json if the stored output layer is meant; else remove it."
 
 
 def _run(subject: Subject) -> Iterator[Found]:
@@ -22,7 +22,7 @@ def _run(subject: Subject) -> Iterator[Found]:
         if (one.crc32, one.nbytes) != (other.crc32, other.nbytes):
             differ = f"{escape(embedding)} and {escape(head)} are tied by config.json, but their values differ"
             said = f"{differ}: transformers before 5 ignores the latter"
-            yield Found(Status.FAIL, said, TODO, (embedding, head))
+            yield Found(Status.FAIL, said, ADVICE, (embedding, head))
 
 
 def _against(subject: Subject) -> str:

@@ -19,7 +19,7 @@ PADDING = 1
 """Rows of zeros that an embedding may have: that of its padding token."""
 SMALL = 0.1
 """A row whose root mean square is below this share of the median was hardly ever trained."""
-TODO = "Tokens of these rows give unpredictable results: train them, or remove them from the tokeniser."
+ADVICE = "Tokens of these rows give unpredictable results: train them, or remove them from the tokeniser."
 
 
 def _run(subject: Subject) -> Iterator[Found]:
@@ -40,7 +40,7 @@ def _run(subject: Subject) -> Iterator[Found]:
             named = listing([str(row) for row in rows[:1000]], 5, where="")
             said = f"{escape(key)} has {_rows(len(rows))} never trained ({', '.join(told)}): {named}"
             figures = {"rows": len(rows), "zero": len(zero), "equal": len(equal), "small": len(small)}
-            yield Found(Status.WARN, said, TODO, (key,), figures=figures)
+            yield Found(Status.WARN, said, ADVICE, (key,), figures=figures)
 
 
 def _without(rows: Array, row: int | None) -> Array:
@@ -71,7 +71,7 @@ def _end(is_odd: Array) -> int:
 
 def _against(subject: Subject) -> str:
     there = any((one := subject.measured.get(key)) is not None and one.rows is not None for key in subject.embeddings)
-    return "" if there else "there is no embedding of tokens in 16 or 32 bits"
+    return "" if there else "it has no embedding of tokens in 16 or 32 bits"
 
 
 def _looks_at(subject: Subject) -> str:

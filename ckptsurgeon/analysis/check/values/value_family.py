@@ -24,7 +24,7 @@ SCALES = 5.0
 """The same for the mean of scales, 32 times: a scale is as large as the largest weight, which varies more."""
 SPREADS = 8.0
 """Times the median distance from the median, in doublings: families that differ widely have no outlier."""
-TODO = "Compare these layers with their source (ckpt diff --values): a wrong scale, another model, or a flipped bit."
+ADVICE = "Compare these layers with their source (ckpt diff --values): a wrong scale, another model, or a flipped bit."
 
 
 def _run(subject: Subject) -> Iterator[Found]:
@@ -54,7 +54,7 @@ def _out_of_family(sizes: dict[str, float], factor: float, figure: str, thing: s
         told = [f"{escape(key)} has {std:.3g}, its family {usual:.3g}" for key, (std, usual) in odd.items()]
         said = f"the {figure} of {count(len(odd), thing)} is out of family: {listing(told, SHOWN)}"
         worst = max((std / usual if std > usual else usual / std) for std, usual in odd.values())
-        yield Found(Status.WARN, said, TODO, tuple(odd), figures={"tensors": len(odd), "factor": round(worst, 2)})
+        yield Found(Status.WARN, said, ADVICE, tuple(odd), figures={"tensors": len(odd), "factor": round(worst, 2)})
 
 
 def _odd(stds: dict[str, float], factor: float) -> dict[str, tuple[float, float]]:

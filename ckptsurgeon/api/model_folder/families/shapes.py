@@ -80,7 +80,7 @@ def family_shape_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, 
 
 
 def _end(key: str) -> str:
-    """Return the last part of a name, and the one before it if that is no number."""
+    """Return the last part of a name, and the one before it unless that is a number."""
     return ".".join(part for part in key.split(".")[-2:] if not part.isdecimal() and part != "#")
 
 
