@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from math import prod
 from typing import Any
 
 from ...errors import CheckpointError
-from ...formats._safetensors_writer import CODES
+from ...formats._safetensors_entry import EntryError, tensor_of
 from ...formats.base import limits
 from ...formats.base.sharded_writer import shard_name
 from ...formats.base.untrusted import parse_json, unique_keys
 from ...storage.read.base import File, Folder
 from ...storage.stand_ins import HEAD_BYTES, stand_in
-from ...tensors.dtypes import DTYPES
 from ...tensors.info import Storage, TensorInfo
 from ...util.text import escape
 
@@ -129,51 +127,25 @@ def _facts(file: File, name: str) -> ShardFacts:
 
 def _of_entries(name: str, size: int, start: int, entries: Mapping[str, Any]) -> ShardFacts:
     stored = Storage(name, start, size - start, name=name)
-    unsound = {key: why for key, one in entries.items() if (why := _fault(one))}
-    found = {key: one for key, one in entries.items() if key not in unsound}
-    ends = [one["data_offsets"][1] for one in found.values()]
-    whole = {key: one for key, one in found.items() if start + one["data_offsets"][1] <= size}
-    places = sorted((*one["data_offsets"], key) for key, one in found.items())
+    found: dict[str, TensorInfo] = {}
+    unsound: dict[str, str] = {}
+    for key, one in entries.items():
+        try:
+            found[key] = tensor_of(one, stored)
+        except EntryError as error:
+            unsound[key] = error.why
+    places = sorted((*entries[key]["data_offsets"], key) for key in found)
+    ends = {key: end for _, end, key in places}
     return ShardFacts(
         name,
         size,
-        start + max(ends, default=0),
-        tensors={key: _info(one, stored) for key, one in whole.items()},
-        cut=tuple(key for key in found if key not in whole),
+        start + max(ends.values(), default=0),
+        tensors={key: info for key, info in found.items() if ends[key] <= stored.nbytes},
+        cut=tuple(key for key in found if ends[key] > stored.nbytes),
         overlaps=tuple(_overlaps(places)),
         holes=tuple(_holes(places)),
         unsound=unsound,
     )
-
-
-def _fault(entry: Any) -> str:
-    """Return what is wrong with the entry of a tensor in a header, '' if nothing is."""
-    if not isinstance(entry, dict) or not entry.keys() >= {"dtype", "shape", "data_offsets"}:
-        return "it lacks fields"
-    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in CODES:
-        return f"its dtype {escape(str(dtype), 40)} is not known"
-    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
-        return "its shape or its offsets are not valid"
-    if prod(size for size in shape if size) > limits.ELEMENTS:
-        return "its shape has too many elements"
-    bits = prod(shape) * (4 if dtype == "F4" else DTYPES[CODES[dtype]].bits)
-    if offsets[1] - offsets[0] != bits // 8 or bits % 8:
-        return f"its shape needs {bits // 8:,} bytes, its offsets span {offsets[1] - offsets[0]:,}"
-    return ""
-
-
-def _are_sizes(values: Any) -> bool:
-    if not isinstance(values, list) or len(values) > limits.DIMENSIONS:  # a product of many sizes takes minutes
-        return False
-    return all(type(one) is int and 0 <= one <= limits.ELEMENTS for one in values)
-
-
-def _info(entry: Mapping[str, Any], stored: Storage) -> TensorInfo:
-    shape = entry["shape"]
-    if entry["dtype"] == "F4" and shape:
-        shape = [*shape[:-1], shape[-1] // 2]
-    return TensorInfo(CODES[entry["dtype"]], tuple(shape), stored, entry["data_offsets"][0])
 
 
 def _overlaps(places: Iterable[tuple[int, int, str]]) -> Iterator[str]:

@@ -82,6 +82,12 @@ def wrong_span(folder: Path) -> None:
     with_header(folder / FIRST, header, body)
 
 
+def half_a_row(folder: Path) -> None:
+    header, body = header_of(folder / FIRST)
+    header["model.layers.0.mlp.up_proj.weight"] |= {"dtype": "F4", "shape": [2048, 1]}
+    with_header(folder / FIRST, header, body)
+
+
 def not_in_a_shard(folder: Path) -> None:
     edit_json(folder / INDEX, lambda index: index["weight_map"].update({"model.extra.weight": FIRST}))
 
@@ -267,7 +273,8 @@ def _faults() -> Iterator[Fault]:
     yield Fault(broken_index, "shards", fail, "index.json is not valid JSON")
     yield Fault(overlap, "offsets", fail, "begins 16 bytes before")
     yield Fault(hole, "offsets", fail, "8 bytes before")
-    yield Fault(wrong_span, "offsets", fail, "its shape needs 992 bytes")
+    yield Fault(wrong_span, "offsets", fail, "needs 992 bytes and has")
+    yield Fault(half_a_row, "offsets", fail, "has half a byte at the end of a row")
     yield Fault(not_in_a_shard, "index-keys", fail, "in no shard: model.extra.weight")
     yield Fault(not_in_the_index, "index-keys", fail, "in a shard, but not in")
     yield Fault(twice, "index-keys", fail, "in several shards: model.embed_tokens.weight")

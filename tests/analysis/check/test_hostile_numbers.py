@@ -29,7 +29,7 @@ def test_a_shape_that_no_tensor_has_is_named(shape: list[int], tmp_path: Path) -
     with_header(path, header, body + bytes(8))
     (found,) = cs.check(path).row("offsets").found
     is_long = len(shape) > 64
-    said = "its shape or its offsets are not valid" if is_long else "its shape has too many elements"
+    said = "has an invalid shape or invalid offsets" if is_long else "has too many elements"
     assert found.what.endswith(said)
     with pytest.raises(cs.FormatError):
         cs.inspect(path)

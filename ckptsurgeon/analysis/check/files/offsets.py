@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ....util.text import count, escape, listing
 from ..check import Check
@@ -16,12 +16,16 @@ ADVICE = "Save this file again: another reader may take other bytes for these te
 
 def _run(subject: Subject) -> Iterator[Found]:
     for one in subject.shards:
-        wrong = [f"{escape(key)}: {why}" for key, why in one.unsound.items()]
-        for what, told in (("overlap", one.overlaps), ("hole", one.holes), ("entry that is not valid", wrong)):
-            if told:
-                plural = "entries that are not valid" if what.startswith("entry") else ""
-                said = f"{escape(one.name)} has {count(len(told), what, plural)}: {listing(list(told), 2)}"
-                yield Found(Status.FAIL, said, ADVICE, tuple(one.unsound), one.name, {"number": len(told)})
+        invalid = [f"{escape(key)} {why}" for key, why in one.unsound.items()]
+        yield from _told(one.name, "overlap", one.overlaps)
+        yield from _told(one.name, "hole", one.holes)
+        yield from _told(one.name, "invalid entry", invalid, "invalid entries", tuple(one.unsound))
+
+
+def _told(file: str, what: str, told: Sequence[str], plural: str = "", keys: tuple[str, ...] = ()) -> Iterator[Found]:
+    if told:
+        said = f"{escape(file)} has {count(len(told), what, plural)}: {listing(list(told), 2)}"
+        yield Found(Status.FAIL, said, ADVICE, keys, file, {"number": len(told)})
 
 
 CHECK = Check("offsets", "every byte belongs to one tensor", _run)
