@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -23,7 +24,14 @@ SHOWN = 8
 def proof_view(proof: Proof, *, every: bool = False) -> RenderableType:
     """Return the verdict, the networks, the first block that drifts and its tensors; with ``every``, all blocks."""
     head = Hanging(Text(f"{proof.verdict}  ", f"bold {COLOURS[proof.verdict]}"), _why(proof))
-    networks = Columns([_network("A", proof.first), _network("B", proof.second), ["inputs", escape(proof.inputs, 300)]])
+    width = max(cell_len(escape(one.path)) for one in (proof.first, proof.second))
+    networks = Columns(
+        [
+            _network("A", proof.first, width),
+            _network("B", proof.second, width),
+            ["inputs", escape(proof.inputs, 300)],
+        ]
+    )
     return Group(head, Text(), networks, *_blocks(proof, every), *_changed(proof), *_unused(proof))
 
 
@@ -64,17 +72,13 @@ def _predicted(proof: Proof) -> str:
 
 def _share(value: float) -> str:
     """Return a share in percent with two digits that count; "beyond measure" if it is infinite: a change of zeros."""
-    if not math.isfinite(value):
-        return "beyond measure"
-    return f"{percent_number(value)} %" if value >= 1e-6 else f"{value:.1e}"
+    return f"{percent_number(value)} %" if math.isfinite(value) else "beyond measure"
 
 
-def _network(letter: str, one: ProvedNetwork) -> list[str | Text]:
-    dtypes = ", ".join(one.dtypes)
-    return [
-        letter,
-        f"{escape(one.path)}  {escape(one.kind)}, {human_count(one.parameters)} parameters, {escape(dtypes)}",
-    ]
+def _network(letter: str, one: ProvedNetwork, width: int) -> list[str | Text]:
+    path = set_cell_size(escape(one.path), width)
+    kind = f"{escape(one.kind)}, {human_count(one.parameters)} parameters, {escape(', '.join(one.dtypes))}"
+    return [letter, f"{path}  {kind}"]
 
 
 def _blocks(proof: Proof, every: bool) -> Iterator[RenderableType]:

@@ -158,7 +158,7 @@ def percent_number(share: float) -> str:
     value = 100 * share
     if value >= 9.95:
         return f"{value:.0f}"
-    return f"{value:.2g}" if value >= 0.001 or value == 0 else f"{value:.0e}"
+    return f"{value:.2g}" if value >= 0.0000995 or value == 0 else f"{value:.0e}"
 
 
 def count(number: int, noun: str, plural: str = "") -> str:

@@ -6,7 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -77,9 +77,14 @@ def unchecked_padding(body: Any) -> Iterator[None]:
     """
     module = sys.modules[type(body).__module__]
     original: Any = getattr(module, PADDING_MASK, None)
-    known = original is not None and "allow_is_bidirectional_skip" in inspect.signature(original).parameters
+    known = original is not None and "allow_is_bidirectional_skip" in _signature(original).parameters
     with _replaced(module, PADDING_MASK, partial(_unchecked, original) if known else None):
         yield
+
+
+@cache
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(function)
 
 
 def _unchecked(original: Callable[..., Any], *args: Any, **given: Any) -> Any:
@@ -88,7 +93,7 @@ def _unchecked(original: Callable[..., Any], *args: Any, **given: Any) -> Any:
     A mask that is true everywhere would cost the fast kernels of attention, which do not take one that transformers has
     expanded from a single row: a run on an H200 took twice the memory.
     """
-    bound = inspect.signature(original).bind(*args, **given)
+    bound = _signature(original).bind(*args, **given)
     if bound.arguments.get("attention_mask") is not None:
         given["allow_is_bidirectional_skip"] = False  # t5gemma2 gives one itself
     return original(*args, **given)
