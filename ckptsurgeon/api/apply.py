@@ -113,6 +113,10 @@ def apply(
     opened = inputs_of(plan)
     inputs = replace(opened, plugins=plugins or opened.plugins, memory=most or opened.memory)
     try:
+        if proved:
+            from .prove.output import check_runs
+
+            check_runs(plan, output, to=to)
         if inputs.sources:
             check_adapter(plan, inputs.sources[0])
         if most:

@@ -121,6 +121,7 @@ class Writing:
         """Write the output of a plan and show the receipt; with --dry-run, only show the plan."""
         from ..api.apply import apply
         from ..api.apply import check_output as api_check_output
+        from ..errors import CheckpointError
 
         if self.dry_run:
             if self.output is not None or self.to or self.max_shard_size or self.shared.given:
@@ -136,9 +137,9 @@ class Writing:
             return
         assert self.output is not None  # ensured by check()
         if self.prove:
-            from ..api.prove.output import check_provable
+            from ..api.prove.output import check_runs
 
-            check_provable(plan)
+            check_runs(plan, self.output, to=self.to)
         if self.consume and not self.yes:
             from .consuming import ask_to_consume
 
@@ -161,7 +162,11 @@ class Writing:
             )
         if rank_of_process():
             return  # the first process reports the whole output
-        proof = self._proof(plan, self.output)
+        try:
+            proof = self._proof(plan, self.output)
+        except CheckpointError:
+            self._show_receipt(plan, receipt)
+            raise
         if proof is not None:
             receipt = replace(receipt, proved=proof.verdict)
         try:

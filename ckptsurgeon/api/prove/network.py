@@ -173,7 +173,7 @@ def configuration_of(path: str) -> str:
 
 
 def open_network(
-    source: CheckpointLike, configuration: str, *, task: str | None, root: str | None
+    source: CheckpointLike, configuration: str, *, task: str | None, root: str | None, read_buffers: bool = True
 ) -> Network:  # fmt: skip
     """Open a checkpoint as the network that a configuration describes; raises ConfigError or PlanError."""
     spec = target_with(configuration, None, task, dequantized=True)
@@ -200,7 +200,8 @@ def open_network(
     path = path_of(source)
     folder = path if os.path.isdir(path) else os.path.dirname(path) or os.curdir
     network = Network(shown(path), module, plan, folder, _notes(source, root))
-    network.load_buffers()
+    if read_buffers:
+        network.load_buffers()
     return network
 
 

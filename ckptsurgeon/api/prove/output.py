@@ -5,28 +5,54 @@ from __future__ import annotations
 import os
 
 from ...analysis.prove.proof import DIFFERENT, EQUIVALENT, SAME, Proof
-from ...errors import ConfigError, VerifyError
+from ...errors import CheckpointError, ConfigError, VerifyError
+from ...planning.plan.files import PlanSource
 from ...planning.plan.plan import Plan
 from ...storage.read.uri import shown
 from ...util.text import count, escape
 from .prove import prove_each
 
-__all__ = ["check_provable", "prove_output", "require_proof"]
+__all__ = ["check_provable", "check_runs", "prove_output", "require_proof"]
 
 SATISFIES = {SAME: (SAME,), EQUIVALENT: (SAME, EQUIVALENT)}
 """Which verdicts are enough for the one that a recipe asserts."""
 
 
 def check_provable(plan: Plan) -> None:
-    """Raise ConfigError if the output of a plan has no single source on disk that it could be compared with."""
+    """Raise ConfigError if the output of a plan has no single source on disk, with a network, to be compared with."""
+    from .network import configuration_of
+
     sources = [one for one in plan.sources if one.role == "source"]
     if len(sources) != 1:
         raise ConfigError(
             f"a proof compares the output with its one source, and this plan has {count(len(sources), 'source')}.",
             hint="Leave --prove out, and run ckpt prove on two models.",
         )
-    if sources[0].memory:
+    source = sources[0]
+    if source.memory:
         raise ConfigError("a source in memory cannot be proved.", hint="Write it to a file first.")
+    if not (configuration_of(source.path) or plan.target.config):
+        raise ConfigError(
+            f"{escape(shown(source.path))} cannot be proved: no config.json beside it says what network it is.",
+            hint="Leave --prove out, and run ckpt prove on source and output with --model CONFIG.",
+        )
+
+
+def check_runs(plan: Plan, output: str | os.PathLike[str], *, to: str | None = None) -> None:
+    """Raise what ``prove_output`` would raise on a plan's source or on the format of its output.
+
+    It builds the source's network, but reads no weights.
+    """
+    from .network import configuration_of, open_network
+
+    check_provable(plan)
+    if to == "gguf" or os.fspath(output).lower().endswith(".gguf"):
+        raise ConfigError(
+            "a GGUF file cannot be proved: its tensors have the names of llama.cpp.", hint="Leave --prove out."
+        )
+    source = _source(plan)
+    configuration = configuration_of(source.path) or plan.target.config
+    open_network(source.path, configuration, task=None, root=source.root or None, read_buffers=False).close()
 
 
 def prove_output(plan: Plan, output: str | os.PathLike[str]) -> Proof:
@@ -35,10 +61,20 @@ def prove_output(plan: Plan, output: str | os.PathLike[str]) -> Proof:
     A source without a configuration of its own is run as the network of the destination.
     """
     check_provable(plan)
-    source = next(one for one in plan.sources if one.role == "source")
-    return prove_each(
-        (source.path, os.fspath(output)), roots=(source.root or None, None), model=plan.target.config or None
-    )
+    source = _source(plan)
+    try:
+        return prove_each(
+            (source.path, os.fspath(output)), roots=(source.root or None, None), model=plan.target.config or None
+        )
+    except CheckpointError as error:
+        raise type(error)(
+            f"{escape(shown(os.fspath(output)))} is written, and was not proved: {error.message}",
+            hint=error.hint, details=error.details, rule=error.rule,
+        ) from error  # fmt: skip
+
+
+def _source(plan: Plan) -> PlanSource:
+    return next(one for one in plan.sources if one.role == "source")
 
 
 def require_proof(plan: Plan, output: str | os.PathLike[str], wanted: str) -> str:

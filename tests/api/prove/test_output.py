@@ -29,13 +29,13 @@ def test_a_conversion_is_proved(ckpt: Any) -> None:
     assert json.loads(done.out)["proved"] == "SAME"
 
 
-def test_a_transplant_under_other_names_is_proved(ckpt: Any) -> None:
+def test_a_transplant_from_other_names_cannot_be_proved(ckpt: Any) -> None:
     llama("a")
     state = load_file("a/model.safetensors")
     save_file({f"net.{key}": value for key, value in state.items()}, "renamed.safetensors")
     done = ckpt("transplant", "renamed.safetensors", "a/config.json", "--map", "net=", "-o", "b/", "--prove")
     assert done.code == 4  # the source's own names are not those of the network
-    assert "b" in os.listdir()
+    assert "b" not in os.listdir()
     done = ckpt("transplant", "a", "a/config.json", "-o", "c/", "--prove")
     assert done.code == 0, done
     assert "SAME  the outputs" in done.out
@@ -84,6 +84,36 @@ def test_what_cannot_be_proved_is_refused_before_anything_is_written(ckpt: Any) 
     assert done.code == 2
     assert "assert: {proved: EQUIVALENT}" in done.err
     assert not Path("b").exists()
+
+
+def test_a_source_that_does_not_run_is_refused_before_anything_is_written(ckpt: Any) -> None:
+    model = llama("a")
+    os.mkdir("bare")
+    save_file(load_file("a/model.safetensors"), "bare/model.safetensors")
+    done = ckpt("convert", "bare", "-o", "b/", "--prove")
+    assert done.code == 2
+    assert "bare cannot be proved: no config.json beside it says what network it is" in done.err
+    done = ckpt("convert", "a", "-o", "b.gguf", "--prove")
+    assert done.code == 2
+    assert "a GGUF file cannot be proved" in done.err
+    state = model.state_dict()
+    del state["model.layers.1.mlp.up_proj.weight"]
+    save_file(state, "a/model.safetensors")
+    done = ckpt("convert", "a", "-o", "b/", "--prove")
+    assert done.code == 4
+    assert "a does not load as the network of" in done.err
+    with pytest.raises(cs.PlanError, match="a does not load as the network of"):
+        cs.apply(recipe(**{"assert": {"proved": "SAME"}}))
+    assert not [name for name in os.listdir() if name.startswith("b.") or name == "b"]
+
+
+def test_an_output_that_does_not_load_is_reported_as_written(ckpt: Any) -> None:
+    llama("a")
+    done = ckpt("filter", "a", "--exclude", "model.layers.1.mlp", "-o", "b/", "--prove")
+    assert done.code == 4
+    assert "wrote b" in done.out
+    assert "b/ is written, and was not proved: b/ does not load as the network of" in done.err
+    assert Path("b/model.safetensors").is_file()
 
 
 def test_the_root_is_that_of_the_source(ckpt: Any) -> None:
