@@ -1,7 +1,7 @@
 """The public names and where each is defined: type checkers read this, and so does ``__init__.py``."""
 
 from .analysis.check.report import CheckReport as CheckReport
-from .analysis.compare.difference import Difference as Difference
+from .analysis.compare.results import Difference as Difference
 from .analysis.explanation import Explained as Explained
 from .analysis.explanation import Explanation as Explanation
 from .analysis.fits.fit import Fit as Fit

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ..errors import PatternError
-from ..planning.keys.hints import nearest, unmatched
 from ..planning.keys.matcher import KeyMatcher
 from ..planning.keys.pattern import KeyPattern
+from ..planning.keys.pattern_hints import nearest, unmatched
 from ..planning.keys.renaming import rules_of_sets
-from ..planning.mismatch.fitting import fitting_policies
-from ..planning.mismatch.policies import is_reshape
+from ..planning.mismatch.fit_shapes import fitting_policies
+from ..planning.mismatch.policy_syntax import is_reshape
 from ..planning.plan.plan import Plan
 from ..planning.plan.step import Step
 from ..planning.transplant.select import PlanningInputs, Selection, TensorOrigin

@@ -12,7 +12,7 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.extras import Extra
 from ..errors import FormatError, PlanError
 from ..formats.base.header import FilePrint
-from ..planning.keys.hints import chosen_keys
+from ..planning.keys.pattern_hints import chosen_keys
 from ..planning.operations.perform import Weights
 from ..tensors.composition import leaves
 from ..tensors.encodings._agreement import basis_of

@@ -8,8 +8,8 @@ from contextlib import suppress
 from dataclasses import replace
 
 from ..analysis.compare.compare import compare, compare_outlines
-from ..analysis.compare.difference import Difference, Tolerance
 from ..analysis.compare.outline import Outline, beside, outline_from_plain, outline_of
+from ..analysis.compare.results import Difference, Tolerance
 from ..analysis.fits.compare import tied_keys
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.in_memory import place_of

@@ -15,9 +15,9 @@ from ..checkpoint.in_memory import place_of
 from ..checkpoint.opening import open_checkpoint
 from ..checkpoint.shard_index import consumed_notes
 from ..errors import ConfigError, FormatError
-from ..planning.keys.hints import unmatched
 from ..planning.keys.matcher import KeyMatcher
 from ..planning.keys.pattern import KeyPattern
+from ..planning.keys.pattern_hints import unmatched
 from ..planning.keys.spelling import quoted
 from ..storage.read.base import File
 from ..storage.read.uri import open_source

@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import cast
 
-from ..analysis.compare.difference import Difference
+from ..analysis.compare.results import Difference
 from ..analysis.inspection import inspection_of
 from ..analysis.page.contents import Page, PageContents, contents_of
 from ..analysis.page.html import page_html

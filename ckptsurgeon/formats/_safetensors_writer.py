@@ -125,7 +125,7 @@ def _is_text(value: str) -> bool:
 
 
 class SafetensorsWriter:
-    """Writes safetensors files, with the same bytes as the reference implementation, except for the recipe."""
+    """Lays out safetensors files: the same bytes as of the reference implementation, except for the recipe."""
 
     name = "safetensors"
     sharding = IndexedShards("model", ".safetensors")

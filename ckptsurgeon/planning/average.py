@@ -9,7 +9,7 @@ from ..errors import ConfigError, FormatError, PlanError
 from ..tensors.dtypes import DTYPES
 from ..tensors.info import alias_groups
 from ..util.text import count, escape, listing, shape_text
-from .merge.ties import ModelTies
+from .merge.tied_tensors import ModelTies
 from .plan.files import PlanTarget
 from .plan.plan import Plan
 from .plan.step import Input, Step

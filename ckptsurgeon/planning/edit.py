@@ -9,7 +9,7 @@ from ..errors import FormatError, PlanError
 from ..tensors.dtypes import DTYPES
 from ..tensors.info import Decoded, Encoded, TensorInfo, alias_groups
 from ..util.text import count, escape, grouped, listing
-from .mismatch.policies import cast_fault
+from .mismatch.policy_syntax import cast_fault
 from .plan.files import PlanTarget
 from .plan.plan import CarriedEntries, Plan
 from .plan.step import Step

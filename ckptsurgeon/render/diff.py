@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..analysis.compare.difference import Difference, Numbers, Pair
+from ..analysis.compare.results import Difference, Numbers, Pair
 from ..util.text import count, escape, natural_key, shape_text, together
 from .columns import Columns, Hanging
 from .tree import branch_names, collapsed, modules_at, numbers_of, pattern_of

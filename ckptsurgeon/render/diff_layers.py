@@ -12,7 +12,7 @@ from string import ascii_lowercase
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
-from ..analysis.compare.difference import Difference, Pair
+from ..analysis.compare.results import Difference, Pair
 from ..util.text import count, escape, number_in, percent_number
 from .columns import Columns, Hanging
 

@@ -18,7 +18,7 @@ from .columns import notes_view
 
 if TYPE_CHECKING:
     from ..analysis.check.report import CheckReport
-    from ..analysis.compare.difference import Difference
+    from ..analysis.compare.results import Difference
     from ..analysis.explanation import Explained
     from ..analysis.fits.fit import Fit
     from ..analysis.inspection import Inspection

@@ -16,7 +16,7 @@ from ..storage.small_files import open_file
 from ..storage.write.output_checks import output_error
 from ..storage.write.temp import sync
 from .folder.run_folder import RunFolder
-from .step import StepResult
+from .step_result import StepResult
 
 __all__ = ["Observer", "TrainingLog", "log_rows", "read_log"]
 

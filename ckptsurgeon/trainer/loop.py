@@ -28,7 +28,7 @@ from .state.learning_rate import anneal, lr_factor
 from .state.optimizer import Optimizer
 from .state.run_progress import COLLAPSED, DONE, LOST, NONFINITE, PATIENCE
 from .state.training_state import TrainingState
-from .step import BufferSnapshot, LossSums, StepCounts, StepResult, detached, places, without_effect
+from .step_result import BufferSnapshot, LossSums, StepCounts, StepResult, detached, places, without_effect
 from .system.compiling import LossFunction, compiled_loss
 from .system.device import autocast, out_of_memory_error, peak_bytes
 from .system.flops import FlopCounter, peak_flops

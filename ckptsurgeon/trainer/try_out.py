@@ -16,7 +16,7 @@ from .data.loader import Batches
 from .parallel.parallel_model import ParallelModel
 from .state.model_tensors import own_numbers, restore_numbers
 from .state.training_state import TrainingState
-from .step import BufferSnapshot
+from .step_result import BufferSnapshot
 from .system.device import autocast
 from .system.random_state import preserve_random_state
 from .tasks._task import Batch, Task, begin_step

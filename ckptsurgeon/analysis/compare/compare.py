@@ -7,15 +7,15 @@ from dataclasses import replace
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...engine.prefetch import fetch_tensors, no_progress
-from ...planning.keys.hints import chosen_keys
+from ...planning.keys.pattern_hints import chosen_keys
 from ...planning.operations.perform import Weights
 from ...tensors.encodings._agreement import QuantisedModule, disagreements
 from ...util.text import escape, natural_key, notes_about
 from .bytewise import unequal_keys
-from .difference import Difference, Pair, Tolerance
 from .logical import EncodedOtherwise, coded_in_both, encoded_otherwise, with_changed_codes, with_decoded
-from .measure import measure
 from .outline import Outline, outline_of
+from .results import Difference, Pair, Tolerance
+from .tensor_difference import measure
 
 __all__ = ["compare", "compare_outlines", "with_values"]
 

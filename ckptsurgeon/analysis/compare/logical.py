@@ -13,9 +13,9 @@ from ...tensors.encodings._encoding import QuantisedTensor
 from ...tensors.encodings.torch_quantised import pickled_torchao
 from ...tensors.info import Decoded, TensorInfo
 from ...util.text import escape
-from .difference import UNREAD, Difference, Pair, Tolerance
-from .measure import measure
 from .outline import Outline
+from .results import UNREAD, Difference, Pair, Tolerance
+from .tensor_difference import measure
 
 __all__ = ["EncodedOtherwise", "encoded_otherwise", "with_changed_codes", "with_decoded"]
 

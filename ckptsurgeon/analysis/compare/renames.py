@@ -15,7 +15,7 @@ from ...tensors.info import TensorInfo
 from ...tensors.ops.regions import blocks
 from ...util.text import natural_key
 from .bytewise import check_records
-from .difference import Difference
+from .results import Difference
 
 __all__ = ["with_renames"]
 

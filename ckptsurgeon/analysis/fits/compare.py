@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from ...planning.target import TargetSpec
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, natural_key, number_in
-from ..compare.difference import Pair
+from ..compare.results import Pair
 from .fit import Fit
 
 __all__ = ["compared", "layer_notes", "tied_keys"]

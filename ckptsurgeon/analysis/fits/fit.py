@@ -10,7 +10,7 @@ from typing import Any
 from ...tensors.info import TensorInfo
 from ...util.notebook import InNotebooks
 from ...util.text import count, escape
-from ..compare.difference import Pair
+from ..compare.results import Pair
 
 __all__ = ["Fit"]
 

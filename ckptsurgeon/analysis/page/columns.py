@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...tensors.composition import leaves
 from ...tensors.info import TensorInfo
-from ..compare.difference import UNREAD, Difference, Numbers, Pair
+from ..compare.results import UNREAD, Difference, Numbers, Pair
 
 if TYPE_CHECKING:
     from ..inspection import Inspection

@@ -16,7 +16,7 @@ from ...tensors.info import TensorInfo
 from ...util.brief import Brief
 from ...util.text import natural_key
 from ...util.version import __version__
-from ..compare.difference import Difference
+from ..compare.results import Difference
 from ..inspection import Inspection
 from .columns import Table, difference_of, figure, figures_of, rows_of_both
 from .html import LISTED, brief

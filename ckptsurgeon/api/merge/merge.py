@@ -18,7 +18,7 @@ from ...methods.merge._method import Method
 from ...methods.merge._registry import MergeMethods, load_plugin, merge_methods
 from ...planning.merge.options import MergeOptions
 from ...planning.merge.plan import pieces_of, plan_merge
-from ...planning.merge.ties import with_tied_heads
+from ...planning.merge.tied_tensors import with_tied_heads
 from ...planning.merge.values import ParameterValues, Settings
 from ...planning.plan.plan import Plan
 from ...planning.transplant.select import SourceView

@@ -14,7 +14,7 @@ from ...methods.merge._method import Method
 from ...planning.merge.layers import layer_lists, numbered_lists
 from ...planning.merge.options import MergeOptions
 from ...planning.merge.plan import plan_merge
-from ...planning.merge.ties import with_tied_heads
+from ...planning.merge.tied_tensors import with_tied_heads
 from ...planning.mergekit.configuration import Configuration, read_configuration
 from ...planning.mergekit.fields import ModelReference
 from ...planning.mergekit.pieces import MergeLayout, NumberedModels, pieces_of_configuration

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...planning.merge.ties import has_own_head
+from ...planning.merge.tied_tensors import has_own_head
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import Step
 from ...planning.target import Companion

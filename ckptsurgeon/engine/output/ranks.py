@@ -11,8 +11,8 @@ from ...errors import ConfigError, OutputError
 from ...formats.base.header import OutTensor, Writer
 from ...formats.base.limits import RANK_PIECES, RANKS
 from ...formats.base.spread import RankShares, RankWriter
-from ...planning.keys.hints import matched
 from ...planning.keys.pattern import KeyPattern
+from ...planning.keys.pattern_hints import matched
 from ...tensors.dtypes import DTYPES
 from ...util.text import count, escape
 

@@ -11,7 +11,7 @@ from ...errors import PlanError
 from ...methods.lora.conv1d import is_named_conv1d
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, listing
-from ..keys.hints import matched
+from ..keys.pattern_hints import matched
 from ..plan.files import PlanCompanion, PlanTarget
 from ..plan.plan import Plan
 from ..plan.step import Input

@@ -14,9 +14,9 @@ from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo, alias_groups
 from ...util.text import escape, shape_text
 from ..edit import check_casts
-from ..keys.hints import matched
 from ..keys.matcher import KeyMatcher
 from ..keys.pattern import OptionPattern
+from ..keys.pattern_hints import matched
 from ..plan.compute import Lora, LoraTerm
 from ..plan.files import PlanTarget
 from ..plan.plan import Plan

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ...errors import PlanError
 from ...tensors.dtypes import DTYPES
 from ...util.text import count, escape, grouped, listing, shape_text
-from ..mismatch.policies import is_reshape
+from ..mismatch.policy_syntax import is_reshape
 from ..plan.step import Input
 from ..transplant.by_place import PositionalRows, ShapeChange
 from ..transplant.select import SourceView

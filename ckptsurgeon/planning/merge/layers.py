@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from ...errors import PlanError
 from ...util.text import count, escape, listing, number_in
-from ..keys.hints import unmatched
 from ..keys.pattern import KeyPattern
+from ..keys.pattern_hints import unmatched
 
 __all__ = [
     "INPUT",

@@ -10,8 +10,8 @@ from ...errors import ConfigError
 from ...methods.merge._method import Method
 from ...tensors.dtypes import DTYPES, dtype_named
 from ...util.text import brief_repr, count, escape, listing
-from ..keys.hints import matched
 from ..keys.pattern import OptionPattern, with_equals
+from ..keys.pattern_hints import matched
 from .values import ParameterValues
 from .vocabulary import MergeVocabulary
 

@@ -16,7 +16,7 @@ from ..transplant.select import SourceView
 from .layers import INPUT, LayerDepths, LayerList, depth_in, layers_of, position
 from .options import MergeOptions, MergePiece, SourceKey
 from .steps import MergeSteps
-from .ties import ModelTies
+from .tied_tensors import ModelTies
 from .values import ParameterValues, check_matched, overlooked
 
 __all__ = ["LayerSlice", "LayerSource", "pieces_of", "plan_merge", "sliced_pieces"]

@@ -11,14 +11,14 @@ from ...methods.merge._method import Method
 from ...tensors.dtypes import DTYPES
 from ...tensors.encodings._encoding import QuantisedTensor
 from ...util.text import escape
-from ..mismatch.policies import is_reshape
+from ..mismatch.policy_syntax import is_reshape
 from ..plan.compute import Merge
 from ..plan.step import Input, Step, with_vocabularies
 from ..quantised import computing, dequantise
 from ..transplant.select import SourceView
 from .fitting import FittedInputs, MissingTensors, ShapeFitting
 from .options import FITTED, MergeNotes, MergeOptions, MergePiece, SourceKey
-from .ties import ModelTies
+from .tied_tensors import ModelTies
 
 __all__ = ["MergeSteps"]
 

@@ -11,8 +11,8 @@ from ...errors import ConfigError, PatternError
 from ...methods.merge._method import Method
 from ...methods.merge._parameters import Parameter
 from ...util.text import count, escape
-from ..keys.hints import deeper_notes, unmatched
 from ..keys.pattern import KeyPattern
+from ..keys.pattern_hints import deeper_notes, unmatched
 from ..keys.spelling import quoted
 from ..plan.compute import Value
 

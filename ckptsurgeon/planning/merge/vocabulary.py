@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from ...errors import PlanError
 from ...util.text import count, escape, listing, shape_text
-from ..keys.hints import matched
 from ..keys.pattern import OptionPattern
+from ..keys.pattern_hints import matched
 from ..plan.rows import VocabularyRows
 from ..plan.step import Input
 

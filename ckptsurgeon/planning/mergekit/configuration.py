@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...util.text import brief_repr, escape
-from ..keys.hints import nearest
 from ..keys.pattern import KeyPattern
+from ..keys.pattern_hints import nearest
 from ..transplant.select import SourceView
 from .fields import ModelReference, at, fault, items, reference, table, text
 from .tokenizer import Tokenizer, read_tokenizer

@@ -11,8 +11,8 @@ from ...tensors.composition import blocked, given
 from ...tensors.dtypes import BLOCKS, DTYPES
 from ...tensors.info import Encoded, TensorInfo
 from ...util.text import escape, listing
-from ..keys.hints import matched
 from ..keys.matcher import KeyMatcher
+from ..keys.pattern_hints import matched
 from .operation import JOINING, Operation
 from .quantising import quantised
 from .shaping import joined, reshaped_by, split_by

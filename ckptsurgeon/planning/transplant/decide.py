@@ -10,16 +10,16 @@ from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, listing, shape_text
 from ..keys.matcher import KeyMatcher
-from ..mismatch.fitting import fit
-from ..mismatch.policies import cast_fault, is_reshape
+from ..mismatch.fit_shapes import fit
+from ..mismatch.policy_syntax import cast_fault, is_reshape
 from ..plan.files import PlanSource
 from ..plan.plan import EqualKeys
 from ..plan.step import Step
 from ..quantised import or_decode
 from ..target import InitialFile, TargetSpec
 from .by_place import PositionalRows, ShapeChange
-from .gates import PlanFaults, raise_faults
 from .options import Options
+from .plan_errors import PlanFaults, raise_faults
 from .select import Selection, TensorOrigin, operation_fields
 from .vocabulary import VocabularyAxes
 

@@ -12,9 +12,9 @@ from ...tensors.encodings._encoding import NO_CODES, QuantisedTensor, QuantisedT
 from ...tensors.info import TensorInfo
 from ...util.brief import Brief
 from ...util.text import count, escape, listing
-from ..keys.hints import deeper_notes, matched, unmatched
 from ..keys.matcher import KeyMatcher
 from ..keys.pattern import KeyPattern
+from ..keys.pattern_hints import deeper_notes, matched, unmatched
 from ..keys.renaming import Renaming, check_shadowed, rename, rules_of_sets
 from ..keys.rules import Rule
 from ..operations.perform import Derivation

@@ -14,8 +14,8 @@ from ..plan.step import Step
 from ..quantised import check_decoded, check_replaced
 from ..target import TargetSpec
 from .decide import InitialView, decide
-from .gates import check_destination_patterns, check_gates, check_prefixes
 from .options import Options
+from .plan_errors import check_destination_patterns, check_plan, check_prefixes
 from .select import Selection, SourceView, TensorOrigin, select
 
 __all__ = ["plan_transplant"]
@@ -53,7 +53,7 @@ def plan_transplant(
     unexpected = _unexpected(selection, decisions.used)
     check_decoded(decisions.steps, selection, views)
     check_replaced(decisions.steps, selection, views, wanted)
-    check_gates(decisions.steps, unexpected, selection=selection, options=options, target=target, views=views)
+    check_plan(decisions.steps, unexpected, selection=selection, options=options, target=target, views=views)
     kept = (keeper,) if keeper is not None else tuple(view.source for view in initial)
     return Plan(
         verb="transplant",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ...tensors.dtypes import DTYPES
 from ...util.text import count
-from .policies import (
+from .policy_syntax import (
     MISMATCH_POLICIES,
     Policy,
     Shape,

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.analysis.compare import measure
-from ckptsurgeon.analysis.compare.difference import Difference, Numbers
+from ckptsurgeon.analysis.compare import tensor_difference
+from ckptsurgeon.analysis.compare.results import Difference, Numbers
 
 
 def compared(first: Any, second: Any, **options: Any) -> Difference:
@@ -118,7 +118,7 @@ def test_figures_are_right_at_any_magnitude(scale: float) -> None:
 
 
 def test_blocks_of_other_magnitudes_are_summed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "ELEMENTS", 1)
+    monkeypatch.setattr(tensor_difference, "ELEMENTS", 1)
     first = torch.tensor([1e-250, 3e200, 1.0, 4e200], dtype=torch.float64)
     numbers = numbers_of(first, torch.tensor([1e-250, 3e200, 1.0, 9e200], dtype=torch.float64))
     assert numbers.relative == pytest.approx(1)

@@ -14,7 +14,7 @@ from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...tensors.ops.casts import cast
 from ...tensors.ops.regions import Array, Box, blocks
-from .difference import Numbers, Pair, Tolerance
+from .results import Numbers, Pair, Tolerance
 
 __all__ = ["ZERO", "ScaledValues", "Sum", "dot", "finite", "measure", "norm", "quotient", "scaled"]
 

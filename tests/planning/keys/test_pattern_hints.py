@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ckptsurgeon.planning.keys.hints import deeper_notes, nearest, unmatched
 from ckptsurgeon.planning.keys.pattern import KeyPattern
+from ckptsurgeon.planning.keys.pattern_hints import deeper_notes, nearest, unmatched
 
 from ...helpers.pace import in_time
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from ...errors import PatternError, PlanError
 from ...util.text import count, escape, grouped, listing, shape_text
-from ..keys.hints import matched, nearest
 from ..keys.matcher import KeyMatcher
-from ..mismatch.fitting import fitting_policies
+from ..keys.pattern_hints import matched, nearest
+from ..mismatch.fit_shapes import fitting_policies
 from ..plan.step import Step
 from ..quantised import computing, dequantise
 from ..target import TargetSpec, Undrawable
@@ -19,7 +19,7 @@ from .options import Options
 from .select import Selection, SourceView, TensorOrigin
 from .vocabulary import VocabularyAxes
 
-__all__ = ["PlanFaults", "check_destination_patterns", "check_gates", "check_prefixes", "raise_faults"]
+__all__ = ["PlanFaults", "check_destination_patterns", "check_plan", "check_prefixes", "raise_faults"]
 
 # Mismatches, casts and tensors that cannot be drawn, collected to be reported at once.
 
@@ -134,7 +134,7 @@ def check_prefixes(views: Sequence[SourceView], target: TargetSpec) -> None:
             )
 
 
-def check_gates(
+def check_plan(
     steps: Sequence[Step],
     unexpected: Sequence[TensorOrigin],
     *,
