@@ -1,6 +1,7 @@
-"""The public names and where each is defined: type checkers read this, and so does ``__init__.py``."""
+"""The public names and the modules that define them: type checkers and ``__init__.py`` read this file."""
 
 from .analysis.check.report import CheckReport as CheckReport
+from .analysis.compare.changes import Changes as Changes
 from .analysis.compare.results import Difference as Difference
 from .analysis.explanation import Explained as Explained
 from .analysis.explanation import Explanation as Explanation
@@ -18,6 +19,7 @@ from .analysis.scan.findings import Verdict as Verdict
 from .api.apply import apply as apply
 from .api.average import average as average
 from .api.check import check as check
+from .api.compare_changes import compare_changes as compare_changes
 from .api.diff import diff as diff
 from .api.edit import convert as convert
 from .api.edit import filter as filter

@@ -18,6 +18,7 @@ from .columns import notes_view
 
 if TYPE_CHECKING:
     from ..analysis.check.report import CheckReport
+    from ..analysis.compare.changes import Changes
     from ..analysis.compare.results import Difference
     from ..analysis.explanation import Explained
     from ..analysis.fits.fit import Fit
@@ -185,6 +186,13 @@ def _difference(found: Difference) -> Views:
     yield from _notes(found.notes)
 
 
+def _changes(found: Changes) -> Views:
+    from .changes import changes_view
+
+    yield changes_view(found)
+    yield from _notes(found.notes)
+
+
 def _fit(found: Fit) -> Views:
     from .fits import command_lines, fit_view
 
@@ -253,6 +261,7 @@ def _notes(notes: Iterable[str]) -> Views:
 
 
 VIEWS: dict[str, Callable[..., Views]] = {
+    "Changes": _changes,
     "Checkpoint": _checkpoint,
     "Difference": _difference,
     "Explained": _explained,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,84 +14,9 @@ from ...tensors.info import TensorInfo
 from ...tensors.ops.casts import cast
 from ...tensors.ops.regions import Array, Box, blocks
 from .results import Numbers, Pair, Tolerance
+from .sums import ZERO, Sum, dot, finite, norm, quotient, scaled
 
-__all__ = ["ZERO", "ScaledValues", "Sum", "dot", "finite", "measure", "norm", "quotient", "scaled"]
-
-# Sums of products of numbers of any magnitude: a double cannot hold the square of 1e200, nor that of 1e-200.
-
-SAFE = 400
-"""Largest binary exponent of values whose squares can be summed over any tensor in doubles without overflow."""
-
-
-@dataclass(frozen=True)
-class Sum:
-    """A sum that cannot overflow: ``value`` times two to the power of ``exponent``."""
-
-    value: float = 0.0
-    exponent: int = 0
-
-    def __add__(self, other: Sum) -> Sum:
-        if not self.value or not other.value:
-            return self if self.value else other
-        top = max(self.exponent, other.exponent)
-        values = (math.ldexp(one.value, one.exponent - top) for one in (self, other))
-        return Sum(sum(values), top)
-
-
-ZERO = Sum()
-
-
-@dataclass(frozen=True)
-class ScaledValues:
-    """Values as doubles, divided by two to the power of ``exponent``, which is 0 except for extreme magnitudes."""
-
-    values: Array
-    exponent: int = 0
-
-
-def scaled(values: Array) -> ScaledValues:
-    """Return values, divided by a power of two if their products could overflow or underflow otherwise."""
-    if values.dtype.kind in "iu":
-        return ScaledValues(values.astype("<f8"))
-    largest = _largest(values)
-    power = max(math.frexp(largest)[1], -1000) if math.isfinite(largest) else 0
-    return ScaledValues(values) if abs(power) < SAFE else ScaledValues(values * 2.0**-power, power)
-
-
-def _largest(values: Array) -> float:
-    if values.dtype.kind == "c":
-        return float(np.abs(values).max(initial=0.0))
-    return max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))  # needs no array of magnitudes
-
-
-def dot(x: ScaledValues, y: ScaledValues) -> Sum:
-    """Return the sum of the products of two vectors; its real part if they are complex."""
-    return Sum(float(np.vdot(x.values, y.values).real), x.exponent + y.exponent)
-
-
-def norm(squares: Sum) -> Sum:
-    """Return the square root of a sum of squares; the binary exponent of the sum must be even."""
-    return Sum(math.sqrt(squares.value), squares.exponent // 2)
-
-
-def quotient(of: Sum, *by: Sum) -> float | None:
-    """Return the sum ``of`` divided by each sum in ``by``; None if one is zero, or a double cannot hold the result."""
-    if not all(one.value for one in by):
-        return None
-    value = of.value
-    for one in by:
-        value /= one.value
-    return finite(value, of.exponent - sum(one.exponent for one in by))
-
-
-def finite(value: float, exponent: int = 0) -> float | None:
-    """Return ``value`` times two to the power of ``exponent``; None if a double cannot hold the result."""
-    try:
-        value = math.ldexp(value, exponent)
-    except OverflowError:
-        return None
-    return value if math.isfinite(value) else None
-
+__all__ = ["ELEMENTS", "has_figures", "measure", "values_of"]
 
 ELEMENTS = 1 << 16
 """Elements of each tensor in memory at once, so that they and temporary arrays stay within the CPU caches."""
@@ -132,12 +56,12 @@ def measure(pair: Pair, first: Checkpoint, second: Checkpoint, tolerance: Tolera
     The first is None for dtypes whose elements are not plain numbers. Two integers are compared exactly, all other
     numbers in double precision.
     """
-    if not (_has_figures(pair.first) and _has_figures(pair.second)):
+    if not (has_figures(pair.first) and has_figures(pair.second)):
         return None, False
     total = _Figures()
     here, there = banded(pair.first, first), banded(pair.second, second)
     for box in blocks(pair.first.shape, ELEMENTS):
-        total += _figures(_values(here, pair.first, box), _values(there, pair.second, box), tolerance)
+        total += _figures(values_of(here, pair.first, box), values_of(there, pair.second, box), tolerance)
     numbers = Numbers(
         total.differing,
         finite(total.largest),
@@ -149,13 +73,13 @@ def measure(pair: Pair, first: Checkpoint, second: Checkpoint, tolerance: Tolera
     return numbers, total.within
 
 
-def _has_figures(info: TensorInfo) -> bool:
+def has_figures(info: TensorInfo) -> bool:
     """Return whether the elements of a tensor are plain numbers; those of quantised and packed dtypes are not."""
     dtype = DTYPES[info.dtype]
     return dtype.kind not in ("quantized", "bits") and dtype.bits % 8 == 0 and dtype.values == 1
 
 
-def _values(source: OpenFiles, info: TensorInfo, box: Box) -> Array:
+def values_of(source: OpenFiles, info: TensorInfo, box: Box) -> Array:
     """Return the part ``box`` of a tensor as a flat array.
 
     Integers stay as they are, booleans become 0 or 1, and other numbers become float64 or complex128.

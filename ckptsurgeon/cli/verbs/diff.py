@@ -18,6 +18,10 @@ nor with --values how tensors are quantised: the weights that codes stand for ar
 --renames finds tensors under other names by their content, and prints the --map rules that turn A's names into B's.
 B may be a configuration, as config.json: then keys, shapes and dtypes of what it builds are compared; ckpt fits also
 proposes what makes A fit. Exit status 1 if they differ, or if --values could not compare a tensor.
+
+With three or more checkpoints A is the base: how far has each other one changed from it, and do the changes agree, as
+one looks at before a merge? For each pair of models: the cosine between their changes, and the share of the values
+changed by both that moved in the same direction (50 % by chance).
 """
 EXAMPLES = """\b
 Examples:
@@ -25,12 +29,17 @@ Examples:
   ckpt diff old.bin new.safetensors --values --rtol 1e-5 --renames
   ckpt diff base tuned --values --depth 3 --exclude lm_head
   ckpt diff base tuned --by-layer
+  ckpt diff base tuned-a tuned-b tuned-c --depth 3
 """
 
 
 def run(
     first: Annotated[str, typer.Argument(metavar="A", help="The first checkpoint.")],
     second: Annotated[str, typer.Argument(metavar="B", help="The second checkpoint, or a configuration.")],
+    others: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[C]…", help="More checkpoints: each is compared with A, and with the others."),
+    ] = None,
     values: Annotated[bool, typer.Option("--values", help="Compare the values as well.")] = False,
     rtol: Annotated[
         float,
@@ -60,7 +69,13 @@ def run(
     *,
     sink: Sink,
 ) -> None:
-    """Compare two checkpoints, and print the difference."""
+    """Compare checkpoints, and print the difference."""
+    if others:
+        _check_several(rtol=rtol, atol=atol, renames=renames)
+        _show_changes(
+            sink, first, [second, *others], include=include, exclude=exclude, depth=depth, by_layer=by_layer, root=root
+        )
+        return
     from ...api.diff import diff
 
     _check(by_layer=by_layer, depth=depth, renames=renames)
@@ -92,3 +107,39 @@ def _check(*, by_layer: bool, depth: int | None, renames: bool) -> None:
     other = "--depth" if depth is not None else "--renames" if renames else ""
     if by_layer and other:
         raise ConfigError(f"--by-layer and {other} contradict each other.", hint="Leave one of them out.")
+
+
+def _check_several(**options: float) -> None:
+    from ...errors import ConfigError
+
+    for name, value in options.items():
+        if value:
+            raise ConfigError(f"--{name} compares two checkpoints, not more.", hint="Leave it out, or name two.")
+
+
+def _show_changes(
+    sink: Sink,
+    base: str,
+    models: list[str],
+    *,
+    include: list[str] | None,
+    exclude: list[str] | None,
+    depth: int | None,
+    by_layer: bool,
+    root: str | None,
+) -> None:
+    """Show how several models have changed from their base; exit with 1 if one of them has."""
+    from ...api.compare_changes import compare_changes
+
+    _check(by_layer=by_layer, depth=depth, renames=False)
+    with sink.working("comparing") as progress:
+        found = compare_changes(
+            base, models, include=include or (), exclude=exclude or (), root=root, progress=progress
+        )
+    if not sink.answer(found):
+        from ...render.changes import changes_view
+
+        sink.show(changes_view(found, every=sink.verbose, depth=depth))
+        sink.notes(found.notes)
+    if found.differs:
+        raise typer.Exit(1)

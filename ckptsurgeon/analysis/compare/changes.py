@@ -1,0 +1,190 @@
+"""How several models have changed from the same base model, tensor by tensor, and how far their changes agree.
+
+The change of a model is the difference of its weights and those of the base, which the literature on merging calls a
+task vector (Ilharco et al., 2023, arXiv:2212.04089). Changes that point in different directions, or whose signs
+differ, are what merging loses (TIES; Yadav et al., 2023, arXiv:2306.01708).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+from ...util.notebook import InNotebooks
+from ...util.text import escape
+from .sums import ZERO, Sum, finite, norm, quotient
+
+__all__ = ["Agreement", "ChangeSums", "Changes", "ModelChange", "TensorChanges", "pairs_of"]
+
+
+def pairs_of(models: Sequence[Any]) -> list[tuple[Any, Any]]:
+    """Return all pairs of models, each pair in the order of the models."""
+    return list(combinations(models, 2))
+
+
+@dataclass(frozen=True)
+class ModelChange:
+    """Sums over the values of a model: ``changed`` counts those that differ from the base's, of ``values`` in all.
+
+    ``gap`` is the sum of squares of the changes, and ``base`` that of the base's own values.
+    """
+
+    values: int = 0
+    changed: int = 0
+    gap: Sum = ZERO
+    base: Sum = ZERO
+
+    def __add__(self, other: ModelChange) -> ModelChange:
+        return ModelChange(
+            self.values + other.values, self.changed + other.changed, self.gap + other.gap, self.base + other.base
+        )
+
+    @property
+    def relative(self) -> float | None:
+        """The L2 norm of the change divided by that of the base; None if the latter is zero."""
+        return 0.0 if not self.gap.value else quotient(norm(self.gap), norm(self.base))
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Sums over the values of two models: of the products of their changes, and of the squares of each one's.
+
+    ``both`` counts the values that both models have changed, ``same_sign`` those that both moved in one direction.
+    """
+
+    values: int = 0
+    both: int = 0
+    same_sign: int = 0
+    product: Sum = ZERO
+    first: Sum = ZERO
+    second: Sum = ZERO
+
+    def __add__(self, other: Agreement) -> Agreement:
+        return Agreement(
+            self.values + other.values, self.both + other.both, self.same_sign + other.same_sign,
+            self.product + other.product, self.first + other.first, self.second + other.second,
+        )  # fmt: skip
+
+    @property
+    def cosine(self) -> float | None:
+        """The cosine of the angle between both changes as vectors; None if one of them is zero."""
+        return quotient(self.product, norm(self.first), norm(self.second))
+
+    @property
+    def share_of_same_sign(self) -> float | None:
+        """The share of the values changed by both that moved in the same direction; None if there are none."""
+        return self.same_sign / self.both if self.both else None
+
+
+@dataclass(frozen=True)
+class ChangeSums:
+    """The changes of each model, by its index, and the agreement of each pair of models, by their indices.
+
+    A model without the tensor, or with another shape of it, is in neither. Sums of several tensors can be added.
+    ``not_finite`` counts values that are NaN or infinite in the base or a model: they are left out of all sums.
+    """
+
+    models: Mapping[int, ModelChange] = field(default_factory=dict)
+    pairs: Mapping[tuple[int, int], Agreement] = field(default_factory=dict)
+    not_finite: int = 0
+
+    def __add__(self, other: ChangeSums) -> ChangeSums:
+        models = {
+            one: self.models.get(one, ModelChange()) + other.models.get(one, ModelChange())
+            for one in sorted({*self.models, *other.models})
+        }
+        pairs = {
+            pair: self.pairs.get(pair, Agreement()) + other.pairs.get(pair, Agreement())
+            for pair in sorted({*self.pairs, *other.pairs})
+        }
+        return ChangeSums(models, pairs, self.not_finite + other.not_finite)
+
+    @property
+    def changed_by(self) -> tuple[int, ...]:
+        """The indices of the models that have changed a value."""
+        return tuple(index for index, one in self.models.items() if one.changed)
+
+
+@dataclass(frozen=True)
+class TensorChanges:
+    """The changes of one tensor of the base."""
+
+    key: str
+    sums: ChangeSums
+
+
+@dataclass(frozen=True, repr=False)
+class Changes(InNotebooks):
+    """How models have changed from their base: ``tensors`` has each tensor of the base that a model also has.
+
+    ``missing`` are the base's keys that a model lacks, ``added`` the keys that only the model has, and ``reshaped`` the
+    keys of tensors with another shape, each by the model's index. ``not_compared`` maps keys whose values are no plain
+    numbers, or cannot be decoded, to the reason. ``left_out`` counts the keys that patterns did not select.
+    """
+
+    base: str
+    models: tuple[str, ...]
+    tensors: tuple[TensorChanges, ...] = ()
+    missing: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    added: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    reshaped: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    not_compared: Mapping[str, str] = field(default_factory=dict)
+    left_out: int = 0
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        names = ", ".join(map(escape, self.models))
+        changed = sum(bool(one.sums.changed_by or one.sums.not_finite) for one in self.tensors)
+        return f"<Changes of {names} from {escape(self.base)}: {changed} of {len(self.tensors)} tensors changed>"
+
+    @property
+    def total(self) -> ChangeSums:
+        """The sums over all tensors."""
+        return sum((one.sums for one in self.tensors), ChangeSums())
+
+    @property
+    def differs(self) -> bool:
+        """Whether any model differs from the base, or a tensor could not be compared."""
+        others = any(any(of.values()) for of in (self.missing, self.added, self.reshaped))
+        return others or bool(self.not_compared) or any(t.sums.changed_by or t.sums.not_finite for t in self.tensors)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the changes as plain data."""
+        return {
+            "kind": "ckpt.changes",
+            "version": 1,
+            "base": self.base,
+            "models": list(self.models),
+            "differs": self.differs,
+            "total": _sums(self.total),
+            "tensors": [{"key": one.key, **_sums(one.sums)} for one in self.tensors],
+            "missing": _by_model(self.missing, self.models),
+            "added": _by_model(self.added, self.models),
+            "reshaped": _by_model(self.reshaped, self.models),
+            "left_out": self.left_out,
+            "not_compared": [{"key": key, "why": why} for key, why in self.not_compared.items()],
+            "notes": list(self.notes),
+        }
+
+
+def _sums(sums: ChangeSums) -> dict[str, Any]:
+    return {
+        "changes": [
+            {"model": index, "changed": one.changed, "values": one.values, "relative": one.relative}
+            for index, one in sums.models.items()
+        ],
+        "agreements": [
+            {
+                "models": list(pair), "both": one.both, "cosine": one.cosine,
+                "same_sign": None if one.share_of_same_sign is None else finite(one.share_of_same_sign),
+            }
+            for pair, one in sums.pairs.items()
+        ],
+        "not_finite": sums.not_finite,
+    }  # fmt: skip
+
+
+def _by_model(keys: Mapping[int, tuple[str, ...]], models: Sequence[str]) -> list[dict[str, Any]]:
+    return [{"model": index, "key": key} for index in range(len(models)) for key in keys.get(index, ())]

@@ -1,0 +1,163 @@
+"""Computes how several models have changed from a base: reads all of them block by block, each value once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...engine.compute.bands import banded
+from ...engine.prefetch import fetch_tensors
+from ...errors import FormatError
+from ...planning.keys.pattern_hints import chosen_keys
+from ...tensors.info import TensorInfo
+from ...tensors.ops.regions import Array, blocks
+from ...util.text import natural_key
+from .changes import Agreement, Changes, ChangeSums, ModelChange, TensorChanges, pairs_of
+from .sums import ZERO, dot, scaled
+from .tensor_difference import ELEMENTS, has_figures, values_of
+
+__all__ = ["compare_changes"]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A tensor of a checkpoint."""
+
+    checkpoint: Checkpoint
+    info: TensorInfo
+
+
+def compare_changes(
+    base: Checkpoint, models: Sequence[Checkpoint], *, include: Iterable[str] | None = (),
+    exclude: Iterable[str] | None = (), progress: Callable[[int, int], None] | None = None,
+) -> Changes:  # fmt: skip
+    """Return how each model's tensors have changed from those of the base, and how far the changes agree.
+
+    Only tensors that the base and a model have in the same shape are read. ``include`` and ``exclude`` are patterns
+    that select keys; ``progress`` is called with (bytes done, bytes in all). Raises PatternError for a pattern that
+    matches nothing, SourceError if a file cannot be read, and FormatError for a wrong CRC-32.
+    """
+    every = dict.fromkeys(key for one in (base, *models) for key in one)
+    chosen = chosen_keys(list(every), include, exclude, whose="checkpoint", names={})
+    keys = frozenset(chosen.keys)
+    missing, added, reshaped = dict[int, tuple[str, ...]](), dict[int, tuple[str, ...]](), dict[int, tuple[str, ...]]()
+    for index, model in enumerate(models):
+        missing[index] = _sorted(key for key in base if key in keys and key not in model)
+        added[index] = _sorted(key for key in model if key in keys and key not in base)
+        reshaped[index] = _sorted(
+            key for key in base if key in keys and key in model and model[key].shape != base[key].shape
+        )
+    to_read, refused = _to_read(base, models, keys)
+    tensors = []
+    for key, sums in _measured(base, to_read, progress):
+        if isinstance(sums, str):
+            refused[key] = sums
+        else:
+            tensors.append(TensorChanges(key, sums))
+    return Changes(
+        base.path, tuple(one.path for one in models), tuple(tensors), missing, added, reshaped, refused,
+        len(every) - len(keys), chosen.notes,
+    )  # fmt: skip
+
+
+def _sorted(keys: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(keys, key=natural_key))
+
+
+def _to_read(
+    base: Checkpoint, models: Sequence[Checkpoint], keys: frozenset[str]
+) -> tuple[dict[str, dict[int, _Source]], dict[str, str]]:
+    """Return the models' tensors to read, by key and index of the model, and the reasons why others cannot be read."""
+    found, refused = dict[str, dict[int, _Source]](), dict[str, str]()
+    for key in (one for one in base if one in keys):
+        having = {
+            index: _Source(model, model[key])
+            for index, model in enumerate(models)
+            if key in model and model[key].shape == base[key].shape
+        }
+        reason = next(filter(None, map(_reason, (base[key], *(one.info for one in having.values())))), "")
+        if having and reason:
+            refused[key] = reason
+        elif having:
+            found[key] = having
+    return found, refused
+
+
+def _reason(info: TensorInfo) -> str:
+    """Return why the values of a tensor cannot be read as numbers, "" if they can."""
+    return info.opaque or ("" if has_figures(info) else f"{info.dtype} values are not plain numbers")
+
+
+def _measured(
+    base: Checkpoint, models: Mapping[str, Mapping[int, _Source]], progress: Callable[[int, int], None] | None
+) -> Iterator[tuple[str, ChangeSums | str]]:
+    """Yield each key with the sums of its tensors, or with the reason why they cannot be decoded."""
+    sources = {key: (_Source(base, base[key]), *having.values()) for key, having in models.items()}
+    fetch_tensors((one.checkpoint, one.info) for some in sources.values() for one in some)
+    sizes = {key: sum(one.info.nbytes for one in some) for key, some in sources.items()}
+    done, total = 0, sum(sizes.values())
+    for key, having in models.items():
+        try:
+            yield key, _sums(_Source(base, base[key]), having)
+        except FormatError as error:
+            if not base.stored and not any(one.checkpoint.stored for one in having.values()):
+                raise
+            yield key, error.message.rstrip(".")
+        done += sizes[key]
+        if progress is not None:
+            progress(done, total)
+
+
+def _sums(base: _Source, models: Mapping[int, _Source]) -> ChangeSums:
+    read = {index: banded(one.info, one.checkpoint) for index, one in models.items()}
+    first, total = banded(base.info, base.checkpoint), ChangeSums()
+    for box in blocks(base.info.shape, ELEMENTS):
+        here = values_of(first, base.info, box)
+        total += _sums_of_block(here, {i: values_of(read[i], one.info, box) for i, one in models.items()})
+    return total
+
+
+def _sums_of_block(base: Array, models: Mapping[int, Array]) -> ChangeSums:
+    """Return the sums over a block of flat arrays."""
+    usable = np.isfinite(base)
+    for values in models.values():
+        usable &= np.isfinite(values)
+    left_out = int(usable.size - np.count_nonzero(usable))
+    if left_out:
+        base, models = base[usable], {index: values[usable] for index, values in models.items()}
+    with np.errstate(over="ignore", invalid="ignore"):  # a change that float64 cannot hold makes a figure None
+        own = scaled(_real(base))
+        gaps = {index: _gap(base, values) for index, values in models.items()}
+        changes = {index: scaled(gap) for index, gap in gaps.items() if gap is not None}
+        squares = {index: dot(one, one) for index, one in changes.items()}
+        signs = {index: np.sign(one.values).astype("i1") for index, one in changes.items()}
+        size, of_base = own.values.size, dot(own, own)
+        counts = {index: int(np.count_nonzero(one)) for index, one in signs.items()}
+        pairs = {}
+        for a, b in pairs_of(list(models)):
+            product, both, same = ZERO, 0, 0
+            if a in changes and b in changes:
+                product = dot(changes[a], changes[b])
+                agreement = signs[a] * signs[b]
+                both, same = int(np.count_nonzero(agreement)), int(np.count_nonzero(agreement > 0))
+            pairs[a, b] = Agreement(size, both, same, product, squares.get(a, ZERO), squares.get(b, ZERO))
+    found = {i: ModelChange(size, counts.get(i, 0), squares.get(i, ZERO), of_base) for i in models}
+    return ChangeSums(found, pairs, left_out)
+
+
+def _gap(base: Array, values: Array) -> Array | None:
+    """Return the change of each value as float64; None if no value has changed."""
+    if np.array_equal(base, values):
+        return None
+    if base.dtype.kind in "iu" and values.dtype.kind in "iu":
+        exact = np.where(values > base, 1.0, -1.0) * np.maximum(np.abs(values.astype("<f8") - base.astype("<f8")), 1.0)
+        return np.where(values == base, 0.0, exact)  # large integers that differ have a change of at least 1
+    return _real(values) - _real(base)
+
+
+def _real(values: Array) -> Array:
+    """Return values as float64; of complex values the real and imaginary parts, one after the other."""
+    return values.view("<f8") if values.dtype.kind == "c" else values.astype("<f8", copy=False)

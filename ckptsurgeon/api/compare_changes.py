@@ -1,0 +1,84 @@
+"""``compare_changes``: how several models have changed from the same base, and how far their changes agree."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+
+from ..analysis.compare.changes import Changes
+from ..analysis.compare.measure_changes import compare_changes as measure_changes
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.in_memory import place_of
+from ..checkpoint.opening import open_checkpoint
+from ..destinations._load import is_configuration
+from ..errors import ConfigError
+from ..util.text import count, escape, notes_about
+from .diff import folder_differences
+from .inputs.argument_types import CheckpointLike, Patterns, Progress
+from .inputs.encoding import ENCODINGS, read_as
+
+__all__ = ["compare_changes"]
+
+
+def compare_changes(
+    base: CheckpointLike,
+    models: Iterable[CheckpointLike],
+    *,
+    include: Patterns = (),
+    exclude: Patterns = (),
+    root: str | None = None,
+    progress: Progress | None = None,
+) -> Changes:
+    """Compare the changes of two or more models from the base that they were fine-tuned from, tensor by tensor.
+
+    A change is the difference of the weights of a model and those of the base (a task vector). The result has, for each
+    tensor and in all, the norm of each model's change relative to the base, how many values it changed, and for each
+    pair of models the cosine between their changes and the share of values that both moved in the same direction.
+    Quantised tensors are compared by the weights that they stand for. ``include`` and ``exclude`` select keys, ``root``
+    is the state dict of all of them, and ``progress`` is called with (bytes done, bytes in all).
+
+    Raises ConfigError for fewer than two models, PatternError for a pattern that matches nothing, PlanError for
+    quantised tensors that cannot be decoded, what ``open_checkpoint`` raises, and FormatError for a wrong checksum.
+    """
+    given = list(models)
+    if len(given) < 2:
+        raise ConfigError(
+            f"changes are compared of two or more models, and {count(len(given), 'model')} was given.",
+            hint="Compare the base with one model by ckpt diff BASE A --values.",
+        )
+    for one in (base, *given):
+        path = "" if isinstance(one, Checkpoint) else place_of(one)
+        if path and is_configuration(path):
+            raise ConfigError(f"{escape(path)} is a configuration, which has no values.", hint="Name checkpoints only.")
+    with ExitStack() as stack:
+        opened = [stack.enter_context(open_checkpoint(one, root)) for one in (base, *given)]
+        decoded = [read_as(one, ENCODINGS[1]) for one in opened]
+        found = measure_changes(decoded[0], decoded[1:], include=include, exclude=exclude, progress=progress)
+        notes = [*found.notes, *_notes(opened), *_dtype_notes(decoded)]
+    notes += [
+        f"{escape(one.path)}: {note}"
+        for one, source in zip(opened[1:], given, strict=True)
+        for note in folder_differences(base, source)
+    ]
+    return replace(found, notes=tuple(dict.fromkeys(notes)))
+
+
+def _notes(opened: Sequence[Checkpoint]) -> Iterator[str]:
+    for one in opened:
+        yield from notes_about(one.path, [*one.notes, *one.odd_scales.notes(one.path)])
+
+
+def _dtype_notes(opened: Sequence[Checkpoint]) -> Iterator[str]:
+    """Yield a note on each model that stores tensors in other dtypes than the base: its changes include rounding."""
+    base, *models = opened
+    for model in models:
+        kinds = Counter(
+            (base[key].dtype, model[key].dtype) for key in base if key in model and base[key].dtype != model[key].dtype
+        )
+        for (before, after), number in kinds.items():
+            yield (
+                f"{escape(model.path)} has {count(number, 'tensor')} in {after} that the base has in {before}: "
+                "their changes include the rounding"
+            )

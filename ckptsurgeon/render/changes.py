@@ -1,0 +1,152 @@
+"""Shows how several models have changed from a base, and how far their changes agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from string import ascii_uppercase
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from ..analysis.compare.changes import Agreement, Changes, ChangeSums, ModelChange
+from ..util.text import count, escape, natural_key, number_in, percent, percent_number
+from .columns import Columns, Hanging
+from .tree import modules_at
+
+__all__ = ["changes_view"]
+
+FEW = 3
+"""The most pairs of models that have a column each; of more pairs the one with the lowest cosine is shown."""
+SHOWN = 8
+OPPOSED = -0.05
+"""A cosine below this is shown in red: the changes cancel each other."""
+
+
+def changes_view(found: Changes, *, every: bool = False, depth: int | None = None) -> RenderableType:
+    """Return a table of the models, one of the pairs of models, and one with a row for each layer of the network.
+
+    With ``depth`` there is a row for each module at that level instead, with ``every`` one for each tensor.
+    """
+    keys = [one.key for one in found.tensors]
+    if every:
+        names = {key: key for key in keys}
+    else:
+        names = {key: _layer(key) for key in keys} if depth is None else modules_at(keys, depth)
+    parts: list[RenderableType] = [_models(found)]
+    if found.total.pairs:
+        parts += [Text(""), _pairs(found)]
+    if len(set(names.values())) > 1:
+        parts += [Text(""), *_layers(found, names)]
+    return Group(*parts, *_exceptions(found), _summary(found))
+
+
+def _layer(key: str) -> str:
+    """Return the beginning of a key up to its first number, or without the parameter's name if it has none."""
+    parts = key.split(".")
+    place = next((at for at, part in enumerate(parts) if number_in(part) is not None), None)
+    return ".".join(parts[: place + 1] if place is not None else parts[:-1] or parts)
+
+
+def _letter(index: int) -> str:
+    """Return the name of a column: A to Z, then A1 to Z1 and so on."""
+    turn, place = divmod(index, len(ascii_uppercase))
+    return f"{ascii_uppercase[place]}{turn or ''}"
+
+
+def _models(found: Changes) -> RenderableType:
+    total = found.total
+    rows: list[list[str | Text]] = [["", *(Text(one, "dim") for one in ("change", "of values", "of tensors", ""))]]
+    for index, name in enumerate(found.models):
+        own = total.models.get(index, ModelChange())
+        tensors = [one for one in found.tensors if index in one.sums.models]
+        changed = sum(bool(one.sums.models[index].changed) for one in tensors)
+        alone = sum(one.sums.changed_by == (index,) for one in tensors)
+        words = f"{changed} of {len(tensors)}" + (f", {alone} by it alone" if alone else "")
+        share = percent(own.changed / own.values) if own.values else "-"
+        rows.append([Text(_letter(index), "bold"), _relative(own), share, words, escape(name)])
+    head = Hanging(Text("  "), Text(f"changes from {escape(found.base)}, in percent of its norm", "bold"))
+    return Group(head, Columns(rows, right=(1, 2)))
+
+
+def _pairs(found: Changes) -> RenderableType:
+    rows: list[list[str | Text]] = [["", *(Text(one, "dim") for one in ("cosine", "same sign", "changed by both"))]]
+    for pair, one in found.total.pairs.items():
+        both = percent(one.both / one.values) if one.values else "-"
+        sign = "-" if one.share_of_same_sign is None else percent(one.share_of_same_sign)
+        rows.append([Text(_pair(pair), "bold"), _cosine(one), sign, both])
+    return Group(Text("  do the changes agree?", "bold"), Columns(rows, right=(1, 2)))
+
+
+def _pair(pair: tuple[int, int]) -> str:
+    return f"{_letter(pair[0])} and {_letter(pair[1])}"
+
+
+def _relative(one: ModelChange | None) -> str:
+    if one is None:
+        return "-"
+    if not one.changed:
+        return "·"
+    return "?" if one.relative is None else percent_number(one.relative)
+
+
+def _cosine(one: Agreement | None) -> Text:
+    value = None if one is None else one.cosine
+    if value is None:
+        return Text("-")
+    return Text(f"{value:.2f}", style="red" if value < OPPOSED else "")
+
+
+def _layers(found: Changes, names: Mapping[str, str]) -> Iterator[RenderableType]:
+    sums: dict[str, ChangeSums] = {}
+    for one in found.tensors:
+        name = names[one.key]
+        sums[name] = sums.get(name, ChangeSums()) + one.sums
+    indices, pairs = range(len(found.models)), list(found.total.pairs)
+    few = pairs if len(pairs) <= FEW else []
+    labels = [*(f"{_letter(a)}·{_letter(b)}" for a, b in few), *(["lowest cosine"] if pairs and not few else [])]
+    table: list[list[str | Text]] = [["", *(Text(one, "dim") for one in (*map(_letter, indices), *labels)), ""]]
+    for name in sorted(sums, key=natural_key):
+        of = sums[name]
+        cells = [Text(_relative(of.models.get(index))) for index in indices]
+        cells += [_cosine(of.pairs.get(pair)) for pair in few]
+        cells += [_lowest(of)] if pairs and not few else []
+        table.append([escape(name), *cells, ""])
+    yield Text("  by layer: change in percent of the norm, then the cosine of each pair", "bold")
+    yield Columns(table, right=range(1, len(found.models) + len(labels) + 1))
+
+
+def _lowest(of: ChangeSums) -> Text:
+    known = [(one.cosine, pair) for pair, one in of.pairs.items() if one.cosine is not None]
+    if not known:
+        return Text("-")
+    value, (a, b) = min(known)
+    return Text(f"{_letter(a)}·{_letter(b)} {value:.2f}", style="red" if value < OPPOSED else "")
+
+
+def _exceptions(found: Changes) -> Iterator[RenderableType]:
+    """Yield lines on keys that are not compared in a model."""
+    for keys, said in ((found.missing, "lacks"), (found.added, "alone has"), (found.reshaped, "has another shape of")):
+        for index, some in keys.items():
+            if some:
+                yield Hanging(Text(f"  {_letter(index)} {said}  ", "yellow"), _listed(some))
+    if found.not_compared:
+        reasons: dict[str, list[str]] = {}
+        for key, why in found.not_compared.items():
+            reasons.setdefault(why, []).append(key)
+        for why, refused in reasons.items():
+            yield Hanging(Text("  not compared  ", "yellow"), Text(f"{_listed(refused).plain}: {escape(why)}"))
+
+
+def _listed(keys: Sequence[str]) -> Text:
+    more = f" and {len(keys) - SHOWN} more (--json lists all)" if len(keys) > SHOWN else ""
+    return Text(", ".join(map(escape, keys[:SHOWN])) + more)
+
+
+def _summary(found: Changes) -> RenderableType:
+    number = len(found.tensors)
+    by_several = sum(len(one.sums.changed_by) > 1 for one in found.tensors)
+    by_none = sum(not one.sums.changed_by for one in found.tensors)
+    words = [count(number, "tensor"), f"{by_several} changed by several models", f"{by_none} by none"]
+    words += [f"{found.left_out} left out"] if found.left_out else []
+    words += [f"{found.total.not_finite} values not finite, left out of all figures"] if found.total.not_finite else []
+    return Hanging(Text("  "), Text(", ".join(words), style="" if found.differs else "green"))
