@@ -14,7 +14,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from .batching import batching
 from .builds import builds
@@ -27,6 +27,7 @@ from .harness import MB, Measured, Row, ckpt, python, rounds, run
 from .lora import lora
 from .merging import merging
 from .patching import patching
+from .proving import proving
 from .scanning import scanning
 from .sharing import sharing
 from .small import small
@@ -168,84 +169,83 @@ def machine() -> str:
     return f"{os.cpu_count()} cores ({model}), Python {platform.python_version()}, commit {commit or 'unknown'}"
 
 
+Rows = Iterator[Row]
+
+
+def large(folder: str, number: int, quick: bool) -> Rows:
+    """Files of 200 MB to 8 GB, and what is edited of them."""
+    make_model(folder, "big", 200_000_000 if quick else 2_000_000_000)
+    yield from start_up(folder, number)
+    yield from copying(folder, number)
+    make_many(folder)
+    yield from editing(folder, number)
+    make_model(folder, "small", 200_000_000)
+    names = ["small", "big"]
+    if not quick:
+        make_model(folder, "huge", 8_000_000_000)
+        names.append("huge")
+    yield from header(folder)
+    yield from sizes(folder, names)
+
+
+def only_editing(folder: str, number: int, quick: bool) -> Rows:
+    """Diff, rename and average."""
+    make_model(folder, "big", 200_000_000 if quick else 2_000_000_000)
+    make_many(folder)
+    yield from editing(folder, number)
+
+
+def all_training(folder: str, number: int, quick: bool) -> Rows:
+    """The trainer's loop, its loading and its saving."""
+    yield from training(folder, number)
+    yield from loading(folder, number)
+    yield from saving(folder, 1)
+
+
+PARTS: Mapping[str, tuple[Callable[[str, int, bool], Rows], str]] = {
+    "large": (large, "large files"),
+    "training": (all_training, "the trainer's loop"),
+    "batching": (lambda folder, number, quick: batching(folder, number, 48 if quick else 256), "batches by seconds"),
+    "merging": (lambda folder, number, quick: merging(folder, number), "merges"),
+    "dequantising": (
+        lambda folder, number, quick: dequantising(folder, number, layers=2 if quick else 16),
+        "convert --dequantize",
+    ),
+    "deepseek": (lambda folder, number, quick: deepseek(folder, number), "headers of a folder shaped like DeepSeek-V3"),
+    "scanning": (lambda folder, number, quick: scanning(folder, number, 0.05 if quick else 1.0), "ckpt scan"),
+    "checking": (lambda folder, number, quick: checking(folder, number, 0.1 if quick else 1.0), "ckpt check"),
+    "proving": (lambda folder, number, quick: proving(folder, number), "ckpt prove"),
+    "lora": (lambda folder, number, quick: lora(folder, number, 2 if quick else 18), "merges of adapters"),
+    "small": (lambda folder, number, quick: small(folder, number, 2_000 if quick else 200_000), "many small tensors"),
+    "patching": (lambda folder, number, quick: patching(folder, number, layers=2 if quick else 32), "ckpt patch"),
+    "sharing": (lambda folder, number, quick: sharing(folder, number, layers=2 if quick else 16), "several processes"),
+    "builds": (lambda folder, number, quick: builds(folder, number), "configurations of transformers"),
+}
+"""What is measured, in this order, by the name of its option."""
+PARTIAL: Mapping[str, tuple[Callable[[str, int, bool], Rows], str]] = {
+    "editing": (only_editing, "diff, rename and average"),
+}
+"""Parts of those, which are measured alone if they are asked for."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dir", default=None, help="where to make the files; else a new folder here")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--editing", action="store_true", help="only diff, rename and average")
-    parser.add_argument("--merging", action="store_true", help="only merges")
-    parser.add_argument("--dequantising", action="store_true", help="only convert --dequantize")
-    parser.add_argument("--deepseek", action="store_true", help="only headers of a folder shaped like DeepSeek-V3")
-    parser.add_argument("--lora", action="store_true", help="only merges of adapters")
-    parser.add_argument("--scanning", action="store_true", help="only ckpt scan")
-    parser.add_argument("--checking", action="store_true", help="only ckpt check")
-    parser.add_argument("--small", action="store_true", help="only files of very many small tensors")
-    parser.add_argument("--training", action="store_true", help="only the trainer's loop")
-    parser.add_argument("--batching", action="store_true", help="only batches by seconds and by clips")
-    parser.add_argument("--patching", action="store_true", help="only ckpt patch")
-    parser.add_argument("--sharing", action="store_true", help="only several processes")
-    parser.add_argument("--builds", action="store_true", help="only configurations of transformers")
     parser.add_argument("--quick", action="store_true", help="small files, one round: to see that it runs")
+    known = {**PARTS, **PARTIAL}
+    for name, (_, what) in known.items():
+        parser.add_argument(f"--{name}", action="store_true", help=f"only {what}")
     options = parser.parse_args()
     number = 1 if options.quick else options.rounds
+    chosen = [name for name in known if getattr(options, name)] or list(PARTS)
     folder = tempfile.mkdtemp(prefix="bench-", dir=options.dir or os.getcwd())
     missed = 0
     try:
         print(machine())
         print("\n| what | measured | limit | | medians |\n|---|---|---|---|---|", flush=True)
-        only = [training(folder, number), loading(folder, number), saving(folder, 1)] if options.training else []
-        only += [batching(folder, number, 48 if options.quick else 256)] if options.batching else []
-        only += [merging(folder, number)] if options.merging else []
-        only += [dequantising(folder, number, layers=2 if options.quick else 16)] if options.dequantising else []
-        only += [deepseek(folder, number)] if options.deepseek else []
-        only += [scanning(folder, number, 0.05 if options.quick else 1.0)] if options.scanning else []
-        only += [checking(folder, number, 0.1 if options.quick else 1.0)] if options.checking else []
-        only += [lora(folder, number, 2 if options.quick else 18)] if options.lora else []
-        only += [small(folder, number, 2_000 if options.quick else 200_000)] if options.small else []
-        only += [patching(folder, number, layers=2 if options.quick else 32)] if options.patching else []
-        only += [sharing(folder, number, layers=2 if options.quick else 16)] if options.sharing else []
-        only += [builds(folder, number)] if options.builds else []
-        for rows in only:
-            for row in rows:
-                show(row)
-                missed += not row.held
-        if only:
-            return
-        make_model(folder, "big", 200_000_000 if options.quick else 2_000_000_000)
-        for rows in (start_up(folder, number), copying(folder, number)) if not options.editing else ():
-            for row in rows:
-                show(row)
-                missed += not row.held
-        make_many(folder)
-        for row in editing(folder, number):
-            show(row)
-            missed += not row.held
-        if options.editing:
-            return
-        make_model(folder, "small", 200_000_000)
-        names = ["small", "big"]
-        if not options.quick:
-            make_model(folder, "huge", 8_000_000_000)
-            names.append("huge")
-        for rows in (
-            header(folder),
-            sizes(folder, names),
-            training(folder, number),
-            loading(folder, number),
-            saving(folder, 1),
-            batching(folder, number, 48 if options.quick else 256),
-            merging(folder, number),
-            dequantising(folder, number, layers=2 if options.quick else 16),
-            deepseek(folder, number),
-            scanning(folder, number, 0.05 if options.quick else 1.0),
-            checking(folder, number, 0.1 if options.quick else 1.0),
-            lora(folder, number, 2 if options.quick else 18),
-            small(folder, number, 2_000 if options.quick else 200_000),
-            patching(folder, number, layers=2 if options.quick else 32),
-            sharing(folder, number, layers=2 if options.quick else 16),
-            builds(folder, number),
-        ):
-            for row in rows:
+        for name in chosen:
+            for row in known[name][0](folder, number, options.quick):
                 show(row)
                 missed += not row.held
     finally:
