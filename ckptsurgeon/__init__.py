@@ -5,7 +5,8 @@
     plan = cs.transplant("src.pth", "dst.yaml", exclude=["decoder"])
     cs.apply(plan, "init.safetensors")
 
-Importing it loads neither torch nor numpy; names are imported when they are used, from where ``__init__.pyi`` says.
+Importing ckptsurgeon loads neither torch nor numpy: each public name is imported at its first use, from the module that
+``__init__.pyi`` lists for it.
 """
 
 from __future__ import annotations
@@ -31,5 +32,5 @@ shown_by(_views)
 
 
 def __dir__() -> list[str]:
-    """Return the public names: imported subpackages and helpers are not offered for completion."""
+    """Return the public names and the dunder names, so that completion does not offer subpackages and helpers."""
     return sorted({*__all__, *(name for name in globals() if name.startswith("__") and name.endswith("__"))})

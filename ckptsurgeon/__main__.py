@@ -1,7 +1,7 @@
-"""Where the program ``ckpt`` begins: with nothing imported that takes time.
+"""The entry point of the program ``ckpt``; it imports nothing that takes time.
 
-Until the command line reacts to signals in its own way, Ctrl-C ends the process as it ends any other: a traceback out
-of some import would say nothing.
+Until the command line installs its own signal handlers, Ctrl-C ends the process silently (``SIG_DFL``): a traceback
+from the middle of an import would not help the user.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["main"]
 
 def main() -> int:
     """Run ``ckpt`` as the whole program and return its exit code."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and is not ignored, as behind nohup
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # the parent may have set SIG_IGN
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from .cli import main as run
 

@@ -6,12 +6,12 @@
     ├── SourceError            3   an input that is missing or cannot be read
     ├── FormatError            3   not a checkpoint, or one whose structure is broken
     │   └── UnsafeError        3   well formed, but dangerous to interpret
-    ├── PlanError              4   the plan is impossible, or a source changed since it was made
+    ├── PlanError              4   the plan is impossible, or a source has changed since the plan was made
     ├── OutputError            5   the output cannot be written
-    └── VerifyError            1   the output is not what its recipe says
+    └── VerifyError            1   the output differs from its recipe
 
-A message says what is wrong and where, its hint what to do. ``details`` lists every key or file concerned, for
-``--json``, while the message names only the first few.
+The message says what is wrong and in which file; the hint says what to do. ``details`` lists every affected key or file
+for ``--json``; the message lists only the first few.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ __all__ = [
 class CheckpointError(Exception):
     """Base of every error that ckptsurgeon raises on purpose.
 
-    ``message`` says what is wrong and ``hint`` what to do, with options as on the command line (``--vocab``); ``str()``
-    of the error names arguments of Python (``vocab``) instead. ``details`` lists every key or file concerned;
-    ``rule`` is a short name of the rule of the format that a file breaks.
+    ``message`` says what is wrong and ``hint`` what to do. Both contain options as on the command line (``--vocab``);
+    in ``str(error)`` they are replaced by the Python arguments (``vocab``). ``details`` lists every affected key or
+    file. ``rule`` is a short name of the file format's rule that the file breaks, '' if there is none.
     """
 
     exit_code = 1
@@ -53,7 +53,7 @@ class CheckpointError(Exception):
 
     @property
     def said(self) -> str:
-        """The message and the hint in one text, with the options of the command line."""
+        """The message followed by the hint, with options as on the command line."""
         return f"{self.message} {self.hint}" if self.hint else self.message
 
     def __str__(self) -> str:
@@ -67,7 +67,7 @@ class PatternError(CheckpointError):
 
 
 class ConfigError(CheckpointError):
-    """An option, destination configuration or recipe is wrong, or a package it needs is missing."""
+    """An option, destination configuration or recipe is wrong, or a Python package that it needs is missing."""
 
     exit_code = 2
 
@@ -85,20 +85,20 @@ class FormatError(CheckpointError):
 
 
 class UnsafeError(FormatError):
-    """A file is well formed but would be dangerous to interpret."""
+    """A file that looks well formed is refused: it is ambiguous, or reading it would take too much memory or time."""
 
 
 class PlanError(CheckpointError):
-    """The plan is impossible: shapes or keys do not fit, nothing would load, a requirement fails, a source changed."""
+    """The plan is impossible (shapes or keys do not fit, nothing is loaded, a rule is not met), or a source changed."""
 
     exit_code = 4
 
 
 class OutputError(CheckpointError):
-    """The output exists, is one of the inputs, or cannot be written."""
+    """The output exists already, is also an input, or cannot be written."""
 
     exit_code = 5
 
 
 class VerifyError(CheckpointError):
-    """An output differs from what its recipe, plan or sources say."""
+    """An output differs from its recipe, plan or sources."""

@@ -1,4 +1,4 @@
-"""Explains tensors of a plan: what was decided, and the other sources, rules and policies that were possible."""
+"""Explains tensors of a plan: where each comes from, and which other sources, rules and policies were possible."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ __all__ = ["Chooser", "explain"]
 NEAR = 3
 """The most similar names that are shown."""
 COMPARED = 1 << 18
-"""The most names that are compared, for all tensors together; this takes some seconds."""
+"""The most names that are compared in one call of ``explain``; comparing that many takes some seconds."""
 
 Place = tuple[int, str]
 """The index of a source, and the key of one of its tensors."""
 
 
 class Chooser:
-    """Repeats the planner's selection of source tensors, and keeps the candidates that were not selected."""
+    """Finds the alternatives for tensors of a plan: the source tensors that the planner could also have selected."""
 
     def __init__(self, plan: Plan, planning: PlanningInputs) -> None:
         self._plan = plan
@@ -54,7 +54,10 @@ class Chooser:
         self._left = COMPARED
 
     def alternatives(self, step: Step, names: Sequence[str]) -> Alternatives:
-        """Return the alternatives for the tensor that a step of the plan makes; ``names`` are its destination keys."""
+        """Return the alternatives for the tensor that a step of the plan makes.
+
+        ``names`` are the destination keys of this tensor: more than one if it is tied.
+        """
         origins = [origin for name in names for origin in self._selection.origins.get(name, ())]
         meant = self._meant(step, origins)
         return Alternatives(
@@ -66,9 +69,9 @@ class Chooser:
         )
 
     def _meant(self, step: Step, origins: Sequence[TensorOrigin]) -> TensorOrigin | None:
-        """Return the source tensor that a step of the plan uses, or would use if it did not initialise its tensor.
+        """Return the source tensor that a step of the plan uses; None if no source has it.
 
-        Returns None if no source has the tensor.
+        If the step initialises its tensor instead, return the source tensor that it would have used.
         """
         last = max((origin.source for origin in origins), default=-1)
         return next((origin for origin in origins if origin.source == last), None)
@@ -82,7 +85,7 @@ class Chooser:
             elif origin.source != step.source:
                 why = "a later source has it too"
             else:
-                why = "another name of the same tensor"
+                why = "another key of the same tensor"
             yield self._candidate(origin.source, origin.key, origin.info, why)
 
     def _excluded(self, names: Sequence[str]) -> Iterator[Candidate]:
@@ -94,21 +97,21 @@ class Chooser:
         return Candidate(self._plan.sources[source].name, key, info.dtype, info.shape, why)
 
     def _other_rules(self, step: Step, names: Sequence[str], meant: TensorOrigin | None) -> Iterator[OtherMatch]:
-        """Yield the rules and policies that match a tensor too, but are not used because another one wins.
+        """Yield the rules and policies that also match a tensor, but are not used.
 
-        These are rename rules that come after the first one that matches, and shape policies that a later policy
-        overrides. ``names`` are the tensor's keys in the destination; ``meant`` is its source tensor.
+        The first matching rename rule is used, and the last matching shape policy. ``names`` are the tensor's keys in
+        the destination; ``meant`` is its source tensor.
         """
         if meant is not None:
             matching = [rule for rule in self._rules if rule.pattern is None or rule.pattern.matches(meant.key)]
             for rule in matching[1:]:
-                yield OtherMatch(f"--map {rule.text}", "an earlier one matches too")
+                yield OtherMatch(f"--map {rule.text}", "an earlier rule wins")
         if meant is None or not _differs(meant.info.shape, step.shape) or step.rows is not None:
             return
         hits = sorted(frozenset[int]().union(*(self._scoped.match(name) for name in names)))
         for index in hits[:-1]:
             flag, policy = self._planning.options.mismatch.scoped[index]
-            yield OtherMatch(f"{flag}={policy}", "a later one matches too")
+            yield OtherMatch(f"{flag}={policy}", "a later policy wins")
 
     def _policies(self, step: Step, meant: TensorOrigin | None) -> tuple[str, ...]:
         if meant is None or not _differs(meant.info.shape, step.shape):
@@ -117,10 +120,9 @@ class Chooser:
         return tuple(policy for policy in fits if policy != step.policy.partition(":")[0])
 
     def _near(self, step: Step) -> Iterator[Candidate]:
-        """Yield the source tensors whose names are most similar to that of a step's tensor.
+        """Yield the source tensors whose names are most similar to the name of a step's tensor.
 
-        These are unused tensors of the same shape. If there are none, they are used tensors of the same shape; if there
-        are none of these, tensors of any shape.
+        Unused tensors of the same shape are preferred, then used tensors of the same shape, then tensors of any shape.
         """
         alike = self._alike.get(step.shape, [])
         self._left -= len(alike)
@@ -132,7 +134,7 @@ class Chooser:
             yield self._candidate(*place, info, self._use(place))
 
     def _use(self, place: Place) -> str:
-        """Return a text that says how a source tensor is used; ``place`` is the index of the source and the key."""
+        """Return a phrase for how the plan uses a source tensor, such as "not used"."""
         if place in self._left_out:
             return f"left out, {self._left_out[place]}"
         return f"used for {self._uses[place]}" if place in self._uses else "not used"
@@ -167,8 +169,8 @@ def _nearest(key: str, places: Sequence[Place]) -> list[Place]:
 def explain(plan: Plan, patterns: Sequence[str], planning: PlanningInputs | None = None) -> Explained:
     """Return explanations of the destination tensors whose keys match ``patterns``.
 
-    Their alternatives are given only with ``planning``, the inputs from which the plan was made. Raises PatternError
-    for a pattern that matches no destination key; its hint says if the pattern matches source keys.
+    ``planning`` are the inputs from which the plan was made; without them, the explanations have no alternatives.
+    Raises PatternError for a pattern that matches no destination key; its hint says if the pattern matches source keys.
     """
     wanted: set[str] = set()
     for text in patterns:
@@ -197,11 +199,11 @@ def _explained(plan: Plan, step: Step, names: Sequence[str], chooser: Chooser | 
 
 
 def _because(step: Step) -> str:
-    """Return why the tensor that a step makes does not come from a source, '' if it does come from one."""
+    """Return why the tensor that a step makes does not come from a source; '' if it comes from a source."""
     return {
         "missing": "no source has it",
         "excluded": f"left out: {step.rule}",
-        "reinit": f"{step.rule}, whatever a source has",
+        "reinit": f"{step.rule} initialises it, even if a source has it",
         "mismatch": f"the shapes differ: {step.rule}",
     }.get(step.reason, "")
 
@@ -212,7 +214,7 @@ def _matching(text: str, plan: Plan, planning: PlanningInputs | None) -> list[st
         return [text]
     if not text:
         raise PatternError(
-            "--explain is empty.", hint="Give a key of the destination, or a pattern that matches such keys."
+            "--explain is empty.", hint="Give a key of the destination, or a pattern that matches its keys."
         )
     pattern = KeyPattern.given(text, "--explain ")
     hits = KeyMatcher([pattern]).hits(keys)[0]
@@ -224,7 +226,10 @@ def _matching(text: str, plan: Plan, planning: PlanningInputs | None) -> list[st
 
 
 def _of_a_source(pattern: KeyPattern, planning: PlanningInputs) -> str:
-    """Return a text that says what becomes of the source keys that a pattern matches, '' if it matches none."""
+    """Return a hint for a pattern that matches source keys: the destination key of the first of them.
+
+    Returns '' if the pattern matches no source key.
+    """
     keys = [key for view in planning.views for key in view.tensors]
     hits = KeyMatcher([pattern]).hits(keys)[0]
     if not hits:
@@ -232,7 +237,7 @@ def _of_a_source(pattern: KeyPattern, planning: PlanningInputs) -> str:
     names = _names_of(hits[0], planning.selection())
     placed = [name for name in names if name in planning.target.tensors]
     where = f"in the destination it is {listing(placed)}" if placed else _nowhere(names)
-    return f"{escape(hits[0])} is a key of the source; {where}. --explain takes destination keys."
+    return f"{escape(hits[0])} is a key of the source; {where}. --explain needs destination keys."
 
 
 def _nowhere(names: Sequence[str]) -> str:

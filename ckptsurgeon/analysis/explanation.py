@@ -1,4 +1,4 @@
-"""The explanation of a tensor, as plain data."""
+"""The result of ``explain``: for each tensor, what the plan does with it and why."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class OtherMatch:
-    """A rename rule or shape policy that matches a tensor too, and ``why`` another rule or policy is used for it."""
+    """A rename rule or shape policy (``text``) that also matches a tensor, and ``why`` another one is used for it."""
 
     text: str
     why: str
@@ -40,9 +40,9 @@ class OtherMatch:
 class Alternatives(Brief):
     """The alternatives to what the plan does with a tensor.
 
-    ``sources`` are tensors of sources that could be used instead, ``excluded`` those that an option excludes. ``rules``
-    also match the tensor's key, and ``policies`` also fit its shapes. If no source has the tensor, ``near`` has tensors
-    with similar names.
+    ``sources`` are source tensors that could be used instead. ``excluded`` are source tensors that an option excludes.
+    ``rules`` are other rename rules and shape policies that match the tensor. ``policies`` are other shape policies
+    that can be used for its shapes. If no source has the tensor, ``near`` lists source tensors with similar names.
     """
 
     sources: tuple[Candidate, ...] = ()
@@ -64,11 +64,11 @@ class Alternatives(Brief):
 
 @dataclass(frozen=True, repr=False)
 class Explanation(Brief):
-    """What becomes of one destination tensor, and why.
+    """How the plan makes one destination tensor, and why.
 
-    ``source`` is the name of its source; without a source, ``because`` says why. ``seed`` is the seed if its values are
-    drawn at random. ``ties`` are the other names of the same tensor. ``alternatives`` is None if the plan was read from
-    a file, because the file does not contain them.
+    ``source`` is the name of its source. If it has no source, ``source`` is empty and ``because`` is the reason.
+    ``seed`` is the seed if its values are drawn at random. ``ties`` are the other keys of the same tensor.
+    ``alternatives`` is None if the plan was read from a file, because the file does not contain them.
     """
 
     step: Step

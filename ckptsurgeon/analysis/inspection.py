@@ -40,9 +40,9 @@ __all__ = [
 
 CHARACTERS = 500
 ENTRIES = 1000
-"""The most characters of a text, and entries of a list or table, that are kept."""
+"""The most characters of a string, and the most entries of a list or mapping, that are kept."""
 NUMBER = 2**53
-"""The smallest integer that readers of JSON may round."""
+"""The first integer that JSON readers with float64 numbers, such as JavaScript, may round."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class AdapterSettings:
 
 
 def adapter_settings(data: object) -> AdapterSettings | None:
-    """Return the settings in the content of an adapter_config.json; None if it does not name a kind of adapter."""
+    """Return the settings of a parsed adapter_config.json; None if it has no ``peft_type``."""
     kind = _text(data.get("peft_type")) if isinstance(data, Mapping) else None
     if not isinstance(data, Mapping) or not kind:
         return None
@@ -140,10 +140,10 @@ class TokenRows:
 
 @dataclass(frozen=True)
 class StatsSummary:
-    """Counts over all tensors with statistics; ``elements`` is the number of their elements.
+    """Totals over all tensors with statistics; ``elements``, ``nan``, ``inf`` and ``zeros`` count elements.
 
-    ``measured`` and ``not_measured`` are the numbers of tensors with and without statistics. ``unsound`` are the keys
-    of tensors with a NaN or an infinity.
+    ``measured`` and ``not_measured`` count the tensors with and without statistics. ``unsound`` are the keys of tensors
+    that contain a NaN or an infinity.
     """
 
     measured: int
@@ -156,7 +156,7 @@ class StatsSummary:
 
 
 def summary_of(stats: Mapping[str, Stats | None], tensors: Mapping[str, TensorInfo]) -> StatsSummary:
-    """Return counts over the statistics of all tensors; a tensor whose statistics are None counts as not measured."""
+    """Return totals over the statistics of all tensors; a tensor whose statistics are None counts as not measured."""
     found = {key: one for key, one in stats.items() if one is not None}
     return StatsSummary(
         measured=len(found),
@@ -173,11 +173,13 @@ def summary_of(stats: Mapping[str, Stats | None], tensors: Mapping[str, TensorIn
 class Inspection(InNotebooks):
     """The description of a checkpoint from its headers.
 
-    ``nbytes_files`` is the size of its files in bytes; ``codes`` describes its quantised tensors. ``decoded`` has the
-    statistics of the weights that these stand for, by their logical names, and ``undecoded`` the reasons why others
-    have none. ``basis`` names the transforms in whose basis the quantised weights are stored. ``adapter`` has the
-    settings of the adapter_config.json next to it, if it is a PEFT adapter. ``tokens`` compares the numbers of tokens
-    and of rows for them, if both are known. ``model`` says what the model is, if its configuration does.
+    ``nbytes_files`` is the size of its files in bytes. ``ties`` maps a tied key to the first key of the same tensor.
+    ``codes`` describes its quantised tensors. ``decoded`` maps the logical name of a quantised weight to the statistics
+    of its dequantised values, and ``undecoded`` maps the names of other quantised weights to the reason why they cannot
+    be dequantised. ``basis`` names the transforms (such as Hadamard rotations) that were applied to the quantised
+    weights. ``adapter`` has the settings of the adapter_config.json in the same folder, if it is a PEFT adapter.
+    ``tokens`` compares the number of tokens with the rows of the embedding, if both are known. ``model`` has the name
+    and sizes of the model, if its configuration contains them.
     """
 
     path: str
@@ -209,14 +211,14 @@ class Inspection(InNotebooks):
     def parameters(self) -> int | None:
         """Number of elements of all floating tensors; tied tensors count once, quantised ones as if dequantised.
 
-        None if the headers do not give this number, as for some quantised encodings.
+        None if it cannot be computed from the headers, as for some quantised encodings.
         """
         unknown = (one.codes for one in self.codes.tensors if one.codes and one.parameters is None)
         return None if any(key in self.tensors for key in unknown) else self.parameters_at_least
 
     @cached_property
     def parameters_at_least(self) -> int:
-        """The number of parameters, or a lower bound if the headers do not give the number."""
+        """The number of parameters, or a lower bound if it cannot be computed from the headers."""
         return sum(self.codes.parameters(key, info) for key, info in self.tensors.items() if key not in self.ties)
 
     @cached_property
@@ -226,9 +228,10 @@ class Inspection(InNotebooks):
 
     @property
     def summary(self) -> StatsSummary | None:
-        """Counts over the statistics of all tensors, in which tied tensors count once; None without statistics.
+        """Totals over the statistics of all tensors; tied tensors count once. None if no statistics were requested.
 
-        Codes count as not measured; decoded weights are counted only if they are ``unsound``.
+        The stored codes of quantised weights count as not measured. Their dequantised values appear only in
+        ``unsound``, if they contain a NaN or an infinity.
         """
         if self.stats is None:
             return None
@@ -237,7 +240,7 @@ class Inspection(InNotebooks):
         return replace(found, unsound=(*found.unsound, *unsound))
 
     def bits_per_weight(self, one: QuantisedTensor) -> float | None:
-        """Return the stored bits of a quantised tensor for each of its parameters; None if it is not known."""
+        """Return the number of stored bits per parameter of a quantised tensor; None if it is not known."""
         keys = one.keys
         if not one.parameters or not all(key in self.tensors for key in keys):
             return None
@@ -316,10 +319,11 @@ def inspection_of(
     stats: bool = False,
     weights: Weights | None = None,
 ) -> Inspection:
-    """Describe an open checkpoint, or the tensors in it that patterns select.
+    """Describe an open checkpoint, or only the tensors that ``include`` and ``exclude`` select.
 
-    Reads only headers; with ``stats`` also the values of these tensors, except quantised codes. ``weights`` gives the
-    weights that these stand for, which are then measured too. Raises PatternError for a pattern that matches no key.
+    Reads only headers; with ``stats`` also the values of these tensors, except quantised codes. ``weights`` is a
+    function that dequantises; if it is given, the dequantised values are measured too. Raises PatternError for a
+    pattern that matches no key.
     """
     chosen = chosen_keys(list(checkpoint), include, exclude, names=checkpoint.codes.names)
     tensors, ties = dict(checkpoint.items()), checkpoint.ties
@@ -352,8 +356,8 @@ def inspection_of(
 def _on_disk(files: Sequence[FilePrint]) -> int:
     """Return the size of a checkpoint's files in bytes.
 
-    If the checkpoint is an archive, ``files`` lists the archive without a name, and then the files in it, whose sizes
-    are not added.
+    If the checkpoint is an archive, ``files`` lists the archive with an empty name, then its members. The sizes of the
+    members are not added to the size of the archive.
     """
     return sum(file.size for file in files if not file.name) or sum(file.size for file in files)
 
@@ -361,9 +365,10 @@ def _on_disk(files: Sequence[FilePrint]) -> int:
 def decoded_stats(
     checkpoint: Checkpoint, codes: QuantisedTensors, weights: Weights
 ) -> tuple[dict[str, Stats], dict[str, str]]:
-    """Read quantised tensors, and return the statistics of the weights that they stand for, by their logical names.
+    """Dequantise the quantised tensors and return the statistics of the result, by logical name.
 
-    The second result has the reasons why others cannot be decoded.
+    The second result maps the names of tensors that cannot be dequantised to the reason. ``weights`` is the function
+    that dequantises.
     """
     from ..engine.prefetch import fetch_keys
     from .stats import stats_of

@@ -1,4 +1,4 @@
-"""What a model is, in a few words, from the fields of its configuration."""
+"""The name and sizes of a model, from the fields of its configuration."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_atten
 KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads")
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts")
-"""The names that families of models have for each number; the first that is there counts."""
+"""The fields that different configurations use for the same number; the first field that exists is used."""
 MOST = 2**31
 
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """A model by its ``name``, and the sizes that its configuration gives; None for those that it does not give.
+    """The class or architecture (``name``) and the sizes of a model; None for sizes that its configuration lacks.
 
-    ``layers`` of an encoder and a decoder are those of the encoder. Of ``experts``, a token takes
-    ``experts_per_token``.
+    In an encoder-decoder model, ``layers`` is the number of encoder layers. ``experts_per_token`` of the ``experts`` in
+    a layer are used for each token.
     """
 
     name: str
@@ -56,9 +56,9 @@ class ModelSummary:
 
 
 def summary_of_config(config: Mapping[str, Any]) -> ModelSummary | None:
-    """Return what a config.json says a model is; None if it names neither a class nor a type.
+    """Return the name and sizes of a model from its config.json; None if that has no ``architectures`` or type.
 
-    Sizes that a model of several parts does not have itself are those of its text part.
+    A size that is missing at the top level is taken from ``text_config``, as in multimodal models.
     """
     named = config.get("architectures")
     name = named[0] if isinstance(named, list) and named else config.get("model_type")
@@ -75,7 +75,7 @@ def summary_of_config(config: Mapping[str, Any]) -> ModelSummary | None:
 
 
 def summary_of_gguf(metadata: Mapping[str, str]) -> ModelSummary | None:
-    """Return what the metadata of a GGUF says a model is; None if it names no architecture.
+    """Return the name and sizes of a model from the metadata of a GGUF; None if that has no architecture.
 
     https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
     """

@@ -1,4 +1,4 @@
-"""What a patch is: from which checkpoint to which it leads, and how many tensors it changes."""
+"""The description of a patch: the old and the new checkpoint, and how many tensors it changes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["Patch", "described"]
 
 @dataclass(frozen=True, repr=False)
 class Patch(InNotebooks):
-    """What a patch is, or what was made with it. Sizes are in bytes, ``elapsed_s`` is in seconds.
+    """A patch that was read, written or applied. Sizes are in bytes, ``elapsed_s`` is in seconds.
 
     ``path`` is the file that was read or written; ``old`` and ``new`` are the names of the checkpoints. ``equal``,
-    ``changed`` and ``added`` are numbers of the new checkpoint's tensors: with the bytes of the old one, changed from
-    it, and not in it. ``files`` is the number of new files, ``nbytes`` the size of the patch, ``new_nbytes`` that of
-    the new files; if several patches were applied, the tensors are those of the last one, and ``nbytes`` is the size of
-    all. ``notes`` name what is not in the patch.
+    ``changed`` and ``added`` count tensors of the new checkpoint: equal to the old one bit for bit, changed, and only
+    in the new one. ``files`` is the number of new files, ``nbytes`` the size of the patch, ``new_nbytes`` the size of
+    the new files. If several patches were applied, the counts of tensors are those of the last patch, and ``nbytes`` is
+    the size of all patches. ``notes`` list what is not in the patch.
     """
 
     path: str
@@ -61,7 +61,7 @@ class Patch(InNotebooks):
 
 
 def described(path: str, index: PatchIndex, nbytes: int, elapsed_s: float) -> Patch:
-    """Return what a patch is, from its index; ``nbytes`` is its size."""
+    """Return the description of a patch, from its index. ``nbytes`` is the size of the patch file in bytes."""
     places: dict[tuple[int, int], str] = {}
     for number, file in enumerate(index.files):
         offsets = accumulate((segment.nbytes for segment in file.segments), initial=0)

@@ -1,4 +1,4 @@
-"""Statistics of tensors' values, streamed: mean, deviation, extremes, zeros, NaN, Inf, a histogram."""
+"""Statistics of tensors' values, read in blocks: mean, standard deviation, extremes, zeros, NaN, Inf, a histogram."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from ..tensors.ops.regions import Array, blocks
 __all__ = ["BINS", "BLOCK", "Stats", "as_float64", "histogram_of", "stats_of"]
 
 BLOCK = 1 << 18
-"""Elements of a block."""
+"""The number of elements that are read at once."""
 
 
 @dataclass(frozen=True)
 class Stats:
-    """Statistics over the finite values; ``std`` is the population standard deviation. Counts are of elements.
+    """Statistics of a tensor. ``mean``, ``std``, ``min`` and ``max`` are over its finite values.
 
-    A figure is None if there are no finite values, or if float64 cannot hold it.
+    They are None if there are no finite values, or if the result exceeds float64. ``std`` is the population standard
+    deviation. ``zeros``, ``nan`` and ``inf`` count elements.
     """
 
     mean: float | None
@@ -39,8 +40,9 @@ class Stats:
 
 
 def stats_of(checkpoint: Checkpoint, info: TensorInfo) -> Stats | None:
-    """Read a tensor and return its statistics; None for complex and packed dtypes, and for values that cannot be read.
+    """Read a tensor and return its statistics.
 
+    Returns None for complex and packed dtypes, and for tensors that are not plain bytes (sparse, quantised, meta).
     Raises SourceError if the file cannot be read, FormatError if the stored checksum is wrong.
     """
     dtype = DTYPES[info.dtype]
@@ -59,7 +61,7 @@ def stats_of(checkpoint: Checkpoint, info: TensorInfo) -> Stats | None:
             continue
         zeros += int(np.count_nonzero(finite == 0))
         low, high = min(low, float(finite.min())), max(high, float(finite.max()))
-        # Chan, Golub and LeVeque (1983): means and squared deviations of two groups combined
+        # Chan, Golub and LeVeque (1983): combine the means and the squared deviations of two groups
         with np.errstate(over="ignore", invalid="ignore"):
             size, group = finite.size, float(finite.mean())
             delta, total = group - mean, number + finite.size
@@ -75,21 +77,21 @@ def _known(value: float) -> float | None:
 
 
 def as_float64(values: Array, dtype: str) -> Array:
-    """Return values of a dtype as float64, in one dimension."""
+    """Return ``values``, which are of the given dtype, as a flat float64 array."""
     wide, _ = cast(values.reshape(-1), dtype, "float64")
     return wide
 
 
-# Histograms: equal bins between the extremes.
+# Histograms: bins of equal width between the extremes.
 
 BINS = 32
 
 
 def histogram_of(checkpoint: Checkpoint, info: TensorInfo, stats: Stats) -> tuple[int, ...]:
-    """Read a tensor and return the number of finite elements in each of ``BINS`` equal bins.
+    """Read a tensor and return the number of finite elements in each of ``BINS`` bins of equal width.
 
-    Returns () if all finite elements are equal, if there are none, or if float64 cannot hold their range. ``stats`` are
-    the statistics of the tensor. Raises SourceError if the file cannot be read.
+    ``stats`` are the statistics of the tensor. Returns () if all finite elements are equal, if there are none, or if
+    their range exceeds float64. Raises SourceError if the file cannot be read.
     """
     if stats.min is None or stats.max is None or stats.min == stats.max or not math.isfinite(stats.max - stats.min):
         return ()

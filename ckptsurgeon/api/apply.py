@@ -1,4 +1,4 @@
-"""``apply``: carries out a plan and writes its output."""
+"""``apply``: carries out a plan, that is, writes its output."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["apply", "check_output", "notes_of", "output_formats"]
 
 _OF_MODELS = (".bpe", ".codes", ".jinja", ".json", ".model", ".spm", ".tiktoken", ".tokenizer", ".txt")
-"""Suffixes of the files that lie beside the weights of a model."""
+"""Suffixes of the files that may be in a model's folder besides its weights."""
 INDEX = ".index.json"
 
 
@@ -57,33 +57,34 @@ def apply(
     engine: str | None = None,
     progress: Progress | None = None,
 ) -> Receipt:
-    """Carry out a plan, or the file of a plan or recipe: write all of ``output``, or change nothing.
+    """Carry out a plan, given as an object or as the file of a plan or recipe: write all of ``output``, or nothing.
 
-    ``output`` is a path, or an address as "s3://bucket/model" or "hf://org/repo@branch".
+    ``output`` is a path, or an address such as "s3://bucket/model" or "hf://org/repo@branch". A recipe (YAML) may
+    contain the output and options for writing it; arguments of this call override them. If ``plan`` is a file, the
+    receipt includes the notes of the plan.
 
-    A recipe (YAML) may name the output and how to write it; arguments that are given here count instead. If ``plan`` is
-    a file, the receipt includes the notes of the plan.
+    ``to`` is the format ("safetensors", "pth", "dcp", "tensorflow"); by default the suffix of ``output`` decides. If
+    ``output`` is a folder, or if ``max_shard_size`` is set (such as "5GB"), shards with an index are written. If ``to``
+    is "fsdp" or "tp", one file is written for each of ``ranks`` ranks: ``axis`` has strings "GLOB=AXIS", which give the
+    axis along which tensors are split, and ``mesh`` ("cuda:fsdp") is the device mesh of the DTensors.
 
-    The format follows the suffix, or ``to`` ("safetensors", "pth", "dcp", "tensorflow"); a folder, or
-    ``max_shard_size`` as in "5GB", gives shards with an index. ``to`` "fsdp" or "tp" writes a file for each of
-    ``ranks`` ranks: ``axis`` has texts "GLOB=AXIS" that say along which axis tensors are cut, and ``mesh``
-    ("cuda:fsdp") is the mesh of DTensors. ``wait`` is the number of seconds, or math.inf, to wait
-    for another run that writes the same output. ``memory`` limits the memory to compute merges, also of adapters, as in
-    "512MB"; ``plugin`` is a file with your own merge methods, which is run. ``key`` is the file of a private key
-    (Ed25519) that signs every file of the output, in ``OUT.sig`` or, for a folder, in its ``model.sig``. ``progress``
-    is called with (bytes done, bytes in all).
+    ``wait`` is the number of seconds, or math.inf, to wait for another run that writes the same output. ``memory``
+    (such as "512MB") limits the memory for computing merges, including those of adapters. ``plugin`` is a Python file
+    with your own merge methods; it is run. ``key`` is the file of a private key (Ed25519) that signs every file of the
+    output; the signature is in ``OUT.sig`` or, for a folder, in its ``model.sig``. ``progress`` is called with (bytes
+    done, bytes in total).
 
     If a run that writes several shards is interrupted, its finished shards stay in a temporary folder, and the same
-    call goes on from there; with ``restart`` it removes them and begins anew. ``consume`` deletes the shards of the
-    sources (local safetensors) as soon as the shards made of them are on disk. With ``processes`` the shards are shared
-    out among the processes that ``torchrun`` has started, which all have to make this call with the same plan; each
-    returns a receipt, and that of the first process counts for the whole output. ``engine`` "ray" or "ray://HOST:PORT"
-    writes each shard as a task of Ray instead, on nodes that share the file system.
+    call continues from there; with ``restart``, it removes them and starts again. ``consume`` deletes each shard of the
+    sources (local safetensors) as soon as the output shards made from it are on disk. With ``processes``, the shards
+    are divided among the processes that ``torchrun`` has started. Each of these processes must make this call with the
+    same plan; the receipt of the first process describes the whole output. With ``engine`` "ray" or "ray://HOST:PORT",
+    each shard is written by a Ray task, on nodes that share the file system.
 
-    Raises PlanError if an input has changed since the plan or ``memory`` is too small, OutputError if the output
-    exists (without ``force``), is an input, is being written by another run, was begun by another call or cannot be
-    written, FormatError if an input fails its checksum, and VerifyError if a recipe asserts a proof (``proved``) and
-    the output, which is written then, computes something else.
+    Raises PlanError if an input has changed since the plan was made or ``memory`` is too small; OutputError if the
+    output exists (without ``force``), is an input, is being written by another run, was begun by another call or cannot
+    be written; FormatError if an input fails its checksum; and VerifyError if a recipe asserts a verdict of ``prove``
+    (``proved``) and the output, which is written nevertheless, computes something else.
     """
     from ..engine.apply import carry_out
     from ..engine.output.layout import parse_size
@@ -132,7 +133,9 @@ def apply(
             consume=consume,
         )
         if options.ranks.ranks and (processes or engine):
-            raise ConfigError(f"--to {to} is written by one process.", hint="Run it without torchrun and --engine.")
+            raise ConfigError(
+                f"--to {to} is written by one process.", hint="Leave --engine out, and do not use torchrun."
+            )
         recipe = make_recipe(plan, options.path.rstrip("/"), __version__)
         entries, lost = gguf_entries(plan, inputs, options)
         with ExitStack() as stack:
@@ -163,16 +166,19 @@ def apply(
 def _tasks(
     engine: str, plan: Plan, inputs: PlanInputs, options: OutputOptions, group: ProcessGroup | None
 ) -> AbstractContextManager[RayTasks]:
-    """Return the tasks of an engine; raises ConfigError if torchrun has started several processes, too."""
+    """Return the context manager for the Ray tasks; raises ConfigError if torchrun has started several processes too.
+
+    ``group`` are the processes of torchrun.
+    """
     if group is not None:
-        raise ConfigError("--engine and torchrun both share out the output.", hint="Use one of them.")
+        raise ConfigError("--engine and torchrun both divide the output into parts.", hint="Use only one of them.")
     from .ray_tasks import ray_tasks
 
     return ray_tasks(engine, plan, inputs, options)
 
 
 def _left_there(plan: Plan, options: OutputOptions) -> tuple[str, ...]:
-    """Return notes on files of an earlier model that lie in the folder of the output."""
+    """Return notes on files of an earlier model that are still in the folder of the output."""
     from ..engine.output.companions import as_written
     from ..engine.output.layout import is_folder
     from ..formats._choosing import has_weights
@@ -197,29 +203,29 @@ def _left_there(plan: Plan, options: OutputOptions) -> tuple[str, ...]:
 
 
 def _index_left(path: str) -> str:
-    """Return a note if the index of an older sharded model lies beside an output of one file; '' otherwise."""
+    """Return the note that an index of an earlier sharded model is in the same folder as the single file ``path``."""
     where, name = os.path.split(path)
     return (
         f"left in {escape(where) or '.'}, of the model that was there before: {escape(name)}{INDEX} and its shards; "
-        "the folder has two models now, so remove them or name the file"
+        "the folder has two models now: remove the index and its shards, or load the new file by its path"
     )
 
 
 def _check_memory(plan: Plan, plugins: tuple[Method, ...], memory: int) -> None:
-    """Raise PlanError if a plan needs more memory than it may use."""
+    """Raise PlanError if a plan needs more than ``memory`` bytes."""
     from .inputs.memory_budget import with_costs  # imports numpy
 
     with_costs(plan, memory, plugins)
 
 
 def _loaded(plugin: Path) -> tuple[Method, ...]:
-    from ..methods.merge._registry import load_plugin  # imports numpy, which copying does without
+    from ..methods.merge._registry import load_plugin  # imports numpy, which plans that only copy do not need
 
     return load_plugin(os.fspath(plugin))
 
 
 def output_formats() -> list[str]:
-    """Return the names of the formats that can be written, as ``to`` takes them."""
+    """Return the names of the formats that can be written: the values of ``to``."""
     from ..formats._open import writers
 
     return sorted(writers())
@@ -235,9 +241,10 @@ def check_output(
     axis: Sequence[str] | None = None,
     mesh: str | None = None,
 ) -> tuple[str, ...]:
-    """Raise what ``apply`` would raise for an output's format or shard size, or for the dtypes or extras of a plan.
+    """Check an output before ``apply``: its format and shard size and, if ``plan`` is given, whether it can store it.
 
-    The result are the notes that ``apply`` would add on the metadata of the output of a plan whose inputs are open.
+    Raises what ``apply`` would raise for these, for example for dtypes or entries that the format cannot store. Returns
+    the notes on the output's metadata that ``apply`` would add; none if the inputs of the plan are closed.
     """
     from ..engine.inputs import PlanInputs
     from ..engine.output.companions import as_written
@@ -261,7 +268,10 @@ def check_output(
 def notes_of(
     plan: Plan, output: Path | None = None, *, to: str | None = None, max_shard_size: str | None = None
 ) -> tuple[str, ...]:
-    """Return the notes of a plan; if the output is a single file, without those on the files of an output folder."""
+    """Return the notes of a plan for an output; if it is a single file, without notes on the files of an output folder.
+
+    If ``to`` is "tensorflow", notes on that format are added.
+    """
     from ..engine.output.companions import as_written
 
     if output is None:

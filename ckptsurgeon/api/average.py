@@ -40,14 +40,14 @@ def average(
     root: str | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Plan:
-    """Plan the average of checkpoints of one model: the mean, or with ``ema`` their moving average, oldest first.
+    """Plan the average of checkpoints of one model: the mean or, with a decay ``ema``, the exponential moving average.
 
-    Floating and complex tensors are averaged in double precision and keep the dtype of the first. Integers and
-    booleans, which have no mean, come from the "last" or "first" checkpoint, or are the "max" (``int_buffers``).
-    Folders whose tokenisers differ are averaged only if ``vocab`` is "place": row n with row n, whatever their tokens.
-    Codes of quantised checkpoints are averaged as the weights that they stand for; the mean is encoded as the first
-    checkpoint is, or stored as numbers if ``encoding`` is "dequantize".
-    ``metadata`` sets entries of the metadata, as in ``convert``.
+    For ``ema``, the order of ``sources`` is oldest first. Floating and complex tensors are averaged in double precision
+    and keep the dtype of the first checkpoint. Integers and booleans, which have no mean, come from the "last" or the
+    "first" checkpoint, or are the "max" of all (``int_buffers``). Folders whose tokenisers differ are averaged only if
+    ``vocab`` is "place": then row n is averaged with row n, whatever their tokens. Quantised checkpoints are decoded
+    for the average; the mean is quantised like the first checkpoint, or stored as plain numbers if ``encoding`` is
+    "dequantize". ``metadata`` sets entries of the metadata, as in ``convert``.
 
     Raises ConfigError for fewer than two checkpoints, PlanError if their keys, shapes or kinds of numbers differ,
     and what ``open_checkpoint`` raises.

@@ -1,4 +1,4 @@
-"""Changes the tensors of a source before an edit of it is planned: operations, decoding, a layout of names, codes."""
+"""Changes the tensors of a source before its edit is planned: operations, a layout, GGUF types, quantisation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["ChangedSource", "Changes", "Quantisation", "changed_source"]
 
 
 class Quantisation(NamedTuple):
-    """The scheme that weights are rounded by, and the patterns that choose the weights."""
+    """The name of a quantisation scheme ("fp8-block"), and the patterns that select the weights to quantise."""
 
     scheme: str
     include: Sequence[str]
@@ -30,9 +30,10 @@ class Quantisation(NamedTuple):
 
 @dataclass(frozen=True)
 class Changes:
-    """What is done to the tensors of a source, in this order; by default nothing.
+    """The changes to the tensors of a source, in the order in which they are made; by default none.
 
-    ``rows`` are operations (plain data), ``layout`` is the name of a layout, ``gguf_type`` that of a type of blocks.
+    ``rows`` are operations as plain data. ``layout`` is the name of a layout ("gguf"), and ``gguf_type`` the name of a
+    GGUF quantisation type ("q8_0").
     """
 
     rows: Sequence[Mapping[str, Any]] = ()
@@ -43,10 +44,11 @@ class Changes:
 
 @dataclass(frozen=True)
 class ChangedSource:
-    """A source after changes: the tensors (``operated``), the options with the rules of a layout, metadata and notes.
+    """A source after its changes.
 
-    ``folder`` has the files that describe the changed tensors, if that can be; ``described`` are the tensors that it
-    describes.
+    ``operated`` has the changed tensors. ``folder`` has the model's files (config.json and others), changed to fit
+    these tensors if possible; ``described`` are the tensors that these files fit. ``options`` include the rules of a
+    layout.
     """
 
     operated: OperatedCheckpoint
@@ -64,9 +66,9 @@ class ChangedSource:
 
 
 def changed_source(stored: Checkpoint, folder: ModelFolder, options: Options, changes: Changes) -> ChangedSource:
-    """Return a source after changes; ``folder`` has the files beside it.
+    """Return the source ``stored`` after ``changes``; ``folder`` has the other files of its folder.
 
-    Raises PlanError if a change does not fit the tensors, and what operations raise.
+    Raises PlanError if a change does not fit the tensors, and the errors of ``operate``.
     """
     plain = operate([stored], changes.rows)[0].checkpoint if changes.rows and changes.layout else stored
     layout = layout_named(changes.layout, plain, folder)
@@ -98,7 +100,7 @@ def changed_source(stored: Checkpoint, folder: ModelFolder, options: Options, ch
 
 
 def _in_layout(options: Options, layout: NamedLayout) -> Options:
-    """Return the options with the rules of a layout."""
+    """Return the options with the renaming rules and exclusions of a layout."""
     change = layout.change
     if not change.rules and not change.exclude:
         return options
@@ -107,7 +109,10 @@ def _in_layout(options: Options, layout: NamedLayout) -> Options:
 
 
 def _dtype_of_scales(options: Options, folder: ModelFolder, *, decoded: bool) -> str:
-    """Return the dtype of scales, which is that of the model's weights; '' if each weight has its own."""
+    """Return the dtype of the scales; '' if each scale gets the dtype of its weight.
+
+    ``decoded`` is true if quantised weights were decoded before; then it is the dtype in config.json.
+    """
     if options.dtype not in ("", "keep"):
         return options.dtype
     return dtype_of_weights(folder.config) if decoded else ""

@@ -1,4 +1,4 @@
-"""``check``: looks for faults of a checkpoint before it is shipped or trained."""
+"""``check``: looks for faults in a checkpoint, before it is shipped or trained."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["check"]
 FILES = ("file-size", "index-keys", "offsets", "shards")
 """The checks that explain why a file cannot be opened."""
 INDEX = ("index", "index size", "missing shard", "shard contents", "shard keys")
-"""Rules that an index can break; the shards are a checkpoint all the same."""
+"""Rules about an index; if one is broken, the shards can still be checked."""
 
 
 def check(
@@ -36,12 +36,13 @@ def check(
     skip: Collection[str] = (),
     progress: Progress | None = None,
 ) -> CheckReport:
-    """Look for faults of a checkpoint, and return PASS, WARN, FAIL or NOT RUN for each check.
+    """Look for faults in a checkpoint, and return PASS, WARN, FAIL or NOT RUN for each check.
 
-    Every value is read once, in bounded memory. ``base`` is the model that an adapter is for; ``root`` is the dotted
-    path of the state dict in a file with several; ``skip`` has the ids of checks to leave out. ``progress`` is called
-    with (bytes read, bytes in all). Files that are damaged or missing are findings, if the header of at least one can
-    be read. Raises SourceError or FormatError otherwise, and ConfigError for an unknown id.
+    Every value is read once, in bounded memory. If the checkpoint is an adapter, ``base`` is the model that it belongs
+    to. ``root`` is the dotted path of the state dict in a file with several; ``skip`` has the ids of checks to leave
+    out. ``progress`` is called with (bytes read, bytes in total). Damaged or missing files are reported as faults if
+    the header of at least one file can be read; otherwise SourceError or FormatError is raised. Raises ConfigError for
+    an unknown id.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise ConfigError(f"{brief_repr(path)} is not a path.", hint="Name a file or a folder.")
@@ -57,13 +58,16 @@ def check(
 
 
 def _is_explained(subject: Subject) -> bool:
-    """Return whether a check of the files fails, skipped or not: else nothing in the report says what is wrong."""
+    """Return whether one of the checks in ``FILES`` fails, even if the user skips it.
+
+    If none fails, nothing in the report explains why the checkpoint could not be opened.
+    """
     others = [one.id for one in all_checks() if one.id not in FILES]
     return not run_checks(subject, others).ok
 
 
 def _subject(path: str, opened: Opened, base: CheckpointLike | None, progress: Progress | None) -> Subject:
-    """Return what the checks look at, with all values measured."""
+    """Return the facts that the checks look at; this reads all values and measures them."""
     checkpoint = opened.checkpoint
     if checkpoint is None:
         return Subject(shown(path), "safetensors", {}, {}, opened.shards, opened.index, fault=DAMAGED)

@@ -1,4 +1,4 @@
-"""Compares a model's folder with the class of transformers that its config.json names: keys and shapes."""
+"""Compares the keys and shapes of a model with those of the transformers class in its config.json."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ PACKAGES = ("torch", "transformers")
 
 
 def class_notes(checkpoint: Checkpoint) -> list[str]:
-    """Return notes on keys and shapes of a model that are not those of the class in its config.json.
+    """Return notes on the keys and shapes of a model that differ from those of the class in its config.json.
 
-    The class is built on the meta device, as ``transplant`` builds a destination. There are no notes if the model
-    cannot be compared; then ``not_compared`` returns the reason.
+    The class is built on the meta device, as ``transplant`` builds a destination. If the model cannot be compared,
+    there are no notes; ``not_compared`` returns the reason.
     """
     folder = model_folder(checkpoint)
     if not_compared(checkpoint, folder):
@@ -43,7 +43,7 @@ def class_notes(checkpoint: Checkpoint) -> list[str]:
         plan = transplant(checkpoint, os.path.join(folder.path, CONFIG), on_mismatch="init")
     except CheckpointError as error:
         if isinstance(error, PlanError) and error.message.startswith("nothing would be loaded"):
-            none = f"the weights have no key of {escape(_architecture(folder))}: transformers initialises all of it"
+            none = f"the weights have no key of {escape(_architecture(folder))}: transformers initialises all tensors"
             return [f"{none}. {error.hint.partition(' Rename')[0]}".rstrip(". ")]
         said = error.said.removeprefix("config.json: ").removesuffix(".")
         return [f"the model that config.json describes cannot be built: {said}"]
@@ -55,9 +55,9 @@ def _is_quantised(checkpoint: Checkpoint, folder: ModelFolder) -> bool:
 
 
 def class_without_codes(checkpoint: Checkpoint, folder: ModelFolder) -> tuple[TargetSpec, str] | None:
-    """Return the tensors of a model's class, as if it were not quantised, and the name of the class; None if unknown.
+    """Return the tensors of a model's class without quantisation, and the name of the class.
 
-    Raises CheckpointError if the class cannot be built.
+    Returns None if ``not_compared`` has a reason. Raises CheckpointError if the class cannot be built.
     """
     if not_compared(checkpoint, folder):
         return None
@@ -69,12 +69,12 @@ def comparison_notes(checkpoint: Checkpoint) -> list[str]:
     folder = model_folder(checkpoint)
     why = not_compared(checkpoint, folder)
     if why:
-        return [f"keys and shapes are not compared with those of a class: {why}"]
+        return [f"keys and shapes are not compared with a transformers class: {why}"]
     found, name = class_notes(checkpoint), escape(_architecture(folder))
     if found:
         return found
     if _is_quantised(checkpoint, folder) and not has_names_of(checkpoint, _plain_class(folder)):
-        return [f"modules are not compared with those of {name}: the weights have less than half of its names"]
+        return [f"modules are not compared with those of {name}: the weights have fewer than half of its modules"]
     return [f"{'modules' if checkpoint.codes.tensors else 'keys and shapes'} are those of {name} in transformers"]
 
 
@@ -85,20 +85,20 @@ def not_compared(checkpoint: Checkpoint, folder: ModelFolder) -> str:
     if ADAPTER in names:
         return "this is an adapter, not a whole model"
     if CONFIG not in names:
-        return "there is no config.json beside the weights"
+        return "there is no config.json in the folder of the weights"
     if checkpoint.elsewhere:
         return "this is one of several shards"
     if scheme_of(folder.path):
-        return "the folder is not a local one"
+        return "the folder is not local"
     if "auto_map" in config:
-        return "config.json names code of its own (auto_map), which is not run"
+        return "config.json refers to custom code (auto_map), which is not run"
     if not isinstance(config.get("model_type"), str) or not _architecture(folder):
-        return "config.json does not name one class (model_type, architectures)"
+        return "config.json does not contain exactly one class (model_type, architectures)"
     return f"{lacking[0]} is not installed" if lacking else ""
 
 
 def _architecture(folder: ModelFolder) -> str:
-    """Return the class in ``architectures`` of a configuration; '' if there are several or none."""
+    """Return the name of the class in ``architectures`` of config.json; '' if there are several or none."""
     names = folder.config.get("architectures")
     return names[0] if isinstance(names, list) and len(names) == 1 and isinstance(names[0], str) else ""
 
@@ -120,11 +120,11 @@ def _differences(plan: Plan, checkpoint: Checkpoint, name: str) -> Iterator[str]
         rest = f"; the shapes of {count(len(others) - 1, 'other')} differ too" if others[1:] else ""
         yield f"{escape(one.key)} {own}, but {name}, built from config.json, has {shape_text(one.shape)}{rest}"
     if unused:
-        yield f"{name} has no place for {count(len(unused), 'tensor')}: {listing(unused, 3, where='')}: it ignores them"
+        yield f"{name} does not use {count(len(unused), 'tensor')} of the weights: {listing(unused, 3, where='')}"
 
 
 def _plain_class(folder: ModelFolder) -> TargetSpec:
-    """Return the tensors of the class in a folder's config.json without its quantisation."""
+    """Return the tensors of the class in a folder's config.json, built without its quantisation settings."""
     document = read_document(os.path.join(folder.path, CONFIG))
     content = {name: value for name, value in document.content.items() if name != QUANTISATION}
     return TRANSFORMERS.load(replace(document, content=content))

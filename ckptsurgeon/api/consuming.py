@@ -1,4 +1,4 @@
-"""What a run with ``consume`` would delete, before it begins."""
+"""Finds out what a run with ``consume`` would delete, before it begins."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Consumption", "consumption"]
 
 
 class Consumption(NamedTuple):
-    """The files of the sources that would be deleted, their size in bytes, and their tensors that no step reads."""
+    """The source files that would be deleted, their total size in bytes, and their tensors that no step reads."""
 
     files: tuple[str, ...]
     nbytes: int
@@ -20,9 +20,9 @@ class Consumption(NamedTuple):
 
 
 def consumption(plan: Plan) -> Consumption:
-    """Return what applying a plan with ``consume`` deletes; raises OutputError if a source cannot be consumed.
+    """Return what ``apply`` deletes if it is called with ``consume``; raises OutputError if a source cannot be deleted.
 
-    The inputs of the plan have to be open, as they are when a verb returns it.
+    The inputs of the plan must be open, as they are when a verb returns the plan.
     """
     inputs = plan.inputs
     assert isinstance(inputs, PlanInputs)

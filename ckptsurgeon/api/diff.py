@@ -43,12 +43,12 @@ def diff(
 ) -> Difference:
     """Compare two checkpoints tensor by tensor, whatever their formats, shards, wrappers and dtypes.
 
-    Reads only headers, unless ``values`` is set. Then a tensor counts as changed if any element differs by more than
-    ``atol`` + ``rtol`` times the second's magnitude, and the differences are measured. Quantised tensors are
-    compared byte for byte, and if they differ, or if the other checkpoint has them plainly or in another encoding, by
-    the values of the weights that they stand for (``decoded``). ``renames`` finds tensors with other names by their
-    content, and the rules that rename them. ``include`` and ``exclude`` select the keys to compare; ``root`` is the
-    state dict of both. ``second`` may be a configuration: keys, shapes and dtypes of what it builds are then compared.
+    Reads only headers, unless ``values`` is set. With ``values``, the differences are measured, and a tensor is changed
+    if any element differs by more than ``atol`` + ``rtol`` * abs(element of ``second``). Quantised tensors are compared
+    byte by byte. If they differ, or if one checkpoint has the weight in another encoding or not quantised, the decoded
+    weights are compared (``decoded``). ``renames`` finds tensors that have other names by their content, and the rules
+    that rename them. ``include`` and ``exclude`` select the keys to compare; ``root`` is the dotted path of the state
+    dict in both. ``second`` may be a configuration: then the keys, shapes and dtypes of its model are compared.
 
     Raises PatternError for a pattern that matches nothing, what ``open_checkpoint`` raises, and FormatError if a
     record that is read fails its checksum.
@@ -58,7 +58,7 @@ def diff(
             raise ConfigError(f"{name} {value} is not a valid tolerance.", hint="Use a number of zero or more.")
     if (rtol or atol) and not values:
         raise ConfigError(
-            "--rtol and --atol are only for --values, because headers have no values.",
+            "--rtol and --atol need --values, because headers have no values.",
             hint="Add --values, or leave them out.",
         )
     _check_order(first, second)
@@ -85,7 +85,7 @@ def _check_order(first: CheckpointLike, second: CheckpointLike) -> None:
     here, there = ("" if isinstance(one, Checkpoint) else place_of(one) for one in (first, second))
     if here and there and is_configuration(here) and os.path.isfile(here):
         raise ConfigError(
-            f"{escape(here)} is a configuration.",
+            f"the first input, {escape(here)}, is a configuration; only the second may be a configuration.",
             hint=f"Name the checkpoint first: ckpt diff {escape(there)} {escape(here)}.",
         )
 
@@ -93,7 +93,10 @@ def _check_order(first: CheckpointLike, second: CheckpointLike) -> None:
 def _of_configuration(
     first: CheckpointLike, second: str, root: str | None, include: Patterns, exclude: Patterns
 ) -> Difference:
-    """Compare a header with what a configuration builds; keys that its library ties itself need not be stored."""
+    """Compare the header of ``first`` with the tensors of the model that the configuration ``second`` describes.
+
+    Tied keys that the model's library restores when loading may be missing in ``first``.
+    """
     target = load_target(second)
     with open_checkpoint(first, root, called="first") as checkpoint:
         here = outline_of(checkpoint)
@@ -148,7 +151,7 @@ def _compared(
 
 
 def _of_one(a: Checkpoint, b: Checkpoint) -> list[str]:
-    """Return what is wrong in one of two checkpoints only, as ``ckpt inspect`` says it, with its path."""
+    """Return the notes of ``ckpt inspect`` that only one of the two checkpoints has, with its path in front."""
     from .model_folder.checks import contradictions
 
     here, there = contradictions(a), contradictions(b)
@@ -157,7 +160,7 @@ def _of_one(a: Checkpoint, b: Checkpoint) -> list[str]:
 
 
 def _is_large(given: CheckpointLike) -> bool:
-    """Return whether a checkpoint is a large file that is not open yet, so that its header may be slow to read."""
+    """Return whether a checkpoint is a large file that is not open yet: reading its header may take long."""
     path = "" if isinstance(given, Checkpoint) else place_of(given)
     return os.path.isfile(path) and os.path.getsize(path) >= LARGE
 

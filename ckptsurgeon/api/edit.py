@@ -1,4 +1,4 @@
-"""``rename``, ``filter`` and ``convert``: plan one checkpoint from the headers of another."""
+"""``rename``, ``filter`` and ``convert``: plan an edited copy of one checkpoint, from its headers."""
 
 from __future__ import annotations
 
@@ -62,11 +62,12 @@ def rename(
 ) -> Plan:
     """Plan a checkpoint whose keys are renamed by rules FROM=TO: the first rule that matches a key renames it.
 
-    ``ruleset`` names sets of rules that ship with ckptsurgeon ("weight-norm"); they come after those of ``map``.
-    ``operations`` are split, concat and others (``docs/howto/operations.md``), as data or as a YAML file; they come
-    before all rules. Rules see the keys as they are in the file, with wrappers, unless ``unwrap`` is set.
-    ``keep_extras`` keeps entries that are not tensors, if they are plain data; ``metadata`` sets entries of the
-    metadata, as in ``convert``. Raises PatternError for a rule that matches nothing, PlanError if two keys get one
+    ``map`` has the rules, and ``map_file`` is a file with further rules. ``ruleset`` are names of rulesets that ship
+    with ckptsurgeon ("weight-norm"); their rules come after those of ``map``. ``operations`` (split, concat and others,
+    see ``docs/howto/operations.md``) are plain data or a YAML file; they are done before the rules. Rules are matched
+    with the keys as they are in the file, including wrappers such as ``module.``, unless ``unwrap`` is set.
+    ``keep_extras`` keeps entries that are not tensors, if they are plain data. ``metadata`` sets entries of the
+    metadata, as in ``convert``. Raises PatternError for a rule that matches nothing, PlanError if two keys get the same
     name or an operation does not fit, and what ``open_checkpoint`` raises.
     """
     check_metadata(metadata)
@@ -110,11 +111,12 @@ def filter(
     root: str | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Plan:
-    """Plan a checkpoint with some of a checkpoint's tensors, without the entries next to its state dict.
+    """Plan a checkpoint that has only the selected tensors of ``source``.
 
-    ``root`` chooses the state dict (``model_ema``), ``keep_extras`` keeps the other entries if they are plain
-    data; ``metadata`` sets entries of the metadata, as in ``convert``. Raises PatternError for a pattern that matches
-    nothing, PlanError if nothing is left, and what ``open_checkpoint`` raises.
+    ``include`` and ``exclude`` select the keys. ``root`` is the dotted path of the state dict (``model_ema``). Entries
+    that are not tensors, such as an optimizer's state, are left out; ``keep_extras`` keeps those that are plain data.
+    ``metadata`` sets entries of the metadata, as in ``convert``. Raises PatternError for a pattern that matches
+    nothing, PlanError if no tensor is left, and what ``open_checkpoint`` raises.
     """
     check_metadata(metadata)
     options = Options.of(include=include, exclude=exclude)
@@ -145,15 +147,16 @@ def convert(
 ) -> Plan:
     """Plan the same checkpoint in another format, sharding or ``dtype`` (of all real floating tensors).
 
-    The format is given by the output when the plan is applied. ``dequantize`` replaces the codes of quantised tensors
-    and their scales by the weights that they stand for, in ``dtype``, or else in the dtype that config.json gives, or
-    bfloat16. ``quantize`` ("fp8-block") rounds the weights of linear layers to codes, but not output layers and routers
-    of experts; ``include`` and ``exclude`` choose among them. ``layout`` gives the tensors the names, shapes and
-    metadata that another program expects: "gguf" for llama.cpp from a model of transformers, "transformers" for the way
-    back. ``gguf_type`` ("q8_0", "q5_0", "q4_0", "mxfp4") rounds matrices to blocks of codes, which only GGUF stores.
-    ``metadata`` sets entries of the metadata of safetensors or GGUF; an empty value removes one. Raises PlanError for a
-    cast that would lose values, a quantised tensor that cannot be decoded, a matrix that cannot be quantised or a
-    layout that is not known, and what ``open_checkpoint`` raises.
+    The output that is passed to ``apply`` decides the format. ``dequantize`` replaces quantised tensors by their
+    decoded weights, in ``dtype``, else in the dtype of config.json, else in bfloat16. ``quantize`` ("fp8-block")
+    quantises the weights of linear layers, except output layers and routers of experts; ``include`` and ``exclude``
+    restrict it to some of these weights. ``layout`` gives the tensors the names, shapes and metadata that another
+    program expects: "gguf" converts a model of transformers for llama.cpp, "transformers" converts it back.
+    ``gguf_type`` ("q8_0", "q5_0", "q4_0", "mxfp4") quantises matrices to a type that only GGUF stores. ``metadata``
+    sets entries of the metadata of safetensors or GGUF; an empty value removes the entry.
+
+    Raises PlanError for a cast that would lose values, a quantised tensor that cannot be decoded, a matrix that cannot
+    be quantised or an unknown layout, and what ``open_checkpoint`` raises.
     """
     check_metadata(metadata)
     check_layout(layout)
@@ -206,7 +209,11 @@ def _edit(
     others: Sequence[str] = (),
     changes: Changes = NO_CHANGES,
 ) -> Plan:
-    """Open the source and return the plan of an editing command; the plan keeps the source open until ``apply``."""
+    """Open the source and return the plan of ``verb``; the plan keeps the source open until ``apply``.
+
+    ``options``, ``changes`` and ``metadata`` say what is edited, ``arguments`` are recorded in the recipe, and
+    ``others`` are paths of further files that were read, which the output must not overwrite.
+    """
     checkpoint = open_checkpoint(source, root, unwrap=unwrap)
     try:
         folder, ties = model_folder(checkpoint), checkpoint.ties
@@ -244,7 +251,7 @@ def _edit(
 
 
 def _others(layout: str | None, gguf_type: str | None) -> list[str]:
-    """Return the options by which tensors get other names, or are rounded, too."""
+    """Return the given options that cannot be combined with ``quantize``."""
     return [*(["--layout"] if layout not in (None, "keep") else []), *(["--gguf-type"] if gguf_type else [])]
 
 
@@ -253,9 +260,9 @@ def _texts(patterns: Patterns) -> list[str]:
 
 
 def _carried(checkpoint: Checkpoint, keep: bool) -> tuple[CarriedEntries, list[str], list[str]]:
-    """Return a checkpoint's entries that are not tensors, for the output, if ``keep`` is set; and notes on the others.
+    """Return the entries other than tensors that the output gets, the keys of those in the state dict, and notes.
 
-    The second result has the names of those entries that lie in the state dict, among the tensors.
+    Without ``keep``, the output gets no such entries. The notes list the entries that it does not get.
     """
     if not keep:
         names = extras_left(checkpoint)

@@ -1,4 +1,4 @@
-"""``explain``: why a tensor of a plan is as it is."""
+"""``explain``: says why each tensor of a plan has its source, rule and policy."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["explain"]
 def explain(plan: Plan, keys: Patterns) -> Explained:
     """Explain the destination tensors that ``keys`` match (a key, a pattern, or several), in the destination's order.
 
-    The result has each tensor's source, its rule and policy, and the alternatives to them. Alternatives are known only
-    for plans that ``transplant`` made in this process. Raises PatternError for a pattern that matches no destination
+    The result has the source, rule and policy of each tensor, and the alternatives to them. Alternatives are known only
+    if ``transplant`` made the plan in this process. Raises PatternError for a pattern that matches no destination
     key, ConfigError for a plan of another verb.
     """
     if plan.verb != "transplant":
-        raise ConfigError(f"explain needs a plan of transplant, and this is a plan of {plan.verb}.")
+        raise ConfigError(f"explain needs a plan of transplant, but this is a plan of {plan.verb}.")
     patterns = [keys] if isinstance(keys, str) else list(keys or ())
     planning = plan.inputs.planning if isinstance(plan.inputs, PlanInputs) else None
     return explained(plan, patterns, planning)

@@ -22,16 +22,17 @@ def fetch(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Fetched:
-    """Download a file or a whole repository and return where it is; nothing is opened or run.
+    """Download a file or a whole repository, and return the paths of the files; no file is opened or run.
 
-    ``uri`` is ``hf://org/repo[@revision][/file]``, an ``http(s)://`` address, what fsspec reads (``s3://`` …), or a
-    path. A branch or tag of the hub is resolved to its commit once; a commit that is in the cache is returned without
-    any request. Files of the hub are compared with its SHA-256 (LFS) or git's SHA-1; ``sha256`` is the digest that a
-    single file must have. ``dir`` gets copies of the files, all or none, each with a record of its origin next to it;
-    ``force`` replaces files there that were not fetched, or were changed since.
+    ``uri`` is ``hf://org/repo[@revision][/file]``, an ``http(s)://`` address, an address that fsspec reads (``s3://``
+    and others), or a path. A branch or tag on the hub is resolved to its commit once; if that commit is in the cache,
+    no request is sent. Files from the hub are checked against the hub's SHA-256 (LFS) or git's SHA-1; ``sha256`` is the
+    digest that a single file must have. If ``dir`` is given, all files are copied into this folder, or none, each with
+    a file that records its origin; with ``force``, files in it are replaced even if they were not fetched, or were
+    changed after they were fetched.
 
-    Raises SourceError if a file is not available or is not what it should be, ConfigError for an invalid URI or
-    option, OutputError if it cannot be written.
+    Raises SourceError if a file is not available or does not have its checksum, ConfigError for an invalid URI or
+    option, OutputError if a file cannot be written.
     """
     folder = os.fspath(dir) if dir is not None else None
     found = _fetch(os.fspath(uri), revision=revision, sha256=sha256, folder=folder, force=force, progress=progress)

@@ -27,19 +27,19 @@ __all__ = ["fits"]
 
 CONFIG = "config.json"
 WITHOUT_VERSIONS = ("safetensors", "sharded safetensors")
-"""Formats whose state dicts have no ``_metadata``, in which torch puts the versions of modules."""
+"""Formats that do not store ``_metadata``, the attribute of a state dict in which torch records module versions."""
 
 
 def fits(
     source: CheckpointLike, destination: CheckpointLike, *, task: str | None = None, root: str | None = None
 ) -> Fit:
-    """Say whether ``load_state_dict(strict=True)`` of a destination would take a checkpoint; reads headers only.
+    """Return whether ``load_state_dict(strict=True)`` of a destination would accept a checkpoint; reads only headers.
 
-    ``destination`` is a configuration, a model's folder, whose config.json then counts, or another checkpoint. ``task``
-    is the task of an ESPnet configuration that fits several; ``root`` is the state dict of the source. Keys that the
-    destination's library ties itself may be missing, and another dtype is cast, as a load does. If the checkpoint does
-    not fit, the result has the transplant that makes it fit, which is planned but not carried out. Raises what
-    ``open_checkpoint`` and ``load_target`` raise.
+    ``destination`` is a configuration, a model's folder (its config.json is used) or another checkpoint. ``task`` is
+    the ESPnet task, if an ESPnet configuration fits several tasks. ``root`` is the dotted path of the state dict in
+    ``source``. Keys that the destination's library ties when it loads may be missing, and other dtypes are allowed,
+    because loading casts them. If the checkpoint does not fit, the result has the command of a transplant that makes it
+    fit; this transplant is planned but not carried out. Raises what ``open_checkpoint`` and ``load_target`` raise.
     """
     place = _destination(destination)
     target = load_target(place, task=task)
@@ -56,9 +56,10 @@ def fits(
 
 
 def _destination(given: CheckpointLike) -> CheckpointLike:
-    """Return the config.json in a model's folder; the folder itself if it has none, or is quantised; others as given.
+    """Return the path of the config.json if ``given`` is the folder of a model; otherwise return ``given``.
 
-    No model can be built from the configuration of a quantised one, but its weights say what it has.
+    The folder of a quantised model is returned as it is: no module can be built from its configuration, but its weights
+    have the keys and shapes.
     """
     if not isinstance(given, (str, os.PathLike)) or not os.path.isdir(given):
         return given
@@ -79,7 +80,7 @@ def _notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Iterator[str
 
 
 def _encoding_notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Iterator[str]:
-    """Yield a note if one of the two is quantised, and the other is not."""
+    """Yield a note if only one of the two is quantised, and a note if transformers converts the checkpoint's layout."""
     here, there = checkpoint.codes, find_codes(target.tensors)
     first, second = escape(fit.first), escape(fit.second)
     if here and not there:

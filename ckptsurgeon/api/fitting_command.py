@@ -1,4 +1,4 @@
-"""Finds the transplant that makes a checkpoint fit: plans a few candidates, and takes the one that draws least."""
+"""Finds the transplant that makes a checkpoint fit: of several plans, the one that initialises the fewest tensors."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from .transplant.transplant import transplant
 __all__ = ["with_command"]
 
 MOST_PATTERNS = 6
-"""With more patterns than this, one option for all tensors of other shapes is proposed instead."""
+"""The most ``--on-mismatch`` options that are proposed; if more are needed, ``--ignore-mismatch`` replaces them."""
 SURE = ("same name", "prefix", "name")
-"""The evidence of ``match`` that is enough for a proposed command."""
+"""The kinds of evidence of ``match`` on which a proposed command may rely."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class _Candidate:
     dequantize: bool = False
 
     def planned(self, source: CheckpointLike, destination: CheckpointLike, task: str | None, root: str | None) -> Plan:
-        """Return the plan of the transplant; tensors of other shapes are initialised."""
+        """Return the plan of the transplant with these options; tensors whose shapes differ are initialised."""
         return transplant(
             source, destination, map=list(self.rules), vocab=self.vocab or None, on_mismatch="init",
             encoding="dequantize" if self.dequantize else "keep", task=task, root=root,
         )  # fmt: skip
 
     def words(self) -> Iterator[str]:
-        """Yield the options as words of a command."""
+        """Yield the options as words of a command line."""
         yield from ("--encoding", "dequantize") if self.dequantize else ()
         for rule in self.rules:
             yield from ("--map", rule)
@@ -65,9 +65,9 @@ def with_command(
     task: str | None,
     root: str | None,
 ) -> Fit:
-    """Return the fit with the command that makes the checkpoint fit, and the keys that it renames.
+    """Return ``fit`` with the command that makes the checkpoint fit, and the keys that this command renames.
 
-    Without a command that works, a note has the reason.
+    If no command works, a note gives the reason.
     """
     best: tuple[int, _Candidate, _Facts] | None = None
     why = ""
@@ -84,7 +84,7 @@ def with_command(
         if not facts.drawn:
             break
     if best is None:
-        return replace(fit, notes=(*fit.notes, f"no transplant makes it fit: {why}"))
+        return replace(fit, notes=(*fit.notes, f"no transplant makes the checkpoint fit: {why}"))
     _, chosen, facts = best
     renamed = {old: new for old, new in facts.renamed.items() if new in fit.missing}
     more = {key: owner for key, owner in tied_keys({*checkpoint, *renamed.values()}, target) if key in fit.missing}
@@ -101,7 +101,11 @@ def with_command(
 
 @dataclass(frozen=True)
 class _Facts:
-    """What a plan does: how many tensors it draws or keeps, which because of their shapes, and what it renames."""
+    """Facts on a plan: how many tensors come from no source, which of them because of their shape, and renamed keys.
+
+    ``drawn`` is the number of tensors that are initialised or kept, ``mismatched`` are the keys of those whose shapes
+    differ, ``renamed`` maps source keys to new keys, and ``counts`` has the number of tensors in each class.
+    """
 
     drawn: int
     mismatched: tuple[str, ...]
@@ -124,10 +128,13 @@ class _Facts:
 def _candidates(
     fit: Fit, checkpoint: Checkpoint, target: TargetSpec, source: CheckpointLike, destination: CheckpointLike
 ) -> Iterator[_Candidate]:
-    """Yield the options to try: as few as possible first, then token lists beside both, then rules of ``match``."""
+    """Yield the options to try: without rules first, then with the rules of ``match``.
+
+    Each is tried first with ``--vocab``, if shapes differ and both folders have a token list, then without.
+    """
     dequantize = bool(checkpoint.codes) and not find_codes(target.tensors)
     lists = _token_lists(path_of(source), path_of(destination)) if fit.mismatched else ""
-    is_renamed = not target.tensors.keys() <= checkpoint.keys()  # also what torch's hooks rename is given by rules
+    is_renamed = not target.tensors.keys() <= checkpoint.keys()  # includes keys that torch's load hooks would rename
     rules = _sure_rules(checkpoint, target) if is_renamed else ()
     for some in dict.fromkeys(((), rules)):
         if lists:
@@ -136,9 +143,9 @@ def _candidates(
 
 
 def _sure_rules(checkpoint: Checkpoint, target: TargetSpec) -> tuple[str, ...]:
-    """Return the rules of ``match`` for keys that it matched by name, or whose names speak for it as well.
+    """Return the rules of ``match`` for the keys whose names support the match, and for other keys of the same layers.
 
-    A shape alone may be that of another module, as a pooler has that of a head.
+    A match by shape alone is not enough: different modules, such as a pooler and a head, can have the same shapes.
     """
     found = propose("", checkpoint, "", target.tensors)
     sure = {key: name for key, name in found.names.items() if found.evidence[key] in SURE or _speaks_for(key, name)}
@@ -148,7 +155,7 @@ def _sure_rules(checkpoint: Checkpoint, target: TargetSpec) -> tuple[str, ...]:
 
 
 def _speaks_for(key: str, name: str) -> bool:
-    """Return whether two keys differ only in a prefix, or are at the same place of equally numbered layers."""
+    """Return whether two keys differ only in a prefix, or have the same name within layers of the same numbers."""
     (layer, rest), (other, same) = _layer(key), _layer(name)
     is_moved = key.endswith(f".{name}") or name.endswith(f".{key}")
     numbers = NUMBER_IN_KEY.findall(layer)
@@ -156,14 +163,17 @@ def _speaks_for(key: str, name: str) -> bool:
 
 
 def _layer(key: str) -> tuple[str, str]:
-    """Return the path of the innermost numbered layer that a key is in, '' if in none, and the rest of the key."""
+    """Split a key after its last number, such as ``layers.3`` and ``.mlp.weight``; without a number: '' and the key."""
     found = list(NUMBER_IN_KEY.finditer(key))
     end = found[-1].end() if found else 0
     return key[:end], key[end:]
 
 
 def _token_lists(first: str, second: str) -> str:
-    """Return the token lists beside source and destination, for --vocab; "" if one lacks any, or both are the same."""
+    """Return the token lists in the folders of source and destination, as SRC:DST for ``--vocab``.
+
+    Returns "" if a folder has no token list, or if both are the same file.
+    """
     with suppress(ConfigError, OSError):
         paths = (tokens_beside(first), tokens_beside(second))
         if ":" not in "".join(paths) and not os.path.samefile(*paths):
@@ -172,7 +182,7 @@ def _token_lists(first: str, second: str) -> str:
 
 
 def _mismatches(keys: Sequence[str]) -> list[str]:
-    """Return the options that initialise tensors of other shapes, one for the same tensor of all layers."""
+    """Return the options that initialise tensors whose shapes differ: one option for the same tensor in all layers."""
     patterns = dict.fromkeys(NUMBER_IN_KEY.sub("*", quoted(key)) for key in keys)
     if len(patterns) > MOST_PATTERNS:
         return ["--ignore-mismatch"]
@@ -180,6 +190,6 @@ def _mismatches(keys: Sequence[str]) -> list[str]:
 
 
 def _output(source: str, target: TargetSpec) -> str:
-    """Return the name of the output: a folder for a model of transformers, else a file."""
+    """Return the output path of the proposed command: a folder for a model of transformers, else a file."""
     name = os.path.splitext(os.path.basename(os.path.normpath(source)))[0] or "model"
     return f"{name}-fits/" if target.kind == "transformers" else f"{name}-fits.safetensors"

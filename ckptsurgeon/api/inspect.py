@@ -44,16 +44,16 @@ def inspect(
 ) -> Inspection:
     """Describe a checkpoint from its headers: every tensor, its ties, other entries of the file, an adapter's settings.
 
-    For a model's folder, notes report files next to the weights that contradict them, and ``tokens`` has the numbers
-    of tokens and of rows for them.
+    For the folder of a model, notes report other files of the folder that contradict the weights, and ``tokens`` has
+    the number of tokens and the number of embedding rows.
 
-    ``include`` and ``exclude`` select keys; ``stats`` also reads their values, and of quantised tensors the values of
-    the weights that they stand for (``decoded``). With ``model_class``, keys and shapes are also compared with those of
-    the class of transformers in config.json, if transformers is installed; that takes seconds. Raises what
-    ``open_checkpoint`` raises, and PatternError for a pattern that matches nothing.
+    ``include`` and ``exclude`` select keys. ``stats`` reads the values of the selected tensors, and decodes quantised
+    tensors (``decoded``). With ``model_class``, keys and shapes are also compared with those of the transformers class
+    in config.json, if transformers is installed; this takes seconds. Raises what ``open_checkpoint`` raises, and
+    PatternError for a pattern that matches nothing.
     """
     with open_checkpoint(path, root) as checkpoint:
-        from .model_folder.checks import contradictions  # a file that is refused needs none of it
+        from .model_folder.checks import contradictions  # after opening: a refused file is reported without this import
         from .model_folder.folder import model_folder
 
         folder = None if checkpoint.folder is None else model_folder(checkpoint)
@@ -75,7 +75,7 @@ def inspect(
 
 
 def _model_summary(checkpoint: Checkpoint, folder: ModelFolder | None) -> ModelSummary | None:
-    """Return what a model is by the configuration beside it, or by the metadata of a GGUF."""
+    """Return the summary of a model from the config.json in its folder, or from the metadata of a GGUF file."""
     if checkpoint.header.stored:
         from ..analysis.model_summary import summary_of_gguf
 
@@ -88,7 +88,10 @@ def _model_summary(checkpoint: Checkpoint, folder: ModelFolder | None) -> ModelS
 
 
 def token_rows(checkpoint: Checkpoint, folder: ModelFolder) -> TokenRows | None:
-    """Return the numbers of tokens beside a checkpoint, and of its rows for them; None if one of them is not known."""
+    """Return the number of tokens in the tokeniser of a folder, and the number of rows of the tensor with most rows.
+
+    Only tensors with a row for each token are considered. Returns None if one of the two numbers is not known.
+    """
     from .model_folder.embedding_checks import of_tokens
     from .model_folder.logical_tensors import logical_tensors
     from .model_folder.row_checks import token_count
@@ -114,16 +117,17 @@ def init_config(
     force: bool = False,
     wait: float | None = None,
 ) -> str:
-    """Return a destination configuration made from a checkpoint or from a toolkit's own, and write it to ``output``.
+    """Return a destination configuration for a checkpoint or a toolkit's configuration.
 
-    It is YAML, or JSON if ``output`` ends in ``.json``; ``wait`` is as in ``apply``.
+    If ``output`` is given, the configuration is also written to this file. The text is YAML, or JSON if ``output`` ends
+    in ``.json``; ``wait`` is as in ``apply``.
 
-    Headers have shapes and dtypes but no initialisers, so each tensor of a checkpoint gets the initialiser that its
-    name and shape suggest, to be reviewed. If they suggest none, as for buffers and parts of quantised tensors, it is
-    ``like``: the values of the checkpoint are kept. What ``inspect`` would note on the checkpoint is a comment at the
-    beginning. For a toolkit's configuration (ESPnet's ``config.yaml``) it names that file, and copies what is frozen
-    into ``train:``; ``task`` names the task of an ESPnet configuration, where its entries leave it open. Raises
-    OutputError if the output exists, without ``force``.
+    For a checkpoint, the configuration lists every tensor. Headers contain no initialisers, so each tensor gets the one
+    that its name and shape suggest; review them. If nothing is suggested, as for buffers and parts of quantised
+    tensors, the initialiser is ``like``, which keeps the values of the checkpoint. The notes of ``inspect`` are
+    comments at the beginning. For a toolkit's configuration (ESPnet's ``config.yaml``), the result refers to that file,
+    and lists its frozen parameters in ``train:``. ``task`` is the ESPnet task, if the configuration fits several.
+    Raises OutputError if the output exists and ``force`` is not set.
     """
     return initial_config(path, root=root, task=task, output=output, force=force, wait=wait)[0]
 
@@ -137,7 +141,7 @@ def initial_config(
     force: bool = False,
     wait: float | None = None,
 ) -> tuple[str, list[str]]:
-    """Do what ``init_config`` does, and return the text of the configuration and the notes on the checkpoint."""
+    """Do the same as ``init_config``, but return both the text and the notes on the checkpoint."""
     from ..destinations._load import is_configuration
     from .model_folder.checks import contradictions
 
@@ -164,7 +168,7 @@ def _declared(checkpoint: Checkpoint, output: str | None) -> dict[str, Any]:
     opaque = [key for key, info in checkpoint.items() if info.opaque]
     if opaque:
         raise FormatError(
-            f"the tensor {escape(opaque[0])} of {escape(checkpoint.path)} cannot be declared: "
+            f"the tensor {escape(opaque[0])} of {escape(checkpoint.path)} cannot be described in a configuration: "
             f"{checkpoint[opaque[0]].opaque}.",
             details=opaque,
             rule="opaque",
@@ -174,7 +178,7 @@ def _declared(checkpoint: Checkpoint, output: str | None) -> dict[str, Any]:
 
 
 def _values(checkpoint: Checkpoint, output: str | None) -> dict[str, str]:
-    """Return the configuration's fields with the checkpoint's path, relative to the output's folder, and its root."""
+    """Return two fields of the configuration: the checkpoint's path, relative to the output's folder, and its root."""
     path = checkpoint.path
     if "://" not in path:
         path = os.path.relpath(path, os.path.dirname(output or "") or os.curdir)
@@ -182,7 +186,7 @@ def _values(checkpoint: Checkpoint, output: str | None) -> dict[str, str]:
 
 
 def _adopted(path: str, output: str | None, task: str | None) -> tuple[dict[str, Any], str]:
-    """Return a destination configuration that refers to a toolkit's own one, and comments for its beginning."""
+    """Return a destination configuration that refers to the toolkit's at ``path``, and comments for its beginning."""
     from ..destinations._load import adopt
 
     document, target = adopt(path, os.path.dirname(output or ""), task)
@@ -191,15 +195,19 @@ def _adopted(path: str, output: str | None, task: str | None) -> tuple[dict[str,
     if "freeze" in train:
         train["freeze"] = [_pattern(name, list(target.tensors)) for name in train["freeze"]]
     if "data" in train:
-        said.append("train.data names files that you provide: manifests, and the token list of the model")
+        said.append("train.data has paths of files that you must provide: the manifests and the model's token list")
     elif train:
-        said.append(f"frozen there: {', '.join(train['freeze'])}; ckpt train has no task for this model")
+        frozen = ", ".join(train["freeze"])
+        said.append(f"frozen in the toolkit's configuration: {frozen}; ckpt train has no task for this model")
         del document["train"]
     return document, "".join(f"# {line}\n" for line in said)
 
 
 def _pattern(name: str, keys: list[str]) -> str:
-    """Return the pattern for a module or key that is to be frozen; raises PatternError if it matches nothing."""
+    """Return the pattern for ``name``, a module or key in ESPnet's ``freeze_param``.
+
+    Raises PatternError if it matches none of ``keys``.
+    """
     text = quoted(name)
     pattern = KeyPattern.given(text, "freeze_param ")
     if not KeyMatcher([pattern]).hits(keys)[0]:

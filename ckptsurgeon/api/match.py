@@ -21,9 +21,9 @@ def match(
 ) -> Proposal:
     """Propose the ``--map`` rules that rename a source's keys to a destination's, from names, shapes and order.
 
-    Nothing is renamed, and nothing is chosen among equal candidates. ``destination`` is a configuration or a
-    checkpoint; ``task`` is the task of an ESPnet configuration that fits several. Raises what ``open_checkpoint`` and
-    ``load_target`` raise.
+    Nothing is renamed. If several keys fit equally well, none of them is chosen. ``destination`` is a configuration or
+    a checkpoint. ``task`` is the ESPnet task, if an ESPnet configuration fits several tasks; ``root`` is the dotted
+    path of the state dict in ``source``. Raises what ``open_checkpoint`` and ``load_target`` raise.
     """
     target = load_target(destination, task=task)
     with open_checkpoint(source, root, unwrap=False) as raw:
@@ -35,7 +35,7 @@ def match(
         by_order = [one for one in found.matches if one.why == "order"]
         if by_order and "safetensors" in checkpoint.format:
             notes.append(
-                f"{count(len(by_order), 'match', 'matches')} by order alone: safetensors files are sorted by name, "
-                "so check them"
+                f"{count(len(by_order), 'match', 'matches')} by order alone: check them, since the tensors of a "
+                "safetensors file are sorted by name"
             )
     return replace(found, notes=tuple(notes))

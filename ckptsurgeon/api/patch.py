@@ -1,4 +1,4 @@
-"""``make_patch`` and ``apply_patch``: what fine-tuning changed, in a small file, and back."""
+"""``make_patch``, ``apply_patch`` and ``read_patch``: a patch is a small file with what fine-tuning changed."""
 
 from __future__ import annotations
 
@@ -39,11 +39,12 @@ def make_patch(
     wait: float | None = None,
     progress: Progress | None = None,
 ) -> Patch:
-    """Write what turns the checkpoint ``old`` into ``new``, bit for bit, to the file ``output``.
+    """Write to the file ``output`` a patch that turns the checkpoint ``old`` into ``new``, bit for bit.
 
-    Both are files or folders; a folder's other files (configuration, tokeniser) are part of it. Tensors with equal
-    bytes take no room; of the others, the XOR with the old tensor of the same name and dtype is stored, sorted by bytes
-    and compressed with Zstandard (``level`` 1 to 19). ``wait`` is as in ``apply``.
+    Both checkpoints are files or folders; the other files of a folder (configuration, tokeniser) are in the patch too.
+    Unchanged tensors are not stored. For each other tensor, the XOR with the old tensor of the same name and dtype is
+    stored, with its bytes grouped by significance and compressed with Zstandard (``level`` 1 to 19). ``wait`` is as in
+    ``apply``.
 
     Raises what ``open_checkpoint`` raises, ConfigError without the package zstandard, OutputError if the patch cannot
     be written.
@@ -67,12 +68,12 @@ def make_patch(
         writer = PatchWriter(file)
         index = make((before, os.fspath(old)), (after, os.fspath(new)), writer, level=level, progress=progress)
         size, left_out = writer.size, folders_in(os.fspath(new))
-    notes = (f"not in the patch, since they are folders: {listing(left_out, where='')}",) if left_out else ()
+    notes = (f"not in the patch, because they are folders: {listing(left_out, where='')}",) if left_out else ()
     return replace(described(path, index, size, time.perf_counter() - began), notes=notes)
 
 
 def _files_of(checkpoint: Checkpoint) -> Iterator[tuple[int, int]]:
-    """Yield the (device, inode) of each file of a checkpoint, and of those beside it if it is a folder."""
+    """Yield the (device, inode) of each file of a checkpoint and, if the checkpoint is a folder, of all its entries."""
     yield from identities(checkpoint.open_files().values())
     if os.path.isdir(checkpoint.path):
         for entry in os.scandir(checkpoint.path):
@@ -91,11 +92,11 @@ def apply_patch(
     wait: float | None = None,
     progress: Progress | None = None,
 ) -> Patch:
-    """Write to ``output`` the checkpoint that a patch, or several in turn, makes of ``old``.
+    """Apply one or more patches, in this order, to the checkpoint ``old``, and write the result to ``output``.
 
-    ``output`` is a folder if the last patch was made to a folder, else a file. Before a byte is written, the CRC-32 of
-    every tensor that a patch needs is compared; what is written must have the SHA-256 of the files that the patch was
-    made to. ``old`` may be in another format, or in other shards, than what the patch was made from.
+    ``output`` is a folder if the last patch was made for a folder, else a file. Before anything is written, the CRC-32
+    of every tensor that a patch needs is compared; each file that is written must have the SHA-256 in the patch. The
+    format and the shards of ``old`` may differ from those of the checkpoint that the first patch was made from.
 
     Raises PlanError if ``old`` is not the checkpoint that the first patch was made from, or a patch does not fit the
     one before it; FormatError if a patch is damaged; OutputError if the output cannot be written.
@@ -107,7 +108,7 @@ def apply_patch(
     began = time.perf_counter()
     given = [patches] if isinstance(patches, (str, os.PathLike)) else list(patches)
     if not given:
-        raise ConfigError("no patch given.", hint="Name one or more, in the order in which they were made.")
+        raise ConfigError("no patch given.", hint="Give one or more patches, in the order in which they were made.")
     path = os.fspath(output)
     with ExitStack() as stack:
         before = stack.enter_context(open_checkpoint(old))
@@ -127,12 +128,15 @@ def apply_patch(
 
 
 def _checked_output(path: str, index: PatchIndex, taken: Sequence[tuple[int, int]], *, force: bool) -> str:
-    """Return the path of an output, with links resolved if it is a folder; raises OutputError if it cannot be written.
+    """Return the path of an output, with symbolic links resolved if the patch ``index`` is for a folder.
 
-    ``taken`` are the device and inode numbers of all inputs.
+    ``taken`` are the device and inode numbers of all inputs. Raises OutputError if the output cannot be written, or is
+    an input.
     """
     if not index.folder and path.endswith("/"):
-        raise OutputError(f"the patch makes one file, and {escape(path)} is a folder.", hint="Name a file.")
+        raise OutputError(
+            f"the output of this patch is one file, but {escape(path)} is a folder.", hint="Give the path of a file."
+        )
     path = os.path.realpath(path) if index.folder else path
     check_output(path, taken, force=force, folder=index.folder)
     check_space(os.path.dirname(os.path.abspath(path)), sum(file.size for file in index.files), path)
@@ -141,7 +145,7 @@ def _checked_output(path: str, index: PatchIndex, taken: Sequence[tuple[int, int
 
 @contextmanager
 def _staged(path: str, index: PatchIndex, *, force: bool) -> Iterator[dict[str, StagedFile]]:
-    """Yield the temporary files of an output by name; after the block they take the place of an earlier output."""
+    """Yield the temporary files of an output by name; after the ``with`` block they replace an earlier output."""
     from ..engine.output.companions import stale_companions
     from ..engine.output.existing import existing_checkpoint
 
@@ -156,7 +160,7 @@ def _staged(path: str, index: PatchIndex, *, force: bool) -> Iterator[dict[str, 
     present = list(dict.fromkeys([*existing_checkpoint(path), *there, *earlier]))
     if present and not force:
         raise OutputError(
-            f"{escape(path)} holds files of the output, or of an earlier one: {listing(present)}.",
+            f"{escape(path)} contains files of this output or of an earlier output: {listing(present)}.",
             hint="Use --force to replace them.",
         )
     with staged_folder(path, size, stale=present) as folder:
@@ -165,7 +169,7 @@ def _staged(path: str, index: PatchIndex, *, force: bool) -> Iterator[dict[str, 
 
 @checked
 def read_patch(path: Path) -> Patch:
-    """Return what a patch is, from its index; raises FormatError if it is not a valid patch."""
+    """Return a description of a patch, from its index; raises FormatError if it is not a valid patch."""
     from ..engine.patch.patch_file import open_patch
 
     with closing(open_patch(os.fspath(path))) as patch:

@@ -1,4 +1,4 @@
-"""Compares a quantised model with the plain tensors of its class: modules, vectors, and layers that are plain."""
+"""Compares a quantised model with its class: the modules, the vectors, and the layers that are not quantised."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ NAMES = {"awq": "AWQ", "gptq": "GPTQ"}
 
 
 def quantised_notes(checkpoint: Checkpoint, target: TargetSpec, name: str, settings: object) -> list[str]:
-    """Return notes on modules and vectors of a class that quantised weights lack, and on layers wrongly left plain.
+    """Return notes on modules and vectors that a quantised checkpoint lacks, and on layers that should be quantised.
 
-    ``target`` has the tensors of the class ``name`` without quantisation, and ``settings`` are those of quantisation in
-    config.json. If ``has_names_of`` is false, the only notes are on plain layers.
+    ``target`` has the tensors of the class ``name`` without quantisation. ``settings`` is the ``quantization_config``
+    of config.json. If ``has_names_of`` is false, there are only notes on plain layers.
     """
     named = _by_class_name(checkpoint, target)
     known = _is_known(named, target)
@@ -32,7 +32,7 @@ def quantised_notes(checkpoint: Checkpoint, target: TargetSpec, name: str, setti
 
 
 def has_names_of(checkpoint: Checkpoint, target: TargetSpec) -> bool:
-    """Return whether quantised weights have at least half of the modules of a class, so that names can be compared."""
+    """Return whether a quantised checkpoint has at least half of a class's modules; only then names are compared."""
     return _is_known(_by_class_name(checkpoint, target), target)
 
 
@@ -42,24 +42,24 @@ def _is_known(named: Mapping[str, str], target: TargetSpec) -> bool:
 
 
 def _by_class_name(checkpoint: Checkpoint, target: TargetSpec) -> dict[str, str]:
-    """Return the keys of plain tensors and the names of quantised ones, by their names in the class.
+    """Return a dict from names in the class to names in the checkpoint: of plain tensors and of decoded weights.
 
-    The names in checkpoints of many classes differ from those in the class; transformers renames them when loading.
+    In many models, the names in the checkpoint differ from those in the class; transformers renames them when loading.
     """
     coded = {one.name: one.shape or (1, 1) for one in checkpoint.codes.tensors}
     tensors = {key: info for key, info in checkpoint.items() if key not in checkpoint.codes.by_key}
     tensors |= {name: TensorInfo("bfloat16", shape) for name, shape in coded.items()}
     names: Mapping[str, str] = {}
-    with suppress(Exception):  # shapes that headers do not give cannot be converted
+    with suppress(Exception):  # conversions fail if a header does not contain the shape of a quantised weight
         names = target.recognise(tensors).names if target.recognise is not None else {}
     return {names.get(key, key): key for key in tensors}
 
 
 def _other_modules(named: Mapping[str, str], target: TargetSpec, name: str) -> Iterator[str]:
-    """Yield notes on modules of the class that quantised weights lack, and on modules that the class lacks.
+    """Yield notes on modules of the class that the checkpoint lacks, and on modules that the class lacks.
 
-    Modules are compared and not tensors, because codes have other names and shapes than the tensors of the class. All
-    experts of a layer count as one module.
+    Modules are compared instead of tensors, because quantised tensors have other names and shapes than the tensors of
+    the class. All experts of a layer are one module.
     """
     own = {_module(key) for key in named}
     wanted = {_module(key) for key in target.tensors if key not in target.implied}
@@ -71,15 +71,15 @@ def _other_modules(named: Mapping[str, str], target: TargetSpec, name: str) -> I
         has = f"{escape(name)} has {count(len(missing), 'module')} that the weights lack"
         yield f"{has}: {listing(missing, 3, where='')}: transformers initialises what is missing"
     if unused:
-        has = f"{escape(name)} has no place for {count(len(unused), 'module')}"
-        yield f"{has}: {listing(unused, 3, where='')}: it ignores them"
+        lacks = f"{escape(name)} does not use {count(len(unused), 'module')} of the weights"
+        yield f"{lacks}: {listing(unused, 3, where='')}"
 
 
 def _plain_tensors(checkpoint: Checkpoint, named: Mapping[str, str], target: TargetSpec, name: str) -> Iterator[str]:
-    """Yield notes on biases, norms and other vectors of a class that quantised weights lack or have in other sizes.
+    """Yield notes on biases, norms and other vectors of a class that the checkpoint lacks, or whose shapes differ.
 
-    No method quantises such tensors, so that they have the names and shapes of the class. Other notes report modules
-    without any tensor.
+    No method quantises such tensors, so they must have the names and shapes of the class. Modules that lack all tensors
+    are not reported here: ``_other_modules`` reports them.
     """
     own, coded = {_module(key) for key in named}, {one.name for one in checkpoint.codes.tensors}
     ignored = ignored_keys(name)
@@ -102,18 +102,18 @@ def _plain_tensors(checkpoint: Checkpoint, named: Mapping[str, str], target: Tar
 
 
 def _is_vector(key: str, dimensions: int, coded: Collection[str]) -> bool:
-    """Return whether a tensor of a class is plain in quantised models: a vector, or the stacked biases of experts.
+    """Return whether a tensor of a class is never quantised: a vector, or the stacked biases of experts.
 
-    Stacked biases are named after the experts' weights (``NAME_bias``), which are one of the quantised tensors
-    (``coded``).
+    The stacked biases of a quantised weight ``NAME`` are called ``NAME_bias``; ``coded`` are the names of the quantised
+    weights.
     """
     return dimensions == 1 or (key.endswith("_bias") and key.removesuffix("_bias") in coded)
 
 
 def _left_plain(checkpoint: Checkpoint, target: TargetSpec, settings: object) -> Iterator[str]:
-    """Yield a note on linear layers whose weights are plain although, by config.json, the method quantises them.
+    """Yield a note on linear layers that are not quantised although the settings in config.json say that they are.
 
-    Only layers with the same parent as quantised ones are compared: an image encoder may be left plain as a whole.
+    Only layers in a stack that also has quantised layers are reported: an image encoder may be plain as a whole.
     """
     import torch
 
@@ -132,7 +132,7 @@ def _left_plain(checkpoint: Checkpoint, target: TargetSpec, settings: object) ->
         if found:
             said = f"{count(len(found), 'linear layer')} with plain weights: {listing(found, 3, where='')}"
             method = NAMES.get(str(settings["quant_method"]), escape(str(settings["quant_method"])))
-            yield f"{said}: the settings of {method} do not leave them out, so that transformers looks for codes there"
+            yield f"{said}: the settings of {method} do not exclude them, so transformers expects codes there"
 
 
 def kept_plain(model: Any) -> set[str]:
@@ -142,7 +142,7 @@ def kept_plain(model: Any) -> set[str]:
 
 
 def _before_layer(name: str) -> str:
-    """Return the part of a module's name before the number of its layer (``model.layers``); '' if it has no number."""
+    """Return the part of a module's name before its first number (``model.layers``); '' if it has no number."""
     found = re.match(r"(.*?)\.\d+\.", name)
     return found[1] if found else ""
 

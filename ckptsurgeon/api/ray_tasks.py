@@ -1,6 +1,7 @@
-"""Writes the parts of an output as tasks of Ray, on the nodes of a cluster that share a file system.
+"""Writes the parts of an output as Ray tasks, on the nodes of a cluster that share a file system.
 
-https://docs.ray.io/en/latest/ray-core/fault_tolerance/tasks.html: Ray runs a task again, elsewhere, if its node dies.
+If a node dies, Ray runs its tasks again on another node:
+https://docs.ray.io/en/latest/ray-core/fault_tolerance/tasks.html
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from .inputs.reopening import inputs_of
 __all__ = ["RayTasks", "ray_tasks"]
 
 RETRIES = 3
-"""How often a task is run again after its node or its process died."""
+"""How many times a task is run again if its node or its process dies."""
 WAIT_S = 0.05
 NAME = "ray"
 
 
 class RayTasks:
-    """The tasks that write the parts of one output; this process writes none of them, and publishes the output."""
+    """The Ray tasks that write the parts of one output; this process writes no part, and publishes the output."""
 
     def __init__(self, ray: Any, plan: Plan, options: OutputOptions, memory: int) -> None:
         self._ray, self._options = ray, options
@@ -40,54 +41,55 @@ class RayTasks:
         self._tasks: list[Any] = []
 
     def share_out(self, identity: str, folder: str, parts: Sequence[OutputFile]) -> Sequence[OutputFile]:
-        """Begin a task for each part, the largest first; return no parts: this process writes none."""
+        """Start a task for each part, the largest part first; return the parts for this process to write: none."""
         task = self._ray.remote(max_retries=RETRIES, num_cpus=1)(_write_part)
         order = sorted(parts, key=lambda part: -part.layout.size)
         self._tasks = [task.remote(self._work, identity, self._options, folder, part.name) for part in order]
         return []
 
     def receipts(self) -> Iterator[PartReceipt]:
-        """Yield the receipts that have come since the last call.
+        """Yield the receipts of the tasks that finished since the last call.
 
-        Raises the error of a task that failed, and OutputError if its node died more often than it is retried.
+        Then raises the error of a task that failed, or OutputError for a task that was lost ``RETRIES`` + 1 times.
         """
         if not self._tasks:
             return
         done, self._tasks = self._ray.wait(self._tasks, num_returns=len(self._tasks), timeout=WAIT_S)
         failed: list[CheckpointError] = []
-        for task in done:  # what is finished counts, whatever failed beside it
+        for task in done:  # yield the receipts of all finished tasks before the error of a failed one is raised
             try:
                 row, error = self._ray.get(task)
             except self._ray.exceptions.RayError as lost:
                 why = escape(str(lost).strip().splitlines()[0], 200)
-                failed.append(OutputError(f"a task of Ray was lost {RETRIES + 1} times: {why}."))
+                failed.append(OutputError(f"a Ray task was lost {RETRIES + 1} times: {why}."))
                 continue
             if error is not None:
-                failed.append(error_of(error, "a task of Ray"))
+                failed.append(error_of(error, "a Ray task"))
             else:
                 yield PartReceipt.from_json(row)
         if failed:
             raise failed[0]
 
     def cancel(self) -> None:
-        """End the tasks that are not done."""
+        """Cancel the tasks that are not finished."""
         for task in self._tasks:
             self._ray.cancel(task, force=True)
 
 
 @contextmanager
 def ray_tasks(engine: str, plan: Plan, inputs: PlanInputs, options: OutputOptions) -> Iterator[RayTasks]:
-    """Connect to the cluster that ``engine`` names, ``ray`` or ``ray://HOST:PORT``, for one output.
+    """Connect to the Ray cluster ``engine`` for one output: ``ray`` or ``ray://HOST:PORT``.
 
-    ``ray`` is the cluster that this machine belongs to, or that RAY_ADDRESS names; if there is none, one is started
-    here. Raises ConfigError if Ray is not installed or cannot be reached, PlanError if a source is in memory.
+    ``ray`` is the cluster at RAY_ADDRESS, or the one that this machine belongs to; if there is none, a local one is
+    started. Raises ConfigError if Ray is not installed or the cluster cannot be reached, PlanError if a source is in
+    memory or the plan uses a merge method of the user.
     """
     if engine != NAME and not engine.startswith(f"{NAME}://"):
         raise ConfigError(f"--engine {escape(engine)} is unknown.", hint="Use ray, or ray://HOST:PORT.")
     if any(source.memory for source in plan.sources) or inputs.plugins:
-        what = "a merge method of yours" if inputs.plugins else "a source in memory"
-        raise PlanError(f"the tasks of Ray cannot use {what}.", hint="Leave --engine out.")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would send figures to its makers
+        what = "your own merge methods" if inputs.plugins else "a source in memory"
+        raise PlanError(f"Ray tasks cannot use {what}.", hint="Leave --engine out.")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # by default Ray sends usage statistics
     try:
         import ray
     except ImportError as error:
@@ -99,7 +101,7 @@ def ray_tasks(engine: str, plan: Plan, inputs: PlanInputs, options: OutputOption
     except (ConnectionError, RuntimeError, ValueError) as error:
         why = escape(str(error).strip().splitlines()[0], 200)
         raise ConfigError(
-            f"the cluster of Ray cannot be reached: {why}.", hint="Name it: --engine ray://HOST:10001."
+            f"the Ray cluster cannot be reached: {why}.", hint="Give its address: --engine ray://HOST:10001."
         ) from error
     tasks = RayTasks(ray, plan, options, inputs.memory)
     try:
@@ -111,13 +113,17 @@ def ray_tasks(engine: str, plan: Plan, inputs: PlanInputs, options: OutputOption
 
 
 _WORKERS: dict[str, PartWorker] = {}
-"""The output that this process of Ray works on: its plan is read, and its inputs opened, once for all of its parts."""
+"""The worker of the output that this Ray process writes, by identity: all its parts share one plan and open inputs."""
 
 
 def _write_part(
     work: tuple[str, str, int], identity: str, options: OutputOptions, folder: str, name: str
 ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """Write one part of an output, in a process of Ray; return its receipt and None, or None and an error."""
+    """Write one part of an output, in a Ray process; return (receipt, None), or (None, error) if it fails.
+
+    ``work`` is the plan as JSON, the working directory and the memory limit in bytes. ``identity`` identifies the
+    output, ``folder`` is its temporary folder, and ``name`` is the part's file name.
+    """
     text, place, memory = work
     receipts: list[PartReceipt] = []
     try:
@@ -127,7 +133,7 @@ def _write_part(
             worker = PartWorker(plan, replace(inputs_of(plan), memory=memory), options)
             if worker.identity != identity:
                 raise OutputError(
-                    "its plan is not that of the first process: another version of ckptsurgeon runs there."
+                    "its plan differs from the plan of the first process: it runs another version of ckptsurgeon."
                 )
             for earlier in _WORKERS.values():
                 close_inputs(earlier.inputs)

@@ -1,4 +1,4 @@
-"""Recipes: a verb and its arguments in a file that can be reviewed, compiled to the plan that flags would give."""
+"""Recipes: YAML files with a verb and its arguments, compiled to the same plan as the command with these options."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ _VERBS: Mapping[str, Callable[..., Plan]] = {
     "lora merge": lora_merge,
     "lora extract": lora_extract,
 }
-"""The verbs by their names on the command line."""
+"""The function of each verb, by its name on the command line."""
 _OUTPUT = ("output", "to", "max_shard_size")
 _SHARED: dict[str, type] = {"ranks": int, "axis": list, "mesh": str}
-"""Fields for formats with a file for each rank, and their types."""
+"""The fields for formats that write one file for each rank, and their types."""
 _PATHS = (
     "source", "sources", "destination", "map_file", "operations", "vocab", "tokens", "models", "base", "plugin",
     "adapters", "tuned", "output",
@@ -51,12 +51,12 @@ _PATHS = (
 
 PROVED, VERDICTS = "proved", ("EQUIVALENT", "SAME")
 _NO_LISTS = ("union", "base", "place")
-"""Values of vocab that are not file names."""
+"""Values of the field ``vocab`` that are not file names."""
 
 
 @dataclass(frozen=True)
 class CompiledRecipe:
-    """A compiled recipe: the plan, and the output and its options, if the recipe gives them."""
+    """A compiled recipe: the plan, and the output and the options for writing it, if they are in the recipe."""
 
     plan: Plan
     output: str | None = None
@@ -72,25 +72,26 @@ class CompiledRecipe:
 
 
 def plan_recipe(path: Path, *, run_code: bool = True) -> CompiledRecipe:
-    """Compile a recipe: ``verb``, its arguments by name, ``output``, and ``assert`` for what the result must be.
+    """Compile a recipe, and check its assertions about the plan.
 
-    Paths are relative to the recipe. ``assert`` maps ``count`` to the number of tensors, and patterns of output keys
-    to the class of all these tensors (copied, cast …) or to their number; ``proved`` to the verdict of ``prove``
-    on the output and its source. Unless ``run_code`` is set, a recipe that
-    names code (a plugin, a destination with ``_target_``) is an error, and nothing is run.
+    A recipe has the fields ``verb``, the arguments of the verb by name, ``output`` and ``assert``. Paths are relative
+    to the recipe's folder. ``assert`` maps "count" to the number of tensors, a pattern of output keys to the class of
+    the matching tensors (copied, cast and others) or to their number, and "proved" to the verdict that ``prove`` must
+    return for the output and its source. If ``run_code`` is false, a recipe that refers to code (a plugin, a
+    destination with ``_target_``) raises ConfigError, and nothing is run.
 
-    Raises ConfigError for what is unknown or malformed, PlanError if an assertion is not met, and what the verb
+    Raises ConfigError for an unknown or malformed field, PlanError if an assertion is not met, and what the verb
     raises.
     """
     name = os.fspath(path)
     document = _read(name)
     verb = document.pop("verb", "transplant" if "destination" in document else None)
     if not isinstance(verb, str) or verb not in _VERBS:
-        said = f"verb is {brief_repr(verb, 40)}" if verb is not None else "it has no verb"
+        said = f"the verb {brief_repr(verb, 40)} is unknown" if verb is not None else "it has no verb"
         near = difflib.get_close_matches(str(verb).replace("_", " ").replace("-", " "), _VERBS, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"A recipe is for one of {', '.join(_VERBS)}."
+        hint = f"Did you mean {near[0]}?" if near else f"Use one of the verbs {', '.join(_VERBS)}."
         if verb is None and "merge_method" in document:
-            hint = f"One of mergekit's is run by ckpt merge {escape(name)}."
+            hint = f"To run a recipe of mergekit, use ckpt merge {escape(name)}."
         raise ConfigError(f"{escape(name)}: {said}.", hint=hint)
     wanted = document.pop("assert", None)
     proved = _proved(name, wanted)
@@ -112,17 +113,18 @@ def plan_recipe(path: Path, *, run_code: bool = True) -> CompiledRecipe:
 
 
 def load_plan(path: Path, *, run_code: bool = True) -> Plan:
-    """Return the plan in a file: as JSON, or compiled from a recipe (YAML).
+    """Return the plan in a file: a plan as JSON, or the plan of a recipe (YAML), which is compiled.
 
-    Compiling runs the code that a recipe names; without ``run_code``, a ConfigError names it instead.
+    Compiling runs the code that the recipe refers to. If ``run_code`` is false, ConfigError is raised instead, and its
+    message lists this code.
     """
     return load_order(path, run_code=run_code).plan
 
 
 def load_order(path: Path, *, run_code: bool = True) -> CompiledRecipe:
-    """Return the plan in a file and, for a recipe, how to write its output.
+    """Return the plan in a file and, for a recipe, its output and the options for writing it.
 
-    The notes of a plan name the code that applying it will run.
+    For a plan as JSON, notes list the code that applying it will run.
     """
     if is_recipe(path):
         return plan_recipe(path, run_code=run_code)
@@ -131,18 +133,18 @@ def load_order(path: Path, *, run_code: bool = True) -> CompiledRecipe:
 
 
 def _notes_of_code(plan: Plan) -> Iterator[str]:
-    """Yield notes that name the code that applying a plan runs."""
+    """Yield a note that lists the user's code that applying a plan runs, or why that would fail."""
     try:
         code = code_of(plan)
     except ConfigError as error:
-        yield f"carrying it out will fail: {error.message.rstrip('.')}"
+        yield f"applying the plan will fail: {error.message.rstrip('.')}"
     else:
         if code:
-            yield f"carrying it out runs {listing(code, where='')} of {escape(plan.target.config)}"
+            yield f"applying the plan runs {listing(code, where='')} of {escape(plan.target.config)}"
 
 
 def _check_runs_nothing(name: str, given: Mapping[str, Any]) -> None:
-    """Raise ConfigError if planning the recipe ``name``, with the fields ``given``, would run code that it names."""
+    """Raise ConfigError if planning the recipe ``name`` with the fields ``given`` would run code."""
     code: list[str] = []
     if isinstance(destination := given.get("destination"), str):
         code += [f"{one} of {escape(destination)}" for one in code_named(destination)]
@@ -150,7 +152,7 @@ def _check_runs_nothing(name: str, given: Mapping[str, Any]) -> None:
         code.append(f"the plugin {escape(str(plugin))}")
     if code:
         raise ConfigError(
-            f"planning what {escape(name)} asks for runs {listing(code, where='')}; nothing was run.",
+            f"planning the recipe {escape(name)} would run {listing(code, where='')}; nothing was run.",
             hint=f"Read this code; to run it, write ckpt apply -n --run-code {escape(name)}.", details=code,
         )  # fmt: skip
 
@@ -170,7 +172,10 @@ def _is_path(field: str, value: Any) -> bool:
 
 
 def _resolved(folder: str, value: Any) -> Any:
-    """Return a path of a recipe in ``folder``, or several, relative to the working directory instead of the folder."""
+    """Return paths of a recipe (one, a list or a dict of them), made relative to the working directory.
+
+    In the recipe they are relative to ``folder``, the folder of the recipe.
+    """
     if isinstance(value, list):
         return [_resolved(folder, one) for one in value]
     if isinstance(value, dict):  # token lists by model
@@ -183,17 +188,20 @@ def _resolved(folder: str, value: Any) -> Any:
 
 def _text(name: str, field: str, value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
-        raise ConfigError(f"{escape(name)}: the field {field} is {brief_repr(value)}, not a text.")
+        raise ConfigError(f"{escape(name)}: the field {field} is {brief_repr(value)}, not a string.")
     return value
 
 
 def _shared(name: str, document: dict[str, Any]) -> dict[str, Any]:
-    """Take the fields for formats with a file for each rank out of a recipe; raises ConfigError for a wrong type."""
+    """Remove the fields ``ranks``, ``axis`` and ``mesh`` from a recipe, and return them.
+
+    Raises ConfigError for a wrong type; ``name`` is the recipe's name in its message.
+    """
     found = {one: document.pop(one) for one in _SHARED if one in document}
     for one, value in found.items():
         texts = value if isinstance(value, list) else ()
         if not isinstance(value, _SHARED[one]) or isinstance(value, bool) or not all(isinstance(t, str) for t in texts):
-            what = {"ranks": "a number", "axis": "a list of texts", "mesh": "a text"}[one]
+            what = {"ranks": "a number", "axis": "a list of strings", "mesh": "a string"}[one]
             raise ConfigError(f"{escape(name)}: the field {one} is {brief_repr(value)}, not {what}.")
     return found
 
@@ -205,7 +213,7 @@ def _planned(name: str, verb: str, given: Mapping[str, Any]) -> Plan:
     for one in given:
         if one not in known:
             near = difflib.get_close_matches(str(one), [*known, *_OUTPUT, *_SHARED, "assert", "verb"], n=1)
-            hint = f"Did you mean {near[0]}?" if near else f"It takes {', '.join(known)}."
+            hint = f"Did you mean {near[0]}?" if near else f"Its arguments are {', '.join(known)}."
             raise ConfigError(f"{escape(name)}: the verb {verb} has no argument {brief_repr(one)}.", hint=hint)
     needed = [p.name for p in known.values() if p.default is p.empty and p.name not in given]
     if needed:
@@ -215,7 +223,7 @@ def _planned(name: str, verb: str, given: Mapping[str, Any]) -> Plan:
 
 
 def _proved(name: str, wanted: Any) -> str:
-    """Return the verdict of ``prove`` that a recipe asserts, and take it out of its assertions; '' if there is none."""
+    """Remove the entry "proved" from the assertions ``wanted``, and return its verdict; '' if there is none."""
     verdict = wanted.pop(PROVED, "") if isinstance(wanted, dict) else ""
     if verdict not in ("", *VERDICTS):
         raise ConfigError(
@@ -226,7 +234,7 @@ def _proved(name: str, wanted: Any) -> str:
 
 
 def _check_asserted(name: str, wanted: Any, plan: Plan) -> list[str]:
-    """Raise PlanError if the plan does not meet an assertion; returns notes on the patterns."""
+    """Raise PlanError if the plan does not meet an assertion in ``wanted``; return notes on patterns."""
     if not isinstance(wanted, dict):
         raise ConfigError(f"{escape(name)}: the field assert is {brief_repr(wanted)}, not a map.")
     keys = [step.key for step in plan.steps]
@@ -254,7 +262,7 @@ def _check_asserted(name: str, wanted: Any, plan: Plan) -> list[str]:
 
 
 def _unmet(pattern: str, expected: Any, plan: Plan, hits: set[str]) -> Sequence[tuple[str, str]]:
-    """Return how a plan fails an assertion: pairs of key or pattern, and text on what it is instead.
+    """Return the differences of a plan from an assertion: pairs (key or pattern, what it is instead); () if it is met.
 
     ``hits`` are the keys that the pattern matches, and ``expected`` is their number or their class.
     """

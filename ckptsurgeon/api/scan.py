@@ -1,4 +1,4 @@
-"""``scan``: reports what reading a file would import and call."""
+"""``scan``: reports what loading a file with pickle would import and call."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["scan"]
 
 
 def scan(path: Path, *, progress: Progress | None = None) -> Scan:
-    """Report what reading a file, or any file of a folder, would import and call. Nothing is run.
+    """Report what loading a file, or any file of a folder, would import and call. Nothing is run.
 
-    ``scan(path).ok`` is true if everything could be judged and is plain data or the rebuilding of tensors;
-    ``progress`` is called with (files done, files in all). Raises SourceError if there is no such file.
+    ``scan(path).ok`` is true if everything could be judged, and is plain data or only rebuilds tensors.
+    ``progress`` is called with (files done, files in total). Raises SourceError if there is no such file.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise ConfigError(f"{brief_repr(path)} is not a path.", hint="Name a file or a folder.")

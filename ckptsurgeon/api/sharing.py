@@ -1,4 +1,4 @@
-"""``sharing``: what each of several processes will do for an output."""
+"""``sharing``: estimates how an output is divided among several processes."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from ..util.text import escape
 __all__ = ["sharing"]
 
 MOST = 4096
-"""The largest number of processes."""
+"""The largest number of processes that can be asked for."""
 
 
 def sharing(
     plan: Plan, processes: int, *, output: str | None = None, to: str | None = None, max_shard_size: str | None = None
 ) -> Sharing:
-    """Return what each of ``processes`` processes would do to write the output of a plan; nothing is written.
+    """Return which parts of the output each of ``processes`` processes would write, and how long; nothing is written.
 
-    The other arguments are those of ``apply``; the inputs of the plan have to be open, as they are when a verb returns
-    it. A sample of the output is made in memory to measure how long it takes. Raises ConfigError for another number
-    than 1 to 4096, and for an output at an address.
+    The other arguments are those of ``apply``. The inputs of the plan must be open, as they are when a verb returns the
+    plan. A sample of the output is computed in memory to measure the speed. Raises ConfigError if ``processes`` is not
+    from 1 to 4096, or if the output is remote.
     """
     if not 1 <= processes <= MOST:
         raise ConfigError(f"--processes {processes} is not a number from 1 to {MOST}.")
     if scheme_of(output or ""):
         raise ConfigError(
-            f"--processes: the output at {escape(shown(output or ''))} is written by one process.", hint="Leave it out."
+            f"--processes: the remote output {escape(shown(output or ''))} is written by one process.",
+            hint="Leave --processes out.",
         )
     assert isinstance(plan.inputs, PlanInputs)
     return sharing_of(plan, plan.inputs, OutputOptions(output or "output/", to or "", max_shard_size or ""), processes)

@@ -33,12 +33,12 @@ def verify(
 ) -> Verification:
     """Check an output against its recipe (and ``plan``): checksums, then each copied or computed tensor bit for bit.
 
-    ``sources`` gives sources by name: a new path, or the tensors; sources that were in memory, named ``<dict>``, can
-    only be given so. ``plugin`` is a file with your own merge methods. Tensors whose source is gone are reported as
-    NOT COMPARED. ``sample`` is the number of merged tensors to compute again, None for all. With a ``key`` (the file
-    of a public or private key) every file must have a valid signature by it, and the folder must have no other files.
-    An output too damaged to open is a failed verification. Raises SourceError if the output is missing, ConfigError if
-    there is neither recipe nor plan.
+    ``sources`` maps names of sources to a new path or to the tensors; sources that were in memory (``<dict>``) must be
+    given in this way. ``plugin`` is a Python file with your own merge methods; it is run. Tensors whose source does not
+    exist any more are reported as NOT COMPARED. ``sample`` is the number of merged tensors to compute again; None is
+    all. If ``key`` (the file of a public or private key) is given, every file must have a valid signature by this key,
+    and the folder must contain no other files. If the output is too damaged to be opened, the verification has failed;
+    no error is raised. Raises SourceError if the output is missing, ConfigError if there is neither recipe nor plan.
     """
     from ..analysis.verify.expected import expected_of_plan, expected_of_recipe
     from ..analysis.verify.verify import verify_output
@@ -81,7 +81,7 @@ def verify(
 
 
 def _of_decoded(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterator[Note]:
-    """Yield the notes on quantised sources of an output that has plain weights: they may have been decoded wrongly."""
+    """Yield the notes on quantised sources if the output is not quantised: they may have been decoded wrongly."""
     from .model_folder.quantised import described_shape_notes
 
     for source in sources if not checkpoint.codes else ():
@@ -91,7 +91,10 @@ def _of_decoded(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterat
 
 
 def _of_model(checkpoint: Checkpoint) -> Iterator[Note]:
-    """Yield notes on quantised tensors, on layers that lack parts, and on files and classes that contradict them."""
+    """Yield the notes of ``inspect`` on an output: quantised tensors, incomplete layers, and contradicting files.
+
+    The output is also compared with the transformers class in its config.json.
+    """
     from .class_check import class_notes
     from .lora.adapter_files import adapter_of
     from .model_folder.checks import contradictions

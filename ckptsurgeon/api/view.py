@@ -41,12 +41,13 @@ def view(
     wait: float | None = None,
     progress: Progress | None = None,
 ) -> Page:
-    """Return a page about a checkpoint, a training run's folder, or the differences of two checkpoints.
+    """Return an HTML page about a checkpoint, the folder of a training run, or the differences of two checkpoints.
 
-    The page is one HTML file that loads nothing; it is written to ``output``, if that is given. For an output of
-    ckptsurgeon it shows the recipe: what became of each tensor. ``stats`` reads all values for statistics and
-    histograms. Two checkpoints are compared by values, also under other names, or only by headers if ``values`` is
-    False. ``root`` is the state dict of both; ``wait`` is as in ``apply``.
+    The page is one self-contained HTML file; if ``output`` is given, the page is written there. If ckptsurgeon wrote
+    the checkpoint, the page shows its recipe: what became of each tensor. ``stats`` reads all values for statistics and
+    histograms. The values of two checkpoints are compared, including tensors that have another name; if ``values`` is
+    False, only their headers are compared. ``root`` is the dotted path of the state dict in both; ``wait`` is as in
+    ``apply``.
 
     Raises what ``open_checkpoint`` raises, ConfigError for arguments that contradict each other, and OutputError if
     the output exists (without ``force``), is an input, or cannot be written.
@@ -84,30 +85,31 @@ def view(
 
 
 def _check(output: str, *, force: bool) -> None:
-    """Raise OutputError, before anything is read, for an output that cannot be written."""
+    """Raise OutputError if the output cannot be written; called before anything is read."""
     from ..storage.write.output_checks import check_output
 
     check_output(output, (), force=force, folder=False)
 
 
 def _run(names: Sequence[str], of: int, page: str | None) -> Run | None:
-    """Return the training run if one of the paths in ``names`` is a run's folder, else None.
+    """Return the training run if one of the paths in ``names`` is the folder of a run, else None.
 
-    Raises ConfigError for a run if the page is ``of`` two inputs. ``page`` is the path of the page.
+    ``of`` is the number of inputs of the page, and ``page`` its path. Raises ConfigError for a run if there are two
+    inputs.
     """
     folders = [name for name in names if is_run(name)]
     if not folders:
         return None
     if of > 1:
         raise ConfigError(
-            f"{escape(folders[0])} is the folder of a run, which cannot be compared.",
+            f"{escape(folders[0])} is the folder of a training run, which cannot be compared.",
             hint="To compare models, name their checkpoints, as in runs/ru/best.safetensors.",
         )
     return read_run(folders[0], page)
 
 
 def _files(run: Run | None) -> Iterator[File]:
-    """Yield the files of a run that were read."""
+    """Yield the files of a run that the page is made from."""
     paths = [] if run is None else [os.path.join(run.path, name) for name in FILES]
     for path in paths:
         if os.path.isfile(path):
@@ -115,7 +117,7 @@ def _files(run: Run | None) -> Iterator[File]:
 
 
 def _inspected(opened: Sequence[Checkpoint], run: Run | None, *, stats: bool) -> tuple[PageContents, tuple[str, ...]]:
-    """Return the contents of a page about one or two checkpoints, and notes; reads values only for ``stats``."""
+    """Return the contents of a page about one or two checkpoints, and notes; reads values only if ``stats`` is set."""
     from .model_folder.checks import contradictions
 
     weights = [weights_of(one) for one in opened]
@@ -146,12 +148,12 @@ def _inspected(opened: Sequence[Checkpoint], run: Run | None, *, stats: bool) ->
 
 
 def _said_of(checkpoint: Checkpoint, notes: Sequence[str], of: int) -> list[str]:
-    """Return the notes on one of ``of`` checkpoints, with its name in front if there are two."""
+    """Return the notes on a checkpoint, with its path in front if ``of``, the number of checkpoints, is two."""
     return [f"{escape(checkpoint.path)}: {note}" if of > 1 else note for note in notes]
 
 
 def _recipe(checkpoint: Checkpoint) -> tuple[Recipe | None, list[str]]:
-    """Return the recipe in a checkpoint, or None, and notes on a recipe that cannot be read."""
+    """Return the recipe in a checkpoint, and notes; the recipe is None if there is none, or it cannot be read."""
     if checkpoint.recipe is None:
         return None, []
     try:
@@ -168,5 +170,5 @@ def _compared(opened: Sequence[Checkpoint], *, values: bool, progress: Progress 
 
 
 def _title(paths: Sequence[str]) -> str:
-    """Return the title of a page: the last part of each path; for a URL all of it, without credentials."""
+    """Return the title of the page: the file or folder name of each path, or the whole URL (without credentials)."""
     return " and ".join(path if "://" in path else os.path.basename(os.path.abspath(path)) for path in paths)

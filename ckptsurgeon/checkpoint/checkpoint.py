@@ -34,19 +34,19 @@ if TYPE_CHECKING:
 __all__ = ["Checkpoint"]
 
 _SMALL = 1 << 20
-"""The most bytes of a tensor whose values are looked at for notes."""
+"""The most bytes of a tensor whose values are read for notes."""
 _WORKED_OUT = ("codes", "extras", "metadata", "quantisation_notes", "ties")
-"""Cached properties that depend on the tensors, so a checkpoint with other keys computes them anew."""
+"""Cached properties that depend on the tensors: a checkpoint with other keys must compute them again."""
 
 
 class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
-    """A state dict as its file's header describes it: key → TensorInfo. A tensor is read when ``tensor`` is called.
+    """A state dict as its file's header describes it: a mapping from key to TensorInfo; ``tensor`` reads the values.
 
-    ``path`` is what the user wrote; ``root`` the dotted path of the state dict in the file; ``passed`` the paths of
-    the other state dicts, which were not chosen; ``checked`` the storages whose checksum was verified. ``around`` is
-    the folder that the file is in, and ``folder`` is the same folder if the file is named like a model's weights,
-    else None. ``stored`` is the checkpoint with its codes, if those of this one are replaced by the weights that they
-    stand for; else None. ``odd_scales`` names the quantised tensors that were decoded and have odd scales.
+    ``path`` is the path as the user wrote it; ``root`` the dotted path of the state dict in the file; ``passed`` the
+    paths of the other state dicts, which were not chosen; ``checked`` the storages whose checksum was verified.
+    ``around`` is the folder of the file; ``folder`` is the same folder if the file has a usual name of model weights,
+    else None. ``stored`` is the checkpoint with the stored codes if this checkpoint has decoded weights in their place,
+    else None. ``odd_scales`` collects the quantised tensors that were decoded and have odd scales.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @property
     def closed(self) -> bool:
-        """Whether the files are closed, so that the values of tensors can no longer be read."""
+        """Whether the files are closed; then the values of tensors can no longer be read."""
         return any(file.closed for file in self.header.handles.values())
 
     @property
@@ -125,7 +125,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @cached_property
     def metadata(self) -> Mapping[str, str]:
-        """The texts stored with the tensors: ``__metadata__`` of safetensors; else the copy in ckptsurgeon's recipe."""
+        """The strings stored with the tensors: safetensors' ``__metadata__``, else the copy in ckptsurgeon's recipe."""
         found = self.header.metadata or _metadata_kept(self.header.recipe)
         return found if self.stored is None else without_settings(found, self)
 
@@ -141,17 +141,17 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @property
     def _shard(self) -> tuple[str, int]:
-        """The name of the file, and the number of shards that this name gives.
+        """The name of the file, and the number of shards in this name.
 
-        ``model-00001-of-00002.safetensors`` gives 2; a file that is not a shard gives 0. The name is '' if the
-        checkpoint is not one file.
+        The number is 2 for ``model-00001-of-00002.safetensors``, and 0 for a file that is not a shard. The name is ''
+        if the checkpoint is not a single file.
         """
         name = next((file.name for name, file in self.header.handles.items() if not name), "")
         return name, shards_of(name)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user may want to know about how the file was opened, such as which state dict was chosen."""
+        """Notes for the user on how the file was opened, such as which state dict was chosen."""
         notes = [*self.header.notes]
         shard, number = self._shard
         if number:
@@ -160,7 +160,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         lacking = self._view.lacking
         if lacking:
             notes.append(
-                f"the keys of the destination begin with {lacking}., those of {escape(self.path)} do not: "
+                f"the keys of the destination begin with {lacking}., the keys of {escape(self.path)} do not: "
                 f"--map ={lacking} adds this prefix"
             )
         notes += self.quantisation_notes
@@ -174,56 +174,56 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     def extras(self) -> tuple[Extra, ...]:
         """The entries of the file other than its tensors, such as epochs, optimizers and arguments.
 
-        An object of an unknown class is described by the name of its class; it is not rebuilt.
+        An object of an unknown class is not rebuilt: only the name of its class is shown.
         """
         aside = {key: self._tensors[key] for key in self._view.aside}
         return extras_of(self.header.tree, self._keys, self._entries, aside)
 
     @property
     def root_names(self) -> tuple[str, ...] | None:
-        """The keys of the dicts that lead to the state dict, outermost first; None if the path has lists or objects."""
+        """The keys of the dicts that lead to the state dict, outermost first; None if lists or objects lead to it."""
         return names_to(self.header.tree, self._keys)
 
     def to_carry(self) -> list[ExtraEntry]:
-        """Return the entries of the file other than its tensors, as candidates for an output.
+        """Return the entries of the file other than its tensors, to copy them into an output.
 
-        ``why`` of an entry is the reason if it cannot be written into another file, else empty.
+        ``why`` of an entry is the reason why it cannot be written into another file, or ''.
         """
         aside = [ExtraEntry(key, key, (), None, "it is a tensor") for key in self._view.aside]
         entries = entries_to_carry(entries_beside(self.header.tree, self._keys, self._entries))
-        if self.root_names is None:  # written as dicts by name, they would be in another place
+        if self.root_names is None:  # an output has only dicts: the entries would get another path
             entries = (replace(entry, why=entry.why or NO_NAMES) for entry in entries)
         return [*entries, *aside]
 
     @cached_property
     def ties(self) -> Mapping[str, str]:
-        """Every key whose tensor shares its bytes with that of an earlier key, mapped to the earlier key."""
+        """Maps each key whose tensor shares its bytes with the tensor of an earlier key to the earlier key."""
         return alias_groups(self._shown)
 
     @cached_property
     def codes(self) -> QuantisedTensors:
-        """The quantised tensors: the stored parts of each, and how they are decoded."""
+        """The quantised tensors: the stored parts of each tensor, and how to decode them."""
         return find_codes(self._shown, lambda: self.quantisation, lambda: self.elsewhere)
 
     @cached_property
     def elsewhere(self) -> Sequence[str]:
-        """The keys of the other shards, from the index next to the file; empty if this file is not a shard."""
+        """The keys of the other shards, from the index in the same folder; empty if this file is not a shard."""
         return self._index.elsewhere
 
     @cached_property
     def _index(self) -> ShardIndex:
-        """What the index next to the file says of it; empty if this file is not a shard."""
+        """What the index in the same folder says about this file; empty if this file is not a shard."""
         files = [*self.header.handles.values()]
         return shard_index(files[0].name, self.around) if len(files) == 1 else ShardIndex()
 
     @cached_property
     def _shard_notes(self) -> tuple[str, ...]:
-        """Notes on a shard that is not the one its index describes, and on shards of another size than it gives."""
+        """Notes on a shard whose keys are not those in its index, and on a wrong ``total_size`` in the index."""
         return tuple(shard_notes(self._shard[0], self._tensors, self._index, self.around)) if not self.root else ()
 
     @cached_property
     def quantisation(self) -> Mapping[str, Any]:
-        """The ``quantization_config`` in the file's metadata, or else in its folder; empty if neither has one."""
+        """The ``quantization_config`` in the file's metadata, or else in its folder; {} if there is none."""
         return settings_in(self.metadata) or quantisation_settings(self.around)
 
     @cached_property
@@ -250,7 +250,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return (*said, *of_folder)
 
     def _small(self, info: TensorInfo) -> bytes:
-        """Return the bytes of a small tensor; b"" if it is at an address, or cannot be read."""
+        """Return the bytes of a small tensor; b"" if the tensor is too large, is remote, or cannot be read."""
         file = self.header.handles.get(info.storage.file) if info.storage is not None else None
         if (
             file is None
@@ -276,7 +276,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return self.header.handles
 
     def tensor(self, key: str) -> torch.Tensor:
-        """Return the tensor that ``torch.load`` would give; reads its bytes, and imports torch.
+        """Read a tensor, and return it as ``torch.load`` would; imports torch.
 
         Raises KeyError, or FormatError if the values cannot be read or fail their checksum.
         """
@@ -287,8 +287,8 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     def unwrapped(self, *, destination: Collection[str] = (), stripped: Sequence[str] | None = None) -> Checkpoint:
         """Return the same checkpoint with wrappers (prefixes such as ``module.``) removed from its keys.
 
-        A wrapper stays if the keys of ``destination`` have the same one. If ``stripped`` is given, exactly those
-        wrappers are removed.
+        A wrapper is kept if the keys of ``destination`` have the same wrapper. If ``stripped`` is not None, exactly
+        these wrappers are removed.
         """
         other = self._copied()
         other._show(unwrap(self._tensors, destination) if stripped is None else unwrap_as(self._tensors, stripped))
@@ -300,9 +300,9 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return other
 
     def holding(self, tensors: Mapping[str, TensorInfo], *, decoded: bool = False) -> Checkpoint:
-        """Return a checkpoint of the same file that has only ``tensors``, which are computed from the stored ones.
+        """Return a checkpoint of the same file that has only ``tensors``, which are computed from stored tensors.
 
-        ``decoded`` says that none of them are codes any more, so that settings of quantisation do not hold for them.
+        ``decoded`` is true if no tensor is quantised any more; then the quantisation settings do not apply.
         """
         other = self._copied()
         if decoded:
@@ -313,13 +313,13 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return other
 
     def stating(self, quantisation: Mapping[str, Any]) -> Checkpoint:
-        """Return the same checkpoint with other settings of quantisation, which its tensors will have."""
+        """Return the same checkpoint with other quantisation settings, for an output with these settings."""
         other = self.holding(dict(self))
         other.__dict__["quantisation"] = quantisation
         return other
 
     def stored_key(self, key: str) -> str:
-        """Return the key that a tensor has in the file, with wrappers such as ``module.`` that were removed."""
+        """Return the key of a tensor in the file, which includes wrappers such as ``module.``."""
         return self._view.stored[key] if self._view.stripped else key
 
     def lent(self, root: str | None = None, *, unwrap: bool = True) -> Checkpoint:
@@ -341,7 +341,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return other
 
     def close(self) -> None:
-        """Close the files. Afterwards headers can still be read, but no values.
+        """Close the files. Afterwards, headers can still be read, but values cannot.
 
         A Checkpoint that ``lent`` returned leaves the files open.
         """
@@ -350,7 +350,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
 
 def _metadata_kept(recipe: str | None) -> dict[str, str]:
-    """Return the metadata stored in a recipe, for formats that have no other place for it; {} if there is none."""
+    """Return the metadata stored in a recipe, for formats that cannot store metadata elsewhere; {} if there is none."""
     try:
         kept = json.loads(recipe or "{}").get("metadata", {})
         return {key: value for key, value in kept.items() if isinstance(value, str)}

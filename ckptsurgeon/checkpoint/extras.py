@@ -1,4 +1,4 @@
-"""Lists the entries of a file other than the tensors of its state dict, to show them or to copy them to an output."""
+"""Lists the entries of a file other than the tensors of its state dict, to show them or copy them into an output."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Plain = None | bool | int | float | str | list[Any]
 
 @dataclass(frozen=True)
 class Extra:
-    """An entry that is not a tensor of the state dict; ``value`` is set if it is small plain data."""
+    """An entry of a file that is not a tensor of the state dict; ``value`` is None unless it is small plain data."""
 
     key: str
     type: str
@@ -36,10 +36,10 @@ class Extra:
 def extras_of(
     tree: Any, keys: Sequence[Any], entries: Mapping[Any, Any], aside: Mapping[str, TensorInfo]
 ) -> tuple[Extra, ...]:
-    """Return the entries of a file other than the tensors of its state dict; beyond a limit they are only counted.
+    """Return the entries of a file other than the tensors of its state dict; beyond a limit, they are only counted.
 
-    ``tree`` is the content of the file, ``keys`` is the path in it to the state dict, and ``entries`` are those of the
-    state dict. ``aside`` has tensors that are not the model's, such as the counter of an averaged model.
+    ``tree`` is the content of the file, ``keys`` is the path of the state dict in ``tree``, and ``entries`` are all
+    entries of the state dict. ``aside`` has tensors that are not the model's, such as the counter of an averaged model.
     """
     every = chain(entries_beside(tree, keys, entries), (((), *item) for item in aside.items()))
     counter = _TensorCounter()
@@ -52,10 +52,10 @@ def extras_of(
 
 
 def entries_beside(tree: Any, keys: Sequence[Any], entries: Mapping[Any, Any]) -> Iterator[tuple[Place, Any, Any]]:
-    """Yield (place, key, value) of each entry in or around the state dict that is not one of its tensors.
+    """Yield (place, key, value) of each entry of the file that is not a tensor of the state dict.
 
-    ``tree`` is the content of the file, ``keys`` is the path in it to the state dict, and ``entries`` are those of the
-    state dict. ``place`` has the names of the dicts that contain the entry, outermost first.
+    ``tree`` is the content of the file, ``keys`` is the path of the state dict in ``tree``, and ``entries`` are all
+    entries of the state dict. ``place`` has the names of the dicts that contain the yielded entry, outermost first.
     """
     node, place = tree, Place()
     for taken in keys:
@@ -72,7 +72,7 @@ def entries_beside(tree: Any, keys: Sequence[Any], entries: Mapping[Any, Any]) -
 
 
 def _described(key: str, value: Any, counter: _TensorCounter) -> Extra:
-    """Return the type of an entry, and its value if it is small plain data; no code of the file is run."""
+    """Return an Extra for an entry, with the value if it is small plain data; no code in the file is run."""
     if value is None or isinstance(value, (bool, int)):
         return Extra(key, type(value).__name__, value if _fits(value) else None)
     if isinstance(value, float):
@@ -103,14 +103,14 @@ def _container(key: str, value: Any, counter: _TensorCounter) -> Extra:
 
 
 def _is_scalar(value: Any) -> bool:
-    """Return whether a value is shown as an item of a list: a finite number or a short text, but not a container."""
+    """Return whether a value may be shown as an item of a list: a finite number or a short string."""
     if isinstance(value, (bool, int)):
         return _fits(value)
     return (isinstance(value, float) and math.isfinite(value)) or (isinstance(value, str) and len(value) <= MAX_TEXT)
 
 
 class _TensorCounter:
-    """Counts the tensors in nested containers of one file; the number of values that it visits is limited."""
+    """Counts the tensors in nested containers of one file, up to a limit of visited values for the whole file."""
 
     def __init__(self) -> None:
         self._left = limits.COUNTED
@@ -134,11 +134,11 @@ class _TensorCounter:
         return tensors
 
 
-# The entries of a file next to its tensors that can be written into another: plain data, nothing else.
+# The entries of a file other than its tensors that can be written into another file: only plain data.
 
 MAX_DEPTH = 64
 MAX_BITS = 2000
-NO_NAMES = "the state dict is inside a list or an object, or its key is not a text"
+NO_NAMES = "the state dict is inside a list or an object, or its key is not a string"
 TOO_MUCH = "the file has too many entries to search"
 
 
@@ -146,8 +146,8 @@ TOO_MUCH = "the file has too many entries to search"
 class ExtraEntry:
     """An entry of a file other than its tensors; ``name`` is its dotted path, ``key`` the last part of the path.
 
-    ``place`` has the names of the dicts that contain it. ``why`` is the reason if the entry cannot be written into
-    another file, else empty.
+    ``place`` has the names of the dicts that contain the entry. ``why`` is the reason why the entry cannot be written
+    into another file, or ''.
     """
 
     name: str
@@ -158,7 +158,7 @@ class ExtraEntry:
 
 
 def names_to(tree: Any, keys: Sequence[Any]) -> tuple[str, ...] | None:
-    """Return the path ``keys`` as names; None if it leads through a list, an object or a key that is not a text."""
+    """Return the path ``keys`` as names; None if it leads through a list, an object or a key that is not a string."""
     for key in keys:
         if not (isinstance(tree, dict) and type(key) is str):
             return None
@@ -167,21 +167,21 @@ def names_to(tree: Any, keys: Sequence[Any]) -> tuple[str, ...] | None:
 
 
 def entries_to_carry(entries: Iterable[tuple[tuple[str, ...], Any, Any]]) -> Iterator[ExtraEntry]:
-    """Yield an ExtraEntry for each (place, key, value); its ``why`` is set if it cannot be written into another file.
+    """Yield an ExtraEntry for each (place, key, value); ``why`` is set if it cannot be written into another file.
 
-    The limit of searched values holds for all entries together, since they may share values.
+    There is one limit of searched values for all entries together, since entries may share values.
     """
     look = _SearchLimit()
     for number, (place, key, value) in enumerate(entries):
         if type(key) is not str:
-            why = "its name is not a text"
+            why = "its name is not a string"
         else:
             why = look.why_not_plain(value) if number < limits.EXTRAS else TOO_MUCH
         yield ExtraEntry(".".join((*place, key_text(key))), key_text(key), place, value, why)
 
 
 class _SearchLimit:
-    """How many values, and characters of text, of one file may still be searched and written into an output."""
+    """Counts how many values, and characters of text, of one file may still be searched and written into an output."""
 
     def __init__(self) -> None:
         self._values = limits.CARRIED_VALUES
@@ -190,7 +190,7 @@ class _SearchLimit:
     def why_not_plain(self, value: Any) -> str:
         """Return why a value cannot be written into another file; '' if it can.
 
-        Only numbers, texts, None, and lists and dicts of these can be written.
+        Only numbers, strings, None, and lists and dicts of these can be written.
         """
         waiting = [(value, 0)]
         while waiting:
@@ -199,7 +199,7 @@ class _SearchLimit:
             self._characters -= len(node) if isinstance(node, str) else 0
             if self._values < 0 or self._characters < 0:
                 return TOO_MUCH
-            why = "it nests too deeply" if depth > MAX_DEPTH else _why(node)
+            why = "it is nested too deeply" if depth > MAX_DEPTH else _why(node)
             if why:
                 return why
             waiting.extend((child, depth + 1) for child in _children(node))
@@ -208,18 +208,18 @@ class _SearchLimit:
 
 def _why(node: Any) -> str:
     if isinstance(node, TensorInfo):
-        return "it holds tensors"
+        return "it contains tensors"
     if isinstance(node, (OpaqueResult, GlobalName)):
-        return f"it holds a {node!r:.80}"
+        return f"it contains a {node!r:.80}"
     if isinstance(node, Array):
-        return "it holds a numpy array"
+        return "it contains a numpy array"
     if isinstance(node, PickledSet):
-        return "it holds a set"
+        return "it contains a set"
     if isinstance(node, int) and node.bit_length() > MAX_BITS:
-        return "it holds a huge number"
+        return "it contains a huge number"
     if node is None or isinstance(node, (bool, int, float, str, list, tuple, dict)):
         return ""
-    return f"it holds a {type(node).__name__}"
+    return f"it contains a {type(node).__name__}"
 
 
 def _children(node: Any) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""Describes dicts of tensors, numpy arrays and modules in memory by a Header, as if they were read from a file."""
+"""Makes a Header of tensors, numpy arrays or a module in memory, as if they were read from a file."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ __all__ = [
 # Headers of numpy arrays in memory.
 
 Place: TypeAlias = tuple[str, int, int, bool]
-"""A run of bytes: device, address, number, and whether the most significant byte of an element comes first."""
+"""A run of bytes in memory: device, address, number of bytes, and whether elements are big-endian."""
 
 StorageAt: TypeAlias = Callable[..., Storage]
-"""A function that returns the Storage for (place, piece, big_endian=…)."""
+"""A function (place, piece, big_endian=…) that returns the Storage of a run of bytes; ``piece`` reads the bytes."""
 
 
 def is_array(value: object) -> bool:
@@ -60,8 +60,8 @@ def is_array(value: object) -> bool:
 def array_info(value: Any, storage_at: StorageAt) -> Any:
     """Return the TensorInfo of a numpy array of numbers, or the plain Python value of a numpy scalar.
 
-    ``storage_at`` is a function that returns the Storage of the array's bytes. An array of anything else gives an
-    OpaqueResult. An array with negative strides is copied.
+    ``storage_at`` is a function that returns the Storage of the array's bytes. For an array of anything but numbers, an
+    OpaqueResult is returned. An array with negative strides is copied.
     """
     import numpy as np
 
@@ -105,7 +105,7 @@ def _stride(array: Array) -> tuple[int, ...] | None:
     return tuple(max(step, 0) for step, _ in steps) if usual else None
 
 
-# The types that the verbs accept as a checkpoint: a path, an open one, a dict of tensors, a module; and its name.
+# The types that functions accept as a checkpoint, and the name of such a checkpoint in messages.
 
 CheckpointLike: TypeAlias = "str | os.PathLike[str] | Checkpoint | Mapping[str, object] | nn.Module"
 """A path or URI, an open checkpoint (which stays open), a dict of tensors as from ``torch.load``, or a module."""
@@ -125,7 +125,7 @@ def holds_tensors(value: object) -> bool:
 
 
 def is_given(value: object) -> bool:
-    """Return whether a value can be opened as one checkpoint by its type: a path, a Checkpoint, a dict or a module."""
+    """Return whether the type of a value can be opened as a checkpoint: a path, a Checkpoint, a dict or a module."""
     return isinstance(value, (str, os.PathLike, Mapping)) or is_module(value)
 
 
@@ -135,15 +135,15 @@ def check_given(value: object) -> None:
         raise ConfigError(f"{brief_repr(value)} is not {WANTED}.")
     if isinstance(value, Checkpoint) or not isinstance(value, Mapping):
         return
-    if isinstance(next(iter(value.values()), None), TensorInfo):  # of an archive, each value is read from its file
+    if isinstance(next(iter(value.values()), None), TensorInfo):  # headers have no open file
         raise ConfigError(
-            "a dict of TensorInfo has only headers, without values.",
+            "a dict of TensorInfo contains only headers, no values.",
             hint="Pass the Checkpoint that the headers come from.",
         )
 
 
 def path_of(given: object) -> str:
-    """Return the name of a checkpoint in messages: its path, ``<dict>``, or ``<Net>`` for a module of the class Net."""
+    """Return the name of a checkpoint for messages: its path, ``<dict>``, or ``<Net>`` for a module of class Net."""
     if isinstance(given, Checkpoint):
         return given.path
     if isinstance(given, (str, os.PathLike)):
@@ -159,7 +159,7 @@ def place_of(given: object) -> str:
 
 
 FORMAT = "memory"
-"""The name of the format of a checkpoint in memory."""
+"""The format name of a checkpoint in memory."""
 _SCALARS = (bool, int, float, complex, str, bytes)
 
 
@@ -189,7 +189,7 @@ def header_in_memory(given: object, name: str) -> Header:
 class _Walk:
     """Turns nested values in memory into the ``tree`` of a Header.
 
-    A container or a run of bytes that several values share occurs once in the tree.
+    A container or a run of bytes that several values share is also shared in the tree.
     """
 
     def __init__(self) -> None:
@@ -220,7 +220,7 @@ class _Walk:
         return self._container(value)
 
     def _container(self, value: Any) -> Any:
-        known = self._made.get(id(value))  # with the value itself, so that no other gets its place in memory
+        known = self._made.get(id(value))  # the value is kept, so that no other object can get the same id
         if known is not None:
             return known[1]
         made, entries = _emptied(value)
@@ -229,9 +229,9 @@ class _Walk:
         return made
 
     def _storage(self, place: Place, piece: MemorySegment | None, *, big_endian: bool) -> Storage:
-        """Return the Storage of the bytes at ``place`` in memory: always the same object for the same place.
+        """Return the Storage of the bytes at ``place`` in memory; for equal places, the same object is returned.
 
-        ``piece`` reads these bytes; it is None if there are none.
+        ``piece`` reads these bytes; it is None if there are no bytes.
         """
         if piece is None:
             return Storage("", self._size, 0)
@@ -244,9 +244,10 @@ class _Walk:
 
 
 def _emptied(value: Any) -> tuple[Any, Iterable[tuple[Any, Any]]]:
-    """Return an empty container for the content of ``value``, and the (key, item) pairs to put into it.
+    """Return an empty container for the content of ``value``, and the (key, item) pairs to put into the container.
 
-    A module gives those of its ``state_dict()``. A value that is not a container gives an OpaqueResult without items.
+    For a module, the content is its ``state_dict()``. For a value that is not a container, an OpaqueResult and no items
+    are returned.
     """
     if is_module(value):
         value = value.state_dict(keep_vars=True)
@@ -263,6 +264,6 @@ def _emptied(value: Any) -> tuple[Any, Iterable[tuple[Any, Any]]]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a number or text whose type is a subclass (an IntEnum, say) as its base type; other values unchanged."""
+    """Return a number or string of a subclass (such as an IntEnum) as its base type; return other values unchanged."""
     kind = next((kind for kind in _SCALARS if isinstance(value, kind)), None)
     return value if kind is None or type(value) is kind else kind(value)

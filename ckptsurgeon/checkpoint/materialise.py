@@ -1,4 +1,4 @@
-"""Reads and checks the bytes of a tensor, and makes the tensor that ``torch.load`` would return."""
+"""Reads the bytes of a tensor, checks their checksum, and makes the tensor that ``torch.load`` would return."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ from .torch_tensors import OpaqueTensor
 
 __all__ = ["OpenFiles", "checked_bytes", "materialise"]
 
-# Reads the bytes of a tensor, and checks the checksum of their storage.
+# Reads the bytes of a tensor, and checks the checksum of its storage.
 
 _PIECE = 1 << 20
 
 
 class OpenFiles(Protocol):
-    """What is needed of a checkpoint to read a tensor: its path, its open files, and the storages already checked.
+    """The parts of the interface of Checkpoint that are needed to read a tensor.
 
-    ``checked`` has the storages whose checksum was found to be right.
+    ``path`` is the path for messages; ``checked`` has the storages whose checksum was verified.
     """
 
     path: str
     checked: set[Storage]
 
     def file(self, info: TensorInfo) -> File:
-        """Return the open file that holds a stored tensor."""
+        """Return the open file that contains a stored tensor."""
         ...
 
 
 def checked_bytes(checkpoint: OpenFiles, info: TensorInfo) -> bytearray:
     """Return the bytes of a tensor, from its first to its last element in the storage.
 
-    The first time that a storage is read, the checksum of all its bytes is checked. Raises FormatError if it is wrong.
+    When a storage is read for the first time, all its bytes are checked; raises FormatError if the checksum is wrong.
     """
     file, storage = checkpoint.file(info), info.storage
     assert storage is not None
@@ -82,7 +82,7 @@ def checked_bytes(checkpoint: OpenFiles, info: TensorInfo) -> bytearray:
 
 
 def _sum(file: File, storage: Storage, sum_of: Callable[[Any, int], int]) -> int:
-    """Return the checksum that ``sum_of`` (CRC-32 or CRC-32C) computes of a storage, which is read in pieces."""
+    """Return the checksum of a storage, which is read in pieces; ``sum_of`` computes CRC-32 or CRC-32C."""
     buffer = memoryview(bytearray(min(_PIECE, storage.nbytes)))
     at, crc = 0, 0
     while at < storage.nbytes:
@@ -99,10 +99,10 @@ def materialise(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tens
     Raises FormatError if the values cannot be read or fail their checksum.
     """
     try:
-        with torch.device("cpu"):  # whatever the caller's default is
+        with torch.device("cpu"):  # the caller may have set another default device
             return _materialised(checkpoint, key, info)
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
-        # what torch makes of parts that do not fit
+        # torch raises these if the stored parts do not fit together
         why = f"{error}".partition("\n")[0]
         raise FormatError(
             f"the tensor {escape(key)} of {escape(checkpoint.path)} cannot be rebuilt: {escape(why)}.", rule="parts"
@@ -159,7 +159,7 @@ def _made(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
 
 
 def _coded(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
-    """Return the weight that the codes of a quantised tensor stand for, or the codes or scales that are made of one."""
+    """Return the decoded weight of a quantised tensor, or the codes or scales that encoding a weight makes."""
     from ..tensors.decoders._decoder import decode, whole
     from ..tensors.encoders._encode import encode
     from ..tensors.ops.casts import raw_dtype
@@ -168,7 +168,8 @@ def _coded(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
 
     def read(one: TensorInfo, box: Box) -> Values:
         if id(one) not in inputs:
-            raw = replace(one, dtype="uint8") if one.itemsize == 1 and one.made is None else one  # torch may lack it
+            # torch may lack the dtype of codes
+            raw = replace(one, dtype="uint8") if one.itemsize == 1 and one.made is None else one
             stored = _materialised(checkpoint, key, raw).contiguous().reshape(-1).view(torch.uint8)
             inputs[id(one)] = stored.numpy().view(raw_dtype(one.dtype)).reshape(one.shape)
         part: Values = inputs[id(one)][tuple(slice(*span) for span in box)]
@@ -186,7 +187,7 @@ def _dtype(info: TensorInfo) -> torch.dtype:
 
 
 def _strided(checkpoint: OpenFiles, info: TensorInfo, dtype: torch.dtype) -> torch.Tensor:
-    """Return the tensor made of a copy of its stored bytes, with the strides that ``info`` gives."""
+    """Return a tensor with a copy of the stored bytes, and with the strides in ``info``."""
     if info.numel == 0:
         return torch.empty(info.shape, dtype=dtype)
     data = checked_bytes(checkpoint, info)
@@ -219,13 +220,15 @@ def _quantised(checkpoint: OpenFiles, info: TensorInfo) -> torch.Tensor:
             dtype=_dtype(info),
         )
     else:
-        raise FormatError(f"a quantised tensor cannot be read: its scheme {scheme!r:.60} is unknown.", rule="quantiser")
+        raise FormatError(
+            f"a quantised tensor cannot be read: its quantisation scheme {scheme!r:.60} is unknown.", rule="quantiser"
+        )
     made.set_(raw.untyped_storage(), 0, info.shape, made.stride() if info.stride is None else raw.stride())
     return made
 
 
 def _codes(checkpoint: OpenFiles, info: TensorInfo) -> torch.Tensor:
-    """Return the codes of one of torch's quantised tensors as integers; of less than a byte, as flat bytes."""
+    """Return the codes of torch's quantised tensor as integers, or as flat bytes if they are smaller than a byte."""
     if info.itemsize * 8 > DTYPES[info.dtype].bits:
         return _strided(checkpoint, replace(info, dtype="uint8", shape=(info.nbytes,), stride=None), torch.uint8)
     return _strided(checkpoint, info, {"qint32": torch.int32, "qint8": torch.int8}.get(info.dtype, torch.uint8))
@@ -261,7 +264,7 @@ def _array(checkpoint: OpenFiles, info: TensorInfo) -> torch.Tensor:
     array = info.parts[0]
     if isinstance(array, Array) and array.shape != info.shape:
         raise FormatError(
-            "the shape of a tensor differs from that of the numpy array that has its values.", rule="numpy"
+            "the shape of a tensor differs from the shape of the numpy array with its values.", rule="numpy"
         )
     if not isinstance(array, Array) or not array.dtype:
         raise FormatError("the values of a tensor are an array of Python objects, not of numbers.", rule="numpy")

@@ -27,13 +27,13 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Open a checkpoint of any format by reading its header: no tensor is read, and nothing in it is run.
 
-    ``path`` is a path or URI; a dict of tensors (torch's or numpy's, nested as in a file) or a module, whose tensors
-    are not copied; or an open Checkpoint, which stays open when the returned one is closed. ``root`` is the dotted
-    path of the state dict inside the file; by default it is searched for. ``unwrap`` removes wrappers such as
-    ``module.`` from the keys. ``called`` is the name of tensors in memory in errors, such as "model 2".
+    ``path`` is a path or URI; a dict of tensors (torch's or numpy's, possibly nested) or a module, whose tensors are
+    not copied; or an open Checkpoint, which stays open when the returned one is closed. ``root`` is the dotted path of
+    the state dict inside the file; by default, the state dict is searched for. ``unwrap`` removes wrappers such as
+    ``module.`` from the keys. ``called`` is how error messages call tensors in memory, such as "model 2".
 
     Raises SourceError if the file is missing or the checkpoint is closed, FormatError or UnsafeError if the file is
-    not a valid checkpoint, ConfigError if it has several state dicts and none is the obvious choice.
+    not a valid checkpoint, ConfigError if it has several state dicts and it is unclear which one to use.
     """
     if isinstance(path, Checkpoint):
         return path.lent(root, unwrap=unwrap)
@@ -45,7 +45,7 @@ def open_checkpoint(
 
 
 def _source(uri: str) -> Source:
-    """Return the file or folder at a path or URI, or the member of an archive, as in ``models.zip/a.pth``."""
+    """Return the file or folder at a path or URI, or the archive member at a path such as ``models.zip/a.pth``."""
     try:
         return open_source(uri)
     except SourceError:
@@ -58,10 +58,10 @@ def _source(uri: str) -> Source:
 def checkpoint_of(
     source: Source, uri: str, root: str | None = None, *, unwrap: bool = True, notes: tuple[str, ...] = ()
 ) -> Checkpoint:
-    """Return the Checkpoint in an open file or folder; ``uri`` is its name in messages.
+    """Return the Checkpoint in an open file or folder; ``uri`` is the path for messages.
 
-    ``root`` and ``unwrap`` mean the same as in ``open_checkpoint``, and the same errors are raised. ``notes`` are put
-    before the notes of the header.
+    ``root``, ``unwrap`` and the errors are those of ``open_checkpoint``. ``notes`` are put in front of the notes of the
+    header.
     """
     folder, around = folder_of_model(source), folder_around(source)
     header = read_header(source)

@@ -1,4 +1,4 @@
-"""Reads the settings of quantisation in a model's folder."""
+"""Reads the quantisation settings of a model from its folder, or from the metadata of its file."""
 
 from __future__ import annotations
 
@@ -27,32 +27,35 @@ __all__ = [
 ]
 
 SETTINGS = "quantization_config"
-"""The entry of a file's metadata that holds settings as JSON: nunchaku's, and ours."""
+"""The metadata entry that contains settings as JSON, in files of nunchaku and ckptsurgeon."""
 
 _CONFIGS = ("config.json", "params.json")
-"""Configurations with a section on quantisation: transformers' and Mistral's."""
+"""Configurations of transformers and Mistral, which have a section with quantisation settings."""
 _FILES = (*_CONFIGS, "hf_quant_config.json", "quantize_config.json", "quant_config.json")
-"""Files with settings of quantisation: those two, and the ones of ModelOpt, AutoGPTQ and AutoAWQ."""
+"""All files with quantisation settings: ``_CONFIGS``, and the files of ModelOpt, AutoGPTQ and AutoAWQ."""
 SETTINGS_ENTRIES = (SETTINGS, "_quantization_metadata")
-"""The entries of a file's metadata that hold settings: ``quantization_config``, and ComfyUI's."""
+"""The metadata entries that contain settings: ``quantization_config``, and the entry of ComfyUI."""
 _MLX = "quantization"
-"""The section that MLX reads; it writes the same one as ``quantization_config``."""
+"""The section of config.json that MLX reads; MLX also writes the same settings as ``quantization_config``."""
 _BYTES = 16 << 20
 
 
 OF_RUN = "best.safetensors"
-"""The best weights of a run of ``ckpt train``, beside which are the files of a model of transformers."""
+"""The best weights of a run of ``ckpt train``; the run's folder is also a model folder of transformers."""
 
 
 def folder_of_model(source: Source) -> Folder | None:
-    """Return ``source`` if it is a folder, or the folder of a file named like a model's weights; else None."""
+    """Return ``source`` if it is a folder.
+
+    If it is a file with a usual name of model weights (such as model.safetensors), return its folder; else None.
+    """
     if isinstance(source, Folder):
         return source
     return source.folder() if has_weights([source.name]) or source.name == OF_RUN else None
 
 
 def folder_around(source: Source) -> Folder | None:
-    """Return ``source`` if it is a folder, or the folder that the file is in; None if this folder cannot be read."""
+    """Return ``source`` if it is a folder, or the folder of the file ``source``; None if the folder cannot be read."""
     if isinstance(source, Folder):
         return source
     with suppress(CheckpointError):
@@ -61,7 +64,7 @@ def folder_around(source: Source) -> Folder | None:
 
 
 def settings_in(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Return the settings of quantisation in a file's own metadata (nunchaku, ComfyUI); empty if there are none."""
+    """Return the quantisation settings in a file's metadata (nunchaku, ComfyUI); {} if there are none."""
     for name in SETTINGS_ENTRIES:
         with suppress(ValueError):
             found = read_json(metadata[name]) if name in metadata else None
@@ -71,9 +74,10 @@ def settings_in(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def without_settings(metadata: Mapping[str, str], plain: Collection[str] = ()) -> dict[str, str]:
-    """Return the metadata of a file without settings of quantisation, which would make plain weights codes again.
+    """Return the metadata of a file without quantisation settings, for an output whose weights are not quantised.
 
-    What torchao says of the weights ``plain`` is changed: they are plain tensors.
+    ``plain`` has the keys of these weights. If torchao wrote the metadata, the entries of these weights are changed to
+    say that they are ordinary tensors.
     """
     kept = {name: value for name, value in metadata.items() if name not in SETTINGS_ENTRIES}
     if TORCHAO not in metadata:
@@ -82,11 +86,11 @@ def without_settings(metadata: Mapping[str, str], plain: Collection[str] = ()) -
 
 
 TORCHAO, TYPE, PLAIN = "tensor_names", '"_type"', '{"_type": "Tensor"}'
-"""In the metadata of torchao's files: the entry that lists the weights, and what the entry of each of them has."""
+"""Metadata of torchao: the entry that lists the weights, a part of each weight's entry, and a plain weight's entry."""
 
 
 def quantisation_settings(folder: Folder | None) -> dict[str, Any]:
-    """Return the ``quantization_config`` of a folder; empty if it has none that can be read."""
+    """Return the ``quantization_config`` of a folder; {} if there is none, or it cannot be read."""
     if folder is None:
         return {}
     with suppress(CheckpointError):
@@ -95,16 +99,16 @@ def quantisation_settings(folder: Folder | None) -> dict[str, Any]:
 
 
 def settings_among(names: Collection[str], read: Callable[[str], Any]) -> dict[str, Any]:
-    """Return the settings of quantisation in the files ``names`` of a folder; {} if there are none.
+    """Return the quantisation settings in the files ``names`` of a folder; {} if there are none.
 
-    If several files have settings, a fixed order of precedence decides. ``read`` is a function that returns the parsed
-    JSON of a file.
+    If several files have settings, the first in the order of ``_FILES`` decides. ``read`` is a function that returns
+    the parsed JSON of a file.
     """
     return next((found for _, found in _each_settings(names, read)), {})
 
 
 def _each_settings(names: Collection[str], read: Callable[[str], Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (file name, settings) of each file among ``names`` that has settings of quantisation, by precedence.
+    """Yield (file name, settings) of each of the files ``names`` that has quantisation settings, by precedence.
 
     ``read`` is a function that returns the parsed JSON of a file.
     """
@@ -121,8 +125,8 @@ def _each_settings(names: Collection[str], read: Callable[[str], Any]) -> Iterat
 def _of_mlx(document: Any, found: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the section ``quantization`` of a config.json, which MLX reads, if it differs from ``found``; else {}.
 
-    ``found`` is the ``quantization_config`` of the same file. If that has a ``quant_method``, MLX did not write it, and
-    {} is returned.
+    ``found`` is the ``quantization_config`` of the same file. If ``found`` has a ``quant_method``, MLX did not write
+    it, and {} is returned.
     """
     own = document.get(_MLX) if isinstance(document, dict) else None
     is_other = isinstance(own, dict) and own != found and "quant_method" not in found
@@ -130,7 +134,7 @@ def _of_mlx(document: Any, found: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def settings_by_file(folder: Folder | None) -> dict[str, dict[str, Any]]:
-    """Return the settings of quantisation in a folder, by the name of the file that has them; {} if there are none."""
+    """Return the quantisation settings in a folder, by the name of the file with the settings; {} if there are none."""
     with suppress(CheckpointError):
         if folder is not None:
             return dict(_each_settings(folder.names(), lambda name: document_of(folder, name)))
@@ -138,7 +142,7 @@ def settings_by_file(folder: Folder | None) -> dict[str, dict[str, Any]]:
 
 
 def configuration(folder: Folder) -> dict[str, Any]:
-    """Return the config.json of a folder; empty if it has none that can be read."""
+    """Return the content of a folder's config.json; {} if there is none, or it cannot be read."""
     with suppress(CheckpointError):
         if _CONFIGS[0] in folder.names():
             found = document_of(folder, _CONFIGS[0])
@@ -147,7 +151,7 @@ def configuration(folder: Folder) -> dict[str, Any]:
 
 
 def document_of(folder: Folder, name: str) -> Any:
-    """Return the parsed JSON of a small file in a folder; None if it cannot be read, or is too large."""
+    """Return the parsed JSON of the file ``name`` in a folder; None if it cannot be read or is too large."""
     with closing(folder.file(name)) as file, suppress(ValueError, CheckpointError):
         return read_json(file.read(0, file.size)) if file.size <= _BYTES else None
     return None

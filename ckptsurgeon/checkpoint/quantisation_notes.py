@@ -1,4 +1,4 @@
-"""Makes notes on quantised tensors that contradict each other, or the settings of quantisation in nearby files."""
+"""Makes notes on quantised tensors that contradict each other, or contradict the quantisation settings."""
 
 from __future__ import annotations
 
@@ -31,30 +31,30 @@ __all__ = ["contradictory", "disagreeing_files", "missing_settings", "of_other_w
 
 Tensors = Mapping[str, TensorInfo]
 OTHERS = ("norm", "embed", "router", ".gate.")
-"""Words in the names of weights that methods of quantisation do not quantise."""
+"""Parts of the names of weights that quantisation methods do not quantise."""
 SMALLEST = 16
-"""The fewest rows and columns of a weight that any method quantises."""
+"""The smallest number of rows or columns of a weight that a method quantises."""
 MODELOPT = "hf_quant_config.json"
 ALONE, OF_FILES = ("quantize_config.json", "quant_config.json"), ("GPTQ", "AWQ")
-"""The files of AutoGPTQ and AutoAWQ, and the families of encodings that they are for."""
+"""The files of AutoGPTQ and AutoAWQ, and the families of encodings that these files describe."""
 OF_MODELOPT = {"NVFP4": ("nvfp4",), "MIXED": (), "FP8": ("fp8", "mxfp8")}
-"""Families of encodings that an algorithm of ModelOpt with such a word in its name stores."""
+"""{word in the name of a ModelOpt algorithm: families of encodings that the algorithm stores}."""
 SPARSE = ("sparse-bitmask", "sparse-24-bitmask")
-"""Formats of compressed-tensors that store the non-zero weights, and a ``bitmask`` of their places.
+"""Formats of compressed-tensors that store only non-zero weights, and a ``bitmask`` of their positions.
 
 https://github.com/vllm-project/compressed-tensors/blob/main/src/compressed_tensors/config/base.py
 """
 SHOWN = 3
 ONE = {"have": "has", "are": "is"}
-"""The forms of verbs for one tensor."""
+"""{verb in the plural: verb in the singular}."""
 WIDE, GATE = re.compile(r"\.\d+\..*\.(?:[qkv]_proj|gate_proj|up_proj)\.weight$"), ".gate_proj."
-"""Weights with as many columns as the model's width, in most models, and one that all these models have."""
+"""Weights with ``hidden_size`` columns in most models, and a part of a name that occurs in all these models."""
 BY_SETTINGS = re.compile("MLX|^int\\d+ packed")
-"""Methods whose codes have as many columns as the settings give."""
+"""Methods whose number of columns is computed from the codes and the settings (bits per code)."""
 
 
 def unfit(codes: QuantisedTensors, tensors: Tensors, settings: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the parts (such as ``qzeros``) whose shapes do not fit the codes, with the names of these tensors."""
+    """Return {part: tensor names} of parts, such as ``qzeros``, whose shapes do not fit the codes of the tensors."""
     found: dict[str, list[str]] = {}
     for part, name in dict.fromkeys((*unfit_parts(codes, tensors), *unfit_sizes(codes, tensors, settings))):
         found.setdefault(part, []).append(name)
@@ -69,10 +69,9 @@ def contradictory(
     unfit: Mapping[str, Sequence[str]],
     elsewhere: Sequence[str],
 ) -> Iterator[str]:
-    """Yield a note for each setting of quantisation that the quantised tensors contradict.
+    """Yield a note for each quantisation setting that the quantised tensors contradict.
 
-    ``unfit`` has parts whose shapes do not fit the codes, with the names of their tensors. ``elsewhere`` has the keys
-    of the other shards.
+    ``unfit`` is what the function of this name returns. ``elsewhere`` has the keys of the model's other shards.
     """
     others = {name for names in unfit.values() for name in names}
     for fact, names in contradictions(codes, tensors, settings, others, elsewhere).items():
@@ -81,27 +80,28 @@ def contradictory(
         yield f"{escape(path)}: {says}: {listing(names, SHOWN)}"
     for by, names in left_out(codes, settings).items():
         yield (
-            f"{escape(path)}: its quantization_config leaves {count(len(names), 'quantised tensor')} out by "
+            f"{escape(path)}: its quantization_config excludes {count(len(names), 'quantised tensor')} by "
             f"{escape(by)}: {listing(names, SHOWN)}"
         )
     if names := untargeted(codes, settings):
         are = f"{count(len(names), 'quantised tensor')} {'is' if len(names) == 1 else 'are'}"
-        said = "in none of the targets of its quantization_config, so that a loader takes"
-        them = "it as plain" if len(names) == 1 else "them as plain"
+        said = "in none of the targets of its quantization_config, so a loader treats"
+        them = "it as not quantised" if len(names) == 1 else "them as not quantised"
         yield f"{escape(path)}: {are} {said} {them}: {listing(names, SHOWN)}"
     yield from _without_masks(path, tensors, settings, elsewhere)
     for said, names in plain_heads(codes, tensors, settings).items():
-        are = f"and does not leave out {listing(names, SHOWN)}, but {'it is' if len(names) == 1 else 'they are'} plain"
+        are = f"{'it is' if len(names) == 1 else 'they are'} not quantised"
+        are = f"and does not exclude {listing(names, SHOWN)}, but {are}"
         yield f"{escape(path)}: its quantization_config says {said} {are}"
 
 
 def _without_masks(path: str, tensors: Tensors, settings: Mapping[str, Any], elsewhere: Sequence[str]) -> Iterator[str]:
-    """Yield a note if the settings say that the places of non-zero weights are stored, and no tensor has them."""
+    """Yield a note if the settings say that a bitmask of non-zero weights is stored, but no tensor is a bitmask."""
     sparse = settings.get("sparsity_config")
     stated = sparse.get("format") if isinstance(sparse, dict) else None
     if stated in SPARSE and not any(key.endswith(".bitmask") for key in (*tensors, *elsewhere)):
         says = f"its quantization_config says format {stated} (sparsity_config)"
-        yield f"{escape(path)}: {says}, but no tensor has a bitmask: the weights are stored whole"
+        yield f"{escape(path)}: {says}, but there is no bitmask: the weights are stored with their zeros"
 
 
 def _subject(verb: str, number: str, names: Sequence[str]) -> str:
@@ -113,7 +113,7 @@ def _subject(verb: str, number: str, names: Sequence[str]) -> str:
 def of_other_width(path: str, codes: QuantisedTensors, folder: Folder | None) -> Iterator[str]:
     """Yield a note if no quantised layer has as many columns as config.json says (``hidden_size``).
 
-    The number of columns is computed from the codes by the settings of quantisation.
+    The number of columns is computed from the codes and the quantisation settings.
     """
     found = [one for one in codes.tensors if one.shape and BY_SETTINGS.search(one.method) and WIDE.search(one.name)]
     if folder is None or not any(GATE in one.name for one in found):
@@ -124,8 +124,8 @@ def of_other_width(path: str, codes: QuantisedTensors, folder: Folder | None) ->
     if len(widths) == 1 and all(one.shape[-1] != widths[0] for one in found if one.shape):
         columns = found[0].shape[-1] if found[0].shape else 0
         yield (
-            f"{escape(path)}: by its quantization_config {count(len(found), 'quantised tensor')} of layers have other "
-            f"columns than config.json says, {columns} and not {widths[0]} (hidden_size): "
+            f"{escape(path)}: {count(len(found), 'quantised tensor')} of layers would have {columns} columns with its "
+            f"quantization_config, but config.json says {widths[0]} (hidden_size): "
             f"{listing([one.name for one in found], SHOWN)}"
         )
 
@@ -137,23 +137,23 @@ def unlike_others(
     settings: Mapping[str, Any],
     unfit: Mapping[str, Sequence[str]],
 ) -> Iterator[str]:
-    """Yield notes on weights stored differently from similar ones: not quantised, stored twice, or with unfit parts.
+    """Yield notes on weights stored unlike similar weights: not quantised, twice, or with parts that do not fit.
 
-    ``unfit`` has parts whose shapes do not fit the codes, with the names of their tensors.
+    ``unfit`` is what the function of this name returns.
     """
     twice = stored_twice(codes, tensors)
     plain = [name for name in plain_among_codes(codes, tensors, settings) if name not in twice]
     if plain:
-        are = f"{count(len(plain), 'weight')} {'is' if len(plain) == 1 else 'are'} plain"
-        said = "which its quantization_config does not say, and those of other layers are codes"
-        yield f"{escape(path)}: {are}, {said}: {listing(plain, SHOWN)}"
+        are = f"{count(len(plain), 'weight')} {'is' if len(plain) == 1 else 'are'} not quantised"
+        said = "although other layers are, and its quantization_config does not exclude"
+        yield f"{escape(path)}: {are}, {said} {'it' if len(plain) == 1 else 'them'}: {listing(plain, SHOWN)}"
     if kinds := [name for name in plain_kinds(codes, tensors, settings) if name not in twice]:
-        are = f"{count(len(kinds), 'weight')} {'is' if len(kinds) == 1 else 'are'} plain in every layer"
-        said = "which its quantization_config does not leave out"
-        yield f"{escape(path)}: {are}, {said}: {listing(kinds, SHOWN)}"
+        are = f"{count(len(kinds), 'weight')} {'is' if len(kinds) == 1 else 'are'} not quantised in any layer"
+        said = "although its quantization_config does not exclude"
+        yield f"{escape(path)}: {are}, {said} {'it' if len(kinds) == 1 else 'them'}: {listing(kinds, SHOWN)}"
     if twice:
-        are = f"{count(len(twice), 'weight')} {'is' if len(twice) == 1 else 'are'} there"
-        yield f"{escape(path)}: {are} as codes and plainly, of which a loader takes one: {listing(twice, SHOWN)}"
+        are = f"{count(len(twice), 'weight')} {'is' if len(twice) == 1 else 'are'} stored twice"
+        yield f"{escape(path)}: {are}, quantised and not quantised, and a loader uses only one: {listing(twice, SHOWN)}"
     for part, names in unfit.items():
         has = f"{count(len(names), 'quantised tensor')} {'has' if len(names) == 1 else 'have'} {escape(part)}"
         yield f"{escape(path)}: {has} of a shape that does not fit the codes: {listing(names, SHOWN)}"
@@ -162,9 +162,10 @@ def unlike_others(
 def disagreeing_files(
     path: str, codes: QuantisedTensors, metadata: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[str]:
-    """Yield notes on settings of quantisation that differ from those in the first file that has any.
+    """Yield notes on quantisation settings that differ from the settings in the first file that has any.
 
-    ``metadata`` are the settings in the file of the weights; ``files`` are those of the files next to it, by name.
+    ``metadata`` are the settings in the metadata of the weights; ``files`` has the settings of the files in the same
+    folder, by file name.
     """
     said = {name: one for name, one in {"its metadata": metadata, **files}.items() if one}
     first, settings = next(iter(said.items()), ("", {}))
@@ -177,7 +178,7 @@ def disagreeing_files(
 
 
 def _other_algorithm(path: str, codes: QuantisedTensors, modelopt: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if the settings of ModelOpt name 4-bit or 8-bit floats, but no tensor has such an encoding."""
+    """Yield a note if the settings of ModelOpt say 4-bit or 8-bit floats, but no tensor has such an encoding."""
     own = modelopt.get("quantization")
     algorithm = str(own.get("quant_algo")) if isinstance(own, dict) else ""
     wanted = next((kinds for word, kinds in OF_MODELOPT.items() if word in algorithm), ())
@@ -197,10 +198,11 @@ def missing_settings(
     metadata: Mapping[str, str],
     elsewhere: Callable[[], Sequence[str]],
 ) -> Iterator[str]:
-    """Yield a note if tensors are quantised but config.json has no settings of quantisation, or the opposite.
+    """Yield a note if tensors are quantised but config.json has no quantisation settings, or the opposite.
 
-    ``settings`` are those that were found; transformers does not find settings that are only in ``metadata``.
-    ``elsewhere`` is a function that returns the keys of the other shards, whose tensors may be quantised.
+    ``settings`` are the settings that were found anywhere. If they are only in ``metadata``, the metadata of the file,
+    transformers does not find them. ``elsewhere`` is a function that returns the keys of the other shards, whose
+    tensors may be quantised.
     """
     if folder is None:
         return
@@ -228,18 +230,18 @@ def missing_settings(
 
 
 def _only_beside(path: str, codes: QuantisedTensors, files: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Yield a note if only a file of AutoGPTQ or AutoAWQ has settings for codes that transformers needs them for."""
+    """Yield a note if GPTQ or AWQ settings are only in a file of AutoGPTQ or AutoAWQ, and not in config.json."""
     name = next(iter(files), "")
     named = [one.name for one in codes.tensors if family(one.method) in OF_FILES]
     if name in ALONE and named:
         yield (
-            f"{escape(path)}: only {name} has settings for {count(len(named), 'quantised tensor')}, and transformers "
-            f"reads those of config.json: {listing(named, SHOWN)}"
+            f"{escape(path)}: only {name} has settings for {count(len(named), 'quantised tensor')}, but transformers "
+            f"reads only config.json: {listing(named, SHOWN)}"
         )
 
 
 def _speaks_of_it(config: Mapping[str, Any]) -> bool:
-    """Return whether any field of a configuration, at any depth, has "quant", "quip" or "compression" in its name."""
+    """Return whether a field name in a configuration, at any depth, contains "quant", "quip" or "compression"."""
     level: list[Any] = [config]
     while level:
         one = level.pop()
@@ -251,7 +253,7 @@ def _speaks_of_it(config: Mapping[str, Any]) -> bool:
 
 
 def _could_be_quantised(key: str, info: TensorInfo) -> bool:
-    """Return whether a tensor is the weight matrix of a layer in plain floats, which most methods would quantise."""
+    """Return whether a tensor is a layer's weight matrix, not quantised, that most methods would quantise."""
     if len(info.shape) != 2 or min(info.shape) < SMALLEST or not key.endswith(".weight"):
         return False
     is_float = DTYPES[info.dtype].kind == "float" and DTYPES[info.dtype].bits > 8

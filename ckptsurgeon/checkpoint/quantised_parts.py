@@ -1,4 +1,4 @@
-"""Makes notes on parts of quantised tensors, such as scales: missing, left over, or unlike those of other tensors."""
+"""Makes notes on parts of quantised tensors, such as scales, that are missing, superfluous or unusual."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["incomplete", "notes_on_parts"]
 Tensors = Mapping[str, TensorInfo]
 SHOWN = 3
 SCB = ".SCB"
-"""The scales of bitsandbytes' int8."""
+"""The key ending of the scales of int8 weights of bitsandbytes."""
 INTEGERS = frozenset({"int16", "int32", "int64", "uint16", "uint32"})
 PACKED = ".q_scale"
-"""The scales of EXL2 (exllamav2): eight of 4 bits in each word."""
+"""The key ending of the scales of EXL2 (exllamav2): eight scales of 4 bits in each int32."""
 NO_SCALES = "without scales"
-"""The end of the method of quantised tensors that have no scales."""
+"""The end of the method's name if a quantised tensor has no scales."""
 
 
 def notes_on_parts(
@@ -38,10 +38,10 @@ def notes_on_parts(
     *,
     is_whole: bool,
 ) -> Iterator[str]:
-    """Yield notes on parts, such as scales, that all quantised tensors lack, or that are left beside plain weights.
+    """Yield notes on parts, such as scales, that all quantised tensors lack, or that belong to no quantised tensor.
 
-    Parts that are named or stored unlike those of the other tensors get a note, too. ``elsewhere`` has the keys of the
-    other shards. ``is_whole`` is False if there are other shards that no index lists.
+    There are also notes on parts whose names or dtypes differ from those of most other tensors. ``elsewhere`` has the
+    keys of the other shards. ``is_whole`` is False if there are other shards that no index lists.
     """
     lacking = list(_scaleless(path, codes, settings, elsewhere))
     if not lacking and is_whole:
@@ -66,7 +66,7 @@ def _lacking_in_all(
 
 
 def _codeless(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iterator[str]:
-    """Yield a note if quantised tensors have tensors of the names of codes in a dtype that codes never have."""
+    """Yield a note if tensors have the names of codes, but a dtype that codes never have, such as after a cast."""
     cast: dict[str, str] = {}
     stems = {one.name.removesuffix(".weight"): one.name for one in codes.tensors if not one.codes}
     for key in tensors if stems else ():
@@ -80,9 +80,9 @@ def _codeless(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iterator[
 
 
 def _left_scales(path: str, codes: QuantisedTensors, tensors: Tensors, settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on plain weights with scales beside them, which only quantised tensors need.
+    """Yield notes on weights that are not quantised, but have scales, which only quantised weights need.
 
-    There is one note for all weights that have scales of the same names.
+    There is one note for all weights whose scales have the same names.
     """
     found: dict[tuple[str, ...], list[str]] = {}
     for name, ends in plain_with_scales(codes, tensors, settings):
@@ -90,37 +90,37 @@ def _left_scales(path: str, codes: QuantisedTensors, tensors: Tensors, settings:
     method = settings.get("quant_method")
     said = f"its quantization_config says quant_method {escape(method)}" if isinstance(method, str) else ""
     for ends, names in found.items():
-        have = f"{count(len(names), 'plain weight')} {'has' if len(names) == 1 else 'have'}"
-        beside = f"{have} {listing(ends, SHOWN)} beside {'it' if len(names) == 1 else 'them'}, which only codes need"
+        have = f"{count(len(names), 'weight')} without quantisation {'has' if len(names) == 1 else 'have'}"
+        beside = f"{have} {listing(ends, SHOWN)}, which only quantised weights need"
         yield f"{escape(path)}: {', and '.join(filter(None, (beside, said)))}: {listing(names, SHOWN)}"
 
 
 def _unlike_parts(path: str, codes: QuantisedTensors, tensors: Tensors, settings: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes on tensors whose scales have another name, or whose codes have another dtype, than most others.
 
-    Scales with a name that loaders do not look for, by the settings of quantisation, get a note, too.
+    There is also a note on scales whose name is not the one that loaders look for with these quantisation settings.
     """
     wanted, names = of_another_scale(codes, settings)
     if names:
         inverse = wanted.endswith("_inv")
         has = f"{'has' if len(names) == 1 else 'have'} {'weight_scale' if inverse else 'weight_scale_inv'}"
-        by = f"with the {'weight_block_size' if inverse else 'quant_method compressed-tensors'}"
-        said = f"but {by} of its quantization_config loaders look for {wanted[1:]}"
+        by = f"the {'weight_block_size' if inverse else 'quant_method compressed-tensors'}"
+        said = f"but with {by} in its quantization_config, loaders look for {wanted[1:]}"
         yield f"{escape(path)}: {count(len(names), 'quantised tensor')} {has}, {said}: {listing(names, SHOWN)}"
     if cast := [one for one in codes.tensors if SCB in one.parts and tensors[one.parts[SCB]].dtype != "float32"]:
         has = f"{count(len(cast), 'quantised tensor')} {'has' if len(cast) == 1 else 'have'}"
         dtype = tensors[cast[0].parts[SCB]].dtype
-        said = "which bitsandbytes takes in float32 only"
+        said = "but bitsandbytes accepts only float32"
         yield f"{escape(path)}: {has} {SCB[1:]} in {dtype}, {said}: {listing([one.name for one in cast], SHOWN)}"
     whole = {form: end for form, one in codes.by_form().items() if (end := _whole_scale(one, tensors))}
     if whole:
         names = [one.name for one in codes.tensors if one.form in whole]
         has = f"{count(len(names), 'quantised tensor')} {'has' if len(names) == 1 else 'have'}"
-        what = f"integers as {next(iter(whole.values()))}, which decode nothing"
+        what = f"integers as {next(iter(whole.values()))}, from which no weights can be decoded"
         yield f"{escape(path)}: {has} {what}: {listing(names, SHOWN)}"
     for one in odd_ones(codes, tensors, settings):
         has = f"{count(len(one.names), 'quantised tensor')} {'has' if len(one.names) == 1 else 'have'}"
-        like = f"where {one.others} like {'it' if len(one.names) == 1 else 'them'} have {escape(one.usual)}"
+        like = f"but {count(one.others, 'similar tensor')} {'has' if one.others == 1 else 'have'} {escape(one.usual)}"
         yield f"{escape(path)}: {has} {escape(one.found)}, {like}: {listing(one.names, SHOWN)}"
 
 
@@ -132,24 +132,25 @@ def _whole_scale(one: QuantisedTensor, tensors: Tensors) -> str:
 
 
 def incomplete(path: str, codes: QuantisedTensors, tensors: Tensors, elsewhere: Sequence[str]) -> Iterator[str]:
-    """Yield notes on parts, such as scales, that some quantised tensors lack and similar ones have.
+    """Yield notes on parts, such as scales, that some quantised tensors lack, although similar tensors have them.
 
     ``elsewhere`` has the keys of the other shards.
     """
     for one in broken_partners(codes, tensors, frozenset(elsewhere)):
         number, is_one = count(len(one.names), "quantised tensor"), len(one.names) == 1
-        like, part = f"{one.others} like {'it' if is_one else 'them'} have", escape(one.part)
+        like = f"{count(one.others, 'similar tensor')} {'has' if one.others == 1 else 'have'}"
+        part = escape(one.part)
         has = f"{'lacks' if is_one else 'lack'} {part}, which {like}"
         if one.block:
             has = f"{'has' if is_one else 'have'} too few or too many values in {part} for blocks of {one.block}"
-            has += f", which {like}" if one.others else ""
+            has += f", the block size of {count(one.others, 'similar tensor')}" if one.others else ""
         yield f"{escape(path)}: {number} {has}: {listing(one.names, SHOWN)}"
 
 
 def _scaleless(
     path: str, codes: QuantisedTensors, settings: Mapping[str, Any], elsewhere: Sequence[str]
 ) -> Iterator[str]:
-    """Yield a note if no quantised tensor has scales, though the quantisation method in the settings needs them."""
+    """Yield a note if no quantised tensor has scales, although the quantisation method in the settings needs scales."""
     method = stores_codes(settings)
     names = [one.name for one in codes.tensors if one.method.endswith(NO_SCALES)]
     if method and len(names) == len(codes.tensors) and names and not elsewhere:

@@ -1,6 +1,6 @@
-"""Makes notes on small tensors of quantised weights whose values contradict each other, or the settings.
+"""Makes notes on parts of quantised tensors whose values contradict each other, or contradict the settings.
 
-These are the order of GPTQ's columns (``g_idx``), and the ``quant_state`` and ``quant_map`` of bitsandbytes.
+The parts are the order of GPTQ's columns (``g_idx``), and the ``quant_state`` and ``quant_map`` of bitsandbytes.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from ..util.text import count, escape, listing
 __all__ = ["notes_on_values"]
 
 Read = Callable[[TensorInfo], bytes]
-"""A function that returns the bytes of a small tensor; b"" if they cannot be read, or are at an address."""
+"""A function that returns the bytes of a small tensor; b"" if the tensor is remote or cannot be read."""
 MOST = 8 << 20
-"""The most bytes that are read of the orders of all columns, which are all alike."""
+"""The most bytes of ``g_idx`` that are read in all; usually, all tensors of a model have the same kind of order."""
 NEAR = 0.02
-"""How far a value of a ``quant_map`` may be from that of its type: a cast to bfloat16 rounds, and gaps are wider."""
+"""How far a value of a ``quant_map`` may be from the exact value: covers bfloat16 rounding; gaps are wider."""
 SHOWN = 3
 
 
 def notes_on_values(
     path: str, codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Mapping[str, Any], read: Read
 ) -> Iterator[str]:
-    """Yield a note for each contradiction, with the quantised tensors that have it."""
+    """Yield a note for each kind of contradiction, with the names of the quantised tensors."""
     found: dict[str, list[str]] = {}
     if settings.get("desc_act") is False:
-        said = "a g_idx that is not in the order of the groups: runtimes that ignore it read other weights"
+        said = "a g_idx that is not in the order of the groups: runtimes that ignore g_idx compute other weights"
         for name in _reordered(codes, tensors, settings.get("group_size"), read):
             found.setdefault(f"{said}, since its quantization_config says desc_act false", []).append(name)
     for one in codes.tensors:
@@ -46,9 +46,9 @@ def notes_on_values(
 
 
 def _reordered(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], stated: object, read: Read) -> Iterator[str]:
-    """Yield the names of the tensors of GPTQ whose columns are not in the order of their groups.
+    """Yield the names of the GPTQ tensors whose columns are not in the order of their groups.
 
-    ``stated`` is the size of a group that the settings give.
+    ``stated`` is the group size in the settings.
     """
     left = MOST
     for one in codes.tensors:
@@ -64,7 +64,7 @@ def _reordered(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], state
 
 
 def _group_size(columns: int, groups: int, stated: object) -> int:
-    """Return the size of a group: the stated one if it makes as many groups. The last group may be smaller."""
+    """Return the group size: ``stated`` if it makes ``groups`` groups (the last may be smaller), else computed."""
     if type(stated) is int and stated > 0 and -(-columns // stated) == groups:
         return stated
     return -(-columns // groups)
@@ -72,21 +72,21 @@ def _group_size(columns: int, groups: int, stated: object) -> int:
 
 @cache
 def _usual_order(columns: int, size: int) -> bytes:
-    """Return the bytes of the number of the group of each column, if a group has ``size`` neighbouring columns."""
+    """Return the bytes of ``g_idx``, each column's group number, if a group is ``size`` neighbouring columns."""
     return struct.pack(f"<{columns}i", *(column // size for column in range(columns)))
 
 
 def _of_bitsandbytes(one: QuantisedTensor, tensors: Mapping[str, TensorInfo], read: Read) -> Iterator[str]:
-    """Yield what contradicts the ``quant_state`` of a tensor of 4 bits; nothing if the state cannot be read."""
+    """Yield how a 4-bit tensor's ``quant_state`` contradicts its key or ``quant_map``; nothing if it is unreadable."""
     end = next((end for end in one.parts if end.startswith(STATE)), "")
     state = _parsed(read(tensors[one.parts[end]])) if end else {}
     kind, stated = end.removeprefix(STATE), state.get("quant_type")
     if not state:
         return
     if isinstance(stated, str) and stated != kind:
-        yield f"a quant_state of {escape(stated)} that is named {escape(kind)}"
+        yield f"a quant_state that says {escape(stated)} under a key that says {escape(kind)}"
     elif ".quant_map" in one.parts and not _is_map(tensors[one.parts[".quant_map"]], VALUES[kind], read):
-        yield f"a quant_map that is not that of {escape(kind)}, the quant_type of its quant_state"
+        yield f"a quant_map with other values than {escape(kind)} has, the quant_type of its quant_state"
 
 
 def _parsed(data: bytes) -> Mapping[str, Any]:
@@ -98,7 +98,7 @@ def _parsed(data: bytes) -> Mapping[str, Any]:
 
 
 def _is_map(info: TensorInfo, values: Sequence[float], read: Read) -> bool:
-    """Return whether a ``quant_map`` has these values, as far as it can be read."""
+    """Return whether a ``quant_map`` has these values; True if it cannot be read."""
     data, letter = read(info), {"float32": "f", "float16": "e", "float64": "d"}.get(info.dtype)
     if not data or letter is None:
         return True

@@ -1,4 +1,4 @@
-"""Finds the state dict in a file, also in a pickled ``nn.Module``, and the entries of it that are tensors."""
+"""Finds the state dict in a file, also in a pickled ``nn.Module``, and those of its entries that are tensors."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ __all__ = [
     "tensors_of",
 ]
 
-# Reads the state dict of an ``nn.Module`` that was pickled as a whole, without importing its class.
+# Reads the state dict of a pickled ``nn.Module`` without importing its class.
 
 
 class SearchLimit:
-    """How many modules and tensors one search may still visit.
+    """Counts how many modules and tensors one search may still visit.
 
-    A module or tensor that occurs several times is counted each time.
+    A module or tensor that occurs several times counts each time.
     """
 
     def __init__(self) -> None:
@@ -97,10 +97,10 @@ def _own_tensors(module: OpaqueResult, allowed: SearchLimit) -> Iterator[tuple[s
 
 
 NAMED_ROOTS = ("state_dict", "model_state_dict", "model", "module", "net")
-"""Entries in which training frameworks keep the model, most specific first."""
+"""The keys under which training frameworks save the model, most specific first."""
 
 _OPTIMIZER = re.compile(r"(?i:optim(?:izer)?s?)(?![a-z])")
-"""``optimizer``, ``optim_states``, ``optimizerG``; not ``optimus``."""
+"""Matches ``optimizer``, ``optim_states`` and ``optimizerG``, but not ``optimus``."""
 
 _CONTAINERS = (dict, list, tuple, OpaqueResult)
 _NAMES_LISTED = 100
@@ -110,7 +110,7 @@ _NAMES_LISTED = 100
 class Root:
     """A state dict in a file: its dotted path ('' is the top level), its entries, and how many of them are tensors.
 
-    ``keys`` is the same path as a list of keys, indices and attributes, since a name may contain dots.
+    ``keys`` is the same path as a tuple of keys, indices and attributes, since a name may contain dots.
     """
 
     path: str
@@ -122,10 +122,11 @@ class Root:
 def find_root(tree: Any, wanted: str | None, uri: str) -> tuple[Root, list[Root]]:
     """Return the state dict of a file, and the file's other state dicts, which were not chosen.
 
-    ``tree`` is the content of the file ``uri``. ``wanted`` is the dotted path of the state dict to return, "." for the
-    top level. If it is None, the first of these is returned: the top level, if it has tensors and no entry of
-    ``NAMED_ROOTS`` has more; the first entry of ``NAMED_ROOTS``; the only state dict. Raises ConfigError if ``wanted``
-    does not exist or no choice is obvious, FormatError if the file has no state dict.
+    ``tree`` is the content of the file ``uri``. ``wanted`` is the dotted path of the state dict to return, or "." for
+    the top level. If ``wanted`` is None, the first of these that exists is returned: the top level, if it has tensors
+    and no entry of ``NAMED_ROOTS`` has more; the first entry of ``NAMED_ROOTS`` that is a state dict; the only state
+    dict. Raises ConfigError if ``wanted`` has no tensors or the choice is unclear, FormatError if there is no state
+    dict.
     """
     candidates = list(_candidates(tree, uri))
     if wanted is not None:
@@ -173,9 +174,9 @@ def _wanted(tree: Any, wanted: str, candidates: Sequence[Root], uri: str) -> Roo
 
 
 def _descend(node: Any, path: str) -> tuple[Any, tuple[Any, ...]]:
-    """Return the value at a dotted path and the path as keys; (None, ()) if there is none.
+    """Return the value at a dotted path, and the path as a tuple of keys; (None, ()) if there is no such value.
 
-    Keys may contain dots: the longest key that fits is taken.
+    Keys may contain dots: at each level, the longest matching key is chosen.
     """
     keys: list[Any] = []
     while path:
@@ -194,7 +195,7 @@ def _descend(node: Any, path: str) -> tuple[Any, tuple[Any, ...]]:
 
 
 def _candidates(tree: Any, uri: str) -> Iterator[Root]:
-    """Yield every state dict that is not optimizer state, outermost first."""
+    """Yield every state dict except optimizer states, outermost first."""
     queue: deque[tuple[str, tuple[Any, ...], Any]] = deque([("", (), tree)])
     seen: set[int] = set()
     allowed = SearchLimit()
@@ -209,7 +210,7 @@ def _candidates(tree: Any, uri: str) -> Iterator[Root]:
         if tensors and set(map(type, entries)) <= {str}:
             yield Root(path, entries, tensors, keys)
         if is_module(node) or _is_optimizer(node) or (tensors and tensors == len(entries)):
-            continue  # nothing is below, or nothing that is a state dict
+            continue  # no state dict can be nested in it
         for key, child in _children(node):
             name = key_text(key)
             if _OPTIMIZER.match(name):
@@ -225,7 +226,7 @@ def _is_optimizer(node: Any) -> bool:
 
 
 def parts_of(node: Any) -> Iterable[tuple[Any, Any]]:
-    """Return the (key, value) pairs of a dict, list, tuple or pickled object; none for any other value."""
+    """Return the (key, value) pairs of a dict, list, tuple or pickled object; no pairs for any other value."""
     if isinstance(node, dict):
         return node.items()
     if isinstance(node, (list, tuple)):
@@ -243,14 +244,14 @@ def _tensors(entries: Mapping[Any, Any]) -> int:
 
 
 def _state_dict(node: Any, allowed: SearchLimit) -> Mapping[Any, Any]:
-    """Return the entries of a dict, or the state dict of a module that was pickled as a whole; {} for other values."""
+    """Return the state dict of a pickled module, or a dict unchanged; {} for other values."""
     if is_module(node):
         return dict(module_tensors(node, allowed))
     return node if isinstance(node, dict) else {}
 
 
 def _contents(tree: Any) -> str:
-    """Return a description of a file's content that is not a state dict."""
+    """Return a description, for an error message, of file content that is not a state dict."""
     if isinstance(tree, TensorInfo):
         return f"it is one tensor, {tree.dtype} {shape_text(tree.shape)}"
     if _is_optimizer(tree):
@@ -267,7 +268,7 @@ def _contents_of(tree: dict[Any, Any]) -> str:
         return "it is an empty dict"
     if _tensors(tree):
         odd = next(key for key in tree if not isinstance(key, str))
-        return f"its keys are not names but {type(odd).__name__}s"
+        return f"its keys are not strings but of the type {type(odd).__name__}"
     return f"it is a dict with the keys {listing([key_text(key) for key in islice(tree, _NAMES_LISTED)])}"
 
 
@@ -275,7 +276,7 @@ def _contents_of(tree: dict[Any, Any]) -> str:
 
 
 def tensors_of(root: Root) -> Mapping[str, TensorInfo]:
-    """Return the entries of a state dict that are tensors and whose key is a text, in their order."""
+    """Return the entries of a state dict that are tensors and whose key is a string, in the same order."""
     if root.tensors == len(root.entries) and set(map(type, root.entries)) <= {str}:
         return root.entries  # the usual case
     return {key: info for key, info in root.entries.items() if isinstance(key, str) and isinstance(info, TensorInfo)}
@@ -284,13 +285,13 @@ def tensors_of(root: Root) -> Mapping[str, TensorInfo]:
 def check_keys(path: str, keys: Collection[str]) -> None:
     """Raise UnsafeError or FormatError if there are more or longer keys than any real model has.
 
-    Code that shows or compares keys relies on these limits.
+    Code that displays or compares keys relies on these limits.
     """
     if len(keys) > limits.TENSORS:
         raise UnsafeError(
             f"{escape(path)} has {len(keys)} tensors, more than the limit of {limits.TENSORS}.", rule="tensors"
         )
-    usual = max(map(len, keys), default=0) < limits.KEY_SEGMENTS  # then there are fewer dots in each, too
+    usual = max(map(len, keys), default=0) < limits.KEY_SEGMENTS  # a shorter key has fewer dots, too
     if usual and "".join(keys).count(".") + len(keys) <= most_segments(len(keys)):
         return
     segments, most = 0, most_segments(len(keys))

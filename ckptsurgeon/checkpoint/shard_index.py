@@ -1,4 +1,4 @@
-"""Compares a shard that is opened alone with the index beside it."""
+"""Compares a shard that is opened alone with the index in the same folder."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ __all__ = ["ShardIndex", "consumed_notes", "shard_index", "shard_notes"]
 
 SHOWN = 2
 LENGTH = 8
-"""The bytes of a safetensors file before its header, which are the header's length."""
+"""The size of the number at the start of a safetensors file, which is the length of the header."""
 
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """What an index says of one shard, and of the model's other shards.
+    """What the index ``name`` says about one shard and about the model's other shards.
 
-    ``here`` are the keys of the shard, ``elsewhere`` those of the others, ``shards`` the names of all. ``total`` is the
-    ``total_size`` in bytes; None if the index does not give it.
+    ``here`` has the keys of the shard, ``elsewhere`` the keys of all other shards, ``shards`` the names of all shards.
+    ``total`` is the ``total_size`` in bytes, or None if the index has none.
     """
 
     name: str = ""
@@ -37,7 +37,7 @@ class ShardIndex:
 
 
 def shard_index(shard: str, folder: Folder | None) -> ShardIndex:
-    """Return what an index in ``folder`` says of a shard; an empty ShardIndex if none names it."""
+    """Return what an index in ``folder`` says about a shard; an empty ShardIndex if no index lists the shard."""
     with suppress(CheckpointError):
         for name in folder.names() if folder is not None else ():
             document = document_of(folder, name) if folder is not None and indexed_name(name) else None
@@ -58,14 +58,14 @@ def _total(document: Any) -> int | None:
 
 
 def shard_notes(shard: str, keys: Collection[str], index: ShardIndex, folder: Folder | None) -> Iterator[str]:
-    """Yield a note if a shard, which has the tensors ``keys``, is not the one that the index describes.
+    """Yield a note if ``keys``, the keys of a shard, are not the keys that the index lists for it.
 
-    If it is, yield one if the shards on this machine together have another size than the index gives.
+    If they are, yield a note if the size of all shards in a local folder is not the ``total_size`` of the index.
     """
     if not index.name:
         return
     more, fewer = sorted(set(keys) - index.here), sorted(index.here - set(keys))
-    has = f"has {together(more, SHOWN)}, which the index does not give to it" if more else ""
+    has = f"has {together(more, SHOWN)}, which the index does not list for it" if more else ""
     lacks = f"lacks {together(fewer, SHOWN)}" if fewer else ""
     if has or lacks:
         said = " and ".join(filter(None, (has, lacks)))
@@ -74,13 +74,13 @@ def shard_notes(shard: str, keys: Collection[str], index: ShardIndex, folder: Fo
     size = _size(index, folder)
     if size is not None and index.total is not None and size != index.total:
         says = f"{escape(index.name)} gives a total_size of {index.total:,} bytes"[:120]
-        yield f"{says}, but the shards beside it have {size:,}: a shard may be cut short, or from another model"
+        yield f"{says}, but the shards in its folder have {size:,}: a shard may be truncated, or from another model"
 
 
 def _size(index: ShardIndex, folder: Folder | None) -> int | None:
-    """Return the bytes of all tensors in the shards of a local folder; None if a shard is missing or of another kind.
+    """Return the bytes of all tensors in the shards of a local folder; None if a shard is missing or not safetensors.
 
-    Only the lengths of the headers are read.
+    Of each shard, only the length of the header is read.
     """
     if not isinstance(folder, LocalFolder) or not all(name.endswith(".safetensors") for name in index.shards):
         return None
@@ -94,10 +94,11 @@ def _size(index: ShardIndex, folder: Folder | None) -> int | None:
 
 
 def consumed_notes(files: Iterable[File]) -> tuple[str, ...]:
-    """Return a note if a run has consumed some of the files, so that only their headers can be read."""
+    """Return a note if an interrupted run has consumed some of the files, so that only their headers are left."""
     found = [file for file in files if isinstance(file, ConsumedFile)]
     if not found:
         return ()
-    gone = f"of {count(len(found), 'shard')} only the header is left"
+    header = "header" if len(found) == 1 else "headers"
+    gone = f"only the {header} of {count(len(found), 'shard')} {'is' if len(found) == 1 else 'are'} left"
     output = escape(found[0].shard.output)
-    return (f"{gone}: a run that writes {output} has consumed them and was interrupted; run that command again",)
+    return (f"{gone}: a run that writes {output} consumed the rest and was interrupted; run the same command again",)

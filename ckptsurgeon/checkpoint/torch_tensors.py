@@ -1,4 +1,4 @@
-"""Describes torch's tensors in memory, without copying their bytes."""
+"""Makes TensorInfo of torch tensors in memory, without copying their bytes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = ["ArrayBytes", "OpaqueTensor", "TensorBytes", "is_tensor", "tensor_info"]
 
-# The bytes of tensors in memory, torch's and numpy's, which are copied only when they are read.
+# The bytes of torch tensors and numpy arrays in memory, which are copied only when they are read.
 
 
 class TensorBytes:
-    """A run of bytes in a torch storage on any device; from a GPU only the bytes that are read are copied.
+    """A run of bytes in a torch storage on any device; only bytes that are read are copied from a GPU.
 
-    This keeps the storage and not the tensor, since a tensor may be given another storage later.
+    A reference to the storage is kept, not to the tensor, since the tensor may get another storage later.
     """
 
     __slots__ = ("_begin", "_flat", "_storage", "nbytes")
@@ -49,7 +49,7 @@ class TensorBytes:
 
 
 class ArrayBytes:
-    """The bytes of a numpy array in memory, with a method to copy some of them."""
+    """The bytes of a numpy array in memory; ``readinto`` copies some of them."""
 
     __slots__ = ("_flat", "nbytes")
 
@@ -63,14 +63,14 @@ class ArrayBytes:
 
 
 StorageAt: TypeAlias = Callable[..., Storage]
-"""A function that returns the Storage for (place, piece, big_endian=…)."""
+"""A function (place, piece, big_endian=…) that returns the Storage of a run of bytes; ``piece`` reads the bytes."""
 
 ON_META = "it is on the meta device, without values"
 LAZY = "its shape is only known after a forward pass"
 
 
 class OpaqueTensor:
-    """Wraps a tensor whose values are not plain bytes, so that it is compared by identity, not by its elements."""
+    """Wraps a tensor whose values are not plain bytes; wrappers are compared by identity, not by elements."""
 
     __slots__ = ("tensor",)
 
@@ -87,13 +87,13 @@ def is_tensor(value: object) -> bool:
 def tensor_info(tensor: torch.Tensor, storage_at: StorageAt) -> TensorInfo:
     """Return the TensorInfo of a tensor, without copying its values.
 
-    ``storage_at`` is a function that returns the Storage of the tensor's bytes. If the values are not plain bytes,
-    ``opaque`` of the result is the reason.
+    ``storage_at`` is a function that returns the Storage of the tensor's bytes. If the values are not plain bytes, the
+    result's ``opaque`` is the reason.
     """
     try:
         why = _why_opaque(tensor)
         return _opaque(tensor, why) if why else _strided(tensor, storage_at)
-    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:  # of wrappers that have no storage
+    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:  # wrapper tensors without a storage
         return _opaque(tensor, f"its values cannot be read: {escape(str(error).partition(chr(10))[0], 100)}")
 
 
@@ -132,7 +132,7 @@ def _why_opaque(tensor: torch.Tensor) -> str:
 
 
 def _opaque(tensor: torch.Tensor, why: str) -> TensorInfo:
-    """Return the TensorInfo of a tensor whose values are not plain bytes; it has the tensor and the reason ``why``."""
+    """Return the TensorInfo of a tensor whose values are not plain bytes; it contains ``why`` and the tensor itself."""
     dtype = _dtype(tensor)
     return TensorInfo(
         dtype if dtype in DTYPES else "float32", _shape(tensor), opaque=why, parts=(OpaqueTensor(tensor),)
@@ -144,8 +144,8 @@ def _dtype(tensor: torch.Tensor) -> str:
 
 
 def _shape(tensor: Any) -> tuple[int, ...]:
-    """Return the shape of a tensor; () for a nested tensor with several shapes, or a lazy one without a shape yet."""
+    """Return the shape of a tensor; () for a nested tensor of several shapes, and for a lazy tensor without a shape."""
     try:
         return tuple(int(size) for size in tensor.shape)
-    except (RuntimeError, TypeError, ValueError, AttributeError):  # sizes of nested ones are symbols
+    except (RuntimeError, TypeError, ValueError, AttributeError):  # the sizes of nested tensors are symbols
         return ()

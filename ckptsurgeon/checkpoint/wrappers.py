@@ -1,7 +1,7 @@
-"""Strips prefixes that training wrappers put in front of every key: DDP's ``module``, torch.compile's ``_orig_mod``.
+"""Removes prefixes that training wrappers put in front of every key: DDP's ``module``, torch.compile's ``_orig_mod``.
 
-timm's ``clean_state_dict`` strips each wrapper once, in a fixed order, so some nestings of both keep a wrapper. Here
-they are stripped until none is left.
+timm's ``clean_state_dict`` removes each of the two once, in a fixed order, so a wrapper may remain if they are nested.
+This module removes wrappers until none is left.
 """
 
 from __future__ import annotations
@@ -13,22 +13,23 @@ __all__ = ["INSIDE", "Unwrapping", "unwrap", "unwrap_as"]
 
 WRAPPERS = ("module", "_orig_mod")
 INSIDE = "**._orig_mod"
-"""Stands in ``stripped`` for ``_orig_mod`` removed from the inside of keys, as in ``layer._orig_mod.weight``."""
+"""The entry of ``stripped`` that means: ``_orig_mod`` was removed inside keys, as in ``layer._orig_mod.weight``."""
 
 DEEPEST = 16
-"""How many nested wrappers are checked against a destination; real keys have at most four."""
+"""How many nested wrappers are compared with the keys of a destination; real keys have at most four."""
 
 COUNTER = "n_averaged"
-"""The counter that ``torch.optim.swa_utils.AveragedModel`` keeps next to the wrapped model; it has no wrapper."""
+"""The counter of ``torch.optim.swa_utils.AveragedModel``; its key has no prefix, unlike the keys of the model."""
 
 
 @dataclass(frozen=True)
 class Unwrapping:
-    """The keys of a state dict without wrappers such as ``module``; ``stored`` maps each to its key in the file.
+    """The keys of a state dict without wrappers such as ``module``; ``stored`` maps each key to its key in the file.
 
-    An entry of ``stripped`` is a wrapper at the front of keys, or the path to a wrapper behind others that stay
-    (``_orig_mod.module``). ``aside`` has keys that are not the model's, such as the counter of an averaged model.
-    ``lacking`` is the prefix that the keys would need to match those of the destination, '' if no prefix would do.
+    ``stripped`` has the wrappers that were removed. An entry is the first segment of keys, or the path to a wrapper if
+    wrappers in front of it were kept (``_orig_mod.module``). ``aside`` has keys that are not the model's, such as the
+    counter of an averaged model. ``lacking`` is the prefix that the keys would need to match the keys of the
+    destination, or ''.
     """
 
     stored: dict[str, str]
@@ -38,9 +39,9 @@ class Unwrapping:
 
 
 def unwrap(keys: Iterable[str], destination: Collection[str] = ()) -> Unwrapping:
-    """Return the keys without wrappers such as ``module.``, except wrappers that the keys of ``destination`` have, too.
+    """Return the keys without wrappers such as ``module.``; wrappers that the keys of ``destination`` have are kept.
 
-    Wrappers are stripped until none is left. No prefix is ever added to a key.
+    No prefix is ever added to a key.
     """
     stored = {key: key for key in keys}
     chain = _chain(stored)
@@ -54,7 +55,7 @@ def unwrap(keys: Iterable[str], destination: Collection[str] = ()) -> Unwrapping
 
 
 def unwrap_as(keys: Iterable[str], stripped: Sequence[str]) -> Unwrapping:
-    """Return the keys without the wrappers in ``stripped``, for example those that an earlier plan stripped."""
+    """Return the keys without the wrappers in ``stripped``, for example the wrappers that an earlier plan removed."""
     return _strip({key: key for key in keys}, stripped)
 
 
@@ -91,9 +92,9 @@ def _chain(keys: Collection[str]) -> tuple[str, ...]:
 
 
 def _best_level(keys: Collection[str], chain: Sequence[str], destination: frozenset[str]) -> int | None:
-    """Return how many wrappers to strip so that the most keys are in ``destination``; None if no key would be.
+    """Return how many wrappers to remove so that as many keys as possible are in ``destination``; None if none is.
 
-    So a submodule of the destination that is named like a wrapper is not stripped.
+    This keeps a submodule of the destination that has the name of a wrapper.
     """
     if not destination:
         return None
@@ -105,10 +106,10 @@ def _best_level(keys: Collection[str], chain: Sequence[str], destination: frozen
 
 
 def _unshared(chain: Sequence[str], other: Sequence[str]) -> list[str]:
-    """Return the wrappers of ``chain`` to strip: those that ``other`` does not have.
+    """Return the wrappers of ``chain`` that ``other`` does not have, which are to be removed.
 
-    The two are compared from the innermost wrapper on. A wrapper behind others that stay is returned with their path,
-    as ``_orig_mod.module``.
+    The two are compared from the innermost wrapper outwards. A wrapper inside wrappers that are kept is returned as a
+    path, such as ``_orig_mod.module``.
     """
     left = list(other)
     keep = []
@@ -127,7 +128,7 @@ def _unshared(chain: Sequence[str], other: Sequence[str]) -> list[str]:
 
 
 def _lacking(shown: Mapping[str, str], destination: frozenset[str]) -> str:
-    """Return the prefix that the keys of ``shown`` need to match those of ``destination``; '' for none."""
+    """Return the prefix with which keys of ``shown`` match ``destination``; '' if none is needed or none helps."""
     prefix = ".".join(_chain(destination))
     if not prefix or not destination.isdisjoint(shown):
         return ""
@@ -135,13 +136,13 @@ def _lacking(shown: Mapping[str, str], destination: frozenset[str]) -> str:
 
 
 def _beside(path: str, name: str) -> str:
-    """Return the path of ``name`` in the module around ``path``: ``a.c`` for the path ``a.b`` and the name ``c``."""
+    """Return ``path`` with its last segment replaced by ``name``: ``a.c`` for the path ``a.b`` and the name ``c``."""
     above = path.rpartition(".")[0]
     return f"{above}.{name}" if above else name
 
 
 def _without(key: str, wrapper: str) -> str:
-    """Return a key without the last part of the prefix ``wrapper``; unchanged if the key does not begin with it."""
+    """Return a key without the last segment of the prefix ``wrapper``; unchanged if the key has another prefix."""
     if not key.startswith(f"{wrapper}."):
         return key
     return _beside(wrapper, key[len(wrapper) + 1 :])

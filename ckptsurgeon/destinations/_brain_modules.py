@@ -12,14 +12,17 @@ __all__ = ["BrainModules", "has_statistics", "keep_statistics"]
 
 MODULES = "modules"
 COUNT, MEAN, DEVIATION = "count", "glob_mean", "glob_std"
-"""What SpeechBrain's ``InputNormalization`` collects: a number of frames, and two tensors of one value per feature."""
+"""The attributes in which SpeechBrain's ``InputNormalization`` collects statistics.
+
+``count`` is a number of frames. The mean and the deviation are tensors with one value for each feature.
+"""
 
 
 class BrainModules(nn.ModuleDict):
     """The modules of a SpeechBrain ``hyperparams.yaml``, by name. ``make_entries`` makes other entries of that file.
 
-    ``names`` are the names of all entries of the file. ``make`` is a function that gets the names of some entries; it
-    returns these entries and the entry ``modules`` as new objects.
+    ``names`` are the names of all entries of the file. ``make`` is a function of a list of entry names. It returns
+    those entries, and the entry ``modules``, as new objects.
     """
 
     def __init__(
@@ -35,9 +38,9 @@ class BrainModules(nn.ModuleDict):
     def make_entries(self, names: Sequence[str]) -> dict[str, Any]:
         """Return the named entries of the file as new objects that use the modules of this ``BrainModules``.
 
-        hyperpyyaml makes a new copy of each module that an entry uses, such as the embedding of a decoder. Each copy
-        then shares all attributes of the module here: parameters, buffers, inner modules, training mode. So to call
-        or change the copy has the same effect as to call or change the module here.
+        hyperpyyaml makes a new copy of each module that an entry uses, such as the embedding of a decoder. Each copy is
+        made to share all attributes of the original module in this ``BrainModules``: parameters, buffers, inner
+        modules, training mode. So calling or changing the copy calls or changes the original module.
         """
         made = dict(self._make(names))
         for name, own in self.items():
@@ -49,17 +52,20 @@ class BrainModules(nn.ModuleDict):
 
 
 def has_statistics(module: nn.Module) -> bool:
-    """Return whether a module normalises by statistics that it collects in training and that its state dict lacks."""
+    """Return whether a module normalises by statistics that it collects in training but does not save.
+
+    Such statistics are plain attributes, so the module's state dict does not contain them.
+    """
     return getattr(module, "norm_type", "") == "global" and {COUNT, MEAN, DEVIATION} <= vars(module).keys()
 
 
 def keep_statistics(module: nn.Module, features: int) -> None:
     """Turn the statistics of a module into buffers, which are saved, loaded and transplanted with its weights.
 
-    The statistics are the mean and the standard deviation, each of length ``features``, and a count. SpeechBrain saves
-    them in a file of their own (``normalizer.ckpt``). The count is a plain number while the module runs, because
-    SpeechBrain's code expects one. If a source gave the mean or the deviation but no count, the module stops updating
-    them.
+    The statistics are the mean and the standard deviation, each of length ``features``, and a count of frames.
+    SpeechBrain saves them in a separate file (``normalizer.ckpt``). During the forward pass the count is a plain int,
+    because SpeechBrain's code expects an int. If the mean or the deviation was loaded but the count was not, the module
+    stops updating both.
     """
     for name, value in ((COUNT, 0.0), (MEAN, 0.0), (DEVIATION, 1.0)):
         delattr(module, name)

@@ -28,12 +28,13 @@ class Document:
 
     ``content`` is None if our YAML reader cannot read the file, because it has tags of a toolkit; ``fault`` is then the
     error. ``model`` and ``train`` are the sections ``model:`` and ``train:``, empty if the file lacks them; ``train``
-    includes the user's changes. ``read`` collects the paths of the files that the configuration names, when they are
-    read. ``ran`` collects the names of its code, when it is imported or called.
+    includes the user's changes. ``read`` is a list to which the path of each file is added that the configuration
+    refers to and that was read. ``ran`` is a list to which the name of each class or function is added that the
+    configuration refers to and that was imported or called.
 
-    ``vocabulary`` replaces the vocabulary of the model, if given. ``task`` is the ESPnet task that the user named, if
+    ``vocabulary`` replaces the vocabulary of the model, if given. ``task`` is the ESPnet task that the user chose, if
     any. If ``constructor_weights`` is false, the model is built without the weights that its constructor would load.
-    If ``dequantized``, it is the network that a quantised model stands for: its quantization_config is left out.
+    If ``dequantized`` is true, quantization_config is ignored: the model is built with unquantised weights.
     """
 
     path: str
@@ -94,7 +95,7 @@ class Document:
 def read_document(path: str, what: str = "destination") -> Document:
     """Read a configuration in our format or in a toolkit's; raises ConfigError if the file cannot be read as text.
 
-    ``what`` says what the file is for, in messages.
+    ``what`` is the word for the file in messages, such as "destination".
     """
     try:
         text = read_text(path, MAX_BYTES)

@@ -1,4 +1,7 @@
-"""Finds by ESPnet's tensor names which axis of a tensor has a row for each token, and the order of the layers."""
+"""Finds vocabulary axes and the order of the layers of an ESPnet model, from the names of its tensors.
+
+A vocabulary axis is the axis of a tensor that has one row for each token.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +30,10 @@ _AXES = {
     "lm.decoder.weight": 0,
     "lm.decoder.bias": 0,
 }
-"""The axis with a row for each token, by key: transformer, RNN and transducer decoders, CTC, language models."""
+"""The axis with one row for each token, by key, in transformer, RNN and transducer decoders, CTC, language models."""
 
 _WITH_MASK = ("decoder.embed.0.weight", "decoder.output_layer.weight", "decoder.output_layer.bias")
-"""Tensors with one more row in the decoder of mask-CTC, for the mask (espnet2/asr/decoder/mlm_decoder.py)."""
+"""Tensors that have an additional row for the mask token in mask-CTC (espnet2/asr/decoder/mlm_decoder.py)."""
 
 _ENCODER = ("encoder.embed", "encoder.encoders", "encoder.after_norm")
 _DECODER = ("decoder.embed", "decoder.decoders", "decoder.after_norm", "decoder.output_layer")
@@ -39,8 +42,9 @@ _DECODER = ("decoder.embed", "decoder.decoders", "decoder.after_norm", "decoder.
 def vocabulary_of(tensors: Mapping[str, TensorInfo], size: int, decoder: object) -> dict[str, int]:
     """Return, by key, the axis of each tensor that has one row for each of ``size`` tokens.
 
-    If ``decoder`` is "mlm", the result includes tensors with one more row, for the mask token, although no token list
-    has that length. So their rows are not copied by position if the order of the tokens differs.
+    If ``decoder`` is "mlm", the result includes tensors with one more row than there are tokens, for the mask token. No
+    token list has that length. So the rows of these tensors are not copied by position if the order of the tokens
+    differs.
     """
     sizes = {key: size + (decoder == "mlm" and key in _WITH_MASK) for key in _AXES}
     return {key: axis for key, axis in _AXES.items() if _size(tensors, key, axis) == sizes[key]}
@@ -54,8 +58,8 @@ def _size(tensors: Mapping[str, TensorInfo], key: str, axis: int) -> int:
 def layers_of(tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
     """Return the names of a model's layers in the order of computation; () if no such order is known.
 
-    No order is known for a model with both a CTC output and a decoder (neither is the last layer), without a CTC output
-    and a decoder, with a transducer's joint network, or with layers that have other names than a transformer's.
+    No order is known for four kinds of models: with a CTC output and a decoder (neither is the last layer), with
+    neither of the two, with a transducer's joint network, and with layers whose names differ from a transformer's.
     """
     heads = {key.partition(".")[0] for key in tensors}
     if "joint_network" in heads or ("ctc" in heads) == ("decoder" in heads):
@@ -68,7 +72,7 @@ def layers_of(tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
 
 
 def _layers_in(module: str, tensors: Mapping[str, TensorInfo]) -> list[str]:
-    """Return the name of a module, or those of its layers if it is a stack of layers; [] if it has no tensors."""
+    """Return [``module``], or the names of its layers if it is a stack of layers; [] if it has no tensors."""
     inside = [key[len(module) + 1 :] for key in tensors if key.startswith(f"{module}.")]
     if not module.endswith("coders"):
         return [module] if inside else []

@@ -1,9 +1,9 @@
-"""The ESPnet task of a configuration, from the entries that ESPnet's task classes declare.
+"""Finds the ESPnet task of a configuration from the entries that ESPnet's task classes declare.
 
-Configurations do not name their task: in ESPnet it is the program that reads them. ``_espnet_tasks.json`` lists the
-entries, classes and model options of each task of ESPnet 202511, recorded from its own parsers
-(``make oracle-espnet``). A task fits if it declares all entries of a configuration; if several fit, the user must say
-which, because the same entries build different models.
+A configuration of ESPnet does not contain its task: in ESPnet the program that reads it determines the task.
+``_espnet_tasks.json`` lists the entries, classes and model options of each task of ESPnet 202511, recorded from
+ESPnet's own parsers (``make oracle-espnet``). A task fits if it declares all entries of a configuration. If several
+tasks fit, the user must choose one, because the same entries build different models.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from ._document import Document
 __all__ = ["Task", "chosen_classes", "is_whole", "task_of", "tasks"]
 
 _OF_TRAINING = {"loss", "losses", "criterions", "preprocessor", "util"}
-"""Entries that choose classes, but no part of a network."""
+"""Entries that choose a class which is not a part of the network."""
 WHOLE = "required"
-"""The entry that shows that a run wrote a configuration: then it has every entry of its task."""
+"""An entry that only configurations written by a training run have; these have every entry of their task."""
 
 
 @dataclass(frozen=True)
 class Task:
     """A task of ESPnet: the class that builds its models, and the recorded entries, classes and options of its models.
 
-    ``classes`` maps each entry that chooses a class, such as ``encoder``, to the names that it may have. ``model_conf``
-    has the options that the task's models accept, or is None if they accept any.
+    ``classes`` maps each entry that chooses a class, such as ``encoder``, to the class names that it accepts.
+    ``model_conf`` has the options that the task's models accept; it is None if they accept any option.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Task:
     def lacks(self, entries: frozenset[str], values: Mapping[str, Any]) -> list[str]:
         """Return the names in ``entries`` that the task does not declare.
 
-        If it declares all, return the classes and model options that the configuration (``values``) chooses and the
+        If the task declares all of them, return the classes and model options in the configuration ``values`` that the
         task does not have.
         """
         if others := sorted(entries - self.entries):
@@ -105,8 +105,8 @@ def task_of(document: Document, values: Mapping[str, Any]) -> Task:
 def _of_run(entries: frozenset[str]) -> list[Task]:
     """Return the tasks that fit a configuration that a training run wrote, with every entry of its task.
 
-    These are the tasks that declare all ``entries`` and, among these tasks, have the fewest other entries. The classes
-    that the entries choose do not count, because classes of another version of ESPnet would point to another task.
+    Of the tasks that declare all ``entries``, these are the tasks with the fewest additional entries. The classes that
+    the entries choose are not compared, because classes of another version of ESPnet would point to another task.
     """
     found = [task for task in tasks().values() if entries <= task.entries]
     least = min((len(task.entries - entries) for task in found), default=0)
@@ -124,7 +124,7 @@ def _named(document: Document, name: str, entries: frozenset[str]) -> Task:
     task = known[name]
     others = sorted(
         entry for entry in entries - task.entries if any(entry in one.entries for one in known.values())
-    )  # entries that no task has may be those of another version
+    )  # entries that no task has may come from another version of ESPnet: ignored
     if others:
         having = [one.name for one in known.values() if others[0] in one.entries]
         raise document.fail(
@@ -135,7 +135,7 @@ def _named(document: Document, name: str, entries: frozenset[str]) -> Task:
 
 
 def _reasons(entries: frozenset[str], values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a text for each of the two tasks that fit best: the entries of the configuration that this task lacks."""
+    """Yield a phrase for each of the two tasks that fit best: "asr has no …", with the entries that the task lacks."""
     for task in sorted(tasks().values(), key=lambda one: len(entries - one.entries))[:2]:
         yield f"{task.name} has no {listing(task.lacks(entries, values), 6, where='')}"
 

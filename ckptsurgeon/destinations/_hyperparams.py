@@ -1,7 +1,7 @@
-"""Reads from a ``hyperparams.yaml``, with hyperpyyaml, only one entry and what that entry needs.
+"""Reads some entries of a ``hyperparams.yaml``, and the entries that they refer to, with hyperpyyaml.
 
 https://github.com/speechbrain/HyperPyYAML. The file of a SpeechBrain recipe also makes folders, loggers and data
-pipelines. A destination does not need them, so they are not run, and their placeholders may lack a value.
+pipelines. A destination does not need these entries. So they are not run, and their placeholders may have no value.
 """
 
 from __future__ import annotations
@@ -68,7 +68,10 @@ def _texts(node: Any) -> Iterator[str]:
 
 
 def nodes(node: Any, path: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
-    """Yield (path, node) for each node of a YAML tree, in the order of the document; a node with aliases comes once."""
+    """Yield (path, node) for each node of a YAML tree, in the order of the document.
+
+    A node that aliases refer to is yielded only once.
+    """
     seen = set() if seen is None else seen
     if id(node) in seen:
         return
@@ -100,8 +103,8 @@ _PLACEHOLDER = "!PLACEHOLDER"
 class Hyperparams:
     """The part of a ``hyperparams.yaml`` that the requested entries need.
 
-    ``text`` is its YAML with references resolved. ``ran`` says which code was imported. ``files`` are the user's own
-    files with that code, and the included files. ``notes`` are for the user.
+    ``text`` is the YAML of that part with references resolved. ``ran`` lists the code that was imported. ``files`` are
+    the user's own files with that code, and the included files. ``notes`` are messages for the user.
     """
 
     text: str
@@ -123,18 +126,19 @@ def has_hyperparams_tags(text: str) -> bool:
 
 
 def code_in(document: Document) -> tuple[str, ...]:
-    """Return every tag that imports, calls or includes something, as written; "hyperpyyaml" if there is no such tag.
+    """Return every tag that imports, calls or includes something, as written in the file.
 
-    This reads plain text, not YAML: it may report a comment as code, but never misses code.
+    If there is no such tag, return ("hyperpyyaml",). The file is searched as plain text, not parsed as YAML: a tag in a
+    comment is returned too, but no tag that runs code is missed.
     """
     return tuple(escape(tag) for tag in _CODE.findall(document.text)) or ("hyperpyyaml",)
 
 
 def read_hyperparams(document: Document, overrides: Mapping[str, Any], *entries: str) -> Hyperparams:
-    """Return the part of a document that ``entries`` need, with references resolved; imports the code that it names.
+    """Return the part of a document that ``entries`` need, with references resolved.
 
-    Raises ConfigError if hyperpyyaml is not installed, an entry or an override is unknown, an entry needs a placeholder
-    without a value, or code cannot be imported.
+    The code that this part refers to is imported. Raises ConfigError if hyperpyyaml is not installed, an entry or an
+    override is unknown, an entry needs a placeholder without a value, or code cannot be imported.
     """
     hyperpyyaml = toolkit(document)
     tree = _tree(document)
@@ -154,7 +158,10 @@ def read_hyperparams(document: Document, overrides: Mapping[str, Any], *entries:
         names = list(tagged(_ruamel().YAML().load(text), *_RUNS))
     ran, files = imported(document, names)
     notes = (
-        (f"built what {escape(entries[0])} needs; {count(others, 'other entry', 'other entries')} not run",)
+        (
+            f"built only {escape(entries[0])} and the entries that it needs; "
+            f"{count(others, 'other entry', 'other entries')} not run",
+        )
         if others
         else ()
     )
@@ -173,7 +180,7 @@ def toolkit(document: Document) -> Any:
     except ModuleNotFoundError as error:
         raise document.fail(
             f"the file is a SpeechBrain configuration, which needs the package {error.name}.",
-            "pip install speechbrain (or only hyperpyyaml, if it names no class of SpeechBrain).",
+            "pip install speechbrain (or only hyperpyyaml, if the file uses no class of SpeechBrain).",
         ) from error
 
 
@@ -184,7 +191,10 @@ def _ruamel() -> Any:
 
 @contextmanager
 def restored() -> Iterator[None]:
-    """Restore what hyperpyyaml changes in PyYAML and ruamel.yaml; hyperpyyaml itself does not do so if it fails."""
+    """Restore, after the block, the functions of PyYAML and ruamel.yaml that hyperpyyaml changes.
+
+    hyperpyyaml does not restore them if it raises an exception.
+    """
     import yaml
 
     ruamel_yaml = _ruamel()
@@ -217,7 +227,7 @@ def calls_kept(hyperpyyaml: Any, ran: list[str]) -> Iterator[None]:
 
 @contextmanager
 def _reading(document: Document) -> Iterator[None]:
-    """Convert exceptions of hyperpyyaml and its YAML library about a document into ConfigError."""
+    """Turn exceptions that hyperpyyaml and its YAML library raise in the block into ConfigError."""
     ruamel_yaml = _ruamel()
     try:
         with restored():
@@ -227,7 +237,7 @@ def _reading(document: Document) -> Iterator[None]:
 
 
 def error_text(error: Exception) -> str:
-    """Return the text of an exception: its line, if known, its class, and its strings (hyperpyyaml gives several)."""
+    """Return a message for an exception: the line in the YAML, if known, its class, and all strings in its ``args``."""
     parts = [str(part) for part in error.args if isinstance(part, (str, BaseException))] or [str(error)]
     mark = getattr(error, "problem_mark", None)
     where = f"line {mark.line + 1}: " if mark is not None else ""
@@ -235,7 +245,7 @@ def error_text(error: Exception) -> str:
 
 
 def _stream(document: Document, text: str) -> io.StringIO:
-    """Return a text as a file object with the path of a document, which hyperpyyaml needs to find included files."""
+    """Return ``text`` as a file object whose ``name`` is the document's path; hyperpyyaml finds included files by it."""
     stream = io.StringIO(text)
     stream.name = document.path
     return stream
@@ -263,7 +273,7 @@ def _override(document: Document, hyperpyyaml: Any, tree: Any, overrides: Mappin
         if name not in tree:
             near = difflib.get_close_matches(str(name), map(str, tree), n=1)
             raise document.fail(
-                f"the overrides name {brief_repr(name)}, which is not an entry of the file.",
+                f"the overrides contain {brief_repr(name)}, which is not an entry of the file.",
                 f"Did you mean {near[0]}?" if near else "",
             )
     with _reading(document):

@@ -1,7 +1,7 @@
-"""Initialisers that a destination's YAML may name: reads them, checks that they fit a tensor, and draws values.
+"""Reads the initialisers in a destination's YAML, checks that they fit their tensors, and draws values with them.
 
-The field ``init`` names a function of ``torch.nn.init`` without its last underscore, alone or with its arguments
-(``{normal: {std: 0.02}}``). It may also be a number, to which all values are set.
+The field ``init`` is the name of a function of ``torch.nn.init`` without its last underscore, alone (``ones``) or with
+arguments (``{normal: {std: 0.02}}``). It may also be a number, to which all values are set.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ARGUMENTS = {
     "kaiming_uniform": ("a", "mode", "nonlinearity"), "kaiming_normal": ("a", "mode", "nonlinearity"),
     "orthogonal": ("gain",), "sparse": ("sparsity", "std"),
 }  # fmt: skip
-"""Initialisers and their arguments, as in ``torch.nn.init``; ``arange`` gives 0, 1, 2, …, as for position ids."""
+"""Initialisers and their arguments, as in ``torch.nn.init``; ``arange`` is ours: 0, 1, 2, …, as for position ids."""
 _CHOICES = {
     "mode": ("fan_in", "fan_out"),
     "nonlinearity": (
@@ -45,7 +45,7 @@ _EXACT = ("constant", "ones", "zeros", "eye", "arange")
 """Initialisers that can fill tensors of integers and booleans."""
 
 LIKE = "like"
-"""Stands for the values of a checkpoint, instead of an initialiser."""
+"""The value of the field ``init`` for a tensor that starts with its values in a checkpoint."""
 TORCH_SLOPE = 2.23607
 """The square root of 5: the ``a`` of ``reset_parameters`` in torch's linear and convolution layers."""
 
@@ -64,19 +64,19 @@ class Init:
 
 
 NO_INIT = Undrawable(
-    "does not say how to initialise {keys}, not taken whole from a source",
-    "Give each of them an init: in the destination's file.",
+    "does not say how to initialise {keys}, and no source has all of the values",
+    "Give each of these tensors an init: in the destination's file.",
 )
 ZERO_DEVIATION = Undrawable(
-    "would start with zeros in {keys}, a deviation, by which models divide",
-    "Take it from a source; --reinit {key} uses the zeros all the same.",
+    "would start with zeros in {keys}, a standard deviation or variance, by which models divide",
+    "Use a source that has this tensor, or pass --reinit {key} to start with zeros nevertheless.",
     allowed=True,
 )
 _DEVIATION = re.compile(r"(.*[._])?(?<!log_)(std|stddev|stdev|istd|var|variance|deviation)")
 
 
 def is_deviation(key: str) -> bool:
-    """Return whether a tensor is a standard deviation or a variance by its name, and not the logarithm of one."""
+    """Return whether ``key`` is a usual name of a standard deviation or a variance (not of its logarithm)."""
     return _DEVIATION.fullmatch(key) is not None
 
 
@@ -117,7 +117,7 @@ def _unfit(info: TensorInfo, name: str) -> str:
     if name not in _EXACT and not dtype.is_floating:
         return f"it is {info.dtype}"
     if name == "arange" and info.numel and not _holds(info.dtype, info.shape[-1] - 1):
-        return f"{info.dtype} does not go up to {info.shape[-1] - 1}"
+        return f"{info.dtype} cannot represent {info.shape[-1] - 1}"
     return ""
 
 
@@ -131,7 +131,7 @@ def _bad_arguments(info: TensorInfo, name: str, arguments: Mapping[str, Any]) ->
             return f"{argument} is {brief_repr(value, 40)}, not a number"
     low, high = arguments.get("a", 0.0), arguments.get("b", 1.0)
     if name == "uniform" and low > high:
-        return f"its range goes from {low} to {high}"
+        return f"its lower bound a is {low}, above its upper bound b, {high}"
     if arguments.get("std", 0) < 0:
         return f"std is {arguments['std']}, below zero"
     if not 0 <= arguments.get("sparsity", 0) <= 1:
@@ -145,7 +145,7 @@ def _bad_arguments(info: TensorInfo, name: str, arguments: Mapping[str, Any]) ->
 
 
 def _holds(dtype: str, value: float) -> bool:
-    """Return whether a dtype can hold a value: integers and booleans exactly, floating types rounded."""
+    """Return whether a dtype can represent a value: integer and bool dtypes exactly, floating-point dtypes rounded."""
     kind, bits = DTYPES[dtype].kind, DTYPES[dtype].bits
     low, high = {
         "bool": (0, 1),
@@ -156,7 +156,7 @@ def _holds(dtype: str, value: float) -> bool:
 
 
 def drawn(info: TensorInfo, init: Init) -> memoryview:
-    """Return the bytes of a new tensor that ``init`` fills, from the current state of torch's random generator."""
+    """Return the bytes of a new tensor that ``init`` fills; random values come from torch's default generator."""
     if init.name == "zeros" or info.numel == 0:
         return memoryview(bytearray(info.nbytes))
     import torch
@@ -170,7 +170,7 @@ def drawn(info: TensorInfo, init: Init) -> memoryview:
 
 
 _NO_KERNELS = ("complex32", "uint16", "uint32", "uint64")
-"""Types that torch can store but hardly compute with: their values are drawn in a wider type."""
+"""Dtypes that torch can store but has few operations for: their values are computed in a wider dtype."""
 
 
 def _fill(tensor: torch.Tensor, init: Init) -> None:
@@ -190,14 +190,14 @@ def _fill(tensor: torch.Tensor, init: Init) -> None:
 _MATRIX = re.compile(r"(.*_)?(weight|kernel)|weight_v|weight_[ih]h_l\d+(_reverse)?|original1")
 _SCALE = re.compile(r"(.*_)?(weight|gamma|scale)|weight_g|original0|running_var")
 _SHIFT = re.compile(r"(.*_)?(bias|beta)|bias_[ih]h_l\d+(_reverse)?|bias_[kv]|running_mean")
-"""Names of tensors in torch's layers, and their usual variants, by how they start: drawn, ones and zeros."""
+"""Usual names of tensors that start with random values (``_MATRIX``), ones (``_SCALE``) and zeros (``_SHIFT``)."""
 
 
 def suggested_init(key: str, info: TensorInfo) -> str | dict[str, Any]:
     """Return the initialiser that a tensor's name and shape suggest, in the form of the field ``init``.
 
     Known are the weights, biases and running statistics of torch's layers, counters and position ids. For all other
-    tensors, such as most buffers, it is "like": the values of a checkpoint.
+    tensors, such as most buffers, the result is "like": start with the values of a checkpoint.
     """
     leaf, dtype, dims = re.split(r"[./]", key)[-1], DTYPES[info.dtype], len(info.shape)
     if leaf == "position_ids" and not _unfit(info, "arange"):

@@ -27,7 +27,7 @@ _SUFFIXES = (".yaml", ".yml", ".json")
 
 
 class _Kind(Protocol):
-    """A kind of destination in our format. Each kind is defined by one file of this folder, which has it as ``CONFIG``.
+    """A kind of destination in our format; each kind is the object ``CONFIG`` of a file in this folder.
 
     A configuration is of this kind if its section ``model:`` has the entry ``field``.
     """
@@ -42,7 +42,7 @@ class _Kind(Protocol):
 
 
 class _Toolkit(Protocol):
-    """A toolkit whose own configurations are read. Each is defined by one file of this folder, as ``TOOLKIT``.
+    """A toolkit whose own configurations are read; each is the object ``TOOLKIT`` of a file in this folder.
 
     Toolkits are tried if a configuration has no section ``model:``.
     """
@@ -56,17 +56,17 @@ class _Toolkit(Protocol):
 
 @runtime_checkable
 class _Adoptable(_Toolkit, Protocol):
-    """A toolkit whose configuration can be named in a file of our format, as ``model: {field: path}``."""
+    """A toolkit to whose configuration a file in our format can refer, as ``model: {field: path}``."""
 
     field: str
 
     def training(self, document: Document) -> Mapping[str, Any]:
-        """Return the fields for our ``train:`` section that mean the same as the toolkit's settings for training."""
+        """Return the toolkit's settings for training as fields for our ``train:`` section."""
         ...
 
 
 def is_configuration(path: str) -> bool:
-    """Return whether a path is, by its suffix, that of a configuration and not of a checkpoint."""
+    """Return whether the suffix of a path shows that it is a configuration and not a checkpoint."""
     low = path.lower()
     return low.endswith(_SUFFIXES) and ".index." not in os.path.basename(low) and not os.path.isdir(path)
 
@@ -74,14 +74,14 @@ def is_configuration(path: str) -> bool:
 def load_target(path: CheckpointLike, *, task: str | None = None, constructor_weights: bool = True) -> TargetSpec:
     """Return the destination that a configuration or checkpoint describes: keys, shapes, dtypes, ties, initial values.
 
-    Imports and runs the code that a configuration names (``_target_``); the field ``ran`` of the result says which
-    code. ``task`` names the task of an ESPnet configuration (asr, st, tts and others), because the configuration itself
-    does not name it. Weights that the model's constructor loads from files are initial values. If
+    Imports and runs the code that a configuration refers to (``_target_``); the field ``ran`` of the result lists that
+    code. ``task`` is the task of an ESPnet configuration (asr, st, tts and others), because an ESPnet configuration
+    does not contain its task. Weights that the model's constructor loads from files are initial values. If
     ``constructor_weights`` is false, the model is built without these weights.
 
-    Raises ConfigError if the configuration is wrong or a package is missing; the error says which code has already run.
-    Raises SourceError if the constructor needs a host that cannot be reached. For a checkpoint, raises what
-    ``open_checkpoint`` raises.
+    Raises ConfigError if the configuration is wrong or a package is missing; the error lists the code that has already
+    run. Raises SourceError if the constructor needs a host that cannot be reached. For a checkpoint, raises the errors
+    of ``open_checkpoint``.
     """
     return target_with(path, None, task, constructor_weights=constructor_weights)
 
@@ -99,8 +99,8 @@ def target_with(
 
     Token ids in the model's configuration are changed to the ids of the same tokens in the new vocabulary, and the new
     tokeniser is copied. ``train`` replaces the section ``train:`` of the configuration, from which the tokeniser and
-    processors of a speech model are written. If ``dequantized``, the
-    destination of a quantised model is the network that it stands for.
+    processors of a speech model are written. If ``dequantized`` is true, the destination of a quantised model has
+    unquantised weights.
     """
     if not constructor_weights:
         _check_built(path)
@@ -109,7 +109,7 @@ def target_with(
     text = os.fspath(path)
     if task is not None and (os.path.isdir(text) or not is_configuration(text)):
         raise ConfigError(
-            f"only configurations of ESPnet have a task, and {escape(text)} is not one of them.",
+            f"only configurations of ESPnet have a task, and {escape(text)} is not an ESPnet configuration.",
             hint="Leave --task out.",
         )
     if os.path.isdir(text):
@@ -135,10 +135,11 @@ def target_with(
 
 
 def _check_built(path: CheckpointLike) -> None:
-    """Raise ConfigError if no code builds the destination: only a constructor can load weights."""
+    """Raise ConfigError if the destination is not built by code, because only a constructor can load weights."""
     if not isinstance(path, (str, os.PathLike)) or not code_named(os.fspath(path)):
         raise ConfigError(
-            "--no-constructor-weights is for models that code builds: a _target_, ESPnet's or SpeechBrain's.",
+            "--no-constructor-weights needs a model that is built by code: a _target_, or a configuration of ESPnet or "
+            "SpeechBrain.",
             hint="Leave --no-constructor-weights out.",
         )
 
@@ -162,19 +163,22 @@ def _kind_of(document: Document) -> _Kind | _Toolkit:
 def _checked_kind(document: Document) -> _Kind | _Toolkit:
     """Return the object that loads a document: a ``_Kind`` for our format, a ``_Toolkit`` for a toolkit's.
 
-    Raises ConfigError if the user named a task, and the document is not ESPnet's.
+    Raises ConfigError if the user chose a task, and the document is not an ESPnet configuration.
     """
     kind = _kind_of(document)
     if document.task is not None and not getattr(kind, "has_tasks", False):
-        raise document.fail("only configurations of ESPnet have a task, and this file is not one.", "Leave --task out.")
+        raise document.fail(
+            "only configurations of ESPnet have a task, and this file is not an ESPnet configuration.",
+            "Leave --task out.",
+        )
     return kind
 
 
 def adopt(path: str, beside: str, task: str | None = None) -> tuple[dict[str, Any], TargetSpec]:
-    """Return a document in our format that names a toolkit's configuration, and the destination that it describes.
+    """Return a document in our format that refers to a toolkit's configuration, and the destination of both.
 
-    The path in the document is relative to the folder ``beside``. Raises ConfigError if the configuration is not a
-    toolkit's, or the destination cannot be loaded.
+    The path in the document is relative to the folder ``beside``. Raises ConfigError if ``path`` is not the
+    configuration of a toolkit, or the destination cannot be loaded.
     """
     document = replace(read_document(path), task=task)
     if document.model:
@@ -191,7 +195,10 @@ def adopt(path: str, beside: str, task: str | None = None) -> tuple[dict[str, An
 
 
 def _folder(path: str) -> TargetSpec:
-    """Return the checkpoint in a folder as a destination; if there is only a config.json, the hint names that file."""
+    """Return the checkpoint in a folder as a destination.
+
+    If the folder has no checkpoint but a config.json, the hint of the FormatError suggests that file.
+    """
     config = os.path.join(path, "config.json")
     try:
         return checkpoint_target(path)
@@ -231,7 +238,7 @@ def _toolkit_of(document: Document) -> _Toolkit:
 
 
 def module_destination(model: nn.Module) -> TargetSpec:
-    """Return a module in memory as a destination; tensors that no source gives keep their values.
+    """Return a module in memory as a destination; tensors that are in no source keep their values.
 
     Raises ConfigError if ``model`` is not a module, or its tensors cannot be written in place.
     """

@@ -23,12 +23,12 @@ MODELS = "ckptsurgeon.trainer.models"
 
 
 class _Model(Protocol):
-    """A bundled model: the fields of its configuration with their defaults, and how it is built from them.
+    """A bundled model: the fields of its configuration with their defaults, and the function that builds it.
 
-    The fields listed in ``files`` name text files; ``build`` gets the texts of these files. ``vocabulary`` maps keys to
-    the axis that has a row for each token. ``layers`` returns the names of modules in the order of computation, the
-    output layer last. ``companions`` returns the files that the toolkit from which the model comes keeps beside its
-    weights.
+    The fields listed in ``files`` are paths of text files; ``build`` gets the content of these files instead of the
+    paths. ``vocabulary`` maps keys to the axis that has one row for each token. ``layers`` returns the names of modules
+    in the order of computation, the output layer last. ``companions`` returns the files that the toolkit of the model
+    stores in the same folder as its weights.
     """
 
     fields: ClassVar[dict[str, Any]]

@@ -1,4 +1,4 @@
-"""Destinations that are checkpoints: they give keys and shapes, and the values of tensors that no source gives."""
+"""Destinations that are checkpoints: tensors that are in no source keep the values of the checkpoint."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ __all__ = ["CONFIG", "checkpoint_target"]
 def checkpoint_target(given: CheckpointLike, root: str | None = None) -> TargetSpec:
     """Return a checkpoint as a destination, with its keys as they are, including prefixes such as ``module.``.
 
-    ``root`` chooses the state dict if the file has several. Raises what ``open_checkpoint`` raises, and FormatError for
-    a tensor whose values are not plain bytes.
+    ``root`` chooses the state dict if the file has several. Raises the errors of ``open_checkpoint``, and FormatError
+    for a tensor whose values are not plain bytes.
     """
     path = path_of(given)
     with open_checkpoint(given, root, unwrap=False, called="destination") as checkpoint:
@@ -43,7 +43,7 @@ def checkpoint_target(given: CheckpointLike, root: str | None = None) -> TargetS
 
 
 def _last_part(path: str) -> str:
-    """Return the last part of a path, for recipes, which record the destination by it; a URL is returned unchanged."""
+    """Return the last part of a path, which recipes record as the destination's name; a URL is returned unchanged."""
     return path if "://" in path else os.path.basename(os.path.normpath(path)) or path
 
 

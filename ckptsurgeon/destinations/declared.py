@@ -1,7 +1,7 @@
 """Destinations that list their tensors: ``model: {tensors: {key: {shape, dtype, init}}, tied: [[key, key]]}``.
 
-Tensors with ``init: like`` start with the values of the checkpoint that the field ``values`` names. The field ``root``
-chooses a state dict of that checkpoint.
+Tensors with ``init: like`` start with the values of a checkpoint. The field ``values`` is the path of that checkpoint,
+and the field ``root`` chooses one of its state dicts.
 """
 
 from __future__ import annotations
@@ -121,15 +121,15 @@ def _ties(document: Document, tensors: Mapping[str, TensorInfo], inits: dict[str
 
 
 def _given(document: Document, kept: Mapping[str, TensorInfo], ties: Mapping[str, str]) -> tuple[InitialFile, ...]:
-    """Return the checkpoint that the field ``values`` names, from which the tensors ``kept`` take their initial values.
+    """Return the checkpoint of the field ``values``, which has the initial values of the tensors ``kept``.
 
-    Returns () if ``kept`` is empty. Raises ConfigError if the field is missing, if the checkpoint lacks one of the
-    tensors or has it in another shape, or if it has different values for tied tensors.
+    Returns () if ``kept`` is empty. Raises ConfigError if the field is missing, if a tensor is not in the checkpoint or
+    has another shape there, or if tied tensors have different values there.
     """
     values, root = document.model.get("values"), document.model.get("root")
     if not kept:
         if values is not None or root is not None:
-            raise document.fail("values and root are fields for tensors with init: like, and there are none.")
+            raise document.fail("values and root are fields for tensors with init: like, and no tensor has init: like.")
         return ()
     for key in kept:
         if ties.get(key, key) not in kept:
@@ -187,7 +187,7 @@ def _initial(
     keys: Iterable[str],
     seed: int,
 ) -> Iterator[tuple[str, memoryview]]:
-    """Yield each key with the bytes of its initial values, either drawn or read from a file in ``given``."""
+    """Yield each key with the bytes of its initial values, which are drawn, or read from a file in ``given``."""
     for key in keys:
         file = next((one for one in given if key in one.keys), None)
         if file is None:
@@ -223,9 +223,10 @@ def declare(
     """Return the ``model:`` section that lists ``tensors``, each with the initialiser that its name and shape suggest.
 
     Weights of two or more dimensions get torch's default for linear and convolution layers. One-dimensional weights,
-    scales and variances get ones; biases get zeros. All others, such as buffers, keep the values of a checkpoint, and
-    so do the keys in ``coded``, which belong to quantised tensors. ``values`` has the fields that name that checkpoint
-    (``values``, perhaps ``root``); if it is empty, these tensors get no initialiser.
+    scales and variances get ones; biases get zeros. All other tensors, such as buffers, get ``init: like``: they start
+    with the values of a checkpoint. So do the tensors with keys in ``coded``, which are parts of quantised tensors.
+    ``values`` has the fields that choose the checkpoint (``values``, perhaps ``root``). If it is empty, tensors that
+    would get ``init: like`` get no initialiser.
     """
     rows = {}
     for key, info in tensors.items():

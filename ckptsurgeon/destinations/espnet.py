@@ -1,8 +1,8 @@
-"""Destinations that ESPnet trains: its ``config.yaml``, built by the ESPnet task that would train it.
+"""Destinations that are a ``config.yaml`` of ESPnet; the model is built by the ESPnet task that would train it.
 
-The ``build_model`` of the task (espnet2/tasks/abs_task.py) gets what ESPnet's parser makes of the file. Entries that
-the file lacks have their defaults, and texts are converted to the types of their arguments, as in ``asr_train --config
-conf/train_asr.yaml`` (so ``init: none`` is None). No weights are loaded.
+ESPnet's parser reads the file, and the ``build_model`` of the task (espnet2/tasks/abs_task.py) gets the parsed
+arguments. As in ``asr_train --config conf/train_asr.yaml``, entries that the file lacks get their defaults, and strings
+are converted to the types of their arguments (so ``init: none`` is None). No weights are loaded.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["CONFIG", "TOOLKIT"]
 
 _LISTS = ("token_list", "src_token_list", "tgt_token_list", "unit_token_list", "transcript_token_list")
-"""Entries that are lists of tokens, or the files that have them."""
+"""Entries that are lists of tokens, or paths of files with such lists."""
 _RECIPE = "config"
-"""The entry of a run that names its recipe's file, from which ESPnet's parser would read the values once more."""
+"""The entry with the path of the recipe's file in a run's configuration; ESPnet's parser would read that file again."""
 _OF_RUNS = ("required", "version", "distributed")
 """Entries that a run adds to its arguments."""
 
@@ -59,7 +59,7 @@ class _Toolkit:
         return ("ESPnet",)
 
     def recognises(self, document: Document) -> bool:
-        """Return whether a document chooses the parts of a network as ESPnet's configurations do."""
+        """Return whether a document is an ESPnet configuration, judged by the entries that choose network parts."""
         content = document.content
         if not isinstance(content, dict) or "_target_" in content or ("model_type" in content and "svs" not in content):
             return False  # transformers' configurations have a model_type, and so has ESPnet's singing synthesis
@@ -71,8 +71,8 @@ class _Toolkit:
     def training(self, document: Document) -> Mapping[str, Any]:
         """Return the fields for our section ``train:``; {} if the configuration freezes no parameters.
 
-        ``freeze`` lists the names of the frozen parameters. For a task that ``ckpt train`` has, the section also names
-        that task, and the data files that the user has to provide.
+        ``freeze`` lists the names of the frozen parameters. If ``ckpt train`` can train the task, the section also
+        contains that task, and the data files that the user has to provide.
         """
         names = document.content.get("freeze_param") or []
         if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
@@ -110,7 +110,7 @@ class _Toolkit:
 
 
 TRAINED = ("asr", "asr_transducer", "slu", "st")
-"""Tasks whose models need only speech and text: ``ckpt train`` trains them by ``task: espnet``."""
+"""Tasks whose models need only speech and text: ``ckpt train`` trains them with ``task: espnet``."""
 TRAIN = {
     "task": "espnet",
     "features": {"kind": "waves"},
@@ -119,10 +119,10 @@ TRAIN = {
 
 
 class _Named:
-    """``model: {espnet: config.yaml, task: asr}``: a file in our format that names an ESPnet configuration.
+    """``model: {espnet: config.yaml, task: asr}``: a file in our format that refers to an ESPnet configuration.
 
-    Unlike ESPnet's own file it can have a section ``train:``. ``task`` may be left out if the entries of ESPnet's file
-    fit only one task.
+    Unlike ESPnet's own file, the file in our format can have a section ``train:``. ``task`` may be left out if the
+    entries of ESPnet's file fit only one task.
     """
 
     field = "espnet"
@@ -133,7 +133,7 @@ class _Named:
         return TOOLKIT.code(document)
 
     def load(self, document: Document) -> TargetSpec:
-        """Load the configuration that the document names relative to its own folder."""
+        """Load the ESPnet configuration to which the document refers, by a path relative to its folder."""
         check_fields(document, "model", document.model, ("espnet", "task"))
         named = document.model["espnet"]
         if not isinstance(named, str):
@@ -148,7 +148,7 @@ class _Named:
 
 
 def _task_name(document: Document) -> str | None:
-    """Return the task that the user or the document names; None if neither does."""
+    """Return the task that the user chose, else the task in the document; None if there is neither."""
     named = document.model.get("task")
     if named is not None and not isinstance(named, str):
         raise document.fail(f"the field task is {brief_repr(named)}, not the name of a task of ESPnet.")
@@ -156,14 +156,14 @@ def _task_name(document: Document) -> str | None:
 
 
 def _read(document: Document) -> _Read:
-    """Read a configuration as ESPnet does, and find the files that it names.
+    """Read a configuration as ESPnet does, and find the files to which it refers.
 
     Raises ConfigError if ESPnet is not installed, no single task fits, or a file is missing.
     """
-    # With ESPnet's YAML rules: 1e5 in a list of tokens is a token, but our own reader makes it a number.
+    # ESPnet's YAML rules: 1e5 in a list of tokens is a string. Our own rules would make it a number.
     values = read_yaml(document.text, document.name, exponents=False)
     if others := [name for name in values if not isinstance(name, str)]:
-        raise document.fail(f"the name of an entry is {brief_repr(others[0])}, not a text.", "Write it in quotes.")
+        raise document.fail(f"the name of an entry is {brief_repr(others[0])}, not a string.", "Write it in quotes.")
     task = task_of(document, values)
     with user_code(document):
         _imported(document, task)  # first, because without ESPnet a corrected file would only lead to the next error
@@ -176,17 +176,17 @@ def _read(document: Document) -> _Read:
             notes.append(f"{name} {escape(holder[name])} of {escape(document.name)} was found at {escape(found)}")
         holder[name] = found
     if values.get("use_adapter"):
-        notes.append("its adapters are left out: ESPnet adds them after it has loaded what init_param names")
+        notes.append("its adapters are left out: ESPnet adds them after it has loaded the weights of init_param")
     return _Read(task, values, tuple(files), tuple(notes))
 
 
 def _parsed(
     document: Document, parser: ArgumentParser, values: Mapping[str, Any]
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return all arguments that ESPnet's parser makes of a configuration, and a note on entries that it ignores.
+    """Return all arguments that ESPnet's parser makes of a configuration, and a note on entries that are ignored.
 
-    Raises ConfigError if the file of a recipe has an argument that the installed ESPnet lacks, as ESPnet itself does.
-    The file that a run wrote may have arguments of another version of ESPnet.
+    Raises ConfigError if a recipe's file has an argument that the installed ESPnet lacks; ESPnet refuses it, too. In a
+    file that a run wrote, such arguments are ignored, because they may come from another version of ESPnet.
     """
     known = vars(parser.parse_args([])).keys()
     others = [name for name in values if name not in known]
@@ -210,7 +210,7 @@ def _parsed(
 
 
 def _file_names(document: Document, values: dict[str, Any], task: Task) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield (dict, name of a field in it) for each field that names a file that the build reads."""
+    """Yield (dict, name of a field in it) for each field with the path of a file that building the model reads."""
     for name in _LISTS:
         tokens = values.get(name)
         if tokens is None and name == _LISTS[0] and name in task.entries and task.name != "enh_s2t":
@@ -222,7 +222,7 @@ def _file_names(document: Document, values: dict[str, Any], task: Task) -> Itera
             yield values, name
         elif tokens is not None and not _are_texts(tokens):
             raise document.fail(
-                f"the field {name} is neither a list of texts nor a file name.", "Quote tokens that look like numbers."
+                f"the field {name} is neither a list of strings nor a file name.", "Quote tokens that look like numbers."
             )
     for name in sorted(values):
         conf = values.get(f"{name}_conf")
@@ -235,10 +235,10 @@ def _are_texts(tokens: object) -> bool:
 
 
 def _found(document: Document, what: str, path: str) -> str:
-    """Return the path of an existing file that the configuration names in the field ``what``.
+    """Return the path of the existing file to which the field ``what`` of the configuration refers as ``path``.
 
     ``path`` is looked up relative to the working directory, as in ESPnet, then to the folder of the configuration, then
-    to each folder above that one. Raises ConfigError if there is no such file.
+    to each folder above that folder. Raises ConfigError if there is no such file.
     """
     folder = os.path.dirname(os.path.abspath(document.path))
     folders = [os.getcwd(), folder]
@@ -256,7 +256,7 @@ def _found(document: Document, what: str, path: str) -> str:
 
 
 def _imported(document: Document, task: Task) -> Any:
-    """Return the class of a task; raises ConfigError if it cannot be imported; the error names the missing package."""
+    """Return the class of a task; raises ConfigError with the name of the missing package if it cannot be imported."""
     try:
         return getattr(importlib.import_module(task.module), task.cls)
     except ModuleNotFoundError as error:

@@ -1,7 +1,7 @@
 """Destinations made by code: ``model: {_target_: package.module.Class, …}``, Hydra's convention.
 
-https://hydra.cc/docs/advanced/instantiate_objects/overview/. The code is the user's own and is run; the field ``ran``
-of the destination says what ran.
+https://hydra.cc/docs/advanced/instantiate_objects/overview/. The user's code is run; the field ``ran`` of the
+destination lists the code that ran.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _Factory:
         return tuple(targets_in(document.model))
 
     def load(self, document: Document) -> TargetSpec:
-        """Import the named code, build the model without storage, and return its state dict as a destination."""
+        """Import the code, build the model without storage, and return its state dict as a destination."""
         from .torch_module.module import module_target
 
         found: list[_Located] = []
@@ -55,7 +55,7 @@ class _Factory:
 
 @dataclass(frozen=True)
 class _Located:
-    """The object that a ``_target_`` names, its module, and the module's file if this is the user's own."""
+    """The object to which a ``_target_`` refers, its module, and the module's file if it is the user's own ("" else)."""
 
     target: str
     value: Any
@@ -69,10 +69,10 @@ class _Located:
 
 
 def _locate(document: Document, target: Any) -> _Located:
-    """Return the object that a dotted name means, with its module.
+    """Return the object with a dotted name such as ``package.module.Class``, and its module.
 
-    The longest prefix that is a module is imported; the rest of the name are attributes. Raises ConfigError if the name
-    cannot be imported.
+    The longest prefix that is a module is imported; the remaining parts of the name are attributes. Raises ConfigError
+    if the name cannot be imported.
     """
     if not isinstance(target, str) or "." not in target:
         raise document.fail(f"the field _target_ is {brief_repr(target, 80)}; it must be package.module.Class.")
@@ -119,9 +119,9 @@ def targets_in(node: Any) -> Iterator[str]:
 
 
 def _resolve_all(document: Document, node: Any, found: list[_Located]) -> None:
-    """Import what every ``_target_`` in nested configurations names, and append it to ``found``.
+    """Import the object of every ``_target_`` in nested configurations, and append it to ``found``.
 
-    Raises ConfigError if a name cannot be imported, and for OmegaConf's ``${…}``.
+    Raises ConfigError if a name cannot be imported, and for OmegaConf's interpolations ``${…}``.
     """
     if isinstance(node, str) and "${" in node:
         raise document.fail(
@@ -139,9 +139,9 @@ def _resolve_all(document: Document, node: Any, found: list[_Located]) -> None:
 
 
 def instantiated(document: Document, node: Mapping[str, Any]) -> Any:
-    """Return the object that an entry with ``_target_`` describes; runs the user's own code.
+    """Build and return the object that an entry with ``_target_`` describes; this runs the user's code.
 
-    Raises ConfigError if an import fails, and whatever the code raises.
+    Raises ConfigError if an import fails. Exceptions of the user's code are not caught.
     """
     _resolve_all(document, node, [])
     return _instantiate(document, node)

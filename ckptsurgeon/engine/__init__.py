@@ -1,1 +1,1 @@
-"""Applies plans: copies bytes between files, computes the other tensors, and puts the output in place atomically."""
+"""Applies plans: copies bytes between files, computes the other tensors, and publishes the output atomically."""

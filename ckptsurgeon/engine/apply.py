@@ -61,12 +61,14 @@ def carry_out(
 ) -> Receipt:
     """Apply a plan to its open inputs: write the output to the path or address in ``options``; return a receipt.
 
-    ``recipe`` is stored in the output; ``progress`` is called with (bytes done, bytes in all). ``beside`` are entries
-    that the output gets in addition to tensors, in place of those that the plan copies. ``helpers`` are other processes
-    that write some of the parts. Raises PlanError if a step does not fit its source, or if two tensors that the
-    destination ties have different values; FormatError if the bytes of a source do not match their checksum;
-    SourceError and OutputError if a file cannot be read or written. A failure leaves no output, but the finished parts
-    of one that has several, if the same command may succeed later.
+    ``recipe`` is stored in the output; ``progress`` is called with (bytes done, total bytes). ``beside`` are entries
+    other than tensors that are written into the output; if it is None, these are the entries that the plan copies.
+    ``helpers`` are other processes that write some of the parts.
+
+    Raises PlanError if a step does not fit its source, or if two tensors that the destination ties have different
+    values; FormatError if the bytes of a source do not match their checksum; SourceError and OutputError if a file
+    cannot be read or written. After a failure there is no output. If the output has several parts and the same command
+    may succeed later, the finished parts are kept for that run.
     """
     began = time.perf_counter()
     for step in plan.steps:
@@ -89,7 +91,7 @@ def carry_out(
         check_output(path, taken, force=options.force, folder=shape.folder)
     with ExitStack() as stack:
         stack.enter_context(output_lock(locked, options.wait, shown=shown(path)))
-        if not at_address:  # only now does the lock keep other runs out
+        if not at_address:  # check again, now that the lock excludes other runs
             check_output(path, taken, force=options.force, folder=shape.folder)
         consumer = source_consumer(written, inputs, options, shape)
         former = stale_companions(options.path, written.target) if shape.folder else StaleCompanions()
@@ -102,7 +104,7 @@ def carry_out(
             )
         )  # fmt: skip
         if staged.folder is not None:
-            copy_companions(written, staged.folder)  # first: a file that changed since the plan ends the run at once
+            copy_companions(written, staged.folder)  # first, to fail at once if a file has changed since the plan
         parts = staged.begin_parts(lambda: identity_digest(plan, inputs, options, shape))
         receipts = _write_parts(written, inputs, staged, parts, progress)
         check_unchanged(inputs.sources)
@@ -142,7 +144,7 @@ def _merged(dicts: Iterable[Mapping[str, T]]) -> dict[str, T]:
 def _write_parts(
     plan: Plan, inputs: PlanInputs, staged: StagedOutput, parts: Sequence[OutputFile], progress: Progress | None
 ) -> list[PartReceipt]:
-    """Write some parts of an output, while others write the rest; return the receipts of all parts, in their order."""
+    """Write ``parts``, while other processes write the other parts; return the receipts of all parts, in order."""
     shape = staged.shape
     steps = steps_of_parts(plan, shape)
     kept = sum(one.layout.size for one in shape.parts if one.name in staged.kept)
@@ -158,7 +160,7 @@ def _write_parts(
 
 
 def _left_out_notes(plan: Plan, written: Plan, options: OutputOptions) -> Iterator[str]:
-    """Yield a note that names the companion files of a plan (as ``config.json``) that are not written, and says why."""
+    """Yield a note that lists the companion files of a plan (such as config.json) that are not written, and why."""
     left = [one.name for one in plan.target.companions if one not in written.target.companions]
     if left and plan.vocabularies and not is_folder(options):
         yield f"not written, since they are only written into a folder (-o NAME/): {listing(left, 12, where='')}"
@@ -167,9 +169,9 @@ def _left_out_notes(plan: Plan, written: Plan, options: OutputOptions) -> Iterat
 
 
 def _carried_entries(plan: Plan, inputs: PlanInputs) -> ExtraEntries | None:
-    """Return the entries other than tensors (such as ``epoch``) that a plan copies from its source; None without any.
+    """Return the entries other than tensors (such as ``epoch``) that a plan copies from its source; None if none.
 
-    Raises PlanError if the source lacks one of them.
+    Raises PlanError if the source lacks one of these entries.
     """
     carried = plan.carried
     if not (carried.root or carried.entries):
@@ -179,7 +181,8 @@ def _carried_entries(plan: Plan, inputs: PlanInputs) -> ExtraEntries | None:
     if source is None or path is None or source.root != carried.root:
         where = escape(carried.root) if carried.root else "the top level"
         raise PlanError(
-            f"the plan copies the entries beside the state dict at {where}, but the source has no state dict there.",
+            f"the plan copies other entries that belong to the state dict at {where}, but the source has no state dict "
+            "there.",
             hint="Make a new plan.",
         )
     wanted = set(carried.entries)
@@ -199,7 +202,7 @@ def _carried_entries(plan: Plan, inputs: PlanInputs) -> ExtraEntries | None:
 def _check_apart(plan: Plan, path: Sequence[str], levels: Sequence[Mapping[str, object]]) -> None:
     """Raise PlanError if an entry that the plan copies has a name that the output already uses.
 
-    ``path`` has the names of the nested dicts that lead to the tensors. ``levels`` has the copied entries of each of
+    ``path`` are the keys of the nested dicts that lead to the tensors. ``levels`` are the copied entries of each of
     these dicts, the outermost first.
     """
     taken = [step.key for step in plan.steps if step.key in levels[-1]]
@@ -235,9 +238,9 @@ def _identities(inputs: PlanInputs, plan: Plan, options: OutputOptions) -> Itera
 
 
 def _finish(receipts: Sequence[PartReceipt], shape: OutputShape, staged: StagedOutput, recipe: Sequence[str]) -> None:
-    """Write what is left: the header of a single file, or the index of a folder; and the recipe, sealed by a SHA-256.
+    """Write the header of a single file, or the index of a folder, with the recipe, which a SHA-256 seals.
 
-    ``receipts`` are those of all parts.
+    ``receipts`` are the receipts of all parts.
     """
     if staged.folder is None:
         (part,), (receipt,) = shape.parts, receipts

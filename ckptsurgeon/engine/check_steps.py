@@ -1,4 +1,4 @@
-"""Checks that the steps of a plan are possible: their operations must fit their shapes and dtypes."""
+"""Checks that each step of a plan is possible: that its operation fits its shapes and dtypes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..util.text import escape
 __all__ = ["check_step"]
 
 _SHOWN = 3
-"""How many inputs of a step an error names."""
+"""How many inputs of a step an error message lists."""
 
 
 def check_step(step: Step) -> None:
-    """Raise PlanError if a step's operation does not fit its shapes or dtypes, as in a plan that a user has edited."""
+    """Raise PlanError if a step's operation does not fit its shapes or dtypes, for example after a user's edit."""
     if step.op == "init":
         return
     if step.coded is not None:
@@ -39,19 +39,19 @@ def check_step(step: Step) -> None:
 
 
 def _check_coded(step: Step, part: CodedPart) -> None:
-    """Raise PlanError if a part of a quantised tensor cannot have the dtype and the shape that its step gives."""
+    """Raise PlanError if a part of a quantised tensor cannot have the dtype and the shape in its step."""
     from .compute.coded import fits  # imports numpy, which copying does not need
 
     if not fits(step, part):
         raise PlanError(
-            f"the plan is not possible: {escape(step.key)}, {step.dtype} {step.shape}, is not a part ({part.role}, "
+            f"the plan is not possible: {escape(step.key)}, {step.dtype} {step.shape}, cannot be a part ({part.role}, "
             f"{escape(part.encoding)}) of a quantised tensor of the shape {part.shape}.",
             hint="Make a new plan, with the command that wrote this one.",
         )
 
 
 def _from(step: Step) -> str:
-    """Return a phrase that names the first inputs of a step: ``from a float32 (2, 3), b float32 (2,)``."""
+    """Return a phrase that lists the first inputs of a step: ``from a float32 (2, 3), b float32 (2,)``."""
     if step.source is None:
         return "from no tensor"
     more = f", and {len(step.inputs) - _SHOWN} more" if len(step.inputs) > _SHOWN else ""
@@ -59,16 +59,16 @@ def _from(step: Step) -> str:
 
 
 def _resizes(step: Step) -> bool:
-    """Return whether a step's operation is the one by which its policy turns the source's shape into the output's."""
+    """Return whether a step's operation is the operation that its policy uses for these two shapes."""
     found = fit(step.policy, step.source_shape, step.shape, step.source_dtype)
     return found.op == step.op and found.op != "init"
 
 
 def _maps(step: Step) -> bool:
-    """Return whether the shapes and the dtype of a step allow to move embedding rows from one vocabulary to another.
+    """Return whether embedding rows can be moved between vocabularies with the shapes and the dtype of a step.
 
     The number of rows must fit both shapes, which must be equal along all other axes. The mean of several rows needs a
-    floating dtype.
+    floating-point dtype.
     """
     have, want, axis, rows = step.source_shape, step.shape, step.axis, step.rows
     if rows is None or len(have) != len(want) or not 0 <= axis < len(want):
@@ -82,8 +82,8 @@ def _maps(step: Step) -> bool:
 def _merges(step: Step) -> bool:
     """Return whether the inputs of a step can be combined element by element.
 
-    All inputs must have the output's shape and the same kind of dtype, such as floating. Either each input has a finite
-    weight, or there are no weights.
+    All inputs must have the output's shape and the same kind of dtype, such as floating-point. Either each input has a
+    finite weight, or there are no weights.
     """
     inputs, kind = step.inputs, DTYPES[step.source_dtype].kind
     alike = all(
@@ -99,12 +99,12 @@ def _merges(step: Step) -> bool:
 
 
 def _adapts(step: Step) -> bool:
-    """Return whether all inputs of a step are real numbers, with the shapes that its LoRA adapters need."""
+    """Return whether all inputs of a step are real floating-point tensors, with the shapes of its LoRA adapters."""
     return step.lora is not None and _real(step) and step.lora.fits(step.shape, [one.shape for one in step.inputs])
 
 
 def _factors(step: Step) -> bool:
-    """Return whether the dtypes and shapes of a step's two inputs allow a low-rank factor of their difference."""
+    """Return whether a low-rank factor of the difference of a step's two inputs can be computed from these inputs."""
     return step.factor is not None and _real(step) and step.factor.fits(step.shape, [one.shape for one in step.inputs])
 
 
@@ -113,7 +113,7 @@ def _real(step: Step) -> bool:
 
 
 def _merges_by_method(step: Step) -> bool:
-    """Return whether all inputs of a step are real floating numbers, and its policy can make their shapes fit."""
+    """Return whether all inputs of a step are real floating-point tensors, and its policy can align their shapes."""
     if step.merge is None:
         return False
     from .compute.aligning import aligns  # imports numpy, which copying does not need
@@ -146,4 +146,4 @@ _FITS: Mapping[str, Callable[[Step], bool]] = {
     "merge": _merges_by_method,
     "max": _takes_the_largest,
 }
-"""The check of a step's shapes and numbers, by operation; operations that are not listed are policies."""
+"""The check of a step, by operation; an operation that is not listed is a policy, and ``_resizes`` checks it."""

@@ -1,4 +1,4 @@
-"""Checksums: the CRC-32 of written bytes, and checks of a source's recorded checksums."""
+"""Computes the CRC-32 of written bytes, and checks the checksums that are stored in a source."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..util.text import escape
 __all__ = ["bad_checksum", "check_range", "check_storage", "check_values", "checkable", "combine", "crc32"]
 
 BLOCK = 1 << 20
-"""Bytes that are read at once: about the size of a core's cache."""
+"""How many bytes are read at once: about the size of a core's cache."""
 
 crc32 = isal_zlib.crc32
 Sum: TypeAlias = Callable[[memoryview, int], int]
@@ -33,7 +33,7 @@ def combine(parts: Sequence[tuple[int, int]]) -> int:
 
 
 def checkable(source: Checkpoint, info: TensorInfo) -> Iterator[tuple[File, Storage]]:
-    """Yield (file, storage) for each storage that holds values of a tensor and has a checksum in its file."""
+    """Yield (file, storage) for each storage that contains values of a tensor and has a checksum in its file."""
     for leaf in leaves(info):
         if leaf.storage is not None and leaf.storage.has_checksum:
             yield source.file(leaf), leaf.storage
@@ -51,7 +51,7 @@ def check_values(source: Checkpoint, info: TensorInfo) -> None:
 
 
 def check_storage(file: File, storage: Storage) -> None:
-    """Raise FormatError if the bytes of a storage do not match a checksum that the file has for them."""
+    """Raise FormatError if the bytes of a storage do not match a checksum that the file contains for them."""
     for expected, sum_of in ((storage.crc32, crc32), (storage.crc32c, crc32c)):
         if expected is not None and check_range(file, storage.offset, storage.nbytes, sum_of) != expected:
             raise bad_checksum(file, storage.name)
@@ -65,9 +65,9 @@ def bad_checksum(file: File, name: str) -> FormatError:
 
 
 def check_range(file: File, offset: int, nbytes: int, sum_of: Sum = crc32) -> int:
-    """Return the CRC-32 of ``nbytes`` bytes of a file, from the byte ``offset`` on, which are read block by block.
+    """Return the CRC-32 of ``nbytes`` bytes of a file that begin at ``offset``; they are read block by block.
 
-    ``sum_of`` may compute another checksum instead: it gets a block and the checksum of all bytes before.
+    ``sum_of`` may compute a different checksum: it is called with a block and the checksum of all bytes before it.
     """
     buffer = memoryview(bytearray(min(BLOCK, nbytes)))
     crc, done = 0, 0

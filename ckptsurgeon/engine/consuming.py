@@ -1,8 +1,8 @@
-"""Deletes the shards of the sources as soon as what came of them is on disk: for disks without room for a second model.
+"""Deletes shards of the sources while the output is written: for disks without room for a second model (--consume).
 
-A shard is deleted when all parts of the output that are made of it are finished, on disk and in the journal. What is
-left of it (``storage/read/consumed.py``) is enough for the same command to plan again and go on, if it is interrupted.
-From then on the finished parts are the only copy, and no failure removes them.
+A shard is deleted when all parts of the output that use it are finished, on disk and in the journal. A small file
+remains of it (``storage/read/consumed.py``): if the run is interrupted, the same command can use it to plan again and
+continue. From then on the finished parts are the only copy of the values, and no failure removes them.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from .parts import steps_of_parts
 __all__ = ["SourceConsumer", "consumable_files", "source_consumer"]
 
 END = ""
-"""Stands for the end of the run, as if it were a part."""
+"""A pseudo-part that is never finished: a shard that is needed for it is deleted only at the end of the run."""
 SAFETENSORS = ".safetensors"
 INDEX = ".safetensors.index.json"
 
 
 def consumable_files(plan: Plan, inputs: PlanInputs) -> dict[str, list[LocalFile]]:
-    """Return the shards that a run with ``consume`` deletes, by path: those of the sources, not of a destination.
+    """Return the open files of the shards that a run with ``consume`` deletes, by path: all shards of the sources.
 
-    A shard that is a part of several sources is open several times. Raises OutputError for a source that is not a
-    local folder of safetensors shards.
+    A shard that is a part of several sources is open several times. Shards of a destination are not deleted. Raises
+    OutputError for a source that is not a local folder of safetensors shards.
     """
     found: dict[str, list[LocalFile]] = {}
     for described, source in zip(plan.sources, inputs.sources, strict=False):
@@ -53,8 +53,8 @@ def consumable_files(plan: Plan, inputs: PlanInputs) -> dict[str, list[LocalFile
                 continue
             if not isinstance(file, LocalFile) or not file.name.endswith(SAFETENSORS):
                 raise OutputError(
-                    f"{escape(source.path)} cannot be consumed: it is not of safetensors files on this machine.",
-                    hint="Leave out --consume, or convert it first.",
+                    f"{escape(source.path)} cannot be consumed: its files are not safetensors files on this machine.",
+                    hint="Leave out --consume, or first convert the source to safetensors on this machine.",
                 )
             found.setdefault(os.path.realpath(file.path), []).append(file)
     return found
@@ -63,23 +63,26 @@ def consumable_files(plan: Plan, inputs: PlanInputs) -> dict[str, list[LocalFile
 def source_consumer(
     plan: Plan, inputs: PlanInputs, options: OutputOptions, shape: OutputShape
 ) -> SourceConsumer | None:
-    """Return what deletes the shards of the sources, if the options ask for it; raises OutputError if it cannot."""
+    """Return the consumer that deletes the shards of the sources; None without the option ``consume``.
+
+    Raises OutputError if these inputs cannot be consumed, or not with this output.
+    """
     if not options.consume:
         return None
     if scheme_of(options.path):
         raise OutputError(
-            "--consume is not for an output at an address: nothing there is kept of an interrupted run.",
+            "--consume does not work with an output at an address: an interrupted run leaves no finished parts there.",
             hint="Write the output to this machine, or leave out --consume.",
         )
     if not shape.folder or len(shape.parts) < 2:
         raise OutputError(
-            "--consume needs an output of several shards: a single file is not finished before its last byte.",
+            "--consume needs an output of several shards: a single file is finished only with its last byte.",
             hint="Write a folder of shards, with --max-shard-size smaller than the model.",
         )
     if not is_known(plan, inputs):
         raise OutputError(
-            "--consume needs inputs of which a later run can tell that they are the same: files, and no initial values "
-            "that code of your own draws.",
+            "--consume needs inputs that a later run can recognise as unchanged: files, and no initial values that "
+            "your own code draws.",
             hint="Leave out --consume.",
         )
     files = consumable_files(plan, inputs)
@@ -90,7 +93,7 @@ def source_consumer(
         elif os.path.realpath(file.shard.output) != os.path.realpath(options.path):
             other = escape(file.shard.output)
             raise OutputError(
-                f"{escape(file.uri)} was consumed by a run that writes {other}, and was interrupted.",
+                f"{escape(file.uri)} was consumed by a run that writes {other}, which was interrupted.",
                 hint="Run that command again.",
             )
         if path in kept:
@@ -99,9 +102,9 @@ def source_consumer(
 
 
 class SourceConsumer:
-    """The shards of the sources that are to be deleted, and the parts of the output that each of them is needed for.
+    """Deletes shards of the sources, each as soon as all parts of the output that need it are finished.
 
-    ``files`` are the open files of each shard, by path.
+    ``files`` are the open files of each shard, by path; ``parts`` are the steps of each part, by the part's name.
     """
 
     def __init__(
@@ -121,29 +124,32 @@ class SourceConsumer:
         for name, paths in self._paths.items():
             for path in paths:
                 self._waiting[path].add(name)
-        for pair in plan.equal:  # compared before anything is written, also when an interrupted run goes on
+        for pair in plan.equal:  # every run, also one that continues, compares these tensors before it writes
             for path in (*_files_of(inputs, pair.source, pair.first), *_files_of(inputs, pair.source, pair.second)):
                 if path in files:
                     self._waiting[path].add(END)
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all shards."""
+        """The size of all shards in bytes."""
         return sum(opened[0].size for opened in self._files.values())
 
     def nbytes_beside(self, path: str) -> int:
-        """Return the bytes of the shards that are still there, on the file system of the output ``path``."""
+        """Return the size in bytes of the shards that still exist on the file system of the output ``path``."""
         device = os.stat(os.path.dirname(os.path.abspath(path))).st_dev
         there = (os.stat(one) for one in self._files if os.path.exists(one))
         return sum(found.st_size for found in there if found.st_dev == device)
 
     @property
     def has_begun(self) -> bool:
-        """Whether a shard was deleted, by this run or by an interrupted one."""
+        """Whether a shard was deleted, by this run or by an interrupted run."""
         return any(isinstance(opened[0], ConsumedFile) or opened[0].closed for opened in self._files.values())
 
     def check_kept(self, kept: Collection[str]) -> None:
-        """Raise PlanError if a part that is not finished needs a shard that is gone."""
+        """Raise PlanError if an unfinished part needs a shard that was deleted; ``kept`` are the finished parts.
+
+        Raises OutputError if the output is already complete.
+        """
         lost = [
             opened[0].uri
             for path, opened in self._files.items()
@@ -151,24 +157,24 @@ class SourceConsumer:
         ]
         if lost and not kept and os.path.exists(os.path.join(self._output, RECIPE_FILE)):
             raise OutputError(
-                f"{escape(self._output)} was written by a run that consumed its sources and ended too early: "
-                f"some files are left of them: {listing(lost)}.",
-                hint=f"See that it is whole, with ckpt verify, and remove these files (*{CONSUMED}) and their index.",
+                f"{escape(self._output)} was already written, by a run that consumed its sources but was interrupted "
+                f"before it removed their remaining files: {listing(lost)}.",
+                hint=f"Check the output with ckpt verify, then remove these files (*{CONSUMED}) and their index.",
                 details=lost,
             )
         if lost:
             raise PlanError(
-                f"finished shards of {escape(self._output)} are damaged or cannot be read, and what they were made of "
-                f"was consumed: {listing(lost)}. Nothing was changed.",
-                hint="Run the command again; if that does not help, fetch these files again.",
+                f"finished shards of {escape(self._output)} are damaged or cannot be read, and the sources that they "
+                f"were made of were consumed: {listing(lost)}. Nothing was changed.",
+                hint="Run the command again; if that does not help, download these files again.",
                 details=lost,
             )
 
     def finished(self, names: Iterable[str], before: Callable[[], None]) -> None:
-        """Delete the shards that only finished parts were made of; ``names`` are those that were finished now.
+        """Record that the parts ``names`` are finished, and delete the shards that no unfinished part needs.
 
-        ``before`` is called before the first of them is deleted. With the last part nothing is deleted until the output
-        is in its place; shards that no part was made of stay until then, too. Raises OutputError.
+        ``before`` is called before the first shard is deleted. After the last part nothing is deleted here: ``finish``
+        deletes the remaining shards, and shards that no part needs, when the output is published. Raises OutputError.
         """
         with self._lock:
             free = list(self._free(names))
@@ -183,7 +189,7 @@ class SourceConsumer:
                     file.close()
 
     def _free(self, names: Iterable[str]) -> Iterator[str]:
-        """Note that parts are finished; yield the paths of the shards that no part needs any more."""
+        """Record that parts are finished; yield the paths of the shards that no part needs any more."""
         for name in names:
             self._unfinished.discard(name)
             for path in self._paths.pop(name, ()):
@@ -192,7 +198,7 @@ class SourceConsumer:
                     yield path
 
     def finish(self) -> tuple[str, ...]:
-        """Delete all shards, and indexes that name nothing else; return a note. Raises OutputError."""
+        """Delete all shards, and indexes whose shards are now all deleted; return a note. Raises OutputError."""
         for path in self._files:
             delete(path)
         for folder in dict.fromkeys(map(os.path.dirname, self._files)):
@@ -204,7 +210,7 @@ class SourceConsumer:
 
 
 def _shards(index: str) -> set[str]:
-    """Return the paths of the shards that an index names; none if it cannot be read."""
+    """Return the paths of the shards that an index file lists; an empty set if it cannot be read."""
     with suppress(OSError, ValueError, AttributeError, LookupError):
         names = set(map(str, read_json(read_file(index, limits.JSON_HEADER_BYTES).decode())["weight_map"].values()))
         return {os.path.join(os.path.dirname(index), name) for name in names}
@@ -219,7 +225,10 @@ def _read_by(steps: Sequence[Step], inputs: PlanInputs) -> Iterator[str]:
 
 
 def _files_of(inputs: PlanInputs, place: int, key: str) -> Iterator[str]:
-    """Yield the paths of the files that store a tensor of a source, or what it is computed from."""
+    """Yield the paths of the files that store a tensor of a source, or the tensors that it is computed from.
+
+    ``place`` is the index of the source.
+    """
     source = inputs.sources[place]
     info = source.get(key)
     for leaf in leaves(info) if info is not None else ():

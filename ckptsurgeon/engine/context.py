@@ -18,13 +18,13 @@ from .compute.lora import AdapterChanges, FactorCache
 __all__ = ["MEMORY", "MergeContext", "ParallelMap"]
 
 MEMORY = 1 << 30
-"""Bytes of memory that computing a merge may take, unless an option sets another limit."""
+"""How many bytes of memory computing a tensor may take, unless an option sets another limit."""
 
 T = TypeVar("T")
 
 
 class ParallelMap(Protocol):
-    """A function like ``map``, perhaps with several threads: the results are in the order of the items."""
+    """A function like ``map`` that may use several threads; the results are in the order of the items."""
 
     def __call__(self, look: Callable[[Any], T], over: Iterable[Any], /) -> Iterable[T]:
         """Return the result of ``look`` for each item of ``over``, in order."""
@@ -33,11 +33,11 @@ class ParallelMap(Protocol):
 
 @dataclass(frozen=True)
 class MergeContext:
-    """Settings for computing tensors: the seed, the user's merge methods, the memory limit in bytes.
+    """Settings for computing tensors: the seed, the user's merge methods (``plugins``), the memory limit in bytes.
 
-    ``spread`` is a function like ``map``, perhaps with threads. ``factors`` is the cache of extracted factors.
-    ``roundings`` has what is lost in tensors that are quantised, ``adapters`` which adapters change nothing.
-    ``device`` is a device of torch, or "" for numpy; if it is None, the device is that of the plan.
+    ``spread`` is a function like ``map`` that may use threads. ``factors`` is the cache of extracted factors.
+    ``roundings`` records the rounding losses of tensors that are quantised, ``adapters`` which adapters change nothing.
+    ``device`` is a device of torch, or "" for numpy; if it is None, the device in the plan is used.
     """
 
     seed: int = 0
@@ -58,7 +58,7 @@ class MergeContext:
         known = self._methods
         if name not in known:
             raise ConfigError(
-                f"the merge method {escape(name)} is not known.", hint="Name the file that defines it with --plugin."
+                f"the merge method {escape(name)} is not known.", hint="Pass the file that defines it with --plugin."
             )
         return known[name]
 

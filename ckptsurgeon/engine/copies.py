@@ -1,4 +1,4 @@
-"""The ranges of bytes to copy: neighbours are joined, and large ranges are split into tasks for threads."""
+"""Prepares the ranges of bytes to copy: joins neighbouring ranges, and splits large ranges into tasks for threads."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from .checksums import combine
 __all__ = ["CopyPiece", "CopyRange", "CopyTask", "batched", "joined", "tasks_of"]
 
 CHUNK = 8 << 20
-"""Bytes of one task: enough to keep a disk busy, few enough for two threads to share a tensor."""
+"""The bytes of one task: enough to keep a disk busy, and few enough for two threads to share a tensor."""
 BATCH = 256
-"""Most small tasks that a thread takes at once."""
+"""The most tasks in one batch; a thread copies one batch after the other."""
 
 
 @dataclass(slots=True)
 class CopyPiece:
-    """The bytes of one tensor within a ``CopyRange``; ``expected`` is their CRC-32 in the source file, if it has one.
+    """The bytes of one tensor within a ``CopyRange``; ``expected`` is their CRC-32 if the source file contains it.
 
-    If several tasks copy these bytes, ``parts`` has (first byte, CRC-32, number of bytes) of the part of each task.
+    If several tasks copy these bytes, ``parts`` contains (first byte, CRC-32, number of bytes) for each task.
     """
 
     name: str
@@ -31,7 +31,7 @@ class CopyPiece:
     parts: list[tuple[int, int, int]] | None = None
 
     def done(self, begin: int, crc: int, nbytes: int) -> None:
-        """Record a copied part: where it begins, its CRC-32, and its number of bytes; may be called from any thread."""
+        """Record that the part from ``begin`` on was copied, with its CRC-32 and size; any thread may call this."""
         if self.parts is None:
             self.crc = crc
         else:
@@ -60,7 +60,7 @@ class CopyRange:
         return sum(piece.nbytes for piece in self.pieces)
 
     def follows(self, other: CopyRange, size: int) -> bool:
-        """Return whether this range begins where ``other``, of ``size`` bytes, ends, in both files."""
+        """Return whether this range begins at the end of ``other``, which has ``size`` bytes, in both files."""
         return (
             self.source is other.source
             and self.output is other.output
@@ -72,7 +72,7 @@ class CopyRange:
 def joined(copies: Iterable[CopyRange]) -> list[CopyRange]:
     """Return the ranges in the order of the output; ranges that follow each other in both files are joined."""
     made: list[CopyRange] = []
-    size = 0  # of the last range, kept since that may have many thousand pieces
+    size = 0  # the size of the last range, which would be slow to sum again for thousands of pieces
     for copy in copies:
         if made and copy.follows(made[-1], size):
             made[-1].pieces.extend(copy.pieces)
@@ -85,9 +85,9 @@ def joined(copies: Iterable[CopyRange]) -> list[CopyRange]:
 
 @dataclass(slots=True)
 class CopyTask:
-    """A part of the range ``copy``, from its byte ``begin`` on.
+    """A part of the range ``copy`` that starts at its byte ``begin``.
 
-    ``slices`` has (piece, offset within the piece, number of bytes) for each piece of which it has bytes.
+    ``slices`` contains (piece, offset within the piece, number of bytes) for each piece that it copies bytes of.
     """
 
     copy: CopyRange
@@ -101,7 +101,7 @@ class CopyTask:
 
 
 def tasks_of(copies: Sequence[CopyRange]) -> Iterator[CopyTask]:
-    """Split ranges into tasks of about ``CHUNK`` bytes."""
+    """Yield tasks of at most ``CHUNK`` bytes that together copy the ranges."""
     for copy in copies:
         begin, slices, size = 0, list[tuple[CopyPiece, int, int]](), 0
         for piece in copy.pieces:

@@ -1,4 +1,4 @@
-"""Applies the steps that copy tensors, and checks the recorded checksums of the bytes that are read."""
+"""Applies the steps that copy tensors, and checks the bytes that are read against the checksums in their files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["check_storages", "copied_steps"]
 
 @contextmanager
 def copied_steps(run: PartRun) -> Iterator[None]:
-    """Copy every tensor whose bytes do not change, while the body of the ``with`` computes the others."""
+    """Copy every tensor whose bytes do not change, while the body of the ``with`` computes the other tensors."""
     pieces: dict[str, CopyPiece] = {}
     with copying(_copies(run, pieces), run.advance) as run.check:
         yield
@@ -42,10 +42,10 @@ def _copies(run: PartRun, pieces: dict[str, CopyPiece]) -> Iterator[CopyRange]:
 
 
 def check_storages(runs: Iterable[PartRun]) -> None:
-    """Raise FormatError if a storage that will be read, and that copying does not check, does not match its checksum.
+    """Raise FormatError if a storage that the runs will read does not match its checksum.
 
-    Copying checks only storages that are copied whole. This function checks storages that are copied in part, and those
-    of the inputs of computed tensors.
+    Storages that are copied whole are left out, since copying checks them. This function checks storages of which only
+    a part is copied, and the storages of the inputs of computed tensors.
     """
     wanted: dict[int, tuple[File, Storage]] = {}
     for run in runs:
@@ -63,8 +63,8 @@ def check_storages(runs: Iterable[PartRun]) -> None:
 def _passes_by(info: TensorInfo) -> bool:
     """Return whether a tensor that is copied needs no check before it is copied.
 
-    It needs none if its storage has no checksum, or if it is the whole storage and the checksum is a CRC-32, which
-    copying computes.
+    This is so if its storage has no checksum, or if the tensor is the whole storage and the checksum is a CRC-32:
+    copying computes the CRC-32 and compares it.
     """
     storage = info.storage
     if storage is None or not storage.has_checksum:

@@ -1,4 +1,4 @@
-"""What two runs must have in common if one goes on with what the other began, or if they write parts of one output."""
+"""Compares two runs: whether one can continue an output that the other began, or write parts of the same output."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = ["difference", "identity_digest", "identity_of", "is_known", "on_disk"
 
 
 _OPTIONS = ("to", "max_shard_size", "consume")
-"""Those options of the output that are told apart in words."""
+"""The options of the output that a message mentions if they differ."""
 
 
 def identity_of(plan: Plan, inputs: PlanInputs, options: OutputOptions, shape: OutputShape) -> dict[str, Any]:
-    """Return what makes an output what it is, as plain data."""
+    """Return everything that determines the output of a run, as plain data (JSON types)."""
     identity = {
         "ckptsurgeon": __version__,
         "verb": plan.verb,
@@ -40,7 +40,7 @@ def identity_of(plan: Plan, inputs: PlanInputs, options: OutputOptions, shape: O
         "plugins": [_code_of(method.function) for method in inputs.plugins],
         "plan": plan.sha256_without_notes(),
     }
-    return dict(json.loads(json.dumps(identity)))  # as a journal has it, with lists for tuples
+    return dict(json.loads(json.dumps(identity)))  # tuples become lists, as in a journal, so that they can be compared
 
 
 def _code_of(function: Any) -> str:
@@ -57,7 +57,7 @@ def identity_digest(plan: Plan, inputs: PlanInputs, options: OutputOptions, shap
 
 
 def on_disk(inputs: PlanInputs) -> list[list[int]]:
-    """Return the inode and the time of change of every local source: another file may have the same size and mtime."""
+    """Return the inode and the ctime of every local source file: another file may have the same size and mtime."""
     found = []
     for source in inputs.sources:
         for file in source.open_files().values():
@@ -71,10 +71,10 @@ def on_disk(inputs: PlanInputs) -> list[list[int]]:
 
 
 def is_known(plan: Plan, inputs: PlanInputs) -> bool:
-    """Return whether it can be told later that the inputs have not changed.
+    """Return whether a later run can find out if the inputs have changed.
 
-    It cannot for a source in memory, for an address whose server names no version, and for initial values that code of
-    the user draws.
+    This is impossible for a source in memory, for an address whose server sends no version (such as an ETag), and for
+    initial values that the user's code draws.
     """
     files = (file for source in plan.sources for file in source.files)
     draws = inputs.target is not None and bool(inputs.target.ran) and any(step.draws for step in plan.steps)
@@ -86,12 +86,15 @@ def is_known(plan: Plan, inputs: PlanInputs) -> bool:
 
 
 def difference(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return in words how a run differs from the one that began an output; "" if it is the same."""
+    """Return how a run differs from the run that began an output, as the end of an error message; "" if it does not.
+
+    ``begun`` and ``now`` are the identities of the two runs (``identity_of``, with ``on_disk``).
+    """
     begun = {name: begun.get(name) for name in now}
     if begun == now:
         return ""
     if begun["ckptsurgeon"] != now["ckptsurgeon"]:
-        return f": ckptsurgeon {begun['ckptsurgeon']!s:.40} has written them, and this is {now['ckptsurgeon']}"
+        return f": ckptsurgeon {begun['ckptsurgeon']!s:.40} has written them, but this is {now['ckptsurgeon']}"
     if begun["verb"] != now["verb"]:
         return f": they are of another command, ckpt {begun['verb']!s:.40}"
     with suppress(LookupError, TypeError, AttributeError):
@@ -110,7 +113,7 @@ def difference(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         are = {**now["arguments"], **{name: now[name] for name in _OPTIONS}}
         options = [name for name in dict.fromkeys([*were, *are]) if were.get(name) != are.get(name)]
         if options:
-            return f": they are of a command with another {listing(options, where='')}"
+            return f": they are of a command with other values of these options: {listing(options, where='')}"
     changed = [name for name in ("target", "plugins", "on_disk") if begun[name] != now[name]]
     said = {"target": "the destination", "plugins": "the plugin", "on_disk": "a source"}
     return f", and {said[changed[0]]} has changed since" if changed else ": they are of another plan"

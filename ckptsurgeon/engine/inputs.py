@@ -22,9 +22,9 @@ __all__ = ["PlanInputs"]
 class PlanInputs(Brief):
     """The open sources of a plan, in the order of the plan, and ``target``, the model that the output is made for.
 
-    ``others`` are further files that were read and must not be overwritten. ``planning`` has the inputs from which a
-    transplant was planned; ``explain`` uses them. ``plugins`` are the user's merge methods, ``memory`` is the limit in
-    bytes for computing a merge (0: the default).
+    ``others`` are other files that were read and must not be overwritten. ``planning`` are the inputs from which a
+    transplant was planned; ``explain`` uses them. ``plugins`` are the user's merge methods, ``memory`` is the memory
+    limit in bytes for computing a tensor (0: the default).
     """
 
     sources: Sequence[Checkpoint] = ()
@@ -35,6 +35,6 @@ class PlanInputs(Brief):
     memory: int = 0
 
     def keeper(self, plan: Plan) -> Checkpoint | None:
-        """Return the destination's checkpoint, whose values stay if no source gives any; None if it has none."""
+        """Return the destination's checkpoint, from which tensors that are in no source keep their values, or None."""
         opened = zip(plan.sources, self.sources, strict=False)  # a live module is a source without a checkpoint
         return next((one for source, one in opened if source.role == "destination"), None)

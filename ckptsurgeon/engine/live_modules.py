@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["put_tensors", "stage_tensors"]
 
 Put = Callable[[str, "torch.Tensor"], None]
-"""A function that gets a key and its values."""
+"""A function that is called with a key and its values."""
 
 
 def stage_tensors(
@@ -39,9 +39,9 @@ def stage_tensors(
 ) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
     """Return the tensors that a plan makes, by destination key, and notes, such as on values that became infinite.
 
-    ``boxes`` gives, for some keys, the part of the tensor that is returned; if a tensor is copied or cast, only that
-    part is read. Everything is read and checked here, so that a failure comes before anything is written. If ``put`` is
-    given, it gets each tensor as soon as it is read, and the returned dict is empty.
+    For a key in ``boxes``, only that part of the tensor is returned; if the tensor is copied or cast, only that part is
+    read. Everything is read and checked here, so that errors are raised before anything is written. If ``put`` is
+    given, it is called with each tensor as soon as the tensor is read, and the returned dict is empty.
     """
     with keeping(inputs):
         prefetch(plan, inputs)
@@ -57,7 +57,7 @@ def _staged(
 ) -> tuple[dict[str, torch.Tensor], dict[str, CastLosses], dict[str, int]]:  # fmt: skip
     """Return three dicts by destination key: values, counts of lost values, counts of values that are not finite.
 
-    If ``put`` is given, it gets the values, and the first dict is empty.
+    If ``put`` is given, it is called with the values, and the first dict is empty.
     """
     staged: dict[str, torch.Tensor] = {}
     lost: dict[str, CastLosses] = {}
@@ -92,7 +92,7 @@ def _special(values: torch.Tensor, dtype: str) -> int:
 def _check_once(source: Checkpoint, info: TensorInfo | None, checked: set[int]) -> None:
     """Raise FormatError if a storage of a tensor does not match its checksum.
 
-    Tensors may share a storage: ``checked`` has the ids of the storages that are checked already.
+    Tensors may share a storage: ``checked`` contains the ids of the storages that were checked before.
     """
     for file, storage in checkable(source, info) if info is not None else ():
         if id(storage) not in checked:
@@ -103,7 +103,7 @@ def _check_once(source: Checkpoint, info: TensorInfo | None, checked: set[int]) 
 def put_tensors(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
     """Set the first tensor of each pair to the values of the second: for all pairs, or for none.
 
-    If a tensor cannot be written, all earlier ones get their old values back, and PlanError is raised.
+    If a tensor cannot be written, all earlier tensors are set back to their old values, and PlanError is raised.
     """
     previous: list[tuple[torch.Tensor, torch.Tensor]] = []
     try:
@@ -127,7 +127,7 @@ def _set(tensor: torch.Tensor, values: torch.Tensor) -> None:
 
 
 def _read(step: Step, source: Checkpoint, inputs: PlanInputs, box: Box | None) -> tuple[torch.Tensor, CastLosses]:
-    """Return the tensor that a step makes, or its part ``box``, on the CPU, and the counts of lost values."""
+    """Return the tensor that a step makes, or the part ``box`` of it, on the CPU, and the counts of lost values."""
     import numpy as np
 
     info = source[step.source_key]

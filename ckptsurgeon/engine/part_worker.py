@@ -1,4 +1,4 @@
-"""Writes some parts of an output for the process that publishes it."""
+"""Writes some parts of an output, in a process other than the one that publishes the output."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from .run import PartRun
 __all__ = ["PartWorker", "run_worker"]
 
 SEEN_S = 120.0
-"""Seconds until a folder that was made on another machine must be seen here: NFS remembers what was not there."""
+"""Seconds to wait until a folder that was made on another machine is visible here: NFS caches its absence."""
 
 
 def run_worker(
     plan: Plan, inputs: PlanInputs, options: OutputOptions, group: ProcessGroup, progress: Progress | None = None
 ) -> Receipt:
-    """Write the parts that the first process gives to this one; return a receipt of these parts when all is published.
+    """Write the parts that the first process assigns to this process; return their receipt once all is published.
 
-    Raises what ``carry_out`` raises, and the error of the first process.
+    Raises the same errors as ``carry_out``, and the error of the first process if that fails.
     """
     began = time.perf_counter()
     made: list[PartReceipt] = []
@@ -49,7 +49,7 @@ def run_worker(
         if is_folder(options):
             worker = PartWorker(plan, inputs, options)
             folder, names = group.assignment(worker.identity)
-            if names:  # else the output may be published already
+            if names:  # without names, the folder may be gone: the output may already be published
                 size = worker.write(folder, names, done, check=group.check, progress=progress)
     except BaseException as error:
         group.fail(error)
@@ -67,7 +67,7 @@ def run_worker(
 
 
 class PartWorker:
-    """Writes parts of the output of a plan, whose inputs are open, into a temp folder that another process made."""
+    """Writes parts of a plan's output into a temporary folder that another process made; the inputs must be open."""
 
     def __init__(self, plan: Plan, inputs: PlanInputs, options: OutputOptions) -> None:
         for step in plan.steps:
@@ -90,14 +90,14 @@ class PartWorker:
         check: Callable[[], None] = lambda: None,
         progress: Progress | None = None,
     ) -> int:
-        """Write the parts with these names into the temp folder; return their size in bytes.
+        """Write the parts with these names into the temporary folder; return their size in bytes.
 
-        ``done`` is called with the receipt of each part when its bytes are on disk. ``check`` raises the error of the
-        process that publishes the output, if it has failed; it is called now and then.
+        ``done`` is called with the receipt of each part when its bytes are on disk. ``check`` is called repeatedly: it
+        raises the error of the process that publishes the output, if that has failed.
         """
         sizes = {part.name: part.layout.size for part in self._shape.parts if part.name in names}
         if len(sizes) < len(names):
-            raise OutputError("the first process names parts that its output does not have.")
+            raise OutputError("the first process assigned parts that the output of this process does not have.")
         _wait_until_seen(folder, self.options.path, check)
         staged = StagedFolder(folder, self.options.path)
         counter = ByteCounter(progress, sum(sizes.values()), watch=check)
@@ -120,10 +120,10 @@ class PartWorker:
                     flush.result()
             flushes.append(pool.submit(flushed, run))
 
-        pool = ThreadPoolExecutor(1, thread_name_prefix="flush")  # waits for the disk while the next part is computed
+        pool = ThreadPoolExecutor(1, thread_name_prefix="flush")  # flushes to disk while the next part is computed
         try:
             for name in sizes:
-                staged.remove(name)  # of a task that is done again, since its machine was lost
+                staged.remove(name)  # it may exist if a machine was lost and its task is repeated
             files = {name: staged.file(name, size) for name, size in sizes.items()}
             with keeping(self.inputs):
                 counter.fetched(prefetch(plan_of_parts(self._written, steps, parts), self.inputs, counter.fetching))
@@ -146,7 +146,7 @@ def _wait_until_seen(folder: str, shown: str, check: Callable[[], None]) -> None
         check()
         if time.monotonic() > until:
             raise OutputError(
-                f"the temporary folder of {escape(shown)} is not seen by this process: {escape(folder)}.",
+                f"this process cannot see the temporary folder of {escape(shown)}: {escape(folder)}.",
                 hint="Write to a file system that all processes share.",
             )
         time.sleep(0.1)

@@ -21,11 +21,11 @@ from .spread_file import SpreadFile
 __all__ = ["ByteCounter", "plan_of_parts", "steps_of_parts", "write_frame", "write_parts"]
 
 WATCH_S = 1.0
-"""Seconds between two looks at what other processes do."""
+"""Seconds between two calls of ``ByteCounter``'s ``watch``."""
 
 
 def steps_of_parts(plan: Plan, shape: OutputShape) -> Mapping[str, Sequence[Step]]:
-    """Return the steps whose tensors are in each part of an output, by the name of the part."""
+    """Return, by the name of each part of an output, the steps whose tensors are in this part."""
     if len(shape.parts) == 1:
         return {shape.parts[0].name: plan.steps}
     name_of = {key: part.name for part in shape.parts for key in part.layout.slots}
@@ -36,15 +36,15 @@ def steps_of_parts(plan: Plan, shape: OutputShape) -> Mapping[str, Sequence[Step
 
 
 def plan_of_parts(plan: Plan, steps: Mapping[str, Sequence[Step]], parts: Sequence[OutputFile]) -> Plan:
-    """Return a plan of which only the steps of some parts are left; ``steps`` has those of each part."""
+    """Return ``plan`` with only the steps of ``parts``; ``steps`` are the steps of each part, by its name."""
     return replace(plan, steps=tuple(step for part in parts for step in steps[part.name]))
 
 
 def write_parts(runs: Sequence[PartRun], done: Callable[[PartRun], None]) -> None:
-    """Write the tensors of some parts; ``done`` is called with each part when it has all its tensors.
+    """Write the tensors of some parts; ``done`` is called with each part when all its tensors are written.
 
-    The values that the destination's initialiser draws are written for all parts with the first, since drawing begins
-    with building the model.
+    Values that the destination's initialiser draws are written for all parts together with the first part, so that the
+    model is built only once.
     """
     check_storages(runs)
     for number, run in enumerate(runs):
@@ -60,7 +60,7 @@ def write_parts(runs: Sequence[PartRun], done: Callable[[PartRun], None]) -> Non
 
 
 def _check_read(run: PartRun) -> None:
-    """Raise PlanError if a file that a part was made of has changed: the part is noted as finished next."""
+    """Raise PlanError if a file that a part was made of has changed; called before the part is recorded as finished."""
     read: dict[int, tuple[Checkpoint, set[str]]] = {}
     for step in run.steps:
         for info, source in run.sources_of(step):
@@ -86,7 +86,7 @@ def _draw(runs: Sequence[PartRun]) -> None:
 
 
 def write_frame(run: PartRun) -> None:
-    """Write all bytes of a part that are not tensors, and put their digest into its receipt."""
+    """Write all bytes of a part that are not part of a tensor, and put their digest into its receipt."""
     if isinstance(run.file, SpreadFile):
         run.file.finish()
         return
@@ -98,10 +98,10 @@ def write_frame(run: PartRun) -> None:
 
 
 class ByteCounter:
-    """Reports to ``progress`` how many bytes were fetched and written, of how many in all; for any thread.
+    """Calls ``progress`` with (bytes done, total bytes), which include fetched bytes; any thread may use it.
 
-    ``size`` is the number of bytes to write, of which an interrupted run has written ``kept``. ``watch`` is called now
-    and then: it raises an error if the work is in vain.
+    ``size`` is the number of bytes to write, of which an interrupted run has written ``kept``. ``watch`` is called
+    every second: it raises an error if another process has failed, so that this process stops.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class ByteCounter:
         self._kept, self._watch, self._watched, self._lock = kept, watch, time.monotonic(), Lock()
 
     def fetching(self, done: int, total: int) -> None:
-        """Report the number of bytes that were fetched so far, of ``total``."""
+        """Report that ``done`` of ``total`` bytes have been fetched."""
         self._progress(self._kept + done, self._size + total)
         self._look()
 

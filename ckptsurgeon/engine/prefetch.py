@@ -1,4 +1,4 @@
-"""Fetches all byte ranges of remote files that will be read, so that few requests are needed."""
+"""Fetches, with few requests, all byte ranges of remote files that will be read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def no_progress(done: int, total: int) -> None:
 def prefetch(plan: Plan, inputs: PlanInputs, advance: Advanced = no_progress) -> int:
     """Fetch all parts of remote sources that a plan reads; return the number of bytes fetched.
 
-    ``advance`` is called with (bytes fetched, bytes in all).
+    ``advance`` is called with (bytes fetched, total bytes).
     """
     return fetch_tensors(_read(plan, inputs), advance) if _is_remote(*inputs.sources) else 0
 
@@ -37,7 +37,7 @@ def prefetch(plan: Plan, inputs: PlanInputs, advance: Advanced = no_progress) ->
 def fetch_tensors(parts: Parts, advance: Advanced = no_progress) -> int:
     """Fetch the data of all remote tensors in ``parts`` together; return the number of bytes fetched.
 
-    ``parts`` are pairs of a checkpoint and a tensor. ``advance`` is called with (bytes fetched, bytes in all).
+    ``parts`` are pairs of a checkpoint and a tensor. ``advance`` is called with (bytes fetched, total bytes).
     """
     wanted = _wanted(parts)
     total = sum(end - begin for _, ranges in wanted for begin, end in ranges)
@@ -54,7 +54,7 @@ def fetch_keys(checkpoint: Checkpoint, keys: Iterable[str], advance: Advanced = 
 
 @contextmanager
 def keeping(inputs: PlanInputs) -> Iterator[None]:
-    """Keep the fetched bytes if the ``with`` block fails, so that the next run need not fetch them again.
+    """Keep the fetched bytes if the ``with`` block fails, so that the next run does not have to fetch them again.
 
     After a FormatError they are not kept, since the bytes themselves may be wrong.
     """
@@ -92,7 +92,7 @@ def _is_remote(*checkpoints: Checkpoint) -> bool:
 
 
 def _wanted(parts: Parts) -> list[tuple[File, Ranges]]:
-    """Return each remote file with the byte ranges to read from it, each range once."""
+    """Return each remote file with the different byte ranges to read from it."""
     found: dict[int, tuple[File, dict[tuple[int, int], None]]] = {}
     for source, info in parts:
         for leaf in leaves(info) if info is not None else ():
@@ -118,7 +118,7 @@ def _read(plan: Plan, inputs: PlanInputs) -> Iterator[tuple[Checkpoint, TensorIn
 
 
 def _range(info: TensorInfo) -> tuple[int, int]:
-    """Return the range of bytes to read for a tensor: its whole storage if that has a checksum, else only its own."""
+    """Return the range of bytes to read for a tensor: its whole storage if that has a checksum, else only its bytes."""
     storage = info.storage
     assert storage is not None
     if storage.has_checksum:

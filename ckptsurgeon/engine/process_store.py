@@ -1,4 +1,4 @@
-"""The key-value store by which the processes of ``torchrun`` agree, and errors as they are sent through it."""
+"""Opens the key-value store through which the processes of ``torchrun`` communicate, and converts errors for it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from ..util.torchrun import rank_of_process
 __all__ = ["error_of", "row_of", "store_errors", "store_of_processes"]
 
 TRY_S = 5.0
-"""Seconds of one try to reach the store, in which signals wait."""
+"""The timeout in seconds of one attempt to reach the store; signals are handled only between attempts."""
 _CALLS = itertools.count()
-"""Numbers for the outputs of a process, so that each has its own keys in the store."""
+"""Counts the outputs of this process, so that each output has separate keys in the store."""
 
 
 def store_of_processes(wait_s: float) -> Any:
-    """Return the store of the processes: that of ``torchrun``, or one that the first process opens.
+    """Return the store of the processes: the store of ``torchrun``, or a store that the first process opens.
 
-    Raises ConfigError if it cannot be reached within ``wait_s`` seconds. Torch's own ``env://`` would wait half an hour
-    in C++, without looking at signals.
+    Raises ConfigError if the store cannot be reached within ``wait_s`` seconds. Torch's own ``env://`` is not used: it
+    would wait for half an hour in C++, without handling signals.
     """
     from torch import distributed
 
@@ -45,20 +45,20 @@ def store_of_processes(wait_s: float) -> Any:
                 continue
             why = escape(str(error).splitlines()[0], 200)
             raise ConfigError(
-                f"process {rank_of_process()} cannot reach the others: {why}.",
+                f"process {rank_of_process()} cannot reach the other processes: {why}.",
                 hint="Start all processes with torchrun, which sets MASTER_ADDR and MASTER_PORT too.",
             ) from error
 
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Raise OutputError if the block finds that the store is gone: that of the first process, or of ``torchrun``."""
+    """Raise OutputError in place of a torch error in the block, which means that the store cannot be reached."""
     try:
         yield
     except RuntimeError as error:
-        if type(error).__module__ != "torch.distributed":  # where the errors of the store are
+        if type(error).__module__ != "torch.distributed":  # the module of the store's errors
             raise
-        raise OutputError("the processes have lost each other: the first one has ended, or its machine.") from error
+        raise OutputError("the processes lost their connection: the first one has ended, or its machine.") from error
 
 
 def row_of(error: BaseException) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def row_of(error: BaseException) -> dict[str, Any]:
 
 
 def error_of(row: Mapping[str, Any], name: str) -> CheckpointError:
-    """Return the error of another process, from what ``row_of`` gave; ``name`` says which process it was."""
+    """Return the error of another process, which ``row_of`` converted to ``row``; ``name`` is the process's name."""
     kind = getattr(errors, str(row.get("type")), CheckpointError)
     found = kind if isinstance(kind, type) and issubclass(kind, CheckpointError) else CheckpointError
     message = str(row.get("message"))

@@ -1,8 +1,8 @@
-"""Shares the parts of an output among the processes that ``torchrun`` starts, on one machine or several.
+"""Divides the parts of an output between the processes that ``torchrun`` starts, on one or several machines.
 
-Every process makes the same plan. The first one prepares the temp folder, says which parts each process writes,
-collects their receipts and publishes the output. They agree through the key-value store of torch.distributed; the bytes
-go through the file system that they share.
+Every process makes the same plan. The first process prepares the temporary folder, assigns parts to each process,
+collects their receipts and publishes the output. The processes communicate through the key-value store of
+torch.distributed; they write to a file system that they share.
 """
 
 from __future__ import annotations
@@ -26,21 +26,24 @@ from .process_store import error_of, row_of, store_errors, store_of_processes
 __all__ = ["Helpers", "ProcessGroup", "process_group", "shared_out"]
 
 BEAT_S = 2.0
-"""Seconds between two signs of life of a process."""
+"""Seconds between two heartbeats of a process."""
 LOST_S = 60.0
-"""A process that has given no sign of life for so many seconds is taken for lost."""
+"""A process that has sent no heartbeat for this many seconds is considered lost."""
 PAUSE_S = 0.05
-"""Seconds between two looks into the store."""
+"""Seconds between two reads of the store."""
 WAIT_S = 300.0
-"""Seconds that processes wait for each other at the beginning, as they may start at different times."""
+"""How many seconds processes wait for each other at the beginning, as they may start at different times."""
 BYE_S = 10.0
-"""Seconds that the first process waits, at the end, until the others know how it ended: the store may be its own."""
+"""How many seconds the first process waits, at the end, for the others to read the result.
+
+If the first process has opened the store, the store ends with it.
+"""
 
 
 def shared_out(parts: Sequence[OutputFile], number: int) -> list[list[OutputFile]]:
-    """Return the parts that each of ``number`` processes writes, of nearly equal sizes together.
+    """Return the parts that each of ``number`` processes writes, so that all have nearly the same number of bytes.
 
-    The largest part goes first, each to the process that has the fewest bytes until then.
+    The parts are assigned from the largest to the smallest, each to the process that has the fewest bytes so far.
     """
     shares: list[list[OutputFile]] = [[] for _ in range(number)]
     sizes = [0] * number
@@ -56,19 +59,19 @@ class Helpers(Protocol):
     """Other processes that write parts of an output, as the process that publishes it sees them."""
 
     def share_out(self, identity: str, folder: str, parts: Sequence[OutputFile]) -> Sequence[OutputFile]:
-        """Let the others write parts into the temp folder; return those that this process writes.
+        """Let the others write some of the ``parts`` into the temporary folder; return the parts for this process.
 
-        ``identity`` is a digest that is equal if the others write the same output.
+        ``identity`` is a digest that is equal in all processes that write the same output.
         """
         ...
 
     def receipts(self) -> Iterator[PartReceipt]:
-        """Yield the receipts that have come since the last call; raises the error of a process that failed."""
+        """Yield the receipts that arrived since the last call; raises the error of a process that failed."""
         ...
 
 
 class ProcessGroup:
-    """The processes that write one output; this one is ``rank`` of ``size``, and the first one has rank 0."""
+    """The ``size`` processes that write one output; this process has the rank ``rank``, the first process rank 0."""
 
     def __init__(self, rank: int, size: int, store: Any) -> None:
         self.rank, self.size = rank, size
@@ -84,10 +87,11 @@ class ProcessGroup:
         return self.rank == 0
 
     def join(self) -> None:
-        """Wait until all processes are there; raises ConfigError if some do not come.
+        """Wait until all processes have joined; raises ConfigError if some do not.
 
-        ``torchrun`` keeps its store when it starts the processes again. So each says a number of its own, and the first
-        one answers with a name for exactly these numbers; what the processes say then is under that name.
+        When ``torchrun`` restarts the processes, its store still contains the keys of the earlier ones. So each process
+        publishes a random number, and the first process answers with a name for exactly these numbers. This name is
+        then the prefix of all keys.
         """
         own = secrets.token_hex(8)
         until = time.monotonic() + WAIT_S
@@ -112,23 +116,23 @@ class ProcessGroup:
             time.sleep(PAUSE_S)
         names = listing([f"process {rank}" for rank in missing]) if self.is_first else "the first one"
         raise ConfigError(
-            f"of {self.size} processes, {names} did not come within {WAIT_S:.0f} s.",
+            f"of {self.size} processes, {names} did not join within {WAIT_S:.0f} s.",
             hint="Start all of them with torchrun; for one process, unset RANK and WORLD_SIZE.",
         )
 
     # What the first process does.
 
     def share_out(self, identity: str, folder: str, parts: Sequence[OutputFile]) -> Sequence[OutputFile]:
-        """Tell the others which parts they write into the temp folder; return those that this process writes."""
+        """Tell the others which parts they write into the temporary folder; return the parts for this process."""
         shares = shared_out(parts, self.size)
         names = [[part.name for part in share] for share in shares]
         self._put("assignment", {"identity": identity, "folder": folder, "parts": names})
         return shares[0]
 
     def receipts(self) -> Iterator[PartReceipt]:
-        """Yield the receipts that have come since the last call.
+        """Yield the receipts that arrived since the last call.
 
-        Raises the error of a process that failed, and OutputError if one is lost.
+        Raises the error of a process that failed, and OutputError if a process is lost.
         """
         for rank in range(1, self.size):
             while (row := self._get(f"receipt {rank} {self._received[rank]}")) is not None:
@@ -162,15 +166,15 @@ class ProcessGroup:
     # What the other processes do.
 
     def assignment(self, identity: str) -> tuple[str, frozenset[str]]:
-        """Return the temp folder and the names of the parts that this process writes.
+        """Return the temporary folder, and the names of the parts that this process writes.
 
-        Raises OutputError if the first process writes another output; its error, if it failed.
+        Raises OutputError if the first process writes a different output; if the first process failed, its error.
         """
         found: Mapping[str, Any] = self._waited_for("assignment")
         if found["identity"] != identity:
             raise OutputError(
-                "its plan or its options are not those of the first process.",
-                hint="Give all processes the same command, and sources with the same bytes and times.",
+                "its plan or its options differ from those of the first process.",
+                hint="Give all processes the same command, and sources with the same bytes and modification times.",
             )
         return str(found["folder"]), frozenset(found["parts"][self.rank])
 
@@ -180,7 +184,7 @@ class ProcessGroup:
         self._reported += 1
 
     def fail(self, error: BaseException) -> None:
-        """Tell the first process that this one fails."""
+        """Tell the first process that this process failed."""
         with suppress(OutputError):
             self._put(f"failed {self.rank}", row_of(error))
 
@@ -191,7 +195,7 @@ class ProcessGroup:
         self._check_alive([0])
 
     def wait_for_end(self) -> None:
-        """Wait until the first process has published the output; raises its error, if it failed."""
+        """Wait until the first process has published the output; raises its error if it failed."""
         row = self._waited_for("end")
         self._put(f"bye {self.rank}", None)
         if row is not None:
@@ -226,11 +230,11 @@ class ProcessGroup:
             last, since = self._seen.get(rank, (None, now))
             self._seen[rank] = (beat, since if beat == last else now)
             if now - self._seen[rank][1] > LOST_S:
-                raise OutputError(f"process {rank} of {self.size} has given no sign of life for {LOST_S:.0f} s.")
+                raise OutputError(f"process {rank} of {self.size} has not responded for {LOST_S:.0f} s.")
 
     @contextmanager
     def beating(self) -> Iterator[None]:
-        """Give signs of life during the block."""
+        """Send heartbeats during the block."""
         ended = threading.Event()
 
         def beat() -> None:
@@ -251,7 +255,7 @@ class ProcessGroup:
 
 @contextmanager
 def process_group() -> Iterator[ProcessGroup | None]:
-    """Join the processes that ``torchrun`` has started, for one output; yields None if this process is alone.
+    """Join the processes that ``torchrun`` started, to write one output; yields None if there is only this process.
 
     Raises ConfigError if the other processes cannot be reached.
     """

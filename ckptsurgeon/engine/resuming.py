@@ -1,4 +1,4 @@
-"""Goes on with an output of several parts that an interrupted run began: the parts that are whole are kept."""
+"""Continues an output of several parts that an interrupted run began: the parts that are complete are kept."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ __all__ = ["PartsJournal", "unfinished_parts"]
 BLOCK = 1 << 20
 THREADS = 2
 AGAIN = (ConfigError, FormatError, PatternError, PlanError)
-"""Errors that the same command would meet again: then no parts are kept, unless they are the only copy of something."""
+"""Errors that the same command would raise again: then no parts are kept, unless they are the only copy of values."""
 
 
 def unfinished_parts(
     path: str, plan: Plan, inputs: PlanInputs, options: OutputOptions, shape: OutputShape
 ) -> UnfinishedOutput | None:
-    """Return what an interrupted run of the same command left of the output folder ``path``; None if nothing is left.
+    """Return the unfinished output that an interrupted run of the same command left; None if there is none.
 
-    With ``restart`` in the options, what was left does not count. Raises OutputError if it was another command, or if
-    the sources have changed.
+    ``path`` is the output folder. With the option ``restart``, an unfinished output is ignored. Raises OutputError if
+    another command left it, or if the sources have changed since.
     """
     found = None if options.restart else unfinished_output(path)
     if found is None:
         return None
     now = {**identity_of(plan, inputs, options, shape), "on_disk": on_disk(inputs)}
-    if options.consume:  # to mend why a shard could not be deleted may change its inode or its times
+    if options.consume:  # if a user has repaired why a shard could not be deleted, its inode or ctime may have changed
         now["on_disk"] = found.head.get("on_disk")
     why = difference(found.head, now)
     if why:
@@ -50,10 +50,10 @@ def unfinished_parts(
 
 
 class PartsJournal:
-    """The finished parts of an output, which are written into the journal of its temp folder.
+    """Records the finished parts of an output in the journal of its temporary folder.
 
-    ``kept`` has the receipts of the parts that an earlier run has written, by name. Nothing is written down if no later
-    run can go on: the output has a single part, or a change of its inputs could not be noticed.
+    ``kept`` are the receipts of the parts that an earlier run has written, by name. Nothing is recorded if no later run
+    could continue: if the output has a single part, or if a change of its inputs could not be noticed.
     """
 
     def __init__(self, folder: StagedFolder, shape: OutputShape) -> None:
@@ -63,10 +63,10 @@ class PartsJournal:
         self._lock = Lock()
         self.kept: dict[str, PartReceipt] = {}
         self.waits = False
-        """Whether each line of the journal has to be on disk before the run goes on."""
+        """Whether each line of the journal has to be on disk before the run continues."""
 
     def begin(self, plan: Plan, inputs: PlanInputs, options: OutputOptions) -> None:
-        """Begin a journal."""
+        """Begin a new journal, unless no later run could continue."""
         if len(self._shape.parts) > 1 and is_known(plan, inputs):
             self._journal = Journal(self._folder.path, self._folder.shown)
             self._journal.begin({**identity_of(plan, inputs, options, self._shape), "on_disk": on_disk(inputs)})
@@ -74,10 +74,10 @@ class PartsJournal:
     def go_on(
         self, found: UnfinishedOutput, check: Callable[[Collection[str]], None] = lambda names: None
     ) -> dict[str, StagedFile]:
-        """Go on with the journal of an earlier run; return the open files of the parts that are whole, by name.
+        """Continue the journal of an earlier run; return the open files of the parts that are complete, by name.
 
-        ``check`` gets their names, and may raise an error; then nothing is changed. All other files in the temp folder
-        are removed.
+        ``check`` is called with their names; if it raises an error, nothing is changed. All other files in the
+        temporary folder are removed.
         """
         self._journal = Journal(self._folder.path, self._folder.shown)
         known = {part.name: part for part in self._shape.parts}
@@ -99,7 +99,7 @@ class PartsJournal:
         return files
 
     def _whole(self, part: OutputFile, row: Mapping[str, Any]) -> tuple[StagedFile, PartReceipt] | None:
-        """Return the file of a part and its receipt, if all its bytes are those that were written."""
+        """Return the file of a part and its receipt; None if the bytes of the file do not match the receipt."""
         try:
             receipt = PartReceipt.from_json(row)
         except (LookupError, TypeError, ValueError, AttributeError):
@@ -125,7 +125,7 @@ class PartsJournal:
         return file, receipt
 
     def add(self, receipt: PartReceipt) -> None:
-        """Write into the journal that a part is finished; raises OutputError."""
+        """Record in the journal that a part is finished; raises OutputError."""
         if self._journal is None:
             return
         with self._lock:
@@ -135,7 +135,10 @@ class PartsJournal:
 
     @contextmanager
     def keeping_parts(self) -> Iterator[None]:
-        """Keep the finished parts if the block fails, unless the same command would fail again; the error says so."""
+        """Keep the finished parts if the block fails, and add this to the error's hint.
+
+        They are not kept if the same command would fail again, unless they are the only copy of values.
+        """
         try:
             yield
         except (*AGAIN, OutputError, SourceError) as error:
@@ -151,7 +154,7 @@ class PartsJournal:
 
     def _said(self) -> str:
         done = f"{len(self._done)} of {count(len(self._shape.parts), 'part')}"
-        return f"The finished parts are kept ({done}): run the same command again to go on from there."
+        return f"The finished parts are kept ({done}): run the same command again to continue from there."
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -160,6 +163,6 @@ class PartsJournal:
             return ()
         sizes = [part.layout.size for part in self._shape.parts if part.name in self.kept]
         return (
-            f"went on from an interrupted run: {len(self.kept)} of {count(len(self._shape.parts), 'part')} were "
-            f"whole, and were kept ({human_bytes(sum(sizes))})",
+            f"continued an interrupted run: {len(self.kept)} of {count(len(self._shape.parts), 'part')} were "
+            f"complete, and were kept ({human_bytes(sum(sizes))})",
         )

@@ -1,4 +1,4 @@
-"""Writes one part of an output, a file of it: the slots that are filled, and how each tensor gets its bytes."""
+"""Writes one part of an output, which is one file: decides how each tensor gets its bytes, and writes them."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ __all__ = [
 WRITE = 1 << 20
 
 FEW = 10
-"""A tensor gets a note if at least one of this many values became zero.
+"""There is a note on a tensor if at least one value in this many became zero.
 
-A cast of usual weights to float8_e4m3fn rounds about four in a hundred to zero.
+A cast of usual weights to float8_e4m3fn rounds about four values in a hundred to zero.
 """
 
 
 def changed_error(source: Checkpoint, key: str) -> PlanError:
-    """Return the error for a tensor that is gone, or has another dtype or shape than when the plan was made."""
+    """Return the error for a tensor that is missing, or whose dtype or shape has changed since the plan was made."""
     return PlanError(
         f"{escape(source.path)} has changed since the plan was made: its tensor {escape(key)} is gone, or has another "
         "dtype or shape.",
@@ -59,10 +59,11 @@ def changed_error(source: Checkpoint, key: str) -> PlanError:
 class PartRun:
     """The state of writing one part of an output.
 
-    ``steps`` are those of a plan whose tensors are in the part. A slot is the place of a tensor's bytes in its file.
-    ``copies`` has the steps whose bytes are copied, each with the tensor's header in the source. ``others`` are the
-    steps whose tensors are computed or initialised. ``shared`` are the steps of tied names whose bytes are in the slot
-    of another name. ``advance`` is called with the number of bytes that were just written, from any thread.
+    ``steps`` are the steps of the plan whose tensors are in the part. A slot is the range of a tensor's bytes in its
+    file. ``copies`` are the steps whose bytes are copied, by key, each with the tensor's header in the source.
+    ``others`` are the steps whose tensors are computed or initialised. ``shared`` are the steps of tied tensors, whose
+    bytes are in the slot of another key. ``advance`` is called with the number of bytes that were just written, from
+    any thread.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class PartRun:
         self.receipt = PartReceipt(part.name)
         self.keeper = inputs.keeper(plan)
         self.check: Callable[[], None] = lambda: None
-        """Raises the error of another thread, if that failed, so that computing stops."""
+        """Raises the error of the threads that copy, if they failed, so that computing stops."""
         self.copies: dict[str, tuple[Step, TensorInfo]] = {}
         self.others: list[Step] = []
         self.shared: list[Step] = []
@@ -94,7 +95,7 @@ class PartRun:
     def draws(self, step: Step) -> bool:
         """Return whether a step needs values that the destination's initialiser draws.
 
-        If the destination is a checkpoint, no step needs them: the checkpoint has values.
+        If the destination is a checkpoint, no step needs them: the values in the checkpoint are used.
         """
         return step.draws and self.keeper is None
 
@@ -106,8 +107,8 @@ class PartRun:
     def sources_of(self, step: Step) -> list[tuple[TensorInfo, Checkpoint]]:
         """Return each input of a step: its header and its checkpoint.
 
-        If the source gives only some of the values, and a checkpoint keeps the others, the tensor of that checkpoint
-        comes last.
+        If the source provides only some of the values, and the other values are kept from a destination's checkpoint,
+        the tensor of that checkpoint is last.
         """
         first = [] if step.source is None else [(self.info(step), self.inputs.sources[step.source])]
         return [*first, *map(self._part, step.more), *self._kept(step)]
@@ -151,9 +152,9 @@ def check_unchanged(
     *,
     names: Collection[str] | None = None,
 ) -> None:
-    """Raise PlanError if a source was written to since its header was read; the message says ``since`` when.
+    """Raise PlanError if a source was written to since its header was read.
 
-    ``names`` are the files of the sources that are looked at; None: all.
+    ``since`` is the event that the message mentions. Only the files ``names`` of the sources are checked; None: all.
     """
     for source in sources:
         handles = source.open_files()
@@ -164,12 +165,12 @@ def check_unchanged(
 
 
 def is_copy(step: Step, info: TensorInfo) -> bool:
-    """Return whether the bytes of the output tensor are in the source as they are."""
+    """Return whether the bytes of the output tensor are exactly the bytes in the source."""
     return step.op in ("copy", "keep") and step.dtype == info.dtype and info.is_plain and step.coded is None
 
 
 def checked_on_the_way(step: Step, info: TensorInfo) -> bool:
-    """Return whether computing a step reads the whole storage of an input, and so can check its checksum, too."""
+    """Return whether computing a step reads the whole storage of an input, and so can check its CRC-32 as well."""
     storage = info.storage
     whole = storage is not None and info.is_plain and info.nbytes == storage.nbytes and info.numel > 0
     return (
@@ -182,13 +183,13 @@ def checked_on_the_way(step: Step, info: TensorInfo) -> bool:
 
 
 def has_slot(run: PartRun, step: Step) -> bool:
-    """Return whether a step's tensor has its own place in the output; in some formats, tied names share one place."""
+    """Return whether a step's tensor has its own slot in the output; in some formats, tied tensors share a slot."""
     slots = run.part.layout.slots
     return not step.tied_to or slots[step.key] != slots[step.tied_to]
 
 
 def unsound_notes(unsound: Mapping[str, int]) -> tuple[str, ...]:
-    """Return a note on computed tensors with NaN or infinite values that come from their inputs; empty without any."""
+    """Return a note on computed tensors with NaN or infinite values from their inputs, or () if there are none."""
     if not unsound:
         return ()
     texts = [f"{escape(key)} ({count(number, 'value')})" for key, number in unsound.items()]
@@ -198,7 +199,7 @@ def unsound_notes(unsound: Mapping[str, int]) -> tuple[str, ...]:
 def lost_notes(lost: Mapping[str, CastLosses], steps: Sequence[Step]) -> tuple[str, ...]:
     """Return notes on values that became infinite, NaN, the largest of their dtype, or zero.
 
-    There is a note on zeros only if at least one value in ten became zero: weights always have some near zero.
+    There is a note on zeros only if at least one value in ten became zero: some weights are always near zero.
     """
     if not any(one.infinite or one.zero for one in lost.values()):
         return ()
@@ -221,17 +222,17 @@ def lost_notes(lost: Mapping[str, CastLosses], steps: Sequence[Step]) -> tuple[s
 
 
 def adapter_notes(counts: Iterable[Mapping[str, Sequence[int]]]) -> Iterator[str]:
-    """Yield a note on each adapter whose changes are all zero; ``counts`` has those of each part, as its receipt."""
+    """Yield a note on each adapter whose changes are all zero; ``counts`` is ``PartReceipt.adapters`` of each part."""
     every = list(counts)
     for path in dict.fromkeys(path for one in every for path in one):
         zero, number = (sum(one[path][place] for one in every if path in one) for place in (0, 1))
         if number and zero == number:
             are = "its change is zero" if number == 1 else f"all of its {number} changes are zero"
-            yield f"{escape(path)}: {are} (the B or A matrices are), so that merging it changes nothing"
+            yield f"{escape(path)}: {are} (its A or B matrices are zero), so that merging it changes nothing"
 
 
 def negative_notes(negative: Mapping[str, int]) -> tuple[str, ...]:
-    """Return notes on variances that became negative; ``negative`` has the number of such values by key."""
+    """Return notes on variances that became negative; ``negative`` is the number of such values by key."""
     return tuple(
         f"{count(number, 'value')} of {escape(key)} became negative, but layers take their square root"
         for key, number in negative.items()

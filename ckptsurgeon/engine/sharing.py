@@ -1,4 +1,4 @@
-"""What each of several processes will do for an output: its shards, bytes and memory, and a time from a sample."""
+"""Estimates what each of several processes will do to write an output: shards, bytes, memory, and time."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from .run import PartRun
 __all__ = ["sharing_of"]
 
 SAMPLE = 128 << 20
-"""Bytes of the output that are made, and thrown away, to measure how fast a process works."""
+"""How many bytes of the output are computed, and discarded, to measure how fast a process works."""
 BASE, TORCH = 60 << 20, 200 << 20
-"""Bytes that Python and ckpt take, and what torch adds, by which several processes agree."""
+"""The bytes of memory that Python and ckpt use, and what torch adds, which several processes need to communicate."""
 
 
 def sharing_of(plan: Plan, inputs: PlanInputs, options: OutputOptions, number: int) -> Sharing:
     """Return what each of ``number`` processes would do to write the output of a plan, whose inputs are open.
 
-    Nothing is written. A sample is computed from local sources; raises what computing it raises, and PlanError if the
-    memory is not enough.
+    Nothing is written. If all sources are local, a sample of the output is computed to estimate the time; an error in
+    computing it is raised. Raises PlanError if the memory limit is too small.
     """
     written = as_written(plan, options)
     shape = lay_out(written, options, ())
@@ -52,7 +52,7 @@ def sharing_of(plan: Plan, inputs: PlanInputs, options: OutputOptions, number: i
 
 
 def _rate(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> float | None:
-    """Return how many bytes of an output are made in a second; None if there is nothing to make it of here."""
+    """Return how many bytes of an output are made in a second; None if a source is remote or no step can be tried."""
     local = {file.remote for source in inputs.sources for file in source.open_files().values()} <= {False}
     chosen = list(_sample(plan)) if local else []
     if not chosen:
@@ -65,7 +65,7 @@ def _rate(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> float | Non
 
 
 def _sample(plan: Plan) -> Iterator[Step]:
-    """Yield steps from all over a plan that make some ``SAMPLE`` bytes together; none that need an initialiser."""
+    """Yield steps, spread over the whole plan, that together make about ``SAMPLE`` bytes without an initialiser."""
     usable = [step for step in plan.steps if not (step.draws or step.tied_to or step.overlays)]
     sizes = {id(step): DTYPES[step.dtype].bits * prod(step.shape) // 8 for step in usable}
     stride = max(1, sum(sizes.values()) // SAMPLE)
@@ -78,11 +78,11 @@ def _sample(plan: Plan) -> Iterator[Step]:
 
 
 class _Nowhere(StagedFile):
-    """A file that keeps nothing."""
+    """A file that discards all bytes."""
 
     @contextmanager
     def descriptor(self) -> Iterator[int]:
-        """Give -1, which the kernel refuses to copy to, so that ``write`` is used."""
+        """Yield -1, to which the kernel cannot copy, so that ``write`` is used."""
         yield -1
 
     def start_writing(self, offset: int, nbytes: int) -> None:

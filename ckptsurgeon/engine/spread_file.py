@@ -17,9 +17,9 @@ BLOCK = 1 << 20
 
 
 class SpreadFile(StagedFile):
-    """The files of all ranks; bytes of a tensor that are written go to those ranks that have them.
+    """The files of all ranks, as one file: bytes of a tensor are written to the files of the ranks that have them.
 
-    ``digests`` has the SHA-256 of the bytes outside the tensors, by the name of the file, once they are written.
+    After ``finish``, ``digests`` are the SHA-256 of the bytes outside the tensors, by the name of the file.
     """
 
     def __init__(self, layout: SpreadLayout, folder: StagedFolder) -> None:
@@ -35,7 +35,7 @@ class SpreadFile(StagedFile):
 
     @contextmanager
     def descriptor(self) -> Iterator[int]:
-        """Give -1, which the kernel refuses to copy to, so that ``write`` is used."""
+        """Yield -1, to which the kernel cannot copy, so that ``write`` is used."""
         yield -1
 
     def start_writing(self, offset: int, nbytes: int) -> None:
@@ -47,7 +47,7 @@ class SpreadFile(StagedFile):
             self._files[name].write(at, part)
 
     def finish(self) -> None:
-        """Write the bytes outside the tensors of every file, with the checksums of the parts that it has."""
+        """Write the bytes outside the tensors of every file, with the checksums of the tensors' parts in this file."""
         for name, layout in self._layout.files.items():
             file, digest = self._files[name], hashlib.sha256()
             checksums = {key: _checksum(file, *slot) for key, slot in layout.slots.items()}
@@ -58,7 +58,7 @@ class SpreadFile(StagedFile):
 
 
 def _checksum(file: StagedFile, offset: int, nbytes: int) -> int:
-    """Return the CRC-32 of bytes that were written."""
+    """Return the CRC-32 of bytes that were written to a file, which are read back."""
     crc = 0
     for at in range(0, nbytes, BLOCK):
         crc = crc32(file.read(offset + at, min(BLOCK, nbytes - at)), crc)

@@ -1,4 +1,4 @@
-"""The temporary files of an output, which take its place when all is written."""
+"""Manages the temporary files of an output, which become the output when all of them are written."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ __all__ = ["StagedOutput", "staged_output"]
 
 
 class StagedOutput:
-    """The temporary files of an output, and the receipts of its parts that are finished.
+    """The temporary files of an output, and the receipts of its finished parts.
 
     ``files`` are the open files of the parts by name ("" for a single file). ``folder`` and ``journal`` are None for a
-    single file. ``helpers`` are the other processes that write parts; None if this one writes all of them. ``consumer``
-    deletes shards of the sources; None if they stay.
+    single file. ``helpers`` are the other processes that write parts; None if this process writes all of them.
+    ``consumer`` deletes shards of the sources; None if they are not deleted.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class StagedOutput:
         self.receipts = dict(self.kept)
         self._lock = Lock()
         self.advance: Callable[[int], None] = lambda nbytes: None
-        """Gets the number of bytes of each part that another process has finished, and of those that are uploaded."""
+        """Is called with the number of bytes of each part that another process has finished, and of each upload."""
         self.sends = 0
-        """The number of bytes that are uploaded besides."""
+        """The number of bytes that will be uploaded, after they have been written here."""
 
     @property
     def digests(self) -> dict[str, str]:
-        """The digest of the bytes outside the tensors, by the name of the file."""
+        """The SHA-256 of the bytes outside the tensors, by the name of the file."""
         found: dict[str, str] = {}
         for name, receipt in self.receipts.items():
             file = self.files.get(name)
@@ -73,9 +73,9 @@ class StagedOutput:
         return self._journal.notes if self._journal is not None else ()
 
     def begin_parts(self, identity: Callable[[], str]) -> list[OutputFile]:
-        """Share out the parts that are not kept; return those that this process writes, with their files open.
+        """Divide the parts that are not yet finished between the processes; open the files of this process's parts.
 
-        ``identity`` returns what must be equal in all processes.
+        Returns the parts that this process writes. ``identity`` returns a digest that must be equal in all processes.
         """
         parts = [part for part in self.shape.parts if part.name not in self.kept]
         if self.folder is None:
@@ -87,9 +87,9 @@ class StagedOutput:
         return parts
 
     def finished(self, run: PartRun) -> None:
-        """Write all bytes of a part that are not tensors, and note that it is finished.
+        """Write all bytes of a part that are not part of a tensor, and record that the part is finished.
 
-        A single file is not finished yet: its recipe has the checksums of all its tensors.
+        For a single file, these bytes are written later: its recipe contains the checksums of all its tensors.
         """
         if self.folder is not None:
             write_frame(run)
@@ -107,9 +107,9 @@ class StagedOutput:
             time.sleep(PAUSE_S)
 
     def take_in(self) -> None:
-        """Add the parts that the other processes have finished; raises the error of one that failed, or is lost.
+        """Add the parts that the other processes have finished; raises an error if a process failed or is lost.
 
-        Any thread may call this; while one does, others go on with their work.
+        Any thread may call this; if another thread is doing it already, the call returns at once.
         """
         if self._helpers is None or self.folder is None or not self._lock.acquire(blocking=False):
             return
@@ -126,7 +126,7 @@ class StagedOutput:
         file = folder.open_existing(receipt.name, layout.size) if layout is not None and known else None
         if file is None:
             raise OutputError(
-                f"{escape(receipt.name)}, which another process has written, is not whole here.",
+                f"{escape(receipt.name)}, which another process has written, is incomplete when this process reads it.",
                 hint="Write to a file system that all processes share.",
             )
         self.files[receipt.name] = file
@@ -140,13 +140,13 @@ class StagedOutput:
         self._consume([receipt.name])
 
     def _consume(self, finished: Iterable[str]) -> None:
-        """Delete the shards of the sources that no part needs any more, if this was asked for."""
+        """Delete the shards of the sources that no part needs any more, if there is a consumer."""
         if self._consumer is not None and self.folder is not None:
             self._consumer.finished(finished, self.folder.mark_only_copy)
 
 
 def _staged(part: OutputFile, folder: StagedFolder) -> StagedFile:
-    """Return the open file of a part, or the files of all ranks as one."""
+    """Return the open temporary file of a part; if it is spread over ranks, their files as one file."""
     if isinstance(part.layout, SpreadLayout):
         return SpreadFile(part.layout, folder)
     return folder.file(part.name, part.layout.size)
@@ -165,12 +165,13 @@ def staged_output(
     helpers: Helpers | None = None,
     consumer: SourceConsumer | None = None,
 ) -> Iterator[StagedOutput]:
-    """Yield the temporary files of an output; after the block they take its place.
+    """Yield the temporary files of an output; after the block they become the output.
 
-    ``plan`` is the plan that was given, and ``written`` what the output gets of it. ``stale`` are files of an earlier
-    output that will be removed. If an interrupted run of the same command has left finished parts, they are used.
-    ``helpers`` are other processes that write parts; ``consumer`` deletes shards of the sources. Raises OutputError if
-    the folder holds a checkpoint and the options do not allow to replace it, or if another command was interrupted.
+    ``plan`` is the complete plan, and ``written`` the plan with only what the output will have (``as_written``).
+    ``stale`` are files of an earlier output that will be removed. If an interrupted run of the same command has left
+    finished parts, they are used. ``helpers`` are other processes that write parts; ``consumer`` deletes shards of the
+    sources. Raises OutputError if the folder contains a checkpoint and the options do not allow to replace it, or if a
+    different command was interrupted and has left finished parts.
     """
     if not shape.folder:
         with staged_file(path, shape.size, force=options.force) as file:
@@ -213,7 +214,7 @@ def _existing_files(path: str, shape: OutputShape, plan: Plan) -> Iterator[str]:
 def _existing_signature(path: str, options: OutputOptions) -> list[str]:
     """Return a list with the name of the folder's signature file if the new output replaces it; else an empty list.
 
-    It is replaced if the folder has a recipe, so that ckptsurgeon wrote it, or if the new output is signed, too.
+    It is replaced if the folder contains a recipe (then ckptsurgeon has written it), or if the new output is signed.
     """
     signed = options.key or os.path.lexists(os.path.join(path, RECIPE_FILE))
     return [MODEL_SIGNATURE] if signed and os.path.lexists(os.path.join(path, MODEL_SIGNATURE)) else []

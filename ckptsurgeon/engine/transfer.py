@@ -1,7 +1,8 @@
-"""Copies unchanged bytes from file to file and computes their checksums on the way.
+"""Copies unchanged bytes from file to file, and computes their checksums at the same time.
 
-The kernel copies (``copy_file_range``, which shares blocks if a file system can) and the checksum is read from
-the page cache right after; if the kernel cannot copy between two files, the bytes pass through this process.
+The kernel copies the bytes (``copy_file_range``, which shares blocks if the file system can). Right after, this process
+reads the bytes from the page cache to compute the checksum. If the kernel cannot copy between two files, this process
+reads and writes the bytes.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from .copies import CopyPiece, CopyRange, CopyTask, batched, joined, tasks_of
 __all__ = ["SMALL", "THREADS", "Advance", "copying"]
 
 BLOCK = 1 << 20
-"""Bytes that are read at once: about the size of a core's cache."""
+"""How many bytes are read at once: about the size of a core's cache."""
 SMALL = 256 << 10
-"""Fewer bytes than this are read and written by this process, which is as quick as a copy by the kernel."""
+"""Fewer bytes than this are read and written by this process, which is as fast as a copy by the kernel."""
 THREADS = 2
 
 _NO_KERNEL_COPY = {
@@ -35,14 +36,14 @@ _NO_KERNEL_COPY = {
     errno.ETXTBSY,
     errno.EIO,
 }
-"""Errors after which this process reads and writes: the kernel cannot copy, or does not tell which file failed."""
+"""Errors after which this process reads and writes: the kernel cannot copy, or it is unknown which file failed."""
 
 Advance = Callable[[int], None]
 """A function that is called with the number of bytes that were just copied, from any thread."""
 
 
 class _SliceChecksums:
-    """Computes the CRC-32 of each slice of a copy task, from the blocks of the task in order."""
+    """Computes the CRC-32 of each slice of a copy task; it receives the blocks of the task in order."""
 
     def __init__(self, slices: Sequence[tuple[CopyPiece, int, int]]) -> None:
         self._left = iter(slices)
@@ -50,7 +51,7 @@ class _SliceChecksums:
         self._crc = self._done = 0
 
     def add(self, block: memoryview) -> None:
-        """Add the next bytes of the task to the CRC-32 of their slice; a slice that is complete gets its CRC-32."""
+        """Add the next bytes of the task to the CRC-32 of their slices; record the CRC-32 of each complete slice."""
         at = 0
         while self._slice is not None:
             piece, begin, length = self._slice
@@ -65,7 +66,7 @@ class _SliceChecksums:
 
 
 class _Worker:
-    """Runs copy tasks; it remembers the pairs of files between which the kernel cannot copy."""
+    """Runs copy tasks; it remembers between which pairs of files the kernel cannot copy."""
 
     def __init__(self, advance: Advance) -> None:
         self._advance = advance
@@ -101,7 +102,7 @@ class _Worker:
         self._advance(task.nbytes)
 
     def _in_kernel(self, task: CopyTask) -> bool:
-        """Copy the bytes of a task within the kernel; return False if the kernel cannot, and other code must copy."""
+        """Let the kernel copy the bytes of a task; return False if it cannot, so that this process has to copy."""
         copy, pair = task.copy, (id(task.copy.source), id(task.copy.output))
         if pair in self._refused or not hasattr(os, "copy_file_range"):
             return False
@@ -123,7 +124,7 @@ class _Worker:
                 if error.errno not in _NO_KERNEL_COPY:
                     raise output_error(copy.output.shown, error) from error
                 moved = 0
-            if moved == 0:  # refused, or the file shrank: reading will show
+            if moved == 0:  # the kernel refused, or the file shrank: reading it will then raise an error
                 return False
             done += moved
         return True
@@ -146,7 +147,7 @@ class _Worker:
             sums.add(block)
             yield block
             done += len(block)
-        sums.add(memoryview(b""))  # pieces of no bytes
+        sums.add(memoryview(b""))  # completes pieces of 0 bytes
 
     def _view(self, size: int) -> memoryview:
         buffer = getattr(self._local, "buffer", None)
@@ -160,12 +161,12 @@ class _Worker:
 def copying(copies: Iterable[CopyRange], advance: Advance) -> Iterator[Callable[[], None]]:
     """Copy ranges of bytes, in the order of the output, while the body of the ``with`` does something else.
 
-    ``advance`` is called with the number of bytes that were just copied.
-    After the ``with`` all copies are done, and all pieces have their checksums. The body gets a function that raises
-    the error of a copy that failed, so that the body can stop early.
+    ``advance`` is called with the number of bytes that were just copied. The ``with`` yields a function that raises the
+    error of a failed copy: the body can call it to stop early. After the ``with``, all copies are done, and all pieces
+    have their checksums.
 
-    Raises FormatError if a piece does not match the checksum that its source recorded, SourceError and OutputError if a
-    file cannot be read or written. An exception in the body stops the copies before it leaves the ``with``.
+    Raises FormatError if a piece does not match the checksum in its source, SourceError and OutputError if a file
+    cannot be read or written. An exception in the body stops the copies before it leaves the ``with``.
     """
     runs = joined(copies)
     worker = _Worker(advance)

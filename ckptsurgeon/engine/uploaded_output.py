@@ -1,4 +1,4 @@
-"""The temporary files of an output for an address: each is uploaded when it is finished, and all appear at the end."""
+"""Manages the temporary files of an output at an address: all appear there at the end, when all are uploaded."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ def uploaded_output(
     helpers: Helpers | None = None,
     consumer: SourceConsumer | None = None,
 ) -> Iterator[StagedOutput]:
-    """Yield the temporary files of an output for the address ``path``; after the block they are there, and not here.
+    """Yield the temporary files of an output at the address ``path``; after the block they are at this address.
 
-    The arguments are those of ``staged_output``. Raises OutputError if the address holds a checkpoint and the options
-    do not allow to replace it, or cannot be written to; ConfigError for options that an address does not support.
+    The arguments are the same as those of ``staged_output``. Raises OutputError if the address contains a checkpoint
+    and the options do not allow to replace it, or if the address cannot be written to; ConfigError for options that an
+    address does not support.
     """
     _check_options(options, shape, helpers)
     assert consumer is None  # refused by source_consumer
@@ -65,10 +66,10 @@ def uploaded_output(
 
 
 def _removed(present: Sequence[str], parts: Sequence[str], companions: Sequence[str]) -> list[str]:
-    """Return the files that are removed before the new ones appear, in this order; ``present`` are those replaced.
+    """Return the files in ``present`` that are removed before the new files appear, in the order of removal.
 
-    The index goes first, and the shards go, too, if there will be several: old and new ones may have the same names. A
-    single file of weights is replaced in one step.
+    The index is removed first. Old shards are removed too if the new output has several parts: old and new shards may
+    have the same names. A single file of weights is not removed, but replaced in one step.
     """
     removed = [name for name in present if name not in companions and parts != [name]]
     shards = shards_among(removed)
@@ -76,14 +77,14 @@ def _removed(present: Sequence[str], parts: Sequence[str], companions: Sequence[
 
 
 def _staged(shape: OutputShape, folder: UploadedFolder, alone: str) -> StagedOutput:
-    """Return the temporary files, whose progress counts sent bytes, too; ``alone`` is the name of a single file."""
+    """Return the temporary files; uploaded bytes are reported as progress, too. ``alone`` is a single file's name."""
     files = {} if shape.folder else {"": folder.file(alone, shape.size)}
     staged = StagedOutput(shape, files, folder if shape.folder else None)
     staged.sends = left = shape.size
 
     def sent(nbytes: int) -> None:
         nonlocal left
-        counted = min(nbytes, left)  # the small files do not count
+        counted = min(nbytes, left)  # the total does not include the small files, such as companions
         left -= counted
         staged.advance(counted)
 
@@ -95,38 +96,42 @@ def _check_options(options: OutputOptions, shape: OutputShape, helpers: Helpers 
     """Raise ConfigError for options that an output at an address does not support; the message says why not."""
     at = f"for the output at {escape(shown(options.path))}"
     if options.restart:
-        raise ConfigError(f"--restart is not {at}: nothing is kept of an interrupted run.", hint="Leave it out.")
+        raise ConfigError(
+            f"--restart is not possible {at}: no finished parts are kept there after an interruption.",
+            hint="Leave out --restart.",
+        )
     if options.key:
         raise ConfigError(
-            f"--key is not {at}: its files are uploaded, and gone from here, before all are there to be signed.",
+            f"--key is not possible {at}: each file is uploaded and removed from this machine before the last file is "
+            "written, but a signature is made from all files.",
             hint="Write the output to this machine, and copy it.",
         )
     if helpers is not None and shape.folder:
         raise ConfigError(
-            f"several processes are not {at}: they write into a folder that they share.",
+            f"several processes are not possible {at}: they need a folder that they share.",
             hint="Start one process, or write to this machine.",
         )
 
 
 def _check_no_input(path: str, shape: OutputShape, options: OutputOptions, plan: Plan, inputs: PlanInputs) -> None:
-    """Raise OutputError if an address must not be written to, since a file there is read."""
+    """Raise OutputError if an input of the plan is at the address of the output."""
     read = [file.uri for source in inputs.sources for file in source.open_files().values()]
     read += [file.name for file in plan.target.files] + [one.path for one in plan.target.companions]
     place = _place(shown(path).rstrip("/"))
     for uri in map(shown, (*read, *options.inputs)):
         if uri and (_place(uri).rpartition("/")[0] if shape.folder else _place(uri)) == place:
-            raise OutputError(f"{escape(uri)} is an input, and inputs are never changed.", hint="Name another output.")
+            raise OutputError(f"{escape(uri)} is an input, and inputs are never changed.", hint="Use another output.")
 
 
 def _place(uri: str) -> str:
-    """Return an address in one spelling: a file of this machine by its path, without links."""
+    """Return a form of an address that can be compared: for a local file, the path with links resolved."""
     if scheme_of(uri) not in ("", "file", "local"):
         return uri
     return f"file://{os.path.realpath(uri.partition('://')[2] or uri)}"
 
 
 def _replaced(destination: Destination, path: str, names: Iterable[str], stale: Iterable[str]) -> list[str]:
-    """Return the files at an address that the output replaces: those of its ``names``, and of an earlier output."""
+    """Return the files at an address that the output replaces: files in ``names``, and files of an earlier output."""
     there = destination.names()
 
     def read(name: str) -> bytes:

@@ -1,7 +1,7 @@
-"""Presents a zip or tar archive with a checkpoint in it as a folder: members are read in place, never extracted.
+"""Presents a zip or tar archive that contains a checkpoint as a folder, without extracting its members.
 
-ESPnet packs models into such a zip (``espnet2.bin.pack``), NeMo into a tar (``.nemo``). Members must be stored without
-compression.
+ESPnet packs models into a zip (``espnet2.bin.pack``), NeMo into a tar (``.nemo``). Only members that are stored without
+compression can be read.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ..errors import FormatError
-from ..storage.read.base import File, Source
+from ..storage.read.base import File, Folder, Source
 from ..storage.read.uri import open_source
 from ..util.text import escape, listing
 from ._choosing import is_weights
@@ -27,31 +27,31 @@ from .zip.records import STORED
 __all__ = ["ArchiveFolder", "Member", "archive_folder", "of_archive", "open_member"]
 
 HEAD = 512
-"""The first bytes of an archive, which tell its kind."""
+"""How many bytes of a file are read to see whether it is an archive."""
 _SAVED = ("CKPT.yaml", META, ".metadata")
-"""Names, besides those of weights, that make a folder a checkpoint: of SpeechBrain, ESPnet, torch distributed."""
+"""Files, besides weights, that show that a folder is a checkpoint: of SpeechBrain, ESPnet, torch distributed."""
 
 
 _NEMO_CONFIG, _NEMO_WEIGHTS = "model_config.yaml", "model_weights"
-"""A ``.nemo`` of a large model has a folder of torch distributed in place of one file of weights."""
+"""The ``.nemo`` of a large model has a folder ``model_weights`` of torch distributed instead of one weights file."""
 
 
 _EXPORTED = "serialized_exported_program.json"
-"""torch.export (2.6 and older) puts this beside its weights, constants and example inputs."""
+"""The program in an archive of torch.export (2.6 and older), which is not read."""
 
 
 class _Place(NamedTuple):
-    """The place of a member in the archive: the offset of its bytes, and how many there are."""
+    """The offset and the number of a member's bytes in the archive."""
 
     offset: int
     size: int
 
 
 def archive_folder(file: Source, head: bytes) -> ArchiveFolder | None:
-    """Return the folder of an archive that has a checkpoint; None if there is none that can be read in place.
+    """Return the folder inside an archive that has a checkpoint; None if no checkpoint can be read in place.
 
-    ``head`` has the first bytes of the file. As long as a folder of the archive has nothing but one subfolder, this
-    subfolder is searched. Raises FormatError or UnsafeError if the archive is broken.
+    ``head`` has the first bytes of the file. A folder that contains nothing but one subfolder is replaced by this
+    subfolder. Raises FormatError or UnsafeError if the archive is damaged.
     """
     folder = _whole(file, head) if isinstance(file, File) and not isinstance(file, Member) else None
     if folder is None or _EXPORTED in folder.names():
@@ -62,9 +62,9 @@ def archive_folder(file: Source, head: bytes) -> ArchiveFolder | None:
 
 
 def _whole(file: File, head: bytes) -> ArchiveFolder | None:
-    """Return a whole archive as a folder; None if the file is not an archive, or torch wrote it.
+    """Return a whole archive as a folder; None if the file is not an archive, or if ``torch.save`` wrote it.
 
-    None, too, if a checkpoint in a zip archive is compressed. ``head`` has the first bytes of the file.
+    Also returns None if a zip archive contains a compressed checkpoint. ``head`` has the first bytes of the file.
     """
     if head.startswith(b"PK"):
         archive = read_archive(file)
@@ -81,9 +81,9 @@ def _whole(file: File, head: bytes) -> ArchiveFolder | None:
 
 
 def open_member(path: str) -> Member | None:
-    """Return the member of an archive that a path leads to, as in ``models.zip/a.pth``; None if there is none.
+    """Return the member at a path that leads into an archive, such as ``models.zip/a.pth``; None if there is none.
 
-    Raises FormatError or UnsafeError if the archive is broken.
+    Raises FormatError or UnsafeError if the archive is damaged.
     """
     archive = os.path.dirname(path)
     while archive and not os.path.lexists(archive) and os.path.dirname(archive) != archive:
@@ -95,17 +95,17 @@ def open_member(path: str) -> Member | None:
     head = file.read(0, min(HEAD, file.size))
     folder = _whole(file, head)
     if folder is None and head.startswith(b"PK"):
-        hint = f"Unpack it, and name the unpacked file: unzip {escape(archive)} {escape(name)}"
-        raise FormatError(f"{escape(archive)} is compressed: {escape(name)} cannot be read in place.", hint=hint)
+        hint = f"Unpack it, and use the unpacked file: unzip {escape(archive)} {escape(name)}"
+        raise FormatError(f"{escape(archive)} is compressed: {escape(name)} cannot be read from it.", hint=hint)
     return folder.file(name) if folder is not None else None
 
 
 def of_archive(header: Header, folder: ArchiveFolder) -> Header:
-    """Return the header of a checkpoint in an archive, with the archive added to its files and a note about it."""
+    """Return ``header``, of a checkpoint inside an archive, with the archive added to its files, and with a note."""
     read = {one.name for one in header.files}
     others = [name for name in folder.names() if name not in read]
-    note = f"read in place, in the archive: {listing(sorted(read), 2, where='')}"
-    note += f"; its other files are not copied: {listing(others, 4, where='')}" if others else ""
+    note = f"read from the archive: {listing(sorted(read), 2, where='')}"
+    note += f"; the archive's other files are not copied: {listing(others, 4, where='')}" if others else ""
     return replace(
         header,
         files=(folder.fingerprint(), *header.files),
@@ -114,8 +114,8 @@ def of_archive(header: Header, folder: ArchiveFolder) -> Header:
     )
 
 
-class ArchiveFolder:
-    """A folder in an archive, or the whole archive; ``within`` is its path in the archive, '' or ending in a slash."""
+class ArchiveFolder(Folder):
+    """A folder in an archive; ``within`` is its path with a slash at the end, or '' for the whole archive."""
 
     def __init__(self, archive: File, places: Mapping[str, _Place], within: str = "") -> None:
         self.uri = f"{archive.uri}/{within}".rstrip("/")
@@ -126,17 +126,17 @@ class ArchiveFolder:
         self._paths = [name.removeprefix(within) for name in places if name.startswith(within)]
 
     def fingerprint(self) -> FilePrint:
-        """Return the fingerprint of the archive, with a digest of its members' names and places."""
+        """Return the fingerprint of the archive, with a digest of its members' names, offsets and sizes."""
         return FilePrint.of(self.archive, hashlib.sha256(repr(sorted(self._places.items())).encode()).hexdigest(), "")
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether a file directly in this folder is a checkpoint by its name, or describes one (``CKPT.yaml``)."""
+        """Whether a file directly in this folder is named like a checkpoint, or describes one (``CKPT.yaml``)."""
         return any(is_weights(name) or name in _SAVED for name in self.names())
 
     @property
     def way_in(self) -> str:
-        """The subfolder to search: the only one if there are no files, or ``model_weights`` of NeMo; else ''."""
+        """The subfolder to search: the only one if there are no files, or NeMo's ``model_weights``; '' if none."""
         names, folders = self.names(), self.folders()
         if _NEMO_CONFIG in names:
             return _NEMO_WEIGHTS if _NEMO_WEIGHTS in folders else ""
@@ -158,12 +158,12 @@ class ArchiveFolder:
         """Return the file ``name`` of this folder; raises FormatError if there is none."""
         place = self._places.get(self._within + name)
         if place is None:
-            raise FormatError(f"the archive {escape(self.uri)} has no {escape(name)} in it.", rule="missing member")
+            raise FormatError(f"the archive {escape(self.uri)} does not contain {escape(name)}.", rule="missing member")
         return Member(self, name, place)
 
 
 class Member(FileSlice):
-    """A member of an archive, which is read like a file; ``path`` is its path in the ArchiveFolder that returned it."""
+    """A member of an archive, read like a file; ``path`` is its path relative to the ArchiveFolder that returned it."""
 
     def __init__(self, folder: ArchiveFolder, name: str, place: _Place) -> None:
         super().__init__(folder.archive, place.offset, place.size)

@@ -28,10 +28,10 @@ __all__ = [
     "note_of",
 ]
 
-# Chooses one of the checkpoints that a training run leaves in its folder.
+# Chooses one of the checkpoints that a training run of ESPnet leaves in its folder.
 #
-# ESPnet leaves every epoch, ``checkpoint.pth`` to resume from, and per criterion ``valid.acc.best.pth`` and averages,
-# of which its recipes decode with ``valid.acc.ave.pth`` (espnet2/main_funcs/average_nbest_models.py, asr.sh).
+# These are every epoch, ``checkpoint.pth`` to resume from, and for each criterion ``valid.acc.best.pth`` and averages.
+# ESPnet's recipes decode with ``valid.acc.ave.pth`` (espnet2/main_funcs/average_nbest_models.py, asr.sh).
 
 _KINDS = (
     (re.compile(r"valid\.acc\.ave\.pth"), "the average that ESPnet decodes with"),
@@ -39,11 +39,11 @@ _KINDS = (
     (re.compile(r"(?:train|valid)\..+\.ave_\d+best\.pth"), "the one average"),
     (re.compile(r"(?:train|valid)\..+\.best\.pth"), "the one best epoch"),
 )
-"""The kinds of files, best first: one of the first kind that has any file is taken. Averages come before epochs."""
+"""(pattern of file names, reason in a note), best first; the first pattern that matches a file decides."""
 
 
 def chosen_of_run(names: Sequence[str]) -> tuple[str, str]:
-    """Return (file name, reason) of the checkpoint to read in an ESPnet run; ('', '') if none fits, or several do."""
+    """Return (file name, reason) of the checkpoint to read in an ESPnet run; ('', '') if none or several fit best."""
     for pattern, why in _KINDS:
         found = [name for name in names if pattern.fullmatch(name)]
         if found:
@@ -52,10 +52,10 @@ def chosen_of_run(names: Sequence[str]) -> tuple[str, str]:
 
 
 def broken_link_of_run(names: Sequence[str], broken: Sequence[str]) -> str:
-    """Return a broken link to a checkpoint that ESPnet would prefer to the files ``names``; '' if there is none.
+    """Return a broken link that would be chosen over the files ``names`` if its target existed; '' if there is none.
 
-    A link is preferred if its name is of the same or a better kind than the best of the files: averages come before
-    epochs.
+    ``broken`` has the names of all broken links. A link is preferred over a file if ``_KINDS`` ranks its name at least
+    as high.
     """
     for pattern, _ in _KINDS:
         for name in broken:
@@ -67,7 +67,7 @@ def broken_link_of_run(names: Sequence[str], broken: Sequence[str]) -> str:
 
 
 def example_of_run(names: Sequence[str]) -> str:
-    """Return the best of several checkpoint names, which a hint shows as an example."""
+    """Return the best of several checkpoint names, as an example for a hint."""
     found = [name for pattern, _ in _KINDS for name in names if pattern.fullmatch(name)]
     return (found or list(names))[0]
 
@@ -78,9 +78,9 @@ _PREFERRED = (
     "adapter_model.bin",
 )  # fmt: skip
 _FIRST_OF_GGUF = re.compile(r"-00001-of-\d{5}\.gguf$")
-"""Matches the first file of a split model of llama.cpp, which has no index: it stands for all of them."""
+"""Matches the first file of a model that llama.cpp split; there is no index, so this file is read instead."""
 _VARIANT = re.compile(r"^([^.]+)\.[\w-]+(\.safetensors|\.bin)$")
-"""Matches the name of a variant of such a file, as transformers and diffusers write it: ``model.fp16.safetensors``."""
+"""Matches the name of a variant in transformers and diffusers, such as ``model.fp16.safetensors``."""
 
 
 @dataclass(frozen=True)
@@ -97,20 +97,20 @@ class Choice:
 
 
 def is_weights(name: str) -> bool:
-    """Return whether a file name ends like that of a checkpoint, as ``.safetensors`` or ``.pth``."""
+    """Return whether a file name has the suffix of a checkpoint, such as ``.safetensors`` or ``.pth``."""
     return name.lower().endswith(SUFFIXES)
 
 
 def has_weights(names: Sequence[str]) -> bool:
-    """Return whether the names include one under which toolkits look for weights, such as ``model.safetensors``.
+    """Return whether ``names`` include a usual name of model weights, such as ``model.safetensors``.
 
-    So do their indexes, those of variants too (``model.safetensors.index.fp16.json``).
+    The name of an index of such weights is one, too, also for a variant (``model.safetensors.index.fp16.json``).
     """
     return any((_VARIANT.sub(r"\1\2", indexed_name(name)) or name) in _PREFERRED for name in names)
 
 
 def choose(folder: Folder, names: Sequence[str]) -> Choice:
-    """Return the file of a folder to read; raises FormatError if there is none, or more than one candidate."""
+    """Return the file to read in a folder; raises FormatError if there is none, or if the choice is not clear."""
     indexes = [name for name in names if indexed_name(name)]
     shards = shards_among(names)
     singles = [name for name in names if is_weights(name) and (name not in shards or _FIRST_OF_GGUF.search(name))]
@@ -136,13 +136,13 @@ def choose(folder: Folder, names: Sequence[str]) -> Choice:
 
 
 def note_of(choice: Choice, read: Collection[str]) -> list[str]:
-    """Return a list with one note on the chosen file and the folder's other checkpoints; [] if there are no others.
+    """Return [note] on the chosen file and on the folder's other checkpoints; [] if there is nothing to say.
 
-    ``read`` has the names of the files that were read: they do not count as others. If the choice has a reason, there
-    is always a note.
+    ``read`` has the names of the files that were read, such as shards: they are not listed as other checkpoints. There
+    is always a note if the choice has a reason (``why``).
     """
     others = [name for name in choice.others if name not in read]
-    shown = listing(others, len(others) if len(others) < 3 else 1, where="")  # it is to be one line
+    shown = listing(others, len(others) if len(others) < 3 else 1, where="")  # keeps the note on one line
     also = f"; also in the folder: {shown}" if others else ""
     return [f"read {escape(choice.name)}{choice.why}{also}"] if choice.why or others else []
 
@@ -157,38 +157,38 @@ def _check_stale(folder: Folder, indexes: Sequence[str], singles: Sequence[str])
         if rival in singles:
             raise FormatError(
                 f"{escape(folder.uri)} has both {escape(rival)} and {escape(index)}; one of them is out of date.",
-                hint="Name the one to read.",
+                hint="Pass the path of the one to read.",
                 rule="stale index",
             )
 
 
 def _check_links(folder: Folder, candidates: Sequence[str]) -> None:
-    """Raise SourceError if the checkpoint to take is a broken link: any other file would be a different checkpoint."""
+    """Raise SourceError if the checkpoint to read is a broken link: another file would be a different checkpoint."""
     if has_weights(candidates):
         return
     broken = [name for name in broken_links(folder) if is_weights(name)]
     lost = broken_link_of_run(candidates, broken) or ("" if candidates else next(iter(broken), ""))
     if lost:
-        folder.file(lost).close()  # raises, and names the target
+        folder.file(lost).close()  # raises an error whose message has the target
 
 
 def _none(folder: Folder, shards: Sequence[str]) -> FormatError:
     if not shards:
-        return FormatError(f"{escape(folder.uri)} has no checkpoint in it.", rule="no checkpoint")
+        return FormatError(f"{escape(folder.uri)} contains no checkpoint.", rule="no checkpoint")
     missing, many = missing_shards(shards, most=2)
     others = f"; missing: {', '.join(map(escape, missing))}" if missing else ""
     others += f" and {many - len(missing):,} more" if many > len(missing) else ""
     fetch = f"{'them' if many > 1 else 'it'} and the {INDEX}" if missing else f"the {INDEX} too"
     return FormatError(
-        f"{escape(folder.uri)} has {count(len(shards), 'shard')} and no index{others}.",
-        hint=f"Fetch {fetch}, or name a shard to read it alone, for example {_example(folder, shards[0])}.",
+        f"{escape(folder.uri)} has {count(len(shards), 'shard')}, but no index{others}.",
+        hint=f"Fetch {fetch}, or pass a shard to read it alone, for example {_example(folder, shards[0])}.",
         details=shards,
         rule="no checkpoint",
     )
 
 
 def _by_index(folder: Folder, indexes: Sequence[str], candidates: Sequence[str], loose: Sequence[str]) -> Choice:
-    """Return a Choice of the only index if all other candidates are its shards; raises FormatError otherwise."""
+    """Return the only index as the Choice if all other candidates are its shards; else raise FormatError."""
     if len(indexes) == 1:
         file = folder.file(indexes[0])
         own = _named(file)
@@ -198,7 +198,7 @@ def _by_index(folder: Folder, indexes: Sequence[str], candidates: Sequence[str],
         candidates = [name for name in candidates if name not in own]
     raise FormatError(
         f"{escape(folder.uri)} has several checkpoints: {listing(candidates)}.",
-        hint=f"Name one, for example {_example(folder, example_of_run(candidates))}.",
+        hint=f"Pass one of them, for example {_example(folder, example_of_run(candidates))}.",
         details=candidates,
         rule="several checkpoints",
     )
@@ -207,7 +207,7 @@ def _by_index(folder: Folder, indexes: Sequence[str], candidates: Sequence[str],
 def _named(index: File) -> set[str]:
     """Return the names of the files that an index lists; empty if the index is invalid.
 
-    An invalid index is not an error here, but later, when it is read.
+    No error is raised here for an invalid index: reading the index raises it later.
     """
     if index.size > limits.INDEX_BYTES:
         return set()

@@ -1,6 +1,6 @@
-"""Reads ``meta.yaml`` in the folder of a model that ESPnet packed; it names the model's files.
+"""Reads ``meta.yaml`` in the folder of a model that ESPnet packed: the list of the model's files.
 
-Written after ``espnet2/main_funcs/pack_funcs.py``.
+Follows ``espnet2/main_funcs/pack_funcs.py``.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _LANGUAGE_MODEL = "lm_file"
 
 
 def packed_weights(folder: Folder, names: Sequence[str]) -> dict[str, str]:
-    """Return the checkpoints that a folder's ``meta.yaml`` names, by entry (``asr_model_file``); {} if it names none.
+    """Return {entry: path} of the checkpoints in a folder's ``meta.yaml`` (entry ``asr_model_file``); {} if none.
 
-    The language model of a recogniser comes last.
+    The language model comes last.
     """
     if META not in names:
         return {}

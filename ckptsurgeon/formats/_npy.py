@@ -25,10 +25,10 @@ _OTHER = re.compile(r"\{'descr': (?P<descr>.{1,200}?), 'fortran_order': ", re.DO
 
 
 def npy_entry(head: bytes, storage: Storage) -> TensorInfo | OpaqueResult:
-    """Return the header of the array in ``storage``, whose first bytes are ``head``.
+    """Return the TensorInfo of the ``.npy`` array in ``storage``, whose first bytes are ``head``.
 
-    An array of text, objects or records gives an OpaqueResult. Raises FormatError if the header is malformed, or the
-    array is longer or shorter than the header says.
+    For an array of strings, objects or records, an OpaqueResult is returned. Raises FormatError if the header is
+    malformed, or if the number of bytes is not what the header says.
     """
     text, begin = _header(head)
     found = _HEAD.fullmatch(text)
@@ -60,5 +60,7 @@ def _header(head: bytes) -> tuple[str, int]:
     form, start = ("<H", 10) if head[6] == 1 else ("<I", 12)
     length = struct.unpack_from(form, head, 8)[0]
     if length > limits.NPY_HEADER_BYTES or start + length > len(head):
-        raise FormatError(f"a numpy array has a header of {length} bytes: too long, or cut short.", rule="npy header")
+        raise FormatError(
+            f"a numpy array has a header of {length} bytes, which is too long or truncated.", rule="npy header"
+        )
     return head[start : start + length].decode("latin-1"), start + length

@@ -34,9 +34,10 @@ def _formats() -> list[Format]:
 
 
 def _formats_of(head: bytes = b"") -> list[Format]:
-    """Return the formats that a file with this head, or a folder, can have: those with its magic bytes, or the others.
+    """Return the formats to try for a file that begins with ``head``, or for a folder if ``head`` is empty.
 
-    So a zip archive, for example, is not tried as a tar archive or an index too.
+    These are the formats whose magic bytes match, or else all formats without magic bytes. So a zip archive, for
+    example, is not tried as a tar archive or as an index.
     """
     return [one for one in _formats() if head.startswith(one.magic)] or [one for one in _formats() if not one.magic]
 
@@ -51,7 +52,7 @@ def read_header(source: Source, name: str = "") -> Header:
     """Return the header of a checkpoint in any format.
 
     ``name`` is the path of the file within the checkpoint, which is stored in each Storage; '' if the file is the whole
-    checkpoint. Raises FormatError if the source is not a checkpoint, or is a broken one.
+    checkpoint. Raises FormatError if the source is not a checkpoint, or is a damaged one.
     """
     if isinstance(source, Member) and not name:
         return of_archive(read_header(source, source.path), source.folder())
@@ -88,13 +89,13 @@ def _link_note(file: File) -> tuple[str, ...]:
 
 
 def _check_alone(fmt: Format, folder: Folder) -> None:
-    """Raise FormatError if a folder that is a checkpoint as a whole also has a file with a checkpoint."""
+    """Raise FormatError if a folder that is itself a checkpoint also contains a file that is a checkpoint."""
     others = [name for name in folder.names() if has_weights([name])]
     if others:
         raise FormatError(
-            f"{escape(folder.uri)} is a checkpoint ({fmt.name}), but also has {listing(others)}; "
+            f"{escape(folder.uri)} is a checkpoint ({fmt.name}), but also contains {listing(others)}; "
             "one of them is out of date.",
-            hint="Name the file to read, or remove it to read the folder.",
+            hint="Pass the path of the file to read it, or remove the file to read the folder.",
             rule="several checkpoints",
         )
 
@@ -102,9 +103,11 @@ def _check_alone(fmt: Format, folder: Folder) -> None:
 def _read(fmt: Format, source: Source, name: str, head: bytes = b"") -> Header:
     try:
         return fmt.read(source, name)
-    except (RecursionError, MemoryError) as error:  # the bounds of this package should be reached first
+    except (RecursionError, MemoryError) as error:  # normally, a limit in limits.py is reached before
         why = "memory" if isinstance(error, MemoryError) else "stack"
-        raise UnsafeError(f"reading {escape(source.uri)} needs more {why} than there is.", rule="resources") from None
+        raise UnsafeError(
+            f"reading {escape(source.uri)} needs more {why} than is available.", rule="resources"
+        ) from None
     except UnsafeError:
         raise
     except FormatError as error:
@@ -117,7 +120,7 @@ def _read(fmt: Format, source: Source, name: str, head: bytes = b"") -> Header:
 
 
 def _more_precise(source: File, head: bytes, error: FormatError) -> FormatError:
-    """Return a more precise error for an unreadable archive if the names in it show its kind; else ``error``."""
+    """Return a more precise error for an unreadable archive if its member names show what it is; else ``error``."""
     with suppress(CheckpointError):
         found = in_zip(names_in_zip(source), _argument(source)) if head.startswith(b"PK") else None
         found = in_tar(names_in_tar(source), _argument(source)) if is_tar(head) else found
@@ -138,11 +141,11 @@ def _read_folder(folder: Folder) -> Header:
     header = read_header(choice.file or folder.file(name), name)
     notes = note_of(choice, {file.name for file in header.files})
     if "latest" in names:
-        notes.append("latest names a folder of training states, which was not read; to read it, name that folder")
-    if PIPELINE in names:
         notes.append(
-            f"the folder is a diffusers pipeline ({PIPELINE}) too, with its components in folders of their own"
+            "the file latest refers to a folder of training states, which was not read: pass its path to read it"
         )
+    if PIPELINE in names:
+        notes.append(f"the folder is also a diffusers pipeline ({PIPELINE}), whose components are in subfolders")
     header = replace(header, notes=(*notes, *header.notes))
     recipe = folder_recipe(folder) if header.recipe is None else None
     if recipe is None:

@@ -1,4 +1,4 @@
-"""The entry of a tensor in the header of a safetensors file: the only judge of whether it is sound."""
+"""Checks the entry of a tensor in the header of a safetensors file; all code that reads entries uses this check."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FIELDS = frozenset({"dtype", "shape", "data_offsets"})
 
 
 class EntryError(Exception):
-    """An entry is not valid: ``rule`` names that error of the reference implementation, ``why`` follows a key."""
+    """Raised for an invalid entry; ``rule`` is the reference implementation's name of the error, ``why`` the reason."""
 
     def __init__(self, rule: str, why: str) -> None:
         super().__init__(why)
@@ -26,15 +26,16 @@ class EntryError(Exception):
 
 
 def tensor_of(entry: Any, stored: Storage) -> TensorInfo:
-    """Return the header of a tensor; raises EntryError unless its offsets span exactly the bytes of its shape.
+    """Return the header of the tensor that ``entry`` describes; ``stored`` is the storage of all tensors of the file.
 
-    Whether ``stored`` has those bytes is not checked.
+    Raises EntryError unless the offsets span exactly the bytes that the shape needs. Whether ``stored`` is large enough
+    is not checked.
     """
     if not isinstance(entry, dict) or not entry.keys() >= FIELDS:
         raise EntryError("InvalidHeaderDeserialization", "does not have the fields of a tensor")
     name = CODES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
     if name is None:
-        raise EntryError("InvalidDtype", f"is of unknown type {escape(repr(entry['dtype']), 40)}")
+        raise EntryError("InvalidDtype", f"has the unknown dtype {escape(repr(entry['dtype']), 40)}")
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not _sizes(shape) or not _sizes(offsets) or len(offsets) != 2:
         raise EntryError("InvalidShape", "has an invalid shape or invalid offsets")
@@ -45,9 +46,9 @@ def tensor_of(entry: Any, stored: Storage) -> TensorInfo:
     if nonzero > limits.ELEMENTS or bits > 8 * limits.ELEMENTS:
         raise EntryError("ValidationOverflow", f"of shape {shape} has too many elements")
     if bits % 8:
-        raise EntryError("MisalignedSlice", "does not end on a byte")
+        raise EntryError("MisalignedSlice", "does not end at the end of a byte")
     if begin > end or end - begin != bits // 8:
-        raise EntryError("TensorInvalidInfo", f"needs {bits // 8} bytes and has {end - begin}")
+        raise EntryError("TensorInvalidInfo", f"needs {bits // 8} bytes, but has {end - begin}")
     if entry["dtype"] == "F4":
         if not shape or shape[-1] % 2:
             raise EntryError("MisalignedSlice", "has half a byte at the end of a row")

@@ -1,4 +1,4 @@
-"""Lays out safetensors files: their dtypes, the order of the tensors, the header."""
+"""Lays out safetensors files: the header, and the order and offsets of the tensors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CODES = {
     "F16": "float16", "BF16": "bfloat16", "I32": "int32", "U32": "uint32", "F32": "float32", "C64": "complex64",
     "F64": "float64", "I64": "int64", "U64": "uint64",
 }  # fmt: skip
-"""The dtypes of the format, in its own order; tensors are written from the last dtype to the first."""
+"""{name in the format: dtype}, in the order of the reference implementation, which writes the last dtype first."""
 
 CHUNK = 4096
 """How many entries of the header are encoded at a time."""
@@ -44,9 +44,10 @@ class _SafetensorsLayout:
         ordered = sorted(tensors, key=lambda t: t.key)
         ordered.sort(key=lambda t: _RANK[t.dtype], reverse=True)
         if METADATA in {tensor.key for tensor in tensors}:
-            raise OutputError(f"a tensor is called {METADATA}, which is reserved in safetensors.", hint="Use --to pth.")
+            raise OutputError(f"a tensor has the key {METADATA}, which safetensors reserves.", hint="Use --to pth.")
         entries = _entries(ordered)
-        chunks = iter(lambda: "".join(islice(entries, CHUNK)), "")  # so that there are never all next to their text
+        # in chunks, so that not all entries are in memory both as str and as bytes
+        chunks = iter(lambda: "".join(islice(entries, CHUNK)), "")
         self._entries = [self._encoded(chunk, ordered) for chunk in chunks]
         size = sum(map(len, self._described(recipe)))
         self._padding = b" " * (-size % 8)
@@ -71,12 +72,12 @@ class _SafetensorsLayout:
         except UnicodeEncodeError:
             odd = next((f"the key {escape(one.key)}" for one in tensors if not _is_text(one.key)), "the metadata")
             raise OutputError(
-                f"{odd} is not valid Unicode (it has half of a surrogate pair), as safetensors requires.",
+                f"{odd} is not valid Unicode (it has half of a surrogate pair), so safetensors cannot store it.",
                 hint="Use --to pth.",
             ) from None
 
     def _described(self, recipe: Sequence[str]) -> Iterator[bytes]:
-        """Yield the JSON of the header in parts, since that of a large model has tens of megabytes."""
+        """Yield the JSON of the header in parts, since the header of a large model has tens of megabytes."""
         if not self._metadata and not self._recipe:
             yield b"{"
             for number, entries in enumerate(self._entries):
@@ -92,7 +93,7 @@ class _SafetensorsLayout:
         yield from (b"}", *self._entries, b"}")
 
     def frame(self, checksums: Mapping[str, int], recipe: Sequence[str]) -> Iterator[tuple[int, bytes]]:
-        """Yield (offset, bytes) of everything but the tensors: the length of the header and the header, in parts."""
+        """Yield (offset, bytes) of everything but the tensors: the length of the header, then the header in parts."""
         at = 0
         for part in chain([struct.pack("<Q", self._size)], self._described(recipe), [self._padding]):
             yield at, part
@@ -103,7 +104,7 @@ _dumps = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 def _entries(tensors: Sequence[OutTensor]) -> Iterator[str]:
-    """Yield the entry of each tensor in the header, with a comma before it."""
+    """Yield the header entry of each tensor as JSON, with a comma in front."""
     at = 0
     for tensor in tensors:
         shape = list(tensor.shape)
@@ -125,7 +126,7 @@ def _is_text(value: str) -> bool:
 
 
 class SafetensorsWriter:
-    """Lays out safetensors files: the same bytes as of the reference implementation, except for the recipe."""
+    """Lays out safetensors files, with the same bytes as the reference implementation except for the recipe."""
 
     name = "safetensors"
     sharding = IndexedShards("model", ".safetensors")
@@ -142,5 +143,5 @@ class SafetensorsWriter:
         recipe: Sequence[str],
         beside: ExtraEntries | None = None,
     ) -> _SafetensorsLayout:
-        """Return the layout of a file: tensors ordered by dtype, larger dtypes first, then by key, without gaps."""
+        """Return the layout of a file; tensors are sorted by dtype (larger dtypes first), then by key, without gaps."""
         return _SafetensorsLayout(tensors, metadata, recipe)

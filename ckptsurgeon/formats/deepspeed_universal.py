@@ -1,7 +1,7 @@
-"""Reads universal checkpoints of DeepSpeed: the float32 weights, each in ``zero/<name of the parameter>/fp32.pt``.
+"""Reads DeepSpeed's universal checkpoints: the float32 weights, each in ``zero/<name of the parameter>/fp32.pt``.
 
-``ds_to_universal.py`` has joined the parts of all ranks: a file is a dict with the whole tensor as ``param``. Beside
-it are moments of the optimizer (``exp_avg.pt``), and, above, the model states of the run. Written after
+``ds_to_universal.py`` joined the parts of all ranks: each file is a dict with the whole tensor as ``param``. Next to it
+are the optimizer's moments (``exp_avg.pt``); the model states of the run are in the same folder as ``zero``. Follows
 ``deepspeed/checkpoint/{ds_to_universal,universal_checkpoint}.py`` (0.19).
 """
 
@@ -38,7 +38,7 @@ class _DeepSpeedUniversal:
     magic: tuple[bytes, ...] = ()
 
     def sniff(self, source: Source, head: bytes) -> bool:
-        """Return whether a folder has ``zero`` with parameters; so may the one that ``latest_universal`` names."""
+        """Return whether ``source``, or its subfolder given in ``latest_universal``, is a universal checkpoint."""
         if not isinstance(source, Folder):
             return False
         names = source.names()
@@ -49,7 +49,7 @@ class _DeepSpeedUniversal:
         return _LATEST in names and "latest" not in names and not has_weights(names) and bool(_tag(source))
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Return one header, made from the files of all parameters; raises FormatError if one is not valid."""
+        """Return one header, made from the files of all parameters; raises FormatError if a file is not valid."""
         assert isinstance(source, Folder)
         tag = "" if _ZERO in source.folders() else f"{_tag(source)}/"
         parameters = _parameters(source, tag)
@@ -80,7 +80,7 @@ class _DeepSpeedUniversal:
 
 
 def _tag(folder: Folder) -> str:
-    """Return the subfolder that ``latest_universal`` names; '' if there is none."""
+    """Return the subfolder that the file ``latest_universal`` contains; '' if it does not exist."""
     try:
         file = folder.file(_LATEST)
         raw = file.read(0, min(file.size, _TAG_BYTES))
@@ -93,7 +93,7 @@ def _tag(folder: Folder) -> str:
 
 
 def _parameters(folder: Folder, tag: str) -> list[str]:
-    """Return the names of the parameters, each of which has a folder."""
+    """Return the names of the parameters: the names of the subfolders of ``zero``."""
     try:
         return sorted(folder.inside(f"{tag}{_ZERO}").folders(), key=natural_key)
     except SourceError:
@@ -101,13 +101,13 @@ def _parameters(folder: Folder, tag: str) -> list[str]:
 
 
 def _state(folder: Folder, name: str, opened: list[StateFile]) -> Any:
-    """Return the content of a file, and append the open file to ``opened``."""
+    """Return the content of the file ``name``, and append the open file to ``opened``."""
     try:
         file = folder.file(name)
     except SourceError as error:
         raise FormatError(
             f"{escape(folder.uri)} lacks {escape(name)}: the conversion to a universal checkpoint was not finished, or "
-            "the folder is not whole.",
+            "the folder is incomplete.",
             rule="missing file",
         ) from error
     try:
@@ -119,27 +119,30 @@ def _state(folder: Folder, name: str, opened: list[StateFile]) -> Any:
 
 
 def _weight(folder: Folder, name: str, opened: list[StateFile]) -> TensorInfo:
-    """Return the weight in a file ``fp32.pt``; stage 3 may leave a plain tensor in place of a dict."""
+    """Return the weight in a file ``fp32.pt``, which is a dict, or for ZeRO stage 3 possibly a bare tensor."""
     tree = _state(folder, name, opened)
     info = tree.get("param") if isinstance(tree, Mapping) else tree
     if not isinstance(info, TensorInfo):
-        raise FormatError(f"{escape(opened[-1].file.uri)} has no tensor called param.", rule="universal")
+        raise FormatError(f"{escape(opened[-1].file.uri)} has no tensor param.", rule="universal")
     return info
 
 
 def _add_states(
     folder: Folder, tag: str, names: Sequence[str], *, weights: dict[str, TensorInfo], opened: list[StateFile]
 ) -> dict[str, Any]:
-    """Add what only the model states have: buffers, frozen parameters, second names, shapes of flat weights.
+    """Add to ``weights`` what only the model states contain, and return the entries to show next to the weights.
 
-    Return their entries that are shown next to the weights. Model states of several ranks have parts of the model, so
-    that nothing is taken from them.
+    Added are buffers, frozen parameters and further names of tied parameters; flat weights get their shapes. If there
+    are model states of several ranks, each has only a part of the model, so they are not read and {} is returned.
     """
     if names != [_FIRST]:
         return {}
     tree = _state(folder, f"{tag}{_FIRST}", opened)
     if not isinstance(tree, Mapping):
-        raise FormatError(f"{escape(opened[-1].file.uri)} is not a dict of training states.", rule="zero states")
+        raise FormatError(
+            f"{escape(opened[-1].file.uri)} is not a dict of training states, which DeepSpeed saves.",
+            rule="zero states",
+        )
     model = opened[-1]
     if "param_shapes" in tree:
         shapes = {key: shape for group in groups_of(model) for key, shape in group.items()}
@@ -158,17 +161,17 @@ def _add_states(
 
 
 def _parts_unread(states: Sequence[str]) -> list[str]:
-    """Return a note on model states of several ranks, of which nothing is taken."""
+    """Return a list with a note if there are model states of several ranks, which are not read; else []."""
     if states in ([], [_FIRST]):
         return []
     return [
-        f"the model states are those of {count(len(states), 'rank')}: buffers, frozen parameters and second names of "
-        "tied ones are in them only, and are not read"
+        f"the model states of {count(len(states), 'rank')} were not read: only they contain buffers, frozen parameters "
+        "and the further names of tied parameters"
     ]
 
 
 def _left_out(folder: Folder, zero: str, parameters: Sequence[str]) -> str:
-    """Return the end of a note, which names the optimizer's states that are left out; '' if there are none."""
+    """Return the end of a note, with the optimizer states that were left out; '' if there are none."""
     names = folder.inside(f"{zero}/{parameters[0]}").names() if parameters else []
     others = [name.removesuffix(".pt") for name in names if name != _WEIGHT and name.endswith(".pt")]
     return f"; left out of the optimizer: {listing(others, 6, where='')}" if others else ""

@@ -1,8 +1,8 @@
-"""Reads folders of DeepSpeed ZeRO: the float32 weights, which are in flat vectors of the optimizer states of all ranks.
+"""Reads folders of DeepSpeed ZeRO: the float32 weights, from the flat vectors in the optimizer states of all ranks.
 
-The header describes the tensors that ``zero_to_fp32.py`` would write, but nothing is run. Stages 1 and 2 cut one flat
-vector for each group of parameters into a piece for each rank; stage 3 cuts each parameter. Written after
-``deepspeed/utils/zero_to_fp32.py`` and ``deepspeed/checkpoint/constants.py`` (0.19).
+The header describes the tensors that ``zero_to_fp32.py`` would write; this script is not run. In stages 1 and 2, each
+group of parameters is one flat vector, which is cut into one piece per rank. In stage 3, each parameter is cut into
+pieces. Follows ``deepspeed/utils/zero_to_fp32.py`` and ``deepspeed/checkpoint/constants.py`` (0.19).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _DeepSpeedZero:
     magic: tuple[bytes, ...] = ()
 
     def sniff(self, source: Source, head: bytes) -> bool:
-        """Return whether a folder has optimizer and model states, or a subfolder with them is named in ``latest``."""
+        """Return whether a folder, or its subfolder given in the file ``latest``, has optimizer and model states."""
         if not isinstance(source, Folder):
             return False
         names = source.names()
@@ -79,7 +79,7 @@ def _has_states(names: Sequence[str]) -> bool:
 
 
 def _tagged(folder: Folder) -> tuple[str, list[str]]:
-    """Return the subfolder that the file ``latest`` names, and its file names; ('', []) if there is none."""
+    """Return the subfolder that the file ``latest`` contains, and its file names; ('', []) if there is none."""
     try:
         file = folder.file(_LATEST)
         raw = file.read(0, min(file.size, _TAG_BYTES))
@@ -96,9 +96,9 @@ def _tagged(folder: Folder) -> tuple[str, list[str]]:
 
 
 def _states(folder: Folder, tag: str, names: Sequence[str], suffix: str) -> list[StateFile]:
-    """Return the state files of all ranks whose names end in ``suffix``, in the order of the ranks.
+    """Return the state files whose names end in ``suffix``, one for each rank, in the order of the ranks.
 
-    ``tag`` is the subfolder that they are in, or ''.
+    ``tag`` is the subfolder of the files, or ''; ``names`` are the names of its files.
     """
     found = []
     for name in sorted((name for name in names if name.endswith(suffix)), key=natural_key):
@@ -107,26 +107,26 @@ def _states(folder: Folder, tag: str, names: Sequence[str], suffix: str) -> list
         header = read_header(file, inner)
         if not isinstance(header.tree, Mapping):
             raise FormatError(
-                f"{escape(file.uri)} is not a dict of training states, as DeepSpeed saves them.", rule="zero states"
+                f"{escape(file.uri)} is not a dict of training states, which DeepSpeed saves.", rule="zero states"
             )
         found.append(StateFile(file, header))
     return found
 
 
 def _of_all_ranks(models: Sequence[StateFile], optimizers: Sequence[StateFile]) -> tuple[dict[str, TensorInfo], int]:
-    """Return the weights by name, and the stage of ZeRO; parts of ranks of tensor parallelism are joined."""
+    """Return the weights by name, and the stage of ZeRO; the parts of tensor-parallel ranks are joined."""
     ranks = sorted({_model_rank(one) for one in models})
     if len(ranks) == 1:
         return _weights(models, optimizers)
     if ranks != list(range(len(ranks))) or ranks != sorted({_model_rank(one) for one in optimizers}):
-        raise FormatError("the states of some ranks of the split model are missing.", rule="zero ranks")
+        raise FormatError("the states of some tensor-parallel ranks are missing.", rule="zero ranks")
     made, first = [], []
     for rank in ranks:
         own = [[one for one in every if _model_rank(one) == rank] for every in (models, optimizers)]
         made.append(_weights(*own))
         first.append(own[0][0])
     if len({stage for _, stage in made}) > 1:
-        raise FormatError("the ranks are of different stages of ZeRO.", rule="zero states")
+        raise FormatError("the ranks were saved with different stages of ZeRO.", rule="zero states")
     from .clusters.zero_tensor_parallel import join_tensor_parallel
 
     handles = {name: file for one in (*models, *optimizers) for name, file in one.header.handles.items()}

@@ -1,6 +1,6 @@
-"""Reads folders with one file for each rank of FSDP: state dicts whose tensors are DTensors or ShardedTensors.
+"""Reads folders with one file per rank of FSDP: state dicts whose tensors are DTensors or ShardedTensors.
 
-FSDP2, and trainers such as verl, let every rank save its own part of the model (``torch.save`` of its state dict).
+With FSDP2, and in trainers such as verl, every rank saves the state dict of its own part of the model (``torch.save``).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _FsdpRanks:
         return isinstance(source, Folder) and has_rank_files(source.names())
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Return one header, made from the files of all ranks; raises FormatError if they do not fit together."""
+        """Return one header, made from the files of all ranks; raises FormatError if the files do not fit together."""
         from .clusters.joining import RankJoiner
 
         assert isinstance(source, Folder)
@@ -45,7 +45,7 @@ class _FsdpRanks:
             for one in files:
                 one.file.close()
             raise
-        whole = "" if joiner.joined else "; none of their tensors is distributed"
+        whole = "" if joiner.joined else "; none of their tensors is split across ranks"
         return Header(
             format=self.name,
             tree=tree,
@@ -58,12 +58,12 @@ class _FsdpRanks:
 
 
 def _state(folder: Folder, name: str) -> StateFile:
-    """Return the file of one rank, and its header; raises FormatError if it has no state dict."""
+    """Return the open file of one rank with its header; raises FormatError if its content is not a state dict."""
     file = folder.file(name)
     try:
         header = read_header(file, name)
         if not isinstance(header.tree, Mapping):
-            raise FormatError(f"{escape(file.uri)} is not a state dict, as a rank saves it.", rule="rank state")
+            raise FormatError(f"{escape(file.uri)} is not the state dict of a rank.", rule="rank state")
     except BaseException:
         file.close()
         raise

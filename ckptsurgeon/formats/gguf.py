@@ -1,8 +1,8 @@
 """Reads GGUF, the format of llama.cpp: typed metadata, the headers of the tensors, and their aligned bytes.
 
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Dimensions are stored from the last to the first. Rows of a
-quantised tensor are blocks of codes with their scales (``tensors.dtypes.BLOCKS``); such a tensor is one of bytes here.
-A model that llama.cpp split is read by the name of its first file.
+quantised tensor are blocks of codes with their scales (``tensors.dtypes.BLOCKS``); the shape of such a tensor is given
+in bytes. To read a model that llama.cpp split into several files, pass the first file.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class _Gguf:
     writer = GgufWriter()
 
     def sniff(self, source: Source, head: bytes) -> bool:
-        """Return whether the file begins with the name of the format."""
+        """Return whether the file begins with the magic bytes GGUF."""
         return isinstance(source, File) and head.startswith(self.magic)
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Check the header of the file and return it; raises FormatError or UnsafeError.
+        """Check the header of the file and return it; raises FormatError or UnsafeError if it is not valid.
 
-        The first file of a split model stands for all of them.
+        If the file is the first of a split model, the headers of all its files are joined.
         """
         assert isinstance(source, File)
         with naming(source):
@@ -69,35 +69,39 @@ def _header(found: GgufHeader, name: str) -> Header:
 
 
 def _without_own(entries: Mapping[str, _Entry]) -> dict[str, _Entry]:
-    """Return entries without the recipe, and without those that say how a model is split."""
+    """Return metadata entries without the recipe and the entries that say how a model is split."""
     return {key: one for key, one in entries.items() if key not in RESERVED}
 
 
 def _recipe(file: File, entry: StoredEntry) -> str:
     if entry.kind != TEXT or entry.nbytes > limits.RECIPE_BYTES:
-        raise FormatError(f"its entry {RECIPE_KEY} is not a recipe.", rule="recipe size")
+        raise FormatError(
+            f"its entry {RECIPE_KEY} is not a string, or is too large to be a recipe.", rule="recipe size"
+        )
     return file.read(entry.offset + 8, entry.nbytes - 8).decode("utf-8", "replace")
 
 
-# A model in several files, as llama-gguf-split writes it: each has a part of the tensors, the first the metadata.
+# A model in several files, as llama-gguf-split writes it: each has some of the tensors; the first has the metadata.
 
 
 def _parts(found: GgufHeader) -> int:
-    """Return how many files a model has."""
+    """Return the number of files of a model."""
     said = found.metadata.get(SPLIT_COUNT, "1")
     number = 1 if (stated := number_in(said)) is None else stated
     if number > limits.SHARDS:
-        raise FormatError(f"it is one of {number} files of a split model, more than {limits.SHARDS}.", rule="split")
+        raise FormatError(
+            f"its model is split into {number} files, more than the limit of {limits.SHARDS}.", rule="split"
+        )
     return number
 
 
 def _names(found: GgufHeader, parts: int) -> list[str]:
-    """Return the names of the files of a split model; raises FormatError unless this is the first of them."""
+    """Return the file names of a split model; raises FormatError unless ``found`` is its first file."""
     ending = f"-00001-of-{parts:05d}.gguf"
     if found.metadata.get(SPLIT_NUMBER) != "0" or not found.file.name.endswith(ending):
         raise FormatError(
-            f"it is one of {parts} files of a split model, and not the first by its name and its entry {SPLIT_NUMBER}.",
-            hint=f"Name the first, which ends with {ending}.",
+            f"it is one of {parts} files of a split model, but by its name or its entry {SPLIT_NUMBER} not the first.",
+            hint=f"Pass the first file, whose name ends with {ending}.",
             rule="split",
         )
     stem = found.file.name.removesuffix(ending)
@@ -105,7 +109,7 @@ def _names(found: GgufHeader, parts: int) -> list[str]:
 
 
 def _joined(first: GgufHeader, names: Sequence[str]) -> Header:
-    """Return one header of all files of a split model; raises FormatError if they do not fit each other."""
+    """Return one header for all files of a split model; raises FormatError if the files do not fit together."""
     with ExitStack() as stack:
         parts = [first, *(_part(first.file, name, number, stack) for number, name in enumerate(names[1:], 1))]
         tree: dict[str, TensorInfo] = {}
@@ -113,13 +117,14 @@ def _joined(first: GgufHeader, names: Sequence[str]) -> Header:
             twice = next((key for key in one.tensors if key in tree), None)
             if twice is not None:
                 raise FormatError(
-                    f"{escape(one.file.uri)} has the tensor {escape(twice)}, as a file before it.", rule="duplicate key"
+                    f"{escape(one.file.uri)} has the tensor {escape(twice)}, which an earlier file has, too.",
+                    rule="duplicate key",
                 )
             tree.update(one.tensors)
         said = first.metadata.get(SPLIT_TENSORS, str(len(tree)))
         if said != str(len(tree)):
             raise FormatError(
-                f"{escape(first.file.uri)} says that its model has {escape(said, 20)} tensors, but its files have "
+                f"{escape(first.file.uri)} says that the model has {escape(said, 20)} tensors, but the files have "
                 f"{len(tree)}.",
                 rule="split",
             )
@@ -136,12 +141,12 @@ def _joined(first: GgufHeader, names: Sequence[str]) -> Header:
 
 
 def _part(first: File, name: str, number: int, stack: ExitStack) -> GgufHeader:
-    """Return the header of a further file of a split model, which is closed if the others cannot be read."""
+    """Return the header of file ``number`` (from 0) of a split model; ``stack`` closes the file if reading fails."""
     try:
         file = first.folder().file(name)
     except SourceError as error:
         raise FormatError(
-            f"{escape(first.uri)} is the first file of a split model, and {escape(name)} cannot be read.",
+            f"{escape(first.uri)} is the first file of a split model, but the file {escape(name)} cannot be read.",
             hint="Fetch all files of the model.",
             rule="missing shard",
         ) from error
@@ -149,7 +154,7 @@ def _part(first: File, name: str, number: int, stack: ExitStack) -> GgufHeader:
     with naming(file):
         found = read_one(file, name)
         if found.metadata.get(SPLIT_NUMBER) != str(number):
-            raise FormatError(f"its entry {SPLIT_NUMBER} is not {number}, as its name says.", rule="split")
+            raise FormatError(f"its entry {SPLIT_NUMBER} is not {number}, although its name says so.", rule="split")
     return found
 
 

@@ -1,8 +1,8 @@
-"""Reads Megatron's checkpoints of ranks: ``iter_0000010/mp_rank_00_000/model_optim_rng.pt``.
+"""Reads Megatron's checkpoints with one file per rank: ``iter_0000010/mp_rank_00_000/model_optim_rng.pt``.
 
-A folder ``mp_rank_TT`` or ``mp_rank_TT_PPP`` is that of a rank of tensor and of pipeline parallelism; the file has the
-arguments of the run, and ``model`` with the rank's parts. Written after ``megatron/training/checkpointing.py``. Newer
-runs save a distributed checkpoint in its place, which the reader of these reads.
+In the folder name ``mp_rank_TT`` or ``mp_rank_TT_PPP``, TT is the rank of tensor parallelism and PPP the rank of
+pipeline parallelism. The file contains the arguments of the run, and ``model`` with the rank's parts of the weights.
+Follows ``megatron/training/checkpointing.py``. Newer runs save a distributed checkpoint instead: ``torch_dcp.py``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class _Megatron:
     magic: tuple[bytes, ...] = ()
 
     def sniff(self, source: Source, head: bytes) -> bool:
-        """Return whether a folder has folders of ranks, or names the iteration to read."""
+        """Return whether a folder has subfolders of ranks, or a file that says which iteration is the latest."""
         if not isinstance(source, Folder):
             return False
         if any(map(_RANK.fullmatch, source.folders())):
@@ -48,7 +48,7 @@ class _Megatron:
         return _LATEST in source.names() and not has_weights(source.names()) and bool(_latest(source))
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Return one header, made from the files of all ranks; raises FormatError if they do not fit together."""
+        """Return one header, made from the files of all ranks; raises FormatError if the files do not fit together."""
         assert isinstance(source, Folder)
         if not any(map(_RANK.fullmatch, source.folders())):
             return read_header(source.inside(_latest(source)))
@@ -78,7 +78,7 @@ class _Megatron:
 
 
 def _latest(folder: Folder) -> str:
-    """Return the folder of the iteration that a run names as its last; '' if there is none."""
+    """Return the subfolder of the latest iteration, as the run's file says; '' if there is none."""
     try:
         file = folder.file(_LATEST)
         said = file.read(0, min(file.size, 64)).decode("ascii", "replace").strip()
@@ -90,9 +90,9 @@ def _latest(folder: Folder) -> str:
 
 
 def _stages(folder: Folder) -> list[list[str]]:
-    """Return the files of the ranks: for each stage of the pipeline, those of its ranks of tensor parallelism.
+    """Return the subfolders of the ranks: for each pipeline stage, one for each rank of tensor parallelism.
 
-    Raises FormatError if a rank is missing, or if experts are shared out among ranks.
+    Raises FormatError if a rank is missing, or if experts are split across ranks.
     """
     found: dict[tuple[int, int], str] = {}
     for name in sorted(folder.folders(), key=natural_key):
@@ -101,7 +101,7 @@ def _stages(folder: Folder) -> list[list[str]]:
             continue
         if rank[3]:
             raise FormatError(
-                f"{escape(folder.uri)} has experts that are shared out among ranks ({escape(name)}).",
+                f"{escape(folder.uri)} has experts that are split across ranks ({escape(name)}), which cannot be read.",
                 hint="Convert it with Megatron's tools/checkpoint first.",
                 rule="megatron layer",
             )
@@ -113,13 +113,13 @@ def _stages(folder: Folder) -> list[list[str]]:
     if missing:
         shown = [f"mp_rank_{rank:02d}{f'_{stage:03d}' if stages > 1 else ''}" for stage, rank in missing[:1000]]
         raise FormatError(
-            f"{escape(folder.uri)} lacks the folders of ranks: {listing(shown)}.", details=shown, rule="ranks"
+            f"{escape(folder.uri)} lacks the folders of some ranks: {listing(shown)}.", details=shown, rule="ranks"
         )
     return [[found[stage, rank] for rank in range(ranks)] for stage in range(stages)]
 
 
 def _file(folder: Folder, rank: str, opened: list[StateFile]) -> StateFile:
-    """Return the file of a rank; raises FormatError if it is missing or has no model."""
+    """Open the file of the folder ``rank`` and append it to ``opened``; raises FormatError if it has no model."""
     names = folder.inside(rank).names()
     name = next((f"{rank}/{one}" for one in _FILES if one in names), "")
     if not name:
@@ -128,7 +128,7 @@ def _file(folder: Folder, rank: str, opened: list[StateFile]) -> StateFile:
     try:
         header = read_header(file, name)
         if not isinstance(header.tree, Mapping) or not any(_is_chunk(key) for key in header.tree):
-            raise FormatError(f"{escape(file.uri)} has no entry model, as Megatron saves it.", rule="megatron")
+            raise FormatError(f"{escape(file.uri)} lacks the entry model, which Megatron saves.", rule="megatron")
     except BaseException:
         file.close()
         raise
@@ -141,7 +141,7 @@ def _is_chunk(key: Any) -> bool:
 
 
 def _weights(grid: Sequence[Sequence[StateFile]]) -> tuple[dict[str, TensorInfo], list[str]]:
-    """Return the tensors of the whole model, and notes; ``grid`` has the files of each stage."""
+    """Return the tensors of the whole model, and notes; ``grid`` has the files of the ranks of each pipeline stage."""
     first = grid[0][0]
     settings = _settings(first, ranks=len(grid[0]), stages=len(grid))
     chunks = sorted((key for key in first.tree if _is_chunk(key)), key=natural_key)
@@ -168,13 +168,14 @@ def _settings(first: StateFile, *, ranks: int, stages: int) -> MegatronSettings:
     for said, there, what in ((settings.tensor, ranks, "tensor"), (settings.pipeline, stages, "pipeline")):
         if said and said != there:
             raise FormatError(
-                f"{escape(first.file.uri)} is of a run with {what}_model_parallel_size {said}, but there are {there}.",
+                f"{escape(first.file.uri)} is from a run with {what}_model_parallel_size {said}, but the folder has "
+                f"{there}.",
                 hint="Fetch the whole folder again, without the folders of other runs.",
                 rule="ranks",
             )
     if settings.experts > 1:
         raise FormatError(
-            f"{escape(first.file.uri)} is of a run whose experts are shared out among {settings.experts} ranks.",
+            f"{escape(first.file.uri)} is from a run whose experts are split across {settings.experts} ranks.",
             hint="Convert it with Megatron's tools/checkpoint first.",
             rule="megatron layer",
         )
@@ -182,7 +183,7 @@ def _settings(first: StateFile, *, ranks: int, stages: int) -> MegatronSettings:
 
 
 def _flat(one: StateFile, tree: Any) -> Iterator[tuple[str, TensorInfo | None]]:
-    """Yield the tensors of a model by their dotted names, and None for other objects; older models are nested dicts."""
+    """Yield (dotted name, tensor) of a model, with None for other objects; ``tree`` may be nested, as in old files."""
     waiting, visited = [("", tree)], 0
     while waiting:
         prefix, node = waiting.pop()
@@ -191,7 +192,9 @@ def _flat(one: StateFile, tree: Any) -> Iterator[tuple[str, TensorInfo | None]]:
             raise FormatError(f"{escape(one.file.uri)} has a model that is not a dict of tensors.", rule="megatron")
         for key, value in node.items():
             if not isinstance(key, str) or len(prefix) + len(key) > limits.KEY_CHARACTERS:
-                raise FormatError(f"{escape(one.file.uri)} has a key that is not a text, or too long.", rule="megatron")
+                raise FormatError(
+                    f"{escape(one.file.uri)} has a key that is not a string, or is too long.", rule="megatron"
+                )
             if isinstance(value, Mapping):
                 waiting.append((f"{prefix}{key}.", value))
             else:
@@ -210,9 +213,10 @@ def _add(
     settings: MegatronSettings,
     name: str,
 ) -> None:
-    """Add the tensors of a stage; its layers are numbered from 0, and follow those of earlier stages.
+    """Add the tensors of a pipeline stage to ``weights``, with its layers numbered after those of earlier stages.
 
-    ``layers`` has the number of layers so far for each list of layers, and is changed. ``name`` is that of a file.
+    In ``stage``, the layers are numbered from 0. ``layers`` has, for each list of layers, the number of its layers so
+    far, and is updated. ``name`` is the name of a file for messages.
     """
     most: dict[str, int] = {}
     for key, info in stage.items():
@@ -222,10 +226,14 @@ def _add(
             key = f"{layer[1]}{int(layer[2]) + layers.get(layer[1], 0)}{layer[3]}"
         elif settings.tied and key.endswith(_TIED) and _embedding(weights) is not None:
             if equal_bytes(_first(info), _first(_embedding(weights) or info)) is False:
-                raise FormatError(f"{name}: {escape(key)} is not the word embedding, which it is tied to.", rule="tied")
+                raise FormatError(
+                    f"{name}: {escape(key)} is tied to the word embedding, but has different values.", rule="tied"
+                )
             continue
         if key in weights:
-            raise FormatError(f"{name} has {escape(key)}, which an earlier stage has, too.", rule="megatron stage")
+            raise FormatError(
+                f"{name} has {escape(key)}, which an earlier pipeline stage has, too.", rule="megatron stage"
+            )
         weights[key] = info
     for prefix, number in most.items():
         layers[prefix] = layers.get(prefix, 0) + number
@@ -236,7 +244,7 @@ def _embedding(weights: Mapping[str, TensorInfo]) -> TensorInfo | None:
 
 
 def _first(info: TensorInfo) -> TensorInfo:
-    """Return the part of a joined tensor that the first rank has."""
+    """Return the first rank's part of a joined tensor."""
     of = getattr(info.made, "of", None)
     return of[0] if isinstance(of, tuple) and of else info
 

@@ -1,4 +1,4 @@
-"""Reads numpy's ``.npy``: one array, shown as a state dict with one key, which is the name of the file."""
+"""Reads numpy's ``.npy``: one array, as a state dict whose only key is the file name without suffix."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _NumpyArray:
         return isinstance(source, File) and head.startswith(self.magic)
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Return the header of the file; raises FormatError if the file is longer or shorter than its array."""
+        """Return the header of the file; raises FormatError if the file has more or fewer bytes than its array."""
         assert isinstance(source, File)
         head = source.read(0, min(_HEAD_BYTES, source.size))
         with naming(source):

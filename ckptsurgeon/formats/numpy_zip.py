@@ -1,4 +1,4 @@
-"""Reads numpy's ``.npz``: a zip archive of arrays, each a key. Compressed arrays are listed but cannot be read."""
+"""Reads numpy's ``.npz``: a zip archive with one array per key. Compressed arrays are listed, but cannot be read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _NumpyZip:
         return isinstance(source, File) and head.startswith(self.magic) and head[30 : 30 + length].endswith(b".npy")
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Return the header, from the directory and each array's header; raises FormatError if no array can be read."""
+        """Return the header, from the directory and the arrays' headers; raises FormatError if no array can be read."""
         assert isinstance(source, File)
         with naming(source):
             archive = read_archive(source)
@@ -53,9 +53,9 @@ class _NumpyZip:
 
 
 def _tree(archive: Archive, within: str) -> dict[str, object]:
-    """Return the content of each record of the archive, by key: a TensorInfo, or an OpaqueResult if it cannot be read.
+    """Return, by key, a TensorInfo for each record of the archive, or an OpaqueResult if the record cannot be read.
 
-    Raises FormatError if two records have one key, as ``a`` and ``a.npy`` do.
+    Raises FormatError if two records have the same key, such as ``a`` and ``a.npy``.
     """
     tree: dict[str, object] = {}
     arrays = [entry for entry in archive.entries.values() if not entry.method]

@@ -1,8 +1,8 @@
 """Reads safetensors (https://huggingface.co/docs/safetensors): an 8-byte length, a JSON header, the tensors.
 
-The checks are at least as strict as those of the reference implementation (safetensors/src/tensor.rs): ``rule`` of an
-error is the name of the same error there. One check is stricter: a key that occurs twice is an error here, while the
-reference implementation takes the last.
+The checks are at least as strict as those of the reference implementation (safetensors/src/tensor.rs): the ``rule`` of
+an error is the name of the same error there. One check is stricter: a duplicate key is an error here, while the
+reference implementation uses the last one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class _Safetensors:
     writer = SafetensorsWriter()
 
     def sniff(self, source: Source, head: bytes) -> bool:
-        """Return whether the file begins with a possible length and the opening brace of a JSON object."""
+        """Return whether the file begins with a plausible header length and the opening brace of a JSON object."""
         if not isinstance(source, File) or len(head) < 9:
             return False
         length = int.from_bytes(head[:8], "little")
@@ -75,7 +75,7 @@ def _raw_header(file: File) -> bytes:
         raise _fail(file, "HeaderTooLarge", f"its header claims {length} bytes")
     if length > file.size - 8:
         raise _fail(
-            file, "InvalidHeaderLength", f"its header claims {length} of {file.size} bytes; the file is cut short"
+            file, "InvalidHeaderLength", f"its header claims {length} of {file.size} bytes; the file is truncated"
         )
     return file.read(8, length)
 
@@ -83,7 +83,7 @@ def _raw_header(file: File) -> bytes:
 def _parse(file: File, raw: bytes) -> dict[str, Any]:
     try:
         entries = parse_json(raw, strict=True)
-        if not _has_all_texts(entries, raw):
+        if not _has_all_strings(entries, raw):
             entries = parse_json(raw, unique_keys, strict=True)
     except ValueError as error:
         raise _fail(file, "InvalidHeaderDeserialization", f"its header is not valid JSON: {error}") from None
@@ -97,11 +97,12 @@ def _parse(file: File, raw: bytes) -> dict[str, Any]:
     return entries
 
 
-def _has_all_texts(entries: Any, raw: bytes) -> bool:
-    """Return whether a header certainly has every text of its JSON: then no key, of which the last is kept, is double.
+def _has_all_strings(entries: Any, raw: bytes) -> bool:
+    """Return whether the header certainly has no duplicate keys: as many strings were parsed as its JSON text contains.
 
-    A tensor has three keys and a dtype, and metadata are pairs of texts. To count quotes takes less than to look at the
-    keys of each tensor; if there are escapes, or any other values, the answer is False.
+    ``json`` keeps only the last of duplicate keys. An entry of a tensor has four strings besides its key (three keys
+    and a dtype); metadata are pairs of strings. Counting the quotes is faster than looking at the keys of each tensor.
+    If the text has escapes, or values of other types, the answer is False.
     """
     if not isinstance(entries, dict) or b"\\" in raw or set(map(type, entries.values())) != {dict}:
         return False
@@ -111,9 +112,9 @@ def _has_all_texts(entries: Any, raw: bytes) -> bool:
 
 
 def _check_unknown(file: File, value: Any, depth: int) -> None:
-    """Raise FormatError if an unknown field has a value that the reference implementation refuses, too.
+    """Raise FormatError if ``value``, of a field that is not in ``FIELDS``, is nested too deeply or not valid Unicode.
 
-    ``depth`` is how deeply the value is nested.
+    The reference implementation refuses such values, too. ``depth`` is how deeply the value is nested in the header.
     """
     if isinstance(value, str):
         _check_text(file, [value])
@@ -125,7 +126,7 @@ def _check_unknown(file: File, value: Any, depth: int) -> None:
 
 
 def _check_text(file: File, texts: Iterable[str | tuple[str, str]]) -> None:
-    """Raise FormatError for half of a surrogate pair, which JSON can write as an escape but UTF-8 cannot encode."""
+    """Raise FormatError if a string has half of a surrogate pair: possible as a JSON escape, but not in UTF-8."""
     for text in texts:
         try:
             "".join(text).encode()
@@ -133,7 +134,7 @@ def _check_text(file: File, texts: Iterable[str | tuple[str, str]]) -> None:
             raise _fail(
                 file,
                 "InvalidHeaderDeserialization",
-                f"the text {escape(''.join(text), 40)} has half of a surrogate pair",
+                f"the string {escape(''.join(text), 40)} has half of a surrogate pair",
             ) from None
 
 
@@ -141,14 +142,14 @@ def _metadata(file: File, metadata: Any) -> dict[str, str]:
     if metadata is None:
         return {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise _fail(file, "InvalidHeaderDeserialization", "its metadata is not a map of text to text")
+        raise _fail(file, "InvalidHeaderDeserialization", "its metadata is not a map from strings to strings")
     return metadata
 
 
 def _take_recipe(metadata: dict[str, str]) -> str | None:
     """Remove the recipe from the metadata and return its text; None if there is none.
 
-    It is found even if the name of its entry is damaged.
+    The recipe is found even if the key of its entry is damaged.
     """
     for key, value in metadata.items():
         if key == RECIPE_KEY or value.startswith('{"kind":"ckpt.recipe"'):
@@ -157,13 +158,13 @@ def _take_recipe(metadata: dict[str, str]) -> str | None:
 
 
 def _tensors(file: File, entries: dict[str, Any], stored: Storage) -> dict[str, TensorInfo]:
-    """Return the headers of all tensors, taken out of ``entries``; raises FormatError for an invalid one."""
+    """Return the headers of all tensors, and empty ``entries``; raises FormatError if an entry is not valid."""
     shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
     tensors: dict[str, TensorInfo] = {}
     places: list[tuple[int, int, str]] = []
     for key in list(entries):
-        entry = entries.pop(key)  # which takes more memory than what is made of it
-        key = sys.intern(key)  # several models have it
+        entry = entries.pop(key)  # frees it: an entry takes more memory than its TensorInfo
+        key = sys.intern(key)  # several open models have the same keys
         info = tensors[key] = _tensor(file, key, entry, stored)
         info.shape = shapes.setdefault(info.shape, info.shape)
         places.append((*entry["data_offsets"], key))
@@ -172,14 +173,14 @@ def _tensors(file: File, entries: dict[str, Any], stored: Storage) -> dict[str, 
 
 
 def _tensor(file: File, key: str, entry: Any, stored: Storage) -> TensorInfo:
-    """Return the header of one tensor; raises FormatError if it is not valid, or the file does not have its bytes."""
+    """Return the header of one tensor; raises FormatError if it is not valid, or if its bytes are not in the file."""
     try:
         info = tensor_of(entry, stored)
     except EntryError as error:
         raise _fail(file, error.rule, f"the tensor {escape(key)} {error.why}") from None
     if entry["data_offsets"][1] > stored.nbytes:
         raise _fail(
-            file, "InvalidOffset", f"the tensor {escape(key)} ends beyond the end of the file, which is cut short"
+            file, "InvalidOffset", f"the tensor {escape(key)} ends beyond the end of the file, which is truncated"
         )
     return info
 
@@ -187,12 +188,12 @@ def _tensor(file: File, key: str, entry: Any, stored: Storage) -> TensorInfo:
 def _check_cover(file: File, places: Sequence[tuple[int, int, str]], size: int) -> None:
     """Raise FormatError unless each of the ``size`` bytes after the header belongs to exactly one tensor.
 
-    ``places`` has the begin, the end and the key of each tensor.
+    ``places`` has (begin, end, key) of each tensor, in bytes after the header.
     """
     at = 0
     for begin, end, key in sorted(places):
         if begin != at:
-            why = "overlaps another tensor" if begin < at else "leaves a hole in front of it"
+            why = "overlaps another tensor" if begin < at else "has a gap in front of it"
             raise _fail(file, "InvalidOffset", f"the tensor {escape(key)} {why}")
         at = end
     if at != size:
@@ -206,7 +207,7 @@ def _check_cover(file: File, places: Sequence[tuple[int, int, str]], size: int) 
 
 def _frame(file: File, start: int, recipe: str) -> str:
     sealed = seal_of(recipe).encode()
-    at = file.read(8, start - 8).find(sealed) if sealed else -1  # a header of megabytes is not held for this alone
+    at = file.read(8, start - 8).find(sealed) if sealed else -1  # read again: it may be too large to keep in memory
     patches = [(8 + at, UNSEALED.encode())] if at >= 0 else []
     return digest_outside(file, [(start, file.size)], patches)
 

@@ -1,6 +1,6 @@
-"""Reads sharded checkpoints: an index, ``{"metadata": …, "weight_map": {key: file}}``, and the files it names.
+"""Reads sharded checkpoints: an index, ``{"metadata": …, "weight_map": {key: file}}``, and the files that it lists.
 
-The convention of transformers and huggingface_hub (``model.safetensors.index.json``,
+This is the convention of transformers and huggingface_hub (``model.safetensors.index.json``,
 ``pytorch_model.bin.index.json``).
 """
 
@@ -31,7 +31,7 @@ class _Sharded:
     magic: tuple[bytes, ...] = ()
 
     def sniff(self, source: Source, head: bytes) -> bool:
-        """Return whether a file begins like a JSON object and is named ``.json``."""
+        """Return whether a file begins like a JSON object and its name ends in ``.json``."""
         return isinstance(source, File) and source.name.endswith(".json") and head.lstrip()[:1] == b"{"
 
     def read(self, source: Source, name: str = "") -> Header:
@@ -89,7 +89,7 @@ def _index(file: File) -> tuple[bytes, dict[str, str], dict[str, str], object]:
         raise not_a_checkpoint(file.uri, json_kind(index), "index")
     for key, shard in weight_map.items():
         if not isinstance(shard, str) or not shard or len(shard) > limits.KEY_CHARACTERS:
-            raise FormatError(f"{escape(file.uri)} names no file for the key {escape(key)}.", rule="index")
+            raise FormatError(f"{escape(file.uri)} has no valid file name for the key {escape(key)}.", rule="index")
     extra = index.get("metadata")
     texts = extra.items() if isinstance(extra, dict) else ()
     total = extra.get("total_size") if isinstance(extra, dict) else None
@@ -103,11 +103,11 @@ def _shard(index: File, folder: Folder, shard: str) -> Header:
         file = folder.file(shard)
     except SourceError as error:
         raise FormatError(
-            f"{escape(index.uri)} names the shard {escape(shard)}, which {_why(error, folder, shard)}",
+            f"{escape(index.uri)} lists the shard {escape(shard)}, which {_why(error, folder, shard)}",
             rule="missing shard",
         ) from error
     if shard.endswith(".json"):
-        raise FormatError(f"{escape(index.uri)} names {escape(shard)}, which is not a shard.", rule="index")
+        raise FormatError(f"{escape(index.uri)} lists {escape(shard)}, which is not a shard.", rule="index")
     header = read_header(file, shard)
     if not isinstance(header.tree, Mapping) or not _are_all(header.tree, str, TensorInfo):
         raise FormatError(f"the shard {escape(shard)} has entries that are not tensors.", rule="shard contents")
@@ -115,14 +115,14 @@ def _shard(index: File, folder: Folder, shard: str) -> Header:
 
 
 def _are_all(tree: Mapping[Any, Any], key: type, value: type) -> bool:
-    """Whether all keys and all values are of a class each; there are few classes, and many entries."""
+    """Return whether all keys and values have the given types; quick, since it checks each distinct type once."""
     return all(issubclass(one, key) for one in set(map(type, tree))) and all(
         issubclass(one, value) for one in set(map(type, tree.values()))
     )
 
 
 def _why(error: SourceError, folder: Folder, shard: str) -> str:
-    """Return only the reason in an error about a shard: its message without the path of the file."""
+    """Return the reason in an error about a shard: the message without the path of the file in front."""
     return error.message.removeprefix(escape(os.path.join(folder.uri, shard))).strip()
 
 
@@ -134,31 +134,32 @@ def _by_shard(weight_map: Mapping[str, str]) -> dict[str, set[str]]:
 
 
 def _unnamed(index: File, folder: Folder, shards: Collection[str]) -> Iterator[str]:
-    """Yield a note if the folder has files named like shards of this index that the index does not name."""
+    """Yield a note if the folder has files that are named like shards of this index, but are not in the index."""
     stem, suffix = os.path.splitext(indexed_name(index.name))
     own = numbered(stem, suffix, any_case=True)
     others = [name for name in folder.names() if name not in shards and own.fullmatch(name)]
     if others:
-        yield f"{escape(index.name)} does not name {listing(others, 2, where='')}, so they were not read"
+        yield f"{escape(index.name)} does not list {listing(others, 2, where='')}, so they were not read"
 
 
 def _check_count(index: File, shards: Mapping[str, Header], total: object) -> Iterator[str]:
-    """Raise FormatError if the names of the shards imply more shards than the index names: a part is missing.
+    """Raise FormatError if the shard names imply more shards than the index lists: then some are missing.
 
-    If the tensors have the ``total`` size that the index gives, nothing is missing: then yield a note instead.
+    ``total`` is the ``total_size`` of the index. If it is the size of the tensors that were found, nothing is missing,
+    and only a note is yielded.
     """
     missing, many = missing_shards(shards, most=2)
     if not missing:
         return
     size = sum(info.nbytes for header in shards.values() for info in header.tree.values())
-    said = f"{escape(index.name)} names {count(len(shards), 'shard')}, but not {', '.join(map(escape, missing))}"
+    said = f"{escape(index.name)} lists {count(len(shards), 'shard')}, but not {', '.join(map(escape, missing))}"
     said += f" and {many - len(missing):,} more" if many > len(missing) else ""
     if total == size:
-        yield f"{said}; its total_size is the size of the shards that it names"
+        yield f"{said}; its total_size is the size of the shards that it lists"
         return
     raise FormatError(
-        f"{said}, which the shard names imply: a part of the checkpoint is missing.",
-        hint="Fetch all of it, or name a shard to read it alone. "
+        f"{said}, which should exist by the names of the shards: a part of the checkpoint is missing.",
+        hint="Fetch the whole checkpoint, or pass the path of a shard to read it alone. "
         f"If the rest was left out on purpose, set total_size = {size} in the index.",
         details=missing_shards(shards, most=1000)[0],
         rule="missing shard",
@@ -166,7 +167,7 @@ def _check_count(index: File, shards: Mapping[str, Header], total: object) -> It
 
 
 def _other_size(index: File, shards: Mapping[str, Header], total: object) -> Iterator[str]:
-    """Yield a note if the size of the tensors is not the one in the index: a shard may be from another model."""
+    """Yield a note if the tensors do not have the ``total`` size in the index: a shard may be from another model."""
     if isinstance(total, float) and total.is_integer():
         total = int(total)
     if type(total) is not int:
@@ -189,7 +190,7 @@ def _check_keys(index: File, shard: str, wanted: Set[str], tree: Mapping[str, An
         if keys:
             raise FormatError(
                 f"{escape(index.uri)} and its shard {escape(shard)} disagree: the shard {how} {listing(sorted(keys))}.",
-                hint="Download or save the whole folder again; a shard can be read alone by its own name.",
+                hint="Download or save the whole folder again, or pass the path of the shard to read it alone.",
                 details=sorted(keys),
                 rule="shard keys",
             )

@@ -1,7 +1,7 @@
 """Reads SpeechBrain's checkpoint folders: ``save/CKPT+<time or name>/`` with ``CKPT.yaml`` and ``<recoverable>.ckpt``.
 
-A recoverable is an object that SpeechBrain saves: each that torch saved gives a state dict, others give plain entries.
-Written after ``speechbrain/utils/checkpoints.py`` (1.1.2).
+A recoverable is an object that SpeechBrain saves in its own file. Files of ``torch.save`` are read as state dicts,
+other files as plain entries. Follows ``speechbrain/utils/checkpoints.py`` (1.1.2).
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class _SpeechBrain:
     magic: tuple[bytes, ...] = ()
 
     def sniff(self, source: Source, head: bytes) -> bool:
-        """Return whether a folder has ``CKPT.yaml``, or has subfolders with it."""
+        """Return whether a folder has ``CKPT.yaml``, or has a subfolder with ``CKPT.yaml``."""
         if not isinstance(source, Folder):
             return False
         names = source.names()
         return _META in names or (not has_weights(names) and bool(_saved(source)))
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Return one header for all files of a checkpoint; raises FormatError if there are several checkpoints."""
+        """Return one header for all files of a checkpoint; raises FormatError if the folder has several checkpoints."""
         assert isinstance(source, Folder)
         if _META in source.names():
             return _read(source, "")
@@ -56,7 +56,7 @@ class _SpeechBrain:
 
 
 def _saved(folder: Folder) -> list[str]:
-    """Return the names of the checkpoints in a folder such as ``save``, which has one folder for each."""
+    """Return the subfolders of a folder such as ``save`` that are checkpoints."""
     found = []
     for name in folder.folders():
         if name.startswith(_FOLDER):
@@ -67,21 +67,21 @@ def _saved(folder: Folder) -> list[str]:
 
 
 def _several(folder: Folder, saved: list[str]) -> FormatError:
-    """Return the error for a folder of several checkpoints, with the metrics of each."""
+    """Return the error for a folder with several checkpoints; its message lists the metrics of each checkpoint."""
     read = {name: _meta(folder, name) for name in saved}
     metas = {name: meta.entries for name, meta in read.items()}
     last = max(saved, key=lambda name: _number(metas[name].get("unixtime")))
     told = [f"{name} ({_told(one, last=name == last)})" for name, one in read.items()]
     return FormatError(
         f"{escape(folder.uri)} has several checkpoints: {listing(told)}.",
-        hint=f"Name one, for example {escape(folder.uri.rstrip('/'))}/{escape(last)}.",
+        hint=f"Pass one of them, for example {escape(folder.uri.rstrip('/'))}/{escape(last)}.",
         details=told,
         rule="several checkpoints",
     )
 
 
 def _told(meta: _Meta, *, last: bool) -> str:
-    """Return a text with the metrics of a checkpoint, or that they cannot be read; ``last`` is set for the newest."""
+    """Return a description of a checkpoint for a message: its metrics; ``last`` is true for the newest checkpoint."""
     unread = meta.notes and not meta.entries
     return f"its {_META} cannot be read" if unread else _worth(meta.entries, last=last)
 
@@ -125,18 +125,18 @@ def _meta(folder: Folder, inner: str) -> _Meta:
     if not isinstance(read, dict):
         return _Meta({}, header, (f"{escape(name)} cannot be read: it is not a mapping",))
     unread = [f"{escape(str(key))} ({value!r})" for key, value in read.items() if isinstance(value, OpaqueResult)]
-    note = f"{escape(name)} has Python objects, which are not made: {listing(unread, 6, where='')}"
+    note = f"{escape(name)} has Python objects, which are not rebuilt: {listing(unread, 6, where='')}"
     return _Meta({str(key): value for key, value in read.items()}, header, (note,) if unread else ())
 
 
 def _unread(tag: str) -> OpaqueResult:
-    """Return a stand-in for a Python object in ``CKPT.yaml``, such as a tensor; ``tag`` names its class."""
+    """Return a stand-in for a Python object in ``CKPT.yaml``, such as a tensor; ``tag`` contains its class name."""
     module, _, name = tag.rpartition(":")[2].rpartition(".")
     return OpaqueResult(GlobalName(module, name))
 
 
 def _read(folder: Folder, inner: str) -> Header:
-    """Return the header of the checkpoint in ``folder``, or, if ``inner`` is given, in this subfolder."""
+    """Return the header of the checkpoint in ``folder``, or in its subfolder ``inner`` if that is not ''."""
     meta = _meta(folder, inner)
     recoverables: dict[str, Any] = {}
     files, handles = [meta.file], dict[str, File]()
@@ -170,7 +170,7 @@ def _files(folder: Folder, inner: str) -> list[str]:
 
 
 def _header(file: File, name: str) -> Header | None:
-    """Return the header of a file that torch saved; None if it has a form of its own, such as the text of a counter."""
+    """Return the header of a file of ``torch.save``; None for another kind of file, such as a counter's text."""
     try:
         return read_header(file, name)
     except FormatError as error:
@@ -180,15 +180,15 @@ def _header(file: File, name: str) -> Header | None:
 
 
 def _text(file: File, name: str) -> Any:
-    """Return the text in a file that torch did not save, such as a counter; a stand-in if it is long or binary.
+    """Return the text in a file that is not from ``torch.save``, such as a counter; a stand-in if it is long or binary.
 
     Raises FormatError if the file of the model is not a checkpoint, or any file is empty, all zeros or a Git LFS
-    pointer: otherwise nobody would notice that a model is missing.
+    pointer: otherwise a missing model would go unnoticed.
     """
     raw = file.read(0, min(file.size, _TEXT_BYTES))
     if name == _MODEL or not raw.strip(b"\0") or raw.startswith(_POINTER):
         raise FormatError(
-            f"{escape(file.uri)} is {'neither a checkpoint nor a text of SpeechBrain' if raw else 'empty'}.",
+            f"{escape(file.uri)} is {'neither a checkpoint nor a text file of SpeechBrain' if raw else 'empty'}.",
             hint="Fetch it again, or remove it from the folder to read the other files.",
             rule="broken recoverable",
         )

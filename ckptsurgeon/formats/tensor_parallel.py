@@ -1,8 +1,8 @@
-"""Reads and writes folders with a safetensors file for each rank of tensor parallelism, and ``ranks.json``.
+"""Reads and writes folders with one safetensors file per rank of tensor parallelism, and ``ranks.json``.
 
-The files are named as vLLM's sharded state (``vllm/model_executor/model_loader/sharded_state_loader.py``):
-``model-rank-0-part-0.safetensors``. ``ranks.json`` says along which axis each tensor is cut; others are whole on every
-rank.
+The files have the names of vLLM's sharded state (``vllm/model_executor/model_loader/sharded_state_loader.py``):
+``model-rank-0-part-0.safetensors``. ``ranks.json`` says along which axis each tensor is split; all other tensors are
+whole on every rank.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ def _name(rank: int) -> str:
 
 
 class _Files:
-    """Names the files of the ranks."""
+    """Gives the names of the files of the ranks."""
 
     def names(self, number: int) -> list[str]:
         """Return the names of the files of ``number`` ranks."""
         return [_name(rank) for rank in range(number)]
 
     def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> Mapping[str, IndexFile]:
-        """Return nothing: the index is made of the axes, see ``index_of``."""
+        """Return {}: the index is made by ``_Writer.index_of``, from the axes."""
         return {}
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
-        """Return which of the files ``present`` in a folder belong to such a checkpoint."""
+        """Return those of the files ``present`` in a folder that belong to such a checkpoint."""
         found = {name for name in present if _FILE.fullmatch(name)}
         return found | ({INDEX} & set(present)) if found else set()
 
 
 class _Writer:
-    """Writes a safetensors file for each rank, with parts of equal size."""
+    """Writes one safetensors file per rank; the parts of a tensor have equal sizes."""
 
     name = "tp"
     sharding = _Files()
@@ -65,7 +65,7 @@ class _Writer:
     dtypes = SafetensorsWriter.dtypes
 
     def axis_of(self, tensor: OutTensor) -> int | None:
-        """Return None: only the user knows which layers are parallel."""
+        """Return None: only the user knows which layers are split."""
         return None
 
     def layout(
@@ -84,9 +84,9 @@ class _Writer:
             axis = shares.axes.get(tensor.key)
             if axis is not None and tensor.shape[axis] % shares.ranks:
                 raise OutputError(
-                    f"{escape(tensor.key)} of shape {tensor.shape} cannot be cut into {shares.ranks} equal parts along "
-                    f"axis {axis}.",
-                    hint="Write another number of ranks, or leave it whole: --axis KEY=none.",
+                    f"{escape(tensor.key)} of shape {tensor.shape} cannot be split into {shares.ranks} equal parts "
+                    f"along axis {axis}.",
+                    hint="Write another number of ranks, or do not split this tensor: --axis KEY=none.",
                 )
         parts = [[part_of(tensor, shares, rank) for tensor in tensors] for rank in range(shares.ranks)]
         files = {_name(rank): self.layout(part, metadata, ()) for rank, part in enumerate(parts)}
@@ -108,7 +108,7 @@ class _TensorParallel:
         return isinstance(source, Folder) and {INDEX, _name(0)} <= set(source.names())
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Return one header, made from the files of all ranks; raises FormatError if they do not fit together."""
+        """Return one header, made from the files of all ranks; raises FormatError if the files do not fit together."""
         assert isinstance(source, Folder)
         index = source.file(INDEX)
         handles: dict[str, File] = {INDEX: index}
@@ -135,7 +135,7 @@ class _TensorParallel:
 
 
 def _read_index(file: File) -> tuple[bytes, int, dict[str, int]]:
-    """Return the bytes of ``ranks.json``, the number of ranks, and the axis of each tensor that is cut."""
+    """Return the bytes of ``ranks.json``, the number of ranks, and the axis of each tensor that is split."""
     if file.size > limits.INDEX_BYTES:
         raise FormatError(f"{escape(file.uri)} is too large to be an index.", rule="index size")
     raw = file.read(0, file.size)
@@ -145,9 +145,11 @@ def _read_index(file: File) -> tuple[bytes, int, dict[str, int]]:
         raise FormatError(f"{escape(file.uri)} is not valid JSON: {error}.", rule="index") from None
     ranks, axes = (found.get("ranks"), found.get("axes")) if isinstance(found, dict) else (None, None)
     if type(ranks) is not int or not 1 <= ranks <= limits.RANKS or not isinstance(axes, dict):
-        raise FormatError(f"{escape(file.uri)} gives no number of ranks, or no axes.", rule="index")
+        raise FormatError(f"{escape(file.uri)} has no valid number of ranks, or no axes.", rule="index")
     if not all(type(axis) is int and 0 <= axis < limits.DIMENSIONS for axis in axes.values()):
-        raise FormatError(f"{escape(file.uri)} has an axis that is not a number.", rule="index")
+        raise FormatError(
+            f"{escape(file.uri)} has an axis that is not an integer from 0 to {limits.DIMENSIONS - 1}.", rule="index"
+        )
     return raw, ranks, axes
 
 
@@ -167,9 +169,10 @@ def _header(folder: Folder, name: str, handles: dict[str, File]) -> Header:
 def _joined(
     folder: Folder, trees: Sequence[Mapping[str, TensorInfo]], axes: Mapping[str, int], handles: Mapping[str, File]
 ) -> dict[str, Any]:
-    """Return the tensors of all ranks.
+    """Return the whole tensors, joined from the tensors of all ranks.
 
-    Raises FormatError if a rank lacks one, has one of another shape, or has other values in one that is not cut.
+    ``trees`` has the tensors of each rank, ``axes`` the axis of each tensor that is split. Raises FormatError if a rank
+    lacks a tensor, if shapes do not fit, or if the values of a tensor that is not split differ between ranks.
     """
     from .clusters.joining import equal_bytes
 
@@ -200,7 +203,7 @@ def _joined(
                 )
             if axis is None and equal_bytes(first, part, handles) is False:
                 raise FormatError(
-                    f"{escape(folder.uri)}: {escape(key)}, which is not cut by {INDEX}, has other values in "
+                    f"{escape(folder.uri)}: {escape(key)}, which by {INDEX} is not split, has other values in "
                     f"{_name(rank)} than in {_name(0)}.",
                     rule="rank values",
                 )

@@ -1,7 +1,7 @@
-"""TensorFlow's V2 checkpoints: an index, ``NAME.index``, and data files, ``NAME.data-00000-of-00001``.
+"""Reads TensorFlow's V2 checkpoints: an index, ``NAME.index``, and data files, ``NAME.data-00000-of-00001``.
 
-A user gives the index, ``NAME`` alone, or the folder, in which the file ``best_dev_checkpoint`` or ``checkpoint`` names
-the checkpoint. The index describes the tensors; the data files have only their bytes.
+The index describes the tensors; the data files contain only their bytes. A user passes the index, ``NAME`` alone, or
+the folder. In a folder, the file ``best_dev_checkpoint`` or ``checkpoint`` says which checkpoint to read.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["FORMAT"]
 _INDEX = ".index"
 _KINDS = {7: "string", 11: "qint8", 12: "quint8", 13: "qint32", 15: "qint16", 16: "quint16", 20: "resource",
           21: "variant"}  # fmt: skip
-"""TensorFlow's types whose values are not plain numbers, by their numbers; such variables are listed but not read."""
+"""TensorFlow's types, by number, whose values are not plain numbers: variables are listed, but not read."""
 
 
 class _TensorFlow:
@@ -46,7 +46,7 @@ class _TensorFlow:
         return is_table(source) if isinstance(source, File) else is_folder(source)
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Return the header of a checkpoint, given by its index or its folder.
+        """Return the header of a checkpoint; ``source`` is its index or its folder.
 
         Raises FormatError if the index breaks a rule or does not fit the data files.
         """
@@ -89,7 +89,7 @@ def _file_header(file: File) -> FilePrint:
 
 
 def _frame(folder: Folder, files: Mapping[str, File], tree: Mapping[str, Any]) -> str:
-    """Return the digest of everything outside the model's tensors: index, training state, recipe."""
+    """Return the digest of all bytes outside the model's tensors: index, training state, recipe."""
     payload: dict[str, list[tuple[int, int]]] = {name: [] for name in files}
     for info in tree.get("model", {}).values():
         for leaf in leaves(info):
@@ -110,7 +110,7 @@ class _Shards:
         self._prefix = index.name.removesuffix(_INDEX)
 
     def info(self, name: str, entry: BundleEntry) -> TensorInfo:
-        """Return the header of one tensor; raises FormatError if its bytes are missing."""
+        """Return the header of one tensor; raises FormatError if the data file or its bytes are missing."""
         dtype = DTYPES[entry.dtype]
         check_sizes(entry.shape, "shape")
         if prod(entry.shape) * SIZES[dtype].bits // 8 != entry.size:
@@ -120,14 +120,14 @@ class _Shards:
         if entry.shard >= self._bundle.shards:
             raise FormatError(
                 f"the variable {escape(name)} is in data file {entry.shard}, "
-                f"but there are only {self._bundle.shards} (from 0).",
+                f"but there are only {self._bundle.shards} data files (counted from 0).",
                 rule="shard",
             )
         file = self._file(entry.shard)
         if entry.offset + entry.size > file.size:
             raise FormatError(
                 f"the variable {escape(name)} is at bytes {entry.offset} to {entry.offset + entry.size} of "
-                f"{escape(file.name)}, which has {file.size} bytes: it is cut short.",
+                f"{escape(file.name)}, which has {file.size} bytes: this file is truncated.",
                 rule="cut short",
             )
         storage = Storage(file.name, entry.offset, entry.size, None, name, self._bundle.big_endian, crc32c=entry.crc32c)
@@ -146,7 +146,7 @@ class _Shards:
 
 
 def _tree(bundle: Bundle, shards: _Shards) -> dict[str, Any]:
-    """Return the variables as state dicts; those that are not plain numbers are entries under their own names."""
+    """Return the variables as state dicts; variables that are not plain numbers become entries of the top level."""
     slices = {slice_key(key, part) for key, entry in bundle.entries.items() for part in entry.slices}
     variables: dict[str, TensorInfo] = {}
     others: dict[str, Any] = {}
@@ -183,7 +183,7 @@ def _variable(
 
 
 def _check_disjoint(entries: Sequence[BundleEntry]) -> None:
-    """Raise UnsafeError if tensors overlap: otherwise a small file could claim any number of them."""
+    """Raise UnsafeError if tensors overlap: otherwise a small file could describe any number of tensors."""
     places = sorted((entry.shard, entry.offset, entry.offset + entry.size) for entry in entries if entry.size)
     for (shard, _, end), (other, begin, _) in pairwise(places):
         if shard == other and begin < end:

@@ -1,7 +1,8 @@
-"""Reads ``torch.distributed.checkpoint``: a folder of ``.distcp`` files, and ``.metadata`` with each tensor's place.
+"""Reads ``torch.distributed.checkpoint``: a folder of ``.distcp`` files; ``.metadata`` says where each tensor is.
 
-A tensor is stored in pieces, each an archive of ``torch.save``; the header describes how the pieces are joined. torch
-unpickles ``.metadata`` without restrictions; here it is read like any other pickle, and nothing in it is run.
+A tensor is stored in pieces. Each piece is an archive as ``torch.save`` writes it; the header describes how the pieces
+are joined. torch unpickles ``.metadata`` without restrictions; this module reads it like any other pickle, and runs
+nothing.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class _TorchDistributed:
         return source.name == METADATA and head[:1] == b"\x80"
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Return the header, from the metadata and every piece; raises FormatError if they contradict each other."""
+        """Return the header, from the metadata and all pieces; raises FormatError if they contradict each other."""
         folder = source if isinstance(source, Folder) else source.folder()
         file = folder.file(METADATA)
         with naming(file):
@@ -85,18 +86,18 @@ def _no_storage(pid: Any) -> object:
 
 
 def _attributes(value: Any, kind: str) -> Mapping[Any, Any]:
-    """Return the attributes of an object of torch's class ``kind``; raises FormatError if it is not of this class."""
+    """Return the attributes of ``value``, an object of torch's class ``kind``; raises FormatError for another class."""
     made = value.name if isinstance(value, OpaqueResult) else None
     if not isinstance(value, OpaqueResult) or not isinstance(made, GlobalName) or made.name != kind:
-        raise FormatError(f"the metadata has {brief(value)} in place of {kind}.", rule="dcp metadata")
+        raise FormatError(f"the metadata contains {brief(value)} instead of {kind}.", rule="dcp metadata")
     return value.attributes()
 
 
 def _tree(top: Any, files: PieceFiles, kind_of: Callable[[str], str] | None, others: list[str]) -> dict[Any, Any]:
-    """Return the state dict; it is nested as it was saved if the metadata has the paths of its keys.
+    """Return the state dict, nested as it was saved if the metadata contains the paths of its keys.
 
-    ``kind_of`` tells which kind of state an entry is that is not of the model; such are left out, and their kinds are
-    appended to ``others``.
+    ``kind_of`` returns '' for the key of a weight, and else the kind of state that the entry is, such as
+    "of the optimizer". Entries that are not weights are left out, and their kinds are appended to ``others``.
     """
     metadata = _attributes(top, "Metadata")
     entries, paths = metadata.get("state_dict_metadata"), metadata.get("planner_data")
@@ -106,7 +107,7 @@ def _tree(top: Any, files: PieceFiles, kind_of: Callable[[str], str] | None, oth
     tree: dict[Any, Any] = {}
     for key, entry in entries.items():
         if not isinstance(key, str):
-            raise FormatError("the metadata has a key that is not a text.", rule="dcp metadata")
+            raise FormatError("the metadata has a key that is not a string.", rule="dcp metadata")
         kind = kind_of(key) if kind_of is not None else ""
         if kind:
             others.append(kind)
@@ -117,7 +118,7 @@ def _tree(top: Any, files: PieceFiles, kind_of: Callable[[str], str] | None, oth
 
 
 def _put(tree: dict[Any, Any], path: Any, key: str, value: Any) -> None:
-    """Put a value into the tree at its path, or under its key if the path is invalid or leads through another value."""
+    """Put ``value`` into the tree at ``path``, or under ``key`` if the path is invalid or blocked by another value."""
     plain = isinstance(path, (tuple, list)) and 0 < len(path) <= limits.KEY_SEGMENTS
     node = tree
     for part in path[:-1] if plain else ():
@@ -129,7 +130,7 @@ def _put(tree: dict[Any, Any], path: Any, key: str, value: Any) -> None:
     last = path[-1] if plain else None
     node, last = (node, last) if type(last) in (str, int) and last not in node else (tree, key)
     if last in node:
-        raise FormatError(f"the metadata has two entries that would have the key {escape(key)}.", rule="dcp metadata")
+        raise FormatError(f"two entries of the metadata would get the same key {escape(key)}.", rule="dcp metadata")
     node[last] = value
 
 
@@ -142,17 +143,18 @@ class _PiecePlace:
 
 
 _Places = dict[str, _PiecePlace]
-"""Places by the offsets of a piece; the offsets are a text, since a file could choose numbers whose hashes collide."""
+"""{offsets of a piece in the tensor: its place}. The offsets are a string: a file could choose integers whose hashes
+collide."""
 _DATA = "no tensor"
 
 
 def _places(storage_data: Any) -> dict[str, _Places]:
-    """Return the place in a file of each piece: {key: {offsets of the piece in the tensor, as text: its place}}.
+    """Return where each piece is stored: {key: {offsets of the piece in the tensor, as a string: file and bytes}}.
 
-    An entry that is not a tensor has one piece, without offsets.
+    An entry that is not a tensor has a single piece, whose offsets are ``_DATA``.
     """
     if not isinstance(storage_data, dict):
-        raise FormatError("the metadata does not say in which file each tensor is stored.", rule="dcp metadata")
+        raise FormatError("the metadata does not say which file stores each tensor.", rule="dcp metadata")
     if len(storage_data) > limits.PIECES:
         raise UnsafeError(
             f"the metadata lists {len(storage_data)} pieces, more than the limit of {limits.PIECES}.", rule="pieces"
@@ -164,13 +166,13 @@ def _places(storage_data: Any) -> dict[str, _Places]:
         key, offset = at.get("fqn"), at.get("offset")
         file, begin, length = said.get("relative_path"), said.get("offset"), said.get("length")
         if not isinstance(key, str) or not isinstance(file, str) or type(begin) is not int or type(length) is not int:
-            raise FormatError("the metadata does not say where a piece is stored.", rule="dcp metadata")
+            raise FormatError("the metadata does not say where a piece of a tensor is stored.", rule="dcp metadata")
         if posixpath.normpath(file) != file:
-            raise FormatError(f"the metadata names a file by an invalid path: {escape(file)}.", rule="dcp metadata")
+            raise FormatError(f"the metadata contains an invalid path of a file: {escape(file)}.", rule="dcp metadata")
         where = _DATA if offset is None else _offsets_text(offset)
         found = places.setdefault(key, {})
         if where in found:
-            raise FormatError(f"the metadata has a piece of {escape(key)} twice.", rule="dcp metadata")
+            raise FormatError(f"the metadata lists a piece of {escape(key)} twice.", rule="dcp metadata")
         found[where] = _PiecePlace(file, begin, length, bool(said.get("transform_descriptors")))
     _check_disjoint([place for found in places.values() for place in found.values()])
     return places
@@ -206,13 +208,15 @@ def _value(key: str, entry: Any, places: _Places, files: PieceFiles) -> Any:
     if any(place.changed for place in places.values()):
         return TensorInfo(dtype, shape, opaque="its pieces have an unsupported encoding")
     if not isinstance(chunks, list) or len(chunks) > max(1, len(places)):
-        raise FormatError(f"the metadata has no pieces of {escape(key)}, or has some twice.", rule="dcp metadata")
-    places = dict(places)  # each is taken once
+        raise FormatError(
+            f"the metadata lists no pieces of {escape(key)}, or lists a piece twice.", rule="dcp metadata"
+        )
+    places = dict(places)  # a copy: _piece removes the places that it used
     return assembled(key, dtype, shape, [_piece(key, dtype, chunk, places=places, files=files) for chunk in chunks])
 
 
 def _dtype(properties: Any) -> str:
-    """Return the dtype in a tensor's properties: a tuple, or, from old versions of torch, a dict."""
+    """Return the dtype in a tensor's properties, which are a tuple, or a dict if an old version of torch saved them."""
     attributes = _attributes(properties, "TensorProperties")
     state = properties.state
     return dtype_of(state[0] if isinstance(state, tuple) and state else attributes.get("dtype"))
@@ -224,7 +228,7 @@ def _piece(key: str, dtype: str, chunk: Any, *, places: _Places, files: PieceFil
     check_sizes(sizes, "size")
     place = places.pop(_offsets_text(offsets), None)
     if place is None:
-        raise FormatError(f"the metadata does not give the place of a piece of {escape(key)}.", rule="dcp metadata")
+        raise FormatError(f"the metadata does not say where a piece of {escape(key)} is stored.", rule="dcp metadata")
     info = files.archive(place.file, place.offset, place.length)
     if not isinstance(info, TensorInfo) or (info.dtype, info.shape) != (dtype, sizes):
         found = f"{info.dtype} {info.shape}" if isinstance(info, TensorInfo) else brief(info)

@@ -1,7 +1,8 @@
-"""Reads torch checkpoints from before 1.6: pickles one after another, then the bytes of each storage.
+"""Reads the checkpoints of torch versions before 1.6: several pickles, then the bytes of each storage.
 
-The pickles are a magic number, the protocol version, system information, the object, and the list of storage keys. For
-each key, an int64 number of elements and the data follow. Written after ``_legacy_save`` in ``torch/serialization.py``.
+The pickles are a magic number, the protocol version, system information, the saved object, and the list of storage
+keys. Then, for each key, an int64 number of elements and the data follow. Follows ``_legacy_save`` in
+``torch/serialization.py``.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 _MAGIC_BYTES = MAGIC.to_bytes(10, "little")
 _MAGIC_LINE = b"L%dL\n." % MAGIC
-"""The magic number in protocols 0 and 1."""
+"""The pickled magic number in pickle protocols 0 and 1."""
 _FIRST_READ = 1 << 20
 
 
@@ -41,7 +42,7 @@ class _TorchLegacy:
         return isinstance(source, File) and (_MAGIC_BYTES in head[:32] or head.startswith(_MAGIC_LINE))
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Return the header, from the pickles and the storages after them; raises FormatError if they disagree."""
+        """Return the header, from the pickles and the storages; raises FormatError if they contradict each other."""
         assert isinstance(source, File)
         with naming(source):
             return self._read(source, name)
@@ -75,13 +76,14 @@ class _Pickles:
         self.data = file.read(0, min(_FIRST_READ, file.size))
 
     def plain(self) -> Any:
-        """Return the value of the next pickle, which must not have tensors."""
+        """Return the value of the next pickle; raises FormatError if the pickle contains a tensor."""
         return self.run(_no_storage, rebuild=False)
 
     def run(self, persistent: Any, *, rebuild: bool) -> Any:
-        """Return the value of the next pickle; while it is longer than the bytes read, four times as many are read.
+        """Return the value of the next pickle, reading more bytes of the file until the pickle is complete.
 
-        ``persistent`` returns the object for a persistent id. If ``rebuild`` is set, tensors become TensorInfo.
+        ``persistent`` is a function that returns the object for a persistent id. If ``rebuild`` is true, tensors become
+        TensorInfo.
         """
         while True:
             table = rebuilders() if rebuild else {}
@@ -101,11 +103,11 @@ class _Pickles:
 
 
 def _no_storage(pid: Any) -> object:
-    raise FormatError("a pickle refers to a storage where none is allowed.", rule="legacy")
+    raise FormatError("a pickle refers to a storage, but may contain no tensors.", rule="legacy")
 
 
 def _fields(pid: Any) -> tuple[str, str, int, Any]:
-    """Return (dtype, key, number of elements, view) of a storage from a persistent id; the view may be None."""
+    """Return (dtype, key, number of elements, view) from a persistent id; the view is None for a whole storage."""
     if type(pid) is tuple and len(pid) in (5, 6) and pid[0] == "storage":
         _, kind, key, _, numel = pid[:5]
         dtype = STORAGE_DTYPES.get(kind.name) if type(kind) is GlobalName else None
@@ -126,13 +128,13 @@ def _declare(declared: dict[str, tuple[str, int]], pid: Any) -> object:
 def _locate(
     file: File, within: str, declared: dict[str, tuple[str, int]], *, keys: Any, at: int, big: bool
 ) -> dict[str, Storage]:
-    """Return the storages by key; they follow the pickles, and each begins with its number of elements.
+    """Return the storages by key; in the file they follow the pickles, each with its number of elements in front.
 
-    ``declared`` has the dtype and number of elements of each key, as the pickles say; ``at`` is where the first storage
-    begins. Raises FormatError if the storages are not those that the pickles declare.
+    ``declared`` has (dtype, number of elements) of each key from the pickles; ``at`` is the offset of the first
+    storage. Raises FormatError if the storages are not those that the pickles declare.
     """
     if not isinstance(keys, list) or any(type(key) is not str for key in keys) or len(set(keys)) != len(keys):
-        raise FormatError(f"{escape(file.uri)} does not list its storages.", rule="legacy")
+        raise FormatError(f"{escape(file.uri)} has no valid list of storages.", rule="legacy")
     storages: dict[str, Storage] = {}
     file.need(_counts(file, declared, keys, at))
     for key in keys:
@@ -141,25 +143,27 @@ def _locate(
         dtype, numel = declared[key]
         nbytes = numel * DTYPES[dtype].itemsize
         if at + 8 + nbytes > file.size:
-            raise FormatError(f"{escape(file.uri)} is cut short in storage {escape(key)}.", rule="legacy")
+            raise FormatError(
+                f"{escape(file.uri)} is truncated: it ends inside the storage {escape(key)}.", rule="legacy"
+            )
         count = int.from_bytes(file.read(at, 8), "little", signed=True)
         if count != numel:
             raise FormatError(
-                f"{escape(file.uri)}: storage {escape(key)} has {count} elements, but {numel} are declared.",
+                f"{escape(file.uri)}: the storage {escape(key)} has {count} elements, but the pickle says {numel}.",
                 rule="storage size",
             )
         storages[key] = Storage(within, at + 8, nbytes, None, key, big)
         at += 8 + nbytes
     missing = sorted(declared.keys() - storages.keys())
     if missing:
-        raise FormatError(f"{escape(file.uri)} lacks storage {escape(missing[0])}.", rule="legacy")
+        raise FormatError(f"{escape(file.uri)} lacks the storage {escape(missing[0])}.", rule="legacy")
     if at != file.size:
         raise FormatError(f"{escape(file.uri)} has {file.size - at} bytes after its last storage.", rule="legacy")
     return storages
 
 
 def _counts(file: File, declared: dict[str, tuple[str, int]], keys: list[str], at: int) -> Iterator[tuple[int, int]]:
-    """Yield the bytes (begin, end) with the number of elements before each storage, computed from ``declared``."""
+    """Yield (begin, end) of the number of elements in front of each storage, computed from ``declared``."""
     for key in keys:
         dtype, numel = declared.get(key, ("", 0))
         if not dtype or at + 8 > file.size:
@@ -169,7 +173,7 @@ def _counts(file: File, declared: dict[str, tuple[str, int]], keys: list[str], a
 
 
 def _resolve(storages: dict[str, Storage], pid: Any) -> object:
-    """Return the storage that a persistent id names, or the part of it that its view (key, offset, size) names."""
+    """Return the storage that a persistent id refers to, or only a part if it contains a view (key, offset, size)."""
     if type(pid) is tuple and pid[:1] == ("module",):
         return pid[1] if len(pid) > 1 else None
     dtype, key, _, view = _fields(pid)
@@ -178,7 +182,7 @@ def _resolve(storages: dict[str, Storage], pid: Any) -> object:
         return TypedStorage(storage, dtype)
     if type(view) is not tuple or len(view) != 3 or not all(type(n) is int and n >= 0 for n in view[1:]):
         raise FormatError(
-            "the pickle describes a part of a storage by something other than a name, an offset and a size.",
+            "the pickle has a view of a storage that is not a key, an offset and a size.",
             rule="legacy view",
         )
     itemsize = DTYPES[dtype].itemsize

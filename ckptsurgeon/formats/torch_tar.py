@@ -1,9 +1,10 @@
-"""Reads torch checkpoints from before 0.1.10: a tar archive of pickles and storages.
+"""Reads the checkpoints of torch versions before 0.1.10: a tar archive of pickles and storages.
 
-``storages`` is a number of storages, for each a pickle of (key, location, type), an int64 number of elements and the
-data; then the views of them, (key, key of the whole, offset, size). ``tensors`` is a number of tensors, for each a
-pickle of (key, key of its storage, type), its dimensions, sizes, strides and offset. ``pickle`` is the object, which
-refers to both by their keys. Written after ``legacy_load`` in ``torch/serialization.py``, which still reads them.
+The member ``storages`` begins with the count of storages; each is a pickle of (key, location, type), an int64 number of
+elements, and the data. A list of views follows: (key, key of the viewed storage, offset, size). ``tensors`` begins with
+the count of tensors; each is a pickle of (key, key of its storage, type), its number of dimensions, sizes, strides and
+offset. ``pickle`` is the saved object, which refers to storages and tensors by their keys. Follows ``legacy_load`` in
+``torch/serialization.py``, which still reads these archives.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class _TorchTar:
         return isinstance(source, File) and is_tar(head)
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Return the header, from the pickles and storages; raises FormatError if torch did not write the archive."""
+        """Return the header, made from pickles and storages; raises FormatError if torch did not write the archive."""
         assert isinstance(source, File)
         with naming(source):
             return self._read(source, name)
@@ -75,21 +76,21 @@ def _check_order(raw: bytes) -> None:
     system = load(raw, rebuild={}, persistent=_no_object)
     if isinstance(system, dict) and system.get("little_endian") is False:
         raise FormatError(
-            "the archive is from a big-endian machine, and torch would misread its numbers.", rule="byte order"
+            "the archive is from a big-endian machine: torch would misread its numbers.", rule="byte order"
         )
 
 
 class _MemberReader:
-    """Reads a member from its start: pickles, and the numbers between them."""
+    """Reads a member from its beginning to its end: pickles, and the numbers between the pickles."""
 
     def __init__(self, file: File, member: TarMember) -> None:
         self.file, self.at, self.end = file, member.begin, member.end
         self._left = limits.TAR_PICKLES_BYTES
 
     def value(self) -> Any:
-        """Return the value of the next pickle, which must not have persistent ids.
+        """Return the value of the next pickle; raises FormatError if the pickle has a persistent id.
 
-        While it is longer than the bytes read, more are read.
+        The length of a pickle is not stored, so more bytes are read until it is complete.
         """
         size = _FIRST_READ
         while True:
@@ -114,7 +115,7 @@ class _MemberReader:
                 return value
 
     def numbers(self, layout: str) -> tuple[Any, ...]:
-        """Return the next numbers; ``layout`` is a format of the module ``struct``."""
+        """Return the next numbers; ``layout`` is their format string for the module ``struct``."""
         begin = self.at
         self.skip(struct.calcsize(layout))
         return struct.unpack(layout, self.file.read(begin, self.at - begin))
@@ -122,21 +123,21 @@ class _MemberReader:
     def skip(self, nbytes: int) -> int:
         """Move on by ``nbytes``, and return the offset at which these bytes begin."""
         if not 0 <= nbytes <= self.end - self.at:
-            raise FormatError("a member of the tar archive is cut short.", rule="tar size")
+            raise FormatError("a member of the tar archive is truncated.", rule="tar size")
         self.at += nbytes
         return self.at - nbytes
 
     def count(self) -> int:
-        """Return the number of items that follow."""
+        """Return the next pickle, which is the number of items that follow."""
         number = self.value()
         if type(number) is not int or not 0 <= number <= limits.TENSORS:
-            raise UnsafeError("the tar archive has no number of tensors, or too many.", rule="tensors")
+            raise UnsafeError("the tar archive has no valid number of tensors, or too many tensors.", rule="tensors")
         return number
 
     def check_end(self) -> None:
         """Raise FormatError if the member has more bytes."""
         if self.at != self.end:
-            raise FormatError("a member of the tar archive has data after its end.", rule="tar size")
+            raise FormatError("a member of the tar archive has bytes after its last item.", rule="tar size")
 
 
 def _storages(stream: _MemberReader, within: str) -> Storages:
@@ -160,14 +161,14 @@ def _storages(stream: _MemberReader, within: str) -> Storages:
 
 
 def _view(storages: Storages, row: tuple[Any, ...]) -> TypedStorage:
-    """Return the part of a storage that a row (key, key of the whole, offset, size in elements) names."""
+    """Return the view that ``row`` describes: (key, key of the viewed storage, offset and size in elements)."""
     target, root, offset, numel = row
     whole = storages.get(_key(root))
     if whole is None or _key(target) in storages or not all(type(n) is int and n >= 0 for n in (offset, numel)):
         raise FormatError("the tar archive has a malformed view of a storage.", rule="tar storages")
     itemsize = DTYPES[whole.dtype].itemsize
     if (offset + numel) * itemsize > whole.storage.nbytes:
-        raise FormatError("the tar archive has a view beyond its storage.", rule="tar storages")
+        raise FormatError("the tar archive has a view that reaches beyond its storage.", rule="tar storages")
     return TypedStorage(whole.storage, whole.dtype, offset * itemsize)
 
 
@@ -186,7 +187,7 @@ def _tensors(stream: _MemberReader, storages: Storages) -> dict[str, TensorInfo]
         (offset,) = stream.numbers("<q")
         storage = storages.get(_key(at))
         if storage is None or _key(key) in storages or _key(key) in found:
-            raise FormatError("a tensor of the tar archive has no storage, or occurs twice.", rule="tar tensors")
+            raise FormatError("a tensor of the tar archive has no storage, or is listed twice.", rule="tar tensors")
         found[_key(key)] = make.rebuild(storage, offset, size, stride)
     stream.check_end()
     return found
@@ -194,12 +195,12 @@ def _tensors(stream: _MemberReader, storages: Storages) -> dict[str, TensorInfo]
 
 def _fields(value: Any, number: int) -> tuple[Any, ...]:
     if type(value) is not tuple or len(value) != number:
-        raise FormatError("the tar archive describes its content in another way than torch.", rule="tar pickles")
+        raise FormatError("the tar archive does not describe its content in the way of torch.", rule="tar pickles")
     return value
 
 
 def _key(value: Any) -> str:
-    """Return a key as text, whose hash a file cannot predict; torch's keys are addresses in memory."""
+    """Return a key, an integer or its digits, as a string: the author of a file cannot predict the hash of a string."""
     if type(value) is int and 0 <= value < 1 << 64:
         return str(value)
     if type(value) is str and value.isascii() and value.isdigit() and len(value) <= 20:
@@ -208,16 +209,16 @@ def _key(value: Any) -> str:
 
 
 def _no_object(pid: Any) -> object:
-    raise FormatError("a pickle of the tar archive refers to a tensor where none is allowed.", rule="persistent id")
+    raise FormatError("a pickle of the tar archive refers to a tensor, but may contain none.", rule="persistent id")
 
 
 def _object(objects: dict[str, Any], pid: Any) -> object:
-    """Return the object that a pickle refers to: a tensor, a storage, or a class with its source (which is ignored)."""
+    """Return the object with the persistent id ``pid``: a tensor, a storage, or a class (whose source is ignored)."""
     if type(pid) is tuple and pid:
         return pid[0]
     found = objects.get(_key(pid))
     if found is None:
-        raise FormatError("the pickle refers to a missing tensor.", rule="persistent id")
+        raise FormatError("the pickle refers to a tensor that is not in the archive.", rule="persistent id")
     return found
 
 

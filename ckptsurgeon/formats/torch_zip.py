@@ -1,7 +1,7 @@
-"""Reads torch's zip checkpoints: ``.pth``, ``.pt``, ``.bin``, ``.ckpt`` as ``torch.save`` has written them since 1.6.
+"""Reads torch's zip checkpoints (``.pth``, ``.pt``, ``.bin``, ``.ckpt``), as ``torch.save`` writes them since 1.6.
 
 ``<root>/data.pkl`` pickles the object, ``<root>/data/<key>`` holds each storage, ``<root>/byteorder`` the byte order.
-Written after ``torch/serialization.py`` and ``caffe2/serialize/inline_container.cc``.
+Follows ``torch/serialization.py`` and ``caffe2/serialize/inline_container.cc``.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class _TorchZip:
 
 
 def _frame(archive: Archive, root: str, recipe: str) -> str:
-    """Return the digest of all bytes outside the storages, with the recipe as it was before it was sealed."""
+    """Return the digest of all bytes outside the storages, computed with zeros in place of the recipe's seal."""
     payload = sorted((e.data, e.data + e.stored) for e in archive.entries.values() if e.name.startswith(f"{root}data/"))
     sealed, patches = seal_of(recipe), []
     if sealed:

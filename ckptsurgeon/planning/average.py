@@ -1,4 +1,4 @@
-"""The averaging planner: the mean of the tensors that several checkpoints have under the same keys."""
+"""Plans the average of several checkpoints: the mean of the tensors that have the same key."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .transplant.select import SourceView
 __all__ = ["INT_BUFFERS", "ema_weights", "plan_average"]
 
 INT_BUFFERS = ("last", "first", "max")
-"""Which checkpoint gives integers and booleans, which have no mean: the last, the first, or the largest value."""
+"""The values that integer and boolean tensors can get, since they have no mean: the last, the first or the largest."""
 
 
 def ema_weights(decay: float, number: int) -> tuple[float, ...]:
     """Return the weight of each of ``number`` checkpoints in their exponential moving average, the oldest first.
 
-    The average starts as the first checkpoint; each later checkpoint moves it towards itself by ``1 - decay``. The
-    weights sum to 1.
+    The average is at first the oldest checkpoint; each later checkpoint is added with the weight ``1 - decay``, and the
+    average so far is scaled by ``decay``. The returned weights sum to 1.
     """
     if not 0 < decay < 1:
         raise ConfigError(f"--ema {decay} is not a valid decay.", hint="Use a number between 0 and 1, as in 0.999.")
@@ -45,15 +45,15 @@ def plan_average(
 ) -> Plan:
     """Return the plan of the average of checkpoints that have the same keys.
 
-    The output has its tensors in the order of the first checkpoint. Without ``weights`` all checkpoints count the same.
-    ``int_buffers`` says which value an integer tensor gets: that of the last or the first checkpoint, or the maximum.
+    The output has its tensors in the order of the first checkpoint. Without ``weights`` all checkpoints have the same
+    weight. ``int_buffers`` decides the value of integer tensors: the last checkpoint's, the first's, or the maximum.
 
     Raises ConfigError for fewer than two checkpoints or an unknown ``int_buffers``, PlanError if keys, shapes or kinds
     of numbers differ or a tensor is quantised, FormatError if a tensor has no plain values.
     """
     if len(views) < 2:
         found = "only one checkpoint is given" if views else "there are no checkpoints to average"
-        raise ConfigError(f"{found}.", hint="Name at least two checkpoints.")
+        raise ConfigError(f"{found}.", hint="Give at least two checkpoints.")
     if int_buffers not in INT_BUFFERS:
         raise ConfigError(f"--int-buffers {int_buffers} is unknown.", hint=f"Use {', '.join(INT_BUFFERS)}.")
     refuse_codes(views, "average")
@@ -77,7 +77,7 @@ def plan_average(
 
 
 def _mixed(steps: Sequence[Step], views: Sequence[SourceView]) -> Iterator[str]:
-    """Yield a note on tensors whose dtypes differ between checkpoints: the average has that of the first checkpoint."""
+    """Yield a note on tensors whose dtypes differ between checkpoints: the output has the first checkpoint's dtypes."""
     mixed = [step for step in steps if len({one.dtype for one in step.inputs}) > 1]
     dtypes = {step.key: [views[one.source].dtype_of(one.key) for one in step.inputs] for step in mixed}
     mixed = [step for step in mixed if len(set(dtypes[step.key])) > 1]
@@ -85,8 +85,8 @@ def _mixed(steps: Sequence[Step], views: Sequence[SourceView]) -> Iterator[str]:
         each = [escape(dtype) for dtype in dict.fromkeys(dtype for step in mixed for dtype in dtypes[step.key])]
         made = listing(list(dict.fromkeys(step.dtype for step in mixed)), where="")
         keys = listing([step.key for step in mixed])
-        head = f"{count(len(mixed), 'tensor')} of several dtypes ({', '.join(each)})"
-        yield f"{head}: the output has that of the first, {made}: {keys}"
+        head = f"{count(len(mixed), 'tensor')} with different dtypes in the checkpoints ({', '.join(each)})"
+        yield f"{head}: the output has the dtype of the first checkpoint, {made}: {keys}"
 
 
 def _check_keys(views: Sequence[SourceView]) -> None:
@@ -133,7 +133,7 @@ def _check_alike(key: str, inputs: Sequence[Input], views: Sequence[SourceView])
 
 
 def _ties(views: Sequence[SourceView]) -> dict[str, str]:
-    """Return the names that are tied in all checkpoints, as a map from each further name of a tensor to its first."""
+    """Return the ties that all checkpoints have, as a map from each further key of a tensor to its first key."""
     first, *others = (alias_groups(view.tensors) for view in views)
     return {key: owner for key, owner in first.items() if all(other.get(key) == owner for other in others)}
 

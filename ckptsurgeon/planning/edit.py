@@ -1,4 +1,4 @@
-"""The edit planner: plans an output of selected tensors of one checkpoint, under new names or in other dtypes."""
+"""Plans an output with selected tensors of one checkpoint, under new names or in other dtypes."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def plan_edit(
 ) -> Plan:
     """Return the plan of an output with the tensors of the source ``view`` that the options select, in source order.
 
-    ``verb`` is the name of the command. ``carried`` are the entries of the source outside its state dict that the
-    output keeps (--keep-extras). ``among`` are the names of entries that are not tensors, but that the source stores
-    in the state dict itself. ``decoded_dtype`` is the dtype of weights that are decoded, if the options give none.
+    ``verb`` is the name of the command. ``carried`` are the entries outside the source's state dict that the output
+    keeps (--keep-extras). ``among`` are the keys in the state dict whose values are not tensors. ``decoded_dtype`` is
+    the dtype of decoded weights if the options set none.
 
     Raises PatternError for patterns and rules that match nothing, PlanError if two tensors get the same name, if a
-    tensor gets a name in ``among``, if nothing is left or if a cast would lose information, FormatError if a tensor
-    has no plain values.
+    tensor gets a name in ``among``, if all tensors are excluded or if a cast would lose information, FormatError if a
+    tensor has no plain values.
     """
     selection = select([view], options)
     chosen = {name: origins[0] for name, origins in selection.origins.items()}
@@ -68,9 +68,9 @@ def plan_edit(
 
 
 def _first_names(chosen: Mapping[str, TensorOrigin]) -> dict[str, TensorInfo]:
-    """Return the chosen tensors by their new names; of several copies of one source key, only the first.
+    """Return the chosen tensors by their new names; if a rule copies a source key several times, only the first copy.
 
-    Ties of the output are found among these tensors, since copies that a rule makes are not tied to each other.
+    Ties of the output are found between these tensors, since copies that a rule makes are not tied to each other.
     """
     first: dict[str, str] = {}
     return {name: origin.info for name, origin in chosen.items() if first.setdefault(origin.key, name) == name}

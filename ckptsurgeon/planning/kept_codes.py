@@ -1,8 +1,8 @@
-"""Gives the output of a plan the encodings of its sources: new weights are stored as the quantised ones were.
+"""Stores the new weights of an output in the encodings (quantisation methods) that its sources have.
 
-A verb plans with the weights that quantised tensors stand for. Afterwards each of its steps becomes one for each part
-of the quantised tensor: those of weights that nothing changes copy the stored parts, byte for byte; those of other
-weights round what they compute to codes.
+A verb makes its plan with decoded weights. Afterwards each step for a weight becomes one step for each stored part of
+the quantised tensor (codes, scales and so on). If the weight is unchanged, these steps copy the parts, byte for byte.
+Otherwise they compute the weight and round it to codes.
 """
 
 from __future__ import annotations
@@ -28,23 +28,24 @@ from .transplant.select import without_names
 __all__ = ["CodedSource", "PartsOf", "with_codes_kept"]
 
 PartsOf: TypeAlias = Callable[[QuantisedTensor, TensorInfo], Mapping[str, TensorInfo]]
-"""A function that gives the parts that store a new weight as a quantised tensor is stored, by the endings of keys.
+"""A function ``(tensor, weight)`` that returns the parts that store ``weight`` in the encoding of ``tensor``.
 
-It raises the error ``unencodable`` of its source if there is no such encoder.
+The parts are keyed by the endings of their keys. The function raises the exception class ``unencodable`` of its source
+if there is no encoder.
 """
 COMPUTED = "float32"
-"""The dtype of weights before they are rounded to codes."""
+"""The dtype in which weights are computed before they are rounded to codes."""
 SHARING = "nvfp4"
-"""The encoding whose weights have one global scale together if they are computed together."""
+"""The encoding in which weights that loaders join (as q, k and v) share a global scale if they are encoded together."""
 
 
 @dataclass(frozen=True)
 class CodedSource:
     """A source of a plan that has quantised tensors.
 
-    ``stored`` describes it as it is in the file, with the quantised tensors ``codes`` and all its ``tensors``. The plan
-    was made with the weights that these stand for. ``settings`` is the ``quantization_config``. ``encoded`` gives the
-    parts that store another weight alike, and raises ``unencodable`` if nothing does.
+    ``stored`` describes the source as it is stored, ``tensors`` are all its stored tensors, and ``codes`` its quantised
+    tensors. The plan was made with their decoded weights. ``settings`` is the ``quantization_config``. ``encoded``
+    returns the parts that store a new weight in the same encoding; it raises ``unencodable`` if no encoder can.
     """
 
     stored: PlanSource
@@ -63,15 +64,16 @@ class CodedSource:
 def with_codes_kept(
     plan: Plan, sources: Mapping[int, CodedSource], owner: int, dtype: str = ""
 ) -> tuple[Plan, list[int]]:
-    """Return a plan whose output has quantised tensors as its sources have them.
+    """Return a plan whose output stores quantised tensors as its sources do, and the sources that it reads decoded too.
 
-    ``sources`` are those sources of the plan that have quantised tensors, by their index; ``owner`` is the index of the
-    one whose encodings new weights get. Sources whose weights are computed with are there twice, as they are stored and
-    decoded: the indices of the latter are returned too, in the order in which they follow the others. ``dtype`` is the
-    one that the user asked for, which a note names if weights stay encoded.
+    ``sources`` are those sources of the plan that have quantised tensors, by their index. New weights get the encodings
+    of the source with the index ``owner``. If the plan computes with the weights of a source, the source is appended to
+    the plan's sources a second time, to be read decoded. The second result has the indices of these sources, in the
+    order in which their copies are appended. ``dtype`` is the dtype that the user asked for; a note says if it does not
+    apply.
 
-    Raises PlanError for a weight that is computed and cannot be encoded as before, and for one of another source that
-    would be stored otherwise than the settings of the owner say.
+    Raises PlanError if a computed weight cannot be encoded as before, or if a weight of another source would be stored
+    differently from what the settings of the owner say.
     """
     keeping = _Keeping(plan, sources, owner, dtype)
     steps = tuple(made for step in plan.steps for made in keeping.steps(step))
@@ -93,7 +95,7 @@ def with_codes_kept(
 
 
 class _Keeping:
-    """Turns the steps of weights into those of their stored parts."""
+    """Replaces the steps of weights by the steps of their stored parts."""
 
     def __init__(self, plan: Plan, sources: Mapping[int, CodedSource], owner: int, dtype: str) -> None:
         self.decoded: dict[int, int] = {}
@@ -102,11 +104,11 @@ class _Keeping:
         self._plan, self._sources, self._owner, self._dtype = plan, sources, owner, dtype
 
     def notes(self) -> Iterator[str]:
-        """Yield a note on the weights that are computed and encoded again, for each encoding."""
+        """Yield notes on weights that are encoded again, on a dtype without effect, and on scales that may differ."""
         for method, names in self._encoded_anew.items():
             each = "is" if len(names) == 1 else "are"
             yield (
-                f"{count(len(names), 'weight')} {each} computed as numbers and encoded again ({method}), as in "
+                f"{count(len(names), 'weight')} {each} decoded, computed and encoded again ({method}), as in "
                 f"{escape(self._sources[self._owner].stored.name)}: {listing(names, 3)}"
             )
 
@@ -114,8 +116,8 @@ class _Keeping:
         if self._dtype and self._dtype != "keep" and kept:
             stay = "stays" if kept == 1 else "stay"
             yield (
-                f"the dtype {self._dtype} is not that of {count(kept, 'quantised weight')}, which {stay} encoded; "
-                "--encoding dequantize writes numbers"
+                f"the dtype {self._dtype} does not apply to {count(kept, 'quantised weight')}, which {stay} encoded; "
+                "--encoding dequantize writes plain weights"
             )
         sharing = self._encoded_anew.get(SHARING, [])
         joined = [name for name in sharing if len(self._every_name.intersection(together(name))) > 1]
@@ -123,7 +125,7 @@ class _Keeping:
             each = "is" if len(joined) == 1 else "are"
             yield (
                 f"{count(len(joined), 'global scale')} of {SHARING} {each} computed for each weight alone, and may "
-                "differ where loaders join weights (q, k and v; gate and up) and take the largest: "
+                "differ between weights that loaders join (q, k and v; gate and up) with the largest scale: "
                 f"{listing(joined, 3)}"
             )
 
@@ -133,7 +135,7 @@ class _Keeping:
         return set(self._sources[self._owner].by_name)
 
     def steps(self, step: Step) -> Iterator[Step]:
-        """Yield the steps that take the place of one: those of all parts, if the weight is stored as codes."""
+        """Yield the steps that replace ``step``: one for each stored part if its weight is stored as codes."""
         owner = self._sources.get(self._owner)
         wanted = owner.by_name.get(step.key) if owner is not None else None
         copied = self._copied(step, owner, wanted)
@@ -147,11 +149,11 @@ class _Keeping:
             yield self._decoding(step)
 
     def _copied(self, step: Step, owner: CodedSource | None, wanted: QuantisedTensor | None) -> QuantisedTensor | None:
-        """Return the quantised tensor whose parts a step may copy; None if its weight has to be computed.
+        """Return the quantised tensor whose parts ``step`` may copy, or None if its weight has to be computed.
 
-        Codes of another source than the owner are copied if the owner has the same parts under settings by which they
-        stand for the same numbers. If it has no such weight at all, it must have the same parts in another layer; what
-        stands for other numbers is an error later.
+        Codes of a source other than the owner are copied if the owner's tensor has the same parts, and if the settings
+        of both decode codes to the same numbers. If the owner lacks this weight, a quantised tensor in another layer of
+        it must have parts of the same dtypes; if the settings differ then, a later check raises an error.
         """
         coded = self._coded(step.source, step.source_key) if step.op in ("copy", "keep") else None
         if coded is None or step.source is None or owner is None:
@@ -170,34 +172,34 @@ class _Keeping:
         return coded if parts[0] == parts[1] and not disagreements([module], theirs.settings, owner.settings) else None
 
     def _check_plain(self, step: Step, owner: CodedSource) -> None:
-        """Raise PlanError for a weight that would be plain, although the settings of the owner say that it is not."""
+        """Raise PlanError if a weight would be stored plain although the owner's settings say that it is quantised."""
         alike = self._alike.get(any_layer(step.key))
         is_decoded = any(self._coded(one.source, one.key) is not None for one in step.inputs)
         if not is_decoded and (alike is None or len(step.shape) != len(alike.shape or ())):
             return
-        than = f"{escape(alike.name)} there, which is {alike.method}" if alike is not None else "the weights there"
+        than = f"{escape(alike.name)} is quantised ({alike.method})" if alike is not None else "weights are quantised"
         raise PlanError(
-            f"the tensor {escape(step.key)} is not in {escape(owner.stored.name)}, whose quantization_config the "
-            f"output has, and it is not quantised as {than}.",
+            f"the tensor {escape(step.key)} would be stored as plain numbers, but the output has the "
+            f"quantization_config of {escape(owner.stored.name)}, in which {than}.",
             hint="Write plain weights with --encoding dequantize, or quantise all sources alike first.",
         )
 
     @cached_property
     def _alike(self) -> Mapping[str, QuantisedTensor]:
-        """The first quantised tensor of the owner among those whose keys differ in numbers alone."""
+        """The first quantised tensor of the owner for each pattern of ``any_layer``, by the pattern."""
         found: dict[str, QuantisedTensor] = {}
         for one in self._sources[self._owner].codes.tensors if self._owner in self._sources else ():
             found.setdefault(any_layer(one.name), one)
         return found
 
     def equal(self, pair: EqualKeys) -> EqualKeys:
-        """Return a pair of keys that must have the same values; those of weights are compared decoded."""
+        """Return a pair of keys that must have equal values, from the decoded source if one of them is quantised."""
         if self._coded(pair.source, pair.first) is None and self._coded(pair.source, pair.second) is None:
             return pair
         return replace(pair, source=self._twin(pair.source))
 
     def unexpected(self, source: int, key: str) -> list[tuple[int, str]]:
-        """Return the stored keys that a source has for a tensor that is not used."""
+        """Return (source, stored key) for each part of a tensor that the plan does not use."""
         coded = self._coded(source, key)
         return [(source, key)] if coded is None else [(source, part) for part in coded.keys]
 
@@ -206,7 +208,7 @@ class _Keeping:
         return known.by_name.get(key) if known is not None else None
 
     def _copies(self, step: Step, coded: QuantisedTensor, source: CodedSource, at: int) -> Iterator[Step]:
-        """Yield the steps that copy the parts of a quantised tensor, which get the names that fit its new one."""
+        """Yield the steps that copy the parts of ``coded``, under names that fit the new name of the weight."""
         self._copied_codes += 1
         for end, key in coded.parts.items():
             info = source.tensors[key]
@@ -245,7 +247,7 @@ class _Keeping:
             yield replace(step, key=key, dtype=info.dtype, shape=info.shape, tied_to=tied, coded=part)
 
     def _decoding(self, step: Step) -> Step:
-        """Return a step whose inputs that are codes come from the decoded source."""
+        """Return ``step`` with each input that is quantised taken from the decoded copy of its source."""
         inputs = [self._decoded_input(one) for one in step.inputs]
         if inputs == list(step.inputs):
             return step
@@ -257,7 +259,7 @@ class _Keeping:
         return one._replace(source=self._twin(one.source))
 
     def _twin(self, source: int) -> int:
-        """Return the index of a source with the weights that its codes stand for."""
+        """Return the index of the decoded copy of a source; add the copy if there is none yet."""
         return self.decoded.setdefault(source, len(self._plan.sources) + len(self.decoded))
 
 
@@ -267,7 +269,7 @@ def _dtypes(coded: QuantisedTensor, source: CodedSource) -> dict[str, str]:
 
 
 def _renamed(key: str, coded: QuantisedTensor, end: str) -> str:
-    """Return the key of the part of a quantised tensor with the ending ``end`` if its weight has the name ``key``."""
+    """Return the new key of the part of ``coded`` with the ending ``end``, if its weight gets the name ``key``."""
     found = coded.part_named(key, end)
     if found is None:
         raise without_names(coded, key)

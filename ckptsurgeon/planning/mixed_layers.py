@@ -1,4 +1,4 @@
-"""Refuses a merge whose output would have weights in two encodings, or the same weight as codes and as numbers."""
+"""Refuses a merge whose output would mix two encodings, or one weight quantised in some layers and plain in others."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .plan.plan import Plan
 __all__ = ["DECODED", "any_layer", "check_mixed_layers"]
 
 DECODED = " (decoded)"
-"""The end of the name of a source that is read with its codes decoded, beside the same source as it is stored."""
+"""The end of the name of a source that is read decoded; the same source as it is stored has the name without it."""
 GGUF = "GGUF"
-"""The family of encodings whose files say the type of each tensor, so that they may be mixed."""
+"""The family of encodings that may be mixed, since its files contain the type of each tensor."""
 _NUMBER = re.compile(r"\.\d+(?=\.)")
 
 
 class _Weight(NamedTuple):
-    """A weight of the output: its key, the name of its source, its name there, and its encoding ("": plain)."""
+    """A weight of the output: its key, the name of its source, its key in the source, and its encoding ("": plain)."""
 
     key: str
     origin: str
@@ -34,16 +34,16 @@ class _Weight(NamedTuple):
 
 
 def any_layer(key: str) -> str:
-    """Return a key without the numbers of layers and experts: the same text for the same weight of each."""
+    """Return a key with ``*`` for the numbers of layers and experts: equal for the same weight of all layers."""
     return _NUMBER.sub(".*", key)
 
 
 def check_mixed_layers(plan: Plan, sources: Sequence[QuantisedTensors], owner: int, stored: Collection[str]) -> None:
-    """Raise PlanError if weights of two sources are in different encodings, or those of one layer codes, others plain.
+    """Raise PlanError if the output would mix encodings of two sources, or have some layers quantised and others plain.
 
-    A loader reads all of them by one ``quantization_config``, that of the source with index ``owner``, whose keys are
-    ``stored``. ``sources`` are the quantised tensors of each source. What the owner itself has in several encodings,
-    or plain in some layers, its settings allow. GGUF allows everything.
+    A loader reads all weights by one ``quantization_config``: that of the source with index ``owner``, whose keys are
+    ``stored``. ``sources`` are the quantised tensors of each source. If the owner itself has several encodings, or some
+    plain layers, its settings allow them. GGUF allows all mixtures.
     """
     coded = list(_coded(plan, sources, owner))
     if not coded or any(family(one.method) == GGUF for one in coded):
@@ -54,8 +54,8 @@ def check_mixed_layers(plan: Plan, sources: Sequence[QuantisedTensors], owner: i
     for one in coded:
         if one.method not in allowed:
             raise _mixture(
-                f"the tensor {reference.said()} is quantised ({escape(reference.method)}), and {one.said()} otherwise "
-                f"({escape(one.method)})"
+                f"the tensor {reference.said()} is quantised ({escape(reference.method)}), and {one.said()} in another "
+                f"way ({escape(one.method)})"
             )
     patterns = {any_layer(tensor.name) for tensor in own.tensors}
     by_pattern = {any_layer(one.name): one for one in reversed(coded)}
@@ -74,7 +74,7 @@ def _origin(plan: Plan, source: int) -> str:
 
 
 def _coded(plan: Plan, sources: Sequence[QuantisedTensors], owner: int) -> Iterator[_Weight]:
-    """Yield the quantised weights that a plan copies from sources, or encodes as the owner has them."""
+    """Yield the quantised weights of the output: those that are copied, and those that are encoded as in ``owner``."""
     found = set[int]()
     for step in plan.steps:
         for one in step.inputs:
@@ -86,7 +86,7 @@ def _coded(plan: Plan, sources: Sequence[QuantisedTensors], owner: int) -> Itera
 
 
 def _plain(plan: Plan, sources: Sequence[QuantisedTensors]) -> Iterator[_Weight]:
-    """Yield the weights that a plan takes from one source and writes as numbers."""
+    """Yield the weights of the output that are made from one source and stored as plain numbers."""
     for step in plan.steps:
         if step.coded is None and len(step.inputs) == 1 and len(step.shape) > 1:
             (one,) = step.inputs
@@ -97,6 +97,6 @@ def _plain(plan: Plan, sources: Sequence[QuantisedTensors]) -> Iterator[_Weight]
 def _mixture(what: str) -> PlanError:
     return PlanError(
         f"{what}: a loader reads all layers of a model by one quantization_config.",
-        hint="Quantise all sources alike first, or dequantise them: --encoding dequantize does so where codes can be "
+        hint="Quantise all sources alike first, or dequantise them: --encoding dequantize does so if the codes can be "
         "decoded.",
     )

@@ -1,4 +1,4 @@
-"""Checks that a plan copies the codes of quantised tensors with all that decodes them, and never computes with codes.
+"""Checks that a plan copies quantised tensors with all their stored parts, and never computes with codes.
 
 Codes are the stored integers or 8-bit floats, which have a meaning only together with their scales.
 """
@@ -33,36 +33,36 @@ __all__ = [
 ]
 
 DECODING = ("average", "lora extract", "lora merge", "merge", "transplant")
-"""The commands that take ``--encoding dequantize``."""
+"""The commands that have the option ``--encoding dequantize``."""
 
 
 def dequantise(verb: str) -> str:
-    """Return the hint to dequantise a model for a command, as the beginning of a sentence."""
+    """Return the beginning of a sentence that says how to dequantise a model for the command ``verb``."""
     how = "--encoding dequantize" if verb in DECODING else "ckpt convert --dequantize"
     return f"Dequantise the model first, with {how} or the package that quantised it"
 
 
 def or_decode(info: TensorInfo, hint: str) -> str:
-    """Return the hint for a tensor that cannot be copied; one of torch's or torchao's quantised ones can be decoded."""
+    """Return ``hint`` for a tensor that cannot be copied, with how to decode it if torch or torchao quantised it."""
     if DTYPES[info.dtype].kind != "quantized" and pickled_torchao(info)[0] not in KINDS:
         return hint
     return f"Decode it with ckpt convert --dequantize. Or {hint[0].lower()}{hint[1:]}"
 
 
 class QuantisedError(PlanError):
-    """Raised for a plan that would take codes for numbers, or numbers for codes; with weights it may be possible."""
+    """Raised for a plan that would use codes as numbers, or numbers as codes; decoded weights may make it possible."""
 
 
 QUANTISED_NOW = "quantize to "
-"""How the operation of a step begins that makes codes, and does not compute with them."""
+"""The beginning of ``Step.operation`` for a step that quantises a weight, and so does not compute with codes."""
 
 
 @dataclass
 class _CarriedCodes:
     """A quantised tensor of a source that a plan copies unchanged.
 
-    It is stored as several tensors: its codes, scales and so on. ``names`` has their keys in the output, by the ending
-    of the key in the source, as ``.scales``.
+    It is stored as several tensors: its codes, scales and so on. ``names`` maps the ending of each of their keys in the
+    source, such as ``.scales``, to the keys in the output.
     """
 
     source: str
@@ -111,7 +111,7 @@ def _ending(coded: QuantisedTensor, key: str) -> str:
 
 
 def _doing(verb: str, step: Step, one: Input) -> str:
-    """Return a text for what a step does to its input ``one``, as ``a cast from A to B``; "" if it only copies it.
+    """Return in words what a step does to its input ``one``, such as ``a cast from A to B``; "" if it only copies it.
 
     ``verb`` is the command.
     """
@@ -125,17 +125,17 @@ def _doing(verb: str, step: Step, one: Input) -> str:
 
 
 def computing(found: Sequence[tuple[str, QuantisedTensor, str]], remedy: str) -> PlanError:
-    """Return the error for codes of quantised tensors that would be used as numbers.
+    """Return the error for quantised tensors whose codes would be used as numbers.
 
-    ``found`` has the name of the source, the quantised tensor, and what would be done with it, in words. ``remedy`` is
+    ``found`` has for each the name of its source, the quantised tensor, and the operation on it in words. ``remedy`` is
     the hint, without a full stop.
     """
     once = {(name, id(coded)): (name, coded, doing) for name, coded, doing in reversed(found)}
     (name, coded, doing), *others = reversed(once.values())
     names = [one.name if source == name else f"{one.name} of {source}" for source, one, _ in others]
-    more = f"; so would {count(len(others), 'other tensor')}: {listing(names, 3)}" if others else ""
+    more = f"; likewise {count(len(others), 'other tensor')}: {listing(names, 3)}" if others else ""
     if coded.method.endswith(UNCODED):
-        remedy = "Its codes were cast to another dtype or lost, and nothing decodes them: take the original file"
+        remedy = "Its codes were cast to another dtype or lost, and nothing decodes them: use the original file"
     return QuantisedError(
         f"the tensor {escape(coded.name)} of {escape(name)} is quantised ({coded.method}): {escape(doing)} would use "
         f"its codes as numbers{more}.",
@@ -145,7 +145,7 @@ def computing(found: Sequence[tuple[str, QuantisedTensor, str]], remedy: str) ->
 
 
 def _check_whole(carried: Iterable[_CarriedCodes], steps: Mapping[str, Step]) -> None:
-    """Raise PlanError if some of a quantised tensor's stored tensors are left out, or their new names do not match."""
+    """Raise PlanError if a plan leaves out a stored part of a quantised tensor, or if the new names do not match."""
     for one in carried:
         made_anew = {key for key in one.coded.keys if key in steps and steps[key].coded is not None}
         lacking = [key for end, key in one.coded.parts.items() if end not in one.names and key not in made_anew]
@@ -167,7 +167,7 @@ def _check_whole(carried: Iterable[_CarriedCodes], steps: Mapping[str, Step]) ->
 
 
 def _fit_by_name(one: _CarriedCodes) -> bool:
-    """Return whether the keys of the codes, scales and so on have their old endings, after one common new prefix."""
+    """Return whether the new keys of codes, scales and so on have their old endings, after one common prefix."""
     stems = set()
     for end, names in one.names.items():
         if not all(f".{name}".endswith(end) for name in names):
@@ -184,14 +184,14 @@ def _found_again(one: _CarriedCodes, steps: Mapping[str, Step]) -> bool:
 
 
 def _check_destination(plan: Plan, sources: Sequence[QuantisedTensors], destination: QuantisedTensors) -> None:
-    """Raise PlanError if a destination's quantised tensor would get its codes and scales from different places."""
+    """Raise PlanError if a quantised tensor of the destination would get codes and scales from different sources."""
     steps = {step.key: step for step in plan.steps} if destination else {}
     for wanted in destination.tensors:
         made = [steps[key] for key in wanted.keys if key in steps]
         origins = {_origin(step, sources) if step.coded is None else id(wanted) for step in made}
         if len(origins) > 1 or None in origins:
             odd = next((step for step in made if _origin(step, sources) is None), made[0])
-            whence = "be drawn"
+            whence = "be initialised"
             if odd.source is not None:
                 other = f"{odd.source_key} of " if odd.source_key != odd.key else ""
                 whence = f"come from {other}the {plan.sources[odd.source].role} {plan.sources[odd.source].name}"
@@ -200,7 +200,7 @@ def _check_destination(plan: Plan, sources: Sequence[QuantisedTensors], destinat
                 f"the tensor {escape(wanted.name)} of the destination {escape(name)} is quantised ({wanted.method}), "
                 f"and {escape(odd.key)} would {escape(whence)}: nothing could decode the tensor then.",
                 hint=f"Take {listing(wanted.keys, 12, where='')} from one quantised source, or use --encoding "
-                "dequantize, or name a destination that is not quantised.",
+                "dequantize, or use a destination that is not quantised.",
                 details=[step.key for step in made],
             )
 
@@ -214,7 +214,7 @@ def _origin(step: Step, sources: Sequence[QuantisedTensors]) -> int | None:
 
 
 def check_decoded(steps: Sequence[Step], selection: Selection, views: Sequence[SourceView]) -> None:
-    """Raise PlanError for tensors that would be initialised, although a source has them in quantised form."""
+    """Raise PlanError if a tensor would be initialised although a source has it in quantised form."""
     missing = {step.key for step in steps if step.reason == "missing"}
     lost: dict[str, str] = {}
     for name, origins in selection.origins.items() if missing else ():
@@ -232,7 +232,7 @@ def check_decoded(steps: Sequence[Step], selection: Selection, views: Sequence[S
 
 
 def _why(found: Mapping[str, str]) -> str:
-    """Return a text with the reason for the first tensor in ``found``, a map of keys to reasons, and the other keys."""
+    """Return the reason of the first tensor in ``found``, which maps keys to reasons, followed by the other keys."""
     why = escape(next(iter(found.values())))
     return f"{why}; {count(len(found) - 1, 'other')} too: {listing(list(found)[1:], 3)}" if len(found) > 1 else why
 
@@ -240,9 +240,10 @@ def _why(found: Mapping[str, str]) -> str:
 def check_replaced(
     steps: Sequence[Step], selection: Selection, views: Sequence[SourceView], wanted: QuantisedTensors
 ) -> None:
-    """Raise PlanError if a quantised tensor of the destination would be kept, although a source has its values.
+    """Raise PlanError if a quantised tensor of the destination would be kept although a source has its values.
 
-    The source may have them as plain numbers, or as codes under other keys.
+    ``wanted`` are the quantised tensors of the destination. The source may have the values as plain numbers, or as
+    codes under other keys.
     """
     kept = {step.key for step in steps if step.op == "keep" and step.reason == "missing"} if wanted else ()
     passed: dict[str, str] = {}
@@ -261,14 +262,14 @@ def check_replaced(
         raise QuantisedError(
             f"the tensor {escape(first)} is quantised in the destination and would stay as it is, although "
             f"{_why(passed)}.",
-            hint="Use --encoding dequantize, or name a destination that is not quantised, or keep the tensor: "
+            hint="Use --encoding dequantize, or use a destination that is not quantised, or keep the tensor: "
             f"--exclude {escape(first)}.",
             details=[f"{key}: {why}" for key, why in passed.items()],
         )
 
 
 def _codes_by_name(selection: Selection) -> dict[str, tuple[int, str]]:
-    """Return the source and the encoding of each quantised tensor of the sources, by the name it would have."""
+    """Return the source index and the encoding of each quantised tensor, by the key that it would have if plain."""
     return {
         _meant(origin.coded, name): (origin.source, origin.coded.method)
         for name, origins in selection.origins.items()
@@ -278,16 +279,16 @@ def _codes_by_name(selection: Selection) -> dict[str, tuple[int, str]]:
 
 
 def _meant(coded: QuantisedTensor, name: str) -> str:
-    """Return the key that a quantised tensor would have as a plain one; ``name`` is the output's key of its codes."""
+    """Return the key that the weight of ``coded`` would have if it were plain; ``name`` is the key of its codes."""
     end = _ending(coded, coded.codes)
     stem = len(f".{coded.codes}") - len(end)
     return (f".{name}".removesuffix(end) + f".{coded.name}"[stem:])[1:]
 
 
 def refuse_codes(views: Sequence[SourceView], doing: str, keys: Set[str] | None = None) -> None:
-    """Raise PlanError if any source has quantised tensors; with ``keys``, only these are checked.
+    """Raise PlanError if a source has quantised tensors; if ``keys`` is given, only those with these keys are checked.
 
-    ``doing`` names the command in the message; it computes with all tensors, so codes would be used as numbers.
+    ``doing`` is the command, for the message. The command computes with all tensors, so it would use codes as numbers.
     """
     for view in views:
         coded = view.codes.tensors

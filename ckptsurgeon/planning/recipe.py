@@ -1,4 +1,4 @@
-"""A recipe: how an output was made, with a checksum of each tensor; made from the plan of the output."""
+"""The recipe of an output: how each tensor was made, and its checksum. It is made from the plan of the output."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ VERSION = 1
 class RecipeEntry(NamedTuple):
     """The entry of a recipe for one tensor: how it was made, from which source, and its CRC-32.
 
-    ``more`` are (source, key) of further inputs, ``weights`` the weight of each, ``axis`` is the vocabulary axis.
-    ``merge`` is the method that merged the inputs, ``lora`` the changes of adapters, ``factor`` the extracted factor.
-    ``coded`` is the part of a quantised tensor that the numbers are stored as.
-    ``implied`` is true if the output does not store the tensor, since the library that loads it ties it to another. The
-    other fields are only for people: ``rule`` is the option that decided, as the user wrote it, ``reason`` is why a
-    tensor is initialised, ``shared`` is the number of values from the source if the other values were initialised.
+    ``more`` are the (source, key) of further inputs, ``weights`` is the weight of each input, ``axis`` the vocabulary
+    axis. ``merge`` is the method that merged the inputs, ``lora`` the changes by adapters, ``factor`` the extracted
+    factor. ``coded`` is the part of a quantised tensor as which the computed weight is stored. ``implied`` is true if
+    the output does not store the tensor, since the library that loads it ties it to another. The other fields are only
+    for people: ``rule`` is the option that decided, as the user wrote it, ``reason`` is why a tensor is initialised,
+    ``shared`` is the number of values from the source if the other values were initialised.
     """
 
     op: str

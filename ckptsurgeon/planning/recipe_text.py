@@ -1,4 +1,4 @@
-"""Writes recipes as JSON text, and reads them from text, which may be damaged."""
+"""Writes recipes as JSON text, and parses such text, which may be damaged."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ __all__ = ["RecipeText", "parse_recipe"]
 
 
 def parse_recipe(text: str) -> Recipe:
-    """Return the recipe in a text; raises VerifyError if it is damaged."""
+    """Return the recipe that the JSON text contains; raises VerifyError if the text is damaged or not a recipe."""
     try:
         data = read_json(text)
         if data["kind"] != "ckpt.recipe" or data["version"] != VERSION:
-            raise ValueError(f"it is {data['kind']!r:.40} of version {data['version']!r:.40}")
+            raise ValueError(
+                f"it is {data['kind']!r:.40} of version {data['version']!r:.40}, not 'ckpt.recipe' of version {VERSION}"
+            )
         rules = tuple(map(str, data.get("rules", ())))
         merges = tuple(map(Merge.from_json, data.get("merges", ())))
         return Recipe(
@@ -68,7 +70,7 @@ def _read_file(row: Mapping[str, Any]) -> FilePrint:
 def _read_companion(row: Mapping[str, Any]) -> PlanCompanion:
     companion = PlanCompanion(str(row["name"]), int(row["size"]), str(row["sha256"]))
     if not companion.is_plain:
-        raise ValueError(f"{companion.name!r:.80} is not the name of a file in the folder")
+        raise ValueError(f"{companion.name!r:.80} is not a valid file name: it must be in the output's folder")
     return companion
 
 
@@ -97,17 +99,17 @@ def _read_made(key: str, row: Mapping[str, Any], rules: Sequence[str], merges: S
 
 
 def _merge(value: Any, merges: Sequence[Merge | None]) -> Merge | None:
-    """Return the merge that ``value`` stands for: its number in ``merges`` or, in older recipes, its description."""
+    """Return the merge that ``value`` refers to: an index in ``merges`` or, in older recipes, the merge itself."""
     if type(value) is not int:
         return Merge.from_json(value)
     if not 0 <= value < len(merges):
-        raise ValueError(f"{value!r:.40} is no merge of the recipe, which has {len(merges)}, counted from 0")
+        raise ValueError(f"{value!r:.40} is not the index of a merge: the recipe has {len(merges)}, counted from 0")
     return merges[value]
 
 
 def _rule(number: Any, rules: Sequence[str]) -> str:
     if type(number) is not int or not 0 <= number < len(rules):
-        raise ValueError(f"{number!r:.40} is no rule of the recipe, which has {len(rules)}, counted from 0")
+        raise ValueError(f"{number!r:.40} is not the index of a rule: the recipe has {len(rules)}, counted from 0")
     return rules[number]
 
 
@@ -115,7 +117,7 @@ def _rule(number: Any, rules: Sequence[str]) -> str:
 
 CHUNK = 4096
 MOST = 10_000
-"""Most texts that ``RecipeText`` caches."""
+"""The most entries whose JSON text is cached."""
 
 
 class RecipeText:
@@ -126,18 +128,18 @@ class RecipeText:
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
-        self._rules: dict[str, int] = {}  # each once: one of them stands for thousands of tensors
+        self._rules: dict[str, int] = {}  # each rule once, with its index: it may apply to thousands of tensors
         self._merges: dict[str, int] = {}
         self._rows = dict(_rows(recipe.tensors, self._rules, self._merges))
 
     def checked(self, checksums: Mapping[str, int]) -> list[str]:
-        """Return the text, in pieces, with the CRC-32 of every tensor; zero for a tensor without a checksum."""
+        """Return the text, as strings to join, with the CRC-32 of each tensor, or zero if a tensor has no checksum."""
         first = next(iter(self._rows), None)
         rows = (
             f'{"" if key == first else ","}{_dumps(key)}:{row},"crc32":"{checksums.get(key, 0):08x}"}}'
             for key, row in self._rows.items()
         )
-        # the seal is the last entry, and the last piece: formats/base/header_digest.py looks for it there
+        # the seal is the last entry, and in the last string: formats/base/header_digest.py looks for it there
         tail = f'}},"seal":{_dumps(self._recipe.seal)}}}'
         chunks = iter(lambda: "".join(islice(rows, CHUNK)), "")
         return [f'{_dumps(self._head())[:-1]},"tensors":{{', *chunks, tail]
@@ -145,7 +147,7 @@ class RecipeText:
     def _head(self) -> dict[str, Any]:
         """Return the recipe's JSON data without its tensors.
 
-        Call this after the companions, such as config.json, are copied: their SHA-256 is not known before.
+        Call this after the companions, such as config.json, are copied: their SHA-256 is not known earlier.
         """
         recipe, rules, merges = self._recipe, self._rules, self._merges
         return {
@@ -174,7 +176,8 @@ def _rows(
 ) -> Iterator[tuple[str, str]]:
     """Yield each key with the JSON text of its entry, without the checksum at its end.
 
-    Few different texts occur, so they are cached. ``rules`` and ``merges`` get a number for each text that occurs.
+    Most entries have the same text as others, so texts are cached. Each new rule and merge is added to ``rules`` and
+    ``merges``, with its index.
     """
     spelled: dict[tuple[object, ...], str] = {}
     for key, made in tensors.items():
@@ -190,7 +193,7 @@ def _rows(
 def _shared_text_key(key: str, made: RecipeEntry) -> tuple[object, ...] | None:
     """Return the key under which the JSON of an entry is cached: all its fields except the checksum.
 
-    None means that the JSON contains the name of a tensor, so that no other entry has the same text.
+    None means that the JSON contains the key of a tensor, so that no other entry has the same text.
     """
     if made.tied_to or made.lora or made.factor or made.coded or any(other != key for _, other in made.more):
         return None

@@ -1,4 +1,4 @@
-"""The specification of a destination: its tensors, how they are initialised, and what is known of them."""
+"""The description of a destination: its tensors, how they are initialised, and how sources are adapted to it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Initial: TypeAlias = Callable[[Iterable[str], int], Iterator[tuple[str, memoryvi
 
 @dataclass(frozen=True, repr=False)
 class Companion(Brief):
-    """A small file for an output folder, next to the weights: a copy of ``path``, else ``text``."""
+    """A small file that an output folder gets in addition to the weights: a copy of ``path``, else ``text``."""
 
     name: str
     path: str = ""
@@ -28,11 +28,11 @@ class Companion(Brief):
 
 @dataclass(frozen=True, repr=False)
 class InitialFile(Brief):
-    """A checkpoint that has initial values of some tensors; ``keys`` maps the destination's keys to its own.
+    """A checkpoint with the initial values of some tensors; ``keys`` maps the destination's keys to the checkpoint's.
 
-    ``root`` is the dotted path of its state dict. ``stripped`` are prefixes, as ``module``, that its keys have and the
-    values of ``keys`` lack. ``op`` is "keep" if a declaration keeps these values, "copy" if the model's constructor
-    loads them; ``rule`` says this in words.
+    ``root`` is the dotted path of its state dict. ``stripped`` are prefixes, such as ``module``, that the checkpoint's
+    keys have and the values of ``keys`` lack. ``op`` is "keep" if the destination's declaration (``init: like``) keeps
+    these values, "copy" if the model's constructor loads them; ``rule`` says this in words.
     """
 
     path: str
@@ -45,11 +45,11 @@ class InitialFile(Brief):
 
 @dataclass(frozen=True)
 class Undrawable:
-    """The reason why initial values of some tensors cannot be used, and a hint what the user can do.
+    """The reason why initial values of some tensors cannot be used, and a hint about what the user can do.
 
-    ``why`` and ``hint`` are texts for an error; in messages the name of the destination stands before ``why``.
-    ``{keys}`` in ``why`` and ``{key}`` in ``hint`` stand for the tensors' keys. If ``allowed`` is true, the values are
-    used all the same for tensors that the user names with --reinit.
+    ``why`` and ``hint`` are parts of an error; in its message the name of the destination comes before ``why``.
+    ``{keys}`` in ``why`` and ``{key}`` in ``hint`` are replaced by the tensors' keys. If ``allowed`` is true, the
+    values are used nevertheless for tensors that the user selects with --reinit.
     """
 
     why: str
@@ -59,11 +59,11 @@ class Undrawable:
 
 @dataclass(frozen=True, repr=False)
 class KnownLayout(Brief):
-    """The changes that are made to a source without an option, since the destination knows its layout or older names.
+    """The changes that a source needs because the destination recognises its layout or its older names.
 
-    ``operations`` come first, in the form that users write. ``names`` then maps the resulting keys to the destination's
-    keys; ``by`` says whose names the former are. ``unknown`` maps keys of the destination that no source key gives to
-    the reason.
+    They are made without an option. ``operations`` come first, in the form in which users write them. ``names`` then
+    maps the resulting keys to the destination's keys; ``by`` says whose names the resulting keys are. ``unknown`` maps
+    each key of the destination that the source cannot provide to the reason.
     """
 
     operations: tuple[Mapping[str, Any], ...] = ()
@@ -84,20 +84,22 @@ def _nothing_to_draw(keys: Iterable[str], seed: int) -> Iterator[tuple[str, memo
 
 @dataclass(frozen=True, repr=False)
 class TargetSpec(Brief):
-    """A destination: all its tensors, in state-dict order, and how it initialises those that no source gives.
+    """A destination: all its tensors, in state-dict order, and how it initialises those that are in no source.
 
-    ``initial`` yields initial values for keys. ``ties`` maps each further key of a tensor to its first. ``layers`` are
-    module prefixes in the model's own order, output layer last. ``vocabulary`` maps a key to its vocabulary axis.
-    A destination that is a checkpoint keeps its own values if no source gives others: then ``keeps`` is its path and
-    ``keeps_root`` the dotted path of the state dict in it, or ``kept`` is the checkpoint itself. ``decoded`` has the
-    dtypes of those values that are decoded from codes, as they are read.
-    ``given`` are files that have the initial values of some tensors, instead of an initialiser. ``undrawable`` are the
-    keys without an initialiser, or with one that must not be used.
-    ``config`` is the path of the configuration, ``files`` are the files that it reads. ``ran`` names code that was run
-    to make this object. ``recognise`` finds changes that a source needs because of its layout or older names.
-    An output folder also gets the ``companions``, such as config.json. It does not store the tensors in ``implied``,
-    since the library that loads it ties them to others. ``lists`` are the files of the old and the new token list, if
-    the destination was given another vocabulary. ``build`` makes the live module, if the destination is one.
+    ``initial`` yields initial values for keys. ``ties`` maps each further key of a tensor to its first key. ``layers``
+    are module prefixes in the model's own order, output layer last. ``vocabulary`` maps a key to its vocabulary axis.
+
+    A destination that is a checkpoint keeps its own values of tensors that are in no source: then ``keeps`` is its path
+    and ``keeps_root`` the dotted path of the state dict in it, or ``kept`` is the checkpoint itself. ``decoded`` maps
+    the keys of those values that are decoded from codes when they are read to their dtypes. ``given`` are files that
+    contain the initial values of some tensors, instead of an initialiser. ``undrawable`` are the keys without an
+    initialiser, or with one that must not be used.
+
+    ``config`` is the path of the configuration, ``files`` are the files that it reads. ``ran`` lists the code that was
+    run to make this object. ``recognise`` finds changes that a source needs because of its layout or older names. An
+    output folder also gets the ``companions``, such as config.json. It does not store the tensors in ``implied``, since
+    the library that loads it ties them to others. ``lists`` are the files of the old and the new token list, if the
+    destination was given another vocabulary. ``build`` makes the live module, if the destination is one.
     """
 
     kind: str

@@ -15,11 +15,11 @@ __all__ = ["check_view"]
 
 STYLES = {Status.PASS: "green", Status.WARN: "bold yellow", Status.FAIL: "bold red", Status.NOT_RUN: "dim"}
 FOUND = 5
-"""Findings of one check that are shown; ``-v`` shows all."""
+"""The most findings of one check that are shown; ``-v`` shows all."""
 
 
 def check_view(report: CheckReport, *, every: bool = False) -> RenderableType:
-    """Return the verdict of a report, its findings, and the other checks; with ``every``, a line for each of these."""
+    """Return the verdict of a report, its findings, and one line on the other checks; ``every`` lists them instead."""
     views: list[RenderableType] = [_verdict(report)]
     for row in report.with_status(Status.FAIL, Status.WARN):
         views += _findings(row, 1 << 30 if every else FOUND)

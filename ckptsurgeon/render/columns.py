@@ -1,4 +1,4 @@
-"""Prints text in aligned columns without trailing blanks, and labels and notes whose further lines are indented."""
+"""Lays out text for rich: aligned columns, and labels with text whose further lines are indented."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Columns:
             yield from self._row(row, widths, options.max_width)
 
     def _width(self, column: int, most: int) -> int:
-        """Return the width of a column: that of its longest cell, where cells wider than ``most`` do not count."""
+        """Return the width of the longest cell of a column, without the cells wider than ``most``."""
         cells = [row[column].cell_len for row in self._rows if column < len(row)]
         return max((width for width in cells if width <= most), default=0)
 

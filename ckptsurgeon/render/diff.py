@@ -21,7 +21,7 @@ SHOWN = 12
 """The most rows of each kind before "and N more"; equal layers are one row."""
 
 FEW = 4
-"""With more rows than this, a table also shows how much differs in each branch."""
+"""If there are more rows than this, a table also shows how much differs in each branch."""
 
 STYLES = {"removed": "red", "added": "green", "renamed": "cyan", "close": "", "not compared": ""}
 
@@ -124,7 +124,7 @@ def _by_reason(name: str, rows: Sequence[_Row]) -> Iterator[list[str | Text]]:
 
 
 def _grouped(rows: Iterable[_Row]) -> list[list[_Row]]:
-    """Join tensors with the same description whose old and new names differ only in numbers."""
+    """Return the rows in groups of tensors with the same description whose names differ only in numbers."""
     groups: dict[tuple[str, str, str], list[_Row]] = {}
     for row in rows:
         groups.setdefault((pattern_of(row.key), pattern_of(row.renamed), row.said), []).append(row)
@@ -134,8 +134,8 @@ def _grouped(rows: Iterable[_Row]) -> list[list[_Row]]:
 def _even(group: list[_Row]) -> list[list[_Row]]:
     """Return the group as a list of groups whose keys can be written as one pattern.
 
-    That is the group itself if its keys have every combination of their numbers, otherwise parts that differ only in
-    the first number.
+    That is the group itself if its keys have every combination of their numbers. Otherwise it is split into parts whose
+    keys differ only in the first number.
     """
     found = [numbers_of(row.key) for row in group]
     if math.prod(len(set(place)) for place in zip(*found, strict=True)) == len(group):
@@ -186,7 +186,7 @@ def _where(
 ) -> RenderableType:
     """Return a table of how many tensors of each branch differ, with figures if ``measured``.
 
-    ``names`` has the branch of each key.
+    ``names`` maps each key to its branch.
     """
     rows: dict[str, dict[str, list[_Row]]] = {name: {} for name in names.values()}
     same = Counter(names[key] for key in found.same)

@@ -1,4 +1,4 @@
-"""Shows how much each layer has changed, by the roles of its modules: layers down, roles across."""
+"""Shows how much each layer has changed: a table with a row for each layer, and a column for each role of a module."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from .columns import Columns, Hanging
 __all__ = ["layers_view"]
 
 SHADES = " ░▒▓█"
-"""From no change to the largest one of all layers, by its logarithm: each is a tenth of the next."""
+"""Shades from no change to the largest change of all layers, by its logarithm: each is a tenth of the next."""
 COLOURS = ("", "dim", "yellow", "bold yellow", "bold red")
 CELL = 7
-"""The width of a column: a shade, a number of five characters and a gap."""
+"""The width of a column: a shade, a number of up to five characters, and a gap."""
 SHOWN = 8
 JOINED = "\N{NO-BREAK SPACE}"
 PARAMETERS = (".weight", ".bias")
@@ -30,10 +30,11 @@ PARAMETERS = (".weight", ".bias")
 
 @dataclass
 class _Stack:
-    """A list of layers: the ``roles`` in it, and the change of each layer's tensors by number and role.
+    """A list of layers: the ``roles`` in it, and the change of each layer's tensors, by layer number and role.
 
-    A change is the norm of the difference as a share of the first's; NaN if it is not known. Of a role with several
-    tensors the largest counts. ``differing`` and ``tensors`` are numbers of tensors by the number of the layer.
+    A change is the norm of the difference divided by the norm of the first tensor; NaN if it is not known. If a role
+    has several tensors, the largest change is used. ``differing`` and ``tensors`` are numbers of tensors, by layer
+    number.
     """
 
     roles: dict[str, None] = field(default_factory=dict)
@@ -61,7 +62,7 @@ def layers_view(found: Difference) -> RenderableType:
 
 
 def _changes(found: Difference) -> Iterator[tuple[str, float]]:
-    """Yield each tensor that both have, with its change."""
+    """Yield the key and the change of each tensor that is in both checkpoints."""
     yield from dict.fromkeys(found.same, 0.0).items()
     for pair in (*found.close, *found.changed, *found.retyped, *found.decoded):
         yield pair.key, _change(pair)
@@ -106,7 +107,7 @@ def _without_parameter(role: str) -> str:
 
 
 class _Table:
-    """The table of a list of layers for rich: as many roles in a row as the terminal is wide."""
+    """The table of a list of layers for rich: it is split into several tables if the terminal is too narrow."""
 
     def __init__(self, name: str, stack: _Stack, most: float) -> None:
         self._name, self._stack, self._most = name, stack, most
@@ -122,7 +123,7 @@ class _Table:
             yield from self._rows(letters, roles[first : first + room])
 
     def _around(self) -> int:
-        """Return the width of what stands before and behind the columns: the layer, and how many tensors differ."""
+        """Return the width of the texts before and after the columns: the layer, and how many of its tensors differ."""
         most = len(str(max(self._stack.tensors.values())))
         return 8 + len(" of  ") + 2 * most
 
@@ -146,13 +147,13 @@ class _Table:
 
 
 def _letters(number: int) -> list[str]:
-    """Return so many names of columns: a to z, then aa to zz, aaa and so on."""
+    """Return ``number`` names of columns: a to z, then aa to zz, aaa and so on."""
     names = ("".join(one) for length in numbers_from(1) for one in product(ascii_lowercase, repeat=length))
     return list(islice(names, number))
 
 
 def _shade(change: float, most: float) -> int:
-    """Return the shade of a change: 4 for the largest and down to a tenth of it, 3 for the next tenth, 0 for none."""
+    """Return the shade of a change: 4 down to a tenth of the largest change, 3 for the next tenth, 0 for no change."""
     if change == 0 or most == 0:
         return 0
     return max(1, 4 - math.floor(math.log10(most / change) + 1e-9))
@@ -176,7 +177,7 @@ def _elsewhere(changes: Mapping[str, float]) -> Iterator[RenderableType]:
 
 
 def _largest_first(change: float) -> tuple[bool, float]:
-    """Return a sort key that puts unknown changes (NaN), which compare with no number, before the largest."""
+    """Return a sort key that puts the largest change first, and before it unknown changes (NaN)."""
     return (False, 0.0) if math.isnan(change) else (True, -change)
 
 

@@ -64,7 +64,7 @@ def _facts(one: Explanation) -> Iterator[tuple[str, str]]:
         yield "policy", step.policy
     if one.source and step.source_dtype != step.dtype:
         yield "cast", f"{step.source_dtype} to {step.dtype}"
-    part = "where the source does not reach, " if one.source else ""
+    part = "the remaining values: " if one.source else ""
     if one.seed is not None:
         yield "drawn", f"{part}by the destination's own initialiser, seed {one.seed}"
     elif (step.op == "keep" and not one.source) or step.overlays:

@@ -18,11 +18,11 @@ from .tree import collapsed, numbers_of, pattern_of
 __all__ = ["command_lines", "fit_view"]
 
 Rows = Mapping[str, str]
-"""A description by key."""
+"""A map from keys to descriptions."""
 
 
 def fit_view(found: Fit, *, every: bool = False) -> RenderableType:
-    """Return the verdict, and then what differs by kind; tensors that differ only in layer numbers share a row.
+    """Return the verdict, then the differences by kind; tensors that differ only in layer numbers share a row.
 
     With ``every``, nothing is left out, and each renamed tensor has a row.
     """
@@ -51,9 +51,9 @@ def command_lines(found: Fit) -> Iterator[str]:
 
 
 def _table(name: str, style: str, tensors: Rows, limit: int, *, is_first: bool = False) -> list[RenderableType]:
-    """Return a table of tensors with a description each, after the label ``name``; equal layers share one row.
+    """Return a table of tensors with their descriptions, after the label ``name``; equal layers share one row.
 
-    The description comes behind the key, or in front of it, as shapes do, if ``is_first`` is set.
+    The description comes after the key or, if ``is_first`` is set, before it.
     """
     rows = list(_rows(tensors))
     shown: list[list[str | Text]] = []
@@ -66,7 +66,7 @@ def _table(name: str, style: str, tensors: Rows, limit: int, *, is_first: bool =
 
 
 def _renamed(found: Fit, *, every: bool) -> list[RenderableType]:
-    """Return how many tensors have other names; with ``every``, which."""
+    """Return the number of tensors that have other names; with ``every``, a table of these tensors."""
     if not found.renamed:
         return []
     if every:
@@ -76,7 +76,7 @@ def _renamed(found: Fit, *, every: bool) -> list[RenderableType]:
 
 
 def _cast(found: Fit) -> list[RenderableType]:
-    """Return how many tensors a load casts, by their dtypes."""
+    """Return the numbers of tensors that are cast when they are loaded, by their dtypes."""
     pairs = Counter((pair.first.dtype, pair.second.dtype) for pair in found.retyped)
     rows = [
         ["cast" if place == 0 else "", f"{count(number, 'tensor')}, {old} to {new}"]
@@ -97,7 +97,11 @@ def _rows(tensors: Rows) -> Iterator[tuple[str, str]]:
 
 
 def _even(keys: list[str]) -> list[list[str]]:
-    """Return the keys as one group if they have every combination of their numbers, else by all but the first."""
+    """Return the keys in groups that can each be written as one pattern.
+
+    They are one group if they have every combination of their numbers. Otherwise the keys of a group differ only in the
+    first number.
+    """
     found = [numbers_of(key) for key in keys]
     if math.prod(len(set(place)) for place in zip(*found, strict=True)) == len(keys):
         return [keys]

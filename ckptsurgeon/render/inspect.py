@@ -36,7 +36,7 @@ def adapter_text(adapter: AdapterSettings, *, full: bool = False) -> str:
     if adapter.target_modules:
         number = count(len(adapter.target_modules), "target module")
         words.append(f"{number} ({_listed(adapter.target_modules, shown)})")
-    words.append(f"base {escape(adapter.base_model)}" if adapter.base_model else "its base is not named")
+    words.append(f"base {escape(adapter.base_model)}" if adapter.base_model else "base not given")
     return ", ".join(words)
 
 
@@ -77,8 +77,8 @@ def inspection_view(
 ) -> RenderableType:
     """Return the view of an inspected checkpoint: the file, the tree of its modules, tied keys and totals.
 
-    The tree has quantised tensors as the weights that they stand for. With ``full`` every stored tensor has a line
-    instead of the tree, and nothing is shortened.
+    The tree shows each quantised tensor as the weight that it encodes. With ``full``, there is a line for each stored
+    tensor instead of the tree, and nothing is shortened.
     """
     head = [_headline(inspection), *_remarks(inspection, full=full), Text("")]
     if full:
@@ -98,9 +98,9 @@ def inspection_view(
 
 
 def _ordered(inspection: Inspection) -> dict[str, TensorInfo]:
-    """Return the tensors in the order of the file; those of safetensors with ``layers.2`` before ``layers.10``.
+    """Return the tensors in the order of the file; for safetensors, with ``layers.2`` before ``layers.10``.
 
-    safetensors itself sorts by size and name.
+    A safetensors file itself is sorted by size and name.
     """
     tensors = inspection.tensors
     if "safetensors" in inspection.format:
@@ -169,12 +169,12 @@ def _said(inspection: Inspection, shown: int, *, full: bool) -> Iterator[tuple[s
         limit = ALL if full else 60
         yield "metadata", ", ".join(f"{escape(k)} = {escape(v, limit)}" for k, v in inspection.metadata.items())
     if inspection.made_by_us:
-        yield "recipe", "carried along; ckpt verify checks the file against it"
+        yield "recipe", "in the file; ckpt verify checks the file against it"
 
 
 def _tokens_text(tokens: TokenRows) -> str:
     spare = tokens.rows - tokens.tokens
-    lack = "" if spare <= 0 else f", {spare:,} of them for no token"
+    lack = "" if spare <= 0 else f", {spare:,} of them without a token"
     return f"{tokens.tokens:,} in {escape(tokens.file)}, {tokens.rows:,} rows in {escape(tokens.key)}{lack}"
 
 
@@ -194,10 +194,10 @@ def _ties(inspection: Inspection) -> Iterator[RenderableType]:
 
 
 def _bits(inspection: Inspection) -> Iterator[str]:
-    """Yield the bits for each parameter, if rows are stored in blocks of codes and scales."""
+    """Yield the number of bits per parameter, if rows are stored in blocks of codes and scales."""
     in_blocks = any(DTYPES[info.dtype].block for info in inspection.tensors.values())
     if in_blocks and inspection.parameters:
-        yield f"{8 * inspection.nbytes / inspection.parameters:.2f} bits a weight"
+        yield f"{8 * inspection.nbytes / inspection.parameters:.2f} bits per weight"
 
 
 def _totals(inspection: Inspection, folded: int) -> Text:

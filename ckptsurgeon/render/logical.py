@@ -1,4 +1,4 @@
-"""Shows quantised tensors as the weights that they stand for: one tensor with its shape, encoding and bits a weight."""
+"""Shows each quantised tensor as the weight that it encodes: one tensor with shape, encoding and bits per weight."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ __all__ = ["LogicalTensors", "logical_tensors"]
 
 @dataclass(frozen=True)
 class LogicalTensors:
-    """The tensors of a checkpoint, of which quantised ones stand under their logical names.
+    """The tensors of a checkpoint, with each quantised tensor as one tensor under the name of its weight.
 
-    The dtype of such a tensor is its encoding in words. ``coded`` has the quantised tensor and the bytes of its parts.
+    The dtype of such a tensor is its encoding in words. ``coded`` maps its name to the quantised tensor and the bytes
+    of its parts.
     """
 
     tensors: Mapping[str, TensorInfo]
@@ -46,9 +47,9 @@ class LogicalTensors:
 def logical_tensors(
     inspection: Inspection, tensors: Mapping[str, TensorInfo], bits: Callable[[QuantisedTensor], float | None]
 ) -> LogicalTensors:
-    """Return ``tensors`` with one tensor in place of the parts of each quantised one whose shape the headers give.
+    """Return ``tensors`` with one tensor instead of the parts of a quantised tensor, if headers show its shape.
 
-    ``bits`` returns the bits a weight of a quantised tensor.
+    ``bits`` returns the bits per weight of a quantised tensor.
     """
     whole = {one.name: one for one in inspection.codes.tensors if _stands_alone(one, tensors)}
     first = {next(iter(one.parts.values())): one for one in whole.values()}
@@ -62,7 +63,7 @@ def logical_tensors(
         elif (one := first.get(key)) is not None and one.shape is not None:
             if one.form not in by_form:
                 number = bits(one)
-                said = f"{number:.3g} bits a weight" if number is not None else ""
+                said = f"{number:.3g} bits per weight" if number is not None else ""
                 nbytes = sum(stored_bytes(tensors[part]) for part in one.keys)
                 by_form[one.form] = TensorInfo(one.method, one.shape, opaque=said), nbytes
             found[one.name], nbytes = by_form[one.form]
@@ -71,7 +72,7 @@ def logical_tensors(
 
 
 def _stands_alone(one: QuantisedTensor, tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether all parts of a quantised tensor are there, and no other tensor has its name."""
+    """Return whether all parts of a quantised tensor are present, and no other tensor has its name."""
     if not one.codes or one.shape is None:
         return False
     keys = one.keys

@@ -15,7 +15,10 @@ __all__ = ["applied_view", "patch_view"]
 
 
 def patch_view(patch: Patch, what: str, *, next_steps: Sequence[str] = ()) -> RenderableType:
-    """Return a view of a patch: from what to what it leads, what it has, its size; ``what`` is the word before it."""
+    """Return a view of a patch: the files that it turns into others, its contents and its size.
+
+    ``what`` is the label in front of the path of the patch.
+    """
     line = Text(escape(patch.path), style="bold")
     part = percent(patch.nbytes / patch.new_nbytes, 1) if patch.new_nbytes else "-"
     line.append(f"  {human_bytes(patch.nbytes)}, {part} of the {human_bytes(patch.new_nbytes)} it makes", "not bold")
@@ -25,10 +28,10 @@ def patch_view(patch: Patch, what: str, *, next_steps: Sequence[str] = ()) -> Re
 
 
 def applied_view(patch: Patch, output: str) -> RenderableType:
-    """Return a view of what a patch made at the path ``output``."""
+    """Return a view of the output that a patch made at the path ``output``."""
     line = Text(escape(output), style="bold")
     line.append(f"  {human_bytes(patch.new_nbytes)}  {patch.elapsed_s:.1f} s", "not bold")
-    same = Hanging(Text("  bytes "), Text("those of the files that the patch was made to (SHA-256)"))
+    same = Hanging(Text("  bytes "), Text("equal to those of the files that the patch was made for (SHA-256)"))
     return Group(*_contents(patch), Hanging(Text("  wrote "), line), same)
 
 

@@ -78,7 +78,7 @@ def costs_said(costs: Costs) -> str:
     )
 
 
-FITTED = {"vocab": "by token", "slice": "their leading parts", "overlap": "where all have it"}
+FITTED = {"vocab": "by token", "slice": "their leading parts", "overlap": "the part that all have"}
 
 
 def _merged(step: Step, merge: Merge) -> str:
@@ -109,7 +109,7 @@ def _reason(step: Step) -> str:
 
 
 def _branches(steps: Sequence[Step]) -> list[_Branch]:
-    """Return the steps of a plan by module; modules are told apart by the first segments of the keys."""
+    """Return the steps of a plan by module; the first segments of the keys distinguish the modules."""
     names = branch_names([step.key for step in steps])
     found: dict[str, _Branch] = {}
     for step in steps:
@@ -119,7 +119,7 @@ def _branches(steps: Sequence[Step]) -> list[_Branch]:
 
 
 def plan_view(plan: Plan) -> RenderableType:
-    """Return a table of what becomes of the tensors of each module, and the keys of the sources that are not used."""
+    """Return a table with the classes of the tensors of each module, and the keys of the sources that are not used."""
     present = list(plan.counts)
     branches = _branches(plan.steps)
     rows: list[list[str | Text]] = [["", *(Text(kind, "dim") for kind in present), Text("from the source", "dim")]]
@@ -183,7 +183,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
 
 
 def _origin(step: Step, plan: Plan) -> str:
-    """Return the source of a tensor, and its key there if that differs; ``-`` if no source gives it."""
+    """Return the source of a tensor, and its key there if that differs; ``-`` if the tensor is in no source."""
     if step.source is None or (step.op == "keep" and plan.sources[step.source].role == "destination"):
         return "-"
     keys = ", ".join(step.made_of[:MADE_OF]) + (", …" if len(step.made_of) > MADE_OF else "")

@@ -1,4 +1,4 @@
-"""Shows what two networks compute, and the verdict."""
+"""Shows a proof: the verdict on whether two networks compute the same, and the blocks in which they differ."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["proof_view"]
 
 COLOURS = {SAME: "green", EQUIVALENT: "green", DIFFERENT: "red"}
 AROUND = 3
-"""Blocks that are shown after the first one that drifts."""
+"""The number of blocks that are shown after the first block that drifts."""
 SHOWN = 8
 
 
@@ -48,7 +48,7 @@ def _why(proof: Proof) -> str:
             f"{_share(output.allowed)}{_predicted(proof)}{_between(proof)}"
         )
     if drift is None:
-        return "weights differ that these inputs do not reach, so that nothing is known of what they do"
+        return "some weights differ, but these inputs do not use them, so their effect is not known"
     where = f"from {escape(drift.name)} on" if drift.name else "only in the output"
     return (
         f"the networks drift {where}: {_share(drift.distance.error)} there, where rounding explains "
@@ -57,9 +57,9 @@ def _why(proof: Proof) -> str:
 
 
 def _between(proof: Proof) -> str:
-    """Say that blocks drift whose effect is gone in the output; '' if none does."""
+    """Return a text if blocks drift without an effect on the output, '' if none does."""
     inside = next((one.name for one in proof.blocks if one.drifts), "")
-    return f"; from {escape(inside)} on blocks differ by more, without effect on the output" if inside else ""
+    return f"; blocks from {escape(inside)} on differ by more, without effect on the output" if inside else ""
 
 
 def _predicted(proof: Proof) -> str:
@@ -67,11 +67,11 @@ def _predicted(proof: Proof) -> str:
     if seen is None or proof.verdict == SAME:
         return ""
     same = round(seen.agreement * seen.places)
-    return f"; the most likely answer is the same at {same} of {seen.places} places, KL {seen.divergence:.2g} nats"
+    return f"; the most likely answer is the same at {same} of {seen.places} positions, KL {seen.divergence:.2g} nats"
 
 
 def _share(value: float) -> str:
-    """Return a share in percent with two digits that count; "beyond measure" if it is infinite: a change of zeros."""
+    """Return a share in percent with two significant digits; "beyond measure" if it is infinite (a change of zeros)."""
     return f"{percent_number(value)} %" if math.isfinite(value) else "beyond measure"
 
 
@@ -97,7 +97,7 @@ def _blocks(proof: Proof, every: bool) -> Iterator[RenderableType]:
 
 
 def _interesting(rows: Sequence[BlockResult], drift: BlockResult | None) -> list[BlockResult]:
-    """Return the block before the first that drifts, that one and some after it, and the output."""
+    """Return the first block that drifts, with the block before it and some after it, and the output."""
     if drift is None:
         return [max(rows, key=lambda one: one.distance.error / (one.allowed or 1)), rows[-1]]
     place = rows.index(drift)

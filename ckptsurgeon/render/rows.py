@@ -19,7 +19,7 @@ ROWS = 36
 """The most rows of the tree; deeper levels are folded."""
 DEEPEST = 64
 NARROW = 16
-"""The fewest cells for dtypes and encodings; they may take three tenths of the width."""
+"""The least width that the column of dtypes and encodings may take; the most is three tenths of the whole width."""
 NAME = 400
 """The most characters of a name."""
 
@@ -28,7 +28,7 @@ NAME = 400
 class TreeRow:
     """One line of the tree: a module or a tensor.
 
-    ``shapes`` and ``dtypes`` are printed after its name; the line stands for ``times`` equal modules.
+    ``shapes`` and ``dtypes`` are printed after its name; the line is for ``times`` equal modules.
     """
 
     level: int
@@ -68,8 +68,8 @@ def _rows(
 ) -> Iterator[TreeRow]:
     """Yield the rows of a module's contents, down to ``depth`` levels.
 
-    The module stands for ``times`` equal modules, and the numbers are for all of them. Dtypes are printed only if they
-    differ from ``shown``, those of the module. A tensor and its parts, such as its scales, share one row.
+    If the module represents ``times`` equal modules, the numbers are totals of all of them. Dtypes are printed only if
+    they differ from ``shown``, the dtypes of the module. A tensor and its parts, such as its scales, share one row.
     """
     tensors = {child.name for child in node.children.values() if child.info is not None}
     for child in node.children.values():
@@ -117,7 +117,7 @@ class TreeTable:
 
 
 def _beside(lines: Sequence[Text], dtypes: str, start: int, width: int) -> Iterator[Text]:
-    """Yield lines with ``dtypes`` beside them, wrapped to ``width`` cells in the column that begins at ``start``."""
+    """Yield lines with ``dtypes`` to their right, wrapped to ``width`` cells in the column that begins at ``start``."""
     kinds = hanging(Text(dtypes, "dim"), width, first=0, rest=0) if dtypes else []
     for line, kind in zip_longest(lines, kinds):
         made = Text() if line is None else line

@@ -79,7 +79,7 @@ def _notes(notes: Sequence[str]) -> Iterator[RenderableType]:
 
 
 def _summary(found: Scan) -> Text:
-    """Return the number of files by verdict; for a file with several findings, the worst verdict counts."""
+    """Return the number of files with each verdict; a file with several findings has the worst verdict."""
     worst: dict[str, Verdict] = {}
     for one in found.found:
         worst[one.path] = max(worst.get(one.path, Verdict.PLAIN), one.verdict)

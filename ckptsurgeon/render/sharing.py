@@ -16,7 +16,7 @@ SHOWN = 8
 
 
 def sharing_view(sharing: Sharing, *, every: bool = False) -> RenderableType:
-    """Return a table of the processes, the ones with the most bytes first, and what is known of disk and time."""
+    """Return a table of the processes, those with the most bytes first, and the known facts about disk and time."""
     order = sorted(enumerate(sharing.processes), key=lambda one: -one[1].nbytes_written)
     shown = order if every else order[:SHOWN]
     heads = ("process", "shards", "read", "written", "memory", "time")
@@ -24,9 +24,9 @@ def sharing_view(sharing: Sharing, *, every: bool = False) -> RenderableType:
     rows += [_row(number, share) for number, share in shown]
     left = len(order) - len(shown)
     more = [Text(f"  and {left} more with as many bytes or fewer (-v shows all)", "dim")] if left else []
-    disk = f"  on disk {human_bytes(sharing.nbytes_disk)}, beside an output that is replaced"
+    disk = f"  on disk {human_bytes(sharing.nbytes_disk)}, in addition to an output that is replaced"
     if sharing.rate is None:
-        time = "  time: not measured, since the sources are elsewhere or values are drawn"
+        time = "  time: not measured, since the sources are remote or values are initialised"
     else:
         time = f"  time: one process makes {human_bytes(int(sharing.rate))}/s here; writing is not counted"
     return Group(Columns(rows, right=tuple(range(len(heads)))), *more, Text(disk), Text(time))

@@ -17,7 +17,7 @@ __all__ = ["stats_view"]
 
 GAP = 2
 ALWAYS = 5
-"""Number of columns that are always shown: mean to zeros; nan and inf are shown only if there are any."""
+"""The number of columns that are always shown, mean to zeros; nan and inf are shown only if there are any."""
 TITLES = ("mean", "std", "min", "max", "zeros", "nan", "inf")
 
 
@@ -29,7 +29,7 @@ def stats_view(inspection: Inspection) -> Group:
 
 
 def _name(inspection: Inspection, key: str) -> str:
-    """Return the name of a row: of codes that are decoded, that of the weight that they stand for."""
+    """Return the name of a row: the key of the tensor or, for codes that are decoded, the name of their weight."""
     coded = inspection.codes.by_key.get(key)
     return coded.name if coded is not None and key == coded.codes and coded.name in inspection.decoded else key
 

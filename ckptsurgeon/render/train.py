@@ -33,14 +33,14 @@ __all__ = [
 TITLES = {"before": "before the first step", "during": "while it trained", "after": "after the last step"}
 STYLES = {"PASS": "green", "WARN": "yellow", "FAIL": "bold red", "NOT RUN": "dim"}
 WIDTH = 33
-"""Width of the names of checks, fixed so that consecutive tables are aligned."""
+"""The width of the names of checks; it is fixed so that consecutive tables are aligned."""
 HEADS = {True: "body frozen", False: "all of it trained"}
 WAYS = {
-    "unchecked": "not done: the checks after its last step are still to come; --resume makes them (--controls too)",
-    "patience": "ended early: it has not become better for long",
+    "unchecked": "not done: the checks after the last step have not run; --resume runs them (--controls too)",
+    "patience": "ended early: the results have not improved for a long time",
     "nonfinite": "stopped: too many steps in a row were not finite",
-    "collapsed": "stopped: nothing more can come of it",
-    "failed": "not begun: a check failed before the first step; --keep-going trains all the same",
+    "collapsed": "stopped: the model has collapsed and cannot learn any more",
+    "failed": "not started: a check failed before the first step; --keep-going trains nevertheless",
     "lost": "stopped: another of its processes ended",
     "SIGTERM": "terminated; it finished its step and saved",
     "SIGHUP": "hung up; it finished its step and saved",
@@ -50,7 +50,7 @@ WAYS = {
 
 
 def checks_view(checks: Sequence[Check], *, every: bool = False) -> RenderableType:
-    """Return a table of checks by phase; those that did not run are on one line, unless ``every`` is set."""
+    """Return a table of checks by phase; checks that did not run share one line, unless ``every`` is set."""
     return Group(*_sections(checks, every=every))
 
 
@@ -111,7 +111,7 @@ def report_view(found: Trained, *, next_steps: Sequence[str] = (), every: bool =
 
 
 def _state(found: Trained) -> Iterator[RenderableType]:
-    """Yield how a run ended, if not as usual, and how far it came."""
+    """Yield how a run ended, if it did not end as planned, and how many of its steps are done."""
     if found.ended in WAYS:
         yield Text(f"  {WAYS[found.ended]}", style="" if found.ended == "prepared" else "yellow")
     if found.run is not None:
@@ -220,7 +220,7 @@ def _left(seconds: float | None) -> list[str]:
 def filling_line(row: Mapping[str, Any], left_s: float | None) -> RenderableType:
     """Return a line about computing features: how many clips of a split are done, and the remaining time.
 
-    ``left_s`` is that time in seconds.
+    ``left_s`` is the remaining time in seconds.
     """
     clips = f"{row['clips']:,}/{row['of']:,} clips".replace(",", " ")
     return _Fitting([f"features  {escape(row['split'])}", clips, *_left(left_s)], spared=())

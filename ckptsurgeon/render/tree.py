@@ -23,18 +23,18 @@ __all__ = [
 
 LISTED = 6
 LISTED_CHARACTERS = 240
-"""The most names of equal siblings that are listed, and the most characters of all of them together."""
+"""The most names of equal siblings that are listed, and the most characters of all listed names together."""
 
 Signature = int
 
 
 @dataclass(slots=True)
 class Branch:
-    """A module or a tensor, which may stand for several equal siblings.
+    """A module or a tensor, or several equal siblings as one.
 
-    ``times`` is the number of siblings; ``parameters`` and ``nbytes`` are for all of them together, but those of the
-    children are for a single one. ``make`` is a number that is the same for modules with the same contents. ``more`` is
-    True if ``parameters`` is a lower bound.
+    ``times`` is the number of siblings; ``parameters`` and ``nbytes`` are totals of all of them, but the numbers of the
+    children are for a single sibling. ``make`` is a number that is the same for modules with the same contents.
+    ``more`` is True if ``parameters`` is a lower bound.
     """
 
     name: str
@@ -97,7 +97,7 @@ def _insert(root: Branch, key: str, tensor: Branch) -> None:
 
 
 def _add_up(node: Branch) -> None:
-    """Give each module under a node, and the node itself, the parameters and bytes of all tensors in it."""
+    """Set the parameters and bytes of a node and of every module under it to the sums over the tensors in them."""
     for child in node.children.values():
         if child.info is None:
             _add_up(child)
@@ -117,10 +117,10 @@ def _free(node: Branch, name: str) -> str:
 
 
 def _sign(node: Branch, signatures: dict[object, Signature], of_infos: dict[int, Signature]) -> Signature:
-    """Set the attribute ``make`` of a node and of everything under it; returns the node's own.
+    """Set the attribute ``make`` of a node and of everything under it; return the node's.
 
-    ``make`` is a number that is the same for equal contents; ``signatures`` has the numbers given so far, and
-    ``of_infos`` those of tensors by the identity of their description, which many tensors may share.
+    ``make`` is a number that is the same for equal contents; ``signatures`` maps contents to the numbers given so far.
+    ``of_infos`` maps the ``id`` of a tensor's description, which many tensors may share, to the number.
     """
     if node.info is None:
         what = tuple([(child.name, _sign(child, signatures, of_infos)) for child in node.children.values()])
@@ -229,10 +229,10 @@ _LONGEST = 18
 
 
 def branch_names(keys: Sequence[str]) -> dict[str, str]:
-    """Return the branch of each key: the first segments of the key, as many as tell branches apart.
+    """Return the branch of each key: its first segments, as many as are needed to distinguish branches.
 
-    If there are more than ``MAX_BRANCHES``, numbered branches are joined, and the last ones are counted as ``and 5
-    more``.
+    If there are more than ``MAX_BRANCHES``, numbered branches are joined, and the last ones are counted as
+    ``and 5 more``.
     """
     level = 1
     while _is_shared(keys, level) and any(key.count(".") >= level for key in keys):
@@ -267,7 +267,7 @@ def _prefix(key: str, level: int) -> str:
 
 
 def _numbered(names: Iterable[str]) -> dict[str, str]:
-    """Return for each name that ends in a number a joined name such as ``layers.{0..2299}``; other names stay."""
+    """Return a joined name, such as ``layers.{0..2299}``, for each name that ends in a number; other names stay."""
     numbers: dict[str, list[int]] = {}
     heads: dict[str, str] = {}
     for name in names:
@@ -283,7 +283,7 @@ def _numbered(names: Iterable[str]) -> dict[str, str]:
 
 
 def collapsed(texts: Sequence[str]) -> str:
-    """Return texts that differ only in numbers as one text, with lists and ranges: ``layers.{0..11}.w``."""
+    """Return strings that differ only in numbers as one string, with lists and ranges: ``layers.{0..11}.w``."""
     parts = [_DIGITS.split(text) for text in texts]
     shown = []
     for place, same in enumerate(parts[0]):
@@ -296,7 +296,7 @@ def collapsed(texts: Sequence[str]) -> str:
 
 
 def pattern_of(text: str) -> str:
-    """Return a text without its numbers, so that texts that differ only in numbers have the same result."""
+    """Return a text without its numbers: texts that differ only in numbers have the same result."""
     return _DIGITS.sub("\0", text)
 
 

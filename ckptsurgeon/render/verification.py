@@ -16,13 +16,13 @@ __all__ = ["counts_line", "receipt_view", "verification_view"]
 # Receipts.
 
 WORST = 12
-"""The most differences extracted as LoRA factors that are shown without -v, the worst ones."""
+"""The most weights whose errors as LoRA factors are shown without -v, the worst ones."""
 
 WORST_ROUNDED = 5
 """The most quantised tensors whose errors are shown without -v, the worst ones."""
 
 RATE_BYTES, RATE_S = 10_000_000, 1.0
-"""With fewer bytes, or less time, the speed of writing is not shown."""
+"""If fewer bytes were written, or in less time, the speed of writing is not shown."""
 
 
 def receipt_view(receipt: Receipt, *, next_steps: Sequence[str] = (), every: bool = False) -> RenderableType:
@@ -111,9 +111,9 @@ def _found(found: Verification, without_recipe: bool) -> Iterator[Row]:
         yield ["", "equal, bit for bit", f"{found.compared}, copied or computed again from the sources"]
     if found.near:
         how = "within 1e-5 of the largest: computed by torch, or on another processor"
-        yield ["", "near what numpy makes of it", f"{found.near}, {how}"]
+        yield ["", "close to numpy's result", f"{found.near}, {how}"]
     if found.products:
-        yield ["", "equal by their product", f"{found.products}, within what is rounded: factors are not unique"]
+        yield ["", "equal in their product", f"{found.products}, up to rounding: factors are not unique"]
     if found.drawn:
         how = "not compared: a plan has no checksums" if without_recipe else "compared with the checksum recorded then"
         yield ["", "drawn", f"{found.drawn}, {how}"]
@@ -154,9 +154,9 @@ def _not_compared(found: Verification, without_recipe: bool) -> Iterator[Row]:
 
 
 def _notes(found: Verification, full: bool) -> Iterator[Row]:
-    """Yield a table row for each text of notes, with the names that it is about; with ``full`` nothing is left out.
+    """Yield a table row for each text of notes, with the names that it is about; with ``full``, nothing is left out.
 
-    Rows of notes on the output as a whole have no name: the last line says which it is.
+    Rows of notes on the output as a whole have no name: the last line shows the output's path.
     """
     groups: dict[str, list[str]] = {}
     for note in found.notes:

@@ -1,1 +1,1 @@
-"""Describes tensors without reading their bytes: dtype, shape, and place in a file."""
+"""Describes tensors without reading their bytes: dtype, shape, and position in a file."""

@@ -1,7 +1,7 @@
 """Describes tensors that are computed from others: slices, permutations, reshapes, concatenations, multiples, sums.
 
-No value is read. If the result is a strided view of a stored tensor, it is described as that view,
-and is copied and checked like any other tensor; else ``TensorInfo.made`` holds the operation and its inputs.
+No value is read. If the result is a strided view of a stored tensor, the returned ``TensorInfo`` describes that view,
+which is copied and checked like any other tensor. Otherwise ``TensorInfo.made`` holds the operation and its inputs.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ __all__ = [
 
 
 def leaves(info: TensorInfo) -> Iterator[TensorInfo]:
-    """Yield the stored tensors that a tensor is computed from; a tensor that is stored yields itself."""
+    """Yield the stored tensors that a tensor is computed from; for a stored tensor, yield the tensor itself."""
     waiting = [info]
     while waiting:
         one = waiting.pop()
@@ -58,12 +58,12 @@ def leaves(info: TensorInfo) -> Iterator[TensorInfo]:
 
 
 def is_decoded(info: TensorInfo) -> bool:
-    """Return whether a tensor is, or is computed from, a weight that codes stand for."""
+    """Return whether a tensor is a decoded weight, or is computed from one."""
     return any(True for _ in decoded_names(info))
 
 
 def decoded_names(info: TensorInfo) -> Iterator[str]:
-    """Yield the logical name of each weight that codes stand for, and that a tensor is or is computed from."""
+    """Yield the logical name of each decoded weight that a tensor is computed from; its own, if it is such a weight."""
     waiting = [info]
     while waiting:
         made = waiting.pop().made
@@ -74,7 +74,7 @@ def decoded_names(info: TensorInfo) -> Iterator[str]:
 
 
 def cut(info: TensorInfo, dim: int, begin: int, size: int) -> TensorInfo:
-    """Return the slice of a tensor with ``size`` elements along ``dim``, from the index ``begin`` on."""
+    """Return the slice of a tensor that has ``size`` elements along ``dim``, starting at the index ``begin``."""
     if (begin, size) == (0, info.shape[dim]):
         return info
     shape = (*info.shape[:dim], size, *info.shape[dim + 1 :])
@@ -108,7 +108,7 @@ def permute(info: TensorInfo, dims: Sequence[int]) -> TensorInfo:
 
 
 def reshape(info: TensorInfo, shape: Sequence[int]) -> TensorInfo:
-    """Return a tensor with its elements in the shape ``shape``, which must have as many elements."""
+    """Return a tensor reshaped to ``shape``, which must have the same number of elements."""
     shape = tuple(shape)
     if shape == info.shape:
         return info
@@ -119,7 +119,7 @@ def reshape(info: TensorInfo, shape: Sequence[int]) -> TensorInfo:
 
 
 def join(infos: Sequence[TensorInfo], dim: int) -> TensorInfo:
-    """Return tensors concatenated along ``dim``; they must have one dtype, and shapes that differ only in ``dim``."""
+    """Return tensors concatenated along ``dim``. They must have one dtype; their shapes may differ only in ``dim``."""
     first = infos[0]
     if len(infos) == 1:
         return first
@@ -128,17 +128,20 @@ def join(infos: Sequence[TensorInfo], dim: int) -> TensorInfo:
 
 
 def scale(info: TensorInfo, factor: float) -> TensorInfo:
-    """Return a floating tensor multiplied by a number."""
+    """Return a floating-point tensor multiplied by a number."""
     return _made(info, info.shape, Scaled(info, factor))
 
 
 def shift(info: TensorInfo, by: float) -> TensorInfo:
-    """Return a floating tensor plus a number; a tensor of few bits becomes float32, which holds the sum."""
+    """Return a floating-point tensor plus a number: as float64 for a float64 tensor, else as float32."""
     return TensorInfo("float64" if info.dtype == "float64" else "float32", info.shape, made=Shifted(info, by))
 
 
 def blocked(info: TensorInfo, dtype: str, name: str = "") -> TensorInfo:
-    """Return floating matrices rounded to blocks of codes; their rows must be whole blocks. ``name`` is their key."""
+    """Return a floating-point tensor rounded to blocks of codes of the GGUF type ``dtype``.
+
+    Each of its rows must be a whole number of blocks. ``name`` is its key, for messages.
+    """
     numbers, nbytes = BLOCKS[dtype]
     steps = (*(1 for _ in info.shape[1:]), numbers)
     made = Encoded((info,), "gguf", "codes", steps, "", (("type", float(ROUNDED[dtype])),), name)
@@ -146,22 +149,22 @@ def blocked(info: TensorInfo, dtype: str, name: str = "") -> TensorInfo:
 
 
 def given(values: Sequence[float]) -> TensorInfo:
-    """Return a vector of numbers, which are rounded to float32."""
+    """Return a float32 vector with these numbers."""
     return TensorInfo("float32", (len(values),), made=Given(tuple(values)))
 
 
 def total(infos: Sequence[TensorInfo]) -> TensorInfo:
-    """Return the sum of floating tensors of one dtype and shape."""
+    """Return the sum of floating-point tensors that all have the same dtype and shape."""
     return _made(infos[0], infos[0].shape, Summed(tuple(infos)))
 
 
 def cast(info: TensorInfo, dtype: str) -> TensorInfo:
-    """Return a floating tensor cast to another floating dtype."""
+    """Return a floating-point tensor cast to another floating-point dtype."""
     return info if info.dtype == dtype else TensorInfo(dtype, info.shape, made=Cast(info))
 
 
 def decoded(shape: Sequence[int], made: Decoded) -> TensorInfo:
-    """Return the tensor, in float32, that the codes of a quantised tensor stand for."""
+    """Return the float32 tensor that results from decoding a quantised tensor."""
     return TensorInfo("float32", tuple(shape), made=made)
 
 
@@ -170,16 +173,16 @@ def _made(info: TensorInfo, shape: tuple[int, ...], made: Made) -> TensorInfo:
 
 
 def _plain(shape: Sequence[int], stride: Sequence[int]) -> tuple[int, ...] | None:
-    """Return the strides, or None if they are those of a contiguous tensor, ignoring dimensions of size 1."""
+    """Return the strides; None if a tensor with them is contiguous. The strides of dimensions of size 1 are ignored."""
     plain = contiguous_stride(shape)
     same = all(a == b for size, a, b in zip(shape, stride, plain, strict=True) if size > 1)
     return None if same or 0 in shape else tuple(stride)
 
 
 def _viewed(info: TensorInfo, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Return the strides of a stored tensor viewed in another shape; None if it cannot be viewed without a copy.
+    """Return the strides of a stored tensor viewed in another shape; None if the new shape would need a copy.
 
-    Neighbouring dimensions that are evenly spaced can be merged and split anew, as ``torch.Tensor.view`` does.
+    As in ``torch.Tensor.view``, neighbouring dimensions that are evenly spaced are merged and then split differently.
     """
     if info.stride is None or 0 in shape:
         return contiguous_stride(shape)
@@ -200,7 +203,7 @@ def _viewed(info: TensorInfo, shape: tuple[int, ...]) -> tuple[int, ...] | None:
 
 
 def _take(left: list[int], stride: list[int], size: int, step: int) -> bool:
-    """Move sizes whose product is ``size`` from the end of ``left``, and append their strides to ``stride``.
+    """Remove sizes whose product is ``size`` from the end of ``left``, and append their strides to ``stride``.
 
     ``step`` is the stride of the last of these dimensions. Returns False if no sizes at the end of ``left`` have the
     product ``size``.

@@ -1,4 +1,4 @@
-"""Lists the dtypes with torch's names and their sizes, and computes strides in elements."""
+"""Lists the dtypes by torch's names, with their sizes, and computes strides in elements."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ __all__ = ["BLOCKS", "DTYPES", "ROUNDED", "SATURATED", "DType", "contiguous_stri
 
 @dataclass(frozen=True, slots=True)
 class DType:
-    """An element type with torch's name.
+    """An element type, under torch's name.
 
     ``bits`` is the size of one element; ``values`` is how many numbers an element packs (2 for ``float4_e2m1fn_x2``).
-    The elements of a tensor in blocks of codes are bytes, and ``block`` has the numbers and the bytes of a block.
+    For a type of GGUF that stores blocks of codes, an element is one byte, and ``block`` is (numbers in a block, bytes
+    of a block).
     """
 
     name: str
@@ -26,12 +27,12 @@ class DType:
 
     @property
     def is_floating(self) -> bool:
-        """Whether this is a real or complex floating type, which training changes."""
+        """Whether this is a real or complex floating-point type: only tensors of such types are trained."""
         return self.kind in ("float", "complex")
 
     @property
     def itemsize(self) -> int:
-        """The bytes that torch counts for an element of a storage: one also if an element is less than a byte."""
+        """The size of an element in bytes, as torch counts it: 1 for elements of less than a byte."""
         return max(1, self.bits // 8)
 
     @property
@@ -47,12 +48,12 @@ BLOCKS: Mapping[str, tuple[int, int]] = {
     "iq4_nl": (32, 18), "iq3_s": (256, 110), "iq2_s": (256, 82), "iq4_xs": (256, 136), "iq1_m": (256, 56),
     "tq1_0": (256, 54), "tq2_0": (256, 66), "mxfp4": (32, 17), "nvfp4": (64, 36), "q1_0": (128, 18),
 }  # fmt: skip
-"""The types of GGUF whose codes and scales are stored together, in blocks: how many numbers and bytes a block has.
+"""The types of GGUF that store codes and scales together, in blocks, each with (numbers in a block, bytes of a block).
 
 https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h
 """
 ROUNDED: Mapping[str, int] = {"q8_0": 8, "q5_0": 6, "q4_0": 2, "mxfp4": 39}
-"""Those that numbers can be rounded to, and the number of each in ``enum ggml_type``."""
+"""The types in ``BLOCKS`` that this package can write, each with its number in ``enum ggml_type``."""
 
 
 def _table() -> dict[str, DType]:
@@ -84,7 +85,7 @@ _SHORT = {
 
 
 def dtype_named(text: str) -> str:
-    """Return torch's name of a dtype that a user wrote, such as ``bf16``, ``torch.float16`` or ``half``.
+    """Return torch's name of the dtype that a user calls ``text``, such as ``bf16``, ``torch.float16`` or ``half``.
 
     Raises ConfigError for an unknown name.
     """
@@ -96,12 +97,9 @@ def dtype_named(text: str) -> str:
 
 
 SATURATED = {"float8_e4m3fn": 464.0}
-"""Types without an infinity, each with the largest number that rounds to their largest value, 448.
+"""Types without an infinity, each with the largest number that rounds to the largest value of the type.
 
-torch replaces larger numbers by 448, too, and not by NaN."""
-
-
-# Strides in elements: those of a row-major tensor, and the extent of a strided tensor.
+torch casts even larger numbers to that largest value (448 for ``float8_e4m3fn``), not to NaN."""
 
 
 def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
@@ -114,7 +112,10 @@ def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def reach(shape: Sequence[int], stride: Sequence[int]) -> int:
-    """Return how many elements of its storage a strided tensor spans, from its first to its last; 0 if it is empty."""
+    """Return how many elements of its storage a strided tensor spans, from its first to its last element.
+
+    Returns 0 for a tensor without elements.
+    """
     if 0 in shape:
         return 0
     return 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))

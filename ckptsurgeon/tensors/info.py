@@ -28,14 +28,13 @@ __all__ = [
 ]
 
 
-@dataclass(
-    slots=True, eq=False
-)  # not frozen: files have a hundred thousand of them, and frozen dataclasses cost twice as much
+# Not frozen: a file may have a hundred thousand storages, and a frozen dataclass takes twice as long to create.
+@dataclass(slots=True, eq=False)
 class Storage:
-    """A run of bytes in one file that tensors are views of; two storages are equal only if they are the same object.
+    """A range of bytes in one file that tensors are views of; two storages are equal only if they are the same object.
 
-    ``offset`` and ``nbytes`` are in bytes. ``crc32`` (in some formats ``crc32c``) is the checksum that the file has for
-    these bytes, if there is one.
+    ``offset`` and ``nbytes`` are in bytes. ``crc32`` (in some formats ``crc32c``) is the checksum of these bytes that
+    the file contains, if there is one.
     """
 
     file: str
@@ -48,7 +47,7 @@ class Storage:
 
     @property
     def has_checksum(self) -> bool:
-        """Whether the file has a checksum of the bytes."""
+        """Whether the file contains a checksum of the bytes."""
         return self.crc32 is not None or self.crc32c is not None
 
 
@@ -56,9 +55,10 @@ class Storage:
 class TensorInfo:
     """One tensor as the header of its file describes it; its values have not been read.
 
-    ``offset`` is in bytes from the start of ``storage``; ``stride`` is in elements, None when contiguous.
-    ``opaque`` is the reason if the values are not plain bytes (sparse, quantised, meta), else empty. ``made`` is the
-    operation on other tensors that computes it, if it is not stored itself.
+    ``offset`` is in bytes from the start of ``storage``; ``stride`` is in elements, None if the tensor is contiguous.
+    If the values are not plain bytes (sparse, quantised, meta), ``opaque`` says why; otherwise it is empty. ``parts``
+    is what a pickle stores with a quantised tensor (its scale, for example). If the tensor is computed and not stored,
+    ``storage`` is None and ``made`` is the operation, with the tensors that it uses.
     """
 
     dtype: str
@@ -79,14 +79,14 @@ class TensorInfo:
 
     @property
     def nbytes(self) -> int:
-        """The size of the contiguous values in bytes."""
+        """The size of the values in bytes if they are stored contiguously."""
         return (self.numel * DTYPES[self.dtype].bits + 7) // 8
 
     @property
     def meant_shape(self) -> tuple[int, ...]:
-        """The shape of the weight that blocks of codes stand for, whose bytes are stored; else the shape itself.
+        """``shape``; for a tensor of blocks of codes, whose ``shape`` is in bytes, the shape of the decoded weight.
 
-        A view of a quantised tensor has the words for its encoding in place of a dtype, and the shape of the weight.
+        In a view of a quantised tensor, ``dtype`` is the name of the encoding, and ``shape`` is already the weight's.
         """
         dtype = DTYPES.get(self.dtype)
         if dtype is None or dtype.block is None:
@@ -95,13 +95,13 @@ class TensorInfo:
 
     @property
     def parameters(self) -> int:
-        """The number of parameters: elements of a floating type, each packed number counted; 0 for other types."""
+        """The number of parameters: 0 unless the type is floating-point; an element that packs two numbers is two."""
         dtype = DTYPES[self.dtype]
         return self.numel * dtype.values if dtype.is_floating else 0
 
     @property
     def itemsize(self) -> int:
-        """The size of one element in bytes; 1 for 6-bit floats, whose tensors are only copied as a whole."""
+        """The size of one element in bytes; 1 for types of less than a byte: their tensors are only copied whole."""
         return max(1, DTYPES[self.dtype].bits // 8)
 
     @property
@@ -117,10 +117,11 @@ class TensorInfo:
 
     @property
     def place(self) -> Hashable:
-        """A value that is equal for aliases of one tensor; None if nothing is stored as plain bytes.
+        """A key that is equal for two tensors if they are aliases: the same elements of the same storage.
 
-        A conjugate view is not an alias: it has the same bytes as its tensor but other values. The stride of a
-        dimension with one element is ignored, since a file could choose such strides so that their hashes collide.
+        It is None for a tensor whose values are not plain bytes. A conjugate view is not an alias: it has the same
+        bytes as its tensor but other values. The stride of a dimension with one element is ignored: a hostile file
+        could otherwise choose these strides so that the hashes of many tensors collide.
         """
         if self.made is not None:
             return (id(self.made), self.shape)
@@ -134,7 +135,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Sliced:
-    """A part of the tensor ``of``, from ``begin`` along each dimension; the shape of the result gives its size."""
+    """A slice of the tensor ``of`` that starts at the indices ``begin``; its size is the shape of the result."""
 
     of: TensorInfo
     begin: tuple[int, ...]
@@ -142,7 +143,7 @@ class Sliced:
 
 @dataclass(frozen=True)
 class Permuted:
-    """The tensor ``of`` with its dimensions in another order: dimension ``i`` is dimension ``dims[i]`` of it."""
+    """The tensor ``of`` with its dimensions in another order: dimension ``i`` is dimension ``dims[i]`` of ``of``."""
 
     of: TensorInfo
     dims: tuple[int, ...]
@@ -188,18 +189,19 @@ class Summed:
 
 @dataclass(frozen=True)
 class Cast:
-    """The values of the tensor ``of`` rounded to another floating dtype."""
+    """The values of the tensor ``of`` rounded to another floating-point dtype."""
 
     of: TensorInfo
 
 
 @dataclass(slots=True, unsafe_hash=True)  # treated as frozen, see Storage
 class Decoded:
-    """The numbers, as float32, that the codes of a quantised tensor stand for.
+    """A weight that is decoded from a quantised tensor, as float32.
 
-    ``parts`` are its stored tensors by their role (``scale``), the codes first. ``encoding`` is the name of the module
-    of ``tensors.decoders`` that decodes them; ``facts`` are the numbers that it needs, as the bits of a code. ``name``
-    is the key of the weight, for messages.
+    ``parts`` are the stored tensors of the quantised tensor, as (role, tensor), the codes first; a role is for example
+    ``scale``. ``encoding`` is the name of the module of ``tensors.decoders`` that decodes them. ``facts`` are the
+    numbers that this module needs, as (name, number), for example the bits of a code. ``name`` is the key of the
+    weight, for messages.
     """
 
     parts: tuple[tuple[str, TensorInfo], ...]
@@ -215,13 +217,15 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A part of a quantised tensor, its codes or what decodes them, that is computed from the numbers themselves.
+    """One stored tensor of a quantised tensor (its codes, scales or zero points), computed from the values.
 
-    ``of`` are the tensor that is quantised, and then those that share its global scale. ``encoding`` is the name of the
-    module of ``tensors.encoders`` that rounds it, ``role`` the part: codes, scale, zero, whole or shape. ``steps`` are
-    the numbers of elements along each dimension that share a scale, ``scale_dtype`` is the dtype that scales are stored
-    in ('' if they are in the codes), and ``facts`` are numbers as the bits of a code. For messages, ``name`` is the key
-    of the weight, and ``others`` are the keys of those that share its global scale.
+    ``of`` is the tensor that is quantised, followed by the tensors that share its global scale. ``encoding`` is the
+    name of the module of ``tensors.encoders`` that rounds it. ``role`` says which stored tensor this is: codes, scale,
+    bias, zero (zero points), nested (scales of the scales), whole (global scale) or shape. ``steps`` is how many
+    elements along each dimension share a scale. ``scale_dtype`` is the dtype in which scales are stored, '' if they are
+    in the codes. ``facts`` are the numbers that the encoder needs, as (name, number), for example the bits of a code.
+    For messages, ``name`` is the key of the weight and ``others`` are the keys of the tensors that share its global
+    scale.
     """
 
     of: tuple[TensorInfo, ...]
@@ -236,13 +240,13 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Given:
-    """The numbers ``values``, in row-major order, which the plan itself has; no tensor is read."""
+    """The numbers ``values``, in row-major order, which are stored in the plan itself; no tensor is read."""
 
     values: tuple[float, ...]
 
     @property
     def of(self) -> tuple[TensorInfo, ...]:
-        """No tensor."""
+        """The tensors that this operation uses: none."""
         return ()
 
 
@@ -252,9 +256,9 @@ Made: TypeAlias = (
 
 
 def alias_groups(tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
-    """Return, for every key whose tensor shares its bytes with that of an earlier key, the first key with these bytes.
+    """Return, for every key whose tensor has the same bytes as that of an earlier key, the first key with these bytes.
 
-    Two keys of one tensor, such as those of tied embeddings, share its bytes.
+    For example, the two keys of tied embeddings have the same bytes.
     """
     first: dict[Hashable, str] = {}
     aliases: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Names quantised tensors that have scales which no method of quantisation writes, and makes notes on them."""
+"""Collects the names of quantised tensors whose scales no method of quantisation writes, and makes notes on them."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ SHOWN = 3
 
 
 class OddScales:
-    """The names of quantised tensors with odd scales, by kind; several threads may add to it."""
+    """The names of quantised tensors with odd scales, by kind; several threads may call ``add`` at once."""
 
     def __init__(self) -> None:
         self.names: dict[str, dict[str, None]] = {ZERO: {}, NEGATIVE: {}}
 
     def add(self, kind: str, name: str) -> None:
-        """Add a tensor that has a scale of a kind."""
+        """Record that the tensor ``name`` has an odd scale of this kind."""
         self.names[kind][name] = None
 
     def __bool__(self) -> bool:
         return any(self.names.values())
 
     def of(self, names: Iterable[str]) -> dict[str, list[str]]:
-        """Return those of some tensors that have odd scales, by kind."""
+        """Return, by kind, the names that are in ``names`` and whose tensors have odd scales."""
         some = set(names)
         return {kind: sorted(some & own.keys(), key=natural_key) for kind, own in self.names.items()}
 
     def notes(self, path: str) -> tuple[str, ...]:
-        """Return notes on all tensors of a checkpoint with odd scales; ``path`` is its path."""
+        """Return notes on all recorded tensors; ``path`` is the path of their checkpoint."""
         return tuple(odd_scale_notes([{path: {kind: [*names] for kind, names in self.names.items()}}]))
 
 
@@ -46,7 +46,10 @@ Found: TypeAlias = Mapping[str, Mapping[str, Sequence[str]]]
 
 
 def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
-    """Yield a note for each checkpoint and each kind of odd scales that it has; ``found`` may have them in parts."""
+    """Yield a note for each checkpoint and each kind of odd scales in it.
+
+    The names of one checkpoint may be spread over several items of ``found``.
+    """
     every = list(found)
     for path in dict.fromkeys(path for one in every for path in one):
         for kind, said in SAID.items():

@@ -1,4 +1,4 @@
-"""Computes figures of a split and losses of batches, without changing anything that the run depends on."""
+"""Evaluates a model on a split or on batches. Random states and the modes of modules are the same afterwards."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from .tasks._task import Batch, Task
 
 __all__ = ["Evaluation", "evaluate", "evaluate_shared", "evaluation_mode", "loss_per_item", "uniform_loss"]
 
-_LIKE = 'Return a dict of numbers, as in {"loss": 1.5, "cer": 0.25}.'
+_LIKE = 'Return a dict of numbers, such as {"loss": 1.5, "cer": 0.25}.'
 
 
 @contextmanager
 def evaluation_mode(model: nn.Module, average: EMA | None = None) -> Iterator[None]:
-    """Inside the block, put a model in evaluation mode, without gradients; ``average``, if given, replaces its weights.
+    """Put a model in evaluation mode inside the block, without gradients; ``average``, if given, replaces its weights.
 
-    Random states are restored afterwards: how often a run evaluates must not change what it trains.
+    The random states are restored afterwards, so that the number of evaluations does not change the training.
     """
     modes = {module: module.training for module in model.modules()}
     try:
@@ -46,8 +46,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Return the figures, such as loss and error rate, that a task computes over batches, by name.
 
-    ``average``, if given, is evaluated in place of the model's weights. Raises ConfigError if a user's task returns
-    something else than figures.
+    ``average``, if given, is evaluated in place of the model's weights. Raises ConfigError if a user's task does not
+    return a dict of numbers.
     """
     device = next(model.parameters()).device
     with evaluation_mode(model, average), autocast(settings, device), explain_task_errors(settings.task):
@@ -56,7 +56,7 @@ def evaluate(
 
 
 class Evaluation(NamedTuple):
-    """The evaluation of a split: its figures by name, and the rows on single examples from which they were computed.
+    """The evaluation of a split: its figures by name, and the rows, one for each example, that they were computed from.
 
     There are no rows if the task has no method ``measure``, or if the model is sharded.
     """
@@ -68,10 +68,10 @@ class Evaluation(NamedTuple):
 def evaluate_shared(
     parallel: ParallelModel, task: Task, source: BatchSource, *, settings: Settings, average: EMA | None = None
 ) -> Evaluation:
-    """Evaluate a split in all ranks together: each measures its share of the batches. Every rank must call this.
+    """Evaluate a split on all ranks together: each rank evaluates some of the batches. Every rank must call this.
 
-    Each batch is as it would be in one process, so the figures are the same. A task without ``measure`` is evaluated by
-    rank 0 alone, and a model in shards by every rank, as each forward pass needs all of them.
+    The batches are the same as in one process, so the figures are the same. A task without ``measure`` is evaluated by
+    rank 0 alone. A sharded model is evaluated by every rank on all batches, because a forward pass needs all shards.
     """
     model, ranks, is_sharded = parallel.module, parallel.ranks, parallel.is_sharded
     measure, figures = getattr(task, "measure", None), getattr(task, "figures", None)
@@ -92,10 +92,10 @@ def evaluate_shared(
 
 
 def _figures(found: object, task: Task) -> dict[str, float]:
-    """Return ``found``, the result of a task's ``evaluate``, as numbers by name; raises ConfigError if it has none."""
+    """Return ``found``, the result of a task's ``evaluate``, as a dict of floats; raise ConfigError otherwise."""
     name = f"the method evaluate of the task {escape(type(task).__name__)}"
     if not isinstance(found, Mapping) or not found:
-        raise ConfigError(f"{name} returns {brief_repr(found)}, not figures by name.", hint=_LIKE)
+        raise ConfigError(f"{name} returns {brief_repr(found)}, not a dict of numbers.", hint=_LIKE)
     made = {}
     for key, value in found.items():
         try:
@@ -108,7 +108,10 @@ def _figures(found: object, task: Task) -> dict[str, float]:
 def loss_per_item(
     model: nn.Module, task: Task, batches: Iterable[Batch], *, settings: Settings, part: str = ""
 ) -> float:
-    """Return the loss of all batches, or one ``part`` of it by name, divided by the number of items, such as labels."""
+    """Return the loss over all batches, divided by the number of items, such as labels.
+
+    If ``part`` is not '', only the part of the loss with this name counts.
+    """
     device = next(model.parameters()).device
     total, items = 0.0, 0
     with evaluation_mode(model), autocast(settings, device):
@@ -120,7 +123,7 @@ def loss_per_item(
 
 
 def uniform_loss(model: nn.Module, task: Task, batch: Batch, *, settings: Settings) -> float | None:
-    """Return the loss per item that a model with uniform outputs would have; None if the task does not define it."""
+    """Return the loss per item of a model whose outputs are all the same; None if the task does not define it."""
     function = getattr(task, "uniform_loss", None)
     if function is None:
         return None

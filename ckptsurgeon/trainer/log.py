@@ -21,24 +21,24 @@ from .step_result import StepResult
 __all__ = ["Observer", "TrainingLog", "log_rows", "read_log"]
 
 Observer = Callable[[Mapping[str, Any]], None]
-"""A function that gets each row of the log."""
+"""A function that is called with each row of the log."""
 
 
 LOG_FILE = "log.jsonl"
 LINE_BYTES = 1 << 20
-"""The most bytes that a line of a log may have."""
+"""The maximum length of a line of the log, in bytes."""
 
 PendingStep = tuple[int, dict[str, float], StepResult]
-"""A step that is done: its number, its learning rates, its result."""
+"""A finished step that is not in the log yet: its number, its learning rates by name, its result."""
 
 
 def log_rows(pending: list[PendingStep], since: float, *, flops: float, peak: float | None) -> list[dict[str, Any]]:
-    """Return the finished steps ``pending`` as rows of the log; waits for the device once for all of them.
+    """Return the finished steps ``pending`` as rows of the log; this waits for the device only once.
 
     ``since`` is the time.perf_counter() at which the first of the steps began; each step gets the same share of the
     time. ``flops`` is the number of floating-point operations for each time step of each clip in a padded batch,
-    ``peak`` how many the device can do in a second (None: unknown). In a row, None stands for NaN and infinity, which
-    JSON does not have.
+    ``peak`` how many the device can do in a second (None: unknown). NaN and infinity become None in a row, because JSON
+    has neither.
     """
     if not pending:
         return []
@@ -85,7 +85,8 @@ def _finite(value: float) -> float | None:
 class TrainingLog:
     """The log file of a run folder; if ``folder`` is None, nothing is written.
 
-    When it is opened, rows after ``step`` are removed: the run was last saved at ``step``, and takes later steps again.
+    Opening it removes the rows after ``step``: the run continues from its checkpoint at ``step``, and repeats later
+    steps.
     """
 
     def __init__(self, folder: RunFolder | None, step: int) -> None:
@@ -135,7 +136,7 @@ class TrainingLog:
 
 
 def read_log(path: str) -> list[dict[str, Any]]:
-    """Return the rows of the log at ``path``; an incomplete last line, of a run that was killed, is left out."""
+    """Return the rows of the log at ``path``; an incomplete last line, which a killed run leaves, is ignored."""
     if not os.path.exists(path):
         return []
     rows = []

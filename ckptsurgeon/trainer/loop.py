@@ -2,7 +2,7 @@
 
 ``TrainingLoop.run`` is called once for a run, and calls ``_train``, which takes step after step: ``_step`` gets the
 batches, ``gradient_step`` does forward, backward, all-reduce, clipping and the optimizer step; then come the moving
-average, the log, the evaluation and the checkpoint. What decides how a run continues is in ``TrainingState``. Several
+average, the log, the evaluation and the checkpoint. ``TrainingState`` has all that a run needs to continue. Several
 processes run the same code, and every collective call below is reached by all of them or by none.
 """
 
@@ -41,14 +41,17 @@ from .try_out import try_longest_batch
 __all__ = ["TrainingLoop", "gradient_step"]
 
 COLLAPSED_STEPS = 20
-"""A run ends after so many steps in a row that the task calls collapsed."""
+"""A run ends after this many steps in a row for which the task's method ``collapsed`` returns a reason."""
 
 ROWS_ON_GPU = 10
-"""Log rows that are fetched from a GPU together: each fetch waits until the GPU has done all that was queued."""
+"""How many log rows are fetched from a GPU together; each fetch waits until the GPU has done all queued work."""
 
 
 class TrainingLoop:
-    """Trains a job; ``observer`` gets each row of the log. ``stopped`` is the signal that ended all ranks, or ''."""
+    """Trains a job; ``observer`` gets each row of the log.
+
+    ``stopped`` is the name of the signal that ended the run on all ranks, or ''.
+    """
 
     def __init__(
         self, job: Job, model: nn.Module | ParallelModel, *, frozen: Collection[str] = (),
@@ -73,7 +76,7 @@ class TrainingLoop:
         return self.state.model
 
     def run(self, *, until: int | None = None, stop: StopSignal | None = None) -> str:
-        """Train to the last step, or until ``until`` steps are done; returns why it ended. Raises OutputError."""
+        """Train to the last step, or until ``until`` steps are done; return why the run ended. Raises OutputError."""
         state, ranks = self.state, self.job.ranks
         stop, until = stop or StopSignal(), min(until or self.settings.steps, self.settings.steps)
         state.seed_generators()
@@ -84,7 +87,7 @@ class TrainingLoop:
                 state.progress.ended = self._train(until, stop)
                 if self.job.dev is None and state.progress.ended not in (NONFINITE, COLLAPSED) and state.progress.step:
                     self.checkpoints.save_best()  # nothing is evaluated, so the last model is the best
-                if ranks.size > 1:  # a signal after the last step: all ranks must take the same way from here, too
+                if ranks.size > 1:  # after the last step, too, all ranks must agree on a signal
                     self.stopped = stop.name = next(filter(None, ranks.all_gather(stop.name)), "")
         except torch.OutOfMemoryError as error:
             is_whole = ranks.settle_device()
@@ -101,7 +104,7 @@ class TrainingLoop:
         return state.progress.ended
 
     def _train(self, until: int, stop: StopSignal) -> str:
-        """Take steps until the run ends or ``until`` steps are done; returns why the run ended, '' if it did not."""
+        """Train until the run ends or ``until`` steps are done; return why the run ended, or '' if it has not ended."""
         state, progress, settings = self.state, self.state.progress, self.settings
         state.apply_freezing()
         if progress.step < until:
@@ -109,9 +112,9 @@ class TrainingLoop:
         unfreeze_steps = state.freezing.unfreeze_steps()
         seconds_before, began = progress.seconds, time.perf_counter()
         since = began  # the pending rows began then; they share the time until they are written
-        end = PATIENCE if progress.waited and progress.waited_for(settings.patience) else ""  # it had ended before
+        end = PATIENCE if progress.waited and progress.waited_for(settings.patience) else ""  # the saved run had ended
         if progress.evaluated < progress.step and self._is_due(settings.evaluate_every):
-            end = end or self._evaluate()  # the saved run was lost between this step and its evaluation
+            end = end or self._evaluate()  # the run was killed after this step, before its evaluation
 
         while progress.step < until and not end:
             if progress.step in unfreeze_steps:
@@ -129,7 +132,7 @@ class TrainingLoop:
                 end = self._evaluate()
                 since = time.perf_counter()
 
-            # Save. The signal is read once: one that arrives while a checkpoint is written ends the next step.
+            # Save. The signal is read once: if one arrives while a checkpoint is written, the next step is the last.
             signal = self._signal(stop)
             is_last = progress.step == until or bool(signal) or end == PATIENCE
             if is_last:
@@ -142,7 +145,7 @@ class TrainingLoop:
         return end or (DONE if progress.step >= settings.steps else "")
 
     def _step(self, stop: StopSignal) -> PendingStep:
-        """Take one step, and return it for the log. After an error the run is as before the step, and can be saved."""
+        """Take one step, and return it for the log. If it raises an error, the state before the step is restored."""
         state, task, settings, step = self.state, self.job.task, self.settings, self.state.progress.step
         position, generators = state.stream.position, random_state() if self.job.ranks.size > 1 else None
         rates = state.optimizer.set_learning_rates(lr_factor(settings, step) * state.progress.lr_scale)
@@ -154,7 +157,7 @@ class TrainingLoop:
         measures_updates = (step + 1) % settings.evaluate_every == 0 or step + 1 == settings.steps
         weights = [one.detach().clone() for one in state.optimizer.parameters] if measures_updates else []
         begin_step(task, state.model, step)
-        # Operations are counted in the first step, which is not compiled: the counter cannot look into a graph.
+        # Operations are counted in the first step, which is not compiled: the counter cannot see into a compiled graph.
         counts_flops = state.flops_per_place is None
         try:
             with (
@@ -181,9 +184,9 @@ class TrainingLoop:
         return state.progress.step, rates, result
 
     def _signal(self, stop: StopSignal) -> str:
-        """Return the name of the signal that ends the run, or ''; all ranks obey the one shared in the last step.
+        """Return the name of the signal that ends the run, or ''; several ranks use the signal shared in the last step.
 
-        Ranks receive signals at different times. If each obeyed its own, one would wait in a collective for ever.
+        Ranks receive signals at different times. If each rank stopped on its own, another would wait for it for ever.
         """
         if self.job.ranks.size > 1:
             stop.name = self._signal_of_step or stop.name
@@ -195,7 +198,7 @@ class TrainingLoop:
         return step > 0 and (step % every == 0 or step == self.settings.steps)
 
     def _write_rows(self, since: float) -> str:
-        """Write the pending steps to the log; returns NONFINITE or COLLAPSED if too many such steps came in a row."""
+        """Write the pending steps to the log; return NONFINITE or COLLAPSED if that ends the run, else ''."""
         progress, collapsed = self.state.progress, getattr(self.job.task, "collapsed", None)
         pending, self._pending = self._pending, []
         rows = log_rows(pending, since, flops=self.state.flops_per_place or 0.0, peak=self._peak_flops)
@@ -215,7 +218,10 @@ class TrainingLoop:
         return ""
 
     def _evaluate(self) -> str:
-        """Evaluate on ``dev``, and save the best model; returns PATIENCE if none was better for too long, else ''."""
+        """Evaluate on ``dev``, and save the model if it is the best so far.
+
+        Returns PATIENCE if ``train.patience`` evaluations in a row brought no better model, else ''.
+        """
         job, state, progress = self.job, self.state, self.state.progress
         if job.dev is None:
             return ""
@@ -235,7 +241,7 @@ class TrainingLoop:
         return PATIENCE if progress.waited_for(self.settings.patience) else ""
 
     def _save_alone(self) -> bool:
-        """Write the log and a checkpoint without the other ranks; returns whether a checkpoint could be written."""
+        """Write the log and a checkpoint without the other ranks; return whether a checkpoint could be written."""
         self._write_rows(time.perf_counter())
         self._log.sync()
         return self.checkpoints.save_alone()
@@ -253,8 +259,8 @@ def gradient_step(
     """Take one optimizer step on several batches together, as if they were one batch on one process.
 
     The first ``unseen`` batches hold clips that the run has not seen before. ``signal`` returns the name of the signal
-    that this rank received, ``loss_function`` is the task's loss if it was compiled. If anything raises, parameters and
-    buffers are what they were. Nothing here reads a value from a GPU, because a read waits for all work queued there.
+    that this rank received, or ''. ``loss_function`` is the task's compiled loss (None: ``task.loss``). If an error is
+    raised, parameters and buffers are unchanged. No value is read from a GPU, because a read waits for all queued work.
     """
     device = next(model.module.parameters()).device
     buffers, sums = BufferSnapshot(model.module), LossSums(device)
@@ -266,7 +272,7 @@ def gradient_step(
                 with autocast(settings, device):
                     total, loss = model(partial(_forward, loss_function or task.loss, batch.to(device)))
                 sums.add(loss, unseen=number < unseen)
-                if is_last:  # a rank that died is noticed here, on the CPU: a GPU would wait for it in the sums
+                if is_last:  # finds dead ranks, on the CPU: a GPU would wait for them in its sums
                     counts = StepCounts.of_all(model.ranks, batches, unseen, signal(), sums.parts)
                     model.ranks.begin_device_work()
                 total.backward()  # type: ignore[no-untyped-call]
@@ -277,12 +283,12 @@ def gradient_step(
         buffers.restore_if(torch.ones((), dtype=torch.bool))
         model.module.zero_grad(set_to_none=True)
         raise
-    # The mean over all items of all batches and ranks, not a mean of the batches' means: in that one, the labels of a
-    # batch with few of them weigh too much (https://github.com/huggingface/transformers/issues/34191).
+    # The mean over all items of all batches and ranks. In a mean of the batches' means, the labels of a batch with few
+    # labels would weigh too much (https://github.com/huggingface/transformers/issues/34191).
     scale = 1 / items.clamp(min=1)
     norms = optimizer.gradient_norms()
     grad_norm = optimizer.scale_gradients(norms, scale * model.gradient_scale, settings.clip)
-    # A step that is not finite is skipped on the device: the fused optimizer gets a flag, no value is fetched.
+    # The device itself skips a step that is not finite: the fused optimizer gets a flag, and no value is fetched.
     is_skipped = ~(torch.isfinite(grad_norm) & torch.isfinite(sums.total))
     optimizer.step(is_skipped, norms)
     buffers.restore_if(is_skipped)
@@ -294,6 +300,6 @@ def gradient_step(
 
 
 def _forward(loss_function: LossFunction, batch: Batch, model: nn.Module) -> tuple[Tensor, Loss]:
-    """Return a loss's total for the backward pass, first because DDP needs that, and the loss without its graph."""
+    """Return the total loss for the backward pass, and the loss without its graph; DDP needs the total first."""
     loss = loss_function(model, batch)
     return without_effect(loss) if batch.idle else (loss.total, detached(loss))

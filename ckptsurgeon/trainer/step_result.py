@@ -22,8 +22,8 @@ class StepCounts:
     """Counts of one step over all ranks. They are on the CPU, so that reading them never waits for a GPU.
 
     ``clips`` are all clips, ``unseen_clips`` those that the run had not seen before, and ``seconds`` is the length of
-    all clips. The padded batches have ``room`` places (time steps of their clips), of which ``used`` are not padding.
-    ``signal`` is the name of the signal that a rank received.
+    all clips. ``room`` is the number of time steps of the clips in their padded batches, ``used`` without padding.
+    ``signal`` is the name of the signal that a rank received, or ''.
     """
 
     clips: int
@@ -37,9 +37,10 @@ class StepCounts:
     def of_all(
         ranks: Ranks, batches: Sequence[Batch], unseen: int, signal: str, parts: Mapping[str, Tensor]
     ) -> StepCounts:
-        """Return the counts of all ranks together; every rank must call this. Raises ConfigError as ``unpack`` does.
+        """Return the counts of all ranks together; every rank must call this.
 
-        ``unseen`` is how many of the ``batches``, from the first on, hold clips that the run has not seen before.
+        The first ``unseen`` of the ``batches`` hold clips that the run has not seen before. Raises ConfigError if the
+        losses of the ranks have different ``parts``.
         """
         packed = StepCounts.pack(batches, unseen, signal, parts)
         ranks.all_reduce([packed])
@@ -49,8 +50,8 @@ class StepCounts:
     def pack(batches: Sequence[Batch], unseen: int, signal: str, parts: Mapping[str, Tensor]) -> Tensor:
         """Return the counts of this rank as one float64 tensor, to be summed over the ranks.
 
-        The tensor also has a number that stands for the names of the loss's parts, and the square of this number: their
-        sums show whether all ranks have the same parts.
+        The tensor also has a hash of the names of the loss's parts, and the square of the hash: their sums over the
+        ranks show whether all ranks have the same parts.
         """
         counted = [batch for batch in batches if not batch.idle]
         clips = sum(len(batch.names) for batch in counted)
@@ -67,8 +68,8 @@ class StepCounts:
     def unpack(sums: Tensor, ranks: int) -> StepCounts:
         """Return the counts of all ranks from the ``sums`` of what ``pack`` returned on each of ``ranks`` ranks.
 
-        Raises ConfigError if the ranks' losses have different parts: parts are summed by their position, so that a
-        different part would be added to the wrong one.
+        Raises ConfigError if the ranks' losses have different parts: parts are summed by position, so different parts
+        would be added to each other.
         """
         clips, unseen_clips, used, room, seconds, *received, names, squares = sums.tolist()
         if ranks * squares != names**2:  # equal only if every rank sent the same number
@@ -86,7 +87,7 @@ class StepResult:
 
     ``is_skipped`` is true if the step was skipped because a value was not finite. ``too_short`` is the number of clips
     with too few frames for CTC. These tensors stay on the device until the log fetches them. ``own_places`` is the
-    number of places in the padded batches of this rank.
+    number of time steps in the padded batches of this rank, or of clips if inputs have no time axis.
     """
 
     loss: Tensor
@@ -99,15 +100,15 @@ class StepResult:
 
     @property
     def places(self) -> int:
-        """The time steps of all clips with their padding; if inputs have no time axis, the number of clips."""
+        """The number of time steps of all clips, with padding; if inputs have no time axis, the number of clips."""
         return self.counts.room or self.counts.clips
 
 
 @dataclass
 class LossSums:
-    """Sums of losses, of their items and of their parts over the batches of a step, on the device.
+    """Sums over the batches of a step, on the device: of the losses, of their items and of their parts.
 
-    ``Ranks.all_reduce`` makes them sums over all ranks.
+    ``Ranks.all_reduce`` turns them into sums over all ranks.
     """
 
     device: torch.device
@@ -136,14 +137,14 @@ class LossSums:
         """Return the number of items as a new 0-d tensor on the device."""
         if isinstance(self.items, Tensor):
             return self.items.float().clone()
-        # torch.full writes the number on the device; a copy from the CPU would be waited for.
+        # torch.full writes the number on the device; the CPU would wait for a copy to the device.
         return torch.full((), float(self.items), device=self.device)
 
 
 class BufferSnapshot:
-    """A copy of the buffers of those modules that are in training mode, such as the statistics of batch norms.
+    """A copy of the buffers of all modules in training mode, such as the statistics of batch norms.
 
-    All of these buffers are copied: torch's own norms change their buffers without raising ``Tensor._version``.
+    A check of ``Tensor._version`` cannot replace the copy: torch's norm layers change buffers without increasing it.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -158,7 +159,7 @@ class BufferSnapshot:
 
     @torch.no_grad()
     def restore_if(self, condition: Tensor) -> None:
-        """Restore the buffers if ``condition`` (0-d) is true; on a GPU this is decided there, without a wait."""
+        """Restore the buffers if ``condition`` (0-d) is true; on a GPU, the CPU does not wait for its value."""
         on_cpu = condition.device.type == "cpu"
         if on_cpu and not bool(condition):
             return
@@ -179,8 +180,8 @@ def detached(loss: Loss) -> Loss:
 def without_effect(loss: Loss) -> tuple[Tensor, Loss]:
     """Return a loss total whose gradients are 0, and the loss with sums and items of 0.
 
-    A rank without clips of its own runs a clip of another rank, because every rank must take part in the all-reduce;
-    that clip must not count twice. nan_to_num comes first: 0 times NaN is NaN.
+    A rank that has no clip in this step runs a clip of another rank, because every rank must take part in the
+    all-reduce; that clip must not count twice. ``nan_to_num`` comes first, because 0 times NaN is NaN.
     """
     nothing = detached(loss)
     short = None if loss.too_short is None else torch.zeros_like(loss.too_short)
@@ -192,6 +193,6 @@ def without_effect(loss: Loss) -> tuple[Tensor, Loss]:
 
 
 def places(batches: Sequence[Batch]) -> tuple[int, int]:
-    """Return how many time steps of clips in padded batches are not padding, and how many there are with padding."""
+    """Return the number of time steps of the clips in padded batches, without their padding and with it."""
     used = sum(int(batch.lengths.sum()) for batch in batches)
     return used, sum(batch.inputs.shape[0] * batch.inputs.shape[1] for batch in batches if batch.inputs.dim() > 1)

@@ -1,4 +1,4 @@
-"""Turns messages of the command line into messages for Python: options become the arguments of the same meaning."""
+"""Rewrites messages that mention command-line options for callers in Python: ``--to pth`` becomes ``to="pth"``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 __all__ = ["as_arguments"]
 
-# Messages are written once, with options: ``Use --vocab SRC:DST``. Raised in Python they say ``Use vocab="SRC:DST"``.
+# Messages are written with command-line options: ``Use --vocab SRC:DST``. Python callers get ``Use vocab="SRC:DST"``.
 
 NAMES = frozenset((
     "adapters", "alpha", "atol", "base", "by_rows", "check_only", "compute", "config", "controls", "device",
@@ -17,7 +17,7 @@ NAMES = frozenset((
     "run", "sample", "save_modules", "seed", "seeds", "sha256", "steps", "strategy", "strict", "task", "to",
     "token_map", "tokens", "unwrap", "values", "vocab", "vocab_keys", "wait", "weights",
 ))  # fmt: skip
-"""Arguments whose option is their name with dashes."""
+"""Python arguments whose option has the same name with dashes, as ``on_missing`` and ``--on-missing``."""
 OTHERS = {
     "explain": "keys",
     "ignore-mismatch": 'on_mismatch="init"',
@@ -28,16 +28,16 @@ OTHERS = {
     "source": "sources",
     "timeout": "CKPTSURGEON_TIMEOUT",
 }
-"""Options that have another name as arguments, or are a variable of the environment in Python."""
+"""Options whose Python argument has another name; in Python, ``--timeout`` is an environment variable."""
 SWITCHES = frozenset((
     "check_only", "controls", "fan_in_fan_out", "force", "keep_extras", "keep_going", "overfit_one_batch",
     "preprocess_only", "resume", "strict", "values",
 ))  # fmt: skip
-"""Arguments that are True where the option stands alone."""
+"""Boolean arguments: the option alone means ``argument=True``."""
 NUMBERS = frozenset((
     "alpha", "atol", "drop_last", "ema", "rank", "rtol", "sample", "seed", "seeds", "steps", "wait", "weights",
 ))  # fmt: skip
-"""Arguments that are numbers, or lists of them."""
+"""Arguments whose value is a number or a list of numbers."""
 WORDS = frozenset((
     "a", "all", "alone", "and", "are", "as", "asks", "at", "begins", "both", "by", "changes", "compares", "continues",
     "contradict", "copies", "do", "does", "finds", "fits", "for", "from", "gives", "go", "goes", "has", "have", "if",
@@ -46,7 +46,7 @@ WORDS = frozenset((
     "replaces", "runs", "saves", "says", "sets", "shows", "stands", "strips", "takes", "than", "that", "the", "them",
     "then", "to", "too", "uses", "was", "were", "with", "would", "writes",
 ))  # fmt: skip
-"""Words of a sentence behind an option; any other word there is its value."""
+"""Words after an option that continue the sentence; any other word after an option is its value."""
 
 _COMMAND = r"\bckpt [a-z]+ [^;]*?(?=[.;]\s|[.;]$|$)"
 _VALUE = r"[\d.]+ [kMGT]?B\b|'[^']*'|\"[^\"]*\"|(?!\(|--)(?:[^\s,;)]|,(?=\d))*[^\s,;.:)]|\.(?=[\s).])"
@@ -55,9 +55,9 @@ _PIECE = re.compile(rf"({_COMMAND})|--([a-z][a-z0-9-]*[a-z0-9])(?:[ =]({_VALUE})
 
 
 def as_arguments(text: str) -> str:
-    """Return a message for a caller in Python: ``--to pth`` becomes ``to="pth"``.
+    """Return the message ``text`` with each option written as a Python argument: ``--to pth`` becomes ``to="pth"``.
 
-    Commands of the terminal (``ckpt verify out``) stay as they are.
+    Terminal commands in it (``ckpt verify out``) stay as they are.
     """
     return _PIECE.sub(_argument, text) if "--" in text else text
 
@@ -75,5 +75,5 @@ def _argument(found: re.Match[str]) -> str:
 
 
 def _number(value: str) -> str:
-    """Return a number, or several with commas between them, as Python writes it: ``[1, 2]`` for ``1,2``."""
+    """Return a number, or numbers that are separated by commas, as a Python literal: ``1,2`` becomes ``[1, 2]``."""
     return f"[{value.replace(',', ', ')}]" if "," in value else value

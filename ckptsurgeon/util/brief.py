@@ -1,4 +1,4 @@
-"""Shortens ``repr``, so that it fits on a screen however many tensors an object has."""
+"""Shortens the ``repr`` of results so that it fits on a screen, however many tensors they have."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 
 
 class Brief:
-    """Base class of dataclasses with a short ``repr``; they need ``@dataclass(repr=False)``, which keeps it."""
+    """Base class of dataclasses with a short ``repr``.
+
+    Use ``@dataclass(repr=False)``, since ``@dataclass`` would define another ``repr``.
+    """
 
     __slots__ = ()
 
@@ -26,7 +29,7 @@ class Brief:
 
 
 def brief_fields(value: Any) -> str:
-    """Return a short ``repr`` of a dataclass, without fields at their default; a long list shows only its length."""
+    """Return a short ``repr`` of a dataclass: without fields that have their default, and only counts of long lists."""
     from dataclasses import fields
 
     shown = [

@@ -1,4 +1,4 @@
-"""Suggests names and files that are similar to one that does not exist."""
+"""Suggests existing names and files that are similar to a name that does not exist."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ CLEARLY_WORSE = 0.1
 """A name whose similarity (difflib's ratio) is this much below the best is not suggested."""
 LISTED = 20_000
 COMPARED = 300
-"""``LISTED`` names of a folder are read, and ``COMPARED`` of them compared: folders are large, and difflib is slow."""
+"""At most ``LISTED`` names of a folder are read, and at most ``COMPARED`` of them compared, since difflib is slow."""
 
 
 def close_names(wanted: str, names: Iterable[str], most: int) -> list[str]:
     """Return up to three names that are most similar to ``wanted``, without those clearly less similar than the best.
 
-    At most ``most`` names are compared letter by letter.
+    At most ``most`` of the names are compared letter by letter; their lengths, beginnings and ends decide which.
     """
     likely = heapq.nsmallest(most, names, key=lambda name: _unlike(wanted, name))
     near = difflib.get_close_matches(wanted, likely, n=NAMED, cutoff=ALIKE)
@@ -33,19 +33,19 @@ def close_names(wanted: str, names: Iterable[str], most: int) -> list[str]:
 
 
 def _unlike(wanted: str, name: str) -> int:
-    """Return a quick estimate of how different two names are, by their lengths, beginnings and ends."""
+    """Return a quick estimate of how different two names are, from their lengths, beginnings and ends."""
     return abs(len(wanted) - len(name)) - _common(wanted, name) - _common(wanted[::-1], name[::-1])
 
 
 def _common(a: str, b: str) -> int:
-    """Return the length of the common prefix of two texts."""
+    """Return the length of the common prefix of two strings."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def did_you_mean(path: str, otherwise: str = "") -> str:
-    """Return the hint for a path that does not exist: similar names, then ``otherwise``.
+    """Return a hint for a path that does not exist: a question with similar names, then the sentence ``otherwise``.
 
-    The hint is only ``otherwise`` if no name is similar, or the path exists.
+    The question is left out if no name is similar, or if the path exists.
     """
     near = _near(path) if not os.path.lexists(path) else []
     question = f"Did you mean {' or '.join(map(escape, near))}?" if near else ""
@@ -53,7 +53,7 @@ def did_you_mean(path: str, otherwise: str = "") -> str:
 
 
 def _near(path: str) -> list[str]:
-    """Return up to three existing paths like ``path``, but with another name for its first part that does not exist."""
+    """Return up to three existing paths that differ from ``path`` only in its first part that does not exist."""
     folder, name = os.path.split(path.rstrip("/"))
     below: tuple[str, ...] = ()
     while folder.strip("/") and not os.path.lexists(folder):
@@ -64,7 +64,7 @@ def _near(path: str) -> list[str]:
 
 
 def _alike(name: str, folder: str) -> list[str]:
-    """Return the names in a folder that are similar to ``name``, ignoring case; those with another suffix come last."""
+    """Return the names in a folder that are similar to ``name``, ignoring case; names with another suffix come last."""
     try:
         with os.scandir(folder) as entries:
             listed = [one.name for one in islice(entries, LISTED)]
@@ -78,6 +78,6 @@ def _alike(name: str, folder: str) -> list[str]:
 
 
 def _are_stems_alike(one: str, other: str) -> bool:
-    """Return whether two names are similar without their suffixes; with them, short names always seem similar."""
+    """Return whether two names are similar without their suffixes; with them, any two short names seem similar."""
     first, second = (os.path.splitext(name)[0].lower() for name in (one, other))
     return difflib.SequenceMatcher(None, first, second).ratio() >= ALIKE

@@ -1,4 +1,4 @@
-"""Imports the public names of a package when they are used, so that a command loads only what it needs."""
+"""Imports each public name of a package at its first use, so that a command loads only what it needs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ __all__ = ["public_names"]
 
 
 def public_names(package: str, file: str) -> tuple[list[str], Callable[[str], Any]]:
-    """Return the ``__all__`` and ``__getattr__`` of a package whose names are listed in a stub, ``file`` + "i".
+    """Return the ``__all__`` and the ``__getattr__`` of a package whose public names are listed in a stub file.
 
-    The stub has statements ``from .module import name as name``, which may have several names in brackets.
+    ``package`` is its ``__name__`` and ``file`` its ``__file__``; the stub is ``__init__.pyi`` in the same folder. The
+    stub consists of statements ``from .module import name as name``, which may list several names in brackets.
     """
     home_of: dict[str, str] = {}
     home = ""

@@ -1,6 +1,6 @@
-"""Shows a result in a notebook as in the terminal.
+"""Shows results in a notebook as the terminal shows them.
 
-The classes of results inherit from ``InNotebooks``. The top-level package sets the module that shows them.
+The classes of results inherit from ``InNotebooks``. ``ckptsurgeon/__init__.py`` sets the module that shows them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     class Views(Protocol):
-        """The interface of the module that shows results, ``render.notebook``."""
+        """The interface of the module that shows results, ``render.html``."""
 
         def html_of(self, result: object, /) -> str:
             """Return a result as HTML for a notebook."""
@@ -26,21 +26,21 @@ __all__ = ["InNotebooks", "shown_by"]
 
 
 class InNotebooks(Brief):
-    """A result that a notebook shows as the terminal does, and whose ``repr`` is short."""
+    """Base class of results: a notebook shows what the terminal would show, and the ``repr`` is short."""
 
     __slots__ = ()
 
     def _repr_html_(self) -> str:
-        """Return the terminal's view as HTML, without script and with every name escaped."""
+        """Return what the terminal would show as HTML, without scripts and with all names escaped."""
         return _views().html_of(self)
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """Print the result as in the terminal; IPython keeps this text next to the HTML."""
+        """Print what the terminal would show; IPython stores this text in addition to the HTML."""
         printer.text(_views().text_of(self))
 
 
 def shown_by(find: Callable[[], Views]) -> None:
-    """Set the function that returns the module for showing results; it is called when one is shown."""
+    """Set the function that returns the module for showing results; it is called each time a result is shown."""
     global _views
     _views = find
 

@@ -1,6 +1,6 @@
 """Finds the plug-ins of a folder: every module in it that defines a given attribute.
 
-A contributor adds a format, a source or a destination configuration by adding one file; nothing else lists it.
+A contributor adds a format, a source or a destination configuration by adding one file; there is no list to extend.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def module_names(package: str) -> tuple[str, ...]:
 
 
 def modules(package: str) -> Iterator[ModuleType]:
-    """Yield a package's public modules, imported, in the order of their names."""
+    """Import and yield the public modules of a package, in the order of their names."""
     for name in module_names(package):
         yield importlib.import_module(f"{package}.{name}")
 
@@ -31,7 +31,7 @@ def modules(package: str) -> Iterator[ModuleType]:
 def discover(package: str, attribute: str) -> dict[str, object]:
     """Return the value of ``attribute`` in each public module of ``package``, by module name.
 
-    Modules without the attribute are helpers and are left out.
+    Modules without the attribute are helpers, and are left out.
     """
     return {
         module.__name__.rpartition(".")[2]: getattr(module, attribute)

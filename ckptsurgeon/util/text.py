@@ -22,16 +22,16 @@ NUMBER_IN_KEY = re.compile(r"(?<![^.])[0-9]+(?![^.])")
 _DIGITS = re.compile(r"(\d+)")
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _BLANK = "\u115f\u1160\u3164\uffa0\u2800"
-"""Letters and a symbol that are shown as nothing, or as a blank."""
+"""Characters that Unicode counts as letters or symbols, but that are displayed as nothing or as a blank."""
 MARKS = 4
-"""The most combining marks that a letter keeps: Vietnamese has two or three, a hundred would cover other lines."""
+"""The most combining marks of a letter that are shown: Vietnamese has two or three, many more cover other lines."""
 
 
 _END = r"\s'\"<>"
 _USER = re.compile(rf"(?<=://)(?<![hH][fF]://)(?:[^/?{_END}]*@|[^/@?{_END}]+:(?!\d*(?:[/?]|$))(?:(?!://)[^@{_END}])*@)")
-"""Matches ``user:password@`` in an address; not ``name@`` in ``hf://name@revision``, which is not a secret.
+"""Matches ``user:password@`` in an address, but not ``name@`` in ``hf://name@revision``, which is not a secret.
 
-The password may contain a slash, unless what follows the colon can be a port.
+The password may contain a slash, unless the text after the colon can be a port.
 """
 _QUERY = re.compile(rf"(://[^?{_END}]*)\?[^{_END}]*?(?=::[a-z0-9+]+://|[{_END}]|$)", re.IGNORECASE)
 _FRAGMENT = re.compile(rf"(https?://[^#{_END}]*)#[^{_END}]*?(?=::[a-z0-9+]+://|[{_END}]|$)", re.IGNORECASE)
@@ -42,14 +42,15 @@ _SIGNED = re.compile(
 
 
 def without_credentials(text: str) -> str:
-    """Return a text without ``user:password@`` in its addresses, also in nested addresses (``zip://x::http://…``)."""
+    """Return ``text`` without the ``user:password@`` of its addresses, also of nested ones (``zip://x::http://…``)."""
     return _USER.sub("", text) if "://" in text else text
 
 
 def without_secrets(text: str) -> str:
-    """Return a text whose addresses have no credentials, query or fragment: these may hold tokens and signatures.
+    """Return ``text`` without the credentials, queries and fragments of its addresses: these may hold secrets.
 
-    Everything that is shown, written or recorded goes through here; only requests to a server do not.
+    The values of parameters that are named like secrets (``&token=…``) are removed too. All text that is shown, written
+    or recorded passes through this function; requests to a server do not.
     """
     if "://" in text:
         text = _FRAGMENT.sub(r"\1", _QUERY.sub(r"\1?…", without_credentials(text)))
@@ -59,7 +60,7 @@ def without_secrets(text: str) -> str:
 def escape(name: str, limit: int = 300) -> str:
     """Return ``name`` safe for a terminal: control, format and bidirectional characters are written as escapes.
 
-    Names longer than ``limit`` characters are cut in the middle; addresses lose their secrets.
+    If it is longer than ``limit`` characters, its middle is left out. Addresses in it lose their secrets.
     """
     name = without_secrets(name)
     if len(name) > limit:
@@ -99,15 +100,15 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
     return list(map(_part_key, _DIGITS.split(name)))
 
 
-@lru_cache(4096)  # a hundred thousand keys are made of few texts and numbers
+@lru_cache(4096)  # a hundred thousand keys consist of few different words and numbers
 def _part_key(part: str) -> tuple[int, int, str]:
     return (0, int(part), part) if part[:1].isdecimal() and len(part) < 20 else (1, 0, part)
 
 
 def number_in(text: str) -> int | None:
-    """Return the number that ASCII digits stand for; None for any other text, and for more than 18 digits.
+    """Return ``text`` as an integer if it consists of at most 18 ASCII digits, else None.
 
-    Keys may contain longer numbers, but no list has so many places; Python does not convert more than 4300 digits.
+    A key may contain a longer number, but it is no index of a list; Python does not convert more than 4300 digits.
     """
     return int(text) if text.isdigit() and len(text) < 19 and text.isascii() else None
 
@@ -132,7 +133,7 @@ def _scaled(number: int, units: Sequence[str], plain: str) -> str:
 
 
 def apart(*numbers: float, digits: int = 3) -> tuple[str, ...]:
-    """Return numbers as texts, with enough significant digits (at least ``digits``) to tell different numbers apart."""
+    """Format numbers with enough significant digits, at least ``digits``, to tell different numbers apart."""
     wanted, said = len(set(numbers)), tuple(f"{number:.{digits}g}" for number in numbers)
     while len(set(said)) < wanted and digits < 17:
         digits += 1
@@ -141,9 +142,9 @@ def apart(*numbers: float, digits: int = 3) -> tuple[str, ...]:
 
 
 def percent(share: float, digits: int = 0) -> str:
-    """Return a share in percent: ``42 %``; ``>99 %`` and ``<1 %`` for shares that are nearly all or nearly nothing.
+    """Return a share as a percentage: ``42 %``; ``>99 %`` or ``<1 %`` if rounding would make it all or nothing.
 
-    Only an exact 1 is ``100 %``, and only an exact 0 is ``0 %``, whatever the rounding.
+    Only an exact 1 is ``100 %``, and only an exact 0 is ``0 %``.
     """
     if share in (0, 1):
         return "100 %" if share else "0 %"
@@ -154,7 +155,7 @@ def percent(share: float, digits: int = 0) -> str:
 
 
 def percent_number(share: float) -> str:
-    """Return a share in percent as a number with two digits that count, without a unit: ``0.45``, ``12``, ``1e-05``."""
+    """Return a share as a percentage without its sign, with two significant digits: ``0.45``, ``12``, ``1e-05``."""
     value = 100 * share
     if value >= 9.95:
         return f"{value:.0f}"
@@ -167,14 +168,17 @@ def count(number: int, noun: str, plural: str = "") -> str:
 
 
 def listing(items: Sequence[str], limit: int = LISTED, *, where: str = " (--json lists all)") -> str:
-    """Return the first ``limit`` items, escaped, then how many more there are and ``where`` they are listed."""
+    """Return the first ``limit`` items, escaped; if there are more, their number and the text ``where`` follow.
+
+    ``where`` says where all items can be found.
+    """
     shown = ", ".join(escape(item) for item in items[:limit])
     more = len(items) - limit
     return f"{shown}, and {more} more{where}" if more > 0 else shown
 
 
 def notes_about(name: str, notes: Iterable[str]) -> list[str]:
-    """Return notes that each say what they are about: with the escaped ``name`` in front, unless it is in the note."""
+    """Return the notes, each with the escaped ``name`` and a colon in front unless it contains the name already."""
     shown = escape(name)
     named = re.compile(rf"(?<![\w./-]){re.escape(shown)}(?![\w.-])")
     return [note if named.search(note) else f"{shown}: {note}" for note in notes]
@@ -190,10 +194,10 @@ def together(items: Sequence[str], limit: int = LISTED) -> str:
 def grouped(
     pairs: Iterable[tuple[str, str]], form: str = "{names} ({why})", *, where: str = " (--json lists all)"
 ) -> str:
-    """Return names with their remarks, each remark once for all names that share it: ``a, b and c (it is sparse)``.
+    """Return names with remarks, where names with the same remark share it: ``a, b and c (it is sparse)``.
 
-    ``form`` is filled in for the names of one remark; in it ``{are}`` is "is" or "are". Names that are not listed are
-    counted, and ``where`` follows the count.
+    ``pairs`` are (name, remark). ``form`` is the template for the ``{names}`` that share one remark, ``{why}``;
+    ``{are}`` becomes "is" or "are". Names that are not listed are counted, and then the text ``where`` follows.
     """
     by_why: dict[str, list[str]] = {}
     for name, why in pairs:

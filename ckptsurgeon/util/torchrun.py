@@ -11,17 +11,17 @@ __all__ = ["is_started_again", "number_of_processes", "rank_of_process"]
 
 
 def rank_of_process() -> int:
-    """Return the number of this process among those of ``torchrun``; 0 if it is alone."""
+    """Return the rank of this process in its ``torchrun`` job; 0 if it runs alone."""
     rank = os.environ.get("RANK", "")
     return int(rank) if rank.isdecimal() and number_of_processes() > 1 else 0
 
 
 def number_of_processes() -> int:
-    """Return how many processes ``torchrun`` has started; 1 if this one is alone."""
+    """Return the number of processes in this ``torchrun`` job; 1 if this process runs alone."""
     size = os.environ.get("WORLD_SIZE", "")
     return int(size) if size.isdecimal() and os.environ.get("RANK", "").isdecimal() else 1
 
 
 def is_started_again() -> bool:
-    """Return whether ``torchrun`` has started the processes again, after one of them failed."""
+    """Return whether ``torchrun`` has restarted the processes after one of them failed."""
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") not in ("", "0")

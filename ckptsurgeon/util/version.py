@@ -1,4 +1,4 @@
-"""The version of this package, in a module that imports nothing else of it."""
+"""The version of this package, in a module without imports."""
 
 __all__ = ["__version__"]
 

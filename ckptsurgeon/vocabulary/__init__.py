@@ -1,1 +1,1 @@
-"""Reads the toolkits' token lists, and maps rows of one vocabulary to rows of another. Nothing in a file is run."""
+"""Reads the toolkits' token lists, and maps rows of one vocabulary to rows of another. No code in a file is run."""

@@ -27,7 +27,7 @@ _SIGNS = {byte: 256 + place for place, byte in enumerate(sorted({*range(256)} - 
 
 class _BytePairs:
     def sniff(self, name: str, data: bytes) -> bool:
-        """Return whether a file is a tekken.json, or has a name and a first line as tiktoken writes them."""
+        """Return whether a file is a tekken.json, or has a name and a first line like a file of tiktoken."""
         lowered = name.lower()
         return lowered == TEKKEN or (lowered.endswith(_NAMES) and _LINE.match(data) is not None)
 
@@ -38,11 +38,11 @@ class _BytePairs:
                 return checked(name, _tekken(read_json(data)))
             return checked(name, _in_order([(int(rank), text) for text, rank in map(bytes.split, data.splitlines())]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f"{name} is not a list of byte pairs: {error}.") from None
+            raise ConfigError(f"{name} is not a valid byte-pair vocabulary: {error}.") from None
 
 
 def _tekken(document: Any) -> list[str]:
-    """Return the special tokens and then the others, up to the vocabulary size that the file gives.
+    """Return the special tokens and then the other tokens, up to the vocabulary size in the file.
 
     Raises ValueError, KeyError or TypeError if the file is malformed.
     """
@@ -50,7 +50,7 @@ def _tekken(document: Any) -> list[str]:
     special, size = config["default_num_special_tokens"], config["default_vocab_size"]
     named = {row["rank"]: row["token_str"] for row in document.get("special_tokens") or ()}
     if not all(isinstance(named.get(rank), str) for rank in range(special)):
-        raise ValueError("it does not name its special tokens")
+        raise ValueError("it does not list all of its special tokens")
     rows = [(row["rank"], row["token_bytes"]) for row in document["vocab"]]
     return [*(named[rank] for rank in range(special)), *_in_order(rows)[: size - special]]
 

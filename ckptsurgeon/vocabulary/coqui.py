@@ -1,7 +1,8 @@
-r"""Reads Coqui STT's ``alphabet.txt``: one label on each line, then the CTC blank (native_client/alphabet.cc).
+r"""Reads Coqui STT's ``alphabet.txt``, with one label on each line (native_client/alphabet.cc).
 
-Empty lines are skipped. A line that begins with ``#`` is a comment; the label ``#`` is written ``\#``. A line with a
-single space is the label for the space between words. White space is not trimmed.
+The CTC blank, which is not in the file, comes after the labels. Empty lines are skipped. A line that begins with ``#``
+is a comment; the label ``#`` is written ``\#``. A line with a single space is the label for the space between words.
+White space is not trimmed.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ class _Coqui:
 
 
 def alphabet_text(labels: Sequence[str]) -> str:
-    r"""Return the text of an alphabet.txt with these labels, which do not include the CTC blank.
+    r"""Return the content of an alphabet.txt with these labels, which do not include the CTC blank.
 
-    Coqui STT's own writer does not escape the label ``#``: its line is read as a comment, and every label after it
-    moves up by one row. Raises ConfigError for labels that the format cannot contain: ``\#``, ``#a``, several lines,
-    an empty text.
+    The label ``#`` is escaped. Coqui STT's own writer does not do this: its line is then read as a comment, and every
+    label after it moves up by one row. Raises ConfigError for labels that the format cannot contain: ``\#``, ``#a``, a
+    label with a line break, an empty label.
     """
     text = "".join(f"{_ESCAPED if label == '#' else label}\n" for label in labels)
     odd = [label for label in labels if _unspelled(label)]
     if labels and labels[0].startswith("\ufeff"):
-        odd.append(labels[0])  # a reader takes it for the mark of UTF-8
+        odd.append(labels[0])  # it would be read as a byte order mark
     if odd:
         raise ConfigError(f"Coqui STT's alphabet.txt cannot contain the label {brief_repr(odd[0], 40)}.")
     return text

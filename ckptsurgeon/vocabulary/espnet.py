@@ -1,4 +1,4 @@
-"""Reads the tokens in the ``token_list`` of an ESPnet ``config.yaml``; the name of a file is an error."""
+"""Reads the tokens in the ``token_list`` of an ESPnet ``config.yaml``; if it is the name of a file, it is an error."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class _ESPnet:
         if isinstance(tokens, str):
             raise ConfigError(
                 f"{name} has no tokens: its token_list is the file {brief_repr(tokens, 80)}.",
-                hint="Give that file in its place.",
+                hint="Give that file instead.",
             )
         if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
             raise ConfigError(
-                f"{name} has no token_list, or not all of its tokens are texts.",
+                f"{name} has no token_list, or not all of its tokens are strings.",
                 hint="Quote tokens that look like numbers.",
             )
         return checked(name, tokens)

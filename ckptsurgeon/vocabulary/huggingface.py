@@ -1,4 +1,4 @@
-"""Reads ``vocab.json`` (token to number) and ``tokenizer.json`` of transformers and tokenizers."""
+"""Reads ``vocab.json`` (token to id) and ``tokenizer.json`` of transformers and tokenizers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["BYTE", "VOCABULARY", "byte_letters", "doubled_number", "of_language"
 
 
 _NESTED = re.compile(rb'\s*\{\s*"[^"]*"\s*:\s*\{')
-"""How a JSON object begins whose first value is an object."""
+"""Matches the begin of a JSON object whose first value is an object."""
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-"""A piece for a byte, as sentencepiece writes it."""
+"""A token for a byte, as sentencepiece writes it."""
 
 
 @cache
 def byte_letters() -> frozenset[str]:
-    """Return the 256 letters that byte-level BPE writes for bytes: each visible one for itself, others from Ā on.
+    """Return the 256 letters that byte-level BPE writes for bytes: visible characters, and letters from Ā on.
 
     It is the table of GPT-2: https://github.com/openai/gpt-2/blob/master/src/encoder.py.
     """
@@ -40,7 +40,7 @@ class _HuggingFace:
         return name.lower().endswith(".json") and data.lstrip()[:1] == b"{"
 
     def read(self, name: str, data: bytes) -> Vocabulary:
-        """Return the tokens sorted by number; raises ConfigError if a number is missing."""
+        """Return the tokens sorted by id; raises ConfigError if an id is missing."""
         try:
             document = read_json(data)
         except ValueError as error:
@@ -68,17 +68,17 @@ class _HuggingFace:
 
 
 def _single(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of the section ``model`` that are no lists: without vocabulary and merge rules."""
+    """Return the single values in the section ``model``, without the vocabulary and the merge rules."""
     return {name: value for name, value in model.items() if value is None or isinstance(value, (str, int, float))}
 
 
 def is_byte(token: str) -> bool:
-    """Return whether a token stands for a byte, as ``<0x0A>``, or looks like a special token: it has angle brackets."""
+    """Return whether a token is in angle brackets, as bytes (``<0x0A>``) and special tokens are."""
     return token[0] == "<" and token[-1] == ">"
 
 
 def _has_rules(model: Mapping[str, Any]) -> bool:
-    """Return whether the library tokenizers reads the section ``model`` of a tokenizer.json as BPE.
+    """Return whether the library tokenizers reads the section ``model`` of a tokenizer.json as BPE, with merge rules.
 
     A section without a type is read as BPE unless it has an unknown token; then tokenizers tries other types.
     """
@@ -88,7 +88,7 @@ def _has_rules(model: Mapping[str, Any]) -> bool:
 def _rules(merges: Any) -> list[tuple[str, str]]:
     """Return the pairs of tokens that merge rules join.
 
-    A rule is a text with a space or a list of two texts; anything else is left out.
+    A rule is a string with a space, or a list of two strings; other entries are left out.
     """
     rows = merges if isinstance(merges, list) else []
     pairs = (one.split(" ") if isinstance(one, str) else one for one in rows if not _is_version(one))
@@ -106,8 +106,8 @@ def _is_version(row: Any) -> bool:
 def _unlisted(rules: Sequence[tuple[str, str]], listed: Container[str], prefix: Any) -> Iterator[str]:
     """Yield, for each merge rule that needs a token missing in ``listed``, the first such token.
 
-    A rule needs its two tokens and the token that it makes of them; ``prefix`` is cut from the second before they are
-    joined. Added tokens are not in ``listed``, since the library tokenizers does not look for them there.
+    A rule needs its two tokens, and the token that is made by joining them; ``prefix`` is removed from the second token
+    before they are joined. Added tokens are not in ``listed``: the library tokenizers does not find them for a rule.
     """
     cut = len(prefix.encode()) if isinstance(prefix, str) else 0
     for one, two in rules:
@@ -139,32 +139,32 @@ def _unigram(name: str, document: dict[str, Any], rows: list[Any]) -> Vocabulary
 
 
 def _in_order(name: str, numbers: dict[Any, Any]) -> Vocabulary:
-    """Return the tokens sorted by number; raises ConfigError if a number is missing or occurs twice."""
+    """Return the tokens sorted by id; raises ConfigError if an id is missing or occurs twice."""
     if not numbers or not all(isinstance(t, str) and type(i) is int and 0 <= i < MOST for t, i in numbers.items()):
-        raise ConfigError(f"{name} is not a vocabulary: it does not map tokens to numbers.")
+        raise ConfigError(f"{name} is not a vocabulary: it does not map tokens to ids.")
     tokens = {number: token for token, number in numbers.items()}
     if len(tokens) < len(numbers):
         raise ConfigError(f"{name} {number_twice(numbers)}.")
     absent = next((i for i in range(len(tokens)) if i not in tokens), None)
     if absent is not None:
-        raise ConfigError(f"{name} has {len(tokens)} tokens but none with the number {absent}.")
+        raise ConfigError(f"{name} has {len(tokens)} tokens, but no token with the id {absent}.")
     return checked(name, [tokens[i] for i in range(len(tokens))])
 
 
 def number_twice(numbers: dict[str, int]) -> str:
-    """Return text that names the first two tokens with the same number; "" if every number is different."""
+    """Return a message about the first two tokens with the same id; "" if all ids are different."""
     tokens = dict[int, str]()
     for token, number in numbers.items():
         if tokens.setdefault(number, token) != token:
             both = f"{brief_repr(tokens[number], 24)} and {brief_repr(token, 24)}"
-            return f"gives two tokens one number: {number} is {escape(both)}"
+            return f"has two tokens with the id {number}: {escape(both)}"
     return ""
 
 
 def doubled_number(data: bytes) -> str:
-    """Return text that names two tokens of a tokenizer.json with the same number.
+    """Return a message about two tokens of a tokenizer.json with the same id.
 
-    Returns "" if every number is different, or if the file cannot be read.
+    Returns "" if all ids are different, or if the file cannot be read.
     """
     try:
         document = read_json(data)
@@ -175,10 +175,10 @@ def doubled_number(data: bytes) -> str:
 
 
 def of_language(name: str, data: bytes, language: object) -> bytes:
-    """Return the list of one language if a ``vocab.json`` has one for each; otherwise ``data``, unparsed.
+    """Return the token list of ``language``, as JSON, if a ``vocab.json`` has lists by language; else ``data`` itself.
 
-    MMS has such files: https://huggingface.co/docs/transformers/model_doc/mms. ``language`` is the ``target_lang`` of
-    tokenizer_config.json. Raises ConfigError if it does not name a list that the file has.
+    MMS has such files: https://huggingface.co/docs/transformers/model_doc/mms. ``language`` is the ``target_lang`` in
+    tokenizer_config.json. Raises ConfigError if the file has no list for it.
     """
     if not _NESTED.match(data):
         return data
@@ -192,43 +192,43 @@ def of_language(name: str, data: bytes, language: object) -> bytes:
         return data
     if not isinstance(language, str) or not language:
         raise ConfigError(
-            f"{name} has a list for each of {count(len(document), 'language')}, and tokenizer_config.json does not "
-            "name one (target_lang)."
+            f"{name} has a token list for each of {count(len(document), 'language')}, but tokenizer_config.json does "
+            "not choose one (target_lang)."
         )
     if language not in document:
         known = listing(sorted(document), 4, where="")
-        raise ConfigError(f"{name} has no list for {escape(language, 20)} (target_lang), only for {known}.")
+        raise ConfigError(f"{name} has no token list for {escape(language, 20)} (target_lang), only for {known}.")
     return json.dumps(document[language]).encode()
 
 
 def read_added(name: str, data: bytes, known: Collection[str]) -> list[str]:
-    """Return the tokens of an added_tokens.json that are not ``known``, sorted by number.
+    """Return the tokens of an added_tokens.json that are not ``known``, sorted by id.
 
-    Raises ConfigError if their numbers do not continue those of the known tokens without a gap.
+    Raises ConfigError if their ids do not continue the ids of the known tokens without a gap.
     """
     try:
         document = read_json(data)
     except ValueError as error:
         raise ConfigError(f"{name} is not valid JSON: {error}.") from None
     if not isinstance(document, dict) or not all(type(number) is int for number in document.values()):
-        raise ConfigError(f"{name} does not map tokens to numbers.")
+        raise ConfigError(f"{name} does not map tokens to ids.")
     found = {number: token for token, number in document.items() if token not in known}
     expected = range(len(known), len(known) + len(found))
     if sorted(found) != list(expected):
         raise ConfigError(
-            f"the numbers in {name} do not continue those of the vocabulary, which has {len(known)} tokens."
+            f"the ids in {name} do not continue the ids of the vocabulary, which has {len(known)} tokens."
         )
     return [found[number] for number in expected]
 
 
 def read_decoder(data: bytes, known: Collection[str]) -> list[str]:
-    """Return the tokens of a tokenizer_config.json whose numbers continue those of the ``known`` ones; may be empty.
+    """Return the tokens of a tokenizer_config.json whose ids continue the ids of the ``known`` tokens; may be empty.
 
-    https://huggingface.co/docs/transformers/main_classes/tokenizer: ``added_tokens_decoder``, number to token.
+    https://huggingface.co/docs/transformers/main_classes/tokenizer: ``added_tokens_decoder`` maps ids to tokens.
     """
     try:
         document = read_json(data)
-    except ValueError:  # it is what it is; what it adds is not known
+    except ValueError:  # then it has no tokens that can be read
         return []
     rows = document.get("added_tokens_decoder") if isinstance(document, dict) else None
     found = {

@@ -13,7 +13,7 @@ from .vocabulary import Vocabulary
 
 __all__ = ["INSIDE", "NEW_TOKENS", "Pieces", "greedy", "map_tokens", "marked"]
 
-# WordPiece, as BERT has it: a word is cut greedily, and pieces inside of it begin with a mark.
+# WordPiece, as in BERT: a word is cut greedily, and pieces that do not begin the word have a prefix.
 
 INSIDE = "##"
 _UNKNOWN = "[UNK]"
@@ -29,8 +29,8 @@ def marked(vocabulary: Vocabulary) -> Vocabulary:
 def greedy(token: str, rows: Mapping[str, int], inside: str, longest: int) -> tuple[int, ...]:
     """Return the rows of the pieces of a token, each piece as long as possible; empty if the token cannot be cut.
 
-    ``rows`` has the row of each piece, and ``longest`` is the most characters of a piece. ``inside`` is the prefix of
-    pieces that do not begin a word; if the token begins with it, all of its pieces do. Special tokens such as
+    ``rows`` maps each piece to its row, and ``longest`` is the length of the longest piece. ``inside`` is the prefix of
+    pieces that do not begin a word; if the token begins with this prefix, all of its pieces do. Special tokens such as
     ``[MASK]`` are not cut.
     """
     if token[0] == "[" and token[-1] == "]":
@@ -51,7 +51,7 @@ def greedy(token: str, rows: Mapping[str, int], inside: str, longest: int) -> tu
 # Cuts a token into pieces that a vocabulary has.
 
 _LONGEST = 512
-"""The most characters of a token that is cut into pieces: a longer token is not a word."""
+"""Longer tokens are not cut into pieces, because they are not words."""
 
 
 class Pieces:
@@ -96,7 +96,7 @@ def map_tokens(
 ) -> VocabularyRows:
     """Return, for each row of ``destination``, the row of ``source`` with the same token, or how to fill the row.
 
-    ``spelled`` maps tokens of the source to differently spelled ones of the destination. Rows of tokens that the source
+    ``spelled`` maps tokens of the source to tokens of the destination with another name. Rows of tokens that the source
     lacks get the destination's initial value (``init``), the mean of all rows (``mean``), zeros (``zero``), or the mean
     of the rows of the token's pieces in the source's vocabulary (``subword``; the initial value if the token cannot be
     cut). Raises ConfigError if ``new`` or ``spelled`` is wrong, or if the vocabularies share no token.

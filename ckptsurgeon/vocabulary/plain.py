@@ -23,20 +23,20 @@ def lines_of(name: str, data: bytes) -> list[str]:
     except UnicodeDecodeError:
         raise ConfigError(f"{name} is not a list of tokens: it is not UTF-8.") from None
     if "\0" in text:
-        raise ConfigError(f"{name} is not a list of tokens: it has bytes of value 0, which no text has.")
+        raise ConfigError(f"{name} is not a list of tokens: it contains zero bytes, so it is not text.")
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return lines[:-1] if lines and not lines[-1] else lines
 
 
 class _Plain:
     def sniff(self, name: str, data: bytes) -> bool:
-        """Return True: this reader is the last to be asked, for any text that no other reader accepts."""
+        """Return True: this reader is tried last, for files that no other reader accepts."""
         return True
 
     def read(self, name: str, data: bytes) -> Vocabulary:
-        """Return the non-empty lines as tokens; if each is ``token number`` (Kaldi's words.txt), sorted by number.
+        """Return the non-empty lines as tokens; if each line is ``token index`` (Kaldi's words.txt), sorted by index.
 
-        In a vocab.txt (BERT) an empty line before the last token counts as a token, as in transformers.
+        In a vocab.txt (BERT), an empty line before the last token is a token, too, as in transformers.
         """
         lines = lines_of(name, data)
         while lines and not lines[-1]:
@@ -50,19 +50,19 @@ class _Plain:
 
 
 def _by_number(name: str, pairs: Sequence[tuple[str, int]]) -> list[str]:
-    """Return the tokens sorted by number, from 0 or 1 on; raises ConfigError if one is missing or occurs twice."""
+    """Return the tokens sorted by index, from 0 or 1 on; raises ConfigError if an index is missing or occurs twice."""
     tokens: dict[int, str] = {}
     hint = "If the numbers are parts of the tokens, give the list as a vocab.json."
     for token, number in pairs:
         if number in tokens:
             both = f"{brief_repr(tokens[number], 40)} and {brief_repr(token, 40)}"
-            raise ConfigError(f"{name} gives two tokens the number {number}: {both}.", hint=hint)
+            raise ConfigError(f"{name} has two tokens with the index {number}: {both}.", hint=hint)
         tokens[number] = token
     first = 0 if 0 in tokens else 1
     numbers = range(first, first + len(tokens))
     absent = next((number for number in numbers if number not in tokens), None)
     if absent is not None:
-        raise ConfigError(f"{name} has {len(tokens)} numbered tokens but none with the number {absent}.", hint=hint)
+        raise ConfigError(f"{name} has {len(tokens)} tokens, but no token with the index {absent}.", hint=hint)
     return [tokens[number] for number in numbers]
 
 

@@ -32,16 +32,16 @@ __all__ = [
 ]
 
 BYTES = "bytes"
-"""The name that stands for the vocabulary of Coqui STT's bytes mode: label n is the byte n + 1, the blank is last."""
+"""A path that means the vocabulary of Coqui STT's bytes mode: label n is the byte n + 1, and the blank is last."""
 VOCABULARY_BYTES = 256 << 20
 """The largest token list that is read, in bytes: more than any tokenizer.json has, with all merges."""
 
 
 def read_vocabulary(path: str) -> Vocabulary:
-    """Return the vocabulary in a file of any toolkit; for the path ``bytes``, that of Coqui STT's bytes mode.
+    """Return the vocabulary in a file of any toolkit; if ``path`` is ``bytes``, that of Coqui STT's bytes mode.
 
-    A file with the name ``bytes`` is given as ``./bytes``. Raises ConfigError if the file cannot be read, is malformed
-    or has a token twice.
+    A file with the name ``bytes`` must be given as ``./bytes``. Raises ConfigError if the file cannot be read, is
+    malformed or has a token twice.
     """
     if path == BYTES:
         return checked(BYTES, [*(f"<0x{byte:02X}>" for byte in range(1, 256)), "<blank>"])
@@ -63,7 +63,7 @@ def vocabulary_of(filename: str, data: bytes) -> Vocabulary:
         if reader is not plain.VOCABULARY and reader.sniff(filename, data):
             return reader.read(name, data)
     if name.lower().endswith(".json"):
-        raise ConfigError(f"{name} is not a vocabulary: its JSON is not an object that maps each token to its number.")
+        raise ConfigError(f"{name} is not a vocabulary: its JSON is not an object that maps each token to its id.")
     return plain.VOCABULARY.read(name, data)
 
 
@@ -73,20 +73,21 @@ NAMES = (
     "tokenizer.json", "vocab.json", "vocab.txt", "tokens.txt", "alphabet.txt", "label_encoder.txt", "tokenizer.model",
     "spiece.model", "sentencepiece.bpe.model", "tekken.json", "config.yaml",
 )  # fmt: skip
-"""Names of token lists, the most reliable first: tokenizer.json, for one, includes the added tokens."""
+"""Names of token lists, the most reliable first: a tokenizer.json, for example, includes the added tokens."""
 ADDED = "added_tokens.json"
 """The file in which transformers before 5 saves added tokens, which a vocab.json or vocab.txt lacks."""
 CONFIG = "tokenizer_config.json"
 """The file in which transformers 5 saves added tokens, among other settings."""
 MODEL = "config.json"
 BY_LANGUAGE = "vocab.json"
-"""The token list that may have one for each language."""
+"""The file that may have a token list for each language."""
 LACKING = ("vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
+"""Token lists that do not contain the added tokens."""
 SHIFTED = (
     "sentencepiece.bpe.model", "sentencepiece.model", "spm.model", "spm_char.model", "source.spm", "dict.txt",
     "vocab-src.json", "prophetnet.tokenizer",
 )  # fmt: skip
-"""Token lists (XLM-R, fairseq, Marian) whose order is not the order of the rows, or not for all of the model."""
+"""Token lists (XLM-R, fairseq, Marian) whose tokens are not, or not all, in the order of the embedding's rows."""
 
 
 def tokens_beside(model: str) -> str:
@@ -98,15 +99,15 @@ def tokens_beside(model: str) -> str:
             return path
     raise ConfigError(
         f"there is no token list next to {escape(model)}.",
-        hint=f"Name the list: --tokens {escape(model)}=LIST. Looked for {', '.join(NAMES)}.",
+        hint=f"Give the list with --tokens {escape(model)}=LIST. ckpt looked for {', '.join(NAMES)}.",
     )
 
 
 def vocabulary_beside(path: str) -> Vocabulary:
-    """Return the vocabulary in a file, with the added tokens that transformers saved in files beside it.
+    """Return the vocabulary in a file, with the added tokens that transformers saved in files of the same folder.
 
-    Raises ConfigError if a file cannot be read, or if the numbers of the added tokens do not continue those of the
-    list. Raises PlanError if the list is not in the order of the rows, and no file beside it gives that order.
+    Raises ConfigError if a file cannot be read, or if the ids of the added tokens do not continue the ids of the list.
+    Raises PlanError if the list is not in the order of the embedding's rows, and no file of the folder has that order.
     """
     folder, name = os.path.split(path)
     if name not in LACKING and not is_of_pieces(name):
@@ -120,14 +121,14 @@ def vocabulary_beside(path: str) -> Vocabulary:
     vocabulary = _in_row_order(name, own, read)
     if name in SHIFTED and not vocabulary.is_whole:
         raise PlanError(
-            f"{escape(path)} does not say which row of the embedding a token has, nor do the files beside it.",
+            f"{escape(path)} does not say which row of the embedding a token has, nor does another file in its folder.",
             hint="Save the tokenizer.json of its tokeniser with transformers, and give that file.",
         )
     return _with_added(vocabulary, read)
 
 
 def vocabulary_in(name: str, read: Callable[[str], bytes | None]) -> Vocabulary:
-    """Return the vocabulary in the file ``name`` of a folder, with the added tokens from the other files.
+    """Return the vocabulary in the file ``name`` of a folder, with the added tokens in other files of the folder.
 
     ``read`` returns the bytes of a file by its name, None if there is no such file. Raises ConfigError as
     ``vocabulary_beside`` does, and also if the order of the rows is not known.
@@ -135,7 +136,7 @@ def vocabulary_in(name: str, read: Callable[[str], bytes | None]) -> Vocabulary:
     data = read(name)
     is_shifted = name in SHIFTED
     if data is None or (is_shifted and not is_of_pieces(name)):
-        why = "does not say which row of the embedding a token has" if data is not None else "is not there"
+        why = "does not say which row of the embedding a token has" if data is not None else "does not exist"
         raise ConfigError(f"{escape(name)} {why}.")
     vocabulary = _of_language(name, data, read) if name == BY_LANGUAGE else vocabulary_of(name, data)
     if name not in LACKING and not is_of_pieces(name):

@@ -20,7 +20,7 @@ __all__ = ["NewVocabulary", "token_file", "tokens_at", "with_added_tokens"]
 # Writes token lists so that reading gives the same list.
 
 PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
-"""The default description of an added token, as in transformers."""
+"""The default properties of an added token in a tokenizer.json, as in transformers."""
 
 
 def token_file(tokens: Sequence[str]) -> tuple[str, str]:
@@ -41,9 +41,9 @@ def with_added_tokens(
     """Return the tokenizer.json ``base`` extended to ``tokens``; None if it would not split texts as the ``others`` do.
 
     ``tokens`` is the whole list of the result, in the order of ids. The ``others`` are tokenizer.json files, too. Their
-    added tokens (``<|im_start|>``) can be added if all files describe them alike: they are matched before a text is
-    split. Words and pieces of words cannot be added: they are found by merges or scores. Tokens in ``asked`` are added
-    in any case, words too.
+    added tokens (``<|im_start|>``) can be added if they have the same properties in all files, because added tokens are
+    matched before a text is split. Words and pieces of words cannot be added, because they are found by merges or
+    scores. Tokens in ``asked`` are added in any case, even words.
     """
     document = json.loads(base)
     number = len(huggingface.VOCABULARY.read("tokenizer.json", base).tokens)
@@ -66,7 +66,7 @@ def with_added_tokens(
 class NewVocabulary:
     """The vocabulary ``new`` that a model gets in place of ``source``; ``paths`` are the files of the two lists.
 
-    ``parts`` maps tokens of the source to new tokens with the same role but another spelling.
+    ``parts`` maps tokens of the source to new tokens with the same role but another name.
     """
 
     source: Vocabulary
@@ -76,9 +76,9 @@ class NewVocabulary:
 
     @staticmethod
     def at(paths: Sequence[str], parts: Mapping[str, str] | None = None) -> NewVocabulary:
-        """Return the NewVocabulary for the files of two token lists, that of the source and the new one.
+        """Return the NewVocabulary for ``paths``, the files of the source's token list and of the new token list.
 
-        Added tokens in files beside the lists are included. Raises ConfigError if a list cannot be read.
+        Added tokens in other files of the same folders are included. Raises ConfigError if a list cannot be read.
         """
         source, new = paths
         return NewVocabulary(_whole(source), _whole(new), (source, new), parts or {})
@@ -86,8 +86,8 @@ class NewVocabulary:
     def renumbering(self, own: Vocabulary | None, rows: int) -> Renumbering | None:
         """Return how to renumber the token ids in a configuration whose vocabulary size is ``rows``.
 
-        ``own`` is the token list beside the configuration, None if there is none. Returns None if the ids are already
-        those of the new list. Raises LookupError if it is not known to which list the ids belong.
+        ``own`` is the token list in the configuration's folder, or None. Returns None if the ids are already those of
+        the new list. Raises LookupError if it is not known to which list the ids belong.
         """
         if own is not None:
             same = own.tokens == self.new.tokens
@@ -102,7 +102,7 @@ class NewVocabulary:
 def _whole(path: str) -> Vocabulary:
     try:
         return vocabulary_beside(path)
-    except ConfigError:  # the file next to it does not continue the list
+    except ConfigError:  # added tokens in another file do not continue the list
         return read_vocabulary(path)
 
 

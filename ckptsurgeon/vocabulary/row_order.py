@@ -18,12 +18,12 @@ LIKE_PIECES = frozenset((
     "albert", "bertgeneration", "bigbird", "codellama", "debertav2", "fnet", "gemma", "gemma2", "gemma3",
     "gemma3text", "gptsw3", "llama", "mistral", "mixtral", "reformer", "rembert", "siglip", "speecht5", "xlnet",
 ))  # fmt: skip
-"""Names of tokenisers, and model types with such tokenisers, whose rows are the pieces in their order."""
+"""Names of tokenisers, or of model types, whose rows are in the order of the pieces."""
 IN_CODE = frozenset((
     "barthez", "bartpho", "cpm", "fsmt", "m2m100", "marian", "mbart", "mbart50", "mluke", "nllb", "nllbmoe", "plbart",
     "seamlessm4t", "seamlessm4tv2", "speech2text", "udop", "xlmprophetnet",
 ))  # fmt: skip
-"""Names of tokenisers that add tokens (of languages, for instance) in their code, so that files do not show them."""
+"""Names of tokenisers that add tokens (for example, of languages) in their code, so that no file contains them."""
 _OF_T5 = ("t5", "mt5", "umt5", "longt5")
 _SENTINEL = "<extra_id_0>"
 _FAIRSEQ = ("<s>", "<pad>", "</s>", "<unk>")
@@ -51,8 +51,8 @@ def kind_of(settings: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 def in_row_order(name: str, pieces: Vocabulary, settings: Mapping[str, Any], config: Mapping[str, Any]) -> Vocabulary:
     """Return a vocabulary with the tokens in the order of rows, which depends on the tokeniser.
 
-    ``settings`` (tokenizer_config.json) and ``config`` (config.json) name the tokeniser. In the result, ``is_whole`` is
-    False if the order is not known, or if the tokeniser has further tokens.
+    ``settings`` (tokenizer_config.json) and ``config`` (config.json) have the tokeniser's class. In the result,
+    ``is_whole`` is False if the order is not known, or if the tokeniser has further tokens.
     """
     kind = kind_of(settings, config)
     if kind in IN_CODE:
@@ -72,9 +72,9 @@ def in_row_order(name: str, pieces: Vocabulary, settings: Mapping[str, Any], con
 
 
 def _t5(pieces: Sequence[str], settings: Mapping[str, Any]) -> Sequence[str]:
-    """Return the pieces and then ``<extra_id_99>``, ``<extra_id_98>`` … ``<extra_id_0>``, unless these are listed.
+    """Return the pieces and then ``<extra_id_99>``, ``<extra_id_98>`` … ``<extra_id_0>``, if these are not listed.
 
-    Their number is ``extra_ids`` in tokenizer_config.json; 100 if it is not given, 0 without this file.
+    Their number is ``extra_ids`` in tokenizer_config.json; 100 if the file lacks it, 0 if there is no such file.
     """
     number = settings.get("extra_ids", 100 if settings else 0)
     known = settings.get("added_tokens_decoder")
@@ -86,7 +86,7 @@ def _t5(pieces: Sequence[str], settings: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _pegasus(pieces: Sequence[str], settings: Mapping[str, Any]) -> Sequence[str] | None:
-    """Return two pieces, two mask tokens, the tokens ``<unk_2>``, ``<unk_3>`` … of pretraining, and the other pieces.
+    """Return the first two pieces, two mask tokens, ``<unk_2>``, ``<unk_3>`` … of pretraining, and the other pieces.
 
     Returns None if the settings are not valid.
     """

@@ -53,7 +53,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | float | bytes]]:
         elif kind == _BYTES:
             length, at = _varint(data, at)
             if at + length > len(data):
-                raise ValueError("a field is cut short")
+                raise ValueError("a field is truncated")
             yield field, data[at : at + length]
             at += length
         elif kind == _FIXED32:
@@ -77,7 +77,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def pieces_in(data: bytes) -> tuple[str, ...] | None:
-    """Return the pieces of a sentencepiece model; None if it cannot be parsed, for instance because it is cut short."""
+    """Return the pieces of a sentencepiece model; None if it cannot be parsed, for example if it is truncated."""
     try:
         found = tuple(
             _text_of(value) for field, value in _fields(data) if field == _PIECES and isinstance(value, bytes)
@@ -113,9 +113,8 @@ def described_pieces(name: str, data: bytes) -> list[Piece]:
 
 def _text_of(piece: bytes) -> str:
     if piece[:1] == b"\x0a" and len(piece) > 1 and piece[1] < 0x80 and len(piece) >= 2 + piece[1]:
-        return piece[2 : 2 + piece[1]].decode(
-            "utf-8"
-        )  # the text comes first and is short: hundreds of thousands are so
+        # A fast path, because there are hundreds of thousands of pieces: the text comes first, and is short.
+        return piece[2 : 2 + piece[1]].decode("utf-8")
     text = next((value for field, value in _fields(piece) if field == _TEXT), b"")
     return text.decode("utf-8") if isinstance(text, bytes) else ""
 

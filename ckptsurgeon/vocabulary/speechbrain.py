@@ -18,13 +18,13 @@ _BETWEEN = " => "
 
 class _SpeechBrain:
     def sniff(self, name: str, data: bytes) -> bool:
-        """Return whether a file has lines of labels and numbers, and the line of equals signs."""
+        """Return whether a file has lines of labels and indices, and the line of equals signs."""
         return b" => " in data[:4096] and b"\n====" in data
 
     def read(self, name: str, data: bytes) -> Vocabulary:
-        """Return the labels sorted by number, which need not be the order of the lines.
+        """Return the labels sorted by index, which need not be the order of the lines.
 
-        Raises ConfigError if a number is missing or occurs twice.
+        Raises ConfigError if an index is missing or occurs twice.
         """
         numbers: dict[int, str] = {}
         for place, line in enumerate(lines_of(name, data), 1):
@@ -33,18 +33,20 @@ class _SpeechBrain:
             if line:
                 label, number = _entry(name, place, line)
                 if number in numbers:
-                    raise ConfigError(f"{name}, line {place}: the number {number} occurs twice.")
+                    raise ConfigError(
+                        f"{name}, line {place}: the token index {number} is already used on an earlier line."
+                    )
                 numbers[number] = label
         absent = next((i for i in range(len(numbers)) if i not in numbers), None)
         if absent is not None:
-            raise ConfigError(f"{name} has {len(numbers)} labels but none with the number {absent}.")
+            raise ConfigError(f"{name} has {len(numbers)} labels, but no label with the index {absent}.")
         return checked(name, [numbers[i] for i in range(len(numbers))])
 
 
 def _entry(name: str, place: int, line: str) -> tuple[str, int]:
     label, between, number = line.rpartition(_BETWEEN)
     if not between or not (number.isascii() and number.isdigit() and int(number[:12]) < MOST):
-        raise ConfigError(f"{name}, line {place}: {line!r:.60} is not a label with a number.")
+        raise ConfigError(f"{name}, line {place}: {line!r:.60} is not a label with an index.")
     try:
         value = ast.literal_eval(label)
     except (ValueError, SyntaxError, RecursionError, MemoryError):

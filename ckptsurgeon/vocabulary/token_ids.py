@@ -25,12 +25,12 @@ _FORCED = ("force_words_ids",)
 _MAPS = {
     "lang_to_id": "{}", "task_to_id": "<|{}|>", "text_decoder_lang_to_code_id": "__{}__", "vocabulary_map": "{}",
 }  # fmt: skip
-"""Fields that map names to ids, and how a token is spelled with a name in place of ``{}``."""
+"""Fields that map names to ids, and the form of their tokens, with the name in place of ``{}``."""
 _NAMED = {"no_timestamps_token_id": "<|notimestamps|>", "prev_sot_token_id": "<|startofprev|>"}
-"""Fields whose token has one spelling: those of Whisper."""
+"""Fields of Whisper that are always for the same token, and this token."""
 _KNOWN = (*_NAMES, *_PAIRS, *_SETS, *_SEQUENCES, *_BIASED, *_FORCED, *_MAPS)
 _OF_OTHERS = ("codebook_", "t2u_")
-"""Beginnings of the names of fields whose ids are not of text tokens, but of audio codes or units of speech."""
+"""Prefixes of the names of fields whose ids are not text tokens, but audio codes or units of speech."""
 _PARTS = ("encoder", "decoder", "question_encoder", "generator")
 """Fields that are nested configurations, in addition to those whose names end in ``config``."""
 _DEEPEST = 6
@@ -40,8 +40,8 @@ _DEEPEST = 6
 class Renumbering:
     """Maps token ids of an old vocabulary to ids of a new one.
 
-    ``old`` has the old tokens in order, and ``new`` the id of each new token. ``parts`` maps old tokens to differently
-    spelled new ones. If ``words`` is False, the old tokens are not known, only their number.
+    ``old`` has the old tokens in the order of their ids, and ``new`` maps new tokens to their ids. ``parts`` maps old
+    tokens to new tokens with another name. If ``words`` is False, only the number of the old tokens is known.
     """
 
     old: Sequence[str]
@@ -91,10 +91,10 @@ class LostId:
 class MovedIds:
     """The result of renumbering the token ids of a configuration.
 
-    ``changed`` has the new values of fields, by path. ``lost`` has the ids without a new number. ``dropped`` names the
-    fields from which such ids were removed: lists of suppressed tokens and bad words, and maps of languages and tasks,
-    since a token that does not exist cannot be generated anyway. ``stale`` has old ids whose token is not the one that
-    their field names; they get the new number of the token that the field names.
+    ``changed`` has the new values of fields, by path. ``lost`` has the ids whose token is not in the new vocabulary.
+    ``dropped`` lists the fields from which such ids were removed: lists of suppressed tokens and bad words, and maps of
+    languages and tasks, because a token that does not exist cannot be generated anyway. ``stale`` has old ids whose
+    token is not the token that their field is for; they get the new id of the right token.
     """
 
     changed: Mapping[Path, Any]
@@ -115,9 +115,9 @@ class MovedIds:
 
 
 def moved_ids(fields: Mapping[str, Any], numbers: Renumbering, *, fixed: frozenset[str] = frozenset()) -> MovedIds:
-    """Return the token ids of a configuration with their new numbers; the fields in ``fixed`` are left as they are.
+    """Return the new token ids of a configuration.
 
-    The fields in ``fixed`` have new numbers already.
+    The fields in ``fixed`` already have new ids, and are not changed.
     """
     mover = _Mover(numbers)
     changed = {}
@@ -130,10 +130,10 @@ def moved_ids(fields: Mapping[str, Any], numbers: Renumbering, *, fixed: frozens
 
 
 def ids_beyond(fields: Mapping[str, Any], rows: int) -> list[tuple[str, int]]:
-    """Return (field, id) for each token id of a configuration that is not below ``rows``, its vocabulary size."""
+    """Return (field, id) for each token id of a configuration that is ``rows`` (the vocabulary size) or more."""
     found = []
     for path, value in _ids(fields, frozenset({rows})):
-        if path[-1] in (*_PAIRS, *_BIASED) and isinstance(value, list):  # of a place and an id; of ids and a bias
+        if path[-1] in (*_PAIRS, *_BIASED) and isinstance(value, list):  # [position, id]; [ids, bias]
             ids = slice(1, None) if path[-1] in _PAIRS else slice(1)
             value = [row[ids] for row in value if isinstance(row, list)]
         numbers = _numbers(value)
@@ -142,7 +142,7 @@ def ids_beyond(fields: Mapping[str, Any], rows: int) -> list[tuple[str, int]]:
 
 
 def stale_ids(fields: Mapping[str, Any], tokens: Sequence[str]) -> list[LostId]:
-    """Return the ids whose token in ``tokens`` is not the one that their field names, as ``no_timestamps_token_id``."""
+    """Return ids whose token in ``tokens`` is not the token that their field (``no_timestamps_token_id``) is for."""
     return list(moved_ids(fields, Renumbering.of(tokens, tokens)).stale)
 
 
@@ -204,7 +204,7 @@ def _is_configuration(name: str) -> bool:
 
 
 class _Mover:
-    """Renumbers the ids in a field, also in nested lists and maps, and collects those without a new number."""
+    """Renumbers the ids in a field, also in nested lists and maps, and collects ids whose token was lost."""
 
     def __init__(self, numbers: Renumbering) -> None:
         self._numbers = numbers
@@ -251,10 +251,10 @@ class _Mover:
         return bool(named) and self._numbers.token(number) != named and named in self._known
 
     def _by_name(self, field: str, pattern: str, value: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the map ``value`` from names to ids with new ids; None is the id of a token that has none.
+        """Return the map ``value`` from names to ids with new ids; None if the new vocabulary lacks the token.
 
         ``pattern`` turns a name into its token. If the old tokens include this token, the new id is that of the token,
-        even if the map has another token's id.
+        even if the map has the id of another token.
         """
         found = {}
         for key, one in value.items():
@@ -267,7 +267,7 @@ class _Mover:
         return found
 
     def _row(self, row: Any) -> Any:
-        """Return the new ids of a sequence of token ids; None if one of the old ids has no new number."""
+        """Return the new ids of a sequence of token ids; None if one of the old ids has no new id."""
         places = [self._place(one) for one in row] if isinstance(row, list) else [row]
         return None if None in places else places if isinstance(row, list) else row
 
@@ -277,7 +277,7 @@ class _Mover:
         return kept
 
     def _needed(self, field: str, number: Any) -> Any:
-        """Return the new number of an id; if there is none, record the id as lost and return it unchanged."""
+        """Return the new id for an old id; if there is none, record the old id as lost and return it unchanged."""
         place = self._place(number)
         if place is None and number is not None:
             self.lost.append(LostId(field, number, self._numbers.token(number)))
@@ -285,7 +285,7 @@ class _Mover:
         return place
 
     def _place(self, number: Any) -> Any:
-        """Return the new number of an id, None if there is none; values that are not ids stay (None, -1, a text)."""
+        """Return the new id for an old id, or None; values that are not ids (None, -1, a string) do not change."""
         if type(number) is not int or number < 0:
             return number
         return self._numbers.moved(number)

@@ -20,8 +20,8 @@ def united(vocabularies: Sequence[Vocabulary]) -> Vocabulary:
 def rows_in(vocabulary: Vocabulary, output: Vocabulary, *, size: int, new: str = "others") -> VocabularyRows:
     """Return the row that a model has for each token of the output; None for a token that the model lacks.
 
-    ``size`` is the number of rows of the model: a token beyond them has no row, and rows beyond the tokens belong to no
-    token. ``new`` is the way to fill missing rows, as in ``VocabularyRows``.
+    ``size`` is the number of rows of the model: tokens with a larger index have no row, and rows after the last token
+    belong to no token. ``new`` is the way to fill missing rows, as in ``VocabularyRows``.
     """
     places = {token: row for row, token in enumerate(vocabulary.tokens[:size])}
     rows = tuple(places.get(token) for token in output.tokens)
@@ -33,10 +33,10 @@ def rows_in(vocabulary: Vocabulary, output: Vocabulary, *, size: int, new: str =
 
 @dataclass(frozen=True)
 class TokenRowOverride:
-    """The row that a token of the output gets in models that lack the token: row ``row`` of model number ``model``.
+    """The row that a token of the output gets in models that lack the token: row ``row`` of the model ``model``.
 
-    ``place`` is the token's row in the output. If ``model`` is None, the row is all zeros. If ``force`` is True, models
-    that have the token get this row, too.
+    ``model`` is the model's index, and ``place`` is the token's row in the output. If ``model`` is None, the row is all
+    zeros. If ``force`` is True, models that have the token get this row, too.
     """
 
     place: int

@@ -13,9 +13,9 @@ from ..util.text import count, listing
 __all__ = ["TWICE", "Reader", "Vocabulary", "checked"]
 
 MOST = 4_000_000
-"""The most tokens that a list may have: more than any vocabulary has."""
+"""The most tokens that a list may have; real vocabularies have fewer."""
 TWICE = "has tokens twice"
-"""What is said of a list in which a token has two ids."""
+"""A part of the message about a list in which a token has two ids."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Vocabulary:
     rules of a BPE tokeniser; ``unlisted`` has the tokens that the rules need and the list lacks, ``unmade`` is the
     number of longer tokens that no rule makes. ``kind`` is the tokeniser's model: BPE, Unigram, WordPiece, WordLevel;
     ``model`` has the other single values of its section in tokenizer.json. ``lacks_unknown`` is true if the unknown
-    token that this section names is not in its own list, without the added tokens. ``piece_scores`` are those of the
-    list itself, in its order, also if added tokens follow it, which have none.
+    token of this section is not in the section's own list of tokens, without the added tokens. ``piece_scores`` are the
+    log-probabilities of that list, in its order; added tokens have none.
     """
 
     name: str

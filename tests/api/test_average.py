@@ -319,12 +319,12 @@ def test_which_dtype_comes_of_several_is_said(names: list[str], first: str, wide
     paths = [f"{name}.pth" for name in names]
     for name, path in zip(names, paths, strict=True):
         torch.save({"w": torch.ones(2, dtype=DTYPE_OF[name]), "b": torch.ones(1)}, path)
-    said = f"1 tensor of several dtypes ({', '.join(str(DTYPE_OF[n]).removeprefix('torch.') for n in names[:-1])}"
+    said = f"1 tensor with different dtypes in the checkpoints ({', '.join(str(DTYPE_OF[n]).removeprefix('torch.') for n in names[:-1])}"
     (note,) = cs.average(paths).notes
     assert note.startswith(said)
-    assert note.endswith(f"the output has that of the first, {first}: w")
+    assert note.endswith(f"the output has the dtype of the first checkpoint, {first}: w")
     (note,) = cs.merge(paths, method="linear", weights=[1.0] * len(paths)).notes
-    assert note == f"1 tensor of several dtypes: the output has {widest}, which holds all: w"
+    assert note == f"1 tensor with different dtypes in the models: the output has {widest}, which holds all values: w"
     assert cs.average([paths[0], paths[0]]).notes == (f"{paths[0]} is given twice, and counts twice",)
 
 

@@ -52,7 +52,7 @@ def test_a_sound_model_is_that_of_its_class() -> None:
             {"tie_word_embeddings": False, "num_hidden_layers": 3, "layer_types": None},
             "11 tensors that the weights lack",
         ),
-        ({"num_hidden_layers": 1, "layer_types": None}, "has no place for 11 tensors"),
+        ({"num_hidden_layers": 1, "layer_types": None}, "does not use 11 tensors of the weights"),
         (
             {"layer_types": ["full_attention"]},
             "the model that config.json describes cannot be built: the class Qwen3Config",
@@ -90,7 +90,7 @@ def test_weights_with_a_prefix_are_those_of_no_class() -> None:
     tensors = load_file(f"{qwen3('net')}/model.safetensors")
     save_file({f"base.{key}": value for key, value in tensors.items()}, "net/model.safetensors", {"format": "pt"})
     (note,) = notes("net")
-    assert note.startswith("the weights have no key of Qwen3ForCausalLM: transformers initialises all of it. ")
+    assert note.startswith("the weights have no key of Qwen3ForCausalLM: transformers initialises all tensors. ")
     assert "base" in note
 
 
@@ -98,9 +98,7 @@ def test_the_settings_of_an_adapter_beside_a_whole_model_are_not_copied() -> Non
     Path(qwen3("net"), "adapter_config.json").write_text('{"peft_type": "LORA"}')
     assert notes("net") == ["keys and shapes are those of Qwen3ForCausalLM in transformers"]
     plan = cs.convert("net", dtype="bf16")
-    assert any(
-        one.startswith("files beside the weights that are not copied: adapter_config.json") for one in plan.notes
-    )
+    assert any(one.startswith("files in the folder that are not copied: adapter_config.json") for one in plan.notes)
     cs.apply(plan, "out")
     assert not Path("out/adapter_config.json").exists()
 
@@ -121,8 +119,8 @@ def adapter(path: str) -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (bare, "there is no config.json beside the weights"),
-        (coded, "config.json names code of its own"),
+        (bare, "there is no config.json in the folder of the weights"),
+        (coded, "config.json refers to custom code"),
         (adapter, "this is an adapter"),
     ],
 )
@@ -160,10 +158,10 @@ def test_the_modules_of_a_quantised_model_are_compared() -> None:
     plain |= {f"model.layers.{number}.mlp.down_proj.weight": torch.ones(32, 48) for number in range(2)}
     save_file(plain, "net/model.safetensors", {"format": "pt"})
     assert notes("net") == [
-        "net: 2 weights are plain in every layer, which its quantization_config does not leave out: "
+        "net: 2 weights are not quantised in any layer, although its quantization_config does not exclude them: "
         "model.layers.0.mlp.down_proj.weight, model.layers.1.mlp.down_proj.weight",
         "2 linear layers with plain weights: model.layers.0.mlp.down_proj, model.layers.1.mlp.down_proj: the settings "
-        "of GPTQ do not leave them out, so that transformers looks for codes there",
+        "of GPTQ do not exclude them, so transformers expects codes there",
     ]
     left_out = {"modules_in_block_to_quantize": [["self_attn.q_proj", "mlp.up_proj"]]}
     changed = json.loads(Path("net/config.json").read_text()) | {"quantization_config": settings | left_out}
@@ -174,7 +172,7 @@ def test_the_modules_of_a_quantised_model_are_compared() -> None:
     said = "Qwen3ForCausalLM has 4 modules that the weights lack: model.layers.0.mlp.down_proj, "
     assert any(one.startswith(said) for one in notes("net"))
     save_file(tensors | {"model.layers.0.odd.weight": torch.ones(2, 2)}, "net/model.safetensors", {"format": "pt"})
-    assert "Qwen3ForCausalLM has no place for 1 module: model.layers.0.odd: it ignores them" in notes("net")
+    assert "Qwen3ForCausalLM does not use 1 module of the weights: model.layers.0.odd" in notes("net")
 
 
 BLOCK = {"quant_method": "fp8", "weight_block_size": [16, 16], "activation_scheme": "dynamic"}
@@ -287,7 +285,7 @@ def test_codes_with_other_names_are_not_said_to_be_those_of_the_class() -> None:
     tensors = load_file("net/model.safetensors")
     save_file({f"base.{key}": one for key, one in tensors.items()}, "net/model.safetensors", {"format": "pt"})
     found = cs.inspect("net", model_class=True).notes
-    said = "modules are not compared with those of Qwen3ForCausalLM: the weights have less than half of its names"
+    said = "modules are not compared with those of Qwen3ForCausalLM: the weights have fewer than half of its modules"
     assert said in found
     assert not any("are those of" in one and "not compared" not in one for one in found)
 

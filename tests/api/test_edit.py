@@ -100,7 +100,7 @@ def test_plain_entries_are_carried_and_others_named() -> None:
     plan = cs.filter("training.pth", exclude=["module.2"], keep_extras=True)
     assert plan.carried.entries == ("epoch", "history")
     (note,) = [note for note in plan.notes if note.startswith("not carried")]
-    assert note == "not carried: model_ema and optimizer (it holds tensors); args (it holds a argparse.Namespace)"
+    assert note == "not carried: model_ema and optimizer (it contains tensors); args (it contains a argparse.Namespace)"
     cs.apply(plan, "out.pth")
     found: Any = read("out.pth")
     assert list(found) == ["model", "epoch", "history"]
@@ -185,11 +185,11 @@ def test_an_empty_entry_of_the_source_is_kept() -> None:
 @pytest.mark.parametrize(
     ("metadata", "why"),
     [
-        ({"epoch": 3}, "metadata is {'epoch': 3}, not a map of texts"),
-        ({"epoch": None}, "metadata gives 'epoch' no value"),
-        ({3: "x"}, "metadata is {3: 'x'}, not a map of texts"),
+        ({"epoch": 3}, "metadata is {'epoch': 3}, not a map from strings to strings"),
+        ({"epoch": None}, "in the argument metadata, 'epoch' has no value"),
+        ({3: "x"}, "metadata is {3: 'x'}, not a map from strings to strings"),
         ({"ckptsurgeon": "x"}, "the name ckptsurgeon in metadata is reserved for the recipe"),
-        (["a=b"], "metadata is .*, not a map of texts"),
+        (["a=b"], "metadata is .*, not a map from strings to strings"),
     ],
 )
 def test_metadata_that_no_reader_opens_is_refused(metadata: Any, why: str) -> None:
@@ -321,7 +321,7 @@ def test_long_text_is_counted_as_often_as_it_stands() -> None:
 def test_names_that_are_no_text_are_not_carried_under_another() -> None:
     torch.save({"model": {"w": torch.ones(2), "model.x": 1}, 7: "number", "7": "text", "model.x": 2}, "names.pth")
     plan = cs.filter("names.pth", keep_extras=True)
-    assert any("7 (its name is not a text)" in note for note in plan.notes)
+    assert any("7 (its name is not a string)" in note for note in plan.notes)
     cs.apply(plan, "out.pth")
     found: Any = torch.load("out.pth", weights_only=True)
     assert found["7"] == "text"

@@ -196,7 +196,7 @@ def test_no_command_is_proposed_if_nothing_would_be_loaded(net: Callable[..., nn
     torch.save({"other": torch.ones(3)}, "src.pth")
     found = cs.fits("src.pth", "dst.yaml")
     assert not found.command
-    assert found.notes[-1].startswith("no transplant makes it fit: ")
+    assert found.notes[-1].startswith("no transplant makes the checkpoint fit: ")
 
 
 def test_another_checkpoint_is_a_destination(ckpt: Callable[..., Any]) -> None:

@@ -186,7 +186,8 @@ def test_patches_are_applied_in_turn(form: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("order", "wrong"), [("10", "0.safetensors is not"), ("02", "what 0.ckptpatch makes is not"), ("00", "what 0.ckpt")]
+    ("order", "wrong"),
+    [("10", "0.safetensors is not"), ("02", "the result of 0.ckptpatch is not"), ("00", "the result of 0.ckpt")],
 )
 def test_patches_in_another_order_are_an_error(order: str, wrong: str) -> None:
     names = steps(4, "{}.safetensors")
@@ -303,7 +304,7 @@ def test_a_patch_of_a_folder_writes_nowhere_else(name: str) -> None:
     cs.make_patch("old", "new", "d.ckptpatch")
     raw = with_index(Path("d.ckptpatch").read_bytes(), lambda index: index["files"][0].__setitem__(0, name))
     Path("d.ckptpatch").write_bytes(raw)
-    with pytest.raises(cs.FormatError, match="is not the name of a file in a folder"):
+    with pytest.raises(cs.FormatError, match="is not a valid file name"):
         cs.apply_patch("old", "d.ckptpatch", "out")
     assert not os.path.exists("out")
 
@@ -339,7 +340,7 @@ def test_folders_in_the_new_folder_are_named() -> None:
     write(base(), "old")
     write(tuned(), "new")
     Path("new/original").mkdir()
-    assert cs.make_patch("old", "new", "d.ckptpatch").notes == ("not in the patch, since they are folders: original",)
+    assert cs.make_patch("old", "new", "d.ckptpatch").notes == ("not in the patch, because they are folders: original",)
 
 
 def test_a_source_that_changes_meanwhile_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,7 +409,7 @@ def test_outputs_are_replaced_only_if_asked_and_whole_or_not_at_all(monkeypatch:
     write(base(), "out-shards")
     Path("out-shards/mine.txt").write_text("mine")
     before = content("out-shards")
-    with pytest.raises(cs.OutputError, match="holds files of the output"):
+    with pytest.raises(cs.OutputError, match="contains files of this output"):
         cs.apply_patch(old, "d.ckptpatch", "out-shards")
 
     def fail(*args: object) -> None:

@@ -166,9 +166,9 @@ def test_expected_facts_are_held() -> None:
             {"verb": "filter", "source": "a.pth", "exlude": ["x"]},
             "the verb filter has no argument 'exlude'. Did you mean exclude",
         ),
-        ({"verb": "filter", "source": "a.pth", "seed": 3}, "the verb filter has no argument 'seed'. It takes"),
-        ({"verb": "fliter", "source": "a.pth"}, "verb is 'fliter'. Did you mean filter"),
-        ({"verb": "lora_merge", "source": "a.pth"}, "verb is 'lora_merge'. Did you mean lora merge?"),
+        ({"verb": "filter", "source": "a.pth", "seed": 3}, "the verb filter has no argument 'seed'. Its arguments are"),
+        ({"verb": "fliter", "source": "a.pth"}, "the verb 'fliter' is unknown. Did you mean filter"),
+        ({"verb": "lora_merge", "source": "a.pth"}, "the verb 'lora_merge' is unknown. Did you mean lora merge?"),
         (
             {"verb": "lora merge", "base": "a.pth", "adapter": "x"},
             "the verb lora merge has no argument 'adapter'. Did you mean adapters?",
@@ -184,7 +184,7 @@ def test_expected_facts_are_held() -> None:
         ),
         ({"source": "a.pth"}, "it has no verb"),
         ({"verb": "filter"}, "filter needs source"),
-        ({"verb": "filter", "source": "a.pth", "output": 3}, "output is 3, not a text"),
+        ({"verb": "filter", "source": "a.pth", "output": 3}, "output is 3, not a string"),
         ({"verb": "filter", "source": "a.pth"}, "no output given"),
         ({"verb": "filter", "source": "a.pth", "output": "o.pth", "assert": 3}, "assert is 3, not a map"),
         (
@@ -217,8 +217,8 @@ TRANSPLANT = {"source": "a.pth", "destination": "dst.yaml"}
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
-        ({"verb": ["rename"], "source": "a.pth"}, "verb is \\['rename'\\]"),
-        ({**FILTER, "root": ["a"]}, "root is \\['a'\\], not a text"),
+        ({"verb": ["rename"], "source": "a.pth"}, "the verb \\['rename'\\] is unknown"),
+        ({**FILTER, "root": ["a"]}, "root is \\['a'\\], not a string"),
         ({**FILTER, "unwrap": "no"}, "unwrap is 'no', not true or false"),
         ({**FILTER, "source": None}, "source is None, not a path"),
         ({**FILTER, "source": ["a.pth", "b.pth"]}, "source is .*, not a path"),
@@ -227,9 +227,9 @@ TRANSPLANT = {"source": "a.pth", "destination": "dst.yaml"}
         ({**FILTER, "assert": {"count": True}}, "assert count: True is not a number"),
         ({**FILTER, "assert": {"count": "copied"}}, "assert count: 'copied' is not a number"),
         ({**FILTER, "assert": []}, "assert is \\[\\], not a map"),
-        ({**FILTER, "to": ["pth"]}, "to is \\['pth'\\], not a text"),
-        ({**RENAME, "map": {"module": None}}, "map gives 'module' no value. Write '' for an empty value"),
-        ({**RENAME, "map": [{"module": "x"}]}, "map is .*, not rules FROM=TO or a map of texts"),
+        ({**FILTER, "to": ["pth"]}, "to is \\['pth'\\], not a string"),
+        ({**RENAME, "map": {"module": None}}, "in the argument map, 'module' has no value. Write '' for an empty value"),
+        ({**RENAME, "map": [{"module": "x"}]}, "map is .*, not rules FROM=TO or a map from strings to strings"),
         ({**RENAME, "map": {"module": 3}}, "map is {'module': 3}, not rules"),
         ({**RENAME, "map": {3: "x"}}, "map is {3: 'x'}, not rules"),
         ({**RENAME, "operations": [3]}, "operations is \\[3\\], not a path or a list of maps"),
@@ -238,14 +238,14 @@ TRANSPLANT = {"source": "a.pth", "destination": "dst.yaml"}
         ({"verb": "average", "sources": ["a.pth", "b.pth"], "ema": "x"}, "ema is 'x', not a number"),
         ({"verb": "average", "sources": ["a.pth", "b.pth"], "ema": True}, "ema is True, not a number"),
         ({**MERGE, "weights": [0.5, "x"]}, "weights is .*, not a list of numbers"),
-        ({**MERGE, "parameters": 3}, "parameters is 3, not a map of parameters or texts"),
-        ({"verb": "convert", "source": "a.pth", "metadata": {"epoch": 3}}, "metadata is {'epoch': 3}, not a map of texts"),
+        ({**MERGE, "parameters": 3}, "parameters is 3, not a map of parameters or strings"),
+        ({"verb": "convert", "source": "a.pth", "metadata": {"epoch": 3}}, "metadata is {'epoch': 3}, not a map from strings"),
         ({"verb": "convert", "source": "a.pth", "dtype": 16}, "dtype is 16, not the name of a dtype"),
         ({**TRANSPLANT, "seed": "x"}, "seed is 'x', not a whole number"),
         ({**TRANSPLANT, "seed": True}, "seed is True, not a whole number"),
-        ({**TRANSPLANT, "vocab": 3}, "vocab is 3, not a text SRC:DST or two paths"),
-        ({**TRANSPLANT, "on_mismatch": 3}, "on_mismatch is 3, not a policy, a list of them, or a map of texts"),
-        ({**TRANSPLANT, "on_missing": None}, "on_missing is None, not a text"),
+        ({**TRANSPLANT, "vocab": 3}, "vocab is 3, not a string SRC:DST or two paths"),
+        ({**TRANSPLANT, "on_mismatch": 3}, "on_mismatch is 3, not a policy, a list, or a map from patterns to policies"),
+        ({**TRANSPLANT, "on_missing": None}, "on_missing is None, not a string"),
     ],
 )  # fmt: skip
 def test_a_value_of_another_type_is_named(fields: dict[str, Any], why: str, ckpt: Any) -> None:
@@ -276,7 +276,7 @@ def test_one_text_is_one_pattern() -> None:
 
 
 def test_a_map_in_python_strips_with_an_empty_text_only() -> None:
-    with pytest.raises(cs.ConfigError, match="map gives 'module' no value"):
+    with pytest.raises(cs.ConfigError, match="in the argument map, 'module' has no value"):
         cs.rename("a.pth", map={"module": None})  # type: ignore[dict-item]
     assert "encoder.w" in {step.key for step in cs.rename("a.pth", map={"module": ""}).steps}
 
@@ -323,9 +323,9 @@ def test_a_dry_run_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch, ckpt: An
         ({"to": "nonsense"}, [], "--to nonsense is unknown"),
         ({"output": "o.pth", "max_shard_size": "lots"}, [], "--max-shard-size lots is not a valid size"),
         ({"max_shard_size": "lots"}, [], "--max-shard-size lots is not a valid size"),
-        ({"output": "o.xyz"}, [], "is not that of a known format"),
+        ({"output": "o.xyz"}, [], "does not belong to a known format"),
         ({"output": "o.pth"}, ["--to", "nonsense"], "--to nonsense is unknown"),
-        ({}, ["-o", "o.xyz"], "is not that of a known format"),
+        ({}, ["-o", "o.xyz"], "does not belong to a known format"),
         ({"output": "o.pth"}, ["-o", "-"], "does not name a file"),
         ({"output": "o.safetensors", "keep_extras": True}, [], "cannot store entries"),
     ],

@@ -42,7 +42,7 @@ def test_entries_at_every_level_stay_at_their_level() -> None:
 def test_entries_at_every_level_are_named() -> None:
     assert "left out: x, a.epoch, a.b, a.model.n" in notes(NESTED, "a.model", keep=False)
     objects = {"a": {"model": {"w": T}, "opt": {"t": T}}, "x": 1}
-    assert "not carried: a.opt (it holds tensors)" in notes(objects, "a.model", keep=True)
+    assert "not carried: a.opt (it contains tensors)" in notes(objects, "a.model", keep=True)
 
 
 @pytest.mark.parametrize("value", [{"a.model": {"w": T}, "x": 1}, {"a.b": {"c.d": {"w": T}, "y": 2}, "x": 1}])
@@ -62,7 +62,7 @@ def test_what_lies_beside_no_name_is_not_carried(value: Any) -> None:
     plan = cs.filter("x.pth", keep_extras=True)
     assert plan.carried.entries == ()
     (note,) = [note for note in plan.notes if note.startswith("not carried")]
-    assert ("its name is not a text" if isinstance(value, list) else "x (the state dict is inside a list") in note
+    assert ("its name is not a string" if isinstance(value, list) else "x (the state dict is inside a list") in note
     cs.apply(plan, "out.pth")
     assert list(torch.load("out.pth", weights_only=True)) == ["w"]
 
@@ -94,10 +94,10 @@ def edited(value: Any, **fields: Any) -> str:
 @pytest.mark.parametrize("root", ["epoch", "b", "model.x", ""])
 def test_a_plan_carries_from_where_its_source_has_it(root: str) -> None:
     name = edited({"model": {"a": T}, "epoch": 3}, root=root)
-    with pytest.raises(cs.PlanError, match="copies the entries beside"):
+    with pytest.raises(cs.PlanError, match="copies other entries that belong to"):
         cs.apply(name, "out.pth")
     name = edited({"a": T, "epoch": 3}, root=root or "epoch")
-    with pytest.raises(cs.PlanError, match="copies the entries beside"):
+    with pytest.raises(cs.PlanError, match="copies other entries that belong to"):
         cs.apply(name, "out.pth")
     assert not Path("out.pth").exists()
 

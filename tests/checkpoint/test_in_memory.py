@@ -221,7 +221,7 @@ def test_a_module_anywhere_is_its_state_dict() -> None:
 @pytest.mark.parametrize("wrong", [3, None, [1], torch.ones(2), {"w": cs.TensorInfo("float32", (2,))}, object()])
 def test_what_is_no_checkpoint_is_said(wrong: object) -> None:
     with pytest.raises(
-        cs.ConfigError, match=r"is not a path, a checkpoint or a dict of tensors|has only headers, without values"
+        cs.ConfigError, match=r"is not a path, a checkpoint or a dict of tensors|contains only headers, no values"
     ):
         cs.open_checkpoint(wrong)  # type: ignore[arg-type]
 

@@ -70,7 +70,7 @@ def test_what_cannot_be_rebuilt_names_key_and_file() -> None:
         ("quantised", "it is quantised"),
         ("meta", "it was saved on the meta device, without values"),
         ("wrapped", "it is of the class argparse.Namespace"),
-        ("over nothing", "its storage is None, which is not a storage"),
+        ("over nothing", "its storage is None, not a storage of torch"),
     ],
 )
 def test_why_a_tensor_is_no_plain_bytes_is_a_clause(key: str, why: str) -> None:

@@ -22,7 +22,7 @@ from ..helpers.quantised import IN, LAYERS, OUT, Quantised
 from ..helpers.zoo import BY_NAME
 
 SHUFFLED = torch.randperm(IN, generator=torch.Generator().manual_seed(0)).to(torch.int32) % 4
-ORDER = "g_idx that is not in the order of the groups: runtimes that ignore it read other weights"
+ORDER = "g_idx that is not in the order of the groups: runtimes that ignore g_idx compute other weights"
 
 
 def with_part(model: Quantised, end: str, value: torch.Tensor, **settings: Any) -> Quantised:
@@ -82,10 +82,10 @@ def test_what_bitsandbytes_stores_has_no_note(name: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("end", "value", "said"),
     [
-        (".weight.quant_state.bitsandbytes__nf4", state("fp4"), "a quant_state of fp4 that is named nf4"),
+        (".weight.quant_state.bitsandbytes__nf4", state("fp4"), "a quant_state that says fp4 under a key that says nf4"),
         (
             ".weight.quant_map", torch.from_numpy(FP4.copy()),
-            "a quant_map that is not that of nf4, the quant_type of its quant_state",
+            "a quant_map with other values than nf4 has, the quant_type of its quant_state",
         ),
     ],
 )  # fmt: skip

@@ -45,9 +45,9 @@ def test_a_shard_that_fits_gets_no_note() -> None:
 @pytest.mark.parametrize(
     ("keys", "how"),
     [
-        (("c", "b"), "it has b, which the index does not give to it"),
-        (("d",), "it has d, which the index does not give to it and lacks c"),
-        (("c", "a", "b", "e"), "it has a, b and 2 more, which the index does not give to it"),
+        (("c", "b"), "it has b, which the index does not list for it"),
+        (("d",), "it has d, which the index does not list for it and lacks c"),
+        (("c", "a", "b", "e"), "it has a, b and 2 more, which the index does not list for it"),
     ],
 )
 def test_a_shard_of_another_save_is_said(keys: tuple[str, ...], how: str) -> None:
@@ -60,7 +60,7 @@ def test_a_shard_of_another_save_is_said(keys: tuple[str, ...], how: str) -> Non
 def test_shards_that_have_another_size_together_are_said() -> None:
     sharded()
     save_file({"c": torch.zeros(4, dtype=torch.float64)}, SECOND)
-    told = "model.safetensors.index.json gives a total_size of 48 bytes, but the shards beside it have 64: a shard may be cut short, or from another model"
+    told = "model.safetensors.index.json gives a total_size of 48 bytes, but the shards in its folder have 64: a shard may be truncated, or from another model"
     assert said(FIRST) == said(SECOND) == [told]
 
 

@@ -58,7 +58,7 @@ def test_of_a_sound_plan_the_output_is_missed(ckpt: Run) -> None:
     for output, said in (
         ((), "--output"),
         (("-o", "-"), "-o - does not name a file"),
-        (("-o", "x.xyz"), "is not that of a known format"),
+        (("-o", "x.xyz"), "does not belong to a known format"),
     ):
         done = ckpt("apply", "p.json", *output)
         assert done.code == 2

@@ -442,7 +442,7 @@ def test_quiet_says_nothing(files: object, ckpt: Run) -> None:
         (
             ("transplant", "best.pth", "ru.yaml", "-n", "-o", "out.onnx"),
             2,
-            "the suffix of out.onnx is not that of a known format",
+            "the suffix of out.onnx does not belong to a known format",
         ),
         (("transplant", "best.pth", "s3://x/ru.yaml"), 2, "-o"),
         (("apply", "plan.json", "-o", "-"), 3, "the plan plan.json cannot be read"),

@@ -46,7 +46,7 @@ def test_bytes_mode_has_a_label_for_every_byte_but_zero_and_the_blank() -> None:
     ("fields", "why"),
     [
         ("n_hidden: 4", "deepspeech needs an alphabet"),
-        ("alphabet: alphabet.txt, bytes: true", "takes an alphabet or bytes: true, not both"),
+        ("alphabet: alphabet.txt, bytes: true", "has both an alphabet and bytes: true"),
         ("bytes: 'no'", "bytes is 'no', not true or false"),
         ("bytes: true, n_hidden: 0", "n_hidden is 0"),
         ("bytes: true, n_context: -1", "n_context is -1"),

@@ -266,7 +266,7 @@ model: {_target_: hydra_net.net, _recursive_: false, norm: {_target_: torch.nn.L
         ("shape: [2], dtype: int8, init: 300", "300 is not a value of int8"),
         ("shape: [2], dtype: uint8, init: -1", "-1 is not a value of uint8"),
         ("shape: [2], dtype: bool, init: 2", "2 is not a value of bool"),
-        ("shape: [300], dtype: int8, init: arange", "int8 does not go up to 299"),
+        ("shape: [300], dtype: int8, init: arange", "int8 cannot represent 299"),
         ("shape: [2], dtype: float4_e2m1fn_x2, init: ones", "only start as zeros"),
     ],
 )

@@ -283,8 +283,8 @@ def test_a_document_may_name_the_task(ckpt: Any) -> None:
             "asr",
             "the ESPnet task asr has no entry codec, codec_conf. codec is an entry of these tasks: gan_codec",
         ),
-        ("dst.yaml", "asr", "dst.yaml: only configurations of ESPnet have a task, and this file is not one"),
-        ("src.pth", "asr", "only configurations of ESPnet have a task, and src.pth is not one of them"),
+        ("dst.yaml", "asr", "dst.yaml: only configurations of ESPnet have a task, and this file is not an ESPnet configuration"),
+        ("src.pth", "asr", "only configurations of ESPnet have a task, and src.pth is not an ESPnet configuration"),
     ],
 )
 def test_a_task_that_does_not_fit_is_an_error(name: str, task: str, why: str) -> None:
@@ -359,13 +359,13 @@ def test_paths_are_found_from_the_configuration_s_folder_and_above_and_said(monk
         ),
         ({"normalize_conf": {"stats_file": "exp/s.npz"}}, r"the file exp/s.npz \(field stats_file\) does not exist"),
         ({"token_list": None}, "the file has no token_list. Use the config.yaml that a run wrote"),
-        ({"token_list": {"a": 1}}, "token_list is neither a list of texts nor a file"),
+        ({"token_list": {"a": 1}}, "token_list is neither a list of strings nor a file"),
         ({"src_token_list": []}, "fit no task of ESPnet: asr has no src_token_list; st has no use_lang_prompt"),
         ({"tts": "fastspeech2"}, "fit no task of ESPnet: asr has no tts; "),
         ({"decoder": "nosuch", "input_size": 3}, "fit no task of ESPnet: asr has no decoder: nosuch"),
         ({"model_conf": {"ctc_wait": 0.3}}, "fit no task of ESPnet: asr has no model_conf: ctc_wait"),
         ({"model_conf": 3, "tts": "x"}, "fit no task of ESPnet: asr has no tts; "),
-        ({1: 2}, "the name of an entry is 1, not a text. Write it in quotes"),
+        ({1: 2}, "the name of an entry is 1, not a string. Write it in quotes"),
         ({"encoder_cnf": {}}, "ESPnet has no argument encoder_cnf. Did you mean encoder_conf"),
     ],
 )
@@ -455,7 +455,7 @@ def test_init_writes_a_document_that_names_the_configuration_and_what_is_frozen(
             "freeze": ["encoder.embed", "normalize"],
         },
     }
-    assert "# train.data names files that you provide" in text
+    assert "# train.data has paths of files that you must provide" in text
     spec = cs.load_target("dst.yaml")
     assert [[k, i.dtype, list(i.shape)] for k, i in spec.tensors.items()] == MODELS["conformer"]["layout"]
     assert (spec.name, spec.config, spec.files) == ("dst.yaml", "dst.yaml", ("exp/config.yaml", "stats.npz"))
@@ -468,7 +468,8 @@ def test_init_writes_a_document_that_names_the_configuration_and_what_is_frozen(
 def test_what_no_task_of_ours_trains_gets_a_comment_instead_of_a_section(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(espnet, "TRAINED", ())
     text = cs.init_config(config())
-    assert "# frozen there: encoder.embed, normalize; ckpt train has no task for this model\n" in text
+    frozen = "frozen in the toolkit's configuration: encoder.embed, normalize"
+    assert f"# {frozen}; ckpt train has no task for this model\n" in text
     assert yaml.safe_load(text) == {"model": {"espnet": "config.yaml"}}
 
 
@@ -484,7 +485,7 @@ def test_a_configuration_that_freezes_nothing_gets_no_section() -> None:
         ("encodr", r"freeze_param encodr matches none of the 124 destination keys. Did you mean encoder \(88 keys\)"),
         ("encoder.encoder", "freeze_param encoder.encoder matches none"),  # dot-bounded, as in ESPnet
         ("embed", r"Did you mean \*\*.embed"),
-        ("encoder.", "Write freeze_param encoder: a module is named without the dot"),
+        ("encoder.", "Write freeze_param encoder: a name has no dot at its ends"),
     ],
 )
 def test_what_is_frozen_must_be_there(name: str, why: str) -> None:
@@ -541,4 +542,4 @@ def test_a_statistics_file_that_nothing_reads_may_be_gone() -> None:
 @pytest.mark.usefixtures("_espnet")
 def test_adapters_are_left_out_and_said() -> None:
     spec = cs.load_target(config({"use_adapter": True, "adapter": "lora"}))
-    assert spec.notes == ("its adapters are left out: ESPnet adds them after it has loaded what init_param names",)
+    assert spec.notes == ("its adapters are left out: ESPnet adds them after it has loaded the weights of init_param",)

@@ -103,7 +103,7 @@ def test_only_what_the_modules_need_is_run_and_that_is_said(ckpt: Run) -> None:
     target = cs.load_target("recipe.yaml")
     assert target.ran == ("recipe.Encoder from recipe.py", "torch.nn.Linear from torch")
     assert target.files == ("recipe.py",)
-    assert target.notes == ("built what modules needs; 6 other entries not run",)
+    assert target.notes == ("built only modules and the entries that it needs; 6 other entries not run",)
     assert not Path("logged").exists()
     assert not Path("results").exists()
     torch.save(nn.ModuleDict({"enc": nn.Linear(4, 4), "head": nn.Linear(4, 7)}).state_dict(), "src.pth")
@@ -162,7 +162,7 @@ def test_the_same_seed_draws_the_same_and_another_seed_others() -> None:
         ("speechbrain: recipe.yaml, entry: broken", "the entry broken has values that are not modules: size"),
         (
             "speechbrain: recipe.yaml, overrides: {sizes: 3}",
-            "the overrides name 'sizes', which is not an entry of the file. Did you mean size",
+            "the overrides contain 'sizes', which is not an entry of the file. Did you mean size",
         ),
         ("speechbrain: recipe.yaml, overrides: [3]", r"overrides is \[3\]"),
         ("speechbrain: recipe.yaml, overrides: {size: x}", "recipe.yaml"),

@@ -278,8 +278,8 @@ def test_options_that_an_address_does_not_support_say_why(memory: Place, ckpt: C
         Ed25519PrivateKey.generate().private_bytes(keys.Encoding.PEM, keys.PrivateFormat.PKCS8, keys.NoEncryption())
     )
     for options, why in (
-        (["--restart"], "nothing is kept of an interrupted run"),
-        (["--key", cs_key], "before all are there to be signed"),
+        (["--restart"], "no finished parts are kept there"),
+        (["--key", cs_key], "a signature is made from all files"),
     ):
         done = ckpt("convert", "a.safetensors", "-o", memory.uri, *options)
         assert done.code == 2

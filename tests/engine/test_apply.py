@@ -319,7 +319,7 @@ def test_a_dtype_the_format_lacks_names_one_that_has_it() -> None:
 @pytest.mark.parametrize(
     ("output", "options", "why"),
     [
-        ("out.xyz", {}, "is not that of a known format"),
+        ("out.xyz", {}, "does not belong to a known format"),
         ("out.pth", {"to": "magic"}, "to=.magic. is unknown"),
         ("out", {"max_shard_size": "many"}, "is not a valid size"),
         ("out", {"max_shard_size": "0GB"}, "is not a valid size"),

@@ -121,7 +121,7 @@ def test_longer_keys_than_could_be_read_again_are_refused_before_anything_is_wri
     monkeypatch.setattr(limits, "SEGMENTS", 39)
     monkeypatch.setattr(limits, "SEGMENTS_EACH", 3)
     with pytest.raises(
-        cs.OutputError, match="the keys have 40 words between dots in all: ckptsurgeon reads at most 39"
+        cs.OutputError, match="the keys have 40 parts between dots in total: ckptsurgeon reads at most 39"
     ):
         cs.apply(plan, "out.pth")
     assert [path.name for path in Path().iterdir()] == ["src.safetensors"]

@@ -124,7 +124,7 @@ def test_an_interrupted_run_goes_on_with_what_is_left(parts: int, after_each: An
     assert not Path("out").exists()
     assert len([name for name in names if name.endswith(".consumed")]) == parts
     receipt = write(plan(), consume=True)
-    assert receipt.notes[0].startswith(f"went on from an interrupted run: {parts} of 5 parts")
+    assert receipt.notes[0].startswith(f"continued an interrupted run: {parts} of 5 parts")
     assert weights("out") == weights("wanted")
     assert os.listdir("src") == []
 
@@ -195,7 +195,7 @@ def test_what_is_left_of_the_sources_of_a_whole_output_says_so(monkeypatch: Any)
     report = cs.verify("out")
     assert report.ok
     assert report.not_compared
-    with pytest.raises(cs.OutputError, match="was written by a run that consumed its sources"):
+    with pytest.raises(cs.OutputError, match="was already written, by a run that consumed its sources"):
         write(plan(), consume=True, force=True)
     assert cs.verify("out").ok
 
@@ -224,7 +224,7 @@ def test_what_is_left_says_what_it_is(after_each: Any, ckpt: Any) -> None:
     names = begun(after_each)
     shard = next(name for name in names if name.endswith(".consumed")).removesuffix(".consumed")
     (note,) = cs.inspect("src").notes
-    assert note.startswith("of 2 shards only the header is left: a run that writes ")
+    assert note.startswith("only the headers of 2 shards are left: a run that writes ")
     for verb in (["inspect", "src", "--stats"], ["convert", "src", "--dtype", "bf16", "-o", "x/"]):
         done = ckpt(*verb)
         assert done.code == 3
@@ -239,7 +239,8 @@ def test_a_finished_part_that_is_damaged_is_an_error_that_names_what_is_gone(aft
     part = Path(temp, "model-00001-of-00005.safetensors")
     part.write_bytes(part.read_bytes()[:-1] + b"x")
     with pytest.raises(
-        cs.PlanError, match="damaged or cannot be read, and what they were made of was consumed: src/model-00001"
+        cs.PlanError,
+        match="damaged or cannot be read, and the sources that they were made of were consumed: src/model-00001",
     ):
         write(plan(), consume=True)
     assert [name for name in os.listdir() if ".ckpt-tmp" in name and Path(name, part.name).exists()]
@@ -261,7 +262,7 @@ def test_a_run_that_stops_when_the_output_takes_its_place_goes_on(is_done: bool,
         write(plan(), consume=True)
     if not is_done:
         receipt = write(plan(), consume=True)
-        assert receipt.notes[0].startswith("went on from an interrupted run: 5 of 5 parts")
+        assert receipt.notes[0].startswith("continued an interrupted run: 5 of 5 parts")
     assert weights("out") == weights("wanted")
 
 
@@ -281,7 +282,7 @@ def test_what_a_run_left_is_not_removed_if_its_journal_is_damaged(line: int, aft
 def test_an_output_elsewhere_names_the_one_that_has_the_values(after_each: Any) -> None:
     begun(after_each)
     with pytest.raises(
-        cs.OutputError, match="src/model-00001.* was consumed by a run that writes .*/out, and was interr"
+        cs.OutputError, match="src/model-00001.* was consumed by a run that writes .*/out, which was interr"
     ):
         write(plan(), "elsewhere", consume=True)
 
@@ -351,7 +352,7 @@ def test_what_cannot_be_consumed_is_refused_before_anything_is_written() -> None
     torch.save({key: torch.ones(300, 1000) for key in "ab"}, "x.pth")
     refused = {
         "has another name": (plan(), "out/"),
-        "not of safetensors files": (cs.convert("x.pth"), "out/"),
+        "not safetensors files": (cs.convert("x.pth"), "out/"),
         "needs an output of several shards": (plan(), "out.safetensors"),
     }
     for why, (one, output) in refused.items():

@@ -157,14 +157,14 @@ def test_other_plans_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     plans = iter([transplant, VERBS["rename"]])
     first, second = together(2, lambda: next(plans)(), monkeypatch)
     assert isinstance(second, cs.OutputError)
-    assert "its plan or its options are not those of the first process" in second.message
+    assert "its plan or its options differ from those of the first process" in second.message
     assert isinstance(first, cs.OutputError)
 
 
 def test_other_options_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = {0: {"max_shard_size": "2MB"}, 1: {"max_shard_size": "3MB"}}
     found = together(2, VERBS["convert"], monkeypatch, of_each=sizes)
-    assert all("its plan or its options are not those of the first process" in one.message for one in found)
+    assert all("its plan or its options differ from those of the first process" in one.message for one in found)
 
 
 def test_an_output_that_exists_is_an_error_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +186,7 @@ def test_another_number_of_processes_goes_on(error: BaseException, monkeypatch: 
     (left,) = [name for name in os.listdir() if ".ckpt-tmp" in name]
     done = len((Path(left) / JOURNAL).read_bytes().splitlines()) - 1
     receipt = together(3, VERBS["convert"], monkeypatch)[0]
-    assert f"went on from an interrupted run: {done} of 5 parts" in receipt.notes[0]
+    assert f"continued an interrupted run: {done} of 5 parts" in receipt.notes[0]
     cs.apply(VERBS["convert"](), "whole", max_shard_size=SHARD)
     assert files("out") == files("whole")
 
@@ -209,16 +209,16 @@ def test_a_process_without_signs_of_life_is_lost(monkeypatch: pytest.MonkeyPatch
     for now, lost in ((0.0, False), (4.9, False), (5.1, True)):
         clock.now = now
         for check in (lambda: list(first.receipts()), other.check):
-            with pytest.raises(cs.OutputError, match="has given no sign of life for 5 s") if lost else nullcontext():
+            with pytest.raises(cs.OutputError, match="has not responded for 5 s") if lost else nullcontext():
                 check()
 
 
 def test_a_process_that_does_not_come_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "WAIT_S", 0.2)
-    with pytest.raises(cs.ConfigError, match="of 3 processes, process 1, process 2 did not come within 0 s") as caught:
+    with pytest.raises(cs.ConfigError, match="of 3 processes, process 1, process 2 did not join within 0 s") as caught:
         ProcessGroup(0, 3, HashStore()).join()
     assert "unset RANK and WORLD_SIZE" in caught.value.hint
-    with pytest.raises(cs.ConfigError, match="of 3 processes, the first one did not come"):
+    with pytest.raises(cs.ConfigError, match="of 3 processes, the first one did not join"):
         ProcessGroup(2, 3, HashStore()).join()
 
 
@@ -355,17 +355,19 @@ def test_a_process_that_is_killed_ends_the_others_and_the_next_run_goes_on(kille
     assert started[killed].returncode == -signal.SIGKILL
     assert started[1 - killed].returncode == 5, said
     assert "Traceback" not in said[1 - killed]
-    assert "sign of life" in said[1 - killed] or "the first one has ended" in said[1 - killed]
+    assert "has not responded" in said[1 - killed] or "the first one has ended" in said[1 - killed]
     assert not os.path.exists("out")
     found = [Path(name) / JOURNAL for name in os.listdir() if ".ckpt-tmp" in name]
     done = sum(len(path.read_bytes().splitlines()) - 1 for path in found if path.exists())
     assert done >= parts
     receipt = cs.apply(VERBS["convert"](), "out", max_shard_size=SHARD)
-    assert any("went on from an interrupted run" in note for note in receipt.notes) == (done > 0)
+    assert any("continued an interrupted run" in note for note in receipt.notes) == (done > 0)
     cs.apply(VERBS["convert"](), "whole", max_shard_size=SHARD)
     assert files("out") == files("whole")
 
 
 def test_an_address_is_written_by_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(cs.ConfigError, match="several processes are not for the output at memory://bucket/out"):
+    with pytest.raises(
+        cs.ConfigError, match="several processes are not possible for the output at memory://bucket/out"
+    ):
         raise together(2, VERBS["convert"], monkeypatch, output="memory://bucket/out")[0]

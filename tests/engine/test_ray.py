@@ -39,7 +39,7 @@ def test_another_engine_is_an_error(engine: str) -> None:
 
 
 def test_a_source_in_memory_is_an_error() -> None:
-    with pytest.raises(cs.PlanError, match="the tasks of Ray cannot use a source in memory"):
+    with pytest.raises(cs.PlanError, match="Ray tasks cannot use a source in memory"):
         cs.apply(cs.convert(load_file("a.safetensors")), "out", max_shard_size=SHARD, engine="ray")
 
 
@@ -110,7 +110,7 @@ def test_an_error_of_a_task_ends_all_and_the_next_run_goes_on(cluster: Any, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(ray_tasks.RayTasks, "share_out", in_the_way)
-        with pytest.raises(cs.OutputError, match="a task of Ray: cannot write"):
+        with pytest.raises(cs.OutputError, match="a Ray task: cannot write"):
             cs.apply(VERBS["convert"](), "out", max_shard_size=SHARD, engine="ray")
     assert not os.path.exists("out")
     cs.apply(VERBS["convert"](), "out", max_shard_size=SHARD, engine="ray")

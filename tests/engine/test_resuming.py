@@ -76,7 +76,7 @@ def write(plan: Callable[[], cs.Plan] = transplant, output: str = "out", **optio
 
 
 def went_on(receipt: cs.Receipt) -> bool:
-    return any(note.startswith("went on from an interrupted run: ") for note in receipt.notes)
+    return any(note.startswith("continued an interrupted run: ") for note in receipt.notes)
 
 
 def shards(folder: str | Path) -> dict[str, tuple[int, int]]:
@@ -100,7 +100,7 @@ def test_the_same_command_goes_on(verb: str, parts: int, fail_after: Callable[..
     assert {name: shards("out")[name] for name in kept} == kept
     number, size = len(shards("out")), sum(os.path.getsize(f"out/{name}") for name in kept)
     (note,) = set(receipt.notes) - set(whole.notes)
-    assert note.startswith(f"went on from an interrupted run: {parts} of {number} parts were whole, ")
+    assert note.startswith(f"continued an interrupted run: {parts} of {number} parts were complete, ")
     assert set(whole.notes) < set(receipt.notes)
     assert receipt.nbytes_written == whole.nbytes_written - size
     assert receipt.nbytes_read < whole.nbytes_read
@@ -125,7 +125,7 @@ def test_it_goes_on_again_and_again(fail_after: Callable[..., None]) -> None:
         with pytest.raises(Interrupted):
             write()
         assert len((Path(temps()[0]) / JOURNAL).read_text().splitlines()) == number + 2
-    assert write().notes[0].startswith("went on from an interrupted run: 5 of 6 parts")
+    assert write().notes[0].startswith("continued an interrupted run: 5 of 6 parts")
     write(output="whole")
     assert files("out") == files("whole")
 
@@ -158,7 +158,7 @@ def test_a_part_that_is_not_whole_is_written_again(
     left = begin(fail_after, 3)
     first, second, third = list(shards(left).items())[:3]
     damage(left / second[0])
-    assert "2 of 6 parts were whole" in write().notes[0]
+    assert "2 of 6 parts were complete" in write().notes[0]
     assert not os.path.islink(f"out/{second[0]}")
     after = shards("out")
     assert (after[first[0]], after[third[0]]) == (first[1], third[1])
@@ -169,7 +169,7 @@ def test_a_part_that_is_not_whole_is_written_again(
 def test_the_last_line_of_a_journal_may_be_cut_short(fail_after: Callable[..., None]) -> None:
     left = begin(fail_after, 3)
     cut(left / JOURNAL)
-    assert "2 of 6 parts were whole" in write().notes[0]
+    assert "2 of 6 parts were complete" in write().notes[0]
     assert cs.verify("out").ok
 
 
@@ -202,14 +202,17 @@ def changed(name: str) -> None:
         (lambda: write(VERBS["rename"]), "of another command, ckpt transplant"),
         (
             lambda: write(lambda: cs.transplant("a.safetensors", "dst.yaml", dtype="bf16")),
-            "with another exclude, dtype",
+            "with other values of these options: exclude, dtype",
         ),
         (
             lambda: write(lambda: cs.transplant("b.safetensors", "dst.yaml", exclude=["layers.1"])),
             "from other sources: .*a.saf",
         ),
-        (lambda: cs.apply(transplant(), "out", max_shard_size="2MB"), "with another max_shard_size"),
-        (lambda: cs.apply(transplant(), "out"), "with another max_shard_size"),
+        (
+            lambda: cs.apply(transplant(), "out", max_shard_size="2MB"),
+            "with other values of these options: max_shard_size",
+        ),
+        (lambda: cs.apply(transplant(), "out"), "with other values of these options: max_shard_size"),
         (lambda: changed("a.safetensors") or write(), ", and its sources have changed since: .*a.safetensors"),
     ],
 )
@@ -292,7 +295,7 @@ def test_a_line_that_was_cut_short_does_not_end_the_journal(fail_after: Callable
     fail_after(3)
     with pytest.raises(Interrupted):
         write()
-    assert "4 of 6 parts were whole" in write().notes[0]
+    assert "4 of 6 parts were complete" in write().notes[0]
 
 
 def test_a_signal_while_kept_parts_are_read_keeps_them(
@@ -306,7 +309,7 @@ def test_a_signal_while_kept_parts_are_read_keeps_them(
         patch.setattr("ckptsurgeon.engine.resuming.crc32", stop)
         with pytest.raises(Interrupted):
             write()
-    assert "3 of 6 parts were whole" in write().notes[0]
+    assert "3 of 6 parts were complete" in write().notes[0]
 
 
 def test_other_writers_of_that_folder_leave_the_parts(fail_after: Callable[..., None]) -> None:
@@ -318,13 +321,13 @@ def test_other_writers_of_that_folder_leave_the_parts(fail_after: Callable[..., 
     cs.make_patch("a.safetensors", "new", "e.ckptpatch")
     with pytest.raises(cs.OutputError, match="they are of another command, ckpt transplant"):
         cs.apply_patch("a.safetensors", "e.ckptpatch", "out")
-    assert "3 of 6 parts were whole" in write().notes[0]
+    assert "3 of 6 parts were complete" in write().notes[0]
 
 
 def test_another_version_is_an_error(fail_after: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     begin(fail_after, 2)
     monkeypatch.setattr("ckptsurgeon.engine.identity.__version__", "99.0")
-    with pytest.raises(cs.OutputError, match=r"ckptsurgeon .* has written them, and this is 99\.0"):
+    with pytest.raises(cs.OutputError, match=r"ckptsurgeon .* has written them, but this is 99\.0"):
         write()
 
 
@@ -428,6 +431,6 @@ def test_a_run_that_is_killed_goes_on(number: signal.Signals) -> None:
     if number == signal.SIGTERM:
         assert "terminated; 2 of 5 parts are finished and kept: the same command goes on from there" in said
     again = subprocess.run([*CKPT, *words, "--json"], capture_output=True, text=True, check=True)
-    assert json.loads(again.stdout)["notes"][0].startswith("went on from an interrupted run: 2 of 5 parts")
+    assert json.loads(again.stdout)["notes"][0].startswith("continued an interrupted run: 2 of 5 parts")
     cs.apply(VERBS["convert"](), "whole", max_shard_size=SHARD)
     assert files("out") == files("whole")

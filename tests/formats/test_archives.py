@@ -84,7 +84,7 @@ ARCHIVES: dict[str, Callable[[], str]] = {
 @pytest.mark.parametrize("kind", ARCHIVES)
 def test_an_archive_is_a_source(kind: str) -> None:
     path = ARCHIVES[kind]()
-    assert any("read in place, in the archive" in note for note in the_same(path))
+    assert any("read from the archive" in note for note in the_same(path))
     assert cs.inspect(path).nbytes_files == os.path.getsize(path)
     cs.apply(cs.convert(path), "out.safetensors")
     cs.verify("out.safetensors").raise_if_failed()
@@ -94,7 +94,7 @@ def test_an_archive_is_a_source(kind: str) -> None:
 @pytest.mark.usefixtures("model")
 def test_the_files_that_stay_in_the_archive_are_said() -> None:
     (note,) = the_same(tarred("hf.tar", "hf"))
-    assert note == "read in place, in the archive: model.safetensors; its other files are not copied: config.json"
+    assert note == "read from the archive: model.safetensors; the archive's other files are not copied: config.json"
 
 
 @pytest.mark.usefixtures("model")
@@ -103,7 +103,7 @@ def test_a_member_may_be_named() -> None:
     the_same(f"{path}/exp/lm/valid.loss.best.pth", LANGUAGE_MODEL)
     plan = cs.transplant(f"{path}/exp/asr/valid.acc.ave.pth", "hf/model.safetensors")
     assert plan.counts["copied"] == 2
-    with pytest.raises(cs.FormatError, match=r"asr\.zip has no exp/no\.pth in it"):
+    with pytest.raises(cs.FormatError, match=r"asr\.zip does not contain exp/no\.pth"):
         cs.open_checkpoint(f"{path}/exp/no.pth")
     with pytest.raises(cs.SourceError, match="does not exist"):
         cs.open_checkpoint("meta.yaml/x.pth")
@@ -149,7 +149,7 @@ def test_a_changed_archive_needs_a_new_plan() -> None:
 @pytest.mark.usefixtures("model")
 def test_a_compressed_member_is_to_be_unpacked() -> None:
     path = zipped("asr.zip", "espnet", zipfile.ZIP_DEFLATED)
-    with pytest.raises(cs.FormatError, match="it is a zip archive with exp/asr") as error:
+    with pytest.raises(cs.FormatError, match="it is a zip archive that contains exp/asr") as error:
         cs.open_checkpoint(path)
     assert "unzip asr.zip" in error.value.hint
     with pytest.raises(cs.FormatError, match=r"asr\.zip is compressed: exp/asr/valid\.acc\.ave\.pth cannot be read"):
@@ -187,9 +187,9 @@ def damaged(path: str) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (cut, "cut short"),
+        (cut, "truncated"),
         (twice, "occurs twice"),
-        (outside, "points outside"),
+        (outside, "leads out of the tar archive"),
         (linked, "x.nemo"),
         (damaged, "does not match its checksum"),
     ],

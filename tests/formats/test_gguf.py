@@ -162,7 +162,7 @@ def test_an_edited_plan_of_blocks_that_cannot_be_is_refused(change: dict[str, An
 
 def test_types_to_which_nothing_rounds_stay_only_as_copies() -> None:
     cs.apply(cs.filter(TYPES, include=["q6_k", "float32"]), "a.gguf")
-    with pytest.raises(cs.PlanError, match=r"q6_k of .* is quantised \(GGUF q6_k\), .*: nothing rounds to q6_k"):
+    with pytest.raises(cs.PlanError, match=r"q6_k of .* is quantised \(GGUF q6_k\), .*: no encoder rounds to q6_k"):
         cs.average(["a.gguf", "a.gguf"])
 
 
@@ -187,7 +187,7 @@ def test_inspect_shows_shapes_types_and_bits(ckpt: Any) -> None:
     assert "quantised  1 tensor GGUF q4_0; 1 tensor GGUF q6_k" in told.out
     assert "general.architecture = llama" in told.out
     bits = 8 * (4 * 512 * 18 / 32 + 2 * 512 * 210 / 256) / (6 * 512)
-    assert f"3.1 k parameters  2.0 kB  {bits:.2f} bits a weight" in told.out
+    assert f"3.1 k parameters  2.0 kB  {bits:.2f} bits per weight" in told.out
 
 
 def test_a_version_2_file_is_read() -> None:
@@ -252,12 +252,12 @@ def test_a_split_model_is_read_by_its_first_file() -> None:
     ("files", "read", "why"),
     [
         ({FIRST: part(0, "ab")}, FIRST, f"{SECOND} cannot be read"),
-        ({SECOND: part(1, "c")}, SECOND, "and not the first by its name"),
-        ({"m.gguf": part(0, "ab")}, "m.gguf", "and not the first by its name"),
+        ({SECOND: part(1, "c")}, SECOND, "but by its name or its entry split.no not the first"),
+        ({"m.gguf": part(0, "ab")}, "m.gguf", "but by its name or its entry split.no not the first"),
         ({FIRST: part(0, "ab"), SECOND: part(0, "c")}, FIRST, f"{SECOND}: its entry split.no is not 1"),
-        ({FIRST: part(0, "ab"), SECOND: part(1, "b")}, FIRST, f"{SECOND} has the tensor b, as a file before it"),
-        ({FIRST: part(0, "ab", total=4), SECOND: part(1, "c")}, FIRST, "says that its model has 4 tensors"),
-        ({FIRST: part(0, "ab", of=60_000)}, FIRST, "one of 60000 files of a split model, more than"),
+        ({FIRST: part(0, "ab"), SECOND: part(1, "b")}, FIRST, f"{SECOND} has the tensor b, which an earlier file has, too"),
+        ({FIRST: part(0, "ab", total=4), SECOND: part(1, "c")}, FIRST, "says that the model has 4 tensors"),
+        ({FIRST: part(0, "ab", of=60_000)}, FIRST, "its model is split into 60000 files, more than"),
     ],
 )  # fmt: skip
 def test_a_split_model_that_does_not_fit_is_refused(files: dict[str, bytes], read: str, why: str) -> None:
@@ -328,10 +328,10 @@ def test_a_file_that_breaks_a_rule_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("version 1", "it is of version 1"), ("big-endian", "its numbers are big-endian"),
+        ("version 1", "it has version 1"), ("big-endian", "its numbers are big-endian"),
         ("cut in the tensors", "it ends inside the tensor a"), ("2^60 elements", r"the tensor a of shape \[\d+\]"),
         ("an unknown type", r"the tensor a is of unknown type \(99\)"), ("a type that was dropped", "Q4_0_4_4"),
-        ("an offset that is not aligned", "the tensor a begins at 8, which is not a multiple of 32"),
+        ("an offset that is not aligned", "the tensor a begins at offset 8, which is not a multiple of 32"),
         ("tensors that overlap", "the tensors a and b overlap"), ("one of three files", "one of 3 files"),
         ("an array of 2^60 texts", "it ends inside the entry a of its metadata|too many"),
     ],
@@ -361,7 +361,7 @@ def test_a_long_array_of_texts_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> N
     tracemalloc.start()
     try:
         with cs.open_checkpoint("x.gguf") as found:
-            assert found.header.stored["a"].said == "200,000 texts"
+            assert found.header.stored["a"].said == "200,000 strings"
             assert found.header.stored["a"].nbytes == len(words) + 12
         assert tracemalloc.get_traced_memory()[1] < len(words)
     finally:

@@ -81,7 +81,7 @@ def test_where_criteria_contend_the_candidates_are_listed(
     assert done.code == 3
     said = " ".join(done.err.split())
     assert "exp/asr_train has several checkpoints: 39epoch.pth, 40epoch.pth, checkpoint.pth" in said
-    assert f"Name one, for example exp/asr_train/{example}." in said
+    assert f"Pass one of them, for example exp/asr_train/{example}." in said
     assert not Path("out.pth").exists()
 
 
@@ -91,7 +91,7 @@ def test_a_folder_without_a_checkpoint_says_so(ckpt: Any) -> None:
     (RUN / "config.yaml").write_text("encoder: conformer\n")
     done = ckpt("transplant", RUN, "dst.yaml", "-o", "out.pth")
     assert done.code == 3
-    assert "exp/asr_train has no checkpoint in it" in done.err
+    assert "exp/asr_train contains no checkpoint" in done.err
     assert not Path("out.pth").exists()
 
 
@@ -205,10 +205,10 @@ def test_a_packed_model_is_read_where_its_meta_yaml_points() -> None:
     [
         (META.replace("exp/asr", "../asr"), "names a file outside of it"),
         (META.replace("exp/asr", "exp/gone"), "exp/gone/valid.acc.ave.pth does not exist"),
-        (META.replace("files", "files_too"), "has no checkpoint in it"),
-        (META.replace("espnet", "other"), "has no checkpoint in it"),
-        ("files: [", "has no checkpoint in it"),
-        ("files: {asr_model_file: [1]}\nespnet: 1\n", "has no checkpoint in it"),
+        (META.replace("files", "files_too"), "contains no checkpoint"),
+        (META.replace("espnet", "other"), "contains no checkpoint"),
+        ("files: [", "contains no checkpoint"),
+        ("files: {asr_model_file: [1]}\nespnet: 1\n", "contains no checkpoint"),
     ],
 )
 def test_a_meta_yaml_that_points_elsewhere_or_nowhere_is_an_error(meta: str, why: str) -> None:

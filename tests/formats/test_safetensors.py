@@ -94,10 +94,10 @@ def test_what_the_reference_refuses_we_refuse(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("offsets beyond the file", "the tensor a ends beyond the end of the file, which is cut short"),
+        ("offsets beyond the file", "the tensor a ends beyond the end of the file, which is truncated"),
         ("half a row", "a has half a byte at the end of a row"),
-        ("half a byte", "a does not end on a byte"),
-        ("hole", "b leaves a hole in front of it"),
+        ("half a byte", "a does not end at the end of a byte"),
+        ("hole", "b has a gap in front of it"),
         ("half a character in a key", r"\\ud800 has half of a surrogate pair"),
     ],
 )

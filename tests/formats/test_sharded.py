@@ -77,7 +77,7 @@ def test_a_missing_shard_is_said_whatever_the_folder_is_called() -> None:
     weight_map = shards("a b c")
     os.remove(f"a b c/{weight_map['c']}")
     with pytest.raises(
-        cs.FormatError, match=r"names the shard model-00002-of-00002.safetensors, which does not exist\.$"
+        cs.FormatError, match=r"lists the shard model-00002-of-00002.safetensors, which does not exist\.$"
     ):
         cs.open_checkpoint("a b c")
 
@@ -88,7 +88,7 @@ def test_a_shard_that_the_index_does_not_name_is_said() -> None:
         save_file({"z": torch.ones(2)}, f"m/{name}")
     assert cs.open_checkpoint("m").notes == (
         "read model.safetensors.index.json; also in the folder: other-00001-of-00002.safetensors",
-        "model.safetensors.index.json does not name model-00003-of-00003.safetensors, so they were not read",
+        "model.safetensors.index.json does not list model-00003-of-00003.safetensors, so they were not read",
     )
 
 
@@ -103,7 +103,7 @@ def test_an_index_may_name_its_shards_with_a_dot_for_the_folder(named: str) -> N
     del weight_map["c"]
     index("m/model.safetensors.index.json", weight_map)
     os.remove("m/model-00002-of-00002.safetensors")
-    with pytest.raises(cs.FormatError, match=r"but not model-00002-of-00002.safetensors, which the shard names imply"):
+    with pytest.raises(cs.FormatError, match=r"but not model-00002-of-00002.safetensors, which should exist by the names of the shards"):
         cs.open_checkpoint("m")
 
 
@@ -181,10 +181,10 @@ def test_shards_without_an_index_beside_a_checkpoint_are_said() -> None:
 def test_shards_of_any_name_without_an_index_are_no_checkpoint(names: list[str]) -> None:
     sharded_as([*names, "model-00001-of-00077.safetensors"])
     os.remove("m/model.safetensors.index.json")
-    with pytest.raises(cs.FormatError, match=f"m has {len(names) + 1} shards and no index") as caught:
+    with pytest.raises(cs.FormatError, match=f"m has {len(names) + 1} shards, but no index") as caught:
         cs.open_checkpoint("m")
     assert sorted(caught.value.details) == sorted([*names, "model-00001-of-00077.safetensors"])
-    assert "name a shard to read it alone, for example m/" in caught.value.hint
+    assert "pass a shard to read it alone, for example m/" in caught.value.hint
 
 
 def test_one_of_one_and_a_single_rank_are_checkpoints() -> None:
@@ -200,7 +200,7 @@ def test_stale_shards_of_another_count_are_said_whatever_their_width() -> None:
     for name in ("model-00001-of-00002.safetensors", "Model-1-of-3.safetensors"):
         save_file({"z": torch.ones(2)}, f"m/{name}")
     assert cs.open_checkpoint("m").notes == (
-        "model.safetensors.index.json does not name Model-1-of-3.safetensors, model-00001-of-00002.safetensors, "
+        "model.safetensors.index.json does not list Model-1-of-3.safetensors, model-00001-of-00002.safetensors, "
         "so they were not read",
     )
 
@@ -263,15 +263,15 @@ def test_a_folder_of_several_checkpoints_asks_which() -> None:
 
 def test_a_folder_without_any_says_so() -> None:
     os.mkdir("m")
-    with pytest.raises(cs.FormatError, match="no checkpoint in it"):
+    with pytest.raises(cs.FormatError, match="contains no checkpoint"):
         cs.open_checkpoint("m")
     save_file({"a": torch.ones(2)}, "m/model-00001-of-00002.safetensors")
     with pytest.raises(
-        cs.FormatError, match=r"1 shard and no index; missing: model-00002-of-00002\.safetensors\. Fetch it and"
+        cs.FormatError, match=r"1 shard, but no index; missing: model-00002-of-00002\.safetensors\. Fetch it and"
     ):
         cs.open_checkpoint("m")
     save_file({"a": torch.ones(2)}, "m/model-00002-of-00002.safetensors")
-    with pytest.raises(cs.FormatError, match=r"2 shards and no index\. Fetch the \.index\.json too"):
+    with pytest.raises(cs.FormatError, match=r"2 shards, but no index\. Fetch the \.index\.json too"):
         cs.open_checkpoint("m")
 
 
@@ -319,7 +319,7 @@ def test_an_index_that_names_fewer_shards_than_they_count_says_the_way_out(total
 @pytest.mark.parametrize("total", [None, 32, 1 << 40])
 def test_an_index_that_names_fewer_shards_than_they_count_is_a_part_of_a_checkpoint(total: int | None) -> None:
     parts(["model-00001-of-00002.safetensors"], total)
-    with pytest.raises(cs.FormatError, match=r"names 1 shard, but not model-00002-of-00002\.safetensors") as error:
+    with pytest.raises(cs.FormatError, match=r"lists 1 shard, but not model-00002-of-00002\.safetensors") as error:
         cs.inspect(".")
     assert (error.value.exit_code, error.value.details) == (3, ("model-00002-of-00002.safetensors",))
 
@@ -333,7 +333,7 @@ def test_a_shard_in_the_middle_is_missed_too() -> None:
 def test_shards_that_were_only_named_so_are_a_note() -> None:
     parts(["model-00001-of-00002.safetensors"], 16)
     (note,) = cs.inspect(".").notes
-    assert "its total_size is the size of the shards that it names" in note
+    assert "its total_size is the size of the shards that it lists" in note
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_several_checkpoints_are_listed_with_what_they_are_worth(ckpt: Run) -> N
     assert done.code == 3
     assert " ".join(done.err.split()) == (
         "error: save has several checkpoints: CKPT+first (WER 24.5, epoch 1), CKPT+second (WER 21.25, epoch 2, "
-        "within an epoch, the most recent). Name one, for example save/CKPT+second."
+        "within an epoch, the most recent). Pass one of them, for example save/CKPT+second."
     )
 
 
@@ -94,7 +94,7 @@ def test_a_metric_that_is_a_tensor_costs_neither_the_others_nor_the_choice_of_a_
     extras = {extra.key: extra.value for extra in found.extras}
     assert extras["WER"] == 24.5
     assert "loss" in extras
-    assert any(note.startswith("CKPT.yaml has Python objects, which are not made: loss (") for note in found.notes)
+    assert any(note.startswith("CKPT.yaml has Python objects, which are not rebuilt: loss (") for note in found.notes)
     assert not any("cannot be read" in note for note in found.notes)
     assert "CKPT+first (WER 24.5" in " ".join(ckpt("inspect", "save").err.split())
 
@@ -102,7 +102,7 @@ def test_a_metric_that_is_a_tensor_costs_neither_the_others_nor_the_choice_of_a_
 def test_no_python_object_of_a_meta_file_is_made() -> None:
     Path("save/CKPT+first/CKPT.yaml").write_text("WER: !!python/object/apply:os.system [touch ran]\n")
     found = cs.inspect("save/CKPT+first")
-    assert "CKPT.yaml has Python objects, which are not made: WER (os.system)" in found.notes
+    assert "CKPT.yaml has Python objects, which are not rebuilt: WER (os.system)" in found.notes
     assert not Path("ran").exists()
 
 

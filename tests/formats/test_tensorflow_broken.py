@@ -44,7 +44,7 @@ def test_a_data_file_cut_short_is_an_error_that_names_it(stt: Path) -> None:
     data = stt / f"{BEST}.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[:-100])
     said = refused(stt)
-    assert f"{BEST}.data-00000-of-00001, which has 11044 bytes: it is cut short" in said
+    assert f"{BEST}.data-00000-of-00001, which has 11044 bytes: this file is truncated" in said
     data.unlink()
     assert f"the data file {data.name} is missing" in refused(stt)
 
@@ -59,7 +59,7 @@ def test_an_index_cut_short_is_refused_at_every_length(stt: Path) -> None:
     index.write_bytes(raw[:100])
     assert "is not a checkpoint" in refused(index)
     index.write_bytes(raw[:600] + raw[700:])
-    assert "it is cut short" in refused(index)
+    assert "truncated" in refused(index)
 
 
 def test_no_flipped_bit_of_an_index_goes_unseen(stt: Path) -> None:
@@ -81,19 +81,19 @@ BROKEN = {
     "no message": (index_of({"w": b"\x0f"}), "entry of w in the index is malformed"),
     "a number without end": (index_of({"w": b"\x08" + b"\xff" * 11}), "entry of w in the index is malformed"),
     "a field that is cut short": (index_of({"w": b"\x12\x09"}), "entry of w in the index is malformed"),
-    "no data files": (index_of(ONE, field(1, 0)), "the index gives 0 as the number of data files"),
-    "a billion data files": (index_of(ONE, field(1, 10**9)), "1000000000 as the number of data files"),
+    "no data files": (index_of(ONE, field(1, 0)), "the index says that there are 0 data files"),
+    "a billion data files": (index_of(ONE, field(1, 10**9)), "there are 1000000000 data files"),
     "a later version": (index_of(ONE, field(1, 1) + field(3, field(2, 9))), "the version of the index is too new"),
     "bytes that do not fit the shape": (index_of({"w": entry([3], 8)}), "has 8 bytes"),
     "a shape beyond int64": (index_of({"w": entry([2**62, 4], 8)}), "has 8 bytes"),
-    "a shape below zero": (index_of({"w": entry([2**64 - 1], 8)}), "below zero"),
-    "an offset below zero": (index_of({"w": entry([2], 8, offset=2**64 - 8)}), "below zero"),
-    "an offset beyond the end": (index_of({"w": entry([2], 8, offset=2**62)}), "cut short"),
+    "a shape below zero": (index_of({"w": entry([2**64 - 1], 8)}), "negative"),
+    "an offset below zero": (index_of({"w": entry([2], 8, offset=2**64 - 8)}), "negative"),
+    "an offset beyond the end": (index_of({"w": entry([2], 8, offset=2**62)}), "truncated"),
     "another data file": (index_of({"w": entry([2], 8, shard=3)}), "data file 3, but there are only 1"),
     "a hundred dimensions": (index_of({"w": entry([1] * 100, 4)}), "over 64 dimensions"),
     "tensors that overlap": (index_of({"v": entry([2], 8), "w": entry([2], 8, offset=4)}), "overlap"),
     "a slice that is not there": (index_of({"w": entry([2], 0) + field(7, field(1, field(2, 1)))}), "slice of the variable w is missing"),
-    "names that are one key": (index_of({"a.b": entry([1], 4), "a/b": entry([1], 4, offset=4)}), "and another would both have the key a.b"),
+    "names that are one key": (index_of({"a.b": entry([1], 4), "a/b": entry([1], 4, offset=4)}), "and another variable would both get the key a.b"),
     "a name that is no text": (table([(b"\xff", block([(b"", HEADER), (b"\xff", entry([2], 8))]))]), "not UTF-8"),
     "keys out of order": (table([(b"w", block([(b"", HEADER), (b"w", entry([2], 8)), (b"v", entry([2], 8))]))]), "not in order"),
     "a key twice": (table([(b"w", block([(b"", HEADER), (b"w", entry([2], 8)), (b"w", entry([2], 8))]))]), "not in order"),
@@ -104,9 +104,9 @@ BROKEN = {
     "a shared prefix of nothing": (table([(b"", b"\x05\x00\x00" + struct.pack("<II", 0, 1))]), "reaches beyond the block"),
     "a value beyond the block": (table([(b"", b"\x00\x00\x7f" + struct.pack("<II", 0, 1))]), "reaches beyond the block"),
     "another compression": (table([(b"", block([(b"", HEADER)]))], kind=7), "unsupported compression 7"),
-    "a block that is itself the index": (table([(b"", block([(b"", HEADER)]))], index=block([(b"", handle(40, 40))])), "do not follow one another"),
-    "a block beyond the end": (table([], index=block([(b"", handle(0, 2**40))])), "do not follow one another"),
-    "one block many times": (table([(b"", block([(b"", HEADER)]))], index=block([(bytes([i]), handle(0, 21)) for i in range(100)])), "do not follow one another"),
+    "a block that is itself the index": (table([(b"", block([(b"", HEADER)]))], index=block([(b"", handle(40, 40))])), "a gap or an overlap between its blocks"),
+    "a block beyond the end": (table([], index=block([(b"", handle(0, 2**40))])), "a gap or an overlap between its blocks"),
+    "one block many times": (table([(b"", block([(b"", HEADER)]))], index=block([(bytes([i]), handle(0, 21)) for i in range(100)])), "a gap or an overlap between its blocks"),
     "an empty block": (table([(b"", b"")]), "restart points"),
     "a block of no entries": (table([(b"", block([(b"", HEADER)])), (b"w", block([]))]), "an empty block"),
 }  # fmt: skip

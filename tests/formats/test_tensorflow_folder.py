@@ -39,17 +39,17 @@ def test_a_folder_with_neither_text_is_an_error_that_names_what_is_there(stt: Pa
     for name in ("best_dev_checkpoint", "checkpoint"):
         (stt / name).unlink()
     said = refused(stt)
-    assert "stt has neither best_dev_checkpoint nor checkpoint" in said
-    assert "Name one: stt/best_dev-1000, stt/train-1200." in said
+    assert "stt has no valid best_dev_checkpoint or checkpoint" in said
+    assert "Pass one of these: stt/best_dev-1000, stt/train-1200." in said
 
 
 def test_a_folder_without_a_checkpoint_is_an_error(stt: Path) -> None:
     for file in stt.glob("*-1*"):
         file.unlink()
-    assert "best_dev_checkpoint names best_dev-1000, but the file best_dev-1000.index is missing" in refused(stt)
+    assert "best_dev_checkpoint refers to best_dev-1000, but the file best_dev-1000.index is missing" in refused(stt)
     for name in ("best_dev_checkpoint", "checkpoint"):
         (stt / name).unlink()
-    assert "stt has no checkpoint in it" in refused(stt)
+    assert "stt contains no checkpoint" in refused(stt)
 
 
 def test_another_file_called_checkpoint_is_none_of_tensorflow_s() -> None:

@@ -81,7 +81,7 @@ def test_tied_tensors_are_written_twice() -> None:
         (["x", "x.Adam"], "x.Adam would be read as optimizer.adam_m.x"),
         (["global_step"], "global_step would be read as optimizer.global_step"),
         ([".a"], ".a would be read as model.a"),
-        (["", "b"], "the empty key cannot be named in a TensorFlow checkpoint"),
+        (["", "b"], "the empty key cannot be stored in a TensorFlow checkpoint"),
     ],
 )
 def test_a_key_that_would_be_read_as_another_is_refused(keys: list[str], named: str) -> None:
@@ -113,11 +113,11 @@ def test_coqui_loads_every_variable_and_computes_the_same() -> None:
 
 def test_what_is_written_for_coqui_is_said() -> None:
     notes = for_coqui().notes
-    assert any("state of an Adam before its first step" in note for note in notes)
-    assert not any("alphabet.txt lies beside" in note for note in notes)
+    assert any("state of an Adam optimiser before its first step" in note for note in notes)
+    assert not any("has no alphabet.txt" in note for note in notes)
     shutil.move("torch/model.safetensors", "alone.safetensors")
     receipt = cs.apply(cs.rename("alone.safetensors", ruleset="coqui-stt-tensorflow"), "alone", to="tensorflow")
-    assert any("no alphabet.txt lies beside the weights" in note for note in receipt.notes)
+    assert any("folder has no alphabet.txt" in note for note in receipt.notes)
 
 
 def test_pytorch_s_layout_is_not_coqui_s() -> None:
@@ -128,7 +128,7 @@ def test_pytorch_s_layout_is_not_coqui_s() -> None:
 
 def test_coqui_s_network_is_not_split() -> None:
     for_coqui()
-    with pytest.raises(cs.OutputError, match="leave max_shard_size out"):
+    with pytest.raises(cs.OutputError, match="Write one file, without max_shard_size"):
         cs.apply(cs.convert("coqui"), "out", to="tensorflow", max_shard_size="3KB")
 
 
@@ -160,7 +160,7 @@ def test_a_tensor_with_a_name_of_the_training_state_is_refused() -> None:
     for_coqui()
     with cs.open_checkpoint("coqui") as found:
         state = {key: found.tensor(key) for key in found}
-    with pytest.raises(cs.OutputError, match="global_step is a name of Coqui STT's training state"):
+    with pytest.raises(cs.OutputError, match="global_step belongs to Coqui STT's training state"):
         save({**state, "global_step": torch.zeros(2)})
 
 

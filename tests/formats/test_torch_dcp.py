@@ -250,14 +250,14 @@ def _last(found: Any) -> Any:
 
 
 WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
-    "a file that is not there": (lambda m: setattr(_piece(m), "relative_path", "__1_0.distcp"), "the metadata names __1_0.distcp, which does not exist"),
+    "a file that is not there": (lambda m: setattr(_piece(m), "relative_path", "__1_0.distcp"), "the metadata lists the file __1_0.distcp, which does not exist"),
     "a file outside": (lambda m: setattr(_piece(m), "relative_path", "../secret"), "outside"),
     "a piece beyond the file": (lambda m: setattr(_last(m), "length", 10**9), "are expected"),
     "a piece before the file": (lambda m: setattr(_piece(m), "offset", -5), "are expected"),
     "a piece in the middle": (lambda m: setattr(_piece(m), "offset", 3), "."),
     "pieces that overlap": (lambda m: [setattr(i, "offset", 0) for i in m.storage_data.values()], "overlap"),
-    "no place": (lambda m: m.storage_data.clear(), "does not give the place of a piece of w"),
-    "no places": (lambda m: setattr(m, "storage_data", None), "does not say in which file"),
+    "no place": (lambda m: m.storage_data.clear(), "does not say where a piece of w is stored"),
+    "no places": (lambda m: setattr(m, "storage_data", None), "does not say which file"),
     "no tensors": (lambda m: setattr(m, "state_dict_metadata", None), "lists no tensors"),
     "another dtype": (
         lambda m: setattr(m.state_dict_metadata["w"].properties, "dtype", torch.float64), "declared as float64",
@@ -268,20 +268,20 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
     "a hole": (lambda m: setattr(m.state_dict_metadata["w"], "size", torch.Size([3])), "do not make up"),
     "no piece": (lambda m: m.state_dict_metadata["w"].chunks.clear(), "no piece of the tensor w"),
     "a chunk again and again": (
-        lambda m: m.state_dict_metadata["w"].chunks.extend(m.state_dict_metadata["w"].chunks * 200_000), "has some twice",
+        lambda m: m.state_dict_metadata["w"].chunks.extend(m.state_dict_metadata["w"].chunks * 200_000), "lists a piece twice",
     ),
-    "a file by another way": (lambda m: setattr(_piece(m), "relative_path", "./__0_0.distcp"), "by an invalid path"),
+    "a file by another way": (lambda m: setattr(_piece(m), "relative_path", "./__0_0.distcp"), "contains an invalid path"),
     "two entries of one name": (
         lambda m: (m.planner_data.update({"v": ("a", "b"), "a": None}),
                    m.state_dict_metadata.update({"a": m.state_dict_metadata["w"]}),
                    m.storage_data.update({torch_metadata.MetadataIndex("a", torch.Size([0])): m.storage_data.pop(torch_metadata.MetadataIndex("w", torch.Size([0])))}),
                    m.state_dict_metadata.pop("w")),
-        "two entries that would have the key a",
+        "would get the same key a",
     ),
     "a size that is none": (lambda m: setattr(m.state_dict_metadata["w"], "size", (-1,)), "size contains -1, not an integer"),
     "more dimensions": (lambda m: setattr(m.state_dict_metadata["w"], "size", torch.Size([2, 1])), "more or fewer dimensions"),
     "a dtype that is none": (
-        lambda m: setattr(m.state_dict_metadata["w"].properties, "dtype", "float32"), "unknown type",
+        lambda m: setattr(m.state_dict_metadata["w"].properties, "dtype", "float32"), "unknown dtype",
     ),
 }  # fmt: skip
 
@@ -371,7 +371,7 @@ def test_pieces_in_an_unknown_encoding_are_opaque() -> None:
 def test_another_checkpoint_in_the_folder_is_said() -> None:
     save({"w": torch.ones(2)})
     torch.save({"w": torch.ones(2)}, "d/pytorch_model.bin")
-    with pytest.raises(FormatError, match=r"also has pytorch_model.bin; one of them is out of date"):
+    with pytest.raises(FormatError, match=r"also contains pytorch_model.bin; one of them is out of date"):
         cs.open_checkpoint("d")
     assert list(cs.open_checkpoint("d/.metadata")) == ["w"]
 
@@ -386,7 +386,7 @@ def test_data_is_read_as_far_as_a_budget_goes(monkeypatch: pytest.MonkeyPatch) -
         assert list(checkpoint) == ["w"]
     assert len(shown) == 2
     monkeypatch.setattr(limits, "PIECE_PICKLES", 100)
-    with pytest.raises(UnsafeError, match="pickles of over 100 bytes"):
+    with pytest.raises(UnsafeError, match="have over 100 bytes together"):
         cs.open_checkpoint("d")
 
 

@@ -140,6 +140,6 @@ def test_a_tar_archive_of_anything_else_says_so() -> None:
         for name in ("readme", "net/model.pth"):
             made.addfile(tarfile.TarInfo(name), io.BytesIO())
     with pytest.raises(
-        cs.FormatError, match=r"a tar archive with net/model.pth in it\. Unpack model.pth, and name it: tar xf"
+        cs.FormatError, match=r"a tar archive that contains net/model.pth\. Unpack model.pth, and use it: tar xf"
     ):
         cs.open_checkpoint(write(out.getvalue()))

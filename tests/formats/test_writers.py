@@ -25,7 +25,7 @@ def keys_of(shards: list[list[OutTensor]]) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("key", "why"), [("__metadata__", "is reserved in safetensors. Use to=.pth."), ("a\ud800", r"a\\ud800 is not valid Unicode .*half of a surrogate pair.*to=.pth.")]
+    ("key", "why"), [("__metadata__", "which safetensors reserves. Use to=.pth."), ("a\ud800", r"a\\ud800 is not valid Unicode .*half of a surrogate pair.*to=.pth.")]
 )  # fmt: skip
 def test_a_key_that_safetensors_cannot_hold_is_an_error_that_names_pth(key: str, why: str) -> None:
     torch.save({key: torch.ones(2), "b": torch.ones(1)}, "x.pth")

@@ -87,7 +87,7 @@ def test_no_verb_copies_what_a_link_leads_to(way: str, verb: str) -> None:
     cs.apply(plan, "out")
     assert "tokenizer.json" not in os.listdir("out")
     assert not leaks("out")
-    said = any("links out of the folder are not followed: tokenizer.json" in note for note in plan.notes)
+    said = any("symbolic links to files outside the folder are not copied: tokenizer.json" in note for note in plan.notes)
     assert said or "://" in verb  # fsspec lists no links
 
 
@@ -101,7 +101,7 @@ def test_every_file_of_the_folder_is_held_to_it(name: str) -> None:
         cs.apply(plan, f"out{number}")
         assert not leaks(f"out{number}")
         assert name not in os.listdir(f"out{number}")
-        assert any(f"folder are not followed: {name}" in note for note in plan.notes)
+        assert any(f"folder are not copied: {name}" in note for note in plan.notes)
 
 
 def test_texts_of_an_index_elsewhere_are_not_carried() -> None:

@@ -81,7 +81,7 @@ def test_naming_a_checkpoint_runs_nothing_beside_it(name: str, ckpt: Run, monkey
         told = flat(done.err)
         assert f"error: {config} runs code (" in told
         assert said in told
-        assert told.endswith(f"If it may run, name the file: ckpt train {config} --init {init}.")
+        assert told.endswith(f"If it may run, give the file: ckpt train {config} --init {init}.")
         assert not CANARY.exists()
         with pytest.raises(cs.ConfigError, match="runs code"):
             cs.train(init=init)
@@ -124,7 +124,7 @@ def test_a_dry_run_of_a_recipe_runs_nothing(recipe: str, said: str, ckpt: Run) -
     assert done.code == 2, done
     assert done.out == ""
     told = flat(done.err)
-    assert f"error: planning what {recipe} asks for runs {said}; nothing was run." in told
+    assert f"error: planning the recipe {recipe} would run {said}; nothing was run." in told
     assert told.endswith(f"ckpt apply -n --run-code {recipe}.")
     assert not CANARY.exists()
     with pytest.raises(cs.ConfigError, match="nothing was run"):
@@ -152,10 +152,10 @@ def test_a_plan_that_is_looked_at_says_what_carrying_it_out_would_run(ckpt: Run)
     CANARY.unlink()
     done = ckpt("apply", "plan.json", "-n")
     assert done.code == 0, done
-    assert "note: carrying it out runs evil.Net of dst.yaml" in flat(done.err)
+    assert "note: applying the plan runs evil.Net of dst.yaml" in flat(done.err)
     assert not CANARY.exists()
     Path("dst.yaml").unlink()
-    assert "note: carrying it out will fail: the destination dst.yaml cannot be read" in flat(
+    assert "note: applying the plan will fail: the destination dst.yaml cannot be read" in flat(
         ckpt("apply", "plan.json", "-n").err
     )
 

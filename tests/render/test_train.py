@@ -88,7 +88,7 @@ def test_the_table_is_aligned_and_the_verdict_stands_below(monkeypatch: pytest.M
     monkeypatch.setenv("COLUMNS", "120")
     checks = (
         Check("loaded tensors equal their source", "PASS", "150 of 150, bit for bit", "before"),
-        Check("first loss", "WARN", "10.07 where uniform outputs give 7.64 (32 % more)", "before"),
+        Check("first loss", "WARN", "10.07, 32 % more than the 7.64 of uniform outputs", "before"),
         Check("knowledge moved", "NOT RUN", "why not", "after"),
     )
     arms = tuple(Arm(way, frozen, (0.1, 0.2)) for frozen in (True, False) for way in ("warm", "scratch", "permuted"))
@@ -99,7 +99,7 @@ def test_the_table_is_aligned_and_the_verdict_stands_below(monkeypatch: pytest.M
     assert shown(trained_view(found)) == (
         "  before the first step\n"
         "  PASS     loaded tensors equal their source  150 of 150, bit for bit\n"
-        "  WARN     first loss                         10.07 where uniform outputs give 7.64 (32 % more)\n"
+        "  WARN     first loss                         10.07, 32 % more than the 7.64 of uniform outputs\n"
         "  after the last step\n"
         "  not run: knowledge moved\n"
         "  cer after 100 steps, 2 seeds\n"
@@ -118,14 +118,14 @@ def test_the_table_is_aligned_and_the_verdict_stands_below(monkeypatch: pytest.M
 
 def test_a_narrow_table_has_what_a_check_says_below_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     checks = (
-        Check("first loss", "PASS", "5.15 where uniform outputs give 5.20 (1 % less)", "before"),
+        Check("first loss", "PASS", "5.15, 1 % less than the 5.20 of uniform outputs", "before"),
         Check("independent of batch and padding", "WARN", "two", "before"),
         Check("ties are still ties", "NOT RUN", "why", "before"),
     )
     assert lines(checks_view(checks), 60, monkeypatch) == [
         "  before the first step",
         "  PASS     first loss",
-        "             5.15 where uniform outputs give 5.20 (1 % less)",
+        "             5.15, 1 % less than the 5.20 of uniform outputs",
         "  WARN     independent of batch and padding",
         "             two",
         "  not run: ties are still ties",

@@ -91,10 +91,10 @@ def test_every_file_of_a_folder_is_bound(kind: str) -> None:
             file.write_bytes(before)
     assert why(output) == []
     Path(output, "evil.py").write_text("")
-    assert why(output) == ["evil.py is there and is not signed"]
+    assert why(output) == ["evil.py is in the folder, but is not signed"]
     Path(output, "evil.py").unlink()
     Path(output, "sub").mkdir()
-    assert why(output) == ["sub/ is there and is not signed"]
+    assert why(output) == ["sub/ is in the folder, but is not signed"]
 
 
 def why_or_broken(output: str) -> list[str]:
@@ -106,7 +106,7 @@ def test_a_file_that_was_signed_and_is_gone_or_a_link_is_a_failure() -> None:
     output = signed("folder")
     config = Path(output, "config.json")
     shutil.move(config, "elsewhere.json")
-    assert "config.json was signed and is not there" in why(output)
+    assert "config.json was signed, but is not in the folder" in why(output)
     config.symlink_to(Path("elsewhere.json").absolute())
     assert "config.json is a link to outside of the folder, which is not followed" in why(output)
 

@@ -80,7 +80,7 @@ def test_a_sound_of_nothing(ckpt: Run, samples: int, why: str) -> None:
 @pytest.mark.parametrize(("kept", "why"), [
     (0, "sound.wav is an empty file. Copy it again, or remove it from the manifest."),
     (20, "sound.wav cannot be read: Error in WAV/W64/RF64 file."),
-    (44, "sound.wav is cut short: it lacks 6400 bytes of the sound that its header announces."),
+    (44, "sound.wav is truncated: 6400 bytes of the sound that its header promises are missing."),
 ])  # fmt: skip
 def test_a_sound_of_a_header_alone(ckpt: Run, kept: int, why: str) -> None:
     soundfile.write("sound.wav", np.ones(3200, "int16"), RATE)
@@ -104,7 +104,7 @@ def test_a_silent_sound_that_is_met_late_leaves_a_run_that_goes_on(ckpt: Run) ->
     said = " ".join(done.err.split())
     assert f"{name} is silent: all of its samples are 0." in said
     assert (
-        f"Put a good sound of that length in its place: step {number} is saved, and ckpt train --run run --resume goes on"
+        f"Replace it by a valid sound of the same length: step {number} is saved, and ckpt train --run run --resume goes on"
         in said
     )
     assert "Traceback" not in said
@@ -122,8 +122,8 @@ def test_a_learning_rate_of_a_billion(ckpt: Run) -> None:
                 "--set", "nonfinite=3", "--set", "batch_size=6")  # fmt: skip
     said = " ".join(done.out.split())
     assert done.code == 1
-    assert "4 in a row were not finite; a smaller train.lr, or a longer train.warmup" in said
-    assert "it diverged; a smaller train.lr, or a longer train.warmup" in said
+    assert "4 steps in a row were not finite; try a smaller train.lr or a longer train.warmup" in said
+    assert "it diverged; try a smaller train.lr or a longer train.warmup" in said
     assert "stopped: too many steps in a row were not finite" in said
     tensors, _ = RunFolder("run").load()  # what is whole is the last step that was finite
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
@@ -156,8 +156,8 @@ def test_texts_that_are_longer_than_all_their_clips(ckpt: Run) -> None:
     head, *rows = Path("train.csv").read_text().splitlines()
     Path("train.csv").write_text("\n".join([head, *(f"{row.partition(',')[0]},{'abc' * 40}" for row in rows)]) + "\n")
     said = refused(ckpt)
-    assert said.startswith("no clip is left of train: 0 clips, 0.0 min; left out: 6 with fewer frames than tokens.")
-    assert said.endswith("are these the right texts? A smaller features.stack gives more frames.")
+    assert said.startswith("no clip is left in train: 0 clips, 0.0 min; left out: 6 with fewer frames than tokens.")
+    assert said.endswith("do texts and sounds match? A smaller features.stack makes more frames.")
 
 
 def test_a_lora_target_that_matches_nothing(ckpt: Run) -> None:
@@ -170,7 +170,7 @@ def test_a_lora_target_that_matches_nothing(ckpt: Run) -> None:
 
 def test_a_letter_outside_the_alphabet(ckpt: Run) -> None:
     Path("train.csv").write_text(Path("train.csv").read_text().replace("ca\n", "c\u00e9\n"))
-    assert refused(ckpt).startswith("train.csv, line 7: the letter '\u00e9' (U+00E9) is not a token of the list.")
+    assert refused(ckpt).startswith("train.csv, line 7: the letter '\u00e9' (U+00E9) is not in the token list.")
 
 
 def test_clips_too_long_or_too_short_are_counted(ckpt: Run) -> None:
@@ -182,15 +182,15 @@ def test_clips_too_long_or_too_short_are_counted(ckpt: Run) -> None:
     assert "5 clips" in done.err
     assert "left out: 1 longer than 1 s, 1 with fewer frames than tokens" in " ".join(done.err.split())
     nothing = refused(ckpt, "--set", "data.max_s=0.1")
-    assert "no clip is left of train" in nothing
+    assert "no clip is left in train" in nothing
     assert "7 longer than 0.1 s" in nothing
 
 
 @pytest.mark.parametrize(
     ("features", "why"),
     [
-        ("{size: 10, stack: 3}", "the model takes 20 numbers a frame (n_input), but train.features gives 30"),
-        ("{kind: waves}", "the model takes frames of features (n_input 20), but is given waves"),
+        ("{size: 10, stack: 3}", "the model needs frames of 20 features (n_input), but train.features makes 30"),
+        ("{kind: waves}", "the model needs features (n_input 20), but its inputs are waveforms"),
     ],
 )
 def test_features_that_do_not_fit_the_model(ckpt: Run, features: str, why: str) -> None:
@@ -214,7 +214,9 @@ def test_a_run_that_went_on_and_was_killed_has_no_report() -> None:
             Path(f"run/steps/{step}", name).touch()
     Path("run/result.json").write_text(json.dumps({"step": 4}))
     os.symlink("steps/6", "run/last")
-    with pytest.raises(ConfigError, match=r"run holds no report of a run\. It is not done: ckpt train --run run"):
+    with pytest.raises(
+        ConfigError, match=r"run contains no report of a run\. The run is not done: ckpt train --run run"
+    ):
         read_report("run")
 
 
@@ -242,5 +244,5 @@ def test_a_report_of_figures_that_are_no_numbers_is_read_back() -> None:
     for odd in ("3", [1], {"arms": 3}):
         data = {**made.to_json(), "controls": odd}
         RunFolder("run").write_json("result.json", data)
-        with pytest.raises(FormatError, match="is not a file of a run"):
+        with pytest.raises(FormatError, match="is not a valid result of a run"):
             read_report("run")

@@ -114,9 +114,9 @@ def test_what_is_too_short_or_too_long_is_left_out_and_counted() -> None:
 
 def test_a_split_with_nothing_left_is_an_error() -> None:
     corpus("train.csv", TEXTS)
-    with pytest.raises(cs.ConfigError, match="no clip is left of train: 0 clips.*8 shorter than 9 s"):
+    with pytest.raises(cs.ConfigError, match="no clip is left in train: 0 clips.*8 shorter than 9 s"):
         task(data={"min_s": 9}).splits()
-    with pytest.raises(cs.ConfigError, match="train.data.train names no manifest"):
+    with pytest.raises(cs.ConfigError, match="train.data.train lists no manifest"):
         CTC(parse_settings({}, "x.yaml"), TOKENS).splits()
 
 
@@ -194,7 +194,7 @@ def test_a_cache_of_waves() -> None:
 
 
 def test_preparing_needs_a_folder_that_can_be_written() -> None:
-    with pytest.raises(cs.ConfigError, match="no folder to keep features in. Name a folder with train.data.cache"):
+    with pytest.raises(cs.ConfigError, match="no folder for computed features. Set train.data.cache to a folder"):
         task().prepare()
     Path("cache").write_text("a file")
     with pytest.raises(cs.OutputError, match="cannot make the folder cache"):

@@ -69,7 +69,7 @@ def test_a_sound_start_passes(init: str) -> None:
         **dict.fromkeys(NAMES, PASS), "ties": NOT_RUN,
     }, found  # fmt: skip
     assert found["loaded"].says == "9 of 9, bit for bit"
-    assert found["drawn"].says.startswith("2 of 2, worst z")
+    assert found["drawn"].says.startswith("2 of 2, largest z-score")
 
 
 def test_scratch_has_nothing_loaded_and_everything_drawn() -> None:
@@ -90,7 +90,7 @@ def test_an_init_that_was_changed_is_not_what_its_recipe_says(init: str) -> None
     Path(init).write_bytes(data)
     found = before(toy.job(init))
     assert found["loaded"].status == FAIL
-    assert "is not what its recipe says" in found["loaded"].says
+    assert "differs from its recipe" in found["loaded"].says
 
 
 def test_a_tie_that_is_cut_is_found() -> None:
@@ -118,7 +118,7 @@ def test_a_tensor_drawn_otherwise_does_not_fit(key: str, spoil: Callable[[Tensor
         spoil(state_tensors(model)[key])
     found = initialised_tensors(model, job.target, set(job.target.tensors), 0)
     assert found.status == FAIL
-    assert f"1 tensor of 11 do not: {key} ({why}" in found.says
+    assert f"1 tensor of 11 do not fit: {key} ({why}" in found.says
 
 
 @pytest.mark.long
@@ -135,7 +135,7 @@ def test_the_same_values_for_every_seed_are_found() -> None:
     model, _ = job.model()
     initialise(model, job.target, [HEAD], 1)  # what seed 1 draws, said to be seed 0's
     found = initialised_tensors(model, job.target, {HEAD}, 0)
-    assert (found.status, found.says) == (FAIL, f"the same values with another seed: {HEAD}")
+    assert (found.status, found.says) == (FAIL, f"another seed gives the same values: {HEAD}")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -173,7 +173,7 @@ def test_a_first_loss_may_be_a_quarter_off_either_way(share: float, status: str,
     job.task.uniform_loss = lambda model, batch: loss / share  # type: ignore[method-assign]
     found = first_loss(model, job.task, batch, settings=job.settings, drawn=True)
     assert found.status == status, found
-    assert found.says.endswith(f"({says})")
+    assert f", {says} " in found.says
 
 
 def layer(name: str, ratio: float, dead: int = 0) -> LayerActivations:
@@ -207,7 +207,7 @@ def test_a_low_first_loss_is_fine_where_nothing_is_new(source: Path) -> None:
     toy.write()
     found = before(toy.job(toy.make_init(source=str(source))))
     assert found["first"].status == PASS
-    assert "nothing of the model is new" in found["first"].says
+    assert "no weight of the model is new" in found["first"].says
     assert found["drawn"].status == NOT_RUN
 
 
@@ -313,7 +313,7 @@ def test_a_model_of_one_input_size_is_held_against_its_batch_alone() -> None:
         model.forward = fixed  # type: ignore[method-assign]
         found = batch_independence(model, job.task, batch, settings=job.settings)
         assert found.status == status, found
-        assert ("more padding was not tried: IndexError: no place 12" in found.says) == (status == PASS)
+        assert ("with more padding the loss raises IndexError: no place 12" in found.says) == (status == PASS)
 
 
 # While it trains.
@@ -328,7 +328,7 @@ def test_a_sound_run_passes() -> None:
     loop.run()
     found = during(loop)
     assert {check.status for check in found.values()} <= {PASS, NOT_RUN}, found
-    assert found["frozen tensors did not move"].says == "4 of 4, bit for bit, 2 thawed since"
+    assert found["frozen tensors did not move"].says == "4 of 4, bit for bit, 2 unfrozen since"
 
 
 class Decoder(nn.Module):
@@ -354,7 +354,7 @@ def test_a_frozen_layer_that_moves_fails() -> None:
     loop.run(until=3)
     state_tensors(loop.model)[FIRST].data[0, 0] += 1e-6
     found = during(loop)["frozen tensors did not move"]
-    assert (found.status, found.says) == (FAIL, f"1 tensor of 9 did: {FIRST}")
+    assert (found.status, found.says) == (FAIL, f"1 tensor of 9 changed: {FIRST}")
 
 
 def test_frozen_statistics_that_move_fail() -> None:
@@ -446,7 +446,7 @@ def test_a_nan_at_step_5_is_counted_and_many_of_them_fail(monkeypatch: pytest.Mo
     found = during(loop)["finite steps"]
     assert (found.status, found.says) == (
         FAIL,
-        "stopped at step 6: 2 in a row were not finite; a smaller train.lr, or a longer train.warmup",
+        "stopped at step 6: 2 steps in a row were not finite; try a smaller train.lr or a longer train.warmup",
     )
 
 
@@ -477,7 +477,7 @@ def test_the_all_blank_plateau_fails_and_short_clips_warn() -> None:
         for short, figures in ((2, {"too_short": 3.0}), (2, {}), (0, {"too_short": 1.0}), (0, {}), (None, {}))
     ]
     assert [one.status for one in found] == [WARN, WARN, WARN, PASS, NOT_RUN]
-    assert found[0].says == "2 of 9 clips of train, 3 of dev with fewer frames than labels and repeats"
+    assert found[0].says == "2 of 9 clips of train, 3 of dev with fewer frames than CTC needs for the labels"
     assert found[3].says == "too short: 0 of 9 clips of train"
     assert (found[4].says, clips_long_enough(RunProgress()).says) == ("no CTC in this task", "no step was taken")
 
@@ -527,8 +527,8 @@ def test_a_saved_file_that_another_process_reads_otherwise_fails() -> None:
     Path("no.safetensors").write_bytes(b"")
     found = list(reload_in_new_process(loop.job, [last, best, replace(last, weights="no.safetensors")], sets=()))
     assert [check.status for check in found] == [FAIL, PASS, FAIL]
-    assert found[0].says == f"{loss:.6g} where it was {loss * 1.001:.6g}"
-    assert found[2].says.startswith("it cannot be opened")
+    assert found[0].says == f"{loss:.6g} now, {loss * 1.001:.6g} when it was saved"
+    assert found[2].says.startswith("the weights cannot be opened")
 
 
 def test_permuting_keeps_the_values_and_nothing_else() -> None:
@@ -626,17 +626,19 @@ def test_what_is_partly_new_is_trained_in_the_probe(source: Path, how: str, new:
 @pytest.mark.parametrize(("how", "row"), [("pad", 4), ("map init", 1)])
 def test_the_new_part_of_a_tensor_is_looked_at_too(source: Path, how: str, row: int) -> None:
     job = in_part(source, how)
-    assert before(job)["drawn"].says.startswith("2 of 2, 2 in part, worst z")
+    assert before(job)["drawn"].says.startswith("2 of 2, 2 of them partly, largest z-score")
     found = before(job, lambda tensors: tensors[HEAD][row].mul_(9))["drawn"]
     assert found.status == FAIL
-    assert found.says.startswith(f"1 tensor of 2 do not: {HEAD} (z")
+    assert found.says.startswith(f"1 tensor of 2 do not fit: {HEAD} (z")
 
 
 def test_a_new_part_that_was_saved_rounded_is_found(source: Path) -> None:
     toy.write(model={"classes": 5})
     plan = cs.transplant(str(source), "toy.yaml", on_mismatch={"head": "pad"}, dtype="bf16")
     cs.apply(plan, "part.init.safetensors")
-    assert before(toy.job("part.init.safetensors", model={"classes": 5}))["drawn"].says.startswith("2 of 2, 2 in part")
+    assert before(toy.job("part.init.safetensors", model={"classes": 5}))["drawn"].says.startswith(
+        "2 of 2, 2 of them partly"
+    )
 
 
 @pytest.mark.long
@@ -705,4 +707,4 @@ def test_an_init_that_nobody_recorded_is_held_against_itself_alone(source: Path)
     assert read_init(str(source)).drawn == frozenset()
     found = before(toy.job(str(source)))["loaded"]
     assert found.status == PASS
-    assert "its own sources are not known" in found.says
+    assert "the sources of the init are not known" in found.says

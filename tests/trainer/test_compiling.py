@@ -134,7 +134,7 @@ def test_what_cannot_be_compiled_is_said_in_one_line(ckpt: Run, monkeypatch: pyt
     done = ckpt("train", write(compile=True, fields=SHORT), "--device", "cpu")
     said = " ".join(done.err.split())
     assert done.code == 2, done
-    assert "the task wav2vec2_pretrain cannot be compiled with this model here: backend='broken' raised" in said
+    assert "the task wav2vec2_pretrain cannot be compiled with this model: backend='broken' raised" in said
     assert "--set compile=off to train without compiling" in said
     assert "Traceback" not in done.err
     assert ckpt("train", "pre.yaml", "--set", "compile=off", "--device", "cpu").code == 0
@@ -164,7 +164,7 @@ def test_auto_compiles_nothing_with_a_torch_that_cannot(monkeypatch: pytest.Monk
     monkeypatch.delattr(torch.compiler, "is_exporting")
     assert compiled_loss(job, NET) is None
     (note,) = compile_notes(job)
-    assert note == f"not compiled: torch {torch.__version__} cannot, torch 2.7 can"
+    assert note == f"not compiled: this needs torch 2.7, and torch is {torch.__version__}"
 
 
 @pytest.mark.parametrize(("written", "read"), [(True, "on"), (False, "off"), ("auto", "auto"), ("off", "off")])

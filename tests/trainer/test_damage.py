@@ -69,7 +69,7 @@ def test_a_manifest_of_a_spreadsheet(encoding: str, ckpt: Run) -> None:
             "wav_filename,transcript\ra.wav,a\r",
             "train.csv, line 1: a carriage return (CR) is inside the line. Remove each",
         ),
-        ("\n\n", "train.csv is not a known kind of manifest: its first line is empty."),
+        ("\n\n", "train.csv is not a manifest in a known format: its first line is empty."),
         ("path;text\na;b\n", "its first line is 'path;text'. Its columns are separated by semicolons"),
     ],
 )
@@ -81,7 +81,7 @@ def test_a_manifest_that_is_none(text: str, why: str, ckpt: Run) -> None:
 @pytest.mark.usefixtures("sounds")
 @pytest.mark.parametrize("name", ["*.csv", "train.csv,dev.csv"])
 def test_several_manifests_are_a_list(name: str, ckpt: Run) -> None:
-    assert "Write several as a list, as in [a.csv, b.csv]" in refused(ckpt, "--set", f"data.train='{name}'")
+    assert "Write several manifests as a list: [a.csv, b.csv]" in refused(ckpt, "--set", f"data.train='{name}'")
 
 
 @pytest.mark.usefixtures("sounds")
@@ -102,7 +102,7 @@ def test_a_sound_that_was_cut_short(ckpt: Run) -> None:
     Path("train-1.wav").write_bytes(data[:-1000])
     said = refused(ckpt, code=3)
     assert said.startswith(
-        "train.csv, line 3: train-1.wav is cut short: it lacks 1000 bytes of the sound that its header announces."
+        "train.csv, line 3: train-1.wav is truncated: 1000 bytes of the sound that its header promises are missing."
     )
     piped = bytearray(data)
     place = piped.index(b"data") + 4
@@ -154,7 +154,7 @@ def test_damaged_features_are_computed_anew(ckpt: Run, caplog: pytest.LogCapture
     with caplog.at_level(logging.WARNING):
         again = cs.train("x.yaml", run="again", device="cpu", sets=sets)
     assert [record.getMessage() for record in caplog.records] == [
-        f"train.csv, line 7: its features in {path} are damaged, and computed anew"
+        f"train.csv, line 7: its features in {path} are damaged, and are computed again"
     ]
     assert again.last_loss == whole.last_loss
     assert Path("again/last/model.safetensors").read_bytes() == Path("whole/last/model.safetensors").read_bytes()
@@ -209,7 +209,7 @@ class Fails(Toy):
     [
         (
             "NoFigures",
-            "evaluate of the task NoFigures returns None, not figures by name. Return a dict of numbers, as in {",
+            "evaluate of the task NoFigures returns None, not a dict of numbers. Return a dict of numbers, such as {",
         ),
         ("NoNumbers", "evaluate of the task NoNumbers returns 'low' for 'error', not a number."),
         ("Bare", "the task own.py:Bare fails: TypeError: "),

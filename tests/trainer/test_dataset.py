@@ -135,8 +135,8 @@ def test_a_dataset_of_the_users_own_is_learned(ckpt: Run, workers: int, monkeypa
     config = configuration(workers, train="my_data.py:train_set", dev="my_data.py:dev_set")
     done = ckpt("train", config, "--device", "cpu", "--set", f"data.workers={workers}")
     assert done.code == 0, done.out + done.err
-    assert "note: train: 40 examples of my_data.py:train_set, your own code" in done.err
-    assert "note: dev: 40 examples of my_data.py:dev_set, your own code" in done.err
+    assert "note: train: 40 examples from my_data.py:train_set, your own code" in done.err
+    assert "note: dev: 40 examples from my_data.py:dev_set, your own code" in done.err
     assert "best error 0" in " ".join(done.out.split())
 
 
@@ -159,8 +159,8 @@ def test_a_target_is_given_its_arguments(ckpt: Run, monkeypatch: pytest.MonkeyPa
         Path(name).rename(f"conf/{name}")
     done = ckpt("train", "conf/x.yaml", "--device", "cpu")
     assert done.code == 0, done.out + done.err
-    assert "note: train: 30 examples of my_data.Scaled, your own code" in done.err
-    assert "note: dev: 20 examples of my_data.some, your own code" in done.err
+    assert "note: train: 30 examples from my_data.Scaled, your own code" in done.err
+    assert "note: dev: 20 examples from my_data.some, your own code" in done.err
     used = yaml.safe_load(Path("run/config.yaml").read_text())["train"]["data"]
     assert used["train"] == [scaled]
     assert ckpt("train", "--resume", "--device", "cpu").code == 0
@@ -174,7 +174,7 @@ def test_a_target_may_be_set_where_a_run_is_started(ckpt: Run) -> None:
     config = configuration(train="nothing.csv")
     done = ckpt("train", config, "--check-only", "--set", "data.train={_target_: my_data.some, seed: 0, names: false}")
     assert done.code == 0, done
-    assert "train: 40 examples of my_data.some" in done.err
+    assert "train: 40 examples from my_data.some" in done.err
 
 
 def batches(workers: int, seed: int, number: int = 9, begin: Any = (0, 0)) -> list[Tensor]:
@@ -225,7 +225,10 @@ def test_a_dataset_that_draws_passes_every_check(ckpt: Run) -> None:
 @pytest.mark.parametrize(
     ("train", "why"),
     [
-        ("no.py:train_set", "train.data.train: no.py:train_set: no.py does not exist. It is my_data.py:train_set."),
+        (
+            "no.py:train_set",
+            "train.data.train: no.py:train_set: no.py does not exist. Write it as my_data.py:train_set.",
+        ),
         ("my_data.py:train_ste", "my_data.py does not define train_ste. Did you mean train_set?"),
         ("my_data.py:Number", "my_data.py:Number is not a function that returns a dataset."),
         (
@@ -238,7 +241,7 @@ def test_a_dataset_that_draws_passes_every_check(ckpt: Run) -> None:
         ("my_data.py:no_pair", "my_data.py:no_pair[0] is tensor("),
         (
             "my_data.py:wrong_label",
-            "my_data.py:wrong_label[0]: the label 3 is not a class. A label must be a number from 0 to 2",
+            "my_data.py:wrong_label[0]: the label 3 is not a class. A label must be an index from 0 to 2",
         ),
         ("my_data.py:wrong_name", "my_data.py:wrong_name[0]: the label 'rde' is not a class."),
         (
@@ -250,9 +253,9 @@ def test_a_dataset_that_draws_passes_every_check(ckpt: Run) -> None:
         ({"_target_": "my_data.py:some"}, "not of the form package.module.function. Write my_data.some."),
         ({"_target_": "my_data.Squares", "seed": "${x}"}, "is an interpolation, which is not resolved here"),
         ({**SOME, "_partial_": True}, "my_data.some returns partial, not a map-style dataset."),
-        ({"target": "my_data.some"}, "not a text, a map with hf_dataset or _target_, or a list of them."),
-        ([SOME, "x.csv"], "train.data.train names a function and something else."),
-        (["my_data.py:train_set", "x.csv"], "train.data.train names a function and something else."),
+        ({"target": "my_data.some"}, "not a string, a map with hf_dataset or _target_, or a list of these."),
+        ([SOME, "x.csv"], "train.data.train has a function together with other entries."),
+        (["my_data.py:train_set", "x.csv"], "train.data.train has a function together with other entries."),
     ],
 )
 def test_what_is_no_dataset_to_classify_is_said(ckpt: Run, train: Any, why: str) -> None:

@@ -75,7 +75,7 @@ def test_several_sets_and_manifests_are_read_one_after_the_other() -> None:
     Path("x.csv").write_text("wav_filename,transcript\nx.wav,b\n")
     found = read_manifests([{"hf_dataset": "data/train"}, "x.csv", {"hf_dataset": "data/dict", "split": "validation"}])
     assert [clip.text for clip in found] == [*TEXTS[:6], "b", *TEXTS[6:]]
-    with pytest.raises(cs.ConfigError, match=r"row 0: the clip .* is in .*row 0, too"):
+    with pytest.raises(cs.ConfigError, match=r"row 0: the clip .* is also in .*row 0"):
         read_manifests([{"hf_dataset": "data/train"}] * 2)
 
 
@@ -121,7 +121,7 @@ def test_a_model_is_trained_on_a_set_and_goes_on_with_the_same_clips(ckpt: Any) 
     assert list(Path("cached").glob("*.features"))
     shutil.rmtree("data/train")
     shutil.copytree("data/dict/train", "data/train")
-    with pytest.raises(cs.ConfigError, match="gives other clips to train"):
+    with pytest.raises(cs.ConfigError, match="has other clips for train"):
         cs.train(run="run", resume=True, steps=6, device="cpu")
 
 
@@ -130,20 +130,23 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a file": ({"hf_dataset": "data/train/state.json"}, "is a file"),
     "several splits": (
         {"hf_dataset": "data/dict"},
-        r"has several splits. Name one with split. It has train, validation",
+        r"has several splits. Choose one with split: NAME. Its splits are train, validation",
     ),
-    "no such split": ({"hf_dataset": "data/dict", "split": "dev"}, "has no split dev. It has train, validation"),
+    "no such split": (
+        {"hf_dataset": "data/dict", "split": "dev"},
+        "has no split dev. Its splits are train, validation",
+    ),
     "several sets": ({"hf_dataset": "data"}, "has several datasets"),
-    "no set": ({"hf_dataset": "fixed"}, r"is not a folder of a dataset. It has no dataset_info.json. .*save_to_disk"),
+    "no set": ({"hf_dataset": "fixed"}, r"is not the folder of a dataset. It has no dataset_info.json. .*save_to_disk"),
     "no such column": ({"hf_dataset": "data/train", "text": "txt"}, "has no column txt. Write text: COLUMN"),
     "a column of numbers": (
         {"hf_dataset": "data/train", "text": "number"},
-        "row 0: the column number has 0, not a text",
+        "row 0: the column number has 0, not a string",
     ),
     "no such field": ({"hf_dataset": "data/train", "splt": "x"}, "has no field splt. Did you mean split"),
     "a split that is a number": (
         {"hf_dataset": "data/train", "split": 3},
-        "the field split of a dataset of train.data is 3, not a text",
+        "the field split of a dataset in train.data is 3, not a string",
     ),
 }
 
@@ -193,14 +196,14 @@ def _fifo() -> None:
     ("edit", "why"),
     [
         (_cut, "cannot be read as a table of Arrow"),
-        (_outside, "which is not a file in the folder"),
+        (_outside, "which is not the name of a file in the folder"),
         (_offsets, "cannot be read as a table of Arrow"),
-        (_empty, "row 0: there is no sound in its column audio"),
+        (_empty, "row 0: the column audio has no sound"),
         (_noise, r"row 0: data/train/data.arrow cannot be read"),
         (_fifo, "is not a regular file"),
         (lambda: Path("data/train/dataset_info.json").write_text("[]"), "is not a JSON object"),
         (lambda: Path("data/train/dataset_info.json").write_text("{"), "cannot be read"),
-        (lambda: Path("data/train/dataset_info.json").write_text("{}"), "does not say which columns there are"),
+        (lambda: Path("data/train/dataset_info.json").write_text("{}"), "does not list the columns"),
         (
             lambda: Path("data/train/state.json").write_text('{"_indices_files": [1]}'),
             "selects rows of its tables by a file",

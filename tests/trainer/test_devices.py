@@ -264,7 +264,7 @@ def test_the_longest_batch_is_tried_before_the_first_step(ckpt: Run, monkeypatch
     monkeypatch.setattr(CTC, "loss", fits)
     done = ckpt("train", "x.yaml", "--device", "cpu")
     assert done.code == 2, done
-    assert "has no memory for train.batch_size 1." in done.err
+    assert "does not have enough memory for train.batch_size 1." in done.err
     assert not Path("run/last").exists()
     assert '"loss"' not in Path("run/log.jsonl").read_text()
 
@@ -302,8 +302,8 @@ def test_a_gpu_that_runs_out_later_leaves_the_last_step_and_says_how_to_go_on(
         done = ckpt("train", "x.yaml", "--device", "cpu")
     assert done.code == 2, done
     said = " ".join(done.err.split())
-    assert "has no memory for train.batch_size 4 after step 3, which is saved." in said
-    assert "--resume --set gradient_checkpointing=true goes on from there." in said
+    assert "does not have enough memory for train.batch_size 4. Step 3 was saved." in said
+    assert "Continue from that step with --resume --set gradient_checkpointing=true." in said
     assert RunFolder("run").last_step() == 3
     assert ckpt("train", "--resume", "--set", "gradient_checkpointing=true", "--device", "cpu").code == 0
     losses = [[json.loads(line)["loss"] for line in Path(run, "log.jsonl").read_text().splitlines() if '"loss"' in line]
@@ -338,7 +338,7 @@ def test_a_gpu_that_is_out_of_memory_advises_what_may_be_changed() -> None:
         "Try --set batch_seconds=50 --set accumulate=2 or --set gradient_checkpointing=true."
     )
     saved = out_of_memory_error(Settings(gradient_checkpointing=True), 7)
-    assert (saved.message.endswith("after step 7, which is saved."), saved.hint) == (
+    assert (saved.message.endswith("Step 7 was saved."), saved.hint) == (
         True, "Start another run, with smaller batches.",
     )  # fmt: skip
 

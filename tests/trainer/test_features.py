@@ -88,7 +88,7 @@ def test_centred_takes_each_clips_mean_off() -> None:
 
 
 def test_settings_that_give_no_features_are_refused() -> None:
-    with pytest.raises(cs.ConfigError, match="size is 41: mfcc has 40 at most"):
+    with pytest.raises(cs.ConfigError, match="size is 41: mfcc has at most 40 features"):
         FeatureExtractor(replace(COQUI, size=41))
     with pytest.raises(cs.ConfigError, match="windows of 0 samples"):
         FeatureExtractor(Features(window_s=0.0))
@@ -99,7 +99,7 @@ def test_settings_that_give_no_features_are_refused() -> None:
     [
         (np.zeros(0), "a.wav has no samples"),
         (np.zeros(1600), "a.wav is silent: all of its samples are 0"),
-        (np.full(1600, np.nan), "a.wav contains values that are not numbers"),
+        (np.full(1600, np.nan), "a.wav contains samples that are NaN or infinite"),
     ],
 )
 def test_a_clip_that_says_nothing_is_an_error_that_names_it(samples: np.ndarray, why: str) -> None:

@@ -235,7 +235,7 @@ def test_a_batch_without_memory_names_one_to_try(ckpt: Run) -> None:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert done.code == 2, done
     said = " ".join(done.err.split())
-    assert "has no memory for train.batch_size 256" in said
+    assert "does not have enough memory for train.batch_size 256" in said
     assert "Try --set batch_size=128 --set accumulate=2 or --set gradient_checkpointing=true" in said
 
 

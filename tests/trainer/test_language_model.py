@@ -117,13 +117,13 @@ def test_a_model_without_an_end_gets_nothing_between_texts_and_a_note() -> None:
     model(end=None)
     made = job(["the cat", "the dog"])
     assert next(made.train.read(0, 0)).inputs.tolist() == [[1, 2, 1]]
-    assert "the model has no eos_token_id: nothing is put between texts" in made.notes
+    assert "the model has no eos_token_id: no token is put between texts" in made.notes
 
 
 def test_tokens_that_the_tokeniser_does_not_know_are_counted() -> None:
     model()
     made = job(["the cat", "the bird and the dog"])
-    assert made.notes[0] == "train: 2 texts, 9 tokens in 2 rows of 4; 2 of them the unknown token"
+    assert made.notes[0] == "train: 2 texts, 9 tokens in 2 rows of 4; 2 of the tokens are the unknown token"
 
 
 @pytest.mark.parametrize(
@@ -131,14 +131,18 @@ def test_tokens_that_the_tokeniser_does_not_know_are_counted() -> None:
     [
         ({}, {"train": "none.txt"}, "none.txt cannot be read: No such file"),
         ({"a.txt": b"\xff\xfe"}, {"train": "a.txt"}, "a.txt is not UTF-8"),
-        ({"a.txt": b""}, {"train": "a.txt"}, "a.txt has no text"),
-        ({"a.csv": b"text\nthe cat\n"}, {"dev": "a.csv"}, "a.csv is neither a plain text nor a .jsonl file"),
-        ({"a.jsonl": b'{"text": "cat"}\n{"words": "cat"}\n'}, {"train": "a.jsonl"}, "a.jsonl:2 has no text"),
+        ({"a.txt": b""}, {"train": "a.txt"}, "a.txt contains no text"),
+        ({"a.csv": b"text\nthe cat\n"}, {"dev": "a.csv"}, "a.csv is neither a plain text file nor a .jsonl file"),
+        (
+            {"a.jsonl": b'{"text": "cat"}\n{"words": "cat"}\n'},
+            {"train": "a.jsonl"},
+            "a.jsonl:2 has no field text with a string",
+        ),
         ({"a.jsonl": b'{"text": \n'}, {"train": "a.jsonl"}, "a.jsonl:1 is not JSON"),
         ({}, {"segmenter": None}, "the task language_model needs the tokeniser of the model"),
         ({}, {"segmenter": "lm.yaml"}, "lm.yaml cannot be read"),
         ({}, {"context": 0}, "train.data.context is 0; it must be 1 or more"),
-        ({}, {"train": {"_target_": "a.b"}}, "train.data.train names no text"),
+        ({}, {"train": {"_target_": "a.b"}}, "train.data.train is not a list of text files"),
     ],
 )
 def test_what_cannot_be_trained_on_is_an_error(files: dict[str, bytes], data: dict[str, Any], why: str) -> None:

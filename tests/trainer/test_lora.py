@@ -137,7 +137,7 @@ def test_the_average_is_that_of_adapters(init: str) -> None:
         (
             {"targets": ["second"]},
             {},
-            "tensors that come from no source would stay untrained with train.lora: head.bias, head.weight",
+            "with train.lora, tensors that are in no source would stay untrained: head.bias, head.weight",
         ),
         ({"rank": 8}, {}, "train.lora has no targets"),
         ({"targets": ["second"], "rank": 0}, {}, "train.lora.rank is 0; it must be 1 or more"),

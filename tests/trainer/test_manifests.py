@@ -66,14 +66,14 @@ def test_only_line_ends_end_lines() -> None:
         ("transcript\nyes\n", ("x.csv, line 1: the table has no column wav_filename",)),
         ("wav_filename,transcript,transcript\na.wav,x,y\n", ("line 1: the table has the column transcript twice",)),
         (COQUI + "a.wav,0,yes\n", ("x.csv, line 2: wav_filesize is '0'",)),
-        (COQUI + "a.wav,yes,12\n", ("x.csv, line 2: wav_filesize is 'yes'", "order of the first line")),
+        (COQUI + "a.wav,yes,12\n", ("x.csv, line 2: wav_filesize is 'yes'", "order of the columns in the first line")),
         (COQUI + ",1,yes\n", ("x.csv, line 2: wav_filename is empty",)),
         (COQUI + "a.wav,1,yes, it does\n", ("x.csv, line 2: the line has 4 values, but", "in quotes")),
         (COQUI + 'a.wav,1,"yes\n', ("x.csv, line 2",)),
-        (COQUI + "a.wav,1,yes\na.wav,1,no\n", ("x.csv, line 3: the clip a.wav is in x.csv, line 2, too",)),
-        (COQUI, ("x.csv names no clip",)),
-        ("a;b\n", ("x.csv is not a known kind of manifest", "Coqui STT", "SpeechBrain", "Kaldi", "classification")),
-        ("path\na.wav\n", ("x.csv is not a known kind of manifest",)),
+        (COQUI + "a.wav,1,yes\na.wav,1,no\n", ("x.csv, line 3: the clip a.wav is also in x.csv, line 2",)),
+        (COQUI, ("x.csv contains no clips",)),
+        ("a;b\n", ("x.csv is not a manifest in a known format", "Coqui STT", "SpeechBrain", "Kaldi", "classification")),
+        ("path\na.wav\n", ("x.csv is not a manifest in a known format",)),
         ("label\nyes\n", ("line 1: the table has no column path",)),
         ("path,label\n,yes\n", ("line 2: path is empty",)),
     ],
@@ -106,7 +106,7 @@ def test_what_is_no_sound_is_named() -> None:
 def test_a_clip_may_stand_in_one_manifest_only() -> None:
     corpus("a.csv", ["x"])
     Path("b.csv").write_text("wav_filename,transcript\na-0.wav,x\n")
-    with pytest.raises(cs.ConfigError, match="b.csv, line 2: the clip a-0.wav is in a.csv, line 2, too"):
+    with pytest.raises(cs.ConfigError, match="b.csv, line 2: the clip a-0.wav is also in a.csv, line 2"):
         read_manifests(["a.csv", "b.csv"])
 
 
@@ -135,7 +135,9 @@ def test_a_part_of_a_sound_is_in_samples() -> None:
     clip = one(annotation(u1={"wav": wav, "words": "a"}))
     assert (clip.begin_s, round(clip.seconds, 9)) == (0.1, 0.2)
     fails(
-        annotation(u1={"wav": {**wav, "stop": 80_000}, "words": "a"}), "the clip goes from 0.1 s to 5 s", "lasts 0.5 s"
+        annotation(u1={"wav": {**wav, "stop": 80_000}, "words": "a"}),
+        "the clip goes from 0.1 s to 5 s",
+        "is only 0.5 s long",
     )
     fails(annotation(u1={"wav": {**wav, "stop": 3}, "words": "a"}), "the clip goes from sample 1600 to 3")
 
@@ -148,7 +150,7 @@ def test_a_part_of_a_sound_is_in_samples() -> None:
         ({"wav": 3, "words": "a"}, ("u1: the clip's sound is 3, not a path",)),
         ({"wav": "$root/{other}/a.wav", "words": "a"}, ("placeholder", "{data_root}")),
         ({"wav": "a.wav", "words": 3}, ("u1: the clip's text is 3",)),
-        ({"wav": "a.wav", "words": "a", "length": -1}, ("u1: length is -1, not a number of seconds",)),
+        ({"wav": "a.wav", "words": "a", "length": -1}, ("u1: length is -1; it must be a number of seconds",)),
         ({"wav": "a.wav", "words": "a", "duration": "1"}, ("u1: duration is '1'",)),
         (3, ("u1: the entry is 3, not an object",)),
     ],
@@ -161,7 +163,7 @@ def test_what_is_wrong_with_an_annotation_is_said(entry: Any, texts: tuple[str, 
 def test_json_that_is_none_and_keys_that_stand_twice() -> None:
     for text, why in (
         ("{", "is not valid JSON"),
-        ("[1]", "not a JSON object of clips"),
+        ("[1]", "not a JSON object that maps ids to clips"),
         ('{"a": 1, "a": 2}', "a occurs twice"),
     ):
         Path("x.json").write_text(text)
@@ -189,10 +191,10 @@ def test_kaldis_segments() -> None:
     assert [(round(clip.begin_s, 6), round(clip.seconds, 6)) for clip in clips] == [(0.1, 0.2), (0.3, 0.2)]
     fails(
         kaldi("r a.wav\n", "u1 a\n", "u1 r 0.3\n"),
-        "data/segments, line 1: the line is not a recording with begin and end",
+        "data/segments, line 1: the line does not give a recording, and the begin and end",
     )
     fails(kaldi("r a.wav\n", "u1 a\n", "u1 r 0.3 0.1\n"), "the segment goes from 0.3 s to 0.1 s")
-    fails(kaldi("r a.wav\n", "u1 a\n", "u1 other 0.1 0.3\n"), "wav.scp has no other")
+    fails(kaldi("r a.wav\n", "u1 a\n", "u1 other 0.1 0.3\n"), "wav.scp has no line for the recording other")
 
 
 def test_a_command_in_wav_scp_is_never_run() -> None:
@@ -204,9 +206,9 @@ def test_a_command_in_wav_scp_is_never_run() -> None:
     ("wav", "text", "why"),
     [
         ("u1 a.wav\nu1 a.wav\n", "u1 a\n", "wav.scp, line 2: the id u1 is in data/wav.scp, line 1 too"),
-        ("u1 a.wav\nu2 a.wav\n", "u1 a\n", "wav.scp, line 2: the file text has no line for u2"),
+        ("u1 a.wav\nu2 a.wav\n", "u1 a\n", "wav.scp, line 2: the file named text has no line for u2"),
         ("u1 a.wav\n", "u1 a\nu2 b\n", "text, line 2: there is no sound for u2"),
-        ("u1 foo.ark:123\n", "u1 a\n", "foo.ark:123 is not a sound file. Archives are not read"),
+        ("u1 foo.ark:123\n", "u1 a\n", "foo.ark:123 is not a sound file. Archives are not supported"),
         ("u1\n", "u1 a\n", "an empty path is not a sound file"),
         ("u1 a.wav\n", None, "the manifest data/text cannot be read"),
     ],
@@ -257,10 +259,13 @@ def test_a_csv_of_speechbrain() -> None:
     ("content", "texts"),
     [
         ("ID,wav\nu1,a.wav\n", ("train.csv, line 2: the entry has no field words", "Its fields are ID, wav")),
-        ("ID,wav,wrd\nu1,a.wav,x\nu1,b.wav,y\n", ("line 3: the ID u1 is in train.csv, line 2, too",)),
+        ("ID,wav,wrd\nu1,a.wav,x\nu1,b.wav,y\n", ("line 3: the ID u1 is also in train.csv, line 2",)),
         ("ID,wav,wrd,duration\nu1,a.wav,x,long\n", ("line 2: duration is 'long', not a number",)),
         ("ID,wav,wrd,start,stop\nu1,a.wav,x,5,\n", ("line 2: stop is '', not a number",)),
-        ("ID,wav,wrd\nu1,$other/a.wav,x\n", ("line 2: the path $other/a.wav has a placeholder", "$data_root")),
+        (
+            "ID,wav,wrd\nu1,$other/a.wav,x\n",
+            ("line 2: the path $other/a.wav contains an unknown placeholder", "$data_root"),
+        ),
     ],
 )
 def test_what_is_wrong_with_a_csv_of_speechbrain_is_said(content: str, texts: tuple[str, ...]) -> None:
@@ -301,10 +306,10 @@ def test_nemos_lines() -> None:
     [
         ({**NEMO, "audio_filepath": 3}, ("train.json, line 2: audio_filepath is 3, not a path",)),
         ({"audio_filepath": "a.wav"}, ("line 2: the entry has no field text", "Its fields are audio_filepath")),
-        ({**NEMO, "text": None}, ("line 2: text is None, not a text",)),
-        ({**NEMO, "duration": -1}, ("line 2: duration is -1, not a number of seconds",)),
-        ({**NEMO, "duration": 9}, ("line 2: the clip goes from 0 s to 9 s, and a.wav lasts 0.5 s",)),
-        ({**NEMO, "audio_filepath": "b.wav", "shard_id": 0}, ("line 2: b.wav is a sound in an archive", "Unpack")),
+        ({**NEMO, "text": None}, ("line 2: text is None, not a string",)),
+        ({**NEMO, "duration": -1}, ("line 2: duration is -1; it must be a number of seconds",)),
+        ({**NEMO, "duration": 9}, ("line 2: the clip goes from 0 s to 9 s, but a.wav is only 0.5 s long",)),
+        ({**NEMO, "audio_filepath": "b.wav", "shard_id": 0}, ("line 2: b.wav is in an archive", "Unpack")),
         ([1], ("line 2: the line is [1], not a JSON object",)),
     ],
 )
@@ -338,17 +343,17 @@ def changed(**fields: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("entry", "texts"),
     [
-        (changed(type="MixedCut", tracks=[]), ("the cut is a 'MixedCut'", "Only MonoCut")),
-        (changed(supervisions=[]), ("the number of the cut's supervisions is 0", "trim-to-supervisions")),
-        (changed(supervisions=CUT["supervisions"] * 2), ("the number of the cut's supervisions is 2",)),
-        (changed(supervisions=[{"id": "s"}]), ("the text of the cut's supervision is None, not a text",)),
+        (changed(type="MixedCut", tracks=[]), ("the cut has the type 'MixedCut'", "Only MonoCut")),
+        (changed(supervisions=[]), ("the number of supervisions of the cut is 0", "trim-to-supervisions")),
+        (changed(supervisions=CUT["supervisions"] * 2), ("the number of supervisions of the cut is 2",)),
+        (changed(supervisions=[{"id": "s"}]), ("the text of the cut's supervision is None, not a string",)),
         (changed(source={"type": "command", "source": "touch ran"}), ("of type 'command', not a file",)),
         (changed(source={"type": "url"}), ("of type 'url', not a file",)),
-        (changed(transforms=[{"name": "Speed", "kwargs": {"factor": 1.1}}]), ("transformed (Speed)", "save_audios")),
+        (changed(transforms=[{"name": "Speed", "kwargs": {"factor": 1.1}}]), ("not supported: Speed", "save_audios")),
         (changed(channel=1, source={"channels": [0, 1]}), ("channel 1 of a sound with the channels [0, 1]",)),
-        (changed(duration=2.0), ("the clip goes from 0.1 s to 2.1 s, and a.wav lasts 0.5 s",)),
-        (CUT["recording"], ("one of lhotse's recording sets", "lhotse cut simple")),
-        ({**CUT["supervisions"][0]}, ("one of lhotse's supervision sets",)),
+        (changed(duration=2.0), ("the clip goes from 0.1 s to 2.1 s, but a.wav is only 0.5 s long",)),
+        (CUT["recording"], ("a recording set of lhotse", "lhotse cut simple")),
+        ({**CUT["supervisions"][0]}, ("a supervision set of lhotse",)),
     ],
 )
 def test_what_is_wrong_with_a_cut_is_said(entry: Any, texts: tuple[str, ...]) -> None:
@@ -362,7 +367,7 @@ def test_an_archive_that_is_damaged_or_too_large_is_an_error(monkeypatch: pytest
     path = Path(lines("cuts.jsonl.gz", CUT, *[{**CUT, "id": "x" * 5000, "n": number} for number in range(20)]))
     with monkeypatch.context() as limited:
         limited.setattr(_text, "LARGEST", 50_000)
-        fails(str(path), "has more than 0 MiB, decompressed")
+        fails(str(path), "is larger than 0 MiB after decompression")
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])
     fails(str(path), "the manifest cuts.jsonl.gz cannot be read: ")

@@ -92,14 +92,14 @@ def test_single_words_have_their_own_probability_and_unknown_ones_that_of_kenlm(
 
 
 @pytest.mark.parametrize(("old", "new", "why"), [
-    ("-0.8\tb\t-0.2", "-0.8\tb\tx", "line 13: x is not a weight"),
+    ("-0.8\tb\t-0.2", "-0.8\tb\tx", "line 13: x is not a backoff weight"),
     ("-0.8\tb", "nan\tb", "line 13: nan is not the logarithm of a probability"),
     ("-0.8\tb", "0.8\tb", "line 13: 0.8 is not the logarithm of a probability"),
-    ("-0.35\ta b", "-0.35\ta d", "line 18: d is not one of the 1-grams"),
-    ("-0.35\ta b\t-0.15", "-0.35\ta", "line 18: it is not a probability, 2 words and perhaps a weight"),
-    ("-0.35\ta b", "-0.35\tb a", "line 22: one of the 2-grams before it is there twice"),
-    ("-0.22\ta b c", "-0.22\tc a b", "line 26: one of the 3-grams before it begins with 2 words that are no 2-gram"),
-    ("ngram 2=4", "ngram 2=5", "line 22: there are 4 2-grams, and the head says 5"),
+    ("-0.35\ta b", "-0.35\ta d", "line 18: the word d is not in the 1-grams"),
+    ("-0.35\ta b\t-0.15", "-0.35\ta", "line 18: the line must have a probability, 2 words and, optionally, a backoff weight"),
+    ("-0.35\ta b", "-0.35\tb a", "line 22: one of the 2-grams above this line occurs twice"),
+    ("-0.22\ta b c", "-0.22\tc a b", "line 26: a 3-gram above this line begins with 2 words that are not a 2-gram"),
+    ("ngram 2=4", "ngram 2=5", "line 22: there are 4 2-grams, but the header says 5"),
     ("ngram 2=4\n", "", "line 5: ngram 2 is missing"),
     ("\\2-grams:", "\\4-grams:", "line 16: \\2-grams: is missing"),
     ("\\end\\", "", "line 26: the file ends before"),
@@ -114,7 +114,7 @@ def test_a_wrong_line_is_named(old: str, new: str, why: str) -> None:
 
 def test_what_is_not_text_is_an_error() -> None:
     Path("lm.arpa").write_bytes(ARPA.encode().replace(b"\tb\t", b"\t\xff\t", 1))
-    with pytest.raises(cs.FormatError, match="line 13: it is not text in UTF-8"):
+    with pytest.raises(cs.FormatError, match="line 13: the line is not UTF-8"):
         read_arpa("lm.arpa")
     Path("lm.bin").write_bytes(b"mmap lm http://kheafield.com/code format version 5\n\0" + bytes(100))
     with pytest.raises(cs.FormatError, match=r"binary file of KenLM.*the \.arpa file"):

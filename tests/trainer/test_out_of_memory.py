@@ -30,7 +30,7 @@ from .waves import write
     ],
 )
 def test_a_batch_that_does_not_fit_names_one_to_try(settings: dict[str, Any], hint: str) -> None:
-    why = f"has no memory for train.batch_size {settings['batch_size']}"
+    why = f"does not have enough memory for train.batch_size {settings['batch_size']}"
     with pytest.raises(cs.ConfigError, match=why) as error, explain_out_of_memory(Settings(**settings)):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
     assert error.value.hint == hint
@@ -48,7 +48,7 @@ def test_a_run_whose_batch_does_not_fit_leaves_nothing(
         monkeypatch.setattr(Wav2Vec2Pretraining, "loss", full)
         write()
     done = ckpt("train", kind, "--device", "cpu")
-    assert (done.code, "has no memory for train.batch_size" in done.err) == (2, True), done
+    assert (done.code, "does not have enough memory for train.batch_size" in done.err) == (2, True), done
     assert not Path("run").exists()
 
 

@@ -98,7 +98,7 @@ def test_a_run_of_two_is_that_of_one_and_goes_on_with_one() -> None:
     shutil.copytree("ended-by-one", "ended-by-two", symlinks=True)
     gone_on = train("--run", "ended-by-one", "--resume", size=1)[0]
     assert gone_on.code == 0, gone_on
-    assert "was trained by 2 processes, is by 1" in gone_on.err
+    assert "had 2 processes, and now has 1" in gone_on.err
     assert apart("one", "ended-by-one") < 1e-5
 
     assert [one.code for one in train("--run", "ended-by-two", "--resume")] == [0, 0]
@@ -216,7 +216,7 @@ def test_the_others_end_where_the_first_cannot_begin() -> None:
     write(metric="unheard")  # which the first one finds out before the first step, when the others are ready
     first, second = train("toy.yaml", "--run", "run")
     assert (first.code, second.code, second.out, second.err) == (2, 1, "", "")
-    assert "unheard: the task gives no such figure" in first.err
+    assert "unheard: the task returns no such figure" in first.err
     write()
     first, second = train("toy.yaml", "--check-only")
     assert (first.code, second.code, second.out, second.err) == (0, 0, "", "")
@@ -254,7 +254,7 @@ def test_other_data_is_an_error_that_is_said_once() -> None:
         Path(folder, "x.yaml").write_text(yaml.safe_dump(SPEECH))
     first, second = train("x.yaml", folders={0: "here", 1: "there"})
     assert (first.code, second.code) == (2, 2)
-    assert "rank 1 has other data than rank 0 for x.yaml." in first.err
+    assert "rank 1 has different data than rank 0 for x.yaml." in first.err
     assert (second.out, second.err) == ("", "")
     assert not Path("here/run").exists()
 

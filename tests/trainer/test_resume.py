@@ -167,12 +167,12 @@ def spoilt(key: str, at: int, *, resumed_at: int, **settings: Any) -> Check:
 
 def test_a_frozen_tensor_that_moved_before_a_resume_is_seen_after_it() -> None:
     found = spoilt("body.second.weight", 2, resumed_at=4, freeze=["body.second"])
-    assert (found.status, found.says) == ("FAIL", "1 tensor of 2 did: body.second.weight")
+    assert (found.status, found.says) == ("FAIL", "1 tensor of 2 changed: body.second.weight")
 
 
 def test_a_tensor_that_moved_before_it_thawed_is_seen_after_a_resume() -> None:
     found = spoilt("body.second.weight", 2, resumed_at=8, freeze={"body.second": 5})
-    assert (found.status, found.says) == ("FAIL", "1 tensor of 2 did: body.second.weight")
+    assert (found.status, found.says) == ("FAIL", "1 tensor of 2 changed: body.second.weight")
 
 
 def test_a_frozen_tensor_that_did_not_move_is_no_other_after_a_resume() -> None:

@@ -105,7 +105,7 @@ def test_a_run_that_began_meanwhile_is_not_overwritten(ckpt: Run, init: str) -> 
         patch.setattr(running, "checks_before", slowly)
         done = ckpt("train", *toy.START, "--device", "cpu", "--steps", "6")
     assert done.code == 2, done
-    assert "run holds a run, at step 4" in done.err
+    assert "run contains a run, at step 4" in done.err
     assert RunFolder("run").last_step() == 4
 
 
@@ -125,10 +125,10 @@ def test_a_run_whose_link_was_lost_goes_on(how: str, ckpt: Run, init: str) -> No
         os.symlink("steps/99", "run/last")
     if how == "text":
         Path("run/last").write_text("steps/5")
-    assert "run holds a run, at step 5. Go on with it by --resume" in refused(ckpt, code=2)
+    assert "run contains a run, at step 5. Go on with it by --resume" in refused(ckpt, code=2)
     done = ckpt("train", "--resume", "--device", "cpu")
     assert done.code == 0, done
-    assert "run/last pointed to no checkpoint; resuming from run/steps/5" in " ".join(done.err.split())
+    assert "run/last did not point to a checkpoint; resuming from run/steps/5" in " ".join(done.err.split())
     assert os.readlink("run/last") == "steps/12"
     assert Path("run/last/model.safetensors").read_bytes() == Path("whole/last/model.safetensors").read_bytes()
     assert whole.step == 12
@@ -140,13 +140,13 @@ def test_a_folder_called_last_that_is_no_copy_is_not_removed(ckpt: Run, init: st
     os.mkdir("run/last")
     Path("run/last/thesis.txt").write_text("mine")
     said = refused(ckpt, "--resume", code=5)
-    assert said.startswith("run/last is a folder, and no checkpoint in run/steps is the same.")
+    assert said.startswith("run/last is a folder, and differs from every checkpoint in run/steps.")
 
 
 def test_a_run_without_a_checkpoint_is_said_to_be_one(ckpt: Run, init: str) -> None:
     cs.train(**toy.STARTED, device="cpu", steps=4)
     shutil.rmtree("run/steps")
-    assert "run holds a run without a whole checkpoint" in refused(ckpt, "--resume", code=3)
+    assert "run contains a run without a complete checkpoint" in refused(ckpt, "--resume", code=3)
     assert "No file of this run is removed" in refused(ckpt, code=3)
 
 
@@ -159,7 +159,7 @@ def test_damage_is_noticed_and_the_checkpoint_before_it_is_named(name: str, how:
     path.write_bytes(data if how == "flip" else data[: len(data) // 2])
     said = refused(ckpt, "--resume", code=3)
     assert said == (
-        f"run/steps/12/{name} is damaged: it is not what was written. run/steps/8 is whole: "
+        f"run/steps/12/{name} is damaged: it has changed since it was written. run/steps/8 is complete: "
         "run mv run/steps/12 run.damaged, and --resume goes on from run/steps/8."
     )
     os.rename("run/steps/12", "run.damaged")
@@ -174,7 +174,7 @@ def test_damage_in_a_checkpoint_without_sums_is_said_in_our_words(ckpt: Run, ini
     path = Path("run/steps/4/state.pth")
     path.write_bytes(path.read_bytes()[:1000])
     said = refused(ckpt, "--resume", code=3)
-    assert said.startswith("run/steps/4/state.pth is damaged: it is cut short or overwritten. No other checkpoint")
+    assert said.startswith("run/steps/4/state.pth is damaged: it is truncated or overwritten. No other checkpoint")
 
 
 @pytest.mark.long
@@ -183,7 +183,7 @@ def test_an_edited_record_is_said_not_to_be_read(ckpt: Run, init: str) -> None:
     assert "was edited" not in ckpt("train", "--resume", "--device", "cpu").err
     Path("run/config.yaml").write_text(Path("run/config.yaml").read_text().replace("lr: 0.01", "lr: 0.5"))
     done = ckpt("train", "--resume", "--device", "cpu")
-    assert "run/config.yaml was edited; it is a record that --resume does not read" in " ".join(done.err.split())
+    assert "run/config.yaml was edited; --resume does not read it" in " ".join(done.err.split())
 
 
 @pytest.mark.long
@@ -198,7 +198,7 @@ def test_a_folder_with_other_things_is_said(ckpt: Run, init: str) -> None:
     Path("wav/1.wav").touch()
     done = ckpt("train", *toy.START, "--run", "wav", "--device", "cpu")
     assert done.code == 0
-    assert "wav holds other things too, and the run lies between them: 1.wav" in " ".join(done.err.split())
+    assert "wav also contains files that are not of the run: 1.wav" in " ".join(done.err.split())
     Path("file").touch()
     assert "file is not a folder." in ckpt("train", *toy.START, "--run", "file", "--device", "cpu").err
 

@@ -90,7 +90,7 @@ def test_a_run_that_is_killed_in_its_controls_has_a_result_and_they_can_be_run_a
     }
     said = " ".join(ckpt("train", "--report").out.split())
     assert "not run: checks after the last step, controls" in said
-    assert "not done: the checks after its last step are still to come; --resume makes them" in said
+    assert "not done: the checks after the last step have not run; --resume runs them" in said
     found = cs.train(resume=True, device="cpu", controls=True, seeds=1)
     assert found.controls == whole.controls is not None
     assert found.ended == read_report("run").ended == "done"
@@ -136,7 +136,7 @@ def test_a_run_that_begins_with_what_is_not_finite_has_a_report(
     resumed = checks["resumed is uninterrupted"]
     assert (resumed.status, resumed.says) == ("NOT RUN", "too many of the first steps are not finite")
     assert [(checks[name].status, checks[name].says) for name in (REOPENED, BEST)] == [
-        ("NOT RUN", "nothing was saved"), ("NOT RUN", "no model was the best"),
+        ("NOT RUN", "nothing was saved"), ("NOT RUN", "no best model was saved"),
     ]  # fmt: skip
 
 
@@ -149,7 +149,10 @@ def test_an_older_checkpoint_is_not_held_against_steps_that_were_not_saved(monke
     found = cs.train("toy.yaml", device="cpu")
     assert (found.ended, found.step) == ("nonfinite", 9)
     checks = by_name(found)
-    assert (checks[REOPENED].status, checks[REOPENED].says) == ("NOT RUN", "step 9 was not saved, but step 8")
+    assert (checks[REOPENED].status, checks[REOPENED].says) == (
+        "NOT RUN",
+        "step 9 was not saved; the last saved step is 8",
+    )
     assert checks[BEST].status == "PASS"
     assert checks[BEST].says.endswith("over dev")
 
@@ -180,7 +183,9 @@ def test_a_check_that_fails_itself_is_not_run_and_loses_nothing(name: str, monke
     found = cs.train("toy.yaml", run="run", device="cpu", overfit_one_batch=True, steps=4)
     wrong = [check for check in found.checks if "out of memory" in check.says]
     assert len(wrong) == {"overfits_one_batch": 1, "resume_is_exact": 1, "reload_in_new_process": 2}[name]
-    assert {(check.status, check.says) for check in wrong} == {("NOT RUN", "it failed: RuntimeError: out of memory")}
+    assert {(check.status, check.says) for check in wrong} == {
+        ("NOT RUN", "an error occurred: RuntimeError: out of memory")
+    }
     assert [check.to_json() for check in read_report("run").checks] == [check.to_json() for check in found.checks]
 
 
@@ -236,7 +241,7 @@ def test_a_task_that_was_edited_is_said(ckpt: Run) -> None:
     toy.write()
     stop_at(5, config="toy.yaml", device="cpu")
     Path("toy_task.py").write_text(Path("toy_task.py").read_text() + "\n")
-    assert "toy_task.py:Toy is not what it was when run was started" in ckpt("train", "--resume").err
+    assert "toy_task.py:Toy has changed since run was started" in ckpt("train", "--resume").err
 
 
 @pytest.fixture
@@ -259,15 +264,15 @@ def heard() -> str:
 @pytest.mark.parametrize(
     ("file", "old", "new", "why"),
     [
-        ("alphabet.txt", "a\nb\n", "b\na\n", "alphabet.txt gives other tokens than when run was started"),
+        ("alphabet.txt", "a\nb\n", "b\na\n", "alphabet.txt has other tokens than when run was started"),
         (
             "train.csv",
             "train-0.wav,a",
             "train-0.wav,b",
-            "train.csv gives other clips to train than when run was started",
+            "train.csv has other clips for train than when run was started",
         ),
-        ("train.csv", "train-0.wav,a\n", "", "train.csv gives other clips to train"),
-        ("dev.csv", "dev-0.wav,a\n", "", "dev.csv gives other clips to dev"),
+        ("train.csv", "train-0.wav,a\n", "", "train.csv has other clips for train"),
+        ("dev.csv", "dev-0.wav,a\n", "", "dev.csv has other clips for dev"),
     ],
 )
 def test_other_data_behind_the_same_settings_are_refused_by_name(

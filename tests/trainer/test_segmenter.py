@@ -113,7 +113,7 @@ def train(model: str) -> Callable[..., Any]:
 
 
 def test_a_job_cuts_by_the_segmenter_and_says_when_it_guesses(train: Callable[..., Any], model: str) -> None:
-    guess = "texts are cut into the longest pieces, not as a tokeniser does: name its file with train.data.segmenter"
+    guess = "texts are cut into the longest pieces, not as the tokeniser does: set train.data.segmenter to its file"
     assert guess not in train().notes
     assert guess in train("data.segmenter=null").notes
     processor = sentencepiece.SentencePieceProcessor(model_file=model)

@@ -46,7 +46,7 @@ def test_sections_and_lists_are_read() -> None:
         ({"lr": math.nan}, "not a number"),
         ({"lr": -1}, "train.lr is -1.0"),
         ({"deterministic": 1}, "not true or false"),
-        ({"task": ""}, "not a text"),
+        ({"task": ""}, "not a string"),
         ({"freeze": 3}, "a list of patterns, or a map from pattern to step"),
         ({"freeze": {"a": "b"}}, "a list of patterns"),
         ({"lr_scale": {"a": "x"}}, "a map from pattern to number"),
@@ -106,7 +106,7 @@ def test_what_is_wrong_is_said(section: Any, why: str) -> None:
     [
         (
             "lr=0",
-            "--set lr=0: train.lr is 0.0; it must be above 0, finite; to leave tensors untrained, name them in train.freeze",
+            "--set lr=0: train.lr is 0.0; it must be above 0, finite; to leave tensors untrained, list them in train.freeze",
         ),
         ("lr=.inf", "--set lr=.inf: train.lr is inf; it must be above 0, finite"),
         ("clip=-1", "--set clip=-1: train.clip is -1.0; it must be above 0, or null so as not to clip"),

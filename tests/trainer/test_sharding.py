@@ -201,7 +201,7 @@ def test_one_process_alone_has_the_whole_model() -> None:
     write(steps=2, warmup=0)
     done = train("toy.yaml", "--run", "run", *FSDP, size=1)[0]
     assert done.code == 0
-    assert "--strategy fsdp is for several processes" in " ".join(done.err.split())
+    assert "--strategy fsdp has no effect: there is only one process" in " ".join(done.err.split())
 
 
 LAYERED = """

@@ -114,14 +114,14 @@ def test_words_of_ones_own_make_another_language() -> None:
     ("options", "why"),
     [
         ({"langs": ["zz"]}, "espeak-ng does not speak the language zz"),
-        ({"langs": ["cy"]}, "no bundled list of words for the language cy. Name a file of words with --words cy=FILE"),
+        ({"langs": ["cy"]}, "no bundled word list for the language cy. Give a word list with --words cy=FILE"),
         ({"langs": []}, "no language is given"),
         ({"n": 0}, "0 utterances cannot be made"),
-        ({"words": {"ru": "x"}}, "words of the language ru, which --lang does not name"),
+        ({"words": {"ru": "x"}}, "--words has a list for the language ru, but --lang does not include this language"),
         ({"words": {"en": "missing.txt"}}, "the word list missing.txt cannot be read"),
         ({"words": {"en": "latin1.txt"}}, "latin1.txt cannot be read: it is not UTF-8"),
         ({"words": {"en": "one.txt"}}, "one.txt holds 1 word"),
-        ({"words": {"en": "mute.txt"}}, "espeak-ng says nothing for"),
+        ({"words": {"en": "mute.txt"}}, "espeak-ng makes no sound for"),
     ],
 )
 def test_what_cannot_be_made_is_said_and_leaves_nothing(options: dict[str, Any], why: str) -> None:

@@ -214,7 +214,7 @@ def test_the_entries_that_a_brain_uses_are_read_from_its_methods() -> None:
     ("model", "settings", "why"),
     [
         ({}, {"task": "speechbrain"}, "needs the Brain of a recipe"),
-        ({}, {"features": {"kind": "log_mel"}}, "a Brain computes features itself, but train.features gives log_mel"),
+        ({}, {"features": {"kind": "log_mel"}}, "a Brain computes features itself, but train.features.kind is log_mel"),
         ({"entry": "head"}, {}, "It trains the modules of a hyperparams.yaml, but the model is Linear"),
         ({"overrides": {"wav_augment": "!PLACEHOLDER"}}, {}, "AssertionError"),
     ],
@@ -229,7 +229,7 @@ def test_what_does_not_fit_is_an_error(model: dict[str, Any], settings: dict[str
     ("old", "new", "why"),
     [
         ("batch.tokens_eos", "batch.tokens_bos", "hyperparams.yaml has no bos_index"),
-        ("batch.words", "batch.speakers", "the Brain asks for batch.speakers, which a batch of ckpt does not have"),
+        ("batch.words", "batch.speakers", "the Brain uses batch.speakers, which a batch of ckpt does not have"),
         ("        return loss\n", "        return {'loss': loss}\n", "compute_objectives of Count returns dict, not a"),
         (
             "self.hparams.loudness(waves)",

@@ -48,8 +48,8 @@ def test_a_configuration_of_the_name_of_a_runs_is_not_written_over(ckpt: Run) ->
     moved_into("exp", "config.yaml", "toy_net.py", "toy_task.py")
     said = refused(ckpt, "exp", "exp/config.yaml")
     assert said == (
-        "exp/config.yaml is in the way: a run writes a file of that name, and no run wrote this one. "
-        "Name a folder of its own with --run."
+        "exp/config.yaml is in the way: a run writes a file with this name, but no run wrote this file. "
+        "Give the run another folder: --run DIR."
     )
 
 
@@ -112,7 +112,7 @@ def test_a_run_that_was_killed_before_it_saved_may_be_begun_anew_and_leaves_noth
 @pytest.mark.usefixtures("cheap")
 def test_what_a_killed_run_left_is_no_init_of_the_run_that_replaces_it(name: str, begun: str, ckpt: Run) -> None:
     said = refused(ckpt, begun, "toy.yaml", "--init", f"run/{name}")
-    assert said.startswith(f"run/{name} is an input, and the run would write over it.")
+    assert said.startswith(f"run/{name} is an input, and the run would overwrite it.")
 
 
 @pytest.mark.long
@@ -127,7 +127,7 @@ def test_a_killed_runs_configuration_is_no_configuration_of_the_run_that_replace
 def test_a_run_is_not_begun_over_another(ckpt: Run) -> None:
     toy.write()
     assert ckpt("train", "toy.yaml", "--device", "cpu", "--steps", "4").code == 0
-    assert "run holds a run, at step 4. Go on with it by --resume" in refused(ckpt, "run", "toy.yaml", code=2)
+    assert "run contains a run, at step 4. Go on with it by --resume" in refused(ckpt, "run", "toy.yaml", code=2)
 
 
 @pytest.mark.long

@@ -166,7 +166,7 @@ def test_log_probabilities_may_come_as_a_pair_an_object_or_alone() -> None:
 
 def test_a_model_of_another_size_or_form_is_named() -> None:
     task, batch = CTC(settings(), TOKENS), batch_of([[1]], [4])
-    with pytest.raises(cs.ConfigError, match="the model has 7 outputs, but the token list has 5 tokens with the blank"):
+    with pytest.raises(cs.ConfigError, match="the model has 7 outputs, but the token list has 5 tokens with its blank"):
         task.loss(Frames(tokens=7), batch)
 
     class Odd(nn.Module):
@@ -186,11 +186,13 @@ def test_transcripts_that_cannot_be_learned_are_named() -> None:
         "train.csv, line 4: the transcript is empty",
     )
     corpus("train.csv", ["a", "bä", "xb", "a"])
-    with pytest.raises(cs.ConfigError, match=r"train.csv, line 3: the letter 'ä' \(U\+00E4\) is not a token") as caught:
+    with pytest.raises(
+        cs.ConfigError, match=r"train.csv, line 3: the letter 'ä' \(U\+00E4\) is not in the token list"
+    ) as caught:
         CTC(settings(), TOKENS).splits()
-    assert "2 transcripts with x ä in all" in str(caught.value)
+    assert "in all, 2 transcripts with unknown letters: x ä" in str(caught.value)
     corpus("train.csv", ["a", "bä?", "Aab b!", "a"])
-    with pytest.raises(cs.ConfigError, match=r"letter 'ä' .* \(2 transcripts with ! \? A ä in all\)"):
+    with pytest.raises(cs.ConfigError, match=r"letter 'ä' .* \(in all, 2 transcripts with unknown letters: ! \? A ä\)"):
         CTC(settings(), TOKENS).splits()
     corpus("train.csv", ["a", "bä", "xb", "a"])
     with pytest.raises(cs.ConfigError) as caught:
@@ -299,7 +301,7 @@ def test_clips_that_the_models_subsampling_makes_too_short_are_counted(dev: bool
     found = {check.name: check for check in checks_during(loop)}
     long_enough = found["clips long enough"]
     there = ", 1 of dev" if dev else ""
-    assert long_enough.says == f"2 of 4 clips of train{there} with fewer frames than labels and repeats"
+    assert long_enough.says == f"2 of 4 clips of train{there} with fewer frames than CTC needs for the labels"
     assert long_enough.status == WARN
     if not dev:
         assert (found["share of blanks"].status, found["share of blanks"].says) == (NOT_RUN, "nothing was evaluated")
@@ -310,7 +312,7 @@ def test_waves_of_another_rate_than_the_model_hears_are_an_error() -> None:
     for name, kind in (("hybrid", Hybrid), ("ctc", CTC)):
         task = kind(settings(task=name, features={"kind": "waves", "rate": 8000}), ESPNET)
         with pytest.raises(
-            cs.ConfigError, match="takes waves of 16000 samples a second, but train.features gives 8000"
+            cs.ConfigError, match="needs waveforms with 16000 samples a second, but train.features.rate is 8000"
         ):
             task.loss(model, batch)
 
@@ -338,7 +340,7 @@ def test_a_model_that_computes_features_is_given_waves() -> None:
 def test_a_hybrid_needs_a_begin_and_an_end_and_a_decoder() -> None:
     with pytest.raises(
         cs.ConfigError,
-        match="no tokens for begin and end of a text, which the decoder needs. Add <sos/eos> as the last",
+        match="no tokens for the begin and the end of a text, which the decoder needs. Add <sos/eos> as the last",
     ):
         Hybrid(settings(), TOKENS)
     task = Hybrid(settings(), [*TOKENS, "<sos/eos>"])
@@ -393,11 +395,14 @@ def test_classes_of_sounds_are_given_lengths_to_a_model_that_takes_them() -> Non
 def test_what_classify_refuses() -> None:
     tone("a.wav")
     task = Classify(settings(task="classify"), ["cat", "dog"])
-    for label, why in (("cow", "train.csv, line 2: the class 'cow' is not in the list"), ("", "the class is empty")):
+    for label, why in (
+        ("cow", "train.csv, line 2: the class 'cow' is not in train.data.tokens"),
+        ("", "the class is empty"),
+    ):
         Path("train.csv").write_text(f"path,label\na.wav,{label}\n")
         with pytest.raises(cs.ConfigError, match=why):
             Classify(settings(task="classify"), ["cat", "dog"]).splits()
-    with pytest.raises(cs.ConfigError, match=r"the model returns \(1, 3\), not logits \(1, 2\)"):
+    with pytest.raises(cs.ConfigError, match=r"the model returns \(1, 3\), not logits of the shape \(1, 2\)"):
         task.loss(nn.Linear(4, 3), Batch(torch.ones(1, 4), torch.ones(1), torch.zeros(1), torch.ones(1), 0.0, ("x",)))
 
 

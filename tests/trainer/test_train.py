@@ -106,7 +106,7 @@ def test_scratch_is_what_transplant_would_draw(ckpt: Run) -> None:
     os.remove("almost.pth")
     scratch = cs.train("toy.yaml", run="a", steps=2, seed=3, device="cpu", sets=["warmup=1"])
     same = cs.train("toy.yaml", init="drawn.safetensors", run="b", steps=2, seed=3, device="cpu", sets=["warmup=1"])
-    assert "the weights are drawn by the declared initialiser" in scratch.notes[0]
+    assert "all weights are newly initialised" in scratch.notes[0]
     assert Path("a/last/model.safetensors").read_bytes() == Path("b/last/model.safetensors").read_bytes()
     assert (scratch.init, same.init) == (None, "drawn.safetensors")
 
@@ -169,7 +169,7 @@ def test_a_terminated_process_exits_with_143_and_says_how_to_go_on(init: str) ->
 def test_what_is_known_of_the_data_is_said_before_the_first_step(ckpt: Run) -> None:
     toy.write(task="toy_task.py:Prepared")
     said = ckpt("train", "toy.yaml", "--device", "cpu").err.splitlines()
-    assert said[:2] == ["note: no --init: the weights are drawn by the declared initialiser", "note: train: 32 clips"]
+    assert said[:2] == ["note: no --init: all weights are newly initialised", "note: train: 32 clips"]
     assert [line for line in said[2:] if not line.startswith("  step")] == []
 
 
@@ -202,7 +202,7 @@ def test_a_check_that_fails_before_the_first_step_ends_the_run_there(ckpt: Run) 
     toy.write(model={"leaky": True})
     done = ckpt("train", "toy.yaml")
     assert done.code == 1
-    assert "not begun: a check failed before the first step; --keep-going trains all the same" in flat(done.out)
+    assert "not started: a check failed before the first step; --keep-going trains nevertheless" in flat(done.out)
     assert not Path("run").exists()
     found = json.loads(ckpt("train", "toy.yaml", "--json").out)
     assert (found["ended"], found["ok"], found["step"]) == ("failed", False, 0)
@@ -234,7 +234,7 @@ def test_one_batch_is_learned_by_heart(init: str, monkeypatch: pytest.MonkeyPatc
     found = cs.train(**toy.STARTED, overfit_one_batch=True, device="cpu", steps=40)
     by_name = {check.name: check for check in found.checks}
     assert by_name["one batch by heart"].status == "PASS"
-    assert by_name["one batch by heart"].says == "error 0 after 40 steps, to be below 0.05"
+    assert by_name["one batch by heart"].says == "error 0 after 40 steps, must be below 0.05"
     cold = cs.train("toy.yaml", overfit_one_batch=True, device="cpu", steps=1, run="b", sets=["warmup=0"])
     assert {check.name: check.status for check in cold.checks}["one batch by heart"] == "FAIL"
 
@@ -278,8 +278,8 @@ def refused(ckpt: Run, *args: object, code: int = 2) -> str:
 
 def test_nothing_to_start_from(ckpt: Run) -> None:
     told = refused(ckpt)
-    assert "no configuration is named, and there is no *.init.safetensors here" in told
-    assert "Make one with ckpt transplant SRC dst.yaml" in told
+    assert "no configuration is given, and there is no *.init.safetensors here" in told
+    assert "Make an init with ckpt transplant SRC dst.yaml" in told
 
 
 def test_a_configuration_that_is_not_there(ckpt: Run, init: str) -> None:
@@ -290,13 +290,13 @@ def test_a_configuration_that_is_not_there(ckpt: Run, init: str) -> None:
 
 def test_several_to_start_from_are_listed(ckpt: Run, init: str) -> None:
     shutil.copy(init, "b.init.safetensors")
-    assert "there are 2 of *.init.safetensors here: b.init.safetensors, toy.init.safetensors" in refused(ckpt)
+    assert "2 files here match *.init.safetensors: b.init.safetensors, toy.init.safetensors" in refused(ckpt)
 
 
 def test_a_configuration_that_changed_since_the_init(ckpt: Run, init: str) -> None:
     Path("toy.yaml").write_text(Path("toy.yaml").read_text() + "\n")
     told = refused(ckpt)
-    assert "toy.yaml is not what it was when toy.init.safetensors was made" in told
+    assert "toy.yaml has changed since toy.init.safetensors was made" in told
     os.remove("toy.yaml")
     assert "cannot be read" in refused(ckpt)
 
@@ -308,7 +308,7 @@ def test_a_recipe_leads_nowhere_else(ckpt: Run, init: str) -> None:
     cs.apply(plan, "inner/evil.init.safetensors")
     os.chdir("inner")
     told = refused(ckpt)
-    assert "lies outside its folder" in told
+    assert "is outside its folder" in told
     assert "ckpt train dst.yaml --init evil.init.safetensors" in told
 
 
@@ -327,14 +327,14 @@ def test_an_init_that_does_not_fit(ckpt: Run, init: str) -> None:
 @pytest.mark.usefixtures("cheap")
 def test_init_is_not_resume(ckpt: Run, init: str) -> None:
     cs.train(**toy.STARTED, device="cpu", steps=4)
-    assert "run holds a run, at step 4. Go on with it by --resume" in refused(ckpt, "toy.yaml", "--init", init)
-    assert "run holds a run" in refused(ckpt)
+    assert "run contains a run, at step 4. Go on with it by --resume" in refused(ckpt, "toy.yaml", "--init", init)
+    assert "run contains a run" in refused(ckpt)
     assert "--init and --resume contradict each other" in refused(ckpt, "--init", init, "--resume")
 
 
 def test_an_empty_folder_cannot_be_resumed(ckpt: Run, init: str) -> None:
     os.mkdir("empty")
-    assert "there is nothing to resume: the folder empty holds no run" in refused(ckpt, "--run", "empty", "--resume")
+    assert "there is nothing to resume: the folder empty contains no run" in refused(ckpt, "--run", "empty", "--resume")
     assert "there is nothing to resume: the folder none does not exist" in refused(ckpt, "--run", "none", "--resume")
 
 
@@ -392,10 +392,10 @@ def test_settings_that_no_longer_are_have_a_way_out(
     path.write_text(json.dumps(known))
     told = refused(ckpt, "--resume")
     assert (
-        f"run was started by another version of ckptsurgeon (0.0.9), with settings that this one does not read: {why}"
+        f"run was started by another version of ckptsurgeon (0.0.9), with settings that this version cannot read: {why}"
         in told
     )
-    assert "Resume it with that version, or take them out of" in told
+    assert "Resume it with that version, or remove these settings from" in told
     command = "ckpt train toy.yaml --init run/best.safetensors --run DIR"
     assert told.endswith(f"start another run: {command}.")
     assert ckpt(*command.replace("DIR", "other").split()[1:], "--steps", "4", "--device", "cpu").code == 0
@@ -512,5 +512,5 @@ def test_the_time_is_that_of_the_whole_command(init: str, monkeypatch: pytest.Mo
 
 
 def test_a_text_is_no_list_of_settings(init: str) -> None:
-    with pytest.raises(cs.ConfigError, match=r"sets is the text 'lr=1', not a list of them\. Write \['lr=1'\]"):
+    with pytest.raises(cs.ConfigError, match=r"sets is 'lr=1', not a list of strings\. Write \['lr=1'\]"):
         cs.train(sets="lr=1")

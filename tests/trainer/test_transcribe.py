@@ -76,7 +76,7 @@ def test_adapters_read_with_the_weights_that_they_are_for() -> None:
     assert [one.text for one in found.sounds] == [read[text] for text in TEXTS]
     assert found.weights.endswith("adapter/adapter_model.safetensors")
     Path("run/lineage.json").unlink()
-    with pytest.raises(CheckpointError, match=r"but no lineage.json beside it names the weights that they belong to"):
+    with pytest.raises(CheckpointError, match=r"but no lineage.json in its folder says which weights they belong to"):
         cs.transcribe("run", paths)
 
 
@@ -90,15 +90,15 @@ def test_what_cannot_be_read_is_an_error() -> None:
         (("none", [path]), "none does not exist"),
         (("run", ["none.wav"]), "none.wav"),
         (("run", ["text.wav"]), "text.wav"),
-        (("run", ["short.wav"]), "short.wav is too short: 0.01 s, and a frame has 0.025 s"),
+        (("run", ["short.wav"]), "short.wav is too short: it has 0.01 s, a frame needs 0.025 s"),
         (("run", []), "no sound is given"),
-        ((".", [path]), "has no best weights of a run"),
+        ((".", [path]), "contains no best weights of a run"),
     ):
         with pytest.raises(CheckpointError) as found:
             cs.transcribe(*given)
         assert why in found.value.said
     Path("run/best.safetensors").rename("alone.safetensors")
-    with pytest.raises(CheckpointError, match="there is no configuration beside alone"):
+    with pytest.raises(CheckpointError, match="there is no configuration for alone"):
         cs.transcribe("alone.safetensors", path)
     assert cs.transcribe("alone.safetensors", path, config="x.yaml").sounds[0].path == path
 
@@ -108,5 +108,5 @@ def test_a_task_that_reads_no_texts_is_an_error() -> None:
     toy.write()
     cs.train("toy.yaml", run="run", keep_going=True)
     tone("a.wav")
-    with pytest.raises(CheckpointError, match="reads no texts off sounds"):
+    with pytest.raises(CheckpointError, match="does not transcribe sounds"):
         cs.transcribe("run", "a.wav")

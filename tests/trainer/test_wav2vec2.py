@@ -253,7 +253,7 @@ def test_a_whole_run_resumes_bit_for_bit_and_says_what_it_masks(ckpt: Run) -> No
     done = ckpt("train", write(fields={**SMALL, "mask_time_prob": 0.2}))
     assert done.code == 0, done
     said = " ".join((done.out + done.err).split())
-    for part in ("4 steps = 2 + 2, bit for bit", "20 % of the frames are masked at most", "did not collapse"):
+    for part in ("4 steps = 2 + 2, bit for bit", "at most 20 % of the frames are masked", "did not collapse"):
         assert part in said, part
     log = [json.loads(line) for line in Path("run/log.jsonl").read_text().splitlines()]
     steps = [row for row in log if "parts" in row]
@@ -270,7 +270,7 @@ def described_by_tensors(config: str) -> str:
 
 
 BAD: dict[str, tuple[Callable[[], str], str]] = {
-    "features": (lambda: write(features={"kind": "log_mel"}), "takes waves, and train.features gives log_mel"),
+    "features": (lambda: write(features={"kind": "log_mel"}), "needs waveforms, but train.features.kind is log_mel"),
     "another model": (
         lambda: write(fields={**SMALL, "architectures": ["Wav2Vec2ForCTC"]}),
         "trains a model with a quantizer, but this is Wav2Vec2ForCTC",
@@ -279,10 +279,10 @@ BAD: dict[str, tuple[Callable[[], str], str]] = {
     "durations": (lambda: write(data={"train": "train.csv", "min_s": 5.0}), "no clip is left"),
     "crops that are too short to mask": (lambda: write(pretrain={"crop_s": 0.05}), "no clip is left"),
     "temperatures": (lambda: write(pretrain={"gumbel": [2.0, 0.5]}), "train.pretrain.gumbel is"),
-    "adapters": (lambda: write(fields={**SMALL, "add_adapter": True}), "with adapter layers (add_adapter)"),
+    "adapters": (lambda: write(fields={**SMALL, "add_adapter": True}), "with an adapter (add_adapter)"),
     "nothing to mask with": (
         lambda: write(fields={**SMALL, "mask_time_prob": 0.0}, pretrain={"mask_prob": 0.5}),
-        "with no vector for masked frames",
+        "without a vector for masked frames",
     ),
     "tensors": (
         lambda: described_by_tensors(write()),

@@ -148,24 +148,28 @@ WRONG: dict[str, tuple[str, str | bytes, str]] = {
     "one token": ("t.txt", "a\n", "has 1 token"),
     "a token twice": ("t.txt", "a\nb\na\n", "has tokens twice: 'a'"),
     "no text": ("t.txt", b"\xff\xfe\n\xff", "it is not UTF-8"),
-    "zero bytes": ("t.txt", b"PK\0\0\nab", "bytes of value 0"),
+    "zero bytes": ("t.txt", b"PK\0\0\nab", "zero bytes, so it is not text"),
     "a list elsewhere": ("config.yaml", "token_list: data/tokens.txt\n", "Give that file"),
-    "no token list": ("config.yaml", "encoder: conformer\n", "has no token_list, or not all of its tokens are texts"),
+    "no token list": ("config.yaml", "encoder: conformer\n", "has no token_list, or not all of its tokens are strings"),
     "numbers as tokens": ("config.yaml", "token_list: [a, 1]\n", "Quote tokens"),
     "broken YAML": ("config.yaml", "token_list: [a", "config.yaml"),
     "broken JSON": ("vocab.json", "{", "is not valid JSON"),
-    "no numbers": ("vocab.json", '{"a": "b"}', "does not map tokens to numbers"),
-    "a number twice": ("vocab.json", '{"a": 0, "b": 0}', "gives two tokens one number"),
-    "a hole": ("vocab.json", '{"a": 0, "b": 2}', "none with the number 1"),
-    "a huge number": ("vocab.json", '{"a": 0, "b": 99999999999}', "does not map tokens to numbers"),
-    "a number below zero": ("vocab.json", '{"a": -1, "b": 0}', "does not map tokens to numbers"),
-    "a line's hole": ("t.txt", "a 0\nc 3\nb 1\n", "3 numbered tokens but none with the number 2"),
-    "a line's number twice": ("t.txt", "a 0\nb 1\nc 1\n", "two tokens the number 1: 'b' and 'c'"),
-    "lines that count from 2": ("t.txt", "a 2\nb 3\n", "none with the number 1"),
-    "a label without number": ("labels.txt", "'a' => 0\n'b' => x\n======\n", "is not a label with a number"),
+    "no numbers": ("vocab.json", '{"a": "b"}', "does not map tokens to ids"),
+    "a number twice": ("vocab.json", '{"a": 0, "b": 0}', "has two tokens with the id 0: 'a' and 'b'"),
+    "a hole": ("vocab.json", '{"a": 0, "b": 2}', "no token with the id 1"),
+    "a huge number": ("vocab.json", '{"a": 0, "b": 99999999999}', "does not map tokens to ids"),
+    "a number below zero": ("vocab.json", '{"a": -1, "b": 0}', "does not map tokens to ids"),
+    "a line's hole": ("t.txt", "a 0\nc 3\nb 1\n", "3 tokens, but no token with the index 2"),
+    "a line's number twice": ("t.txt", "a 0\nb 1\nc 1\n", "two tokens with the index 1: 'b' and 'c'"),
+    "lines that count from 2": ("t.txt", "a 2\nb 3\n", "no token with the index 1"),
+    "a label without number": ("labels.txt", "'a' => 0\n'b' => x\n======\n", "is not a label with an index"),
     "a label that is code": ("labels.txt", "'a' => 0\n__import__('os') => 1\n======\n", "is not a label"),
-    "a label's hole": ("labels.txt", "'a' => 0\n'b' => 2\n======\n", "none with the number 1"),
-    "a label's number twice": ("labels.txt", "'a' => 0\n'b' => 0\n======\n", "the number 0 occurs twice"),
+    "a label's hole": ("labels.txt", "'a' => 0\n'b' => 2\n======\n", "no label with the index 1"),
+    "a label's number twice": (
+        "labels.txt",
+        "'a' => 0\n'b' => 0\n======\n",
+        "the token index 0 is already used on an earlier line",
+    ),
     "a model cut short": ("m.model", MODEL[:-20], "is not a sentencepiece model"),
     "a model of noise": ("m.model", b"\xff" * 40, "is not a sentencepiece model"),
 }
@@ -206,7 +210,7 @@ def test_pairs_of_bytes_are_written_as_tokenizer_json_writes_them() -> None:
     ],
 )  # fmt: skip
 def test_pairs_of_bytes_that_are_none_are_an_error(name: str, content: str) -> None:
-    with pytest.raises(ConfigError, match="is not a list of byte pairs"):
+    with pytest.raises(ConfigError, match="is not a valid byte-pair vocabulary"):
         read(name, content)
 
 
@@ -226,8 +230,8 @@ def test_a_list_for_each_language_is_that_of_the_target(settings: str, tokens: t
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ("{}", "has a list for each of 2 languages, and tokenizer_config.json does not name one"),
-        ('{"target_lang": "fra"}', r"has no list for fra \(target_lang\), only for deu, eng"),
+        ("{}", "has a token list for each of 2 languages, but tokenizer_config.json does not choose one"),
+        ('{"target_lang": "fra"}', r"has no token list for fra \(target_lang\), only for deu, eng"),
     ],
 )
 def test_a_list_for_each_language_without_the_target_is_an_error(settings: str, why: str) -> None:

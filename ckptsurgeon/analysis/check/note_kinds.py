@@ -37,9 +37,9 @@ KINDS = (
     _kind("dtype-family", r"may be from another copy|are of one kind", WARN, "Cast the whole model to one dtype."),
     _kind("ties", r"is stored too: if the two differ", WARN, ""),
     _kind("index-total", r"gives a total_size of", WARN, ""),
-    _kind("orphaned-shards", r"^\S+ does not name ", WARN, ""),
-    _kind("shard", r"is one of \d+ shards|^of \S+ shards? only the header is left", WARN, "Check the whole folder."),
-    _kind("shard", r"is not the shard that|the shards beside it have", FAIL, "Fetch or save the whole folder again."),
+    _kind("orphaned-shards", r"^\S+ does not list ", WARN, ""),
+    _kind("shard", r"is one of \d+ shards|^only the headers? of ", WARN, "Check the whole folder."),
+    _kind("shard", r"is not the shard that|the shards in its folder have", FAIL, "Fetch or save the whole folder again."),
     _kind("adapter-config", r"^adapter_config\.json does not fit|^adapter_config\.json: .*without factors", FAIL,
           "Save the adapter and its configuration again, together."),
     _kind("adapter-config", r"^adapter_config\.json: (?!it )", WARN, "Correct adapter_config.json."),
@@ -53,8 +53,8 @@ KINDS = (
     _kind("layer-sequence", r"has layers up to \d+ but lacks|nothing of layer \d+", FAIL,
           "Take the missing layers from the source, or number the others anew."),
     _kind("quantisation", r"which .{1,80} needs: |no scales, and|have? numbers in place of codes"
-          r"|\blacks? (?!\S*(?:input|output|act|[kv])_scale).{1,80}, which [\d,]+ like"
-          r"|does not fit the codes|too few or too many values|, which decode nothing", FAIL, CODES),
+          r"|\blacks? (?!\S*(?:input|output|act|[kv])_scale).{1,80}, which [\d,]+ similar"
+          r"|does not fit the codes|too few or too many values|from which no weights can be decoded", FAIL, CODES),
     _kind("quantisation", r"quantis|quantiz|codes|quant_method|quant_algo|bitmask|plain weight|weights? (is|are) plain",
           WARN, "Correct the settings of quantisation in config.json, or the tensors."),
     _kind("vocabulary", r"the last tokens have no row|has more tokens|has no rows? for", FAIL,

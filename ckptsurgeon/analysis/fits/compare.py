@@ -1,4 +1,4 @@
-"""Compares the tensors of a checkpoint with those of a destination, by the rules of ``load_state_dict``."""
+"""Compares the tensors of a checkpoint with the tensors of a destination, by the rules of ``load_state_dict``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["compared", "layer_notes", "tied_keys"]
 
 
 COUNTER = "num_batches_tracked"
-"""The key of batch norm that torch 0.4.1 added."""
+"""The last segment of the key that torch 0.4.1 added to batch norm."""
 
 
 def compared(
@@ -22,7 +22,7 @@ def compared(
 ) -> Fit:
     """Return how the tensors of a source fit a destination; ``first`` and ``second`` are the names of the two.
 
-    ``has_versions`` says whether the source may have the versions of modules that torch puts into a state dict.
+    ``has_versions`` is whether the source may have the module versions (``_metadata``) that torch adds to a state dict.
     """
     wanted = target.tensors
     source = _as_loaded(source, wanted)
@@ -42,9 +42,10 @@ def compared(
 
 
 def _as_loaded(source: Mapping[str, TensorInfo], wanted: Collection[str]) -> dict[str, TensorInfo]:
-    """Return a source with the keys that ``load_state_dict`` gives to its weights with weight norm.
+    """Return the tensors of a source with old keys of weight norm renamed, as ``load_state_dict`` does.
 
-    ``weight_norm`` in torch/nn/utils/parametrizations.py has a hook for the keys of the older torch.nn.utils.
+    The old keys are those of ``torch.nn.utils.weight_norm``, such as ``weight_g``. The hook that renames them is in
+    ``weight_norm`` in torch/nn/utils/parametrizations.py.
     """
     names: dict[str, str] = {}
     for key in wanted:
@@ -59,9 +60,9 @@ def _as_loaded(source: Mapping[str, TensorInfo], wanted: Collection[str]) -> dic
 
 
 def _counters(wanted: Collection[str]) -> Iterator[str]:
-    """Yield the counters of batches in batch norm, which torch fills in for a state dict without versions.
+    """Yield the keys of the batch counters of batch norm. torch adds them to a state dict without module versions.
 
-    ``_NormBase._load_from_state_dict`` in torch/nn/modules/batchnorm.py does so.
+    See ``_NormBase._load_from_state_dict`` in torch/nn/modules/batchnorm.py.
     """
     for key in wanted:
         if key.rpartition(".")[2] == COUNTER and key.removesuffix(COUNTER) + "running_mean" in wanted:
@@ -69,7 +70,7 @@ def _counters(wanted: Collection[str]) -> Iterator[str]:
 
 
 def _loads(pair: Pair) -> bool:
-    """Return whether torch loads a tensor of one shape into another: the same, or one number into a 0-d tensor.
+    """Return whether torch loads the pair's first tensor into the second: equal shapes, or shape (1,) into ().
 
     ``Module._load_from_state_dict`` in torch/nn/modules/module.py does the latter for files of torch 0.3.
     """
@@ -77,10 +78,10 @@ def _loads(pair: Pair) -> bool:
 
 
 def tied_keys(source: Collection[str], target: TargetSpec) -> Iterator[tuple[str, str]]:
-    """Yield the keys that a source lacks and need not have, with the key of the same tensor that gives it.
+    """Yield (key, other key) for each tied key that a source may lack, because it has the other key of this tensor.
 
-    Those are keys that the destination's library ties itself; torch's own ``load_state_dict`` wants every key. If a
-    source has none of a tensor's keys, only the one that the library stores is left to be missing.
+    The destination's library ties these keys itself; a destination without such a library needs every key. If a source
+    has none of a tensor's keys, all but the key that the library stores are yielded, so that only this key is missing.
     """
     groups: dict[str, list[str]] = {}
     for alias, owner in target.ties.items():
@@ -95,7 +96,10 @@ def tied_keys(source: Collection[str], target: TargetSpec) -> Iterator[tuple[str
 
 
 def layer_notes(fit: Fit, source: Collection[str], wanted: Collection[str]) -> Iterator[str]:
-    """Yield notes on lists of layers of which one side has more than the other."""
+    """Yield a note for each list of layers that has different lengths in the source and in the destination.
+
+    ``source`` and ``wanted`` are the keys of the two.
+    """
     here, there = _layers(source), _layers(wanted)
     for name in sorted(here.keys() & there.keys(), key=natural_key):
         if here[name] != there[name]:

@@ -1,4 +1,4 @@
-"""The result of ``fits``: whether a checkpoint loads into a destination, and what makes it fit."""
+"""The result of ``fits``: whether a checkpoint loads into a destination, and a command that makes it fit."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ __all__ = ["Fit"]
 class Fit(InNotebooks):
     """How the tensors of a checkpoint (``first``) fit a destination (``second``), by keys and shapes.
 
-    ``fits`` says whether ``load_state_dict(strict=True)`` of the destination would succeed. ``tensors`` is the number
-    of the destination's keys. ``missing`` are only in the destination, ``unexpected`` only in the checkpoint, and the
-    shapes of ``mismatched`` differ. ``retyped`` have another dtype, which a load casts. ``tied`` maps keys that the
-    checkpoint need not have to the keys that they are tied to. ``stripped`` are prefixes of all keys, such as
-    ``module``, that every other field is without. ``renamed`` maps keys of the checkpoint to the missing keys that
-    they should have, and ``rules`` are the ``--map`` rules that rename them, empty if the destination knows the names.
-    ``command`` are the words of the command that makes it fit, and ``counts`` says where its tensors would come from;
-    both are empty if it fits, or if no such command was found.
+    ``fits`` is whether ``load_state_dict(strict=True)`` of the destination would succeed. ``tensors`` is the number of
+    the destination's keys. ``missing`` are keys that only the destination has, ``unexpected`` keys that only the
+    checkpoint has. The tensors in ``mismatched`` have other shapes; the tensors in ``retyped`` have another dtype,
+    which loading casts. ``tied`` maps keys that the checkpoint may lack to the keys that they are tied to.
+    ``stripped`` are prefixes that all keys of the checkpoint have, such as ``module``; the keys in the other fields are
+    without them. ``renamed`` maps keys of the checkpoint to the missing keys that they correspond to. ``rules`` are the
+    ``--map`` rules that rename them, empty if the destination knows the names. ``command`` has the words of a command
+    that makes the checkpoint fit, and ``counts`` the number of tensors of its output in each class, such as copied.
+    Both are empty if the checkpoint fits, or if no such command was found.
     """
 
     first: str

@@ -1,4 +1,4 @@
-"""The similarity of module paths, and the change of prefix that turns most paths of one model into another's."""
+"""The similarity of module paths, and the change of prefix that maps most paths of one model to those of another."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _COMPOUND = {
 
 @lru_cache(maxsize=65536)
 def words_of(path: str) -> tuple[str, ...]:
-    """Return the words of a path in lower case; words that mean the same, as ``attn`` and ``attention``, become one."""
+    """Return the words of a module path in lower case, with synonyms such as ``attention`` and ``attn`` made equal."""
     words: list[str] = []
     for segment in path.split("."):
         text = _COMPOUND.get(segment, segment)
@@ -58,7 +58,10 @@ def words_of(path: str) -> tuple[str, ...]:
 
 
 class Likeness:
-    """Compares paths of two state dicts by their words; a word in few paths counts more (inverse frequency)."""
+    """Compares module paths of two state dicts by their words; rare words have more weight (inverse frequency).
+
+    ``first`` and ``second`` are all paths of the two state dicts.
+    """
 
     def __init__(self, first: Sequence[str], second: Sequence[str]) -> None:
         paths = [*first, *second]
@@ -68,7 +71,7 @@ class Likeness:
     def __call__(self, first: Sequence[str], second: Sequence[str]) -> npt.NDArray[np.float64]:
         """Return a matrix with the similarity of each path in ``first`` (rows) to each in ``second`` (columns).
 
-        It is 0 for paths without a common word, 1 for paths with the same words.
+        The similarity is 0 for paths without a common word, 1 for paths with the same words.
         """
         here, there = self._having(first), self._having(second)
         shared = np.zeros((len(first), len(second)))
@@ -78,7 +81,10 @@ class Likeness:
         return np.divide(shared, whole, out=np.ones_like(shared), where=whole > 0)
 
     def _having(self, paths: Sequence[str]) -> dict[tuple[str, int], list[int]]:
-        """Return for each (word, n) the indices of the paths that have this word more than n times; n begins at 0."""
+        """Return a mapping from (word, n) to the indices of the paths that contain the word more than n times.
+
+        n begins at 0.
+        """
         found: dict[tuple[str, int], list[int]] = defaultdict(list)
         for position, path in enumerate(paths):
             for word, number in Counter(words_of(path)).items():
@@ -90,10 +96,10 @@ class Likeness:
         return np.array([sum(self._weights[word] for word in words_of(path)) for path in paths])
 
 
-# The change of leading segments (such as removing ``backbone.``) that gives most tensors the names of the other model.
+# The change of leading segments, such as removing ``backbone.``, that gives most tensors their name in the other model.
 
 MANY = 8
-"""The fewest tensors whose paths must have changed in the same way."""
+"""The number of tensors that must at least have the same change of path."""
 DEEPEST = 4
 """The most leading segments that may change."""
 
@@ -101,11 +107,11 @@ Moves = Mapping[Unit, Unit]
 
 
 def moved(first: Sequence[Unit], second: Sequence[Unit]) -> Moves:
-    """Return the pairs of modules whose paths differ only in their leading segments, all of these in the same way.
+    """Return the pairs of modules whose paths become equal by one change of the leading segments, such as a prefix.
 
-    Segments are the parts between dots. Together, the pairs must have at least 8 tensors and at least half of the
-    tensors of the smaller state dict. They must also have more than twice as many tensors as the contradicting pairs of
-    any other such change. Otherwise nothing is returned.
+    Segments are the parts between dots. The pairs are returned only if together they have at least ``MANY`` tensors, at
+    least half of the tensors of the smaller state dict, and more than twice as many tensors as the contradicting pairs
+    of any other change. If not, {} is returned.
     """
     fewer = min(sum(len(unit.keys) for unit in units) for units in (first, second))
     there = {unit.path: unit for unit in second}
@@ -123,9 +129,9 @@ def moved(first: Sequence[Unit], second: Sequence[Unit]) -> Moves:
 
 
 def _beginnings(units: Sequence[Unit], least: float) -> list[str]:
-    """Return the leading segments of paths that at least ``least`` tensors share, and '', which all tensors share.
+    """Return the prefixes of paths that at least ``least`` tensors share; '' is the prefix of all tensors.
 
-    A result has at most ``DEEPEST`` segments.
+    A prefix has at most ``DEEPEST`` segments.
     """
     tensors: Counter[str] = Counter()
     for unit in units:
@@ -146,7 +152,7 @@ def _moves(first: Sequence[Unit], there: Mapping[str, Unit], old: str, new: str)
 
 
 def _against(other: Moves, best: Moves) -> Moves:
-    """Return the pairs of ``other`` that contradict ``best``: one of their modules has another partner in ``best``."""
+    """Return the pairs of ``other`` in which at least one module has a different partner in ``best``."""
     taken = {b: a for a, b in best.items()}
     return {a: b for a, b in other.items() if best.get(a, b) is not b or taken.get(b, a) is not a}
 

@@ -14,26 +14,26 @@ from .units import FreeUnits, Unit
 __all__ = ["Nearness", "Parents", "parents_of"]
 
 MARGIN = 0.1
-"""How much more similar the best name must be than the second best."""
+"""The least difference of the best and the second best score: a smaller difference is ambiguous."""
 NEAR = 0.2
-"""How similar two names must be at least."""
+"""The least score of a pair that is matched by its names."""
 CONTEXT = 0.5
-"""Added to the score of units whose parents are matched."""
+"""The most that is added to the score of two modules inside two matched modules."""
 CELLS = 1 << 24
-"""The most pairs that are compared at once: 4,096 modules on each side, if all fit each other."""
+"""The most pairs of modules in one matrix of scores: 4,096 modules on each side."""
 
 Numbers = npt.NDArray[np.float64]
 Parents = tuple[str, str]
 
 
 def parents_of(path: str) -> list[str]:
-    """Return the paths of the modules that contain a path, the innermost first, '' (the top level) last."""
+    """Return the paths of the modules that contain a module, from the innermost to '' (the top level)."""
     parts = path.split(".")
     return [".".join(parts[:-up]) for up in range(1, len(parts) + 1)]
 
 
 class _Side:
-    """The modules of one state dict, each with its most similar module in the other one, and its two best scores."""
+    """Modules of one state dict, each with its most similar module in the other state dict and its two best scores."""
 
     def __init__(self, units: Sequence[Unit]) -> None:
         self.units = units
@@ -48,7 +48,7 @@ class _Side:
         self.under = {parent: np.array(found).T for parent, found in under.items()}
 
     def refresh(self, scores: Numbers) -> None:
-        """Find the best partners of modules whose scores changed; ``scores`` is a matrix with a row for each module."""
+        """Find the best partner of each module whose scores changed; ``scores`` has a row for each module."""
         rows = np.flatnonzero(self.stale)
         if rows.size:
             mine, order = scores[rows], np.arange(rows.size)
@@ -59,7 +59,7 @@ class _Side:
             self.stale[:] = False
 
     def clear(self) -> npt.NDArray[np.bool_]:
-        """Return a mask of the modules with one candidate that is similar, and clearly more so than the second best."""
+        """Return a mask of the modules whose best score is at least ``NEAR`` and clearly above the second best."""
         near = self.score >= NEAR
         clearly: npt.NDArray[np.bool_] = np.where(near, self.score, 0) - self.next >= MARGIN
         return near & clearly
@@ -76,7 +76,7 @@ class _Block:
         self.likeness, self.scores = likeness, likeness.copy()
 
     def agree(self, parents: Parents) -> None:
-        """Raise the scores of modules inside two matched modules; those directly inside are raised most.
+        """Raise the scores of pairs of modules inside two matched modules; direct children are raised most.
 
         ``parents`` are the paths of the two matched modules, one in each state dict.
         """
@@ -100,7 +100,7 @@ class _Block:
             self.there.stale[column] = True
 
     def mutual(self) -> Iterator[tuple[float, Unit, Unit]]:
-        """Yield (score, first, second) for the pairs of modules that are clearly most similar to each other."""
+        """Yield (score, first, second) for each pair of modules that are clearly each other's best partner."""
         self.here.refresh(self.scores)
         self.there.refresh(self.scores.T)
         back = self.there.nearest[self.here.nearest] == np.arange(len(self.here.units))
@@ -109,9 +109,10 @@ class _Block:
 
 
 class Nearness:
-    """The scores of all pairs of modules that are not matched yet; modules without tensors of their own are left out.
+    """The scores of all pairs of modules that are not matched yet.
 
-    A score is the similarity of the names, raised if the parents are matched with each other. ``beyond`` counts the
+    A score is the similarity of the names, plus a bonus if the modules are inside two matched modules (``agreed`` are
+    the paths of these). ``fitting`` has the unmatched modules, ``likeness`` compares their names. ``beyond`` counts the
     modules that are not compared, because too many modules have the same tensor names and shapes.
     """
 
@@ -132,9 +133,9 @@ class Nearness:
             self.agree(parents)
 
     def _parents(self, side: int) -> dict[str, set[int]]:
-        """Return the indices of the score matrices that have modules inside a path, for each path.
+        """Return a mapping from each parent path to the indices of the blocks that have modules inside this path.
 
-        ``side`` is 0 for the paths of the first state dict, 1 for those of the second.
+        ``side`` is 0 for the paths of the first state dict, 1 for the paths of the second.
         """
         found: dict[str, set[int]] = defaultdict(set)
         for number, block in enumerate(self._blocks):
@@ -143,7 +144,7 @@ class Nearness:
         return found
 
     def agree(self, parents: Parents) -> None:
-        """Raise the scores of modules inside two matched modules; ``parents`` are the paths of the two."""
+        """Raise the scores of pairs of modules inside two matched modules, whose paths are ``parents``."""
         above, other = (self._above[side].get(parents[side], set()) for side in (0, 1))
         for number in above & other:
             self._blocks[number].agree(parents)
@@ -154,10 +155,10 @@ class Nearness:
             block.take(a, b)
 
     def mutual(self) -> list[tuple[Unit, Unit]]:
-        """Return the pairs of modules that are clearly most similar to each other, the most similar first.
+        """Return the pairs of modules that are clearly each other's best partner, the highest score first.
 
-        Pairs that are much less similar than the first are left for later calls, because new matches may change their
-        scores.
+        Only pairs with nearly the highest score are returned. Matching these may change the scores of the others, which
+        a later call returns.
         """
         found = sorted((pair for block in self._blocks for pair in block.mutual()), key=lambda one: -one[0])
         return [(a, b) for score, a, b in found if score > found[0][0] - MARGIN]

@@ -15,10 +15,10 @@ __all__ = ["Match", "Proposal"]
 
 @dataclass(frozen=True)
 class Match:
-    """A module of the source and one of the destination that should correspond.
+    """A module of the source (``first``) and a module of the destination (``second``) that should correspond.
 
-    Numbered layers count as one module, with ``{n}`` for the number.
-    ``why`` is the kind of evidence: same name, prefix, name, shape or order.
+    Layers whose paths differ only in numbers count as one module, with ``{n}`` in place of the number. ``tensors`` is
+    the number of matched tensors. ``why`` is the kind of evidence: same name, prefix, name, shape or order.
     """
 
     first: str
@@ -31,11 +31,11 @@ class Match:
 class Proposal(InNotebooks):
     """The proposed correspondence of a source and a destination.
 
-    ``names`` maps source keys to destination keys and ``rules`` are the ``--map`` rules that do so. ``ambiguous``
-    maps a module of the destination to the modules of the source that fit it equally well.
-    ``unmatched`` are source keys that nothing fits, ``missing`` destination keys that nothing fits, and
-    ``undecided`` is the number of destination keys in ambiguous modules. ``evidence`` has the kind of evidence for each
-    key in ``names``.
+    ``names`` maps source keys to destination keys, and ``rules`` are the ``--map`` rules for this mapping. ``evidence``
+    has the kind of evidence for each key in ``names``. ``ambiguous`` maps a module of the destination to the modules of
+    the source that could equally well be its partner; ``undecided`` is the number of destination keys in such modules.
+    ``unmatched`` are the source keys that are not in ``names``. ``missing`` are the destination keys that have neither
+    a partner in ``names`` nor an ambiguous one.
     """
 
     first: str

@@ -1,9 +1,9 @@
-"""Decides which modules of two state dicts are the same, the surest first.
+"""Decides which modules of two state dicts correspond, the most certain pairs first.
 
-The evidence for a pair, in this order: the same path; the same path except for leading segments that changed for most
-of the model; shapes that no other module of either side has; names that are clearly more similar to each other than to
-any other; the same position among equally many modules of the same shapes. A matched pair is evidence for its children,
-and leaves fewer candidates for other modules.
+Two modules are matched by the first evidence in this list: the same path; the same path except for leading segments
+that changed for most of the model; shapes that no other module of either state dict has; names that are clearly more
+similar to each other than to any other name; the same position in two equally long lists of modules with the same
+shapes. A matched pair is evidence for its child modules, and leaves fewer candidates for other modules.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .units import FreeUnits, Unit, fits, units_of
 
 __all__ = ["propose"]
 
-_BEYOND = "the names of {} are not compared: too many are of the same shapes"
+_BEYOND = "the names of {} are not compared, because too many modules have the same shapes"
 
 Pairs = Iterator[tuple[Unit, Unit, str]]
 
@@ -34,7 +34,10 @@ class _Matcher:
         self.beyond = 0
 
     def run(self) -> None:
-        """Match modules until nothing more can be decided; then match the remaining tensors in smaller groups."""
+        """Match groups of modules until nothing more can be decided; then repeat this with smaller groups.
+
+        ``units_of`` describes the groups.
+        """
         ways: list[Callable[[], Pairs]] = [self._only_one, self._by_name, self._by_order]
         for view in ("modules", "parts", "tensors"):
             self._open(view)
@@ -46,13 +49,13 @@ class _Matcher:
         self._open("modules")
 
     def _open(self, view: str) -> None:
-        """Group the tensors that are not matched yet; ``view`` is that of ``units_of``, such as "modules"."""
+        """Group the tensors that are not matched yet; ``view`` is how, as in ``units_of``: for example "modules"."""
         self.fitting = FreeUnits(*(units_of(self._left(side), view) for side in (0, 1)))
         self._likeness = Likeness(*([unit.path for unit in side] for side in (self.fitting.first, self.fitting.second)))
         self._near = None
 
     def _left(self, side: int) -> dict[str, TensorInfo]:
-        """Return the tensors that are not matched yet, of the source (``side`` is 0) or of the destination (1)."""
+        """Return the unmatched tensors of the source (``side`` is 0) or of the destination (``side`` is 1)."""
         taken = {key for a, b, _ in self.matched for pair in _names(a, b).items() for key in pair[side : side + 1]}
         tensors = (self._source, self._destination)[side]
         return {key: info for key, info in tensors.items() if key not in taken}
@@ -68,7 +71,7 @@ class _Matcher:
         return taken
 
     def _take(self, a: Unit, b: Unit) -> None:
-        """Mark two modules as matched, and raise the scores of pairs of modules inside the parents of the two."""
+        """Mark two modules as matched, and raise the scores of other pairs of modules inside their parent modules."""
         self.fitting.take(a, b)
         if self._near is not None:
             self._near.take(a, b)
@@ -86,7 +89,7 @@ class _Matcher:
                 yield unit, other, "same name"
 
     def _moved(self) -> Pairs:
-        """Yield the pairs of modules whose leading path segments changed as those of most of the model did."""
+        """Yield the pairs of modules whose paths become equal by the prefix change of most of the model."""
         yield from ((a, b, "prefix") for a, b in moved(self.fitting.first, self.fitting.second).items())
 
     def _only_one(self) -> Pairs:
@@ -94,15 +97,15 @@ class _Matcher:
         yield from ((a, b, "shape") for a, b in self.fitting.only_ones())
 
     def _by_name(self) -> Pairs:
-        """Yield the pairs of modules whose names are clearly most similar to each other, the most similar first."""
+        """Yield the pairs of modules with clearly the most similar names, the most similar pair first."""
         if self._near is None:
             self._near = Nearness(self.fitting, self._likeness, self._agreed)
         yield from ((a, b, "name") for a, b in self._near.mutual())
 
     def _by_order(self) -> Pairs:
-        """Yield pairs of modules with the same shapes, paired by their order.
+        """Yield pairs of modules with the same shapes, paired by their order in the state dict.
 
-        Both sides must have equally many of these modules. Only the first such set of modules is paired in one call.
+        Both state dicts must have equally many of these modules. One call pairs only the first such set of modules.
         """
         for here, there in self.fitting.equals():
             if 1 < len(here) == len(there) and _numbered_alike(here, there):
@@ -113,7 +116,7 @@ class _Matcher:
 def _numbered_alike(here: Sequence[Unit], there: Sequence[Unit]) -> bool:
     """Return whether module groups with the same shapes can be paired by their order.
 
-    They can if all of them have a number in their path, and all groups in ``here`` contain the same numbers.
+    They can if every path has a number, and all groups in ``here`` contain the same numbers.
     """
     return all(a.makes.keys() == here[0].makes.keys() for a in here) and all(
         "#" in unit.path for unit in (*here, *there)
@@ -121,10 +124,10 @@ def _numbered_alike(here: Sequence[Unit], there: Sequence[Unit]) -> bool:
 
 
 def _together(first: Sequence[str], second: Sequence[str]) -> Iterator[Parents]:
-    """Yield pairs of modules that contain two matched modules, level by level from the inside.
+    """Yield the pairs of parents of two matched modules, from the innermost level to the outermost.
 
-    ``first`` has the paths of the modules that contain one of the two matched modules, ``second`` of those that contain
-    the other one. The pair of the two whole models is left out, because it is not evidence.
+    ``first`` and ``second`` are the paths of the modules that contain the two matched modules. The pair of the two
+    whole models is left out, because it is not evidence.
     """
     for up in range(max(len(first), len(second))):
         parents = (first[min(up, len(first) - 1)], second[min(up, len(second) - 1)])
@@ -135,9 +138,9 @@ def _together(first: Sequence[str], second: Sequence[str]) -> Iterator[Parents]:
 def propose(
     first: str, source: Mapping[str, TensorInfo], second: str, destination: Mapping[str, TensorInfo]
 ) -> Proposal:
-    """Propose which tensors of ``source`` correspond to which of ``destination``.
+    """Propose which tensors of ``source`` and ``destination`` correspond, by names and shapes.
 
-    ``first`` and ``second`` are the paths of the two checkpoints, for the result.
+    ``first`` and ``second`` are the paths of the two checkpoints; they only appear in the result.
     """
     matcher = _Matcher(source, destination)
     matcher.run()
@@ -180,6 +183,6 @@ def _ambiguous(matcher: _Matcher) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def _shown(path: str) -> str:
-    """Return a path with ``{n}`` and other letters in place of each ``#``: ``layers.{n}.self_attn``."""
+    """Return a path with ``{n}``, ``{m}`` and so on in place of each ``#``, as in ``layers.{n}.self_attn``."""
     names = iter("nmkijl")
     return ".".join(f"{{{next(names, 'x')}}}" if part == "#" else part for part in path.split("."))

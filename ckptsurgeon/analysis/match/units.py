@@ -1,4 +1,4 @@
-"""Groups the tensors of a state dict by module, and finds which groups of two state dicts can correspond."""
+"""Groups the tensors of a state dict by module, and finds the groups of two state dicts that can correspond."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LEAVES = {
     "parametrizations.weight.original0": "weight.0",
     "parametrizations.weight.original1": "weight.1",
 }
-"""Last segments of keys that mean the same: of LayerNorm in TensorFlow, of weight norm before and after torch 2.0."""
+"""Common forms for different last segments of keys: LayerNorm in TensorFlow, weight norm before and after torch 2.0."""
 _PARAMETRIZED = re.compile(r"(?:^|\.)parametrizations\.[^.]+\.original[01]$")
 
 Index = tuple[int, ...]
@@ -31,11 +31,11 @@ Index = tuple[int, ...]
 
 @dataclass(eq=False)
 class Unit:
-    """A group of modules whose paths differ only in numbers. ``path`` has ``#`` for each number; '' is the top level.
+    """A group of modules whose paths differ only in numbers, such as all ``layers.{n}.mlp``.
 
-    A leaf is the last segment of a tensor's key, such as ``weight``. ``keys`` maps (numbers in the path, leaf) to the
-    key. ``makes`` maps the numbers in the path to the shape of each leaf. ``order`` is the position of the group's
-    first tensor in the state dict.
+    ``path`` has ``#`` in place of each number; '' is the top level. A leaf is the last segment of a tensor's key, such
+    as ``weight``. ``keys`` maps (numbers in the path, leaf) to the key. ``makes`` maps the numbers in the path to the
+    shape of each leaf. ``order`` is the index of the group's first tensor in the state dict.
     """
 
     path: str
@@ -44,7 +44,7 @@ class Unit:
     makes: dict[Index, dict[str, tuple[int, ...]]] = field(default_factory=dict)
 
     def add(self, index: Index, leaf: str, key: str, info: TensorInfo) -> None:
-        """Add a tensor; ``index`` has the numbers in its path, ``leaf`` is the last segment of its key."""
+        """Add a tensor; ``index`` are the numbers in its module's path, ``leaf`` is the last segment of its key."""
         self.keys[index, leaf] = key
         self.makes.setdefault(index, {})[leaf] = info.shape
 
@@ -52,9 +52,9 @@ class Unit:
 def units_of(tensors: Mapping[str, TensorInfo], view: str = "modules") -> list[Unit]:
     """Return the tensors of a state dict in groups, in the order of the state dict.
 
-    With the ``view`` "modules", modules whose paths differ only in numbers are one group. With "parts", modules that
-    differ in the last segment are separate groups even if this is a number, as in a Sequential. With "tensors", tensors
-    whose keys differ only in numbers are one group.
+    If ``view`` is "modules", modules whose paths differ only in numbers are one group. "parts" does the same, but
+    modules with different last segments are in different groups even if the segment is a number, as in an
+    ``nn.Sequential``. If it is "tensors", tensors whose keys differ only in numbers are one group.
     """
     found: dict[str, Unit] = {}
     for order, (key, info) in enumerate(tensors.items()):
@@ -72,7 +72,7 @@ def units_of(tensors: Mapping[str, TensorInfo], view: str = "modules") -> list[U
 def _split(key: str) -> tuple[str, str]:
     """Split a key into its module and the name of the tensor in it, which is usually the last segment.
 
-    The name of a parametrised weight has three segments, as ``parametrizations.weight.original0``.
+    The name of a parametrised weight has three segments: ``parametrizations.weight.original0``.
     """
     found = _PARAMETRIZED.search(key)
     if found:
@@ -81,20 +81,26 @@ def _split(key: str) -> tuple[str, str]:
     return module, leaf
 
 
-# Module groups that can correspond by their tensor names and shapes. They are sorted into kinds, because there are few.
+# Groups that can correspond by their tensor names and shapes. Groups with the same numbers, tensor names and shapes are
+# one kind. There are few kinds, so kinds are compared instead of groups.
 
 
 def fits(a: Unit, b: Unit) -> bool:
     """Return whether two groups of modules can correspond.
 
-    Some of their modules must have the same numbers in their paths, and all of these the same tensor names and shapes.
+    At least one pair of their modules must have the same numbers in its paths. All such pairs must have the same tensor
+    names and shapes.
     """
     common = [index for index in b.makes if index in a.makes]
     return bool(common) and all(a.makes[index] == b.makes[index] for index in common)
 
 
 class _Kinds:
-    """The unmatched module groups of one state dict, by kind: the same numbers, tensor names and shapes."""
+    """The unmatched module groups of one state dict, by kind.
+
+    ``of`` maps each group to the index of its kind. For each kind, ``free`` has its groups, and ``items`` the numbers,
+    tensor names and shapes.
+    """
 
     def __init__(self, units: Iterable[Unit]) -> None:
         numbers: dict[frozenset[object], int] = {}
@@ -115,7 +121,7 @@ class _Kinds:
 
 
 class FreeUnits:
-    """The unmatched module groups of two state dicts, and which of them can correspond by tensor names and shapes."""
+    """The unmatched module groups of two state dicts, and the pairs that can correspond by tensor names and shapes."""
 
     def __init__(self, first: Iterable[Unit], second: Iterable[Unit]) -> None:
         self._first, self._second = _Kinds(first), _Kinds(second)
@@ -126,10 +132,9 @@ class FreeUnits:
                 self._options[b].append(a)
 
     def _near(self) -> Iterator[tuple[int, int]]:
-        """Yield pairs of kinds, as indices, that have a module with the same number, tensor names and shapes.
+        """Yield the pairs of kinds that share a module: the same numbers, tensor names and shapes.
 
-        A kind is a set of module groups with the same numbers, tensor names and shapes. Only pairs that are yielded can
-        correspond.
+        A kind is given by its index. No other pairs can correspond.
         """
         having: dict[object, list[int]] = defaultdict(list)
         for kind, items in enumerate(self._first.items):
@@ -158,7 +163,7 @@ class FreeUnits:
         self._second.take(b)
 
     def only_ones(self) -> Iterator[tuple[Unit, Unit]]:
-        """Yield pairs of module groups that can correspond to each other, and to no other group."""
+        """Yield the pairs of module groups that can correspond only to each other."""
         options = [[a for a in kinds if self._first.free[a]] for kinds in self._options]
         wanted: dict[int, int] = defaultdict(int)
         for b, kinds in enumerate(options):
@@ -171,8 +176,8 @@ class FreeUnits:
     def equals(self) -> Iterator[tuple[list[Unit], list[Unit]]]:
         """Yield pairs of lists of module groups, from the first and from the second state dict.
 
-        Every group of the second list can correspond to every group of the first list, and to no other: shapes cannot
-        tell them apart. The first list can be empty.
+        Every group of the second list can correspond to every group of the first list, and to no other group. So their
+        shapes do not decide which pairs correspond. The first list can be empty.
         """
         groups: dict[tuple[int, ...], list[Unit]] = defaultdict(list)
         for unit, kind in self._second.of.items():
@@ -181,9 +186,10 @@ class FreeUnits:
             yield sorted((unit for a in kinds for unit in self._first.free[a]), key=_order), sorted(there, key=_order)
 
     def islands(self) -> Iterator[tuple[list[Unit], list[Unit]]]:
-        """Yield the unmatched module groups of both state dicts in independent subsets, as pairs of lists.
+        """Yield the unmatched module groups of both state dicts in independent subsets.
 
-        No group of one subset can correspond to a group of another.
+        Each subset is a pair of lists, from the first and the second state dict. Groups of different subsets cannot
+        correspond.
         """
         part = list(range(len(self._first.free)))
         for kinds in self._options:
@@ -199,7 +205,7 @@ class FreeUnits:
         yield from (both for both in parts.values() if both[0] and both[1])
 
     def mask(self, here: Sequence[Unit], there: Sequence[Unit]) -> npt.NDArray[np.bool_]:
-        """Return a boolean matrix that says which unmatched groups of ``here`` can correspond to which of ``there``."""
+        """Return a boolean matrix: which groups in ``here`` (rows) can correspond to which in ``there`` (columns)."""
         table = np.zeros((len(self._first.free), len(self._second.free)), bool)
         for b, kinds in enumerate(self._options):
             table[kinds, b] = True

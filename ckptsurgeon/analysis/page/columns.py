@@ -30,15 +30,14 @@ __all__ = [
 # Headers. Data by column is small and fast to read: a few megabytes for a hundred thousand tensors.
 
 Places = Mapping[str, int]
-"""The row of each key."""
+"""The index of each key's row."""
 
 
 class Table:
     """The table of a page, stored by column: a row for each tensor, in the order of ``tensors``.
 
-    Headers (dtype, shape, size) that several tensors share are stored once. A key is stored as the number of characters
-    that it shares with the key before, and the rest. ``parameters`` is a function that returns the number of parameters
-    of a tensor.
+    A header (dtype, shape, size) that several tensors share is stored once. Keys are front-coded, as described in
+    ``front_coded``. ``parameters`` is a function that returns the number of parameters of a tensor.
     """
 
     def __init__(
@@ -54,9 +53,10 @@ class Table:
         self._file = [self._files.setdefault(file_of(info), len(self._files)) for info in tensors.values()]
 
     def kind(self, info: TensorInfo, parameters: int | None = None) -> int:
-        """Return the index of a tensor's header (dtype, shape, size) among the different headers of the table.
+        """Return the index of a tensor's header in the table's list of distinct headers (dtype, shape, size).
 
-        ``parameters`` is the number of parameters of the tensor; by default, its ``TensorInfo`` gives it.
+        A new header is added to the list. ``parameters`` is the tensor's number of parameters; by default,
+        ``info.parameters``.
         """
         kind = kind_of(info, info.parameters if parameters is None else parameters)
         return self._kinds.setdefault(kind, len(self._kinds))
@@ -81,14 +81,14 @@ def kind_of(info: TensorInfo, parameters: int) -> tuple[object, ...]:
 
 
 def file_of(info: TensorInfo) -> str:
-    """Return the names of the files that hold a tensor, separated by commas."""
+    """Return the names of the files that contain a tensor's bytes, separated by commas."""
     return ", ".join(dict.fromkeys(one.storage.file for one in leaves(info) if one.storage))
 
 
 def front_coded(keys: Sequence[str]) -> tuple[list[int], list[str]]:
-    """Return, for each key, the length of the beginning that it shares with the key before, and the rest of the key.
+    """Return two lists: the length of the prefix that each key shares with the previous key, and the rest of each key.
 
-    Lengths are in UTF-16 units, as in JavaScript.
+    Lengths are in UTF-16 code units, as in JavaScript.
     """
     shared, rest, before = list[int](), list[str](), ""
     for key in keys:
@@ -100,7 +100,7 @@ def front_coded(keys: Sequence[str]) -> tuple[list[int], list[str]]:
 
 
 def _common(first: str, second: str) -> int:
-    """Return the length of the common prefix of two texts; by binary search, since keys can be long."""
+    """Return the length of the common prefix of two strings; by binary search, because keys can be long."""
     low, high = 0, min(len(first), len(second))
     while low < high:
         middle = (low + high + 1) // 2
@@ -126,9 +126,10 @@ COUNTS = ("zeros", "nan", "inf")
 def figures_of(
     stats: Mapping[str, Stats | None], histograms: Mapping[str, Sequence[int]], places: Places
 ) -> dict[str, Any]:
-    """Return a list for each statistic, such as the mean, with a value for each row of the table.
+    """Return the columns of statistics: for each statistic, such as the mean, a list with a value for each row.
 
-    ``places`` has the row of each key. A tensor without the statistic has None; its histogram is ''.
+    ``places`` maps each key to its row. The value is None, or '' in the column of histograms, for a tensor without
+    statistics.
     """
     found = [stats.get(key) for key in places]
     numbers: dict[str, list[float | None]] = {
@@ -140,14 +141,14 @@ def figures_of(
 
 
 def figure(value: float | None) -> float | None:
-    """Return a number rounded to the six digits that a page shows; None if it is not finite: JSON has no NaN."""
+    """Return a number rounded to six significant digits, as a page shows it; None if it is not finite."""
     return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None
 
 
 def exact(value: float | None) -> float | None:
-    """Return a number rounded to nine digits, enough to tell any two float32 numbers apart; None if it is not finite.
+    """Return a number rounded to nine significant digits, which distinguish any two float32 numbers.
 
-    An integer keeps all its digits.
+    An integer keeps all its digits. Returns None if the number is not finite.
     """
     if value is None or not math.isfinite(value):
         return None
@@ -155,13 +156,16 @@ def exact(value: float | None) -> float | None:
 
 
 def _heights(counts: Sequence[int]) -> str:
-    """Return the heights of a histogram's bins, each as one of ``DIGITS``; a bin that is not empty has at least 1."""
+    """Return the heights of a histogram's bins as a string with one of ``DIGITS`` for each bin.
+
+    Heights are relative to the largest bin. A bin that is not empty has at least the height 1.
+    """
     top = max(counts, default=0)
     last = len(DIGITS) - 1
     return "".join(DIGITS[-(-number * last // top)] for number in counts) if top else ""
 
 
-# Differences of two checkpoints; the rows are the tensors of both.
+# Differences of two checkpoints. The table has rows for the tensors of both.
 
 STATES = ("same", "close", "changed", "decoded", "retyped", "reshaped", "renamed", "added", "removed", "not compared")
 
@@ -169,8 +173,8 @@ STATES = ("same", "close", "changed", "decoded", "retyped", "reshaped", "renamed
 def rows_of_both(found: Difference, first: Inspection, second: Inspection) -> dict[str, TensorInfo]:
     """Return the tensors of all rows of a page that compares two checkpoints, by their keys.
 
-    These are all tensors of the second, and those of the first that the second does not have under any name. A weight
-    that was compared by the values of its codes has one row, under its logical name, in place of its stored parts.
+    They are all tensors of the second checkpoint, and the tensors of the first that the second has under no name. A
+    quantised weight that was compared after dequantising has one row, under its logical name, in place of its parts.
     """
     coded = [tensor for one in (first, second) for tensor in one.codes.tensors]
     names = {one.name for one in coded}
@@ -184,16 +188,17 @@ def rows_of_both(found: Difference, first: Inspection, second: Inspection) -> di
 
 
 def _decoded(found: Difference) -> list[Pair]:
-    """Return the pairs of weights that codes stand for, among those that differ."""
+    """Return the pairs of weights that differ and that were dequantised for the comparison."""
     return [*found.decoded, *(pair for pair in found.close if any(pair.encodings))]
 
 
 def difference_of(found: Difference, table: Table) -> dict[str, Any]:
-    """Return the state of each row, such as "changed", and details of the rows that differ.
+    """Return the state of each row, such as "changed", and details of the rows that differ, as plain data.
 
-    A renamed tensor is in the row of its new name; ``was`` has its old name. ``kind`` has the header in the first
-    checkpoint, if shape or dtype differ, and ``encodings`` how each checkpoint stores a weight that one of them has as
-    codes. ``numbers`` has the measures of the difference. What is told of stored parts without a row is left out.
+    A renamed tensor is in the row of its new name; ``was`` has its old name. ``kind`` has its header in the first
+    checkpoint, if shape or dtype differ. ``encodings`` has the two storage formats of a weight that is quantised in at
+    least one checkpoint. ``numbers`` has the measures of the difference. Parts of quantised tensors that have no row
+    are left out.
     """
     states = _states(found)
     old = {new: key for key, new in found.renamed.items()}
@@ -215,7 +220,10 @@ def difference_of(found: Difference, table: Table) -> dict[str, Any]:
 
 
 def _pairs(found: Difference) -> Iterable[Pair]:
-    """Return all pairs with measures; those of weights come last, and replace those of their codes of the same name."""
+    """Return all pairs of tensors with measures, one for each key.
+
+    If a dequantised weight and its codes have the same key, the pair of the dequantised weight is returned.
+    """
     measured = (*found.changed, *found.close, *found.retyped, *found.reshaped, *found.decoded)
     return {pair.key: pair for pair in measured}.values()
 
@@ -236,6 +244,6 @@ def _states(found: Difference) -> dict[str, str]:
 
 
 def _figures(numbers: Numbers) -> list[float | int | None]:
-    """Return the fields of ``numbers`` as a list: differing, max abs, relative, cosine, nan, inf."""
+    """Return the fields of ``numbers`` as a list: differing, max_abs, relative, cosine, nan, inf."""
     distances = (figure(numbers.max_abs), figure(numbers.relative), exact(numbers.cosine))
     return [numbers.differing, *distances, numbers.nan, numbers.inf]

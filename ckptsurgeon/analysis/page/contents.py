@@ -1,4 +1,4 @@
-"""Gathers the data of a page as plain data; for an output, also how each tensor was made."""
+"""Collects what a page shows, as plain data; for an output with a recipe, also how each tensor was made."""
 
 from __future__ import annotations
 
@@ -27,16 +27,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Page", "PageContents", "contents_of", "receipt_of"]
 
-# The columns of a page that say, from an output's recipe, how each tensor was made.
+# The columns with how each tensor was made, from an output's recipe.
 
 
 def receipt_of(recipe: Recipe, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
-    """Return, from an output's recipe, how the tensor of each row was made: its class, source and rule.
+    """Return how the tensor of each row was made, from an output's recipe: its class, source and rule.
 
-    The class says in a word how a tensor was made, such as "copied"; a tensor without a source has the source -1.
-    ``part`` has the rows whose values come only partly from a source, with the share from 0 to 1. A tensor for which
-    the recipe does not hold (because the file was changed later) has the class "". ``numbers`` has the full lengths of
-    the lists that are shortened.
+    The class is a word such as "copied". It is "" for a tensor that is not in the recipe, because the file was changed
+    later. The source is -1 for a tensor without a source. ``part`` lists the rows whose values come only partly from a
+    source, with the share from 0 to 1. ``numbers`` has the full lengths of the lists that are shortened.
     """
     made = [recipe.tensors.get(key, NOTHING) for key in tensors]
     gone = [key for key in recipe.tensors if key not in tensors]
@@ -89,7 +88,7 @@ def _rank(kind: str) -> int:
 
 
 def _numbered(words: Iterable[str]) -> dict[str, int]:
-    """Return a number for each distinct word, from 0, in order of appearance."""
+    """Return an index for each distinct word, from 0, in order of first appearance."""
     found: dict[str, int] = {}
     for word in words:
         found.setdefault(word, len(found))
@@ -101,10 +100,10 @@ def _moved(key: str, made: RecipeEntry) -> bool:
 
 
 def _vocabulary(recipe: Recipe) -> list[Any]:
-    """Return figures of the vocabularies of an output, [] if it has none.
+    """Return [source vocabulary, destination vocabulary, source rows, destination rows, kept, moved, new, method].
 
-    These are the names of the source's and the destination's vocabulary, their numbers of rows, how many tokens keep
-    their row, move and are new, and how the new ones were made.
+    The vocabularies are names; ``kept``, ``moved`` and ``new`` count tokens; ``method`` says how the rows of new tokens
+    were made. Returns [] if the output was made without vocabularies.
     """
     rows = recipe.rows
     if rows is None:
@@ -117,7 +116,7 @@ def _vocabulary(recipe: Recipe) -> list[Any]:
 
 @dataclass(frozen=True, repr=False)
 class Page(Brief):
-    """A page as HTML, and its path if it was written; ``tensors`` counts its rows."""
+    """A page as HTML. ``output`` is its path if it was written to a file; ``tensors`` is the number of its rows."""
 
     html: str = field(repr=False)
     tensors: int
@@ -193,15 +192,15 @@ def _rows(shown: PageContents) -> dict[str, TensorInfo]:
 
 
 def _parameters(shown: PageContents) -> Callable[[str, TensorInfo], int]:
-    """Return a function that gives the number of parameters of a tensor; of two checkpoints, the second counts."""
+    """Return the function that counts the parameters of a tensor; that of the second checkpoint, if there are two."""
     last = shown.second or shown.inspection
     return last.codes.parameters if last is not None else lambda key, info: info.parameters
 
 
 def _ties(shown: PageContents) -> dict[str, str]:
-    """Return the tied keys of the rows, each with the first key of the same tensor.
+    """Return a mapping from each tied key to the first key of the same tensor.
 
-    If there are two checkpoints, these are the ties of the second, and those of the first whose keys the second lacks.
+    If there are two checkpoints, it has the ties of the second, and the ties of the first whose keys the second lacks.
     """
     first, second = shown.inspection, shown.second
     if first is None or second is None:
@@ -211,7 +210,7 @@ def _ties(shown: PageContents) -> dict[str, str]:
 
 
 def _stats(about: Sequence[Inspection]) -> Mapping[str, Stats | None] | None:
-    """Return the statistics of each row; the row of codes has those of the weight that they stand for."""
+    """Return the statistics of each row; the row of quantised codes has the statistics of the dequantised weight."""
     found = [one for one in about if one.stats is not None]
     return {key: stats for one in found for key, stats in _measured(one).items()} if found else None
 
@@ -241,5 +240,5 @@ def _source(one: Inspection) -> dict[str, Any]:
 
 
 def _said(value: object) -> str | None:
-    """Return a plain value as a text, shortened if it is long; None for None."""
+    """Return a value as a string, shortened if it is long; None for None."""
     return None if value is None else brief(value if isinstance(value, str) else str(value))

@@ -1,4 +1,4 @@
-"""Makes the HTML of a page: data, style and program in one file that loads and runs nothing else."""
+"""Makes the HTML of a page: one file with the data, the style sheet and the JavaScript, which loads no other file."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ __all__ = [
     "text",
 ]
 
-# Conversion of untrusted data to texts, numbers and lists of bounded length.
+# Conversion of untrusted data to strings, numbers and lists of bounded length.
 
 LISTED = 500
-"""Entries of a list that are shown."""
+"""The most entries of a list that are shown."""
 LONGEST = 2000
-"""The most characters of a text in metadata; a tokeniser there can have millions."""
+"""The most characters of a string that are shown; metadata can contain a tokeniser with millions of characters."""
 FIGURES = 50
-"""The most figures of one kind, such as those of an evaluation."""
+"""The most numbers of one mapping that are shown, such as the metrics of an evaluation."""
 
 
 def brief(value: str, longest: int = LONGEST) -> str:
-    """Return a text, shortened if it is long."""
+    """Return a string, shortened to about ``longest`` characters if it is longer."""
     return value if len(value) <= longest else f"{value[:longest]}… ({len(value)} characters)"
 
 
 def text(value: Any) -> str:
-    """Return ``value`` if it is a text, shortened if it is long; '' for anything else."""
+    """Return ``value`` if it is a string, shortened if it is long; '' for anything else."""
     return brief(value) if isinstance(value, str) else ""
 
 
@@ -56,9 +56,9 @@ def integer(value: Any) -> int | None:
 
 
 def number(value: Any) -> float | None:
-    """Return an integer as it is, and a float rounded to the six digits that a page shows.
+    """Return ``value`` if it is an integer, or rounded to six significant digits if it is a float.
 
-    Returns None for anything else, and for a number that is too large to draw.
+    Returns None for anything else, and for a number that is not finite or too large for a chart.
     """
     if type(value) is int:
         return integer(value)
@@ -97,11 +97,11 @@ PROGRAM = (
 
 
 def page_html(data: Mapping[str, Any], title: str, *, plays: bool = False) -> str:
-    """Return a page as HTML; ``data`` is all that it shows. With ``plays`` it may play sounds that lie beside it.
+    """Return the HTML of a page that shows ``data``. With ``plays``, it may play sound files from the page's origin.
 
-    Names in checkpoints are untrusted. They are embedded as data, escaped so that no tag can begin in them, and shown
-    only as text. As a second defence, the page's Content Security Policy (Level 3) allows no other program and no
-    loading.
+    Names in checkpoints are untrusted. They are embedded as JSON, escaped so that they cannot contain a tag, and shown
+    only as text. As a second defence, the page's Content Security Policy (Level 3) allows no other script and no
+    loading of other files, except sounds.
     """
     style, program = _text("page.css"), _program()
     policy = (
@@ -116,7 +116,7 @@ def page_html(data: Mapping[str, Any], title: str, *, plays: bool = False) -> st
 
 
 def script_text(names: Iterable[str]) -> str:
-    """Return the text of some JavaScript files of the page, joined in the order of ``names``."""
+    """Return the source of the JavaScript files ``names``, joined in this order."""
     return "\n".join(map(_text, names))
 
 

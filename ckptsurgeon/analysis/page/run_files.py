@@ -19,15 +19,16 @@ from ...util.text import escape
 __all__ = ["json_lines", "json_object"]
 
 LARGEST = 64 << 20
-"""The most bytes of a file that is read whole; those of a run are far smaller."""
+"""The most characters of a file that is read whole; the files of a run are far smaller."""
 LINE = 1 << 20
 """The most characters of a line."""
 
 
 def json_lines(path: str) -> Iterator[dict[str, Any]]:
-    """Yield the JSON objects of a log, one from each line; lines that are not valid are skipped.
+    """Yield the JSON object in each line of a log; nothing if the file does not exist.
 
-    The last line may be incomplete if the run was killed or is not finished.
+    Invalid lines are skipped: the last line may be incomplete if the run was killed or has not finished. Raises
+    SourceError if the file cannot be read.
     """
     file = _opened(path)
     if file is None:
@@ -47,9 +48,10 @@ def _parsed(line: str) -> Any:
 
 
 def json_object(path: str, name: str) -> Mapping[str, Any]:
-    """Return the JSON object in a file of a run's folder, {} if the file does not exist.
+    """Return the JSON object in the file ``name`` of the run's folder ``path``; {} if the file does not exist.
 
-    Raises FormatError if the file is too large or not valid.
+    NaN and infinities become None. Raises SourceError if the file cannot be read, FormatError if it is too large or is
+    not a JSON object.
     """
     file = _opened(os.path.join(path, name))
     if file is None:
@@ -71,7 +73,7 @@ def json_object(path: str, name: str) -> Mapping[str, Any]:
 def _opened(path: str) -> IO[str] | None:
     """Open a text file; returns None if it does not exist.
 
-    Raises SourceError if it cannot be read or is not a regular file: opening a pipe would block.
+    Raises SourceError if it cannot be read or is not a regular file, because opening a pipe would block.
     """
     try:
         return io.TextIOWrapper(open_file(path), encoding="utf-8", errors="replace")
@@ -81,6 +83,6 @@ def _opened(path: str) -> IO[str] | None:
         raise SourceError(f"{escape(path)} cannot be read: {error.strerror or error}.") from error
 
 
-def _finite(spelled: str) -> float | None:
-    value = float(spelled)
+def _finite(text: str) -> float | None:
+    value = float(text)
     return value if math.isfinite(value) else None

@@ -19,11 +19,14 @@ __all__ = ["FILES", "Curves", "Run", "is_run", "read_run"]
 # The curves of a run, thinned while its log is read, so that a log of a million steps needs little memory.
 
 POINTS = 2000
-"""The most points of a curve: more than a screen has columns."""
+"""The most points of a curve; a screen has about as many columns of pixels."""
 
 
 class Curves:
-    """The curves of a training run: its evaluations, and every ``every``-th step of its log, from the first."""
+    """The curves of a training run: its evaluations, and every ``every``-th step of its log, beginning with the first.
+
+    ``every`` is doubled as the log grows, so that a curve has at most ``POINTS`` points.
+    """
 
     def __init__(self) -> None:
         self.every = 1
@@ -52,7 +55,11 @@ class Curves:
             self.every *= 2
 
     def to_json(self) -> dict[str, Any]:
-        """Return the steps as [step, loss, gradient norm, *learning rates], the evaluations as [step, figures]."""
+        """Return the curves as plain data.
+
+        Each step is [step, loss, gradient norm, *learning rates], each evaluation is [step, metrics]. ``rates`` are the
+        names of the learning rates.
+        """
         rates = sorted({name for *_, given in self._steps for name in given})
         return {
             "every": self.every,
@@ -104,9 +111,10 @@ def is_run(path: str) -> bool:
 
 
 def read_run(path: str, page: str | None = None) -> Run:
-    """Read the folder of a run; ``page`` is the path of the page that will show it, if it is written.
+    """Read the folder of a training run.
 
-    Raises SourceError if a file cannot be read, FormatError if it is not valid JSON or far too large.
+    ``page`` is the path of the page that will show the run; None if the page is not written to a file. Raises
+    SourceError if a file cannot be read, FormatError if it is not valid JSON or far too large.
     """
     model = next((name for name in MODELS if os.path.isfile(os.path.join(path, name))), None)
     curves = Curves()

@@ -1,4 +1,4 @@
-"""Reads which clips of the ``dev`` data a training run transcribed with the most errors, and where their sounds are."""
+"""Reads the ``dev`` clips that a training run transcribed with the most errors, and finds their sound files."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ HYPOTHESES = "dev.hypotheses.jsonl"
 SHOWN = 20
 """The most clips that are shown."""
 SOUNDS = (".wav", ".flac", ".ogg", ".oga", ".opus")
-"""The endings of files that a page plays."""
+"""The file name endings of sounds that a page can play."""
 
 
 @dataclass(frozen=True)
 class WorstClips:
     """The clips with the most errors in their transcripts, the worst first.
 
-    ``clips`` is the number of all clips, ``wrong`` of those with errors.
+    ``clips`` is the number of all clips, ``wrong`` the number of clips with errors. ``worst`` has at most ``SHOWN``.
     """
 
     clips: int
@@ -44,8 +44,8 @@ class WorstClips:
 def read_worst_clips(run: str, page: str | None) -> WorstClips | None:
     """Return the worst clips of a training run; None if the run has no file of transcripts.
 
-    ``page`` is the path of the page that will show them: addresses of sounds are relative to it, and without it there
-    are none. Raises SourceError if the file cannot be read.
+    ``page`` is the path of the page that will show the clips. The addresses of sounds are relative to it; if it is
+    None, the clips have no sounds. Raises SourceError if the file cannot be read.
     """
     clips, wrong, worst = 0, 0, list[Mapping[str, Any]]()
     for row in json_lines(os.path.join(run, HYPOTHESES)):
@@ -70,9 +70,10 @@ def _clip(row: Mapping[str, Any], errors: int, run: str, page: str | None) -> di
 
 
 def _address(row: Mapping[str, Any], run: str, page: str) -> str:
-    """Return the address of a clip's sound, relative to a page; '' if no such file is there.
+    """Return the relative URL of a clip's sound from a page; '' if the sound file does not exist.
 
-    It begins with a dot, so that it is a path for a browser, whatever the file is called. The file is not opened.
+    The URL begins with ``./`` or ``../``, so that a browser cannot take a file name such as ``http:`` for a scheme. The
+    file is not opened.
     """
     sound = row.get("sound")
     if not isinstance(sound, str) or not sound.lower().endswith(SOUNDS) or "\0" in sound:
@@ -85,7 +86,7 @@ def _address(row: Mapping[str, Any], run: str, page: str) -> str:
 
 
 def _part(row: Mapping[str, Any]) -> str:
-    """Return the end of an address that names a part of a sound in seconds (Media Fragments URI 1.0, 4.2.1)."""
+    """Return the URL fragment that selects a part of a sound, in seconds (Media Fragments URI 1.0, 4.2.1)."""
     begin, seconds = number(row.get("begin_s")), number(row.get("seconds"))
     if not begin or seconds is None or begin < 0 or seconds < 0:
         return ""

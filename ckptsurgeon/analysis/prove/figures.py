@@ -1,4 +1,4 @@
-"""How far two tensors are apart: the figures of ``prove``."""
+"""Measures of the difference of two tensors, for ``prove``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["Distance", "Prediction", "distance", "prediction"]
 
 @dataclass(frozen=True)
 class Distance:
-    """How far a tensor is from another of the same shape.
+    """The difference of two tensors of the same shape.
 
-    ``error`` is the norm of the difference as a share of the norm of the first, ``cosine`` that of the angle between
-    them, ``largest`` the largest difference of two elements. ``same`` says that all bits agree. A NaN or an infinity
-    that only one of them has makes the error infinite.
+    ``error`` is the norm of the difference divided by the norm of the first tensor. ``cosine`` is the cosine of the
+    angle between the two, as flat vectors. ``largest`` is the largest absolute difference of two elements. ``same`` is
+    true if all bits are equal. If a NaN or an infinity is in only one of the tensors, the error is infinite.
     """
 
     error: float
@@ -27,7 +27,7 @@ class Distance:
 
 
 def distance(first: Tensor, second: Tensor) -> Distance:
-    """Return how far ``second`` is from ``first``; both have the same shape."""
+    """Return the difference of two tensors of the same shape."""
     import torch
 
     if torch.equal(_bits(first), _bits(second)):
@@ -40,7 +40,7 @@ def distance(first: Tensor, second: Tensor) -> Distance:
     a, b = a[finite], b[finite]
     apart, norms = a - b, (a.norm(), b.norm())
     largest = float(apart.abs().max()) if len(apart) else 0.0
-    if largest == 0.0:  # both have the same NaN
+    if largest == 0.0:  # equal values with other bits: 0.0 and -0.0, or two kinds of NaN
         return Distance(0.0, 1.0, 0.0, same=False)
     error = float(apart.norm() / norms[0]) if norms[0] > 0 else float("inf")
     cosine = float(a @ b / (norms[0] * norms[1])) if min(norms) > 0 else 0.0
@@ -55,10 +55,10 @@ def _bits(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Prediction:
-    """How far two models' predictions of the next token (or class) are apart.
+    """The difference of two models' predictions of the next token (or class).
 
-    ``divergence`` is the mean Kullback-Leibler divergence of the second from the first, in nats; ``agreement`` the
-    share of places at which both have the same most likely token; ``places`` their number.
+    ``divergence`` is the mean of KL(first ‖ second) over all positions, in nats. ``agreement`` is the share of
+    positions at which both models have the same most likely token. ``places`` is the number of positions.
     """
 
     divergence: float
@@ -67,7 +67,7 @@ class Prediction:
 
 
 def prediction(first: Tensor, second: Tensor) -> Prediction:
-    """Return how far the predictions of two tensors of logits (…, tokens) are apart."""
+    """Return the difference of the predictions of two tensors of logits; the last dimension of both is the tokens."""
     a, b = (one.double().log_softmax(-1) for one in (first, second))
     divergence = float((a.exp() * (a - b)).sum(-1).mean())
     agreement = float((a.argmax(-1) == b.argmax(-1)).double().mean())

@@ -1,4 +1,4 @@
-"""The result of ``prove``: how far two networks are apart after each block, and the verdict."""
+"""The result of ``prove``: the difference of two networks' outputs after each block, and the verdict."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ SAME, EQUIVALENT, DIFFERENT = "SAME", "EQUIVALENT", "DIFFERENT"
 
 @dataclass(frozen=True)
 class ProvedNetwork:
-    """One of the two networks: its ``path``, the ``kind`` of network, its parameters, and the dtypes of its weights."""
+    """One of the two networks.
+
+    ``path`` is its checkpoint, ``kind`` the class of the network, ``parameters`` the number of its parameters, and
+    ``dtypes`` are the dtypes of its weights.
+    """
 
     path: str
     kind: str
@@ -27,10 +31,11 @@ class ProvedNetwork:
 
 @dataclass(frozen=True)
 class BlockResult:
-    """The outputs of a block in both networks: their ``distance``, and the ``allowed`` error.
+    """The comparison of one output tensor of a block in both networks.
 
-    The allowed error is what rounding of the weights may cause; NaN if it was not computed, because nothing differs.
-    ``call`` counts the calls of a block that runs several times, ``part`` the tensors in an output, both from 0.
+    ``distance`` is the measured difference. ``allowed`` is the largest error that rounding of the weights may cause;
+    NaN if it was not computed, because nothing differs. ``call`` is the index of the call if the block is called
+    several times; ``part`` is the index of the tensor if an output has several. ``name`` is '' for the whole network.
     """
 
     name: str
@@ -41,13 +46,16 @@ class BlockResult:
 
     @property
     def drifts(self) -> bool:
-        """Whether the outputs are farther apart than rounding of the weights explains."""
+        """Whether the outputs differ by more than rounding of the weights explains."""
         return not self.distance.same and not (math.isfinite(self.allowed) and self.distance.error <= self.allowed)
 
 
 @dataclass(frozen=True)
 class ChangedTensor:
-    """A tensor whose values differ: by ``error``, as a share of the first's norm; ``block`` is where it is used."""
+    """A weight whose values differ. ``error`` is the norm of the difference divided by the norm of the first weight.
+
+    ``block`` is the name of the block that uses the weight.
+    """
 
     key: str
     block: str
@@ -56,12 +64,13 @@ class ChangedTensor:
 
 @dataclass(frozen=True, repr=False)
 class Proof(InNotebooks):
-    """What two networks compute of the same inputs.
+    """The comparison of what two networks compute from the same inputs.
 
-    ``blocks`` are in the order in which they ran. ``output`` is the output of the whole network, ``prediction`` is
-    given if that is logits. ``changed`` has the tensors of the first block that drifts whose values differ, and
-    ``differing`` is the number of tensors that differ in all. ``unused`` are tensors that no block used, and those of
-    them that differ are in ``unused_differing``.
+    ``blocks`` are in the order in which the blocks finished. ``output`` compares the output of the whole network;
+    ``prediction`` is set if that output is logits. A block drifts if its outputs differ by more than rounding explains.
+    ``changed`` lists the differing weights of the first block that drifts. ``differing`` is the number of differing
+    weights in the whole network. ``unused`` are the weights that no block used. ``unused_differing`` are weights that
+    differ by more than rounding explains and that had no effect on the outputs with these inputs.
     """
 
     first: ProvedNetwork
@@ -82,10 +91,10 @@ class Proof(InNotebooks):
 
     @property
     def verdict(self) -> str:
-        """SAME if all outputs agree bit for bit, EQUIVALENT if rounding explains how far the output is, else DIFFERENT.
+        """SAME if all outputs agree bit for bit, EQUIVALENT if rounding explains the differences, else DIFFERENT.
 
-        Weights that the inputs did not reach, and that differ by more than rounding explains, make it DIFFERENT:
-        nothing is known of what they do.
+        The verdict is also DIFFERENT if ``unused_differing`` is not empty, because the effect of these weights with
+        other inputs is unknown.
         """
         if self.unused_differing or self.drift is not None:
             return DIFFERENT
@@ -93,9 +102,10 @@ class Proof(InNotebooks):
 
     @property
     def drift(self) -> BlockResult | None:
-        """The first block whose outputs are farther apart than rounding explains; None if the output does not drift.
+        """The first block that drifts: its outputs differ by more than rounding explains.
 
-        Blocks may differ without effect on the output: if one scales what the next one scales back, say.
+        None if the output of the whole network does not drift. Blocks may differ without effect on that output, for
+        example if one block multiplies by a factor and the next divides by it.
         """
         every = (*self.blocks, self.output)
         if not any(one.drifts for one in every if not one.name):

@@ -56,7 +56,7 @@ _WORDS = {
 # Bytes that were unpacked, as a file.
 
 
-class InMemoryFile:
+class InMemoryFile(File):
     """Bytes unpacked from a file, with the interface of a file."""
 
     mtime_ns: int | None = None

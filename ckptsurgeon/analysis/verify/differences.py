@@ -1,6 +1,6 @@
-"""Finds where a tensor of an output differs from the result of its sources.
+"""Compares a tensor of an output with the same tensor computed again from its sources.
 
-Low-rank factors that were extracted are compared by their product.
+Extracted low-rank factors are compared by their product.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ __all__ = ["BLOCK", "Origins", "first_difference", "first_different_byte", "prod
 BLOCK = 1 << 20
 
 TOLERANCE = 1e-5
-"""Relative to the largest value of a block: kernels add in different orders."""
+"""The allowed difference, relative to the largest value of a block: kernels add in different orders."""
 
 LAST_BITS = {16: 2**-7, 8: 2**-1}
-"""The largest relative difference of two values with few bits that were rounded from nearly the same number."""
+"""By bits of a dtype: the largest relative difference of two values that were rounded from nearly the same number."""
 
 Origins = Sequence[tuple[TensorInfo, Checkpoint]]
-"""Each input of a step: its header and its checkpoint."""
+"""The inputs of a step, each with its header and its checkpoint."""
 
 
 def reader(source: Checkpoint, info: TensorInfo) -> Callable[[int, int], bytes]:
-    """Return a function that takes (offset, size) and reads bytes of a tensor as if it were contiguous."""
+    """Return a function of (offset, size) that reads bytes of a tensor as if the tensor were stored contiguously."""
     if info.is_plain and info.storage is not None:
         file, begin = source.file(info), info.storage.offset + info.offset
         return lambda offset, size: file.read(begin + offset, size)
@@ -58,11 +58,12 @@ def first_difference(
     context: MergeContext,
     near: bool = False,
 ) -> int | None:
-    """Return the first byte at which a tensor differs from the result of its sources; None if it does not differ.
+    """Compute a tensor of an output again and return the offset of the first byte that differs; None if none does.
 
     ``step`` is the step of the plan that made the tensor, ``origins`` are its source tensors. ``keeper`` is the
-    destination's own checkpoint, if a source may have overwritten only part of the tensor.
-    ``context`` has the settings for computing merges. With ``near``, values that are nearly equal do not differ.
+    destination's own checkpoint, from which the rest of the values comes if a source fills only a part of the tensor;
+    None if the rest was drawn. ``context`` has the settings for computing merges. With ``near``, nearly equal values
+    count as equal.
     """
     origin, theirs = origins[0]
     if is_copy(step, origin):
@@ -82,8 +83,8 @@ def first_difference(
 def _is_near(dtype: str, wanted: Any, found: Any) -> bool:
     """Return whether two arrays, given as bytes, have nearly equal values.
 
-    Values may differ by ``TOLERANCE`` times the largest value; those of a dtype with 8 or 16 bits also in the last
-    bits.
+    Values may differ by ``TOLERANCE`` times the largest value. Values with 8 or 16 bits may also differ in their last
+    bits, by ``LAST_BITS``.
     """
     first, second = (cast(np.frombuffer(one, raw_dtype(dtype)), dtype, "float64")[0] for one in (wanted, found))
     finite = np.isfinite(first)
@@ -96,7 +97,7 @@ def _is_near(dtype: str, wanted: Any, found: Any) -> bool:
 
 
 def first_different_byte(output: Checkpoint, info: TensorInfo, theirs: Checkpoint, origin: TensorInfo) -> int | None:
-    """Return the first byte at which two tensors of one dtype differ; None if they do not differ."""
+    """Return the offset of the first byte at which two tensors of one dtype differ; None if they are equal."""
     if info.nbytes != origin.nbytes:
         return min(info.nbytes, origin.nbytes)
     here, there = reader(output, info), reader(theirs, origin)
@@ -116,9 +117,9 @@ def _mismatch(a: Any, b: Any) -> int:
 def _overlay_difference(
     step: Step, output: Checkpoint, info: TensorInfo, theirs: Checkpoint, origin: TensorInfo
 ) -> int | None:
-    """Compare the part of a tensor that comes from a source; the other values were drawn at random.
+    """Compare only the part of a tensor that comes from a source, because the other values were drawn at random.
 
-    Returns the first byte of the first block that differs; None if none does.
+    Returns the byte offset of the first block that differs; None if none does.
     """
     stride = contiguous_stride(info.shape)
     limit = BLOCK // info.itemsize
@@ -134,37 +135,37 @@ def _overlay_difference(
 
 # Extracted factors are compared with factors that are extracted again, by their product.
 #
-# Factors are unique only up to a rotation of their common side, and singular vectors up to their sign. LAPACK and BLAS
-# of another machine round differently, and may give other factors with the same product.
+# Factors are unique only up to a rotation in the rank dimension, and singular vectors up to their sign. LAPACK and BLAS
+# of another machine round differently, and may return other factors with the same product.
 
 UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 """Half a unit in the last place of a dtype, relative to a value."""
 
 SMALLEST = {"float16": 2.0**-25}
-"""Half the smallest value above zero: the rounding error of smaller values."""
+"""Half the smallest value above zero of a dtype: the largest rounding error of values near zero."""
 
 
 @dataclass(frozen=True)
 class _Product:
-    """The product of ``left`` (rows, rank) and ``right`` (rank, columns) in double precision, kept as two factors."""
+    """A matrix given as the product of ``left`` (rows, rank) and ``right`` (rank, columns), in double precision."""
 
     left: Array
     right: Array
 
     def rounding(self, dtype: str) -> float:
-        """Return a limit on how much the product changes (as a norm) if one factor is rounded to ``dtype``.
+        """Return an upper bound of the change of the product, as a norm, if one factor is rounded to ``dtype``.
 
-        It is twice the largest change, to cover second-order terms.
+        It is twice the largest first-order change, to cover second-order terms.
         """
         left, right = float(np.linalg.norm(self.left)), float(np.linalg.norm(self.right))
         least = SMALLEST.get(dtype, 0.0) * max(sqrt(self.left.size) * right, sqrt(self.right.size) * left)
         return 2 * (UNITS[dtype] * left * right + least)
 
     def apart(self, other: _Product) -> float:
-        """Return the norm of the difference of two products without computing the products: they could be gigabytes.
+        """Return the norm of the difference of two products, without computing these possibly huge matrices.
 
-        The difference is [L1, -L2] times [R1; R2]. Both factors are made triangular, which keeps the norm and avoids
-        cancellation.
+        The difference is [L1, -L2] times [R1; R2]. Both factors are replaced by their triangular factor (QR), which
+        does not change the norm and avoids cancellation.
         """
         left = np.linalg.qr(np.hstack([self.left, -other.left]))[1]
         right = np.linalg.qr(np.vstack([self.right, other.right]).T)[1]
@@ -172,11 +173,11 @@ class _Product:
 
 
 def product_fault(step: Step, pair: Origins, origins: Origins, context: MergeContext) -> str:
-    """Return what is wrong with the product of the factors A and B of an adapter, '' if nothing is.
+    """Return what is wrong with the product of the factors A and B of an adapter; '' if nothing is.
 
     ``pair`` are the factors in the output; ``origins`` are the tensors from which the factors are extracted again.
-    Differences that rounding explains are allowed: each element of a factor was rounded to its dtype, and
-    decompositions differ as described in ``Decomposition``.
+    Differences that rounding explains are allowed: the factors were rounded to their dtypes, and two decompositions of
+    one matrix differ as described in ``Decomposition``.
     """
     assert step.factor is not None  # ensured by check_step
     found, again = _product(step.factor, *pair), context.factors.of(step, origins)
@@ -187,8 +188,8 @@ def product_fault(step: Step, pair: Origins, origins: Origins, context: MergeCon
     if apart <= allowed:
         return ""
     return (
-        f"the product of the low-rank factors A and B is not what the sources give: the norm of the difference is "
-        f"{apart:.2g}, and rounding explains at most {allowed:.2g}"
+        f"the product of the low-rank factors A and B differs from the product that the sources give: the norm of the "
+        f"difference is {apart:.2g}, and rounding explains at most {allowed:.2g}"
     )
 
 
@@ -198,6 +199,6 @@ def _product(factor: Factor, a: tuple[TensorInfo, Checkpoint], b: tuple[TensorIn
 
 
 def _matrix(info: TensorInfo, source: Checkpoint) -> Array:
-    """Return a factor as a matrix in double precision; further dimensions of a convolution become columns."""
+    """Return a factor as a float64 matrix; all dimensions after the first become columns, as for a convolution."""
     values = read_part(source, info, tuple((0, size) for size in info.shape))
     return cast(values, info.dtype, "float64")[0].reshape(len(values), -1)

@@ -1,4 +1,4 @@
-"""What an output should be, according to its recipe or a plan, and the state of a verification."""
+"""The expected content of an output, from its recipe or from a plan, and the state of a verification."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__ = ["Check", "Expected", "check_plan", "difference_of", "expected_of_plan
 
 @dataclass(frozen=True)
 class Expected:
-    """What an output should be: how each tensor is made, and from which sources.
+    """The expected content of an output: how each tensor is made, and from which sources.
 
-    ``absent`` has the reason why a source is missing. ``seal`` is a digest of all bytes of the output that are outside
-    of tensors, '' if there is none.
+    ``sources`` maps the index of each source to its open checkpoint; ``absent`` maps the index of each missing source
+    to the reason. ``seal`` is a digest of all bytes of the output that belong to no tensor; '' if there is none.
     """
 
     tensors: Mapping[str, RecipeEntry]
@@ -44,7 +44,7 @@ class Expected:
 
     @cached_property
     def factors(self) -> Mapping[Any, Mapping[str, str]]:
-        """The keys of the low-rank factors "A" and "B", for each difference of weights that they are extracted from."""
+        """The keys of the low-rank factors "A" and "B" of each weight difference that was decomposed."""
         pairs: dict[Any, dict[str, str]] = {}
         for key, made in self.tensors.items():
             if made.factor is not None:
@@ -53,7 +53,7 @@ class Expected:
 
 
 def difference_of(made: RecipeEntry) -> tuple[Any, ...]:
-    """Return a value that identifies the difference of two weights from which a low-rank factor was extracted."""
+    """Return a value that identifies the weight difference that a low-rank factor was extracted from."""
     assert made.factor is not None
     return made.source, made.source_key, made.more, made.factor.rank, made.factor.transposed
 
@@ -61,9 +61,10 @@ def difference_of(made: RecipeEntry) -> tuple[Any, ...]:
 def expected_of_recipe(
     recipe: Recipe, sources: Mapping[int, Checkpoint], absent: Mapping[int, str], context: MergeContext
 ) -> Expected:
-    """Return what an output should be according to its recipe.
+    """Return the expected content of an output, from its recipe.
 
-    ``sources`` are the open checkpoints by the index of the source; ``absent`` says why others are missing.
+    ``sources`` maps the index of each source to its open checkpoint; ``absent`` maps the index of each missing source
+    to the reason.
     """
     return Expected(
         recipe.tensors, sources, absent, seal=recipe.seal, seed=recipe.seed, rows=recipe.rows,
@@ -79,9 +80,10 @@ def _keeper(sources: Sequence[PlanSource]) -> int | None:
 def expected_of_plan(
     plan: Plan, sources: Mapping[int, Checkpoint], absent: Mapping[int, str], context: MergeContext
 ) -> Expected:
-    """Return what an output should be according to a plan, which has no checksums.
+    """Return the expected content of an output, from a plan. A plan has no checksums.
 
-    ``sources`` are the open checkpoints by the index of the source; ``absent`` says why others are missing.
+    ``sources`` maps the index of each source to its open checkpoint; ``absent`` maps the index of each missing source
+    to the reason.
     """
     made = {step.key: recipe_entry(step) for step in plan.steps}
     return Expected(
@@ -95,7 +97,10 @@ def expected_of_plan(
 
 @dataclass
 class Check:
-    """An output that is being verified, and the results so far."""
+    """An output that is being verified, and the results so far.
+
+    ``left_out`` maps the keys of tensors that are not compared to the reason. ``done`` and ``total`` are bytes.
+    """
 
     output: Checkpoint
     expected: Expected
@@ -113,7 +118,7 @@ class Check:
     inf: int = 0
 
     def fail(self, key: str, why: str) -> None:
-        """Record why a tensor failed; if ``key`` is empty, why the file itself failed."""
+        """Record that a tensor is wrong, or the output as a whole if ``key`` is empty; ``why`` is the reason."""
         self.failed.append(Failure(key, why))
 
     def advance(self, nbytes: int) -> None:
@@ -142,9 +147,11 @@ def check_plan(check: Check, plan: Plan) -> None:
                 f"is {info.dtype} {shape_text(info.shape)}, planned as {step.dtype} {shape_text(step.shape)}",
             )
         if made is None:
-            check.fail(key, "is planned and was not made")
+            check.fail(key, "is in the plan, but was not made")
         elif made._replace(crc32=0, implied=False) != recipe_entry(step):
-            check.fail(key, f"was made by {made.op} from {made.source_key or 'nothing'}, planned otherwise")
+            check.fail(
+                key, f"was made by {made.op} from {made.source_key or 'no source'}, which is not what was planned"
+            )
 
 
 def _other_than_planned(said: Recipe, plan: Plan) -> Iterator[str]:
@@ -152,15 +159,15 @@ def _other_than_planned(said: Recipe, plan: Plan) -> Iterator[str]:
     if (said.rows, said.vocabularies) != (plan.rows, plan.vocabularies):
         yield "was made with another vocabulary than was planned"
     if dict(said.metadata or {}) != dict(plan.metadata):
-        yield "carries other metadata than was planned"
+        yield "has other metadata than was planned"
     if said.target.companions and _files(said.target) != _files(plan.target):
         yield "has other files next to the weights than were planned"
     if len(said.sources) != len(plan.sources):
-        yield f"was made of {len(said.sources)} sources, planned of {len(plan.sources)}"
+        yield f"was made from {len(said.sources)} sources, but {len(plan.sources)} were planned"
         return
     for made, planned in zip(said.sources, plan.sources, strict=True):
         if _content(made) != _content(planned):
-            yield f"was made of another {escape(planned.name)} than was planned"
+            yield f"was made from another {escape(planned.name)} than was planned"
         elif list(map(dict, made.operations)) != list(map(dict, planned.operations)):
             yield f"was made by other operations on {escape(planned.name)} than were planned"
 
@@ -170,5 +177,5 @@ def _files(target: PlanTarget) -> list[tuple[str, int, str]]:
 
 
 def _content(source: PlanSource) -> tuple[Any, ...]:
-    """Return a value that identifies a source, independent of its path."""
+    """Return a value that identifies the content of a source, whatever its path."""
     return source.root, source.stripped, [(file.name, file.size, file.sha256) for file in source.files]

@@ -1,4 +1,4 @@
-"""Checks the files of an output other than its weights: companions, unknown files, a signature."""
+"""Checks the files of an output other than its weights: companions such as config.json, unknown files, a signature."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ BLOCK = 1 << 20
 
 
 def companion_faults(path: str, companions: Sequence[PlanCompanion]) -> Iterator[str]:
-    """Yield what is wrong with the small files next to the weights of an output, such as ``config.json``.
+    """Yield a message for each small file next to an output's weights, such as ``config.json``, that has changed.
 
-    ``companions`` has their names, sizes and checksums from the recipe. Only regular files are read.
+    ``companions`` are the names, sizes and checksums of these files from the recipe. Only regular files are read.
     """
     if not companions:
         return
@@ -52,7 +52,7 @@ def companion_faults(path: str, companions: Sequence[PlanCompanion]) -> Iterator
 
 
 def digest_of(file: File) -> str:
-    """Return the SHA-256 of a file."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     for begin in range(0, file.size, BLOCK):
         digest.update(file.read(begin, min(BLOCK, file.size - begin)))
@@ -60,12 +60,12 @@ def digest_of(file: File) -> str:
 
 
 def folder_of(output: Checkpoint) -> Folder | None:
-    """Return the folder that an output was written as; None if the output is a single file.
+    """Return the folder of an output that was written as a folder; None if the output is a single file.
 
-    Raises SourceError if it cannot be opened.
+    Raises SourceError if the output cannot be opened.
     """
     source = open_source(output.path)
-    if isinstance(source, File):  # an index, or one file among others
+    if isinstance(source, File):  # an index of shards, or a single file in a folder with other files
         source.close()
         if len(output.files) == 1:
             return None
@@ -74,7 +74,7 @@ def folder_of(output: Checkpoint) -> Folder | None:
 
 
 def other_files(output: Checkpoint, said: Recipe | None) -> Iterator[Note]:
-    """Yield a note for each file in an output's folder that was not written with it; a subfolder counts as one file."""
+    """Yield a note for each file in an output's folder that is not in the recipe; a subfolder counts as one file."""
     folder = folder_of(output) if said is not None and not output.in_memory else None
     if folder is None or said is None:
         return
@@ -86,16 +86,16 @@ def other_files(output: Checkpoint, said: Recipe | None) -> Iterator[Note]:
     }
     for name in contents(folder):
         if name not in known:
-            yield Note(name, "in the folder, and not in the recipe")
+            yield Note(name, "in the folder, but not in the recipe")
 
 
 # The signature of an output.
 
 
 def signature_faults(output: Checkpoint, key: str) -> Iterator[str]:
-    """Yield why an output is not validly signed by a key; nothing if it is. ``key`` is the file with the key.
+    """Yield the reasons why an output has no valid signature of a key; nothing if the signature is valid.
 
-    Raises ConfigError for an invalid key.
+    ``key`` is the path of the file with the key. Raises ConfigError if the key is invalid.
     """
     verifier = load_verifier(key)
     folder = folder_of(output)
@@ -114,10 +114,10 @@ def signature_faults(output: Checkpoint, key: str) -> Iterator[str]:
 def _other_than_signed(output: Checkpoint, folder: Folder | None, signed: dict[str, str]) -> Iterator[str]:
     here = {SINGLE} if folder is None else set(contents(folder)) - {MODEL_SIGNATURE}
     for name in sorted(here - signed.keys()):
-        yield f"{escape(name)} is there and is not signed"
+        yield f"{escape(name)} is in the folder, but is not signed"
     for name, digest in signed.items():
         if name not in here:
-            yield f"{escape(name)} was signed and is not there"
+            yield f"{escape(name)} was signed, but is not in the folder"
             continue
         path = output.path if folder is None else os.path.join(folder.uri, name)
         if folder is not None and leads_out(path):
@@ -130,7 +130,7 @@ def _other_than_signed(output: Checkpoint, folder: Folder | None, signed: dict[s
             with closing(file):
                 same = digest_of(file) == digest
         except SourceError as error:
-            yield f"{escape(name)} was signed and cannot be read: {error.message.rstrip('.')}"
+            yield f"{escape(name)} was signed, but cannot be read: {error.message.rstrip('.')}"
             continue
         if not same:
             yield f"{escape(os.path.basename(path))} is not as it was signed"

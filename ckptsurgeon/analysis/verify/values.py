@@ -1,4 +1,4 @@
-"""Compares the values of tensors with their checksums and with the results of their sources."""
+"""Compares the tensors of an output with their checksums, and with the same tensors computed again from the sources."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from .expected import Check, difference_of
 
 __all__ = ["check_values", "compare", "left_out"]
 
-# Comparison with the sources, if they exist.
+# Comparison with the sources, if these still exist.
 
 Named = tuple[Checkpoint, str]
-"""A source, and the key of a tensor in it."""
+"""A source tensor: its checkpoint and its key."""
 
 
 def compare(check: Check, key: str, info: TensorInfo, made: RecipeEntry) -> None:
-    """Compute a tensor of an output again, compare the two, and count the result in ``check``.
+    """Compute a tensor of an output again from its sources, compare the two, and record the result in ``check``.
 
-    Raises VerifyError if the tensor cannot come from the sources that the recipe or the plan names.
+    ``made`` is how the tensor was made. Raises VerifyError if the recorded sources cannot give this tensor.
     """
     if made.source is None:
         check.drawn += 1
@@ -51,7 +51,7 @@ def compare(check: Check, key: str, info: TensorInfo, made: RecipeEntry) -> None
     on_device = step.merge is not None and step.merge.device != ""
     where = differ(near=on_device)
     near = on_device or (where is not None and is_single(step))
-    if near and not on_device:  # another processor, or another BLAS, may have given other last bits
+    if near and not on_device:  # another processor, or another BLAS, may round the last bits differently
         where = differ(near=True)
     if where is not None and made.factor is not None:
         _compare_product(check, key, step, origins)
@@ -64,14 +64,14 @@ def compare(check: Check, key: str, info: TensorInfo, made: RecipeEntry) -> None
 
 
 def _compare_product(check: Check, key: str, step: Step, origins: Origins) -> None:
-    """Compare a low-rank factor of an output, if it is not equal, bit for bit, to one that is extracted again.
+    """Compare a low-rank factor that is not equal, bit for bit, to the factor that is extracted again.
 
     Factors are not unique, so the products of the factors A and B are compared. Raises VerifyError if these differ.
     """
     pair = check.expected.factors[difference_of(check.expected.tensors[key])]
     names = [pair[part] for part in "AB" if part in pair and pair[part] in check.output]
     if len(names) != 2:
-        raise VerifyError(f"the output lacks the low-rank factor that is multiplied by {escape(key)}")
+        raise VerifyError(f"the output lacks the other low-rank factor of the pair to which {escape(key)} belongs")
     fault = product_fault(step, [(check.output[name], check.output) for name in names], origins, check.expected.context)
     if fault:
         raise VerifyError(fault)
@@ -79,7 +79,7 @@ def _compare_product(check: Check, key: str, step: Step, origins: Origins) -> No
 
 
 def _gone(check: Check, key: str, info: TensorInfo, made: RecipeEntry) -> Iterator[str]:
-    """Yield, for each missing source of a tensor, the reason why it is missing."""
+    """Yield the reason why a source of a tensor is missing, for each missing source."""
     over = check.expected.keeper if _step(key, made, info, rows=check.expected.rows, inputs=()).overlays else None
     for index in (made.source, *(source for source, _ in made.more), over):
         if index is not None and index not in check.expected.sources:
@@ -104,7 +104,7 @@ def _planned(check: Check, key: str, info: TensorInfo, made: RecipeEntry, *, sou
     step = _step(key, made, info, rows=check.expected.rows, inputs=inputs)
     every = check.expected.vocabularies
     if (made.op, made.policy) == ("merge", "vocab") and not every:
-        raise VerifyError("the recipe lacks the vocabularies by which this tensor was merged, token by token")
+        raise VerifyError("the recipe lacks the vocabularies that are needed to merge this tensor token by token")
     assert made.source is not None
     indices = (made.source, *(index for index, _ in made.more))
     step = with_vocabularies(step, [every[index] for index in indices] if every else ())
@@ -127,7 +127,10 @@ def _step(
 
 
 def check_values(check: Check, key: str) -> None:
-    """Compare one tensor with its checksum, then with its sources."""
+    """Compare a tensor of an output with its recorded checksum, then with its sources; record the result in ``check``.
+
+    Raises FormatError if the values cannot be read, VerifyError if the sources cannot give this tensor.
+    """
     info, made = check.output[key], check.expected.tensors[key]
     if info.opaque:
         raise FormatError(f"the values of this tensor cannot be read: {info.opaque}.")
@@ -138,14 +141,14 @@ def check_values(check: Check, key: str) -> None:
     storage = info.storage
     whole_record = storage is not None and info.is_plain and info.nbytes == storage.nbytes
     if storage is not None and whole_record and storage.crc32 not in (None, crc):
-        check.fail(key, "does not have the checksum of its record")
+        check.fail(key, "does not match the checksum that the file stores for its record")
         return
     compare(check, key, info, made)
     check.advance(info.nbytes)
 
 
 def _read_through(check: Check, info: TensorInfo) -> int:
-    """Return the CRC-32 of a tensor's bytes, and count its NaN and Inf in ``check``."""
+    """Read a tensor and return the CRC-32 of its bytes; add its numbers of NaN and Inf to ``check``."""
     read, floating = reader(check.output, info), DTYPES[info.dtype].kind in ("float", "complex")
     crc = 0
     for done in range(0, info.nbytes, BLOCK):
@@ -158,14 +161,14 @@ def _read_through(check: Check, info: TensorInfo) -> int:
     return crc
 
 
-# The choice of merged tensors that are computed again.
+# The choice of the merged tensors to compute again.
 
 
 def left_out(tensors: Mapping[str, RecipeEntry], sample: int | None) -> Mapping[str, str]:
-    """Return the merged tensors that are not computed again, with the reason.
+    """Return the keys of merged tensors that are not computed again, with the reason.
 
-    ``sample`` merged tensors, evenly spread, are computed again; if it is None, all of them. Copied tensors are always
-    compared: that costs no more than reading them.
+    ``sample`` is the number of merged tensors to compute again, evenly spread; None for all. Copied tensors are always
+    compared, because that costs no more than reading them.
     """
     if sample is None:
         return {}
@@ -174,5 +177,5 @@ def left_out(tensors: Mapping[str, RecipeEntry], sample: int | None) -> Mapping[
     merged = [key for key, made in tensors.items() if made.op in MERGES]
     number = min(sample, len(merged))
     chosen = {merged[place * len(merged) // number] for place in range(number)}
-    why = f"not among the {number} merged tensors that were computed again (--sample {sample})"
+    why = f"not one of the {number} merged tensors that were computed again (--sample {sample})"
     return {key: why for key in merged if key not in chosen}

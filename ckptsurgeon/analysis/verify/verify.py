@@ -23,10 +23,10 @@ from .values import check_values, left_out
 
 __all__ = ["relabelled_notes", "verify_output"]
 
-# Tensors that are drawn, according to the recipe, but are equal to tensors of a source.
+# Tensors that were drawn at random according to the recipe, but are equal to tensors of a source.
 
 PROBE = 4096
-"""Bytes that are read of each candidate; the rest is read only if these are the same."""
+"""The first bytes of each candidate, which are compared before the rest is read."""
 
 Named = tuple[Checkpoint, str]
 Kind = tuple[str, tuple[int, ...]]
@@ -34,10 +34,11 @@ Kind = tuple[str, tuple[int, ...]]
 
 
 def relabelled_notes(check: Check, keys: Iterable[str]) -> Iterator[Note]:
-    """Yield a note for each tensor that is random according to the recipe, but equals a tensor of a local source.
+    """Yield a note for each tensor that was drawn according to the recipe, but equals a tensor of a local source.
 
-    Tensors with a single value are skipped: every model has zeros and ones. The cost is linear in the number of
-    tensors: candidates are found by a digest of their beginning, then by one of their content.
+    Only tensors in ``keys`` are checked. Tensors with the same value everywhere are skipped, because every model has
+    tensors of zeros and ones. The cost is linear in the number of tensors: candidates have the same digest of their
+    first bytes, and equal tensors also the same digest of all bytes.
     """
     drawn = [key for key in keys if check.expected.tensors[key].source is None]
     kinds = {_kind(check.output[key]) for key in drawn}
@@ -63,10 +64,9 @@ def _kind(info: TensorInfo) -> Kind:
 
 
 def _by_probe(sources: Iterable[Checkpoint], kinds: set[Kind]) -> dict[tuple[Kind, bytes], list[Named]]:
-    """Return tensors of the sources, grouped by dtype, shape and a digest of their first bytes.
+    """Return the tensors of local sources, grouped by dtype, shape and a digest of their first bytes.
 
-    Only tensors with a dtype and shape in ``kinds`` are read. Remote sources are skipped, because they would be
-    fetched.
+    Only tensors with a dtype and shape in ``kinds`` are read. Remote sources are skipped, to avoid downloads.
     """
     found: dict[tuple[Kind, bytes], list[Named]] = {}
     for source in sources:
@@ -88,7 +88,7 @@ def _by_content(candidates: Sequence[Named]) -> dict[bytes, Named]:
 
 
 def _probe(source: Checkpoint, info: TensorInfo) -> bytes:
-    """Return a digest of a tensor's first bytes; b'' if they cannot be read, because that is reported elsewhere."""
+    """Return a digest of a tensor's first bytes; b'' if they cannot be read: other code reports that error."""
     if not info.opaque:
         with suppress(CheckpointError):
             data = reader(source, info)(0, min(PROBE, info.nbytes))
@@ -97,7 +97,7 @@ def _probe(source: Checkpoint, info: TensorInfo) -> bytes:
 
 
 def _content(source: Checkpoint, info: TensorInfo) -> bytes | None:
-    """Return a digest of a tensor's values; None if all are the same value, or if they cannot be read."""
+    """Return a digest of a tensor's bytes; None if all its values are the same, or if they cannot be read."""
     if info.opaque:
         return None
     digest, first, single = hashlib.sha256(), b"", True
@@ -123,16 +123,17 @@ def verify_output(
 ) -> Verification:
     """Check every byte of an output: header and metadata, all checksums, all copied and computed tensors, all ties.
 
-    With a ``plan``, the output's recipe must also agree with the plan. A tensor whose source is gone is checked only by
-    its checksum, and reported as NOT COMPARED. Tensors that were drawn at random are never drawn again. ``sample`` is
-    the number of merged tensors that are computed again, None for all. With a ``key_file``, the files must be signed
-    with its key.
+    ``expected`` is the expected content of the output. If a ``plan`` is given, the output's recipe must also agree with
+    the plan. A tensor whose source is missing is checked only by its checksum, and reported as NOT COMPARED. Tensors
+    that were drawn at random are never drawn again. ``sample`` is the number of merged tensors to compute again, None
+    for all. If a ``key_file`` is given, the output must be signed with its key. ``progress`` is called with (bytes
+    done, bytes in all).
     """
     began = time.perf_counter()
     total = 2 * sum(info.nbytes for info in output.values())
     check = Check(output, expected, progress or (lambda done, total: None), total, left_out(expected.tensors, sample))
     if expected.seal and output.header.frame() != expected.seal:
-        check.fail("", "the header or metadata is not as it was written")
+        check.fail("", "the header or metadata has changed since the output was written")
     for fault in companion_faults(output.path, expected.said.target.companions) if expected.said is not None else ():
         check.fail("", fault)
     unsigned = list(signature_faults(output, key_file)) if key_file else []
@@ -170,7 +171,10 @@ def verify_output(
 
 
 def _read(check: Check, keys: Sequence[str]) -> Iterator[tuple[Checkpoint, TensorInfo | None]]:
-    """Yield each tensor of an output with its checkpoint, then those source tensors with which it is compared."""
+    """Yield the checkpoint and header of each tensor of an output, then of the source tensors that it is compared with.
+
+    The header is None if a source lacks the tensor.
+    """
     sources = check.expected.sources
     for key in keys:
         yield check.output, check.output[key]
@@ -191,7 +195,8 @@ def _nbytes(output: Checkpoint, said: Recipe | None) -> int:
 def _check_keys(check: Check) -> None:
     for key, made in check.expected.tensors.items():
         if (key in check.output) == made.implied:
-            check.fail(key, "is in the output, and was left out" if made.implied else "is not in the output")
+            why = "is in the output, but was left out by the recipe" if made.implied else "is not in the output"
+            check.fail(key, why)
     for key in check.output:
         if key not in check.expected.tensors:
             check.fail(key, "is in the output, but neither in the recipe nor in the plan")
@@ -207,4 +212,4 @@ def _check_ties(check: Check) -> None:
             continue
         where = first_different_byte(check.output, info, check.output, owner)
         if where is not None:
-            check.fail(key, f"is tied to {escape(made.tied_to)} and differs from it at byte {where}")
+            check.fail(key, f"is tied to {escape(made.tied_to)}, but differs from it at byte {where}")

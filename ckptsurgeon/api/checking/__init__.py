@@ -1,1 +1,1 @@
-"""Facts for ``check``: files that may be damaged, the folder around the weights, an adapter and its base."""
+"""Collects the facts for ``check``: on files that may be damaged, on a model's folder, on an adapter and its base."""

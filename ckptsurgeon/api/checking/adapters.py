@@ -1,4 +1,4 @@
-"""Facts on a PEFT adapter: the factors of each module, what its configuration selects, and the weights of its base."""
+"""Collects facts on a PEFT adapter: each module's factors, the modules that its configuration selects, base weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ LORA = "LORA"
 
 
 def adapter_facts(checkpoint: Checkpoint, folder: ModelFolder, base: Checkpoint | None) -> AdapterFacts | None:
-    """Return the facts of the LoRA adapter that a checkpoint is, compared with a base if one is given; else None."""
+    """Return the facts on a LoRA adapter; None if the checkpoint is not a LoRA adapter.
+
+    ``folder`` has the adapter's configuration. If ``base`` is given, the facts include the shapes of its weights.
+    """
     data = folder.adapter
     if data.get("peft_type") != LORA:
         return None
@@ -38,7 +41,7 @@ def adapter_facts(checkpoint: Checkpoint, folder: ModelFolder, base: Checkpoint 
 
 
 def factors_of(checkpoint: Checkpoint) -> list[Factors]:
-    """Return the factors of each module of an adapter, in the order of its tensors."""
+    """Return the factors A and B of each module of an adapter, in the order of the adapter's tensors."""
     found: dict[str, Factors] = {}
     for key, info in checkpoint.items():
         part = peft_key_parts(key)
@@ -58,14 +61,17 @@ def _with_base(factors: Sequence[Factors], base: Checkpoint) -> list[Factors]:
 
 
 def _shapes(base: Checkpoint) -> Mapping[str, tuple[int, ...]]:
-    """Return the shapes of a base's weights; of quantised ones, those that the codes stand for."""
+    """Return the shapes of a base's weights; for quantised weights, the shapes of the decoded weights."""
     coded = {one.name: one.shape for one in base.codes.tensors if one.shape is not None}
     parts = {key for one in base.codes.tensors for key in one.keys}
     return {**{key: info.shape for key, info in base.items() if key not in parts}, **coded}
 
 
 def _matches(targets: object, modules: Sequence[str]) -> dict[str, int]:
-    """Return how many modules each entry of ``target_modules`` matches, as PEFT matches them."""
+    """Return the number of modules that each entry of ``target_modules`` matches, by the rules of PEFT.
+
+    A string is one regular expression; a list has names or last parts of names.
+    """
     if isinstance(targets, str):
         pattern = bounded(targets) if targets != ALL else None
         return {targets: sum(_is_match(pattern, one) for one in modules)} if pattern is not None else {}
@@ -76,7 +82,7 @@ def _matches(targets: object, modules: Sequence[str]) -> dict[str, int]:
 
 
 def _ends(module: str) -> Iterator[str]:
-    """Yield the name of a module, and the rest of it after each dot."""
+    """Yield the name of a module and its suffixes: ``a.b.c``, ``b.c``, ``c``."""
     while module:
         yield module
         module = module.partition(".")[2]

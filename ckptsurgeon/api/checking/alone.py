@@ -1,4 +1,4 @@
-"""Facts on a checkpoint that need no folder around it; what reads folders takes long to import."""
+"""Collects facts on a checkpoint that is not in a model's folder; modules that read folders are slow to import."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = [
 ]  # fmt: skip
 
 _OF_SHARD = re.compile(r"is one of \d+ shards|is not the shard that|the shards beside it have")
-"""Notes of a checkpoint on the shard that it is; its other notes say how it was opened."""
+"""Matches the notes of a checkpoint on its shards; its other notes say how it was opened."""
 
 
 def without_folder(subject: Subject, checkpoint: Checkpoint) -> Subject:
-    """Return a subject with the notes on a file that is in no model's folder."""
+    """Return a subject with the notes on a checkpoint that is not in a model's folder."""
     from ..model_folder.layers.holes import gap_notes
     from ..model_folder.quantised import described_shape_notes
 
@@ -39,24 +39,24 @@ def notes_without_folder(checkpoint: Checkpoint) -> Iterator[str]:
 
 
 def short_notes(checkpoint: Checkpoint, notes: Iterable[str]) -> list[str]:
-    """Return notes without repeats, and without the path of the checkpoint."""
+    """Return notes without repetitions, and without the path of the checkpoint in their text."""
     path = escape(checkpoint.path)
     cut = (note.removeprefix(f"{path}: ").replace(f"{path.rstrip('/')}/", "") for note in notes)
     return list(dict.fromkeys(cut))
 
 
 def no_adapter(path: str) -> ConfigError:
-    """Return the error for a base that is given for what is not an adapter."""
+    """Return the error for ``--base`` if the checkpoint at ``path`` is not an adapter."""
     return ConfigError(f"{escape(path)} is not a LoRA adapter.", hint="Leave --base out.")
 
 
 def embeddings_of(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Return the keys of the embeddings of tokens."""
+    """Return the keys of the token embeddings."""
     return tuple(key for key in _matrices(checkpoint) if EMBEDDING.search(key) and is_embedding(key))
 
 
 def heads_of(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Return the keys of the output layers over tokens."""
+    """Return the keys of the output layers whose outputs are tokens."""
     return tuple(key for key in _matrices(checkpoint) if HEAD.search(key))
 
 

@@ -1,4 +1,4 @@
-"""Facts on the folder around weights: notes on contradictions, tokens, the card, an adapter and its base."""
+"""Collects facts on a model's folder: files that contradict the weights, tokens, the model card, an adapter's base."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ __all__ = ["with_folder"]
 
 CARD = "README.md"
 WRAPPERS = ("module.", "_orig_mod.")
-"""What DistributedDataParallel and torch.compile put before every key."""
+"""The prefixes that DistributedDataParallel and torch.compile add to every key."""
 _FRONT = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
 
 
 def with_folder(subject: Subject, checkpoint: Checkpoint, base: CheckpointLike | None) -> Subject:
-    """Return a subject with the facts of the folder around it; ``base`` is that of an adapter.
+    """Return a subject with the facts on the checkpoint's folder; ``base`` is the base model of an adapter.
 
-    Raises ConfigError if there is a base and the checkpoint is not an adapter.
+    Raises ConfigError if a base is given, but the checkpoint is not an adapter.
     """
     folder = model_folder(checkpoint)
     tokens = token_rows(checkpoint, folder)
@@ -62,7 +62,7 @@ def _notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
 
 
 def _wrapped(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if all keys of a model of transformers have the prefix of a wrapper, so that none is found."""
+    """Yield a note if all keys of a model of transformers have a wrapper's prefix: ``from_pretrained`` finds no key."""
     config = folder.config
     if "auto_map" in config or not ("model_type" in config or "architectures" in config):
         return
@@ -82,7 +82,7 @@ def _adapter(checkpoint: Checkpoint, folder: ModelFolder, base: CheckpointLike |
 
 
 def _padding(config: Mapping[str, Any]) -> int | None:
-    """Return the id of the padding token that config.json gives; None if there is none, or it is also another's."""
+    """Return the id of the padding token in config.json; None if there is none, or if BOS or EOS has the same id."""
     text = config.get("text_config")
     parts = (config, text if isinstance(text, dict) else {})
     found = {one.get("pad_token_id") for one in parts if type(one.get("pad_token_id")) is int}
@@ -91,12 +91,12 @@ def _padding(config: Mapping[str, Any]) -> int | None:
 
 
 def _has_configuration(folder: ModelFolder) -> bool:
-    """Return whether a folder has the configuration of a model or an adapter."""
+    """Return whether a folder has a config.json or an adapter_config.json."""
     return any(one.name in (CONFIG, ADAPTER) for one in folder.files)
 
 
 def _card(checkpoint: Checkpoint, folder: ModelFolder) -> CardFacts | None:
-    """Return the front matter of the model card; None if the checkpoint is not the folder of a model."""
+    """Return the facts on the model card (README.md); None if the checkpoint is not the folder of a model."""
     if checkpoint.folder is None or not _has_configuration(folder) or not _is_folder(checkpoint):
         return None
     text = _card_text(checkpoint.folder)
@@ -110,7 +110,7 @@ def _card(checkpoint: Checkpoint, folder: ModelFolder) -> CardFacts | None:
     except ConfigError as error:
         return CardFacts(is_there=True, fault=error.message)
     if not isinstance(fields, dict):
-        return CardFacts(is_there=True, fault="it is not a mapping")
+        return CardFacts(is_there=True, fault="it is not a YAML mapping")
     return CardFacts(is_there=True, fields={str(name): value for name, value in fields.items()})
 
 
@@ -127,7 +127,7 @@ def _card_text(folder: Folder) -> str | None:
 
 
 def _ties(checkpoint: Checkpoint, folder: ModelFolder) -> tuple[tuple[str, str], ...]:
-    """Return (embedding, output layer) for each pair that is stored although the configuration ties it."""
+    """Return the keys (embedding, output layer) of each pair that is stored although the configuration ties the two."""
     ties = checkpoint.ties
     tensors = [DescribedTensor(key, info.dtype, info.shape, ties.get(key, "")) for key, info in checkpoint.items()]
     return tuple((one, head) for one, head in stored_heads(tensors, folder) if head in checkpoint)

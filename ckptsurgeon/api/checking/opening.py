@@ -1,4 +1,4 @@
-"""Opens a checkpoint to check, also one of which some safetensors files are missing, cut short or otherwise damaged."""
+"""Opens a checkpoint for ``check``, even if some of its safetensors files are missing or damaged."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ DAMAGED = "files are damaged, so not all tensors are known"
 
 @dataclass
 class Opened:
-    """An open checkpoint and the facts of its files.
+    """An open checkpoint, and the facts on its files (``shards``) and its ``index``.
 
-    ``checkpoint`` is None if no tensor can be read. ``fault`` is the error of a checkpoint that is damaged; then the
-    files around it are not compared with it.
+    ``checkpoint`` is None if no tensor can be read. If the checkpoint is damaged, ``fault`` is the error that opening
+    it raised; then the other files of its folder are not compared with it. ``files`` are further open files.
     """
 
     checkpoint: Checkpoint | None
@@ -48,7 +48,7 @@ class Opened:
 
 
 def open_to_check(path: str, root: str | None = None) -> Opened:
-    """Open a checkpoint; raises the error of ``open_checkpoint`` if not even a header of its files can be read."""
+    """Open a checkpoint; raises the error of ``open_checkpoint`` if none of its files has a readable header."""
     try:
         checkpoint = open_checkpoint(path, root)
     except UnsafeError:
@@ -62,7 +62,7 @@ def open_to_check(path: str, root: str | None = None) -> Opened:
 
 
 def _sound_shards(checkpoint: Checkpoint) -> tuple[ShardFacts, ...]:
-    """Return the facts of files that were all opened without an error."""
+    """Return the facts on the safetensors files of a checkpoint that was opened without an error."""
     if "safetensors" not in checkpoint.format:
         return ()
     held: dict[str, dict[str, TensorInfo]] = {}
@@ -86,7 +86,10 @@ def _index_of(checkpoint: Checkpoint) -> IndexFacts | None:
 
 
 def _index(file: File, folder: Folder) -> IndexFacts | None:
-    """Return what an index says, with the names of files beside it that are named like its shards, but not in it."""
+    """Return the contents of an index, None if it cannot be parsed.
+
+    They include the ``others``: files in the same folder that have names like its shards but are not in the index.
+    """
     found = index_facts(file.name, file.read(0, file.size)) if file.size <= limits.INDEX_BYTES else None
     if found is None:
         return None
@@ -96,7 +99,7 @@ def _index(file: File, folder: Folder) -> IndexFacts | None:
 
 
 def _damaged(path: str, error: FormatError) -> Opened | None:
-    """Return what can be read of a damaged checkpoint in safetensors; None if that is nothing."""
+    """Return the readable part of a damaged safetensors checkpoint; None if no file can be read."""
     source = open_source(path)
     folder = source.folder() if isinstance(source, File) else source
     index, names = _parts(source, folder)
@@ -122,7 +125,10 @@ def _lenient(path: str, tree: Mapping[str, TensorInfo], files: Mapping[str, File
 
 
 def _parts(source: File | Folder, folder: Folder) -> tuple[IndexFacts | None, list[str]]:
-    """Return the index of a checkpoint in safetensors, if there is one, and the names of its files."""
+    """Return the index of a safetensors checkpoint (None if there is none), and the names of its files.
+
+    ``source`` is the file or folder that the user gave, and ``folder`` the folder that it is in.
+    """
     if isinstance(source, File) and source.name.endswith(SUFFIX):
         return None, [source.name]
     names = [source.name] if isinstance(source, File) else folder.names()

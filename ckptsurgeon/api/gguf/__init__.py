@@ -1,1 +1,1 @@
-"""What a GGUF file has besides tensors: its metadata, made from another GGUF file or from a model's folder."""
+"""Makes the metadata of a GGUF file, from another GGUF file or from a model's folder, and changes layouts."""

@@ -1,4 +1,4 @@
-"""The metadata that llama.cpp has for Cohere's Command R alone."""
+"""The metadata entries that llama.cpp has only for Cohere's Command R."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from .rope import rope_fields
 __all__ = ["cohere_entries"]
 
 SCALE = 0.0625
-"""The scale of the output that transformers takes if config.json has none."""
+"""transformers' default for ``logit_scale``, the scale of the output."""
 
 
 def cohere_entries(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the entries, without the architecture before them; raises PlanError for what llama.cpp cannot compute.
+    """Return the entries, without the architecture as prefix; raises PlanError for fields that llama.cpp cannot handle.
 
-    Aya and Command R were trained on more positions than ``max_position_embeddings`` says: ``model_max_length``.
+    Aya and Command R were trained on ``model_max_length`` positions, which is more than ``max_position_embeddings``.
     """
     check_only(config, "attention_bias", False)
     check_only(rope_fields(config), "rope_type", "default")

@@ -1,4 +1,4 @@
-"""The metadata of llama.cpp for a model of transformers, from the fields of its config.json.
+"""Makes the metadata of llama.cpp for a model of transformers, from the fields of its config.json.
 
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -34,11 +34,11 @@ _REQUIRED = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hid
 def described(
     config: Mapping[str, Any], architecture: str, *, layers: int, size: int, experts: Set[int] = frozenset()
 ) -> dict[str, str]:
-    """Return the entries of the metadata, as texts; ``layers`` are those of the weights, ``size`` is that of a head.
+    """Return the entries of the metadata, with their values as strings.
 
-    ``experts`` are the numbers of experts that the layers have.
-
-    Raises PlanError for a field that llama.cpp needs and config.json lacks, or a value that GGUF has no entry for.
+    ``layers`` is the number of layers in the weights, and ``size`` the size of an attention head. ``experts`` has the
+    numbers of experts that occur in the layers. Raises PlanError for a field that llama.cpp needs and config.json
+    lacks, or a value that GGUF has no entry for.
     """
     if architecture == "olmo2":
         check_only(config, "attention_bias", False)
@@ -67,7 +67,7 @@ def described(
 
 
 def common_entries(config: Mapping[str, Any], layers: int) -> dict[str, str]:
-    """Return the entries on sizes, heads, context and epsilon, without the architecture before them.
+    """Return the entries on sizes, heads, context and epsilon, without the architecture as prefix.
 
     Raises PlanError for a missing field, and for an activation that llama.cpp does not have for the model.
     """
@@ -83,6 +83,6 @@ def common_entries(config: Mapping[str, Any], layers: int) -> dict[str, str]:
 
 
 def entries_of(architecture: str, found: Mapping[str, str]) -> dict[str, str]:
-    """Return entries with their architecture before them, and the entry that names it."""
+    """Return the entries ``found`` with the architecture as prefix, and the entry ``general.architecture``."""
     named = {f"{architecture}.{key}": value for key, value in found.items()}
     return {"general.architecture": architecture, "general.type": "model", **named}

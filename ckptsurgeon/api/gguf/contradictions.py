@@ -1,6 +1,6 @@
-"""What the metadata of a GGUF file state, and its tensors or its tokens contradict.
+"""Notes on metadata of a GGUF file that contradict its tensors or its tokens.
 
-llama.cpp's ``gguf-py/gguf/constants.py`` names the entries; its loader derives the shapes of a block from them.
+The entries are listed in llama.cpp's ``gguf-py/gguf/constants.py``; its loader derives the shapes of a block from them.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from ...util.text import count, escape, listing
 __all__ = ["metadata_notes", "shape_of_values"]
 
 DIGITS = 9
-"""The most digits of a number that is compared."""
+"""Numbers with more digits are not compared."""
 _BLOCK = re.compile(r"blk\.(\d{1,9})\.")
 HEADS, FEW, WIDTH = "attention.head_count", "attention.head_count_kv", "embedding_length"
 
 
 def metadata_notes(shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str], tokens: int) -> tuple[str, ...]:
-    """Return notes on numbers in the metadata that are not those of the tensors or the tokens.
+    """Return notes on numbers in the metadata that contradict the tensors or the tokens.
 
-    These are the number of blocks, the sizes of the first block, and ids of tokens. ``metadata`` maps the names of the
-    entries to their values as text; ``tokens`` is the number of tokens, 0 if there are none. Sizes are compared for
-    architectures whose queries and keys are one tensor each.
+    These are the number of blocks, the sizes of the first block, and ids of tokens. ``shapes`` has the shape of each
+    tensor. ``metadata`` maps the names of entries to their values as strings. ``tokens`` is the number of tokens, 0 if
+    there are none. Sizes are compared for all known architectures except DeepSeek's, whose attention differs.
     """
     architecture = metadata.get("general.architecture", "")
     own = f"{architecture}."
@@ -43,11 +43,12 @@ def metadata_notes(shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, s
 
 
 def _of_another(architecture: str, metadata: Mapping[str, str]) -> Iterator[str]:
-    """Yield a note if the entries are those of another architecture than the one that the metadata name."""
+    """Yield a note if the entries belong to another architecture than ``general.architecture``."""
     others = {name for name in ARCHITECTURES if f"{name}.block_count" in metadata}
     if others and architecture in ARCHITECTURES and architecture not in others:
         of = " and ".join(sorted(others))
-        yield f"general.architecture is {architecture}, but the entries are those of {of}: llama.cpp cannot load it"
+        said = f"general.architecture is {architecture}, but the entries are those of {of}"
+        yield f"{said}: llama.cpp cannot load the file"
 
 
 def _of_tokens(metadata: Mapping[str, str], tokens: int) -> Iterator[str]:
@@ -58,7 +59,7 @@ def _of_tokens(metadata: Mapping[str, str], tokens: int) -> Iterator[str]:
 
 
 def shape_of_values(dtype: str, shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the shape of the values that a stored tensor holds: the rows of blocks are stored as bytes."""
+    """Return the shape of a stored tensor's values; for blocks of codes, the last number of ``shape`` is in bytes."""
     if dtype not in BLOCKS or not shape:
         return tuple(shape)
     values, nbytes = BLOCKS[dtype]
@@ -76,10 +77,10 @@ def _of_blocks(keys: Iterable[str], architecture: str, stated: int | None) -> It
     lost = next((number for number in range(stated) if number not in numbers), None)
     if lost is None and max(numbers) < stated:
         return
-    has = f"the blocks go up to {max(numbers)}" if lost is None else f"there is nothing of block {lost}"
+    has = f"the blocks go up to {max(numbers)}" if lost is None else f"block {lost} has no tensors"
     whole = len(numbers) == max(numbers) + 1
     remedy = f" (--set-metadata {escape(architecture)}.block_count={len(numbers)})" if whole else ""
-    yield f"{escape(architecture)}.block_count is {stated}, but {has}: llama.cpp cannot load it{remedy}"
+    yield f"{escape(architecture)}.block_count is {stated}, but {has}: llama.cpp cannot load the file{remedy}"
 
 
 def _of_shapes(shapes: Mapping[str, Sequence[int]], architecture: str, sizes: Mapping[str, int]) -> Iterator[str]:
@@ -87,19 +88,19 @@ def _of_shapes(shapes: Mapping[str, Sequence[int]], architecture: str, sizes: Ma
         shape = shapes.get(key, ())
         if len(shape) == 2 and shape[axis] != wanted:
             said = " and ".join(f"{escape(architecture)}.{entry} {sizes[entry]}" for entry in entries if entry in sizes)
-            yield f"{said} make {wanted:,} {('rows', 'columns')[axis]} of {key}, but it has {shape[axis]:,}"
+            yield f"with {said}, {key} must have {wanted:,} {('rows', 'columns')[axis]}, but it has {shape[axis]:,}"
 
 
 def _of_rotation(architecture: str, sizes: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note on a rotary embedding of llama that is not of the whole head, which llama.cpp refuses."""
+    """Yield a note if a rotary embedding of llama rotates only a part of a head, which llama.cpp refuses."""
     head = sizes.get("attention.key_length") or sizes.get(WIDTH, 0) // (sizes.get(HEADS, 0) or 1)
     turned = sizes.get("rope.dimension_count", head)
     if architecture == "llama" and head and turned != head:
-        yield f"llama.rope.dimension_count is {turned}, but a head has {head}: llama.cpp cannot load it"
+        yield f"llama.rope.dimension_count is {turned}, but a head has {head} values: llama.cpp cannot load the file"
 
 
 def _wanted(sizes: Mapping[str, int]) -> Iterator[tuple[str, int, tuple[str, ...], int]]:
-    """Yield a tensor, an axis of it, the entries that give the size of the axis, and this size."""
+    """Yield (tensor, axis, entries, size): a tensor whose axis has a size that follows from these entries."""
     width, heads = sizes.get(WIDTH, 0), sizes.get(HEADS, 0)
     if width:
         yield "token_embd.weight", 1, (WIDTH,), width
@@ -113,7 +114,11 @@ def _wanted(sizes: Mapping[str, int]) -> Iterator[tuple[str, int, tuple[str, ...
 
 
 def _rows(kind: str, heads: tuple[str, int], each: int, sizes: Mapping[str, int]) -> tuple[tuple[str, ...], int]:
-    """Return the entries that give the rows of all heads, and their number; ``each`` is a head's width by default."""
+    """Return the entries that determine the number of rows of all heads, and this number.
+
+    ``kind`` is "key" or "value". ``heads`` is an entry and its value, the number of heads. ``each`` is the default for
+    the width of a head.
+    """
     entry, number = heads
     length = f"attention.{kind}_length"
     if length in sizes:

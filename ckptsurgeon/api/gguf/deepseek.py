@@ -1,4 +1,4 @@
-"""DeepSeek V2 and V3 and Kimi K2 in llama.cpp's layout: their sizes, and the metadata that describe them."""
+"""DeepSeek V2, DeepSeek V3 and Kimi K2 in llama.cpp's layout: their sizes, and the metadata that describe them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["DEFAULTS", "deepseek_entries", "groups_note", "sizes_in_config", "si
 
 V2 = "deepseek_v2"
 SOFTMAX, SIGMOID = 1, 2
-"""The functions that give the scores of experts, as llama.cpp numbers them."""
+"""llama.cpp's numbers of the functions that compute the scores of experts."""
 GREEDY, OF_GROUPS, WITH_BIAS = "greedy", "group_limited_greedy", "noaux_tc"
 DEFAULTS: Mapping[str, tuple[int, int]] = {
     "vocab_size": (102400, 129280), "first_k_dense_replace": (0, 3), "kv_lora_rank": (512, 512),
@@ -25,12 +25,12 @@ DEFAULTS: Mapping[str, tuple[int, int]] = {
     "v_head_dim": (128, 128), "n_routed_experts": (64, 256), "moe_intermediate_size": (1407, 2048),
     "n_shared_experts": (2, 1), "num_experts_per_tok": (0, 8),
 }  # fmt: skip
-"""What transformers takes for fields that config.json does not have, for V2 and for V3."""
+"""transformers' defaults for fields that config.json lacks: (of V2, of V3 and Kimi K2)."""
 _MAY_BE_ZERO = ("first_k_dense_replace", "q_lora_rank")
 
 
 def sizes_in_config(config: Mapping[str, Any]) -> DeepseekSizes:
-    """Return the sizes that config.json gives; raises PlanError for a field that is not a number above 0."""
+    """Return the sizes in config.json; raises PlanError for a field that is not a valid number."""
     return DeepseekSizes(
         layers=_number(config, "num_hidden_layers"),
         dense=_number(config, "first_k_dense_replace"),
@@ -55,17 +55,18 @@ def _number(config: Mapping[str, Any], name: str) -> int:
     if type(value) is not int or not (name not in _MAY_BE_ZERO) <= value < 1 << 24:
         what = "a number" if name in _MAY_BE_ZERO else "a number above 0"
         raise PlanError(
-            f"config.json gives {name} as {brief_repr(value, 40)}, and llama.cpp needs {what}.",
+            f"config.json gives {name} as {brief_repr(value, 40)}, but llama.cpp needs {what}.",
             hint="Complete config.json, or keep the names of the tensors: --layout keep.",
         )
     return value
 
 
 def deepseek_entries(config: Mapping[str, Any], sizes: DeepseekSizes) -> dict[str, str]:
-    """Return the entries of the metadata, as texts.
+    """Return the entries of the metadata, with their values as strings.
 
-    Attention is described as llama.cpp computes it, by the latent vector, which all heads share (``head_count_kv`` 1);
-    the sizes of a head are those with ``_mla``. Raises PlanError for what llama.cpp does not compute.
+    The entries describe attention as llama.cpp computes it: from the latent vector, which all heads share
+    (``head_count_kv`` 1). The sizes of a head are in the entries that end with ``_mla``. Raises PlanError for fields
+    whose values llama.cpp does not support.
     """
     _check(config, sizes)
     found = common_entries(config, sizes.layers) | {
@@ -84,12 +85,13 @@ def deepseek_entries(config: Mapping[str, Any], sizes: DeepseekSizes) -> dict[st
 
 
 def _of_experts(config: Mapping[str, Any], sizes: DeepseekSizes) -> dict[str, str]:
-    """Return the entries on experts, and on how they are chosen."""
+    """Return the entries on experts and on how the router chooses them."""
     is_v2 = config.get("model_type") == V2
     used = _number(config, "num_experts_per_tok")
     if used > sizes.experts:
         raise PlanError(
-            f"config.json gives num_experts_per_tok as {used}, of {sizes.experts} experts.", hint="Correct config.json."
+            f"config.json gives num_experts_per_tok as {used}, but there are only {sizes.experts} experts.",
+            hint="Correct config.json.",
         )
     found = {
         "leading_dense_block_count": str(min(sizes.dense, sizes.layers)),
@@ -106,7 +108,7 @@ def _of_experts(config: Mapping[str, Any], sizes: DeepseekSizes) -> dict[str, st
 
 
 def _groups(config: Mapping[str, Any], experts: int) -> dict[str, str]:
-    """Return the entries on the groups that experts are chosen from; none for a model that does not choose groups."""
+    """Return the entries on groups of experts; none if the router does not choose groups first."""
     is_v2 = config.get("model_type") == V2
     groups, chosen = (config.get(name, None if is_v2 else 8 // n) for n, name in ((1, "n_group"), (2, "topk_group")))
     if groups is None or chosen is None or (is_v2 and not _is_of_groups(config) and groups != 1):
@@ -125,7 +127,7 @@ def _is_of_groups(config: Mapping[str, Any]) -> bool:
 
 
 def _check(config: Mapping[str, Any], sizes: DeepseekSizes) -> None:
-    """Raise PlanError for a field whose value llama.cpp's graph of DeepSeek does not compute with."""
+    """Raise PlanError for a field with a value that llama.cpp's implementation of DeepSeek does not support."""
     is_v2 = config.get("model_type") == V2
     check_only(config, "scoring_func", "softmax" if is_v2 else "sigmoid")
     check_only(config, "topk_method", *((GREEDY, OF_GROUPS) if is_v2 else (WITH_BIAS,)))
@@ -137,26 +139,27 @@ def _check(config: Mapping[str, Any], sizes: DeepseekSizes) -> None:
 
 
 def groups_note(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return a note if llama.cpp chooses groups of experts in another way than the model; or ()."""
+    """Return a note if llama.cpp chooses groups of experts in another way than the model, else ()."""
     if config.get("model_type") != V2 or not _is_of_groups(config) or config.get("n_group") in (None, 1):
         return ()
     return (
-        "the model takes the groups of experts with the highest score, and llama.cpp those whose two highest scores "
-        "have the highest sum: the texts may differ a little",
+        "the model chooses the groups of experts with the highest score, but llama.cpp chooses the groups whose two "
+        "highest scores have the highest sum: generated texts may differ a little",
     )
 
 
 def sizes_in_metadata(stored: Mapping[str, str], vocabulary: int) -> DeepseekSizes:
-    """Return the sizes that the metadata of a GGUF file give; raises PlanError for a missing one.
+    """Return the sizes in the metadata of a GGUF file; raises PlanError if one is missing or not valid.
 
-    Files before April 2025 give the sizes of a head without ``_mla``.
+    ``vocabulary`` is the number of tokens. Files from before April 2025 have the sizes of a head in entries without
+    ``_mla``.
     """
     key = _entry(stored, "attention.key_length_mla", "attention.key_length")
     rotary = _entry(stored, "rope.dimension_count")
     if key <= rotary:
         raise PlanError(
-            f"the metadata give {rotary} rotary numbers (rope.dimension_count) of an attention key of {key} "
-            "(attention.key_length_mla, or attention.key_length), which must have more.",
+            f"rope.dimension_count in the metadata is {rotary}, but it must be less than the length of an attention "
+            f"key, {key} (attention.key_length_mla, or attention.key_length).",
             hint="Set both with --set-metadata.",
         )
     return DeepseekSizes(
@@ -187,7 +190,7 @@ def _entry(stored: Mapping[str, str], *names: str, default: int | None = None) -
         or (int(said) == 0 and default is None)
     ):
         raise PlanError(
-            f"the metadata give {DEEPSEEK}.{names[0]} as {escape(str(said), 40)}, and must give a number above 0.",
+            f"the metadata give {DEEPSEEK}.{names[0]} as {escape(str(said), 40)}, but it must be a number above 0.",
             hint="Set it with --set-metadata.",
         )
     return int(said)

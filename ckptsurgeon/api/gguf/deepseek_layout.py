@@ -1,4 +1,4 @@
-"""The change of DeepSeek's layout to llama.cpp's and back, after a check of all tensors."""
+"""Changes DeepSeek's layout to that of llama.cpp and back, after a check of all tensors."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["deepseek_to_gguf", "deepseek_to_transformers"]
 
 LAYERS = "model.layers."
 PREDICTS = "eh_proj.weight"
-"""A tensor of layers that predict a token further on, which llama.cpp does not have for DeepSeek V2 and V3."""
+"""A tensor of layers for multi-token prediction, which llama.cpp does not have for DeepSeek V2 and V3."""
 _BIAS_OF_ROUTER = (ROUTER_BIAS.rpartition(".")[2], ARCHITECTURES[DEEPSEEK].names[ROUTER_BIAS].rpartition("}.")[2])
 
 
 def deepseek_to_gguf(
     checkpoint: Checkpoint, folder: ModelFolder
 ) -> tuple[LayoutChange, Mapping[str, str], tuple[str, ...]]:
-    """Return the change to llama.cpp's layout, its metadata, and notes.
+    """Return the change of layout to llama.cpp's, the metadata of the new layout, and notes.
 
     Raises PlanError for a tensor that is missing or has another shape than config.json says.
     """
@@ -43,9 +43,9 @@ def deepseek_to_gguf(
 
 
 def _predicting(checkpoint: Checkpoint, sizes: DeepseekSizes) -> list[int]:
-    """Return the numbers of the layers behind those of the model, which predict a token further on.
+    """Return the indices of layers after the model's ``num_hidden_layers``, which are for multi-token prediction.
 
-    Raises PlanError for a layer behind them that does not.
+    Raises PlanError for such a layer that is not for multi-token prediction.
     """
     numbers = {part for key in checkpoint if key.startswith(LAYERS) and (part := key.split(".")[2]).isdecimal()}
     behind = sorted(int(part) for part in numbers if len(part) < 9 and int(part) >= sizes.layers)
@@ -53,7 +53,7 @@ def _predicting(checkpoint: Checkpoint, sizes: DeepseekSizes) -> list[int]:
         if f"{LAYERS}{number}.{PREDICTS}" not in checkpoint:
             first = next(key for key in checkpoint if key.startswith(f"{LAYERS}{number}."))
             raise PlanError(
-                f"config.json gives num_hidden_layers as {sizes.layers}, and {escape(checkpoint.path)} has "
+                f"config.json gives num_hidden_layers as {sizes.layers}, but {escape(checkpoint.path)} has "
                 f"{escape(first)}.",
                 hint="Correct config.json.",
             )
@@ -66,15 +66,15 @@ def _notes_on_left(keys: Sequence[str], without: Sequence[int]) -> tuple[str, ..
     if not layers:
         return ()
     return (
-        f"left out: {listing(layers)} ({count(number, 'tensor')}), which predict a second token and have no place in "
-        f"llama.cpp's {DEEPSEEK}; texts stay the same",
+        f"left out: {listing(layers)} ({count(number, 'tensor')}), layers that predict a second token, which "
+        f"llama.cpp's {DEEPSEEK} does not have; generated texts stay the same",
     )
 
 
 def deepseek_to_transformers(checkpoint: Checkpoint) -> LayoutChange:
-    """Return the change to transformers' layout.
+    """Return the change of layout to transformers'.
 
-    Raises PlanError for a tensor that is missing or has another shape than the metadata say, and for codes.
+    Raises PlanError for a tensor that is missing or has another shape than the metadata say, and for quantised tensors.
     """
     if checkpoint.codes:
         raise PlanError(

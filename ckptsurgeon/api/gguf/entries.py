@@ -1,4 +1,4 @@
-"""The metadata of a GGUF output: the entries of its source as they are stored, and those that the plan sets."""
+"""Makes the metadata of a GGUF output: the entries of its source, with their types, and those that the plan sets."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ FILE_TYPES = {
     "float32": 0, "float16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k": 12,
     "q4_k": 15, "q5_k": 17, "q6_k": 18, "bfloat16": 32, "mxfp4": 38,
 }  # fmt: skip
-"""What llama.cpp calls a file whose matrices are mostly of a type (``enum llama_ftype``)."""
+"""llama.cpp's number for a file, by the dtype of most of its matrices (``enum llama_ftype``)."""
 _OF_LLAMA_CPP = ("general.", "tokenizer.", *(f"{architecture}." for architecture in ARCHITECTURES))
-"""How the names of entries begin whose types follow from their texts."""
+"""Prefixes of llama.cpp's own entries. The type of a new entry with such a name follows from its name and value."""
 
 
 def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tuple[ExtraEntries | None, tuple[str, ...]]:
-    """Return the metadata of an output in GGUF, and notes on what it lacks.
+    """Return the metadata of a GGUF output, and notes on missing or contradicting entries.
 
-    It is None for another format, or if the plan copies entries of a pickle.
+    The metadata are None for another format, or if the plan copies further entries of a pickle.
     """
     if not _is_gguf(options) or plan.carried.entries or is_folder(options):
         return None, _of_other_format(plan, inputs, options)
@@ -65,7 +65,7 @@ def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tupl
     texts = {key: str(int.from_bytes(one.raw, "little")) for key, one in found.items() if one.kind in (UINT32, INT32)}
     shapes = {step.key: shape_of_values(step.dtype, step.shape) for step in plan.steps}
     listed = found.get("tokenizer.ggml.tokens")
-    number = int.from_bytes(listed.raw[4:12], "little") if listed is not None else 0  # behind the type of its items
+    number = int.from_bytes(listed.raw[4:12], "little") if listed is not None else 0  # after 4 bytes for the item type
     return ExtraEntries((), (found,)), (*notes, *metadata_notes(shapes, {**texts, ARCHITECTURE: named}, number))
 
 
@@ -77,7 +77,7 @@ def _is_gguf(options: OutputOptions) -> bool:
 
 
 def _described_by(plan: Plan, inputs: PlanInputs, given: Mapping[str, str]) -> Checkpoint | None:
-    """Return the source in GGUF whose metadata the plan has, or else the first in GGUF; None without one."""
+    """Return the GGUF source whose metadata the plan has, or else the first GGUF source; None if there is none."""
     stored = [one for one in inputs.sources if one.header.stored]
     rest = {key: value for key, value in plan.metadata.items() if key not in given}
     same = (one for one in stored if rest == {key: said for key, said in one.metadata.items() if key not in given})
@@ -85,7 +85,10 @@ def _described_by(plan: Plan, inputs: PlanInputs, given: Mapping[str, str]) -> C
 
 
 def _new(key: str, said: str, *, is_given: bool) -> Typed:
-    """Return an entry that no source has in GGUF: a text, if it is neither given by the user nor llama.cpp's own."""
+    """Return an entry that no GGUF source has. ``said`` is its value as text.
+
+    It becomes a string, unless the user gave it or the name is llama.cpp's: then its type follows from its value.
+    """
     kind = kind_of(key, said) if is_given or key.startswith(_OF_LLAMA_CPP) else TEXT
     try:
         return Typed(kind, parsed(key, said, kind))
@@ -96,7 +99,7 @@ def _new(key: str, said: str, *, is_given: bool) -> Typed:
 
 
 def _of_source(plan: Plan, source: Checkpoint, given: Mapping[str, str]) -> dict[str, Typed]:
-    """Return the entries of a GGUF source, with the values that the plan sets, and without those that it removes."""
+    """Return the entries of a GGUF source, with the values that the plan sets and without entries that it removes."""
     stored, texts = source.header.stored, source.metadata
     file = source.open_files()[source.files[0].name]
     found: dict[str, Typed] = {}
@@ -113,7 +116,7 @@ def _of_source(plan: Plan, source: Checkpoint, given: Mapping[str, str]) -> dict
 
 
 def _file_type(plan: Plan) -> Iterator[tuple[str, Typed]]:
-    """Yield the entry that names the type of most matrices, if llama.cpp has a name for it, and that of blocks."""
+    """Yield the entries with the type of most matrices (if llama.cpp has a number for it) and the version of blocks."""
     if any(DTYPES[step.dtype].block for step in plan.steps):
         yield VERSION, Typed(UINT32, packed(UINT32, 2))
     kinds = Counter(step.dtype for step in plan.steps if len(step.shape) > 1)
@@ -123,7 +126,7 @@ def _file_type(plan: Plan) -> Iterator[tuple[str, Typed]]:
 
 
 def _of_other_format(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tuple[str, ...]:
-    """Return notes on what another format does not store, as the tokens of a GGUF source, or what only GGUF is for."""
+    """Return notes on an output that is not GGUF: on metadata that it cannot store, and on llama.cpp's layout."""
     if _is_gguf(options):
         return ()
     lost = [key for one in inputs.sources for key in one.header.stored if key not in one.metadata]

@@ -1,4 +1,4 @@
-"""The metadata of llama.cpp for a mixture of experts of transformers."""
+"""Makes the metadata of llama.cpp on the experts of a mixture-of-experts model of transformers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["expert_entries"]
 _COUNTS = ("num_local_experts", "num_experts")
 _USED, _NORMED = "num_experts_per_tok", "norm_topk_prob"
 _SAYING_NORMED = ("qwen2moe", "qwen3moe")
-"""Architectures of models whose config.json says it; transformers 5 writes ``num_local_experts`` for these, too."""
+"""Architectures of models whose config.json has ``norm_topk_prob``."""
 _SIZES = {
     "moe_intermediate_size": "expert_feed_forward_length",
     "shared_expert_intermediate_size": "expert_shared_feed_forward_length",
@@ -22,30 +22,30 @@ _SIZES = {
 
 
 def expert_entries(config: Mapping[str, Any], architecture: str, numbers: Set[int]) -> dict[str, str]:
-    """Return the entries on the experts, without the architecture before them; none for a model without experts.
+    """Return the entries on experts, without the architecture as prefix; none for a model without experts.
 
-    ``numbers`` are the numbers of experts in the layers of the weights. Raises PlanError if config.json does not fit
-    them, or chooses experts in another way than llama.cpp.
+    ``numbers`` has the numbers of experts that occur in the layers of the weights. Raises PlanError if config.json
+    contradicts them, or if the model chooses experts in another way than llama.cpp.
     """
     if not numbers:
         return {}
     name = next((name for name in _COUNTS if name in config), _COUNTS[-1])
     if numbers != {config.get(name)}:
         raise PlanError(
-            f"config.json gives {name} as {brief_repr(config.get(name), 40)}, and the layers have "
+            f"config.json gives {name} as {brief_repr(config.get(name), 40)}, but the layers have "
             f"{' or '.join(map(str, sorted(numbers)))} experts.",
             hint="Correct config.json.",
         )
     used = config.get(_USED)
     if type(used) is not int or not 0 < used <= config[name]:
         raise PlanError(
-            f"config.json gives {_USED} as {brief_repr(used, 40)}, not a number of experts.",
+            f"config.json gives {_USED} as {brief_repr(used, 40)}, not a number from 1 to {config[name]}.",
             hint="Correct config.json.",
         )
     normed = ARCHITECTURES[architecture].normed
     if architecture in _SAYING_NORMED and bool(config.get(_NORMED, False)) != normed:
         raise PlanError(
-            f"config.json gives {_NORMED} as {brief_repr(config.get(_NORMED), 40)}, and llama.cpp's {architecture} "
+            f"config.json gives {_NORMED} as {brief_repr(config.get(_NORMED), 40)}, but llama.cpp's {architecture} "
             f"{'always' if normed else 'never'} divides the weights of the chosen experts by their sum.",
             hint="Keep the names of the tensors: --layout keep.",
         )

@@ -1,4 +1,4 @@
-"""The fields of config.json, and those whose values llama.cpp's metadata cannot say."""
+"""Reads fields of config.json, and refuses values that llama.cpp's metadata cannot express."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ACTIVATIONS = ("hidden_activation", "hidden_act")
 
 
 def number_in(fields: Mapping[str, Any], name: str, default: float | None = None) -> float:
-    """Return the number of a field, or ``default`` if it is missing; raises PlanError without a number."""
+    """Return the number in a field, or ``default`` if the field is missing; raises PlanError if neither is a number."""
     value = fields.get(name)
     value = default if value is None else value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -26,22 +26,22 @@ def number_in(fields: Mapping[str, Any], name: str, default: float | None = None
 
 
 def check_only(fields: Mapping[str, Any], name: str, *allowed: Any) -> None:
-    """Raise PlanError if a field is there and is none of the values ``allowed``, which is what llama.cpp computes."""
+    """Raise PlanError if a field is set to a value other than ``allowed``, the values that llama.cpp computes with."""
     value = fields.get(name)
     if value is not None and value not in allowed:
         raise PlanError(
-            f"config.json gives {name} as {brief_repr(value, 40)}, which the metadata of llama.cpp cannot say"
-            f"{f': it computes with {brief_repr(allowed[0], 40)}' if allowed else ''}.",
+            f"config.json gives {name} as {brief_repr(value, 40)}, which llama.cpp's metadata cannot express"
+            f"{f': llama.cpp computes with {brief_repr(allowed[0], 40)}' if allowed else ''}.",
             hint="Keep the names of the tensors, --layout keep, or use llama.cpp's convert_hf_to_gguf.py.",
         )
 
 
 def check_activation(config: Mapping[str, Any]) -> None:
-    """Raise PlanError for a function of activation that llama.cpp does not have for the model."""
+    """Raise PlanError for an activation function that llama.cpp does not have for the model."""
     stated = next((name for name in _ACTIVATIONS if config.get(name) is not None), _ACTIVATIONS[1])
     check_only(config, stated, *DEFAULTS[config["model_type"]].activations)
 
 
 def defaults_of(config: Mapping[str, Any]) -> Defaults:
-    """Return what transformers takes for fields that there are none of."""
+    """Return transformers' defaults for fields that a configuration lacks."""
     return DEFAULTS[config["model_type"]]

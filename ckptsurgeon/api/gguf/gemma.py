@@ -1,7 +1,7 @@
-"""What llama.cpp computes for Gemma 2 and 3 whatever the metadata say: a config.json with something else is an error.
+"""Refuses a Gemma 2 or 3 that llama.cpp would compute differently, because its code ignores the metadata.
 
-``llama-model.cpp`` has the scale of the attention and the order of the layers with a window; the 27 B models, whose
-scale is another, are told by the number of their layers.
+The scale of the attention and the order of the layers with a sliding window are fixed in ``llama-model.cpp``. It
+recognises the 27 B models, which have another scale, by their number of layers.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ __all__ = ["check_gemma"]
 LARGE = {"gemma2": 46, "gemma3": 62}
 """The number of layers of the 27 B model, by llama.cpp's architecture."""
 PERIOD = {"gemma2": 2, "gemma3": 6}
-"""Every so many layers one attends to the whole text, by llama.cpp's architecture."""
+"""The period of the layers, by llama.cpp's architecture: the last layer of each period has no sliding window."""
 
 
 def check_gemma(config: Mapping[str, Any], architecture: str, *, size: int, layers: int) -> None:
-    """Raise PlanError if config.json scales the attention, or has windows, in another way than llama.cpp.
+    """Raise PlanError if config.json has another scale of attention or other sliding windows than llama.cpp.
 
-    ``size`` is that of a head.
+    ``size`` is the size of a head, and ``layers`` the number of layers.
     """
     scaled_by = config["hidden_size"] // config["num_attention_heads"] if layers == LARGE[architecture] else size
     check_only(config, "query_pre_attn_scalar", scaled_by)

@@ -1,4 +1,4 @@
-"""gpt-oss in llama.cpp's layout: its experts, which keep the values of their codes (mxfp4), and what it cannot say."""
+"""gpt-oss in llama.cpp's layout: experts, which stay mxfp4 with the same values, and checks of config.json."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ _ENTRIES = ("expert_count", "embedding_length", "expert_feed_forward_length")
 
 
 def check_gpt_oss(config: Mapping[str, Any], layers: int) -> None:
-    """Raise PlanError for what llama.cpp's graph of gpt-oss does not compute with."""
+    """Raise PlanError for fields with values that llama.cpp's implementation of gpt-oss does not support.
+
+    ``layers`` is the number of layers.
+    """
     check_only(config, "swiglu_alpha", 1.702)
     check_only(config, "swiglu_limit", 7.0)
     check_only(config, "attention_bias", True)
@@ -36,15 +39,15 @@ def check_gpt_oss(config: Mapping[str, Any], layers: int) -> None:
 
 
 def rope_note(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return a note if YaRN does not round its range of frequencies, as llama.cpp does; or ()."""
+    """Return a note if YaRN does not round its range of frequencies although llama.cpp does, else ()."""
     stated = config.get("rope_parameters") or config.get("rope_scaling")
     if not isinstance(stated, dict) or stated.get("truncate") is not False:
         return ()
-    return ("llama.cpp rounds the range of frequencies that yarn scales, which config.json does not (truncate)",)
+    return ("llama.cpp rounds the range of frequencies that yarn scales, although truncate in config.json is false",)
 
 
 def decoded_experts(checkpoint: Checkpoint) -> Checkpoint | None:
-    """Return a checkpoint with its experts decoded, if they alone are codes of mxfp4; None otherwise."""
+    """Return a checkpoint with its experts decoded, if they are mxfp4 and no other tensor is quantised, else None."""
     if not checkpoint.codes or any(
         one.method != CODES or not one.name.endswith((".gate_up_proj", ".down_proj"))
         for one in checkpoint.codes.tensors
@@ -58,20 +61,20 @@ def _decoding() -> Mapping[str, Any]:
 
 
 def with_codes(change: LayoutChange) -> LayoutChange:
-    """Return a change that begins with codes of mxfp4, and writes the experts as blocks of the same values."""
+    """Return the change of layout for mxfp4 experts: it decodes them first, and then encodes the same values again."""
     rounding = [{"blocks": key, "to": CODES} for key in STACKED]
     return replace(change, operations=(_decoding(), *change.operations, *rounding))
 
 
 def experts_of_folder(config: Mapping[str, Any], checkpoint: Checkpoint) -> tuple[Regrouping, set[int]]:
-    """Return how the experts of a model of transformers are split, and their number in each layer."""
+    """Return how the experts of a model of transformers are split, and the numbers of experts that occur in layers."""
     sizes = [_number(config.get(name), f"config.json gives {name}") for name in _FIELDS]
     found = {info.shape[0] for key, info in checkpoint.items() if _is_down(key) and info.shape}
     return split_experts(*sizes), found
 
 
 def experts_in_file(checkpoint: Checkpoint) -> Regrouping:
-    """Return how the experts of a model of llama.cpp are joined; raises PlanError for codes."""
+    """Return how the experts of a model of llama.cpp are joined; raises PlanError for quantised tensors."""
     if checkpoint.codes:
         raise PlanError(
             "the weights are in blocks of codes, which cannot be split or joined.", hint="--dequantize decodes them."

@@ -1,4 +1,4 @@
-"""The heads of a model's attention, from its configuration and the shapes of its weights."""
+"""Finds the number and size of a model's attention heads, from its configuration and the shapes of its weights."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ __all__ = ["fused_heads", "heads_of"]
 def heads_of(
     checkpoint: Checkpoint, modules: tuple[str, str], stated: tuple[Any, Any], names: tuple[str, str]
 ) -> Heads:
-    """Return the heads of queries and of keys, the ``modules``; ``stated`` are their numbers, in the fields ``names``.
+    """Return the attention heads of a model with separate queries and keys.
 
-    The number of heads of keys is that of queries if it is None. Raises PlanError if the weights do not have so many
-    heads, or a number is not one.
+    ``modules`` are the names of the modules of queries and of keys. ``stated`` has the stated numbers of heads of
+    queries and of keys; if the second is None, it is the same as the first. ``names`` are their fields, for messages.
+    Raises PlanError if a number is not valid or does not fit the weights.
     """
     queries = _number(stated[0], names[0])
     keys = queries if stated[1] is None else _number(stated[1], names[1])
     rows, widths = _sizes(checkpoint, modules[0])
     if len(rows) != 1 or len(widths) != 1 or min(rows) % (2 * queries):
         raise PlanError(
-            f"the queries of {escape(checkpoint.path)} have {sorted(rows) or 'no'} rows, which are not {queries} "
+            f"the queries of {escape(checkpoint.path)} have {sorted(rows) or 'no'} rows, which do not fit {queries} "
             "heads.",
             hint="Keep the names of the tensors: --layout keep.",
         )
@@ -38,7 +39,7 @@ def heads_of(
     if rows != {keys * size} or widths != {width}:
         missing = f" ({names[1]} is missing)" if stated[1] is None else f" ({names[1]})"
         raise PlanError(
-            f"the keys of {escape(checkpoint.path)} have {sorted(rows) or 'no'} rows, which are not {keys} heads of "
+            f"the keys of {escape(checkpoint.path)} have {sorted(rows) or 'no'} rows, which do not fit {keys} heads of "
             f"{size} rows{missing}.",
             hint=f"Correct {names[1]}, or keep the names of the tensors: --layout keep.",
         )
@@ -46,9 +47,11 @@ def heads_of(
 
 
 def fused_heads(checkpoint: Checkpoint, stated: tuple[Any, Any], names: tuple[str, str], module: str = FUSED) -> Heads:
-    """Return the heads of a module that has queries, keys and values, each of the width of the model by its heads.
+    """Return the attention heads of a model in which one ``module`` has queries, keys and values.
 
-    Raises PlanError if the weights do not have so many heads, or a number is not one.
+    The size of a head is the width of the model divided by the number of query heads. ``stated`` has the stated numbers
+    of heads of queries and of keys; if the second is None, it is the same as the first. ``names`` are their fields, for
+    messages. Raises PlanError if a number is not valid or does not fit the weights.
     """
     queries = _number(stated[0], names[0])
     keys = queries if stated[1] is None else _number(stated[1], names[1])
@@ -57,7 +60,7 @@ def fused_heads(checkpoint: Checkpoint, stated: tuple[Any, Any], names: tuple[st
     if len(widths) != 1 or width % queries or rows != {width + 2 * keys * (width // queries)}:
         raise PlanError(
             f"queries, keys and values of {escape(checkpoint.path)} have {sorted(rows) or 'no'} rows of "
-            f"{sorted(widths) or 'no'} numbers, which are not {queries} heads and twice {keys}.",
+            f"{sorted(widths) or 'no'} numbers, which do not fit {queries} heads of queries and {keys} heads of keys.",
             hint=f"Correct {names[0]} or {names[1]}, or keep the names of the tensors: --layout keep.",
         )
     return Heads(queries, keys, width // queries, width)
@@ -67,14 +70,14 @@ def _number(stated: Any, name: str) -> int:
     number = number_in(stated) if isinstance(stated, str) else stated
     if type(number) is not int or not 0 < number < 1 << 20:
         raise PlanError(
-            f"the number of heads ({name}) is {escape(str(stated), 40)}, and must be one number.",
+            f"the number of heads ({name}) is {escape(str(stated), 40)}, but it must be one number above 0.",
             hint="Keep the names of the tensors: --layout keep.",
         )
     return number
 
 
 def _sizes(checkpoint: Checkpoint, module: str) -> tuple[Set[int], Set[int]]:
-    """Return the numbers of rows and of columns of the weights of a module in all layers."""
+    """Return the numbers of rows, and the numbers of columns, that a module's weights have in all layers."""
     found = KeyMatcher([KeyPattern.given(f"{module}.weight", "")]).hits(list(checkpoint))[0]
     shapes = [checkpoint[key].shape for key in found]
     return {shape[0] if shape else 0 for shape in shapes}, {shape[1] if len(shape) == 2 else 0 for shape in shapes}

@@ -1,4 +1,4 @@
-"""The change of a checkpoint's layout that ``--layout`` asks for: to llama.cpp's, or to that of transformers."""
+"""Changes a checkpoint's layout as ``--layout`` asks for: to that of llama.cpp, or to that of transformers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ __all__ = ["ARCHITECTURE", "AUTO", "LAYOUTS", "TRANSFORMERS", "NamedLayout", "ch
 
 TIED = (
     "lm_head.weight is left out, since config.json says that the embedding is the output layer (tie_word_embeddings); "
-    "if the two differ, tie_word_embeddings: false in config.json keeps it"
+    "if the two differ, set tie_word_embeddings: false in config.json to keep it"
 )
 AUTO, KEEP, GGUF, TRANSFORMERS = LAYOUTS = ("auto", "keep", "gguf", "transformers")
 ARCHITECTURE = "general.architecture"
@@ -52,9 +52,10 @@ ARCHITECTURE = "general.architecture"
 
 @dataclass(frozen=True)
 class NamedLayout:
-    """A change of layout, the metadata that describes it, and notes; ``is_gguf`` if it makes llama.cpp's layout.
+    """A change of layout, the metadata that describe the new layout, and notes.
 
-    ``without`` are the entries of the metadata that do not describe the changed tensors.
+    ``is_gguf`` is true if the new layout is llama.cpp's. ``without`` has the names of metadata entries that are left
+    out, because they do not describe the changed tensors.
     """
 
     change: LayoutChange = field(default_factory=lambda: LayoutChange((), (), ()))
@@ -65,16 +66,16 @@ class NamedLayout:
 
 
 def check_layout(name: str | None) -> None:
-    """Raise ConfigError for an unknown name of a layout."""
+    """Raise ConfigError if ``name`` is not None and not the name of a layout."""
     if name is not None and name not in LAYOUTS:
         raise ConfigError(f"--layout {name!r:.60} is unknown.", hint=f"Use one of {', '.join(LAYOUTS)}.")
 
 
 def layout_named(name: str | None, checkpoint: Checkpoint, folder: ModelFolder) -> NamedLayout:
-    """Return the change of a checkpoint's layout.
+    """Return the change of a checkpoint's layout to the layout ``name``; None is the same as ``keep``.
 
-    ``auto`` is ``gguf`` for a model of transformers that llama.cpp knows, and ``keep`` for any other. Raises PlanError
-    if the layout of the checkpoint is not known.
+    ``auto`` is ``gguf`` for a model of transformers that llama.cpp supports, and ``keep`` for any other. Raises
+    PlanError if the layout of the checkpoint is not known.
     """
     if name in (None, KEEP):
         return NamedLayout()
@@ -89,15 +90,15 @@ def layout_named(name: str | None, checkpoint: Checkpoint, folder: ModelFolder) 
 
 
 def _is_done(checkpoint: Checkpoint) -> bool:
-    """Return whether a checkpoint in another format has llama.cpp's layout, by its names."""
+    """Return whether a checkpoint in another format than GGUF already has llama.cpp's names."""
     return ARCHITECTURE in checkpoint.metadata and in_llama_cpp(checkpoint) and not in_transformers(checkpoint)
 
 
 def _unknown(is_auto: bool, checkpoint: Checkpoint, folder: ModelFolder) -> NamedLayout:
     stated = folder.config.get("model_type")
-    why = f"its model_type is {escape(stated, 40)}" if isinstance(stated, str) else "it has no config.json"
+    why = f"the model_type is {escape(stated, 40)}" if isinstance(stated, str) else "there is no config.json"
     if is_auto:
-        return NamedLayout(notes=(f"llama.cpp will not load the output, whose tensors keep their names: {why}",))
+        return NamedLayout(notes=(f"llama.cpp will not load the output, because its tensors keep their names: {why}",))
     raise PlanError(
         f"llama.cpp's layout of {escape(checkpoint.path)} is not known: {why}.",
         hint=f"Known are {', '.join(MODEL_TYPES)}; --layout keep keeps the names.",
@@ -108,7 +109,7 @@ def _to_gguf(architecture: str, checkpoint: Checkpoint, folder: ModelFolder) -> 
     decoded = decoded_experts(checkpoint) if architecture == GPT_OSS else None
     if checkpoint.codes and decoded is None:
         raise PlanError(
-            f"the weights of {escape(checkpoint.path)} are quantised, and llama.cpp's layout takes plain numbers.",
+            f"the weights of {escape(checkpoint.path)} are quantised, but llama.cpp's layout needs plain numbers.",
             hint="--dequantize decodes them; --layout keep keeps the names.",
         )
     if decoded is not None:
@@ -117,14 +118,14 @@ def _to_gguf(architecture: str, checkpoint: Checkpoint, folder: ModelFolder) -> 
     else:
         named = deepseek_to_gguf(checkpoint, folder) if architecture == DEEPSEEK else None
         change, metadata, notes = named or _named(architecture, checkpoint, folder)
-    said = f"the tensors get llama.cpp's names and layout of the architecture {architecture}"
+    said = f"the tensors get llama.cpp's names and layout for the architecture {architecture}"
     return NamedLayout(change, metadata, (said, *notes), is_gguf=True)
 
 
 def _named(
     architecture: str, checkpoint: Checkpoint, folder: ModelFolder
 ) -> tuple[LayoutChange, Mapping[str, str], tuple[str, ...]]:
-    """Return the change of a model of transformers with plain numbers, its metadata, and notes."""
+    """Return the change of layout for a model of transformers without quantised tensors, the metadata, and notes."""
     config, keys = folder.config, list(checkpoint)
     names = ("num_attention_heads", "num_key_value_heads")
     stated = (config.get(names[0]), config.get(names[1]))
@@ -154,7 +155,7 @@ def _from_gguf(checkpoint: Checkpoint) -> NamedLayout:
     if architecture not in ARCHITECTURES:
         has = f"its architecture is {escape(architecture, 40)}" if architecture else f"it has no {ARCHITECTURE}"
         raise PlanError(
-            f"the layout that transformers has for {escape(checkpoint.path)} is not known: {has}.",
+            f"transformers' layout for {escape(checkpoint.path)} is not known: {has}.",
             hint=f"Known are {', '.join(ARCHITECTURES)}; --layout keep keeps the names.",
         )
     if architecture == DEEPSEEK:
@@ -178,5 +179,5 @@ def _from_gguf(checkpoint: Checkpoint) -> NamedLayout:
         )
     left = [one for one in change.exclude if one in PARTS]
     if left:
-        notes.append(f"left out: {listing(left)}, which attn_kv_b has, too")
+        notes.append(f"left out: {listing(left)}, whose values are also in attn_kv_b")
     return NamedLayout(change, None, tuple(notes), without=(ARCHITECTURE,))

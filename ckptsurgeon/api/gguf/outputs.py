@@ -1,4 +1,4 @@
-"""What does not go together in an output: llama.cpp's names and another format, or its metadata and other names."""
+"""Finds contradictions in an output: llama.cpp's names in another format, or llama.cpp's metadata with other names."""
 
 from __future__ import annotations
 
@@ -23,51 +23,52 @@ _REMEDY = "ckpt convert X --layout gguf -o y.gguf"
 
 
 def check_given(given: Mapping[str, str]) -> None:
-    """Raise ConfigError if a user sets an entry of GGUF that says how the file was made or split."""
+    """Raise ConfigError if a user sets an entry of GGUF that is reserved for how the file was made or split."""
     for key in RESERVED:
         if given.get(key):
             raise ConfigError(f"the name {key} in metadata is reserved in GGUF.", hint="Choose another name.")
 
 
 def check_names(plan: Plan, inputs: PlanInputs, architecture: str) -> tuple[str, ...]:
-    """Return a note on a GGUF output whose tensors do not have llama.cpp's names; or ().
+    """Return a note on a GGUF output whose tensors do not have llama.cpp's names, else ().
 
-    ``architecture`` is what its metadata will name. Raises PlanError if it is one and the names are transformers'.
+    ``architecture`` is the architecture in the output's metadata, '' if there is none. Raises PlanError if it is an
+    architecture of llama.cpp and the names are those of transformers.
     """
     keys = [step.key for step in plan.steps]
     if architecture in ARCHITECTURES and in_transformers(keys):
         raise PlanError(
-            f"the metadata name llama.cpp's architecture {architecture}, and the tensors have those of "
-            f"transformers, as {escape(next(key for key in keys if in_transformers([key])))}.",
-            hint=f"Write it in transformers' format, then {_REMEDY}; or --set-metadata {ARCHITECTURE}= leaves the "
-            "architecture out.",
+            f"the metadata have llama.cpp's architecture {architecture}, but the tensors have the names of "
+            f"transformers, for example {escape(next(key for key in keys if in_transformers([key])))}.",
+            hint=f"Write it in transformers' format, then {_REMEDY}; or remove the architecture with --set-metadata "
+            f"{ARCHITECTURE}=.",
         )
     if architecture in ARCHITECTURES and keys and not in_llama_cpp(keys):
-        return (f"the metadata name llama.cpp's architecture {architecture}, and the tensors do not have its names",)
+        return (f"the metadata have llama.cpp's architecture {architecture}, but the tensors do not have its names",)
     if architecture or not inputs.sources or not in_transformers(keys):
         return ()
     if model_folder(inputs.sources[0]).config.get("model_type") not in MODEL_TYPES:
         return ()
     return (
-        "llama.cpp will not load the output, whose tensors have the names of transformers: from a folder with its "
-        f"config.json, {_REMEDY} gives them llama.cpp's",
+        "llama.cpp will not load the output, because its tensors have the names of transformers: for a folder with "
+        f"config.json, {_REMEDY} gives them llama.cpp's names",
     )
 
 
 def source_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Return notes on metadata of a GGUF file that its tensors or its tokens contradict."""
+    """Return notes on metadata of a GGUF file that contradict its tensors or its tokens."""
     shapes = {key: shape_of_values(one.dtype, one.shape) for key, one in checkpoint.items()}
     tokens = checkpoint.header.stored.get("tokenizer.ggml.tokens")
     return metadata_notes(shapes, checkpoint.metadata, tokens.items if tokens is not None else 0)
 
 
 def notes_on_other_format(plan: Plan, format: str) -> tuple[str, ...]:
-    """Return notes on an output in a ``format`` that is not GGUF: llama.cpp's layout, metadata that it cannot store."""
+    """Return notes on an output in a ``format`` other than GGUF: on llama.cpp's layout, and on lost metadata."""
     notes = []
     if plan.metadata.get(ARCHITECTURE) in ARCHITECTURES and in_llama_cpp([step.key for step in plan.steps]):
         notes.append(
-            "the tensors have the names and layout of llama.cpp, which reads GGUF alone: for other programs, "
-            "ckpt convert X.gguf --layout transformers"
+            "the tensors have the names and layout of llama.cpp, which reads only GGUF: for other programs, "
+            "run ckpt convert X.gguf --layout transformers"
         )
     given: Mapping[str, str] = plan.arguments.get("metadata") or {}
     lost = [key for key, value in given.items() if value]

@@ -1,4 +1,4 @@
-"""The rotary embedding of Phi-3 and Phi-4 as llama.cpp has it: metadata, and divisors for short and long texts."""
+"""The rotary embedding of Phi-3 and Phi-4 for llama.cpp: metadata, and frequency divisors for short and long texts."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _NAMES = {"long_factor": "rope_factors_long.weight", "short_factor": "rope_facto
 
 
 def phi_3_entries(config: Mapping[str, Any], size: int) -> dict[str, str]:
-    """Return the entries, without the architecture before them; ``size`` is that of a head.
+    """Return the entries, without the architecture as prefix; ``size`` is the size of a head.
 
-    Raises PlanError for another scaling than that of the short and long divisors.
+    Raises PlanError for another scaling than ``longrope``, which has divisors for short and for long texts.
     """
     fields = rope_fields(config)
     context, original = number_in(config, "max_position_embeddings"), _original(config, fields)
@@ -42,9 +42,10 @@ def phi_3_entries(config: Mapping[str, Any], size: int) -> dict[str, str]:
 
 
 def phi_3_factors(config: Mapping[str, Any], size: int) -> dict[str, Sequence[float]]:
-    """Return the divisors of the frequencies of a head of ``size`` numbers, by the names of llama.cpp's tensors.
+    """Return the divisors of the rotary frequencies, by the names of llama.cpp's tensors; {} without ``longrope``.
 
-    Raises PlanError if they are not as many as the head has pairs of rotary numbers.
+    ``size`` is the size of a head. Raises PlanError if there is not one divisor for each pair of values that a head
+    rotates.
     """
     fields = rope_fields(config)
     if not _is_long(fields):
@@ -65,7 +66,7 @@ def _is_divisor(value: Any) -> bool:
 
 
 def _is_long(fields: Mapping[str, Any]) -> bool:
-    """Return whether there are divisors; raises PlanError for another scaling. ``su`` is an old name of it."""
+    """Return whether the scaling is ``longrope`` (or ``su``, its old name); raises PlanError for any other scaling."""
     kind = str(fields.get("rope_type") or fields.get("type") or DEFAULT)
     if kind not in (DEFAULT, LONG, "su"):
         raise PlanError(
@@ -86,10 +87,11 @@ def _original(config: Mapping[str, Any], fields: Mapping[str, Any]) -> int:
 
 
 def _rotary(config: Mapping[str, Any], fields: Mapping[str, Any], size: int) -> int:
-    """Return how many numbers of a head the rotary embedding turns."""
+    """Return the number of values of a head that the rotary embedding rotates."""
     part = number_in(fields, "partial_rotary_factor", number_in(config, "partial_rotary_factor", 1.0))
     if not 0 < part <= 1:
         raise PlanError(
-            f"config.json gives partial_rotary_factor as {part:g}, not a part of 1.", hint="Correct config.json."
+            f"config.json gives partial_rotary_factor as {part:g}, not a number above 0 and up to 1.",
+            hint="Correct config.json.",
         )
     return int(part * size)

@@ -1,4 +1,4 @@
-"""The rotary embedding of a model of transformers as GGUF has it: entries of the metadata, and a tensor of factors."""
+"""The rotary embedding of a model of transformers for GGUF: entries of the metadata, and a tensor of divisors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["factors_of", "rope_entries", "rope_fields", "theta_of"]
 
 _FIELDS = ("rope_parameters", "rope_scaling")
 _LOCAL_THETA = 10000.0
-"""The base of the rotary embedding of Gemma 3's layers with a window, which llama.cpp does not read."""
+"""The only rotary base that llama.cpp has for Gemma 3's layers with a sliding window; it is not in the metadata."""
 _DEFAULT, _LLAMA_3 = "default", "llama3"
 _OF_LLAMA_3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
@@ -23,10 +23,10 @@ _OF_LLAMA_3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_po
 def rope_entries(
     config: Mapping[str, Any], *, of_deepseek: bool = False, rounds: bool = False
 ) -> Iterator[tuple[str, str]]:
-    """Yield the entries for the rotary embedding; raises PlanError for a scaling that GGUF cannot describe.
+    """Yield (entry, value) for the rotary embedding; raises PlanError for a scaling that GGUF cannot describe.
 
-    ``of_deepseek`` is true for DeepSeek's YaRN, which scales the scores of the attention too. ``rounds`` lets YaRN
-    without ``truncate`` pass, which llama.cpp does not know.
+    ``of_deepseek`` is true for DeepSeek's YaRN, which also scales the attention scores. If ``rounds``, YaRN with
+    ``truncate: false`` is accepted, although llama.cpp always truncates.
     """
     fields = rope_fields(config)
     yield "rope.freq_base", str(theta_of(fields, config))
@@ -37,8 +37,8 @@ def rope_entries(
         return
     if kind not in ("linear", "yarn"):
         raise PlanError(
-            f"config.json scales the rotary embedding by {escape(kind, 40)}, for which GGUF has a tensor of its own, "
-            "which cannot be made yet.",
+            f"config.json scales the rotary embedding by {escape(kind, 40)}, for which GGUF needs a separate tensor "
+            "that cannot be made yet.",
             hint="Convert the model with llama.cpp's convert_hf_to_gguf.py.",
         )
     factor = number_in(fields, "factor")
@@ -53,9 +53,10 @@ def rope_entries(
 
 
 def factors_of(config: Mapping[str, Any], architecture: str, size: int) -> tuple[float, ...]:
-    """Return the divisors of the frequencies of a head of ``size`` rows, for Llama 3's scaling; else an empty tuple.
+    """Return the divisors of the rotary frequencies for Llama 3's scaling; () for any other scaling.
 
-    Raises PlanError if a field is missing or not valid, or if llama.cpp has no such tensor for the architecture.
+    ``size`` is the size of a head. Raises PlanError if a field is missing or not valid, or if llama.cpp has no such
+    tensor for the architecture.
     """
     fields = rope_fields(config)
     if _kind(fields) != _LLAMA_3:
@@ -85,7 +86,7 @@ def factors_of(config: Mapping[str, Any], architecture: str, size: int) -> tuple
 
 
 def rope_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of the rotary embedding of all layers, or of those without a window."""
+    """Return the fields of the rotary embedding; if layers differ, those of the layers without a sliding window."""
     fields: dict[str, Any] = {"rope_theta": config.get("rope_theta")}
     for name in _FIELDS:
         stated = config.get(name)
@@ -112,9 +113,10 @@ def _check_factor(factor: float) -> None:
 
 
 def _yarn_of_deepseek(fields: Mapping[str, Any], factor: float) -> Iterator[tuple[str, str]]:
-    """Yield the entries that YaRN has for DeepSeek: llama.cpp reads ``mscale_all_dim`` and takes ``mscale`` for equal.
+    """Yield the entries of DeepSeek's YaRN; raises PlanError if ``mscale`` is not equal to ``mscale_all_dim``.
 
-    Transformers divides the scale of one by that of the other; if they are equal, the rotary embedding is not scaled.
+    llama.cpp reads ``mscale_all_dim`` and assumes that ``mscale`` is equal. transformers scales the rotary embedding by
+    the quotient of the scales that belong to the two, which is 1 if they are equal.
     """
     _check_factor(factor)
     check_only(fields, "attention_factor", 1.0)
@@ -134,7 +136,10 @@ def _yarn_of_deepseek(fields: Mapping[str, Any], factor: float) -> Iterator[tupl
 
 
 def _check_yarn(fields: Mapping[str, Any], factor: float, truncates: tuple[bool, ...]) -> None:
-    """Raise PlanError for a field of YaRN that is not what llama.cpp computes with."""
+    """Raise PlanError for a field of YaRN with another value than llama.cpp computes with.
+
+    ``truncates`` has the accepted values of ``truncate``.
+    """
     _check_factor(factor)
     own = 0.1 * math.log(factor) + 1
     stated = fields.get("attention_factor")
@@ -154,7 +159,7 @@ def _check_local(stated: object) -> None:
     theta = stated.get("rope_theta") if isinstance(stated, dict) else None
     if isinstance(theta, (int, float)) and theta != _LOCAL_THETA:
         raise PlanError(
-            f"the rotary embedding of the layers with a window has the base {theta:g}: llama.cpp takes "
+            f"the rotary embedding of the layers with a sliding window has the base {theta:g}, but llama.cpp uses "
             f"{_LOCAL_THETA:g}.",
             hint="Keep the names of the tensors: --layout keep.",
         )

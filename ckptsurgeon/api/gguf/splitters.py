@@ -1,4 +1,4 @@
-"""How a tokeniser splits texts before it merges bytes, by llama.cpp's names."""
+"""Finds llama.cpp's name for the way in which a tokeniser splits texts before it merges bytes."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ SPLITTERS: Mapping[tuple[str, ...], str] = {
     _OF_DEEPSEEK: "deepseek-v3",
     _OF_GPT_4O: "gpt-4o",
 }
-"""llama.cpp's names of splitters, by their regular expressions, one after the other (src/llama-vocab.cpp)."""
+"""llama.cpp's names of pre-tokenisers, by the regular expressions that they apply in order (src/llama-vocab.cpp)."""
 
 
 def sections(section: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield a section of tokenizer.json, or the parts of a sequence of them."""
+    """Yield a section of tokenizer.json, such as ``pre_tokenizer``; if it is a sequence, yield its parts."""
     if isinstance(section, dict):
         parts = next((section[name] for name in ("pretokenizers", "processors") if name in section), None)
         yield from (one for one in (parts if isinstance(parts, list) else [section]) if isinstance(one, dict))
 
 
 def is_of_bytes(document: Mapping[str, Any]) -> bool:
-    """Return whether a tokeniser merges bytes and not letters."""
+    """Return whether a tokeniser merges bytes (byte-level BPE) and not characters."""
     return any(one.get("type") == "ByteLevel" for one in sections(document.get("pre_tokenizer")))
 
 
 def splitter(document: Mapping[str, Any]) -> str:
-    """Return llama.cpp's name of the splitter of a tokenizer.json; '' if it is not known."""
+    """Return llama.cpp's name of the pre-tokeniser of a tokenizer.json; '' if it is not known."""
     *splits, last = list(sections(document.get("pre_tokenizer"))) or [{}]
     if last.get("type") != "ByteLevel" or any(one.get("type") != "Split" for one in splits):
         return ""
@@ -53,7 +53,7 @@ def splitter(document: Mapping[str, Any]) -> str:
 
 
 def _expression(split: Mapping[str, Any]) -> str:
-    """Return the regular expression of a split, with ends of lines as they are escaped."""
+    """Return the regular expression of a split, in which line ends are written as escapes."""
     pattern = split.get("pattern")
     text = pattern.get("Regex") if isinstance(pattern, dict) else None
     return text.replace("\r", r"\r").replace("\n", r"\n") if isinstance(text, str) else ""

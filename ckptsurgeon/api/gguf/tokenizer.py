@@ -1,4 +1,4 @@
-"""The tokeniser of a model's folder as the metadata of GGUF has it: tokens, their kinds, merges, special ids."""
+"""Makes the metadata of GGUF from a model's tokeniser: tokens, their kinds, merges, special ids."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["tokenizer_entries"]
 
 TOKENIZER_JSON, PIECES = "tokenizer.json", "tokenizer.model"
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
-"""Kinds of tokens, as sentencepiece and llama.cpp number them."""
+"""The numbers that sentencepiece and llama.cpp have for kinds of tokens."""
 ADDED_SCORE = -1000.0
 ROLES = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
 
@@ -27,9 +27,9 @@ Tokens = dict[int, tuple[str, int]]
 
 
 def tokenizer_entries(folder: ModelFolder, rows: int) -> tuple[dict[str, Typed], tuple[str, ...]]:
-    """Return the entries of the metadata for a folder's tokeniser, and notes on what is missing.
+    """Return the entries of the metadata for a folder's tokeniser, and notes on missing entries.
 
-    ``rows`` is the number of rows of the embedding: llama.cpp wants as many tokens.
+    ``rows`` is the number of rows of the embedding: llama.cpp needs a token for each row.
     """
     names = {one.name for one in folder.files}
     try:
@@ -74,17 +74,17 @@ def _of_pieces(folder: ModelFolder, rows: int) -> tuple[dict[str, Typed], tuple[
 
 
 def _of_pairs(folder: ModelFolder, rows: int) -> tuple[dict[str, Typed], tuple[str, ...]]:
-    """Return the entries for a list of tokens and merges of bytes, as GPT-2, Llama 3 and Qwen have it."""
+    """Return the entries for byte-level BPE, with a token list and merges, as GPT-2, Llama 3 and Qwen have."""
     document = _document(folder)
     model = document.get("model")
     listed, merges = (model.get("vocab"), model.get("merges")) if isinstance(model, dict) else (None, None)
     if not isinstance(listed, dict) or not isinstance(merges, list) or not is_of_bytes(document):
-        raise ConfigError(f"{TOKENIZER_JSON} has no merges of bytes, and there is no {PIECES}")
+        raise ConfigError(f"{TOKENIZER_JSON} is not a byte-level BPE tokeniser, and there is no {PIECES}")
     tokens: Tokens = {number: (text, NORMAL) for text, number in listed.items() if type(number) is int and number >= 0}
     tokens |= _added(document)
     number = max(rows, max(tokens, default=-1) + 1)
     if number > 2 * len(tokens) + rows:
-        raise ConfigError(f"{TOKENIZER_JSON} has {len(tokens)} tokens, and numbers up to {number}")
+        raise ConfigError(f"{TOKENIZER_JSON} has {len(tokens)} tokens, but ids up to {number - 1}")
     entries = {"tokenizer.ggml.model": _text("gpt2"), **_listed(tokens, number)}
     entries["tokenizer.ggml.merges"] = _texts([_merge(one) for one in merges])
     entries |= dict(_special(folder, document, tokens))
@@ -93,7 +93,7 @@ def _of_pairs(folder: ModelFolder, rows: int) -> tuple[dict[str, Typed], tuple[s
         return entries | {"tokenizer.ggml.pre": _text(name)}, _unused(tokens, number)
     return entries, (
         *_unused(tokens, number),
-        "the splitter of tokenizer.json has no name of llama.cpp that is known here: give it with "
+        "llama.cpp's name for the pre-tokeniser of tokenizer.json is not known here: set it with "
         "--set-metadata tokenizer.ggml.pre=NAME",
     )
 
@@ -121,14 +121,14 @@ def _added(document: Mapping[str, Any]) -> Tokens:
 
 
 def _listed(tokens: Tokens, number: int) -> dict[str, Typed]:
-    """Return the entries with ``number`` tokens and their kinds; numbers without a token get an unused one."""
+    """Return the entries with ``number`` tokens and their kinds; an id without a token gets an unused token."""
     row = [tokens.get(place) or (f"[PAD{place}]", UNUSED) for place in range(number)]
     kinds = Typed(ARRAY, array(INT32, [kind for _, kind in row]))
     return {"tokenizer.ggml.tokens": _texts([text for text, _ in row]), "tokenizer.ggml.token_type": kinds}
 
 
 def _unused(tokens: Tokens, number: int) -> tuple[str, ...]:
-    """Return a note on the rows that have no token, whose names ``_listed`` makes up; () if there are none."""
+    """Return a note on ids below ``number`` without a token, for which ``_listed`` makes names; () if there is none."""
     rows = [place for place in range(number) if not tokens.get(place)]
     if not rows:
         return ()
@@ -138,16 +138,19 @@ def _unused(tokens: Tokens, number: int) -> tuple[str, ...]:
 
 
 def _merge(one: Any) -> str:
-    """Return a merge rule as a text; a space within a part is a letter of its own there, as for llama.cpp."""
+    """Return a merge rule as one string, with a space between its two parts.
+
+    A space inside a part is replaced by Ġ, as llama.cpp expects.
+    """
     if isinstance(one, str):
         return one
     if not isinstance(one, list) or len(one) != 2 or not all(isinstance(part, str) for part in one):
-        raise ConfigError(f"a merge of {TOKENIZER_JSON} is not a pair of texts")
+        raise ConfigError(f"a merge of {TOKENIZER_JSON} is not a pair of strings")
     return " ".join(part.replace(" ", chr(ord(" ") + 256)) for part in one)
 
 
 def _special(folder: ModelFolder, document: Mapping[str, Any], tokens: Tokens) -> Iterator[tuple[str, Typed]]:
-    """Yield the entries for the ids of special tokens, and whether texts begin and end with them."""
+    """Yield the entries for the ids of special tokens, and for whether a text begins and ends with such tokens."""
     names = {one.name for one in folder.files}
     stated = folder.document(TOKENIZER) if TOKENIZER in names else {}
     ids = {text: number for number, (text, _) in tokens.items()}
@@ -173,7 +176,7 @@ def _first(stated: Any) -> int | None:
 
 
 def _begins_with(document: Mapping[str, Any], token: str) -> bool:
-    """Return whether the template of tokenizer.json puts a token in front of each text."""
+    """Return whether the post-processor of tokenizer.json adds ``token`` before each text."""
     for one in sections(document.get("post_processor")):
         single = one.get("single")
         head = single[0] if isinstance(single, list) and single else None

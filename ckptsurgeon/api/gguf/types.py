@@ -1,4 +1,4 @@
-"""The types of tensors in GGUF: matrices in blocks of codes, and vectors and routers in float32."""
+"""Chooses the types of tensors in GGUF: matrices in blocks of codes, and vectors and routers in float32."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MATRICES = (
 
 
 def check_type(name: str | None) -> None:
-    """Raise ConfigError for a type of GGUF that numbers cannot be rounded to."""
+    """Raise ConfigError if ``name`` is not None and not a type of GGUF to which numbers can be rounded."""
     if name is not None and name not in ROUNDED:
         raise ConfigError(
             f"--gguf-type {name!r:.60} is unknown.",
@@ -28,15 +28,18 @@ def check_type(name: str | None) -> None:
 
 
 def rounded(kind: str | None, keys: Collection[str]) -> list[Mapping[str, Any]]:
-    """Return the operation that rounds matrices to blocks, but not norms and what chooses experts; or []."""
+    """Return the operation that rounds matrices to blocks of type ``kind``; [] if it is None.
+
+    Norms, biases and routers (which choose experts) are not rounded.
+    """
     if kind is None:
         return []
-    norms = any(key.endswith("_norm.weight") for key in keys)  # those of Cohere are matrices
+    norms = any(key.endswith("_norm.weight") for key in keys)  # norms of Cohere are matrices
     return [{"blocks": _MATRICES if norms or routers(keys) else "**", "to": kind}]
 
 
 def in_float32(plan: Plan) -> Plan:
-    """Return a plan for llama.cpp with norms, biases and what chooses experts in float32, as it computes with them."""
+    """Return a plan with norms, biases and routers (which choose experts) in float32, as llama.cpp expects them."""
     chosen = set(routers([step.key for step in plan.steps]))
     steps = (
         replace(step, dtype="float32")

@@ -1,1 +1,1 @@
-"""The arguments of the verbs: their types, and the inputs that plans keep open."""
+"""Checks the arguments of the verbs, and opens the inputs that a plan keeps open until ``apply``."""

@@ -1,4 +1,4 @@
-"""The types of the verbs' arguments: one table that checks both calls from Python and fields of recipes."""
+"""The types of the verbs' arguments: one table for checking both calls from Python and fields of recipes."""
 
 from __future__ import annotations
 
@@ -36,11 +36,14 @@ __all__ = [
     "plain_checkpoints",
 ]
 
-# Conversion to plain data: arrays and iterators become lists, torch's dtypes and devices their names.
+# Conversion to plain data: arrays and iterators become lists, torch dtypes and devices become their names.
 
 
 def plain(value: Any) -> Any:
-    """Return a value as plain data: arrays and iterators as lists, dtypes as names; imports no numpy or torch."""
+    """Return a value as plain data: arrays and iterators as lists, torch dtypes and devices as names.
+
+    This imports neither numpy nor torch.
+    """
     if isinstance(value, (str, bytes, type, os.PathLike)):
         return value
     if type(value).__module__ == "torch" and type(value).__name__ in ("dtype", "device"):
@@ -53,24 +56,24 @@ def plain(value: Any) -> Any:
 
 
 def plain_checkpoints(value: Any) -> Any:
-    """Return one checkpoint unchanged, and several checkpoints, in any iterable, as a list."""
+    """Return one checkpoint unchanged; return an iterable of several checkpoints as a list."""
     if is_given(value) or isinstance(value, (bytes, type)):
         return value
     value = plain(value) if callable(getattr(value, "tolist", None)) else value
     return [one if is_given(one) else plain(one) for one in value] if isinstance(value, Iterable) else value
 
 
-# Types that several verbs take.
+# Types of arguments that several verbs have.
 
 Path: TypeAlias = str | os.PathLike[str]
 Sources: TypeAlias = "CheckpointLike | Sequence[CheckpointLike]"
-"""One source or several: each a path, a URI, a spec in ESPnet's form, a dict of tensors or an open checkpoint."""
+"""One or more sources; each is a path, a URI, a string in ESPnet's form, a dict of tensors or an open checkpoint."""
 
 Patterns: TypeAlias = Iterable[str] | None
-"""One pattern as a text, or several."""
+"""One pattern as a string, or several patterns."""
 
 Rules: TypeAlias = Iterable[str] | Mapping[str, str] | None
-"""Rules FROM=TO, or a map from one to the other."""
+"""Rules as strings FROM=TO, or a map from FROM to TO."""
 
 Operations: TypeAlias = Path | Sequence[Mapping[str, Any]] | None
 """Operations as plain data, or the path of a YAML file with them."""
@@ -79,13 +82,16 @@ Vocabularies: TypeAlias = str | Sequence[Path] | None
 """The token lists of the source and the destination, as "SRC:DST" or a pair of paths; or "place"."""
 
 Mismatch: TypeAlias = str | Mapping[str, str] | Sequence[str] | None
-"""One policy for all, a map from pattern to policy, or strings as on the command line."""
+"""One policy for all tensors, a map from pattern to policy, or strings as on the command line."""
 
 Given: TypeAlias = bool | float | str | Sequence[float] | Mapping[str, Any]
-"""A parameter of a merge: a value, one for each model, a map from patterns to these, or a gradient over the layers."""
+"""A parameter of a merge: a value, a list with a value for each model, a map from patterns to these, or a gradient.
+
+A gradient is ``{"gradient": [0, 1]}``: values from the first layer to the last.
+"""
 
 Parameters: TypeAlias = Mapping[str, Given] | Sequence[str] | None
-"""The parameters of a merge by name, or strings as on the command line."""
+"""The parameters of a merge: a map from names to values, or strings as on the command line."""
 
 
 P = ParamSpec("P")
@@ -94,7 +100,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class _Kind:
-    """A type of arguments: ``wanted`` describes it in messages, and ``holds`` checks whether a value is of the type."""
+    """A type of arguments: ``wanted`` describes the type in messages, and ``holds`` checks whether a value has it."""
 
     wanted: str
     holds: Callable[[Any], bool]
@@ -157,15 +163,15 @@ def _is_map(value: Any) -> bool:
 
 
 def _any_of(*checks: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """Return a check that holds if one of ``checks`` does, or if the value is None: optional arguments may be empty."""
+    """Return a check that accepts None, for optional arguments, and every value that one of ``checks`` accepts."""
     return lambda value: value is None or any(check(value) for check in checks)
 
 
 CHECKPOINT = "a path, a checkpoint or a dict of tensors"
 
 KINDS: Mapping[str, _Kind] = {
-    "str": _Kind("a text", _is_text),
-    "str | None": _Kind("a text", _any_of(_is_text)),
+    "str": _Kind("a string", _is_text),
+    "str | None": _Kind("a string", _any_of(_is_text)),
     "str | torch.dtype": _Kind("the name of a dtype", _is_text),
     "str | torch.dtype | None": _Kind("the name of a dtype", _any_of(_is_text)),
     "str | int | None": _Kind("a size, as in 512MB", _any_of(_is_text, _is_whole)),
@@ -173,23 +179,23 @@ KINDS: Mapping[str, _Kind] = {
     "int": _Kind("a whole number", _is_whole),
     "float | None": _Kind("a number", _any_of(_is_number)),
     "Sequence[float] | None": _Kind("a list of numbers", _any_of(_are_numbers)),
-    "Given": _Kind("a number, a text, a list of numbers or a map from patterns to these", _is_value),
-    "Parameters": _Kind("a map of parameters or texts NAME=VALUE", _any_of(_are_named, _is_text, _are_texts)),
-    "Mapping[str, str] | None": _Kind("a map of texts", _any_of(_is_map)),
+    "Given": _Kind("a number, a string, a list of numbers or a map from patterns to these", _is_value),
+    "Parameters": _Kind("a map of parameters or strings NAME=VALUE", _any_of(_are_named, _is_text, _are_texts)),
+    "Mapping[str, str] | None": _Kind("a map from strings to strings", _any_of(_is_map)),
     "Path": _Kind("a path", _is_path),
     "Plan | Path": _Kind("a plan or a path", lambda value: isinstance(value, Plan) or _is_path(value)),
     "Path | None": _Kind("a path", _any_of(_is_path)),
     "CheckpointLike": _Kind(CHECKPOINT, _is_checkpoint),
     "CheckpointLike | None": _Kind(CHECKPOINT, _any_of(_is_checkpoint)),
     "Sequence[CheckpointLike]": _Kind("a list of paths, checkpoints or dicts of tensors", _are_checkpoints),
-    "Sources": _Kind(f"{CHECKPOINT}, nor a list of these", lambda one: _is_checkpoint(one) or _are_checkpoints(one)),
+    "Sources": _Kind(f"{CHECKPOINT}, or a list of these", lambda one: _is_checkpoint(one) or _are_checkpoints(one)),
     "Patterns": _Kind("a pattern or a list of patterns", _any_of(_is_text, _are_texts)),
-    "Rules": _Kind("rules FROM=TO or a map of texts", _any_of(_is_text, _are_texts, _is_map)),
+    "Rules": _Kind("rules FROM=TO or a map from strings to strings", _any_of(_is_text, _are_texts, _is_map)),
     "Operations": _Kind("a path or a list of maps", _any_of(_is_path, _are_maps)),
-    "Vocabularies": _Kind("a text SRC:DST or two paths", _any_of(_is_text, _are_paths)),
-    "Mismatch": _Kind("a policy, a list of them, or a map of texts", _any_of(_is_text, _are_texts, _is_map)),
+    "Vocabularies": _Kind("a string SRC:DST or two paths", _any_of(_is_text, _are_paths)),
+    "Mismatch": _Kind("a policy, a list, or a map from patterns to policies", _any_of(_is_text, _are_texts, _is_map)),
 }
-"""The types by the annotations of the verbs' arguments, as written in the code."""
+"""The types of arguments, by the annotation that the argument has in the code."""
 
 OF_RECIPES: Mapping[str, _Kind] = {
     **KINDS,
@@ -198,17 +204,18 @@ OF_RECIPES: Mapping[str, _Kind] = {
     "Sequence[CheckpointLike]": _Kind("a list of paths", _are_paths),
     "Sources": _Kind("a path or a list of paths", lambda value: _is_path(value) or _are_paths(value)),
 }
-"""The types of arguments in recipes, in which a checkpoint is always a path."""
+"""The types of arguments in recipes: there, a checkpoint is always a path."""
 
 
 _CHECKPOINTS = ("CheckpointLike", "CheckpointLike | None", "Sequence[CheckpointLike]", "Sources")
 
 
 def checked(verb: Callable[P, T]) -> Callable[P, T]:
-    """Return a verb that checks its arguments against its annotations, and receives them as plain data.
+    """Decorate a verb: its arguments are converted to plain data, and checked against its annotations.
 
-    Arrays and iterators become lists, torch's dtypes their names; checkpoints are not changed. Raises ConfigError,
-    with the argument's name, for a wrong type; for an unknown or a missing argument, Python's TypeError is raised.
+    Arrays and iterators become lists, and torch dtypes become their names; checkpoints are not changed. The decorated
+    verb raises ConfigError, with the argument's name, for a wrong type, and Python's TypeError for an unknown or a
+    missing argument.
     """
     signature = inspect.signature(verb)
     inputs = {name for name, one in signature.parameters.items() if one.annotation in _CHECKPOINTS}
@@ -229,9 +236,9 @@ def checked(verb: Callable[P, T]) -> Callable[P, T]:
 def check_types(
     name: str, call: Callable[..., Any], given: Mapping[str, Any], kinds: Mapping[str, _Kind] = KINDS
 ) -> None:
-    """Raise ConfigError if the type of one of the ``given`` arguments is not what the function ``call`` takes.
+    """Raise ConfigError if one of the ``given`` arguments has another type than the function ``call`` declares.
 
-    ``name`` is the name of the verb or recipe, for messages, and ``kinds`` has the types by annotation.
+    ``name`` is the name of the verb or recipe in the message, and ``kinds`` has the types by annotation.
     """
     known = inspect.signature(call).parameters
     rest = next((one for one in known.values() if one.kind is one.VAR_KEYWORD), None)
@@ -245,11 +252,11 @@ def check_types(
 
 
 def _check_complete(name: str, field: str, value: Any) -> None:
-    """Raise ConfigError for a map with a key without value, such as ``{module: }``, which YAML reads as null."""
+    """Raise ConfigError if ``value`` is a map and one of its values is None: YAML parses ``{module: }`` in this way."""
     empty = [key for key, target in value.items() if target is None] if isinstance(value, dict) else []
     if empty:
         key = brief_repr(empty[0])
         raise ConfigError(
-            f"{escape(name)}: the argument {field} gives {key} no value.",
+            f"{escape(name)}: in the argument {field}, {key} has no value.",
             hint=f"Write '' for an empty value, as in {{{key}: ''}}.",
         )

@@ -1,4 +1,4 @@
-"""Gives operations the weights that the quantised tensors of a checkpoint stand for."""
+"""Decodes the quantised tensors of a checkpoint for operations, and encodes new weights in the same way."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 __all__ = ["encoded_by", "weights_of"]
 
 SMALL = 1 << 20
-"""The most bytes of a stored tensor that describes a weight, as a ``quant_state`` or a ``g_idx``."""
+"""The most bytes of a stored tensor that describes a quantised weight, such as a ``quant_state`` or a ``g_idx``."""
 
 
 def weights_of(checkpoint: Checkpoint) -> Callable[[str], DecodedWeight | None]:
-    """Return a function that gives the weight that a stored tensor is a part of, or None for a plain tensor.
+    """Return a function from the key of a stored tensor to the decoded weight that the tensor is a part of.
 
-    The function raises PlanError if the weight cannot be decoded.
+    The function returns None for a tensor that is not quantised, and raises PlanError if the weight cannot be decoded.
     """
     return partial(_weight, checkpoint, {}, cache(partial(_settings, checkpoint)))
 
@@ -71,9 +71,10 @@ def _request(checkpoint: Checkpoint, coded: QuantisedTensor, settings: StatedSet
 
 
 def encoded_by(checkpoint: Checkpoint) -> Callable[[QuantisedTensor, TensorInfo], Mapping[str, TensorInfo]]:
-    """Return a function that gives the parts which store a weight as one of the quantised tensors of a checkpoint.
+    """Return a function (quantised tensor of the checkpoint, new weight) that encodes the weight like this tensor.
 
-    The function takes that tensor and the new weight. It raises ``UnencodableError`` if nothing encodes it so.
+    The function returns the stored parts of the encoded weight by their endings, such as codes and scales. It raises
+    ``UnencodableError`` if there is no encoder for this.
     """
     settings = cache(partial(_settings, checkpoint))
 
@@ -86,7 +87,7 @@ def encoded_by(checkpoint: Checkpoint) -> Callable[[QuantisedTensor, TensorInfo]
 
 
 def _stored(checkpoint: Checkpoint, coded: QuantisedTensor, ending: str) -> bytes:
-    """Return the bytes of a small tensor; b"" if there is none, or if it is not small."""
+    """Return the bytes of the part ``ending`` of a quantised tensor; b"" if there is no such part, or it is large."""
     info = checkpoint[coded.parts[ending]] if ending in coded.parts else None
     if info is None or info.storage is None or not info.is_plain or info.nbytes > SMALL:
         return b""

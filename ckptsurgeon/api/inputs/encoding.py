@@ -1,7 +1,7 @@
-"""The option ``encoding``: what becomes of quantised tensors.
+"""The option ``encoding``: how quantised tensors are stored in the output.
 
-Verbs that compute plan with the weights that codes stand for. With ``keep``, the new weights are then encoded as those
-of the source were; with ``dequantize`` they are stored as plain numbers.
+Verbs that compute new values decode quantised sources first. With ``keep``, the results are then encoded like the
+source; with ``dequantize``, they are stored as plain numbers.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ __all__ = [
 ]
 
 ENCODINGS = ("keep", "dequantize")
-"""``keep`` stores changed weights as they were stored; ``dequantize`` replaces codes by the weights they stand for."""
+"""``keep`` stores changed weights in their old encoding; ``dequantize`` stores the decoded weights."""
 DEQUANTIZE: Mapping[str, Any] = {"dequantize": "**"}
-"""The operation that replaces all quantised tensors by their weights."""
+"""The operation that replaces all quantised tensors by their decoded weights."""
 
 
 def check_encoding(encoding: str) -> None:
@@ -38,10 +38,10 @@ def check_encoding(encoding: str) -> None:
 
 
 def read_as(checkpoint: Checkpoint, encoding: str) -> Checkpoint:
-    """Return a source as a verb plans with it: with the weights that its codes stand for.
+    """Return a source with its quantised tensors decoded, for planning.
 
-    If ``encoding`` is ``keep``, a source that cannot be decoded is returned with its codes, which may be copied. Raises
-    PlanError for a quantised tensor that cannot be decoded, if it has to be.
+    If a tensor cannot be decoded and ``encoding`` is ``keep``, the source is returned unchanged: its codes may still be
+    copied. For another ``encoding``, PlanError is raised.
     """
     if not checkpoint.codes:
         return checkpoint
@@ -54,9 +54,10 @@ def read_as(checkpoint: Checkpoint, encoding: str) -> Checkpoint:
 
 
 def as_stored(read: Sequence[Checkpoint], encoding: str) -> list[Checkpoint]:
-    """Return the sources as those of the output are stored: with their codes, if ``encoding`` is ``keep``.
+    """Return the sources ``read`` in the encoding that the output will have.
 
-    ``read`` are the sources as a verb plans with them.
+    ``read`` are the results of ``read_as``. If ``encoding`` is ``keep``, the sources with their codes are returned,
+    else the decoded ones.
     """
     return [one.stored or one if encoding == ENCODINGS[0] else one for one in read]
 
@@ -64,18 +65,19 @@ def as_stored(read: Sequence[Checkpoint], encoding: str) -> list[Checkpoint]:
 def with_decoding(
     rows: Sequence[Mapping[str, Any]], opened: Sequence[Checkpoint], encoding: str
 ) -> list[Mapping[str, Any]]:
-    """Return the operations on sources, with one before all others that decodes their codes, if this is asked for."""
+    """Return the operations ``rows``, with one before them that decodes all sources if ``encoding`` asks for it."""
     decodes = encoding != ENCODINGS[0] and any(one.codes for one in opened) and DEQUANTIZE not in rows
     return [*([DEQUANTIZE] if decodes else []), *rows]
 
 
 def encoding_said(encoding: str) -> dict[str, str]:
-    """Return the argument ``encoding`` for the recipe; empty for the default."""
+    """Return the argument ``encoding`` as it is recorded in the recipe; {} for the default."""
     return {} if encoding == ENCODINGS[0] else {"encoding": encoding}
 
 
 def encoding_notes(opened: Sequence[Checkpoint], encoding: str) -> list[str]:
-    """Return a note if decoding was asked for, and none of the sources (after ``read_as``) is quantised."""
+    """Return a note if decoding was asked for, but no source in ``opened`` (from ``read_as``) was quantised."""
     if encoding == ENCODINGS[0] or any(one.stored is not None for one in opened):
         return []
-    return [f"--encoding {encoding} changes nothing: {listing([one.path for one in opened], where='')} has no codes"]
+    names = listing([one.path for one in opened], where="")
+    return [f"--encoding {encoding} changes nothing: there are no quantised tensors in {names}"]

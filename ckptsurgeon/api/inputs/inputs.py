@@ -1,4 +1,4 @@
-"""The open inputs of a plan, and how a plan describes them."""
+"""Describes the open inputs of a plan: names, fingerprints and notes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ __all__ = [
     "view_of",
 ]
 
-# Notes on inputs that are given twice or are merged already: they count more than once.
+# Notes on inputs that are given twice or are already merged, and so have too much influence on the result.
 
 LARGEST = 256 << 20
 """Size in bytes of the largest file that is compared with another."""
@@ -55,7 +55,10 @@ BLOCK = 1 << 20
 
 
 def twice_notes(opened: Sequence[Checkpoint]) -> list[str]:
-    """Return notes on inputs that are the same file or copies; a few bytes are usually enough to tell files apart."""
+    """Return notes on inputs that are the same file, or copies of one file.
+
+    Whole files are compared only if their sizes, fingerprints and last bytes are equal.
+    """
     first: dict[Hashable, Checkpoint] = {}
     notes = []
     for one in opened:
@@ -71,12 +74,12 @@ def twice_notes(opened: Sequence[Checkpoint]) -> list[str]:
 
 
 def _settings(one: Checkpoint) -> Mapping[str, Any]:
-    """Return the settings by which codes of a checkpoint are decoded: equal codes may stand for other weights."""
+    """Return the quantisation settings of a checkpoint: with other settings, equal codes decode to other weights."""
     return (one.stored or one).quantisation
 
 
 def merged_notes(base: Checkpoint, adapters: Sequence[Checkpoint]) -> list[str]:
-    """Return notes on adapters that, by the recipe in the base, are already merged into it, as far as headers show."""
+    """Return notes on adapters that are already merged into the base, as far as its recipe and the headers show."""
     try:
         made = read_json(base.recipe or "{}")
         rows = made["sources"][1:] if made.get("verb") == "lora merge" else ()
@@ -85,7 +88,7 @@ def merged_notes(base: Checkpoint, adapters: Sequence[Checkpoint]) -> list[str]:
     except (ValueError, KeyError, TypeError, AttributeError):  # a damaged recipe: verify reports it
         return []
     return [
-        f"{escape(one.path)} is already merged into {escape(base.path)}, by its recipe: it counts again"
+        f"{escape(one.path)} is already merged into {escape(base.path)}, by the recipe in it: it is added once more"
         for one in adapters
         if not one.in_memory and _print(one.path, [vars(each) for each in one.files]) in merged
     ]
@@ -97,7 +100,10 @@ def _print(path: str, files: Sequence[Mapping[str, Any]]) -> Hashable:
 
 
 def _outline(one: Checkpoint) -> Hashable:
-    """Return a value that is equal for copies of a checkpoint; if it is too large or remote, its path or URL."""
+    """Return a value that is equal for copies of a checkpoint.
+
+    If a file of the checkpoint is too large, remote or consumed, the value is the checkpoint's path and root.
+    """
     files = one.open_files()
     if any(isinstance(file, ConsumedFile) for file in files.values()):  # only its header can be read
         return one.path, one.root
@@ -119,14 +125,15 @@ def _holds(one: File, other: File) -> bool:
 
 
 def unwrap_notes(opened: Sequence[Checkpoint], *, asked: bool) -> list[str]:
-    """Return a note if --unwrap was ``asked`` for and no input has keys with wrappers such as ``module.``."""
+    """Return a note if --unwrap was ``asked`` for, but no input has keys with a wrapper such as ``module.``."""
     if not asked or any(one.stripped for one in opened):
         return []
-    return [f"--unwrap changes nothing: no keys of {listing([one.path for one in opened], where='')} are wrapped"]
+    names = listing([one.path for one in opened], where="")
+    return [f"--unwrap changes nothing: no keys of {names} have a wrapper such as module."]
 
 
 def source_notes(opened: Sequence[Checkpoint], *, unwrap: bool) -> list[str]:
-    """Return the notes on open inputs, and one on their entries that are left out because they are not tensors."""
+    """Return the notes on open inputs, and a note on their entries that are left out because they are not tensors."""
     names = list(dict.fromkeys(key for checkpoint in opened for key in extras_left(checkpoint)))
     notes = [note for one in opened for note in notes_on(one, len(opened))]
     notes += unwrap_notes(opened, asked=unwrap)
@@ -134,20 +141,21 @@ def source_notes(opened: Sequence[Checkpoint], *, unwrap: bool) -> list[str]:
 
 
 def notes_on(one: Checkpoint, of: int) -> list[str]:
-    """Return the notes on one of ``of`` open inputs; if there are several, each note says which it is about."""
+    """Return the notes on an open input; if ``of``, the number of inputs, is not 1, each note contains its path."""
     notes = [*one.notes, *parts_elsewhere(one)]
     return notes_about(one.path, notes) if of > 1 else notes
 
 
 def extras_left(checkpoint: Checkpoint) -> list[str]:
-    """Return the names of a checkpoint's entries that are not tensors; files beside those of Coqui STT do not count."""
+    """Return the names of a checkpoint's entries that are not tensors, except the alphabet and flags of Coqui STT."""
     return [extra.key for extra in checkpoint.extras if extra.key not in (ALPHABET, FLAGS)]
 
 
 def names_of(paths: Sequence[str]) -> list[str]:
-    """Return the name of each path in messages and recipes: its last part, and as many parts before as make it unique.
+    """Return a unique name for each path, for messages and recipes: the last one, two or three parts of the path.
 
-    A name is never an absolute path, so that the same inputs give the same recipe in any folder.
+    If these are not unique, a number is appended. A name is never an absolute path, so that the same inputs have the
+    same recipe in any folder.
     """
     names: list[str] = []
     for path in map(shown, paths):
@@ -164,8 +172,8 @@ def names_of(paths: Sequence[str]) -> list[str]:
 def plan_source(name: str, checkpoint: Checkpoint, role: str = "source", operations: Sequence[Any] = ()) -> PlanSource:
     """Return the description of an open checkpoint for a plan, with the operations that made its tensors.
 
-    ``role`` says whether it is a source, a base or another kind of input. If no operations are given, and the
-    checkpoint has weights that all its codes stand for, the operation is the one that decodes them.
+    ``role`` is "source", "destination" or another kind of input. If no operations are given and the checkpoint was
+    decoded by ``read_as``, the operation that decodes all tensors is recorded.
     """
     said = (checkpoint.root, checkpoint.stripped)
     made = tuple(map(dict, operations or ([DEQUANTIZE] if checkpoint.stored is not None else ())))
@@ -175,14 +183,14 @@ def plan_source(name: str, checkpoint: Checkpoint, role: str = "source", operati
 
 
 def memory_print(checkpoint: Checkpoint) -> FilePrint:
-    """Return the fingerprint of tensors in memory; a file with the same keys, dtypes and shapes has the same one."""
+    """Return the fingerprint of tensors in memory: their total size, and a digest of their keys, dtypes and shapes."""
     rows = sorted([key, info.dtype, info.shape] for key, info in checkpoint.items())
     digest = hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
     return FilePrint("", sum(info.nbytes for info in checkpoint.values()), digest)
 
 
 def view_of(source: PlanSource, checkpoint: Checkpoint) -> SourceView:
-    """Return an open checkpoint as planners take it: its description for the plan, with its tensors and ties."""
+    """Return an open checkpoint in the form that planners read: its description, its tensors and its ties."""
     from ...planning.transplant.select import SourceView
 
     return SourceView(source, checkpoint, codes=checkpoint.codes, decoded_dtype=decoded_dtype(checkpoint))
@@ -210,14 +218,17 @@ def _size_and_digest(path: str) -> tuple[int, str]:
 
 
 def target_files(target: TargetSpec) -> tuple[FilePrint, ...]:
-    """Return the fingerprints of a destination's configuration and of the files it reads, except those it copies."""
+    """Return the fingerprints of a destination's configuration and of the files that this reads.
+
+    Files that are only copied to the output are left out.
+    """
     copied = {one.path for one in target.companions} - {target.config, *target.lists}
     paths = [path for path in (target.config, *target.files) if path and path not in copied]
     return tuple(file_print(path) for path in paths)
 
 
 def file_print(path: str) -> FilePrint:
-    """Read a whole file that is not a checkpoint and return its fingerprint; raises SourceError."""
+    """Read a whole file and return its fingerprint (size, SHA-256, modification time); raises SourceError."""
     source = open_source(path)
     if not isinstance(source, File):
         raise SourceError(f"{escape(path)} is a folder, not a file.")
@@ -229,13 +240,13 @@ def file_print(path: str) -> FilePrint:
 
 
 def close_inputs(inputs: PlanInputs) -> None:
-    """Close the files of a plan's sources; tensors in memory stay, because they cannot be opened again."""
+    """Close the files of a plan's sources; sources in memory stay open, because they cannot be opened again."""
     for source in inputs.sources:
         if not source.in_memory:
             source.close()
 
 
 def close_plan(plan: Plan) -> None:
-    """Close the files that a new plan keeps open for ``apply``."""
+    """Close the files that a plan keeps open for ``apply``."""
     if isinstance(plan.inputs, PlanInputs):
         close_inputs(plan.inputs)

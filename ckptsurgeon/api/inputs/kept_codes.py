@@ -1,4 +1,4 @@
-"""Encodes what a plan computes as its quantised sources are encoded."""
+"""Encodes the results of a plan like its quantised sources, for ``--encoding keep``."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ __all__ = ["keeping_codes"]
 def keeping_codes(
     plan: Plan, read: Sequence[Checkpoint], encoding: str, owner: int = 0, *, dtype: str | None = None
 ) -> tuple[Plan, list[Checkpoint]]:
-    """Return a plan whose output is quantised as its sources are, if ``encoding`` is ``keep``; and its open sources.
+    """Return a plan whose output is quantised like its sources, and the open sources of this plan.
 
-    ``read`` are the sources with which it was planned. ``owner`` is the index of the one whose encodings new weights
-    get: the one that gives the output its configuration. ``dtype`` is the one that the user asked for. Raises
-    PlanError for a weight that cannot be encoded.
+    If ``encoding`` is not ``keep``, or if no source was decoded, the plan is returned unchanged. ``read`` are the
+    decoded sources with which it was planned. ``owner`` is the index of the source whose configuration the output gets:
+    new weights are encoded like that source. ``dtype`` is the dtype that the user asked for. Raises PlanError for a
+    weight that cannot be encoded.
     """
     coded = [at for at, one in enumerate(read) if is_decoded_only(plan.sources[at], one)]
     if encoding != ENCODINGS[0] or not coded:
@@ -42,5 +43,5 @@ def keeping_codes(
 
 
 def is_decoded_only(source: PlanSource, read: Checkpoint) -> bool:
-    """Return whether a source is read with its codes decoded, and no other operation changes its tensors."""
+    """Return whether decoding is the only operation on a source."""
     return read.stored is not None and list(source.operations) == [DEQUANTIZE]

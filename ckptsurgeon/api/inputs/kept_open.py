@@ -1,4 +1,4 @@
-"""The open sources of a plan while it is made: closed if that fails, else kept open for ``apply``."""
+"""Closes the open sources of a plan if planning fails; otherwise they stay open for ``apply``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ __all__ = ["KeptOpen", "check_decodable"]
 
 
 class KeptOpen:
-    """A block that closes the checkpoints which its lists hold at its end, if it fails.
+    """A context manager that closes the checkpoints in ``opened`` and ``others`` if its block raises.
 
-    The first of ``opened`` are the ``sources``, by default all. If their codes would be used as numbers, as they cannot
-    be decoded, the caller gets the error that says why. It is a class and not a generator: a generator on an
-    ``ExitStack`` whose callbacks are popped would end, and close them, when it is collected as garbage.
+    The lists may grow in the block. The first ``sources`` checkpoints in ``opened`` are sources; by default all are. If
+    the block raises QuantisedError because the codes of a source would be used as numbers, and the source cannot be
+    decoded, the error that says why it cannot be decoded is raised instead.
+
+    This is a class because a generator-based context manager, popped from an ``ExitStack``, would run its clean-up and
+    close the checkpoints when the generator is garbage-collected.
     """
 
     def __init__(
@@ -42,6 +45,6 @@ class KeptOpen:
 
 
 def check_decodable(sources: Iterable[Checkpoint]) -> None:
-    """Raise the PlanError that ``read_as`` passes over, for the first source whose codes cannot be decoded."""
+    """Raise PlanError for the first source whose codes cannot be decoded, which ``read_as`` allows for ``keep``."""
     for one in sources:
         read_as(one, ENCODINGS[1])

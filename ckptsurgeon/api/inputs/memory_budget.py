@@ -1,4 +1,4 @@
-"""The memory that a verb may use, and the cost of its plan with it."""
+"""Parses ``--memory``, and estimates the cost of a plan under this limit."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ __all__ = ["memory_bytes", "with_costs"]
 
 
 def memory_bytes(memory: str | int | None) -> int:
-    """Return ``--memory`` in bytes, 0 if it is not given; raises ConfigError for an invalid size."""
+    """Return ``--memory`` in bytes; 0 if it is not given. Raises ConfigError for an invalid size."""
     return parse_size(memory, "--memory") if memory is not None else 0
 
 
 def with_costs(plan: Plan, memory: int, plugins: tuple[Method, ...] = ()) -> Plan:
-    """Return a plan with its estimated cost (passes, bytes read and written) if it may use ``memory`` bytes.
+    """Return a plan with its estimated cost (passes, bytes read and written) under a limit of ``memory`` bytes.
 
-    0 stands for the default limit. ``plugins`` are the user's own merge methods.
+    A ``memory`` of 0 means the default limit. ``plugins`` are the user's own merge methods. Raises PlanError if the
+    limit is too small.
     """
     return replace(plan, costs=costs_of(plan, MergeContext(plan.seed, plugins, memory or MEMORY)))

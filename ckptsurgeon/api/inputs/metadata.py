@@ -13,18 +13,18 @@ __all__ = ["check_metadata", "merged_metadata", "with_metadata"]
 
 
 def check_metadata(metadata: Mapping[str, str] | None) -> None:
-    """Raise ConfigError if metadata sets the entry in which ckptsurgeon stores the recipe."""
+    """Raise ConfigError if ``metadata`` contains the name of the entry in which ckptsurgeon stores the recipe."""
     if RECIPE_KEY in (metadata or {}):
         raise ConfigError(f"the name {RECIPE_KEY} in metadata is reserved for the recipe.", hint="Choose another name.")
 
 
 def merged_metadata(carried: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
-    """Return a source's metadata with the user's entries; an entry that the user set to '' is removed."""
+    """Return the metadata ``carried`` from a source, updated with the user's ``given`` entries; '' removes an entry."""
     return {name: value for name, value in {**carried, **given}.items() if value or name not in given}
 
 
 def with_metadata(plan: Plan, given: Mapping[str, str] | None) -> Plan:
-    """Return a plan whose output has the user's entries, which are recorded among the arguments of its verb."""
+    """Return a plan whose output has the user's metadata; the entries are also recorded in the plan's arguments."""
     if not given:
         return plan
     arguments = {**plan.arguments, "metadata": dict(given)}

@@ -1,4 +1,4 @@
-"""Operations on the tensors of open checkpoints: read from data or a file, applied to headers."""
+"""Reads operations (split, concat and others) from plain data or a file, and applies them to checkpoints' headers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ __all__ = ["OperatedCheckpoint", "asked_conversions", "operate", "operations_fil
 class OperatedCheckpoint:
     """A checkpoint after operations such as split and concat.
 
-    ``rows`` has the operations that applied to it, as plain data, and ``by`` says how each changed tensor was made.
+    ``rows`` has the operations that changed it, as plain data. ``by`` maps the key of each changed tensor to its
+    derivation.
     """
 
     checkpoint: Checkpoint
@@ -38,7 +39,10 @@ class OperatedCheckpoint:
 
 
 def operate(checkpoints: Sequence[Checkpoint], rows: Sequence[Mapping[str, Any]]) -> list[OperatedCheckpoint]:
-    """Return checkpoints after the operations ``rows`` (plain data); raises what parsing and applying them raises."""
+    """Return the checkpoints after the operations ``rows`` (plain data).
+
+    Raises the errors of ``parse_operations`` and ``perform``.
+    """
     if not rows:
         return [OperatedCheckpoint(checkpoint) for checkpoint in checkpoints]
     results = perform(checkpoints, parse_operations(rows), [weights_of(one) for one in checkpoints])
@@ -55,7 +59,10 @@ def _operated(checkpoint: Checkpoint, result: DerivedSource, rows: Sequence[Mapp
 
 
 def asked_conversions(rulesets: Sequence[str]) -> tuple[list[Mapping[str, Any]], tuple[str, ...]]:
-    """Split rulesets: return the operations of those that convert tensors, and the names of those that rename keys."""
+    """Return the operations of the rulesets that convert tensors, and the names of the rulesets that only rename keys.
+
+    Raises PatternError for the name of an unknown ruleset.
+    """
     unknown = next((name for name in rulesets if name not in (*RULESETS, *CONVERSIONS)), None)
     if unknown is not None:
         hint = f"Use one of {', '.join((*RULESETS, *CONVERSIONS))}."
@@ -70,10 +77,10 @@ def operations_file(operations: Operations) -> Path | None:
 
 
 def operations_of(operations: Operations) -> list[Mapping[str, Any]]:
-    """Return operations as a list of plain data, after checking them.
+    """Return operations as a checked list of plain data.
 
-    They are given as such a list, or as a YAML file that has it at the top or under ``operations``.
-    Raises ConfigError if they cannot be read or parsed, PatternError for a malformed pattern.
+    ``operations`` is such a list, or the path of a YAML file that contains it at the top level or under the key
+    ``operations``. Raises ConfigError if the operations cannot be read or parsed, PatternError for a malformed pattern.
     """
     path = operations_file(operations)
     rows: Any = _read(os.fspath(path)) if path is not None else operations

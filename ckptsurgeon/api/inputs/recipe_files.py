@@ -1,4 +1,4 @@
-"""The files of recipes, ours and mergekit's: YAML."""
+"""Reads recipe files (YAML), both of ckptsurgeon and of mergekit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opens the inputs of a plan again, and checks that they have not changed since the plan."""
+"""Opens the inputs of a plan again, and checks that they have not changed since the plan was made."""
 
 from __future__ import annotations
 
@@ -52,20 +52,20 @@ __all__ = [
     "with_settings_pinned",
 ]
 
-# The other files of the sources' folders: they too must not change between plan and apply.
+# Fingerprints of the other files in the sources' folders: these files must not change before the plan is applied.
 
 LARGEST = 256 << 20
 
 
 def with_model_files_pinned(plan: Plan, folders: Sequence[ModelFolder]) -> Plan:
-    """Return a plan that records the fingerprints of the files that were read beside its sources.
+    """Return a plan with the fingerprints of the files that were read from the folders of its sources.
 
     config.json and adapter_config.json are always recorded. Applying the plan fails if one of these files has changed.
-    ``folders`` are the folders of the sources.
+    ``folders`` are the folders of the sources, in the same order.
     """
     held, is_compared = [], any(folder.vocabulary for folder in folders)
     for source, folder in zip(plan.sources, folders, strict=False):
-        with suppress(CheckpointError):  # too large: reported where the file is needed
+        with suppress(CheckpointError):  # too large: the code that needs the file reports it
             folder.fingerprint(CONFIG, ADAPTER)
         read = {one.name: one for one in (*source.beside, *folder.prints)}
         held.append(replace(source, beside=(*read.values(), *(_lacking(folder) if is_compared else ()))))
@@ -73,9 +73,9 @@ def with_model_files_pinned(plan: Plan, folders: Sequence[ModelFolder]) -> Plan:
 
 
 def _lacking(folder: ModelFolder) -> Iterator[FilePrint]:
-    """Yield fingerprints without digest for missing files: vocabularies that would be used if they existed.
+    """Yield fingerprints without a digest for vocabulary files that do not exist, but would be used if they did.
 
-    With them, a plan is refused if such a file has been added since.
+    They make applying the plan fail if such a file was added after planning.
     """
     if not folder.files or scheme_of(folder.path):
         return
@@ -86,9 +86,10 @@ def _lacking(folder: ModelFolder) -> Iterator[FilePrint]:
 
 
 def with_settings_pinned(plan: Plan, folder: ModelFolder) -> Plan:
-    """Return the plan of an edit with the fingerprints of those files beside its source that it writes with changes.
+    """Return the plan of an edit with the fingerprints of those source files that are changed for the output.
 
-    Files that are copied unchanged are checked when they are copied, because an output of a single file gets none.
+    These are files of the source's folder other than weights, such as config.json. Files that are copied unchanged are
+    checked when they are copied: if the output is a single file, it gets no copies.
     """
     changed = {one.name for one in plan.target.companions if one.text}
     beside = tuple(one for one in folder.prints if one.name in changed)
@@ -97,28 +98,31 @@ def with_settings_pinned(plan: Plan, folder: ModelFolder) -> Plan:
 
 
 def check_model_files(source: PlanSource, checkpoint: Checkpoint) -> None:
-    """Raise PlanError if a file next to a source has changed since the plan was made."""
+    """Raise PlanError if a recorded file in the folder of a source has changed since the plan was made."""
     for name in _changed(source, checkpoint):
         path = os.path.join(checkpoint.around.uri if checkpoint.around is not None else source.path, name)
         raise PlanError(f"{escape(path)} has changed since the plan was made.", hint="Make a new plan.")
 
 
 def changed_model_files(sources: Sequence[PlanSource], found: Mapping[int, Checkpoint]) -> Iterator[Note]:
-    """Yield a note for each file next to a source that has changed since the output was made."""
+    """Yield a note for each recorded file in the folder of a source that has changed since the output was made."""
     for index, checkpoint in found.items():
         for name in _changed(sources[index], checkpoint):
-            yield Note(name, f"next to {escape(sources[index].name)}, has changed since the output was made")
+            yield Note(name, f"in the folder of {escape(sources[index].name)}, has changed since the output was made")
 
 
 def _changed(source: PlanSource, checkpoint: Checkpoint) -> Iterator[str]:
-    """Yield the names of files next to a source that have changed or are gone."""
+    """Yield the names of the recorded files in the folder of a source that have changed, appeared or disappeared."""
     for file in source.beside:
         if _digest(checkpoint, file) != file.sha256:
             yield file.name
 
 
 def _digest(checkpoint: Checkpoint, file: FilePrint) -> str:
-    """Return the present SHA-256 of a file next to a checkpoint; '' if it is missing, "another" if its size differs."""
+    """Return the current SHA-256 of the recorded ``file`` in a checkpoint's folder; '' if it is missing.
+
+    Returns "another" if the digest is certainly different, for example because the size differs.
+    """
     folder = checkpoint.around
     if folder is None or leads_out(os.path.join(folder.uri, file.name)):
         return ""
@@ -132,7 +136,7 @@ def _digest(checkpoint: Checkpoint, file: FilePrint) -> str:
 
 
 PLAN_BYTES = 512 << 20
-"""The largest plan that is read, in bytes: more than a plan of a million steps has."""
+"""The largest plan file that is read, in bytes: more than a plan of a million steps needs."""
 
 
 def read_plan(path: Path) -> Plan:
@@ -152,7 +156,10 @@ def read_plan(path: Path) -> Plan:
 
 
 def code_of(plan: Plan) -> tuple[str, ...]:
-    """Return the names of the user's code that applying a plan runs: the model's class, if initial values are drawn."""
+    """Return the names of the user's code that applying a plan runs: the model's class, if initial values are drawn.
+
+    Returns () if no code is run.
+    """
     from ...destinations._load import code_named
 
     config = plan.target.config
@@ -160,12 +167,15 @@ def code_of(plan: Plan) -> tuple[str, ...]:
 
 
 def _draws(plan: Plan) -> bool:
-    """Return whether a plan draws initial values by building the destination's class; checkpoints keep their values."""
+    """Return whether a plan builds the destination's class to draw initial values.
+
+    A destination that is a checkpoint keeps its own values instead.
+    """
     return any(step.draws for step in plan.steps) and all(one.role != "destination" for one in plan.sources)
 
 
 def inputs_of(plan: Plan) -> PlanInputs:
-    """Return the inputs of a plan, opened again if needed; raises PlanError if one has changed since planning."""
+    """Return the open inputs of a plan, opened again if they were closed; raises PlanError if an input has changed."""
     from ...destinations._load import target_with
 
     planned = plan.inputs if isinstance(plan.inputs, PlanInputs) else None
@@ -201,7 +211,7 @@ def inputs_of(plan: Plan) -> PlanInputs:
 
 
 def _check_reopenable(plan: Plan) -> None:
-    """Raise PlanError for a plan with inputs that cannot be opened again, because they are not files."""
+    """Raise PlanError if an input of the plan cannot be opened again because it was in memory."""
     gone = [source.name for source in plan.sources if source.memory]
     if gone:
         raise PlanError(
@@ -213,7 +223,10 @@ def _check_reopenable(plan: Plan) -> None:
 
 
 def reopen(source: PlanSource, given: CheckpointLike | None = None) -> Checkpoint:
-    """Open a source again: from ``given``, a path or what the caller passed, if it is not None, else from its path."""
+    """Open a source again as it was planned: the same root, wrappers and operations.
+
+    It is opened from ``given`` (a path, a dict of tensors or a checkpoint) or, if that is None, from its recorded path.
+    """
     root = source.root or "."
     found = open_checkpoint(source.path if given is None else given, root, unwrap=False)
     checkpoint = found.unwrapped(stripped=source.stripped)
@@ -238,7 +251,7 @@ def _check_prints(source: PlanSource, checkpoint: Checkpoint) -> None:
 
 
 def _check_validators(source: PlanSource, checkpoint: Checkpoint) -> None:
-    """Raise PlanError if a remote file is of another commit, or has another strong ETag."""
+    """Raise PlanError if a remote file has another commit or another strong ETag than in the plan."""
     now = {file.name: file.validator for file in checkpoint.files}
     for file in source.files:
         if file.validator and now.get(file.name, "") != file.validator:
@@ -256,7 +269,7 @@ def _check_target(plan: Plan, target: TargetSpec | None) -> None:
         if step.draws and (wanted is None or wanted.shape != step.shape):
             raise PlanError(
                 f"{escape(plan.target.config)} has changed since the plan was made: its tensor {escape(step.key)} is "
-                "gone, or has another shape.",
+                "missing or has another shape.",
                 hint="Make a new plan.",
             )
 
@@ -264,27 +277,27 @@ def _check_target(plan: Plan, target: TargetSpec | None) -> None:
 def find_sources(
     sources: Sequence[PlanSource], folder: str, moved: Mapping[str, CheckpointLike], stack: ExitStack
 ) -> tuple[dict[int, Checkpoint], dict[int, str]]:
-    """Open the sources of an output that exist and have not changed; ``stack`` closes them.
+    """Open the sources of an output that still exist and have not changed; ``stack`` closes them.
 
-    ``folder`` is the output's, and ``moved`` has new paths or tensors by the names of sources. Returns the open sources
-    by index, and for each other source the reason why it is not open.
+    Paths of sources are relative to ``folder``, the folder of the output. ``moved`` maps names of sources to new paths
+    or to tensors. Returns the open sources by index, and for each other index the reason why the source is not open.
     """
     names = {source.name for source in sources}
     for name in moved:
         if name not in names:
             raise ConfigError(
-                f"--source names {escape(name)}, but the output has no source with this name.",
+                f"--source: the output has no source with the name {escape(name)}.",
                 hint=f"Use one of {', '.join(sorted(names))}.",
             )
     found: dict[int, Checkpoint] = {}
     absent: dict[int, str] = {}
     for index, source in enumerate(sources):
-        if "://" in source.path and source.name not in moved:  # a URL in a file is fetched only if the user asks for it
+        if "://" in source.path and source.name not in moved:  # a URL in a file is fetched only on request
             absent[index] = f"{source.name} is remote; --source '{source.name}={source.path}' fetches it"
             continue
         if source.memory and source.name not in moved:
             absent[index] = (
-                f"{source.name} was in memory; --source '{source.name}=FILE' compares with a file of the same"
+                f"{source.name} was in memory; --source '{source.name}=FILE' compares with a file of the same tensors"
             )
             continue
         given = moved[source.name] if source.name in moved else os.path.join(folder, source.path)
@@ -294,12 +307,12 @@ def find_sources(
         except SourceError:
             if source.name in moved:
                 raise
-            absent[index] = f"{source.name} is not where it was ({source.path})"
+            absent[index] = f"{source.name} is no longer at its path ({source.path})"
         except CheckpointError as error:
             absent[index] = f"{source.name} is a different file now: {error.message.rstrip('.')}"
         else:
             if any(isinstance(file, ConsumedFile) for file in checkpoint.open_files().values()):
-                absent[index] = f"{source.name} was consumed"
+                absent[index] = f"{source.name} was consumed: its files were deleted after use"
             else:
                 found[index] = checkpoint
     return found, absent

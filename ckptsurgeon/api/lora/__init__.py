@@ -1,1 +1,1 @@
-"""``lora_merge`` and ``lora_extract``, and the files of adapters."""
+"""``lora_merge`` and ``lora_extract``, and reading the files of adapters."""

@@ -1,4 +1,4 @@
-"""Reads the files of PEFT adapters, compares their scales, and finds the architecture in the config.json of a base."""
+"""Reads the files of PEFT adapters, compares their scales, and reads the architecture in a base's config.json."""
 
 from __future__ import annotations
 
@@ -35,20 +35,24 @@ __all__ = [
     "with_scales_checked",
 ]
 
-# The files of a PEFT adapter: its weights, and the configuration next to them.
+# The files of a PEFT adapter: its weights, and the configuration in the same folder.
 
 BYTES = 16 << 20
+"""The largest adapter_config.json that is read, in bytes."""
 
 
 def has_configuration(weights: File) -> bool:
-    """Return whether adapter_config.json is next to a file; for a URL, assume it if the file has a name of PEFT's."""
+    """Return whether ``weights`` has PEFT's file name, and adapter_config.json is in its folder.
+
+    A folder at a URL cannot be listed: then it is assumed that adapter_config.json exists.
+    """
     if weights.name not in ADAPTER_WEIGHTS:
         return False
     return scheme_of(weights.uri) in ("http", "https") or ADAPTER in weights.folder().names()
 
 
 def configuration_of(folder: Folder) -> File:
-    """Return the adapter_config.json of a folder; raises SourceError if it is missing, or links out of the folder."""
+    """Return the adapter_config.json of a folder; raises SourceError if it is missing, or a link out of the folder."""
     path = os.path.join(folder.uri, ADAPTER)
     if leads_out(path):
         raise SourceError(
@@ -59,9 +63,9 @@ def configuration_of(folder: Folder) -> File:
 
 
 def adapter_of(checkpoint: Checkpoint) -> tuple[AdapterSettings | None, tuple[str, ...]]:
-    """Return the settings (rank, alpha, modules) of the adapter that a checkpoint holds, and notes on them.
+    """Return the settings (rank, alpha, modules) of the adapter in a checkpoint, and notes on them.
 
-    The settings are None if the checkpoint is not an adapter or if they cannot be read.
+    The settings are None if the checkpoint is not an adapter, or if they cannot be read.
     """
     weights = next((file for file in checkpoint.open_files().values() if file.name in ADAPTER_WEIGHTS), None)
     try:
@@ -77,7 +81,10 @@ def adapter_of(checkpoint: Checkpoint) -> tuple[AdapterSettings | None, tuple[st
 
 
 def _differences(checkpoint: Checkpoint, data: object) -> tuple[str, ...]:
-    """Return notes on how an adapter's configuration contradicts its tensors; none if it is of an unsupported kind."""
+    """Return notes on contradictions between an adapter's configuration ``data`` and its tensors.
+
+    If ``lora merge`` does not support this kind of adapter, there are none.
+    """
     from ...methods.lora.adapter import read_adapter
 
     try:
@@ -90,7 +97,7 @@ def _differences(checkpoint: Checkpoint, data: object) -> tuple[str, ...]:
     except CheckpointError as error:
         return (f"{ADAPTER} does not fit the tensors: {error.message}",)
     selected = [one for one in _without_factors([one.name for one in adapter.modules]) if _selects(config, one)]
-    lost = f"target_modules selects {count(len(selected), 'module')} without factors, which other layers have"
+    lost = f"target_modules selects {count(len(selected), 'module')} without factors, although other layers have them"
     notes = (*adapter.notes, *([f"{lost}: {listing(selected, 6, where='')}"] if selected else []))
     return tuple(f"{ADAPTER}: {note}" for note in notes)
 
@@ -100,9 +107,10 @@ def _selects(config: AdapterConfig, module: str) -> bool:
 
 
 def _without_factors(modules: Sequence[str]) -> Iterator[str]:
-    """Yield the modules without factors that most layers have, if the module around them has others.
+    """Yield the modules that have no factors, although the same module has factors in most of the other layers.
 
-    The last layers may share keys and values with others, and so lack them.
+    ``modules`` are the modules with factors. A layer is reported only if its parent module (``self_attn``) has other
+    factors, and not if the last layer lacks them too: the last layers may share keys and values with earlier layers.
     """
     for stack in numbered_lists(modules):
         layers = {number: set(rests) for number, rests in layers_of(stack, modules).items()}
@@ -117,19 +125,19 @@ def _without_factors(modules: Sequence[str]) -> Iterator[str]:
 def _read(file: File) -> object:
     try:
         if file.size > BYTES:
-            raise ValueError(f"it has {file.size} bytes")
+            raise ValueError(f"it is too large: {file.size} bytes")
         return read_json(file.read(0, file.size))
     finally:
         file.close()
 
 
-# The model that the config.json next to a checkpoint names.
+# The architecture in the config.json of a base.
 
 
 def model_at(path: str, checkpoint: Checkpoint) -> KnownModel | None:
-    """Return the known architecture in the config.json next to a base's weights; None if there is none.
+    """Return the architecture in the config.json of a base's folder; None if there is none, or it is not a known one.
 
-    ``path`` is that of the weights, '' for weights in memory, which have no files beside them.
+    ``path`` is the path of the weights; '' for weights in memory, which have no folder.
     """
     if not path:
         return None
@@ -147,7 +155,7 @@ def _here(path: str) -> bytes:
 
 
 def _beside(checkpoint: Checkpoint) -> bytes:
-    """Return the config.json in a remote checkpoint's folder; b'' if there is none or it cannot be listed."""
+    """Return the bytes of the config.json in a remote checkpoint's folder; b'' if it is not found there."""
     for weights in checkpoint.open_files().values():
         folder = weights.folder()
         if CONFIG not in folder.names():
@@ -157,32 +165,32 @@ def _beside(checkpoint: Checkpoint) -> bytes:
     return b""
 
 
-# The scales of an adapter's factors, in its adapter_config.json: an error if the factors get another one's file.
+# The scales (lora_alpha / r) in adapter_config.json: factors must not end up beside a file with other scales.
 
 SCALES = ("peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out")
-"""Fields of an adapter's configuration that decide its scales."""
+"""The fields of adapter_config.json that decide how an adapter's factors are scaled and applied."""
 
 
 def other_scales(donor: ModelFolder, models: Iterable[ModelFolder]) -> list[str]:
-    """Return notes on those adapters among ``models`` whose scales (alpha over rank) differ from the ``donor``'s.
+    """Return notes on the adapters in ``models`` whose settings (``SCALES``) differ from those of ``donor``.
 
-    The output gets the configuration of the donor.
+    The output gets the adapter_config.json of the donor.
     """
     notes = []
     ours = donor.adapter
     for one in [one for one in models if one.adapter] if ours else ():
         names = [name for name in SCALES if (one.adapter.get(name) or None) != (ours.get(name) or None)]
         if names:
-            head = f"{ADAPTER} of {escape(one.path)} has another {listing(names)} than that of {escape(donor.path)}"
-            notes.append(f"{head}, which is the one that is copied")
+            head = f"{ADAPTER} of {escape(one.path)} and {ADAPTER} of {escape(donor.path)} differ in {listing(names)}"
+            notes.append(f"{head}; the output gets the one of {escape(donor.path)}")
     return notes
 
 
 def with_scales_checked(plan: Plan, folders: Sequence[ModelFolder], number: int) -> Plan:
-    """Return the plan of a transplant with notes on adapters whose scales differ from the destination's.
+    """Return the plan of a transplant with notes on source adapters whose scales differ from the destination's.
 
-    ``folders`` are those of the ``number`` sources and, last, of the destination if it has one. A scale is lora_alpha
-    divided by the rank. Raises PlanError if factors from a source would get another scale in the destination.
+    ``folders`` are the folders of the ``number`` sources and then, if it has one, that of the destination. A scale is
+    lora_alpha divided by the rank. Raises PlanError if factors from a source would get another scale.
     """
     donor = folders[-1]
     if len(folders) == number or not donor.adapter:
@@ -207,14 +215,15 @@ def _check_scales(one: ModelFolder, donor: ModelFolder, keys: Iterable[str]) -> 
     if apart:
         raise PlanError(
             f"the factors of {escape(apart[0])} are scaled by {theirs.scale_of(apart[0]):g} in the {ADAPTER} of "
-            f"{escape(one.path)}, and {ours.scale_of(apart[0]):g} in that of {escape(donor.path)}, which is copied.",
-            hint="Set lora_alpha (alpha_pattern, use_rslora) of the destination to the source's, and plan again.",
+            f"{escape(one.path)}, but by {ours.scale_of(apart[0]):g} in the {ADAPTER} of {escape(donor.path)}, which "
+            "the output gets.",
+            hint="Set lora_alpha (alpha_pattern, use_rslora) of the destination to that of the source, and plan again.",
             details=apart,
         )
 
 
 def _config(folder: ModelFolder) -> AdapterConfig | None:
-    """Return the adapter configuration of a folder, None if it is of another kind or cannot be read."""
+    """Return the LoRA configuration in a folder; None if it is of another kind, or cannot be read."""
     try:
         return parse_config(folder.adapter, ADAPTER) if folder.adapter else None
     except CheckpointError:

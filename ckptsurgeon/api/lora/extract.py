@@ -1,4 +1,4 @@
-"""``lora_extract``: the difference of a tuned network from its base, as a low-rank adapter."""
+"""``lora_extract``: approximates the difference between a tuned model and its base by a low-rank adapter."""
 
 from __future__ import annotations
 
@@ -58,22 +58,22 @@ def lora_extract(
     unwrap: bool = False,
     root: str | None = None,
 ) -> Plan:
-    """Plan an adapter for PEFT: for each weight of ``tuned`` minus the base's, the best factors of the given rank.
+    """Plan a PEFT adapter: the best factors of rank ``rank`` for each weight of ``tuned`` minus that of ``base``.
 
-    Reads the values of both models, to find what differs. ``rank`` is that of the factors, and ``alpha`` PEFT's
-    lora_alpha, by default the rank. ``include`` and ``exclude`` choose keys; with ``embeddings``, embeddings are
-    factored too; ``fan_in_fan_out`` is for weights of shape (in, out), as in GPT-2, if no config.json names the model.
-    Other tensors that differ are reported in a note or, with ``save_modules``, saved whole. ``dtype`` is that of the
-    factors. ``seed`` is for the random start of the decomposition; ``memory`` limits its memory, as in "512MB". The
-    receipt of ``apply`` has the approximation error of each weight. It is an error if the rows of an embedding belong
-    to different tokens in the two models, unless ``vocab`` is "place". Codes of quantised models are
-    compared as the weights that they stand for.
+    This reads the values of both models, to find the tensors that differ. ``alpha`` is PEFT's lora_alpha, by default
+    the rank. ``include`` and ``exclude`` select keys. With ``embeddings``, embeddings are factored too. Set
+    ``fan_in_fan_out`` if weights have the shape (in, out), as in GPT-2, and no config.json contains the architecture.
+    Tensors that differ but cannot be factored are listed in a note; with ``save_modules``, they are saved whole.
+    ``dtype`` is the dtype of the factors, and ``seed`` the seed of the randomised decomposition. ``memory`` (such as
+    "512MB") limits the memory of the decomposition. The receipt of ``apply`` has the approximation error of each
+    weight. If the rows of an embedding belong to different tokens in the two models, PlanError is raised, unless
+    ``vocab`` is "place". Quantised models are decoded before they are compared.
 
     Raises ConfigError for an invalid rank or alpha, PlanError if nothing can be extracted, PatternError for a
     pattern that matches nothing, and what ``open_checkpoint`` raises.
     """
     options = Options.of(include=include, exclude=exclude, dtype=str(dtype))
-    alpha = float(alpha) if alpha is not None else None  # 4 and 4.0 give the same file
+    alpha = float(alpha) if alpha is not None else None  # so that 4 and 4.0 result in the same file
     asked = ExtractOptions(
         rank, alpha, options.include, options.exclude, embeddings, fan_in_fan_out, save_modules, options.dtype, seed,
     )  # fmt: skip
@@ -130,18 +130,18 @@ def lora_extract(
 
 
 def _tied(folders: Sequence[ModelFolder], opened: Sequence[Checkpoint]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return, for the tuned model and for the base, the tied output layer that it does not store.
+    """Return, for the tuned model and for the base, the tied output layer that the model does not store.
 
-    Each is a dict from the key of the output layer to the key of the embedding; empty if there is none.
+    Each is a dict from the key of the output layer to the key of the embedding; {} if there is none.
     """
     ours, theirs = (tied_head(folder, one) for folder, one in zip(folders, opened, strict=True))
     return ours, theirs
 
 
 def _differing(ours: Checkpoint, theirs: Checkpoint, tied: Sequence[Mapping[str, str]]) -> Iterator[str]:
-    """Yield the keys of the tuned network ``ours`` whose tensors the base ``theirs`` lacks or has with other values.
+    """Yield the keys of the tuned model ``ours`` whose tensors differ from those of the base ``theirs``, or lack there.
 
-    Reads all values. ``tied`` has the output of ``_tied``.
+    This reads all values. ``tied`` is the result of ``_tied``.
     """
     from ...engine.compute.lora import differ
     from ...engine.prefetch import fetch_tensors
@@ -149,7 +149,7 @@ def _differing(ours: Checkpoint, theirs: Checkpoint, tied: Sequence[Mapping[str,
     if not any(key in theirs for key in ours):
         raise PlanError(
             f"{escape(ours.path)} and {escape(theirs.path)} have no key in common.",
-            hint="Name the base that the network was tuned from; pass --unwrap if keys have prefixes such as module.",
+            hint="Give the base that the model was tuned from; add --unwrap if keys have prefixes such as module.",
         )
     tuned, base = with_tied(ours, tied[0]), with_tied(theirs, tied[1])
     shared = [key for key in tuned if key in base and comparable(tuned[key], base[key])]
@@ -167,5 +167,5 @@ def _lacking(ours: Checkpoint, theirs: Checkpoint, tied: Mapping[str, str]) -> l
     lacking = [key for key in theirs if key not in ours and key not in tied]
     if not lacking:
         return []
-    number = count(len(lacking), "tensor")
-    return [f"{escape(ours.path)} lacks {number} of the base, which stay as they are: {listing(lacking, where='')}"]
+    lacks = f"{escape(ours.path)} lacks {count(len(lacking), 'tensor')} of the base"
+    return [f"{lacks}, which the adapter does not change: {listing(lacking, where='')}"]

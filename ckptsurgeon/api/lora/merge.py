@@ -54,21 +54,21 @@ def lora_merge(
     unwrap: bool = False,
     root: str | None = None,
 ) -> Plan:
-    """Plan a base plus adapters: W + weight * scale * B A for each adapter, rounded once, at the end.
+    """Plan a base plus adapters: W + weight * scale * B A, summed over all adapters and rounded once, at the end.
 
-    Adapters are PEFT's folders, single files with kohya's or diffusers' names, or dicts of their tensors.
+    Adapters are PEFT folders, single files with kohya's or diffusers' key names, or dicts of an adapter's tensors.
     ``weights`` has a weight for each adapter, by default 1; ``exclude`` leaves out modules of the adapters. ``dtype``
-    is that of all real floating tensors of the output but codes, by default the base's; ``memory`` limits the memory of
-    the computation, as in "512MB". If the base is a folder of transformers, its configuration and tokeniser are
-    copied; if an adapter has its own embedding for another vocabulary, the adapter's tokeniser is copied instead. It is
-    an error if rows of an embedding would get other tokens, unless ``vocab`` is "place". Adapters are added to the
-    weights that codes of a quantised base stand for; the sums are encoded as the base is, or stored as numbers if
+    is the dtype of all real floating tensors of the output except codes, by default the base's. ``memory`` (such as
+    "512MB") limits the memory of the computation. If the base is a transformers folder, its configuration and tokeniser
+    are copied; if an adapter has its own embedding for another vocabulary, the adapter's tokeniser is copied instead.
+    If rows of an embedding would belong to other tokens than before, PlanError is raised, unless ``vocab`` is "place".
+    A quantised base is decoded first; the sums are then quantised like the base, or stored as plain numbers if
     ``encoding`` is "dequantize".
 
-    Results of 16 bits are summed in single precision, others in double.
+    If the result has 16 bits, the sum is computed in single precision, otherwise in double precision.
 
-    Raises ConfigError for adapters of another kind or invalid weights, PlanError if an adapter is for another
-    model, PatternError for a pattern that matches nothing, and what ``open_checkpoint`` raises.
+    Raises ConfigError for adapters of another kind or invalid weights, PlanError if an adapter does not fit the base,
+    PatternError for a pattern that matches nothing, and what ``open_checkpoint`` raises.
     """
     given = (
         [cast("CheckpointLike", adapters)] if is_given(adapters) else list(cast("Sequence[CheckpointLike]", adapters))
@@ -117,32 +117,32 @@ def lora_merge(
 
 
 def _counted(opened: Sequence[Checkpoint]) -> list[str]:
-    """Return notes on adapters that would be added a second time; the first of ``opened`` is the base."""
+    """Return notes on adapters that would be added twice; ``opened`` are the base and then the adapters."""
     return [*twice_notes(opened[1:]), *merged_notes(opened[0], opened[1:])]
 
 
 def _other_bases(opened: Sequence[Checkpoint]) -> Iterator[str]:
-    """Yield a note on each adapter whose configuration names another base; the first of ``opened`` is the base.
+    """Yield a note on each adapter whose adapter_config.json gives another base; ``opened`` are the base and adapters.
 
-    Only the last part of a path, or of a name on a hub, is compared with the name of the base's folder.
+    Only the last part of ``base_model_name_or_path`` is compared with the name of the base's folder.
     """
     base = os.path.basename(os.path.normpath(opened[0].folder.uri)) if opened[0].folder is not None else ""
     for adapter in opened[1:]:
         settings, _ = adapter_of(adapter)
         name = settings.base_model or "" if settings is not None else ""
         if base and name and os.path.basename(name.rstrip("/")).lower() != base.lower():
-            own = f"{escape(name)} as its base (base_model_name_or_path)"
-            yield f"{escape(adapter.path)} names {own}, not {escape(base)}"
+            own = f"the base of {escape(adapter.path)} is {escape(name)} (base_model_name_or_path)"
+            yield f"{own}, not {escape(base)}"
 
 
 def _weights(weights: Sequence[float] | None, adapters: Sequence[object]) -> list[float]:
-    """Return the weight of each adapter; raises ConfigError for a wrong number of weights or an invalid one."""
+    """Return the weight of each adapter; raises ConfigError for a wrong number of weights, or an invalid weight."""
     if not adapters:
-        raise ConfigError("no adapter given.", hint="Name at least one adapter after the base.")
+        raise ConfigError("no adapter given.", hint="Give at least one adapter after the base.")
     given = [1.0] * len(adapters) if weights is None else [_number(one) for one in weights]
     if len(given) != len(adapters):
         raise ConfigError(
-            f"there are {count(len(adapters), 'adapter')} and {count(len(given), 'weight')}.",
+            f"there are {count(len(adapters), 'adapter')}, but {count(len(given), 'weight')}.",
             hint="Give a weight for each adapter, as in --weights 0.7,0.3.",
         )
     wrong = next((one for one in given if not isfinite(one)), None)
@@ -152,7 +152,7 @@ def _weights(weights: Sequence[float] | None, adapters: Sequence[object]) -> lis
 
 
 def _number(value: float) -> float:
-    """Return a number in double precision; an integer that is too large becomes infinite."""
+    """Return a number as a float; an integer that is too large becomes infinite."""
     try:
         return float(value)
     except OverflowError:

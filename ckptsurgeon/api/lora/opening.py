@@ -1,4 +1,4 @@
-"""Opens adapters: PEFT's folders, and single files of kohya's and diffusers'."""
+"""Opens adapters: PEFT folders, and single files with kohya's or diffusers' key names."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from .adapter_files import BYTES, configuration_of, has_configuration
 __all__ = ["open_adapter"]
 
 ALPHA = ".alpha"
-"""Suffix of the keys of the scales in kohya's and diffusers' files."""
+"""The suffix of the keys with the alpha values in files of kohya and diffusers."""
 
 METADATA = "lora_adapter_metadata"
-"""The metadata entry of diffusers with the configuration of each model of a pipeline."""
+"""The metadata entry in which diffusers stores the adapter configuration of each model of a pipeline."""
 
 
 def open_adapter(given: CheckpointLike, name: str, weight: float, opened: list[Checkpoint]) -> tuple[AdapterView, str]:
-    """Open an adapter and append its checkpoint to ``opened``; an adapter in memory has no configuration.
+    """Open an adapter, append its checkpoint to ``opened``, and return it with the path of its configuration.
 
-    ``name`` is for messages, and ``weight`` the adapter's weight in the sum. Returns the adapter and the path of its
-    configuration, '' if it has none or is remote.
-    Raises SourceError or FormatError if it is not an adapter, ConfigError for an adapter of another kind.
+    The path is '' if the adapter is remote or in memory, or has no configuration. ``name`` is the adapter's name in
+    messages, and ``weight`` its weight in the sum. Raises SourceError or FormatError if it is not an adapter,
+    ConfigError for an adapter of another kind.
     """
     checkpoint, config = _opened(given)
     opened.append(checkpoint)
@@ -53,7 +53,7 @@ def open_adapter(given: CheckpointLike, name: str, weight: float, opened: list[C
 
 
 def _opened(given: CheckpointLike) -> tuple[Checkpoint, File | None]:
-    """Return an adapter's open weights and the file of its configuration, None if it has none."""
+    """Return an adapter's open weights, and the file of its configuration; None if it has no configuration."""
     place = place_of(given)
     if not place:
         return open_checkpoint(given, unwrap=False, called="adapter"), None
@@ -65,19 +65,23 @@ def _opened(given: CheckpointLike) -> tuple[Checkpoint, File | None]:
 
 
 def _files(source: Source, path: str) -> tuple[File, File | None]:
-    """Return the files with the weights and the configuration; None if a single file has no configuration beside it."""
+    """Return the file with the weights and the file with the configuration.
+
+    ``source`` is a folder or a single file. The second result is None if there is no configuration in the folder of a
+    single file.
+    """
     if isinstance(source, File):
         return source, configuration_of(source.folder()) if has_configuration(source) else None
     names = source.names()
     weights = [one for one in ADAPTER_WEIGHTS if one in names]
     if ADAPTER not in names:
         raise SourceError(
-            f"{escape(path)} has no {ADAPTER}.", hint="Name a folder that PEFT wrote, or an adapter's file."
+            f"{escape(path)} has no {ADAPTER}.", hint="Give a folder that PEFT wrote, or the file of an adapter."
         )
     if not weights:
         raise SourceError(
             f"{escape(path)} has no {' or '.join(ADAPTER_WEIGHTS)}.",
-            hint="Save the adapter again with save_pretrained, or name the file with its weights.",
+            hint="Save the adapter again with save_pretrained, or give the file with its weights.",
         )
     return source.file(weights[0]), configuration_of(source)
 
@@ -95,7 +99,7 @@ def _adapter_config(file: File) -> tuple[AdapterConfig, tuple[FilePrint, ...]]:
 
 
 def _number(checkpoint: Checkpoint, key: str) -> float:
-    """Read the single number in a tensor, an alpha of kohya's adapters: the only value that is read for a plan."""
+    """Return the value of a tensor with one element, an alpha of kohya: no other values are read for planning."""
     from ...engine.compute.reading import read_number
 
     number = read_number(checkpoint, key)
@@ -108,7 +112,7 @@ def _number(checkpoint: Checkpoint, key: str) -> float:
 
 
 def _within(checkpoint: Checkpoint) -> Mapping[str, AdapterConfig]:
-    """Return the adapter configurations in the metadata of a diffusers file, by the pipeline's part (``unet``)."""
+    """Return the adapter configurations in the metadata of a diffusers file, by the part of the pipeline (``unet``)."""
     text = checkpoint.metadata.get(METADATA)
     if text is None:
         return {}

@@ -1,1 +1,1 @@
-"""``merge``: models, method, parameters and vocabularies, as flags or as a configuration of mergekit."""
+"""``merge``: merges models by a method, with arguments or with a recipe of mergekit."""

@@ -1,4 +1,4 @@
-"""``merge``: makes one model of several, by a method."""
+"""``merge``: makes one model from several models, by a merge method."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_names", "check_number", "list_methods", "merge", "method_named"]
 
-# The method by its name, and checks of the number of models, the base and the arguments that it takes.
+# Finding the method by its name, and checking its parameters, the number of models and the base.
 
 
 def method_named(name: str, plugins: Sequence[Method]) -> Method:
@@ -53,53 +53,61 @@ def method_named(name: str, plugins: Sequence[Method]) -> Method:
     known = merge_methods(plugins)
     if name not in known:
         near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(sorted(known))}."
+        hint = f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(sorted(known))}."
         raise ConfigError(f"there is no merge method {escape(name)}.", hint=hint)
     return known[name]
 
 
 def check_names(method: Method, more: Iterable[str], arguments: Iterable[str]) -> None:
-    """Raise ConfigError if a name in ``more`` is neither among ``arguments`` nor a parameter of the method."""
+    """Raise ConfigError if a name in ``more`` is not a parameter of the method.
+
+    ``arguments`` are the names of the arguments of ``merge``, for the hint.
+    """
     known = [one.name for one in method.parameters]
     for name in map(parameter_name, more):
         if name not in known:
             near = difflib.get_close_matches(name, [*known, *arguments], n=1)
-            hint = f"Did you mean {near[0]}?" if near else f"{method.name} takes {', '.join(known) or 'none'}."
+            its = f"The parameters of {method.name} are {', '.join(known) or 'none'}."
             raise ConfigError(
-                f"merge has no argument {escape(name)}, and the method {method.name} no such parameter.", hint=hint
+                f"{escape(name)} is neither an argument of merge nor a parameter of the method {method.name}.",
+                hint=f"Did you mean {near[0]}?" if near else its,
             )
 
 
 def check_number(method: Method, number: int, base: CheckpointLike | None) -> None:
-    """Raise ConfigError if a method does not take this number of models, lacks a base, or does not take one."""
+    """Raise ConfigError if a method does not accept this number of models, or the presence or absence of a base.
+
+    ``number`` is the number of models without the base.
+    """
     least, most = method.models
     if method.base == "required" and base is None:
         raise ConfigError(
             f"the method {method.name} needs the base model that the others were trained from.",
-            hint="Name it with --base.",
+            hint="Give it with --base.",
         )
     if method.base == "none" and base is not None:
         raise ConfigError(
-            f"the method {method.name} takes no base.", hint="Leave --base out, or name the base among the models."
+            f"the method {method.name} does not use a base.",
+            hint="Leave --base out, or add this model to the models that are merged.",
         )
     merged = number + (method.base == "model" and base is not None)
     if merged < least:
         raise ConfigError(
-            f"the method {method.name} needs {count(least, 'model')}, and there is {merged or 'none'}.",
-            hint="Name more models.",
+            f"the method {method.name} needs at least {count(least, 'model')}, but there is {merged or 'none'}.",
+            hint="Give more models.",
         )
     if number == 1 and base is None and method.needs_others:
-        hint = "Name another, or a base with --base." if method.base == "optional" else "Name another."
-        raise ConfigError("only one model is given, and there is nothing to merge it with.", hint=hint)
+        hint = "Give another model, or a base with --base." if method.base == "optional" else "Give another model."
+        raise ConfigError("only one model is given, so there is nothing to merge it with.", hint=hint)
     if most is not None and merged > most:
         raise ConfigError(
-            f"the method {method.name} merges {count(most, 'model')}, and there are {merged}.",
-            hint="Use another method, or name fewer models.",
+            f"the method {method.name} merges at most {count(most, 'model')}, but there are {merged}.",
+            hint="Use another method, or give fewer models.",
         )
 
 
 def list_methods(plugin: Path | None = None) -> MergeMethods:
-    """Return the methods that ``merge`` takes, including those of the Python file ``plugin``, which is run."""
+    """Return the merge methods, including those in the Python file ``plugin``, which is run."""
     return MergeMethods(merge_methods(load_plugin(os.fspath(plugin)) if plugin is not None else ()))
 
 
@@ -131,24 +139,30 @@ def merge(
 ) -> Plan:
     """Plan the merge of models by a method, or by a recipe of mergekit; reads headers only.
 
-    ``base`` is the model that the others were trained from, or that a method starts at. ``parameters`` of the method
-    may also be given as arguments (``density=0.5``): a number, a list with one for each model, a map from key patterns
-    to values, or ``{"gradient": [0, 1]}`` for values from the first layer to the last. ``weights`` is the parameter
-    ``weight`` for all keys.
-    ``on_missing`` decides about a tensor that some models lack: error, base (the base's counts instead), skip (it is
-    left out), any (the models that have it are merged). ``on_mismatch`` decides about a model whose shape is not that
-    of the base, or of the first model: error, skip (it does not count), slice (its leading part), overlap (the part
-    that all have is merged, the rest is the base's or the first's); for all, or by pattern. ``vocab`` merges models
-    with different vocabularies by token: ``union``, ``base`` (the base's or the first's), or the file of a list.
-    ``tokens`` names the list of a model that has none next to it; ``vocab_keys`` names the tensors (GLOB, GLOB=AXIS)
-    if their sizes do not show it. ``int_buffers`` chooses the integers: last, first, max. Codes of quantised models are
-    merged as the weights that they stand for, and the result is encoded as the base or the first model is, or stored
-    as numbers if ``encoding`` is "dequantize". ``dtype`` is that of the output, by
-    default the widest of the models; ``compute`` is float32 or float64. ``plugin`` is a file with your own
-    merge methods, which is run. ``memory`` limits the memory of the computation, as in "512MB". ``device`` is cpu or
-    cuda, on which torch computes. ``metadata`` sets entries of the metadata, as in ``convert``. A recipe
-    (``merge("recipe.yaml")``) names models, method, base and parameters itself. If the base, or else the first model,
-    is a folder of transformers, the output gets its configuration and tokeniser.
+    ``models`` are the models, or the path of a recipe (``merge("recipe.yaml")``), which itself contains the models, the
+    method, the base and the parameters. ``base`` is the model that the others were trained from, or from which the
+    method starts. ``parameters`` of the method can also be given as arguments (``density=0.5``). A value is a number, a
+    list with a number for each model, a map from key patterns to values, or ``{"gradient": [0, 1]}`` for values from
+    the first layer to the last. ``weights`` is the parameter ``weight`` for all keys.
+
+    ``on_missing`` decides about a tensor that some models lack: "error"; "base" (the base's tensor replaces it); "skip"
+    (the output does not have the tensor); "any" (the models that have it are merged). ``on_mismatch`` decides about a
+    tensor whose shape differs from that of the base or, without a base, of the first model: "error"; "skip" (the
+    model's tensor is ignored); "slice" (its leading part is merged); "overlap" (the part that all models have is
+    merged, the rest is that of the base or first model). It is one policy for all tensors, or a map from pattern to
+    policy.
+
+    ``vocab`` merges models with different vocabularies token by token; the output's vocabulary is "union", "base" (that
+    of the base or first model), or the file of a token list. ``tokens`` gives the token list of a model whose folder
+    has none; ``vocab_keys`` lists the tensors with a row for each token (GLOB, GLOB=AXIS), if their sizes do not show
+    this. ``int_buffers`` ("last", "first", "max") chooses the values of integer tensors.
+
+    Quantised models are decoded before the merge; the result is quantised like the base or first model, or stored as
+    plain numbers if ``encoding`` is "dequantize". ``dtype`` is the dtype of the output, by default the widest of the
+    models' dtypes; ``compute`` is float32 or float64. ``plugin`` is a Python file with your own merge methods; it is
+    run. ``memory`` (such as "512MB") limits the memory of the computation. ``device`` is "cpu" or "cuda"; on "cuda",
+    torch computes. ``metadata`` sets entries of the metadata, as in ``convert``. If the base, or else the first model,
+    is a transformers folder, the output gets its configuration and tokeniser.
 
     Raises ConfigError for an unknown method or parameter, PlanError if the models differ or ``memory`` is too small,
     and what ``open_checkpoint`` raises.
@@ -199,7 +213,7 @@ def merge(
 def _plan_models(
     models: list[CheckpointLike], base: CheckpointLike | None, method: Method, settings: Settings, asked: MergeRequest
 ) -> Plan:
-    """Return the plan that merges models tensor by tensor, with the files for an output folder."""
+    """Return the plan that merges models tensor by tensor; it includes the other files for an output folder."""
     ordered = models if base is None else [*models, base]
     names, donor = names_of(list(map(path_of, ordered))), 0 if base is None else len(models)
     with ExitStack() as stack:

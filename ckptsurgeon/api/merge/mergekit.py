@@ -1,4 +1,4 @@
-"""``merge`` of a recipe of mergekit: reads the recipe, and opens the models that it names."""
+"""``merge`` with a recipe of mergekit: reads the recipe, opens its models, and plans the merge."""
 
 from __future__ import annotations
 
@@ -39,13 +39,14 @@ from .vocabulary import MergedModel, ModelTokens, VocabularyRequest, known_keys,
 
 __all__ = ["RecipeModels", "check_alone", "found", "plan_configuration", "read_recipe"]
 
-# The models of a recipe, and the files next to them.
+# The models of a recipe, and the other files in their folders.
 
 
 def found(one: ModelReference, folder: str) -> str:
-    """Return the path of a model that a recipe in ``folder`` names.
+    """Return the existing path of a model in a recipe: relative to the working directory, or else to ``folder``.
 
-    Raises ConfigError for a model with an adapter, SourceError if there is no such path.
+    ``folder`` is the recipe's folder. Raises ConfigError for a model with an adapter, SourceError if there is no such
+    path.
     """
     for said in dict.fromkeys((one.written, one.path)):
         for path in (said, os.path.join(folder, said)):
@@ -53,18 +54,18 @@ def found(one: ModelReference, folder: str) -> str:
                 return path
     if one.lora:
         raise ConfigError(
-            f"{escape(one.written)} names a model and an adapter, which are merged first.",
+            f"{escape(one.written)} is a model with an adapter: first merge the adapter into the model.",
             hint=f"Run ckpt lora merge {escape(one.path)} {escape(one.lora)} -o merged/.",
         )
     raise SourceError(
-        f"there is no file or folder with the name of the model {escape(one.written)}.",
+        f"the model {escape(one.written)} was not found: there is no such file or folder.",
         hint="Give the path of the model's folder or file; download a model of the hub first: "
         f"hf download {escape(one.path)} --local-dir {escape(one.path)}.",
     )
 
 
 class RecipeModels:
-    """The open models of a configuration, with the files next to them."""
+    """The open models of a recipe, with the other files in their folders."""
 
     def __init__(
         self,
@@ -97,9 +98,9 @@ class RecipeModels:
         return list(map(MergedModel, self._paths, self._views, self.folders))
 
     def vocabulary(self, asked: VocabularyRequest, method: Method) -> VocabularyRequest:
-        """Return the request for the output's vocabulary: that of the recipe if rows have to be merged by token.
+        """Return the request for the output's vocabulary: the recipe's if rows must be merged by token, else ``asked``.
 
-        ``asked`` is what the user asked for with --vocab. Raises ConfigError if both contradict each other.
+        ``asked`` is the request from the user's arguments. Raises ConfigError if it contradicts the recipe.
         """
         tokenizer = self._configuration.tokenizer
         if tokenizer is None or (asked.vocab is not None and not tokenizer.is_detailed):
@@ -122,10 +123,10 @@ class RecipeModels:
         )
 
     def _lender(self, method: Method) -> int | None:
-        """Return the index of the base if models that lack tokens get the base's rows for them; None otherwise.
+        """Return the index of the base if models that lack a token get the base's row for it; None otherwise.
 
-        As in mergekit, they get these if the method takes no base, but each part of the output is merged from the base
-        as well.
+        As in mergekit, this is so if the method does not use a base, but the base is one of the merged models in every
+        slice of the output.
         """
         base = self._configuration.base
         slices = [part for module in self._configuration.modules for part in module.slices]
@@ -140,7 +141,7 @@ class RecipeModels:
         seed: int,
         arguments: Mapping[str, Any],
     ) -> Plan:
-        """Return the plan, with the files that go next to the weights."""
+        """Return the plan; it includes the other files of the output folder."""
         counts = [layer_counts(one.config) for one in self.folders]
         layout = pieces_of_configuration(
             self._configuration, NumberedModels(self._views, self._numbers, counts), method
@@ -165,7 +166,7 @@ class RecipeModels:
         return self.folders[number] if number is not None else model_folder_at(found(one, self._folder))
 
     def _config(self, layout: MergeLayout) -> tuple[Mapping[str, Any], list[str]]:
-        """Return the donor's configuration with the new number of layers, and notes."""
+        """Return the configuration for the output, and notes: the donor's, with the new number of layers."""
         folder, notes = self.folders[self.donor], list[str]()
         config: Mapping[str, Any] = folder.config
         for one in layout.stacks if config else ():
@@ -179,11 +180,12 @@ class RecipeModels:
                 notes += (f"config.json is changed, but its {why}" for why in not_by_layer(config, old, others, 0))
             config, said = with_layers(config, old, origins)
             if not said:
-                notes.append(f"config.json does not say how many {one.layers.prefix} there are: {len(origins)} now")
+                what = f"the number of {one.layers.prefix}"
+                notes.append(f"config.json has no field for {what}: it is {len(origins)} now")
         return config, notes
 
     def said(self, document: Any) -> Any:
-        """Return the recipe ``document`` with names of models instead of paths: outputs never have local paths."""
+        """Return the recipe ``document`` with names of models instead of paths: outputs never contain local paths."""
         names = {one.written: self.names[number] for one, number in self._numbers.items()}
         if isinstance(document, dict):
             return {str(key): self.said(value) for key, value in document.items()}
@@ -196,7 +198,10 @@ class RecipeModels:
 
 
 def read_recipe(path: str) -> dict[str, Any]:
-    """Return the parsed recipe of mergekit; raises SourceError if it is unreadable, ConfigError if it is not one."""
+    """Return the parsed recipe of mergekit.
+
+    Raises SourceError if the file cannot be read, ConfigError if it is not a recipe of mergekit.
+    """
     document = read_recipe_file(path)
     if isinstance(document, dict) and "verb" in document:
         raise ConfigError(
@@ -204,21 +209,22 @@ def read_recipe(path: str) -> dict[str, Any]:
         )
     if not isinstance(document, dict) or "merge_method" not in document:
         raise ConfigError(
-            f"{escape(path)} has no merge_method.", hint="Write a recipe as mergekit reads it: merge_method, models, …"
+            f"{escape(path)} has no merge_method.",
+            hint="A recipe of mergekit has the fields merge_method, models and others.",
         )
     if not isinstance(document["merge_method"], str):
         raise ConfigError(
             f"{escape(path)}: merge_method is {brief_repr(document['merge_method'])}, not the name of a method.",
-            hint="Use one of those that ckpt merge --list shows.",
+            hint="Run ckpt merge --list for the names of the methods.",
         )
     return document
 
 
 def check_alone(recipe: str, **given: Any) -> None:
-    """Raise ConfigError if ``recipe`` is not the path of a recipe, or if arguments are given that belong into it."""
+    """Raise ConfigError if ``recipe`` is not a recipe's path, or if an argument is ``given`` that a recipe contains."""
     if not is_recipe(recipe):
         raise ConfigError(
-            f"{escape(recipe)} is not a recipe.", hint="Name a recipe of mergekit, or several models in a list."
+            f"{escape(recipe)} is not a recipe.", hint="Give a recipe of mergekit (.yaml), or a list of models."
         )
     doubled = next((name for name, value in given.items() if value not in (None, (), [], {})), "")
     if doubled:
@@ -228,9 +234,10 @@ def check_alone(recipe: str, **given: Any) -> None:
 
 
 def plan_configuration(path: str, document: Mapping[str, Any], method: Method, asked: MergeRequest) -> Plan:
-    """Plan the recipe at ``path``; its paths are relative to the working directory, or else to the recipe.
+    """Return the plan of the recipe ``document``, which was read from ``path``.
 
-    Raises ConfigError that names a wrong field, PlanError if the models do not allow the merge.
+    Paths in it are relative to the working directory, or else to the recipe's folder. Raises ConfigError for a wrong
+    field, PlanError if the models cannot be merged in this way.
     """
     folder = os.path.dirname(path)
     try:

@@ -36,7 +36,10 @@ __all__ = ["GRADIENT", "MergeRequest", "given_settings", "method_settings", "par
 
 @dataclass(frozen=True)
 class MergeRequest:
-    """The arguments of a merge other than models, method and parameters; ``arguments`` are recorded in the recipe."""
+    """The arguments of a merge other than models, method and parameters, parsed.
+
+    ``arguments`` are the same arguments as plain data, for the recipe.
+    """
 
     options: MergeOptions
     vocabulary: VocabularyRequest
@@ -51,7 +54,10 @@ class MergeRequest:
     def opened(
         self, models: Sequence[CheckpointLike], stack: ExitStack, *, base: int | None = None
     ) -> list[Checkpoint]:
-        """Return the open models; ``base`` is the index of the base among them, and ``stack`` closes them."""
+        """Open the models, decoded if they are quantised; ``stack`` closes them.
+
+        ``base`` is the index of the base in ``models``, if there is one; errors then call this model the base.
+        """
         names = ["base" if place == base else f"model {place + 1}" for place in range(len(models))]
         opened = [
             stack.enter_context(open_checkpoint(one, self.root, unwrap=self.unwrap, called=name))
@@ -62,14 +68,14 @@ class MergeRequest:
         return read
 
     def notes(self, opened: Sequence[Checkpoint]) -> list[str]:
-        """Return the notes on the open models, and on what was asked for without effect."""
+        """Return the notes on the open models, and on arguments that have no effect."""
         return [*source_notes(opened, unwrap=self.unwrap), *encoding_notes(opened, self.encoding)]
 
     def carried(self, plan: Plan, opened: Sequence[Checkpoint], *others: str, donor: int) -> Plan:
-        """Return a plan with its cost, its inputs (kept open for ``apply``), and the paths that it must not overwrite.
+        """Check the plan's codes, and return the plan with its cost and its inputs, which stay open for ``apply``.
 
-        ``others`` are paths of further files that were read. ``donor`` is the index of the model whose configuration
-        the output gets.
+        ``others`` are paths of further files that were read, which the output must not overwrite. ``donor`` is the
+        index of the model whose configuration the output gets.
         """
         check_codes(plan, [one.codes for one in opened])
         check_settings(plan, opened, donor)
@@ -81,15 +87,16 @@ class MergeRequest:
 
 
 GRADIENT = "gradient"
-"""The key of a map with values from the first to the last layer."""
+"""The key of a parameter's value ``{"gradient": [...]}``: a list of values from the first layer to the last."""
 
 
 def method_settings(method: Method, given: Mapping[str, Any] | Sequence[str] | None) -> Settings:
-    """Return the parameters that are given for a merge method, parsed, by name.
+    """Return the parsed parameters of a merge method, by name.
 
-    A value is a number, a string or a boolean; a list with one for each model; ``{"gradient": [0, 0.5, 1]}`` for
-    values from the first layer to the last; or a map from patterns to such values: the last that matches a key wins.
-    Strings are as on the command line: NAME=VALUE or NAME:GLOB=VALUE, a gradient in brackets.
+    ``given`` maps names to values, or is a list of strings as on the command line: NAME=VALUE or NAME:GLOB=VALUE, with
+    a gradient in brackets. A value is a number, a string or a boolean; a list with one number for each model;
+    ``{"gradient": [0, 0.5, 1]}`` for values from the first layer to the last; or a map from patterns to such values, in
+    which the last pattern that matches a key wins.
 
     Raises ConfigError for anything else, PatternError for an invalid pattern.
     """
@@ -135,7 +142,7 @@ def _setting(name: str, value: Any, *, by_model: bool, pattern: KeyPattern | Non
     if not isinstance(value, (bool, int, float, str)):
         raise ConfigError(
             f"the parameter {escape(name)} is {brief_repr(value)}, which is not a valid value.",
-            hint="Use a number, a text or a list.",
+            hint="Use a number, a string or a list.",
         )
     return ParameterSetting(value, pattern)
 
@@ -154,12 +161,13 @@ def _numbers(name: str, values: Any) -> tuple[float, ...]:
 
 
 def _from_text(text: str) -> tuple[str, ParameterSetting]:
-    """Return name and setting of a parameter in text form, such as ``weight=0.3,0.7`` or ``t:layers.*.mlp=0.2``."""
+    """Return the name and the setting of a parameter given as ``weight=0.3,0.7`` or ``t:layers.*.mlp=0.2``."""
     head, equals, said = text.rpartition("=")
     name, colon, glob = head.partition(":")
     if not (equals and name and said) or (colon and not glob):
         raise ConfigError(
-            f"--param {escape(text)} is not NAME=VALUE.", hint="Write density=0.5, or density:GLOB=0.5 for some keys."
+            f"--param {escape(text)} does not have the form NAME=VALUE.",
+            hint="Write density=0.5, or density:GLOB=0.5 for some keys.",
         )
     pattern = KeyPattern.given(glob, f"--param {name}:", f"={said}") if glob else None
     if "," in said and not said.startswith("["):
@@ -181,10 +189,10 @@ def given_settings(
     more: Mapping[str, Given],
     weights: Sequence[float] | None,
 ) -> Settings:
-    """Return a method's parameters from ``parameters``, from the arguments ``more`` and from ``weights``, parsed.
+    """Return a method's parsed parameters from ``parameters``, the arguments ``more`` and ``weights`` together.
 
-    ``weights`` are for all keys; weights by pattern may be given too, and override them. Raises ConfigError for a
-    parameter that is given twice.
+    ``weights`` is the parameter ``weight`` for all keys; ``parameters`` may contain weights for patterns, which have
+    priority. Raises ConfigError for a parameter that is given twice.
     """
     found = dict(method_settings(method, parameters))
     for name, settings in method_settings(
@@ -210,7 +218,7 @@ def _is_for_all(one: ParameterSetting) -> bool:
 
 
 def plain_settings(settings: Settings) -> dict[str, Any]:
-    """Return parsed parameters as plain data, which ``method_settings`` can parse again."""
+    """Return parsed parameters as plain data, which ``method_settings`` can parse."""
     return {name: _plain_value(found) for name, found in settings.items()}
 
 
@@ -224,5 +232,5 @@ def _value(one: ParameterSetting) -> Any:
 
 
 def parameter_name(argument: str) -> str:
-    """Return the parameter that an argument in Python stands for: ``lambda`` for ``lambda_``, a reserved word."""
+    """Return the name of the parameter for a Python argument: ``lambda`` for ``lambda_`` (``lambda`` is a keyword)."""
     return argument.rstrip("_")

@@ -1,4 +1,4 @@
-"""The tokenisers of merged models, and the rows of single tokens."""
+"""The tokeniser of an output that is merged by a recipe of mergekit, and the embedding rows that the recipe chooses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def tokenizer_files(
     donor: int,
     find: Callable[[ModelReference], ModelFolder],
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return the files for an output folder (tokeniser, chat template) as a recipe asks for them, and notes on them.
+    """Return the files for an output folder, with the tokeniser and chat template of a recipe, and notes.
 
     ``configuration`` is the parsed recipe, ``donor`` the index of the model whose files the output gets, and ``find``
     returns the folder of a model.
@@ -44,22 +44,23 @@ def tokenizer_files(
         if template:
             files = folders[donor].with_template(files, template)
         else:
-            notes.append("no model has a chat template to choose")
+            notes.append("chat_template changes nothing: no model has a chat template")
     return files, notes
 
 
 def wanted(
     configuration: Configuration, donor: ModelFolder, find: Callable[[ModelReference], ModelFolder]
 ) -> ModelFolder:
-    """Return the folder of the model whose tokeniser the output gets: the one that the recipe names, else the donor."""
+    """Return the folder of the model whose tokeniser the output gets: the one in the recipe, else ``donor``."""
     asked = configuration.tokenizer
     return find(asked.source) if asked is not None and isinstance(asked.source, ModelReference) else donor
 
 
 def different(folders: Sequence[ModelFolder], names: Sequence[str], donor: int, other: ModelFolder) -> list[str]:
-    """Return the names of the models whose vocabulary differs from the donor's; no vocabulary counts as equal.
+    """Return the names of the models whose vocabulary differs from the donor's.
 
-    ``other`` is the model whose tokeniser the output gets.
+    Models without a vocabulary are not included. ``other`` is the model whose tokeniser the output gets; it is compared
+    too, even if it is not one of the merged models.
     """
     found = [name for name, one in zip(names, folders, strict=True) if not one.has_tokens_of(folders[donor])]
     return found if other.has_tokens_of(folders[donor]) or other in folders else [*found, other.path]
@@ -68,7 +69,7 @@ def different(folders: Sequence[ModelFolder], names: Sequence[str], donor: int, 
 def _with_tokenizer(donor: ModelFolder, other: ModelFolder, where: str) -> tuple[Companion, ...]:
     """Return the files of ``donor`` with the tokeniser of ``other``; raises ConfigError if ``other`` has none.
 
-    ``where`` is the field of the recipe that names it, for messages.
+    ``where`` is the name of the recipe's field with the tokeniser, for the message.
     """
     if not other.tokenizer:
         raise ConfigError(
@@ -79,9 +80,10 @@ def _with_tokenizer(donor: ModelFolder, other: ModelFolder, where: str) -> tuple
 
 
 def _template(said: str, folders: Sequence[ModelFolder]) -> str:
-    """Return the chat template that a recipe asks for in ``said``.
+    """Return the chat template for ``said``, the field ``chat_template`` of a recipe; '' if there is none.
 
-    "auto" is the template that most of the models have; other values name a built-in template or are its text.
+    "auto" is the template that most models have. Other values are the name of a built-in template, or the text of a
+    template.
     """
     if said == "auto":
         found = Counter(one.chat_template.strip() for one in folders if one.chat_template.strip())
@@ -96,7 +98,7 @@ def _template(said: str, folders: Sequence[ModelFolder]) -> str:
     return said
 
 
-# VocabularyRows that a recipe of mergekit chooses for single tokens.
+# Embedding rows that a recipe of mergekit chooses for single tokens.
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class RowsRequest:
     base: int | None = None
 
     def added(self, tokens: Sequence[str]) -> tuple[str, ...]:
-        """Return the tokens that the recipe names and that the list ``tokens`` lacks."""
+        """Return the tokens in the recipe that are not in the list ``tokens``."""
         known = set(tokens)
         return tuple(one.token for one in self.tokens if one.token not in known)
 
@@ -122,10 +124,10 @@ class RowsRequest:
 def chosen_rows(
     asked: RowsRequest, every: Sequence[VocabularyRows], lists: Sequence[Vocabulary], tokens: Sequence[str]
 ) -> tuple[tuple[VocabularyRows, ...], list[str]]:
-    """Return the row of each model for each of the output's ``tokens``, after the choices of a recipe, and notes.
+    """Return the rows of each model for the output's ``tokens``, with the recipe's choices applied, and notes.
 
-    ``asked`` has these choices, ``every`` the rows of each model before them, and ``lists`` the tokens of each model.
-    Raises ConfigError for a token whose row cannot be found.
+    ``asked`` has the choices of the recipe, ``every`` the rows of each model without them, and ``lists`` the token list
+    of each model. Raises ConfigError if the recipe chooses a row that does not exist.
     """
     places = {token: place for place, token in enumerate(tokens)}
     needed = [one for one in asked.tokens if one.force or _is_lacking(every, places[one.token])]
@@ -148,7 +150,7 @@ def _lent(
     lists: Sequence[Vocabulary],
 ) -> TokenRowOverride:
     if not one.source:
-        why = "which force needs" if one.force else "and not all models have the token"
+        why = "which force requires" if one.force else "but not all models have the token"
         raise ConfigError(
             f"the entry {escape(one.where)} of the recipe has no source, {why}.",
             hint="Write source: and a model, {kind: zero} or {kind: model_token, …}.",
@@ -158,7 +160,7 @@ def _lent(
     if one.model not in numbers:
         raise ConfigError(
             f"{escape(one.where)}.source is {escape(one.model.written)}, which is not one of the models.",
-            hint="Add this model to the models of the recipe; with a weight of 0 it gives only this row.",
+            hint="Add this model to the models of the recipe; with a weight of 0 only this row of it is used.",
         )
     number = numbers[one.model]
     return TokenRowOverride(place, number, _row(one, every[number], lists[number]), one.force)
@@ -168,7 +170,7 @@ def _row(one: TokenRow, rows: VocabularyRows, tokens: Vocabulary) -> int:
     if isinstance(one.of, int):
         if one.of >= rows.size:
             raise ConfigError(
-                f"{escape(one.where)}.source.token_id is {one.of}, and {escape(rows.source)} has {rows.size} rows.",
+                f"{escape(one.where)}.source.token_id is {one.of}, but {escape(rows.source)} has {rows.size} rows.",
                 hint=f"Use 0 to {rows.size - 1}.",
             )
         return one.of
@@ -184,9 +186,10 @@ def _row(one: TokenRow, rows: VocabularyRows, tokens: Vocabulary) -> int:
 
 
 def _of_base(every: Sequence[VocabularyRows], base: int, spoken: set[int]) -> Iterator[TokenRowOverride]:
-    """Yield the base's row for each token that another model lacks and that the recipe does not mention.
+    """Yield the base's row for each token that another model lacks and that is not in the recipe.
 
-    ``every`` has the rows of each model, and ``spoken`` the rows of the tokens in the recipe.
+    ``every`` has the rows of each model, ``base`` is the index of the base, and ``spoken`` are the output rows of the
+    tokens in the recipe.
     """
     for place, row in enumerate(every[base].rows):
         if isinstance(row, int) and place not in spoken and _is_lacking(every, place):

@@ -1,4 +1,4 @@
-"""The vocabulary of a merge: its tokens, its rows, and the tokeniser's files."""
+"""The vocabulary of a merge: the output's tokens, the models' rows for them, and the files of the tokeniser."""
 
 from __future__ import annotations
 
@@ -40,10 +40,11 @@ UNION, BASE = "union", "base"
 
 @dataclass(frozen=True)
 class VocabularyRequest:
-    """What the user asks for: the output's vocabulary, the models' token lists, and the tensors with a row per token.
+    """The user's arguments about vocabularies.
 
-    These are ``vocab``, ``tokens`` and ``keys``. ``rows`` has the rows that a mergekit recipe chooses; with it, tokens
-    that no model has get rows of zeros, as in mergekit.
+    ``vocab`` is the output's vocabulary (--vocab), ``tokens`` the models' token lists (--tokens), and ``keys`` the
+    tensors with a row for each token (--vocab-keys). ``rows`` has the rows that a mergekit recipe chooses; if it is
+    set, tokens that no model has get rows of zeros, as in mergekit.
     """
 
     vocab: str | None = None
@@ -58,23 +59,23 @@ class VocabularyRequest:
 
     @property
     def said(self) -> dict[str, Any]:
-        """The request as arguments for the output's recipe; of a path, only the file name is recorded."""
+        """The request as arguments for the output's recipe; only the file name of a path is recorded."""
         known = self.vocab is None or self.vocab.lower() in (UNION, BASE, PLACE)
         return {"vocab": self.vocab if known else os.path.basename(str(self.vocab)), "vocab_keys": self.keys}
 
 
 @dataclass(frozen=True)
 class MergedModel:
-    """A model of a merge: its path, its tensors (``view``) and its folder."""
+    """A model that is merged: its path, its tensors (``view``) and the files in its folder."""
 
     path: str
     view: SourceView
     folder: ModelFolder
 
     def size(self, tokens: int) -> int:
-        """Return the number of rows of the model's embedding, for a vocabulary of ``tokens`` tokens.
+        """Return the number of rows of the model's embedding; ``tokens`` is the number of tokens in its list.
 
-        It is the vocabulary size in the configuration if a tensor has this size, else ``tokens``.
+        It is the vocabulary size in config.json if a tensor has this size, else ``tokens``.
         """
         said = self.folder.rows
         long = said and any(said in info.shape for info in self.view.tensors.values())
@@ -83,10 +84,11 @@ class MergedModel:
 
 @dataclass(frozen=True)
 class ModelTokens:
-    """The token lists of the models of a merge, and that of the output, whose embedding has ``size`` rows.
+    """The token lists of the merged models and of the output, whose embedding has ``size`` rows.
 
-    ``of`` is the index of the model whose list the output gets, None for a union; ``path`` is the file of this list,
-    and ``begins`` the file whose tokens come first. ``added`` are tokens of the recipe that no list has.
+    ``of`` is the index of the model that has the same tokens as the output, None if there is none. ``path`` is the file
+    of the output's list, '' if there is no such file. ``begins`` is the file whose tokens come first in the output.
+    ``added`` are tokens in the recipe that are in no list.
     """
 
     paths: tuple[str, ...]
@@ -103,11 +105,10 @@ class ModelTokens:
 def merge_vocabulary(
     asked: VocabularyRequest, models: Sequence[MergedModel], *, first: int
 ) -> tuple[MergeVocabulary, ModelTokens] | None:
-    """Return how a merge maps rows by token, and the token lists; None if rows are not merged by token.
+    """Return the mapping of rows by token, and the token lists; None if rows are not merged by token.
 
-    ``first`` is the index of the base, or of the first model.
-
-    Raises ConfigError for a missing list, PatternError for an invalid pattern.
+    ``first`` is the index of the base or, without a base, of the first model. Raises ConfigError for a missing list,
+    PatternError for an invalid pattern.
     """
     named = [asked.keys] if isinstance(asked.keys, str) else list(asked.keys or ())
     if asked.vocab is None or asked.is_by_place:
@@ -135,9 +136,8 @@ def merge_vocabulary(
     if asked.rows is not None:
         rows, more = chosen_rows(asked.rows, rows, lists, output.tokens)
         notes += more
-    if (
-        not named and len(set(sizes)) == 1
-    ):  # all sizes are equal: shapes do not show the tensors, but names of transformers' models do
+    if not named and len(set(sizes)) == 1:
+        # all models have the same size, so shapes do not show which tensors differ; keys of transformers' models do
         named = known_keys(models) if all(one.folder.config for one in models) else []
     keys = tuple(vocabulary_key(text) for text in named)
     several = frozenset(number for number, one in enumerate(lists) if not one.is_whole)
@@ -148,12 +148,12 @@ def merge_vocabulary(
 
 
 def _is_beside(path: str, model: MergedModel) -> bool:
-    """Return whether a token list is a file in the model's own folder; such lists are compared by other checks."""
+    """Return whether a token list is in the model's own folder; other checks compare such lists."""
     return os.path.realpath(os.path.dirname(path) or os.curdir) == os.path.realpath(model.folder.path)
 
 
 def known_keys(models: Sequence[MergedModel]) -> list[str]:
-    """Return patterns (GLOB=AXIS) for the tensors whose names and sizes show that they have a row for each token."""
+    """Return patterns (GLOB=AXIS) for the tensors that, by their names and sizes, have a row or column per token."""
     found = dict.fromkeys(
         key
         for one in models
@@ -170,11 +170,15 @@ def known_keys(models: Sequence[MergedModel]) -> list[str]:
 
 
 LOGITS = "final_logits_bias"
-"""The tensor that models like BART, Marian and Pegasus add to the logits: one row with a column for each token."""
+"""The name of the tensor that BART, Marian and Pegasus add to the logits: its shape is (1, number of tokens)."""
 
 
 def _output(vocab: str, lists: Sequence[Vocabulary], paths: Sequence[str], first: int) -> tuple[Vocabulary, str, str]:
-    """Return the output's vocabulary, the file whose tokens come first, and the file with all tokens ('' for union)."""
+    """Return the output's vocabulary, the file whose tokens come first, and the file with all tokens ('' for a union).
+
+    ``lists`` and ``paths`` are the models' token lists and their files; ``first`` is the index of the base or first
+    model.
+    """
     if vocab.lower() == UNION:
         order = [first, *(number for number in range(len(lists)) if number != first)]
         return united([lists[number] for number in order]), paths[first], ""
@@ -184,9 +188,9 @@ def _output(vocab: str, lists: Sequence[Vocabulary], paths: Sequence[str], first
 
 
 def _paths(models: Sequence[MergedModel], asked: VocabularyRequest, first: int) -> list[str]:
-    """Return the path of each model's token list: the one that --tokens gives, else the one next to the model.
+    """Return the path of each model's token list: from --tokens, else from the model's folder.
 
-    In a recipe of mergekit, a model without a list has that of the model at index ``first``.
+    In a recipe of mergekit, a model without a list gets the list of the model at index ``first``.
     """
     names = {name: number for number, one in enumerate(models) for name in (one.path, one.view.source.name)}
     tokens = asked.tokens
@@ -195,11 +199,9 @@ def _paths(models: Sequence[MergedModel], asked: VocabularyRequest, first: int) 
     for model, path in pairs:
         if model not in names:
             known = ", ".join(escape(one.view.source.name) for one in models)
-            raise ConfigError(
-                f"--tokens names {escape(model)}, which is not one of the models.", hint=f"Use one of {known}."
-            )
+            raise ConfigError(f"--tokens: {escape(model)} is not one of the models.", hint=f"Use one of {known}.")
         if names[model] in given:
-            raise ConfigError(f"--tokens gives the model {escape(model)} two lists.", hint="Leave one out.")
+            raise ConfigError(f"--tokens has two lists for the model {escape(model)}.", hint="Leave one out.")
         given[names[model]] = os.fspath(path)
     own = given.get(first) or _tokens_of(models[first])
     return [
@@ -216,7 +218,7 @@ def _tokens_of(model: MergedModel) -> str:
     if model.view.source.memory:
         name = escape(model.view.source.name)
         raise ConfigError(
-            f"the model {name} is in memory, without a token list.", hint=f"Write tokens={{{name!r}: LIST}}."
+            f"the model {name} is in memory, so it has no token list.", hint=f"Write tokens={{{name!r}: LIST}}."
         )
     return tokens_beside(model.path)
 
@@ -226,7 +228,10 @@ def _texts(tokens: Iterable[str] | None) -> list[str]:
 
 
 def _pair(text: str, known: Collection[str]) -> tuple[str, str]:
-    """Split MODEL=LIST at the "=" that follows a model's name or path."""
+    """Return MODEL and LIST of a string MODEL=LIST, split at the "=" after one of the ``known`` models.
+
+    If there is none, the string is split at the first "=".
+    """
     places = [at for at, char in enumerate(text) if char == "="]
     cuts = [(text[:at], text[at + 1 :]) for at in places]
     if not cuts or not all(cuts[0]):
@@ -236,7 +241,7 @@ def _pair(text: str, known: Collection[str]) -> tuple[str, str]:
     return next((cut for cut in cuts if cut[0] in known), cuts[0])
 
 
-# The token list or tokeniser of a merged model, as files next to the weights.
+# The files of an output folder with its token list or tokeniser.
 
 TOKENIZER = "tokenizer.json"
 
@@ -244,11 +249,10 @@ TOKENIZER = "tokenizer.json"
 def token_files(
     chosen: ModelTokens, files: Sequence[Companion], folders: Sequence[ModelFolder], donor: int
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return the ``files`` of an output folder whose vocabulary differs from the donor's, and notes.
+    """Return the ``files`` of an output folder with the files of its vocabulary, and notes.
 
-    The tokeniser is that of the model whose vocabulary the output has. For a union, it is that of the donor plus the
-    tokens that were added in other models or by the user, if the tokenisers differ in nothing else; if they do, only
-    the list of tokens is written.
+    The output gets the tokeniser of the model that has the same vocabulary. For a union, it gets the tokeniser of the
+    donor with the additional tokens, if the tokenisers differ in nothing else; otherwise only a token list is written.
     """
     own = {one.name for one in folders[donor].tokenizer}
     rest = tuple(one for one in files if one.name not in own or one.text)  # keep a requested chat template
@@ -256,7 +260,7 @@ def token_files(
         theirs = [one for one in folders[chosen.of].tokenizer if one.name not in {other.name for other in rest}]
         return (*rest, *theirs), []
     if chosen.path:
-        if any(one.path == chosen.path for one in files):  # from a model that was named for its tokeniser
+        if any(one.path == chosen.path for one in files):  # the recipe chose this model's tokeniser
             return tuple(files), []
         return (*rest, Companion(os.path.basename(chosen.path), chosen.path)), _without(own)
     text = _extended(chosen)
@@ -270,11 +274,11 @@ def token_files(
 def _without(own: set[str]) -> list[str]:
     if not own:
         return []
-    return ["the output has a token list and no tokeniser: make one that gives these tokens these numbers"]
+    return ["the output has a token list but no tokeniser: create a tokeniser with the same tokens and ids"]
 
 
 def _extended(chosen: ModelTokens) -> str | None:
-    """Return the first tokenizer.json with the tokens that the other models add; None if the two cannot be combined."""
+    """Return the first tokenizer.json with the additional tokens of the other models; None if that is not possible."""
     paths = dict.fromkeys((chosen.begins, *chosen.paths))
     if any(os.path.basename(path) != TOKENIZER for path in paths):
         return None
@@ -283,18 +287,18 @@ def _extended(chosen: ModelTokens) -> str | None:
 
 
 def _read(path: str) -> bytes:
-    return read_file(path, VOCABULARY_BYTES)  # the same limit as when it was read as a vocabulary
+    return read_file(path, VOCABULARY_BYTES)  # the same limit as for reading vocabularies
 
 
 def config_for(config: Mapping[str, Any], size: int) -> tuple[dict[str, Any], list[str]]:
-    """Return a configuration with ``size`` as its vocabulary size, and a note if it has no field for that."""
+    """Return a configuration with the vocabulary size ``size``, and a note if it has no field for this size."""
     changed = dict(config)
     if not config:
         return changed, []
     if isinstance(changed.get("text_config"), dict) and "vocab_size" in changed["text_config"]:
         changed["text_config"] = {**changed["text_config"], "vocab_size": size}
     elif "vocab_size" not in changed:
-        return changed, [f"config.json has no size of the vocabulary: it is {size} now"]
+        return changed, [f"config.json has no field for the vocabulary size: it is {size} now"]
     if "vocab_size" in changed:
         changed["vocab_size"] = size
     return changed, []

@@ -1,6 +1,6 @@
-"""Whisper's ``alignment_heads`` against config.json, and without the layers that are left out.
+"""Compares Whisper's ``alignment_heads`` with config.json, and removes the heads of layers that are left out.
 
-They are the [layer, head] pairs of the decoder that word timestamps are computed from.
+``alignment_heads`` are the [layer, head] pairs of the decoder from which word timestamps are computed.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ FIELD = "alignment_heads"
 def with_heads_left(
     files: Sequence[Companion], folder: ModelFolder, config: Mapping[str, Any]
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return ``files`` without the ``alignment_heads`` pairs of layers that ``config`` lacks, and notes on these pairs.
+    """Return ``files`` after removing ``alignment_heads`` pairs of layers that ``config`` lacks, and notes on them.
 
-    ``folder`` is the model's folder before layers were removed, and ``config`` the configuration afterwards.
+    ``folder`` is the model's folder before layers were removed. ``config`` is the configuration afterwards.
     """
     layers, fields = config.get("decoder_layers"), generation_settings(folder)
     heads = fields.get(FIELD)
@@ -37,12 +37,13 @@ def with_heads_left(
         return tuple(files), []
     fields = {name: value for name, value in fields.items() if name != FIELD} | ({FIELD: left} if left else {})
     kept = tuple(one for one in files if one.name != GENERATION)
-    loses = f"{'loses' if left else 'is removed: it has'} {count(gone, 'head')} of layers that are left out"
-    return (*kept, Companion(GENERATION, text=json_text(fields))), [f"{FIELD} of {GENERATION} {loses}"]
+    loses = f"loses {count(gone, 'head')}" if left else f"is removed with all its {count(gone, 'head')}"
+    why = f"{'its layer is' if gone == 1 else 'their layers are'} left out"
+    return (*kept, Companion(GENERATION, text=json_text(fields))), [f"{FIELD} of {GENERATION} {loses}: {why}"]
 
 
 def alignment_notes(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if ``alignment_heads`` names a layer or an attention head that config.json does not declare."""
+    """Yield a note if ``alignment_heads`` lists a layer or an attention head beyond the numbers in config.json."""
     heads = generation_settings(folder).get(FIELD)
     sizes = [folder.config.get(name) for name in ("decoder_layers", "decoder_attention_heads")]
     rows = heads if isinstance(heads, list) else []
@@ -51,7 +52,7 @@ def alignment_notes(folder: ModelFolder) -> Iterator[str]:
         if beyond:
             has = count(size if type(size) is int else 0, "layer" if place == 0 else "head")
             of = "the decoder has" if place == 0 else "a layer of the decoder has"
-            yield f"{of} {has}, but {FIELD} of {GENERATION} names {listing(beyond, 3, where='')} (layer, head)"
+            yield f"{of} {has}, but {FIELD} of {GENERATION} lists {listing(beyond, 3, where='')} (layer, head)"
 
 
 def _is_beyond(pair: Any, place: int, size: int) -> bool:

@@ -13,7 +13,7 @@ from ...errors import ConfigError
 from ...planning.plan.plan import Plan
 from ...planning.target import Companion
 from ...tensors.encodings._encoding import QuantisedTensors
-from ...util.text import count, escape, listing
+from ...util.text import escape, listing
 from ...vocabulary.token_ids import ids_beyond
 from .alignment import alignment_notes
 from .coqui import alphabet_notes
@@ -60,14 +60,14 @@ __all__ = [
     "without_repeats",
 ]
 
-# Notes on the files beside the sources of a plan, even if the output gets other files.
+# Notes on the files in the folders of a plan's sources, even if the output gets other files.
 
 
 def source_layer_notes(checkpoint: Checkpoint, folder: ModelFolder) -> list[str]:
     """Return notes on layers of a source that lack tensors, or have other tensors than its configuration implies.
 
     There are no notes if the source is a single shard. If the folder has no configuration, the only notes are on layers
-    without any tensor, and on stored shapes that contradict their codes.
+    without any tensor, and on quantised tensors whose stored shape contradicts their codes.
     """
     if checkpoint.elsewhere:
         return []
@@ -79,15 +79,15 @@ def source_layer_notes(checkpoint: Checkpoint, folder: ModelFolder) -> list[str]
 
 
 def _is_configured(folder: ModelFolder) -> bool:
-    """Return whether a folder has a configuration, of a model or of an adapter (which need not have all layers)."""
+    """Return whether a folder has the configuration of a model or of an adapter (which need not have all layers)."""
     return bool(folder.config) or any(one.name in (CONFIG, ADAPTER) for one in folder.files)
 
 
 def with_layers_said(plan: Plan, layers: Sequence[str], path: str, config: Mapping[str, Any]) -> Plan:
-    """Return a plan with ``layers``, the ``source_layer_notes`` of its source, among its notes.
+    """Return a plan with the notes ``layers`` added, which ``source_layer_notes`` returned for its source.
 
     ``path`` is the path of the source, and ``config`` its configuration. A note that is true of the source, but not of
-    the output, begins with the path.
+    the output, gets the path as prefix.
     """
     if not layers:
         return plan
@@ -109,7 +109,7 @@ def sources_beside(opened: Sequence[Checkpoint], destination: str) -> list[Check
 
 
 def without_repeats(plan: Plan, *sources: Checkpoint) -> Plan:
-    """Return a plan without those notes on its output that ``with_sources_said`` has already made on its sources."""
+    """Return a plan without notes on its output that repeat a note of ``with_sources_said`` on one of the sources."""
     begins = tuple(f"{escape(one.path)}: " for one in sources)
     said = {note.removeprefix(begin) for begin in begins for note in plan.notes if note.startswith(begin)}
     target = replace(plan.target, notes=tuple(note for note in plan.target.notes if note not in said))
@@ -117,9 +117,10 @@ def without_repeats(plan: Plan, *sources: Checkpoint) -> Plan:
 
 
 def with_sources_said(plan: Plan, opened: Sequence[Checkpoint], folders: Sequence[ModelFolder]) -> Plan:
-    """Return a plan with a note for each file beside a source that contradicts the layers or tokens of the source.
+    """Return a plan with notes on its sources: on missing layers, and on files that contradict layers or tokens.
 
-    ``opened`` are the sources of the plan, and ``folders`` their folders, in the same order.
+    ``opened`` are the sources of the plan, and ``folders`` their folders, in the same order. Each note begins with the
+    path of the source.
     """
     found = dict[str, None]()
     for checkpoint, folder in zip(opened, folders, strict=False):
@@ -127,7 +128,7 @@ def with_sources_said(plan: Plan, opened: Sequence[Checkpoint], folders: Sequenc
         if not folder.files or checkpoint.elsewhere:
             notes = layers
         else:
-            apart = ModelFolder("", folder.files)  # files read only here may change before the plan is applied
+            apart = ModelFolder("", folder.files)  # fingerprints are not recorded in ``folder``: these files may change
             names = (*name_notes(apart), *added_notes(apart, folder), *decoder_notes(apart, folder))
             tensors = [DescribedTensor(key, info.dtype, info.shape) for key, info in checkpoint.items()]
             ids = (*special_id_notes(apart, folder), *absent_id_notes(apart, folder), *end_notes(apart, folder))
@@ -142,11 +143,11 @@ def with_sources_said(plan: Plan, opened: Sequence[Checkpoint], folders: Sequenc
 
 
 TYPE = ("architectures", "model_type")
-"""Fields of config.json that say what kind of model it is."""
+"""Fields of config.json with the type of the model."""
 
 
 def folder_notes(plan: Plan, folder: ModelFolder, origin: ModelFolder | None = None) -> list[str]:
-    """Return notes on the files that a plan puts beside its weights: contradictions, and files that cannot be read.
+    """Return notes on the files of a plan's output folder that contradict its weights or cannot be read.
 
     ``folder`` has these files, and ``origin`` is the folder that they are copied from. If both have the same tokeniser,
     the tokens of ``origin`` are used, so that its vocabulary is not read a second time.
@@ -154,26 +155,25 @@ def folder_notes(plan: Plan, folder: ModelFolder, origin: ModelFolder | None = N
     read = origin if origin is not None and origin.tokenizer == folder.tokenizer else folder
     tensors = [DescribedTensor(step.key, step.dtype, step.shape, step.tied_to) for step in plan.steps]
     if not folder.files and not read.files:
-        return [*layer_notes(tensors, {})]  # nothing else is there that the weights could contradict
+        return [*layer_notes(tensors, {})]  # without files, layers can only contradict each other
     code = own_code_notes(origin) if origin is not None and any(one.name == CONFIG for one in folder.files) else ()
     notes = [*unreadable_notes(folder, read), *code, *weights_notes(tensors, folder, read)]
     known = {} if origin is None else {name: origin.config[name] for name in TYPE if name in origin.config}
     rows = 0 if origin is None else origin.rows
     former = [DescribedTensor(step.source_key or step.key, step.dtype, step.shape, step.tied_to) for step in plan.steps]
-    named = tensors if embeddings(tensors) else former  # the embedding may have a new name, that no rule knows
+    named = tensors if embeddings(tensors) else former  # a renamed embedding is recognised by its old name only
     return list(dict.fromkeys((*notes, *_without_configuration(folder, read, named, known, rows))))
 
 
 def _without_configuration(
     folder: ModelFolder, read: ModelFolder, tensors: Sequence[DescribedTensor], known: Mapping[str, Any], rows: int = 0
 ) -> Iterator[str]:
-    """Yield notes on the tokens of a folder without config.json, as rename and filter write it.
+    """Yield notes on a folder without config.json: on its number of tokens, and the ids in generation_config.json.
 
-    They are on the number of tokens and on the ids in generation_config.json.
-
-    ``read`` is a folder with the same tokeniser, whose vocabulary may be loaded already. ``known`` has the fields of
-    config.json on the model's type, if they are known, and ``rows`` is the vocabulary size; for 0, the number of rows
-    of the largest embedding counts, or else the number of tokens.
+    ``ckpt rename`` and ``ckpt filter`` write such folders. ``read`` is a folder with the same tokeniser, whose
+    vocabulary may be loaded already. ``known`` has the fields of config.json with the model's type, if they are known.
+    ``rows`` is the vocabulary size. If it is 0, the number of rows of the largest embedding is used instead, or the
+    number of tokens if there is no embedding.
     """
     names = {one.name for one in folder.files}
     if not (GENERATION in names or folder.vocabulary) or not names.isdisjoint((CONFIG, ADAPTER)):
@@ -187,14 +187,14 @@ def _without_configuration(
     own = max((one.shape[0] for one in of_tokens(logical, of_size(0))), default=0)
     yield from embedding_notes(logical, of_size(own), read)
     rows = rows or own
-    described = of_size(rows or len(local_tokens(read)))  # without an embedding, only ids of tokens can be judged
+    described = of_size(rows or len(local_tokens(read)))  # without an embedding, only ids below this can be checked
     beyond = _beyond(described) if rows else []
     ids = (*special_id_notes(described, read), *absent_id_notes(described, read))
     yield from (*beyond, *ids, *end_notes(described, read))
 
 
 def contradictions(checkpoint: Checkpoint, folder: ModelFolder | None = None) -> list[str]:
-    """Return notes on layers of a checkpoint without tensors, and on files beside it that contradict its weights.
+    """Return notes on missing layers of a checkpoint, and on files in its folder that contradict its weights.
 
     Pass the checkpoint's ``folder`` if it has been read already.
     """
@@ -204,10 +204,10 @@ def contradictions(checkpoint: Checkpoint, folder: ModelFolder | None = None) ->
 
 
 def notes_beside(checkpoint: Checkpoint, folder: ModelFolder | None = None) -> list[str]:
-    """Return notes on the files beside an open checkpoint that contradict its weights.
+    """Return notes on the files in the folder of an open checkpoint that contradict its weights.
 
-    Pass the checkpoint's ``folder`` if it has been read already. There are no notes for a single shard, nor for a file
-    in a folder that has no model's files.
+    Pass the checkpoint's ``folder`` if it has been read already. There are no notes for a single shard. For a file in a
+    folder without a configuration, the only notes are on quantised tensors whose stored shape contradicts their codes.
     """
     folder = folder or model_folder(checkpoint)
     if checkpoint.elsewhere:
@@ -237,8 +237,8 @@ def weights_notes(
 ) -> list[str]:
     """Return notes on the files of a folder that contradict the tensors of its weights.
 
-    ``read`` is the same folder, or one with the same tokeniser whose vocabulary is loaded already. Pass ``codes``, the
-    quantised tensors among them, if they are known.
+    ``read`` is the same folder, or one with the same tokeniser whose vocabulary is loaded already. ``codes`` are the
+    quantised tensors in ``tensors``; None to search for them.
     """
     config = {} if any(one.name == ADAPTER for one in folder.files) else folder.config
     coded = codes_of(tensors, folder.config) if codes is None else codes
@@ -274,7 +274,7 @@ def weights_notes(
 
 
 def _beyond(folder: ModelFolder) -> list[str]:
-    """Return a note on the token ids in a folder's configurations that are not below ``vocab_size``."""
+    """Return a note on the token ids in config.json and generation_config.json that are not below ``vocab_size``."""
     try:
         found = {
             name: ids_beyond(folder.document(name), folder.rows)
@@ -284,5 +284,5 @@ def _beyond(folder: ModelFolder) -> list[str]:
     except ConfigError:  # already reported
         return []
     stale = [f"{escape(field)} of {name} is {number}" for name, ids in found.items() for field, number in ids]
-    rows = count(folder.rows, "row") if stale else ""
-    return [f"the vocabulary has {rows}, but {listing(stale, where='')}: these ids stay as they are"] if stale else []
+    size = f"the vocabulary size is {folder.rows}"
+    return [f"{size}, but {listing(stale, where='')}: these ids stay as they are"] if stale else []

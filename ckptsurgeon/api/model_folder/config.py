@@ -29,7 +29,7 @@ __all__ = [
     "with_layers",
 ]
 
-# Which models of transformers compute with their embedding as output layer if their config.json does not say it.
+# Whether a model of transformers uses its embedding as output layer if config.json lacks ``tie_word_embeddings``.
 
 TIES = "tie_word_embeddings"
 UNTIED = frozenset({
@@ -40,7 +40,7 @@ UNTIED = frozenset({
     "nanochat", "nemotron", "olmo", "olmo2", "olmo3", "olmoe", "persimmon", "phi", "phi3", "phimoe", "qwen2",
     "qwen2_moe", "qwen3", "qwen3_moe", "qwen3_next", "rwkv", "seed_oss", "stablelm",
 })  # fmt: skip
-"""Model types of language models whose classes have false as default; for most others it is true."""
+"""Types of language models whose ``tie_word_embeddings`` is false by default; for most other types, it is true."""
 
 
 def model_type_of(config: Mapping[str, Any]) -> str:
@@ -51,7 +51,7 @@ def model_type_of(config: Mapping[str, Any]) -> str:
 
 
 def untied_by_default(config: Mapping[str, Any]) -> bool:
-    """Whether models of this type have an untied output layer if their configuration does not set the field."""
+    """Return whether a model of this type has an untied output layer if ``tie_word_embeddings`` is not set."""
     return model_type_of(config) in UNTIED
 
 
@@ -59,7 +59,7 @@ LAYERS = (
     "num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers", "num_encoder_layers",
     "num_decoder_layers", "depth",
 )  # fmt: skip
-"""Fields of transformers' configurations that give a number of layers."""
+"""Fields of transformers' configurations with a number of layers."""
 BY_LAYER = (
     "activation_sparsity_pattern", "attention_layers", "indexer_types", "layer_rope_theta", "layer_types",
     "layers_block_type", "mlp_layer_types", "no_rope_layers", "num_attention_heads_per_layer",
@@ -67,11 +67,11 @@ BY_LAYER = (
 )  # fmt: skip
 """Fields whose value is a list with one entry for each layer."""
 FIXED = ("architectures",)
-"""Fields whose value is a list that is never about layers, whatever its length. Lists of tokens are not either."""
+"""Fields with a list that does not describe layers, even if its length is the number of layers."""
 OF_MODELS = ("float32", "bfloat16", "float16", "float64")
 """Dtypes that a transformers model can be created in."""
 DTYPE = ("dtype", "torch_dtype")
-"""The field with the dtype, and its name before transformers 4.56."""
+"""The name of the field with the dtype, and its name before transformers 4.56."""
 _SIDES = {"vision": ("vis", "image"), "audio": ("audio",)}
 
 _Path = tuple[str, ...]
@@ -91,15 +91,15 @@ def layer_counts(config: Mapping[str, Any]) -> frozenset[int]:
 
 
 def has_parts(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration has nested configurations, such as ``text_config`` and ``vision_config``."""
+    """Return whether a configuration has nested configurations, such as ``text_config`` and ``vision_config``."""
     return any(name.endswith("_config") and "quant" not in name and isinstance(config[name], dict) for name in config)
 
 
 def declared_layers(config: Mapping[str, Any]) -> dict[str, int]:
-    """Return the fields of a configuration that state a number of layers, with their numbers.
+    """Return each field of a configuration that states a number of layers, with this number.
 
-    The result is empty if there are nested configurations: they omit values that are the default of their class, so
-    that a missing number says nothing.
+    The result is empty if there are nested configurations: these may omit the number of layers if it is the default of
+    their class, so the result would be incomplete.
     """
     if has_parts(config):
         return {}
@@ -107,9 +107,10 @@ def declared_layers(config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def vocabulary_size(config: Mapping[str, Any]) -> int:
-    """Return the vocabulary size that a configuration states, 0 if it states none.
+    """Return the vocabulary size that a configuration states; 0 if it states none.
 
-    That of a decoder counts if its encoder reads no text, as in TrOCR: if both have tokens, they may be of two kinds.
+    The size in a nested ``decoder`` is used only if the encoder has no tokens, as in TrOCR. If both have tokens, they
+    may have different vocabularies.
     """
     parts = (config, *(one if isinstance(one := config.get(name), dict) else {} for name in ("text_config", "decoder")))
     encoder = config.get("encoder")
@@ -135,8 +136,8 @@ def with_layers(
 ) -> tuple[dict[str, Any], bool]:
     """Return a configuration for a new list of layers, and whether it has a field for the number of layers.
 
-    ``old`` is the list of layers that the configuration describes now. ``origins`` has, for each new layer, the
-    configuration of the model that this layer comes from, and its number in that model.
+    ``old`` is the list of layers that the configuration describes now. For each new layer, ``origins`` has the
+    configuration of the model that the layer comes from, and its index in that model.
     """
     fields = _chosen([path for path, value in _counts(config) if value == old.count], old.prefix)
     changed = dict(config)
@@ -155,8 +156,8 @@ def with_layers(
 def not_by_layer(config: Mapping[str, Any], old: LayerList, others: Iterable[LayerList], kept: int) -> Iterator[str]:
     """Yield the reasons why a configuration cannot be shortened to the first ``kept`` layers of the list ``old``.
 
-    A reason is a field that also gives the length of one of the ``others`` (further lists of layers in the model), or
-    an unknown field with an entry for each layer or with the number of a removed layer.
+    There are two reasons: the number of these layers is also the number of layers of another list of the model (one of
+    ``others``), or an unknown field has an entry for each layer or the index of a removed layer.
     """
     paths = [path for path, value in _counts(config) if value == old.count]
     fields = _chosen(paths, old.prefix)
@@ -176,7 +177,11 @@ def not_by_layer(config: Mapping[str, Any], old: LayerList, others: Iterable[Lay
 
 
 def _is_about_layers(name: str, value: Any, count: int, kept: int) -> bool:
-    """Whether a list has ``count`` entries, contains ``count``, or contains the number of a layer from ``kept`` on."""
+    """Return whether a field may describe layers: ``count`` is their number, and those from ``kept`` on are removed.
+
+    It may do so if it is a list with ``count`` entries, or has an inner list that contains ``count``. A list of numbers
+    with a name such as ``layer_ids`` does so too if it contains the index of a removed layer.
+    """
     if not isinstance(value, list):
         return False
     if len(value) == count or any(isinstance(one, list) and _counts_all(one, count) for one in value):
@@ -190,7 +195,10 @@ def _counts_all(value: list[Any], count: int) -> bool:
 
 
 def _of_layer(config: Mapping[str, Any], path: _Path, number: int, known: Sequence[Any]) -> Any:
-    """Return the entry for layer ``number`` in the field at ``path``; if there is no such field, that in ``known``."""
+    """Return entry ``number`` of the list at ``path``, or of the list ``known`` if there is no such list or entry.
+
+    If ``known`` is too short as well, its last entry is returned.
+    """
     found: Any = config
     for name in path:
         found = found.get(name) if isinstance(found, dict) else None
@@ -199,7 +207,10 @@ def _of_layer(config: Mapping[str, Any], path: _Path, number: int, known: Sequen
 
 
 def _chosen(paths: Sequence[_Path], prefix: str) -> Sequence[_Path]:
-    """Return the fields among ``paths`` that belong to the layers below ``prefix``, by modality, encoder or decoder."""
+    """Return the fields in ``paths`` that describe the layers with this key prefix.
+
+    The prefix tells whether the layers are of a vision, audio or text model, and of an encoder or a decoder.
+    """
     side = next((name for name, words in _SIDES.items() if any(word in prefix for word in words)), "")
     top = [path for path in paths if len(path) == 1]
     if side:
@@ -214,13 +225,14 @@ def _chosen(paths: Sequence[_Path], prefix: str) -> Sequence[_Path]:
 
 
 KEPT = re.compile(r"\.DenseReluDense\.wo\.|e_score_correction_bias$|^(?:query_tokens$|qformer\.)")
-"""Tensors of T5, DeepSeek and BLIP-2 that transformers keeps in float32."""
+"""Tensors of T5, DeepSeek and BLIP-2 that transformers keeps in float32, whatever the dtype of the model."""
 
 
 def float_dtypes(plan: Plan, config: Mapping[str, Any]) -> list[str]:
-    """Return the floating dtypes in a plan, except those of quantised tensors and scales, which no loader casts.
+    """Return the floating-point dtypes in a plan, without those of quantised tensors and scales (no loader casts them).
 
-    What transformers keeps in float32 by itself (``_keep_in_fp32_modules``) does not count either, beside other dtypes.
+    Tensors that transformers always keeps in float32 (``_keep_in_fp32_modules``) are ignored too, unless the plan has
+    no other floating-point tensors.
     """
     infos = {step.key: TensorInfo(step.dtype, step.shape) for step in plan.steps}
     coded = find_codes(infos, lambda: quantisation_of(config)).by_key
@@ -230,14 +242,15 @@ def float_dtypes(plan: Plan, config: Mapping[str, Any]) -> list[str]:
 
 
 def with_dtype(config: Mapping[str, Any], plan: Plan) -> tuple[dict[str, Any], str]:
-    """Return a configuration with the dtype of a plan's weights, and a note if the dtype could not be set, else ''."""
+    """Return a configuration with the dtype of a plan's weights, and a note if it cannot be set, else ''."""
     planned = float_dtypes(plan, config)
     if not planned:
         return dict(config), ""
     if len(planned) == 1 and planned[0] in OF_MODELS:
         return _named(config, planned[0], top=True), ""
     declared = next((config[name] for name in DTYPE if config.get(name)), OF_MODELS[0])
-    note = f"the weights are {' and '.join(planned)}, but config.json says {declared}: from_pretrained casts them to it"
+    dtypes = " and ".join(planned)
+    note = f"the weights are {dtypes}, but config.json says {declared}: from_pretrained casts them to {declared}"
     return dict(config), note if planned else ""
 
 

@@ -30,12 +30,12 @@ ALIKE = {
     "gelu_fast": "gelu_pytorch_tanh",
     "gelu_python": "gelu",
 }
-"""Names of activations, mapped to another name of the same function."""
+"""Names of activation functions, each with another name of the same function."""
 OF_GEMMA = ("gemma", "paligemma")
 """Model types that ignore their older field ``hidden_act`` and use another activation."""
 WINDOWED = ("sliding_window", "max_window_layers")
 ROTARY = re.compile(r"rope|rotary|theta|freq")
-"""Names of fields that transformers 5 moved into ``rope_parameters``."""
+"""Matches names of fields that transformers 5 moved into ``rope_parameters``."""
 UNSAID = "not set"
 LONGEST = 60
 MANY = 256
@@ -46,13 +46,17 @@ FACTOR = re.compile(r"\.lora_(?:A|B|embedding_A|embedding_B)(?:\.|$)")
 
 
 def _factor_notes(plan: Plan) -> list[str]:
-    """Return a note if a plan merges the two factors of adapters separately: (A + C)/2 (B + D)/2 is not (AB + CD)/2."""
+    """Return a note if a plan merges the low-rank factors A and B of adapters separately.
+
+    The product of the means, (A1 + A2)/2 (B1 + B2)/2, is not the mean of the products, (A1 B1 + A2 B2)/2.
+    """
     merged = {match[0] for step in plan.steps if step.op in MERGES and (match := FACTOR.search(step.key))}
     if len(merged) < 2:
         return []
     return [
-        "the factors of adapters (lora_A, lora_B) are merged one by one: their product is not the merged change of the "
-        "weights, unless one of the two is the same in all; ckpt lora merge BASE A B --weights 0.5,0.5 adds the changes"
+        "the factors of adapters (lora_A, lora_B) are merged separately: their product is not the merged change of the "
+        "weights, unless all adapters have the same lora_A or the same lora_B; ckpt lora merge BASE A B --weights "
+        "0.5,0.5 adds the changes"
     ]
 
 
@@ -62,13 +66,13 @@ def with_config_said(
     donor: int = 0,
     given: tuple[Mapping[str, Any], str, ModelFolder] | None = None,
 ) -> Plan:
-    """Return a plan with a note on each source with which the same weights would compute something else in the output.
+    """Return a plan with notes on sources whose configuration differs from the output's in a way that changes results.
 
-    ``folders`` are the folders of the sources. The output has the configuration of the source at index ``donor``; if
-    that source has none, of the first source that has one. If the output's configuration comes from a destination that
-    is not a source, ``given`` is its configuration, name and folder.
+    ``folders`` are the folders of the sources. The output gets the configuration of the source at index ``donor``; if
+    this source has none, it gets that of the first source with one. If the output's configuration comes from a
+    destination that is not a source, ``given`` is its configuration, name and folder.
 
-    Each field is compared, except those that are known not to affect what weights of the same shapes compute. A field
+    All fields are compared, except those that are known not to affect what weights of the same shapes compute. A field
     that only one configuration has is compared if both have the same model type and its value is not the default of
     the class. Further notes are on classifier rows with other labels, and on inputs that are prepared differently.
     """
@@ -90,9 +94,9 @@ def with_config_said(
 
 
 def config_notes(other: str, theirs: Mapping[str, Any], name: str, ours: Mapping[str, Any]) -> Iterator[str]:
-    """Yield one note that lists the fields in which the configurations of two models differ, or nothing if none do.
+    """Yield one note that lists the fields in which the configurations of two models differ, if there are any.
 
-    ``other`` and ``name`` are the names of the models with the configurations ``theirs`` and ``ours``.
+    ``other`` is the name of the model with the configuration ``theirs``, and ``name`` that of the model with ``ours``.
     """
     pair = _parts_of_one_kind(theirs, ours)
     found = _differing(*pair, is_part=pair != (theirs, ours)) if ours else ()
@@ -105,9 +109,9 @@ def config_notes(other: str, theirs: Mapping[str, Any], name: str, ours: Mapping
 
 
 def _line(field: str, *pair: tuple[str, str]) -> str:
-    """Return a line of a note: a field and its value in two models, each given as (model, value).
+    """Return a line of a note: a field and its values in two models. ``pair`` has two pairs (value, model name).
 
-    A model in which the field is not set comes first.
+    If the field is not set in one of the models, this model comes first.
     """
     (one, other), (here, name) = sorted(pair, key=lambda value: value[0] != UNSAID)
     return f"{field} is {one} in {other}, {here} in {name}"
@@ -116,7 +120,10 @@ def _line(field: str, *pair: tuple[str, str]) -> str:
 def _parts_of_one_kind(
     theirs: Mapping[str, Any], ours: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Return two configurations to compare: if one nests a configuration of the other's model type, only this part."""
+    """Return two configurations to compare.
+
+    If one of them has a nested configuration of the other's model type, it is replaced by this nested configuration.
+    """
     for part in PARTS:
         inner, outer = theirs.get(part), ours.get(part)
         if isinstance(outer, dict) and not isinstance(inner, dict) and _is_kind(outer, theirs):
@@ -136,7 +143,7 @@ def _differing(
 ) -> Iterator[tuple[str, str, str]]:
     """Yield (field, their value, our value), as text, for each field that differs, including nested configurations.
 
-    ``above`` is the path of a nested configuration, which goes before its fields.
+    In a nested configuration, ``above`` is its path with a dot at the end, and ``is_part`` is true.
     """
     is_one_kind = theirs.get("model_type") == ours.get("model_type")
     made = (with_order(theirs), with_order(ours)) if is_one_kind else ({}, {})
@@ -162,7 +169,7 @@ def _differing(
 
 
 def _is_unused(field: str, pair: Sequence[Any], configs: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a field that differs is not used by the models; ``pair`` has its values in the two ``configs``."""
+    """Return whether a differing field has no effect in these models; ``pair`` has its values in ``configs``."""
     if field == "rope_theta" or is_ignored(field) or not all(_is_short(value) for value in pair):
         return True
     if field in WINDOWED and all(one.get("use_sliding_window", True) is False or not one.get(field) for one in configs):
@@ -178,17 +185,20 @@ def _is_short(value: Any) -> bool:
 
 
 def _is_unusual(field: str, pair: Sequence[Any], kind: object, *, is_part: bool) -> bool:
-    """Whether the value of a field that only one of two models sets is not the default of its class.
+    """Return whether a field that only one of two models sets has another value than the default of its class.
 
-    ``pair`` has the value and None. If the default is not known, the answer is yes, but no in a nested configuration
-    (``is_part``).
+    ``pair`` has the value and None, in any order. If the default is not known, true is returned, or false in a nested
+    configuration (``is_part``).
     """
     usual = is_usual(field, _meant(next(value for value in pair if value is not None)), kind)
     return usual is False or (usual is None and not is_part)
 
 
 def _differ(one: Any, here: Any) -> bool:
-    """Whether two values differ; of lists, only the common length is compared: models may have more or fewer layers."""
+    """Return whether two values differ; of two lists, the extra entries of the longer list are ignored.
+
+    The models may have different numbers of layers.
+    """
     if isinstance(one, list) and isinstance(here, list):
         return any(a != b for a, b in zip(one, here, strict=False))
     return bool(one != here)
@@ -199,7 +209,7 @@ def _said_in(config: Mapping[str, Any], field: str) -> str:
 
 
 def _said_apart(theirs: Mapping[str, Any], ours: Mapping[str, Any], field: str) -> tuple[str, str]:
-    """Return a field's two values as text; of lists, the first element that differs and how many more differ."""
+    """Return a field's two values as text; of long lists, the first element that differs and how many more differ."""
     one, here = theirs.get(field), ours.get(field)
     if not (isinstance(one, list) and isinstance(here, list) and len(repr((one, here))) > LONGEST):
         return _said_in(theirs, field), _said_in(ours, field)
@@ -231,16 +241,16 @@ PROCESSOR = "processor_config.json"
 PREPROCESSORS = ("feature_extractor", "image_processor")
 """Sections of ``processor_config.json`` that hold the fields of a ``preprocessor_config.json``."""
 IGNORED = re.compile(r"^_|_(type|class)$|^(return_|use_fast|device|disable_grouping|input_data_format|data_format)")
-"""Names of fields that do not affect the values of inputs."""
+"""Matches names of fields that do not affect the values of inputs."""
 OF_WRITING = re.compile(r"^_|^transformers_version$")
-"""Names of fields that say by what a file was written."""
+"""Matches names of fields about the program that wrote a file."""
 MOST_FIELDS = 6
 
 
 def input_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
-    """Yield a note on how two models prepare inputs differently; only fields that both have are compared.
+    """Yield notes on how two models prepare inputs differently; only fields that both have are compared.
 
-    ``other`` and ``name`` are the names of the models in the folders ``theirs`` and ``ours``.
+    ``other`` is the name of the model in the folder ``theirs``, and ``name`` that of the model in ``ours``.
     """
     there, here = _fields(theirs), _fields(ours)
     differing = [
@@ -251,12 +261,12 @@ def input_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -
     if len(differing) > MOST_FIELDS:
         differing[MOST_FIELDS:] = [f"and {len(differing) - MOST_FIELDS} more"]
     if differing:
-        yield f"the models prepare inputs differently, by their {PREPROCESSOR}: {'; '.join(differing)}"
+        yield f"the models prepare inputs differently, according to {PREPROCESSOR}: {'; '.join(differing)}"
     yield from text_notes(other, theirs, name, ours)
 
 
 def generation_differences(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
-    """Yield a note on how two models generate texts differently, if both have a generation_config.json."""
+    """Yield a note on how two models generate text differently, if both have a generation_config.json."""
     there, here = map(generation_settings, (theirs, ours))
     fields = [one for one in dict.fromkeys((*here, *there)) if not OF_WRITING.search(one)] if there and here else []
     lines = [
@@ -267,11 +277,14 @@ def generation_differences(other: str, theirs: ModelFolder, name: str, ours: Mod
     if len(lines) > MOST_FIELDS:
         lines[MOST_FIELDS:] = [f"and {len(lines) - MOST_FIELDS} more"]
     if lines:
-        yield f"the models generate texts differently, by their {GENERATION}: {'; '.join(lines)}"
+        yield f"the models generate text differently, according to {GENERATION}: {'; '.join(lines)}"
 
 
 def _inputs_differ(one: Any, here: Any) -> bool:
-    """Whether two values of the same type differ: sizes are numbers in older files and objects in newer ones."""
+    """Return whether two values of the same kind differ; a number and an object are not compared.
+
+    Sizes of images are numbers in older files, and objects in newer files.
+    """
     if None in (one, here) or isinstance(one, dict | list) != isinstance(here, dict | list):
         return False
     if isinstance(one, dict) and isinstance(here, dict):
@@ -280,7 +293,10 @@ def _inputs_differ(one: Any, here: Any) -> bool:
 
 
 def _fields(folder: ModelFolder) -> Mapping[str, Any]:
-    """Return the fields of preprocessor_config.json or processor_config.json; empty if it is unreadable or remote."""
+    """Return the fields of preprocessor_config.json, or else those in processor_config.json.
+
+    The result is empty if the file is missing, unreadable or remote.
+    """
     named = {one.name: one for one in folder.files if not scheme_of(one.path)}
     with suppress(ConfigError, SourceError):
         if PREPROCESSOR in named:

@@ -1,4 +1,4 @@
-"""What is known of the fields of a config.json: which affect results, their defaults; dtype, labels, module names."""
+"""Knows the fields of config.json: which affect results, their defaults, and those with dtype, labels and modules."""
 
 from __future__ import annotations
 
@@ -31,16 +31,17 @@ __all__ = [
     "with_left_out_said",
 ]
 
-# The dtype in the output's configuration: that of the planned weights, not that of the model.
+# Sets the dtype in the output's configuration to that of the planned weights.
 
 _OF_MODELS = ("float32", "bfloat16", "float16", "float64")
 """Dtypes that a model can be created in, the default first."""
 
 
 def with_dtype_said(plan: Plan, target: TargetSpec) -> Plan:
-    """Return a plan whose config.json names the dtype of its weights, so that from_pretrained does not cast them.
+    """Return a plan whose config.json has the dtype of its weights, so that from_pretrained does not cast them.
 
-    If the weights have several dtypes, config.json is not changed and a note says so.
+    If the weights have several dtypes, or a dtype that no model can be created in, config.json is not changed and the
+    plan gets a note.
     """
     config = next((one for one in plan.target.companions if one.name == "config.json" and one.text), None)
     floating = [step for step in plan.steps if DTYPES[step.dtype].kind == "float"]
@@ -53,7 +54,7 @@ def with_dtype_said(plan: Plan, target: TargetSpec) -> Plan:
         return plan
     if len(planned) > 1 or planned[0] not in _OF_MODELS:
         dtypes = " and ".join(planned)
-        note = f"the weights are {dtypes}, but config.json says {declared}: from_pretrained casts them to it"
+        note = f"the weights are {dtypes}, but config.json says {declared}: from_pretrained casts them to {declared}"
         return replace(plan, notes=(*plan.notes, note))
     text = json.dumps({**_renamed(fields, planned[0]), "dtype": planned[0]}, indent=2, sort_keys=True) + "\n"
     data = text.encode()
@@ -63,7 +64,7 @@ def with_dtype_said(plan: Plan, target: TargetSpec) -> Plan:
 
 
 def _renamed(fields: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """Return a configuration with ``dtype`` wherever it sets a dtype, including its nested configurations."""
+    """Return a configuration in which each field ``dtype``, also in nested configurations, has this value."""
     changed = {key: _renamed(value, dtype) if isinstance(value, dict) else value for key, value in fields.items()}
     return {**changed, "dtype": dtype} if str(fields.get("dtype")) in DTYPES else changed
 
@@ -73,7 +74,7 @@ IGNORED_PARTS = frozenset((
     "quantization_config",
     "rope_parameters", "rope_scaling", "task_specific_params",
 ))  # fmt: skip
-"""Objects in a configuration that are not nested configurations of the model, or are compared elsewhere."""
+"""Fields with an object that is not the nested configuration of a model, or that other code compares."""
 _NAMES = frozenset((
     # of the file, of loading and running
     "architectures", "attn_impl", "attn_implementation", "dtype", "finetuning_task", "framework", "freeze",
@@ -81,7 +82,7 @@ _NAMES = frozenset((
     "output_attentions", "output_hidden_states", "output_past", "output_router_logits", "output_scores",
     "pretraining_tp", "reorder_and_upcast_attn", "return_dict", "slow_but_exact", "tokenizer_class",
     "torch_dtype", "torchscript", "transformers_version", "use_bfloat16", "use_cache", "use_mambapy", "verbose",
-    # of training, of losses, of drawing values
+    # of training, losses and initialisation
     "apply_spec_augment", "ctc_zero_infinity", "gradient_clipping", "input_jitter_noise", "init_std", "init_xavier_std",
     "initializer", "label_smoothing", "num_denoising", "num_negatives",
     "num_logits_to_keep", "time_step_max", "time_step_min", "train_num_points", "use_auxiliary_head",
@@ -90,7 +91,7 @@ _NAMES = frozenset((
     "do_sample", "diversity_penalty", "early_stopping", "length_penalty", "max_length", "min_length",
     "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_return_sequences", "prefix", "remove_invalid_values",
     "repetition_penalty", "temperature", "top_k", "top_p", "typical_p", "encoder_no_repeat_ngram_size",
-    # sizes that the shapes show
+    # sizes that are visible in the shapes of the weights
     "decoder_layers", "depth", "depths", "d_ff", "d_inner", "d_model", "encoder_layers", "hidden_sizes", "in_channels",
     "in_chans", "intermediate_sizes", "n_ctx", "n_embd", "n_inner", "n_layer", "n_layers", "n_positions",
     "num_channels", "num_conv_pos_embeddings", "num_decoder_layers", "num_encoder_layers", "num_experts",
@@ -110,15 +111,15 @@ _WORDS = re.compile(
     r"|^num_.*layers$"
     r"|_position_embeddings$|^max_.*positions?$|_seq_len(gth)?$|_version$"
 )
-"""Names of fields that only training, generation or a tokeniser use, that the shapes show, or that are limits."""
+"""Matches names of fields that only training, generation or a tokeniser uses, that shapes show, or that are limits."""
 _SIZE = re.compile(r"_(size|sizes|dim|dims)$")
 _NOT_SHAPES = re.compile(r"(^|_)(head|heads|rotary|rope|window|chunk|block|local|global|nope|group|attention)_")
-"""Words in names of sizes that the shapes do not show, for instance because one matrix holds all heads."""
+"""Matches names of sizes that are not visible in shapes, for instance because one matrix holds all heads."""
 _DERIVED = re.compile(
     r"(^|_)(head_dim|head_size|heads?_kv|kv_channels|d_head|key_value_heads|kv_heads|layer_types|hidden_activation)$"
     r"|^no_rope_layers?(_interval)?$|^problem_type$|^_?sliding_window_pattern$|^layers_block_type$|^num_kv_heads$"
 )
-"""Fields that a class derives from other fields if a configuration does not set them."""
+"""Matches names of fields that a class derives from other fields if a configuration does not set them."""
 _USUAL: dict[str, tuple[Any, ...]] = {
     "activation": ("gelu", "silu"), "activation_function": ("gelu", "gelu_pytorch_tanh"),
     "hidden_act": ("gelu", "silu"),
@@ -133,14 +134,14 @@ _USUAL: dict[str, tuple[Any, ...]] = {
     "swiglu_limit": (7,), "rope_theta": (10000,), "use_parallel_residual": (True, False),
     "do_layer_norm_before": (True,),
 }  # fmt: skip
-"""Default values of fields, by class of model several; fields not listed have 0, false or null as default."""
+"""Default values of fields, which may depend on the class; the default of any other field is 0, false or null."""
 _BASES = {
     "mixtral": 1e6, "qwen2_vl": 1e6, "qwen2_5_vl": 1e6, "phimoe": 1e6, "lfm2": 1e6, "minimax": 1e6, "smollm3": 2e6,
     "cohere": 5e5, "llama4_text": 5e5, "mllama_text_model": 5e5, "bitnet": 5e5, "flex_olmo": 5e5, "olmo3": 5e5,
     "csm": 5e5, "ernie4_5": 5e5, "ernie4_5_moe": 5e5, "gpt_oss": 150000, "helium": 1e5, "apertus": 12e6,
     "longcat_flash": 1e7, "nomic_bert": 1000, "modernbert": 160000, "cwm": 1e6, "gemma3_text": 1e6, "gemma3": 1e6,
 }  # fmt: skip
-"""Default ``rope_theta`` of model types where it is not 10000."""
+"""Default ``rope_theta`` of the model types whose default is not 10000."""
 _ACTIVATIONS = {
     kind: activation
     for activation, kinds in {
@@ -160,18 +161,18 @@ _OF_ACTIVATION = ("activation", "activation_function", "hidden_act")
 
 
 def is_ignored(field: str) -> bool:
-    """Whether a field needs no comparison: it does not affect what the weights compute, or shows in their shapes."""
+    """Return whether a field needs no comparison: it does not affect results, or is visible in shapes of weights."""
     is_size = _SIZE.search(field) is not None and _NOT_SHAPES.search(field) is None
     return field in _NAMES or is_size or _WORDS.search(field) is not None
 
 
 def is_derived(field: str) -> bool:
-    """Whether transformers derives a field from other fields of a configuration if this field is not set."""
+    """Return whether transformers derives a field from other fields of a configuration if this field is not set."""
     return _DERIVED.search(field) is not None
 
 
 def is_usual(field: str, value: Any, kind: object) -> bool | None:
-    """Whether a value is the default of a field for a model type; None if the default is not known."""
+    """Return whether a value is the default of a field for the model type ``kind``; None if that is not known."""
     if field in _OF_ACTIVATION and isinstance(kind, str) and kind in _ACTIVATIONS:
         return bool(value == _ACTIVATIONS[kind])
     if field in _USUAL:
@@ -184,20 +185,21 @@ def base_of_rope(model_type: object) -> float:
     return _BASES.get(model_type, 10000.0) if isinstance(model_type, str) else 10000.0
 
 
-# Notes on classifier rows that stand for different labels in two models.
+# Notes on classifier rows that have different labels in two models.
 
 _NUMBERED = re.compile(r"LABEL_\d+")
-"""Names that transformers gives to labels without a name."""
+"""Matches the names that transformers gives to labels without a name."""
 LONGEST = 10
-"""Row numbers have fewer digits than this."""
+"""A number with this many digits is not read as the index of a row."""
 
 
 def label_notes(
     plan: Plan, source: int, theirs: Mapping[str, Any], name: str, ours: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Yield a note on the first classifier whose rows are copied by place although the labels differ in order.
+    """Yield a note on the first classifier whose rows are copied by position although the order of labels differs.
 
-    ``theirs`` is the configuration of the source, ``ours`` that of the output, which comes from the model ``name``.
+    ``theirs`` is the configuration of the source at index ``source``. ``ours`` is the output's configuration, which
+    comes from the model ``name``.
     """
     there, here = _labels(theirs), _labels(ours)
     rows = [row for row in sorted(there.keys() & here.keys()) if there[row].casefold() != here[row].casefold()]
@@ -217,7 +219,7 @@ def label_notes(
 
 
 def _labels(config: Mapping[str, Any]) -> dict[int, str]:
-    """Return the label of each row of the classifier by ``id2label``; empty if all labels have the default names."""
+    """Return the label of each classifier row, from ``id2label``; empty if all labels have default names."""
     given = config.get("id2label")
     labels = given.items() if isinstance(given, dict) else ()
     rows = {row: label for row, label in labels if row.isdecimal() and len(row) < LONGEST and isinstance(label, str)}
@@ -225,11 +227,11 @@ def _labels(config: Mapping[str, Any]) -> dict[int, str]:
     return {} if all(map(_NUMBERED.fullmatch, found.values())) else found
 
 
-# Settings of quantisation that name modules: the names are changed as the plan renames the modules.
+# Renames modules in settings of quantisation as the plan renames them.
 
 
 def renamed_settings(plan: Plan, place: int, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return quantisation ``settings`` with the module names that the plan gives to the source at index ``place``."""
+    """Return quantisation ``settings`` of the source at index ``place``, with module names renamed as in the plan."""
     pairs = [(one.key, step.key) for step in plan.steps for one in step.inputs if one.source == place]
     if all(old == new for old, new in pairs):
         return settings
@@ -243,9 +245,9 @@ def renamed_settings(plan: Plan, place: int, settings: Mapping[str, Any]) -> Map
 
 
 def with_left_out_said(plan: Plan, checkpoint: Checkpoint) -> Plan:
-    """Return the plan of an edit, with notes on plain weights that quantisation settings exclude only by old names.
+    """Return the plan of an edit, with notes on plain weights that quantisation settings exclude only under old names.
 
-    Under its new name, such a weight would be taken for a quantised one.
+    Under its new name, such a weight would be read as a quantised one.
     """
     settings = checkpoint.quantisation if checkpoint.codes else {}
     if not settings or all(step.key == step.source_key for step in plan.steps):
@@ -258,7 +260,7 @@ def with_left_out_said(plan: Plan, checkpoint: Checkpoint) -> Plan:
             if by and not now.left_out(step.key.removesuffix(".weight")):
                 lost.setdefault(by, []).append(step.key)
     notes = [
-        f"the settings of quantisation exclude {count(len(keys), 'tensor')} only by the old name ({escape(by)}): "
+        f"the settings of quantisation exclude {count(len(keys), 'tensor')} only under the old name ({escape(by)}): "
         f"{escape(keys[0])}"
         for by, keys in lost.items()
     ]

@@ -1,4 +1,4 @@
-"""Coqui STT's alphabet beside the weights of its network, and what an output in TensorFlow's format gets for Coqui."""
+"""Notes on an alphabet of Coqui STT that does not fit its network, and on outputs in TensorFlow's format for Coqui."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BYTES = "bytes_output_mode"
 
 
 def alphabet_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
-    """Yield a note if the alphabet of a folder has another size than the output layer of its network.
+    """Yield a note if the number of labels in a folder's alphabet does not fit the output layer of the network.
 
     ``read`` is the same folder, or one with the same alphabet, which may be loaded already.
     """
@@ -37,7 +37,7 @@ def alphabet_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder, read
 
 
 def _is_of_bytes(folder: ModelFolder) -> bool:
-    """Return whether the flags file beside a network says that it outputs bytes, so that it has no alphabet."""
+    """Return whether the flags file in the folder says that the network outputs bytes, and so has no alphabet."""
     with suppress(CheckpointError, ValueError):
         return any(one.name == FLAGS for one in folder.files) and folder.document(FLAGS).get(_BYTES) is True
     return False
@@ -47,9 +47,9 @@ def tensorflow_notes(plan: Plan) -> Iterator[str]:
     """Yield notes on a plan whose output is in TensorFlow's format: whether Coqui STT can load it, or what it lacks."""
     tensors = {step.key: TensorInfo(step.dtype, step.shape) for step in plan.steps}
     if is_network(tensors):
-        yield "for Coqui STT: the state of an Adam before its first step, with moments of zero, and global_step 0"
+        yield "for Coqui STT, the output also has the state of an Adam optimiser before its first step"
         files = tuple(Companion(one.name, one.path, one.text) for one in plan.target.companions)
         if all(one.name != ALPHABET for one in files) and not _is_of_bytes(ModelFolder("", files)):
-            yield f"no {ALPHABET} lies beside the weights: Coqui STT needs one as --alphabet_config_path"
+            yield f"the output's folder has no {ALPHABET}: Coqui STT needs such a file for --alphabet_config_path"
     elif CONVERSIONS[_RULESET].converts(tensors):
         yield f"Coqui STT cannot read PyTorch's layout: convert the output with ckpt rename --ruleset {_RULESET}"

@@ -1,4 +1,4 @@
-"""Names of files in a model's folder, and JSON documents in it."""
+"""Names of the files in a model's folder, and functions that read its JSON files."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ __all__ = [
     "read_object",
 ]
 
-# Names of the files beside the weights of a model.
+# Names of the files in a model's folder, except the weights.
 
 GENERATION = "generation_config.json"
 OF_PEOPLE = ("readme", "license", "licence", "copying", "notice", "use_policy")
-"""Beginnings of the names of files for people, which describe the original model."""
+"""Prefixes of the names of files for people (in lower case), which describe the original model and are not copied."""
 CHAT = "chat_template.jinja"
 TOKENIZER = "tokenizer_config.json"
 BYTE_PAIRS = ("tekken.json", "qwen.tiktoken", "tiktoken.model")
@@ -52,7 +52,7 @@ VOCABULARIES = (
 )
 """Files that may hold a tokeniser's vocabulary; the first that exists is used."""
 SECOND = ("dict.txt", "vocab-tgt.json", "target_vocab.json", "entity_vocab.json")
-"""Further lists of tokens that a tokeniser may have: of the target language, of entities."""
+"""Further token lists that a tokeniser may have: for the target language, or for entities."""
 
 
 def json_text(document: Mapping[str, Any]) -> str:
@@ -66,7 +66,7 @@ def read_object(path: str) -> dict[str, Any]:
 
 
 def parsed_object(given: bytes, path: str) -> dict[str, Any]:
-    """Return the JSON object in bytes that were read from ``path``; raises ConfigError if there is none."""
+    """Return the JSON object in ``given``, the content of the file at ``path``; raises ConfigError if there is none."""
     if why := stand_in(given):
         raise ConfigError(f"{escape(path)} is not valid JSON: {why}.")
     try:

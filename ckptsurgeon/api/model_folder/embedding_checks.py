@@ -1,4 +1,4 @@
-"""Notes on embeddings of tokens, and output layers of CTC, that contradict config.json or the tokeniser."""
+"""Notes on token embeddings, and on output layers of CTC models, that contradict config.json or the tokeniser."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .unreadable import is_elsewhere
 __all__ = ["embedding_notes", "embeddings", "of_tokens"]
 
 WIDTHS = ("dim", "embd", "embed", "hidden", "model", "size", "width")
-"""Words in the names of fields that give the width of the model, or of an embedding with a width of its own."""
+"""Parts of the names of fields that contain the width of the model, or of an embedding with a different width."""
 NO_WIDTHS = ("intermediate", "position", "quant", "vocab")
-"""Words in the names of fields that do not, although they have one of those words."""
+"""Parts of the names of fields that contain no such width, even if a part of ``WIDTHS`` is in the name."""
 
 
 def embeddings(tensors: Sequence[DescribedTensor]) -> list[DescribedTensor]:
-    """Return the token embeddings among the tensors, including quantised ones whose shape is known."""
+    """Return the tensors that are token embeddings, including quantised embeddings whose shape is known."""
     return [one for one in tensors if is_embedding(one.key) and "position" not in one.key and _is_matrix(one)]
 
 
@@ -34,7 +34,7 @@ def _is_matrix(one: DescribedTensor) -> bool:
 
 
 def of_tokens(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> list[DescribedTensor]:
-    """Return the embeddings of tokens; of a CTC model, which has none, the output layer."""
+    """Return the token embeddings, or the output layer of a CTC model, which has no embedding."""
     found = embeddings(tensors)
     if not found and is_ctc(folder):
         found = [one for one in tensors if HEAD.search(one.key) and _is_matrix(one)]
@@ -52,7 +52,7 @@ def embedding_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder, rea
     most = max(found, key=lambda one: one.shape[0])
     has = f"{escape(most.key)} has {count(most.shape[0], 'row')}"
     known = set(vocabulary_sizes(folder.config))
-    columns = {one.shape[1] for one in found if not one.is_quantised}  # those of codes may be guessed
+    columns = {one.shape[1] for one in found if not one.is_quantised}  # columns of quantised tensors may be guessed
     field = "embedding_size" if "embedding_size" in folder.config else "hidden_size"
     width = folder.config.get(field) if is_embedding(most.key) else None
     if columns and type(width) is int and columns.isdisjoint(_widths(folder.config)):

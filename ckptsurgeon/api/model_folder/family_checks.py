@@ -1,4 +1,4 @@
-"""Notes on weights of another model type than config.json says, recognised by the names in their layers."""
+"""Notes on weights of another model type than config.json says. The type is recognised by the names in the layers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _FAMILIES = tuple(
         (r"layers?\.\d+\.attention\.(?:attention\.query|q_proj)", ("deit", "vit")),
     )
 )
-"""Names of modules in layers, and the model types that have them; no other type in this list has them."""
+"""Patterns of module names in layers, each with the only model types in this list that have such modules."""
 _KNOWN = frozenset[str]().union(*(kinds for _, kinds in _FAMILIES))
 _PARTS = tuple(
     (name, re.compile(pattern), frozenset(having), frozenset(lacking))
@@ -59,28 +59,29 @@ _PARTS = tuple(
 )  # fmt: skip
 """Tensors of layers: short name, pattern, model types that always have them, and types that never have them."""
 _LAYER = re.compile(r"\d\.self_attn\.(q|qkv|o)_proj\.weight$")
-"""A weight that every layer has, by which layers are recognised."""
+"""Matches the weights by which layers are recognised: every layer of a Llama-like model has one of them."""
 _BIASES = {
     "attention_bias": re.compile(r"\d\.self_attn\.q_proj\.weight$"),
     "mlp_bias": re.compile(r"\d\.mlp\.(?:up|down)_proj\.weight$"),
     "qkv_bias": re.compile(r"\d\.attention\.(?:\w+\.)?(?:q_proj|query)\.weight$"),
 }
-"""Fields that say whether modules have a bias, and the weights of such modules."""
+"""Fields that say whether modules have a bias, each with a pattern of the weights of these modules."""
 _UNBIASED = frozenset((
     "cohere", "gemma", "gemma2", "gemma3_text", "granite", "llama", "olmo", "olmo2", "qwen3", "qwen3_moe",
 ))  # fmt: skip
-"""Model types without biases in attention unless their configuration sets ``attention_bias``."""
+"""Model types whose attention has no biases unless the configuration sets ``attention_bias``."""
 _OF_TOKENS = re.compile(r"(ForCausalLM|LMHeadModel|ForMaskedLM)$")
+"""Matches names of transformers' classes whose output layer has a row for each token."""
 _OF_LABELS = re.compile(r"For(Sequence|Token|Image|Audio)Classification$")
-"""Names of transformers' classes with an output layer over labels; above, those with one over a vocabulary."""
+"""Matches names of transformers' classes whose output layer has a row for each label."""
 _ELSEWHERE = (("deepseek_v2", "mlp_bias"), ("granite_speech5_encoder", "attention_bias"))
-"""Model types, and a field that is about other modules in them."""
+"""Model types, each with a field of ``_BIASES`` that is about other modules in this type."""
 
 
 def family_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on tensors that contradict the model type in a configuration; none for nested configurations.
+    """Yield notes on tensors that contradict the model type in a configuration.
 
-    There are none either if the configuration names code of its own (``auto_map``).
+    There are none if the configuration has nested configurations or refers to custom code (``auto_map``).
     """
     if has_parts(config) or config.get("auto_map"):
         return
@@ -99,7 +100,7 @@ def family_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) 
 
 
 def _classifiers(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if ``architectures`` names a class with a classifier and the weights have none, or the reverse."""
+    """Yield a note if the class in ``architectures`` has a classifier and the weights have none, or the reverse."""
     names = config.get("architectures")
     classes = [one for one in names if isinstance(one, str)] if isinstance(names, list) else []
     found = next((key for key in keys if is_of_labels(key) and not any(map(str.isdigit, key.split(".")))), "")
@@ -107,7 +108,8 @@ def _classifiers(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str
         return
     stated = f"config.json says {escape(classes[0])} (architectures)"
     if found and all(map(_OF_TOKENS.search, classes)):
-        yield f"{stated}, which has no {escape(found)}: transformers ignores it, unless a classification class loads it"
+        ignores = "transformers ignores this tensor, unless a classification class loads it"
+        yield f"{stated}, which has no {escape(found)}: {ignores}"
     are_known = config.get("model_type") in _KNOWN and all(map(_OF_LABELS.search, classes))
     if not found and are_known and any(map(_is_of_known, keys)):
         yield f"{stated}, but there is no classifier: transformers initialises it"
@@ -118,7 +120,7 @@ def _is_of_known(key: str) -> bool:
 
 
 def _of_others(keys: Sequence[str], kind: str) -> Iterator[str]:
-    """Yield the keys that only other model types than ``kind`` have; nothing if a key is one of this type."""
+    """Yield the keys that only other model types than ``kind`` have; nothing if any key is typical of ``kind``."""
     own = [pattern for pattern, kinds in _FAMILIES if kind in kinds]
     if any(pattern.search(key) for key in keys for pattern in own):
         return
@@ -126,7 +128,7 @@ def _of_others(keys: Sequence[str], kind: str) -> Iterator[str]:
 
 
 def _parts(keys: Sequence[str], kind: str) -> Iterator[str]:
-    """Yield notes on tensors in layers that no model of type ``kind`` has, or that all have and these layers lack."""
+    """Yield notes on layers with tensors that no model of type ``kind`` has, or without tensors that every one has."""
     layer = next((key for key in keys if _LAYER.search(key)), "")
     for name, pattern, having, lacking in _PARTS:
         found = next((key for key in keys if pattern.search(key)), "") if kind in (*having, *lacking) else ""
@@ -149,13 +151,14 @@ def _biases(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> It
             continue
         there = next((key for key in biases if key in keys), "")
         if there and not flag:
-            spoken = f"says {field}: false" if field in config else f"does not say {field}"
+            spoken = f"says {field}: false" if field in config else f"does not set {field}"
             yield f"config.json {spoken}, but there is {escape(there)}: transformers ignores it"
         elif flag and not there:
             yield f"config.json says {field}: true, but there is no {escape(biases[0])}: transformers initialises it"
 
 
-# Fields that turn on modules, of some model types: the field, its values that do, the module, and one always there.
+# Fields that turn modules on: model types, the field, a pattern of the values that turn the module on, the module, and
+# a module that models of these types always have.
 
 _SOUND = ("hubert", "wav2vec2", "wavlm")
 _LATENT = ("deepseek_v2", "deepseek_v3")
@@ -167,7 +170,7 @@ _SWITCHES = (
 
 
 def _switched(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note on modules that are there, or are not, against the field that turns them on."""
+    """Yield a note on a module that exists although its field does not turn it on, or the reverse."""
     for kinds, field, on, module, base in _SWITCHES:
         if config.get("model_type") not in kinds or field not in config:
             continue

@@ -1,4 +1,4 @@
-"""The files beside the weights in a model's folder: configuration and tokeniser."""
+"""The files that a model's folder has in addition to the weights: configuration and tokeniser."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ __all__ = ["LARGEST", "ModelFolder", "model_folder", "model_folder_at"]
 
 KIND = "model_type"
 VERL = "huggingface"
-"""The folder of a verl checkpoint that has the configuration and the tokeniser."""
+"""The subfolder of a verl checkpoint that has the configuration and the tokeniser."""
 LARGEST = 256 << 20
 UNLISTED = "a web server does not list its folders, so no configuration or tokeniser is read or copied"
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """The files beside the weights in a model's folder: configuration and tokeniser, which outputs get.
+    """The configuration and the tokeniser files in a model's folder, which are copied to outputs.
 
     ``files`` is empty for a single file of weights, and for a folder without a configuration. ``linked`` has the names
-    of such files that are symbolic links out of the folder, and are not copied; ``left`` the names of all other files.
-    ``unlisted`` is set for an address on a web server, which does not list its folders.
+    of configuration and tokeniser files that are symbolic links out of the folder, which are not copied. ``left`` has
+    the names of all other files. ``unlisted`` is true for a web address: a web server does not list its folders.
     """
 
     path: str
@@ -70,8 +70,8 @@ class ModelFolder:
         """Notes on files that are not copied."""
         if self.unlisted:
             return (UNLISTED,)
-        linked = f"links out of the folder are not followed: {listing(self.linked, 12, where='')}"
-        left = f"files beside the weights that are not copied: {listing(self.left, 12, where='')}"
+        linked = f"symbolic links to files outside the folder are not copied: {listing(self.linked, 12, where='')}"
+        left = f"files in the folder that are not copied: {listing(self.left, 12, where='')}"
         return (*((linked,) if self.linked else ()), *((left,) if self.left else ()))
 
     @property
@@ -81,7 +81,7 @@ class ModelFolder:
 
     @property
     def fault(self) -> str:
-        """Why its config.json cannot be read, or why its ``model_type`` is not valid; '' if neither."""
+        """The reason why its config.json cannot be read or has an invalid ``model_type``; '' if it is valid."""
         return self._config[1]
 
     @cached_property
@@ -125,7 +125,7 @@ class ModelFolder:
         return tuple(one for one in self.files if is_of_tokenizer(one.name))
 
     def has_tokens_of(self, other: ModelFolder) -> bool:
-        """Whether two models have the same tokens in the same order; also true if one has no vocabulary."""
+        """Return whether both models have the same tokens in the same order; also true if one has no vocabulary."""
         if not self.vocabulary or not other.vocabulary:
             return True
         if self._digest == other._digest and (self.has_all_tokens or self.tokens is None):
@@ -177,12 +177,12 @@ class ModelFolder:
 
     @property
     def token_list(self) -> Vocabulary | None:
-        """Its tokens with the properties that their file gives (kind, added tokens); None if they cannot be read."""
+        """Its tokens with the properties that are in their file (kind, added tokens); None if they cannot be read."""
         return self._token_list[0]
 
     @property
     def unread_tokens(self) -> str:
-        """Why its tokens cannot be read; "" if they can."""
+        """The reason why its tokens cannot be read; "" if they can be read."""
         return self._token_list[1]
 
     @cached_property
@@ -195,19 +195,19 @@ class ModelFolder:
 
     @cached_property
     def tokenizer_head(self) -> Mapping[str, Any]:
-        """The sections of its tokenizer.json without the list of tokens; empty if it has none on this machine."""
+        """The sections of its tokenizer.json, without the token list; empty if this file is missing or remote."""
         if self.vocabulary != VOCABULARIES[0] or scheme_of(self._file(self.vocabulary).path):
             return {}
         return tokenizer_head(self.read(self.vocabulary, LARGEST))
 
     @cached_property
     def pieces(self) -> Mapping[str, tuple[str, ...] | None]:
-        """The pieces of its local sentencepiece models, by the name of the file; None for an incomplete file."""
+        """The pieces of its local sentencepiece models, by file name; the value is None for a truncated file."""
         found = dict[str, tuple[str, ...] | None]()
         for one in self.tokenizer:
             if is_of_pieces(one.name) and one.name not in BYTE_PAIRS and one.path and not scheme_of(one.path):
-                with suppress(ConfigError, SourceError):  # said where the file is copied
-                    data = read_small(one.path, LARGEST)  # not recorded: no plan depends on it
+                with suppress(ConfigError, SourceError):  # reported when the file is copied
+                    data = read_small(one.path, LARGEST)  # without a fingerprint: no plan depends on this file
                     if not TIKTOKEN.sniff(one.name, data):
                         found[one.name] = pieces_in(data)
         return found
@@ -225,7 +225,7 @@ class ModelFolder:
         return template if isinstance(template, str) else ""
 
     def with_template(self, files: tuple[Companion, ...], template: str) -> tuple[Companion, ...]:
-        """Return ``files`` with a new chat template, both as a file and in the older field of tokenizer_config.json."""
+        """Return ``files`` with a new chat template: in chat_template.jinja and tokenizer_config.json (if present)."""
         found = [one for one in files if one.name not in (CHAT, "chat_template.json", TOKENIZER)]
         config = next((read_object(one.path) for one in files if one.name == TOKENIZER), None)
         if config is not None:
@@ -256,7 +256,7 @@ class ModelFolder:
         return tuple(self._prints[name] for name in sorted(self._prints))
 
     def knowing(self, prints: Iterable[FilePrint]) -> ModelFolder:
-        """Return this folder, with the fingerprints of files that it has in another form than they were read."""
+        """Return this folder after adding the fingerprints of the original files from which its files were made."""
         self._prints.update((one.name, one) for one in prints)
         return self
 
@@ -279,35 +279,35 @@ class ModelFolder:
 
 
 def model_folder(checkpoint: Checkpoint) -> ModelFolder:
-    """Return the files beside the weights of an open checkpoint."""
+    """Return the configuration and tokeniser files in the folder of an open checkpoint."""
     weights = {name.partition("/")[0] for name in checkpoint.open_files()}  # the name of a single file is ''
     weights |= {file.name for file in checkpoint.open_files().values()}
     return _folder(checkpoint.path, checkpoint.folder, weights)
 
 
 def model_folder_at(path: str) -> ModelFolder:
-    """Return the model files of a folder, by its path alone: its weights need not be open."""
+    """Return the configuration and tokeniser files in the folder at ``path``, without opening its weights."""
     source = open_source(path)
     return _folder(path, source if isinstance(source, Folder) else None)
 
 
 def _is_left_over(files: Sequence[Companion], weights: Collection[str]) -> bool:
-    """Return whether a whole model has an adapter's settings beside it, although its weights are not an adapter's.
+    """Return whether the folder of a whole model has an adapter_config.json although it has no adapter weights.
 
-    transformers looks for an adapter's weights if it finds such settings. ``weights`` has the names of the model's
-    files of weights.
+    transformers looks for adapter weights if it finds an adapter_config.json. ``weights`` has the names of the files
+    with weights.
     """
     return {CONFIG, ADAPTER} <= {one.name for one in files} and not set(ADAPTER_WEIGHTS).intersection(weights)
 
 
 def _settings(folder: Folder) -> Folder:
-    """Return the folder that has the configuration and the tokeniser: verl puts them into one beside its ranks."""
+    """Return the folder with the configuration and the tokeniser: a subfolder for verl, else ``folder`` itself."""
     names = folder.names()
     return folder.inside(VERL) if CONFIG not in names and VERL in folder.folders() and has_rank_files(names) else folder
 
 
 def _folder(path: str, folder: Folder | None, weights: Collection[str] = ()) -> ModelFolder:
-    """Return the model files of a folder; ``weights`` has the names of the files with weights."""
+    """Return the configuration and tokeniser files of a folder. ``weights`` has the names of the files with weights."""
     if folder is None:
         return ModelFolder(path)
     if scheme_of(path) in ("http", "https"):

@@ -1,4 +1,4 @@
-"""Notes on settings of generation that contradict the model, or each other: starts, lengths, beams, languages."""
+"""Notes on generation settings that contradict the model or each other: start token, lengths, beams, languages."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ __all__ = ["generation_notes"]
 
 START = "decoder_start_token_id"
 STARTED = ("mt5", "t5", "umt5")
-"""Model types whose decoder begins with the token that a configuration gives; that of t5 has no default for it."""
+"""Model types whose decoder starts with ``decoder_start_token_id``; for t5, this field has no default."""
 RELATIVE = (*STARTED, "bloom", "longt5", "mpt", "pix2struct", "pop2piano", "switch_transformers", "udop", "xlnet")
-"""Model types whose positions are distances, which no length of a text is too long for."""
+"""Model types with relative positions, which do not limit the length of a text."""
 POSITIONS = ("max_target_positions", "max_position_embeddings", "n_positions")
-"""Fields with the number of positions of a decoder; the first that is there counts."""
+"""Fields with the number of positions of a decoder; the first that exists is used."""
 LENGTHS = (("min_length", "max_length"), ("min_new_tokens", "max_new_tokens"))
 ABOVE_0, UP_TO_1 = "is not above 0", "is not from 0 to 1"
 SAMPLED = {"temperature": ABOVE_0, "top_k": "is below 0", "min_p": UP_TO_1}
-"""What generation that draws tokens at random (``do_sample``) refuses; elsewhere these fields are not read."""
+"""Fields that are read only for sampling (``do_sample``), each with the values that generation refuses."""
 ALWAYS = {"repetition_penalty": ABOVE_0, "num_beams": ABOVE_0, "max_new_tokens": ABOVE_0}
+"""Fields that generation always reads, each with the values that it refuses."""
 
 
 def generation_notes(folder: ModelFolder) -> Iterator[str]:
-    """Yield notes on settings of generation that the model or another setting contradicts."""
+    """Yield notes on generation settings that contradict the model or another setting."""
     config, settings = folder.config, generation_settings(folder)
     yield from _start(config, settings)
     for name, fields in ((CONFIG, config), (GENERATION, settings)):
@@ -42,7 +43,7 @@ def generation_notes(folder: ModelFolder) -> Iterator[str]:
 
 
 def _start(config: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if no file says with which token the decoder of a model of T5's kin begins."""
+    """Yield a note if neither file has the start token of the decoder, for models like T5."""
     kind, names = config.get("model_type"), config.get("architectures")
     is_told = START in config or (kind == "t5" and settings)
     is_started = any(isinstance(one, Mapping) and one.get(START) is not None for one in (config, settings))
@@ -52,7 +53,10 @@ def _start(config: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[s
 
 
 def _lengths(name: str, fields: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on lengths in file ``name`` that no text can have: longer than the model, or least above most."""
+    """Yield notes on impossible lengths in file ``name``: beyond the model's positions, or a minimum above a maximum.
+
+    ``fields`` are the fields of this file, and ``config`` those of config.json.
+    """
     field = next((one for one in POSITIONS if config.get(one) is not None), "")
     positions, longest = config.get(field), fields.get("max_length")
     is_fixed = not _is_stretched(config) and config.get("model_type") not in RELATIVE
@@ -67,7 +71,7 @@ def _lengths(name: str, fields: Mapping[str, Any], config: Mapping[str, Any]) ->
 
 
 def _is_stretched(config: Mapping[str, Any]) -> bool:
-    """Whether rotary embeddings are scaled, so that texts may be longer than those of training."""
+    """Return whether rotary embeddings are scaled, so that texts may be longer than in training."""
     rope = config.get("rope_parameters")
     parts = [rope, *rope.values()] if isinstance(rope, dict) else []
     types = [one.get("rope_type", "default") for one in parts if isinstance(one, dict)]
@@ -85,8 +89,8 @@ def _refused(settings: Mapping[str, Any]) -> Iterator[str]:
     texts, beams = settings.get("num_return_sequences"), settings.get("num_beams")
     beams = beams if type(beams) is int else 1
     if type(texts) is int and texts > 1 and texts > beams > 0 and (beams > 1 or not samples):
-        most = f"the best of {count(beams, 'beam')}" if beams > 1 else "one text, without beams or do_sample"
-        yield f"{GENERATION} asks for {texts} texts (num_return_sequences) of {most}: transformers refuses the model"
+        most = f"num_beams is {beams}" if beams > 1 else "without beams or do_sample there is only one"
+        yield f"{GENERATION} asks for {texts} texts (num_return_sequences), but {most}: transformers refuses the model"
 
 
 def _is_valid(value: Any, why: str) -> bool:

@@ -1,4 +1,4 @@
-"""Notes on files that prepare inputs for another model: sizes of images and sounds, tokens in chat templates."""
+"""Notes on files that prepare inputs for another model: sizes of images, audio features, tokens in chat templates."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["input_notes"]
 
 PROCESSOR = "processor_config.json"
 MEL_BINS = {"WhisperFeatureExtractor": "feature_size", "ASTFeatureExtractor": "num_mel_bins"}
-"""The field with the number of mel bins, by feature extractor; in config.json it is ``num_mel_bins``."""
+"""The field with the number of mel bins, by feature extractor. In config.json, this field is ``num_mel_bins``."""
 OF_WAVES = (
     "data2vec-audio", "hubert", "moonshine", "sew", "sew-d", "unispeech", "unispeech-sat", "wav2vec2",
     "wav2vec2-conformer", "wavlm",
@@ -31,15 +31,15 @@ EXTRACTORS = {
     "Wav2Vec2FeatureExtractor": OF_WAVES,
     "WhisperFeatureExtractor": ("whisper",),
 }
-"""Classes that make inputs of sounds, each with the types of the models that read such inputs and no others."""
+"""Feature extractors for audio, each with the model types that can use its features and no others."""
 OF_ONE_SIZE = ("clip", "clip_vision_model", "deit", "siglip", "siglip_vision_model", "vit")
-"""Model types that refuse images of another size than ``image_size``, unless their caller asks for interpolation."""
+"""Model types that refuse images of another size than ``image_size``, unless the caller asks for interpolation."""
 PLACEHOLDER = re.compile(r"(image|video|audio)_token_(?:id|index)")
-"""Fields with the id of the token that stands for an image, a video or a sound."""
+"""Matches fields with the id of the placeholder token for an image, a video or audio."""
 
 
 def input_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
-    """Yield notes on files in a folder that prepare inputs of other sizes, or with other tokens, than its model has.
+    """Yield notes on files that prepare inputs of other sizes, or with other tokens, than the model expects.
 
     ``read`` is the same folder, or one with the same tokeniser whose vocabulary is loaded already.
     """
@@ -57,11 +57,11 @@ def input_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
 
 
 def _of_another_model(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if sounds are made into inputs that the model does not read: a spectrogram in place of a wave."""
+    """Yield a note if the feature extractor makes the wrong kind of input: a spectrogram instead of a waveform, say."""
     kind, name = config.get("model_type"), made.get("feature_extractor_type")
     wanted = next((one for one, kinds in EXTRACTORS.items() if kind in kinds), "")
     if wanted and isinstance(name, str) and name in EXTRACTORS and name != wanted:
-        yield f"{PREPROCESSOR} is for {name}, but a {kind} needs {wanted}: it cannot read such inputs"
+        yield f"{PREPROCESSOR} is for {name}, but a {kind} model needs {wanted}: it cannot read such inputs"
 
 
 def _mel_bins(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
@@ -72,7 +72,7 @@ def _mel_bins(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[st
 
 
 def _frames(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if sounds of Whisper are filled up to other frames than two for each position of its encoder."""
+    """Yield a note if Whisper's audio is padded to another number of frames than two for each encoder position."""
     seconds, positions = made.get("chunk_length", 30), config.get("max_source_positions", 1500)
     rate, hop = made.get("sampling_rate", 16000), made.get("hop_length", 160)
     if config.get("model_type") != "whisper" or made.get("feature_extractor_type") != "WhisperFeatureExtractor":
@@ -99,7 +99,7 @@ def _image_sizes(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator
 
 
 def _patches(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes if a processor's ``patch_size`` is not the model's, or ``vision_feature_layer`` does not exist.
+    """Yield notes if a processor's ``patch_size`` is not the model's, or the ``vision_feature_layer`` does not exist.
 
     ``made`` has the fields of the processor, and ``config`` those of the model.
     """
@@ -121,11 +121,11 @@ def _two_templates(folder: ModelFolder) -> Iterator[str]:
         return
     with suppress(ConfigError, SourceError):
         if folder.chat_template.strip() != other.strip():
-            yield f"{CHAT} and {TOKENIZER} have different chat templates: transformers takes the former"
+            yield f"{CHAT} and {TOKENIZER} have different chat templates: transformers uses the former"
 
 
 def _size(made: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
-    """Return the field of a processor that gives the size of its images, and this size: (height, width), or ()."""
+    """Return the field of a processor with its image size, and this size as (height, width); () if it is unknown."""
     field = "crop_size" if "crop_size" in made and made.get("do_center_crop") is not False else "size"
     if field == "size" and made.get("do_resize") is False:
         return field, ()
@@ -143,6 +143,6 @@ def _placeholders(folder: ModelFolder, tokens: tuple[str, ...], added: set[str])
         own = sorted(one for one in added if match[1] in one.lower() and SPECIAL.fullmatch(one))
         if own and match[1] not in token.lower():
             yield (
-                f"{escape(field)} of config.json is {number}, {brief_token(token)} in the tokeniser beside it; "
-                f"that has {listing([brief_token(one) for one in own], 3, where='')}"
+                f"{escape(field)} of config.json is {number}, which is {brief_token(token)} in the tokeniser; "
+                f"the tokeniser also has {listing([brief_token(one) for one in own], 3, where='')}"
             )

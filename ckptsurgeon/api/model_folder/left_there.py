@@ -21,9 +21,9 @@ __all__ = ["left_there"]
 def left_there(output: str, written: Collection[str], planned: Sequence[PlanCompanion]) -> tuple[str, ...]:
     """Return notes on older files in the folder of an output, and on how they contradict its weights.
 
-    ``output`` is the path of the output, and ``written`` has the names of the files written beside its weights.
-    ``planned`` has the files that an output folder would get: existing files with the same content are not named.
-    There are no notes if the output cannot be opened by its path.
+    ``output`` is the path of the output. ``written`` has the names of the files that were written in addition to the
+    weights. ``planned`` has the files that an output folder would get; existing files with the same content are not
+    reported. There are no notes if the output cannot be opened by its path.
     """
     with suppress(CheckpointError), open_checkpoint(output) as checkpoint:
         folder = model_folder(checkpoint)
@@ -35,7 +35,7 @@ def left_there(output: str, written: Collection[str], planned: Sequence[PlanComp
             return ()
         where = escape(os.path.dirname(output.rstrip("/")) if os.path.isfile(output) else output.rstrip("/")) or "."
         return (
-            f"left in {where}, files of the model that was there before: {listing(stay, 12, where='')}",
+            f"left in {where}, files of an earlier model: {listing(stay, 12, where='')}",
             *checkpoint.quantisation_notes,
             *notes_beside(checkpoint),
         )
@@ -43,7 +43,7 @@ def left_there(output: str, written: Collection[str], planned: Sequence[PlanComp
 
 
 def _is_there(folder: ModelFolder, one: PlanCompanion) -> bool:
-    """Whether a folder has a file with the name and the content of a planned file."""
+    """Return whether a folder has a file with the name and the content of a planned file."""
     path = next((other.path for other in folder.files if other.name == one.name), "")
     with suppress(CheckpointError):
         return bool(path) and hashlib.sha256(read_small(path, 256 << 20)).hexdigest() == one.sha256

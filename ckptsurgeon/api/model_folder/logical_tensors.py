@@ -1,4 +1,4 @@
-"""Describes quantised tensors as the plain tensors that they stand for, so that their sizes can be checked."""
+"""Describes each quantised tensor as the plain tensor that it would decode to, so that its size can be checked."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ __all__ = ["codes_of", "logical_tensors", "plain_tensors", "shapes_of_codes"]
 
 _DTYPE = "float16"
 _ROWS = re.compile(r"\d\.(?:self_attn\.[qkv]_proj|mlp\.(?:gate|up)_proj)\.weight$")
-"""Weights whose columns are the width of the model; the next are those whose rows are."""
+"""Matches weights whose number of columns is the width of the model."""
 _COLUMNS = re.compile(r"\d\.(?:self_attn\.o_proj|mlp\.down_proj)\.weight$")
+"""Matches weights whose number of rows is the width of the model."""
 
 
 def codes_of(tensors: Iterable[DescribedTensor], config: Mapping[str, Any]) -> QuantisedTensors:
-    """Return the quantised tensors among described ones; an open checkpoint has its own in ``codes``."""
+    """Return the quantised tensors in ``tensors``. For an open checkpoint, use its attribute ``codes`` instead."""
     infos = {one.key: TensorInfo(one.dtype, one.shape) for one in tensors}
     return find_codes(infos, lambda: quantisation_of(config))
 
 
 def shapes_of_codes(tensors: Iterable[DescribedTensor], config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Return the logical shape of each quantised tensor, by the key of the plain tensor that it stands for.
+    """Return the logical shape of each quantised tensor, by the key that it would have if stored plainly.
 
-    If headers do not give the shape, it is replaced by a single number, that of the parameters.
+    If the headers do not contain this shape, it is (n,), where n is the number of parameters.
     """
     return logical_shapes(codes_of(tensors, config))
 
@@ -39,7 +40,10 @@ def shapes_of_codes(tensors: Iterable[DescribedTensor], config: Mapping[str, Any
 def plain_tensors(
     tensors: Sequence[DescribedTensor], config: Mapping[str, Any], coded: QuantisedTensors
 ) -> tuple[Sequence[DescribedTensor], list[str]]:
-    """Return the tensors that are not parts of quantised ones, and the keys of all as if they were plain."""
+    """Return the tensors that are not parts of quantised tensors, and the keys that all tensors would have if plain.
+
+    ``coded`` are the quantised tensors.
+    """
     if not quantisation_of(config):
         return tensors, [one.key for one in tensors]
     plain = [one for one in tensors if one.key not in coded.by_key]
@@ -49,10 +53,10 @@ def plain_tensors(
 def logical_tensors(
     tensors: Sequence[DescribedTensor], config: Mapping[str, Any], coded: QuantisedTensors | None = None
 ) -> Sequence[DescribedTensor]:
-    """Return all tensors, but quantised ones with the key and shape of the plain tensors that they stand for.
+    """Return ``tensors``, in which each quantised tensor has the key and shape that it would have if stored plainly.
 
-    Codes that have the shape of the plain tensor already (fp8) stay; with no others, ``tensors`` itself is returned.
-    Pass ``coded``, the quantised tensors among them, if they are known.
+    Codes that already have that key and shape (fp8) are not changed. If nothing changes, ``tensors`` itself is
+    returned. ``coded`` are the quantised tensors in ``tensors``; None to search for them.
     """
     shapes = logical_shapes(codes_of(tensors, config) if coded is None else coded)
     if not shapes:
@@ -70,9 +74,9 @@ def logical_tensors(
 
 
 def _whole(key: str, shape: tuple[int, ...], config: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the shape of a tensor; if only its number of parameters is known, the shape by the model's width.
+    """Return the shape of a tensor; if only its number of parameters is known, compute it from the model's width.
 
-    bitsandbytes stores 4-bit weights flat, so that headers give only this number.
+    For 4-bit weights of bitsandbytes, which are stored flat, headers contain only the number of parameters.
     """
     width = config.get("hidden_size")
     if (

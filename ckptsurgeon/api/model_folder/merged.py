@@ -1,4 +1,4 @@
-"""The files beside the weights of an output made from several models: a merge, or a base with adapters."""
+"""Chooses the configuration and tokeniser files of an output made from several models: a merge, or adapters."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ from .tied_heads import has_new_head, mixed_head_notes
 
 __all__ = ["lora_folder", "merged_folder"]
 
-UNITED = "name a vocabulary that has it, as in --vocab union"
+UNITED = "choose a vocabulary that has this token, for example --vocab union"
 """Hint for a token id in a configuration whose token the merged vocabulary lacks."""
-OF_ADAPTER = "put a tokeniser that has it beside the adapter; or use --vocab place, which leaves all ids as they are"
-"""The same hint if an adapter brings the vocabulary."""
+OF_ADAPTER = (
+    "put a tokeniser that has this token into the adapter's folder; or use --vocab place, which does not change ids"
+)
+"""The same hint if the new vocabulary is that of an adapter."""
 
-OWN_HEAD = "the output layer has weights of its own, so config.json does not tie it to the embedding"
+OWN_HEAD = "the output layer has its own weights, so config.json does not tie it to the embedding"
 
 
 def merged_folder(
@@ -40,12 +42,12 @@ def merged_folder(
     files: Sequence[Companion] | None = None,
     tokens: ModelTokens | None = None,
 ) -> Plan:
-    """Return a plan whose output, if it is a folder, gets the configuration and the files of the model ``donor``.
+    """Return a plan whose output, if it is a folder, gets the configuration and the tokeniser files of ``donor``.
 
-    ``config`` and ``files``, if given, are used instead of the donor's. The configuration gets the dtype of the
-    weights, and does not tie an output layer that one of the ``models`` stores separately from its embedding. If
-    ``tokens`` is given, the output has this new vocabulary: its files are added, and the vocabulary size and the token
-    ids in the configuration are changed to fit it.
+    ``models`` are the folders of the merged models. ``config`` and ``files``, if given, are used instead of the
+    donor's. The configuration gets the dtype of the weights, and does not tie an output layer that one of the
+    ``models`` stores separately from its embedding. If ``tokens`` is given, the output has this new vocabulary: its
+    files are added, and the vocabulary size and the token ids in the configuration are changed to fit it.
     """
     notes = list(mixed_head_notes(plan, models))
     config = donor.config if config is None else config
@@ -77,11 +79,11 @@ def lora_folder(
     *,
     by_place: bool = False,
 ) -> Plan:
-    """Return the plan of a base with adapters; its output, if it is a folder, gets the files beside the base.
+    """Return the plan of a base with adapters; its output, if it is a folder, gets the files in the base's folder.
 
-    ``tensors`` are the base's. If an adapter replaces the embedding by one for another vocabulary, the output gets the
-    adapter's tokeniser and vocabulary size. Token ids in the configuration become the new ids of their tokens, unless
-    rows are taken ``by_place``. Raises ConfigError for an id whose token the new vocabulary lacks.
+    ``tensors`` are the base's tensors. If an adapter replaces the embedding by one for another vocabulary, the output
+    gets the adapter's tokeniser and vocabulary size. Token ids in the configuration are replaced by new ids, unless
+    rows are copied by position (``by_place``). Raises ConfigError for an id whose token the new vocabulary lacks.
     """
     if not base.files:
         return with_files(plan, (), base.notes) if base.notes else plan
@@ -115,9 +117,10 @@ def lora_folder(
 def _of_new_rows(
     plan: Plan, base: ModelFolder, adapters: Sequence[ModelFolder], *, resized: bool
 ) -> ModelFolder | None:
-    """Return the folder of the first adapter that replaces the embedding and has a tokeniser; None if none does.
+    """Return the folder of the first adapter that replaces the embedding and has a tokeniser of other tokens, or None.
 
-    The output gets this adapter's tokeniser, and otherwise that of the base.
+    The output gets this adapter's tokeniser. If ``resized``, the embedding has another number of rows than the base's,
+    and the adapter's tokeniser may also have the same tokens.
     """
     for number, one in enumerate(adapters, 1):
         if one.tokenizer and _brings_rows(plan, number) and (resized or not one.has_tokens_of(base)):
@@ -126,7 +129,7 @@ def _of_new_rows(
 
 
 def _brings_rows(plan: Plan, source: int) -> bool:
-    """Whether the adapter at index ``source`` replaces an embedding or output layer as a whole."""
+    """Return whether the adapter at index ``source`` replaces an embedding or output layer as a whole."""
     return any(
         is_of_tokens(step.key, len(step.shape))
         and any(one.source == source and one.shape == step.shape for one in step.inputs)
@@ -143,11 +146,12 @@ def _unused(plan: Plan, base: ModelFolder, adapters: Sequence[ModelFolder]) -> l
     ]
     if not names:
         return []
-    return [f"the base's tokeniser is copied: that beside {listing(names)} has other tokens, but no rows for them"]
+    theirs = f"the tokeniser of {listing(names)}"
+    return [f"the base's tokeniser is copied: {theirs} has other tokens, but there are no rows for them"]
 
 
 def _is_resized(step: Step, tensors: Mapping[str, TensorInfo]) -> bool:
-    """Whether a step changes the number of rows of an embedding or output layer."""
+    """Return whether a step changes the number of rows of an embedding or output layer."""
     there = tensors.get(step.key)
     resized = there is not None and there.shape[1:] == step.shape[1:] and there.shape != step.shape
     return resized and bool(vocabulary_keys([step.key]))

@@ -1,4 +1,4 @@
-"""The files beside the weights of an output folder: those of the source, changed as the weights are."""
+"""Copies the configuration and tokeniser files of a source to an output folder, changed as the weights are changed."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from .folder import ModelFolder
 __all__ = ["edited_folder", "kept_folder", "with_config", "with_files", "with_new_ids"]
 
 QUANTISED_BY = ("quantize_config.json", "quant_config.json")
-"""Files with the settings of quantisation of AutoGPTQ and AutoAWQ."""
-PARTS = "{part}name a list that has it"
+"""Files with the quantisation settings of AutoGPTQ and AutoAWQ."""
+PARTS = "{part}choose a token list that has this token"
 """Hint for a token id whose token the new vocabulary lacks, in a transplant into a checkpoint."""
 
 
 def with_new_ids(
     config: Mapping[str, Any], files: Sequence[Companion], numbers: Renumbering, new: str, remedy: str
 ) -> tuple[Mapping[str, Any], tuple[Companion, ...], list[str]]:
-    """Return a configuration and the files beside it with the new ids of their special tokens, and notes on changes.
+    """Return a configuration and further files in which token ids are replaced by new ids, and notes on changes.
 
-    ``numbers`` has the new id of each token. ``new`` is the path of the new vocabulary, for messages, and ``remedy``
-    the hint for an id whose token this vocabulary lacks.
+    ``numbers`` has the new id of each token. ``new`` is the path of the new vocabulary, for messages. If it lacks the
+    token of an id, ConfigError is raised with the hint ``remedy``.
     """
     moved, notes = renumbered(CONFIG, config, numbers, new, remedy=remedy)
     files, more = renumbered_generation(files, numbers, new, {}, remedy=remedy)
@@ -60,10 +60,11 @@ def edited_folder(
 ) -> Plan:
     """Return the plan of an edit whose output, if it is a folder, gets the files of the source's folder.
 
-    ``tensors`` and ``ties`` are the source's. The configuration is copied if it can describe the output: its dtype is
-    set to that of the weights, and its number of layers is reduced if the last layers are left out. If keys are renamed
-    or other tensors are left out, it is not copied, and a note says so. ``is_described`` is whether the configuration
-    already describes what operations made.
+    ``tensors`` are the source's tensors; ``ties`` maps each tied key of the source to the key that it is tied to. The
+    configuration is copied if it can describe the output: its dtype is set to that of the weights, and its number of
+    layers is reduced if the last layers are left out. If keys are renamed or other tensors are left out, it is not
+    copied, and the plan gets a note. ``is_described`` is true if the configuration already describes the tensors that
+    operations made.
     """
     if not folder.files:
         return with_files(plan, (), folder.notes) if folder.notes else plan
@@ -91,13 +92,13 @@ def edited_folder(
 def _is_operated(step: Step, *, is_plain: bool) -> bool:
     """Return whether an operation made a tensor that the folder's configuration does not describe.
 
-    It describes weights that were decoded if ``is_plain``: if it does not say any more that they are codes.
+    ``is_plain`` is true if the configuration has no quantisation settings. Then it also describes dequantised weights.
     """
     return bool(step.operation) and not (is_plain and step.operation.startswith("dequantize "))
 
 
 def _with_new_names(plan: Plan, file: Companion, folder: ModelFolder) -> Companion:
-    """Return a file of the source's folder; if it has settings of quantisation, their module names are renamed."""
+    """Return a file of the source's folder; if it has quantisation settings, modules in them are renamed as planned."""
     settings: Mapping[str, Any] = {}
     with suppress(CheckpointError):  # an unreadable file is reported when it is copied
         settings = folder.document(file.name) if file.name in QUANTISED_BY else {}
@@ -117,7 +118,7 @@ def _why(renamed: Sequence[Step], left: Sequence[str]) -> str:
         number = count(len(left), "tensor")
         return f"it describes {number} that {'is' if len(left) == 1 else 'are'} left out: {listing(left, 3)}"
     first = renamed[0]
-    made = f"{escape(first.source_key)} is {escape(first.key)} now"
+    made = f"{escape(first.source_key)} is renamed to {escape(first.key)}"
     made = f"{escape(first.key)} is made by {first.operation}" if first.operation else made
     more = f", and {len(renamed) - 1} more" if len(renamed) > 1 else ""
     return f"it describes other keys ({made}{more})"
@@ -128,8 +129,8 @@ def _fewer_layers(
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """Return the configuration with fewer layers if only the last layers are left out, and notes.
 
-    ``keys`` are those of the source, and ``left`` those that are left out. Returns None if other tensors are left out,
-    or if the configuration cannot be changed; a note then gives the reason.
+    ``keys`` are the keys of the source, and ``left`` the keys that are left out. The configuration is None if other
+    tensors are left out, or if it cannot be changed; in the second case, a note has the reason.
     """
     config = folder.config
     lists = layer_lists(keys, layer_counts(config)) if config else []
@@ -144,7 +145,7 @@ def _fewer_layers(
             if why:
                 return None, [f"its {listing(why, 2, where='')}"]
             if is_set:
-                return changed, [f"config.json has {kept} of the {one.count} layers of {escape(one.prefix)}"]
+                return changed, [f"config.json now has {kept} of the {one.count} layers of {escape(one.prefix)}"]
     return None, []
 
 
@@ -155,7 +156,10 @@ def _recast(
     notes: Sequence[str],
     files: Sequence[Companion] | None = None,
 ) -> Plan:
-    """Return a plan whose output gets the files of a folder; if the weights are cast, config.json gets their dtype."""
+    """Return a plan whose output gets the files of a folder; if the weights are cast, config.json gets their dtype.
+
+    ``config`` and ``files``, if not None, are used instead of the folder's configuration and files.
+    """
     files = folder.files if files is None else files
     cast = any(step.source_dtype != step.dtype and DTYPES[step.dtype].kind == "float" for step in plan.steps)
     if _is_adapter(folder.files) or (config is None and not (cast and folder.config)):
@@ -165,7 +169,7 @@ def _recast(
 
 
 def _without_faulty(files: Sequence[Companion]) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return files without a configuration that cannot be read, and a note on it."""
+    """Return ``files`` without config.json if this file cannot be read, and a note on it."""
     fault = ModelFolder("", tuple(files)).fault
     if not fault:
         return tuple(files), []
@@ -178,10 +182,10 @@ def _is_adapter(files: Sequence[Companion]) -> bool:
 
 
 def kept_folder(plan: Plan, folder: ModelFolder, target: TargetSpec, change: NewVocabulary | None) -> Plan:
-    """Return the plan of a transplant into a checkpoint; an output folder gets the files beside that checkpoint.
+    """Return the plan of a transplant into a checkpoint; an output folder gets the files in that checkpoint's folder.
 
-    If the vocabulary changes (``change``), the output gets the new tokeniser, and the configuration the new ids of its
-    tokens. Raises ConfigError for an id whose token the new vocabulary lacks.
+    If the vocabulary changes (``change``), the output gets the new tokeniser, and token ids in the configuration are
+    replaced by new ids. Raises ConfigError for an id whose token the new vocabulary lacks.
     """
     if not folder.files:
         return with_files(plan, (), folder.notes) if folder.notes else plan
@@ -203,15 +207,16 @@ def kept_folder(plan: Plan, folder: ModelFolder, target: TargetSpec, change: New
 
 
 def with_config(files: Sequence[Companion], fields: Mapping[str, Any]) -> tuple[Companion, ...]:
-    """Return ``files`` with a config.json that has these fields."""
+    """Return ``files`` in which config.json is replaced by one with these fields."""
     return (Companion(CONFIG, text=json_text(fields)), *(one for one in files if one.name != CONFIG))
 
 
 def with_files(plan: Plan, files: Sequence[Companion], notes: Sequence[str], origin: ModelFolder | None = None) -> Plan:
-    """Return a plan whose output gets ``files`` beside its weights, with ``notes``, and more on contradicting files.
+    """Return a plan whose output gets ``files`` in addition to its weights; ``notes`` are added to the plan's notes.
 
-    ``origin`` is the folder that the files are from. A configuration that cannot be read is not copied. The weights of
-    an adapter get the file name that PEFT looks for. What the plan says of its destination stays.
+    Further notes are on files that contradict the weights. ``origin`` is the folder that the files come from. A
+    configuration that cannot be read is not copied. The weights of an adapter get the file name that PEFT looks for.
+    The kind, name and configuration of the plan's destination do not change.
     """
     files, faults = _without_faulty(files)
     weights = ADAPTER_WEIGHTS[0] if _is_adapter(files) else ""

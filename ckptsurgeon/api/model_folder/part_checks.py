@@ -26,9 +26,11 @@ _T5 = ("mt5", "t5", "umt5")
 _BART = ("bart", "marian", "mbart", "pegasus", "whisper")
 _SOUND = ("hubert", "wav2vec2", "wavlm")
 _ALONE = re.compile(r"(EncoderModel|ForTokenClassification)$")
-"""Names of classes of encoder-decoder types with an encoder alone; the next are those with a decoder alone."""
+"""Matches names of classes that have only the encoder of an encoder-decoder type."""
 _DECODER = re.compile(r"(ForCausalLM|DecoderModel|Decoder|DecoderWrapper)$")
+"""Matches names of classes that have only the decoder of an encoder-decoder type."""
 _ENCODER = re.compile(r"(EncoderModel|ForAudioClassification|Encoder)$")
+"""Matches further names of classes that have only the encoder."""
 _EMBEDDING = "the embedding"
 _ALWAYS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (_LLAMA, "the last norm", r"(?:\D*\.)?norm\.weight$"),
@@ -59,7 +61,7 @@ _ALWAYS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (_SOUND, "feature_projection", r"(?:.*\.)?feature_projection\.projection\."),
     (_SOUND, "encoder.pos_conv_embed", r".*\bpos_conv_embed\."),
 )
-"""Modules that every model of some model types has: types, name in messages, pattern of keys."""
+"""Modules that every model of some types has: (model types, the module's name in messages, pattern of keys)."""
 _HEADS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (_SOUND, "ForCTC", "the output layer", r"lm_head\."),
     (("bert",), "ForMaskedLM", "the output layer (cls.predictions)", r"cls\.predictions\."),
@@ -67,12 +69,12 @@ _HEADS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("electra",), "ForMaskedLM", "the output layer (generator_predictions)", r"generator_predictions\."),
     (("distilbert",), "ForMaskedLM", "the output layer (vocab_transform)", r"vocab_transform\."),
 )
-"""Output layers of some classes: model types, ending of the class name, name in messages, pattern of keys."""
+"""Output layers of some classes: (model types, suffix of the class name, name in messages, pattern of keys)."""
 _WHOLE = re.compile(
     r".*\d\.(?:input_layernorm|post_attention_layernorm|ln_1|attention\.output\.LayerNorm|layer\.0\.layer_norm|self_attn_layer_norm|layer_norm"
     r"|sa_layer_norm)\."
 )
-"""Norms in layers: a state dict with such keys is a real model, not a test model or a fragment."""
+"""Matches norms in layers: a state dict with such keys is a real model, not a test model or a fragment."""
 _FOUR = re.compile(r"(.*\.\d+\.self_attn\.)([qkvo]|out)_proj\.(?!bias$)")
 _QKV = {"q", "k", "v", "o"}
 
@@ -80,10 +82,10 @@ _QKV = {"q", "k", "v", "o"}
 def part_notes(
     tensors: Sequence[DescribedTensor], config: Mapping[str, Any], coded: QuantisedTensors | None = None
 ) -> Iterator[str]:
-    """Yield notes on modules that a model with this configuration has and the weights lack, and on wrong layer counts.
+    """Yield notes on modules that the weights lack but the model type has, and on wrong numbers of layers or experts.
 
-    There are none if the configuration names code of its own (``auto_map``). Pass ``coded``, the quantised tensors
-    among these, if they are known.
+    There are none if the configuration refers to custom code (``auto_map``). ``coded`` are the quantised tensors in
+    ``tensors``; None to search for them.
     """
     kind, keys = config.get("model_type"), [one.key for one in tensors]
     if config.get("auto_map") or not isinstance(kind, str):
@@ -124,7 +126,7 @@ def _lacking(keys: Sequence[str], kind: str, classes: Sequence[str], config: Map
 
 
 def _is_of_other_side(pattern: str, classes: Sequence[str]) -> bool:
-    """Whether a pattern of keys is for the encoder, and the model's classes have only a decoder, or the reverse."""
+    """Return whether a pattern of keys is for the encoder and the classes have only a decoder, or the reverse."""
     if not classes:
         return "coder" in pattern
     if "decoder" in pattern:
@@ -133,7 +135,7 @@ def _is_of_other_side(pattern: str, classes: Sequence[str]) -> bool:
 
 
 def _projections(keys: Sequence[str], kind: str) -> Iterator[str]:
-    """Yield the name of the attention projection (q, k, v or o) that every layer lacks, if all have the other three."""
+    """Yield the name of the attention projection (q, k, v or o) that all layers lack, if they have the other three."""
     if kind not in (*_LLAMA, *_BART):
         return
     found: dict[str, set[str]] = {}

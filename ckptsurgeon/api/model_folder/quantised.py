@@ -1,4 +1,4 @@
-"""Checks that quantised weights keep the settings of quantisation that decode them."""
+"""Checks that quantised weights keep the quantisation settings with which they must be decoded."""
 
 from __future__ import annotations
 
@@ -42,28 +42,31 @@ __all__ = [
 
 STATE, SHAPE, ZEROS = ".quant_state.bitsandbytes__", ".weight_shape", ".qzeros"
 MOST = 2000
-"""Of so many weights described shapes are read: those of every layer of a model of 70 billion parameters are 560."""
+"""The most weights whose stored shape is read; the layers of a model of 70 billion parameters have 560 such weights."""
 VALUE_BYTES = 4096
-"""The most bytes of a described shape that are read; a state of bitsandbytes has some 80 to 200."""
+"""The most bytes of a stored shape that are read; a ``quant_state`` of bitsandbytes has about 80 to 200."""
 
 OF_QUANTISATION = ("hf_quant_config.json", "quant_config.json", "quantize_config.json")
-"""Files with settings of quantisation alone: of ModelOpt, AutoAWQ and AutoGPTQ."""
+"""Files of ModelOpt, AutoAWQ and AutoGPTQ with nothing but quantisation settings."""
 SECTIONS = ("quantization_config", "compression_config", "quantization")
-"""Sections of config.json with settings of quantisation."""
+"""Sections of config.json with quantisation settings."""
 
 MARKER = "scaled_fp8"
-"""Name of the tensor by which ComfyUI knows that a file has scales."""
+"""Name of the tensor that tells ComfyUI that a file has scales."""
 
 
 def folder_of(checkpoint: Checkpoint) -> ModelFolder:
-    """Return the files beside the weights of an open checkpoint; none says that they are codes if all are decoded."""
+    """Return the configuration and tokeniser files in a checkpoint's folder.
+
+    If the checkpoint's weights are decoded when they are read, quantisation settings are removed from these files.
+    """
     folder = model_folder(checkpoint)
     return folder if checkpoint.stored is None else without_quantisation(folder)
 
 
 def without_quantisation(folder: ModelFolder) -> ModelFolder:
-    """Return the files of a folder whose weights are dequantised: none says any more that they are codes."""
-    with suppress(CheckpointError):  # unreadable: reported where the file is needed
+    """Return a folder's files without any quantisation settings, for an output with dequantised weights."""
+    with suppress(CheckpointError):  # an unreadable file is reported when it is needed
         folder.fingerprint(CONFIG, *OF_QUANTISATION)
     files = tuple(one for one in folder.files if one.name not in OF_QUANTISATION)
     fields = {name: value for name, value in folder.config.items() if name not in SECTIONS}
@@ -78,7 +81,7 @@ def _plain(part: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def dtype_of_weights(config: Mapping[str, Any]) -> str:
-    """Return the dtype of a model's weights by its config.json; bfloat16 if it states none."""
+    """Return the dtype of a model's weights that config.json states; bfloat16 if it states none."""
     text = config.get("text_config")
     parts = (config, text if isinstance(text, dict) else {})
     stated = (part.get(name) for part in parts for name in ("dtype", "torch_dtype"))
@@ -86,14 +89,14 @@ def dtype_of_weights(config: Mapping[str, Any]) -> str:
 
 
 def decoded_dtype(checkpoint: Checkpoint) -> str:
-    """Return the dtype in which the decoded weights of a checkpoint are written; '' if it has none."""
+    """Return the dtype in which the decoded weights of a checkpoint are written; '' if weights are not decoded."""
     if checkpoint.stored is None:
         return ""
     return dtype_of_weights(configuration(checkpoint.folder) if checkpoint.folder is not None else {})
 
 
 def parts_elsewhere(checkpoint: Checkpoint) -> list[str]:
-    """Return a note if a single shard was opened, and quantised tensors have codes or scales in other shards."""
+    """Return a note if a single shard was opened and quantised tensors in it have codes or scales in other shards."""
     if not checkpoint.elsewhere or not checkpoint.codes:
         return []
     names = {one.name.removesuffix(".weight"): one.name for one in checkpoint.codes.tensors}
@@ -105,12 +108,12 @@ def parts_elsewhere(checkpoint: Checkpoint) -> list[str]:
 
 
 def described_shape_notes(checkpoint: Checkpoint) -> list[str]:
-    """Return notes on stored shapes of quantised weights that contradict the codes that they describe.
+    """Return notes on stored shapes and zero points of quantised weights that contradict the codes or the settings.
 
-    bitsandbytes stores a ``quant_state`` (JSON in a tensor) with the shape of a weight and the number of weights that
-    share a scale, and compressed-tensors a ``weight_shape``; of symmetric weights of GPTQ the zero points tell the
-    version. These are values, not parts of a header, and far apart in the files: they are read from local files only,
-    and of the first ``MOST`` weights, not of tens of thousands of experts.
+    bitsandbytes stores a ``quant_state`` (JSON in a tensor) with the shape of a weight and its block size, which is the
+    number of values that share a scale. compressed-tensors stores a ``weight_shape``. In GPTQ, the zero points of
+    symmetric weights depend on the version of the format. All these are values of tensors, not parts of a header, and
+    far apart in the files. So they are read from local files only, and only for the first ``MOST`` weights.
     """
     if scheme_of(checkpoint.path):
         return []
@@ -133,7 +136,7 @@ def _of_state(checkpoint: Checkpoint, one: QuantisedTensor) -> Iterator[tuple[st
     key = next((key for ending, key in one.parts.items() if ending.startswith(STATE)), "")
     try:
         state: Any = json.loads(_small_value(checkpoint, key, "uint8"))
-    except (ValueError, RecursionError):  # whoever decodes it will say so
+    except (ValueError, RecursionError):  # reported when the weight is decoded
         return
     if not isinstance(state, dict):
         return
@@ -146,7 +149,7 @@ def _of_state(checkpoint: Checkpoint, one: QuantisedTensor) -> Iterator[tuple[st
     if type(block) is int and block > 0 and scales is not None:
         have = math.prod(checkpoint[scales].shape)
         if have not in (-(-codes // block), -(-(codes - 1) // block)):
-            yield "quant_state", f"gives blocks of {block}, but there are {have:,} scales for {codes:,} codes"
+            yield "quant_state", f"gives a block size of {block}, but there are {have:,} scales for {codes:,} codes"
 
 
 def _of_shape(checkpoint: Checkpoint, one: QuantisedTensor) -> Iterator[tuple[str, str]]:
@@ -154,14 +157,14 @@ def _of_shape(checkpoint: Checkpoint, one: QuantisedTensor) -> Iterator[tuple[st
     if len(data) != 16 or len(codes) != 2:
         return
     rows, columns = struct.unpack("<2q", data)
-    if rows != codes[0] or not 4 * (codes[1] - 1) < columns <= 32 * codes[1]:  # 1 to 8 bits in words of 32
+    if rows != codes[0] or not 4 * (codes[1] - 1) < columns <= 32 * codes[1]:  # 1 to 8 bits each, in 32-bit integers
         yield "weight_shape", f"is [{rows}, {columns}], but the codes are {list(codes)}"
 
 
 def _of_zeros(checkpoint: Checkpoint, one: QuantisedTensor) -> Iterator[tuple[str, str]]:
-    """Yield why the zero points of symmetric weights are those of the other version of GPTQ than the settings say.
+    """Yield (field, reason) if the zero points of a symmetric weight are of another GPTQ version than the settings say.
 
-    Version 1 stores the middle of the codes less one (7 for 4 bits), version 2 ("gptq_v2") the middle itself.
+    Version 1 stores the middle of the range of codes minus 1 (7 for 4 bits). Version 2 ("gptq_v2") stores the middle.
     """
     settings, key = checkpoint.quantisation, one.parts.get(ZEROS, "")
     bits: Any = settings.get("bits")
@@ -179,7 +182,7 @@ def _of_zeros(checkpoint: Checkpoint, one: QuantisedTensor) -> Iterator[tuple[st
 
 
 def _small_value(checkpoint: Checkpoint, key: str, dtype: str) -> bytes:
-    """Return the bytes of a small tensor; none if there is no such tensor of this dtype."""
+    """Return the bytes of a small tensor; b"" if the tensor is missing, too large or of another dtype."""
     info = checkpoint[key] if key else None
     if info is None or info.storage is None or info.nbytes > VALUE_BYTES or info.dtype != dtype:
         return b""
@@ -187,7 +190,10 @@ def _small_value(checkpoint: Checkpoint, key: str, dtype: str) -> bytes:
 
 
 def _stems(key: str) -> Iterator[str]:
-    """Yield the names of quantised tensors that a key could be a part of: its two modules, and shorter forms of it."""
+    """Yield the names of quantised tensors that ``key`` could be a part of.
+
+    For ``a.b.weight_scale``, these are its module ``a.b``, the module around this, ``a``, and ``a.b.weight``.
+    """
     module, _, leaf = key.rpartition(".")
     yield module
     yield module.rpartition(".")[0]
@@ -197,10 +203,10 @@ def _stems(key: str) -> Iterator[str]:
 
 
 def with_settings(plan: Plan, opened: Sequence[Checkpoint], owner: int | None = None) -> Plan:
-    """Return a plan whose output has, in its metadata, the settings that decode the quantised tensors it copies.
+    """Return a plan whose output has, in its metadata, the settings with which its quantised tensors are decoded.
 
     Without these settings, some codes would be read as plain numbers. ``opened`` are the sources of the plan, and
-    ``owner`` is the index of the source whose settings are preferred. Settings that the user gave as metadata stay.
+    ``owner`` is the index of the source whose settings are preferred. Settings that the user gave as metadata are kept.
     """
     if "metadata" in plan.arguments and SETTINGS in plan.arguments["metadata"]:
         return plan
@@ -216,9 +222,9 @@ def with_settings(plan: Plan, opened: Sequence[Checkpoint], owner: int | None = 
 
 
 def _copied(plan: Plan, opened: Sequence[Checkpoint], owner: int | None) -> dict[int, list[QuantisedTensor]]:
-    """Return the quantised tensors that a plan takes from its sources, by the index of the source.
+    """Return the quantised tensors that a plan copies from its sources, by the index of the source.
 
-    A weight that is encoded again is encoded as the owner's tensor of the same name.
+    A weight that the plan quantises again is listed as the tensor with its name in the source ``owner``.
     """
     coded = [one.codes.by_key for one in opened]
     found: dict[int, dict[int, QuantisedTensor]] = {}
@@ -233,16 +239,17 @@ def _copied(plan: Plan, opened: Sequence[Checkpoint], owner: int | None) -> dict
 
 
 class SettingsError(PlanError):
-    """Raised for codes that would be decoded with other settings than those of their source."""
+    """Raised if an output's settings would decode quantised tensors differently than the settings of their source."""
 
 
 def check_settings(
     plan: Plan, opened: Sequence[Checkpoint], owner: int | None = None, given: Mapping[str, Any] | None = None
 ) -> None:
-    """Raise PlanError if the output's settings of quantisation would decode tensors differently than their source's.
+    """Raise SettingsError if the output's settings would decode quantised tensors differently than their source's.
 
-    ``owner`` is the index of the source whose settings the output gets; if it is None, the output gets those of the
-    first source of quantised tensors. ``given`` are the settings of a destination that is not a source.
+    ``owner`` is the index of the source whose settings the output gets. If it is None, the output gets the settings of
+    the first source of quantised tensors. If the settings come from a destination that is not a source, ``given`` has
+    them.
     """
     copied = _copied(plan, opened, owner)
     settings: dict[int, Mapping[str, Any]] = {place: opened[place].quantisation for place in copied}
@@ -273,7 +280,10 @@ def check_settings(
 
 
 def _decoded(plan: Plan, place: int, codes: Mapping[str, QuantisedTensor]) -> Iterator[QuantisedModule]:
-    """Yield the quantised modules that a plan takes from the source at index ``place``, with their new names."""
+    """Yield the quantised modules that a plan copies from the source at index ``place``, with their new names.
+
+    ``codes`` maps each key of the source to the quantised tensor that it is a part of.
+    """
     for step in plan.steps:
         for one in step.inputs:
             tensor = codes.get(one.key) if one.source == place else None
@@ -286,9 +296,9 @@ def _decoded(plan: Plan, place: int, codes: Mapping[str, QuantisedTensor]) -> It
 def unsettled_notes(
     plan: Plan, opened: Sequence[Checkpoint], owner: int | None = None, given: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """Return notes on sources that have quantised tensors but no settings for them, so that the output's decode them.
+    """Return notes on sources whose quantised tensors have no settings of their own and get the output's settings.
 
-    ``owner`` is the index of the source whose settings the output gets, if there is one; ``given`` are the settings of
+    ``owner`` is the index of the source whose settings the output gets, if there is one. ``given`` are the settings of
     a destination that is not a source.
     """
     copied = _copied(plan, opened, owner)
@@ -301,14 +311,14 @@ def unsettled_notes(
     told = {place: [one for one in tensors if is_known_by_settings(one)] for place, tensors in copied.items()}
     return [
         f"{escape(plan.sources[place].name)} has no settings for {count(len(tensors), 'quantised tensor')} of "
-        f"{tensors[0].method}, which are decoded with those of {name}"
+        f"{tensors[0].method}, which are decoded with the settings of {name}"
         for place, tensors in told.items()
         if tensors and not opened[place].quantisation and (given or place != first)
     ]
 
 
 def _markers(plan: Plan, place: int, checkpoint: Checkpoint) -> Iterator[str]:
-    """Yield a note if a plan takes scales from a source, but not ``scaled_fp8``, which tells ComfyUI to use scales."""
+    """Yield a note if a plan copies scales from a source without ``scaled_fp8``, which tells ComfyUI to use scales."""
     marker = next((key for key in checkpoint if key.rpartition(".")[2] == MARKER), None)
     if marker is None or any(step.key.rpartition(".")[2] == MARKER for step in plan.steps):
         return

@@ -1,7 +1,8 @@
-"""Notes on tensors that every model of a class has and the weights lack, by a table recorded from transformers.
+"""Notes on tensors that every model of a class has but the weights lack.
 
-The table is ``required_parts.jsonl``: patterns of keys by model type and class, without those that a field of the
-configuration can turn off (``tests/api/model_folder/record_required_parts.py`` makes it).
+They use a table that was recorded from transformers, ``required_parts.jsonl``. For each model type and class, it has
+patterns of keys, without tensors that a field of the configuration can turn off.
+``tests/api/model_folder/record_required_parts.py`` makes this table.
 """
 
 from __future__ import annotations
@@ -29,25 +30,26 @@ _INNER_NUMBER = re.compile(r"\.\d+(?=\.)")
 BUFFER = re.compile(
     r"(?:^|\.)(?:position_ids|token_type_ids|(?:original_)?inv_freq|masked_bias|(?:attn|attention)\.bias|num_batches_tracked|version)$"
 )
-"""Buffers that some versions of transformers save, and others do not."""
+"""Matches buffers that only some versions of transformers save."""
 PROJECTION = ".embeddings_project."
-"""A layer between an embedding and layers of another width, in ELECTRA, ConvBERT and RoFormer."""
+"""Part of the keys of a linear layer between an embedding and wider layers, in ELECTRA, ConvBERT and RoFormer."""
 _FEWEST = 4
-"""A layer with fewer patterns is not taken for a whole one."""
+"""The fewest patterns in a layer by which a whole model is recognised."""
 
 
 def pattern_of(key: str) -> str:
     """Return a key with ``#`` instead of each number between dots: ``layers.#.bias`` for ``layers.0.bias``."""
     if key[:1].isdecimal() or key[-1:].isdecimal():
         return NUMBER_IN_KEY.sub("#", key)
-    return _INNER_NUMBER.sub(".#", key)  # in half the time
+    return _INNER_NUMBER.sub(".#", key)  # takes half the time
 
 
 def required_part_notes(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note on tensors that each model of the class in ``config`` has, but that are missing in all layers here.
+    """Yield a note on tensors that every model of the class in ``config`` has, but that these weights lack.
 
-    There is no note if a key is unknown to the class: then the names may differ, and nothing may be missing. An output
-    layer, which may be tied, is left to ``head_notes``.
+    ``keys`` are the keys of the weights. A tensor in layers is reported only if all layers lack it. There is no note if
+    the class does not have one of the keys: then the names may differ, and nothing may be missing. Missing output
+    layers, which may be tied, are reported by ``head_notes`` instead.
     """
     name, kind = _class_of(config), str(config.get("model_type"))
     if not name or config.get("auto_map") or any("experts" in field and not config[field] for field in config):
@@ -72,9 +74,9 @@ def _class_of(config: Mapping[str, Any]) -> str:
 
 
 def _has_whole_layer(own: Collection[str], form: Collection[str]) -> bool:
-    """Whether the weights have at least half of the tensors of a layer, so that they are a model and not a fragment.
+    """Return whether the weights have at least half of the tensors of a layer: then they are not just a fragment.
 
-    ``own`` has the patterns of their keys, and ``form`` those of a model.
+    ``own`` has the patterns of the weights' keys, and ``form`` the patterns of a model.
     """
     wanted, there = (
         Counter(one.partition("#")[0] for one in some if "#" in one) for some in (form, set(own) & set(form))
@@ -84,10 +86,10 @@ def _has_whole_layer(own: Collection[str], form: Collection[str]) -> bool:
 
 @lru_cache(maxsize=4)
 def _of_class(kind: str, name: str) -> tuple[frozenset[str], list[frozenset[str]], list[tuple[str, str]]]:
-    """Return what the table has on the class ``name`` of a model type; all is empty for a type that is not in it.
+    """Return the table's patterns of the model type ``kind`` and its class ``name``; empty for an unknown type.
 
-    Returns all patterns of the type; for each variant of the class, the patterns that it always has; and the tied pairs
-    of patterns: (key, source).
+    The result is (all patterns of the type, the patterns that each variant of the class always has, the tied pairs of
+    patterns as (key, source)).
     """
     if kind not in _table():
         return frozenset(), [], []
@@ -101,12 +103,16 @@ def _of_class(kind: str, name: str) -> tuple[frozenset[str], list[frozenset[str]
 
 
 def is_known_type(kind: str) -> bool:
-    """Return whether the table has a model type, as it has nearly all of transformers."""
+    """Return whether a model type is in the table, which has nearly all types of transformers."""
     return kind in _table()
 
 
 def _decoded(coded: Sequence[Any]) -> list[str]:
-    """Return keys from their compact form: for each, how many first letters the key before it shares, and the rest."""
+    """Return the keys of a compact list, which has two entries for each key.
+
+    The first is the number of characters that the key has in common with the start of the previous key, the second is
+    the rest of the key.
+    """
     keys = [""]
     for shared, rest in _pairs(coded):
         keys.append(keys[-1][:shared] + rest)
@@ -124,29 +130,29 @@ def _table() -> dict[str, str]:
     return {line[9 : line.index('"', 9)]: line for line in lines}
 
 
-# Tensors with names that no model of the type has, in place of those that it has.
+# Notes on tensors under a name that no model of the type has, if the expected name is missing.
 #
-# The last three segments of a name are compared, since what is before them depends on the class.
+# Only the last three segments of a name are compared, because the segments before them depend on the class.
 
 ADAPTER = re.compile(r"\.(?:base_layer|lora_[AB])\.")
-"""Names in models with adapters of PEFT that are not merged."""
+"""Matches names in models with adapters of PEFT that are not merged."""
 WRAPPERS = ("_orig_mod.", "module.")
-"""The beginnings of names in a model that torch.compile or data parallelism wraps."""
+"""Prefixes of names in a model that torch.compile or data parallelism wraps."""
 MOSTLY = 0.8
-"""The share of a class's names that weights must have before another name is compared with those that are missing."""
-IGNORED = "transformers ignores them, and initialises the weights that they are in place of"
+"""The share of a class's names that the weights must have. Only then are unknown names compared with missing names."""
+IGNORED = "transformers ignores them, and initialises the missing weights"
 AND_SO = "transformers ignores the former and initialises the latter"
 
 
 class _Renamed(NamedTuple):
-    """A key that no model of the type has, and the one that is missing in its place."""
+    """A key that no model of the type has, and the missing key that it seems to replace."""
 
     found: str
     missing: str
 
 
 def unknown_key_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note on tensors that are there under another name than models of this type have for them."""
+    """Yield a note on tensors whose name no model of this type has, although the expected name is missing."""
     kind = str(config.get("model_type"))
     patterns, forms, _ = _of_class(kind, _class_of(config))
     if not patterns or config.get("auto_map"):
@@ -163,10 +169,10 @@ def unknown_key_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, A
     wrapped = [one.key for one in tensors if one.key.startswith(WRAPPERS)] if unknown else []
     if 0 < len(wrapped) < len(tensors):
         prefix = wrapped[0].partition(".")[0]
-        are = f"{len(wrapped)} of {count(len(tensors), 'tensor')} begin with {prefix}"
-        yield f"{are}, as {escape(wrapped[0])}: {IGNORED}"
+        are = f"the keys of {len(wrapped)} of {count(len(tensors), 'tensor')} begin with {prefix}"
+        yield f"{are}, for example {escape(wrapped[0])}: {IGNORED}"
         return
-    is_few = 2 * len(unknown) <= len(tensors)  # of more, the whole model is spelled in another way
+    is_few = 2 * len(unknown) <= len(tensors)  # if most names are unknown, the whole model has another naming scheme
     in_layers = _in_layers(tensors, unknown, known) if unknown and is_few else ()
     renamed = [*in_layers, *(_in_all(tensors, unknown, forms, config) if unknown else ())]
     for found, missing in renamed[:1]:
@@ -185,7 +191,7 @@ def _leaf(key: str) -> str:
 def _in_layers(
     tensors: Sequence[DescribedTensor], unknown: Sequence[DescribedTensor], known: Collection[str]
 ) -> Iterator[_Renamed]:
-    """Yield unknown names in layers that lack a tensor of the same shape which another layer has."""
+    """Yield each unknown name in a layer that lacks a tensor which another layer has in the same shape."""
     shapes = {one.key: one.shape for one in tensors}
     whole, with_gaps = all_lists(shapes)
     gaps = (LayerList(prefix, len(numbers)) for prefix, numbers in with_gaps.items())
@@ -209,9 +215,10 @@ def _in_all(
     forms: Sequence[Collection[str]],
     config: Mapping[str, Any],
 ) -> Iterator[_Renamed]:
-    """Yield names that no model of the class has, if it has all other names but ones with the same ending.
+    """Yield each unknown name, with a missing name that has the same last segment.
 
-    ``forms`` are the patterns that the class always has, for each form in which it is saved.
+    ``unknown`` are the tensors whose name no model of the type has. ``forms`` are the patterns that the class always
+    has, for each variant of the class.
     """
     own = {pattern_of(key) for key in {of_first_expert(one.key) for one in tensors}}
     odd = {pattern_of(one.key): one for one in unknown}
@@ -230,7 +237,7 @@ def _in_all(
 
 
 def _fits(missing: str, one: DescribedTensor, tensors: Sequence[DescribedTensor]) -> bool:
-    """Whether a tensor could be the missing one: an output layer has the shape of an embedding."""
+    """Return whether the tensor ``one`` could be the missing tensor: an output layer has the shape of an embedding."""
     if not HEAD.search(missing):
         return True
     return any(other.shape == one.shape and is_embedding(other.key) for other in tensors)

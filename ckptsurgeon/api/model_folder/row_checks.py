@@ -1,4 +1,4 @@
-"""Notes on tensors with a row for each token, position or label, whose rows config.json contradicts."""
+"""Notes on tensors with a row for each token, position or label, if config.json contradicts their number of rows."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from .tokenizer.tokenizer_files import added_tokens, is_ctc, local_tokens, objec
 
 __all__ = ["has_more_rows", "label_notes", "output_notes", "position_notes", "token_count", "without_token_notes"]
 
-# Output layers: their rows are those of the embedding, and so the vocabulary's.
+# Output layers: like the embedding, they have a row for each token of the vocabulary.
 
 _OF_TOKENS = re.compile(r"(ForCausalLM|LMHeadModel|ForConditionalGeneration|ForMaskedLM|ForPreTraining|MTModel)$")
-"""Names of classes of transformers with an output layer over the vocabulary; the next are those that have a bias."""
+"""Matches names of transformers' classes with an output layer over the vocabulary."""
 _BIASED = re.compile(r"(ForMaskedLM|ForPreTraining)$")
+"""Matches names of transformers' classes in which this output layer has a bias."""
 _GENERATING = re.compile(r"(ForConditionalGeneration|MTModel)$")
 _DECODER = re.compile(r"(^|\.)(en|de)coder\.embed_tokens\.weight$")
 _LOGITS = "final_logits_bias"
@@ -30,7 +31,7 @@ _MULTIPLE, _MOST = 32, 128
 def output_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if an output layer does not have ``vocab_size`` rows although the embedding has.
 
-    There is none if the configuration names code of its own (``auto_map``).
+    There is none if the configuration refers to custom code (``auto_map``).
     """
     rows, known = vocabulary_size(config), set(vocabulary_sizes(config))
     names = config.get("architectures")
@@ -49,7 +50,7 @@ def output_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) 
 
 
 def _is_padded(number: int, known: Collection[int]) -> bool:
-    """Whether a quantised tensor with this number of rows may be for a vocabulary, padded to the multiple of a kernel.
+    """Return whether ``number`` may be the number of rows of a vocabulary that was padded for a quantisation kernel.
 
     ``known`` has the vocabulary sizes that the configuration states.
     """
@@ -59,7 +60,7 @@ def _is_padded(number: int, known: Collection[int]) -> bool:
 def _rows(one: DescribedTensor, widths: set[int], classes: Sequence[str]) -> int:
     """Return the number of tokens that a tensor has values for, if it is an output layer or its bias; else 0.
 
-    ``widths`` has those of the embeddings, and ``classes`` the names in ``architectures``.
+    ``widths`` has the widths of the embeddings, and ``classes`` the names in ``architectures``.
     """
     if len(one.shape) == 2 and one.shape[1] in widths and (HEAD.search(one.key) or _DECODER.search(one.key)):
         return one.shape[0]
@@ -68,13 +69,13 @@ def _rows(one: DescribedTensor, widths: set[int], classes: Sequence[str]) -> int
     return one.shape[0] if len(one.shape) == 1 and BIAS.search(one.key) and all(map(_BIASED.search, classes)) else 0
 
 
-# Learned embeddings of positions and of types of tokens, and other sizes that one field gives.
+# Learned embeddings of positions and token types, and other sizes that a single field determines.
 
 
 class _Size(NamedTuple):
-    """A field of config.json that gives the size of some tensors, plus ``more``, in dimension ``axis``.
+    """A field of config.json that determines the size of some tensors: dimension ``axis`` is the field plus ``more``.
 
-    ``kinds`` has the model types for which it does, and ``pattern`` matches the modules of the tensors.
+    ``kinds`` has the model types of which this is true, and ``pattern`` matches the modules of the tensors.
     """
 
     field: str
@@ -104,9 +105,9 @@ _SIZES = (
     _Size("num_mel_bins", ("whisper",), r"encoder\.conv1", axis=1),
 )
 _UNUSED = {**dict.fromkeys(_ROBERTA, 2), "mpnet": 2, **dict.fromkeys(_BART, 2)}
-"""How many of the first rows of positions no token has, by model type."""
+"""The number of first rows of a position embedding that no token uses, by model type."""
 _NO_LIMIT = 10**6
-"""A ``model_max_length`` from which it says that there is none; transformers writes 1e30."""
+"""A ``model_max_length`` of at least this means that there is no limit; transformers writes 1e30."""
 
 
 def position_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:
@@ -146,15 +147,15 @@ def _too_long(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterat
         return
     positions = rows[0].shape[0] - _UNUSED.get(str(folder.config.get("model_type")), 0)
     if longest > positions:
-        has = f"{escape(rows[0].key)} is for {count(positions, 'token')}"
-        yield f"{TOKENIZER} says {longest} (model_max_length), but {has}: longer texts fail, also if they are truncated"
+        has = f"{escape(rows[0].key)} has positions for {count(positions, 'token')}"
+        yield f"{TOKENIZER} says {longest} (model_max_length), but {has}: longer texts fail, even if they are truncated"
 
 
-# Labels, each of which has a row in the classifier.
+# Labels: the classifier has a row for each label.
 
 _OF_LABELS = re.compile(r"For(Sequence|Token|Image|Audio)Classification$")
 _DEFAULT = re.compile(r"LABEL_\d+")
-"""Names that transformers gives to labels without a name."""
+"""Matches the names that transformers gives to labels without a name."""
 
 
 def label_notes(tensors: Sequence[DescribedTensor], classes: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
@@ -172,7 +173,7 @@ def label_notes(tensors: Sequence[DescribedTensor], classes: Sequence[str], conf
 
 
 def _numbers(rows: set[int], last: DescribedTensor, config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if the classifier's number of rows is not that of the labels, or if one of its rows has no label.
+    """Yield a note if the classifier's number of rows is not the number of labels, or if a row has no label.
 
     If ``num_labels`` and ``id2label`` disagree, transformers 5 uses the former and earlier versions use the latter.
     """
@@ -213,7 +214,7 @@ def _is_default(names: Any) -> bool:
 
 
 LARGER = ("csm", "kyutai_speech_to_text", "mllama", "molmo2", "moshi")
-"""Model types whose embedding has more rows than ``vocab_size`` (mllama: 8 more, for images; others: for sounds)."""
+"""Model types whose embedding has more rows than ``vocab_size`` (mllama: 8 more, for images; others: for audio)."""
 
 
 def has_more_rows(folder: ModelFolder) -> bool:
@@ -222,10 +223,12 @@ def has_more_rows(folder: ModelFolder) -> bool:
 
 
 SPARE, SHARE = 127, 25
-"""Rows without a token that a model may have, for speed or for later tokens: 127 (to a multiple of 128), or one for 25
-tokens. Of published models, Phi-2 has most: 51,200 rows for 50,295 tokens."""
+"""The most rows without a token that a model may have: 127 (padding to a multiple of 128), or one for 25 tokens.
+
+Such rows are added for speed or for later tokens. Of published models, Phi-2 has most: 51,200 rows for 50,295 tokens.
+"""
 EIGHT, HUNDREDTH, FEW = 8, 100, 2
-"""Rows that are added for speed make a multiple of eight; without that, one row in a hundred or two have no token."""
+"""A number of rows that is no multiple of 8 was not padded: then one row in a hundred, or two, may have no token."""
 
 
 def token_count(folder: ModelFolder, read: ModelFolder) -> int:
@@ -240,7 +243,11 @@ def token_count(folder: ModelFolder, read: ModelFolder) -> int:
 
 
 def without_token_notes(folder: ModelFolder, read: ModelFolder, most: DescribedTensor) -> Iterator[str]:
-    """Yield a note if too many rows of an embedding, or any of a layer over the tokens of CTC, have no token."""
+    """Yield a note if too many rows of an embedding have no token, or any row of a CTC output layer.
+
+    ``most`` is the embedding or output layer with most rows. ``read`` is the same folder, or one with the same
+    tokeniser whose vocabulary is loaded already.
+    """
     known = token_count(folder, read)
     if not known or has_more_rows(folder):
         return

@@ -1,6 +1,6 @@
-"""Refuses rows of embeddings that are taken by place from a model with another tokeniser, unless the user asked for it.
+"""Refuses to copy embedding rows by position from a model with another tokeniser, unless the user asks for it.
 
-"By place" means that row n of a source becomes row n of the output, whatever its token.
+"By position", or "by place", means that row n of a source becomes row n of the output, whatever its token.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ __all__ = [
 ]  # fmt: skip
 
 PLACE = "place"
-"""The value of ``--vocab`` for taking rows by place, whatever their tokens are."""
+"""The value of ``--vocab`` that copies rows by position, whatever their tokens are."""
 MERGED = "Use --vocab union (or base, or FILE) to merge rows by token, or --vocab place to merge them by position."
-"""Hint in a merge; below are those of other commands."""
+"""Hint of ``ckpt merge``. The next constants are the hints of other commands."""
 RECIPE = f"Write tokenizer_source: union (or base, or a model) into the recipe. Or u{MERGED[1:]}"
 AVERAGED = (
     "Average by token with ckpt merge -m linear --vocab union (or base, or FILE), or by position with --vocab place."
@@ -40,13 +40,13 @@ ADAPTED = (
     "Save embedding and output layer with the adapter (modules_to_save), or use --vocab place to take rows by position."
 )
 BROKEN = "the tokeniser of "
-"""Beginning of the message that a tokeniser cannot be read."""
+"""Beginning of the message about a tokeniser that cannot be read."""
 _BY_TOKEN = ("map", "init", "keep")
-"""Operations of steps that do not take rows by place."""
+"""Operations of steps that do not copy rows by position."""
 
 
 def check_place(vocab: str | None, why: str, remedy: str) -> None:
-    """Raise ConfigError if ``vocab`` is not None or "place"; ``why`` is the reason, and ``remedy`` the hint."""
+    """Raise ConfigError unless ``vocab`` is None or "place". ``why`` is the reason, and ``remedy`` the hint."""
     if vocab not in (None, PLACE):
         raise ConfigError(f"--vocab is {brief_repr(vocab, 40)}, and only 'place' is valid here: {why}", hint=remedy)
 
@@ -59,12 +59,12 @@ def checked_rows(
     allowed: bool = False,
     declared: Mapping[str, int] | None = None,
 ) -> Plan:
-    """Return a plan after checking that rows which keep their number also keep their token from source to output.
+    """Check that rows which keep their index also keep their token, and return the plan, with notes if necessary.
 
-    ``folders`` are the folders of the sources. They are compared with the output's tokeniser, or if there is none, with
-    that of the first source that has one. Raises PlanError, with ``remedy`` as hint, if a source has other tokens and
-    its row n becomes row n of the output. If the user asked for that (``allowed``), or if tokenisers cannot be
-    compared, the plan gets a note instead. ``declared`` maps the keys of tensors to their axis over the vocabulary.
+    ``folders`` are the folders of the sources. Their tokenisers are compared with the output's tokeniser, or if there
+    is none, with that of the first source that has one. Raises PlanError, with ``remedy`` as hint, if a source has
+    other tokens and its row n becomes row n of the output. If the user asked for this (``allowed``), or if tokenisers
+    cannot be compared, the plan gets a note instead. ``declared`` maps keys of tensors to their vocabulary axis.
     """
     made = ModelFolder("", tuple(Companion(one.name, one.path, one.text) for one in plan.target.companions))
     output = next(
@@ -85,14 +85,14 @@ def checked_rows(
                 f"{why}, but rows would be copied by position, not by token: {listing(list(rows), 3)}.",
                 hint=remedy, details=list(rows),
             )  # fmt: skip
-        notes += [f"rows are taken by place, but {told}"] if told else []
+        notes += [f"rows are copied by position, but {told}"] if told else []
     return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
 
 
 def checked_lists(plan: Plan, folders: Sequence[ModelFolder], change: NewVocabulary | None) -> Plan:
-    """Return a plan with a note if the source's token list in ``--vocab`` differs from the tokeniser beside a source.
+    """Return a plan with a note if the source's token list in ``--vocab`` differs from the tokeniser in its folder.
 
-    Raises PlanError if the two lists were given in the wrong order.
+    ``change`` has the two token lists of ``--vocab``. Raises PlanError if they were given in the wrong order.
     """
     notes: list[str] = []
     for source, folder in zip(plan.sources, folders, strict=False):
@@ -102,7 +102,7 @@ def checked_lists(plan: Plan, folders: Sequence[ModelFolder], change: NewVocabul
         new = escape(change.paths[1])
         if theirs == change.new.tokens:
             raise PlanError(
-                f"--vocab names {new} as the destination's token list, but this is the list of the source "
+                f"--vocab has {new} as the destination's token list, but this is the token list of the source "
                 f"{escape(source.name)}.",
                 hint=f"Put the source's list first: --vocab {new}:{escape(change.paths[0])}.",
             )
@@ -113,8 +113,8 @@ def checked_lists(plan: Plan, folders: Sequence[ModelFolder], change: NewVocabul
 def other_list_notes(given: tuple[Sequence[str], str], own: Sequence[str], model: str, option: str) -> Iterator[str]:
     """Yield a note on the first row in which a token list that the user gave differs from a model's own tokeniser.
 
-    ``given`` has the tokens and the path of the list, and ``own`` the tokens of the tokeniser beside ``model``.
-    ``option`` is the option with the list.
+    ``given`` has the tokens and the path of the list, and ``own`` the tokens of the model's tokeniser. ``model`` is the
+    name of the model, and ``option`` the option with the list.
     """
     tokens, path = given
     for row, (one, other) in enumerate(zip(tokens, own, strict=False)):
@@ -127,27 +127,27 @@ def other_list_notes(given: tuple[Sequence[str], str], own: Sequence[str], model
 
 
 def token_note(tuned: ModelFolder, base: ModelFolder, names: tuple[str, str], *, whole: bool) -> list[str]:
-    """Return a note if a fine-tuned model has other tokens than its base; ``names`` are the names of the two.
+    """Return a note if a fine-tuned model has other tokens than its base; ``names`` are the names of both.
 
-    ``whole`` says whether the adapter saves the fine-tuned embedding as a whole, and not as a low-rank difference.
+    ``whole`` is true if the adapter stores the fine-tuned embedding as a whole, and not as a low-rank difference.
     """
     if not tuned.vocabulary or not base.vocabulary or tuned.has_tokens_of(base):
         return []
     first, second = map(escape, names)
     if whole:
-        return [f"the saved rows are for the tokens of {first}: its tokeniser belongs beside the adapter"]
+        return [f"the saved rows belong to the tokens of {first}: put its tokeniser into the adapter's folder"]
     return [f"the tokenisers of {first} and {second} differ: the adapter is for the tokens of {second}"]
 
 
 def difference(one: tuple[ModelFolder, str], other: tuple[ModelFolder, str], rows: int = sys.maxsize) -> str:
-    """Return text on how the tokenisers of two folders, each given with its name, differ in their first ``rows`` rows.
+    """Return text on the first difference between the tokenisers of two folders in their first ``rows`` rows.
 
-    Returns '' if they do not differ.
+    ``one`` and ``other`` are the folders, each with its name. Returns '' if the tokenisers do not differ.
     """
     (folder, name), (output, its_name) = one, other
     if folder.has_tokens_of(output):
         second = folder.other_list(output)
-        return f"{second} of {name} and that of {its_name} differ" if second else ""
+        return f"{second} of {name} differs from that of {its_name}" if second else ""
     for one_folder, its in ((folder, name), (output, its_name)):
         if why := vocabulary_fault(one_folder):
             return f"{BROKEN}{its} cannot be read: {why}"
@@ -165,10 +165,10 @@ def difference(one: tuple[ModelFolder, str], other: tuple[ModelFolder, str], row
 
 
 def _by_place(plan: Plan, source: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield key and shape of each tensor in which a plan puts row n of the source into row n of the output.
+    """Yield key and shape of each tensor in which a plan copies row n of the source to row n of the output.
 
-    Tensors that are resized because of ``on_mismatch`` are omitted: they have a note of their own. For the factors of
-    an adapter, key and shape are those of the tensor whose difference they approximate.
+    Tensors that are resized because of ``on_mismatch`` are omitted, since another note is about them. For the factors
+    of an adapter, key and shape are those of the tensor whose change they approximate.
     """
     for step in plan.steps:
         taken = step.op not in _BY_TOKEN and not step.policy
@@ -180,9 +180,10 @@ def _by_place(plan: Plan, source: int) -> Iterator[tuple[str, tuple[int, ...]]]:
 def _rows(
     taken: Iterable[tuple[str, tuple[int, ...]]], size: int, tokens: Sequence[str], declared: Mapping[str, int]
 ) -> Iterator[tuple[str, int]]:
-    """Yield key and number of rows of those of the ``taken`` tensors (key, shape) that have a row for each token.
+    """Yield (key, number of rows) of each tensor in ``taken`` that has a row for each token.
 
-    Such a tensor is in ``declared`` with its axis, or is recognised by its name and its size.
+    ``taken`` has pairs (key, shape). Such a tensor is in ``declared``, with its vocabulary axis, or is recognised by
+    its name and its size. ``size`` is the vocabulary size, and ``tokens`` are the tokens of the tokeniser.
     """
     for key, shape in taken:
         axis = declared.get(key, 0)
@@ -193,9 +194,10 @@ def _rows(
 
 
 def _first_other(output: ModelFolder, folder: ModelFolder, rows: int) -> tuple[int, str, str] | None:
-    """Return the first row whose token differs, with its token in ``output`` and in ``folder``; '' for a missing token.
+    """Return (row, token in ``output``, token in ``folder``) for the first row whose token differs, else None.
 
-    A shorter list lacks tokens only if it is from ``tokenizer.json``: in other files, added tokens are not listed.
+    A missing token is ''. A shorter list lacks tokens only if it is from ``tokenizer.json``: other files do not list
+    added tokens.
     """
     mine, theirs = output.tokens or (), folder.tokens or ()
     for place, (one, other) in enumerate(zip(mine[:rows], theirs, strict=False)):

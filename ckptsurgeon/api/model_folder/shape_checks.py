@@ -14,13 +14,16 @@ from .config import has_parts
 __all__ = ["UNLOADED", "DescribedTensor", "follows", "is_number", "is_plain", "shape_notes"]
 
 MLP = re.compile(r"\d\.(?:mlp\.(?:down_proj|dense_4h_to_h)|(intermediate)\.dense)\.weight$")
-"""Weights whose columns are the inner width of a layer; for the one named ``intermediate``, the rows."""
+"""Matches weights whose number of columns is the inner width of an MLP; for ``intermediate``, the number of rows."""
 EXPERT = re.compile(r"\.experts\.(?:\d+\.(?:down_proj|w2)\.weight|down_proj)$")
-"""The same of experts; if all experts of a layer are in one tensor, either of its last two dimensions."""
+"""Matches weights of experts whose number of columns is the inner width.
+
+If one tensor has all experts of a layer, the inner width is one of its last two dimensions.
+"""
 OUTPUT = re.compile(r"\d\.self_attn\.o_proj\.weight$")
-"""The weight whose columns are all heads together; rows of queries may also hold gates."""
+"""Matches the weight whose number of columns is heads times head size; the rows of ``q_proj`` may also have gates."""
 INNER = ("intermediate", "hidden", "ffn", "inner", "feed_forward", "mlp")
-"""Words in the names of fields that give an inner width."""
+"""Parts of the names of fields with an inner width."""
 EXPERT_SIZES = ("moe_intermediate_size", "expert_ffn_hidden_size", "intermediate_size")
 """Fields with the inner width of experts, the most specific first."""
 HEAD_SIZES = ("head_dim", "head_size", "kv_channels", "d_kv", "d_head")
@@ -30,13 +33,14 @@ USUAL = (64, 96, 128, 256)
 UNLOADED = "transformers cannot load this model"
 UNFIT = "one of the two is from another model"
 BY_LAYER = ("block_configs", "multi_query", "per_layer_config")
-"""Fields of models whose layers differ in size."""
+"""Fields that only models with layers of different sizes have."""
 
 
 class DescribedTensor(NamedTuple):
-    """A tensor of a model: ``tied_to`` is the first key that shares its memory; '' if the tensor is not tied.
+    """The key, dtype and shape of a tensor, without its values.
 
-    If it ``is_quantised``, dtype and shape are those of the plain tensor that its codes stand for.
+    ``tied_to`` is the first key that shares its memory; '' if the tensor is not tied. If ``is_quantised``, dtype and
+    shape are those of the plain tensor to which the codes decode.
     """
 
     key: str
@@ -47,10 +51,10 @@ class DescribedTensor(NamedTuple):
 
 
 def shape_notes(tensors: Iterable[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on sizes in a configuration (of MLPs, experts, attention heads) that no layer has.
+    """Yield notes on sizes in a configuration (of MLPs, experts, attention heads) that fit no layer.
 
-    One layer with a fitting size is enough, because the layers of a model may differ. Nested configurations get no
-    notes.
+    One layer that fits is enough for no note, because the layers of a model may differ. Configurations with nested
+    configurations get no notes.
     """
     if has_parts(config) or any(name in config for name in BY_LAYER):
         return
@@ -66,20 +70,20 @@ def shape_notes(tensors: Iterable[DescribedTensor], config: Mapping[str, Any]) -
 
 
 def follows(one: DescribedTensor) -> str:
-    """Return the end of a note on a tensor whose size does not fit: for plain tensors, that loading fails.
+    """Return the end of a note on a tensor whose size does not fit: for a plain tensor, it says that loading fails.
 
-    Sizes of quantised tensors are not compared by all libraries that load them.
+    Loading may work for a quantised tensor, because not all libraries compare its size.
     """
     return UNFIT if one.is_quantised else UNLOADED
 
 
 def is_plain(one: DescribedTensor) -> bool:
-    """Whether a tensor is a matrix (larger than 1 in both dimensions) of floating-point numbers of at least 8 bits."""
+    """Return whether a tensor is a matrix (more than 1 row and column) of floating-point numbers of at least 8 bits."""
     return len(one.shape) == 2 and min(one.shape) > 1 and is_number(one)
 
 
 def is_number(one: DescribedTensor) -> bool:
-    """Whether a tensor has floating-point numbers of at least 8 bits each, not packed ones of fewer bits."""
+    """Return whether a tensor has floating-point numbers of at least 8 bits each, not packed ones of fewer bits."""
     dtype = DTYPES[one.dtype]
     return dtype.kind == "float" and dtype.values == 1 and dtype.bits >= 8
 
@@ -98,10 +102,10 @@ def _feed_forward(weights: Mapping[str, DescribedTensor], config: Mapping[str, A
 
 
 def _fits_up(weights: Mapping[str, DescribedTensor], keys: Iterable[str], known: Collection[int]) -> bool:
-    """Whether a quantised ``up_proj`` has a number of rows that is a ``known`` inner width.
+    """Return whether the ``up_proj`` of a quantised ``down_proj`` in ``keys`` has an inner width that is ``known``.
 
-    ``known`` has the inner widths in config.json. Unlike the rows, the columns of a quantised ``down_proj``, one of the
-    ``keys``, may be guessed.
+    ``known`` has the inner widths in config.json. The number of columns of a quantised ``down_proj`` may be guessed,
+    but the number of rows of the ``up_proj`` in the same module is certain.
     """
     names = [key for key in keys if weights[key].is_quantised]
     others = (weights.get(key.replace("down_proj", "up_proj").replace(".w2.", ".w3.")) for key in names)
@@ -125,7 +129,7 @@ def _experts(weights: Mapping[str, DescribedTensor], config: Mapping[str, Any]) 
 def _attention(weights: Mapping[str, DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if no layer fits the declared number or size of attention heads.
 
-    Layers without their own projection of queries or keys, which share or compress them, are not compared.
+    Layers that share or compress queries or keys, and so lack ``q_proj`` or ``k_proj``, are not compared.
     """
     heads, width = config.get("num_attention_heads"), config.get("hidden_size")
     layers = [key.removesuffix("o_proj.weight") for key in weights if OUTPUT.search(key)]
@@ -161,11 +165,14 @@ def _numbers(config: Mapping[str, Any], words: Sequence[str]) -> Iterator[int]:
             yield from (one for one in (value if isinstance(value, list) else [value]) if type(one) is int)
 
 
-# Sizes that are the product of several fields, and those that must divide others.
+# Sizes that are the product of several fields, and numbers of heads that must divide a width.
 
 
 class _Product(NamedTuple):
-    """The tensors of some model types whose dimension ``axis`` is a product of ``factors``, each a sum of fields."""
+    """Tensors whose dimension ``axis`` is the product of ``factors``; each factor is the sum of some fields.
+
+    ``kinds`` has the model types of which this is true, and ``pattern`` matches the end of the tensors' keys.
+    """
 
     kinds: tuple[str, ...]
     pattern: str
@@ -214,12 +221,12 @@ _DIVIDED = (
     (_BART, "d_model", "encoder_attention_heads"),
     (_BART, "d_model", "decoder_attention_heads"),
 )
-"""Model types, a width, and the number of heads that must divide it."""
+"""Model types, the field of a width, and the field of a number of heads that must divide this width."""
 _CONVOLUTION = re.compile(r"(?:^|\.)feature_extractor\.conv_layers\.(\d{1,9})\.conv\.weight$")
 
 
 def _undivided(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if heads do not divide a width that they divide in every model of the type."""
+    """Yield a note if the number of heads does not divide a width that it divides in every model of the type."""
     for kinds, width, heads in _DIVIDED:
         size, number = config.get(width), config.get(heads)
         if config.get("model_type") not in kinds or type(size) is not int or type(number) is not int:
@@ -230,7 +237,10 @@ def _undivided(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _computed(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if a size that is computed from several fields fits no layer; not of columns of codes."""
+    """Yield a note if a size that is computed from several fields fits no layer.
+
+    Of quantised tensors, only the number of rows is compared.
+    """
     for one in _PRODUCTS:
         fields = [name for factor in one.factors for name in factor]
         if config.get("model_type") not in one.kinds or any(type(config.get(name)) is not int for name in fields):
@@ -252,7 +262,7 @@ def _computed(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> 
 
 
 def _convolutions(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if the convolutions over a sound are other than ``conv_dim`` and ``conv_kernel`` say."""
+    """Yield a note if the convolutions of an audio model do not fit ``conv_dim`` and ``conv_kernel``."""
     sizes, widths = config.get("conv_dim"), config.get("conv_kernel")
     found = {int(match[1]): one for one in tensors if (match := _CONVOLUTION.search(one.key)) and len(one.shape) == 3}
     if config.get("model_type") not in _SOUND or not found or not isinstance(sizes, list):

@@ -1,4 +1,4 @@
-"""Notes on output layers that are tied to the embedding although ``tie_word_embeddings`` says no, or the reverse."""
+"""Notes on output layers that contradict ``tie_word_embeddings``, or are tied in only some of several models."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ __all__ = ["has_new_head", "head_notes", "mixed_head_notes", "stored_heads", "ti
 UNSHARED = ("bigbird_pegasus", "csm", "flava", "luke", "pop2piano")
 """Model types with classes whose output layer is separate, although the configuration says that it is tied."""
 HEADED = re.compile(r"(ForCausalLM|LMHeadModel)$")
-"""Names of classes of transformers that have an output layer over the vocabulary."""
+"""Matches names of transformers' classes with an output layer over the vocabulary."""
 ANY_HEAD = re.compile(r"^\D*(head|out|logits|decoder\.weight$)")
-"""Names that an output layer could have, also if it is quantised; it is not inside a numbered module."""
+"""Matches keys that an output layer could have, also if it is quantised. Keys of numbered modules do not match."""
 
 
 def with_heads_said(plan: Plan, folders: Sequence[ModelFolder], keys: Sequence[Collection[str]], *, tied: bool) -> Plan:
     """Return a plan with a note on each source from which the output takes the embedding but not the output layer.
 
-    ``folders`` and ``keys`` are those of the sources, in their order. ``tied`` says whether an output in which no
-    output layer is stored uses its embedding as output layer.
+    ``folders`` and ``keys`` are the folders and the keys of the sources, in their order. ``tied`` is true if an output
+    without a stored output layer uses its embedding as output layer.
     """
     notes = [
         note
@@ -55,7 +55,7 @@ def _notes(plan: Plan, number: int, folder: ModelFolder, keys: Collection[str], 
     if folder.said_tied and not any(map(HEAD.search, keys)):
         for step in heads:
             if not any(_is_from(step, one) for one in range(len(plan.sources))) or step.op == "keep":
-                made = "stays the destination's" if step.op == "keep" else "is initialised"
+                made = "keeps the destination's values" if step.op == "keep" else "is initialised"
                 yield f"{escape(step.key)} {made}, while {name} uses its embedding as output layer ({TIES})"
 
 
@@ -66,28 +66,28 @@ def _is_from(step: Step, source: int) -> bool:
 def mixed_head_notes(plan: Plan, folders: Sequence[ModelFolder]) -> Iterator[str]:
     """Yield a note on an output layer that is tied to the embedding in some of the merged models, but not in all.
 
-    ``folders`` are those of the sources, in their order.
+    ``folders`` are the folders of the sources, in their order.
     """
     of_path = {source.path: number for number, source in reversed([*enumerate(plan.sources[: len(folders)])])}
     for step in plan.steps:
         if not HEAD.search(step.key) or step.tied_to:
             continue
-        # Decoded sources stand behind those that were given, with the same paths.
+        # Decoded copies of the sources come after the sources in ``plan.sources``, with the same paths.
         models = {of_path.get(plan.sources[one.source].path): one.key for one in step.inputs}
         tied = {one: key for one, key in models.items() if one is not None and folders[one].is_tied}
         others = [plan.sources[one].name for one in models if one is not None and one not in tied]
         if tied and others:
             embeddings = [f"{escape(key)} of {escape(plan.sources[number].name)}" for number, key in tied.items()]
             yield (
-                f"{escape(step.key)} is merged with {listing(embeddings, where='')}, where it is tied to the embedding "
-                f"({TIES}), and with {listing(others)}, where it is not: the output does not tie the two"
+                f"{escape(step.key)} is tied to the embedding in some models ({listing(embeddings, where='')}), but "
+                f"not in {listing(others)} ({TIES}): the output does not tie the two"
             )
 
 
 def head_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:
     """Yield a note on an output layer that is stored although it is tied, or that is missing although it is not tied.
 
-    ``folder`` has the files beside these weights.
+    ``folder`` has the configuration of these weights.
     """
     if not folder.said_tied:
         if _embedding(tensors) is not None:
@@ -101,7 +101,7 @@ def head_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Itera
 
 
 def stored_heads(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> list[tuple[str, str]]:
-    """Return (embedding, output layer) for each output layer that is stored although the configuration ties it."""
+    """Return the keys (embedding, output layer) of each output layer that is stored although config.json ties it."""
     embedding = _embedding(tensors)
     if embedding is None or not folder.said_tied or folder.config.get("model_type") in UNSHARED:
         return []
@@ -115,7 +115,7 @@ def _embedding(tensors: Sequence[DescribedTensor]) -> DescribedTensor | None:
 
 
 def _coded_heads(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> list[str]:
-    """Return the names of quantised output layers as if plain: ``lm_head.weight`` for ``lm_head.qweight``."""
+    """Return the keys that quantised output layers would have if plain: ``lm_head.weight`` for ``lm_head.qweight``."""
     modules = {one.key: re.split(r"\.weight\.|\.\w+$", one.key)[0] for one in tensors}
     own = [one for one in tensors if not one.tied_to and HEAD.search(f"{modules[one.key]}.weight")]
     infos = {one.key: TensorInfo(one.dtype, one.shape) for one in own}
@@ -127,7 +127,7 @@ def _wanted(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator
     flag = f"says that the output layer is not the embedding ({TIES}: false)"
     if folder.said_tied is None:
         kind = escape(model_type_of(folder.config))
-        flag = f"does not say {TIES}: the output layer of {kind} is then not the embedding"
+        flag = f"does not set {TIES}: the output layer of {kind} is then not the embedding"
         if not untied_by_default(folder.config):
             return
     wants = any(HEADED.search(name) for name in _architectures(folder))
@@ -141,9 +141,9 @@ def _architectures(folder: ModelFolder) -> list[str]:
 
 
 def tied_head(folder: ModelFolder, tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
-    """Return the key of a tied output layer that a language model does not store, mapped to that of its embedding.
+    """Return {key of the output layer: key of the embedding} if both are tied and only the embedding is stored.
 
-    The mapping is empty if the model stores its output layer, does not tie it, or is of another kind.
+    The mapping is empty if the model stores its output layer, does not tie it, or is not a language model.
     """
     if not folder.is_tied or not any(HEADED.search(name) for name in _architectures(folder)):
         return {}
@@ -155,7 +155,10 @@ def tied_head(folder: ModelFolder, tensors: Mapping[str, TensorInfo]) -> dict[st
 
 
 def has_new_head(plan: Plan, base: Collection[str]) -> bool:
-    """Whether adapters give a base with a tied output layer (``base`` has its keys) an output layer of its own."""
+    """Return whether adapters give a base with a tied output layer a separate output layer.
+
+    ``base`` has the keys of the base.
+    """
     heads = [step for step in plan.steps if HEAD.search(step.key)]
     embeddings = [step for step in plan.steps if EMBEDDING.search(step.key)]
     changed = any(map(_is_changed, embeddings))

@@ -1,4 +1,4 @@
-"""Files of a model's folder that cannot be read as what their names say, and why."""
+"""Finds files in a model's folder whose content is not what their names say, and the reasons."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .folder import LARGEST, ModelFolder
 __all__ = ["is_elsewhere", "unreadable_files", "unreadable_notes", "vocabulary_fault"]
 
 OBJECTS = ("added_tokens.json", "chat_template.json", "special_tokens_map.json")
-"""Files that hold a JSON object, in addition to all configurations."""
+"""Files with a JSON object, in addition to files named ``*_config.json``."""
 PAGES = range(100, 1 << 20)
-"""Sizes in bytes of pointers of Git LFS and of HTML pages."""
+"""Possible sizes, in bytes, of Git LFS pointers and of HTML pages."""
 
 
 def unreadable_notes(folder: ModelFolder, read: ModelFolder | None = None) -> list[str]:
-    """Return a note on each file of a folder that cannot be read as what its name says.
+    """Return a note on each file of a folder whose content is not what its name says.
 
     ``read`` is the same folder, or one with the same tokeniser whose vocabulary is loaded already.
     """
@@ -34,15 +34,19 @@ def unreadable_notes(folder: ModelFolder, read: ModelFolder | None = None) -> li
 
 
 def unreadable_files(folder: ModelFolder, read: ModelFolder) -> list[tuple[str, str]]:
-    """Return the names of the files in a folder that are not what their names say, each with the reason."""
+    """Return (name, reason) of each file in a folder whose content is not what its name says."""
     found = {name: json_fault(folder, name) for name in _documents(folder)}
-    found |= {name: "it is not a whole sentencepiece model" for name, pieces in read.pieces.items() if pieces is None}
+    broken = "it is not a complete sentencepiece model"
+    found |= {name: broken for name, pieces in read.pieces.items() if pieces is None}
     found |= {**_stand_ins(folder), **({folder.vocabulary: why} if (why := vocabulary_fault(read)) else {})}
     return [(name, why) for name, why in found.items() if why]
 
 
 def _documents(folder: ModelFolder) -> list[str]:
-    """Return the names of the small JSON files beside a configuration, without those that would have to be fetched."""
+    """Return the names of small JSON files other than config.json, without files that would have to be downloaded.
+
+    A generation_config.json is included even if it is remote.
+    """
     return [
         one.name
         for one in folder.files
@@ -55,7 +59,7 @@ def _documents(folder: ModelFolder) -> list[str]:
 def vocabulary_fault(folder: ModelFolder) -> str:
     """Return why the vocabulary file of a folder cannot be read; '' if it can be read, or is at a remote address.
 
-    A vocabulary in a format other than JSON is only refused if it is another kind of file (a Git LFS pointer, a page).
+    A vocabulary in a format other than JSON is refused only if the file is a Git LFS pointer or an HTML page.
     """
     if not folder.vocabulary or is_elsewhere(folder) or folder.tokens is not None:
         return ""
@@ -65,7 +69,7 @@ def vocabulary_fault(folder: ModelFolder) -> str:
 
 
 def _list_fault(folder: ModelFolder) -> str:
-    """Return why a vocab.json is not a token list, or not one of the tokeniser's language; '' for any other file."""
+    """Return why a vocab.json is not a token list, or has none for the tokeniser's language; '' for other files."""
     if folder.vocabulary != BY_LANGUAGE or json_fault(folder, TOKENIZER):
         return ""
     settings = folder.document(TOKENIZER) if any(one.name == TOKENIZER for one in folder.files) else {}
@@ -74,13 +78,13 @@ def _list_fault(folder: ModelFolder) -> str:
     except ConfigError as error:
         return error.message.removesuffix(".")
     is_list = "model" in found or all(type(number) is int for number in found.values())
-    return "" if is_list else "it does not map each token to a number"
+    return "" if is_list else "it does not map each token to an integer"
 
 
 def _stand_ins(folder: ModelFolder) -> dict[str, str]:
-    """Return the local files of a tokeniser, except its vocabulary, that are Git LFS pointers or web pages instead.
+    """Return the local tokeniser files, except the vocabulary, that are in fact Git LFS pointers or web pages.
 
-    The values of the result say what each file is.
+    The result maps the name of the file to a text on what it is.
     """
     others = [one for one in folder.tokenizer if one.name != folder.vocabulary and one.path and not scheme_of(one.path)]
     return {one.name: why for one in others if (why := stand_in(_head(one.path)))}
@@ -91,7 +95,7 @@ def _head(path: str) -> bytes:
 
     The file gets no fingerprint in a plan, because no plan depends on these bytes.
     """
-    with suppress(OSError, SourceError):  # said where the file is copied
+    with suppress(OSError, SourceError):  # reported when the file is copied
         if os.path.getsize(path) in PAGES and isinstance(source := open_source(path), File):
             with closing(source):
                 return source.read(0, min(HEAD_BYTES, source.size))
@@ -119,5 +123,5 @@ def json_fault(folder: ModelFolder, name: str) -> str:
 
 
 def is_elsewhere(folder: ModelFolder) -> bool:
-    """Whether the tokeniser of a folder is at a remote address."""
+    """Return whether the tokeniser of a folder is at a remote address."""
     return any(scheme_of(one.path) for one in folder.tokenizer)

@@ -1,1 +1,1 @@
-"""SpeechBrain's ``Pretrainer``, implemented with our planner."""
+"""A class with the interface of SpeechBrain's ``Pretrainer``, implemented with our planner."""

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Hook", "Pretrained", "hook_of", "load_pretrained"]
 
-# Hooks for objects that are not modules, found as SpeechBrain's Pretrainer finds them:
+# Hooks load files into objects that are not modules. They are found as in SpeechBrain 1.1.2:
 #
-# ``speechbrain.utils.parameter_transfer.Pretrainer._call_load_hooks`` and ``speechbrain.utils.checkpoints`` (1.1.2).
-# Its tables are read only if SpeechBrain is already imported: otherwise they are empty.
+# ``speechbrain.utils.parameter_transfer.Pretrainer._call_load_hooks`` and ``speechbrain.utils.checkpoints``. The tables
+# in the latter are read only if SpeechBrain is already imported; otherwise no class has registered a hook.
 
 Hook = Callable[[object, str], object]
 
@@ -43,13 +43,15 @@ _CHECKPOINTS = "speechbrain.utils.checkpoints"
 def hook_of(name: str, thing: object, custom: Mapping[str, Any]) -> Hook | None:
     """Return the function that loads a file into the object ``thing``; None for a module, which the planner loads.
 
-    It is the first of these that exists: the custom hook, the hook that the object's class or a base class registered
-    with SpeechBrain, ``load`` of a SentencePieceProcessor, ``load_state_dict``. Raises ConfigError if there is none.
+    The first of these is returned: the hook for ``name`` in ``custom``, the hook that SpeechBrain has registered for
+    the object's class or a base class, ``load`` of a SentencePieceProcessor, ``load_state_dict``. Raises ConfigError if
+    there is none.
     """
     if name in custom:
         given = custom[name]
         if not callable(given):
-            raise ConfigError(f"the custom hook of {escape(name)} is a {escape(type(given).__name__)}, not a function.")
+            what = escape(type(given).__name__)
+            raise ConfigError(f"the custom hook for {escape(name)} is an object of type {what}, not a function.")
         return _plain(given)
     for kind in type(thing).__mro__:
         if _is_module_class(kind):
@@ -66,8 +68,8 @@ def hook_of(name: str, thing: object, custom: Mapping[str, Any]) -> Hook | None:
     if callable(getattr(thing, "load_state_dict", None)) and not isinstance(thing, type):
         return _load_state_dict
     raise ConfigError(
-        f"{escape(name)} is a {escape(type(thing).__name__)}, but there is no hook to load a file into it.",
-        hint=f"Give a hook, called with the object and the file: custom_hooks={{{name!r}: lambda thing, path: …}}.",
+        f"there is no hook to load a file into {escape(name)}, an object of type {escape(type(thing).__name__)}.",
+        hint=f"Give a function of the object and the file: custom_hooks={{{name!r}: lambda thing, path: …}}.",
     )
 
 
@@ -98,12 +100,16 @@ def _load_state_dict(thing: Any, path: str) -> None:
 _log = logging.getLogger(__name__)
 _OPTIONS = ("include", "exclude", "map", "on_mismatch", "on_missing", "require", "strict", "root")
 RENAMES = "speechbrain"
-"""The ruleset for the two names that SpeechBrain's own loading renames."""
+"""The ruleset for the two names that SpeechBrain renames when it loads a checkpoint."""
 
 
 @dataclass(frozen=True, repr=False)
 class Pretrained(Brief):
-    """The result of loading: the plans of modules, and the objects that hooks loaded or that conditions skipped."""
+    """The result of ``Pretrainer.load_collected``.
+
+    ``plans`` has the plan of each module. ``hooked`` are the names of the objects that hooks loaded, and ``skipped``
+    the names of those whose condition is false.
+    """
 
     plans: Mapping[str, Plan] = field(default_factory=dict)
     hooked: tuple[str, ...] = ()
@@ -115,7 +121,7 @@ class Pretrained(Brief):
 
     @property
     def counts(self) -> dict[str, int]:
-        """The numbers of tensors, over all modules, that were copied, cast, kept and so on."""
+        """The number of tensors in all modules that were copied, cast, kept and so on, by class."""
         found: Counter[str] = Counter()
         for plan in self.plans.values():
             found.update(plan.counts)
@@ -123,7 +129,7 @@ class Pretrained(Brief):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The notes on each loadable: missing and unused keys, wrappers, renames, casts."""
+        """The notes on each loaded or skipped object: missing and unused keys, wrappers, renames, casts."""
         said = [f"{name}: {note}" for name, plan in self.plans.items() for note in (*plan.notes, *_leftovers(plan))]
         said += [f"{name}: loaded by its hook" for name in self.hooked]
         return (*said, *(f"{name}: not loaded, its condition is false" for name in self.skipped))
@@ -155,10 +161,10 @@ def load_pretrained(
     skipped: tuple[str, ...],
     options: Mapping[str, Mapping[str, Any]] | None,
 ) -> Pretrained:
-    """Load a file into each object that ``paths`` names, or on failure into none; returns a report.
+    """Load the file in ``paths`` into each object with the same name; on failure, no module is changed.
 
-    ``hooks`` are custom hooks by name, ``skipped`` the names whose condition is false, and ``options`` the arguments
-    of ``load_into`` for single modules, by name.
+    ``hooks`` are custom hooks by name, ``skipped`` the names of objects whose condition is false, and ``options`` has
+    arguments of ``load_into`` for modules, by the name of the module.
     """
     given = _checked(options, paths)
     by_hook = {name: hook_of(name, loadables[name], hooks) for name in paths}
@@ -169,7 +175,7 @@ def load_pretrained(
     hooked = {name: hook for name, hook in by_hook.items() if hook is not None}
     unfit = [name for name in given if name in hooked]
     if unfit:
-        raise ConfigError(f"options are for modules, and {listing(unfit)} is loaded by a hook.")
+        raise ConfigError(f"options apply only to modules, but a hook loads {listing(unfit)}.")
     plans = load_all(loadings, before_writing=lambda: _call(hooked, loadables, paths))
     report = Pretrained(dict(zip(modules, plans, strict=True)), tuple(hooked), skipped)
     for name, plan in report.plans.items():
@@ -179,7 +185,7 @@ def load_pretrained(
 
 
 def _checked(options: Any, paths: Mapping[str, str]) -> Mapping[str, Mapping[str, Any]]:
-    """Return the options after checking them; raises ConfigError for an unknown name or option."""
+    """Return the checked options; raises ConfigError for the name of an unknown object or option."""
     given = options or {}
     if not isinstance(given, Mapping) or not all(isinstance(value, Mapping) for value in given.values()):
         raise ConfigError(
@@ -189,24 +195,24 @@ def _checked(options: Any, paths: Mapping[str, str]) -> Mapping[str, Mapping[str
     for name, chosen in given.items():
         if name not in paths:
             raise ConfigError(
-                f"options name {brief_repr(name)}, which is not loaded.", hint=f"Use {_listed([*paths])}."
+                f"options has an entry for {brief_repr(name)}, which is not loaded.", hint=f"Use {_listed([*paths])}."
             )
         unknown = [option for option in chosen if option not in _OPTIONS]
         if unknown:
-            raise ConfigError(
-                f"load_into has no option {brief_repr(unknown[0])}.", hint=f"It has {', '.join(_OPTIONS)}."
-            )
+            raise ConfigError(f"load_into has no option {brief_repr(unknown[0])}.", hint=f"Use {', '.join(_OPTIONS)}.")
     return given
 
 
 def _check_there(path: str) -> None:
     if not os.path.exists(path):
-        raise ConfigError(f"{escape(path)} does not exist: it was never collected.", hint="Call collect_files first.")
+        raise ConfigError(
+            f"{escape(path)} does not exist: the file was never collected.", hint="Call collect_files first."
+        )
     check_unchanged_since(path)
 
 
 def _loading(name: str, model: object, path: str, options: Mapping[str, Any]) -> ModuleLoading:
-    """Return the source and rules for a module, with SpeechBrain's two renames if they apply."""
+    """Return the source and the rules for a module, with SpeechBrain's two renames if they are needed."""
     module = cast("nn.Module", model)
     chosen = {key: value for key, value in options.items() if key not in ("map", "root")}
     rulesets = (RENAMES,) if _renames(name, module, path, options.get("root")) else ()
@@ -222,7 +228,7 @@ def _renames(name: str, module: nn.Module, path: str, root: str | None) -> bool:
 
 
 def _call(hooked: Mapping[str, Hook], loadables: Mapping[str, object], paths: Mapping[str, str]) -> None:
-    """Call hooks, which are the user's code: their exceptions are raised again, with a note that names the hook."""
+    """Call the hooks; if a hook, which is the user's code, raises an exception, add a note on which hook raised it."""
     for name, hook in hooked.items():
         try:
             hook(loadables[name], paths[name])

@@ -1,4 +1,4 @@
-"""A ``Pretrainer`` with the interface of ``speechbrain.utils.parameter_transfer`` 1.1.2, on top of our planner."""
+"""A ``Pretrainer`` with the interface of ``speechbrain.utils.parameter_transfer`` 1.1.2 that uses our planner."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ PARAMFILE_EXT = ".ckpt"
 class Pretrainer:
     """Collects pretrained files and loads them into objects, with the arguments and methods of SpeechBrain's class.
 
-    ``loadables`` maps names to the objects, ``paths`` names to ``source/file`` (a folder, a hub repository, an
-    URL), ``custom_hooks`` names to functions of (object, path), ``conditions`` names to a bool or a function that
-    returns one. Everything is loaded by the rules of ``load_into``: all of it or nothing.
+    ``collect_in`` is the folder for the collected files. All other arguments are dicts whose keys are names.
+    ``loadables`` has the objects, and ``paths`` has ``source/file`` for each (the source is a folder, a hub repository
+    or a URL). ``custom_hooks`` has functions of (object, path), and ``conditions`` has bools or functions that return a
+    bool. Modules are loaded by the rules of ``load_into``; if one cannot be loaded, no module is changed.
     """
 
     def __init__(
@@ -58,15 +59,15 @@ class Pretrainer:
         self.loadables.update(_named("loadables", loadables))
 
     def add_paths(self, paths: Mapping[str, object]) -> None:
-        """Add the sources of the loadables' files: ``source/file``, by name."""
+        """Add the paths of the files to load, ``source/file``, by name."""
         self.paths.update(_named("paths", paths))
 
     def add_custom_hooks(self, custom_hooks: Mapping[str, object]) -> None:
-        """Add functions of (object, path), by name, that replace the hook of the object's class."""
+        """Add functions of (object, path), by name; they replace the hook of the object's class."""
         self.custom_hooks.update(_named("custom_hooks", custom_hooks))
 
     def add_conditions(self, conditions: Mapping[str, object]) -> None:
-        """Add bools, or functions that return one, by name: a loadable is loaded only if its condition is true."""
+        """Add bools, or functions that return a bool, by name: an object is loaded only if its condition is true."""
         self.conditions.update(_named("conditions", conditions))
 
     @staticmethod
@@ -75,14 +76,14 @@ class Pretrainer:
         return split_path(path)
 
     def is_loadable(self, name: str) -> bool:
-        """Return whether a loadable has no condition or a true one; raises ConfigError if it is not a bool."""
+        """Return whether an object has no condition, or a true one; raises ConfigError if it is not a bool."""
         given = self.conditions.get(name, True)
         found = given() if callable(given) else given
         if not isinstance(found, bool):
-            gives = " gives" if callable(given) else " is"
+            verb = "returns" if callable(given) else "is"
             raise ConfigError(
-                f"the condition of {escape(name)}{gives} {brief_repr(found)}.",
-                hint="Give True or False, or a function that returns one of them.",
+                f"the condition of {escape(name)} {verb} {brief_repr(found)}.",
+                hint="Give True or False, or a function that returns True or False.",
             )
         return found
 
@@ -92,14 +93,15 @@ class Pretrainer:
         local_strategy: object = "symlink",
         fetch_config: object = None,
     ) -> dict[str, pathlib.Path]:
-        """Collect the file of every loadable whose condition is true; returns their paths and puts them in ``paths``.
+        """Collect the file of every object whose condition is true; return the files' paths, and update ``paths``.
 
-        A loadable without a path is taken from ``<default_source>/<name>.ckpt``. With ``collect_in`` each becomes
-        ``<collect_in>/<name>.ckpt``: a link, a copy (``local_strategy``) or the download. A file that is there is kept
-        if it was collected from the same source, and collected again if not. ``fetch_config`` is a FetchConfig.
+        The file of an object without a path is ``<default_source>/<name>.ckpt``. If ``collect_in`` is set, the
+        collected file is ``<collect_in>/<name>.ckpt``: a link, a copy (``local_strategy``) or the download. If this
+        file exists already, it is kept if it was collected from the same source; otherwise it is collected again.
+        ``fetch_config`` is a FetchConfig.
 
-        Either every file is collected or none. Raises ConfigError if a loadable has no source, SourceError if a file
-        is not available, OutputError if another file is in its place.
+        Either all files are collected or none. Raises ConfigError if an object has no source, SourceError if a file
+        is not available, OutputError if a file that was not collected has the same path.
         """
         self._check_names()
         config = fetch_config_of(fetch_config)
@@ -118,19 +120,19 @@ class Pretrainer:
     def load_collected(
         self, options: Mapping[str, Mapping[str, Any]] | object = None, device: object = None
     ) -> Pretrained:
-        """Load the collected files into all loadables whose condition is true, or change none; returns the report.
+        """Load the collected files into all objects whose condition is true, and return a report.
 
-        ``options`` are keyword arguments of ``load_into`` for single modules, by name: ``{"head": {"on_mismatch":
-        "init"}}``. ``device``, or a device as the only argument, is that of SpeechBrain before 1.0 and has no effect:
-        every module is loaded where it is. Raises what ``load_into`` raises; exceptions of hooks are raised again,
-        before a module has changed.
+        ``options`` has keyword arguments of ``load_into`` for some modules, by name: ``{"head": {"on_mismatch":
+        "init"}}``. ``device``, or a device as the first argument, exists for compatibility with SpeechBrain before 1.0
+        and has no effect: every module stays on its device. Raises what ``load_into`` raises, and the exceptions of
+        hooks; in both cases no module has changed.
         """
         self._check_names()
         if not isinstance(options, (Mapping, NoneType)):
             options, device = None, options
         if device is not None and not hasattr(device, "type") and not isinstance(device, str):
             raise ConfigError(
-                f"load_collected got the argument {brief_repr(device)}, which is neither options nor a device."
+                f"the argument {brief_repr(device)} of load_collected is neither a map of options nor a device."
             )
         wanted = [name for name in self.loadables if self.is_loadable(name)]
         skipped = tuple(name for name in self.loadables if name not in wanted)
@@ -141,11 +143,16 @@ class Pretrainer:
         if self.collect_in is None:
             return None
         if not name or "/" in name or "\0" in name:
-            raise ConfigError(f"{brief_repr(name)} is not a valid name of a loadable: it becomes a file name.")
+            raise ConfigError(
+                f"{brief_repr(name)} is not a valid name for an object to load: the name is used as a file name."
+            )
         return os.path.join(os.path.abspath(self.collect_in), name + PARAMFILE_EXT)
 
     def _source_of(self, name: str, default_source: object) -> object:
-        """Return the path of a loadable as it was given, before an earlier collection replaced it."""
+        """Return the path of an object as the user gave it, before ``collect_files`` replaced it by a collected file.
+
+        If the user gave none, it is the file ``<name>.ckpt`` of the default source.
+        """
         path, asked = self._asked.get(name, ("", None))
         if name in self.paths and self.paths[name] != path:
             return self.paths[name]
@@ -162,7 +169,7 @@ class Pretrainer:
         return (asked.source, asked.file) if isinstance(asked, _Default) else split_path(asked)
 
     def _collected(self, name: str) -> str:
-        """Return the file that this or an earlier run collected for ``name``, a key of ``loadables``."""
+        """Return the path of the file for ``name`` that ``collect_files`` collected, in this or an earlier run."""
         place = self._place(name)
         if name in self.is_local:
             return str(self.paths[name])
@@ -173,18 +180,18 @@ class Pretrainer:
         return place
 
     def _check_names(self) -> None:
-        """Raise ConfigError for a path, hook or condition of an unknown loadable."""
+        """Raise ConfigError for a path, hook or condition whose name is not in ``loadables``."""
         for what in ("paths", "custom_hooks", "conditions"):
             for name in getattr(self, what):
                 if name not in self.loadables:
                     near = difflib.get_close_matches(str(name), self.loadables, n=1)
-                    there = f"There is {listing([*self.loadables], where='')}." if self.loadables else ""
+                    there = f"Use {listing([*self.loadables], where='')}." if self.loadables else ""
                     hint = f"Did you mean {escape(near[0])}?" if near else there
-                    raise ConfigError(f"{what} names {brief_repr(name)}, which is not a loadable.", hint=hint)
+                    raise ConfigError(f"{what} has an entry {brief_repr(name)}, which is not a loadable.", hint=hint)
 
 
 class _Default:
-    """Marks the path of a loadable as not given: its file is taken from the default source."""
+    """The path of an object that the user gave no path: a file of the default source."""
 
     def __init__(self, source: object, file: str) -> None:
         self.source = source

@@ -1,1 +1,1 @@
-"""Runs two networks on the same inputs, with weights that are read block by block."""
+"""``prove``: runs two networks on the same inputs, reading the weights block by block, and compares the outputs."""

@@ -1,4 +1,4 @@
-"""Which modules of a network are its blocks, and what they returned in a run."""
+"""Finds the blocks of a network, and records their outputs in a run."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from torch import Tensor, nn
 __all__ = ["OUTPUT", "Outputs", "Place", "Recording", "block_names", "recorded", "tensors_in"]
 
 OUTPUT = ""
-"""The name of the whole network."""
+"""The name of the whole network among the blocks."""
 CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
-"""Modules that are never called themselves."""
+"""Modules that only contain others: their ``forward`` is never called."""
 Place = tuple[str, int, int]
-"""The name of a block, the number of its call, and that of a tensor in its output."""
+"""Identifies a tensor: the name of a block, the index of the block's call, and the tensor's index in the output."""
 Outputs = dict[Place, Tensor]
-"""Outputs by their place, in the order in which the calls ended."""
+"""Tensors by their ``Place``, in the order in which the blocks finished their forward pass."""
 MOST = 64
-"""The most tensors of an output that are kept."""
+"""The most tensors that are kept of one output."""
 
 
 def block_names(model: nn.Module) -> list[str]:
     """Return the names of the modules whose outputs are compared.
 
-    They are the repeated layers of a network, and the modules beside and around these: its embeddings, norms and heads.
-    No block is in another one.
+    These are the repeated layers of a network, and the modules outside of the layers, such as embeddings, norms and
+    heads. No block contains another block.
     """
     return list(_names(model, OUTPUT)) or [OUTPUT]
 
@@ -46,7 +46,7 @@ def _names(module: nn.Module, prefix: str) -> Iterator[str]:
 
 
 def _is_stack(module: nn.Module) -> bool:
-    """Return whether a module is a list of layers: of at least two modules, of one class."""
+    """Return whether a module is a list of layers: at least two modules, all of the same class."""
     children = list(module.children())
     alike = len({type(one) for one in children}) == 1
     return isinstance(module, (nn.ModuleList, nn.Sequential)) and len(children) > 1 and alike
@@ -54,15 +54,15 @@ def _is_stack(module: nn.Module) -> bool:
 
 @dataclass
 class Recording:
-    """The ``outputs`` of the blocks of a network in a run, and which modules were ``called``."""
+    """The ``outputs`` of a network's blocks in a run, and the names of the modules that were ``called``."""
 
     outputs: Outputs = field(default_factory=dict)
     called: set[str] = field(default_factory=set)
     watched: set[str] = field(default_factory=set)
-    """The names of the modules whose calls are noted: blocks, and all modules around them."""
+    """The names of the modules whose calls are recorded: the blocks and all modules that contain them."""
 
     def reaches(self, key: str) -> bool:
-        """Return whether the run used a parameter: whether the block that has it ran, or else its own module."""
+        """Return whether the innermost watched module that contains the parameter ``key`` was called in the run."""
         path = key.rpartition(".")[0]
         parts = path.split(".")
         above = [".".join(parts[:size]) for size in range(len(parts), 0, -1)]
@@ -72,7 +72,7 @@ class Recording:
 
 @contextmanager
 def recorded(model: nn.Module, names: list[str]) -> Iterator[Recording]:
-    """Record what blocks, and the model, compute in the ``with`` block."""
+    """Record the outputs of the blocks ``names`` and of the whole model while the ``with`` block runs."""
     modules: Mapping[str, nn.Module] = dict(model.named_modules())
     around = (name.rpartition(".")[0] for name in names)
     found = Recording(watched={*names, *(above for path in around for above in _and_above(path)), OUTPUT})
@@ -101,7 +101,7 @@ def _record(found: Outputs, name: str, module: nn.Module, args: Any, output: Any
 
 
 def tensors_in(output: Any) -> Iterator[Tensor]:
-    """Yield the floating tensors in a module's output; the logits first, if it has any."""
+    """Yield the floating-point tensors in a module's output; if it has logits, they are first."""
     logits = getattr(output, "logits", None)
     if isinstance(logits, Tensor):
         yield logits

@@ -1,4 +1,4 @@
-"""The inputs on which two networks run: drawn by what the network takes, or the user's."""
+"""The inputs on which two networks run: random inputs that fit the network, or the user's."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ...util.text import escape, listing, shape_text
+from .espnet_inputs import espnet_inputs
 
 __all__ = ["Inputs", "drawn_inputs", "given_inputs"]
 
 ROWS, TOKENS, TARGETS = 4, 32, 8
 WAVE = 16_000
-"""Samples of a drawn wave: a second at the rate of most speech models."""
+"""The number of samples of a random waveform: one second at the sample rate of most speech models."""
 
 
 MOST = 1 << 27
-"""The most numbers that are drawn: half a gigabyte."""
+"""The most random numbers in one input; as float32 they take half a gigabyte."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The arguments of a network's forward by name, and what they are, in words."""
+    """The arguments of a network's ``forward`` by name, and a description of them (``said``)."""
 
     arguments: Mapping[str, Tensor]
     said: str
@@ -40,34 +41,41 @@ class Inputs:
         return {one for value in found for one in value.flatten().tolist()}
 
     def arguments_for(self, module: nn.Module) -> dict[str, Any]:
-        """Return the arguments, with those that keep a model of transformers from making caches."""
+        """Return the arguments for ``forward``; for a model of transformers, with ``use_cache=False``."""
         known = inspect.signature(module.forward).parameters
         return {**self.arguments, **({"use_cache": False} if "use_cache" in known else {})}
 
 
 def drawn_inputs(module: nn.Module, seed: int, tokens: Sequence[int] | None = None) -> Inputs:
-    """Return inputs of the kind that a model of transformers takes, drawn with a seed.
+    """Return random inputs for a model of transformers: token ids, waveforms, features or images; or of ESPnet.
 
-    ``tokens`` are the ids from which those of text are drawn; by default all that are not special. Raises ConfigError
-    if it is not known what the network takes.
+    Token ids are drawn from ``tokens``, by default from all ids that are not special. Raises ConfigError if the inputs
+    of the network are not known.
     """
     config: Any = getattr(module, "config", None)
     known = inspect.signature(module.forward).parameters
     names = [name for name in DRAWN if name in known]
     main = getattr(module, "main_input_name", "")
+    chance = torch.Generator().manual_seed(seed)
+    speech = espnet_inputs(module, chance)
+    if speech is not None:
+        return Inputs(speech, _drawn_text(speech, seed))
     if config is None or main not in names:
         raise _unknown(module, known)
     chosen = [main, *(["pixel_values"] if main == "input_ids" and hasattr(module, "logit_scale") else [])]
     if getattr(config, "is_encoder_decoder", False) and "decoder_input_ids" in known:
         chosen.append("decoder_input_ids")
-    chance = torch.Generator().manual_seed(seed)
     try:
         drawn = {name: DRAWN[name](config, chance, tokens) for name in chosen}
         drawn = {name: value[: len(drawn[main])] for name, value in drawn.items()}
     except (AttributeError, TypeError, ValueError) as error:
         raise _unknown(module, known) from error
+    return Inputs(drawn, _drawn_text(drawn, seed))
+
+
+def _drawn_text(drawn: Mapping[str, Tensor], seed: int) -> str:
     said = ", ".join(f"{name} {shape_text(tuple(value.shape))}" for name, value in drawn.items())
-    return Inputs(drawn, f"{said}, drawn with seed {seed}")
+    return f"{said}, drawn with seed {seed}"
 
 
 def _noise(chance: torch.Generator, *shape: int) -> Tensor:
@@ -79,8 +87,9 @@ def _noise(chance: torch.Generator, *shape: int) -> Tensor:
 def _unknown(module: nn.Module, known: Mapping[str, Any]) -> ConfigError:
     names = [name for name, one in known.items() if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
     return ConfigError(
-        f"it is not known what inputs {type(module).__name__} takes.",
-        hint=f"Give them: --inputs FILE.safetensors, with the arguments of its forward: {listing(names, 8, where='')}.",
+        f"no random inputs can be made for {type(module).__name__}: it is not known what inputs it needs.",
+        hint="Give the arguments of its forward as tensors: --inputs FILE.safetensors, with "
+        f"{listing(names, 8, where='')}.",
     )
 
 
@@ -97,7 +106,7 @@ def _ids(config: Any, chance: torch.Generator, tokens: Sequence[int] | None, siz
 
 
 def _plain_tokens(config: Any, text: Any) -> list[int]:
-    """Return the ids of all tokens but those that a configuration names: padding, images and the like."""
+    """Return the ids of all tokens except special ones, whose ids are in the configuration (such as pad_token_id)."""
     fields = {**config.to_dict(), **text.to_dict()}
     named = [value for name, value in fields.items() if name.endswith(("_token_id", "_token_index"))]
     every = [one for value in named for one in (value if isinstance(value, list) else [value])]
@@ -130,18 +139,18 @@ DRAWN: Mapping[str, Callable[[Any, torch.Generator, Sequence[int] | None], Tenso
     "input_ids": _ids, "input_values": _waves, "input_features": _features, "pixel_values": _images,
     "decoder_input_ids": _decoder_ids,
 }  # fmt: skip
-"""How each argument of a forward is drawn, from a configuration."""
+"""The function that makes a random value for each argument of ``forward``, from (configuration, generator, tokens)."""
 
 
 def given_inputs(path: str, module: nn.Module, folder: str) -> Inputs:
-    """Return the inputs in a file: arguments by name (safetensors), lines of text, or a sound.
+    """Return the inputs in a file: arguments of ``forward`` by name (safetensors), lines of text, or audio.
 
-    Texts and sounds are prepared by the tokeniser or the feature extractor in the model's ``folder``. Raises
-    ConfigError if the file or these are missing, or if the network has no such argument.
+    Text and audio are prepared by the tokeniser or the feature extractor in the model's ``folder``. Raises ConfigError
+    if the file, the tokeniser or the feature extractor is missing, or if ``forward`` does not have such an argument.
     """
     suffix = os.path.splitext(path)[1].lower()
     if not os.path.isfile(path):
-        raise ConfigError(f"--inputs {escape(path)} is not a file.", hint="Name a .safetensors, .txt or .wav file.")
+        raise ConfigError(f"--inputs {escape(path)} is not a file.", hint="Give a .safetensors, .txt or .wav file.")
     if suffix == ".safetensors":
         arguments = _tensors(path)
     elif suffix == ".txt":
@@ -149,14 +158,15 @@ def given_inputs(path: str, module: nn.Module, folder: str) -> Inputs:
     elif suffix in (".wav", ".flac", ".ogg"):
         arguments = _sound(path, folder)
     else:
-        raise ConfigError(f"--inputs {escape(path)} is of an unknown kind.", hint="Use .safetensors, .txt or .wav.")
+        raise ConfigError(f"--inputs {escape(path)} has an unknown suffix.", hint="Use .safetensors, .txt or .wav.")
     known = inspect.signature(module.forward).parameters
     takes_all = any(one.kind is one.VAR_KEYWORD for one in known.values())
     unknown = [name for name in arguments if name not in known and not takes_all]
     if unknown:
         raise ConfigError(
-            f"{type(module).__name__} takes no argument {escape(unknown[0])}, which {escape(path)} has.",
-            hint=f"It takes {listing(list(known), 8, where='')}.",
+            f"{escape(path)} has an entry {escape(unknown[0])}, but the forward of {type(module).__name__} has no such "
+            "argument.",
+            hint=f"Its arguments are {listing(list(known), 8, where='')}.",
         )
     said = ", ".join(f"{name} {shape_text(tuple(value.shape))}" for name, value in arguments.items())
     return Inputs(arguments, f"{said}, of {escape(os.path.basename(path))}")
@@ -184,18 +194,21 @@ def _sound(path: str, folder: str) -> dict[str, Tensor]:
     try:
         wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (OSError, RuntimeError) as error:
-        raise ConfigError(f"{escape(path)} is not a sound: {escape(str(error), 200)}.") from error
+        raise ConfigError(f"{escape(path)} cannot be read as audio: {escape(str(error), 200)}.") from error
     extractor = _prepared(folder, "AutoFeatureExtractor")
     if rate != extractor.sampling_rate:
         raise ConfigError(
-            f"{escape(path)} has {rate} samples a second, and the model takes {extractor.sampling_rate}.",
-            hint="Resample it first.",
+            f"the sample rate of {escape(path)} is {rate} Hz, but the model needs {extractor.sampling_rate} Hz.",
+            hint="Resample the file first.",
         )
     return dict(extractor(wave.mean(1), sampling_rate=rate, return_tensors="pt"))
 
 
 def _prepared(folder: str, kind: str) -> Any:
-    """Return the tokeniser or feature extractor in a folder; no code in the folder runs, and nothing is fetched."""
+    """Return the tokeniser or feature extractor in a folder; no code from the folder runs, and nothing is downloaded.
+
+    ``kind`` is AutoTokenizer or AutoFeatureExtractor.
+    """
     import transformers
 
     try:
@@ -203,6 +216,6 @@ def _prepared(folder: str, kind: str) -> Any:
     except (OSError, ValueError, KeyError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
-            f"{escape(folder)} has nothing that prepares these inputs: {escape(first, 200)}",
-            hint="Give the arguments of the network's forward as tensors: --inputs FILE.safetensors.",
+            f"{kind} cannot prepare these inputs with the files in {escape(folder)}: {escape(first, 200)}",
+            hint="Give the arguments of the model's forward as tensors: --inputs FILE.safetensors.",
         ) from error

@@ -1,4 +1,4 @@
-"""A network whose weights lie in a checkpoint."""
+"""A network on the meta device whose weights are read from a checkpoint when they are needed."""
 
 from __future__ import annotations
 
@@ -40,29 +40,36 @@ ROUNDOFF = {
     "float64": 2**-53, "float32": 2**-24, "float16": 2**-11, "bfloat16": 2**-8, "float8_e4m3fn": 2**-4,
     "float8_e4m3fnuz": 2**-4, "float8_e5m2": 2**-3, "float8_e5m2fnuz": 2**-3,
 }  # fmt: skip
-"""The largest relative error of rounding to a dtype: half the distance of two numbers near 1."""
+"""The largest relative error of rounding to a dtype: half the distance between 1 and the next larger number."""
 CODES = {"int8": 2**-8}
-"""Of codes: the largest error as a share of the largest weight of a row, of which 2**-4 is that of 4 bits."""
+"""The largest rounding error of integer codes, as a share of the largest weight in the row."""
 FOUR_BITS = 2**-4
+"""The same for codes of 4 bits; it is used for all other dtypes of codes, too."""
 USUAL = 0.7
-"""Rounding moves most numbers by less than half the distance of two numbers near 1: those near 2 by half as much."""
+"""The share of the largest rounding error by which values are moved: most values are rounded by less.
+
+The relative error of rounding is largest just above a power of two, and half as large just below the next one.
+"""
 SAMPLED = 4096
-"""About so many values of a tensor are kept after it was read."""
+"""The approximate number of values that are kept of each tensor as a sample."""
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """How far rounding may move the values of a tensor: ``relative`` to each, or ``of_row``, to its row's largest."""
+    """How far rounding may have moved the values of a tensor.
+
+    ``relative`` is a share of each value, and ``of_row`` a share of the largest absolute value in the row.
+    """
 
     relative: float = 0.0
     of_row: float = 0.0
 
     def coarser(self, other: Rounding) -> Rounding:
-        """Return the larger of both in each respect."""
+        """Return a Rounding with the larger value of both for each field."""
         return Rounding(max(self.relative, other.relative), max(self.of_row, other.of_row))
 
     def moved(self, key: str, values: Tensor) -> Tensor:
-        """Return values that are moved by chance, as far as rounding may move them; always the same for a key."""
+        """Return ``values`` moved by random amounts, as far as rounding may move them; ``key`` decides the seed."""
         chance = torch.Generator().manual_seed(zlib.crc32(key.encode()))
         by = (torch.rand(values.shape, generator=chance) * 2 - 1) * USUAL
         found = values + values * by * self.relative
@@ -77,28 +84,31 @@ def _nothing(number: int) -> None:
 
 @dataclass
 class Network:
-    """A module on the meta device, and the plan by which its weights are read from a checkpoint, as float32."""
+    """A module on the meta device, and the plan for reading its weights from a checkpoint as float32.
+
+    ``path`` is that of the checkpoint, and ``folder`` its folder.
+    """
 
     path: str
     module: nn.Module
     plan: Plan
     folder: str
     notes: tuple[str, ...] = ()
-    """What ``inspect`` notes on the checkpoint."""
+    """The notes of ``inspect`` on the checkpoint."""
     digests: dict[str, int] = field(default_factory=dict)
-    """The CRC-32 of each tensor that was read, as float32."""
+    """The CRC-32 of each tensor that was read, computed from its float32 values."""
     samples: dict[str, Tensor] = field(default_factory=dict)
-    """Some values of each, spread over it."""
+    """About ``SAMPLED`` values of each tensor that was read, evenly spaced."""
     progress: Callable[[int], None] = _nothing
-    """Is called with the number of values that were read."""
+    """A function that is called with the number of values of each tensor that is read."""
 
     @cached_property
     def steps(self) -> Mapping[str, Step]:
-        """How each tensor is read, by its key in the module."""
+        """The step of the plan that reads each tensor, by the tensor's key in the module."""
         return {step.key: step for step in self.plan.steps}
 
     def read(self, keys: Sequence[str]) -> dict[str, Tensor]:
-        """Return the values of parameters or buffers, and note their digests."""
+        """Return the values of parameters or buffers as float32, and record their digests and samples."""
         steps = self.steps
         owners = {key: steps[key].tied_to or key for key in keys if key in steps}
         chosen = tuple(steps[key] for key in dict.fromkeys(owners.values()))
@@ -114,7 +124,7 @@ class Network:
         return values
 
     def rounding(self, key: str) -> Rounding:
-        """Return how far rounding to the dtype or codes in which a tensor is stored may have moved its values."""
+        """Return how far the rounding to a tensor's stored dtype or codes may have moved its values."""
         info = self._source_of(self.steps[key]) if key in self.steps else None
         if info is None:
             return Rounding()
@@ -122,7 +132,7 @@ class Network:
 
     @property
     def dtypes(self) -> tuple[str, ...]:
-        """The dtypes in which the weights are stored; of codes the one that takes most elements."""
+        """The dtypes in which the weights are stored; for a quantised weight, the dtype of its largest part."""
         infos = [self._source_of(step) for step in self.plan.steps]
         return tuple(dict.fromkeys(_stored_as(info) for info in infos if info is not None))
 
@@ -133,11 +143,14 @@ class Network:
         return None if step.source is None else inputs.sources[step.source][step.source_key]
 
     def rows(self, key: str) -> int:
-        """Return the size of a tensor's first axis; 0 for a number."""
+        """Return the size of a tensor's first axis; 0 for a tensor without axes."""
         return next(iter(self.steps[key].shape), 0)
 
     def load_buffers(self, read: Callable[[Sequence[str]], Mapping[str, Tensor]] | None = None) -> None:
-        """Read the buffers that are in the checkpoint, such as the statistics of batch norms; ``read`` reads them."""
+        """Copy the buffers in the checkpoint, such as the statistics of batch norms, into the module.
+
+        ``read`` returns their values by key; the default is the method of that name.
+        """
         own = {key: buffer for key, buffer in self.module.named_buffers() if key in self.steps}
         for key, value in (read or self.read)(list(own)).items():
             own[key].copy_(value)
@@ -166,7 +179,7 @@ def _rounding_of_codes(info: TensorInfo) -> Rounding:
 
 
 def configuration_of(path: str) -> str:
-    """Return the configuration beside a checkpoint, config.json in its folder; '' if there is none."""
+    """Return the path of the config.json in a checkpoint's folder; '' if there is none."""
     folder = path if os.path.isdir(path) else os.path.dirname(path) or os.curdir
     found = os.path.join(folder, "config.json")
     return found if os.path.isfile(found) else ""
@@ -175,12 +188,16 @@ def configuration_of(path: str) -> str:
 def open_network(
     source: CheckpointLike, configuration: str, *, task: str | None, root: str | None, read_buffers: bool = True
 ) -> Network:  # fmt: skip
-    """Open a checkpoint as the network that a configuration describes; raises ConfigError or PlanError."""
+    """Open a checkpoint as the network that a configuration describes; raises ConfigError or PlanError.
+
+    ``configuration`` is the path of the configuration, ``task`` the ESPnet task, if an ESPnet configuration fits
+    several, and ``root`` the dotted path of the state dict. Without ``read_buffers``, no values are read.
+    """
     spec = target_with(configuration, None, task, dequantized=True)
     if spec.build is None:
         raise ConfigError(
-            f"{escape(spec.name)} describes only tensors, and not a network that can run.",
-            hint="Name a configuration that makes a model: --model config.json, or a YAML file with _target_.",
+            f"{escape(spec.name)} describes only tensors, not a network that can run.",
+            hint="Give the configuration of a model: --model config.json, or a YAML file with _target_.",
         )
     options = Options.of(on_missing="error", dtype="float32")
     try:
@@ -188,8 +205,8 @@ def open_network(
     except PlanError as error:
         name = escape(shown(path_of(source)))
         raise PlanError(
-            f"{name} does not load as the network of {escape(configuration)}: {error.message}",
-            hint=f"ckpt fits {name} {escape(configuration)} shows all that is missing or of another shape.",
+            f"{name} does not load into the network of {escape(configuration)}: {error.message}",
+            hint=f"ckpt fits {name} {escape(configuration)} lists all tensors that are missing or have another shape.",
             details=error.details,
         ) from error
     try:
@@ -206,14 +223,14 @@ def open_network(
 
 
 def _notes(source: CheckpointLike, root: str | None) -> tuple[str, ...]:
-    """Return the notes on a checkpoint, and on what contradicts it in its folder."""
+    """Return the notes on a checkpoint, and on files in its folder that contradict it."""
     with open_checkpoint(source, root) as checkpoint:
         folder = None if checkpoint.folder is None else model_folder(checkpoint)
         return (*checkpoint.notes, *contradictions(checkpoint, folder))
 
 
 def _built(build: Callable[[], object]) -> nn.Module:
-    """Build a module on the meta device in float32, for evaluation; the global random states stay as they were."""
+    """Build a module on the meta device, in float32 and evaluation mode; the global random state does not change."""
     with torch.random.fork_rng(devices=()):
         module = build_on_meta(lambda: _module(build()))
     return module.float().eval().requires_grad_(False)

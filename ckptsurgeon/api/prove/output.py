@@ -1,4 +1,4 @@
-"""Proves that an output computes what its source does."""
+"""Proves that an output computes the same as its source."""
 
 from __future__ import annotations
 
@@ -15,40 +15,45 @@ from .prove import prove_each
 __all__ = ["check_provable", "check_runs", "prove_output", "require_proof"]
 
 SATISFIES = {SAME: (SAME,), EQUIVALENT: (SAME, EQUIVALENT)}
-"""Which verdicts are enough for the one that a recipe asserts."""
+"""The verdicts that satisfy the verdict that a recipe asserts."""
 
 
 def check_provable(plan: Plan) -> None:
-    """Raise ConfigError if the output of a plan has no single source on disk, with a network, to be compared with."""
+    """Raise ConfigError if the output of a plan cannot be compared with its source.
+
+    The plan must have exactly one source, on disk, with a configuration of its architecture.
+    """
     from .network import configuration_of
 
     sources = [one for one in plan.sources if one.role == "source"]
     if len(sources) != 1:
         raise ConfigError(
-            f"a proof compares the output with its one source, and this plan has {count(len(sources), 'source')}.",
-            hint="Leave --prove out, and run ckpt prove on two models.",
+            f"a proof compares the output with exactly one source, but this plan has {count(len(sources), 'source')}.",
+            hint="Leave --prove out, and compare two models with ckpt prove.",
         )
     source = sources[0]
     if source.memory:
-        raise ConfigError("a source in memory cannot be proved.", hint="Write it to a file first.")
+        raise ConfigError("no proof is possible for a source in memory.", hint="Save the source to a file first.")
     if not (configuration_of(source.path) or plan.target.config):
         raise ConfigError(
-            f"{escape(shown(source.path))} cannot be proved: no config.json beside it says what network it is.",
+            f"there is no config.json in the folder of {escape(shown(source.path))}, so the architecture of the model "
+            "is not known.",
             hint="Leave --prove out, and run ckpt prove on source and output with --model CONFIG.",
         )
 
 
 def check_runs(plan: Plan, output: str | os.PathLike[str], *, to: str | None = None) -> None:
-    """Raise what ``prove_output`` would raise on a plan's source or on the format of its output.
+    """Raise the errors of ``prove_output`` that can be found before the output is written.
 
-    It builds the source's network, but reads no weights.
+    This checks the source of the plan and the format of the output. It builds the source's network, but reads no
+    weights.
     """
     from .network import configuration_of, open_network
 
     check_provable(plan)
     if to == "gguf" or os.fspath(output).lower().endswith(".gguf"):
         raise ConfigError(
-            "a GGUF file cannot be proved: its tensors have the names of llama.cpp.", hint="Leave --prove out."
+            "no proof is possible for a GGUF file: its tensors have the names of llama.cpp.", hint="Leave --prove out."
         )
     source = _source(plan)
     configuration = configuration_of(source.path) or plan.target.config
@@ -56,9 +61,9 @@ def check_runs(plan: Plan, output: str | os.PathLike[str], *, to: str | None = N
 
 
 def prove_output(plan: Plan, output: str | os.PathLike[str]) -> Proof:
-    """Run the network of a plan's source and that of its output, and return what both compute, as ``prove`` does.
+    """Run the networks of a plan's source and of its output, and return the comparison, as ``prove`` does.
 
-    A source without a configuration of its own is run as the network of the destination.
+    If the source has no configuration, the configuration of the destination is used for it.
     """
     check_provable(plan)
     source = _source(plan)
@@ -68,7 +73,7 @@ def prove_output(plan: Plan, output: str | os.PathLike[str]) -> Proof:
         )
     except CheckpointError as error:
         raise type(error)(
-            f"{escape(shown(os.fspath(output)))} is written, and was not proved: {error.message}",
+            f"{escape(shown(os.fspath(output)))} is written, but could not be proved: {error.message}",
             hint=error.hint, details=error.details, rule=error.rule,
         ) from error  # fmt: skip
 
@@ -78,7 +83,10 @@ def _source(plan: Plan) -> PlanSource:
 
 
 def require_proof(plan: Plan, output: str | os.PathLike[str], wanted: str) -> str:
-    """Return the verdict on an output; raises VerifyError if it is not what a recipe asserts."""
+    """Return the verdict of ``prove`` on an output; raises VerifyError if it does not satisfy ``wanted``.
+
+    ``wanted`` is the verdict that a recipe asserts.
+    """
     found = prove_output(plan, output)
     if found.verdict in SATISFIES[wanted]:
         return found.verdict
@@ -86,6 +94,6 @@ def require_proof(plan: Plan, output: str | os.PathLike[str], wanted: str) -> st
     what = "computes something else" if found.verdict == DIFFERENT else "does not compute the same bit for bit"
     name = escape(shown(os.fspath(output)))
     raise VerifyError(
-        f"{name} is written, but {what}{where}: {found.verdict}, and the recipe asserts {wanted}.",
-        hint=f"ckpt prove {escape(found.first.path)} {name} shows each block.",
+        f"{name} is written, but {what}{where}: the verdict is {found.verdict}, but the recipe asserts {wanted}.",
+        hint=f"ckpt prove {escape(found.first.path)} {name} shows the difference after each block.",
     )

@@ -34,17 +34,20 @@ Pair: TypeAlias = tuple[T, T]
 
 MEMORY = 1 << 30
 MAIN = ("", 0, 0)
-"""The place of the main output of the whole network."""
+"""The ``Place`` of the main output of the whole network."""
 STRICT = 1.25
-"""The multiple of that error which is allowed if some tensor differs by more than rounding explains."""
-FEW = 8.0
-"""The multiple is 1 + FEW / sqrt(n) times larger for n numbers, of which chance decides more the fewer they are.
+"""The allowed error is this multiple of the measured rounding error if a tensor differs by more than rounding explains.
 
-That is about the root of the 99.9 % quantile of F(n, n), which the ratio of two sums of squares exceeds by chance:
-3.5 for 8 numbers, 1.5 for 64, 1.1 for 1000.
+Otherwise the multiple is ``weights.FACTOR``.
+"""
+FEW = 8.0
+"""For an output of n numbers, the multiple grows by the factor 1 + FEW / sqrt(n): small outputs vary more by chance.
+
+The factor is about the square root of the 99.9 % quantile of the distribution F(n, n), that of the ratio of two sums of
+squares: 3.5 for 8 numbers, 1.5 for 64, 1.1 for 1000.
 """
 FLOOR = 1e-6
-"""The error that is always allowed: the same sums in another order."""
+"""The error that is always allowed, because sums may be computed in another order."""
 SHOWN = 8
 
 
@@ -53,17 +56,20 @@ def prove(
     seed: int = 0, task: str | None = None, root: str | None = None, memory: str | int | None = None,
     progress: Progress | None = None,
 ) -> Proof:  # fmt: skip
-    """Run the networks of two checkpoints on the same inputs, and compare what they compute after each block.
+    """Run the networks of two checkpoints on the same inputs, and compare their outputs after each block.
 
-    Each checkpoint has its network from the config.json beside it; ``model`` is the configuration for one that has
-    none. ``inputs`` is a file of inputs: arguments of the network by name (.safetensors), lines of text (.txt), or a
-    sound (.wav). Without it they are drawn with ``seed``. Both run in float32, whatever the weights are stored in;
-    weights are in memory, up to ``memory`` (1 GiB) at once, only while their module runs. If the outputs differ, the
-    first network runs again with its weights moved by chance as far as rounding to the dtypes of both may have moved
-    them: that is the error that is allowed. ``progress`` is called with (parameters read, parameters to read).
+    The network of a checkpoint is built from the config.json in its folder; ``model`` is the configuration for a
+    checkpoint without one, and ``task`` the ESPnet task, if that configuration fits several. ``root`` is the dotted
+    path of the state dict in both. ``inputs`` is a file: arguments of ``forward`` by name (.safetensors), lines of text
+    (.txt), or audio (.wav). Without it, random inputs are drawn with ``seed``. Both networks run in float32, whatever
+    the stored dtypes. Weights are in memory only while their module runs, up to ``memory`` (by default 1 GiB) at once.
 
-    Raises ConfigError if there is no network or no inputs for it, and PlanError if a checkpoint does not have all of
-    its network's weights.
+    If the outputs differ, the first network runs again with its weights moved at random, as far as rounding to the
+    stored dtypes of both checkpoints may have moved them; the allowed error follows from the effect on the outputs.
+    ``progress`` is called with (parameters read, parameters in total).
+
+    Raises ConfigError if there is no configuration or if no inputs can be made for the network, PlanError if a
+    checkpoint lacks weights of its network.
     """
     return prove_each(
         (first, second), roots=(root, root), model=model, inputs=inputs, seed=seed, task=task, memory=memory,
@@ -75,7 +81,7 @@ def prove_each(
     sources: Pair[CheckpointLike], *, roots: Pair[str | None], model: Path | None = None, inputs: Path | None = None,
     seed: int = 0, task: str | None = None, memory: str | int | None = None, progress: Progress | None = None,
 ) -> Proof:  # fmt: skip
-    """Do what ``prove`` does, with a root of its own for each checkpoint."""
+    """Do the same as ``prove``, but with a separate ``root`` for each checkpoint (``roots``)."""
     import torch
 
     limit = memory_bytes(memory) or MEMORY
@@ -99,14 +105,18 @@ def _networks(
     for source, configuration, root in zip(sources, own, roots, strict=True):
         if not (configuration or named):
             raise ConfigError(
-                f"{escape(shown(path_of(source)))} has no config.json beside it that says what network it is.",
-                hint="Name the configuration: --model config.json, or a YAML file with model:.",
+                f"there is no config.json in the folder of {escape(shown(path_of(source)))}, so the architecture of "
+                "the model is not known.",
+                hint="Give the configuration: --model config.json, or a YAML file with model:.",
             )
         yield open_network(source, configuration or named, task=task, root=root)
 
 
 def _report(networks: list[Network], progress: Progress) -> None:
-    """Let ``progress`` know what is read; the third run, if there is one, reads the first network again."""
+    """Make the networks report to ``progress`` how many parameters they have read.
+
+    The total includes the first network twice, because a third run may read it again.
+    """
     total = 2 * _parameters(networks[0]) + _parameters(networks[1])
     done = 0
 
@@ -124,7 +134,10 @@ def _parameters(network: Network) -> int:
 
 
 def _inputs(networks: list[Network], path: Path | None, seed: int) -> tuple[list[Inputs], SharedTokens | None]:
-    """Return the inputs of both networks, and the tokens that they share if their token lists differ."""
+    """Return the inputs for both networks, and the tokens that the networks share.
+
+    The tokens are None if the token lists are the same, or if the inputs are the tensors of a file.
+    """
     from .inputs import drawn_inputs, given_inputs
     from .vocabularies import shared_tokens
 
@@ -147,7 +160,10 @@ def _inputs(networks: list[Network], path: Path | None, seed: int) -> tuple[list
 
 
 def _run(network: Network, inputs: Inputs, read: ReadWeights, limit: int) -> Recording:
-    """Run a network, and return what its blocks computed; raises ConfigError if it cannot run so."""
+    """Run a network, and return the outputs of its blocks; raises ConfigError if the network raises an exception.
+
+    ``read`` returns the values of its parameters, and ``limit`` is the memory for them in bytes.
+    """
     from ...destinations.hf.model import offline
     from .blocks import block_names, recorded
     from .streaming import streamed
@@ -159,13 +175,13 @@ def _run(network: Network, inputs: Inputs, read: ReadWeights, limit: int) -> Rec
                 module(**inputs.arguments_for(module))
         except CheckpointError:
             raise
-        except Exception as error:  # a network is code of others
+        except Exception as error:  # a network is foreign code, which may raise anything
             said = str(error).splitlines()[0] if str(error) else type(error).__name__
-            hint = "Let all of its weights be in memory together: --memory with the model's size in float32."
+            hint = "Allow all weights in memory at once: set --memory to the size of the model in float32."
             is_empty = "meta" in said
             raise ConfigError(
                 f"the network of {escape(network.path)} does not run: {escape(said, 300)}",
-                hint=hint if is_empty else "Give inputs that it takes: --inputs FILE.safetensors.",
+                hint=hint if is_empty else "Give inputs that fit the network: --inputs FILE.safetensors.",
             ) from error
     return recording
 
@@ -197,7 +213,10 @@ def _compared(
 
 
 def _with_unseen(proof: Proof, networks: list[Network], shared: SharedTokens | None, inputs: Inputs) -> Proof:
-    """Return a proof without drift that names the weights whose difference the inputs cannot show, or do not show."""
+    """Return a proof in which no block drifts, with the tensors that differ by more than rounding explains.
+
+    ``unused_differing`` are those whose difference the inputs cannot show; a note lists the others.
+    """
     from .weights import beyond_rounding, hidden_embeddings, without_effect
 
     apart = list(beyond_rounding(networks, shared))
@@ -210,31 +229,35 @@ def _with_unseen(proof: Proof, networks: list[Network], shared: SharedTokens | N
 
 
 def _output_notes(pairs: Mapping[Place, Pair[Tensor]]) -> Iterator[str]:
-    """Yield a note if a part of the first network's output is not finite, and so proves nothing.
+    """Yield a note if a part of the first network's output is not finite, because this part cannot be compared.
 
-    Raises PlanError if the networks have no output of one shape, ConfigError if it has no finite number at all.
+    Raises PlanError if the networks have no outputs of the same shape, ConfigError if no number of the output is
+    finite.
     """
     if MAIN not in pairs:
-        raise PlanError("the networks have no output that can be compared.", hint="Name networks of one kind.")
+        raise PlanError("the networks have no output that can be compared.", hint="Give two networks of the same kind.")
     if not bool(pairs[MAIN][0].isfinite().any()):
         raise ConfigError(
-            "the first network computes only NaN or infinities of these inputs, so that nothing can be compared.",
-            hint="ckpt check finds weights that are not finite; or give other inputs with --inputs.",
+            "the first network computes only NaN or infinite values for these inputs, so nothing can be compared.",
+            hint="Find weights that are not finite with ckpt check, or give other inputs with --inputs.",
         )
     finite = float(pairs[MAIN][0].isfinite().double().mean())
     if finite < 1:
-        yield f"{percent(1 - finite)} of the first network's output is NaN or infinite, where nothing can be compared"
+        yield f"{percent(1 - finite)} of the first network's output is NaN or infinite: this part is not compared"
 
 
 def _pairs(first: Outputs, second: Outputs, shared: SharedTokens | None, notes: list[str]) -> dict[Place, Pair[Tensor]]:
-    """Return the outputs of the blocks that both networks have, in the order in which they ended."""
+    """Return the outputs of the blocks that both networks have, in the order in which they finished their forward pass.
+
+    Appends notes on blocks that are not compared to ``notes``.
+    """
     from .blocks import OUTPUT
 
     common = [place for place in first if place in second]
     names = {place: place for place in common}
     if all(place[0] == OUTPUT for place in common) and len(first) == len(second):
         names = dict(zip(first, second, strict=True))
-        notes.append("the blocks of the networks have other names: they are compared in the order in which they ran")
+        notes.append("the blocks of the two networks have different names: they are compared in the order of the run")
     elif len(common) < max(len(first), len(second)):
         alone = [place[0] or "the output" for place in first.keys() ^ second.keys()]
         notes.append(f"only one of the networks has {listing(sorted(set(alone)), SHOWN, where='')}: not compared")
@@ -247,7 +270,7 @@ def _pairs(first: Outputs, second: Outputs, shared: SharedTokens | None, notes: 
         elif place[0] != OUTPUT:
             other.append(place[0])
     if other:
-        notes.append(f"outputs of other shapes, not compared: {listing(other, SHOWN, where='')}")
+        notes.append(f"not compared, because their outputs have different shapes: {listing(other, SHOWN, where='')}")
     return found
 
 
@@ -257,13 +280,14 @@ def _network_notes(networks: list[Network], shared: SharedTokens | None) -> Iter
     for network, own, others in zip(networks, notes, reversed(notes), strict=True):
         yield from (f"{network.path}: {note}" for note in own if note not in others)
     if shared is not None:
-        yield f"the token lists differ: {count(len(shared.first), 'token')} that both have are compared"
+        yield f"the token lists differ: only the {count(len(shared.first), 'token')} that are in both are compared"
 
 
 def _allowed(networks: list[Network], inputs: Inputs, plain: Outputs, limit: int) -> dict[Place, float]:
-    """Return the error that rounding may cause after each block of the first network.
+    """Return the allowed error after each block of the first network: the error that rounding may cause.
 
-    It is measured by a run in which the tensors that differ are moved as far as rounding may have moved them.
+    It is measured by a run in which the tensors that differ are moved as far as rounding may have moved them. ``plain``
+    are the outputs of the run without this.
     """
     from .weights import FACTOR, beyond_rounding, differing
 
@@ -301,4 +325,5 @@ def _prediction(networks: list[Network], pair: tuple[Tensor, Tensor]) -> Predict
 
 def _hidden_note(keys: list[str]) -> str:
     what = count(len(keys), "tensor differs", "tensors differ")
-    return f"{what} by more than rounding explains, which these inputs do not show: {listing(keys, SHOWN, where='')}"
+    said = f"{what} by more than rounding explains, but the outputs for these inputs do not show it"
+    return f"{said}: {listing(keys, SHOWN, where='')}"

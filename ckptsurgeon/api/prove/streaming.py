@@ -1,4 +1,4 @@
-"""Lets a network run with weights that are in memory only while the module that has them runs."""
+"""Runs a network with weights that are in memory only while their module runs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .blocks import CONTAINERS
 __all__ = ["ReadWeights", "streamed", "units_of"]
 
 ReadWeights = Callable[[Sequence[str]], Mapping[str, Tensor]]
-"""Returns the values of parameters by their keys."""
+"""A function that returns the values of the parameters with the given keys."""
 
 
 def units_of(model: nn.Module, limit: int) -> dict[str, list[str]]:
-    """Return which parameters are read together, before the module that runs with them: keys by the module's name.
+    """Return the keys of the parameters that are read together, by the name of the module before which they are read.
 
-    A module whose parameters have at most ``limit`` bytes in float32 gets all of them at once; of a larger one the
-    parameters of its own are read before it runs, and those of its children before they do.
+    If the parameters of a module have at most ``limit`` bytes in float32, all of them are read before it runs. For a
+    larger module, only its direct parameters are read before it runs; its children are treated in the same way.
     """
     found: dict[str, list[str]] = {}
     _divide(model, "", limit, found, into="")
@@ -29,7 +29,10 @@ def units_of(model: nn.Module, limit: int) -> dict[str, list[str]]:
 
 
 def _divide(module: nn.Module, name: str, limit: int, found: dict[str, list[str]], *, into: str) -> None:
-    """Give the parameters of a module to units; ``into`` is the unit around it, for containers, which never run."""
+    """Add the parameters of the module ``name`` to the units in ``found``.
+
+    Direct parameters of a container, which never runs, are added to the unit ``into``, that of the module around it.
+    """
     every = [f"{name}.{key}".strip(".") for key, _ in module.named_parameters(remove_duplicate=False)]
     nbytes = sum(4 * one.numel() for one in module.parameters())
     if isinstance(module, CONTAINERS):
@@ -47,9 +50,10 @@ def _divide(module: nn.Module, name: str, limit: int, found: dict[str, list[str]
 
 @contextmanager
 def streamed(model: nn.Module, read: ReadWeights, limit: int) -> Iterator[None]:
-    """In the ``with`` block, let each part of a network on the meta device have its weights while it runs.
+    """Give each part of a network on the meta device its weights while this part runs, within the ``with`` block.
 
-    ``read`` is called for the parameters of a unit (see ``units_of``) before it runs; afterwards they are freed.
+    ``read`` is called for the parameters of a unit (see ``units_of``) before its module runs; afterwards they are
+    freed.
     """
     modules, empty = dict(model.named_modules()), dict(model.named_parameters(remove_duplicate=False))
     with ExitStack() as hooks:
@@ -70,7 +74,7 @@ def _after(free: Callable[[], None], *_: Any) -> None:
 
 
 def _put(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
-    """Set parameters by their keys, as attributes: recurrent layers keep a list of theirs."""
+    """Set parameters by their keys, with ``setattr``, so that recurrent layers update their list of parameters."""
     for key, parameter in parameters.items():
         path, _, name = key.rpartition(".")
         setattr(model.get_submodule(path), name, parameter)

@@ -1,4 +1,4 @@
-"""The tokens that two networks share, if their token lists differ."""
+"""Finds the tokens that are in the vocabularies of both networks, if their token lists differ."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["SharedTokens", "shared_tokens"]
 
 @dataclass(frozen=True)
 class SharedTokens:
-    """The rows of the tokens that two networks share, in the same order: ``first`` and ``second``.
+    """The embedding rows of the tokens that two networks share, in the same order for the ``first`` and the ``second``.
 
-    ``sizes`` are the numbers of rows of both.
+    ``sizes`` are the numbers of rows of the two embeddings.
     """
 
     first: Tensor
@@ -26,28 +26,31 @@ class SharedTokens:
     sizes: tuple[int, int]
 
     def translated(self, ids: Tensor) -> Tensor:
-        """Return the second network's ids of tokens that are given by the first's."""
+        """Return the second network's ids of the tokens that have the ``ids`` in the first network.
+
+        Raises ConfigError if the second network lacks a token.
+        """
         table = torch.full((self.sizes[0],), -1, dtype=torch.int64)
         table[self.first] = self.second
         is_known = bool((ids >= 0).all() and (ids < self.sizes[0]).all())
         if not is_known or bool((table[ids] < 0).any()):
             raise ConfigError(
                 "the inputs have tokens that only one of the networks knows.",
-                hint="Use tokens that both have, or a file of texts.",
+                hint="Use tokens that both networks know, or a text file (.txt).",
             )
         return table[ids]
 
     def columns(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """Return two outputs with the columns of the shared tokens alone, if their last axes are the vocabularies."""
+        """Return two outputs reduced to the columns of the shared tokens, if their last axes are the vocabularies."""
         if (first.shape[-1], second.shape[-1]) != self.sizes:
             return first, second
         return first[..., self.first], second[..., self.second]
 
 
 def shared_tokens(modules: Sequence[nn.Module], folders: Sequence[str]) -> SharedTokens | None:
-    """Return the tokens that two networks share; None if they have the same token list, or none.
+    """Return the tokens that two networks share; None if they have the same token list, or no token lists.
 
-    Raises ConfigError if the numbers of tokens differ, and no token list says which are the same.
+    Raises ConfigError if the numbers of tokens differ and a token list is missing, or if no token is in both lists.
     """
     sizes = [_rows(module) for module in modules]
     lists = [tokens_at(folder) if folder else None for folder in folders]
@@ -55,8 +58,8 @@ def shared_tokens(modules: Sequence[nn.Module], folders: Sequence[str]) -> Share
         if sizes[0] == sizes[1]:
             return None
         raise ConfigError(
-            f"the networks have {sizes[0]} and {sizes[1]} tokens, and no token lists say which are the same.",
-            hint="Put the tokenisers beside the models, or give tensors: --inputs FILE.safetensors.",
+            f"the networks have {sizes[0]} and {sizes[1]} tokens, but there are no token lists to compare them.",
+            hint="Put the tokenisers into the folders of the models, or give tensors: --inputs FILE.safetensors.",
         )
     if lists[0].tokens == lists[1].tokens and sizes[0] == sizes[1]:
         return None
@@ -69,10 +72,10 @@ def shared_tokens(modules: Sequence[nn.Module], folders: Sequence[str]) -> Share
 
 
 def _rows(module: nn.Module) -> int:
-    """Return the number of rows of a model's input embedding; 0 if it takes no tokens."""
+    """Return the number of rows of a model's input embedding; 0 if its inputs are not tokens."""
     get = getattr(module, "get_input_embeddings", None)
     try:
         found = get() if callable(get) else None
-    except NotImplementedError:  # transformers' way to say that there is none
+    except NotImplementedError:  # transformers raises this if there is none
         return 0
     return int(found.num_embeddings) if isinstance(found, nn.Embedding) else 0

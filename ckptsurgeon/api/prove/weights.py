@@ -1,4 +1,4 @@
-"""Which weights of two networks differ, by more than rounding, and which of them the inputs do not reach."""
+"""Finds the weights of two networks that differ by more than rounding explains, and those that inputs do not use."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ __all__ = [
 ]  # fmt: skip
 
 FACTOR = 2.0
-"""How many times more than rounding may move a weight it has to differ, so that rounding does not explain it."""
+"""Rounding does not explain a difference that is larger than this multiple of the rounding error."""
 COUNTERS = ("num_batches_tracked",)
-"""The endings of buffers that no network computes with outside training."""
+"""The endings of keys of buffers that are only used in training."""
 NOISY = 0.1
-"""Where rounding may change an output by more than this, its error tells nothing of weights that differ by more."""
+"""If the allowed error of an output is larger than this, the output cannot show whether weights differ."""
 
 
 def differing(networks: Sequence[Network]) -> list[str]:
-    """Return the keys of the tensors that were read of both networks and have other values."""
+    """Return the keys of the tensors that were read from both networks and have different values."""
     first, second = (network.digests for network in networks)
     return [key for key, digest in first.items() if key in second and second[key] != digest]
 
 
 def beyond_rounding(networks: Sequence[Network], shared: SharedTokens | None = None) -> Iterator[str]:
-    """Yield the keys of tensors that differ by more than rounding explains, as a sample of their values tells.
+    """Yield the keys of tensors that differ by more than rounding explains, judged by a sample of their values.
 
-    Tensors with a row for each token are left out if the token lists differ: their rows are in another order.
+    If the token lists differ (``shared``), tensors with a row for each token are left out: their rows have another
+    order.
     """
     first, second = networks
     for key in differing(networks):
@@ -61,7 +62,10 @@ def _is_explained(far: Distance, rounding: Rounding) -> bool:
 
 
 def not_reached(networks: Sequence[Network], run: Recording) -> list[str]:
-    """Return the tensors that the first network did not use; those that it has not read yet are read now."""
+    """Return the keys of the tensors that the first network did not use in the run.
+
+    Those that were not read yet are now read from both networks, so that their digests can be compared.
+    """
     steps = networks[0].steps
     keys = [key for key, _ in networks[0].module.named_parameters(remove_duplicate=False) if key in steps]
     used = {steps[key].tied_to or key for key in keys if run.reaches(key)}
@@ -74,8 +78,8 @@ def not_reached(networks: Sequence[Network], run: Recording) -> list[str]:
 def without_effect(keys: Iterable[str], blocks: Sequence[BlockResult]) -> Iterator[str]:
     """Yield those of ``keys`` whose difference the outputs of their block cannot show.
 
-    These outputs agree bit for bit, so that the inputs did not reach what differs; or rounding may change them so much
-    that nothing can be seen in them.
+    Either these outputs are equal bit for bit, so the inputs did not use the values that differ; or rounding may change
+    the outputs so much (``NOISY``) that they show nothing.
     """
     for key in keys:
         inner = [one for one in blocks if one.name and key.startswith(f"{one.name}.")]
@@ -85,9 +89,9 @@ def without_effect(keys: Iterable[str], blocks: Sequence[BlockResult]) -> Iterat
 
 
 def hidden_embeddings(networks: Sequence[Network], shared: SharedTokens | None, ids: Collection[int]) -> Iterator[str]:
-    """Yield embeddings of which rows differ, and none of those that the inputs have.
+    """Yield the embeddings in which some rows differ, but no row that the inputs use; ``ids`` are their token ids.
 
-    Where all rows differ, the inputs had some of these, and showed what follows from it.
+    If all rows of an embedding differ, the inputs used some of them, so it is not yielded.
     """
     module, known = networks[0].module, set(differing(networks))
     tokens = _input_embedding(module)
@@ -113,7 +117,10 @@ def _input_embedding(module: nn.Module) -> nn.Module | None:
 
 
 def _rows_beyond_rounding(networks: Sequence[Network], key: str, shared: SharedTokens | None) -> Tensor:
-    """Return which rows of an embedding differ by more than rounding; none if the rows are of other tokens."""
+    """Return a mask of the rows of an embedding that differ by more than rounding explains.
+
+    If the token lists differ, no row is marked, because the rows belong to different tokens.
+    """
     first, second = (network.read([key])[key] for network in networks)
     if shared is not None or first.shape != second.shape:
         return torch.zeros(len(first), dtype=torch.bool)
@@ -125,7 +132,7 @@ def _rows_beyond_rounding(networks: Sequence[Network], key: str, shared: SharedT
 
 
 def changed_in(networks: Sequence[Network], drift: BlockResult | None) -> tuple[ChangedTensor, ...]:
-    """Return the tensors of the block that drifts whose values differ, the farthest first."""
+    """Return the tensors of the block ``drift`` whose values differ, the largest difference first."""
     if drift is None:
         return ()
     inside = [key for key in differing(networks) if key.startswith(f"{drift.name}." if drift.name else "")]

@@ -1,1 +1,1 @@
-"""Chooses the matrices of a model that are quantised, and writes the settings that say so."""
+"""Chooses the matrices of a model to quantise, and writes the matching ``quantization_config``."""

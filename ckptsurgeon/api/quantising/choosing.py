@@ -1,4 +1,4 @@
-"""Chooses the matrices of a model that are quantised, and says why the others are not."""
+"""Chooses the matrices of a model to quantise, and gives the reasons why the others are not quantised."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ __all__ = ["ChosenMatrices", "chosen_matrices"]
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)")
 _IN_ONE = re.compile(r"\.experts\.(?:\w+|\w+\.weight)$")
-"""Keys of the weights of all experts of a layer."""
+"""Matches keys of tensors that stack the weights of all experts of a layer."""
 SHOWN = 3
 
 
 @dataclass(frozen=True)
 class ChosenMatrices:
-    """The keys of the matrices that are quantised; ``plain`` has the others, and why they stay as they are.
+    """The keys of the matrices to quantise; ``plain`` maps the keys of the other matrices to the reason.
 
-    ``absent`` are linear layers without a matrix of their own. ``notes`` are for the user.
+    ``absent`` are linear layers of the class whose weight is not stored, such as a tied output layer. ``notes`` are for
+    the user.
     """
 
     keys: tuple[str, ...]
@@ -41,13 +42,13 @@ class ChosenMatrices:
 
     @property
     def plain_modules(self) -> list[str]:
-        """The modules that loaders must not look for codes in: layers with a plain matrix."""
+        """The modules that a loader must exclude from quantisation: layers whose matrix is not quantised."""
         named = [key.removesuffix(".weight") for key in self.plain if key.endswith(".weight")]
         named += [key[: key.index(".experts.") + len(".experts")] for key in self.plain if _IN_ONE.search(key)]
         return [*dict.fromkeys((*named, *self.absent))]
 
     def patterns(self, tensors: Mapping[str, TensorInfo]) -> list[str]:
-        """Return patterns that match these keys and no others of ``tensors``: one for the same layer of all blocks."""
+        """Return patterns that match exactly the keys to quantise of ``tensors``, with few patterns for many blocks."""
         found: dict[str, list[str]] = {}
         for key in self.keys:
             found.setdefault(_NUMBER.sub("*", quoted(key)), []).append(key)
@@ -58,9 +59,9 @@ class ChosenMatrices:
 
 
 def _listed(pattern: str, keys: Sequence[str]) -> Iterator[str]:
-    """Yield patterns that match these keys alone, with the numbers of layers and experts in lists as ``{1,2}``.
+    """Yield patterns that match only ``keys``, with lists such as ``{1,2}`` for the numbers of layers and experts.
 
-    ``pattern`` matches them and others; it has a ``*`` for each number.
+    ``pattern`` matches these keys and others; it has a ``*`` for each number.
     """
     by_first: dict[str, list[tuple[str, ...]]] = {}
     for key in keys:
@@ -89,10 +90,11 @@ def chosen_matrices(
     include: Sequence[str],
     exclude: Sequence[str],
 ) -> ChosenMatrices:
-    """Return the matrices that are quantised: weights of linear layers, but not output layers and routers of experts.
+    """Return the matrices to quantise: weights of linear layers, but not of output layers and routers of experts.
 
-    ``include`` and ``exclude`` are patterns. An output layer or a router is quantised if a pattern of ``include`` names
-    it. Raises PatternError for a pattern that matches nothing, PlanError if no matrix is left or one does not fit.
+    ``include`` and ``exclude`` are patterns that select keys. An output layer or a router is quantised only if a
+    pattern in ``include`` contains the layer's name. Raises PatternError for a pattern that matches nothing, PlanError
+    if no matrix is left, or if a matrix does not fit the scheme.
     """
     keys = list(checkpoint)
     layers = linear_layers(checkpoint, folder)
@@ -119,7 +121,7 @@ def chosen_matrices(
 
 
 def _why_plain(key: str, layers: LinearLayers, wanted: set[str], include: Sequence[str], excluded: KeyMatcher) -> str:
-    """Return why a matrix is not quantised; '' if it is."""
+    """Return the reason why a matrix is not quantised; '' if it is quantised."""
     why = layers.why[key]
     named = why in (HEAD, ROUTER) and any(key.split(".")[-2] in one.split(".") for one in include)
     if why and not named:
@@ -130,7 +132,7 @@ def _why_plain(key: str, layers: LinearLayers, wanted: set[str], include: Sequen
 
 
 def _keep_ties(checkpoint: Checkpoint, chosen: dict[str, str], plain: dict[str, str]) -> None:
-    """Move matrices that are tied to a plain one from ``chosen`` to ``plain``."""
+    """Move matrices that are tied to a matrix that is not quantised from ``chosen`` to ``plain``."""
     groups: dict[str, list[str]] = {}
     for key, owner in checkpoint.ties.items():
         groups.setdefault(owner, [owner]).append(key)
@@ -142,27 +144,27 @@ def _keep_ties(checkpoint: Checkpoint, chosen: dict[str, str], plain: dict[str, 
 
 
 def _check(checkpoint: Checkpoint, chosen: Mapping[str, str], scheme: Scheme) -> None:
-    """Raise PlanError if nothing is left to quantise, or if a chosen matrix does not fit, as its library refuses it."""
+    """Raise PlanError if nothing is left to quantise, or if a chosen matrix has a size that the library cannot load."""
     misfits = {key: why for key, why in chosen.items() if why}
     if misfits:
         (key, why), *others = misfits.items()
         more = f"; {count(len(others), 'other')} too: {listing([one for one, _ in others], SHOWN)}" if others else ""
         raise PlanError(
             f"{escape(key)} cannot be quantised to {scheme.name}: {why}{more}.",
-            hint=f"--exclude {escape(key)} leaves it as it is; fp8-channel, fp8-block and int8 take any size.",
+            hint=f"--exclude {escape(key)} leaves it as it is; fp8-channel, fp8-block and int8 accept any size.",
             details=[f"{one}: {text}" for one, text in misfits.items()],
         )
     if not chosen:
         raise PlanError(
             f"{escape(checkpoint.path)} has no matrix to quantise.",
-            hint="Quantised are weights of linear layers: floating-point, of two dimensions, named *.weight.",
+            hint="Only weights of linear layers are quantised: floating-point matrices with keys *.weight.",
         )
 
 
 def _said(
     scheme: Scheme, chosen: Mapping[str, str], plain: Mapping[str, str], vectors: Sequence[str], layers: LinearLayers
 ) -> Iterator[str]:
-    """Yield notes on how many matrices are quantised, and why the others are not."""
+    """Yield notes on the number of quantised matrices, and on the reasons why others are not quantised."""
     by = f"linear layers of {escape(layers.known_by)}" if layers.known_by else "linear layers, by their names"
     yield f"quantised to {scheme.name}: {len(chosen)} of {count(len(chosen) + len(plain), 'matrix', 'matrices')} ({by})"
     reasons: dict[str, list[str]] = {}

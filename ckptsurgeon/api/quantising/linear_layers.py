@@ -1,4 +1,4 @@
-"""Tells the linear layers of a model from its other matrices: by its class in transformers, or else by their names."""
+"""Distinguishes a model's linear layers from its other matrices: by its transformers class, or else by their names."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ _EMBEDDINGS = re.compile(r"embed|^(?:wte|wpe|shared|relative_attention_bias|rota
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 _LAYER = re.compile(r"\.\d+\.")
 _TURNED = {"c_attn", "c_fc", "c_proj", "q_attn"}
-"""Layers of GPT-2, whose weights are (in, out)."""
+"""The layers of GPT-2 whose weights have the shape (in, out)."""
 _GPT2 = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")
 
 
 @dataclass(frozen=True)
 class LinearLayers:
-    """What each matrix of a model is: ``why`` has, by key, why a matrix is not the weight of a linear layer.
+    """The kinds of a model's matrices: ``why`` maps each key to the reason why it is not a linear layer's weight.
 
-    ``known_by`` is the class of transformers that says so, '' if names do. ``absent`` are linear layers of the class
-    whose weights the checkpoint lacks, as a tied output layer.
+    The reason is '' for the weight of a linear layer. ``known_by`` is the name of the transformers class that was used,
+    '' if the names of the matrices were used. ``absent`` are linear layers whose weights the checkpoint lacks, such as
+    a tied output layer.
     """
 
     why: Mapping[str, str]
@@ -45,7 +46,7 @@ class LinearLayers:
 
 
 def linear_layers(checkpoint: Checkpoint, folder: ModelFolder) -> LinearLayers:
-    """Return which matrices of a model are weights of linear layers, and what the others are."""
+    """Return which matrices of a model are weights of linear layers, and what the other matrices are."""
     keys = [key for key, info in checkpoint.items() if len(info.shape) == 2]
     with suppress(CheckpointError):
         found = class_without_codes(checkpoint, folder)
@@ -53,7 +54,7 @@ def linear_layers(checkpoint: Checkpoint, folder: ModelFolder) -> LinearLayers:
             target, name = found
             facts = _Facts.of(target.build)
             named: Mapping[str, str] = {}
-            with suppress(Exception):  # keys that no class has are told by their names
+            with suppress(Exception):  # keys that are not in the class are judged by their names
                 named = target.recognise(dict(checkpoint)).names if target.recognise is not None else {}
             return _by_class(keys, named, facts, name)
     turned = folder.config.get("model_type") in _GPT2
@@ -62,7 +63,11 @@ def linear_layers(checkpoint: Checkpoint, folder: ModelFolder) -> LinearLayers:
 
 @dataclass
 class _Facts:
-    """The modules of a model that was built without values, by name."""
+    """Facts on the modules of a model that was built on the meta device.
+
+    ``kinds`` maps each module name to '' (linear layer), "embedding" or the name of another class. ``heads`` are the
+    output layers, and ``kept`` are layers that transformers never quantises.
+    """
 
     kinds: dict[str, str] = field(default_factory=dict)
     heads: set[str] = field(default_factory=set)
@@ -70,7 +75,7 @@ class _Facts:
 
     @staticmethod
     def of(build: Callable[[], object] | None) -> _Facts:
-        """Return the facts of the model that ``build`` makes, without memory for its values; none if it cannot."""
+        """Return the facts on the model that ``build`` makes on the meta device; empty facts if it cannot be built."""
         import torch
 
         facts, model, output = _Facts(), None, None
@@ -113,7 +118,10 @@ def _by_class(keys: Iterable[str], named: Mapping[str, str], facts: _Facts, name
 
 
 def _by_name(key: str, *, turned: bool = False) -> str:
-    """Return what a matrix is, by its key, if it is not the weight of a linear layer; '' if it is."""
+    """Return the kind of a matrix by its key; '' for the weight of a linear layer.
+
+    ``turned`` says that the model has layers like GPT-2's Conv1D.
+    """
     *path, leaf = key.split(".")
     layer = path[-1] if path else ""
     if leaf != "weight":
@@ -132,6 +140,6 @@ def _by_name(key: str, *, turned: bool = False) -> str:
 
 
 def _tied_head(checkpoint: Checkpoint, folder: ModelFolder) -> tuple[str, ...]:
-    """Return the usual name of an output layer if the checkpoint has none of its own."""
+    """Return the usual name of an output layer, ``lm_head``, if a model's checkpoint stores no such layer."""
     has_one = any(key.split(".")[-2:-1] == ["lm_head"] for key in checkpoint)
     return () if has_one or not folder.config else ("lm_head",)

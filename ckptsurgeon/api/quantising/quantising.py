@@ -1,4 +1,4 @@
-"""Plans the quantisation of a model: the operation, the settings, and the files beside the weights."""
+"""Plans the quantisation of a model: the operation, the ``quantization_config``, and the changed config.json."""
 
 from __future__ import annotations
 
@@ -23,14 +23,18 @@ QUANTISATION = "quantization_config"
 
 @dataclass(frozen=True)
 class Quantising:
-    """How a model is quantised: the operation as plain data, the settings for its config.json, notes for the user."""
+    """The quantisation of a model.
+
+    ``row`` is the operation as plain data, and ``settings`` the ``quantization_config`` for config.json. ``notes`` are
+    for the user.
+    """
 
     row: Mapping[str, Any]
     settings: Mapping[str, Any]
     notes: tuple[str, ...]
 
     def folder(self, folder: ModelFolder) -> ModelFolder:
-        """Return the files beside the weights, with the settings in config.json, if there is one."""
+        """Return the files of a model's folder with the settings added to config.json, if there is one."""
         if not folder.config:
             return folder
         text = json_text({**folder.config, QUANTISATION: self.settings})
@@ -41,20 +45,20 @@ class Quantising:
 def check_scheme(
     name: str | None, include: Sequence[str], exclude: Sequence[str], *, others: Sequence[str] = ()
 ) -> None:
-    """Raise ConfigError if the scheme is unknown, or if patterns are given without a scheme.
+    """Raise ConfigError if the scheme ``name`` is unknown, or if patterns are given without a scheme.
 
-    ``others`` are options that do not go with it.
+    ``others`` are further options that the user has set and that cannot be combined with a scheme.
     """
     if name is not None and others:
         raise ConfigError(
-            f"--quantize does not go with {others[0]}, or an output in GGUF.",
-            hint="For llama.cpp, --gguf-type q8_0 rounds matrices; to quantise a GGUF model, convert it first.",
+            f"--quantize does not work together with {others[0]}, nor with GGUF output.",
+            hint="Use --gguf-type q8_0 to quantise for llama.cpp; to quantise a GGUF model, convert it first.",
         )
     if name is None and (include or exclude):
         option = "--include" if include else "--exclude"
         raise ConfigError(
-            f"{option} chooses what --quantize quantises, and there is no --quantize.",
-            hint="ckpt filter writes some of the tensors of a checkpoint.",
+            f"{option} has no effect without --quantize: it selects the tensors to quantise.",
+            hint="To write only some tensors of a checkpoint, use ckpt filter.",
         )
     if name is not None and name not in SCHEMES:
         raise ConfigError(
@@ -72,10 +76,11 @@ def quantising(
     exclude: Sequence[str] = (),
     dtype: str = "",
 ) -> Quantising:
-    """Return how a model is quantised; ``dtype`` is that of the weights that are written, '' if it stays.
+    """Return the quantisation of a model by the scheme ``name``.
 
-    ``folder`` has the files beside the weights. Raises PlanError for a model that is quantised already, an adapter, or
-    a matrix that does not fit, PatternError for a pattern that matches nothing.
+    ``folder`` has the other files of the model's folder. ``include`` and ``exclude`` select matrices. ``dtype`` is the
+    dtype of the weights in the output, '' if it does not change. Raises PlanError for a model that is already
+    quantised, an adapter, or a matrix that does not fit the scheme, PatternError for a pattern that matches nothing.
     """
     _check_plain(checkpoint, folder)
     scheme = SCHEMES[name]
@@ -90,13 +95,13 @@ def _check_plain(checkpoint: Checkpoint, folder: ModelFolder) -> None:
     coded = checkpoint.codes.tensors
     if coded:
         raise PlanError(
-            f"{escape(checkpoint.path)} is quantised already: {count(len(coded), 'tensor')}, {escape(coded[0].name)} "
-            f"among them ({escape(coded[0].method)}).",
-            hint="--dequantize --quantize decodes it and rounds it again, in one pass.",
+            f"{escape(checkpoint.path)} is already quantised: {count(len(coded), 'tensor')}, such as "
+            f"{escape(coded[0].name)} ({escape(coded[0].method)}).",
+            hint="Use --dequantize --quantize together to decode and quantise it again in one pass.",
             details=[one.name for one in coded],
         )
     if any(one.name == ADAPTER for one in folder.files):
         raise PlanError(
-            f"{escape(checkpoint.path)} is an adapter, whose weights no loader takes quantised.",
+            f"{escape(checkpoint.path)} is an adapter, and no library loads adapters with quantised weights.",
             hint="Merge it into its base first: ckpt lora merge.",
         )

@@ -1,4 +1,4 @@
-"""``load_into``: transplants into a live module, or into several: all of them are loaded or none."""
+"""``load_into``: loads sources into a live module; also into several modules, of which all are loaded or none."""
 
 from __future__ import annotations
 
@@ -36,7 +36,11 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class ModuleLoading:
-    """The module, sources and rules of one call of ``load_into``; ``name`` is put in front of its errors."""
+    """The module, the sources and the rules of one call of ``load_into``.
+
+    ``name`` is put in front of the messages of errors, ``specs`` are the sources, and ``root`` is the dotted path of
+    the state dict in them.
+    """
 
     model: nn.Module
     specs: Sequence[SourceSpec]
@@ -60,16 +64,17 @@ def load_into(
     encoding: str = "keep",
     root: str | None = None,
 ) -> Plan:
-    """Load one or more sources into a live module by the rules of ``transplant``; returns the plan carried out.
+    """Load one or more sources into a live module by the rules of ``transplant``; return the plan that was carried out.
 
-    Tensors that no source gives keep their values. A note of the plan names them, which is also logged as a warning,
-    except for tensors that ``include`` or ``exclude`` leaves out; with ``on_missing="error"``, PlanError is raised.
-    If ``encoding`` is "dequantize", codes of quantised sources are read as the weights that they stand for.
-    Values are cast to the dtypes of the module. On failure no value, ``requires_grad`` or tie of the module has
+    The arguments are those of ``transplant``. Tensors that are in no source keep their values. A note of the plan,
+    which is also logged as a warning, lists them, except those that ``include`` or ``exclude`` leaves out; with
+    ``on_missing="error"``, PlanError is raised instead. If ``encoding`` is "dequantize", quantised sources are decoded.
+    Values are cast to the dtypes of the module. If loading fails, no value, ``requires_grad`` or tie of the module has
     changed. Raises what ``transplant`` raises.
 
     If the tensors of a module are sharded over processes (DTensors, as ``fully_shard`` makes them), each process reads
-    and writes only its own shard, one tensor after the other; then, on failure, tensors already written stay changed.
+    and writes only its own shard, one tensor after the other. If loading fails then, the tensors that were already
+    written stay changed.
     """
     check_encoding(encoding)
     options = Options.of(
@@ -84,19 +89,19 @@ def load_into(
 
 
 def _missing(plan: Plan) -> Iterator[str]:
-    """Yield a note on the tensors of a module that no source gives, but not on those that options leave out."""
+    """Yield a note that lists the module's tensors that are in no source, except those that options leave out."""
     if plan.absent:
-        keep = f"no source gives {count(len(plan.absent), 'tensor')} of {escape(plan.target.name)}"
-        values = "keeps its values" if len(plan.absent) == 1 else "keep their values"
-        yield f"{keep}, which {values}: {listing(plan.absent, SHOWN, where='')}"
+        number = f"{count(len(plan.absent), 'tensor')} of {escape(plan.target.name)}"
+        are = "is in no source and keeps its" if len(plan.absent) == 1 else "are in no source and keep their"
+        yield f"{number} {are} values: {listing(plan.absent, SHOWN, where='')}"
 
 
 def load_all(loadings: Sequence[ModuleLoading], before_writing: Callable[[], None] = lambda: None) -> list[Plan]:
-    """Load sources into several live modules; returns the plans carried out.
+    """Load sources into several live modules; return the plans that were carried out.
 
-    Every plan is made, every value is read and ``before_writing`` is called before anything is written, so that on
-    failure no module has changed. Modules that are sharded over processes are written last, one tensor after the
-    other: on failure, those of their tensors that are already written stay changed.
+    Before anything is written, all plans are made, all values are read and ``before_writing`` is called: if one of
+    these fails, no module has changed. Modules that are sharded over processes are the exception: they are written
+    last, one tensor after the other, and if this fails, their tensors that were already written stay changed.
     """
     plans: list[Plan] = []
     pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -117,7 +122,7 @@ def load_all(loadings: Sequence[ModuleLoading], before_writing: Callable[[], Non
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
-    """Put ``name``, that of one of several modules, in front of the message of an error raised in the block."""
+    """Put ``name``, the name of a module, in front of the message of a CheckpointError that is raised in the block."""
     try:
         yield
     except CheckpointError as error:
@@ -137,21 +142,24 @@ def _planned(loading: ModuleLoading) -> Plan:
 
 
 def _configuration(model: nn.Module) -> dict[str, Any]:
-    """Return the configuration of a model of transformers as its config.json would have it; {} if it has none.
+    """Return the contents of the config.json that a transformers model would get; {} for a model of another kind.
 
-    The output of ``to_dict`` is converted to JSON and back, because it may have numbers as keys, and tuples.
+    The result of ``to_dict`` is converted to JSON and back, because it may contain numbers as keys, and tuples.
     """
     said: Any = getattr(model, "config", None)
     found = said.to_dict() if hasattr(said, "to_dict") else None
     try:
         document = json.loads(json.dumps(found, default=str, skipkeys=True))
-    except (ValueError, RecursionError):  # its configuration contains itself
+    except (ValueError, RecursionError):  # the configuration contains itself
         return {}
     return document if isinstance(document, dict) else {}
 
 
 def _staged(loading: ModuleLoading, plan: Plan, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> Plan:
-    """Read the new values of a plan into ``pairs`` (tensor, new values); returns the plan with its final notes."""
+    """Read the new values of a plan, append (tensor, new values) to ``pairs``, and return the plan with all notes.
+
+    If tensors are sharded over processes, all values are written at once instead.
+    """
     from torch import Tensor
 
     from ...engine.live_modules import stage_tensors
@@ -179,7 +187,7 @@ def _put(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
     from ...engine.live_modules import put_tensors
 
     def released() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield each pair (tensor, new values) and then forget it, so that its values are not in memory twice."""
+        """Yield each pair (tensor, new values) and remove it, so that values are freed as soon as they are written."""
         pairs.reverse()
         while pairs:
             yield pairs.pop()

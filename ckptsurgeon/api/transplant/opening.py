@@ -1,4 +1,4 @@
-"""Opens the sources of a transplant, recognises their layout, plans it, and leaves the sources open."""
+"""Opens the sources of a transplant, recognises their layouts, makes the plan, and leaves the sources open."""
 
 from __future__ import annotations
 
@@ -60,16 +60,16 @@ from ..model_folder.tied_heads import with_heads_said
 
 __all__ = ["KnownSource", "check_converted", "plan_into", "recognised"]
 
-# Sources after the user's operations, and then after those that the destination adds.
+# Sources after the user's operations, and then after the operations for their recognised layout.
 
 LOST = "{names} would be made from the source's tensors in an older layout, but {why}"
 
 
 @dataclass(frozen=True)
 class KnownSource:
-    """A source after all operations, and the layout of tensors that was recognised in it.
+    """A source after all operations, and the layout that was recognised in it.
 
-    A layout says how its tensors are renamed and converted to those of the destination.
+    The layout says how the source's tensors are renamed and converted to those of the destination.
     """
 
     operated: OperatedCheckpoint
@@ -79,9 +79,9 @@ class KnownSource:
 def recognised(
     raw: Sequence[Checkpoint], rows: Sequence[Mapping[str, Any]], specs: Sequence[SourceSpec], target: TargetSpec
 ) -> list[KnownSource]:
-    """Return the sources ``raw`` after the operations ``rows``, each with the layout that is recognised afterwards.
+    """Return the sources ``raw`` after the operations ``rows``, each with the layout that is then recognised in it.
 
-    ``specs`` has the modules that the sources are taken from and put into.
+    ``specs`` says, for each source, from which module the tensors are read and into which module they go.
     """
     return [
         _recognised(checkpoint, one, spec, target)
@@ -100,7 +100,7 @@ def _recognised(raw: Checkpoint, one: OperatedCheckpoint, spec: SourceSpec, targ
 
 
 def _under(found: KnownLayout, source: Checkpoint, spec: SourceSpec, target: TargetSpec) -> KnownLayout:
-    """Return a recognised layout restricted to the destination module that the source's ``spec`` names."""
+    """Return a recognised layout restricted to the destination module of the source (``spec.dst``)."""
     names = {
         key: name
         for key, name in found.names.items()
@@ -116,7 +116,7 @@ def _within(key: str, module: str) -> bool:
 
 
 def check_converted(plan: Plan, sources: Sequence[KnownSource]) -> None:
-    """Raise PlanError if tensors would be initialised although a source has their values in an unsupported layout."""
+    """Raise PlanError if tensors would be initialised although a source has their values, in an unsupported layout."""
     unknown: Mapping[str, str] = {key: why for one in sources for key, why in one.recognised.unknown.items()}
     lost = [step.key for step in plan.steps if step.reason == "missing" and step.key in unknown]
     if lost:
@@ -132,9 +132,9 @@ def plan_into(
 ) -> Plan:
     """Open the sources of a transplant and return its plan, which keeps the sources open for ``apply``.
 
-    ``encoding`` says whether codes of sources and destination are read as the weights that they stand for. If codes are
-    kept, they are copied; if that is not enough, and the destination is a quantised checkpoint, the transplant is
-    planned with weights, which are encoded as those of the destination. ``more`` are the arguments of ``_planned``.
+    If ``encoding`` is "dequantize", quantised sources and destinations are decoded. If it is "keep", codes are copied;
+    if this plan is impossible and the destination is a quantised checkpoint, the transplant is planned with decoded
+    weights, and the results are encoded like the destination. ``more`` are further arguments of ``_planned``.
     """
     try:
         read = decoded_target(target) if encoding != ENCODINGS[0] else target
@@ -147,13 +147,13 @@ def plan_into(
             raise
         try:
             return _planned(specs, decoded, options, encoding=encoding, reading=ENCODINGS[1], **more)
-        except (PlanError, PatternError) as other:  # patterns may be of stored parts
+        except (PlanError, PatternError) as other:  # a pattern may match only parts of quantised tensors
             is_clearer = isinstance(error, QuantisedError) and not isinstance(other, PatternError)
             raise (other if is_clearer else error) from None
 
 
 def _tried(target: TargetSpec) -> TargetSpec:
-    """Return a destination that is a quantised checkpoint as the network that it stands for, if it can be decoded."""
+    """Return ``decoded_target(target)``; if it cannot be decoded, return ``target`` unchanged."""
     with suppress(PlanError):
         return decoded_target(target)
     return target
@@ -177,10 +177,11 @@ def _planned(
 ) -> Plan:
     """Open the sources of a transplant and return its plan.
 
+    ``arguments`` are recorded in the recipe, and ``root`` is the dotted path of the state dict in the sources.
     ``others`` are the paths of further files that were read, and ``rows`` the operations on the sources. ``change`` is
-    the vocabulary that replaces the destination's; if models have different tokens, row n is copied to row n only if
-    ``by_place`` is set. ``reading`` says how the sources are read to plan, and ``encoding`` how results are stored.
-    ``config`` is the configuration of a live module.
+    the vocabulary that replaces the destination's. If models have different tokens, row n is copied to row n only if
+    ``by_place`` is set. ``reading`` is the encoding in which the sources are planned, and ``encoding`` the one in which
+    results are stored. ``config`` is the configuration of a live module.
     """
     opened: list[Checkpoint] = []
     initial_files: list[Checkpoint] = []
@@ -244,7 +245,7 @@ def _planned(
 
 
 def _views(sources: Sequence[KnownSource], specs: Sequence[SourceSpec]) -> list[SourceView]:
-    """Return the sources as the planner takes them: with their descriptions, tensors and recognised names."""
+    """Return the sources in the form that the planner reads: descriptions, tensors and recognised names."""
     names = names_of([spec.uri for spec in specs])
     return [
         SourceView(
@@ -257,12 +258,15 @@ def _views(sources: Sequence[KnownSource], specs: Sequence[SourceSpec]) -> list[
 
 
 def _idle_encoding(sources: Sequence[KnownSource], kept: Sequence[Checkpoint], encoding: str) -> list[str]:
-    """Return a note if decoding was asked for, and neither a source nor the destination is quantised."""
+    """Return a note if decoding was asked for, but neither a source nor the destination is quantised."""
     return encoding_notes([*(one.operated.checkpoint for one in sources), *kept], encoding)
 
 
 def decoded_target(target: TargetSpec) -> TargetSpec:
-    """Return a destination that is a quantised checkpoint as the network that it stands for; others unchanged."""
+    """Return a destination with the decoded tensors of its checkpoint; unchanged if it is not a quantised checkpoint.
+
+    Raises PlanError if a tensor cannot be decoded.
+    """
     if target.kind == "module" or not target.keeps:
         return target
     with open_checkpoint(_given(target.kept, target.keeps), target.keeps_root or ".", unwrap=False) as opened:
@@ -278,9 +282,10 @@ def decoded_target(target: TargetSpec) -> TargetSpec:
 
 
 def _keeper(target: TargetSpec, names: Sequence[str], opened: list[Checkpoint], encoding: str) -> PlanSource | None:
-    """Return the destination as a further source, since a checkpoint keeps values that no other source gives.
+    """Return the destination as a further source of the plan: tensors that are in no other source keep its values.
 
-    Opens its file and appends it to ``opened``. Returns None for a destination without values.
+    Opens its file and appends it to ``opened``. Returns None for a destination without values. ``names`` are the names
+    of the other sources.
     """
     if target.kind == "module":
         return PlanSource(target.name, "", "", (), (), "destination")
@@ -292,9 +297,9 @@ def _keeper(target: TargetSpec, names: Sequence[str], opened: list[Checkpoint], 
 
 
 def _initial(target: TargetSpec, names: list[str], given: list[Checkpoint]) -> list[InitialView]:
-    """Return the files from which a destination's constructor takes initial values, as further sources of the plan.
+    """Return the files with initial values of a destination, as further sources of the plan.
 
-    Opens these files and appends them to ``given``.
+    Opens these files and appends them to ``given``. ``names`` are the names of the other sources.
     """
     views = []
     for file in target.given:
@@ -305,9 +310,10 @@ def _initial(target: TargetSpec, names: list[str], given: list[Checkpoint]) -> l
 
 
 def _used(plan: Plan, views: Sequence[InitialView], given: Sequence[Checkpoint]) -> tuple[Plan, list[Checkpoint]]:
-    """Return the plan and the files of initial values that its steps read; the others are removed and closed.
+    """Return the plan without those files of initial values that no step reads, and the files that remain.
 
-    A step reads a file if it copies a tensor from it, or if it takes the part that a smaller source tensor leaves.
+    The removed files are closed. A step reads a file if it copies a tensor from it, or if it fills the part of a tensor
+    that a smaller source tensor does not cover.
     """
     first = len(plan.sources) - len(views)
     filled = {step.key for step in plan.steps if step.overlays}
@@ -326,7 +332,7 @@ def _used(plan: Plan, views: Sequence[InitialView], given: Sequence[Checkpoint])
 
 
 def _with_files_said(plan: Plan, files: Sequence[Checkpoint]) -> Plan:
-    """Return the plan with notes on the ``files`` that give initial values, and on the files beside these."""
+    """Return the plan with notes on the ``files`` with initial values, and on the other files in their folders."""
     notes = (note for one in files for note in one.notes if note not in plan.notes)
     plan = replace(plan, notes=(*plan.notes, *notes))
     return with_sources_said(plan, files, list(map(model_folder, files)))
@@ -338,7 +344,7 @@ def _given(itself: object, path: str) -> CheckpointLike:
 
 
 def _recorded_specs(specs: Sequence[SourceSpec]) -> dict[str, Any]:
-    """Return the parts of ``file:src_key:dst_key:exclude_keys`` behind the files, for the recipe, source by source."""
+    """Return ``src_key``, ``dst_key`` and ``exclude_keys`` of each source, for the recipe; {} if no source has any."""
     if not any(spec.src or spec.dst or spec.exclude for spec in specs):
         return {}
     rows = [{"src_key": spec.src, "dst_key": spec.dst, "exclude_keys": list(spec.exclude)} for spec in specs]
@@ -346,7 +352,7 @@ def _recorded_specs(specs: Sequence[SourceSpec]) -> dict[str, Any]:
 
 
 def _notes(specs: Sequence[SourceSpec], sources: Sequence[KnownSource], target: TargetSpec) -> list[str]:
-    """Return the notes that are known before planning: on the sources, their layouts and the destination."""
+    """Return the notes on the sources, their layouts and the destination, which are known before planning."""
     notes = [note for spec in specs for note in spec.notes]
     for one in sources:
         checkpoint = one.operated.checkpoint

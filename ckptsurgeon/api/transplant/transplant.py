@@ -1,4 +1,4 @@
-"""``transplant``: makes a plan of sources, a destination and rules."""
+"""``transplant``: makes a plan from sources, a destination and rules."""
 
 from __future__ import annotations
 
@@ -78,26 +78,34 @@ def transplant(
     constructor_weights: bool = True,
     metadata: Mapping[str, str] | None = None,
 ) -> Plan:
-    """Plan the transplant of one or more sources into a destination; reads headers only. Later sources win.
+    """Plan the transplant of one or more sources into a destination; reads headers only.
 
-    ``source`` may be in ESPnet's form ``file:src_key:dst_key:exclude_keys``. ``destination`` is a configuration, a
-    checkpoint or a dict of tensors. ``include`` and ``exclude`` select keys of the sources. ``map`` has rules FROM=TO,
-    or is a map from FROM to TO; ``map_file`` names a file with more rules; ``ruleset`` names sets of rules that ship
-    with ckptsurgeon. ``operations`` (split, concat and others, as data or as a YAML file) change the sources' tensors
-    before anything is selected. ``vocab`` names the token lists of source and destination, as "SRC:DST" or a pair:
-    tokens that are in both keep their rows. With "place", row n is copied to row n even if the tokenisers differ.
-    ``new_tokens`` says how rows of all other tokens are made (init, mean, zero, subword), ``token_map`` maps tokens of
-    the source to tokens of the destination, ``vocab_keys`` names the tensors with a row for each token (GLOB or
-    GLOB=AXIS) if the destination does not.
-    ``on_mismatch`` says what to do if shapes differ: one policy for all tensors (init, slice, pad, overlap,
-    interpolate, positions-1d, positions-2d, patch, channels, center) or a map from pattern to policy. ``on_missing``
-    is "init" or "error", for tensors that no source gives; the tensors of ``reinit`` are initialised in any case, and
-    those of ``require`` must come from a source. ``strict`` refuses missing and unused keys.
-    ``drop_last`` initialises that many of the destination's last layers, even if a source has them.
-    ``encoding`` "dequantize" reads codes of quantised sources, and of a quantised destination, as the weights that they
-    stand for. ``dtype`` is "keep" (the source's) or the dtype of all floating tensors. ``task`` names the task of an
-    ESPnet configuration whose entries fit several. If ``constructor_weights`` is False, weights that the destination's
-    constructor would load from files are left out. ``metadata`` sets entries of the metadata, as in ``convert``.
+    If several sources have a tensor, the last of them is used. A source may have ESPnet's form
+    ``file:src_key:dst_key:exclude_keys``. ``destination`` is a configuration, a checkpoint or a dict of tensors.
+
+    Rules: ``include`` and ``exclude`` select keys of the sources. ``map`` has rules FROM=TO, or is a map from FROM to
+    TO; ``map_file`` is a file with further rules; ``ruleset`` are names of rulesets that ship with ckptsurgeon.
+    ``operations`` (split, concat and others, as plain data or as a YAML file) change the sources' tensors before keys
+    are selected.
+
+    Vocabularies: ``vocab`` has the token lists of source and destination, as "SRC:DST" or a pair; tokens in both lists
+    keep their rows. ``new_tokens`` says how the rows of all other tokens are made (init, mean, zero, subword).
+    ``token_map`` maps tokens of the source to tokens of the destination. ``vocab_keys`` lists the tensors with a row
+    for each token (GLOB or GLOB=AXIS), if the destination does not know them. If ``vocab`` is "place", row n is copied
+    to row n even if the tokenisers differ.
+
+    Shapes and keys that do not fit: ``on_mismatch`` is a policy for tensors whose shapes differ (init, slice, pad,
+    overlap, interpolate, positions-1d, positions-2d, patch, channels, center), or a map from pattern to policy.
+    ``on_missing``, for tensors that are in no source, is "init" or "error". The tensors that ``reinit`` matches are
+    initialised in any case; those that ``require`` matches must come from a source. ``drop_last`` is the number of last
+    layers of the destination that are initialised even if a source has them. With ``strict``, missing and unused keys
+    are errors.
+
+    Other options: if ``encoding`` is "dequantize", quantised sources and a quantised destination are decoded. ``dtype``
+    is "keep" (that of the source) or the dtype of all floating tensors. ``seed`` is the seed for initialised tensors.
+    ``root`` is the dotted path of the state dict in the sources. ``task`` is the ESPnet task, if an ESPnet
+    configuration fits several. If ``constructor_weights`` is False, weights that the destination's constructor would
+    load from files are not used. ``metadata`` sets entries of the metadata, as in ``convert``.
 
     Raises PatternError, ConfigError, SourceError, FormatError, or PlanError if the plan is impossible.
     """
@@ -134,7 +142,7 @@ def transplant(
 
 
 def rules_as_text(rules: Rules) -> list[str]:
-    """Return rules as a list of strings, from one string, several, or a map from pattern to target."""
+    """Return rules as a list of strings FROM=TO; ``rules`` is one string, several strings, or a map from FROM to TO."""
     if isinstance(rules, Mapping):
         return [_rule(pattern, target) for pattern, target in rules.items()]
     return [rules] if isinstance(rules, str) else list(rules or ())
@@ -143,14 +151,14 @@ def rules_as_text(rules: Rules) -> list[str]:
 def _rule(pattern: str, target: str) -> str:
     if not isinstance(target, str):
         raise ConfigError(
-            f"a map renames {brief_repr(pattern)} to {brief_repr(target)}, which is not a text.",
-            hint="Write a text; '' removes the pattern from the key.",
+            f"a rule renames {brief_repr(pattern)} to {brief_repr(target)}, which is not a string.",
+            hint="Write a string; '' removes the pattern from the key.",
         )
     return f"{pattern}={target}"
 
 
 def plain_arguments(**given: Any) -> dict[str, Any]:
-    """Return the options that differ from their defaults, as plain data for the recipe."""
+    """Return the given options that differ from their defaults, as plain data for the recipe."""
     defaults = {"on_missing": "init", "strict": False, "new_tokens": "init"}
     kept: dict[str, Any] = {}
     for name, value in given.items():
@@ -166,7 +174,7 @@ def plain_arguments(**given: Any) -> dict[str, Any]:
 
 
 def rules_of(map_file: Path | None) -> list[str]:
-    """Return the rules of a file, one a line; raises ConfigError if it cannot be read or is empty."""
+    """Return the rules in a file, one rule on each line; raises ConfigError if it cannot be read or has no rules."""
     if map_file is None:
         return []
     try:
@@ -184,10 +192,13 @@ def rules_of(map_file: Path | None) -> list[str]:
 
 
 def specs_of(source: Sources) -> list[SourceSpec]:
-    """Return, for each source, its file and the modules to take and to replace; raises ConfigError for no source."""
+    """Return, for each source, its file, the module to read and the module to replace.
+
+    Raises ConfigError if there is no source.
+    """
     found = [source] if is_given(source) or not isinstance(source, Iterable) else list(source)
     if not found:
-        raise ConfigError("no source given.", hint="Name at least one source.")
+        raise ConfigError("no source given.", hint="Give at least one source.")
     return list(map(_spec, found))
 
 

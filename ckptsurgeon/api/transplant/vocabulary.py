@@ -1,4 +1,4 @@
-"""``--vocab``: finds the rows that a transplant maps, from two token lists."""
+"""The options of a transplant about vocabularies: ``--vocab``, ``--vocab-keys``, ``--new-tokens``, ``--token-map``."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["new_vocabulary", "vocabulary_files", "vocabulary_key", "vocabulary_o
 def vocabulary_files(vocab: Vocabularies) -> tuple[str, ...]:
     """Return the paths of the token lists of source and destination, from ``SRC:DST`` or a pair; () for "place".
 
-    If names contain colons, the text is split at the one that gives two existing files.
+    If the paths contain colons, ``SRC:DST`` is split at the first colon for which both files exist.
     """
     if vocab is None or vocab == PLACE:
         return ()
     if not isinstance(vocab, str):
         found = tuple(os.fspath(path) for path in vocab)
         if len(found) != 2:
-            raise ConfigError(f"the argument vocab names {len(found)} token lists, not two.")
+            raise ConfigError(f"the argument vocab has {len(found)} token lists, not two.")
         return found
     places = [i for i, char in enumerate(vocab) if char == ":"]
     cuts = [(vocab[:i], vocab[i + 1 :]) for i in places]
@@ -39,9 +39,10 @@ def vocabulary_files(vocab: Vocabularies) -> tuple[str, ...]:
 
 
 def new_vocabulary(files: Sequence[str], spelled: Rules = ()) -> NewVocabulary | None:
-    """Return the change from the vocabulary in the first of two files to that in the second; None without files.
+    """Return the change from the vocabulary in the first of two files to the one in the second; None without files.
 
-    ``spelled`` maps tokens of the source to the tokens that they become. Raises ConfigError.
+    ``spelled`` maps tokens of the source to differently written tokens of the destination. Raises ConfigError if a file
+    cannot be read, or ``spelled`` is malformed.
     """
     pairs = [spelled] if isinstance(spelled, str) else spelled
     return NewVocabulary.at(files, _spelled(pairs)) if files else None
@@ -50,10 +51,10 @@ def new_vocabulary(files: Sequence[str], spelled: Rules = ()) -> NewVocabulary |
 def vocabulary_options(
     change: NewVocabulary | None, *, keys: Patterns, new: str, spelled: Rules
 ) -> VocabularyOptions | None:
-    """Return the planner's options for embeddings whose rows are mapped by token; None without a ``change``.
+    """Return the planner's options for embeddings whose rows are mapped by token; None if ``change`` is None.
 
-    ``keys``, ``new`` and ``spelled`` are --vocab-keys, --new-tokens and --token-map. Raises ConfigError or
-    PatternError.
+    ``keys``, ``new`` and ``spelled`` are the values of --vocab-keys, --new-tokens and --token-map. Raises ConfigError
+    or PatternError if one of them is invalid, or is given without a ``change``.
     """
     named = [keys] if isinstance(keys, str) else list(keys or ())
     if change is None:
@@ -80,19 +81,19 @@ def _spelled(pairs: Rules) -> dict[str, str]:
                 hint="Write, for example, '<blank>=[PAD]'.",
             )
         if source in found:
-            raise ConfigError(f"--token-map gives the token {escape(source)} twice.", hint="Leave one of the two out.")
+            raise ConfigError(f"--token-map has the token {escape(source)} twice.", hint="Leave one of the two out.")
         found[source] = target
     return found
 
 
 def vocabulary_key(text: str) -> tuple[OptionPattern, int | None]:
-    """Parse ``GLOB`` or ``GLOB=AXIS``; raises ConfigError or PatternError."""
+    """Return the pattern and the axis (or None) in ``GLOB`` or ``GLOB=AXIS``; raises ConfigError or PatternError."""
     pattern, equals, axis = text.rpartition("=")
     if not equals:
         pattern, axis = text, ""
     elif not (axis.isascii() and axis.isdigit() and len(axis) < 3):
         raise ConfigError(
-            f"--vocab-keys {escape(text)}: {escape(axis)} is not the number of an axis.",
+            f"--vocab-keys {escape(text)}: {escape(axis)} is not the index of an axis.",
             hint="Count axes from 0, as in GLOB=0.",
         )
     return OptionPattern.of("--vocab-keys", pattern, f"{equals}{axis}"), int(axis) if axis else None

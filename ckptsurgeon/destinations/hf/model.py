@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 from ...errors import ConfigError
@@ -70,16 +71,29 @@ def offline() -> Iterator[None]:
     A configuration may name a backbone whose weights its constructor would download.
     """
     from huggingface_hub import constants
-    from transformers.utils import logging
 
-    before, verbosity = constants.HF_HUB_OFFLINE, logging.get_verbosity()
+    before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = True
-    logging.set_verbosity(40)  # logging.ERROR
     try:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), _errors_only():
             yield
     finally:
         constants.HF_HUB_OFFLINE = before
+
+
+@contextmanager
+def _errors_only() -> Iterator[None]:
+    """Keep transformers, if it is installed, from logging anything but errors."""
+    if find_spec("transformers") is None:
+        yield
+        return
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(40)  # logging.ERROR
+    try:
+        yield
+    finally:
         logging.set_verbosity(verbosity)
 
 

@@ -1,1 +1,1 @@
-"""Computes tensors that are not plain copies (cast, resized, merged, factored) in blocks, in bounded memory."""
+"""Computes tensors that are not plain copies (cast, resized, merged, factored), block by block, in bounded memory."""

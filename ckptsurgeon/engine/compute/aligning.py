@@ -1,4 +1,4 @@
-"""Fits the inputs of a merge to an output of another shape, and fills embedding rows of tokens that a model lacks."""
+"""Aligns the inputs of a merge with an output of a different shape, and fills embedding rows that a model lacks."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ Shape = tuple[int, ...]
 
 
 def shape_in(step: Step, one: Input) -> Shape:
-    """Return the shape of an input; if it is (1,) and the output's is (), or the reverse, return the output's shape."""
+    """Return the shape of the input ``one``; if it is (1,) and the output's shape is (), or the reverse, the latter."""
     return step.shape if is_reshape(one.shape, step.shape) else one.shape
 
 
 def common_shape(step: Step) -> Shape:
-    """Return the shape that is merged: the output's or, with the policy ``overlap``, the part that all inputs have."""
+    """Return the shape of what is merged: the output's shape, or with the policy ``overlap`` the overlap."""
     if step.policy != "overlap":
         return step.shape
     return tuple(min(sizes) for sizes in zip(*(shape_in(step, one) for one in step.inputs), strict=True))
 
 
 def inner_blocks(places: Sequence[OutputBlock], shape: Shape) -> list[OutputBlock | None]:
-    """Return the part of each output block that lies within the leading ``shape`` of the output; None if it is empty.
+    """Return the part of each output block within the leading region of the output of shape ``shape``; None if empty.
 
-    The index and the offset of a part (in elements, not bytes) count within ``shape``. Within it the parts are
-    contiguous, one after the other, since a block divides one dimension and has all later dimensions whole.
+    The index and the offset of a part (in elements, not bytes) are relative to this region. The parts are contiguous in
+    the region, one after the other, since a block divides one dimension and contains all of the later dimensions.
     """
     boxes = [tuple((begin, min(end, size)) for (begin, end), size in zip(p.box, shape, strict=True)) for p in places]
     inside = iter(numbered_blocks((box for box in boxes if _holds(box)), 1))
@@ -47,7 +47,7 @@ def _holds(box: Box) -> bool:
 
 
 def aligns(step: Step) -> bool:
-    """Return whether the policy of a merge can fit all its inputs to the output."""
+    """Return whether the policy of a merge can align all its inputs with the output."""
     shapes = [shape_in(step, one) for one in step.inputs]
     if any(len(shape) != len(step.shape) for shape in shapes):
         return False
@@ -69,16 +69,16 @@ def _goes_by_vocabularies(step: Step, shapes: Sequence[Shape]) -> bool:
 
 
 def _has_rows(want: Shape, axis: int, shape: Shape, rows: VocabularyRows) -> bool:
-    """Return whether an input has a row for each token of its vocabulary, and the output's size along other axes."""
+    """Return whether an input has a row for each token of its vocabulary, and the output's sizes along other axes."""
     others = all(have == size for d, (have, size) in enumerate(zip(shape, want, strict=True)) if d != axis)
     return others and shape[axis] >= rows.size
 
 
 def _every_token_is_had(every: Sequence[VocabularyRows]) -> bool:
-    """Return whether each token's row of the output can be filled, and no row is the mean of several rows of one model.
+    """Return whether each row of the output can be filled, and no row is the mean of several rows of one model.
 
-    A row can be filled if at least one model has the token. If all models have the setting "others or zero" for new
-    tokens, any row can be filled, since a token that no model has gets zeros.
+    A row can be filled if at least one model has its token. If all models have the setting "others or zero" for new
+    tokens, any row can be filled: the row of a token that no model has is filled with zeros.
     """
     if any(isinstance(row, tuple) and row for rows in every for row in rows.rows):
         return False
@@ -89,15 +89,16 @@ def _every_token_is_had(every: Sequence[VocabularyRows]) -> bool:
     return zeros or all(place in lent or any(row is not None for row in rows) for place, rows in enumerate(had))
 
 
-# Rows that the inputs of a merge lack: taken from one of them, computed from the others, or the mean of all.
+# Rows that some inputs of a merge lack are filled: with the row of one input, with the mean of the other inputs' rows,
+# or, for padding, with the mean of all rows.
 
 Read = Callable[[int, VocabularyRows, Box], Array]
-"""Reads a part of an input (by number), its rows as ``VocabularyRows`` says, in the dtype of computation.
+"""A function that reads a part of an input (by index), with its rows arranged by ``VocabularyRows``.
 
-Rows that the input lacks are 0."""
+The array has the dtype of computation. Rows that the input lacks are 0."""
 
 ELEMENTS = 1 << 18
-"""Elements of all inputs that are in memory at once while mean rows are computed."""
+"""The most elements, of all inputs together, that are in memory at once while mean rows are computed."""
 
 
 class MissingRowFiller:
@@ -112,7 +113,7 @@ class MissingRowFiller:
         self._means = self._mean_rows(step.shape) if self._every[0].padded else []
 
     def __call__(self, values: Sequence[Array], box: Box) -> list[Array]:
-        """Return ``values``, each input's values in the part ``box``, with the missing rows (zeros there) filled."""
+        """Return ``values`` with the missing rows, which are 0, filled; they are each input's part ``box``."""
         begin, end = box[self._axis]
         filled = self._filled(values, box)
         if end <= self._tokens:
@@ -121,7 +122,7 @@ class MissingRowFiller:
         return [np.where(beyond, mean[self._across(box)], one) for mean, one in zip(self._means, filled, strict=True)]
 
     def _filled(self, values: Sequence[Array], box: Box) -> list[Array]:
-        """Return each input's values in the part ``box``, with rows for all tokens; padding rows are not filled."""
+        """Return ``values`` with the missing rows of tokens filled, but not padding rows."""
         has = self._has[:, slice(*box[self._axis])]
         if has.all():
             return list(values)
@@ -133,9 +134,9 @@ class MissingRowFiller:
         return [np.where(self._along(own, len(box)), one, others) for own, one in zip(has, values, strict=True)]
 
     def _others(self, values: Sequence[Array], has: Array) -> Array:
-        """Return the rows that replace missing rows: those of the base model or, if it lacks the token, a mean.
+        """Return the rows that replace missing rows: the rows of the base model or, if it lacks the token, a mean.
 
-        The mean is over the other models that have the token. ``has`` tells for each input which tokens it has.
+        The mean is over the models that have the token. ``has[i, j]`` is whether the input ``i`` has the token ``j``.
         """
         models, dimensions = len(values) - self._has_base, values[0].ndim
         number = np.maximum(has[:models].sum(0), 1).astype(values[0].dtype)
@@ -165,6 +166,6 @@ class MissingRowFiller:
 
 
 def _lent(rows: VocabularyRows) -> VocabularyRows:
-    """Return ``rows`` with only those rows that the merge also gives to models without the token; the rest is None."""
+    """Return ``rows`` with only the rows that are used for all models without the token; the others are None."""
     lent = dict(rows.lent)
     return replace(rows, rows=tuple(lent.get(place) for place in range(len(rows.rows))))

@@ -1,7 +1,7 @@
-"""The array library of a merge: numpy, or torch on a device.
+"""Provides the array library that a merge uses: numpy, or torch on a device.
 
-torch has nearly all of the Python array API (https://data-apis.org/array-api/2024.12/) under the same names, with the
-same arguments ``axis`` and ``keepdims``. Functions that differ in torch are defined here.
+torch has nearly all functions of the Python array API (https://data-apis.org/array-api/2024.12/), under the same names
+and with the same arguments ``axis`` and ``keepdims``. Functions that differ in torch are defined here.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ArrayLibrary:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Create new arrays on the device within the ``with`` block; numpy does not warn of NaN and infinity there."""
+        """Create new arrays on the device, and turn off numpy's floating-point warnings, within the ``with`` block."""
         with np.errstate(all="ignore"):
             if not self.device:
                 yield
@@ -64,7 +64,7 @@ def check_device(device: str) -> None:
 
 @lru_cache
 def library(device: str) -> ArrayLibrary:
-    """Return numpy for "", else torch on a device; raises ConfigError if there is no such device."""
+    """Return numpy if ``device`` is "", else torch on this device; raises ConfigError if there is no such device."""
     if device:
         check_device(device)
     return ArrayLibrary(_torch(), device) if device else ArrayLibrary(np)

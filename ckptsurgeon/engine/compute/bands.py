@@ -1,7 +1,7 @@
-"""Reads strips of a few columns of stored matrices from wider bands of columns, which are kept for the next strips.
+"""Reads narrow strips of columns of stored matrices from wider bands of columns, which are cached for the next strips.
 
-Codes of GPTQ and AWQ are packed along the inputs of a layer, so that the codes of a few rows of a weight are a strip of
-columns: a few bytes in each of thousands of places of the file.
+GPTQ and AWQ store codes with the inputs of a layer as rows, so that the codes of a few rows of a weight are a strip of
+columns: a few bytes at each of thousands of positions in the file.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from ...tensors.ops.regions import Array, Box, box_shape
 __all__ = ["BandedFiles", "OpenFiles", "banded"]
 
 BAND_BYTES = 1 << 20
-"""The bytes of a band."""
+"""The size of a band in bytes."""
 KEPT = 2
-"""The bands that are kept of each matrix: threads that compute neighbouring blocks read from one or from the next."""
+"""How many bands of each matrix are cached: threads that compute neighbouring blocks need one band or the next."""
 WIDE = 4
-"""A strip is read from a band if the rows that it crosses have more than this many times its bytes."""
+"""A strip is read from a band if the matrix has more than this many times the columns of the strip."""
 
 
 class OpenFiles(Protocol):
-    """What is needed of a checkpoint to read a stored tensor, and to note what is odd about its scales."""
+    """The part of a checkpoint's interface that is needed to read stored tensors and to record odd scales."""
 
     odd_scales: OddScales
 
@@ -38,10 +38,7 @@ class OpenFiles(Protocol):
 
 
 class BandedFiles:
-    """The open files of a checkpoint while one tensor is computed, with the bands that were read last.
-
-    Several threads may read.
-    """
+    """The open files of a checkpoint, with a cache of bands for computing one tensor; several threads may read."""
 
     def __init__(self, source: OpenFiles) -> None:
         self._source, self.odd_scales = source, source.odd_scales
@@ -53,7 +50,7 @@ class BandedFiles:
         return self._source.file(info)
 
     def read(self, info: TensorInfo, box: Box, gather: Callable[[Box], Array]) -> Array:
-        """Return a part of a stored tensor; ``gather`` reads a part from the file."""
+        """Return the part ``box`` of a stored tensor, from a cached band if possible; ``gather`` reads the file."""
         if not _is_strip(info, box):
             return gather(box)
         rows, (begin, end) = box
@@ -78,12 +75,12 @@ class BandedFiles:
 
 
 def banded(info: TensorInfo, source: OpenFiles) -> OpenFiles:
-    """Return the open files for computing with a tensor: those that keep bands if it is decoded from codes."""
+    """Return the open files for computing with a tensor; they cache bands if the tensor is decoded from codes."""
     return BandedFiles(source) if is_decoded(info) else source
 
 
 def _is_strip(info: TensorInfo, box: Box) -> bool:
-    """Return whether a part of a tensor is a strip of columns of a contiguous matrix, much narrower than the matrix."""
+    """Return whether ``box`` is a strip of columns of a contiguous matrix that is much narrower than the matrix."""
     if len(info.shape) != 2 or info.stride is not None or not prod(box_shape(box)):
         return False
     (top, bottom), (begin, end) = box

@@ -1,4 +1,4 @@
-"""Computes a weight and rounds it to codes in one pass: the weight is never stored, and never whole in memory."""
+"""Computes a weight and rounds it to codes in one pass: the weight is never stored, and never completely in memory."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ __all__ = ["ComputedWeight", "coding_of", "fits", "part_of"]
 
 
 def part_of(step: Step) -> TensorInfo:
-    """Return the part of a quantised tensor that a step stores: how it is computed from the weight.
+    """Return the description of the stored tensor that a step makes: a part of a quantised tensor, such as its codes.
 
-    Its shape is that of the groups that share a scale, if it has scales, whatever shape they are stored in.
+    If it contains scales, its shape is the number of groups along each dimension, even if it is stored in another
+    shape.
     """
     part = step.coded
     assert part is not None
@@ -38,9 +39,9 @@ def part_of(step: Step) -> TensorInfo:
 
 
 def fits(step: Step, part: CodedPart) -> bool:
-    """Return whether a step's dtype and shape are possible for its part of a quantised tensor, as an encoder makes it.
+    """Return whether an encoder can compute a step's part of a quantised tensor in the step's dtype and shape.
 
-    They are not if a user has edited the plan.
+    This may be false if a user has edited the plan.
     """
     if not _is_encoding(part):
         return False
@@ -55,19 +56,19 @@ def fits(step: Step, part: CodedPart) -> bool:
 
 
 ROLES = ("codes", "scale", "bias", "nested", "zero", "whole", "shape")
-"""The parts of a quantised tensor that are computed."""
+"""The roles of the parts of a quantised tensor that an encoder can compute."""
 OF_WEIGHTS = ("float32", "float64")
-"""Dtypes in which weights are computed that are rounded to codes."""
+"""The dtypes in which weights are computed before they are rounded to codes."""
 LIMITS = {"bits": (1, 8), "width": (1, 8), "nested": (1, 1 << 20), "zeros_packed": (0, 2)}
-"""The least and the greatest value of facts."""
+"""The minimum and the maximum of facts."""
 
 
 BLOCKED = "gguf"
-"""The encoding whose codes hold their scales, and are its only part."""
+"""The encoding whose scales are stored within the codes, so that the codes are its only part."""
 
 
 def _is_encoding(part: CodedPart) -> bool:
-    """Return whether there is an encoder that computes such a part of a weight."""
+    """Return whether there is an encoder that can compute ``part``, by its role, dtype, shape and facts."""
     facts = dict(part.facts)
     if not is_encoder(part.encoding, facts) or part.role not in ROLES or part.dtype not in OF_WEIGHTS:
         return False
@@ -89,15 +90,15 @@ def _is_encoding(part: CodedPart) -> bool:
 
 
 def _is_reshaped(step: Step, part: CodedPart, info: TensorInfo) -> bool:
-    """Return whether codes are stored in the shape in which they are computed, or in another one if they may be."""
+    """Return whether codes are stored in the shape in which they are computed, or in another shape that is allowed."""
     may = any(dict(part.facts).get(name) for name in ("flat", "across"))
     return step.shape == info.shape or (may and prod(step.shape) == prod(info.shape))
 
 
 def coding_of(step: Step, weight: Blockwise, places: Sequence[OutputBlock], context: MergeContext) -> Blockwise:
-    """Return a function that computes blocks of a part of a quantised tensor.
+    """Return a function that computes blocks of the part of a quantised tensor that a step makes.
 
-    ``weight`` computes the blocks ``places`` of the weight.
+    ``weight`` is a function that computes each of the blocks ``places`` of the weight.
     """
     info, source, roundings = part_of(step), ComputedWeight(step.coded, places, weight), context.roundings
     strips = in_strips(info, source.read, roundings, context.spread)
@@ -111,9 +112,10 @@ def coding_of(step: Step, weight: Blockwise, places: Sequence[OutputBlock], cont
 
 
 class ComputedWeight:
-    """Reads parts of a weight that is computed block by block when it is read; several threads may read.
+    """A weight that is computed block by block when its parts are read; several threads may read.
 
-    ``compute`` computes the blocks ``places``, which follow each other in the weight. The last blocks are kept.
+    ``compute`` computes each of the blocks ``places``, which follow each other in the weight. The last blocks are
+    cached.
     """
 
     def __init__(self, part: CodedPart | None, places: Sequence[OutputBlock], compute: Blockwise) -> None:
@@ -137,7 +139,7 @@ class ComputedWeight:
         return out
 
     def _overlapping(self, box: Box) -> Iterator[tuple[int, Box]]:
-        """Yield the number of each block that overlaps ``box``, and the part that both have."""
+        """Yield the index of each block that overlaps ``box``, and the overlap."""
         if not prod(box_shape(box)):
             return
         first = sum(begin * step for (begin, _), step in zip(box, self._stride, strict=True))
@@ -163,9 +165,9 @@ class ComputedWeight:
 
 
 KEPT_BYTES = 8 << 20
-"""Bytes of computed blocks that are kept, so that scales and codes of the same rows are made from one computation."""
+"""The bytes of computed blocks that are cached, so that scales and codes of the same rows use one computation."""
 
 
 def _within(part: Box, of: Box) -> tuple[slice, ...]:
-    """Return the place of ``part`` in an array that holds the box ``of``."""
+    """Return the slices that select ``part`` from an array that contains the box ``of``."""
     return tuple(slice(begin - at, end - at) for (begin, end), (at, _) in zip(part, of, strict=True))

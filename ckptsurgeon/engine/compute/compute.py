@@ -55,17 +55,17 @@ __all__ = [
     "threads_of",
 ]
 
-# The memory for computing a tensor, and the number of blocks that can be computed at once within it.
+# The memory for computing a tensor, and how many blocks can be computed at the same time in this memory.
 
 THREADS = min(8, len(os.sched_getaffinity(0)))
-"""Threads for computing: the number of cores, at most 8; with more, the disk is the limit."""
+"""The number of threads for computing: the number of cores, at most 8; with more threads, the disk is the limit."""
 
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """The bytes of memory that computing a tensor takes, and why it takes them.
+    """The bytes of memory that computing a tensor takes, and the reason (for an error message).
 
-    ``kept`` bytes are held until the tensor is done; each block that is computed takes ``block`` bytes more.
+    ``kept`` bytes are needed until the tensor is done; each block that is computed needs another ``block`` bytes.
     """
 
     block: int
@@ -74,12 +74,12 @@ class MemoryNeed:
 
     @property
     def least(self) -> int:
-        """The bytes of memory that the tensor takes if only one block at a time is computed."""
+        """The bytes of memory that are needed if only one block at a time is computed."""
         return self.kept + self.block
 
 
 def memory_need(step: Step, places: Sequence[OutputBlock], context: MergeContext) -> MemoryNeed | None:
-    """Return the memory that computing a tensor in the blocks ``places`` needs, None if no more than copying."""
+    """Return the memory that computing a tensor in the blocks ``places`` needs; None if copying needs as much."""
     if step.coded is not None:
         numbers = step.numbers
         is_copied = numbers.op not in ("merge", "lora", "factor")
@@ -88,20 +88,20 @@ def memory_need(step: Step, places: Sequence[OutputBlock], context: MergeContext
     if step.op == "merge":
         return MemoryNeed(merging_bytes(step, places), "the method needs a slice of all models at once")
     if step.op == "lora":
-        why = "its adapters' factors and a block of rows are held at once"
+        why = "its adapters' factors and a block of rows are in memory at once"
         return MemoryNeed(adapting_bytes(step, places), why, kept_bytes(step))
     if step.op == "factor":
-        return MemoryNeed(factoring_bytes(step), "the best factors of a difference are found in blocks of its rows")
+        return MemoryNeed(factoring_bytes(step), "low-rank factors of a difference are computed from blocks of rows")
     return None
 
 
 def _with_matrix(need: MemoryNeed | None, part: TensorInfo) -> MemoryNeed | None:
-    """Return the memory for computing a part of a quantised tensor; ``need`` is that for computing the weight."""
+    """Return the memory for computing a part of a quantised tensor; ``need`` is the memory for computing the weight."""
     held = held_bytes(part)
     if not held:
         return need
-    need = need or MemoryNeed(0, "a matrix of its codes is held at once")
-    several = prod(part.shape[:-2]) > 1  # then each thread holds one
+    need = need or MemoryNeed(0, "a whole matrix of its codes is in memory at once")
+    several = prod(part.shape[:-2]) > 1  # then each thread has a matrix in memory
     return replace(need, block=need.block + STRIP_BYTES + several * held, kept=need.kept + (not several) * held)
 
 
@@ -114,7 +114,7 @@ def check_memory(step: Step, places: Sequence[OutputBlock], context: MergeContex
 
 
 def threads_of(step: Step, places: Sequence[OutputBlock], context: MergeContext) -> int:
-    """Return the number of blocks to compute at the same time, each in a thread, limited by cores and memory."""
+    """Return how many blocks to compute at the same time, each in a thread; it is limited by cores and memory."""
     need = memory_need(step, places, context)
     if len(places) < 2 or need is None:
         return THREADS if len(places) > 1 else 1
@@ -124,32 +124,32 @@ def threads_of(step: Step, places: Sequence[OutputBlock], context: MergeContext)
 T = TypeVar("T")
 
 BLOCK_BYTES = 2 << 20
-"""About the bytes of an output block, or of its input if that is larger; each thread has one in memory."""
+"""The approximate bytes of an output block, or of its input if that is larger; each thread has one in memory."""
 
 MADE_BYTES = 16 << 20
-"""The same for derived tensors. It is larger, since a block of a transposed tensor reads all rows of the source."""
+"""The same for derived tensors: larger, since a block of a transposed tensor needs all rows of the source."""
 
 LOOKED_UP = max(1 << 19, min(1 << 20, (1 << 21) // THREADS))
-"""Elements of a block whose values are looked up: each takes a byte of codes, and 2 or 4 bytes of values.
+"""How many elements a block has if its values are looked up; an element takes 1 byte of codes and 2 or 4 of values.
 
-With larger blocks, fewer tables are made, and threads wait less for each other. Many threads have smaller blocks, so
-that all of them together take no more memory."""
+With larger blocks, fewer tables are made, and threads wait less for each other. With many threads, blocks are smaller,
+so that all threads together take no more memory."""
 
 DOUBLES = 4 * 8
-"""Bytes for each element of a resampled tensor, which is read, weighted and summed in double precision."""
+"""The bytes of memory for each element of a tensor that is read, weighted and summed in double precision."""
 
 CACHED = 1 << 17
-"""Elements that are summed in double precision at once: as many as fit in a core's cache."""
+"""How many elements are summed in double precision at once: as many as fit in a core's cache."""
 
 Computed = tuple[int, Array, CastLosses]
-"""Offset in the tensor (bytes), the values in the ``raw_dtype`` of the step's dtype, the counts of lost values."""
+"""A block: its offset in the tensor in bytes, its values (in the type of ``raw_dtype``), the counts of lost values."""
 
 
 def computed_blocks(step: Step, parts: Sequence[Part], context: MergeContext | None = None) -> Iterator[Computed]:
     """Yield each block of an output tensor, in order: offset in bytes, values, and counts of values that a cast lost.
 
-    ``parts`` are the step's inputs, each with its checkpoint. If the source gives only some of the values, and a
-    checkpoint keeps the others, the tensor of that checkpoint comes last.
+    ``parts`` are the step's inputs, each with its checkpoint. If the source provides only some of the values, and the
+    other values are kept from a destination's checkpoint, the tensor of that checkpoint is last.
     """
     keep_freed_memory()
     context = context or MergeContext()
@@ -160,7 +160,7 @@ def computed_blocks(step: Step, parts: Sequence[Part], context: MergeContext | N
 
 
 def takes_numbers(step: Step) -> bool:
-    """Return whether a step computes with values, as a cast does, and does not only move them."""
+    """Return whether a step computes with values (a cast does), and does not only move them."""
     return step.op in (*MERGES, "lora", "interpolate", *ADAPTERS) or step.dtype != step.source_dtype
 
 
@@ -184,8 +184,8 @@ def block_places(step: Step, parts: Sequence[Part], context: MergeContext) -> li
 def blockwise(step: Step, parts: Sequence[Part], context: MergeContext) -> Blockwise:
     """Return a function that computes one block of an output tensor; several threads may call it.
 
-    The function takes the block and ``seen``, which may be None. If a step has several inputs, ``seen`` is called with
-    the number of an input and the values that were read from it.
+    The arguments of the function are the block and ``seen``, which may be None. If a step has several inputs, ``seen``
+    is called with the index of an input and the values that were read from it.
     """
     if step.coded is not None:
         check_memory(step, (), context)
@@ -263,7 +263,7 @@ def _copied(step: Step, info: TensorInfo, source: OpenFiles, box: Box) -> tuple[
     if not _is_looked_up(step, info) or prod(box_shape(box)) <= limit:
         return cast_for(step, read_part(source, info, box), info.dtype)
     values, lost = np.empty(box_shape(box), raw_dtype(step.dtype)), CastLosses()
-    for part in blocks(values.shape, limit):  # values that cannot be looked up take more memory
+    for part in blocks(values.shape, limit):  # in smaller blocks: some values may not be looked up after all
         place = tuple((first + begin, first + end) for (first, _), (begin, end) in zip(box, part, strict=True))
         made, more = cast_for(step, read_part(source, info, place), info.dtype)
         values[tuple(slice(*span) for span in part)] = made.reshape(box_shape(part))
@@ -274,7 +274,7 @@ def _copied(step: Step, info: TensorInfo, source: OpenFiles, box: Box) -> tuple[
 def _read(parts: Sequence[Part], box: Box, seen: Seen | None) -> Iterator[tuple[Array, str]]:
     """Yield the values of each input in the part ``box``, and the input's dtype; only one input is in memory at a time.
 
-    ``seen``, if given, is called with the number of each input and its values.
+    ``seen``, if given, is called with the index of each input and its values.
     """
     for number, (info, source) in enumerate(parts):
         values = read_as(source, info, box)
@@ -294,7 +294,7 @@ def _merged(step: Step, parts: Sequence[Part], box: Box, seen: Seen | None) -> t
 
 
 def _lost(total: Array, parts: Iterator[tuple[Array, str]]) -> int:
-    """Return how many values of a sum are not finite although all inputs are finite there; ``parts`` are the inputs."""
+    """Return how many values of a sum are not finite although the values of all inputs (``parts``) are finite there."""
     odd = ~np.isfinite(total)
     for values, dtype in parts:
         odd &= np.isfinite(np.asarray(widened(values, dtype)))

@@ -1,6 +1,6 @@
-"""Writes the tensors that are not copies: cast, resized or merged ones, and those with initial values.
+"""Writes the tensors that are not plain copies: tensors that are cast, resized, merged or initialised.
 
-Small tensors are computed together if that gives the same values.
+Small tensors are computed together if the values are the same then.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ from .rows import overlay
 
 __all__ = ["check_equal", "compute_steps", "computed_together", "draw_steps", "grouped"]
 
-# Computes many small tensors as one, if their steps treat each element alone.
+# Many small tensors are computed together, as one tensor, if their steps are element-wise.
 #
 # A model with experts may have a hundred thousand small tensors, and each would take some forty calls of NumPy. If
 # there is a problem (a value that becomes infinite, an integer that does not fit), the tensors are computed again one
-# at a time, so that the message can name the tensor.
+# at a time, so that the message can contain the key of the tensor.
 
 ORDER = "g_idx"
-"""The rule that the column order of a quantised tensor breaks, which does not know the name of the tensor."""
+"""The ``rule`` of the error for an invalid g_idx; this error is raised where the key of the tensor is not known."""
 FEW = 1 << 14
-"""Most elements of a tensor that is computed together with others."""
+"""The most elements of a tensor that is computed together with others."""
 
 TOGETHER = 1 << 16
-"""About the most elements of all tensors that are computed together."""
+"""The approximate limit of the elements of all tensors that are computed together."""
 
 
 def grouped(run: PartRun, context: MergeContext) -> Iterator[list[tuple[Step, list[Part]]]]:
@@ -74,7 +74,7 @@ def grouped(run: PartRun, context: MergeContext) -> Iterator[list[tuple[Step, li
 
 
 def _kind(step: Step, parts: Sequence[Part], context: MergeContext) -> Hashable:
-    """Return a value that is equal for tensors that may be in one group; None if this tensor must be computed alone."""
+    """Return a key that is equal for tensors that may be in the same group; None if a tensor must be computed alone."""
     size = prod(step.shape)
     if not 0 < size <= FEW or step.policy or step.coded or not _is_elementwise(step, context):
         return None
@@ -95,7 +95,7 @@ def computed_together(group: Sequence[tuple[Step, list[Part]]], context: MergeCo
     """Return the flat values of each tensor of a group, in order; None if there is a problem with any of them.
 
     A problem is an error, or a value that becomes zero, infinite or NaN. The tensors must then be computed one at a
-    time, so that a message can name the right one.
+    time, so that a message can contain the right key.
     """
     first, (_, parts) = group[0][0], group[0]
     size = sum(prod(step.shape) for step, _ in group)
@@ -115,7 +115,7 @@ def computed_together(group: Sequence[tuple[Step, list[Part]]], context: MergeCo
 
 
 def _joined(infos: Sequence[TensorInfo]) -> TensorInfo:
-    """Return a flat tensor with the elements of all given tensors; those that touch in a file become one byte range."""
+    """Return a flat tensor with the elements of all tensors; tensors that are adjacent in a file become one range."""
     runs: list[TensorInfo] = []
     for info in infos:
         assert info.storage is not None  # by _kind
@@ -130,7 +130,7 @@ def _joined(infos: Sequence[TensorInfo]) -> TensorInfo:
 
 
 def check_equal(plan: Plan, sources: Sequence[Checkpoint]) -> None:
-    """Raise PlanError if two tensors of a source that share their memory in the destination have different values."""
+    """Raise PlanError if two tensors of a source that are tied in the destination have different values."""
     for pair in plan.equal:
         source = sources[pair.source]
         step = Step(pair.first, "copy", source[pair.first].dtype, source[pair.first].shape)
@@ -141,7 +141,7 @@ def check_equal(plan: Plan, sources: Sequence[Checkpoint]) -> None:
                 raise PlanError(
                     f"the tensors {escape(pair.first)} and {escape(pair.second)} of {escape(source.path)} are not "
                     "equal, but the destination ties them.",
-                    hint="Leave the one that should not be used out, with --exclude.",
+                    hint="Leave out the tensor that should not be used, with --exclude.",
                 )
 
 
@@ -170,11 +170,11 @@ def compute_steps(run: PartRun) -> None:
         run.receipt.odd_scales = _odd_scales(run)
     finally:
         for pool in pools.values():
-            pool.shutdown(cancel_futures=True)  # after a failure the rest of the tensor is not computed
+            pool.shutdown(cancel_futures=True)  # after a failure, the other blocks of the tensor are not computed
 
 
 def _odd_scales(run: PartRun) -> dict[str, dict[str, list[str]]]:
-    """Return the quantised inputs of a part that were found to have odd scales, by the path of the source and kind."""
+    """Return the quantised inputs of a part whose scales are odd, by the path of the source and by kind."""
     if not any(source.odd_scales for source in run.inputs.sources):
         return {}
     names: dict[str, tuple[Checkpoint, set[str]]] = {}
@@ -189,7 +189,7 @@ def _compute(
 ) -> None:
     """Compute and write one tensor block by block, if possible in several threads.
 
-    ``pools`` has the thread pools that were started so far, by their number of threads.
+    ``pools`` are the thread pools that were started so far, by their number of threads.
     """
     places = block_places(step, parts, context)
     number = threads_of(step, places, context)
@@ -240,7 +240,7 @@ def _note_negative(run: PartRun, step: Step, parts: Sequence[Part], number: int)
 
 
 class _RecordChecksum:
-    """Computes the CRC-32 of numbered, consecutive blocks of bytes, which several threads add in any order."""
+    """Computes the CRC-32 of consecutive blocks of bytes, which several threads add with their index in any order."""
 
     def __init__(self) -> None:
         self.crc = 0
@@ -250,7 +250,7 @@ class _RecordChecksum:
         self._lock = threading.Lock()
 
     def add(self, index: int, raw: memoryview) -> None:
-        """Add the bytes of the block number ``index``; each block, from 0 on, must be added exactly one time."""
+        """Add the bytes of the block with this index; each block, from 0 on, must be added exactly once."""
         crc = crc32(raw)
         with self._lock:
             self._ahead[index] = crc, len(raw)
@@ -262,9 +262,9 @@ class _RecordChecksum:
 
 
 def _check_sums(parts: Sequence[Part], sums: Sequence[_RecordChecksum | None]) -> None:
-    """Raise FormatError if the bytes read of an input do not match its stored checksum.
+    """Raise FormatError if the bytes that were read from an input do not match the checksum in its file.
 
-    ``sums`` has the computed checksum of each input, or None for an input that is not checked here.
+    ``sums`` are the computed checksum of each input, or None for an input that is not checked here.
     """
     for (info, source), found in zip(parts, sums, strict=True):
         if found is not None:
@@ -274,7 +274,7 @@ def _check_sums(parts: Sequence[Part], sums: Sequence[_RecordChecksum | None]) -
 
 
 def draw_steps(runs: Iterable[PartRun]) -> None:
-    """Write every tensor that gets values from the destination's initialiser, of all these parts, one at a time."""
+    """Write, one at a time, every tensor of these parts that needs values that the destination's initialiser draws."""
     drawn: dict[str, tuple[PartRun, Step]] = {}
     aliases: dict[str, list[Step]] = {}
     for run in runs:
@@ -293,7 +293,7 @@ def draw_steps(runs: Iterable[PartRun]) -> None:
 
 
 def _initial_values(drawn: Mapping[str, tuple[PartRun, Step]]) -> Iterator[tuple[str, str, memoryview]]:
-    """Yield each key with the dtype and the bytes of its initial values, which the destination's initialiser draws."""
+    """Yield each key with the dtype and the bytes of the initial values that the destination's initialiser draws."""
     for run, _ in islice(drawn.values(), 1):  # all have the same plan
         target = run.inputs.target
         assert target is not None
@@ -302,9 +302,9 @@ def _initial_values(drawn: Mapping[str, tuple[PartRun, Step]]) -> Iterator[tuple
 
 
 def _drawn(run: PartRun, step: Step, dtype: str, data: memoryview) -> Array:
-    """Return a tensor in the step's dtype: its initial values, overwritten by the values that a source gives, if any.
+    """Return a tensor in the step's dtype: its initial values, overwritten by values of a source if there are any.
 
-    ``data`` are the initial values as bytes of ``dtype``.
+    ``data`` are the bytes of the initial values, which have the dtype ``dtype``.
     """
     drawn = np.frombuffer(data, raw_dtype(dtype)).reshape(step.shape)
     values, lost = cast(drawn, dtype, step.dtype)

@@ -1,4 +1,4 @@
-"""The costs of applying a plan: bytes to read and write, passes, memory."""
+"""Computes the costs of applying a plan: bytes to read and write, passes, memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .lora import adapting_passes, factoring_passes
 __all__ = ["costs_of"]
 
 BUFFERS = 16 << 20
-"""Bytes of memory that copying takes; they do not depend on the sizes of tensors."""
+"""The bytes of memory that copying takes, whatever the sizes of the tensors."""
 
 
 def costs_of(plan: Plan, context: MergeContext) -> Costs:
@@ -42,15 +42,15 @@ def costs_of(plan: Plan, context: MergeContext) -> Costs:
             f"the limit is {human_bytes(context.memory)} ({context.memory} bytes).",
             hint=f"Allow more: --memory {BUFFERS}B.",
         )
-    distinct = {_alike(step): step for step in reversed(plan.steps)}  # even a large model has few kinds
+    distinct = {_alike(step): step for step in reversed(plan.steps)}  # even a large model has few different steps
     memory = max((_memory(step, context) for step in reversed(distinct.values())), default=0)
     return Costs(max(passes, default=1), read, written, memory)
 
 
 def _passes(step: Step, context: MergeContext) -> int:
-    """Return how often the inputs of a step are read.
+    """Return how many times the inputs of a step are read.
 
-    If a vocabulary has padding rows, the inputs are read one more time, to compute the mean rows that fill them.
+    If a vocabulary has padding rows, the inputs are read once more, to compute the mean rows that fill the padding.
     """
     if step.lora is not None:
         return adapting_passes(step)
@@ -61,7 +61,7 @@ def _passes(step: Step, context: MergeContext) -> int:
 
 
 def _alike(step: Step) -> tuple[object, ...]:
-    """Return a tuple that is equal for steps that need the same memory."""
+    """Return a key that is equal for steps that need the same memory."""
     if step.op != "merge":
         return (step.op in ("lora", "factor") and step.key, step.coded is not None and step.key)
     return id(step.merge), step.dtype, step.shape, len(step.more), step.coded
@@ -79,7 +79,7 @@ def _memory(step: Step, context: MergeContext) -> int:
 
 
 def _stored_bytes(one: Input, sources: Sequence[Checkpoint]) -> int:
-    """Return the bytes of an input of a step; of a weight that is decoded, those of its codes and scales."""
+    """Return the stored size in bytes of an input of a step; for a decoded weight, the size of its codes and scales."""
     info = sources[one.source].get(one.key) if one.source < len(sources) else None
     if info is not None and is_decoded(info):
         return sum(leaf.nbytes for leaf in leaves(info))

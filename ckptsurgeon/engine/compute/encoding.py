@@ -1,4 +1,4 @@
-"""Rounds tensors to the codes of quantised ones, block by block, and measures what the codes lose."""
+"""Quantises tensors, block by block, and measures the rounding losses."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from .reading import OutputBlock, read_part
 __all__ = ["Roundings", "encoded_block", "encoding_boxes", "measured_block"]
 
 ELEMENTS = 1 << 20
-"""About the elements of a tensor that are rounded at once, by each thread."""
+"""The approximate number of elements of a tensor that each thread rounds at once."""
 MOST = 1 << 23
-"""The most, if blocks of more rows spare that a tensor is read several times for its scales."""
+"""The most elements of a block of whole groups of rows; without whole groups, rows are read again for their scales."""
 
 
 @dataclass
 class Roundings:
-    """What the codes of each tensor lose, by the key of the tensor and the number of the block; and its global scale.
+    """The rounding losses of each quantised tensor, by its key and by the index of the block, and its global scale.
 
-    ``is_measured`` is false if nobody asks for losses.
+    If ``is_measured`` is false, losses are not measured.
     """
 
     is_measured: bool = False
@@ -38,12 +38,12 @@ class Roundings:
     _shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def add(self, made: Encoded, index: int, losses: Sequence[RoundingLoss]) -> None:
-        """Add the losses in the block number ``index`` of a tensor; several threads may call this."""
+        """Add the losses in the block of a tensor with the index ``index``; several threads may call this."""
         self._shapes[made.name] = made.of[0].shape
         self._losses.setdefault(made.name, {})[index] = sum(losses, RoundingLoss())
 
     def rounded(self) -> tuple[RoundedTensor, ...]:
-        """Return the errors of all tensors, in the order in which they were rounded."""
+        """Return the rounding errors of all tensors, in the order in which the tensors were rounded."""
         found = []
         for name, by_block in self._losses.items():
             loss = sum((by_block[index] for index in sorted(by_block)), RoundingLoss())
@@ -52,9 +52,9 @@ class Roundings:
 
 
 def encoding_boxes(info: TensorInfo) -> Iterator[Box]:
-    """Yield the blocks in which a part of a quantised tensor is computed.
+    """Yield the blocks in which a part of a quantised tensor (its codes, its scales) is computed.
 
-    A block of codes has whole groups of rows, if they are not very long, so that its scales need no other rows.
+    A block of codes has whole groups of rows, unless they are very long: then its scales need no other rows.
     """
     made = info.made
     assert isinstance(made, Encoded)
@@ -76,14 +76,14 @@ def encoding_boxes(info: TensorInfo) -> Iterator[Box]:
 
 
 def encoded_block(info: TensorInfo, source: OpenFiles, place: OutputBlock, roundings: Roundings) -> Array:
-    """Return a block of a part of a quantised tensor of stored numbers, and note what its codes lose."""
+    """Return a block of a part of a quantised tensor, computed from stored tensors; record its rounding losses."""
     return measured_block(info, partial(read_part, source), place, roundings)
 
 
 def measured_block(info: TensorInfo, read: Read, place: OutputBlock, roundings: Roundings) -> Array:
-    """Return a block of a part of a quantised tensor, and note what its codes lose.
+    """Return a block of a part of a quantised tensor, and record the rounding losses in ``roundings``.
 
-    ``read`` returns a part of the numbers that are rounded.
+    ``read`` returns a part of the tensor that is quantised.
     """
     made, losses = info.made, list[RoundingLoss]()
     assert isinstance(made, Encoded)

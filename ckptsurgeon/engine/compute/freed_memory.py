@@ -1,4 +1,4 @@
-"""Lets the memory of one block be used again for the next one, instead of going back and forth to the kernel."""
+"""Makes glibc reuse the memory of one block for the next block, instead of returning it to the kernel each time."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from functools import cache
 __all__ = ["keep_freed_memory"]
 
 KEPT = 31 << 20
-"""Bytes of the block that is freed: the most that changes the threshold is 32 MB (DEFAULT_MMAP_THRESHOLD_MAX)."""
+"""The bytes of the block that is freed; only blocks of up to 32 MB (DEFAULT_MMAP_THRESHOLD_MAX) have an effect."""
 
 
 @cache
 def keep_freed_memory() -> None:
-    """Make glibc keep the memory of freed arrays of up to 31 MB; elsewhere this changes nothing.
+    """Make glibc keep the memory of freed arrays of up to 31 MB; with other C libraries this has no effect.
 
-    At first glibc takes memory for every array of more than 128 KB from the kernel, and gives it back. The kernel must
-    clear each page of it, which cost a third of the time of a merge (400,000 page faults for each 750 MB). When a
-    larger block is freed, glibc keeps all blocks up to that size, and up to twice as many bytes in all (see "dynamic
-    mmap threshold" in mallopt(3)). So one block that is freed here is enough; its pages are never touched. A user who
-    sets a threshold, as by MALLOC_MMAP_THRESHOLD_, turns this off.
+    By default, glibc gets the memory for each array of more than 128 KB from the kernel, and returns it when the array
+    is freed. The kernel must clear each page, which took a third of the time of a merge (400,000 page faults for each
+    750 MB). When a larger block is freed, glibc from then on keeps all blocks up to the size of that block, and up to
+    twice as many bytes in total (see "dynamic mmap threshold" in mallopt(3)). So it is enough to free one block here;
+    its pages are never used. If a user sets a threshold, for example with MALLOC_MMAP_THRESHOLD_, this has no effect.
     """
-    with suppress(MemoryError):  # without it all is slower, but works
+    with suppress(MemoryError):  # not essential: everything works without it, but slower
         bytearray(KEPT)

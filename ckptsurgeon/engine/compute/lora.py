@@ -1,4 +1,4 @@
-"""Adds LoRA adapters to tensors, and extracts low-rank factors from the difference of two tensors, in blocks."""
+"""Adds LoRA adapters to tensors, and extracts low-rank factors from the difference of two tensors, block by block."""
 
 from __future__ import annotations
 
@@ -42,27 +42,28 @@ __all__ = [
 # Adding adapters to tensors, in blocks of rows.
 
 ADAPTING_ELEMENTS = TILE
-"""Elements of a block: a tile of a product. With a quarter of it, two threads were slower than one."""
+"""The elements of a block, which is a tile of a product. With a quarter of this, two threads were slower than one."""
 
 DOUBLE = 8
-"""Bytes of a number in double precision."""
+"""The bytes of a number in double precision."""
 
 ARRAYS = {"float32": 5, "float64": 10}
-"""Most arrays of doubles with a block's size that are in memory at once, by the dtype of computation: the base, sums,
-products of the adapters, rounded values."""
+"""How many doubles for each element of a block are in memory at once at most, by the dtype of computation.
+
+They are the base, sums, products of the adapters, and rounded values."""
 
 KEPT = 3
-"""Most arrays with a factor's size that are in memory at once for each factor: as it was read, and weighted."""
+"""How many arrays of a factor's size are in memory at once at most, for each factor: as read, and weighted."""
 
 
 def adapting_places(step: Step) -> list[OutputBlock]:
-    """Return the blocks of a tensor that gets LoRA adapters, with whole rows, since DoRA needs the norms of rows."""
+    """Return the blocks of a tensor to which LoRA adapters are added; they have whole rows, since DoRA needs norms."""
     limit = max(ADAPTING_ELEMENTS * ARRAYS["float32"] // ARRAYS[_wide(step)], prod(step.shape[1:]))
     return list(numbered_blocks(blocks(step.shape, limit), raw_dtype(step.dtype).itemsize))
 
 
 def adapting_bytes(step: Step, places: Sequence[OutputBlock]) -> int:
-    """Return the bytes of memory for computing one block of a tensor that gets LoRA adapters."""
+    """Return the bytes of memory for computing one block of a tensor to which LoRA adapters are added."""
     elements: int = max((prod(box_shape(place.box)) for place in places), default=0)
     return elements * DOUBLE * ARRAYS[_wide(step)]
 
@@ -75,18 +76,18 @@ def kept_bytes(step: Step) -> int:
 
 
 def adapting_passes(step: Step) -> int:
-    """Return how often the base tensor is read: twice if DoRA needs norms of its columns, else once."""
+    """Return how many times the base tensor is read: twice if DoRA needs norms of its columns, else once."""
     return 2 if any(term.kind == "dora" and term.transposed for term in _lora(step).terms) else 1
 
 
 @dataclass
 class AdapterChanges:
-    """How many changes of each adapter were computed, and how many of them are zero, by the number of its source."""
+    """For each adapter, by the index of its source, [number of its changes that are zero, number of its changes]."""
 
     counts: dict[int, list[int]] = field(default_factory=dict)
 
     def add(self, step: Step, changes: Sequence[LowRankChange]) -> None:
-        """Count the changes of a step: a product of matrices is zero if one of the two is; others are not looked at."""
+        """Count the changes of a step; only a product of two matrices, one of which is zero, is counted as zero."""
         for (_, own), one in zip(_lora(step).parted(step.inputs), changes, strict=True):
             factors = [factor for factor in (one.left, one.right) if factor is not None]
             is_zero = one.kind == "product" and not all(factor.any() for factor in factors)
@@ -121,7 +122,7 @@ def adapting_of(step: Step, parts: Sequence[Part], counted: AdapterChanges) -> B
 
 
 def is_single(step: Step) -> bool:
-    """Return whether adapters are added in single precision, so that another processor may give other last bits."""
+    """Return whether a step adds adapters in single precision: then the last bits may depend on the processor."""
     step = step.numbers  # the dtype of a quantised weight is not that of its scales
     return step.lora is not None and step.dtype in SINGLE and _wide(step) == "float32"
 
@@ -161,7 +162,7 @@ def _change(step: Step, term: LoraTerm, own: Sequence[Part], base: Part) -> LowR
 
 
 def _values(step: Step, part: Part, scale: float) -> Callable[[int, int], Array]:
-    """Return a function that reads the rows from begin to end of a tensor with the base's shape, times ``scale``."""
+    """Return a function that returns the rows (begin, end) of ``part``, which has the base's shape, times ``scale``."""
     tail = tuple((0, size) for size in step.shape[1:])
     return lambda begin, end: scale * _rows(part, ((begin, end), *tail) if step.shape else (), None)
 
@@ -177,9 +178,9 @@ def _norms(step: Step, change: LowRankChange, base: Part) -> Array:
 
 
 def _rows(part: Part, box: Box, seen: Seen | None, dtype: str = "float64") -> Array:
-    """Return the rows of a tensor in ``box`` as a matrix of ``dtype``, with all later dimensions flattened.
+    """Return the rows of a tensor in ``box`` as a matrix of ``dtype``, with all dimensions after the first flattened.
 
-    ``seen``, if given, is called with 0 and the values as they were read.
+    ``seen``, if given, is called with 0 (the index of the input) and the values as they were read.
     """
     info, source = part
     values = read_part(source, info, box)
@@ -195,7 +196,7 @@ def _whole(part: Part) -> Array:
 
 
 def _matrix(part: Part) -> Array:
-    """Return a factor as a matrix; the kernel dimensions of a convolution become columns."""
+    """Return a factor as a matrix in double precision; the kernel dimensions of a convolution become columns."""
     wide = _whole(part)
     return wide.reshape(len(wide), prod(wide.shape[1:]))
 
@@ -203,29 +204,29 @@ def _matrix(part: Part) -> Array:
 # Extracting low-rank factors from the difference of two tensors, which is read in blocks of rows.
 
 FACTORING_ELEMENTS = 1 << 20
-"""Elements of a block of rows of the difference."""
+"""The elements of a block of rows of the difference."""
 
 BLOCK_BYTES = 5 * 8
-"""Bytes for each element of a block: five doubles, for both tensors, one as stored, and two blocks of differences."""
+"""The bytes of memory for each element of a block: five doubles, for the tensors and for two blocks of differences."""
 
 
 @dataclass
 class FactorCache:
-    """Keeps the last low-rank decomposition, since both factors of a tensor (A and B) are computed from it.
+    """Caches the last low-rank decomposition, since both factors of a tensor (A and B) are computed from it.
 
-    ``fits`` has the error of each decomposition so far, by the tensor's key.
+    ``fits`` are the errors of all decompositions so far, by the tensor's key.
     """
 
     fits: dict[str, FactorFit] = field(default_factory=dict)
     _last: tuple[Any, Decomposition] | None = None
 
     def of(self, step: Step, parts: Sequence[Part]) -> Decomposition:
-        """Return the low-rank decomposition of a step's first input minus its second; the last one is cached."""
+        """Return the low-rank decomposition of a step's first input minus its second input."""
         assert step.factor is not None  # by check_step
         which = (step.inputs, step.factor.rank, step.factor.seed)
         if self._last is None or self._last[0] != which:
             matrix = step.source_shape[0], prod(step.source_shape[1:])
-            self._last = None  # frees its memory before the next one
+            self._last = None  # frees its memory before the next decomposition
             found = decompose(lambda: _differences(parts), matrix, step.factor.rank, step.factor.seed)
             self._last = which, found
             self.fits[step.source_key] = FactorFit(step.source_key, step.source_shape, step.factor.rank, found.error)
@@ -245,7 +246,7 @@ def factoring_bytes(step: Step) -> int:
 
 
 def factoring_passes(step: Step) -> int:
-    """Return how often the inputs are read: never for the second factor (B), which is computed with the first."""
+    """Return how many times the inputs are read: 0 for the factor B, which is computed together with A."""
     assert step.factor is not None  # by check_step
     return PASSES if step.factor.part == "A" else 0
 
@@ -263,7 +264,7 @@ def factoring_of(step: Step, parts: Sequence[Part], factors: FactorCache) -> Blo
         made, lost = rounded(np.ascontiguousarray(values) / sqrt(step.factor.scale), "float64", step.dtype)
         if lost.infinite:
             raise PlanError(
-                f"the values of this LoRA factor are beyond the range of {step.dtype}.", hint="Use --dtype float32."
+                f"values of this LoRA factor exceed the range of {step.dtype}.", hint="Use --dtype float32."
             )
         return made.view(raw_dtype(step.dtype)), CastLosses()
 

@@ -1,4 +1,4 @@
-"""The inputs of a merge as its method gets them: slices of all models, read when they are needed."""
+"""Provides the inputs of a merge to its method: slices of all models, which are read when they are needed."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ __all__ = ["MergedTensors", "device_of", "merge_of", "merging_bytes", "merging_p
 T = TypeVar("T")
 
 ELEMENTS = 1 << 17
-"""Elements of a slice: so few that slices of several models and intermediate results fit in a core's cache."""
+"""The elements of a slice: so few that the slices of several models and intermediate results fit in a core's cache."""
 
 SMALL = 1 << 16
-"""Most elements of a tensor that stays in memory, instead of being read again in each pass of the method."""
+"""A tensor with at most this many elements stays in memory, and is not read again in each pass of the method."""
 
 DEVICE_ELEMENTS = 1 << 22
-"""Elements of a slice that is copied to a device and back."""
+"""The elements of a slice that is copied to a device and back."""
 
 MANY = 8
-"""Slices have the sizes above for at most this many models; for more models they are smaller."""
+"""With more models than this, slices are smaller than the sizes above."""
 
 TEMPORARIES = 3
-"""Most arrays with a slice's size that a method has in memory at once for each input."""
+"""How many arrays of a slice's size a method has in memory at once at most, for each input."""
 
 WORDS = 8
-"""32-bit numbers that Philox makes from one counter value."""
+"""How many 32-bit numbers Philox makes from one counter value."""
 
 
 def merging_places(step: Step, context: MergeContext) -> list[OutputBlock]:
@@ -79,10 +79,10 @@ def merge_of(step: Step) -> Merge:
 
 
 def method_of(step: Step, context: MergeContext) -> Method:
-    """Return the merge method of a step, after a check that the plan has all of its parameters, and no others.
+    """Return the merge method of a step, after a check that the plan has exactly the parameters of this method.
 
-    Raises ConfigError for an unknown method, PlanError if the parameters differ, as in a plan that a user has edited.
-    Without this check, the method would use a default value that no one asked for.
+    Raises ConfigError for an unknown method, PlanError if the parameters differ, for example because a user has edited
+    the plan. Without this check, the method would silently use the default of a missing parameter.
     """
     merge = merge_of(step)
     method = context.method(merge.method)
@@ -106,7 +106,7 @@ def device_of(step: Step, context: MergeContext) -> str:
 
 
 class MergedTensors:
-    """The inputs of a merge, in the form that its method gets them."""
+    """The inputs of a merge, in the form in which its method receives them."""
 
     def __init__(self, step: Step, parts: Sequence[Part], context: MergeContext) -> None:
         merge = merge_of(step)
@@ -121,7 +121,7 @@ class MergedTensors:
         self._held: dict[int, Array] | None = {} if small else None
 
     def map(self, look: Callable[[Slice], T]) -> list[T]:
-        """Return the results of the function ``look`` for all slices of the tensor, in order."""
+        """Return the result of ``look`` for each slice of the tensor, in order."""
 
         def one(place: OutputBlock) -> T:
             with self.library.working():
@@ -130,16 +130,16 @@ class MergedTensors:
         return list(self._context.spread(one, [place for place in self.inner if place is not None]))
 
     def whole(self) -> Slice:
-        """Return the whole tensors as one slice; raises PlanError if they need more memory than is allowed."""
+        """Return the whole tensors as one slice; raises PlanError if this needs more memory than is allowed."""
         size = np.dtype(self._compute).itemsize * len(self._parts) * TEMPORARIES
         why = "the method needs a whole tensor at once"
         self._context.check(self._step, prod(self.shape) * size, why, ", or use another method for it")
         return self.slice(OutputBlock(0, 0, tuple((0, size) for size in self.shape)))
 
     def slice(self, place: OutputBlock, seen: Seen | None = None) -> Slice:
-        """Return the values of all inputs in a block, whose position counts within the shape that is merged.
+        """Return the values of all inputs in a block; its position is relative to the shape that is merged.
 
-        ``seen``, if given, is called with the number of each input and the values read from it.
+        ``seen``, if given, is called with the index of each input and the values that were read from it.
         """
         values = [self._read(number, place.box, seen) for number in range(len(self._parts))]
         if self._fill is not None:
@@ -159,7 +159,7 @@ class MergedTensors:
             seen(number, values)
         if self._held is not None:
             self._held[number] = values
-            values = values.copy()  # since a method may compute in place
+            values = values.copy()  # a method may compute in place
         return self._widened(values, info.dtype, box)
 
     def _rows(self, number: int, rows: VocabularyRows, box: Box) -> Array:
@@ -170,20 +170,20 @@ class MergedTensors:
         return cast(values, dtype, self._compute)[0].reshape(box_shape(box))
 
     def kept(self, box: Box) -> tuple[Array, CastLosses]:
-        """Return the part ``box`` of the output without merging it, and the counts of values that the cast lost.
+        """Return the part ``box`` of the output where it is not merged, and the counts of values that the cast lost.
 
-        Its values are those of the base or, if there is no base, of the first model.
+        The values are from the base model or, if there is no base model, from the first model.
         """
         info, source = self._parts[-1 if self.has_base else 0]
         values, lost = cast_for(self._step, read_part(source, info, box), info.dtype)
         return np.array(values).reshape(box_shape(box)), lost
 
     def uniform(self, at: Slice, model: int) -> Array:
-        """Return a random number in [0, 1) for each element of the slice ``at`` of a model, by the generator Philox.
+        """Return a random number in [0, 1) for each element of the slice ``at`` of a model.
 
-        ``model`` is the number of the model: with the seed and the key, it determines the numbers.
-        Philox is counter-based (https://doi.org/10.1145/2063384.2063405): its sequence can start at any position, so
-        that the numbers do not depend on the order and size of slices.
+        The seed, the key and ``model`` (the index of the model) determine the numbers. They come from the generator
+        Philox, which is counter-based (https://doi.org/10.1145/2063384.2063405): its sequence can start at any
+        position, so that the numbers do not depend on the order and size of slices.
         """
         seed = f"{self._context.seed}\0{model}\0{self.key}".encode("utf-8", "surrogatepass")
         key = int.from_bytes(hashlib.blake2b(seed, digest_size=16).digest(), "little")

@@ -1,4 +1,4 @@
-"""Merges the tensors that several models have under one name by a method, slice by slice."""
+"""Merges the tensors with the same key of several models by a merge method, slice by slice."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .reading import Blockwise, OutputBlock, Part, Seen, cast_for, named, read_p
 
 __all__ = ["are_variances", "count_negative", "had_none", "merging_of"]
 
-# Variances that a merge makes negative, as negative weights may: no layer can take their root.
+# A merge with negative weights may make variances negative, and layers compute the square root of variances.
 
 VARIANCE = "running_var"
 """The last part of the keys of variances in torch's batch normalisation layers."""
@@ -32,21 +32,21 @@ def are_variances(step: Step) -> bool:
 
 
 def count_negative(values: Array, dtype: str) -> int:
-    """Return how many values of a real ``dtype`` are below zero; the array has the type that ``raw_dtype`` gives."""
+    """Return how many values are below zero; ``dtype`` is real, ``values`` have the type that ``raw_dtype`` returns."""
     return int(np.count_nonzero(np.asarray(widened(values, dtype)) < 0))
 
 
 def had_none(parts: Sequence[Part]) -> bool:
-    """Return whether no input has a negative value; reads all inputs."""
+    """Return whether no input has a negative value; all inputs are read for this."""
     boxes = [tuple((0, size) for size in info.shape) for info, _ in parts]
     read = ((read_part(source, info, box), info.dtype) for (info, source), box in zip(parts, boxes, strict=True))
     return not any(count_negative(values, dtype) for values, dtype in read)
 
 
 def merging_of(step: Step, parts: Sequence[Part], context: MergeContext) -> Blockwise:
-    """Return a function that merges one block; the merge method is prepared first, and may read the inputs for that.
+    """Return a function that merges one block; first, the merge method is prepared, which may read the inputs.
 
-    Raises PlanError if the tensors cannot be merged in this way, or not in the available memory.
+    Raises PlanError if the method cannot merge these tensors, or if there is not enough memory.
     """
     merge = merge_of(step)
     method = method_of(step, context)
@@ -71,7 +71,7 @@ def merging_of(step: Step, parts: Sequence[Part], context: MergeContext) -> Bloc
 
 
 def _check_inputs(merge: Merge, method: Method, number: int) -> None:
-    """Raise PlanError if a plan, which may have been edited, gives a method too few or too many inputs."""
+    """Raise PlanError if a merge method has too few or too many inputs in a plan, which a user may have edited."""
     least, most = method.models
     needs, takes = method.base == "required", method.base in ("required", "optional")
     if (
@@ -105,7 +105,10 @@ def _finished(
 
 
 def _overflown(values: Array, tensors: MergedTensors, inner: OutputBlock) -> int:
-    """Return how many values of a block are not finite although all inputs are finite there; reads the inputs again."""
+    """Return how many values of a block are not finite although the values of all inputs are finite there.
+
+    The inputs are read again for this.
+    """
     at = tensors.slice(inner)
     inputs = [tensors.library.get(one) for one in (*at.models, *([at.base] if at.base is not None else []))]
     finite = np.logical_and.reduce([np.isfinite(one) for one in inputs])
@@ -113,6 +116,6 @@ def _overflown(values: Array, tensors: MergedTensors, inner: OutputBlock) -> int
 
 
 def _rounded(step: Step, merge: Merge, values: Array) -> tuple[Array, CastLosses]:
-    if merge.compute == "float64" or step.dtype == "float8_e8m0fnu":  # no sign: a value below zero is an error
+    if merge.compute == "float64" or step.dtype == "float8_e8m0fnu":  # has no sign: ``rounded`` checks for that
         return named(step, rounded, values.astype("<f8", copy=False), "float64")
     return cast_for(step, values.astype("<f4", copy=False), "float32")

@@ -1,4 +1,4 @@
-"""Reads parts of tensors, stored or derived from others, in memory that is bounded by the size of the part."""
+"""Reads parts of stored and derived tensors; the memory that this takes is bounded by the size of the part."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ Part: TypeAlias = tuple[TensorInfo, OpenFiles]
 
 @dataclass(frozen=True, slots=True)
 class OutputBlock:
-    """A block of an output tensor: its number, its offset in bytes, and its range along each dimension (``box``)."""
+    """A block of an output tensor: its index, its offset in bytes, and its range along each dimension (``box``)."""
 
     index: int
     offset: int
@@ -70,14 +70,14 @@ class OutputBlock:
 
 
 Seen: TypeAlias = Callable[[int, Array], None]
-"""A function that is called with the number of an input and the array that was read from it."""
+"""A function that is called with the index of an input and the array that was read from it."""
 
 Blockwise: TypeAlias = Callable[[OutputBlock, Seen | None], tuple[Array, CastLosses]]
 """A function that returns a block of an output tensor, and how many of its values became infinite, NaN or zero."""
 
 
 def numbered_blocks(boxes: Iterable[Box], itemsize: int) -> Iterator[OutputBlock]:
-    """Yield consecutive boxes as blocks with a number and an offset; an output element has ``itemsize`` bytes."""
+    """Yield consecutive boxes as blocks with an index and an offset; an output element has ``itemsize`` bytes."""
     offset = 0
     for index, box in enumerate(boxes):
         yield OutputBlock(index, offset, box)
@@ -87,7 +87,7 @@ def numbered_blocks(boxes: Iterable[Box], itemsize: int) -> Iterator[OutputBlock
 # Parts of tensors that are derived from others.
 
 SMALL_ELEMENTS = 1 << 18
-"""Reshaped elements are read at once if so few, or if they span at most ``SPARSE`` times as many."""
+"""A part of a reshaped tensor is read at once if it spans at most this many elements, or ``SPARSE`` times its own."""
 
 Read = Callable[[TensorInfo, Box], Array]
 """A function that reads a part of a tensor, stored or derived."""
@@ -96,8 +96,8 @@ Read = Callable[[TensorInfo, Box], Array]
 def read_derived(read: Read, info: TensorInfo, box: Box, odd: OddScales | None = None) -> Array:
     """Return the part ``box`` of a derived tensor, such as a slice, a concatenation, a sum or a cast of other tensors.
 
-    ``read`` returns a part of one of these other tensors; it is called for the parts that are needed. Quantised tensors
-    with odd scales are added to ``odd``.
+    ``read`` returns a part of one of these other tensors; it is called for each part that is needed. The names of
+    quantised tensors with odd scales are added to ``odd``.
     """
     made = info.made
     if isinstance(made, Decoded):
@@ -128,7 +128,7 @@ def read_derived(read: Read, info: TensorInfo, box: Box, odd: OddScales | None =
 
 
 def _overlapping(made: Concatenated, box: Box) -> Iterator[tuple[TensorInfo, Box]]:
-    """Yield each tensor of a concatenation that ``box`` overlaps, and the part of this tensor that is in ``box``."""
+    """Yield each tensor of a concatenation that ``box`` overlaps, and the part of that tensor that is in ``box``."""
     begin, end = box[made.dim]
     at = 0
     for one in made.of:
@@ -142,10 +142,7 @@ def _overlapping(made: Concatenated, box: Box) -> Iterator[tuple[TensorInfo, Box
 
 
 def _reshaped(read: Read, of: TensorInfo, shape: Sequence[int], box: Box) -> Array:
-    """Return the part ``box`` of the tensor ``of`` reshaped to ``shape``.
-
-    The function ``read`` reads the ranges of elements of ``of``, in row-major order, that are needed.
-    """
+    """Return the part ``box`` of the tensor ``of`` reshaped to ``shape``; ``read`` returns a part of ``of``."""
     wanted, stride = box_shape(box), contiguous_stride(shape)
     needed = math.prod(wanted)
     begin = sum(first * step for (first, _), step in zip(box, stride, strict=True))
@@ -175,9 +172,9 @@ SMALL_BYTES = 8 << 20
 
 
 def read_part(source: OpenFiles, info: TensorInfo, part: Box) -> Array:
-    """Return a part of a tensor as a contiguous little-endian array of the type that ``raw_dtype`` gives.
+    """Return a part of a tensor as a contiguous little-endian array of the type that ``raw_dtype`` returns.
 
-    The values are conjugated or negated if torch saved the tensor as a conjugated or negated view.
+    If torch saved the tensor as a conjugated or negated view, the values are conjugated or negated.
     """
     if info.made is not None:
         return np.ascontiguousarray(read_derived(partial(read_part, source), info, part, source.odd_scales))
@@ -187,13 +184,13 @@ def read_part(source: OpenFiles, info: TensorInfo, part: Box) -> Array:
 
 
 def read_as(source: OpenFiles, info: TensorInfo, part: Box) -> Array:
-    """Return a part of a tensor in the shape of ``part``; a tensor of shape (1,) can be read as (), and the reverse."""
+    """Return a part of a tensor in the shape of ``part``; a tensor of shape (1,) can be read as (), and vice versa."""
     own = part if len(part) == len(info.shape) else tuple((0, size) for size in info.shape)
     return read_part(source, info, own).reshape(box_shape(part))
 
 
 def read_number(source: Checkpoint, key: str) -> float | None:
-    """Return the number in a tensor with one element, None if it is infinite or NaN."""
+    """Return the value of a tensor with one element; None if it is infinite or NaN."""
     info = source[key]
     values = read_part(source, info, tuple((0, size) for size in info.shape))
     number = float(cast(values, info.dtype, "float64")[0].reshape(-1)[0])
@@ -214,10 +211,10 @@ def _read_stored(file: File, info: TensorInfo, part: Box) -> Array:
 
 
 def _gather(file: File, start: int, shape: Sequence[int], stride: Sequence[int], dtype: Any) -> Array:
-    """Return an array with strides from the bytes of a file from ``start`` on.
+    """Return a strided array from a file as a contiguous array; its first element is at the byte ``start``.
 
-    The bytes are read at once if they are few or have few gaps, else in pieces along the dimension with the largest
-    stride.
+    If the array spans few bytes or has few gaps, all spanned bytes are read at once; otherwise it is read in pieces
+    along the dimension with the largest stride.
     """
     span, needed = reach(shape, stride) * dtype.itemsize, math.prod(shape) * dtype.itemsize
     if span == needed and contiguous_stride(shape) == tuple(stride):
@@ -239,14 +236,14 @@ def _gather(file: File, start: int, shape: Sequence[int], stride: Sequence[int],
 
 
 def _run(file: File, start: int, shape: Sequence[int], dtype: Any) -> Array:
-    """Return an array of ``shape`` whose elements are contiguous in the file from the byte ``start`` on."""
+    """Return an array of ``shape`` that is contiguous in the file and begins at the byte ``start``."""
     whole = np.empty(shape, dtype)
     file.readinto(start, whole.reshape(-1).view("u1").data)
     return whole
 
 
 def _resolved(array: Array, info: TensorInfo) -> Array:
-    """Return values in little-endian order, conjugated or negated if torch saved them as a view that does so."""
+    """Return values in little-endian order, conjugated or negated if torch saved them as such a view."""
     if info.storage is not None and info.storage.big_endian and info.itemsize > 1:
         array = _swapped(array, info)
     if info.conj:
@@ -259,7 +256,7 @@ def _resolved(array: Array, info: TensorInfo) -> Array:
 def _negated(array: Array, dtype: str) -> Array:
     """Return negated values; in types that numpy lacks, the sign bit is inverted.
 
-    The codes 0x00 and 0x80 of 8-bit floats stay as they are, since some of these types have no -0.
+    The codes 0x00 and 0x80 of 8-bit floats are not changed, since some of these types have no -0.
     """
     if dtype == "complex32":
         return array ^ np.uint32(0x8000_8000)
@@ -283,7 +280,7 @@ def _swapped(array: Array, info: TensorInfo) -> Array:
 def cast_for(step: Step, values: Array, dtype: str) -> tuple[Array, CastLosses]:
     """Return ``values`` of ``dtype`` cast to the step's dtype, and the counts of values that the cast lost.
 
-    The message of a PlanError begins with the source's key.
+    Raises PlanError, whose message begins with the source's key, if a value does not fit.
     """
     return named(step, cast, values, dtype)
 
@@ -293,8 +290,8 @@ def named(
 ) -> tuple[Array, CastLosses]:
     """Return ``values`` of ``dtype`` in the step's dtype, and the counts of values that were lost.
 
-    ``how`` is the function that converts them, ``cast`` or ``rounded``. The message of a PlanError begins with the
-    source's key.
+    ``how`` is the function that converts them, ``cast`` or ``rounded``. Raises PlanError, whose message begins with the
+    source's key, if a value does not fit.
     """
     try:
         return how(values, dtype, step.dtype)
@@ -303,6 +300,6 @@ def named(
 
 
 def relevant(lost: CastLosses, inputs: Iterable[TensorInfo], step: Step) -> CastLosses:
-    """Return the counts ``lost``; values that became zero count only if an input has a wider dtype than the output."""
+    """Return ``lost``, without its count of zeros unless a cast from an input's dtype can turn values into zeros."""
     narrowed = any(goes_to_zero(info.dtype, step.dtype) for info in inputs)
     return lost if narrowed else CastLosses(lost.infinite)

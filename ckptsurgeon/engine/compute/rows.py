@@ -1,4 +1,4 @@
-"""Moves rows of embeddings between vocabularies, and puts values of a source over initial values."""
+"""Moves rows of embeddings between vocabularies, and overwrites initial values with the values of a source."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from .reading import Part, cast_for, read_part
 
 __all__ = ["gathered", "mapped_block", "mapped_boxes", "overlaid_block", "overlaid_boxes", "overlay"]
 
-# Rows of a tensor with another vocabulary: moved, averaged, zero.
+# The rows of a tensor for another vocabulary: each is moved, averaged, or zero.
 
 ELEMENTS = 1 << 18
 
 NEAR = 8
-"""Rows are read one by one if the span of rows that contains them is more than this many times as long."""
+"""Rows are read at once if the range from the first to the last has at most this many times the rows needed."""
 
 
 def mapped_boxes(step: Step, limit: int) -> Iterator[Box]:
-    """Yield the parts of a destination tensor whose rows the source has.
+    """Yield the parts of a destination tensor whose rows come from the source.
 
     A part has at most ``limit`` elements, or is a single row.
     """
@@ -45,9 +45,9 @@ def mapped_boxes(step: Step, limit: int) -> Iterator[Box]:
 
 
 def mapped_block(step: Step, info: TensorInfo, source: OpenFiles, box: Box) -> Array:
-    """Return a part of a tensor whose rows are moved between vocabularies, in the source's raw dtype.
+    """Return a part of a tensor whose rows are moved between vocabularies, in the ``raw_dtype`` of the source's dtype.
 
-    Rows that the source does not give are zero.
+    Rows that do not come from the source are zero.
     """
     rows, axis = _rows(step), step.axis
     begin, end = box[axis]
@@ -66,7 +66,7 @@ def mapped_block(step: Step, info: TensorInfo, source: OpenFiles, box: Box) -> A
 def gathered(rows: VocabularyRows, axis: int, info: TensorInfo, source: OpenFiles, box: Box) -> Array:
     """Return the part ``box`` of a tensor whose rows along ``axis`` are copied from the rows of a source tensor.
 
-    ``rows`` has the number of the source row for each row. Rows that are not a copy of one source row are zero.
+    ``rows`` contains the index of the source row for each row. Rows that are not a copy of one source row are zero.
     """
     begin, end = box[axis]
     found = [(place - begin, row) for place in range(begin, end) if isinstance(row := rows.rows[place], int)]
@@ -102,7 +102,7 @@ def _these(box: Box, axis: int, rows: list[int]) -> tuple[slice | list[int], ...
 
 
 def _mean(step: Step, info: TensorInfo, source: OpenFiles) -> Array:
-    """Return the mean of all rows of a source tensor; it is computed once and cached."""
+    """Return the mean of all rows of a source tensor; it is cached in the step's ``rows``."""
     rows = _rows(step)
     known = (step.source, step.source_key)
     if known not in rows.means:
@@ -112,7 +112,7 @@ def _mean(step: Step, info: TensorInfo, source: OpenFiles) -> Array:
 
 
 def _mean_along(axis: int, info: TensorInfo, source: OpenFiles) -> tuple[Array, str]:
-    """Return the mean along an axis in double precision, block by block."""
+    """Return the mean of a tensor along an axis in double precision, and its dtype; it is read block by block."""
     shape: Sequence[int] = [1 if d == axis else size for d, size in enumerate(info.shape)]
     total, wide = None, "float64"
     for box in blocks(info.shape, ELEMENTS):
@@ -125,14 +125,14 @@ def _mean_along(axis: int, info: TensorInfo, source: OpenFiles) -> tuple[Array, 
     return total / info.shape[axis], wide
 
 
-# The fitting part of a source, put over the initial values of a tensor or of a block.
+# The part of a source that fits the output overwrites the initial values of a tensor or of a block.
 
 BLOCK_BYTES = 2 << 20
-"""About the number of bytes read at once."""
+"""The approximate number of bytes that are read at once."""
 
 
 def overlay(step: Step, info: TensorInfo, source: OpenFiles, initial: Array) -> CastLosses:
-    """Write the values that the source gives into ``initial``, and return the counts of values that the cast lost."""
+    """Overwrite values in ``initial`` with the source's values; return the counts of values that the cast lost."""
     lost = CastLosses()
     limit = max(1, BLOCK_BYTES // max(initial.itemsize, info.itemsize))
     for box in overlaid_boxes(step, info, limit):
@@ -144,15 +144,15 @@ def overlay(step: Step, info: TensorInfo, source: OpenFiles, initial: Array) -> 
 
 
 def overlaid_boxes(step: Step, info: TensorInfo, limit: int) -> Iterator[Box]:
-    """Yield the parts of a destination tensor that the source gives, of about ``limit`` elements each."""
+    """Yield the parts of a destination tensor that come from the source, of about ``limit`` elements each."""
     return mapped_boxes(step, limit) if step.op == "map" else blocks(overlap_shape(info.shape, step.shape), limit)
 
 
 def overlaid_block(step: Step, origin: Part, initial: Part, box: Box) -> tuple[Array, CastLosses]:
     """Return the part ``box`` of a tensor, and the counts of values that casts lost.
 
-    The values are those of the source tensor ``origin`` if it gives any, else those of ``initial``, which is the tensor
-    of the checkpoint that keeps its values.
+    Values that the source tensor ``origin`` has are taken from it. The others are taken from ``initial``, the tensor of
+    the destination's checkpoint.
     """
     info, source = origin
     kept, keeper = initial
@@ -172,7 +172,7 @@ def overlaid_block(step: Step, origin: Part, initial: Part, box: Box) -> tuple[A
 
 
 def _given(step: Step, box: Box) -> tuple[slice | list[int], ...]:
-    """Return the index, within a block, of the rows that the source has."""
+    """Return an index that selects, within a block, the rows that come from the source."""
     assert step.rows is not None  # by check_step
     begin, end = box[step.axis]
     rows = [place for place, row in enumerate(step.rows.rows[begin:end]) if row is not None]

@@ -1,7 +1,8 @@
-"""Computes parts of quantised tensors whose rows run along the columns of the weight, as the codes of GPTQ do.
+"""Computes parts of quantised tensors whose rows run along the columns of the weight, such as the codes of GPTQ.
 
-Each of their rows needs all rows of the weight, of which a few at a time are computed. So a matrix of codes is computed
-in strips of a few columns, and is held until it is written: codes of 4 bits have an eighth of the bytes of the weight.
+Each of their rows needs all rows of the weight, but only a few rows of the weight are computed at a time. So a matrix
+of codes is computed in strips of a few columns, and is in memory until it is written: codes of 4 bits have an eighth of
+the bytes of the weight.
 """
 
 from __future__ import annotations
@@ -26,13 +27,16 @@ if TYPE_CHECKING:
 __all__ = ["STRIP_BYTES", "coding_boxes", "held_bytes", "in_strips"]
 
 ALIGNED = 16
-"""Strips begin at a multiple of so many columns: bytes of codes that share a scale are then in one strip."""
+"""Strips begin at a multiple of this many columns, so that codes that share a scale are in the same strip."""
 STRIP_BYTES = 8 * 4 * ELEMENTS
-"""Bytes of memory for computing a strip: values, codes and what is between."""
+"""The bytes of memory for computing a strip: values, codes and intermediate arrays."""
 
 
 def coding_boxes(info: TensorInfo) -> Iterator[Box]:
-    """Yield the blocks in which a part of a quantised tensor is computed; of several upright matrices each is one."""
+    """Yield the blocks in which a part of a quantised tensor is computed.
+
+    If it has several matrices whose rows run along the columns of the weight, each matrix is a block.
+    """
     if not _is_upright(info):
         yield from encoding_boxes(info)
     elif _is_several(info):
@@ -43,15 +47,15 @@ def coding_boxes(info: TensorInfo) -> Iterator[Box]:
 
 
 def held_bytes(info: TensorInfo) -> int:
-    """Return the bytes of a matrix of a part, which is held while it is computed; 0 if it is not."""
+    """Return the bytes of a whole matrix of the part ``info``, if it is computed in strips; 0 if it is not."""
     return prod(info.shape[-2:]) * raw_dtype(info.dtype).itemsize if _is_upright(info) else 0
 
 
 def in_strips(info: TensorInfo, read: Read, roundings: Roundings, spread: ParallelMap) -> Blockwise | None:
-    """Return a function that gives blocks of a part; None if the part is not computed in strips.
+    """Return a function that returns blocks of the part ``info``; None if the part is not computed in strips.
 
-    ``read`` returns parts of the weight. If the part is one matrix, it is computed before this function returns, with
-    ``spread``, a function like ``map``.
+    ``read`` returns a part of the weight. If the part is one matrix, the whole matrix is computed before this function
+    returns, with ``spread``, a function like ``map``.
     """
     if not _is_upright(info):
         return None
@@ -87,12 +91,12 @@ def _is_upright(info: TensorInfo) -> bool:
 
 
 def _is_several(info: TensorInfo) -> bool:
-    """Return whether a part has several matrices."""
+    """Return whether the tensor has more than one matrix."""
     return prod(info.shape[:-2]) > 1
 
 
 def _strips(info: TensorInfo, place: OutputBlock) -> list[OutputBlock]:
-    """Return the strips of columns of a matrix; those of all matrices of a part have different numbers."""
+    """Return the strips of columns of a matrix; no two strips of a tensor, in any of its matrices, have one index."""
     columns = info.shape[-1]
     count = -(-prod(_made(info).of[0].shape[-2:]) // ELEMENTS)
     width = columns if count == 1 else -(-columns // (count * ALIGNED)) * ALIGNED

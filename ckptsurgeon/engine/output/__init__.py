@@ -1,1 +1,1 @@
-"""The output of a plan: the layout of its files, its companions, its signature."""
+"""Prepares the output of a plan: the layout of its files, its companions, its signature."""

@@ -1,7 +1,4 @@
-"""The companions of an output: small files beside its weights, such as ``config.json`` and the tokeniser.
-
-An earlier output in the same folder may have left companions, too.
-"""
+"""Writes the companions of an output (small files such as config.json), and finds those of an earlier output."""
 
 from __future__ import annotations
 
@@ -39,7 +36,7 @@ __all__ = [
     "stale_companions",
 ]
 
-# Companions of an earlier output: ckptsurgeon may remove them if they are as it wrote them.
+# Companions of an earlier output: ckptsurgeon removes a companion only if it is unchanged since ckptsurgeon wrote it.
 
 RECIPE_BYTES = 128 << 20
 CONFIG, ADAPTER, ADAPTER_WEIGHTS = "config.json", "adapter_config.json", "adapter_model.safetensors"
@@ -49,8 +46,8 @@ CONFIG, ADAPTER, ADAPTER_WEIGHTS = "config.json", "adapter_config.json", "adapte
 class StaleCompanions:
     """Companion files (such as ``config.json``) of an earlier output that the new output does not have.
 
-    ``stale`` are the files that are as they were written, and will be removed. ``changed`` are those that were edited
-    since, and stay.
+    ``stale`` are the files that are unchanged since they were written, and will be removed. ``changed`` are the files
+    that were edited since, and are kept.
     """
 
     stale: tuple[str, ...] = ()
@@ -58,17 +55,17 @@ class StaleCompanions:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes on the removed and the remaining files."""
+        """Notes on the removed and the kept files."""
         gone = f"removed, since they belong to the earlier output: {listing(self.stale, 12, where='')}"
         left = f"kept from the earlier output, since they were changed: {listing(self.changed, 12, where='')}"
         return (*((gone,) if self.stale else ()), *((left,) if self.changed else ()))
 
 
 def stale_companions(path: str, target: PlanTarget) -> StaleCompanions:
-    """Return the companion files of an earlier output that the new output would leave in the folder.
+    """Return the companion files of an earlier output in the folder ``path`` that the new output does not replace.
 
-    Files that were changed since they were written are apart from those to remove. If a model replaces an adapter, the
-    adapter's ``adapter_model.safetensors`` is one of the files to remove, since the model's weights have another name.
+    If a model replaces an adapter, the adapter's ``adapter_model.safetensors`` is also one of the files to remove,
+    since the new output has weights under a different name. ``target`` is the target of the new output.
     """
     anew, listed = {one.name for one in target.companions}, _listed(path)
     others = [one for one in listed if one.name not in anew and _is_there(os.path.join(path, one.name))]
@@ -80,7 +77,7 @@ def stale_companions(path: str, target: PlanTarget) -> StaleCompanions:
 
 
 def _listed(path: str) -> tuple[PlanCompanion, ...]:
-    """Return the companion files that the recipe in a folder lists; empty without a recipe that can be read."""
+    """Return the companion files that the recipe in a folder lists; () if there is no readable recipe."""
     if not scheme_of(path) and not os.path.isdir(path):
         return ()
     with suppress(CheckpointError):
@@ -120,10 +117,10 @@ BLOCK = 1 << 20
 def as_written(plan: Plan, options: OutputOptions) -> Plan:
     """Return the plan with only the tensors and companion files that its output will have.
 
-    If a tensor has several names (tied weights), those that loaders restore by themselves are left out, and it is
-    stored under the first of the other names. A single file has no companion files, and no notes on them. PEFT reads an
-    adapter only from a folder with one safetensors file; the copy of an adapter in another form has no PEFT
-    configuration.
+    If a tensor has several keys (tied weights), the keys that loaders restore by themselves are left out, and the
+    tensor is stored under the first of the other keys. A single file has no companion files, and no notes on them. PEFT
+    reads an adapter only from a folder with one safetensors file: an adapter that is copied to any other form has no
+    PEFT configuration.
     """
     writer = writer_of(options)
     plan = _without_weights(plan, options)
@@ -143,7 +140,7 @@ def as_written(plan: Plan, options: OutputOptions) -> Plan:
 
 
 def _without_settings(plan: Plan) -> Plan:
-    """Return the plan, without the quantisation settings in its metadata if a companion file has the same settings."""
+    """Return the plan, without the quantisation settings in its metadata if a companion contains the same settings."""
     if SETTINGS not in plan.metadata:
         return plan
     files = {one.name: one for one in plan.target.companions}
@@ -159,8 +156,8 @@ def _document(companion: PlanCompanion) -> Any:
 
 
 def _without_weights(plan: Plan, options: OutputOptions) -> Plan:
-    """Return the plan, in which a copied adapter becomes an ordinary checkpoint if PEFT could not read the output."""
-    made = any(step.op == "factor" for step in plan.steps)  # then such an output is an error
+    """Return the plan with a copied adapter as an ordinary checkpoint if PEFT could not read it in this output."""
+    made = any(step.op == "factor" for step in plan.steps)  # for an extracted adapter, such a form is an error
     if made or not plan.target.weights or is_adapter(options):
         return plan
     kept = tuple(one for one in plan.target.companions if one.name != ADAPTER)
@@ -170,7 +167,7 @@ def _without_weights(plan: Plan, options: OutputOptions) -> Plan:
 def recipe_as_written(recipe: Recipe, plan: Plan) -> Recipe:
     """Return the recipe with the companion files and the metadata of ``plan``.
 
-    The output may leave out names that loaders tie to others; the recipe marks the tensors of these names as
+    The output may leave out keys that loaders tie to others; the recipe marks the tensors with these keys as
     ``implied``.
     """
     tensors = recipe.tensors
@@ -182,7 +179,7 @@ def recipe_as_written(recipe: Recipe, plan: Plan) -> Recipe:
 
 
 def all_checksums(plan: Plan, checksums: Mapping[str, int]) -> Mapping[str, int]:
-    """Return the checksum of every tensor name of a plan; tied names have the checksum of the name that is written."""
+    """Return the checksum of every key of a plan; tied keys have the checksum of the key that is written."""
     if not any(step.tied_to for step in plan.steps):
         return checksums
     found = {step.tied_to or step.key: checksums[step.key] for step in plan.steps if step.key in checksums}
@@ -226,11 +223,11 @@ def _changed(companion: PlanCompanion) -> PlanError:
 
 
 def companion_notes(plan: Plan) -> tuple[str, ...]:
-    """Return notes on the companion files that were written, and on the tied names that are not stored."""
+    """Return notes on the companion files that were written, and on the tied tensors that are not stored."""
     notes = []
     if plan.target.companions:
         notes.append(f"next to the weights: {listing([one.name for one in plan.target.companions], 12, where='')}")
     if plan.target.implied:
         names = listing(plan.target.implied, 3, where="")
-        notes.append(f"tied, and not stored, since readers of the folder tie them again: {names}")
+        notes.append(f"not stored, since loaders tie these tensors to others: {names}")
     return tuple(notes)

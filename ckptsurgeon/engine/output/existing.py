@@ -1,4 +1,4 @@
-"""Finds the files of a checkpoint that a folder already holds."""
+"""Finds the files of a checkpoint that are already in a folder."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ INDEX_BYTES = 1 << 30
 
 
 def existing_checkpoint(path: str) -> list[str]:
-    """Return the names of all checkpoint files in a folder, of any format, and of the recipe."""
+    """Return the names of all checkpoint files in a folder, of any format, and of its recipe."""
     if not os.path.isdir(path):
         return []
     return checkpoint_files(os.listdir(path), lambda name: _content(os.path.join(path, name)))
 
 
 def checkpoint_files(names: Iterable[str], read: Callable[[str], bytes]) -> list[str]:
-    """Return which files of a folder belong to a checkpoint of any format; ``read`` may raise OSError."""
+    """Return which of the files ``names`` of a folder belong to a checkpoint of any format.
+
+    ``read`` returns the content of a file; it may raise OSError.
+    """
     present = set(names)
     found = present & {RECIPE_FILE}
     for writer in writers().values():

@@ -1,4 +1,4 @@
-"""The layout of an output: one file or a folder of shards, its format, its sizes."""
+"""Computes the layout of an output: one file or a folder of shards, the format, the sizes."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ __all__ = [
     "writer_of",
 ]
 
-# Sizes as users write them, and those that are a slip: ``5`` does not mean five gigabytes.
+# Sizes as users write them; a small number without a unit is an error: with ``5``, a user means 5 GB, not 5 bytes.
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 SMALL = 10**6
-"""A smaller size in bytes, of shards or memory, must have a unit: it is probably a number of MB or GB."""
+"""A smaller number, for shards or memory, must have a unit: it is probably meant as a number of MB or GB."""
 
 
 def parse_size(text: str | int, option: str = "--max-shard-size") -> int:
-    """Return the number of bytes that a text such as ``5GB``, ``200 MB`` or ``1GiB`` stands for.
+    """Return a size such as ``5GB``, ``200 MB`` or ``1GiB`` in bytes.
 
-    A number without a unit is a number of bytes, and must be at least 1000000. Raises ConfigError for any other text;
-    its message names ``option``.
+    A number without a unit is a number of bytes, and must be at least 1000000. Raises ConfigError for any other string;
+    its message contains ``option``.
     """
     found = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]*)\s*", str(text), re.ASCII)
     size = int(float(found[1]) * _UNITS[found[2].upper()]) if found and found[2].upper() in _UNITS else 0
@@ -64,7 +64,7 @@ def parse_size(text: str | int, option: str = "--max-shard-size") -> int:
 
 
 def check_shards(size: int, text: str, shards: int, tensors: int) -> None:
-    """Raise ConfigError for a size below 1 MB if each of several tensors would get a shard of its own."""
+    """Raise ConfigError for a size below 1 MB with which each of several tensors would be in a separate shard."""
     if size < SMALL and shards == tensors > 1:
         raise ConfigError(
             f"--max-shard-size {text} makes {shards} shards, one for each tensor.",
@@ -74,19 +74,19 @@ def check_shards(size: int, text: str, shards: int, tensors: int) -> None:
 
 DEFAULT_SHARD = "5GB"
 ALL_RANKS = "all ranks"
-"""The name of the files of all ranks as one."""
+"""The name of the ``OutputFile`` that contains the files of all ranks."""
 
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """The path and form of an output: ``to`` names a format; ``max_shard_size`` (``5GB``) makes it a folder of shards.
+    """The path and form of an output: ``to`` is a format; ``max_shard_size`` (``5GB``) makes it a folder of shards.
 
-    ``force`` allows to replace an earlier output. ``inputs`` are further files that were read and must not be
-    overwritten: the plan, a file of rules. ``wait`` is the number of seconds to wait for another run that writes to the
-    same path (None: do not wait). ``key`` is the file of a private key that signs the output. ``restart`` removes what
-    an interrupted run left of the output, which otherwise is gone on with. ``consume`` deletes the shards of the
-    sources as soon as what came of them is on disk.
-    ``ranks`` are the options of formats with a file for each rank.
+    ``force`` allows to replace an earlier output. ``inputs`` are other files that were read and must not be
+    overwritten, such as the plan or a file of rules. ``wait`` is the number of seconds to wait for another run that
+    writes to the same path (None: do not wait). ``key`` is the file of a private key that signs the output. If an
+    interrupted run left finished parts of this output, they are used, or with ``restart`` removed. ``consume`` deletes
+    each shard of the sources as soon as the parts of the output that need it are on disk. ``ranks`` are the options of
+    formats with a file for each rank.
     """
 
     path: str
@@ -105,7 +105,7 @@ class OutputOptions:
 class OutputFile:
     """One file of an output: its name in the folder ('' for a single file) and its layout.
 
-    The files of several ranks count as one, whose name is that of none of them.
+    In formats with a file for each rank, all these files are one ``OutputFile`` with the name ``ALL_RANKS``.
     """
 
     name: str
@@ -113,15 +113,15 @@ class OutputFile:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of its files."""
+        """The names of the files that are written: one, or one for each rank."""
         return tuple(self.layout.files) if isinstance(self.layout, SpreadLayout) else (self.name,)
 
 
 @dataclass(frozen=True)
 class OutputShape:
-    """All files of an output, known before a byte is written.
+    """All files of an output, as they are known before anything is written.
 
-    ``index`` are those files of a folder that hold no tensors, such as the list of shards.
+    ``index`` are the files of a folder that contain no tensors, such as the index of shards, by name.
     """
 
     parts: tuple[OutputFile, ...]
@@ -130,20 +130,20 @@ class OutputShape:
 
     @property
     def size(self) -> int:
-        """The number of bytes of all files that hold tensors."""
+        """The number of bytes of all files that contain tensors."""
         return sum(part.layout.size for part in self.parts)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of all files of the output folder, with those that hold no tensors."""
+        """The names of all files of the output folder, including those that contain no tensors."""
         return (*(name for part in self.parts for name in part.names), *self.index)
 
 
 def is_folder(options: OutputOptions) -> bool:
     """Return whether an output is a folder.
 
-    It is one if the path is a folder, ends in a slash or has no suffix, if shards are asked for, or if the format has
-    only folders.
+    This is so if the path is a folder, ends in a slash or has no suffix, if ``max_shard_size`` is given, or if outputs
+    of the format are always folders.
     """
     path = options.path
     if os.path.isdir(path) or path.endswith("/") or options.max_shard_size:
@@ -151,7 +151,7 @@ def is_folder(options: OutputOptions) -> bool:
     if scheme_of(path) == "hf":
         from ...storage.read.hugging_face.client import hub_address
 
-        if not hub_address(path).path:  # a repository, whose name may have a dot
+        if not hub_address(path).path:  # a whole repository: a dot in its name is not the start of a suffix
             return True
     if options.to in writers() and _is_of_folders(writers()[options.to]):
         return True
@@ -159,7 +159,7 @@ def is_folder(options: OutputOptions) -> bool:
 
 
 def writer_of(options: OutputOptions) -> Writer:
-    """Return the writer for an output's format; raises ConfigError if ``to`` or the suffix names no known format."""
+    """Return the writer for an output's format; raises ConfigError if ``to`` or the suffix is of no known format."""
     known = writers()
     if options.to:
         if options.to not in known:
@@ -174,13 +174,13 @@ def writer_of(options: OutputOptions) -> Writer:
             return writer
     suffixes = [s for writer in known.values() for s in writer.suffixes]
     raise ConfigError(
-        f"the suffix of {escape(options.path)} is not that of a known format.",
-        hint=f"Use {', '.join(suffixes)}, or name the format with --to.",
+        f"the suffix of {escape(options.path)} does not belong to a known format.",
+        hint=f"Use {', '.join(suffixes)}, or give the format with --to.",
     )
 
 
 def _check_suffix(options: OutputOptions, known: Mapping[str, Writer]) -> None:
-    """Raise ConfigError if a file's suffix is that of another format than the requested one."""
+    """Raise ConfigError if a file's suffix belongs to a different format from the one that ``to`` requests."""
     suffix = os.path.splitext(options.path)[1].lower()
     named = next((writer for writer in known.values() if suffix in writer.suffixes), None)
     if named is not None and named.name != options.to and not is_folder(options):
@@ -214,7 +214,7 @@ def _out_tensors(steps: Sequence[Step], writer: Writer) -> list[OutTensor]:
 
 
 def check_options(options: OutputOptions) -> None:
-    """Raise ConfigError for an unknown format or size, and OutputError for an address that can only be read."""
+    """Raise ConfigError for an unknown format or size, and OutputError for an address that cannot be written to."""
     if scheme_of(options.path):
         from ...storage.upload.destination import check_writable
 
@@ -232,11 +232,11 @@ def check_options(options: OutputOptions) -> None:
 def lay_out(
     plan: Plan, options: OutputOptions, recipe: Sequence[str], beside: ExtraEntries | None = None
 ) -> OutputShape:
-    """Return the layout of a plan's output: its files, and where each tensor is in them.
+    """Return the layout of a plan's output: its files, and the position of each tensor in them.
 
-    ``recipe`` is stored in a single file; ``beside`` are entries that it gets in addition to tensors.
-    Raises ConfigError for an unknown format or size, a size that gives each tensor its own shard, or a format that
-    cannot store ``beside``; OutputError for a dtype that the format lacks.
+    ``recipe`` is stored in a single file; ``beside`` are entries other than tensors that are stored in it. Raises
+    ConfigError for an unknown format or size, a size that is too small for more than one tensor in a shard, or a format
+    that cannot store ``beside``; OutputError for a dtype that the format does not support.
     """
     writer = writer_of(options)
     check_ranks(writer, options.ranks)
@@ -263,9 +263,9 @@ def lay_out(
 
 
 def _check_readable(tensors: Sequence[OutTensor], writer: Writer) -> None:
-    """Raise OutputError if ckptsurgeon could not read the output again: too many tensors, or too many key segments.
+    """Raise OutputError if ckptsurgeon could not read the output again: too many tensors, or too long keys.
 
-    The segments of a key are its words between dots.
+    The length of keys is limited by the total number of their segments, the parts between dots.
     """
     if len(tensors) > writer.most:
         others = [other.name for other in writers().values() if other.most >= len(tensors)]
@@ -277,7 +277,7 @@ def _check_readable(tensors: Sequence[OutTensor], writer: Writer) -> None:
     segments = sum(tensor.key.count(".") + 1 for tensor in tensors)
     if segments > most_segments(len(tensors)):
         raise OutputError(
-            f"the keys have {segments} words between dots in all: ckptsurgeon reads at most "
+            f"the keys have {segments} parts between dots in total: ckptsurgeon reads at most "
             f"{most_segments(len(tensors))}.",
             hint="Write several smaller outputs, with ckpt filter.",
         )
@@ -300,6 +300,6 @@ def _check_adapter(options: OutputOptions) -> None:
     """Raise ConfigError if PEFT could not read the output as an adapter."""
     if not is_adapter(options):
         raise ConfigError(
-            f"{escape(options.path)} cannot hold an adapter: PEFT reads a folder with one safetensors file.",
-            hint="Name a folder, without --to and --max-shard-size.",
+            f"{escape(options.path)} cannot be an adapter: PEFT reads a folder with one safetensors file.",
+            hint="Write to a folder, without --to and --max-shard-size.",
         )

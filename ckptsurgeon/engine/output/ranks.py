@@ -1,4 +1,4 @@
-"""Lays out an output with a file for each rank: how many ranks, and along which axis each tensor is cut."""
+"""Reads the options for an output with a file for each rank: how many ranks, and the axis that splits each tensor."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _MESH = re.compile(r"(?:([a-z][a-z0-9]*):)?([A-Za-z_]\w*)")
 class RankOptions:
     """The options of formats with a file for each rank.
 
-    ``ranks`` is their number, 0 if it is not given. ``axes`` are texts ``GLOB=AXIS``, of which the last that matches a
-    tensor counts. ``mesh`` is ``DEVICE:NAME``, the kind of device of a mesh, and the name of its dimension.
+    ``ranks`` is the number of ranks, 0 if it is not given. ``axes`` are strings ``GLOB=AXIS``: the last one that
+    matches a tensor applies. ``mesh`` is ``DEVICE:NAME``, the kind of device of a mesh and the name of its dimension.
     """
 
     ranks: int = 0
@@ -36,7 +36,7 @@ class RankOptions:
 
     @property
     def given(self) -> str:
-        """The first of the options that is given, as the user writes it; '' if none is."""
+        """The name of the first option that is given, such as --ranks; '' if none is given."""
         named = {"--ranks": self.ranks, "--axis": self.axes, "--mesh": self.mesh}
         return next((name for name, value in named.items() if value), "")
 
@@ -50,41 +50,44 @@ def check_ranks(writer: Writer, options: RankOptions) -> None:
     """Raise ConfigError if the options do not fit the format, or are not valid."""
     if not writes_ranks(writer):
         if options.given:
-            raise ConfigError(f"{options.given} is only for --to fsdp and --to tp.", hint=f"Leave {options.given} out.")
+            raise ConfigError(f"{options.given} needs --to fsdp or --to tp.", hint=f"Leave {options.given} out.")
         return
     if not options.ranks:
-        raise ConfigError(f"--to {writer.name} writes a file for each rank.", hint="Say how many: --ranks 8.")
+        raise ConfigError(
+            f"--to {writer.name} writes a file for each rank.", hint="Give the number of ranks: --ranks 8."
+        )
     if not 1 <= options.ranks <= RANKS:
         raise ConfigError(f"--ranks {options.ranks} is not a number from 1 to {RANKS}.")
     list(_axes(options.axes))
     if options.mesh and _MESH.fullmatch(options.mesh) is None:
         raise ConfigError(
-            f"--mesh {escape(options.mesh)} is not a mesh.", hint="Write a device and a name, as in --mesh cuda:fsdp."
+            f"--mesh {escape(options.mesh)} is not a valid mesh.",
+            hint="Write a device and a name, as in --mesh cuda:fsdp.",
         )
 
 
 def _axes(texts: Sequence[str]) -> Iterator[tuple[str, KeyPattern, int | None]]:
-    """Yield the option, the pattern and the axis of each text ``GLOB=AXIS``; the axis of ``none`` is None."""
+    """Yield the option, the pattern and the axis of each string ``GLOB=AXIS``; the axis of ``none`` is None."""
     for text in texts:
         glob, equals, axis = text.rpartition("=")
         if not equals or not glob or not (axis == NONE or re.fullmatch(r"-?\d{1,2}", axis)):
             raise ConfigError(
-                f"--axis {escape(text)} is not a pattern and an axis.",
-                hint=f"Write GLOB=AXIS, as in --axis '**.o_proj.weight=1', or GLOB={NONE}.",
+                f"--axis {escape(text)} is not of the form GLOB=AXIS.",
+                hint=f"Write a pattern and an axis, as in --axis '**.o_proj.weight=1', or GLOB={NONE}.",
             )
         yield f"--axis {text}", KeyPattern.given(glob, "--axis ", f"={axis}"), None if axis == NONE else int(axis)
 
 
 def rank_shares(writer: RankWriter, tensors: Sequence[OutTensor], options: RankOptions) -> RankShares:
-    """Return how tensors are shared out among ranks.
+    """Return how tensors are divided between the ranks: the axis that splits each tensor.
 
-    Raises PatternError if a pattern matches no tensor, ConfigError if a tensor lacks its axis, OutputError if it is
-    quantised in blocks, or if there would be too many parts.
+    Raises PatternError if a pattern matches no tensor, ConfigError if a tensor does not have the axis, OutputError if a
+    tensor with an axis is quantised in blocks, or if there would be too many parts.
     """
     if len(tensors) * options.ranks > RANK_PIECES:
         raise OutputError(
-            f"{count(len(tensors), 'tensor')} on {options.ranks} ranks are more than the {RANK_PIECES} parts that "
-            "ckptsurgeon reads.",
+            f"{count(len(tensors), 'tensor')} on {options.ranks} ranks make {len(tensors) * options.ranks} parts: "
+            f"ckptsurgeon reads at most {RANK_PIECES}.",
             hint="Write fewer ranks.",
         )
     known = {tensor.key: tensor for tensor in tensors}
@@ -101,11 +104,12 @@ def _checked(option: str, tensor: OutTensor, axis: int) -> int:
     if not -len(tensor.shape) <= axis < len(tensor.shape):
         raise ConfigError(
             f"{escape(option)}: {escape(tensor.key)} has no axis {axis}: its shape is {tensor.shape}.",
-            hint="Use a narrower pattern, or =none for the tensors that every rank has as a whole.",
+            hint="Use a narrower pattern, or =none for tensors that every rank stores whole.",
         )
     if DTYPES[tensor.dtype].block or DTYPES[tensor.dtype].bits < 8:
         raise OutputError(
-            f"{escape(tensor.key)} is {tensor.dtype}, which cannot be cut.", hint="Leave it whole: --axis KEY=none."
+            f"{escape(tensor.key)} is {tensor.dtype}, which cannot be split between ranks.",
+            hint="Leave it whole: --axis KEY=none.",
         )
     return axis % len(tensor.shape)
 

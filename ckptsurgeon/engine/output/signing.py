@@ -1,4 +1,4 @@
-"""Signs an output before it is put in place, so that the two appear together."""
+"""Signs an output before it is published, so that the output and its signature appear together."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class OutputSigner:
         self.place = place
 
     def finish(self, files: Iterable[StagedFile], folder: StagedFolder | None) -> None:
-        """Read the temporary files and write their signature: into the folder, or next to the single file."""
+        """Read the temporary files, and write their signature into the folder, or next to the single file."""
         if self._signer is None:
             return
         if folder is not None:
@@ -59,14 +59,14 @@ def signing(options: OutputOptions, path: str, taken: set[tuple[int, int]], *, f
         with output_lock(place, options.wait), staged_file(place, None, force=options.force) as file:
             made.place = file
             yield made
-            written = True  # the file is in place, the signature not yet
+            written = True  # the file is published, the signature not yet
     except OutputError as error:
         hint = f"{escape(path)} is written, but not signed: write it again with --force."
         raise OutputError(error.message, hint=hint) if written else error from error
 
 
 def check_signable(path: str, options: OutputOptions, replaced: Iterable[str]) -> None:
-    """Raise OutputError if an output is to be signed, and its folder has files that would stay and not be signed.
+    """Raise OutputError if an output is to be signed but its folder contains files that the signature would not cover.
 
     ``replaced`` are the files that the output replaces.
     """
@@ -75,7 +75,7 @@ def check_signable(path: str, options: OutputOptions, replaced: Iterable[str]) -
     left = sorted(set(os.listdir(path)) - set(replaced))
     if left:
         raise OutputError(
-            f"{escape(path)} holds other files, which the signature would not cover: {listing(left)}.",
+            f"{escape(path)} contains other files, which the signature would not cover: {listing(left)}.",
             hint="Write to a new folder.",
         )
 

@@ -1,1 +1,1 @@
-"""Patches: what changed between two checkpoints, bit for bit."""
+"""Makes and applies patches: the exact (bitwise) differences between two checkpoints."""

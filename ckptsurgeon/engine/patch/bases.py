@@ -1,4 +1,4 @@
-"""What a patch is applied to, a checkpoint or what an earlier patch makes, and the blocks that it makes of that."""
+"""Defines the bases of patches (a checkpoint, or the result of an earlier patch), and applies a patch to a base."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Base", "OldCheckpoint", "PatchedCheckpoint", "not_the_base", "read_t
 
 
 class Base(Protocol):
-    """What a patch is applied to: a checkpoint, or what an earlier patch makes of one; ``name`` is for messages."""
+    """What a patch is applied to: a checkpoint, or the result of an earlier patch; ``name`` is for messages."""
 
     name: str
 
@@ -35,7 +35,7 @@ class Base(Protocol):
         ...
 
     def read(self, key: str, begin: int, view: memoryview) -> None:
-        """Fill ``view`` with the bytes of a tensor from ``begin`` on; bytes after its end are zeros."""
+        """Fill ``view`` with the bytes of a tensor that start at ``begin``, and with zeros after the tensor's end."""
         ...
 
     def crc(self, key: str, nbytes: int) -> int | None:
@@ -43,12 +43,12 @@ class Base(Protocol):
         ...
 
     def file(self, name: str) -> tuple[int, Iterator[bytes | memoryview]] | None:
-        """Return the size and the bytes of a file beside the weights; None if the file is missing."""
+        """Return the size and the bytes of another file in the checkpoint's folder; None if the file is missing."""
         ...
 
 
 def read_tensor(checkpoint: Checkpoint, key: str, begin: int, view: memoryview) -> None:
-    """Fill ``view`` with the bytes of a tensor, which is plain, from ``begin`` on; bytes after its end are zeros."""
+    """Fill ``view`` with the bytes of a plain tensor that start at ``begin``, and with zeros after the tensor's end."""
     info = checkpoint[key]
     assert info.storage is not None  # plain
     there = max(0, min(len(view), info.nbytes - begin))
@@ -68,7 +68,7 @@ class OldCheckpoint:
         return info.nbytes if info is not None and info.is_plain else None
 
     def read(self, key: str, begin: int, view: memoryview) -> None:
-        """Fill ``view`` with the bytes of a tensor from ``begin`` on; bytes after its end are zeros."""
+        """Fill ``view`` with the bytes of a tensor that start at ``begin``, and with zeros after the tensor's end."""
         read_tensor(self._checkpoint, key, begin, view)
 
     def crc(self, key: str, nbytes: int) -> int | None:
@@ -76,7 +76,7 @@ class OldCheckpoint:
         return None
 
     def file(self, name: str) -> tuple[int, Iterator[bytes | memoryview]] | None:
-        """Return the size and the bytes of a file beside the weights; None if the file is missing."""
+        """Return the size and the bytes of another file in the checkpoint's folder; None if the file is missing."""
         source = open_source(self._path)
         if not isinstance(source, Folder) or name not in source.names():
             return None
@@ -91,11 +91,14 @@ class OldCheckpoint:
 
 
 class PatchedCheckpoint:
-    """What a patch makes of its base, block by block as it is read: so the patch after it needs no file of it."""
+    """The result of applying a patch to its base, computed block by block as it is read.
+
+    A patch can be applied to this result without writing the result to a file.
+    """
 
     def __init__(self, base: Base, patch: PatchFile) -> None:
         self._base, self._patch = base, patch
-        self.name = f"what {escape(patch.file.uri)} makes"
+        self.name = f"the result of {escape(patch.file.uri)}"
         self._tensors = patch.index.tensors
         self._starts = [list(accumulate((s.nbytes for s in file.segments), initial=0)) for file in patch.index.files]
         self._blocks: OrderedDict[tuple[int, int, int], Bytes] = OrderedDict()
@@ -106,12 +109,12 @@ class PatchedCheckpoint:
         return self._tensors[key].nbytes if key in self._tensors else None
 
     def crc(self, key: str, nbytes: int) -> int | None:
-        """Return the CRC-32 of a tensor if it has ``nbytes`` bytes: the patch has it."""
+        """Return the CRC-32 of a tensor, which the patch contains, if the tensor has ``nbytes`` bytes; else None."""
         tensor = self._tensors[key]
         return tensor.crc if tensor.nbytes == nbytes else None
 
     def read(self, key: str, begin: int, view: memoryview) -> None:
-        """Fill ``view`` with the bytes of a tensor from ``begin`` on; bytes after its end are zeros."""
+        """Fill ``view`` with the bytes of a tensor that start at ``begin``, and with zeros after the tensor's end."""
         tensor = self._tensors[key]
         there = max(0, min(len(view), tensor.nbytes - begin))
         starts, at, done = self._starts[tensor.file], tensor.offset + begin, 0
@@ -124,14 +127,14 @@ class PatchedCheckpoint:
         view[there:] = bytes(len(view) - there)
 
     def file(self, name: str) -> tuple[int, Iterator[bytes | memoryview]] | None:
-        """Return the size and the bytes of a file beside the weights; None if the file is missing."""
+        """Return the size and the bytes of another file in the checkpoint's folder; None if the file is missing."""
         for number, one in enumerate(self._patch.index.files):
             if one.name == name:
                 return one.size, (block for task in tasks(self._base, self._patch, number) for block in task())
         return None
 
     def _block(self, file: int, number: int, block: int) -> Bytes:
-        """Return a block; the last ones are kept, since blocks of two patches need not begin at the same bytes."""
+        """Return a block; the last blocks are cached, since a block of the next patch may overlap two blocks here."""
         place = (file, number, block)
         with self._lock:
             if place in self._blocks:
@@ -149,7 +152,10 @@ class PatchedCheckpoint:
 def made_block(
     base: Base, patch: PatchFile, segment: Segment, places: Sequence[int], number: int, local: threading.local
 ) -> Bytes:
-    """Return the bytes of a block of a segment, which is not a whole file."""
+    """Return the bytes of the block ``number`` of a segment whose kind is not "file".
+
+    ``places`` are the offsets of the segment's encoded blocks in the patch; ``local`` caches a decoder for each thread.
+    """
     begin = number * BLOCK
     out = np.zeros(min(BLOCK, segment.nbytes - begin), np.uint8)
     if segment.key:
@@ -182,7 +188,7 @@ def tasks(base: Base, patch: PatchFile, file: int) -> Iterator[Callable[[], Iter
 
 
 def not_the_base(base: Base, patch: PatchFile, names: Sequence[str]) -> PlanError:
-    """Return the error for a base that lacks what a patch needs, or has it otherwise."""
+    """Return the error for a base in which tensors or files (``names``) that a patch needs are missing or different."""
     differ = "is missing or different" if len(names) == 1 else "are missing or different"
     return PlanError(
         f"{base.name} is not the checkpoint that {escape(patch.file.uri)} was made from ({escape(patch.index.old)}): "

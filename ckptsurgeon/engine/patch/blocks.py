@@ -1,8 +1,9 @@
-"""Encodes the bytes of a block of a tensor, as what changed since another block, and decodes them.
+"""Encodes a block of a tensor's bytes as its difference from another block, and decodes it.
 
-The elements of both blocks are combined by XOR. If few of them differ, a bitmap says which, and only those are stored;
-the bytes of all elements are sorted by their place in the element (planes), since signs and exponents change less than
-mantissas. Each stream is compressed with Zstandard (RFC 8878), unless that does not make it smaller.
+The elements of both blocks are combined by XOR. If few elements differ, only these are stored, with a bitmap that says
+which they are. The bytes of the stored elements are split by their position in the element (planes), since signs and
+exponents change less than mantissas. Each of these streams is compressed with Zstandard (RFC 8878), unless compression
+does not make it smaller.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ __all__ = ["BLOCK", "Bytes", "Decoder", "Encoder", "zstandard"]
 Bytes = npt.NDArray[np.uint8]
 
 BLOCK = 4 << 20
-"""Bytes of a block before it is encoded."""
+"""The bytes of a block before it is encoded."""
 DENSE = 4
-"""A bitmap is stored if fewer than one in so many elements differ."""
+"""A bitmap is stored if at most one element in this many differs."""
 WORTH = 0.98
-"""A stream is stored as it is unless it becomes smaller than this part of its size."""
+"""A stream is compressed only if its compressed size is below this fraction of its size."""
 _LENGTH = struct.Struct("<I")
 _PLAIN = 1 << 31
-"""Set in the length of a stream that is not compressed."""
+"""The bit that is set in the stored length of a stream that is not compressed."""
 _SIZES = (1, 2, 4, 8)
 
 
 def zstandard() -> Any:
-    """Return the library of Zstandard; raises ConfigError if it is not installed."""
+    """Return the module of the package zstandard; raises ConfigError if it is not installed."""
     try:
         import zstandard as library
     except ImportError as error:
@@ -44,15 +45,16 @@ def zstandard() -> Any:
 
 
 class Encoder:
-    """Encodes blocks; one for each thread. ``level`` is that of Zstandard, from 1 (fast) to 19 (small)."""
+    """Encodes blocks; each thread needs its own encoder. ``level`` is Zstandard's, from 1 (fast) to 19 (small)."""
 
     def __init__(self, level: int = 1) -> None:
         self._compress = zstandard().ZstdCompressor(level=level).compress
 
     def encode(self, new: Bytes, old: Bytes | None, itemsize: int) -> bytes:
-        """Return the encoded bytes of ``new``, elements of ``itemsize`` bytes; ``old`` has as many bytes, or is None.
+        """Return the encoded difference between ``new`` and ``old``; empty if they are equal.
 
-        The result is empty if both are equal.
+        ``old`` has as many bytes as ``new``; if it is None, ``new`` itself is encoded. An element has ``itemsize``
+        bytes.
         """
         size = next(one for one in _SIZES[::-1] if itemsize % one == 0 and new.size % one == 0)
         values = new.view(f"<u{size}")
@@ -78,7 +80,7 @@ class Encoder:
 
 
 class Decoder:
-    """Decodes blocks; one for each thread. What is decoded is not trusted: a block that is damaged is a FormatError."""
+    """Decodes blocks, which are not trusted: a damaged block raises FormatError. Each thread needs its own decoder."""
 
     def __init__(self) -> None:
         library = zstandard()
@@ -86,7 +88,7 @@ class Decoder:
         self._size_of = library.frame_content_size
 
     def decode(self, data: bytes | memoryview, out: Bytes) -> None:
-        """Change a block into the new one: ``out`` has the bytes of the old one, or zeros if there is none.
+        """Decode ``data``, and change ``out`` in place from the old block (zeros if there is none) to the new block.
 
         Raises FormatError.
         """
@@ -119,7 +121,7 @@ class Decoder:
         """Return the next stream, of ``size`` bytes."""
         data, plain = next(streams, (memoryview(b""), True))
         try:
-            if not plain and size and self._size_of(data) != size:  # this is what the library would allocate
+            if not plain and size and self._size_of(data) != size:  # the library would allocate this many bytes
                 raise _damaged()
             raw = data if plain or not size else self._decompress(data)
         except self._error as error:
@@ -130,14 +132,14 @@ class Decoder:
 
 
 def _planes(values: npt.NDArray[np.generic], size: int) -> Iterator[Bytes]:
-    """Yield the first bytes of all elements, then the second ones, and so on."""
+    """Yield the planes of elements: an array of the first byte of each element, then of each second byte, and so on."""
     raw = values.view(np.uint8).reshape(-1, size)
     for place in range(size):
         yield np.ascontiguousarray(raw[:, place])
 
 
 def _split(data: memoryview) -> Iterator[tuple[memoryview, bool]]:
-    """Yield each stream, and whether it is not compressed."""
+    """Yield each stream, and whether it is plain (not compressed)."""
     while data:
         if len(data) < _LENGTH.size:
             raise _damaged()

@@ -1,4 +1,4 @@
-"""Runs tasks in threads and gives their results in order, with few of them waiting at a time."""
+"""Runs tasks in threads, and yields their results in order, with a bounded number of unfinished tasks."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ THREADS = min(8, len(os.sched_getaffinity(0)))
 
 
 def in_order(tasks: Iterable[Callable[[], T]]) -> Iterator[T]:
-    """Yield the result of each task, in the order of the tasks, which run in threads.
+    """Yield the result of each task, in the order of the tasks; the tasks run in threads.
 
-    At most two tasks for each thread run or wait. If one fails, its error is raised and the others are not begun.
+    About two tasks per thread are submitted at a time. If a task fails, its error is raised, and no more tasks start.
     """
     waiting: deque[Future[T]] = deque()
     with ThreadPoolExecutor(THREADS, thread_name_prefix="patch") as pool:

@@ -1,4 +1,4 @@
-"""The index of a patch: the files that it makes, what their bytes are made of, and where the tensors are."""
+"""Defines the index of a patch: the files that it makes, how their bytes are made, and where their tensors are."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ __all__ = ["VERSION", "NewFile", "NewTensor", "OldFile", "PatchIndex", "Segment"
 
 VERSION = 1
 MOST_BLOCK = BLOCK + BLOCK // 4 + 64
-"""The most bytes of an encoded block: a bitmap, planes that are not compressed, and their lengths."""
+"""The maximum size of an encoded block: a bitmap, planes that are not compressed, and their lengths."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A run of bytes of a new file; ``kind`` is "same", "xor", "raw" or "file".
+    """A range of bytes of a new file; ``kind`` is how they are made.
 
-    For the first two, ``key`` is a tensor of the old checkpoint, and ``crc`` the CRC-32 of its first ``nbytes`` bytes,
-    with zeros after its end; for the last, ``key`` is the name of a file. ``blocks`` are the sizes of the encoded
-    blocks: one for each ``BLOCK`` bytes.
+    They are the bytes of a tensor of the old checkpoint ("same"), these bytes with differences ("xor"), new bytes
+    ("raw"), or a whole file of the old checkpoint's folder ("file"). For "same" and "xor", ``key`` is the key of the
+    old tensor, and ``crc`` the CRC-32 of its first ``nbytes`` bytes, with zeros after its end. For "file", ``key`` is
+    the name of the file. ``blocks`` are the sizes of the encoded blocks, one for each ``BLOCK`` bytes.
     """
 
     kind: str
@@ -48,13 +49,13 @@ class Segment:
 
     @property
     def number(self) -> int:
-        """How many blocks the bytes of the segment have."""
+        """The number of blocks of the segment."""
         return -(-self.nbytes // BLOCK)
 
 
 @dataclass(frozen=True)
 class NewFile:
-    """A file that the patch makes: its name in the folder, its size, its SHA-256, and what its bytes are."""
+    """A file that the patch makes: its name in the folder, its size, its SHA-256, and the segments it consists of."""
 
     name: str
     size: int
@@ -64,7 +65,7 @@ class NewFile:
 
 @dataclass(frozen=True)
 class NewTensor:
-    """A tensor of the new checkpoint: the number of its file, its place there, the CRC-32 of its bytes if known."""
+    """A tensor of the new checkpoint: the index of its file, its position there, the CRC-32 of its bytes if known."""
 
     file: int
     offset: int
@@ -74,7 +75,7 @@ class NewTensor:
 
 @dataclass(frozen=True)
 class OldFile:
-    """A file beside the old weights that is also one of the new files: its size and its SHA-256."""
+    """A file in the old checkpoint's folder (not its weights) that is also a new file: its size and its SHA-256."""
 
     size: int
     sha256: str
@@ -82,7 +83,7 @@ class OldFile:
 
 @dataclass(frozen=True)
 class PatchIndex:
-    """What a patch has: the names of both checkpoints, the new files and tensors, and the old files that it needs.
+    """The contents of a patch: the names of both checkpoints, the new files and tensors, the old files that it needs.
 
     ``folder`` is whether the new checkpoint is a folder; otherwise it is a single file.
     """
@@ -135,35 +136,35 @@ class PatchIndex:
 
 
 def _check(index: PatchIndex) -> None:
-    """Raise ValueError if an index contradicts itself, or if a name is not that of a file in the folder."""
+    """Raise ValueError if an index contradicts itself, or if a file name is not a plain name without a folder."""
     names = [one.name for one in index.files]
     if len(set(names)) < len(names) or (not index.folder and names != [""]):
-        raise ValueError("it names a file twice, or has no file")
+        raise ValueError("it lists a file twice, or lists no file")
     for name in (*(names if index.folder else ()), *index.old_files):
         if name in ("", ".", "..") or os.path.basename(name) != name or "\0" in name or name.startswith(".ckpt"):
-            raise ValueError(f"{name!r:.80} is not the name of a file in a folder")
+            raise ValueError(f"{name!r:.80} is not a valid file name: it must be a name without a folder")
     for one in index.files:
         if sum(segment.nbytes for segment in one.segments) != one.size:
-            raise ValueError(f"the parts of {one.name!r:.80} are not its size")
+            raise ValueError(f"the sizes of the parts of {one.name!r:.80} do not add up to its size")
         unknown = [
             segment.key for segment in one.segments if segment.kind == "file" and segment.key not in index.old_files
         ]
         if unknown:
-            raise ValueError(f"{unknown[0]!r:.80} is not listed")
+            raise ValueError(f"the file {unknown[0]!r:.80} is not one of the old files that the index lists")
     for key, tensor in index.tensors.items():
         if tensor.file >= len(index.files) or tensor.offset + tensor.nbytes > index.files[tensor.file].size:
-            raise ValueError(f"{key!r:.80} is beyond its file")
+            raise ValueError(f"the tensor {key!r:.80} is in no file, or ends after the end of its file")
         if any(segment.kind == "file" for segment in index.files[tensor.file].segments):
-            raise ValueError(f"{key!r:.80} is in a file beside the weights")
+            raise ValueError(f"the tensor {key!r:.80} is in a file that contains no weights")
 
 
 def _natural(value: Any) -> int:
     if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r:.40} is not a number of bytes")
+        raise ValueError(f"{value!r:.40} is not an integer of 0 or more")
     return value
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{value!r:.40} is not a text")
+        raise ValueError(f"{value!r:.40} is not a string")
     return value

@@ -1,4 +1,4 @@
-"""Makes a patch: goes through the files of the new checkpoint and encodes what the old one does not have."""
+"""Makes a patch: reads the files of the new checkpoint, and encodes the bytes that the old checkpoint does not have."""
 
 from __future__ import annotations
 
@@ -28,13 +28,17 @@ from .patch_file import PatchWriter
 __all__ = ["make_patch"]
 
 Given = tuple[Checkpoint, str]
+"""An open checkpoint, and the path or address with which it was opened."""
 LOOK = 1 << 16
-"""Bytes at the beginning of two tensors of other names that are compared, to find one that was renamed."""
+"""How many bytes at the beginning of two tensors are compared to find out whether a tensor was renamed."""
 
 
 @dataclass(frozen=True)
 class _Range:
-    """A run of bytes of a new file, with the tensor that has them, if any, and the old tensor to compare them with."""
+    """A range of bytes of a new file: the key of its tensor, and the key of the old tensor to compare it with.
+
+    Both are "" if there is no such tensor. ``itemsize`` is the size of one element in bytes.
+    """
 
     offset: int
     nbytes: int
@@ -45,7 +49,7 @@ class _Range:
 
 @dataclass(frozen=True)
 class _Block:
-    """What was found in a block: its bytes, the encoded ones, the CRC-32 of the new and of the old bytes."""
+    """An encoded block: its new bytes, the encoded bytes, the CRC-32 of the new bytes and of the old bytes."""
 
     new: Bytes
     encoded: bytes
@@ -56,11 +60,11 @@ class _Block:
 def make_patch(
     given_old: Given, given_new: Given, writer: PatchWriter, *, level: int = 1, progress: Progress | None = None
 ) -> PatchIndex:
-    """Write what turns the files of ``given_old`` into those of ``given_new``; return the index of the patch.
+    """Write the patch that turns the files of ``given_old`` into the files of ``given_new``; return its index.
 
-    Both are open checkpoints, with the path or address that each was opened with. ``level`` is that of Zstandard.
-    Raises SourceError if a file cannot be read, PlanError if one changes meanwhile, OutputError if the patch cannot be
-    written.
+    Both are open checkpoints, each with the path or address with which it was opened. ``level`` is the compression
+    level of Zstandard. Raises SourceError if a file cannot be read, PlanError if a file changes meanwhile, OutputError
+    if the patch cannot be written.
     """
     (old, old_path), (new, new_path) = given_old, given_new
     with closing(NewFiles(new, new_path)) as found:
@@ -99,7 +103,7 @@ def make_patch(
 
 @dataclass
 class _Piece:
-    """A range of a new file, and what its blocks became."""
+    """A range of a new file, with the sizes of its encoded blocks and the CRC-32 of its new and old blocks."""
 
     range: _Range
     blocks: list[int] = field(default_factory=list)
@@ -107,14 +111,14 @@ class _Piece:
     old_crcs: list[tuple[int, int]] = field(default_factory=list)
 
     def add(self, block: _Block) -> None:
-        """Add what the next block became."""
+        """Add the next encoded block."""
         self.blocks.append(len(block.encoded))
         self.crcs.append((block.crc, block.new.size))
         self.old_crcs.append((block.old_crc, block.new.size))
 
     @property
     def segment(self) -> Segment:
-        """The segment of the patch."""
+        """The segment of the patch for this range."""
         blocks = tuple(self.blocks)
         if not self.range.old:
             return Segment("raw", self.range.nbytes, blocks=blocks)
@@ -125,7 +129,11 @@ class _Piece:
 def _tensors(
     new: Checkpoint, numbers: Mapping[str, int], crcs: Mapping[tuple[int, int, int], int]
 ) -> dict[str, NewTensor]:
-    """Return the place of every tensor that is stored as plain bytes; the CRC-32 of a view of others is not known."""
+    """Return the position of every tensor that is stored as plain bytes.
+
+    ``numbers`` are the indices of the files by name. ``crcs`` are the CRC-32 of ranges, by (index of the file, offset,
+    number of bytes); a tensor that is only a part of another tensor has no CRC-32.
+    """
     found = {}
     for key, info in new.items():
         if info.is_plain and info.storage is not None and info.nbytes:
@@ -140,10 +148,10 @@ def _name(checkpoint: Checkpoint) -> str:
 
 
 def _bases(old: Checkpoint, new: Checkpoint) -> dict[str, str]:
-    """Return, for each new tensor, the key of the old one that it is compared with.
+    """Return, for each new tensor, the key of the old tensor that it is compared with.
 
-    That is the tensor of the same name and dtype; else one that no new tensor has the name of, with the same dtype,
-    shape and first bytes.
+    This is the old tensor with the same key if it has the same dtype. Otherwise it is an old tensor whose key is not in
+    the new checkpoint and that has the same dtype, shape and first bytes: the tensor was probably renamed.
     """
     found = {key: key for key, info in new.items() if _is_base(old.get(key), info)}
     others = {key: info for key, info in new.items() if key not in found and info.is_plain and info.nbytes}
@@ -170,7 +178,7 @@ def _first_bytes(checkpoint: Checkpoint, info: TensorInfo) -> bytes:
 
 
 def _ranges(new: Checkpoint, bases: dict[str, str], name: str, size: int) -> Iterator[_Range]:
-    """Yield the ranges of a file in order: those of its tensors, and the bytes between them."""
+    """Yield the ranges of a file in order: the ranges of its tensors, and the ranges between them."""
     held: list[_Range] = []
     for key, info in new.items():
         storage = info.storage
@@ -181,7 +189,7 @@ def _ranges(new: Checkpoint, bases: dict[str, str], name: str, size: int) -> Ite
     at = 0
     for one in sorted(held, key=lambda one: (one.offset, -one.nbytes)):
         if one.offset < at:
-            continue  # it shares its bytes with the one before
+            continue  # it shares its bytes with an earlier tensor
         if one.offset > at:
             yield _Range(at, one.offset - at)
         yield one

@@ -1,4 +1,4 @@
-"""The files of the new checkpoint, and those beside the old one that are equal."""
+"""Finds the files of the new checkpoint, and equal files in the folder of the old checkpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["NewFiles", "equal_files", "folders_in"]
 
 
 def folders_in(given: str) -> list[str]:
-    """Return the names of the folders in the folder of a checkpoint, which are not part of a patch."""
+    """Return the names of the subfolders of a checkpoint's folder, which are not part of a patch."""
     source = open_source(given)
     if isinstance(source, Folder):
         return [name for name in source.folders() if not name.startswith(".")]
@@ -29,7 +29,7 @@ def folders_in(given: str) -> list[str]:
 
 
 class NewFiles:
-    """The files of the new checkpoint: all those of its folder, or the single file, with "" for its name."""
+    """The files of the new checkpoint: all files in its folder, or the single file, whose name is ""."""
 
     def __init__(self, new: Checkpoint, given: str) -> None:
         source = open_source(given)
@@ -42,15 +42,16 @@ class NewFiles:
             self.files = list(handles.items())
             if len(self.files) != 1:
                 raise SourceError(
-                    f"{escape(new.path)} is one of several files of a checkpoint.", hint="Name their folder."
+                    f"{escape(new.path)} is one of several files of a checkpoint.",
+                    hint="Use the folder that contains these files.",
                 )
             return
         names = [name for name in source.names() if not name.startswith(".")]
         for name in sorted({*names, *handles}):
             if os.path.basename(name) != name:
                 raise SourceError(
-                    f"{escape(name)} is in a folder of its own in {escape(new.path)}.",
-                    hint="Make a patch of each folder.",
+                    f"{escape(name)} is in a subfolder of {escape(new.path)}, but a patch is made of one folder.",
+                    hint="Make a separate patch of each folder.",
                 )
             path = os.path.join(new.path, name)
             if not scheme_of(given) and leads_out(path):
@@ -63,19 +64,23 @@ class NewFiles:
             self.files.append((name, handles[name] if name in handles else self._opened[-1]))
 
     def check_unchanged(self) -> None:
-        """Raise PlanError if one of the files that are not the checkpoint's own was written to since it was opened."""
+        """Raise PlanError if a file that does not belong to the open checkpoint has changed since it was opened."""
         for file in self._opened:
             if has_changed(file):
                 raise PlanError(f"{escape(file.uri)} has changed since it was opened.", hint="Make the patch again.")
 
     def close(self) -> None:
-        """Close the files that are not the checkpoint's own."""
+        """Close the files that do not belong to the open checkpoint."""
         for file in self._opened:
             file.close()
 
 
 def equal_files(given: str) -> Callable[[str, File], OldFile | None]:
-    """Return a function that returns the old file with a name if it has the same bytes as a new one; else None."""
+    """Return a function that finds out whether a new file is equal to the file with the same name in the old folder.
+
+    The arguments of the function are the name and the open new file. It returns the old file, or None if there is no
+    such file or its bytes differ. ``given`` is the path or address of the old checkpoint.
+    """
     source = open_source(given)
     names = set(source.names()) if isinstance(source, Folder) else set()
 

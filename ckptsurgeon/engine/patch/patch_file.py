@@ -1,13 +1,13 @@
-"""The file of a patch: encoded blocks, one after the other, then an index in JSON, then where the index is.
+"""Reads and writes patch files: encoded blocks, an index in JSON, and a footer with the position of the index.
 
     "CKPTPTCH", version (4 bytes)
     blocks …
     index: JSON, compressed with Zstandard
     offset and size of the index (8 bytes each), its CRC-32 (4 bytes), "CKPTPTCH"
 
-Numbers are little-endian. The index lists the new files; each is made of segments in order: of bytes that the old
-tensor with a key has (``same``), that are changed from it (``xor``), or that are new (``raw``), or of a whole file that
-lies beside the old weights (``file``).
+Numbers are little-endian. The index lists the new files. Each new file consists of segments, in order: the bytes of a
+tensor of the old checkpoint (``same``), these bytes with differences (``xor``), new bytes (``raw``), or a whole file of
+the old checkpoint's folder (``file``).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MAGIC = b"CKPTPTCH"
 _HEAD = struct.Struct("<8sI")
 _TAIL = struct.Struct("<QQI8s")
 MOST_INDEX = 128 << 20
-"""The most bytes of an index: that of a model of 200,000 tensors takes 40 MB."""
+"""The maximum size of an index; the index for a model with 200,000 tensors has 40 MB."""
 
 
 class PatchWriter:
@@ -53,7 +53,7 @@ class PatchWriter:
             self._write(block)
 
     def finish(self, index: PatchIndex) -> None:
-        """Write the index, and where it is."""
+        """Write the index, and the footer with its position."""
         text = json.dumps(index.to_json(), separators=(",", ":")).encode()
         data, offset = zstandard().ZstdCompressor(level=9).compress(text), self.size
         self._write(data)
@@ -61,9 +61,9 @@ class PatchWriter:
 
 
 class PatchFile:
-    """An open patch: its index, and where the encoded blocks of each segment are.
+    """An open patch: its index, and the positions of the encoded blocks.
 
-    ``places`` has, for each new file and each of its segments, the offsets of the blocks in the patch.
+    ``places`` contains, for each new file and each of its segments, the offsets of the segment's blocks in the patch.
     """
 
     def __init__(self, file: File, index: PatchIndex, end: int) -> None:
@@ -79,7 +79,7 @@ class PatchFile:
                     at += size
                 self.places[-1].append(offsets)
         if at != end:
-            raise damaged(file, "its blocks are not where its index says")
+            raise damaged(file, "the sizes of its blocks do not match its index")
 
     def block(self, offset: int, nbytes: int) -> bytes:
         """Return the encoded bytes of a block."""
@@ -91,7 +91,7 @@ class PatchFile:
 
 
 def damaged(file: File, why: str) -> FormatError:
-    """Return the error for a patch that cannot be read."""
+    """Return the error for an invalid patch; ``why`` is the end of the message."""
     return FormatError(f"{escape(file.uri)} is not a valid patch: {why}.", rule="patch")
 
 
@@ -103,7 +103,7 @@ def open_patch(path: str) -> PatchFile:
     source = open_source(path)
     if not isinstance(source, File):
         raise FormatError(
-            f"{escape(path)} is a folder, not a patch.", hint="Name a file that ckpt patch make has written."
+            f"{escape(path)} is a folder, not a patch.", hint="Use a file that ckpt patch make has written."
         )
     try:
         return PatchFile(source, *_read_index(source))
@@ -115,14 +115,14 @@ def open_patch(path: str) -> PatchFile:
 def _read_index(file: File) -> tuple[PatchIndex, int]:
     if file.size < _HEAD.size + _TAIL.size or _HEAD.unpack(file.read(0, _HEAD.size))[0] != MAGIC:
         raise FormatError(
-            f"{escape(file.uri)} is not a patch.", hint="Name a file that ckpt patch make has written.", rule="patch"
+            f"{escape(file.uri)} is not a patch.", hint="Use a file that ckpt patch make has written.", rule="patch"
         )
     version = _HEAD.unpack(file.read(0, _HEAD.size))[1]
     if version != VERSION:
-        raise damaged(file, f"it has version {version}, and this program reads version {VERSION}")
+        raise damaged(file, f"its format version is {version}, but this program reads version {VERSION}")
     offset, size, crc, magic = _TAIL.unpack(file.read(file.size - _TAIL.size, _TAIL.size))
     if magic != MAGIC or offset < _HEAD.size or offset + size != file.size - _TAIL.size:
-        raise damaged(file, "it is cut short")
+        raise damaged(file, "it is truncated")
     library = zstandard()
     if size > MOST_INDEX:
         raise damaged(file, "its index is too large")

@@ -1,4 +1,4 @@
-"""Resizes tensors in parts: finds the part of the source that a part of the output needs, and computes it."""
+"""Resizes tensors part by part: computes a part of the output from the part of the source that it needs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .resample import InterpolationWeights, apply_taps, crossed, dense, from_row
 
 __all__ = ["ADAPTERS", "adaptation_box", "adapted", "centred", "pseudo_inverse", "pseudo_inverse_resize"]
 
-# A kernel in the middle of a larger one, with zeros around it: the convolution gives the same result.
+# A kernel in the middle of a larger kernel, with zeros around it: the result of the convolution is the same.
 #
-# As RepVGG makes a 3x3 kernel of a 1x1 (https://arxiv.org/abs/2101.03697), RepLKNet a large one of a small
-# (https://arxiv.org/abs/2203.06717). The padding of the convolution must grow with the kernel.
+# RepVGG makes a 3x3 kernel from a 1x1 kernel in this way (https://arxiv.org/abs/2101.03697), and RepLKNet a large
+# kernel from a small one (https://arxiv.org/abs/2203.06717). The padding of the convolution must grow with the kernel.
 
 Shape = Sequence[int]
 
@@ -27,7 +27,7 @@ Shape = Sequence[int]
 def centred(
     read: Callable[[Box], Array], dtype: np.dtype[np.generic], box: Box, *, source: Shape, destination: Shape
 ) -> Array:
-    """Return the part ``box`` of a convolution kernel that has the source kernel in its centre, and zeros around it.
+    """Return the part ``box`` of a convolution kernel with the source kernel in its centre, and zeros around that.
 
     ``read`` reads a part of the source; ``source`` and ``destination`` are the two shapes.
     """
@@ -46,9 +46,10 @@ def centred(
 
 # FlexiViT's pseudo-inverse resize of a patch embedding, along one of its two axes.
 #
-# The result for a patch must not change if image and kernel are resized together: with B the resize of a patch, the
-# new kernel is pinv(B^T) times the old one. B is the product of the resizes of rows and columns, and so is its
-# pseudo-inverse. Beyer et al., https://arxiv.org/abs/2212.08013, section 3.4, and timm's ``resample_patch_embed``:
+# The embedding of a patch must not change if the patch and the kernel are resized together. If B is the matrix that
+# resizes a patch, the new kernel is pinv(B^T) times the old kernel. B is the (Kronecker) product of the resizes of rows
+# and columns, and so is its pseudo-inverse: the two axes can be resized one after the other.
+# Beyer et al., https://arxiv.org/abs/2212.08013, section 3.4, and timm's ``resample_patch_embed``:
 # https://github.com/huggingface/pytorch-image-models/blob/main/timm/layers/patch_embed.py
 
 Matrix = list[list[float]]
@@ -67,9 +68,9 @@ def pseudo_inverse_resize(have: int, want: int, method: str, *, antialias: bool)
 
 
 def pseudo_inverse(matrix: Sequence[Sequence[float]]) -> Matrix:
-    """Return the pseudo-inverse of a matrix of full rank, computed in Python's floats, so equal on every machine.
+    """Return the pseudo-inverse of a matrix of full rank, computed with Python floats: it is the same on every machine.
 
-    It does not use ``sum``, which from Python 3.12 on compensates rounding errors.
+    ``sum`` is not used: since Python 3.12 it compensates rounding errors, so that its results depend on the version.
     """
     rows = [list(row) for row in matrix]
     columns = _transposed(rows)
@@ -88,7 +89,7 @@ def _product(first: Matrix, second: Matrix) -> Matrix:
 
 
 def _solved(square: Matrix, right: Matrix) -> Matrix:
-    """Return X with ``square`` X = ``right``, by elimination; the matrix is a Gram matrix, so it needs no pivots."""
+    """Return X with ``square`` X = ``right``, by elimination without pivoting: ``square`` must be a Gram matrix."""
     left, made = [row[:] for row in square], [row[:] for row in right]
     for pivot, row in enumerate(left):
         for other in range(pivot + 1, len(left)):
@@ -105,7 +106,7 @@ def _solved(square: Matrix, right: Matrix) -> Matrix:
 
 
 ADAPTERS = ("positions-1d", "positions-2d", "patch", "channels")
-"""The operations that this module computes."""
+"""The operations of steps that this module computes."""
 
 Maps = Mapping[int, InterpolationWeights]
 
@@ -117,7 +118,7 @@ def adaptation_box(policy: str, box: Box, source: Shape, destination: Shape) -> 
 
 
 def adapted(policy: str, values: Array, part: Box, box: Box, *, source: Shape, destination: Shape) -> Array:
-    """Return the part ``box`` of a resized tensor in double precision; ``values`` are the ``part`` of the source."""
+    """Return the part ``box`` of a resized tensor; ``values`` are the part ``part`` of the source, as float64."""
     for axis, taps in _maps(policy, tuple(source), tuple(destination)).items():
         values = apply_taps(values, axis, taps, rows=box[axis], first=part[axis][0])
     return values
@@ -134,8 +135,8 @@ def _maps(policy: str, have: tuple[int, ...], want: tuple[int, ...]) -> Maps:
 def _positions(policy: Policy, have: Shape, want: Shape) -> dict[int, InterpolationWeights]:
     """Return, by axis, the weights that resample position embeddings.
 
-    They are those of timm's ``resample_abs_pos_embed`` and DeiT's ``main.py``. The positions of prefix tokens (such as
-    the class token) stay as they are.
+    They are the same as in timm's ``resample_abs_pos_embed`` and DeiT's ``main.py``. The positions of prefix tokens
+    (such as the class token) are not changed.
 
     https://github.com/huggingface/pytorch-image-models/blob/main/timm/layers/pos_embed.py and
     https://github.com/facebookresearch/deit/blob/main/main.py (bicubic, without antialiasing).
@@ -164,7 +165,7 @@ def _patch(policy: Policy, have: Shape, want: Shape) -> dict[int, InterpolationW
 
 
 def _channels(policy: Policy, have: Shape, want: Shape) -> dict[int, InterpolationWeights]:
-    """Return the weights that sum all input channels, or repeat and scale them, as timm's ``adapt_input_conv``.
+    """Return the weights that sum all input channels, or repeat and scale them, as in timm's ``adapt_input_conv``.
 
     https://github.com/huggingface/pytorch-image-models/blob/main/timm/models/_manipulate.py
     """

@@ -1,7 +1,7 @@
-"""Linear maps along one axis, their weights for resampling, and linear interpolation.
+"""Applies linear maps along one axis, computes their weights for resampling, and interpolates linearly.
 
-The bicubic kernel is Keys'. Without antialiasing a = -0.75; with antialiasing a = -0.5, and the kernel becomes wider if
-the output is smaller than the input:
+The bicubic kernel is Keys' kernel with a parameter ``a``, as in torch: a = -0.75 without antialiasing. With
+antialiasing, a = -0.5, and the kernel is wider if the output is smaller than the input:
 https://github.com/pytorch/pytorch/blob/main/aten/src/ATen/native/cpu/UpSampleKernel.cpp
 """
 
@@ -36,7 +36,7 @@ __all__ = [
 class InterpolationWeights:
     """For each output row, the ``indices`` of the input rows that it uses, and their ``weights``.
 
-    Both arrays have the shape (output rows, k), where k is the most input rows that an output row uses.
+    Both arrays have the shape (output rows, k); k is the largest number of input rows that an output row uses.
     """
 
     indices: Array
@@ -44,7 +44,7 @@ class InterpolationWeights:
 
 
 def from_rows(rows: Sequence[tuple[Sequence[int], Sequence[float]]]) -> InterpolationWeights:
-    """Return weights from (indices, weights) for each output row; shorter rows are filled with weights of 0."""
+    """Return the weights given by (indices, weights) of each output row; shorter rows are padded with weights of 0."""
     most = max(len(indices) for indices, _ in rows)
     padded = [[*indices, *[indices[0]] * (most - len(indices))] for indices, _ in rows]
     weights = [[*of, *[0.0] * (most - len(of))] for _, of in rows]
@@ -52,13 +52,16 @@ def from_rows(rows: Sequence[tuple[Sequence[int], Sequence[float]]]) -> Interpol
 
 
 def dense(matrix: Sequence[Sequence[float]]) -> InterpolationWeights:
-    """Return a matrix (out, in) as interpolation weights."""
+    """Return the elements of a matrix (output rows, input rows) as interpolation weights."""
     weights = np.array(matrix, np.float64)
     return InterpolationWeights(np.broadcast_to(np.arange(weights.shape[1]), weights.shape), weights)
 
 
 def crossed(rows: InterpolationWeights, columns: InterpolationWeights, width: int) -> InterpolationWeights:
-    """Return the weights of a flattened grid from those of its two axes; the input grid is ``width`` columns wide."""
+    """Return the weights for a flattened grid from the weights for its rows and columns.
+
+    ``width`` is the number of columns of the input grid.
+    """
     indices = rows.indices[:, None, :, None] * width + columns.indices[None, :, None, :]
     weights = rows.weights[:, None, :, None] * columns.weights[None, :, None, :]
     number = len(rows.indices) * len(columns.indices)
@@ -66,7 +69,7 @@ def crossed(rows: InterpolationWeights, columns: InterpolationWeights, width: in
 
 
 def kept_before(taps: InterpolationWeights, prefix: int) -> InterpolationWeights:
-    """Return the weights for an axis with ``prefix`` more rows at its beginning, which are copied unchanged."""
+    """Return the weights for an axis that begins with ``prefix`` additional rows, which are copied unchanged."""
     if not prefix:
         return taps
     most = taps.indices.shape[1]
@@ -87,7 +90,8 @@ def reach_of(taps: InterpolationWeights, begin: int, end: int) -> tuple[int, int
 def apply_taps(values: Array, axis: int, taps: InterpolationWeights, *, rows: tuple[int, int], first: int) -> Array:
     """Return the output ``rows`` (begin, end) along an axis; ``values`` begin with the input row ``first``.
 
-    Input rows are added one after the other, so that an output row does not depend on which other rows are computed.
+    Input rows are added one after the other, so that the bits of an output row do not depend on which other rows are
+    computed with it.
     """
     shape = [1] * values.ndim
     shape[axis] = -1
@@ -114,9 +118,9 @@ def resampled(have: int, want: int, method: str, *, antialias: bool) -> Interpol
 
 
 def _plain(place: int, have: int, scale: float, method: str) -> Row:
-    """Return the indices of the two or four inputs nearest to an output place, and their weights.
+    """Return the indices of the two or four inputs nearest to the output at the index ``place``, and their weights.
 
-    Beyond the ends of the axis, its first or last input is used.
+    Beyond the ends of the axis, the first or the last input is used.
     """
     centre = (place + 0.5) * scale - 0.5
     if method == "bilinear":
@@ -129,7 +133,7 @@ def _plain(place: int, have: int, scale: float, method: str) -> Row:
 
 
 def _widened(place: int, have: int, scale: float, method: str) -> Row:
-    """Return the indices of all inputs under the antialiasing kernel of an output place, and their weights.
+    """Return the indices of all inputs under the antialiasing kernel of the output at ``place``, and their weights.
 
     The kernel is wider if the output is smaller than the input.
     """
@@ -161,14 +165,14 @@ _KERNELS: Mapping[str, tuple[Callable[[float], float], float]] = {
 }
 
 
-# Linear (bilinear) interpolation, a part at a time.
+# Linear (bilinear) interpolation, part by part.
 
 
 def _source_positions(begin: int, end: int, source: int, destination: int) -> Array:
-    """Return the positions along the source of the outputs ``begin`` to ``end``, as with ``align_corners=False``.
+    """Return the source positions of the outputs ``begin`` to ``end``, as torch does with ``align_corners=False``.
 
-    The positions are float64: in float32, which torch uses for float32 values, the weights of the 500th row would be
-    off by 1e-4.
+    The positions are float64: in float32, which torch uses for float32 values, the weights of the 500th row would have
+    an error of 1e-4.
     """
     centres = (np.arange(begin, end, dtype=np.float64) + 0.5) * (source / destination)
     positions: Array = np.maximum(centres - 0.5, 0)
@@ -191,11 +195,11 @@ def interpolation_box(box: Box, source: Sequence[int], destination: Sequence[int
 def interpolate(
     array: Array, part: Box, box: Box, source: Sequence[int], destination: Sequence[int], *, dtype: str
 ) -> Array:
-    """Return the region ``box`` of a tensor that is interpolated linearly from one shape to another, as floats.
+    """Return the part ``box`` of a tensor that is interpolated linearly from the shape ``source`` to ``destination``.
 
-    ``source`` and ``destination`` are the two shapes; ``array`` has only the region ``part`` of the source.
-    Computed in float32, and in float64 for float64 values, as ``torch.nn.functional.interpolate`` does with
-    ``align_corners=False``: the last dimension first.
+    ``array`` is only the part ``part`` of the source, with values of ``dtype``. The result is computed in float32, or
+    in float64 for float64 values, as ``torch.nn.functional.interpolate`` does with ``align_corners=False``: the last
+    dimension first.
     """
     values, _ = cast(array, dtype, "float64" if dtype == "float64" else "float32")
     for axis in reversed(range(len(source))):

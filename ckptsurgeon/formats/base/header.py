@@ -30,11 +30,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class FilePrint:
-    """A fingerprint: size in bytes, SHA-256 of the header, and for local files the mtime in nanoseconds.
+    """The fingerprint of a file: size in bytes, SHA-256 of the header, and for local files the mtime in nanoseconds.
 
-    ``name`` is the path within the checkpoint, empty if the file is the whole checkpoint. ``validator`` is the commit
-    or strong ETag of a remote file, '' if there is none. For other files than checkpoints, the SHA-256 is that of all
-    bytes.
+    ``name`` is the path within the checkpoint, '' if the file is the whole checkpoint. ``validator`` is the commit or
+    strong ETag of a remote file, '' if there is none. If the file is not a checkpoint, ``sha256`` is the SHA-256 of all
+    its bytes.
     """
 
     name: str
@@ -51,9 +51,9 @@ class FilePrint:
 
 @dataclass(frozen=True, slots=True)
 class StoredEntry:
-    """An entry of a file's metadata as it is stored: the number of its type in the format, and where its bytes are.
+    """A metadata entry as stored: ``kind`` is the format's number of its type; ``offset`` and ``nbytes`` locate it.
 
-    ``said`` is what it has, in words, if that is not short; ``items`` is the length of an array.
+    ``said`` describes a string or array, whose value may be long ("3 strings"); ``items`` is the length of an array.
     """
 
     kind: int
@@ -67,11 +67,11 @@ class StoredEntry:
 class Header(Brief):
     """The contents of a checkpoint as described by the headers of its files.
 
-    ``tree`` has nested mappings and lists of TensorInfo, plain values, names of classes, and stand-ins for objects.
-    ``handles`` maps each ``Storage.file`` to the open file. ``recipe`` is the text of the recipe that ckptsurgeon
-    stored, if any: it says how the file was made. It ends with a seal, the digest of all bytes outside the tensors;
-    ``frame()`` computes this digest from the bytes as they are now. ``stored`` are the entries of the metadata as
-    they are stored, if they have types: ``metadata`` has the texts of the short ones.
+    ``tree`` is the content: nested mappings and lists with TensorInfo, plain values, names of classes, and stand-ins
+    for objects. ``handles`` maps each ``Storage.file`` to the open file. ``recipe`` is the text of the recipe that
+    ckptsurgeon stored, or None: it says how the file was made. The recipe ends with a seal, the digest of all bytes
+    outside the tensors; ``frame()`` computes this digest from the present bytes. ``metadata`` has the metadata as
+    strings; if the format stores types with them, ``stored`` has all entries, and ``metadata`` only the short ones.
     """
 
     format: str
@@ -87,7 +87,7 @@ class Header(Brief):
 
 @contextmanager
 def naming(file: File) -> Iterator[None]:
-    """Add the name of the file to a FormatError raised in the ``with`` block, unless its message has the name."""
+    """Add the file's name to the message of a FormatError from the ``with`` block, unless the message contains it."""
     try:
         yield
     except FormatError as error:
@@ -100,11 +100,11 @@ def naming(file: File) -> Iterator[None]:
 
 
 class Format(Protocol):
-    """The interface of a format; each module in the folder ``formats`` that reads one has an instance, ``FORMAT``."""
+    """The interface of a format; each module in the folder ``formats`` that reads a format defines it as ``FORMAT``."""
 
     name: str
     magic: tuple[bytes, ...]
-    """What its files begin with, each text that they can; () if they have no such beginning, or it reads folders."""
+    """The possible magic bytes at the beginning of files; () if the format has none, or reads folders."""
 
     def sniff(self, source: Source, head: bytes) -> bool:
         """Return whether ``source`` has this format, judged by its content, never by its name.
@@ -123,7 +123,7 @@ class Format(Protocol):
 
 
 class OutTensor(NamedTuple):
-    """A tensor to write; ``alias_of`` names an earlier tensor with the same values."""
+    """A tensor to write; ``alias_of`` is the key of an earlier tensor that it is tied to, or ''."""
 
     key: str
     dtype: str
@@ -136,8 +136,9 @@ class OutTensor(NamedTuple):
 class ExtraEntries:
     """The entries of a file other than its tensors, as plain data.
 
-    The state dict may be nested in dicts: ``path`` has their names, outermost first. ``levels`` has, for each of these
-    dicts in the same order, its other entries, and last the entries of the state dict that are not tensors.
+    If the state dict is nested in dicts, ``path`` has the keys that lead to it, outermost first. ``levels`` has the
+    other entries of each of these dicts, in the same order, and last the entries of the state dict that are not
+    tensors.
     """
 
     path: tuple[str, ...] = ()
@@ -145,9 +146,9 @@ class ExtraEntries:
 
 
 class OutputLayout(Protocol):
-    """The offsets of everything in one output file, known before a byte is written.
+    """The interface of the layout of one output file: all offsets are known before a byte is written.
 
-    ``slots`` maps a key to (offset, nbytes); ``size`` is the size of the whole file in bytes.
+    ``slots`` maps the key of a tensor to (offset, nbytes); ``size`` is the size of the whole file in bytes.
     """
 
     size: int
@@ -156,27 +157,27 @@ class OutputLayout(Protocol):
     def frame(self, checksums: Mapping[str, int], recipe: Sequence[str]) -> Iterable[tuple[int, bytes]]:
         """Return the bytes outside the tensors, as (offset, bytes) in order.
 
-        ``checksums`` has the CRC-32 of each tensor by key; ``recipe`` is the text of the recipe in pieces, which must
-        be as long as the text that the layout was made for.
+        ``checksums`` has the CRC-32 of each tensor by key. ``recipe`` is the text of the recipe in pieces; it must be
+        as long as the recipe that the layout was made for.
         """
         ...
 
 
 ReadWritten = Callable[[str, int, int], bytes]
-"""Returns bytes of a file that was written: its name in the folder, an offset, and how many."""
+"""A function of (file name in the folder, offset, number of bytes) that returns these bytes of a written file."""
 IndexFile = Callable[[ReadWritten], bytes]
-"""Returns the bytes of an index, once the files that it describes are written."""
+"""A function that returns the bytes of an index; it is called after the files in the index were written."""
 
 
 class Sharding(Protocol):
-    """How a format writes a checkpoint as several files in a folder: their names and the index."""
+    """The interface for a checkpoint of several files in a folder: the names of the files, and the index."""
 
     def names(self, number: int) -> list[str]:
         """Return the file names of a checkpoint whose tensors are in ``number`` files."""
         ...
 
     def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> Mapping[str, IndexFile]:
-        """Return the files besides those with tensors, such as an index: name → function that returns the bytes.
+        """Return {file name: function that returns the bytes} of the files without tensors, such as an index.
 
         ``files`` has the tensors and the layout of each file, by its name. Raises OutputError if the format cannot
         store these keys.
@@ -184,7 +185,7 @@ class Sharding(Protocol):
         ...
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
-        """Return which of the files ``present`` in a folder belong to a checkpoint of this format.
+        """Return those of the files ``present`` in a folder that belong to a checkpoint of this format.
 
         ``read`` is a function that returns the bytes of a file.
         """
@@ -194,10 +195,10 @@ class Sharding(Protocol):
 class Writer(Protocol):
     """The interface for writing a format; a Format that can be written has a Writer as its attribute ``writer``.
 
-    ``name`` is the name of the format in ``--to``. ``sharding`` is used if the output is a folder. ``suffixes`` are
-    those of single files; if there are none, only folders can be written. ``shares`` is True if tied tensors are stored
-    once. ``most`` is the largest number of tensors that can be read back. ``dtypes`` are those that can be written.
-    ``carries`` is True if a file can have other entries than tensors.
+    ``name`` is the name of the format in ``--to``. ``sharding`` is used if the output is a folder. ``suffixes`` are the
+    suffixes of single files; if there are none, only folders can be written. ``shares`` is True if the bytes of tied
+    tensors are stored once. ``most`` is the largest number of tensors that ckptsurgeon can read back. ``dtypes`` are
+    the dtypes that can be written. ``carries`` is True if a file can have entries other than tensors.
     """
 
     name: str
@@ -217,6 +218,6 @@ class Writer(Protocol):
     ) -> OutputLayout:
         """Return the layout of a file; ``recipe`` is the text of the recipe to store in it, in pieces.
 
-        ``beside`` has the entries other than tensors; only a writer with ``carries`` takes them.
+        ``beside`` has the entries other than tensors; only a writer whose ``carries`` is True uses them.
         """
         ...

@@ -1,7 +1,7 @@
 """Computes the seal of an output: one digest over every byte of a file that is not part of a tensor.
 
-The seal is stored in the recipe, which is part of the file. So the digest is computed with zeros in place of the seal's
-digits (and, in a zip, with the checksum that the recipe's record has with these zeros).
+The seal is stored in the recipe, which is itself in the file. So the digest is computed as if the seal were all zeros
+(and, in a zip archive, as if the checksum of the recipe's record were the checksum with these zeros).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["UNSEALED", "digest_outside", "seal", "seal_of"]
 
 UNSEALED = "0" * 64
 _SEAL = re.compile(r'"seal":\s*"([0-9a-f]{64})"\s*\}\s*\Z')
-"""Matches the last entry of a recipe; an earlier entry named ``seal`` is part of a user's metadata."""
+"""Matches the last entry of a recipe; an earlier entry called ``seal`` is part of a user's metadata."""
 
 _CHUNK = 1 << 20
 
@@ -31,17 +31,16 @@ def seal_of(recipe: str) -> str:
 def seal(recipe: Sequence[str], digest: str) -> list[str]:
     """Return a recipe with ``digest`` in place of the zeros of its seal.
 
-    The recipe is a text in pieces; its last piece has the seal.
+    ``recipe`` is the text in pieces; the last piece contains the seal.
     """
     *pieces, last = recipe
     return [*pieces, _SEAL.sub(lambda found: found.group(0).replace(UNSEALED, digest), last, count=1)]
 
 
 def digest_outside(file: File, payload: Iterable[tuple[int, int]], patches: Sequence[tuple[int, bytes]] = ()) -> str:
-    """Return the SHA-256 of a file's bytes outside ``payload``, the ascending (begin, end) of the tensors.
+    """Return the SHA-256 of a file's bytes outside ``payload``: (begin, end) of each tensor, in ascending order.
 
-    ``patches`` are (offset, bytes) to use in place of the present bytes: those that the file had before its seal was
-    set.
+    ``patches`` has (offset, bytes) that replace bytes of the file for the digest: the file before its seal was set.
     """
     digest, at = hashlib.sha256(), 0
     parts = [*payload, (file.size, file.size)]

@@ -1,4 +1,4 @@
-"""Splits a checkpoint over several files: names of shards, index, recipe and digest of the whole."""
+"""Splits a checkpoint into several files: names of shards, index, and the recipe and digest of the folder."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ __all__ = [
     "split_shards",
 ]
 
-# Names of shards: ``model-00001-of-00002.safetensors``, with numbers of any width, and their index.
+# Names of shards and of their index.
 #
-# transformers writes five digits. DeepSeek-V3 has ``model-00001-of-000163.safetensors``, Llama
-# ``consolidated.00.pth``.
+# transformers writes five digits: ``model-00001-of-00002.safetensors``. The numbers may have any width: DeepSeek-V3 has
+# ``model-00001-of-000163.safetensors``. Llama has ``consolidated.00.pth``.
 
 INDEX = ".index.json"
 _INDEX_NAME = re.compile(r"(.+)\.index(?:\.([\w-]+))?\.json", re.IGNORECASE | re.DOTALL)
-"""Matches the names of indexes, also those of a variant, as fp16."""
+"""Matches the names of indexes, also of a variant such as fp16."""
 _NUMBERED = re.compile(r"(.*)[-_.]\d+[-_]of[-_](?!0*1(?!\d))\d+((?:\.[^.]*)*)", re.IGNORECASE | re.DOTALL)
-"""Matches the names of shards; a file numbered 1 of 1 is not a shard but the whole checkpoint."""
+"""Matches the names of shards; file 1 of 1 is not a shard, but the whole checkpoint."""
 _COUNTED = re.compile(r"(.*[-_.])(\d{1,7})([-_]of[-_])(\d{1,7})((?:\.[^.]*)*)", re.IGNORECASE | re.DOTALL)
 _RANK = re.compile(r"(consolidated)\.\d+(\.[a-z]+)", re.IGNORECASE)
-"""Matches Llama's files: if there are several, each has the part of one rank; a single one is the whole model."""
+"""Matches Llama's files: if there are several, each has the part of one rank; a single file is the whole model."""
 
 
 def shard_name(named: str) -> str:
-    """Return the path of a shard in an index without parts that mean nothing: ``model.bin`` for ``./model.bin``."""
+    """Return the path of a shard in an index, without redundant parts: ``model.bin`` for ``./model.bin``."""
     return "/".join(part for number, part in enumerate(named.split("/")) if part != "." and (part or not number))
 
 
@@ -62,7 +62,7 @@ def numbered(stem: str, suffix: str, *, any_case: bool = False) -> re.Pattern[st
 
 
 def missing_shards(shards: Collection[str], most: int) -> tuple[list[str], int]:
-    """Return the names of at most ``most`` missing shards, and the number of all that are missing.
+    """Return the names of at most ``most`` missing shards, and how many shards are missing in all.
 
     The name ``model-00001-of-00002`` implies that there is also ``model-00002-of-00002``.
     """
@@ -75,7 +75,7 @@ def missing_shards(shards: Collection[str], most: int) -> tuple[list[str], int]:
     many = 0
     for (head, of, suffix), numbers in have.items():
         total = int(re.split(r"\D+", of)[-1])
-        wanted = range(1, total + (0 not in numbers))  # numbers from 0 end before it
+        wanted = range(1, total + (0 not in numbers))  # if the numbers begin with 0, they end before the total
         many += len(wanted) - sum(number in wanted for number in numbers)
         missing = (number for number in wanted if number not in numbers)
         names += [f"{head}{number:0{width}d}{of}{suffix}" for number in islice(missing, most - len(names))]
@@ -83,23 +83,23 @@ def missing_shards(shards: Collection[str], most: int) -> tuple[list[str], int]:
 
 
 def shards_of(name: str) -> int:
-    """Return the number of shards in a file name: 2 for ``model-00001-of-00002.bin``; 0 if it has none, or 1."""
+    """Return the number of shards in a file name: 2 for ``model-00001-of-00002.bin``; 0 if it has none, or only 1."""
     found = _COUNTED.fullmatch(name)
     return int(found[4]) if found and int(found[4]) > 1 else 0
 
 
 def shards_among(names: Sequence[str]) -> set[str]:
-    """Return the names that are those of shards, such as ``model-00001-of-00002.safetensors``."""
+    """Return those of ``names`` that are names of shards, such as ``model-00001-of-00002.safetensors``."""
     ranks = {name: found.groups() for name in names if (found := _RANK.fullmatch(name))}
     several = Counter(ranks.values())
     return {name for name in names if _NUMBERED.fullmatch(name) or (name in ranks and several[ranks[name]] > 1)}
 
 
 def indexed_name(name: str) -> str:
-    """Return the name that the weights would have in one file, if ``name`` is that of an index; else ''.
+    """Return the name that the weights of an index would have as a single file; '' if ``name`` is not an index.
 
-    That is ``model.safetensors`` for ``model.safetensors.index.json``, and ``model.fp16.safetensors`` for
-    ``model.safetensors.index.fp16.json``, as transformers names the index of a variant.
+    For ``model.safetensors.index.json`` this is ``model.safetensors``. For ``model.safetensors.index.fp16.json``, which
+    is how transformers calls the index of a variant, it is ``model.fp16.safetensors``.
     """
     found = _INDEX_NAME.fullmatch(name)
     if found is None:
@@ -109,7 +109,7 @@ def indexed_name(name: str) -> str:
 
 
 def has_index(shard: str, indexed: Collection[str]) -> bool:
-    """Return whether the index of a shard is there; ``indexed`` has the ``indexed_name`` of each, in lower case."""
+    """Return whether a shard has an index; ``indexed`` has the ``indexed_name`` of all indexes, in lower case."""
     found = _NUMBERED.fullmatch(shard) or _RANK.fullmatch(shard)
     return found is not None and f"{found[1]}{found[2]}".lower() in indexed
 
@@ -119,17 +119,17 @@ RECIPE_FILE = "ckptsurgeon.json"
 
 DESCRIBED = 64 << 20
 DESCRIPTION = 128
-"""The most bytes of the header of one shard, and the bytes that a tensor takes in it besides its key.
+"""The most header bytes that a shard gets, and the header bytes that a tensor takes besides its key.
 
-Readers of safetensors accept a header of at most 100 MB: some 400,000 tensors.
+Readers of safetensors accept a header of at most 100 MB: about 400,000 tensors.
 """
 
 
 def split_shards(tensors: Sequence[OutTensor], limit: int, *, shares: bool = False) -> list[list[OutTensor]]:
-    """Return the tensors of each shard, filled in order up to ``limit`` bytes; a larger tensor is alone in its shard.
+    """Return the tensors of each shard; shards are filled in order, up to ``limit`` bytes of tensors each.
 
-    A tensor and its aliases are always in one shard. With ``shares`` the aliases take no bytes of their own. The
-    size of a shard's header is limited, too.
+    A tensor above the limit gets its own shard. A tensor and its aliases are always in the same shard; if ``shares`` is
+    true, the aliases take no bytes. The size of a shard's header is limited, too.
     """
     sizes: dict[str, int] = {}
     said: dict[str, int] = {}
@@ -152,14 +152,14 @@ def split_shards(tensors: Sequence[OutTensor], limit: int, *, shares: bool = Fal
 
 
 class IndexedShards:
-    """Shards as transformers names them: numbered files and a JSON index; a single file has no index."""
+    """Shards in the convention of transformers: numbered files and a JSON index; a single file has no index."""
 
     def __init__(self, stem: str, suffix: str) -> None:
         self._stem = stem
         self._suffix = suffix
 
     def names(self, number: int) -> list[str]:
-        """Return the names of ``number`` shards; a single file has the name without a number."""
+        """Return the names of ``number`` shards; the name of a single file has no number."""
         if number == 1:
             return [self._stem + self._suffix]
         return [f"{self._stem}-{i:05d}-of-{number:05d}{self._suffix}" for i in range(1, number + 1)]
@@ -179,10 +179,11 @@ class IndexedShards:
         return f"{self._stem}{self._suffix}{INDEX}"
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
-        """Return the files ``present`` in a folder that belong to such a checkpoint, by their names and by its index.
+        """Return those of the files ``present`` in a folder that belong to a checkpoint in this convention.
 
-        ``read`` is a function that returns the bytes of a file. The returned files may be deleted. So a file that the
-        index lists must also have the suffix of a shard: the index could list code or a configuration.
+        These are files with names of shards, and files that the index lists. ``read`` is a function that returns the
+        bytes of a file. Since the caller may delete the returned files, a listed file must also have the suffix of a
+        shard: an index could list code or a configuration.
         """
         names = {self._stem + self._suffix, self._index_name}
         with suppress(OSError, ValueError, LookupError, AttributeError, TypeError):
@@ -198,7 +199,7 @@ class IndexedShards:
 
 
 def folder_frame(folder: Folder, digests: Mapping[str, str]) -> str:
-    """Return one digest of a folder: of ``digests``, which has the digest of each file, and of the recipe.
+    """Return one digest for a folder, from the recipe and ``digests``, the digest of each other file.
 
     The digest of the recipe is computed with zeros in place of its seal.
     """
@@ -208,7 +209,7 @@ def folder_frame(folder: Folder, digests: Mapping[str, str]) -> str:
 
 
 def folder_recipe(folder: Folder) -> str | None:
-    """Return the text of the recipe in a folder, None if there is none."""
+    """Return the text of the recipe in a folder; None if there is none."""
     if RECIPE_FILE not in folder.names():
         return None
     return _recipe(folder)

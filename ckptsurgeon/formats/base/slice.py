@@ -1,4 +1,4 @@
-"""Reads a part of a file as if it were a file, and joins the pieces of a tensor that was saved in a grid of pieces."""
+"""Reads a part of a file as if it were a file, and joins the pieces of a tensor that was saved as a grid of pieces."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .untrusted import check_elements
 __all__ = ["FileSlice", "TensorPiece", "assembled"]
 
 _KEPT = 64 << 10
-"""A part of at most this many bytes is read at once and kept, since readers ask for many small ranges."""
+"""A part of at most this many bytes is read once and kept in memory, since readers ask for many small ranges."""
 
 
-class FileSlice:
+class FileSlice(File):
     """A part of a file: ``size`` bytes from ``start``; raises FormatError if the file is shorter."""
 
     mtime_ns: int | None = None
     validator = ""
     remote = False
-    """False even if the file is remote: parts are small or read in two steps, so nothing is fetched ahead."""
+    """False even if the file is remote: a part is small or is read in two steps, so prefetching does not help."""
 
     def __init__(self, file: File, start: int, size: int) -> None:
         if start < 0 or size < 0 or start + size > file.size:
@@ -42,27 +42,27 @@ class FileSlice:
         self._kept = file.read(start, size) if size <= _KEPT else None
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        """Return exactly ``nbytes`` bytes from ``offset``; raises FormatError beyond the end."""
+        """Return exactly ``nbytes`` bytes from ``offset`` on; raises FormatError if the part is too short."""
         self._check(offset, nbytes)
         if self._kept is not None:
             return self._kept[offset : offset + nbytes]
         return self._file.read(self._start + offset, nbytes)
 
     def readinto(self, offset: int, view: memoryview) -> None:
-        """Copy bytes from ``offset`` on until ``view`` is full; raises FormatError beyond the end."""
+        """Copy bytes from ``offset`` on until ``view`` is full; raises FormatError if the part is too short."""
         self._check(offset, len(view))
         self._file.readinto(self._start + offset, view)
 
     def _check(self, offset: int, nbytes: int) -> None:
         if offset < 0 or nbytes < 0 or offset + nbytes > self.size:
-            raise FormatError(f"a part of {escape(self.uri)} is cut short.", rule="slice")
+            raise FormatError(f"a part of {escape(self.uri)} is truncated.", rule="slice")
 
     def need(self, ranges: Iterable[tuple[int, int]], advance: Advance | None = None) -> None:
-        """Announce (begin, end) ranges of this part that will be read, so that a remote file fetches them together."""
+        """Announce (begin, end) ranges of this part that will be read: a remote file then fetches them together."""
         self._file.need([(self._start + begin, self._start + end) for begin, end in ranges], advance)
 
     def keep(self, wanted: bool) -> None:
-        """Set whether the bytes fetched of the whole file, not only of this part, are kept for the next run."""
+        """Set whether fetched bytes of the whole file, not only of this part, are kept for the next run."""
         self._file.keep(wanted)
 
     @property
@@ -71,9 +71,9 @@ class FileSlice:
         return self._file.closed
 
     def descriptor(self) -> AbstractContextManager[None]:
-        """Return a context that gives None in place of a file descriptor.
+        """Return a context whose value is None and not a file descriptor.
 
-        A copy by the kernel would begin at the start of the whole file, and not of this part.
+        With a descriptor, the kernel would copy from the start of the whole file, not from the start of this part.
         """
         return nullcontext()
 
@@ -85,19 +85,19 @@ class FileSlice:
         """Do nothing: the owner of the file closes it."""
 
 
-# Puts a tensor together from pieces of a grid, as sharded training saves it.
+# Joins a tensor that sharded training saved as a grid of pieces.
 
 
 @dataclass(frozen=True)
 class TensorPiece:
-    """A part of a tensor; ``offsets`` is the index at which it begins, for each dimension."""
+    """A part of a tensor; ``offsets`` has, for each dimension, the index at which the part begins."""
 
     offsets: tuple[int, ...]
     info: TensorInfo
 
 
 def assembled(key: str, dtype: str, shape: tuple[int, ...], pieces: Sequence[TensorPiece]) -> TensorInfo:
-    """Return the TensorInfo of a tensor that is made of pieces; raises FormatError if they leave a hole or overlap."""
+    """Return the TensorInfo of a tensor joined from pieces; raises FormatError if the pieces leave a gap or overlap."""
     check_elements(shape)
     filled = [piece for piece in pieces if piece.info.numel] if 0 not in shape else []
     if any(len(piece.offsets) != len(shape) or len(piece.info.shape) != len(shape) for piece in pieces):

@@ -1,4 +1,4 @@
-"""Lays out an output whose tensors are shared out among the files of several ranks."""
+"""Lays out an output whose tensors are split across the files of several ranks."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["RankShares", "RankWriter", "SpreadLayout", "chunks", "part_of"]
 
 @dataclass(frozen=True)
 class RankShares:
-    """How tensors are shared out: the number of ``ranks``, and the axis along which each tensor is cut, by its key.
+    """How tensors are split: the number of ``ranks``, and ``axes``, the axis along which each tensor is split, by key.
 
-    Tensors without an axis are whole on every rank. ``mesh`` has the kind of device of the ranks, and the name of the
-    dimension of their mesh.
+    A tensor that is not in ``axes`` is whole on every rank. ``mesh`` has the device type of the ranks and the name of
+    the dimension of their mesh.
     """
 
     ranks: int
@@ -29,29 +29,29 @@ class RankShares:
 
 
 class RankWriter(Writer, Protocol):
-    """A writer of a folder with a file for each rank."""
+    """The interface of a writer that writes a folder with one file per rank."""
 
     def axis_of(self, tensor: OutTensor) -> int | None:
-        """Return the axis along which a tensor is cut if the user names none; None if it is whole on every rank."""
+        """Return the default axis along which a tensor is split; None if it is whole on every rank."""
         ...
 
     def spread(self, tensors: Sequence[OutTensor], metadata: Mapping[str, str], shares: RankShares) -> SpreadLayout:
-        """Return the layout of all files; raises OutputError if a tensor cannot be shared out."""
+        """Return the layout of all files; raises OutputError if a tensor cannot be split across the ranks."""
         ...
 
     def index_of(self, shares: RankShares) -> Mapping[str, IndexFile]:
-        """Return the files that have no tensors: name → function that returns the bytes."""
+        """Return {file name: function that returns the bytes} of the files without tensors, such as an index."""
         ...
 
 
 def chunks(size: int, ranks: int) -> list[int]:
-    """Return the sizes of the parts that ``torch.chunk`` makes, with empty ones for the last ranks."""
+    """Return the size of each rank's part as ``torch.chunk`` splits ``size``; 0 for ranks that get nothing."""
     chunk = -(-size // ranks)
     return [max(0, min(chunk, size - rank * chunk)) for rank in range(ranks)]
 
 
 def part_of(tensor: OutTensor, shares: RankShares, rank: int) -> OutTensor:
-    """Return what one rank has of a tensor."""
+    """Return the part of a tensor that one rank has, as a tensor to write."""
     axis = shares.axes.get(tensor.key)
     if axis is None:
         return tensor._replace(alias_of="")
@@ -61,9 +61,10 @@ def part_of(tensor: OutTensor, shares: RankShares, rank: int) -> OutTensor:
 
 @dataclass(frozen=True)
 class _Cut:
-    """How the bytes of one tensor are shared out: each row of ``row`` bytes has a run of bytes for each rank.
+    """How the bytes of one tensor are split: each row of ``row`` bytes consists of one run of bytes per rank.
 
-    ``begins`` and ``sizes`` are those of the runs, in bytes; no ``sizes`` if every rank has all bytes.
+    ``begins`` and ``sizes`` are the offsets of the runs in a row and their sizes, in bytes; both are empty if every
+    rank has the whole tensor.
     """
 
     key: str
@@ -74,10 +75,11 @@ class _Cut:
 
 @dataclass
 class SpreadLayout:
-    """The layout of the files of all ranks as if they were one: ``slots`` has the whole tensors, one after another.
+    """The layout of the files of all ranks, with the interface of the layout of a single file.
 
-    ``files`` has the layout of each file, with the parts of tensors. ``constants`` are slots of a file that hold no
-    tensor of the output, with their bytes.
+    ``slots`` has the whole tensors one after another, as if they were in one file. ``files`` has the real layout of
+    each rank's file, with parts of tensors. ``constants`` has, by file, slots that are not tensors of the output, with
+    their bytes.
     """
 
     files: Mapping[str, OutputLayout]
@@ -104,11 +106,11 @@ class SpreadLayout:
         return _Cut(tensor.key, sum(sizes), tuple(accumulate(sizes, initial=0))[:-1], tuple(sizes))
 
     def frame(self, checksums: Mapping[str, int], recipe: Sequence[str]) -> Iterator[tuple[int, bytes]]:
-        """Yield nothing: the bytes outside the tensors are those of each file."""
+        """Yield nothing: the layout of each file in ``files`` has the bytes outside the tensors."""
         return iter(())
 
     def targets(self, offset: int, data: memoryview) -> Iterator[tuple[str, int, bytes | memoryview]]:
-        """Yield where bytes of the tensors belong: (name of a file, offset in this file, bytes)."""
+        """Yield (file name, offset in it, bytes) to write for ``data``; ``offset`` is its offset in ``slots``."""
         number = bisect_right(self._begins, offset) - 1
         while data:
             tensor, cut, at = self.tensors[number], self._cuts[number], offset - self._begins[number]
@@ -117,9 +119,9 @@ class SpreadLayout:
             offset, data, number = offset + len(part), data[len(part) :], number + 1
 
     def _parts(self, cut: _Cut, at: int, data: memoryview) -> Iterator[tuple[str, int, bytes | memoryview]]:
-        """Yield where the bytes of one tensor belong that begin at its byte ``at``.
+        """Yield (file name, offset, bytes) to write for ``data``, bytes of one tensor that begin at its byte ``at``.
 
-        What one rank gets of them is one run of bytes in its file.
+        Each rank gets a single run of bytes in its file.
         """
         names = self._names
         if not cut.sizes:

@@ -15,7 +15,7 @@ from . import limits
 
 __all__ = ["CopyBudget", "check_elements", "check_sizes", "growth", "most_segments", "parse_json", "unique_keys"]
 
-# Checks of several readers: sizes, and the amount of copying.
+# Checks that several readers share: sizes, and the amount of copying.
 
 
 def growth(stored: int) -> float:
@@ -24,12 +24,12 @@ def growth(stored: int) -> float:
 
 
 def most_segments(keys: int) -> int:
-    """Return how many segments (parts between dots) a given number of keys may have in all."""
+    """Return how many segments (parts between dots) ``keys`` keys may have in all."""
     return max(limits.SEGMENTS, limits.SEGMENTS_EACH * keys)
 
 
 class CopyBudget:
-    """Counts how many elements ckptsurgeon's own functions may still copy to rebuild the values of one pickle."""
+    """Counts how many elements ckptsurgeon's functions may still copy to rebuild the values of one pickle."""
 
     __slots__ = ("left",)
 
@@ -37,14 +37,14 @@ class CopyBudget:
         self.left = limits.PICKLE_COPIES
 
     def spend(self, elements: int) -> None:
-        """Subtract a number of elements from the budget; raises UnsafeError if it has too few left."""
+        """Subtract a number of elements from the budget; raises UnsafeError if the budget becomes negative."""
         self.left -= elements
         if self.left < 0:
             raise UnsafeError("the pickle copies the same values over and over.", rule="pickle copies")
 
 
 def check_sizes(values: Any, what: str) -> None:
-    """Raise FormatError if ``values`` is not a valid tuple of sizes; ``what`` is its name in the message ("stride")."""
+    """Raise FormatError if ``values`` is not a tuple of valid sizes; ``what`` is its name in the message ("stride")."""
     if type(values) is not tuple or len(values) > limits.DIMENSIONS:
         raise FormatError(
             f"a tensor's {what} is not a tuple of at most {limits.DIMENSIONS} numbers.", rule=f"tensor {what}"
@@ -58,7 +58,7 @@ def check_sizes(values: Any, what: str) -> None:
 
 
 def check_elements(shape: tuple[int, ...]) -> None:
-    """Raise FormatError if a shape has more elements than an int64 can count; sizes of 0 are left out."""
+    """Raise FormatError if the product of the sizes in a shape, except zeros, does not fit in an int64."""
     if prod(size for size in shape if size) > limits.ELEMENTS:
         raise FormatError(f"a tensor of shape {shape} has too many elements.", rule="tensor size")
 
@@ -71,17 +71,15 @@ _MINUS_ZERO = re.compile(rb"[\s,:\[]-0[\s,\]}]")
 def parse_json(
     raw: bytes, pairs: Callable[[Sequence[tuple[str, Any]]], dict[str, Any]] = dict, *, strict: bool = False
 ) -> Any:
-    """Return the value of a JSON text in UTF-8; ``pairs`` makes a dict of the (name, value) pairs of an object.
+    """Return the value of a JSON text in UTF-8; ``pairs`` makes a dict from the (name, value) pairs of an object.
 
-    With ``strict``, only RFC 8259 is accepted, as by the reader of safetensors: no NaN and no infinity, and -0 is a
-    float.
-
-    Raises ValueError with the reason. The number of values is limited before any is made, since three bytes of text can
-    take sixty bytes of memory.
+    If ``strict`` is true, only RFC 8259 is accepted, as in the reader of safetensors: no NaN and no infinity, and -0 is
+    a float. Raises ValueError with the reason if the text is not valid or has too many values. The values are counted
+    before they are made, since three bytes of text can become sixty bytes of memory.
     """
     opened = raw.count(b"[") + raw.count(b"{")
     if opened > limits.JSON_OPENED or raw.count(b",") > limits.JSON_COMMAS:
-        raise ValueError(f"it has {opened} arrays and objects or values, too many to read")
+        raise ValueError(f"it has {opened} arrays and objects, or too many values to read")
     try:
         return json.loads(raw.decode("utf-8"), object_pairs_hook=pairs, **(_strict_parsers(raw) if strict else {}))
     except UnicodeDecodeError:
@@ -91,9 +89,9 @@ def parse_json(
 
 
 def _strict_parsers(raw: bytes) -> dict[str, Any]:
-    """Return the arguments of ``json.loads`` that set functions to parse numbers strictly.
+    """Return the arguments of ``json.loads`` that make it parse numbers strictly.
 
-    Integers get a function only if the text may contain -0, since it is slow.
+    ``parse_int`` is slow, so it is set only if the text may contain -0.
     """
     odd = {"parse_int": _integer} if b"-0" in raw and _MINUS_ZERO.search(raw) else {}
     return {"parse_constant": _refuse, "parse_float": _finite, **odd}

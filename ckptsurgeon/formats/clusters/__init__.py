@@ -1,1 +1,1 @@
-"""Joins what the ranks of a training run have saved, each in files of its own."""
+"""Joins the files of a distributed training run, in which each rank saved its own part of the model."""

@@ -1,4 +1,4 @@
-"""Joins the state dicts of all ranks: the parts of a distributed tensor are put together, others are taken once."""
+"""Joins the state dicts of all ranks: distributed tensors from their parts, other tensors from the first rank."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = ["RankJoiner", "equal_bytes"]
 
 
 COMPARED = 256 << 10
-"""Bytes at the beginning and the end of a tensor that are read to compare it, if there are no checksums."""
+"""How many bytes at the beginning, and at the end, of a tensor are compared if there are no checksums."""
 
 
 def equal_bytes(one: TensorInfo, other: TensorInfo, handles: Mapping[str, File] | None = None) -> bool | None:
-    """Return whether two tensors have equal bytes, judged by the checksums of their storages; None if these do not say.
+    """Return whether two tensors have equal bytes; None if that cannot be told.
 
-    Every record of an archive has a CRC-32 in its directory. Others are read if the open files are given, by the names
-    in their storages: whole if they are small, else their beginning and their end.
+    The CRC-32 checksums in the directory of an archive are compared. If there are none, the bytes are read from
+    ``handles``, the open files by ``Storage.file``: of large tensors only the first and last ``COMPARED`` bytes.
     """
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
@@ -59,10 +59,10 @@ def equal_bytes(one: TensorInfo, other: TensorInfo, handles: Mapping[str, File] 
 
 @dataclass
 class RankJoiner:
-    """Joins the state dicts of the ranks; ``files`` are those of the ranks, in their order.
+    """Joins the state dicts of the ranks; ``files`` has one file per rank, in the order of the ranks.
 
-    ``differing`` are the keys of the tensors that should be equal on several ranks, and are not; ``unknown`` are those
-    that could not be compared.
+    ``tree`` sets the other attributes. ``differing`` has the keys of tensors that should be equal on several ranks but
+    are not; ``unknown`` has the keys of tensors that could not be compared. ``joined`` counts the distributed tensors.
     """
 
     files: Sequence[StateFile]
@@ -85,13 +85,15 @@ class RankJoiner:
         for keys, what in ((self.differing, "differ"), (self.unknown, "could not be compared")):
             if keys:
                 of = f"{count(len(keys), 'tensor')} that should be equal on all ranks {what}"
-                found.append(f"{of}, and that of the first rank is taken: {listing(keys, where='')}")
+                found.append(f"{of}; the tensor of the first rank is used: {listing(keys, where='')}")
         return tuple(found)
 
     def _level(self, trees: Mapping[int, Mapping[Any, Any]], path: str, depth: int) -> dict[Any, Any]:
         self._nodes += len(trees)
         if depth > limits.TREE_DEPTH or self._nodes > limits.TREE_NODES:
-            raise UnsafeError("the files of the ranks are nested too deeply, or share too much.", rule="tree")
+            raise UnsafeError(
+                "the state dicts of the ranks are nested too deeply, or have too many nested dicts.", rule="tree"
+            )
         found: dict[Any, dict[int, Any]] = {}
         for rank, tree in trees.items():
             self._entries += len(tree)
@@ -104,7 +106,7 @@ class RankJoiner:
         return {key: self._entry(values, f"{path}{key}", depth) for key, values in found.items()}
 
     def _entry(self, values: Mapping[int, Any], key: str, depth: int) -> Any:
-        """Return one entry of the state dict; ``values`` has what the ranks have there."""
+        """Return one entry of the joined state dict; ``values`` has the entry of each rank that has one."""
         first = next(iter(values.values()))
         if isinstance(first, Mapping):
             nested = {rank: value for rank, value in values.items() if isinstance(value, Mapping)}
@@ -119,7 +121,7 @@ class RankJoiner:
         return self._once(key, infos)
 
     def _once(self, key: str, infos: Mapping[int, TensorInfo]) -> TensorInfo:
-        """Return a tensor that is the same on all ranks: that of the first one."""
+        """Return the first rank's tensor, for a tensor that should be the same on all ranks."""
         rank, first = next(iter(infos.items()))
         self._check_ranks(key, infos, self._reach[rank])
         equal = {equal_bytes(first, info, self._handles) for info in infos.values()}
@@ -132,16 +134,16 @@ class RankJoiner:
     def _distributed(
         self, key: str, infos: Mapping[int, TensorInfo], parts: Mapping[int, DistributedPart | None]
     ) -> TensorInfo:
-        """Return a tensor that is put together from the parts of the ranks."""
+        """Return the tensor that the parts of all ranks make up."""
         first, layout = next(iter(infos.values())), next(part.layout for part in parts.values() if part is not None)
         pieces: dict[tuple[int, ...], TensorPiece] = {}
         for rank, part in parts.items():
             if part is None or part.layout != layout:
-                raise self._error(rank, f"{escape(key)} is cut in another way than on the other ranks.", "rank part")
+                raise self._error(rank, f"{escape(key)} is split in another way than on the other ranks.", "rank part")
             if isinstance(part, MeshPart):
                 self._check_ranks(key, infos, part.ranks)
                 if rank not in part.ranks:
-                    raise self._error(rank, f"{escape(key)} is of other ranks: {_some(part.ranks)}.", "rank part")
+                    raise self._error(rank, f"{escape(key)} belongs to other ranks: {_some(part.ranks)}.", "rank part")
             with naming(self.files[rank].file):
                 for piece in part.pieces(first.shape, rank):
                     known = pieces.setdefault(piece.offsets, piece)
@@ -154,7 +156,7 @@ class RankJoiner:
             return assembled(key, first.dtype, first.shape, list(pieces.values()))
 
     def _check_alike(self, key: str, infos: Mapping[int, TensorInfo]) -> None:
-        """Raise FormatError if a tensor is unknown, or has another dtype or shape, on one of the ranks."""
+        """Raise FormatError if a rank has a part that cannot be read, or another dtype or shape than the first rank."""
         first = next(iter(infos.values()))
         for rank, info in infos.items():
             if info.opaque.startswith(UNREAD):
@@ -168,14 +170,14 @@ class RankJoiner:
                 )
 
     def _check_ranks(self, key: str, infos: Mapping[int, TensorInfo], wanted: frozenset[int]) -> None:
-        """Raise FormatError if one of the ranks that should have a tensor lacks it."""
+        """Raise FormatError if a rank of ``wanted`` lacks the tensor ``key``."""
         if wanted <= infos.keys():
             return
         lacking = min(wanted - infos.keys())
         first = next(iter(infos))
         if lacking >= len(self.files):
-            there = f"but there are the files of {len(self.files)}"
-            said = f"{escape(key)} is cut over {count(len(wanted), 'rank')}, also rank {lacking}, {there}."
+            there = f"but there are files of only {len(self.files)}"
+            said = f"{escape(key)} is split over {count(len(wanted), 'rank')}, including rank {lacking}, {there}."
             raise self._error(first, said, "ranks")
         raise self._error(lacking, f"it lacks {escape(key)}, which rank {first} has.", "rank keys")
 
@@ -189,9 +191,10 @@ def _part_of(info: TensorInfo) -> DistributedPart | None:
 
 
 def _reach(tree: Mapping[Any, Any], ranks: int) -> frozenset[int]:
-    """Return the ranks that have the same tensors as the rank with this state dict.
+    """Return the ranks that have the same tensors as the rank with the state dict ``tree``.
 
-    These are the ranks of the largest mesh in it: with pipeline parallelism, other ranks have other tensors.
+    These are the ranks of the largest mesh in ``tree``, or all ``ranks`` if there is no mesh. With pipeline
+    parallelism, ranks outside the mesh have other tensors.
     """
     meshes = [
         part.ranks

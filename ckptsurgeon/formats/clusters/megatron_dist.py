@@ -1,8 +1,8 @@
 """Tells the weights from the other entries of a distributed checkpoint of Megatron-core (``torch_dist``).
 
-Such a folder is one of ``torch.distributed.checkpoint`` with ``metadata.json`` and ``common.pt`` beside it; its keys
-are not nested, and those of the optimizer are among those of the model. Written after
-``megatron/core/dist_checkpointing`` and ``megatron/training/checkpointing.py`` (core 0.5 to 0.14).
+Such a folder is a ``torch.distributed.checkpoint`` that also contains ``metadata.json`` and ``common.pt``. Its keys are
+not nested: keys of the model and of the optimizer are at the same level. Follows ``megatron/core/dist_checkpointing``
+and ``megatron/training/checkpointing.py`` (core 0.5 to 0.14).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _KINDS = {
 
 
 def is_megatron(folder: Folder) -> bool:
-    """Return whether a folder of ``torch.distributed.checkpoint`` is one that Megatron-core has written."""
+    """Return whether Megatron-core wrote this folder of ``torch.distributed.checkpoint``."""
     with suppress(CheckpointError, ValueError):
         if _SETTINGS not in folder.names():
             return False
@@ -43,12 +43,12 @@ def is_megatron(folder: Folder) -> bool:
 
 
 def left_out(key: str) -> str:
-    """Return which kind of state an entry has that is not of the model; '' for a weight."""
+    """Return the kind of state of an entry that is not a weight, such as "of the optimizer"; '' for a weight."""
     return next((kind for kind, pattern in _KINDS.items() if pattern.fullmatch(key)), "")
 
 
 def note_on(kinds: Iterable[str]) -> tuple[str, ...]:
-    """Return a note on the entries that are left out, which are of these kinds; () if there are none."""
+    """Return a note on the entries that were left out; ``kinds`` has the kind of each. () if there are none."""
     numbers = Counter(kinds)
     if not numbers:
         return ()

@@ -1,6 +1,6 @@
-"""Joins the layers of Megatron over the ranks of tensor parallelism.
+"""Joins the parts of Megatron's layers that the ranks of tensor parallelism have.
 
-The result is what Megatron itself saves with one rank. Written after ``megatron/core/tensor_parallel/layers.py``,
+The result is what Megatron itself saves if it runs on one rank. Follows ``megatron/core/tensor_parallel/layers.py``,
 ``megatron/core/transformer/{attention,mlp}.py`` and ``tools/checkpoint`` of Megatron-LM (core 0.4 to 0.14).
 """
 
@@ -24,19 +24,25 @@ _QKV = re.compile(r"(?:.*\.)?(?:linear_qkv|query_key_value)\.(?:weight|bias)")
 _FC1 = re.compile(r"(?:.*\.)?(?:linear_fc1|dense_h_to_4h)\.(?:weight|bias)")
 _VOCABULARY = re.compile(r"(?:.*\.)?(?:word_embeddings|word_embeddings_for_head|output_layer)\.weight")
 _ROWS = re.compile(r"(?:.*\.)?(?:linear_proj|linear_fc2|dense_4h_to_h|(?:self_)?attention\.dense)\.weight")
-"""Layers whose inputs are shared out: each rank has some columns of the matrix."""
+"""Layers whose inputs are split across the ranks: each rank has some columns of the matrix."""
 _WHOLE = re.compile(
     r"(?:.*\.)?(?:\w*norm\w*\.(?:weight|bias)|layer_norm_(?:weight|bias)|(?:position|tokentype)_embeddings\.weight"
     r"|router\.(?:weight|bias|expert_bias)|(?:linear_proj|linear_fc2|dense_4h_to_h|attention\.dense)\.bias|inv_freq)"
 )
-"""Tensors that each rank has as a whole."""
+"""Tensors that are not split: each rank has the whole tensor."""
 _UNKNOWN = ("quick_geglu", "glu_activation", "use_kan", "heterogeneous_layers_config_path", "multi_latent_attention")
-"""Settings of layers that are shared out in other ways."""
+"""Arguments of runs that split layers in ways that this module cannot join."""
 
 
 @dataclass(frozen=True)
 class MegatronSettings:
-    """What the arguments of a run say about its layers; ``gated`` is None if there are no arguments."""
+    """What the arguments of a run say about its layers, and how it was split.
+
+    ``gated`` is true if layers have gates (swiglu), None if there are no arguments. ``groups`` is the number of query
+    groups (0: no grouped queries), ``version`` the version of the checkpoint. ``unknown`` is the name of an argument
+    that makes joining impossible, or ''. ``tied`` is true if the output layer is the word embedding. ``tensor``,
+    ``pipeline`` and ``experts`` are the sizes of the three kinds of parallelism (0, 0 and 1 if unknown).
+    """
 
     gated: bool | None = None
     groups: int = 0
@@ -80,10 +86,10 @@ def join_ranks(
     *,
     handles: Mapping[str, File],
 ) -> dict[str, TensorInfo]:
-    """Return the tensors of one stage of the pipeline, joined over its ranks of tensor parallelism.
+    """Return the tensors of one pipeline stage, joined over its ranks of tensor parallelism.
 
-    ``names`` are those of the files of the ranks, ``handles`` the open files by the names in storages. Raises
-    FormatError if a rank lacks a tensor, or if it is not known how a tensor is shared out.
+    ``trees`` has the tensors of each rank, ``names`` the name of each rank's file for messages, ``handles`` the open
+    files by ``Storage.file``. Raises FormatError if a rank lacks a tensor, or if it is not known how a tensor is split.
     """
     for name, tree in zip(names, trees, strict=True):
         odd = sorted(tree.keys() ^ trees[0].keys())
@@ -118,7 +124,7 @@ def _joined(
     if False in equal or (None in equal and not _WHOLE.fullmatch(key)):
         said = f"{names[equal.index(False)]} has other values of" if False in equal else "each rank has its own"
         raise FormatError(
-            f"{names[0]}: {said} {escape(key)}, and it is not known how this tensor is shared out.",
+            f"{names[0]}: {said} {escape(key)}, and it is not known how this tensor is split across the ranks.",
             hint="Convert it with Megatron's tools/checkpoint first.",
             rule="megatron layer",
         )
@@ -129,7 +135,7 @@ Rule = Callable[[Sequence[TensorInfo]], TensorInfo]
 
 
 def _rule(key: str, first: TensorInfo, settings: MegatronSettings, ranks: int) -> Rule | None:
-    """Return how the parts of a tensor are joined; None if each rank has it as a whole."""
+    """Return the function that joins the parts of a tensor; None if each rank has the whole tensor."""
     if _QKV.fullmatch(key) and first.shape:
         _check_attention(key, settings, ranks)
         return lambda parts: join(parts, 0)
@@ -147,20 +153,20 @@ def _rule(key: str, first: TensorInfo, settings: MegatronSettings, ranks: int) -
 
 
 def _check_attention(key: str, settings: MegatronSettings, ranks: int) -> None:
-    """Raise FormatError if queries, keys and values of a rank are not those of some whole groups of heads."""
+    """Raise FormatError unless the ranks' parts of a QKV matrix have whole groups of heads, ordered as since 2.0."""
     if settings.unknown:
         raise _not_known(key, settings, "")
     if settings.version < 2:
         raise FormatError(
-            f"{escape(key)} is of a checkpoint of version {settings.version}, before 2.0: its queries, keys and values "
-            "are in another order.",
+            f"{escape(key)} is in a checkpoint of version {settings.version}: before 2.0, queries, keys and values "
+            "were stored in another order.",
             hint="Load and save it with a newer Megatron first.",
             rule="megatron version",
         )
     if settings.groups and settings.groups < ranks:
         raise FormatError(
-            f"{escape(key)} has {count(settings.groups, 'group')} of queries on {ranks} ranks, which share keys and "
-            "values.",
+            f"{escape(key)} has {count(settings.groups, 'query group')}, fewer than the {ranks} ranks, so that "
+            "ranks share keys and values.",
             hint="Convert it with Megatron's tools/checkpoint first.",
             rule="megatron layer",
         )
@@ -169,16 +175,19 @@ def _check_attention(key: str, settings: MegatronSettings, ranks: int) -> None:
 def _not_known(key: str, settings: MegatronSettings, what: str) -> FormatError:
     said = f"the argument {settings.unknown} is set" if settings.unknown else f"no arguments say {what}"
     return FormatError(
-        f"it is not known how {escape(key)} is shared out among the ranks: {said}.",
+        f"it is not known how {escape(key)} is split across the ranks: {said}.",
         hint="Convert it with Megatron's tools/checkpoint first.",
         rule="megatron layer",
     )
 
 
 def _gated(parts: Sequence[TensorInfo]) -> TensorInfo:
-    """Return gates and values of a gated layer; each rank has its share of the gates, and then of the values."""
+    """Return a gated layer, all gates and then all values; each part has a rank's gates and then its values."""
     size = parts[0].shape[0]
     if size % 2:
-        raise FormatError(f"a gated layer has {size} rows on a rank, which are not pairs.", rule="megatron layer")
+        raise FormatError(
+            f"a gated layer has {size} rows on a rank, an odd number: gates and values differ in number.",
+            rule="megatron layer",
+        )
     halves = [[cut(part, 0, begin, size // 2) for part in parts] for begin in (0, size // 2)]
     return join([join(half, 0) for half in halves], 0)

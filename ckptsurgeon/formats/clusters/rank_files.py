@@ -1,7 +1,7 @@
-"""Finds the files of the ranks in a folder by their names, and says which others lie beside them.
+"""Finds the files of the ranks in a folder by their names, and makes notes on the folder's other files.
 
-verl names them ``model_world_size_8_rank_3.pt`` (``verl/utils/checkpoint/fsdp_checkpoint_manager.py``); other trainers
-leave the number of ranks out: ``pytorch_model_fsdp_rank3.bin`` (``accelerate/utils/fsdp_utils.py``).
+verl calls them ``model_world_size_8_rank_3.pt`` (``verl/utils/checkpoint/fsdp_checkpoint_manager.py``); other trainers
+leave out the number of ranks: ``pytorch_model_fsdp_rank3.bin`` (``accelerate/utils/fsdp_utils.py``).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ __all__ = ["RankFiles", "has_rank_files", "rank_files"]
 
 _NAMED = re.compile(r"(.*?)[-_.]?(?:world_size_(\d{1,6})_)?rank_?(\d{1,6})\.(?:pt|pth|bin)", re.DOTALL)
 _MODEL = ("model", "pytorch_model_fsdp", "pytorch_model", "fsdp_model", "checkpoint", "state_dict")
-"""What the names of files with the weights begin with; those of optimizers and of other states begin otherwise."""
+"""Beginnings of the names of files with weights; files with states of optimizers, for example, begin otherwise."""
 _CONFIG = "fsdp_config.json"
-"""verl's file beside them, with the number of ranks of the last run that saved into the folder."""
+"""verl's file in the same folder, with the number of ranks of the last run that saved into the folder."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,15 @@ class RankFiles:
 
 
 def has_rank_files(names: Sequence[str]) -> bool:
-    """Return whether a folder has the weights of ranks in files of their own."""
+    """Return whether ``names``, the files of a folder, include a file with the weights of one rank."""
     return bool(_groups(names))
 
 
 def rank_files(folder: Folder) -> RankFiles:
-    """Return the files of one run in a folder.
+    """Return the files of the ranks in a folder; it must have at least one.
 
-    Raises FormatError if the file of a rank is missing, or if the folder has those of two runs.
+    Raises FormatError if the file of a rank is missing, or if the folder has the files of two runs and it is unclear
+    which run to read.
     """
     groups = _groups(folder.names())
     chosen = next(iter(groups))
@@ -55,31 +56,32 @@ def rank_files(folder: Folder) -> RankFiles:
         ]
         if len(fitting) != 1:
             raise FormatError(
-                f"{escape(folder.uri)} has the ranks of several runs: {listing(shown)}.",
+                f"{escape(folder.uri)} has the files of several runs: {listing(shown)}.",
                 hint="Move the files of one of them to another folder.",
                 rule="several runs",
             )
         (chosen,) = fitting
         left = [name for group, found in groups.items() if group != chosen for name in found.values()]
-        notes.append(f"read the {said} ranks that {_CONFIG} names, not {listing(left, 1, where='')}")
+        notes.append(f"read the files of {said} ranks, as {_CONFIG} says, and not {listing(left, 1, where='')}")
     found = groups[chosen]
     double = next((name for name in folder.names() if _group(name) == chosen and name not in found.values()), "")
     if double:
         raise FormatError(
-            f"{escape(folder.uri)} has two files of one rank, of which one is {escape(double)}.",
+            f"{escape(folder.uri)} has two files for the same rank; {escape(double)} is one of them.",
             hint="Move one of them to another folder.",
             rule="ranks",
         )
     ranks = chosen[1] or max(found) + 1
     if ranks > limits.RANKS or max(found) >= ranks:
         raise FormatError(
-            f"{escape(folder.uri)} has the file {escape(found[max(found)])}, but {count(ranks, 'rank')}.", rule="ranks"
+            f"{escape(folder.uri)} has the file {escape(found[max(found)])}, but the run has {count(ranks, 'rank')}.",
+            rule="ranks",
         )
     missing = [rank for rank in range(ranks) if rank not in found]
     if missing:
         raise FormatError(
             f"{escape(folder.uri)} has the files of {len(found)} of {count(ranks, 'rank')}: "
-            f"that of {_numbers(missing)} is missing (beside {escape(next(iter(found.values())))}).",
+            f"{_numbers(missing)} missing (found {escape(next(iter(found.values())))}).",
             hint="Fetch the whole folder again, or copy the missing files from the machines that wrote them.",
             details=[f"rank {rank}" for rank in missing],
             rule="ranks",
@@ -91,7 +93,7 @@ def rank_files(folder: Folder) -> RankFiles:
 
 
 def _groups(names: Sequence[str]) -> dict[tuple[str, int], dict[int, str]]:
-    """Return the files of each run, {(beginning of the names, number of ranks or 0): {rank: name}}, weights only."""
+    """Return the files with weights of each run: {(beginning of the names, number of ranks or 0): {rank: name}}."""
     groups: dict[tuple[str, int], dict[int, str]] = {}
     for name in names:
         group, found = _group(name), _NAMED.fullmatch(name)
@@ -101,13 +103,15 @@ def _groups(names: Sequence[str]) -> dict[tuple[str, int], dict[int, str]]:
 
 
 def _group(name: str) -> tuple[str, int] | None:
-    """Return the beginning of the name of a file of a rank with weights, and the number of ranks in it, or 0."""
+    """Return (beginning, number of ranks or 0) of the name of a rank's file with weights; None for other files."""
     found = _NAMED.fullmatch(name)
     return (found[1], int(found[2] or 0)) if found is not None and found[1] in _MODEL else None
 
 
 def _numbers(ranks: Sequence[int]) -> str:
-    return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {listing([str(rank) for rank in ranks], 6, where='')}"
+    if len(ranks) == 1:
+        return f"the file of rank {ranks[0]} is"
+    return f"the files of ranks {listing([str(rank) for rank in ranks], 6, where='')} are"
 
 
 def _others(names: Sequence[str], own: set[str]) -> list[str]:

@@ -1,8 +1,9 @@
-"""Joins the weights of ZeRO over the ranks of tensor parallelism, as the model states say that they are shared out.
+"""Joins ZeRO's weights over the ranks of tensor parallelism; the model states say how each parameter was split.
 
-A run that may be converted to a universal checkpoint stores ``universal_checkpoint_info``: lists of patterns for the
-names of parameters. Written after ``merge_tp_slices`` in ``deepspeed/checkpoint/ds_to_universal.py`` (0.19). A pattern
-is a regular expression from a file, so only plain ones are used, which cannot take long.
+They do so in ``universal_checkpoint_info``: lists of patterns for the names of parameters, which DeepSpeed stores if a
+run can be converted to a universal checkpoint. Follows ``merge_tp_slices`` in
+``deepspeed/checkpoint/ds_to_universal.py`` (0.19). A pattern is a regular expression from an untrusted file, so only
+simple patterns are accepted, whose matching cannot take long.
 """
 
 from __future__ import annotations
@@ -24,23 +25,23 @@ _INFO = "universal_checkpoint_info"
 _WHOLE, _ROWS = "tp_replicated_parameter_patterns", "parameter_with_row_parallelism_patterns"
 _GATED, _VOCABULARY = "parameter_with_2_sub_params_cat_dim_0", "vocabulary_parameter_patterns"
 _OTHERS = ("parameter_to_average_patterns", "parameter_with_sub_params", "affine_map", "expert_parameter_patterns")
-"""Ways to share out parameters that are not read."""
+"""Entries that describe other ways to split parameters, which this module cannot join."""
 _PLAIN = re.compile(
     r"\^?(?:[A-Za-z0-9_/-]|\\?\.|\\d\+|\[0-9\]\+|\\d)*(?:\.\*(?:[A-Za-z0-9_/-]|\\?\.(?![*+])|\\d)*)?\$?"
 )
-"""Matches a pattern of names, any character, and numbers."""
+"""Matches the simple patterns: literal names, with placeholders for digits and at most one ``.*``."""
 PATTERNS, CHARACTERS = 64, 200
-_HINT = "Convert it with DeepSpeed's ds_to_universal.py first: ckpt reads what that leaves."
+_HINT = "Convert it with DeepSpeed's ds_to_universal.py first: ckpt reads the result."
 
 
 def join_tensor_parallel(
     ranks: Sequence[dict[str, TensorInfo]], models: Sequence[StateFile], handles: Mapping[str, File]
 ) -> dict[str, TensorInfo]:
-    """Return the weights of the whole model, from those of each rank and the model states of the ranks.
+    """Return the weights of the whole model, by name.
 
-    ``handles`` are the open files of all states, by the names in storages.
-
-    Raises FormatError if the states do not say how they are shared out, or in a way that is not known.
+    ``ranks`` has the weights of each rank, ``models`` the file of each rank's model states, and ``handles`` the open
+    files by ``Storage.file``. Raises FormatError if the states do not say how the parameters are split, or split them
+    in an unknown way.
     """
     patterns, vocabulary = _patterns(models[0])
     for weights, model in zip(ranks, models, strict=True):
@@ -62,34 +63,38 @@ def join_tensor_parallel(
         made[key] = _joined(key, parts, kinds, vocabulary)
         if _WHOLE in kinds and any(equal_bytes(leaf, other, handles) is False for leaf, other in _pairs(parts)):
             raise FormatError(
-                f"the ranks have {escape(key)}, which is not split, with other values.", hint=_HINT, rule="zero values"
+                f"{escape(key)} is not split, but its values differ between the ranks.", hint=_HINT, rule="zero values"
             )
         if first.numel and len({part.dtype for part in parts}) > 1:
-            raise FormatError(f"the ranks have {escape(key)} in different dtypes.", rule="zero")
+            raise FormatError(f"{escape(key)} has different dtypes on the ranks.", rule="zero")
     return made
 
 
 def _patterns(model: StateFile) -> tuple[dict[str, list[re.Pattern[str]]], int]:
-    """Return the patterns for each way to share out parameters, and the size of the vocabulary without padding."""
+    """Return the patterns for each way to split parameters, and the vocabulary size without padding (0: unknown)."""
     where, info = escape(model.file.uri), model.tree.get(_INFO)
     if not isinstance(info, Mapping):
         raise FormatError(
-            f"{where} belongs to a model that is split across ranks, and does not say how ({_INFO}).",
+            f"{where} belongs to a model that is split across ranks, but lacks {_INFO}, which says how.",
             hint="Merge its ranks with the trainer's own tool first.",
             rule="model parallel",
         )
     other = next((name for name in _OTHERS if info.get(name)), "")
     if other:
-        raise FormatError(f"{where} has parameters that are split by {other}.", hint=_HINT, rule="model parallel")
+        raise FormatError(
+            f"{where} has parameters that are split by {other}, which cannot be joined.",
+            hint=_HINT,
+            rule="model parallel",
+        )
     made: dict[str, list[re.Pattern[str]]] = {}
     for name in (_WHOLE, _GATED, _ROWS, _VOCABULARY):
         texts = info.get(name) or []
         if not isinstance(texts, (list, tuple)) or len(texts) > PATTERNS:
-            raise FormatError(f"{where} has an entry {name} that is not a list.", rule="model parallel")
+            raise FormatError(f"{where} has an entry {name} that is not a list, or is too long.", rule="model parallel")
         for text in texts:
             if not isinstance(text, str) or len(text) > CHARACTERS or not _is_plain(text):
                 raise FormatError(
-                    f"{where} has the pattern {brief_repr(text)} in {name}, which is not a plain one.",
+                    f"{where} has the pattern {brief_repr(text)} in {name}, which is too complex to be used safely.",
                     hint=_HINT,
                     rule="model parallel",
                 )
@@ -99,7 +104,7 @@ def _patterns(model: StateFile) -> tuple[dict[str, list[re.Pattern[str]]], int]:
 
 
 def _is_plain(text: str) -> bool:
-    """Return whether a pattern takes no longer than a name is: at most one of its parts may be of any length."""
+    """Return whether matching takes time proportional to the name: at most one part may match any length."""
     return text.count("+") + text.count("*") <= 1 and _PLAIN.fullmatch(text) is not None
 
 
@@ -107,17 +112,21 @@ def _joined(key: str, parts: Sequence[TensorInfo], kinds: Sequence[str], vocabul
     first, row = parts[0], _ROWS in kinds
     if _WHOLE in kinds or not first.shape:
         if any(part.shape != first.shape for part in parts):
-            raise FormatError(f"the ranks have {escape(key)}, which is not split, in other shapes.", rule="zero shapes")
+            raise FormatError(
+                f"{escape(key)} is not split, but its shapes differ between the ranks.", rule="zero shapes"
+            )
         return first
     dim = 1 if row else 0
     if len(first.shape) <= dim or any(_but(dim, part.shape) != _but(dim, first.shape) for part in parts):
         raise FormatError(
-            f"the ranks have parts of {escape(key)} that do not fit: {first.shape} and {parts[-1].shape}.",
+            f"the parts of {escape(key)} on the ranks do not fit together: {first.shape} and {parts[-1].shape}.",
             rule="zero shapes",
         )
     if _GATED in kinds:
         if any(part.shape[0] % 2 for part in parts):
-            raise FormatError(f"the parts of {escape(key)} have no two halves.", rule="zero shapes")
+            raise FormatError(
+                f"a part of {escape(key)} has an odd number of rows, so it has no two halves.", rule="zero shapes"
+            )
         halves = [[cut(part, 0, at * (part.shape[0] // 2), part.shape[0] // 2) for part in parts] for at in (0, 1)]
         return join([join(half, 0) for half in halves], 0)
     made = join(parts, dim)
@@ -125,7 +134,7 @@ def _joined(key: str, parts: Sequence[TensorInfo], kinds: Sequence[str], vocabul
 
 
 def _pairs(parts: Sequence[TensorInfo]) -> Iterator[tuple[TensorInfo, TensorInfo]]:
-    """Yield what the first part and each other one are stored as, if both are stored as they are."""
+    """Yield (first part, other part) as stored, for each other part, if both are a single stored tensor."""
     stored = [list(leaves(part)) for part in parts]
     for other in stored[1:]:
         if len(other) == len(stored[0]) == 1:

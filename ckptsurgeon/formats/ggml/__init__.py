@@ -1,1 +1,1 @@
-"""The parts of GGUF files: the reading of their header, the types of their values and tensors, and their layout."""
+"""Reads the header of GGUF files, defines the types of their values and tensors, and lays out new files."""

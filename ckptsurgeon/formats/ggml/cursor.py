@@ -1,4 +1,4 @@
-"""Reads the header of a GGUF file from its beginning to its end, in pieces, and computes its digest."""
+"""Reads the header of a GGUF file piece by piece, and computes its digest."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _LENGTH = struct.Struct("<Q")
 
 
 def cut_short(what: str) -> FormatError:
-    """Return the error for a file that ends inside a part of it."""
-    return FormatError(f"the file is cut short: it ends inside {what}.", rule="cut short")
+    """Return the error for a truncated file; ``what`` is the part of the file in which it ends."""
+    return FormatError(f"the file is truncated: it ends inside {what}.", rule="cut short")
 
 
 class Cursor:
-    """A position in the header of a file, which only moves forward; ``within`` names the part for messages.
+    """A position in the header of a file, which only moves forward; ``within`` is the current part, for messages.
 
     Raises FormatError for bytes beyond the end of the file, UnsafeError for a header that is too large.
     """
@@ -41,7 +41,7 @@ class Cursor:
         return self._start + self._at
 
     def check(self, nbytes: int) -> None:
-        """Raise an error unless ``nbytes`` more bytes are in the file, and few enough for a header."""
+        """Raise an error if the file has fewer than ``nbytes`` more bytes, or the header would become too large."""
         if self.offset + nbytes > self._file.size:
             raise cut_short(self.within)
         if self.offset + nbytes > limits.GGUF_HEADER_BYTES:
@@ -59,7 +59,7 @@ class Cursor:
         return self._buffer[self._at - nbytes : self._at]
 
     def skip(self, nbytes: int) -> None:
-        """Move beyond the next bytes."""
+        """Move past the next bytes."""
         self.check(nbytes)
         while nbytes:
             if self._at == len(self._buffer):
@@ -69,7 +69,7 @@ class Cursor:
             nbytes -= step
 
     def skip_texts(self, number: int) -> None:
-        """Move beyond the next texts, each of which has its length in front of it."""
+        """Move past the next ``number`` strings, each of which is preceded by its length."""
         self.check(8 * number)
         while number:
             buffer, at, last = self._buffer, self._at, len(self._buffer) - 8
@@ -94,13 +94,13 @@ class Cursor:
         return int.from_bytes(self.take(4), "little")
 
     def digest(self) -> str:
-        """Return the SHA-256 of the bytes from the beginning of the file to here."""
+        """Return the SHA-256 of the bytes from the beginning of the file to the current position."""
         digest = self._digest.copy()
         digest.update(self._buffer[: self._at])
         return digest.hexdigest()
 
     def _fill(self, nbytes: int) -> None:
-        """Read on, so that the buffer begins here and has at least ``nbytes`` bytes."""
+        """Refill the buffer: it then begins at the current position and has at least ``nbytes`` bytes."""
         self._digest.update(self._buffer[: self._at])
         kept = self._buffer[self._at :]
         self._start, self._at = self._start + self._at, 0

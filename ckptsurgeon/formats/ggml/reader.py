@@ -1,4 +1,4 @@
-"""Reads the header of one GGUF file, and checks all that it says of its tensors."""
+"""Reads the header of one GGUF file, and checks everything that it says about the tensors."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ __all__ = ["GgufHeader", "read_one"]
 _DIMENSIONS = 4
 _NAME_BYTES = 1 << 16
 _INFO_BYTES = 24
-"""The fewest bytes that describe a tensor, and an entry of the metadata takes 13."""
 _ENTRY_BYTES = 13
+"""The fewest bytes that describe a tensor, and an entry of the metadata."""
 
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """The header of a file: its tensors, its metadata as it is stored, the texts of short entries, and its digest."""
+    """The header of a file: tensors, position of each metadata entry, short entries as text, SHA-256 of the header."""
 
     file: File
     tensors: Mapping[str, TensorInfo]
@@ -39,9 +39,9 @@ class GgufHeader:
 
 
 def read_one(file: File, name: str) -> GgufHeader:
-    """Return the header of a file, of which ``name`` is the path within the checkpoint.
+    """Return the header of a file; ``name`` is the path of the file within the checkpoint.
 
-    Raises FormatError or UnsafeError if it breaks a rule of the format.
+    Raises FormatError or UnsafeError if the file breaks a rule of the format.
     """
     cursor = Cursor(file)
     tensors, entries = _counts(cursor)
@@ -56,15 +56,15 @@ def read_one(file: File, name: str) -> GgufHeader:
 
 
 def _counts(cursor: Cursor) -> tuple[int, int]:
-    """Return the numbers of tensors and of entries; raises FormatError for a version that cannot be read."""
+    """Return how many tensors and metadata entries there are; raises FormatError if the version cannot be read."""
     cursor.take(4)
     version = cursor.small_number()
     if version not in (2, 3):
         turned = int.from_bytes(version.to_bytes(4, "little"), "big")
-        why = f"it is of version {version}"
+        why = f"it has version {version}"
         hint = "Convert the model again with a newer llama.cpp: versions 2 and 3 can be read."
         if version == 0 or turned in (1, 2, 3):
-            why, hint = "it is of version 0", ""
+            why, hint = "it has version 0", ""
             if turned:
                 why, hint = "its numbers are big-endian", "Convert it with gguf-py's gguf_convert_endian.py."
         raise FormatError(f"this GGUF file cannot be read: {why}.", hint=hint, rule="gguf version")
@@ -72,14 +72,15 @@ def _counts(cursor: Cursor) -> tuple[int, int]:
     cursor.within = "the list of its tensors"
     if tensors > limits.TENSORS or entries > limits.GGUF_ENTRIES:
         raise UnsafeError(
-            f"its header claims {count(tensors, 'tensor')} and {entries:,} entries, too many to read.", rule="counts"
+            f"its header claims {count(tensors, 'tensor')} and {entries:,} metadata entries, too many to read.",
+            rule="counts",
         )
     cursor.check(tensors * _INFO_BYTES + entries * _ENTRY_BYTES)
     return tensors, entries
 
 
 def _name(cursor: Cursor, what: str) -> str:
-    """Return the next text, the name of a tensor or an entry (``what``)."""
+    """Return the next string, a name; ``what`` says in messages whose name it is."""
     cursor.within = f"the name of {what}"
     length = cursor.number()
     if length > _NAME_BYTES:
@@ -92,12 +93,12 @@ def _name(cursor: Cursor, what: str) -> str:
 
 
 def _metadata(cursor: Cursor, number: int) -> tuple[dict[str, StoredEntry], dict[str, str]]:
-    """Return the entries of the metadata as they are stored, and the texts of those that are short."""
+    """Return the position of each of ``number`` metadata entries, and the short entries as text."""
     stored, texts, kept = dict[str, StoredEntry](), dict[str, str](), 0
     for place in range(number):
         key = _name(cursor, f"entry {place + 1} of its metadata")
         if key in stored:
-            raise FormatError(f"its metadata has the entry {escape(key)} twice.", rule="duplicate key")
+            raise FormatError(f"its metadata contains the entry {escape(key)} twice.", rule="duplicate key")
         cursor.within = f"the entry {escape(key)} of its metadata"
         stored[key], shown = read_entry(cursor)
         kept += len(shown or "")
@@ -119,7 +120,7 @@ def _alignment(stored: Mapping[str, StoredEntry], metadata: Mapping[str, str]) -
 
 
 def _infos(cursor: Cursor, number: int) -> Iterator[tuple[str, str, tuple[int, ...], int]]:
-    """Yield the name, dtype and shape of each tensor, and its offset among the tensors' bytes."""
+    """Yield the name, dtype and stored shape of each tensor, and its offset from the first byte of all tensors."""
     seen = set[str]()
     for place in range(number):
         key = _name(cursor, f"tensor {place + 1}")
@@ -138,12 +139,14 @@ def _infos(cursor: Cursor, number: int) -> Iterator[tuple[str, str, tuple[int, .
 def _dtype(key: str, number: int) -> str:
     if number in TYPES:
         return TYPES[number]
-    known = f"of the type {REMOVED[number]}, which llama.cpp has dropped" if number in REMOVED else "of unknown type"
+    known = (
+        f"of the type {REMOVED[number]}, which llama.cpp no longer reads" if number in REMOVED else "of unknown type"
+    )
     raise FormatError(f"the tensor {escape(key)} is {known} ({number}).", rule="tensor type")
 
 
 def _stored_shape(key: str, dtype: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape that a tensor is stored in: that of bytes if it is quantised; raises FormatError."""
+    """Return ``shape``, or for a quantised dtype the shape in bytes; raises FormatError if the shape is invalid."""
     if max(shape, default=0) > limits.ELEMENTS or prod(filter(None, shape)) > limits.ELEMENTS // 8:
         raise FormatError(f"the tensor {escape(key)} of shape {list(shape)} has too many elements.", rule="tensor size")
     block = DTYPES[dtype].block
@@ -151,7 +154,7 @@ def _stored_shape(key: str, dtype: str, shape: tuple[int, ...]) -> tuple[int, ..
         return shape
     if not shape or shape[-1] % block[0]:
         raise FormatError(
-            f"the tensor {escape(key)} of shape {list(shape)} is {dtype}, whose rows are blocks of {block[0]} numbers.",
+            f"the tensor {escape(key)} of shape {list(shape)} is {dtype}: its rows must be multiples of {block[0]}.",
             rule="blocks",
         )
     return (*shape[:-1], shape[-1] // block[0] * block[1])
@@ -160,14 +163,15 @@ def _stored_shape(key: str, dtype: str, shape: tuple[int, ...]) -> tuple[int, ..
 def _placed(
     infos: list[tuple[str, str, tuple[int, ...], int]], storage: Storage, alignment: int
 ) -> dict[str, TensorInfo]:
-    """Return the tensors; raises FormatError for one that is not aligned, overlaps another, or ends beyond the file."""
+    """Return the tensors; raises FormatError if a tensor is not aligned, overlaps another, or exceeds the file."""
     found: dict[str, TensorInfo] = {}
     shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
     for key, dtype, shape, offset in infos:
         found[key] = info = TensorInfo(dtype, shapes.setdefault(shape, shape), storage, offset)
         if offset % alignment:
             raise FormatError(
-                f"the tensor {escape(key)} begins at {offset}, which is not a multiple of {alignment}.", rule="aligned"
+                f"the tensor {escape(key)} begins at offset {offset}, which is not a multiple of {alignment}.",
+                rule="aligned",
             )
         if offset + info.nbytes > storage.nbytes:
             raise cut_short(f"the tensor {escape(key)}")

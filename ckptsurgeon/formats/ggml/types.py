@@ -1,4 +1,4 @@
-"""The types of the tensors of a GGUF file, by the numbers that the file has for them."""
+"""The types of tensors in GGUF files, by the numbers that the files store for them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ REMOVED: Mapping[int, str] = {
     4: "Q4_2", 5: "Q4_3", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8", 36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8",
     38: "IQ4_NL_8_8",
 }  # fmt: skip
-"""Types that llama.cpp no longer reads; their codes are in the order of a processor's kernels."""
+"""Types that llama.cpp no longer reads; their codes are reordered for the kernels of certain processors."""
 
 assert set(BLOCKS) <= set(NUMBERS)

@@ -1,4 +1,4 @@
-"""The values of a GGUF file's metadata: their types, their texts, and where they are stored.
+"""Reads and writes the values of a GGUF file's metadata, and converts them from and to text.
 
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -40,25 +40,25 @@ _NAMES = {0: "uint8", 1: "int8", 2: "uint16", 3: "int16", 4: "uint32", 5: "int32
           10: "uint64", 11: "int64", 12: "float64"}  # fmt: skip
 _FLOATS = (6, 12)
 SHOWN = 16
-"""The longest array whose values are shown, and copied into other formats."""
+"""The length of the longest array whose values are shown, and are copied into other formats."""
 
 
 class Typed(NamedTuple):
-    """A value of the metadata: the number of its type, and its bytes as they are stored."""
+    """A value of the metadata: the number of its type in the format, and its bytes as stored."""
 
     kind: int
     raw: bytes
 
 
 def read_entry(cursor: Cursor) -> tuple[StoredEntry, str | None]:
-    """Return where the next value is, with its type, and its text; None in place of the text of a long value."""
+    """Return the type and position of the next value, and its value as text (None if it is too long to show)."""
     kind = cursor.small_number()
     begin = cursor.offset
     if kind == ARRAY:
         number, said, shown = _array(cursor)
         return StoredEntry(kind, begin, cursor.offset - begin, said, number), shown
     shown = _scalar(cursor, kind)
-    said = f"a text of {cursor.offset - begin - 8:,} bytes" if kind == TEXT else ""
+    said = f"a string of {cursor.offset - begin - 8:,} bytes" if kind == TEXT else ""
     return StoredEntry(kind, begin, cursor.offset - begin, said), shown
 
 
@@ -74,7 +74,7 @@ def _scalar(cursor: Cursor, kind: int) -> str | None:
 
 def _number(cursor: Cursor, kind: int) -> Any:
     if kind not in _FORMATS:
-        raise FormatError(f"{cursor.within} is of the unknown type {kind}.", rule="metadata type")
+        raise FormatError(f"{cursor.within} has the unknown type {kind}.", rule="metadata type")
     raw = cursor.take(struct.calcsize(_FORMATS[kind]))
     if kind == BOOL and raw[0] > 1:
         raise FormatError(f"{cursor.within} is a bool with the value {raw[0]}.", rule="metadata type")
@@ -82,14 +82,16 @@ def _number(cursor: Cursor, kind: int) -> Any:
 
 
 def _array(cursor: Cursor) -> tuple[int, str, str | None]:
-    """Move beyond an array; return its length, what it has, in words, and its values as JSON if they are few."""
+    """Read an array; return its length, a description of it, and its values as JSON (None if they are too many)."""
     kind, number = cursor.small_number(), cursor.number()
     if kind not in _NAMES:
-        why = "is an array of arrays" if kind == ARRAY else f"has values of the unknown type {kind}"
+        why = (
+            "is an array of arrays, which cannot be read" if kind == ARRAY else f"has values of the unknown type {kind}"
+        )
         raise FormatError(f"{cursor.within} {why}.", rule="metadata type")
-    said = f"{number:,} values of the type {_NAMES[kind]}" if kind != TEXT else f"{number:,} texts"
+    said = f"{number:,} values of the type {_NAMES[kind]}" if kind != TEXT else f"{number:,} strings"
     if kind == TEXT and number > limits.GGUF_TEXTS:
-        raise UnsafeError(f"{cursor.within} has {number} texts, too many to read.", rule="metadata size")
+        raise UnsafeError(f"{cursor.within} has {number} strings, too many to read.", rule="metadata size")
     if number <= SHOWN:
         values = [_scalar(cursor, kind) if kind == TEXT else _number(cursor, kind) for _ in range(number)]
         if None in values or any(isinstance(one, float) and not math.isfinite(one) for one in values):
@@ -103,7 +105,7 @@ def _array(cursor: Cursor) -> tuple[int, str, str | None]:
 
 
 def text(kind: int, value: Any) -> str:
-    """Return the text of a value; that of a float of 32 bits has only the digits that it needs."""
+    """Return a value as text; a 32-bit float gets only as many digits as are needed to read the same float back."""
     if kind == BOOL:
         return "true" if value else "false"
     if kind != FLOAT32 or not math.isfinite(value):
@@ -120,7 +122,7 @@ def _single(said: str) -> float:
 
 
 def packed(kind: int, value: Any) -> bytes:
-    """Return the stored form of a value that is not an array; raises ``struct.error`` for one that does not fit."""
+    """Return the bytes of a value that is not an array; raises ``struct.error`` if it does not fit its type."""
     if kind == TEXT:
         data = value if isinstance(value, bytes) else value.encode()
         return struct.pack("<Q", len(data)) + data
@@ -128,7 +130,7 @@ def packed(kind: int, value: Any) -> bytes:
 
 
 def array(kind: int, values: Sequence[Any]) -> bytes:
-    """Return the stored form of an array."""
+    """Return the bytes of an array."""
     head = struct.pack("<IQ", kind, len(values))
     if kind == TEXT:
         return head + b"".join(packed(TEXT, value) for value in values)
@@ -136,7 +138,7 @@ def array(kind: int, values: Sequence[Any]) -> bytes:
 
 
 def parsed(key: str, said: str, kind: int) -> bytes:
-    """Return the stored form of a value that a user wrote; raises ConfigError if it is not of the type."""
+    """Return the bytes of a value that a user wrote as ``said``; raises ConfigError if it is not of type ``kind``."""
     try:
         if kind == TEXT:
             return packed(TEXT, said)
@@ -149,7 +151,7 @@ def parsed(key: str, said: str, kind: int) -> bytes:
         name = "array of JSON" if kind == ARRAY else _NAMES[kind]
         raise ConfigError(
             f"{escape(key)} = {escape(said, 40)} in the metadata is not a value of the type {name}.",
-            hint="Give another value with --set-metadata.",
+            hint="Set another value with --set-metadata.",
         ) from None
 
 
@@ -159,7 +161,7 @@ _OF_NUMBERS = re.compile(r"general\.(alignment|file_type|quantization_version|\w
 
 
 def kind_of(key: str, said: str) -> int:
-    """Return the type of a new entry, by its name and its text: ``5`` is a number, but not as ``general.version``."""
+    """Return the type for a new entry: ``5`` becomes a number, but a string if ``key`` is ``general.version``."""
     if key.startswith(_OF_TEXTS) and not _OF_NUMBERS.fullmatch(key):
         return TEXT
     if said in ("true", "false"):

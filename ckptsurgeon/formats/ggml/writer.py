@@ -31,14 +31,14 @@ RECIPE_KEY = "ckptsurgeon.recipe"
 """The entry of the metadata that holds the recipe."""
 SPLIT_NUMBER, SPLIT_COUNT, SPLIT_TENSORS = "split.no", "split.count", "split.tensors.count"
 RESERVED = (RECIPE_KEY, SPLIT_NUMBER, SPLIT_COUNT, SPLIT_TENSORS)
-"""The entries that say how a file was made and how a model is split, which nobody sets."""
+"""The entries that ckptsurgeon and llama.cpp's tools set themselves: users cannot set them."""
 LARGEST_ALIGNMENT = 1 << 20
 _VERSION = 3
 _NAME_BYTES = 63
 _DIMENSIONS = 4
-"""What llama.cpp reads: names of fewer than 64 bytes, and at most four dimensions."""
+"""The limits of llama.cpp: names have fewer than 64 bytes, tensors at most four dimensions."""
 FORMAT_KEY = "format"
-"""The entry of safetensors files that names torch, which means nothing here."""
+"""The entry ``"format": "pt"`` of safetensors files, which is not copied into GGUF."""
 
 
 class _GgufLayout:
@@ -52,8 +52,8 @@ class _GgufLayout:
             is_valid = 0 < alignment <= LARGEST_ALIGNMENT and not alignment & (alignment - 1)
             if entries[ALIGNMENT].kind != UINT32 or not is_valid:
                 raise ConfigError(
-                    f"{ALIGNMENT} is not a power of two of the type uint32, of at most {LARGEST_ALIGNMENT}.",
-                    hint="Set another one.",
+                    f"{ALIGNMENT} is not a power of two up to {LARGEST_ALIGNMENT}, of the type uint32.",
+                    hint="Set another value.",
                 )
         offsets, at = [], 0
         for tensor in tensors:
@@ -79,7 +79,7 @@ class _GgufLayout:
         yield self._infos
 
     def frame(self, checksums: Mapping[str, int], recipe: Sequence[str]) -> Iterator[tuple[int, bytes]]:
-        """Yield (offset, bytes) of everything but the tensors: the header, and the padding behind each tensor."""
+        """Yield (offset, bytes) of everything but the tensors: the header, and the padding after each tensor."""
         at = 0
         for part in chain(self._head(recipe), [self._padding]):
             yield at, part
@@ -94,7 +94,7 @@ class _GgufLayout:
 
 
 def _info(tensor: OutTensor, offset: int) -> bytes:
-    """Return the header of a tensor; raises OutputError for one that llama.cpp could not read."""
+    """Return the header of a tensor; raises OutputError for a name or shape that llama.cpp cannot read."""
     try:
         name = tensor.key.encode()
     except UnicodeEncodeError:
@@ -103,7 +103,7 @@ def _info(tensor: OutTensor, offset: int) -> bytes:
         raise OutputError(
             f"the name {escape(tensor.key)} is too long for GGUF: llama.cpp reads names of at most {_NAME_BYTES} "
             "bytes of UTF-8.",
-            hint="Give the tensors llama.cpp's names, with ckpt rename --map, or use --to safetensors.",
+            hint="Rename the tensors as llama.cpp does, with ckpt rename --map, or use --to safetensors.",
         )
     if len(tensor.shape) > _DIMENSIONS:
         raise OutputError(
@@ -118,23 +118,23 @@ def _info(tensor: OutTensor, offset: int) -> bytes:
 
 
 class _OneFile:
-    """A checkpoint of one file: llama.cpp reads no index."""
+    """Refuses to write several files: a GGUF checkpoint is always one file, since llama.cpp reads no index."""
 
     def names(self, number: int) -> list[str]:
-        """Raise ConfigError: only a file can be written."""
-        raise ConfigError("GGUF is written as one file.", hint="Name the output NAME.gguf, without --max-shard-size.")
+        """Raise ConfigError: GGUF cannot be written into a folder."""
+        raise ConfigError("GGUF is written as one file.", hint="Write to NAME.gguf, without --max-shard-size.")
 
     def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> Mapping[str, IndexFile]:
         """Return an empty mapping: a single file needs no index."""
         return {}
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
-        """Return no file: no folder is written."""
+        """Return an empty set: a GGUF checkpoint has no folder."""
         return set()
 
 
 class GgufWriter:
-    """Writes GGUF files of version 3; the entries of their metadata are given with their types, as ``beside``."""
+    """Writes GGUF files of version 3; ``beside`` in ``layout`` has the metadata entries with their types."""
 
     name = "gguf"
     sharding = _OneFile()
@@ -144,7 +144,7 @@ class GgufWriter:
     dtypes = frozenset(NUMBERS)
     carries = True
     alignment = 32
-    """The alignment of tensors in bytes, if no entry gives another."""
+    """The alignment of tensors in bytes, unless the entry ``general.alignment`` says otherwise."""
 
     def layout(
         self,
@@ -153,14 +153,13 @@ class GgufWriter:
         recipe: Sequence[str],
         beside: ExtraEntries | None = None,
     ) -> _GgufLayout:
-        """Return the layout of a file, whose tensors are in the given order.
+        """Return the layout of a file with the tensors in the given order.
 
-        ``beside`` has the entries of the metadata with their types; without it, they are the texts in
-        ``metadata``.
+        ``beside`` has the metadata entries with their types; if it is None, the strings in ``metadata`` are written.
         """
         if beside is not None:
             if not all(isinstance(entry, Typed) for entry in beside.levels[0].values()):
-                raise ConfigError("GGUF cannot store these entries other than tensors.", hint="Write one .pth file.")
+                raise ConfigError("GGUF cannot store the other entries of this file.", hint="Write one .pth file.")
             return _GgufLayout(tensors, beside.levels[0], recipe)
         texts = {key: Typed(TEXT, packed(TEXT, value)) for key, value in metadata.items() if key != FORMAT_KEY}
         return _GgufLayout(tensors, texts, recipe)

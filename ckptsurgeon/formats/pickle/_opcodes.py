@@ -1,4 +1,4 @@
-"""Implements the rarer instructions of a pickle, by their names in CPython's ``Lib/pickletools.py``."""
+"""Implements the rare instructions of a pickle, with their names in CPython's ``Lib/pickletools.py``."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _DOUBLE = struct.Struct(">d")
 
 
 class PickleOpcodes(MachineState):
-    """Has a method for each instruction; ``raw`` is the operand, including the newline if it is a line of text."""
+    """Has one method per instruction; ``raw`` is the operand, including the newline if the operand is a line."""
 
     def op_proto(self, raw: bytes) -> None:
         if raw[0] > 5:
-            raise self._broken(f"is of protocol {raw[0]}; 5 is the newest")
+            raise self._broken(f"has the unknown protocol {raw[0]}; 5 is the newest")
 
     def op_frame(self, raw: bytes) -> None:
         length = int.from_bytes(raw, "little")
         if self.edge < NO_EDGE:
-            raise self._broken("has a frame inside another")
+            raise self._broken("has a frame inside another frame")
         if length > len(self.data) - self.position:
             raise self._broken("has a frame beyond its end")
         self.edge = self.position + length
@@ -174,7 +174,7 @@ class PickleOpcodes(MachineState):
     def op_stack_global(self, raw: bytes) -> None:
         name, module = self.stack.pop(), self.stack.pop()
         if type(name) is not str or type(module) is not str:
-            raise self._broken("names a global that is not a text")
+            raise self._broken("refers to a class or function by a name that is not a string")
         self._name(module, name)
 
     def op_extension(self, raw: bytes) -> None:
@@ -202,7 +202,7 @@ class PickleOpcodes(MachineState):
     def op_newobj_ex(self, raw: bytes) -> None:
         keywords, args = self.stack.pop(), self.stack.pop()
         if keywords is None or isinstance(keywords, (bool, int, float, str, bytes, bytearray, tuple, list)):
-            raise self._broken("makes an object with keyword arguments that are not a dictionary")
+            raise self._broken("makes an object with keyword arguments that are not a dict")
         self.stack[-1] = self._called(self.stack[-1], args)
 
     def op_build(self, raw: bytes) -> None:
@@ -213,13 +213,15 @@ class PickleOpcodes(MachineState):
         elif hasattr(target, "build"):
             target.build(state)
         elif not self._names:
-            raise self._broken("gives a state to plain data")
+            raise self._broken("sets the state of plain data (BUILD)")
 
     def op_persid(self, raw: bytes) -> None:
         self.stack.append(self._persistent(raw[:-1].decode("ascii")))
 
     def op_buffer(self, raw: bytes) -> None:
-        raise UnsafeError("the pickle needs data from outside the file.", rule="out-of-band buffers")
+        raise UnsafeError(
+            "the pickle needs data that is not in the file (out-of-band buffers).", rule="out-of-band buffers"
+        )
 
 
 _NAMES: Mapping[str, bytes] = {
@@ -239,4 +241,4 @@ _NAMES: Mapping[str, bytes] = {
 TABLE: Mapping[int, Callable[[PickleOpcodes, bytes], None]] = {
     op: getattr(PickleOpcodes, f"op_{name}") for name, ops in _NAMES.items() for op in ops
 }
-"""The methods by opcode; the most frequent instructions are handled in ``PickleMachine`` itself."""
+"""The methods by opcode; the most frequent instructions are handled in ``PickleMachine._loop``."""

@@ -1,8 +1,8 @@
 """Interprets pickles of protocols 0 to 5 without importing or calling anything.
 
-The instruction set is the one of CPython's ``Lib/pickletools.py``. GLOBAL only makes a GlobalName. REDUCE, NEWOBJ, INST
-and OBJ only make an OpaqueResult, except for the few names for which ``rebuild`` has a function of our own. BUILD only
-keeps the state. A persistent id is given to the function ``persistent``. Everything that a file can make large has a
+The instructions are those of CPython's ``Lib/pickletools.py``. GLOBAL only makes a GlobalName. REDUCE, NEWOBJ, INST and
+OBJ only make an OpaqueResult, except for the few names for which ``rebuild`` has a function of ckptsurgeon. BUILD only
+stores the state. A persistent id is passed to the function ``persistent``. Everything that a file can make large has a
 limit.
 """
 
@@ -27,7 +27,7 @@ _UINT4 = struct.Struct("<I")
 
 
 class PickleMachine(PickleOpcodes):
-    """Interprets one pickle; after ``run``, ``position`` is the offset of its end, where another pickle may begin."""
+    """Interprets one pickle; after ``run``, ``position`` is the offset of its end (another pickle may begin there)."""
 
     def run(self) -> Any:
         """Interpret the pickle up to its STOP instruction, and return its value.
@@ -48,16 +48,18 @@ class PickleMachine(PickleOpcodes):
         except UnknownOpcodeError as error:
             raise self._broken(f"has an unknown opcode 0x{error.args[0]:02x}") from None
         except KeyError as error:
-            raise self._broken(f"uses memo entry {error} that it never made") from None
+            raise self._broken(f"uses the memo entry {error}, which does not exist") from None
         except (ValueError, TypeError, AttributeError, UnicodeError, OverflowError) as error:
             raise self._broken(f"is malformed: {error}") from None
         except (RecursionError, MemoryError):
-            raise UnsafeError("the pickle needs more memory or stack than there is.", rule="pickle resources") from None
+            raise UnsafeError(
+                "the pickle needs more memory or stack than is available.", rule="pickle resources"
+            ) from None
 
     def _loop(self) -> Any:
         """Interpret the instructions, and return the value of the pickle.
 
-        The frequent instructions are handled here, the others by the methods in ``TABLE``.
+        Frequent instructions are handled here, all others by the methods in ``TABLE``.
         """
         data, memo, position = self.data, self.memo, self.position
         near, far = memo.near, memo.far
@@ -179,10 +181,10 @@ class PickleMachine(PickleOpcodes):
 
 
 def load(data: bytes, *, rebuild: Rebuild, persistent: Callable[[Any], object], stored: int = 0) -> Any:
-    """Return the value of the pickle ``data``, without importing or calling anything that it names.
+    """Return the value of the pickle ``data``, without importing or calling anything that it refers to.
 
-    ``rebuild`` has our own functions by the (module, name) that they replace. ``persistent`` returns the object for a
-    persistent id. ``stored`` is the number of bytes that the pickle takes in the file; for large pickles the limits are
-    higher.
+    ``rebuild`` has ckptsurgeon's functions, by the (module, name) of the function that each replaces. ``persistent`` is
+    a function that returns the object for a persistent id. ``stored`` is the number of bytes of the pickle in the file;
+    limits are higher for a large pickle.
     """
     return PickleMachine(data, rebuild=rebuild, persistent=persistent, stored=stored).run()

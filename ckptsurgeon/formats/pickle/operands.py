@@ -1,7 +1,7 @@
-"""The operands of a pickle's instructions: a table of their lengths, which divides a pickle into instructions.
+"""Finds the operand of each instruction of a pickle, by tables of operand lengths.
 
-Written after CPython's ``Lib/pickletools.py``, and tested against it. If an operand is longer than the rest of the
-data, every reader stops there.
+Follows CPython's ``Lib/pickletools.py``, and is tested against it. If an operand is longer than the rest of the data,
+all pickle readers stop at its instruction.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ LENGTHS: Mapping[int, struct.Struct] = {
 }
 """By opcode: the integer type of the length that precedes the operand.
 
-For BINSTRING (T), a length from 2 GiB on is negative for Python's reader, but not for CPython's reader in C."""
+A length of BINSTRING (T) from 2 GiB on is negative for Python's reader, but not for CPython's reader in C."""
 
 LINES: Mapping[int, int] = {**dict.fromkeys(b"FILPSVgp", 1), **dict.fromkeys(b"ci", 2)}
 """By opcode: how many lines of text the operand has."""
@@ -57,7 +57,7 @@ _USUAL: Mapping[int, re.Pattern[bytes]] = {
     ord("S"): re.compile(rb"'.*'|\".*\"", re.DOTALL),
     **dict.fromkeys(b"gp", re.compile(_DIGITS)),
 }
-"""By opcode: a pattern of the lines that picklers write, which all readers read alike."""
+"""By opcode: a pattern of the lines that picklers write; all readers interpret these in the same way."""
 
 _NUMBER = re.compile(rb"\s*[+-]?\d\w*\s*L?(?:\0.*)?|\0.*", re.DOTALL)
 _FLOAT = re.compile(rb"\s*[+-]?(?:\d|\.\d|inf|nan)[\w.+-]*\s*(?:\0.*)?", re.DOTALL | re.IGNORECASE)
@@ -65,18 +65,18 @@ _QUOTED = re.compile(rb"\s*(?:'.*'|\".*\")\s*", re.DOTALL)
 _READ: Mapping[int, re.Pattern[bytes]] = {
     **dict.fromkeys(b"ILgp", _NUMBER), ord("F"): _FLOAT, ord("S"): _QUOTED
 }  # fmt: skip
-"""By opcode: a pattern of further lines, which only some readers accept.
+"""By opcode: a pattern of other lines that some readers accept.
 
-CPython's reader in C, for example, stops at a zero byte and accepts octal numbers."""
+For example, CPython's reader in C stops at a zero byte and accepts octal numbers."""
 _INDEX = re.compile(rb"0|[1-9]\d{0,7}")
 
 
 class TruncatedError(Exception):
-    """Raised if the whole data ends inside an instruction; the text has the reason."""
+    """Raised if the file ends inside an instruction; the message is the reason."""
 
 
 class MoreError(Exception):
-    """Raised if the data read so far ends inside an instruction, but the file continues."""
+    """Raised if the data that was read ends inside an instruction, but the file continues."""
 
 
 class UnknownOpcodeError(KeyError):
@@ -84,10 +84,10 @@ class UnknownOpcodeError(KeyError):
 
 
 def bounds(data: bytes, at: int, total: int) -> tuple[int, int]:
-    """Return where the operand of the instruction at ``at`` begins and ends, without the bytes of its length.
+    """Return (begin, end) of the operand of the instruction at the offset ``at``, without the length in front of it.
 
-    ``data`` may be only the beginning of ``total`` bytes. Raises UnknownOpcodeError if no protocol has the instruction,
-    TruncatedError if the operand ends beyond ``total``, MoreError if it ends beyond ``data``.
+    ``data`` may be only the beginning of a file of ``total`` bytes. Raises UnknownOpcodeError if no protocol has the
+    instruction, TruncatedError if the operand ends beyond ``total``, MoreError if it ends beyond ``data``.
     """
     op, begin = data[at], at + 1
     length = FIXED.get(op)
@@ -114,17 +114,17 @@ def bounds(data: bytes, at: int, total: int) -> tuple[int, int]:
     if length < 0:
         raise TruncatedError("claims a negative length")
     if begin + length > len(data):
-        raise _cut_short(begin + length, total, f"claims {length} bytes where {total - begin} remain")
+        raise _cut_short(begin + length, total, f"claims {length} bytes, but only {total - begin} remain")
     return begin, begin + length
 
 
 def is_marked(head: bytes) -> bool:
-    """Return whether bytes begin with a protocol number, as all pickles from protocol 2 on do."""
+    """Return whether ``head`` begins with the opcode PROTO and a protocol number, as pickles of protocols 2 to 5 do."""
     return len(head) > 1 and head[0] == 0x80 and head[1] <= 5
 
 
 def spelling(op: int, line: bytes) -> str:
-    """Return "alike" if all pickle readers read a line alike, "apart" if they differ, "not" if none can read it.
+    """Return "alike" if all pickle readers read the same value in a line, "apart" if they differ, "not" if none can.
 
     ``line`` is the operand of the instruction ``op``.
     """
@@ -135,13 +135,13 @@ def spelling(op: int, line: bytes) -> str:
 
 
 def line_index(line: bytes) -> tuple[int, bool]:
-    """Return the number of a memo entry as CPython's reader in C reads it, and whether all readers read the same.
+    """Return the memo index in a line as CPython's reader in C reads it, and whether all readers read the same index.
 
-    Raises ValueError if the line is not a valid number.
+    Raises ValueError if the line is not a valid index.
     """
     index = int(line.partition(b"\0")[0])
     if index < 0:
-        raise ValueError("a memo entry has a negative number")
+        raise ValueError("a memo entry has a negative index")
     return index, _INDEX.fullmatch(line) is not None
 
 

@@ -1,6 +1,6 @@
-"""Rebuilds plain data in pickles: Python's own types, and numpy's scalars, dtypes and arrays.
+"""Rebuilds plain data in pickles: Python's built-in types, and numpy's scalars, dtypes and arrays.
 
-All functions that copy share one CopyBudget, since a single instruction can copy a large value.
+All functions that copy data share one CopyBudget, since a single pickle instruction can copy a large value.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from .values import SHOWN, GlobalName, OpaqueResult, PickledSet, set_items
 __all__ = ["NUMPY", "Array", "plain_functions"]
 
 _CHARACTERS = 32
-"""So many encoded characters count as one copied element, since they take as long."""
+"""Encoding this many characters takes as long as copying one element, and counts as one in the CopyBudget."""
 _ENCODINGS = ("latin1", "latin-1", "utf-8", "utf8", "ascii")
 
 
 def plain_functions(budget: CopyBudget) -> dict[tuple[str, str], Callable[..., object]]:
-    """Return our functions that rebuild plain data, by the (module, name) of the function that each replaces."""
+    """Return ckptsurgeon's functions that rebuild plain data, by (module, name) of the function that each replaces."""
 
     def mapping(*args: Any) -> object:
         return _mapping(budget, args[0]) if args else {}
@@ -62,7 +62,7 @@ def _listed(budget: CopyBudget, args: tuple[Any, ...]) -> list[Any] | tuple[Any,
 
 
 def _mapping(budget: CopyBudget, pairs: Any) -> object:
-    """Return a new dict with the entries of a dict, or of a list of pairs, as Python 2 pickled it."""
+    """Return a new dict with the entries of ``pairs``: a dict, or a list of pairs as Python 2 pickled it."""
     made: dict[Any, Any] = {}
     if isinstance(pairs, (dict, list, tuple)):
         budget.spend(len(pairs))
@@ -76,7 +76,7 @@ def _mapping(budget: CopyBudget, pairs: Any) -> object:
 
 
 def _encode(budget: CopyBudget, text: Any, encoding: Any) -> object:
-    """Return the bytes of a text; protocols 0 to 2 pickle bytes as ``_codecs.encode(text, 'latin1')``."""
+    """Return the bytes of a string; protocols 0 to 2 pickle bytes as ``_codecs.encode(text, 'latin1')``."""
     if not isinstance(text, str) or encoding not in _ENCODINGS:
         return OpaqueResult(GlobalName("_codecs", "encode"), (text, encoding))
     budget.spend(len(text) // _CHARACTERS)
@@ -84,7 +84,7 @@ def _encode(budget: CopyBudget, text: Any, encoding: Any) -> object:
 
 
 def _device(*args: Any) -> object:
-    """Return a ``torch.device`` as text, such as ``cuda:0``; an OpaqueResult if the arguments are not usual."""
+    """Return a ``torch.device`` as a string, such as ``cuda:0``; an OpaqueResult if the arguments are unusual."""
     if 1 <= len(args) <= 2 and all(type(a) is int or (type(a) is str and len(a) <= SHOWN) for a in args):
         return ":".join(str(a) for a in args)
     return OpaqueResult(GlobalName("torch", "device"), args)
@@ -99,9 +99,10 @@ def _bytes(*args: Any) -> bytes:
     return args[0] if args and isinstance(args[0], bytes) else b""
 
 
-# numpy's pickled scalars, dtypes and arrays, as plain data. numpy itself is not needed to understand them.
+# Stand-ins for numpy's pickled scalars, dtypes and arrays; numpy itself is not imported.
 #
-# Like numpy's own, our dtypes and arrays take their state in place: a pickle may refer to one before and after.
+# Like numpy's own, the stand-ins for dtypes and arrays are changed in place when a pickle sets their state (BUILD): the
+# pickle may refer to the same object before and after that.
 
 _SCALARS = {
     "b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q",
@@ -132,7 +133,7 @@ class _Type:
 
 
 class Array:
-    """A numpy array whose bytes are in the pickle; ``dtype`` is torch's name of its dtype, '' if torch lacks it.
+    """A numpy array whose bytes are in the pickle; ``dtype`` is torch's name for its dtype, '' if torch has none.
 
     Raises FormatError if the shape is invalid, or the data has more or fewer bytes than the shape needs.
     """
@@ -158,20 +159,20 @@ class Array:
 
     @property
     def data(self) -> bytes | bytearray:
-        """The bytes of the values; protocols below 3 pickle them as text. Raises FormatError if it is not Latin-1."""
+        """The bytes of the values. Protocols 0 to 2 pickle a string; raises FormatError if it is not Latin-1."""
         if not isinstance(self._data, str):
             return self._data
         try:
             return self._data.encode("latin-1")
         except UnicodeEncodeError:
             raise FormatError(
-                "the values of a numpy array are stored as a text that is not Latin-1.", rule="numpy"
+                "the values of a numpy array are stored as a string that is not Latin-1.", rule="numpy"
             ) from None
 
     def build(self, state: object) -> None:
-        """Set the state of the array, which BUILD gives: ``(version, shape, dtype, is_fortran, data)``."""
+        """Set the array from ``state``, the argument of BUILD: ``(version, shape, dtype, is_fortran, data)``."""
         if not isinstance(state, tuple) or len(state) != 5:
-            raise FormatError("the pickle has a numpy array of an unknown layout.", rule="numpy")
+            raise FormatError("the pickle has a numpy array whose state has an unknown layout.", rule="numpy")
         _, shape, kind, fortran, data = state
         Array.__init__(self, kind, shape, data, fortran)
 

@@ -1,8 +1,9 @@
-"""Reads a plain tensor in one step, in place of the 26 pickle instructions that ``torch.save`` writes for it.
+"""Reads a tensor in one step, instead of the 26 pickle instructions that ``torch.save`` writes for each tensor.
 
-A file may have 92,000 tensors. The instructions call ``_rebuild_tensor_v2(('storage', type, key, location, numel),
-offset, size, stride, False, OrderedDict())`` and put every part into the memo (torch/serialization.py, pickle protocol
-2). If a byte differs, ``PickleMachine`` reads the tensor one instruction at a time, with the same result.
+This saves time: a file may have 92,000 tensors. The instructions call ``_rebuild_tensor_v2(('storage', type, key,
+location, numel), offset, size, stride, False, OrderedDict())`` and put every part into the memo
+(torch/serialization.py, pickle protocol 2). If a byte differs, ``PickleMachine`` reads the tensor one instruction at a
+time, with the same result.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _UINT4 = struct.Struct("<I")
 _FIVE, _SEVEN = struct.Struct("<5I"), struct.Struct("<7I")
 
 _AT_ONCE = 1000
-"""How many keys and tensors are read before ``PickleMachine`` checks its limits again."""
+"""How many tensors and keys are read before ``PickleMachine`` checks its limits again."""
 _REMEMBERED = 4096
 
 _Made = tuple[list[object], int, int]
@@ -49,11 +50,12 @@ _Made = tuple[list[object], int, int]
 def plain_tensors(
     data: bytes, at: int, memo: list[Any], persistent: Callable[[Any], object], rebuild: GlobalName, *, edge: int
 ) -> _Made | None:
-    """Return (values, end, text): tensors and their keys in turn, the offset after them, and the length of their texts.
+    """Return (values, end, text): alternating tensors and keys, the offset after them, and the length of their strings.
 
-    The arguments of the first tensor begin at ``at``; ``end`` is at most ``edge``. The keys and all parts of the
-    tensors are put into ``memo``. ``rebuild`` is the name ``_rebuild_tensor_v2``; ``persistent`` returns the storage
-    for a persistent id. Returns None, and changes nothing, if the first tensor is not written as ``torch.save`` does.
+    The arguments of the first tensor begin at the offset ``at``; ``end`` is at most ``edge``. The keys and all parts of
+    the tensors are put into ``memo``. ``rebuild`` is the name ``_rebuild_tensor_v2``; ``persistent`` returns the
+    storage for a persistent id. Returns None, and changes nothing, if ``torch.save`` would write the first tensor
+    differently.
     """
     values: list[object] = []
     end = text = 0
@@ -83,7 +85,7 @@ def plain_tensors(
 def _tensor(found: re.Match[bytes], memo: list[Any], persistent: Callable[[Any], object]) -> object | None:
     """Return the tensor that ``found`` matched, and put its parts into ``memo``.
 
-    Returns None, and leaves the memo unchanged, if the match does not fit its content.
+    Returns None, and leaves the memo unchanged, if the matched bytes are inconsistent: a wrong length or memo index.
     """
     (
         word, kind, length, key, memo0, location, numel, memo1, offset, size, memo2, stride, memo3,
@@ -119,13 +121,13 @@ def _tensor(found: re.Match[bytes], memo: list[Any], persistent: Callable[[Any],
 
 @lru_cache(_REMEMBERED)
 def _number(raw: bytes) -> int:
-    """Return the number in an instruction: ``raw`` is one byte of opcode, then the number, little-endian."""
+    """Return the number in an instruction; ``raw`` is the opcode (one byte), then the number in little-endian order."""
     return int.from_bytes(raw[1:], "little")
 
 
 @lru_cache(_REMEMBERED)
 def _form(size: bytes, stride: bytes) -> StridedForm:
-    """Return the StridedForm of a size and a stride; each argument has the instructions of a tuple of numbers."""
+    """Return the StridedForm of a size and a stride, given as the pickle instructions of the numbers in each tuple."""
     return form_of(_numbers(size), _numbers(stride))
 
 

@@ -1,4 +1,4 @@
-"""Holds the state of a pickle while it is interpreted, and reads the operands of its instructions within limits."""
+"""Holds the state of the interpreter of a pickle, and reads the operands of instructions within limits."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from .values import GlobalName, OpaqueResult
 __all__ = ["NO_EDGE", "MachineState", "Memo", "Rebuild"]
 
 NO_EDGE = sys.maxsize
-"""The value of ``edge`` outside of a frame."""
+"""The value of ``edge`` outside a frame."""
 
 Rebuild = Mapping[tuple[str, str], Callable[..., object]]
 
 
 class Memo:
-    """The values that a pickle remembers by number.
+    """The memo of a pickle: values that it can refer to by index.
 
-    ``near`` is a list for the numbers 0, 1, 2 … in order, as every pickler writes them; it takes a quarter of the
-    time and memory of a dict. ``far`` is a dict for all other numbers; as soon as it has an entry, ``near`` does not
-    grow any more.
+    ``near`` is a list for the indices 0, 1, 2 … in order, as every pickler writes them; it takes a quarter of the time
+    and memory of a dict. ``far`` is a dict for all other indices; once it has an entry, ``near`` stops growing.
     """
 
     __slots__ = ("far", "near")
@@ -38,7 +37,7 @@ class Memo:
         return len(self.near) + len(self.far)
 
     def put(self, index: int, value: Any) -> None:
-        """Remember a value under a number; raises FormatError if the number is too large or negative."""
+        """Remember a value under an index; raises FormatError if the index is negative or too large."""
         if 0 <= index < len(self.near):
             self.near[index] = value
         elif index == len(self.near) and not self.far:
@@ -46,18 +45,19 @@ class Memo:
         elif 0 <= index <= limits.PICKLE_MEMO:
             self.far[index] = value
         else:
-            raise FormatError(f"the pickle uses the invalid memo number {index}.", rule="pickle")
+            raise FormatError(f"the pickle uses the invalid memo index {index}.", rule="pickle")
 
     def get(self, index: int) -> Any:
-        """Return the value with a number; raises KeyError if there is none."""
+        """Return the value at an index; raises KeyError if there is none."""
         return self.near[index] if 0 <= index < len(self.near) else self.far[index]
 
 
 class MachineState:
-    """The state of a pickle while it is interpreted: stack, marks, memo, and what is left of its limits.
+    """The state of the interpreter of a pickle: stack, marks, memo, and the remaining limits.
 
     ``room`` is how many bytes of text may still follow; ``edge`` is the offset at which the current frame ends.
-    ``stored`` is how many bytes of the file the pickle takes; for large pickles the limits are higher.
+    ``stored`` is the number of bytes of the pickle in the file; limits are higher for a large pickle. ``rebuild`` and
+    ``persistent`` mean the same as in ``machine.load``.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class MachineState:
         if type(function) not in (GlobalName, OpaqueResult):
             raise self._broken("calls something that is not a function")
         if not isinstance(args, tuple):
-            raise self._broken("calls a function with something other than a tuple")
+            raise self._broken("calls a function with arguments that are not a tuple")
         return OpaqueResult(function, args)
 
     def _too_much_text(self) -> UnsafeError:
@@ -120,9 +120,9 @@ class MachineState:
     # Reading arguments.
 
     def _line(self, op: int, raw: bytes) -> bytes:
-        """Return the line of text in an operand, without its newline.
+        """Return the line of text ``raw``, the operand of the instruction ``op``, without its newline.
 
-        Raises FormatError if some pickle readers would read the line in another way.
+        Raises FormatError if pickle readers disagree about the line.
         """
         line = raw[:-1]
         if spelling(op, line) != "alike":
@@ -131,7 +131,7 @@ class MachineState:
         return line
 
     def _leave_frame(self, position: int) -> None:
-        """End the current frame; raises FormatError if its last instruction ends beyond it (readers differ there)."""
+        """End the current frame; raises FormatError if the last instruction exceeds the frame (readers differ then)."""
         if position > self.edge:
             raise self._broken("has an instruction that reaches beyond its frame")
         self.edge = NO_EDGE
@@ -152,6 +152,6 @@ class MachineState:
     def _pop_mark(self) -> list[Any]:
         items = self.stack
         if not self.marks:
-            raise self._broken("closes a mark that it never opened")
+            raise self._broken("closes a mark that was never opened")
         self.stack = self.marks.pop()
         return items

@@ -1,6 +1,6 @@
 """Makes the headers of the tensors in torch's pickles; each tensor is a view of a storage.
 
-Written after ``torch/_utils.py``. Everything that torch checks only in C++ is checked here, before any value is read.
+Follows ``torch/_utils.py``. This module also makes the checks that torch makes in C++, before any value is read.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ _DTYPE_NAMES = {
 
 REMEMBERED_FORMS = 1024
 REMEMBERED_SIZE = 2**31
-"""How many pairs of (size, stride) are remembered, and the limit of the numbers in them.
+"""How many pairs (size, stride) are remembered, and the limit for the numbers in them.
 
-The hash of a tuple of integers can be predicted: with large numbers, or with any numbers besides a size of 0, a file
-could make thousands of pairs collide.
+The hash of a tuple of integers can be predicted. If larger numbers, or any strides for a size of 0, were remembered, a
+file could make thousands of pairs collide.
 """
 
 
 class TypedStorage:
-    """A storage as a pickle refers to it, with its dtype; offsets of tensors count from its byte ``start``."""
+    """A storage with the dtype that a pickle states; offsets of tensors are relative to its byte ``start``."""
 
     __slots__ = ("dtype", "start", "storage")
 
@@ -59,7 +59,7 @@ class TypedStorage:
 
 
 class StridedForm(NamedTuple):
-    """A valid size and stride; ``extent`` is how many elements of the storage they span, from the first to the last."""
+    """A valid size and stride; ``extent`` is the number of storage elements from the first to the last element used."""
 
     size: tuple[int, ...]
     stride: tuple[int, ...]
@@ -80,7 +80,7 @@ def form_of(size: Any, stride: Any) -> StridedForm:
 
 
 class TensorBuilder:
-    """Makes TensorInfo, and remembers the checked form of each (size, stride), since files have few different ones."""
+    """Makes TensorInfo objects, and remembers each (size, stride) that was checked: a file has few different pairs."""
 
     def __init__(self) -> None:
         self._forms: dict[tuple[Any, Any], StridedForm] = {}
@@ -90,16 +90,15 @@ class TensorBuilder:
     ) -> TensorInfo:
         """Return the header of a strided tensor; ``ref`` is its storage, ``offset`` and ``stride`` are in elements.
 
-        ``dtype`` is used in place of the storage's dtype if it is given. ``flags`` is torch's dict with ``conj`` and
-        ``neg``.
+        ``dtype`` replaces the storage's dtype unless it is ''. ``flags`` is torch's dict with ``conj`` and ``neg``.
         """
         if type(ref) is not TypedStorage:
-            return unknown(f"its storage is {brief(ref)}, which is not a storage", dtype, size)
+            return unknown(f"its storage is {brief(ref)}, not a storage of torch", dtype, size)
         return view(ref, offset, self._form(size, stride), dtype=dtype, flags=flags)
 
     def _form(self, size: Any, stride: Any) -> StridedForm:
-        """Return the StridedForm of a size and a stride; a pair that was checked before is not checked again."""
-        check_sizes(size, "size")  # before they are hashed: a nested tuple's hash can take forever
+        """Return the StridedForm of a size and a stride; a pair that was checked earlier is looked up."""
+        check_sizes(size, "size")  # before hashing: the hash of a nested tuple can take forever
         check_sizes(stride, "stride")
         known = self._forms.get((size, stride))
         if known is not None:
@@ -151,15 +150,15 @@ def _flagged(info: TensorInfo, flags: Any) -> TensorInfo:
 
 
 def unknown(why: str, dtype: str, size: Any) -> TensorInfo:
-    """Return the header of a tensor whose values are not known; ``why`` is the reason."""
+    """Return the header of a tensor whose values cannot be read; ``why`` is the reason."""
     check_sizes(size, "size")
     check_elements(size)
     return TensorInfo(dtype if dtype in DTYPES else "float32", size, opaque=why)
 
 
 def dtype_of(name: Any) -> str:
-    """Return the dtype that a name such as ``torch.float8_e4m3fn`` stands for; raises FormatError if it is unknown."""
+    """Return the dtype with a name such as ``torch.float8_e4m3fn``; raises FormatError if it is unknown."""
     text = _DTYPE_NAMES.get(getattr(name, "name", ""), getattr(name, "name", ""))
     if getattr(name, "module", "") != "torch" or text not in DTYPES:
-        raise FormatError(f"a tensor is of unknown type {brief(name)}.", rule="tensor dtype")
+        raise FormatError(f"a tensor has the unknown dtype {brief(name)}.", rule="tensor dtype")
     return text

@@ -1,4 +1,4 @@
-"""Defines the values of a pickle that is read without imports: plain data, tensor headers, names."""
+"""Defines the stand-ins for names, objects, sets and unusual dict keys in a pickle that is read without imports."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ ARRAY = "its values are an array inside the pickle"
 
 
 SHOWN = 60
-"""How many characters of a text from a file a message quotes at most."""
+"""The most characters of a string from a file that a message quotes."""
 CALLS = 4
-"""How many nested calls ``brief`` looks through for a name, since a pickle may call the result of a call."""
+"""How many nested calls ``brief`` follows to find a name, since a pickle may call the result of a call."""
 
 
 class GlobalName:
-    """A name of a class or function in a pickle, such as ``argparse.Namespace``; it is shown, but never imported.
+    """The name of a class or function in a pickle, such as ``argparse.Namespace``; it is shown, but never imported.
 
-    ``ours`` is our own function that is called instead, if there is one; ``makes_tensors`` is True for
-    ``_rebuild_tensor_v2``, which makes nearly every tensor.
+    ``ours`` is the function of ckptsurgeon that is called instead, or None. ``makes_tensors`` is True for
+    ``_rebuild_tensor_v2``, the function that makes nearly all tensors.
     """
 
     __slots__ = ("makes_tensors", "module", "name", "ours")
@@ -77,11 +77,11 @@ class OpaqueResult:
         return brief(self.name)
 
     def keep(self, items: list[Any]) -> None:
-        """Keep the items that the pickle appends to the object, or the keys and values that it sets on it, in turn."""
+        """Keep items that the pickle appends to the object, or keys and values, alternating, that it sets on it."""
         self.items.extend(items)
 
     def attributes(self) -> Mapping[object, object]:
-        """Return the attributes that the object would have had, as far as ``state`` has them."""
+        """Return the attributes that the object would have, as far as ``state`` contains them."""
         state = self.state
         if isinstance(state, tuple) and len(state) == 2:
             state = state[1] if not isinstance(state[0], dict) else state[0]
@@ -89,7 +89,7 @@ class OpaqueResult:
 
 
 class PickledSet(list[Any]):
-    """The members of a set, unhashed and in file order."""
+    """The members of a set in file order; they are not hashed, since a file could make hashes collide."""
 
     __slots__ = ()
 
@@ -101,7 +101,7 @@ class PickledFrozenSet(PickledSet):
 
 
 def brief(value: object) -> str:
-    """Return a short text for a value from a file; not its ``repr``, which can be endless if the value is nested."""
+    """Return a short description of a value from a file; its ``repr`` could be endless if the value is nested."""
     for _ in range(CALLS):
         if isinstance(value, OpaqueResult):
             value = value.name
@@ -117,7 +117,7 @@ def brief(value: object) -> str:
 
 
 def key_text(key: object) -> str:
-    """Return a key of a dict as a segment of a path: a text unchanged, any other key as a short text."""
+    """Return a dict key as a segment of a path: a string unchanged, any other key as a short description."""
     return key if isinstance(key, str) else repr(key) if isinstance(key, Unhashable) else brief(key)
 
 
@@ -134,7 +134,7 @@ class Unhashable:
 
 
 def safe_key(key: Any) -> Any:
-    """Return ``key`` if its type is quick to hash for every value, else an Unhashable in its place."""
+    """Return ``key`` if it is quick to hash whatever its value, else an Unhashable that contains it."""
     kind = type(key)
     if kind is str or kind is bytes or kind is bool or kind is float or key is None:
         return key
@@ -144,6 +144,6 @@ def safe_key(key: Any) -> Any:
 
 
 def set_items(target: dict[Any, Any], pairs: Iterable[tuple[Any, Any]]) -> None:
-    """Put (key, value) pairs into a dict, with the keys that ``safe_key`` returns."""
+    """Put (key, value) pairs into a dict, with each key replaced by ``safe_key(key)``."""
     for key, value in pairs:
         target[key if type(key) is str else safe_key(key)] = value

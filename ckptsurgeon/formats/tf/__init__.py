@@ -1,1 +1,1 @@
-"""Reads the files of TensorFlow's checkpoints: tables, protocol buffers, and texts that name a checkpoint."""
+"""Reads and writes the files of TensorFlow checkpoints: LevelDB tables, protocol buffers, and small text files."""

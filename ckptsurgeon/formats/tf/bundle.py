@@ -1,7 +1,7 @@
 """Reads the index of a TensorFlow V2 checkpoint: its tensors, and variables that are stored in slices.
 
-The index is a table of protocol buffers (tensorflow/core/protobuf/tensor_bundle.proto): the empty key has a
-BundleHeaderProto, the name of each tensor a BundleEntryProto.
+The index is a LevelDB table whose values are protocol buffers (tensorflow/core/protobuf/tensor_bundle.proto). The value
+of the empty key is a BundleHeaderProto; the value of each tensor's name is a BundleEntryProto.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ DTYPES: Mapping[int, str] = {
     14: "bfloat16", 17: "uint16", 18: "complex128", 19: "float16", 22: "uint32", 23: "uint64",
     24: "float8_e5m2", 25: "float8_e4m3fn", 26: "float8_e4m3fnuz", 28: "float8_e5m2fnuz",
 }  # fmt: skip
-"""torch's names of TensorFlow's types, by their numbers in ``DataType`` (tensorflow/core/framework/types.proto)."""
+"""torch's names of TensorFlow's types, by number in ``DataType`` (tensorflow/core/framework/types.proto)."""
 
 _VERSION = 1
 _FULL = -1
 
 Slice = tuple[tuple[int, int], ...]
-"""A part of a tensor: (start, length) of each dimension; a length of -1 means all of it."""
+"""A part of a tensor: (start, length) for each dimension; the length -1 means the whole dimension."""
 
 
 @dataclass(frozen=True)
 class BundleEntry:
-    """One tensor: ``dtype`` is TensorFlow's number; ``offset`` and ``size`` are bytes in the data file ``shard``.
+    """One tensor: ``dtype`` is TensorFlow's number; ``offset`` and ``size`` are bytes in data file ``shard``.
 
-    ``slices`` are the parts of a partitioned variable, each stored under its own key.
+    ``slices`` are the parts of a partitioned variable; each part is stored under its own key.
     """
 
     dtype: int
@@ -74,7 +74,7 @@ def read_bundle(file: File) -> Bundle:
         said += len(value)
         if len(found) >= limits.TENSORS or slices > limits.PIECES or said > limits.TABLE_MESSAGES:
             raise UnsafeError(
-                f"the index has more tensors than the limit of {limits.TENSORS}, or describes them in too many bytes.",
+                f"the index has more tensors than the limit of {limits.TENSORS}, or too many bytes that describe them.",
                 rule="tensors",
             )
         try:
@@ -105,7 +105,7 @@ def _header(data: bytes) -> tuple[int, bool]:
             needed = next((n for field, n in fields(value) if field == 2 and isinstance(n, int)), 0)
     if not 0 < shards <= limits.SHARDS:
         raise FormatError(
-            f"the index gives {shards} as the number of data files; 1 to {limits.SHARDS} can be read.", rule="shards"
+            f"the index says that there are {shards} data files; 1 to {limits.SHARDS} can be read.", rule="shards"
         )
     if endianness not in (0, 1) or needed > _VERSION:
         raise FormatError("the version of the index is too new to be read.", rule="bundle version")
@@ -126,7 +126,7 @@ def _entry(data: bytes) -> BundleEntry:
             slices.append(_slice(value))
     dtype, shard, offset, size, crc = numbers.values()
     if min(shard, offset, size) < 0:
-        raise ValueError("its offset or size is below zero")
+        raise ValueError("its offset or size is negative")
     return BundleEntry(dtype, shape, shard, offset, size, unmasked(crc & 0xFFFFFFFF), tuple(slices))
 
 
@@ -139,12 +139,12 @@ def _shape(data: bytes) -> tuple[int, ...]:
         if number == 2 and isinstance(value, bytes):
             sizes.append(next((signed(n) for f, n in fields(value) if f == 1 and isinstance(n, int)), 0))
         if len(sizes) > limits.DIMENSIONS or (sizes and sizes[-1] < 0):
-            raise ValueError(f"its shape has over {limits.DIMENSIONS} dimensions, or one below zero")
+            raise ValueError(f"its shape has over {limits.DIMENSIONS} dimensions, or a negative size")
     return tuple(sizes)
 
 
 def _slice(data: bytes) -> Slice:
-    """Return (start, length) for each dimension in the bytes of a TensorSliceProto; the length -1 means all of it."""
+    """Return the Slice that the bytes of a TensorSliceProto describe."""
     extents = []
     for number, value in fields(data):
         if number == 1 and isinstance(value, bytes):
@@ -157,8 +157,8 @@ def _slice(data: bytes) -> Slice:
 
 # Partitioned variables of TensorFlow: the key of each slice, and the tensor made of all slices.
 #
-# The key is in an order-preserving code (tensorflow/core/lib/strings/ordered_code.h): a zero, the name, the number of
-# dimensions, then start and length of each (``EncodeTensorNameSlice``).
+# A key is encoded so that bytes sort like the values (tensorflow/core/lib/strings/ordered_code.h): a zero, the name,
+# the number of dimensions, then start and length of each dimension (``EncodeTensorNameSlice``).
 
 _ESCAPED = re.compile(rb"[\x00\xff]")
 _ESCAPES = {b"\x00": b"\x00\xff", b"\xff": b"\xff\x00"}
@@ -172,13 +172,13 @@ def slice_key(name: bytes, part: Slice) -> bytes:
 
 
 def _unsigned(value: int) -> bytes:
-    """Return a number from 0 on as one byte with their count, then as few big-endian bytes as possible."""
+    """Return a number that is not negative as few big-endian bytes, preceded by one byte with the number of bytes."""
     size = -(-value.bit_length() // 8)
     return bytes([size]) + value.to_bytes(size, "big")
 
 
 def _signed(value: int) -> bytes:
-    """Return a signed number of 64 bits in as few bytes as possible; the first bits give the number of bytes."""
+    """Return a signed 64-bit number in as few bytes as possible; the first bits encode the number of bytes."""
     size = (value if value >= 0 else ~value).bit_length() // 7 + 1
     head = ((1 << size) - 1) << 7 * size
     plain = value & (1 << 8 * size) - 1
@@ -186,7 +186,7 @@ def _signed(value: int) -> bytes:
 
 
 def join_slices(name: str, entry: BundleEntry, parts: list[TensorInfo]) -> TensorInfo:
-    """Return the tensor of a partitioned variable; raises FormatError if its slices leave a hole or overlap."""
+    """Return the tensor of a partitioned variable; raises FormatError if its slices leave a gap or overlap."""
     dtype = DTYPES[entry.dtype]
     pieces = []
     for part, info in zip(entry.slices, parts, strict=True):

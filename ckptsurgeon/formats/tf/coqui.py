@@ -1,8 +1,7 @@
-"""The variables of Coqui STT's network, and the training state that its code expects beside them.
+"""Defines the variables of Coqui STT's network, and the training state that its code also expects.
 
-Coqui's loader (``coqui_stt_training/util/checkpoints.py``) asks for every variable of its graph: for evaluation also
-for ``global_step``, for training also for the moments and the powers of its Adam optimizer. Only ``learning_rate`` may
-be missing.
+Coqui's loader (``coqui_stt_training/util/checkpoints.py``) requires every variable of its graph: for evaluation also
+``global_step``, for training also the moments and powers of its Adam optimizer. Only ``learning_rate`` may be missing.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ __all__ = ["CELL", "MOMENTS", "fresh_state", "is_network"]
 
 CELL = "cudnn_lstm.rnn.multi_rnn_cell.cell_0.cudnn_compatible_lstm_cell"
 MOMENTS = ("Adam", "Adam_1")
-"""The names under which TensorFlow 1 stores a variable's first and second moment."""
+"""The suffixes under which TensorFlow 1 stores the first and second moment of a variable."""
 _LAYERS = ("layer_1", "layer_2", "layer_3", "layer_5", "layer_6")
 _NETWORK = frozenset(
     (f"{CELL}.kernel", f"{CELL}.bias", *(f"{layer}.{part}" for layer in _LAYERS for part in ("weights", "bias")))
 )
 _SCALARS = (("global_step", "int64", struct.pack("<q", 0)), ("beta1_power", "float32", struct.pack("<f", 0.9)),
             ("beta2_power", "float32", struct.pack("<f", 0.999)))  # fmt: skip
-"""Coqui's Adam before its first step: the powers are its ``--beta1`` and ``--beta2``, whose defaults these are."""
+"""The state of Coqui's Adam before its first step; the powers are the defaults of ``--beta1`` and ``--beta2``."""
 
 
 def is_network(keys: Collection[str]) -> bool:
@@ -32,9 +31,9 @@ def is_network(keys: Collection[str]) -> bool:
 
 
 def fresh_state(tensors: Sequence[OutTensor]) -> Iterator[tuple[OutTensor, bytes]]:
-    """Yield the state of an Adam optimizer that made no step, if ``tensors`` include all of Coqui's network.
+    """Yield (tensor, bytes) of the state of an unused Adam optimizer, if ``tensors`` include all of Coqui's network.
 
-    Each tensor comes with its bytes, or with b"" if it is zero.
+    The bytes are b"" for a tensor of zeros.
     """
     if not is_network({tensor.key for tensor in tensors}):
         return

@@ -1,4 +1,4 @@
-"""Chooses the checkpoint of a TensorFlow folder, and divides its variables into model and training state."""
+"""Chooses the checkpoint to read in a TensorFlow folder, and sorts its variables into model and training state."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ __all__ = [
     "tree_of",
 ]
 
-# Sorts TensorFlow's variables by their names: the model's, and those of training.
+# Sorts TensorFlow's variables by their names into variables of the model and of training.
 #
-# ``/`` parts a name as ``.`` parts a key: ``layer_1/weights`` is ``layer_1.weights``. TensorFlow 2 puts
-# ``/.ATTRIBUTES/VARIABLE_VALUE`` behind every variable of an object graph, which is left out.
+# The variable ``layer_1/weights`` gets the key ``layer_1.weights``. TensorFlow 2 appends
+# ``/.ATTRIBUTES/VARIABLE_VALUE`` to the name of every variable of an object graph; this suffix is removed.
 
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _SLOT = "/.OPTIMIZER_SLOT/"
@@ -44,7 +44,7 @@ _SLOTS: Mapping[str, tuple[str, ...]] = {
     "Momentum": ("optimizer", "momentum"),
     "ExponentialMovingAverage": ("model_ema",),
 }
-"""The suffixes of values that TensorFlow 1 stores for a variable, and the dicts in which a Header has them."""
+"""The suffixes of values that TensorFlow 1 stores for a variable, and the path of the dict for these values."""
 _TRAINING = frozenset({"beta1_power", "beta2_power", "global_step", "learning_rate", "save_counter"})
 """Scalars of the training state, such as the number of steps."""
 
@@ -55,7 +55,7 @@ def key_of(name: str) -> str:
 
 
 def tree_of(variables: Mapping[str, TensorInfo]) -> dict[str, Any]:
-    """Return variables as a dict of state dicts: ``model``, ``model_ema``, and ``optimizer`` for training state.
+    """Return variables as a dict of state dicts: ``model``, ``model_ema``, and ``optimizer`` for the training state.
 
     Raises FormatError if two names would become the same key.
     """
@@ -67,7 +67,7 @@ def tree_of(variables: Mapping[str, TensorInfo]) -> dict[str, Any]:
             node = node.setdefault(part, {})
         if key in node:
             raise FormatError(
-                f"the variable {escape(name)} and another would both have the key {escape(key)}.", rule="keys"
+                f"the variable {escape(name)} and another variable would both get the key {escape(key)}.", rule="keys"
             )
         node[key] = info
     return tree
@@ -79,7 +79,7 @@ def place_of(name: str, shape: tuple[int, ...], names: Collection[str]) -> tuple
     ``names`` has the names of all variables.
     """
     owner, _, slot = name.rpartition("/")
-    # both moments are Adam's even if the variable is missing: cuDNN's LSTM is saved under other names
+    # if both moments exist, they belong to Adam, even without the variable: cuDNN's LSTM is saved under other names
     if slot in _SLOTS and (owner in names or all(f"{owner}/{moment}" in names for moment in MOMENTS)):
         return (*_SLOTS[slot], key_of(owner))
     key = key_of(name)
@@ -95,7 +95,7 @@ def place_of(name: str, shape: tuple[int, ...], names: Collection[str]) -> tuple
 
 LAST = "checkpoint"
 STATES = ("best_dev_checkpoint", LAST)
-"""Files that name a checkpoint, in the order in which Coqui STT looks for them: the best, then the last."""
+"""Files that say which checkpoint to read, in the order in which Coqui STT looks for them: best, then last."""
 _NAMED = re.compile(rb'^\s*model_checkpoint_path:\s*"((?:[^"\\\n]|\\.)*)"', re.M)
 _ESCAPE = re.compile(rb"\\([0-7]{1,3}|.)", re.S)
 _DATA = re.compile(r"\.data-\d{5,}-of-\d{5,}$")
@@ -104,7 +104,7 @@ _FLAGS, _ALPHABET = "flags.txt", "alphabet.txt"
 
 
 def is_folder(folder: Folder) -> bool:
-    """Return whether a folder has TensorFlow checkpoints: a file that names one, or an index with its data files."""
+    """Return whether a folder has TensorFlow checkpoints: an index with data files, or a valid file ``checkpoint``."""
     names = folder.names()
     if _prefixes(names) and not any(map(is_weights, names)):
         return True
@@ -112,13 +112,13 @@ def is_folder(folder: Folder) -> bool:
 
 
 def _prefixes(names: Sequence[str]) -> list[str]:
-    """Return the names of the checkpoints in a folder, without ``.index``, sorted; each has an index and data files."""
+    """Return the names, without ``.index``, of the checkpoints in a folder that have an index and data files."""
     data = {_DATA.sub("", name) for name in names if _DATA.search(name)}
     return [name.removesuffix(_INDEX) for name in names if name.endswith(_INDEX) and name.removesuffix(_INDEX) in data]
 
 
 class Chosen(NamedTuple):
-    """The checkpoint of a folder to read: its name without suffix, a note, the fingerprint of the file naming it."""
+    """The checkpoint to read: its name without suffix, a note, and the fingerprint of the file that refers to it."""
 
     prefix: str
     note: str
@@ -126,10 +126,10 @@ class Chosen(NamedTuple):
 
 
 def chosen(folder: Folder) -> Chosen:
-    """Return the checkpoint that a folder names as its best, or else as its last.
+    """Return the best checkpoint of a folder (see ``best_dev_checkpoint``), or else the last (see ``checkpoint``).
 
-    The files ``best_dev_checkpoint`` and ``checkpoint`` name it by its path on the machine that trained, so only the
-    last part of the path is used. Raises FormatError if no file names a checkpoint, or the checkpoint is missing.
+    These files contain a path on the machine that trained, so only the last part of the path is used. Raises
+    FormatError if neither file refers to a checkpoint, or if the checkpoint is missing.
     """
     names = folder.names()
     prefixes = _prefixes(names)
@@ -139,7 +139,7 @@ def chosen(folder: Folder) -> Chosen:
             continue
         if named + _INDEX not in names:
             raise FormatError(
-                f"{escape(folder.uri)}: {state} names {escape(named)}, "
+                f"{escape(folder.uri)}: {state} refers to {escape(named)}, "
                 f"but the file {escape(named + _INDEX)} is missing.",
                 hint=_which(folder, prefixes),
                 rule="missing index",
@@ -148,7 +148,7 @@ def chosen(folder: Folder) -> Chosen:
         also = f"; also in the folder: {listing(others, where='')}" if others else ""
         return Chosen(named, f"read {escape(named)}, as {state} says{also}", _print_of(folder, state))
     raise FormatError(
-        f"{escape(folder.uri)} has neither {STATES[0]} nor {STATES[1]}, which name the checkpoint to read.",
+        f"{escape(folder.uri)} has no valid {STATES[0]} or {STATES[1]}, which would say what checkpoint to read.",
         hint=_which(folder, prefixes),
         rule="no checkpoint",
     )
@@ -160,16 +160,16 @@ def _print_of(folder: Folder, name: str) -> FilePrint:
 
 
 def _which(folder: Folder, prefixes: Sequence[str]) -> str:
-    return f"Name one: {listing([f'{folder.uri}/{prefix}' for prefix in prefixes])}." if prefixes else ""
+    return f"Pass one of these: {listing([f'{folder.uri}/{prefix}' for prefix in prefixes])}." if prefixes else ""
 
 
 def _named(folder: Folder, state: str) -> str | None:
-    """Return the checkpoint that the file ``state`` names, without folders; None if it does not name any."""
+    """Return the name of the checkpoint that the file ``state`` refers to, without folders; None if there is none."""
     return named_in(small_file(folder, state) or b"")
 
 
 def named_in(text: bytes) -> str | None:
-    """Return the checkpoint that a text like that of ``checkpoint`` names, without folders; None if there is none."""
+    """Return the name of the checkpoint in the content of a file ``checkpoint``, without folders; None if none."""
     found = _NAMED.search(text)
     if found is None:
         return None
@@ -183,7 +183,7 @@ def _unescaped(found: re.Match[bytes]) -> bytes:
 
 
 def small_file(folder: Folder, name: str) -> bytes | None:
-    """Return the bytes of a small file of a folder; None if it cannot be read or is larger than 1 MiB."""
+    """Return the bytes of a file of a folder; None if it cannot be read or is larger than 1 MiB."""
     try:
         file = folder.file(name)
         try:
@@ -195,7 +195,7 @@ def small_file(folder: Folder, name: str) -> bytes | None:
 
 
 def training_files(file: File) -> Iterator[tuple[str, Any]]:
-    """Yield (name, content) of the flags and the alphabet that Coqui STT saves next to a checkpoint, if readable."""
+    """Yield (name, content) of the flags and the alphabet that Coqui STT saves next to a checkpoint."""
     folder = file.folder()
     try:
         names = folder.names()
@@ -208,4 +208,4 @@ def training_files(file: File) -> Iterator[tuple[str, Any]]:
         try:
             yield name, parse_json(raw) if name == _FLAGS else raw.decode("utf-8")
         except ValueError:
-            yield name, f"{len(raw)} bytes that do not fit the name"
+            yield name, f"{len(raw)} bytes that are not valid {'JSON' if name == _FLAGS else 'UTF-8'}"

@@ -1,9 +1,9 @@
 """Reads LevelDB's sorted tables, which may be compressed with Snappy; TensorFlow's index is such a table.
 
 A table has blocks of sorted keys, which share prefixes; after each block, a byte for its compression and a masked
-CRC-32C; an index block with the places of the blocks; and a footer of 48 bytes with the place of the index (leveldb's
-``doc/table_format.md``). All blocks are read and checked, in order. LevelDB checks only the blocks that it needs;
-here a file that two readers could read differently is refused.
+CRC-32C; an index block with the positions of the blocks; and a footer of 48 bytes with the position of the index block
+(leveldb's ``doc/table_format.md``). LevelDB checks only the blocks that it needs. This module reads and checks all
+blocks in order, and refuses a file that two readers could interpret differently.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from .protobuf import varint
 
 __all__ = ["FOOTER", "MAGIC", "decompress_snappy", "entries", "is_table"]
 
-# Snappy's block format, which LevelDB's tables may be compressed with (google/snappy, format_description.txt).
+# Snappy's block format, in which LevelDB's tables may be compressed (google/snappy, format_description.txt).
 
 _RATIO = 24
-"""Snappy's best ratio is a copy of three bytes that makes 64, so a block that claims more than this is invalid."""
+"""Snappy can at best turn three bytes into 64 (a copy), so a block that claims a higher ratio than this is invalid."""
 
 
 def decompress_snappy(data: bytes, most: int) -> bytes:
-    """Return the content of a compressed block; raises FormatError if it is malformed or has over ``most`` bytes."""
+    """Return the content of a compressed block; raises FormatError if it is malformed or exceeds ``most`` bytes."""
     size, at = _length(data)
     if size > most or size > _RATIO * len(data) + 64:
         raise FormatError(
@@ -41,7 +41,7 @@ def decompress_snappy(data: bytes, most: int) -> bytes:
             if len(out) > size:
                 break
     except IndexError:
-        raise FormatError("the index is damaged: a compressed block is cut short.", rule="snappy") from None
+        raise FormatError("the index is damaged: a compressed block is truncated.", rule="snappy") from None
     if len(out) != size:
         raise FormatError(
             f"the index is damaged: a compressed block does not have the {size} bytes that it claims.", rule="snappy"
@@ -50,7 +50,7 @@ def decompress_snappy(data: bytes, most: int) -> bytes:
 
 
 def _length(data: bytes) -> tuple[int, int]:
-    """Return the unpacked length that a Snappy block begins with, and the offset of the data after it."""
+    """Return the unpacked length, which a Snappy block begins with, and the offset of the data after it."""
     size = 0
     for at, byte in enumerate(data[:5]):
         size |= (byte & 0x7F) << 7 * at
@@ -77,7 +77,9 @@ def _element(data: bytes, at: int, out: bytearray) -> int:
             raise IndexError
         offset = int.from_bytes(data[at + 1 : after], "little")
     if not 0 < offset <= len(out):
-        raise FormatError("the index is damaged: a compressed block copies from before its beginning.", rule="snappy")
+        raise FormatError(
+            "the index is damaged: a compressed block copies bytes from before its beginning.", rule="snappy"
+        )
     start = len(out) - offset
     piece = out[start : start + length]
     out += (piece * (length // offset + 1))[:length] if offset < length else piece
@@ -101,12 +103,12 @@ MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
 _TRAILER = 5
 _PLAIN, _SNAPPY = 0, 1
 _MANY = 1 << 16
-"""For tables of at least so many bytes, numpy is loaded to compute the checksums of the blocks."""
+"""For tables of at least this many bytes, numpy is imported to compute the checksums of the blocks faster."""
 
 
 @dataclass(frozen=True)
 class _Handle:
-    """The offset and size of a block in bytes, without its compression byte and checksum."""
+    """The offset and size of a block in bytes; the size excludes the compression byte and the checksum."""
 
     offset: int
     size: int
@@ -117,7 +119,7 @@ class _Handle:
 
 
 class _TableLimits:
-    """What one table may still use: bytes that compressed blocks unpack to, and bytes of keys."""
+    """The remaining limits of one table: bytes that compressed blocks may unpack to, and bytes of keys."""
 
     def __init__(self) -> None:
         self.inflated = limits.TABLE_INFLATED
@@ -130,7 +132,7 @@ def is_table(file: File) -> bool:
 
 
 def entries(file: File) -> Iterator[tuple[bytes, bytes]]:
-    """Yield (key, value) of every entry of a table in order; raises FormatError or UnsafeError if it breaks a rule."""
+    """Yield (key, value) of every entry of a table in order; raises FormatError or UnsafeError if it is invalid."""
     raw = file.read(0, file.size)
     others, index = _footer(raw)
     allowed = _TableLimits()
@@ -138,9 +140,9 @@ def entries(file: File) -> Iterator[tuple[bytes, bytes]]:
     for bound, value in _block(raw, index, allowed):
         handle, after = _handle(value, 0)
         if after != len(value) or handle.offset != end or handle.end > others.offset:
-            raise _fault("its blocks do not follow one another up to their index")
+            raise _fault("there is a gap or an overlap between its blocks")
         if last is not None and last >= bound:
-            raise _fault("its index is not in order")
+            raise _fault("the keys of its index block are not in order")
         end, before = handle.end, last
         for key, content in _block(raw, handle, allowed):
             if last is not None and last >= key:
@@ -150,10 +152,10 @@ def entries(file: File) -> Iterator[tuple[bytes, bytes]]:
         if last is before:
             raise _fault("it has an empty block")
         if last is not None and last > bound:
-            raise _fault("its index contradicts its blocks")
+            raise _fault("its index block contradicts the other blocks")
         last = bound
     if others.offset != end or any(_block(raw, others, allowed)):
-        raise _fault("it has entries that its index does not name")
+        raise _fault("it has entries that its index block does not list")
 
 
 def _fault(why: str) -> FormatError:
@@ -161,14 +163,14 @@ def _fault(why: str) -> FormatError:
 
 
 def _footer(raw: bytes) -> tuple[_Handle, _Handle]:
-    """Return the places of the metaindex block, which TensorFlow leaves empty, and of the index block after it."""
+    """Return the handles of the metaindex block, which TensorFlow leaves empty, and of the index block after it."""
     footer = raw[-FOOTER:]
     if len(footer) < FOOTER or not footer.endswith(MAGIC):
-        raise _fault("it does not end as a table does: it is cut short, or not a table")
+        raise _fault("it does not end like a LevelDB table: the file is truncated, or not a table")
     others, at = _handle(footer, 0)
     index, at = _handle(footer, at)
     if index.end != len(raw) - FOOTER or others.end != index.offset or footer[at : -len(MAGIC)].strip(b"\0"):
-        raise _fault("its footer names an index beyond the file: it is cut short")
+        raise _fault("its footer points to an index past the end of the file: the file is truncated")
     return others, index
 
 
@@ -177,7 +179,7 @@ def _handle(data: bytes, at: int) -> tuple[_Handle, int]:
         offset, at = varint(data, at)
         size, at = varint(data, at)
     except ValueError as error:
-        raise _fault(f"it names no block: {error}") from None
+        raise _fault(f"the position of a block is invalid: {error}") from None
     return _Handle(offset, size), at
 
 
@@ -186,7 +188,7 @@ def _block(raw: bytes, handle: _Handle, allowed: _TableLimits) -> Iterator[tuple
     content = raw[handle.offset : handle.offset + handle.size]
     trailer = raw[handle.offset + handle.size : handle.end]
     if len(trailer) < _TRAILER:
-        raise _fault("a block ends too early: it is cut short")
+        raise _fault("a block ends too early: the file is truncated")
     short = SHORT if len(raw) < _MANY else SHORTEST
     if crc32c(trailer[:1], crc32c(content, short=short)) != unmasked(int.from_bytes(trailer[1:], "little")):
         raise FormatError(
@@ -201,18 +203,18 @@ def _block(raw: bytes, handle: _Handle, allowed: _TableLimits) -> Iterator[tuple
 
 
 def _restarts(block: bytes) -> tuple[int, int]:
-    """Return the offset of a block's restart points, and how many there are.
+    """Return the offset of a block's restart points, and the number of restart points.
 
-    Each takes 32 bits, and the last 32 bits of the block are their number.
+    Each restart point has 32 bits; the last 32 bits of the block are the number of restart points.
     """
     number = int.from_bytes(block[-4:], "little")
     if len(block) < 4 or not 0 < number <= (len(block) - 4) // 4:
-        raise _fault("a block does not have the restart points that it counts")
+        raise _fault("a block has fewer restart points than it claims")
     return len(block) - 4 - 4 * number, number
 
 
 def _entries(block: bytes, allowed: _TableLimits) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the keys and values of a block, in which a key is stored without the prefix shared with the key before."""
+    """Yield the keys and values of a block; a key is stored without the prefix that it shares with the previous key."""
     end, number = _restarts(block)
     key, at, seen = b"", 0, 0
     while at < end:
@@ -224,7 +226,7 @@ def _entries(block: bytes, allowed: _TableLimits) -> Iterator[tuple[bytes, bytes
         except ValueError as error:
             raise _fault(f"a block has an invalid entry at {at}: {error}") from None
         if shared > len(key) or own + size > end - begin or shared * restart or not (seen or restart):
-            raise _fault(f"an entry at {at} of a block reaches beyond the block")
+            raise _fault(f"the entry at {at} of a block is invalid or reaches beyond the block")
         if shared + own > limits.KEY_CHARACTERS or allowed.keys < shared + own:
             raise UnsafeError("the keys of the index are too long.", rule="key length")
         allowed.keys -= shared + own
@@ -233,4 +235,4 @@ def _entries(block: bytes, allowed: _TableLimits) -> Iterator[tuple[bytes, bytes
         at = begin + own + size
         seen += restart
     if end and seen != number:
-        raise _fault("a block has a restart point where no entry begins")
+        raise _fault("a block has a restart point at which no entry begins")

@@ -1,6 +1,6 @@
 """Writes LevelDB's sorted tables, without compression and without shared prefixes.
 
-See ``leveldb.py``, which reads them, for the parts of a table.
+``leveldb.py``, which reads such tables, describes their parts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .protobuf import varint_bytes
 __all__ = ["table"]
 
 _BLOCK = 4096
-"""Bytes after which a block ends, as LevelDB's default is (``block_size``)."""
+"""Bytes after which a block ends: LevelDB's default (``block_size``)."""
 _PLAIN = b"\0"
 
 Entry = tuple[bytes, bytes]
@@ -48,7 +48,7 @@ def _blocks(entries: Iterable[Entry]) -> Iterable[Entry]:
 
 
 def _block(rows: Sequence[Entry]) -> bytes:
-    """Return the bytes of a block; every entry is a restart point, so that its whole key is stored."""
+    """Return the bytes of a block; every entry is a restart point, so its whole key is stored."""
     out, restarts = bytearray(), bytearray()
     for key, value in rows:
         restarts += len(out).to_bytes(4, "little")

@@ -1,6 +1,6 @@
-"""Reads and writes protocol buffers as far as needed here: (field number, value) of each field, in order.
+"""Reads and writes the parts of protocol buffers that TensorFlow checkpoints use: (field number, value) of each field.
 
-https://protobuf.dev/programming-guides/encoding. Reading raises ValueError for bytes that are not a message.
+https://protobuf.dev/programming-guides/encoding. Reading raises ValueError if the bytes are not a valid message.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ _WIDTHS = {_FIXED64: 8, _FIXED32: 4}
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
-    """Return the number (a varint of at most 64 bits) at the offset ``at``, and the offset after it."""
+    """Return the number (a varint of at most 64 bits) at the offset ``at``, and the offset after the number."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(data):
-            raise ValueError("a number is cut short")
+            raise ValueError("a number is truncated")
         byte = data[at]
         at += 1
         value |= (byte & 0x7F) << shift
@@ -51,14 +51,14 @@ def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
         else:
             raise ValueError(f"a field has the unknown wire type {kind}")
         if length > len(data) - at:
-            raise ValueError("a field is cut short")
+            raise ValueError("a field is truncated")
         raw = data[at : at + length]
         yield tag >> 3, raw if kind == _BYTES else int.from_bytes(raw, "little")
         at += length
 
 
 def varint_bytes(value: int) -> bytes:
-    """Return a number from 0 on as a varint."""
+    """Return a number that is not negative as a varint."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -67,12 +67,12 @@ def varint_bytes(value: int) -> bytes:
 
 
 def field(number: int, value: int | bytes) -> bytes:
-    """Return the bytes of a field with a number or a byte string; b"" for the number 0, which a missing field means."""
+    """Return the bytes of a field with a number or byte string; b"" for the number 0, the value of a missing field."""
     if isinstance(value, bytes):
         return varint_bytes(number << 3 | _BYTES) + varint_bytes(len(value)) + value
     return varint_bytes(number << 3 | _VARINT) + varint_bytes(value) if value else b""
 
 
 def field32(number: int, value: int) -> bytes:
-    """Return the bytes of a field whose value has 32 bits."""
+    """Return the bytes of a field whose value is a fixed 32-bit number."""
     return varint_bytes(number << 3 | _FIXED32) + value.to_bytes(4, "little")

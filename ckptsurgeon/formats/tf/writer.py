@@ -1,7 +1,7 @@
-"""Writes TensorFlow's V2 checkpoints into folders: an index, data files, and ``checkpoint``, which names them.
+"""Writes TensorFlow's V2 checkpoints into folders: an index, data files, and the file ``checkpoint``.
 
-``tf.train.load_checkpoint`` and ``tf.compat.v1.train.Saver`` read them. A key's dots become slashes: ``layer_1.bias``
-is the variable ``layer_1/bias``.
+``tf.train.load_checkpoint`` and ``tf.compat.v1.train.Saver`` read these folders. The dots of a key become slashes: the
+key ``layer_1.bias`` becomes the variable ``layer_1/bias``.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _NAME = "model"
 _FILE = re.compile(rf"{_NAME}(\.index|\.data-\d{{5,}}-of-\d{{5,}})")
 _NUMBERS = {dtype: number for number, dtype in DTYPES.items()}
 _VERSION = field(3, field(1, 1))
-"""The last field of a BundleHeaderProto: the version 1 of its writer."""
+"""The last field of a BundleHeaderProto: version 1 of the writer."""
 _BLOCK = 1 << 20
 
 
 class _DataFile:
     """The layout of one data file: the tensors one after another, then the training state that Coqui STT needs.
 
-    ``state`` has the tensors of this training state, each with its offset.
+    ``state`` has (tensor, offset) of this training state.
     """
 
     def __init__(self, tensors: Sequence[OutTensor]) -> None:
@@ -63,16 +63,16 @@ class _DataFile:
 
 
 class _Bundle:
-    """Names the files of a checkpoint, and makes its index, which has the checksums of the written tensors."""
+    """Gives the names of the files, and makes the index, which contains the checksums of the written tensors."""
 
     def names(self, number: int) -> list[str]:
-        """Return the names of the data files of a checkpoint that has ``number`` of them."""
+        """Return the names of ``number`` data files."""
         return [f"{_NAME}.data-{i:05d}-of-{number:05d}" for i in range(number)]
 
     def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> Mapping[str, IndexFile]:
-        """Return functions that make the index and the file ``checkpoint``, by the names of these files.
+        """Return {file name: function that returns the bytes} of the index and of the file ``checkpoint``.
 
-        Raises OutputError if a key could not be read again as it is.
+        Raises OutputError if a key would be read back as another key.
         """
         tensors = [tensor for tensors, _ in files.values() for tensor in tensors]
         added = [tensor for _, layout in files.values() for tensor, _ in _placed(layout).state]
@@ -80,17 +80,18 @@ class _Bundle:
         _check_readable([*tensors, *added])
         if len(files) > 1 and is_network({tensor.key for tensor in tensors}):
             raise OutputError(
-                f"Coqui STT's network needs its training state in the same file, but would be in {len(files)} files.",
-                hint="Write one file: leave --max-shard-size out.",
+                f"Coqui STT's network and training state must be in one data file, but would be in {len(files)}.",
+                hint="Write one file, without --max-shard-size.",
             )
         state = f'model_checkpoint_path: "{_NAME}"\nall_model_checkpoint_paths: "{_NAME}"\n'
         return {f"{_NAME}.index": lambda read: _index(files, read), LAST: lambda _: state.encode()}
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
-        """Return which of the files ``present`` in a folder belong to such a checkpoint, or name another checkpoint.
+        """Return those of the files ``present`` in a folder that belong to such a checkpoint.
 
-        A file that names another checkpoint counts, since that checkpoint would be read in place of this one. ``read``
-        is a function that returns the bytes of a file.
+        A file that says which checkpoint to read (``best_dev_checkpoint``, ``checkpoint``) is included even if it
+        refers to another checkpoint, since that one would be read instead. ``read`` is a function that returns the
+        bytes of a file.
         """
         found = {name for name in present if _FILE.fullmatch(name)}
         for name in STATES:
@@ -106,9 +107,9 @@ def _placed(layout: OutputLayout) -> _DataFile:
 
 
 def _check_names(tensors: Sequence[OutTensor], added: Sequence[OutTensor]) -> None:
-    """Raise OutputError if a key, written as the name of a variable, would be read as another key.
+    """Raise OutputError if a key, written as the name of a variable, would be read back as another key.
 
-    ``added`` is the training state, whose names no tensor may have.
+    ``added`` is Coqui STT's training state; tensors must not have the same names.
     """
     taken = {tensor.key for tensor in added}
     names = {tensor.key: _variable(tensor.key) for tensor in tensors}
@@ -116,8 +117,8 @@ def _check_names(tensors: Sequence[OutTensor], added: Sequence[OutTensor]) -> No
     for tensor in tensors:
         found = place_of(names[tensor.key], tensor.shape, all_names)
         if not tensor.key or tensor.key in taken or found != ("model", tensor.key):
-            why = f"would be read as {escape('.'.join(found))} from" if tensor.key else "cannot be named in"
-            why = "is a name of Coqui STT's training state in" if tensor.key in taken else why
+            why = f"would be read as {escape('.'.join(found))} from" if tensor.key else "cannot be stored in"
+            why = "belongs to Coqui STT's training state in" if tensor.key in taken else why
             raise OutputError(
                 f"{f'the key {escape(tensor.key)}' if tensor.key else 'the empty key'} {why} a TensorFlow checkpoint.",
                 hint="Rename it with ckpt rename, or leave it out with --exclude.",
@@ -125,10 +126,10 @@ def _check_names(tensors: Sequence[OutTensor], added: Sequence[OutTensor]) -> No
 
 
 def _check_readable(tensors: Sequence[OutTensor]) -> None:
-    """Raise OutputError if the index would be larger than what ckptsurgeon itself reads."""
+    """Raise OutputError if the index would be too large for ckptsurgeon itself to read."""
     keys = sum(len(_name(tensor)) for tensor in tensors)
     entries = sum(len(_entry(tensor, limits.SHARDS, 1 << 62, 0)) for tensor in tensors)
-    names = keys + keys // 4  # the index of the blocks has the last name of each again
+    names = keys + keys // 4  # the index block repeats the last name of each block
     if names > limits.PATH_CHARACTERS or entries > limits.TABLE_MESSAGES or names + 2 * entries > limits.TABLE_BYTES:
         raise OutputError(
             f"{count(len(tensors), 'tensor')} with names of {keys} bytes are too many for tensorflow: "
@@ -146,7 +147,7 @@ def _variable(key: str) -> str:
 
 
 def _index(files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]], read: ReadWritten) -> bytes:
-    """Return the bytes of the index: a table with the header, then an entry for each tensor in the order of the names.
+    """Return the bytes of the index: a table with the header, then one entry per tensor, sorted by name.
 
     ``read`` is a function that returns bytes of a written file, from which the checksums are computed.
     """
@@ -191,5 +192,5 @@ class TensorFlowWriter:
         recipe: Sequence[str],
         beside: ExtraEntries | None = None,
     ) -> _DataFile:
-        """Return the layout of a data file; ``metadata`` is not in the file, but in the recipe file next to it."""
+        """Return the layout of a data file; ``metadata`` is stored only in the recipe file in the same folder."""
         return _DataFile(tensors)

@@ -1,6 +1,6 @@
-"""Reads an archive of ``torch.save`` or TorchScript: one pickle, and a record for each storage.
+"""Reads an archive of ``torch.save`` or TorchScript: one pickle, and one record per storage.
 
-Written after ``torch/serialization.py`` and ``caffe2/serialize/inline_container.cc``.
+Follows ``torch/serialization.py`` and ``caffe2/serialize/inline_container.cc``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["TorchArchive", "script_tensors"]
 _ORDER_BYTES = 64
 
 Templates = dict[bytes, TensorInfo]
-"""The headers of single tensors by the bytes of their pickles, which are equal for one dtype and shape."""
+"""{pickle: header} of single tensors; the pickles of tensors with the same dtype and shape are equal."""
 
 
 class TorchArchive:
@@ -45,15 +45,15 @@ class TorchArchive:
     def load(self, rebuild: Rebuild) -> Any:
         """Return the value of the pickle, with TensorInfo in place of tensors.
 
-        ``rebuild`` has the functions that make them, by the (module, name) in the pickle that each replaces.
+        ``rebuild`` has the functions that make TensorInfo, by the (module, name) of the function that each replaces.
         """
         stored = self.zip.entries[f"{self.root}data.pkl"].stored
         return _pickle.load(self.pickle, rebuild=rebuild, persistent=self._storages.resolve, stored=stored)
 
     def load_cached(self, rebuild: Rebuild, known: Templates) -> Any:
-        """Return what ``load`` returns; a single tensor whose pickle is in ``known`` is not read again.
+        """Return the same as ``load``, but do not interpret the pickle of a single tensor again if it is in ``known``.
 
-        ``known`` has the headers of single tensors by the bytes of their pickles; new ones are added to it.
+        ``known`` maps pickles of single tensors to headers; a pickle that is not in ``known`` is added.
         """
         template = known.get(self.pickle)
         if template is not None and template.storage is not None:
@@ -71,12 +71,12 @@ class TorchArchive:
 
 
 def _root(file: File, archive: Archive) -> str:
-    """Return the folder in the archive that has ``data.pkl``, with a slash at the end."""
+    """Return the folder in the archive that contains ``data.pkl``, with a slash at the end; '' for the top level."""
     roots = [name.removesuffix("data.pkl") for name in archive.entries if f"/{name}".endswith("/data.pkl")]
     roots = [root for root in roots if root.count("/") <= 1]
     if not roots:
         raise FormatError(
-            f"{escape(file.uri)} is a zip archive without a data.pkl, not a torch checkpoint.",
+            f"{escape(file.uri)} is a zip archive without data.pkl, so it is not a torch checkpoint.",
             rule="no data.pkl",
         )
     if len(roots) > 1:
@@ -85,7 +85,7 @@ def _root(file: File, archive: Archive) -> str:
 
 
 def _is_big_endian(archive: Archive, root: str) -> bool:
-    """Return whether an archive declares big-endian numbers; raises FormatError for an unknown byte order."""
+    """Return whether an archive says that its numbers are big-endian; raises FormatError for an unknown byte order."""
     order = f"{root}byteorder"
     said = archive.read(order, _ORDER_BYTES) if order in archive.entries else b"little"
     if said not in (b"little", b"big"):
@@ -105,7 +105,7 @@ class _Storages:
         self._big = _is_big_endian(archive, root)
 
     def resolve(self, pid: Any) -> object:
-        """Return the TypedStorage that the persistent id ``('storage', type, key, location, numel)`` names."""
+        """Return the TypedStorage for the persistent id ``('storage', type, key, location, numel)``."""
         if type(pid) is not tuple or len(pid) != 5 or pid[0] != "storage":
             raise FormatError(f"the pickle refers to a storage in an unknown way: {brief(pid)}.", rule="persistent id")
         _, kind, key, _, numel = pid
@@ -140,11 +140,11 @@ class _Storages:
     def _open(self, name: str, entry: ZipEntry | None) -> Storage:
         if entry is None:
             raise FormatError(f"{escape(self._file.uri)} lacks the record {escape(name)}.", rule="missing record")
-        name, _, data, _, size, crc32, method, _ = entry  # the archive's own text of the name, not another
+        name, _, data, _, size, crc32, method, _ = entry  # reuses the archive's string for the name, to save memory
         if method:
             raise FormatError(
                 f"{escape(self._file.uri)}: record {escape(name)} is compressed.",
-                hint="Compressed tensors cannot be read; load and save the file with torch.",
+                hint="Compressed tensors cannot be read. Load the file with torch.load, and save it with torch.save.",
                 rule="compressed record",
             )
         return Storage(self._within, data, size, crc32 or None, name, self._big)
@@ -153,8 +153,8 @@ class _Storages:
 # TorchScript archives: the tensors of a scripted module, without its program.
 #
 # ``<root>/data.pkl`` pickles the module as an object of a class that ``<root>/code`` defines
-# (torch/jit/_serialization.py and torch/csrc/jit/serialization/export_module.cpp). Its attributes are read, the code
-# is not: tensors are parameters, buffers and plain attributes alike, since only the code tells them apart.
+# (torch/jit/_serialization.py and torch/csrc/jit/serialization/export_module.cpp). Its attributes are read, its code is
+# not. Only the code tells parameters, buffers and other tensor attributes apart, so all of them are returned.
 
 _CLASSES = "__torch__"
 
@@ -162,11 +162,11 @@ _CLASSES = "__torch__"
 def script_tensors(tree: Any) -> dict[str, TensorInfo]:
     """Return the tensors of a scripted module by their dotted names.
 
-    Raises FormatError if ``tree`` is not a module or a name is too long, UnsafeError if modules are nested too deeply
-    or shared too often.
+    Raises FormatError if ``tree`` is not a scripted module, has no tensors, or has a name that is too long. Raises
+    UnsafeError if there are too many submodules, or they are nested too deeply.
     """
     if not _is_module(tree):
-        raise FormatError("the archive holds no scripted module.", rule="torchscript")
+        raise FormatError("the archive contains no scripted module.", rule="torchscript")
     found: dict[str, TensorInfo] = {}
     waiting, visits, characters = [("", tree)], 0, 0
     while waiting:
@@ -187,8 +187,8 @@ def script_tensors(tree: Any) -> dict[str, TensorInfo]:
         waiting += reversed(children)
     if not found:
         raise FormatError(
-            "the scripted module holds no tensors.",
-            hint="A frozen module has its tensors as constants of its code; script it without torch.jit.freeze.",
+            "the scripted module has no tensors.",
+            hint="The tensors of a frozen module are constants in its code: do not use torch.jit.freeze.",
             rule="no state dict",
         )
     return found
@@ -201,7 +201,7 @@ def _endless() -> UnsafeError:
 def _path(prefix: str, name: str) -> str:
     """Return the dotted name of an attribute; raises FormatError if it would be too long.
 
-    It is checked before it is built, since a small file can describe very long names.
+    The length is checked before the name is built, since a small file can describe very long names.
     """
     if len(prefix) + len(name) > limits.KEY_CHARACTERS:
         raise FormatError(

@@ -1,4 +1,4 @@
-"""Reads the files of a ``torch.distributed.checkpoint`` folder: each has archives, one after another."""
+"""Reads the data files of a ``torch.distributed.checkpoint`` folder: each contains a sequence of archives."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class PieceFiles:
     def affords(self, length: int) -> bool:
         """Return whether a piece of ``length`` bytes that is not a tensor may be read.
 
-        Its bytes are counted, since there is one limit for all such pieces together.
+        The bytes are counted, since one limit holds for all pieces that are not tensors together.
         """
         self._data += max(length, 0)
         return self._data <= limits.PIECE_DATA
@@ -52,14 +52,16 @@ class PieceFiles:
     def archive(self, name: str, offset: int, length: int) -> Any:
         """Return the content of an archive in the file ``name``: a TensorInfo, or other data.
 
-        ``offset`` and ``length`` are the place of the archive in the file, in bytes.
+        The archive is the ``length`` bytes of the file from ``offset`` on.
         """
         if name not in self.handles:
             try:
                 self.handles[name] = self.folder.file(name)
             except SourceError as error:
                 why = error.message.removeprefix(escape(os.path.join(self.folder.uri, name))).strip()
-                raise FormatError(f"the metadata names {escape(name)}, which {why}", rule="missing file") from error
+                raise FormatError(
+                    f"the metadata lists the file {escape(name)}, which {why}", rule="missing file"
+                ) from error
             self.storages[name], self.digests[name] = [], hashlib.sha256()
         archive = TorchArchive(FileSlice(self.handles[name], offset, length), name)
         if any(entry.method for entry in archive.zip.entries.values()):
@@ -70,7 +72,7 @@ class PieceFiles:
             self._pickled += len(archive.pickle)
         if self._pickled > limits.PIECE_PICKLES:
             raise UnsafeError(
-                f"the pieces of the tensors have pickles of over {limits.PIECE_PICKLES} bytes in all, the limit.",
+                f"the pickles of the pieces have over {limits.PIECE_PICKLES} bytes together, which is the limit.",
                 rule="pickle size",
             )
         tree = archive.load_cached(self._rebuild, self._known)
@@ -85,7 +87,7 @@ class PieceFiles:
         return [FilePrint.of(file, self.digests[name].hexdigest(), name) for name, file in self.handles.items()]
 
     def frames(self) -> dict[str, str]:
-        """Return, by name of file, the digest of its bytes outside the tensors."""
+        """Return {file name: digest of the file's bytes outside the tensors}."""
         return {
             name: digest_outside(file, sorted((s.offset, s.offset + s.nbytes) for s in self.storages[name]))
             for name, file in self.handles.items()
@@ -93,7 +95,7 @@ class PieceFiles:
 
 
 def _storages(tree: Any) -> list[Storage]:
-    """Return the storages of all tensors in the content of an archive, each once."""
+    """Return the storages of all tensors in the content of an archive, each storage once."""
     found: dict[int, Storage] = {}
     waiting, seen = [tree], set[int]()
     while waiting:

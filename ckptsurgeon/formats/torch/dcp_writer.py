@@ -1,8 +1,8 @@
 """Lays out checkpoints of ``torch.distributed.checkpoint``: a folder of ``.distcp`` files and ``.metadata``.
 
-Written after ``torch/distributed/checkpoint/{metadata,filesystem}.py`` (format version 1.0.0): every tensor is one
-piece, an archive as ``torch.save`` writes it; the archives follow one another. torch's own writer stores a random id
-and the absolute path of the folder in ``.metadata``; here the same tensors give the same bytes.
+Follows ``torch/distributed/checkpoint/{metadata,filesystem}.py`` (format version 1.0.0). Every tensor is one piece: an
+archive as ``torch.save`` writes it. A file is a sequence of archives. torch's own writer stores a random id and the
+absolute path of the folder in ``.metadata``; this writer does not, so the same tensors give the same bytes.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ class _FileLayout:
 
 
 class _Distributed:
-    """Names the files of one rank, and makes ``.metadata``, which has the place of each tensor."""
+    """Gives the names of the files, and makes ``.metadata``, which says where each tensor is stored."""
 
     def names(self, number: int) -> list[str]:
-        """Return the names of the ``number`` files that one rank writes."""
+        """Return the names of ``number`` data files, as rank 0 would write them."""
         return [f"__0_{i}.distcp" for i in range(number)]
 
     def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> Mapping[str, IndexFile]:
@@ -64,7 +64,7 @@ class _Distributed:
         return {METADATA: lambda _: _metadata(files)}
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
-        """Return which of the files ``present`` in a folder belong to such a checkpoint."""
+        """Return those of the files ``present`` in a folder that belong to such a checkpoint."""
         return {name for name in present if name == METADATA or _FILE.fullmatch(name)}
 
 
@@ -105,7 +105,7 @@ def _metadata(files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> 
 
 class _MetadataWriter(PickleWriter):
     def begin(self, module: str, name: str) -> None:
-        """Append the instructions that begin an object of a class; its attributes follow."""
+        """Append the instructions that begin an object of a class; the attributes of the object must follow."""
         self.name(module, name)
         self.out += b")\x81}("
 
@@ -114,13 +114,13 @@ class _MetadataWriter(PickleWriter):
         self.out += b"ub"
 
     def key(self, key: str) -> None:
-        """Append the key of a tensor; it occurs four times, so it is put into the memo."""
+        """Append the key of a tensor; it occurs four times, so it is stored in the memo."""
         if not self.fetched(key):
             self.text(key)
             self.kept(key)
 
     def size(self, sizes: Sequence[int]) -> None:
-        """Append a ``torch.Size``; equal ones are written once, since a large model has few different shapes."""
+        """Append a ``torch.Size``; equal sizes are written only once, since a large model has few different shapes."""
         what = ("size", tuple(sizes))
         if not self.fetched(what):
             self.name("torch", "Size")
@@ -129,7 +129,7 @@ class _MetadataWriter(PickleWriter):
             self.kept(what)
 
     def tensor_metadata(self, tensor: OutTensor) -> None:
-        """Append the ``TensorStorageMetadata`` of a tensor in one piece."""
+        """Append the ``TensorStorageMetadata`` of a tensor that is stored as one piece."""
         self.begin(_MODULE, "TensorStorageMetadata")
         self.word("properties")
         self.properties(tensor.dtype)
@@ -156,7 +156,7 @@ class _MetadataWriter(PickleWriter):
             self.kept(what)
 
     def chunk(self, shape: tuple[int, ...]) -> None:
-        """Append the ``ChunkStorageMetadata`` of a tensor in one piece."""
+        """Append the ``ChunkStorageMetadata`` of a tensor that is stored as one piece."""
         what = ("chunk", shape)
         if not self.fetched(what):
             self.begin(_MODULE, "ChunkStorageMetadata")
@@ -168,9 +168,9 @@ class _MetadataWriter(PickleWriter):
             self.kept(what)
 
     def piece(self, key: str, dims: int, file: str, offset: int, length: int) -> None:
-        """Append where a tensor's piece is stored: an item of a dict, ``MetadataIndex`` → ``_StorageInfo``.
+        """Append a dict item, ``MetadataIndex`` → ``_StorageInfo``, which says where a tensor is stored.
 
-        ``dims`` is the number of the tensor's dimensions; ``offset`` and ``length`` are bytes of ``file``.
+        ``dims`` is the number of dimensions of the tensor; it is in ``length`` bytes of ``file`` from ``offset`` on.
         """
         self.begin(_MODULE, "MetadataIndex")
         self.word("fqn")
@@ -208,5 +208,5 @@ class DcpWriter:
         recipe: Sequence[str],
         beside: ExtraEntries | None = None,
     ) -> _FileLayout:
-        """Return the layout of a file; ``metadata`` is not in the file, but in the recipe file next to it."""
+        """Return the layout of a file; ``metadata`` is stored only in the recipe file in the same folder."""
         return _FileLayout(tensors)

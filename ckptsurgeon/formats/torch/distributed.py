@@ -1,8 +1,8 @@
-"""Describes the tensors of which each rank of a training run has saved its own part: DTensor and ShardedTensor.
+"""Reads DTensor and ShardedTensor in pickles: tensors of which each rank of a training run saved its own part.
 
-A DTensor says into which parts a mesh of ranks cuts a tensor, and has the part of one rank. Written after
+A DTensor contains the part of one rank, and says how the tensor is split across a mesh of ranks. Follows
 ``torch/distributed/tensor/{placement_types,_dtensor_spec}.py`` and ``torch/distributed/device_mesh.py`` (torch 2.2 to
-2.13), and ``torch/distributed/_shard/sharded_tensor/api.py``; no object of theirs is made.
+2.13), and ``torch/distributed/_shard/sharded_tensor/api.py``. No object of these classes is made.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from .rank_mesh import RankMesh, UnknownDistributedError, attributes_of, read_me
 
 __all__ = ["UNREAD", "DistributedPart", "MeshPart", "ShardedPart", "part_reader"]
 
-PART = "it is only one rank's part of a tensor; name the folder with the files of all ranks"
-"""Why the values of such a tensor cannot be read from one file."""
+PART = "it is only one rank's part of a tensor; pass the folder with the files of all ranks"
+"""The reason why the values of a distributed tensor cannot be read from the file of one rank."""
 UNREAD = ("it is a DTensor ", "it is a ShardedTensor ")
-"""Beginnings of the reasons why one cannot be read at all."""
+"""Beginnings of the reasons why a distributed tensor cannot be read at all."""
 
 
 @dataclass(frozen=True, eq=False)
 class MeshPart:
-    """One rank's part of a DTensor.
+    """One rank's part of a DTensor; ``local`` is the part, ``mesh`` the mesh of ranks that the tensor is split across.
 
-    ``cuts`` has, for each dimension of the tensor, the dimensions of the mesh that cut it, the first cut first.
+    ``cuts`` has, for each dimension of the tensor, the dimensions of the mesh that split it, in the order of splitting.
     """
 
     mesh: RankMesh
@@ -47,16 +47,19 @@ class MeshPart:
 
     @property
     def any(self) -> TensorInfo:
-        """A stored tensor of the part, which may be empty."""
+        """A stored tensor of this part; it may be empty."""
         return self.local
 
     @property
     def layout(self) -> object:
-        """A value that is equal for the parts of one tensor."""
+        """A value that is equal for all parts of the same tensor."""
         return self.mesh.sizes, self.cuts
 
     def pieces(self, shape: tuple[int, ...], rank: int) -> list[TensorPiece]:
-        """Return the piece of the tensor of this ``shape`` that ``rank`` holds; raises FormatError if it is another."""
+        """Return [piece] of ``rank``, or [] if it is empty; raises FormatError if the piece has an unexpected shape.
+
+        ``shape`` is the shape of the whole tensor.
+        """
         found = [self._interval(size, cuts, rank) for size, cuts in zip(shape, self.cuts, strict=True)]
         wanted = tuple(size for _, size in found)
         if self.local.shape != wanted and (0 not in wanted or self.local.numel):
@@ -68,7 +71,7 @@ class MeshPart:
         return [TensorPiece(tuple(begin for begin, _ in found), self.local)] if 0 not in wanted else []
 
     def _interval(self, size: int, cuts: Sequence[int], rank: int) -> tuple[int, int]:
-        """Return where the part begins, and its size, after the cuts of a dimension, each like ``torch.chunk``."""
+        """Return (begin, size) of the rank's part of a dimension; each of ``cuts`` splits it like ``torch.chunk``."""
         begin = 0
         for dim in cuts:
             chunk = -(-size // self.mesh.sizes[dim])
@@ -79,7 +82,7 @@ class MeshPart:
 
 @dataclass(frozen=True, eq=False)
 class ShardedPart:
-    """One rank's pieces of a ShardedTensor, which the rank itself places."""
+    """One rank's pieces of a ShardedTensor; each piece has its own offsets."""
 
     local: tuple[TensorPiece, ...]
     ranks: frozenset[int] = frozenset()
@@ -87,11 +90,11 @@ class ShardedPart:
 
     @property
     def any(self) -> TensorInfo:
-        """A stored tensor of the part, which may be empty; if there is none, one without values."""
+        """A stored tensor of this part, which may be empty; if the rank has no piece, a TensorInfo without values."""
         return self.local[0].info if self.local else TensorInfo("float32", (0,), opaque="empty")
 
     def pieces(self, shape: tuple[int, ...], rank: int) -> list[TensorPiece]:
-        """Return the pieces; raises FormatError if one is beyond the tensor of this ``shape``."""
+        """Return the pieces that are not empty; raises FormatError if a piece is outside a tensor of this ``shape``."""
         for piece in self.local:
             ends = [begin + size for begin, size in zip(piece.offsets, piece.info.shape, strict=False)]
             if len(ends) != len(shape) or any(end > size for end, size in zip(ends, shape, strict=False)):
@@ -107,10 +110,11 @@ DistributedPart = MeshPart | ShardedPart
 
 
 def part_reader(budget: CopyBudget) -> Callable[[Any, TensorInfo, Any], TensorInfo | None]:
-    """Return a function that reads distributed tensors of one pickle; ``budget`` limits the sizes of their meshes.
+    """Return a function that reads the distributed tensors of one pickle; ``budget`` limits the sizes of their meshes.
 
-    It takes the name of a class, the header of the whole tensor, and the state of the object. It returns a header whose
-    only part is a MeshPart or ShardedPart, the local tensor if that is the whole one, or None for other classes.
+    The arguments of the function are the name of a class, the header of the whole tensor, and the state of the object.
+    It returns a header whose only part is a MeshPart or ShardedPart, or the local tensor if that is already the whole
+    tensor, or None for other classes.
     """
     meshes: dict[int, tuple[OpaqueResult, RankMesh]] = {}
 
@@ -141,11 +145,11 @@ def _is_whole(part: MeshPart) -> bool:
 
 def _mesh_part(whole: TensorInfo, state: Any, mesh_of: Callable[[Any], RankMesh], budget: CopyBudget) -> MeshPart:
     states = [one for one in reversed(state if isinstance(state, tuple) else (state,)) if isinstance(one, dict)]
-    budget.spend(len(states))  # they may be shared by all tensors of a file, so none is copied
+    budget.spend(len(states))  # all tensors of a file may share these dicts: they are not merged
     spec, local = (next((one[name] for one in states if name in one), None) for name in ("_spec", "_local_tensor"))
     spec = attributes_of(spec, "DTensorSpec")
     if not isinstance(local, TensorInfo) or local.dtype != whole.dtype:
-        raise UnknownDistributedError(f"whose own part is {brief(local)}")
+        raise UnknownDistributedError(f"whose local part is {brief(local)}")
     mesh = mesh_of(spec.get("mesh"))
     budget.spend(len(mesh.sizes) ** 2)
     return MeshPart(mesh, _cuts(whole.shape, mesh.sizes, spec, budget), local)
@@ -154,10 +158,10 @@ def _mesh_part(whole: TensorInfo, state: Any, mesh_of: Callable[[Any], RankMesh]
 def _cuts(
     shape: tuple[int, ...], mesh: tuple[int, ...], spec: Mapping[Any, Any], budget: CopyBudget
 ) -> tuple[tuple[int, ...], ...]:
-    """Return the dimensions of the mesh that cut each dimension of the tensor, in the order of the cuts.
+    """Return, for each dimension of the tensor, the dimensions of the mesh that split it, in the order of splitting.
 
-    A ``_StridedShard`` is cut after those later dimensions of the mesh whose sizes have its ``split_factor`` as their
-    product. It is understood if both readings of it in torch give the same parts: see ``_is_certain``.
+    A ``_StridedShard`` is split after those later mesh dimensions whose sizes multiply to its ``split_factor``. torch
+    interprets it in two ways; raises UnknownDistributedError unless both give the same parts (``_is_certain``).
     """
     placements = spec.get("placements")
     if not isinstance(placements, (tuple, list)) or len(placements) != len(mesh):
@@ -170,20 +174,21 @@ def _cuts(
         later = cuts[dim]
         budget.spend(min(before * size, limits.RANKS) if before != 1 else 1)
         if before != 1 and not _is_certain(shape[dim], before, size, after=prod(mesh[one] for one in later) // before):
-            raise UnknownDistributedError("with strided shards of which torch has two readings")
+            raise UnknownDistributedError("with strided shards, which torch interprets in two different ways")
         place = next((n for n in range(len(later) + 1) if prod(mesh[one] for one in later[:n]) == before), None)
         if place is None:
-            raise UnknownDistributedError(f"with a split factor of {before}, which is not that of its mesh")
+            raise UnknownDistributedError(f"with a split factor of {before}, which does not fit its mesh")
         later.insert(place, at)
     return tuple(map(tuple, _in_order(cuts, spec.get("shard_order"))))
 
 
 @lru_cache(maxsize=1024)
 def _is_certain(size: int, before: int, ranks: int, *, after: int) -> bool:
-    """Return whether a strided shard means the same, whether the later cut is made first, or the other way round.
+    """Return whether torch's two interpretations of a strided shard give the same parts of a dimension of ``size``.
 
-    FSDP2 cuts what tensor parallelism has cut into ``before`` parts; ``_StridedShard._split_tensor`` joins the parts
-    that the cut into ``ranks`` parts gives, and then ``Shard`` cuts the joined ones.
+    FSDP2 splits into ``ranks`` parts each of the ``before`` parts that tensor parallelism made.
+    ``_StridedShard._split_tensor`` joins these parts for each rank, and ``Shard`` then splits the joined parts into
+    ``before`` parts. ``after`` is the number of parts of any further splits.
     """
     if size % (before * ranks * max(after, 1)) == 0:
         return True
@@ -195,13 +200,13 @@ def _is_certain(size: int, before: int, ranks: int, *, after: int) -> bool:
 
 
 def _chunks(size: int, number: int) -> list[int]:
-    """Return the sizes of the parts that ``torch.chunk`` makes, with empty ones at the end."""
+    """Return the sizes of ``number`` parts as ``torch.chunk`` makes them; the last parts may have size 0."""
     chunk = -(-size // number)
     return [max(0, min(chunk, size - at * chunk)) for at in range(number)]
 
 
 def _placed(placement: Any, dims: int) -> tuple[int | None, int]:
-    """Return the dimension that a placement cuts, None if it replicates, and the number of parts that were cut before.
+    """Return (dimension that a placement splits, number of parts before this split); (None, 1) for ``Replicate``.
 
     Raises UnknownDistributedError for other placements, such as ``Partial``.
     """
@@ -210,16 +215,16 @@ def _placed(placement: Any, dims: int) -> tuple[int | None, int]:
     if kind == "Replicate":
         return None, 1
     if kind not in ("Shard", "_StridedShard"):
-        raise UnknownDistributedError(f"placed by {brief(placement)}, which cannot be joined")
+        raise UnknownDistributedError(f"with the placement {brief(placement)}, which cannot be joined")
     state = attributes_of(placement, kind)
     dim, before = state.get("dim"), state.get("split_factor") if kind == "_StridedShard" else 1
     if type(dim) is not int or not -dims <= dim < dims or type(before) is not int or before < 1:
-        raise UnknownDistributedError(f"of {dims} dimensions that is cut along dimension {brief(dim)}")
+        raise UnknownDistributedError(f"of {dims} dimensions that is split along dimension {brief(dim)}")
     return dim % dims, before
 
 
 def _in_order(cuts: Sequence[Sequence[int]], order: Any) -> Iterator[Sequence[int]]:
-    """Yield the cuts of each dimension in the order that the tensor gives, if it gives one (since torch 2.10)."""
+    """Yield the cuts of each dimension, in the order that the tensor states if it does so (since torch 2.10)."""
     given: dict[int, Any] = {}
     for entry in order if isinstance(order, tuple) else ():
         args = entry.args if isinstance(entry, OpaqueResult) else entry
@@ -228,14 +233,14 @@ def _in_order(cuts: Sequence[Sequence[int]], order: Any) -> Iterator[Sequence[in
     for dim, found in enumerate(cuts):
         said = given.get(dim, found)
         if not isinstance(said, (tuple, list)) or not all(type(one) is int for one in said):
-            raise UnknownDistributedError("cut in an order that is not known")
+            raise UnknownDistributedError("split in an unknown order")
         if sorted(said) != sorted(found) or (list(found) != sorted(found) and list(said) != list(found)):
-            raise UnknownDistributedError("whose placements contradict the order of its cuts")
+            raise UnknownDistributedError("whose placements contradict its shard_order")
         yield said
 
 
 def _sharded_part(whole: TensorInfo, state: Any) -> ShardedPart:
-    """Return the pieces of a ShardedTensor: its state begins with a list of them, each with offsets and sizes."""
+    """Return the pieces of a ShardedTensor; its state begins with the list of pieces, which have offsets and sizes."""
     shards = state[0] if isinstance(state, tuple) and len(state) == 5 else None
     if not isinstance(shards, list) or len(shards) > limits.DIMENSIONS:
         raise UnknownDistributedError("that does not list its pieces")
@@ -246,6 +251,6 @@ def _sharded_part(whole: TensorInfo, state: Any) -> ShardedPart:
         offsets = tuple(said) if isinstance(said, (list, tuple)) and len(said) <= limits.DIMENSIONS else ()
         check_sizes(offsets, "offset")
         if not isinstance(info, TensorInfo) or info.dtype != whole.dtype or len(info.shape) != len(whole.shape):
-            raise UnknownDistributedError(f"with {brief(info)} in place of a piece")
+            raise UnknownDistributedError(f"with {brief(info)} instead of a piece")
         pieces.append(TensorPiece(offsets, info))
     return ShardedPart(tuple(pieces))

@@ -1,4 +1,4 @@
-"""Writes the pickles of contiguous tensors and of state dicts as ``torch.save`` would, in protocol 2."""
+"""Writes pickles of contiguous tensors and of state dicts in protocol 2, as ``torch.save`` would."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ _STORAGE_OF = {dtype: name for name, dtype in STORAGE_DTYPES.items() if name != 
 
 
 class PickleWriter:
-    """Appends the instructions of a pickle to ``out``; frequent values are written once, then taken from the memo."""
+    """Appends the instructions of a pickle to ``out``; frequent values are written once, then loaded from the memo."""
 
     def __init__(self) -> None:
         self.out = bytearray(b"\x80\x02")
         self._memo: dict[object, int] = {}
 
     def text(self, value: str) -> None:
-        """Append the instruction for a text."""
+        """Append the instruction that makes a string."""
         raw = value.encode("utf-8", "surrogatepass")
         self.out += b"X" + struct.pack("<I", len(raw)) + raw
 
     def shared(self, code: bytes) -> None:
-        """Append ``code`` the first time; later append the instruction that takes its result from the memo."""
+        """Append the instructions ``code`` the first time; later, append a load of their result from the memo."""
         if not self.fetched(code):
             self.out += code
             self.kept(code)
 
     def fetched(self, what: object) -> bool:
-        """Append the instruction that takes ``what`` from the memo, and return True.
+        """Append the instruction that loads the value called ``what`` from the memo, and return True.
 
-        Return False, and append nothing, if ``what`` is not in the memo.
+        Return False, and append nothing, if ``kept`` was not called with ``what``.
         """
         index = self._memo.get(what)
         if index is None:
@@ -45,7 +45,7 @@ class PickleWriter:
         return True
 
     def kept(self, what: object) -> None:
-        """Append the instruction that puts the last value into the memo, and remember its number under ``what``."""
+        """Append the instruction that stores the last value in the memo, and remember its index under ``what``."""
         index = self._memo[what] = len(self._memo)
         self.out += b"r" + struct.pack("<I", index) if index > 255 else b"q" + bytes([index])
 
@@ -54,12 +54,12 @@ class PickleWriter:
         self.shared(f"c{module}\n{name}\n".encode())
 
     def word(self, value: str) -> None:
-        """Append a text that occurs often; from the second time on it is taken from the memo."""
+        """Append a string that occurs often; from the second time on it is loaded from the memo."""
         raw = value.encode()
         self.shared(b"X" + struct.pack("<I", len(raw)) + raw)
 
     def integer(self, value: int) -> None:
-        """Append a whole number."""
+        """Append an integer."""
         if 0 <= value < 256:
             self.out += b"K" + bytes([value])
         elif 0 <= value < 65536:
@@ -71,7 +71,7 @@ class PickleWriter:
             self.out += b"\x8a" + bytes([len(raw)]) + raw
 
     def integers(self, values: Sequence[int]) -> None:
-        """Append a tuple of whole numbers."""
+        """Append a tuple of integers."""
         if not values:
             self.out += b")"
             return
@@ -104,7 +104,7 @@ class PickleWriter:
         self.out += b"tR"
 
     def plain(self, value: Any) -> None:
-        """Append plain data: None, numbers, text, lists, tuples, dicts."""
+        """Append plain data: None, numbers, strings, lists, tuples, dicts."""
         if value is None or isinstance(value, bool):
             self.out += {None: b"N", True: b"\x88", False: b"\x89"}[value]
         elif isinstance(value, int):
@@ -136,9 +136,9 @@ def tensor_pickle(tensor: OutTensor, record: str) -> bytes:
 def state_dict_pickle(
     tensors: Sequence[OutTensor], records: Mapping[str, str], beside: ExtraEntries | None = None
 ) -> bytes:
-    """Return the pickle of ``{key: tensor}`` and of the other entries of the file (``beside``).
+    """Return the pickle of a state dict with these tensors, and of the other entries of the file (``beside``).
 
-    ``records`` has the name of the record with the bytes of each key's tensor.
+    ``records`` has, for each key, the name of the record with the bytes of the tensor.
     """
     writer, beside = PickleWriter(), beside or ExtraEntries()
     for name in beside.path:

@@ -1,6 +1,6 @@
-"""Describes the mesh of ranks over which a DTensor is cut, as a DeviceMesh in a pickle describes it.
+"""Reads the DeviceMesh in a pickle: the mesh of ranks across which a DTensor is split.
 
-Written after ``torch/distributed/device_mesh.py`` and ``_mesh_layout.py`` (torch 2.2 to 2.13).
+Follows ``torch/distributed/device_mesh.py`` and ``_mesh_layout.py`` (torch 2.2 to 2.13).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ DIMENSIONS = 8
 
 
 class UnknownDistributedError(ValueError):
-    """A distributed tensor that is not understood; the message is the reason, as the end of a sentence."""
+    """Raised for a distributed tensor that cannot be read; the message completes "it is a DTensor ..."."""
 
 
 @dataclass(frozen=True, eq=False)
 class RankMesh:
-    """A mesh of ranks: its ``sizes``, and the place of each rank in row-major order."""
+    """A mesh of ranks; ``sizes`` are its dimensions, ``places`` has each rank's position in row-major order."""
 
     sizes: tuple[int, ...]
     places: Mapping[int, int]
@@ -42,12 +42,16 @@ def attributes_of(value: Any, kind: str) -> Mapping[Any, Any]:
     """Return the attributes of an object of the class ``kind``; raises UnknownDistributedError for another class."""
     made = value.name if isinstance(value, OpaqueResult) else None
     if not isinstance(value, OpaqueResult) or not isinstance(made, GlobalName) or made.name != kind:
-        raise UnknownDistributedError(f"with {brief(value)} in place of a {kind}")
+        raise UnknownDistributedError(f"with {brief(value)} instead of a {kind}")
     return value.attributes()
 
 
 def read_mesh(value: Any, budget: CopyBudget) -> RankMesh:
-    """Return a DeviceMesh: its ranks are a tensor and a list (to torch 2.9), or strides in a list of all ranks."""
+    """Return the mesh of a pickled DeviceMesh, in the form of torch up to 2.9 or of later versions.
+
+    Up to torch 2.9, a DeviceMesh has the ranks as a tensor and as a list. Later versions have strides into a list of
+    all ranks.
+    """
     state = attributes_of(value, "DeviceMesh")
     tensor = state.get("mesh")
     if isinstance(tensor, TensorInfo):
@@ -58,7 +62,7 @@ def read_mesh(value: Any, budget: CopyBudget) -> RankMesh:
         raise UnknownDistributedError("on a mesh whose ranks are unknown")
     budget.spend(len(ranks))
     if not all(type(rank) is int and 0 <= rank < limits.RANKS for rank in ranks) or len(set(ranks)) != len(ranks):
-        raise UnknownDistributedError(f"on a mesh whose ranks are not different numbers below {limits.RANKS}")
+        raise UnknownDistributedError(f"on a mesh whose ranks are not distinct numbers below {limits.RANKS}")
     return RankMesh(sizes, _places(tuple(ranks)))
 
 
@@ -68,15 +72,15 @@ def _places(ranks: tuple[int, ...]) -> Mapping[int, int]:
 
 
 def _laid_out(state: Mapping[Any, Any], budget: CopyBudget) -> tuple[tuple[int, ...], list[int]]:
-    """Return the sizes and ranks of a mesh that has them as strides (``torch/distributed/_mesh_layout.py``).
+    """Return the sizes and ranks of a mesh that is stored as sizes and strides (``torch/distributed/_mesh_layout.py``).
 
-    The numbers that the strides give are places in the list of all ranks; if the mesh is a part of another, the rank of
-    the process says which of the equal parts it is.
+    Sizes and strides give positions in the list of all ranks. If the mesh is one of several equal parts of a larger
+    mesh, the rank of the process says which part.
     """
     axes, every = _axes(attributes_of(state.get("_layout"), "_MeshLayout")), state.get("_flatten_rank_map")
     sizes = tuple(size for size, _ in axes)
     if not isinstance(every, (tuple, list)) or not 0 < prod(sizes) <= len(every) <= limits.RANKS:
-        raise UnknownDistributedError(f"on a mesh that has not 1 to {limits.RANKS} ranks")
+        raise UnknownDistributedError(f"on a mesh that does not have 1 to {limits.RANKS} ranks")
     budget.spend(prod(sizes))
     places = [0]
     for size, stride in axes:
@@ -91,14 +95,14 @@ def _laid_out(state: Mapping[Any, Any], budget: CopyBudget) -> tuple[tuple[int, 
 
 
 def _offset(place: int, axes: Sequence[tuple[int, int]]) -> int:
-    """Return where the part of a mesh begins that has the place ``place``."""
+    """Return the first position of the part of a mesh that contains the position ``place``."""
     for size, stride in sorted(axes, key=lambda axis: -axis[1]):
         place -= place // stride % size * stride if stride else 0
     return place
 
 
 def _axes(layout: Mapping[Any, Any]) -> list[tuple[int, int]]:
-    """Return (size, stride) of each dimension of a mesh."""
+    """Return (size, stride) of each dimension of a mesh; raises UnknownDistributedError if they are invalid."""
     axes: Any = layout.get("axes")
     pairs: list[tuple[Any, Any]]
     if isinstance(axes, tuple):

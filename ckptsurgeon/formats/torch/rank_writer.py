@@ -1,7 +1,7 @@
-"""Lays out a file for each rank of FSDP: archives of ``torch.save`` with state dicts of DTensors.
+"""Lays out one file per rank of FSDP: archives as ``torch.save`` writes them, with state dicts of DTensors.
 
-Written after what torch 2.13 pickles (``torch/distributed/tensor/_dtensor_spec.py``, ``device_mesh.py``); the files are
-named as verl names them (``verl/utils/checkpoint/fsdp_checkpoint_manager.py``).
+The pickles have the form of torch 2.13 (``torch/distributed/tensor/_dtensor_spec.py``, ``device_mesh.py``); the file
+names are those of verl (``verl/utils/checkpoint/fsdp_checkpoint_manager.py``).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _DTENSOR = "torch.distributed.tensor"
 _SPEC = "torch.distributed.tensor._dtensor_spec"
 _LAYOUT = "torch.distributed._mesh_layout"
 _RANKS = "\0ranks"
-"""The slot of the ranks of the mesh, which are a tensor too; no key of a state dict begins like this."""
+"""The slot of the tensor with the ranks of the mesh; no key of a state dict begins with a zero byte."""
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "inv_freq", "position_ids")
-"""Names of buffers of floating dtypes: FSDP cuts parameters only, and buffers are whole on every rank."""
+"""Names of floating-point buffers: FSDP splits only parameters, so every rank has the whole buffer."""
 
 
 class _RankPickle(PickleWriter):
@@ -39,7 +39,7 @@ class _RankPickle(PickleWriter):
         self._shares, self._rank, self._ranks_record = shares, rank, ranks_record
 
     def begin(self, module: str, name: str) -> None:
-        """Append the instructions that begin an object of a class; its attributes follow."""
+        """Append the instructions that begin an object of a class; the attributes of the object must follow."""
         self.name(module, name)
         self.out += b")\x81}("
 
@@ -48,12 +48,12 @@ class _RankPickle(PickleWriter):
         self.out += b"ub"
 
     def attribute(self, name: str, code: bytes) -> None:
-        """Append an attribute whose value one or a few instructions make."""
+        """Append an attribute; ``code`` is the instructions that make its value."""
         self.word(name)
         self.out += code
 
     def dtensor(self, whole: OutTensor, part: OutTensor, record: str) -> None:
-        """Append a DTensor; ``part`` is what the rank has of it, in the record ``data/<record>``."""
+        """Append the DTensor ``whole``; the bytes of this rank's ``part`` are in the record ``data/<record>``."""
         self.name("torch._tensor", "_rebuild_from_type_v2")
         self.out += b"("
         self.name("torch._utils", "_rebuild_wrapper_subclass")
@@ -113,7 +113,7 @@ class _RankPickle(PickleWriter):
         self.end()
 
     def _mesh(self) -> None:
-        """Append the DeviceMesh, of one dimension, which all tensors share."""
+        """Append the DeviceMesh, which has one dimension and is shared by all tensors."""
         if self.fetched("mesh"):
             return
         ranks, (device, dimension) = self._shares.ranks, self._shares.mesh
@@ -155,23 +155,23 @@ class _RankPickle(PickleWriter):
 
 
 class _RankFiles:
-    """Says which files of a folder are those of ranks."""
+    """Gives the names of the files of the ranks."""
 
     def names(self, number: int) -> list[str]:
         """Return the names of the files of ``number`` ranks."""
         return [f"model_world_size_{number}_rank_{rank}.pt" for rank in range(number)]
 
     def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> Mapping[str, IndexFile]:
-        """Return nothing: there is no index."""
+        """Return {}: there is no index."""
         return {}
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
-        """Return which of the files ``present`` in a folder belong to such a checkpoint."""
+        """Return those of the files ``present`` in a folder that belong to such a checkpoint."""
         return {name for name in present if _FILE.fullmatch(name)}
 
 
 class FsdpWriter:
-    """Writes a file for each rank, which ``torch.load`` of the rank gives back as a state dict of DTensors."""
+    """Writes one file per rank, which the rank reads with ``torch.load`` as a state dict of DTensors."""
 
     name = "fsdp"
     sharding = _RankFiles()
@@ -182,7 +182,7 @@ class FsdpWriter:
     dtypes = frozenset(name for name in ZipWriter.dtypes if DTYPES[name].bits >= 8 and not DTYPES[name].block)
 
     def axis_of(self, tensor: OutTensor) -> int | None:
-        """Return 0, as FSDP2 cuts parameters; None for numbers, whole numbers and known buffers."""
+        """Return 0, as FSDP2 splits parameters along axis 0; None for scalars, integer tensors and known buffers."""
         is_buffer = tensor.key.rpartition(".")[2] in _BUFFERS
         return 0 if tensor.shape and DTYPES[tensor.dtype].is_floating and not is_buffer else None
 
@@ -197,10 +197,12 @@ class FsdpWriter:
         return self.spread(tensors, metadata, RankShares(1, {})).files[self.sharding.names(1)[0]]
 
     def spread(self, tensors: Sequence[OutTensor], metadata: Mapping[str, str], shares: RankShares) -> SpreadLayout:
-        """Return the layout of all files; ``metadata`` is only in the recipe beside them."""
+        """Return the layout of all files; ``metadata`` is stored only in the recipe file in the same folder."""
         odd = next((tensor.key for tensor in tensors if tensor.key.startswith("\0")), None)
         if odd is not None:
-            raise OutputError(f"the key {escape(odd)} begins with a zero byte, which no state dict of ranks has.")
+            raise OutputError(
+                f"the key {escape(odd)} begins with a zero byte, which is reserved in the files of ranks."
+            )
         names = self.sharding.names(shares.ranks)
         files = {name: _layout(tensors, shares, rank) for rank, name in enumerate(names)}
         ranks = struct.pack(f"<{shares.ranks}i", *range(shares.ranks))
@@ -208,7 +210,7 @@ class FsdpWriter:
         return SpreadLayout(files, tensors, shares, {name: {_RANKS: ranks} for name in names} if cut else {})
 
     def index_of(self, shares: RankShares) -> Mapping[str, IndexFile]:
-        """Return nothing: the files of the ranks say all."""
+        """Return {}: the files of the ranks contain everything."""
         return {}
 
 

@@ -1,6 +1,6 @@
-"""Has our own versions of the functions that torch's pickles call: they make headers instead of tensors.
+"""Defines ckptsurgeon's versions of the functions that torch's pickles call: they make headers instead of tensors.
 
-Written after ``torch/_utils.py`` and ``torch/_tensor.py``.
+Follows ``torch/_utils.py`` and ``torch/_tensor.py``.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ __all__ = ["rebuilders"]
 Functions = dict[tuple[str, str], Callable[..., object]]
 
 ATTRIBUTES = 24
-"""The most attributes of a tensor of another class that are kept: torchao's have ten, and many may share one dict."""
+"""The most attributes kept of a tensor subclass: torchao's classes have ten. Many tensors may share one dict."""
 _FROM_TYPE = ("_rebuild_from_type", "_rebuild_from_type_v2")
 
 
 def rebuilders() -> Functions:
-    """Return a new table of our functions, by the (module, name) in a pickle of the function that each replaces."""
+    """Return a new table of ckptsurgeon's functions, by (module, name) of the function that each replaces."""
     budget = CopyBudget()
     table: Functions = {**NUMPY, **plain_functions(budget)}
     distributed = part_reader(budget)
@@ -41,7 +41,7 @@ def rebuilders() -> Functions:
             return OpaqueResult(kind, args)
         if function.name in _FROM_TYPE:  # torch never nests them; three thousand would exhaust the stack
             raise FormatError(
-                "the pickle rebuilds a tensor from another rebuilt tensor, as torch never does.", rule="rebuilding"
+                "the pickle rebuilds a tensor from another rebuilt tensor, which torch never writes.", rule="rebuilding"
             )
         ours = table.get((function.module, function.name))
         made = OpaqueResult(kind, args) if ours is None else ours(*args)
@@ -79,12 +79,12 @@ def _strided(make: TensorBuilder) -> dict[str, Callable[..., object]]:
 
 
 def _packed(make: TensorBuilder, ref: TypedStorage, offset: Any, size: Any, stride: Any, params: Any) -> TensorInfo:
-    """Return the header of a quantised tensor with several codes in a byte; its storage counts bytes."""
+    """Return the header of a quantised tensor with several codes per byte; the size of its storage is in bytes."""
     check_sizes(size, "size")
     check_sizes(stride, "stride")
     check_elements(size)
     if offset != 0 or tuple(stride) != contiguous_stride(size):
-        return unknown("its codes of less than a byte are a view of others", ref.dtype, size)
+        return unknown("its codes are smaller than a byte, and are a view of another tensor", ref.dtype, size)
     nbytes = (math.prod(size) * DTYPES[ref.dtype].bits + 7) // 8
     flat = make.rebuild(ref, 0, (nbytes,), (1,), dtype="uint8")
     return replace(flat, dtype=ref.dtype, shape=tuple(size), opaque=QUANTISED, parts=(params,))
@@ -103,10 +103,10 @@ def _wrapped(kind: Any, dtype: Any, size: Any, *_: Any) -> TensorInfo:
 
 
 def _with_attributes(made: Any, kind: Any, state: Any) -> TensorInfo:
-    """Return the header of a tensor of another class, with the name of the class and those attributes that are plain.
+    """Return the header of a tensor subclass, with the name of its class and its simple attributes as ``parts``.
 
-    ``parts`` of the result are this name and pairs of the name and the value of an attribute, which is a tensor, a
-    number, a text, or the name of an object.
+    ``parts`` is (name of the class, ((name, value) of each attribute, ...)). A value is a tensor, a number, a string,
+    or the name of an object.
     """
     assert isinstance(made, TensorInfo)
     found = [(name, brief(value) if isinstance(value, GlobalName) else value) for name, value in _plain(state)]
@@ -126,7 +126,7 @@ def _nested(data: Any, *_: Any) -> TensorInfo:
 
 
 def _sparse(layout: Any, data: Any) -> TensorInfo:
-    """Return the header of a sparse tensor, whose ``parts`` are the layout and the indices, values and size."""
+    """Return the header of a sparse tensor; its ``parts`` are the layout, and a tuple of indices, values and size."""
     if type(layout) is not str or type(data) is not tuple or not 3 <= len(data) <= 4:
         raise FormatError(
             "the file is damaged: a sparse tensor is stored without its indices, values or size.", rule="sparse"

@@ -1,4 +1,4 @@
-"""Finds the members of a tar archive by their headers: plain files, read in place, never extracted.
+"""Finds the plain files in a tar archive by their headers, so that they can be read without extracting them.
 
 POSIX.1-2001, "pax interchange format": https://pubs.opengroup.org/onlinepubs/9699919799/utilities/pax.html
 """
@@ -18,15 +18,15 @@ __all__ = ["TarMember", "is_tar", "members", "names_in", "pax_records", "plain_m
 
 _BLOCK = 512
 _PADDING = 20 * _BLOCK
-"""Archives are filled with zeros up to a multiple of this many bytes."""
+"""Archives are padded with zeros to a multiple of this many bytes."""
 _PLAIN, _EXTENDED, _LONG_NAME = (b"0", b"\0"), b"x", b"L"
 _PASSED = (b"g", b"K")
-"""Headers that say nothing of a plain file: those for the whole archive, and GNU's long target of a link."""
+"""Headers that are skipped, since they do not affect plain files: global headers, and long targets of links (GNU)."""
 _LINKS = (b"1", b"2", b"3", b"4", b"5", b"6")
-"""Members without data, whatever size their header gives: links, devices, folders."""
+"""Members without data, whatever size is in their header: links, devices, folders."""
 _NAMED = (*_PLAIN, b"5")
 _LISTED = 32
-"""How many names of members are read from an archive that torch did not write: each may cost a request."""
+"""How many member names are read from an archive that torch did not write, since each may cost a network request."""
 _HARMLESS = {"mtime", "atime", "ctime", "uid", "gid", "uname", "gname", "comment"}
 _KINDS = {
     b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"5": "a folder", b"6": "a FIFO",
@@ -35,7 +35,7 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class TarMember:
-    """One member: its name, and where its bytes begin and end in the file."""
+    """One member: its name, and the offsets in the file at which its bytes begin and end."""
 
     name: str
     begin: int
@@ -43,15 +43,15 @@ class TarMember:
 
 
 def is_tar(head: bytes) -> bool:
-    """Return whether a file begins as a tar archive does."""
+    """Return whether ``head`` is the beginning of a tar archive."""
     return head[257:262] == b"ustar"
 
 
 def members(file: File, known: Collection[str]) -> dict[str, TarMember]:
-    """Return the members of an archive by their names.
+    """Return the members of an archive of torch by their names.
 
-    Raises FormatError if a member is not among the ``known`` ones, occurs twice or is not a plain file, or if the
-    archive is malformed or has data after its end.
+    Raises FormatError if a member is not in ``known``, occurs twice or is not a plain file, or if the archive is
+    malformed or has data after its end.
     """
     found: dict[str, TarMember] = {}
     at, said = 0, dict[str, str]()
@@ -65,7 +65,7 @@ def members(file: File, known: Collection[str]) -> dict[str, TarMember]:
         end = begin + (_number(said["size"].encode(), 10) if "size" in said else _number(header[124:136], 8))
         at = begin + -(-(end - begin) // _BLOCK) * _BLOCK
         if at > file.size:
-            raise FormatError("the tar archive is cut short.", rule="tar size")
+            raise FormatError("the tar archive is truncated.", rule="tar size")
         if header[156:157] == _EXTENDED and not said:
             said = _records(file, begin, end)
             continue
@@ -76,7 +76,7 @@ def members(file: File, known: Collection[str]) -> dict[str, TarMember]:
 
 
 def names_in(file: File) -> list[str]:
-    """Return the names of the first members of any archive, up to the first invalid header."""
+    """Return the names of the first members of any tar archive, up to the first invalid header."""
     found: list[str] = []
     at = 0
     with suppress(FormatError):
@@ -90,9 +90,9 @@ def names_in(file: File) -> list[str]:
 
 
 def plain_members(file: File) -> Iterator[TarMember]:
-    """Yield the plain files of any archive, with their paths in it; folders and links are passed over.
+    """Yield the plain files of any tar archive, with their paths in the archive; folders and links are skipped.
 
-    Raises FormatError if the archive is malformed, UnsafeError for names that lead out of it or that occur twice.
+    Raises FormatError if the archive is malformed, UnsafeError if a path leads out of the archive or occurs twice.
     """
     at, seen = 0, set[str]()
     said: dict[str, str] = {}
@@ -104,11 +104,11 @@ def plain_members(file: File) -> Iterator[TarMember]:
         begin, kind = at + _BLOCK, header[156:157]
         size = number_in(said["size"]) if "size" in said else _number(header[124:136], 8)
         if size is None:
-            raise FormatError("an extended header of the tar archive gives a malformed size.", rule="tar header")
+            raise FormatError("an extended header of the tar archive has a malformed size.", rule="tar header")
         end = begin + (0 if kind in _LINKS else size)
         at = begin + -(-(end - begin) // _BLOCK) * _BLOCK
         if end > file.size:
-            raise FormatError("the tar archive is cut short.", rule="tar size")
+            raise FormatError("the tar archive is truncated.", rule="tar size")
         if kind in (_EXTENDED, _LONG_NAME):
             said |= _said_of_next(file, begin, end, kind)
         elif kind not in _PASSED:
@@ -123,9 +123,9 @@ def plain_members(file: File) -> Iterator[TarMember]:
 
 
 def _said_of_next(file: File, begin: int, end: int, kind: bytes) -> dict[str, str]:
-    """Return the fields of the next member, such as ``path``, from an extended header of pax.
+    """Return the fields, such as ``path``, that an extended header of pax sets for the next member.
 
-    GNU's header of a long name gives a ``path``, too.
+    For GNU's header of a long name, the only field is ``path``.
     """
     if end - begin > limits.TAR_RECORDS_BYTES:
         raise FormatError("an extended header of the tar archive is too long.", rule="tar header")
@@ -139,7 +139,7 @@ def _said_of_next(file: File, begin: int, end: int, kind: bytes) -> dict[str, st
 
 
 def _name(header: bytes) -> str:
-    """Return the name of a member in its header; POSIX stores the folders of a long name in the field ``prefix``."""
+    """Return the member's name in a header; POSIX stores the leading folders of a long name in the field ``prefix``."""
     name, prefix = header[:100].partition(b"\0")[0], header[345:500].partition(b"\0")[0]
     is_posix = header[257:263] == b"ustar\0"
     return (prefix + b"/" + name if prefix and is_posix else name).decode("utf-8", "replace")
@@ -149,9 +149,7 @@ def _plain_name(name: str) -> str:
     """Return a member's path without "." and empty parts; raises UnsafeError if it leads out of the archive."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts or "\0" in name:
-        raise UnsafeError(
-            f"the member {escape(name)} of the tar archive points outside of the archive.", rule="tar name"
-        )
+        raise UnsafeError(f"the path of the member {escape(name)} leads out of the tar archive.", rule="tar name")
     return "/".join(parts)
 
 
@@ -162,15 +160,15 @@ def _check_end(file: File, at: int) -> None:
 
 
 def _check_sum(header: bytes) -> None:
-    """Raise FormatError if a header does not match its checksum, which is computed with blanks in its own field."""
+    """Raise FormatError if a header does not match its checksum, which counts its own field as eight spaces."""
     if len(header) < _BLOCK:
-        raise FormatError("the tar archive is cut short.", rule="tar size")
+        raise FormatError("the tar archive is truncated.", rule="tar size")
     if sum(header[:148]) + sum(header[156:]) + 8 * ord(" ") != _number(header[148:156], 8):
         raise FormatError("a header of the tar archive does not match its checksum.", rule="tar header")
 
 
 def _number(raw: bytes, base: int) -> int:
-    """Return the number in a field of a header, as text or, for members over 8 GiB in GNU's archives, in base 256."""
+    """Return the number in a header field: digits in ``base``, or big-endian bytes (GNU, for members over 8 GiB)."""
     if raw[:1] == b"\x80" and base == 8:
         return int.from_bytes(raw[1:], "big")
     text = raw.strip(b" \0")
@@ -183,7 +181,7 @@ def _number(raw: bytes, base: int) -> int:
 
 
 def _records(file: File, begin: int, end: int) -> dict[str, str]:
-    """Return the records of an extended header about the next member: lines of ``length key=value``."""
+    """Return {key: value} of an extended header for the next member; raises FormatError if torch would not write it."""
     if end - begin > limits.TAR_RECORDS_BYTES:
         raise FormatError("an extended header of the tar archive is too long.", rule="tar header")
     try:
@@ -214,9 +212,9 @@ def _check_member(name: str, header: bytes, known: Collection[str], found: Mappi
         what = _KINDS.get(kind, "of an unknown kind")
         raise FormatError(f"the member {escape(name)} of the tar archive is {what}.", rule="tar members")
     if name not in known:
-        hint = "Unpack it, and name the checkpoint in it."
+        hint = "Unpack it, and use the checkpoint inside."
         raise FormatError(
-            f"the file is a tar archive with {escape(name)} in it, not a checkpoint of torch.",
+            f"the file is a tar archive that contains {escape(name)}, not a checkpoint of torch.",
             hint=hint,
             rule="tar members",
         )

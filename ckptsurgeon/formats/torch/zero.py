@@ -1,4 +1,4 @@
-"""Reads the states of DeepSpeed ZeRO's ranks, and cuts parameters out of its flat vectors."""
+"""Reads the model and optimizer states that DeepSpeed ZeRO saves, and cuts parameters out of the flat vectors."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 def of_stage_2(groups: Sequence[Shapes], ranks: Sequence[Flat], paddings: Any = None) -> dict[str, TensorInfo]:
     """Return the parameters of ZeRO stages 1 and 2 by name, cut out of the flat vectors of the groups.
 
-    ``groups`` has the shapes of each group's parameters by name. ``ranks`` has, for each rank, its piece of each
-    group's flat vector; the pieces of all ranks are joined. ``paddings`` gives, for each group, how many unused
-    elements follow each parameter; None if there are none.
+    ``groups`` has, for each group, the shapes of its parameters by name. ``ranks`` has, for each rank, its piece of
+    each group's flat vector; the pieces of all ranks are joined. ``paddings`` has, for each group, the number of unused
+    elements after each parameter, or is None if there are none.
     """
     _check_number(groups, ranks)
     if len(groups) != len(ranks[0]):
@@ -48,9 +48,11 @@ def of_stage_2(groups: Sequence[Shapes], ranks: Sequence[Flat], paddings: Any = 
 
 
 def of_stage_3(groups: Sequence[Shapes], ranks: Sequence[Flat]) -> dict[str, TensorInfo]:
-    """Return the parameters of ZeRO stage 3 by name: each rank has an equal piece of each one, the last is padded.
+    """Return the parameters of ZeRO stage 3 by name, joined from the pieces of all ranks.
 
-    ``groups`` has the shapes of each group's parameters by name. ``ranks`` has the flat vectors of each rank.
+    ``groups`` has, for each group, the shapes of its parameters by name. ``ranks`` has the flat vectors of each rank.
+    Each rank has a piece of each parameter; all pieces of a parameter have the same size, so the last piece may be
+    padded.
     """
     _check_number(groups, ranks)
     vectors = [join([_same(one, rank[0]) for one in rank], 0) for rank in ranks if rank]
@@ -61,7 +63,7 @@ def of_stage_3(groups: Sequence[Shapes], ranks: Sequence[Flat]) -> dict[str, Ten
     for name, shape in ((name, shape) for shapes in groups for name, shape in shapes.items()):
         share = -(-prod(shape) // len(ranks))
         if at + share > vectors[0].numel:
-            raise FormatError(f"the ranks hold too few values for {name!r:.80}.", rule="zero")
+            raise FormatError(f"the flat vectors of the ranks have too few values for {name!r:.80}.", rule="zero")
         if share:
             pieces = [cut(_same(vector, vectors[0]), 0, at, share) for vector in vectors]
             made[name] = reshape(cut(join(pieces, 0), 0, 0, prod(shape)), shape)
@@ -73,25 +75,27 @@ def of_stage_3(groups: Sequence[Shapes], ranks: Sequence[Flat]) -> dict[str, Ten
 
 
 def _check_number(groups: Sequence[Shapes], ranks: Sequence[Flat]) -> None:
-    """Raise UnsafeError if there would be too many pieces: each parameter may have one on every rank."""
+    """Raise UnsafeError if there would be too many pieces: each parameter may have a piece on every rank."""
     pieces = sum(map(len, groups)) * len(ranks)
     if pieces > limits.ZERO_PIECES:
         raise UnsafeError(
-            f"its ranks could split the parameters into {pieces} pieces; the limit is {limits.ZERO_PIECES}.",
-            hint="Convert it with zero_to_fp32.py, which DeepSpeed saves beside it.",
+            f"the ranks may have {pieces} pieces of parameters; the limit is {limits.ZERO_PIECES}.",
+            hint="Convert it with zero_to_fp32.py, which DeepSpeed saves next to it.",
             rule="pieces",
         )
 
 
 def _taken(vector: TensorInfo, at: int, shape: tuple[int, ...], name: str) -> TensorInfo:
     if at + prod(shape) > vector.numel:
-        raise FormatError(f"the ranks hold too few values for {name!r:.80}.", rule="zero")
+        raise FormatError(f"the flat vectors of the ranks have too few values for {name!r:.80}.", rule="zero")
     return reshape(cut(vector, 0, at, prod(shape)), shape)
 
 
 def _same(info: TensorInfo, first: TensorInfo) -> TensorInfo:
     if info.dtype != first.dtype:
-        raise FormatError(f"the ranks have values of different dtypes: {first.dtype} and {info.dtype}.", rule="zero")
+        raise FormatError(
+            f"the flat vectors of the ranks have different dtypes: {first.dtype} and {info.dtype}.", rule="zero"
+        )
     return info
 
 
@@ -101,27 +105,29 @@ def _paddings(paddings: Any, group: int, number: int) -> Sequence[int]:
         return [0] * number
     of_group = paddings[group] if isinstance(paddings, (list, tuple)) and group < len(paddings) else None
     if not isinstance(of_group, (list, tuple)) or len(of_group) != number:
-        raise FormatError("the parameters and their paddings differ in number.", rule="zero")
+        raise FormatError("the number of paddings is not the number of parameters.", rule="zero")
     if not all(type(one) is int and 0 <= one < 2**40 for one in of_group):
         raise FormatError("the paddings of the parameters are invalid.", rule="zero")
     return of_group
 
 
 def _check_used(used: int, there: int, align: int) -> None:
-    """Raise FormatError if only ``used`` of the ``there`` stored values are parameters, and padding is not the reason.
+    """Raise FormatError if ``used`` and ``there`` differ by more than padding to a multiple of ``align``.
 
-    The number of stored values may be padded to a multiple of ``align``.
+    ``used`` is the number of values in the parameters, ``there`` the number of stored values.
     """
     if -(-used // align) != -(-there // align):
-        raise FormatError(f"the parameters take only {used} of the {there} values that the ranks have.", rule="zero")
+        raise FormatError(
+            f"the parameters have {used} values, but the flat vectors of the ranks have {there}.", rule="zero"
+        )
 
 
-# The states of one rank of DeepSpeed ZeRO: buffers, shapes, flat vectors, frozen parameters.
+# The content of state files: buffers, shapes, flat vectors, frozen parameters.
 
 
 @dataclass(frozen=True)
 class StateFile:
-    """One file with the model states or optimizer states of a rank, and its header."""
+    """An open file with the model states or optimizer states of one rank, and its header."""
 
     file: File
     header: Header
@@ -134,7 +140,7 @@ class StateFile:
 
 
 def entry(one: StateFile, name: str, kind: type | tuple[type, ...]) -> Any:
-    """Return an entry of a file of states; raises FormatError if it is missing or not of the type ``kind``."""
+    """Return the entry ``name`` of a state file; raises FormatError if it is missing or not of the type ``kind``."""
     value = one.tree.get(name)
     if not isinstance(value, kind):
         raise FormatError(f"{escape(one.file.uri)} has no valid entry {name}.", rule="zero states")
@@ -142,7 +148,7 @@ def entry(one: StateFile, name: str, kind: type | tuple[type, ...]) -> Any:
 
 
 def buffers(model: StateFile) -> dict[str, TensorInfo]:
-    """Return the buffers of the model by name, floating ones cast to float32."""
+    """Return the buffers of the model by name; floating-point buffers are cast to float32."""
     module, names = entry(model, "module", dict), entry(model, "buffer_names", (list, tuple))
     wanted = {name for name in names if isinstance(name, str)}
     found = {}
@@ -154,7 +160,7 @@ def buffers(model: StateFile) -> dict[str, TensorInfo]:
 
 
 def groups_of(model: StateFile) -> list[dict[str, tuple[int, ...]]]:
-    """Return the shapes of the trained parameters, by name, for each group of them."""
+    """Return, for each parameter group, the shapes of its trained parameters by name."""
     return [_shapes(model, group) for group in entry(model, "param_shapes", (list, tuple))]
 
 
@@ -169,7 +175,7 @@ def _is_shape(shape: Any) -> bool:
 
 
 def flats_of(optimizers: Sequence[StateFile], states: Sequence[Mapping[Any, Any]], name: str) -> list[Flat]:
-    """Return the flat vectors of each rank, one for each group; ``name`` is their entry in the optimizer states."""
+    """Return, for each rank, the flat vectors of all groups; ``name`` is their entry in the optimizer ``states``."""
     flats: list[Flat] = []
     for one, state in zip(optimizers, states, strict=True):
         groups = state.get(name)
@@ -178,7 +184,7 @@ def flats_of(optimizers: Sequence[StateFile], states: Sequence[Mapping[Any, Any]
         flats.append(list(groups))
     if len({len(flat) for flat in flats}) > 1:
         raise FormatError(
-            "the files of the ranks have different numbers of parameter groups: they are not of one checkpoint.",
+            "the files of the ranks have different numbers of parameter groups: they are not from the same checkpoint.",
             rule="zero states",
         )
     return flats
@@ -189,7 +195,7 @@ def _is_flat(info: Any) -> bool:
 
 
 def frozen(models: Sequence[StateFile], stage: int) -> dict[str, TensorInfo]:
-    """Return the parameters that were not trained, which are stored with the model states, by name."""
+    """Return the parameters that were not trained, by name; they are in the model states, not in flat vectors."""
     shapes = models[0].tree.get("frozen_param_shapes")
     if not shapes:
         return {}
@@ -198,7 +204,7 @@ def frozen(models: Sequence[StateFile], stage: int) -> dict[str, TensorInfo]:
     absent = [key for key in sized if not all(isinstance(one.get(key), TensorInfo) for one in pieces)]
     if absent:
         raise FormatError(
-            f"{escape(models[0].file.uri)} lacks frozen parameters: {listing(absent)}.", rule="zero frozen"
+            f"{escape(models[0].file.uri)} lacks the frozen parameters {listing(absent)}.", rule="zero frozen"
         )
     if stage != 3:
         return {key: pieces[0][key] for key in sized}

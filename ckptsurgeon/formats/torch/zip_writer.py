@@ -1,8 +1,7 @@
-"""Lays out the zip archives that ``torch.load(weights_only=True)`` opens, without the tensors in memory.
+"""Lays out zip archives that ``torch.load(weights_only=True)`` opens; the tensors need not be in memory.
 
-Records are not compressed, and aligned to 64 bytes by an extra field, as ``torch.save`` aligns them. Sizes and
-checksums are in the local headers, so there are no data descriptors. There are no times: the same tensors give the
-same bytes.
+Records are not compressed. An extra field aligns them to 64 bytes, as in ``torch.save``. Sizes and checksums are in the
+local headers, so there are no data descriptors. No times are stored, so the same tensors give the same bytes.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class _Record:
         self.header = at
         head = at + 30 + len(self.name) + (20 if self.wide else 0)
         pad = -head % _ALIGN
-        pad += _ALIGN if 0 < pad < 4 else 0  # an extra field is at least its own four bytes
+        pad += _ALIGN if 0 < pad < 4 else 0  # an extra field has at least four bytes: its id and length
         self.data = head + pad
         return self.data + self.size
 
@@ -80,7 +79,7 @@ class _Record:
 
 
 def _end(number: int, size: int, offset: int) -> bytes:
-    """Return the end of the directory, with a zip64 record if a number is too large for the plain one."""
+    """Return the end record of the directory, preceded by a zip64 end record if a number is too large."""
     wide = number >= 0xFFFF or size >= _FULL or offset >= _FULL
     end64 = b""
     if wide:
@@ -91,9 +90,9 @@ def _end(number: int, size: int, offset: int) -> bytes:
 
 
 class ZipLayout:
-    """The layout of an archive: a pickle, and a record ``archive/data/NUMBER`` for each tensor of ``owners``.
+    """The layout of an archive: a pickle, and one record ``archive/data/NUMBER`` for each tensor of ``owners``.
 
-    ``owners`` are the tensors that have bytes of their own: all except those tied to an earlier one.
+    ``owners`` are all tensors except those that are tied to an earlier tensor.
     """
 
     def __init__(self, pickle: bytes, owners: Sequence[OutTensor], recipe: Sequence[str] = ()) -> None:
@@ -150,7 +149,7 @@ class ZipWriter:
         recipe: Sequence[str],
         beside: ExtraEntries | None = None,
     ) -> ZipLayout:
-        """Return the layout of a file; ``metadata`` is not used, since only the recipe has a place for it."""
+        """Return the layout of a file; ``metadata`` is ignored: the file has no place for it except the recipe."""
         owners = [t for t in tensors if not t.alias_of]
         number = {tensor.key: str(i) for i, tensor in enumerate(owners)}
         names = {t.key: number[t.alias_of or t.key] for t in tensors}

@@ -1,1 +1,1 @@
-"""Recognises files and folders of other kinds than the checkpoints that this package reads, for its error messages."""
+"""Recognises files and folders that this package cannot read, to make its error messages precise."""

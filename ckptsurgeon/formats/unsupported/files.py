@@ -1,7 +1,7 @@
-"""Names the kind of a file that this package cannot read, by its content, with advice on what to do with it.
+"""Finds out, by its first bytes, what a file is that this package cannot read, and gives advice on what to do with it.
 
-The first bytes of other toolkits' formats are taken from their specifications. Nothing is opened: the functions get
-bytes and names and return texts.
+The magic bytes of the formats are from their specifications. Nothing is opened: the functions get bytes and names, and
+return descriptions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .text import UnreadableFile, argument, text_kind
 
 __all__ = ["HEAD", "UnreadableFile", "foreign", "in_tar", "in_zip", "packed"]
 
-# Compressed files: the program that unpacks them, and the file in them to name. No file is opened.
+# Compressed files, and the program that unpacks each kind.
 
 _COMPRESSED = (
     (b"\x1f\x8b", "gzip", "gunzip"),
@@ -34,11 +34,11 @@ _NEMO = ("model_config.yaml", "model_weights.ckpt", "model_weights")
 
 
 def packed(head: bytes, name: str) -> UnreadableFile | None:
-    """Return the kind of a compressed file that begins with ``head``, with advice; None if it is not compressed."""
+    """Return what the compressed file ``name`` that begins with ``head`` is; None if it is not compressed."""
     for magic, kind, program in _ARCHIVES:
         if head.startswith(magic):
             return UnreadableFile(
-                f"a {kind} archive", f"Unpack it, and name the checkpoint in it: {program} {argument(name)}"
+                f"a {kind} archive", f"Unpack it, and use the checkpoint inside: {program} {argument(name)}"
             )
     for magic, kind, program in _COMPRESSED:
         if head.startswith(magic):
@@ -50,22 +50,22 @@ def _compressed(head: bytes, name: str, kind: str, program: str) -> UnreadableFi
     inside = _inflated(head) if kind == "gzip" else b""
     if inside[257:262] != b"ustar" and not _TARS.search(name):
         return UnreadableFile(
-            f"compressed with {kind}", f"Unpack it, and name what comes out: {program} {argument(name)}"
+            f"compressed with {kind}", f"Unpack it, and use the unpacked file: {program} {argument(name)}"
         )
     first = inside[:100].partition(b"\0")[0].decode("utf-8", "replace").rpartition("/")[2]
     if first in _NEMO or name.lower().endswith(".nemo"):
         return UnreadableFile(
             f"a NeMo model, a tar archive compressed with {kind}",
-            f"Unpack it, and name its model_weights.ckpt: tar xf {argument(name)}",
+            f"Unpack it, and use its model_weights.ckpt: tar xf {argument(name)}",
         )
     return UnreadableFile(
         f"a tar archive compressed with {kind}",
-        f"Unpack it, and name the checkpoint in it: tar xf {argument(name)}",
+        f"Unpack it, and use the checkpoint inside: tar xf {argument(name)}",
     )
 
 
 def _inflated(head: bytes) -> bytes:
-    """Return the first bytes of a gzip file's content, as far as they can be unpacked."""
+    """Return the first bytes of the content of a gzip file that begins with ``head``; b"" if it is damaged."""
     try:
         return zlib.decompressobj(31).decompress(head, 512)
     except zlib.error:
@@ -73,7 +73,7 @@ def _inflated(head: bytes) -> bytes:
 
 
 def in_tar(names: Sequence[str], name: str) -> UnreadableFile | None:
-    """Return the kind of a tar archive whose members have these names; None if it is unknown."""
+    """Return what the tar archive ``name`` is, judged by its member names; None if it is unknown."""
     bare = {one.rstrip("/").rpartition("/")[2]: one for one in names}
     if _NEMO[0] in bare:
         member = next((bare[one] for one in _NEMO[1:] if one in bare), "")
@@ -82,18 +82,18 @@ def in_tar(names: Sequence[str], name: str) -> UnreadableFile | None:
     if not weights:
         return None
     return UnreadableFile(
-        f"a tar archive with {listing(weights, 2, where='')} in it", _unpack_advice("tar xf", name, weights[0])
+        f"a tar archive that contains {listing(weights, 2, where='')}", _unpack_advice("tar xf", name, weights[0])
     )
 
 
 def in_zip(names: Sequence[str], name: str) -> UnreadableFile | None:
-    """Return the kind of a zip archive whose records have these names; None if it is unknown, or one of torch's."""
+    """Return what the zip archive ``name`` is, judged by its record names; None if it is unknown or torch wrote it."""
     bare = {one.rpartition("/")[2] for one in names}
     if is_of_torch(names):
         return None
     if bare & {"archive_format", "serialized_exported_program.json"}:
         advice = "Load it with torch.export.load, and save its state_dict() with torch.save."
-        return UnreadableFile("a program of torch.export (.pt2)", advice)
+        return UnreadableFile("a program exported by torch.export (.pt2)", advice)
     if {"config.json", "model.weights.h5"} <= bare:
         advice = "Load it in Keras, and save the arrays with numpy.savez: ckpt reads .npz."
         return UnreadableFile("a Keras model, a zip archive", advice)
@@ -103,32 +103,32 @@ def in_zip(names: Sequence[str], name: str) -> UnreadableFile | None:
     if not weights:
         return None
     return UnreadableFile(
-        f"a zip archive with {listing(weights, 2, where='')} in it", _unpack_advice("unzip", name, weights[0])
+        f"a zip archive that contains {listing(weights, 2, where='')}", _unpack_advice("unzip", name, weights[0])
     )
 
 
 def _unpack_advice(command: str, name: str, member: str = "") -> str:
-    """Return the hint to unpack one member of an archive and to give the path of that member instead."""
+    """Return the hint to unpack one member of an archive and to use the unpacked file."""
     if not member:
-        return f"Unpack it, and name the checkpoint in it: {command} {argument(name)}"
+        return f"Unpack it, and use the checkpoint inside: {command} {argument(name)}"
     last = escape(member.rstrip("/").rpartition("/")[2])
-    return f"Unpack {last}, and name it: {command} {argument(name)} {argument(member)}"
+    return f"Unpack {last}, and use it: {command} {argument(name)} {argument(member)}"
 
 
 HEAD = 8192
-"""How many bytes at the start of a file decide on its kind."""
+"""How many bytes at the start of a file are looked at."""
 
 _ARRAYS = "and save the arrays with numpy.savez: ckpt reads .npz."
 _USER_BLOCKS = (0, 512, 1024, 2048, 4096)
 """Offsets at which the HDF5 signature may be (HDF5 File Format Specification 3.0, II.A)."""
 _PROTOCOLS = (2, 3, 4, 5)
-"""The protocols of pickles that give theirs, in the second byte."""
+"""The pickle protocols that are stored in the second byte of a pickle."""
 _ONNX = re.compile(
     rb"\x08[\x01-\x3f](?:\x12[\x01-\x7f][\x20-\x7e]|\x3a[\x80-\xff]{0,4}[\0-\x7f][\x0a\x12]|\x42[\x01-\x7f][\x0a\x10])"
 )
-"""Matches a ``ModelProto``: its version, then the name of its producer, its graph or operator sets (onnx.proto)."""
+"""Matches a ``ModelProto``: its version, then the name of its producer, its graph or its operator sets (onnx.proto)."""
 _LINES = re.compile(rb"(?:\([dlt]p\d+\n|c[\w.]+\n[\w.]+\n|[\]}]q\0).*\.", re.DOTALL)
-"""Matches a pickle of protocol 0 or 1, which does not give its protocol."""
+"""Matches a pickle of protocol 0 or 1, in which no protocol is stored."""
 _PRINTED = re.compile(rb"[\x20-\x7e]+")
 
 
@@ -141,23 +141,26 @@ class _Magic(NamedTuple):
 
 _LLAMA = "a GGML file of llama.cpp"
 _MAGICS = (
-    *(_Magic(0, magic, _LLAMA, "Name the .pth that it was converted from.") for magic in (b"lmgg", b"fmgg", b"tjgg")),
-    _Magic(4, b"TFL3", "a TensorFlow Lite model", "Name the TensorFlow checkpoint that it was converted from."),
-    _Magic(4, b"ET1", "an ExecuTorch program", "Name the .pth of the model that it was exported from."),
     *(
-        _Magic(0, magic, "a TensorRT engine, compiled for one GPU", "Name the checkpoint that it was built from.")
+        _Magic(0, magic, _LLAMA, "Use the .pth file that it was converted from.")
+        for magic in (b"lmgg", b"fmgg", b"tjgg")
+    ),
+    _Magic(4, b"TFL3", "a TensorFlow Lite model", "Use the TensorFlow checkpoint that it was converted from."),
+    _Magic(4, b"ET1", "an ExecuTorch program", "Use the .pth file of the model that it was exported from."),
+    *(
+        _Magic(0, magic, "a TensorRT engine, compiled for one GPU", "Use the checkpoint that it was built from.")
         for magic in (b"ptrt", b"ftrt")
     ),
     _Magic(
-        0, b"CKPTPTCH", "a patch that ckpt has made", "Show it with ckpt patch show, or apply it: ckpt patch apply."
+        0, b"CKPTPTCH", "a patch that ckpt wrote", "Show it with ckpt patch show, or apply it with ckpt patch apply."
     ),
-    _Magic(0, b"PAR1", "a Parquet table", "Name a checkpoint."),
-    _Magic(0, b"SQLite format 3\0", "a database of SQLite", "Name a checkpoint."),
+    _Magic(0, b"PAR1", "a Parquet table", "Pass a checkpoint."),
+    _Magic(0, b"SQLite format 3\0", "an SQLite database", "Pass a checkpoint."),
 )
 
 
 def foreign(head: bytes, name: str, size: int) -> UnreadableFile | None:
-    """Return the kind of a file that begins with ``head``; None if it is unknown."""
+    """Return what a file of ``size`` bytes is that begins with ``head``; None if it is unknown."""
     for one in _MAGICS:
         if head.startswith(one.magic, one.at):
             return UnreadableFile(one.what, one.advice)
@@ -171,31 +174,33 @@ def foreign(head: bytes, name: str, size: int) -> UnreadableFile | None:
 def _hdf5(head: bytes, name: str) -> UnreadableFile | None:
     if not head.startswith(b"\x89HDF") and not any(head.startswith(b"\x89HDF\r\n\x1a\n", at) for at in _USER_BLOCKS):
         return None
-    return UnreadableFile("an HDF5 file, as Keras writes weights", f"Open it with h5py, or load it in Keras, {_ARRAYS}")
+    return UnreadableFile(
+        "an HDF5 file, the format of Keras for weights", f"Open it with h5py, or load it in Keras, {_ARRAYS}"
+    )
 
 
 def _onnx(head: bytes, name: str) -> UnreadableFile | None:
     return (
-        UnreadableFile("an ONNX model", "Name the checkpoint that it was exported from.") if _ONNX.match(head) else None
+        UnreadableFile("an ONNX model", "Use the checkpoint that it was exported from.") if _ONNX.match(head) else None
     )
 
 
 def _described(head: bytes, name: str) -> UnreadableFile | None:
-    """Return the kind of a Core ML model, or of the graph of a TensorFlow SavedModel; None for any other file.
+    """Recognise a Core ML model and the graph of a TensorFlow SavedModel; return None for any other file.
 
-    Both are protocol buffers that begin with a version number and a message; the suffix tells which it is.
+    Both are protocol buffers that begin with a version number and a message; the suffix ``.pb`` tells them apart.
     """
     if not re.match(rb"\x08.\x12[\x80-\xff]{0,4}[\0-\x7f]\x0a", head, re.DOTALL):
         return None
     if name.endswith(".pb"):
         return UnreadableFile(
-            "the graph of a TensorFlow SavedModel", "Name the variables next to it: variables/variables."
+            "the graph of a TensorFlow SavedModel", "Use the variables next to it: variables/variables."
         )
-    return UnreadableFile("a Core ML model", "Name the checkpoint that it was converted from.")
+    return UnreadableFile("a Core ML model", "Use the checkpoint that it was converted from.")
 
 
 def _msgpack(head: bytes, name: str) -> UnreadableFile | None:
-    """Return the kind of a MessagePack map whose first key is a text; None if the file is not one.
+    """Recognise a MessagePack map whose first key is a string; return None for any other file.
 
     https://github.com/msgpack/msgpack/blob/master/spec.md.
     """
@@ -207,7 +212,7 @@ def _msgpack(head: bytes, name: str) -> UnreadableFile | None:
     if (head[at] != 0xD9 and not 0xA1 <= head[at] <= 0xBF) or not _PRINTED.fullmatch(head[begin : begin + length]):
         return None
     return UnreadableFile(
-        "msgpack, as Flax writes weights", f"Read it with flax.serialization.msgpack_restore {_ARRAYS}"
+        "a msgpack file, the format of Flax for weights", f"Read it with flax.serialization.msgpack_restore {_ARRAYS}"
     )
 
 
@@ -215,14 +220,14 @@ def _pickle(head: bytes, name: str) -> UnreadableFile | None:
     said = len(head) > 1 and head[0] == 0x80 and head[1] in _PROTOCOLS
     if not said and not (len(head) < HEAD and _LINES.fullmatch(head)):
         return None
-    advice = f"ckpt scan {argument(name)} shows what it would run; save its tensors with torch.save."
+    advice = f"ckpt scan {argument(name)} shows what loading it would run; save its tensors with torch.save."
     return UnreadableFile("a pickle that torch did not write", advice)
 
 
 def _zeros(head: bytes, name: str) -> UnreadableFile | None:
     if not head or head.strip(b"\0"):
         return None
-    return UnreadableFile("a file that begins with zeros, as an interrupted download does", "Fetch it again.")
+    return UnreadableFile("a file that begins with zeros, probably an interrupted download", "Fetch it again.")
 
 
 _KINDS: tuple[Callable[[bytes, str], UnreadableFile | None], ...] = (

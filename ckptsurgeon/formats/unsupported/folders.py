@@ -1,4 +1,4 @@
-"""Tells what a folder is that has no checkpoint itself, and which of its subfolders has one."""
+"""Finds out, for an error message, what a folder without a checkpoint is, and which subfolders have checkpoints."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from .text import UnreadableFile, argument
 __all__ = ["PIPELINE", "folder_kind"]
 
 PIPELINE = "model_index.json"
-"""The index of a diffusers pipeline: its components, each in a folder of the same name."""
+"""The index of a diffusers pipeline: a list of its components; each has a folder with the same name."""
 _FIRST = ("unet", "transformer", "prior")
-"""The components with the main model, which most users want first."""
+"""The components of a pipeline with the main model, which most users want to read."""
 _ORBAX = {"_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt"}
 _LOOKED_INTO = 16
-"""How many subfolders are listed at most: each may cost a request."""
+"""The most subfolders that are searched, since each may cost a request over the network."""
 _OTHERS = (
     ".onnx", ".msgpack", ".h5", ".hdf5", ".keras", ".nemo", ".pt2", ".pte", ".tflite", ".mlmodel", ".engine",
     ".plan", ".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".pkl",
 )  # fmt: skip
-"""Suffixes of formats that cannot be read; naming such a file gives a more precise error."""
+"""Suffixes of formats that cannot be read; opening a file with such a suffix raises a more precise error."""
 
 
 def folder_kind(folder: Folder, names: Sequence[str]) -> UnreadableFile | None:
-    """Return the kind of a folder without a checkpoint; None if it is unknown."""
+    """Return what a folder without a checkpoint is, and advice; None if it is unknown."""
     inside = folder.folders()
     if PIPELINE in names:
         return _pipeline(folder, inside)
@@ -43,22 +43,22 @@ def folder_kind(folder: Folder, names: Sequence[str]) -> UnreadableFile | None:
             "a SavedModel of TensorFlow", _command(folder, "variables/variables") if "variables" in inside else ""
         )
     if "Manifest.json" in names and "Data" in inside:
-        return UnreadableFile("a Core ML model", "Name the checkpoint that it was converted from.")
+        return UnreadableFile("a Core ML model", "Use the checkpoint that it was converted from.")
     weights = list(_with_weights(folder, inside))
     if weights:
         kind = "a run of Lightning" if "checkpoints" in weights and "hparams.yaml" in names else "a folder"
         return UnreadableFile(
-            f"{kind} whose checkpoints are in {listing(weights, where='')}", _command(folder, weights[0])
+            f"{kind} with checkpoints in its subfolders: {listing(weights, where='')}", _command(folder, weights[0])
         )
     others = [name for name in names if name.lower().endswith(_OTHERS)]
     if others:
-        what = f"a folder of {listing(others, 2, where='')}"
-        return UnreadableFile(what, f"To see what that is: ckpt inspect {_argument(folder, others[0])}")
+        what = f"a folder with {listing(others, 2, where='')}"
+        return UnreadableFile(what, f"To see what this file is: ckpt inspect {_argument(folder, others[0])}")
     return None
 
 
 def _pipeline(folder: Folder, inside: Sequence[str]) -> UnreadableFile:
-    """Return the kind of a folder with a diffusers pipeline, and advice on which component to name."""
+    """Return the description of a diffusers pipeline, and advice on which component to read."""
     index = _read(folder, PIPELINE)
     named = [name for name in index if name in inside]
     weights = list(_with_weights(folder, named or inside))
@@ -92,7 +92,7 @@ def _with_weights(folder: Folder, inside: Sequence[str]) -> Iterator[str]:
 
 
 def _command(folder: Folder, inner: str) -> str:
-    return f"Name one of them: ckpt inspect {_argument(folder, inner)}"
+    return f"Pass one of them: ckpt inspect {_argument(folder, inner)}"
 
 
 def _argument(folder: Folder, inner: str) -> str:

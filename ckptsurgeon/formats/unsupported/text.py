@@ -1,4 +1,4 @@
-"""Tells what kind of text was given as a checkpoint, and makes the error for any file that is not supported."""
+"""Finds out what kind of text file was passed as a checkpoint, and makes the error for an unsupported file."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from ..base.untrusted import parse_json
 
 __all__ = ["UnreadableFile", "argument", "json_kind", "not_a_checkpoint", "text_kind"]
 
-# The error for a file that no format here reads.
+# The error for a file that none of the formats can read.
 
 
 class UnreadableFile(NamedTuple):
-    """The kind of a file, and advice on what to do with it."""
+    """A description of a file, such as "an ONNX model", and advice on what to do with it."""
 
     what: str
     advice: str = ""
 
 
 def argument(name: str) -> str:
-    """Return a name quoted for a shell command, with characters escaped that are unsafe in a terminal."""
+    """Return a name quoted for a shell command; characters that are unsafe in a terminal are escaped."""
     return escape(shlex.quote(name))
 
 
 def not_a_checkpoint(uri: str, found: UnreadableFile | None, rule: str = "unknown format") -> FormatError:
-    """Return the error for a file or folder that is not a checkpoint."""
+    """Return the error for a file or folder that is not a checkpoint; ``found`` says what it is, None if unknown."""
     if found is None:
         return FormatError(f"{escape(uri)} is not a checkpoint.", rule=rule)
     return FormatError(
-        f"{escape(uri)} is not a checkpoint that ckpt reads: it is {found.what}.", hint=found.advice, rule=rule
+        f"{escape(uri)} is not a checkpoint that ckpt can read: it is {found.what}.", hint=found.advice, rule=rule
     )
 
 
-_ANEW = "Fetch it again from an address of the file itself."
+_ANEW = "Fetch it again, from the address of the file itself."
 _SHOWN = 120
 """How many characters of a server's answer are shown."""
 _CONFIGURATIONS = {
@@ -45,11 +45,11 @@ _CONFIGURATIONS = {
     "architectures": "the configuration of a model",
     "_diffusers_version": "a configuration of diffusers",
 }
-"""Entries that show what a JSON file configures."""
+"""Entries of JSON files, and what a file with the entry is."""
 
 
 def text_kind(head: bytes, size: int) -> UnreadableFile | None:
-    """Return the kind of a text with these first bytes, of ``size`` bytes in all; None if it is not a text."""
+    """Return what a text file of ``size`` bytes is that begins with ``head``; None if it is not a text file."""
     begin = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:64].lower()
     if begin.startswith(b"version https://git-lfs"):
         return UnreadableFile("a Git LFS pointer, not the file itself", "Fetch the file: git lfs pull")
@@ -63,7 +63,7 @@ def text_kind(head: bytes, size: int) -> UnreadableFile | None:
 
 
 def _element_text(head: bytes, *tags: bytes) -> str:
-    """Return, in parentheses, the text of the first HTML or XML element of each of ``tags``; '' if there are none."""
+    """Return the texts of the first HTML or XML elements with these ``tags``, in parentheses; '' if there are none."""
     from html import unescape
 
     found = [re.search(rb"<%b>([^<]{1,500})<" % tag, head, re.IGNORECASE) for tag in tags]
@@ -73,15 +73,15 @@ def _element_text(head: bytes, *tags: bytes) -> str:
 
 def _xml(head: bytes) -> UnreadableFile:
     if re.search(rb"<net\s", head):
-        return UnreadableFile("an OpenVINO model", "Name the checkpoint that it was converted from.")
+        return UnreadableFile("an OpenVINO model", "Use the checkpoint that it was converted from.")
     if re.search(rb"<error>", head, re.IGNORECASE):
-        return UnreadableFile(f"the error of a storage server{_element_text(head, b'Code', b'Message')}", _ANEW)
-    return UnreadableFile("an XML text")
+        return UnreadableFile(f"an error message of a storage server{_element_text(head, b'Code', b'Message')}", _ANEW)
+    return UnreadableFile("an XML file")
 
 
 def _json(head: bytes, size: int) -> UnreadableFile | None:
     if size > len(head):
-        return UnreadableFile("a JSON text") if _is_text(head) else None
+        return UnreadableFile("a JSON file") if _is_text(head) else None
     try:
         return json_kind(parse_json(head.removeprefix(b"\xef\xbb\xbf")))
     except ValueError:
@@ -89,21 +89,21 @@ def _json(head: bytes, size: int) -> UnreadableFile | None:
 
 
 def json_kind(data: Any) -> UnreadableFile:
-    """Return the kind of a JSON text with the value ``data``."""
+    """Return what a JSON file with the value ``data`` is, and advice."""
     entries = data if isinstance(data, dict) else {}
     for entry, what in _CONFIGURATIONS.items():
         if entry in entries:
-            return UnreadableFile(what, "Name the folder that holds it, or the weights next to it.")
+            return UnreadableFile(what, "Pass the folder that contains it, or the weights in that folder.")
     for entry in ("error", "errors", "message", "detail"):
         said = entries.get(entry)
         said = said.get("message") if isinstance(said, dict) else said
         if isinstance(said, str) and said:
             return UnreadableFile(f"the answer of a server: {escape(said.strip().rstrip('.'), _SHOWN)}", _ANEW)
-    return UnreadableFile("a JSON text")
+    return UnreadableFile("a JSON file")
 
 
 def _is_text(head: bytes) -> bool:
-    """Return whether bytes are readable UTF-8 text, which may end inside a character."""
+    """Return whether ``head`` is printable UTF-8 text; its last character may be incomplete."""
     try:
         text = head.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -117,4 +117,4 @@ def _plain(head: bytes, size: int) -> UnreadableFile | None:
     if not _is_text(head):
         return None
     first = head.decode("utf-8", "replace").removeprefix("\ufeff").strip().splitlines()[0]
-    return UnreadableFile(f"a text that begins: {escape(first, 60)}")
+    return UnreadableFile(f"a text file that begins: {escape(first, 60)}")

@@ -1,8 +1,8 @@
-"""Reads the directory of a zip archive and checks it against the archive itself.
+"""Reads the directory of a zip archive, and checks it against the archive's records.
 
-PKWARE APPNOTE 6.3.10, https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT. Archives as torch writes them are
-accepted (uncompressed records, local headers without sizes, a data descriptor after each record); an archive that two
-readers could read differently is refused.
+PKWARE APPNOTE 6.3.10, https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT. The archives that torch writes are
+accepted: uncompressed records, local headers without sizes, a data descriptor after each record. An archive that two
+readers could interpret differently is refused.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CENTRAL = struct.Struct("<4s4x2H4x3L4H6xL")
 
 @dataclass(frozen=True)
 class Archive:
-    """An archive's records by name, in file order, and the bytes of its directory."""
+    """A zip archive: ``entries`` has its records by name, in file order; ``directory`` has the directory's bytes."""
 
     file: File
     entries: dict[str, ZipEntry]
@@ -39,7 +39,7 @@ class Archive:
     def read(self, name: str, most: int | None = None) -> bytes:
         """Return the bytes of one small record, decompressed; raises FormatError if its checksum is wrong.
 
-        Raises UnsafeError if it has more than ``most`` bytes.
+        Raises UnsafeError if the record has more than ``most`` bytes; the default is ``limits.PICKLE_BYTES``.
         """
         entry = self.entries[name]
         most = limits.PICKLE_BYTES if most is None else most
@@ -78,7 +78,7 @@ def read_archive(file: File) -> Archive:
     The local headers of a remote archive are not read now: ``file`` of the returned Archive checks the header of each
     record against the directory when the record is read.
 
-    Raises FormatError if the archive contradicts itself, UnsafeError where readers could disagree about it.
+    Raises FormatError if the archive contradicts itself, UnsafeError if two readers could interpret it differently.
     """
     number, size, offset = _find_directory(file)
     directory = file.read(offset, size)
@@ -92,13 +92,13 @@ def read_archive(file: File) -> Archive:
 
 
 def names_in(file: File) -> list[str]:
-    """Return the names of an archive's records, from its directory; raises FormatError if it is broken."""
+    """Return the names of the records in an archive's directory; raises FormatError if the directory is damaged."""
     number, size, offset = _find_directory(file)
     return [name for name, *_ in _listed(file, file.read(offset, size), number)]
 
 
 def is_of_torch(names: Iterable[str]) -> bool:
-    """Return whether an archive with these records is one of torch's: it has ``data.pkl``, in a folder or not."""
+    """Return whether torch wrote an archive with these records: one is ``data.pkl``, at the top or in a folder."""
     return any(name.count("/") <= 1 and f"/{name}".endswith("/data.pkl") for name in names)
 
 
@@ -108,7 +108,7 @@ def _find_directory(file: File) -> tuple[int, int, int]:
     tail = file.read(file.size - tail_size, tail_size)
     at = tail.rfind(b"PK\5\6")
     if at < 0 or at + _END.size > len(tail):
-        raise FormatError(f"{escape(file.uri)} is cut short: its zip directory is missing.", rule="zip end")
+        raise FormatError(f"{escape(file.uri)} is truncated: the zip directory at its end is missing.", rule="zip end")
     _, disk, start_disk, here, number, size, offset, comment = _END.unpack_from(tail, at)
     if at + _END.size + comment != len(tail):
         raise FormatError(f"{escape(file.uri)} has bytes after the end of the zip archive.", rule="zip end")
@@ -119,7 +119,7 @@ def _find_directory(file: File) -> tuple[int, int, int]:
         where = _END64_LOCATOR.unpack_from(tail, at - _END64_LOCATOR.size)[2]
         wide, end = _end64(file, where, end - _END64_LOCATOR.size), where
         if any(n != w and n not in (0xFFFF, FULL) for n, w in zip(narrow, wide, strict=True)):
-            raise UnsafeError(f"{escape(file.uri)} has two zip directories that disagree.", rule="zip64")
+            raise UnsafeError(f"{escape(file.uri)} has two zip directories that contradict each other.", rule="zip64")
         disk, start_disk, here, number, size, offset = wide
     if disk or start_disk or here != number:
         raise FormatError(f"{escape(file.uri)} is part of a split archive.", rule="zip disks")
@@ -130,34 +130,34 @@ def _find_directory(file: File) -> tuple[int, int, int]:
         )
     if offset + size != end:
         raise UnsafeError(
-            f"{escape(file.uri)} has bytes before or after its zip directory; readers would disagree about it.",
+            f"{escape(file.uri)} has extra bytes around its zip directory, so readers could interpret it differently.",
             rule="zip prefix",
         )
     return number, size, offset
 
 
 def _end64(file: File, where: int, end: int) -> tuple[int, ...]:
-    """Return (disk, first disk, entries here, entries, bytes, offset) of the zip64 end record at ``where``."""
+    """Return the zip64 end record at ``where``: (disk, first disk, entries on this disk, entries, bytes, offset)."""
     if where + _END64.size != end:
-        raise FormatError(f"{escape(file.uri)} has its zip64 directory in the wrong place.", rule="zip64")
+        raise FormatError(f"{escape(file.uri)} has its zip64 end record at the wrong position.", rule="zip64")
     magic, _, _, _, *rest = _END64.unpack(file.read(where, _END64.size))
     if magic != b"PK\6\6":
-        raise FormatError(f"{escape(file.uri)} has a broken zip64 directory.", rule="zip64")
+        raise FormatError(f"{escape(file.uri)} has a damaged zip64 end record.", rule="zip64")
     return tuple(rest)
 
 
 def _listed(file: File, directory: bytes, number: int) -> list[Listed]:
-    """Return (name, header offset, stored, size, crc, method, flags, place in the directory) of each entry."""
+    """Return (name, header offset, stored, size, crc, method, flags, offset in the directory) of each entry."""
     found: list[Listed] = []
     at, end = 0, len(directory)
     unpack, size_of = _CENTRAL.unpack_from, _CENTRAL.size
     try:
         for _ in range(number):
             if at + size_of > end:
-                raise FormatError(f"{escape(file.uri)} has a zip directory that is cut short.", rule="zip directory")
+                raise FormatError(f"{escape(file.uri)} has a truncated zip directory.", rule="zip directory")
             magic, flags, method, crc, stored, size, n, extra, comment, disk, header = unpack(directory, at)
             if magic != b"PK\1\2" or disk not in (0, 0xFFFF):
-                raise FormatError(f"{escape(file.uri)} has a broken zip directory.", rule="zip directory")
+                raise FormatError(f"{escape(file.uri)} has a damaged zip directory.", rule="zip directory")
             after = at + size_of + n
             name = directory[at + size_of : after].decode()
             if stored == FULL or size == FULL or header == FULL:
@@ -173,10 +173,10 @@ def _listed(file: File, directory: bytes, number: int) -> list[Listed]:
 
 
 def _check_names(file: File, names: list[str]) -> None:
-    """Raise UnsafeError for names of records that lead out of the archive, or that readers could confuse.
+    """Raise UnsafeError if a record name leads out of the archive, or if readers could confuse two names.
 
-    All names are checked together first: checking them one by one takes ten times as long, and is only needed to find
-    the name for the message.
+    All names are checked together first. Checking the names one by one takes ten times as long, and is only done to
+    find the name for the message.
     """
     together = "\0".join(["", *names])
     folded = together.casefold().split("\0")
@@ -192,6 +192,6 @@ def _check_each(file: File, names: list[str]) -> None:
         same = name.casefold()
         other = folded.get(same)
         if other is not None:
-            how = "twice" if other == name else f"beside {escape(other)}"
-            raise UnsafeError(f"{record_at(file, name)} occurs {how}; readers would disagree.", rule="zip duplicate")
+            how = "occurs twice" if other == name else f"differs from {escape(other)} only in case"
+            raise UnsafeError(f"{record_at(file, name)} {how}, so readers could disagree.", rule="zip duplicate")
         folded[same] = name

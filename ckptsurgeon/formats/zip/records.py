@@ -21,7 +21,7 @@ _ENCRYPTED, _DESCRIPTOR = 0x1, 0x8
 FULL = 0xFFFFFFFF
 _LONGEST_DESCRIPTOR = 24
 _USUAL = struct.Struct("<4s3L4s2x20s2H")
-"""The bytes that torch writes between two records, except the name: a descriptor of 16 bytes and a local header."""
+"""What torch writes between the data of two records, up to the name: a descriptor of 16 bytes, a local header."""
 _MAGICS = (b"PK\7\x08", b"PK\3\4")
 _USUAL_FLAGS = 0x808
 _USUAL_LOCAL = struct.pack("<4H3L", _USUAL_FLAGS, 0, 0, 0, 0, 0, 0)
@@ -29,10 +29,10 @@ _USUAL_LOCAL = struct.pack("<4H3L", _USUAL_FLAGS, 0, 0, 0, 0, 0, 0)
 
 
 class ZipEntry(NamedTuple):
-    """One record: ``header`` and ``data`` are offsets in the file, ``listed`` is an offset in the directory.
+    """One record: ``header`` and ``data`` are offsets in the file, ``listed`` is the offset of its directory entry.
 
-    ``stored`` is the number of its bytes in the file, ``size`` the number after they are unpacked; ``method`` is 0 if
-    the record is not compressed.
+    ``stored`` is the number of its bytes in the file, ``size`` the number of bytes after decompression; ``method`` is 0
+    if the record is not compressed.
     """
 
     name: str
@@ -49,7 +49,7 @@ Listed = tuple[str, int, int, int, int, int, int, int]
 
 
 class RecordOffsets(NamedTuple):
-    """The offsets of a record's header, its data, the end of the data, and the next header (or the directory)."""
+    """The offsets of a record's header, its data, the end of its data, and the next header (or the directory)."""
 
     header: int
     data: int
@@ -58,19 +58,19 @@ class RecordOffsets(NamedTuple):
 
     @property
     def frames(self) -> list[tuple[int, int]]:
-        """The (begin, end) of the bytes of the record before and after its data."""
+        """The two byte ranges, each (begin, end), around the record's data: its header, and what follows the data."""
         return [(self.header, self.data), (self.end, self.next)]
 
 
 def record_at(file: File, name: str) -> str:
-    """Return the name of a record in messages: that of the archive, then that of the record."""
+    """Return the name of a record for messages: the archive's path, then the record's name."""
     return f"{escape(file.uri)}: record {escape(name)}"
 
 
 def locate(file: File, listed: list[Listed], directory: int) -> dict[str, ZipEntry]:
-    """Return the records in file order, with each local header and descriptor checked against the directory.
+    """Return the records in file order, after checking each local header and descriptor against the directory.
 
-    ``listed`` has the entries of the directory, ``directory`` is its offset.
+    ``listed`` has the entries of the directory, ``directory`` is the offset of the directory.
     """
     entries: dict[str, ZipEntry] = {}
     end, previous = 0, None
@@ -102,11 +102,11 @@ def locate(file: File, listed: list[Listed], directory: int) -> dict[str, ZipEnt
 
 
 def _usual_extra(between: bytes, previous: Listed | None, row: Listed, name: bytes) -> int:
-    """Return the length of a local header's extra field, or -1 if two records are not joined as torch writes them.
+    """Return the length of the extra field in ``row``'s local header; -1 if torch would write ``between`` differently.
 
-    ``between`` has the bytes from the end of the first record's data to the second record's name. This is a quick check
-    for the usual case: both are stored without compression, with a descriptor. All else is left to
-    ``_check_descriptor`` and ``_check_local``.
+    ``between`` has the bytes from the end of the data of ``previous`` to the end of ``name``, which is the name of
+    ``row`` in UTF-8. This is a quick check for the usual case: both records are stored without compression, with a
+    descriptor. For all other cases, ``_check_descriptor`` and ``_check_local`` are used.
     """
     if previous is None or len(between) != _USUAL.size + len(name) or not between.endswith(name):
         return -1
@@ -120,16 +120,18 @@ def _usual_extra(between: bytes, previous: Listed | None, row: Listed, name: byt
 
 
 def check_spot(file: File, row: Listed, spot: RecordOffsets) -> None:
-    """Raise an error if a record's local header or descriptor contradicts the directory, or the offsets in ``spot``."""
+    """Raise an error if a record's local header or descriptor contradicts the directory or the offsets in ``spot``."""
     name = row[0]
     raw = file.read(spot.header, _LOCAL.size + len(name.encode()))
     if spot.header + _check_local(file, row, raw) != spot.data:
-        raise UnsafeError(f"{record_at(file, name)} does not begin where the zip directory says.", rule="zip gap")
+        raise UnsafeError(
+            f"{record_at(file, name)} does not begin at the offset that follows from the zip directory.", rule="zip gap"
+        )
     _check_descriptor(file, row, file.read(spot.end, spot.next - spot.end))
 
 
 class _Window:
-    """Reads ahead, so that many small records take one system call."""
+    """Reads ahead, so that many small records need only one system call."""
 
     def __init__(self, file: File, mean: int) -> None:
         self._file = file
@@ -147,7 +149,7 @@ class _Window:
 
 
 def _check_local(file: File, row: Listed, raw: bytes) -> int:
-    """Return the length of a local header; raises UnsafeError or FormatError if it contradicts the directory entry."""
+    """Return the length of the local header ``raw``; raises UnsafeError or FormatError if it contradicts ``row``."""
     name, header, stored, size, crc, method, flags, _ = row
     magic, _, local_flags, local_method, _, _, local_crc, local_stored, local_size, n, extra = _LOCAL.unpack_from(raw)
     if magic != b"PK\3\4" or raw[_LOCAL.size :] != name.encode() or n != len(raw) - _LOCAL.size:
@@ -190,7 +192,7 @@ def _check_local(file: File, row: Listed, raw: bytes) -> int:
 
 
 def _check_descriptor(file: File, row: Listed, gap: bytes) -> None:
-    """Raise UnsafeError if the bytes after a record are not a descriptor that agrees with its directory entry."""
+    """Raise UnsafeError if ``gap``, the bytes after a record's data, is not the descriptor that ``row`` implies."""
     name, _, stored, size, crc, _, flags, _ = row
     if not flags & _DESCRIPTOR:
         if gap:
@@ -209,7 +211,7 @@ def _check_descriptor(file: File, row: Listed, gap: bytes) -> None:
 
 
 def wide_sizes(file: File, extra: bytes, size: int, stored: int, header: int) -> tuple[int, int, int]:
-    """Return (size, stored, header), each from the zip64 field if it did not fit in 32 bits."""
+    """Return (size, stored, header); a value above 32 bits is read from the zip64 field in ``extra``."""
     at = 0
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<2H", extra, at)

@@ -1,8 +1,8 @@
 """Finds the records of a remote archive without reading the bytes between them.
 
-The offset of each record's data is computed from the directory alone: the data ends before the descriptor, which ends
-before the next record's header. When bytes of a record are read, its local header and descriptor are read, too, and
-checked against the directory by the same rules as in a file on this machine.
+The offset of each record's data is computed from the directory alone: the data is followed by the descriptor, and the
+descriptor by the next record's header. When bytes of a record are read, its local header and descriptor are read, too,
+and checked against the directory by the same rules as for a local file.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _DESCRIPTOR = 0x8
 _DESCRIPTORS = (12, 16, 20, 24)
 _EXTRA_MOST = 0xFFFF
 _ALIGNED = 64
-"""torch has always aligned the data of every record to this many bytes, or to a multiple of them."""
+"""All versions of torch align the data of every record to this many bytes, or to a multiple."""
 
 
 def locate_remote(file: File, listed: list[Listed], directory: int) -> tuple[File, dict[str, ZipEntry]]:
     """Return the file to read the records from, and the records by name.
 
-    This file checks each record against the directory when the record is read. If the directory does not determine
-    where a record's data begins, all local headers are read and checked now.
+    The returned file checks each record against the directory when the record is read. If the directory does not
+    determine the offset of a record's data, all local headers are read and checked now, and ``file`` is returned.
     """
     rows = sorted(listed, key=itemgetter(1))
     ends = [*(row[1] for row in rows[1:]), directory]
@@ -47,7 +47,7 @@ def locate_remote(file: File, listed: list[Listed], directory: int) -> tuple[Fil
 
 
 def _spot(row: Listed, end: int) -> RecordOffsets | None:
-    """Return the offsets of a record whose data ends at ``end``, None if the directory does not determine them."""
+    """Return the offsets of a record that ends, with its descriptor, at ``end``; None if they cannot be computed."""
     name, header, stored, _, _, _, flags, _ = row
     first = header + _LOCAL_BYTES + len(name.encode())
     lengths = _DESCRIPTORS if flags & _DESCRIPTOR else (0,)
@@ -59,12 +59,12 @@ def _spot(row: Listed, end: int) -> RecordOffsets | None:
 
 
 def _around(rows: list[Listed], directory: int) -> list[tuple[int, int]]:
-    """Return (begin, end) of each local header, with the bytes before it, which may be a descriptor."""
+    """Return (begin, end) around each local header, including the preceding bytes, which may be a descriptor."""
     return [(max(0, row[1] - 24), min(directory, row[1] + _LOCAL_BYTES + len(row[0].encode()) + 64)) for row in rows]
 
 
-class RecordsFile:
-    """A file whose records are checked against the directory, each once, before any of their bytes are returned."""
+class RecordsFile(File):
+    """A file that checks each record once against the directory, before it returns any byte of the record."""
 
     mtime_ns: int | None = None
 
@@ -78,20 +78,20 @@ class RecordsFile:
         self._lock = threading.Lock()
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        """Return exactly ``nbytes`` bytes; raises UnsafeError if a record there is not what the directory says."""
+        """Return exactly ``nbytes`` bytes; raises UnsafeError if a record in them contradicts the directory."""
         data = self._file.read(offset, nbytes)
         self._check_records([(offset, offset + nbytes)])
         return data
 
     def readinto(self, offset: int, view: memoryview) -> None:
-        """Fill ``view`` from ``offset``; raises UnsafeError if a record there is not what the directory says."""
+        """Fill ``view`` from ``offset`` on; raises UnsafeError if a record in this range contradicts the directory."""
         self._file.readinto(offset, view)
         self._check_records([(offset, offset + len(view))])
 
     def need(self, ranges: Iterable[tuple[int, int]], advance: Advance | None = None) -> None:
         """Fetch (begin, end) ranges with the headers and descriptors of their records, and check these records.
 
-        Raises UnsafeError if a record is not what the directory says.
+        Raises UnsafeError if a record contradicts the directory.
         """
         wanted = list(ranges)
         frames = [part for at in self._touched(wanted) & self._unseen for part in self._spots[at].frames]
@@ -108,11 +108,11 @@ class RecordsFile:
         return self._file.closed
 
     def descriptor(self) -> AbstractContextManager[int | None]:
-        """Return a context that gives a descriptor for copies by the kernel; None until all records are checked."""
+        """Return a context whose value is a descriptor for copies by the kernel; None until all records are checked."""
         return nullcontext() if self._unseen else self._file.descriptor()
 
     def folder(self) -> Folder:
-        """Return the folder the file is in."""
+        """Return the folder of the file."""
         return self._file.folder()
 
     def close(self) -> None:
@@ -120,7 +120,7 @@ class RecordsFile:
         self._file.close()
 
     def _check_records(self, ranges: list[tuple[int, int]]) -> None:
-        """Check the header and descriptor of each record in these ranges against the directory, unless done before."""
+        """Check the header and descriptor of each record in these ranges that was not checked yet."""
         with self._lock:
             fresh = sorted(self._touched(ranges) & self._unseen)
             self._file.need([part for at in fresh for part in self._spots[at].frames])
@@ -129,7 +129,7 @@ class RecordsFile:
                 self._unseen.discard(at)
 
     def _touched(self, ranges: list[tuple[int, int]]) -> set[int]:
-        """Return the indices of the records in these ranges."""
+        """Return the indices of the records that these ranges overlap."""
         found: set[int] = set()
         for begin, end in ranges:
             found.update(range(max(0, bisect_right(self._begins, begin) - 1), bisect_left(self._begins, end)))

@@ -1,1 +1,1 @@
-"""Low-rank adapters: their names in files, the tensors that they change, and the changes. Opens no file."""
+"""Low-rank adapters: the names of their tensors, the weights that they change, and the changes. Opens no file."""

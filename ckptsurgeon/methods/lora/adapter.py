@@ -1,4 +1,4 @@
-"""Reads an adapter: factors and scales of its modules, the tensors that it saves whole, notes on its configuration."""
+"""Reads an adapter: the factors and scales of its modules, and whole tensors; with notes on its configuration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Adapter", "AdapterModule", "Scales", "base_notes", "config_notes", "
 # Notes on differences between a PEFT configuration and the tensors.
 
 _WITHIN = re.compile(r"(?:base_model\.model\.)?(.+?)\.base_layer\.")
-"""A layer inside a module that PEFT wraps as a whole (torch's attention): the name of that module counts."""
+"""Matches a layer inside a module that PEFT wraps as a whole (torch's attention); group 1 is that module's name."""
 
 
 def config_notes(modules: Iterable[AdapterModule], saved: Iterable[str], config: AdapterConfig) -> Iterator[str]:
@@ -34,7 +34,7 @@ def config_notes(modules: Iterable[AdapterModule], saved: Iterable[str], config:
             others.setdefault(field, []).append(one.name)
     for field, names in others.items():
         number = f"{count(len(names), 'module')} {'has' if len(names) == 1 else 'have'}"
-        yield f"{number} factors that PEFT ignores because of {field}, but lora merge uses: {_named(names)}"
+        yield f"{number} factors that lora merge uses, but PEFT ignores because of {field}: {_named(names)}"
     for name, table in (("rank_pattern", config.ranks), ("alpha_pattern", config.alphas)):
         if unused := table.unused:
             yield f"{name} has entries that match no module: {_named(unused)}"
@@ -43,14 +43,14 @@ def config_notes(modules: Iterable[AdapterModule], saved: Iterable[str], config:
         and not any(config.saves(key) for key in kept)
         and not any(config.saves(one.name) for one in modules)
     ):
-        yield f"modules_to_save names {_named(config.saved)}, but there are no tensors of them"
+        yield f"modules_to_save lists {_named(config.saved)}, but the adapter has no tensors of them"
     biased = [one.name for one in modules if one.bias]
     if modules and config.lora_bias and not biased:
-        yield "lora_bias is set, but no module has a bias of its own"
+        yield "lora_bias is set, but no module of the adapter has a bias"
     if biased and config.lora_bias is False:
         number = count(len(biased), "module")
-        why = "which PEFT ignores but lora merge uses"
-        yield f"lora_bias is not set, and {number} with factors have a bias, {why}: {_named(biased)}"
+        why = "which lora merge uses, but PEFT ignores"
+        yield f"lora_bias is not set, but {number} with factors have a bias, {why}: {_named(biased)}"
 
 
 def base_notes(
@@ -76,13 +76,13 @@ def base_notes(
         own = f".{name.removeprefix(PREFIX)}."
         there = [key for key in names if own in f".{key}."]
         if there and not any(own in f".{key}." for key in changed):
-            yield f"modules_to_save names {escape(name)}, but there are no tensors of it: the base's stays"
+            yield f"modules_to_save lists {escape(name)}, but the adapter has no tensors of it: the base's are kept"
     if config.bias in ("all", "lora_only") and not any(key.rpartition(".")[2] == "bias" for key in saved):
         biases = [f"{one}.bias" for one in weights] if config.bias == "lora_only" else names
         lost = [key for key in biases if key.endswith("bias") and key in names]
         if lost:
             number = count(len(lost), "bias", "biases")
-            yield f"bias is {config.bias}, but there are no biases: {number} of the base do not change"
+            yield f"bias is {config.bias}, but the adapter has no biases: {number} of the base do not change"
 
 
 def _excluding_field(module: AdapterModule, config: AdapterConfig) -> str:
@@ -101,15 +101,15 @@ def _named(names: Iterable[str]) -> str:
 
 
 Scales = Callable[[str], float]
-"""A function that returns the number in a tensor of one element, by its key."""
+"""A function that returns the value of a tensor with one element, by the tensor's key."""
 
 EMBEDDINGS = ("embed_tokens", "lm_head")
-"""Modules that PEFT saves whole even without a setting, if the vocabulary became larger."""
+"""Modules that PEFT saves whole, even without a setting, if the vocabulary has grown."""
 
 
 @dataclass(frozen=True)
 class AdapterModule:
-    """The adapter of one module: the keys of its factors A (rank, in) and B (out, rank), the scale of their product.
+    """The adapter of one module: the keys of the factors A (rank, in) and B (out, rank), and their product's scale.
 
     ``bias`` and ``magnitude`` are the keys of these tensors, '' if there are none. If ``joined``, the module's name has
     underscores instead of dots. ``component`` is the name of a model in a pipeline of diffusers, '' if there is only
@@ -132,9 +132,9 @@ class Adapter:
     """An adapter, as its headers and its configuration describe it.
 
     ``saved`` maps keys of the base model to keys of the adapter, for tensors of the adapter that replace whole tensors
-    of the base. ``transposed`` is whether square weights are (in, out). ``spelling`` is the toolkit whose names the
-    tensors have. ``config`` is PEFT's configuration, if there is one. ``notes`` are on differences between the
-    configuration and the tensors.
+    of the base. ``transposed`` is true if square weights are (in, out). ``spelling`` is the toolkit in whose
+    style the tensors are named. ``config`` is PEFT's configuration, if there is one. ``notes`` are on differences
+    between the configuration and the tensors.
     """
 
     name: str
@@ -148,7 +148,7 @@ class Adapter:
 
 @dataclass
 class _ModuleKeys:
-    """The keys of an adapter's tensors for one module, by part: A, B, bias, magnitude or alpha."""
+    """The keys of an adapter's tensors for one module, by their role: A, B, bias, magnitude or alpha."""
 
     keys: dict[str, str] = field(default_factory=dict)
     part: KeyParts | None = None
@@ -163,9 +163,9 @@ def read_adapter(
 ) -> Adapter:
     """Return the adapter that a file's tensors make up; raises FormatError for unknown keys, or a factor A without B.
 
-    ``config`` is PEFT's configuration. Without it the adapter is kohya's or diffusers': its scales are tensors, whose
-    values ``number`` returns by key, or are computed from the configurations in ``metadata``, one for each model of a
-    pipeline.
+    ``config`` is PEFT's configuration. Without it, the adapter is one of kohya or diffusers: its scales are tensors,
+    whose values ``number`` returns by key, or they are computed from the configurations in ``metadata``, one for each
+    model of a pipeline. ``name`` is the adapter's name in messages.
     """
     read = peft_key_parts if config is not None else loose_key_parts
     found: dict[tuple[str, str], _ModuleKeys] = {}
@@ -212,23 +212,24 @@ def _check_values(key: str, info: TensorInfo, name: str, *, number: bool) -> Non
     kind = DTYPES[info.dtype]
     if number and info.numel != 1:
         raise FormatError(
-            f"the tensor {escape(key)} of {escape(name)} has the shape {info.shape}, not one number.", rule="alpha"
+            f"the tensor {escape(key)} of {escape(name)} has the shape {info.shape}; it must be one number.",
+            rule="alpha",
         )
     if info.opaque or kind.kind not in (("float", "int") if number else ("float",)) or kind.is_packed:
-        why = info.opaque or f"it is {info.dtype}"
+        why = info.opaque or f"its dtype is {info.dtype}"
         raise FormatError(f"the tensor {escape(key)} of {escape(name)} cannot be merged: {why}.", rule="opaque")
 
 
 def _raise_duplicate(name: str, key: str, other: str) -> None:
     raise FormatError(
         f"{escape(name)} has two adapters for one module: {escape(other)} and {escape(key)}.",
-        hint="Save each adapter in a file of its own.",
+        hint="Save each adapter in a separate file.",
         rule="two adapters",
     )
 
 
 def _check_axis(key: str, info: TensorInfo, name: str) -> None:
-    """Raise ConfigError for DoRA magnitudes of inputs instead of outputs (LyCORIS with ``wd_on_output`` false)."""
+    """Raise ConfigError if DoRA magnitudes are for inputs, not for outputs (LyCORIS with ``wd_on_output`` false)."""
     if key.endswith(DORA_SCALE) and info.shape[:1] != (info.numel,):
         raise ConfigError(
             f"{escape(name)} has a DoRA magnitude for each input: {escape(key)} has the shape "
@@ -273,8 +274,8 @@ def _module(
     if configured is not None and "alpha" not in keys:
         if configured.rank_of(module) != rank:
             raise ConfigError(
-                f"the configuration of {escape(name)} gives {escape(part.module)} rank {configured.rank_of(module)}, "
-                f"but its factors have rank {rank}.",
+                f"the configuration of {escape(name)} has the rank {configured.rank_of(module)} for "
+                f"{escape(part.module)}, but its factors have the rank {rank}.",
                 hint="Put the adapter_config.json that was saved with these weights into their folder.",
             )
         scale = configured.scale_of(module)

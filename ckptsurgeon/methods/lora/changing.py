@@ -14,9 +14,9 @@ SINGLE = ("bfloat16", "float16")
 
 
 def wide_dtype(base: str, kinds: Iterable[str], dtype: str) -> str:
-    """Return the dtype in which the function from ``changing`` takes the rows of a base: "float32" or "float64".
+    """Return the dtype of the rows that the function from ``changing`` accepts: "float32" or "float64".
 
-    ``base`` is the dtype of the base, ``kinds`` are the kinds of the changes, ``dtype`` is that of the output.
+    ``base`` is the dtype of the base, ``kinds`` are the kinds of the changes, ``dtype`` is the dtype of the output.
     """
     plain = all(kind == "product" for kind in kinds)
     return "float32" if plain and base != "float64" and dtype in (*SINGLE, "float32") else "float64"

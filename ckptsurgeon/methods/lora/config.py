@@ -15,10 +15,10 @@ from .targets import PatternTable, Targets, targets_of
 __all__ = ["AdapterConfig", "damage_of", "parse_config"]
 
 PREFIX = "base_model.model."
-"""PEFT's name for the whole network. PEFT compares ends of names, so a name with this prefix means one module."""
+"""The prefix of all module names in PEFT. PEFT compares ends of names; one with this prefix fits only one module."""
 
 REMADE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Initialisations that subtract the adapter's first values from the base, so that it is another model."""
+"""Initialisations that subtract the adapter's initial values from the base, and so change the base."""
 
 REFUSED = {
     "layer_replication": "it repeats layers of its base",
@@ -29,10 +29,10 @@ REFUSED = {
     "alora_invocation_tokens": "tokens of the input switch it on, so no fixed weights equal it",
     "kasa_config": "its singular values are changed",
     "monteclora_config": "its values are drawn at random each time",
-    "velora_config": "it is of another kind",
+    "velora_config": "it is another kind of adapter",
     "arrow_config": "it chooses between adapters",
 }
-"""Settings with which an adapter cannot be merged: it is more than factors, or needs a changed base; and why."""
+"""Settings with which an adapter cannot be merged, and why, for messages."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class AdapterConfig:
         return float(self.alphas.of(module, self.alpha)) / (sqrt(rank) if self.rslora else rank)
 
     def saves(self, key: str) -> bool:
-        """Return whether ``key`` names a module in modules_to_save, or a tensor inside such a module."""
+        """Return whether ``key`` is a module in modules_to_save, or a tensor inside such a module."""
         return any(f".{name.removeprefix(PREFIX)}." in f".{key}." for name in self.saved)
 
 
@@ -77,13 +77,13 @@ def parse_config(data: Any, name: str) -> AdapterConfig:
     if not isinstance(data, Mapping):
         raise ConfigError(
             f"{escape(name)} is not the configuration of an adapter: it is not a JSON object.",
-            hint="Name a folder that PEFT wrote.",
+            hint="Give a folder that PEFT wrote.",
         )
     kind = data.get("peft_type")
     if kind != "LORA":
         raise ConfigError(
             f"the adapter of {escape(name)} has the peft_type {brief_repr(kind)}; only LORA can be merged.",
-            hint="Let PEFT merge it: merge_and_unload().",
+            hint="Merge it with PEFT: merge_and_unload().",
         )
     _check_meaning(data, name)
     try:
@@ -95,7 +95,7 @@ def parse_config(data: Any, name: str) -> AdapterConfig:
 
 
 def damage_of(data: Any, name: str) -> str:
-    """Return what is wrong with the configuration of a LoRA adapter; '' if nothing is, or if PEFT must merge it."""
+    """Return what is wrong with the configuration of a LoRA adapter; '' if nothing is, or if only PEFT can merge it."""
     if not isinstance(data, Mapping) or data.get("peft_type") != "LORA":
         return ""
     try:
@@ -114,14 +114,14 @@ def _check_meaning(data: Mapping[str, Any], name: str) -> None:
         if data.get(setting):
             raise ConfigError(
                 f"{escape(name)} sets {setting}, so the adapter cannot be merged here: {why}.",
-                hint="Let PEFT merge it: merge_and_unload().",
+                hint="Merge it with PEFT: merge_and_unload().",
             )
     start = data.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(REMADE):
         raise ConfigError(
             f"{escape(name)} has init_lora_weights {escape(start)}, which changed the base model: "
             "the adapter fits only the changed base.",
-            hint="Save the adapter with path_initial_model_for_weight_conversion; or name the changed base model, and "
+            hint="Save the adapter with path_initial_model_for_weight_conversion. Or give the changed base model, and "
             "set init_lora_weights to true in adapter_config.json.",
         )
 
@@ -132,7 +132,7 @@ def _parsed(data: Mapping[str, Any]) -> AdapterConfig:
     if missing:
         raise ConfigError(
             f"the field {missing} is missing.",
-            hint=f'Add "{missing}": 8 if the adapter was trained with that, which is PEFT\'s default.',
+            hint=f'Add "{missing}": 8 if the adapter was trained with 8, which is PEFT\'s default.',
         )
     return AdapterConfig(
         rank=_rank(data["r"]),
@@ -157,7 +157,7 @@ def _truth(value: Any) -> bool:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{brief_repr(value)} is not a text")
+        raise TypeError(f"{brief_repr(value)} is not a string")
     return value
 
 
@@ -170,7 +170,7 @@ def _list(value: Any) -> Sequence[Any]:
 def _rank(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigError(
-            f"the rank {brief_repr(value)} is not a whole number from 1 on.",
+            f"the rank {brief_repr(value)} is not a whole number of 1 or more.",
             hint="Use the adapter_config.json that was saved with the adapter.",
         )
     return value

@@ -1,4 +1,4 @@
-"""Which layers of transformers' models are Conv1D, whose weights are (in, out). Opens no file."""
+"""Lists the layers of transformers' models that are Conv1D, whose weights are (in, out). Opens no file."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ CONV1D: Mapping[str, frozenset[str]] = {
 }
 """The last part of the names of all Conv1D layers, by model_type, in transformers 5.23 (``models/*/modeling_*.py``).
 
-PEFT merges these as (in, out) and torch's Linear as (out, in), whatever ``fan_in_fan_out`` is: PEFT overwrites it by
-the type of each layer, so that the last one decides what is saved (peft 0.21, ``tuners/lora/layer.py``,
-dispatch_default).
+PEFT merges Conv1D layers as (in, out) and torch's Linear as (out, in), whatever ``fan_in_fan_out`` is: PEFT sets this
+field by the type of each layer that it wraps, so the saved value is that of the last layer (peft 0.21,
+``tuners/lora/layer.py``, dispatch_default).
 """
 
 
@@ -51,7 +51,7 @@ class KnownModel:
 def known_model(config: Mapping[str, Any]) -> KnownModel | None:
     """Return the model that the data of a config.json describes; None if it has no model_type.
 
-    If it has other models inside, as a vision and a text model, the names of their Conv1D layers are included.
+    If it contains other models, such as a vision and a text model, the names of their Conv1D layers are included.
     """
     kinds = list(_kinds(config))
     listed = [kind for kind in kinds if kind in CONV1D]

@@ -23,14 +23,14 @@ __all__ = ["PASSES", "Decomposition", "Rows", "decompose", "elements_held", "mul
 
 # Limits numpy's BLAS to the calling thread if several threads call it at once.
 #
-# Two threads that multiply while OpenBLAS splits each product over two of its own wait for each other: 64 by 256 by
-# 2048 took 20 ms then, and 0.8 without.
+# If OpenBLAS splits products over threads of its own, two of our threads that multiply at once wait for each other: a
+# product of 64 by 256 by 2048 then took 20 ms, and 0.8 ms without.
 
 ALONE = 1 << 18
-"""Products with at most this many multiplications take one thread in OpenBLAS (SMP_THRESHOLD_MIN, gemm.c)."""
+"""OpenBLAS computes products with at most this many multiplications in one thread (SMP_THRESHOLD_MIN, gemm.c)."""
 
 _NAMES = ("scipy_openblas_{}64_", "openblas_{}64_", "openblas_{}")
-"""How the functions of OpenBLAS are named: in wheels of numpy since 2.0, in wheels before that, in Debian."""
+"""The names of OpenBLAS's functions: in numpy's wheels since 2.0, in older wheels, in Debian."""
 
 
 def multiplied(left: Array, right: Array) -> Array:
@@ -40,7 +40,7 @@ def multiplied(left: Array, right: Array) -> Array:
 
 
 def _in_parts(left: Array, right: Array) -> Array:
-    """Return the product of two matrices, computed in parts so small that BLAS takes one thread for each."""
+    """Return the product of two matrices, computed in parts so small that BLAS uses one thread for each part."""
     total = np.empty((len(left), right.shape[1]), left.dtype)
     rows = min(len(left), 64)
     columns = max(8, ALONE // (rows * len(right)))
@@ -96,10 +96,10 @@ _LIMITS = _blas_threads()
 
 
 MORE = 10
-"""Directions computed in addition to the rank."""
+"""How many directions are computed in addition to the rank."""
 
 POWERS = 2
-"""Power iterations: they separate singular values that decrease slowly."""
+"""The number of power iterations, which separate singular values that decrease slowly."""
 
 ROUNDED = 1e-10
 """The largest rounding error of a decomposition in double precision, relative to the largest singular value.
@@ -110,7 +110,7 @@ PASSES = 3 + 2 * POWERS
 """How often the rows are read: for the norm, a basis, the power iterations (twice each) and the singular values."""
 
 Rows = Callable[[], Iterator[Array]]
-"""A function that yields all rows of a matrix in blocks, in double precision; every call begins with the first."""
+"""A function that yields all rows of a matrix in blocks, in double precision; every call begins with the first row."""
 
 
 @dataclass(frozen=True)
@@ -128,15 +128,15 @@ class Decomposition:
 
 
 def elements_held(shape: tuple[int, int], rank: int) -> int:
-    """Return the largest number of float64 values that ``decompose`` has in memory, in addition to a block of rows."""
+    """Return how many float64 values ``decompose`` has in memory, at most, in addition to a block of rows."""
     return 4 * min(rank + MORE, *shape) * sum(shape)
 
 
 def decompose(rows: Rows, shape: tuple[int, int], rank: int, seed: int) -> Decomposition:
     """Return two factors of rank ``rank`` whose product is near the matrix that ``rows`` yields.
 
-    ``shape`` is that of the matrix. Each factor is multiplied by the square roots of the singular values. ``seed`` is
-    for the random start of the method. Raises PlanError if the matrix has values that are not finite.
+    ``shape`` is the shape of the matrix. Each factor is multiplied by the square roots of the singular values. ``seed``
+    is for the random start of the method. Raises PlanError if the matrix has values that are not finite.
     """
     size = min(rank + MORE, *shape)
     start = np.random.Generator(np.random.Philox(seed)).standard_normal((shape[1], size))

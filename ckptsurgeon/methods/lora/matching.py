@@ -11,10 +11,10 @@ from ...util.text import escape
 __all__ = ["MatchedModules", "match_modules"]
 
 LOOKED_AT = 16
-"""Most modules that are compared with the base to find the prefix."""
+"""How many modules are compared with the base, at most, to find the prefix."""
 
 WEIGHTS = (".weight", ".in_proj_weight", "")
-"""The possible ends of a weight's key, after the name of its module."""
+"""The possible endings of a weight's key after the name of its module."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class MatchedModules:
 
     @property
     def shift(self) -> PrefixChange:
-        """The prefix that an adapter's keys lose and the one that they get, to be those of the base model.
+        """The change of prefix that turns keys of an adapter for a single model into keys of the base model.
 
-        That of an adapter of one model; an adapter of a pipeline has no single one, but ``shifts`` for its components.
+        An adapter for a pipeline has a separate change for each component, in ``shifts``.
         """
         return self.shifts.get("", PrefixChange())
 
@@ -112,7 +112,8 @@ def _index(keys: Collection[str], spelled: Callable[[str], str]) -> dict[str, tu
 def _best(names: Sequence[str], index: Mapping[str, Sequence[str]], sign: str) -> PrefixChange:
     """Return the change of prefix with which most of ``names`` are in ``index``, which has the names of the base.
 
-    If as many are in it without a change, the empty change is returned. ``sign`` separates the parts of a name.
+    If as many names are in ``index`` without a change, the empty change is returned. ``sign`` separates the parts of a
+    name.
     """
     shifts = [PrefixChange(), *dict.fromkeys(_shifts(names[:: max(1, len(names) // LOOKED_AT)], index, sign))]
     hits = Counter({shift: sum(shift.apply(name) in index for name in names) for shift in shifts})
@@ -130,5 +131,5 @@ def _shifts(names: Sequence[str], index: Mapping[str, Sequence[str]], sign: str)
 
 def _prefix_notes(shift: PrefixChange) -> list[str]:
     if shift.off:
-        return [f"the adapter's names begin with {escape(shift.off)}, the base's do not"]
-    return [f"the base's names begin with {escape(shift.on)}, the adapter's do not"] if shift.on else []
+        return [f"names in the adapter begin with {escape(shift.off)}, names in the base do not"]
+    return [f"names in the base begin with {escape(shift.on)}, names in the adapter do not"] if shift.on else []

@@ -23,7 +23,7 @@ KINDS = {
     r"(ia3_l(\.\w+)*|on_input)": "an (IA)3",
     r"vera_\w+(\.\w+)*": "a VeRA",
 }
-"""Kinds of adapter that are not LoRA, by the end of a key, in LyCORIS (``lycoris/modules``) and peft 0.21."""
+"""Adapters that are not LoRA, by a pattern for the end of a key, in LyCORIS (``lycoris/modules``) and peft 0.21."""
 
 _KINDS = {re.compile(rf".+\.{ending}"): kind for ending, kind in KINDS.items()}
 
@@ -31,7 +31,7 @@ _KINDS = {re.compile(rf".+\.{ending}"): kind for ending, kind in KINDS.items()}
 def unknown_keys_error(unknown: Sequence[str], name: str, *, configured: bool) -> CheckpointError:
     """Return the error for the keys ``unknown``, which no LoRA has; if there are none, the error for an empty adapter.
 
-    ``name`` is the adapter's name in messages, ``configured`` whether it has a PEFT configuration.
+    ``name`` is the adapter's name in messages; ``configured`` is true if the adapter has a PEFT configuration.
     """
     if not unknown:
         return FormatError(f"{escape(name)} is not an adapter: it has no tensors.", rule="no adapter")
@@ -45,19 +45,19 @@ def unknown_keys_error(unknown: Sequence[str], name: str, *, configured: bool) -
         )
     if not configured and all(key.startswith("base_model.") for key in unknown):
         return ConfigError(
-            f"the keys of {escape(name)} are PEFT's, but the adapter_config.json that has the scale is not next to it.",
-            hint="Name the folder that PEFT wrote, which has both files.",
+            f"the keys of {escape(name)} are PEFT's, but its folder has no adapter_config.json, which has the scale.",
+            hint="Give the folder that PEFT wrote, which has both files.",
         )
     return FormatError(
         f"{escape(name)} has {count(len(unknown), 'key')} that no LoRA adapter has: {listing(unknown)}.",
-        hint="Name an adapter: a folder that PEFT wrote, or a file of kohya's or diffusers'.",
+        hint="Give an adapter: a folder that PEFT wrote, or a file in the format of kohya or diffusers.",
         details=unknown,
         rule="unknown key",
     )
 
 
 def _kind(key: str) -> str:
-    """Return the kind of adapter that has such a key, for messages; '' for a key of no known kind."""
+    """Return the kind of adapter that has this key, for messages; '' if no known kind has it."""
     return next((kind for pattern, kind in _KINDS.items() if pattern.fullmatch(key)), "")
 
 
@@ -121,7 +121,7 @@ def _module(name: str) -> str:
 def loose_key_parts(key: str) -> KeyParts | None:
     """Return the parts of a key in the style of kohya or diffusers; None for any other key."""
     if key.startswith("base_model."):
-        return None  # PEFT's: its scale is in a file next to it
+        return None  # of PEFT: the scale is in adapter_config.json
     if found := _KOHYA.fullmatch(key):
         prefix, module, side, other = found.groups()
         return KeyParts(module, _SIDES[side] if side else _OTHERS[other], joined=True, component=prefix)

@@ -22,7 +22,7 @@ __all__ = ["Changing", "DoubleProducts", "LowRankChange", "changed", "joined"]
 # Changes to the values of a tensor: summed in double precision, in order, and rounded once. No files.
 
 Changing: TypeAlias = Callable[[Array, int], tuple[Array, CastLosses]]
-"""A function of rows of the base and the number of the first row.
+"""A function of some rows of the base and the index of the first of them.
 
 It returns the changed rows, and the counts of lost values."""
 
@@ -34,8 +34,8 @@ class LowRankChange:
     ``kind`` is "product" (LoRA), "dora", "saved" (a tensor that replaces the matrix) or "added" (one that is added to
     it). ``left`` (rows, rank) is one factor times the scale, ``right`` (rank, columns) the other factor. For "saved"
     and "added", ``values(begin, end)`` returns rows of the adapter's tensor. ``magnitude`` is DoRA's vector, which
-    replaces the norms of the rows or, if ``transposed``, of the columns. ``norms`` are those of the columns; norms of
-    rows are computed when needed.
+    replaces the norms of the rows or, if ``transposed``, of the columns. ``norms`` are the norms of the
+    columns; norms of rows are computed when needed.
     """
 
     kind: str
@@ -68,10 +68,10 @@ class LowRankChange:
 
 
 def changed(changes: Sequence[LowRankChange], dtype: str, base: Array, begin: int) -> tuple[Array, CastLosses]:
-    """Return rows of a tensor with all changes added to them in order, as ``dtype``, and the counts of lost values.
+    """Return rows of a tensor with all changes added in order, as ``dtype``, and the counts of lost values.
 
-    ``base`` has the rows of the base, from the row ``begin`` on. A value is lost if it is finite in the base and became
-    infinite or NaN.
+    ``base`` has the rows of the base, from the index ``begin`` on. A value is lost if it is finite in the base, and
+    infinite or NaN in the result.
     """
     end = begin + len(base)
     total = base.copy()
@@ -109,24 +109,24 @@ UNIT = 2.0**-53
 """The largest relative error of the sum of two numbers in double precision."""
 
 PIECE = 1 << 19
-"""Elements that are computed at once: with fewer, threads would wait for each other in the interpreter."""
+"""How many elements are computed at once; with fewer, threads would wait for each other in the interpreter."""
 
 SOME = 1 << 18
-"""Most products of numbers that are in memory at once when sums are computed in order."""
+"""How many products of two numbers are in memory at once, at most, when sums are computed in order."""
 
 
 def joined(changes: Sequence[LowRankChange]) -> tuple[Array, Array]:
-    """Return two factors whose product is the sum of those of all changes, each times its weight."""
+    """Return two factors whose product is the sum of the products of all changes, each times its weight."""
     pairs = [change.pair() for change in changes]
     left = np.hstack([change.weight * left for change, (left, _) in zip(changes, pairs, strict=True)])
     return left, np.vstack([right for _, right in pairs])
 
 
 class DoubleProducts:
-    """Adds products of factors to rows of a base of single precision, and rounds them to it.
+    """Adds products of factors to rows of a float32 base, and rounds the sums to float32.
 
-    ``sizes`` has, for each row, the largest magnitude that is possible in the sum of the products, and ``apart`` twice
-    the largest possible error. For n terms that are rounded and summed, the error is at most n + 2 units in the last
+    ``sizes`` has, for each row, the largest possible magnitude of the sum of the products, and ``apart`` is twice the
+    largest possible error. For n terms that are rounded and summed, the error is at most n + 2 units in the last
     place of the sum of their magnitudes (Higham 2002, 3.1); a few units are added.
     """
 

@@ -1,10 +1,10 @@
 """Adds products of factors to a tensor in single precision, for results of 16 bits; the error is bounded.
 
-A sum of r products and a value of the base, S in magnitude together, is off by at most (r + 4) 2**-24 S: factors are
-rounded, and terms are summed in any order (Higham 2002, 3.1); what underflows adds at most r 2**-86. Then it is rounded
-to 16 bits. So the result is the exact sum, rounded, or its neighbour if the exact sum is that near to the middle
-between the two. It may be off by more than one unit in the last place only if terms cancel: in bfloat16, if less than
-(r + 4) 2**-16 of S is left.
+Let S be the sum of the magnitudes of r products and of a value of the base. The error of their sum is at most (r + 4)
+2**-24 S, because factors are rounded, and terms are summed in any order (Higham 2002, 3.1); underflow adds at most r
+2**-86. Then the sum is rounded to 16 bits. So the result is the rounded exact sum, or the next number if the exact sum
+is that near to the middle between the two. The error is more than one unit in the last place only if terms cancel: in
+bfloat16, if the magnitude of the sum is less than (r + 4) 2**-16 S.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from .products import LowRankChange, changed, joined
 __all__ = ["TILE", "SingleProducts"]
 
 LARGE = 2.0**62
-"""Factors with larger numbers are summed in order: their products with small ones lose too much, or overflow."""
+"""If factors have larger numbers, products are summed in order: in single precision they lose too much, or overflow."""
 
 TILE = 1 << 19
-"""Elements of a product that are computed at once, at most, or a row. BLAS may sum in another order if this changes."""
+"""How many elements of a product, at most, or one row, are computed at once. BLAS's order of sums depends on it."""
 
 
 class SingleProducts:
     """Adds products of factors to rows of a base, and rounds them to ``dtype``, a float of 16 bits.
 
-    BLAS multiplies tiles of whole rows that begin at fixed rows, so that no value depends on which rows are asked for.
+    BLAS multiplies tiles of whole rows that begin at fixed rows, so that no value depends on which rows are computed.
     Rows with infinite values or NaN are computed in double precision, in order.
     """
 
@@ -65,6 +65,6 @@ class SingleProducts:
         return whole[begin - first : end - first]
 
     def _in_order(self, base: Array, rows: Array) -> tuple[Array, CastLosses]:
-        """Return the rows with these numbers, summed in order; ``base`` has the same rows of the base."""
+        """Return the rows with these indices, summed in order; ``base`` has the same rows of the base."""
         change = LowRankChange("product", 1.0, self._left[rows], self._right)
         return changed([change], self._dtype, base.astype("<f8"), 0)

@@ -24,7 +24,7 @@ PATTERN, REPEATS, CHOICES, MODULE = 400, 4, 12, 400
 """Limits so that a match takes milliseconds: characters, repetitions and choices of a pattern, length of a name."""
 
 EXPRESSIONS, TRIES = 10_000, 10_000_000
-"""Most patterns of a table that are not plain names, and most attempts to match them, which take seconds."""
+"""Limits of a table: patterns that are not plain names, and attempts to match them (which take some seconds)."""
 
 ENDS = r"(.*\.)?({})$"
 """What PEFT puts around a pattern, so that it matches the end of a name (get_pattern_key, peft/utils/other.py)."""
@@ -130,7 +130,7 @@ def _is_long(text: str) -> bool:
 def _compiled(text: str) -> re.Pattern[str]:
     if _is_long(text):
         raise ValueError(f"the pattern {brief_repr(text)} could take too long to match")
-    return re.compile(ENDS.format(text))  # compiled as used: flags, and groups closed too early, are errors there
+    return re.compile(ENDS.format(text))  # compiled in ENDS, where flags and unbalanced groups are errors
 
 
 ALL = "all-linear"
@@ -159,8 +159,8 @@ class _ModulePatterns:
 class Targets:
     """The modules that an adapter changes: those that ``chosen`` matches and ``excluded`` does not.
 
-    If ``layers`` is not empty, only modules in layers with these numbers are changed. ``lists`` are patterns that find
-    the number of a layer in a name. ``tied`` is PEFT's setting ``ensure_weight_tying``.
+    If ``layers`` is not empty, only modules in layers with these indices are changed. ``lists`` are patterns that find
+    the index of a layer in a name. ``tied`` is PEFT's setting ``ensure_weight_tying``.
     """
 
     chosen: _ModulePatterns
@@ -175,7 +175,7 @@ class Targets:
 
     def against(self, module: str) -> str:
         """Return the field of the configuration that excludes a module, '' if none does."""
-        if len(module) > MODULE:  # longer than any name that an expression is matched with
+        if len(module) > MODULE:  # longer names are not matched with expressions
             return ""
         if self.excluded.has(module):
             return "exclude_modules"

@@ -20,9 +20,9 @@ __all__ = ["BASES", "Merging", "Method", "Slice", "Tensors", "ValuesNeededError"
 T = TypeVar("T")
 
 BASES = ("none", "optional", "required", "model")
-"""The role of a base: "none", "optional", "required", or "model": the base is merged as a model too.
+"""The possible roles of a base: "none" (a method has no base), "optional", "required", and "model".
 
-If it is merged, it is the first of the models.
+With "model", the base is merged as the first of the models.
 """
 
 
@@ -47,7 +47,7 @@ class Slice(Brief):
         return tuple(self.delta(model) for model in range(len(self.models)))
 
     def delta(self, model: int) -> Array:
-        """Return the values of the model number ``model`` minus those of the base; its own values without a base."""
+        """Return the values of the model with the index ``model`` minus the base, or its own values without a base."""
         return self.models[model] if self.base is None else self.models[model] - self.base
 
     def wide(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
@@ -92,10 +92,10 @@ class Tensors(Protocol):
 Elementwise: TypeAlias = bool | Callable[[Mapping[str, Any]], bool]
 """Whether each element of the result depends only on the inputs' elements at its position.
 
-It may be a function of all parameters that returns this."""
+This may be a function of all parameters, by name, that returns a bool."""
 
 ByRows: TypeAlias = bool | Callable[[tuple[int, ...], Mapping[str, Any]], bool]
-"""Whether slices have whole rows; or a function of a shape and all parameters, by name, that returns this."""
+"""Whether slices must have whole rows; or a function of a shape and all parameters, by name, that returns a bool."""
 
 
 class ValuesNeededError(Exception):
@@ -185,9 +185,9 @@ class Method:
     def prepare(self, tensors: Tensors, parameters: dict[str, Any]) -> Merging:
         """Return a function that merges slices; before it returns, the method reads the values that it needs.
 
-        Parameters may have the names that users write, or those of the arguments (``lambda_``). Missing parameters have
-        their defaults; a single number is used for every model. Raises ConfigError for parameters that are not valid,
-        PlanError for impossible merges.
+        Parameters may have the names that users write (``lambda``) or the names of the arguments (``lambda_``). Missing
+        parameters have their defaults; a single number is used for every model. Raises ConfigError for parameters that
+        are not valid, PlanError for impossible merges.
         """
         made = self.function(tensors, **bound(self.name, self.parameters, parameters, tensors.count))
         if callable(made):
@@ -217,9 +217,9 @@ def merge_method(
     whole rows (all of the last dimension). ``passes`` is how often the tensors are read at most: once for each ``map``
     and ``whole``, and once for the merge. ``elementwise`` promises that each element of the result depends only on the
     inputs' elements at its position: many small tensors are then merged at once. ``by_rows`` and ``elementwise`` may
-    hold always, or only for some parameters.
+    also be functions, if they are true only for some parameters.
 
-    Raises ConfigError for a signature that does not give a schema.
+    Raises ConfigError if the function's signature does not define parameters as described.
     """
     if base not in BASES:
         raise ConfigError(

@@ -57,10 +57,10 @@ class Parameter:
 
     @property
     def wanted(self) -> str:
-        """A description of the values that the parameter takes, for messages: ``a number``."""
+        """A description of the values that the parameter accepts, for messages: ``a number``."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
-        return self.kind if self.kind == "true or false" else f"a {self.kind}"
+        return self.kind if self.kind == "true or false" else f"a {'string' if self.kind == 'text' else self.kind}"
 
     def checked(self, value: Any) -> float | bool | str:
         """Return ``value`` in the argument's type; raises ConfigError for a wrong type, or a value out of bounds."""
@@ -91,7 +91,7 @@ def _is_finite(value: float) -> bool:
 def parameters_of(name: str, function: Callable[..., Any]) -> tuple[Parameter, ...]:
     """Return the parameters of the merge method ``name``: the keyword arguments of its function, after the tensors.
 
-    Raises ConfigError for a parameter of unknown type, or one that may be given by position.
+    Raises ConfigError for a parameter of unknown type, or for one that can be passed by position.
     """
     hints = get_type_hints(function, include_extras=True)
     found = list(inspect.signature(function).parameters.values())

@@ -1,4 +1,4 @@
-"""All merge methods: those of this folder, and those of a user's plugin file; also as plain data."""
+"""All merge methods: those of this folder, and those in users' plugin files; also as plain data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ._method import Merging, Method, Slice, Tensors, ValuesNeededError
 
 __all__ = ["MergeMethods", "load_plugin", "merge_methods"]
 
-# Methods of a user's file: their errors name the file, and their results are checked.
+# Methods of a user's file: their errors give the file, and their results are checked.
 
 FLOATS = ("float16", "float32", "float64")
 OURS = join(dirname(dirname(dirname(__file__))), "")
@@ -33,7 +33,7 @@ OURS = join(dirname(dirname(dirname(__file__))), "")
 def load_plugin(path: str) -> tuple[Method, ...]:
     """Run a user's file and return the methods in it; raises ConfigError if it fails or has no method.
 
-    A plugin is run only if the user names it: neither a checkpoint nor a recipe in a checkpoint can.
+    A plugin is run only if the user gives its path; a checkpoint, or a recipe in it, cannot make it run.
     """
     if not lexists(path):
         raise ConfigError(f"there is no plugin file {escape(path)}.", hint=did_you_mean(path))
@@ -93,7 +93,7 @@ def _is_ours(frames: traceback.StackSummary, path: str) -> bool:
 
 
 def _guarded(path: str, method: Method) -> Method:
-    """Return the method of a plugin with checks: its errors name the plugin, and wrong results become errors."""
+    """Return the method of a plugin with checks: its errors give the plugin, and wrong results become errors."""
 
     @wraps(method.function)
     def function(tensors: Tensors, **parameters: Any) -> Merging | Array:
@@ -127,10 +127,10 @@ def _fault(made: Any, wanted: tuple[int, ...], shape: tuple[int, ...], *, like: 
     """
     dtype = getattr(made, "dtype", None)
     if dtype is None or (like is not None and _is_numpy(made) != _is_numpy(like)):
-        return f"it returns {brief_repr(made)}, not an array of the library of the slice"
+        return f"it returns {brief_repr(made)}, not an array of the slice's library (numpy or torch)"
     if str(dtype).removeprefix("torch.") not in FLOATS:
         return f"it returns {dtype}, not float32 or float64"
-    return f"it returns {shape_text(shape)} for {shape_text(wanted)}" if shape != wanted else ""
+    return f"it returns the shape {shape_text(shape)}, not {shape_text(wanted)}" if shape != wanted else ""
 
 
 def _is_numpy(array: Any) -> bool:
@@ -138,7 +138,7 @@ def _is_numpy(array: Any) -> bool:
 
 
 def merge_methods(plugins: Sequence[Method] = ()) -> Mapping[str, Method]:
-    """Return every method by its name, those of plugins last; raises ConfigError for a name used twice."""
+    """Return every method by its name, those of plugins last; raises ConfigError if a name is used twice."""
     found = dict(_bundled_methods())
     for method in plugins:
         if method.name in found:

@@ -1,4 +1,4 @@
-"""Arcee fusion: takes the changes of a model that matter most. Rows are compared as distributions."""
+"""Arcee fusion: keeps the most important changes of a model. Rows are compared as probability distributions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["METHODS"]
 _EPSILON = 1e-8
 
 MOST = 4 << 20
-"""Most bytes of divergences that stay in memory; for more rows, they are computed again in every pass."""
+"""How many bytes of divergences may stay in memory; if there are more, they are computed again in every pass."""
 
 Divergences: TypeAlias = Callable[[Slice], Array]
 """A function that returns the divergence of each row of a slice, in float64."""

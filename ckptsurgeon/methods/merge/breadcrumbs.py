@@ -62,7 +62,7 @@ def breadcrumbs_ties(
 def _middling(tensors: Tensors, density: PerModel, gamma: PerModel) -> Masks:
     """Return a function that returns the mask of medium magnitudes of a model's difference to the base.
 
-    Of equal magnitudes, the first in memory counts as the smaller one.
+    Of equal magnitudes, the first in memory is taken as the smaller one.
     """
     total = math.prod(tensors.shape)
     thinned = [model for model, share in enumerate(density) if 0 < share < 1]

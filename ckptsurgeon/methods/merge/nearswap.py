@@ -1,4 +1,4 @@
-"""NearSwap: takes from a model those values that are near the base's."""
+"""NearSwap: keeps the values of a model that are near the values of the base."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ _ALIGNED = 2.0**-24
 def slerp(tensors: Tensors, *, t: float) -> Merging:
     """Return the point ``t`` on the arc between two models: the first model, or the base, at 0, the other one at 1.
 
-    Each tensor counts as one vector. If the two vectors point in the same or in opposite directions, the point is on
+    Each tensor is one vector. If the two vectors point in the same or in opposite directions, the point is on
     the straight line between them. If ``t`` is below 0 or above 1, the point is beyond the two, as in mergekit.
     """
     products = gram(tensors)
@@ -54,7 +54,7 @@ def nuslerp(
     """Return the point that divides the arc between two models by their weights; the base is the arc's centre.
 
     With ``nuslerp_flatten`` a tensor is one vector; without it each row (all of the last dimension) is a vector or,
-    with ``nuslerp_row_wise``, each column (all of the first dimension). Weights that sum to zero count as equal.
+    with ``nuslerp_row_wise``, each column (all of the first dimension). Weights that sum to zero are taken as equal.
     """
     total = sum(weight)
     t = 0.5 if abs(total) < 1e-6 else weight[1] / total
@@ -67,8 +67,8 @@ def nuslerp(
 def _arc(first: Array, second: Array, both: Array, t: float) -> tuple[Array, Array]:
     """Return the factors by which to multiply two vectors so that their sum is the point ``t`` on the arc between them.
 
-    ``first`` and ``second`` are the dot products of each vector with itself, ``both`` is that of the two, in float64.
-    They may be arrays, for many pairs of vectors.
+    ``first`` and ``second`` are the dot products of each vector with itself, ``both`` is the dot product of the two.
+    They are in float64, and may be arrays, for many pairs of vectors.
     """
     norms = [np.clip(np.sqrt(np.clip(product, 0, None)), _SHORT, None) for product in (first, second)]
     cosine = np.clip(both / (norms[0] * norms[1]), -1, 1)

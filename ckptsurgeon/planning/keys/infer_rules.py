@@ -18,16 +18,18 @@ __all__ = ["left_out", "rules_for", "unspelled"]
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _NAMES = "nmk"
-"""Names for the variable numbers of a rule, as in ``h.{n}=layers.{n}``; rules with more of them are not tried."""
+"""The names of the numbers that a rule captures, as in ``h.{n}=layers.{n}``; rules with more numbers are not tried."""
 
 TRIES = 2_000_000
-"""Most trials of a rule on a key; after that, each key gets its own rule. Real models need a few trials per key."""
+"""The most trials of a rule on a key; after that, each key gets its own rule. Real models need a few trials per key."""
 PARSING = 20
 """The cost of parsing one rule, counted in trials."""
 
 
 @dataclass(frozen=True)
 class _Candidate:
+    """A rule that renames no key wrongly."""
+
     text: str
     covers: tuple[int, ...]
     """The positions of the keys that the rule renames."""
@@ -37,10 +39,10 @@ class _Candidate:
 class _KeyIndex:
     """An index of the keys by the modules that contain them.
 
-    ``names`` maps each key to its new name. ``under`` has, for each module, the positions in ``keys`` of the keys in
-    it; ``alike`` has them for all modules together whose names differ only in numbers.
-    A module is written with a dot before each segment: ".a.b"; the top level is "", and "." is a module without a name.
-    ``left`` is the number of comparisons that are still allowed; checking a rule uses some of them.
+    ``names`` maps each key to its new name. ``under`` maps each module to the positions in ``keys`` of the keys in it;
+    ``alike`` does the same for each group of modules whose names differ only in numbers. A module is written with a dot
+    before each segment: ".a.b"; the top level is "", and "." is a module without a name. ``left`` is the number of
+    trials that are still allowed; checking a rule uses some of them.
     """
 
     names: Mapping[str, str]
@@ -96,7 +98,7 @@ def unspelled(names: Mapping[str, str], rules: Sequence[str]) -> tuple[str, ...]
 
 
 def _needed(rules: Iterable[_Candidate]) -> Iterator[_Candidate]:
-    """Yield the rules without those whose keys are all renamed by earlier rules: such a rule would be an error."""
+    """Yield the rules, except those whose keys are all renamed by earlier rules: such a rule would be an error."""
     taken: set[int] = set()
     for rule in rules:
         if not taken.issuperset(rule.covers):
@@ -115,7 +117,7 @@ def _find(position: int, old: str, new: str, index: _KeyIndex, *, into: dict[str
             into[text] = _checked(text, positions, index) if index.left > 0 else None
         if into[text] is not None:
             return
-    # the key is also the name of a module, no pattern can spell it, or the limit of trials is reached
+    # the key is also the name of a module, no pattern can be written for it, or the limit of trials is reached
     plain, exact = spelled([old], [new]), spelled_exactly(old, new)
     text = plain if index.under[_dotted(old.split("."))] == [position] and _checked(plain, [position], index) else exact
     into[text] = _checked(text, [position], index)
@@ -175,7 +177,7 @@ def _with_numbers(left: Sequence[str], right: Sequence[str], pairs: Sequence[tup
 def _checked(text: str, positions: Sequence[int], index: _KeyIndex) -> _Candidate | None:
     """Return the rule ``text`` with the keys that it renames; None if it is not valid or renames a key wrongly.
 
-    ``positions`` are those of the keys that the rule may match.
+    ``positions`` are the positions of the keys that the rule may match.
     """
     index.left -= PARSING
     if not is_printable(text):

@@ -2,7 +2,7 @@
 
 All patterns are matched together, segment by segment. A state says how much of each pattern has matched so far; the
 state after a further segment is computed once and cached. This is a deterministic automaton that is built as keys need
-it, over the distinct segments of the keys, of which even a very large checkpoint has few.
+it. It stays small, since even a very large checkpoint has few distinct segments.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ __all__ = ["KeyMatcher"]
 
 @dataclass(slots=True)
 class _MatcherState:
-    """Which patterns match, or may still match, a key of which some segments were read.
+    """The patterns that match, or may still match, a key of which some segments have been read.
 
-    ``matched`` are the indices of the patterns that already match. ``waiting`` are those that may still match, each
-    with the index of its next segment. ``after`` caches the state that follows each further segment.
+    ``matched`` are the indices of the patterns that already match. ``waiting`` are the patterns that may still match:
+    pairs of a pattern's index and the index of its next segment. ``after`` caches the state that follows each further
+    segment.
     """
 
     matched: frozenset[int]
@@ -71,10 +72,10 @@ class KeyMatcher:
         return following
 
     def _state(self, matched: set[int], waiting: set[tuple[int, int]]) -> _MatcherState:
-        """Return the state in which the patterns ``matched`` match and those in ``waiting`` may; states are cached.
+        """Return the state in which the patterns ``matched`` match and the patterns ``waiting`` may; states are cached.
 
         ``waiting`` has pairs of a pattern's index and the index of its next segment. If that segment is ``**``, the
-        one after it is added too, since ``**`` may match no segment at all.
+        segment after it is added too, since ``**`` may match no segment at all.
         """
         closed: set[tuple[int, int]] = set()
         for index, at in waiting:

@@ -3,7 +3,7 @@
     pattern  = "re:" regex | segment { "." segment }
     segment  = "**" | { literal | "*" | "?" | "[" class "]" | "{" list, range or name "}" }
 
-A pattern names a module as well as a key: ``decoder`` matches ``decoder.weight``, never ``decoder2.weight``.
+A pattern that matches a module matches all its keys: ``decoder`` matches ``decoder.weight``, never ``decoder2.weight``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Captures:
 
 
 MAX_CHARACTERS = 100_000
-"""Longest text of one pattern. A list of thousands of names is shorter; without a limit matching might never end."""
+"""The longest pattern, in characters: thousands of names fit into it. Without a limit, matching may never end."""
 
 
 class KeyPattern:
@@ -55,7 +55,7 @@ class KeyPattern:
         elif text:
             self.segments = parse_segments(text)
         else:
-            raise PatternError("a pattern is empty.", hint="Name a key or a module, or ** for every key.")
+            raise PatternError("a pattern is empty.", hint="Write a key or a module, or ** for every key.")
 
     @classmethod
     def given(cls, text: str, before: str, behind: str = "") -> KeyPattern:
@@ -102,7 +102,8 @@ class KeyPattern:
     def by_segment(self) -> bool:
         """Return whether the segments of a key can be matched one by one.
 
-        They cannot if one ``{n}`` occurs twice, or a literal dot (escaped, or ``{a.b,c}``) spans segments of the key.
+        They cannot if one ``{n}`` occurs twice, or if a word with a literal dot (escaped, or ``{a.b,c}``) spans
+        segments.
         """
         tokens = [token for segment in self.segments for token in segment.tokens]
         names = [token.name for token in tokens if token.name]
@@ -129,8 +130,8 @@ class KeyPattern:
     def captures(self, key: str) -> Captures | None:
         """Return the parts of ``key`` that the pattern's wildcards match, None if the pattern does not match.
 
-        The longest part of the key that matches counts. Within it an earlier wildcard takes as little as possible.
-        A regular expression has to match the key to its end.
+        The pattern matches the longest possible part of the key, from its start to a dot or its end. Within that part,
+        each earlier wildcard matches as little as possible. A regular expression has to match the whole key.
         """
         if self.expression is not None:
             found = self.expression.fullmatch(key)
@@ -180,7 +181,7 @@ def _is_pattern(text: str) -> bool:
 
 def _compiled(text: str) -> re.Pattern[str]:
     try:
-        with warnings.catch_warnings():  # of "[[a]", which may mean something else in a later Python
+        with warnings.catch_warnings():  # re warns of "[[a]", which may mean something else in a later Python
             warnings.simplefilter("ignore")
             return re.compile(text.removeprefix("re:"))
     except RecursionError as error:
@@ -189,12 +190,12 @@ def _compiled(text: str) -> re.Pattern[str]:
         raise PatternError(f"{text} is not a regular expression: {error}.") from error
 
 
-# A key pattern with the option that gave it, for messages.
+# A key pattern and its option, for messages.
 
 
 @dataclass(frozen=True)
 class OptionPattern:
-    """A pattern and the option that it was given with, which messages show: ``--exclude decoder``."""
+    """A pattern and the option that it belongs to; messages show both: ``--exclude decoder``."""
 
     option: str
     pattern: KeyPattern

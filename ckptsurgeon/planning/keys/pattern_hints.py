@@ -1,4 +1,4 @@
-"""Hints about patterns that match nothing, or less than was meant; ``--include`` and ``--exclude`` of read commands."""
+"""Hints about patterns that match nothing or less than meant; ``--include`` and ``--exclude`` of reading commands."""
 
 from __future__ import annotations
 
@@ -23,17 +23,20 @@ SUGGESTIONS = 3
 CANDIDATES = 2000
 LONGEST = 300
 DEEPEST = 32
-"""How many names are suggested and compared, and how long and deep these are at most: difflib is slow."""
+"""Limits of the search for similar names: names suggested and compared, and their characters and segments.
+
+They are low because difflib is slow.
+"""
 WORDS = 500
-"""Most words in the lists of a pattern: if it has more, its words are not looked up one by one."""
+"""The most words in the lists of a pattern: if it has more, its words are not looked up one by one."""
 MANY_MORE = 4
-"""A pattern gets a note if ``**.`` before it would match this many times as many keys."""
+"""A pattern gets a note if it would match at least this many times as many keys with ``**.`` before it."""
 
 
 def unmatched(flag: str, pattern: KeyPattern, keys: Sequence[str], whose: str) -> PatternError:
     """Return the error for a pattern that matches none of ``keys``, with up to three similar names.
 
-    ``flag`` is what the user wrote (``--exclude decodr``), ``whose`` the owner of the keys: "source", "destination".
+    ``flag`` is what the user wrote (``--exclude decodr``). ``whose`` is what has the keys: "source" or "destination".
     """
     head = f"{flag} matches none of the {count(len(keys), f'{whose} key')}."
     if pattern.is_anchored:
@@ -50,8 +53,8 @@ def unmatched(flag: str, pattern: KeyPattern, keys: Sequence[str], whose: str) -
 def deeper_notes(flags: Iterable[tuple[str, KeyPattern]], keys: Sequence[str]) -> list[str]:
     """Return notes on the patterns that probably match fewer of ``keys`` than the user meant.
 
-    A note is made if a pattern would match far more keys with ``**.`` before it, or if it has a list, as in ``{a,b}``,
-    with a word that matches nothing. ``flags`` has each pattern after the option that the user wrote for it.
+    A pattern gets a note if it would match far more keys with ``**.`` before it, or if it has a list, as in ``{a,b}``,
+    with a word that matches nothing. ``flags`` are pairs of the option as the user wrote it and its pattern.
     """
     given = list(flags)
     return _notes(given, _counts([pattern for _, pattern in given], keys), keys)
@@ -70,7 +73,7 @@ def _notes(given: Sequence[tuple[str, KeyPattern]], here: Sequence[int], keys: S
 
 
 def _idle(flag: str, pattern: KeyPattern, keys: Sequence[str]) -> Iterator[str]:
-    """Yield a note on each word in a pattern's lists, as in ``{a,b}``, that matches no key; it names similar keys."""
+    """Yield a note on each word in a pattern's lists, as in ``{a,b}``, that matches no key, with similar names."""
     words = list(islice(pattern.alternatives(), WORDS + 1))
     if len(words) > WORDS:
         return
@@ -78,13 +81,13 @@ def _idle(flag: str, pattern: KeyPattern, keys: Sequence[str]) -> Iterator[str]:
         if not hits:
             found = [] if word.isdigit() else nearest(word, keys)
             near = [f"{escape(name)} ({count(number, 'key')})" for name, number in found]
-            yield f"{escape(word)} of {flag} matches nothing" + (f"; {' or '.join(near)} is near" if near else "")
+            yield f"{escape(word)} of {flag} matches nothing" + (f"; {' or '.join(near)} is similar" if near else "")
 
 
 def _may_be_deeper(pattern: KeyPattern) -> bool:
     """Return whether the user may have meant keys in deeper modules.
 
-    This is possible if the pattern matches only from the start of a key, and is not a number.
+    That is possible if the pattern matches only from the start of a key, and is not a number.
     """
     return pattern.is_anchored and not pattern.text.isdigit()
 
@@ -175,9 +178,9 @@ def chosen_keys(
 ) -> ChosenKeys:
     """Return the keys that ``include`` matches and ``exclude`` does not; without ``include``, it starts from all keys.
 
-    ``names`` has the names of the tensors that some keys are parts of: a pattern that matches such a name matches all
-    of its parts. Raises PatternError for a pattern that matches no key. ``whose`` says in its message whose keys they
-    are.
+    Some keys are stored parts of a tensor: ``names`` maps each of them to the tensor's name. A pattern that matches
+    such a name matches all parts of the tensor. Raises PatternError for a pattern that matches no key. ``whose`` is
+    what has the keys, for its message.
     """
     notes: list[str] = []
     known = _Names(keys, names or {})
@@ -190,20 +193,20 @@ def chosen_keys(
 
 
 class _Names:
-    """Keys, and the names of the tensors that some of them are parts of."""
+    """Keys, and the names of the tensors of which some of the keys are stored parts."""
 
     def __init__(self, keys: Sequence[str], names: Mapping[str, str]) -> None:
         self.keys, self.names = keys, names
 
     @cached_property
     def every(self) -> Sequence[str]:
-        """The keys, and then the names."""
+        """All keys, followed by all names."""
         if not self.names:
             return self.keys
         return list(dict.fromkeys((*self.keys, *(self.names[key] for key in self.keys if key in self.names))))
 
     def of(self, hits: Iterable[Sequence[str]]) -> set[str]:
-        """Return the keys among ``hits``, and those of the parts of tensors among them."""
+        """Return the keys in ``hits``, and the keys of the stored parts of the tensors whose names are in ``hits``."""
         found = {name for hit in hits for name in hit}
         return found | {key for key in self.keys if self.names.get(key) in found} if self.names else found
 

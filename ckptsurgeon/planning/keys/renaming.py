@@ -1,4 +1,4 @@
-"""Renames each key by the first rule that matches it; has the named sets of rules (``--ruleset``)."""
+"""Renames each key by the first rule that matches it; defines the named sets of rules (``--ruleset``)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .rules import Rule, parse_rule
 
 __all__ = ["RULESETS", "Renaming", "check_shadowed", "rename", "rules_of_sets"]
 
-# Rules that many users need, by name. A set's rules apply if they match; it is an error if none of them does.
+# Rules that many users need, by name. Each rule of a set may match or not; it is an error if no rule matches.
 
 RULESETS: Mapping[str, tuple[str, ...]] = {
-    # torch.nn.utils.weight_norm against torch.nn.utils.parametrizations.weight_norm (torch 2.0)
+    # from torch.nn.utils.weight_norm to torch.nn.utils.parametrizations.weight_norm (torch 2.0)
     "weight-norm": (
         "**.weight_g=**.parametrizations.weight.original0",
         "**.weight_v=**.parametrizations.weight.original1",
@@ -32,7 +32,7 @@ RULESETS: Mapping[str, tuple[str, ...]] = {
     "compile": ("**._orig_mod.**=**.**",),
     # ESPnet's DeepSpeed trainer wraps its model, which is wrapped again if it is compiled
     "espnet-deepspeed": ("module._orig_mod=", "module="),
-    # the two misspelled names that SpeechBrain's parameter_transfer mends
+    # the two misspelled names that SpeechBrain's parameter_transfer corrects
     "speechbrain": (
         "**.mutihead_attn.**=**.multihead_attn.**",
         "**.convs_intermedite.**=**.convs_intermediate.**",
@@ -40,13 +40,13 @@ RULESETS: Mapping[str, tuple[str, ...]] = {
 }
 
 _AGAIN = frozenset({"compile"})
-"""Sets whose rules are applied until they no longer match: each application strips one of several wrappers."""
+"""The sets whose rules are applied until they no longer match: each time they strip one of several wrappers."""
 
 
 def rules_of_sets(names: Iterable[str], keys: Sequence[str]) -> list[Rule]:
     """Return those rules of the named sets (``--ruleset``) that match any of ``keys``.
 
-    Raises PatternError for an unknown name, and for a set whose rules all match nothing.
+    Raises PatternError for an unknown name, and for a set of which no rule matches.
     """
     found: list[Rule] = []
     for name in names:
@@ -66,17 +66,17 @@ def rules_of_sets(names: Iterable[str], keys: Sequence[str]) -> list[Rule]:
 
 @dataclass(frozen=True)
 class Renaming:
-    """The result of renaming keys; each rule is given by its index.
+    """The result of renaming keys; rules are referred to by their index.
 
-    ``names`` has the new names of each key, several if its rule lists several. ``by`` has the rule that gave them, or
-    None if no rule matched and the key keeps its name. ``used`` are the rules that renamed a key.
+    ``names`` maps each key to its new names: several if its rule lists several. ``by`` maps each key to the rule that
+    renamed it, or to None if no rule matched and the key keeps its name. ``used`` are the rules that renamed a key.
     """
 
     names: dict[str, tuple[str, ...]]
     by: dict[str, int | None]
     used: tuple[int, ...]
     shadowed: Mapping[int, int] = field(default_factory=dict)
-    """The number of keys that each rule matches, for rules that rename none of them since earlier rules come first."""
+    """The number of keys that a rule matches, for each rule that renames none of them because earlier rules do."""
 
     def collisions(self) -> dict[str, list[str]]:
         """Return each name that several keys get, with these keys."""

@@ -2,7 +2,7 @@
 
     rule     = pattern "=" target     split at the last "=" outside braces; either side may be empty
     target   = text with the captures in order as "*" and "**", numbered "{1}", or computed "{n}", "{n+12}";
-               a list "{2n,2n+1}" or range "{0..11}" gives several names, and the tensor gets each of them
+               a list "{2n,2n+1}" or range "{0..11}" means several names, and the tensor gets each of them
 
 ``encoder=model.encoder`` moves a module, ``module=`` strips a prefix, ``=model`` adds one.
 """
@@ -41,7 +41,7 @@ class Rule(Brief):
 
     @property
     def label(self) -> str:
-        """The name of the rule in messages: the place that it was read from, if any, then its text."""
+        """The rule as messages show it: the file and line if it was read from a map file, then its text."""
         return _label(self.text)
 
     def apply(self, key: str, also: Mapping[str, str] | None = None) -> str | None:
@@ -82,7 +82,7 @@ class Rule(Brief):
         names = tuple([head + caught.rest if head else caught.rest.removeprefix(".") for head in heads])
         if "" in names:
             raise PatternError(
-                f"{self.label} leaves nothing of the key {escape(key)}.",
+                f"{self.label} would make the name of the key {escape(key)} empty.",
                 hint="Give the key a name: write one after the =.",
             )
         return names
@@ -113,16 +113,15 @@ def parse_rule(text: str) -> Rule:
 def target_rule(pattern: KeyPattern, target: str, label: str, also: Sequence[str] = ()) -> Rule:
     """Return the rule that renames the keys that ``pattern`` matches; ``target`` is the new name.
 
-    The target may use the pattern's captures, and those named in ``also``. ``label`` is the rule's name in errors.
-
-    Raises PatternError if the target is empty, malformed, or uses something that is not captured.
+    The target may use the pattern's captures, and further captures whose names are in ``also``. ``label`` is the rule's
+    name in errors. Raises PatternError if the target is empty, malformed, or uses something that is not captured.
     """
     if not target:
         raise PatternError(f"{label}: a name is empty.", hint="Write the tensor's new name.")
     made = RuleTarget(target, pattern, rule=label, also=also)
     if made.several:
         raise PatternError(
-            f"{label}: {escape(target)} stands for several names.", hint="Write the names one by one, in a list."
+            f"{label}: {escape(target)} means several names.", hint="Write the names one by one, in a list."
         )
     return Rule(f"{pattern.text}={target}", pattern, made)
 
@@ -152,7 +151,7 @@ def _last_equals(text: str) -> int:
 
 
 class RuleLine(str):
-    """The text of a rule that was read from a map file; ``place`` is the file and line: ``names.map, line 3``."""
+    """The text of a rule that was read from a map file; ``place`` is its file and line, as ``names.map, line 3``."""
 
     __slots__ = ("place",)
     place: str
@@ -179,7 +178,7 @@ def rules_from_lines(lines: Iterable[str], name: str = "") -> list[str]:
 
 
 def _trimmed(text: str) -> str:
-    """Return a text without the blanks around it; a blank at the end stays if a backslash escapes it."""
+    """Return ``text`` without blanks at its ends; a blank at the end stays if a backslash escapes it."""
     text = text.lstrip()
     short = text.rstrip()
     escapes = len(short) - len(short.rstrip("\\"))

@@ -19,8 +19,8 @@ __all__ = ["DOUBLE", "Segment", "Token", "parse_segments"]
 
 INTEGER = "0|[1-9][0-9]*"
 
-# fnmatch2 splits at "/" and "\", and fnmatch gives these a special meaning. In a key they are ordinary characters
-# like any other, so they are swapped for private-use characters, in the pattern and in the key alike.
+# fnmatch2 splits at "/" and "\", and the other characters are special in fnmatch. In a key they are ordinary
+# characters, so private-use characters replace them, both in the pattern and in the key.
 _AWKWARD = "/\\*?[]!^-&~|"
 _SHIELD = str.maketrans({char: chr(0xE000 + i) for i, char in enumerate(_AWKWARD)})
 _SHIELDS = frozenset(_SHIELD.values())
@@ -47,7 +47,7 @@ class Token:
 
     @property
     def globs(self) -> tuple[str, ...]:
-        """The token in fnmatch's syntax, one text for each alternative; ``_SHIELD`` replaces the special characters."""
+        """The token in fnmatch's syntax, one string for each alternative; ``_SHIELD`` replaces special characters."""
         if self.kind in ("text", "choice"):
             return tuple(word.translate(_SHIELD) for word in self.words)
         if self.kind == "class":
@@ -56,15 +56,15 @@ class Token:
 
     @property
     def meets_shields(self) -> bool:
-        """Return whether the token may match one of the private-use characters that ``_SHIELD`` puts in for others."""
+        """Return whether the token may match one of the private-use characters by which ``_SHIELD`` replaces others."""
         spelled = any(not _SHIELDS.isdisjoint(word) for word in self.words)
         return spelled or any(low <= char <= high for low, high in self.ranges for char in _SHIELDS)
 
     def regex(self, seen: set[str]) -> str:
         """Return the token as a regular expression.
 
-        ``seen`` has the names of the numbers in earlier tokens; this token's name is added. A name that is in ``seen``
-        already must match the same number again.
+        ``seen`` contains the names of the numbers in earlier tokens; this token's name is added. If a name is in
+        ``seen`` already, it must match the same number again.
         """
         if self.kind in ("text", "choice"):
             words = sorted(self.words, key=len, reverse=True)
@@ -82,7 +82,7 @@ class Token:
 def _members(ranges: tuple[tuple[str, str], ...]) -> list[str]:
     """Return the inside of a character class, as in [a-c], in fnmatch's syntax.
 
-    Characters that are special in fnmatch are replaced by those of ``_SHIELD``, also those inside a range.
+    Characters that are special in fnmatch are replaced by ``_SHIELD``, also those inside a range.
     """
     members = []
     for low, high in ranges:
@@ -90,7 +90,7 @@ def _members(ranges: tuple[tuple[str, str], ...]) -> list[str]:
             members.append(low.translate(_SHIELD))
             continue
         members += [char.translate(_SHIELD) for char in _AWKWARD if low <= char <= high]
-        # The ends of a range must not change; an awkward end moves to its nearest plain neighbour.
+        # A replaced character cannot end a range, so the end moves to the nearest other character in the range.
         span = range(ord(low), ord(high) + 1)
         first = next((chr(c) for c in span if chr(c) not in _AWKWARD), None)
         last = next((chr(c) for c in reversed(span) if chr(c) not in _AWKWARD), None)
@@ -108,7 +108,7 @@ class Segment:
 
     @cached_property
     def _words(self) -> frozenset[str]:
-        """Every text that the segment matches; empty if it has a wildcard."""
+        """All strings that the segment matches; empty if it has a wildcard."""
         if any(token.kind not in ("text", "choice") for token in self.tokens):
             return frozenset()
         return frozenset("".join(parts) for parts in product(*(token.words for token in self.tokens)))
@@ -147,16 +147,13 @@ DOUBLE = Segment("**", ())
 # The parser: text to segments.
 
 MAX_ALTERNATIVES = 10_000
-"""Most alternatives that the braces of one segment may have."""
+"""The most alternatives that the braces of one segment may have."""
 
 _CLOSES = {"[": "]", "{": "}"}
 
 
 def parse_segments(text: str) -> tuple[Segment, ...]:
-    """Return the segments of a pattern.
-
-    Raises PatternError if the text is not a pattern.
-    """
+    """Return the segments of a pattern; raises PatternError if the text is not a pattern."""
     return tuple(_segment(text, part) for part in _split(text))
 
 
@@ -182,7 +179,7 @@ def _split(text: str) -> Iterator[str]:
 def _closing(text: str, opened: int) -> int:
     """Return the index of the bracket or brace that closes the one at the index ``opened``.
 
-    A "]" right after "[" or "[!" does not close it, but is a member of the character class.
+    A "]" right after "[" or "[!" does not close the class, but is a member of it.
     """
     close = _CLOSES[text[opened]]
     at = opened + 1
@@ -205,7 +202,7 @@ def _segment(text: str, part: str) -> Segment:
     if any(a.kind == b.kind == "star" for a, b in pairwise(tokens)):
         raise _fail(text, '"**" must be a whole segment', "Use * inside a segment.")
     if prod(len(token.words) or 1 for token in tokens) > MAX_ALTERNATIVES:
-        raise _fail(text, f"{part} stands for more than {MAX_ALTERNATIVES} names", "Use {n} for any number.")
+        raise _fail(text, f"{part} expands to more than {MAX_ALTERNATIVES} names", "Use {n} for any number.")
     return Segment(part, tokens)
 
 
@@ -239,7 +236,7 @@ def _class(text: str, raw: str) -> Token:
         span = at + 2 < len(pieces) and pieces[at + 1] == "-"
         low, high = pieces[at][-1], pieces[at + 2 if span else at][-1]
         if low > high:
-            raise _fail(text, f"the class [{raw}] runs backwards")
+            raise _fail(text, f"the class [{raw}] has a reversed range")
         ranges.append((low, high))
         at += 3 if span else 1
     if not ranges:
@@ -252,9 +249,9 @@ def _brace(text: str, raw: str) -> Token:
     if numbers:
         low, high = int(numbers[1]), int(numbers[2])
         if low > high:
-            raise _fail(text, f"the range {{{raw}}} runs backwards")
+            raise _fail(text, f"the range {{{raw}}} is reversed")
         if high - low >= MAX_ALTERNATIVES:
-            raise _fail(text, f"{{{raw}}} stands for more than {MAX_ALTERNATIVES} names", "Use {n}.")
+            raise _fail(text, f"{{{raw}}} expands to more than {MAX_ALTERNATIVES} names", "Use {n}.")
         return Token("choice", tuple(map(str, range(low, high + 1))))
     words = _words(raw)
     if len(words) > 1:
@@ -267,8 +264,8 @@ def _brace(text: str, raw: str) -> Token:
     if re.fullmatch(r"[A-Za-z0-9_+*/% -]+", raw) and re.search("[A-Za-z]", raw):
         raise _fail(
             text,
-            f"{{{raw}}} is arithmetic, which only a target has",
-            "Catch the number with {n}, compute with it in the target, and leave layers out with --exclude.",
+            f"{{{raw}}} is arithmetic, which only a target may contain",
+            "Capture the number with {n}, compute with it in the target, and leave layers out with --exclude.",
         )
     raise _fail(
         text,
@@ -278,13 +275,13 @@ def _brace(text: str, raw: str) -> Token:
 
 
 def _check_word(text: str, word: str) -> None:
-    """Raise PatternError if ``word``, one of a list in the pattern ``text``, has pattern syntax: lists have none."""
+    """Raise PatternError if ``word``, from a list in the pattern ``text``, has pattern syntax: words are literal."""
     plain = re.sub(r"\\.", "x", word, flags=re.DOTALL)
     found = re.search(r"\*+|[?\[\]{]", plain)
     if found:
         raise _fail(
             text,
-            f"{found[0]!r} is in a list, whose words stand for themselves",
+            f"{found[0]!r} is in a list, whose words are literal text",
             f"Write a pattern for each word of the list, or \\{found[0][0]} for the character.",
         )
     if word.startswith("re:"):
@@ -296,7 +293,7 @@ def _check_word(text: str, word: str) -> None:
 
 
 def _words(raw: str) -> list[str]:
-    """Return the words of a list, split at the commas; a comma after a backslash does not split, and escapes stay."""
+    """Return the words of a list, split at its commas except those after a backslash; backslashes stay."""
     words = [""]
     for piece in re.findall(r"\\.|.", raw, re.DOTALL):
         if piece == ",":

@@ -34,9 +34,9 @@ def undotted(text: str) -> str:
 
 
 def without_dots(text: str, before: str = "", behind: str = "") -> str:
-    """Return the hint for a pattern or target with a superfluous dot; ``before`` and ``behind`` enclose it."""
+    """Return the hint for a pattern or target with a superfluous dot; ``before`` and ``behind`` are the text around."""
     at_ends = text.startswith(".") or text.endswith(".")
-    why = "a module is named without the dot" if at_ends else "without two dots in a row"
+    why = "a name has no dot at its ends" if at_ends else "a name has no two dots in a row"
     return f"Write {escape(f'{before}{undotted(text)}{behind}')}: {why}."
 
 
@@ -65,7 +65,7 @@ def foreign_capture(text: str, names: Collection[str] = ()) -> str:
 
 
 def in_our_spelling(text: str, names: Collection[str] = ()) -> str:
-    """Return a target with captures of other tools, such as ``$1``, in the syntax of our rules: ``{1}``, ``{name}``.
+    """Return a target in which captures in the syntax of other tools, such as ``$1``, are rewritten as ``{1}``.
 
     ``names`` are the names that the pattern captures.
     """
@@ -83,17 +83,18 @@ def _inner(found: re.Match[str]) -> str:
 def spelling_hint(foreign: str, written: str, captures: int) -> str:
     """Return the hint for a capture in the syntax of another tool.
 
-    ``written`` is the whole rule in our syntax, '' if that is impossible; ``captures`` is how many the pattern has.
+    ``written`` is the whole rule in our syntax, or '' if that is impossible. ``captures`` is the number of captures in
+    the pattern.
     """
     char, name = ("$", "dollar") if "$" in foreign else ("\\", "backslash")
-    literal = f"\\{char} is a {name} in the name"
+    literal = f"\\{char} is a literal {name}"
     if written:
         return f"Write {written}; {literal}."
     caught = f"{{1}} to {{{captures}}}" if captures > 1 else "{1}" if captures else "nothing"
-    return f"The pattern catches {caught}; {literal}."
+    return f"The pattern captures {caught}; {literal}."
 
 
-# Names as rules that match exactly them, in a map file too.
+# Rules that match exactly the given names; they can be written in a map file, too.
 
 _SPECIAL = re.compile(r"[\\*?\[\]{}=]|(?<!\S)#|\$(?=[\w<+])")
 """Characters that have a meaning in a pattern or a target, begin a comment, or begin a capture in other tools."""
@@ -103,7 +104,7 @@ _BOM = "\ufeff"
 
 
 def quoted(text: str) -> str:
-    """Return a text with a backslash before each special character, so that a pattern or target takes it literally."""
+    """Return ``text`` with a backslash before each special character, so that it is literal in a pattern or target."""
     return _SPECIAL.sub(r"\\\g<0>", text)
 
 

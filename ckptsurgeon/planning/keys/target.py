@@ -24,9 +24,9 @@ _OPERATORS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
     ast.Mod: operator.mod,
 }
 MAX_DIGITS = 18
-"""Most digits of a number in arithmetic: enough for layers, too few to make the computation slow."""
+"""The most digits of a number in arithmetic: enough for layers, too few to make the computation slow."""
 MAX_NAMES = 10_000
-"""Most names that the lists of one target may produce."""
+"""The most names to which one target may expand."""
 
 _PIECE = re.compile(
     r"\\(?P<literal>.)|\{(?P<brace>[^{}]*)\}|(?P<stars>\*+)|(?P<text>[^\\{}*]+)|(?P<stray>.)", re.DOTALL
@@ -34,13 +34,13 @@ _PIECE = re.compile(
 
 _RANGE = re.compile(r"([0-9]{1,18})\.\.([0-9]{1,18})")
 _WORDS = re.compile(r"(?:[A-Za-z_]\w*|[0-9]+)(?:\.(?:[A-Za-z_]\w*|[0-9]+))*", re.ASCII)
-"""What an item of a list may be if it is literal: a word, a number, or a path of modules such as ``a.0.b``."""
+"""Matches an item of a list that is literal: a word, a number, or a path of modules such as ``a.0.b``."""
 _IMPLIED = re.compile(r"(?<![A-Za-z0-9_])([0-9]+)(?=[A-Za-z_])")
-"""A number directly before a name, which is multiplied by it: 2n."""
+"""Matches a number directly before a name, as in ``2n``: the name is multiplied by it."""
 
 Part = str | Callable[[Captures], str]
 Choice = tuple[Part, ...]
-"""The alternatives at one place of a target: a single part, or all items of a list."""
+"""The alternatives at one position of a target: a single part, or all items of a list."""
 _ARITHMETIC = "Write {n}, {n+12}, {2n} or {n//2}."
 
 
@@ -61,10 +61,10 @@ class RuleTarget:
         self._loose = pattern is not None and pattern.expression is not None
         if foreign := foreign_capture(text, self._bound()):
             hint = spelling_hint(foreign, self._written(pattern, start), len(self._kinds))
-            raise self._fail(f"{foreign} does not stand for a capture here", hint)
+            raise self._fail(f"{foreign} is not a capture here", hint)
         choices = [part if isinstance(part, tuple) else (part,) for part in self._read()]
         if prod(map(len, choices)) > MAX_NAMES:
-            raise self._fail(f"the target stands for more than {MAX_NAMES} names")
+            raise self._fail(f"the target expands to more than {MAX_NAMES} names")
         self._spelled = tuple(product(*choices))
         self.several = len(self._spelled) > 1
         if text and "" in re.sub(r"\{[^{}]*\}", "{}", text).split("."):
@@ -86,7 +86,7 @@ class RuleTarget:
         return PatternError(f"{self._rule}: {why}.", hint=hint)
 
     def _written(self, pattern: KeyPattern | None, start: str) -> str:
-        """Return the rule's text with captures in other tools' syntax (``$1``) in ours (``{1}``); '' if not valid."""
+        """Return the rule's text with captures such as ``$1`` rewritten as ``{1}``; '' if the result is not valid."""
         ours = in_our_spelling(self.text, self._bound())
         try:
             readable = not foreign_capture(ours, self._bound()) and RuleTarget(
@@ -105,13 +105,13 @@ class RuleTarget:
             elif kind == "stars":
                 yield self._star("double" if raw == "**" and not self._loose else "star", raw, used)
             elif kind == "stray" or (kind == "text" and re.search(r"[?\[\]]", raw)):
-                raise self._fail(f"{raw!r} has no meaning in a target", "Only *, ** and {…} stand for captures.")
+                raise self._fail(f"{raw!r} has no meaning in a target", "Only *, ** and {…} are captures.")
             else:
                 yield raw
 
     def _star(self, kind: str, raw: str, used: dict[str, int]) -> Part:
         if len(raw) > 2 or (self._loose and raw == "**"):
-            raise self._fail(f"{raw!r} does not stand for a capture")
+            raise self._fail(f"{raw!r} is not a capture")
         index = used[kind]
         used[kind] += 1
         have = sum(k == kind for k in self._kinds)
@@ -127,7 +127,7 @@ class RuleTarget:
         if numbers:
             low, high = int(numbers[1]), int(numbers[2])
             if not 0 <= high - low < MAX_NAMES:
-                raise self._fail(f"the range {{{raw}}} {'runs backwards' if low > high else 'is too long'}")
+                raise self._fail(f"the range {{{raw}}} {'is reversed' if low > high else 'is too long'}")
             return tuple(map(str, range(low, high + 1)))
         words = [word.strip() for word in raw.split(",")]
         bound = self._bound()
@@ -140,14 +140,14 @@ class RuleTarget:
         return word if _WORDS.fullmatch(word) and not computed else self._brace(word)
 
     def _bound(self) -> set[str]:
-        """Return the names of captures that hold a number, with which the target can compute: ``n`` in ``{n+1}``."""
+        """Return the names of the captured numbers, with which the target can compute: ``n`` in ``{n+1}``."""
         return {kind for kind in (*self._kinds, *self._also) if kind not in ("star", "double")}
 
     def _brace(self, raw: str) -> Part:
         if raw.isascii() and raw.isdigit():
             index = int(raw[:4]) - 1
             if not 0 <= index < len(self._kinds):
-                raise self._fail(f"{{{raw}}} is not among the {len(self._kinds)} captures")
+                raise self._fail(f"there is no capture {{{raw}}}: the pattern has {len(self._kinds)}")
             return lambda caught: caught.ordered[index]
         names = self._bound()
         if raw in names:
@@ -169,7 +169,10 @@ class RuleTarget:
             raise self._fail(f"{{{raw}}} is not arithmetic", _ARITHMETIC) from None
         for part in ast.walk(node):
             if isinstance(part, ast.Name) and part.id not in names:
-                raise self._fail(f"{{{raw}}} uses {part.id}, which the pattern does not capture", "Write {n} there.")
+                raise self._fail(
+                    f"{{{raw}}} uses {part.id}, which the pattern does not capture",
+                    "Capture a number in the pattern, as in {n}.",
+                )
         if not _is_arithmetic(node):
             raise self._fail(f"{{{raw}}} is not arithmetic", _ARITHMETIC)
         return node
@@ -190,7 +193,7 @@ def _evaluate(node: ast.expr, named: Mapping[str, str]) -> int:
         text = named[node.id]
         number = number_in(text)
         if number is None:
-            raise ValueError(f"{node.id} caught {text!r}, and the target computes with it: it must be a number")
+            raise ValueError(f"the target computes with {node.id}, which captured {text!r}: it must be a number")
         return number
     assert isinstance(node, ast.BinOp)  # by _is_arithmetic
     left, right = _evaluate(node.left, named), _evaluate(node.right, named)

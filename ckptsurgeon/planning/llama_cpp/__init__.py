@@ -1,1 +1,1 @@
-"""The names and the layout that llama.cpp has for the networks of transformers, and the way back."""
+"""The names and the layout that llama.cpp uses for the networks of transformers, and the conversion back."""

@@ -1,4 +1,4 @@
-"""Checks that a model has all of its tensors, and none that another layout has no name for."""
+"""Checks that a model has all of its tensors, and that each has a name in another layout."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def check_even(keys: Collection[str]) -> None:
 
 
 def check_named(odd: Sequence[str], there: str) -> None:
-    """Raise PlanError if there are tensors, ``odd``, that have no name ``there``, in another program."""
+    """Raise PlanError if there are tensors, ``odd``, that have no name in the program ``there``."""
     if odd:
         raise PlanError(
             f"{count(len(odd), 'tensor')} {'has' if len(odd) == 1 else 'have'} no name in {there}: {listing(odd)}.",

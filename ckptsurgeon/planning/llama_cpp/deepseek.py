@@ -1,7 +1,8 @@
-"""The tensors of DeepSeek V2 and V3, in transformers and in llama.cpp, whose keys and values share a latent vector.
+"""The tensors of DeepSeek V2 and V3, in transformers and in llama.cpp; keys and values share a latent vector.
 
-llama.cpp stores the matrix that makes keys and values from it as two: that of the keys, transposed, and that of the
-values (https://github.com/ggml-org/llama.cpp/pull/12801). Files before April 2025 have one, as transformers has it.
+In transformers one matrix makes keys and values from this vector. llama.cpp stores two matrices instead: the one for
+the keys, transposed, and the one for the values (https://github.com/ggml-org/llama.cpp/pull/12801). Files of llama.cpp
+from before April 2025 have one matrix, as in transformers.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from .regrouping import Regrouping
 __all__ = ["PARTS", "DeepseekSizes", "check_tensors", "joined", "shapes_of", "split", "stored_as"]
 
 KEYS_OF_HEADS, VALUES_OF_HEADS = PARTS = ("blk.{n}.attn_k_b", "blk.{n}.attn_v_b")
-"""What llama.cpp makes of the matrix of keys and values."""
+"""The two matrices that llama.cpp stores instead of the matrix of keys and values."""
 LAYER = "model.layers.{n}."
 MOST = 1_000_000
-"""Most experts of all layers together."""
+"""The most experts of all layers together."""
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -29,8 +30,10 @@ Shapes = dict[str, tuple[int, ...]]
 class DeepseekSizes:
     """The sizes of a model, in numbers of rows and columns, and its numbers of layers, heads and experts.
 
-    ``dense`` layers in front have no experts. A key of a head has ``plain`` numbers and ``rotary`` ones, a value has
-    ``value``. ``query_rank`` is 0 if queries have no latent vector; ``shared`` is the number of shared experts.
+    The first ``dense`` layers have no experts. Each head's key has ``plain`` elements without the rotary embedding and
+    ``rotary`` elements with it; its value has ``value`` elements. ``query_rank`` is the length of the latent vector of
+    the queries, 0 if they have none; ``rank`` is the length of the latent vector of keys and values. ``shared`` is the
+    number of shared experts.
     """
 
     layers: int
@@ -57,7 +60,7 @@ class DeepseekSizes:
 
 
 def _modules(sizes: DeepseekSizes, *, is_dense: bool) -> Shapes:
-    """Return the shapes of the weights of a layer, by their modules in transformers; an expert is ``experts.{i}``."""
+    """Return the shapes of a layer's weights by their modules in transformers; an expert is ``experts.{i}``."""
     key = sizes.heads * (sizes.plain + sizes.rotary)
     width, queries = sizes.width, sizes.query_rank
     found: Shapes = {"input_layernorm": (width,), "post_attention_layernorm": (width,)}
@@ -99,7 +102,7 @@ def shapes_of(sizes: DeepseekSizes) -> Shapes:
 
 
 def stored_as(sizes: DeepseekSizes, *, is_split: bool) -> Shapes:
-    """Return the shape of each tensor in llama.cpp; ``is_split`` if keys and values have a matrix each."""
+    """Return the shape of each tensor in llama.cpp; ``is_split`` is true if keys and values have separate matrices."""
     names, experts = ARCHITECTURES[DEEPSEEK].names, ARCHITECTURES[DEEPSEEK].experts
     found = {f"{names[name]}.weight": shape for name, shape in _others(sizes).items()}
     for layer in range(sizes.layers):
@@ -129,7 +132,8 @@ def check_tensors(
 ) -> None:
     """Raise PlanError if a tensor that is ``wanted`` is missing or has another shape.
 
-    ``optional`` are endings of keys that a model may lack; ``described_by`` says where the sizes are from.
+    ``optional`` are endings of keys that a model may lack. ``of`` is the model's name in messages. ``described_by``
+    says in messages what contains the sizes, such as ``config.json``.
     """
     missing = [key for key in wanted if key not in found and not key.endswith(tuple(optional))]
     if missing:
@@ -141,14 +145,14 @@ def check_tensors(
     for key, shape in wanted.items():
         if found.get(key, shape) != shape:
             raise PlanError(
-                f"{escape(key)} of {escape(of)} is {shape_text(found[key])}, and must be {shape_text(shape)} by the "
-                f"sizes of {described_by}.",
+                f"{escape(key)} of {escape(of)} is {shape_text(found[key])}, but must be {shape_text(shape)} by the "
+                f"sizes in {described_by}.",
                 hint=f"Correct {described_by}, or keep the names of the tensors: --layout keep.",
             )
 
 
 def split(sizes: DeepseekSizes) -> Regrouping:
-    """Return how the matrices of keys and of values are made from the one that transformers has."""
+    """Return how llama.cpp's matrices of keys and of values are made from the one matrix of transformers."""
     key, parts = f"{KEYS_AND_VALUES}.weight", [sizes.plain, sizes.value]
     into = [f"{name}.weight" for name in PARTS]
     operations: tuple[Mapping[str, Any], ...] = (
@@ -160,7 +164,7 @@ def split(sizes: DeepseekSizes) -> Regrouping:
 
 
 def joined(sizes: DeepseekSizes) -> Regrouping:
-    """Return the way back."""
+    """Return how the one matrix of transformers is made from llama.cpp's matrices of keys and of values."""
     key, parts = f"{KEYS_AND_VALUES}.weight", [f"{name}.weight" for name in PARTS]
     operations: tuple[Mapping[str, Any], ...] = (
         {"permute": parts[0], "dims": [0, 2, 1]},

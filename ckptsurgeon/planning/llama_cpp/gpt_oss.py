@@ -1,4 +1,4 @@
-"""The experts of gpt-oss: one matrix for gate and up in transformers, whose columns alternate; two in llama.cpp."""
+"""The experts of gpt-oss: transformers has one matrix for gate and up, whose columns alternate; llama.cpp has two."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ BOTH, DOWN = f"{EXPERTS}.gate_up_proj", f"{EXPERTS}.down_proj"
 GATE, UP = "blk.{n}.ffn_gate_exps", "blk.{n}.ffn_up_exps"
 DOWN_THERE = "blk.{n}.ffn_down_exps"
 CODED = tuple(f"model.layers.*.mlp.experts.*_{end}" for end in ("blocks", "scales"))
-"""The codes of the experts and their exponents, as OpenAI published them (mxfp4)."""
+"""The codes of the experts' weights and their exponents, as OpenAI published them (mxfp4)."""
 STACKED = (f"{GATE}.weight", f"{UP}.weight", DOWN)
 """The matrices of the experts after ``split_experts``, before tensors are renamed."""
 Operations = Iterator[Mapping[str, Any]]
 
 
 def split_experts(experts: int, width: int, inner: int) -> Regrouping:
-    """Return how gate and up become matrices of their own, (experts, out, in); ``width`` is that of the model.
+    """Return how gate and up become separate matrices, (experts, out, in).
 
-    They are turned first, so that the rows that are read are those that are stored.
+    ``width`` is the model's width, ``inner`` the width inside an expert. All matrices are transposed first, so that
+    each row that is read is a row as it is stored.
     """
     turned = tuple({"permute": key, "dims": [0, 2, 1]} for key in (BOTH, DOWN))
     return Regrouping((*turned, *_split(experts, width, inner)), (BOTH, f"{BOTH}_bias"))
@@ -38,7 +39,7 @@ def _split(experts: int, width: int, inner: int) -> Operations:
 
 
 def joined_experts(experts: int, width: int, inner: int) -> Regrouping:
-    """Return the way back."""
+    """Return how gate and up become one matrix again, as transformers has it."""
     taken = tuple(f"{name}.{end}" for name in (GATE, UP) for end in ("weight", "bias"))
     turned = tuple({"permute": key, "dims": [0, 2, 1]} for key in (BOTH, f"{DOWN_THERE}.weight"))
     return Regrouping((*_joined(experts, width, inner), *turned), taken)

@@ -39,7 +39,7 @@ COMPUTED_THERE = ("rope_freqs", "rope_factors_long", "rope_factors_short", "blk.
 
 @dataclass(frozen=True)
 class Heads:
-    """The numbers of heads of queries, and of keys and values; one has ``size`` rows and ``width`` columns."""
+    """The numbers of heads of queries, and of keys and values; each head has ``size`` rows and ``width`` columns."""
 
     queries: int
     keys: int
@@ -49,7 +49,7 @@ class Heads:
 
 @dataclass(frozen=True)
 class LayoutChange:
-    """A change of layout: operations, then rules FROM=TO for all tensors but those that ``exclude`` matches."""
+    """A change of layout: operations, then rules FROM=TO for all tensors except those that ``exclude`` matches."""
 
     operations: tuple[Mapping[str, Any], ...]
     rules: tuple[str, ...]
@@ -66,11 +66,11 @@ def to_llama_cpp(
     without: Sequence[int] = (),
     regrouping: Regrouping = NOTHING,
 ) -> LayoutChange:
-    """Return the change from transformers' layout to llama.cpp's; raises PlanError for a tensor without a name there.
+    """Return the change from transformers' layout to llama.cpp's; raises PlanError for a tensor without a name in it.
 
-    ``heads`` may be None if the rows of queries and keys keep their order. ``tied`` is true if the output layer is the
-    embedding, which llama.cpp then has once. ``factors`` are tensors with divisors of the frequencies of the rotary
-    embedding, by their names. ``without`` are the numbers of layers that are left out.
+    ``heads`` may be None if the rows of queries and keys keep their order. ``tied`` is true if the output layer is tied
+    to the embedding; llama.cpp then stores only the embedding. ``factors`` maps names of tensors to divisors of the
+    frequencies of the rotary embedding. ``without`` are the numbers of layers that are left out.
     """
     left = (*COMPUTED_HERE, *((HEAD,) if tied and _matched(EMBEDDING, keys) else ()))
     left = (*left, *(f"model.layers.{number}" for number in without))
@@ -104,9 +104,9 @@ def to_transformers(
     left: Sequence[str] = (),
     regrouping: Regrouping = NOTHING,
 ) -> LayoutChange:
-    """Return the change from llama.cpp's layout to transformers'; raises PlanError for a tensor without a name.
+    """Return the change from llama.cpp's layout to transformers'; raises PlanError for a tensor without a name in it.
 
-    ``left`` are patterns of tensors that are left out, besides those that transformers computes.
+    ``left`` are patterns of tensors that are left out, in addition to those that transformers computes.
     """
     names = {theirs: ours for ours, theirs in ARCHITECTURES[architecture].names.items()}
     operations = list(regrouping.operations)
@@ -128,7 +128,7 @@ def to_transformers(
 
 
 def experts_of(architecture: str, keys: Collection[str]) -> set[int]:
-    """Return the numbers of experts that the layers of a model of transformers have; one number in a sound model."""
+    """Return the numbers of experts that the layers of a transformers model have; a sound model has only one number."""
     found: Counter[tuple[str, str]] = Counter()
     for name in ARCHITECTURES[architecture].experts:
         found.update((name, key.split(".experts.")[0]) for key in _matched(f"{name}.weight", keys))
@@ -136,16 +136,16 @@ def experts_of(architecture: str, keys: Collection[str]) -> set[int]:
 
 
 def routers(keys: Collection[str]) -> list[str]:
-    """Return the weights among ``keys``, in either layout, of layers that choose experts."""
+    """Return the keys, in either layout, of the weights of routers, which are the layers that choose experts."""
     return [key for name in ROUTERS for key in _matched(f"{name}.weight", keys)]
 
 
 def _turned(
     keys: Collection[str], modules: Mapping[str, int], sizes: tuple[int, int], width: int
 ) -> Iterable[Mapping[str, Any]]:
-    """Yield operations that exchange the two numbers that count the rows of each head, of ``sizes``.
+    """Yield operations that view the rows of each head as a grid of ``sizes``, and transpose the grid.
 
-    The shapes are whole, so that an operation fails for a weight of another shape.
+    Each reshape sets all sizes, so that an operation fails for a weight of another shape.
     """
     for module, heads in modules.items():
         for key, dims in ((f"{module}.weight", [0, 2, 1, 3]), (f"{module}.bias", [0, 2, 1])):

@@ -1,4 +1,4 @@
-"""The models of transformers that llama.cpp has an architecture for, and what transformers takes for missing fields."""
+"""The models of transformers for which llama.cpp has an architecture, and transformers' defaults for their fields."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ MODEL_TYPES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Defaults:
-    """What transformers takes for fields that config.json does not have, and the only activation of llama.cpp.
+    """transformers' defaults for fields that config.json lacks, and the names of the only activation of llama.cpp.
 
-    ``norm`` is the field that has the epsilon of norms: those with ``rms`` divide by the root of the mean square.
+    ``norm`` is the field that contains the epsilon of norms; if it begins with ``rms``, norms divide by the root mean
+    square.
     """
 
     theta: float = 1e4
@@ -32,7 +33,7 @@ class Defaults:
 
 
 _GELU = ("gelu_pytorch_tanh", "gelu")
-"""What Gemma calls its activation: ``gelu`` is an old name of the other, in which transformers computes."""
+"""The names of Gemma's activation: ``gelu`` is an old name of the other, with which transformers computes."""
 DEFAULTS: Mapping[str, Defaults] = {
     **{name: Defaults() for name in ("llama", "mistral", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe")},
     **{name: Defaults() for name in ("deepseek_v2", "deepseek_v3", "kimi_k2")},
@@ -46,4 +47,4 @@ DEFAULTS: Mapping[str, Defaults] = {
     "gemma2": Defaults(activations=_GELU[:1]),
     "gemma3_text": Defaults(theta=1e6, activations=_GELU[:1]),
 }
-"""Of each ``model_type``, as its class of configuration in transformers has them."""
+"""The defaults of each ``model_type``, as in its configuration class in transformers."""

@@ -50,7 +50,7 @@ _NORMS_OF_HEADS = {
     "model.layers.{n}.self_attn.k_norm": "blk.{n}.attn_k_norm",
 }
 SHARED_GATE = "model.layers.{n}.mlp.shared_expert_gate"
-"""The gate of a shared expert: a matrix of one row in transformers, a vector in llama.cpp."""
+"""The gate of a shared expert: a matrix with one row in transformers, a vector in llama.cpp."""
 ROUTER = "blk.{n}.ffn_gate_inp"
 _SHARED_EXPERT = {
     "model.layers.{n}.mlp.shared_expert.gate_proj": "blk.{n}.ffn_gate_shexp",
@@ -71,11 +71,11 @@ _EXPERTS_OF_MIXTRAL = {
 ROUTERS = (
     "model.layers.{n}.block_sparse_moe.gate", "model.layers.{n}.mlp.gate", "model.layers.{n}.mlp.router", ROUTER,
 )  # fmt: skip
-"""The layers that choose experts, in both layouts; llama.cpp wants them in float32."""
+"""The layers that choose experts, in both layouts; llama.cpp needs them in float32."""
 ROUTER_BIAS = "model.layers.{n}.mlp.gate.e_score_correction_bias"
-"""What DeepSeek V3 adds to the scores of experts to choose among them, and not to their weights."""
+"""The bias that DeepSeek V3 adds to the scores of experts to choose experts; it does not change their weights."""
 KEYS_AND_VALUES = "model.layers.{n}.self_attn.kv_b_proj"
-"""The module that makes keys and values from a latent vector that they share."""
+"""The module that makes keys and values from the latent vector that they share."""
 _LATENT = {
     "model.layers.{n}.self_attn.q_a_proj": "blk.{n}.attn_q_a",
     "model.layers.{n}.self_attn.q_a_layernorm": "blk.{n}.attn_q_a_norm",
@@ -102,7 +102,7 @@ _OLMO_2 = {
 }
 _STARCODER_2 = {"model.layers.{n}.mlp.c_fc": "blk.{n}.ffn_up", "model.layers.{n}.mlp.c_proj": "blk.{n}.ffn_down"}
 FUSED = "model.layers.{n}.self_attn.qkv_proj"
-"""The module of Phi-3 that has queries, keys and values."""
+"""The module of Phi-3 that computes queries, keys and values."""
 _PHI_3 = {
     FUSED: "blk.{n}.attn_qkv",
     "model.layers.{n}.mlp.gate_up_proj": "blk.{n}.ffn_up",
@@ -122,12 +122,12 @@ _ROUTER_OF_MIXTRAL, _ROUTER_OF_QWEN = ({name: ROUTER} for name in ROUTERS[:2])
 
 @dataclass(frozen=True)
 class Architecture:
-    """How llama.cpp stores an architecture: ``names`` maps the modules of transformers to its own.
+    """How llama.cpp stores an architecture: ``names`` maps the modules of transformers to those of llama.cpp.
 
-    With ``pairs``, the rows of the queries and keys of a head are in the order of the pairs that the rotary embedding
-    turns, and not first halves before second halves. With ``one_more``, the weights of norms are stored plus one.
-    ``experts`` maps the modules of the expert ``{i}`` to the tensor that has those of all experts. With ``normed``, the
-    weights of the chosen experts are divided by their sum.
+    With ``pairs``, the rows of a head's queries and keys are in the order of the pairs that the rotary embedding
+    rotates; otherwise all first halves come before all second halves. With ``one_more``, the weights of norms are
+    stored with 1 added. ``experts`` maps the modules of the expert ``{i}`` to the tensor that contains all experts.
+    With ``normed``, the weights of the chosen experts are divided by their sum.
     """
 
     names: Mapping[str, str]

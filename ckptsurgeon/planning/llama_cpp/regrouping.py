@@ -1,4 +1,4 @@
-"""Operations by which an architecture's tensors become others, before or besides a change of names."""
+"""Operations that make the tensors of one layout from those of the other, if new names alone do not suffice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["NOTHING", "Regrouping"]
 
 @dataclass(frozen=True)
 class Regrouping:
-    """Operations, and patterns of the keys that they take and give names of the other layout."""
+    """Operations, and patterns of their input keys (``takes``); the results have names of the other layout."""
 
     operations: tuple[Mapping[str, Any], ...] = ()
     takes: tuple[str, ...] = ()

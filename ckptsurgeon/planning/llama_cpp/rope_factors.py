@@ -1,6 +1,7 @@
-"""The tensor ``rope_freqs.weight`` of llama.cpp: the divisors by which Llama 3.1 and later stretch the context.
+"""Computes llama.cpp's tensor ``rope_freqs.weight``: divisors by which Llama 3.1 and later stretch the context.
 
-The formula is that of transformers (``modeling_rope_utils.py``, rope_type llama3).
+They divide the frequencies of the rotary embedding. The formula is that of transformers (``modeling_rope_utils.py``,
+rope_type llama3).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ __all__ = ["FrequencyScaling", "rope_factors"]
 class FrequencyScaling:
     """How low frequencies are scaled: those with fewer than ``low`` turns in the context are divided by ``factor``.
 
-    Those with more than ``high`` turns stay, and those between the two go over from one to the other. ``context`` is
+    Frequencies with more than ``high`` turns stay; between the two limits, the scaling is interpolated. ``context`` is
     the number of positions that the model was first trained on.
     """
 
@@ -34,7 +35,7 @@ def rope_factors(theta: float, size: int, scaling: FrequencyScaling) -> tuple[fl
     """
     if not 0 < theta < math.inf:
         raise PlanError(
-            f"config.json gives the rotary embedding the base {theta:g}, not a number above 0.",
+            f"the base of the rotary embedding in config.json is {theta:g}, not a number above 0.",
             hint="Correct config.json.",
         )
     return tuple(_factor(theta ** (-pair / size), scaling) for pair in range(0, size, 2))

@@ -20,12 +20,11 @@ __all__ = ["CONFIG", "WEIGHTS", "adapter_config", "check_adapter"]
 
 
 def adapter_config(steps: Sequence[Step], keys: Collection[str], base: str) -> dict[str, Any]:
-    """Return PEFT's configuration of the adapter that the steps make; ``keys`` are those of the network.
+    """Return PEFT's configuration of the adapter that the steps make; ``keys`` are the keys of the network.
 
-    ``base`` is the name of the base model in it.
-    Target modules have their full names. ``r`` and ``lora_alpha`` are those of the largest rank; modules with another
-    rank or alpha have entries in ``rank_pattern`` and ``alpha_pattern``. Raises PlanError if the steps do not make an
-    adapter.
+    ``base`` is the name of the base model in it. Target modules have their full names. ``r`` and ``lora_alpha`` are
+    those of the module with the largest rank; modules with another rank or alpha have entries in ``rank_pattern`` and
+    ``alpha_pattern``. Raises PlanError if the steps do not make an adapter.
     """
     factored = _factored(steps)
     first = max(factored.values(), key=lambda step: _factor(step).rank)
@@ -136,7 +135,7 @@ def _only(name: str, modules: Collection[str]) -> str:
 def _transposed(factors: Collection[Step]) -> bool:
     """Return whether the weights of some layers have the layout (in, out).
 
-    PEFT learns the layout of a weight from the type of its layer. So if only some weights are (in, out), they must be
+    PEFT derives the layout of a weight from the type of its layer. So if only some weights are (in, out), they must be
     exactly those with the names of transformers' Conv1D layers; raises PlanError if they are not.
     """
     matrices = [step for step in factors if len(step.source_shape) == 2 and "lora_embedding_" not in step.key]
@@ -149,7 +148,7 @@ def _transposed(factors: Collection[Step]) -> bool:
 def _targets(modules: Sequence[str], keys: Collection[str]) -> list[str] | str:
     """Return PEFT's ``target_modules`` for the modules: a list of their names.
 
-    If the name of another module ends with one of these names, PEFT would take that module too. Then a regular
+    If the name of another module ends with one of these names, PEFT would adapt that module too. Then a regular
     expression is returned, which matches whole names.
     """
     chosen = set(modules)
@@ -182,7 +181,7 @@ def check_adapter(plan: Plan, keys: Collection[str]) -> None:
     wanted, settings = adapter_config(plan.steps, keys, ""), _settings_of(configs[0])
     for name in sorted((wanted.keys() | settings.keys()) - FREE):
         if name not in wanted:
-            raise _contradicts(f"its {CONFIG} sets {brief_repr(name)}, which no step of it needs")
+            raise _contradicts(f"its {CONFIG} sets {brief_repr(name)}, which no step needs")
         if not _same(wanted[name], settings.get(name)):
             there = brief_repr(settings[name]) if name in settings else "nothing"
             raise _contradicts(f"its {CONFIG} has {there} for {name}, but its steps need {brief_repr(wanted[name])}")

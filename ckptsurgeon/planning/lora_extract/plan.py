@@ -1,4 +1,4 @@
-"""The planner of ``lora extract``: an adapter that turns a base into a tuned model."""
+"""Plans ``lora extract``: an adapter that turns a base into a tuned model."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ def layout_notes(found: SortedKeys, tuned: Mapping[str, TensorInfo], asked: Extr
     odd = [module_of(key) for key, lies in lie.items() if lies != asked.transposed]
     if asked.model and odd:
         kind = "Linear" if asked.transposed else "Conv1D"
-        what = "--fan-in-fan-out is not for" if asked.transposed else "fan_in_fan_out is true, for"
+        what = "--fan-in-fan-out does not apply to" if asked.transposed else "fan_in_fan_out is true, for"
         yield f"config.json has {asked.model.kind}, so {what} {count(len(odd), kind, kind)}: {listing(odd, where='')}"
     named = [module_of(key) for key, lies in lie.items() if is_named_conv1d(key) and not lies]
     if asked.model is None and named:
         yield (
-            f"{count(len(named), 'module')} named like GPT-2's Conv1D, taken as (out, in) without --fan-in-fan-out: "
+            f"{count(len(named), 'module')} named like GPT-2's Conv1D, treated as (out, in) without --fan-in-fan-out: "
             f"{listing(named, where='')}"
         )
 
 
-# Notes on an adapter: layout of weights, ranks that are cut, convolutions, tensors that are left out.
+# Notes on an adapter: layout of weights, reduced ranks, convolutions, tensors that are left out.
 
 
 def extract_notes(found: SortedKeys, tuned: Mapping[str, TensorInfo], asked: ExtractOptions) -> Iterator[str]:
@@ -67,8 +67,9 @@ def extract_notes(found: SortedKeys, tuned: Mapping[str, TensorInfo], asked: Ext
     convolutions = [module_of(key) for key in found.factored if is_convolution(tuned[key].shape)]
     if convolutions:
         yield (
-            f"{count(len(convolutions), 'convolution')}, taken as neither grouped nor transposed: no tensor shows it, "
-            f"and PEFT merges no others (leave others out with --exclude): {listing(convolutions, where='')}"
+            f"{count(len(convolutions), 'convolution')}, treated as neither grouped nor transposed: no tensor shows "
+            "whether that is so, and PEFT cannot merge grouped or transposed ones (leave them out with --exclude): "
+            f"{listing(convolutions, where='')}"
         )
     if found.left:
         hint = "; --save-modules saves tensors that are not weights of layers" if found.savable else ""
@@ -152,7 +153,7 @@ def _input(source: int, key: str, tensors: Mapping[str, TensorInfo], heads: Mapp
 
 
 def _untied_notes(found: SortedKeys, tied: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return a note on an output layer that is adapted separately, although it is one tensor with the embedding."""
+    """Return notes on output layers that are adapted separately, although they are tied to the embedding."""
     adapted = {*found.factored, *found.saved}
     notes: dict[str, list[str]] = {}
     for head, key in {**tied[0], **tied[1]}.items():
@@ -170,8 +171,8 @@ def _check_any(found: SortedKeys, tuned: SourceView, base: SourceView) -> None:
     ours, theirs = escape(tuned.source.name), escape(base.source.name)
     if not (found.factored or found.left or found.saved):
         raise PlanError(
-            f"{ours} and {theirs} hold the same values: there is nothing to extract.",
-            hint="Name the tuned model and the base that it was made from.",
+            f"{ours} and {theirs} have the same values: there is nothing to extract.",
+            hint="Give the tuned model and the base that it was made from.",
         )
     if not found.factored:
         raise PlanError(

@@ -61,7 +61,7 @@ class ExtractOptions:
 def check_extraction(asked: ExtractOptions) -> None:
     """Raise ConfigError if the rank, alpha, dtype or seed is not a valid value."""
     if asked.rank < 1:
-        raise ConfigError(f"--rank {asked.rank} is not a valid rank.", hint="Use a whole number from 1 on, as in 16.")
+        raise ConfigError(f"--rank {asked.rank} is not a valid rank.", hint="Use a whole number of 1 or more.")
     if asked.alpha is not None and not (isfinite(asked.alpha) and asked.alpha > 0):
         raise ConfigError(
             f"--alpha {asked.alpha} is not a valid alpha.", hint="Use a number above zero; by default it is the rank."
@@ -71,7 +71,7 @@ def check_extraction(asked: ExtractOptions) -> None:
             f"--dtype {asked.dtype} is not a valid dtype for factors.", hint=f"Use {', '.join(DTYPES_OF_FACTORS)}."
         )
     if not 0 <= asked.seed < 2**63:
-        raise ConfigError(f"--seed {asked.seed} is not a valid seed.", hint="Use a whole number from 0 on.")
+        raise ConfigError(f"--seed {asked.seed} is not a valid seed.", hint="Use a whole number of 0 or more.")
 
 
 # Sorts the tensors that differ: factors of an adapter, saved, left out.
@@ -80,14 +80,17 @@ _EMBEDDING = re.compile(
     r"(?:.*[._])?(?:(?:w[tp]e|shared|embed(?:ding)?s?(?:_\w+)?)(?:\.\w+)?|embs?|embedders?|lut|relative_attention_bias)",
     re.IGNORECASE,
 )
-"""Names of embeddings: only the name tells an embedding from a layer. ``emb_layers.1`` is a layer."""
+"""Matches names of embedding modules: only the name tells an embedding from a layer. ``emb_layers.1`` is a layer."""
 
 KERNEL = 64
-"""The longest side of a convolution's kernel; a tensor with a longer one holds the weights of experts."""
+"""The longest side of a convolution's kernel; a tensor with a longer side contains the weights of experts."""
 
 
 def comparable(ours: TensorInfo, theirs: TensorInfo) -> bool:
-    """Return whether two tensors have equal shapes, and equal or real floating dtypes: then their values compare."""
+    """Return whether the values of two tensors can be compared.
+
+    They can if the shapes are equal, and the dtypes are equal or both real floating-point.
+    """
     kinds = [DTYPES[one.dtype] for one in (ours, theirs)]
     alike = ours.dtype == theirs.dtype or all(kind.kind == "float" and not kind.is_packed for kind in kinds)
     return alike and ours.shape == theirs.shape
@@ -147,9 +150,9 @@ def _is_low_rank(key: str, info: TensorInfo, base: TensorInfo | None, asked: Ext
 def is_convolution(shape: Sequence[int]) -> bool:
     """Return whether a shape is (out, in, *kernel) of a convolution that PEFT adapts and merges.
 
-    A weight with one input channel and several outputs is taken for a depthwise convolution: PEFT does not merge
+    A weight with one input channel and several outputs is treated as a depthwise convolution: PEFT does not merge
     grouped convolutions. peft 0.21 does not merge 3D kernels whose first two sides are 1 either. If a side of the
-    kernel is longer than ``KERNEL``, the weight is taken for a stack of experts, (n, out, in).
+    kernel is longer than ``KERNEL``, the weight is treated as a stack of experts, (n, out, in).
     """
     kernel = tuple(shape[2:])
     depthwise = len(shape) > 2 and shape[1] == 1 < shape[0]
@@ -171,7 +174,7 @@ def module_of(key: str) -> str:
 def _save(found: SortedKeys, rest: Sequence[str], tuned: Mapping[str, TensorInfo]) -> None:
     """Add the keys in ``rest``, which are saved unchanged, to ``found``.
 
-    They are biases of layers with factors, single parameters, or parts of modules; of such a module all keys are added.
+    They are biases of layers with factors, single parameters, or parts of modules; all keys of such a module are added.
     """
     layers = {module_of(key) for key in found.factored}
     inner = {module_of(module) for module in map(module_of, tuned)} | {""}
@@ -196,7 +199,7 @@ class FactorName:
 
 
 def _scale(asked: ExtractOptions) -> float:
-    """Return the scale of the factors' product: alpha over the rank that was asked for."""
+    """Return the scale of the factors' product: alpha divided by the requested rank."""
     return 1.0 if asked.alpha is None else asked.alpha / asked.rank
 
 
@@ -215,8 +218,8 @@ def is_transposed(key: str, shape: Sequence[int], asked: ExtractOptions) -> bool
 def factor_steps(key: str, ours: Input, theirs: Input, asked: ExtractOptions) -> list[Step]:
     """Return the steps that make the factors A and B of a weight.
 
-    ``ours`` is the weight of the tuned model, ``theirs`` that of the base. The two steps must stay next to each other
-    in the plan, since both factors are computed together.
+    ``ours`` is the weight of the tuned model, ``theirs`` the weight of the base. The two steps must stay next to each
+    other in the plan, since both factors are computed together.
     """
     rank, lies = rank_of(ours.shape, asked), is_transposed(key, ours.shape, asked)
     return [
@@ -253,6 +256,6 @@ def factor_name(key: str) -> FactorName | None:
 
 
 def unwrapped(name: str) -> str:
-    """Return the key that the tensor of the PEFT name ``name`` has in the network without PEFT (no ``base_layer``)."""
+    """Return the key in the network without PEFT of the tensor with the PEFT name ``name``: without ``base_layer``."""
     module, _, last = name.rpartition(".")
     return f"{module.removesuffix('.base_layer')}.{last}" if module else name

@@ -29,21 +29,21 @@ class AdapterView:
 def check_names(modules: Sequence[AdapterModule], names: MatchedModules, one: AdapterView, base: SourceView) -> None:
     """Raise PlanError if a module of an adapter matches no tensor of the base, or several.
 
-    ``names`` tells which modules match one, several or no tensor.
+    ``names`` says which modules match one tensor, several or none.
     """
     name, theirs = escape(one.adapter.name), escape(base.source.name)
     if modules and not names.weights and not names.several:
         raise PlanError(
             f"the adapter {name} is for another model: {theirs} has none of its {count(len(modules), 'module')}, "
             f"such as {escape(modules[0].name)}.",
-            hint="Name the model that the adapter was trained on; ckpt inspect --keys shows the names of both.",
+            hint="Use the model that the adapter was trained on; ckpt inspect --keys shows the names of both.",
             details=names.lacking,
         )
     if names.lacking:
         raise PlanError(
             f"the adapter {name} has {count(len(names.lacking), 'module')} that {theirs} lacks: "
             f"{listing(names.lacking)}.",
-            hint="Name the model that the adapter was trained on, or leave these modules out with --exclude.",
+            hint="Use the model that the adapter was trained on, or leave these modules out with --exclude.",
             details=names.lacking,
         )
     if names.several:
@@ -61,12 +61,12 @@ def misfit(one: AdapterView, module: AdapterModule, key: str, base: SourceView) 
     return PlanError(
         f"the adapter {escape(one.adapter.name)} does not fit {escape(key)} of {escape(base.source.name)}: the weight "
         f"is {shape}, the factors are {a} and {b}.",
-        hint="Name the model that the adapter was trained on.",
+        hint="Use the model that the adapter was trained on.",
     )
 
 
 def input_of(source: int, one: AdapterView, key: str) -> Input:
-    """Return the tensor ``key`` of an adapter as an input of a step; ``source`` is the adapter's number in the plan."""
+    """Return the tensor ``key`` of an adapter as an input of a step; ``source`` is the adapter's index in the plan."""
     info = one.view.tensors[key]
     return Input(source, key, info.dtype, info.shape)
 
@@ -87,7 +87,7 @@ class WeightLayout:
 
 @dataclass(frozen=True)
 class ModuleWeight:
-    """The weight of a module: its key, whether it is an embedding's, and which layouts fit the adapter's factors.
+    """The weight of a module: its key, whether it is an embedding, and the layouts that fit the adapter's factors.
 
     The layouts are in ``ways``: True is (in, out), False is (out, in). Both fit if the weight is square.
     """
@@ -111,9 +111,9 @@ def weight_layout(
     """Return the layouts of the weights of an adapter's modules: (out, in) or (in, out).
 
     ``modules`` has each module with the key of its weight. If a weight is not square, its shape shows the layout. The
-    layout of a square weight is decided by the first of these that says something: the model's config.json, the
-    weights that are not square, the adapter's fan_in_fan_out (except in a model without any Conv1D). Raises PlanError
-    for factors that fit neither layout.
+    layout of a square weight is decided by the first of these that shows it: the model's config.json, the weights that
+    are not square, the adapter's fan_in_fan_out (except in a model without any Conv1D). Raises PlanError for factors
+    that fit neither layout.
     """
     placed = [_module_weight(module, key, one, base) for module, key in modules]
     astray = [p.key for p in placed if model and model.conv1d and p.shows not in (None, model.has_conv1d(p.key))]
@@ -163,8 +163,8 @@ def _is_transposed(placed: ModuleWeight, known: KnownModel | None, seen: bool | 
 
 def _conflict_notes(keys: Sequence[str], model: KnownModel | None) -> Iterator[str]:
     if keys and model is not None:
-        one = "has another layout" if len(keys) == 1 else "have another layout"
-        yield f"config.json has {model.kind}, but {_count(keys)} {one}: shapes decide: {_list(keys)}"
+        one = "has another layout, by its shape" if len(keys) == 1 else "have another layout, by their shapes"
+        yield f"config.json has {model.kind}, but {_count(keys)} {one}: {_list(keys)}"
 
 
 def _override_notes(
@@ -188,7 +188,7 @@ def _override_notes(
     way = "(out, in)" if setting else "(in, out)"
     why = "as the shapes show"
     if known is not None:
-        why = f"as PEFT does: config.json has {known.kind}, where they are {'no ' if setting else ''}Conv1D"
+        why = f"as PEFT does: config.json has {known.kind}, in which they are {'not ' if setting else ''}Conv1D"
     yield f"{lead}{_count(keys)} {'is' if len(keys) == 1 else 'are'} merged as {way}, {why}: {_list(keys)}"
 
 
@@ -200,7 +200,7 @@ def _setting_notes(keys: Sequence[str], linear: KnownModel | None) -> Iterator[s
     if keys:
         lead = f"fan_in_fan_out is true, and {_count(keys)} {'is' if len(keys) == 1 else 'are'} merged as"
         if linear is None:
-            yield f"{lead} (in, out), on no other evidence: {_list(keys)}"
+            yield f"{lead} (in, out), since nothing else shows their layout: {_list(keys)}"
         else:
             yield f"{lead} (out, in), as PEFT does: config.json has {linear.kind}, which has no Conv1D: {_list(keys)}"
 

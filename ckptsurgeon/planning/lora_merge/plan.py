@@ -1,4 +1,4 @@
-"""The planner of ``lora merge``: collects what adapters change in a base, and makes the steps. Opens no file."""
+"""Plans ``lora merge``: collects what adapters change in a base, and makes the steps. Opens no file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["BaseChanges", "changed_steps", "named", "plan_lora_merge"]
 
 @dataclass
 class TensorChanges:
-    """The changes of one tensor of the base: the terms to add, the tensors that they need, the adapters' names."""
+    """The changes of one tensor of the base: the terms to add, the tensors that the terms need, the adapters' names."""
 
     terms: list[LoraTerm] = field(default_factory=list)
     inputs: list[Input] = field(default_factory=list)
@@ -42,8 +42,8 @@ class TensorChanges:
 class BaseChanges:
     """The changes of all tensors of the base, collected from one adapter after the other.
 
-    ``tied`` maps an output layer that the base does not store, because it is the embedding, to that embedding. An
-    adapter may change only one of the two.
+    ``tied`` maps an output layer that the base does not store, because it is tied to the embedding, to that embedding.
+    An adapter may change only one of the two.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class BaseChanges:
         self.notes: list[str] = []
 
     def add(self, source: int, one: AdapterView) -> None:
-        """Add the changes of an adapter; ``source`` is its number among the plan's sources."""
+        """Add the changes of an adapter; ``source`` is its index in the plan's sources."""
         modules = self._chosen(source, one)
         known = {**dict.fromkeys(self.base.tensors), **dict.fromkeys(coded.name for coded in self.base.codes.tensors)}
         names = match_modules([(m.component, m.name, m.joined) for m in modules], known, one.adapter.saved)
@@ -74,13 +74,13 @@ class BaseChanges:
         for name, key in one.adapter.saved.items():
             self._add_saved(source, one, names.saved(name), key)
         every = dict(zip((module.name for module in modules), weights, strict=True))
-        every |= {module.name: "" for module in one.adapter.modules if module.name not in every}  # excluded: no loss
+        every |= {module.name: "" for module in one.adapter.modules if module.name not in every}  # excluded on purpose
         shift = names.shift
         stays = base_notes(one.adapter, every, self.base.tensors, on=shift.on, off=shift.off)
         self.notes += [f"{escape(one.adapter.name)}: {note}" for note in stays]
 
     def _chosen(self, source: int, one: AdapterView) -> list[AdapterModule]:
-        """Return the modules of an adapter that are not excluded; add the tensors of excluded ones to ``left_out``."""
+        """Return the modules of an adapter that are not excluded; add the tensors of the others to ``left_out``."""
         matcher = KeyMatcher([flag.pattern for flag in self.exclude])
         chosen = []
         for module in one.adapter.modules:
@@ -109,7 +109,7 @@ class BaseChanges:
             raise PlanError(
                 f"the adapter {escape(one.adapter.name)} adds {escape(module.bias)} to a bias, but "
                 f"{escape(self.base.source.name)} has no bias of that shape for {escape(key)}.",
-                hint="Name the model that the adapter was trained on.",
+                hint="Use the model that the adapter was trained on.",
             )
         self._change(bias, LoraTerm("added", one.weight, module.scale), one, [input_of(source, one, module.bias)])
 
@@ -155,7 +155,7 @@ def named(module: AdapterModule) -> str:
 def changed_steps(changes: BaseChanges, dtype: str) -> list[Step]:
     """Return the steps of all output tensors, in the order of the base; tensors that only an adapter has come last.
 
-    ``dtype`` is the one that the user asked for. An output layer that the base does not store, because it is tied to
+    ``dtype`` is the dtype that the user asked for. An output layer that the base does not store, because it is tied to
     the embedding, gets a step only if the two are no longer equal.
     """
     first: dict[tuple[str, str], str] = {}
@@ -164,8 +164,8 @@ def changed_steps(changes: BaseChanges, dtype: str) -> list[Step]:
     for key, info in changes.base.tensors.items():
         if key in changes.tied and _is_resized(changes, changes.tied[key]) and key not in changes.fresh:
             changes.notes.append(
-                f"{escape(changes.tied[key])} gets other rows and is also the output layer, which changes too; PEFT "
-                "uses the rows of the base there"
+                f"{escape(changes.tied[key])} gets other rows and is also the output layer, which changes too; in the "
+                "output layer, PEFT uses the rows of the base"
             )
             continue
         step = _step(changes, key, info, _dtype(changes.base.dtype_of(key), dtype))
@@ -226,10 +226,10 @@ def plan_lora_merge(
 ) -> Plan:
     """Return the plan of a base with adapters added: ``base`` is the first source, the adapters follow in their order.
 
-    ``model`` has the facts known about the base; ``exclude`` leaves modules of the adapters out. ``tied`` maps an
-    output layer that the base does not store, because it is the embedding, to that embedding. Raises PlanError if an
-    adapter is for another model, PatternError for a pattern that matches no module, FormatError if a tensor has no
-    plain values.
+    ``model`` has the known facts about the base; ``exclude`` leaves modules of the adapters out. ``tied`` maps an
+    output layer that the base does not store, because it is tied to the embedding, to that embedding. Raises PlanError
+    if an adapter is for another model, PatternError for a pattern that matches no module, FormatError if a tensor has
+    no plain values.
     """
     _check_plain(base)
     every = [named(module) for one in adapters for module in one.adapter.modules]

@@ -1,4 +1,4 @@
-"""Fits the tensors that several models have under one name to each other, if shapes differ or models lack some."""
+"""Prepares the tensors that several models have under one name for merging, if shapes differ or models lack some."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class MissingTensors:
         self._keys.setdefault(place.source, []).append(key)
 
     def check(self) -> None:
-        """Raise PlanError if any tensor is missing; the error names all of them."""
+        """Raise PlanError if any tensor is missing; the error lists all of them."""
         if not self._keys:
             return
         (first, keys), *others = self._keys.items()
@@ -66,9 +66,9 @@ Shape = tuple[int, ...]
 class FittedInputs(NamedTuple):
     """The tensors that are merged into one tensor of the output, and how their shapes are made equal.
 
-    ``inputs`` has the models' tensors by the number of the model, ``base`` that of the base, if there is one. ``shape``
-    is the output's. ``policy`` says how other shapes are fitted to it: slice, overlap, vocab, or "" if all are equal.
-    ``axis`` is the vocabulary axis if the policy is ``vocab``.
+    ``inputs`` maps the index of each model to its tensor, ``base`` is the base's tensor, if there is a base. ``shape``
+    is the output's shape. ``policy`` says how other shapes are made to fit it: slice, overlap, vocab, or "" if all are
+    equal. ``axis`` is the vocabulary axis if the policy is ``vocab``.
     """
 
     inputs: Mapping[int, Input]
@@ -132,7 +132,7 @@ class ShapeFitting:
         yield from PositionalRows((one for one in self._moved if one.have != one.want), {}).merged()
 
     def _fits(self, key: str, first: Input, one: Input, policy: str) -> bool:
-        """Return whether the tensor ``one`` can be merged with ``first``, as it is or in a shape that the policy gives.
+        """Return whether ``one`` can be merged with ``first``, as it is or after the policy changed its shape.
 
         If it cannot, and the policy is not ``skip``, it is recorded, and ``check`` reports it.
         """
@@ -151,9 +151,9 @@ class ShapeFitting:
         return False
 
     def check(self) -> None:
-        """Raise PlanError if any tensor does not fit; the error names all of them."""
+        """Raise PlanError if any tensor does not fit; the error lists all of them."""
         if self._unlike:
-            hint = "Use --on-mismatch skip to merge without those that differ, slice to take the first part of larger "
+            hint = "Use --on-mismatch skip to merge without tensors that differ, slice to use the first part of larger "
             raise PlanError(
                 f"tensors differ between the models: {grouped(self._unlike, '{names} {are} {why}')}.",
                 hint=f"{hint}ones, overlap to merge the part that all have, or --vocab to map rows by token lists.",

@@ -27,12 +27,12 @@ __all__ = [
 
 
 INPUT = re.compile(r"(^|[._])(embed(?!_out)\w*|wte|wpe|tok_embeddings|word_embeddings|position_embeddings)([._]|$)")
-"""Names of modules before the first layer."""
+"""Matches the names of modules before the first layer."""
 
 
 @dataclass(frozen=True)
 class LayerList:
-    """Modules that are numbered from 0 under one prefix, as 32 modules in ``model.layers``."""
+    """Modules that are numbered from 0 under one prefix, such as 32 modules in ``model.layers``."""
 
     prefix: str
     count: int
@@ -55,12 +55,12 @@ def numbered_lists(keys: Iterable[str]) -> list[LayerList]:
 
 
 def lists_with_gaps(keys: Iterable[str]) -> dict[str, set[int]]:
-    """Return the lists of modules whose numbers have gaps: by prefix, the numbers that occur."""
+    """Return the lists of modules whose numbers have gaps, as a map from the prefix to the numbers that occur."""
     return all_lists(keys)[1]
 
 
 def all_lists(keys: Iterable[str]) -> tuple[list[LayerList], dict[str, set[int]]]:
-    """Return what ``numbered_lists`` and ``lists_with_gaps`` return."""
+    """Return the results of ``numbered_lists`` and ``lists_with_gaps`` together."""
     found = _numbers(keys)
     gaps = {prefix: numbers for prefix, numbers in found.items() if max(numbers) + 1 != len(numbers)}
     return [LayerList(prefix, len(numbers)) for prefix, numbers in found.items() if prefix not in gaps], gaps
@@ -80,7 +80,10 @@ def _numbers(keys: Iterable[str]) -> dict[str, set[int]]:
 
 
 def _numbered_modules(module: str, seen: set[str]) -> list[tuple[str, int]]:
-    """Return prefix and number of a module and those it is in, the outermost first, up to one that was ``seen``."""
+    """Return (prefix, number) of a module and of the modules that contain it, the outermost first.
+
+    Modules without a number are left out. The search ends at a module that is in ``seen``.
+    """
     found = []
     while module not in seen:
         seen.add(module)
@@ -119,16 +122,16 @@ def layer_list(keys: Sequence[str], counts: Collection[int], *, name: str, patte
         lists = layer_lists(keys, counts)
     if len(lists) == 1:
         return lists[0]
-    sizes = f" of {' or '.join(map(str, sorted(counts)))}, as its config.json says" if counts else ""
+    sizes = f" with {' or '.join(map(str, sorted(counts)))} layers, the number in its config.json" if counts else ""
     if not lists:
         raise PlanError(
             f"{escape(name)} has no list of layers{sizes}.",
-            hint="Name its layers with layers: GLOB, as in model.layers.",
+            hint="Give the prefix of its layers, as in layers: model.layers.",
         )
     named = listing([f"{one.prefix} ({one.count})" for one in lists])
     raise PlanError(
         f"{escape(name)} has {count(len(lists), 'list')} of layers: {named}.",
-        hint=f"Name the one that is meant, as in layers: {escape(lists[0].prefix)}.",
+        hint=f"Choose one of them, as in layers: {escape(lists[0].prefix)}.",
     )
 
 
@@ -147,10 +150,10 @@ def depth_in(lists: Sequence[LayerList], key: str) -> float:
 
 
 def layers_of(one: LayerList, keys: Iterable[str]) -> Mapping[int, list[str]]:
-    """Return, by the number of the layer, the ends of its keys after the number, such as ``mlp.weight``."""
+    """Return, by the number of each layer, the ends of its keys after the number, such as ``mlp.weight``."""
     head = f"{one.prefix}." if one.prefix else ""
     found: dict[int, list[str]] = {}
-    for key in keys:  # as ``split`` does
+    for key in keys:  # the same as ``split``, but faster
         if key.startswith(head):
             segment, _, rest = key[len(head) :].partition(".")
             if (number := number_in(segment)) is not None:
@@ -161,9 +164,8 @@ def layers_of(one: LayerList, keys: Iterable[str]) -> Mapping[int, list[str]]:
 class LayerDepths:
     """The depth of each key: 0 in the first layer, 1 in the last.
 
-    The first number in a key is the number of its layer; keys with the same text before the number share one list of
-    layers.
-    Of keys without a number, those of input embeddings have the depth 0, all others 1.
+    The first number in a key is the number of its layer; keys with the same text before the number belong to one list
+    of layers. Of keys without a number, those of input embeddings have the depth 0, all others 1.
     """
 
     def __init__(self, keys: Iterable[str]) -> None:

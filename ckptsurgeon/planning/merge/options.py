@@ -24,7 +24,7 @@ MERGE_POLICIES = ("error", "skip", "slice", "overlap")
 
 @dataclass(frozen=True)
 class MergeMismatch:
-    """The policies for shapes that differ: ``everywhere`` for all tensors, and others with patterns for keys.
+    """The policies for shapes that differ: ``everywhere`` applies to all tensors, ``scoped`` to keys by pattern.
 
     If several patterns match a key, the last one decides.
     """
@@ -34,9 +34,9 @@ class MergeMismatch:
 
     @staticmethod
     def of(given: str | Mapping[str, str] | Sequence[str]) -> MergeMismatch:
-        """Return the policies in one text or several (``slice``, ``GLOB=slice``), or in a map of patterns to policies.
+        """Return the policies in one or several strings (``slice``, ``GLOB=slice``), or in a map by pattern.
 
-        Raises ConfigError for an unknown policy, or two for all tensors.
+        Raises ConfigError for an unknown policy, or for two policies for all tensors.
         """
         pairs = (
             given.items() if isinstance(given, Mapping) else map(_pair, [given] if isinstance(given, str) else given)
@@ -71,7 +71,9 @@ class MergeMismatch:
 
 def _pair(text: object) -> tuple[str, str]:
     if not isinstance(text, str):
-        raise ConfigError(f"--on-mismatch takes texts, not {brief_repr(text)}.", hint="Give a policy, or GLOB=POLICY.")
+        raise ConfigError(
+            f"--on-mismatch must be strings, not {brief_repr(text)}.", hint="Give a policy, or GLOB=POLICY."
+        )
     pattern, _, policy = text.rpartition("=")
     return pattern, policy
 
@@ -127,7 +129,7 @@ class MergeOptions:
 
 
 class SourceKey(NamedTuple):
-    """A tensor of a model: the model's number among the sources, and the tensor's key there."""
+    """A tensor of a model: the model's index in the sources, and the tensor's key in the model."""
 
     source: int
     key: str
@@ -148,9 +150,9 @@ class MergePiece(NamedTuple):
     depth: float
 
 
-# Notes on tensors that were not merged as all others.
+# Notes on tensors that are not merged in the usual way.
 
-FITTED = {"slice": "with their leading parts", "overlap": "where all have it"}
+FITTED = {"slice": "with their leading parts", "overlap": "in the part that all have"}
 """For notes: how tensors of other shapes are merged, by policy."""
 
 
@@ -172,14 +174,14 @@ class MergeNotes:
     def texts(self, options: MergeOptions) -> Iterator[str]:
         """Yield one note for each kind of unusual tensor that occurred."""
         for keys, what in (
-            (self.integers, f"not merged but taken by --int-buffers {options.int_buffers}"),
+            (self.integers, f"not merged but chosen by --int-buffers {options.int_buffers}"),
             (self.skipped, "left out, since not all models have it (--on-missing skip)"),
             (self.nowhere, "left out, since none of the models to merge has it"),
             (self.from_base, "taken from the base for models that lack it (--on-missing base)"),
-            (self.unbased, "not in the base, and copied from the one model that has it"),
+            (self.unbased, "not in the base, and copied from the only model that has it"),
             (self.fewer, "merged from fewer models than given"),
             *(
-                (keys, f"of several dtypes: the output has {made}, which holds all")
+                (keys, f"with different dtypes in the models: the output has {made}, which holds all values")
                 for made, keys in self.mixed.items()
             ),
             *(

@@ -1,4 +1,4 @@
-"""The merge planner: a method merges tensors of several models, or of slices of them, into one output."""
+"""Plans a merge: a method merges tensors of several models, or of slices of them, into one output."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["LayerSlice", "LayerSource", "pieces_of", "plan_merge", "sliced_piece
 class LayerSource:
     """The layers of a model from ``first`` to before ``end``.
 
-    ``source`` is the model's number among the sources, ``where`` the field that gave the range, for messages.
+    ``source`` is the model's index in the sources, ``where`` the configuration field with the range, for messages.
     """
 
     source: int
@@ -39,7 +39,7 @@ class LayerSource:
 
 @dataclass(frozen=True)
 class LayerSlice:
-    """Consecutive layers of the output: each is merged from one layer of every model, and of the base, if any."""
+    """Consecutive layers of the output: each is merged from one layer of every model, and of the base (if any)."""
 
     models: tuple[LayerSource, ...]
     base: LayerSource | None
@@ -47,7 +47,7 @@ class LayerSlice:
 
     @property
     def sources(self) -> tuple[LayerSource, ...]:
-        """The layers of the base, if there is one, and of the models."""
+        """The layer ranges of the base, if there is one, and of the models."""
         return (*((self.base,) if self.base is not None else ()), *self.models)
 
     @property
@@ -192,7 +192,7 @@ def plan_merge(
     planner.check()
     if not steps:
         raise PlanError(
-            "nothing is left to merge: no tensor is in all models.", hint="Use --on-missing any or --on-missing base."
+            "there is nothing to merge: no tensor is in all models.", hint="Use --on-missing any or --on-missing base."
         )
     ties = ModelTies(views)
     steps = ties.tied(steps)

@@ -24,7 +24,7 @@ __all__ = ["MergeSteps"]
 
 
 class MergeSteps:
-    """Makes the steps of the output's tensors one by one, and collects problems, to report all of a kind at once."""
+    """Makes the steps of the output's tensors one by one, and collects problems, to report all of one kind at once."""
 
     def __init__(self, views: Sequence[SourceView], options: MergeOptions, keys: Sequence[str]) -> None:
         self._views, self._options = views, options
@@ -87,7 +87,7 @@ class MergeSteps:
         return place.key in self._views[place.source].tensors
 
     def check(self) -> None:
-        """Raise PlanError if problems were recorded; the error names all tensors with the first kind of problem."""
+        """Raise PlanError if problems were recorded; the error lists all tensors with the first kind of problem."""
         if self._coded:
             raise computing(self._coded, dequantise("merge"))
         self._missing.check()
@@ -110,8 +110,8 @@ class MergeSteps:
                 self._notes.unbased.append(piece.key)
                 return self._alone(piece, fitted, inputs[0])
             raise PlanError(
-                f"the tensor {escape(piece.key)} is not in the base, but the merge method {piece.method.name} needs it "
-                "there.",
+                f"the base lacks the tensor {escape(piece.key)}: the merge method {piece.method.name} needs it in the "
+                "base.",
                 hint="Leave it out with --on-missing skip.",
             )
         merges_base = base is not None and piece.method.base in ("required", "optional")
@@ -139,7 +139,7 @@ class MergeSteps:
         return self._merges.setdefault(merge_key, merge)
 
     def _alone(self, piece: MergePiece, fitted: FittedInputs, one: Input) -> Step:
-        """Return the step of an output tensor that has the values of one model, ``one``; its rows may be reordered."""
+        """Return the step of an output tensor that gets the values of one model, ``one``; its rows may be reordered."""
         if fitted.policy != "vocab":
             floating = DTYPES[one.dtype].kind == "float"
             return _copy(piece, one, self._dtype(piece, [one]) if floating else one.dtype)
@@ -178,7 +178,7 @@ class MergeSteps:
     def _integers(self, piece: MergePiece, fitted: FittedInputs, kind: str) -> Step:
         """Return the step of a tensor of integers or booleans, which have no mean: --int-buffers decides its values.
 
-        ``kind`` is the kind of numbers; for complex ones PlanError is raised.
+        ``kind`` is the kind of numbers; PlanError is raised for complex numbers.
         """
         inputs = list(fitted.inputs.values())
         if kind == "complex":
@@ -213,7 +213,7 @@ class MergeSteps:
         )
 
     def _dtype(self, piece: MergePiece, inputs: Sequence[Input]) -> str:
-        """Return the dtype of an output tensor: --dtype, else that of all inputs, else one that holds all of theirs."""
+        """Return the dtype of an output tensor: --dtype, else the inputs' dtype, else one that holds all values."""
         dtypes = {self._views[one.source].dtype_of(one.key) for one in inputs}
         if len(dtypes) == 1 or self._options.dtype:
             return self._options.dtype or dtypes.pop()

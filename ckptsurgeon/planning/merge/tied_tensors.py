@@ -1,4 +1,4 @@
-"""Tensors with several names in the models of a merge, and output layers that are tied to the input embedding."""
+"""Handles tensors with several names in the models of a merge, and output layers tied to the input embedding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .options import MergePiece, SourceKey
 
 __all__ = ["ModelTies", "has_own_head", "with_tied_heads"]
 
-# Output layers that a model does not store because they are its input embedding.
+# Output layers that a model does not store because they are tied to its input embedding.
 
 
 def with_tied_heads(
@@ -23,8 +23,8 @@ def with_tied_heads(
 ) -> Iterator[MergePiece]:
     """Yield ``pieces``, the tensors of the output; the output layer is also merged from models that do not store it.
 
-    ``tied`` are the numbers of the models that tie the output layer to the input embedding: there the embedding takes
-    the output layer's place.
+    ``tied`` are the indices of the models that tie the output layer to the input embedding: in these models, the
+    embedding is used as the output layer.
     """
     for piece in pieces:
         if not tied or not HEAD.search(piece.key):
@@ -46,7 +46,7 @@ def _place(place: SourceKey, piece: MergePiece, views: Sequence[SourceView], tie
 def has_own_head(steps: Sequence[Step], all_tied: bool) -> bool:
     """Return whether the merged output layer differs from the input embedding.
 
-    It does if not all models tie the two, or if the two are merged in different ways.
+    It differs if not all models tie the two, or if the two are merged in different ways.
     """
     heads = [step for step in steps if HEAD.search(step.key)]
     made = [(one.op, one.merge, one.dtype) for one in steps if EMBEDDING.search(one.key)]
@@ -54,19 +54,17 @@ def has_own_head(steps: Sequence[Step], all_tied: bool) -> bool:
 
 
 class ModelTies:
-    """Tensors with several names in each model of a merge, and the ties of the output that follow from them."""
+    """The tensors with several names in each model of a merge, and the ties of the output that follow from them."""
 
     def __init__(self, views: Sequence[SourceView]) -> None:
         self._views = views
         self._owners = [alias_groups(view.tensors) for view in views]
 
     def place(self, place: SourceKey, models: Sequence[SourceKey]) -> SourceKey:
-        """Return the model of ``place`` with the key under which it stores that tensor.
+        """Return ``place``, with another name of its tensor if the model does not store the tensor under that key.
 
-        ``models`` are the tensor's models and keys, for all models.
-
-        If the model lacks the key, another name of the tensor is taken: one that the tensor also has in all models that
-        store the key. A file may store only one of two tied names; transformers leaves out the output layer's.
+        ``models`` has the tensor's key in each model. The other name is one that the tensor also has in all models that
+        store the key. A file may store only one of two tied names; transformers does not store the output layer's.
         """
         if place.key in self._views[place.source].tensors:
             return place
@@ -82,7 +80,7 @@ class ModelTies:
         return {owner, *(key for key, of in owners.items() if of == owner)}
 
     def tied(self, steps: Sequence[Step]) -> list[Step]:
-        """Return the steps; those whose tensors equal an earlier step's are tied to it.
+        """Return the steps; a step is tied to an earlier step if both make the same tensor.
 
         That is so if the two steps do the same and their inputs are tied in every source.
         """
@@ -99,7 +97,7 @@ class ModelTies:
         return found
 
     def apart(self, steps: Sequence[Step]) -> Iterator[str]:
-        """Yield a note on each pair of tensors that is tied in some model, but not in the output."""
+        """Yield a note on each pair of tensors that is tied in some model but not in the output."""
         owner_of = {step.key: step.tied_to or step.key for step in steps} if any(self._owners) else {}
         reported: set[tuple[str, str]] = set()
         for view, owners in zip(self._views, self._owners, strict=True):

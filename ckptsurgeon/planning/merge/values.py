@@ -21,11 +21,11 @@ __all__ = ["ParameterSetting", "ParameterValues", "Settings", "check_matched", "
 
 @dataclass(frozen=True)
 class ParameterSetting:
-    """A parameter's value for the keys that ``pattern`` matches, or that contain the text ``contains``, else for all.
+    """A parameter's value for the keys that match ``pattern`` and contain the string ``contains``.
 
-    Instead of ``value`` there may be a value for each model (``models``), or values that change with the layers
-    (``layers``): equally spaced points from the first layer to the last, with linear interpolation. Values that are not
-    numbers are not interpolated: each holds until the next point.
+    Without both, it applies to all keys. Instead of ``value`` there may be a value for each model (``models``), or
+    values that change with the layers (``layers``): equally spaced points from the first layer to the last, with linear
+    interpolation. Values that are not numbers are not interpolated: each holds until the next point.
     """
 
     value: Value = 0.0
@@ -68,9 +68,9 @@ Settings: TypeAlias = Mapping[str, Sequence[ParameterSetting]]
 class ParameterValues:
     """The values of a merge method's parameters, by key and model.
 
-    ``own`` are the settings of each model, which override those ``shared`` by all. Raises ConfigError for a parameter
-    that the method does not have, for a missing parameter, or for a value of the wrong kind. ``how`` is the hint for a
-    missing parameter; by default it names the option of the command line.
+    ``own`` are the settings of each model, which override the settings ``shared`` by all. Raises ConfigError for a
+    parameter that the method does not have, for a missing parameter, or for a value of the wrong kind. ``how`` is the
+    hint for a missing parameter; by default the hint is the option of the command line.
     """
 
     def __init__(self, method: Method, shared: Settings, own: Sequence[Settings], how: str = "") -> None:
@@ -85,15 +85,15 @@ class ParameterValues:
             for name in settings:
                 if not known[name].each:
                     raise ConfigError(
-                        f"the parameter {name} of the merge method {method.name} has one value for all models.",
-                        hint="Give it for all models together, not for each one.",
+                        f"the parameter {name} of the merge method {method.name} must have one value for all models.",
+                        hint="Give one value for all models together, not one for each.",
                     )
 
     def _check(self, parameter: Parameter, setting: ParameterSetting) -> None:
         if setting.models and not parameter.each:
             raise ConfigError(
-                f"the parameter {parameter.name} of the merge method {self._method.name} has one value for all models, "
-                "not one for each.",
+                f"the parameter {parameter.name} of the merge method {self._method.name} must have one value for all "
+                "models, not one for each.",
                 hint="Give a single value.",
             )
         if setting.models and len(setting.models) != len(self._own):
@@ -116,8 +116,8 @@ class ParameterValues:
     def of(self, key: str, models: Mapping[int, str], depth: float) -> dict[str, Value | tuple[Value, ...]]:
         """Return the values of all parameters for an output key; some have a tuple with a value for each model.
 
-        ``models`` maps the number of each model to the key that the tensor has there. ``depth`` is 0 in the first
-        layer, 1 in the last.
+        ``models`` maps the index of each model to the key that the tensor has in it. ``depth`` is 0 in the first layer,
+        1 in the last.
         """
         return {
             one.name: tuple(self._one(one, name, model, depth) for model, name in models.items())
@@ -142,7 +142,7 @@ class ParameterValues:
 
 
 def _flag(parameter: Parameter, models: int) -> str:
-    """Return an example of the option that gives a parameter: --weights with a value for each model, or --param."""
+    """Return an example of the option that sets a parameter: --weights with a value for each model, or --param."""
     if parameter.name != "weight":
         return f"--param {parameter.name}=VALUE"
     return f"--weights {','.join([f'{1 / models:.2g}'] * models)}"
@@ -151,7 +151,7 @@ def _flag(parameter: Parameter, models: int) -> str:
 def _check_known(method: Method, name: str, known: Mapping[str, Parameter]) -> None:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"It takes {', '.join(known) or 'none'}."
+        hint = f"Did you mean {near[0]}?" if near else f"Its parameters: {', '.join(known) or 'none'}."
         raise ConfigError(f"the merge method {method.name} has no parameter {escape(name)}.", hint=hint)
 
 
@@ -177,7 +177,7 @@ def check_matched(used: Iterable[tuple[ParameterValues, str, Sequence[str]]]) ->
 
 
 def overlooked(used: Iterable[ParameterValues], keys: Sequence[str]) -> list[str]:
-    """Return notes on patterns of settings that match few keys of an output, but many more with ``**.`` before them."""
+    """Return notes on patterns of settings that match few output keys, but many more if ``**.`` is put before them."""
     once = {id(values): values for values in used}
     patterns = {
         f"{name} of {setting.pattern.text}": setting.pattern

@@ -1,4 +1,4 @@
-"""Finds the vocabulary axis of the models' tensors; if several axes are possible, that is an error, never a guess."""
+"""Finds the vocabulary axis of the models' tensors; raises an error, instead of guessing, if several axes fit."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class MergeVocabulary:
     """The vocabularies of a merge: which rows of each source make the rows of the output.
 
     ``rows`` and ``lists`` have an entry for each source: its rows, and its list of tokens. ``tokens`` are the output's
-    tokens. The sources in ``open``, given by number, may have more tokens than their list. ``keys`` are the patterns of
-    --vocab-keys, each with its axis, if the user gave one.
+    tokens. The sources whose index is in ``open`` may have more tokens than their list. ``keys`` are the patterns of
+    --vocab-keys, each with its axis, if the user gave an axis.
     """
 
     rows: tuple[VocabularyRows, ...]
@@ -43,9 +43,9 @@ class MergeVocabulary:
 
 
 class MergeAxes:
-    """Finds the vocabulary axis of each tensor: the one that has a row for each token.
+    """Finds the vocabulary axis of each tensor: the axis that has a row for each token.
 
-    It is the axis that the user gave, else the only one that is as long as the vocabulary in every model. This length
+    It is the axis that the user gave, else the only axis that is as long as the vocabulary in every model. This length
     decides only if the models' vocabularies have different lengths.
     """
 
@@ -121,8 +121,8 @@ class MergeAxes:
         raise PlanError(
             f"the tensor {escape(key)} does not fit the vocabularies: it is {'; '.join(details)}"
             f"{f' (axis {axis})' if axis is not None else ''}.",
-            hint="Name the vocabularies of the models, with their blank and special tokens: --tokens MODEL=LIST. If "
-            "the tensor is longer than its list, name the axis: --vocab-keys GLOB=AXIS.",
+            hint="Give the vocabularies of the models, with their blank and special tokens: --tokens MODEL=LIST. If "
+            "the tensor is longer than its list, give the axis: --vocab-keys GLOB=AXIS.",
         )
 
     def _check_had(self, key: str, inputs: Sequence[Input], rows: Sequence[VocabularyRows]) -> None:
@@ -140,29 +140,29 @@ class MergeAxes:
             raise PlanError(
                 f"{escape(key)}: {who} {'has' if len(inputs) == 1 else 'have'} no row for "
                 f"{listing([repr(token) for token in none])}.",
-                hint="Leave these tokens out of the list that --vocab names: each row has to come from a model.",
+                hint="Remove these tokens from the list of --vocab: each row must come from a model.",
                 details=none,
             )
 
     def _check_lenders(self, key: str, inputs: Sequence[Input], lent: Collection[int]) -> None:
-        """Raise PlanError if the configuration takes a row from a model that this tensor is not merged from.
+        """Raise PlanError if the configuration uses a row of a model that this tensor is not merged from.
 
-        ``lent`` are the positions of output rows that an input of the tensor gives.
+        ``lent`` are the positions of output rows that come from an input of the tensor.
         """
         merged = {one.source for one in inputs}
         for source, rows in enumerate(self._options.rows):
             for place, _ in rows.lent if source not in merged else ():
                 if place not in lent and any(self._options.rows[one].rows[place] is None for one in merged):
                     raise PlanError(
-                        f"{escape(key)}: the row of the token {self._options.tokens[place]!r} is to come from "
+                        f"{escape(key)}: the row of the token {self._options.tokens[place]!r} should come from "
                         f"{escape(self._names[source])}, but this tensor is not merged from that model.",
-                        hint="Name a model that this tensor is merged from.",
+                        hint="Use a model that this tensor is merged from.",
                     )
 
     def _ambiguous(self, key: str, axes: Sequence[int]) -> PlanError:
         return PlanError(
             f"--vocab: axes {' and '.join(map(str, axes))} of {escape(key)} both fit.",
-            hint=f"Name one: --vocab-keys {escape(key)}={axes[0]}.",
+            hint=f"Choose one: --vocab-keys {escape(key)}={axes[0]}.",
         )
 
     def check(self) -> None:
@@ -174,12 +174,12 @@ class MergeAxes:
         long = f" These have an axis as long as the lists: {listing(list(self._passed))}." if self._passed else ""
         raise PlanError(
             f"--vocab: no tensor with a vocabulary axis was found ({sizes} tokens).{long}",
-            hint="Name the tensors with a row for each token: --vocab-keys GLOB, or GLOB=AXIS.",
+            hint="Select the tensors with a row for each token: --vocab-keys GLOB, or GLOB=AXIS.",
             details=list(self._passed),
         )
 
     def notes(self) -> Iterator[str]:
-        """Yield notes on how the vocabularies are joined, and on tensors of their length whose rows are not mapped."""
+        """Yield notes on how the vocabularies are joined, and on tensors of equal length whose rows are not mapped."""
         yield from self._overlooked
         if not self._found:
             return
@@ -188,13 +188,13 @@ class MergeAxes:
             rows = "their rows are" if len(self._nobodys) > 1 else "its row is"
             yield f"no model that is merged has {listing([repr(token) for token in self._nobodys])}: {rows} zero"
         if padded := self._options.rows[0].padded:
-            yield f"{count(padded, 'row')} at the end without a token: in each model the mean of its other rows"
+            yield f"{count(padded, 'row')} at the end without a token: each model's value is the mean of its other rows"
         if self._passed:
             keep = "keeps its order" if len(self._passed) == 1 else "keep their order"
             named = listing([f"--vocab-keys {escape(key)}={axis}" for key, axis in self._passed.items()], where="")
             yield (
-                f"{count(len(self._passed), 'tensor')} as long as the token lists {keep}; "
-                f"a tensor of a vocabulary is mapped with {named}"
+                f"{count(len(self._passed), 'tensor')} with an axis as long as the token lists {keep}; "
+                f"if the axis is a vocabulary, map it with {named}"
             )
 
     def _had(self, source: int) -> str:

@@ -1,4 +1,4 @@
-"""Reads a configuration of mergekit: every field of version 0.1.5, and two that only we have: layers, keys."""
+"""Reads a configuration of mergekit: every field of version 0.1.5, and two of our own, ``layers`` and ``keys``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FIELDS = (
 class SourceConfig:
     """A model of a merge, or only a range of its layers: ``layers`` is (start, end), without the end; None for all.
 
-    ``where`` is its place in the configuration file, for messages.
+    ``where`` is its path in the configuration file, for messages.
     """
 
     where: str
@@ -56,7 +56,7 @@ class SliceConfig:
 class ModuleConfig:
     """A part of the model, or all of it if ``name`` is empty: merged from whole ``models``, or from ``slices``.
 
-    ``layers`` is the pattern of the modules that are the part's layers, if it was given.
+    ``layers`` is the pattern of the module that contains the part's numbered layers, if it was given.
     """
 
     where: str
@@ -69,7 +69,7 @@ class ModuleConfig:
 
 @dataclass(frozen=True)
 class Configuration:
-    """A configuration as it was read; ``notes`` are for the user."""
+    """A mergekit configuration; ``notes`` are for the user."""
 
     method: str
     modules: tuple[ModuleConfig, ...]
@@ -82,7 +82,7 @@ class Configuration:
 
     @property
     def references(self) -> tuple[ModelReference, ...]:
-        """Every model that the configuration names, once each; the base comes last if it is not among the others."""
+        """Every model in the configuration, once each; the base comes last if it is not one of the other models."""
         return tuple(dict.fromkeys(self._named()))
 
     def _named(self) -> Iterator[ModelReference]:
@@ -99,7 +99,7 @@ def read_configuration(data: Any) -> Configuration:
     given = table("", data, FIELDS, ("merge_method",))
     shapes = [one for one in ("models", "slices", "modules") if given.get(one)]
     if not shapes and (empty := [one for one in ("models", "slices", "modules") if one in data]):
-        raise fault(empty[0], "is empty", "Name models in it.")
+        raise fault(empty[0], "is empty", "List models in it.")
     if len(shapes) != 1:
         why = f"has {' and '.join(shapes)}" if shapes else "has neither models nor slices"
         raise fault("", why, "Give one of models, slices and modules.")
@@ -179,12 +179,12 @@ def _source(where: str, data: Any, *, whole: bool) -> SourceConfig:
 
 def _range(where: str, data: Any) -> tuple[int, int]:
     if not isinstance(data, list) or len(data) != 2 or not all(type(one) is int for one in data):
-        raise fault(where, f"is {brief_repr(data)}, not two whole numbers", "As in [0, 16], the last one not included.")
+        raise fault(where, f"is {brief_repr(data)}, not two whole numbers", "Write [0, 16] for layers 0 to 15.")
     first, last = data
     if first < 0 or last < 0:
-        raise fault(where, f"is [{first}, {last}], below the first layer", "Count from 0, the last one not included.")
+        raise fault(where, f"is [{first}, {last}], below the first layer", "Count from 0; the end is not included.")
     if last <= first:
-        raise fault(where, f"is [{first}, {last}], which is empty", "Count from 0, the last one not included.")
+        raise fault(where, f"is [{first}, {last}], which is empty", "Count from 0; the end is not included.")
     return first, last
 
 
@@ -195,7 +195,7 @@ def _parameters(where: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
     return data
 
 
-# The parts of a model that ``modules`` name, and the keys that belong to each.
+# The parts of a model that the field ``modules`` lists, and the keys that belong to each part.
 
 WHOLE = ("", "default")
 """The name of the part that is the whole model; mergekit calls it default."""
@@ -203,7 +203,7 @@ WHOLE = ("", "default")
 
 @dataclass(frozen=True)
 class ModelPart:
-    """A part of the model, as the configuration names it, and the modules that it consists of (``homes``).
+    """A part of the model in a configuration, and the modules that it consists of (``homes``).
 
     ``others`` are the modules of all other parts. If the modules of several parts contain a key, it belongs to the part
     with the innermost module.
@@ -219,13 +219,13 @@ class ModelPart:
 
 
 def _depth(homes: Sequence[str], key: str) -> int:
-    """Return the length of the name of the innermost of the modules that contain a key; -1 if none contains it."""
+    """Return the length of the name of the innermost module in ``homes`` that contains a key; -1 if none does."""
     fits = [len(home) for home in homes if not home or key == home or key.startswith(f"{home}.")]
     return max(fits, default=-1)
 
 
 def parts_of(modules: Sequence[ModuleConfig], views: Sequence[SourceView]) -> list[ModelPart]:
-    """Return each part of the model with its modules: every module whose name is the part's.
+    """Return each part of the model with its modules: all modules that have the name of the part.
 
     If the part has a pattern ``layers``, its modules are instead those that contain the layers. Keys in no part belong
     to the last part. Raises ConfigError for a part that the models do not have.
@@ -244,7 +244,7 @@ def parts_of(modules: Sequence[ModuleConfig], views: Sequence[SourceView]) -> li
 
 
 def _homes(module: ModuleConfig, keys: Sequence[str]) -> tuple[str, ...]:
-    """Return the modules of a part: the outermost ones that have its name, or that contain its ``layers``."""
+    """Return the modules of a part: the outermost modules that have its name, or that contain its ``layers``."""
     found: dict[str, None] = {}
     pattern = KeyPattern.given(module.layers, "layers: ") if module.layers else None
     for key in keys:
@@ -257,5 +257,5 @@ def _homes(module: ModuleConfig, keys: Sequence[str]) -> tuple[str, ...]:
     if not found:
         near = nearest(module.name, keys)
         hint = f"Did you mean {escape(near[0][0])}? " if near else ""
-        raise fault(module.where, "does not name a module of the models", f"{hint}Add layers: GLOB to it.")
+        raise fault(module.where, "is not the name of a module of the models", f"{hint}Add layers: GLOB to it.")
     return tuple(found)

@@ -1,4 +1,4 @@
-"""Checks the fields of a configuration: an unknown one, or one of the wrong type, is an error that names it."""
+"""Checks the fields of a configuration; the error for an unknown field or a wrong type contains the field's path."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["ModelReference", "at", "fault", "items", "reference", "table", "text
 
 @dataclass(frozen=True)
 class ModelReference:
-    """A model as a configuration names it: the text there (``written``), and its parts: PATH[@REVISION][+LORA]."""
+    """A model in a configuration: the text there (``written``), and its parts: PATH[@REVISION][+LORA]."""
 
     written: str
     path: str
@@ -24,7 +24,7 @@ class ModelReference:
 
 
 def at(where: str, field: str | int) -> str:
-    """Return the full name of a field for messages, as ``slices.0.sources``; ``where`` is what contains it."""
+    """Return the path of a field for messages, such as ``slices[0].sources``; ``where`` is the path of its parent."""
     return f"{where}[{field}]" if isinstance(field, int) else f"{where}.{field}" if where else field
 
 
@@ -34,13 +34,16 @@ def fault(where: str, why: str, hint: str = "") -> ConfigError:
 
 
 def table(where: str, data: Any, known: Collection[str], needed: Collection[str] = ()) -> Mapping[str, Any]:
-    """Return ``data`` without empty fields; raises ConfigError unless it is a map of known and all needed fields."""
+    """Return the map ``data`` without its empty fields.
+
+    Raises ConfigError unless it is a map with all ``needed`` fields, and with no other fields than the ``known`` ones.
+    """
     if not isinstance(data, dict):
-        raise fault(where, f"is {brief_repr(data)}, not a map", f"It takes {', '.join(known)}.")
+        raise fault(where, f"is {brief_repr(data)}, not a map", f"Its fields are {', '.join(known)}.")
     for field in data:
         if field not in known:
             near = difflib.get_close_matches(str(field), known, n=1)
-            hint = f"Did you mean {near[0]}?" if near else f"It takes {', '.join(known)}."
+            hint = f"Did you mean {near[0]}?" if near else f"Its fields are {', '.join(known)}."
             raise fault(where, f"has an unknown field {brief_repr(field)}", hint)
     given = {field: value for field, value in data.items() if value is not None}
     lacking = [field for field in needed if field not in given]
@@ -50,21 +53,24 @@ def table(where: str, data: Any, known: Collection[str], needed: Collection[str]
 
 
 def items(where: str, data: Any, what: str) -> list[Any]:
-    """Return ``data``; raises ConfigError unless it is a list with items; ``what`` names the items in the message."""
+    """Return ``data`` if it is a non-empty list, else raise ConfigError.
+
+    ``what`` is the word for the items in the message.
+    """
     if not isinstance(data, list) or not data:
         raise fault(where, f"is {brief_repr(data)}, not a list of {what}")
     return data
 
 
 def text(where: str, data: Any) -> str:
-    """Return ``data``; raises ConfigError unless it is a text that is not empty."""
+    """Return ``data`` if it is a non-empty string, else raise ConfigError."""
     if not isinstance(data, str) or not data:
-        raise fault(where, f"is {brief_repr(data)}, not a text")
+        raise fault(where, f"is {brief_repr(data)}, not a string")
     return data
 
 
 def reference(where: str, data: Any) -> ModelReference:
-    """Return the model that a text names, or a map with ``model`` or ``path``; raises ConfigError."""
+    """Return the model that ``data`` refers to: a string, or a map with ``model`` or ``path``; raises ConfigError."""
     if not isinstance(data, dict):
         return _from_text(where, text(where, data))
     if "path" in data:
@@ -89,5 +95,5 @@ def _from_text(where: str, written: str) -> ModelReference:
     model, _, lora = written.partition("+")
     path, _, revision = model.partition("@")
     if not path:
-        raise fault(where, f"is {brief_repr(written)}, which does not name a model")
+        raise fault(where, f"is {brief_repr(written)}, which has no path of a model")
     return ModelReference(written, path, revision, lora)

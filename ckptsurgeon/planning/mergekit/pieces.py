@@ -21,7 +21,7 @@ from .fields import ModelReference, at, fault, table, text
 
 __all__ = ["LayerStack", "MergeLayout", "NumberedModels", "pieces_of_configuration", "settings", "without_effect"]
 
-# Parameters in mergekit's form: values, gradients, and lists of values for some tensors each.
+# Parameters in mergekit's form: values, gradients, and lists of values that each apply to some tensors.
 
 IDLE: Mapping[str, tuple[str, ...]] = {"": ("int8_mask",), "task_arithmetic": ("density", "rescale")}
 """Parameters that mergekit accepts although they have no effect, by method ("" for all methods)."""
@@ -40,8 +40,8 @@ def settings(method: Method, where: str, data: Mapping[str, Any]) -> Settings:
     Raises ConfigError for values that mergekit could not read either.
 
     The value of a parameter is a scalar, a list of scalars (from the first layer to the last), or a map with ``value``
-    and a condition: ``filter``, a text that the tensor's name contains, or ``keys``, a key pattern, which mergekit does
-    not have. It may also be a list of such maps: the first whose condition is met applies.
+    and a condition: ``filter``, a string that the tensor's name contains, or ``keys``, a key pattern, which mergekit
+    does not have. It may also be a list of such maps: the first map whose condition is met applies.
     """
     known = {one.name: one for one in method.parameters}
     return {
@@ -59,14 +59,14 @@ def _settings(where: str, data: Any, parameter: Parameter | None) -> list[Parame
     found = [_conditional(at(where, i), one, parameter) for i, one in enumerate(data)]
     hiding = next((i for i, one in enumerate(found[:-1]) if one.is_for_all), None)
     if hiding is not None:
-        raise fault(at(where, hiding), "is for all tensors, so that what follows never counts", "Put it last.")
+        raise fault(at(where, hiding), "applies to all tensors, so later entries have no effect", "Put it last.")
     return found
 
 
 def _conditional(where: str, data: Any, parameter: Parameter | None) -> ParameterSetting:
     given = table(where, data, ("value", "filter", "keys"), ("value",))
     if "filter" in given and "keys" in given:
-        raise fault(where, "has filter and keys", "Give one: keys is a pattern, filter a text that names contain.")
+        raise fault(where, "has both filter and keys", "Give one: keys is a pattern, filter a part of the names.")
     contains = text(at(where, "filter"), given["filter"]) if "filter" in given else ""
     pattern = KeyPattern.given(text(at(where, "keys"), given["keys"]), "keys: ") if "keys" in given else None
     plain = _plain(at(where, "value"), given["value"], parameter)
@@ -76,15 +76,15 @@ def _conditional(where: str, data: Any, parameter: Parameter | None) -> Paramete
 def _plain(where: str, data: Any, parameter: Parameter | None) -> ParameterSetting:
     if isinstance(data, list):
         if not data:
-            raise fault(where, "is an empty list", "A gradient has a value for the first layer, and more.")
+            raise fault(where, "is an empty list", "A gradient has one value or more, the first for the first layer.")
         return ParameterSetting(layers=tuple(_scalar(at(where, i), one, parameter) for i, one in enumerate(data)))
     return ParameterSetting(_scalar(where, data, parameter))
 
 
 def _scalar(where: str, data: Any, parameter: Parameter | None) -> float | bool | str:
-    """Return a value in its parameter's type; numbers and booleans may be given as texts, booleans as 0 and 1."""
+    """Return a value in its parameter's type; numbers and booleans may be given as strings, booleans as 0 and 1."""
     if not isinstance(data, (bool, int, float, str)):
-        raise fault(where, f"is {brief_repr(data)}, not a number, a text, true or false")
+        raise fault(where, f"is {brief_repr(data)}, not a number, a string, true or false")
     kind = parameter.kind if parameter is not None else ""
     if kind == "true or false" and not isinstance(data, bool):
         return _TRUTHS.get(str(data).lower().removesuffix(".0"), data)
@@ -103,10 +103,10 @@ def without_effect(method: Method, data: Mapping[str, Any]) -> Sequence[str]:
 
 @dataclass(frozen=True)
 class NumberedModels:
-    """The opened models that a configuration names.
+    """The opened models of a configuration.
 
-    ``numbers`` has the position of each model in ``views``. ``counts`` has, for each model, the numbers of layers that
-    its config.json gives (empty without a config.json).
+    ``numbers`` maps each model to its index in ``views``. ``counts`` has, for each model, the numbers of layers in its
+    config.json (empty without a config.json).
     """
 
     views: Sequence[SourceView]
@@ -116,7 +116,7 @@ class NumberedModels:
 
 @dataclass(frozen=True)
 class LayerStack:
-    """A list of layers of the output; ``origins`` has, for each layer, the number of a model and of a layer in it."""
+    """A list of layers of the output; ``origins`` has, for each layer, the index of a model and of a layer in it."""
 
     layers: LayerList
     origins: tuple[tuple[int, int], ...]
@@ -132,7 +132,7 @@ class MergeLayout:
 
 
 def pieces_of_configuration(configuration: Configuration, models: NumberedModels, method: Method) -> MergeLayout:
-    """Return the tensors that a configuration asks for.
+    """Return the tensors that a configuration makes.
 
     Raises ConfigError for models or values that the method does not accept, PlanError for layers that a model lacks,
     PatternError for a pattern of layers that matches none.
@@ -212,12 +212,12 @@ class _Builder:
     def _roles(
         self, sources: Sequence[SourceConfig], base: ModelReference | None, where: str, *, whole: bool
     ) -> tuple[list[SourceConfig], SourceConfig | None]:
-        """Return the models that the method merges, in its order, and the base if the method takes one separately."""
+        """Return the models that the method merges, in its order, and the base if the method treats it separately."""
         method = self._method
         seen: list[tuple[ModelReference, tuple[int, int] | None]] = []
         for one in sources:
             if (one.model, one.layers) in seen:
-                raise fault(one.where, f"names {one.model.written} again", "Name each model once, with its weight.")
+                raise fault(one.where, f"lists {one.model.written} again", "List each model once, with its weight.")
             seen.append((one.model, one.layers))
         if base is None and method.base in ("required", "model"):
             raise fault(where, f"has no base_model, which {method.name} needs", "Write base_model: …")
@@ -226,15 +226,15 @@ class _Builder:
             bases = [SourceConfig("base_model", base)]
             every += bases
             if method.base == "none":
-                self.layout.notes[f"base_model counts as a model: {method.name} takes no base"] = None
+                self.layout.notes[f"base_model is merged like the other models: {method.name} has no base"] = None
         if whole and len(self._models.numbers) == 1 and method.needs_others:
-            raise fault(where, "has one model, but nothing to merge it with", "Name others, or use passthrough.")
+            raise fault(where, "has one model, but nothing to merge it with", "Add others, or use passthrough.")
         if method.base == "none" or base is None:
             self._check_number(len(every), where)
             return every, None
         if len(bases) != 1:
-            why = "is not among its sources" if not bases else "is among them more than once"
-            raise fault(where, f"has base_model {base.written}, which {why}", "Name it once, with its layer_range.")
+            why = "is not one of its sources" if not bases else "is in its sources more than once"
+            raise fault(where, f"has base_model {base.written}, which {why}", "List it once, with its layer_range.")
         others = [one for one in every if one is not bases[0]]
         if method.base == "model":
             self._check_number(len(every), where)
@@ -244,22 +244,22 @@ class _Builder:
         return others, bases[0]
 
     def _say_idle(self, base: SourceConfig) -> None:
-        """Check the parameters that are given for the base only; if there are any, add a note that they have no use."""
+        """Check the parameters of the base; if there are any, add a note that they have no effect."""
         if base.parameters:
             self._values([base], {})
-            self.layout.notes[f"{base.where}.parameters are not used: it is the base of the others"] = None
+            self.layout.notes[f"{base.where}.parameters are not used: this model is the base"] = None
 
     def _check_number(self, number: int, where: str) -> None:
         least, most = self._method.models
         if number < least or (most is not None and number > most):
             wanted = str(least) if least == most else f"{least} or more" if most is None else f"{least} to {most}"
-            counted = " besides the base" if self._method.base in ("required", "optional") else ""
+            counted = " in addition to the base" if self._method.base in ("required", "optional") else ""
             raise fault(
                 where, f"has {count(number, 'model')}{counted}, but {self._method.name} merges {wanted}",
-                "Name others, or use another method.",
+                "Change the models, or use another method.",
             )  # fmt: skip
 
 
 def _chained(first: Settings, then: Settings) -> Settings:
-    """Return the settings of each parameter in one list: those of ``first`` come first, and take precedence."""
+    """Return the settings of each parameter in one list: the settings in ``first`` come first, and take precedence."""
     return {name: [*first.get(name, ()), *then.get(name, ())] for name in dict.fromkeys([*first, *then])}

@@ -1,4 +1,4 @@
-"""Reads the fields of a mergekit configuration for the output's tokeniser; has the chat templates that it may name."""
+"""Reads the fields of a mergekit configuration for the output's tokeniser; defines the named chat templates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .fields import ModelReference, at, fault, reference, table, text
 
 __all__ = ["TEMPLATES", "TokenRow", "Tokenizer", "read_tokenizer"]
 
-# Chat templates with a name: how the makers of a format write a conversation.
+# Named chat templates: each writes a conversation as the makers of its format do.
 
 _CHATML = """\
 {%- for message in messages -%}
@@ -67,7 +67,7 @@ TEMPLATES: Mapping[str, str] = {
     "alpaca": _ALPACA, "chatml": _CHATML, "exaone": _EXAONE, "llama3": _LLAMA3, "mistral": _MISTRAL,
 }  # fmt: skip
 
-"""The chat templates that a configuration may name, by name."""
+"""The chat templates that a configuration may refer to, by name."""
 
 
 FIELDS = ("source", "tokens", "pad_to_multiple_of")
@@ -78,9 +78,9 @@ KINDS = ("zero", "model_token")
 class TokenRow:
     """An entry of a configuration that sets the embedding row of ``token`` for models that lack the token.
 
-    With ``force`` it is set for all models. It is a row of ``model``, or zeros if ``model`` is None. ``of`` says which
-    row of the model: that of another token, or a row number; None means the row of ``token`` itself. ``source`` is
-    False if the entry does not set a row.
+    With ``force`` the row is set for all models. It is a row of ``model``, or zeros if ``model`` is None. ``of`` says
+    which row of the model: the row of another token (a string), or the row with this index (an integer); None means the
+    row of ``token`` itself. ``source`` is False if the entry does not set a row.
     """
 
     where: str
@@ -96,7 +96,7 @@ class Tokenizer:
     """The output's tokeniser, and the embedding rows that the configuration sets for single tokens.
 
     ``source`` is "base" for the base's tokeniser, "union" for the tokens of all models, or a model whose tokeniser is
-    taken. The number of rows is padded to a multiple of ``multiple``.
+    used. The number of rows is padded to a multiple of ``multiple``.
     """
 
     where: str
@@ -134,17 +134,21 @@ def _source(where: str, data: Any) -> str | ModelReference:
 
 
 def _multiple(data: Any) -> int:
-    """Return the number that the rows are padded to a multiple of, 1 for no padding; mergekit also takes 0 for none."""
+    """Return the number of which the number of rows becomes a multiple, 1 for no padding (mergekit also accepts 0)."""
     if data is None or (type(data) is int and data == 0):
         return 1
     if type(data) is not int or data < 0:
-        raise fault("tokenizer.pad_to_multiple_of", f"is {brief_repr(data)}, not a number of rows", "As in 64.")
+        raise fault(
+            "tokenizer.pad_to_multiple_of",
+            f"is {brief_repr(data)}, not a number of rows",
+            "Use a whole number, as in 64.",
+        )
     return data
 
 
 def _row(where: str, token: Any, data: Any) -> TokenRow:
     if not isinstance(token, str) or not token:
-        raise fault(where, "is not a text", "Write the token in quotes.")
+        raise fault(where, "is not a string", "Write the token in quotes.")
     given = table(where, data, ("source", "force"))
     force = given.get("force", False)
     if not isinstance(force, bool):
@@ -166,13 +170,13 @@ def _row(where: str, token: Any, data: Any) -> TokenRow:
 
 
 def _token(where: str, entries: Mapping[str, Any]) -> str | int:
-    """Return the token whose row is taken, or the number of the row; raises ConfigError unless one of them is given."""
+    """Return the token whose row is used, or the index of the row; raises ConfigError unless exactly one is given."""
     if ("token" in entries) == ("token_id" in entries):
         both = "has both token and token_id" if "token" in entries else "has neither token nor token_id"
-        raise fault(where, both, "Name the token whose row it is, or the number of the row.")
+        raise fault(where, both, "Give the token whose row is used, or the index of the row.")
     if "token" in entries:
         return text(at(where, "token"), entries["token"])
     number = entries["token_id"]
     if type(number) is not int or number < 0:
-        raise fault(at(where, "token_id"), f"is {brief_repr(number)}, not the number of a row")
+        raise fault(at(where, "token_id"), f"is {brief_repr(number)}, not the index of a row")
     return number

@@ -1,4 +1,4 @@
-"""Decides whether a policy makes a source's shape fit the destination's, and if not, why."""
+"""Decides whether a policy makes a source's shape fit the destination's shape, and if not, why."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from .positions import positions_of
 __all__ = ["PolicyFit", "fit", "fitting_policies"]
 
 COMPUTED = ("interpolate", "positions-1d", "positions-2d", "patch", "channels")
-"""Policies that compute each new value from several old ones: for real numbers only."""
+"""The policies that compute each new value from several old ones; they accept real floating-point numbers only."""
 
 POWERS = "float8_e8m0fnu"
-"""A dtype of scales: powers of two without a sign, between which there are no values to interpolate."""
+"""A dtype of scales: powers of two without a sign, between which nothing can be interpolated."""
 
 
 _POSITIONS = re.compile(r"(?<![a-z])(abs_?)?(pos(?!t)|w?pe(?![a-z]))")
-"""Names of positions: pos_embed, positional_embedding, position_embeddings, wpe, pe; not post_norm."""
+"""Matches the names of position embeddings: pos_embed, positional_embedding, wpe, pe; but not post_norm."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,14 @@ def fit(policy: str, source: Shape, destination: Shape, dtype: str) -> PolicyFit
 
 
 def _spelled(policy: Policy, have: Shape, want: Shape, dtype: str) -> Policy | str:
-    """Return the policy with all its arguments, or a text: why it cannot turn the shape ``have`` into ``want``."""
+    """Return the policy with all its arguments, or a string: why it cannot turn the shape ``have`` into ``want``."""
     name = policy.name
     if len(have) != len(want):
         return f"the source has {count(len(have), 'dimension')}, the destination {len(want)}"
     if DTYPES[dtype].is_packed:
         return f"{dtype} packs several numbers in a byte"
     if name in COMPUTED and (DTYPES[dtype].kind != "float" or dtype == POWERS):
-        return f"it computes with real floating numbers, and the source is {dtype}"
+        return f"it computes with real floating-point numbers, and the source is {dtype}"
     if name.startswith("positions"):
         found = positions_of(policy, have, want)
         return found if isinstance(found, str) else found.policy

@@ -1,4 +1,4 @@
-"""The policies for shapes that differ, by name, and the reasons why one does not fit."""
+"""The policies for tensors whose shape differs from the destination's, and the reasons why a policy does not fit."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ def cast_fault(source: str, destination: str) -> str:
     if source == destination:
         return ""
     if "quantized" in (have.kind, want.kind) or "bits" in (have.kind, want.kind):
-        return "quantised values have no meaning in another type"
+        return "quantised values have no meaning in another dtype"
     if have.is_packed or want.is_packed:
-        return "packed values are only ever copied"
+        return "packed values can only be copied"
     if have.kind == "complex" and want.kind != "complex":
         return "a complex number does not fit a real one"
     if have.kind == "float" and want.kind not in ("float", "complex"):
         return "a fraction does not fit an integer"
     if want.kind == "bool":
-        return "a number does not fit a truth value"
+        return "a number does not fit a boolean"
     if destination == "float8_e8m0fnu":  # a scale: torch casts -3.0 to 4.0
-        return "it holds only powers of two, without a sign"
+        return f"{destination} holds only powers of two, without a sign"
     return ""
 
 
 # The policies that move values or interpolate them: slice, pad, overlap, interpolate.
 
 INTERPOLATED_DIMENSIONS = 2
-"""Most dimensions that are interpolated: linear along one, bilinear along two; no one needs more for weights."""
+"""The most dimensions that are interpolated: linear along one, bilinear along two; weights need no more."""
 
 Shape = Sequence[int]
 
@@ -88,11 +88,11 @@ def interpolate_fault(source: Shape, destination: Shape) -> str:
     if 0 in source or 0 in destination:
         return "there is nothing to interpolate in a dimension of 0"
     if not 1 <= differing <= INTERPOLATED_DIMENSIONS:
-        return f"{count(differing, 'dimension')} differ, and it is for one or two"
+        return f"{count(differing, 'dimension')} differ, and only one or two can be interpolated"
     return ""
 
 
-# The policies by name, and the arguments of those that take some: ``positions-2d:prefix=1,to=12x20``.
+# The policies by name, and the arguments that some of them have: ``positions-2d:prefix=1,to=12x20``.
 #
 # policy    = name [ ":" argument { "," argument } ]      argument = name "=" value
 
@@ -144,7 +144,7 @@ class Policy:
         return (int(height), int(width)) if width else None
 
     def given(self, **arguments: str) -> Policy:
-        """Return a policy of the same name that has only the given arguments."""
+        """Return a policy of the same name with only these arguments; a trailing underscore of a name is removed."""
         return Policy(self.name, tuple((name.rstrip("_"), value) for name, value in arguments.items()))
 
 
@@ -164,7 +164,7 @@ def parse_policy(text: str) -> Policy:
         raise ConfigError(f"there is no policy {escape(name, 80)!r}.", hint=hint)
     known = ARGUMENTS.get(name, {})
     if colon and not known:
-        raise ConfigError(f"the policy {name} takes no arguments.", hint=f"Write {name}.")
+        raise ConfigError(f"the policy {name} has no arguments.", hint=f"Write {name}.")
     given = [_argument(name, one) for one in rest.split(",")] if colon else []
     twice = [argument for argument, _ in given if [a for a, _ in given].count(argument) > 1]
     if twice:
@@ -177,7 +177,7 @@ def _argument(policy: str, text: str) -> tuple[str, str]:
     name, _, value = text.partition("=")
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"It takes {listing(list(known), len(known))}."
+        hint = f"Did you mean {near[0]}?" if near else f"Its arguments are {listing(list(known), len(known))}."
         raise ConfigError(f"the policy {policy} has no argument {escape(text, 80)!r}.", hint=hint)
     wanted, pattern = known[name]
     if not pattern.fullmatch(value):
@@ -188,28 +188,28 @@ def _argument(policy: str, text: str) -> tuple[str, str]:
 # Kernels of convolutions: other patch sizes, other input channels, larger kernels.
 
 PATCH = 128
-"""Largest side of a patch: the time for the pseudo-inverse grows with its cube."""
+"""The largest side of a patch: the time for the pseudo-inverse grows with its cube."""
 INPUTS = (1, 2, 3)
-"""Numbers of input channels that can be summed into one: grey or mono, stereo, colour."""
+"""The numbers of input channels that can be summed into one: grey or mono, stereo, colour."""
 REPEATED = (1, 3)
-"""Numbers of input channels that can be repeated."""
+"""The numbers of input channels that can be repeated to make more channels."""
 
 
 def patch_fault(have: Shape, want: Shape) -> str:
     """Return why a patch embedding cannot be resized, '' if it can."""
     if len(have) != 4:
-        return f"it is for kernels of (out, in, height, width), not {shape_text(have)}"
+        return f"a patch embedding must be (out, in, height, width), not {shape_text(have)}"
     if tuple(have[:2]) != tuple(want[:2]):
-        return "the channels differ, not the patch alone"
+        return "the channels differ, not only the patch size"
     if 0 in have or 0 in want:
         return "there is nothing to resample in a dimension of 0"
     if max(*have[2:], *want[2:]) > PATCH:
-        return f"it is for patches of at most {PATCH} pixels a side"
+        return f"a side of a patch must not be longer than {PATCH} pixels"
     return ""
 
 
 def spelled_patch(policy: Policy) -> Policy:
-    """Return the policy ``patch`` with all its arguments; those that were not given have their defaults."""
+    """Return the policy ``patch`` with all its arguments; arguments that were not given get their defaults."""
     return policy.given(method=policy.get("method") or "bicubic", antialias=policy.get("antialias") or "yes")
 
 
@@ -219,9 +219,9 @@ def channels_fault(have: Shape, want: Shape) -> str:
     if fault:
         return fault
     if have[0] != want[0] or tuple(have[2:]) != tuple(want[2:]):
-        return "more differs than the input channels, which are dimension 1"
+        return "another dimension than the input channels (dimension 1) differs"
     if want[1] < 1 or have[1] not in (INPUTS if want[1] == 1 else REPEATED):
-        return f"it is for an input of 1 or 3 channels, not for {have[1]} to {want[1]}"
+        return f"the source must have 1 or 3 input channels; {have[1]} cannot become {want[1]}"
     return ""
 
 
@@ -231,16 +231,16 @@ def center_fault(have: Shape, want: Shape) -> str:
     if fault:
         return fault
     if tuple(have[:2]) != tuple(want[:2]):
-        return "the channels differ, not the kernel alone"
+        return "the channels differ, not only the kernel size"
     for dim, (small, large) in enumerate(zip(have[2:], want[2:], strict=True), 2):
         if small > large:
             return f"the source is larger in dimension {dim}"
         if (large - small) % 2:
-            return f"{small} has no middle place in {large}, in dimension {dim}: they differ by an odd number"
+            return f"a size of {small} cannot be centred in {large} in dimension {dim}: they differ by an odd number"
     return ""
 
 
 def _kernel_fault(have: Shape) -> str:
     if 3 <= len(have) <= 5:
         return ""
-    return f"it is for kernels of (out, in, …), not of {count(len(have), 'dimension')}"
+    return f"a kernel must be (out, in, …) with 3 to 5 dimensions, not {len(have)}"

@@ -1,7 +1,7 @@
 """Absolute position embeddings of another length: a line of positions, or a grid of patches after prefix tokens.
 
-A class token, or the two tokens of DeiT, come before the patches and have positions of their own, which are kept. This
-follows timm's ``resample_abs_pos_embed``:
+Prefix tokens (a class token, or the two tokens of DeiT) come before the patches; their positions are kept as they are.
+This follows timm's ``resample_abs_pos_embed``:
 https://github.com/huggingface/pytorch-image-models/blob/main/timm/layers/pos_embed.py
 """
 
@@ -39,12 +39,12 @@ class Positions:
 
 
 def positions_of(policy: Policy, have: Shape, want: Shape) -> Positions | str:
-    """Return how position embeddings of the shape ``have`` are resampled to ``want``, or why they cannot be."""
+    """Return how position embeddings of the shape ``have`` are resampled to ``want``, or why that is not possible."""
     if len(have) not in (2, 3) or (len(have) == 3 and (have[0], want[0]) != (1, 1)):
-        return f"it is for positions of (number, width) or (1, number, width), not {shape_text(have)}"
+        return f"position embeddings must be (number, width) or (1, number, width), not {shape_text(have)}"
     axis = len(have) - 2
     if have[-1] != want[-1]:
-        return f"the width is {have[-1]}, and {want[-1]} in the destination"
+        return f"the width is {have[-1]} in the source and {want[-1]} in the destination"
     if 0 in have or 0 in want:
         return "there is nothing to interpolate in a dimension of 0"
     number, wanted = have[axis], want[axis]
@@ -64,12 +64,12 @@ def positions_of(policy: Policy, have: Shape, want: Shape) -> Positions | str:
 def _line(policy: Policy, axis: int, number: int, wanted: int) -> Positions | str:
     prefix = policy.number("prefix") or 0
     if prefix >= min(number, wanted):
-        return f"behind {prefix} tokens, {number} and {wanted} positions leave none"
+        return f"{number} and {wanted} positions leave none after {prefix} prefix tokens"
     return Positions(axis, prefix, (number - prefix,), (wanted - prefix,), policy.given(prefix=str(prefix)))
 
 
 def _grids(policy: Policy, number: int, wanted: int) -> Iterator[tuple[int, Grid, Grid]]:
-    """Yield the possible layouts of a table with ``number`` rows that becomes one with ``wanted`` rows.
+    """Yield the possible layouts of a table with ``number`` rows that becomes a table with ``wanted`` rows.
 
     A layout is the number of prefix tokens, the old grid and the new grid. The policy's arguments may exclude some.
     """
@@ -85,7 +85,7 @@ def _grids(policy: Policy, number: int, wanted: int) -> Iterator[tuple[int, Grid
 
 
 def _grid(number: int, named: Grid | None) -> Grid | None:
-    """Return a grid of ``number`` patches: the given grid, else a square; None if it has another number of patches."""
+    """Return the grid ``named`` if it is given, else a square; None if it does not have ``number`` patches."""
     if named is not None:
         return named if named[0] * named[1] == number else None
     side = isqrt(max(number, 0))
@@ -96,25 +96,25 @@ def _undecided(policy: Policy, number: int, wanted: int, found: list[tuple[int, 
     sizes = f"{number} and {wanted} positions"
     if found:
         could = " or ".join(f"prefix={prefix}" for prefix, _, _ in found)
-        return f"{sizes} may be squares behind several numbers of tokens: use {could}"
+        return f"{sizes} are squares after several numbers of prefix tokens: use {could}"
     if policy.get("from") or policy.get("to") or policy.get("prefix"):
         return f"{sizes} are not {_request_text(policy)}"
     alike = (p for p in range(3, min(number, wanted)) if _grid(number - p, None) and _grid(wanted - p, None))
     could = " or ".join(f"prefix={prefix}" for prefix in islice(alike, SHOWN))
-    reason = f"{sizes} are not two squares behind the same 0, 1 or 2 tokens"
-    return f"{reason}; {could} would fit, or name the grids with from= and to=" if could else _rectangular(reason)
+    reason = f"{sizes} are not two squares after the same 0, 1 or 2 prefix tokens"
+    return f"{reason}; {could} would fit, or give the grids with from= and to=" if could else _rectangular(reason)
 
 
 def _rectangular(reason: str) -> str:
-    return f"{reason}; for other grids name them, as in from=12x101,to=12x50"
+    return f"{reason}; give other grids as in from=12x101,to=12x50"
 
 
 def _request_text(policy: Policy) -> str:
-    """Return the grids and prefix tokens that the arguments ask for: ``12x20 and a square behind 1 prefix tokens``."""
+    """Return the grids and prefix tokens that the arguments ask for: ``12x20 and a square after 1 prefix tokens``."""
     old, new, prefix = policy.get("from"), policy.get("to"), policy.get("prefix")
     grids = f"{old or 'a square'} and {new or 'a square'}"
-    behind = f"{prefix} prefix tokens" if prefix else "the same number of prefix tokens"
-    return f"{grids} behind {behind}"
+    tokens = f"{prefix} prefix tokens" if prefix else "the same number of prefix tokens"
+    return f"{grids} after {tokens}"
 
 
 def _grid_text(grid: Grid) -> str:

@@ -1,4 +1,4 @@
-"""Named conversions between two frameworks' layouts of one network, and when they apply to a source."""
+"""Named conversions between two frameworks' layouts of one network, and the conditions under which they apply."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ["CONVERSIONS", "COQUI", "Conversion", "layouts_known"]
 
 @dataclass(frozen=True)
 class Conversion:
-    """A named sequence of operations that converts a checkpoint of another framework; ``--ruleset`` takes the name.
+    """A named sequence of operations that converts a checkpoint of another framework; ``--ruleset`` accepts the name.
 
     ``rows`` are the operations, in the form that users write. ``converts`` decides by names and shapes whether they
-    apply to a source; ``gives`` are the keys that they make. ``description`` is for a note: what the source is, and how
-    it is converted.
+    apply to a source; ``gives`` are the keys of the resulting tensors. ``description`` is for a note: what the source
+    is, and how it is converted.
     """
 
     name: str
@@ -38,8 +38,9 @@ class Conversion:
 # TensorFlow's dense weights are (in, out), PyTorch's (out, in). TensorFlow's LSTM has one kernel (input + hidden, 4 x
 # hidden), input rows first, whose gates are input, candidate, forget, output (i, c, f, o; ``LSTMBlockCell``), and one
 # bias. PyTorch's has a weight for the input and one for the hidden state, whose gates are input, forget, candidate,
-# output (i, f, g, o; ``torch.nn.LSTM``), and two biases that it adds. The one bias becomes the first of them, the
-# other is zero; the way back adds them. Coqui's cell adds no forget bias of its own (``forget_bias=0``), so neither
+# output (i, f, g, o; ``torch.nn.LSTM``), and two biases that it adds. TensorFlow's bias becomes the first of them, and
+# the second is zero; the conversion back adds the two. Coqui's cell adds no forget bias while it runs
+# (``forget_bias=0``), so the conversion does not add one to the stored bias either.
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -47,12 +48,12 @@ _TENSORFLOW_GATES, _PYTORCH_GATES = "icfo", "ifco"
 
 
 def _gates(order: str) -> list[str]:
-    """Return temporary names for the parts of the LSTM's tensors, one for each gate in ``order``."""
+    """Return temporary names for the parts of the LSTM's tensors, one name for each gate in ``order``."""
     return [f"lstm.gate_{gate}.*" for gate in order]
 
 
 def _tensorflow(inputs: int, hidden: int, outputs: int) -> Shapes:
-    """Return the variables of a network and their shapes, as TensorFlow has them."""
+    """Return the variables of the network in TensorFlow, with their shapes."""
     dense = {1: (inputs, hidden), **dict.fromkeys((2, 3, 5), (hidden, hidden)), 6: (hidden, outputs)}
     weights: Shapes = {f"layer_{n}.weights": shape for n, shape in dense.items()}
     biases: Shapes = {f"layer_{n}.bias": shape[1:] for n, shape in dense.items()}
@@ -60,7 +61,7 @@ def _tensorflow(inputs: int, hidden: int, outputs: int) -> Shapes:
 
 
 def _pytorch(inputs: int, hidden: int, outputs: int) -> Shapes:
-    """Return the parameters of the same network and their shapes, as PyTorch has them."""
+    """Return the parameters of the same network in PyTorch, with their shapes."""
     shapes: Shapes = {}
     for key, shape in _tensorflow(inputs, hidden, outputs).items():
         if not key.startswith(CELL):
@@ -128,7 +129,7 @@ CONVERSIONS: Mapping[str, Conversion] = {one.name: one for one in COQUI}
 
 
 def layouts_known(destination: Collection[str]) -> Recognise | None:
-    """Return a function that finds the conversion of a source to the destination's keys; None if there is none."""
+    """Return a function that finds the conversion of a source to the destination's keys; None if no conversion fits."""
     fitting = [one for one in CONVERSIONS.values() if all(key in destination for key in one.gives)]
     return partial(_recognised, fitting) if fitting else None
 

@@ -80,7 +80,7 @@ _FIELDS: Mapping[str, Mapping[str, _Field]] = {
     "reshape": {"shape": _Field(lambda v: isinstance(v, list) and all(map(_is_int, v)), "a list of sizes")},
     "scale": {"by": _Field(_is_number, "a finite number")},
     "shift": {"by": _Field(_is_number, "a finite number")},
-    "constant": {"values": _Field(_is_numbers, f"a list of 1 to {MOST} numbers that float32 holds")},
+    "constant": {"values": _Field(_is_numbers, f"a list of 1 to {MOST} numbers that fit into float32")},
     "dequantize": {},
     "blocks": {"to": _Field(lambda v: v in ROUNDED, f"one of {', '.join(ROUNDED)}")},
     "quantize": {
@@ -89,19 +89,19 @@ _FIELDS: Mapping[str, Mapping[str, _Field]] = {
     },
 }
 JOINING = ("concat", "stack", "add")
-"""Operations that make one tensor from several."""
+"""Operations that make one tensor from several tensors."""
 SEVERAL = (*JOINING, "quantize")
-"""Operations that take a list of patterns."""
+"""Operations that accept a list of patterns."""
 INDEX = "i"
 """The placeholder ``{i}`` in the target of an unstack: the index of each new tensor."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """An operation: ``patterns`` of the tensors that it takes, ``rules`` for their new names, and its other ``fields``.
+    """An operation: ``patterns`` that match its inputs, ``rules`` that name its results, and its other ``fields``.
 
-    There is a rule for each pair of a pattern and a name in ``into``; operations that keep the names have no rules.
-    A constant takes no tensors; ``name`` is that of the new tensor.
+    There is a rule for each pair of a pattern and a name in ``into``; operations that keep the names have no rules. A
+    constant has no inputs; ``name`` is the name of the new tensor.
     """
 
     verb: str
@@ -131,7 +131,7 @@ def _parsed(row: Any, where: str) -> Operation:
         near = difflib.get_close_matches(str(next(iter(row), "")), _FIELDS, n=1) if isinstance(row, Mapping) else []
         hint = f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(_FIELDS)}."
         says = "several operations" if verbs else "no operation"
-        raise ConfigError(f"{where} is {brief_repr(row, 80)}: it names {says}.", hint=hint)
+        raise ConfigError(f"{where} is {brief_repr(row, 80)}: it has {says}.", hint=hint)
     verb = verbs[0]
     fields = _checked_fields(row, verb, f"{where} ({verb})")
     several = verb in SEVERAL
@@ -152,7 +152,7 @@ def _parsed(row: Any, where: str) -> Operation:
         raise PatternError(f"{where} ({verb}): {error.message}", hint=error.hint) from None
     if also and INDEX in patterns[0].kinds:
         raise PatternError(
-            f"{where} ({verb}): the pattern captures {{{INDEX}}}, which stands for the index of a part here.",
+            f"{where} ({verb}): the pattern captures {{{INDEX}}}, which here means the index of a part.",
             hint="Capture the number under another name, as in {n}.",
         )
     rules = tuple(target_rule(pattern, name, f"{where} ({verb})", also) for pattern in patterns for name in names)
@@ -164,7 +164,7 @@ def _checked_fields(row: Mapping[str, Any], verb: str, where: str) -> dict[str, 
     for name in row:
         if name != verb and name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"Did you mean {near[0]}?" if near else f"It takes {', '.join(known)}."
+            hint = f"Did you mean {near[0]}?" if near else f"Its fields are {', '.join(known)}."
             raise ConfigError(f"{where} has no field {escape(str(name))}.", hint=hint)
     fields = {}
     for name, expected in known.items():

@@ -1,4 +1,4 @@
-"""Applies operations to headers: finds the resulting tensors, and how each of them is made."""
+"""Applies operations to headers: determines the resulting tensors, and how each of them is made."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .shaping import joined, reshaped_by, split_by
 __all__ = ["DecodedWeight", "Derivation", "DerivedSource", "Weights", "perform"]
 
 Made: TypeAlias = dict[tuple[str, ...], dict[str, TensorInfo]]
-"""For each group of keys: the tensors that are made from it, by name."""
+"""For each group of input keys: the tensors that are made from these inputs, by name."""
 
 
 class DecodedWeight(NamedTuple):
-    """The weight that a quantised tensor stands for: its key, its values as a derived tensor, the keys of its parts."""
+    """The weight that a quantised tensor encodes: its key, its values as a derived tensor, the keys of its parts."""
 
     name: str
     info: TensorInfo
@@ -32,20 +32,20 @@ class DecodedWeight(NamedTuple):
 
 
 Weights: TypeAlias = Callable[[str], DecodedWeight | None]
-"""A function that gives the weight that a stored tensor is a part of, or None for a plain tensor."""
+"""A function from the key of a stored tensor to the quantised weight that it is a part of, or None if it is plain."""
 
 TENSORS = 1_000_000
-"""Most tensors that a source may have after its operations: as many as are read from one source."""
+"""The most tensors that a source may have after its operations: as many as are read from one source."""
 DEPTH = 64
-"""Most operations that may follow each other on one tensor."""
+"""The most operations that may follow each other on one tensor."""
 
 
 @dataclass(frozen=True)
 class Derivation:
     """How a tensor was made by operations.
 
-    ``operation`` is the last one, ``of`` are the source keys that the tensor was made from, ``depth`` is the number of
-    operations that followed each other.
+    ``operation`` is the last operation, ``of`` are the source keys that the tensor was made from, ``depth`` is the
+    number of operations that followed each other.
     """
 
     operation: str
@@ -55,7 +55,7 @@ class Derivation:
 
 @dataclass
 class DerivedSource:
-    """A source after its operations: its tensors, and how the new ones were made (``by``).
+    """A source after its operations: its tensors, and how the new tensors were made (``by``).
 
     ``done`` are the indices of the operations that matched a tensor of the source, ``notes`` are for the user.
     """
@@ -71,8 +71,8 @@ def perform(
 ) -> list[DerivedSource]:
     """Apply operations in order, each to the result of the one before, on every source that has matching tensors.
 
-    ``weights`` give the weights of the quantised tensors of each source, for the operation dequantize. A constant is
-    a tensor of the first source.
+    For the operation dequantize, ``weights`` has a function for each source that finds its quantised weights. A
+    constant is added to the first source.
 
     Raises PatternError for an operation that matches nothing, PlanError if shapes do not allow an operation or two
     tensors get the same name, FormatError if a tensor has no plain values.
@@ -108,15 +108,15 @@ def perform(
 
 
 def _add(result: DerivedSource, operation: Operation) -> None:
-    """Add the tensor of a constant, after all others; raises PlanError if there is one of its name."""
+    """Add the tensor of a constant after all others; raises PlanError if its name exists already."""
     if operation.name in result.tensors:
-        raise PlanError(f"{operation}: there is a tensor of this name.", hint="Give one of the two another name.")
+        raise PlanError(f"{operation}: a tensor has this name already.", hint="Give one of the two another name.")
     _put(result, operation.name, given(operation.fields["values"]), operation, of=operation.name)
     result.by[operation.name] = Derivation(str(operation), (), 1)
 
 
 def _coded(hits: Sequence[str], weights: Weights) -> list[str]:
-    """Return the keys among ``hits`` of codes, and of what decodes them."""
+    """Return the keys in ``hits`` of the parts of quantised tensors: codes, scales and so on."""
     return [key for key in hits if weights(key) is not None]
 
 
@@ -127,15 +127,15 @@ def _decoded(
     operation: Operation,
     weights: Weights,
 ) -> Made:
-    """Return the weight of each quantised tensor that has a part among ``keys``, by the keys of all its parts."""
+    """Return the weight of each quantised tensor that has a part in ``keys``, by the keys of all its parts."""
     made: Made = {}
     for weight in filter(None, map(weights, keys)):
-        if weight.keys in made:  # each of its parts gives it
+        if weight.keys in made:  # another part led to the same weight
             continue
         for key in weight.keys:
             if result.tensors.get(key) is not source[key]:
                 raise PlanError(
-                    f"{operation}: an operation before has changed {escape(key)}, a part of {escape(weight.name)}.",
+                    f"{operation}: an earlier operation has changed {escape(key)}, a part of {escape(weight.name)}.",
                     hint="Write dequantize before the other operations.",
                 )
         made[weight.keys] = {weight.name: weight.info}
@@ -143,7 +143,7 @@ def _decoded(
 
 
 def _blocked(result: DerivedSource, operation: Operation, keys: Sequence[str]) -> Made:
-    """Return the matrices among ``keys`` in blocks; those whose rows do not divide into blocks stay, with a note.
+    """Return the matrices in ``keys`` in blocks; if a matrix's rows do not divide into blocks, it gets a note instead.
 
     Raises PlanError if no tensor can be rounded.
     """
@@ -152,13 +152,13 @@ def _blocked(result: DerivedSource, operation: Operation, keys: Sequence[str]) -
     fitting = [key for key in chosen if result.tensors[key].shape[-1] % numbers == 0]
     if not fitting:
         raise PlanError(
-            f"{operation}: no tensor that matches is a matrix of floats with rows of a multiple of {numbers}.",
+            f"{operation}: no matching tensor is a floating-point matrix whose row length is a multiple of {numbers}.",
             hint="Leave the type out.",
         )
     odd = [key for key in chosen if key not in set(fitting)]
     if odd:
         result.notes.append(
-            f"not rounded to {operation.fields['to']}, whose blocks have {numbers} numbers: {listing(odd)}"
+            f"not rounded to {operation.fields['to']}, as the row length is not a multiple of {numbers}: {listing(odd)}"
         )
     made: Made = {(key,): {key: blocked(result.tensors[key], operation.fields["to"], key)} for key in fitting}
     return _once(made, result.tensors)
@@ -170,16 +170,16 @@ def _is_matrix(info: TensorInfo) -> bool:
 
 
 def _operated(tensors: Mapping[str, TensorInfo], operation: Operation, hits: Sequence[Sequence[str]]) -> Made:
-    """Return the tensors that an operation on plain tensors makes; raises what ``_check_operable`` raises."""
+    """Return the tensors that an operation on plain tensors makes; raises the errors of ``_check_operable``."""
     for key in (key for keys in hits for key in keys):
         _check_operable(key, tensors[key], operation)
     return _made(tensors, operation, hits)
 
 
 def _put_in_place(result: DerivedSource, operation: Operation, made: Made) -> None:
-    """Replace the tensors that an operation takes, in ``result``, by those that it makes.
+    """Replace the inputs of an operation in ``result`` by the tensors that it makes.
 
-    New tensors take the position of the first of their inputs.
+    New tensors get the position of the first of their inputs.
     """
     first = {inputs[0]: inputs for inputs in made}
     consumed = {key for inputs in made for key in inputs}
@@ -199,10 +199,10 @@ def _put_in_place(result: DerivedSource, operation: Operation, made: Made) -> No
 
 
 def _made(tensors: Mapping[str, TensorInfo], operation: Operation, hits: Sequence[Sequence[str]]) -> Made:
-    """Return the tensors that an operation makes, by the keys of the tensors that it makes them from.
+    """Return the tensors that an operation makes, by the keys of their inputs.
 
-    ``hits`` has the keys that each pattern matched. If the operation makes the same tensors of several tied tensors,
-    the new ones are tied too.
+    ``hits`` has the keys that each pattern matched. If several inputs are tied to each other, the tensors that are made
+    from them in the same way are tied too.
     """
     if operation.verb in JOINING:
         return _once(joined(operation, hits, tensors), tensors)
@@ -218,7 +218,7 @@ def _made(tensors: Mapping[str, TensorInfo], operation: Operation, hits: Sequenc
 
 
 def _once(made: Made, tensors: Mapping[str, TensorInfo]) -> Made:
-    """Return the new tensors; those that are made from the same tied inputs are tied to each other."""
+    """Return the new tensors; tensors that are made from the same tied inputs are tied to each other."""
     seen: dict[tuple[Hashable, ...], list[TensorInfo]] = {}
     for inputs, outputs in made.items():
         places = tuple(tensors[key].place for key in inputs)
@@ -255,13 +255,15 @@ def _check_operable(key: str, info: TensorInfo, operation: Operation) -> None:
         raise FormatError(f"{operation}: {escape(key)} cannot be read: {info.opaque}.", rule="opaque")
     if isinstance(info.made, Encoded):
         raise PlanError(
-            f"{operation}: {escape(key)} is a part of a tensor that an operation before has quantised.",
-            hint="Write quantize behind the other operations.",
+            f"{operation}: {escape(key)} is a part of a tensor that an earlier operation has quantised.",
+            hint="Write quantize after the other operations.",
         )
     dtype = DTYPES[info.dtype]
     if dtype.is_packed:
         raise PlanError(f"{operation}: {escape(key)} is {info.dtype}, which packs several numbers in a byte.")
     if operation.verb in ("scale", "add") and not dtype.is_floating:
-        raise PlanError(f"{operation}: {escape(key)} is {info.dtype}; only floating tensors are scaled or added.")
+        raise PlanError(
+            f"{operation}: {escape(key)} is {info.dtype}; only floating-point tensors can be scaled or added."
+        )
     if operation.verb == "shift" and dtype.kind != "float":
-        raise PlanError(f"{operation}: {escape(key)} is {info.dtype}; only real floating tensors are shifted.")
+        raise PlanError(f"{operation}: {escape(key)} is {info.dtype}; only real floating-point tensors can be shifted.")

@@ -1,4 +1,4 @@
-"""The operation quantize: finds the codes and scales that are made of each matrix."""
+"""The operation quantize: determines the codes and scales that are made from each matrix."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["quantised"]
 def quantised(
     operation: Operation, keys: Iterable[str], tensors: Mapping[str, TensorInfo]
 ) -> dict[tuple[str, ...], dict[str, TensorInfo]]:
-    """Return the parts of each quantised tensor by their keys, by the key of the matrix that they are made of.
+    """Return, by the key of each matrix, the parts of the quantised tensor that is made from it, by their keys.
 
     Tied matrices are quantised once. Raises PlanError for a tensor that cannot be quantised.
     """
@@ -40,7 +40,7 @@ def quantised(
 def _check(operation: Operation, key: str, info: TensorInfo, scheme: Scheme) -> None:
     why = misfit(info, scheme)
     if not why and not key.endswith(".weight"):
-        why = "its key does not end with .weight, as that of a linear layer does"
+        why = "its key does not end with .weight, like the weight of a linear layer"
     if why:
         raise PlanError(
             f"{operation}: {escape(key)} cannot be quantised: {why}.",

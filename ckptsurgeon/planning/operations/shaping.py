@@ -14,19 +14,19 @@ from .operation import INDEX, Operation
 __all__ = ["dimension", "joined", "reshaped_by", "split_by"]
 
 UNSTACKED = 100_000
-"""Most tensors that an unstack may make of one: enough for experts or layers, not for a vocabulary's rows."""
+"""The most tensors that an unstack may make from one: enough for experts or layers, not for a vocabulary's rows."""
 
 
 def dimension(operation: Operation, dim: int, key: str, dims: int) -> int:
     """Return ``dim`` counted from the front, even if it is negative; raises PlanError if it is out of range."""
     if not -dims <= dim < dims:
-        hint = "A module's bias has fewer dimensions than its weight: name the weight alone."
+        hint = "A module's bias has fewer dimensions than its weight: select only the weight."
         raise PlanError(f"{operation}: {escape(key)} has {count(dims, 'dimension')}, no dimension {dim}.", hint=hint)
     return dim % dims
 
 
 def split_by(operation: Operation, key: str, info: TensorInfo) -> dict[str, TensorInfo]:
-    """Return the tensors that a split, unstack or copy makes of one tensor, by name."""
+    """Return the tensors that a split, unstack or copy makes from one tensor, by name."""
     made: dict[str, TensorInfo] = {}
     if operation.verb == "copy":
         for rule in operation.rules:
@@ -54,7 +54,7 @@ def _put(made: dict[str, TensorInfo], name: str | None, info: TensorInfo, key: s
     if name is None or name in made:
         raise PlanError(
             f"two parts of the tensor {escape(key)} become {escape(name or '')}.",
-            hint="Give each part a name of its own.",
+            hint="Give each part a different name.",
         )
     made[name] = info
 
@@ -66,7 +66,8 @@ def _sizes(operation: Operation, key: str, info: TensorInfo, dim: int) -> list[i
     if not sizes and size % parts:
         hint = "Give the size of each part, as in sizes: [2, 1]."
         raise PlanError(
-            f"{operation}: dimension {dim} of {escape(key)} has size {size}, not {parts} equal parts.", hint=hint
+            f"{operation}: dimension {dim} of {escape(key)} has size {size}, which is no multiple of {parts}.",
+            hint=hint,
         )
     sizes = sizes or [size // parts] * parts
     if len(sizes) != parts or min(sizes) < 0 or sum(sizes) != size:
@@ -89,19 +90,19 @@ def reshaped_by(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
 
 
 def _dims(operation: Operation, key: str, dims: int) -> tuple[int, ...]:
-    """Return the order in which a transpose or permute puts the dimensions of a tensor that has ``dims`` of them."""
+    """Return the new order of the ``dims`` dimensions of a tensor after a transpose or permute."""
     wanted = operation.fields["dims"]
     if operation.verb == "permute":
         order = tuple(dimension(operation, dim, key, dims) for dim in wanted)
         if sorted(order) != list(range(dims)):
             raise PlanError(
-                f"{operation}: dims {list(wanted)} do not name each of the {dims} dimensions of {escape(key)} once."
+                f"{operation}: dims {list(wanted)} do not list each of the {dims} dimensions of {escape(key)} once."
             )
         return order
     if not wanted and dims != 2:
         raise PlanError(
             f"{operation}: {escape(key)} has {count(dims, 'dimension')}, not two.",
-            hint="Name the weight alone, or give two dimensions to swap, as in dims: [0, 1].",
+            hint="Select only the weight, or give two dimensions to swap, as in dims: [0, 1].",
         )
     first, second = (dimension(operation, dim, key, dims) for dim in wanted or (0, 1))
     order = tuple(range(dims))
@@ -110,7 +111,7 @@ def _dims(operation: Operation, key: str, dims: int) -> tuple[int, ...]:
 
 
 def _shape(operation: Operation, key: str, info: TensorInfo) -> tuple[int, ...]:
-    """Return the shape that a reshape gives; -1 stands for the remaining size."""
+    """Return the shape of a tensor after a reshape; -1 in the operation is replaced by the remaining size."""
     shape = list(operation.fields["shape"])
     known = prod(size for size in shape if size != -1)
     if shape.count(-1) == 1 and known and info.numel % known == 0:
@@ -133,7 +134,7 @@ Groups = dict[str, dict[int, list[str]]]
 def joined(
     operation: Operation, hits: Sequence[Sequence[str]], tensors: Mapping[str, TensorInfo]
 ) -> dict[tuple[str, ...], dict[str, TensorInfo]]:
-    """Return the tensors that a concat, stack or add makes, each under the keys that it is made from, in order.
+    """Return the tensors that a concat, stack or add makes, by the keys of their inputs, in order.
 
     If the operation has several patterns, each matches one input, and the inputs are in the order of the patterns. A
     single pattern matches all inputs, and the inputs are in the order of the numbers in their keys. ``hits`` has the
@@ -151,7 +152,7 @@ def joined(
         if len(set(keys)) != len(keys):
             raise PlanError(
                 f"{operation}: two patterns match {escape(keys[0])}, so that {escape(name)} would contain it twice.",
-                hint="Let each pattern match other keys.",
+                hint="Change the patterns so that no two of them match one key.",
             )
         made[tuple(keys)] = {name: _join(operation, name, keys, tensors)}
     _check_disjoint(operation, made)
@@ -159,9 +160,10 @@ def joined(
 
 
 def _ordered(operation: Operation, name: str, found: Mapping[int, list[str]]) -> list[str]:
-    """Return the keys of the inputs of the new tensor ``name``, in order; ``found`` has them by their pattern's index.
+    """Return the keys of the inputs of the new tensor ``name``, in order.
 
-    Raises PlanError if an input is missing, or if several match a pattern that must match one.
+    ``found`` maps each pattern's index to the keys that it matches. Raises PlanError if an input is missing, or if
+    several keys match a pattern that must match one.
     """
     if len(operation.patterns) == 1:
         keys = sorted(found[0], key=natural_key)
@@ -178,26 +180,26 @@ def _ordered(operation: Operation, name: str, found: Mapping[int, list[str]]) ->
 
 
 def _check_gaps(operation: Operation, name: str, keys: Sequence[str]) -> None:
-    """Raise PlanError unless the keys differ in one number only, and these numbers have no gaps."""
+    """Raise PlanError unless the keys differ in one captured number only, and these numbers have no gaps."""
     caught = [found.ordered for key in keys if (found := operation.patterns[0].captures(key)) is not None]
     varying = [values for values in zip(*caught, strict=True) if len(set(values)) > 1]
     if len(varying) > 1:
         raise PlanError(
-            f"{operation}: {len(keys)} tensors, whose names differ in {len(varying)} places, "
-            f"would go into {escape(name)}.",
+            f"{operation}: {len(keys)} tensors, whose names differ in {len(varying)} captures, "
+            f"would become {escape(name)}.",
             hint="Use all captures of the pattern except one in the new name.",
         )
     numbers = sorted(one for values in varying for text in values if (one := number_in(text)) is not None)
     if len(keys) > 1 and len(set(numbers)) < len(keys):
         raise PlanError(
-            f"{operation}: {listing(keys)} have no order in which they would go into {escape(name)}.",
+            f"{operation}: the order of {listing(keys)} in {escape(name)} is not known.",
             hint="Capture their number in the pattern, as in {n}, or list the patterns one by one.",
         )
     if numbers and numbers[-1] - numbers[0] >= len(numbers):
         present = set(numbers)
         missing = next(number for number in range(numbers[0], numbers[-1]) if number not in present)
         raise PlanError(
-            f"{operation}: to make {escape(name)}, number {missing} of {numbers[0]} to {numbers[-1]} is missing."
+            f"{operation}: {escape(name)} lacks the tensor with number {missing} of {numbers[0]} to {numbers[-1]}."
         )
 
 
@@ -239,5 +241,5 @@ def _check_disjoint(operation: Operation, made: Mapping[tuple[str, ...], Mapping
             if other != name:
                 raise PlanError(
                     f"{operation}: {escape(key)} would become a part of both {escape(other)} and {escape(name)}.",
-                    hint="Let each pattern match other keys.",
+                    hint="Change the patterns so that each key becomes a part of one tensor.",
                 )

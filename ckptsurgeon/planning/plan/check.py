@@ -1,4 +1,4 @@
-"""Checks that a plan that was read from a file is consistent; the costs of applying a plan."""
+"""Checks that a plan that was read from a file is consistent; describes the costs of applying a plan."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["Costs", "check_plan"]
 
 @dataclass(frozen=True)
 class Costs:
-    """The costs of applying a plan: upper limits of the bytes that are read and written, and of the memory.
+    """The costs of applying a plan: upper limits of the bytes read, the bytes written, and the memory.
 
-    A tensor may be read more than once: the largest one up to ``passes`` times. ``memory_nbytes`` is the memory in
-    bytes for computing on this machine, in addition to that of the Python interpreter.
+    A tensor may be read more than once; ``passes`` is how often the largest one may be read. ``memory_nbytes`` is the
+    memory in bytes that the computation needs on this machine, in addition to the memory of the Python interpreter.
     """
 
     passes: int
@@ -59,7 +59,7 @@ class CheckedPlan(Protocol):
 
 
 def check_plan(plan: CheckedPlan, data: Mapping[str, Any]) -> None:
-    """Raise ConfigError if a plan contradicts itself, or if its JSON ``data`` has counts or classes that do not fit."""
+    """Raise ConfigError if a plan contradicts itself, or if the counts or classes in its JSON ``data`` are wrong."""
     if not plan.steps:
         raise _fault("it has no steps")
     if not 0 <= plan.seed < 2**63:
@@ -68,27 +68,27 @@ def check_plan(plan: CheckedPlan, data: Mapping[str, Any]) -> None:
     _check_target(plan)
     for source in plan.sources:
         if source.path and not source.files:
-            raise _fault(f"it has no fingerprint of {escape(source.name)}")
+            raise _fault(f"it lacks the sizes and checksums of the files of {escape(source.name)}")
     if dict(data["counts"]) != plan.counts:
-        raise _fault(f"its counts are {data['counts']}, its steps make {plan.counts}")
+        raise _fault(f"its counts are {data['counts']}, but its steps have {plan.counts}")
     for row, step in zip(data["steps"], plan.steps, strict=True):
         if row["class"] != step.kind:
             raise _fault(f"{escape(step.key)} is listed as {row['class']!r:.40}, but would be {step.kind}")
 
 
 def _check_target(plan: CheckedPlan) -> None:
-    """Raise ConfigError if the files that a plan writes beside the weights are not valid.
+    """Raise ConfigError if the files that a plan writes in addition to the weights are not valid.
 
-    Their names must have no folders and differ, and a text must have its recorded size and SHA-256. Each name that is
-    not stored must be tied to a stored one.
+    Their names must be different and without folders. A file whose text is in the plan must have the recorded size and
+    SHA-256. Each tensor that is not stored must be tied to a stored tensor.
     """
     names = [one.name for one in plan.target.companions]
     weights = plan.target.weights
     if weights and not (PlanCompanion(weights, 0, "").is_plain and weights.endswith(".safetensors")):
-        raise _fault(f"its weights {escape(weights)} are not a plain file name of safetensors")
+        raise _fault(f"its weights {escape(weights)} are not a file name without folders that ends in .safetensors")
     for one in plan.target.companions:
         if not one.is_plain:
-            raise _fault(f"its companion {escape(one.name)} is not a plain file name")
+            raise _fault(f"its companion {escape(one.name)} is not a file name without folders")
         text = one.text.encode("utf-8", "surrogatepass")
         if not one.path and (len(text), hashlib.sha256(text).hexdigest()) != (one.size, one.sha256):
             raise _fault(f"its companion {escape(one.name)} does not match its size and checksum")
@@ -98,14 +98,14 @@ def _check_target(plan: CheckedPlan) -> None:
     kept = {step.tied_to or step.key for step in plan.steps if step.key not in implied}
     for step in plan.steps:
         if step.key in implied and (step.tied_to or step.key) not in kept:
-            raise _fault(f"nothing is left to tie {escape(step.key)} to")
+            raise _fault(f"the tensor to which {escape(step.key)} is tied is not stored")
 
 
 def _check_steps(steps: Sequence[Step]) -> None:
     seen: dict[str, Step] = {}
     for step in steps:
         if step.key in seen:
-            raise _fault(f"{escape(step.key)} is in it twice")
+            raise _fault(f"it has two steps for {escape(step.key)}")
         if step.source is None and step.op != "init":
             raise _fault(f"{escape(step.key)} has no input for {step.op}")
         for dtype in (step.dtype, *(one.dtype for one in step.inputs)):
@@ -118,10 +118,13 @@ def _check_steps(steps: Sequence[Step]) -> None:
 
 def _check_tie(step: Step, owner: Step | None) -> None:
     if owner is None or owner.tied_to or (owner.dtype, owner.shape) != (step.dtype, step.shape):
-        raise _fault(f"{escape(step.key)} is tied to {escape(step.tied_to)}, which is not an earlier tensor like it")
+        raise _fault(
+            f"{escape(step.key)} is tied to {escape(step.tied_to)}, which is not an earlier tensor of its dtype and "
+            "shape"
+        )
 
 
 def _fault(why: str) -> ConfigError:
     return ConfigError(
-        f"the plan is malformed: {why}.", hint="Make a new plan; rules belong in options, not into the plan."
+        f"the plan is malformed: {why}.", hint="Make a new plan; change it by options, not by editing the plan."
     )

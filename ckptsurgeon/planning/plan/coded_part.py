@@ -1,4 +1,4 @@
-"""How a step stores the numbers that it computes: as a part of a quantised tensor; as plain data."""
+"""Describes which part of a quantised tensor a step stores; converts this from and to JSON data."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ __all__ = ["CodedPart"]
 class CodedPart:
     """The part of a quantised tensor that a step stores instead of the numbers that it computes: codes or scales.
 
-    ``key``, ``dtype`` and ``shape`` are those of the weight: the numbers that all parts of the quantised tensor stand
-    for, before they are rounded. ``encoding``, ``role``, ``steps``, ``scale_dtype`` and ``facts`` are those of
-    ``tensors.info.Encoded``.
+    ``key``, ``dtype`` and ``shape`` describe the weight: the numbers before they are rounded, which all parts of the
+    quantised tensor encode together. The other fields are those of ``tensors.info.Encoded``.
     """
 
     key: str

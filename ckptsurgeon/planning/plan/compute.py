@@ -1,4 +1,4 @@
-"""How a tensor is computed: merged from several, changed by adapters, or a factor of a difference; as plain data."""
+"""How a tensor is computed: merged from several, changed by adapters, or a factor of a difference; as JSON data."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any, TypeAlias
 
 __all__ = ["FACTORS", "Factor", "Lora", "LoraTerm", "Merge", "Value", "plain_shape", "text", "truth"]
 
-# JSON values with checked types: an edited plan may hold anything.
+# JSON values with checked types: an edited plan may contain anything.
 
 
 def text(value: Any) -> str:
-    """Return ``value``; raises TypeError unless it is a text."""
+    """Return ``value``; raises TypeError unless it is a string."""
     if not isinstance(value, str):
-        raise TypeError(f"{value!r:.60} is not a text")
+        raise TypeError(f"{value!r:.60} is not a string")
     return value
 
 
 def truth(value: Any) -> bool:
-    """Return ``value``; raises TypeError unless it is a boolean: Python would take other values as true."""
+    """Return ``value``; raises TypeError unless it is a boolean, since Python treats most other values as true."""
     if not isinstance(value, bool):
         raise TypeError(f"{value!r:.60} is neither true nor false")
     return value
@@ -29,7 +29,7 @@ def truth(value: Any) -> bool:
 # Low-rank adapters: the changes they make to a tensor, and the factors that are extracted from a difference.
 
 FACTORS: Mapping[str, int] = {"product": 2, "dora": 3, "saved": 1, "added": 1}
-"""The number of inputs of each kind of ``LoraTerm``: A and B, for DoRA also the magnitudes; else one tensor."""
+"""The number of inputs of each kind of ``LoraTerm``: A and B, and for DoRA the magnitudes too; else one tensor."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,15 @@ class LoraTerm:
 
 @dataclass(frozen=True)
 class Lora:
-    """The changes of LoRA adapters to a tensor, each a term.
+    """The changes of LoRA adapters to a tensor, as one term for each change.
 
-    The inputs of the tensor's step are the base's tensor, then those of each term.
+    The inputs of the tensor's step are the base's tensor, followed by the inputs of each term.
     """
 
     terms: tuple[LoraTerm, ...]
 
     def parted(self, inputs: Sequence[Any]) -> Iterator[tuple[LoraTerm, Sequence[Any]]]:
-        """Yield each term with its inputs; ``inputs`` are those of the step, which begin with the base's tensor."""
+        """Yield each term with its inputs; ``inputs`` are all inputs of the step, and begin with the base's tensor."""
         at = 1
         for term in self.terms:
             yield term, inputs[at : at + FACTORS[term.kind]]
@@ -167,9 +167,9 @@ Value: TypeAlias = "float | bool | str"
 class Merge:
     """The method that merges the inputs of a step, and its parameters.
 
-    The value of a parameter is a tuple if each model has its own.
-    If ``base`` is true, the last input is the base. The method gets values of the dtype ``compute``; ``device`` is the
-    torch device of the computation ("" for numpy).
+    The value of a parameter is a tuple if each model has its own value. If ``base`` is true, the last input is the
+    base. The method gets values of the dtype ``compute``; ``device`` is the torch device of the computation ("" for
+    numpy).
     """
 
     method: str
@@ -194,7 +194,7 @@ class Merge:
             for name, value in dict(data["parameters"]).items()
         }
         if data["compute"] not in ("float32", "float64"):
-            raise ValueError(f"{data['compute']!r:.40} is not a dtype to compute in")
+            raise ValueError(f"{data['compute']!r:.40} is not a dtype for computing: use 'float32' or 'float64'")
         device = data.get("device", "")
         if device not in DEVICES:
             raise ValueError(f"{device!r:.40} is not a device to compute on")

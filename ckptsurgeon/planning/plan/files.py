@@ -19,10 +19,10 @@ class PlanSource(Brief):
     """An input of a plan: its name in messages, its path, the dotted path of its state dict, and its files' digests.
 
     ``role`` is "source", "destination" for a checkpoint whose own values are kept, or "initial" for a file that has the
-    initial values of some tensors. ``stripped`` are the prefixes that were removed from all keys, as ``module``.
-    ``operations`` are those that changed the tensors before rules selected any, as plain data. A source in ``memory``
-    has no path; its digest covers keys, dtypes and shapes. ``beside`` are the files next to the weights that were read
-    to make the plan, by name, with their SHA-256.
+    initial values of some tensors. ``stripped`` are the prefixes that were removed from all keys, such as ``module``.
+    ``operations`` are the operations, as plain data, that change its tensors before rules select any. If ``memory`` is
+    true, the source is an object in memory: it has no path, and its digest covers keys, dtypes and shapes. ``beside``
+    are further files in the folder of the weights that were read to make the plan, with their SHA-256.
     """
 
     name: str
@@ -62,7 +62,7 @@ class PlanSource(Brief):
 
 @dataclass(frozen=True, repr=False)
 class PlanCompanion(Brief):
-    """A small file for an output folder: a copy of ``path``, else ``text``; its size in bytes and its SHA-256.
+    """A small file that an output folder gets: a copy of ``path``, else ``text``; its size in bytes and its SHA-256.
 
     The size and SHA-256 of a copy are computed when they are needed, or when the copy is made.
     """
@@ -84,11 +84,11 @@ class PlanCompanion(Brief):
 
     @property
     def is_read(self) -> bool:
-        """Return whether the size and the SHA-256 are known: only then the file was read."""
+        """Return whether the size and the SHA-256 are known; those of a copy are known once the file has been read."""
         return "sha256" in self.__dict__
 
     def is_found(self, size: int, sha256: str) -> None:
-        """Set the size in bytes and the SHA-256, as they were found when the file was read."""
+        """Set the size in bytes and the SHA-256 that were found when the file was read."""
         object.__setattr__(self, "size", size)
         object.__setattr__(self, "sha256", sha256)
 
@@ -123,9 +123,10 @@ class PlanTarget(Brief):
     """The destination of a plan: its kind, its configuration, and the files that the configuration reads.
 
     An output folder also gets the ``companions``: small files such as config.json. It does not store the tensors in
-    ``implied``, since the library that loads the folder ties them to others. ``weights`` is the name of the only file
-    of tensors, if it is fixed. ``lists`` are the files of the old and the new token list, if the configuration was
-    given another vocabulary. ``notes`` are about the companions, and are shown only if the output gets them.
+    ``implied``, since the library that loads the folder ties them to others. ``weights`` is the name that the file of
+    tensors must have, if only one name is possible. ``lists`` are the files of the old and the new token list, if the
+    configuration was given another vocabulary. ``notes`` are about the companions, and are shown only if the output
+    gets them.
     """
 
     kind: str

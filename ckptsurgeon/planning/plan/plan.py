@@ -1,7 +1,6 @@
 """A plan: where the values of every destination tensor come from, and which rule decided; to and from JSON.
 
-A plan is made from headers alone, can be reviewed and kept, and is applied only if its inputs have not changed
-since.
+A plan is made from headers alone. It can be reviewed and stored, and is applied only if its inputs have not changed.
 """
 
 from __future__ import annotations
@@ -51,12 +50,12 @@ class CarriedEntries(Brief):
 
 @dataclass(frozen=True, repr=False)
 class Plan(InNotebooks):
-    """Everything that will be done to make an output, before it is done.
+    """All that will be done to make an output: a step for each tensor, made from headers before a value is read.
 
     If the destination has another vocabulary, ``rows`` says which row of the source each of its rows gets; if models
     with different vocabularies are merged, ``vocabularies`` says this for each source. ``unexpected`` are the source
-    keys that are not used, each with the number of its source. ``excluded`` is the number of keys that options left
-    out. ``equal`` are pairs of keys whose values must be the same. ``costs`` are for this machine, and not part of the
+    keys that are not used, each with the index of its source. ``excluded`` is the number of keys that options left out.
+    ``equal`` are pairs of keys whose values must be the same. ``costs`` are for this machine, and not part of the
     SHA-256. ``inputs`` keeps the files open if the plan is applied at once; it is not part of the JSON.
     """
 
@@ -100,7 +99,7 @@ class Plan(InNotebooks):
 
     @property
     def absent(self) -> tuple[str, ...]:
-        """The keys of a live module's tensors that keep their values, since no source gives any; without tied names."""
+        """The keys of a live module that keep their values because they are in no source; without tied keys."""
         if self.target.kind != "module":
             return ()
         missing = (step for step in self.steps if step.reason == "missing" and step.op == "keep")
@@ -135,12 +134,12 @@ class Plan(InNotebooks):
         return self._digests[0]
 
     def sha256_without_notes(self) -> str:
-        """Return the SHA-256 of the plan's JSON without its notes, which may name other files beside the sources."""
+        """Return the SHA-256 of the plan's JSON without its notes, which may be about further files of the sources."""
         return self._digests[1]
 
     @cached_property
     def _digests(self) -> tuple[str, str]:
-        """The SHA-256 with notes and without: both at once, since there may be hundreds of thousands of steps."""
+        """The SHA-256 with notes and without; both in one pass, since there may be hundreds of thousands of steps."""
         data = replace(self, costs=None, steps=()).to_json() | {"counts": self.counts}
         target = {key: value for key, value in data["target"].items() if key != "notes"}
         ends = [_around_steps(one) for one in (data, data | {"notes": [], "target": target})]
@@ -156,7 +155,7 @@ class Plan(InNotebooks):
 
     @staticmethod
     def from_json(data: Any) -> Plan:
-        """Return the plan in plain data; raises ConfigError if the data is not a valid plan."""
+        """Return the plan that JSON data describes; raises ConfigError if the data is not a valid plan."""
         if not isinstance(data, dict) or data.get("kind") != "ckpt.plan":
             raise ConfigError(
                 "the data is not a plan.", hint="Make a plan with -n --json, as in ckpt transplant … -n --json."
@@ -175,7 +174,7 @@ class Plan(InNotebooks):
 
 
 def _reason(error: Exception) -> str:
-    """Return what is wrong with a plan's JSON, from the exception: a missing field or source, or its text."""
+    """Return what is wrong with a plan's JSON: the missing field or source, else the exception's message."""
     return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
@@ -205,7 +204,7 @@ def _read_plan(data: Mapping[str, Any]) -> Plan:
 
 
 def _around_steps(data: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the JSON text before the steps of a plan, and that behind them."""
+    """Return the JSON text of a plan before its steps, and the text after them."""
     dumps = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
     before = dumps({key: value for key, value in data.items() if key < "steps"})
     after = dumps({key: value for key, value in data.items() if key > "steps"})

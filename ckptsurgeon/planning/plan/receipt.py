@@ -15,7 +15,7 @@ __all__ = ["FactorFit", "Failure", "Note", "Receipt", "RoundedTensor", "Verifica
 
 @dataclass(frozen=True)
 class FactorFit:
-    """How near the product of two low-rank factors is to a tensor's difference from the base.
+    """How close the product of two low-rank factors is to a tensor's difference from the base.
 
     ``error`` is |difference - product| / |difference|: 0 means that they are equal.
     """
@@ -32,9 +32,9 @@ class FactorFit:
 
 @dataclass(frozen=True)
 class RoundedTensor:
-    """How near the codes of a quantised tensor are to its values.
+    """How close the codes of a quantised tensor are to its values.
 
-    ``error`` is |values - codes' values| / |values| (Frobenius norms), ``largest`` the largest absolute difference.
+    ``error`` is |values - decoded codes| / |values| (Frobenius norms), ``largest`` the largest absolute difference.
     """
 
     key: str
@@ -54,7 +54,7 @@ class Receipt(InNotebooks):
 
     ``counts`` are the numbers of tensors of each class (copied, initialised, ...), ``unexpected`` are source keys that
     were not used. ``fits`` says how exact the factors of ``lora extract`` are, ``rounded`` how exact codes are.
-    ``proved`` is the verdict on whether the output computes what its source does, if that was asked for.
+    ``proved`` is the verdict on whether the output computes the same as its source, if a proof was asked for.
     """
 
     output: str
@@ -113,10 +113,12 @@ class Verification(InNotebooks):
     """The result of a verification.
 
     These are numbers of tensors:
-    ``compared``: equal, bit for bit, to what their sources give;
-    ``drawn``: initialised with random values, and with the checksum that was recorded then;
-    ``near``: computed on a device, or with adapters on another processor, and equal but for the last digits;
-    ``products``: factors whose product equals that of newly extracted factors, up to rounding.
+
+    - ``compared``: equal, bit for bit, to the values made from their sources again;
+    - ``drawn``: initialised with random values, and with the checksum that was recorded then;
+    - ``near``: computed on a device, or with adapters on another processor, and equal except for the last digits;
+    - ``products``: factors whose product equals that of newly extracted factors, up to rounding.
+
     ``not_compared`` maps tensors that could not be compared to the reason. ``nan`` and ``inf`` count elements of all
     floating tensors. ``recipe`` is whether the output has a recipe; without one, only a plan shows how it was made.
     ``notes`` are not faults, such as other files in the folder. ``signed`` is whether every file matches the signature;

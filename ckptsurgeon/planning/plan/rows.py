@@ -1,4 +1,4 @@
-"""Which rows of a source make each row of a destination that has another vocabulary."""
+"""Says which rows of a source make each row of a destination that has another vocabulary."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ...util.brief import Brief
 __all__ = ["Row", "VocabularyRows", "rows_of_each"]
 
 Row: TypeAlias = "int | tuple[int, ...] | None"
-"""What makes a row: a row of the source, the mean of several; () for zeros; None if the source lacks the token."""
+"""The origin of a row: a source row, several whose mean is taken; () for zeros; None if the source lacks the token."""
 
 
 @dataclass(frozen=True, repr=False)
 class VocabularyRows(Brief):
-    """Where the row of each token of the destination comes from.
+    """The origin of the row of each token of the destination.
 
-    ``source`` and ``destination`` name the vocabularies, ``size`` is the number of rows of the source. An entry of
-    ``rows`` is the number of a source row, or a tuple of rows whose mean is taken (empty: zeros). It is None if the
-    source lacks the token. Then ``new`` says what the row becomes: ``init``, the destination's
-    initial values; ``mean``, the mean of all rows; ``zero``; or, if several models are merged, ``others``: the row of
-    the base, else the mean of the models that have the token. With ``others or zero`` it is zeros if no model has it.
+    ``source`` and ``destination`` are the names of the vocabularies, ``size`` is the number of rows of the source. An
+    entry of ``rows`` is the index of a source row, or a tuple of indices of rows whose mean is taken (empty: zeros). It
+    is None if the source lacks the token. Then ``new`` says what the row becomes: ``init``, the destination's initial
+    values; ``mean``, the mean of all rows; ``zero``; or, if several models are merged, ``others``: the row of the base,
+    else the mean of the models that have the token. With ``others or zero`` it is zeros if no model has the token.
     """
 
     source: str
@@ -34,7 +34,7 @@ class VocabularyRows(Brief):
     lent: tuple[tuple[int, int], ...] = ()
     """Pairs of a row of the output and a row of this source; models of a merge that lack the token use this row."""
     padded: int = 0
-    """The number of rows at the end that belong to no token; a merge uses the mean of each model's other rows there."""
+    """The number of rows at the end that have no token; a merge fills them with the mean of each model's other rows."""
     means: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
     """A cache: the mean of all rows of a tensor."""
 
@@ -144,14 +144,14 @@ def _within(number: Any, size: int) -> bool:
 
 
 def rows_of_each(data: Mapping[str, Any], sources: int) -> tuple[VocabularyRows, ...]:
-    """Return the rows for each source from the JSON of a plan or recipe, empty if it has none.
+    """Return the vocabulary rows of each source from the JSON of a plan or recipe; empty if it has none.
 
     ``sources`` is the number of sources. Raises ValueError, TypeError or KeyError for wrong data.
     """
     found = tuple(rows for one in data.get("vocabularies") or () if (rows := VocabularyRows.from_json(one)) is not None)
     if found and len(found) != sources:
         raise ValueError(
-            f"the number of vocabularies is {len(found)}, and that of sources {sources}; each source has one"
+            f"there are {len(found)} vocabularies for {sources} sources; each source must have one vocabulary"
         )
     if len({(len(rows.rows), rows.padded) for rows in found}) > 1:
         raise ValueError("the vocabularies differ in length")

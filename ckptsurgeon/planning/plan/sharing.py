@@ -1,4 +1,4 @@
-"""What each of several processes does for an output, known before it begins."""
+"""The work of each of several processes that make one output, estimated before they begin."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["ProcessShare", "Sharing"]
 
 @dataclass(frozen=True)
 class ProcessShare:
-    """What one process does; sizes are in bytes. ``seconds`` is None if nothing could be measured."""
+    """The work of one process; sizes are in bytes. ``seconds`` is None if no speed could be measured."""
 
     shards: int
     nbytes_read: int
@@ -21,10 +21,11 @@ class ProcessShare:
 
 @dataclass(frozen=True)
 class Sharing:
-    """What each of several processes does for an output.
+    """The work of each of several processes that make one output.
 
-    ``nbytes_disk`` are the bytes that the output takes on disk, beside one that it replaces. ``rate`` is how many bytes
-    of the output one process has made in a second here, without writing them; None if nothing was measured.
+    ``nbytes_disk`` is the space in bytes that the output needs on disk, in addition to an output that it replaces.
+    ``rate`` is the number of bytes of the output that one process computes here in a second, without writing them; None
+    if it was not measured.
     """
 
     processes: tuple[ProcessShare, ...]
@@ -32,5 +33,5 @@ class Sharing:
     rate: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as plain data."""
+        """Return the object as plain data, for JSON."""
         return {"kind": "ckpt.sharing", "version": 1, **asdict(self), "processes": [asdict(p) for p in self.processes]}

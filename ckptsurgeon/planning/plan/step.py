@@ -1,4 +1,4 @@
-"""A step of a plan: how one destination tensor is made and the tensors that it reads; as JSON and back."""
+"""A step of a plan: how one destination tensor is made, and which tensors it is made from; to and from JSON."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .rows import VocabularyRows
 __all__ = ["CLASSES", "MERGES", "Input", "Step", "read_step", "step_json", "step_texts", "with_vocabularies"]
 
 MERGES = ("average", "max", "merge")
-"""Operations on several inputs, element by element."""
+"""The operations that combine several inputs element by element."""
 CLASSES = ("copied", "cast", "reshaped", "derived", "resized", "mapped", "merged", "initialised", "kept")
 """The classes of a destination tensor; each tensor is in exactly one."""
 _KINDS = {
     "init": "initialised", "keep": "kept", "lora": "merged", "map": "mapped", "factor": "derived",
     **dict.fromkeys(MERGES, "merged"),
 }  # fmt: skip
-"""The classes by operation, except for copying; operations that are not listed are ``resized``."""
+"""The class of each operation, except for copying; operations that are not listed are ``resized``."""
 
 
 class Input(NamedTuple):
@@ -35,21 +35,23 @@ class Input(NamedTuple):
     shape: tuple[int, ...]
 
 
-@dataclass(slots=True, unsafe_hash=True, repr=False)  # not frozen, which is three times as slow: see TensorInfo
+@dataclass(slots=True, unsafe_hash=True, repr=False)  # frozen would be three times as slow: see TensorInfo
 class Step(Brief):
     """How one destination tensor is made.
 
-    ``key`` is the tensor's name in the destination; ``op`` is what is done: copy, slice, init, merge, ...
-    ``dtype`` and ``shape`` are the destination's; ``source_dtype`` and ``source_shape`` the source's. ``rule`` is the
-    option that decided, as the user wrote it; ``reason`` is why a tensor is initialised: missing, excluded, reinit or
-    mismatch. ``tied_to`` is the first name of the tensor, if this is a further one. ``more`` are inputs after the
-    first, ``weights`` the weight of each input in an average (empty: all the same). ``operation`` is the last operation
-    that made the source's tensor, if any, and ``made_of`` are the source keys that it was made from. If rows are mapped
-    by token, ``axis`` is the vocabulary axis, and ``rows`` say where each row comes from. ``merge`` is the method that
-    merges the inputs, ``lora`` how adapters change the first input, ``factor`` which factor of the difference of two
-    inputs is computed. ``policy`` is how another shape is fitted, as slice or overlap. In a merge it may be ``vocab``:
-    then ``vocabularies`` say for each input which of its rows are used, along ``axis``. If the numbers are stored as
-    those of a quantised tensor, the step makes one part of it: ``coded`` says which.
+    ``key`` is the tensor's name in the destination; ``op`` is what is done: copy, slice, init, merge, ... ``dtype`` and
+    ``shape`` are the destination's; ``source_dtype`` and ``source_shape`` the source's. ``rule`` is the option that
+    decided, as the user wrote it; ``reason`` is why a tensor is initialised: missing, excluded, reinit or mismatch.
+    ``tied_to`` is the tensor's first key, if ``key`` is a further key of the same tensor. ``more`` are the inputs after
+    the first, ``weights`` the weight of each input in an average (empty: all the same).
+
+    ``operation`` is the last operation that made the source's tensor, if any, and ``made_of`` are the source keys that
+    it was made from. If rows are mapped by token, ``axis`` is the vocabulary axis, and ``rows`` says where each row
+    comes from. ``merge`` is the method that merges the inputs, ``lora`` how adapters change the first input, ``factor``
+    which factor of the difference of two inputs is computed. ``policy`` is how a different shape is made to fit, such
+    as slice or overlap. In a merge it may be ``vocab``: then ``vocabularies`` says for each input which of its rows are
+    used, along ``axis``. If the computed numbers are stored quantised, the step makes one part of the quantised tensor:
+    ``coded`` says which.
     """
 
     key: str
@@ -87,7 +89,7 @@ class Step(Brief):
 
     @property
     def numbers(self) -> Step:
-        """The step that computes the numbers which this one stores as codes; the step itself if it stores numbers."""
+        """The step that computes the numbers that this step stores as codes; the step itself if it stores no codes."""
         if self.coded is None:
             return self
         return replace(self, key=self.coded.key, dtype=self.coded.dtype, shape=self.coded.shape, coded=None)
@@ -101,14 +103,14 @@ class Step(Brief):
 
     @property
     def shared(self) -> int | None:
-        """The number of values that the source gives, if the other values are initialised (pad, overlap); else None."""
+        """The number of values that come from the source, if the others are initialised (pad, overlap); else None."""
         if self.op not in ("pad", "overlap"):
             return None
         return prod(min(pair) for pair in zip(self.source_shape, self.shape, strict=False))
 
     @property
     def keeper(self) -> Input:
-        """The input of a merge that gives the output its shape: the base, else the first model."""
+        """The input of a merge that determines the shape of the output: the base, else the first model."""
         return self.inputs[-1 if self.merge is not None and self.merge.base else 0]
 
     @property
@@ -118,7 +120,7 @@ class Step(Brief):
 
     @property
     def overlays(self) -> bool:
-        """Return whether the source gives only a part of the values, and the others are initialised."""
+        """Return whether only a part of the values comes from the source, and the others are initialised."""
         return self.op in ("pad", "overlap") or (self.op == "map" and self.rows is not None and self.rows.draws)
 
 
@@ -135,7 +137,7 @@ def _kind_of(step: Step) -> str:
 def with_vocabularies(step: Step, vocabularies: Sequence[VocabularyRows]) -> Step:
     """Return a merge step of the policy ``vocab`` with the vocabulary of each of its inputs; other steps unchanged.
 
-    ``vocabularies`` are those of all sources. Raises ValueError if the step needs them and there are none.
+    ``vocabularies`` are the vocabularies of all sources. Raises ValueError if the step needs them and there are none.
     """
     if step.op != "merge" or step.policy != "vocab":
         return step
@@ -181,13 +183,13 @@ def step_json(step: Step, names: Sequence[str]) -> dict[str, Any]:
 _dumps = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 _FROM, _KEY = "\0from", "\0key"
 MOST = 10_000
-"""Most texts that ``step_texts`` caches."""
+"""The most texts that ``step_texts`` caches."""
 
 
 def step_texts(steps: Iterable[Step], names: Sequence[str]) -> Iterator[str]:
     """Yield the JSON text of each step, with sorted keys; ``names`` are the names of the sources.
 
-    Most steps differ only in the names of tensors, so the rest of the text is cached.
+    Most texts differ only in the keys of tensors, so the rest of the text is cached.
     """
     spelled: dict[tuple[object, ...], tuple[str, str, list[str]]] = {}
     for step in steps:
@@ -230,9 +232,9 @@ def read_step(
     rows: VocabularyRows | None,
     vocabularies: Sequence[VocabularyRows],
 ) -> Step:
-    """Return the step in plain data; raises KeyError, TypeError or ValueError if the data is not a step.
+    """Return the step that JSON data describes; raises KeyError, TypeError or ValueError if the data is not a step.
 
-    ``index`` maps the name of each source to its number; ``rows`` and ``vocabularies`` are those of the plan.
+    ``index`` maps the name of each source to its index; ``rows`` and ``vocabularies`` are those of the plan.
     """
     if row["op"] not in OPS:
         raise ValueError(f"unknown op {row['op']!r}")

@@ -1,4 +1,4 @@
-"""Finds resized tensors that have a row for each token: their rows keep their positions, but the tokens may not."""
+"""Finds resized tensors that have a row for each token: their rows keep their positions, whatever the tokens are."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ __all__ = [
 ]
 
 HEAD = re.compile(r"^(\D*\.)?(lm_head|embed_out|output|output_layer|proj_out|decoder)\.weight$")
-"""Names of output layers over a vocabulary; they are in no numbered module."""
+"""Matches the keys of output layers over a vocabulary; they are in no numbered module."""
 EMBEDDING = re.compile(
     r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|embedding|embeddings|shared)\.weight$"
 )
-"""Names of input embeddings of a vocabulary."""
+"""Matches the keys of input embeddings of a vocabulary."""
 BIAS = re.compile(r"^(\D*\.)?(lm_head|embed_out|output|output_layer|proj_out|decoder|predictions)\.bias$")
-"""Names of biases that are added to the output layer."""
+"""Matches the keys of biases that are added to the output layer."""
 LABELS = re.compile(
     r"(^|\.)(\w*classifier|\w*classification_head|score|logits_proj)(\.(out_proj|out|linear|\d+))?"
     r"\.(weight|bias)$"
 )
-"""Names of layers with a row for each label, in transformers' classes for classification."""
+"""Matches the keys of layers with a row for each label, in transformers' classes for classification."""
 LABELS_NOTE = "; labels are not compared"
 BY_TOKEN = "--vocab SRC_TOKENS:DST_TOKENS"
 
@@ -42,11 +42,11 @@ _WORDS = frozenset(
         "predictions", "joint", "joiner", "generator",
     )
 )  # fmt: skip
-"""Words in the name of a tensor with a row for each token, or in the name of the module around it."""
+"""Words in the names of tensors that have a row for each token, or in the names of their modules."""
 _SURE = frozenset(("ctc", "vocab", "vocabulary", "logits", "joint", "joiner"))
-"""The words of ``_WORDS`` that are certain: the size of such a tensor is the vocabulary's."""
+"""The words of ``_WORDS`` that are certain: the first axis of such a matrix is always the vocabulary."""
 _HEADS = frozenset(("lm_head", "output", "output_layer", "out", "proj_out", "decoder", "shared"))
-"""Names of modules that have a tensor with a row for each token; the name must be exactly this."""
+"""Names of modules that have a tensor with a row for each token; the whole name must be equal."""
 _AROUND = frozenset(("seq_lin", "decoder_layers"))
 """Names of modules that contain the output layer, in SpeechBrain and in NeMo."""
 _OTHERS = frozenset(
@@ -55,34 +55,38 @@ _OTHERS = frozenset(
         "timestep", "speaker", "spk", "lang", "language", "label", "class", "query", "norm", "layernorm", "ln", "bn",
     )
 )  # fmt: skip
-"""Words that exclude a tensor: its rows are for other things than tokens, or it has no rows."""
+"""Words that exclude a tensor: its rows belong to other things than tokens, or it has no rows."""
 
 FEWEST = 10
-"""A classifier with fewer rows than this has labels, as no vocabulary is so small; else it may have tokens (CTC)."""
+"""A classifier with fewer rows has labels, since no vocabulary is so small; with more rows it may have tokens (CTC)."""
 
 Sizes = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class ShapeChange:
-    """A tensor, with all its names, whose shape ``have`` in the source is not the shape ``want`` of the destination."""
+    """A tensor whose shape in the source, ``have``, differs from its shape in the destination, ``want``.
+
+    ``names`` are all its keys.
+    """
 
     names: tuple[str, ...]
     have: Sequence[int]
     want: Sequence[int]
 
     def sizes(self) -> list[Sizes]:
-        """Return, for each axis, its size in source and destination; axes of size 1 in both are left out."""
+        """Return the size of each axis in source and destination, except for axes of size 1 in both."""
         return [pair for pair in zip(self.have, self.want, strict=True) if pair != (1, 1)]
 
 
 class PositionalRows:
-    """Finds, among all tensors whose shapes differ, those that have a row for each token.
+    """Finds the tensors with a row for each token in the tensors whose shapes differ.
 
-    If the destination declares the vocabulary axis, that decides; else the names of tensors do. A name counts for a
-    matrix if only its first axis changes, and for a bias if it changes by the same sizes as such a matrix. If other
-    tensors change by the same sizes too, a layer became wider, and the size is not the vocabulary's. But some names are
-    certain: then all tensors whose first axis changes by these sizes have a row for each token.
+    If the destination declares the vocabulary axis of tensors, that decides; else the names of the tensors decide. The
+    name of a matrix decides only if nothing but its first axis changes, and the name of a bias only if its size changes
+    like that of such a matrix. If other tensors change by the same sizes too, a layer became wider, and the size is not
+    a vocabulary's. But some names are certain: then all tensors whose first axis changes by these sizes have a row for
+    each token.
     """
 
     def __init__(self, changes: Iterable[ShapeChange], declared: Mapping[str, int]) -> None:
@@ -121,17 +125,18 @@ class PositionalRows:
         return key in self._sizes and key not in self._labels
 
     def resized(self, keys: Iterable[str]) -> list[str]:
-        """Return notes on those of the resized tensors ``keys`` that have a row for each token: rows are not mapped."""
+        """Return notes on those resized tensors in ``keys`` that have a row for each token: the rows are not mapped."""
         return [
-            f"{listing(found, where='')} {'goes' if len(found) == 1 else 'go'} from {before} to {after} rows by place"
-            + (_labels_note(before, after) if are_labels else f", not by token; {BY_TOKEN} maps rows by token")
+            f"{listing(found, where='')} {'goes' if len(found) == 1 else 'go'} from {before} to {after} rows by "
+            + ("position" if are_labels else f"position, not by token; {BY_TOKEN} maps rows by token")
+            + (_labels_note(before, after) if are_labels else "")
             for (before, after, are_labels), found in self._by_sizes(keys).items()
         ]
 
     def merged(self) -> list[str]:
         """Return notes on the tensors that have a row for each token, and whose rows are merged by position."""
         return [
-            f"{listing(found, where='')} {'is' if len(found) == 1 else 'are'} merged by place, "
+            f"{listing(found, where='')} {'is' if len(found) == 1 else 'are'} merged by position, "
             + ("" if are_labels else "not by token, ")
             + f"of {before} and {after} rows"
             + (_labels_note(before, after, "--vocab union") if are_labels else "; --vocab union merges rows by token")
@@ -149,10 +154,10 @@ class PositionalRows:
 def _labels_note(before: int, after: int, option: str = BY_TOKEN) -> str:
     """Return the end of a note on a classifier of resized rows, which says that labels are not compared.
 
-    ``before`` and ``after`` are its numbers of rows. If they are so large that the rows may be tokens, the text also
-    names ``option``, which maps rows by token.
+    ``before`` and ``after`` are its numbers of rows. If they are so large that the rows may belong to tokens, the text
+    also mentions ``option``, which maps rows by token.
     """
-    return LABELS_NOTE + (f"; if they are tokens, {option} is for these" if max(before, after) >= FEWEST else "")
+    return LABELS_NOTE + (f"; if the rows belong to tokens, use {option}" if max(before, after) >= FEWEST else "")
 
 
 def vocabulary_keys(keys: Iterable[str]) -> list[str]:
@@ -161,22 +166,22 @@ def vocabulary_keys(keys: Iterable[str]) -> list[str]:
 
 
 def is_embedding(key: str) -> bool:
-    """Return whether a key is, by its name, that of a token embedding."""
+    """Return whether ``key`` has the name of a token embedding."""
     return EMBEDDING.search(key) is not None
 
 
 def is_of_labels(key: str) -> bool:
-    """Return whether a key is that of a classifier, whose last layer has a row for each label."""
+    """Return whether ``key`` has the name of a classifier's last layer, which has a row for each label."""
     return LABELS.search(key) is not None
 
 
 def is_of_tokens(key: str, axes: int) -> bool:
-    """Return whether a tensor, by its key, has a row for each token; ``axes`` is 2 for a matrix, 1 for its bias."""
+    """Return whether a tensor has a row for each token, by its key; ``axes`` is 2 for a matrix, 1 for its bias."""
     return bool(vocabulary_keys([key])) or _has_rows((key,), axes)
 
 
 def _has_rows(names: Sequence[str], axes: int) -> bool:
-    """Return whether one of a tensor's names shows a row for each token; ``axes`` is 2 for a matrix, 1 for a bias."""
+    """Return whether one of a tensor's names means a row for each token; ``axes`` is 2 for a matrix, 1 for a bias."""
     return axes in (1, 2) and any(_is_of_tokens(name, bias=axes == 1) for name in names)
 
 
@@ -191,7 +196,7 @@ def _is_of_tokens(name: str, *, bias: bool) -> bool:
 
 
 def _is_surely_of_tokens(name: str) -> bool:
-    """Return whether the name of a matrix is certain to mean that it has a row for each token."""
+    """Return whether the name of a matrix means with certainty that it has a row for each token."""
     words = _words(name.lower().split(".")[-3:-1])
     is_one = EMBEDDING.search(name) is not None or name.endswith(("lm_head.weight", "embed_out.weight"))
     return words.isdisjoint(_OTHERS) and (is_one or not words.isdisjoint(_SURE))

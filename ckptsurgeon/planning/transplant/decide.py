@@ -25,21 +25,21 @@ from .vocabulary import VocabularyAxes
 
 __all__ = ["Decisions", "InitialView", "decide", "dropped_layers", "origin_of"]
 
-# ``--drop-last``: the layers of a destination to initialise, in its declared order; never by parts of names.
+# ``--drop-last``: the last layers to initialise, in the order that the destination declares; names do not matter.
 
 
 def dropped_layers(target: TargetSpec, number: int) -> tuple[str, ...]:
     """Return the last ``number`` layers of a destination; raises ConfigError if it has too few.
 
-    The first layer always stays: else nothing would be left to transplant.
+    The first layer is never dropped: otherwise nothing would be transplanted.
     """
     if not number:
         return ()
     layers = target.layers
     if not layers:
         raise ConfigError(
-            f"--drop-last {number}: {escape(target.name)} does not give the order of its layers.",
-            hint="Name the layers to initialise: --reinit GLOB, once for each.",
+            f"--drop-last {number}: {escape(target.name)} does not declare the order of its layers.",
+            hint="Select the layers to initialise: --reinit GLOB, once for each.",
         )
     if number >= len(layers):
         raise ConfigError(
@@ -50,18 +50,16 @@ def dropped_layers(target: TargetSpec, number: int) -> tuple[str, ...]:
     return layers[-number:]
 
 
-# The origin of a tensor with one or more names, which the destination ties: its sources must not differ.
+# The source tensor of a destination tensor, which may have several tied names: source tensors of all must be equal.
 
 
 def origin_of(
     group: Sequence[str], selection: Selection, equal: list[EqualKeys], names: Sequence[str]
 ) -> TensorOrigin | None:
-    """Return the source tensor of a tensor with the names ``group``: that of the last source with one of these names.
+    """Return the source tensor of the destination tensor with the names ``group``; None if it is in no source.
 
-    Returns None if no source has one.
-
-    If that source has several of the names, pairs of its keys are added to ``equal``: their values must be the same.
-    ``names`` are the names of the sources in messages.
+    The last source that has one of these names is used. If it has several of them, pairs of its keys are added to
+    ``equal``: their values must be the same. ``names`` are the names of the sources in messages.
     """
     found = [origin for name in group for origin in selection.origins.get(name, ())]
     if not found:
@@ -92,16 +90,16 @@ def _check_equal(first: TensorOrigin, other: TensorOrigin, equal: list[EqualKeys
 
 
 def _checksum(info: TensorInfo) -> int | None:
-    """Return the CRC-32 that the file has for exactly this tensor's bytes; None if it has none."""
+    """Return the CRC-32 that the file contains for exactly the bytes of this tensor; None if there is none."""
     whole = info.is_plain and info.storage is not None and info.nbytes == info.storage.nbytes
     return info.storage.crc32 if whole and info.storage is not None else None
 
 
 @dataclass(frozen=True)
 class InitialView:
-    """A file that has initial values of some tensors: its entry among the plan's sources, and its tensors.
+    """A file that contains initial values of some tensors: its entry in the plan's sources, and its tensors.
 
-    ``file`` says which keys of the destination it gives.
+    ``file`` says for which keys of the destination it has values.
     """
 
     source: PlanSource
@@ -114,7 +112,7 @@ class Decisions:
     """The decisions on all destination tensors.
 
     ``steps`` are in state-dict order. ``equal`` are pairs of source keys whose values must be the same; they are
-    compared before writing. ``used`` are the names of tensors that a source gives.
+    compared before writing. ``used`` are those names of destination tensors that are in a source.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -153,7 +151,7 @@ class _Decider:
     def step(self, key: str, origin: TensorOrigin | None) -> Step:
         """Return the step of the tensor ``key``, which comes from ``origin``, or from no source if that is None.
 
-        The first of these decides: --reinit, --drop-last, no source has it, --vocab, --on-mismatch.
+        The first of these that applies decides: --reinit, --drop-last, being in no source, --vocab, --on-mismatch.
         """
         info = self.target.tensors[key]
         hits = self._hits(self._reinit, key)
@@ -170,7 +168,7 @@ class _Decider:
                 hint=or_decode(origin.info, f"Use --exclude {escape(origin.key)}."),
                 rule="opaque",
             )
-        if origin.is_description:  # a text, longer if its numbers have more digits
+        if origin.is_description:  # a JSON text: its length depends on the numbers in it
             info = replace(info, shape=origin.info.shape)
         step = Step(
             key=key, op="copy", dtype=self._dtype(info, origin.dtype or origin.info.dtype), shape=info.shape,
@@ -202,7 +200,7 @@ class _Decider:
             self.faults.coded.append((origin, f"a cast to {step.dtype}" if step.op == "copy" else step.rule))
 
     def _drops(self, key: str) -> bool:
-        """Return whether a tensor, by any of its names, is in a dropped layer."""
+        """Return whether a tensor is in a dropped layer, by any of its names."""
         names = [key, *self.aliases.get(key, ())]
         return any(name == layer or name.startswith(f"{layer}.") for layer in self._dropped for name in names)
 
@@ -221,7 +219,7 @@ class _Decider:
         dtype = self._dtype(info, "")
         fault = cast_fault(info.dtype, dtype)
         if fault:
-            self.faults.casts.append((key, f"{info.dtype} in the destination, {dtype} as asked: {fault}"))
+            self.faults.casts.append((key, f"{info.dtype} in the destination, {dtype} as requested: {fault}"))
         if self.keeper is None and key in self._given:
             return self._from_file(key, dtype, reason=reason, rule=rule, policy=policy)
         if self.keeper is None and key in self.target.undrawable:
@@ -236,7 +234,7 @@ class _Decider:
     def _add_undrawable(self, key: str, *, asked: bool = False) -> None:
         """Record a fault: the initial values of a tensor cannot be used.
 
-        There is no fault if the values are allowed for --reinit, and ``asked`` says that --reinit names the tensor.
+        There is no fault if --reinit selects the tensor (``asked``) and the values are allowed for --reinit.
         """
         why = self.target.undrawable[key]
         if not (asked and why.allowed):
@@ -290,7 +288,7 @@ class _Decider:
             raise self.axes.none_found()
         rules = ", ".join(dict.fromkeys(step.rule for step in anew))
         return [
-            f"{vocabulary} keeps no row: {listing([step.key for step in anew])} are initialised by {rules}",
+            f"{vocabulary} maps no rows: {listing([step.key for step in anew])} are initialised by {rules}",
             *passed,
         ]
 
@@ -313,7 +311,7 @@ class _Decider:
         return replace(step, op=found.op, policy=found.policy, rule=" ".join(filter(None, (step.rule, rule))))
 
     def _dtype(self, wanted: TensorInfo, have: str) -> str:
-        """Return the dtype of an output tensor; ``have`` is the source's, '' if no source gives the tensor."""
+        """Return the dtype of an output tensor; ``have`` is the source's dtype, '' if the tensor is in no source."""
         choice = self.options.dtype
         if choice == "keep":
             return have or wanted.dtype
@@ -329,11 +327,11 @@ def decide(
 ) -> Decisions:
     """Return how every destination tensor is made; ``names`` are the names of the sources in messages.
 
-    ``selection`` has the source tensors by their names in the destination. ``initial`` are files that have initial
+    ``selection`` has the source tensors by their names in the destination. ``initial`` are files that contain initial
     values; in the plan they come after the sources.
 
-    Raises PlanError for mismatches that no policy settles and for casts that would lose information, FormatError
-    if a selected tensor has no plain values.
+    Raises PlanError for mismatches that no policy settles and for casts that would lose information, FormatError if a
+    selected tensor has no plain values.
     """
     decider = _Decider(target, selection, options, names, initial)
     decisions = Decisions()
@@ -350,7 +348,7 @@ def decide(
         decisions.steps.append(owned[key])
     resized = [key for key, step in owned.items() if step.kind == "resized"]
     asked = resized or (decider.faults.mismatches and decider.axes is None)
-    # The vocabulary of a model is found by building it again, so no one asks for it if no text needs it.
+    # To find the vocabulary axes, the model is built again: so read ``target.vocabulary`` only if a message needs it.
     by_place = PositionalRows(decider.changes if asked else (), target.vocabulary)
     raise_faults(decider.faults, names, target.name, decider.axes, by_place)
     decisions.notes += decider.axes.notes if decider.axes is not None else []

@@ -21,7 +21,7 @@ MISSING_POLICIES = ("init", "error")
 
 @dataclass(frozen=True)
 class MismatchPolicies:
-    """The policies for tensors whose shapes differ: ``everywhere`` is for all tensors, those in ``scoped`` for some.
+    """The policies for tensors whose shapes differ: ``everywhere`` applies to all tensors, ``scoped`` to some.
 
     ``scoped`` has pairs of a pattern and a policy. If several patterns match a tensor, the last pair decides.
     """
@@ -81,21 +81,21 @@ class Options:
 
 
 def _texts(values: Iterable[str] | None, option: str = "rules") -> list[str]:
-    """Return a list of the given text or texts, empty for None; raises ConfigError for other types."""
+    """Return the given string or strings as a list, empty for None; raises ConfigError for other types."""
     try:
         found = [values] if isinstance(values, str) else list(values or ())
     except TypeError:
         found = [values]  # type: ignore[list-item]
     for value in found:
         if not isinstance(value, str):
-            raise ConfigError(f"{option} takes texts, not {brief_repr(value)}.")
+            raise ConfigError(f"{option} must be strings, not {brief_repr(value)}.")
     return found
 
 
 def _number(option: str, value: int) -> int:
     if type(value) is not int or value < 0:
         raise ConfigError(
-            f"{option} {brief_repr(value)} is not a valid number of layers.", hint="Use a whole number from 1 on."
+            f"{option} {brief_repr(value)} is not a valid number of layers.", hint="Use a whole number of 1 or more."
         )
     return value
 
@@ -104,15 +104,15 @@ def _flags(option: str, patterns: Iterable[str] | None, behind: str = "") -> tup
     found = []
     for text in _texts(patterns, option):
         if not text:
-            raise PatternError(f"{option} is empty.", hint="Name a key, a module or a pattern.")
+            raise PatternError(f"{option} is empty.", hint="Write a key, a module or a pattern.")
         found.append(OptionPattern.of(option, text, behind))
     return tuple(found)
 
 
 def parse_mismatch(policies: str | Mapping[str, str] | Sequence[str] | None) -> MismatchPolicies:
-    """Return the policies for shapes that differ, from what a user gave.
+    """Return the policies for shapes that differ, from the value that the user gave.
 
-    ``init`` is for all tensors, ``ctc.**=init`` or ``{"ctc.**": "init"}`` for those that the pattern matches. Raises
+    ``init`` applies to all tensors, ``ctc.**=init`` or ``{"ctc.**": "init"}`` to those that the pattern matches. Raises
     ConfigError for unknown policies, or for two policies for all tensors.
     """
     if isinstance(policies, Mapping):
@@ -154,7 +154,7 @@ def _scoped(text: str) -> tuple[str | None, str]:
         return None, text
     if known:
         return text[: known[-1]], text[known[-1] + 1 :]
-    head, colon, arguments = text.rpartition(":")  # a policy that is misspelled, with arguments or without
+    head, colon, arguments = text.rpartition(":")  # the policy is misspelled; it may have arguments
     pattern, equals, policy = head.rpartition("=") if colon else ("", "", "")
     if equals:
         return pattern, f"{policy}:{arguments}"

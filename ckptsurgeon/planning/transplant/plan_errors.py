@@ -26,7 +26,7 @@ __all__ = ["PlanFaults", "check_destination_patterns", "check_plan", "check_pref
 
 @dataclass
 class PlanFaults:
-    """The faults of a plan, collected by kind, so that one error can name all tensors with a fault of the same kind."""
+    """The faults of a plan, collected by kind, so that one error can list all tensors with a fault of one kind."""
 
     mismatches: list[tuple[Step, TensorOrigin, str]] = field(default_factory=list)
     casts: list[tuple[str, str]] = field(default_factory=list)
@@ -40,7 +40,7 @@ def raise_faults(
 ) -> None:
     """Raise PlanError for all faults of the first kind that occurs: quantised tensors, shapes, initial values, casts.
 
-    ``names`` are those of the sources, ``target`` is that of the destination.
+    ``names`` are the names of the sources, ``target`` is the name of the destination.
     """
     if faults.coded:
         coded = [(names[origin.source], origin.coded, what) for origin, what in faults.coded if origin.coded]
@@ -62,7 +62,7 @@ def raise_faults(
 
 
 def _undrawable_error(faults: Mapping[str, Undrawable], target: str) -> PlanError:
-    """Return the error for tensors whose initial values cannot be used, with the hint for the first."""
+    """Return the error for tensors whose initial values cannot be used, with the hint for the first tensor."""
     groups: dict[Undrawable, list[str]] = {}
     for key, why in faults.items():
         groups.setdefault(why, []).append(key)
@@ -108,7 +108,7 @@ def _module(key: str) -> str:
 
 
 def _is_unloaded(step: Step) -> bool:
-    """Return whether no source gives a tensor, so that it is initialised or keeps the destination's values."""
+    """Return whether a tensor gets no values from a source: it is initialised or keeps the destination's values."""
     return bool(step.reason)
 
 
@@ -119,9 +119,9 @@ def check_destination_patterns(target: TargetSpec, options: Options) -> list[str
 
 
 def check_prefixes(views: Sequence[SourceView], target: TargetSpec) -> None:
-    """Raise PatternError if a source in ESPnet's form, PATH:src_key:dst_key, names a dst_key that is not a module.
+    """Raise PatternError if the dst_key of a source in ESPnet's form, PATH:src_key:dst_key, is not a module.
 
-    The modules are those of the destination; the message names similar ones.
+    The modules are those of the destination; the message lists similar ones.
     """
     keys = list(target.tensors)
     for view in views:
@@ -130,7 +130,7 @@ def check_prefixes(views: Sequence[SourceView], target: TargetSpec) -> None:
             modules = near or [f"{name} ({number})" for name, number in _heads(keys)]
             raise PatternError(
                 f"dst_key {escape(view.dst)} of {escape(view.source.name)} is not a module of the destination.",
-                hint=f"Name one that it has: {', '.join(map(escape, modules))}.",
+                hint=f"Use one of its modules: {', '.join(map(escape, modules))}.",
             )
 
 
@@ -177,7 +177,7 @@ def _check_required(steps: Sequence[Step], options: Options) -> None:
             unmet = [s.key for s in steps if _is_unloaded(s) and min(hits) in matcher.match(s.key)]
             come = "comes" if len(unmet) == 1 else "come"
             raise PlanError(
-                f"{flag} is not met: {count(len(unmet), 'tensor')} that it names {come} from no source: "
+                f"{flag} is not met: {count(len(unmet), 'tensor')} that it matches {come} from no source: "
                 f"{listing(unmet)}.",
                 hint=_REMEDIES.get(step.reason, "").format(key=escape(step.key), rule=escape(step.rule)),
                 details=unmet,
@@ -196,7 +196,7 @@ _REMEDIES = {
 def _nothing_loaded(
     steps: Sequence[Step], unexpected: Sequence[TensorOrigin], target: TargetSpec, views: Sequence[SourceView]
 ) -> PlanError:
-    """Return the error for a transplant in which no tensor comes from a source, with a hint what to change."""
+    """Return the error for a transplant in which no tensor comes from a source, with a hint about what to change."""
     wanted = set(target.tensors)
     names = [origin.key for origin in unexpected]
     hint = _spec_that_helps(views, wanted) or _option_that_took_all(steps)
@@ -220,8 +220,8 @@ def _option_that_took_all(steps: Sequence[Step]) -> str:
 def _spec_that_helps(views: Sequence[SourceView], wanted: set[str]) -> str:
     """Return a hint with a corrected source in ESPnet's form, PATH:src_key:dst_key, or "" if none helps.
 
-    It helps if the user named a module for one side only, and source and destination both have that module. ``wanted``
-    are the keys of the destination.
+    It helps if the user gave only one of src_key and dst_key, and both source and destination have that module.
+    ``wanted`` are the keys of the destination.
     """
     for view in views:
         module = view.src or view.dst
@@ -242,7 +242,7 @@ def _some_keys(keys: Sequence[str]) -> str:
 def _renaming_that_helps(names: Sequence[str], wanted: set[str]) -> tuple[str, int] | None:
     """Return the best --map option that adds or strips a first segment, and the number of keys that then match.
 
-    None if no such option gives a key in ``wanted``, the keys of the destination.
+    None if no such option produces a key in ``wanted``, the keys of the destination.
     """
     tries: Counter[str] = Counter()
     for name in names:

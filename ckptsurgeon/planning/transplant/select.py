@@ -1,4 +1,4 @@
-"""Selects the keys of the sources and gives them their names in the destination."""
+"""Selects the keys of the sources, and determines their names in the destination."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def check_src_key(src: str, keys: Sequence[str]) -> None:
 
 
 def excluded_by_prefix(prefix: str, keys: Sequence[str], *, of: str, notes: list[str]) -> dict[str, str]:
-    """Return the keys that begin with ``prefix``, and as their values the reason why they are excluded.
+    """Return the keys that begin with ``prefix``, as a map from each key to the reason why it is excluded.
 
-    ``prefix`` is one of the exclude_keys of a source in ESPnet's form: PATH:src_key:dst_key:exclude_keys.
-    A prefix may end within a name: "enc" also excludes "encoder2". Then a note is added to ``notes``. ``of`` is the
-    source's name in messages. Raises PatternError if no key begins with the prefix.
+    ``prefix`` is one of the exclude_keys of a source in ESPnet's form: PATH:src_key:dst_key:exclude_keys. It may end
+    within a name: "enc" also excludes "encoder2". Then a note is added to ``notes``. ``of`` is the source's name in
+    messages. Raises PatternError if no key begins with the prefix.
     """
     hit = [key for key in keys if key.startswith(prefix)]
     if not hit:
@@ -60,9 +60,9 @@ def excluded_by_prefix(prefix: str, keys: Sequence[str], *, of: str, notes: list
     beyond = [key for key in hit if not is_under(key, module)]
     if beyond:
         others = list(dict.fromkeys(_module_at(key, prefix) for key in beyond))
-        also, exact = (" too", f"--exclude {module}") if len(beyond) < len(hit) else ("", f"--exclude {others[0]}")
+        also, exact = ("also ", f"--exclude {module}") if len(beyond) < len(hit) else ("", f"--exclude {others[0]}")
         notes.append(
-            f"the exclude {prefix} of {of} takes {listing(others)}{also}, by prefix; {exact} excludes only that"
+            f"the exclude {prefix} of {of} {also}matches {listing(others)}, as a prefix; {exact} excludes only that"
         )
     return dict.fromkeys(hit, f"exclude {prefix} of {of}")
 
@@ -84,7 +84,7 @@ def _quoted(text: str) -> str:
 def _module_at(key: str, prefix: str, *, inside: bool = False) -> str:
     """Return the start of a key, up to the end of the segment in which ``prefix`` ends.
 
-    The prefix is at the start of the key or, if ``inside`` is true, at its first place after a dot.
+    The prefix is at the start of the key or, if ``inside`` is true, at its first occurrence after a dot.
     """
     start = key.find(f".{prefix}") + 1 if inside else 0
     end = key.find(".", start + len(prefix))
@@ -108,18 +108,18 @@ def renamed_by_spec(key: str, src: str, dst: str) -> str:
 
 
 LOOKED_DEEPER = 20
-"""If there are more rules than this, they are not checked for keys that ``**.`` before them would match."""
+"""The most rules that are checked for keys that they would match with ``**.`` before them; more are not checked."""
 
 
 @dataclass(frozen=True, repr=False)
 class SourceView(Brief):
     """A source of a plan: the headers of its tensors, and the settings that the user gave for it.
 
-    The user may name a source in ESPnet's form: PATH:src_key:dst_key:exclude_keys. ``src`` and ``dst`` are the src_key
-    and the dst_key, ``prefixes`` the exclude_keys. ``made`` tells how operations made tensors, by key. ``known`` maps
-    keys in an older or foreign form to the destination's keys, ``known_by`` says whose names they are. ``codes`` are
-    the quantised tensors. ``decoded_dtype`` is the dtype in which weights are written that were decoded from codes, if
-    no option gives another one.
+    The user may give a source in ESPnet's form: PATH:src_key:dst_key:exclude_keys. ``src`` and ``dst`` are the src_key
+    and the dst_key, ``prefixes`` the exclude_keys. ``made`` says by which operations tensors were made, by key.
+    ``known`` maps keys in an older or foreign form to the destination's keys, ``known_by`` says whose form that is.
+    ``codes`` are the quantised tensors. ``decoded_dtype`` is the dtype in which decoded weights are written if no
+    option sets another dtype.
     """
 
     source: PlanSource
@@ -139,16 +139,16 @@ class SourceView(Brief):
         return [*self.tensors, *(one.name for one in self.codes.tensors if one.name not in self.tensors)]
 
     def dtype_of(self, key: str) -> str:
-        """Return the dtype in which a tensor is written if no option gives another one."""
+        """Return the dtype in which a tensor is written if no option sets another dtype."""
         info = self.tensors[key]
         return self.decoded_dtype if self.decoded_dtype and is_decoded(info) else info.dtype
 
 
 class TensorOrigin(NamedTuple):
-    """Where a tensor comes from: the number of its source, its key there, and the rule that renamed it.
+    """Where a tensor comes from: the index of its source, its key there, and the rule that renamed it.
 
-    ``made`` tells how operations made it, None without operations. ``coded`` is the quantised tensor whose codes or
-    scales it has, None for a plain tensor. ``dtype`` is the one in which it is written if no option gives another one.
+    ``made`` says by which operations it was made, None without operations. ``coded`` is the quantised tensor that it is
+    a part of, None for a plain tensor. ``dtype`` is the dtype in which it is written if no option sets another dtype.
     """
 
     source: int
@@ -161,7 +161,7 @@ class TensorOrigin(NamedTuple):
 
     @property
     def is_description(self) -> bool:
-        """Whether it is a ``quant_state`` of bitsandbytes, a text of any length that describes codes."""
+        """Whether the tensor is a ``quant_state`` of bitsandbytes: a text of any length that describes codes."""
         parts = self.coded.parts if self.coded is not None else {}
         return any(key == self.key and end.startswith(".quant_state.") for end, key in parts.items())
 
@@ -179,8 +179,8 @@ class ExcludedKey:
 class Selection:
     """The selected tensors of all sources, by their names in the destination.
 
-    Of each name, ``origins`` has a tensor for each source that gives it, in the order of the sources. ``excluded`` has
-    the excluded keys by the name that they would have had, ``excluded_keys`` is their number.
+    ``origins`` maps each name to one tensor of each source that has the name, in the order of the sources. ``excluded``
+    has the excluded keys by the names that they would have had, ``excluded_keys`` is their number.
     """
 
     origins: dict[str, list[TensorOrigin]] = field(default_factory=dict)
@@ -231,7 +231,7 @@ def _check_rule(rule: Rule, views: Sequence[SourceView], keys: Sequence[str], se
         for end in range(len(heads), 0, -1):
             head = ".".join(heads[:end])
             if any(rule.apply(f"{head}.{key}") == key for key in list(view.tensors)[:1]):
-                selection.notes.append(f"--map {rule.text} repeats what is stripped automatically")
+                selection.notes.append(f"--map {rule.text} is not needed: its prefix is stripped automatically")
                 return
     raise unmatched(f"--map {rule.text}", rule.pattern, keys, "source")
 
@@ -262,9 +262,9 @@ def _select_one(index: int, view: SourceView, options: Options, selection: Selec
 
 
 def _with_parts(renaming: Renaming, view: SourceView, rules: Sequence[Rule]) -> Renaming:
-    """Return new names of keys where the parts of a quantised tensor go along if a rule renames the tensor itself.
+    """Return ``renaming`` with the parts of a quantised tensor renamed too, if a rule renames the tensor itself.
 
-    A rule that matches the key of a part itself counts if it comes first.
+    If another rule matches the key of a part, the first of the two rules decides.
     """
     parts = {key: coded for key in renaming.names if (coded := view.codes.by_key.get(key)) and coded.name != key}
     if not parts or not rules:
@@ -284,7 +284,7 @@ def _with_parts(renaming: Renaming, view: SourceView, rules: Sequence[Rule]) -> 
 
 
 def without_names(coded: QuantisedTensor, name: str) -> PlanError:
-    """Return the error for a quantised tensor whose parts cannot be called as its new ``name`` would have it."""
+    """Return the error for a quantised tensor whose parts cannot get names that fit its new ``name``."""
     return PlanError(
         f"the tensor {escape(coded.name)} is quantised ({coded.method}), and its parts have no names that fit "
         f"{escape(name)}.",
@@ -315,9 +315,9 @@ def _dropped(view: SourceView, options: Options, selection: Selection) -> dict[s
 
 
 def _spec_rule(view: SourceView, key: str, name: str) -> str:
-    """Return the reason why a key has a new name without a rule: PATH:src_key:dst_key, or whose name the old one is.
+    """Return the reason why a key has a new name without a rule; '' if the key keeps its name.
 
-    Returns '' if the key keeps its name.
+    It is the source's PATH:src_key:dst_key, or the view's ``known_by`` if the old name has a known form.
     """
     if key in view.known:
         return view.known_by
@@ -325,7 +325,7 @@ def _spec_rule(view: SourceView, key: str, name: str) -> str:
 
 
 def _moved(key: str, view: SourceView) -> str:
-    """Return the new name of a key that no rule renames: the view's known name for it, else by src_key and dst_key."""
+    """Return the new name of a key that no rule renames: the name that the view knows, else by src_key and dst_key."""
     return view.known[key] if key in view.known else renamed_by_spec(key, view.src, view.dst)
 
 
@@ -342,5 +342,5 @@ def _names_of(key: str, view: SourceView, rules: Sequence[Rule]) -> tuple[str, .
 
 
 def operation_fields(origin: TensorOrigin) -> dict[str, Any]:
-    """Return the fields of a step that tell how operations made the source's tensor; empty if none did."""
+    """Return the fields of a step that say by which operations the source's tensor was made; empty if by none."""
     return {} if origin.made is None else {"operation": origin.made.operation, "made_of": origin.made.of}

@@ -21,7 +21,7 @@ from .select import Selection, SourceView, TensorOrigin, select
 __all__ = ["plan_transplant"]
 
 DOUBLING = 1.9
-"""If casts make the copied bytes larger by this factor or more, there is a note."""
+"""A note is made if casts enlarge the copied tensors by this factor or more."""
 
 
 def plan_transplant(
@@ -40,8 +40,8 @@ def plan_transplant(
 ) -> Plan:
     """Return the plan of a transplant of the sources ``views`` into ``target``; later sources override earlier ones.
 
-    ``planned`` describes the destination in the plan. ``keeper`` is the destination's own checkpoint, if it is one: its
-    values are kept if no source gives others. ``initial`` are files that have initial values of some tensors.
+    ``planned`` describes the destination in the plan. ``keeper`` is the destination's own checkpoint, if it is one:
+    tensors that are in no source keep its values. ``initial`` are files that contain initial values of some tensors.
     ``wanted`` are the quantised tensors of the destination. Raises PatternError for patterns that match nothing,
     PlanError for impossible requests, FormatError for values that cannot be copied.
     """
@@ -80,14 +80,17 @@ def plan_transplant(
 
 
 def _unexpected(selection: Selection, used: set[str]) -> list[TensorOrigin]:
-    """Return the selected tensors that the destination does not have under any name; ``used`` are the names it has."""
+    """Return the selected tensors that the destination lacks under all their names.
+
+    ``used`` are those names of destination tensors that are in a source.
+    """
     placed = {(origin.source, origin.key) for name in used for origin in selection.origins.get(name, ())}
     left = {(o.source, o.key): o for name, found in selection.origins.items() if name not in used for o in found}
     return [origin for place, origin in left.items() if place not in placed]
 
 
 def _idle_copies(selection: Selection, used: set[str]) -> list[str]:
-    """Return a note on copies under names that the destination lacks, made by a rule that also gives a name it has."""
+    """Return a note on further copies of used tensors whose names the destination lacks; rules made these copies."""
     placed = {(origin.source, origin.key) for name in used for origin in selection.origins.get(name, ())}
     idle = [
         name
@@ -97,7 +100,8 @@ def _idle_copies(selection: Selection, used: set[str]) -> list[str]:
     if not idle:
         return []
     copies = count(len(idle), "copy", "copies")
-    return [f"{copies} that rules make of used tensors {'has' if len(idle) == 1 else 'have'} no place: {listing(idle)}"]
+    are = "is" if len(idle) == 1 else "are"
+    return [f"{copies} that rules make of used tensors {are} not in the destination: {listing(idle)}"]
 
 
 def _overrides(selection: Selection, used: set[str]) -> list[str]:
@@ -122,5 +126,5 @@ def _growth(steps: Sequence[Step]) -> list[str]:
     if not before or after < DOUBLING * before:
         return []
     casts = ", ".join(sorted(kinds))
-    growth = f"makes {human_bytes(before)} of tensors {human_bytes(after)}"
+    growth = f"enlarges tensors from {human_bytes(before)} to {human_bytes(after)}"
     return [f"casting {casts} {growth}; --dtype keep leaves them as they are"]

@@ -1,4 +1,4 @@
-"""Finds the vocabulary axis of a destination's tensors; if several axes are possible, that is an error, no guess."""
+"""Finds the vocabulary axis of a destination's tensors; raises an error, instead of guessing, if several fit."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class VocabularyOptions:
 
 
 class VocabularyAxes:
-    """Finds the vocabulary axis of each tensor: the one that has a row for each token.
+    """Finds the vocabulary axis of each tensor: the axis that has a row for each token.
 
-    It is the axis that the user names, else the axis that the destination declares, else the only axis whose sizes fit.
+    It is the axis that the user gave, else the axis that the destination declares, else the only axis whose sizes fit.
     """
 
     def __init__(self, target: TargetSpec, options: VocabularyOptions, destination: Sequence[str]) -> None:
@@ -94,7 +94,7 @@ class VocabularyAxes:
                 raise PlanError(
                     f"the vocabulary {escape(name)} has {count(size, 'token')}, but the tensor {escape(key)} is "
                     f"{shape_text(shape)} in {where}.",
-                    hint="Name the vocabulary of this model, with its blank and special tokens, or initialise the "
+                    hint="Give the vocabulary of this model, with its blank and special tokens, or initialise the "
                     f"tensor: --reinit {escape(key)}.",
                 )
         return axis
@@ -102,16 +102,16 @@ class VocabularyAxes:
     def _ambiguous(self, key: str, axes: Sequence[int], want: Shape) -> PlanError:
         return PlanError(
             f"{self._options}: axes {' and '.join(map(str, axes))} of {escape(key)} {shape_text(want)} both fit.",
-            hint=f"Name one: --vocab-keys {escape(key)}={axes[0]}.",
+            hint=f"Choose one: --vocab-keys {escape(key)}={axes[0]}.",
         )
 
     def _undecided(self, keys: Sequence[str]) -> PlanError:
         size = len(self._options.rows.rows)
         found = [key for key in keys if size in self._target.tensors[key].shape]
         return PlanError(
-            f"{self._options}: both have {count(size, 'token')}, so no shape shows which tensors have a vocabulary "
-            f"axis. These have an axis of {size}: {listing(found)}.",
-            hint="Name the tensors with a row for each token: --vocab-keys GLOB, or GLOB=AXIS.",
+            f"{self._options}: both lists have {count(size, 'token')}, so no shape shows which tensors have a "
+            f"vocabulary axis. These have an axis of {size}: {listing(found)}.",
+            hint="Select the tensors with a row for each token: --vocab-keys GLOB, or GLOB=AXIS.",
             details=found,
         )
 
@@ -130,7 +130,7 @@ class VocabularyAxes:
         keep = "keeps its order" if len(axes) == 1 else "keep their order"
         add = " ".join(named) if len(named) <= LISTED else "--vocab-keys GLOB=AXIS"
         return [
-            f"{count(len(axes), 'tensor')} with an axis {size} {keep}; a tensor of a vocabulary is mapped with {add}"
+            f"{count(len(axes), 'tensor')} with an axis {size} {keep}; if the axis is a vocabulary, map it with {add}"
         ]
 
     def of_no_list(self, steps: Sequence[Step]) -> PlanError | None:
@@ -146,8 +146,8 @@ class VocabularyAxes:
         shapes = [f"{s.key} from {shape_text(s.source_shape)} to {shape_text(s.shape)}" for s in steps]
         return PlanError(
             f"{escape(rows.source)} has {count(rows.size, 'token')} and {escape(rows.destination)} {len(rows.rows)}, "
-            f"but no tensor goes from {rows.size} to {len(rows.rows)}. These differ: {listing(shapes)}.",
-            hint="Name the vocabularies of these models, with their blank and special tokens.",
+            f"but no tensor changes from {rows.size} to {len(rows.rows)} rows. These differ: {listing(shapes)}.",
+            hint="Give the vocabularies of these models, with their blank and special tokens.",
             details=shapes,
         )
 
@@ -156,7 +156,7 @@ class VocabularyAxes:
         rows = self._options.rows
         return PlanError(
             f"{self._options}: no tensor that comes from a source changes from {rows.size} to {len(rows.rows)} rows.",
-            hint="Name the tensors to map: --vocab-keys GLOB, or GLOB=AXIS.",
+            hint="Select the tensors to map: --vocab-keys GLOB, or GLOB=AXIS.",
         )
 
 

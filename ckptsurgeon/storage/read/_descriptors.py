@@ -42,6 +42,8 @@ def leads_out(path: str) -> bool:
     if scheme_of(path) not in _LOCAL:
         return False
     path = path.partition("://")[2] or path
+    if not os.path.islink(path):
+        return False
     folder, file = os.path.realpath(os.path.dirname(path) or os.curdir), os.path.realpath(path)
     if file.startswith(os.path.join(folder, "")):
         return False

@@ -10,7 +10,7 @@ from typing import NoReturn, Protocol
 
 from ...errors import SourceError
 from ...util.text import escape
-from .base import Advance, Folder
+from .base import Advance, File, Folder
 
 __all__ = ["MemoryFile", "MemorySegment"]
 
@@ -25,7 +25,7 @@ class MemorySegment(Protocol):
         ...
 
 
-class MemoryFile:
+class MemoryFile(File):
     """A ``File`` made of segments of memory, copied only when they are read; without descriptor, time or folder."""
 
     mtime_ns: int | None = None

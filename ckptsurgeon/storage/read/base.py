@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import TypeAlias
 
 __all__ = ["Advance", "File", "Folder", "Progress", "Source", "has_changed"]
 
@@ -15,8 +16,7 @@ Progress: TypeAlias = Callable[[int, int], None]
 """Called with (bytes done, bytes in total), from any thread."""
 
 
-@runtime_checkable
-class File(Protocol):
+class File(ABC):
     """A file of known size, read in ranges. Reading never moves a position, so threads may share it.
 
     ``uri`` is what the user wrote, without secrets; ``name`` is its last part. ``mtime_ns`` is None if unknown.
@@ -31,65 +31,64 @@ class File(Protocol):
     remote: bool
     validator: str
 
+    @abstractmethod
     def read(self, offset: int, nbytes: int) -> bytes:
         """Return exactly ``nbytes`` bytes from ``offset``; raises SourceError if the file ends before."""
-        ...
 
+    @abstractmethod
     def readinto(self, offset: int, view: memoryview) -> None:
         """Fill ``view`` from ``offset``; raises SourceError if the file ends before."""
-        ...
 
+    @abstractmethod
     def need(self, ranges: Iterable[tuple[int, int]], advance: Advance | None = None) -> None:
         """Announce (begin, end) ranges that will be read, so that a remote file fetches them together.
 
         ``advance`` is called with the number of bytes received.
         """
-        ...
 
+    @abstractmethod
     def keep(self, wanted: bool) -> None:
         """Set whether fetched bytes are kept for the next run: True during a run, False after a successful one."""
-        ...
 
     @property
+    @abstractmethod
     def closed(self) -> bool:
         """Whether the file was closed."""
-        ...
 
+    @abstractmethod
     def descriptor(self) -> AbstractContextManager[int | None]:
         """Give a descriptor that the kernel can copy from for the time of a block, or None; raises SourceError."""
-        ...
 
+    @abstractmethod
     def folder(self) -> Folder:
         """Return the folder the file is in."""
-        ...
 
+    @abstractmethod
     def close(self) -> None:
         """Close the file; further reads fail."""
-        ...
 
 
-@runtime_checkable
-class Folder(Protocol):
+class Folder(ABC):
     """A folder of files."""
 
     uri: str
     name: str
 
+    @abstractmethod
     def names(self) -> list[str]:
         """Return the names of the files in the folder, sorted."""
-        ...
 
+    @abstractmethod
     def folders(self) -> list[str]:
         """Return the names of the subfolders of the folder, sorted."""
-        ...
 
+    @abstractmethod
     def file(self, name: str) -> File:
         """Open one file of the folder by its plain relative name."""
-        ...
 
+    @abstractmethod
     def inside(self, name: str) -> Folder:
         """Return a subfolder by its plain relative name; only its listing shows whether it exists."""
-        ...
 
 
 Source = File | Folder

@@ -49,7 +49,7 @@ class _Ranges:
         yield data
 
 
-class FsspecFolder:
+class FsspecFolder(Folder):
     """A folder in a file system of fsspec."""
 
     def __init__(self, fs: Any, path: str, uri: str) -> None:

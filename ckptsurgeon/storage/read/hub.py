@@ -20,7 +20,7 @@ from .local import LocalFile
 __all__ = ["SOURCE", "HubFolder"]
 
 
-class HubFolder:
+class HubFolder(Folder):
     """A folder of a repository at one commit."""
 
     def __init__(self, repository: Repository, path: str = "") -> None:

@@ -13,7 +13,7 @@ from ...util.did_you_mean import did_you_mean
 from ...util.text import escape
 from ..small_files import IrregularError, open_regular
 from ._descriptors import Descriptor, check_name
-from .base import Advance, Folder, Source
+from .base import Advance, File, Folder, Source
 from .consumed import CONSUMED, consumed_shard
 
 __all__ = ["SOURCE", "ConsumedFile", "LocalFile", "LocalFolder", "broken_links", "contents", "link_of"]
@@ -22,7 +22,7 @@ INDEX = ".index"
 """The suffix of TensorFlow's index: the name of such a checkpoint is not a file, but the prefix of its files."""
 
 
-class LocalFile:
+class LocalFile(File):
     """A regular file, held open so that the file that is read is the one for which a plan was made.
 
     If too many files are open, unused ones are closed, and reopened later if they are unchanged.
@@ -164,7 +164,7 @@ class ConsumedFile(LocalFile):
             )
 
 
-class LocalFolder:
+class LocalFolder(Folder):
     """A folder on this machine; only plain names inside it are ever opened."""
 
     def __init__(self, path: str, uri: str = "") -> None:

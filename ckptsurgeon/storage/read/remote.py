@@ -10,7 +10,7 @@ from typing import NoReturn, Protocol
 from ...errors import SourceError
 from ...util.text import escape
 from ._intervals import Range, cut, joined, run_in_threads
-from .base import Advance, Folder, Source
+from .base import Advance, File, Folder, Source
 from .http.spool import Spool, digest_of
 
 __all__ = ["Ranges", "RemoteFile", "notes_of"]
@@ -65,7 +65,7 @@ class Ranges(Protocol):
         ...
 
 
-class RemoteFile:
+class RemoteFile(File):
     """A ``File`` on another machine; ``notes`` tell the user how it was fetched."""
 
     remote = True

@@ -7,7 +7,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from ...errors import SourceError
 from ...util.text import escape
 from ._descriptors import check_name
-from .base import Source
+from .base import Folder, Source
 from .http.client import address_of
 from .http.ranges import open_http
 from .remote import RemoteFile
@@ -16,7 +16,7 @@ from .uri import check_address, file_address, shown
 __all__ = ["SOURCE", "WebFolder"]
 
 
-class WebFolder:
+class WebFolder(Folder):
     """The folder of a file on a web server; it cannot be listed, but its files can be opened by name."""
 
     def __init__(self, url: str) -> None:

@@ -1,1 +1,1 @@
-"""Decodes the codes of quantised tensors: one module for each family of encodings, which needs numpy."""
+"""Decodes the codes of quantised tensors: one module for each family of encodings. The modules need numpy."""

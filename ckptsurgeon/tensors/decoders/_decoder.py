@@ -1,4 +1,4 @@
-"""The interface of decoders, and the decoding of a part of a weight, for which only the parts it needs are read."""
+"""Defines the interface of decoders, and decodes a part of a weight, reading only the stored values that it needs."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ __all__ = [
 ]
 
 Read: TypeAlias = Callable[[TensorInfo, Box], Array]
-"""A function that reads a part of a stored tensor, in the type of ``raw_dtype``."""
+"""A function that reads a part of a stored tensor, as an array of the numpy type that ``raw_dtype`` returns."""
 Parts: TypeAlias = Mapping[str, TensorInfo]
-"""The stored tensors of a quantised tensor, by the endings of their keys (``.scales``)."""
+"""The stored tensors of a quantised tensor, by the endings of their keys (for example ``.scales``)."""
 
 EXPONENTS = ("uint8", "float8_e8m0fnu")
-"""Dtypes of scales that are powers of two: both store the exponent alone."""
+"""Dtypes of scales that are powers of two: both store only the exponent."""
 
 
 class UndecodableError(Exception):
-    """Raised for a quantised tensor that no decoder understands, or whose parts do not fit each other; says why."""
+    """Raised if no decoder can decode a quantised tensor, or if its stored tensors do not fit each other; says why."""
 
 
 class StatedSettings:
-    """The ``quantization_config`` of a folder (``fields``), searched once for all its tensors."""
+    """The ``quantization_config`` of a model folder (``fields``), parsed once for all tensors of the folder."""
 
     def __init__(self, fields: Settings) -> None:
         self.fields = fields
@@ -62,11 +62,11 @@ class StatedSettings:
 
 @dataclass(frozen=True)
 class Request:
-    """A quantised tensor, with what a decoder needs to describe the weight that it stands for.
+    """A quantised tensor, with all that a decoder needs to describe the decoded weight.
 
     ``parts`` are its stored tensors, ``settings`` the ``quantization_config`` of its folder. ``stored`` returns the
-    bytes of one of its small tensors, by the ending of its key; b"" if there is none, or if it cannot be read.
-    ``metadata`` are the texts that its file stores with the tensors.
+    bytes of a small stored tensor, by the ending of its key; b"" if there is no such tensor, or if it cannot be read.
+    ``metadata`` is the metadata of its file (strings by name, as in a safetensors header).
     """
 
     coded: QuantisedTensor
@@ -77,19 +77,19 @@ class Request:
 
     @property
     def codes(self) -> TensorInfo:
-        """The codes themselves."""
+        """The stored tensor that contains the codes."""
         return next(self.parts[end] for end, key in self.coded.parts.items() if key == self.coded.codes)
 
     @property
     def own(self) -> QuantisationSettings:
-        """The settings of the module of the tensor."""
+        """The settings that apply to the module of this tensor."""
         return self.settings.searched.of(self.coded.name.removesuffix(".weight"))
 
     def matrix(self) -> tuple[int, int]:
-        """Return the rows and columns of the weight; raises UndecodableError if the headers do not give them."""
+        """Return the rows and columns of the weight; raises UndecodableError if the headers do not determine them."""
         shape = self.coded.shape
         if shape is None or len(shape) != 2 or not all(shape):
-            raise UndecodableError("its headers do not give its shape")
+            raise UndecodableError("its shape cannot be determined from the headers")
         return shape[0], shape[1]
 
 
@@ -97,20 +97,20 @@ class Decoder(Protocol):
     """The interface of a decoder; each public module of this folder has an instance, ``DECODER``."""
 
     families: tuple[str, ...]
-    """The families of encodings that it describes."""
+    """The families of encodings that this decoder decodes."""
 
     def describe(self, asked: Request) -> TensorInfo:
-        """Return the weight, as float32, that a quantised tensor stands for; raises UndecodableError."""
+        """Return the description of the decoded weight (float32); raises UndecodableError."""
         ...
 
     def boxes(self, made: Decoded, box: Box) -> Mapping[str, Box]:
-        """Return the part of each stored tensor that a part ``box`` of the weight needs; others are not read."""
+        """Return, by role, the part of each stored tensor that is needed to decode the part ``box`` of the weight."""
         ...
 
     def values(self, made: Decoded, arrays: Mapping[str, Array], box: Box) -> Array:
         """Return the part ``box`` of the weight as float32.
 
-        ``arrays`` are the parts of the stored tensors that ``boxes`` asked for; floats are given in a type of numpy.
+        ``arrays`` contains the parts that ``boxes`` returned, by role; floats are in a type that numpy computes with.
         """
         ...
 
@@ -126,10 +126,10 @@ def _decoder_of(named: str) -> Decoder | None:
 
 
 def decoded_weight(asked: Request) -> TensorInfo:
-    """Return the weight, as float32, that a quantised tensor stands for; raises UndecodableError."""
+    """Return the description of the decoded weight (float32) of a quantised tensor; raises UndecodableError."""
     coded = asked.coded
     if not coded.codes:
-        raise UndecodableError("its codes are missing, or have another dtype than codes have")
+        raise UndecodableError("its codes are missing, or their dtype is not one of codes")
     for why in _obstacles(asked):
         raise UndecodableError(why)
     decoder = _decoder_of(family(coded.method))
@@ -152,18 +152,21 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("scale", "bias", "nested_scale", "times", "over", "values", "nested_values"), ("float",)),
     "order": ("int", "uint"),
 }
-"""What the stored tensors of a role may hold; bitsandbytes' ``scale`` may be codes, which have a ``nested_scale``."""
+"""The kinds of dtypes that a stored tensor may have, by role.
+
+With double quantisation, the ``scale`` of bitsandbytes is exempt: it contains codes, whose scale is ``nested_scale``.
+"""
 ON_INPUTS = (".pre_quant_scale", ".prequant_scaling_factor", ".smooth_scale")
-"""Endings of scales that the inputs of a layer are multiplied by: its weight alone is not that of the network."""
+"""Endings of scales that are applied to the inputs of a layer: the decoded weight alone is then not enough."""
 COMFY, PLAIN_COMFY = ".comfy_quant", ("float8_e4m3fn", "float8_e5m2")
-"""The tensor with ComfyUI's note of a format, and the formats whose weights are neither rotated nor in tiles."""
+"""The tensor in which ComfyUI describes a format, and the formats whose weights are neither rotated nor in tiles."""
 
 
 def _obstacles(asked: Request) -> Iterator[str]:
-    """Yield what keeps a weight from being the product of its codes and scales."""
+    """Yield each reason why the weight is not simply the product of its codes and scales."""
     for end in ON_INPUTS:
         if end in asked.parts:
-            yield f"the inputs of its layer are scaled ({end[1:]}), so that the weight alone is not the network's"
+            yield f"the inputs of its layer are scaled too ({end[1:]}): the decoded weight alone would be wrong"
     if asked.settings.fields.get("transform_config"):
         yield "it is stored in another basis (transform_config)"
     if COMFY in asked.parts and not any(f'"{one}"'.encode() in asked.stored(COMFY) for one in PLAIN_COMFY):
@@ -175,7 +178,7 @@ def _obstacles(asked: Request) -> Iterator[str]:
 def decode(read: Read, info: TensorInfo, box: Box, odd: OddScales | None = None) -> Array:
     """Return the part ``box`` of a decoded weight, as float32; ``read`` returns a part of a stored tensor.
 
-    If the scales that are read are odd, the weight is added to ``odd``.
+    If a scale that is read is odd (see ``_odd_scales``), the name of the weight is added to ``odd``.
     """
     made = info.made
     assert isinstance(made, Decoded)
@@ -188,15 +191,15 @@ def decode(read: Read, info: TensorInfo, box: Box, odd: OddScales | None = None)
     _check_scales(made, arrays)
     if odd is not None:
         find_odd_scales(made, arrays, odd, lambda some: decoder.values(made, some, box))
-    with np.errstate(all="ignore"):  # what becomes infinite is counted where the values are cast
+    with np.errstate(all="ignore"):  # infinite values are counted later, when the values are cast
         values: Array = np.ascontiguousarray(decoder.values(made, arrays, box), dtype="<f4")
     return values
 
 
 def decode_rounded(read: Read, info: TensorInfo, box: Box, dtype: str) -> Array | None:
-    """Return the part ``box`` of a decoded weight in a floating dtype, in less time than ``decode`` and a cast take.
+    """Return the part ``box`` of a decoded weight in a floating-point dtype, faster than ``decode`` and a cast.
 
-    Returns the values that these two give, or None if only they can give them.
+    The values are the same. Returns None if this is not possible: then the caller has to use ``decode`` and a cast.
     """
     made = info.made
     assert isinstance(made, Decoded)
@@ -204,7 +207,7 @@ def decode_rounded(read: Read, info: TensorInfo, box: Box, dtype: str) -> Array 
 
 
 def _looked_up(read: Read, made: Decoded, boxes: Mapping[str, Box], box: Box, dtype: str) -> Array | None:
-    """Return the part ``box`` of a weight by looking its values up; None if they have to be computed."""
+    """Return the part ``box`` of a weight, looked up in a table of all products; None if it has to be computed."""
     if not may_be_looked_up(made, boxes):
         return None
     stored = dict(made.parts)
@@ -218,7 +221,7 @@ def _looked_up(read: Read, made: Decoded, boxes: Mapping[str, Box], box: Box, dt
 
 
 def _check_scales(made: Decoded, arrays: Mapping[str, Array]) -> None:
-    """Raise FormatError for a scale that is NaN or infinite, and for one of 0 that is divided by."""
+    """Raise FormatError if a scale is NaN or infinite, or if a scale that codes are divided by is 0."""
     for name in SCALES:
         if name in arrays and arrays[name].dtype.kind == "f" and not np.isfinite(arrays[name]).all():
             raise FormatError(f"a scale of the quantised tensor {escape(made.name)} is NaN or infinite.", rule="scale")
@@ -227,19 +230,19 @@ def _check_scales(made: Decoded, arrays: Mapping[str, Array]) -> None:
 
 
 SCALES = ("scale", "bias", "nested_scale", "times", "over")
-"""The roles of stored tensors that must be finite numbers."""
+"""The roles of stored tensors whose values must be finite."""
 
 
 def as_exponents(info: TensorInfo) -> TensorInfo:
-    """Return a scale whose bytes are exponents with the dtype that says so; other scales unchanged."""
+    """Return a uint8 scale, whose bytes are exponents, as float8_e8m0fnu; return any other scale unchanged."""
     return replace(info, dtype=EXPONENTS[1]) if info.dtype == EXPONENTS[0] else info
 
 
 def whole(info: TensorInfo) -> Box:
-    """Return the box that is all of a tensor."""
+    """Return the box that covers all of a tensor."""
     return tuple((0, size) for size in info.shape)
 
 
 def groups_of(span: tuple[int, int], size: int) -> tuple[int, int]:
-    """Return the range of groups of ``size`` elements that a range of elements overlaps."""
+    """Return the range of the groups, each of ``size`` elements, that the range ``span`` of elements overlaps."""
     return span[0] // size, -(-span[1] // size)

@@ -1,4 +1,7 @@
-"""Finds scales that no method of quantisation writes, while weights are decoded: below zero, or zero with codes."""
+"""Finds scales that no method of quantisation writes, while weights are decoded.
+
+Such a scale is negative, or it is 0 although not all of its codes are zero.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +17,24 @@ from ..ops.small_floats import SMALL_FLOATS
 __all__ = ["are_usual", "find_odd_scales"]
 
 WITH_ZEROS = ("scaled", "fp4", "gptq", "awq", "packed", "torch_quantised")
-"""Decoders of encodings that have no scale of 0 for codes that are not zero.
+"""Decoders of encodings in which a scale of 0 is odd if its codes are not zero.
 
-The blocks of GGUF and of bitsandbytes' 4 bits have them if all numbers of a block are tiny or zero.
+In GGUF and in bitsandbytes' 4-bit encodings such scales are normal: a block of tiny numbers has one.
 """
 
 
 def are_usual(scale: Array) -> bool:
-    """Return whether all of some scales are above zero: then none is odd."""
+    """Return whether all scales are above zero, so that none of them is odd."""
     return not scale.size or bool(scale.min() > 0)
 
 
 def find_odd_scales(
     made: Decoded, arrays: Mapping[str, Array], seen: OddScales, decode: Callable[[Mapping[str, Array]], Array]
 ) -> None:
-    """Add a quantised tensor to ``seen`` if the scales of a part of it are odd; ``arrays`` has what is read of it.
+    """Add the quantised tensor to ``seen`` if one of the scales in ``arrays`` is odd.
 
-    ``decode`` returns the values of the part. Codes are only looked at if a scale is zero.
+    ``arrays`` contains the parts of its stored tensors that were read, by role; ``decode`` returns the values decoded
+    from such arrays. Codes are decoded only if a scale is zero.
     """
     scale = arrays.get("scale")
     if scale is None or "bias" in arrays or "nested_scale" in arrays:
@@ -52,9 +56,11 @@ def find_odd_scales(
 
 
 def _has_no_negative(made: Decoded) -> bool:
-    """Return whether scales are the largest magnitude of a block over that of its codes, as no integers' need be.
+    """Return whether the encoding has no negative scales.
 
-    AutoRound and MLX give integers negative scales, so that the largest of them is that of the largest magnitude.
+    This is so if a scale is the largest magnitude of a block divided by the largest code, as for small floats. Integer
+    codes may have negative scales: AutoRound and MLX use them so that the value of the largest magnitude gets the code
+    of the largest magnitude, which is negative.
     """
     codes = dict(made.parts)["codes"].dtype
     return made.encoding in ("fp4", "bitsandbytes") or (

@@ -1,7 +1,7 @@
-"""Looks 8-bit floats times their scale up: of the codes with one scale, only 256 products differ.
+"""Looks up the products of 8-bit floats and their scale: for each scale there are only 256 different products.
 
-A product that is looked up is already rounded to the dtype of the output, so that there is one pass over the elements
-instead of nine: decoding, multiplying, and the steps of rounding.
+The products in the table are already rounded to the dtype of the output. Looking them up takes one pass over the
+elements; decoding, multiplying and rounding would take nine.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from ..ops.small_floats import SMALL_FLOATS, from_small
 __all__ = ["is_looked_up", "looked_up", "may_be_looked_up", "products"]
 
 CODES = 256
-"""How many codes of 8 bits there are."""
+"""The number of different 8-bit codes."""
 SMALL = 1 << 16
-"""How many places a number of two bytes may be."""
+"""The number of table positions that an index of two bytes can refer to."""
 FEWER = 8
-"""A part of a weight is looked up if it has so many times more elements than there are products."""
+"""A part of a weight is looked up only if it has at least this many times more elements than products."""
 ELEMENTS = 1 << 17
-"""Elements that are looked up at once: their places, of 8 bytes each, fit in a core's cache of the second level."""
+"""How many elements are looked up at once: their indices, of 8 bytes each, fit in the level-2 cache of a core."""
 
 
 def may_be_looked_up(made: Decoded, boxes: Mapping[str, Box]) -> bool:
-    """Return whether a part of a weight has many more elements than products, which are those of 8-bit floats.
+    """Return whether a part of a weight has 8-bit float codes, and many more elements than different products.
 
-    ``boxes`` are the parts of its stored tensors that are needed.
+    ``boxes`` are the parts of its stored tensors that are needed, by role.
     """
     stored = dict(made.parts)
     if made.encoding != "scaled" or set(stored) != {"codes", "scale"} or "times" in dict(made.facts):
@@ -41,14 +41,15 @@ def may_be_looked_up(made: Decoded, boxes: Mapping[str, Box]) -> bool:
 
 
 def is_looked_up(made: Decoded) -> bool:
-    """Return whether the values of a whole weight may be looked up, unless some products become infinite or zero."""
+    """Return whether all values of a weight can be looked up, as long as no product becomes infinite or zero."""
     return may_be_looked_up(made, {role: tuple((0, size) for size in info.shape) for role, info in made.parts})
 
 
 def products(codes: str, scale: Array, dtype: str) -> Array | None:
-    """Return every value of an 8-bit dtype (``codes``) times each scale, in ``dtype``: the 256 of a scale in a row.
+    """Return each of the 256 values of the 8-bit dtype ``codes`` times each scale, rounded to ``dtype``.
 
-    Returns None if some product is infinite, or becomes infinite or zero in ``dtype``: the caller has to count those.
+    The 256 products of a scale follow each other. Returns None if a product is infinite, or becomes infinite or zero in
+    ``dtype``: then the caller has to compute the values, to count these.
     """
     values = from_small(np.arange(CODES, dtype="u1"), codes)
     with np.errstate(all="ignore"):
@@ -61,8 +62,9 @@ def products(codes: str, scale: Array, dtype: str) -> Array | None:
 def looked_up(codes: Array, table: Array, scales: Sequence[int], box: Box, steps: Sequence[int]) -> Array:
     """Return the product of each code and its scale, from the ``table`` of all products.
 
-    ``codes`` are bytes, those in the part ``box`` of the weight. ``scales`` is the shape of the scales: one for each
-    block that the part overlaps, in as many dimensions. ``steps`` are the sizes of a block.
+    ``codes`` are the codes, as bytes, in the part ``box`` of the weight. ``scales`` is the shape of the array of
+    scales, with one scale for each block that the part overlaps; it has as many dimensions as the weight. ``steps`` is
+    the size of a block along each dimension.
     """
     rows, columns = (one * CODES for one in _scale_numbers(scales, box, steps))
     width = max(1, len(columns))
@@ -72,18 +74,21 @@ def looked_up(codes: Array, table: Array, scales: Sequence[int], box: Box, steps
     for begin, end in _runs(rows, max(1, ELEMENTS // width), alike=alike):
         low = rows[begin:end].min()
         first = columns if alike else _narrowed(rows[begin:end, None] - low)
-        # No place is beyond the table: the mode saves a check.
+        # No index is beyond the table: mode="clip" only saves the check of the indices.
         np.take(table[low:], flat[begin:end] + first, out=out[begin:end], mode="clip")
     return out.reshape(codes.shape)
 
 
 def _narrowed(places: Array) -> Array:
-    """Return places in two bytes if their sums with codes fit: such a sum takes a quarter of the time."""
+    """Return indices as uint16 if each index plus a code fits: adding two-byte indices takes a quarter of the time."""
     return places.astype("<u2") if places.max(initial=0) <= SMALL - CODES else places
 
 
 def _scale_numbers(shape: Sequence[int], box: Box, steps: Sequence[int]) -> tuple[Array, Array]:
-    """Return the number of the scale of each row, all leading dimensions taken together, and what a column adds."""
+    """Return two arrays whose sum ``rows[i] + columns[j]`` is the index of the scale of the element at (i, j).
+
+    A row ``i`` runs over all leading dimensions together.
+    """
     numbers = [
         (np.arange(begin, end) // step - begin // step) * (size > 1) * prod(shape[dim + 1 :])
         for dim, ((begin, end), step, size) in enumerate(zip(box, steps, shape, strict=True))
@@ -95,7 +100,7 @@ def _scale_numbers(shape: Sequence[int], box: Box, steps: Sequence[int]) -> tupl
 
 
 def _runs(rows: Array, most: int, *, alike: bool) -> Iterator[tuple[int, int]]:
-    """Yield ranges of at most ``most`` rows; those of a range have the same scales if they must be ``alike``."""
+    """Yield ranges of at most ``most`` rows; if ``alike``, all rows of a range have the same scales."""
     ends = [*(np.flatnonzero(np.diff(rows)) + 1).tolist(), len(rows)] if alike else [len(rows)]
     begin = 0
     for end in ends:

@@ -1,8 +1,8 @@
-"""Describes tensors of torchao: codes, scales, zero points, and the class of each.
+"""Describes quantised tensors of torchao: their class, codes, scales and zero points.
 
-In a pickle they are attributes of an object. In safetensors ``flatten_tensor_state_dict`` stores the parts of
-``proj.weight`` as ``proj._weight_qdata`` and so on, and describes it in the entry
-``proj.weight`` of the file's metadata. https://github.com/pytorch/ao/tree/main/torchao/prototype/safetensors
+In a pickle, these are attributes of a tensor object. In safetensors, ``flatten_tensor_state_dict`` stores the parts of
+``proj.weight`` as ``proj._weight_qdata`` and so on, and describes the tensor in the entry ``proj.weight`` of the file's
+metadata. https://github.com/pytorch/ao/tree/main/torchao/prototype/safetensors
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ FLOAT4 = "float4_e2m1fn_x2"
 
 
 def torchao_weight(asked: Request) -> TensorInfo:
-    """Return the weight that a tensor of torchao stands for, in the terms of the decoders ``scaled`` and ``fp4``."""
+    """Return the description of the decoded weight of a torchao tensor, for the decoder ``scaled`` or ``fp4``."""
     made = _weight(asked)
     if asked.codes.opaque and made.shape != asked.codes.shape:
-        raise UndecodableError(f"its parts make a weight of {list(made.shape)}, and it is {list(asked.codes.shape)}")
+        raise UndecodableError(
+            f"its parts make a weight of the shape {list(made.shape)}, but its own shape is {list(asked.codes.shape)}"
+        )
     return made
 
 
@@ -37,16 +39,16 @@ def _weight(asked: Request) -> TensorInfo:
     codes, scale = parts.get("qdata"), parts.get("scale")
     if parts.get("act_pre_scale") is not None:
         raise UndecodableError(
-            "the inputs of its layer are scaled (act_pre_scale), so that the weight alone is not the network's"
+            "the inputs of its layer are scaled too (act_pre_scale): the decoded weight alone would be wrong"
         )
     if kind and kind not in KINDS:
-        raise UndecodableError(f"no decoder knows the {kind[:60]} of torchao")
+        raise UndecodableError(f"no decoder knows torchao's class {kind[:60]}")
     if codes is None or scale is None or not kind:
-        raise UndecodableError("its file does not say of which class of torchao it is, or has no scale for it")
+        raise UndecodableError("its file does not say which torchao class it has, or contains no scale for it")
     if fields.get("is_swizzled_scales"):
-        raise UndecodableError("its scales are in the order of a GPU's kernels (is_swizzled_scales)")
+        raise UndecodableError("its scales are stored in the order of a GPU kernel (is_swizzled_scales)")
     if codes.stride is not None:
-        raise UndecodableError("its codes are a view of others, transposed for example")
+        raise UndecodableError("its codes are not contiguous (transposed, for example)")
     if kind in SCALED:
         return _scaled(codes, scale, parts.get("zero_point"))
     if kind == MX and DTYPES[codes.dtype].bits == 8 and codes.dtype != "uint8":
@@ -54,11 +56,11 @@ def _weight(asked: Request) -> TensorInfo:
     is_float4 = kind == MX and fields.get("elem_dtype") == FLOAT4 and scale.dtype in EXPONENTS
     if (is_float4 or kind == NVFP4) and codes.dtype == "uint8":
         return _fp4(codes, scale, parts.get("per_tensor_scale"))
-    raise UndecodableError(f"its codes are {codes.dtype}, which no decoder knows of a {kind}")
+    raise UndecodableError(f"its codes are {codes.dtype}, which no decoder knows for torchao's class {kind}")
 
 
 _Described = tuple[str, Mapping[str, object], Mapping[str, TensorInfo]]
-"""The class of a tensor, its settings, and its parts."""
+"""The name of a tensor's class, its settings, and its stored tensors by role."""
 
 
 def _pickled(asked: Request) -> _Described:
@@ -79,19 +81,24 @@ def _in_safetensors(asked: Request) -> _Described:
 
 
 def _plain(stored: Any) -> object:
-    """Return a setting as it is; a dtype, which is an object in JSON, by its name."""
+    """Return a setting as it is; if it is an object in JSON, which describes a dtype, return the dtype's name."""
     return str(stored.get("_data")) if isinstance(stored, dict) else stored
 
 
 def _scaled(codes: TensorInfo, scale: TensorInfo, zero: TensorInfo | None) -> TensorInfo:
-    """Describe codes that are numbers; each scale, and zero point, is that of a block whose size divides the codes'."""
+    """Describe codes that are numbers, with a scale, and perhaps a zero point, for each block.
+
+    The number of scales along a dimension must divide the number of codes.
+    """
     for one in (scale, *([zero] if zero is not None else [])):
         if len(one.shape) != len(codes.shape) or any(
             not number or size % number for size, number in zip(codes.shape, one.shape, strict=True)
         ):
-            raise UndecodableError(f"its scales have the shape {list(one.shape)}, and its codes {list(codes.shape)}")
+            raise UndecodableError(
+                f"its scales have the shape {list(one.shape)}, which does not fit its codes {list(codes.shape)}"
+            )
     if zero is not None and zero.shape != scale.shape:
-        raise UndecodableError("its zero points are of another shape than its scales")
+        raise UndecodableError("its zero points have a different shape from its scales")
     steps = (size // number for size, number in zip(codes.shape, scale.shape, strict=True))
     facts = tuple((f"step{dim}", step) for dim, step in enumerate(steps))
     parts = (("codes", codes), ("scale", scale), *([("zero", zero)] if zero is not None else []))
@@ -99,7 +106,7 @@ def _scaled(codes: TensorInfo, scale: TensorInfo, zero: TensorInfo | None) -> Te
 
 
 def _fp4(codes: TensorInfo, scale: TensorInfo, times: TensorInfo | None) -> TensorInfo:
-    """Describe 4-bit floats, two in a byte, with a scale for each block of a row, and perhaps one more for all."""
+    """Describe 4-bit floats, two in a byte, with a scale for each block of a row, and perhaps a global scale."""
     if not codes.shape or scale.shape[:-1] != codes.shape[:-1] or not scale.shape[-1]:
         raise UndecodableError("its scales do not fit its codes")
     columns = codes.shape[-1] * 2

@@ -1,7 +1,7 @@
-"""Decodes AWQ's layout for matrix products: integers packed along the outputs, eight in a word, permuted.
+"""Decodes AWQ's layout for matrix products (gemm): integers packed along the outputs, eight in a word, permuted.
 
-Codes are (in, out / 8), scales (groups, out), zero points (groups, out / 8). https://arxiv.org/abs/2306.00978,
-https://github.com/casper-hansen/AutoAWQ
+Codes have the shape (in, out / 8), scales (groups, out), zero points (groups, out / 8).
+https://arxiv.org/abs/2306.00978, https://github.com/casper-hansen/AutoAWQ
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ __all__ = ["BITS", "DECODER", "PLACES"]
 
 BITS = 4
 PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
-"""The place in a word of each of its eight outputs, in order."""
+"""The position in a word of each of its eight outputs, in the order of the outputs."""
 
 
 class _Awq:
-    """The fact ``group`` is the number of inputs that share a scale."""
+    """The decoder of AWQ. Its fact ``group`` is the number of inputs that share a scale."""
 
     families = ("AWQ",)
 
@@ -34,7 +34,9 @@ class _Awq:
         assert codes is not None
         assert scale is not None
         if codes.shape != (columns, rows // 8) or rows % 8 or scale.shape[1] != rows or columns % scale.shape[0]:
-            raise UndecodableError("its codes have the layout for products of a matrix and a vector (gemv)")
+            raise UndecodableError(
+                "its codes do not fit its scales, or have the layout of matrix-vector products (gemv)"
+            )
         found = [("codes", codes), ("scale", scale)]
         if zero is not None:
             if zero.dtype not in WORDS or zero.shape != (scale.shape[0], rows // 8):

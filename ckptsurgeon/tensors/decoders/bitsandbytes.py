@@ -1,7 +1,8 @@
-"""Decodes 4-bit codes of bitsandbytes: two in a byte, the upper half first, in blocks of a flat weight with a scale.
+"""Decodes bitsandbytes: its 4-bit codes, nf4 and fp4, and its int8 weights.
 
-The 16 values of nf4 (https://arxiv.org/abs/2305.14314) or fp4 are stored beside the codes. With double quantisation the
-scales are codes too, whose 256 values are stored; they have an offset, which is in the ``quant_state``.
+Two 4-bit codes are in a byte, the upper half first. The weight is flattened and divided into blocks, each with a scale.
+The 16 values of nf4 (https://arxiv.org/abs/2305.14314) or fp4 are stored in the file too. With double quantisation,
+the scales are codes too: the file stores their 256 values, and the ``quant_state`` an offset that is added to them.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ __all__ = ["DECODER"]
 
 MOST_DIMENSIONS = 8
 PART_OF_127 = 7.874015718698502e-3
-"""1 / 127, as the library rounds it."""
+"""1 / 127, as bitsandbytes rounds it."""
 
 
 class _Blocks:
-    """The facts: ``size0`` and so on (the shape of the weight), ``block`` (elements that share a scale).
+    """The decoder of bitsandbytes' 4-bit codes.
 
-    With double quantisation also ``nested`` (scales that share one) and ``offset`` (that of the scales).
+    Its facts are ``size0``, ``size1`` and so on (the shape of the weight), and ``block`` (how many elements share a
+    scale); with double quantisation also ``nested`` (how many scales share a scale) and ``offset`` (added to scales).
     """
 
     families = ("bitsandbytes",)
@@ -40,16 +42,16 @@ class _Blocks:
         codes = asked.codes
         if (scale := asked.parts.get(".SCB")) is not None:
             if asked.stored(".weight_format").strip(b"\0"):
-                raise UndecodableError("its codes are in the order of a GPU's kernels (weight_format)")
+                raise UndecodableError("its codes are stored in the order of a GPU kernel (weight_format)")
             if scale.shape != codes.shape[:1]:
-                raise UndecodableError("its SCB has another length than its rows")
+                raise UndecodableError("the length of its SCB is not its number of rows")
             scale = reshape(scale, (*scale.shape, *(1,) * (len(codes.shape) - 1)))
             steps = [(f"step{dim}", size if dim else 1) for dim, size in enumerate(codes.shape)]
             made = Decoded((("codes", codes), ("scale", scale)), "scaled", (*steps, ("times", PART_OF_127)))
             return decoded(codes.shape, made)
         if cast := cast_from(asked.parts, asked.settings.fields.get(STORAGE)):
             raise UndecodableError(
-                f"its bytes were cast from {cast} ({STORAGE}) to {codes.dtype}, which changed its codes"
+                f"its codes were stored as {cast} ({STORAGE}) and then cast to {codes.dtype}, which changed their bytes"
             )
         state = _state(next((asked.stored(end) for end in asked.parts if end.startswith(STATE)), b""))
         shape, block = state.get("shape"), state.get("blocksize")
@@ -66,7 +68,7 @@ class _Blocks:
         if table is None or scales is None or table.shape != (16,):
             raise UndecodableError("it has no quant_map or no absmax")
         if block < 1 or codes.numel != -(-number // 2) or scales.numel != -(-number // block):
-            raise UndecodableError(f"its quant_state gives the shape {shape}, which does not fit its codes")
+            raise UndecodableError(f"its quant_state has the shape {shape}, which does not fit its codes or its absmax")
         found = [("codes", codes), ("scale", reshape(scales, (scales.numel,))), ("values", table)]
         sizes = [(f"size{dim}", size) for dim, size in enumerate(shape)]
         facts: list[tuple[str, float]] = [*sizes, ("block", block)]
@@ -74,13 +76,13 @@ class _Blocks:
         if nested is not None or outer is not None:
             values, offset = asked.parts.get(".nested_quant_map"), state.get("nested_offset")
             if outer is None or values is None or values.shape != (256,) or type(nested) is not int or nested < 1:
-                raise UndecodableError("its scales are quantised, and what decodes them is missing")
+                raise UndecodableError("its scales are quantised, but tensors or settings to decode them are missing")
             if (
                 not isinstance(offset, (int, float))
                 or outer.numel != -(-scales.numel // nested)
                 or scales.dtype != "uint8"
             ):
-                raise UndecodableError("its quantised scales do not fit each other")
+                raise UndecodableError("its quantised scales do not fit their own scales (nested_absmax)")
             found += [("nested_scale", reshape(outer, (outer.numel,))), ("nested_values", values)]
             facts += [("nested", nested), ("offset", float(offset))]
         return decoded(tuple(shape), Decoded(tuple(found), "bitsandbytes", tuple(facts)))
@@ -117,7 +119,7 @@ def _shape(facts: Mapping[str, float]) -> tuple[int, ...]:
 
 
 def _span(shape: Sequence[int], box: Box) -> tuple[int, int]:
-    """Return the range of elements, in row-major order, from the first to the last of a box."""
+    """Return the range of flat indices (row-major) from the first to the last element of a box."""
     steps = [prod(shape[dim + 1 :]) for dim in range(len(shape))]
     first = sum(begin * step for (begin, _), step in zip(box, steps, strict=True))
     last = sum((end - 1) * step for (_, end), step in zip(box, steps, strict=True))
@@ -125,7 +127,7 @@ def _span(shape: Sequence[int], box: Box) -> tuple[int, int]:
 
 
 def _cut(values: Array, shape: Sequence[int], box: Box) -> Array:
-    """Return the elements of a box from those of its ``_span``."""
+    """Return the elements of a box; ``values`` are all elements in its ``_span``."""
     steps = [prod(shape[dim + 1 :]) * values.itemsize for dim in range(len(shape))]
     sizes = [end - begin for begin, end in box]
     return np.ascontiguousarray(np.lib.stride_tricks.as_strided(np.ascontiguousarray(values), sizes, steps))

@@ -1,8 +1,8 @@
 """Decodes 4-bit floats (e2m1), two in a byte, in blocks with a scale: mxfp4 and nvfp4.
 
-The lower half of a byte comes first. mxfp4 has an exponent for each block of 32 (OCP Microscaling Formats v1.0), nvfp4
-an 8-bit float for each block of 16 and one more scale for the whole tensor, which ModelOpt multiplies by and
-compressed-tensors divides by. gpt-oss stores (experts, out, blocks, 16); transformers loads (experts, in, out).
+The lower half of a byte comes first. mxfp4 has an exponent for each block of 32 (OCP Microscaling Formats v1.0). nvfp4
+has an 8-bit float for each block of 16, and a global scale: ModelOpt multiplies by it, compressed-tensors divides by
+it. gpt-oss stores codes as (experts, out, blocks, 16); transformers loads the weight as (experts, in, out).
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ _PAIRS = np.stack([_VALUES[np.arange(256) & 15], _VALUES[np.arange(256) >> 4]], 
 
 
 class _FourBits:
-    """The facts: ``block`` (elements that share a scale), ``turned`` (1 if the last two dimensions are exchanged).
+    """The decoder of 4-bit floats.
 
-    The stored tensors by role are ``codes`` (..., out, in / 2), ``scale`` (..., out, blocks), and perhaps ``times`` or
-    ``over``, one scale that the values are multiplied or divided by.
+    Its facts are ``block`` (how many elements share a scale) and ``turned`` (1 if the last two dimensions of the weight
+    are exchanged). The stored tensors are, by role, ``codes`` (..., out, in / 2), ``scale`` (..., out, blocks), and
+    perhaps a global scale: ``times`` if values are multiplied by it, ``over`` if they are divided by it.
     """
 
     families = ("mxfp4", "nvfp4")
@@ -54,7 +55,7 @@ class _FourBits:
         )
         columns = codes.shape[-1] * 2
         if scale is None or ".weight_sf" in asked.parts or scale.shape[:-1] != codes.shape[:-1] or not scale.shape[-1]:
-            raise UndecodableError("its scales are in the order of a GPU's kernels, or do not fit its codes")
+            raise UndecodableError("its scales are stored in the order of a GPU kernel, or do not fit its codes")
         sizes = (32,) if scale.dtype in EXPONENTS else (16, 32)  # mxfp4, nvfp4
         if columns % scale.shape[-1] or columns // scale.shape[-1] not in sizes:
             raise UndecodableError(f"it has {scale.shape[-1]} scales for {columns} columns")
@@ -63,7 +64,7 @@ class _FourBits:
         if not whole and scale.dtype not in EXPONENTS and ".weight_packed" in asked.parts:
             raise UndecodableError("its weight_global_scale is missing")
         if any(info.numel != 1 for _, info in whole):
-            raise UndecodableError("its second scale is not one number")
+            raise UndecodableError("its global scale is not a single number")
         facts = (("block", columns // scale.shape[-1]), ("turned", 0))
         stored = (("codes", replace(codes, dtype="uint8")), ("scale", as_exponents(scale)), *whole)
         return decoded((*codes.shape[:-1], columns), Decoded(stored, "fp4", facts))

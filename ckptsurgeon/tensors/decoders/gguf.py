@@ -1,8 +1,8 @@
-"""Decodes the blocks of GGUF: the codes of 32 or 256 numbers of a row with their scales.
+"""Decodes the blocks of GGUF: a block contains the codes of 32 or 256 consecutive numbers of a row, and their scales.
 
 https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-quants.c. A block of 32 has one scale, a float16
-(``mxfp4``: an exponent), and perhaps a minimum. A block of 256 has one float16 for its groups of 16 or 32, each of
-which has a scale of few bits, and perhaps a minimum of few bits.
+(``mxfp4``: an exponent), and perhaps a minimum. A block of 256 is divided into groups of 16 or 32: each group has a
+scale of few bits, and perhaps a minimum of few bits, which are multiplied by a float16 of the block.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ._decoder import Request, UndecodableError, groups_of
 __all__ = ["DECODER", "values_of_blocks"]
 
 _FOURS = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], "<f4")
-"""The doubles of the values of a 4-bit float (e2m1)."""
+"""The values of the 16 codes of a 4-bit float (e2m1), multiplied by 2."""
 
 
 class _Blocks:
-    """A tensor is its codes alone, as bytes; their dtype says what a block is."""
+    """The decoder of GGUF. The only stored tensor is the codes, as bytes; their dtype determines the blocks."""
 
     families = ("GGUF",)
 
@@ -54,23 +54,24 @@ class _Blocks:
 
 
 def values_of_blocks(blocks: Array, dtype: str) -> Array:
-    """Return the numbers that blocks stand for, as float32: (blocks, numbers). ``blocks`` has a row of bytes for each.
+    """Return the decoded numbers of blocks as float32, in the shape (blocks, numbers in a block).
 
-    Numbers of blocks whose scale is not finite are not finite either.
+    Each row of ``blocks`` is the bytes of one block. If the scale of a block is not finite, its numbers are not either.
     """
     return _TYPES[dtype](blocks)
 
 
 def _half(blocks: Array, at: int) -> Array:
-    """Return the float16 at a byte of each block, as float32: (blocks, 1)."""
+    """Return the float16 at the byte ``at`` of each block, as float32, in the shape (blocks, 1)."""
     scales: Array = np.ascontiguousarray(blocks[:, at : at + 2]).view("<f2").astype("<f4")
     return scales
 
 
 def _bits(data: Array, bits: int, run: int) -> Array:
-    """Return codes of a few bits, as uint8: (blocks, codes).
+    """Return codes of a few bits, as uint8, in the shape (blocks, codes).
 
-    A run of bytes first has the lowest bits of its codes, one of each byte, then the next bits, and so on.
+    Each ``run`` bytes are unpacked together: first one code from the lowest ``bits`` of each byte, then one from the
+    next bits of each byte, and so on.
     """
     runs = data.reshape(len(data), -1, 1, run)
     shifts = np.arange(0, 8, bits, dtype="u1").reshape(1, 1, -1, 1)
@@ -78,7 +79,10 @@ def _bits(data: Array, bits: int, run: int) -> Array:
 
 
 def _fifth_bits(blocks: Array, at: int) -> Array:
-    """Return the fifth bits of 32 codes, in their place: they are a word of 32 bits, the lowest first."""
+    """Return the fifth bit of each of 32 codes, shifted to its position (16 or 0).
+
+    A block stores them at the byte ``at`` as a word of 32 bits, the lowest bit first.
+    """
     bits: Array = np.unpackbits(blocks[:, at : at + 4], axis=1, bitorder="little")
     return bits << np.uint8(4)
 
@@ -111,13 +115,13 @@ def _q8_0(blocks: Array) -> Array:
 
 
 def _mxfp4(blocks: Array) -> Array:
-    exponents = blocks[:, :1].astype("<i4") - 128  # one less than that of the scale: the values are doubled
+    exponents = blocks[:, :1].astype("<i4") - 128  # one less than the exponent of the scale: _FOURS is doubled
     values: Array = np.ldexp(_FOURS[_bits(blocks[:, 1:], 4, 16)], exponents)
     return values
 
 
 def _grouped(codes: Array, scales: Array, least: Array | None = None) -> Array:
-    """Return codes times the scale of their group, less the minimum of the group: (blocks, 256)."""
+    """Return codes times the scale of their group, minus the minimum of the group, in the shape (blocks, 256)."""
     values = codes.reshape(*scales.shape, -1) * scales[..., None]
     if least is not None:
         values -= least[..., None]

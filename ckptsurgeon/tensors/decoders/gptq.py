@@ -1,7 +1,8 @@
 """Decodes GPTQ's layout: integers packed along the inputs, zero points along the outputs.
 
-Codes are (in * bits / 32, out), scales (groups, out), zero points (groups, out * bits / 32). The first version of the
-format stores zero points less one. https://arxiv.org/abs/2210.17323, https://github.com/ModelCloud/GPTQModel
+Codes have the shape (in * bits / 32, out), scales (groups, out), zero points (groups, out * bits / 32). The first
+version of the format stores each zero point minus one. https://arxiv.org/abs/2210.17323,
+https://github.com/ModelCloud/GPTQModel
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ __all__ = ["DECODER"]
 
 
 class _Gptq:
-    """The facts: ``bits`` of a code, ``group`` (inputs that share a scale), ``plus`` (added to zero points)."""
+    """The decoder of GPTQ.
+
+    Its facts are ``bits`` (of a code), ``group`` (how many inputs share a scale) and ``plus`` (added to zero points).
+    """
 
     families = ("GPTQ",)
 
@@ -40,7 +44,7 @@ class _Gptq:
             found.append(("zero", zero))
         if order is not None:
             if order.shape != (columns,):
-                raise UndecodableError("its g_idx has another length than its rows")
+                raise UndecodableError("the length of its g_idx is not its number of columns")
             found.append(("order", order))
         second = "v2" in asked.settings.stated.format
         return decoded(

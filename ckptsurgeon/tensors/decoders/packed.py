@@ -1,7 +1,7 @@
 """Decodes integers packed along the inputs of each row: compressed-tensors' ``pack-quantized``, and MLX.
 
-Codes are (..., out, in * bits / 32), scales (..., out, groups). compressed-tensors stores codes and zero points with an
-offset, and packs zero points along the outputs; MLX has a bias for each group instead.
+Codes have the shape (..., out, in * bits / 32), scales (..., out, groups). compressed-tensors stores codes and zero
+points with an offset, and packs zero points along the outputs. MLX has a bias for each group instead of a zero point.
 https://github.com/vllm-project/compressed-tensors, https://ml-explore.github.io/mlx
 """
 
@@ -25,7 +25,10 @@ __all__ = ["DECODER"]
 
 
 class _Packed:
-    """The facts: ``bits`` of a code, ``group`` (inputs that share a scale), ``offset`` (taken off the codes)."""
+    """The decoder of packed integers.
+
+    Its facts are ``bits`` (of a code), ``group`` (how many inputs share a scale), ``offset`` (subtracted from codes).
+    """
 
     families = ("packed", "MLX")
 
@@ -34,7 +37,9 @@ class _Packed:
             return _mlx(asked)
         codes, scale = asked.parts.get(".weight_packed"), asked.parts.get(".weight_scale")
         if codes is None or scale is None or asked.coded.shape is None or not codes.numel:
-            raise UndecodableError("its headers do not give its bits")
+            raise UndecodableError(
+                "its scale is missing, or the bits of its codes cannot be determined from the headers"
+            )
         digits = asked.coded.method.removeprefix("int").split()[0]
         bits = number_in(digits) or 0
         shape = _stored_shape(asked.stored(".weight_shape")) or asked.coded.shape
@@ -44,7 +49,10 @@ class _Packed:
         dense, padded = _words(columns, bits)
         said = _version(asked.settings.fields.get("version")) if dense == padded else None
         if WORD % bits and dense == padded and said is None:
-            raise UndecodableError(f"its codes of {bits} bits may be packed in two ways, and no setting says which")
+            raise UndecodableError(
+                f"its codes of {bits} bits may be packed in two ways: no setting says which version of "
+                "compressed-tensors wrote them"
+            )
         if codes.shape[-1] != dense or (WORD % bits and said is not None and said < DENSE):
             raise UndecodableError(
                 f"its codes of {bits} bits are packed with gaps, as compressed-tensors did before 0.18"
@@ -62,7 +70,7 @@ class _Packed:
             found.append(("zero", zero))
         if (order := asked.parts.get(".weight_g_idx")) is not None and order.numel:
             if order.shape != (columns,):
-                raise UndecodableError("its weight_g_idx has another length than its rows")
+                raise UndecodableError("the length of its weight_g_idx is not its number of columns")
             found.append(("order", order))
         facts = (("bits", bits), ("group", group), ("offset", 1 << (bits - 1)))
         return decoded(shape, Decoded(tuple(found), "packed", facts))
@@ -105,18 +113,18 @@ DENSE = (0, 18)
 
 
 def _version(stated: object) -> tuple[int, int] | None:
-    """Return the version of compressed-tensors that wrote a model, by its settings; None if they do not say."""
+    """Return (major, minor) of the compressed-tensors version in the settings; None if it is not there."""
     found = re.match(r"(\d{1,4})\.(\d{1,4})", stated) if isinstance(stated, str) else None
     return (int(found[1]), int(found[2])) if found else None
 
 
 def _words(columns: int, bits: int) -> tuple[int, int]:
-    """Return how many words hold the codes of a row: packed without gaps, and with as many whole codes in each word."""
+    """Return how many words hold the codes of a row: packed without gaps, and packed so that no code crosses words."""
     return -(-columns * bits // WORD), -(-columns // (WORD // bits))
 
 
 def _stored_shape(data: bytes) -> tuple[int, ...]:
-    """Return the shape in a ``weight_shape`` of int64 or int32; () if it is not known."""
+    """Return the shape in the bytes of a ``weight_shape`` tensor (int64 or int32); () if it has no valid shape."""
     width = 8 if len(data) in (16, 24) else 4
     numbers = [int.from_bytes(data[at : at + width], "little", signed=True) for at in range(0, len(data), width)]
     return tuple(numbers) if len(numbers) > 1 and all(number > 0 for number in numbers) else ()
@@ -129,17 +137,19 @@ def _mlx(asked: Request) -> TensorInfo:
     if bias is None:
         return _floats_of_mlx(asked, codes, scale)
     if asked.coded.shape is None or bias.shape != scale.shape:
-        raise UndecodableError("its headers do not give its bits, or its biases do not fit its scales")
+        raise UndecodableError(
+            "the bits of its codes cannot be determined from the headers, or its biases do not fit its scales"
+        )
     columns = asked.coded.shape[-1]
     facts = (("bits", codes.shape[-1] * WORD // columns), ("group", columns // scale.shape[-1]))
     return decoded(asked.coded.shape, Decoded((("codes", codes), ("scale", scale), ("bias", bias)), "packed", facts))
 
 
 def _floats_of_mlx(asked: Request, codes: TensorInfo, scale: TensorInfo) -> TensorInfo:
-    """Describe the modes of MLX whose codes are small floats, which have no biases; the settings name the mode."""
+    """Describe a tensor of MLX whose codes are small floats, without biases; the settings contain the MLX mode."""
     mode = next((one for one in asked.settings.stated.modes if one in _MODES), "")
     if not mode:
-        raise UndecodableError("it has no biases, and no setting names its mode")
+        raise UndecodableError("it has no biases, and no setting contains its mode")
     size, dtype = _MODES[mode]
     raw = replace(codes, dtype="uint8", shape=(*codes.shape[:-1], codes.shape[-1] * 4))
     columns, scale = scale.shape[-1] * size, replace(scale, dtype=dtype)
@@ -156,7 +166,7 @@ def _floats_of_mlx(asked: Request, codes: TensorInfo, scale: TensorInfo) -> Tens
 
 FLOAT8 = "float8_e4m3fn"
 _MODES = {"mxfp4": (32, EXPONENTS[1]), "nvfp4": (16, FLOAT8), "mxfp8": (32, EXPONENTS[1])}
-"""The modes of MLX with small floats: how many share a scale, and the dtype of scales, which are stored as bytes."""
+"""The modes of MLX with small floats: how many codes share a scale, and the dtype of the scales (stored as uint8)."""
 
 
 DECODER = _Packed()

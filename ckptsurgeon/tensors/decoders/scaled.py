@@ -1,7 +1,7 @@
-"""Decodes codes that are numbers themselves, 8-bit floats or integers, times a scale: one, one a row or one a block.
+"""Decodes codes that are numbers (8-bit floats or integers) times a scale: one for the tensor, each row or each block.
 
-DeepSeek-V3's ``weight_scale_inv`` is such a scale too, not its inverse:
-https://huggingface.co/deepseek-ai/DeepSeek-V3/blob/main/README_WEIGHTS.md. A zero point is taken off before.
+A zero point, if there is one, is subtracted first. DeepSeek-V3's ``weight_scale_inv`` is multiplied by too, although
+its name says inverse: https://huggingface.co/deepseek-ai/DeepSeek-V3/blob/main/README_WEIGHTS.md.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ from ._torchao import torchao_weight
 __all__ = ["DECODER"]
 
 BLOCK_NAMES = ("weight_block_size", "block_structure")
-"""Fields of settings that give the rows and columns of a block."""
+"""Settings that contain the rows and columns of a block."""
 USUAL_BLOCK = 128
-"""The rows and columns of a block of DeepSeek, if no setting gives them."""
+"""The rows and columns of a block if no setting contains them, as in DeepSeek's models."""
 SCALES = (
     ".weight_scale_inv", ".weight_scale", ".weight_descale", ".scale_weight", ".qscale_weight",
     ".weights_scaling_factor", ".scale", "_scale_inv", "_scale", "_descale",
 )  # fmt: skip
-"""The endings of scales that codes are multiplied by."""
+"""The endings of the keys of scales that codes are multiplied by."""
 
 
 class _Scaled:
-    """The facts ``step0``, ``step1`` and so on are the numbers of elements along each dimension that share a scale.
+    """The decoder of codes that are numbers.
 
-    The stored tensors are the codes, the scale and perhaps a zero point, all with as many dimensions as the weight. The
-    product is multiplied by the fact ``times``, if there is one.
+    Its facts ``step0``, ``step1`` and so on are how many elements along each dimension share a scale; the product is
+    multiplied by the fact ``times``, if there is one. The stored tensors are the codes, the scale and perhaps a zero
+    point, all with as many dimensions as the weight.
     """
 
     families = ("fp8", "mxfp8", "int8", "torchao")
@@ -46,12 +47,12 @@ class _Scaled:
             return torchao_weight(asked)
         codes = asked.codes
         if ".embedding_scale" in asked.parts:
-            raise UndecodableError("no decoder knows codes of an embedding")
+            raise UndecodableError("it is a quantised embedding (embedding_scale), which no decoder knows")
         end = next((end for end in SCALES if end in asked.parts), "")
         if not end:
             raise UndecodableError("it has no scale")
         if ".weight_g_idx" in asked.parts:
-            raise UndecodableError("its columns are in another order (weight_g_idx)")
+            raise UndecodableError("its columns are permuted (weight_g_idx)")
         scale = as_exponents(asked.parts[end])
         own = asked.own
         sizes = (*own.pairs(BLOCK_NAMES[0]), *own.pairs(BLOCK_NAMES[1]))
@@ -60,7 +61,7 @@ class _Scaled:
         if (zero := asked.parts.get(".weight_zero_point")) is not None:
             zero, others = _aligned(codes.shape, zero, sizes)
             if others != steps:
-                raise UndecodableError("its zero points are of another shape than its scales")
+                raise UndecodableError("its zero points have a different shape from its scales")
             found.append(("zero", zero))
         facts = tuple((f"step{dim}", step) for dim, step in enumerate(steps))
         return decoded(codes.shape, Decoded(tuple(found), "scaled", facts))
@@ -73,7 +74,7 @@ class _Scaled:
     def values(self, made: Decoded, arrays: Mapping[str, Array], box: Box) -> Array:
         steps = _steps(made)
         codes, scale, *zero = arrays.values()
-        values: Array = codes.astype("<f4", copy=False)  # read for this block alone: it may be changed
+        values: Array = codes.astype("<f4", copy=False)  # changed in place below: the array was read for this call only
         for rows, begin, end in _row_groups(box, steps):
             part = values[..., begin:end, :] if values.ndim > 1 else values
             if zero:
@@ -84,7 +85,10 @@ class _Scaled:
 
 
 def _row_groups(box: Box, steps: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Yield each group of rows that share scales: its number among those of the box, and the range of its rows."""
+    """Yield each group of rows that share scales, as (index of the group in the box, first row, end of its rows).
+
+    The index is -1 if the whole box is one group: each row has its own scales, or all rows have the same.
+    """
     if len(box) < 2 or steps[-2] == 1:
         yield -1, 0, box[-2][1] - box[-2][0] if len(box) > 1 else 1
         return
@@ -104,10 +108,10 @@ def _within(shape: Sequence[int], ranges: Sequence[tuple[int, int]]) -> Box:
 
 
 def _spread(scale: Array, steps: Sequence[int], box: Box, rows: int) -> Array:
-    """Return the scales of a group of rows as float32, in a shape that numpy broadcasts to that of its elements.
+    """Return the scales of a group of rows as float32, in a shape that numpy broadcasts to the shape of its elements.
 
-    ``steps`` is the size of a block that shares a scale, ``box`` the part of the weight. ``rows`` is the index of the
-    group among those of the box; -1 if the box is one group, whose rows each have a scale or all have the same.
+    ``steps`` is the size of a block that shares a scale, ``box`` the part of the weight, ``rows`` the index of the
+    group as ``_row_groups`` yields it.
     """
     made: Array = scale.astype("<f4")
     if rows >= 0 and made.shape[-2] > 1:
@@ -121,7 +125,10 @@ def _spread(scale: Array, steps: Sequence[int], box: Box, rows: int) -> Array:
 def _aligned(
     shape: tuple[int, ...], scale: TensorInfo, sizes: tuple[tuple[int, int], ...]
 ) -> tuple[TensorInfo, list[int]]:
-    """Return a scale with as many dimensions as the codes, and how many elements share one along each dimension."""
+    """Return ``scale`` with as many dimensions as the codes, and how many elements share a scale along each dimension.
+
+    ``shape`` is the shape of the codes, ``sizes`` are the (rows, columns) of a block that the settings contain.
+    """
     own, steps = _fitted(shape, scale.shape, sizes)
     return reshape(scale, own), list(steps)
 
@@ -130,16 +137,16 @@ def _aligned(
 def _fitted(
     shape: tuple[int, ...], scales: tuple[int, ...], sizes: tuple[tuple[int, int], ...]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the shape of scales with as many dimensions as the codes, and how many elements share one along each."""
+    """Return the same as ``_aligned``, from shapes alone: the new shape of the scales, and the steps."""
     own = scales
     if prod(scales) == 1:
         own = (1,) * len(shape)
-    elif len(own) < len(shape) and own == shape[: len(own)]:  # one for each expert, or for each row
+    elif len(own) < len(shape) and own == shape[: len(own)]:  # a scale for each expert, or for each row
         own = (*own, *(1,) * (len(shape) - len(own)))
     elif len(own) == 1 and len(shape) > 1 and own[0] == shape[-2]:
         own = (*(1,) * (len(shape) - 2), own[0], 1)
     if len(own) != len(shape):
-        raise UndecodableError(f"its scale has the shape {list(scales)}, and its codes {list(shape)}")
+        raise UndecodableError(f"its scale has the shape {list(scales)}, which does not fit its codes {list(shape)}")
     steps = (
         _step(size, number, sizes, dim - len(shape)) for dim, (size, number) in enumerate(zip(shape, own, strict=True))
     )
@@ -147,9 +154,10 @@ def _fitted(
 
 
 def _step(size: int, number: int, sizes: tuple[tuple[int, int], ...], dim: int) -> int:
-    """Return how many of the ``size`` elements along a dimension, counted from the end, share one of the scales.
+    """Return how many of the ``size`` elements along a dimension share a scale.
 
-    ``number`` is the number of scales along it, ``sizes`` the sizes of blocks that the settings give.
+    ``number`` is the number of scales along this dimension, ``sizes`` are the (rows, columns) of a block that the
+    settings contain. ``dim`` is counted from the last dimension, which is -1.
     """
     if number in (1, size):
         return 1 if number == size else max(size, 1)
@@ -158,7 +166,9 @@ def _step(size: int, number: int, sizes: tuple[tuple[int, int], ...], dim: int) 
     for one in possible:
         if -(-size // one) == number:
             return one
-    raise UndecodableError(f"it has {number} scales for {size} elements, and no setting gives the size of a block")
+    raise UndecodableError(
+        f"it has {number} scales for {size} elements along a dimension, and no setting contains a block size that fits"
+    )
 
 
 DECODER = _Scaled()

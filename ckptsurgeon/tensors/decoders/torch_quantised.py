@@ -1,7 +1,7 @@
-"""Decodes torch's own quantised tensors: integers with one scale and zero point, or with those of each channel.
+"""Decodes torch's own quantised tensors: integers with one scale and zero point for the tensor, or for each channel.
 
-The pickle holds them beside the codes, https://docs.pytorch.org/docs/stable/quantization.html. Values are computed as
-torch's ``dequantize`` computes them.
+The pickle stores the scale and zero point with the codes (https://docs.pytorch.org/docs/stable/quantization.html).
+Values are computed as torch's ``dequantize`` computes them.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ from ._decoder import Request, UndecodableError
 __all__ = ["DECODER"]
 
 INTEGERS = {"qint8": "int8", "quint8": "uint8", "qint32": "int32"}
-"""The dtype of the codes of each quantised dtype that has one code in an element."""
+"""The integer dtype of the codes of each quantised dtype that has one code per element."""
 MOST_ZERO = 1 << 31
 
 
 class _Torch:
-    """The facts: ``scale`` and ``zero``, if the whole tensor shares them; else ``axis``, that of the channels.
+    """The decoder of torch's quantised tensors.
 
-    Of codes of less than a byte the fact ``bits`` is their size; the lowest bits come first.
+    Its facts are ``scale`` and ``zero`` if all elements share them, else ``axis``, the dimension of the channels. For
+    codes of less than a byte, ``bits`` is their size, and ``size0``, ``size1`` and so on are the shape of the weight;
+    the lowest bits of a byte come first.
     """
 
     families = ("quantised",)
@@ -46,7 +48,7 @@ class _Torch:
         if scheme.startswith("per_channel_affine") and len(given) == 3:
             scale, zero, axis = given
             if type(axis) is not int or not 0 <= axis < len(codes.shape):
-                raise UndecodableError("its channels are along a dimension that it does not have")
+                raise UndecodableError("the dimension of its channels is a dimension that it does not have")
             if not all(isinstance(one, TensorInfo) and one.shape == (codes.shape[axis],) for one in (scale, zero)):
                 raise UndecodableError("its scales and zero points are not tensors with a number for each channel")
             parts = ("codes", _integers(codes)), ("scale", scale), ("zero", zero)
@@ -74,7 +76,7 @@ class _Torch:
         shape = [1] * len(box)
         shape[int(facts["axis"])] = -1
         scale, zero = arrays["scale"].reshape(shape), arrays["zero"].reshape(shape)
-        wide = "<f4" if zero.dtype.kind == "f" else "<f8"  # as torch: float32 with per_channel_affine_float_qparams
+        wide = "<f4" if zero.dtype.kind == "f" else "<f8"  # torch computes per_channel_affine_float_qparams in float32
         values = codes.astype(wide)
         values -= zero.astype(wide)
         values *= scale.astype(wide)
@@ -82,7 +84,7 @@ class _Torch:
 
 
 def _parameters(codes: TensorInfo) -> tuple[Any, ...]:
-    """Return the name of the scheme, and the scale and so on, of a tensor that the pickle describes as quantised."""
+    """Return the parameters of the quantiser that the pickle stores: the name of the scheme, scales, zero points."""
     params = codes.parts[0] if codes.parts else ()
     if codes.storage is None or not isinstance(params, tuple) or not params:
         raise UndecodableError("its scale is not known")
@@ -98,7 +100,7 @@ def _sizes(codes: TensorInfo) -> tuple[tuple[str, float], ...]:
 
 
 def _integers(codes: TensorInfo) -> TensorInfo:
-    """Return the codes as integers; of less than a byte, as the flat bytes that hold them."""
+    """Return the codes as a tensor of integers; if they are less than a byte, as the flat bytes that contain them."""
     if codes.dtype in INTEGERS:
         return replace(codes, dtype=INTEGERS[codes.dtype], opaque="", parts=())
     if codes.stride is not None:
@@ -107,7 +109,7 @@ def _integers(codes: TensorInfo) -> TensorInfo:
 
 
 def _elements(made: Decoded, box: Box) -> tuple[int, int]:
-    """Return the range of the flat codes that the rows of a part of the weight have."""
+    """Return the range of flat indices of the codes in the rows of a part of the weight."""
     inner = prod(int(size) for name, size in made.facts if name.startswith("size") and name != "size0")
     return (box[0][0] * inner, box[0][1] * inner) if box else (0, 1)
 

@@ -1,1 +1,1 @@
-"""Rounds tensors to the codes of quantised ones: one module for each family of encodings, which needs numpy."""
+"""Rounds tensors to the codes of quantised tensors: one module for each family of encodings. The modules need numpy."""

@@ -1,8 +1,8 @@
-"""Arranges a weight as its encoding divides it into groups: as it is, as one row, or with rows and columns exchanged.
+"""Arranges a weight so that its groups run along rows: unchanged, as one row, or with rows and columns exchanged.
 
-The facts of ``Encoded`` say how: ``flat``, if groups run along all elements in row-major order, as those of
-bitsandbytes; ``across``, if they run along the columns, as those of gpt-oss and AWQ. What is computed of a weight as it
-is may be stored with rows and columns exchanged: ``turned``, as the parts of GPTQ.
+The facts of ``Encoded`` say how: ``flat`` if groups run along all elements in row-major order, as in bitsandbytes;
+``across`` if they run along the columns, as in gpt-oss and AWQ. A third fact, ``turned``, is about the result: the
+stored tensors are computed from the unchanged weight, and then their rows and columns are exchanged, as in GPTQ.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["arranged", "arranged_shape", "is_upright"]
 
 
 def arranged_shape(made: Encoded) -> tuple[int, ...]:
-    """Return the shape of the weight as it is divided into groups: as many dimensions, in another arrangement."""
+    """Return the shape of the arranged weight, which has as many dimensions as the weight."""
     facts, shape = dict(made.facts), made.of[0].shape
     if facts.get("flat"):
         return (*(1 for _ in shape[1:]), prod(shape))
@@ -30,15 +30,15 @@ def arranged_shape(made: Encoded) -> tuple[int, ...]:
 
 
 def is_upright(made: Encoded) -> bool:
-    """Return whether the rows of a stored part run along the columns of the weight."""
+    """Return whether the rows of the stored tensor ``made`` run along the columns of the weight."""
     facts = dict(made.facts)
     return made.role not in ("whole", "shape") and bool(facts.get("across") or facts.get("turned"))
 
 
 def arranged(made: Encoded, read: Read) -> tuple[Encoded, Read]:
-    """Return an encoding of the arranged weight, and the function that reads parts of that weight.
+    """Return ``made`` with the arranged weight in place of the weight, and a function that reads the arranged weight.
 
-    ``read`` reads parts of the weight as it is.
+    ``read`` reads parts of the weight before it is arranged.
     """
     facts, shape = dict(made.facts), arranged_shape(made)
     how = _flattened if facts.get("flat") else _exchanged if facts.get("across") else None

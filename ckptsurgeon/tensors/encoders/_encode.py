@@ -1,4 +1,4 @@
-"""Encodes a part of a tensor, its codes or scales, for which only the parts of the tensor that it needs are read."""
+"""Computes a part of the codes or scales of a quantised tensor, reading only the values of the weight that it needs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ __all__ = ["WholeNumbers", "encode"]
 
 
 class WholeNumbers:
-    """Keeps the numbers for which a whole tensor has to be read, as its global scale; several threads may ask."""
+    """Stores numbers that need all values of a tensor, such as its global scale; several threads may call ``of``."""
 
     def __init__(self) -> None:
         self._found: dict[Encoded, tuple[Array, Array]] = {}
         self._lock = threading.Lock()
 
     def of(self, made: Encoded, compute: Callable[[], tuple[Array, Array]]) -> tuple[Array, Array]:
-        """Return what ``compute`` returned for this part of a tensor; only the first call computes it."""
+        """Return the result of ``compute`` for ``made``; only the first call for an equal ``made`` computes it."""
         with self._lock:
             if made not in self._found:
                 self._found[made] = compute()
@@ -44,10 +44,12 @@ def encode(
     kept: WholeNumbers | None = None,
     measured: Callable[[RoundingLoss], None] | None = None,
 ) -> Array:
-    """Return the part ``box`` of a part of a quantised tensor, in the type of ``raw_dtype``.
+    """Return the part ``box`` of a stored tensor (such as the codes) of a quantised tensor, computed from the weight.
 
-    ``read`` returns a part of the tensor that is quantised. ``kept`` should be the same for all parts of a tensor.
-    ``measured`` is called with what the codes in ``box`` lose. Raises PlanError for a value that is NaN or infinite.
+    ``info.made`` is an ``Encoded``. The array has the numpy type that ``raw_dtype`` returns. ``read`` returns a part of
+    the weight. Pass the same ``kept`` for all parts of a tensor: it stores numbers that are computed only once.
+    ``measured`` is called with the rounding loss of the codes in ``box``. Raises PlanError if a value is NaN or
+    infinite.
     """
     made = info.made
     assert isinstance(made, Encoded)
@@ -77,11 +79,14 @@ def encode(
 
 
 Extremes: TypeAlias = Callable[[Encoded, Box], tuple[Array, Array]]
-"""A function that returns the least and the greatest value of each group in a box of groups."""
+"""A function that returns the minimum and the maximum of each group in a box of groups."""
 
 
 def _extremes_of(read: Read, kept: WholeNumbers) -> Extremes:
-    """Return a function that reads the extremes of groups; if all elements share a scale, they are read once."""
+    """Return a function that computes the minimum and maximum of groups.
+
+    If all elements are in one group, they are read only once: the result is stored in ``kept``.
+    """
 
     def found(made: Encoded, groups: Box) -> tuple[Array, Array]:
         weight, with_zero = made.of[0], not dict(made.facts).get("without_zero")
@@ -97,9 +102,10 @@ def _extremes_of(read: Read, kept: WholeNumbers) -> Extremes:
 
 
 def _scales(encoder: Encoder, made: Encoded, extremes_of: Extremes, groups: Box, over: float) -> Scales:
-    """Return the scales of the groups in a box; if these have scales too, those of all groups that share one are read.
+    """Return the scales of the groups in the box ``groups``.
 
-    The box begins at such a group of scales if its role is ``nested``.
+    With double quantisation, scales have scales too: then all groups that share a scale of scales with those in the box
+    are read. If the role is ``nested``, the box must begin at such a group of scales.
     """
     wide = _shared(made, groups)
     found = encoder.scales(made, *extremes_of(made, wide), over)
@@ -111,7 +117,7 @@ def _scales(encoder: Encoder, made: Encoded, extremes_of: Extremes, groups: Box,
 
 
 def _shared(made: Encoded, groups: Box) -> Box:
-    """Return the box of all groups that share the scales of their scales with those in a box."""
+    """Return the box of all groups that share a scale of scales with a group in the box ``groups``."""
     nested = int(dict(made.facts).get("nested", 1))
     number = -(-made.of[0].shape[-1] // made.steps[-1])
     begin, end = groups_of(groups[-1], nested)
@@ -119,7 +125,7 @@ def _shared(made: Encoded, groups: Box) -> Box:
 
 
 def _global_scale(read: Read, made: Encoded, kept: WholeNumbers) -> float:
-    """Return the scale of the whole tensor, for which all tensors that share it are read; 0 if it has none."""
+    """Return the global scale of the tensor, for which all tensors that share it are read; 0 if it has none."""
     facts = dict(made.facts)
     largest = facts.get("over")
     if largest is None:
@@ -130,10 +136,11 @@ def _global_scale(read: Read, made: Encoded, kept: WholeNumbers) -> float:
         for name, one in zip((made.name, *made.others), made.of, strict=True):
             pair = extremes(read, one, one.shape, tuple((0, 1) for _ in one.shape), name)
             found = max(found, *(np.abs(end).max() for end in pair))
-        if facts.get("times"):  # as ModelOpt divides
+        if facts.get("times"):  # the order of operations in ModelOpt
             over = found / np.float32(largest) or np.float32(1)
         else:
-            over = np.float32(1) / max(found, np.finfo("f4").tiny) * np.float32(largest)  # as torch divides
+            # torch divides a number by a tensor in this way: reciprocal first
+            over = np.float32(1) / max(found, np.finfo("f4").tiny) * np.float32(largest)
             over = np.float32(1) if not np.isfinite(over) else over
         return np.asarray(over), np.asarray(over)
 
@@ -178,7 +185,7 @@ def _codes(
 
 
 def _within(raw: Array, origin: Box) -> Read:
-    """Return a function that reads parts of a tensor from the part ``origin`` of it, which is in memory."""
+    """Return a function that reads parts of a tensor from ``raw``, which is the part ``origin`` of it."""
 
     def read(info: TensorInfo, box: Box) -> Array:
         found: Array = raw[tuple(slice(a - at, b - at) for (a, b), (at, _) in zip(box, origin, strict=True))]
@@ -192,9 +199,9 @@ def _numbers(stored: Array, made: Encoded, role: str) -> Array:
 
 
 def _spread(scale: Array, steps: Sequence[int], part: Box, groups: Box) -> Array:
-    """Return the scales of the elements in ``part``, in a shape that numpy broadcasts to theirs.
+    """Return the scales of the elements in ``part``, in a shape that numpy broadcasts to the shape of the elements.
 
-    ``scale`` has those of the box ``groups``.
+    ``scale`` contains the scales of the groups in the box ``groups``.
     """
     for dim, ((begin, end), step, (first, _)) in enumerate(zip(part, steps, groups, strict=True)):
         near = slice(begin // step - first, -(-end // step) - first)
@@ -205,9 +212,9 @@ def _spread(scale: Array, steps: Sequence[int], part: Box, groups: Box) -> Array
 
 
 def _zeros(read: Read, made: Encoded, box: Box, encoder: Encoder) -> Array:
-    """Return zero points: one for each group, or packed as codes are.
+    """Return the part ``box`` of the zero points: one element for each group, or packed in the same way as codes.
 
-    The fact ``zeros_packed`` is the dimension along which they are packed, counted from the last one, which is 1.
+    The fact ``zeros_packed`` is the dimension along which they are packed, counted from the last dimension, which is 1.
     """
     axis = -int(dict(made.facts).get("zeros_packed", 0))
     if not axis:

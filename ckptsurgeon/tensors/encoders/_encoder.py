@@ -1,4 +1,4 @@
-"""The interface of encoders, and the shapes of the parts that they make of a weight."""
+"""Defines the interface of encoders, and computes the shapes of the stored tensors that they make from a weight."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ._scale_dtypes import EXPONENTS
 __all__ = ["Encoder", "Packing", "Scales", "encoder_of", "is_computed_in", "is_encoder", "packing_of", "part_shape"]
 
 Scales: TypeAlias = Mapping[str, Array]
-"""The scales of groups, and perhaps their zero points, by role (``scale``, ``zero``), as they are stored.
+"""Arrays by role: scales of groups (``scale``), and perhaps zero points (``zero``) and so on, in their stored dtypes.
 
-``nested`` are the scales of scales; other arrays have a number for each group.
+``nested`` contains the scales of scales; each other array has one element for each group.
 """
 
 
 @dataclass(frozen=True)
 class Packing:
-    """How codes are stored along the last dimension: ``codes`` of them in ``items`` elements of the stored tensor."""
+    """How codes are packed along the last dimension: each ``codes`` codes are in ``items`` elements of the tensor."""
 
     codes: int = 1
     items: int = 1
@@ -35,28 +35,29 @@ class Encoder(Protocol):
     """The interface of an encoder; each public module of this folder has an instance, ``ENCODER``."""
 
     facts: tuple[str, ...]
-    """The names of the facts that it needs, in ``Encoded``."""
+    """The names of the facts of ``Encoded`` that this encoder requires."""
 
     def packing(self, made: Encoded) -> Packing:
         """Return how the codes are packed."""
         ...
 
     def scales(self, made: Encoded, least: Array, greatest: Array, over: float) -> Scales:
-        """Return the scales of groups as they are stored, by the least and the greatest value of each.
+        """Return the scales of groups in their stored dtypes, and zero points or biases if the encoding has them.
 
-        ``over`` is the tensor's global scale, 0 if it has none.
+        ``least`` and ``greatest`` are the minimum and the maximum of each group. ``over`` is the tensor's global scale,
+        0 if it has none.
         """
         ...
 
     def codes(self, made: Encoded, values: Array, scales: Scales, over: float) -> tuple[Array, Array]:
-        """Return the code of each of the ``values``, and the numbers that these codes stand for.
+        """Return the code of each of the ``values``, and the decoded values of these codes.
 
-        ``scales`` are float32, in a shape that numpy broadcasts to that of the values.
+        ``scales`` are float32, in a shape that numpy broadcasts to the shape of the values.
         """
         ...
 
     def packed(self, made: Encoded, codes: Array) -> Array:
-        """Return codes as they are stored; the last item of a row may have fewer codes than it has place for."""
+        """Return codes packed as they are stored; the last item of a row may contain fewer codes than fit."""
         ...
 
 
@@ -66,12 +67,12 @@ def _encoders() -> dict[str, Encoder]:
 
 
 def encoder_of(made: Encoded) -> Encoder:
-    """Return the encoder that rounds a tensor."""
+    """Return the encoder that ``made.encoding`` refers to."""
     return _encoders()[made.encoding]
 
 
 def is_encoder(name: str, facts: Iterable[str]) -> bool:
-    """Return whether there is an encoder with this name, and ``facts`` are the names of all numbers that it needs."""
+    """Return whether there is an encoder with this name, and ``facts`` contains the names of all facts it requires."""
     return name in _encoders() and set(_encoders()[name].facts) <= set(facts)
 
 
@@ -81,9 +82,9 @@ def packing_of(made: Encoded) -> Packing:
 
 
 def part_shape(made: Encoded, stored: Sequence[int]) -> tuple[int, ...]:
-    """Return the shape in which a part of a quantised tensor is computed; ``stored`` is the one that it is stored in.
+    """Return the shape in which the stored tensor ``made`` is computed; ``stored`` is its shape in the file.
 
-    Scales and zero points have an element for each group of the arranged weight. Zero points may be packed.
+    Scales and zero points have an element for each group of the arranged weight, but zero points may be packed.
     """
     if made.role in ("whole", "shape"):
         return tuple(stored)
@@ -92,7 +93,7 @@ def part_shape(made: Encoded, stored: Sequence[int]) -> tuple[int, ...]:
 
 
 def is_computed_in(made: Encoded, dtype: str) -> bool:
-    """Return whether a part of a quantised tensor is computed in the dtype in which it is stored."""
+    """Return whether ``encode`` computes the stored tensor ``made`` in ``dtype``, its dtype in the file."""
     if made.role in ("whole", "nested"):
         return dtype == "float32"
     if made.role == "zero":

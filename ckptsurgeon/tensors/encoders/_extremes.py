@@ -1,4 +1,4 @@
-"""Finds the least and the greatest value of each group of elements, in memory that is bounded whatever the group."""
+"""Finds the minimum and the maximum of each group of elements, in bounded memory even if a group is a whole tensor."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from ..ops.regions import Array, Box, blocks, box_shape
 __all__ = ["Read", "as_float32", "elements_of", "extremes", "shifted"]
 
 Read: TypeAlias = Callable[[TensorInfo, Box], Array]
-"""A function that reads a part of a tensor, stored or derived, in the type of ``raw_dtype``."""
+"""A function that reads a part of a tensor, stored or computed, as an array of the type that ``raw_dtype`` returns."""
 
 ELEMENTS = 1 << 18
-"""Elements that are widened and reduced, or rounded, at once: as many as fit in a core's cache.
+"""How many elements are reduced or rounded at once: as many as fit in the cache of a core.
 
-It is a multiple of the codes of a stored word and of a block, so that none is divided.
+It is a multiple of the number of codes in a stored word and in a block, so that no word or block is divided.
 """
 
 
 def as_float32(values: Array, dtype: str) -> Array:
-    """Return values of a dtype as float32; those of float64 that are beyond its range become infinite."""
+    """Return values of the dtype ``dtype`` as float32; float64 values beyond the range of float32 become infinite."""
     with np.errstate(all="ignore"):
         return np.ascontiguousarray(widened(values, dtype), dtype="<f4")
 
 
 def shifted(box: Box, origin: Box) -> Box:
-    """Return a box whose indices are counted from the first element of ``origin``, counted from that of the tensor."""
+    """Return ``box``, whose indices count from the start of the box ``origin``, with indices into the whole tensor."""
     return tuple((begin + at, end + at) for (begin, end), (at, _) in zip(box, origin, strict=True))
 
 
 def elements_of(groups: Box, steps: Sequence[int], shape: Sequence[int]) -> Box:
-    """Return the elements of a box of groups; the last group along a dimension may have fewer than the others."""
+    """Return the box of the elements in a box of groups; the last group along a dimension may have fewer elements."""
     spans = zip(groups, steps, shape, strict=True)
     return tuple((begin * step, min(end * step, size)) for (begin, end), step, size in spans)
 
@@ -45,10 +45,11 @@ def elements_of(groups: Box, steps: Sequence[int], shape: Sequence[int]) -> Box:
 def extremes(
     read: Read, weight: TensorInfo, steps: Sequence[int], groups: Box, name: str, *, with_zero: bool = True
 ) -> tuple[Array, Array]:
-    """Return the least and the greatest value of each group in the box ``groups``, as float32.
+    """Return the minimum and the maximum of each group in the box ``groups``, as float32.
 
-    Both include 0, unless ``with_zero`` is false. Raises PlanError, which gives the tensor as ``name``, if a value is
-    NaN or infinite.
+    Unless ``with_zero`` is false, the range from minimum to maximum is extended to contain 0. ``steps`` is the size of
+    a group along each dimension. Raises PlanError if a value is NaN or infinite; ``name`` is the tensor's name in its
+    message.
     """
     far = np.float32(0 if with_zero else np.inf)
     least, greatest = np.full(box_shape(groups), far), np.full(box_shape(groups), -far)
@@ -63,18 +64,21 @@ def extremes(
         greatest[at] = np.maximum(greatest[at], high)
     if not (np.isfinite(least).all() and np.isfinite(greatest).all()):
         raise PlanError(
-            f"{escape(name)} has values that are NaN or infinite, or beyond float32: no code stands for them.",
+            f"{escape(name)} has values that are NaN or infinite, or beyond float32: they cannot be quantised.",
             hint="ckpt inspect --stats counts them; --exclude leaves the tensor as it is.",
         )
     return least, greatest
 
 
 def _reduced(how: np.ufunc, values: Array, part: Box, steps: Sequence[int]) -> Array:
-    """Return the least or the greatest value of each group that ``part`` overlaps, in as many dimensions."""
+    """Return the minimum or the maximum (``how``) of the values of each group that ``part`` overlaps.
+
+    The result has as many dimensions as ``values``, which are the elements of ``part``.
+    """
     for dim, ((begin, end), step) in enumerate(zip(part, steps, strict=True)):
         if step == 1:
             continue
-        if begin // step == (end - 1) // step:  # reduceat takes many times as long, whatever the groups
+        if begin // step == (end - 1) // step:  # reduceat, below, takes many times as long for any groups
             values = how.reduce(values, axis=dim, keepdims=True)
         elif begin % step == 0 and (end - begin) % step == 0:
             split = (*values.shape[:dim], -1, step, *values.shape[dim + 1 :])

@@ -1,4 +1,4 @@
-"""Rounds to 4-bit floats (e2m1), and packs two of them in a byte, the first in its lower half."""
+"""Rounds values to 4-bit floats (e2m1), and packs two codes in a byte, the first in its lower half."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _VALUES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4
 
 
 def fp4_codes(values: Array) -> tuple[Array, Array]:
-    """Return the codes of the nearest 4-bit floats, ties to the even code, and their values.
+    """Return the codes of the nearest 4-bit floats, ties to the even code, and the values of these codes.
 
-    A value below 0 that rounds to 0 gets the code of -0, and -0 itself that of 0, as in compressed-tensors
-    (quantization/utils/fp4_utils.py, ``cast_to_fp4``).
+    As in compressed-tensors (quantization/utils/fp4_utils.py, ``cast_to_fp4``), a value below 0 that rounds to 0 gets
+    the code of -0, while the value -0 gets the code of 0.
     """
     size = np.abs(values)
     codes: Array = (size > np.float32(0.25)).astype("u1")
@@ -27,6 +27,6 @@ def fp4_codes(values: Array) -> tuple[Array, Array]:
 
 
 def pairs_of_codes(codes: Array) -> Array:
-    """Return bytes with two codes each; the last dimension is even."""
+    """Return bytes with two codes each; the last dimension of ``codes`` must be even."""
     pairs: Array = codes[..., ::2] | codes[..., 1::2] << np.uint8(4)
     return pairs

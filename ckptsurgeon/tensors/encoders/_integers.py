@@ -1,4 +1,4 @@
-"""Rounds to integers times a scale, with or without a zero point, as compressed-tensors does.
+"""Rounds values to integers times a scale, with or without a zero point, as compressed-tensors does.
 
 compressed_tensors/quantization/utils/helpers.py, ``calculate_qparams``; lifecycle/forward_helpers.py, ``_quantize``.
 """
@@ -17,7 +17,7 @@ __all__ = ["integer_codes", "integer_scales"]
 
 
 def integer_scales(made: Encoded, least: Array, greatest: Array) -> Scales:
-    """Return scales, and signed zero points if the facts have ``asymmetric``; ``bits`` is the size of a code."""
+    """Return scales, and also signed zero points if ``made`` has the fact ``asymmetric``."""
     facts = dict(made.facts)
     codes = np.float32(2.0 ** facts["bits"] - 1)
     if not facts.get("asymmetric"):
@@ -32,7 +32,7 @@ def integer_scales(made: Encoded, least: Array, greatest: Array) -> Scales:
 
 
 def integer_codes(made: Encoded, values: Array, scales: Scales) -> tuple[Array, Array]:
-    """Return the signed codes of values (int8), and the numbers that these codes stand for."""
+    """Return the signed codes of values (int8), and the decoded values of these codes."""
     bits = int(dict(made.facts)["bits"])
     low, high = np.float32(-(1 << (bits - 1))), np.float32((1 << (bits - 1)) - 1)
     codes = values / scales["scale"]

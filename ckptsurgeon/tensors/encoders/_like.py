@@ -1,4 +1,4 @@
-"""Rounds a tensor to codes as another quantised tensor has them: of the same encoding, under the same settings."""
+"""Quantises a tensor in the same encoding, and with the same settings, as an existing quantised tensor."""
 
 from __future__ import annotations
 
@@ -16,26 +16,30 @@ __all__ = ["UnencodableError", "encoded_like"]
 
 
 def encoded_like(weight: TensorInfo, asked: Request) -> dict[str, TensorInfo]:
-    """Return the tensors that store ``weight`` in the encoding of the quantised tensor ``asked``, by key endings.
+    """Return the tensors that store ``weight`` in the encoding of the quantised tensor ``asked``, by key ending.
 
-    These are the endings, dtypes and shapes of that tensor's own parts, so that the settings in config.json describe
-    them as before: the size of a block or a group, scales for channels or for all, zero points or none, the bits of
-    packed codes. ``weight`` is any floating tensor of the shape that ``asked`` stands for, stored or derived (what
-    ``decoded_weight`` gives, or an edit of it). Its values are rounded to nearest, with scales from the least and the
-    greatest value of each group, and are read when a part is (``encode`` in ``_encode``, with a ``read`` function of
-    the caller, which may compute them). Parts that describe the encoding, and scales of a layer's inputs, are those
-    of ``asked`` itself. Codes of a tensor that nothing changed are better copied: the largest integer is not the end
-    of the range, so that integers shrink a little each time that they are decoded and rounded; small floats do not.
+    Their endings, dtypes and shapes are those of the stored tensors of ``asked``, so that the settings in config.json
+    stay correct (block and group sizes, zero points, bits and so on). Stored tensors that describe the encoding, and
+    scales of a layer's inputs, are taken from ``asked``.
 
-    Raises UnencodableError for other encodings, UndecodableError for a tensor that cannot be decoded, either.
+    ``weight`` is a floating-point tensor, stored or computed, in the shape of the decoded ``asked``. Its values are
+    rounded to nearest, with scales from the minimum and the maximum of each group. No value is read here: ``encode`` in
+    ``_encode`` computes the values of each returned tensor.
+
+    If nothing changed a weight, copy its codes instead: integers shrink a little each time that they are decoded and
+    rounded again, because the largest integer is not the end of the range. Small floats do not shrink.
+
+    Raises UnencodableError if the encoding has no encoder, UndecodableError if ``asked`` cannot be decoded.
     """
     info = decoded_weight(asked)
     made = info.made
     assert isinstance(made, Decoded)
     if weight.shape != info.shape:
-        raise UnencodableError(f"it has the shape {list(weight.shape)}, and the quantised tensor {list(info.shape)}")
+        raise UnencodableError(
+            f"it has the shape {list(weight.shape)}, but the quantised tensor has the shape {list(info.shape)}"
+        )
     if len(info.shape) < 2:
-        raise UnencodableError("it has one dimension")
+        raise UnencodableError("it has fewer than two dimensions")
     found = template_of(asked, made, info.shape)
     scale = dict(made.parts).get("scale")
     dtype = scale.dtype if scale is not None else ""
@@ -44,7 +48,7 @@ def encoded_like(weight: TensorInfo, asked: Request) -> dict[str, TensorInfo]:
 
 
 def _part(template: Encoded, end: str, stored: TensorInfo, asked: Request) -> TensorInfo:
-    """Return the part of the new tensor that has the ending ``end``; ``stored`` is that of the old one."""
+    """Return the new stored tensor with the ending ``end``; ``stored`` is the stored tensor of ``asked`` with it."""
     name = end.rpartition(".")[2]
     role = _ROLES.get(name, "")
     if asked.coded.parts[end] == asked.coded.codes:
@@ -52,20 +56,20 @@ def _part(template: Encoded, end: str, stored: TensorInfo, asked: Request) -> Te
     if role == "":
         if name in STAYING or (f".{name}" in ACTIVATIONS and f".{name}" not in OF_WEIGHTS):
             return stored
-        raise UnencodableError(f"nothing computes its part {name}")
+        raise UnencodableError(f"its stored tensor {name} cannot be computed from new values")
     own = replace(template, role=role)
     made = TensorInfo(stored.dtype, part_shape(own, stored.shape), made=own)
     if not is_computed_in(own, stored.dtype):
         raise UnencodableError(f"its part {name} is {stored.dtype}")
     if made.numel != stored.numel:
-        raise UnencodableError(f"its part {name} has another shape than its scales")
+        raise UnencodableError(f"its part {name} has a shape that does not fit its weight")
     return reshape(made, stored.shape)
 
 
 OF_WEIGHTS = (".weight_amax",)
-"""The endings in ``ACTIVATIONS`` that are of weights after all; the others are about inputs and outputs, and stay."""
+"""The endings in ``ACTIVATIONS`` that are about weights; the others are about inputs and outputs, and are copied."""
 STAYING = ("g_idx", "weight_format", "quant_map", "nested_quant_map", "bitsandbytes__nf4", "bitsandbytes__fp4")
-"""The last words of endings of parts that describe the encoding, not the values."""
+"""The last words of the endings of stored tensors that describe the encoding, not the values: they are copied."""
 _ROLES: Mapping[str, str] = {
     **dict.fromkeys(
         (
@@ -78,4 +82,4 @@ _ROLES: Mapping[str, str] = {
     "weight_scale_2": "whole", "qzeros": "zero",
     "weight_shape": "shape",
 }  # fmt: skip
-"""The roles of parts, by the last words of their endings."""
+"""The roles of stored tensors, by the last words of their endings."""

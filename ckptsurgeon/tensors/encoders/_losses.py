@@ -1,4 +1,4 @@
-"""Measures how far numbers are from those that their codes stand for."""
+"""Measures the differences between numbers and their quantised values."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["RoundingLoss", "loss_of"]
 
 @dataclass(frozen=True, slots=True)
 class RoundingLoss:
-    """How far numbers are from those that their codes stand for.
+    """The differences between numbers and their quantised values.
 
-    ``squares`` is the sum of the squared differences, ``of`` that of the squared numbers, ``largest`` the largest
-    difference.
+    ``squares`` is the sum of the squared differences, ``of`` the sum of the squared numbers, ``largest`` the largest
+    absolute difference.
     """
 
     squares: float = 0.0
@@ -31,12 +31,15 @@ class RoundingLoss:
 
     @property
     def relative(self) -> float:
-        """The Frobenius norm of the differences over that of the numbers; 0 if all numbers are 0."""
+        """The Frobenius norm of the differences, divided by the norm of the numbers; 0 if all numbers are 0."""
         return sqrt(self.squares / self.of) if self.of else 0.0
 
 
 def loss_of(values: Array, meant: Array, name: str) -> RoundingLoss:
-    """Return what is lost if ``meant`` stands for ``values``; raises PlanError, with ``name``, if it is not finite."""
+    """Return the loss of rounding ``values`` to the quantised values ``meant``.
+
+    Raises PlanError if a quantised value is infinite; ``name`` is the tensor's name in its message.
+    """
     if not values.size:
         return RoundingLoss()
     exact = values.astype("<f8").reshape(-1)
@@ -44,7 +47,7 @@ def loss_of(values: Array, meant: Array, name: str) -> RoundingLoss:
     largest = float(np.abs(difference).max())
     if not isfinite(largest):
         raise PlanError(
-            f"{escape(name)} is so large that its codes would stand for infinite numbers.",
-            hint="Another scheme may hold it: fp8-channel and fp8-block do.",
+            f"{escape(name)} has values so large that its codes would be decoded to infinity.",
+            hint="Use a scheme with a larger range: fp8-channel or fp8-block.",
         )
     return RoundingLoss(float(difference @ difference), float(exact @ exact), largest)

@@ -15,15 +15,15 @@ __all__ = ["cast_scale", "stored_scale"]
 _EPSILONS = {
     "float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7, "float8_e4m3fn": 2.0**-3,
 }  # fmt: skip
-"""The scale of a group of zeros, as compressed-tensors has it: the distance from 1 to the next number of the dtype."""
+"""The scale of a group of zeros, as in compressed-tensors: the machine epsilon of the dtype of scales."""
 EXPONENTS = "float8_e8m0fnu"
 
 
 def stored_scale(made: Encoded, scale: Array) -> Array:
-    """Return scales (float32) as they are stored; 0 becomes a small number, so that nothing is divided by it.
+    """Return scales (float32) in their stored dtype; 0 becomes a small number, so that nothing is divided by 0.
 
-    Exponents are rounded up, so that no value is beyond the largest code. Raises PlanError for a scale that is beyond
-    the dtype.
+    Powers of two are rounded up, so that no value is beyond the largest code. Raises PlanError if a scale exceeds the
+    range of the stored dtype.
     """
     if made.scale_dtype == EXPONENTS:
         bits = np.maximum(scale, np.float32(2.0**-126)).view("<u4")
@@ -38,11 +38,11 @@ def stored_scale(made: Encoded, scale: Array) -> Array:
 
 
 def cast_scale(made: Encoded, scale: Array) -> Array:
-    """Return scales (float32) in the dtype that they are stored in; raises PlanError for one that is beyond it."""
+    """Return scales (float32) in their stored dtype; raises PlanError if a scale exceeds the range of this dtype."""
     stored, _ = cast(scale.astype("<f4"), "float32", made.scale_dtype)
     if not np.isfinite(np.asarray(widened(stored, made.scale_dtype))).all():
         raise PlanError(
-            f"a scale of {escape(made.name)} is beyond {made.scale_dtype}, the dtype that its scales are stored in.",
-            hint="Write the tensor as plain numbers.",
+            f"a scale of {escape(made.name)} exceeds the range of {made.scale_dtype}, the dtype of its stored scales.",
+            hint="Do not quantise this tensor: write it as plain numbers.",
         )
     return stored

@@ -1,6 +1,6 @@
 """The schemes of ``ckpt convert --quantize``: which tensors store a weight, and the settings in config.json.
 
-It uses no numpy: plans are made of headers.
+The module does not import numpy: planning reads only headers.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ __all__ = ["OWN_DTYPES", "SCHEMES", "Scheme", "misfit", "quantised_parts", "stat
 WEIGHT = ".weight"
 FLOAT8, EXPONENTS = "float8_e4m3fn", "float8_e8m0fnu"
 OWN_DTYPES = ("float32", "float16", "bfloat16")
-"""Dtypes of weights that scales are stored in; those of any other weight are float32."""
+"""If a weight has one of these dtypes, its scales are stored in the same dtype; the scales of others are float32."""
 JOINED = (
     ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"), ("q_a_proj", "kv_a_proj_with_mqa"),
 )  # fmt: skip
-"""Layers that vLLM joins to one, which has one global scale."""
+"""Layers that vLLM joins into one layer, which needs one global scale."""
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """A way to quantise a matrix: the encoder, the codes, the steps of its scales, and the settings in config.json.
+    """A way to quantise a matrix: the encoder, its stored tensors, and the settings in config.json.
 
-    ``codes`` has the ending of the key of the codes and their dtype, ``per`` is the number of codes in one element.
-    ``steps`` are the rows and columns that share a scale; 0 stands for all of them. ``scale`` is the ending of the key
-    of the scales, and ``scale_dtype`` their dtype ('' for that of the weight), ``stored_scale`` the one that the file
-    has, if it is another. ``ignore`` is the setting that lists the modules that are not quantised. ``of_experts`` is a
-    note if a library cannot load experts that are quantised in this way.
+    ``codes`` is the ending of the key of the codes, and their dtype; ``per`` is the number of codes in one element.
+    ``steps`` is how many rows and columns share a scale; 0 means all of them. ``scale`` is the ending of the key of the
+    scales and ``scale_dtype`` their dtype ('' for the dtype of the weight); ``stored_scale`` is their dtype in the
+    file, if it is different. ``more`` are the roles of other stored tensors, by ending. ``ignore`` is the name of the
+    setting that lists the modules that are not quantised. ``of_experts`` is a note for the user if a library cannot
+    load experts that are quantised in this way.
     """
 
     name: str
@@ -51,17 +52,20 @@ class Scheme:
 
     @property
     def is_strict(self) -> bool:
-        """Whether the columns of a weight have to be a multiple of those that share a scale."""
+        """Whether the number of columns of a weight must be a multiple of the columns that share a scale."""
         return self.steps[0] == 1 and self.steps[1] > 0
 
     @property
     def is_shared(self) -> bool:
-        """Whether a weight has a global scale, which layers that are joined share."""
+        """Whether a weight has a global scale, which the layers in a group of ``JOINED`` share."""
         return "over" in dict(self.facts)
 
 
 def _compressed(form: str, weights: Mapping[str, Any], activations: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return a ``quantization_config`` of compressed-tensors; its ``ignore`` list is filled in for the tensors."""
+    """Return a ``quantization_config`` of compressed-tensors without its ``ignore`` list.
+
+    ``form`` is the name of the format; ``weights`` and ``activations`` are settings that differ from the default.
+    """
     common = {"num_bits": 8, "symmetric": True, "dynamic": False, "group_size": None, "observer": None}
     args: dict[str, Any] = {**common, "actorder": None, "block_structure": None, "observer_kwargs": {}}
     group = {
@@ -119,7 +123,7 @@ SCHEMES: Mapping[str, Scheme] = {
 
 
 def misfit(info: TensorInfo, scheme: Scheme) -> str:
-    """Return why a tensor cannot be quantised; '' if it can."""
+    """Return why a tensor cannot be quantised under ``scheme``; '' if it can."""
     dtype = DTYPES[info.dtype]
     if info.opaque or dtype.kind != "float" or dtype.is_packed or dtype.bits < 16:
         return f"it is {info.opaque or info.dtype}"
@@ -135,10 +139,10 @@ def misfit(info: TensorInfo, scheme: Scheme) -> str:
 def quantised_parts(
     scheme: Scheme, name: str, weight: TensorInfo, others: Mapping[str, TensorInfo] | None = None, *, dtype: str = ""
 ) -> dict[str, TensorInfo]:
-    """Return the tensors that store a matrix quantised, by the endings of their keys, the codes first.
+    """Return the tensors that store the matrix ``weight`` quantised, by the endings of their keys, the codes first.
 
-    ``name`` is its key. ``others`` are the matrices that share its global scale, by key. ``dtype`` is that of
-    scales, if the scheme has none of its own; '' for that of the matrix.
+    ``name`` is the key of the matrix. ``others`` are the matrices that share its global scale, by key. ``dtype`` is the
+    dtype of scales if the scheme does not determine it; '' for the dtype of the matrix.
     """
     rows, columns = weight.shape
     steps = (scheme.steps[0] or rows, scheme.steps[1] or columns)
@@ -159,12 +163,12 @@ def quantised_parts(
 
 
 def stated_settings(scheme: Scheme, plain: Sequence[str]) -> dict[str, Any]:
-    """Return the ``quantization_config`` of a model; ``plain`` are the modules that are not quantised."""
+    """Return the ``quantization_config`` of a model; ``plain`` are the names of modules that are not quantised."""
     return {**scheme.settings, scheme.ignore: list(plain)}
 
 
 def together(name: str) -> tuple[str, ...]:
-    """Return the names of the matrices that are joined with this one when the model is run; itself among them."""
+    """Return ``name`` and the names of the matrices that vLLM joins with this matrix when it runs the model."""
     module, _, leaf = name.rpartition(".")
     parent, _, layer = module.rpartition(".")
     group = next((one for one in JOINED if layer in one), (layer,))

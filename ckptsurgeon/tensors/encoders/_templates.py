@@ -1,4 +1,7 @@
-"""How each encoding is computed: its encoder, groups and facts, found from what decodes a quantised tensor."""
+"""Finds how to encode new values like an existing quantised tensor: the encoder, the groups and the facts.
+
+They are determined from the ``Decoded`` that describes how that tensor is decoded.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,12 @@ __all__ = ["Template", "UnencodableError", "template_of"]
 
 
 class UnencodableError(Exception):
-    """Raised for a quantised tensor in whose encoding no other tensor can be stored; says why."""
+    """Raised if new values cannot be stored in the encoding of a quantised tensor; says why."""
 
 
 @dataclass(frozen=True)
 class Template:
-    """How the parts of a quantised tensor are computed from a weight; the fields are those of ``Encoded``."""
+    """How the stored tensors of a quantised tensor are computed from a weight; the fields are those of ``Encoded``."""
 
     encoding: str
     steps: tuple[int, ...]
@@ -34,7 +37,7 @@ class Template:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A quantised tensor and what decodes it: its parts and facts by name, and the shape of its weight."""
+    """A quantised tensor (``request``), how it is decoded (``made``), and the shape of its decoded weight."""
 
     request: Request
     made: Decoded
@@ -47,26 +50,29 @@ class _Asked:
 
     @property
     def facts(self) -> Mapping[str, float]:
-        """The numbers that decode it."""
+        """The facts of the decoder, by name."""
         return dict(self.made.facts)
 
     @property
     def along_rows(self) -> tuple[int, ...]:
-        """The steps of groups along the last dimension."""
+        """The ``steps`` of an encoding whose groups run along the last dimension."""
         return (*(1 for _ in self.shape[1:]), int(self.facts.get("group", self.facts.get("block", 0))))
 
     @property
     def zero(self) -> tuple[tuple[str, float], ...]:
-        """The fact that it has zero points, if it has."""
+        """The fact ``asymmetric`` if the tensor has zero points, else nothing."""
         return (("asymmetric", 1.0),) if "zero" in self.parts else ()
 
 
 def template_of(request: Request, made: Decoded, shape: tuple[int, ...]) -> Template:
-    """Return how the parts of a quantised tensor are computed; raises UnencodableError if nothing computes them."""
+    """Return how the stored tensors of a quantised tensor are computed; raises UnencodableError if no encoder can.
+
+    ``shape`` is the shape of the decoded weight.
+    """
     asked = _Asked(request, made, shape)
     found = _FAMILIES[made.encoding](asked) if made.encoding in _FAMILIES else None
     if found is None:
-        raise UnencodableError(f"no encoder knows {request.coded.method} as it is stored here")
+        raise UnencodableError(f"no encoder writes {request.coded.method} as it is stored here")
     return found
 
 
@@ -80,7 +86,7 @@ def _scaled(asked: _Asked) -> Template | None:
         return None
     steps = tuple(max(int(asked.facts[f"step{dim}"]), 1) for dim in range(len(asked.shape)))
     if codes in LARGEST and not asked.zero:
-        # Those of DeepSeek's blocks are computed as transformers does.
+        # Scales of DeepSeek's blocks are computed in the same way as in transformers.
         one = dict(asked.made.parts)["scale"].numel == 1
         blocks = ".weight_scale_inv" in asked.request.parts and scale == "float32" and not one
         return Template("fp8", steps, (("top", LARGEST[codes]), *((("reciprocal", 1.0),) if blocks else ())))
@@ -94,9 +100,9 @@ def _packed(asked: _Asked) -> Template | None:
         raise UnencodableError("its columns are in another order")
     if "bias" in asked.parts:
         if asked.parts["bias"] != asked.parts["scale"]:
-            raise UnencodableError(f"its scales are {asked.parts['scale']}, and its biases {asked.parts['bias']}")
+            raise UnencodableError(f"its scales are {asked.parts['scale']}, but its biases are {asked.parts['bias']}")
         if asked.facts["bits"] < 2:
-            raise UnencodableError("nothing rounds to 1 bit")
+            raise UnencodableError("no encoder rounds to 1 bit")
         return Template("affine", asked.along_rows, (("bits", asked.facts["bits"]), ("without_zero", 1.0)))
     zeros = (*asked.zero, ("zeros_packed", 2.0)) if asked.zero else ()
     return Template("packed", asked.along_rows, (("bits", asked.facts["bits"]), *zeros))
@@ -104,7 +110,7 @@ def _packed(asked: _Asked) -> Template | None:
 
 def _fp4(asked: _Asked) -> Template | None:
     steps, scale, parts = asked.along_rows, asked.parts["scale"], asked.request.parts
-    if asked.request.codes.itemsize > 1:  # MLX has words, and computes scales in another way
+    if asked.request.codes.itemsize > 1:  # MLX, which packs codes in words, computes scales in another way
         return None
     if scale == "float8_e4m3fn" and ("over" in asked.parts) != ("times" in asked.parts):
         times = (("times", 1.0),) if "times" in asked.parts else ()
@@ -123,7 +129,7 @@ def _bitsandbytes(asked: _Asked) -> Template:
     kinds = {"normal": bitsandbytes.NF4, "fp4": bitsandbytes.FP4}
     kind = next((name for name, values in kinds.items() if np.array_equal(values, table)), "")
     if not kind:
-        raise UnencodableError("the values in its quant_map are neither those of nf4 nor those of fp4")
+        raise UnencodableError("the values in its quant_map are not those of nf4 or fp4")
     width = asked.request.codes.itemsize
     found = [("normal", float(kind == "normal")), ("flat", 1.0), ("width", float(width))]
     if "nested" in facts:
@@ -139,8 +145,8 @@ def _gptq(asked: _Asked) -> Template:
     facts, fields, columns = asked.facts, asked.request.settings.fields, asked.shape[-1]
     group = _group_in_order(asked) if "order" in asked.parts else int(facts["group"])
     if -(-columns // group) != dict(asked.made.parts)["scale"].shape[0]:
-        raise UnencodableError(f"it has scales for another number of groups of {group} than its {columns} columns are")
-    # Kernels for symmetric codes, which is what loaders take if no setting says so, do not read zero points.
+        raise UnencodableError(f"its number of scales does not fit its {columns} columns in groups of {group}")
+    # If no setting says sym=false, loaders use kernels for symmetric codes, which do not read zero points.
     asymmetric = asked.zero if set(values_called(fields, "sym")) == {False} else ()
     zeros = (("zeros_packed", 2.0),) if asked.zero else ()
     found = (("bits", facts["bits"]), ("turned", 1.0), ("plus", facts["plus"]), *asymmetric, *zeros)
@@ -148,7 +154,7 @@ def _gptq(asked: _Asked) -> Template:
 
 
 def _group_in_order(asked: _Asked) -> int:
-    """Return the columns of a group of GPTQ; raises UnencodableError if they do not lie next to each other."""
+    """Return how many columns a group has, from g_idx; raises UnencodableError unless the groups are contiguous."""
     order, stored = dict(asked.made.parts)["order"], asked.request.stored(".g_idx")
     if order.dtype in ("int32", "int64") and len(stored) == order.nbytes:
         numbers = np.frombuffer(stored, "<i4" if order.dtype == "int32" else "<i8")
@@ -168,7 +174,7 @@ def _awq(asked: _Asked) -> Template:
 def _gguf(asked: _Asked) -> Template:
     dtype = asked.request.codes.dtype
     if dtype not in ROUNDED:
-        raise UnencodableError(f"nothing rounds to {dtype}")
+        raise UnencodableError(f"no encoder rounds to {dtype}")
     return Template("gguf", (*(1 for _ in asked.shape[1:]), BLOCKS[dtype][0]), (("type", float(ROUNDED[dtype])),))
 
 
@@ -176,4 +182,4 @@ _FAMILIES: Mapping[str, Callable[[_Asked], Template | None]] = {
     "awq": _awq, "bitsandbytes": _bitsandbytes, "fp4": _fp4, "gguf": _gguf, "gptq": _gptq, "packed": _packed,
     "scaled": _scaled,
 }  # fmt: skip
-"""What finds the encoder, by the name of the decoder."""
+"""The function that finds the template, by the name of the decoder; it returns None if there is no encoder."""

@@ -1,7 +1,7 @@
-"""Rounds to unsigned integers with a zero point, as GPTQ and AWQ store them: to nearest, from least and greatest.
+"""Rounds values to the nearest unsigned integer, with a zero point, as GPTQ and AWQ store them.
 
-The scales are those of GPTQ's and AWQ's own quantisers before they look at any inputs (gptqmodel/quantization/
-quantizer.py, ``find_params``; awq/quantize/quantizer.py, ``pseudo_quantize_tensor``).
+The scales, from the minimum and maximum of each group, are those of GPTQ's and AWQ's own quantisers before calibration
+(gptqmodel/quantization/quantizer.py, ``find_params``; awq/quantize/quantizer.py, ``pseudo_quantize_tensor``).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from ._scale_dtypes import stored_scale
 __all__ = ["unsigned_codes", "unsigned_scales"]
 
 SMALLEST = np.float32(1e-5)
-"""The least range of a group."""
+"""The smallest range from minimum to maximum that a group is treated as having."""
 
 
 def unsigned_scales(made: Encoded, least: Array, greatest: Array) -> Scales:
-    """Return scales, and zero points as they are stored: less the fact ``plus``, so that none is below it.
+    """Return scales, and stored zero points: the zero points minus the fact ``plus``. None of them is negative.
 
-    Zero points are in the middle of the codes, unless the facts have ``asymmetric``.
+    Without the fact ``asymmetric``, all zero points are in the middle of the codes.
     """
     facts = dict(made.facts)
     top, plus = np.float32(2 ** int(facts["bits"]) - 1), np.float32(facts.get("plus", 0))
@@ -32,14 +32,14 @@ def unsigned_scales(made: Encoded, least: Array, greatest: Array) -> Scales:
         middle = np.full(least.shape, (top + 1) / 2 - plus)
         return {"scale": stored_scale(made, scale), "zero": middle.astype("u1")}
     scale = np.maximum(greatest - least, SMALLEST) / top
-    low = (np.rint(-least / scale) < plus) & (greatest > SMALLEST)  # a code less is left for what is above 0
+    low = (np.rint(-least / scale) < plus) & (greatest > SMALLEST)  # then positive values have one code fewer
     stored = stored_scale(made, np.where(low, greatest / (top - plus), scale))
     used = np.asarray(widened(stored, made.scale_dtype)).astype("<f4")
     return {"scale": stored, "zero": (np.clip(np.rint(-least / used), plus, top) - plus).astype("u1")}
 
 
 def unsigned_codes(made: Encoded, values: Array, scales: Scales) -> tuple[Array, Array]:
-    """Return the codes of values (uint8), and the numbers that these codes stand for."""
+    """Return the codes of values (uint8), and the decoded values of these codes."""
     facts = dict(made.facts)
     zero = scales["zero"] + np.float32(facts.get("plus", 0))
     codes = np.rint(values / scales["scale"]) + zero

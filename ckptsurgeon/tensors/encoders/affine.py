@@ -1,7 +1,8 @@
-"""Rounds to unsigned integers times a scale, plus a bias for each group, as ``mlx.core.quantize`` stores them.
+"""Rounds values to unsigned integers times a scale, plus a bias for each group, as ``mlx.core.quantize`` does.
 
-The end of the range that is farther from 0 is the bias, so that it is a code exactly; the scale is changed a little so
-that 0 is one, too (mlx/backend/cpu/quantized.cpp, ``quantize``). Codes are one stream of bits in each row.
+The bias is the end of the group's range that is farther from 0, so that a code represents it exactly. The scale is
+changed a little so that a code represents 0 exactly, too (mlx/backend/cpu/quantized.cpp, ``quantize``). The codes of a
+row are packed without gaps.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from .packed import bit_packing, packed_words
 __all__ = ["ENCODER"]
 
 SMALLEST = np.float32(1e-7)
-"""The least scale, as MLX has it."""
+"""The smallest scale, as in MLX."""
 
 
 class _Affine:
-    """The facts: ``bits`` of a code, ``without_zero`` (1: least and greatest are those of the values alone)."""
+    """The encoder of MLX's affine mode.
+
+    Its facts are ``bits`` (of a code) and ``without_zero`` (1: the range of a group is not extended to contain 0).
+    """
 
     facts = ("bits", "without_zero")
 

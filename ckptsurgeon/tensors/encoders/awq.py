@@ -1,6 +1,6 @@
-"""Rounds to 4-bit integers as AWQ stores them for matrix products: packed along the outputs, eight in a word, permuted.
+"""Rounds values to 4-bit integers in AWQ's layout for matrix products: packed along the outputs, eight in a word.
 
-Scales of inputs, which AWQ finds by looking at them, are in the weight already, and stay there.
+The outputs in a word are permuted. The scales of inputs that AWQ found by calibration are already part of the weight.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["ENCODER"]
 
 
 class _Awq:
-    """The facts: ``bits`` (4), ``across`` (1: groups run along the inputs, which are rows), ``asymmetric``."""
+    """The encoder of AWQ. Its facts are ``bits`` (4), ``across`` (1: see ``_arranged``) and perhaps ``asymmetric``."""
 
     facts = ("bits", "across")
 

@@ -1,9 +1,10 @@
-"""Rounds to 4-bit codes of bitsandbytes, nf4 or fp4, in blocks of the flat weight, whose largest values are the scales.
+"""Rounds values to 4-bit codes of bitsandbytes, nf4 or fp4, in blocks of the flattened weight.
 
-With double quantisation these scales, less an offset, are rounded to 8 bits in blocks of their own. The codes are those
-that are nearest to the values over the exact scale (bitsandbytes/backends/default/ops.py, ``quantize_4bit``); the
-scales get the nearest codes too (``quantize_blockwise`` there). For these, bitsandbytes' own function for a CPU looks
-in a table of 65,536 places instead, and takes the neighbour for one scale of 600.
+The scale of a block is its largest absolute value. A code is the one nearest to the value divided by the scale
+(bitsandbytes/backends/default/ops.py, ``quantize_4bit``). With double quantisation, an offset is subtracted from the
+scales, and they are rounded to the nearest of 256 values, in blocks (``quantize_blockwise`` there). The CPU kernel of
+bitsandbytes looks the codes of scales up in a table of 65,536 entries instead: for about one scale in 600 it returns
+the code next to the nearest.
 """
 
 from __future__ import annotations
@@ -20,18 +21,19 @@ from ._encoder import Packing, Scales
 __all__ = ["ENCODER", "FP4", "NF4", "dynamic_map"]
 
 NF4, FP4 = (np.array(VALUES[kind], "<f4") for kind in ("nf4", "fp4"))
-"""The values of the codes."""
+"""The values of the 16 codes."""
 ZERO = 7
-"""The code of 0 in nf4, which follows the last one if their number is odd."""
+"""The code of 0 in nf4, which fills the last byte if the number of codes is odd."""
 SMALLEST = np.float32(1e-38)
-"""What values are divided by in a block of zeros."""
+"""The number by which the values of a block of zeros are divided."""
 
 
 @cache
 def dynamic_map() -> Array:
-    """Return the 256 values of the codes of scales: seven powers of ten, each with as many steps as bits are left.
+    """Return the 256 values, in ascending order, that the 8-bit codes of scales represent (dynamic tree quantisation).
 
-    https://arxiv.org/abs/1511.04561; the steps are rounded to float32 as ``torch.linspace`` rounds them.
+    There are seven powers of ten, each divided into twice as many steps as the next smaller one
+    (https://arxiv.org/abs/1511.04561). The steps are rounded to float32 as ``torch.linspace`` rounds them.
     """
     found = [np.zeros(1, "<f4"), np.ones(1, "<f4")]
     first, last = np.float32(0.1), np.float32(1)
@@ -46,9 +48,10 @@ def dynamic_map() -> Array:
 
 
 class _Blocks:
-    """The facts: ``normal`` (1 for nf4, 0 for fp4), ``flat`` (1), ``width`` (bytes of an element of the stored codes).
+    """The encoder of bitsandbytes' 4-bit codes.
 
-    With double quantisation also ``nested`` (scales that share one), ``offset`` (that of the scales).
+    Its facts are ``normal`` (1 for nf4, 0 for fp4), ``flat`` (1) and ``width`` (bytes of an element of the stored
+    codes); with double quantisation also ``nested`` (how many scales share a scale) and ``offset`` (of the scales).
     """
 
     facts = ("normal", "flat", "width")
@@ -87,7 +90,7 @@ class _Blocks:
 
 
 def _nearest(table: Array, values: Array) -> Array:
-    """Return the places of the nearest numbers in a sorted table; of two that are equally near, that of the lower."""
+    """Return the indices of the nearest numbers in a sorted table; if two are equally near, the index of the lower."""
     ends = (table[1:] + table[:-1]) / np.float32(2)
     return np.searchsorted(ends, values, side="left")
 

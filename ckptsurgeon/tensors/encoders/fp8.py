@@ -1,8 +1,8 @@
-"""Rounds to 8-bit floats times a scale: one for each block, each row, or all.
+"""Rounds values to 8-bit floats times a scale: one for each block, each row, or the whole tensor.
 
-transformers multiplies by the largest code over the largest value, and stores the reciprocal
-(``Fp8Quantize`` in transformers/integrations/finegrained_fp8.py); compressed-tensors divides by the stored scale
-(compressed_tensors/quantization/utils/helpers.py, ``calculate_qparams``). The bits differ.
+transformers multiplies values by (largest code / largest value), and stores the reciprocal of that factor as the scale
+(``Fp8Quantize`` in transformers/integrations/finegrained_fp8.py). compressed-tensors divides values by the stored scale
+(compressed_tensors/quantization/utils/helpers.py, ``calculate_qparams``). The results differ in single bits.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LARGEST = {E4M3: 448.0, E5M2: 57344.0}
 
 
 class _Float8:
-    """The facts: ``top`` (the largest code), and ``reciprocal``, 1 for the arithmetic of transformers."""
+    """The encoder of 8-bit floats. Its facts are ``top`` (the largest code) and ``reciprocal`` (1: as transformers)."""
 
     facts = ("top",)
 
@@ -34,7 +34,8 @@ class _Float8:
         top = np.float32(facts["top"])
         if not facts.get("reciprocal"):
             return {"scale": stored_scale(made, largest / top)}
-        # As torch divides a number by a tensor. Beyond float32, for values below 1.3e-36, its largest number serves.
+        # torch divides a number by a tensor in this way. If the largest value of a group is below 1.3e-36, the factor
+        # would be infinite: the largest float32 replaces it.
         times = np.float32(1) / np.where(largest > 0, largest, np.float32(1)) * top
         times = np.minimum(np.where(largest > 0, times, np.float32(1)), np.finfo("f4").max)
         return {"scale": (np.float32(1) / times).astype("<f4"), "times": times.astype("<f4")}
@@ -47,7 +48,7 @@ class _Float8:
             values = values * times
         else:
             values = values / scales["scale"]
-            values += np.float32(0)  # -0 becomes 0, as where compressed-tensors adds a zero point
+            values += np.float32(0)  # -0 becomes 0, as in compressed-tensors, which adds a zero point
         codes = to_small(np.clip(values, -top, top, out=values), dtype)
         meant = from_small(codes, dtype)
         return codes, meant * scales["scale"]

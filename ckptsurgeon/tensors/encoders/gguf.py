@@ -1,4 +1,4 @@
-"""Rounds rows of numbers to the blocks of GGUF, 32 numbers with a scale, as llama.cpp and gguf-py do, bit for bit.
+"""Rounds rows of numbers to the blocks of GGUF, 32 numbers with a scale, to the same bits as llama.cpp and gguf-py.
 
 https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-quants.c (``quantize_row_q4_0_ref`` and the like).
 """
@@ -25,7 +25,7 @@ _HALF_MOST = np.float32(65504)
 
 
 class _Gguf:
-    """The fact: ``type``, one of the numbers in ``ROUNDED``. Scales are a part of the codes."""
+    """The encoder of GGUF. Its fact ``type`` is one of the numbers in ``ROUNDED``; scales are stored in the codes."""
 
     facts = ("type",)
 
@@ -39,10 +39,12 @@ class _Gguf:
         dtype = _type(made)
         blocks = np.ascontiguousarray(values, "<f4").reshape(-1, SIZE)
         if not np.isfinite(blocks).all():
-            raise PlanError(f"a value of {escape(made.name)} is NaN or infinite, which {dtype} cannot hold.")
+            raise PlanError(f"a value of {escape(made.name)} is NaN or infinite, which {dtype} cannot represent.")
         found, codes = _TYPES[dtype](blocks)
         if found.dtype == np.float32 and found.size and float(np.abs(found).max()) > _HALF_MOST:
-            raise PlanError(f"a block of {escape(made.name)} is too large for {dtype}, whose scales are float16.")
+            raise PlanError(
+                f"a block of {escape(made.name)} has values too large for {dtype}, whose scales are float16."
+            )
         stored = np.concatenate([found.astype("<f2").view("u1") if found.dtype == np.float32 else found, codes], 1)
         meant = values_of_blocks(stored, dtype).reshape(values.shape)
         return stored.reshape(*values.shape[:-1], -1), meant
@@ -56,25 +58,25 @@ def _type(made: Encoded) -> str:
 
 
 def _over(scales: Array) -> Array:
-    """Return one over each scale, and 0 for 0, or for a scale so small that this is infinite."""
+    """Return the reciprocal of each scale; 0 if it would be infinite."""
     over: Array = np.float32(1) / scales
     return np.where(np.isfinite(over), over, np.float32(0))
 
 
 def _extreme(blocks: Array) -> Array:
-    """Return the number of each block that is farthest from 0, with its sign; the first, if there are two."""
+    """Return the number in each block that is farthest from 0, with its sign; the first of equally far numbers."""
     at = np.abs(blocks).argmax(1)[:, None]
     return np.take_along_axis(blocks, at, 1)
 
 
 def _codes(blocks: Array, scales: Array, middle: int) -> Array:
-    """Return codes from 0 to ``2 * middle - 1``, of which ``middle`` stands for 0."""
+    """Return codes from 0 to ``2 * middle - 1``; the code ``middle`` represents 0."""
     shifted = np.trunc(blocks * _over(scales) + np.float32(middle + 0.5))
     return shifted.astype("u1").clip(0, 2 * middle - 1)
 
 
 def _pairs(codes: Array) -> Array:
-    """Return the lower four bits of codes, two in a byte: the first half of a block has the lower bits."""
+    """Return the lower four bits of codes, two codes in a byte: the lower bits are from the first half of a block."""
     low = codes & np.uint8(15)
     return low[:, : SIZE // 2] | low[:, SIZE // 2 :] << np.uint8(4)
 
@@ -102,13 +104,13 @@ def _q8_0(blocks: Array) -> tuple[Array, Array]:
 
 
 _MIDDLES = tuple(map(np.float32, (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5)))
-"""What lies halfway between two numbers that a code of mxfp4 can stand for; it is rounded towards 0."""
+"""The numbers halfway between two neighbouring values of mxfp4 codes; these numbers are rounded towards 0."""
 _BIAS, _LARGEST = 127, 2
-"""What is added to exponents of mxfp4, and the exponent of its largest code, 6."""
+"""The bias of the exponents of mxfp4, and the exponent of its largest value, 6."""
 
 
 def _mxfp4(blocks: Array) -> tuple[Array, Array]:
-    """Return exponents of two, one for each block, and codes of a sign and three bits."""
+    """Return the exponent of the power of two of each block, and codes of a sign and three bits."""
     sizes = np.abs(blocks)
     largest = sizes.max(1, keepdims=True)
     exponents = np.where(largest > 0, np.frexp(largest)[1] - 1 - _LARGEST + _BIAS, 0).clip(0, 254)

@@ -1,7 +1,7 @@
-"""Rounds to integers as GPTQ stores them, which is without GPTQ's own corrections: these need inputs of the layer.
+"""Rounds values to integers in GPTQ's layout, to nearest: GPTQ's own corrections would need inputs of the layer.
 
-Codes are packed along the inputs and stored with rows and columns exchanged. The first version of the format stores
-zero points less one; no zero point is 0 there, since libraries do not agree on what is stored then.
+Codes are packed along the inputs, and stored with rows and columns exchanged. The first version of the format stores
+zero points minus one. For this version, no zero point is 0: libraries disagree on what to store for 0.
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ __all__ = ["ENCODER"]
 
 
 class _Gptq:
-    """The facts: ``bits`` of a code, ``turned`` (1), ``plus`` (added to zero points), ``asymmetric``."""
+    """The encoder of GPTQ.
+
+    Its facts are ``bits`` (of a code), ``turned`` (1: see ``_arranged``), ``plus`` (added to stored zero points when
+    they are decoded), and perhaps ``asymmetric``.
+    """
 
     facts = ("bits", "turned", "plus")
 

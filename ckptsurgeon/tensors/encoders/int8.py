@@ -1,4 +1,4 @@
-"""Rounds to 8-bit integers times a scale, as compressed-tensors' ``int-quantized`` stores them."""
+"""Rounds values to 8-bit integers times a scale, as in compressed-tensors' format ``int-quantized``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["ENCODER"]
 
 
 class _Int8:
-    """The facts: ``bits`` (8), ``asymmetric``."""
+    """The encoder of int8. Its facts are ``bits`` (8), and ``asymmetric`` if there are zero points."""
 
     facts = ("bits",)
 

@@ -1,6 +1,7 @@
-"""Rounds to 8-bit integers by the largest value of each row, which is stored, as bitsandbytes does (``Linear8bitLt``).
+"""Rounds values to 8-bit integers with a scale for each row, as bitsandbytes does (``Linear8bitLt``).
 
-bitsandbytes/backends/default/ops.py, ``int8_vectorwise_quant``: a code times that value over 127 is the number.
+The stored scale is the largest absolute value of the row; a decoded value is code * scale / 127
+(bitsandbytes/backends/default/ops.py, ``int8_vectorwise_quant``).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ TOP = np.float32(127)
 
 
 class _Rows:
-    """It needs no facts."""
+    """The encoder of bitsandbytes' int8. It has no facts."""
 
     facts = ()
 

@@ -1,9 +1,10 @@
-"""Rounds to 4-bit floats in groups of 32 with a shared exponent, as compressed-tensors' ``mxfp4-pack-quantized``.
+"""Rounds values to 4-bit floats in groups of 32 with a shared exponent, as in compressed-tensors' mxfp4-pack-quantized.
 
-The exponent is that of the largest value of the group, less 2; it is one more if the value is at least 1.75 times a
-power of two, which would round beyond 6 otherwise (compressed_tensors/quantization/utils/mxfp_utils.py). The format is
-that of the OCP Microscaling Formats specification, v1.0. Those who quantise gpt-oss take the next power of two that is
-at least the largest value over 6, so that no value is cut off (triton_kernels/numerics_details/mxfp.py, ``ROUND_UP``).
+The format is defined in the OCP Microscaling Formats specification, v1.0. The shared exponent is the exponent of the
+largest value of the group, minus 2. It is one more if the largest value is at least 1.75 times a power of two: it would
+otherwise round to more than 6 (compressed_tensors/quantization/utils/mxfp_utils.py). For gpt-oss, the scale is the next
+power of two that is at least (largest value / 6), so that no value is clipped (triton_kernels/numerics_details/mxfp.py,
+``ROUND_UP``).
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from ._scale_dtypes import stored_scale
 __all__ = ["ENCODER"]
 
 QUARTER = np.uint32(1 << 21)
-"""A quarter, in the bits of a fraction of float32: added to 1.75 or more, it makes the exponent one larger."""
+"""0.25 as fraction bits of a float32: added to the bits of 1.75 or more, it increases the exponent by one."""
 OF_SIX = 2
-"""The exponent of 6, the largest code."""
+"""The exponent of 6, the largest value of a code."""
 
 
 class _Mxfp4:
-    """Rounds to 4-bit floats, with a power of two for each group; with the fact ``rounds_up`` no value is cut off."""
+    """The encoder of mxfp4. With the fact ``rounds_up``, scales are rounded up so that no value is clipped."""
 
     facts: tuple[str, ...] = ()
 
@@ -35,7 +36,7 @@ class _Mxfp4:
     def scales(self, made: Encoded, least: Array, greatest: Array, over: float) -> Scales:
         if dict(made.facts).get("rounds_up"):
             return {"scale": stored_scale(made, np.maximum(-least, greatest) / TOP)}
-        bits = np.abs(np.maximum(-least, greatest)).view("<u4")  # -0 has a bit, too
+        bits = np.abs(np.maximum(-least, greatest)).view("<u4")  # abs: the sign bit of -0 would count
         exponents = ((bits + QUARTER) >> np.uint32(23)).astype("<i4") - OF_SIX
         return {"scale": np.maximum(exponents, 0).astype("u1")}
 

@@ -1,8 +1,8 @@
-"""Rounds to 4-bit floats in groups of 16, each with an 8-bit float as scale, and one scale for the whole tensor.
+"""Rounds values to 4-bit floats in groups of 16, each with an 8-bit float as scale, and a global scale for the tensor.
 
-The scale of the whole divides those of the groups, and is 448 * 6 over the largest value, so that the scales of groups
-use all of their range (compressed_tensors/quantization/utils/helpers.py, ``generate_gparam``, ``calculate_qparams``).
-ModelOpt stores the reciprocal, and multiplies by it (modelopt/torch/quantization/qtensor/nvfp4_tensor.py).
+The scales of groups are divided by the global scale, which is (448 * 6 / largest value), so that they use their whole
+range (compressed_tensors/quantization/utils/helpers.py, ``generate_gparam``, ``calculate_qparams``). ModelOpt stores
+the reciprocal, and multiplies by it (modelopt/torch/quantization/qtensor/nvfp4_tensor.py).
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ LARGEST_SCALE, LEAST_SCALE = np.float32(448), np.float32(2**-9)
 
 
 class _Nvfp4:
-    """The facts: ``over``, the largest code times the largest scale of a group; ``times``, 1 for ModelOpt's layout."""
+    """The encoder of nvfp4.
+
+    Its facts are ``over`` (the largest code times the largest scale of a group), ``times`` (1 for ModelOpt's layout).
+    """
 
     facts = ("over",)
 

@@ -1,7 +1,7 @@
-"""Rounds to integers of few bits, packed into words of 32 bits, as compressed-tensors' ``pack-quantized`` stores them.
+"""Rounds values to integers of few bits, packed in words of 32 bits, as in compressed-tensors' ``pack-quantized``.
 
-Codes and zero points are stored with an offset, so that none is negative; the lowest bits of a word come first, and
-codes of 3, 5, 6 or 7 bits cross words (compressed_tensors/compressors/pack_quantized/helpers.py, ``pack_to_int32``).
+An offset is added to codes and zero points, so that none is negative. The lowest bits of a word come first, and codes
+of 3, 5, 6 or 7 bits cross words (compressed_tensors/compressors/pack_quantized/helpers.py, ``pack_to_int32``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ __all__ = ["ENCODER", "bit_packing", "packed_words"]
 
 
 class _Packed:
-    """The facts: ``bits`` of a code, ``asymmetric``, ``zeros_packed`` (zero points are packed too, along the rows)."""
+    """The encoder of packed integers.
+
+    Its facts are ``bits`` (of a code); with zero points also ``asymmetric``, and ``zeros_packed`` (2: zero points are
+    packed along the last dimension but one, the outputs).
+    """
 
     facts = ("bits",)
 
@@ -52,7 +56,7 @@ def bit_packing(made: Encoded) -> Packing:
 
 
 def packed_words(made: Encoded, codes: Array) -> Array:
-    """Return the words of 32 bits that hold the codes (uint8) of each row, in as many words as they need."""
+    """Return the codes (uint8) of each row packed into words of 32 bits, without gaps."""
     bits, packing, size = int(dict(made.facts)["bits"]), bit_packing(made), codes.shape[-1]
     filled = -(-size // packing.codes) * packing.codes
     wide = np.zeros((*codes.shape[:-1], filled), "<u4")

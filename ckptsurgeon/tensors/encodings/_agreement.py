@@ -1,4 +1,4 @@
-"""Compares a ``quantization_config`` with the shapes of the quantised weights, or with that of another model."""
+"""Compares a ``quantization_config`` with the quantised weights of its model, or with another model's settings."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ UNKNOWN = "an"
 """The family name of quantised weights with an unknown encoding."""
 
 Fact: TypeAlias = tuple[str, str, str]
-"""A field of the settings, its value, and the value that the codes show."""
+"""A field of the settings, its value in one model's settings, and its value in the other's."""
 
 
 class QuantisedModule(NamedTuple):
-    """A quantised module, and its names in the settings of two models.
+    """A quantised module, and its names in two models whose settings are compared.
 
-    ``kind`` is its encoding in a word, such as GPTQ. ``module`` is its name in the settings of its own model, ``here``
-    its name in the settings of the other model.
+    ``kind`` is the family of its encoding, such as GPTQ. ``module`` is its name in its own model, ``here`` its name in
+    the other model.
     """
 
     kind: str
@@ -72,11 +72,11 @@ def contradictions(
     unfit: Collection[str] = (),
     elsewhere: Sequence[str] = (),
 ) -> dict[Contradiction, list[str]]:
-    """Return the settings that quantised tensors contradict, with the names of these tensors.
+    """Return the settings that quantised tensors contradict, each with the names of these tensors.
 
-    The shapes of the tensors named in ``unfit`` are not compared, since their codes and scales do not fit each other.
-    If a tensor such as ``g_idx`` is missing, this counts only if no other weight has one, and no key in ``elsewhere``
-    (the keys of shards that are not read) ends like it.
+    The shapes of the tensors in ``unfit`` (names) are not compared, since their codes and scales do not fit each other.
+    ``elsewhere`` are the keys in shards that are not read. A missing tensor such as ``g_idx`` contradicts a setting
+    only if no other weight has such a tensor, here or in these shards.
     """
     found = dict[Contradiction, list[str]]()
     if not settings:
@@ -104,12 +104,12 @@ def contradictions(
 
 
 class _StatedOfModules:
-    """Returns the values that settings state for a module: those of its own section, or all of them if it has none."""
+    """Returns the values that settings state for a module: the values in its own section, or all if it has none."""
 
     def __init__(self, settings: Settings) -> None:
         self._modules, self._is_mixed = Modules(settings), len(_groups(settings)) > 1
         self._all = stated_by(settings)
-        if self._modules.has_sections:  # the mode of a module without a section of its own may be any
+        if self._modules.has_sections:  # then a module without its own section may have any mode
             self._all = replace(self._all, modes=())
         self._by_place: dict[int, StatedValues] = {}
 
@@ -120,7 +120,7 @@ class _StatedOfModules:
         if place == GENERAL:
             return self._all
         if place not in self._by_place:
-            own = self._modules.settings(place)  # a format for all config groups says nothing of a single one
+            own = self._modules.settings(place)  # with several config groups, the general format may not apply
             own = {field: value for field, value in own.items() if not (self._is_mixed and field == "format")}
             self._by_place[place] = stated_by(own)
         return self._by_place[place]
@@ -132,9 +132,9 @@ def _groups(settings: Settings) -> Settings:
 
 
 def _is_there(fact: Contradiction, stored: Collection[str], elsewhere: Sequence[str]) -> bool:
-    """Return whether a contradiction is that a tensor (such as ``g_idx``) is missing, but other weights have one.
+    """Return whether ``fact`` is that a tensor (such as ``g_idx``) is missing, although other weights have one.
 
-    Then the file itself lacks a part, so that this is not only an error of the settings.
+    Then the fault is in the file, and not only in the settings. ``stored`` are the endings of the keys in the file.
     """
     part = fact.found.removeprefix("no ")
     lacks = fact.verb == "have" and part != fact.found
@@ -155,10 +155,10 @@ def left_out(codes: QuantisedTensors, settings: Settings) -> dict[str, list[str]
 
 
 def plain_heads(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> dict[str, list[str]]:
-    """Return the output layers that are quantised by the settings, but not in the file.
+    """Return the output layers that are quantised according to the settings, but are plain in the file.
 
-    The keys of the dict are the field and the value that say so. Other layers are not checked, since they could be of
-    other classes than Linear.
+    The key in the returned dict is the setting that requires this: its field and its value. Other layers are not
+    checked, since their class may not be Linear.
     """
     ends = [key for key in tensors if key.endswith(HEAD[1:])] if codes else []
     heads = [key for key in ends if f".{key}".endswith(HEAD) and _is_number(tensors[key])]
@@ -175,7 +175,7 @@ def plain_heads(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], sett
 
 
 def _leaves_out(ignore: object, keys: Iterable[str]) -> bool:
-    """Return whether an entry of ``ignore`` is an output layer, perhaps in a module that some of the keys are in."""
+    """Return whether an entry of ``ignore`` may be an output layer of the model that has the ``keys``."""
     entries = [one for one in ignore if isinstance(one, str)] if isinstance(ignore, list) else []
     named = [one for one in entries if "lm_head" in one]
     return any(one[:3] == "re:" or _is_known(one.rpartition("lm_head")[0], keys) for one in named)
@@ -194,10 +194,11 @@ def _is_number(info: TensorInfo) -> bool:
 
 
 def disagreements(coded: Iterable[QuantisedModule], theirs: Settings, ours: Settings) -> list[Fact]:
-    """Return the fields that give quantised weights other values with the settings ``ours`` than with ``theirs``.
+    """Return the fields whose values, in ``ours``, would decode the quantised weights ``coded`` to wrong values.
 
-    Each comes with its value in ``theirs`` and in ``ours``. A field is compared if both settings have it, or its
-    default is known. If a field differs only for single modules, their names are added to it.
+    ``theirs`` are the settings with which the weights were quantised. Each field comes with its value in ``theirs`` and
+    in ``ours``. A field is compared if both settings have it, or if its default is known. If a field differs only for
+    single modules, their names are added to the field.
     """
     coded = list(dict.fromkeys(coded))
     if not theirs or not ours or (theirs == ours and all(one.module == one.here for one in coded)):
@@ -223,9 +224,9 @@ def disagreements(coded: Iterable[QuantisedModule], theirs: Settings, ours: Sett
 
 
 def basis_of(settings: Settings) -> str:
-    """Return the names and types of the transforms in whose basis weights are stored; "" for the network's own basis.
+    """Return the names and types of the transforms that were applied to the stored weights; "" if there are none.
 
-    compressed-tensors lists them in ``transform_config``: R1 and R2 of SpinQuant, for instance.
+    compressed-tensors lists them in ``transform_config``, for example R1 and R2 of SpinQuant.
     """
     transforms = settings.get("transform_config")
     groups = transforms.get("config_groups") if isinstance(transforms, dict) else None
@@ -245,13 +246,13 @@ def _other_basis(theirs: Settings, ours: Settings) -> Iterator[Fact]:
 
 
 def _field(field: str, modules: Sequence[str]) -> str:
-    """Return a field with the modules that it differs for: ``bits of layers.0 and 3 more``; no modules mean all."""
+    """Return ``field`` followed by ``modules``, shortened, as in ``bits of layers.0 and 3 more``."""
     more = f" and {len(modules) - 1} more" if len(modules) > 1 else ""
     return " of ".join(filter(None, (field, f"{escape(modules[0])}{more}" if modules else "")))
 
 
 class _SettingsSide:
-    """The settings of one of two models that are compared; the values of each section are read only once."""
+    """The settings of one of the two models that are compared; the values in each section are parsed only once."""
 
     def __init__(self, settings: Settings) -> None:
         self.modules, self.method = Modules(settings), QuantisationSettings(settings).method
@@ -297,9 +298,9 @@ def _disagreements(kind: str, theirs: StatedValues, ours: StatedValues) -> Itera
 
 
 def _other_scheme(kind: str, theirs: StatedValues, ours: StatedValues) -> Iterator[Fact]:
-    """Yield each field of compressed-tensors whose values in ``ours`` are all different from those in ``theirs``.
+    """Yield each field of compressed-tensors for which ``theirs`` and ``ours`` have no value in common.
 
-    ``kind`` is the encoding of the weights in a word, such as ``packed``.
+    ``kind`` is the family of the encoding of the weights, such as ``packed``.
     """
     pair = theirs.schemes, ours.schemes
     formats = [[scheme.format for scheme in schemes if scheme.format in STORED_BY] for schemes in pair]

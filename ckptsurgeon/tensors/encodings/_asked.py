@@ -1,8 +1,8 @@
 """Finds quantised tensors that match no config group of compressed-tensors, and those without activation scales.
 
-Activation scales are stored if the settings say that they are static: ``activation_scheme`` of the method "fp8", and
-``input_activations`` of compressed-tensors. Loaders compute all others. Scales of a cache of keys and values may be
-missing, since loaders take 1 for them.
+Activation scales are stored if the settings say that they are static, in ``activation_scheme`` of the method "fp8" or
+in ``input_activations`` of compressed-tensors. Loaders compute all other activation scales. Scales of a KV cache may be
+missing: loaders then use 1.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ __all__ = ["static_activations", "untargeted"]
 _OF_INPUTS = re.compile(
     r"[._](?:input_(?:global_|activation_)?scale(?:_inv)?|act(?:ivation)?_scale|qscale_act|scale_input|input_amax)$"
 )
-"""Endings of scales of activations that go into a module."""
+"""Matches the endings of keys of scales for the inputs of a module."""
 _LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _AROUND = re.compile(r"[A-Z]\w*(?:Block|Layer|MLP|Attention|Model|ForCausalLM|ForConditionalGeneration)$")
-"""Names of classes whose modules have no weight of their own, only modules that have one."""
+"""Matches names of classes whose modules have no weight themselves: only their submodules have weights."""
 _MOST = 200
-"""The most targets that are compared with each module."""
+"""With more targets than this, they are not compared with the modules."""
 
 
 def static_activations(
@@ -36,8 +36,8 @@ def static_activations(
 ) -> Iterator[NeededPart]:
     """Yield the quantised tensors without activation scales, if the settings say that these scales are static.
 
-    If some tensors have such scales, a tensor counts only if the same module of another layer has them: some kinds of
-    modules may need none.
+    If some quantised tensors have activation scales, a tensor without them is yielded only if the same module of
+    another layer has them: some kinds of modules may need none.
     """
     asked = _said_static(codes, settings)
     if not asked:
@@ -67,7 +67,7 @@ def _said_static(codes: QuantisedTensors, settings: Settings) -> dict[str, list[
 
 
 def _static(settings: Settings) -> str:
-    """Return the setting that says that activation scales are stored; "" if none does, or not for all config groups."""
+    """Return the setting that says that activation scales are stored; "" unless it is so in all config groups."""
     if settings.get("quant_method") == "fp8":
         return "activation_scheme static" if settings.get("activation_scheme") == "static" else ""
     inputs = [group.get("input_activations") for group in _groups(settings)]
@@ -108,9 +108,10 @@ def untargeted(codes: QuantisedTensors, settings: Settings) -> list[str]:
 
 
 def _expressions(settings: Settings) -> list[re.Pattern[str]] | None:
-    """Return the targets of all config groups, if they name modules, as regular expressions.
+    """Return the targets of all config groups as regular expressions for names of modules.
 
-    Returns None if a group has no targets, or if a target may be a class of layers or is not a usable expression.
+    Returns None if a group has no targets, if a target may be a class of layers, or if it is an expression that is
+    invalid or could take long to match.
     """
     given = [group.get("targets") for group in _groups(settings)]
     lists = [one for one in given if isinstance(one, list) and one]

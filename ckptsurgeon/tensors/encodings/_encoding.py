@@ -33,15 +33,15 @@ ACTIVATIONS = (
     ".k_zero_point", ".v_zero_point", ".comfy_quant", ".activation_scaling_factor", ".prequant_scaling_factor",
     ".input_descale", ".output_descale", ".input_amax", ".output_amax", ".weight_amax",
 )  # fmt: skip
-"""Endings of further tensors that any encoding may have: scales of activations, and ComfyUI's note of its format."""
+"""Endings of other tensors that any encoding may have: activation scales, and ComfyUI's description of its format."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogicalTensor:
-    """The tensor that quantised values (codes) stand for: encoding in words, number of parameters, shape.
+    """The decoded weight of a quantised tensor: name of the encoding (``method``), number of parameters, shape.
 
-    ``parameters`` is None if the headers do not give the number; it is at least ``at_least``. ``shape`` is None if it
-    is not known.
+    ``parameters`` is None if the number cannot be determined from the headers; then it is at least ``at_least``.
+    ``shape`` is None if it is not known.
     """
 
     method: str
@@ -59,13 +59,14 @@ class LogicalTensor:
 class Encoding:
     """A way to store one logical tensor as several tensors, whose keys differ only in their endings.
 
-    A key with the ending ``telling`` and a dtype in ``dtypes`` identifies the encoding, if the state dict also has this
-    key with one of the endings in ``marks`` instead. If ``marks`` is empty, the first key is enough. ``others`` are the
-    endings of further tensors that may exist. ``codes`` is the ending of the codes, if it is not ``telling``. ``named``
-    is the ending of the key that the logical tensor would have.
+    A key with the ending ``telling`` and a dtype in ``dtypes`` identifies the encoding, if the state dict also has a
+    key with the same stem and an ending in ``marks``. If ``marks`` is empty, the first key is enough. ``others`` are
+    the endings of further tensors that may exist. ``codes`` is the ending of the codes if it is not ``telling``.
+    ``named`` is the ending of the key that the logical tensor would have if it were stored plainly.
 
     ``logical`` returns the logical tensor, or None if shapes or dtypes show that this is not the encoding. ``places``
-    maps all endings to their order. ``is_of_modules`` is true if each ending is a dot and one name.
+    maps each ending to its position in the order of endings. ``is_of_modules`` is true if each ending is a dot and one
+    name.
     """
 
     telling: str
@@ -97,7 +98,7 @@ def same_shape(method: str) -> Callable[[Parts, QuantisationSettings], LogicalTe
 
 
 def some(method: str) -> Callable[[Parts, QuantisationSettings], LogicalTensor]:
-    """Return a function for ``Encoding.logical``, for encodings whose headers lack the number of parameters."""
+    """Return a function for ``Encoding.logical``, for encodings whose number of parameters is not in the headers."""
 
     def logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor:
         return LogicalTensor(method, None, at_least=next(iter(parts.values())).numel)
@@ -112,11 +113,12 @@ def some(method: str) -> Callable[[Parts, QuantisationSettings], LogicalTensor]:
 class QuantisedTensor:
     """A quantised tensor: ``parts`` maps the endings of keys, such as ``.scales``, to the keys that store the tensor.
 
-    ``name`` is the key that it would have if it were stored plainly, ``codes`` the key of its codes, ``method`` its
-    encoding in words. ``codes`` is "" if they are in another shard. ``parameters`` is the number of logical parameters,
-    None if no header gives it; it is at least ``at_least``. ``shape`` is None if no header gives it. ``more_codes`` are
-    the keys of further codes with the same scales; only unknown encodings have any. ``form`` is the number of its form:
-    the quantised tensors of one state dict that have the same encoding, endings, dtypes and shapes have the same.
+    ``name`` is the key that it would have if it were stored plainly, ``method`` the name of its encoding, ``codes`` the
+    key of its codes ("" if they are in another shard). ``parameters`` is the number of parameters when decoded and
+    ``shape`` the shape when decoded; each is None if it cannot be determined from the headers. The number is at least
+    ``at_least``. ``more_codes`` are the keys of further codes with the same scales; only unknown encodings have them.
+    ``form`` is the index of its form: the quantised tensors of one state dict that have the same encoding, endings,
+    dtypes and shapes have the same form.
     """
 
     name: str
@@ -135,13 +137,13 @@ class QuantisedTensor:
         return tuple(self.parts.values())
 
     def ending(self, key: str) -> str:
-        """Return the ending of the key of one of its parts; raises StopIteration for another key."""
+        """Return the ending of ``key``, a key of this tensor; raises StopIteration for any other key."""
         return next(end for end, part in self.parts.items() if part == key)
 
     def part_named(self, name: str, end: str) -> str | None:
-        """Return the key of the part with the ending ``end`` if the tensor had another ``name``.
+        """Return the key that the part with the ending ``end`` would have if the tensor were renamed to ``name``.
 
-        None if no key fits, since the name does not end as its own does (``.weight``).
+        Returns None if there is no such key: ``name`` must have the same ending as the tensor's own name (``.weight``).
         """
         key = self.codes or self.keys[0]
         stem = f".{key}".removesuffix(self.ending(key))
@@ -161,7 +163,7 @@ class QuantisedTensors:
 
     @property
     def names(self) -> dict[str, str]:
-        """The name of the tensor that each stored key is a part of."""
+        """The name of the quantised tensor that each stored key belongs to, by the key."""
         return {key: coded.name for key, coded in self.by_key.items()}
 
     def only(self, keys: Container[str]) -> QuantisedTensors:
@@ -173,26 +175,29 @@ class QuantisedTensors:
         return self if len(found) == len(self.tensors) else QuantisedTensors(found, self.by_key)
 
     def by_form(self) -> dict[int, QuantisedTensor]:
-        """Return the first quantised tensor of each form: what headers say of it holds for all others of the form."""
+        """Return the first quantised tensor of each form; all tensors of a form have the same dtypes and shapes."""
         found: dict[int, QuantisedTensor] = {}
         for one in self.tensors:
             found.setdefault(one.form, one)
         return found
 
     def parameters(self, key: str, info: TensorInfo) -> int:
-        """Return the least number of parameters of a stored tensor: codes count as the logical tensor, scales as 0."""
+        """Return the (least) number of parameters of a stored tensor.
+
+        Codes have the number of parameters of the decoded weight; scales and other parts have 0.
+        """
         coded = self.by_key.get(key)
         if coded is None:
             return info.parameters
         return coded.at_least if key == coded.codes else 0
 
     def is_counted(self, key: str) -> bool:
-        """Return whether the headers give the exact number of parameters of a stored tensor."""
+        """Return whether the exact number of parameters of a stored tensor can be determined from the headers."""
         coded = self.by_key.get(key)
         return coded is None or coded.parameters is not None or key != coded.codes
 
     def has_numbers(self, key: str, info: TensorInfo) -> bool:
-        """Return whether the values of a stored tensor are plain numbers: not codes, nor integers that decode them."""
+        """Return whether the values of a stored tensor are plain numbers: not codes, and not integers such as g_idx."""
         coded = self.by_key.get(key)
         return coded is None or (DTYPES[info.dtype].kind == "float" and key not in (coded.codes, *coded.more_codes))
 

@@ -1,4 +1,4 @@
-"""Finds fields of a ``quantization_config`` that a quantised weight contradicts by its dtypes, shapes or tensors."""
+"""Finds fields of a ``quantization_config`` that the stored tensors of a quantised weight contradict."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ ROWS_FIRST, COLUMNS_FIRST = ("gemm", "exllama", "ipex"), ("gemv", "gemv_fast")
 FORMATS = ("gptq", "gptq_v2")
 """Formats of GPTQ: the first stores zero points minus one, the second as they are."""
 BYTES = "packed integers with scales"
-"""The method of bytes with scales, as the encoding of such bytes names it."""
+"""The name of an encoding: bytes with scales that may contain several codes each (``other_methods``)."""
 FUSED = re.compile(r"qkv|gate_up|up_gate|in_proj|w13", re.IGNORECASE)
-"""Names of modules that fuse several weights, each with blocks of its own."""
+"""Matches names of modules that fuse several weights, each of which has its own blocks."""
 COMPRESSED = "compressed"
-"""The state of weights that compressed-tensors has stored as codes."""
+"""The ``quantization_status`` in compressed-tensors of weights that are stored as codes."""
 BLOCKS = ("weight_block_size", "block_structure")
-"""Fields of settings that give the rows and columns of a block."""
+"""Settings that contain the rows and columns of a block."""
 STORED_BY: Mapping[str, tuple[str, ...]] = {
     "pack-quantized": ("packed",),
     "marlin-24": ("packed",),
@@ -56,22 +56,24 @@ STORED_BY: Mapping[str, tuple[str, ...]] = {
 https://github.com/vllm-project/compressed-tensors/blob/main/src/compressed_tensors/config/base.py
 """
 GROUPED = ("group", "dynamic")
-"""Orders of columns that are stored (``actorder``); others, "weight" and "static", are those of the groups already.
+"""Values of ``actorder`` with which the order of columns is stored in ``weight_g_idx``.
 
+With the other values, "weight" and "static", the columns of a group are contiguous.
 https://github.com/vllm-project/compressed-tensors/blob/main/src/compressed_tensors/quantization/quant_args.py
 """
 TYPES = {"packed": "int", "int8": "int", "fp8": "float", "mxfp8": "float", "nvfp4": "float", "mxfp4": "float"}
-"""The ``type`` of the numbers of each family."""
+"""The ``type`` in compressed-tensors of the codes of each family."""
 
 
 OF_EXPONENTS = frozenset({"mxfp4", "mxfp8", "nvfp4"})
-"""Modes of MLX whose scales are bytes, and which have no biases; "affine" has floats and biases."""
+"""Modes of MLX whose scales are bytes, without biases; scales of the mode "affine" are floats, with biases."""
 
 
 class Contradiction(NamedTuple):
-    """A field of the settings, its value (``said``), and what the tensors show instead (``found``).
+    """A field of the settings, its value (``said``), and the value that the tensors imply instead (``found``).
 
-    ``verb`` joins tensors and ``found`` in a message: their shapes "say" a number, or they "have" or "are" something.
+    ``verb`` is the verb between the tensors and ``found`` in a message: tensors "say" a number, or "have" or "are"
+    something.
     """
 
     field: str
@@ -81,10 +83,10 @@ class Contradiction(NamedTuple):
 
 
 def contradicted(kind: str, one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
-    """Yield each setting in ``stated`` that a quantised tensor contradicts; ``kind`` is its encoding, such as GPTQ.
+    """Yield each setting in ``stated`` that a quantised tensor contradicts; ``kind`` is its family, such as GPTQ.
 
-    ``parts`` has its stored tensors by the endings of their keys. All tensors of one form contradict the same settings,
-    but those that ``is_of_fused`` returns True for.
+    ``parts`` are its stored tensors by the endings of their keys. All tensors of one form contradict the same settings,
+    except that the caller has to drop each contradiction for which ``is_of_fused`` is true.
     """
     if kind == "GPTQ" and stated.format in ("", *FORMATS):
         yield from _bits(one, parts[".qweight"], stated)
@@ -124,7 +126,8 @@ def _scheme(kind: str, one: QuantisedTensor, parts: Parts, scheme: Scheme) -> It
             yield from _grouping(kind, one, parts[".weight_scale"].shape, scheme)
         if kind in ("packed", "int8") and scheme.symmetric is False and ".weight_zero_point" not in parts:
             yield Contradiction("symmetric", "false", "no weight_zero_point", "have")
-        zero = parts.get(".weight_zero_point")  # packed ones are only written for asymmetric codes; others may be zeros
+        # Packed zero points are written only for asymmetric codes; zero points that are not packed may all be 0.
+        zero = parts.get(".weight_zero_point")
         if kind == "packed" and scheme.symmetric and zero is not None and zero.dtype == "int32":
             yield Contradiction("symmetric", "true", "weight_zero_point", "have")
         if kind == "packed" and scheme.actorder in GROUPED and ".weight_g_idx" not in parts:
@@ -162,10 +165,10 @@ def _bitsandbytes(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> I
 
 
 def cast_from(parts: Parts, storage: object) -> str:
-    """Return the dtype that 4-bit codes of bitsandbytes were stored in before a cast, as settings state it; else "".
+    """Return the dtype in which 4-bit codes of bitsandbytes were stored before a cast changed their bytes; else "".
 
-    Two codes are in a byte, and the bytes may be stored as floats (``bnb_4bit_quant_storage``): a cast of these floats
-    makes other bytes of them. ``storage`` is the value of that field.
+    Two codes are in a byte, and the bytes may be stored in a tensor of floats. The setting ``bnb_4bit_quant_storage``
+    (``storage`` is its value) is the dtype of this tensor. If the tensor now has another dtype, it was cast.
     """
     told = storage.removeprefix("torch.") if isinstance(storage, str) else ""
     is_other = "" in parts and told in DTYPES and parts[""].dtype != told
@@ -173,7 +176,7 @@ def cast_from(parts: Parts, storage: object) -> str:
 
 
 def _float(parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
-    """Yield the field ``fmt`` of DeepSeek's settings if it is not the type of the 8-bit floats."""
+    """Yield the field ``fmt`` of DeepSeek's settings if the 8-bit floats have another type."""
     said, kind = stated.texts.get("fmt", ""), next(iter(parts.values())).dtype.removeprefix("float8_")[:4]
     if {said, kind} == {"e4m3", "e5m2"}:
         yield Contradiction("fmt", said, kind, "are")
@@ -208,9 +211,9 @@ def _awq(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[C
 
 
 def _gemv(columns: int, groups: int, stated: StatedValues) -> Iterator[Contradiction]:
-    """Yield the group size in the settings if a tensor, stored for AWQ's gemv kernel, has another number of groups.
+    """Yield the group size in the settings if it contradicts the number of groups of a tensor for AWQ's gemv kernel.
 
-    Its groups are padded, since eight groups share a 32-bit word of zero points.
+    The number of groups may be padded, since eight groups share a 32-bit word of zero points.
 
     https://github.com/casper-hansen/AutoAWQ/blob/main/awq/modules/linear/gemv.py (calculate_zeros_width)
     """
@@ -257,17 +260,17 @@ def _blocks(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterato
 
 
 def is_of_fused(fact: Contradiction, name: str) -> bool:
-    """Return whether a contradiction is about block sizes, and ``name`` is a fused weight.
+    """Return whether ``fact`` is about block sizes and ``name`` is a fused weight.
 
-    The weights in it (query, key and value) were each quantised in blocks of their own.
+    Then there is no contradiction: the weights in a fused weight (query, key and value) have separate blocks.
     """
     return fact.field in BLOCKS and fact.said != "null" and FUSED.search(name) is not None
 
 
 def _blocks_without_size(one: QuantisedTensor, parts: Parts) -> Iterator[Contradiction]:
-    """Yield a contradiction if scales are for blocks, but the settings give null as the block size.
+    """Yield a contradiction if there is a scale for each block, but the block size in the settings is null.
 
-    Mistral's settings do so, since its models have one scale for each tensor.
+    Null is correct if there is one scale for each tensor, as in Mistral's models.
     """
     shape, scale = one.shape or (), next((info.shape for end, info in parts.items() if end.startswith(SCALES)), ())
     if one.method.endswith("block scales") and len(shape) == len(scale) == 2 and min(scale[1], shape[1]) > 1:
@@ -275,7 +278,7 @@ def _blocks_without_size(one: QuantisedTensor, parts: Parts) -> Iterator[Contrad
 
 
 def _packed(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
-    """Yield the bit width of packed integers if no config group of compressed-tensors has it, or their group size."""
+    """Yield the bit width or the group size of packed integers if no config group of compressed-tensors has it."""
     bits = [scheme.bits for scheme in stated.schemes if scheme.bits]
     told = re.match(r"int(\d+) ", one.method)
     if told and bits and int(told[1]) not in bits:

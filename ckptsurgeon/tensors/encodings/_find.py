@@ -1,4 +1,4 @@
-"""Finds the quantised tensors of a state dict by keys, dtypes and shapes, also those of unknown encodings."""
+"""Finds the quantised tensors of a state dict by keys, dtypes and shapes, including those in unknown encodings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .torch_quantised import pickled_torchao, stored_bytes
 
 __all__ = ["could_be_codes", "find_codes", "is_named_codes", "unknown"]
 
-# Codes of unknown encodings: recognised by scales next to them, or by the settings in their folder.
+# Codes in unknown encodings are recognised by scales in the same module, or by the settings in their folder.
 
 _CODE_TYPES = frozenset(
     name
@@ -34,15 +34,15 @@ _BLOCK_BYTES = 16
 """Bytes in one block of mxfp4, as in gpt-oss."""
 _QUANTISED = r"(?:q|w|q_|w_|quant\w*_|packed_)weights?|weight_(?:packed|q\w*|u?int\d+)|w_?q|qdata"
 _WEIGHT = re.compile(rf"weight|{_QUANTISED}", re.IGNORECASE)
-"""Names of the codes of a layer's weight: any scale in the same module is taken to decode them."""
+"""Matches names of the codes of a layer's weight: any scale in the same module is assumed to belong to them."""
 _TELLING = re.compile(_QUANTISED, re.IGNORECASE)
-"""Names that only codes have."""
+"""Matches names that only codes have."""
 _SCALE = re.compile(
     r"(?:^|_)(?:w?(?:de)?scales?|scaling_factors?|a(?:bs)?max|zero_points?|qzeros|zeros|codebooks?|scb)(?:_|\d|$)",
     re.IGNORECASE,
 )
 _OF_NETWORKS = re.compile(r"(?:.*_)?(?:logits?|layer|norm|embed|residual|attn|attention)_scales?\d*", re.IGNORECASE)
-"""Names of scales that are parameters of a network, not of a quantised weight: CLIP's temperature, gains of layers."""
+"""Matches names of scales that are parameters of a network, such as CLIP's temperature, and do not decode codes."""
 
 
 def could_be_codes(info: TensorInfo) -> bool:
@@ -51,7 +51,7 @@ def could_be_codes(info: TensorInfo) -> bool:
 
 
 def is_named_codes(key: str) -> bool:
-    """Return whether a tensor's name is one that only codes have, as ``qweight``."""
+    """Return whether a tensor's name is one that only codes have, such as ``qweight``."""
     return _TELLING.fullmatch(key.rpartition(".")[2]) is not None
 
 
@@ -62,11 +62,11 @@ def unknown(
     known: Container[str],
     quantisation: QuantisationSettings,
 ) -> Iterator[QuantisedTensor]:
-    """Yield the quantised tensors of unknown encodings; ``keys`` are the keys that could be codes.
+    """Yield the quantised tensors in unknown encodings; ``keys`` are the keys that could be codes.
 
     If the folder has a ``quantization_config``, all tensors of a module except its bias are one quantised tensor.
-    Otherwise codes need a scale that is named after them. ``by_module`` has the keys of each module, ``known`` the keys
-    that belong to known encodings.
+    Otherwise codes need a scale whose name is derived from theirs. ``by_module`` contains the keys of each module,
+    ``known`` the keys that belong to known encodings.
     """
     method = f"an unknown encoding ({quantisation.method})" if quantisation.method else "an unknown encoding"
     modules: dict[str, list[str]] = {}
@@ -82,7 +82,7 @@ def unknown(
 
 
 def _looks_coded(key: str, info: TensorInfo, quantisation: QuantisationSettings) -> bool:
-    """Return whether a tensor could hold codes, not scales, by its name, dtype and shape."""
+    """Return whether a tensor could contain codes, by its name, dtype and shape."""
     leaf = key.rpartition(".")[2]
     if _SCALE.search(leaf):
         return False
@@ -92,7 +92,7 @@ def _looks_coded(key: str, info: TensorInfo, quantisation: QuantisationSettings)
 
 
 def _is_coded(key: str, info: TensorInfo, quantisation: QuantisationSettings) -> bool:
-    """Return whether a tensor without scales holds codes, by its folder's settings or by an unusual dtype."""
+    """Return whether a tensor without scales contains codes, by its folder's settings or by an unusual dtype."""
     if len(info.shape) < 2 or quantisation or DTYPES[info.dtype].kind == "float":
         return bool(quantisation) and len(info.shape) > 1
     leaf = key.rpartition(".")[2]
@@ -112,7 +112,7 @@ def _whole(codes: Sequence[str], around: Sequence[str]) -> Iterator[_Group]:
 
 
 def _by_name(codes: Sequence[str], around: Iterable[str], by_module: Mapping[str, Sequence[str]]) -> Iterator[_Group]:
-    """Yield a group for each key of codes, with the keys of the scales that are named after it.
+    """Yield a group for each key of codes, with the keys of the scales whose names are derived from that key.
 
     If only some of the codes have such scales, all codes and scales of the module are one group.
     """
@@ -138,7 +138,7 @@ def _within(key: str, by_module: Mapping[str, Sequence[str]]) -> Iterator[str]:
 
 
 def _owner(scale: str, codes: Mapping[str, str]) -> str | None:
-    """Return the key of the codes that a scale is named after: that of ``x`` for ``x_scale``; None without any."""
+    """Return the key of the codes from whose name a scale's name is derived, as ``x_scale`` from ``x``; else None."""
     stem = scale
     while "_" in stem:
         stem = stem.rpartition("_")[0]
@@ -150,10 +150,10 @@ def _owner(scale: str, codes: Mapping[str, str]) -> str | None:
 def _coded(
     module: str, codes: Sequence[str], others: Sequence[str], tensors: Mapping[str, TensorInfo], method: str
 ) -> QuantisedTensor:
-    """Return the quantised tensor of an unknown encoding that has these codes and these other tensors.
+    """Return the quantised tensor, in an unknown encoding, with these codes and these other tensors.
 
-    The endings of its keys are what follows ``module`` in them. If that is "", they are what follows the key of the
-    codes, or the module of the codes.
+    The endings of its keys are the text after ``module`` in each key. If ``module`` is "", they are the text after the
+    key of the codes, or after the module of the codes.
     """
     first, *more = sorted(codes, key=lambda key: -tensors[key].numel)
     stem = module or (first if all(key.startswith(first) for key in others) else first.rpartition(".")[0])
@@ -175,9 +175,10 @@ def find_codes(
 
     ``settings`` returns the ``quantization_config`` of its folder, ``elsewhere`` the keys in the model's other shards;
     both are called only if some tensor could be codes or scales.
-    Codes that no known encoding explains are of an unknown encoding if a scale is named after them, or if the folder
-    has a ``quantization_config``: they can be copied, but not computed on. The same holds for tensors that are named
-    like scales of a known encoding although their codes are in another shard.
+
+    Codes that are in no known encoding are returned as an unknown encoding if a scale's name is derived from theirs, or
+    if the folder has a ``quantization_config``. They can be copied, but not computed on. The same is true for scales
+    and zero points of a known encoding whose codes are in another shard.
     """
     long = _long_endings()
     keys = [
@@ -206,9 +207,9 @@ def find_codes(
 
 
 class _Forms:
-    """The logical tensors of known encodings by form, each worked out once; ``settings`` are those of the folder.
+    """The logical tensors of known encodings, computed once for each form; ``settings`` are those of the folder.
 
-    The form of a quantised tensor is its encoding with the endings, dtypes and shapes of its parts.
+    The form of a quantised tensor is its encoding, with the endings, dtypes and shapes of its parts.
     """
 
     def __init__(self, settings: QuantisationSettings) -> None:
@@ -217,9 +218,9 @@ class _Forms:
         self._numbers = itertools.count()
 
     def logical(self, one: Encoding, stem: str, parts: Parts) -> tuple[LogicalTensor | None, int]:
-        """Return the logical tensor of these parts, None if they are not of this encoding, and the number of its form.
+        """Return the logical tensor of these parts, or None if they are not in the encoding ``one``; and a form index.
 
-        ``stem`` is the name of the module, which may have settings of its own.
+        ``stem`` is the name of the module, for which the settings may have a section.
         """
         own = self._settings.of(stem)
         module = stem if own is not self._settings else None
@@ -230,12 +231,15 @@ class _Forms:
         return found
 
     def alone(self, coded: QuantisedTensor) -> QuantisedTensor:
-        """Return a quantised tensor with a form of its own."""
+        """Return ``coded`` with a form that no other tensor has."""
         return replace(coded, form=next(self._numbers))
 
 
 def _told(info: TensorInfo) -> tuple[str, int] | tuple[()]:
-    """Return the class of a pickled tensor of torchao and its size; () for any other tensor."""
+    """Return what makes the form of an opaque tensor (such as torchao's in a pickle) different: why it is opaque, size.
+
+    Returns () for any other tensor.
+    """
     return (info.opaque, stored_bytes(info)) if info.opaque else ()
 
 
@@ -267,9 +271,8 @@ def _long_endings() -> tuple[str, ...]:
 @cache
 def _encodings(dtype: str) -> tuple[Encoding, ...]:
     fitting = [one for one in _all_encodings() if dtype in one.dtypes]
-    return tuple(
-        sorted(fitting, key=lambda one: not one.telling)
-    )  # an encoding with an ending is more specific than one without
+    # An encoding with an ending is more specific than an encoding without one, and so comes first.
+    return tuple(sorted(fitting, key=lambda one: not one.telling))
 
 
 def _known(
@@ -278,11 +281,11 @@ def _known(
     by_module: Mapping[str, Sequence[str]],
     forms: _Forms,
 ) -> QuantisedTensor | None:
-    """Return the quantised tensor of a known encoding that a key identifies; None if it identifies none.
+    """Return the quantised tensor, in a known encoding, that a key identifies; None if it identifies none.
 
-    ``by_module`` has the keys of each module.
+    ``by_module`` contains the keys of each module.
     """
-    dotted = f".{key}"  # so that ".weight" is the end of "weight" too
+    dotted = f".{key}"  # so that "weight" also ends with ".weight"
     for one in _encodings(tensors[key].dtype):
         if not dotted.endswith(one.telling):
             continue
@@ -303,10 +306,10 @@ def _known(
 def _parts(
     one: Encoding, stem: str, tensors: Mapping[str, TensorInfo], by_module: Mapping[str, Sequence[str]]
 ) -> dict[str, str]:
-    """Return the existing keys made of ``stem`` and an ending of an encoding, by ending; the identifying is first."""
+    """Return the keys, by ending, that are ``stem`` plus an ending of the encoding; the identifying key is first."""
     if not one.is_of_modules:
         return {end: key for end in one.places if (key := (stem + end)[1:]) in tensors}
-    start, places = len(stem), one.places  # checks the existing keys, not all possible ones
+    start, places = len(stem), one.places  # faster: only keys that exist are compared with the endings
     found = {end: key for key in by_module[stem[1:]] if (end := f".{key}"[start:]) in places}
     order = [places[end] for end in found]
     return found if sorted(order) == order else {end: found[end] for end in sorted(found, key=places.__getitem__)}

@@ -39,32 +39,33 @@ METHODS: Mapping[str, tuple[str, ...]] = {
     "torchao": ("torchao",),
     "vptq": ("VPTQ",),
 }
-"""The families of encodings that each ``quant_method`` stores. MLX uses this field for a mode."""
+"""The families of encodings that each ``quant_method`` stores. In MLX this field may be the name of a mode."""
 TORCH = "quantised"
 """The family of torch's own quantised tensors, which no ``quant_method`` stores."""
 KNOWN = frozenset(family for families in METHODS.values() for family in families) | {TORCH}
-"""All families that only the listed methods store."""
+"""All families in ``METHODS``, and ``TORCH``."""
 STORING = ("gptq", "awq", "fp8", "mxfp4", "bitsandbytes", "compressed-tensors")
 """Methods of transformers that always store quantised weights; others may quantise plain weights while loading."""
 TOLD = KNOWN - {"EXL2", "EXL3", "Quanto", "SqueezeLLM", "QTIP", TORCH}
-"""Families that loaders recognise only by settings; the others are recognised by names, or by another file."""
+"""Families that loaders recognise only by settings; they recognise the others by keys, or by another file."""
 GENERAL = ("fp8", "int8", "mxfp4", "mxfp8", "nvfp4", "BitNet")
-"""Those of these families that programs without settings recognise by names of their own."""
+"""Families in ``TOLD`` that some programs recognise without settings, if scales have the names these programs use."""
 SCALES = frozenset({
     ".weight_scale", ".weight_scale_inv", ".weight_scale_2", ".weight_sf", "_scale_inv", "_scale", "_scales",
 })  # fmt: skip
-"""Names of scales that are not enough for any program to recognise the codes."""
+"""Endings of scales by which no program recognises the codes."""
 OWN = frozenset({".comfy_quant", ".meta.scale", ".meta.scale_q", ".embedding_scale"})
-"""Endings by which a program recognises codes without settings: those of ComfyUI and HQQ."""
+"""Endings by which a program (ComfyUI, HQQ) recognises codes without settings."""
 
 
 BLOCKS = ("_blocks", ".blocks")
-"""Endings of gpt-oss's codes; methods below have mxfp4 codes under other names only."""
+"""Endings of gpt-oss's mxfp4 codes."""
 WITHOUT_BLOCKS = ("fp8", "fbgemm_fp8", "compressed-tensors")
+"""Methods whose mxfp4 codes never have an ending in ``BLOCKS``."""
 
 
 def is_stored_by(method: str, coded: QuantisedTensor) -> bool:
-    """Return whether a method in ``METHODS`` stores such a quantised tensor, by its encoding and its keys' endings."""
+    """Return whether a method in ``METHODS`` stores tensors in this encoding under keys with these endings."""
     return family(coded.method) in METHODS[method] and not (
         method in WITHOUT_BLOCKS and any(end in coded.parts for end in BLOCKS)
     )

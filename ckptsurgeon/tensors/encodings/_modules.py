@@ -1,4 +1,7 @@
-"""Reads settings of quantisation that are for single modules: other bits than the rest, or no quantisation."""
+"""Reads the settings of quantisation for single modules, which may differ from the general settings.
+
+A module may have different bits, for example, or may not be quantised at all.
+"""
 
 from __future__ import annotations
 
@@ -11,29 +14,29 @@ from ._settings import Settings
 __all__ = ["GENERAL", "SKIPPED", "Modules", "expression_of", "module_of", "renamed_modules"]
 
 GENERAL = -1
-"""The index of the general settings, which are for modules without a section of their own."""
+"""The index of the general settings, which apply to modules without their own section."""
 SKIPPED = ("modules_to_not_convert", "llm_int8_skip_modules", "ignored_layers")
 """Fields of transformers with module names; a name covers the module, its submodules, and modules that end with it."""
 _IGNORED, _DYNAMIC, _EXTRA, _GROUPS = "ignore", "dynamic", "extra_config", "config_groups"
-"""Fields of compressed-tensors, of GPTQModel, of AutoRound, and another of compressed-tensors."""
+"""Fields of compressed-tensors (the first and the last), of GPTQModel (``dynamic``) and of AutoRound."""
 _BLOCKS = "modules_in_block_to_quantize"
-"""The field of GPTQ with the modules of each layer that are quantised, in lists of those quantised together."""
+"""The field of GPTQ that lists the modules in a layer that are quantised, as a list of lists."""
 _IN_LAYER = re.compile(r"\.\d+\.")
 _OF_MLX = ("bits", "group_size", "mode")
 _PLAIN = re.compile(r"\^?(?:[\w\-/]|(?:\\[.d\-_]|\.|\[[\w\-]+\])[*+]?\??|\((?:\?:)?[\w|.\\\-]+\)\??)*\$?")
 """Regular expressions in settings that are safe to match, since no group in them is repeated."""
 _REPEATED, _GROUPED, _LONGEST, _MOST = 3, 2, 200, 200
 _STEPS = 1_000_000_000
-"""How many steps all expressions of settings may take in the worst case; that many take seconds."""
+"""How many steps all expressions in settings may take in the worst case: this many take seconds."""
 
 
 class Modules:
-    """The sections of settings that are for single modules, and the modules that are left unquantised.
+    """The sections of settings for single modules, and the modules that the settings leave unquantised.
 
     A section has an index, its ``place``. Regular expressions that could take long are not evaluated; their sections
-    are treated as general settings. ``unread`` are such expressions that leave modules unquantised. ``is_exact`` is
-    false if a config group has such an expression. ``is_spent`` becomes true as soon as an expression is not compared
-    with a name since that would take too long.
+    are treated as general settings. ``unread`` are the entries of ``ignore`` with such an expression. ``is_exact`` is
+    false if the targets of a config group contain such an expression. ``is_spent`` becomes true when the comparisons
+    with expressions have used up all their steps, so that further names are not compared.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -59,7 +62,7 @@ class Modules:
         self._skipping = _expressions([one for one in self._skipped if not re.fullmatch(r"[\w.\-]*", one)])
 
     def place(self, module: str) -> int:
-        """Return the index of the section for a module; ``GENERAL`` if it has none of its own."""
+        """Return the index of the section for a module; ``GENERAL`` if there is no such section."""
         if (found := self._names.get(module)) is not None:
             return found
         return next(
@@ -68,21 +71,21 @@ class Modules:
 
     @property
     def has_sections(self) -> bool:
-        """Whether any modules have a section of their own."""
+        """Whether there is a section for any module."""
         return bool(self._sections)
 
     @property
     def leave_out_any(self) -> bool:
-        """Whether the settings have an entry that could leave a module unquantised; ``left_out`` gives "" without."""
+        """Whether an entry of the settings could leave a module unquantised; if not, ``left_out`` always returns ""."""
         named = (self._skipped, self._ignored, self._ignoring, self._only, self._patterns)
         return any(named) or any(value is False for value in self._settings.values())
 
     def settings(self, place: int) -> Settings:
-        """Return the settings in a section, in the form of a ``quantization_config`` for all modules."""
+        """Return the settings for the modules of a section, in the form of a ``quantization_config``."""
         return self._general if place == GENERAL else self._sections[place]
 
     def left_out(self, module: str) -> str:
-        """Return the field and the entry that leave a module unquantised, as ``ignore (lm_head)``; "" if none does."""
+        """Return the setting that leaves a module unquantised, such as ``ignore (lm_head)``; "" if there is none."""
         if self._settings.get(module) is False:
             return module
         if self._skipped:
@@ -106,9 +109,9 @@ class Modules:
         return f"{_DYNAMIC} ({first})" if first[:2] == "-:" and module not in self._names else ""
 
     def meets(self, pattern: re.Pattern[str], module: str, *, whole: bool = False) -> bool:
-        """Return whether an expression matches the beginning of a module's name, or all of it if ``whole`` is true.
+        """Return whether an expression matches the beginning of a module's name, or the whole name if ``whole``.
 
-        It returns False for long names, and as soon as all comparisons together could take too many steps.
+        Returns False for long names, and as soon as all comparisons together could take too many steps.
         """
         self._steps += len(module) ** _repeated(pattern.pattern)
         if len(module) > _LONGEST or self._steps > _STEPS:
@@ -117,9 +120,9 @@ class Modules:
         return bool(pattern.fullmatch(module) if whole else pattern.match(module))
 
     def _add_named(self, sections: Mapping[str, Any], general: Settings) -> None:
-        """Add the settings of single modules, in sections named after the module, as in MLX and AutoRound.
+        """Add the sections in ``sections`` whose keys are names of modules, as in MLX and AutoRound.
 
-        In MLX the mode of such a section is "affine" if it states none, whatever the mode of the others is.
+        In MLX, the mode of such a section is "affine" by default, even if the general mode is a different one.
         """
         own = {name: one for name, one in sections.items() if _is_section(one)}
         self._general = rest = {name: one for name, one in general.items() if name not in own}
@@ -130,7 +133,7 @@ class Modules:
     def _add_dynamic(self) -> None:
         """Add a section for each expression in GPTQModel's ``dynamic``.
 
-        For a module, the first expression counts that matches the beginning of its name.
+        The first expression that matches the beginning of a module's name applies to the module.
         """
         given = self._settings.get(_DYNAMIC)
         if not isinstance(given, dict) or len(given) > _MOST:
@@ -148,7 +151,8 @@ class Modules:
     def _add_groups(self) -> None:
         """Add a section for each config group of compressed-tensors.
 
-        A target that is a module's name is preferred to a regular expression, and this to the name of a class.
+        A target that is the name of a module takes precedence over a regular expression, which takes precedence over
+        the name of a class.
         """
         given = self._settings.get(_GROUPS)
         groups = {name: one for name, one in given.items() if isinstance(one, dict)} if isinstance(given, dict) else {}
@@ -182,9 +186,9 @@ def module_of(name: str) -> str:
 
 
 def renamed_modules(settings: Settings, names: Callable[[str], Sequence[str]]) -> Settings:
-    """Return settings in which modules are renamed; expressions stay as they are.
+    """Return the settings with modules renamed; regular expressions are not changed.
 
-    ``names`` returns the new names of a module, or none if it keeps its name.
+    ``names`` returns the new names of a module, or nothing if the module keeps its name.
     """
     found = dict(settings)
     if not isinstance(settings.get("quant_method"), str):
@@ -232,9 +236,9 @@ def _texts(value: object) -> list[str]:
 
 
 def _expressions(entries: Sequence[str], start: int = 0) -> dict[str, re.Pattern[str]]:
-    """Return the compiled expression of each entry, which begins at index ``start``, by entry.
+    """Return the compiled regular expression of each entry, by entry; it begins at the index ``start`` of the entry.
 
-    Entries that are not regular expressions, or could take long to match, are left out.
+    Entries with an invalid expression, or with one that could take long to match, are left out.
     """
     found = {one: expression_of(one[start:]) for one in entries[:_MOST]}
     return {one: pattern for one, pattern in found.items() if pattern is not None}

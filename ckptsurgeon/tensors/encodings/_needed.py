@@ -1,10 +1,10 @@
-"""Finds tensors that a method of quantisation needs and that no quantised weight of a model has, such as GPTQ's scales.
+"""Finds tensors that a method of quantisation needs but no quantised weight of a model has, such as GPTQ's scales.
 
-The files of the encodings say what each method stores. Tensors that depend on a format are needed only if the format is
-known. GPTQ stores zero points in its own formats and not in Marlin's, AWQ not in Marlin's and without ``zero_point``.
-The format marlin-24 of compressed-tensors has other names for all tensors. MLX stores biases only beside scales that
-are floats. If only a setting asks for a tensor (``g_idx``, ``weight_zero_point``), ``_facts`` compares it with the
-settings.
+The modules of the encodings document what each method stores. Tensors that depend on a format are needed only if the
+format is known. GPTQ and AWQ store zero points in their own formats but not in Marlin's; AWQ stores none if
+``zero_point`` is false. The format marlin-24 of compressed-tensors has different names for all tensors. MLX stores
+biases only with scales that are floats. Tensors that are needed because of a setting (``g_idx``,
+``weight_zero_point``) are checked in ``_facts``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ONLY_IF: Mapping[str, tuple[str, frozenset[str]]] = {
     ".weight_shape": (".weight_packed", frozenset({"int32"})),
     ".weight_global_scale": (".weight_scale", frozenset({"float8_e4m3fn"})),
 }
-"""Parts that are needed only beside another part of one of some dtypes."""
+"""Parts that are needed only if another part of the same weight has one of these dtypes: (other part, dtypes)."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class _Layout:
     """The tensors that a method needs for one weight: ``parts`` are the endings of their keys, the codes first.
 
     Each entry of ``parts`` is a tuple of alternative endings. A key with one of these endings shows that the weight is
-    quantised. The endings "" and those in ``vague`` do not show it, and ".weight" only does if the tensor has the dtype
-    ``codes``.
+    quantised, with two exceptions: the endings "" and those in ``vague`` never show it; ".weight" shows it only if the
+    tensor has the dtype ``codes``.
     """
 
     method: str
@@ -53,9 +53,9 @@ class _Layout:
 
 @dataclass(frozen=True)
 class NeededPart:
-    """A tensor that a method needs (``part``, such as scales), and the ``names`` of the quantised weights that lack it.
+    """A tensor that a method needs (``part``, such as scales), and the ``names`` of the quantised weights without it.
 
-    ``is_all`` is true if no quantised weight has it.
+    ``is_all`` is true if no quantised weight has this tensor.
     """
 
     method: str
@@ -67,10 +67,11 @@ class NeededPart:
 def needed_parts(
     codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings, elsewhere: Collection[str]
 ) -> Iterator[NeededPart]:
-    """Yield each tensor (such as scales) that the quantisation method needs and that no quantised weight has.
+    """Yield each tensor (such as scales) that the quantisation method needs but that no quantised weight has.
 
     A tensor in ``ALWAYS`` (such as zero points) is also yielded if at most half of the weights have it. If more weights
-    have it, ``broken_partners`` finds the others. Keys of other shards (``elsewhere``) do not count as missing.
+    have it, ``broken_partners`` finds the weights without it. ``elsewhere`` are the keys in other shards, which are not
+    missing.
     """
     for layout in _layouts(settings):
         stems = _stems(layout, codes, tensors)
@@ -98,7 +99,7 @@ def _is_asked(end: str, stem: str, tensors: Mapping[str, TensorInfo]) -> bool:
 
 
 def _stems(layout: _Layout, codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> list[str]:
-    """Return the common beginning of each quantised weight's keys, with a dot before it; plain weights are left out."""
+    """Return the common beginning of the keys of each quantised weight, with a dot before it."""
     ends = tuple(end for part in layout.parts for end in part if end not in ("", ".weight", *layout.vague))
     found = dict[str, None]()
     for key in codes.by_key:
@@ -111,13 +112,13 @@ def _stems(layout: _Layout, codes: QuantisedTensors, tensors: Mapping[str, Tenso
 
 
 def _is_plain(stem: str, layout: _Layout, tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether the weight itself is stored as floats of more than 8 bits, so that it is not quantised."""
+    """Return whether the weight is not quantised: it is stored as floats of more than 8 bits."""
     names = (stem[1:], f"{stem}.weight"[1:])
     return layout.parts[0] != ("",) and any(name in tensors and is_number(tensors[name]) for name in names)
 
 
 def _layouts(settings: Settings) -> Iterator[_Layout]:
-    """Yield the tensors that the method in the settings stores; nothing for methods and formats not known well."""
+    """Yield the tensors that the method in the settings needs; nothing for methods and formats that are not known."""
     method, stated = settings.get("quant_method"), stated_by(settings)
     if method == "gptq" or (method is None and "desc_act" in settings):
         if stated.format in _GPTQ and not settings.get("is_marlin_format"):
@@ -163,7 +164,7 @@ def _bitsandbytes(settings: Settings) -> Iterator[_Layout]:
 def _without_weight_scales(
     codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings
 ) -> Iterator[NeededPart]:
-    """Yield the weights of 8 bits if none of them has a scale, apart from scales of activations."""
+    """Yield the 8-bit weights if none of them has a scale; activation scales are not counted."""
     method = settings.get("quant_method")
     is_scaled = method in ("fp8", "fbgemm_fp8") or settings.get("quant_algo") == "FP8"
     if not is_scaled and not (method == "compressed-tensors" and settings.get("format") in _SCALED):

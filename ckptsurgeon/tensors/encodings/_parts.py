@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 UNCODED = "without its codes"
-"""The end of the method of tensors whose codes are missing, or have become numbers."""
+"""The end of the name of the encoding of tensors whose codes are missing, or were replaced by plain numbers."""
 
 # Quantised tensors that are split over shards: scales in one, codes in another.
 
@@ -33,13 +33,13 @@ _GENERAL = frozenset({
     ".scale", "_scale", ".zero", ".shape", ".meta", ".perm", ".axis", ".group_size", ".packing", ".optimize", ".tables",
     ".su", ".sv", ".output_scale", ".act_scale", ".activation_scale", "_activation_scale",
 })  # fmt: skip
-"""Endings that plain tensors have too: a vector with such an ending, as the gain of a norm, may be unquantised."""
+"""Endings that plain tensors have too: a vector with such an ending may be the gain of a norm, for example."""
 _VAGUE = _GENERAL | frozenset(ACTIVATIONS)
-"""Those endings, and endings of tensors next to unquantised weights: alone they do not prove that codes exist."""
+"""Endings that alone do not prove that there are codes: tensors of unquantised weights have them too."""
 _OF_CACHE = frozenset({".k_scale", ".v_scale", ".q_scale", ".k_zero_point", ".v_zero_point"})
-"""Scales of attention's cache, which compressed-tensors stores in the module of the attention itself."""
+"""Scales of the KV cache, which compressed-tensors stores in the attention module itself."""
 _SHORT = frozenset({".A", ".s", ".rows", ".cols", ".vals", ".workspace", ".rcp"})
-"""Endings that prove nothing even in a folder with settings of quantisation, unless their codes are found."""
+"""Endings that prove nothing without codes, even in a folder with settings of quantisation."""
 _CERTAIN = frozenset({
     ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".SCB", ".quant_state.bitsandbytes__nf4",
     ".quant_state.bitsandbytes__fp4", ".qzeros", ".g_idx", ".weight_g_idx", "_scale_inv", ".scale_packed",
@@ -57,35 +57,37 @@ _TOGETHER = frozenset({".scales", ".biases"})
 
 
 def is_of_codes_only(ending: str) -> bool:
-    """Return whether the ending of a key belongs to quantised tensors in any file, also beside plain weights."""
+    """Return whether only keys of quantised tensors have this ending."""
     return ending in _CERTAIN
 
 
 def could_be_parts(tensors: Mapping[str, TensorInfo], endings: tuple[str, ...]) -> dict[str, str]:
     """Return the keys that could be scales or other tensors that decode codes, each with its ending.
 
-    ``endings`` are the endings of such keys. Vectors are left out if plain tensors have the same ending, as ``.scale``.
+    ``endings`` are the endings of such keys. Vectors are left out if plain tensors have the same ending (``.scale``).
     """
     most = max((end.count(".") + (end[:1] != ".") for end in endings), default=0)
-    by_tail: dict[str, str] = {}  # keys of a hundred thousand tensors end in few ways
+    by_tail: dict[str, str] = {}  # a cache: a hundred thousand keys have few different tails
     found: dict[str, str] = {}
     for key, info in tensors.items():
         tail = ".".join(key.rsplit(".", most)[-most:])
         end = by_tail.get(tail)
         if end is None:
-            end = by_tail[tail] = next((end for end in endings if f".{tail}".endswith(end)), "")
+            dotted = f".{tail}"
+            any_of = dotted.endswith(endings)
+            end = by_tail[tail] = next((end for end in endings if dotted.endswith(end)), "") if any_of else ""
         if end and (end not in _GENERAL or len(info.shape) > 1):
             found[key] = end
     return found
 
 
 def could_be_words(tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether a tensor has a single column: bitsandbytes stores codes in this shape, sometimes as floats."""
+    """Return whether any tensor has a single column: bitsandbytes stores codes in this shape, sometimes as floats."""
     return any(info.shape[1:] == (1,) for info in tensors.values())
 
 
 def part_endings(encodings: Sequence[Encoding]) -> tuple[str, ...]:
-    """Return the endings of scales and other tensors that decode codes, of all encodings, the longest first."""
+    """Return the endings, in all encodings, of scales and other tensors that decode codes, the longest first."""
     ends = {end for one in encodings for end in one.places} - _code_endings(encodings)
     return tuple(sorted(ends, key=lambda end: (-len(end), end)))
 
@@ -97,10 +99,9 @@ def _code_endings(encodings: Iterable[Encoding]) -> set[str]:
 def lone_codes(
     tensors: Mapping[str, TensorInfo], known: Container[str], elsewhere: Set[str], encodings: Sequence[Encoding]
 ) -> Iterator[QuantisedTensor]:
-    """Yield the codes whose scales are in another shard; ``elsewhere`` has the keys of the other shards.
+    """Yield the codes whose scales are in another shard; ``elsewhere`` contains the keys of the other shards.
 
-    If an encoding is identified by another key than that of its codes, the codes may have any dtype, as in
-    bitsandbytes.
+    If a key that is not the key of the codes identifies an encoding (as in bitsandbytes), codes may have any dtype.
     """
     if not any(f".{key}".endswith(part_endings(encodings)) for key in elsewhere):
         return
@@ -116,7 +117,10 @@ def lone_codes(
 
 
 def _tells(one: Encoding, dotted: str, info: TensorInfo, elsewhere: Set[str]) -> bool:
-    """Return whether keys of other shards show that a tensor holds the codes of an encoding."""
+    """Return whether keys of other shards show that a tensor is the codes of the encoding ``one``.
+
+    ``dotted`` is the key of the tensor, and ``elsewhere`` are the keys of other shards, each with a dot before it.
+    """
     if one.codes is not None:
         return dotted.endswith(one.codes) and dotted.removesuffix(one.codes) + one.telling in elsewhere
     if info.dtype not in one.dtypes or not dotted.endswith(one.telling):
@@ -134,10 +138,10 @@ def lone_parts(
 ) -> Iterator[QuantisedTensor]:
     """Yield the quantised tensors that have scales or zero points but no codes in this file; they can only be copied.
 
-    ``parts`` has the keys of the scales and zero points, with their endings. If the folder has a
-    ``quantization_config``, the endings are enough. Otherwise the codes must be in another shard (``elsewhere`` has its
-    keys), or the endings must be such that only quantised tensors have them. Tensors that are named like codes, and
-    have a dtype that codes never have, belong to them. Scales of a cache of keys and values belong to no weight.
+    ``parts`` maps the keys of the scales and zero points to their endings. If the folder has a ``quantization_config``,
+    the endings are enough. Otherwise the codes must be in another shard (``elsewhere`` contains the keys of other
+    shards), or only quantised tensors may have these endings. A tensor with the name of codes but a dtype that codes
+    never have is a part of the quantised tensor. Scales of a KV cache belong to no weight.
     """
     stems: dict[str, dict[str, str]] = {}
     for key, end in parts.items():
@@ -177,15 +181,15 @@ def _is_certain(stem: str, found: Mapping[str, str], tensors: Mapping[str, Tenso
     return blocks is not None and blocks.dtype == "uint8" and len(blocks.shape) > 1
 
 
-# Quantised tensors that lack a tensor (as zero points) that all similar ones have, or have it in another length.
+# Quantised tensors that lack a tensor (such as zero points) that similar ones have, or have it in the wrong length.
 
 UNKNOWN = ("an", "codes")
-"""Names that codes of an unknown encoding can have."""
+"""What ``family`` returns for an unknown encoding."""
 ALWAYS = (
     ".qzeros", ".g_idx", ".weight_shape", ".weight_global_scale", ".quant_map", ".nested_absmax", ".nested_quant_map",
     ".zero", ".svh", ".Wscale", ".q_scale_max", ".q_groups", ".q_invperm", ".biases",
 )  # fmt: skip
-"""Optional parts: either all quantised tensors of a model have them, or none has."""
+"""Optional parts: either all quantised tensors of a model have such a part, or none has it."""
 OF_ACTIVATIONS = tuple(end[1:] for end in ACTIVATIONS)
 FLOATS = frozenset({"float16", "bfloat16", "float32"})
 BLOCKS = tuple(1 << power for power in range(4, 17))
@@ -197,10 +201,10 @@ Tensors: TypeAlias = Mapping[str, TensorInfo]
 
 @dataclass(frozen=True)
 class IncompleteTensors:
-    """Quantised tensors (``names``) that lack a tensor with the ending ``part``, or have it in a wrong length.
+    """Quantised tensors (``names``) that lack a stored tensor with the ending ``part``, or have it in a wrong length.
 
-    ``others`` is the number of similar quantised tensors that have it. If the length is wrong, ``block`` is the length
-    of the blocks that it does not fit; else it is 0.
+    ``others`` is the number of similar quantised tensors that have it. If the length is wrong, ``block`` is the block
+    length that it does not fit; otherwise ``block`` is 0.
     """
 
     part: str
@@ -214,8 +218,8 @@ def broken_partners(
 ) -> Iterator[IncompleteTensors]:
     """Yield the tensors, such as codes or scales, that some quantised weights lack although similar weights have them.
 
-    Keys in other shards (``elsewhere``) do not count as missing. Scales of bitsandbytes with a wrong length are found,
-    too.
+    ``elsewhere`` contains the keys in other shards, which are not missing. Scales of bitsandbytes with a wrong length
+    are yielded, too.
     """
     groups: dict[tuple[str, str, int], list[QuantisedTensor]] = {}
     infos = {form: tensors[one.codes] for form, one in codes.by_form().items() if one.codes}
@@ -256,9 +260,9 @@ def _needed(known: Sequence[QuantisedTensor]) -> list[str]:
 
 
 def _endings_by_form(known: Sequence[QuantisedTensor]) -> list[tuple[set[str], int]]:
-    """Return the endings of the decoding tensors of each form, and the number of quantised weights that have it.
+    """Return, for each form, the endings of its decoding tensors and the number of quantised weights of this form.
 
-    The codes of all weights have the same name in their module.
+    The codes of all weights in ``known`` must have the same name in their module.
     """
     numbers = Counter(one.form for one in known)
     forms = {one.form: one for one in known}
@@ -268,7 +272,7 @@ def _endings_by_form(known: Sequence[QuantisedTensor]) -> list[tuple[set[str], i
 def _codes_of(one: QuantisedTensor, needed: Sequence[str], leaf: str) -> Iterator[str]:
     """Yield the keys that the missing codes of ``one`` could have, if their name in the module is ``leaf``.
 
-    They follow from its keys with an ending in ``needed``.
+    Each follows from a key of ``one`` that has an ending in ``needed``.
     """
     for end in needed:
         yield from (f"{key.removesuffix(end)}.{leaf}" for key in one.keys if key.endswith(end))
@@ -277,7 +281,7 @@ def _codes_of(one: QuantisedTensor, needed: Sequence[str], leaf: str) -> Iterato
 def _lacking(
     found: Mapping[str, str], ends: Sequence[str], others: int, tensors: Tensors, elsewhere: Container[str]
 ) -> Iterator[IncompleteTensors]:
-    """Yield the quantised weights that lack a tensor, for each ending in ``ends``; the first ending is that of codes.
+    """Yield the quantised weights without a tensor, for each ending in ``ends``; the first ending is of the codes.
 
     ``found`` maps the keys that the codes have, or would have, to the names of the weights.
     """
@@ -294,7 +298,7 @@ def _lacking(
 def _left_out(
     known: Sequence[QuantisedTensor], tensors: Tensors, elsewhere: Container[str]
 ) -> Iterator[IncompleteTensors]:
-    """Yield the optional tensors, such as zero points, that more than half of the weights have and the others lack."""
+    """Yield the optional tensors, such as zero points, that most of the weights have and the others lack."""
     numbers: Counter[str] = Counter()
     for ends, number in _endings_by_form(known):
         numbers.update({end: number for end in ends if end.endswith(ALWAYS)})
@@ -308,12 +312,12 @@ def _left_out(
 
 
 def _has_float_scales(one: QuantisedTensor, tensors: Tensors) -> bool:
-    """Return whether the scales of ``one`` are floats; MLX stores biases only then, not for mxfp4 and nvfp4."""
+    """Return whether the scales of ``one`` are floats: only then does MLX store biases (not for mxfp4 and nvfp4)."""
     return ".scales" in one.parts and tensors[one.parts[".scales"]].dtype in FLOATS
 
 
 def _lengths(codes: QuantisedTensors, tensors: Tensors) -> Iterator[IncompleteTensors]:
-    """Yield the scales of bitsandbytes whose number does not fit the block length of the rest of the model."""
+    """Yield the scales of bitsandbytes whose number does not fit the most frequent block length in the model."""
     has_blocks = any(family(one.method) == "bitsandbytes" for one in codes.by_form().values())
     for end, whole in ((".absmax", ""), (".nested_absmax", ".absmax")) if has_blocks else ():
         possible = dict[str, set[int]]()

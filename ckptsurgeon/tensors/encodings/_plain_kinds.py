@@ -1,4 +1,4 @@
-"""Finds kinds of modules that are plain in every layer, though the settings of quantisation do not leave them out."""
+"""Finds kinds of modules that are plain in every layer, although the settings say that they are quantised."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ _LINEAR = re.compile(
     r"\.(?:[qkvo]_proj|out_proj|qkv_proj|gate_proj|up_proj|down_proj|gate_up_proj|query_key_value|fc[12]|w[123]"
     r"|dense_h_to_4h|dense_4h_to_h)\.weight$"
 )
-"""Weights of layers that are of the class Linear in every model; routers and gates may be of others."""
+"""Matches weights of layers whose class is Linear in every model; routers and gates may have other classes."""
 _EXPERTS = re.compile(r"\.experts\.(?:gate_up_proj|down_proj)(?:\.weight)?$")
-"""Weights of all experts of a layer, in one tensor."""
+"""Matches tensors with the weights of all experts of a layer."""
 _OF_EXPERTS = ("fp8", "mxfp4")
-"""Methods that quantise experts as a whole; the second quantises nothing else."""
+"""Methods that quantise all experts of a layer in one tensor; mxfp4 quantises nothing else."""
 _TOGETHER = (re.compile(r"\b[qkv]_proj$"), "qkv_proj"), (re.compile(r"\b(?:gate|up)_proj$"), "gate_up_proj")
-"""Modules that vLLM joins, and the name of the joined one, which settings may have."""
+"""Modules that vLLM joins, and the name of the joined module: settings may contain either name."""
 
 
 def by_kind(settings: Settings) -> bool:
-    """Return whether a method quantises all layers of some classes that its settings do not leave out.
+    """Return whether the method quantises all linear layers except those that its settings exclude.
 
-    compressed-tensors may name other targets, and expressions that are not evaluated.
+    This is false for compressed-tensors if there are other targets than "Linear", or if an expression in ``ignore`` is
+    not evaluated because it could take long to match.
     """
     method = QuantisationSettings(settings).method
     if method == "compressed-tensors":
@@ -40,10 +41,10 @@ def by_kind(settings: Settings) -> bool:
 
 
 def plain_kinds(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> list[str]:
-    """Return the plain weights of linear layers (such as ``q_proj``) that are stored as codes in no layer of the model.
+    """Return the plain weights of linear layers (such as ``q_proj``) that are not quantised in any layer of the model.
 
-    They are only returned if other weights of the same stack of layers are codes. Weights that the settings exclude
-    from quantisation are not among them.
+    They are returned only if other weights in the same stack of layers are quantised. Weights that the settings exclude
+    from quantisation are not returned.
     """
     if not codes.tensors or not by_kind(settings):
         return []
@@ -63,7 +64,7 @@ def plain_kinds(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], sett
 
 
 def _plain(tensors: Mapping[str, TensorInfo], method: str) -> Iterator[str]:
-    """Yield the plain weights that are of a class of layers which ``method`` quantises."""
+    """Yield the keys of plain weights in layers of a class that ``method`` quantises."""
     for key, info in tensors.items():
         if is_number(info):
             is_linear = len(info.shape) == 2 and method != "mxfp4" and bool(_LINEAR.search(key))
@@ -72,9 +73,10 @@ def _plain(tensors: Mapping[str, TensorInfo], method: str) -> Iterator[str]:
 
 
 def leaves_out(modules: Modules, settings: Settings, module: str) -> bool:
-    """Return whether settings may leave a module unquantised, under its name or that in another version of the model.
+    """Return whether the settings may leave a module unquantised, possibly under another name of the module.
 
-    Entries have the names of the module in transformers or in vLLM, which may begin otherwise or be of joined modules.
+    Entries contain the module's name in transformers or in vLLM. It may have a different prefix, or may be the name of
+    a joined module.
     """
     names = [module, *(joined.sub(name, module) for joined, name in _TOGETHER if joined.search(module))]
     words = [name.split(".") for name in names]

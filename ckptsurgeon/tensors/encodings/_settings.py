@@ -1,4 +1,4 @@
-"""Reads a ``quantization_config``, which may have any content, and the values it states for codes."""
+"""Reads a ``quantization_config``, which is untrusted and may have any content, and its values that describe codes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def quantisation_of(config: Any) -> Settings:
 
 
 class QuantisationSettings:
-    """A folder's settings of quantisation, looked up by name; each look-up is cached, since many tensors need it."""
+    """A folder's settings of quantisation, looked up by name; results are cached, since many tensors need the same."""
 
     def __init__(self, settings: Settings, general: QuantisationSettings | None = None) -> None:
         self._settings, self._general = settings, general
@@ -51,9 +51,9 @@ class QuantisationSettings:
         return next((self._settings[name] for name in _METHODS if isinstance(self._settings.get(name), str)), "")
 
     def numbers(self, name: str, *, most: int) -> tuple[int, ...]:
-        """Return the different whole numbers from 1 to ``most`` called ``name`` at any depth, the outermost first.
+        """Return the different integers from 1 to ``most`` in fields called ``name`` at any depth, the outermost first.
 
-        For a module without its own settings the general ones are returned.
+        If the settings of a module do not contain such a field, the numbers in the general settings are returned.
         """
         asked = name, most
         if asked not in self._numbers:
@@ -69,7 +69,7 @@ class QuantisationSettings:
         return next(iter(self.numbers(name, most=most)), 0)
 
     def pairs(self, name: str) -> tuple[tuple[int, int], ...]:
-        """Return the values called ``name`` at any depth that are pairs of whole numbers above 0 (block sizes)."""
+        """Return the pairs of positive integers (block sizes) in fields called ``name`` at any depth."""
         if name not in self._pairs:
             lists = (value for value in values_called(self._settings, name) if isinstance(value, list))
             sound = (one for one in lists if len(one) == 2 and all(type(size) is int and size > 0 for size in one))
@@ -77,14 +77,14 @@ class QuantisationSettings:
         return self._pairs[name]
 
     def sections(self, name: str) -> tuple[QuantisationSettings, ...]:
-        """Return the objects called ``name`` at any depth (``weights`` in the config groups of compressed-tensors)."""
+        """Return the JSON objects in fields called ``name`` at any depth, such as ``weights`` in compressed-tensors."""
         if name not in self._sections:
             found = (value for value in values_called(self._settings, name) if isinstance(value, dict))
             self._sections[name] = tuple(map(QuantisationSettings, found))
         return self._sections[name]
 
     def of(self, module: str) -> QuantisationSettings:
-        """Return the settings of one module by its name, as in MLX; all settings if it has none."""
+        """Return the settings in the section for one module, as MLX has them; without one, return all settings."""
         own = self._settings.get(module)
         return QuantisationSettings(own, self) if isinstance(own, dict) else self
 
@@ -102,15 +102,15 @@ def _map(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-# The values that settings of quantisation state for codes, read once for all tensors.
+# The values in the settings that describe codes, parsed once for all tensors.
 
 Block: TypeAlias = tuple[str, tuple[int, int]]
-"""The name of the field with the size of blocks, and the size: rows and columns."""
+"""The name of the field that contains the block size, and the block size (rows, columns)."""
 
 _BITS, _SIZES = ("bits", "w_bit"), ("group_size", "q_group_size")
 _LARGEST = 1 << 31
 _MOST = 64
-"""The most different values of a field that are kept; more values say nothing about any single tensor."""
+"""If a field has more different values than this, they are ignored: they say nothing about any single tensor."""
 _LONGEST = 40
 
 
@@ -133,11 +133,11 @@ class Scheme:
 
 @dataclass(frozen=True)
 class StatedValues:
-    """What a ``quantization_config`` states at any depth; a tuple has a field's different values, the outermost first.
+    """The values in a ``quantization_config``; a tuple contains a field's different values, the outermost first.
 
-    ``sizes`` are group sizes, ``blocks`` block sizes, ``schemes`` the weights' settings in compressed-tensors' config
-    groups. ``format`` is GPTQ's, ``version`` AWQ's. ``flags``, ``texts`` and ``nulls`` are the fields at the top that
-    are true or false, text, and null.
+    ``sizes`` are group sizes, ``blocks`` block sizes, ``schemes`` the settings of the weights in compressed-tensors'
+    config groups. ``format`` is the format of GPTQ, ``version`` the version of AWQ. ``flags``, ``texts`` and ``nulls``
+    are the top-level fields that are booleans, strings and null.
     """
 
     method: str
@@ -155,7 +155,7 @@ class StatedValues:
 
 
 def stated_by(settings: Settings) -> StatedValues:
-    """Return the method, bits, group sizes, blocks and formats that a ``quantization_config`` states at any depth."""
+    """Return the method, bits, group sizes, blocks and formats in a ``quantization_config``, from any depth."""
     schemes = [one for one in values_called(settings, "weights") if isinstance(one, dict)]
     return StatedValues(
         QuantisationSettings(settings).method[:_LONGEST],
@@ -193,7 +193,7 @@ def _schemes(settings: Settings) -> Iterator[Scheme]:
 
 
 def _few(values: Iterator[Any]) -> Sequence[Any]:
-    """Return the different values in order; an empty list if there are more than ``_MOST``."""
+    """Return the different values in order; an empty list if there are more than ``_MOST`` of them."""
     found = dict.fromkeys(values)
     return list(found) if len(found) <= _MOST else []
 
@@ -215,5 +215,5 @@ def _blocks(settings: Settings) -> Iterator[Block]:
 
 
 def _text(settings: Settings, *names: str) -> str:
-    """Return the text in the first of some fields that is a string, in lower case."""
+    """Return the value, in lower case, of the first field in ``names`` whose value is a string; "" if there is none."""
     return next((value[:_LONGEST].lower() for name in names if isinstance(value := settings.get(name), str)), "")

@@ -1,4 +1,4 @@
-"""Compares the sizes of a weight's codes with those of its scales and zero points, and gives its logical shape."""
+"""Compares the sizes of a weight's codes with the sizes of its scales and zero points; finds the decoded shapes."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ Shape = tuple[int, ...]
 
 _WORD, _BITS = 32, range(2, 9)
 _GROUPS = {"nvfp4": 16, "mxfp4": 32}
-"""Codes for one scale; ModelOpt's W4A8_NVFP4_FP8 has others, which its settings state."""
+"""How many codes share a scale; ModelOpt's W4A8_NVFP4_FP8 has a different number, which is in its settings."""
 _TILE = (128, 4)
-"""Rows and columns that scales of 4-bit floats are padded to, in the order of a GPU's tiles (ComfyUI)."""
+"""Scales of 4-bit floats may be padded to multiples of these (rows, columns), the tiles of a GPU kernel (ComfyUI)."""
 _SMALLEST = 8
 """The fewest rows or columns of a block of 8-bit numbers."""
 _OF_CODES = (".weight_scale", ".weight_descale")
 _MAPS = {".quant_map": 16, ".nested_quant_map": 256}
-"""Numbers that bitsandbytes' codes choose from."""
+"""The number of values in the tables that bitsandbytes' codes are indices into."""
 
 
 def logical_shapes(codes: QuantisedTensors) -> dict[str, Shape]:
-    """Return the shape that each quantised weight has when decoded, by the key that it would have if stored plainly.
+    """Return the shape of each quantised weight when decoded, by the key that it would have if it were stored plainly.
 
-    If the headers only give its number of parameters, as those of bitsandbytes do, the number alone is the shape.
+    If only the number of parameters can be determined from the headers, as for bitsandbytes, the shape is (number,).
     """
     shapes = {one.name: one.shape or (one.parameters and (one.parameters,)) for one in codes.tensors}
     return {name: shape for name, shape in shapes.items() if shape}
@@ -52,7 +52,7 @@ def unfit_sizes(
 def _gptq(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[str]:
     """Yield ``.g_idx`` or ``.qzeros`` if the order of columns and the zero points of GPTQ imply different bits.
 
-    The bits in the settings tell which of the two is wrong.
+    The bits in the settings decide which of the two is wrong.
     """
     order, zeros = parts.get(".g_idx"), parts.get(".qzeros")
     if order is None or not order.numel:
@@ -67,7 +67,7 @@ def _gptq(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[
 
 
 def _fill(columns: int, bits: int, words: int) -> bool:
-    """Return whether ``columns`` numbers of ``bits`` bits fill ``words`` words of 32 bits; the last may be padded."""
+    """Return whether ``columns`` codes of ``bits`` bits fill ``words`` words of 32 bits; the last may be padded."""
     return columns * bits // _WORD <= words <= -(-columns * bits // _WORD)
 
 
@@ -98,20 +98,20 @@ def _fp4(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[s
 
 
 def _scales(shape: Shape, size: int) -> tuple[int, int]:
-    """Return how many scales there are for groups of ``size`` columns: without padding, and with it."""
+    """Return how many scales there are for groups of ``size`` columns, without padding and with padding."""
     rows, groups = shape[-2], -(-shape[-1] // size)
     padded = [-(-number // multiple) * multiple for number, multiple in zip((rows, groups), _TILE, strict=True)]
     return prod(shape[:-2]) * rows * groups, prod(shape[:-2]) * prod(padded)
 
 
 def _bytes(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[str]:
-    """Yield the endings of scales that do not fit 8-bit codes of two dimensions by block, by row or as a whole."""
+    """Yield the endings of scales that do not fit two-dimensional 8-bit codes as block, row or tensor scales."""
     shape = one.shape or ()
     if len(shape) != 2 or not all(shape):
         return
     own = parts.get(".weight_scale")
     if stated.method == "compressed-tensors" and own is not None and own.shape == shape[:1] != (1,):
-        yield ".weight_scale"  # those of channels are a column there: [rows, 1]
+        yield ".weight_scale"  # compressed-tensors stores channel scales as a column: [rows, 1]
     for end, scale in parts.items():
         if end.startswith(_OF_CODES) and len(scale.shape) == 2 and not all(map(_divides, scale.shape, shape)):
             blocks = (tuple(map(_blocks_in, shape, block)) for _, block in stated.blocks)
@@ -124,7 +124,7 @@ def _blocks_in(length: int, block: int) -> int:
 
 
 def _divides(scales: int, length: int) -> bool:
-    """Return whether a dimension of ``length`` can have ``scales`` scales: one, one per index or one per block."""
+    """Return whether ``scales`` scales fit a dimension of ``length``: one scale, one per index, or one per block."""
     return scales in (1, length) or scales * _SMALLEST <= length + _SMALLEST
 
 

@@ -1,4 +1,4 @@
-"""Finds weights of a quantised model that are stored unlike the others: plainly, twice, with other scales or names."""
+"""Finds weights of a quantised model that are stored unlike the others: plainly, twice, or with different scales."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ UNKNOWN = "an"
 
 
 def without_numbers(name: str) -> str:
-    """Return a name with ``#`` in place of each number between dots, so that it is the same in all layers."""
+    """Return a name in which ``#`` replaces each number between dots, so that it is the same in all layers."""
     return _NUMBER.sub(".#", name)
 
 
 def plain_among_codes(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> list[str]:
-    """Return the weights that are stored plainly, although their module is quantised in other layers.
+    """Return the weights that are stored plainly, although the same module of another layer is quantised.
 
-    Weights that the settings exclude from quantisation are not among them.
+    Weights that the settings exclude from quantisation are not returned.
     """
     method = QuantisationSettings(settings).method
     if method not in WHOLE or (method == "compressed-tensors" and targets_of(settings) - {"Linear"}):
@@ -53,7 +53,7 @@ def plain_among_codes(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]
     named = {one.name for one in codes.tensors}
     plain = [key for key, info in tensors.items() if key not in codes.by_key and key not in named and is_number(info)]
     patterns = {key: without_numbers(key) for key in plain}
-    ends = tuple({pattern.rpartition("#")[2] for pattern in patterns.values()})  # that few codes have
+    ends = tuple({pattern.rpartition("#")[2] for pattern in patterns.values()})  # saves time: few codes have these ends
     forms = {without_numbers(one.name) for one in codes.tensors if one.codes and one.name.endswith(ends)}
     modules = Modules(settings)
     return [key for key in plain if patterns[key] in forms and not modules.left_out(module_of(key))]
@@ -67,12 +67,13 @@ def targets_of(settings: Settings) -> set[str]:
 
 
 def is_number(info: TensorInfo) -> bool:
+    """Return whether a tensor is a matrix (or more) of floats of more than 8 bits, so not quantised."""
     dtype = DTYPES[info.dtype]
     return len(info.shape) > 1 and dtype.kind == "float" and dtype.bits > 8
 
 
 def stored_twice(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> list[str]:
-    """Return the keys of the plain weights that are stored quantised, too."""
+    """Return the keys of the weights that are stored both plainly and quantised."""
     return [
         one.name
         for one in codes.tensors
@@ -81,10 +82,10 @@ def stored_twice(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> 
 
 
 def unfit_parts(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> Iterator[tuple[str, str]]:
-    """Yield zero points whose shape does not fit the codes and scales, as ("qzeros", name of the weight).
+    """Yield ("qzeros", name of the weight) if the shape of zero points does not fit the codes and scales.
 
-    If a weight's encoding is not recognised, but others with the same name have a known one, its shapes do not fit each
-    other: ("parts", key of its codes).
+    Yield ("parts", key of its codes) if the encoding of a weight is not recognised although codes with the same name in
+    other modules are: then the shapes of its stored tensors do not fit each other.
     """
     if {family(method) for method in codes.methods()}.isdisjoint(("AWQ", "GPTQ", UNKNOWN)):
         return
@@ -100,7 +101,7 @@ def unfit_parts(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> I
 
 MOST_BITS = 8
 ALIKE = ("mxfp4", "nvfp4", "GPTQ", "AWQ")
-"""Families of encodings whose parts can only have one shape."""
+"""Families of encodings in which the shape of the codes determines the shapes of the other parts."""
 
 
 def _leaf(one: QuantisedTensor) -> str:
@@ -108,14 +109,14 @@ def _leaf(one: QuantisedTensor) -> str:
 
 
 def _fits(kind: str, codes: tuple[int, ...], scales: tuple[int, ...], zeros: tuple[int, ...]) -> bool:
-    """Return whether there are as many zero points, packed into words of 32 bits, as scales."""
+    """Return whether the zero points, packed into words of 32 bits, are as many as the scales."""
     if len(scales) != 2 or len(zeros) != 2 or not all((*codes, *scales, *zeros)) or (scales[0] == codes[0]):
         return True
     are_wide = 1 < zeros[1] * 32 / scales[1] <= MOST_BITS if kind == "GPTQ" else zeros[1] == codes[1]
     return zeros[0] == scales[0] and are_wide
 
 
-# Finds quantised tensors whose scales have another name, or whose codes have another dtype, than those like them.
+# Finds quantised tensors whose scales have a different name, or whose codes have a different dtype, from most others.
 
 _FLOATS = ("fp8", "mxfp8")
 _BYTES = ("int8", "uint8")
@@ -124,7 +125,7 @@ _OF_ANY, _OF_BLOCKS = ".weight_scale", ".weight_scale_inv"
 
 @dataclass(frozen=True)
 class OddTensors:
-    """Quantised tensors (``names``) that have ``found`` (such as a dtype), while most similar tensors have ``usual``.
+    """Quantised tensors (``names``) that have ``found`` (a dtype or a name), while most similar ones have ``usual``.
 
     ``others`` is the number of tensors that have ``usual``.
     """
@@ -136,10 +137,11 @@ class OddTensors:
 
 
 def odd_ones(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> Iterator[OddTensors]:
-    """Yield the few 8-bit floats with scales of another name or dtype, or codes of another dtype, than most have.
+    """Yield the few 8-bit floats whose scales have an unusual name or dtype, or whose codes have an unusual dtype.
 
-    A tensor counts only if the same module of another layer has the usual form: kinds of modules may differ on purpose.
-    Bytes of an unknown encoding with a scale count as 8-bit floats if those of other layers are.
+    A tensor is yielded only if the same module of another layer has the usual form: different kinds of modules may
+    differ on purpose. Bytes with a scale in an unknown encoding are treated as 8-bit floats if the codes with the same
+    name in other modules are 8-bit floats.
     """
     groups: dict[tuple[str, str], list[QuantisedTensor]] = {}
     renamed = of_another_scale(codes, settings)[1]
@@ -164,7 +166,10 @@ def _scale(one: QuantisedTensor) -> str:
 
 
 def _odd(group: list[QuantisedTensor], trait: Callable[[QuantisedTensor], str]) -> Iterator[OddTensors]:
-    """Yield the few of a group whose trait most do not have; ``trait`` is the same for all of one form."""
+    """Yield the tensors of a group whose trait differs from the trait that more than half of them have.
+
+    ``trait`` returns the trait of a tensor; it is the same for all tensors of one form.
+    """
     by_form = {form: trait(one) for form, one in {one.form: one for one in group}.items()}
     if len(set(by_form.values())) < 2:
         return
@@ -178,11 +183,11 @@ def _odd(group: list[QuantisedTensor], trait: Callable[[QuantisedTensor], str]) 
 
 
 def of_another_scale(codes: QuantisedTensors, settings: Settings) -> tuple[str, list[str]]:
-    """Return the name that scales have by the settings, and the 8-bit floats whose scales have the other name.
+    """Return the name that scales should have, and the names of the 8-bit floats whose scales have the other name.
 
-    The name is "" if loaders accept either name. Loaders of the method "fp8" (transformers, vLLM, SGLang) look for
-    ``weight_scale_inv`` alone if there is a ``weight_block_size``; those of compressed-tensors look for
-    ``weight_scale``, also for blocks.
+    The name is "" if loaders accept either name. Loaders of the method "fp8" (transformers, vLLM, SGLang) accept only
+    ``weight_scale_inv`` if the settings contain a ``weight_block_size``; loaders of compressed-tensors accept only
+    ``weight_scale``, even for blocks.
     """
     wanted, other = _scale_names(settings)
     return wanted, [
@@ -199,23 +204,24 @@ def _scale_names(settings: Settings) -> tuple[str, str]:
     return (_OF_ANY, _OF_BLOCKS) if method == "compressed-tensors" else ("", "")
 
 
-# Finds plain weights with scales beside them that decode codes, such as those of codes that were replaced.
+# Finds plain weights that have scales for codes: for example, because plain values have replaced the codes.
 
 _DECODING = (
     "_scale_inv", ".weight_scale", ".weight_scale_2", ".weight_global_scale", ".weight_descale", ".scale_weight",
     ".qscale_weight", ".scales", ".qzeros", ".absmax", ".SCB", "_scales",
 )  # fmt: skip
-"""Endings of parts that decode codes and that no plain weight needs; not the scales of activations."""
+"""Endings of tensors that decode codes and that no plain weight needs; activation scales are not included."""
 
 
 def plain_with_scales(
     codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield each plain weight with tensors beside it, such as scales, that decode codes: its name, and their endings.
+    """Yield the name of each plain weight that also has tensors to decode codes (such as scales), and their endings.
 
-    Weights that the settings leave unquantised are not among them, since a loader takes them as they are. Methods that
-    train with simulated quantisation may store plain weights with scales; for models of these methods nothing is
-    yielded, unless other weights are codes. Without settings, only endings count that no plain tensor ever has.
+    Weights that the settings leave unquantised are not yielded, since a loader loads them as they are. Methods that
+    train with simulated quantisation may store plain weights with scales: for models of these methods nothing is
+    yielded, unless other weights are quantised. Without settings, an ending is considered only if plain tensors never
+    have it.
     """
     if settings and not (_is_of_codes(settings) or any(one.codes and _is_coded(one, tensors) for one in codes.tensors)):
         return
@@ -230,7 +236,7 @@ def plain_with_scales(
 
 
 def _is_of_codes(settings: Settings) -> bool:
-    """Return whether, by the settings, every weight that has scales is stored as codes."""
+    """Return whether, according to the settings, every weight with scales is stored as codes."""
     method = stores_codes(settings)
     if method == "compressed-tensors":
         return settings.get("quantization_status") in (None, "compressed")
@@ -238,9 +244,9 @@ def _is_of_codes(settings: Settings) -> bool:
 
 
 def _is_coded(one: QuantisedTensor, tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether a quantised tensor has codes, not plain numbers.
+    """Return whether a quantised tensor has codes, and not plain numbers in their place.
 
-    bitsandbytes may store codes as floats; they are then in one column or row.
+    bitsandbytes may store codes as floats, which are then in one column or row.
     """
     if not one.codes:
         return False

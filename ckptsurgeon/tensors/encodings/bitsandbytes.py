@@ -1,4 +1,4 @@
-"""Encodings of bitsandbytes: nf4 and fp4 in blocks, whose scales may be quantised too; int8 with a scale for each row.
+"""Recognises bitsandbytes: nf4 and fp4 in blocks, whose scales may be quantised too; int8 with a scale for each row.
 
 https://github.com/bitsandbytes-foundation/bitsandbytes (``QuantState.as_dict``, ``Linear8bitLt``)
 """
@@ -22,18 +22,18 @@ VALUES = {
 }  # fmt: skip
 """The values of the 16 codes of each type.
 
-Those of nf4 are quantiles of a normal distribution (https://arxiv.org/abs/2305.14314, appendix E). fp4 has three bits
-for exponent and fraction, over the largest value, 12.
+The values of nf4 are quantiles of a normal distribution (https://arxiv.org/abs/2305.14314, appendix E). The values of
+fp4, which has a sign and three bits for exponent and fraction, are divided by the largest value, 12.
 """
 
 _OTHERS = ("", ".quant_map", ".nested_absmax", ".nested_quant_map")
 
 
 def _four_bits(kind: str) -> Encoding:
-    """Return the encoding "nf4" or "fp4" (``kind``): its ``quant_state`` identifies it, so codes may have any dtype."""
+    """Return the encoding "nf4" or "fp4" (``kind``); a ``quant_state`` identifies it, so codes may have any dtype."""
 
     def logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
-        codes = parts.get("")  # two in a byte; their shape is a value of the state
+        codes = parts.get("")  # two codes in a byte; the shape of the weight is stored in the value of the quant_state
         return LogicalTensor(f"bitsandbytes {kind}", codes.nbytes * 2) if codes is not None else None
 
     return Encoding(f"{STATE}{kind}", frozenset({"uint8"}), (".absmax",), logical, _OTHERS, codes="", named="")

@@ -1,8 +1,9 @@
-"""Encodings as 8-bit floats with scales: for each block, each channel, or the whole tensor.
+"""Recognises 8-bit floats with scales: one for each block, for each channel, or for the whole tensor.
 
-DeepSeek-V3 names them ``weight_scale_inv``, https://huggingface.co/deepseek-ai/DeepSeek-V3/blob/main/README_WEIGHTS.md;
-compressed-tensors and ModelOpt ``weight_scale``; ComfyUI ``scale_weight``; Mistral ``qscale_weight``; TensorRT-LLM
-``weights_scaling_factor``, others ``weight_descale``. Without scales an 8-bit float is a number like any other.
+The scales are called ``weight_scale_inv`` in DeepSeek-V3
+(https://huggingface.co/deepseek-ai/DeepSeek-V3/blob/main/README_WEIGHTS.md), ``weight_scale`` in compressed-tensors and
+ModelOpt, ``scale_weight`` in ComfyUI, ``qscale_weight`` in Mistral's models, ``weights_scaling_factor`` in
+TensorRT-LLM, and ``weight_descale`` elsewhere. Without scales, 8-bit floats are plain numbers.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ __all__ = ["ENCODINGS"]
 _TYPES = frozenset({"float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"})
 _SHARED_EXPONENTS = ("uint8", "float8_e8m0fnu")
 _BLOCKS = ("weight_block_size", "block_structure")
-"""Fields of settings that give the rows and columns of a block."""
+"""Settings that contain the rows and columns of a block."""
 
 
 def _logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor:
@@ -34,7 +35,7 @@ def _scales(codes: tuple[int, ...], scale: tuple[int, ...], quantisation: Quanti
         if scale[-2:] == (1, 1):
             return "one scale"
         return "channel scales" if scale[-2:] in ((codes[-2], 1), (1, codes[-1])) else "block scales"
-    if scale and scale == codes[:-2]:  # one of each expert
+    if scale and scale == codes[:-2]:  # one scale for each expert
         return "one scale"
     longer = [size for size in scale if size > 1]
     if longer and longer[-1] not in codes:

@@ -1,4 +1,4 @@
-"""The types of GGUF whose codes and scales are stored together in one tensor, in blocks along its rows.
+"""Recognises the types of GGUF that store codes and scales together in one tensor, in blocks along its rows.
 
 https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h
 """

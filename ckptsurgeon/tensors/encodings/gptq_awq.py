@@ -1,7 +1,8 @@
-"""GPTQ and AWQ: integers of few bits in groups, packed into 32 bits; the two share names and differ in shapes.
+"""Recognises GPTQ and AWQ: integers of few bits in groups, packed into 32-bit words.
 
-GPTQ packs along the input: ``qweight`` (in * bits / 32, out), ``scales`` (groups, out), ``qzeros`` (groups,
-out * bits / 32), ``g_idx`` (in); AWQ along the output: ``qweight`` (in, out * bits / 32).
+The two have the same endings of keys, but different shapes. GPTQ packs along the inputs: ``qweight`` is
+(in * bits / 32, out), ``scales`` (groups, out), ``qzeros`` (groups, out * bits / 32), ``g_idx`` (in). AWQ packs along
+the outputs: ``qweight`` is (in, out * bits / 32).
 https://github.com/ModelCloud/GPTQModel, https://github.com/casper-hansen/AutoAWQ
 """
 
@@ -30,13 +31,13 @@ def _logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor 
 
 
 def _gptq(parts: Parts, codes: tuple[int, ...], groups: int, quantisation: QuantisationSettings) -> LogicalTensor:
-    """Return the logical tensor of GPTQ's codes; its bits follow from zero points, ``g_idx``, groups or settings."""
+    """Return the logical tensor of GPTQ's codes; its bits are found from zero points, ``g_idx``, groups or settings."""
     zeros, order = parts.get(".qzeros"), parts.get(".g_idx")
     bits = 32 * zeros.shape[-1] // codes[1] if zeros is not None and zeros.shape else 0
     columns = order.numel if order is not None else 0
     is_other = bool(columns) and not columns * bits // 32 <= codes[0] <= -(-columns * bits // 32)
     if bits and (not columns or (is_other and bits in quantisation.numbers("bits", most=_MOST))):
-        columns = codes[0] * 32 // bits  # an order of other columns than the codes have does not count
+        columns = codes[0] * 32 // bits  # a g_idx whose length does not fit the codes is ignored
     if not columns:
         possible = quantisation.numbers("bits", most=_MOST)
         sizes = quantisation.numbers("group_size", most=_LONGEST) if groups > 1 else ()

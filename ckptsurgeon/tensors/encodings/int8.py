@@ -1,4 +1,4 @@
-"""8-bit integers with scales: compressed-tensors' ``int-quantized``, and Gemma's, which may be packed.
+"""Recognises 8-bit integers with scales: compressed-tensors' ``int-quantized``, and Gemma's, which may be packed.
 
 https://github.com/vllm-project/compressed-tensors
 """

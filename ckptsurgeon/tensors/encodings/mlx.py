@@ -1,6 +1,7 @@
-"""MLX: integers of 2 to 8 bits packed into 32 bits, with a scale and a bias for each group; or mxfp4 without biases.
+"""Recognises MLX: integers of 1 to 8 bits packed into 32-bit words, with a scale and a bias for each group.
 
-Since modules of one model may differ in bits, the columns are computed from the length of groups.
+The modes with small floats, such as mxfp4, have no biases. The modules of one model may differ in bits, so the number
+of columns is computed from the number of groups and the group size.
 https://ml-explore.github.io/mlx/build/html/python/_autosummary/mlx.core.quantize.html
 """
 
@@ -24,7 +25,7 @@ def _logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor 
         return None
     words, groups = codes.shape[-1], scales.shape[-1]
     size = quantisation.number("group_size", most=_LONGEST)
-    told = [bits for bits in quantisation.numbers("bits", most=_BITS[-1]) if bits == 1]  # rare: only if it is said
+    told = [bits for bits in quantisation.numbers("bits", most=_BITS[-1]) if bits == 1]  # 1 bit only if settings say so
     fitting = (
         _fitting(words, groups, (size,), told) or _fitting(words, groups, (size,)) or _fitting(words, groups, _GROUPS)
     )
@@ -35,7 +36,7 @@ def _logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor 
 
 
 def _fitting(words: int, groups: int, sizes: Sequence[int], possible: Sequence[int] = _BITS) -> dict[int, int]:
-    """Return the number of columns by number of bits, for each that fits the codes, the scales and a group size."""
+    """Return a number of columns for each number of bits that fits the codes, the scales and a group size."""
     pairs = ((bits, groups * size) for size in sizes for bits in possible)
     return {bits: columns for bits, columns in pairs if columns and columns * bits == words * 32}
 

@@ -1,8 +1,9 @@
-"""4-bit floats in blocks of 32 with a shared exponent, as the OCP Microscaling Formats specification has it.
+"""Recognises mxfp4: 4-bit floats in blocks of 32 with a shared exponent (OCP Microscaling Formats specification).
 
-gpt-oss: ``gate_up_proj_blocks`` (experts, out, blocks, 16) holds two codes a byte, ``gate_up_proj_scales`` (experts,
-out, blocks) the exponents; transformers decodes them to (experts, in, out). Quark and DeepSeek-V4: ``weight``
-(out, in / 2) in bytes, ``weight_scale``, ``weight_scale_inv`` or ``scale`` (out, in / 32).
+gpt-oss stores two codes in a byte in ``gate_up_proj_blocks`` (experts, out, blocks, 16), and the exponents in
+``gate_up_proj_scales`` (experts, out, blocks); transformers decodes them to (experts, in, out). Quark and DeepSeek-V4
+store bytes in ``weight`` (out, in / 2), and exponents in ``weight_scale``, ``weight_scale_inv`` or ``scale``
+(out, in / 32).
 https://www.opencompute.org/documents/ocp-microscaling-formats-mx-v1-0-spec-final-pdf
 """
 

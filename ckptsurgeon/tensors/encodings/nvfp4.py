@@ -1,7 +1,7 @@
-"""4-bit floats in blocks of 16, each with an 8-bit float as scale, and one scale for all: NVIDIA's nvfp4.
+"""Recognises NVIDIA's nvfp4: 4-bit floats in blocks of 16, each with an 8-bit float as scale, and a global scale.
 
-ModelOpt stores ``weight``, ``weight_scale``, ``weight_scale_2``, https://github.com/NVIDIA/Model-Optimizer;
-compressed-tensors ``weight_packed``, ``weight_scale``, ``weight_global_scale``. Two codes are in a byte.
+ModelOpt stores ``weight``, ``weight_scale`` and ``weight_scale_2`` (https://github.com/NVIDIA/Model-Optimizer),
+compressed-tensors stores ``weight_packed``, ``weight_scale`` and ``weight_global_scale``. Two codes are in a byte.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ __all__ = ["ENCODINGS"]
 
 _TYPES = frozenset({"uint8", "float4_e2m1fn_x2"})
 _SIX_BITS = 24
-"""Bytes of a block of 32 codes of 6 bits: mxfp6, which no encoding here describes."""
+"""The bytes of a block of 32 codes of 6 bits, in mxfp6: a tensor with such blocks is not nvfp4."""
 _SCALES = ("float8_e4m3fn", "uint8", "float8_e8m0fnu")
 
 
@@ -28,7 +28,7 @@ def _logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor 
 
 
 def _pairs(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
-    """Return the logical tensor of transformers' own layout, whose scales are in the order of its GPU kernels."""
+    """Return the logical tensor of transformers' own layout, whose scales are stored in the order of a GPU kernel."""
     *outer, nbytes = parts[".weight"].shape or (0,)
     return LogicalTensor.of("nvfp4", (*outer, nbytes * 2))
 

@@ -1,7 +1,7 @@
-"""Encodings whose codes are recognised and copied, but not understood further.
+"""Recognises encodings whose codes this package copies but cannot decode.
 
-Names are those of their own packages and of transformers' integrations,
-https://huggingface.co/docs/transformers/main/quantization/overview.
+The names of keys are from the packages of these methods, and from their integrations in transformers
+(https://huggingface.co/docs/transformers/main/quantization/overview).
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _TILE = 16
 def _aqlm(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
     """Return the logical tensor of AQLM; None if the shapes are not those of AQLM.
 
-    They are ``codes`` (out groups, in groups, codebooks) and ``codebooks`` (codebook, entry, out, in group).
+    The shapes are: ``codes`` (out groups, in groups, codebooks); ``codebooks`` (codebooks, entries, outputs in a group,
+    inputs in a group).
     """
     codes, books = parts[".codes"].shape, parts[".codebooks"].shape
     if len(codes) != 3 or len(books) != 4:
@@ -34,8 +35,8 @@ def _aqlm(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | N
 def _bytes(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
     """Return the logical tensor of BitNet, or of packed integers with a scale for each row.
 
-    BitNet has one scale, and a byte has four values of -1, 0 and 1 along the output. In ComfyUI's files a byte may be
-    one number of 8 bits; only the value of the tensor ``comfy_quant`` tells.
+    BitNet has one scale, and a byte contains four values (-1, 0 or 1) along the outputs. In ComfyUI's files, a byte may
+    also be one 8-bit number; this can be decided only by the value of the tensor ``comfy_quant``.
     """
     codes, scale = parts[".weight"], parts[".weight_scale"]
     if scale.dtype not in _SCALES or len(codes.shape) < 2:
@@ -72,7 +73,7 @@ def _higgs(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | 
 
 
 def _quanto(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
-    """Return the logical tensor of quanto: one code for each parameter; a tensor ``_shift`` means packed codes."""
+    """Return the logical tensor of quanto: one code for each parameter, except if ``_shift`` exists (packed codes)."""
     return (some if "._shift" in parts else same_shape)("Quanto")(parts, quantisation)
 
 
@@ -83,14 +84,14 @@ def _torchao(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor 
 
 
 def _spqr(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
-    """Return the logical tensor of SpQR, of which the headers do not give the number of parameters."""
+    """Return the logical tensor of SpQR; its number of parameters cannot be determined from the headers."""
     return LogicalTensor("SpQR", None, at_least=parts[".dense_weights"].numel)
 
 
 def _bitmask(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
     """Return the logical tensor of compressed-tensors' sparse weights, whose number of parameters is not known.
 
-    ``bitmask`` gives the positions of the values in ``compressed``.
+    ``bitmask`` contains the positions of the values in ``compressed``.
     """
     return LogicalTensor("sparse with a bitmask", None, at_least=parts[".compressed"].numel)
 

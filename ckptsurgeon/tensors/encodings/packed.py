@@ -1,8 +1,8 @@
-"""compressed-tensors' ``pack-quantized``: integers of few bits packed into 32 bits.
+"""Recognises compressed-tensors' ``pack-quantized``: integers of few bits packed into 32-bit words.
 
-https://github.com/vllm-project/compressed-tensors: ``weight_packed`` (out, in * bits / 32), ``weight_scale``
-(out, groups), ``weight_zero_point`` (out * bits / 32, groups), ``weight_shape`` with the shape as two numbers, which
-are values and so not in the header.
+The stored tensors are ``weight_packed`` (out, in * bits / 32), ``weight_scale`` (out, groups), ``weight_zero_point``
+(out * bits / 32, groups), and ``weight_shape``, whose two values are the shape: they are not in the header.
+https://github.com/vllm-project/compressed-tensors
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor 
 
 
 def _bits(parts: Parts, quantisation: QuantisationSettings) -> Iterator[int]:
-    """Yield the possible bit widths: what the zero points imply, or those of the settings that fit the shapes."""
+    """Yield the possible bit widths: what zero points imply, or the settings that fit the shapes."""
     codes, scale, zeros = parts[".weight_packed"], parts[".weight_scale"], parts.get(".weight_zero_point")
     if zeros is not None and zeros.dtype == "int32" and len(zeros.shape) == len(codes.shape):
         rows, packed = codes.shape[-2], zeros.shape[-2]

@@ -1,4 +1,4 @@
-"""The encodings of tensors that torch pickles with scale and zero point: its own quantised ones, and torchao's.
+"""Recognises quantised tensors whose pickle contains scale and zero point: torch's own, and torchao's.
 
 https://docs.pytorch.org/docs/stable/quantization.html, https://github.com/pytorch/ao/tree/main/torchao/quantization
 """
@@ -16,12 +16,12 @@ __all__ = ["ENCODINGS", "KINDS", "MX", "NVFP4", "SCALED", "pickled_torchao", "st
 
 _TYPES = frozenset(name for name, dtype in DTYPES.items() if dtype.kind == "quantized" and not dtype.block)
 SCALED = ("Float8Tensor", "Int8Tensor", "IntxUnpackedToInt8Tensor")
-"""The classes whose codes are numbers, less a zero point, times a scale."""
+"""The classes whose weight is (codes - zero point) * scale."""
 MX, NVFP4 = "MXTensor", "NVFP4Tensor"
 KINDS = (*SCALED, MX, NVFP4)
-"""The classes that are decoded."""
+"""The classes that this package decodes."""
 _OUTWARD = frozenset(DTYPES) - {"int64"}
-"""The dtypes that a tensor of torchao can have outwardly."""
+"""The dtypes that the tensor object of torchao can have, which are not the dtype of its codes."""
 
 
 def pickled_torchao(info: TensorInfo) -> tuple[str, Mapping[str, object]]:
@@ -33,9 +33,9 @@ def pickled_torchao(info: TensorInfo) -> tuple[str, Mapping[str, object]]:
 
 
 def stored_bytes(info: TensorInfo) -> int:
-    """Return the size of a stored tensor in bytes: of a pickled tensor of torchao, that of its attributes.
+    """Return the size of a stored tensor in bytes; for a pickled tensor of torchao, the size of its attributes.
 
-    An attribute may be such a tensor itself, as in older versions; its attributes are not.
+    In older versions, an attribute may be a tensor of torchao itself, whose attributes are plain tensors.
     """
     kind, attributes = pickled_torchao(info)
     inner = [pickled_torchao(one)[1].values() or (one,) for one in _tensors(attributes.values())]

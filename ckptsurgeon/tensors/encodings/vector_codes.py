@@ -1,6 +1,6 @@
-"""Methods whose codes are indices into a table: QuIP#, QTIP, SqueezeLLM; and 4-bit integers in Marlin's order.
+"""Recognises methods whose codes are indices into a table (QuIP#, QTIP, SqueezeLLM), and Marlin's 4-bit integers.
 
-Their names identify them without settings: plain tensors never have these names together.
+The endings of keys identify them without settings: plain tensors never have these endings together.
 https://github.com/Cornell-RelaxML/quip-sharp (``QuantizedLinear``), https://github.com/Cornell-RelaxML/qtip,
 https://github.com/SqueezeAILab/SqueezeLLM (``QuantLinearLUT``), https://github.com/IST-DASLab/marlin (``Layer``),
 https://github.com/HandH1998/QQQ (``QuantLinear``)
@@ -20,9 +20,9 @@ _MOST_BITS = 8
 
 
 def _turned(method: str, telling: str) -> Encoding:
-    """Return the encoding of a method that transforms weights with random signs before it quantises them, as QuIP#.
+    """Return the encoding of a method that, like QuIP#, transforms weights with random signs before it quantises them.
 
-    ``SU`` has a sign for each input, ``SV`` for each output; ``telling`` is the suffix of the keys of the codes.
+    ``SU`` contains a sign for each input, ``SV`` for each output; ``telling`` is the ending of the keys of the codes.
     """
 
     def logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
@@ -40,7 +40,7 @@ def _turned(method: str, telling: str) -> Encoding:
 def _lookup(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
     """Return the logical tensor of SqueezeLLM; None if the shapes are not those of SqueezeLLM.
 
-    They are ``qweight`` (in * bits / 32, out) and ``lookup_table`` (out, 2 ** bits); there may be outliers, too.
+    The shapes are: ``qweight`` (in * bits / 32, out), ``lookup_table`` (out, 2 ** bits). There may be outliers, too.
     """
     codes, table = parts[".qweight"].shape, parts[".lookup_table"].shape
     if len(codes) != 2 or len(table) != 2 or codes[1] != table[0]:
@@ -54,9 +54,10 @@ def _lookup(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor |
 
 
 def _marlin(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
-    """Return the logical tensor of Marlin; None if the shapes are not those of Marlin, since its names are short.
+    """Return the logical tensor of Marlin; None if the shapes are not those of Marlin.
 
-    They are ``B`` (in / 16, out * 2) and ``s`` (groups, out).
+    The shapes are: ``B`` (in / 16, out * 2), ``s`` (groups, out). They are checked because the names are so short that
+    other tensors may have them.
     """
     codes, scale = parts[".B"].shape, parts.get(".s") or parts.get(".s_channel")
     if scale is None or scale.dtype not in _FLOATS or len(codes) != 2 or len(scale.shape) != 2:

@@ -1,6 +1,6 @@
-"""Casts values as torch does, and counts values that are not finite. It uses numpy and opens no file.
+"""Casts values as torch does, and counts values that are not finite. The module uses numpy and opens no file.
 
-Types that numpy lacks are held as integers of their size: a bfloat16 array is one of uint16.
+Arrays of a type that numpy lacks contain the bits as unsigned integers: a bfloat16 array is an array of uint16.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["CastLosses", "cast", "count_nonzero", "count_special", "goes_to_zero
 
 @dataclass(frozen=True, slots=True)
 class CastLosses:
-    """Counts of values that a cast changed much: ``infinite`` became infinite or were clipped, ``zero`` became zero."""
+    """How many values a cast destroyed: ``infinite`` became infinite or were clipped, ``zero`` became zero."""
 
     infinite: int = 0
     zero: int = 0
@@ -38,15 +38,16 @@ _NATIVE = {
 
 
 def raw_dtype(dtype: str) -> np.dtype[Any]:
-    """Return the numpy type of arrays with values of a dtype: the same type, or an unsigned integer of its size."""
+    """Return the numpy type of arrays with values of ``dtype``; for a type that numpy lacks, an unsigned integer."""
     return np.dtype(_NATIVE.get(dtype) or f"<u{max(1, DTYPES[dtype].bits // 8)}")
 
 
 def cast(array: Array, source: str, destination: str) -> tuple[Array, CastLosses]:
-    """Return values cast as torch casts them, and counts of values that became infinite, were clipped, or became zero.
+    """Return values cast from ``source`` to ``destination`` as torch casts them, and how many values were lost.
 
-    Both arrays have the type that ``raw_dtype`` gives. Narrowing goes through float32, as in torch. Values that become
-    zero are counted only if ``goes_to_zero`` is true for the two dtypes. Raises PlanError if an integer does not fit.
+    Both arrays have the type that ``raw_dtype`` returns. Casts to fewer bits go through float32, as in torch. Values
+    that become zero are counted only if ``goes_to_zero`` is true for the two dtypes. Raises PlanError if a value is
+    outside the range of an integer dtype.
     """
     if source == destination:
         return array, CastLosses()
@@ -74,13 +75,13 @@ _POWERS = {
 
 
 def _reach(dtype: str) -> int:
-    """Return the exponent of the power of two just above the largest finite value of a dtype."""
+    """Return the exponent of the smallest power of two that is above all finite values of a dtype."""
     dtype = {"complex128": "float64", "complex64": "float32", "complex32": "float16"}.get(dtype, dtype)
     return _POWERS.get(dtype) or DTYPES[dtype].bits
 
 
 def widened(array: Array, dtype: str) -> Array:
-    """Return the values in a dtype that numpy can compute with."""
+    """Return values in a type that numpy computes with; ``array`` has the type that ``raw_dtype`` returns."""
     if dtype == "bfloat16":
         bits: Array = array.astype("<u4")
         bits <<= np.uint32(16)  # in place: a second array costs more than the shift
@@ -97,7 +98,7 @@ def widened(array: Array, dtype: str) -> Array:
 
 
 def _narrowed(plain: Array, dtype: str) -> Array:
-    """Return values cast to a floating or complex dtype, in an array of the type that ``raw_dtype`` gives."""
+    """Return values cast to a dtype that is not an integer, in an array of the type that ``raw_dtype`` returns."""
     if dtype == "bfloat16":
         return _to_bfloat16(plain.astype("<f4", copy=False))
     if dtype in SMALL_FLOATS:
@@ -115,7 +116,7 @@ def _narrowed(plain: Array, dtype: str) -> Array:
 
 
 def _to_bfloat16(values: Array) -> Array:
-    """Return float32 values rounded to the nearest bfloat16, ties to even; every NaN becomes torch's quiet NaN."""
+    """Return the bits of float32 values rounded to the nearest bfloat16, ties to even; each NaN becomes torch's NaN."""
     bits = np.ascontiguousarray(values).view("<u4")
     rounded = bits >> np.uint32(16)
     rounded &= np.uint32(1)
@@ -141,7 +142,7 @@ def _to_integer(plain: Array, dtype: str) -> Array:
 
 
 def _new_infinities(plain: Array, made: Array, dtype: str) -> int:
-    if dtype in SATURATED:  # NaN is not larger than anything, and stays NaN
+    if dtype in SATURATED:  # NaN is not counted: the comparison is false for it
         return int(np.count_nonzero(np.abs(plain) > SATURATED[dtype]))
     if dtype in _FIRST and not _reaches(made, _FIRST[dtype]):
         return 0
@@ -153,7 +154,7 @@ _SMALLEST = {
     "float64": -1074, "float32": -149, "bfloat16": -133, "float16": -24,
     "float8_e5m2fnuz": -17, "float8_e5m2": -16, "float8_e4m3fnuz": -10, "float8_e4m3fn": -9,
 }  # fmt: skip
-"""The smallest positive value of each dtype, as the exponent of a power of two."""
+"""The exponent of the smallest positive value of each dtype, which is a power of two."""
 _NARROW = {
     "float16": 0x7FFF,
     "float8_e5m2": 0x7F,
@@ -170,28 +171,28 @@ def goes_to_zero(source: str, destination: str) -> bool:
 
 
 def count_nonzero(values: Array, dtype: str) -> int:
-    """Return how many values of a narrow floating dtype are not zero; they have the type that ``raw_dtype`` gives."""
+    """Return how many values are not zero; ``dtype`` is in ``_NARROW``, ``values`` have the type of ``raw_dtype``."""
     bits = values.view(f"<u{values.itemsize}")
     return int(np.count_nonzero(bits & bits.dtype.type(_NARROW[dtype])))
 
 
 _EXPONENTS = {"bfloat16": (0x7FFF, 0x7F80), "float16": (0x7FFF, 0x7C00), "float8_e5m2": (0x7F, 0x7C)}
-"""A mask of the exponent and fraction bits, and these bits of infinity; if they are larger, the value is NaN."""
+"""A mask of the exponent and fraction bits, and the masked bits of infinity; larger masked bits are NaN."""
 _NAN_ONLY = {
     "float8_e4m3fn": (0x7F, 0x7F),
     "float8_e4m3fnuz": (0xFF, 0x80),
     "float8_e5m2fnuz": (0xFF, 0x80),
     "float8_e8m0fnu": (0xFF, 0xFF),
 }
-"""The 8-bit floats without infinities: a mask of the bits to check, and these bits of NaN."""
+"""The 8-bit floats without infinities: a mask, and the masked bits of NaN."""
 
 
 _FIRST = {"bfloat16": 0x7F80, "float16": 0x7C00, "float8_e5m2": 0x7C, "float8_e4m3fn": 0x7F}
-"""The smallest bits, as an unsigned number without the sign, that are not finite: all larger ones are not, either."""
+"""The bits, without the sign, of the smallest value that is not finite: all larger bits are not finite either."""
 
 
 def _reaches(values: Array, first: int) -> bool:
-    """Return whether the bits of any value, without the sign, are at least ``first``; takes two passes, but no copy."""
+    """Return whether the bits of any value, without the sign, are at least ``first``; makes no copy of the array."""
     if not values.size:
         return False
     bits = 8 * values.itemsize
@@ -200,7 +201,7 @@ def _reaches(values: Array, first: int) -> bool:
 
 
 def count_special(values: Array, dtype: str) -> tuple[int, int]:
-    """Return how many values are NaN and how many infinite; the array has the type that ``raw_dtype`` gives."""
+    """Return how many values are NaN and how many are infinite; the array has the type that ``raw_dtype`` returns."""
     if dtype == "complex32":
         values = values.view("<f2").astype("<f4").view("<c8")
     if dtype in _FIRST and not _reaches(values, _FIRST[dtype]):

@@ -1,4 +1,4 @@
-"""Computes means, sums and products in double precision, rounded once. It uses numpy and opens no file."""
+"""Computes means, sums and products in double precision, rounded once. The module uses numpy and opens no file."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .regions import Array
 __all__ = ["added", "average", "largest", "rounded", "scaled"]
 
 Part = tuple[Array, str]
-"""An array of the type that ``raw_dtype`` gives, and the dtype of its values."""
+"""An array of the type that ``raw_dtype`` returns, and the dtype of its values."""
 
 
 def average(parts: Iterable[Part], weights: Sequence[float]) -> Part:
     """Return the mean (or, with ``weights``, the weighted sum) of arrays in double precision, and the result's dtype.
 
-    Arrays are added one after the other, so that only one array of an iterator is in memory. Either all are real or
-    all are complex.
+    Arrays are added one after the other, so that an iterator needs only one array in memory at a time. The arrays must
+    be all real or all complex.
     """
     total, wide, number = np.empty(0), "float64", 0
     for values, dtype in parts:
@@ -31,7 +31,7 @@ def average(parts: Iterable[Part], weights: Sequence[float]) -> Part:
             wide = "complex128" if DTYPES[dtype].kind == "complex" else "float64"
             total = plain.astype(raw_dtype(wide))
             total *= weights[0] if weights else 1.0
-        else:  # computed in the type of the values, the product would be rounded to that type
+        else:  # dtype: otherwise the product would be rounded to the type of the values
             np.add(total, np.multiply(plain, weights[number], dtype=total.dtype) if weights else plain, out=total)
         number += 1
     if not weights:
@@ -53,10 +53,10 @@ def largest(parts: Iterable[Part]) -> Part:
 
 
 def rounded(values: Array, wide: str, dtype: str) -> tuple[Array, CastLosses]:
-    """Return values in double precision rounded directly to a dtype, and counts of those that became infinite or zero.
+    """Return double-precision values rounded once to ``dtype``, and how many became infinite or zero.
 
-    ``wide`` is the dtype of the values. ``cast`` would round twice, since it goes through float32. Raises PlanError if
-    a value is negative and the dtype has no negative numbers.
+    ``wide`` is the dtype of the values, float64 or complex128. ``cast`` would round twice, since it goes through
+    float32. Raises PlanError if a value is negative and ``dtype`` has no negative numbers.
     """
     want = DTYPES[dtype]
     if dtype == "float8_e8m0fnu" and (values < 0).any():
@@ -70,14 +70,14 @@ def rounded(values: Array, wide: str, dtype: str) -> tuple[Array, CastLosses]:
 
 
 _TIES = 0xFFF
-"""The last bits of a float32 are 0 in a tie: a number halfway between two values of 11 bits has only 12 bits."""
+"""The lowest 12 bits of a float32, all 0 in a tie: a number halfway between two values of 11 bits has only 12 bits."""
 
 
 def _odd(values: Array) -> Array:
-    """Return float64 values as float32 values that round to a dtype of at most 11 bits as the originals would.
+    """Return float32 values that round to a dtype with a significand of at most 11 bits as the float64 values would.
 
-    A value that may land on a tie is rounded to odd instead of to nearest: towards zero, and with a last bit of one
-    if the result is not exact (Boldo and Melquiond 2008, https://inria.hal.science/inria-00080427).
+    A value that may become a tie in float32 is rounded to odd instead of to nearest: towards zero, and if that is not
+    exact, the last bit is set to 1 (Boldo and Melquiond 2008, https://inria.hal.science/inria-00080427).
     """
     flat = values.reshape(-1)
     with np.errstate(all="ignore"):

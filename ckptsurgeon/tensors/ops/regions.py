@@ -1,4 +1,4 @@
-"""Computes boxes in a tensor: the shape of one, and the boxes into which a tensor is divided."""
+"""Computes with boxes in a tensor: the shape of a box, and the boxes into which a tensor is divided."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def box_shape(box: Box) -> tuple[int, ...]:
 
 
 def overlap_shape(source: Sequence[int], destination: Sequence[int]) -> tuple[int, ...]:
-    """Return the shape of the leading part that two shapes have in common."""
+    """Return the largest shape that fits in both shapes: the smaller size along each dimension."""
     return tuple(min(s, d) for s, d in zip(source, destination, strict=True))
 
 
@@ -50,7 +50,10 @@ def blocks(shape: Sequence[int], limit: int) -> Iterator[Box]:
 
 
 def spanned(shape: Sequence[int], begin: int, end: int) -> Iterator[Box]:
-    """Yield as few boxes as possible that have the elements from ``begin`` to ``end``, in row-major order."""
+    """Yield as few boxes as possible that together contain the elements with flat indices ``begin`` to ``end``.
+
+    Flat indices and boxes are in row-major order.
+    """
     if not shape:
         yield ()
         return

@@ -1,8 +1,8 @@
 """Converts 8-bit floats to float32, by a table of the 256 values, and back, by integer arithmetic, without torch.
 
-The types are those of https://arxiv.org/abs/2209.05433 (e4m3fn, e5m2), https://arxiv.org/abs/2206.02915 (fnuz) and of
-the OCP microscaling formats (e8m0fnu). Values that are too large become what torch 2.13 makes of them: the largest
-value in e4m3fn, infinity in e5m2, NaN in the others.
+The types are defined in https://arxiv.org/abs/2209.05433 (e4m3fn, e5m2), https://arxiv.org/abs/2206.02915 (fnuz) and
+the OCP microscaling formats (e8m0fnu). Values that are too large are converted as in torch 2.13: to the largest value
+in e4m3fn, to infinity in e5m2, to NaN in the other types.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _POWERS = "float8_e8m0fnu"
 class _FloatBits:
     """The layout of an 8-bit float: fraction bits, bias of the exponent, code of the largest finite value.
 
-    ``beyond`` is the code that values beyond the largest get, ``nan`` the code of NaN, ``infinity`` the code of
-    infinity (0 if the type has no infinity). With ``unsigned_zero`` there is no -0: its bits are the code of NaN.
+    ``beyond`` is the code for values that are too large, ``nan`` the code of NaN, ``infinity`` the code of infinity (0
+    if the type has no infinity). If ``unsigned_zero`` is true, there is no -0: its bits are the code of NaN.
     """
 
     fraction: int
@@ -48,17 +48,17 @@ SMALL_FLOATS = frozenset({*_LAYOUTS, _POWERS})
 
 
 def from_small(codes: Array, dtype: str) -> Array:
-    """Return the float32 values that the codes of 8-bit floats stand for."""
+    """Return the float32 values of 8-bit floats, which are given as codes (uint8)."""
     if codes.size % 2 == 0 and codes.flags.c_contiguous and codes.ndim:
         pairs: Array = np.take(_pairs(dtype), codes.reshape(-1).view("<u2"), mode="clip")
         return pairs.view("<f4").reshape(codes.shape)
-    values: Array = np.take(_table(dtype), codes, mode="clip")  # no code is beyond the table: the mode saves a check
+    values: Array = np.take(_table(dtype), codes, mode="clip")  # no code is beyond the table: "clip" saves a check
     return values
 
 
 @lru_cache
 def _pairs(dtype: str) -> Array:
-    """Return the two float32 values of each two codes, as one number of 64 bits: half as many look-ups are needed."""
+    """Return the two float32 values of each pair of codes, as one 64-bit number: this halves the number of look-ups."""
     table, pairs = _table(dtype), np.arange(1 << 16)
     both: Array = np.stack([table[pairs & 0xFF], table[pairs >> 8]], -1).view("<u8")
     return both.reshape(-1)
@@ -121,7 +121,7 @@ def _rounded(bits: Array, layout: _FloatBits) -> Array:
 
 
 def _to_powers(bits: Array) -> Array:
-    """Return the codes of the nearest powers of two for the bits of float32 values; the sign is lost, as in torch."""
+    """Return the codes of the nearest powers of two; ``bits`` are float32 values. The sign is lost, as in torch."""
     exponent = ((bits >> np.uint32(23)) & np.uint32(0xFF)).astype("<i4")
     rest = bits & np.uint32(0x7F_FFFF)
     half = np.uint32(0x40_0000)

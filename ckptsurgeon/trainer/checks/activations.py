@@ -1,4 +1,4 @@
-"""The scale of each layer's activations, and dead units."""
+"""Checks of the scale of each layer's activations, and of dead units."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ _CHANNELS_SECOND = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.GroupNorm, nn.modules.ba
 
 @dataclass(frozen=True)
 class LayerActivations:
-    """The activations of one layer in one batch: its root mean squares, its number of units, and how many are dead.
+    """The activations of one layer in one batch: their scale, the number of units, and how many units are dead.
 
-    ``rms`` and ``rms_in`` are the root mean squares of the layer's output and input in its first run. ``norm`` is
-    whether it is a normalisation layer. A unit (a feature or channel) is dead if its output has one and the same value
-    in the whole batch; if the layer runs several times, as in a recurrent decoder, in all runs together. ``judged`` is
-    false if constant outputs are no fault: the layer's input was the same everywhere (as for BERT's segment embedding
-    if there is one segment), or its matrices begin as zeros (as in LoRA, https://arxiv.org/abs/2106.09685).
+    ``rms`` and ``rms_in`` are the root mean squares of the layer's output and input in its first forward pass;
+    ``rms_in`` is None if the layer has no parameters or no floating-point input. ``norm`` is whether it is a
+    normalisation layer. A unit (a feature or channel) is dead if its output has the same value everywhere in the batch,
+    and in all forward passes of a layer that runs several times, as in a recurrent decoder. ``judged`` is false if
+    constant outputs are no fault: the layer's input was the same everywhere (as for BERT's segment embedding if there
+    is one segment), or its matrices are zeros at first (as in LoRA, https://arxiv.org/abs/2106.09685).
     """
 
     name: str
@@ -69,9 +70,9 @@ class _Constant:
 
 
 def layer_activations(model: nn.Module, task: Task, batch: Batch, *, settings: Settings) -> list[LayerActivations]:
-    """Compute the loss of a batch, and return the activations of each leaf module that ran, in the order of their runs.
+    """Return the activations of each leaf module that runs while the loss of a batch is computed, in that order.
 
-    A module is left out if its output is not a floating-point tensor of two or more axes.
+    A module is left out if its output is not a floating-point tensor with two or more axes.
     """
     found: dict[str, LayerActivations] = {}
     constant: dict[str, _Constant] = {}
@@ -114,9 +115,9 @@ def layer_activations(model: nn.Module, task: Task, batch: Batch, *, settings: S
 
 
 def _given(module: nn.Module, values: Iterable[Any]) -> Tensor:
-    """Return the first tensor among a layer's arguments ``values``, as (units, values); zeros (1, 1) if there is none.
+    """Return the first tensor in ``values``, the arguments of a layer, as (units, values).
 
-    The axis of the units depends on the kind of ``module``.
+    The kind of ``module`` decides which axis holds the units. Returns zeros (1, 1) if no argument is a tensor.
     """
     first = next((one for one in values if isinstance(one, Tensor) and one.numel()), None)
     if first is None:
@@ -135,10 +136,10 @@ def _begins_as_zeros(module: nn.Module) -> bool:
 def _units(module: nn.Module, value: Tensor, *, channels: dict[tuple[int, ...], int]) -> Tensor:
     """Return a layer's output ``value`` as (units, values).
 
-    ``channels`` has the axis of the units for each shape of output. A layer with parameters writes its axis there; for
-    a layer without parameters, such as an activation function, the axis is looked up there.
+    ``channels`` maps the shape of an output to the axis of its units. A layer with parameters stores its axis there. A
+    layer without parameters, such as an activation function, has its units on the same axis as the layer before it, and
+    finds this axis there.
     """
-    # An activation function has its units on the same axis as the layer before it.
     shape = tuple(value.shape)
     axis = 1 if isinstance(module, _CHANNELS_SECOND) else channels.get(shape, value.dim() - 1)
     if list(module.parameters()):
@@ -162,11 +163,9 @@ def _rms(value: Tensor) -> float:
 def activation_scale(layers: list[LayerActivations]) -> Check:
     """Warn of layers whose output is less than half or more than twice as large (RMS) as their input.
 
-    Normalisation layers are not checked.
-
-    Small factors multiply: with torch's own initialisers, activations shrank from 0.42 to 0.07 over six layers, and the
-    model learned nothing. Normalisation layers undo small factors, so a model that has some is only checked for large
-    ones.
+    Normalisation layers are not checked. Small factors multiply: with torch's own initialisers, activations shrank from
+    0.42 to 0.07 over six layers, and the model learned nothing. Normalisation layers undo small factors, so a model
+    that has normalisation layers is only checked for large factors.
     """
     name = "scale of activations"
     ratios = {
@@ -174,7 +173,7 @@ def activation_scale(layers: list[LayerActivations]) -> Check:
         and not layer.norm and layer.judged
     }  # fmt: skip
     if not ratios:
-        return Check(name, NOT_RUN, "no layer has a tensor as input and as output")
+        return Check(name, NOT_RUN, "no layer has an input and an output to compare")
     norms = [layer for layer in layers if layer.norm]
     first, last = layers[0].rms, layers[-1].rms
     least = 0.0 if norms else MIN_RATIO
@@ -196,12 +195,12 @@ def _said(odd: Mapping[str, float]) -> list[str]:
 
 
 def dead_units(layers: list[LayerActivations]) -> Check:
-    """Find units with the same output for every input: some in a layer are a warning, a whole layer is a failure."""
+    """Look for units with the same output for every input: warn of single units, fail if a whole layer is dead."""
     name = "dead units"
     judged = [layer for layer in layers if layer.judged]
     units, dead = sum(layer.units for layer in judged), sum(layer.dead for layer in judged)
     if not units:
-        return Check(name, NOT_RUN, "no layer shows its units")
+        return Check(name, NOT_RUN, "no layer has units that can be checked")
     all_dead = [layer.name for layer in judged if layer.dead == layer.units > 1]
     if all_dead:
         return Check(name, FAIL, f"every unit of {listing(all_dead, where='')} has the same output for every input")

@@ -18,7 +18,8 @@ NOT_RUN: Status = "NOT RUN"
 class Check:
     """One check in the report of a run: its name, its status, and the figure that decided it (or why it did not run).
 
-    ``when`` says when the check ran: before the first step, during training, or after the last step.
+    ``says`` has the figure or the reason. ``when`` says when the check ran: before the first step, during training, or
+    after the last step.
     """
 
     name: str
@@ -27,5 +28,5 @@ class Check:
     when: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the check as a dict of texts, for JSON."""
+        """Return the check as a dict of strings, for JSON."""
         return asdict(self)

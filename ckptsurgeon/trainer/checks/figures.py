@@ -1,4 +1,4 @@
-"""Checks of an evaluation's figures: blanks, clips too short for CTC, collapse, one batch learned by heart."""
+"""Checks of an evaluation's figures: share of blanks, clips too short for CTC, collapse, one batch by heart."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ NOT_EVALUATED = "nothing was evaluated"
 
 
 def blank_share(figures: Mapping[str, float], *, diverged: bool = False) -> Check:
-    """Fail if a CTC model puts out the blank in at least 99.5 % of frames: training begins so, and may never get away.
+    """Fail if a CTC model outputs the blank in at least 99.5 % of frames. Training starts in this state.
 
-    ``figures`` are those of the last evaluation. ``diverged`` is whether values that are not finite ended the run;
-    then the advice is another learning rate, and not longer training.
+    ``figures`` are the figures of the last evaluation. ``diverged`` is whether NaN or infinity ended the run; the
+    advice is then another learning rate, and not longer training.
     """
     name = "share of blanks"
     if "blanks" not in figures:
@@ -33,7 +33,7 @@ def blank_share(figures: Mapping[str, float], *, diverged: bool = False) -> Chec
 
 
 def clips_long_enough(progress: RunProgress) -> Check:
-    """Warn of clips that CTC cannot align: they have fewer frames than labels, counting a repeated label twice.
+    """Warn of clips that CTC cannot align: they have fewer frames than labels and blanks between equal labels.
 
     Training clips are counted in the first epoch, as far as the run got, and dev clips in the last evaluation.
     """
@@ -45,7 +45,7 @@ def clips_long_enough(progress: RunProgress) -> Check:
     said = [f"{trained} of {count(seen, 'clip')} of train"] if trained is not None else []
     said += [f"{int(evaluated)} of dev"] if evaluated is not None else []
     if trained or evaluated:
-        return Check(name, WARN, f"{', '.join(said)} with fewer frames than labels and repeats")
+        return Check(name, WARN, f"{', '.join(said)} with fewer frames than CTC needs for the labels")
     return Check(name, PASS, f"too short: {', '.join(said)}")
 
 
@@ -56,7 +56,7 @@ def not_collapsed(state: TrainingState) -> Check:
     """Fail with the reason if the run collapsed; warn if the task finds the last evaluation's figures suspicious."""
     task, progress = state.job.task, state.progress
     if getattr(task, "collapsed", None) is None:
-        return Check(COLLAPSE, NOT_RUN, "the task names no collapse")
+        return Check(COLLAPSE, NOT_RUN, "the task does not define a collapse")
     if progress.ended == COLLAPSED:
         return Check(COLLAPSE, FAIL, f"stopped at step {progress.step}: {progress.collapse}")
     if progress.collapse:
@@ -73,12 +73,12 @@ BELOW = 0.05
 def overfits_one_batch(figures: Mapping[str, float], metric: str, step: int, *, higher: bool = False) -> Check:
     """Pass if the metric on the only training batch is below 0.05 (above 0.95 if ``higher`` is better); else fail.
 
-    ``figures`` are those of the last evaluation, after ``step`` steps.
+    ``figures`` are the figures of the last evaluation, after ``step`` steps.
     """
     if metric not in figures:
-        return Check(ONE_BATCH, NOT_RUN, f"the task gives no {metric}")
+        return Check(ONE_BATCH, NOT_RUN, f"the task returns no figure {metric}")
     value = figures[metric]
     bound = 1 - BELOW if higher else BELOW
     said, wanted = apart(value, bound)
-    says = f"{metric} {said} after {step} steps, to be {'above' if higher else 'below'} {wanted}"
+    says = f"{metric} {said} after {step} steps, must be {'above' if higher else 'below'} {wanted}"
     return Check(ONE_BATCH, PASS if (value > bound if higher else value < bound) else FAIL, says)

@@ -17,7 +17,7 @@ __all__ = ["finite_figures", "finite_tensors", "no_constant_tensors"]
 
 
 def finite_tensors(model: nn.Module, average: Mapping[str, Tensor] | None = None) -> Check:
-    """Fail if a tensor of the model, or of the ``average`` of its weights, has NaN or Inf."""
+    """Fail if a tensor of the model, or of ``average``, the moving average of its weights, has NaN or Inf."""
     name = "no NaN, no Inf"
     found, averaged = _floating(model), average or {}
     wrong = [key for key, tensor in found.items() if not bool(torch.isfinite(tensor).all())]
@@ -40,7 +40,7 @@ def finite_figures(figures: Mapping[str, float], decisive: Collection[str]) -> C
 
 
 def no_constant_tensors(model: nn.Module, target: TargetSpec, seed: int) -> Check:
-    """Find constant tensors of the model whose initialiser, with ``seed``, draws random values.
+    """Look for constant tensors of the model whose initialiser, with ``seed``, draws random values.
 
     Fails for a matrix. Only warns for a vector, which may have been set to zeros on purpose.
     """
@@ -50,10 +50,10 @@ def no_constant_tensors(model: nn.Module, target: TargetSpec, seed: int) -> Chec
     odd = [key for key in constant if key not in declared]
     matrices = [key for key in odd if len(target.tensors[key].shape) > 1]
     if matrices:
-        return Check(name, FAIL, f"{listing(matrices, where='')}: constant, but declared random")
+        return Check(name, FAIL, f"{listing(matrices, where='')}: constant, but the initialiser draws random values")
     if odd:
-        return Check(name, WARN, f"{listing(odd, where='')}: constant, but declared random")
-    rest = f", {len(constant)} constant as declared" if constant else ""
+        return Check(name, WARN, f"{listing(odd, where='')}: constant, but the initialiser draws random values")
+    rest = f", {len(constant)} constant by initialiser" if constant else ""
     return Check(name, PASS, f"{len(_floating(model))} tensors{rest}")
 
 

@@ -21,15 +21,15 @@ TOLERANCE = 1e-3
 TOLERANCE_BF16 = 3e-2
 MORE_PADDING = 0.5
 IGNORED = -100
-"""The label of a place that the cross-entropy of torch leaves out, by default."""
+"""The label of positions that torch's cross-entropy ignores by default."""
 
 
 def batch_independence(model: nn.Module, task: Task, batch: Batch, *, settings: Settings) -> Check:
     """Check that a few clips have the same loss in one batch, one by one, and in one batch with more padding.
 
-    Single clips keep their padding, so that only the other clips of the batch are missing. If only more padding changes
-    the loss, and the model has a layer that sees padding by design (such as a group norm), the check warns; any other
-    difference fails.
+    A clip that runs alone keeps its padding, so that only the other clips of the batch are missing. If only more
+    padding changes the loss, and the model has a layer that sees padding by design (such as a group norm), the check
+    warns; any other difference fails.
     """
     size = min(CLIPS, len(batch.names))
     if size < 2:
@@ -45,7 +45,7 @@ def batch_independence(model: nn.Module, task: Task, batch: Batch, *, settings: 
         return Check(INDEPENDENT, FAIL, says)
     padding = _padded_loss(model, task, few, settings)
     if isinstance(padding, str):
-        return Check(INDEPENDENT, PASS, f"{says}; more padding was not tried: {escape(padding, 100)}")
+        return Check(INDEPENDENT, PASS, f"{says}; with more padding the loss raises {escape(padding, 100)}")
     says = f"{says}, {padding:.5g} with more padding"
     if abs(padding - together) <= near:
         return Check(INDEPENDENT, PASS, says)
@@ -56,7 +56,7 @@ def batch_independence(model: nn.Module, task: Task, batch: Batch, *, settings: 
 
 
 def _sees(module: nn.Module) -> str:
-    """Return the kind of a layer that lets padding change a clip's values, as in ``convolution``; '' for other layers.
+    """Return the kind of a layer that lets padding change a clip's values, such as ``convolution``; '' for others.
 
     Many networks do not mask padding before such layers.
     """
@@ -68,7 +68,7 @@ def _sees(module: nn.Module) -> str:
 
 
 def _padded_loss(model: nn.Module, task: Task, batch: Batch, settings: Settings) -> float | str:
-    """Return the loss of a batch with more padding; if that raises an error, the error as text."""
+    """Return the loss of a batch with more padding; if that raises an error, the error as a string."""
     try:
         part = getattr(task, "per_clip", "")
         return loss_per_item(model, task, [_padded(batch)], settings=settings, part=part)
@@ -77,9 +77,9 @@ def _padded_loss(model: nn.Module, task: Task, batch: Batch, settings: Settings)
 
 
 def _padded(batch: Batch) -> Batch:
-    """Return the batch with zeros at the end of its inputs, which makes them half as long again.
+    """Return the batch with zeros at the end of its inputs, which are then 1.5 times as long.
 
-    If each place of the inputs has a label, as in a language model, new places get the label that no loss counts.
+    If every position of the inputs has a label, as in a language model, the new positions get the label ``IGNORED``.
     """
     if batch.inputs.dim() < 2:
         return batch

@@ -22,18 +22,18 @@ from .check import FAIL, NOT_RUN, PASS, Check
 __all__ = ["FEW_VALUES", "MAX_Z", "initialised_tensors", "loaded_tensors", "ties_kept", "z_score"]
 
 MAX_Z = 6.0
-"""The standard errors by which a mean or deviation may differ; chance alone exceeds this once in 500 million cases."""
+"""By how many standard errors a mean or deviation may differ; chance exceeds this once in 500 million cases."""
 FEW_VALUES = 30
-"""Tensors with fewer values than this are compared with exact bounds instead of bounds that hold for many values."""
+"""Tensors with fewer values than this are compared with exact bounds; for more values, approximate bounds suffice."""
 UNUSUAL_Z = 4.0
-"""If draws of the same initialiser differ by more z than this, their values are not independent, and no bound holds."""
+"""If draws of one initialiser differ by a higher z-score, their values are not independent, and no bound holds."""
 
 
 def z_score(value: Tensor, others: Sequence[Tensor]) -> float:
     """Return by how many standard errors a tensor differs from ``others``, which its initialiser drew with other seeds.
 
-    Infinite if the tensor has a value that is not finite, or if ``others`` are one constant and the tensor differs from
-    it.
+    Infinite if the tensor has a value that is not finite, or if ``others`` are all equal and the tensor differs from
+    them.
     """
     if torch.equal(others[0], others[1]):  # a constant initialiser
         return 0.0 if torch.equal(value, others[0]) else math.inf
@@ -50,8 +50,8 @@ def z_score(value: Tensor, others: Sequence[Tensor]) -> float:
 def _of_few(mine: Tensor, theirs: Tensor) -> Tensor:
     """Return the z scores of a small tensor's mean, standard deviation and furthest value, as a tensor (3,).
 
-    They are exact if values are drawn from a normal distribution: then the variance of n values is chi-squared with n -
-    1 degrees of freedom. Uniform values stay within tighter bounds.
+    They are exact for values from a normal distribution, whose variance follows a chi-squared distribution with
+    ``n - 1`` degrees of freedom. Uniform values stay within tighter bounds.
     """
     n, centre, spread = mine.numel(), theirs.mean(), theirs.std().clamp(min=1e-300)
     mean_z = (mine.mean() - centre).abs() / (spread * math.sqrt(1 / n + 1 / theirs.numel()))
@@ -80,31 +80,32 @@ def _of_many(mine: Tensor, theirs: Tensor) -> float:
     spread_z = (mine.var() - spread**2).abs() / error
     width = theirs.max() - theirs.min()
     beyond = torch.maximum(mine.max() - theirs.max(), theirs.min() - mine.min()) / width.clamp(min=1e-300)
-    bounds_z = MAX_Z * 2 * float(beyond) if float(beyond) > 0.5 else 0.0  # beyond the range of all draws by half of it
+    # Values may lie outside the range of all draws by half of its width.
+    bounds_z = MAX_Z * 2 * float(beyond) if float(beyond) > 0.5 else 0.0
     return max(float(mean_z), float(spread_z), bounds_z)
 
 
 INITIALISED = "initialised tensors fit"
 OTHERS = 2
-"""The number of draws, with the next seeds, with which a tensor is compared."""
+"""The number of draws, with the next seeds, that a tensor is compared with."""
 OTHERS_OF_FEW = 32
-"""The number of draws for tensors with few values, if these draws take no longer than a few seconds."""
+"""The number of draws for tensors with few values, if they take no longer than ``DRAW_LIMIT_S`` seconds."""
 DRAW_LIMIT_S = 3.0
 
 
 def initialised_tensors(
     model: nn.Module, target: TargetSpec, keys: Collection[str], seed: int, *, parts: Mapping[str, Tensor] | None = None
 ) -> Check:
-    """Check that new tensors look like what their initialiser draws with other seeds: in mean, deviation and bounds.
+    """Check that new tensors have the mean, deviation and bounds of what their initialiser draws with other seeds.
 
     ``keys`` are the keys of the new tensors, which were drawn with ``seed``. Constants must be equal; random values
-    must differ between seeds. ``parts`` has masks, by key, of tensors that are only partly new: only the values whose
-    mask is true are compared.
+    must differ between seeds. ``parts`` maps the keys of tensors that are only partly new to masks: only the values
+    whose mask is true are compared.
     """
     parts = {key: part for key, part in (parts or {}).items() if part.any()}
     wanted = [key for key in target.tensors if (key in keys or key in parts) and target.tensors[key].numel]
     if not wanted:
-        return Check(INITIALISED, NOT_RUN, "no tensor is known to be drawn")
+        return Check(INITIALISED, NOT_RUN, "no tensor is known to be newly initialised")
     tensors = state_tensors(model)
     values = {key: _masked(tensors[key].detach().cpu(), parts.get(key)) for key in wanted}
     others = _other_draws(target, wanted, seed, parts)
@@ -114,13 +115,13 @@ def initialised_tensors(
     ]
     if wrong:
         return Check(
-            INITIALISED, FAIL, f"{count(len(wrong), 'tensor')} of {len(wanted)} do not: {listing(wrong, where='')}"
+            INITIALISED, FAIL, f"{count(len(wrong), 'tensor')} of {len(wanted)} do not fit: {listing(wrong, where='')}"
         )
     same = [key for key in wanted if _repeats(values[key], others[key])]
     if same:
-        return Check(INITIALISED, FAIL, f"the same values with another seed: {escape(listing(same, where=''))}")
-    rest = f", {len(parts)} in part" if parts else ""
-    return Check(INITIALISED, PASS, f"{len(wanted)} of {len(wanted)}{rest}, worst z {max(found.values()):.1f}")
+        return Check(INITIALISED, FAIL, f"another seed gives the same values: {escape(listing(same, where=''))}")
+    rest = f", {len(parts)} of them partly" if parts else ""
+    return Check(INITIALISED, PASS, f"{len(wanted)} of {len(wanted)}{rest}, largest z-score {max(found.values()):.1f}")
 
 
 def _masked(value: Tensor, part: Tensor | None) -> Tensor:
@@ -132,8 +133,8 @@ def _other_draws(
 ) -> dict[str, list[Tensor]]:
     """Return, for each of ``keys``, the tensors that its initialiser draws with seeds other than ``seed``.
 
-    Tensors with few values are drawn more often, because only then is their deviation known well enough. ``parts`` has
-    the masks of tensors of which only a part is compared.
+    Tensors with few values are drawn more often, because only then is their deviation known well enough. ``parts`` maps
+    the keys of tensors that are only partly new to masks: only the values whose mask is true are returned.
     """
     others: dict[str, list[Tensor]] = {key: [] for key in keys}
     until, more = time.monotonic() + DRAW_LIMIT_S, 0
@@ -156,7 +157,7 @@ LOADED = "loaded tensors equal their source"
 
 
 def loaded_tensors(model: nn.Module, init: InitCheckpoint | None, plan: Plan | None) -> Check:
-    """Check that the model equals, bit for bit, the checkpoint ``init``, and that equals the sources in its recipe.
+    """Check bit for bit that the model equals the checkpoint ``init``, and ``init`` the sources in its recipe.
 
     ``plan`` says which tensor of ``init`` each tensor of the model was loaded from.
     """
@@ -169,16 +170,15 @@ def loaded_tensors(model: nn.Module, init: InitCheckpoint | None, plan: Plan | N
             LOADED, FAIL, f"{count(len(wrong), 'tensor')} of {len(tensors)} differ: {listing(wrong, where='')}"
         )
     if init.recipe is None:
-        return Check(LOADED, PASS, f"{len(plan.steps)} of {len(tensors)}, bit for bit; its own sources are not known")
+        says = f"{len(plan.steps)} of {len(tensors)}, bit for bit; the sources of the init are not known"
+        return Check(LOADED, PASS, says)
     found = verify(init.path)
     if not found.ok:
         first = found.failed[0]
-        return Check(
-            LOADED, FAIL, f"the init is not what its recipe says: {escape(first.key or init.path)} {first.why}"
-        )
+        return Check(LOADED, FAIL, f"the init differs from its recipe: {escape(first.key or init.path)} {first.why}")
     from_source = found.checked - found.drawn
     gone = len(found.not_compared or {})
-    rest = f"; {gone} of them by checksum, their source is gone" if gone else ""
+    rest = f"; {gone} of them by checksum, because their source is gone" if gone else ""
     return Check(LOADED, PASS, f"{from_source} of {from_source}, bit for bit{rest}")
 
 
@@ -202,7 +202,7 @@ def ties_kept(model: nn.Module, ties: Mapping[str, str]) -> Check:
     """Check that tied tensors still share their memory; ``ties`` maps a key to the key that it is tied to."""
     name = "ties are still ties"
     if not ties:
-        return Check(name, NOT_RUN, "the model ties nothing")
+        return Check(name, NOT_RUN, "the model has no tied tensors")
     tensors = state_tensors(model)
     loose = [key for key, owner in ties.items() if _storage(tensors[key]) != _storage(tensors[owner])]
     if loose:

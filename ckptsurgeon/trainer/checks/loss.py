@@ -1,4 +1,4 @@
-"""Checks of the loss: whether the first is near that of uniform outputs, and whether it fell in training."""
+"""Checks of the loss: whether the first loss is near the loss of uniform outputs, and whether training lowered it."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from .check import FAIL, NOT_RUN, PASS, WARN, Check
 __all__ = ["LOSS_FELL", "MIN_STEPS", "LossDrop", "first_loss", "loss_drop", "loss_fell"]
 
 MIN_STEPS = 6
-"""The fewest steps for which a fall can be told from noise: three at each end."""
+"""The least number of steps in which a fall of the loss can be told from noise: three at each end."""
 SHARE = 10
 ERRORS = 2.0
-"""The standard errors of a significant fall; of runs whose loss only varies, one in 20 to 40 seems to fall."""
+"""A fall by more standard errors is significant; if a loss only varies, one run in 20 to 40 seems to fall."""
 ROUNDED = 1e-3
-"""A smaller fall, as a share of the loss, may be rounding in half precision."""
+"""A fall by a smaller share of the loss may come from rounding in half precision."""
 OF_NORMAL = 0.6745 * math.sqrt(2)
-"""The median of the absolute difference of two normal values, in standard deviations."""
+"""The median absolute difference between two values of a normal distribution, in standard deviations."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class LossDrop:
 
 
 def loss_drop(losses: Sequence[float]) -> LossDrop | None:
-    """Return how far losses fell from their first tenth to their last; None if there are too few.
+    """Return how far the losses fell from their first tenth to their last tenth; None if there are too few losses.
 
-    The noise is two standard errors of the difference of the two means. The variation from step to step is estimated
-    from the median difference of neighbouring steps, which a steady fall or a steep beginning hardly changes. The noise
-    is never below the rounding of half precision.
+    The noise is two standard errors of the difference between the two means. The variation from step to step is
+    estimated from the median difference of neighbouring steps, which a steady fall or a steep beginning hardly changes.
+    The noise is never below the rounding of half precision.
     """
     if len(losses) < MIN_STEPS:
         return None
@@ -67,16 +67,16 @@ def loss_drop(losses: Sequence[float]) -> LossDrop | None:
 
 LOSS_FELL = "loss fell"
 ABOVE = 1.02
-"""A loss that is higher than another by this factor is not so by chance."""
+"""A loss that is higher than another by this factor is not higher by chance."""
 RISEN = 1.25
 
 
 def loss_fell(state: TrainingState, folder: RunFolder | None) -> Check:
     """Check that training lowered the loss.
 
-    The loss of the trained model on the first batch is compared with the loss of the untrained model on it, and with
-    the loss of uniform outputs. Then the logged losses of the last steps are compared with those of the first steps:
-    they must be lower by more than losses vary from step to step.
+    The loss of the trained model on the first batch is compared with the loss of the untrained model on the same batch,
+    and with the loss of uniform outputs. Then the logged losses of the last steps are compared with the losses of the
+    first steps: the last losses must be lower by more than the noise.
     """
     progress, job = state.progress, state.job
     if not progress.step:
@@ -88,11 +88,11 @@ def loss_fell(state: TrainingState, folder: RunFolder | None) -> Check:
     says = f"{' to '.join(apart(math.nan if first is None else first, last))} on the first batch"
     bounds = [one for one in (first, uniform) if one is not None and math.isfinite(one) and one > 0]
     if uniform is not None and math.isfinite(uniform) and uniform > 0:
-        says += f", {uniform:.3g} of uniform outputs"
+        says += f", {uniform:.3g} with uniform outputs"
     if not math.isfinite(last):
         return Check(LOSS_FELL, FAIL, says)
     if bounds and last > ABOVE * max(bounds):
-        return Check(LOSS_FELL, FAIL, f"{says}: it diverged; a smaller train.lr, or a longer train.warmup")
+        return Check(LOSS_FELL, FAIL, f"{says}: it diverged; try a smaller train.lr or a longer train.warmup")
     if first is not None and last > RISEN * first:
         return Check(LOSS_FELL, WARN, f"{says}: it rose")
     return _beyond_noise(_step_losses(folder), says)
@@ -107,14 +107,13 @@ def _step_losses(folder: RunFolder | None) -> list[float]:
 def _beyond_noise(losses: Sequence[float], says: str) -> Check:
     fall = loss_drop(losses)
     if fall is None:
-        return Check(
-            LOSS_FELL, NOT_RUN, f"{says}; {count(len(losses), 'step')} of {MIN_STEPS} that tell a fall from noise"
-        )
+        few = f"{count(len(losses), 'step')}, but noise hides a fall in fewer than {MIN_STEPS}"
+        return Check(LOSS_FELL, NOT_RUN, f"{says}; {few}")
     if fall.is_clear:
         return Check(LOSS_FELL, PASS, says)
     first, last = apart(fall.first, fall.last)
     ends = f"{first} to {last} over the first and last {fall.steps} steps, noise {fall.noise:.2g}"
-    return Check(LOSS_FELL, WARN, f"{says}; {ends}: it fell by no more than that")
+    return Check(LOSS_FELL, WARN, f"{says}; {ends}: it fell by no more than the noise")
 
 
 TOLERANCE = 0.25
@@ -135,15 +134,15 @@ def first_loss(model: nn.Module, task: Task, batch: Batch, *, settings: Settings
     if uniform is None:
         return Check(name, NOT_RUN, f"{found:.3g}; the task has no uniform_loss to compare it with")
     if not math.isfinite(uniform) or uniform <= 0:
-        return Check(name, PASS, f"{found:.3g}; uniform outputs say nothing here ({uniform:.3g})")
+        return Check(name, PASS, f"{found:.3g}; the loss of uniform outputs ({uniform:.3g}) is no measure here")
     share = found / uniform - 1
     said, wanted = apart(found, uniform)
-    says = f"{said} where uniform outputs give {wanted} ({_compared(share)})"
+    says = f"{said}, {_compared(share)} the {wanted} of uniform outputs"
     if share < -TOLERANCE and not drawn:
-        return Check(name, PASS, f"{says}: nothing of the model is new")
+        return Check(name, PASS, f"{says}: no weight of the model is new")
     return Check(name, WARN if abs(share) > TOLERANCE else PASS, says)
 
 
 def _compared(share: float) -> str:
-    """Return a relative difference (0.32) in words: ``32 % more``, ``<1 % less`` or ``the same``."""
-    return f"{percent(abs(share))} {'more' if share > 0 else 'less'}" if share else "the same"
+    """Return a relative difference (0.32) in words: ``32 % more than``, ``<1 % less than`` or ``the same as``."""
+    return f"{percent(abs(share))} {'more' if share > 0 else 'less'} than" if share else "the same as"

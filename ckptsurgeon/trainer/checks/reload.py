@@ -1,7 +1,7 @@
-"""Checks that a file of weights that a run saved gives the same loss in a new process.
+"""Checks that the weights that a run saved have the same loss in a new process.
 
-This module is also the program of that process. It reads JSON from stdin with a configuration, settings and files of
-weights, and prints a line with the loss of each file.
+This module is also the program that the new process runs. It reads JSON from stdin with a configuration, settings and
+files of weights, and prints a line with the loss of each file.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from .check import FAIL, NOT_RUN, PASS, Check
 __all__ = ["BEST_REOPENED", "LOSS_PREFIX", "REOPENED", "SavedWeights", "main", "reload_in_new_process"]
 
 LOSS_PREFIX = "loss of what was saved: "
-"""The beginning of lines with losses, because a task may print other lines."""
+"""The beginning of each line with a loss; a task may print other lines."""
 
 
 def main() -> None:
-    """Print the loss of the model with each file of weights that the JSON on stdin names."""
+    """Print the loss of the model with each file of weights that the JSON on stdin lists."""
     order = json.load(sys.stdin)
     init = read_init(order["init"]) if order["init"] else None
     job = build_job(order["config"], sets=order["sets"], device=order["device"], init=init)
@@ -62,14 +62,15 @@ BEST_REOPENED = "best, reopened, the same loss"
 TOLERANCE, TOLERANCE_GPU = 1e-6, 1e-3
 TIMEOUT_S = 600
 NO_MEMORY = ("OutOfMemoryError", "CUDA error: out of memory", "ALLOC_FAILED")
-"""What a process without memory on the GPU says: torch's allocator, CUDA as it starts, or one of its libraries."""
+"""Error messages for a lack of GPU memory contain these: from torch, from CUDA as it starts, from its libraries."""
 
 
 @dataclass(frozen=True)
 class SavedWeights:
     """A file of weights, and the loss of its model over ``dev`` or on the first batch of training.
 
-    ``step`` is the last step that the task had begun when the loss was computed; a loss may depend on it.
+    ``name`` is the name of the check. ``step`` is the last step that the task had begun when the loss was computed; a
+    loss may depend on it.
     """
 
     name: str
@@ -87,10 +88,10 @@ def reload_in_new_process(
     overfitting: bool = False,
     folder: str | None = None,
 ) -> Iterator[Check]:
-    """Start a process that loads the ``saved`` files, and yield for each whether its loss is still the same.
+    """Load the ``saved`` files in a new process, and yield a check for each: whether its loss is still the same.
 
-    ``sets`` are the ``--set`` texts of the run, ``overfitting`` is whether it trains on one batch only, and ``folder``
-    is the working folder of the process.
+    ``sets`` are the ``--set`` strings of the run, ``overfitting`` is whether it trains on one batch only, and
+    ``folder`` is the working folder of the process.
     """
     order = {
         "config": job.document.path, "sets": list(sets), "device": job.device.type, "overfitting": overfitting,
@@ -111,19 +112,19 @@ def reload_in_new_process(
     losses = [float(line.removeprefix(LOSS_PREFIX)) for line in lines if line.startswith(LOSS_PREFIX)]
     for one, loss in zip(saved, losses, strict=False):
         yield _same(one, loss, TOLERANCE if job.device.type == "cpu" else TOLERANCE_GPU)
-    last = (done.stderr.strip().splitlines() or ["it gave no message"])[-1]
+    last = (done.stderr.strip().splitlines() or ["the new process gave no message"])[-1]
     for one in saved[len(losses) :]:
         if any(words in done.stderr for words in NO_MEMORY):
-            yield Check(one.name, NOT_RUN, "the GPU has no memory for a second process beside this one")
+            yield Check(one.name, NOT_RUN, "the GPU has no memory for a second process")
         else:
-            yield Check(one.name, FAIL, f"it cannot be opened: {last[:200]}")
+            yield Check(one.name, FAIL, f"the weights cannot be opened: {last[:200]}")
 
 
 def _same(saved: SavedWeights, found: float, near: float) -> Check:
     same = math.isclose(found, saved.loss, rel_tol=near, abs_tol=1e-9) or (math.isnan(found) and math.isnan(saved.loss))
-    over = " over dev" if saved.dev else ""
+    over = ", over dev" if saved.dev else ""
     now, before = (f"{found:.6g}", f"{saved.loss:.6g}") if same else apart(found, saved.loss, digits=6)
-    return Check(saved.name, PASS if same else FAIL, f"{now} where it was {before}{over}")
+    return Check(saved.name, PASS if same else FAIL, f"{now} now, {before} when it was saved{over}")
 
 
 if __name__ == "__main__":

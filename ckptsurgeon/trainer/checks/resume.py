@@ -30,7 +30,7 @@ def resume_is_exact(job: Job, *, step_s: float) -> Check:
     ``step_s`` is the time of a step in seconds: the check does not run if its steps would take more than 20 s.
     """
     if job.device.type != "cpu":
-        return Check(RESUMED, NOT_RUN, "a GPU adds in another order each time; the CPU promises the bits")
+        return Check(RESUMED, NOT_RUN, "only a CPU run repeats bit for bit: a GPU sums in a different order each time")
     if job.settings.steps < 2 * STEPS:
         return Check(RESUMED, NOT_RUN, f"the run has fewer than {2 * STEPS} steps")
     if 4 * STEPS * step_s > TIME_LIMIT_S:
@@ -67,7 +67,7 @@ def differing(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
 
 
 def all_tensors(loop: TrainingLoop) -> dict[str, torch.Tensor]:
-    """Return every tensor that decides how a run continues: of the model, its optimizer and its average of weights."""
+    """Return every tensor that decides how a run continues: model, optimizer, average of weights, unsaved buffers."""
     found: dict[str, torch.Tensor] = dict(state_tensors(loop.model))
     state: dict[Any, Any] = loop.state.optimizer.inner.state_dict()["state"]
     for index, entries in state.items():

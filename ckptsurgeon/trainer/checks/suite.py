@@ -1,4 +1,4 @@
-"""Runs all checks in their order: before the first step, during training, and after the last step."""
+"""Runs all checks in order: before the first step, during training, and after the last step."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ def collect_checks(when: str, checks: Iterable[Check], tell: Observer) -> tuple[
 def checks_before(job: Job, model: nn.Module, plan: Plan | None) -> Iterator[Check]:
     """Yield the results of the checks of a model before its first step.
 
-    ``plan`` says how the job's init was loaded; None without an init. Raises ConfigError as ``smoke_test`` does.
+    ``plan`` is the plan by which the job's init was loaded; None without an init. Raises ConfigError if model and task
+    do not fit, or if no figure has the name of the metric.
     """
     task, settings, target = job.task, job.settings, job.target
     batch = first_batch(job.train, settings.seed)
@@ -103,7 +104,7 @@ def checks_after(
 ) -> Iterator[Check]:
     """Yield the results of the checks after the last step; an error in one of them does not lose the result of the run.
 
-    ``sets`` are the ``--set`` texts of the run, ``controls`` the control runs (None without ``--controls``), and
+    ``sets`` are the ``--set`` strings of the run, ``controls`` the control runs (None without ``--controls``), and
     ``overfitting`` is whether the run trains on one batch only.
     """
     job, progress = loop.job, loop.state.progress
@@ -113,7 +114,7 @@ def checks_after(
         lambda: [
             overfits_one_batch(progress.figures, loop.job.metric, progress.step, higher=higher)
             if overfitting
-            else Check(BY_HEART, NOT_RUN, "--overfit-one-batch asks for it")
+            else Check(BY_HEART, NOT_RUN, "runs only with --overfit-one-batch")
         ],
     )
     yield from _guarded((RESUMED,), lambda: [_resumed(loop)])
@@ -128,21 +129,21 @@ def _resumed(loop: TrainingLoop) -> Check:
 
 
 def _guarded(names: Sequence[str], make: Callable[[], Iterable[Check]]) -> tuple[Check, ...]:
-    """Return the checks that ``make`` returns; if it raises an error, a check NOT RUN for each of ``names``.
+    """Return the checks that ``make`` returns; if it raises an error, return a check NOT RUN for each of ``names``.
 
-    The error is then the reason in these checks.
+    These checks have the error as their reason.
     """
     try:
         return tuple(make())
     except Exception as error:
-        why = f"it failed: {type(error).__name__}: {escape(str(error), 300)}"
+        why = f"an error occurred: {type(error).__name__}: {escape(str(error), 300)}"
         return tuple(Check(name, NOT_RUN, why) for name in names)
 
 
 def _reopened(loop: TrainingLoop, sets: Sequence[str], *, overfitting: bool) -> Iterator[Check]:
     """Yield the checks that the last and the best weights have the same loss after a new process has read them.
 
-    ``sets`` are the ``--set`` texts of the run; ``overfitting`` is whether it trains on one batch only.
+    ``sets`` are the ``--set`` strings of the run; ``overfitting`` is whether it trains on one batch only.
     """
     found = [_last_weights(loop), _best_weights(loop)]
     saved = [one for one in found if isinstance(one, SavedWeights)]
@@ -160,25 +161,25 @@ def _last_weights(loop: TrainingLoop) -> SavedWeights | Check:
     if folder is None or not folder.saved_steps:
         return Check(REOPENED, NOT_RUN, "nothing was saved")
     if folder.last_step() != step:
-        return Check(REOPENED, NOT_RUN, f"step {step} was not saved, but step {folder.last_step()}")
+        return Check(REOPENED, NOT_RUN, f"step {step} was not saved; the last saved step is {folder.last_step()}")
     return SavedWeights(REOPENED, folder.of("last", MODEL), _first_loss(loop), step=max(step - 1, 0))
 
 
 def _best_weights(loop: TrainingLoop) -> SavedWeights | Check:
-    """Return the best weights and their loss, on ``dev`` if there is one; or a check that says why there are none."""
+    """Return the best weights and their loss, over ``dev`` if there is one; or a check that says what is missing."""
     folder, progress = loop.folder, loop.state.progress
     if folder is None or not os.path.exists(folder.best):
-        return Check(BEST_REOPENED, NOT_RUN, "no model was the best")
+        return Check(BEST_REOPENED, NOT_RUN, "no best model was saved")
     if loop.job.dev is not None:
         if progress.best_loss is None:
-            return Check(BEST_REOPENED, NOT_RUN, "the task gives no loss over dev")
+            return Check(BEST_REOPENED, NOT_RUN, "the task returns no loss over dev")
         return SavedWeights(
             BEST_REOPENED, folder.best, progress.best_loss, dev=True, step=max(progress.best_step - 1, 0)
         )
     if loop.state.parallel.is_sharded:
         return Check(BEST_REOPENED, NOT_RUN, SHARDED)
     if progress.ended in (NONFINITE, COLLAPSED):
-        return Check(BEST_REOPENED, NOT_RUN, "it is of an earlier step")
+        return Check(BEST_REOPENED, NOT_RUN, "the best weights are from an earlier step")
     with loop.state.ema.applied() if loop.state.ema is not None else nullcontext():
         return SavedWeights(BEST_REOPENED, folder.best, _first_loss(loop), step=max(progress.step - 1, 0))
 
@@ -229,11 +230,11 @@ def _check_loss(job: Job, model: nn.Module, batch: Batch) -> None:
         raise ConfigError(
             f"{name} returns a Loss whose items is {brief_repr(loss.items)}, for a batch of "
             f"{count(len(batch.names), 'example')}.",
-            hint="Set items to the number, 1 or more, of labels, frames or examples whose losses total is the sum of.",
+            hint="total is a sum of losses over labels, frames or examples: set items to their number, 1 or more.",
         )
     if not isinstance(loss.total, Tensor) or loss.total.numel() != 1 or not isinstance(loss.parts, Mapping):
         raise ConfigError(
-            f"{name} returns a Loss of another form.",
+            f"{name} returns a Loss whose total or parts have a wrong type.",
             hint="Its total must be a tensor of one number, and its parts a dict of tensors.",
         )
 

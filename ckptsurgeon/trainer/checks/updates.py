@@ -1,4 +1,4 @@
-"""Checks that frozen tensors did not change and trained ones did, of gradient norms, and of skipped steps."""
+"""Checks of training: frozen tensors did not change, trained tensors did; gradient norms; skipped steps."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def gradient_norm(state: TrainingState) -> Check:
     if band is not None and not band[0] <= mean <= band[1]:
         return Check(name, WARN, f"{says}; healthy runs of this task have {band[0]:g} to {band[1]:g}")
     if clipped > MAX_CLIPPED:
-        return Check(name, WARN, f"{says}: train.clip {state.settings.clip:g} sets the step, not train.lr")
-    # A mean that contains the largest is never far from it.
+        return Check(name, WARN, f"{says}: train.clip {state.settings.clip:g} decides the size of a step, not train.lr")
+    # The mean of the other norms, because the largest norm is never far above a mean that contains it.
     others = (norms["sum"] - norms["largest"]) / max(norms["steps"] - 1, 1)
     if norms["steps"] > 1 and norms["largest"] > MAX_SPIKE * others:
-        return Check(name, WARN, f"{says}: {MAX_SPIKE:g} times the mean of the others, {others:.2g}")
+        return Check(name, WARN, f"{says}: over {MAX_SPIKE:g} times the mean of the others, {others:.2g}")
     return Check(name, PASS, says)
 
 
@@ -52,8 +52,8 @@ def finite_steps(state: TrainingState) -> Check:
     name = "finite steps"
     progress = state.progress
     if state.progress.ended == NONFINITE:
-        says = f"stopped at step {progress.step}: {progress.in_a_row} in a row were not finite"
-        return Check(name, FAIL, f"{says}; a smaller train.lr, or a longer train.warmup")
+        says = f"stopped at step {progress.step}: {progress.in_a_row} steps in a row were not finite"
+        return Check(name, FAIL, f"{says}; try a smaller train.lr or a longer train.warmup")
     if progress.skipped:
         return Check(name, WARN, f"{count(progress.skipped, 'step')} of {progress.step} skipped")
     return Check(name, PASS, f"{progress.step} of {progress.step}")
@@ -69,20 +69,20 @@ def frozen_unchanged(state: TrainingState) -> Check:
         return Check(name, NOT_RUN, "nothing is frozen")
     moved = list(dict.fromkeys([*freezing.moved_while_frozen, *freezing.changed(frozen)]))
     if moved:
-        return Check(name, FAIL, f"{count(len(moved), 'tensor')} of {len(ever)} did: {listing(moved, where='')}")
+        return Check(name, FAIL, f"{count(len(moved), 'tensor')} of {len(ever)} changed: {listing(moved, where='')}")
     stateful = [key for key in frozen if state.optimizer.has_state(key)]
     if stateful:
         return Check(name, FAIL, f"the optimiser has state for {listing(stateful, where='')}")
-    thawed = f", {len(ever) - len(frozen)} thawed since" if len(ever) > len(frozen) else ""
+    thawed = f", {len(ever) - len(frozen)} unfrozen since" if len(ever) > len(frozen) else ""
     return Check(name, PASS, f"{len(ever)} of {len(ever)}, bit for bit{thawed}")
 
 
 SAME = 1e-6
-"""Two losses that differ by less, relatively, are the same: a GPU does not compute everything twice alike."""
+"""Losses with a smaller relative difference count as equal: a GPU may not compute the same value twice."""
 MOST_TRIED = 64
-"""Of more tensors without a gradient only the first are tried one by one; each takes a forward pass."""
+"""The most tensors without a gradient that are tried, because each needs a forward pass."""
 MIN_UPDATE, MAX_UPDATE = 1e-6, 0.1
-"""How far a step should move a tensor, as a share of the tensor's norm; 1e-3 is usual."""
+"""The usual bounds of a step's change of a tensor, as a share of the tensor's norm; 1e-3 is typical."""
 
 
 def trained_tensors_moved(state: TrainingState) -> Check:
@@ -112,10 +112,10 @@ def trained_tensors_moved(state: TrainingState) -> Check:
 
 
 def _unused(state: TrainingState, keys: Sequence[str]) -> list[str]:
-    """Return those of the ``keys`` whose tensors have no influence on the loss of the first batch.
+    """Return the ``keys`` of tensors that have no influence on the loss of the first batch.
 
-    Keys of a layer that runs are never among them. Models of Hugging Face have such tensors: a pooler that the task
-    does not use, or a vector for masked frames if no frame is masked. Returns [] if the model is sharded.
+    A tensor of a layer that runs is never returned. Models of Hugging Face have tensors without influence: a pooler
+    that the task does not use, or a vector for masked frames if no frame is masked. Returns [] if the model is sharded.
     """
     if not keys or state.parallel.is_sharded:
         return []
@@ -129,7 +129,7 @@ def _unused(state: TrainingState, keys: Sequence[str]) -> list[str]:
         saved, draws = [tensors[key].detach().clone() for key in changed], torch.Generator().manual_seed(0)
         with torch.no_grad():
             for key in changed:
-                # Not the same number everywhere: a norm behind the layer would undo that.
+                # Random numbers, because a norm after the layer would undo a constant.
                 tensors[key].add_(torch.randn(tensors[key].shape, generator=draws).to(tensors[key]))
         try:
             return loss_per_item(model, job.task, [batch], settings=job.settings)
@@ -150,7 +150,7 @@ def _unused(state: TrainingState, keys: Sequence[str]) -> list[str]:
 
 
 def update_sizes(state: TrainingState) -> Check:
-    """Check by what share of its norm the last measured step moved each tensor.
+    """Check how much the last measured step changed each tensor, as a share of the tensor's norm.
 
     Warns if the median of these shares is not between 1e-6 and 0.1.
     """
@@ -161,5 +161,5 @@ def update_sizes(state: TrainingState) -> Check:
         return Check(name, NOT_RUN, "no step was measured")
     middle = statistics.median(ratios.values())
     largest = max(ratios, key=lambda key: ratios[key])
-    says = f"median {middle:.1e}, most {ratios[largest]:.1e} ({escape(largest)})"
+    says = f"median {middle:.1e}, largest {ratios[largest]:.1e} ({escape(largest)})"
     return Check(name, PASS if MIN_UPDATE <= middle <= MAX_UPDATE else WARN, says)

@@ -1,4 +1,4 @@
-"""The bounds of settings, settings that contradict each other, and settings without effect."""
+"""Finds settings that are out of bounds, that contradict each other, and that have no effect."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ABOVE: Mapping[str, float] = dict.fromkeys(
     ),
     0,
 )
-"""Settings that must be above this number."""
+"""The number that a setting must be above."""
 TO: Mapping[str, float] = {
     "augment.speed": 10,
     "augment.snr_db": 200,
@@ -62,14 +62,14 @@ BELOW: Mapping[str, float] = {
 """The number that a setting must be below."""
 MAY_BE_INFINITE = ("clip", "data.max_s")
 INSTEAD: Mapping[str, str] = {
-    "lr": "; to leave tensors untrained, name them in train.freeze",
+    "lr": "; to leave tensors untrained, list them in train.freeze",
     "clip": ", or null so as not to clip",
 }
-"""Advice for a setting that is out of bounds: what a user may have meant."""
+"""Advice that is added to the message on a setting that is out of bounds."""
 
 
 def find_fault(made: Settings) -> str:
-    """Return a message on the first setting that is out of bounds or contradicts another; '' if all are right."""
+    """Return a message on the first setting that is out of bounds or contradicts another; '' if all are valid."""
     if len(made.betas) != 2:
         return f"train.betas are {list(made.betas)}; they must be two numbers, each {_allowed('betas')}"
     for key in dict.fromkeys([*FROM, *ABOVE]):
@@ -109,7 +109,7 @@ def _fault_of_lora(made: Settings) -> str:
     if made.lora == Lora():
         return ""
     if not made.lora.targets:
-        return "train.lora has no targets: name the modules that get an adapter, as targets: [q_proj, v_proj]"
+        return "train.lora has no targets: list the modules that get an adapter, as in targets: [q_proj, v_proj]"
     for name in ("freeze", "lr_scale", "keep_optimizer"):
         if getattr(made, name):
             return (
@@ -120,7 +120,7 @@ def _fault_of_lora(made: Settings) -> str:
 
 
 def _values(made: Settings, key: str) -> Iterator[tuple[str, float]]:
-    """Yield the name, for messages, and the value of each number in the setting ``key``, as in ``lora.rank``.
+    """Yield (name for messages, value) for each number in the setting ``key``, such as ``lora.rank``.
 
     The setting may be a number, a list of numbers or a mapping to numbers.
     """
@@ -142,7 +142,7 @@ def _in_bounds(key: str, value: float) -> bool:
 
 
 def _allowed(key: str) -> str:
-    """Return in words which numbers the setting ``key`` may have, as in ``above 0, finite``."""
+    """Return, in words, the allowed values of the setting ``key``, such as ``above 0, finite``."""
     least = f"above {ABOVE[key]:g}" if key in ABOVE else f"{FROM[key]:g} or more"
     most = f", at most {TO[key]}" if key in TO else ""
     finite = ", finite" if key in ABOVE and key not in (*TO, *BELOW, *MAY_BE_INFINITE) else ""
@@ -159,7 +159,7 @@ def useless_settings(made: Settings) -> list[str]:
 
 
 def _without_effect(made: Settings) -> list[str]:
-    """Return notes on settings that have no effect because another schedule, or a language model, would use them."""
+    """Return notes on settings without effect, because only another schedule or a language model would use them."""
     usual = Settings()
     words = [f"train.{name}" for name in ("lm_weight", "word_bonus") if getattr(made, name) != getattr(usual, name)]
     without = [f"{name} has no effect without train.lm" for name in words if made.lm is None]

@@ -29,7 +29,7 @@ class ErrorCollector:
         self._found += errors
 
     def check(self) -> None:
-        """Raise the collected errors, if any: a single one as it is, several as one with all messages and details."""
+        """Raise the collected errors: a single error as it is, several as one error with all messages and details."""
         if not self._found:
             return
         first, *others = self._found

@@ -1,4 +1,4 @@
-"""Imports the user's own files that a configuration names, and packages of the extra ``train``."""
+"""Imports optional packages, and the user's own Python files that a configuration refers to."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["load_from_user_file", "require_package", "split_file_name", "user_co
 
 
 def require_package(name: str, *, extra: str = "train") -> Any:
-    """Return the imported package ``name``, which the ``extra`` of ckptsurgeon installs.
+    """Import and return the package ``name``, which ``pip install ckptsurgeon[extra]`` installs.
 
     Raises ConfigError if the package, or a library that it needs, is missing.
     """
@@ -30,19 +30,19 @@ def require_package(name: str, *, extra: str = "train") -> Any:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:  # OSError: soundfile without libsndfile
         raise ConfigError(
-            f"what you asked for needs the package {name}, which cannot be imported: {error}.",
+            f"the package {name} is needed, and cannot be imported: {error}.",
             hint=f"pip install 'ckptsurgeon[{extra}]' installs it.",
         ) from error
 
 
 def split_file_name(name: str) -> tuple[str, str] | None:
-    """Return the file and the name in a text ``my_file.py:name``; None for a text of another form."""
+    """Split ``my_file.py:name`` into its file and its name; return None if the string does not have this form."""
     path, _, attribute = name.rpartition(":")
     return (path, attribute) if path.endswith(".py") else None
 
 
 def user_code_in(section: Any) -> Iterator[str]:
-    """Yield each name of the user's own code in a ``train:`` section: ``my_file.py:name``, or that in ``_target_``."""
+    """Yield each reference to the user's own code in a ``train:`` section: ``my_file.py:name``, or a ``_target_``."""
     yield from targets_in(section)
     yield from _named_in_files(section)
 
@@ -58,13 +58,13 @@ def _named_in_files(node: Any) -> Iterator[str]:
 def load_from_user_file(what: str, path: str, attribute: str, *, example: str, module: str) -> object:
     """Import the user's file ``path`` and return its ``attribute``, such as a class.
 
-    ``what`` is the beginning of the messages, ``example`` a right name for the hint, and ``module`` the name under
+    ``what`` is the beginning of the messages, ``example`` a correct value for the hint, and ``module`` the name under
     which the file is imported. Raises ConfigError for a file that does not exist or cannot be imported, and for a
-    missing attribute, with the nearest name.
+    missing attribute, with the nearest name in the hint.
     """
     if not os.path.isfile(path) or not path.endswith(".py"):
         why = "does not exist" if not os.path.exists(path) else "is not a Python file"
-        raise ConfigError(f"{what}: {escape(path)} {why}.", hint=did_you_mean(path, f"It is {example}."))
+        raise ConfigError(f"{what}: {escape(path)} {why}.", hint=did_you_mean(path, f"Write it as {example}."))
     spec = importlib.util.spec_from_file_location(module, path, loader=CodeLoader(module, path))
     assert spec is not None  # Python knows the suffix
     assert spec.loader is not None

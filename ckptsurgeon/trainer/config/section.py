@@ -1,4 +1,4 @@
-"""Reads a ``train:`` section, and ``--set KEY=VALUE`` over it."""
+"""Reads a ``train:`` section, in which ``--set KEY=VALUE`` may replace values."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["apply_overrides", "check_section", "parse_settings"]
 
 
 LENGTHS = ("steps", "epochs")
-"""Fields that say how long a run is."""
+"""Fields that set the length of a run; only one of them may be set."""
 
 
 def apply_overrides(section: Any, sets: Sequence[str]) -> Any:
-    """Return a ``train:`` section in which the ``KEY=VALUE`` texts of ``sets`` have replaced values.
+    """Return a ``train:`` section in which the ``KEY=VALUE`` strings ``sets`` replace values.
 
-    A key may have dots, as in ``data.workers``; a value is YAML. Raises ConfigError for a text of another form, and for
-    an unknown field.
+    A key may have dots, as in ``data.workers``; a value is YAML. Raises ConfigError for a string of another form, and
+    for an unknown field.
     """
     for text in sets:
         path, equals, value = text.partition("=")
@@ -35,7 +35,7 @@ def apply_overrides(section: Any, sets: Sequence[str]) -> Any:
         names = path.removeprefix("train.").split(".")
         check_section(_nested(names, _value(value, flag)), flag)
         section = _merged({} if section is None else section, _nested(names, _value(value, flag)))
-        if names[0] in LENGTHS and isinstance(section, Mapping):  # the last one that is named decides
+        if names[0] in LENGTHS and isinstance(section, Mapping):  # the last one that is set wins
             section = {name: one for name, one in section.items() if name == names[0] or name not in LENGTHS}
     return section
 
@@ -51,7 +51,7 @@ def _nested(names: Sequence[str], value: Any) -> dict[str, Any]:
 
 
 def _merged(old: Any, new: Mapping[str, Any]) -> Any:
-    """Return the section ``old`` with the values of ``new``: sections in them are merged, all else is replaced."""
+    """Return the section ``old`` with the values of ``new``: nested sections are merged, other values replaced."""
     if not isinstance(old, Mapping):
         return old  # not a section: parse_settings raises for it
     merged = dict(old)
@@ -62,7 +62,7 @@ def _merged(old: Any, new: Mapping[str, Any]) -> Any:
 
 
 def parse_settings(section: Any, where: str) -> Settings:
-    """Return the settings of a ``train:`` section; ``where`` names its file in messages.
+    """Return the settings of a ``train:`` section; ``where`` is the name of its file, for messages.
 
     Raises ConfigError for an unknown field (with the nearest name), a value of a wrong type or out of bounds, and
     settings that contradict each other.
@@ -79,7 +79,7 @@ def parse_settings(section: Any, where: str) -> Settings:
 def check_section(section: Any, where: str) -> None:
     """Raise ConfigError for an unknown field or a value of a wrong type in a ``train:`` section.
 
-    ``where`` names the file, or the option, in messages. Contradictions between settings are not checked.
+    ``where`` is the name of the file, or the option, for messages. Contradictions between settings are not checked.
     """
     _read(Settings, section, where, "train")
 
@@ -87,8 +87,8 @@ def check_section(section: Any, where: str) -> None:
 def _read(kind: Callable[..., Any], section: Any, where: str, path: str) -> Any:
     """Return an object of the dataclass ``kind`` with the values of a section.
 
-    ``where`` names the file and ``path`` the section in messages. Raises ConfigError for an unknown field or a wrong
-    type.
+    ``where`` is the name of the file, and ``path`` the path of the section in it, for messages. Raises ConfigError for
+    an unknown field or a wrong type.
     """
     if not isinstance(section, Mapping):
         raise ConfigError(
@@ -109,7 +109,7 @@ def _read(kind: Callable[..., Any], section: Any, where: str, path: str) -> Any:
 def _value_section(one: Any, value: Any, where: str, path: str) -> Any:
     """Return a value of a section, converted to the type of its dataclass field ``one``; raises ConfigError.
 
-    ``where`` names the file and ``path`` the field in messages.
+    ``where`` is the name of the file, and ``path`` the path of the field in it, for messages.
     """
     if one.name in _SECTIONS:
         return _read(_SECTIONS[one.name], value, where, path)
@@ -155,7 +155,7 @@ def _truth(value: Any) -> bool:
 
 
 def _switch(value: Any) -> str:
-    """Return ``on``, ``off`` or another text: YAML reads ``on`` and ``off`` as true and false."""
+    """Return ``on``, ``off`` or another string: YAML reads ``on`` and ``off`` as true and false."""
     return _text({True: "on", False: "off"}[value] if isinstance(value, bool) else value)
 
 
@@ -185,7 +185,7 @@ def _sequence(value: Any) -> Sequence[Any]:
 
 
 def _freeze(value: Any) -> dict[str, int | None]:
-    """Return patterns of keys, each with the step from which its tensors are trained (None: never, as for a list)."""
+    """Return a dict from key pattern to the step from which its tensors are trained (None: never, as for a list)."""
     if isinstance(value, Mapping):
         return {_text(pattern): None if step is None else _whole(step) for pattern, step in value.items()}
     return dict.fromkeys(_texts(value))
@@ -219,11 +219,11 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 _MEANT = {
     "int": "a whole number",
     "float": "a number",
-    "str": "a text",
+    "str": "a string",
     "bool": "true or false",
-    "tuple[str, ...]": "a text or a list of texts",
+    "tuple[str, ...]": "a string or a list of strings",
     "tuple[float, ...]": "a list of numbers",
-    "tuple[Named, ...]": "a text, a map with hf_dataset or _target_, or a list of them",
+    "tuple[Named, ...]": "a string, a map with hf_dataset or _target_, or a list of these",
     "Mapping[str, int": "a list of patterns, or a map from pattern to step",
     "Mapping[str, float]": "a map from pattern to number",
 }

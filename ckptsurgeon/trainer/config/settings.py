@@ -22,9 +22,9 @@ __all__ = [
 ]
 
 Named = str | Mapping[str, Any]
-"""A source of clips or examples: a manifest, ``my_data.py:function``, an entry with ``hf_dataset`` or ``_target_``."""
+"""A source of clips: the path of a manifest, ``my_data.py:function``, or a map with ``hf_dataset`` or ``_target_``."""
 DATASET = "hf_dataset"
-"""The field that names a dataset of Hugging Face's `datasets`."""
+"""The field with the path of a dataset that Hugging Face's ``datasets`` saved."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,9 @@ class Lora:
 
     ``targets`` are the names of the modules that get an adapter, as PEFT's ``target_modules`` (``all-linear``: every
     linear layer but the output layer of a language model); if it is empty, the weights are trained. ``rank`` is the
-    rank of an adapter, ``alpha`` its scale times the rank (None: twice the rank), ``dropout`` the share of inputs that
-    are set to zero. ``save`` are the names of modules that are trained as a whole and saved with the adapters, such as
-    a new output layer.
+    rank of an adapter, whose output is scaled by ``alpha / rank`` (None: ``alpha`` is twice the rank), ``dropout`` the
+    share of inputs that are set to zero. ``save`` are the names of modules that are trained as a whole and saved with
+    the adapters, such as a new output layer.
     """
 
     targets: tuple[str, ...] = ()
@@ -114,13 +114,13 @@ class Lora:
 
 @dataclass(frozen=True)
 class Pretrain:
-    """How the task ``wav2vec2_pretrain`` masks and contrasts frames; None stands for the model's own configuration.
+    """How the task ``wav2vec2_pretrain`` masks and contrasts frames; None means the value in the model's configuration.
 
     ``crop_s`` is the longest piece of a clip in seconds: longer clips are cropped at random (None: never).
-    ``mask_prob`` is the share of frames in masked spans before they overlap, ``mask_length`` the frames of a span,
-    ``negatives`` the number of other frames with which a masked frame is contrasted, ``diversity`` the weight of the
-    diversity loss. ``gumbel`` has the highest and the lowest temperature of the Gumbel softmax, and the factor that
-    lowers it at every step.
+    ``mask_prob`` is the share of frames that masked spans would cover if none overlapped, ``mask_length`` the frames of
+    a span, ``negatives`` the number of other frames with which a masked frame is contrasted, ``diversity`` the weight
+    of the diversity loss. ``gumbel`` has the highest and the lowest temperature of the Gumbel softmax, and the factor
+    that lowers it at every step.
     """
 
     crop_s: float | None = None
@@ -135,7 +135,7 @@ class Pretrain:
 class Settings:
     """Everything that decides a run besides the model and its initial weights.
 
-    A batch has ``batch_size`` clips, or, if ``batch_seconds`` is not None, as many clips as give so many seconds when
+    A batch has ``batch_size`` clips, or, if ``batch_seconds`` is not None, as many clips as fit into this length when
     each is padded to the longest. ``epochs``, if it is not None, sets ``steps``. ``freeze`` maps key patterns to the
     step from which their tensors are trained (None: never), ``lr_scale`` maps patterns to a factor of the learning
     rate. ``decay`` is whether ``weight_decay`` applies to all parameters or to matrices only.
@@ -145,7 +145,7 @@ class Settings:
     batches of one shape.
 
     ``final_lr`` is the share of ``lr`` at which a schedule ends, ``hold`` the number of steps in which ``tri_stage``
-    stays at ``lr``. ``plateau`` and ``newbob`` multiply the learning rate by ``anneal`` when evaluations are not better
+    stays at ``lr``. ``plateau`` and ``newbob`` multiply the learning rate by ``anneal`` if evaluations do not improve
     by the share ``anneal_threshold``. ``clip`` is the largest gradient norm. ``patience`` ends a run after so many
     evaluations in a row without a better ``metric``. ``nonfinite`` is how many steps with a loss or gradient that is
     not finite may be skipped in a row.
@@ -154,7 +154,7 @@ class Settings:
     ``joint``, 100 for ``ctc_beam``). ``lm`` is the ARPA file of a language model for ``ctc_beam``, ``lm_weight`` the
     factor of its natural log-probabilities, and ``word_bonus`` is added to the score for each word. With
     ``keep_optimizer``, a run begins with the Adam moments of the source from which its initial weights were copied.
-    ``loggers`` are the names of loggers that get the figures besides the run's own log.
+    ``loggers`` are the names of loggers that get the figures in addition to the run's log.
     """
 
     task: str = "ctc"
@@ -208,9 +208,9 @@ class Settings:
 
 
 ALL_LINEAR = "all-linear"
-"""What PEFT calls every linear layer but the output layer of a language model."""
+"""PEFT's name for every linear layer except the output layer of a language model."""
 ANNEALED = ("plateau", "newbob")
-"""Schedules that follow the metric of the evaluations."""
+"""Schedules that lower the learning rate by the metric of the evaluations."""
 CHOICES = {
     "schedule": ("cosine", "linear", "constant", "tri_stage", "plateau", "newbob"),
     "decay": ("all", "matrices"),

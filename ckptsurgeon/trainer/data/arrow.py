@@ -1,6 +1,6 @@
 """Tables of Apache Arrow, as Hugging Face's `datasets` saves them: columns, and the sounds in their cells.
 
-The files are mapped, so that a table takes no memory; each process opens a file once.
+The files are memory-mapped, so that a table takes no memory; each process opens a file once.
 https://arrow.apache.org/docs/format/Columnar.html#ipc-streaming-format
 """
 
@@ -17,11 +17,11 @@ from ..config.imports import require_package
 __all__ = ["Cell", "open_cell", "open_table"]
 
 FILES_OPEN = 256
-"""The most tables that a process keeps open."""
+"""The maximum number of tables that a process keeps open."""
 
 
 class Cell(NamedTuple):
-    """A place in a table: the name of a column whose entries have a field ``bytes``, and the number of a row."""
+    """A cell of a table: the name of a column whose entries have a field ``bytes``, and the index of a row."""
 
     column: str
     row: int
@@ -40,21 +40,21 @@ def open_table(path: str, columns: tuple[str, ...]) -> Any:
 def _table(path: str, columns: tuple[str, ...], _: tuple[int, ...]) -> Any:
     """Return a ``pyarrow.Table`` of those ``columns`` that the file has; the last tables stay open for further calls.
 
-    The last argument is the file's inode, size and time, so that a replaced file is read anew.
+    The last argument is the file's inode, size and time, so that a replaced file is read again.
     """
     pyarrow = require_package("pyarrow", extra="datasets")
     try:
         with pyarrow.memory_map(path) as file, pyarrow.ipc.open_stream(file) as stream:
             table = stream.read_all()
             found = table.select([name for name in columns if name in table.column_names])
-            found.validate(full=True)  # offsets in a damaged file would lead out of its memory
+            found.validate(full=True)  # offsets in a damaged file may point outside its memory
             return found
     except (OSError, pyarrow.ArrowException) as error:
         raise SourceError(f"{escape(path)} cannot be read as a table of Arrow: {escape(str(error), 200)}.") from error
 
 
 def open_cell(path: str, cell: Cell, where: str) -> BinaryIO:
-    """Return the bytes in a cell of the table ``path`` as a file: only the parts that are read come from the disk.
+    """Return a file object on the bytes in a cell of the table ``path``; it loads only what is read from the disk.
 
     Raises SourceError if the cell has no bytes; ``where`` is the beginning of the message.
     """
@@ -62,20 +62,20 @@ def open_cell(path: str, cell: Cell, where: str) -> BinaryIO:
     found = _buffer(open_table(path, (cell.column,)).column(cell.column), cell.row)
     if not found:
         raise SourceError(
-            f"{where}: there is no sound in its column {escape(cell.column)}.", hint="Remove this row from the dataset."
+            f"{where}: the column {escape(cell.column)} has no sound.", hint="Remove this row from the dataset."
         )
     file: BinaryIO = pyarrow.BufferReader(found)
     return file
 
 
 _OFFSETS = {"binary": "i4", "large_binary": "i8"}
-"""The types of columns with bytes, and of the numbers that say where each entry begins."""
+"""The Arrow types of columns with bytes, and the numpy types of the offsets at which their entries begin."""
 
 
 def _buffer(column: Any, row: int) -> Any:
     """Return the field ``bytes`` in a row of a column, as a part of the mapped file; None if there are no bytes.
 
-    A scalar of pyarrow would be a copy of the bytes.
+    A scalar of pyarrow is not used, because it is a copy of the bytes.
     """
     import numpy as np
 

@@ -1,7 +1,7 @@
 """Changes clips of ``train`` at random: speed, added noise, and masks over their features.
 
 The random numbers come from torch's default generator, which the loader seeds from (seed, epoch, clip): a run that is
-resumed, or has other workers, sees the same clips.
+resumed, or has another number of workers, sees the same clips.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["Augmenter"]
 class Augmenter:
     """Makes the random changes of clips that the settings ``train.augment`` ask for.
 
-    ``changes_waves`` is whether the sound itself is changed, so that its features are computed anew each time.
+    ``changes_waves`` is whether the sound itself is changed, so that its features must be computed each time.
     """
 
     def __init__(self, settings: Augment, features: Features) -> None:
@@ -37,8 +37,9 @@ class Augmenter:
         """Return a wave (samples,) with another speed and with added noise, as far as the settings ask for them.
 
         A change of speed also changes the pitch (https://www.isca-archive.org/interspeech_2015/ko15_interspeech.html).
-        The noise is a part of one of the sounds of ``noise``, or else normal. Its signal-to-noise ratio is drawn
-        uniformly between the two numbers of ``snr_db``. Raises SourceError if a sound of noise cannot be read.
+        The noise is a random part of one of the files in ``noise``, or white noise without such files. The
+        signal-to-noise ratio is drawn uniformly between the two numbers of ``snr_db``. Raises SourceError if a file of
+        noise cannot be read.
         """
         speeds, ratios = self._settings.speed, self._settings.snr_db
         if speeds:
@@ -55,7 +56,7 @@ class Augmenter:
         return wave
 
     def _noise(self, size: int) -> Tensor:
-        """Return ``size`` samples of noise, a random part of a random file; a sound that is too short is repeated."""
+        """Return ``size`` samples of noise, a random part of a random file; a file that is too short is repeated."""
         rate = self._features.rate
         sound = self._noises[int(torch.randint(len(self._noises), ()))]
         most = min(size / rate, sound.seconds)
@@ -66,7 +67,7 @@ class Augmenter:
     def masked(self, found: Tensor) -> Tensor:
         """Return a copy of features (frames, width), or of a wave (samples,), with masked spans set to the mean.
 
-        SpecAugment without warping of time: https://arxiv.org/abs/1904.08779, section 2.
+        This is SpecAugment without time warping: https://arxiv.org/abs/1904.08779, section 2.
         """
         settings, features = self._settings, self._features
         of_waves = features.kind == "waves"
@@ -85,7 +86,7 @@ class Augmenter:
 
 
 def _sounds(paths: Sequence[str]) -> Iterator[str]:
-    """Yield the sound files that ``paths`` (files or folders) name, sorted in each folder.
+    """Yield the sound files in ``paths``, each a file or a folder; the files of a folder are sorted.
 
     Raises ConfigError if a path does not exist, or is a folder without a sound.
     """
@@ -96,9 +97,10 @@ def _sounds(paths: Sequence[str]) -> Iterator[str]:
         found = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
         sounds = sorted(one for one in found if one.lower().endswith(SUFFIXES))
         if not sounds:
-            why = "has no sound" if os.path.isdir(path) else "does not exist"
+            why = "contains no sound" if os.path.isdir(path) else "does not exist"
             raise ConfigError(
-                f"train.augment.noise: {escape(path)} {why}.", hint="Name WAV, FLAC or OGG files, or folders of them."
+                f"train.augment.noise: {escape(path)} {why}.",
+                hint="List WAV, FLAC or Ogg files, or folders with such files.",
             )
         yield from sounds
 
@@ -110,7 +112,7 @@ def _measured(path: str) -> Clip:
 
 
 def _span(size: int, most: int) -> tuple[int, int]:
-    """Return begin and end of a random span in 0 to ``size``: its length, 0 to ``most``, and its begin are uniform."""
+    """Return begin and end of a random span in 0 to ``size``; its length (0 to ``most``) and begin are uniform."""
     width = int(torch.randint(min(most, size) + 1, ()))
     begin = int(torch.randint(size - width + 1, ()))
     return begin, begin + width

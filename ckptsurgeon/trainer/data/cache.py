@@ -35,14 +35,14 @@ MAGIC = b"ckptfeat"
 VERSION = 2
 """Version of the layout and of the computation of features; files of another version are not used."""
 MOST_CLIPS, MOST_S = 256, 600.0
-"""The most clips and seconds of sound in a file: few enough that it is computed in seconds and fits into memory."""
+"""The most clips and seconds of sound in a file, so that it is computed within seconds and fits into memory."""
 
 Place = tuple[str, float, float, Cell | None]
 """Identifies the sound of a clip: path, begin, length, and the cell of a table."""
 
 
 def place_of(clip: Clip) -> Place:
-    """Return what identifies the sound of a clip: its path, begin and length in seconds, and its cell of a table."""
+    """Return what identifies the sound of a clip: its path, begin and length in seconds, and its cell in a table."""
     return clip.path, clip.begin_s, clip.seconds, clip.cell
 
 
@@ -90,14 +90,14 @@ class FeatureCache:
     def open(self, clips: Sequence[Clip]) -> None:
         """Map the file of a group for which ``fill`` was called, so that ``get`` finds its clips.
 
-        Raises SourceError if the file is gone or cut short.
+        Raises SourceError if the file is missing or truncated.
         """
         path = self._path(clips)
         mapped = _mapped(path, len(clips), self._width)
         if mapped is None:
             raise SourceError(
-                f"the cached features {escape(path)} are gone or cut short.",
-                hint="Run ckpt train again, which computes them again.",
+                f"the cached features {escape(path)} are missing or truncated.",
+                hint="Run ckpt train again: it computes them again.",
             )
         ends, sums, frames = mapped
         begins = [0, *ends[:-1]]
@@ -117,7 +117,7 @@ class FeatureCache:
             del self._found[place_of(clip)]
             with suppress(OSError):
                 os.unlink(found.path)
-            _log.warning("%s: its features in %s are damaged, and computed anew", clip.where, escape(found.path))
+            _log.warning("%s: its features in %s are damaged, and are computed again", clip.where, escape(found.path))
             return None
         return torch.from_numpy(frames.astype(np.float32, copy=False))
 
@@ -139,7 +139,7 @@ class FeatureCache:
 
 
 class _CachedClip(NamedTuple):
-    """Where a clip's features are: a file, its mapped frames (frames, width), the clip's rows, and their CRC-32."""
+    """Where a clip's features are: a file, its mapped frames (frames, width), the rows of the clip, their CRC-32."""
 
     path: str
     frames: np.ndarray[Any, Any]
@@ -151,8 +151,8 @@ class _CachedClip(NamedTuple):
 def _mapped(path: str, clips: int, width: int) -> tuple[list[int], list[int], np.ndarray[Any, Any]] | None:
     """Return the contents of a file of cached features: where each clip ends, each clip's CRC-32, and the frames.
 
-    A clip ends before the row of the frames (frames, width) that is given here. The frames are mapped: a file is never
-    written in place, so that they do not change. Returns None if the file does not exist or is damaged.
+    The end of a clip is the row of the frames (frames, width) after its last row. The frames are memory-mapped; a file
+    is never written in place, so they do not change. Returns None if the file does not exist or is damaged.
     """
     try:
         with open_file(path) as file:

@@ -1,4 +1,4 @@
-"""The input that a model gets for a clip: features of its sound, or an array as it is; cached if wanted."""
+"""Makes the input of a model from a clip: features of its sound, perhaps from a cache, or an array unchanged."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ["ClipInputs", "FeatureExtractor"]
 
 MEL_FLOOR = 1e-10
 CEPSTRAL_BANDS, CEPSTRAL_LOWEST_HZ, CEPSTRAL_FLOOR = 40, 20.0, 1e-12
-"""The constants of TensorFlow's MFCC, with which Coqui STT trains."""
+"""The constants of TensorFlow's MFCC, which Coqui STT uses."""
 
 
 class FeatureExtractor:
-    """Turns waves into features by the settings: (samples,) → (frames, width), or (samples,) for waves.
+    """Turns waves into features by the settings: (samples,) → (frames, width), or (samples,) for ``waves``.
 
     ``log_mel``: logarithms of powers under triangular filters on the HTK mel scale, with frames centred on every step,
     as in the front end of the bundled models. ``mfcc``: as Coqui STT computes it (tensorflow/core/kernels/mfcc*.cc,
@@ -60,7 +60,7 @@ class FeatureExtractor:
             )
         if features.kind == "mfcc" and features.size > CEPSTRAL_BANDS:
             raise ConfigError(
-                f"train.features.size is {features.size}: mfcc has {CEPSTRAL_BANDS} at most.",
+                f"train.features.size is {features.size}: mfcc has at most {CEPSTRAL_BANDS} features.",
                 hint=f"Write size: {CEPSTRAL_BANDS} or less, or kind: log_mel.",
             )
 
@@ -116,7 +116,7 @@ class FeatureExtractor:
 
 
 def _htk_filters(bands: int, n_fft: int, rate: int) -> Tensor:
-    """Return filters (n_fft // 2 + 1, bands): triangles that are linear in mel, not in hertz, without 0 Hz."""
+    """Return triangular filters (n_fft // 2 + 1, bands) that are linear in mel, not in hertz; bins to 20 Hz are 0."""
     hertz = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * rate / n_fft
     mel = 1127.0 * torch.log1p(hertz / 700.0)
     lowest = 1127.0 * math.log1p(CEPSTRAL_LOWEST_HZ / 700.0)
@@ -158,17 +158,17 @@ class ClipInputs:
         return self._augmenter.masked(found) if clip.augmented else found
 
     def frames(self, clip: Clip) -> float:
-        """Return how many frames a clip's input has, without opening its file; infinity if this is unknown.
+        """Return how many frames a clip's input has, without opening its file; infinity if the number is unknown.
 
-        For waves, this is unknown: how many frames a model makes of samples depends on the model.
+        For waves it is unknown: the model decides how many frames it makes from the samples.
         """
         unknown = is_array(clip.path) or self.extractor.features.kind == "waves"
         return math.inf if unknown else self.extractor.frames(clip.seconds)
 
     def prepare(self, clips: Sequence[Clip], progress: Callable[[int, int], None] | None = None) -> int:
-        """Fill the cache with the features of these clips, and return for how many they had to be computed.
+        """Fill the cache with the features of these clips, and return for how many clips they had to be computed.
 
-        Later, ``inputs(clip)`` only reads the features from a mapped file. Without a cache nothing is done.
+        Later, ``inputs(clip)`` only reads the features from a memory-mapped file. Without a cache nothing is done.
         ``progress`` gets the number of clips that are done and the number of all clips. If ``data.workers`` is above 0,
         that many processes compute the features of groups of clips.
         """

@@ -1,4 +1,4 @@
-"""Texts as token numbers, and back."""
+"""Converts texts to token ids, and token ids to texts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Labels", "UnknownLetterError"]
 PIECE_SPACE = "▁"
 """The mark of sentencepiece for a space; its words begin with it."""
 BYTE_SPACE = "Ġ"
-"""The same of byte-level byte-pair encoding."""
+"""The mark of byte-level byte-pair encoding for a space."""
 STARTS, ENDS = ("<sos/eos>", "<sos>", "<bos>", "<s>"), ("<sos/eos>", "<eos>", "</s>")
 
 _SPECIAL = re.compile(r"<[^<>\s]+>|\[[A-Z]+\]")
@@ -34,11 +34,11 @@ class UnknownLetterError(ValueError):
 
 
 class Labels:
-    """The token list of a model: a token for each of its outputs, in their order, and which of them are special.
+    """The token list of a model: a token for each of its outputs, in their order, and which tokens are special.
 
-    A text is cut into tokens by ``segmenter``; if it is None, from the beginning into the longest tokens that fit. If
-    each token is a byte (Coqui STT's bytes output mode), a text is the tokens of its UTF-8 bytes. If ``needs_blank`` is
-    false, the list may have no blank, and ``blank`` is -1 then.
+    ``segmenter`` cuts a text into tokens. If it is None, a text is cut from its beginning into the longest tokens that
+    fit, or, if each token is a byte (Coqui STT's bytes output mode), into its UTF-8 bytes. If ``needs_blank`` is false,
+    the list may have no blank; ``blank`` is then -1.
     """
 
     def __init__(self, tokens: Sequence[str], *, needs_blank: bool = True, segmenter: Segmenter | None = None) -> None:
@@ -48,7 +48,7 @@ class Labels:
         if blank is None and needs_blank:
             raise ConfigError(
                 "the token list has no blank, which CTC needs.",
-                hint=f"Add one of {', '.join(BLANKS)} where the model has its blank, in the first or the last line.",
+                hint=f"Add one of {', '.join(BLANKS)} as the first or the last line, where the model has its blank.",
             )
         self.blank = -1 if blank is None else blank
         self.start, self.end = _first(STARTS, self._ids), _first(ENDS, self._ids)
@@ -67,13 +67,13 @@ class Labels:
 
     @property
     def spaces(self) -> frozenset[int]:
-        """The numbers of the tokens that are a space and nothing else."""
+        """The ids of the tokens that are a space and nothing else."""
         found = self._bytes.get(ord(" ")) if self._bytes else self._ids.get(self._space)
         return frozenset() if found is None else frozenset([found])
 
     @property
     def word_starts(self) -> frozenset[int]:
-        """The numbers of the tokens that begin a word: of sentencepiece, and of byte-level byte-pair encoding."""
+        """The ids of the tokens that begin a word, by the marks of sentencepiece and byte-level byte-pair encoding."""
         marks = (PIECE_SPACE, BYTE_SPACE) if self._segmenter is not None else (PIECE_SPACE,)
         return frozenset(i for i, token in enumerate(self.tokens) if token.startswith(marks) and token not in marks)
 
@@ -81,7 +81,7 @@ class Labels:
         return bool(token) and (token == self._space or not _SPECIAL.fullmatch(token))
 
     def encode(self, text: str) -> list[int]:
-        """Return the token numbers of a text; raises UnknownLetterError for a letter that no token begins with."""
+        """Return the token ids of a text; raises UnknownLetterError for a letter that no token begins with."""
         if self._segmenter is not None:
             return self._of_pieces(self._segmenter.pieces(text), self._segmenter.path)
         if self._bytes:
@@ -96,7 +96,7 @@ class Labels:
         return [i for number, word in enumerate(spelled) for i in (*(space if number else ()), *word)]
 
     def unknown_letters(self, text: str) -> set[str]:
-        """Return the letters of a text that are in no token, if texts are cut into the longest tokens; else none."""
+        """Return the letters of a text that no token contains; none if a segmenter cuts texts or tokens are bytes."""
         if self._segmenter is not None or self._bytes:
             return set()
         return set(text).difference(" ", *self._spoken)
@@ -107,7 +107,8 @@ class Labels:
             if piece not in self._spoken:
                 letter = piece.lstrip(PIECE_SPACE)[:1] or piece[:1]
                 hint = (
-                    f"{escape(path)} makes the piece {escape(piece)!r} of it: is the token list that of this tokeniser?"
+                    f"{escape(path)} makes the piece {escape(piece)!r} of it, which is not in the token list: does the "
+                    "token list belong to this tokeniser?"
                 )
                 raise UnknownLetterError(letter, hint)
             ids.append(self._spoken[piece])
@@ -115,7 +116,7 @@ class Labels:
 
     @property
     def is_guessed(self) -> bool:
-        """Whether texts are cut by guess: the tokens are pieces of words, and their tokeniser is not known."""
+        """Whether the cuts of texts are a guess: the tokens are pieces of words, and their tokeniser is not known."""
         return self._begins_words and self._segmenter is None
 
     def _byte(self, byte: int) -> int:
@@ -146,11 +147,11 @@ class Labels:
             if other != letter and other in self._ids:
                 return f"The token list has {other!r}."
         if unicodedata.combining(letter):
-            return "It is a mark that belongs to the letter before it: is the text not in Unicode's form NFC?"
+            return "It is a combining mark of the letter before it: convert the text to Unicode's form NFC."
         return ""
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of token numbers; special tokens (blank, begin, end) are left out."""
+        """Return the text of token ids; special tokens (blank, begin, end) are left out."""
         ids = list(ids)
         if self._bytes:
             return bytes(self._of_byte[i] for i in ids if i in self._of_byte).decode(errors="replace")
@@ -161,7 +162,7 @@ class Labels:
         return " ".join(text.replace(PIECE_SPACE, " ").split()) if self._space == PIECE_SPACE else text
 
     def collapse(self, frames: Iterable[int]) -> list[int]:
-        """Return the tokens that a CTC path, a token for each frame, spells: repeats are merged, blanks removed.
+        """Return the tokens of a CTC path, which has a token for each frame: repeats are merged, blanks removed.
 
         https://dl.acm.org/doi/10.1145/1143844.1143891
         """
@@ -169,7 +170,7 @@ class Labels:
 
     @staticmethod
     def frames_needed(ids: Sequence[int]) -> int:
-        """Return how many frames CTC needs for a text: two equal neighbours need a blank between them."""
+        """Return how many frames CTC needs for token ids: two equal neighbours need a blank between them."""
         return len(ids) + sum(first == second for first, second in pairwise(ids))
 
 

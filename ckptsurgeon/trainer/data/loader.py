@@ -28,10 +28,10 @@ Key = tuple[int, int, int]
 
 
 class Batches:
-    """The batches of a split: shuffled by seed and epoch, or, if not ``shuffled``, the longest clips first.
+    """The batches of a split: shuffled by seed and epoch, or, if ``shuffled`` is false, the longest clips first.
 
-    If ``inputs`` has a cache, it is filled before the first batch. Random numbers that are drawn for an example depend
-    only on its seed, epoch and index, not on the process that makes it; the process's own random states are restored
+    If ``inputs`` has a cache, it is filled before the first batch. The random numbers for an example depend only on
+    its seed, epoch and index, not on the process that makes the example; the random states of the process are restored
     afterwards. Clips of shuffled batches are augmented.
     """
 
@@ -56,7 +56,7 @@ class Batches:
         )
 
     def size(self, epoch: int, seed: int = 0) -> int:
-        """Return how many batches an epoch has; if batches are made by seconds, this depends on their order."""
+        """Return how many batches an epoch has; if batches have a size in seconds, this depends on their order."""
         return len(self.order(seed, epoch))
 
     def order(self, seed: int, epoch: int) -> list[list[int]]:
@@ -71,10 +71,10 @@ class Batches:
         return self._orders[seed, epoch]
 
     def longest(self, *, rank: int = 0, of: int = 1) -> Batch:
-        """Return the batch with the longest clips that any epoch may have.
+        """Return a batch of the longest clips, as long as any batch of an epoch.
 
         If ``of`` processes share each batch, it is the part of process ``rank``. The batch is made in this process, not
-        by a worker. Its random numbers are not those of a batch of the run.
+        by a worker, and with other random numbers than the batches of the run.
         """
         self.fill()
         places = sorted_batches(self.split.lengths, self._size)[0][rank::of] or [0]
@@ -91,10 +91,10 @@ class Batches:
         self, seed: int = 0, epoch: int = 0, start: int = 0, *, rank: int = 0, of: int = 1,
         numbers: Sequence[int] | None = None,
     ) -> Iterator[Batch]:  # fmt: skip
-        """Yield the batches of an epoch from the ``start``-th on, or only those whose ``numbers`` are given.
+        """Yield the batches of an epoch from the index ``start`` on, or only the batches with the indices ``numbers``.
 
         If ``of`` processes share each batch, process ``rank`` gets every ``of``-th clip, from the ``rank``-th on.
-        Raises the error that the reading of a clip raised.
+        Raises the errors of reading a clip, such as SourceError.
         """
         self.fill()
         order = self.order(seed, epoch)

@@ -11,14 +11,14 @@ __all__ = ["BatchSize", "epoch_batches", "padding", "sorted_batches"]
 
 T = TypeVar("T")
 POOL, POOL_BY_SECONDS = 32, 64
-"""Clips for so many batches are chosen at random and sorted by length, so that batches differ in every epoch."""
+"""A pool is this many batches of random clips, sorted by length and cut, so that batches differ in every epoch."""
 
 
 @dataclass(frozen=True)
 class BatchSize:
     """The size of a batch: a number of ``clips``, or, if ``seconds`` is not None, of seconds including the padding.
 
-    A batch by seconds has as many clips as fit if each is padded to the longest of them, and at least one.
+    A batch of ``seconds`` has as many clips as fit if each is padded to the longest of them, and at least one.
     """
 
     clips: int = 1
@@ -63,8 +63,8 @@ class BatchSize:
 def epoch_batches(lengths: Sequence[float], size: BatchSize, *, seed: int, epoch: int) -> list[list[int]]:
     """Return the indices of the clips in each batch of an epoch; each clip is in one batch.
 
-    The order depends on the arguments alone, and is the same with every Python version: it comes from a generator of
-    its own, and only from its method ``random()``, since Python promises no stable sequence for ``shuffle()``.
+    The order depends only on the arguments, and is the same with every Python version: it uses ``random()`` of a
+    separate generator, because Python does not promise that ``shuffle()`` stays the same.
     """
     chance = random.Random(f"{seed} {epoch}")
     batches = []
@@ -76,7 +76,7 @@ def epoch_batches(lengths: Sequence[float], size: BatchSize, *, seed: int, epoch
 def sorted_batches(lengths: Sequence[float], size: BatchSize) -> list[list[int]]:
     """Return the clip indices in each batch of an evaluation, the longest clips first.
 
-    So a batch that does not fit into memory fails at once.
+    An evaluation with a batch that does not fit into memory then fails at once.
     """
     return size.cut(sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)), lengths)
 

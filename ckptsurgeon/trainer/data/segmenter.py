@@ -15,8 +15,8 @@ __all__ = ["Segmenter"]
 class Segmenter:
     """A tokeniser: a model of sentencepiece (such as ``bpe.model``), or a ``tokenizer.json`` if the name ends in .json.
 
-    The same text may be spelled with several pieces. A unigram model takes the most likely ones (Viterbi,
-    https://arxiv.org/abs/1804.10959), byte-pair encoding follows its merge rules; neither simply takes the longest
+    The same text can be cut into pieces in several ways. A unigram model chooses the most likely pieces (Viterbi,
+    https://arxiv.org/abs/1804.10959), byte-pair encoding follows its merge rules; neither simply chooses the longest
     piece.
     """
 
@@ -32,12 +32,12 @@ class Segmenter:
         except Exception as error:  # tokenizers raises Exception itself
             raise ConfigError(
                 f"train.data.segmenter: {escape(path)} cannot be read: {escape(' '.join(str(error).split()), 200)}.",
-                hint="Name a model of sentencepiece, such as bpe.model, or a tokenizer.json.",
+                hint="Use a model of sentencepiece, such as bpe.model, or a tokenizer.json.",
             ) from error
 
     @property
     def unknown_id(self) -> int | None:
-        """The number of the token for text that the tokeniser does not know; None if it has no such token."""
+        """The id of the token for text that the tokeniser does not know; None if it has no such token."""
         if self._is_json:
             token = getattr(self._model.model, "unk_token", None)
             return self._model.token_to_id(token) if token is not None else None
@@ -45,19 +45,19 @@ class Segmenter:
         return number if number >= 0 else None
 
     def pieces(self, text: str) -> list[str]:
-        """Return the pieces of a text; letters that the tokeniser does not know are a piece of their own."""
+        """Return the pieces of a text; letters that the tokeniser does not know are separate pieces."""
         if self._is_json:
             return list(self._model.encode(text, add_special_tokens=False).tokens)
         return list(self._model.encode(text, out_type=str))
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return for each text the numbers of its pieces, without special tokens before and after them."""
+        """Return the ids of the pieces of each text, without special tokens before and after them."""
         if self._is_json:
             return [list(one.ids) for one in self._model.encode_batch(list(texts), add_special_tokens=False)]
         return [list(one) for one in self._model.encode(list(texts))]
 
     def text(self, pieces: Sequence[str]) -> str:
-        """Return the text that some pieces spell."""
+        """Return the text that consists of ``pieces``."""
         if self._is_json:
             ids = [self._model.token_to_id(piece) for piece in pieces]
             return str(self._model.decode([one for one in ids if one is not None]))

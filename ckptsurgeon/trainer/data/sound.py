@@ -34,12 +34,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip: a sound, or a part of one, or an array, with its text.
+    """One clip: a sound, a part of a sound, or an array, with its text.
 
     ``path`` is its file, ``where`` the file and line (or key) that lists it, ``text`` its transcript or its class.
-
-    ``seconds`` is its length, ``begin_s`` the second of the file at which it begins. If the file is a table, ``cell``
-    is the place of the sound in it. ``augmented`` is whether the clip is changed at random, as ``train.augment`` says.
+    ``seconds`` is its length, and ``begin_s`` the time in the file at which it begins, in seconds. If the file is a
+    table, ``cell`` is the cell with the sound. ``augmented`` is whether ``train.augment`` changes the clip at random.
     """
 
     path: str
@@ -52,9 +51,9 @@ class Clip:
 
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus")
-"""The endings of sounds in a folder."""
+"""The file name extensions of sounds."""
 OPEN_ENDED = 0x7FFF_0000
-"""Sizes of at least this mean that the end was unknown when the header was written, as for a pipe."""
+"""A size of at least this means that the end was unknown when the header was written, as in a pipe."""
 
 
 def missing_bytes(sound: str | BinaryIO) -> int:
@@ -81,18 +80,18 @@ def missing_bytes(sound: str | BinaryIO) -> int:
 
 
 TOLERANCE_S = 0.1
-"""Seconds by which the length in a manifest may differ from that of the sound."""
+"""By how many seconds the length in a manifest may differ from the length of the sound."""
 
 
 def is_array(path: str) -> bool:
-    """Whether a path is that of an array (``.npy``), which a model gets as it is, and not of a sound."""
+    """Whether the file at ``path`` is an array (``.npy``), which a model gets unchanged, and not a sound."""
     return path.endswith(".npy")
 
 
 def sound_seconds(clip: Clip) -> float:
     """Return the length of a clip's whole sound file in seconds, from its header.
 
-    Raises SourceError for a file that cannot be read or is cut short.
+    Raises SourceError for a file that cannot be read or is truncated.
     """
     sound = _sound_of(clip)
     header = _header(sound, clip.path, clip.where)
@@ -102,8 +101,8 @@ def sound_seconds(clip: Clip) -> float:
         raise _unreadable(clip.path, clip.where, error) from error
     if missing:
         raise SourceError(
-            f"{clip.where}: {escape(clip.path)} is cut short: it lacks {missing} bytes of the sound that its header "
-            "announces.",
+            f"{clip.where}: {escape(clip.path)} is truncated: {missing} bytes of the sound that its header promises "
+            "are missing.",
             hint="Copy it again, or remove it from the manifest.",
         )
     return float(header.frames / header.samplerate)
@@ -115,7 +114,7 @@ def sound_rate(path: str, where: str) -> int:
 
 
 def _sound_of(clip: Clip) -> str | BinaryIO:
-    """Return a clip's sound as soundfile opens it: the path of a file, or the bytes in a cell of a table as a file."""
+    """Return what soundfile opens for a clip: the path of a file, or a file object on the bytes in a table's cell."""
     return clip.path if clip.cell is None else open_cell(clip.path, clip.cell, clip.where)
 
 
@@ -130,8 +129,8 @@ def _header(sound: str | BinaryIO, path: str, where: str) -> Any:
 def read_sound(clip: Clip, rate: int, *, may_be_silent: bool = False) -> Samples:
     """Return a clip's samples (samples,) as float32: the mean of its channels, resampled to ``rate`` hertz.
 
-    Raises SourceError if the clip cannot be read, has no samples, contains values that are not finite, or, unless it
-    ``may_be_silent``, has only zeros.
+    Raises SourceError if the clip cannot be read, has no samples, contains values that are not finite, or has only
+    zeros and ``may_be_silent`` is false.
     """
     import numpy as np
 
@@ -148,11 +147,11 @@ def read_sound(clip: Clip, rate: int, *, may_be_silent: bool = False) -> Samples
     if own != rate and len(mono):
         mono = require_package("soxr").resample(mono, own, rate)
     if len(samples) < promised - TOLERANCE_S * own:
-        raise _unusable(clip, f"is cut short: it ends after {len(samples) / own:g} s of {promised / own:g} s")
+        raise _unusable(clip, f"is truncated: it ends after {len(samples) / own:g} s of {promised / own:g} s")
     if not len(mono):
         raise _unusable(clip, "has no samples")
     if not np.isfinite(mono).all():
-        raise _unusable(clip, "contains values that are not numbers")
+        raise _unusable(clip, "contains samples that are NaN or infinite")
     if not may_be_silent and not mono.any():
         raise _unusable(clip, "is silent: all of its samples are 0")
     return mono
@@ -170,9 +169,9 @@ def read_array(clip: Clip) -> Any:
     except (OSError, ValueError, EOFError) as error:
         raise _unreadable(clip.path, clip.where, error) from error
     if not isinstance(array, np.ndarray) or array.size == 0 or array.dtype.kind not in "biuf":
-        raise _unusable(clip, "holds no numbers")
+        raise _unusable(clip, "contains no numbers")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise _unusable(clip, "holds values that are not finite")
+        raise _unusable(clip, "contains values that are NaN or infinite")
     return array.astype(np.float32) if array.dtype.kind == "f" else array.astype(np.int64)
 
 
@@ -180,7 +179,7 @@ def _unreadable(path: str, where: str, error: Exception) -> SourceError:
     why = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
     return SourceError(
         f"{where}: {escape(path)} cannot be read: {escape(str(why)).rstrip('.')}.",
-        hint="Name a sound as WAV, FLAC or OGG, or an array as .npy.",
+        hint="Use a sound file (WAV, FLAC or Ogg) or an array (.npy).",
     )
 
 

@@ -1,4 +1,4 @@
-"""Sources of batches: the order follows from seed and epoch, and reading can begin at any batch of it."""
+"""Sources of batches. Seed and epoch decide the order of the batches; reading can start at any of them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class BatchSource(Protocol):
         ...
 
     def read(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch in its order, from the ``start``-th on."""
+        """Yield the batches of an epoch in its order, from the index ``start`` on."""
         ...
 
 
@@ -58,7 +58,7 @@ class BatchStream:
         if used >= _epoch_size(self._source, self._seed, epoch):
             epoch, used, self._batches = epoch + 1, 0, None
         batch: Batch | None
-        # torch's DataLoader draws from the global generator when an epoch begins, and a resumed run begins one more.
+        # torch's DataLoader draws from the global generator when an epoch begins; a resumed run begins one epoch more.
         if self._batches is None:
             with preserve_random_state():
                 self._batches = iter(self._source.read(self._seed, epoch, used))
@@ -81,7 +81,7 @@ def first_batch(source: BatchSource, seed: int) -> Batch:
 
 
 def _epoch_size(source: BatchSource, seed: int, epoch: int) -> int:
-    """Return how many batches an epoch of a source has; if batches are made by seconds, this depends on the seed."""
+    """Return how many batches an epoch of a source has; if batches have a size in seconds, this depends on the seed."""
     whole = source.source if isinstance(source, RankBatches) else source
     return whole.size(epoch, seed) if isinstance(whole, Batches) else whole.size(epoch)
 
@@ -94,7 +94,7 @@ def _missing_batch(epoch: int, used: int, size: int) -> ConfigError:
 
 
 class OneBatch:
-    """A source whose epochs all have one batch, the same each time, for --overfit-one-batch."""
+    """A source with one batch, which is the whole of each epoch, for --overfit-one-batch."""
 
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
@@ -115,9 +115,9 @@ def share_batches(source: BatchSource, ranks: Ranks) -> BatchSource:
 
 
 def whole_batches(source: BatchSource, ranks: Ranks) -> Iterator[tuple[int, Batch]]:
-    """Yield the batches of the first epoch that this rank evaluates, each whole and with its number in the epoch.
+    """Yield (index in the epoch, batch) for each batch of the first epoch that this rank evaluates.
 
-    Each batch goes to one rank.
+    Each batch goes to one rank and is not divided.
     """
     if isinstance(source, Batches):  # it loads only these batches
         numbers = range(ranks.rank, len(source.order(0, 0)), ranks.size)
@@ -129,7 +129,7 @@ def whole_batches(source: BatchSource, ranks: Ranks) -> Iterator[tuple[int, Batc
 
 
 class RankBatches:
-    """A source that gives one rank its part of each batch: every ``size``-th example, from the ``rank``-th on.
+    """The part of each batch of ``source`` that belongs to one rank: every ``size``-th example, from index ``rank`` on.
 
     A batch is sorted by length, so every rank has about the same work. If a batch has fewer examples than there are
     ranks, the last ranks are idle: they run its first example and ignore the result, because every rank must take part
@@ -144,7 +144,7 @@ class RankBatches:
         return self.source.size(epoch)
 
     def read(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield this rank's parts of the batches of an epoch, from the ``start``-th on."""
+        """Yield this rank's parts of the batches of an epoch, from the index ``start`` on."""
         if isinstance(self.source, Batches):  # it loads only these examples
             yield from self.source.read(seed, epoch, start, rank=self._rank, of=self._size)
             return

@@ -27,7 +27,7 @@ TOO_SHORT = "with fewer frames than tokens"
 class Split:
     """A split of the data: the clips that are used, and how many were left out (``dropped``) for each reason.
 
-    ``made_by`` names the user's function that made the clips; it is '' for clips of a manifest.
+    ``made_by`` is the name of the user's function that made the clips; it is '' for clips of a manifest.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Split:
     dropped: Mapping[str, int]
     made_by: str = ""
     longest_s: float = math.inf
-    """The most seconds of a clip that are used at a time."""
+    """The longest part of a clip, in seconds, that is used at a time."""
 
     @property
     def seconds(self) -> float:
@@ -52,9 +52,9 @@ class Split:
         return self if seconds is None else replace(self, longest_s=seconds)
 
     def says(self) -> str:
-        """Return a line on the split: how many clips and minutes it has, and how many were left out."""
+        """Return a line about the split: how many clips and minutes it has, and how many were left out."""
         if self.made_by:
-            return f"{self.name}: {count(len(self.clips), 'example')} of {escape(self.made_by)}, your own code"
+            return f"{self.name}: {count(len(self.clips), 'example')} from {escape(self.made_by)}, your own code"
         left_out = ", ".join(f"{number} {why}" for why, number in self.dropped.items())
         there = f"{self.name}: {count(len(self.clips), 'clip')}, {self.seconds / 60:.1f} min"
         return f"{there}; left out: {left_out}" if left_out else there
@@ -97,17 +97,17 @@ def read_split(
     fits: Callable[[Clip], bool],
     texts: bool = True,
 ) -> Split:
-    """Return the clips of the split ``name``, without those that are too long, too short, or too short for their text.
+    """Return the clips of the split ``name``, without clips that are too long, too short, or too short for their text.
 
     ``check`` raises ConfigError for texts that the task cannot use, ``fits`` returns whether a clip is long enough for
-    its text. If ``texts`` is false, the manifests need no transcripts. Raises ConfigError for a wrong manifest or if no
-    clip is left, and SourceError for a missing sound.
+    its text. If ``texts`` is false, the manifests need no transcripts. Raises ConfigError for an invalid manifest or if
+    no clip is left, and SourceError for a missing sound.
     """
     named = {"train": data.train, "dev": data.dev, "test": data.test}[name]
     read = [one for one in named if isinstance(one, str) or DATASET in one]
     if not read or len(read) < len(named):
-        why = "has a _target_: this task reads manifests" if named else "names no manifest"
-        raise ConfigError(f"train.data.{name} {why}.", hint=f"Name one or more, as in {name}: {name}.csv.")
+        why = "has a _target_: this task reads manifests" if named else "lists no manifest"
+        raise ConfigError(f"train.data.{name} {why}.", hint=f"List one or more manifests, as in {name}: {name}.csv.")
     faults = ErrorCollector()
     clips = read_manifests(read, faults, texts=texts)
     with faults.gathering():
@@ -118,7 +118,7 @@ def read_split(
     dropped = dict(Counter(filter(None, reasons)))
     split = Split(name, kept, dropped)
     if not kept:
-        raise ConfigError(f"no clip is left of {split.says()}.", hint=_hint(dropped))
+        raise ConfigError(f"no clip is left in {split.says()}.", hint=_hint(dropped))
     return split
 
 
@@ -126,7 +126,7 @@ def _hint(dropped: Mapping[str, int]) -> str:
     """Return a hint on what to do if all clips were left out; ``dropped`` has their number by reason."""
     if max(dropped, key=dropped.__getitem__, default="") == TOO_SHORT:
         return (
-            "CTC needs a frame for each token: are these the right texts? A smaller features.stack gives more frames."
+            "CTC needs a frame for each token: do texts and sounds match? A smaller features.stack makes more frames."
         )
     return "Change train.data.min_s or train.data.max_s, the shortest and the longest clip that is used."
 

@@ -49,9 +49,10 @@ def linked_step(run: str) -> int | None:
 
 
 def clear_last(run: str, step: int) -> None:
-    """Remove ``last`` if it is a folder (which ``cp -rL`` makes of the link) and a copy of a checkpoint.
+    """Remove ``last`` if it is not a link but a copy of a checkpoint, as ``cp -rL`` makes it.
 
-    Raises OutputError if it is not a copy, so that no data are lost. ``step`` is named in the hint.
+    Raises OutputError if it is a folder and not a copy, so that no data are lost. The hint mentions ``step``, from
+    which the run can then be resumed.
     """
     last = os.path.join(run, "last")
     if os.path.islink(last) or not os.path.isdir(last):
@@ -61,7 +62,7 @@ def clear_last(run: str, step: int) -> None:
     )
     if copy_of is None:
         raise OutputError(
-            f"{escape(last)} is a folder, and no checkpoint in {escape(os.path.join(run, 'steps'))} is the same.",
+            f"{escape(last)} is a folder, and differs from every checkpoint in {escape(os.path.join(run, 'steps'))}.",
             hint=f"Move {escape(last)} out of the run; then --resume goes on from step {step}.",
         )
     gone = temp_name(last)
@@ -113,7 +114,9 @@ def verify_checksums(folder: str, *, others: Sequence[str] = ()) -> None:
             raise damage_error(path, folder, others)
 
 
-def damage_error(path: str, folder: str, others: Sequence[str], why: str = "it is not what was written") -> FormatError:
+def damage_error(
+    path: str, folder: str, others: Sequence[str], why: str = "it has changed since it was written"
+) -> FormatError:
     """Return the error for the damaged file ``path`` of the checkpoint in ``folder``.
 
     Its hint says how to resume from the last of ``others``, the folders of other complete checkpoints.
@@ -123,7 +126,7 @@ def damage_error(path: str, folder: str, others: Sequence[str], why: str = "it i
     aside = f"{os.path.dirname(os.path.dirname(folder))}.damaged"
     return FormatError(
         f"{escape(path)} is damaged: {why}.",
-        hint=f"{escape(others[-1])} is whole: run mv {escape(folder)} {escape(aside)}, and --resume goes on from "
+        hint=f"{escape(others[-1])} is complete: run mv {escape(folder)} {escape(aside)}, and --resume goes on from "
         f"{escape(others[-1])}.",
     )
 

@@ -1,4 +1,4 @@
-"""A file with a model's text for each clip of a split, and the right text: clips with the most errors first."""
+"""The file with the text that a model recognised in each clip of a split, beside its reference: most errors first."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["clip_sounds", "hypotheses", "hypotheses_file"]
 
 
 def hypotheses_file(split: str) -> str:
-    """Return the name that the file with the model's texts for a split has in a run folder."""
+    """Return the name of a split's file of hypotheses in a run folder."""
     return f"{split}.hypotheses.jsonl"
 
 
 def clip_sounds(source: object, folder: str) -> dict[str, dict[str, Any]]:
-    """Return where the sound of each clip of a split is, by the name of the clip; {} for a source without clips.
+    """Return a dict from the name of each clip of a split to the place of its sound; {} for a source without clips.
 
-    In each entry, ``sound`` is the path of the file, relative to a run's ``folder``; ``begin_s`` and ``seconds`` say
-    which part of the file is the clip.
+    In each entry, ``sound`` is the path of the file, relative to the run folder ``folder``; ``begin_s`` and ``seconds``
+    say which part of the file is the clip.
     """
     clips: Sequence[Clip] = getattr(getattr(source, "split", None), "clips", ())
     start = os.path.abspath(folder)
@@ -40,9 +40,9 @@ def clip_sounds(source: object, folder: str) -> dict[str, dict[str, Any]]:
 def hypotheses(rows: Sequence[Mapping[str, Any]], sounds: Mapping[str, Mapping[str, Any]] | None = None) -> bytes:
     """Return the content of a split's file of hypotheses; b"" if the task's rows have no texts.
 
-    Each line is a JSON object on one clip: ``errors`` (letters that were inserted, deleted or replaced), ``cer``
-    (errors per letter of the reference), ``clip`` (where it is listed), ``reference`` (the right text), ``hypothesis``
-    (the model's), and the clip's entry in ``sounds``, if it has one there.
+    Each line is a JSON object about one clip: ``errors`` (letters that were inserted, deleted or replaced), ``cer``
+    (errors per letter of the reference), ``clip`` (the file and line that list it), ``reference`` (its transcript),
+    ``hypothesis`` (the model's text), and the clip's entry in ``sounds``, if there is one.
     """
     if not all({"clip", "reference", "hypothesis"} <= row.keys() for row in rows):
         return b""

@@ -42,11 +42,11 @@ __all__ = ["ADAPTER", "BEST", "MODEL", "MOMENTS", "RunFolder"]
 
 MODEL, STATE = FILES
 BEST, ADAPTER = "best.safetensors", "adapter"
-"""The best weights of a run; of one that trains adapters, the folder of the best of them."""
+"""The file with the best weights of a run; if the run trains adapters, the folder with the best adapter."""
 MOMENTS = "moments"
 """The folder of optimizer moments, to which every rank of a sharded run writes."""
 JSON_BYTES = 64 << 20
-"""The most bytes that a JSON file of a run may have."""
+"""The largest JSON file of a run that is read, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class RunFolder:
 
     @property
     def best(self) -> str:
-        """The path of the best weights: of the adapter, if the run trains one and has written it."""
+        """The path of the best weights: the weights of the best adapter if the run has written one."""
         return self.adapter if os.path.exists(self.adapter) else self.of(BEST)
 
     @property
@@ -87,32 +87,31 @@ class RunFolder:
         """Return the step of the checkpoint to resume from; raises ConfigError or SourceError if there is none."""
         there = _is_folder(self.path)
         if not there or not self.holds_a_run:
-            what = "holds no run" if there else "does not exist"
+            what = "contains no run" if there else "does not exist"
             raise ConfigError(
                 f"there is nothing to resume: the folder {escape(self.path)} {what}.",
-                hint=did_you_mean(self.path, "Start a run without --resume, or name the folder of one with --run."),
+                hint=did_you_mean(self.path, "Start a run without --resume, or give the folder of a run: --run DIR."),
             )
         step = linked_step(self.path)
         if step is not None:
             return step
         if not self.saved_steps:
             raise SourceError(
-                f"{escape(self.path)} holds a run without a whole checkpoint: none is in {escape(self.of('steps'))}.",
+                f"{escape(self.path)} contains a run without a complete checkpoint in {escape(self.of('steps'))}.",
                 hint="Copy a checkpoint back into that folder, or start another run with --run DIR. "
                 "No file of this run is removed.",
             )
         return self.saved_steps[-1]
 
     def relinked(self) -> str:
-        """Point ``last`` to the checkpoint to resume from, if the link was lost; returns a note on that, or ''."""
+        """Point ``last`` to the checkpoint to resume from, if the link is lost; return a note about it, or ''."""
         step = self.last_step()
         if linked_step(self.path) == step:
             return ""
         clear_last(self.path, step)
         self._point(step)
-        return (
-            f"{escape(self.of('last'))} pointed to no checkpoint; resuming from {escape(self.of('steps', str(step)))}"
-        )
+        there = self.of("steps", str(step))
+        return f"{escape(self.of('last'))} did not point to a checkpoint; resuming from {escape(there)}"
 
     def create(self) -> None:
         """Make the folder; raises OutputError."""
@@ -143,7 +142,7 @@ class RunFolder:
         import torch
 
         with staged.stream(STATE) as file:
-            torch.save(dict(state), cast(IO[bytes], file))  # of a file it only calls write and flush
+            torch.save(dict(state), cast(IO[bytes], file))  # torch.save only calls its write and flush
         moments = os.path.join(staged.path, MOMENTS)
         if os.path.isdir(moments):
             sync_folder(moments)
@@ -187,7 +186,7 @@ class RunFolder:
                     os.unlink(self.of(name))
 
     def _unnamed(self, step: int) -> list[str]:
-        """Rename a checkpoint that is to be removed; return a list of its new path, empty if renaming failed."""
+        """Rename a checkpoint that is to be removed; return a list with its new path, or [] if renaming failed."""
         gone = temp_name(self.of("steps", str(step)))
         try:
             os.rename(self.of("steps", str(step)), gone)
@@ -214,7 +213,7 @@ class RunFolder:
         except OSError as error:
             raise SourceError(f"{escape(where)} cannot be read: {error.strerror or error}.") from error
         except Exception as error:
-            raise damage_error(os.path.join(where, name), where, others, "it is cut short or overwritten") from error
+            raise damage_error(os.path.join(where, name), where, others, "it is truncated or overwritten") from error
         return tensors, state
 
     def write(self, name: str, data: bytes) -> None:
@@ -247,7 +246,7 @@ class RunFolder:
         except ValueError as error:
             raise FormatError(f"{escape(self.of(name))} is not valid JSON: {error}.") from error
         if not isinstance(data, dict):
-            raise FormatError(f"{escape(self.of(name))} is not a file of a run: it is not a JSON object.")
+            raise FormatError(f"{escape(self.of(name))} is not a valid file of a run: it is not a JSON object.")
         return data
 
 
@@ -262,7 +261,7 @@ def _is_folder(path: str) -> bool:
 
 
 def _absent(path: str) -> list[str]:
-    """Return the parents of a path that do not exist, and the nearest one that does."""
+    """Return the parents of a path that do not exist, and the nearest parent that exists."""
     path, found = os.path.abspath(path), []
     while not os.path.isdir(path) and path != os.path.dirname(path):
         path = os.path.dirname(path)

@@ -19,10 +19,10 @@ LOCK_FILE = ".ckpt-lock"
 
 @dataclass
 class RunLock:
-    """The lock of the run in ``folder``: a file in it, held by the process and not by the workers that it forks.
+    """The lock of the run in ``folder``: a locked file in it. The workers that the process forks do not hold the lock.
 
-    POSIX record locks do this (https://pubs.opengroup.org/onlinepubs/9699919799/functions/fcntl.html). The workers of a
-    killed run may live for seconds, and must not keep it from being resumed.
+    POSIX record locks have this property (https://pubs.opengroup.org/onlinepubs/9699919799/functions/fcntl.html). The
+    workers of a killed run may live for seconds, and must not keep it from being resumed.
     """
 
     folder: str
@@ -69,7 +69,7 @@ class RunLock:
             self._sign(handle)
 
     def _sign(self, handle: int) -> None:
-        """Write this process's number and host into the lock file; if that fails, unlock it and raise OutputError."""
+        """Write the id and host of this process into the lock file; if that fails, unlock it and raise OutputError."""
         try:
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
@@ -80,7 +80,7 @@ class RunLock:
     def _taken(self, handle: int) -> OutputError:
         said = os.pread(handle, 300, 0).decode("ascii", "replace").split()
         os.close(handle)
-        number = said[0] if said else "of unknown number"
+        number = said[0] if said else "with an unknown id"
         at = f" on {escape(said[1])}" if said[1:] and said[1] != socket.gethostname() else ""
         return OutputError(
             f"{escape(self.folder)} is being trained by process {escape(number)}{at}.",

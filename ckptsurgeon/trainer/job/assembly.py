@@ -53,9 +53,9 @@ def train_section(document: Document) -> Any:
 
 
 def read_settings(document: Document, sets: Sequence[str]) -> Settings:
-    """Return the settings of a configuration, in which the ``KEY=VALUE`` texts ``sets`` replace values.
+    """Return the settings of a configuration, in which the ``KEY=VALUE`` strings ``sets`` replace values.
 
-    Raises ConfigError.
+    Raises ConfigError if a setting is unknown or has a wrong value.
     """
     section = train_section(document)
     try:
@@ -63,7 +63,7 @@ def read_settings(document: Document, sets: Sequence[str]) -> Settings:
     except ConfigError:
         if not sets or not _is_sound(section, document.name):
             raise
-    # The file alone is right, so the message names the command line.
+    # Without ``sets`` the file is valid, so the message names the command line.
     return parse_settings(apply_overrides(section, sets), ", ".join(f"--set {text}" for text in sets))
 
 
@@ -87,8 +87,8 @@ def build_job(
 ) -> Job:
     """Return the training job that the configuration at ``config`` describes; raises ConfigError.
 
-    ``sets`` are ``KEY=VALUE`` texts that replace values of the ``train:`` section. If ``cached`` is false, the job
-    writes no features to a cache. ``init`` has the initial weights (None: the model's initialisers make them).
+    ``sets`` are ``KEY=VALUE`` strings that replace values of the ``train:`` section. If ``cached`` is false, the job
+    writes no features to a cache. ``init`` has the initial weights (None: the model's initialisers draw them).
     """
     document = read_document(config, "configuration")
     settings = read_settings(document, sets)
@@ -98,11 +98,11 @@ def build_job(
     section = apply_overrides(train_section(document), sets)
     target = target_with(config, None, train=section if isinstance(section, Mapping) else None)
     keys = list(target.tensors)
-    # Both raise for a name or a pattern that matches nothing, before anything slow is done.
+    # Both raise errors for names and patterns that match nothing, before anything slow is done.
     parameter_rules(settings, keys)
     if settings.lora.targets:
         check_lora(settings.lora, keys, init.new if init is not None else ())
-    # The settings of the job keep None: a resumed run may have another machine.
+    # The settings of the job keep None, because the run may be resumed on another machine.
     workers = settings.data.workers if settings.data.workers is not None else usual_workers(where)
     known = replace(settings, data=replace(settings.data, workers=workers))
     task, splits, notes, tokens = load_task_data(known, document, target)
@@ -118,8 +118,8 @@ def build_job(
         notes = (*notes, "train.augment changes the sounds of train: their features are computed anew, not cached")
     if settings.schedule in ANNEALED and job.dev is None:
         raise ConfigError(
-            f"train.schedule {settings.schedule} follows the evaluations, and there is no train.data.dev.",
-            hint="Name the manifests to evaluate on in train.data.dev, or use another schedule.",
+            f"train.schedule {settings.schedule} needs evaluations, and there is no train.data.dev.",
+            hint="List manifests to evaluate on in train.data.dev, or use another schedule.",
         )
     notes = (
         *notes,
@@ -132,9 +132,9 @@ def build_job(
 
 
 def with_steps(settings: Settings, job: Job, where: str) -> Settings:
-    """Return settings whose ``steps`` are as many as ``epochs`` of the job's batches take.
+    """Return settings in which ``steps`` is the number of steps in ``epochs`` epochs of the job's batches.
 
-    Raises ConfigError, with ``where`` before the message, if other settings do not fit this number of steps.
+    Raises ConfigError, whose message begins with ``where``, if other settings do not fit this number of steps.
     """
     batches = sum(job.train.size(epoch) for epoch in range(settings.epochs or 0))
     made = replace(settings, steps=max(1, -(-batches // settings.accumulate)))
@@ -154,12 +154,12 @@ Tell = Callable[[Mapping[str, Any]], None]
 
 
 def progress_observer(tell: Tell) -> Progress:
-    """Return a function of a split's name, the clips done and all clips, which passes them to ``tell`` as an event."""
+    """Return a function that passes a split's name, its clips done and all its clips to ``tell`` as an event."""
     return lambda split, done, of: tell({"event": "progress", "split": split, "clips": done, "of": of})
 
 
 def fill_caches(job: Job, tell: Tell, *, only_train: bool = False) -> None:
-    """Compute the features that are missing in the caches of all splits; with ``only_train``, only of ``train``.
+    """Compute the features that are missing in the caches of all splits, or only of ``train`` with ``only_train``.
 
     ``tell`` gets events on the progress. Raises SourceError for a sound that cannot be used, and OutputError if the
     folder of the cache cannot be written.
@@ -179,8 +179,8 @@ def load_task_data(
 ) -> tuple[Task, Mapping[str, BatchSource], Sequence[str], Sequence[str]]:
     """Return the task, its splits, the task's notes on its data, and the token list.
 
-    The task's method ``splits`` returns the source ``train`` and perhaps ``dev`` and ``test``. A task may also have
-    ``notes``, lines on its data that a user reads. Raises ConfigError if there is no such task, or no data for it.
+    The task's method ``splits`` returns the source ``train`` and perhaps ``dev`` and ``test``; its optional method
+    ``notes`` returns lines about the data for the user. Raises ConfigError if there is no such task, or no data for it.
     """
     with user_code(document), preserve_cpu_random_state():
         # A user's dataset may draw random numbers when it is made: which examples are in which split.
@@ -203,10 +203,10 @@ def load_task_data(
 
 
 def task_of(settings: Settings, document: Document, target: TargetSpec) -> tuple[Any, Sequence[str]]:
-    """Return the task that settings name, without its data, and the token list.
+    """Return the task of the settings, without its data, and the token list.
 
-    If the task has a method ``meet``, it was called with the model on torch's meta device. Raises ConfigError if there
-    is no such task, or if it cannot be made.
+    If the task has a method ``meet``, this function calls it with the model on torch's meta device. Raises ConfigError
+    if there is no such task, or if the task cannot be created.
     """
     kind = load_task(settings.task, document.folder)
     found = resolve_paths(settings, document.folder)
@@ -222,7 +222,7 @@ def task_of(settings: Settings, document: Document, target: TargetSpec) -> tuple
 def _tokens(path: str | None, document: Document) -> Sequence[str]:
     """Return the token list in the file ``path`` (``train.data.tokens``).
 
-    If that is None, it is the list that the model section names, or () if that section names none.
+    If ``path`` is None, it is the list that the ``model:`` section refers to, or () if there is none.
     """
     named = document.model.get("tokens", document.model.get("alphabet"))
     path = path or (document.resolve(named) if isinstance(named, str) else None)

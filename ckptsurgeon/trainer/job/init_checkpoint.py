@@ -30,13 +30,13 @@ class InitCheckpoint:
 
     @property
     def drawn(self) -> frozenset[str]:
-        """The keys of tensors that no source has: all their values came from an initialiser."""
+        """The keys of the tensors that are in no source: all their values came from an initialiser."""
         tensors = self.recipe.tensors if self.recipe is not None else {}
         return frozenset(key for key, made in tensors.items() if made.kind == "initialised")
 
     @property
     def partly(self) -> frozenset[str]:
-        """The keys of tensors of which some values came from a source, and the others from an initialiser."""
+        """The keys of the tensors with some values from a source and the others from an initialiser."""
         if self.recipe is None:
             return frozenset()
         rows = self.recipe.rows

@@ -92,7 +92,7 @@ class Job:
         return self.strategy == "fsdp" and self.ranks.size > 1
 
     def parallel_model(self) -> tuple[ParallelModel, Plan | None]:
-        """Return the model for all ranks with its initial values, and the plan by which ``init`` was loaded.
+        """Return the model that all ranks train, with its initial values, and the plan by which ``init`` was loaded.
 
         The plan is None without an init. With ``fsdp`` each rank reads only its shards of the init; no rank ever holds
         the whole model.
@@ -107,7 +107,7 @@ class Job:
         return sharded, None
 
     def empty_parallel_model(self) -> ParallelModel:
-        """Return the model for all ranks, with arbitrary values in its tensors, for values that are loaded later."""
+        """Return the model that all ranks train, with arbitrary values; the caller loads a checkpoint into it."""
         if not self.is_sharded:
             return ParallelModel(self.empty_model().to(self.device), self.ranks)
         from ...destinations.torch_module.meta import build_on_meta
@@ -123,11 +123,9 @@ class Job:
         return keep_recurrent_in_float32(model) if self.settings.precision == "bf16" else model
 
     def _load(self, model: nn.Module, path: str) -> Plan:
-        """Load the init at ``path`` into the model; return the plan that says which tensor became which.
+        """Load the init at ``path`` into the model, and return the plan by which it was loaded.
 
-        Raises PlanError if the init does not fit the model.
-
-        ``ckpt transplant`` makes an init that fits.
+        Raises PlanError if the init does not fit the model; its hint is the command that makes an init that fits.
         """
         try:
             return load_into(model, path, strict=True, on_missing="error")
@@ -141,9 +139,9 @@ class Job:
 
 
 def unknown_metric_error(name: str, known: Iterable[str]) -> ConfigError:
-    """Return the error for a metric ``name`` that is not among the figures (``known``) that the task returns."""
+    """Return the error for a metric ``name`` that is not one of the figures ``known`` that the task returns."""
     return ConfigError(
-        f"train.metric {escape(name)}: the task gives no such figure.", hint=f"It gives {escape(', '.join(known))}."
+        f"train.metric {escape(name)}: the task returns no such figure.", hint=f"It returns {escape(', '.join(known))}."
     )
 
 
@@ -152,7 +150,7 @@ def build_model(target: TargetSpec, document: Document) -> nn.Module:
     if target.build is None:
         raise ConfigError(
             f"{escape(document.name)} describes only tensors, and not a model that can be trained.",
-            hint="Give the model's class in the field _target_, or a model of transformers or of a toolkit.",
+            hint="Put the model's class into the field _target_, or use a model of transformers or of a toolkit.",
         )
     model = target.build()
     assert isinstance(model, nn.Module)
@@ -164,7 +162,7 @@ SAVED_AS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def new_part_masks(job: Job, plan: Plan | None) -> dict[str, Tensor]:
-    """Return a mask for each tensor that got only a part of its values from sources: true for the new values.
+    """Return a dict from each key whose tensor got only a part of its values from sources to a mask of its new values.
 
     ``plan`` is the plan by which the job's init was loaded. Without an init there are no masks.
     """

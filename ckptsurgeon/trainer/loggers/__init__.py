@@ -1,1 +1,1 @@
-"""Where the figures of a run go besides its log: one module each, found by its name."""
+"""The loggers, which get the figures of a run in addition to its log: one module for each, found by its name."""

@@ -19,7 +19,7 @@ LOGGERS = "ckptsurgeon.trainer.loggers"
 
 
 def find_loggers(names: Iterable[str]) -> dict[str, type[Logger]]:
-    """Return the classes of the named loggers by name, and those that are used whenever their package is installed.
+    """Return the logger classes by name: those in ``names``, and those used whenever their package is installed.
 
     Raises ConfigError for a name that no logger has.
     """

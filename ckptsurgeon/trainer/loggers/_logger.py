@@ -1,4 +1,4 @@
-"""What a logger is: one place that gets the figures of a run while it trains."""
+"""The interface of a logger, which gets the figures of a run while it trains."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["LoggedRun", "Logger", "Summary", "scalars"]
 
 @dataclass(frozen=True)
 class LoggedRun:
-    """What a logger is told of a run before its first step.
+    """The facts about a run that a logger gets before the first step.
 
-    ``folder`` is the run folder. ``step`` is the step at which a resumed run goes on, 0 for a new run; ``id`` is the id
-    under which the logger has logged the run before, '' if it has not. ``config`` are the settings, as nested dicts.
+    ``folder`` is the run folder. ``step`` is the step at which a resumed run continues, 0 for a new run; ``id`` is the
+    id under which the logger has logged the run before, '' if it has not. ``config`` has the settings, as nested dicts.
     """
 
     name: str
@@ -27,7 +27,7 @@ class LoggedRun:
 
 @dataclass(frozen=True)
 class Summary:
-    """How a run ended: numbers and texts by name (``best``, ``checks/first loss``), and the exit status."""
+    """How a run ended: numbers and strings by name (``best``, ``checks/first loss``), and the exit status."""
 
     values: Mapping[str, float | str]
     exit_code: int = 0
@@ -36,10 +36,10 @@ class Summary:
 
 
 class Logger(ABC):
-    """A place for the figures of a run. A module of this folder names a subclass ``LOGGER``.
+    """The base class of loggers. Each module of this folder has a subclass, in the variable ``LOGGER``.
 
-    An object is made in the main thread before the first step, and used in one other thread. Whatever it raises ends
-    the logger, not the run, and is shown to the user once. Only rank 0 has loggers.
+    A logger is created in the main thread before the first step, and used in one other thread. An error that it raises
+    ends the logger, not the run, and is shown to the user once. Only rank 0 has loggers.
     """
 
     package: ClassVar[str]
@@ -47,12 +47,12 @@ class Logger(ABC):
     extra: ClassVar[str]
     """The extra of ckptsurgeon that installs it."""
     is_automatic: ClassVar[bool] = False
-    """Whether it is used, if its package is installed, without being named in ``train.loggers``."""
+    """Whether the logger is used if its package is installed, even if ``train.loggers`` does not list it."""
 
     id: str = ""
     """The name by which the logger finds the run again when it is resumed."""
     place: str = ""
-    """Where the user finds what is logged; '' if that need not be said."""
+    """Where the user finds the logged figures, for a note; '' for no note."""
 
     @abstractmethod
     def __init__(self, run: LoggedRun) -> None:
@@ -60,15 +60,15 @@ class Logger(ABC):
 
     @abstractmethod
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Log some rows of the log, the oldest first: steps, evaluations (``dev``), and the figures of ``test``."""
+        """Log rows of the run's log, the oldest first: steps, evaluations (``dev``), and the figures of ``test``."""
 
     @abstractmethod
     def finish(self, summary: Summary) -> None:
-        """Log how the run ended, and wait until all is written or sent."""
+        """Log how the run ended, and wait until everything is written or sent."""
 
 
 def scalars(row: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers in a row of the log by name, those in nested dicts as ``parts/ctc``; the step is left out."""
+    """Return the numbers in a row of the log by name, without the step; a number in a nested dict is ``parts/ctc``."""
     found: dict[str, Any] = {}
     for name, value in row.items():
         found |= {f"{name}/{part}": one for part, one in value.items()} if isinstance(value, Mapping) else {name: value}

@@ -16,7 +16,7 @@ WAIT_S = 60.0
 
 
 class LoggerThread:
-    """Gives rows of the log to a logger in a thread of its own, as many together as have come meanwhile.
+    """Passes rows of the log to a logger in a separate thread; rows that come while it is busy are passed together.
 
     If the logger raises an error, ``error`` becomes that error, and further rows are dropped.
     """
@@ -39,7 +39,7 @@ class LoggerThread:
         self._queue.put(summary)
         self._thread.join(self._wait_s)
         if self._thread.is_alive():
-            self.error = TimeoutError(f"it has not taken everything after {self._wait_s:g} s")
+            self.error = TimeoutError(f"it was not done after {self._wait_s:g} s")
 
     def _work(self) -> None:
         try:

@@ -1,4 +1,4 @@
-"""MLflow: a store of files in the run folder, unless the environment variable MLFLOW_TRACKING_URI names another.
+"""MLflow: a store of files in the run folder, unless the environment variable MLFLOW_TRACKING_URI has another.
 
 https://mlflow.org/docs/latest/api_reference/python_api/mlflow.client.html
 """
@@ -22,9 +22,9 @@ T = TypeVar("T")
 
 STORE = "mlruns"
 METRICS, PARAMS = 1000, 100
-"""The most metrics, and the most parameters or tags, that MLflow takes at a time."""
+"""The most metrics, and the most parameters or tags, that MLflow accepts in one request."""
 LONGEST = 5000
-"""MLflow refuses longer values of parameters and tags (6,000 and 8,000 characters)."""
+"""Longer values are cut: MLflow refuses parameters of over 6,000 and tags of over 8,000 characters."""
 
 
 class MLflow(Logger):
@@ -45,11 +45,11 @@ class MLflow(Logger):
         self.id = self._found(run.id) if run.id else ""
         if not self.id:
             self.id = self._begun(run)
-        shown = f"{os.path.relpath(local)}; MLFLOW_TRACKING_URI names another store"
+        shown = f"{os.path.relpath(local)}; set MLFLOW_TRACKING_URI for another store"
         self.place = shown if not uri else f"the store of MLFLOW_TRACKING_URI, as run {self.id}"
 
     def _found(self, known: str) -> str:
-        """Return ``known``, the id of a resumed run, if the store has that run; '' if not, as in another store."""
+        """Return ``known``, the id of a resumed run, if the store has that run; '' if not, as in a new store."""
         try:
             self._client.update_run(known, status="RUNNING")
         except self._mlflow.MlflowException as error:
@@ -62,7 +62,7 @@ class MLflow(Logger):
     def _begun(self, run: LoggedRun) -> str:
         """Create a run in the store and return its id.
 
-        Its experiment is the one that the environment variable MLFLOW_EXPERIMENT_NAME names, or else ``ckptsurgeon``.
+        The environment variable MLFLOW_EXPERIMENT_NAME has the name of its experiment (default: ``ckptsurgeon``).
         """
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "ckptsurgeon")
         there = self._client.get_experiment_by_name(name)
@@ -74,7 +74,7 @@ class MLflow(Logger):
         return made
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Log rows in one request; steps that a resumed run takes again are not logged again."""
+        """Log rows, many in one request; steps that a resumed run repeats are not logged again."""
         now = int(time.time() * 1000)
         new = (row for row in rows if row["step"] > self._logged_step or "test" in row)
         figures = ((_name(name), float(value), now, row["step"]) for row in new for name, value in scalars(row).items())
@@ -82,7 +82,7 @@ class MLflow(Logger):
             self._client.log_batch(self.id, metrics=[self._entities.Metric(*one) for one in some])
 
     def finish(self, summary: Summary) -> None:
-        """Log the numbers of the summary as metrics and its texts as tags, and end the run."""
+        """Log the numbers of the summary as metrics and its strings as tags, and end the run."""
         now, tags = int(time.time() * 1000), []
         for name, value in summary.values.items():
             if isinstance(value, str):
@@ -104,7 +104,7 @@ def _flat(config: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, An
 
 
 def _name(name: str) -> str:
-    """Return a name that MLflow takes: letters, digits, and few other characters."""
+    """Return ``name`` as MLflow accepts it, with ``_`` for all but letters, digits and a few other characters."""
     return re.sub(r"[^\w\-. :/]", "_", name)[:250]
 
 

@@ -33,7 +33,7 @@ class TensorBoard(Logger):
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the numbers in rows of the log; raises OutputError.
 
-        A thread of TensorBoard writes to the disk, so the error may be that of an earlier row.
+        A thread of TensorBoard writes to the disk, so the error may belong to an earlier row.
         """
         with self._explaining():
             for row in rows:

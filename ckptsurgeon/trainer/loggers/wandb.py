@@ -18,7 +18,7 @@ OFFLINE = "offline"
 
 
 class WeightsAndBiases(Logger):
-    """Logs a run to Weights & Biases, whose client runs in a process of its own and sends the figures from there."""
+    """Logs a run to Weights & Biases, whose client runs in a separate process and sends the figures from there."""
 
     package, extra = "wandb", "wandb"
 
@@ -34,7 +34,7 @@ class WeightsAndBiases(Logger):
             resume="allow",
             dir=os.environ.get("WANDB_DIR", run.folder),
             config=dict(run.config),
-            # Ours is the terminal: the client would capture and repeat what is printed.
+            # The client would capture what ckptsurgeon prints, and print it again.
             settings=wandb.Settings(mode=mode, silent=True, console="off"),
         )
         self.id = self._run.id
@@ -57,9 +57,9 @@ class WeightsAndBiases(Logger):
     def _place(self, mode: str) -> str:
         """Return where the figures are, for the user: the web address of the run, or its folder and how to send it."""
         if mode != OFFLINE:
-            return self._run.url or f"nowhere, by WANDB_MODE={mode}"
+            return self._run.url or f"nowhere, because WANDB_MODE is {mode}"
         folder = os.path.relpath(os.path.dirname(self._run.dir))
-        return f"{folder}, and sends nothing: wandb sync sends it, or WANDB_MODE=online while a run trains"
+        return f"{folder}, and sends nothing: wandb sync sends it later, WANDB_MODE=online while a run trains"
 
 
 LOGGER = WeightsAndBiases

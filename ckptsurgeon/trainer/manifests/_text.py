@@ -1,4 +1,4 @@
-"""Manifests as text: decoded, as tables of comma-separated values, and as lines of JSON; errors name the line."""
+"""Reads the text of manifests: plain, as rows of a CSV, and as JSON lines. Each error gives the file and the line."""
 
 from __future__ import annotations
 
@@ -41,38 +41,38 @@ _MARKS = (
 )  # fmt: skip
 
 LARGEST = 512 << 20
-"""The most bytes of a manifest; one of a million clips is smaller."""
+"""The largest manifest that is read, in bytes; a manifest with a million clips is smaller."""
 
 JSON_LINES = (".jsonl", ".jsonl.gz", ".ndjson", ".json", ".json.gz")
-"""The endings of files that may hold an object of JSON on each line; NeMo names its own ``.json``."""
+"""The file name endings of manifests with a JSON object on each line; NeMo's manifests end in ``.json``."""
 
 LONGEST = 1 << 20
-"""The most bytes of the first line that are read to recognise a format."""
+"""How many bytes of the first line are read, at most, to recognise the format of a manifest."""
 
 Row = tuple[str, Mapping[str, str]]
-"""The place of a line (file and number), and its values by column."""
+"""A line of a table: its position for messages (file and line number), and its values by column."""
 
 
 def place(path: str, line: int) -> str:
-    """Return the name of a line for messages: its file and its number."""
+    """Return the position of a line for messages: the file and the line number."""
     return f"{escape(path)}, line {line}"
 
 
 def file_beside(manifest: str, path: str) -> str:
-    """Return the full form of a path in a manifest, which is relative to the manifest's folder."""
+    """Return ``path``, from a manifest, joined to the manifest's folder; an absolute path is returned unchanged."""
     return os.path.normpath(os.path.join(os.path.dirname(manifest), path))
 
 
 def file_beside_or_here(manifest: str, path: str) -> str:
-    """Return the full form of a path that is relative to the manifest's folder, or else to the working directory."""
+    """Return ``path`` joined to the manifest's folder; if no such file exists, relative to the working directory."""
     beside = file_beside(manifest, path)
     return beside if os.path.exists(beside) or not os.path.exists(path) else os.path.normpath(path)
 
 
 def read_text(path: str) -> str:
-    """Return the text of a manifest, decompressed if it is ``.gz``.
+    """Return the text of a manifest, decompressed if its name ends in ``.gz``.
 
-    Raises ConfigError if it cannot be read, naming the line that is not UTF-8.
+    Raises ConfigError if the file cannot be read, or if it is not UTF-8; the message then gives the line.
     """
     try:
         data = _decompressed(path) if path.lower().endswith(".gz") else read_file(path, LARGEST)
@@ -93,14 +93,14 @@ def _decompressed(path: str) -> bytes:
         data = file.read(LARGEST + 1)
     if len(data) > LARGEST:
         raise ConfigError(
-            f"the manifest {escape(path)} has more than {LARGEST >> 20} MiB, decompressed.",
-            hint="Split the manifest into several, and name all of them.",
+            f"the manifest {escape(path)} is larger than {LARGEST >> 20} MiB after decompression.",
+            hint="Split the manifest into several files, and list all of them.",
         )
     return data
 
 
 def columns_of(path: str) -> list[str]:
-    """Return the names of the columns in the first line of a CSV; an empty list for another file.
+    """Return the column names in the first line of a CSV; an empty list if the file's name does not end in ``.csv``.
 
     Raises ConfigError if the line has a stray carriage return.
     """
@@ -119,12 +119,12 @@ def columns_of(path: str) -> list[str]:
 
 
 def first_line(path: str) -> str:
-    """Return the first line of a manifest, for messages; '' if it has none."""
+    """Return the first line of a manifest, for messages; '' if the file is empty or cannot be read."""
     return _first_line(path, 1 << 10).decode("utf-8-sig", "replace").strip()
 
 
 def fields_of_first_line(path: str) -> set[str]:
-    """Return the names of the fields in the JSON object on a file's first line; an empty set if that is no object."""
+    """Return the field names of the JSON object on a file's first line; an empty set if the line is no JSON object."""
     if not path.lower().endswith(JSON_LINES):
         return set()
     try:
@@ -149,7 +149,7 @@ def _first_line(path: str, most: int) -> bytes:
 
 
 def read_json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield, for each line that is not empty, its place (file and number) and its JSON object.
+    """Yield the position (file and line number) and the JSON object of each line that is not empty.
 
     Raises ConfigError for a line that is not a JSON object.
     """
@@ -164,9 +164,9 @@ def read_json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def parse_json(where: str, text: str) -> Any:
-    """Return the value of a text of JSON; ``where`` names the text in messages.
+    """Return the value of a JSON string; ``where`` is the string's position for messages.
 
-    Raises ConfigError if the text is not valid JSON, or if an object in it has a field twice.
+    Raises ConfigError if the string is not valid JSON, or if an object in it has a field twice.
     """
     try:
         return json.loads(text, object_pairs_hook=lambda pairs: _mapping(where, pairs))
@@ -184,7 +184,10 @@ def _mapping(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def field_of(where: str, entry: Mapping[str, Any], names: Sequence[str]) -> Any:
-    """Return the value of the first of the fields ``names`` that an entry has; raises ConfigError if it has none."""
+    """Return the value of a field that may have any of ``names``: the first name that ``entry`` has is used.
+
+    Raises ConfigError if ``entry`` has none of the names.
+    """
     found = next((name for name in names if name in entry), None)
     if found is None:
         looked = f"It needs one of {', '.join(names)}. " if len(names) > 1 else ""
@@ -204,18 +207,19 @@ def seconds_of(where: str, entry: Mapping[str, Any], name: str, default: float, 
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < math.inf:
-        raise ConfigError(f"{where}: {name} is {brief_repr(value)}, not a number of seconds.")
+        needed = "0 or more" if least == 0 else "above 0"
+        raise ConfigError(f"{where}: {name} is {brief_repr(value)}; it must be a number of seconds, {needed}.")
     return float(value)
 
 
 def _check_encoding(path: str, data: bytes) -> None:
     """Raise ConfigError for UTF-16 and UTF-32, which spreadsheets write.
 
-    They are known by their byte order marks or by zero bytes.
+    Both encodings are recognised by a byte order mark or by zero bytes.
     """
     mark = next((name for mark, name in _MARKS if data.startswith(mark)), "")
     if mark or b"\0" in data:
-        named = f"is {mark}, not UTF-8" if mark else "holds zero bytes, and is not UTF-8"
+        named = f"is {mark}, not UTF-8" if mark else "contains zero bytes, so it is not UTF-8"
         name = mark or "UTF-16LE"
         raise ConfigError(
             f"{place(path, 1)}: the file {named}.",
@@ -224,7 +228,7 @@ def _check_encoding(path: str, data: bytes) -> None:
 
 
 def read_rows(path: str, needed: Sequence[str]) -> Iterator[Row]:
-    """Yield the lines of a CSV: the place of each (file and number), and its values by column.
+    """Yield each row of a CSV: its position (file and line number), and its values by column.
 
     Raises ConfigError if a column of ``needed`` is missing, or if a line has more or fewer values than the first.
     """
@@ -248,7 +252,7 @@ def read_rows(path: str, needed: Sequence[str]) -> Iterator[Row]:
 
 
 def check_columns(path: str, columns: Sequence[str], needed: Sequence[str]) -> None:
-    """Raise ConfigError if a column of ``needed`` is not in ``columns``, or is there twice."""
+    """Raise ConfigError if a column of ``needed`` is missing in ``columns``, or occurs twice in it."""
     for column in needed:
         if columns.count(column) != 1:
             why = f"has no column {column}" if column not in columns else f"has the column {column} twice"

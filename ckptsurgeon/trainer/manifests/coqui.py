@@ -16,7 +16,7 @@ class _CoquiCSV:
     kind = "a CSV with wav_filename and transcript (Coqui STT)"
 
     def sniff(self, path: str) -> bool:
-        """Return whether a file is a table with one of the needed columns; ``read`` raises if another is missing."""
+        """Return whether a file is a CSV with ``wav_filename``, or with ``transcript`` and without ``ID``."""
         columns = set(columns_of(path))
         return "wav_filename" in columns or ("transcript" in columns and "ID" not in columns)
 
@@ -28,7 +28,7 @@ class _CoquiCSV:
             if not (size.isascii() and size.isdigit() and int(size[:18]) > 0):
                 raise ConfigError(
                     f"{where}: wav_filesize is {escape(size, 40)!r}, not a number of bytes.",
-                    hint="Are the values in the order of the first line? The column wav_filesize may be left out.",
+                    hint="Write the values in the order of the columns in the first line. wav_filesize is optional.",
                 )
             if not row["wav_filename"]:
                 raise ConfigError(f"{where}: wav_filename is empty.")

@@ -1,8 +1,8 @@
-"""Speech in datasets of Hugging Face's `datasets`: a saved folder, one of its splits, or its cache.
+"""Reads speech from datasets of Hugging Face's `datasets`: a saved dataset, one of its splits, or the cache.
 
-``{hf_dataset: PATH, split: train, text: sentence, audio: audio}``: a folder of ``save_to_disk``, or one in the cache
-(``~/.cache/huggingface/datasets/…``). The tables are mapped, and sounds are read from them one by one, so that a set
-larger than the memory can be trained on. Nothing of a dataset is run.
+A configuration has ``{hf_dataset: PATH, split: train, text: sentence, audio: audio}``. PATH is a folder that
+``save_to_disk`` wrote, or a folder in the cache (``~/.cache/huggingface/datasets/…``). The tables are memory-mapped,
+and sounds are read one at a time, so a dataset may be larger than the memory. No code of a dataset is run.
 """
 
 from __future__ import annotations
@@ -28,32 +28,33 @@ __all__ = ["read_dataset"]
 FIELDS = (DATASET, "split", "text", "audio")
 INFO, STATE, SPLITS = "dataset_info.json", "state.json", "dataset_dict.json"
 TEXTS = ("text", "sentence", "transcription", "transcript", "normalized_text", "label")
-"""Columns with the transcript or the class, unless ``text`` names one."""
+"""Columns that may hold the transcript or the class, if the configuration has no field ``text``."""
 DEEPEST = 6
-"""Folders between the name of a dataset and its files, in the cache."""
-SAVE = "Nothing is fetched or converted: in Python, datasets.load_dataset(NAME).save_to_disk(FOLDER) writes one."
+"""How many levels of folders are searched for a dataset in the cache."""
+SAVE = "To download and save a dataset, run in Python: datasets.load_dataset(NAME).save_to_disk(FOLDER)."
 LARGEST = 64 << 20
-"""The most bytes of a JSON file of a dataset."""
+"""The largest JSON file of a dataset that is read, in bytes."""
 
 
 def read_dataset(named: Mapping[str, Any], *, texts: bool = True) -> list[Clip]:
-    """Return the clips of the dataset that an entry ``{hf_dataset: PATH, split: …, text: …, audio: …}`` names.
+    """Return the clips of a dataset.
 
-    If ``texts`` is false, the dataset needs no column with texts. Raises ConfigError if a split or column is missing,
-    or if the entry does not name one of several.
+    ``named`` is the dataset's entry in the configuration, ``{hf_dataset: PATH, split: …, text: …, audio: …}``. If
+    ``texts`` is false, no transcripts are read. Raises ConfigError if a split or column is missing, or if there are
+    several and the entry does not choose one.
     """
     unknown = [one for one in named if one not in FIELDS]
     if unknown:
         near = difflib.get_close_matches(unknown[0], FIELDS, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"Its fields are {', '.join(FIELDS)}."
-        raise ConfigError(f"a dataset of train.data has no field {escape(unknown[0])}.", hint=hint)
+        hint = f"Did you mean {near[0]}?" if near else f"Known fields: {', '.join(FIELDS)}."
+        raise ConfigError(f"a dataset in train.data has no field {escape(unknown[0])}.", hint=hint)
     wrong = next((one for one in FIELDS if one in named and not isinstance(named[one], str)), None)
     if wrong is not None:
-        raise ConfigError(f"the field {wrong} of a dataset of train.data is {brief_repr(named[wrong])}, not a text.")
+        raise ConfigError(f"the field {wrong} of a dataset in train.data is {brief_repr(named[wrong])}, not a string.")
     path = named[DATASET]
     if not os.path.isdir(path):
         what = "is a file" if os.path.exists(path) else "does not exist"
-        hint = did_you_mean(path, f"Name a folder that save_to_disk wrote, or one in the cache of datasets. {SAVE}")
+        hint = did_you_mean(path, f"Give a folder that save_to_disk wrote, or one in the cache of datasets. {SAVE}")
         raise ConfigError(f"the dataset {escape(path)} {what}.", hint=hint)
     folder, files = _files(path, named.get("split", ""))
     features = _features(folder)
@@ -61,12 +62,12 @@ def read_dataset(named: Mapping[str, Any], *, texts: bool = True) -> list[Clip]:
     text = _text(folder, features, named.get("text", "")) if texts else None
     clips = [clip for file in files for clip in _clips(file, folder, audio, text, features.get(text or ""))]
     if not clips:
-        raise ConfigError(f"the dataset {escape(folder)} has no clip.")
+        raise ConfigError(f"the dataset {escape(folder)} contains no clips.")
     return clips
 
 
 def _files(path: str, split: str) -> tuple[str, list[str]]:
-    """Return the folder of a split, and the paths of its tables in their order."""
+    """Return the folder that contains a split, and the paths of the split's tables in order."""
     if os.path.isfile(os.path.join(path, SPLITS)):
         splits = _json(path, SPLITS).get("splits")
         names = [one for one in splits if isinstance(one, str)] if isinstance(splits, list) else []
@@ -76,7 +77,7 @@ def _files(path: str, split: str) -> tuple[str, list[str]]:
         if split and isinstance(own, str) and own != split:
             raise ConfigError(
                 f"{escape(path)} is the split {escape(own)}, not {escape(split)}.",
-                hint=f"Leave split out, or name the folder of {escape(split)}.",
+                hint=f"Leave split out, or give the folder of {escape(split)}.",
             )
     if os.path.isfile(os.path.join(path, STATE)):
         return path, _listed(path)
@@ -90,28 +91,30 @@ def _listed(path: str) -> list[str]:
     given = [one.get("filename") for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
     if state.get("_indices_files"):
         raise ConfigError(
-            f"the dataset {escape(path)} selects rows of its tables by a file of indices, which is not read.",
+            f"the dataset {escape(path)} selects rows of its tables by a file of indices, which is not supported.",
             hint="Save it again without indices: dataset.flatten_indices().save_to_disk(FOLDER).",
         )
     names = [name for name in given if isinstance(name, str) and os.path.basename(name) == name]
     other = next((name for name in given if name not in names), None)
     if other is not None or len(names) < len(given):
-        raise ConfigError(f"{escape(path)}: {STATE} names {brief_repr(other)}, which is not a file in the folder.")
+        raise ConfigError(
+            f"{escape(path)}: {STATE} lists {brief_repr(other)}, which is not the name of a file in the folder."
+        )
     if not names:
-        raise ConfigError(f"{escape(path)}: {STATE} names no data file.")
+        raise ConfigError(f"{escape(path)}: {STATE} lists no data files.")
     return [os.path.join(path, name) for name in names]
 
 
 _OF_CACHE = re.compile(r"(.+?)(?:-(\d{5})-of-(\d{5}))?\.arrow")
-"""A table of the cache: ``librispeech-train.100-00000-of-00014.arrow``."""
+"""The file name of a table in the cache: ``librispeech-train.100-00000-of-00014.arrow``."""
 
 
 def _cached(path: str, split: str) -> tuple[str, list[str]]:
-    """Return the only dataset folder at or below ``path`` in a cache of `datasets`, and the tables of a split."""
+    """Find the one dataset at or below ``path`` in the cache of `datasets`; return its folder and a split's tables."""
     found = sorted(_with_info(path))
     if len(found) != 1:
-        why = f"has several datasets: {listing(found, 4, where='')}" if found else "is not a folder of a dataset"
-        hint = f"Name one of them; it has a {INFO} and tables (.arrow)." if found else f"It has no {INFO}. {SAVE}"
+        why = f"has several datasets: {listing(found, 4, where='')}" if found else "is not the folder of a dataset"
+        hint = "Give one of these folders." if found else f"It has no {INFO}. {SAVE}"
         raise ConfigError(f"{escape(path)} {why}.", hint=hint)
     (folder,) = found
     splits = _json(folder, INFO).get("splits")
@@ -119,20 +122,20 @@ def _cached(path: str, split: str) -> tuple[str, list[str]]:
     for name in sorted(os.listdir(folder)):
         match = _OF_CACHE.fullmatch(name)
         of = match[1].rpartition("-")[2] if match else ""
-        if match and (not isinstance(splits, dict) or of in splits):  # results of map() lie beside them
+        if match and (not isinstance(splits, dict) or of in splits):  # else a cached result of map()
             tables.setdefault(of, []).append((int(match[2] or 0), int(match[3] or 1), name))
     chosen = _chosen(folder, list(tables), split)
     several = sorted(tables[chosen])
     if [number for number, _, _ in several] != list(range(several[0][1])):
         raise ConfigError(
             f"{escape(folder)} has only {len(several)} of the {several[0][1]} tables of the split {escape(chosen)}.",
-            hint="Let datasets load the dataset again, which downloads the missing tables.",
+            hint="Load the dataset again with the library datasets, which downloads the missing tables.",
         )
     return folder, [os.path.join(folder, name) for _, _, name in several]
 
 
 def _with_info(path: str) -> Iterator[str]:
-    """Yield the folders at or below a path that hold tables (.arrow) and the description of their dataset."""
+    """Yield the folders at or below ``path`` that contain tables (.arrow) and a dataset_info.json."""
     for folder, inner, names in os.walk(path):
         if INFO in names and any(name.endswith(".arrow") for name in names):
             yield folder
@@ -141,19 +144,20 @@ def _with_info(path: str) -> Iterator[str]:
 
 
 def _chosen(path: str, splits: Sequence[str], split: str) -> str:
-    """Return ``split`` if it is one of ``splits``; if it is '', the only one of them. Raises ConfigError for others."""
+    """Return ``split`` if it is in ``splits``, or the only split if ``split`` is ''; else raise ConfigError."""
     if split in splits or (not split and len(splits) == 1):
         return split or splits[0]
-    there = f"It has {', '.join(map(escape, splits))}." if splits else "It has none."
-    why = f"has no split {escape(split)}" if split else "has several splits"
-    raise ConfigError(f"{escape(path)} {why}.", hint=there if split else f"Name one with split. {there}")
+    there = f"Its splits are {', '.join(map(escape, splits))}." if splits else ""
+    if split or not splits:
+        raise ConfigError(f"{escape(path)} has no {f'split {escape(split)}' if split else 'splits'}.", hint=there)
+    raise ConfigError(f"{escape(path)} has several splits.", hint=f"Choose one with split: NAME. {there}")
 
 
 def _features(folder: str) -> Mapping[str, Mapping[str, Any]]:
     """Return the type of each column of a dataset (its feature, as a dict), by the column's name."""
     found = _json(folder, INFO).get("features")
     if not isinstance(found, dict):
-        raise ConfigError(f"{escape(folder)}: {INFO} does not say which columns there are.")
+        raise ConfigError(f"{escape(folder)}: {INFO} does not list the columns (features).")
     return {name: value if isinstance(value, dict) else {} for name, value in found.items()}
 
 
@@ -168,9 +172,9 @@ def _text(folder: str, features: Mapping[str, Mapping[str, Any]], named: str) ->
 
 
 def _column(folder: str, features: Mapping[str, object], named: str, field: str, likely: Sequence[str]) -> str:
-    """Return ``named`` if it is a column; if it is '', the only ``likely`` column. Raises ConfigError if there is none.
+    """Return ``named`` if it is a column, or the only ``likely`` column if ``named`` is ''; else raise ConfigError.
 
-    ``field`` is the field of the configuration that names the column.
+    ``field`` is the field of the configuration in which the user chooses the column.
     """
     if named in features:
         return named
@@ -187,13 +191,13 @@ def _column(folder: str, features: Mapping[str, object], named: str, field: str,
 def _clips(file: str, folder: str, audio: str, text: str | None, kind: Mapping[str, Any] | None) -> Iterator[Clip]:
     """Yield the clips of the table ``file``; ``audio`` and ``text`` are columns, ``kind`` is the type of ``text``.
 
-    If the texts are numbers of classes (ClassLabel), a clip gets the name of its class.
+    If the column is a ClassLabel (indices of classes), the text of a clip is the name of its class.
     """
     columns = (audio,) if text is None else (audio, text)
     table = open_table(file, columns)
     lacking = [name for name in columns if name not in table.column_names]
     if lacking:
-        raise ConfigError(f"{escape(file)} has no column {escape(lacking[0])}, which {INFO} names.")
+        raise ConfigError(f"{escape(file)} has no column {escape(lacking[0])}, which {INFO} lists.")
     names = (kind or {}).get("names") if (kind or {}).get("_type") == "ClassLabel" else None
     paths = _paths(table.column(audio))
     values = [""] * len(table) if text is None else table.column(text).to_pylist()
@@ -202,7 +206,7 @@ def _clips(file: str, folder: str, audio: str, text: str | None, kind: Mapping[s
         if isinstance(names, list) and isinstance(value, int) and 0 <= value < len(names):
             value = names[value]
         if not isinstance(value, str):
-            raise ConfigError(f"{where}: the column {escape(text or '')} has {brief_repr(value)}, not a text.")
+            raise ConfigError(f"{where}: the column {escape(text or '')} has {brief_repr(value)}, not a string.")
         if path is None:
             yield Clip(file, value, where, math.nan, cell=Cell(audio, row))
         else:

@@ -23,7 +23,7 @@ _ARCHIVE = re.compile(r"\.ark(:\d+)?$")
 
 @dataclass(frozen=True)
 class _Entry:
-    """A line of a Kaldi file: ``value`` is the text after the id, ``where`` the file and the number of the line."""
+    """A line of a Kaldi file: ``value`` is the text after the id, ``where`` is the file and the line number."""
 
     value: str
     where: str
@@ -37,7 +37,7 @@ class _KaldiFolder:
         return any(os.path.isfile(os.path.join(path, name)) for name in ("wav.scp", "text"))
 
     def read(self, path: str, *, texts: bool = True) -> list[Clip]:
-        """Return the clips in the order of their texts, or of the sounds if no texts are wanted."""
+        """Return the clips in the order of ``text``; if ``texts`` is false, of ``segments`` or else of ``wav.scp``."""
         sounds = _table(os.path.join(path, "wav.scp"))
         cut = os.path.join(path, "segments")
         parts = _table(cut) if os.path.isfile(cut) else {key: _Entry(f"{key} 0 nan", "") for key in sounds}
@@ -50,14 +50,14 @@ class _KaldiFolder:
         if silent is not None:
             where = _where(silent, parts, sounds)
             raise ConfigError(
-                f"{where}: the file text has no line for {escape(silent)}.",
-                hint="Add a line with its transcript there, or remove this line.",
+                f"{where}: the file named text has no line for {escape(silent)}.",
+                hint="Add a line with its transcript to that file, or remove this line.",
             )
         return [_clip(path, key, text, parts=parts, sounds=sounds) for key, text in said.items()]
 
 
 def _where(key: str, parts: Mapping[str, _Entry], sounds: Mapping[str, _Entry]) -> str:
-    """Return the place (file and line) of the clip ``key``: in ``segments``, or in ``wav.scp`` without segments."""
+    """Return the file and line of the clip ``key``: in ``segments`` or, if there are no segments, in ``wav.scp``."""
     return parts[key].where or sounds[key].where
 
 
@@ -87,14 +87,14 @@ def _clip(folder: str, key: str, text: _Entry, *, parts: Mapping[str, _Entry], s
     recording, begin_s, end_s = _part(part)
     if recording not in sounds:
         raise ConfigError(
-            f"{part.where}: wav.scp has no {escape(recording)}.",
+            f"{part.where}: wav.scp has no line for the recording {escape(recording)}.",
             hint=f"Add a line {escape(recording)} PATH to wav.scp, or remove this line.",
         )
     return Clip(_sound(folder, sounds[recording]), text.value, text.where, end_s - begin_s, begin_s)
 
 
 def _part(part: _Entry) -> tuple[str, float, float]:
-    """Return the recording that a line of ``segments`` names, and the segment's begin and end in it in seconds.
+    """Return the recording's id in a line of ``segments``, and the segment's begin and end in seconds.
 
     The end is NaN if the segment lasts until the end of the recording (-1 in the file).
     """
@@ -103,7 +103,7 @@ def _part(part: _Entry) -> tuple[str, float, float]:
         recording, begin_s, end_s = fields[0], float(fields[1]), float(fields[2])
     except (IndexError, ValueError):
         raise ConfigError(
-            f"{part.where}: the line is not a recording with begin and end in seconds.",
+            f"{part.where}: the line does not give a recording, and the begin and end of a segment in seconds.",
             hint="Write it as SEGMENT RECORDING BEGIN END.",
         ) from None
     if begin_s < 0 or not (end_s > begin_s or end_s == -1 or math.isnan(end_s)):
@@ -115,20 +115,20 @@ def _part(part: _Entry) -> tuple[str, float, float]:
 
 
 def _sound(folder: str, entry: _Entry) -> str:
-    """Return the path of the sound in a line of ``wav.scp``.
+    """Return the path of the sound file in a line of ``wav.scp``.
 
-    It is relative to the data folder, or, as in Kaldi's recipes, to the working folder.
+    A relative path begins at the data folder or, as in Kaldi's recipes, at the working directory.
     """
     name = entry.value
     if name.endswith("|"):
         raise ConfigError(
-            f"{entry.where}: {escape(name, 80)} is a command, and commands of a manifest are never run.",
-            hint="Run the command yourself, and name the file that it makes.",
+            f"{entry.where}: {escape(name, 80)} is a command, and commands in a manifest are never run.",
+            hint="Run the command yourself, and write the path of the file that it makes.",
         )
     if not name or _ARCHIVE.search(name):
         raise ConfigError(
             f"{entry.where}: {escape(name, 80) or 'an empty path'} is not a sound file.",
-            hint="Archives are not read; name a WAV, FLAC or OGG file." if name else "",
+            hint="Archives are not supported; give a WAV, FLAC or OGG file." if name else "",
         )
     return file_beside_or_here(os.path.join(folder, "wav.scp"), name)
 

@@ -15,11 +15,11 @@ class _LabelledCSV:
     kind = "a CSV with path and label (classification)"
 
     def sniff(self, path: str) -> bool:
-        """Return whether a file is a table with a column ``label``; ``read`` raises if it lacks the column ``path``."""
+        """Return whether a file is a CSV with a column ``label``; ``read`` raises if it lacks the column ``path``."""
         return "label" in columns_of(path)
 
     def read(self, path: str, *, texts: bool = True) -> list[Clip]:
-        """Return the examples as clips; the ``text`` of each is its class, so every line must have a ``label``."""
+        """Return the examples as clips; the ``text`` of a clip is its class, and is read even if ``texts`` is false."""
         clips = []
         for where, row in read_rows(path, ("path", "label")):
             if not row["path"]:

@@ -1,7 +1,7 @@
 """NeMo's manifest: a JSON object on each line, with ``audio_filepath``, ``duration``, ``text`` and perhaps ``offset``.
 
-https://docs.nvidia.com/nemo-framework/user-guide/latest/nemotoolkit/asr/datasets.html. NeMo names such files
-``.json``; its archives of sounds (tarred datasets) are not read.
+https://docs.nvidia.com/nemo-framework/user-guide/latest/nemotoolkit/asr/datasets.html. The names of these
+files end in ``.json``. Tarred datasets (archives of sounds) are not supported.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class _NeMoLines:
         return "audio_filepath" in fields_of_first_line(path)
 
     def read(self, path: str, *, texts: bool = True) -> list[Clip]:
-        """Return the clips; a clip begins at ``offset`` and lasts ``duration``, both in seconds, as NeMo reads it."""
+        """Return the clips; a clip begins at ``offset`` and lasts ``duration``, both in seconds, as in NeMo."""
         return [_clip(path, where, entry, texts=texts) for where, entry in read_json_lines(path)]
 
 
@@ -35,12 +35,12 @@ def _clip(path: str, where: str, entry: dict[str, Any], *, texts: bool) -> Clip:
     if not isinstance(name, str) or not name:
         raise ConfigError(f"{where}: audio_filepath is {brief_repr(name)}, not a path.")
     if not isinstance(text, str):
-        raise ConfigError(f"{where}: text is {brief_repr(text)}, not a text.")
+        raise ConfigError(f"{where}: text is {brief_repr(text)}, not a string.")
     sound = file_beside_or_here(path, name)
     if "shard_id" in entry and not os.path.exists(sound):
         raise ConfigError(
-            f"{where}: {escape(name)} is a sound in an archive of a tarred dataset, and archives are not read.",
-            hint="Unpack the archives, or name the manifest from which they were made.",
+            f"{where}: {escape(name)} is in an archive of a tarred dataset, and archives are not supported.",
+            hint="Unpack the archives, or give the manifest from which they were made.",
         )
     begin_s = seconds_of(where, entry, "offset", 0.0)
     return Clip(sound, text, where, seconds_of(where, entry, "duration", math.nan, least=math.ulp(0)), begin_s)

@@ -1,4 +1,4 @@
-"""Finds the format of a manifest, reads it, and checks the sounds that it names."""
+"""Recognises the format of a manifest, reads its clips, and checks their sound files."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from ._text import first_line
 
 __all__ = ["Manifest", "read_manifests"]
 
-_RELATIVE = "Paths are relative to the configuration."
+_RELATIVE = "Relative paths begin at the folder of the configuration."
 EMPTY, RELATIVE_TO_MANIFEST = "is an empty file", "Relative paths begin at the manifest's folder."
 AT_ONCE = 8
-"""Headers that are read at the same time: on a network drive each takes a round trip."""
+"""How many headers of sound files are read at the same time: on a network drive, each waits for a round trip."""
 
 
 class Manifest(Protocol):
@@ -36,25 +36,24 @@ class Manifest(Protocol):
     """The name of the format in messages."""
 
     def sniff(self, path: str) -> bool:
-        """Whether a file or folder has this format."""
+        """Return whether a file or folder has this format."""
         ...
 
     def read(self, path: str, *, texts: bool = True) -> list[Clip]:
-        """Return the clips of a manifest; ``seconds`` is NaN if the manifest does not give the length.
+        """Return the clips of a manifest; a clip's ``seconds`` are NaN if the manifest does not contain its length.
 
-        If ``texts`` is false, no transcripts are looked for, and each clip's text is ''.
-
-        Raises ConfigError, which names the file and the line.
+        If ``texts`` is false, no transcripts are read, and each clip's text is ''. Raises ConfigError if the manifest
+        is malformed; the message gives the file and the line.
         """
         ...
 
 
 def read_manifests(named: Sequence[Named], faults: ErrorCollector | None = None, *, texts: bool = True) -> list[Clip]:
-    """Return the clips of manifests, and of datasets named by ``hf_dataset``, in their order, with their lengths.
+    """Return the clips of manifests and of datasets (entries with ``hf_dataset``) in order, with their lengths.
 
-    If ``texts`` is false, manifests and datasets need no transcripts. Errors in sounds are added to ``faults``; if that
-    is None, they are raised as SourceError or ConfigError. Raises ConfigError if a manifest has no known format, is
-    malformed, or names a clip twice.
+    If ``texts`` is false, manifests and datasets need no transcripts. Errors in sounds are added to ``faults``; if
+    ``faults`` is None, they are raised as SourceError or ConfigError. Raises ConfigError if a manifest has no known
+    format, if it is malformed, or if a clip occurs twice.
     """
     own = ErrorCollector() if faults is None else faults
     clips = [clip for one in named for clip in _clips(one, texts=texts)]
@@ -72,11 +71,11 @@ def read_manifests(named: Sequence[Named], faults: ErrorCollector | None = None,
 
 
 def _together(wrong: Sequence[CheckpointError], of: int) -> CheckpointError:
-    """Return the errors of single sounds as one error; ``of`` is the number of all sounds."""
+    """Combine the errors of several sounds into one error; ``of`` is the number of all sounds."""
     first = wrong[0]
     if len(wrong) == 1:
         return first
-    more = f" {len(wrong) - 1} more of {of} have errors, too."
+    more = f" {len(wrong) - 1} more of the {of} sounds have errors, too."
     return type(first)(first.message + more, hint=first.hint, details=[error.message for error in wrong])
 
 
@@ -87,7 +86,7 @@ def _clips(named: Named, *, texts: bool) -> list[Clip]:
 def _read(path: str, *, texts: bool) -> list[Clip]:
     if not os.path.exists(path):
         several = "," in path or glob.has_magic(path)
-        hint = "Write several as a list, as in [a.csv, b.csv]; wildcards are not read." if several else _RELATIVE
+        hint = "Write several manifests as a list: [a.csv, b.csv]. Wildcards do not work." if several else _RELATIVE
         raise ConfigError(f"the manifest {escape(path)} does not exist.", hint=did_you_mean(path, hint))
     if not os.path.isfile(path) and not os.path.isdir(path):
         raise ConfigError(f"the manifest {escape(path)} is not a regular file.")
@@ -96,10 +95,10 @@ def _read(path: str, *, texts: bool) -> list[Clip]:
     kinds = cast("dict[str, Manifest]", discover("ckptsurgeon.trainer.manifests", "MANIFEST"))
     found = next((kind for kind in kinds.values() if kind.sniff(path)), None)
     if found is None:
-        raise ConfigError(f"{escape(path)} is not a known kind of manifest{_seen(path)}.", hint=_known_hint(path))
+        raise ConfigError(f"{escape(path)} is not a manifest in a known format{_seen(path)}.", hint=_known_hint(path))
     clips = found.read(path, texts=texts)
     if not clips:
-        raise ConfigError(f"the manifest {escape(path)} names no clip.", hint="Add lines with clips, or leave it out.")
+        raise ConfigError(f"the manifest {escape(path)} contains no clips.", hint="Add lines with clips, or remove it.")
     return clips
 
 
@@ -130,7 +129,7 @@ def _check_twice(clips: Sequence[Clip]) -> None:
         first = seen.setdefault((clip.path, clip.begin_s, clip.cell), clip)
         if first is not clip:
             raise ConfigError(
-                f"{clip.where}: the clip {escape(clip.path)} is in {first.where}, too.", hint="Remove one of the two."
+                f"{clip.where}: the clip {escape(clip.path)} is also in {first.where}.", hint="Remove one of the two."
             )
 
 
@@ -162,9 +161,10 @@ def _absence(path: str) -> str:
 
 
 def _measured(clip: Clip) -> Clip | CheckpointError:
-    """Return a clip with its length, or the error of its sound.
+    """Return a clip with its length, or the error in its sound file.
 
-    An error is returned so that the sounds after it are checked, too. A clip without a file is returned as it is.
+    The error is returned, not raised, so that the other sounds are checked, too. A clip whose file is missing or empty
+    is returned unchanged.
     """
     if not _is_sound(clip.path):
         return clip
@@ -181,7 +181,7 @@ def _with_length(clip: Clip) -> Clip:
     end_s = whole if math.isnan(clip.seconds) else clip.begin_s + clip.seconds
     if end_s > whole + TOLERANCE_S or clip.begin_s > whole:
         until = f"from {clip.begin_s:g} s to {end_s:g} s" if end_s > clip.begin_s else f"from {clip.begin_s:g} s on"
-        raise ConfigError(f"{clip.where}: the clip goes {until}, and {escape(clip.path)} lasts {whole:g} s.")
+        raise ConfigError(f"{clip.where}: the clip goes {until}, but {escape(clip.path)} is only {whole:g} s long.")
     if min(end_s, whole) <= clip.begin_s:
         raise SourceError(f"{clip.where}: {escape(clip.path)} has no samples.", hint="Remove it from the manifest.")
     return dataclasses.replace(clip, seconds=min(end_s, whole) - clip.begin_s)

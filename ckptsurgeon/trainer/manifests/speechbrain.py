@@ -1,7 +1,7 @@
-"""SpeechBrain's annotations: the JSON ``{id: {wav, length or duration, words or wrd or …}}``, and the CSV.
+"""SpeechBrain's annotations: as JSON, ``{id: {wav, length or duration, words or wrd or …}}``, or as CSV.
 
 https://speechbrain.readthedocs.io/en/latest/tutorials/basics/data-loading-pipeline.html. A clip may be a part of a
-file: in JSON ``wav: {file, start, stop}``, in a CSV the columns ``start`` and ``stop``; both count samples.
+file: in JSON ``wav: {file, start, stop}``, in a CSV the columns ``start`` and ``stop``; both are in samples.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WAVES = ("wav", "file_path", "sig")
 TEXTS = ("words", "wrd", "transcript", "transcription", "text", "char")
 LENGTHS = ("length", "duration")
 ROOTS = ("{data_root}", "$data_root")
-"""What stands for the data's folder at the beginning of a path: in JSON, and in a CSV."""
+"""The placeholders for the data folder at the beginning of a path: the first in JSON, the second in a CSV."""
 
 
 class _SpeechBrain:
@@ -46,7 +46,7 @@ class _SpeechBrain:
         return is_json and not {"audio_filepath", "supervisions"} & fields_of_first_line(path)
 
     def read(self, path: str, *, texts: bool = True) -> list[Clip]:
-        """Return the clips; ``{data_root}`` and ``$data_root`` stand for the manifest's folder."""
+        """Return the clips; ``{data_root}`` and ``$data_root`` are replaced by the manifest's folder."""
         if not path.lower().endswith(".csv"):
             named = _annotation(path).items()
             return [_clip(path, f"{escape(path)}, {escape(name)}", entry, texts=texts) for name, entry in named]
@@ -56,7 +56,7 @@ class _SpeechBrain:
             first = seen.setdefault(row["ID"], where)
             if first != where:
                 raise ConfigError(
-                    f"{where}: the ID {escape(row['ID'])} is in {first}, too.", hint="Remove one of the two lines."
+                    f"{where}: the ID {escape(row['ID'])} is also in {first}.", hint="Remove one of the two lines."
                 )
             clips.append(_clip(path, where, _entry_of(where, row), texts=texts))
         return clips
@@ -65,12 +65,12 @@ class _SpeechBrain:
 def _annotation(path: str) -> dict[str, Any]:
     document = parse_json(escape(path), read_text(path))
     if not isinstance(document, dict):
-        raise ConfigError(f"{escape(path)} is {brief_repr(document)}, not a JSON object of clips by their ids.")
+        raise ConfigError(f"{escape(path)} is {brief_repr(document)}, not a JSON object that maps ids to clips.")
     return document
 
 
 def _entry_of(where: str, row: Mapping[str, str]) -> dict[str, Any]:
-    """Return a line of a CSV as the entry that the JSON format would have for it."""
+    """Convert a row of a CSV to an entry of the JSON format."""
     entry: dict[str, Any] = dict(row)
     for name in LENGTHS:
         if name in row:
@@ -94,17 +94,20 @@ def _clip(path: str, where: str, entry: Any, *, texts: bool) -> Clip:
         raise ConfigError(f"{where}: the entry is {brief_repr(entry)}, not an object with wav and words.")
     sound, begin_s, seconds = _sound(path, where, field_of(where, entry, WAVES))
     text = field_of(where, entry, TEXTS) if texts else ""
-    if isinstance(text, list):  # some recipes keep a list of tokens
+    if isinstance(text, list):  # some recipes store a list of tokens
         text = " ".join(map(str, text))
     if not isinstance(text, str):
-        raise ConfigError(f"{where}: the clip's text is {brief_repr(text)}, not a text.")
-    for name in LENGTHS:  # the sound itself gives its true length
+        raise ConfigError(f"{where}: the clip's text is {brief_repr(text)}, not a string.")
+    for name in LENGTHS:  # checked but not used: the sound file has the true length
         seconds_of(where, entry, name, math.nan, least=math.ulp(0))
     return Clip(sound, text, where, seconds, begin_s)
 
 
 def _sound(path: str, where: str, wav: Any) -> tuple[str, float, float]:
-    """Return the path of a sound, and the clip's begin and length in it in seconds (NaN: until its end)."""
+    """Return the path of a clip's sound file, and the clip's begin and length in that file, in seconds.
+
+    The length is NaN if the clip lasts until the end of the file.
+    """
     part: Mapping[str, Any] = wav if isinstance(wav, dict) else {"file": wav}
     name = part.get("file")
     if not isinstance(name, str) or not name:
@@ -114,7 +117,7 @@ def _sound(path: str, where: str, wav: Any) -> tuple[str, float, float]:
             name = os.path.dirname(os.path.abspath(path)) + name.removeprefix(root)
     if "{" in name or name.startswith("$"):
         raise ConfigError(
-            f"{where}: the path {escape(name)} has a placeholder that is not known here.",
+            f"{where}: the path {escape(name)} contains an unknown placeholder.",
             hint=f"Write the full path, or {ROOTS[path.lower().endswith('.csv')]} for the folder of the manifest.",
         )
     sound = file_beside(path, name)

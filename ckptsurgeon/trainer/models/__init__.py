@@ -1,1 +1,1 @@
-"""The bundled models; each module defines one as ``MODEL``, and a configuration names the module."""
+"""The bundled models; each module defines one as ``MODEL``, and a configuration selects it by the module's name."""

@@ -14,7 +14,7 @@ FRAME_S, HOP_S = 0.025, 0.010
 
 
 def padding_mask(lengths: Tensor, size: int) -> Tensor:
-    """Return a mask (batch, size) that is true for padding."""
+    """Return a mask (batch, size) that is true at positions from the clip's length on, which are padding."""
     return torch.arange(size, device=lengths.device)[None] >= lengths[:, None]
 
 
@@ -40,9 +40,9 @@ def mel_filters(n_mels: int, n_fft: int, rate: int) -> Tensor:
 
 
 class LogMel(nn.Module):
-    """Log-mel features of waveforms: 25 ms frames every 10 ms, each utterance's mean removed.
+    """Log-mel features of waveforms: 25 ms frames every 10 ms, with the mean of each utterance subtracted.
 
-    ``forward``: (batch, samples) and lengths → (batch, frames, n_mels) and frame counts.
+    ``forward``: waveforms (batch, samples) and their lengths → features (batch, frames, n_mels) and frame counts.
     """
 
     melmat: Tensor
@@ -56,7 +56,7 @@ class LogMel(nn.Module):
         self.register_buffer("window", torch.hann_window(self.size), persistent=False)
 
     def frames(self, lengths: Tensor) -> Tensor:
-        """Return the number of frames of waves of these lengths (in samples)."""
+        """Return how many frames ``forward`` makes of waveforms with these ``lengths`` in samples."""
         return torch.div(lengths, self.hop, rounding_mode="floor") + 1
 
     def forward(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,7 +75,7 @@ class LogMel(nn.Module):
 
 
 def subsampled(lengths: Tensor) -> Tensor:
-    """Return how many frames are left after two convolutions of stride 2."""
+    """Return the number of frames, from ``lengths`` frames, after two convolutions with kernel 3 and stride 2."""
     for _ in range(2):
         lengths = torch.div(lengths - 3, 2, rounding_mode="floor") + 1
     return lengths.clamp(min=0)
@@ -109,7 +109,7 @@ class _FeedForward(nn.Sequential):
 
 
 class _ConvModule(nn.Module):
-    """The convolution module of the conformer: gated pointwise, depthwise, norm, pointwise."""
+    """The convolution module of the conformer: pointwise with GLU, depthwise, layer norm, SiLU, pointwise."""
 
     def __init__(self, d_model: int, kernel: int, dropout: float) -> None:
         super().__init__()
@@ -130,9 +130,10 @@ class _ConvModule(nn.Module):
 
 
 class ConformerBlock(nn.Module):
-    """Half a feed-forward, self-attention, convolution, half a feed-forward, https://arxiv.org/abs/2005.08100.
+    """A conformer block: half-step feed-forward, self-attention, convolution, half-step feed-forward.
 
-    (batch, time, d_model) and a padding mask (batch, time) → the same shape.
+    https://arxiv.org/abs/2005.08100. ``forward``: inputs (batch, time, d_model) and a padding mask (batch, time) →
+    outputs (batch, time, d_model).
     """
 
     def __init__(self, d_model: int, heads: int, *, kernel: int = 15, dropout: float = 0.1) -> None:

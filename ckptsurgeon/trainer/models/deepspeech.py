@@ -1,6 +1,6 @@
 """Coqui STT's network, DeepSpeech (https://arxiv.org/abs/1412.5567): three dense layers, an LSTM, two dense layers.
 
-Its modules have the names that Coqui STT's layers have: ``layer_1``, ``layer_2``, ``layer_3``, ``lstm``, ``layer_5``
+Its modules have the same names as Coqui STT's layers: ``layer_1``, ``layer_2``, ``layer_3``, ``lstm``, ``layer_5``
 and ``layer_6``, the output; there is no ``layer_4``.
 """
 
@@ -22,15 +22,15 @@ from ._layers import padding_mask
 __all__ = ["MODEL", "DeepSpeech"]
 
 CLIP = 20.0
-"""The bound of a dense layer's output (``relu_clip``)."""
+"""The upper bound of a dense layer's output (Coqui STT's ``relu_clip``)."""
 LAYERS = ("layer_1", "layer_2", "layer_3", "lstm", "layer_5", "layer_6")
 
 
 class DeepSpeech(nn.Module):
     """The network of Coqui STT: features in, CTC log-probabilities out.
 
-    ``outputs`` counts the labels and the blank, which comes last. ``stages`` names the modules and methods that
-    gradient checkpointing computes again in the backward pass.
+    ``outputs`` is the number of labels plus one for the blank, which comes last. ``stages`` lists the modules and
+    methods that gradient checkpointing computes again in the backward pass.
     """
 
     stages = ("_before", "lstm", "_after")
@@ -48,7 +48,7 @@ class DeepSpeech(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Initialise as Coqui STT does: Glorot's uniform weights, zero biases; the LSTM keeps PyTorch's bounds."""
+        """Initialise as Coqui STT does: Glorot uniform weights and zero biases; LSTM weights keep PyTorch's default."""
         for name, parameter in self.named_parameters():
             if "bias" in name:
                 nn.init.zeros_(parameter)
@@ -56,10 +56,10 @@ class DeepSpeech(nn.Module):
                 nn.init.xavier_uniform_(parameter)
 
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """Return log-probabilities (batch, time, outputs) of ``features`` (batch, time, n_input), frame by frame.
+        """Return log-probabilities (batch, time, outputs) for the frames of ``features`` (batch, time, n_input).
 
-        ``lengths`` (batch,) are the numbers of frames of the clips. Features after a clip's last frame should be zero,
-        like the context before its first frame.
+        ``lengths`` (batch,) has the number of frames of each clip. Features after a clip's last frame should be zero,
+        like the padding before its first frame.
         """
         x, _ = self.lstm(self._before(features))
         return self._after(x.masked_fill(padding_mask(lengths, x.shape[1])[..., None], 0.0))
@@ -78,7 +78,7 @@ class DeepSpeech(nn.Module):
         return clipped
 
     def _windows(self, features: Tensor) -> Tensor:
-        """Return each frame with its neighbours, (batch, time, (2 * n_context + 1) * n_input), the earliest first."""
+        """Concatenate each frame with its neighbours, earliest first: (batch, time, (2 * n_context + 1) * n_input)."""
         padded = F.pad(features, (0, 0, self.n_context, self.n_context))
         return padded.unfold(1, 2 * self.n_context + 1, 1).transpose(2, 3).flatten(2)
 
@@ -100,7 +100,7 @@ class _DeepSpeechModel:
         return LAYERS
 
     def companions(self, fields: dict[str, Any]) -> tuple[Companion, ...]:
-        """Return the files that Coqui STT keeps beside a checkpoint: its flags, and the alphabet if there is one."""
+        """Return the files that Coqui STT keeps in a checkpoint's folder: flags, and the alphabet if there is one."""
         flags = {
             "n_hidden": fields["n_hidden"],
             "dropout_rate": fields["dropout"],
@@ -128,8 +128,8 @@ def _outputs(alphabet: str | None, as_bytes: Any) -> int:
         raise ConfigError(f"deepspeech: bytes is {as_bytes!r}, not true or false.")
     if as_bytes == (alphabet is not None):
         raise ConfigError(
-            "deepspeech takes an alphabet or bytes: true, not both." if as_bytes else "deepspeech needs an alphabet.",
-            hint="Name an alphabet.txt with one label a line, or write bytes: true for Coqui STT's bytes output mode.",
+            "deepspeech has both an alphabet and bytes: true." if as_bytes else "deepspeech needs an alphabet.",
+            hint="Write alphabet: FILE, with one label a line, or bytes: true for Coqui STT's bytes output mode.",
         )
     if alphabet is None:
         return len(read_vocabulary(BYTES).tokens)

@@ -25,7 +25,7 @@ class HybridOutput(NamedTuple):
     """The output of the model for a batch.
 
     ``ctc``: log-probabilities (batch, frames, tokens); ``lengths``: the number of frames of each clip; ``decoder``:
-    logits (batch, length, tokens), or None if the model got no previous tokens.
+    logits (batch, length, tokens), or None if ``forward`` was called without ``previous``.
     """
 
     ctc: Tensor
@@ -106,14 +106,14 @@ class HybridASR(nn.Module):
     def forward(self, waves: Tensor, lengths: Tensor, previous: Tensor | None = None) -> HybridOutput:
         """Return the HybridOutput for ``waves`` (batch, samples), with ``lengths`` in samples.
 
-        ``previous`` (batch, length) are the tokens before each position; the first is the start token.
+        ``previous`` (batch, length) has the target tokens before each position (teacher forcing), start token first.
         """
         memory, frames = self.encode(waves, lengths)
         logits = self.decode(previous, memory, frames) if previous is not None else None
         return HybridOutput(self.ctc(memory).log_softmax(-1), frames, logits)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
-        """Return the number of the encoder's frames for waves of these lengths (in samples, on the CPU)."""
+        """Return how many frames the encoder makes of waveforms with these ``lengths`` in samples."""
         return subsampled(self.frontend.frames(lengths))
 
     def encode(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,9 +122,9 @@ class HybridASR(nn.Module):
         return found
 
     def decode(self, previous: Tensor, memory: Tensor, frames: Tensor) -> Tensor:
-        """Return the decoder's logits (batch, length, tokens) of the token after each of the previous tokens.
+        """Return the decoder's logits (batch, length, tokens) for the token that follows each token of ``previous``.
 
-        ``memory`` is the encoder's output, ``frames`` the number of frames of each clip.
+        ``memory`` is the encoder's output, ``frames`` is the number of frames of each clip.
         """
         logits: Tensor = self.decoder(previous, memory, padding_mask(frames, memory.shape[1]))
         return logits
@@ -157,11 +157,11 @@ class _HybridASRModel:
         return ("encoder.embed", *encoder, "encoder.norm", "decoder", "ctc")
 
     def companions(self, fields: dict[str, Any]) -> tuple[Companion, ...]:
-        """Return no files: no toolkit expects any beside the weights of this model."""
+        """Return no files: no toolkit expects other files in the folder of this model's weights."""
         return ()
 
     def build(self, fields: dict[str, Any]) -> nn.Module:
-        """Build the model; the field ``tokens`` is the text of the token list, one token a line, the blank first."""
+        """Build the model; the field ``tokens`` is the content of the token list: one token a line, the blank first."""
         numbers = ("d_model", "heads", "encoder_layers", "decoder_layers", "n_mels")
         for name in numbers:
             if type(fields[name]) is not int or fields[name] < (0 if name == "decoder_layers" else 1):

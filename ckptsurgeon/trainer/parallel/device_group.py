@@ -1,7 +1,7 @@
-"""The group of GPUs that sum gradients (NCCL), and how it is given up when a process is gone.
+"""The group of GPUs that sum gradients (NCCL), and how a rank leaves it if another process has ended.
 
-A GPU that is to sum with one that no longer exists waits for ever, and whatever reads a value from it waits, too:
-``.cpu()``, ``.item()``, an allocation that frees memory. Only an abort of the group ends that.
+If a process has ended, the other GPUs wait in their next sum for ever. Whatever reads a value from such a GPU waits,
+too: ``.cpu()``, ``.item()``, an allocation that frees memory. Only an abort of the group ends the wait.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 __all__ = ["GRACE_S", "DeviceGroup"]
 
 GRACE_S = 5.0
-"""How long a GPU may take to end what is queued on it, once another rank is gone."""
+"""How long a GPU may take to end its queued work after another rank has ended."""
 
 
 class DeviceGroup:
@@ -38,18 +38,18 @@ class DeviceGroup:
         return DeviceGroup(backend, lambda: torch.cuda.current_stream(device).query())
 
     def begin(self) -> None:
-        """Note that the GPU now gets work that it can only end together with the other GPUs, such as sums."""
+        """Record that the GPU now gets work that it can only end together with the other GPUs, such as sums."""
         self._is_shared = True
 
     def confirm(self) -> None:
-        """Note that a value was read from the GPU, so that the GPU has done its work with the others.
+        """Record that a value was read from the GPU, which shows that its work with the other GPUs is done.
 
-        Raises DistBackendError if that work was given up: the value that was read is then wrong.
+        Raises DistBackendError if that work was aborted: the value that was read is then wrong.
         """
         if self.is_aborted:
             from torch import distributed
 
-            raise distributed.DistBackendError("the GPU's work with the others was given up: a rank has ended")
+            raise distributed.DistBackendError("the GPU's work with the other GPUs was aborted: a rank has ended")
         self._is_shared = False
 
     def give_up(self) -> None:
@@ -61,7 +61,7 @@ class DeviceGroup:
             self.abort()
 
     def settle(self) -> bool:
-        """Wait some seconds for the GPU to end its work, and leave the group; returns whether its values are good.
+        """Wait up to ``GRACE_S`` for the GPU to end its work, and leave the group; return whether its values are right.
 
         They are wrong if the work did not end: operations after an unfinished sum have used a part of the sum.
         """

@@ -1,4 +1,4 @@
-"""A model that one process trains, or that several train and sum their gradients (DistributedDataParallel, DDP)."""
+"""A model that one process trains, or several processes that sum their gradients (DistributedDataParallel, DDP)."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ class ParallelModel:
         return self.ranks.size
 
     def wrap(self) -> None:
-        """Wrap the module in DDP for the parameters that now require gradients; all ranks do so before one step."""
+        """Wrap the module in DDP for the parameters that now require gradients; all ranks must do so before a step."""
         if self.ranks.size == 1:
             return
         from torch.nn.parallel import DistributedDataParallel
 
         self._wrapped = None  # the old wrapper's gradient hooks must be gone before the new one adds its own
-        self.ranks.barrier()  # a rank that died is noticed here; DDP begins with sums on the GPUs, which would wait
+        self.ranks.barrier()  # finds dead ranks; DDP begins with sums on the GPUs, which would wait for them
         self.ranks.begin_device_work()
-        # find_unused_parameters, because a model may drop layers and a task may switch losses. A step in which all are
-        # used costs no more for it; one in which some are not waits for the GPU.
+        # find_unused_parameters, because a model may drop layers and a task may switch losses. It costs nothing in a
+        # step that uses all parameters; a step that does not waits for the GPU.
         taken = inspect.signature(DistributedDataParallel.__init__).parameters
         new = "forward_sync_buffers"  # its name since torch 2.13
         options: dict[str, Any] = {new if new in taken else "broadcast_buffers": False}  # finish_backward sends them
         self._wrapped = DistributedDataParallel(ForwardProxy(self.module), find_unused_parameters=True, **options)
 
     def __call__(self, function: Callable[[nn.Module], T]) -> T:
-        """Return ``function(module)``; if that is several values, the backward pass must start from the first."""
+        """Return ``function(module)``; if it returns several values, the backward pass must start from the first."""
         if self._wrapped is None:
             return function(self.module)
         return cast(T, self._wrapped(function))
@@ -70,8 +70,8 @@ class ParallelModel:
     def finish_backward(self) -> None:
         """Complete the gradients of the optimizer's parameters, and give every rank the buffers of rank 0.
 
-        This is called after the last backward pass of a step. DDP would send the buffers only before the next forward
-        pass, when a rank may be gone.
+        Call this after the last backward pass of a step. DDP itself would send the buffers only before the next forward
+        pass, when a rank may have ended.
         """
         if self._wrapped is not None:
             self.ranks.broadcast_tensors(list(self.module.buffers()))

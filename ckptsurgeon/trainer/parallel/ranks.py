@@ -2,7 +2,7 @@
 
 ``torchrun`` and ``accelerate launch`` start the processes and set their ranks in the environment
 (https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables). Figures and decisions go through gloo, on
-the CPU; gradients through NCCL if there are GPUs. A rank that died is noticed by gloo: NCCL would wait for it.
+the CPU; gradients through NCCL if there are GPUs. Gloo reports a rank that died; NCCL would wait for it.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ TIMEOUT = datetime.timedelta(hours=12)
 """How long the other ranks wait for rank 0, which prepares, evaluates and saves. A rank that died ends the wait."""
 
 NEVER = datetime.timedelta(days=3650)
-"""How long the watch of the ranks waits for a message."""
+"""The timeout of the group by which the ranks watch each other: in practice there is none."""
 
 DETECTION_S = 5.0
-"""Seconds within which every rank that is alive has noticed that another one is not."""
+"""The seconds within which every living rank notices that another rank has ended."""
 
 
 @dataclass(frozen=True)
 class TorchrunEnv:
     """The environment variables of torchrun: RANK, WORLD_SIZE and LOCAL_RANK.
 
-    LOCAL_RANK is the number of this process on its machine, and the number of its GPU.
+    LOCAL_RANK is the index of this process on its machine, and the index of its GPU.
     """
 
     rank: int = 0
@@ -85,7 +85,7 @@ class Ranks:
         return self.rank == 0
 
     def all_reduce(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors of one device, in place, by their sums over all ranks; one collective call for each dtype."""
+        """Sum tensors on one device over all ranks, in place, with one collective call for each dtype."""
         if self.size == 1 or not tensors:
             return
         from torch import distributed
@@ -102,7 +102,7 @@ class Ranks:
 
     @torch.no_grad()
     def broadcast_tensors(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors of one device, in place, by those of rank 0, bit for bit; their dtypes may differ."""
+        """Replace tensors on one device, in place, by those of rank 0, bit for bit; several dtypes are allowed."""
         if self.size == 1 or not tensors:
             return
         from torch import distributed
@@ -113,7 +113,7 @@ class Ranks:
             one.copy_(part.clone().view(one.dtype).view_as(one))
 
     def all_gather(self, value: T) -> list[T]:
-        """Return the values of all ranks, in their order; every rank must call it."""
+        """Return the values of all ranks, in the order of the ranks; every rank must call this."""
         if self.size == 1:
             return [value]
         from torch.distributed import all_gather_object
@@ -127,7 +127,7 @@ class Ranks:
         self.all_gather(None)  # torch's own barrier may use the GPU, and would wait for it
 
     def broadcast(self, value: T) -> T:
-        """Return the value of rank 0; every rank must call it."""
+        """Return the value of rank 0; every rank must call this."""
         if self.size == 1:
             return value
         from torch.distributed import broadcast_object_list
@@ -137,24 +137,24 @@ class Ranks:
         return cast(T, found[0])
 
     def begin_device_work(self) -> None:
-        """Note that the GPUs now get work that each can only end together with all others, such as sums of gradients.
+        """Record that the GPUs now get work that they can only end together, such as sums of gradients.
 
-        Before, a collective call on the CPU must have shown that all ranks are alive.
+        A collective call on the CPU must have shown before that all ranks are alive.
         """
         if self.device is not None:
             self.device.begin()
 
     def confirm_device_work(self) -> None:
-        """Note that the GPU has ended its work with the others; raises torch's DistBackendError if it was given up."""
+        """Record that the GPU has ended its work with the others; raises torch's DistBackendError if it was aborted."""
         if self.device is not None:
             self.device.confirm()
 
     def settle_device(self) -> bool:
-        """Wait for the GPU to end its work with the others, or give it up; returns whether its values are good."""
+        """Wait for the GPU to end its work with the others, or abort it; return whether the GPU's values are right."""
         return self.device is None or self.device.settle()
 
     def watched(self) -> AbstractContextManager[object]:
-        """Return a block that gives up this GPU's work if another rank ends while this rank waits for the GPU."""
+        """Return a block in which this GPU's work is aborted if another rank ends while this rank waits for the GPU."""
         if self.device is None:
             return nullcontext()
         return RankWatch(self.watching, self.rank, self.size, self.device.give_up)
@@ -166,10 +166,10 @@ class Ranks:
                 self.store.set(f"ended/{self.rank}", reason)
 
     def find_lost(self, error: Exception) -> dict[int, str]:
-        """Return the ranks that ended, with the reason that each gave or ''; {} if ``error`` has another cause.
+        """Return a dict from each rank that ended to its reason, or ''; {} if ``error`` has another cause.
 
-        A failed collective call fails on every rank that is alive, so each of them calls this and reports in the store
-        that it lives. A rank that has neither done so nor given a reason after five seconds has ended.
+        A failed collective call fails on every living rank, so each of them calls this and reports in the store that it
+        is alive. A rank that has reported neither this nor a reason after five seconds has ended.
         """
         if self.size == 1 or not is_communication_error(error):
             return {}
@@ -183,7 +183,7 @@ class Ranks:
                     if rank in found or self.store.check([f"here/{rank}"]):
                         waited.remove(rank)
                 time.sleep(0.05)
-        except RuntimeError:  # the store itself is gone: it was in rank 0
+        except RuntimeError:  # the store is gone, because rank 0 held it
             waited = {0} if not self.is_main else waited
         return {**found, **dict.fromkeys(waited, "")}
 
@@ -191,7 +191,7 @@ class Ranks:
     def detect_lost(self) -> Iterator[None]:
         """Raise LostRanksError in place of an error of the block if another rank has ended.
 
-        After that the GPU can be read without waiting: it has ended its work, or has given it up.
+        After that the GPU can be read without waiting: its work has ended or was aborted.
         """
         try:
             yield
@@ -207,10 +207,10 @@ SINGLE_PROCESS = Ranks()
 
 
 class LostRanksError(CheckpointError):
-    """Raised if other processes ended before the run did: ``ranks`` maps each to the reason that it gave, or ''.
+    """Raised if other processes ended before the run: ``ranks`` maps each rank to the reason that it reported, or ''.
 
-    ``is_whole`` is whether the model of this process is as after its last complete step. It is not if the GPU had begun
-    a step that was given up.
+    ``is_whole`` is true if the model of this process is as after its last complete step, and false if the GPU had begun
+    a step that was aborted.
     """
 
     def __init__(self, ranks: Mapping[int, str], *, is_whole: bool = True) -> None:
@@ -220,12 +220,12 @@ class LostRanksError(CheckpointError):
 
 
 def describe_lost_rank(rank: int, reason: str) -> str:
-    """Return a text, for messages, on a rank that ended: with the ``reason`` that it gave, or without one ('')."""
+    """Return a phrase for messages about a rank that ended, with the ``reason`` that it reported, or '' for none."""
     return f"rank {rank} ended{f' with {escape(reason, 300)}' if reason else ', without giving a reason'}"
 
 
 def is_communication_error(error: Exception) -> bool:
-    """Whether an error may come from a rank that is gone: gloo raises RuntimeErrors that name its source files."""
+    """Whether an error may mean that a rank has ended: gloo raises RuntimeErrors that mention its source files."""
     from torch import distributed
 
     if isinstance(error, distributed.DistError):
@@ -236,7 +236,7 @@ def is_communication_error(error: Exception) -> bool:
 
 
 def read_torchrun_env(environment: Mapping[str, str]) -> TorchrunEnv:
-    """Return the variables that torchrun set, or those of a single process if it set none.
+    """Return the variables that torchrun set, or the values of a single process if none is set.
 
     Raises ConfigError if only some of them are set.
     """
@@ -247,14 +247,14 @@ def read_torchrun_env(environment: Mapping[str, str]) -> TorchrunEnv:
     if len(given) < len(names) or not all(one.isdecimal() for one in given) or int(given[0]) >= int(given[1]):
         said = ", ".join(f"{name}={escape(environment[name], 20)}" for name in names if name in environment)
         raise ConfigError(
-            f"the environment sets {said}, which is no rank of a run.",
+            f"the environment sets {said}, which does not describe a rank.",
             hint="Start the processes with torchrun, which sets RANK, WORLD_SIZE and LOCAL_RANK, or unset these.",
         )
     return TorchrunEnv(*map(int, given))
 
 
 _CALLS = itertools.count()
-"""Numbers for the runs of a process, so that each has its own keys in the store."""
+"""Counts the runs of a process, so that each run has separate keys in the store."""
 
 
 @contextmanager

@@ -26,25 +26,25 @@ __all__ = ["ShardedModel"]
 T = TypeVar("T")
 
 CHECKED_PASSES = 3
-"""Forward passes in which the ranks compare each layer before they gather it, which takes time. Later passes are
-compared when they are over. A model that drops layers at random does so within these passes."""
+"""In this many first forward passes, the ranks compare each layer before they gather it, which takes time. Later
+passes are compared at their end. A model that drops layers at random most likely does so in the first passes."""
 
 SAME_LAYERS = (
-    "All processes gather a layer at the same time, so that they cannot drop or choose layers each for itself: set "
+    "All processes gather the same layer at the same time, so no process can drop or choose layers on its own: set "
     "layerdrop to 0, or use --strategy ddp."
 )
 
 
 class ShardedModel(ParallelModel):
-    """A model of which each rank holds a shard of every parameter, of its gradient and of its moments.
+    """A model of which each rank holds a shard of every parameter, of its gradient and of its optimizer moments.
 
     A layer is complete only while it is used. ``module`` comes from ``build_on_meta``; it gets memory for the shards of
-    this rank, and no values. The members of its outermost module lists are gathered one after the other, all other
-    parameters at once.
+    this rank, but no values. The members of its outermost module lists are gathered one after the other, all other
+    parameters together.
 
     With ``bf16``, the layers in module lists are gathered, and get their inputs, in bfloat16; gradients are summed in
     float32. The shards, which the optimizer updates and checkpoints hold, are float32. Autocast still decides which
-    operations compute in float32. Recurrent layers, and those with statistics of batches, stay float32.
+    operations compute in float32. Recurrent layers, and layers with batch statistics, stay float32.
     """
 
     def __init__(self, module: nn.Module, ranks: Ranks, device: torch.device, *, bf16: bool = False) -> None:
@@ -125,7 +125,7 @@ class ShardedModel(ParallelModel):
             raise _different_layers()
 
     def optimizer_parameters(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-        """Return this rank's shard of each parameter, as a parameter of its own, for the optimizer to update."""
+        """Return this rank's shard of each parameter, as a separate parameter, for the optimizer to update."""
         shards = {key: nn.Parameter(own_part(parameter)) for key, parameter in parameters.items()}
         self._shards |= {id(parameter): (parameter, shards[key]) for key, parameter in parameters.items()}
         return shards
@@ -133,7 +133,7 @@ class ShardedModel(ParallelModel):
     def finish_backward(self) -> None:
         """Give the optimizer's shards their gradients, and every rank the buffers of rank 0.
 
-        Buffers, such as statistics of batches, differ between ranks, because each has seen different clips.
+        Buffers, such as batch statistics, differ between ranks, because each rank has seen different clips.
         """
         used, self._used = tuple(self._used), []
         if any(others != used for others in self.ranks.all_gather(used)):
@@ -158,6 +158,6 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _needs_float32(block: nn.Module) -> bool:
-    """Whether a block has a layer whose parameters must have the dtype of its float32 states: recurrent, batch norm."""
+    """Whether a block has recurrent layers or batch norms, whose float32 states need float32 parameters."""
     has_statistics = any(buffer.is_floating_point() for buffer in block.buffers())
     return has_statistics or any(isinstance(one, nn.RNNBase) for one in block.modules())

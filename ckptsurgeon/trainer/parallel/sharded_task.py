@@ -1,4 +1,4 @@
-"""A task whose model is in shards: every rank takes part in whatever the task does with the model."""
+"""A task whose model is sharded: every rank takes part whenever the task runs the model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def shard_task(job: Job, model: ParallelModel) -> Job:
-    """Return the job with a task that runs the sharded ``model`` on all ranks; the job itself if nothing is sharded."""
+    """Return the job with a task that runs the sharded ``model`` on all ranks; the same job for other models."""
     if not model.is_sharded:
         return job
     task: Any = _ShardedTask(job.task, model)
@@ -28,14 +28,14 @@ def shard_task(job: Job, model: ParallelModel) -> Job:
 
 
 def single_process_job(job: Job) -> Job:
-    """Return the job for this process alone, with the original task, which runs any model, not only the sharded one."""
+    """Return the job for this process alone, with the original task, which can run a model that is not sharded."""
     task: Any = getattr(job.task, "unsharded", job.task)
     settings = job.settings if job.ranks.size == 1 else replace(job.settings, compile="off")  # as it was trained
     return replace(job, ranks=SINGLE_PROCESS, settings=settings, task=task)
 
 
 class _ShardedTask:
-    """A task whose model is in shards: its methods run the model through ``ShardedModel``, together on all ranks."""
+    """A task whose model is sharded: its methods run the model through ``ShardedModel``, together on all ranks."""
 
     def __init__(self, task: Task, model: ParallelModel) -> None:
         self.unsharded, self._model = task, model
@@ -44,7 +44,7 @@ class _ShardedTask:
         return getattr(self.unsharded, name)
 
     def _task_of(self, module: nn.Module) -> Task:
-        """Return the original task, after a check that ``module`` is the model that is in shards."""
+        """Return the original task, after a check that ``module`` is the sharded model."""
         assert module is self._model.module
         return self.unsharded
 

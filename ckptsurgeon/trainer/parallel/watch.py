@@ -1,8 +1,8 @@
 """Notices at once that another rank has ended, also while this rank waits for its GPU.
 
-The ranks are a ring. A thread of each waits for a message from the rank before it, which never comes while all is well:
-if a process dies, its connections are closed, and the next rank is told by an error. It tells the rank behind it, and
-so on.
+The ranks form a ring. On each rank, a thread waits for a message from the rank before it; during training, none is
+sent. If a process dies, its connections are closed, and the next rank gets an error instead. That rank sends a message
+to the rank behind it, and so on.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ GONE, BYE = 0, 1
 class RankWatch:
     """A block in which the other ranks are watched; every rank must enter such a block, and leave it at the same time.
 
-    ``group`` is a gloo group that nothing else uses. If another rank ends, and the block has not ended some seconds
-    later, ``give_up`` is called in the thread of the watch.
+    ``group`` is a gloo group that nothing else uses. If another rank ends, and the block has not ended ``GRACE_S``
+    seconds later, ``give_up`` is called in the watching thread.
     """
 
     def __init__(self, group: Any, rank: int, size: int, give_up: Callable[[], None]) -> None:
@@ -62,7 +62,7 @@ class RankWatch:
     def _send(self, what: int) -> None:
         """Send the message ``what`` (GONE or BYE) to the next rank, if this rank has not sent one yet.
 
-        Nobody receives a second message, so that gloo would wait for ever.
+        Nobody would receive a second message, so gloo would wait for ever.
         """
         from torch import distributed
 

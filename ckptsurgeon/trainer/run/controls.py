@@ -47,7 +47,7 @@ MIN_SEEDS = 3
 def beats(one: Arm, other: Arm, *, higher: bool = False) -> bool:
     """Return whether the runs of ``one`` are clearly better than those of ``other``, compared seed by seed.
 
-    An arm is the metric of runs from one kind of initial weights; ``higher`` is whether higher values are better.
+    An arm has the metric of the runs from one kind of initial weights; ``higher`` is whether higher values are better.
     """
     sign = -1 if higher else 1
     gaps = [sign * (theirs - own) for own, theirs in zip(one.values, other.values, strict=True)]
@@ -69,7 +69,10 @@ def verdict_of(warm: Arm, scratch: Arm, permuted: Arm, *, higher: bool = False) 
 def knowledge_moved(
     found: Controls | None, why: str = "--controls also trains from scratch and from permuted weights"
 ) -> Check:
-    """Return the verdict and the figures of the control runs as a check; None gives NOT RUN, with ``why`` as reason."""
+    """Return the verdict and the figures of the control runs as a check.
+
+    If ``found`` is None, the check is NOT RUN with the reason ``why``.
+    """
     if found is None:
         return Check(KNOWLEDGE_MOVED, NOT_RUN, why)
     arms = [arm for arm in found.arms if arm.frozen == (found.decided_on == "frozen")]
@@ -78,13 +81,13 @@ def knowledge_moved(
     says = f"{found.verdict}  {found.metric} {figures} ({body}, {count(found.seeds, 'seed')})"
     if {"scratch", "permuted"} <= set(found.plateau):
         says = f"{says}; scratch and permuted have learned nothing yet"
-        # A frozen body is meant to show what a head alone can learn: there, a plateau is an answer.
+        # A frozen body shows what a head alone can learn: that it learns nothing is an answer, too.
         if found.decided_on != "frozen":
             return Check(
-                KNOWLEDGE_MOVED, FAIL if found.verdict == NONE else WARN, f"{says}: train longer, or it says little"
+                KNOWLEDGE_MOVED, FAIL if found.verdict == NONE else WARN, f"{says}: train longer to compare them"
             )
     if found.seeds < MIN_SEEDS:
-        return Check(KNOWLEDGE_MOVED, WARN, f"{says}; fewer than {MIN_SEEDS} seeds say little")
+        return Check(KNOWLEDGE_MOVED, WARN, f"{says}; fewer than {MIN_SEEDS} seeds are little evidence")
     return Check(KNOWLEDGE_MOVED, {KNOWLEDGE: PASS, SCALE_ONLY: WARN, NONE: FAIL}[found.verdict], says)
 
 
@@ -97,7 +100,8 @@ LEARNED = 0.95
 class ControlRun:
     """One control run, number ``number`` of ``of``; ``value`` is the metric at its end, None before.
 
-    ``way`` is the kind of initial weights: warm (those of the init), scratch, or permuted.
+    ``way`` is the kind of initial weights: warm (the init), scratch, or permuted. If ``frozen`` is true, only new
+    tensors are trained.
     """
 
     way: str
@@ -110,7 +114,7 @@ class ControlRun:
 
 
 RunObserver = Callable[[ControlRun], None]
-"""A function that gets each run when it begins and when it is done."""
+"""A function that is called with each control run when it begins and when it is done."""
 
 
 def run_controls(job: Job, *, seeds: int, observer: RunObserver | None = None) -> Controls:
@@ -142,8 +146,8 @@ def run_controls(job: Job, *, seeds: int, observer: RunObserver | None = None) -
 def _runs(job: Job, seeds: int, metric: str) -> list[ControlRun]:
     """Return all control runs in their order, with ``seeds`` seeds for each kind of initial weights.
 
-    There are also runs with a frozen body, which train only the new tensors, unless the init has all tensors or
-    adapters are trained.
+    There are also runs with a frozen body, which train only the new tensors, unless there are no new tensors or the job
+    trains adapters.
     """
     assert job.init is not None
     trains_head = job.init.new & job.target.tensors.keys() and not job.settings.lora.targets
@@ -167,7 +171,7 @@ def check_controls(job: Job, seeds: int) -> None:
     if job.dev is None:
         raise ConfigError(
             "--controls compares figures of a dev split, and the configuration has none.",
-            hint="Name its manifests in train.data.dev.",
+            hint="List manifests in train.data.dev.",
         )
 
 
@@ -198,7 +202,7 @@ def _train_control(job: Job, way: str, seed: int, *, frozen: bool) -> tuple[floa
 def _has_learned(loop: TrainingLoop, figures: Mapping[str, float], before: float) -> bool:
     """Return whether a model has learned: with CTC, if not all outputs are blank; else if the loss fell by 5 %.
 
-    ``figures`` are those of the last evaluation, ``before`` is the loss before the first step.
+    ``figures`` are the figures of the last evaluation, ``before`` is the loss before the first step.
     """
     return figures["blanks"] < BLANK_PLATEAU if "blanks" in figures else _first_loss(loop) < LEARNED * before
 
@@ -209,13 +213,13 @@ def _first_loss(loop: TrainingLoop) -> float:
 
 
 def _loaded_keys(job: Job) -> list[str]:
-    """Return the keys of tensors whose values all come from the init's sources, and that are not tied to a new one."""
+    """Return the keys of tensors with all values from the init's sources, and not tied to a new tensor."""
     assert job.init is not None
     return [key for key in job.target.tensors if job.target.ties.get(key, key) not in job.init.new]
 
 
 def _initial_model(job: Job, way: str) -> nn.Module:
-    """Return the model with the initial weights ``way``; new tensors are drawn with the job's seed, alike for each."""
+    """Return the model with the initial weights ``way``; its new tensors are drawn with the job's seed."""
     assert job.init is not None
     if way == "scratch":
         model, _ = replace(job, init=None).model()
@@ -233,7 +237,7 @@ def _initial_model(job: Job, way: str) -> nn.Module:
 def permute(model: nn.Module, keys: Sequence[str], seed: int, *, parts: Mapping[str, Tensor] | None = None) -> None:
     """Shuffle the values inside each floating tensor in ``keys``: the same numbers, without what was learned.
 
-    ``parts`` has masks, by key, of tensors with new values: values whose mask is true are left where they are.
+    ``parts`` has masks, by key, of tensors with new values: the values whose mask is true are not moved.
     """
     generator = torch.Generator().manual_seed(seed)
     tensors = state_tensors(model)

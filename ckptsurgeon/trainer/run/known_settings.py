@@ -1,4 +1,4 @@
-"""Reads the settings that a run was started with, which an older version of ckptsurgeon may have recorded."""
+"""Reads the recorded settings of a run, which an older version of ckptsurgeon may have written."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .result import plain_json
 __all__ = ["check_known_settings", "known_settings"]
 
 OLD_BEAM = 4
-"""What older versions recorded as ``train.beam`` if nobody named one; it is None since, and means the same."""
+"""The ``train.beam`` that older versions recorded by default. This version records None, with the same meaning."""
 
 
 def known_settings(lineage: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a lineage as this version would have recorded them.
 
-    A setting that is younger than the run has its default, with which a run does what it did before.
+    A setting that did not exist yet gets its default, which does not change what the run does.
     """
     usual: dict[str, Any] = plain_json(asdict(Settings()))
     old = lineage["settings"]
@@ -37,20 +37,20 @@ def known_settings(lineage: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_known_settings(lineage: Mapping[str, Any], config: str, folder: RunFolder) -> None:
-    """Raise ConfigError, with what to do, if this version cannot read the settings that a run was started with."""
+    """Raise ConfigError, with advice, if this version cannot read the settings that a run was started with."""
     try:
         parse_settings({**_given(lineage["settings"]), "epochs": None}, "its settings")
     except ConfigError as error:
         why = error.message.removeprefix("its settings: ")
         raise ConfigError(
             f"{escape(folder.path)} was started by another version of ckptsurgeon{_number(lineage)}, with settings "
-            f"that this one does not read: {why}",
+            f"that this version cannot read: {why}",
             hint=f"Resume it with that version, or {_another_run(config, folder)}.",
         ) from error
 
 
 def _given(settings: Any) -> dict[str, Any]:
-    """Return settings without None, which stands for a default or for infinity; those of sections likewise."""
+    """Return settings, also nested ones, without those that are None, which means a default or infinity."""
     return {
         name: {key: one for key, one in value.items() if one is not None}
         if isinstance(value, Mapping) and name not in ("freeze", "lr_scale")
@@ -66,11 +66,12 @@ def _number(lineage: Mapping[str, Any]) -> str:
 
 
 def _another_run(config: str, folder: RunFolder) -> str:
-    """Return how another run starts from the weights of this one, if it has saved any."""
+    """Return advice for starting another run, from the weights of this run if it has saved any."""
     names = (BEST, os.path.join("last", "model.safetensors"))
     weights = next((folder.of(name) for name in names if os.path.isfile(folder.of(name))), None)
     init = f" --init {_quoted(weights)}" if weights is not None else ""
-    return f"take them out of {_quoted(config)} and start another run: ckpt train {_quoted(config)}{init} --run DIR"
+    command = f"ckpt train {_quoted(config)}{init} --run DIR"
+    return f"remove these settings from {_quoted(config)} and start another run: {command}"
 
 
 def _quoted(path: str) -> str:

@@ -1,4 +1,4 @@
-"""Writes the origin of a run once into its folder, and compares it when the run is resumed."""
+"""The lineage of a run, a record of its origin: it is written once, and compared when the run is resumed."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ __all__ = [
 def data_digests(job: Job) -> dict[str, str]:
     """Return digests of the data of a run by name: tokens, segmenter (the tokeniser), train, dev, lm and task.
 
-    Those of train and dev are of their clips in their order, lm is the language model that decodes, and task the file
-    of the user's own task.
+    The digests of train and dev are of their clips in order, lm is of the language model for decoding, and task of the
+    file with the user's own task.
     """
     home = os.path.dirname(os.path.abspath(job.document.path))
     found = {"tokens": _digest(json.dumps(token) for token in job.tokens)} if job.tokens else {}
@@ -80,7 +80,7 @@ def _digest(lines: Iterable[str]) -> str:
 
 
 def check_data(job: Job, old: Mapping[str, str], run: str) -> Iterator[str]:
-    """Yield notes on harmless changes of the data since ``run`` was started; ``old`` are the digests of that time.
+    """Yield notes on harmless changes of the data since ``run`` was started; ``old`` has the digests at its start.
 
     Raises ConfigError if clips, tokens or the tokeniser changed.
     """
@@ -89,10 +89,10 @@ def check_data(job: Job, old: Mapping[str, str], run: str) -> Iterator[str]:
         if new.get(name) == old[name]:
             continue
         if name in ("task", "lm"):
-            yield f"{escape(str(getattr(job.settings, name)))} is not what it was when {escape(run)} was started"
+            yield f"{escape(str(getattr(job.settings, name)))} has changed since {escape(run)} was started"
             continue
-        what = {"tokens": "gives other tokens", "segmenter": "cuts texts otherwise"}.get(
-            name, f"gives other clips to {name}"
+        what = {"tokens": "has other tokens", "segmenter": "cuts texts differently"}.get(
+            name, f"has other clips for {name}"
         )
         raise ConfigError(
             f"{escape(_named(job, name))} {what} than when {escape(run)} was started.",
@@ -101,7 +101,7 @@ def check_data(job: Job, old: Mapping[str, str], run: str) -> Iterator[str]:
 
 
 def _named(job: Job, name: str) -> str:
-    """Return how the configuration names the token list, tokeniser or split with this ``name``, for a message."""
+    """Return what the configuration says for tokens, segmenter or a split (``name``), such as a path, for a message."""
     given: Any = getattr(job.settings.data, name)
     if name == "segmenter":
         return str(given)
@@ -115,7 +115,7 @@ OVERFITTING = "overfit_one_batch"
 KEPT = "kept_sha256"
 """The field with the digest of config.yaml in the run folder."""
 FREE = ("save_every", "keep", "data.workers", "data.cache", "epochs", "loggers")
-"""Settings that may change when a run is resumed: the weights do not depend on them; ``steps`` follow of ``epochs``."""
+"""Settings that may change when a run is resumed: weights do not depend on them; ``epochs`` only sets ``steps``."""
 NEARLY_FREE = ("threads", "compile", "gradient_checkpointing")
 """Settings that change only the order of sums, or what dropout draws."""
 
@@ -169,12 +169,10 @@ def _listed(value: Any) -> Any:
 
 
 def read_lineage(folder: RunFolder) -> dict[str, Any]:
-    """Return the lineage of the run in a folder; raises SourceError or FormatError if it is missing or wrong."""
+    """Return the lineage of the run in a folder; raises SourceError or FormatError if it is missing or invalid."""
     found = folder.read_json(LINEAGE)
     if found.get("kind") != "ckpt.lineage" or found.get("version") != 1:
-        raise FormatError(
-            f"{escape(folder.of(LINEAGE))} is not a record of what a run was started from, as ckpt train writes it."
-        )
+        raise FormatError(f"{escape(folder.of(LINEAGE))} is not a lineage that ckpt train wrote.")
     return found
 
 
@@ -187,13 +185,13 @@ def edited_config_note(folder: RunFolder, lineage: Mapping[str, Any]) -> str:
         return ""
     if found == lineage.get(KEPT, found):
         return ""
-    return f"{escape(path)} was edited; it is a record that --resume does not read, and the run goes on as it began"
+    return f"{escape(path)} was edited; --resume does not read it, and the run keeps its settings"
 
 
 def check_unchanged(job: Job, lineage: Mapping[str, Any], folder: RunFolder) -> list[str]:
-    """Return notes on changes since the run was started that do not keep it from being resumed.
+    """Return notes on changes since the run was started that do not prevent its resumption.
 
-    Raises ConfigError, which names the changes, if the model, the data or other settings changed.
+    Raises ConfigError, which lists the changes, if the model, the data or other settings changed.
     """
     if lineage["model_sha256"] != _model_sha256(job.document):
         raise ConfigError(
@@ -213,7 +211,7 @@ def check_unchanged(job: Job, lineage: Mapping[str, Any], folder: RunFolder) -> 
     before = lineage.get("processes", 1)
     if before != job.ranks.size:
         by = count(before, "process", "processes")
-        changed.append(f"the run was trained by {by}, is by {job.ranks.size}: the run continues, but not bit for bit")
+        changed.append(f"the run had {by}, and now has {job.ranks.size}: the run continues, but not bit for bit")
     more = _other_steps(job.settings, old["steps"], folder)
     return [*check_data(job, lineage.get("data", {}), folder.path), *changed, *more]
 
@@ -231,7 +229,7 @@ def _other_steps(settings: Settings, before: int, folder: RunFolder) -> list[str
     if _lost_patience(folder):
         raise ConfigError(
             f"{escape(folder.path)} ended after {done} of {before} steps, since {settings.patience} evaluations in a "
-            f"row brought no better model (train.patience): {steps} steps would not make it go on.",
+            f"row brought no better model (train.patience): with {steps} steps, too, it would end at once.",
             hint="Start another run from its best weights, with transplant and --run, or without train.patience.",
         )
     if steps < done:
@@ -245,12 +243,12 @@ def _other_steps(settings: Settings, before: int, folder: RunFolder) -> list[str
     was, now = (f"{rate:.3g}" for rate in rates)
     return [
         f"steps was {before}, is {steps}: from step {done} on, the learning rate is that of the {settings.schedule} "
-        f"schedule over {steps} steps, {now} where it was {was}"
+        f"schedule over {steps} steps, {now} instead of {was}"
     ]
 
 
 def _lost_patience(folder: RunFolder) -> bool:
-    """Return whether ``train.patience`` ended the run, as its last result says."""
+    """Return whether ``train.patience`` ended the run, according to its last result."""
     if not os.path.exists(folder.of("result.json")):
         return False
     result = folder.read_json("result.json")
@@ -260,9 +258,9 @@ def _lost_patience(folder: RunFolder) -> bool:
 def record_steps(job: Job, lineage: Mapping[str, Any], folder: RunFolder, sets: Sequence[str]) -> None:
     """Record in the run folder the new number of steps of a resumed run, so that the next ``--resume`` uses it.
 
-    ``prolonged`` in the lineage lists every such change: at which step, from and to how many steps. ``sets`` are all
-    ``--set`` texts of the run, those of this call last; a change of ``steps`` in the configuration itself is not
-    recorded among them. Raises OutputError.
+    ``prolonged`` in the lineage lists every such change: at which step, and the old and new number of steps. ``sets``
+    are all ``--set`` strings of the run, those of this call last; they do not include a change of ``steps`` in the
+    configuration itself. Raises OutputError.
     """
     before, steps = lineage["settings"]["steps"], job.settings.steps
     if steps == before:

@@ -31,13 +31,14 @@ __all__ = ["curves_png", "read_report", "read_start_checks", "write_end_records"
 
 INK, MUTED, LINE, SECOND = "#1f2933", "#7b8794", "#2f6fb0", "#c2571a"
 AROUND = 7
-"""The smooth line is a mean over each step and so many steps on either side."""
+"""The smooth line is a mean over each step and this many steps before and after it."""
 
 
 def curves_png(rows: Sequence[Mapping[str, Any]], metric: str, *, title: str = "", best_step: int = 0) -> bytes | None:
-    """Return a PNG with the curves of a log; None if matplotlib is not installed or there is nothing to draw.
+    """Return a PNG with the curves of a log; None if matplotlib is not installed or no step has a finite loss.
 
-    ``title`` is written above the curves. The evaluation after ``best_step`` steps is marked, unless this is 0.
+    ``rows`` are the rows of the log, ``metric`` is the figure of the evaluations to draw. ``title`` is written above
+    the curves. The evaluation after ``best_step`` steps is marked, unless this is 0.
     """
     steps = [row for row in rows if "loss" in row and row["loss"] is not None]
     if not steps or importlib.util.find_spec("matplotlib") is None:
@@ -101,7 +102,7 @@ def _legend(panel: Any) -> None:
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
-    """Return for each value the mean of the values around it; near the ends, of fewer values.
+    """Return, for each value, the mean of the values around it; near the ends the mean has fewer values.
 
     Means of past values alone would lag behind a steep beginning.
     """
@@ -121,8 +122,8 @@ def write_start_records(
 ) -> None:
     """Create the folder; write the lineage, the configuration and the checks before the first step. Raises OutputError.
 
-    The lineage is written first. It marks the folder as that of a run, so that a run that never saved can be started
-    again.
+    The lineage is written first. It marks the folder as a run's, so that a run that was killed before its first
+    checkpoint can be started again in it.
     """
     folder.create()
     left = (
@@ -144,13 +145,13 @@ def write_start_records(
         },
     )
     folder.write("config.yaml", used)
-    for one in job.target.companions:  # those of transformers, beside the best weights
+    for one in job.target.companions:  # such as config.json of transformers, for the best weights
         folder.write(one.name, read_file(one.path) if one.path else one.text.encode())
     _write_checks(folder, checks)
 
 
 def read_start_checks(folder: RunFolder) -> tuple[Check, ...]:
-    """Return the checks that were made before a run's first step."""
+    """Return the recorded checks from before a run's first step."""
     made = folder.read_json(CHECKS)["checks"] if os.path.exists(folder.of(CHECKS)) else []
     return tuple(check for check in (Check(**row) for row in made) if check.when == "before")
 
@@ -178,27 +179,27 @@ def _write_checks(folder: RunFolder, checks: Sequence[Check]) -> None:
 
 def _unfinished(folder: RunFolder) -> ConfigError:
     begun = folder.holds_a_run
-    hint = f"It is not done: ckpt train --run {escape(folder.path)} --resume goes on with it." if begun else ""
-    return ConfigError(f"{escape(folder.path)} holds no report of a run.", hint=hint)
+    hint = f"The run is not done: ckpt train --run {escape(folder.path)} --resume goes on with it." if begun else ""
+    return ConfigError(f"{escape(folder.path)} contains no report of a run.", hint=hint)
 
 
 def _number(value: float | None) -> float:
-    """Return a figure that was read from JSON, in which None stands for NaN."""
+    """Return a figure that was read from JSON, in which None means NaN."""
     return math.nan if value is None else float(value)
 
 
 def read_report(run: Path) -> Trained:
-    """Return the result of the run in a folder; raises ConfigError if there is none, FormatError if it is wrong."""
+    """Return the result of the run in a folder; raises ConfigError if there is none, FormatError if it is invalid."""
     folder = RunFolder(os.fspath(run))
     if not os.path.isdir(folder.path):
-        hint = did_you_mean(folder.path, "Name its folder: ckpt train --report DIR.")
+        hint = did_you_mean(folder.path, "Give the folder of a run: ckpt train --report DIR.")
         raise ConfigError(f"there is no run in {escape(folder.path)}.", hint=hint)
     if not os.path.exists(folder.of("result.json")):
         raise _unfinished(folder)
     data = folder.read_json("result.json")
     step = data.get("step")
     if folder.saved_steps and isinstance(step, int) and folder.last_step() > step:
-        raise _unfinished(folder)  # result.json was written before the run was resumed, and killed
+        raise _unfinished(folder)  # the run was resumed after result.json was written, and killed
     try:
         known = {name: data[name] for name in Trained.__dataclass_fields__ if name in data}
         made = known.get("controls")
@@ -209,4 +210,4 @@ def read_report(run: Path) -> Trained:
         checks = tuple(Check(**check) for check in known["checks"])
         return Trained(**{**known, "checks": checks, "notes": tuple(known["notes"])})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FormatError(f"{escape(folder.of('result.json'))} is not a file of a run: {error}.") from error
+        raise FormatError(f"{escape(folder.of('result.json'))} is not a valid result of a run: {error}.") from error

@@ -18,7 +18,10 @@ __all__ = ["Arm", "Controls", "Trained", "plain_json"]
 
 @dataclass(frozen=True, repr=False)
 class Arm(Brief):
-    """The metric, by seed, of control runs from one kind of initial weights; ``frozen``: only new tensors trained."""
+    """The metric of control runs from one kind of initial weights, ``name``: a value for each seed.
+
+    ``frozen`` is whether only new tensors were trained.
+    """
 
     name: str
     frozen: bool
@@ -37,7 +40,7 @@ class Controls(Brief):
     Training from the init (warm) is compared with training from scratch, and from the init's weights permuted.
     ``verdict`` is KNOWLEDGE, SCALE ONLY or NONE; ``decided_on`` says which runs decide: the "frozen" ones, which train
     only new tensors, or the "unfrozen" ones. The evaluations on ``dev`` after the last step are compared.
-    ``plateau`` names the kinds of initial weights with a deciding run that has learned nothing yet: it outputs only
+    ``plateau`` lists the kinds of initial weights with a deciding run that has learned nothing yet: it outputs only
     blanks, or its loss has hardly fallen.
     """
 
@@ -56,12 +59,13 @@ class Trained(InNotebooks):
 
     ``ended`` is the reason why the run ended: done, patience, nonfinite, collapsed, lost (another process ended), or
     the name of a signal; failed: a check failed before the first step, so that nothing was trained; unchecked: trained,
-    but what follows the last step (checks, controls) is not done; '' if only checks ran. ``figures`` are those of the
-    last evaluation, ``best`` is the best value of ``metric``. ``test`` are the figures of the best weights on
-    ``test_clips`` clips of the split ``test``, empty if it was not evaluated. ``elapsed_s`` is the time of everything
-    in seconds, including checks; for a resumed run, it is the time since it was resumed and the training time before.
-    ``train_s`` is the time of steps and evaluations alone. ``exit_code`` is the exit status of the program. Of several
-    processes, ``rank`` 0 has all of the result; the others check and write nothing.
+    but the checks or controls after the last step are not done; prepared: only the data were prepared; '' if only
+    checks ran. ``figures`` are the figures of the last evaluation, ``best`` is the best value of ``metric``. ``test``
+    are the figures of the best weights on the ``test_clips`` clips of the split ``test``, empty if it was not
+    evaluated. ``elapsed_s`` is the total time in seconds, including checks; for a resumed run, it is the time since it
+    was resumed and the training time before. ``train_s`` is the time of steps and evaluations alone. ``exit_code`` is
+    the exit status of the program. With several processes, ``rank`` 0 has the whole result; the others check and write
+    nothing.
     """
 
     config: str
@@ -101,7 +105,7 @@ class Trained(InNotebooks):
         return not any(check.status == FAIL for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the result as a dict for JSON; None stands for numbers that are not finite."""
+        """Return the result as a dict for JSON; numbers that are not finite become None."""
         data: dict[str, Any] = plain_json(asdict(self))
         return {"kind": "ckpt.train", "version": 1, "ok": self.ok, **data}
 

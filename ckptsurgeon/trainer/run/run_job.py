@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 UNDONE = "unchecked"
-"""The end of a run whose last step is done, while checks or controls are not."""
+"""The ``ended`` of a run whose last step is done, but not its checks or controls."""
 UNCHECKED = Check("checks after the last step", NOT_RUN, "not made yet; --resume makes them", "after")
 UNCONTROLLED = Check("controls", NOT_RUN, "not run yet; --resume --controls runs them", "after")
 
@@ -74,10 +74,10 @@ class RunOptions:
 
 
 def run_job(job: Job, start: RunStart, options: RunOptions) -> Trained:
-    """Train a job, or go on with its saved run; check it, write its records, and return the result."""
+    """Train a job, or continue its saved run; check it, write its records, and return the result."""
     loggers = RunLoggers(options.folder, options.observer)
     options = replace(options, observer=loggers.observe)
-    # Without shards the model is built first: its errors come before anything slow. Shards need the other ranks.
+    # Without shards the model is built first, to fail before anything slow. Shards need the other ranks.
     builds_first = not job.is_sharded
     if options.resume:
         loop = _saved_loop(job, options) if builds_first else None
@@ -118,7 +118,7 @@ def _train_and_check(
     job: Job, start: RunStart, loop: TrainingLoop, options: RunOptions, before: tuple[Check, ...], *,
     before_s: float, loggers: RunLoggers,
 ) -> Trained:  # fmt: skip
-    """Train, then check the trained model and write the records; return the result, also of a run that was stopped.
+    """Train, then check the trained model and write the records; return the result, even if the run was stopped.
 
     ``before`` are the checks before the first step, ``before_s`` is the training time of the run before it was resumed.
     """
@@ -132,7 +132,7 @@ def _train_and_check(
     checks = (*before, *collect_checks("during", checks_during(loop), options.observer))
     job = loop.job = single_process_job(job)  # the other ranks have ended
     missing = (UNCHECKED, UNCONTROLLED) if options.controls else (UNCHECKED,)
-    finish(checks=(*checks, *missing), is_preliminary=True)  # what follows takes long, and may be interrupted
+    finish(checks=(*checks, *missing), is_preliminary=True)  # the rest takes long, and may be interrupted
     test = evaluate_test_split(loop, options.observer) if has_test_split(loop) else None
     controls = _controls(job, options)
     after = checks_after(loop, options.sets, controls, overfitting=options.overfit)
@@ -153,7 +153,7 @@ def _request_training(job: Job, start: RunStart, options: RunOptions) -> None:
 
 
 def lost_notes(lost: Mapping[int, str], folder: RunFolder) -> tuple[str, ...]:
-    """Return a note on each rank that ended before the run did; ``lost`` has the reason that it gave, or ''."""
+    """Return a note on each rank that ended before the run; ``lost`` maps it to the reason that it reported, or ''."""
     saved = folder.saved_steps
     goes_on = f"step {saved[-1]} is saved, and --resume goes on" if saved else "nothing was saved yet"
     return tuple(f"{describe_lost_rank(rank, reason)}; {goes_on}" for rank, reason in lost.items())
@@ -240,12 +240,12 @@ def make_result(
     return made if made.ok else replace(made, exit_code=1)
 
 
-UNTESTED = "test was not evaluated: no evaluation on dev gave a number, so that no model is the best"
+UNTESTED = "test was not evaluated: the metric was NaN in all evaluations on dev, so there is no best model"
 
 
 @dataclass(frozen=True)
 class FinalFigures:
-    """The figures of the split ``test``, which has ``clips`` clips, with the weights that were saved after ``step``."""
+    """The figures of the split ``test`` with the weights of ``step``; ``clips`` is its number of clips."""
 
     step: int
     figures: Mapping[str, float]
@@ -257,14 +257,14 @@ class FinalFigures:
 
 
 def has_test_split(loop: TrainingLoop) -> bool:
-    """Return whether a run has a split ``test`` to evaluate now: only if it has ended, and was not interrupted."""
+    """Return whether a run has a split ``test`` to evaluate now: only a run that has ended by itself has one."""
     return loop.job.test is not None and loop.state.progress.ended in (DONE, PATIENCE)
 
 
 def evaluate_test_split(loop: TrainingLoop, observer: Observer) -> FinalFigures | None:
-    """Return the figures of a run's best weights on the split ``test``; None if no model is the best.
+    """Return the figures of a run's best weights on the split ``test``; None if there are no best weights.
 
-    If the run was evaluated before, the figures come from its log.
+    If these weights were evaluated before, the figures come from the run's log.
     """
     progress, job, folder = loop.state.progress, loop.job, loop.folder
     assert job.test is not None
@@ -273,7 +273,7 @@ def evaluate_test_split(loop: TrainingLoop, observer: Observer) -> FinalFigures 
         return None
     step = progress.best_step if job.dev is not None else progress.step
     for row in read_log(folder.of(LOG)):
-        if row["step"] == step and "test" in row:  # of a run that was over, and was resumed
+        if row["step"] == step and "test" in row:  # the run had ended before, and was resumed
             return FinalFigures(step, row["test"], row["test_clips"])
     observer({"event": "test", "step": step})
     found = _evaluate_weights(loop, folder.best, step)
@@ -287,7 +287,7 @@ def evaluate_test_split(loop: TrainingLoop, observer: Observer) -> FinalFigures 
 
 
 def _evaluate_weights(loop: TrainingLoop, weights: str, step: int) -> FinalFigures:
-    """Evaluate a file of weights on the test split, and write the model's texts to the run folder.
+    """Evaluate a file of weights on the test split, and write the hypotheses to the run folder.
 
     The file is loaded into a new model, because the run's own model has the weights of the last step.
     """

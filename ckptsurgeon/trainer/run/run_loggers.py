@@ -23,14 +23,14 @@ from .result import Trained, plain_json
 __all__ = ["LOGGER_IDS", "RunLoggers", "summary_of"]
 
 LOGGER_IDS = "loggers.json"
-"""The file of a run folder with the name that each logger gave the run."""
+"""The file in a run folder with the id that each logger gave the run."""
 
 
 class RunLoggers:
     """The loggers of a run, which are open inside a block of ``logging``.
 
-    ``observe`` is an observer that passes everything on to ``observer``, and each row of the log to the open loggers.
-    An error in a logger ends only this logger, and ``observer`` gets a note on it. ``notes`` are all of these notes.
+    ``observe`` is an observer that passes everything to ``observer``, and each row of the log to the open loggers, too.
+    An error in a logger ends only this logger, and ``observer`` gets a note on it. ``notes`` has all notes on loggers.
     """
 
     def __init__(self, folder: RunFolder, observer: Observer) -> None:
@@ -48,9 +48,9 @@ class RunLoggers:
 
     @contextmanager
     def logging(self, job: Job, init: str | None, step: int) -> Iterator[None]:
-        """Open the loggers of a job that goes on at ``step`` (0: a new run) for the block; close them if it raises.
+        """Open the loggers of a job inside the block; close them if the block raises an error.
 
-        ``init`` is the path of its initial weights.
+        ``init`` is the path of the initial weights, ``step`` the step at which the run continues (0: a new run).
         """
         ids = self._known_ids()
         for name, kind in find_loggers(job.settings.loggers).items():
@@ -113,13 +113,13 @@ def _failure(name: str, error: Exception) -> str:
 
 
 def _name(job: Job, folder: RunFolder) -> str:
-    """Return the name of a run that loggers show: the names of its configuration and its folder."""
+    """Return the name of a run for loggers, made of the names of its configuration and its folder."""
     stem = os.path.splitext(os.path.basename(job.document.path))[0]
     return f"{stem}-{os.path.basename(os.path.abspath(folder.path))}"
 
 
 def _config(job: Job, init: str | None) -> dict[str, Any]:
-    """Return the settings of a job as a dict for loggers, with its model, its initial weights and its device."""
+    """Return the settings of a job as a dict for loggers, with its configuration file, init, device and processes."""
     more = {"config": job.document.name, "init": init, "device": job.device.type, "processes": job.ranks.size}
     return {**plain_json(asdict(job.settings)), **more, "ckptsurgeon": __version__}
 

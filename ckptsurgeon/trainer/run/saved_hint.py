@@ -1,4 +1,4 @@
-"""Says in the hint of an error that ends a run what is saved, and how the run goes on."""
+"""Adds to the hint of an error that ends a run what is saved and how the run can continue."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["hint_at_saved"]
 
 @contextmanager
 def hint_at_saved(folder: RunFolder) -> Iterator[None]:
-    """If the block raises an error of a sound or of the disk, change its hint to say how the run can go on."""
+    """If the block raises an error of a sound or of the disk, let its hint say how the run can continue."""
     try:
         yield
     except (SourceError, OutputError) as error:
@@ -23,7 +23,7 @@ def hint_at_saved(folder: RunFolder) -> Iterator[None]:
             error.hint = f"{error.hint} Step {saved[-1]} is saved, and {goes_on}.".lstrip()
         elif saved:
             error.hint = (
-                f"Put a good sound of that length in its place: step {saved[-1]} is saved, and {goes_on} with the same "
-                "clips. Without the clip, start another run."
+                f"Replace it by a valid sound of the same length: step {saved[-1]} is saved, and {goes_on} with the "
+                "same clips. To train without this clip, start another run."
             )
         raise

@@ -1,4 +1,4 @@
-"""Finds what a run starts from: a configuration and weights, and a folder that is free or has the run to resume."""
+"""Finds the start of a run: a configuration and weights, and a folder that is free or has the run to resume."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ WRITTEN = (
 )  # fmt: skip
 """The names that a run writes in its folder."""
 BY_LOGGERS = ("wandb", "mlruns")
-"""The folders that loggers write there, beside whatever lies in them."""
+"""The folders that loggers write there; they may contain other files."""
 
 
 def check_free(folder: RunFolder) -> None:
-    """Raise OutputError if files of the user are in the way, and ConfigError if the folder holds a run."""
+    """Raise OutputError if files of the user are in the way, and ConfigError if the folder contains a run."""
     if os.path.lexists(folder.path) and not os.path.isdir(folder.path):
-        raise OutputError(f"{escape(folder.path)} is not a folder.", hint="Name a folder for the run: --run DIR.")
+        raise OutputError(f"{escape(folder.path)} is not a folder.", hint="Give a folder for the run: --run DIR.")
     found = [name for name in WRITTEN if os.path.lexists(folder.of(name)) and not _is_empty_folder(folder.of(name))]
     if not found:
         return
@@ -59,15 +59,15 @@ def check_free(folder: RunFolder) -> None:
         raise _in_the_way(folder, found[0]) from error
     if folder.holds_a_run:
         raise ConfigError(
-            f"{escape(folder.path)} holds a run, at step {folder.last_step()}.",
+            f"{escape(folder.path)} contains a run, at step {folder.last_step()}.",
             hint="Go on with it by --resume, or start another run with --run DIR.",
         )
 
 
 def _in_the_way(folder: RunFolder, name: str) -> OutputError:
     return OutputError(
-        f"{escape(folder.of(name))} is in the way: a run writes a file of that name, and no run wrote this one.",
-        hint="Name a folder of its own with --run.",
+        f"{escape(folder.of(name))} is in the way: a run writes a file with this name, but no run wrote this file.",
+        hint="Give the run another folder: --run DIR.",
     )
 
 
@@ -80,17 +80,17 @@ def _is_empty_folder(path: str) -> bool:
 
 
 def other_files_note(folder: RunFolder) -> tuple[str, ...]:
-    """Return a note if the folder holds files that no run writes, else (): ``--run data`` is most often a mistake."""
+    """Return a note if the folder contains files that no run writes, because ``--run`` may be a mistake; else ()."""
     names = sorted(os.listdir(folder.path)) if os.path.isdir(folder.path) else []
     others = [name for name in names if name not in (*WRITTEN, *BY_LOGGERS) and not name.startswith((".", "__"))]
     if not others:
         return ()
     shown = listing(others, 3, where="")
-    return (f"{escape(folder.path)} holds other things too, and the run lies between them: {shown}",)
+    return (f"{escape(folder.path)} also contains files that are not of the run: {shown}",)
 
 
 def check_inputs_are_safe(folder: RunFolder, job: Job) -> None:
-    """Raise OutputError if the run would overwrite one of its inputs, or files beside a model that no run wrote."""
+    """Raise OutputError if the run would overwrite one of its inputs, or a companion file that no run wrote."""
     beside = [one.name for one in job.target.companions]
     if not os.path.lexists(folder.of(LINEAGE)):
         for name in beside:
@@ -101,8 +101,8 @@ def check_inputs_are_safe(folder: RunFolder, job: Job) -> None:
         real = os.path.realpath(path)
         if any(real == output or real.startswith(output + os.sep) for output in outputs):
             raise OutputError(
-                f"{escape(path)} is an input, and the run would write over it.",
-                hint="Name a folder of its own with --run.",
+                f"{escape(path)} is an input, and the run would overwrite it.",
+                hint="Give the run another folder: --run DIR.",
             )
 
 
@@ -124,7 +124,7 @@ def _inputs(job: Job) -> Iterator[str]:
 def resume_start(
     lock: RunLock, folder: RunFolder, config: str | None, *, sets: Sequence[str], controls: bool
 ) -> tuple[RunStart, tuple[str, ...]]:
-    """Lock the folder; return what its run was started from, and the run's ``KEY=VALUE`` texts followed by ``sets``.
+    """Lock the folder; return what its run was started from, and the run's ``KEY=VALUE`` strings with ``sets`` added.
 
     The init is read only for ``controls``. Raises ConfigError if there is no run, or if the init has changed.
     """
@@ -159,21 +159,21 @@ def _same_init(path: str, files: Sequence[dict[str, object]]) -> InitCheckpoint:
 def check_overfitting(start: RunStart, asked: bool, folder: RunFolder) -> bool:
     """Return whether the run trains on one batch only: as ``asked``, or, if it is resumed, as it was started.
 
-    Raises ConfigError if it is asked of a resumed run that was started on all of its data.
+    Raises ConfigError if it is ``asked`` for a resumed run that was started on all of its data.
     """
     if start.known is None:
         return asked
     began = bool(start.known.get(OVERFITTING, False))
     if asked and not began:
         raise ConfigError(
-            f"{escape(folder.path)} was started without --overfit-one-batch: it learns from all of its data.",
+            f"{escape(folder.path)} was started without --overfit-one-batch: it trains on all of its data.",
             hint="Leave out --overfit-one-batch, or start another run: --run DIR.",
         )
     return began
 
 
 PATTERN = "*.init.safetensors"
-MAKES_ONE = "Make one with ckpt transplant SRC dst.yaml, or name a configuration: ckpt train dst.yaml."
+MAKES_ONE = "Make an init with ckpt transplant SRC dst.yaml, or give a configuration: ckpt train dst.yaml."
 
 
 @dataclass(frozen=True)
@@ -200,33 +200,33 @@ def find_start(config: str | None, init: str | None) -> RunStart:
     if config is not None:
         if init is not None:
             return RunStart(config, read_init(init), from_=init)
-        return RunStart(config, notes=("no --init: the weights are drawn by the declared initialiser",))
+        return RunStart(config, notes=("no --init: all weights are newly initialised",))
     path = init or _the_one_init()
     found = read_init(path)
-    return RunStart(_config_of(found), found, () if init else (f"took {escape(path)}",), path)
+    return RunStart(_config_of(found), found, () if init else (f"the init is {escape(path)}",), path)
 
 
 def _the_one_init() -> str:
     found = sorted(glob.glob(PATTERN))
     if not found:
-        raise ConfigError(f"no configuration is named, and there is no {PATTERN} here.", hint=MAKES_ONE)
+        raise ConfigError(f"no configuration is given, and there is no {PATTERN} here.", hint=MAKES_ONE)
     if len(found) > 1:
         raise ConfigError(
-            f"there are {len(found)} of {PATTERN} here: {listing(found, where='')}.",
-            hint="Name one of them with --init.", details=found,
+            f"{len(found)} files here match {PATTERN}: {listing(found, where='')}.",
+            hint="Choose one of them with --init.", details=found,
         )  # fmt: skip
     return found[0]
 
 
 def _config_of(init: InitCheckpoint) -> str:
-    """Return the path of the configuration that an init's recipe names.
+    """Return the path of the configuration that an init's recipe refers to.
 
-    It must be in the init's folder, unchanged, and name no code. A recipe is data that somebody else may have written:
-    it must not lead to files outside the init's folder, and a user who names a checkpoint has not agreed to run the
-    code next to it.
+    Raises ConfigError unless the configuration is in the init's folder, is unchanged, and refers to no code. Somebody
+    else may have written the recipe: it must not lead to files outside the init's folder, and a user who gives a
+    checkpoint has not agreed to run code in its folder.
     """
     name = escape(init.path)
-    hint = "Name the configuration: ckpt train dst.yaml --init " + name
+    hint = "Give the configuration: ckpt train dst.yaml --init " + name
     made = init.recipe
     if made is None or not made.target.config or not made.target.files:
         raise ConfigError(f"{name} does not say which configuration it was made for.", hint=hint)
@@ -234,7 +234,7 @@ def _config_of(init: InitCheckpoint) -> str:
     path = os.path.normpath(os.path.join(folder, made.target.config))
     real, here = os.path.realpath(path), os.path.realpath(folder)
     if os.path.commonpath([real, here]) != here:
-        raise ConfigError(f"the configuration of {name} lies outside its folder ({escape(path)}).", hint=hint)
+        raise ConfigError(f"the configuration of {name} is outside its folder ({escape(path)}).", hint=hint)
     wanted = made.target.files[0]
     try:
         data = read_file(path)
@@ -242,15 +242,15 @@ def _config_of(init: InitCheckpoint) -> str:
         raise ConfigError(f"the configuration of {name} cannot be read: {escape(path)}.", hint=hint) from error
     if (len(data), hashlib.sha256(data).hexdigest()) != (wanted.size, wanted.sha256):
         raise ConfigError(
-            f"{escape(os.path.relpath(path))} is not what it was when {name} was made.",
-            hint="Transplant again, or name the file if you mean it as it is: "
+            f"{escape(os.path.relpath(path))} has changed since {name} was made.",
+            hint="Transplant again, or give the changed file: "
             f"ckpt train {escape(os.path.relpath(path))} --init {name}.",
         )
     near = os.path.relpath(path)
     code = code_named(near) or tuple(user_code_in(train_section(read_document(near))))
     if code:
         raise ConfigError(
-            f"{escape(near)} runs code ({listing(code, where='')}). You did not name this file: {name} does.",
-            hint=f"Read the code. If it may run, name the file: ckpt train {escape(near)} --init {name}.", details=code,
+            f"{escape(near)} runs code ({listing(code, where='')}). You did not give this file: {name} refers to it.",
+            hint=f"Read the code. If it may run, give the file: ckpt train {escape(near)} --init {name}.", details=code,
         )  # fmt: skip
     return near

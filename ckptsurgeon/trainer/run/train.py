@@ -44,7 +44,7 @@ __all__ = ["OVERFIT", "RUN", "train"]
 STRATEGIES = ("ddp", "fsdp")
 
 RUN, OVERFIT = "run", "run-overfit"
-"""Default folders of a run. --overfit-one-batch has its own: such a run must not block a real one."""
+"""Default folders of a run. --overfit-one-batch has a separate folder, so that it does not block a real run."""
 
 
 def train(
@@ -68,18 +68,20 @@ def train(
 ) -> Trained:
     """Train the model that ``config`` describes from the weights in ``init``, and check the result.
 
-    ``config`` defaults to the one that the recipe of the init names, and ``init`` to the only ``*.init.safetensors`` in
-    the working directory. ``sets`` are ``KEY=VALUE`` that replace values of the ``train:`` section. All output goes to
-    the folder ``run`` (default: ``run``, or ``run-overfit`` with ``overfit_one_batch``); ``resume`` continues the run
-    in it, bit for bit on a CPU. ``check_only`` runs the checks before the first step, and writes nothing.
-    ``overfit_one_batch`` trains on a single batch, and ``preprocess_only`` prepares the data and ends. ``controls``
-    also trains the model from scratch and from permuted weights, each with ``seeds`` seeds, even if the resumed run is
-    finished. If a check fails before the first step, the run ends there, unless ``keep_going``. ``observer`` gets each
-    row of the log, and a dict with ``event`` for everything else.
+    Without ``config``, the configuration is the one that the recipe of the init refers to; without both, the init is
+    the only ``*.init.safetensors`` in the working directory. With ``config`` alone, all weights are newly initialised.
+    ``sets`` are ``KEY=VALUE`` strings that replace values of the ``train:`` section; ``steps`` and ``seed`` replace the
+    values of these names. All output goes to the folder ``run`` (default: ``run``, or ``run-overfit`` with
+    ``overfit_one_batch``); ``resume`` continues the run in it, bit for bit on a CPU. ``check_only`` runs the checks
+    before the first step, and writes nothing. ``overfit_one_batch`` trains on a single batch, and ``preprocess_only``
+    prepares the data and ends. ``controls`` also trains the model from scratch and from permuted weights, each with
+    ``seeds`` seeds, even if the resumed run is finished. If a check fails before the first step, the run ends there,
+    unless ``keep_going`` is true. ``observer`` is called with each row of the log, and with a dict that has the key
+    ``event`` for everything else.
 
-    Every process that torchrun started calls this with the same arguments: each trains on its share of every batch, and
-    rank 0 checks, writes and observes. ``strategy`` is ``ddp``, with the whole model in each process, or ``fsdp``, with
-    a shard of the model in each process; each process then reads only its shard of the init.
+    Every process that torchrun started calls this with the same arguments: each process trains on its share of every
+    batch, and rank 0 checks, writes and calls ``observer``. ``strategy`` is ``ddp``, with the whole model in each
+    process, or ``fsdp``, with a shard of the model in each process; each process then reads only its shard of the init.
 
     Raises ConfigError, PatternError and OutputError, and the errors of ``load_into`` for an init that does not fit.
     """
@@ -88,7 +90,7 @@ def train(
         raise ConfigError(f"there is no strategy {escape(strategy)!r}.", hint=f"Use {' or '.join(STRATEGIES)}.")
     _check_modes(check_only, preprocess_only, resume, controls=controls, overfit=overfit_one_batch)
     if isinstance(sets, str):
-        raise ConfigError(f"sets is the text {escape(sets)!r}, not a list of them.", hint=f"Write [{escape(sets)!r}].")
+        raise ConfigError(f"sets is {escape(sets)!r}, not a list of strings.", hint=f"Write [{escape(sets)!r}].")
     sets = (*sets, *(f"{key}={value}" for key, value in (("steps", steps), ("seed", seed)) if value is not None))
     folder = RunFolder(os.fspath(run) if run is not None else OVERFIT if overfit_one_batch else RUN)
     writes = not (check_only or preprocess_only)
@@ -141,11 +143,11 @@ def train(
             folder, lock, resume, sets, seeds, controls, overfit_one_batch, keep_going, observer or (lambda row: None),
             began, send_request,
         )  # fmt: skip
-        if preprocess_only:  # the lines of the result have the notes on the splits, and no weights are drawn
+        if preprocess_only:  # the result has lines on the splits instead of notes, and no weights are drawn
             job = replace(job, notes=())
             start = replace(start, notes=start.notes if start.init is not None else ())
         if strategy == "fsdp" and ranks.size == 1:
-            start = replace(start, notes=(*start.notes, "--strategy fsdp is for several processes; there is one"))
+            start = replace(start, notes=(*start.notes, "--strategy fsdp has no effect: there is only one process"))
         options.observer({"event": "notes", "notes": start_notes(job, start)})
         with (
             torch_settings(job.settings, job.device),
@@ -173,9 +175,9 @@ def _check_modes(check_only: bool, preprocess_only: bool, resume: bool, *, contr
 
 
 def _text(name: str, path: Path | None) -> str | None:
-    """Return the path in the argument ``name`` as text.
+    """Return the path in the argument ``name`` as a string.
 
-    Raises ConfigError for tensors in memory, because a run's records could not name them.
+    Raises ConfigError for tensors in memory, because the records of a run must refer to a file.
     """
     if path is None or isinstance(path, (str, os.PathLike)):
         return None if path is None else os.fspath(path)
@@ -196,9 +198,9 @@ def _start(
     writes: bool,
     controls: bool,
 ) -> tuple[RunStart, tuple[str, ...]]:
-    """Return what the run starts from, and its ``KEY=VALUE`` texts.
+    """Return what the run starts from, and its ``KEY=VALUE`` strings.
 
-    With ``resume``, both come from the folder, and ``sets`` are added to the texts. ``writes`` is whether the call
+    With ``resume``, both come from the folder, and ``sets`` are added to the strings. ``writes`` is whether the call
     writes to the folder.
     """
     if not resume:
@@ -209,7 +211,7 @@ def _start(
         return (replace(found, notes=(*found.notes, *other_files_note(folder))) if writes else found), tuple(sets)
     if init is not None:
         raise ConfigError(
-            "--init and --resume contradict each other: a run is initialised once, and its folder says from what.",
+            "--init and --resume contradict each other: a run is initialised only once, when it starts.",
             hint="Leave out --init to go on with the run, or --resume to start a new one.",
         )
     return resume_start(lock, folder, config, sets=sets, controls=controls)

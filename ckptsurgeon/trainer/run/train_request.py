@@ -1,4 +1,4 @@
-"""Sends the request of rank 0 to the other ranks, and checks that all ranks train the same."""
+"""Sends the request of rank 0 to the other ranks, and checks that all ranks train the same model and data."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TrainRequest:
 
 @contextmanager
 def request_sender(ranks: Ranks) -> Iterator[Callable[[TrainRequest], None]]:
-    """Yield a function that sends a request to the other ranks; if the block ends without it, they are told to end."""
+    """Yield a function that sends a request to the other ranks; if it is not called, they are told to end."""
     sent = ranks.size == 1
 
     def send(request: TrainRequest) -> None:
@@ -61,7 +61,7 @@ def rank_mismatch(job: Job) -> ConfigError | None:
         different = [name for name, value in of_all[0].items() if other[name] != value]
         if different:
             return ConfigError(
-                f"rank {rank} has other {' and '.join(different)} than rank 0 for {escape(job.document.name)}.",
-                hint="Every process reads the same configuration, manifests, token list and init.",
+                f"rank {rank} has different {' and '.join(different)} than rank 0 for {escape(job.document.name)}.",
+                hint="All processes must read the same configuration, manifests, token list and init.",
             )
     return None

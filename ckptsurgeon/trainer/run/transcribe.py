@@ -34,7 +34,7 @@ from .lineage import LINEAGE
 __all__ = ["Transcript", "Transcripts", "transcribe"]
 
 CONFIG = "config.yaml"
-"""The configuration in a run folder."""
+"""The name of the configuration in a run folder."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -69,12 +69,12 @@ def transcribe(
 ) -> Transcripts:  # fmt: skip
     """Transcribe sounds (WAV, FLAC, Ogg) with the best weights of a run, or with a file of weights.
 
-    ``checkpoint`` is the folder of a run, which has its configuration, or a file, for which ``config`` is the
-    configuration that trained it (default: config.yaml beside the file). Texts are decoded as in the evaluations of the
-    run (``train.decoding``), unless ``beam`` or ``lm`` is given: ``beam`` is the number of texts that a beam search
-    follows, ``lm`` the ARPA file of a language model whose natural log-probabilities, times ``lm_weight``, it adds to
-    those of CTC, and ``word_bonus`` for each word. ``batch_size`` sounds are transcribed together, by default as many
-    as in training.
+    ``checkpoint`` is the folder of a run, which contains the configuration, or a file of weights. ``config`` is the
+    configuration with which the file was trained (default: config.yaml in the folder of the file). Texts are decoded as
+    in the evaluations of the run (``train.decoding``), unless ``beam`` or ``lm`` is given. ``beam`` is the number of
+    hypotheses that a beam search keeps, ``lm`` the ARPA file of a language model. The search adds to the
+    log-probabilities of CTC ``lm_weight`` times the natural log-probabilities of the language model, and ``word_bonus``
+    for each word. ``batch_size`` sounds are transcribed together, by default as many as in training.
 
     Raises SourceError for a file that is missing or not a sound, ConfigError for a task that does not transcribe or a
     sound that is too short, and the errors of ``load_into`` for weights that do not fit.
@@ -84,7 +84,7 @@ def transcribe(
         sounds = [sounds]
     paths = [os.fspath(one) for one in sounds]
     if not paths:
-        raise ConfigError("no sound is given.", hint="Name one or more files: WAV, FLAC or Ogg.")
+        raise ConfigError("no sound is given.", hint="Give one or more files: WAV, FLAC or Ogg.")
     if batch_size is not None and batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}; it must be 1 or more.")
     document = read_document(where, "configuration")
@@ -95,7 +95,7 @@ def transcribe(
     task, tokens = task_of(settings, document, target)
     if not (hasattr(task, "measure") or hasattr(task, "read")):
         raise ConfigError(
-            f"the task {escape(settings.task)} of {escape(where)} reads no texts off sounds.",
+            f"the task {escape(settings.task)} of {escape(where)} does not transcribe sounds.",
             hint=getattr(task, "read_by", ""),
         )
     init = _init_of(where) if settings.lora.targets else None
@@ -110,14 +110,14 @@ def transcribe(
 def _decoded(settings: Settings, given: Mapping[str, Any]) -> Settings:
     """Return settings in which the values ``given`` for beam, lm, lm_weight and word_bonus replace those of the run.
 
-    If a language model is given, or a beam without a beam search in the settings, ``decoding`` becomes ``ctc_beam``.
+    ``decoding`` becomes ``ctc_beam`` if a language model is given, or a beam and the settings use no beam search.
     Raises ConfigError for values that have no effect or do not fit.
     """
     lm = os.path.abspath(given["lm"]) if "lm" in given else settings.lm
     useless = [name for name in ("lm_weight", "word_bonus") if name in given and lm is None]
     if useless:
         raise ConfigError(
-            f"{useless[0]} has no effect without a language model.", hint="Name the file of a language model with lm."
+            f"{useless[0]} has no effect without a language model.", hint="Give the file of a language model with lm."
         )
     has_beam = settings.decoding in ("ctc_beam", "joint")
     changes = "lm" in given or ("beam" in given and not has_beam)
@@ -139,27 +139,27 @@ def _found(path: str, config: str | None) -> tuple[str, str]:
     weights = RunFolder(path).best if os.path.isdir(path) else path
     if not os.path.exists(weights):
         raise SourceError(
-            f"{escape(path)} has no best weights of a run.", hint="Name the folder of a run, or a file of weights."
+            f"{escape(path)} contains no best weights of a run.", hint="Give the folder of a run, or a file of weights."
         )
     where = config if config is not None else os.path.join(folder, CONFIG)
     if not os.path.exists(where):
         raise ConfigError(
-            f"there is no configuration beside {escape(weights)}.",
-            hint="Name the configuration with which the weights were trained: --config FILE.",
+            f"there is no configuration for {escape(weights)}: {escape(where)} does not exist.",
+            hint="Give the configuration with which the weights were trained: --config FILE.",
         )
     return weights, where
 
 
 def _init_of(config: str) -> Any:
-    """Return the init to whose weights the adapters of a run belong.
+    """Return the init whose weights the adapters of a run belong to.
 
-    Raises ConfigError if the folder of the configuration ``config`` does not name it.
+    Raises ConfigError if the folder of the configuration ``config`` has no record of the init.
     """
     folder = RunFolder(os.path.dirname(config))
     known = folder.read_json(LINEAGE).get("init") if os.path.exists(folder.of(LINEAGE)) else None
     if known is None:
         raise ConfigError(
-            f"{escape(config)} trains adapters, but no {LINEAGE} beside it names the weights that they belong to.",
+            f"{escape(config)} trains adapters, but no {LINEAGE} in its folder says which weights they belong to.",
             hint="Merge adapters and weights into one file: ckpt lora merge INIT ADAPTER -o model.safetensors.",
         )
     return read_init(os.path.normpath(os.path.join(folder.path, known["path"])))
@@ -170,7 +170,8 @@ def _clip(path: str, shortest: float) -> Clip:
     seconds = sound_seconds(clip)
     if seconds < shortest:
         raise ConfigError(
-            f"{escape(path)} is too short: {seconds:g} s, and a frame has {shortest:g} s.", hint="Leave this sound out."
+            f"{escape(path)} is too short: it has {seconds:g} s, a frame needs {shortest:g} s.",
+            hint="Leave this sound out.",
         )
     return replace(clip, seconds=seconds)
 

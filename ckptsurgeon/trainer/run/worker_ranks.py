@@ -30,7 +30,7 @@ __all__ = ["run_worker"]
 
 
 def run_worker(ranks: Ranks, device: torch.device) -> Trained:
-    """Wait for the request of rank 0, train as it says, and return what this rank knows of the result.
+    """Wait for the request of rank 0, train as it says, and return the part of the result that this rank knows.
 
     Raises the errors of reading the configuration and its data. If rank 0 ended and gave a reason, this rank reports
     nothing.
@@ -93,7 +93,7 @@ def _build_loop(job: Job, request: TrainRequest) -> TrainingLoop | None:
 def _reports_loss(ranks: Ranks, lost: Mapping[int, str]) -> bool:
     """Return whether this rank must report the lost ranks to the user.
 
-    It must if rank 0 is one of the lost ranks and gave no reason, and this rank is the lowest of those left.
+    It must if rank 0 is lost and gave no reason, and this rank is the lowest of the living ranks.
     """
     living = set(range(ranks.size)) - set(lost)
     return lost.get(0) == "" and ranks.rank == min(living)

@@ -1,11 +1,12 @@
-"""The process that speaks; run as a script, it imports only Python's standard library.
+"""Synthesises speech with espeak-ng in a separate process; run as a script, it imports only the standard library.
 
 espeak-ng keeps state between utterances that no call resets (the phase of its voice, its flutter), so only a new
-process gives the same bytes again. Two random generators add breath: its own, which is seeded with the time, and the C
-library's.
+process makes the same bytes again. Two random generators add the noise of breath: espeak-ng's, which it seeds with the
+time, and the C library's. Both are seeded before each utterance.
 
-Arguments: the library and its data. Reads a JSON list of [text, voice, speed, pitch] from stdin; writes for each a
-32-bit number of bytes and those bytes: 16-bit samples, one channel. The first number is the sampling rate.
+Arguments: the paths of espeak-ng's library and of its data. Reads a JSON list of [text, voice, speed, pitch] from
+stdin. Writes the sampling rate, then for each utterance the number of bytes and the bytes: 16-bit samples, one channel.
+The sampling rate and the numbers of bytes are 32-bit integers.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _CHARACTERS, _UTF8 = 1, 1  # POS_CHARACTER, espeakCHARS_UTF8
 def main(library: str, data: str) -> None:
     """Read utterances from stdin, speak them with espeak-ng, and write their samples to stdout.
 
-    ``library`` is the path of espeak-ng's library, ``data`` that of its data.
+    ``library`` is the path of espeak-ng's library, ``data`` is the path of its data.
     """
     espeak, chance = ctypes.CDLL(library), ctypes.CDLL(None)
     espeak.espeak_Initialize.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_int]
@@ -38,7 +39,7 @@ def main(library: str, data: str) -> None:
             samples.append(ctypes.string_at(wave, 2 * count))
         return 0
 
-    # ctypes does not keep the callback alive.
+    # Kept in a variable, because ctypes does not keep the callback alive.
     callback = ctypes.CFUNCTYPE(ctypes.c_int, nothing, ctypes.c_int, nothing)(keep)
 
     rate = espeak.espeak_Initialize(_SYNCHRONOUS, 0, data.encode(), _NO_EXIT)

@@ -29,23 +29,23 @@ __all__ = ["LANGUAGES", "Demo", "alphabet_of", "configuration", "demo_data", "re
 
 _FOLDER = Path(__file__).parent / "words"
 LANGUAGES = tuple(sorted(path.stem for path in _FOLDER.glob("*.txt")))
-"""Languages with a bundled list of words; espeak-ng speaks a hundred more."""
+"""The languages with a bundled word list; espeak-ng speaks about a hundred others, too."""
 
 
 def words_of(lang: str) -> tuple[str, ...]:
-    """Return the bundled words of a language; raises ConfigError if there is no bundled list for it."""
+    """Return the bundled words of a language; raises ConfigError if the language has no bundled word list."""
     if lang not in LANGUAGES:
         raise ConfigError(
-            f"there is no bundled list of words for the language {escape(lang)}.",
-            hint=f"Name a file of words with --words {escape(lang)}=FILE, or use one of {', '.join(LANGUAGES)}.",
+            f"there is no bundled word list for the language {escape(lang)}.",
+            hint=f"Give a word list with --words {escape(lang)}=FILE, or use one of {', '.join(LANGUAGES)}.",
         )
     return read_words(_FOLDER / f"{lang}.txt")
 
 
 def read_words(path: str | Path) -> tuple[str, ...]:
-    """Return the words of a text file, in lower case, each of them one time.
+    """Return the words of a text file, in lower case and without duplicates.
 
-    Raises ConfigError if the file cannot be read, or does not hold two or more words.
+    Raises ConfigError if the file cannot be read, or if it contains fewer than two words.
     """
     shown = escape(str(path))
     try:
@@ -58,26 +58,27 @@ def read_words(path: str | Path) -> tuple[str, ...]:
     words = tuple(dict.fromkeys(text.lower().split()))
     odd = next((word for word in words if not word.isprintable()), None)
     if odd is not None:
-        raise ConfigError(f"the word list {shown} holds {escape(odd)}, which is not a word.")
+        raise ConfigError(f"the word list {shown} contains {escape(odd)}, which has characters that are not printable.")
     if len(words) < 2:
         raise ConfigError(
-            f"the word list {shown} holds {count(len(words), 'word')}.", hint="Name a list of two or more; 34 do well."
+            f"the word list {shown} contains {count(len(words), 'word')}.",
+            hint="Give a list of two or more words; the bundled lists have about 34.",
         )
     return words
 
 
 def alphabet_of(words: tuple[str, ...]) -> str:
-    """Return the letters of words as an ``alphabet.txt`` of Coqui STT, the space first."""
+    """Return the content of a Coqui STT ``alphabet.txt``: the space, then the letters of ``words``."""
     return alphabet_text([" ", *sorted(set("".join(words)))])
 
 
 _TEMPLATE = """\
-# A speech recogniser of Coqui STT's shape for the utterances beside it: ckpt train {lang}.yaml
+# A speech recogniser with Coqui STT's architecture for the utterances in {lang}/. Train: ckpt train {lang}.yaml
 model:
   name: deepspeech
   alphabet: {lang}/alphabet.txt
   n_input: 120        # 40 log-mel energies of each of 3 frames
-  n_context: 1        # and those before and after
+  n_context: 1        # with the 3 frames before and the 3 after
   n_hidden: 128
   dropout: 0
 train:
@@ -91,7 +92,7 @@ train:
   features: {{kind: log_mel, size: 40, stack: 3}}
   steps: 500
   batch_size: 32
-  lr: 4e-3           # 8e-3 may stay where all is blank
+  lr: 4e-3           # at 8e-3, all outputs may stay blank
   warmup: 30
   weight_decay: 1e-4
   clip: 5
@@ -101,7 +102,10 @@ train:
 
 
 def configuration(lang: str) -> str:
-    """Return the text of a configuration that trains on a language's demo data, for a file beside the data's folder."""
+    """Return a configuration (YAML) that trains on a language's demo data.
+
+    Its paths are relative to the folder that contains the language's folder.
+    """
     return _TEMPLATE.format(lang=lang)
 
 
@@ -110,9 +114,9 @@ VOICES = ("f1", "f2", "f3", "f4", "m1", "m2", "m3", "m4")
 SPEEDS, PITCHES = (140, 200), (30, 70)
 MOST_WORDS = 4
 DIALECT = {"en": "en-us"}
-"""The voice of espeak-ng for a language that is given without its variety."""
+"""The voice of espeak-ng for a language code without a regional variety."""
 TRIES = 50
-"""The most draws to find a text that no other split has; with few words there may not be one."""
+"""How often a text that an earlier split has is drawn again; with few words, there may be no other text."""
 
 
 @dataclass(frozen=True)
@@ -142,10 +146,10 @@ def demo_data(
 ) -> Demo:
     """Make ``n`` utterances of each language for training, and a tenth as many each for dev and test.
 
-    The same arguments give the same bytes on one machine. ``words`` names a file of words for languages without a
-    bundled list, or to replace it. Raises ConfigError for a language that espeak-ng does not speak or a missing
-    package, and OutputError if the folder exists, unless ``force``, or cannot be written, or if another run writes it
-    for longer than ``wait`` seconds.
+    The same arguments make the same bytes on one machine. ``words`` maps a language to the path of a word list, for
+    languages without a bundled list or to replace that list. Raises ConfigError if espeak-ng does not speak a language,
+    or if a package is missing. Raises OutputError if the folder is not empty and ``force`` is false, if the folder
+    cannot be written, or if another run writes to it for longer than ``wait`` seconds.
     """
     check_is_path(os.fspath(folder))
     path = os.path.normpath(os.fspath(folder))
@@ -156,7 +160,7 @@ def demo_data(
         _check_place(path, force=force)
         with staged_folder(path, 0, stale=replaced) as staged:
             seconds = _spoken(Path(staged.path), spoken, n=n, seed=seed)
-            os.sync()  # one sync for thousands of small files: one for each would take longer than making them
+            os.sync()  # one sync for all files: a sync for each of thousands would take longer than making them
     clips = {split: number * len(spoken) for split, number in _sizes(n).items()}
     configs = tuple(os.path.join(path, f"{lang}.yaml") for lang in spoken)
     return Demo(path, tuple(spoken), clips, round(seconds, 3), configs)
@@ -165,7 +169,7 @@ def demo_data(
 def _spoken(root: Path, spoken: Mapping[str, tuple[str, ...]], *, n: int, seed: int) -> float:
     """Write the demo data of all languages into ``root``; return the total length of the utterances in seconds.
 
-    ``spoken`` has the words of each language, ``n`` is the number of utterances for training.
+    ``spoken`` maps each language to its words, ``n`` is the number of utterances for training.
     """
     seconds = 0.0
     for lang, vocabulary in spoken.items():
@@ -175,7 +179,10 @@ def _spoken(root: Path, spoken: Mapping[str, tuple[str, ...]], *, n: int, seed: 
 
 
 def _lists(langs: Sequence[str], words: Mapping[str, str], n: int) -> dict[str, tuple[str, ...]]:
-    """Return the words of each language: from a file that ``words`` names, or bundled. Raises ConfigError."""
+    """Return the words of each language, from its file in ``words`` or else from the bundled list.
+
+    Raises ConfigError as ``demo_data`` does.
+    """
     if not langs:
         raise ConfigError("no language is given.", hint="Name a language with --lang, as in --lang en.")
     if n < 1:
@@ -183,7 +190,8 @@ def _lists(langs: Sequence[str], words: Mapping[str, str], n: int) -> dict[str, 
     stray = next((lang for lang in words if lang not in langs), None)
     if stray is not None:
         raise ConfigError(
-            f"there are words of the language {escape(stray)}, which --lang does not name.", hint=f"Add --lang {stray}."
+            f"--words has a list for the language {escape(stray)}, but --lang does not include this language.",
+            hint=f"Add --lang {stray}.",
         )
     for lang in langs:
         check_language(DIALECT.get(lang, lang))
@@ -230,9 +238,9 @@ def _language(folder: Path, lang: str, words: tuple[str, ...], *, n: int, seed: 
 def _draw(
     words: tuple[str, ...], voice: str, sizes: Mapping[str, int], chance: random.Random
 ) -> dict[str, list[Utterance]]:
-    """Return random utterances for each split, whose ``sizes`` are given, all in one ``voice`` of espeak-ng.
+    """Return ``sizes[split]`` random utterances for each split, spoken by variants of one ``voice`` of espeak-ng.
 
-    If possible, a split has none of the texts of the splits before it.
+    If the words allow it, no text of a split is in an earlier split.
     """
     drawn: dict[str, list[Utterance]] = {}
     taken: set[str] = set()
@@ -266,7 +274,7 @@ def _resampled(utterances: Sequence[Utterance]) -> Generator[tuple[bytes, float]
         samples = soxr.resample(np.frombuffer(data, "<i2").astype(np.float32), rate, RATE)
         if not samples.any():
             raise ConfigError(
-                f"espeak-ng says nothing for {escape(one.text)!r}.", hint="Take these words out of the word list."
+                f"espeak-ng makes no sound for {escape(one.text)!r}.", hint="Remove these words from the word list."
             )
         yield _wav(np.clip(np.rint(samples), -32768, 32767).astype("<i2").tobytes()), len(samples) / RATE
 

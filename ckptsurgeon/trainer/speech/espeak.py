@@ -31,7 +31,7 @@ class Utterance:
 
 
 def check_language(lang: str) -> None:
-    """Raise ConfigError for a language that espeak-ng does not speak; the hint has the nearest names."""
+    """Raise ConfigError if espeak-ng does not speak a language; the hint proposes similar language codes."""
     data = Path(require_package("espeakng_loader").get_data_path())
     known = sorted(path.name.lower() for path in (data / "lang").rglob("*") if path.is_file())
     if lang.lower() not in known:
@@ -43,7 +43,7 @@ def check_language(lang: str) -> None:
 def speak(utterances: Sequence[Utterance]) -> Iterator[tuple[int, bytes]]:
     """Yield the sampling rate and the samples (16 bits, one channel) of each utterance.
 
-    They are made in a new process: the same list gives the same bytes. Raises ConfigError if espeak-ng fails.
+    A new process makes them, so that the same list makes the same bytes. Raises ConfigError if espeak-ng fails.
     """
     loader = require_package("espeakng_loader")
     command = [sys.executable, "-P", os.path.join(os.path.dirname(__file__), "_child.py")]

@@ -1,4 +1,4 @@
-"""Writes the checkpoints of a run while it goes on: the newest to resume from, and the best model."""
+"""Writes the checkpoints of a run in the background: the newest, to resume from, and the best model."""
 
 from __future__ import annotations
 
@@ -27,13 +27,11 @@ __all__ = ["CheckpointWriter"]
 
 
 class CheckpointWriter:
-    """Writes the state of a run into its folder as checkpoints; if ``folder`` is None, as on ranks above 0, nothing.
+    """Writes checkpoints of a run into its folder; if ``folder`` is None (ranks above 0), it writes no files.
 
     In a ``with`` block the run only waits until the tensors are copied, and a thread writes the files. An error in the
-    thread is raised by the next save or at the end of the block. Shards are written without the thread, and every rank
-    takes part.
-
-    ``lineage`` goes into the metadata of the best model.
+    thread is raised by the next save or at the end of the block. A sharded model is saved by all ranks together,
+    without the thread. ``lineage`` goes into the metadata of the best model.
     """
 
     def __init__(self, state: TrainingState, folder: RunFolder | None) -> None:
@@ -61,7 +59,7 @@ class CheckpointWriter:
     def save(self) -> None:
         """Write a checkpoint to resume from; every rank must call this. Raises OutputError."""
         state, folder = self._state, self.folder
-        values = state.state_dict()  # gathers from all ranks, so it comes before any test of the folder
+        values = state.state_dict()  # gathers from all ranks: before any check of ``folder``
         if state.parallel.is_sharded:
             self._save_shards(values)
         elif folder is not None:
@@ -71,9 +69,10 @@ class CheckpointWriter:
             self._write(self._newest, partial(_write_checkpoint, folder, step, tensors, values, keep=keep))
 
     def save_alone(self) -> bool:
-        """Write a checkpoint without the other ranks, which are gone or wait for this one; returns whether it worked.
+        """Write a checkpoint without the other ranks, which have ended or wait; return whether one was written.
 
-        With DDP every rank has the whole model. With FSDP the shards of the other ranks are missing.
+        With DDP this works, because every rank has the whole model. With FSDP, or before the first step, nothing is
+        written.
         """
         state = self._state
         state.is_alone = True
@@ -84,9 +83,9 @@ class CheckpointWriter:
         return True
 
     def save_best(self, rows: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Write the model, or its averaged weights, as the best; raises OutputError.
+        """Write the model as the best, with its averaged weights if the run has them; raises OutputError.
 
-        ``rows`` are the rows of its evaluation: the text that it read from each clip of ``dev``.
+        ``rows`` are the results of its evaluation: the text that the model decoded from each clip of ``dev``.
         """
         state, folder = self._state, self.folder
         if folder is None and not state.parallel.is_sharded:
@@ -132,7 +131,7 @@ class CheckpointWriter:
             layout = SafetensorsLayout(state_tensors(state.model))
             layout.write(staged.file(MODEL, layout.nbytes) if staged is not None else None)
             save_moments(os.path.join(path, MOMENTS), state.model, state.optimizer, state.ema, ranks)
-            ranks.barrier()  # checksums are taken of files that are complete
+            ranks.barrier()  # every file must be complete before checksums are computed
             if folder is not None and staged is not None:
                 folder.finish(staged, values)
 
@@ -154,7 +153,7 @@ def _write_checkpoint(
 def _write_with_texts(
     folder: RunFolder | None, write: Callable[[], None], rows: Sequence[Mapping[str, Any]], *, dev: object
 ) -> None:
-    """Write the best weights by calling ``write``, and then the model's texts for the clips of ``dev``."""
+    """Write the best weights by calling ``write``, and then the decoded texts in ``rows`` for the clips of ``dev``."""
     write()
     if folder is None:
         return
@@ -164,7 +163,7 @@ def _write_with_texts(
 
 
 def _write_adapter(folder: RunFolder, layout: SafetensorsLayout, config: bytes) -> None:
-    """Write the best adapter as a folder that PEFT opens, whose file of weights is ``folder.best``."""
+    """Write the best adapter as a folder that PEFT can open; its file of weights is ``folder.best``."""
     with staged_folder(os.path.dirname(folder.adapter), layout.nbytes, stale=(ADAPTER, *ADAPTER_WEIGHTS)) as staged:
         staged.write(ADAPTER, config)
         layout.write(staged.file(ADAPTER_WEIGHTS[0], layout.nbytes))

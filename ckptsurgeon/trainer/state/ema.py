@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, besides the model."""
+"""An exponential moving average of a model's weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["EMA"]
 class EMA:
     """A moving average of the floating tensors of a model's state dict.
 
-    ``average = decay * average + (1 - decay) * value``. For a sharded model, it averages this rank's shards.
+    ``average = decay * average + (1 - decay) * value``. For a sharded model, each rank averages its own shards.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -26,7 +26,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the average towards the model's current weights; called after each step."""
+        """Move the average towards the model's current weights; to be called after each step."""
         torch._foreach_lerp_(list(self.tensors.values()), list(self._live.values()), 1 - self._decay)
 
     @torch.no_grad()
@@ -37,7 +37,7 @@ class EMA:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside the block, let the model have the average as its weights."""
+        """Set the model's weights to the average inside the block, and restore them after it."""
         live = list(self._live.values())
         with torch.no_grad():
             saved = [tensor.detach().clone() for tensor in live]

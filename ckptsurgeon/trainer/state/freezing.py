@@ -28,9 +28,9 @@ class ParameterRule:
 
 
 def parameter_rules(settings: Settings, keys: Sequence[str]) -> dict[str, ParameterRule]:
-    """Return the rule of each key, from ``train.freeze`` and ``train.lr_scale``; the last pattern that matches counts.
+    """Return the rule of each key, from ``train.freeze`` and ``train.lr_scale``; the last matching pattern applies.
 
-    Raises PatternError for a pattern that matches nothing.
+    Raises PatternError if a pattern matches no key.
     """
     unfreeze_steps: dict[str, int] = {}
     scales: dict[str, float] = {}
@@ -56,11 +56,12 @@ def _matched(flag: str, text: str, keys: Sequence[str]) -> list[str]:
 
 
 class FreezeSchedule:
-    """Freezes tensors of a model until the step from which they are trained, and tells whether they stayed the same.
+    """Freezes tensors of a model until the step from which they are trained, and checks that they did not change.
 
-    Buffers are frozen, too: a module that owns a frozen buffer (the statistics of a norm) stays in evaluation mode. A
-    tied tensor is frozen if any of its keys is. Checkpoints hold ``digests_before``, the digests of all tensors before
-    the first step, and ``moved_while_frozen``, keys that had changed when they were unfrozen.
+    ``frozen`` are keys that are never trained, whatever the settings are. Buffers are frozen, too: a module that owns a
+    frozen buffer (the statistics of a batch norm) stays in evaluation mode. A tied tensor is frozen if any of its keys
+    is. ``digests_before`` has the digests of all tensors before the first step, ``moved_while_frozen`` has the keys of
+    tensors that had changed by the time they were unfrozen; checkpoints contain both.
     """
 
     def __init__(self, model: nn.Module, settings: Settings, frozen: Collection[str] = ()) -> None:
@@ -77,7 +78,7 @@ class FreezeSchedule:
         self._owners = _owners_of_buffers(model)
 
     def _tie_rules(self) -> None:
-        """Give all keys of a tied tensor the same rule: of their rules, the rule that freezes it the longest."""
+        """Give all keys of a tied tensor the same rule: the one of their rules that freezes the tensor the longest."""
         strictest: dict[int, ParameterRule] = {}
         for key, tensor in self._tensors.items():
             other, own = strictest.get(id(tensor)), self.rules[key]
@@ -89,7 +90,7 @@ class FreezeSchedule:
         self.rules = {key: strictest[id(tensor)] for key, tensor in self._tensors.items()}
 
     def frozen(self, step: int) -> list[str]:
-        """Return the keys whose tensors are frozen in a step."""
+        """Return the keys of the tensors that are frozen at ``step``."""
         return [key for key, rule in self.rules.items() if rule.unfreeze_step == NEVER or rule.unfreeze_step > step]
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
@@ -106,12 +107,15 @@ class FreezeSchedule:
         self.digests_before = digests(self._tensors)
 
     def changed(self, keys: Collection[str]) -> list[str]:
-        """Return those of ``keys`` whose tensors differ from what they were before the first step."""
+        """Return those of ``keys`` whose tensors have changed since before the first step."""
         known = {key: self._tensors[key] for key in keys if key in self.digests_before}
         return [key for key, digest in digests(known).items() if digest != self.digests_before[key]]
 
     def apply(self, step: int) -> None:
-        """Set which parameters require gradients from a step on; called before step 0 and at each unfreezing."""
+        """Set which parameters require gradients from ``step`` on.
+
+        To be called before step 0 and at each of ``unfreeze_steps``.
+        """
         frozen = set(self.frozen(step))
         unfrozen = [
             key
@@ -123,13 +127,13 @@ class FreezeSchedule:
             if id(tensor) in self._requires_grad:
                 tensor.requires_grad_(key not in frozen)
         for module in self._model.modules():
-            # Models of waves of transformers make their input require a gradient, frozen or not, unless this says no.
+            # Speech models of transformers make their input require a gradient, even if frozen, unless this is False.
             if isinstance(getattr(module, "_requires_grad", None), bool):
                 module._requires_grad = any(one.requires_grad for one in module.parameters())  # type: ignore[assignment]
         self.training(step)
 
     def training(self, step: int) -> None:
-        """Put the model in training mode, except the modules with frozen buffers."""
+        """Put the model in training mode, except the modules whose buffers are frozen at ``step``."""
         self._model.train()
         for key in self.frozen(step):
             if key in self._owners:

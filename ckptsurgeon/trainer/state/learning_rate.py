@@ -11,9 +11,9 @@ __all__ = ["anneal", "lr_factor"]
 
 
 def lr_factor(settings: Settings, step: int) -> float:
-    """Return the factor of ``train.lr`` in a step (counted from 0), by warm-up and schedule, without ``train.anneal``.
+    """Return the factor of ``train.lr`` at ``step`` (counted from 0) by warm-up and schedule, without ``train.anneal``.
 
-    After the warm-up, ``tri_stage`` stays for ``hold`` steps and then falls exponentially
+    After the warm-up, ``tri_stage`` stays at 1 for ``hold`` steps and then falls exponentially
     (https://arxiv.org/abs/1904.08779, section 3.2); cosine and linear begin to fall right after the warm-up.
     """
     if step < settings.warmup:
@@ -29,11 +29,12 @@ def lr_factor(settings: Settings, step: int) -> float:
 
 
 def anneal(settings: Settings, progress: RunProgress, value: float, *, higher_is_better: bool) -> None:
-    """Multiply the learning rate by ``train.anneal`` if the metric ``value`` of an evaluation is not better by enough.
+    """Multiply the learning rate by ``train.anneal`` if an evaluation's metric, ``value``, has not improved enough.
 
-    ``newbob`` compares with the evaluation before (speechbrain/nnet/schedulers.py, NewBobScheduler), ``plateau`` with
-    the best so far (torch.optim.lr_scheduler.ReduceLROnPlateau); ``anneal_threshold`` is a share of that value.
-    ``anneal_patience`` evaluations that are not better may pass before the rate is lowered. NaN is not better.
+    ``newbob`` compares with the previous evaluation (speechbrain/nnet/schedulers.py, NewBobScheduler), ``plateau`` with
+    the best so far (torch.optim.lr_scheduler.ReduceLROnPlateau). ``anneal_threshold`` is the smallest improvement that
+    is enough, relative to that value. The rate is not lowered at the first ``anneal_patience`` evaluations that are not
+    better. NaN is never better.
     """
     if settings.schedule not in ANNEALED:
         return
@@ -47,7 +48,7 @@ def anneal(settings: Settings, progress: RunProgress, value: float, *, higher_is
     if not math.isnan(value) and (is_better or not is_best):
         progress.compared = value
     if is_better:
-        progress.stalled = 0 if is_best else progress.stalled  # as both of the classes above do
+        progress.stalled = 0 if is_best else progress.stalled  # as in the two classes: newbob keeps the count
     elif progress.stalled < settings.anneal_patience:
         progress.stalled += 1
     else:

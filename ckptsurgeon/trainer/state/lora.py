@@ -1,6 +1,6 @@
-"""Low-rank adapters, which are trained instead of the weights: PEFT puts them into a model, and its files hold them.
+"""Trains low-rank adapters instead of the weights: PEFT adds them to a model, and they are saved in PEFT's format.
 
-https://arxiv.org/abs/2106.09685; the files are those of ``save_pretrained`` of https://github.com/huggingface/peft.
+https://arxiv.org/abs/2106.09685; the format is that of ``save_pretrained`` in https://github.com/huggingface/peft.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from ..system.random_state import preserve_random_state, seed_all
 __all__ = ["adapter_config", "adapter_tensors", "add_adapters", "check_lora", "load_adapter"]
 
 MOST = 300
-"""The most names of modules that are compared letter by letter."""
+"""The most module names that are compared with a misspelt name."""
 PREFIX = "base_model.model."
-"""What PEFT puts before the keys of a model in its files."""
+"""The prefix that PEFT puts before a model's keys in its files."""
 
 
 def _modules_hint(keys: Collection[str]) -> str:
@@ -36,8 +36,8 @@ def _modules_hint(keys: Collection[str]) -> str:
 def check_lora(lora: Lora, keys: Collection[str], new: Collection[str] = ()) -> None:
     """Raise ConfigError if adapters cannot be trained in a model with these ``keys``, before anything slow is done.
 
-    They cannot if PEFT is not installed, if a name in ``lora`` matches no module, or if a tensor of ``new`` (a key that
-    no source of the init has) would never be trained.
+    They cannot if PEFT is not installed, if a name in ``lora`` matches no module, or if a tensor in ``new`` (keys of
+    tensors that are in no source of the initial weights) would never be trained.
     """
     _package()
     paths = {parent for key in keys for parent in _parents(key.rpartition(".")[0])}
@@ -56,14 +56,14 @@ def check_lora(lora: Lora, keys: Collection[str], new: Collection[str] = ()) -> 
     )
     if lost:
         raise ConfigError(
-            f"tensors that come from no source would stay untrained with train.lora: {listing(lost, 3, where='')}.",
-            hint="Name their modules in train.lora.save, so that they are trained whole, as in save: [lm_head].",
+            f"with train.lora, tensors that are in no source would stay untrained: {listing(lost, 3, where='')}.",
+            hint="List their modules in train.lora.save, which trains them as a whole: save: [lm_head].",
             details=lost,
         )
 
 
 def _of_name(name: str) -> Callable[[str], bool]:
-    """Return a function that tells whether PEFT finds the module at a path by this name: its whole path, or its end."""
+    """Return a function that tells whether PEFT matches a module's path with ``name``: the whole path, or its end."""
     return lambda path: path == name or path.endswith(f".{name}")
 
 
@@ -74,7 +74,7 @@ def _parents(module: str) -> list[str]:
 
 
 def add_adapters(model: nn.Module, lora: Lora, *, seed: int) -> list[str]:
-    """Put adapters into a model, drawn with ``seed``; return the keys of all tensors that are then not trained.
+    """Add adapters to a model, drawn with ``seed``; return the keys of all tensors that are not trained after that.
 
     Buffers are among these keys, because the file of an adapter has no buffers. Raises ConfigError for a module that
     cannot have an adapter.
@@ -92,10 +92,10 @@ def add_adapters(model: nn.Module, lora: Lora, *, seed: int) -> list[str]:
 
 
 def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of the adapters in a model, and of the modules that are saved whole, by their keys in PEFT.
+    """Return the tensors of a model's adapters and of the modules that are saved whole, by their keys in PEFT.
 
-    Embeddings that have an adapter are not saved themselves: they are not trained, and PEFT asks transformers which
-    they are, which is an error for models of speech.
+    The weights of embeddings with an adapter are left out: they are not trained. PEFT would ask transformers which
+    modules are embeddings, which fails for speech models.
     """
     found = _package().get_peft_model_state_dict(
         model, state_dict=model.state_dict(keep_vars=True), save_embedding_layers=False
@@ -104,16 +104,16 @@ def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def adapter_config(lora: Lora, base: str) -> bytes:
-    """Return the content of an adapter_config.json; ``base`` is the path of the weights that the adapter is for."""
+    """Return the content of an adapter_config.json; ``base`` is the path of the base model's weights."""
     fields = {**_config(lora).to_dict(), "base_model_name_or_path": base, "inference_mode": True}
     plain = {name: sorted(value) if isinstance(value, set) else value for name, value in fields.items()}
     return (json.dumps(plain, indent=2, sort_keys=True) + "\n").encode("utf-8", "surrogatepass")
 
 
 def load_adapter(model: nn.Module, path: str) -> None:
-    """Give the adapters in a model their values from a file with the tensors that ``adapter_tensors`` returns.
+    """Set the adapters in a model to the values in a file, which has the tensors that ``adapter_tensors`` returned.
 
-    Raises ConfigError if the file has other keys than the model's adapters.
+    Raises ConfigError if the file's keys are not those of the model's adapters.
     """
     from safetensors.torch import load_file
 
@@ -121,7 +121,9 @@ def load_adapter(model: nn.Module, path: str) -> None:
     own = adapter_tensors(model)
     if own.keys() != values.keys():
         other = sorted(own.keys() ^ values.keys())
-        raise ConfigError(f"{escape(path)} is an adapter of another model: {listing(other, 3, where='')}.")
+        raise ConfigError(
+            f"{escape(path)} is an adapter of another model; different keys: {listing(other, 3, where='')}."
+        )
     _package().set_peft_model_state_dict(model, {key.removeprefix(PREFIX): one for key, one in values.items()})
 
 

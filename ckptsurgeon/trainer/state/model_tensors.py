@@ -67,7 +67,7 @@ def unsaved_buffers(model: nn.Module) -> dict[str, Tensor]:
 def own_numbers(model: nn.Module) -> dict[str, int | float]:
     """Return the attributes of modules that are plain numbers, by module and name.
 
-    Some modules count in them (``drop_mask_cnt`` of SpeechBrain's LiGRU): they decide how a run continues.
+    Some modules keep counters in them (``drop_mask_cnt`` of SpeechBrain's LiGRU), which influence how a run continues.
     """
     return {
         f"{path}.{name}": value
@@ -78,7 +78,7 @@ def own_numbers(model: nn.Module) -> dict[str, int | float]:
 
 
 def restore_numbers(model: nn.Module, numbers: Mapping[str, int | float]) -> None:
-    """Set the attributes of modules to the values that ``own_numbers`` returned for them."""
+    """Set attributes of modules to ``numbers``, which ``own_numbers`` returned."""
     for key, number in numbers.items():
         path, _, name = key.rpartition(".")
         setattr(model.get_submodule(path), name, number)
@@ -88,15 +88,16 @@ def restore_numbers(model: nn.Module, numbers: Mapping[str, int | float]) -> Non
 def restore_tensors(
     model: nn.Module, tensors: Mapping[str, Tensor], unsaved: Mapping[str, Tensor], *, device: torch.device
 ) -> None:
-    """Restore a model's tensors, and its buffers ``unsaved`` that no state dict has, from a checkpoint.
+    """Restore a model's tensors from ``tensors``, and its non-persistent buffers from ``unsaved``.
 
-    Raises FormatError if the tensors are those of another model.
+    Raises FormatError if the keys or shapes of ``tensors`` are those of another model.
     """
     own = state_tensors(model)
     if {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in tensors.items()}:
         other = sorted(own.keys() ^ tensors.keys())
+        differ = f"different keys: {listing(other, where='')}" if other else "shapes differ"
         raise FormatError(
-            f"the checkpoint is of another model: {listing(other, where='') or 'shapes differ'}.",
+            f"the checkpoint is of another model; {differ}.",
             details=other,
         )
     for key, value in own.items():
@@ -110,9 +111,9 @@ def restore_tensors(
 def initialise(
     model: nn.Module, target: TargetSpec, keys: Iterable[str], seed: int, *, parts: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Give the tensors ``keys`` of a model the values that ``ckpt transplant --seed`` draws for them with ``seed``.
+    """Set the tensors ``keys`` of a model to the values that ``ckpt transplant --seed`` draws for them with ``seed``.
 
-    ``parts`` has masks, by key, of further tensors: they get such values only at places where the mask is true.
+    ``parts`` maps the keys of further tensors to masks: of these tensors, only elements whose mask is true are set.
     """
     tensors, parts = state_tensors(model), parts or {}
     for key, value in initial_values(target, [*keys, *parts], seed):
@@ -130,7 +131,7 @@ def initial_values(target: TargetSpec, keys: Iterable[str], seed: int) -> Iterab
 
 
 def bits(tensor: Tensor) -> Tensor:
-    """Return the bytes of a tensor's values, row-major, on the CPU; for a shard every rank must call this."""
+    """Return the bytes of a tensor's values, row-major, on the CPU; if it is sharded, every rank must call this."""
     return whole(tensor).detach().cpu().contiguous().reshape(-1).view(torch.uint8)
 
 
@@ -145,11 +146,10 @@ def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 class SafetensorsLayout:
-    """The layout of a safetensors file of tensors, and the way to write it.
+    """Computes the layout of a safetensors file with ``tensors``, and writes the file.
 
-    A tied tensor is in the file under each of its keys, because ``load_state_dict(strict=True)`` needs all of them.
-
-    The tensors may be sharded; they are read one after the other when they are written.
+    A tied tensor is written under each of its keys, because ``load_state_dict(strict=True)`` needs all of them. The
+    tensors may be sharded: ``write`` gathers them one by one.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -165,7 +165,7 @@ class SafetensorsLayout:
         self.nbytes = len(self._front) + end
 
     def write(self, staged: StagedFile | None) -> None:
-        """Write the file; every rank must call this, and a rank with None only sends its shards. Raises OutputError."""
+        """Write the file; every rank must call this; with None, a rank only sends its shards. Raises OutputError."""
         if staged is not None:
             staged.write(0, self._front)
         for key, tensor in self._tensors.items():
@@ -175,7 +175,7 @@ class SafetensorsLayout:
 
 
 def _codes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return for each key the name of the tensor's dtype in safetensors, such as ``BF16``."""
+    """Return the name of each tensor's dtype in safetensors, such as ``BF16``, by key."""
     import torch
     from safetensors.torch import save
 

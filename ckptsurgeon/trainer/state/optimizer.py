@@ -1,4 +1,4 @@
-"""The optimizer: parameter groups, learning rates, clipping, and steps that a GPU can skip by itself."""
+"""The optimizer: parameter groups, learning rates, gradient clipping, and steps that are skipped on the device."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["Optimizer"]
 
 
 class Optimizer:
-    """AdamW or SGD (momentum: the first of ``betas``) over all parameters that are trained at some step.
+    """AdamW or SGD over all parameters that are trained at some step; the first of ``betas`` is SGD's momentum.
 
-    There is one group for each factor of the learning rate and weight decay. Frozen parameters have no gradient, and so
-    no state.
-    ``order`` are the keys in the order of the groups, ``had_gradient`` says of each whether it ever had a gradient
-    other than zero. If ``ranks`` hold shards of the parameters, norms are those of the whole parameters.
+    Parameters with the same learning rate factor and weight decay are in one parameter group. A frozen parameter has no
+    gradient, and so no optimizer state. ``order`` has the keys in the order of the groups; ``had_gradient`` is true, in
+    that order, for parameters that have had a gradient other than zero. If the parameters are sharded over ``ranks``,
+    norms are computed over whole parameters.
     """
 
     def __init__(
@@ -42,8 +42,8 @@ class Optimizer:
         ]
         self.inner: torch.optim.Optimizer
         self.moments = 2 if settings.optimizer == "adamw" else int(settings.betas[0] > 0)
-        """How many tensors of its size the optimizer keeps for each parameter."""
-        # Fused, on the CPU too: fused optimizers take a flag on the device to skip a step, which costs no wait.
+        """How many tensors of the parameter's size the optimizer keeps for each parameter."""
+        # Fused, on the CPU too: a fused optimizer can skip a step by a flag on the device, without a synchronisation.
         first, second = settings.betas
         if settings.optimizer == "adamw":
             self.inner = torch.optim.AdamW(groups, settings.lr, (first, second), settings.eps, fused=True)
@@ -51,7 +51,7 @@ class Optimizer:
             self.inner = torch.optim.SGD(groups, settings.lr, first, fused=True)
 
     def set_learning_rates(self, factor: float) -> dict[str, float]:
-        """Multiply each group's own learning rate by ``factor``, and return the rates by the group's ``lr_scale``."""
+        """Set the groups' learning rates to ``train.lr`` * ``lr_scale`` * ``factor``; return them by ``lr_scale``."""
         for group, (scale, _) in zip(self.inner.param_groups, self._kinds, strict=True):
             group["lr"] = self._lr * scale * factor
         rates = zip(self.inner.param_groups, self._kinds, strict=True)
@@ -59,7 +59,7 @@ class Optimizer:
 
     @torch.no_grad()
     def gradient_norms(self) -> Tensor:
-        """Return the norm of each parameter's gradient, 0 if it has none."""
+        """Return the norms of the parameters' gradients, in the order of ``order``; 0 if there is no gradient."""
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         norms = iter(torch._foreach_norm(gradients) if gradients else ())
         zero = torch.zeros((), device=self.had_gradient.device)
@@ -67,7 +67,7 @@ class Optimizer:
 
     @torch.no_grad()
     def scale_gradients(self, norms: Tensor, scale: Tensor, clip: float | None) -> Tensor:
-        """Multiply the gradients by ``scale``, and clip their norm to ``clip``; returns the norm before clipping.
+        """Multiply the gradients by ``scale``, and clip their total norm to ``clip``; return the norm before clipping.
 
         ``norms`` are the gradients' norms before scaling. Scaling and clipping are one multiplication.
         """
@@ -81,12 +81,12 @@ class Optimizer:
     def step(self, skip: Tensor, norms: Tensor) -> None:
         """Take a step unless ``skip`` (0-d) is true, and drop the gradients.
 
-        ``norms`` of the gradients show which parameters have had a gradient other than zero, which is recorded.
+        ``norms`` are the gradients' norms, from which ``had_gradient`` is updated.
         """
         self.had_gradient |= (norms > 0) & ~skip
         if isinstance(self.inner, torch.optim.SGD):
             self._create_momentum()
-        # torch's GradScaler sets these two to skip a step without a wait.
+        # torch's GradScaler sets these two to skip a step without a synchronisation.
         self.inner.found_inf = skip.float()  # type: ignore[attr-defined]
         self.inner.grad_scale = None  # type: ignore[attr-defined]
         self.inner.step()
@@ -100,12 +100,12 @@ class Optimizer:
                     self.inner.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
     def gradients_seen(self) -> dict[str, bool]:
-        """Return for each trained key whether it ever had a gradient other than zero."""
+        """Return, by key, whether each trained parameter has had a gradient other than zero."""
         return dict(zip(self.order, self.had_gradient.tolist(), strict=True))
 
     @torch.no_grad()
     def update_ratios(self, old: Sequence[Tensor]) -> dict[str, float]:
-        """Return by key how far each parameter moved from its ``old`` value, as a share of the old value's norm."""
+        """Return, by key, the norm of each parameter's change from its ``old`` value, relative to the old norm."""
         if not old:
             return {}
         pairs = zip(self.parameters, old, strict=True)
@@ -114,11 +114,11 @@ class Optimizer:
         return dict(zip(self.order, ratios.tolist(), strict=True))
 
     def has_state(self, key: str) -> bool:
-        """Whether the optimizer holds state, such as moments, for the parameter of a key."""
+        """Return whether the optimizer has state, such as moments, for the parameter ``key``."""
         return key in self.order and bool(self.inner.state.get(self.parameters[self.order.index(key)]))
 
     def _whole_norms(self, norms: Sequence[Tensor]) -> Tensor:
-        """Return the norms of whole parameters, from norms of the parts that this rank holds."""
+        """Return the norms of whole parameters, from the norms of this rank's shards."""
         found = torch.stack(list(norms))
         if self._ranks.size == 1:
             return found

@@ -1,4 +1,4 @@
-"""The progress of a run: everything it knows besides its tensors, as plain data."""
+"""The progress of a run: its state without tensors, as plain data."""
 
 from __future__ import annotations
 
@@ -10,23 +10,27 @@ __all__ = ["COLLAPSED", "DONE", "FAILED", "LOST", "NONFINITE", "PATIENCE", "RunP
 
 DONE, PATIENCE, NONFINITE, COLLAPSED, LOST = "done", "patience", "nonfinite", "collapsed", "lost"
 FAILED = "failed"
-"""How a run may end, besides the names of signals; the last: a check failed before the first step."""
+"""How a run may end, in addition to the names of signals. FAILED: a check failed before the first step."""
 
 
 @dataclass
 class RunProgress:
-    """Counters and figures of a run. Checkpoints hold them under these names.
+    """Counters and figures of a run. Checkpoints contain them under these names.
 
-    ``step`` is the number of steps done. ``best`` is the best value of the metric; the evaluation after ``best_step``
-    steps gave it, and its loss was ``best_loss``. ``waited`` counts the evaluations since then. ``skipped`` counts the
-    steps that were not finite, ``in_a_row`` those of them since the last finite step. ``collapsed`` counts how many of
-    the last steps in a row the task calls collapsed, ``collapse`` says why. ``ratios`` is how far one step moved each
-    tensor, as a share of its norm, when that was last measured. ``seconds`` is the time spent on steps and evaluations.
-    ``figures`` are those of the last evaluation, after ``evaluated`` steps. ``norms`` are of the gradient norm: the
-    number of steps, how many were clipped, the largest, and the sum. ``too_short`` is how many of the ``fresh`` clips
-    of the first epoch have too few frames for CTC; it is None if the task does not use CTC. ``lr_scale`` is the factor
-    of the learning rate by which evaluations have lowered it, ``compared`` the metric that the next evaluation is
-    compared with, ``stalled`` how many evaluations were not better since then.
+    - ``step``: the number of steps done; ``seconds``: the time spent on steps and evaluations.
+    - ``best``: the best value of the metric, ``best_step``: the number of steps before that evaluation, ``best_loss``:
+      its loss; ``waited``: the number of evaluations since then.
+    - ``skipped``: the number of steps whose loss or gradients were not finite; ``in_a_row``: how many of them follow
+      the last finite step.
+    - ``collapsed``: how many of the last steps, in a row, the task called collapsed; ``collapse``: the task's reason.
+    - ``first_loss``, ``last_loss``: the loss of the first and of the last step.
+    - ``figures``: the results of the last evaluation, which was after ``evaluated`` steps.
+    - ``ratios``: how far one step moved each tensor, relative to the tensor's norm, when last measured.
+    - ``norms``: statistics of the gradient norm: number of steps, how many were clipped, the largest norm, the sum.
+    - ``too_short``: how many of the ``fresh`` clips of the first epoch have too few frames for CTC; None without CTC.
+    - ``lr_scale``: the factor by which evaluations have lowered the learning rate; ``compared``: the metric with which
+      the next evaluation is compared; ``stalled``: the number of evaluations that were not better.
+    - ``ended``: how the run ended, or ''.
     """
 
     step: int = 0
@@ -53,7 +57,7 @@ class RunProgress:
     ended: str = ""
 
     def count(self, row: dict[str, Any], clip: float | None) -> None:
-        """Update the counters by the row of a step in the log; ``clip`` is the largest gradient norm (None: any)."""
+        """Update the counters by ``row``, a step's row in the log; gradients are clipped to the norm ``clip``."""
         self.in_a_row = self.in_a_row + 1 if row["skipped"] else 0
         self.skipped += row["skipped"]
         self.first_loss = row["loss"] if self.first_loss is None else self.first_loss
@@ -69,7 +73,7 @@ class RunProgress:
             self.norms["clipped"] += clip is not None and norm > clip
 
     def improves(self, value: float, *, higher_is_better: bool) -> bool:
-        """Record ``value``, the metric of the last evaluation; returns whether it is the best so far. NaN never is."""
+        """Record ``value``, the metric of the last evaluation; return whether it is the best so far. NaN never is."""
         is_better = not math.isnan(value)
         if is_better and self.best is not None:
             is_better = value > self.best if higher_is_better else value < self.best
@@ -81,7 +85,7 @@ class RunProgress:
         return True
 
     def waited_for(self, patience: int | None) -> bool:
-        """Whether ``patience`` evaluations in a row brought no better model."""
+        """Return whether the last ``patience`` evaluations brought no better model; False if ``patience`` is None."""
         return patience is not None and self.waited >= patience
 
     def to_json(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Optimizer moments and averages of a sharded model, which are as large as the weights: each rank writes its own.
+"""Saves and loads the optimizer moments and averaged weights of a sharded model; each rank writes its own shards.
 
-torch.distributed.checkpoint writes and reads them, and fits them to another number of ranks
+torch.distributed.checkpoint writes and reads them, and redistributes them if the number of ranks has changed
 (https://docs.pytorch.org/docs/stable/distributed.checkpoint.html).
 """
 
@@ -35,7 +35,7 @@ def state_without_moments(optimizer: Optimizer) -> dict[str, Any]:
 
 
 def save_moments(path: str, model: nn.Module, optimizer: Optimizer, average: EMA | None, ranks: Ranks) -> None:
-    """Write the moments and the average of this rank's shards into the folder ``path``; every rank must call this."""
+    """Write this rank's shards of moments and averaged weights into the folder ``path``; every rank must call this."""
     from torch.distributed import checkpoint
     from torch.distributed.checkpoint.api import CheckpointException
 
@@ -56,10 +56,10 @@ def save_moments(path: str, model: nn.Module, optimizer: Optimizer, average: EMA
 def load_moments(
     path: str, small: Mapping[str, Any], model: nn.Module, optimizer: Optimizer, ranks: Ranks
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return an optimizer's state and an average of weights, with the shards that this rank has.
+    """Return the optimizer's state and the averaged weights, both as shards of this rank.
 
-    ``path`` is the folder of the moments and the average, ``small`` the optimizer's state without moments. Raises
-    FormatError.
+    ``path`` is the folder that ``save_moments`` wrote, ``small`` is what ``state_without_moments`` returned. Raises
+    FormatError if the folder cannot be read.
     """
     from torch.distributed import checkpoint
     from torch.distributed.checkpoint.api import CheckpointException
@@ -69,8 +69,8 @@ def load_moments(
     tensors = state_tensors(model)
     found = {name: _as_dtensor(tensors[_key_of(name)], _empty_part(tensors[_key_of(name)])) for name in names}
     load: Any = checkpoint.load  # type: ignore[attr-defined]
-    alone = not any(map(is_distributed, found.values()))  # without shards every rank reads for itself
-    # In torch 2.6, which cannot be told, all ranks read together: each calls this.
+    alone = not any(map(is_distributed, found.values()))  # without shards, every rank reads alone
+    # torch 2.6 has no option for this: there, all ranks read together.
     how = {"no_dist": True} if alone and "no_dist" in inspect.signature(load).parameters else {}
     try:
         load(found, checkpoint_id=path, process_group=ranks.control, **how)
@@ -91,7 +91,7 @@ def load_moments(
 def shard_state(
     state: Mapping[str, Any], average: Mapping[str, Tensor], model: nn.Module, optimizer: Optimizer
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return this rank's shards of a complete optimizer state and of a complete average of weights."""
+    """Return this rank's shards of an unsharded optimizer state and of unsharded averaged weights."""
     tensors = state_tensors(model)
 
     def part(key: str, value: Tensor) -> Tensor:
@@ -105,12 +105,12 @@ def shard_state(
 
 
 def _first_failure(error: Any) -> str:
-    """Return a text on the error of the first rank that failed, from an error of torch.distributed.checkpoint."""
+    """Return the message of the first rank that failed, from an error of torch.distributed.checkpoint."""
     return next((escape(str(failure[0]), 300) for failure in error.failures.values()), "no reason given")
 
 
 def _is_moment(value: object) -> bool:
-    """Whether a value is as large as a parameter; step counters are 0-d tensors."""
+    """Return whether a value of an optimizer's state is a moment, and not a step counter, which is a 0-d tensor."""
     return isinstance(value, Tensor) and value.dim() > 0
 
 

@@ -1,4 +1,4 @@
-"""Copies of a run's tensors on the CPU, which are written to disk while the run goes on."""
+"""Copies a run's tensors to the CPU, so that they can be written to disk while the run continues."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["Snapshot"]
 
 
 class Snapshot:
-    """Copies tensors to the CPU, into memory that the next copy uses again.
+    """Copies tensors to the CPU, into memory that the next snapshot uses again.
 
-    Copies from a GPU go to pinned memory, and ``take`` does not wait for them. The thread that reads them calls
-    ``wait`` before.
+    Copies from a GPU go to pinned memory, and ``take`` returns before they are complete: a thread that reads them must
+    call ``wait`` first.
     """
 
     def __init__(self) -> None:
@@ -24,9 +24,9 @@ class Snapshot:
 
     @torch.no_grad()
     def take(self, value: Any) -> Any:
-        """Return a value in which copies replace the tensors in its dicts, lists and tuples.
+        """Return ``value`` with all tensors in its dicts, lists and tuples replaced by copies on the CPU.
 
-        A tensor that is in the value several times is copied one time.
+        A tensor that occurs several times is copied once.
         """
         self._copies = {}
         made = self._copy(value)

@@ -1,7 +1,7 @@
-"""Adam's moments from the training of a source, for the parameters that an init copied from it.
+"""Reads Adam's moments from the sources of a run's initial weights, for the parameters that were copied from them.
 
-Coqui STT's checkpoints have them by the names of the weights, at the roots ``optimizer.adam_m`` and
-``optimizer.adam_v``; ``global_step`` of ``optimizer`` is the number of steps.
+Coqui STT's checkpoints contain the moments under the names of the weights, below the roots ``optimizer.adam_m`` and
+``optimizer.adam_v``; ``global_step`` below the root ``optimizer`` is the number of steps.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ OPTION = "train.keep_optimizer"
 
 @dataclass(frozen=True)
 class _Moments:
-    """The Adam moments of one source, ``first`` and ``second``, and the number of steps of its training.
+    """Adam's ``first`` and ``second`` moments in one source, and ``step``, the number of steps of its training.
 
-    Their keys are those that the source's tensors have after the plan's operations on it. ``ones`` has for each key a
-    tensor of ones after the same operations: if all values are still 1, the operations only moved values.
+    The keys are those of the source's tensors after the plan's operations on the source. ``ones`` has, for each key, a
+    tensor of ones after the same operations: if all its values are still 1, the operations only moved values.
     """
 
     name: str
@@ -47,23 +47,23 @@ class _Moments:
     step: int
 
     def has(self, key: str) -> bool:
-        """Return whether the tensor of a key has moments, and operations only moved its values, without scaling."""
+        """Return whether the tensor ``key`` has moments, and whether operations only moved its values."""
         return key in self.first and key in self.second and bool((self.ones.tensor(key) == 1).all())
 
 
 def check_moments(init: InitCheckpoint | None, kind: str, keys: Collection[str]) -> str:
-    """Return a note for the user on how many parameters of ``keys`` begin with the moments of a source.
+    """Return a note for the user: how many of the parameters ``keys`` start with the moments of a source.
 
-    ``kind`` is the optimizer's name. Raises ConfigError if no parameter can begin with moments.
+    ``kind`` is the optimizer's name. Raises ConfigError if no parameter can start with moments.
     """
     if kind != "adamw":
         raise ConfigError(
-            f"{OPTION} is for Adam's moments, but train.optimizer is {kind}.",
+            f"{OPTION} keeps Adam's moments, but train.optimizer is {kind}.",
             hint=f"Leave {OPTION} out, or write optimizer: adamw.",
         )
     if init is None or init.recipe is None:
         raise ConfigError(
-            f"{OPTION} needs an init that ckpt wrote: its recipe names the source with the moments.",
+            f"{OPTION} needs an init that ckpt wrote: the recipe in it says which source has the moments.",
             hint="Make an init with ckpt transplant SRC dst.yaml.",
         )
     with ExitStack() as stack:
@@ -71,13 +71,13 @@ def check_moments(init: InitCheckpoint | None, kind: str, keys: Collection[str])
         entries = _kept(init, found, keys)
         fresh = [key for key in keys if key not in entries]
         step = max(one.step for one in found.values())
-    rest = f"; without: {listing(fresh, 3, where='')}" if fresh else ""
+    rest = f"; tensors without moments: {listing(fresh, 3, where='')}" if fresh else ""
     names = listing([escape(one.name) for one in found.values()], where="")
     return f"the moments of Adam for {count(len(entries), 'tensor')} come from {names}, after step {step}{rest}"
 
 
 def keep_moments(optimizer: Optimizer, init: InitCheckpoint, frozen: Collection[str]) -> None:
-    """Give the optimizer the source's moments of each parameter that the init copied from it and that is not frozen."""
+    """Set the optimizer's moments of each parameter that was copied from a source with moments and is not frozen."""
     keys = [key for key in optimizer.order if key not in frozen]
     with ExitStack() as stack:
         found = _open(init, stack)
@@ -96,7 +96,7 @@ def _like(parameter: Tensor, value: Tensor) -> Tensor:
 
 
 def _open(init: InitCheckpoint, stack: ExitStack) -> dict[int, _Moments]:
-    """Open the moments of the init's sources, by the number of the source; raises ConfigError if no source has any."""
+    """Open the moments of the init's sources, by the source's index; raises ConfigError if no source has moments."""
     assert init.recipe is not None
     sources, folder = init.recipe.sources, os.path.dirname(os.path.abspath(init.path))
     there, absent = find_sources(sources, folder, {}, stack)
@@ -111,7 +111,7 @@ def _open(init: InitCheckpoint, stack: ExitStack) -> dict[int, _Moments]:
 
 
 def _moments(source: PlanSource, folder: str, stack: ExitStack) -> _Moments | None:
-    """Open the moments in a source's files, and apply the source's operations to them; None if it has no moments."""
+    """Open the moments in a source's files, with the source's operations applied; None if it has no moments."""
     path = os.path.join(folder, source.path)
     try:
         first, second = (stack.enter_context(reopen(replace(source, root=root), path)) for root in (FIRST, SECOND))
@@ -125,7 +125,7 @@ def _moments(source: PlanSource, folder: str, stack: ExitStack) -> _Moments | No
 
 
 def _kept(init: InitCheckpoint, found: Mapping[int, _Moments], keys: Collection[str]) -> dict[str, RecipeEntry]:
-    """Return, by key, the recipe's entries of ``keys`` whose tensors are whole copies of a tensor with moments."""
+    """Return the recipe's entries, by key, for those ``keys`` that are whole copies of a source tensor with moments."""
     assert init.recipe is not None
     made = init.recipe.tensors
     return {key: made[key] for key in keys if key in made and _is_copy(made[key], found)}

@@ -28,10 +28,10 @@ __all__ = ["TrainingState"]
 
 
 class TrainingState:
-    """Everything that decides how a run continues. Each of several processes has one.
+    """Everything that decides how a run continues; each process of a run has its own.
 
-    ``frozen`` are keys to freeze besides those that the settings name. ``lost_ranks`` are the processes that ended
-    before the run did, each with the reason that it gave.
+    ``frozen`` are keys to freeze in addition to ``train.freeze``. ``lost_ranks`` has the ranks of the processes that
+    ended before the run, each with the reason that the process reported.
     """
 
     def __init__(self, job: Job, model: nn.Module | ParallelModel, *, frozen: Collection[str] = ()) -> None:
@@ -45,7 +45,7 @@ class TrainingState:
         if not set(parameters) - set(self.freezing.frozen(0)):
             raise ConfigError(
                 "everything is frozen: the first step has nothing to train.",
-                hint="Take patterns out of train.freeze.",
+                hint="Remove patterns from train.freeze.",
             )
         self.optimizer = Optimizer(
             job.settings, self.parallel.optimizer_parameters(parameters), self.freezing.rules,
@@ -59,16 +59,16 @@ class TrainingState:
         self.stream = BatchStream(share_batches(job.train, job.ranks), job.settings.seed)
         self.progress = RunProgress()
         self.flops_per_place: float | None = None
-        """Operations for each place of a padded batch, counted in the first step."""
+        """Floating-point operations for each position (clip, time) of a padded batch, counted in the first step."""
         self.lost_ranks: Mapping[int, str] = {}
         self.is_alone = False
-        """Whether the other ranks are gone, or wait for this one: what is saved now is gathered from none of them."""
+        """Whether the other ranks have ended or wait: then nothing can be gathered from them to be saved."""
         self._random_states: Sequence[Mapping[str, Any] | None] = ()
         self._seeded = False
         self._numbers = own_numbers(self.model)
 
     def _add_adapters(self) -> list[str]:
-        """Put the adapters into the model; returns the keys of all other tensors, which stay as they are."""
+        """Add the adapters to the model; return the keys of all tensors that are not trained."""
         if self.parallel.is_sharded:
             raise ConfigError("train.lora needs the whole model in each process.", hint="Leave out --strategy fsdp.")
         return add_adapters(self.model, self.settings.lora, seed=self.settings.seed)
@@ -79,16 +79,15 @@ class TrainingState:
         return self.parallel.module
 
     def apply_freezing(self) -> None:
-        """Set which parameters the next step trains, and wrap the model again, because DDP looks at them only once."""
+        """Set which parameters the next step trains, and wrap the model again: DDP reads ``requires_grad`` once."""
         self.freezing.apply(self.progress.step)
         self.parallel.wrap()
 
     def seed_generators(self) -> None:
         """Seed the random generators of this process, at the first call only.
 
-        After this, numbers that were drawn while the run was prepared have no influence. A resumed run takes the states
-        that were saved. Ranks that the saved run did not have are seeded from (seed, step, rank), so that they do not
-        all draw the same dropout.
+        So random numbers that were drawn while the run was prepared have no influence. A resumed run restores the saved
+        states. Ranks without a saved state are seeded from (seed, step, rank), so that their dropout differs.
         """
         if self._seeded:
             return
@@ -99,15 +98,13 @@ class TrainingState:
             seed_from(self.settings.seed, self.progress.step, rank)
         else:
             seed_all(self.settings.seed)
-        if (
-            saved is not None
-        ):  # of a run on a CPU this has no state of a GPU, whose generator stays as it was just seeded
+        if saved is not None:  # a state from a CPU lacks the GPU's generator, which keeps its new seed
             set_random_state(saved)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything besides the weights that decides how the run continues; every rank must call this.
+        """Return everything except the weights that decides how the run continues; every rank must call this.
 
-        With shards the moments and the average are left out: each rank writes its own part of them.
+        For a sharded model, the moments and the averaged weights are left out: each rank writes its own shards of them.
         """
         is_sharded = self.parallel.is_sharded
         return {
@@ -127,7 +124,7 @@ class TrainingState:
         }
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Restore the weights and the ``state_dict`` of a saved run; raises FormatError if it is of another model."""
+        """Restore a saved run from its weights and its ``state_dict``; raises FormatError if its model differs."""
         restore_tensors(self.model, tensors, state.get("unsaved", {}), device=self.job.device)
         restore_numbers(self.model, state.get("numbers", {}))
         self.progress = RunProgress(**state["standing"])
@@ -147,7 +144,7 @@ class TrainingState:
         self._random_states = state["random"]
 
     def _gather_random_states(self) -> list[dict[str, Any] | None]:
-        """Return the random state of every rank; None for all others if this rank is alone."""
+        """Return the random state of every rank; if ``is_alone``, None for all other ranks."""
         ranks = self.job.ranks
         if self.is_alone:
             return [random_state() if rank == ranks.rank else None for rank in range(ranks.size)]

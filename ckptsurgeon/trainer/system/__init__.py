@@ -1,1 +1,1 @@
-"""Devices, signals, random states, torch.compile, operation counts."""
+"""Devices, signals, random states, torch.compile, and counts of floating-point operations."""

@@ -1,8 +1,8 @@
 """Compiles the task's loss with torch.compile: decides which runs are compiled, and explains failures.
 
-The task's loss is compiled, a function of a model and a batch, and not the model: whatever saves, evaluates and checks
-the model sees its own modules and keys. In several processes, and for tasks that ask for it (``by_blocks``), the blocks
-of the model are compiled one by one, and are in their places only while a loss is computed.
+The compiled function is the task's loss of a model and a batch, not the model: code that saves, evaluates or checks the
+model sees its original modules and keys. With several processes, and for tasks with ``by_blocks``, each block of the
+model is compiled separately, and the compiled blocks are in the model only while a loss is computed.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ LossFunction = Callable[[nn.Module, Batch], Loss]
 def compiled_loss(job: Job, model: nn.Module) -> LossFunction | None:
     """Return the task's loss function, compiled; None if the run is not compiled.
 
-    With ``compile: auto``, a run is compiled on a GPU if its batches have one shape. Batches of one shape are compiled
-    for this shape. Other batches are compiled again at the second shape, then for all sizes. Raises ConfigError if
-    ``compile: on`` asks for a run that cannot be compiled.
+    With ``compile: auto``, a run is compiled if it is on a GPU and all its batches have the same shape. torch then
+    compiles for this shape. If shapes differ, torch compiles again at the second shape, then for all sizes. Raises
+    ConfigError if ``compile: on`` is set and the run cannot be compiled.
     """
     if not _is_wanted(job):
         return None
-    # Graphs of earlier runs do not fit another model (modules with weight norm have classes of their own), but they
-    # count: after eight, torch runs a function uncompiled.
+    # Graphs of earlier runs do not fit a new model (weight norm makes new classes of modules), but torch counts them:
+    # after eight graphs of a function, torch runs it uncompiled.
     torch.compiler.reset()
     compiled = partial(torch.compile, dynamic=False if has_one_shape(job) else None, backend=BACKEND)
     if job.ranks.size == 1 and not getattr(job.task, "by_blocks", False):
@@ -53,23 +53,23 @@ def compiled_loss(job: Job, model: nn.Module) -> LossFunction | None:
     if found is None and job.settings.compile == "on":
         raise ConfigError(
             "train.compile: the model must be compiled block by block, but no blocks were found in it.",
-            hint="Put the layers of the model into an nn.ModuleList or an nn.Sequential, name the modules or methods "
-            "to compile in its attribute stages, or pass --set compile=off.",
+            hint="Put the layers of the model into an nn.ModuleList or an nn.Sequential, list the modules or methods "
+            "to compile in an attribute `stages` of the model, or pass --set compile=off.",
         )
     return found
 
 
 def _loss_of_compiled_blocks(loss: LossFunction, model: nn.Module, compiled: Any) -> LossFunction | None:
-    """Return a loss function in which each block of the model is compiled by itself; None if the model has no blocks.
+    """Return a loss function in which each block of the model is compiled separately; None if there are no blocks.
 
-    Of several processes each sums the gradients of a block while the backward pass goes on, and FSDP gathers a block
-    before it runs: a graph of the whole step would have one backward pass, and all parameters at once
-    (https://github.com/pytorch/torchtitan compiles blocks, too).
+    DDP sums the gradients of a block while the backward pass continues, and FSDP gathers a block's parameters right
+    before the block runs. One graph of the whole step would prevent both (https://github.com/pytorch/torchtitan
+    compiles blocks, too).
     """
     blocks = [
         (owner, method, compiled(getattr(owner, method)))
         for owner, method in blocks_of(model).values()
-        if not isinstance(owner, nn.RNNBase)  # whose kernels are torch's own
+        if not isinstance(owner, nn.RNNBase)  # these run torch's own kernels
     ]
 
     def computed(model: nn.Module, batch: Batch) -> Loss:
@@ -77,7 +77,7 @@ def _loss_of_compiled_blocks(loss: LossFunction, model: nn.Module, compiled: Any
         try:
             for owner, method, function in blocks:
                 setattr(owner, method, function)
-            # DDP's own way to compile, which cuts graphs at its buckets, takes no checkpointed blocks.
+            # torch's optimisation for DDP, which cuts graphs at DDP's buckets, fails with checkpointed blocks.
             with torch._dynamo.config.patch(optimize_ddp=False):
                 return loss(model, batch)
         finally:
@@ -97,25 +97,25 @@ def _is_wanted(job: Job) -> bool:
 
 
 def _can_compile() -> bool:
-    """Whether this torch compiles models of transformers: they call a function that torch has from 2.7 on."""
+    """Return whether torch can compile models of transformers: they call a function that torch has since 2.7."""
     return hasattr(torch.compiler, "is_exporting")
 
 
 def has_one_shape(job: Job) -> bool:
-    """Whether all batches have one shape, except the last of an epoch, which may have fewer clips."""
+    """Return whether all batches have one shape, except the last of an epoch, which may have fewer clips."""
     return len(_lengths(job)) == 1
 
 
 def compile_notes(job: Job) -> list[str]:
-    """Return a note if ``compile`` asks for a compiled run, but unequal clips or an old torch prevent it."""
+    """Return a note if ``compile`` is auto, but unequal clips or an old torch prevent compiling on a GPU."""
     lengths = _lengths(job)
     if job.settings.compile != "auto" or job.device.type != "cuda" or not lengths:
         return []
     if len(lengths) == 1:
-        return [] if _can_compile() else [f"not compiled: torch {torch.__version__} cannot, torch 2.7 can"]
+        return [] if _can_compile() else [f"not compiled: this needs torch 2.7, and torch is {torch.__version__}"]
     return [
-        f"not compiled: crops last {min(lengths):g} to {max(lengths):g} s; with "
-        "train.pretrain.crop_s, and train.data.min_s at least as long, batches have one shape and are compiled"
+        f"not compiled: crops last {min(lengths):g} to {max(lengths):g} s. Batches have one shape, and are compiled, "
+        "if train.pretrain.crop_s is set and train.data.min_s is not below it"
     ]
 
 
@@ -132,11 +132,11 @@ def explain_compile_errors(settings: Settings) -> Iterator[None]:
     """Raise ConfigError if something in the block cannot be compiled, or if there is no compiler."""
     try:
         with warnings.catch_warnings():
-            # From functions of transformers that look up installed packages, and from torch itself.
+            # These warnings are from functions of transformers that look up installed packages, and from torch itself.
             warnings.filterwarnings("ignore", "Dynamo detected a call to a .functools.lru_cache")
             warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
             warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
-            # float32 that is not rounded to TF32 is what train.precision says.
+            # train.precision decides whether float32 is rounded to TF32.
             warnings.filterwarnings("ignore", "TensorFloat32 tensor cores for float32 matrix multiplication")
             yield
     except (CheckpointError, torch.OutOfMemoryError):
@@ -146,13 +146,13 @@ def explain_compile_errors(settings: Settings) -> Iterator[None]:
             raise
         why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ConfigError(
-            f"the task {escape(settings.task)} cannot be compiled with this model here: {escape(why.strip(), 300)}.",
+            f"the task {escape(settings.task)} cannot be compiled with this model: {escape(why.strip(), 300)}.",
             hint="Pass --set compile=off to train without compiling, or set CKPT_DEBUG=1 to see where it happened.",
         ) from error
 
 
 def _is_compile_error(error: Exception) -> bool:
-    """Whether an error comes from torch.compile: by its class, or, in a compiled backward pass, by its traceback."""
+    """Return whether torch.compile raised an error: by its class or, in a compiled backward pass, by its traceback."""
     if any(one.__module__.startswith(("torch._dynamo", "torch._inductor")) for one in type(error).__mro__):
         return True
     frames = traceback.walk_tb(error.__traceback__)

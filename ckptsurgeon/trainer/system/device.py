@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ...errors import ConfigError
-from ...util.text import human_bytes
+from ...util.text import count, human_bytes
 from ..config.settings import Settings
 
 __all__ = [
@@ -25,14 +25,14 @@ __all__ = [
 ]
 
 MOST_WORKERS = 8
-"""The most processes that make batches for one GPU unless the settings say otherwise."""
+"""The most data workers for one GPU, if the settings do not give a number."""
 
 
 def choose_device(name: str | None, local: int | None = None) -> torch.device:
-    """Return the device ``name`` (cpu or cuda); None stands for the GPU if there is one, otherwise the CPU.
+    """Return the device ``name`` (cpu or cuda); if ``name`` is None, the GPU if there is one, else the CPU.
 
-    ``local`` is the number of this process on this machine, and the number of its GPU. Raises ConfigError if the device
-    is missing.
+    ``local`` is the local rank of this process, which is also the index of its GPU. Raises ConfigError if there is no
+    such device.
     """
     if name not in (None, "cpu", "cuda"):
         raise ConfigError(f"there is no device {name!r}.", hint="Use cpu or cuda.")
@@ -44,14 +44,14 @@ def choose_device(name: str | None, local: int | None = None) -> torch.device:
         return torch.device(kind)
     if local >= torch.cuda.device_count():
         raise ConfigError(
-            f"local rank {local} has no GPU: this machine has {torch.cuda.device_count()}.",
+            f"local rank {local} has no GPU: this machine has {count(torch.cuda.device_count(), 'GPU')}.",
             hint="Start no more processes than there are GPUs: torchrun --nproc-per-node.",
         )
     return torch.device(kind, local)
 
 
 def usual_workers(device: torch.device) -> int:
-    """Return how many processes make batches by default: on a CPU none, else the CPU cores per GPU, at most eight."""
+    """Return the default number of data workers: 0 on a CPU, else the CPU cores per GPU, at most eight."""
     if device.type == "cpu":
         return 0
     return max(1, min(MOST_WORKERS, len(os.sched_getaffinity(0)) // max(1, torch.cuda.device_count())))
@@ -69,11 +69,11 @@ def device_notes(settings: Settings, device: torch.device) -> list[str]:
 
 @contextmanager
 def torch_settings(settings: Settings, device: torch.device) -> Iterator[None]:
-    """Set threads, precision and determinism in the block, and restore them.
+    """Set torch's threads, precision and determinism inside the block, and restore them after it.
 
     The number of threads is always set: two threads on two busy cores took 15 times as long as one
     (https://github.com/facebookresearch/fairseq/issues/3342). By default torch rounds the factors of convolutions on a
-    GPU to TF32, but not those of matrix products; here both are rounded, or neither.
+    GPU to TF32, but not the factors of matrix products; here ``train.precision`` decides on both.
     """
     threads, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     benchmark = torch.backends.cudnn.benchmark
@@ -94,21 +94,21 @@ def torch_settings(settings: Settings, device: torch.device) -> Iterator[None]:
 
 
 def _set_tf32(wanted: bool) -> tuple[bool, bool]:
-    """Set whether matrix products and convolutions on a GPU round to TF32; returns both former settings."""
+    """Set whether matrix products and convolutions on a GPU round to TF32; return both former settings."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = wanted
     return before
 
 
 def autocast(settings: Settings, device: torch.device) -> Any:
-    """Return the context in which the model runs: autocast with ``precision: bf16``, otherwise one without effect."""
+    """Return the context in which the model runs: autocast with ``precision: bf16``, else a context without effect."""
     if settings.precision == "bf16":
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Return the peak memory in bytes: of the GPU, or on a CPU of the process."""
+    """Return the peak memory in bytes: that of the GPU or, on a CPU, that of the process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     import resource
@@ -128,8 +128,9 @@ def explain_out_of_memory(settings: Settings) -> Iterator[None]:
 def out_of_memory_error(settings: Settings, saved_step: int | None = None) -> ConfigError:
     """Return the error for a GPU that is out of memory; ``saved_step`` is the step that was saved before the run ended.
 
-    For a new run the hint proposes half the batch size, accumulated twice as often, which is the same step. A resumed
-    run keeps its batches, so for it the hint proposes only gradient checkpointing.
+    If no step was saved, the hint proposes half the batch size with twice the accumulation, which makes the same
+    optimizer step. A resumed run must keep its batch size, so if a step was saved, the hint proposes only gradient
+    checkpointing.
     """
     less = "" if settings.gradient_checkpointing else "--set gradient_checkpointing=true"
     size: float
@@ -137,10 +138,10 @@ def out_of_memory_error(settings: Settings, saved_step: int | None = None) -> Co
         name, size, half = "batch_size", settings.batch_size, f"{-(-settings.batch_size // 2)}"
     else:
         name, size, half = "batch_seconds", settings.batch_seconds, f"{settings.batch_seconds / 2:g}"
-    where = f"the GPU{_gpu_size()} has no memory for train.{name} {size:g}"
+    where = f"the GPU{_gpu_size()} does not have enough memory for train.{name} {size:g}"
     if saved_step is not None:
-        hint = f"--resume {less} goes on from there." if less else "Start another run, with smaller batches."
-        return ConfigError(f"{where} after step {saved_step}, which is saved.", hint=hint)
+        hint = f"Continue from that step with --resume {less}." if less else "Start another run, with smaller batches."
+        return ConfigError(f"{where}. Step {saved_step} was saved.", hint=hint)
     smaller = f"--set {name}={half} --set accumulate={2 * settings.accumulate}" if size > 1 else ""
     hint = " or ".join(filter(None, (smaller, less)))
     return ConfigError(f"{where}.", hint=f"Try {hint}." if hint else "Train on shorter clips: train.data.max_s.")
@@ -149,4 +150,4 @@ def out_of_memory_error(settings: Settings, saved_step: int | None = None) -> Co
 def _gpu_size() -> str:
     if not torch.cuda.is_available():
         return ""
-    return f", of {human_bytes(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)},"
+    return f" ({human_bytes(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)})"

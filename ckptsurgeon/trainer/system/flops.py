@@ -1,4 +1,4 @@
-"""Floating-point operations of a step, by torch's own formulas, and the peak of a GPU."""
+"""Counts the floating-point operations of a step, by torch's formulas, and gives the peak FLOP/s of a GPU."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ PEAKS: Mapping[str, tuple[float, float, float]] = {
     "L40S": (362e12, 183e12, 91.6e12),
     "L4": (121e12, 60e12, 30.3e12),
 }
-"""Dense operations a second in bf16, TF32 and float32, by the name of a GPU, from NVIDIA's data sheets.
+"""Dense FLOP/s in bf16, TF32 and float32, by a pattern for the name of a GPU, from NVIDIA's data sheets.
 
-They give those with sparsity for bf16 and TF32: twice these. The first pattern that matches counts.
+For bf16 and TF32, the data sheets give FLOP/s with sparsity, which are twice these values. The first pattern that
+matches is used.
 """
 
 
 class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts floating-point operations inside its ``with`` block, in ``flops``.
+    """Counts the floating-point operations inside its ``with`` block, in ``flops``.
 
-    Those of matrix products, convolutions, attention and recurrent layers are counted.
+    It counts the operations of matrix products, convolutions, attention and recurrent layers.
     """
 
     def __init__(self) -> None:
@@ -41,7 +42,7 @@ class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.flops = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation of torch as it is, and count its floating-point operations."""
+        """Run an operator of torch unchanged, and count its floating-point operations."""
         packet = func._overloadpacket
         if packet in _CTC:
             args = [one.to(args[0].device) if isinstance(one, Tensor) else one for one in args]
@@ -58,9 +59,10 @@ class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def count_product_as(flops: int, product: Tensor, factors: tuple[Tensor, Tensor]) -> None:
-    """Let a FlopCounter around this call count a product of ``torch.bmm`` as ``flops``, and its gradients as much each.
+    """Let active FlopCounters count ``product``, the result of ``torch.bmm`` of ``factors``, as ``flops`` operations.
 
-    For factors that are padded: what is multiplied by their zeros is no work of the model.
+    Each gradient of the product is counted as ``flops`` operations, too. This is for padded factors: multiplications by
+    the padding are not work of the model.
     """
     if torch.compiler.is_compiling() or not _counters():
         return
@@ -85,23 +87,23 @@ _ATTENTION = {
     _aten._scaled_dot_product_flash_attention_for_cpu: _aten._scaled_dot_product_flash_attention,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: _aten._scaled_dot_product_flash_attention_backward,
 }
-"""Attention operators on a CPU, for which torch has no formula, each with an operator that has the same formula."""
+"""Attention operators on a CPU, for which torch has no formula, and the operators whose formulas are right for them."""
 _CTC = {_aten._ctc_loss, _aten._ctc_loss_backward}
-"""What torch computes CTC losses by where a mode like this one is active: on a GPU, lengths must be there too.
+"""The CTC operators that torch calls while a dispatch mode is active: on a GPU, they need the lengths on the GPU, too.
 
-Elsewhere lengths on the CPU go to the GPU as numbers (https://github.com/pytorch/pytorch/blob/v2.11.0/aten/src/ATen/native/LossCTC.cpp).
+Without a mode, torch passes lengths that are on the CPU as numbers (https://github.com/pytorch/pytorch/blob/v2.11.0/aten/src/ATen/native/LossCTC.cpp).
 """
 _RECURRENT = {
     _aten._cudnn_rnn: 1, _aten._cudnn_rnn_backward: 2, _aten.mkldnn_rnn_layer: 1, _aten.mkldnn_rnn_layer_backward: 2,
 }  # fmt: skip
-"""Recurrent layers, for which torch has no formula, and how often their products are computed."""
+"""Operators of recurrent layers, for which torch has no formula, and their cost in numbers of forward passes."""
 
 
 def _convolution_backward(args: tuple[Any, ...]) -> int:
-    """Return the operations in a convolution's backward pass: for each wanted gradient, as many as in its forward pass.
+    """Return the operations of a convolution's backward pass: those of a forward pass for each wanted gradient.
 
-    Gradients are those of input and weight. torch's formula ignores groups: it counts 16 times too many in wav2vec
-    2.0's positional convolution.
+    The gradients are those of the input and of the weight. torch's formula ignores groups: for wav2vec 2.0's positional
+    convolution it counts 16 times too many.
     """
     gradient, inputs, weight, transposed, wanted = args[0], args[1], args[2], args[7], args[10]
     products = (inputs if transposed else gradient).numel() * weight[0].numel()
@@ -109,14 +111,14 @@ def _convolution_backward(args: tuple[Any, ...]) -> int:
 
 
 def _recurrent(args: tuple[Any, ...]) -> int:
-    """Return the operations of a recurrent layer: two for each entry of its matrices, at each input time step."""
+    """Return the operations of a recurrent layer: two for each element of its matrices, at each input time step."""
     weights = args[1] if isinstance(args[1], (list, tuple)) else args[1:5]
     matrices = [one for one in weights if isinstance(one, Tensor) and one.dim() == 2]
     return 2 * int(math.prod(args[0].shape[:-1])) * sum(one.numel() for one in matrices)
 
 
 def peak_flops(settings: Settings, device: torch.device) -> float | None:
-    """Return the most floating-point operations a second that a device can do at the set precision; None if unknown."""
+    """Return the peak FLOP/s of a device at the precision of the settings; None if it is not known."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)

@@ -19,9 +19,9 @@ __all__ = ["blocks_of", "enable_gradient_checkpointing"]
 
 
 def enable_gradient_checkpointing(model: nn.Module) -> list[str]:
-    """Let the backward pass compute the blocks of a model again; return the names of the blocks.
+    """Make the backward pass compute the blocks of a model again, to save memory; return the names of the blocks.
 
-    Results stay the same. Raises ConfigError if the model has no blocks.
+    The results do not change. Raises ConfigError if the model has no blocks.
     """
     blocks = blocks_of(model)
     for owner, method in blocks.values():
@@ -38,8 +38,8 @@ def enable_gradient_checkpointing(model: nn.Module) -> list[str]:
 def blocks_of(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     """Return the blocks of a model by name, each as a module and the name of its method that computes the block.
 
-    Blocks are the members of the outermost module lists and sequences; a sequence of leaf modules is one block. A model
-    with other blocks names them, modules or methods, in an attribute ``stages``.
+    Blocks are the items of the outermost nn.ModuleList and nn.Sequential; an nn.Sequential of modules without children
+    is one block. A model with an attribute ``stages``, names of modules or methods, has these blocks instead.
     """
     stages = {name: getattr(model, name) for name in getattr(model, "stages", ())}
     if stages:

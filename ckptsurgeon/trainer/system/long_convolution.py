@@ -1,8 +1,8 @@
-"""Long grouped convolutions as matrix products, on a GPU.
+"""Computes long grouped convolutions on a GPU as matrix products, which are faster there.
 
-wav2vec 2.0, HuBERT, WavLM and data2vec place their frames with a convolution of 128 frames in 16 groups (section 2 of
-https://arxiv.org/abs/2006.11477). cuDNN computes it group by group, in bf16 without tensor cores: of 16 clips of 10 s,
-forward and backward, in 16 ms on an H200. Matrix products take 2.9 ms.
+wav2vec 2.0, HuBERT, WavLM and data2vec encode positions with a convolution of kernel size 128 in 16 groups (section 2
+of https://arxiv.org/abs/2006.11477). cuDNN computes it group by group and, in bf16, without tensor cores: the forward
+and backward pass of 16 clips of 10 s take 16 ms on an H200. Matrix products take 2.9 ms.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ from .flops import count_product_as
 __all__ = ["grouped_convolution", "use_matrix_products"]
 
 KIND = "cuda"
-"""The kind of device on which it is done."""
+"""The type of the devices on which matrix products are used."""
 LONG = 32
-"""Kernels of at least so many places are computed so."""
+"""The smallest kernel size for which matrix products are used."""
 BLOCK = 16
-"""Outputs that one row of the matrix product holds.
+"""The number of consecutive outputs in one row of the matrix product.
 
-Inputs are copied (1 + kernel / BLOCK) times, weights BLOCK times, and (1 + BLOCK / kernel) times as much is multiplied.
+Inputs are copied (1 + kernel / BLOCK) times and weights BLOCK times; there are (1 + BLOCK / kernel) times as many
+multiplications as in the convolution.
 """
 
 
 def use_matrix_products(model: nn.Module) -> nn.Module:
-    """Compute long grouped convolutions of a model as matrix products if their input is on a GPU; returns the model."""
+    """Make a model compute its long grouped convolutions as matrix products on a GPU; return the model."""
     for module in model.modules():
         if isinstance(module, nn.Conv1d) and _is_long(module):
             module.forward = partial(_computed, module, module.forward)  # type: ignore[method-assign]
@@ -54,13 +55,15 @@ def _computed(layer: nn.Conv1d, forward: Callable[[Tensor], Tensor], inputs: Ten
 def grouped_convolution(
     inputs: Tensor, weight: Tensor, bias: Tensor | None, *, padding: int, groups: int, block: int = BLOCK
 ) -> Tensor:
-    """Return what ``conv1d`` returns with stride and dilation 1, up to rounding; differentiable.
+    """Return the convolution that torch's ``conv1d`` computes with stride and dilation 1, up to rounding.
 
     ``inputs`` has the shape (batch, channels in, time), ``weight`` (channels out, channels in / groups, kernel), the
-    result (batch, channels out, time + 2 * padding - kernel + 1). In autocast it computes in its dtype, as conv1d does.
+    result (batch, channels out, time + 2 * padding - kernel + 1). It is differentiable. Inside autocast, the
+    computation is in autocast's dtype, as that of conv1d.
 
-    The time of the outputs is cut into blocks of ``block``. Those of a block depend on a window of the inputs, and the
-    matrix from the window to the block holds the kernel once for each output, one place further for the next.
+    The outputs are cut along the time into blocks of ``block`` positions. A block depends on a window of the inputs.
+    The matrix from the window to the block contains the kernel once for each position, shifted by one from each
+    position to the next.
     """
     kind = inputs.device.type
     if torch.is_autocast_enabled(kind):
@@ -70,13 +73,13 @@ def grouped_convolution(
     blocks, spans = -(-length // block), -(-(block + kernel - 1) // block)
     window, per_group = spans * block, out // groups
 
-    # (groups, batch, blocks and those behind them, channels of a block): windows overlap, so their blocks are copied.
+    # (groups, batch, blocks of the inputs, block * channels in): a window consists of several blocks, which are copied.
     behind = (blocks - 1 + spans) * block - time - padding
     cut = pad(inputs.transpose(1, 2), (0, 0, padding, behind))
     cut = cut.reshape(batch, blocks - 1 + spans, block, groups, inner).permute(3, 0, 1, 2, 4).flatten(3)
     windows = torch.cat([cut[:, :, at : at + blocks] for at in range(spans)], dim=-1).flatten(1, 2)
 
-    # (groups, window, channels in, outputs of a block, channels out of a group)
+    # (groups, window, channels in, block, channels out of a group)
     kernels = weight.reshape(groups, per_group, inner, kernel).permute(0, 3, 2, 1)
     kernels = pad(kernels, (0, 0, 0, 0, block - 1, window - kernel))
     shifted = torch.stack([kernels[:, block - 1 - at : block - 1 - at + window] for at in range(block)], dim=3)

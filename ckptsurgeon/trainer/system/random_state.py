@@ -42,8 +42,8 @@ def _number(of: Sequence[object]) -> int:
 def random_state() -> dict[str, Any]:
     """Return the states of the generators of this process, in types that ``torch.load(weights_only=True)`` reads.
 
-    Of several GPUs, only the one that this process uses is included: a run may be resumed where more or fewer are
-    visible.
+    If there are several GPUs, only the current GPU of this process is included, because a resumed run may see another
+    number of GPUs.
     """
     name, keys, place, has_gauss, gauss = numpy.random.get_state(legacy=True)
     return {
@@ -76,7 +76,7 @@ def preserve_random_state() -> Iterator[None]:
 
 
 def seed_cpu_from(*of: object) -> None:
-    """Seed the CPU generators of torch, Python and numpy, which user code uses, with a hash of the values ``of``."""
+    """Seed the CPU generators of torch, Python and numpy, which user code may use, with a hash of the values ``of``."""
     number = _number(of)
     torch.default_generator.manual_seed(number)
     random.seed(number)
@@ -87,7 +87,7 @@ def seed_cpu_from(*of: object) -> None:
 def preserve_cpu_random_state() -> Iterator[None]:
     """After the block, restore the CPU generators of torch, Python and numpy.
 
-    The GPU's generator is left alone, because reading its state waits for the GPU.
+    The GPU's generator is not saved, because reading its state would wait for the GPU.
     """
     states = torch.get_rng_state(), random.getstate(), numpy.random.get_state()
     try:

@@ -13,10 +13,11 @@ __all__ = ["keep_recurrent_in_float32"]
 
 
 def keep_recurrent_in_float32(model: nn.Module) -> nn.Module:
-    """Let the LSTM, GRU and RNN layers of a model compute in float32 inside autocast; returns the model.
+    """Make the LSTM, GRU and RNN layers of a model compute in float32 inside autocast; return the model.
 
-    On a GPU, autocast computes them in float16 even if it was asked for bfloat16: torch's ``_cudnn_rnn_cast_reflatten``
-    casts to float16 only. Gradients in float16 need a loss that is scaled, which a run in bf16 does not have.
+    On a GPU, autocast computes these layers in float16 even if its dtype is bfloat16: torch's
+    ``_cudnn_rnn_cast_reflatten`` casts to float16 only. Gradients in float16 need loss scaling, which a run in bf16
+    does not have.
     """
     for module in model.modules():
         if isinstance(module, nn.RNNBase):

@@ -1,7 +1,7 @@
 """Signals that stop a run, and worker processes that ignore them.
 
-Ctrl-C goes to every process of a group, and a stopped service or job signals all of its processes. A data worker that
-dies of it would end the run before it can save.
+Ctrl-C sends its signal to all processes of a group, and a service manager or a job scheduler signals all processes of a
+run. If the signal ended a data worker, the run would end before it can save.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ T = TypeVar("T")
 
 
 def worker_options(workers: int) -> dict[str, Any]:
-    """Return the options by which a DataLoader starts so many worker processes, each of which ignores stop signals.
+    """Return the options with which a DataLoader starts ``workers`` worker processes that ignore stop signals.
 
-    They are forks of this process. Python 3.14 would let a server start them: they would have to import the datasets of
-    users by name, would not inherit blocked signals, and would not have this process as their parent.
+    The workers are forks of this process. By default, Python 3.14 starts them from a server process: they would have to
+    import users' datasets by name, would not inherit blocked signals, and would not be children of this process.
     """
     context = "fork" if workers else None
     return {"num_workers": workers, "multiprocessing_context": context, "worker_init_fn": _ignore_stop_signals}
 
 
 def _ignore_stop_signals(worker: int) -> None:
-    """Let a data worker ignore stop signals, except a SIGTERM of its parent; it is a DataLoader's ``worker_init_fn``.
+    """Make a data worker ignore stop signals, except a SIGTERM from its parent; for a DataLoader's ``worker_init_fn``.
 
-    When the parent's interpreter ends, it sends this SIGTERM to the workers that are left, and waits for them without a
-    limit.
+    When the parent's interpreter exits, it sends a SIGTERM to the workers that still run, and waits for them without a
+    time limit.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     threading.Thread(target=_exit_for, args=(os.getppid(),), daemon=True).start()
 
 
 def _exit_for(parent: int) -> None:
-    """Receive stop signals, and end the process at a SIGTERM of the process ``parent``."""
+    """Receive stop signals, and end the process at a SIGTERM from the process with the id ``parent``."""
     while True:
         found = signal.sigwaitinfo(SIGNALS)
         if found.si_signo == signal.SIGTERM and found.si_pid == parent:
@@ -56,9 +56,9 @@ def _exit_for(parent: int) -> None:
 
 
 def start_loader(loader: Iterable[T]) -> Iterator[T]:
-    """Return the iterator of a data loader, after its worker processes were started.
+    """Start the worker processes of a data loader, and return its iterator.
 
-    While they start, stop signals are blocked, in this process, too, until the workers ignore them.
+    While the workers start, stop signals are blocked in them and in this process, because they do not ignore them yet.
     """
     with _blocked_signals():
         return iter(loader)
@@ -66,7 +66,7 @@ def start_loader(loader: Iterable[T]) -> Iterator[T]:
 
 @contextmanager
 def _blocked_signals() -> Iterator[None]:
-    """Block stop signals during the block, also in processes that it starts."""
+    """Block stop signals inside the ``with`` block, also in processes that are started there."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -128,5 +128,5 @@ def ignore_sigterm() -> None:
 
 def _restore(handlers: dict[int, Any]) -> None:
     for number, handler in handlers.items():
-        if signal.getsignal(number) is not signal.SIG_IGN:  # ignore_sigterm was called since
+        if signal.getsignal(number) is not signal.SIG_IGN:  # else ignore_sigterm was called in the meantime
             signal.signal(number, handler)

@@ -1,8 +1,8 @@
-"""The losses of wav2vec 2.0 (https://arxiv.org/abs/2006.11477), and the masks and negatives that they use.
+"""The contrastive loss of wav2vec 2.0 (https://arxiv.org/abs/2006.11477), with its codebook, masks and negatives.
 
-The contrastive loss is computed over masked frames only, by matrix products. The vectors of negatives are not gathered
-into a tensor of their own: that took 826 MB, matrix products take 16 MB. Masks are spans as in SpecAugment
-(https://arxiv.org/abs/1904.08779); negatives are other masked frames of the same clip, so never padding.
+The loss is computed over masked frames only. One matrix product has the similarities of all pairs of frames of a clip:
+it takes 16 MB, while a tensor with the vectors of all negatives took 826 MB. Masks are spans as in SpecAugment
+(https://arxiv.org/abs/1904.08779). Negatives are other masked frames of the same clip, so never padding.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ __all__ = [
 
 
 class QuantisedFrames(NamedTuple):
-    """Frames as entries of a codebook: ``vectors`` (batch, frames, size) and ``codes`` (batch, frames).
+    """Frames quantised to entries of a codebook: ``vectors`` (batch, frames, size) and ``codes`` (batch, frames).
 
-    Frames with the same code have the same vector. ``perplexity`` is the number of entries in use, summed over the
-    groups: at least the number of groups, at most that of all entries.
+    Frames with the same code have the same vector. ``perplexity`` is the effective number of entries in use, summed
+    over the groups: from the number of groups up to the number of all entries.
     """
 
     vectors: Tensor
@@ -49,11 +49,11 @@ class ContrastiveSums(NamedTuple):
 
 
 def quantise(quantizer: Any, features: Tensor, valid: Tensor) -> QuantisedFrames:
-    """Return features (batch, frames, channels) quantised by the quantizer of one of transformers' wav2vec 2.0 models.
+    """Quantise features (batch, frames, channels) with the quantizer of a wav2vec 2.0 model of transformers.
 
-    Frames that are not ``valid`` (batch, frames) do not count for the perplexity. In training, entries are drawn by the
-    Gumbel softmax (https://arxiv.org/abs/1611.01144) at the quantizer's temperature; otherwise the most likely entries
-    are taken.
+    Frames that are not ``valid`` (batch, frames) are left out of the perplexity. In training, entries are drawn by the
+    Gumbel softmax (https://arxiv.org/abs/1611.01144) at the quantizer's temperature; in evaluation, the most likely
+    entries are used.
     """
     groups, entries = quantizer.num_groups, quantizer.num_vars
     logits = quantizer.weight_proj(features).float().unflatten(-1, (groups, entries))
@@ -75,9 +75,10 @@ def contrastive_sums(
 ) -> ContrastiveSums:
     """Return the sums of the contrastive loss, by cosine similarity, of predicted frames (batch, frames, size).
 
-    ``targets`` are the right vectors, ``codes`` (batch, frames) their codes, and ``negatives`` (batch, frames, number)
-    the indices of other frames. Only frames that are ``valid`` (batch, frames) count. A negative with the frame's own
-    code does not count. A frame whose negatives all have its code is not ``correct``: nothing can be learned from it.
+    ``targets`` (batch, frames, size) are the vectors to predict, ``codes`` (batch, frames) are their codes, and
+    ``negatives`` (batch, frames, number) are indices of other frames. Only ``valid`` frames (batch, frames) are summed.
+    Negatives with the code of the frame itself are ignored. A frame whose negatives are all ignored is not ``correct``,
+    because nothing can be learned from it.
     """
     with torch.autocast(predicted.device.type, enabled=False):
         cosines = _unit(predicted) @ _unit(targets).transpose(1, 2) / temperature
@@ -99,9 +100,9 @@ def masked_frames(
 ) -> numpy.ndarray:
     """Return the indices of the masked frames of a clip of ``frames`` frames, ascending.
 
-    They are spans of ``length`` frames, which may overlap: ``share * frames / length`` spans, rounded up or down at
-    random, and at least ``fewest``, unless fewer frames can be the begin of a span. A clip that is not longer than one
-    span has no masked frame. ``chance`` is the random generator.
+    They form spans of ``length`` frames, which may overlap. The number of spans is ``share * frames / length``, rounded
+    up or down at random, but at least ``fewest``, and at most the number of frames at which a span can begin. A clip
+    that is not longer than one span has no masked frames. ``chance`` is the random generator.
     """
     starts = frames - length + 1
     if starts < 2:
@@ -120,9 +121,9 @@ def most_masked(frames: int, share: float, length: int, *, fewest: int) -> int:
 
 
 def negatives_of(masked: int, number: int, chance: numpy.random.Generator) -> numpy.ndarray:
-    """Return ``number`` negatives for each of the ``masked`` frames of a clip: indices (masked, number) of such frames.
+    """Return ``number`` negatives for each of a clip's ``masked`` frames, as indices (masked, number) of masked frames.
 
-    They are drawn uniformly, with repeats, from the other masked frames. If there is only one frame, it gets itself.
+    They are drawn uniformly, with replacement, from the other masked frames. A single masked frame is its own negative.
     """
     if masked < 2:
         return numpy.zeros((masked, number), numpy.int64)

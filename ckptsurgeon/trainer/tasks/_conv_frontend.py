@@ -14,31 +14,32 @@ from ..config.settings import Settings
 __all__ = ["ConvFrontend", "check_features", "normalise_wave"]
 
 NEAR_ZERO = 1e-7
-"""transformers' feature extractor adds it to a variance."""
+"""The number that transformers' feature extractor adds to the variance, to avoid a division by zero."""
 
 
 class ConvFrontend:
-    """The convolutions of a model: how many frames they make of samples, and whether the model gets padding masks."""
+    """A convolutional front end of a model: how many frames it makes, and whether it gets padding masks."""
 
     def __init__(self, model: nn.Module) -> None:
         config: Any = getattr(model, "config", None)
         kernels, strides = (getattr(config, name, None) for name in ("conv_kernel", "conv_stride"))
         if not isinstance(kernels, (list, tuple)) or not isinstance(strides, (list, tuple)):
             raise ConfigError(
-                f"the model {type(model).__name__} does not take raw sound through convolutions, as wav2vec 2.0 does.",
-                hint="Name a configuration of transformers: model: {transformers: config.json}.",
+                f"the model {type(model).__name__} has no convolutions over raw sound, as wav2vec 2.0 has.",
+                hint="Use a configuration of such a model of transformers: model: {transformers: config.json}.",
             )
         behind = config.num_adapter_layers if getattr(config, "add_adapter", False) else 0
         self.has_adapter = bool(behind)
         self.convolutions: Sequence[tuple[int, int]] = tuple(zip(kernels, strides, strict=True))
         self.layers = (*self.convolutions, *((1, config.adapter_stride) for _ in range(behind)))
         self.masks = getattr(config, "feat_extract_norm", "group") == "layer"
-        """Models with a group norm were trained without a mask of padding, and are used without."""
+        """Whether the model gets a padding mask: models with a group norm were trained without one."""
 
     def frames(self, samples: Any, *, with_adapter: bool = True) -> Any:
         """Return how many frames the model makes of ``samples`` samples (a number or a tensor); below 1 if none.
 
-        ``with_adapter`` is whether the frames are those after the model's adapter, if it has one, which makes fewer.
+        If ``with_adapter`` is true and the model has an adapter, the frames are counted after the adapter, which
+        reduces their number.
         """
         for kernel, stride in self.layers if with_adapter else self.convolutions:
             samples = (samples - kernel) // stride + 1
@@ -51,17 +52,17 @@ class ConvFrontend:
     def frame_mask(self, lengths: Tensor, frames: int) -> Tensor | None:
         """Return a mask (batch, frames) that is true for frames that are not padding; None if the model gets no mask.
 
-        The frames are those before an adapter.
+        The frames are counted before an adapter.
         """
         return _before(self.frames(lengths, with_adapter=False), frames) if self.masks else None
 
 
 def check_features(settings: Settings) -> None:
-    """Raise ConfigError if the settings compute features, although the model takes waves."""
+    """Raise ConfigError if the settings compute features, although the model needs waveforms."""
     features = settings.features
     if features.kind != "waves":
         raise ConfigError(
-            f"the task {settings.task} takes waves, and train.features gives {features.kind}.",
+            f"the task {settings.task} needs waveforms, but train.features.kind is {features.kind}.",
             hint="Write train.features: {kind: waves}.",
         )
 

@@ -1,4 +1,4 @@
-"""CTC models: their outputs in one form, their losses, their decoded texts, and error rates."""
+"""Runs CTC models of different interfaces, and computes their losses, decoded texts and error rates."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ __all__ = [
 class CTCOutput(NamedTuple):
     """A CTC model's output: log-probabilities (batch, frames, tokens), and the number of frames of each clip.
 
-    ``decoder`` are the logits of an attention decoder, if the model has one. ``cpu_lengths`` are the lengths on the
-    CPU, if they were computed there: reading ``lengths`` would wait for the GPU.
+    ``decoder`` has the logits of an attention decoder, if the model has one. ``cpu_lengths`` are the same lengths on
+    the CPU, if the model computes them there: reading ``lengths`` may wait for the GPU.
     """
 
     log_probs: Tensor
@@ -40,14 +40,15 @@ class CTCOutput(NamedTuple):
 
 
 def run_model(model: nn.Module, batch: Batch, labels: Labels, *previous: Tensor, rate: int) -> CTCOutput:
-    """Return the output of a model for a batch, whose waves have ``rate`` samples a second.
+    """Return the output of a model for a batch; waveforms in the batch have ``rate`` samples a second.
 
-    ``previous`` are the right tokens before each position, for a model with an attention decoder.
+    ``previous`` are the target tokens before each position (teacher forcing), for a model with an attention decoder.
 
-    A model returns log-probabilities and lengths as a pair, or as attributes ``ctc`` (or ``log_probs``, ``logits``) and
-    ``lengths``; or only log-probabilities, with a frame for each input. It may also return logits: outputs are
-    normalised, which does not change log-probabilities. A model with fewer frames than inputs may have a method
-    ``output_lengths``, which computes their lengths from those of the inputs: on the CPU, so that no GPU is waited for.
+    A model may return a pair (log-probabilities, lengths), an object with the attributes ``ctc`` (or ``log_probs``,
+    ``logits``) and ``lengths``, or only log-probabilities, if it makes one frame of each input frame. Logits are
+    accepted, too: outputs are normalised, which does not change log-probabilities. A model that makes fewer frames may
+    have a method ``output_lengths``, which computes the output lengths from the input lengths. It is called with
+    lengths on the CPU, to avoid a GPU synchronisation.
     """
     _check_inputs(getattr(model, "module", model), batch.inputs, rate)
     found: Any = model(batch.inputs, batch.lengths, *previous)
@@ -72,22 +73,23 @@ def check_outputs(scores: Tensor, labels: Labels) -> None:
     """Raise ConfigError if a model does not have one output for each token."""
     if scores.shape[2] != len(labels):
         raise ConfigError(
-            f"the model has {scores.shape[2]} outputs, but the token list has {len(labels)} tokens with the blank.",
-            hint="Name the same list in the model section and in train.data.tokens; for a model of transformers, write "
+            f"the model has {scores.shape[2]} outputs, but the token list has {len(labels)} tokens with its blank.",
+            hint="Use the same list in the model section and in train.data.tokens; for a model of transformers, write "
             f"vocab_size: {len(labels)}.",
         )
 
 
 def _check_inputs(model: nn.Module, inputs: Tensor, rate: int) -> None:
-    """Raise ConfigError if a bundled model gets inputs that it does not take; other models are not checked."""
+    """Raise ConfigError if a bundled model gets inputs of a wrong kind or size; other models are not checked."""
     if inputs.dim() == 3 and hasattr(model, "frontend"):
         raise ConfigError(
-            "the model computes features itself, but it is given features.", hint="Write train.features: {kind: waves}."
+            "the model computes features from waveforms, but its inputs are features.",
+            hint="Write train.features: {kind: waves}.",
         )
     heard = getattr(getattr(model, "frontend", None), "rate", rate)
     if heard != rate:
         raise ConfigError(
-            f"the model takes waves of {heard} samples a second, but train.features gives {rate}.",
+            f"the model needs waveforms with {heard} samples a second, but train.features.rate is {rate}.",
             hint=f"Write train.features: {{kind: waves, rate: {heard}}}.",
         )
     wanted = getattr(model, "n_input", None)
@@ -95,12 +97,12 @@ def _check_inputs(model: nn.Module, inputs: Tensor, rate: int) -> None:
         return
     if inputs.dim() == 2:
         raise ConfigError(
-            f"the model takes frames of features (n_input {wanted}), but is given waves.",
+            f"the model needs features (n_input {wanted}), but its inputs are waveforms.",
             hint="Write train.features: {kind: log_mel}, with size x stack = n_input.",
         )
     if inputs.shape[2] != wanted:
         raise ConfigError(
-            f"the model takes {wanted} numbers a frame (n_input), but train.features gives {inputs.shape[2]} "
+            f"the model needs frames of {wanted} features (n_input), but train.features makes {inputs.shape[2]} "
             "(size x stack).",
             hint=f"Write n_input: {inputs.shape[2]} under model, or a size and stack whose product is {wanted}.",
         )
@@ -109,8 +111,8 @@ def _check_inputs(model: nn.Module, inputs: Tensor, rate: int) -> None:
 def ctc_losses(said: CTCOutput, batch: Batch, blank: int) -> Tensor:
     """Return the CTC loss of each clip of a batch, as (batch,); 0 for a clip with too few frames for its labels.
 
-    In a deterministic run on a GPU, the CPU computes the loss: torch has no deterministic backward pass of it on a GPU.
-    torch reads the lengths on the CPU, and copies them to the GPU itself, for which it waits.
+    In a deterministic run on a GPU, the CPU computes the loss, because torch has no deterministic backward pass of CTC
+    on a GPU. torch reads the lengths on the CPU; then it copies them to the GPU itself, and waits for this copy.
     """
     log_probs, lengths = said.log_probs, said.lengths if said.cpu_lengths is None else said.cpu_lengths
     given = [log_probs.transpose(0, 1), batch.labels, lengths, batch.cpu_label_lengths]
@@ -128,7 +130,7 @@ def uniform_losses(said: CTCOutput, batch: Batch, blank: int) -> Tensor:
 
 
 def too_short_clips(lengths: Tensor, batch: Batch) -> Tensor:
-    """Return a mask (batch,) of clips with too few frames for CTC: a frame per label, and one between equal labels."""
+    """Return a mask (batch,) of clips with too few frames: CTC needs one per label, and one between equal labels."""
     places = torch.arange(batch.labels.shape[1], device=batch.labels.device)
     inside = places[None] < batch.label_lengths[:, None]
     repeats = ((batch.labels[:, 1:] == batch.labels[:, :-1]) & inside[:, 1:]).sum(1)
@@ -138,9 +140,9 @@ def too_short_clips(lengths: Tensor, batch: Batch) -> Tensor:
 def clip_rows(
     said: CTCOutput, batch: Batch, labels: Labels, read: Sequence[Sequence[int]] | None = None
 ) -> list[dict[str, Any]]:
-    """Return a row on each clip of a batch: its name, right text, decoded text, and its numbers of frames and blanks.
+    """Return a row (dict) for each clip of a batch: name, reference text, decoded text, number of frames and of blanks.
 
-    ``read`` are the decoded tokens of each clip; if it is None, CTC's most likely token of each frame is taken.
+    ``read`` are the decoded tokens of each clip; if it is None, CTC's most likely token of each frame is used.
     """
     rows = []
     best = said.log_probs.argmax(-1).cpu()
@@ -159,7 +161,7 @@ def clip_rows(
 
 
 def error_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return figures over rows of clips: letter and word error rates, share of blanks, number of clips too short."""
+    """Return the metrics over rows of clips: letter and word error rate, share of blanks, number of too short clips."""
     jiwer = require_package("jiwer")
     right, read = [row["reference"] for row in rows], [row["hypothesis"] for row in rows]
     frames = sum(row["frames"] for row in rows)

@@ -1,10 +1,10 @@
-"""A beam search for the text that CTC finds most likely, alone or together with an n-gram language model.
+"""A beam search for the text that is most likely by CTC, alone or together with an n-gram language model.
 
-https://arxiv.org/abs/1408.2873, algorithm 1: the beam holds texts, and the probability of a text is the sum over all
-its alignments with the frames so far. With a language model, the score of a text adds ``lm_weight`` times the model's
-log-probability of its words (as natural logarithms), and ``word_bonus`` for each word; a word counts when it ends. Of
-a word that the model does not know the log-probability is less by ``UNKNOWN``, as in pyctcdecode: ``<unk>`` has the
-probability of all unknown words together, which is far too much for one of them.
+https://arxiv.org/abs/1408.2873, algorithm 1: the beam contains texts, and the probability of a text is the sum over all
+its alignments with the frames so far. With a language model, the score of a text also contains ``lm_weight`` times the
+model's natural log-probability of its words, and ``word_bonus`` for each word. A word is scored when it ends. For a
+word that the model does not know, ``UNKNOWN`` is added to the log-probability of ``<unk>``, as in pyctcdecode:
+``<unk>`` has the probability of all unknown words together, which is far too much for a single word.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 __all__ = ["BEAM", "CTCSearch", "WordScores", "ctc_search"]
 
 BEAM = 100
-"""The number of texts in a beam if ``train.beam`` does not say it."""
+"""The beam width, if ``train.beam`` is not set."""
 UNKNOWN = -10 * math.log(10)
-"""What the log-probability of an unknown word is less by than that of ``<unk>``."""
+"""What is added to the log-probability of ``<unk>`` for an unknown word."""
 LETTERS = 6
-"""Of longer unknown words it is less for every so many letters: they are often several words without their spaces."""
+"""An unknown word of n letters, more than this, gets ``UNKNOWN`` * n / LETTERS: it is often several words."""
 CANDIDATES = 40
-"""Only so many tokens, the most likely ones of a frame, can lengthen a text there."""
+"""How many tokens, the most likely at a frame, are tried as the next token of a text."""
 
 
 class WordScores:
-    """The scores that a language model and ``word_bonus`` give to the words of a text.
+    """Scores the words of a text with a language model, times ``weight``, and with a ``bonus`` for each word.
 
     Words are separated by spaces. If the token list has neither a space nor tokens that begin with ``▁``, each token is
     a word, as in a language model over Chinese characters or phonemes.
@@ -50,12 +50,12 @@ class WordScores:
         self._spaces = labels.spaces
         every = range(len(labels)) if not labels.spaces and not labels.word_starts else ()
         self.breaks = labels.spaces | labels.word_starts | frozenset(every)
-        """The tokens at which the word before them ends."""
+        """The tokens that end the word before them: a space, or the first token of the next word."""
         self._known = sorted(ngrams.words)
         if not any(map(self._can_be_spelled, self._known)):
             raise ConfigError(
-                f"{escape(ngrams.path)} has no word that the token list can spell.",
-                hint="Name a language model whose words are in the case of the token list, as TRAIN or train.",
+                f"no word of {escape(ngrams.path)} can be written with the token list.",
+                hint="Use a language model whose words have the same case as the token list (TRAIN or train).",
             )
 
     def _can_be_spelled(self, word: str) -> bool:
@@ -69,13 +69,13 @@ class WordScores:
         return self._words(0.0, self._ngrams.begin(), ())
 
     def extend(self, words: _Words, token: int) -> _Words:
-        """Return the _Words of a text that has one token more than the text of ``words``."""
+        """Return the _Words of the text of ``words`` with one more token."""
         if token not in self.breaks:
             return self._words(words.score, words.state, (*words.open, token))
         return self._words(words.score + words.gain, words.after, () if token in self._spaces else (token,))
 
     def whole(self, words: _Words) -> float:
-        """Return the score of all words of a text if it is complete: the open word and the sentence end, too."""
+        """Return the score of a complete text: of its ended words, of the open word, and of the end of the sentence."""
         return words.score + words.gain + self._weight * self._ngrams.end(words.after)
 
     def _words(self, score: float, state: State, tokens: tuple[int, ...]) -> _Words:
@@ -83,7 +83,7 @@ class WordScores:
         if not text:
             return _Words(score, state, tokens, 0.0, 0.0, state)
         log_prob, after = self._ngrams.next(state, text)
-        place = bisect_left(self._known, beginning := text.rstrip("\ufffd"))  # the rest of a letter in UTF-8 is to come
+        place = bisect_left(self._known, beginning := text.rstrip("\ufffd"))  # without an incomplete letter in UTF-8
         is_known, begins = self._known[place : place + 1] == [text], "".join(self._known[place : place + 1])
         unknown = self._weight * UNKNOWN * max(1.0, len(text) / LETTERS)
         gain = self._weight * log_prob + self._bonus + (0.0 if is_known else unknown)
@@ -91,11 +91,11 @@ class WordScores:
 
 
 class _Words(NamedTuple):
-    """The words of a text: the score of the words that have ended, and the tokens of the last word, still ``open``.
+    """The words of a text: the ``score`` of the words that have ended, and the tokens of the ``open`` last word.
 
-    ``state`` is the language model's state after the words that have ended. ``pending`` is the penalty of the open word
-    if no word of the model begins with its tokens. If the open word ended, ``gain`` would be added to the score, and
-    ``after`` would be the state.
+    ``state`` is the language model's state after the words that have ended. ``pending`` is a penalty for the open word
+    if no word of the model begins like it. When the open word ends, ``gain`` is added to the score, and ``after`` is
+    the new state.
     """
 
     score: float
@@ -107,13 +107,13 @@ class _Words(NamedTuple):
 
 
 NO_WORDS = _Words(0.0, (), (), 0.0, 0.0, ())
-"""Without a language model nothing is known of words."""
+"""The _Words of every text if there is no language model."""
 
 
 class _Prefix:
     """The beginning of a text: its last token, the prefix before it (``parent``), and its words.
 
-    Each text has a single object, which is found again among the ``children`` of its parent.
+    Each text has exactly one object: its parent has it in ``children``, by token.
     """
 
     __slots__ = ("children", "parent", "token", "words")
@@ -131,7 +131,10 @@ class _Prefix:
 
 
 class _Beam(NamedTuple):
-    """The best prefixes, and the log-probabilities (beam,) of their alignments that end in a blank, and in a label."""
+    """The best prefixes, and the log-probabilities (beam,) of their alignments with the frames so far.
+
+    ``blank`` is for alignments that end in a blank, ``label`` for alignments that end in a label.
+    """
 
     prefixes: list[_Prefix]
     blank: Numbers
@@ -139,7 +142,7 @@ class _Beam(NamedTuple):
 
 
 class CTCSearch:
-    """Searches for the most likely text of each clip: ``beam`` texts are followed from frame to frame."""
+    """Searches for the most likely text of each clip, and keeps the best ``beam`` texts after each frame."""
 
     def __init__(self, blank: int, beam: int, scores: WordScores | None = None) -> None:
         self._blank, self._width, self._scores = blank, beam, scores
@@ -166,7 +169,7 @@ class CTCSearch:
     def _step(self, beam: _Beam, frame: Numbers) -> _Beam:
         """Return the best prefixes after one more ``frame`` (tokens,) of log-probabilities.
 
-        They are prefixes of ``beam``, and prefixes of ``beam`` with a token more.
+        They are prefixes of ``beam``, and prefixes of ``beam`` with one more token.
         """
         import numpy as np
 
@@ -182,7 +185,7 @@ class CTCSearch:
         return self._chosen(beam, _Beam([], blank, label), letters, grown, places[np.isfinite(scores[places])])
 
     def _letters(self, frame: Numbers) -> Places:
-        """Return the numbers of the most likely tokens of a frame (tokens,), without the blank."""
+        """Return the indices of the most likely tokens of a ``frame`` (tokens,), without the blank."""
         import numpy as np
 
         order: Places = np.argsort(-frame, kind="stable")
@@ -190,10 +193,10 @@ class CTCSearch:
         return letters[:CANDIDATES]
 
     def _join(self, beam: _Beam, frame: Numbers, letters: Places, label: Numbers, grown: Numbers) -> None:
-        """Join, in place, the two ways to get a prefix of the beam that is another prefix of the beam and a token more.
+        """Merge, in place, each prefix of the beam with the same text as a shorter prefix of the beam plus one token.
 
-        ``label`` (beam,) are log-probabilities of old prefixes, ``grown`` (beam, letters) those of old prefixes with
-        one of ``letters`` more. The second way is added to ``label`` and removed from ``grown``.
+        ``label`` (beam,) has the log-probabilities of the prefixes, ``grown`` (beam, letters) those of each prefix plus
+        one of ``letters``. The second log-probability is added to ``label``, and removed from ``grown``.
         """
         import numpy as np
 
@@ -211,7 +214,7 @@ class CTCSearch:
                 grown[parent, columns[one.token]] = -np.inf
 
     def _gains(self, beam: _Beam, letters: Places) -> Any:
-        """Return the scores (beam, letters) of the words if each of ``letters`` is added to each prefix."""
+        """Return the scores (beam, letters) of the words in each prefix plus one of ``letters``."""
         import numpy as np
 
         if self._scores is None:
@@ -222,9 +225,10 @@ class CTCSearch:
         return np.where(ends, ended[:, None], going[:, None])
 
     def _chosen(self, beam: _Beam, old: _Beam, letters: Places, grown: Numbers, places: Places) -> _Beam:
-        """Return the beam of the prefixes that ``places`` choose.
+        """Return the beam of the prefixes with the indices ``places``.
 
-        A place counts the prefixes of ``beam`` first, and then those with each of ``letters`` more (beam * letters).
+        The first indices are those of the prefixes of ``beam``. After them come the indices of each prefix plus one of
+        ``letters`` (beam * letters).
         """
         import numpy as np
 
@@ -241,7 +245,7 @@ class CTCSearch:
         return _Beam(prefixes, blank, label)
 
     def _child(self, parent: _Prefix, token: int) -> _Prefix:
-        """Return the prefix that has one token more than ``parent``, the same object each time."""
+        """Return the prefix that is ``parent`` plus one token, as the same object each time."""
         found = parent.children.get(token)
         if found is None:
             words = self._scores.extend(parent.words, token) if self._scores is not None else NO_WORDS
@@ -250,7 +254,7 @@ class CTCSearch:
 
 
 def ctc_search(settings: Settings, labels: Labels) -> CTCSearch:
-    """Return the beam search that settings describe, with the language model that they name.
+    """Return the beam search for the settings, with the language model in ``train.lm`` if there is one.
 
     Raises ConfigError and FormatError for a language model that cannot be used.
     """
@@ -261,6 +265,6 @@ def ctc_search(settings: Settings, labels: Labels) -> CTCSearch:
 
 
 def described(settings: Settings) -> str:
-    """Return a text, for a note, on how the search of these settings finds texts."""
+    """Return a description of the beam search for the settings, for notes."""
     with_lm = f" with {escape(settings.lm)}" if settings.lm is not None else ""
     return f"CTC's beam search{with_lm}, beam {settings.beam or BEAM}"

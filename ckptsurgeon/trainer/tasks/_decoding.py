@@ -35,13 +35,13 @@ __all__ = [
 #     blank[t] = p[t](blank) (blank[t-1] + label[t-1])
 
 LOG_ZERO = -1e6
-"""Stands for the logarithm of zero; unlike those of infinities, differences of its sums are numbers."""
+"""Used as the logarithm of zero: unlike with -inf, differences of its sums are not NaN."""
 
 
 class PrefixLogProbs(NamedTuple):
-    """CTC's log-probabilities (…, frames + 1) that the first 0, 1, 2, … frames of a clip spell a prefix of its text.
+    """CTC's log-probabilities (…, frames + 1) that the first 0, 1, 2, … frames of a clip are decoded as a given prefix.
 
-    ``label`` is for alignments that end in the prefix's last token, ``blank`` for those that end in a blank.
+    ``label`` is for alignments that end in the prefix's last token, ``blank`` for alignments that end in a blank.
     """
 
     label: Tensor
@@ -49,7 +49,7 @@ class PrefixLogProbs(NamedTuple):
 
 
 class PrefixScores:
-    """Computes CTC's probability that the text of a clip begins with some tokens, a prefix.
+    """Computes CTC's probability that the text of a clip begins with a given prefix (a sequence of tokens).
 
     ``log_probs`` (clips, frames, tokens) are CTC's, ``lengths`` (clips,) the numbers of frames without padding.
     """
@@ -58,23 +58,24 @@ class PrefixScores:
         values = log_probs.double().clamp(min=LOG_ZERO).transpose(1, 2)
         padding = torch.arange(values.shape[2], device=values.device)[None] >= lengths[:, None]
         values = values.masked_fill(padding[:, None], LOG_ZERO)
-        values[:, blank] = values[:, blank].masked_fill(padding, 0.0)  # padding changes nothing
+        values[:, blank] = values[:, blank].masked_fill(padding, 0.0)  # padding is blank, and changes nothing
         self._sums = torch.nn.functional.pad(values.cumsum(2), (1, 0))
         self._blank = blank
 
     def start(self) -> PrefixLogProbs:
-        """Return the log-probabilities of the empty prefix of each clip, which only blanks spell."""
+        """Return the log-probabilities of the empty prefix of each clip: those of blanks only."""
         blank = self._sums[:, self._blank]
         return PrefixLogProbs(torch.full_like(blank, LOG_ZERO), blank)
 
     def extend(
         self, clips: Tensor, spelled: PrefixLogProbs, last: Tensor, tokens: Tensor
     ) -> tuple[Tensor, PrefixLogProbs]:
-        """Return the log-probabilities (n, m) that texts begin with extended prefixes, and the new prefixes.
+        """Extend each of n prefixes by each of m ``tokens`` (n, m).
 
-        Each of n prefixes is extended by each of m ``tokens`` (n, m). ``clips`` (n,) are the clips of the prefixes,
-        ``spelled`` (n, frames + 1) their log-probabilities, and ``last`` (n,) their last tokens, -1 for the empty
-        prefix.
+        ``clips`` (n,) are the indices of the prefixes' clips, ``spelled`` (n, frames + 1) are the prefixes'
+        log-probabilities, and ``last`` (n,) are their last tokens, -1 for the empty prefix. Returns the
+        log-probabilities (n, m) that the clip's text begins with the extended prefix, and the log-probabilities (n, m,
+        frames + 1) of the extended prefixes by frame.
         """
         own, silence = self._sums[clips[:, None], tokens], self._sums[clips, self._blank][:, None]
         either = torch.logaddexp(spelled.blank, spelled.label)
@@ -101,11 +102,11 @@ def _behind(sums: Tensor, begun: Tensor) -> Tensor:
 
 
 CANDIDATES = 40
-"""Next tokens, the decoder's most likely, that CTC scores; ESPnet scores about 1.5 times the beam."""
+"""How many next tokens of a prefix, the decoder's most likely, CTC scores; ESPnet scores about 1.5 * beam."""
 
 
 class SpecialTokens(NamedTuple):
-    """The numbers of the tokens that are not letters."""
+    """The indices of the tokens for start, end and blank."""
 
     start: int
     end: int
@@ -113,7 +114,7 @@ class SpecialTokens(NamedTuple):
 
 
 class DecodableModel(Protocol):
-    """A model with an attention decoder that can be asked for one token after another."""
+    """A model with an attention decoder that can be called for one token after another."""
 
     def encode(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return the encoder's output (clips, frames, …), and the number of frames of each clip."""
@@ -125,7 +126,7 @@ class DecodableModel(Protocol):
 
 
 def decodable(model: nn.Module) -> DecodableModel:
-    """Return the model, without wrappers, that has the methods ``encode`` and ``decode``; raises ConfigError if not."""
+    """Return the model without DDP's wrapper; raises ConfigError if it has no methods ``encode`` and ``decode``."""
     inner: Any = getattr(model, "module", model)
     if not hasattr(inner, "encode") or not hasattr(inner, "decode"):
         raise ConfigError(
@@ -137,7 +138,7 @@ def decodable(model: nn.Module) -> DecodableModel:
 
 
 def greedy_search(model: DecodableModel, batch: Batch, symbols: SpecialTokens) -> list[list[int]]:
-    """Return the tokens of each clip: always the most likely next token, at most as many as the clip has frames."""
+    """Decode each clip by always taking the most likely next token; at most as many tokens as the clip has frames."""
     memory, frames = model.encode(batch.inputs, batch.lengths)
     previous = frames.new_full((len(frames), 1), symbols.start)
     going = torch.ones_like(frames, dtype=torch.bool)
@@ -164,7 +165,7 @@ def _until(tokens: Sequence[int], end: int) -> list[int]:
 
 
 class _BeamState(NamedTuple):
-    """The prefixes of a beam search, all of one length: ``beam`` for each of the n ``clips`` that are not done.
+    """The prefixes of a beam search, all of one length: ``beam`` prefixes for each of n ``clips`` that are not done.
 
     ``tokens`` (n, beam, length) begin with the start token. ``decoder`` (n, beam) are the decoder's log-probabilities
     of the prefixes, ``scores`` (n, beam) those of CTC and decoder together (-inf: there is no prefix), and ``spelled``
@@ -232,7 +233,7 @@ class _BeamSearch:
         return (1 - self._weight) * decoder + self._weight * ctc
 
     def _end(self, beams: _BeamState, ends: Tensor) -> None:
-        """Replace each clip's best text so far by one of its prefixes, if that is better as a complete text.
+        """Replace each clip's best text so far by one of its prefixes, if this prefix is better as a complete text.
 
         ``ends`` (n, beam) are the decoder's log-probabilities of the end token.
         """
@@ -246,7 +247,7 @@ class _BeamSearch:
                 self.best[clip] = value, tokens[place][1:]
 
     def _extend(self, beams: _BeamState, following: Tensor, ctc: PrefixScores) -> _BeamState:
-        """Return the best prefixes that have a token more; ``following`` are the decoder's log-probabilities of it."""
+        """Return the best prefixes with one more token, of which ``following`` are the decoder's log-probabilities."""
         letters = following.clone()
         letters[..., self._symbols.end] = -math.inf
         values, tokens = letters.topk(min(CANDIDATES, int(letters[0, 0].isfinite().sum())), -1)  # (n, beam, candidates)
@@ -271,8 +272,8 @@ class _BeamSearch:
     def _open(self, beams: _BeamState) -> _BeamState:
         """Return the prefixes of the clips that are not done.
 
-        A clip is done if a complete text is better than its best prefix, because longer texts are less likely, or if
-        its prefixes have more tokens than the clip has frames.
+        A clip is done if its best complete text is better than its best prefix, because longer texts are less likely,
+        or if its prefixes have more tokens than the clip has frames.
         """
         found = beams.scores.new_tensor([self.best[clip][0] for clip in beams.clips.tolist()])
         return beams.of((beams.scores[:, 0] > found) & (beams.tokens.shape[2] - 1 <= self.frames[beams.clips]))
@@ -281,10 +282,10 @@ class _BeamSearch:
 def beam_search(
     model: DecodableModel, batch: Batch, log_probs: Tensor, symbols: SpecialTokens, *, weight: float, beam: int
 ) -> list[list[int]]:
-    """Return the tokens of each clip that CTC and the decoder together find most likely, by a beam search.
+    """Return the tokens of each clip that are most likely by CTC and the decoder together, from a beam search.
 
     https://arxiv.org/abs/1706.02737: the score is ``weight`` times CTC's log-probability plus ``1 - weight`` times the
-    decoder's. Of the prefixes of one length the ``beam`` best are kept, by CTC's prefix score and the decoder's.
+    decoder's. The best ``beam`` prefixes of each length are kept, by CTC's prefix score and the decoder's score.
     ``log_probs`` (clips, frames, tokens) are CTC's.
     """
     search = _BeamSearch(model, batch, symbols, weight=weight, beam=beam)

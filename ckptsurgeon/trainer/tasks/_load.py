@@ -1,4 +1,4 @@
-"""Finds a task by its name: one of this folder, or a class in a file of the user."""
+"""Loads a task by its name: a bundled task, or a class in a user's file."""
 
 from __future__ import annotations
 
@@ -33,12 +33,11 @@ def task_file(name: str, folder: str) -> str:
 
 
 def load_task(name: str, folder: str) -> type[Task]:
-    """Return the class of a task: ``ctc``, or ``my_task.py:MyTask``, whose file is the user's own code and is run.
+    """Return the class of the task ``name``: a bundled task (``ctc``), or a class in a file (``my_task.py:MyTask``).
 
-    ``train.py:ASR`` may also be a Brain of SpeechBrain.
-
-    Raises ConfigError for an unknown name, with the nearest known one, for a file that cannot be imported, and for a
-    class that lacks a required member.
+    A relative path begins at ``folder``. The file is the user's own code, and is run. The class may also be a Brain of
+    SpeechBrain (``train.py:ASR``). Raises ConfigError for an unknown name, with a similar known name in the hint, for a
+    file that cannot be imported, and for a class that lacks a required member.
     """
     path = task_file(name, folder)
     found = _users(name, path) if path else _ours(name)
@@ -52,38 +51,38 @@ def load_task(name: str, folder: str) -> type[Task]:
         why = f"it has no {', '.join(lacking)}" if isinstance(found, type) else "it is not a class"
         raise ConfigError(
             f"train.task {escape(name)} is not a task: {why}.",
-            hint="See ckptsurgeon/trainer/tasks/_task.py for what a task has; its base SoundTask is in _sounds.py.",
+            hint="ckptsurgeon/trainer/tasks/_task.py describes the members of a task; SoundTask is in _sounds.py.",
         )
     return cast("type[Task]", found)
 
 
 def is_user_task(task: object) -> bool:
-    """Whether a task is an object of the user's own class."""
+    """Return whether the class of a task is in a user's file."""
     return type(task).__module__ == USERS
 
 
 @contextmanager
 def explain_task_errors(name: str, *, there: bool = False) -> Iterator[None]:
-    """Raise ConfigError, with the line, for an error of a user's own task in the block; other errors are not changed.
+    """Turn an error of a user's own task in the block into a ConfigError with the line; leave other errors unchanged.
 
-    ``name`` is that of the task, as in ``my_task.py:MyTask``. If ``there`` is true, only errors raised in the user's
-    file count as errors of the task: in a step of training, others may come from the model.
+    ``name`` is the task's name, such as ``my_task.py:MyTask``. If ``there`` is true, only errors that were raised in
+    the user's file are turned into ConfigError: in a training step, other errors may come from the model.
     """
     try:
         yield
-    except (CheckpointError, torch.OutOfMemoryError):  # explain_out_of_memory has the message for the latter
+    except (CheckpointError, torch.OutOfMemoryError):  # explain_out_of_memory handles the latter
         raise
     except Exception as error:
         if ":" not in name or is_communication_error(error) or (there and not _where(error, name)):
             raise
         raise ConfigError(
             f"the task {escape(name)} fails{_where(error, name)}: {type(error).__name__}: {escape(str(error), 500)}.",
-            hint="A task is made as MyTask(settings, tokens). Set CKPT_DEBUG=1 to see where it failed.",
+            hint="ckpt creates a task by MyTask(settings, tokens). Set CKPT_DEBUG=1 to see where it failed.",
         ) from error
 
 
 def _where(error: Exception, name: str) -> str:
-    """Return, as `` in line 7``, the line of the user's file that raised the error; '' if it was raised elsewhere."""
+    """Return `` in line N`` with the line of the user's file that raised the error, or '' if no line of it did."""
     file = os.path.basename(name.rpartition(":")[0])
     lines = [one.lineno for one in traceback.extract_tb(error.__traceback__) if os.path.basename(one.filename) == file]
     return f" in line {lines[-1]}" if lines else ""

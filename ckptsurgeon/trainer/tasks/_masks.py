@@ -1,4 +1,4 @@
-"""Masks of transformers' models, made without a look at values on the GPU, for which a step would wait."""
+"""Makes the masks of transformers' models without reading values from the GPU, to avoid GPU synchronisations."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ PADDING_MASK = "create_bidirectional_mask"
 
 @contextmanager
 def masks_on_cpu(body: Any, frame_mask: Tensor | None) -> Iterator[None]:
-    """In the block, let a model's body draw its masks (SpecAugment) without reading values from the GPU.
+    """Inside the block, let a model's ``body`` draw its masks (SpecAugment) without reading values from the GPU.
 
-    transformers sums the mask of padding on the GPU, copies the drawn mask there and looks for its true places: each
-    waits for all that is queued. ``frame_mask`` (batch, frames), on the CPU, is true for frames that are not padding;
-    None if the model gets no such mask. The random numbers are those that transformers would draw.
+    transformers sums the padding mask on the GPU, copies the drawn mask to the GPU, and searches for its true elements:
+    each of these waits for all queued work. ``frame_mask`` (batch, frames), on the CPU, is true for frames that are not
+    padding; it is None if the model gets no padding mask. The random numbers are those that transformers would draw.
     """
     original = getattr(body, "_mask_hidden_states", None)
     draw = getattr(sys.modules[type(body).__module__], "_compute_mask_indices", None)
@@ -71,9 +71,9 @@ def _uploaded(mask: Any, like: Tensor) -> Tensor:
 
 @contextmanager
 def unchecked_padding(body: Any) -> Iterator[None]:
-    """In the block, keep transformers from reading on the GPU whether a mask of padding is true everywhere.
+    """Inside the block, keep transformers from checking on the GPU whether a padding mask is true everywhere.
 
-    transformers would then leave the mask out. Here the caller passes no mask for a batch without padding.
+    transformers would leave such a mask out. So the caller must not pass a mask for a batch without padding.
     """
     module = sys.modules[type(body).__module__]
     original: Any = getattr(module, PADDING_MASK, None)
@@ -88,22 +88,22 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
 
 
 def _unchecked(original: Callable[..., Any], *args: Any, **given: Any) -> Any:
-    """Make a mask without a look at its values; None where there is no padding.
+    """Call transformers' function ``original``, but do not let it check the values of a padding mask.
 
-    A mask that is true everywhere would cost the fast kernels of attention, which do not take one that transformers has
-    expanded from a single row: a run on an H200 took twice the memory.
+    Without a padding mask the call is unchanged, so that it returns None: an expanded mask, even if it is true
+    everywhere, prevents the fast attention kernels, and made a run on an H200 take twice the memory.
     """
     bound = _signature(original).bind(*args, **given)
     if bound.arguments.get("attention_mask") is not None:
-        given["allow_is_bidirectional_skip"] = False  # t5gemma2 gives one itself
+        given["allow_is_bidirectional_skip"] = False  # replaces the value that t5gemma2 passes
     return original(*args, **given)
 
 
 @contextmanager
 def unchecked_positions() -> Iterator[None]:
-    """In the block, keep transformers from reading on the GPU whether positions begin anew within a row.
+    """Inside the block, keep transformers from checking on the GPU whether position ids restart within a row.
 
-    They do not begin anew if the model is given no positions: it then counts from 0.
+    They do not restart if the model is called without position ids: it then counts from 0.
     """
     with _replaced(sys.modules.get("transformers.masking_utils"), "find_packed_sequence_indices", _no_sequences):
         yield
@@ -115,7 +115,7 @@ def _no_sequences(position_ids: Tensor) -> None:
 
 @contextmanager
 def _replaced(module: Any, name: str, function: Callable[..., Any] | None) -> Iterator[None]:
-    """In the block, replace the function ``name`` of a module, if it has one; not while torch.compile traces it."""
+    """Inside the block, replace the function ``name`` of a module, if it has one; not while torch.compile traces."""
     original = getattr(module, name, None)
     if original is None or function is None or torch.compiler.is_compiling():
         yield

@@ -10,7 +10,7 @@ http://www.speech.sri.com/projects/srilm/manpages/ngram-format.5.html. KenLM's `
     -0.9    <s>     -0.3
     …
 
-Each line has the common logarithm of a probability, the words, and the backoff weight of contexts that begin with them.
+Each line has the base-10 logarithm of a probability, the words, and the backoff weight of these words as a context.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ __all__ = ["NGrams", "State", "read_arpa"]
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", ("<unk>", "<UNK>")
 NOT_THERE = -100.0
-"""The common logarithm of the probability of an unknown word if the file has no ``<unk>``: that of KenLM."""
+"""The base-10 log-probability of an unknown word if the file has no ``<unk>``, as in KenLM."""
 LINE = 1 << 16
-"""The most bytes of a line."""
+"""The longest line that is read, in bytes."""
 BINARY = b"mmap lm http://kheafield.com/code"
-"""What files begin with that KenLM has converted for itself."""
+"""The first bytes of a binary file of KenLM."""
 _COUNT = re.compile(rb"ngram\s+(\d{1,9})\s*=\s*(\d{1,18})\Z")
 
 State = tuple[int, ...]
-"""The last words: for each length from 1 on, the number of the n-gram that they are, or -1 if there is none."""
+"""The last words: for each length from 1 on, the index of the n-gram of the last words, or -1 if there is none."""
 
 
 @dataclass(frozen=True)
 class _Order:
-    """All n-grams of one length, with the common logarithm of their probability, and their backoff weight.
+    """All n-grams of one length, with the base-10 logarithm of their probability, and their backoff weight.
 
-    They are sorted by ``keys``. A key combines the number of the n-gram of all words but the last, and the number of
-    the last word. The unigrams have no keys: the number of a word is its index.
+    They are sorted by ``keys``. A key combines the index of the n-gram of all words except the last, and the index of
+    the last word. The key of a unigram is the index of its word.
     """
 
     keys: Integers
@@ -62,16 +62,16 @@ class _Order:
     backoff: Floats
 
     def find(self, key: int) -> int:
-        """Return the number (index) of the n-gram with this key; -1 if there is none."""
+        """Return the index of the n-gram with this key; -1 if there is none."""
         place = int(self.keys.searchsorted(key))
         return place if place < len(self.keys) and self.keys[place] == key else -1
 
 
 class NGrams:
-    """A language model: the probability of a word, given those before it, https://doi.org/10.1109/TASSP.1987.1165125.
+    """A language model: the probability of a word after other words, https://doi.org/10.1109/TASSP.1987.1165125.
 
-    If some words and the next word together are not an n-gram of the file, the next word's probability is that after
-    fewer words, times the backoff weight of the words.
+    If the last words plus the next word are not an n-gram of the file, the first of the last words is left out, and the
+    probability of the next word is multiplied by the backoff weight of the last words.
     """
 
     def __init__(self, path: str, words: dict[str, int], orders: list[_Order]) -> None:
@@ -110,16 +110,16 @@ class NGrams:
         return self.next(state, END)[0] if END in self._words else 0.0
 
     def _longer(self, length: int, context: int, number: int) -> int:
-        """Return the number of the n-gram of a context and one word more; -1 if there is none.
+        """Return the index of the n-gram that is a context plus one word; -1 if there is none.
 
-        ``context`` is the number of the n-gram of ``length`` words, ``number`` that of the word.
+        ``context`` is the index of the context's n-gram, of ``length`` words; ``number`` is the index of the word.
         """
         return self._orders[length].find(context * len(self._words) + number) if context >= 0 else -1
 
     def _backoff(self, contexts: State, shorter: int = 0) -> float:
-        """Return the sum of the backoff weights of contexts, each a word longer than the one before.
+        """Return the sum of the backoff weights of ``contexts``, indices of n-grams of growing length.
 
-        The first of them has one word more than ``shorter``.
+        The first n-gram has ``shorter`` + 1 words, each of the others one more than the n-gram before it.
         """
         weights = (self._orders[length].backoff[one] for length, one in enumerate(contexts, shorter) if one >= 0)
         return float(sum(weights))
@@ -136,7 +136,7 @@ def read_arpa(path: str) -> NGrams:
             file.seek(0)
             if head == BINARY:
                 raise FormatError(
-                    f"{escape(path)} is a binary file of KenLM.", hint="Name the .arpa file from which it was built."
+                    f"{escape(path)} is a binary file of KenLM.", hint="Give the .arpa file from which it was built."
                 )
             plain: Any = gzip.GzipFile(fileobj=file) if head[:2] == b"\x1f\x8b" else file
             return _Reader(path, plain).read()
@@ -147,7 +147,7 @@ def read_arpa(path: str) -> NGrams:
 
 
 class _Reader:
-    """Reads an ARPA file line by line; its errors name the line."""
+    """Reads an ARPA file line by line; its errors give the line."""
 
     def __init__(self, path: str, file: IO[bytes]) -> None:
         self._path, self._file, self._line = path, file, 0
@@ -156,7 +156,7 @@ class _Reader:
 
     def read(self) -> NGrams:
         """Return the language model; raises FormatError."""
-        while self._next() != b"\\data\\":  # SRILM allows comments before
+        while self._next() != b"\\data\\":  # SRILM allows comments before it
             pass
         counts, line = self._counts()
         for size, number in enumerate(counts, 1):
@@ -165,13 +165,13 @@ class _Reader:
             line = self._section(size)
             found = len(self._orders[-1].log10)
             if found != number:
-                raise self._wrong(f"there are {found} {size}-grams, and the head says {number}")
+                raise self._wrong(f"there are {found} {size}-grams, but the header says {number}")
         if line != b"\\end\\":
             raise self._wrong("\\end\\ is missing")
         return NGrams(self._path, self._words, self._orders)
 
     def _counts(self) -> tuple[list[int], bytes]:
-        """Read the head of the file; return the number of n-grams of each length, and the line after the head."""
+        """Read the header of the file; return the number of n-grams of each length, and the line after the header."""
         counts: list[int] = []
         line = self._next()
         while found := _COUNT.match(line):
@@ -180,7 +180,7 @@ class _Reader:
             counts.append(int(found[2]))
             line = self._next()
         if not counts:
-            raise self._wrong("it does not say how many n-grams there are")
+            raise self._wrong("the header has no numbers of n-grams (ngram 1=…)")
         return counts, line
 
     def _section(self, size: int) -> bytes:
@@ -191,13 +191,13 @@ class _Reader:
         while not (line := self._next()).startswith(b"\\"):
             fields = line.split()
             if len(fields) not in (size + 1, size + 2):
-                raise self._wrong(f"it is not a probability, {size} words and perhaps a weight")
+                raise self._wrong(f"the line must have a probability, {size} words and, optionally, a backoff weight")
             log10.append(self._number(fields[0], most=0.0))
             backoff.append(self._number(fields[size + 1]) if len(fields) > size + 1 else 0.0)
             numbers.extend(self._word(word, size) for word in fields[1 : size + 1])
         keys = self._keys(np.array(numbers, np.int64).reshape(-1, size))
         if len(keys) != len(np.unique(keys)):
-            raise self._wrong(f"one of the {size}-grams before it is there twice")
+            raise self._wrong(f"one of the {size}-grams above this line occurs twice")
         order = np.argsort(keys)
         self._orders.append(_Order(keys[order], np.array(log10)[order], np.array(backoff)[order]))
         return line
@@ -208,23 +208,23 @@ class _Reader:
         except ValueError:
             value = math.nan
         if not value <= most or value == math.inf:
-            what = "a weight" if most else "the logarithm of a probability"
+            what = "a backoff weight" if most else "the logarithm of a probability"
             raise self._wrong(f"{field.decode(errors='replace')} is not {what}")
         return value
 
     def _word(self, field: bytes, size: int) -> int:
-        """Return the number of a word: its index among the unigrams, which come first in the file."""
+        """Return the index of a word in the unigrams, which come first in the file."""
         try:
             word = field.decode()
         except UnicodeDecodeError:
-            raise self._wrong("it is not text in UTF-8") from None
+            raise self._wrong("the line is not UTF-8") from None
         number = self._words.setdefault(word, len(self._words)) if size == 1 else self._words.get(word)
         if number is None:
-            raise self._wrong(f"{word} is not one of the 1-grams")
+            raise self._wrong(f"the word {word} is not in the 1-grams")
         return number
 
     def _keys(self, numbers: Integers) -> Integers:
-        """Return the key of each n-gram; ``numbers`` (n, size) are the numbers of its words."""
+        """Return the key of each n-gram; ``numbers`` (n, size) are the indices of its words."""
         size = numbers.shape[1]
         found = numbers[:, 0]
         for place in range(1, size):
@@ -234,11 +234,11 @@ class _Reader:
         return found
 
     def _numbers(self, size: int, keys: Integers, longer: int) -> Integers:
-        """Return the numbers of the n-grams of ``size`` words with these keys; raises FormatError if one is missing."""
+        """Return the indices of the n-grams of ``size`` words with these keys; raises FormatError if one is missing."""
         known = self._orders[size - 1].keys
         places = known.searchsorted(keys)
         if len(keys) and (not len(known) or (known[places.clip(max=len(known) - 1)] != keys).any()):
-            raise self._wrong(f"one of the {longer}-grams before it begins with {size} words that are no {size}-gram")
+            raise self._wrong(f"a {longer}-gram above this line begins with {size} words that are not a {size}-gram")
         return places
 
     def _next(self) -> bytes:

@@ -1,4 +1,4 @@
-"""The base of tasks on sounds: their splits, their examples, their batches."""
+"""Base classes of tasks whose examples are sounds: their splits, examples and batches."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ __all__ = ["MeasuredTask", "SoundTask", "TranscribedTask"]
 
 
 class SoundTask(ABC):
-    """A task whose examples are clips of manifests. A subclass says how a clip's text becomes its label.
+    """A task whose examples are clips of manifests. A subclass defines how the text of a clip becomes a label.
 
-    ``decodings`` are the values of ``train.decoding`` that it supports; ``texts`` is whether clips need transcripts.
+    ``decodings`` are the values of ``train.decoding`` that the task supports. ``texts`` is true if clips need
+    transcripts.
     """
 
     texts = True
@@ -50,19 +51,19 @@ class SoundTask(ABC):
 
     @abstractmethod
     def label(self, clip: Clip) -> Tensor:
-        """Return the label of a clip, such as the token numbers of its text, as a tensor (length,) or 0-d."""
+        """Return the label of a clip, such as the token indices of its text, as a tensor (length,) or 0-d."""
 
     def check(self, clips: Sequence[Clip]) -> None:  # noqa: B027
-        """Raise ConfigError, with file and line, for clips that a model cannot learn from; by default, for none."""
+        """Raise ConfigError, with file and line, for clips from which a model cannot learn; by default, for none."""
 
     def fits(self, clip: Clip) -> bool:
         """Return whether a clip is long enough for its label."""
         return True
 
     def splits(self) -> dict[str, Batches]:
-        """Return the batches of each split that the settings name: train, and dev and test where there are manifests.
+        """Return the batches of train, and those of dev and test if the settings have manifests for them, by name.
 
-        Raises ConfigError for a manifest or a text that is wrong, and SourceError for a missing sound.
+        Raises ConfigError if a manifest or a transcript is wrong, and SourceError if a sound is missing.
         """
         data, faults = self.settings.data, ErrorCollector()
         for name in ("train", "dev", "test"):
@@ -70,7 +71,7 @@ class SoundTask(ABC):
                 with faults.gathering():
                     self._splits[name] = self.split(name)
         faults.check()
-        # The batches are not kept: a loader in a circle of references ends its workers only after seconds.
+        # The batches are not stored in self: a data loader in a reference cycle ends its workers only after seconds.
         return {name: self._batches(split) for name, split in self._splits.items()}
 
     def split(self, name: str) -> Split:
@@ -80,7 +81,7 @@ class SoundTask(ABC):
 
     def _batches(self, split: Split) -> Batches:
         settings = self.settings
-        task = cast(ClipTask, self)  # with the losses that a subclass adds
+        task = cast(ClipTask, self)  # subclasses add the loss
         size = BatchSize(settings.batch_size, settings.batch_seconds)
         return Batches(
             task, split, size=size, workers=settings.data.workers or 0,
@@ -90,10 +91,10 @@ class SoundTask(ABC):
     def prepare(self, progress: Progress | None = None) -> list[str]:
         """Fill the cache of features for all splits; return a note on each split.
 
-        Raises ConfigError if the settings name no folder for the cache.
+        Raises ConfigError if the settings have no folder for the cache.
         """
         if self.settings.data.cache is None:
-            raise ConfigError("there is no folder to keep features in.", hint="Name a folder with train.data.cache.")
+            raise ConfigError("there is no folder for computed features.", hint="Set train.data.cache to a folder.")
         lines = []
         for name, batches in self.splits().items():
             made = batches.fill(partial(progress, name) if progress is not None else None)
@@ -101,13 +102,13 @@ class SoundTask(ABC):
         return lines
 
     def notes(self) -> list[str]:
-        """Return a line on each split: clips and minutes, how many clips were left out and why, and train's padding."""
+        """Return a line for each split: clips, minutes, how many clips were left out and why, and train's padding."""
         splits = self.splits()
         padded = f"; padding {percent(splits['train'].padding(), 1)}" if splits["train"].split.seconds else ""
         return [f"{one.split.says()}{padded if name == 'train' else ''}" for name, one in splits.items()]
 
     def example(self, clip: Clip) -> dict[str, Any]:
-        """Return the input and the label of a clip, its length in seconds, and its name (where it is listed)."""
+        """Return the input and the label of a clip, its length in seconds, and its name (the line that lists it)."""
         return {"input": self.inputs(clip), "label": self.label(clip), "seconds": clip.seconds, "name": clip.where}
 
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> Batch:
@@ -125,7 +126,7 @@ def _described(tensor: Tensor) -> str:
 def _padded(tensors: Sequence[Tensor], names: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Return tensors padded with zeros to (batch, longest, …), and their lengths (batch,); 0-d tensors are stacked.
 
-    Raises ConfigError if tensors differ in more than their length; ``names`` are those of their clips, for the message.
+    Raises ConfigError if tensors differ in more than their length; ``names`` are the clips' names, for its message.
     """
     first = tensors[0]
     for tensor, name in zip(tensors, names, strict=True):
@@ -145,7 +146,7 @@ def _padded(tensors: Sequence[Tensor], names: Sequence[str]) -> tuple[Tensor, Te
 
 
 class TranscribedTask(SoundTask):
-    """A task whose labels are texts, as token numbers; ``needs_blank`` is whether the token list must have a blank."""
+    """A task whose labels are texts, as token indices; ``needs_blank`` is true if the token list must have a blank."""
 
     needs_blank = True
 
@@ -154,23 +155,21 @@ class TranscribedTask(SoundTask):
         if not tokens:
             raise ConfigError(
                 f"the task {escape(settings.task)} needs a token list.",
-                hint="Name a token list with train.data.tokens: an alphabet.txt, a tokens.txt, or bytes.",
+                hint="Set train.data.tokens to a token list: an alphabet.txt, a tokens.txt, or bytes.",
             )
         path = settings.data.segmenter
         segmenter = Segmenter(path) if path is not None else None
         self.labels = Labels(tokens, needs_blank=self.needs_blank, segmenter=segmenter)
 
     def notes(self) -> list[str]:
-        """Return the notes on each split, and one if texts are cut into pieces of words without their tokeniser."""
+        """Return the notes on each split, and a note if texts are cut into word pieces without the tokeniser."""
         if not self.labels.is_guessed:
             return super().notes()
-        guess = (
-            "texts are cut into the longest pieces, not as a tokeniser does: name its file with train.data.segmenter"
-        )
+        guess = "texts are cut into the longest pieces, not as the tokeniser does: set train.data.segmenter to its file"
         return [*super().notes(), guess]
 
     def label(self, clip: Clip) -> Tensor:
-        """Return the numbers of a clip's tokens."""
+        """Return the token indices of a clip's text."""
         return torch.tensor(self._ids(clip), dtype=torch.int64)
 
     def _ids(self, clip: Clip) -> list[int]:
@@ -180,7 +179,7 @@ class TranscribedTask(SoundTask):
             raise self._unknown({clip.where: error}) from None
 
     def check(self, clips: Sequence[Clip]) -> None:
-        """Raise ConfigError for transcripts that are empty, or have letters that are not tokens; details lists them."""
+        """Raise ConfigError for transcripts that are empty or have unknown letters; the error's details list them."""
         faults = ErrorCollector()
         empty = [clip.where for clip in clips if not clip.text.strip()]
         if empty:
@@ -205,25 +204,25 @@ class TranscribedTask(SoundTask):
     def _unknown(self, unknown: Mapping[str, UnknownLetterError], letters: Collection[str] = ()) -> ConfigError:
         where, first = next(iter(unknown.items()))
         more = (
-            f" ({count(len(unknown), 'transcript')} with {' '.join(sorted(letters))} in all)"
+            f" (in all, {count(len(unknown), 'transcript')} with unknown letters: {' '.join(sorted(letters))})"
             if len(unknown) > 1
             else ""
         )
         return ConfigError(
-            f"{where}: the letter {_shown(first.letter)} is not a token of the list{escape(more)}.",
-            hint=first.hint or "Add the letter to the list, or mend the transcript.",
+            f"{where}: the letter {_shown(first.letter)} is not in the token list{escape(more)}.",
+            hint=first.hint or "Add the letter to the token list, or correct the transcript.",
             details=[f"{place}: {_shown(error.letter)}" for place, error in unknown.items()],
         )
 
     def fits(self, clip: Clip) -> bool:
-        """Return whether the input has enough frames for CTC to spell the transcript, if the model keeps all frames."""
+        """Return whether a clip has enough frames for the CTC loss of its transcript, if the model keeps all frames."""
         return self.inputs.frames(clip) >= self.labels.frames_needed(self.labels.encode(clip.text))
 
 
 class MeasuredTask(TranscribedTask):
-    """A task with CTC that evaluates each clip by itself.
+    """A task with CTC that evaluates each clip separately.
 
-    So several processes can share an evaluation, and the run can keep the decoded text of each clip.
+    So several processes can share an evaluation, and the run can save the decoded text of each clip.
     """
 
     decodings: tuple[str, ...] = ("ctc", "ctc_beam")
@@ -233,7 +232,7 @@ class MeasuredTask(TranscribedTask):
         self._search = ctc_search(settings, self.labels) if settings.decoding == "ctc_beam" else None
 
     def notes(self) -> list[str]:
-        """Return the notes on the data, and a note on the beam search, if texts are decoded by one."""
+        """Return the notes on the data, and a note on the beam search if texts are decoded by it."""
         if self._search is None:
             return super().notes()
         how = described(self.settings)
@@ -248,19 +247,19 @@ class MeasuredTask(TranscribedTask):
 
     @abstractmethod
     def measure(self, model: nn.Module, batch: Batch) -> list[dict[str, Any]]:
-        """Return a row on each clip of a batch, as a dict; ``figures`` computes the figures from such rows."""
+        """Return a row (a dict) for each clip of a batch; ``figures`` computes the metrics from such rows."""
 
     @abstractmethod
     def figures(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        """Return the figures, such as loss and error rates, over the rows of many clips, by name."""
+        """Return the metrics, such as loss and error rates, over the rows of many clips, by name."""
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return the figures, such as loss and error rates, over all clips of the batches, by name."""
+        """Return the metrics, such as loss and error rates, over all clips of the batches, by name."""
         return self.figures([row for batch in batches for row in self.measure(model, batch)])
 
 
 def _lack(decoding: str) -> str:
-    return "has no CTC to search texts with." if decoding == "ctc_beam" else "has no attention decoder."
+    return "has no CTC, which a beam search needs." if decoding == "ctc_beam" else "has no attention decoder."
 
 
 def _shown(letter: str) -> str:

@@ -1,4 +1,4 @@
-"""What a task is: the batches that a model gets, its loss, and its figures. Each task is one file of this folder."""
+"""Defines the interface of a task: its batches, its loss and its metrics. Each task is one file of this folder."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ if TYPE_CHECKING:
 __all__ = ["Batch", "ClipTask", "Loss", "Progress", "Task", "begin_step", "is_higher_better"]
 
 Progress = Callable[[str, int, int], None]
-"""A function that gets a split, how many of its clips are done, and how many there are."""
+"""A function that is called with the name of a split, the number of its clips that are done, and of all its clips."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch of examples, padded to the longest of them.
+    """A batch of examples, padded to the length of the longest.
 
-    ``inputs`` is (batch, time) or (batch, time, features), ``lengths`` (batch,) is how much of each is not padding;
-    ``labels`` and ``label_lengths`` are the same for the right answers. ``seconds`` is the total length of the sounds.
-    ``names`` are the places (file and line) of the examples. ``extras`` are more tensors that a task needs, each with
-    an entry for every example. ``idle`` is whether this rank has no example of its own in this step, so that nothing
-    that it computes may count. ``on_cpu`` are the lengths and label lengths that a batch on a GPU has on the CPU, too.
+    ``inputs`` is (batch, time) or (batch, time, features), and ``lengths`` (batch,) are the lengths without padding.
+    ``labels`` are the targets, (batch, length) or (batch,), and ``label_lengths`` (batch,) are their lengths.
+    ``seconds`` is the total length of the sounds. ``names`` are the positions (file and line) of the examples in
+    manifests. ``extras`` are further tensors that a task needs, by name, with the batch as their first dimension.
+    ``idle`` is true if this rank has no example of its own in this step: its results must be ignored. ``on_cpu`` are
+    the lengths and label lengths on the CPU, for a batch on a GPU.
     """
 
     inputs: Tensor
@@ -55,12 +56,12 @@ class Batch:
         return bool((self.cpu_lengths < self.inputs.shape[1]).any())
 
     def to(self, device: Any) -> Batch:
-        """Return the batch with its tensors on a device, and with the lengths on the CPU, too."""
+        """Return the batch on a device, with copies of the lengths that stay on the CPU."""
         kept = (self.lengths, self.label_lengths) if self.lengths.device.type == "cpu" else self.on_cpu
         return replace(self._each(lambda one: one.to(device, non_blocking=True)), on_cpu=kept)
 
     def pin_memory(self) -> Batch:
-        """Return the batch in pinned memory, which a GPU copies from while it computes; torch's loader calls this."""
+        """Return the batch in pinned memory, from which a GPU copies while it computes; DataLoader calls this."""
         return self._each(lambda one: one.pin_memory())
 
     def part(self, first: int, last: int) -> Batch:
@@ -91,11 +92,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Loss:
-    """The sum of a loss over ``items`` (labels, frames, examples), to be divided by the items of all batches of a step.
+    """The sum of a loss over ``items`` (labels, frames or examples); a step divides it by the items of all its batches.
 
-    ``items`` may be a 0-d tensor: making a number of it would wait for the device. ``parts`` are sums by name, for the
-    log. ``too_short`` is the number of clips with fewer frames, as the model counts them, than CTC needs for their
-    labels; None if the task does not use CTC.
+    ``items`` may be a 0-d tensor, because converting it to a number would wait for the device. ``parts`` are sums of
+    parts of the loss and of metrics, by name, for the log. ``too_short`` is the number of clips for which the model
+    makes fewer frames than CTC needs for their labels; None if the task does not use CTC.
     """
 
     total: Tensor
@@ -105,28 +106,28 @@ class Loss:
 
 
 class Task(Protocol):
-    """A task: a class that takes the settings and the token list. One module of this folder offers one as ``TASK``.
+    """A task: a class that is called with the settings and the token list. A module of this folder has it as ``TASK``.
 
-    ``metric`` is the figure that decides which model is best: the lowest, or the highest for figures that an optional
-    attribute ``higher`` names. A task has these members, and any of the optional ones that it needs (None is as good
-    as leaving one out):
+    ``metric`` is the name of the metric that decides which model is best: the one with the lowest value, or with the
+    highest if the optional attribute ``higher`` lists the metric. These members are optional, too (None means that the
+    task does not have the member):
 
-    - ``splits()`` returns the sources ``train``, ``dev`` and ``test`` by name; ``notes()`` lines on them for the user;
-      ``prepare(progress)`` fills caches for ``--preprocess-only`` and returns lines on that.
-    - ``meet(model)`` is called once, before there are data, with the model on the meta device, if the data depend on
-      it; ``begin_step(model, step)`` before each step of training.
-    - ``uniform_loss(model, batch)`` returns the loss per item of a model whose outputs are all the same: the checks
-      compare the first loss and the last with it.
-    - ``per_clip`` names the part of the loss that is a sum over clips, if the whole of it is not; ``gradient_band`` is
-      the lowest and highest mean gradient norm of healthy runs; ``static`` says that the shapes of a batch follow from
-      its longest clip alone, so that it can be compiled; ``by_blocks`` that the loss computes on the CPU, too, so that
-      only the blocks of a model are to be compiled.
-    - ``measure(model, batch)`` returns a row of plain data on each example, and ``figures(rows)`` the figures over the
-      rows of many: then several processes share an evaluation, and rows with a ``clip``, a ``reference`` and a
-      ``hypothesis`` are kept for the user.
-    - ``read(model, batch)`` returns the text of each example, for ``ckpt transcribe``; one with ``measure`` needs none.
-    - ``collapsed(parts)`` returns why a run whose step had these parts per item cannot learn any more, or '';
-      ``doubts(figures)`` returns what is too low in the figures of an evaluation, '' if nothing is.
+    - ``splits()`` returns the batch sources ``train``, ``dev`` and ``test`` by name; ``notes()`` returns lines about
+      them for the user; ``prepare(progress)`` fills caches for ``--preprocess-only``, and returns lines about that.
+    - ``meet(model)`` is called once, before data are read, with the model on the meta device: a task whose data depend
+      on the model needs it. ``begin_step(model, step)`` is called before each training step.
+    - ``uniform_loss(model, batch)`` returns the loss per item of a model for which all answers are equally likely: the
+      checks compare the first and the last loss with it.
+    - ``per_clip`` is the name of the part of the loss that is a sum over clips, if the whole loss is not.
+      ``gradient_band`` is the lowest and the highest mean gradient norm of healthy runs. ``static`` is true if the
+      shapes of a batch depend only on its longest clip, so that the loss can be compiled. ``by_blocks`` is true if the
+      loss also computes on the CPU, so that only the blocks of the model can be compiled.
+    - ``measure(model, batch)`` returns a row (a dict of plain data) for each example, and ``figures(rows)`` returns the
+      metrics over many rows. With them, several processes share an evaluation, and rows with a ``clip``, a
+      ``reference`` and a ``hypothesis`` are saved for the user.
+    - ``read(model, batch)`` returns the text of each example, for ``ckpt transcribe``; not needed with ``measure``.
+    - ``collapsed(parts)`` gets the parts of a step's loss per item, and returns why the run cannot learn any more, or
+      ''. ``doubts(figures)`` returns which metrics of an evaluation are too low, or ''.
     """
 
     metric: str
@@ -138,12 +139,12 @@ class Task(Protocol):
         ...
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return measures of a whole split by name: ``loss``, the task's metric, and others."""
+        """Return the metrics over all batches of a split by name: ``loss``, the task's ``metric``, and others."""
         ...
 
 
 class ClipTask(Task, Protocol):
-    """A task with batches of clips from manifests, or of examples from a dataset; ``Batches`` makes them."""
+    """A task whose batches ``Batches`` makes, of clips from manifests or of examples from a dataset."""
 
     def example(self, clip: Clip) -> dict[str, Any]:
         """Return the tensors of one clip: ``input`` (time, …) and ``label``."""
@@ -162,5 +163,5 @@ def begin_step(task: Task, model: nn.Module, step: int) -> None:
 
 
 def is_higher_better(task: Task, figure: str) -> bool:
-    """Whether a higher value of a figure is better, as the task's attribute ``higher`` says."""
+    """Return whether a higher value of a metric is better, by the task's attribute ``higher``."""
     return figure in (getattr(task, "higher", None) or ())

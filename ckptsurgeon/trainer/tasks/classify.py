@@ -1,8 +1,8 @@
 """Classification: any module that takes inputs (batch, …) and returns logits (batch, classes).
 
-If its ``forward`` has a parameter ``lengths``, it gets those, too. Inputs are sounds, arrays (``.npy``), or the items
-of a user's dataset: ``data: {train: my_data.py:train_set}``, or a ``_target_``. The token list has the classes in the
-order of the outputs.
+If its ``forward`` has a parameter ``lengths``, it also gets the lengths of the inputs. Inputs are sounds, arrays
+(``.npy``), or the items of a user's dataset: ``data: {train: my_data.py:train_set}``, or a ``_target_``. The token list
+contains the classes in the order of the outputs.
 """
 
 from __future__ import annotations
@@ -55,17 +55,17 @@ class DatasetItem(Clip):
 def dataset_split(name: str, named: Sequence[Named]) -> Split | None:
     """Return the items of a user's dataset for the split ``name``; None if ``named`` has only manifests.
 
-    ``my_data.py:function`` is called without arguments, the function in ``_target_`` with the other fields of its entry
-    (https://hydra.cc/docs/advanced/instantiate_objects/overview/). Raises ConfigError if the code does not exist,
-    fails, or does not return a map-style dataset.
+    A function ``my_data.py:function`` is called without arguments, a function in ``_target_`` with the other fields of
+    its entry (https://hydra.cc/docs/advanced/instantiate_objects/overview/). Raises ConfigError if the code does not
+    exist, fails, or does not return a map-style dataset.
     """
     makers = [one for one in named if not isinstance(one, str) or split_file_name(one)]
     if not makers:
         return None
     if len(named) > 1:
         raise ConfigError(
-            f"train.data.{name} names a function and something else.",
-            hint="Name one function, which may return several datasets joined by torch.utils.data.ConcatDataset.",
+            f"train.data.{name} has a function together with other entries.",
+            hint="Give one function; it may return several datasets joined by torch.utils.data.ConcatDataset.",
         )
     called, dataset = _dataset(f"train.data.{name}", makers[0])
     clips = (DatasetItem("", "", f"{called}[{n}]", 0.0, dataset=dataset, place=n) for n in range(len(dataset)))
@@ -73,9 +73,9 @@ def dataset_split(name: str, named: Sequence[Named]) -> Split | None:
 
 
 def _dataset(field: str, maker: Named) -> tuple[str, Any]:
-    """Return the name of the code that makes a dataset, for messages, and the dataset.
+    """Return the name of the function that makes a dataset, for messages, and the dataset.
 
-    ``field`` is the field of the configuration that names the code, ``maker`` its value.
+    ``field`` is the field of the configuration that contains the function, ``maker`` is the field's value.
     """
     if not isinstance(maker, str):
         called = str(maker["_target_"])
@@ -119,7 +119,7 @@ def _checked(what: str, make: Callable[[], Any]) -> Any:
 class Classify(SoundTask):
     """The task of classification.
 
-    The loss is divided by the number of examples. The figure ``error`` is the share of wrong answers.
+    The loss is divided by the number of examples. The metric ``error`` is the share of wrong answers.
     """
 
     metric = "error"
@@ -129,7 +129,7 @@ class Classify(SoundTask):
         if not tokens:
             raise ConfigError(
                 "the task classify needs a list of its classes.",
-                hint="Name a file with one class a line, in the order of the model's outputs, with train.data.tokens.",
+                hint="Set train.data.tokens to a file with one class a line, in the order of the model's outputs.",
             )
         self._classes = {name: number for number, name in enumerate(tokens)}
 
@@ -145,28 +145,30 @@ class Classify(SoundTask):
         return {"input": given, "label": self._numbered(label, clip), "seconds": 0.0, "name": clip.where}
 
     def _numbered(self, label: object, clip: Clip) -> Tensor:
-        """Return the number of a class as a 0-d tensor; ``label`` is its number or its name. Raises ConfigError."""
+        """Return the index of a class as a 0-d tensor; ``label`` is its index or its name. Raises ConfigError."""
         number = label.item() if isinstance(label, Tensor) and label.numel() == 1 else label
         number = self._classes.get(number) if isinstance(number, str) else number
         if not isinstance(number, Integral) or int(number) not in range(len(self._classes)):
             last = len(self._classes) - 1
             raise ConfigError(
                 f"{clip.where}: the label {brief_repr(label, 80)} is not a class.",
-                hint=f"A label must be a number from 0 to {last}, or a name of the list in train.data.tokens.",
+                hint=f"A label must be an index from 0 to {last}, or the name of a class in train.data.tokens.",
             )
         return torch.tensor(int(number))
 
     def label(self, clip: Clip) -> Tensor:
-        """Return the number of a clip's class, a 0-d tensor."""
+        """Return the index of a clip's class, as a 0-d tensor."""
         self.check([clip])
         return torch.tensor(self._classes[clip.text])
 
     def check(self, clips: Sequence[Clip]) -> None:
-        """Raise ConfigError for clips whose class is not in the list of classes; details lists these clips."""
+        """Raise ConfigError for clips whose class is not in the list of classes; the error's details list the clips."""
         wrong = [clip for clip in clips if clip.text not in self._classes]
         if wrong:
             first = wrong[0]
-            said = f"the class {escape(first.text)!r} is not in the list" if first.text else "the class is empty"
+            said = (
+                f"the class {escape(first.text)!r} is not in train.data.tokens" if first.text else "the class is empty"
+            )
             raise ConfigError(
                 f"{first.where}: {said}.",
                 hint=f"The classes are {listing(list(self._classes), where='')}.",
@@ -188,7 +190,7 @@ class Classify(SoundTask):
         wanted = (len(batch.labels), len(self._classes))
         if not isinstance(logits, Tensor) or logits.shape != wanted:
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(found).__name__
-            raise ConfigError(f"the model returns {shape}, not logits {wanted}: (batch, classes).")
+            raise ConfigError(f"the model returns {shape}, not logits of the shape {wanted}: (batch, classes).")
         return logits.float()
 
     def uniform_loss(self, model: nn.Module, batch: Batch) -> float:
@@ -197,7 +199,7 @@ class Classify(SoundTask):
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return loss per example and the share of wrong answers."""
+        """Return the loss per example and the share of wrong answers."""
         total, wrong, examples = 0.0, 0, 0
         for batch in batches:
             logits = self._logits(model, batch)

@@ -1,7 +1,7 @@
-"""Transcription with CTC alone: the probability of a text, summed over all ways to spell it in frames.
+"""Transcription with CTC alone: the probability of a text is the sum over all its alignments with the frames.
 
-https://dl.acm.org/doi/10.1145/1143844.1143891. A model gets inputs and lengths and returns log-probabilities (batch,
-frames, tokens), with lengths if there are fewer frames than inputs.
+https://dl.acm.org/doi/10.1145/1143844.1143891. A model gets inputs and lengths, and returns log-probabilities (batch,
+frames, tokens), together with their lengths if it makes fewer frames than there are inputs.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class CTC(MeasuredTask):
 
     @torch.no_grad()
     def measure(self, model: nn.Module, batch: Batch) -> list[dict[str, Any]]:
-        """Return a row on each clip: the right and the decoded text, its loss, and its number of labels."""
+        """Return a row for each clip: the reference text, the decoded text, the loss and the number of labels."""
         said = self.said(model, batch)
         losses = ctc_losses(said, batch, self.labels.blank).tolist()
         short = too_short_clips(said.lengths, batch).tolist()
@@ -62,7 +62,7 @@ class CTC(MeasuredTask):
         ]
 
     def figures(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        """Return loss per label, error rates, the share of blanks, and how many clips are too short."""
+        """Return the loss per label, error rates, the share of blanks, and how many clips are too short for CTC."""
         loss = sum(row["loss"] for row in rows) / max(sum(row["items"] for row in rows), 1)
         return {"loss": loss, **error_figures(rows)}
 

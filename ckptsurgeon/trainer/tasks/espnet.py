@@ -1,7 +1,7 @@
-"""Training of a model of ESPnet by its own loss, for tasks of speech and text: recognition, translation.
+"""Trains a model of ESPnet by the model's own loss, for tasks from speech to text: recognition, translation.
 
-``forward(speech, speech_lengths, text, text_lengths)`` returns the mean loss of a batch, figures by name, and the
-number of examples that the mean is of (espnet2/train/abs_espnet_model.py).
+``forward(speech, speech_lengths, text, text_lengths)`` returns the mean loss of a batch, metrics by name, and the
+number of examples over which the means are (espnet2/train/abs_espnet_model.py).
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ __all__ = ["TASK", "ESPnet"]
 INPUTS = ("speech", "speech_lengths", "text", "text_lengths")
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 PADDING = -1
-"""What ESPnet's collate function puts behind shorter texts (espnet2/train/collate_fn.py)."""
+"""The value with which ESPnet's collate function pads texts (espnet2/train/collate_fn.py)."""
 
 
 class ESPnet(TranscribedTask):
-    """The task of training a model of ESPnet by its own loss; its loss and figures are means over examples.
+    """The task of training a model of ESPnet by the model's own loss; loss and metrics are means over examples.
 
-    ``train.metric`` names the figure (``acc``, ``cer_ctc`` or another) that decides which model is best, by default the
-    loss.
+    ``train.metric`` is the metric (``acc``, ``cer_ctc`` or another) that decides which model is best; the default is
+    the loss.
     """
 
     metric = "loss"
@@ -43,47 +43,47 @@ class ESPnet(TranscribedTask):
     def __init__(self, settings: Settings, tokens: Sequence[str]) -> None:
         if settings.features.kind != "waves":
             raise ConfigError(
-                f"a model of ESPnet computes features itself, but train.features gives {settings.features.kind}.",
+                f"a model of ESPnet computes features itself, but train.features.kind is {settings.features.kind}.",
                 hint="Write train.features: {kind: waves}.",
             )
         super().__init__(settings, tokens)
 
     def meet(self, model: nn.Module) -> None:
-        """Check that the model has ESPnet's interface, and the same token list as the data; raises ConfigError."""
+        """Raise ConfigError if the model lacks ESPnet's interface, or if its token list is not that of the data."""
         taken = inspect.signature(model.forward).parameters
         if lacking := [name for name in INPUTS if name not in taken]:
             raise ConfigError(
-                f"the task espnet trains models with ESPnet's interface, and {type(model).__name__} takes no "
-                f"{listing(lacking, where='')}.",
+                f"the task espnet trains models with ESPnet's interface, but the forward of {type(model).__name__} has "
+                f"no parameter {listing(lacking, where='')}.",
                 hint="For other models, use one of the tasks ctc, hybrid and wav2vec2_ctc.",
             )
         needed = [name for name, one in taken.items() if one.default is one.empty and one.kind in _NAMED]
         if others := [name for name in needed if name not in INPUTS]:
             raise ConfigError(
-                f"the model {type(model).__name__} also needs {listing(others, where='')}"
-                ", an input that the task espnet does not give.",
+                f"the forward of {type(model).__name__} also needs {listing(others, where='')}"
+                ", which the task espnet does not pass.",
                 hint="Train it with ESPnet's own recipe.",
             )
         own: Any = getattr(model, "token_list", None)
         if isinstance(own, (list, tuple)) and tuple(own) != self.labels.tokens:
             raise ConfigError(
-                f"the token list of the model ({len(own)} tokens) is not that of train.data.tokens "
+                f"the token list of the model ({len(own)} tokens) differs from train.data.tokens "
                 f"({len(self.labels)} tokens).",
-                hint="Name the same list in ESPnet's token_list and in train.data.tokens.",
+                hint="Use the same list in ESPnet's token_list and in train.data.tokens.",
             )
 
     def fits(self, clip: Clip) -> bool:
-        """Return True: ESPnet's model itself finds clips that are too short for their text."""
+        """Return True: ESPnet's models handle clips that are too short for their text themselves."""
         return True
 
     def _run(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Any], Any]:
-        """Return the mean loss of a batch, the model's figures, and the number of examples that they are means of."""
+        """Return the mean loss and the metrics of a batch, and the number of examples over which both are means."""
         places = torch.arange(batch.labels.shape[1], device=batch.labels.device)
         text = batch.labels.masked_fill(places[None] >= batch.label_lengths[:, None], PADDING)
         found = model(speech=batch.inputs, speech_lengths=batch.lengths, text=text, text_lengths=batch.label_lengths)
         if not isinstance(found, tuple) or len(found) != 3 or not isinstance(found[0], Tensor):
             raise ConfigError(
-                f"the model returns {type(found).__name__}, not a loss, figures and a weight, as models of ESPnet do."
+                f"the model returns {type(found).__name__}, not (loss, metrics, weight) as models of ESPnet do."
             )
         return found
 
@@ -97,7 +97,7 @@ class ESPnet(TranscribedTask):
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return the mean loss and the means of the model's figures over the examples for which it has them."""
+        """Return the mean loss, and the mean of each of the model's metrics over the examples for which it is given."""
         sums: dict[str, list[float]] = {}
         for batch in batches:
             mean, stats, weight = self._run(model, batch)
@@ -114,15 +114,16 @@ class ESPnet(TranscribedTask):
     def read(self, model: nn.Module, batch: Batch) -> list[str]:
         """Return the text of each clip by CTC, frame by frame; raises ConfigError for a model without CTC.
 
-        Each clip is encoded by itself, as ESPnet's Speech2Text does: its frontends hear the padding behind a clip.
-        ``encode`` returns the encoder's outputs, in a pair with those of inner layers if these have a CTC too, and
-        lengths; ``ctc.log_softmax`` makes log-probabilities of them (espnet2/asr/espnet_model.py, espnet2/asr/ctc.py).
+        Each clip is encoded alone, as in ESPnet's Speech2Text, because padding changes what ESPnet's frontends return.
+        ``encode`` returns the encoder's outputs and their lengths. If inner layers have CTC, too, the outputs are a
+        pair with those of the inner layers. ``ctc.log_softmax`` makes log-probabilities of the outputs
+        (espnet2/asr/espnet_model.py, espnet2/asr/ctc.py).
         """
         encode, ctc = getattr(model, "encode", None), cast(Any, getattr(model, "ctc", None))
         if encode is None or not hasattr(ctc, "log_softmax"):
             raise ConfigError(
-                f"{type(model).__name__} has no CTC (ctc_weight 0), and its decoder is not asked here.",
-                hint="ESPnet's Speech2Text decodes it: ckpt convert run/best.safetensors -o best.pth.",
+                f"{type(model).__name__} has no CTC (ctc_weight 0), and decoding with its decoder is not supported.",
+                hint="Decode it with ESPnet's Speech2Text: ckpt convert run/best.safetensors -o best.pth.",
             )
         texts = []
         for wave, length in zip(batch.inputs, batch.lengths, strict=True):
@@ -134,7 +135,7 @@ class ESPnet(TranscribedTask):
 
 
 def _first(weight: Any) -> Any:
-    """Return the weight that a model of ESPnet returns, a tensor (1,) or a number, as a 0-d tensor or a number."""
+    """Return the weight from a model of ESPnet, a tensor (1,) or a number, as a 0-d tensor or a number."""
     return weight.reshape(-1).sum() if isinstance(weight, Tensor) else weight
 
 

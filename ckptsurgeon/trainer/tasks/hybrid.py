@@ -1,8 +1,8 @@
 """Transcription with CTC and an attention decoder together, https://arxiv.org/abs/1609.06773.
 
-A model gets inputs, lengths and the previous tokens (batch, length), start first; it returns CTC's log-probabilities as
-``ctc``, ``lengths``, and ``decoder``, logits (batch, length, tokens). Its ``ctc_weight`` is the share of CTC in the
-loss, and in the score of a text if both decode. Decoding is in ``_decoding.py``.
+A model gets inputs, lengths and the previous tokens (batch, length), which begin with the start token. It returns CTC's
+log-probabilities as ``ctc``, their ``lengths``, and logits (batch, length, tokens) as ``decoder``. Its ``ctc_weight``
+is the weight of CTC in the loss, and in the score of a text if both decode. Decoding is in ``_decoding.py``.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ __all__ = ["TASK", "Hybrid"]
 CTC_WEIGHT = 0.3
 IGNORED = -100
 BEAM = 4
-"""The number of texts in a joint beam search if ``train.beam`` does not say it."""
+"""The beam width of a joint beam search, if ``train.beam`` is not set."""
 
 
 class _HybridLosses(NamedTuple):
-    """A model's output for a batch, its CTC loss and its decoder's loss, and the decoder's numbers of tokens.
+    """A model's output for a batch, its CTC loss and its decoder's loss.
 
-    These are how many tokens the decoder had to predict, and how many of them it got right.
+    ``asked`` is the number of tokens that the decoder had to predict, ``right`` how many it predicted correctly.
     """
 
     said: CTCOutput
@@ -56,8 +56,8 @@ class Hybrid(MeasuredTask):
         super().__init__(settings, tokens)
         if self.labels.start is None or self.labels.end is None:
             raise ConfigError(
-                "the token list has no tokens for begin and end of a text, which the decoder needs.",
-                hint="Add <sos/eos> as the last token, as ESPnet has it, or <sos> and <eos>, or <s> and </s>.",
+                "the token list has no tokens for the begin and the end of a text, which the decoder needs.",
+                hint="Add <sos/eos> as the last token, as in ESPnet, or <sos> and <eos>, or <s> and </s>.",
             )
         self._start, self._end = self.labels.start, self.labels.end
         self._symbols = SpecialTokens(self._start, self._end, self.labels.blank)
@@ -94,7 +94,7 @@ class Hybrid(MeasuredTask):
         return _HybridLosses(said, ctc, attention, right, (wanted != IGNORED).sum())
 
     def _taught(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the right tokens before each position, and the token to predict there, both (batch, longest + 1)."""
+        """Return the target tokens before each position, and the token to predict there, both (batch, longest + 1)."""
         clips, longest = batch.labels.shape
         places = torch.arange(longest + 1, device=batch.labels.device)[None]
         start = batch.labels.new_full((clips, 1), self._start)
@@ -114,9 +114,9 @@ class Hybrid(MeasuredTask):
 
     @torch.no_grad()
     def measure(self, model: nn.Module, batch: Batch) -> list[dict[str, Any]]:
-        """Return a row on each clip: its right and its decoded text, and its number of labels.
+        """Return a row for each clip: the reference text, the decoded text and the number of labels.
 
-        Sums over the whole batch are in the row of its first clip.
+        Sums over the whole batch are in the row of the first clip.
         """
         answer, weight = self._ask(model, batch), _weight(model)
         rows = clip_rows(answer.said, batch, self.labels, self._read(model, batch, answer.said))
@@ -131,7 +131,7 @@ class Hybrid(MeasuredTask):
         ]
 
     def figures(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        """Return loss per label, error rates of decoded texts, and the decoder's accuracy with teacher forcing."""
+        """Return the loss per label, error rates of decoded texts, and the decoder's accuracy with teacher forcing."""
         total = {name: sum(row[name] for row in rows) for name in ("loss", "items", "right", "asked")}
         loss, accuracy = total["loss"] / max(total["items"], 1), total["right"] / max(total["asked"], 1)
         return {"loss": loss, **error_figures(rows), "accuracy": accuracy}

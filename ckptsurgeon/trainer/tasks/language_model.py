@@ -1,8 +1,8 @@
-"""Training of a causal language model: each token of a text is predicted from those before it.
+"""Trains a causal language model: each token of a text is predicted from the tokens before it.
 
-The model is one of transformers' ``…ForCausalLM``. Texts are packed: they follow each other, with the model's end token
-between them, and are cut into rows of ``data.context`` tokens without padding. A row may hold parts of several texts,
-and each token is predicted from all before it in its row, as in GPT-2 and nanoGPT.
+The model is a ``…ForCausalLM`` of transformers. Texts are packed: they are joined, with the model's end token between
+them, and cut into rows of ``data.context`` tokens without padding. A row may contain parts of several texts, and each
+token is predicted from all tokens before it in its row, as in GPT-2 and nanoGPT.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from ._task import Batch, Loss, Task
 __all__ = ["TASK", "LanguageModel", "PackedRows"]
 
 IGNORED = -100
-"""The label of a place behind the end of the last row, which no loss counts."""
+"""The label of positions after the end of the last row, which the loss ignores."""
 LINES = (".jsonl", ".ndjson")
 TABLES = (".csv", ".tsv", ".json", ".parquet", ".arrow", ".gz", ".zst", ".zip")
-"""Ends of names of files that are certainly not one plain text."""
+"""Endings of the names of files that are certainly not plain text."""
 
 
 class LanguageModel:
@@ -48,7 +48,7 @@ class LanguageModel:
         if data.segmenter is None:
             raise ConfigError(
                 "the task language_model needs the tokeniser of the model.",
-                hint="Name its file with train.data.segmenter: base/tokenizer.json.",
+                hint="Set train.data.segmenter to its file, such as base/tokenizer.json.",
             )
         self._settings, self._segmenter = settings, Segmenter(data.segmenter)
         self._end: int | None = None
@@ -62,7 +62,7 @@ class LanguageModel:
         if config is None or output() is None:
             raise ConfigError(
                 f"the task language_model trains a causal model of transformers, but this is {type(model).__name__}.",
-                hint="Name the class: model: {transformers: config.json, architecture: LlamaForCausalLM}.",
+                hint="Give the class: model: {transformers: config.json, architecture: LlamaForCausalLM}.",
             )
         text = config.get_text_config() if hasattr(config, "get_text_config") else config
         end = getattr(text, "eos_token_id", None)
@@ -81,12 +81,13 @@ class LanguageModel:
     def _rows(self, name: str, paths: Sequence[Any]) -> PackedRows:
         if not paths or not all(isinstance(path, str) for path in paths):
             raise ConfigError(
-                f"train.data.{name} names no text.", hint=f"Name a file or several, as in {name}: texts.txt."
+                f"train.data.{name} is not a list of text files.",
+                hint=f"Give one or more files, as in {name}: texts.txt.",
             )
         table = next((path for path in paths if path.lower().endswith(TABLES)), None)
         if table is not None:
             raise ConfigError(
-                f"train.data.{name}: {escape(table)} is neither a plain text nor a .jsonl file.",
+                f"train.data.{name}: {escape(table)} is neither a plain text file nor a .jsonl file.",
                 hint='Write each text as a line {"text": "…"} of a .jsonl file.',
             )
         texts = [text for path in paths for text in _texts(path)]
@@ -96,12 +97,12 @@ class LanguageModel:
             if self._end is not None:
                 ids.append(self._end)
         if len(ids) < 2:
-            raise ConfigError(f"train.data.{name}: {escape(paths[0])} has no text.")
+            raise ConfigError(f"train.data.{name}: {escape(paths[0])} contains no text.")
         if max(ids) >= self._size:
             raise ConfigError(
-                f"train.data.{name}: the tokeniser gives the token id {max(ids)}, but the model's vocabulary has "
+                f"train.data.{name}: the tokeniser makes the token id {max(ids)}, but the model's vocabulary has "
                 f"{count(self._size, 'entry', 'entries')}.",
-                hint="Name the tokeniser of this model in train.data.segmenter.",
+                hint="Set train.data.segmenter to the tokeniser of this model.",
             )
         unknown = ids.count(self._segmenter.unknown_id) if self._segmenter.unknown_id is not None else 0
         return PackedRows(
@@ -110,12 +111,16 @@ class LanguageModel:
         )  # fmt: skip
 
     def notes(self) -> list[str]:
-        """Return a line on each split, and a line if texts follow each other without an end token between them."""
+        """Return a line for each split, and a line if there is no end token between texts."""
         made = [rows.says() for rows in self.splits().values()]
         several = any(rows.texts > 1 for rows in self.splits().values())
         return [
             *made,
-            *(["the model has no eos_token_id: nothing is put between texts"] if self._end is None and several else []),
+            *(
+                ["the model has no eos_token_id: no token is put between texts"]
+                if self._end is None and several
+                else []
+            ),
         ]
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
@@ -150,11 +155,11 @@ class LanguageModel:
 
 
 class PackedRows:
-    """Rows of ``context`` tokens in batches of ``batch_size``; labels are the tokens that follow each of them.
+    """Rows of ``context`` tokens in batches of ``batch_size``; the label of each token is the token that follows it.
 
-    Rows are shuffled by seed and epoch if ``shuffled``. ``texts`` is the number of texts that ``ids`` (int32) holds,
-    ``unknown`` how many of these tokens stand for a piece of text that the tokeniser does not know. Every token but the
-    first is predicted once in an epoch.
+    If ``shuffled``, the order of the rows depends on seed and epoch. ``ids`` (int32) are the tokens of all texts,
+    ``texts`` is the number of texts, and ``unknown`` is how many of the tokens are the tokeniser's unknown token. Every
+    token except the first is predicted once in an epoch.
     """
 
     def __init__(
@@ -166,9 +171,9 @@ class PackedRows:
         self._begins = range(0, len(ids) - 1, context)
 
     def says(self) -> str:
-        """Return a line on the split: texts, tokens, rows, and tokens that the tokeniser does not know."""
+        """Return a line about the split: the numbers of texts, tokens, rows and unknown tokens."""
         tokens = f"{count(len(self._ids), 'token')} in {count(len(self._begins), 'row')} of {self._context}"
-        unknown = f"; {self._unknown} of them the unknown token" if self._unknown else ""
+        unknown = f"; {self._unknown} of the tokens are the unknown token" if self._unknown else ""
         return f"{self.name}: {count(self.texts, 'text')}, {tokens}{unknown}"
 
     def size(self, epoch: int) -> int:
@@ -197,7 +202,7 @@ class PackedRows:
 
 
 def _texts(path: str) -> Iterator[str]:
-    """Yield the texts of a file: the whole file, or the field ``text`` of each line of JSON."""
+    """Yield the texts of a file: the whole file or, for .jsonl, the field ``text`` of each line."""
     try:
         with io.TextIOWrapper(open_file(path), encoding="utf-8") as file:
             if not path.lower().endswith(LINES):
@@ -219,9 +224,7 @@ def _text_of(line: str, where: str) -> str:
         raise ConfigError(f"{escape(where)} is not JSON: {escape(str(error), 100)}.") from error
     text = row.get("text") if isinstance(row, dict) else None
     if not isinstance(text, str):
-        raise ConfigError(
-            f"{escape(where)} has no text.", hint='Write the line as an object with a text: {"text": "…"}.'
-        )
+        raise ConfigError(f"{escape(where)} has no field text with a string.", hint='Write each line as {"text": "…"}.')
     return text
 
 

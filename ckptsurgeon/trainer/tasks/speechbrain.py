@@ -1,7 +1,7 @@
-"""Training of the modules of a ``hyperparams.yaml`` by a recipe's Brain: its own forward pass and its own loss.
+"""Trains the modules of a ``hyperparams.yaml`` with the forward pass and the loss of a recipe's Brain.
 
-``train.task: train.py:ASR`` names the Brain. ``compute_forward`` and ``compute_objectives`` are called as ``fit`` calls
-them (speechbrain/core.py); batches, optimizer, checkpoints and log are ours.
+``train.task: train.py:ASR`` is the Brain's file and class. ``compute_forward`` and ``compute_objectives`` are called as
+in the Brain's ``fit`` (speechbrain/core.py). Batches, optimizer, checkpoints and log are those of ckptsurgeon.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FORWARD, OBJECTIVES = "compute_forward", "compute_objectives"
 CALLED = (FORWARD, OBJECTIVES, "on_stage_start")
 """The methods of a Brain that are called."""
 INDICES = ("bos_index", "eos_index")
-"""Entries with the tokens that ``tokens_bos`` begins and ``tokens_eos`` ends with."""
+"""Entries with the index of the first token of ``tokens_bos``, and of the last token of ``tokens_eos``."""
 
 
 def brain_task(brain: type) -> type[Task]:
@@ -42,7 +42,7 @@ def brain_task(brain: type) -> type[Task]:
 
 
 class SpeechBrain(TranscribedTask):
-    """The task of training with a recipe's Brain, by its loss and the figures of its metrics.
+    """The task of training with a recipe's Brain: by its loss, and evaluated by its metrics.
 
     The loss of a Brain is a mean over the examples of a batch.
     """
@@ -50,17 +50,17 @@ class SpeechBrain(TranscribedTask):
     brain: ClassVar[Any] = None
     metric = "loss"
     needs_blank = False
-    read_by = "SpeechBrain decodes it: give the weights to the pretrainer of its hyperparams.yaml."
+    read_by = "Decode it with SpeechBrain: give the weights to the pretrainer of its hyperparams.yaml."
 
     def __init__(self, settings: Settings, tokens: Sequence[str]) -> None:
         if self.brain is None:
             raise ConfigError(
                 "the task speechbrain needs the Brain of a recipe, which has the loss.",
-                hint="Name it as train.task: train.py:ASR.",
+                hint="Write train.task: FILE:CLASS, such as train.py:ASR.",
             )
         if settings.features.kind != "waves":
             raise ConfigError(
-                f"a Brain computes features itself, but train.features gives {settings.features.kind}.",
+                f"a Brain computes features itself, but train.features.kind is {settings.features.kind}.",
                 hint="Write train.features: {kind: waves}.",
             )
         super().__init__(settings, tokens)
@@ -72,7 +72,7 @@ class SpeechBrain(TranscribedTask):
         return True
 
     def begin_step(self, model: nn.Module, step: int) -> None:
-        """Count the epochs for the Brain, which may change the loss after some (``epoch_counter.current``)."""
+        """Set the Brain's epoch (``epoch_counter.current``), on which its loss may depend."""
         if not self._clips:
             self._clips = len(self.split("train").clips)
         clips_seen = step * self.settings.batch_size * self.settings.accumulate
@@ -88,7 +88,7 @@ class SpeechBrain(TranscribedTask):
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return the mean loss over examples, and the figures of the Brain's metrics; error rates are shares of 1."""
+        """Return the mean loss over examples, and the Brain's metrics; error rates are from 0 to 1, not in percent."""
         brain = self._brain_of(model)
         self._start(brain, "VALID")
         total, items = 0.0, 0
@@ -112,7 +112,7 @@ class SpeechBrain(TranscribedTask):
         brain.on_stage_start(_stages()[stage], self._epoch)
 
     def _brain_of(self, model: nn.Module) -> Any:
-        """Return the Brain with a model as its modules, and with the entries that its methods use."""
+        """Return the Brain whose modules are ``model``, with the entries of hyperparams.yaml that its methods use."""
         if model not in self._brains:
             if not isinstance(model, BrainModules):
                 raise ConfigError(
@@ -138,7 +138,7 @@ class SpeechBrain(TranscribedTask):
         return self._brains[model]
 
     def _tokenizer_in(self, one: Any) -> Any:
-        """Return an entry of hyperparams.yaml; in place of an empty SentencePiece processor, a ``Tokenizer``.
+        """Return ``one``, an entry of hyperparams.yaml, or a ``Tokenizer`` if it is an empty SentencePiece processor.
 
         The recipe's ``main``, which is not run here, would load the processor's model.
         """
@@ -151,28 +151,28 @@ def _check_state(modules: nn.Module) -> None:
     for name, module in modules.named_modules():
         if has_statistics(module):
             raise ConfigError(
-                f"{escape(name)} ({type(module).__name__}) collects statistics outside its state dict, so that a "
+                f"{escape(name)} ({type(module).__name__}) collects statistics outside its state dict, so a "
                 "checkpoint would lack them.",
-                hint=f"Say how many features it normalises: model: {{..., statistics: {{{escape(name)}: 80}}}}.",
+                hint=f"Give its number of features: model: {{..., statistics: {{{escape(name)}: 80}}}}.",
             )
 
 
 TOKENIZERS = ("tokenizer", "label_encoder")
-"""Attributes that the ``main`` of a recipe gives its Brain."""
+"""Attributes that the ``main`` of a recipe sets in its Brain."""
 
 
 class Tokenizer:
-    """Decodes token numbers by ``train.data.tokens``, with the methods that SentencePiece and label encoders have."""
+    """Decodes token indices by ``train.data.tokens``, with the methods of SentencePiece and of label encoders."""
 
     def __init__(self, labels: Labels) -> None:
         self._labels = labels
 
     def decode_ids(self, ids: Sequence[int]) -> str:
-        """Return the text of token numbers."""
+        """Return the text of token indices."""
         return self._labels.decode([int(one) for one in ids])
 
     def decode_ndim(self, ids: Any) -> Any:
-        """Return the tokens for token numbers, nested in lists like the numbers."""
+        """Return the tokens of token indices, in lists nested like ``ids``."""
         if isinstance(ids, (list, tuple)) or (isinstance(ids, Tensor) and ids.dim()):
             return [self.decode_ndim(one) for one in ids]
         return self._labels.tokens[int(ids)]
@@ -196,7 +196,7 @@ LISTS = ("phn_list", "char_list", "wrd_list")
 
 
 class BrainBatch:
-    """A batch with the names that recipes use: ``sig``, ``tokens``, ``tokens_bos``, ``phn_encoded``, ``wrd``."""
+    """A batch with the attributes that recipes use: ``sig``, ``tokens``, ``tokens_bos``, ``phn_encoded``, ``wrd``."""
 
     def __init__(self, batch: Batch, labels: Labels, hparams: Any) -> None:
         self._batch, self._labels, self._hparams = batch, labels, hparams
@@ -214,7 +214,7 @@ class BrainBatch:
         if name in LISTS:
             return [[self._labels.tokens[one] for one in ids] for ids in self._ids()]
         raise ConfigError(
-            f"the Brain asks for batch.{escape(name)}, which a batch of ckpt does not have.",
+            f"the Brain uses batch.{escape(name)}, which a batch of ckpt does not have.",
             hint="A batch has sig (signal, wav), id, tokens, phn_encoded, char_encoded (with _bos, _eos, _list), "
             f"{listing(TEXTS, 9)}.",
         )
@@ -241,8 +241,8 @@ class BrainBatch:
             number = getattr(self._hparams, f"{form[1:]}_index", None)
             if number is None:
                 raise ConfigError(
-                    f"the Brain asks for tokens{form}, but hyperparams.yaml has no {form[1:]}_index.",
-                    hint=f"Add {form[1:]}_index: NUMBER, the number of that token, to hyperparams.yaml.",
+                    f"the Brain uses tokens{form}, but hyperparams.yaml has no {form[1:]}_index.",
+                    hint=f"Add {form[1:]}_index: NUMBER, the index of that token, to hyperparams.yaml.",
                 )
             column = labels.new_full((len(labels), 1), number)
             if form == "_bos":
@@ -265,7 +265,7 @@ def _stages() -> Mapping[str, Any]:
 
 
 def _figures(brain: Any) -> dict[str, float]:
-    """Return the figure of each metric of a Brain, such as ``wer_metric``, after an evaluation."""
+    """Return the value of each metric of a Brain, such as ``wer_metric``, after an evaluation."""
     found = {}
     for name, one in vars(brain).items():
         if callable(getattr(one, "summarize", None)) and getattr(one, "scores", None):
@@ -277,13 +277,13 @@ def _figures(brain: Any) -> dict[str, float]:
     return found
 
 
-# Which entries of the file a Brain uses: the code of its methods names them.
+# The entries of hyperparams.yaml that a Brain uses, found in the code of its methods.
 
 
 def entries_used(brain: type) -> list[str]:
     """Return the names of the hyperparams.yaml entries that a Brain uses, as ``self.hparams.NAME``.
 
-    They are read from the code of the methods that are called, and of the methods that those call.
+    They are found in the code of the methods in ``CALLED``, and of the Brain's methods that these call.
     """
     names: list[str] = []
     waiting, seen = list(CALLED), set[str]()

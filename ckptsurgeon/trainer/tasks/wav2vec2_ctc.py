@@ -1,7 +1,7 @@
-"""Fine-tuning with a CTC head of a body pre-trained on waves: wav2vec 2.0, HuBERT, WavLM, data2vec.
+"""Fine-tunes a model that was pre-trained on waveforms, with a CTC head: wav2vec 2.0, HuBERT, WavLM, data2vec.
 
-The model is one of transformers' ``…ForCTC``. https://arxiv.org/abs/2006.11477, section 3.2: the feature encoder is
-frozen (``train.freeze``), frames are masked as the model's configuration says.
+The model is a ``…ForCTC`` of transformers. https://arxiv.org/abs/2006.11477, section 3.2: the feature encoder is frozen
+(``train.freeze``), and frames are masked as the model's configuration says.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["TASK", "Wav2Vec2CTC"]
 
 
 class Wav2Vec2CTC(CTC):
-    """The task of fine-tuning a model of transformers with a CTC head, on waves.
+    """The task of fine-tuning a model of transformers with a CTC head on waveforms.
 
     The loss is divided by the number of labels of all clips that are long enough for CTC.
     """
@@ -37,16 +37,16 @@ class Wav2Vec2CTC(CTC):
         self._hearing: ConvFrontend | None = None
 
     def meet(self, model: nn.Module) -> None:
-        """Find out how many frames the model makes of a sound; raises ConfigError for a model without a CTC head."""
+        """Read from the model how many frames it makes of a sound; raises ConfigError if it has no CTC head."""
         if not hasattr(model, "lm_head"):
             raise ConfigError(
                 f"the task wav2vec2_ctc trains a model with a CTC head, but this is {type(model).__name__}.",
-                hint="Name the class: model: {transformers: config.json, architecture: Wav2Vec2ForCTC}.",
+                hint="Give the class: model: {transformers: config.json, architecture: Wav2Vec2ForCTC}.",
             )
         self._hearing = ConvFrontend(model)
 
     def fits(self, clip: Clip) -> bool:
-        """Return whether the model makes enough frames of a clip for CTC to spell its transcript."""
+        """Return whether the model makes enough frames of a clip for the CTC loss of its transcript."""
         assert self._hearing is not None
         frames = self._hearing.frames(round(clip.seconds * self.settings.features.rate))
         return bool(frames >= self.labels.frames_needed(self.labels.encode(clip.text)))
@@ -57,7 +57,7 @@ class Wav2Vec2CTC(CTC):
         return {**made, "input": normalise_wave(made["input"])}
 
     def said(self, model: nn.Module, batch: Batch) -> CTCOutput:
-        """Return the model's output for a batch. Lengths and masks are computed on the CPU, so that nothing waits."""
+        """Return the model's output for a batch. Lengths and masks are made on the CPU, to avoid waiting."""
         assert self._hearing is not None
         hearing, samples, lengths = self._hearing, batch.inputs.shape[1], batch.cpu_lengths
         mask = hearing.attention_mask(batch.inputs, batch.lengths) if batch.is_padded else None

@@ -1,7 +1,8 @@
-"""Pre-training of wav2vec 2.0: masked frames are told from others of the clip. https://arxiv.org/abs/2006.11477.
+"""Pre-trains wav2vec 2.0 to distinguish masked frames from other frames of the clip, https://arxiv.org/abs/2006.11477.
 
-The model is transformers' ``Wav2Vec2ForPreTraining`` (or its conformer), and its checkpoints keep those keys. Masks and
-negatives are drawn with the clip: they follow from (seed, epoch, place), and an evaluation always has the same.
+The model is transformers' ``Wav2Vec2ForPreTraining`` (or its conformer), and its checkpoints keep these keys. Masks and
+negatives are drawn when a clip is read: they depend on (seed, epoch, position of the clip), so all evaluations have the
+same.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from ._task import Batch, Loss, Task
 __all__ = ["TASK", "Wav2Vec2Pretraining"]
 
 USUAL_SHARE = 0.4
-"""A smaller share of masked frames gets a note; wav2vec 2.0 masks about half."""
+"""If fewer frames are masked, there is a note; wav2vec 2.0 masks about half of them."""
 COLLAPSED_LOSS, COLLAPSED_PERPLEXITY = 0.05, 1.05
-"""Collapsed: a contrastive loss below the first, with fewer entries in use for each group than the second."""
+"""A run has collapsed if its contrastive loss, and the perplexity of each group of the codebook, are below these."""
 
 
 class Wav2Vec2Pretraining(SoundTask):
@@ -62,13 +63,13 @@ class Wav2Vec2Pretraining(SoundTask):
         if not hasattr(model, "quantizer") or not hasattr(model, "project_q"):
             raise ConfigError(
                 f"the task wav2vec2_pretrain trains a model with a quantizer, but this is {type(model).__name__}.",
-                hint="Name the class: model: {transformers: config.json, architecture: Wav2Vec2ForPreTraining}.",
+                hint="Give the class: model: {transformers: config.json, architecture: Wav2Vec2ForPreTraining}.",
             )
         self._hearing, config, asked = ConvFrontend(model), model.config, self.asked
         if self._hearing.has_adapter or not hasattr(model.base_model, "masked_spec_embed"):
-            why = "adapter layers (add_adapter)" if self._hearing.has_adapter else "no vector for masked frames"
+            why = "with an adapter (add_adapter)" if self._hearing.has_adapter else "without a vector for masked frames"
             raise ConfigError(
-                f"the task wav2vec2_pretrain cannot train {type(model).__name__} with {why}.",
+                f"the task wav2vec2_pretrain cannot train {type(model).__name__} {why}.",
                 hint="Write add_adapter: false, and a mask_time_prob above 0, in the configuration of the model.",
             )
         self.share: float = config.mask_time_prob if asked.mask_prob is None else asked.mask_prob
@@ -91,7 +92,7 @@ class Wav2Vec2Pretraining(SoundTask):
         return torch.empty(0, dtype=torch.int64)
 
     def fits(self, clip: Clip) -> bool:
-        """Return whether a clip is long enough for two masked spans that begin at different frames."""
+        """Return whether a clip is long enough for two spans of masked frames that begin at different frames."""
         return bool(self.hearing.frames(self._samples(clip)) > self.length)
 
     def _samples(self, clip: Clip) -> int:
@@ -107,8 +108,8 @@ class Wav2Vec2Pretraining(SoundTask):
         notes = super().notes()
         if self.share < USUAL_SHARE:
             notes.append(
-                f"{percent(self.share)} of the frames are masked at most, where wav2vec 2.0 masks half: "
-                "train.pretrain.mask_prob"
+                f"at most {percent(self.share)} of the frames are masked (train.pretrain.mask_prob); wav2vec 2.0 masks "
+                "about half"
             )
         return notes
 
@@ -131,7 +132,7 @@ class Wav2Vec2Pretraining(SoundTask):
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> Batch:
         """Return a batch, in which ``labels`` are the indices of masked frames, and ``extras`` has their ``negatives``.
 
-        Both are padded to the most frames that can be masked, so that shapes follow from the longest crop alone.
+        Both are padded to the most frames that can be masked, so that the shapes depend only on the longest crop.
         """
         batch = super().collate(examples)
         frames = self.hearing.frames(batch.inputs.shape[1])
@@ -143,7 +144,7 @@ class Wav2Vec2Pretraining(SoundTask):
         return batch.with_extras({"negatives": negatives})
 
     def begin_step(self, model: Any, step: int) -> None:
-        """Set the temperature of the Gumbel softmax: from the first number of ``gumbel`` down to the second."""
+        """Set the temperature of the Gumbel softmax, which falls from ``gumbel[0]`` to ``gumbel[1]``."""
         highest, lowest, decay = self.asked.gumbel
         # A tensor is an input of a compiled graph. A float is a constant: every step would be compiled again.
         model.quantizer.temperature = torch.tensor(max(highest * decay**step, lowest))
@@ -166,12 +167,12 @@ class Wav2Vec2Pretraining(SoundTask):
         frames = features.shape[1]
         places = torch.arange(batch.labels.shape[1], device=features.device)
         valid = places[None] < batch.label_lengths[:, None]
-        # One place more than there are frames, for the padding of the rows.
+        # One position more than there are frames: the padding of ``labels`` is written there.
         hidden = torch.zeros(len(valid), frames + 1, dtype=torch.bool, device=features.device)
         hidden = hidden.scatter(1, torch.where(valid, batch.labels, frames), valid)[:, :-1]
         states, features = body.feature_projection(features)
         states = torch.where(hidden[..., None], body.masked_spec_embed.to(states.dtype), states)
-        # A compiled graph is one for all batches, padded or not.
+        # A compiled graph must be right for all batches, padded or not.
         is_padded = torch.compiler.is_compiling() or batch.is_padded
         with unchecked_padding(body):
             mask = hearing.frame_mask(batch.lengths, frames) if is_padded else None
@@ -185,7 +186,7 @@ class Wav2Vec2Pretraining(SoundTask):
 
     @torch.no_grad()
     def uniform_loss(self, model: nn.Module, batch: Batch) -> float:
-        """Return the loss per masked frame if all frames were equally similar, with the present diversity loss."""
+        """Return the loss per masked frame if all frames were equally similar, with the model's diversity loss."""
         found = self.loss(model, batch)
         diversity = float(found.parts["diversity"]) / max(int(found.items), 1)
         return math.log(1 + self.negatives) + self.weight * diversity
@@ -219,19 +220,19 @@ class Wav2Vec2Pretraining(SoundTask):
         return ""
 
     def doubts(self, figures: Mapping[str, float]) -> str:
-        """Return which figures of an evaluation are too low for a run that learns, '' if none is."""
+        """Return which metrics of an evaluation are too low for a model that has learned, '' if none is."""
         perplexity, accuracy = figures["perplexity"], figures["accuracy"]
         if perplexity <= 2 * self.groups:
-            return f"perplexity {perplexity:.3g} of {self.entries}: above {2 * self.groups} was wanted"
+            return f"perplexity {perplexity:.3g} of {self.entries}: it should be above {2 * self.groups}"
         if accuracy <= 3 / (self.negatives + 1):
-            return f"accuracy {accuracy:.2f}: above {3 / (self.negatives + 1):.2f}, three times chance, was wanted"
+            return f"accuracy {accuracy:.2f}: it should be above {3 / (self.negatives + 1):.2f}, three times chance"
         return ""
 
 
 def _heard(body: Any, waves: Tensor) -> Tensor:
     """Return the features (batch, frames, channels) that the convolutions of a model make of waves (batch, samples).
 
-    The front end's own ``forward`` makes the waves require a gradient, which nobody uses, and which breaks a compiled
+    The front end's own ``forward`` makes the waves require a gradient, which is not needed, and which breaks a compiled
     graph.
     """
     states = waves[:, None]
@@ -241,7 +242,7 @@ def _heard(body: Any, waves: Tensor) -> Tensor:
 
 
 def _at(vectors: Tensor, places: Tensor) -> Tensor:
-    """Return those of the vectors (batch, time, size) whose indices are ``places`` (batch, number)."""
+    """Return the ``vectors`` (batch, time, size) with the indices ``places`` (batch, number): (batch, number, size)."""
     return vectors.gather(1, places[..., None].expand(-1, -1, vectors.shape[-1]))
 
 

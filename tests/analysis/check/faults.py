@@ -273,7 +273,7 @@ def _faults() -> Iterator[Fault]:
     yield Fault(broken_index, "shards", fail, "index.json is not valid JSON")
     yield Fault(overlap, "offsets", fail, "begins 16 bytes before")
     yield Fault(hole, "offsets", fail, "8 bytes before")
-    yield Fault(wrong_span, "offsets", fail, "needs 992 bytes and has")
+    yield Fault(wrong_span, "offsets", fail, "needs 992 bytes, but has")
     yield Fault(half_a_row, "offsets", fail, "has half a byte at the end of a row")
     yield Fault(not_in_a_shard, "index-keys", fail, "in no shard: model.extra.weight")
     yield Fault(not_in_the_index, "index-keys", fail, "in a shard, but not in")

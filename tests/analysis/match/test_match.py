@@ -331,4 +331,4 @@ def test_too_many_of_one_shape_are_left_open_and_said(monkeypatch: pytest.Monkey
     ours, theirs = ({f"{at}.{name}.w": (3,) for name in names} for at in ("a.b", "c.d"))
     found = propose("a", infos(ours), "b", infos(theirs))
     assert not found.names
-    assert found.notes == ("the names of 3 modules are not compared: too many are of the same shapes",)
+    assert found.notes == ("the names of 3 modules are not compared, because too many modules have the same shapes",)

@@ -172,12 +172,12 @@ def test_sources_that_moved_can_be_named_and_gone_ones_are_said() -> None:
     gone = cs.verify(output)
     assert gone.ok
     assert len(gone.not_compared or {}) == 6
-    assert set((gone.not_compared or {}).values()) == {"src.pth is not where it was (src.pth)"}
+    assert set((gone.not_compared or {}).values()) == {"src.pth is no longer at its path (src.pth)"}
     found = cs.verify(output, sources={"src.pth": "archive/old.pth"})
     assert found.ok
     assert found.compared == 6
     with pytest.raises(
-        cs.ConfigError, match=r"sources names other, but the output has no source with this name. Use one of src.pth"
+        cs.ConfigError, match=r"sources: the output has no source with the name other. Use one of src.pth"
     ):
         cs.verify(output, sources={"other": "archive/old.pth"})
     with pytest.raises(cs.SourceError):
@@ -308,7 +308,7 @@ def test_a_rule_that_the_recipe_does_not_have_is_damage(number: object) -> None:
     text = RecipeText(Recipe("0", "rename", 0, {}, (), PlanTarget("", "", ""), made)).checked({})
     data = json.loads("".join(text))
     data["tensors"]["w"]["rule"] = number
-    with pytest.raises(cs.VerifyError, match="is no (rule|merge) of the recipe"):
+    with pytest.raises(cs.VerifyError, match="is not the index of a (rule|merge)"):
         parse_recipe(json.dumps(data))
 
 

@@ -123,7 +123,7 @@ def test_of_sources_far_away_nothing_is_fetched_for_it(hub: Hub) -> None:
     assert hub.sent < 400_000
 
 
-UNKNOWN = "in the folder, and not in the recipe"
+UNKNOWN = "in the folder, but not in the recipe"
 
 
 def folder_output(kind: str) -> str:

@@ -17,13 +17,13 @@ from .test_tokenizer import splitter, tokenizer
 
 WIDTH, FEW = "llama.embedding_length 64", "llama.attention.head_count_kv"
 WRONG = {
-    "embedding_length": ("32", "llama.embedding_length 32 make 32 columns of token_embd.weight, but it has 64"),
-    "feed_forward_length": ("95", "llama.feed_forward_length 95 make 95 columns of blk.0.ffn_down.weight, but it has 96"),
+    "embedding_length": ("32", "with llama.embedding_length 32, token_embd.weight must have 32 columns, but it has 64"),
+    "feed_forward_length": ("95", "with llama.feed_forward_length 95, blk.0.ffn_down.weight must have 95 columns, but it has 96"),
     "attention.head_count": (
-        "8", "llama.attention.head_count 8 and llama.attention.key_length 16 make 128 rows of blk.0.attn_q.weight, but it has 64"
+        "8", "with llama.attention.head_count 8 and llama.attention.key_length 16, blk.0.attn_q.weight must have 128 rows, but it has 64"
     ),
-    "attention.head_count_kv": ("4", f"{FEW} 4 and llama.attention.value_length 16 make 64 rows of blk.0.attn_v.weight, but it has 32"),
-    "attention.key_length": ("8", f"{FEW} 2 and llama.attention.key_length 8 make 16 rows of blk.0.attn_k.weight, but it has 32"),
+    "attention.head_count_kv": ("4", f"with {FEW} 4 and llama.attention.value_length 16, blk.0.attn_v.weight must have 64 rows, but it has 32"),
+    "attention.key_length": ("8", f"with {FEW} 2 and llama.attention.key_length 8, blk.0.attn_k.weight must have 16 rows, but it has 32"),
 }  # fmt: skip
 
 
@@ -44,8 +44,8 @@ def test_without_the_width_of_a_head_it_follows_from_the_width_of_the_model() ->
     cs.apply(cs.convert("model", layout="gguf", metadata=none), "x.gguf")
     assert not said_of("x.gguf")
     cs.apply(cs.convert("x.gguf", metadata={FEW: "1"}), "y.gguf")
-    made = f"{WIDTH} and llama.attention.head_count 4 and {FEW} 1 make 16 rows of blk.0.attn_"
-    assert said_of("y.gguf") == [f"{made}{name}.weight, but it has 32" for name in "kv"]
+    made = f"with {WIDTH} and llama.attention.head_count 4 and {FEW} 1, blk.0.attn_"
+    assert said_of("y.gguf") == [f"{made}{name}.weight must have 16 rows, but it has 32" for name in "kv"]
 
 
 @pytest.mark.parametrize("blocks", [None, "q8_0", "q4_0"])
@@ -53,7 +53,7 @@ def test_without_the_width_of_a_head_it_follows_from_the_width_of_the_model() ->
 def test_nothing_is_said_of_a_model_as_it_is(name: str, blocks: str | None) -> None:
     model(name) if name in MODELS else saved(name)
     receipt = cs.apply(cs.convert("model", layout="gguf", gguf_type=blocks), "x.gguf")
-    assert not [note for note in receipt.notes if " make " in note]
+    assert not [note for note in receipt.notes if " must have " in note]
     assert Path("x.gguf").exists()
     assert not said_of("x.gguf")
 
@@ -62,7 +62,7 @@ def test_nothing_is_said_of_a_model_as_it_is(name: str, blocks: str | None) -> N
     ("entries", "said"),
     [
         ({"general.architecture": "qwen2"}, "general.architecture is qwen2, but the entries are those of llama"),
-        ({"llama.rope.dimension_count": "8"}, "llama.rope.dimension_count is 8, but a head has 16"),
+        ({"llama.rope.dimension_count": "8"}, "llama.rope.dimension_count is 8, but a head has 16 values"),
     ],
 )
 def test_entries_with_which_llama_cpp_loads_nothing_are_said(entries: dict[str, str], said: str) -> None:
@@ -70,7 +70,7 @@ def test_entries_with_which_llama_cpp_loads_nothing_are_said(entries: dict[str, 
     cs.apply(cs.convert("model", layout="gguf"), "x.gguf")
     receipt = cs.apply(cs.convert("x.gguf", metadata=entries), "y.gguf")
     for notes in (receipt.notes, cs.inspect("y.gguf").notes):
-        assert f"{said}: llama.cpp cannot load it" in notes
+        assert f"{said}: llama.cpp cannot load the file" in notes
 
 
 def test_an_id_beyond_the_tokens_is_said_where_it_is_written() -> None:
@@ -108,4 +108,4 @@ def test_what_llama_cpp_computes_otherwise_for_gemma_2_is_an_error(fields: dict[
 
 
 def said_of(path: str) -> list[str]:
-    return [note for note in cs.inspect(path).notes if " make " in note]
+    return [note for note in cs.inspect(path).notes if " must have " in note]

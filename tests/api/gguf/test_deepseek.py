@@ -220,7 +220,7 @@ def test_older_files_are_read(has_both: bool) -> None:
     tensors = saved("v2-lite")
     older(has_both=has_both)
     plan = cs.convert("old.gguf", layout="transformers", dtype="bfloat16")
-    assert any("which attn_kv_b has, too" in note for note in plan.notes) == has_both
+    assert any("whose values are also in attn_kv_b" in note for note in plan.notes) == has_both
     cs.apply(plan, "back.safetensors")
     back = load_file("back.safetensors")
     assert set(back) == set(tensors)
@@ -247,20 +247,20 @@ def test_a_missing_tensor_is_named(gone: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
-        ({"kv_lora_rank": 16}, r"kv_a_proj_with_mqa.weight of model is \(48, 64\), and must be \(32, 64\)"),
-        ({"v_head_dim": 32}, r"kv_b_proj.weight of model is \(224, 32\), and must be \(256, 32\)"),
-        ({"qk_nope_head_dim": 24, "v_head_dim": 32}, r"q_b_proj.weight of model is \(192, 32\), and must be \(160, 32"),
-        ({"vocab_size": 95}, r"embed_tokens.weight of model is \(96, 64\), and must be \(95, 64\)"),
-        ({"n_shared_experts": 1}, r"shared_experts.gate_proj.weight of model is \(64, 64\), and must be \(32, 64\)"),
-        ({"n_routed_experts": 8, "n_group": 1, "topk_group": 1}, r"mlp.gate.weight of model is \(12, 64\), and must be"),
+        ({"kv_lora_rank": 16}, r"kv_a_proj_with_mqa.weight of model is \(48, 64\), but must be \(32, 64\)"),
+        ({"v_head_dim": 32}, r"kv_b_proj.weight of model is \(224, 32\), but must be \(256, 32\)"),
+        ({"qk_nope_head_dim": 24, "v_head_dim": 32}, r"q_b_proj.weight of model is \(192, 32\), but must be \(160, 32"),
+        ({"vocab_size": 95}, r"embed_tokens.weight of model is \(96, 64\), but must be \(95, 64\)"),
+        ({"n_shared_experts": 1}, r"shared_experts.gate_proj.weight of model is \(64, 64\), but must be \(32, 64\)"),
+        ({"n_routed_experts": 8, "n_group": 1, "topk_group": 1}, r"mlp.gate.weight of model is \(12, 64\), but must be"),
         ({"n_routed_experts": 16}, "lacks 24 tensors that config.json describes: model.layers.1.mlp.experts.12"),
         ({"first_k_dense_replace": 2}, "lacks 3 tensors that config.json describes: model.layers.1.mlp.gate_proj"),
-        ({"num_hidden_layers": 2}, "gives num_hidden_layers as 2, and model has model.layers.2"),
+        ({"num_hidden_layers": 2}, "gives num_hidden_layers as 2, but model has model.layers.2"),
         ({"num_hidden_layers": 4}, "lacks .* that config.json describes: model.layers.3"),
         ({"n_group": 5}, "n_group as 5 and topk_group as 2, which do not fit 12 experts"),
-        ({"num_experts_per_tok": 13}, "num_experts_per_tok as 13, of 12 experts"),
-        ({"kv_lora_rank": 0}, "kv_lora_rank as 0, and llama.cpp needs a number above 0"),
-        ({"q_lora_rank": "32"}, "q_lora_rank as '32', and llama.cpp needs a number"),
+        ({"num_experts_per_tok": 13}, "num_experts_per_tok as 13, but there are only 12 experts"),
+        ({"kv_lora_rank": 0}, "kv_lora_rank as 0, but llama.cpp needs a number above 0"),
+        ({"q_lora_rank": "32"}, "q_lora_rank as '32', but llama.cpp needs a number"),
         ({"num_hidden_layers": 1 << 20, "n_routed_experts": 1 << 20}, "more than 1000000 experts"),
         ({"scoring_func": "softmax"}, "gives scoring_func as 'softmax'"),
         ({"topk_method": "greedy"}, "gives topk_method as 'greedy'"),
@@ -324,11 +324,15 @@ def test_a_tied_output_layer_is_stored_once_and_comes_back_as_the_embedding() ->
         ("blk.1.attn_v_b.weight", "", "lacks 1 tensor that its metadata describes: blk.1.attn_v_b.weight"),
         ("blk.2.ffn_up_exps.weight", "", "lacks 1 tensor that its metadata describes: blk.2.ffn_up_exps.weight"),
         ("", "leading_dense_block_count=2", "lacks 3 tensors that its metadata describes: blk.1.ffn_gate.weight"),
-        ("", "attention.kv_lora_rank=16", r"attn_kv_a_mqa.weight of x.gguf is \(48, 64\), and must be \(32, 64\)"),
-        ("", "attention.value_length_mla=32", r"attn_v_b.weight of x.gguf is \(4, 24, 32\), and must be \(4, 32, 32\)"),
-        ("", "attention.head_count=8", r"attn_q_b.weight of x.gguf is \(192, 32\), and must be \(384, 32\)"),
+        ("", "attention.kv_lora_rank=16", r"attn_kv_a_mqa.weight of x.gguf is \(48, 64\), but must be \(32, 64\)"),
+        ("", "attention.value_length_mla=32", r"attn_v_b.weight of x.gguf is \(4, 24, 32\), but must be \(4, 32, 32\)"),
+        ("", "attention.head_count=8", r"attn_q_b.weight of x.gguf is \(192, 32\), but must be \(384, 32\)"),
         ("", "attention.head_count=", "give deepseek2.attention.head_count as None"),
-        ("", "rope.dimension_count=48", "give 48 rotary numbers .* of an attention key of 48"),
+        (
+            "",
+            "rope.dimension_count=48",
+            "rope.dimension_count in the metadata is 48, .* length of an attention key, 48",
+        ),
         ("", "block_count=4", "lacks .* that its metadata describes: blk.3"),
     ],
 )

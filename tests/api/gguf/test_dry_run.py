@@ -29,7 +29,7 @@ def test_names_of_transformers_under_an_architecture_are_refused(ckpt: Any) -> N
     given = ["convert", "model", "--layout", "keep", "-o", "x.gguf"]
     dry, real = ckpt(*given, "-n"), ckpt(*given)
     assert dry.code == real.code == 4
-    assert "name llama.cpp's architecture llama, and the tensors have those" in dry.err
+    assert "have llama.cpp's architecture llama, but the tensors have the names of transformers" in dry.err
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_names_of_transformers_under_an_architecture_are_refused(ckpt: Any) -> N
     [
         (None, "the folder has no tokenizer.json and no tokenizer.model"),
         ("{", "tokenizer.json cannot be read"),
-        (tokenizer(splitter(r"\p{L}+")), "the splitter of tokenizer.json has no name of llama.cpp"),
+        (tokenizer(splitter(r"\p{L}+")), "llama.cpp's name for the pre-tokeniser of tokenizer.json is not known"),
     ],
 )
 def test_the_tokeniser_is_read(document: Any, why: str, ckpt: Any) -> None:

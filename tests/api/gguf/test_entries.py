@@ -122,13 +122,13 @@ def test_blocks_are_those_of_gguf_py(kind: str) -> None:
 def test_rows_that_are_no_whole_blocks_stay_with_a_note() -> None:
     save_file({"w": torch.ones(2, 32), "odd": torch.ones(2, 31), "norm": torch.ones(32)}, "x.safetensors")
     plan = cs.convert("x.safetensors", gguf_type="q8_0")
-    assert "not rounded to q8_0, whose blocks have 32 numbers: odd" in plan.notes
+    assert "not rounded to q8_0, as the row length is not a multiple of 32: odd" in plan.notes
     cs.apply(plan, "out.gguf")
     with cs.open_checkpoint("out.gguf") as found:
         assert {key: info.dtype for key, info in found.items()} == {"w": "q8_0", "odd": "float32", "norm": "float32"}
     save_file({"odd": torch.ones(2, 31)}, "y.safetensors")
     with pytest.raises(
-        cs.PlanError, match="no tensor that matches is a matrix of floats with rows of a multiple of 32"
+        cs.PlanError, match="no matching tensor is a floating-point matrix whose row length is a multiple of 32"
     ):
         cs.convert("y.safetensors", gguf_type="q8_0")
 
@@ -159,7 +159,7 @@ def test_what_gguf_cannot_hold_is_an_error() -> None:
     with pytest.raises(cs.ConfigError, match="--gguf-type 'q4_k' is unknown"):
         cs.convert("x.safetensors", gguf_type="q4_k")
     torch.save({"epoch": 3, "model": {"a": torch.ones(1)}}, "x.pth")
-    with pytest.raises(cs.ConfigError, match="GGUF cannot store these entries"):
+    with pytest.raises(cs.ConfigError, match="GGUF cannot store the other entries"):
         cs.apply(cs.convert("x.pth", keep_extras=True), "out.gguf")
 
 

@@ -122,9 +122,9 @@ def test_experts_are_rounded_to_blocks_and_routers_are_not(source: str) -> None:
 @pytest.mark.parametrize(
     ("model_type", "fields", "why"),
     [
-        ("mixtral", {"num_local_experts": 8}, "num_local_experts as 8, and the layers have 11 experts"),
-        ("qwen3_moe", {"num_experts": None}, "num_experts as None, and the layers have 11 experts"),
-        ("qwen3_moe", {"num_experts_per_tok": 12}, "num_experts_per_tok as 12, not a number of experts"),
+        ("mixtral", {"num_local_experts": 8}, "num_local_experts as 8, but the layers have 11 experts"),
+        ("qwen3_moe", {"num_experts": None}, "num_experts as None, but the layers have 11 experts"),
+        ("qwen3_moe", {"num_experts_per_tok": 12}, "num_experts_per_tok as 12, not a number from 1 to 11"),
         (
             "qwen3_moe",
             {"norm_topk_prob": False, "num_local_experts": 11},

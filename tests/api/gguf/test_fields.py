@@ -44,7 +44,7 @@ def test_what_mixtral_does_not_say_is_what_transformers_takes() -> None:
 @pytest.mark.parametrize(
     ("model_type", "fields", "why"),
     [
-        ("llama", {"hidden_act": "gelu"}, "hidden_act as 'gelu', which the metadata of llama.cpp cannot say"),
+        ("llama", {"hidden_act": "gelu"}, "hidden_act as 'gelu', which llama.cpp's metadata cannot express"),
         ("gemma2", {"hidden_activation": "silu"}, "hidden_activation as 'silu'"),
         ("gemma2", {"attn_logit_softcapping": None}, "attn_logit_softcapping as None, not a number"),
         ("qwen2", {"partial_rotary_factor": 0.5}, "partial_rotary_factor as 0.5"),
@@ -53,7 +53,7 @@ def test_what_mixtral_does_not_say_is_what_transformers_takes() -> None:
         ("llama", {"rope_parameters": None, "rope_theta": "1e4"}, "rope_theta as '1e4', not a number"),
         ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "factor as None, not a number"),
         ("llama", {"rope_parameters": {**YARN, "attention_factor": 1.5}}, "attention_factor as 1.5"),
-        ("llama", {"rope_parameters": {**YARN, "beta_fast": 16}}, "beta_fast as 16, .* it computes with 32"),
+        ("llama", {"rope_parameters": {**YARN, "beta_fast": 16}}, "beta_fast as 16, .* llama.cpp computes with 32"),
         ("llama", {"rope_parameters": {**YARN, "beta_slow": 2}}, "beta_slow as 2"),
         ("llama", {"rope_parameters": {**YARN, "mscale": 0.7}}, "mscale as 0.7, which"),
         ("llama", {"rope_parameters": {**YARN, "truncate": False}}, "truncate as False"),

@@ -190,11 +190,11 @@ def test_codes_are_not_joined() -> None:
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
-        ({"num_local_experts": 4}, "gives num_local_experts as 4, and the layers have 5 experts"),
+        ({"num_local_experts": 4}, "gives num_local_experts as 4, but the layers have 5 experts"),
         ({"intermediate_size": 64}, "gate_up_proj is .5, 64, 64., which does not fit .5, 64, 2, 64."),
         ({"num_local_experts": None}, "gives num_local_experts as None"),
-        ({"num_experts_per_tok": 6}, "num_experts_per_tok as 6, not a number of experts"),
-        ({"num_attention_heads": 5}, "which are not 5 heads"),
+        ({"num_experts_per_tok": 6}, "num_experts_per_tok as 6, not a number from 1 to 5"),
+        ({"num_attention_heads": 5}, "which do not fit 5 heads"),
         ({"swiglu_limit": 8.0}, "gives swiglu_limit as 8.0"),
         ({"swiglu_alpha": 1.0}, "gives swiglu_alpha as 1.0"),
         ({"layer_types": ["full_attention"] * LAYERS}, "gives layer_types as"),

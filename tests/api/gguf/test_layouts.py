@@ -137,7 +137,7 @@ def test_the_name_of_the_output_asks_for_the_layout(ckpt: Any) -> None:
     model("qwen2")
     told = ckpt("convert", "model", "-o", "x.gguf")
     assert told.code == 0, told
-    assert "llama.cpp's names and layout of the architecture qwen2" in told.err + told.out
+    assert "llama.cpp's names and layout for the architecture qwen2" in told.err + told.out
     told = ckpt("convert", "model", "-o", "kept.gguf", "--layout", "keep")
     assert told.code == 0, told
     assert "lm_head.weight" in read("kept.gguf")
@@ -182,7 +182,7 @@ def test_a_linear_scaling_goes_into_the_metadata() -> None:
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
-        ({"num_attention_heads": 5}, "which are not 5 heads"),
+        ({"num_attention_heads": 5}, "which do not fit 5 heads"),
         ({"num_attention_heads": "many"}, "the number of heads"),
         ({"max_position_embeddings": None}, "config.json has no max_position_embeddings"),
     ],
@@ -233,14 +233,14 @@ def test_a_number_of_heads_that_the_keys_do_not_have_is_an_error(
     told = ckpt("convert", "model", "-o", "x.gguf")
     assert (told.code, Path("x.gguf").exists()) == (4, False)
     assert "num_key_value_heads" in told.err
-    assert "the keys of model have [32] rows, which are not" in told.err
+    assert "the keys of model have [32] rows, which do not fit" in told.err
 
 
 @pytest.mark.parametrize("stated", ["4", "1", ""])
 def test_the_way_back_checks_the_heads_of_keys(stated: str) -> None:
     model("llama")
     cs.apply(cs.convert("model", layout="gguf", metadata={"llama.attention.head_count_kv": stated}), "x.gguf")
-    with pytest.raises(cs.PlanError, match="the keys of x.gguf have .* rows, which are not"):
+    with pytest.raises(cs.PlanError, match="the keys of x.gguf have .* rows, which do not fit"):
         cs.convert("x.gguf", layout="transformers")
 
 

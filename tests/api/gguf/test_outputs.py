@@ -15,7 +15,7 @@ import ckptsurgeon as cs
 
 from .test_layouts import model, read
 
-WILL_NOT_LOAD = "llama.cpp will not load the output, whose tensors have the names of transformers"
+WILL_NOT_LOAD = "llama.cpp will not load the output, because its tensors have the names of transformers"
 
 
 def metadata(path: str) -> dict[str, str]:
@@ -53,7 +53,9 @@ def test_names_of_transformers_under_an_architecture_are_refused(plan: str) -> N
     save_file(tensors, "model/model.safetensors", {"general.architecture": "llama"})
     shutil.copytree("model", "other")
     sources: Any = {"convert": ("model",), "average": (["model", "other"],), "transplant": ("model", "other")}[plan]
-    with pytest.raises(cs.PlanError, match="name llama.cpp's architecture llama, and the tensors have those") as told:
+    with pytest.raises(
+        cs.PlanError, match="have llama.cpp's architecture llama, but the tensors have the names"
+    ) as told:
         cs.apply(getattr(cs, plan)(*sources), "x.gguf")
     assert "ckpt convert X --layout gguf -o y.gguf" in told.value.hint
     assert not Path("x.gguf").exists()
@@ -87,7 +89,7 @@ def test_the_layout_of_llama_cpp_in_another_format_is_said() -> None:
     plan = cs.convert("model", layout="gguf")
     Path("plan.json").write_text(json.dumps(plan.to_json()))
     receipt = cs.apply("plan.json", "x.safetensors")
-    assert said(receipt.notes, "the tensors have the names and layout of llama.cpp, which reads GGUF alone")
+    assert said(receipt.notes, "the tensors have the names and layout of llama.cpp, which reads only GGUF")
     assert "blk.0.attn_q.weight" in load_file("x.safetensors")
 
 
@@ -97,15 +99,15 @@ def test_blocks_that_are_left_out_are_said_when_it_is_written_and_when_it_is_rea
     blocks = {key.split(".")[1] for key in read("x.gguf") if key.startswith("blk.")}
     number, last = len(blocks), len(blocks) - 1
     assert not said(cs.inspect("x.gguf").notes, "block_count")
-    end = f"llama.block_count is {number}, but there is nothing of block {last}: llama.cpp cannot load it "
+    end = f"llama.block_count is {number}, but block {last} has no tensors: llama.cpp cannot load the file "
     end += f"(--set-metadata llama.block_count={last})"
     assert end in " ".join(ckpt("filter", "x.gguf", "--exclude", f"blk.{last}", "-o", "end.gguf").out.split())
     assert end in cs.inspect("end.gguf").notes
     cs.apply(cs.filter("x.gguf", exclude=[f"blk.{last}"], metadata={"llama.block_count": str(last)}), "set.gguf")
     assert not said(cs.inspect("set.gguf").notes, "block_count")
     cs.apply(cs.filter("x.gguf", exclude=["blk.0"]), "first.gguf")
-    first = f"llama.block_count is {number}, but there is nothing of block 0: llama.cpp cannot load it"
+    first = f"llama.block_count is {number}, but block 0 has no tensors: llama.cpp cannot load the file"
     assert first in cs.inspect("first.gguf").notes
     cs.apply(cs.convert("x.gguf", metadata={"llama.block_count": "1"}), "few.gguf")
-    few = f"llama.block_count is 1, but the blocks go up to {last}: llama.cpp cannot load it"
+    few = f"llama.block_count is 1, but the blocks go up to {last}: llama.cpp cannot load the file"
     assert said(cs.inspect("few.gguf").notes, few)

@@ -109,7 +109,7 @@ def test_the_way_back_leaves_them_out_with_a_note() -> None:
         ({"low_freq_factor": "1"}, "its low_freq_factor is '1'"),
         ({"high_freq_factor": 1.0}, "its low_freq_factor is 1, which is not below its high_freq_factor, 1"),
         ({"original_max_position_embeddings": 0}, "its original_max_position_embeddings is 0"),
-        ({"rope_theta": -1.0}, "gives the rotary embedding the base -1"),
+        ({"rope_theta": -1.0}, "the base of the rotary embedding in config.json is -1"),
     ],
 )
 def test_fields_that_do_not_fit_are_an_error(changes: dict[str, Any], why: str) -> None:

@@ -29,7 +29,7 @@ def write(blocks: int, eos: int) -> str:
     ("blocks", "eos", "said"),
     [
         (2, 1199, ""),
-        (4, 7, "llama.block_count is 4, but there is nothing of block 2"),
+        (4, 7, "llama.block_count is 4, but block 2 has no tensors"),
         (1, 7, "llama.block_count is 1, but the blocks go up to 1"),
         (2, 1200, "the file has 1200 tokens, but tokenizer.ggml.eos_token_id is 1200"),
     ],

@@ -225,7 +225,7 @@ def test_what_lies_in_the_working_directory_is_not_beside_what_is_in_memory(net:
     state = net.state_dict()
     assert cs.merge([state, state], method="linear", weights=[1, 1]).target.companions == ()
     assert cs.lora_extract(state, "b.safetensors", rank=1).steps
-    with pytest.raises(cs.ConfigError, match=r"<dict> is in memory, without a token list"):
+    with pytest.raises(cs.ConfigError, match=r"<dict> is in memory, so it has no token list"):
         cs.merge([state, state], method="linear", weights=[1, 1], vocab="union")
 
 

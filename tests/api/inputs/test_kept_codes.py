@@ -172,7 +172,7 @@ def test_blocks_of_fp8_are_those_of_transformers(tmp_path: Path) -> None:
 def test_the_plan_says_what_is_encoded_again(tmp_path: Path) -> None:
     a, b = (BY_NAME["fp8-block"].folder(tmp_path / one, seed) for seed, one in enumerate("ab"))
     (note,) = (one for one in cs.average([a, b]).notes if "encoded again" in one)
-    assert note.startswith("2 weights are computed as numbers and encoded again (fp8 with block scales), as in a:")
+    assert note.startswith("2 weights are decoded, computed and encoded again (fp8 with block scales), as in a:")
 
 
 def test_a_plain_first_source_gives_plain_weights(tmp_path: Path) -> None:
@@ -393,7 +393,7 @@ def test_global_scales_that_may_differ_where_weights_are_joined_are_said(tmp_pat
     a, b = (BY_NAME["nvfp4-packed"].folder(tmp_path / one, seed) for seed, one in enumerate("ab"))
     (note,) = (one for one in cs.average([a, b]).notes if "global scale" in one)
     assert note.startswith(
-        "2 global scales of nvfp4 are computed for each weight alone, and may differ where loaders join"
+        "2 global scales of nvfp4 are computed for each weight alone, and may differ between weights that loaders join"
     )
     other = cs.average([BY_NAME["fp8-block"].folder(tmp_path / one) for one in "cd"])
     assert not any("global scale" in one for one in other.notes)
@@ -438,7 +438,7 @@ def stacked(first: Path, second: Path) -> Plan:
 def test_layers_of_a_quantised_model_are_stacked_as_they_are(tmp_path: Path) -> None:
     a, b = (layers_of(BY_NAME["fp8-block"].folder(tmp_path / one, seed), 1) for seed, one in enumerate("ab"))
     plan = stacked(a, b)
-    assert any(one.startswith("the dtype bfloat16 is not that of ") for one in plan.notes)
+    assert any(one.startswith("the dtype bfloat16 does not apply to ") for one in plan.notes)
     checked(plan, tmp_path / "out")
     made, theirs = load_file(tmp_path / "out/model.safetensors"), load_file(b / "model.safetensors")
     for end in ("weight", "weight_scale_inv"):
@@ -454,7 +454,10 @@ def test_layers_that_are_not_quantised_alike_are_an_error(other: str, tmp_path: 
         cs.apply(cs.convert(a, dequantize=True), tmp_path / "b")
     else:
         layers_of(BY_NAME["int8"].folder(tmp_path / "b", 0), 1)
-    with pytest.raises(cs.PlanError, match=r"layers\.1\..* is not in a, whose quantization_config the output has"):
+    with pytest.raises(
+        cs.PlanError,
+        match=r"layers\.1\..* would be stored as plain numbers, but the output has the quantization_config of a",
+    ):
         stacked(a, tmp_path / "b")
 
 
@@ -473,7 +476,10 @@ def test_a_weight_that_only_another_model_has_is_an_error(tmp_path: Path) -> Non
         {**state, **{key.replace("layers.0", "layers.1"): one.clone() for key, one in state.items()}},
         b / "model.safetensors",
     )
-    with pytest.raises(cs.PlanError, match=r"layers\.1\..* is not in a, whose quantization_config"):
+    with pytest.raises(
+        cs.PlanError,
+        match=r"layers\.1\..* would be stored as plain numbers, but the output has the quantization_config of a",
+    ):
         cs.merge([a, b], method="linear", weights=[0.5, 0.5], on_missing="any")
 
 
@@ -481,7 +487,7 @@ def test_a_weight_that_only_another_model_has_is_an_error(tmp_path: Path) -> Non
 def test_a_dtype_is_not_that_of_codes_and_a_note_says_so(dtype: str, tmp_path: Path) -> None:
     base = BY_NAME["fp8-block"].folder(tmp_path / "a", 0)
     plan = cs.lora_merge(base, adapter(tmp_path / "low"), dtype=dtype)
-    assert f"the dtype {dtype} is not that of 2 quantised weights" in "".join(plan.notes)
+    assert f"the dtype {dtype} does not apply to 2 quantised weights" in "".join(plan.notes)
     for step in plan.steps:
         assert not (step.coded and lora.is_single(step))  # its scales are exact
 

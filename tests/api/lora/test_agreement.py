@@ -37,7 +37,7 @@ def adapter(*names: str, more: dict[str, torch.Tensor] | None = None, **config: 
 
 
 Q = {"target_modules": ["q_proj"]}
-UNMEANT = "{} factors that PEFT ignores because of {}, but lora merge uses: {}"
+UNMEANT = "{} factors that lora merge uses, but PEFT ignores because of {}: {}"
 LOST = "target_modules selects {} without factors: {}"
 BOTH = [
     (
@@ -59,8 +59,8 @@ BOTH = [
     ({"target_modules": r".*\.[01]\.q_proj"}, UNMEANT.format("1 module has", "target_modules", f"{LAYERS[2]}.q_proj")),
     ({**Q, "alpha_pattern": {"q_proj": 2, "k_proj": 8}}, "alpha_pattern has entries that match no module: k_proj"),
     ({**Q, "rank_pattern": {r"layers\.9\.q_proj": 8}}, r"rank_pattern has entries that match no module: layers\.9"),
-    ({**Q, "modules_to_save": ["lm_head"]}, "modules_to_save names lm_head, but there are no tensors of them"),
-    ({**Q, "lora_bias": True}, "lora_bias is set, but no module has a bias of its own"),
+    ({**Q, "modules_to_save": ["lm_head"]}, "modules_to_save lists lm_head, but the adapter has no tensors of them"),
+    ({**Q, "lora_bias": True}, "lora_bias is set, but no module of the adapter has a bias"),
 ]
 
 
@@ -82,13 +82,13 @@ OF_BASE = [
     (
         {**Q, "modules_to_save": ["lm_head", "score"]},
         HEAD,
-        "modules_to_save names score, but there are no tensors of it",
+        "modules_to_save lists score, but the adapter has no tensors of it",
     ),
-    ({**Q, "bias": "all"}, {}, "bias is all, but there are no biases: 3 biases of the base do not change"),
+    ({**Q, "bias": "all"}, {}, "bias is all, but the adapter has no biases: 3 biases of the base do not change"),
     (
         {**Q, "bias": "lora_only"},
         {},
-        "bias is lora_only, but there are no biases: 3 biases of the base do not change",
+        "bias is lora_only, but the adapter has no biases: 3 biases of the base do not change",
     ),
 ]
 
@@ -148,7 +148,7 @@ def test_inspect_says_that_a_configuration_is_of_another_adapter() -> None:
     Path("a/adapter_config.json").write_text(json.dumps({**said, "r": 8}))
     (note,) = cs.inspect("a").notes
     assert note.startswith(
-        "adapter_config.json does not fit the tensors: the configuration of a gives model.layers.0.q_proj rank 8"
+        "adapter_config.json does not fit the tensors: the configuration of a has the rank 8 for model.layers.0.q_proj"
     )
 
 

@@ -20,10 +20,10 @@ PAIR = {"layers.0.q.lora_A.weight": A, "layers.0.q.lora_B.weight": B}
     ("config", "code", "why"),
     [
         ({"peft_type": "LOHA"}, 2, "has the peft_type 'LOHA'; only LORA can be merged"),
-        ({"r": 0}, 2, "a/adapter_config.json: the rank 0 is not a whole number from 1 on"),
+        ({"r": 0}, 2, "a/adapter_config.json: the rank 0 is not a whole number of 1 or more"),
         ({"r": -3}, 2, "a/adapter_config.json: the rank -3 is not"),
         ({"rank_pattern": {"q": 0}}, 2, "a/adapter_config.json: the rank 0 is not"),
-        ({"r": 3}, 2, "gives layers.0.q rank 3, but its factors have rank 2"),
+        ({"r": 3}, 2, "has the rank 3 for layers.0.q, but its factors have the rank 2"),
         ({"lora_alpha": "big"}, 2, "'big' is not a valid alpha"),
         ({"use_dora": True}, 2, "has use_dora true, but layers.0.q lacks magnitudes"),
         ({"init_lora_weights": "pissa_niter_4"}, 2, "which changed the base"),
@@ -41,7 +41,7 @@ PAIR = {"layers.0.q.lora_A.weight": A, "layers.0.q.lora_B.weight": B}
         ({"lora_alpha": 10**400}, 2, "damaged"),
         ({"use_rslora": "false"}, 2, "neither true nor false"),
         ({"fan_in_fan_out": "False"}, 2, "neither true nor false"),
-        ({"modules_to_save": [{"a": 1}]}, 2, "is not a text"),
+        ({"modules_to_save": [{"a": 1}]}, 2, "is not a string"),
     ],
 )
 def test_a_configuration_that_does_not_fit_is_said(config: dict[str, Any], code: int, why: str, ckpt: Any) -> None:
@@ -63,7 +63,7 @@ def test_a_configuration_that_does_not_fit_is_said(config: dict[str, Any], code:
         ({"other.q.lora_A.weight": A, "other.q.lora_B.weight": B}, 4, "is for another model: base.safetensors has none"),
         ({**PAIR, "layers.7.q.lora_A.weight": A, "layers.7.q.lora_B.weight": B}, 4, "1 module that base.safetensors lacks"),
         ({"layers.0.q.lora_A.weight": A[:, :5], "layers.0.q.lora_B.weight": B}, 4, "does not fit layers.0.q.weight"),
-        ({"layers.0.q.lora_A.weight": A.long(), "layers.0.q.lora_B.weight": B}, 3, "it is int64"),
+        ({"layers.0.q.lora_A.weight": A.long(), "layers.0.q.lora_B.weight": B}, 3, "its dtype is int64"),
     ],
 )  # fmt: skip
 def test_tensors_that_do_not_fit_are_said(tensors: dict[str, torch.Tensor], code: int, why: str, ckpt: Any) -> None:
@@ -84,7 +84,7 @@ def test_tensors_that_do_not_fit_are_said(tensors: dict[str, torch.Tensor], code
         (["empty"], 3, "empty has no adapter_config.json"),
         (["none"], 3, "none does not exist"),
         (["a/adapter_config.json"], 3, "a/adapter_config.json is not a checkpoint"),
-        (["alone.safetensors"], 2, "the adapter_config.json that has the scale is not next to it"),
+        (["alone.safetensors"], 2, "its folder has no adapter_config.json, which has the scale"),
         (["base.safetensors"], 3, "keys that no LoRA adapter has"),
     ],
 )

@@ -39,12 +39,13 @@ def adapter(name: str, of: str | None, seed: int = 0) -> str:
 )
 def test_an_adapter_of_another_base_is_named(of: str | None, named: bool) -> None:
     plan = cs.lora_merge(base("models/llama-3"), adapter("tuned", of))
-    said = "tuned/adapter_model.safetensors names Qwen/Qwen3-0.6B as its base (base_model_name_or_path), not llama-3"
+    other = "Qwen/Qwen3-0.6B (base_model_name_or_path)"
+    said = f"the base of tuned/adapter_model.safetensors is {other}, not llama-3"
     assert (said in plan.notes) == named
-    assert not [note for note in plan.notes if "as its base" in note and note != said]
+    assert not [note for note in plan.notes if "base_model_name_or_path" in note and note != said]
 
 
-SAID = "the factors of adapters (lora_A, lora_B) are merged one by one"
+SAID = "the factors of adapters (lora_A, lora_B) are merged separately"
 
 
 def test_factors_that_are_averaged_one_by_one_are_named() -> None:

@@ -57,7 +57,7 @@ def test_what_is_merged_otherwise_than_the_adapter_says_is_noted() -> None:
     plan = cs.lora_merge(GOLDEN / "base", GOLDEN / "score")
     assert plan.notes == (
         "score: fan_in_fan_out is false, and 2 modules are merged as (in, out), as PEFT does: config.json has gpt2, "
-        "where they are Conv1D: transformer.h.0.attn.c_proj, transformer.h.1.attn.c_proj",
+        "in which they are Conv1D: transformer.h.0.attn.c_proj, transformer.h.1.attn.c_proj",
     )
 
 
@@ -77,7 +77,7 @@ def test_shapes_are_followed_where_the_configuration_says_otherwise() -> None:
     found = merged("base", "a")
     assert all(torch.allclose(found[f"{name}.weight"], product) for name, product in products.items())
     assert cs.lora_merge("base", "a").notes == (
-        "a: config.json has gpt2, but 1 module has another layout: shapes decide: h.0.attn.c_attn",
+        "a: config.json has gpt2, but 1 module has another layout, by its shape: h.0.attn.c_attn",
     )
 
 
@@ -93,7 +93,7 @@ def test_an_adapter_is_believed_where_nothing_tells(said: bool, config: Any) -> 
         Path("base/config.json").unlink()
     product = adapter("a", ("q", 8, 8), fan_in_fan_out=said)["q"]
     assert torch.allclose(merged("base/model.safetensors", "a")["q.weight"], product.T if said else product)
-    note = "a: fan_in_fan_out is true, and 1 module is merged as (in, out), on no other evidence: q"
+    note = "a: fan_in_fan_out is true, and 1 module is merged as (in, out), since nothing else shows their layout: q"
     notes = cs.lora_merge("base/model.safetensors", "a").notes
     assert [one for one in notes if one.startswith("a: ")] == ([note] if said else [])
 
@@ -192,11 +192,11 @@ C_PROJ, SCORE = "transformer.h.0.attn.c_proj", "score"
             False,
             f"config.json has gpt2, so fan_in_fan_out is true, for 1 Conv1D: {C_PROJ}",
         ),
-        ("base", True, "config.json has gpt2, so --fan-in-fan-out is not for 1 Linear: score"),
+        ("base", True, "config.json has gpt2, so --fan-in-fan-out does not apply to 1 Linear: score"),
         (
             "plain",
             False,
-            f"1 module named like GPT-2's Conv1D, taken as (out, in) without --fan-in-fan-out: {C_PROJ}",
+            f"1 module named like GPT-2's Conv1D, treated as (out, in) without --fan-in-fan-out: {C_PROJ}",
         ),
     ],
 )

@@ -61,7 +61,7 @@ def test_the_memory_is_kept_to_whatever_the_tensors_sizes(plan: str, memory: int
 
 @pytest.mark.parametrize(
     ("plan", "why"),
-    [(MERGE, "its adapters' factors and a block of rows are held at once"), (EXTRACT, "the best factors of a difference")],
+    [(MERGE, "its adapters' factors and a block of rows are in memory at once"), (EXTRACT, "low-rank factors of a difference")],
     ids=["merge", "extract"],
 )  # fmt: skip
 def test_what_does_not_fit_the_memory_is_an_error(plan: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,7 +172,7 @@ def test_an_adapter_is_never_overwritten_unless_it_is_asked_for(ckpt: Any) -> No
 @pytest.mark.parametrize(
     ("arguments", "code", "why"),
     [
-        (["base.safetensors", "base.safetensors"], 4, "hold the same values"),
+        (["base.safetensors", "base.safetensors"], 4, "have the same values"),
         (["tuned.safetensors", "base.safetensors", "--include", "norm"], 4, "can be made low-rank"),
         (["tuned.safetensors", "base.safetensors", "--include", "nrm"], 2, "--include nrm matches none"),
         (["tuned.safetensors", "base.safetensors", "--rank", "0"], 2, "--rank 0 is not a valid rank"),
@@ -205,7 +205,7 @@ def test_a_file_cannot_hold_an_adapter(ckpt: Any) -> None:
     write()
     done = ckpt("lora", "extract", "tuned.safetensors", "base.safetensors", "-o", "a.safetensors")
     assert done.code == 2
-    assert "cannot hold an adapter: PEFT reads a folder" in " ".join(done.err.split())
+    assert "cannot be an adapter: PEFT reads a folder" in " ".join(done.err.split())
 
 
 def test_memory_is_bounded_by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,7 +287,7 @@ def test_verify_finds_a_product_that_is_another(dtype: str) -> None:
     save_file(state, "turned.safetensors")
     faults = cs.verify("turned.safetensors", plan=plan).failed
     assert {fault.key.rpartition("lora_")[0] for fault in faults} == {"base_model.model.layers.0.q."}
-    assert "the product of the low-rank factors A and B is not what the sources give" in faults[0].why
+    assert "the product of the low-rank factors A and B differs from the product that the sources give" in faults[0].why
 
 
 def test_verify_holds_what_the_best_of_a_rank_leaves_open_to_no_machine_s_choice() -> None:
@@ -377,7 +377,7 @@ def test_a_convolution_has_factors_as_peft_s(shape: tuple[int, ...], factors_of:
     save_file({"c.weight": change.reshape(shape), "q.weight": torch.ones(4, 4)}, "tuned.safetensors")
     plan = cs.lora_extract("tuned.safetensors", "base.safetensors", rank=2)
     assert [step.shape for step in plan.steps if ".c." in step.key] == (factors_of or [])
-    assert any("1 convolution, taken as neither grouped" in note for note in plan.notes) == bool(factors_of)
+    assert any("1 convolution, treated as neither grouped" in note for note in plan.notes) == bool(factors_of)
     assert [key for _, key in plan.unexpected] == ([] if factors_of else ["c.weight"])
     cs.apply(plan, "a/")
     assert cs.verify("a").ok

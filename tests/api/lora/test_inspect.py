@@ -82,12 +82,12 @@ def test_what_torch_saved_is_an_adapter_too() -> None:
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        ({"peft_type": "IA3", "target_modules": ["k"]}, "PEFT's IA3, 1 target module (k), its base is not named"),
+        ({"peft_type": "IA3", "target_modules": ["k"]}, "PEFT's IA3, 1 target module (k), base not given"),
         ({"peft_type": "PREFIX_TUNING", "base_model_name_or_path": "m"}, "PEFT's PREFIX_TUNING, base m"),
-        ({"peft_type": "LORA", "use_dora": True, "r": 2, "lora_alpha": 0.5}, "DoRA, rank 2, alpha 0.5, its base"),
-        ({"peft_type": "LORA"}, "LoRA, rank not given, alpha not given, its base is not named"),
+        ({"peft_type": "LORA", "use_dora": True, "r": 2, "lora_alpha": 0.5}, "DoRA, rank 2, alpha 0.5, base"),
+        ({"peft_type": "LORA"}, "LoRA, rank not given, alpha not given, base not given"),
         ({"peft_type": "LORA", "target_modules": "all-linear"}, "1 target module (all-linear)"),
-        ({"peft_type": "LOHA", "r": 3}, "PEFT's LOHA, rank 3, its base"),
+        ({"peft_type": "LOHA", "r": 3}, "PEFT's LOHA, rank 3, base"),
     ],
 )
 def test_other_kinds_are_named(config: dict[str, Any], says: str, ckpt: Any) -> None:
@@ -134,7 +134,7 @@ def test_a_configuration_of_any_types_is_no_fault(kind: str, ckpt: Any) -> None:
         ("[]", "it has no peft_type"),
         ('{"r": 8}', "it has no peft_type"),
         ('{"r": 8, "r": 9}', "occurs twice"),
-        (b" " * (17 << 20), "it has 17825792 bytes"),
+        (b" " * (17 << 20), "it is too large: 17825792 bytes"),
     ],
 )
 def test_a_configuration_that_is_not_understood_is_a_note(text: str | bytes, why: str, ckpt: Any) -> None:
@@ -197,7 +197,7 @@ def three_layers(*lost: str) -> list[str]:
 
 def test_a_layer_without_the_factors_of_a_module_is_noted() -> None:
     (note,) = three_layers("layers.1.attn.q_proj")
-    assert note.endswith("selects 1 module without factors, which other layers have: layers.1.attn.q_proj")
+    assert note.endswith("selects 1 module without factors, although other layers have them: layers.1.attn.q_proj")
 
 
 @pytest.mark.parametrize("lost", [(), ("layers.2.attn.v_proj",), ("layers.1.attn.q_proj", "layers.1.attn.v_proj")])

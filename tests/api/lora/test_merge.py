@@ -99,7 +99,7 @@ def test_kohya_s_names_are_matched_with_the_base_s() -> None:
         "style.safetensors",
     )  # fmt: skip
     plan = cs.lora_merge("base.safetensors", "style.safetensors")
-    assert "the base's names begin with model_diffusion_model_, the adapter's do not" in plan.notes[0]
+    assert "names in the base begin with model_diffusion_model_, names in the adapter do not" in plan.notes[0]
     cs.apply(plan, "out.safetensors")
     found = load_file("out.safetensors")
     exact = base["layers.0.q.weight"].double() + 0.5 * b.double() @ a.double()
@@ -273,7 +273,7 @@ def test_an_adapter_that_a_base_has_already_is_said(output: str) -> None:
     Path("made").mkdir()
     save_file(base_state(), "b.safetensors")
     cs.apply(cs.lora_merge("b.safetensors", "one"), output)
-    note = f"one/adapter_model.safetensors is already merged into {output}, by its recipe: it counts again"
+    note = f"one/adapter_model.safetensors is already merged into {output}, by the recipe in it: it is added once more"
     assert note in cs.lora_merge(output, ["two", "one"]).notes
     assert not any("already" in said for said in cs.lora_merge(output, "two").notes)
     assert not any("already" in said for said in cs.lora_merge("b.safetensors", "one").notes)

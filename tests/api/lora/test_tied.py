@@ -14,7 +14,7 @@ import ckptsurgeon as cs
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 CONFIG = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": True, "vocab_size": 12}
-APART = "the output layer has weights of its own, so config.json does not tie it to the embedding"
+APART = "the output layer has its own weights, so config.json does not tie it to the embedding"
 
 
 def folder(name: str, tensors: dict[str, torch.Tensor], config: dict[str, Any], weights: str = "model") -> None:
@@ -102,7 +102,7 @@ def test_an_embedding_of_other_rows_stays_the_output_layer_and_that_is_said() ->
     out, config, notes = merged("base", "ad")
     assert torch.equal(out[EMBEDDING], new)
     assert (HEAD in out, config["tie_word_embeddings"], config["vocab_size"]) == (False, True, 14)
-    assert any("PEFT uses the rows of the base there" in note for note in notes)
+    assert any("in the output layer, PEFT uses the rows of the base" in note for note in notes)
 
 
 @pytest.mark.long

@@ -78,7 +78,9 @@ def test_where_all_have_it_it_is_merged_and_the_rest_is_the_firsts(
 @pytest.mark.usefixtures("shapes")
 def test_what_is_made_to_fit_is_said_with_its_keys() -> None:
     said = "of other shapes in some models, merged"
-    assert f"2 tensors {said} where all have it (--on-mismatch overlap): n.t, w" in notes(PAIR, on_mismatch="overlap")
+    assert f"2 tensors {said} in the part that all have (--on-mismatch overlap): n.t, w" in notes(
+        PAIR, on_mismatch="overlap"
+    )
     assert f"1 tensor {said} with their leading parts (--on-mismatch slice): w" in notes(
         PAIR, on_mismatch=["slice", "n=skip"]
     )
@@ -334,7 +336,7 @@ def test_keys_that_some_lack_go_by_rule_with_a_base_that_lacks_them_too(
             cs.merge(PAIR, **how, on_missing=rule)
         return
     if rule == "any":  # nothing says what x would be the difference from
-        with pytest.raises(cs.PlanError, match="x is not in the base, but the merge method task_arithmetic needs it"):
+        with pytest.raises(cs.PlanError, match="the base lacks the tensor x: the merge method task_arithmetic needs it"):
             cs.merge(PAIR, **how, on_missing=rule)
         how = {"method": "linear", "weights": [1.0, 1.0]}
     found = merged(**how, on_missing=rule)
@@ -379,6 +381,6 @@ def test_a_tensor_that_the_base_lacks_is_taken_as_it_is_and_that_is_said() -> No
     save_file({"a": torch.zeros(2)}, "base.safetensors")
     how: dict[str, Any] = {"method": "task_arithmetic", "base": "base.safetensors", "weights": [0.5]}
     plan = cs.merge(["tuned.safetensors"], **how, on_missing="any")
-    assert plan.notes == ("1 tensor not in the base, and copied from the one model that has it: new",)
+    assert plan.notes == ("1 tensor not in the base, and copied from the only model that has it: new",)
     cs.apply(plan, "out.safetensors")
     assert torch.equal(load_file("out.safetensors")["new"], torch.ones(2))

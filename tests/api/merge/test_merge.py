@@ -189,7 +189,7 @@ def test_what_is_no_argument_is_said(how: dict[str, Any]) -> None:
 
 BAD = {
     "no models": ([], ["-m", "linear"], 2, "models"),
-    "one model": (MODELS[:1], ["-m", "linear", "--weights", "1"], 2, "only one model is given, and there is nothing to merge it with. Name another."),
+    "one model": (MODELS[:1], ["-m", "linear", "--weights", "1"], 2, "only one model is given, so there is nothing to merge it with. Give another model."),
     "one model to karcher": (MODELS[:1], ["-m", "karcher"], 2, "nothing to merge it with"),
     "one model to median": (MODELS[:1], ["-m", "median"], 2, "nothing to merge it with"),
     "one model without its base": (MODELS[:1], ["-m", "multislerp", "--weights", "1"], 2, "or a base with --base"),

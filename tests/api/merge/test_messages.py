@@ -37,11 +37,11 @@ BAD: dict[str, tuple[tuple[str, ...], int, str]] = {
     "a misspelled parameter": ((*TIES, "--param", "densty=0.5"), 2, "Did you mean density?"),
     "a misspelled method": ((*PAIR, "-m", "tise"), 2, "there is no merge method tise. Did you mean ties?"),
     "a method in capitals": ((*PAIR, "-m", "TIES"), 2, "Did you mean ties?"),
-    "one model": (("a.safetensors", "-m", "slerp"), 2, "the method slerp needs 2 models, and there is 1. Name more models."),
+    "one model": (("a.safetensors", "-m", "slerp"), 2, "the method slerp needs at least 2 models, but there is 1. Give more models."),
     "too many models": (
-        (*PAIR, "base.safetensors", "-m", "slerp"), 2, "the method slerp merges 2 models, and there are 3. Use another method, or name fewer models."
+        (*PAIR, "base.safetensors", "-m", "slerp"), 2, "the method slerp merges at most 2 models, but there are 3. Use another method, or give fewer models."
     ),
-    "no base": ((*PAIR, "-m", "ties"), 2, "the method ties needs the base model that the others were trained from. Name it with --base."),
+    "no base": ((*PAIR, "-m", "ties"), 2, "the method ties needs the base model that the others were trained from. Give it with --base."),
     "a base that is not there": ((*PAIR, "-m", "ties", "--base", "no.safetensors"), 3, "no.safetensors does not exist."),
     "a wrapped model": (
         ("a.safetensors", "wrapped.safetensors", "-m", "linear", "--weights", "1,1"), 4,
@@ -109,7 +109,7 @@ def test_a_tensor_too_large_for_the_memory_is_named_once(ckpt: Run) -> None:
     [
         (
             "merge_method: [linear]",
-            "merge_method is ['linear'], not the name of a method. Use one of those that ckpt merge --list shows.",
+            "merge_method is ['linear'], not the name of a method. Run ckpt merge --list for the names of the methods.",
         ),
         ("merge_method:", "merge_method is None, not the name of a method."),
         (

@@ -109,7 +109,7 @@ def test_without_a_configuration_the_tensors_are_named(ckpt: Run) -> None:
     done = ckpt(*asked, "-n")
     assert (done.code, "is (40, 16)" in done.err or "bfloat16 (40, 16)" in done.err) == (4, True)
     done = ckpt(*asked, "--vocab-keys", "model.embed_tokens", "-n")
-    assert (done.code, "longer than its list, name the axis: --vocab-keys GLOB=AXIS" in " ".join(done.err.split())) == (
+    assert (done.code, "longer than its list, give the axis: --vocab-keys GLOB=AXIS" in " ".join(done.err.split())) == (
         4,
         True,
     )
@@ -202,7 +202,7 @@ def test_tokens_that_lie_beside_a_list_belong_to_it() -> None:
     Path("v/added_tokens.json").write_text(json.dumps({"<b>": 7}))
     with pytest.raises(
         cs.ConfigError,
-        match="the numbers in added_tokens.json do not continue those of the vocabulary, which has 2 tokens",
+        match="the ids in added_tokens.json do not continue the ids of the vocabulary, which has 2 tokens",
     ):
         vocabulary_beside("v/vocab.json")
 
@@ -254,8 +254,8 @@ def test_the_tokeniser_of_a_model_that_is_not_merged_goes_along_whole(ckpt: Run)
 
 BAD: dict[str, tuple[Any, int, str]] = {
     "a list": ({"tokens": ["x"]}, 2, "tokenizer.tokens is ['x'], not a map of tokens"),
-    "no map": ({"tokens": {"x": "a"}}, 2, "tokenizer.tokens.x is 'a', not a map. It takes source, force."),
-    "a number": ({"tokens": {3: {"source": "a"}}}, 2, "tokenizer.tokens.3 is not a text. Write the token in quotes."),
+    "no map": ({"tokens": {"x": "a"}}, 2, "tokenizer.tokens.x is 'a', not a map. Its fields are source, force."),
+    "a number": ({"tokens": {3: {"source": "a"}}}, 2, "tokenizer.tokens.3 is not a string. Write the token in quotes."),
     "an unknown field": ({"tokens": {"x": {"sauce": "a"}}}, 2, "tokenizer.tokens.x has an unknown field 'sauce'. Did you mean source?"),
     "force": ({"tokens": {"x": {"source": "a", "force": "very"}}}, 2, "tokenizer.tokens.x.force is 'very', not true or false"),
     "an unknown kind": ({"tokens": {"x": {"source": {"kind": "one"}}}}, 2, "tokenizer.tokens.x.source.kind is 'one'. Use zero or model_token."),
@@ -278,14 +278,14 @@ BAD: dict[str, tuple[Any, int, str]] = {
     ),
     "a number beyond": (
         {"tokens": {"<n>": {"source": {"kind": "model_token", "model": "a", "token_id": 32}}}}, 2,
-        "tokenizer.tokens.<n>.source.token_id is 32, and a has 32 rows. Use 0 to 31.",
+        "tokenizer.tokens.<n>.source.token_id is 32, but a has 32 rows. Use 0 to 31.",
     ),
     "a number below": (
         {"tokens": {"<n>": {"source": {"kind": "model_token", "model": "a", "token_id": -1}}}}, 2,
-        "tokenizer.tokens.<n>.source.token_id is -1, not the number of a row",
+        "tokenizer.tokens.<n>.source.token_id is -1, not the index of a row",
     ),
     "a strange model": ({"tokens": {"<n>": {"source": "b"}}}, 2, "tokenizer.tokens.<n>.source is b, which is not one of the models."),
-    "no source": ({"tokens": {"<n>": {"force": True}}}, 2, "the entry tokenizer.tokens.<n> of the recipe has no source, which force needs."),
+    "no source": ({"tokens": {"<n>": {"force": True}}}, 2, "the entry tokenizer.tokens.<n> of the recipe has no source, which force requires."),
     "a multiple": ({"pad_to_multiple_of": "64"}, 2, "tokenizer.pad_to_multiple_of is '64', not a number of rows"),
     "a multiple below": ({"pad_to_multiple_of": -8}, 2, "tokenizer.pad_to_multiple_of is -8, not a number of rows"),
     "a strange field": ({"sauce": "base"}, 2, "tokenizer has an unknown field 'sauce'"),
@@ -312,7 +312,7 @@ def test_a_row_of_a_model_that_a_tensor_is_not_merged_of_is_an_error(ckpt: Run) 
     done = ckpt("merge", "recipe.yaml", "-n")
     assert done.code == 4
     assert (
-        "model.embed_tokens.weight: the row of the token '<|im_end|>' is to come from wide, but this tensor is not merged from that "
+        "model.embed_tokens.weight: the row of the token '<|im_end|>' should come from wide, but this tensor is not merged from that "
         in (" ".join(done.err.split()))
     )
 

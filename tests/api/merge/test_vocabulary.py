@@ -111,7 +111,7 @@ def test_token_lists_are_given_by_model(states: dict[str, State], ckpt: Run) -> 
     asked = ["merge", "a.safetensors", "b.safetensors", "-m", "linear", "--weights", "0.25,0.75", "--vocab", "union"]
     done = ckpt(*asked, "-n")
     assert done.code == 2
-    assert "there is no token list next to a.safetensors. Name the list: --tokens a.safetensors=LIST" in " ".join(
+    assert "there is no token list next to a.safetensors. Give the list with --tokens a.safetensors=LIST" in " ".join(
         done.err.split()
     )
     done = ckpt(*asked, "--tokens", "a.safetensors=a.lst", "--tokens", "b.safetensors=b.lst", "-o", "out.safetensors")
@@ -136,7 +136,7 @@ def test_lists_of_one_size_are_never_guessed(ckpt: Run) -> None:
     assert done.code == 4
     said = " ".join(done.err.split())
     assert (
-        "These have an axis as long as the lists: body.w, embed.w, out.w. Name the tensors with a row for each token: --vocab-keys"
+        "These have an axis as long as the lists: body.w, embed.w, out.w. Select the tensors with a row for each token: --vocab-keys"
         in said
     )
     assert not ckpt(*asked, "--vocab-keys", "embed", "--vocab-keys", "out=1", "-o", "out/").code
@@ -145,9 +145,9 @@ def test_lists_of_one_size_are_never_guessed(ckpt: Run) -> None:
     assert torch.allclose(found["out.w"], 0.25 * states["a"]["out.w"] + 0.75 * states["b"]["out.w"][:, back])
     assert torch.allclose(found["body.w"], 0.25 * states["a"]["body.w"] + 0.75 * states["b"]["body.w"])
     done = ckpt(*asked, "--vocab-keys", "out", "-n")
-    assert "axes 0 and 1 of out.w both fit. Name one: --vocab-keys out.w=0." in " ".join(done.err.split())
+    assert "axes 0 and 1 of out.w both fit. Choose one: --vocab-keys out.w=0." in " ".join(done.err.split())
     done = ckpt(*asked, "--vocab-keys", "embed", "-n")
-    assert "2 tensors as long as the token lists keep their order" in " ".join(done.err.split())
+    assert "2 tensors with an axis as long as the token lists keep their order" in " ".join(done.err.split())
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_added_tokens_join_a_tokeniser_and_words_do_not() -> None:
     words["added_tokens"] = [row for row in words["added_tokens"] if row["content"] != "<|im_end|>"]
     Path("wide/tokenizer.json").write_text(json.dumps(words))
     plan = cs.merge(["a", "wide"], method="linear", weights=[1, 1], vocab="union")
-    assert "the output has a token list and no tokeniser" in "; ".join(plan.notes)
+    assert "the output has a token list but no tokeniser" in "; ".join(plan.notes)
     cs.apply(plan, "out2/")
     assert read_vocabulary("out2/tokens.txt").tokens == read_vocabulary("out/tokenizer.json").tokens
     assert not Path("out2/tokenizer.json").exists()

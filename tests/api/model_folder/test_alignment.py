@@ -33,8 +33,8 @@ def whisper(path: str, heads: list[Any], layers: int = 3) -> str:
 @pytest.mark.parametrize(
     ("heads", "left", "said"),
     [
-        ([[0, 1], [2, 3]], [[0, 1]], "loses 1 head of layers that are left out"),
-        ([[2, 1], [2, 3]], None, "is removed: it has 2 heads of layers that are left out"),
+        ([[0, 1], [2, 3]], [[0, 1]], "loses 1 head: its layer is left out"),
+        ([[2, 1], [2, 3]], None, "is removed with all its 2 heads: their layers are left out"),
         ([[0, 1]], [[0, 1]], ""),
     ],
 )
@@ -52,8 +52,8 @@ def test_heads_of_layers_that_are_left_out_go_with_them(heads: list[Any], left: 
 @pytest.mark.parametrize(
     ("heads", "said"),
     [
-        ([[0, 1], [3, 0]], ["the decoder has 3 layers, but alignment_heads of generation_config.json names [3, 0]"]),
-        ([[0, 4]], ["a layer of the decoder has 4 heads, but alignment_heads of generation_config.json names [0, 4]"]),
+        ([[0, 1], [3, 0]], ["the decoder has 3 layers, but alignment_heads of generation_config.json lists [3, 0]"]),
+        ([[0, 4]], ["a layer of the decoder has 4 heads, but alignment_heads of generation_config.json lists [0, 4]"]),
         ([[2, 3]], []),
         (["x", [None, 9]], []),
     ],

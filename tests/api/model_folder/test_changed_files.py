@@ -148,7 +148,7 @@ def test_verify_says_what_has_changed_beside_a_source(case: str) -> None:
     found = cs.verify("out")
     folder, name = path.split("/")
     source = "adapter" if folder == "adapter" else folder
-    assert [(note.name, note.why.split(",")[0]) for note in found.notes] == [(name, f"next to {source}")]
+    assert [(note.name, note.why.split(",")[0]) for note in found.notes] == [(name, f"in the folder of {source}")]
     assert found.ok
 
 
@@ -173,7 +173,7 @@ def test_an_extract_does_not_subtract_rows_of_other_tokens() -> None:
         cs.lora_extract("a", "b", rank=2, embeddings=True)
     assert "--vocab place" in error.value.hint
     plan = cs.lora_extract("a", "b", rank=2, embeddings=True, exclude=["lm_head"], vocab="place")
-    assert "rows are taken by place, but row 4 is 'a' in b and 'w' in a" in plan.notes
+    assert "rows are copied by position, but row 4 is 'a' in b and 'w' in a" in plan.notes
     assert plan.arguments["vocab"] == "place"
     with pytest.raises(cs.ConfigError, match="subtracted by position"):
         cs.lora_extract("a", "b", vocab="union")
@@ -184,7 +184,7 @@ def test_an_extract_says_whose_tokens_it_is_for() -> None:
     without = cs.lora_extract("a", "b", rank=2, exclude=["lm_head"])
     assert "the tokenisers of a and b differ: the adapter is for the tokens of b" in without.notes
     whole = cs.lora_extract("a", "b", rank=2, exclude=["lm_head"], save_modules=True)
-    said = "the saved rows are for the tokens of a: its tokeniser belongs beside the adapter"
+    said = "the saved rows belong to the tokens of a: put its tokeniser into the adapter's folder"
     assert (said in whole.notes) == any("embed_tokens" in step.key for step in whole.steps)
     assert said in whole.notes
     Path("a/vocab.json").write_text(Path("b/vocab.json").read_text())

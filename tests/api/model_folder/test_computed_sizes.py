@@ -86,8 +86,8 @@ def test_sound_ones_have_no_note(shapes: Mapping[str, tuple[int, ...]], config: 
         (0, {"n_shared_experts": 2}, "config.json says 20 (n_shared_experts, moe_intermediate_size), but "),
         (0, {"qk_rope_head_dim": 4, "qk_nope_head_dim": 2}, "config.json says 12 (num_attention_heads, qk_nope_head_dim, v_head_dim)"),
         (0, {"q_lora_rank": None}, "config.json says q_lora_rank: null, but there is model.layers."),
-        (0, {"first_k_dense_replace": 0}, "(first_k_dense_replace), the layers without experts, but layer 0 has no experts"),
-        (0, {"first_k_dense_replace": 2}, "(first_k_dense_replace), the layers without experts, but layer 1 has experts"),
+        (0, {"first_k_dense_replace": 0}, "(first_k_dense_replace), the number of layers without experts, but layer 0 has no experts"),
+        (0, {"first_k_dense_replace": 2}, "(first_k_dense_replace), the number of layers without experts, but layer 1 has experts"),
         (1, {"d_kv": 6}, "config.json says 12 (num_heads, d_kv), but "),
         (1, {"feed_forward_proj": "gated-gelu"}, 'feed_forward_proj: "gated-gelu", but there is no DenseReluDense.wi_0'),
         (2, {"feat_extract_norm": "layer"}, 'feat_extract_norm: "layer", but there is no conv_layers.1.layer_norm'),
@@ -112,6 +112,6 @@ def test_an_expert_with_swapped_projections_is_noted() -> None:
     }
     odd = "model.layers.0.block_sparse_moe.experts.2.w1.weight"
     config = {"model_type": "mixtral", "num_local_experts": 4}
-    assert not [note for note in notes(shapes, config) if "of the other experts" in note]
-    said = [note for note in notes({**shapes, odd: (4, 8)}, config) if "of the other experts" in note]
-    assert said == [f"{odd} is (4, 8), but that of the other experts is (8, 4): transformers cannot load this model"]
+    assert not [note for note in notes(shapes, config) if "in the other experts" in note]
+    said = [note for note in notes({**shapes, odd: (4, 8)}, config) if "in the other experts" in note]
+    assert said == [f"{odd} is (4, 8), but in the other experts it is (8, 4): transformers cannot load this model"]

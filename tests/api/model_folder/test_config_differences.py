@@ -324,7 +324,7 @@ def test_inputs_that_are_made_otherwise_are_said(verb: str, theirs: dict[str, An
     Path("a/preprocessor_config.json").write_text(json.dumps({**PICTURES, **theirs}))
     found = inputs(VERBS[verb]("a", "b"))
     assert found == (
-        [f"the models prepare inputs differently, by their preprocessor_config.json: {note}"] if note else []
+        [f"the models prepare inputs differently, according to preprocessor_config.json: {note}"] if note else []
     )
 
 
@@ -339,7 +339,7 @@ def test_texts_that_are_cut_otherwise_are_said(verb: str, theirs: dict[str, Any]
     Path("a/tokenizer_config.json").write_text(json.dumps(theirs))
     said = [one for one in VERBS[verb]("a", "b").notes if "texts" in one]
     assert said == (
-        [f"the tokenisers normalise texts differently, by their tokenizer_config.json: {note}"] if note else []
+        [f"the tokenisers normalise texts differently, according to tokenizer_config.json: {note}"] if note else []
     )
 
 
@@ -371,7 +371,9 @@ def test_texts_that_two_tokenizer_json_cut_otherwise_are_said(
         vocab = {"model": {"type": "WordLevel", "vocab": {"<unk>": 0, "x": 1}}}
         Path(model(name), "tokenizer.json").write_text(json.dumps({"added_tokens": [], **steps, **vocab}))
     said = [one for one in cs.average(["b", "a"]).notes if "texts" in one]
-    assert said == ([f"the tokenisers normalise texts differently, by their tokenizer.json: {note}"] if note else [])
+    assert said == (
+        [f"the tokenisers normalise texts differently, according to tokenizer.json: {note}"] if note else []
+    )
 
 
 def around(*tokens: str) -> dict[str, Any]:
@@ -395,8 +397,8 @@ def test_other_tokens_around_a_text_are_said(theirs: Any, note: str) -> None:
         vocab = {"model": {"type": "WordLevel", "vocab": {"<unk>": 0, "x": 1}}}
         head = {"added_tokens": [], "post_processor": step}
         Path(model(name), "tokenizer.json").write_text(json.dumps({**head, **vocab}))
-    said = [one.replace("'", "") for one in cs.average(["b", "a"]).notes if "around" in one]
-    told = "the tokenisers put other special tokens around a text, by their tokenizer.json: "
+    said = [one.replace("'", "") for one in cs.average(["b", "a"]).notes if "different special tokens" in one]
+    told = "the tokenisers add different special tokens to a text, according to tokenizer.json: "
     assert said == ([told + note] if note else [])
 
 
@@ -416,10 +418,9 @@ def test_no_tokens_around_a_text_are_said(theirs: Any, settings: dict[str, Any],
         head = {"added_tokens": [], "post_processor": step}
         Path(model(name), "tokenizer.json").write_text(json.dumps({**head, **vocab}))
         Path(name, "tokenizer_config.json").write_text(json.dumps(settings))
-    said = [one for one in cs.average(["b", "a"]).notes if "around" in one]
-    told = (
-        "the tokenisers put other special tokens around a text, by their tokenizer.json: 'TEXT' in a, '<s> TEXT' in b"
-    )
+    said = [one for one in cs.average(["b", "a"]).notes if "different special tokens" in one]
+    told = "the tokenisers add different special tokens to a text, according to tokenizer.json: "
+    told += "'TEXT' in a, '<s> TEXT' in b"
     assert said == ([told] if is_said else [])
 
 
@@ -432,14 +433,14 @@ UNIGRAM = {"type": "Unigram", "unk_id": 0}
     ("theirs", "ours", "note"),
     [
         ({"model": PIECES | {"continuing_subword_prefix": "@@"}}, {"model": PIECES},
-         "look up tokens differently, by their tokenizer.json: continuing_subword_prefix is '@@' in a, '##' in b"),
+         "look up tokens differently, according to tokenizer.json: continuing_subword_prefix is '@@' in a, '##' in b"),
         ({"model": {"type": "BPE", "end_of_word_suffix": "</w>"}}, {"model": {"type": "BPE", "end_of_word_suffix": None}},
-         "look up tokens differently, by their tokenizer.json: end_of_word_suffix is '</w>' in a, '' in b"),
+         "look up tokens differently, according to tokenizer.json: end_of_word_suffix is '</w>' in a, '' in b"),
         ({"model": {"type": "BPE", "end_of_word_suffix": ""}}, {"model": {"type": "BPE"}}, ""),
-        ({"model": UNIGRAM | {"unk_id": 1}}, {"model": UNIGRAM}, "look up tokens differently, by their tokenizer.json: "
+        ({"model": UNIGRAM | {"unk_id": 1}}, {"model": UNIGRAM}, "look up tokens differently, according to tokenizer.json: "
          "unk_id is 1 in a, 0 in b"),
         ({"model": UNIGRAM, "decoder": None}, {"model": UNIGRAM, "decoder": METASPACE},
-         "decode texts differently, by their tokenizer.json: decoder is null in a, 'Metaspace' in b"),
+         "decode texts differently, according to tokenizer.json: decoder is null in a, 'Metaspace' in b"),
         ({"model": UNIGRAM, "decoder": OF_LLAMA}, {"model": UNIGRAM, "decoder": METASPACE}, ""),  # two versions of one
         ({"model": UNIGRAM}, {"model": UNIGRAM, "decoder": METASPACE}, ""),
     ],
@@ -521,7 +522,7 @@ def test_diff_names_settings_of_generation_that_differ(other: dict[str, Any] | N
         Path(name, "config.json").write_text(json.dumps({"model_type": "llama", "eos_token_id": 2}))
         if settings is not None:
             Path(name, "generation_config.json").write_text(json.dumps(settings))
-    wanted = [f"the models generate texts differently, by their generation_config.json: {said}"] if said else []
+    wanted = [f"the models generate text differently, according to generation_config.json: {said}"] if said else []
     assert [one for one in cs.diff("a", "b").notes if "generate" in one] == wanted
 
 

@@ -67,7 +67,7 @@ def said(tensors: dict[str, torch.Tensor], settings: Mapping[str, Any] | None = 
     ("changes", "why"),
     [
         ({"shape": [32, 32]}, "gives the shape [32, 32], which is 1,024 values, but there are 2,048 codes"),
-        ({"blocksize": 128}, "gives blocks of 128, but there are 32 scales for 2,048 codes"),
+        ({"blocksize": 128}, "gives a block size of 128, but there are 32 scales for 2,048 codes"),
     ],
 )
 def test_a_state_of_another_weight_is_said(changes: dict[str, Any], why: str) -> None:

@@ -37,7 +37,7 @@ def test_a_layer_of_another_kind_is_noted(dtype: torch.dtype) -> None:
     name = str(dtype).removeprefix("torch.")
     begin, _, end = note.partition(", but model.layers.")
     assert begin == f"{UP} is {name}"
-    assert end[1:].startswith(".mlp.up_proj.weight is bfloat16: weights of one model")
+    assert end[1:].startswith(".mlp.up_proj.weight is bfloat16: the weights of a model")
 
 
 def test_so_is_a_norm_and_the_first_layer() -> None:
@@ -113,19 +113,19 @@ def test_tensors_outside_the_layers_in_another_16_bit_dtype_are_noted(
 ) -> None:
     shapes = {"model.embed_tokens.weight": (16, 8), "model.norm.weight": (8,)}
     model({key: torch.ones(shapes[key], dtype=dtype) for key, dtype in changed.items()})
-    found = [note for note in cs.inspect("m").notes if "as all layers are" in note]
+    found = [note for note in cs.inspect("m").notes if "like all layers" in note]
     assert len(found) == bool(said)
     assert all(note.startswith(said) and "may be from another copy" in note for note in found)
 
 
 def test_another_stack_of_layers_is_not_outside_of_them() -> None:
     model({f"vision.stages.{i}.blocks.0.weight": torch.ones(8, 8).half() for i in range(2)})
-    assert not [note for note in cs.inspect("m").notes if "as all layers are" in note]
+    assert not [note for note in cs.inspect("m").notes if "like all layers" in note]
 
 
 def test_both_16_bit_dtypes_in_layers_are_another_note() -> None:
     model({UP: torch.ones(8, 8).half(), "model.norm.weight": torch.ones(8).half()})
-    assert not [note for note in cs.inspect("m").notes if "as all layers are" in note]
+    assert not [note for note in cs.inspect("m").notes if "like all layers" in note]
     assert [note for note in cs.inspect("m").notes if "some layers may be from another copy" in note]
 
 
@@ -133,5 +133,5 @@ def test_both_16_bit_dtypes_in_layers_are_another_note() -> None:
 def test_a_dtype_of_codes_is_noted_for_quantised_models(field: str, section: bool) -> None:
     settings = {"quantization_config": {"quant_method": "fp8"}} if section else {}
     model({}, **{field: "float8_e4m3fn"}, **settings)
-    said = f"config.json says float8_e4m3fn ({field}), the dtype that is computed in, not that of codes"
+    said = f"config.json says float8_e4m3fn ({field}), but this field is the dtype of computations, not of codes"
     assert any(note.startswith(said) for note in cs.inspect("m").notes) == section

@@ -76,8 +76,11 @@ def test_values_that_transformers_refuses_are_said(generation: dict[str, Any], s
 @pytest.mark.parametrize(
     ("generation", "said"),
     [
-        ({"num_return_sequences": 3}, "3 texts (num_return_sequences) of one text, without beams or do_sample"),
-        ({"num_return_sequences": 3, "num_beams": 2}, "3 texts (num_return_sequences) of the best of 2 beams"),
+        (
+            {"num_return_sequences": 3},
+            "3 texts (num_return_sequences), but without beams or do_sample there is only one",
+        ),
+        ({"num_return_sequences": 3, "num_beams": 2}, "3 texts (num_return_sequences), but num_beams is 2"),
         ({"num_return_sequences": 3, "num_beams": 3}, ""),
         ({"num_return_sequences": 3, "do_sample": True}, ""),
         ({"num_return_sequences": 1}, ""),

@@ -70,7 +70,7 @@ def test_a_processor_with_other_mel_bins_is_named(bins: int, named: bool) -> Non
     [(2, ["<image>"], True), (1, ["<image>"], False), (4, ["<image>"], False), (2, ["<audio>"], False), (2, [], False)],
 )
 def test_a_word_that_stands_for_images_is_named(number: int, added: list[str], named: bool) -> None:
-    said = "image_token_index of config.json is 2, 'a' in the tokeniser beside it; that has '<image>'"
+    said = "image_token_index of config.json is 2, which is 'a' in the tokeniser; the tokeniser also has '<image>'"
     assert (said in model(*added, config={"image_token_index": number})) == named
 
 
@@ -84,7 +84,7 @@ def test_a_word_that_stands_for_images_is_named(number: int, added: list[str], n
 )
 def test_a_chat_template_of_another_tokeniser_is_named(added: list[str], named: bool) -> None:
     said = (
-        "chat_template.jinja writes tokens that the tokeniser lacks, so that it splits them: '<|eot_id|>'; it has "
+        "chat_template.jinja writes tokens that the tokeniser lacks and so splits: '<|eot_id|>'; the tokeniser has "
         "'<|im_end|>', '<|im_start|>'"
     )
     assert (said in model(*added, config={}, chat="{{ m }}<|eot_id|>")) == named
@@ -98,7 +98,7 @@ def test_kinds_of_more_layers_than_there_are_are_named(kinds: int, named: bool) 
 
 
 def test_a_special_token_that_is_no_image_is_named() -> None:
-    said = "image_token_id of config.json is 4, '<|end|>' in the tokeniser beside it; that has '<image>'"
+    said = "image_token_id of config.json is 4, which is '<|end|>' in the tokeniser; the tokeniser also has '<image>'"
     assert said in model("<|end|>", "<image>", config={"image_token_id": 4})
 
 
@@ -117,7 +117,7 @@ def test_a_layer_of_a_tower_that_there_is_not_is_named(layer: Any, named: bool) 
 
 @pytest.mark.parametrize(("other", "named"), [("{{ m }} {{ n }}", True), ("{{ m }}\n", False)])
 def test_two_chat_templates_are_named(other: str, named: bool) -> None:
-    said = "chat_template.jinja and tokenizer_config.json have different chat templates: transformers takes the former"
+    said = "chat_template.jinja and tokenizer_config.json have different chat templates: transformers uses the former"
     assert (said in model(config={}, chat="{{ m }}", tokenizer_config={"chat_template": other})) == named
 
 
@@ -167,7 +167,9 @@ def bpe(merges: list[str], **fields: Any) -> list[str]:
 def test_merge_rules_that_are_lost_are_named() -> None:
     assert not bpe(RULES)
     Path("net").rename("whole")
-    said = "tokenizer.json has 10 merge rules, but 55 of its longer tokens are made by none: texts never become these"
+    said = (
+        "tokenizer.json has 10 merge rules, but 55 of its longer tokens are made by none: the tokeniser never produces"
+    )
     assert any(one.startswith(said) for one in bpe(RULES[:10]))
 
 
@@ -205,5 +207,5 @@ def test_sounds_of_another_length_are_noted(seconds: int, said: bool) -> None:
 def test_an_extractor_for_another_kind_of_model_is_named(kind: str, made: Any, wanted: str) -> None:
     found = model(config={"model_type": kind}, preprocessor_config={"feature_extractor_type": made})
     own = [one for one in found if one.startswith("preprocessor_config.json is for")]
-    said = f"preprocessor_config.json is for {made}, but a {kind} needs {wanted}: it cannot read such inputs"
+    said = f"preprocessor_config.json is for {made}, but a {kind} model needs {wanted}: it cannot read such inputs"
     assert own == ([said] if wanted else [])

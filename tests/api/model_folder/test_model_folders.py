@@ -208,9 +208,9 @@ def test_ids_beyond_the_rows_are_said_once(verb: str) -> None:
         "merge": lambda: cs.merge(["m", "m/model.safetensors"], method="linear", weights=[1, 1]),
         "transplant": lambda: cs.transplant("m", "m"),
     }[verb]()
-    (note,) = (note for note in plan.notes if "rows" in note)
+    (note,) = (note for note in plan.notes if "vocabulary size" in note)
     assert note == (
-        "the vocabulary has 8 rows, but eos_token_id of config.json is 8, pad_token_id of config.json is 99, "
+        "the vocabulary size is 8, but eos_token_id of config.json is 8, pad_token_id of config.json is 99, "
         "forced_decoder_ids of generation_config.json is 9, sequence_bias of generation_config.json is 10: "
         "these ids stay as they are"
     )
@@ -221,7 +221,7 @@ def test_rename_has_no_configuration_and_says_why() -> None:
     cs.apply(plan, "out")
     assert beside("out") == BESIDE - {"config.json"}
     (note,) = (note for note in plan.notes if "config.json" in note)
-    assert "model.embed_tokens.weight is decoder.embed_tokens.weight now, and 4 more" in note
+    assert "model.embed_tokens.weight is renamed to decoder.embed_tokens.weight, and 4 more" in note
 
 
 def test_operations_have_no_configuration_and_say_why() -> None:
@@ -333,22 +333,29 @@ def test_adapters_that_are_scaled_otherwise_are_said_to_be() -> None:
     adapter("a")
     adapter("b", lora_alpha=8, base_model_name_or_path="x")
     (note,) = (note for note in cs.average(["a", "b"]).notes if "adapter_config" in note)
-    assert note == "adapter_config.json of b has another lora_alpha than that of a, which is the one that is copied"
+    said = "adapter_config.json of b and adapter_config.json of a differ in lora_alpha; the output gets the one of a"
+    assert note == said
     assert not any("adapter_config" in note for note in cs.average(["a", "a/adapter_model.safetensors"]).notes)
 
 
 @pytest.mark.parametrize(
     ("ours", "numbers"),
     [
-        ({"lora_alpha": 8}, "scaled by 2 in the adapter_config.json of a, and 4 in that of b"),
-        ({"use_rslora": True}, "scaled by 2 in the adapter_config.json of a, and 2.82843 in that of b"),
-        ({"alpha_pattern": {"a": 1}}, "scaled by 2 in the adapter_config.json of a, and 0.5 in that of b"),
+        ({"lora_alpha": 8}, "scaled by 2 in the adapter_config.json of a, but by 4 in the adapter_config.json of b"),
+        (
+            {"use_rslora": True},
+            "scaled by 2 in the adapter_config.json of a, but by 2.82843 in the adapter_config.json of b",
+        ),
+        (
+            {"alpha_pattern": {"a": 1}},
+            "scaled by 2 in the adapter_config.json of a, but by 0.5 in the adapter_config.json of b",
+        ),
     ],
 )
 def test_factors_do_not_go_beside_another_scale(ours: dict[str, Any], numbers: str) -> None:
     adapter("a")
     adapter("b", 3.0, **ours)
-    with pytest.raises(cs.PlanError, match=f"the factors of a are {re.escape(numbers)}, which is copied"):
+    with pytest.raises(cs.PlanError, match=f"the factors of a are {re.escape(numbers)}, which the output gets"):
         cs.transplant("a", "b")
 
 
@@ -356,7 +363,7 @@ def test_what_else_adapters_count_otherwise_by_is_said_of_a_transplant() -> None
     adapter("a", use_dora=False, r=2)
     adapter("b", 3.0, fan_in_fan_out=True)
     (note,) = (note for note in cs.transplant("a", "b").notes if "adapter_config" in note)
-    assert note.startswith("adapter_config.json of a has another fan_in_fan_out than that of b")
+    assert note.startswith("adapter_config.json of a and adapter_config.json of b differ in fan_in_fan_out")
     adapter("c", 3.0, alpha_pattern={}, use_rslora=False)
     assert not [note for note in cs.transplant("a", "c").notes if "adapter_config" in note]
 
@@ -379,7 +386,7 @@ def test_a_toolkit_s_configuration_is_said_not_to_go_along() -> None:
     torch.save({"w": torch.ones(2)}, "exp/model.pth")
     Path("exp/config.yaml").write_text("encoder: conformer\n")
     (note,) = cs.convert("exp").target.notes
-    assert note == "files beside the weights that are not copied: config.yaml"
+    assert note == "files in the folder that are not copied: config.yaml"
 
 
 def test_a_model_at_an_address_brings_its_files(hub: Hub) -> None:
@@ -571,7 +578,7 @@ def test_all_that_stays_behind_is_named() -> None:
     Path("m/tokenizer.json").symlink_to("nowhere")
     plan = cs.convert("m")
     left = "a.safetensors, flax_model.msgpack, modeling_x.py, modules.json, 1_Pooling/, tokenizer.json (a broken link)"
-    assert plan.target.notes == (f"files beside the weights that are not copied: {left}",)
+    assert plan.target.notes == (f"files in the folder that are not copied: {left}",)
     cs.apply(cs.convert("m"), "shards", max_shard_size="300B")
     assert cs.convert("shards").target.notes == ()
     Path("shards/config.json").write_text("{}")
@@ -690,7 +697,7 @@ def test_a_file_that_changes_after_the_plan_ends_it() -> None:
         ({"vocab_size": 50}, "config.json says 50 (vocab_size), but model.embed_tokens.weight has 8 rows"),
         ({"num_hidden_layers": 5}, "config.json says 5 (num_hidden_layers), but model.layers has 3 layers"),
         ({"tie_word_embeddings": True}, "config.json says that model.embed_tokens.weight is the output layer"),
-        ({"pad_token_id": 9}, "the vocabulary has 8 rows, but pad_token_id of config.json is 9"),
+        ({"pad_token_id": 9}, "the vocabulary size is 8, but pad_token_id of config.json is 9"),
     ],
 )
 def test_inspect_says_where_files_contradict_the_weights(more: dict[str, Any], said: str, ckpt: Any) -> None:
@@ -760,7 +767,8 @@ def test_two_lists_of_a_tokeniser_that_disagree_are_said(other: list[str], numbe
         Path("m/vocab.json").write_text(json.dumps({f"x{row}": row for row in range(len(tokens))}))
     notes = verbs_of("m")[verb]().notes
     assert (
-        len([note for note in notes if f"have other tokens in {len(tokens)} of {len(tokens)} rows" in note]) == number
+        len([note for note in notes if f"have different tokens in {len(tokens)} of {len(tokens)} rows" in note])
+        == number
     )
 
 

@@ -141,7 +141,8 @@ def test_a_wrong_token_list_is_said_of_a_merge_by_token_whichever_model_leads(fi
             plan if output == "out/" else cs.merge(models, method="linear", weights=[1, 1], vocab=vocab), output
         )
         assert (
-            sum("vocab.json and tokenizer.json have other tokens in 1 of 8 rows" in note for note in notes.notes) == 1
+            sum("vocab.json and tokenizer.json have different tokens in 1 of 8 rows" in note for note in notes.notes)
+            == 1
         ), notes.notes
 
 
@@ -193,7 +194,7 @@ def test_ids_of_other_words_are_said_where_no_configuration_says_what_model_it_i
     Path("m/tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
     Path("m/generation_config.json").write_text(json.dumps({"eos_token_id": 3, "bos_token_id": 900}))
     said = [
-        "ids of special tokens that are other words in the tokeniser: "
+        "ids of special tokens that are ordinary words in the tokeniser: "
         "eos_token_id of generation_config.json is 3 ('a'), while eos_token is '</s>' (2)",
         *(["bos_token_id of generation_config.json is 900"] if embedding else []),
     ]

@@ -46,7 +46,7 @@ def test_an_output_layer_that_a_tied_source_has_not_is_said() -> None:
     model("own", tied=False, head=True)
     model("tied", tied=True, head=False)
     said = notes(cs.transplant("tied", "own"))
-    assert "lm_head.weight stays the destination's, while tied uses its embedding as output layer" in said
+    assert "lm_head.weight keeps the destination's values, while tied uses its embedding as output layer" in said
     model("untied", tied=False, head=False)
     assert "lm_head.weight" not in notes(cs.transplant("untied", "own"))
 
@@ -68,7 +68,7 @@ def test_a_head_that_an_adapter_brings_is_not_tied_again(stored: bool) -> None:
     config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["q"], "modules_to_save": ["lm_head"]}
     Path("adapter/adapter_config.json").write_text(json.dumps(config))
     plan = cs.lora_merge("tied", ["adapter"])
-    assert "the output layer has weights of its own, so config.json does not tie it to the embedding" in notes(plan)
+    assert "the output layer has its own weights, so config.json does not tie it to the embedding" in notes(plan)
     cs.apply(plan, "out")
     assert json.loads(Path("out/config.json").read_text())["tie_word_embeddings"] is False
 
@@ -110,7 +110,7 @@ def test_a_head_that_the_configuration_wants_and_nobody_has_is_said(verb: str) -
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_head_that_the_class_of_a_model_wants_and_nobody_has_is_said(verb: str) -> None:
     model("lost", tied=None, head=False)
-    found = "config.json does not say tie_word_embeddings: the output layer of llama is then not the embedding"
+    found = "config.json does not set tie_word_embeddings: the output layer of llama is then not the embedding"
     assert notes(VERBS[verb]("lost")).count(f"{found}, but there is no output layer") == 1
     model("own", tied=None, head=True)
     model("gemma", tied=None, head=False, model_type="gemma", architectures=["GemmaForCausalLM"])
@@ -178,7 +178,7 @@ def test_nothing_is_said_to_be_stored_in_a_live_module(tied: bool, head: bool) -
         save_file(state, "a/model.safetensors")
     said = notes(cs.load_into(Live(tied=tied), "a"))
     assert "is stored" not in said
-    assert ("stays the destination's" in said) == (not tied and not head)
+    assert ("keeps the destination's values" in said) == (not tied and not head)
 
 
 def test_a_head_under_another_name_is_one() -> None:
@@ -202,8 +202,7 @@ def test_models_that_tie_their_head_and_that_do_not_come_apart_in_either_order(f
     model("both", tied=True, head=True, scale=2.0)
     key = EMBED if "tied" in (first, second) else "lm_head.weight"
     other = "both" if "both" in (first, second) else "tied"
-    one = f"lm_head.weight is merged with {key} of {other}, where it is tied to the embedding ({TIES})"
-    said = f"{one}, and with own, where it is not"
+    said = f"lm_head.weight is tied to the embedding in some models ({key} of {other}), but not in own ({TIES})"
     plans = [cs.merge([first, second], method="linear", weights=[0.5, 0.5])]
     plans += [cs.average([first, second])] if other == "both" else []
     for plan in plans:
@@ -232,5 +231,5 @@ def test_output_layers_that_are_quantised_are_merged(verb: str) -> None:
     model("tied", tied=True, head=False)
     for models in (["a8", "b8"], ["a8", "b"], ["a", "b8"]):
         plan = cs.average(models) if verb == "average" else cs.merge(models, method="linear", weights=[0.5, 0.5])
-        assert "where it is tied" not in notes(plan)
+        assert "in some models" not in notes(plan)
         cs.apply(plan, f"{'-'.join(models)}-{verb}.safetensors")

@@ -64,7 +64,7 @@ def test_each_choice_of_a_merge_works() -> None:
     cs.apply(cs.merge(pair(), **LINEAR, vocab="union"), "union")
     assert load_file("union/model.safetensors")["lm_head.weight"].shape[0] == 12
     plan = cs.merge(["a", "b"], **LINEAR, vocab="place")
-    assert "rows are taken by place, but row 4 is 'w' in b and 'a' in the output" in plan.notes
+    assert "rows are copied by position, but row 4 is 'w' in b and 'a' in the output" in plan.notes
     assert plan.arguments["vocab"] == "place"
     cs.apply(plan, "place")
     mean = (load_file("a/model.safetensors")["lm_head.weight"] + load_file("b/model.safetensors")["lm_head.weight"]) / 2
@@ -79,7 +79,7 @@ def test_a_recipe_of_mergekit_s_may_say_the_choice() -> None:
     with pytest.raises(cs.PlanError, match=SAID) as error:
         cs.merge("r.yaml")
     assert "tokenizer_source: union" in error.value.hint
-    assert any("rows are taken by place" in note for note in cs.merge("r.yaml", vocab="place").notes)
+    assert any("rows are copied by position" in note for note in cs.merge("r.yaml", vocab="place").notes)
     Path("r.yaml").write_text(f"{text}tokenizer_source: union\n")
     assert next(step.shape for step in cs.merge("r.yaml").steps if step.key == "lm_head.weight") == (12, 4)
 
@@ -94,7 +94,7 @@ def test_averaging_rows_of_other_tokens_is_an_error_with_the_choice() -> None:
         cs.average(pair())
     assert "ckpt merge -m linear --vocab union" in error.value.hint
     plan = cs.average(["a", "b"], vocab="place")
-    assert "rows are taken by place, but row 4 is 'w' in b and 'a' in the output" in plan.notes
+    assert "rows are copied by position, but row 4 is 'w' in b and 'a' in the output" in plan.notes
     with pytest.raises(cs.ConfigError, match="rows in the same position are averaged"):
         cs.average(["a", "b"], vocab="union")
 
@@ -137,7 +137,7 @@ def test_the_same_tokens_in_other_files_are_the_same_tokeniser() -> None:
     model("b", seed=1)
     only_tokenizer_json("b", TOKENS)
     for plan in (cs.merge(["a", "b"], **LINEAR), cs.merge(["b", "a"], **LINEAR), cs.average(["a", "b"])):
-        assert not any("by place" in note for note in plan.notes)
+        assert not any("by position" in note for note in plan.notes)
     Path("a/vocab.json").write_text(json.dumps({token: i for i, token in enumerate(TOKENS[:-1])}))
     for text in ('{"added_tokens_decoder": {"7": {"content": "d"}}}', "{}"):  # d is added, or nothing is said of it
         Path("a/tokenizer_config.json").write_text(text)
@@ -167,7 +167,7 @@ def test_tokens_that_a_list_without_added_tokens_lacks_are_noted() -> None:
         model(name, seed=number)
         Path(f"{name}/vocab.json").write_text(json.dumps({token: i for i, token in enumerate(TOKENS[:number])}))
     for models, short, long in ((["few", "all"], "the output", "all"), (["all", "few"], "few", "the output")):
-        (note,) = [note for note in cs.average(models).notes if "by place" in note]
+        (note,) = [note for note in cs.average(models).notes if "by position" in note]
         assert note.endswith(f"{short} has no token from row 7 on, but {long} has 'd'")
 
 
@@ -183,14 +183,14 @@ def test_where_the_output_has_no_tokeniser_those_of_the_models_are_compared() ->
 def test_a_model_without_a_tokeniser_stays_as_it_is() -> None:
     pair()
     os.unlink("b/vocab.json")
-    assert not any("by place" in note for note in cs.average(["a", "b"]).notes)
+    assert not any("by position" in note for note in cs.average(["a", "b"]).notes)
 
 
 def test_tokenisers_that_cannot_be_compared_are_said() -> None:
     pair()
     Path("b/vocab.json").write_text('{"a": 0, "b": 2}')
-    (note,) = (note for note in cs.average(["a", "b"]).notes if "by place" in note)
-    assert note == "rows are taken by place, but the tokenisers of b and the output cannot be compared"
+    (note,) = (note for note in cs.average(["a", "b"]).notes if "by position" in note)
+    assert note == "rows are copied by position, but the tokenisers of b and the output cannot be compared"
 
 
 def test_what_is_as_long_and_no_vocabulary_s_does_not_count() -> None:
@@ -269,14 +269,15 @@ def test_an_adapter_without_rows_leaves_the_base_s_tokeniser_and_says_so() -> No
     plan = cs.lora_merge("m", "lora")
     cs.apply(plan, "out")
     assert Path("out/vocab.json").read_bytes() == Path("m/vocab.json").read_bytes()
-    assert any("that beside lora has other tokens, but no rows for them" in note for note in plan.notes)
+    assert any("the tokeniser of lora has other tokens, but there are no rows for them" in note for note in plan.notes)
 
 
 def test_lists_named_the_other_way_round_are_an_error_and_another_list_is_said() -> None:
     pair()
     keys = ["model.embed_tokens=0", "lm_head=0"]
     with pytest.raises(
-        cs.PlanError, match=r"names a/vocab\.json as the destination's token list, but this is the list of the source a"
+        cs.PlanError,
+        match=r"has a/vocab\.json as the destination's token list, but this is the token list of the source a",
     ) as error:
         cs.transplant("a", "b", vocab="b/vocab.json:a/vocab.json", vocab_keys=keys)
     assert "--vocab a/vocab.json:b/vocab.json" in error.value.hint
@@ -298,8 +299,8 @@ def test_rows_that_have_a_token_on_one_side_only_are_said(made: Any) -> None:
     model("full")
     model("less", seed=1)
     Path("less/vocab.json").write_text(json.dumps({token: i for i, token in enumerate(TOKENS[:6])}))
-    said = "rows are taken by place, but less has no token from row 6 on, but the output has 'c'"
-    assert [note for note in made().notes if "by place" in note] == [said]
+    said = "rows are copied by position, but less has no token from row 6 on, but the output has 'c'"
+    assert [note for note in made().notes if "by position" in note] == [said]
 
 
 def tekken(tokens: list[str]) -> str:
@@ -348,13 +349,15 @@ def test_pairs_of_bytes_are_compared(name: str, verb: str) -> None:
 @pytest.mark.parametrize("name", [*LISTS][3:])
 def test_lists_that_do_not_say_which_row_a_token_has_are_said_unless_they_are_the_same(name: str, verb: str) -> None:
     listed(name, TOKENS, OTHERS)
-    assert "rows are taken by place, but the tokenisers of b and the output cannot be compared" in VERBS[verb]().notes
+    assert (
+        "rows are copied by position, but the tokenisers of b and the output cannot be compared" in VERBS[verb]().notes
+    )
 
 
 @pytest.mark.parametrize("name", LISTS)
 def test_the_same_list_is_no_news_and_another_kind_of_it_is(name: str) -> None:
     listed(name, TOKENS, TOKENS)
-    assert not [note for note in cs.average(["a", "b"]).notes if "place" in note]
+    assert not [note for note in cs.average(["a", "b"]).notes if "by position" in note]
     Path("a/vocab.json").touch()
     only_tokenizer_json("a", OTHERS)
     assert [note for note in cs.average(["a", "b"]).notes if "cannot be compared" in note]
@@ -368,7 +371,9 @@ def test_a_second_list_that_differs_is_said(name: str, first: str) -> None:
         Path(folder, name).write_text(numbers(tokens))
         if first:
             Path(folder, "vocab.json").unlink()
-    assert f"rows are taken by place, but {name} of b and that of the output differ" in cs.average(["a", "b"]).notes
+    assert (
+        f"rows are copied by position, but {name} of b differs from that of the output" in cs.average(["a", "b"]).notes
+    )
 
 
 def test_rows_under_tekken_lists_are_merged_by_token() -> None:

@@ -97,8 +97,8 @@ def test_some_tensors_under_a_wrapper_are_said_to_be(prefix: str) -> None:
     notes(lambda key: f"{prefix}.{key}" if key.startswith(wrap) else key)
     found = [note for note in cs.inspect("m").notes if "begin with" in note]
     assert found == [
-        f"10 of 30 tensors begin with {prefix}, as {prefix}.lm_head.weight: transformers ignores them, and initialises "
-        "the weights that they are in place of"
+        f"the keys of 10 of 30 tensors begin with {prefix}, for example {prefix}.lm_head.weight: transformers ignores "
+        "them, and initialises the missing weights"
     ]
     assert not notes(lambda key: f"{prefix}.{key}")  # all of them: the wrapper is removed
 

@@ -45,7 +45,7 @@ def numbered(*tokens: str, gap: int = 99) -> dict[str, int]:
         (numbered(*TOKENS, gap=6), NAMES, {},
          f"vocab.json skips ids, which leaves 1 token without a row, {SINCE}: 'c' is 8"),
         (numbered(*TOKENS), {**NAMES, "pad_token": "[PAD]"}, {},
-         f"tokenizer_config.json names 1 token that vocab.json lacks, {HAS}: pad_token '[PAD]' is 8 without a row"),
+         f"tokenizer_config.json lists 1 token that vocab.json lacks, {HAS}: pad_token '[PAD]' is 8, beyond the last row"),
         (numbered(*TOKENS), NAMES, {"vocab_size": 9},
          "config.json says 9 (vocab_size), but lm_head.weight has 8 rows: transformers cannot load this model"),
         (numbered(*TOKENS[1:], "<pad>"), NAMES, {"vocab_size": 8},
@@ -107,7 +107,7 @@ def test_an_embedding_of_many_more_rows_than_tokens_is_said(rows: int, is_said: 
     assert any("no token" in one for one in cs.convert("m").notes) == is_said
 
 
-@pytest.mark.parametrize(("rows", "lack"), [(128, ", 120 of them for no token"), (8, "")])
+@pytest.mark.parametrize(("rows", "lack"), [(128, ", 120 of them without a token"), (8, "")])
 def test_inspect_gives_the_number_of_tokens_and_of_rows_where_nothing_is_wrong(
     rows: int, lack: str, ckpt: Callable[..., Any]
 ) -> None:

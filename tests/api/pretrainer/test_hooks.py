@@ -41,7 +41,7 @@ def test_hooks_are_called_after_everything_was_checked_and_before_anything_is_wr
 def test_a_hook_that_is_no_function_is_said(server: SimpleNamespace) -> None:
     ours, _ = pretrainer(custom_hooks={"enc": "load"})
     ours.collect_files("source")
-    with pytest.raises(cs.ConfigError, match="the custom hook of enc is a str, not a function"):
+    with pytest.raises(cs.ConfigError, match="the custom hook for enc is an object of type str, not a function"):
         ours.load_collected()
 
 

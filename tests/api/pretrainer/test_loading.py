@@ -21,7 +21,7 @@ def test_a_device_is_taken_as_speechbrain_took_it_before_version_1(server: Simpl
         ours.collect_files("source")
         assert ours.load_collected(*arguments, **named).counts == {"copied": 1, "kept": 3}
     with pytest.raises(
-        cs.ConfigError, match="load_collected got the argument 3, which is neither options nor a device"
+        cs.ConfigError, match="the argument 3 of load_collected is neither a map of options nor a device"
     ):
         ours.load_collected(3)
 
@@ -57,7 +57,7 @@ def test_options_are_those_of_load_into_by_name(server: SimpleNamespace) -> None
     assert torch.equal(head.weight, torch.load("source/wide.ckpt")["weight"][:5])
     assert not torch.equal(head.weight, before)
     for options, why in (
-        ({"hed": {}}, "options name 'hed'"),
+        ({"hed": {}}, "options has an entry for 'hed'"),
         ({"head": {"on_mistake": "init"}}, "no option 'on_mistake'"),
         ({"head": "init"}, "options is"),
     ):

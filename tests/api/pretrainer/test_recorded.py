@@ -50,9 +50,9 @@ REFUSED_AT_COLLECTION = {
     "hub, no such file": ("SourceError", "has no file encoder.ckpt."),
     "hub, no such revision": ("SourceError", "the hub repository org/repo has no revision v3."),
     "condition a text": ("ConfigError", "the condition of head is 'False'. Give True or False"),
-    "a path of no loadable": ("ConfigError", "paths names 'encc', which is not a loadable. Did you mean enc?"),
-    "a hook of no loadable": ("ConfigError", "custom_hooks names 'encc', which is not a loadable. Did you mean enc?"),
-    "a condition of no loadable": ("ConfigError", "conditions names 'encc', which is not a loadable. Did you mean enc?"),
+    "a path of no loadable": ("ConfigError", "paths has an entry 'encc', which is not a loadable. Did you mean enc?"),
+    "a hook of no loadable": ("ConfigError", "custom_hooks has an entry 'encc', which is not a loadable. Did you mean enc?"),
+    "a condition of no loadable": ("ConfigError", "conditions has an entry 'encc', which is not a loadable. Did you mean enc?"),
 }  # fmt: skip
 REFUSED_AT_LOADING = {
     "never collected": ("ConfigError", "enc was never collected. Call collect_files first, or set collect_in."),
@@ -60,7 +60,7 @@ REFUSED_AT_LOADING = {
     "size mismatch of one layer": ("PlanError", "enc: shape mismatch: 2.weight is (2, 4) in enc.ckpt, (3, 4) in Sequ"),
     "size mismatch of the second": ("PlanError", "head: shape mismatch: weight is (7, 3)"),
     "keys of another module": ("PlanError", "enc: nothing would be loaded: all 4 tensors stay"),
-    "an object nobody knows": ("ConfigError", "labels is a dict, but there is no hook to load a file into it."),
+    "an object nobody knows": ("ConfigError", "there is no hook to load a file into labels, an object of type dict."),
     "no checkpoint": ("FormatError", "enc: ROOT/collected/enc.ckpt is not a checkpoint"),
 }
 BETTER: dict[str, dict[str, Any]] = {

@@ -73,7 +73,7 @@ def test_what_cannot_be_proved_is_refused_before_anything_is_written(ckpt: Any) 
         cs.apply(recipe(**{"assert": {"proved": "MAYBE"}}))
     document = {"verb": "average", "sources": ["a", "a"], "output": "b/", "assert": {"proved": "SAME"}}
     Path("both.yaml").write_text(yaml.safe_dump(document))
-    with pytest.raises(cs.ConfigError, match="and this plan has 2 sources"):
+    with pytest.raises(cs.ConfigError, match="but this plan has 2 sources"):
         cs.apply("both.yaml")
     done = ckpt("average", "a", "a", "-o", "b/", "--prove")
     assert done.code == 2
@@ -92,17 +92,17 @@ def test_a_source_that_does_not_run_is_refused_before_anything_is_written(ckpt: 
     save_file(load_file("a/model.safetensors"), "bare/model.safetensors")
     done = ckpt("convert", "bare", "-o", "b/", "--prove")
     assert done.code == 2
-    assert "bare cannot be proved: no config.json beside it says what network it is" in done.err
+    assert "there is no config.json in the folder of bare, so the architecture of the model is not known" in done.err
     done = ckpt("convert", "a", "-o", "b.gguf", "--prove")
     assert done.code == 2
-    assert "a GGUF file cannot be proved" in done.err
+    assert "no proof is possible for a GGUF file" in done.err
     state = model.state_dict()
     del state["model.layers.1.mlp.up_proj.weight"]
     save_file(state, "a/model.safetensors")
     done = ckpt("convert", "a", "-o", "b/", "--prove")
     assert done.code == 4
-    assert "a does not load as the network of" in done.err
-    with pytest.raises(cs.PlanError, match="a does not load as the network of"):
+    assert "a does not load into the network of" in done.err
+    with pytest.raises(cs.PlanError, match="a does not load into the network of"):
         cs.apply(recipe(**{"assert": {"proved": "SAME"}}))
     assert not [name for name in os.listdir() if name.startswith("b.") or name == "b"]
 
@@ -112,7 +112,7 @@ def test_an_output_that_does_not_load_is_reported_as_written(ckpt: Any) -> None:
     done = ckpt("filter", "a", "--exclude", "model.layers.1.mlp", "-o", "b/", "--prove")
     assert done.code == 4
     assert "wrote b" in done.out
-    assert "b/ is written, and was not proved: b/ does not load as the network of" in done.err
+    assert "b/ is written, but could not be proved: b/ does not load into the network of" in done.err
     assert Path("b/model.safetensors").is_file()
 
 

@@ -227,7 +227,7 @@ def test_a_quantised_model_is_decoded_first_in_one_pass(tmp_path: Path, ckpt: An
     BY_NAME["gptq"].folder(tmp_path / "m")
     done = ckpt("convert", "m", "--quantize", "int4-group128", "-o", "q")
     assert done.code == 4
-    assert "is quantised already" in done.err
+    assert "is already quantised" in done.err
     assert "--dequantize --quantize" in done.err
     assert ckpt("convert", "m", "--dequantize", "--quantize", "int4-group128", "-o", "q").code == 0
     assert cs.verify("q").ok
@@ -283,9 +283,9 @@ def test_what_cannot_be_meant_is_said(tmp_path: Path, ckpt: Any) -> None:
     save_file({"a.fc.weight": torch.randn(8, 128)}, tmp_path / "m.safetensors")
     for arguments, code, text in (
         (["--quantize", "int5"], 2, "Use one of fp8-block, fp8-channel, int8, int4-group128, mxfp4, nvfp4."),
-        (["--include", "a"], 2, "--include chooses what --quantize quantises"),
-        (["--quantize", "int8", "--layout", "gguf"], 2, "--quantize does not go with --layout"),
-        (["--quantize", "int8", "--gguf-type", "q8_0"], 2, "--quantize does not go with --gguf-type"),
+        (["--include", "a"], 2, "--include has no effect without --quantize"),
+        (["--quantize", "int8", "--layout", "gguf"], 2, "--quantize does not work together with --layout"),
+        (["--quantize", "int8", "--gguf-type", "q8_0"], 2, "--quantize does not work together with --gguf-type"),
         (["--quantize", "int8", "--include", "b"], 2, "--include b matches none of the 1 source key"),
         (["--quantize", "int8", "--exclude", "a"], 4, "has no matrix to quantise"),
     ):

@@ -270,7 +270,7 @@ def test_the_whole_of_coqui_s_transfer_learning_in_one_command(ckpt: Any) -> Non
     assert json.loads(done.out)["counts"] == {"copied": 4, "derived": 8, "initialised": 2}
     done = ckpt("transplant", STT, "dst.yaml", "--drop-last", 1, "--vocab", f"{STT}/alphabet.txt:alphabet.txt", "-n")
     said = " ".join(done.err.split())
-    assert "keeps no row: layer_6.weight, layer_6.bias are initialised by --drop-last 1" in said
+    assert "maps no rows: layer_6.weight, layer_6.bias are initialised by --drop-last 1" in said
 
 
 def test_an_alphabet_of_another_length_is_an_error_that_names_it(ckpt: Any) -> None:

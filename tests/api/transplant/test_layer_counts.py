@@ -85,7 +85,10 @@ def test_copies_without_a_place_are_said_and_their_layer_is_not_unused() -> None
     assert plan.unexpected == ((0, "enc.layers.3.a"), (0, "enc.layers.3.b"))
     plan = cs.transplant("src.pth", wanting(7), map="enc.layers.{n}=enc.layers.{2n,2n+1}")
     assert plan.unexpected == ()
-    assert any("2 copies that rules make of used tensors have no place: enc.layers.7.a" in note for note in plan.notes)
+    assert any(
+        "2 copies that rules make of used tensors are not in the destination: enc.layers.7.a" in note
+        for note in plan.notes
+    )
 
 
 def test_an_excluded_layer_is_the_reason_for_all_that_it_would_have_been() -> None:
@@ -111,7 +114,7 @@ def test_what_was_tied_and_renamed_stays_tied() -> None:
 
 
 def test_an_operation_names_its_tensors_one_by_one() -> None:
-    with pytest.raises(cs.PatternError, match="stands for several names"):
+    with pytest.raises(cs.PatternError, match="means several names"):
         cs.rename("src.pth", operations=[{"split": "enc.layers.{n}.a", "into": ["enc.{n,1}.a", "enc.x.{n}"]}])
 
 

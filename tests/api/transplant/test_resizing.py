@@ -117,15 +117,15 @@ def test_8_bit_floats_are_interpolated_as_the_numbers_they_are() -> None:
 
 
 REFUSED: dict[str, tuple[list[int], list[int], str]] = {
-    "positions-2d": ([1, 18, 6], [1, 50, 6], "not two squares behind the same 0, 1 or 2 tokens"),
-    "positions-2d:prefix=2": ([1, 17, 6], [1, 50, 6], "a square and a square behind 2 prefix tokens"),
+    "positions-2d": ([1, 18, 6], [1, 50, 6], "not two squares after the same 0, 1 or 2 prefix tokens"),
+    "positions-2d:prefix=2": ([1, 17, 6], [1, 50, 6], "a square and a square after 2 prefix tokens"),
     "positions-2d:from=4x5": ([1, 17, 6], [1, 50, 6], "are not 4x5 and a square"),
     "positions-2d:method=bicubic": ([1, 9, 6], [1, 14, 6], "prefix=5 would fit"),
-    "positions-1d": ([1, 17, 6], [1, 50, 8], "the width is 6, and 8 in the destination"),
+    "positions-1d": ([1, 17, 6], [1, 50, 8], "the width is 6 in the source and 8 in the destination"),
     "positions-1d:prefix=17": ([17, 6], [50, 6], "leave none"),
     "patch": ([4, 3, 8, 8], [4, 1, 6, 6], "the channels differ"),
-    "channels": ([4, 5, 3, 3], [4, 7, 3, 3], "for an input of 1 or 3 channels, not for 5 to 7"),
-    "center": ([4, 3, 3, 3], [4, 3, 4, 3], "3 has no middle place in 4"),
+    "channels": ([4, 5, 3, 3], [4, 7, 3, 3], "1 or 3 input channels; 5 cannot become 7"),
+    "center": ([4, 3, 3, 3], [4, 3, 4, 3], "3 cannot be centred in 4"),
     "interpolate": ([2, 2, 2], [3, 3, 3], "3 dimensions differ"),
     "slice": ([2, 2], [3, 2], "the source is smaller in dimension 0"),
     "pad": ([3, 2], [2, 2], "the source is larger in dimension 0"),
@@ -147,7 +147,8 @@ def test_a_policy_that_does_not_fit_says_why(policy: str, ckpt: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "why"), [("int64", "real floating numbers"), ("complex64", "real floating"), ("bool", "real floating")]
+    ("dtype", "why"),
+    [("int64", "real floating-point numbers"), ("complex64", "real floating"), ("bool", "real floating")],
 )
 def test_what_is_no_real_number_is_not_resampled(dtype: str, why: str) -> None:
     vit(a=torch.ones(1, 17, 6).to(getattr(torch, dtype)))
@@ -176,7 +177,7 @@ def test_a_dimension_of_zero_is_not_resampled(policy: str) -> None:
         ("a=positions-2d:prefix=1,prefix=2", "prefix twice"),
         ("a=positions-2d,to=12x20", "Write a colon before the arguments: positions-2d:to=12x20"),
         ("a=positions-2d:", "has no argument ''"),
-        ("a=slice:prefix=1", "takes no arguments"),
+        ("a=slice:prefix=1", "has no arguments"),
         ("a=", "there is no policy ''"),
         ("a:init", "there is no policy 'a'. Did you mean a=init?"),
         ("a:b:pad", "Did you mean a:b=pad?"),

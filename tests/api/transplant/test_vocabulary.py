@@ -187,7 +187,7 @@ def test_a_tensor_that_nobody_declares_and_that_keeps_its_order_is_named(monkeyp
     options: dict[str, Any] = {"vocab": "en.txt:reversed.txt"}
     plan = cs.transplant("en.pth", "en.yaml", **options)
     assert notes_of(plan) == (
-        "1 tensor with an axis of 9 keeps its order; a tensor of a vocabulary is mapped with --vocab-keys ctc.bias=0"
+        "1 tensor with an axis of 9 keeps its order; if the axis is a vocabulary, map it with --vocab-keys ctc.bias=0"
     )
     named = cs.transplant("en.pth", "en.yaml", **options, vocab_keys="ctc.bias=0")
     assert {step.key for step in named.steps if step.kind == "mapped"} == set(ROWS)  # with those that are declared
@@ -214,7 +214,7 @@ def test_a_size_that_many_tensors_share_is_said_in_one_line() -> None:
     assert {step.key for step in plan.steps if step.kind == "mapped"} == set(ROWS)
     said = notes_of(plan)
     assert "tensors with an axis of 10 keep their order" in said
-    assert said.endswith("is mapped with --vocab-keys GLOB=AXIS")
+    assert said.endswith("map it with --vocab-keys GLOB=AXIS")
 
 
 def test_a_tensor_that_differs_elsewhere_too_is_a_mismatch() -> None:
@@ -280,7 +280,7 @@ WRONG: list[tuple[dict[str, Any], type[CheckpointError], str]] = [
     ),
     ({"vocab": "en.txt:ru.txt", "new_tokens": "magic"}, ConfigError, "--new-tokens magic is not a way to fill"),
     ({"vocab": "en.txt:ru.txt", "vocab_keys": "decodr"}, PatternError, "matches none"),
-    ({"vocab": "en.txt:ru.txt", "vocab_keys": "ctc=x"}, ConfigError, "is not the number of an axis"),
+    ({"vocab": "en.txt:ru.txt", "vocab_keys": "ctc=x"}, ConfigError, "is not the index of an axis"),
     ({"vocab": "en.txt:ru.txt", "vocab_keys": "ctc=7"}, PlanError, "ctc.weight is (9, 8) in the source"),
     ({"vocab": "en.txt:ru.txt", "token_map": ["<blank>"]}, ConfigError, "does not have the form SRC=DST"),
     ({"vocab": "en.txt:ru.txt", "token_map": ["<blnk>=<blank>"]}, ConfigError, "Did you mean <blank>"),

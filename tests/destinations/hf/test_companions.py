@@ -56,7 +56,7 @@ def test_a_plan_with_a_companion_elsewhere_is_refused(name: str) -> None:
     saved("source", BERT, "BertModel")
     data = cs.transplant("source", "source/config.json").to_json()
     data["target"]["companions"][0]["name"] = name
-    with pytest.raises(cs.ConfigError, match="is not a plain file name"):
+    with pytest.raises(cs.ConfigError, match="is not a file name without folders"):
         cs.Plan.from_json(data)
 
 
@@ -79,7 +79,7 @@ def test_verify_opens_nothing_but_plain_files_of_the_folder(name: str) -> None:
     recipe.write_text(recipe.read_text().replace('"name":"config.json"', f'"name":"{name}"'.replace("\\0", "\\u0000")))
     (fault,) = cs.verify("out").failed
     assert fault.why.startswith("the recipe of the output is damaged")
-    assert "is not the name of a file in the folder" in fault.why
+    assert "is not a valid file name: it must be in the output's folder" in fault.why
 
 
 def test_verify_waits_for_no_pipe() -> None:
@@ -237,7 +237,7 @@ def test_files_of_a_model_that_stay_where_another_is_written_are_said_with_what_
     plan = cs.convert("new")
     notes = cs.apply(plan, output, force=True).notes
     stay = "vocab.txt" if output == "old" else "config.json, vocab.txt"
-    assert f"left in old, files of the model that was there before: {stay}" in notes
+    assert f"left in old, files of an earlier model: {stay}" in notes
     assert any("vocab.txt has 99 tokens" in note and "20 rows" in note for note in notes)
     said = any("config.json says 50 (vocab_size)" in note for note in notes)
     assert said == (output != "old")

@@ -434,7 +434,7 @@ def test_weights_that_cannot_be_left_out_have_to_come_from_a_source() -> None:
 def test_only_built_destinations_have_a_constructor() -> None:
     network("pass")
     for destination in ("src.pth", {"a": torch.ones(1)}):
-        with pytest.raises(cs.ConfigError, match="constructor_weights=False is for models that code builds"):
+        with pytest.raises(cs.ConfigError, match="constructor_weights=False needs a model that is built by code"):
             cs.transplant("src.pth", destination, constructor_weights=False)
 
 
@@ -459,7 +459,7 @@ def test_a_host_that_cannot_be_reached_is_an_error_at_once() -> None:
     """)
     before = socket.create_connection
     with pytest.raises(
-        cs.SourceError, match=r"its constructor asks weights.example, which cannot be reached. URLError"
+        cs.SourceError, match=r"its constructor contacts weights.example, which cannot be reached. URLError"
     ):
         cs.transplant("src.pth", "net.yaml")
     assert Path("tried").read_text() == "x"  # not a second time with storage
@@ -481,4 +481,4 @@ def test_a_constructor_that_does_without_its_host_is_built_and_the_host_named(mo
 
 def test_a_host_that_was_asked_is_named() -> None:
     network("import socket; socket.getaddrinfo('localhost', 80)")
-    assert "its constructor asked localhost" in cs.transplant("src.pth", "net.yaml").notes
+    assert "its constructor contacted localhost" in cs.transplant("src.pth", "net.yaml").notes

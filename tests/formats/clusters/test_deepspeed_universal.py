@@ -84,9 +84,9 @@ def entry(value: Any) -> Callable[[], None]:
 
 WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "a file less": (lambda: os.unlink("d/zero/layers.0.weight/fp32.pt"), "lacks zero/layers.0.weight/fp32.pt"),
-    "no param": (entry({"parameter": torch.ones(2)}), "has no tensor called param"),
-    "a param that is none": (entry({"param": [1, 2]}), "has no tensor called param"),
-    "a number": (entry(3), "has no tensor called param"),
+    "no param": (entry({"parameter": torch.ones(2)}), "has no tensor param"),
+    "a param that is none": (entry({"param": [1, 2]}), "has no tensor param"),
+    "a number": (entry(3), "has no tensor param"),
     "states that are none": (lambda: torch.save([1], "d/mp_rank_00_model_states.pt"), "not a dict of training states"),
     "shapes that are none": (
         lambda: torch.save({"param_shapes": [{"a": -1}]}, "d/mp_rank_00_model_states.pt"), "invalid entry param_shapes",
@@ -109,10 +109,10 @@ def test_a_latest_that_names_no_folder_is_none(text: str) -> None:
     universal("elsewhere")
     os.makedirs("run")
     Path("run/latest_universal").write_text(text)
-    with pytest.raises(cs.FormatError, match="no checkpoint in it"):
+    with pytest.raises(cs.FormatError, match="contains no checkpoint"):
         cs.open_checkpoint("run")
 
 
 def test_what_states_of_several_ranks_have_alone_is_said_to_be_left_out() -> None:
     universal("d", ranks=2)
-    assert any("the model states are those of 2 ranks: buffers" in note for note in cs.open_checkpoint("d").notes)
+    assert any("the model states of 2 ranks were not read" in note for note in cs.open_checkpoint("d").notes)

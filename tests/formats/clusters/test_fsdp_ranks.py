@@ -49,7 +49,7 @@ def test_names_without_the_number_of_ranks(layout: Layout) -> None:
 def test_a_file_of_one_rank_says_that_it_is_a_part(layout: Layout, ckpt: Any) -> None:
     layout("rows")
     done = ckpt("inspect", f"d/{rank_name(1)}")
-    assert (done.code, "name the folder with the files of all ranks" in " ".join(done.out.split())) == (0, True)
+    assert (done.code, "pass the folder with the files of all ranks" in " ".join(done.out.split())) == (0, True)
     layout_of = cs.open_checkpoint(f"d/{rank_name(1)}")
     assert layout_of["buffer"].opaque == ""
 
@@ -58,7 +58,7 @@ def test_a_missing_rank_is_said(layout: Layout, ckpt: Any) -> None:
     layout("rows")
     os.unlink(f"d/{rank_name(2)}")
     done = ckpt("inspect", "d")
-    said = "has the files of 3 of 4 ranks: that of rank 2 is missing"
+    said = "has the files of 3 of 4 ranks: the file of rank 2 is missing"
     assert (done.code, said in " ".join(done.err.split())) == (3, True), done.err
 
 
@@ -66,10 +66,10 @@ def test_ranks_of_two_runs_are_refused_unless_verl_names_one(layout: Layout, ckp
     wanted = load_file(layout("rows"))
     torch.save({"even": torch.ones(8, 4)}, f"d/{rank_name(0, 1)}")
     done = ckpt("inspect", "d")
-    assert (done.code, "has the ranks of several runs" in " ".join(done.err.split())) == (3, True)
+    assert (done.code, "has the files of several runs" in " ".join(done.err.split())) == (3, True)
     Path("d/fsdp_config.json").write_text('{"FSDP_version": 2, "world_size": 4}')
     done = ckpt("inspect", "d")
-    assert (done.code, "read the 4 ranks that fsdp_config.json names" in " ".join(done.err.split())) == (0, True)
+    assert (done.code, "read the files of 4 ranks, as fsdp_config.json says" in " ".join(done.err.split())) == (0, True)
     assert same(cs.open_checkpoint("d").tensor("even"), wanted["even"])
 
 
@@ -77,7 +77,7 @@ def test_buffers_that_differ_are_named_and_the_first_is_taken(layout: Layout, ck
     layout("rows")
     changed(3, lambda state: state.update(buffer=torch.zeros(3)))
     done = ckpt("inspect", "d")
-    said = "1 tensor that should be equal on all ranks differ, and that of the first rank is taken: buffer"
+    said = "1 tensor that should be equal on all ranks differ; the tensor of the first rank is used: buffer"
     assert (done.code, said in " ".join(done.err.split())) == (0, True), done.err
     assert torch.equal(cs.open_checkpoint("d").tensor("buffer"), torch.arange(3.0))
 
@@ -89,7 +89,7 @@ def test_replicas_that_differ_are_named(layout: Layout) -> None:
         state["even"]._local_tensor = state["even"]._local_tensor + 1
 
     changed(3, change)
-    assert any("is taken: even" in note for note in cs.open_checkpoint("d").notes)
+    assert any("is used: even" in note for note in cs.open_checkpoint("d").notes)
 
 
 def test_nested_state_dicts_and_other_entries(layout: Layout) -> None:
@@ -166,26 +166,26 @@ def _axis(size: int, stride: int) -> Any:
 
 WRONG: dict[str, tuple[int, Callable[[Any], object], str]] = {
     "a partial sum": (0, spec("even", placements=placements("p")), "which cannot be joined"),
-    "a dimension beyond": (0, spec("even", placements=placements("s9")), "cut along dimension 9"),
+    "a dimension beyond": (0, spec("even", placements=placements("s9")), "split along dimension 9"),
     "too many placements": (0, spec("even", placements=placements("s0", "s1")), "placements do not fit its mesh"),
     "a split factor of another mesh": (0, spec("even", placements=placements("t")), "even cannot be read"),
-    "an order of other cuts": (0, spec("even", shard_order=((0, (1,)),)), "contradict the order of its cuts"),
-    "another placement": (1, spec("even", placements=placements("s1"), shard_order=()), "cut in another way"),
+    "an order of other cuts": (0, spec("even", shard_order=((0, (1,)),)), "contradict its shard_order"),
+    "another placement": (1, spec("even", placements=placements("s1"), shard_order=()), "split in another way"),
     "a part of another shape": (2, local(torch.ones(5, 4)), "has a part of shape (5, 4)"),
-    "a part of another dtype": (2, local(torch.ones(2, 4).half()), "whose own part is"),
+    "a part of another dtype": (2, local(torch.ones(2, 4).half()), "whose local part is"),
     "no part": (2, local(torch.ones(0, 4)), "has a part of shape (0, 4)"),
     "a huge mesh": (0, _axis(2**40, 1), "on a mesh that is not a grid"),
     "a mesh beyond its ranks": (0, _axis(4, 7), "strides beyond its ranks"),
-    "ranks twice": (0, mesh(_flatten_rank_map=(0, 0, 1, 1)), "not different numbers"),
-    "ranks that are none": (0, mesh(_flatten_rank_map=("a", None, 2.0, -1)), "not different numbers"),
-    "ranks of a larger run": (0, mesh(_flatten_rank_map=(0, 1, 2, 9)), "also rank 9"),
-    "no ranks": (0, mesh(_flatten_rank_map=None), "that has not 1 to"),
-    "no mesh": (0, lambda s: s["even"]._spec.__dict__.update(mesh=None), "in place of a DeviceMesh"),
-    "no specification": (0, lambda s: setattr(s["even"], "_spec", 3), "in place of a DTensorSpec"),
+    "ranks twice": (0, mesh(_flatten_rank_map=(0, 0, 1, 1)), "not distinct numbers"),
+    "ranks that are none": (0, mesh(_flatten_rank_map=("a", None, 2.0, -1)), "not distinct numbers"),
+    "ranks of a larger run": (0, mesh(_flatten_rank_map=(0, 1, 2, 9)), "including rank 9"),
+    "no ranks": (0, mesh(_flatten_rank_map=None), "that does not have 1 to"),
+    "no mesh": (0, lambda s: s["even"]._spec.__dict__.update(mesh=None), "instead of a DeviceMesh"),
+    "no specification": (0, lambda s: setattr(s["even"], "_spec", 3), "instead of a DTensorSpec"),
     "a tensor less": (3, lambda s: s.pop("even"), "it lacks even, which rank 0 has"),
     "a buffer less": (3, lambda s: s.pop("buffer"), "it lacks buffer, which rank 0 has"),
     "another buffer": (3, lambda s: s.update(buffer=torch.ones(4)), "the files are not of one run"),
-    "a plain tensor": (1, lambda s: s.update(even=torch.ones(8, 4)), "cut in another way"),
+    "a plain tensor": (1, lambda s: s.update(even=torch.ones(8, 4)), "split in another way"),
 }  # fmt: skip
 
 
@@ -225,7 +225,7 @@ def test_parts_without_end_are_refused(layout: Layout, monkeypatch: pytest.Monke
 def test_a_rank_beyond_the_number_in_its_name_is_refused() -> None:
     os.mkdir("d")
     torch.save({"a": torch.ones(2)}, "d/model_world_size_1_rank_1.pt")
-    with pytest.raises(FormatError, match=r"model_world_size_1_rank_1\.pt, but 1 rank"):
+    with pytest.raises(FormatError, match=r"model_world_size_1_rank_1\.pt, but the run has 1 rank"):
         cs.open_checkpoint("d")
 
 
@@ -256,7 +256,7 @@ def test_two_files_of_one_rank_are_refused(ckpt: Any) -> None:
     for name in ("model_rank_0.pt", "model_rank0.bin"):
         torch.save({"a": torch.ones(2)}, f"d/{name}")
     done = ckpt("inspect", "d")
-    assert (done.code, "has two files of one rank" in " ".join(done.err.split())) == (3, True), done.err
+    assert (done.code, "has two files for the same rank" in " ".join(done.err.split())) == (3, True), done.err
 
 
 def test_entries_that_are_no_tensors_count_too(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,7 +170,7 @@ def test_a_tied_output_layer_of_the_last_stage_is_left_out() -> None:
     changed("d/mp_rank_00_001", lambda state: state["model"].update({"output_layer.weight": embedding}))
     assert same("d", {key: value for key, value in wanted.items() if key != "output_layer.weight"})
     changed("d/mp_rank_00_001", lambda state: state["model"].update({"output_layer.weight": embedding + 1}))
-    with pytest.raises(cs.FormatError, match="is not the word embedding"):
+    with pytest.raises(cs.FormatError, match="is tied to the word embedding"):
         cs.open_checkpoint("d")
 
 
@@ -196,13 +196,13 @@ def argued(**fields: Any) -> Callable[[], None]:
 
 QKV = "decoder__layers__0__self_attention__linear_qkv__weight"
 WRONG: dict[str, tuple[Callable[[], object], str, str]] = {
-    "a rank less": (lambda: os.rename("d/mp_rank_00", "d/mp_rank_02"), "lacks the folders of ranks: mp_rank_00", "ranks"),
+    "a rank less": (lambda: os.rename("d/mp_rank_00", "d/mp_rank_02"), "lacks the folders of some ranks: mp_rank_00", "ranks"),
     "a file less": (lambda: os.unlink("d/mp_rank_01/model_optim_rng.pt"), "has no model_optim_rng.pt in mp_rank_01", "ranks"),
-    "another number of ranks": (argued(tensor_model_parallel_size=4), "tensor_model_parallel_size 4, but there are 2", "ranks"),
+    "another number of ranks": (argued(tensor_model_parallel_size=4), "tensor_model_parallel_size 4, but the folder has 2", "ranks"),
     "stages that are missing": (argued(pipeline_model_parallel_size=2), "pipeline_model_parallel_size 2, but", "ranks"),
-    "experts": (argued(expert_model_parallel_size=2), "experts are shared out among 2 ranks", "megatron layer"),
-    "folders of experts": (lambda: os.makedirs("d/mp_rank_00_000_001"), "experts that are shared out", "megatron layer"),
-    "few groups": (argued(num_query_groups=1), "1 group of queries on 2 ranks", "megatron layer"),
+    "experts": (argued(expert_model_parallel_size=2), "experts are split across 2 ranks", "megatron layer"),
+    "folders of experts": (lambda: os.makedirs("d/mp_rank_00_000_001"), "experts that are split", "megatron layer"),
+    "few groups": (argued(num_query_groups=1), "1 query group, fewer than the 2 ranks", "megatron layer"),
     "other activations": (argued(quick_geglu=True), "the argument quick_geglu is set", "megatron layer"),
     "no arguments": (on(0, lambda s: s.pop("args")), "no arguments say whether its layers are gated", "megatron layer"),
     "an old version": (on(0, lambda s: s.update(checkpoint_version=1.0)), "before 2.0", "megatron version"),
@@ -213,9 +213,9 @@ WRONG: dict[str, tuple[Callable[[], object], str, str]] = {
     "norms that differ": (model(1, decoder__final_layernorm__weight=torch.ones(HIDDEN)), "has other values of decoder.final", "megatron layer"),
     "a tensor less": (on(1, lambda s: s["model"].pop("output_layer.weight")), "do not have the same tensors", "rank keys"),
     "another shape": (model(1, **{QKV: torch.ones(3, HIDDEN)}), "linear_qkv.weight is float32 (3, 8)", "rank shapes"),
-    "no model": (on(1, lambda s: s.pop("model")), "has no entry model", "megatron"),
+    "no model": (on(1, lambda s: s.pop("model")), "lacks the entry model", "megatron"),
     "a model that is none": (on(1, lambda s: s.update(model=[1])), "a model that is not a dict", "megatron"),
-    "keys that are none": (on(1, lambda s: s["model"].update({3: 4})), "a key that is not a text", "megatron"),
+    "keys that are none": (on(1, lambda s: s["model"].update({3: 4})), "a key that is not a string", "megatron"),
 }  # fmt: skip
 
 

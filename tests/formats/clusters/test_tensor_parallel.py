@@ -88,10 +88,10 @@ def tensors(rank: int, **fields: torch.Tensor | None) -> Callable[[], None]:
 
 WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "an index that is none": (lambda: Path("d/ranks.json").write_text("[" * 9), "is not valid JSON"),
-    "no number of ranks": (index(ranks="two"), "gives no number of ranks"),
-    "too many ranks": (index(ranks=10**12), "gives no number of ranks"),
+    "no number of ranks": (index(ranks="two"), "has no valid number of ranks"),
+    "too many ranks": (index(ranks=10**12), "has no valid number of ranks"),
     "more ranks": (index(ranks=3), "lacks model-rank-2-part-0.safetensors"),
-    "an axis that is none": (index(axes={"conv": "x"}), "an axis that is not a number"),
+    "an axis that is none": (index(axes={"conv": "x"}), "an axis that is not an integer from 0 to 63"),
     "an axis beyond": (index(axes={"conv": 9}), "conv has no axis 9"),
     "an axis of no tensor": (index(axes={"convolution": 0}), "lack convolution"),
     "a file less": (lambda: os.unlink(rank_file(1)), "lacks model-rank-1-part-0.safetensors"),
@@ -120,4 +120,4 @@ def test_whole_tensors_that_differ_between_the_ranks_are_refused(key: str, ckpt:
     index["axes"].pop(key, None)
     Path("d/ranks.json").write_text(json.dumps(index))
     done = ckpt("inspect", "d")
-    assert (done.code, f"{key}, which is not cut by ranks.json" in " ".join(done.err.split())) == (3, True), done.err
+    assert (done.code, f"{key}, which by ranks.json is not split" in " ".join(done.err.split())) == (3, True), done.err

@@ -62,21 +62,21 @@ S3 = (
 PIPELINE = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.30.0"}
 NEMO = ("./model_config.yaml", "./model_weights.ckpt")
 SAVEZ = "save the arrays with numpy.savez: ckpt reads .npz."
-ANEW = "Fetch it again from an address of the file itself."
+ANEW = "Fetch it again, from the address of the file itself."
 
 FILES: dict[str, tuple[str, bytes | Callable[[], bytes], str, str]] = {
     "old nemo": (
         "x.bin", gzip.compress(tarred(*NEMO)),
-        "a NeMo model, a tar archive compressed with gzip", "name its model_weights.ckpt: tar xf x.bin",
+        "a NeMo model, a tar archive compressed with gzip", "use its model_weights.ckpt: tar xf x.bin",
     ),
-    "tar": ("x.tar", tarred("readme", "net/a.pth"), "a tar archive with net/a.pth in it", "tar xf x.tar net/a.pth"),
-    "ggml": ("model.bin", b"tjgg\3\0\0\0" + bytes(64), "a GGML file of llama.cpp", "Name the .pth"),
+    "tar": ("x.tar", tarred("readme", "net/a.pth"), "a tar archive that contains net/a.pth", "tar xf x.tar net/a.pth"),
+    "ggml": ("model.bin", b"tjgg\3\0\0\0" + bytes(64), "a GGML file of llama.cpp", "Use the .pth"),
     "flax": (
         "flax_model.msgpack", b"\x82\xa6params\x81\xa6kernel\xc7\x10\x01\x93\x92\x01\x02\xa7float32\xc4\4\0\0\0\0\xa1b\1",
-        "msgpack, as Flax writes weights", f"flax.serialization.msgpack_restore and {SAVEZ}",
+        "a msgpack file, the format of Flax for weights", f"flax.serialization.msgpack_restore and {SAVEZ}",
     ),
     "many in msgpack": (
-        "x", b"\xde\x00\x20\xd9\x28" + b"k" * 40 + b"\1", "msgpack, as Flax writes weights", "msgpack_restore",
+        "x", b"\xde\x00\x20\xd9\x28" + b"k" * 40 + b"\1", "a msgpack file, the format of Flax for weights", "msgpack_restore",
     ),
     "onnx": ("x.onnx", b"\x08\x08\x12\x07pytorch\x1a\x052.6.0" + bytes(40), "an ONNX model", "exported from"),
     "onnx without a producer": ("x", b"\x08\x0a\x3a\xa0\x01\x0a\x10\x0a\x01x" + bytes(400), "an ONNX model", "exported"),
@@ -88,7 +88,7 @@ FILES: dict[str, tuple[str, bytes | Callable[[], bytes], str, str]] = {
     "tflite": ("x.tflite", b"\x1c\0\0\0TFL3" + bytes(40), "a TensorFlow Lite model", "TensorFlow checkpoint"),
     "executorch": ("x.pte", b"\x1c\0\0\0ET12" + bytes(40), "an ExecuTorch program", "exported from"),
     "tensorrt": ("x.engine", b"ftrt\xe8\0\0\0" + bytes(40), "a TensorRT engine, compiled for one GPU", "built from"),
-    "hdf5": ("x.pth", hdf5(0), "an HDF5 file, as Keras writes weights", SAVEZ),
+    "hdf5": ("x.pth", hdf5(0), "an HDF5 file, the format of Keras for weights", SAVEZ),
     "hdf5 behind a user block": ("x.h5", hdf5(512), "an HDF5 file", SAVEZ),
     "hdf5 behind a larger one": ("x.h5", hdf5(2048), "an HDF5 file", SAVEZ),
     "keras": (
@@ -96,19 +96,19 @@ FILES: dict[str, tuple[str, bytes | Callable[[], bytes], str, str]] = {
     ),
     "pt2 of torch 2.6": (
         "x.pt2", zipped("serialized_exported_program.json", "serialized_state_dict.pt", "serialized_constants.pt", "version"),
-        "a program of torch.export (.pt2)", "save its state_dict() with torch.save.",
+        "a program exported by torch.export (.pt2)", "save its state_dict() with torch.save.",
     ),
-    "pt2": ("x.pt2", exported, "a program of torch.export (.pt2)", "save its state_dict() with torch.save."),
+    "pt2": ("x.pt2", exported, "a program exported by torch.export (.pt2)", "save its state_dict() with torch.save."),
     "zip of safetensors": (
         "x.zip", zipped("net/", "net/model.safetensors", deflated=True),
-        "a zip archive with net/model.safetensors in it", "unzip x.zip net/model.safetensors",
+        "a zip archive that contains net/model.safetensors", "unzip x.zip net/model.safetensors",
     ),
-    "zip of zoo files": ("x.zip", zipped("data", "policy.pth", deflated=True), "a zip archive with policy.pth in it", "policy.pth"),
+    "zip of zoo files": ("x.zip", zipped("data", "policy.pth", deflated=True), "a zip archive that contains policy.pth", "policy.pth"),
     "torchserve": (
         "x.mar", zipped("MAR-INF/MANIFEST.json", "w.pt", deflated=True),
         "a model archive of TorchServe", "unzip x.mar w.pt",
     ),
-    "s3 error": ("x.pth", S3, "the error of a storage server (AccessDenied: Access Denied)", ANEW),
+    "s3 error": ("x.pth", S3, "an error message of a storage server (AccessDenied: Access Denied)", ANEW),
     "openvino": ("x.xml", b'<?xml version="1.0"?>\n<net name="m" version="11">', "an OpenVINO model", "converted from"),
     "json error": (
         "model.safetensors", b'{"error":"Repository not found"}',
@@ -118,15 +118,15 @@ FILES: dict[str, tuple[str, bytes | Callable[[], bytes], str, str]] = {
         "model.safetensors.index.json", b'{"error":{"code":401,"message":"Sign in."}}',
         "the answer of a server: Sign in", ANEW,
     ),
-    "configuration": ("config.json", b'{"model_type": "bert"}', "the configuration of a model", "Name the folder"),
+    "configuration": ("config.json", b'{"model_type": "bert"}', "the configuration of a model", "Pass the folder"),
     "adapter's configuration": ("a.json", b'{"peft_type": "LORA"}', "the configuration of an adapter", "the folder"),
-    "other json": ("x.pth", b"[1, 2]", "a JSON text", ""),
-    "long json": ("x.pth", b"[" + b"1, " * HEAD + b"2]", "a JSON text", ""),
+    "other json": ("x.pth", b"[1, 2]", "a JSON file", ""),
+    "long json": ("x.pth", b"[" + b"1, " * HEAD + b"2]", "a JSON file", ""),
     "web page": (
         "x.pth", b"\n<!DOCTYPE html>\n<html><head><title>Sign in &amp; go</title>", "a web page (Sign in & go)", ANEW,
     ),
     "lfs": ("x.pth", LFS, "a Git LFS pointer, not the file itself", "git lfs pull"),
-    "plain answer": ("x.pth", b"Entry not found", "a text that begins: Entry not found", ""),
+    "plain answer": ("x.pth", b"Entry not found", "a text file that begins: Entry not found", ""),
     "gzip": ("x.pth.gz", gzip.compress(b"PK"), "compressed with gzip", "gunzip x.pth.gz"),
     "tar.gz": ("x.tgz", gzip.compress(tarred("a")), "a tar archive compressed with gzip", "tar xf x.tgz"),
     "bzip2": ("x.pth", bz2.compress(b"PK"), "compressed with bzip2", "bunzip2 x.pth"),
@@ -139,7 +139,7 @@ FILES: dict[str, tuple[str, bytes | Callable[[], bytes], str, str]] = {
     "pickle": ("x.pkl", pickle.dumps({"a": 1}), "a pickle that torch did not write", "ckpt scan x.pkl shows"),
     "old pickle": ("x.pkl", pickle.dumps({"a": 1}, 0), "a pickle that torch did not write", "ckpt scan x.pkl shows"),
     "zeros": ("x.pth", bytes(9000), "a file that begins with zeros", "Fetch it again."),
-    "parquet": ("x.bin", b"PAR1" + bytes(20), "a Parquet table", "Name a checkpoint."),
+    "parquet": ("x.bin", b"PAR1" + bytes(20), "a Parquet table", "Pass a checkpoint."),
 }  # fmt: skip
 
 
@@ -149,7 +149,7 @@ def test_a_file_says_what_it_is_and_what_to_do(kind: str) -> None:
     Path(name).write_bytes(data() if callable(data) else data)
     with pytest.raises(cs.FormatError) as caught:
         cs.open_checkpoint(name)
-    assert caught.value.message.startswith(f"{name} is not a checkpoint that ckpt reads: it is {what}")
+    assert caught.value.message.startswith(f"{name} is not a checkpoint that ckpt can read: it is {what}")
     assert caught.value.message.endswith(".")
     assert advice in caught.value.hint
     assert bool(advice) == bool(caught.value.hint)
@@ -239,7 +239,7 @@ def test_a_diffusers_pipeline_says_where_its_weights_are(verb: list[str], ckpt: 
     done = ckpt(*verb, "sd/")
     said = " ".join(done.err.split())
     assert done.code == 3
-    assert "sd/ is not a checkpoint that ckpt reads: it is a diffusers pipeline (StableDiffusionPipeline)" in said
+    assert "sd/ is not a checkpoint that ckpt can read: it is a diffusers pipeline (StableDiffusionPipeline)" in said
     assert "; its weights are in text_encoder, unet, vae." in said
     assert "ckpt inspect sd/unet" in said
     assert ckpt("inspect", "sd/unet").code == 0
@@ -276,7 +276,7 @@ def test_a_pipeline_with_a_checkpoint_of_its_own_is_read_and_said() -> None:
     pipeline("sd", COMPONENTS)
     save_file({"a": torch.ones(2)}, "sd/v1-5-pruned.safetensors")
     with cs.open_checkpoint("sd") as found:
-        assert any("is a diffusers pipeline (model_index.json) too" in note for note in found.notes)
+        assert any("is also a diffusers pipeline (model_index.json)" in note for note in found.notes)
 
 
 FOLDERS: dict[str, tuple[list[str], str, str]] = {
@@ -288,14 +288,14 @@ FOLDERS: dict[str, tuple[list[str], str, str]] = {
     "core ml": (["Manifest.json", "Data/com.apple.CoreML/model.mlmodel"], "a Core ML model", "converted from"),
     "lightning": (
         ["hparams.yaml", "metrics.csv", "checkpoints/epoch=1.ckpt"],
-        "a run of Lightning whose checkpoints are in checkpoints", "ckpt inspect m/checkpoints",
+        "a run of Lightning with checkpoints in its subfolders: checkpoints", "ckpt inspect m/checkpoints",
     ),
     "trainer": (
         ["README.md", "checkpoint-10/model.safetensors", "checkpoint-20/model.safetensors", "logs/x"],
-        "a folder whose checkpoints are in checkpoint-10, checkpoint-20", "ckpt inspect m/checkpoint-10",
+        "a folder with checkpoints in its subfolders: checkpoint-10, checkpoint-20", "ckpt inspect m/checkpoint-10",
     ),
     "others": (
-        ["config.json", "tf_model.h5", "flax_model.msgpack"], "a folder of flax_model.msgpack, tf_model.h5",
+        ["config.json", "tf_model.h5", "flax_model.msgpack"], "a folder with flax_model.msgpack, tf_model.h5",
         "ckpt inspect m/flax_model.msgpack",
     ),
 }  # fmt: skip
@@ -310,7 +310,7 @@ def test_a_folder_says_what_it_is_and_what_to_do(kind: str) -> None:
         path.write_bytes(b"x")
     with pytest.raises(cs.FormatError) as caught:
         cs.open_checkpoint("m")
-    assert caught.value.message == f"m is not a checkpoint that ckpt reads: it is {what}."
+    assert caught.value.message == f"m is not a checkpoint that ckpt can read: it is {what}."
     assert advice in caught.value.hint
     assert caught.value.rule == "no checkpoint"
 
@@ -321,7 +321,7 @@ def test_a_large_size_in_a_header_of_a_tar_archive_ends_the_look() -> None:
     total = sum(data[:148]) + sum(data[156:512]) + 8 * 32
     data[148:156] = b"%06o\0 " % total
     Path("x.tar").write_bytes(data)
-    with pytest.raises(cs.FormatError, match="cut short"):
+    with pytest.raises(cs.FormatError, match="truncated"):
         cs.open_checkpoint("x.tar")
 
 

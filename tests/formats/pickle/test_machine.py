@@ -152,7 +152,7 @@ def test_a_malformed_stream_is_a_format_error(name: str) -> None:
 def test_a_memo_index_for_which_others_take_gigabytes_is_refused_and_costs_nothing() -> None:
     most = limits.PICKLE_MEMO.to_bytes(4, "little")
     assert read(b"Nr" + most + b"0j" + most + b".") is None
-    with pytest.raises(FormatError, match="invalid memo number"):
+    with pytest.raises(FormatError, match="invalid memo index"):
         read(b"Nr\xff\xff\xff\xff0j\xff\xff\xff\xff.")
 
 

@@ -52,7 +52,7 @@ def test_every_instruction_of_pickletools_is_known_and_none_else() -> None:
     [
         (b"J\0\0\0", "ends too early"),
         (b"X\0\0\0", "ends too early"),
-        (b"X\2\0\0\0a", "claims 2 bytes where 1 remain"),
+        (b"X\2\0\0\0a", "claims 2 bytes, but only 1 remain"),
         (b"\x8b\xff\xff\xff\xff", "claims a negative length"),
         (b"I12", "ends inside a line"),
         (b"cos\nsystem", "ends inside a line"),

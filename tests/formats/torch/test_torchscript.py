@@ -69,7 +69,7 @@ def test_a_scripted_module_is_a_source_like_any_other() -> None:
 
 def test_a_frozen_one_says_where_its_weights_are() -> None:
     written("frozen")
-    with pytest.raises(cs.FormatError, match="without torch.jit.freeze"):
+    with pytest.raises(cs.FormatError, match="do not use torch.jit.freeze"):
         cs.open_checkpoint("net.pt")
 
 

@@ -14,7 +14,7 @@ from ckptsurgeon.planning.keys.pattern import KeyPattern
 from ckptsurgeon.planning.keys.rules import parse_rule, rules_from_lines
 
 Run = Callable[..., Any]
-WHY = "a module is named without the dot."
+WHY = "a name has no dot at its ends."
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_two_dots_in_a_row_are_shown_as_one() -> None:
     for rule, written in (("a..b=c", "--map a.b=c"), ("a=b..c", "a=b.c")):
         with pytest.raises(PatternError) as error:
             parse_rule(rule)
-        assert error.value.hint == f"Write {written}: without two dots in a row."
+        assert error.value.hint == f"Write {written}: a name has no two dots in a row."
 
 
 def test_a_line_of_a_map_file_is_shown_as_it_stands_there() -> None:

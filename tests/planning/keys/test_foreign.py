@@ -15,18 +15,18 @@ from ckptsurgeon.planning.keys.rules import parse_rule, rules_from_lines, target
 @pytest.mark.parametrize(
     ("rule", "said", "ours", "literal"),
     [
-        (r"re:lm_(head)=out_\1", r"\1", "re:lm_(head)=out_{1}", r"\\ is a backslash"),
-        (r"re:lm_(head)=out_$1", "$1", "re:lm_(head)=out_{1}", r"\$ is a dollar"),
-        (r"re:lm_(head)=out_${1}", "${1}", "re:lm_(head)=out_{1}", r"\$ is a dollar"),
-        (r"re:lm_(head)=out_\g<1>.w", r"\g<1>", "re:lm_(head)=out_{1}.w", r"\\ is a backslash"),
+        (r"re:lm_(head)=out_\1", r"\1", "re:lm_(head)=out_{1}", r"\\ is a literal backslash"),
+        (r"re:lm_(head)=out_$1", "$1", "re:lm_(head)=out_{1}", r"\$ is a literal dollar"),
+        (r"re:lm_(head)=out_${1}", "${1}", "re:lm_(head)=out_{1}", r"\$ is a literal dollar"),
+        (r"re:lm_(head)=out_\g<1>.w", r"\g<1>", "re:lm_(head)=out_{1}.w", r"\\ is a literal backslash"),
         (r"re:lm_(?P<what>head)=out_\g<what>", r"\g<what>", "re:lm_(?P<what>head)=out_{what}", r"\\ is"),
         (r"re:lm_(?P<what>head)=out_$<what>", "$<what>", "re:lm_(?P<what>head)=out_{what}", r"\$ is"),
         (r"re:(a)(b)=\2.\1", r"\2", "re:(a)(b)={2}.{1}", r"\\ is"),
         (r"a.*.b=\1.b", r"\1", "a.*.b={1}.b", r"\\ is"),
         ("a.{n}=b.${n}", "${n}", "a.{n}=b.{n}", r"\$ is"),
-        (r"re:lm_(?P<n>head)=out_$n", "$n", "re:lm_(?P<n>head)=out_{n}", r"\$ is a dollar"),
-        (r"re:lm_(?P<n>head)=out_${n}", "${n}", "re:lm_(?P<n>head)=out_{n}", r"\$ is a dollar"),
-        (r"re:lm_(?P<n>head)=out_$+{n}", "$+{n}", "re:lm_(?P<n>head)=out_{n}", r"\$ is a dollar"),
+        (r"re:lm_(?P<n>head)=out_$n", "$n", "re:lm_(?P<n>head)=out_{n}", r"\$ is a literal dollar"),
+        (r"re:lm_(?P<n>head)=out_${n}", "${n}", "re:lm_(?P<n>head)=out_{n}", r"\$ is a literal dollar"),
+        (r"re:lm_(?P<n>head)=out_$+{n}", "$+{n}", "re:lm_(?P<n>head)=out_{n}", r"\$ is a literal dollar"),
         ("a.{n}=b.$n.c", "$n", "a.{n}=b.{n}.c", r"\$ is"),
         (r"a.*=b.{\1}", r"{\1}", "a.*=b.{1}", r"\\ is"),
     ],
@@ -34,7 +34,7 @@ from ckptsurgeon.planning.keys.rules import parse_rule, rules_from_lines, target
 def test_a_capture_in_another_spelling_is_an_error_with_ours(rule: str, said: str, ours: str, literal: str) -> None:
     with pytest.raises(PatternError) as error:
         parse_rule(rule)
-    assert f": {said} does not stand for a capture here." in error.value.message
+    assert f": {said} is not a capture here." in error.value.message
     assert error.value.hint.startswith(f"Write {ours}; {literal}")
     assert parse_rule(ours)
 
@@ -42,15 +42,15 @@ def test_a_capture_in_another_spelling_is_an_error_with_ours(rule: str, said: st
 @pytest.mark.parametrize(
     ("rule", "hint"),
     [
-        (r"lm_head=out_\1", "The pattern catches nothing;"),
-        (r"re:(a)=\2", "The pattern catches {1};"),
-        (r"re:(a)(b)=\0", "The pattern catches {1} to {2};"),
-        (f"a={'$' * 50_000}1", "The pattern catches nothing;"),
-        ("=$1", "The pattern catches nothing;"),
+        (r"lm_head=out_\1", "The pattern captures nothing;"),
+        (r"re:(a)=\2", "The pattern captures {1};"),
+        (r"re:(a)(b)=\0", "The pattern captures {1} to {2};"),
+        (f"a={'$' * 50_000}1", "The pattern captures nothing;"),
+        ("=$1", "The pattern captures nothing;"),
     ],
 )
 def test_what_the_pattern_does_not_catch_is_not_proposed(rule: str, hint: str) -> None:
-    with pytest.raises(PatternError, match="does not stand for a capture") as error:
+    with pytest.raises(PatternError, match="is not a capture") as error:
         parse_rule(rule)
     assert error.value.hint.startswith(hint)
 
@@ -85,7 +85,7 @@ def test_found_rules_over_layers_spell_a_dollar_before_the_name_of_their_own_cap
 
 
 def test_operations_say_it_of_their_own_names() -> None:
-    with pytest.raises(PatternError, match=re.escape("operation 1 (split): $1 does not stand")) as error:
+    with pytest.raises(PatternError, match=re.escape("operation 1 (split): $1 is not a capture")) as error:
         target_rule(KeyPattern("h.{n}.attn"), "h.$1.q", "operation 1 (split)")
     assert error.value.hint.startswith("Write h.{1}.q; ")
 

@@ -80,11 +80,11 @@ def idle(text: str) -> list[str]:
 
 def test_a_word_of_a_list_that_matches_nothing_is_said_with_its_neighbour() -> None:
     assert idle("{encoder,decodr}.*") == [
-        "decodr of --include {encoder,decodr}.* matches nothing; decoder (3 keys) is near"
+        "decodr of --include {encoder,decodr}.* matches nothing; decoder (3 keys) is similar"
     ]
     assert idle("{encoder,decoder}.**.{weigth,bias}") == [
         "weigth of --include {encoder,decoder}.**.{weigth,bias} matches nothing; "
-        "encoder.layers.0.attn.weight (1 key) is near"
+        "encoder.layers.0.attn.weight (1 key) is similar"
     ]
     assert idle("encoder.layers.{3,40}") == ["40 of --include encoder.layers.{3,40} matches nothing"]
 

@@ -262,7 +262,7 @@ def test_which_of_several_lists_is_meant_has_to_be_said(ckpt: Run) -> None:
     write(**same)
     done = ckpt("merge", recipe(**sliced((0, 1))), "-n")
     assert done.code == 4
-    assert "2 lists of layers: model.layers (3), towers (3). Name the one that is meant, as in layers: " in done.err
+    assert "2 lists of layers: model.layers (3), towers (3). Choose one of them, as in layers: " in done.err
     assert len(of_layers(weights(**sliced((0, 1)), layers="model.layers"))) == 1
     assert len(of_layers(weights(**sliced((0, 1)), layers="towers"))) == 3
     assert ckpt("merge", recipe(**sliced((0, 1)), layers="tower"), "-n").code == 2
@@ -278,7 +278,7 @@ def test_layers_may_be_said_for_whole_models_too() -> None:
 def test_a_list_longer_than_the_configuration_says_is_taken_where_it_is_the_only_one() -> None:
     write(config={"num_hidden_layers": 2})
     plan = cs.merge(recipe(**sliced((0, 3))))
-    assert "config.json does not say how many model.layers there are: 3 now" in plan.notes
+    assert "config.json has no field for the number of model.layers: it is 3 now" in plan.notes
     assert of_layers(weights(**pair([0.0, 1.0]))) == [0.0, 0.5, 1.0]
 
 
@@ -319,7 +319,7 @@ def test_the_base_is_a_model_where_the_method_takes_none() -> None:
     write("abc")
     plan = cs.merge(recipe(models=[{"model": "a"}, {"model": "b"}], base_model="c", parameters={"weight": 1}))
     assert len(plan.steps[0].inputs) == 3
-    assert "base_model counts as a model: linear takes no base" in plan.notes
+    assert "base_model is merged like the other models: linear has no base" in plan.notes
 
 
 @pytest.mark.parametrize("listed", [True, False])
@@ -332,7 +332,7 @@ def test_a_base_counts_whether_it_is_listed_or_not(listed: bool) -> None:
     assert step.merge.base
     assert [plan.sources[one.source].name for one in step.inputs] == ["a", "b", "c"]
     assert [note for note in plan.notes if "are not used" in note] == (
-        ["models[2].parameters are not used: it is the base of the others"] if listed else []
+        ["models[2].parameters are not used: this model is the base"] if listed else []
     )
 
 
@@ -526,7 +526,7 @@ def test_a_chat_template_is_a_name_or_a_text() -> None:
     ):
         cs.merge(recipe(**pair(1), chat_template="chatmil"))
     plan = cs.merge(recipe(**pair(1), chat_template="auto"))
-    assert "no model has a chat template to choose" in plan.notes
+    assert "chat_template changes nothing: no model has a chat template" in plan.notes
 
 
 CHATS = json.loads((GOLDEN / "chat_templates.json").read_text())
@@ -605,7 +605,7 @@ def test_recipes_of_ours_and_mergekits_are_told_apart(ckpt: Run) -> None:
     write()
     Path("ours.yaml").write_text("verb: merge\nmodels: [a, b]\nmethod: linear\nparameters: {weight: 1}\noutput: out/\n")
     assert "Run ckpt apply ours.yaml" in ckpt("merge", "ours.yaml", "-n").err
-    assert "run by ckpt merge recipe.yaml" in " ".join(ckpt("apply", recipe(**pair(1)), "-n").err.split())
+    assert "use ckpt merge recipe.yaml" in " ".join(ckpt("apply", recipe(**pair(1)), "-n").err.split())
     assert ckpt("apply", "ours.yaml").code == 0
     assert Path("out/config.json").exists()
 
@@ -619,22 +619,22 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
         "slices[0].sources[0] has an unknown field 'layer_rang'. Did you mean layer_range?",
     ),
     "no models": ({}, 2, "the configuration has neither models nor slices. Give one of models, slices and modules."),
-    "empty models": ({"models": []}, 2, "recipe.yaml: models is empty. Name models in it."),
-    "nothing in models": ({"models": None}, 2, "recipe.yaml: models is empty. Name models in it."),
+    "empty models": ({"models": []}, 2, "recipe.yaml: models is empty. List models in it."),
+    "nothing in models": ({"models": None}, 2, "recipe.yaml: models is empty. List models in it."),
     "a list of methods": ({**pair(1), "merge_method": ["linear"]}, 2, "recipe.yaml: merge_method is ['linear'], not the name of a method."),
-    "models that are texts": ({"models": ["a", "b"]}, 2, "models[0] is 'a', not a map. It takes model, parameters."),
-    "a model that is a number": ({"models": [{"model": 3}]}, 2, "models[0].model is 3, not a text"),
+    "models that are texts": ({"models": ["a", "b"]}, 2, "models[0] is 'a', not a map. Its fields are model, parameters."),
+    "a model that is a number": ({"models": [{"model": 3}]}, 2, "models[0].model is 3, not a string"),
     "parameters that are a list": ({"models": [{"model": "a", "parameters": [1]}]}, 2, "models[0].parameters is [1], not a map of parameters"),
-    "a base that is a list": ({**pair(1), "base_model": ["a"]}, 2, "base_model is ['a'], not a text"),
-    "a dtype that is a number": ({**pair(1), "dtype": 16}, 2, "dtype is 16, not a text"),
-    "a template that is a number": ({**pair(1), "chat_template": 3}, 2, "chat_template is 3, not a text"),
-    "a tokeniser that is a text": ({**pair(1), "tokenizer": "union"}, 2, "tokenizer is 'union', not a map. It takes source, tokens"),
+    "a base that is a list": ({**pair(1), "base_model": ["a"]}, 2, "base_model is ['a'], not a string"),
+    "a dtype that is a number": ({**pair(1), "dtype": 16}, 2, "dtype is 16, not a string"),
+    "a template that is a number": ({**pair(1), "chat_template": 3}, 2, "chat_template is 3, not a string"),
+    "a tokeniser that is a text": ({**pair(1), "tokenizer": "union"}, 2, "tokenizer is 'union', not a map. Its fields are source, tokens"),
     "a range of three": ({"slices": [{"sources": [{"model": "a", "layer_range": [0, 2, 1]}]}]}, 2, "layer_range is [0, 2, 1], not two whole numbers"),
     "a residual weight that is none": ({"slices": [{"sources": [{"model": "a", "layer_range": [0, 2]}], "residual_weight": "x"}]}, 2, "slices[0].residual_weight is 'x', not a number"),
     "models that are no list": ({"models": {"model": "a"}}, 2, "models is {'model': 'a'}, not a list of models"),
     "one model": (
         {"models": [{"model": "a", "parameters": {"weight": 1}}]}, 2,
-        "models has one model, but nothing to merge it with. Name others, or use passthrough.",
+        "models has one model, but nothing to merge it with. Add others, or use passthrough.",
     ),
     "one model that is its base": (
         {"models": [{"model": "a", "parameters": {"weight": 1}}], "base_model": "a"}, 2, "nothing to merge it with",
@@ -644,7 +644,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     ),
     "both": ({**pair(1), **sliced((0, 1))}, 2, "the configuration has models and slices"),
     "no model in a row": ({"models": [{"parameters": {"weight": 1}}]}, 2, "models[0] has no model"),
-    "a model twice": ({"models": [{"model": "a"}, {"model": "a"}]}, 2, "models[1] names a again"),
+    "a model twice": ({"models": [{"model": "a"}, {"model": "a"}]}, 2, "models[1] lists a again"),
     "slices of different lengths": (
         {"slices": [{"sources": [{"model": "a", "layer_range": [0, 2]}, {"model": "b", "layer_range": [0, 1]}]}]}, 2,
         "slices[0] has sources of 2 and 1 layers",
@@ -664,8 +664,8 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
         "weight with filter self_atn matches none of the 9 output keys. Did you mean model.layers.0.self_attn",
     ),
     "a pattern that matches nothing": (pair([{"keys": "model.layer", "value": 1}, {"value": 2}]), 2, "weight of model.layer matches none"),
-    "values that never count": (pair([{"value": 1}, {"filter": "mlp", "value": 2}]), 2, "weight[0] is for all tensors, so that what follows never counts"),
-    "filter and keys": (pair([{"value": 1, "filter": "a", "keys": "b"}]), 2, "has filter and keys"),
+    "values that never count": (pair([{"value": 1}, {"filter": "mlp", "value": 2}]), 2, "weight[0] applies to all tensors, so later entries have no effect"),
+    "filter and keys": (pair([{"value": 1, "filter": "a", "keys": "b"}]), 2, "has both filter and keys"),
     "a condition without a value": (pair([{"filter": "mlp"}]), 2, "weight[0] has no value"),
     "an unknown condition": (pair([{"fliter": "mlp", "value": 1}]), 2, "Did you mean filter?"),
     "a mixed list": (pair([0.5, {"value": 1}]), 2, "weight[0] is 0.5, not a map"),
@@ -677,7 +677,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "no base": ({**pair(1), "merge_method": "ties"}, 2, "models has no base_model, which ties needs"),
     "a base outside a slice": (
         {**sliced((0, 1)), "merge_method": "ties", "base_model": "c"}, 2,
-        "slices[0] has base_model c, which is not among its sources. Name it once, with its layer_range.",
+        "slices[0] has base_model c, which is not one of its sources. List it once, with its layer_range.",
     ),
     "too many models": (
         {"models": [{"model": one} for one in "abc"], "merge_method": "slerp", "base_model": "a", "parameters": {"t": 1}}, 2,
@@ -686,12 +686,12 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "two in a passthrough": ({**sliced((0, 1)), "merge_method": "passthrough", "parameters": {}}, 2, "slices[0] has 2 models, but passthrough merges 1"),
     "an adapter": (
         {"models": [{"model": "a+adapter"}, {"model": "b"}]}, 2,
-        "a+adapter names a model and an adapter, which are merged first. Run ckpt lora merge a adapter -o merged/.",
+        "a+adapter is a model with an adapter: first merge the adapter into the model. Run ckpt lora merge a adapter -o merged/.",
     ),
     "an adapter as a map": ({"models": [{"model": {"model": "a", "lora": "l"}}, {"model": "b"}]}, 2, "ckpt lora merge a l"),
     "a model of the hub": (
         {"models": [{"model": "org/name@main"}, {"model": "b"}]}, 3,
-        "there is no file or folder with the name of the model org/name@main. Give the path of the model's folder or file; download a model of the hub first: "
+        "the model org/name@main was not found: there is no such file or folder. Give the path of the model's folder or file; download a model of the hub first: "
         "hf download org/name --local-dir org/name.",
     ),
     "an unknown dtype": ({**pair(1), "dtype": "float31"}, 2, "float31"),
@@ -699,7 +699,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "two tokenisers": ({**pair(1), "tokenizer_source": "base", "tokenizer": {"source": "base"}}, 2, "tokenizer_source and tokenizer are both given"),
     "a strange tokeniser": ({**pair(1), "tokenizer_source": "c"}, 2, "tokenizer_source is c, which has no tokeniser."),
     "layers beside modules": ({"modules": {"default": pair(1)["models"]}, "layers": "x"}, 2, "modules.default is"),
-    "a module that is not there": ({"modules": {"vison": {"models": [{"model": "a"}]}}}, 2, "modules.vison does not name a module of the models"),
+    "a module that is not there": ({"modules": {"vison": {"models": [{"model": "a"}]}}}, 2, "modules.vison is not the name of a module of the models"),
 }  # fmt: skip
 
 

@@ -86,7 +86,7 @@ def test_a_number_and_a_list_of_one_fit_each_other() -> None:
         ("float32", "int64", "fraction"),
         ("float32", "bool", "fraction"),
         ("complex64", "float64", "complex"),
-        ("int64", "bool", "truth"),
+        ("int64", "bool", "boolean"),
         ("quint8", "float32", "quantised"),
         ("float4_e2m1fn_x2", "float32", "packed"),
         ("float32", "float8_e8m0fnu", "without a sign"),

@@ -75,7 +75,7 @@ def test_a_destination_without_layers_is_an_error_that_says_what_to_use(
     done = ckpt("transplant", "src.pth", destination, "--drop-last", "1", "-o", "out.pth")
     said = " ".join(done.err.split())
     assert (done.code, Path("out.pth").exists()) == (2, False)
-    assert "does not give the order of its layers. Name the layers to initialise: --reinit GLOB" in said
+    assert "does not declare the order of its layers. Select the layers to initialise: --reinit GLOB" in said
 
 
 def test_a_tied_tensor_goes_with_either_of_its_layers() -> None:

@@ -62,7 +62,7 @@ OURS: dict[str, Ours | tuple[Ours | None, Ours | None]] = {
     "toy + file.pth:enc:encoder": refuses(2, r"src_key enc matches none .* Did you mean encoder \(2 keys\)?"),
     "toy + file.pth:nosuch:encoder": refuses(2, "src_key nosuch matches none .* The source keys begin with bn"),
     "toy + file.pth:encoder:nosuch": refuses(
-        2, "dst_key nosuch of file.pth is not a module of the destination. Name one that it has"
+        2, "dst_key nosuch of file.pth is not a module of the destination. Use one of its modules"
     ),
     "toy + file.pth:decoder": refuses(4, "nothing would be loaded.*Did you mean file.pth:decoder:decoder?"),
     "toy + file.pth::decoder": refuses(4, "nothing would be loaded.*Did you mean file.pth:decoder:decoder?"),
@@ -210,8 +210,8 @@ def said(spec: str, destination: str = "toy.json") -> str:
 @pytest.mark.parametrize(
     ("spec", "note"),
     [
-        ("file.pth:::encoder", "takes encoder2 too, by prefix; --exclude encoder excludes only that"),
-        ("file.pth:::enc", "takes encoder, encoder2, by prefix; --exclude encoder excludes only that"),
+        ("file.pth:::encoder", "also matches encoder2, as a prefix; --exclude encoder excludes only that"),
+        ("file.pth:::enc", "matches encoder, encoder2, as a prefix; --exclude encoder excludes only that"),
         ("file.pth:::encoder.", ""),
         ("file.pth:::bn.", ""),
     ],

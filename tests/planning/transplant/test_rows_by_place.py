@@ -1,4 +1,4 @@
-"""Policies that resize a vocabulary keep its rows by place: a note says so, and of nothing else."""
+"""Policies that resize a vocabulary keep its rows by position: a note says so, and of nothing else."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import ckptsurgeon as cs
 
 from .test_transplant import plan, save
 
-SAID = "rows by place, not by token; --vocab SRC_TOKENS:DST_TOKENS maps rows by token"
+SAID = "rows by position, not by token; --vocab SRC_TOKENS:DST_TOKENS maps rows by token"
 
 
 def said(made: cs.Plan) -> list[str]:
-    return [note for note in made.notes if "by place" in note]
+    return [note for note in made.notes if "by position" in note]
 
 
 def resized(shapes: dict[str, Any], policy: Any = "overlap", **options: Any) -> list[str]:
@@ -56,7 +56,7 @@ def test_other_tables_are_none(key: str) -> None:
 def test_rows_of_a_small_classifier_are_labels(key: str, policy: str) -> None:
     shapes = {f"{key}.weight": ((5, 8), (3, 8)), f"{key}.bias": ((5,), (3,))}
     assert resized(shapes, policy) == [
-        f"{key}.weight, {key}.bias go from 5 to 3 rows by place; labels are not compared"
+        f"{key}.weight, {key}.bias go from 5 to 3 rows by position; labels are not compared"
     ]
     with pytest.raises(cs.PlanError) as error:
         resized(shapes, ())
@@ -142,7 +142,7 @@ def test_a_merge_by_place_says_so() -> None:
         torch.save({"lm_head.weight": torch.ones(rows, 3), "x.weight": torch.ones(2, rows)}, name)
     merge: dict[str, Any] = {"method": "linear", "weights": [1, 1]}
     assert said(cs.merge(["b.pth", "a.pth"], **merge, on_mismatch={"lm_head": "overlap", "x": "skip"})) == [
-        "lm_head.weight is merged by place, not by token, of 5 and 7 rows; --vocab union merges rows by token"
+        "lm_head.weight is merged by position, not by token, of 5 and 7 rows; --vocab union merges rows by token"
     ]
     for name, rows in (("c.pth", 5), ("d.pth", 7)):
         torch.save({"output.weight": torch.ones(rows, 3), "x.weight": torch.ones(2, rows)}, name)
@@ -169,14 +169,14 @@ def test_a_merge_of_small_classifiers_by_place_says_so_of_labels() -> None:
     for name, rows in (("a.pth", 5), ("b.pth", 7)):
         torch.save({"classifier.weight": torch.ones(rows, 3)}, name)
     made = cs.merge(["b.pth", "a.pth"], method="linear", weights=[1, 1], on_mismatch="overlap")
-    assert said(made) == ["classifier.weight is merged by place, of 5 and 7 rows; labels are not compared"]
+    assert said(made) == ["classifier.weight is merged by position, of 5 and 7 rows; labels are not compared"]
 
 
 def test_rows_of_a_large_classifier_are_labels_too_unless_an_embedding_has_as_many() -> None:
     shapes = {"classifier.weight": ((50, 8), (33, 8)), "classifier.bias": ((50,), (33,))}
     assert resized(shapes) == [
-        "classifier.weight, classifier.bias go from 50 to 33 rows by place; labels are not compared; "
-        "if they are tokens, --vocab SRC_TOKENS:DST_TOKENS is for these"
+        "classifier.weight, classifier.bias go from 50 to 33 rows by position; labels are not compared; "
+        "if the rows belong to tokens, use --vocab SRC_TOKENS:DST_TOKENS"
     ]
     (note,) = resized({**shapes, "embed_tokens.weight": ((50, 8), (33, 8))})
     assert note.endswith(SAID)

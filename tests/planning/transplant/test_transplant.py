@@ -113,7 +113,7 @@ def test_two_keys_landing_on_one_name_both() -> None:
 def test_a_rule_that_repeats_an_automatic_strip_is_a_note() -> None:
     source = {f"module.{key}": shape for key, shape in MODEL.items()}
     made = plan(source, MODEL, map=["module="])
-    assert any("repeats what is stripped" in note for note in made.notes)
+    assert any("its prefix is stripped automatically" in note for note in made.notes)
     assert made.counts == {"copied": 5}
 
 
@@ -206,7 +206,7 @@ def test_a_dtype_sets_all_floats_and_no_integer() -> None:
 
 @pytest.mark.parametrize(
     ("source", "destination", "why"),
-    [("float32", "int64", "fraction"), ("complex64", "float32", "complex"), ("int64", "bool", "truth")],
+    [("float32", "int64", "fraction"), ("complex64", "float32", "complex"), ("int64", "bool", "boolean")],
 )
 def test_a_cast_that_loses_what_a_value_is_exits_4(source: str, destination: str, why: str) -> None:
     with pytest.raises(cs.PlanError, match=why) as caught:
@@ -240,7 +240,7 @@ def test_require_fails_unless_everything_under_it_is_loaded() -> None:
     plan(MODEL, MODEL, require=["encoder"])
     with pytest.raises(
         cs.PlanError,
-        match=r"require=.encoder. is not met: 1 tensor that it names comes from no source: encoder.b. encoder.b is left out",
+        match=r"require=.encoder. is not met: 1 tensor that it matches comes from no source: encoder.b. encoder.b is left out",
     ):
         plan(MODEL, MODEL, require=["encoder"], exclude=["encoder.b"])
 
@@ -258,7 +258,7 @@ def test_a_destination_that_does_not_say_how_to_initialise_is_an_error_before_an
     save("src.pth", {"a": (2,)})
     with open("dst.yaml", "w") as file:
         file.write("model: {tensors: {a: {shape: [2]}, b: {shape: [2]}}}")
-    with pytest.raises(cs.PlanError, match="dst.yaml does not say how to initialise b, not taken"):
+    with pytest.raises(cs.PlanError, match="dst.yaml does not say how to initialise b, and no source"):
         cs.transplant("src.pth", "dst.yaml")
 
 
@@ -401,12 +401,12 @@ def test_the_same_inputs_give_the_same_plan() -> None:
         (lambda p: {k: v for k, v in p.items() if k != "steps"}, "'steps' is missing"),
         (lambda p: {**p, "steps": [{**p["steps"][0], "op": "rm -rf"}]}, "unknown op 'rm -rf'"),
         (lambda p: {**p, "steps": [{**p["steps"][0], "from": {"source": "other", "key": "a"}}]}, "'other' is missing"),
-        (lambda p: {**p, "sources": [{"name": 3}]}, "3 is not a text"),
+        (lambda p: {**p, "sources": [{"name": 3}]}, "3 is not a string"),
         (lambda p: {**p, "seed": "x"}, "cannot be read"),
         (lambda p: {**p, "seed": -1}, "its seed is -1"),
         (lambda p: {**p, "version": True}, "version True"),
         (lambda p: {**p, "steps": [{**p["steps"][0], "from": None}]}, "has no input"),
-        (lambda p: {**p, "steps": [{**p["steps"][0], "rule": {"a": 1}}]}, "is not a text"),
+        (lambda p: {**p, "steps": [{**p["steps"][0], "rule": {"a": 1}}]}, "is not a string"),
     ],
 )
 def test_what_is_no_plan_is_usage(change: Any, why: str) -> None:
@@ -446,13 +446,13 @@ def test_a_padded_tensor_that_cannot_be_drawn_is_an_error_before_anything_is_wri
     with open("dst.yaml", "w") as file:
         file.write("model: {tensors: {a: {shape: [3]}}}")
     for policy in ("pad", "overlap"):
-        with pytest.raises(cs.PlanError, match="does not say how to initialise a, not taken whole"):
+        with pytest.raises(cs.PlanError, match="does not say how to initialise a, and no source has all"):
             cs.transplant("src.pth", "dst.yaml", on_mismatch=policy)
 
 
 def test_what_is_drawn_is_not_cast_to_a_type_without_a_sign() -> None:
     with pytest.raises(
-        cs.PlanError, match="b is float32 in the destination, float8_e8m0fnu as asked: .* without a sign"
+        cs.PlanError, match="b is float32 in the destination, float8_e8m0fnu as requested: .* without a sign"
     ):
         plan({"n": ("int64", ())}, {"b": (2,), "n": ("int64", ())}, dtype="float8_e8m0fnu", on_missing="init")
 

@@ -75,7 +75,7 @@ def test_the_decoded_weight_has_values_and_zeros(recorded):
 UNDECODED = {
     "compressed-mxfp6": "no decoder knows",
     "compressed-int3-channel-padded": "packed with gaps",
-    "torchao-mxfp8-swizzled": "in the order of a GPU's kernels",
+    "torchao-mxfp8-swizzled": "in the order of a GPU kernel",
 }
 """Recordings that are refused, and why."""
 ROUNDED = ("mlx-3bit-float16", "mlx-4bit-bfloat16", "mlx-8bit-bfloat16")

@@ -298,11 +298,13 @@ def test_codes_without_settings_of_their_own_are_said(name: str, tmp_path: Path)
     folder = model(name).folder(tmp_path / "b", 1)
     save_file(model(name).tensors(), tmp_path / "a" / "codes.safetensors")
     notes = [
-        one for one in cs.transplant(tmp_path / "a" / "codes.safetensors", folder).notes if "decoded with those" in one
+        one
+        for one in cs.transplant(tmp_path / "a" / "codes.safetensors", folder).notes
+        if "decoded with the settings of" in one
     ]
     assert len(notes) == 1
     assert all("codes.safetensors has no settings for 2 quantised tensors of" in note for note in notes)
-    assert not any("decoded with those" in one for one in cs.transplant(folder, folder).notes)
+    assert not any("decoded with the settings of" in one for one in cs.transplant(folder, folder).notes)
 
 
 class Live(torch.nn.Module):

@@ -64,7 +64,7 @@ def doubled(g: torch.Generator) -> State:
 GPTQ, MLX = BY_NAME["gptq"].settings, BY_NAME["mlx"].settings
 NV, NV_FORMAT = "nvfp4-packed", "nvfp4-pack-quantized"
 NO_INPUTS = "no quantised tensor has scales of activations, which"
-TAKEN = "in none of the targets of its quantization_config, so that a loader takes"
+TAKEN = "in none of the targets of its quantization_config, so a loader treats"
 
 WRONG: list[tuple[Store | str, dict[str, Any], str]] = [
     (packed, aimed((4, "re:.*k_proj"), (8, "re:.*q_proj")), "num_bits 8, but the shapes of 1 quantised tensor say 4"),
@@ -73,17 +73,17 @@ WRONG: list[tuple[Store | str, dict[str, Any], str]] = [
     ("mlx", {**MLX, "mode": "mxfp4"}, f"mode mxfp4, {SHAPES} affine"),
     ("gptq", {**GPTQ, "checkpoint_format": "marlin"}, f"checkpoint_format marlin, {SHAPES} gptq"),
     ("gptq", {**GPTQ, "modules_in_block_to_quantize": [["self_attn.k_proj"]]},
-     "leaves 1 quantised tensor out by modules_in_block_to_quantize"),
+     "excludes 1 quantised tensor by modules_in_block_to_quantize"),
     (blocks, {"quant_method": "fp8", "weight_block_size": None}, f"weight_block_size null, {SHAPES} block scales"),
     (lambda g: channel(g, E4M3), compressed("float-quantized", {**FP8, "strategy": "tensor"}),
      f"strategy tensor, {SHAPES} channel"),
     ("fp8-tensor", compressed("float-quantized", FP8), f"strategy channel, {SHAPES} tensor"),
-    (packed, aimed((4, "re:.*k_proj")), f"1 quantised tensor is {TAKEN} it as plain"),
-    (packed, aimed((4, "MixtralSparseMoeBlock")), f"2 quantised tensors are {TAKEN} them as plain"),
+    (packed, aimed((4, "re:.*k_proj")), f"1 quantised tensor is {TAKEN} it as not quantised"),
+    (packed, aimed((4, "MixtralSparseMoeBlock")), f"2 quantised tensors are {TAKEN} them as not quantised"),
     ("mxfp4", BLOCKS, f"quant_method fp8, {SHAPES} mxfp4"),
     (blocks, compressed("float-quantized", {**FP8, "strategy": "block"}),
-     "2 quantised tensors have weight_scale_inv, but with the quant_method compressed-tensors of its "
-     "quantization_config loaders look for weight_scale"),
+     "2 quantised tensors have weight_scale_inv, but with the quant_method compressed-tensors in its "
+     "quantization_config, loaders look for weight_scale"),
     (blocks, {**BLOCKS, "activation_scheme": "static"}, f"{NO_INPUTS} activation_scheme static needs"),
     (lambda g: channel(g, E4M3), with_inputs(STATIC), f"{NO_INPUTS} dynamic false of input_activations needs"),
 ]  # fmt: skip

@@ -47,8 +47,8 @@ def test_plain_weights_with_scales_of_codes_beside_them_are_said(
     name: str, part: str, more: Mapping[str, Any], layers: int, tmp_path: Path
 ) -> None:
     (note,) = said(cs.inspect(folder_of(name, tmp_path, plain(layers), more)))
-    start, _, rest = note.partition(" beside ")
-    number = "1 plain weight has " if layers == 1 else "3 plain weights have "
+    start, _, rest = note.partition(", which only ")
+    number = "1 weight without quantisation has " if layers == 1 else "3 weights without quantisation have "
     assert start.startswith(number)
     assert sorted(start.removeprefix(number).split(", ")) == part.split(", ")
     assert THREE[0] in rest

@@ -23,7 +23,7 @@ State = dict[str, torch.Tensor]
 
 
 def said(found: Any) -> list[str]:
-    return [note.partition(": ")[2] for note in found.notes if " like " in note or "for blocks of" in note]
+    return [note.partition(": ")[2] for note in found.notes if " similar tensor" in note or "for blocks of" in note]
 
 
 def folder_of(name: str, path: Path, edit: Callable[[State], object] = lambda state: None) -> Path:
@@ -61,7 +61,7 @@ def test_nothing_is_said_of_sound_models(one: Quantised, tmp_path: Path) -> None
 def test_a_part_that_those_like_it_have_is_said(name: str, end: str, tmp_path: Path) -> None:
     folder = folder_of(name, tmp_path, without(end))
     part = end.removeprefix(".") if end.startswith(".") else f"up_proj{end}"
-    why = f"1 quantised tensor lacks {part}, which 2 like it have: {THREE[0]}"
+    why = f"1 quantised tensor lacks {part}, which 2 similar tensors have: {THREE[0]}"
     assert [why in note for note in said(cs.inspect(folder))].count(True) == 1
 
 
@@ -98,7 +98,7 @@ def test_a_scale_of_another_name_is_a_lost_one(tmp_path: Path) -> None:
 
     folder = folder_of("int4-packed", tmp_path, rename)
     assert said(cs.inspect(folder)) == [
-        f"1 quantised tensor lacks weight_scale, which 2 like it have: {THREE[0]}.weight_packed"
+        f"1 quantised tensor lacks weight_scale, which 2 similar tensors have: {THREE[0]}.weight_packed"
     ]
 
 
@@ -111,7 +111,7 @@ def test_scales_of_bitsandbytes_for_other_blocks_than_the_rest_has_are_said(
         state[key] = torch.cat([state[key], state[key]])
 
     folder = folder_of("bnb-nf4", tmp_path, edit)
-    why = f"1 quantised tensor has too few or too many values in {part} for blocks of {size}, which 2 like it have"
+    why = f"1 quantised tensor has too few or too many values in {part} for blocks of {size}, the block size of 2 similar tensors"
     assert [why in one for one in said(cs.inspect(folder))].count(True) == 1
 
 

@@ -98,7 +98,7 @@ def test_codes_of_modules_that_settings_leave_out_are_said(
     name: str, changed: dict[str, Any], by: str, verb: Any, tmp_path: Path
 ) -> None:
     notes = verb(model(name, **changed).folder(tmp_path / "m")).notes
-    assert any("leaves" in note and "out by" in note and f"{FIRST}.weight" in note for note in notes)
+    assert any("excludes" in note and " by " in note and f"{FIRST}.weight" in note for note in notes)
 
 
 SWAPPED = FIRST.replace(".0.", ".1.")
@@ -146,7 +146,7 @@ def test_plain_weights_that_settings_leave_out_by_their_old_name_are_said(tmp_pa
     folder = model("fp8-block", modules_to_not_convert=["proj_out"]).folder(tmp_path / "m")
     state = load_file(folder / "model.safetensors") | {"a.proj_out.weight": torch.ones(4, 4)}
     save_file(state, folder / "model.safetensors")
-    said = "exclude 1 tensor only by the old name (modules_to_not_convert (proj_out)): a.head.weight"
+    said = "exclude 1 tensor only under the old name (modules_to_not_convert (proj_out)): a.head.weight"
     for rule, number in (("a.proj_out=a.head", 1), ("a=b", 0)):
         assert sum(said in note for note in cs.rename(folder, map=[rule]).notes) == number
 
@@ -197,10 +197,10 @@ def test_settings_by_which_no_codes_are_as_wide_as_the_model_are_said(
     for size, number in ((IN, bool(columns)), (None, False)):
         (folder / "config.json").write_text(json.dumps({**config, "hidden_size": size}))
         for verb in (cs.inspect, cs.convert):
-            said = [note for note in verb(folder).notes if "columns than config.json says" in note]
+            said = [note for note in verb(folder).notes if "columns with its quantization_config" in note]
             assert len(said) == number
-            assert all("4 quantised tensors of layers have other columns" in note for note in said)
-            assert all(f"says, {columns} and not {IN} (hidden_size)" in note for note in said)
+            assert all("4 quantised tensors of layers would have" in note for note in said)
+            assert all(f"would have {columns} columns" in note and f"says {IN} (hidden_size)" in note for note in said)
 
 
 @pytest.mark.parametrize(

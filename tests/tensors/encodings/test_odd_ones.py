@@ -28,7 +28,7 @@ def test_scales_of_blocks_under_the_name_of_other_scales_are_said(layers: int, t
     folder = folder_of("fp8-block", tmp_path, renamed(layers, ".weight_scale_inv", ".weight_scale"))
     (note,) = said(cs.inspect(folder))
     assert (
-        "weight_scale, but with the weight_block_size of its quantization_config loaders look for weight_scale_inv"
+        "weight_scale, but with the weight_block_size in its quantization_config, loaders look for weight_scale_inv"
         in note
     )
 
@@ -36,7 +36,7 @@ def test_scales_of_blocks_under_the_name_of_other_scales_are_said(layers: int, t
 def test_one_scale_of_another_name_is_said(tmp_path: Path) -> None:
     edit = renamed(1, ".weight_scale", ".weight_scale_inv")
     (note,) = said(cs.inspect(folder_of("fp8-channel", tmp_path, edit)))
-    says = "with the quant_method compressed-tensors of its quantization_config loaders look for weight_scale"
+    says = "with the quant_method compressed-tensors in its quantization_config, loaders look for weight_scale"
     assert note == f"1 quantised tensor has weight_scale_inv, but {says}: {THREE[0]}.weight"
 
 
@@ -45,7 +45,7 @@ def test_one_tensor_of_another_float_is_said(tmp_path: Path) -> None:
         state[f"{THREE[1]}.weight"] = state[f"{THREE[1]}.weight"].float().to(torch.float8_e5m2)
 
     (note,) = said(cs.inspect(folder_of("fp8-block", tmp_path, edit)))
-    assert note == f"1 quantised tensor has float8_e5m2, where 2 like it have float8_e4m3fn: {THREE[1]}.weight"
+    assert note == f"1 quantised tensor has float8_e5m2, but 2 similar tensors have float8_e4m3fn: {THREE[1]}.weight"
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8])
@@ -55,7 +55,7 @@ def test_codes_stored_as_bytes_are_said(dtype: torch.dtype, tmp_path: Path) -> N
 
     (note,) = said(cs.inspect(folder_of("fp8-block", tmp_path, edit)))
     name = str(dtype).removeprefix("torch.")
-    assert note == f"1 quantised tensor has {name}, where 2 like it have float8_e4m3fn: {THREE[1]}.weight"
+    assert note == f"1 quantised tensor has {name}, but 2 similar tensors have float8_e4m3fn: {THREE[1]}.weight"
 
 
 def test_scales_of_another_dtype_are_said(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_scales_of_another_dtype_are_said(tmp_path: Path) -> None:
         state[f"{THREE[1]}.weight_scale_inv"] = state[f"{THREE[1]}.weight_scale_inv"].to(torch.float8_e4m3fn)
 
     (note,) = said(cs.inspect(folder_of("fp8-block", tmp_path, edit)))
-    has = "1 quantised tensor has scales of float8_e4m3fn, where 2 like it have scales of float32"
+    has = "1 quantised tensor has scales of float8_e4m3fn, but 2 similar tensors have scales of float32"
     assert note == f"{has}: {THREE[1]}.weight"
 
 

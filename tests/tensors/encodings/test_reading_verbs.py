@@ -108,7 +108,7 @@ def test_inspect_shows_the_logical_network(
         assert row["bits_per_weight"] == 8 * sum(stored[key].nbytes for key in row["parts"]) / (OUT * IN)
         assert bits in (None, row["bits_per_weight"])
     said = " ".join(ckpt("inspect", folder).out.split())
-    assert f"{{k_proj,q_proj}}.weight ({OUT}, {IN}) [{rows[0]['bits_per_weight']:.3g} bits a weight]" in said
+    assert f"{{k_proj,q_proj}}.weight ({OUT}, {IN}) [{rows[0]['bits_per_weight']:.3g} bits per weight]" in said
     parts = {part.rpartition(".")[2] for row in rows for part in row["parts"]} - {"weight"}
     assert parts
     assert parts.isdisjoint(said.split())
@@ -195,7 +195,7 @@ def test_parts_without_their_codes_are_shown_as_they_are_stored(tmp_path: Path, 
     folder = str(BY_NAME["gptq"].folder(tmp_path / "m"))
     said = ckpt("inspect", folder, "--include", "**.qweight").out
     assert "qweight" in said
-    assert "bits a weight" not in said
+    assert "bits per weight" not in said
 
 
 def test_what_decodes_codes_under_their_own_name_is_named_beside_it(tmp_path: Path, ckpt: Run) -> None:

@@ -227,16 +227,16 @@ def test_parts_in_other_shards_are_not_missed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "changed", "note"),
     [
-        ("w4a16", {"ignore": []}, "targets Linear and does not leave out lm_head.weight, but it is plain"),
+        ("w4a16", {"ignore": []}, "targets Linear and does not exclude lm_head.weight, but it is not quantised"),
         ("w4a16", {"ignore": ["lm_head"]}, ""),
         ("w4a16", {"ignore": ["re:.*lm_head"]}, ""),
         (
             "w4a16",
             {"ignore": ["language_model.lm_head"]},  # a module that no tensor is in
-            "targets Linear and does not leave out lm_head.weight, but it is plain",
+            "targets Linear and does not exclude lm_head.weight, but it is not quantised",
         ),
         ("w4a16", {"ignore": ["re:(?=.*)x"]}, ""),  # not evaluated
-        ("gptq-order", {"lm_head": True}, "lm_head true and does not leave out lm_head.weight, but it is plain"),
+        ("gptq-order", {"lm_head": True}, "lm_head true and does not exclude lm_head.weight, but it is not quantised"),
         ("gptq-order", {"lm_head": False}, ""),
     ],
 )
@@ -352,7 +352,9 @@ def test_codes_that_a_cast_has_changed_are_not_decoded(tmp_path: Path) -> None:
     sound, cast = folder("sound", torch.bfloat16), folder("cast", torch.float16)
     assert not said(cs.inspect(sound))
     assert cs.convert(sound, dequantize=True)
-    with pytest.raises(cs.PlanError, match=r"were cast from bfloat16 \(bnb_4bit_quant_storage\) to float16"):
+    with pytest.raises(
+        cs.PlanError, match=r"were stored as bfloat16 \(bnb_4bit_quant_storage\) and then cast to float16"
+    ):
         cs.convert(cast, dequantize=True)
 
 

@@ -18,7 +18,7 @@ from .test_agreement import VERBS
 from .test_missing_parts import IN, OUT, THREE, folder_of
 
 PLAIN = torch.randn(OUT, IN).bfloat16()
-WORDS = ("is plain", "are plain", "as codes and plainly", "does not fit the codes", "lacks mlp")
+WORDS = ("is not quantised", "are not quantised", "stored twice", "does not fit the codes", "lacks mlp")
 
 
 def said(found: Any) -> list[str]:
@@ -44,7 +44,7 @@ def changed(folder: Path, layer: int, *, keep: bool = False) -> None:
 def test_a_plain_weight_among_codes_is_said_unless_settings_leave_it_out(name: str, verb: str, tmp_path: Path) -> None:
     folder = folder_of(name, tmp_path)
     changed(folder, 1)
-    what = "1 weight is plain, which its quantization_config does not say, and those of other layers are codes"
+    what = "1 weight is not quantised, although other layers are, and its quantization_config does not exclude it"
     assert f"{what}: {THREE[1]}.weight" in said(VERBS[verb](folder))
     config = json.loads((folder / "config.json").read_text())
     field = "ignore" if name == "int4-packed" else "modules_to_not_convert"
@@ -59,7 +59,7 @@ def test_a_weight_that_is_there_twice_is_said_and_no_layer_lacks_it(name: str, t
     for layer in (1, 2):
         changed(folder, layer, keep=True)
     (note,) = said(cs.inspect(folder))
-    assert note.startswith("2 weights are there as codes and plainly, of which a loader takes one: ")
+    assert note.startswith("2 weights are stored twice, quantised and not quantised, and a loader uses only one: ")
 
 
 @pytest.mark.parametrize(

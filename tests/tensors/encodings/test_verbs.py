@@ -276,7 +276,7 @@ def test_every_offender_is_listed_once(tmp_path: Path) -> None:
     with pytest.raises(cs.PlanError) as error:
         cs.convert(BY_NAME["fp8-block"].folder(tmp_path / "m"), dtype="bf16")
     assert [line.partition(" ")[0] for line in error.value.details] == [f"{layer}.weight" for layer in sorted(LAYERS)]
-    assert "so would 1 other tensor" in error.value.message
+    assert "likewise 1 other tensor" in error.value.message
 
 
 @pytest.mark.parametrize("name", ["int4-or-8", "hqq"])

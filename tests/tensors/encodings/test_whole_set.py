@@ -20,9 +20,9 @@ from .test_missing_parts import THREE, WEIGHTS, State
 
 WORDS = (
     "no quantised tensor has",
-    ", which only codes need",
+    ", which only quantised weights need",
     "loaders look for",
-    ", where ",
+    " similar tensors have ",
     " needs: ",
     "have no scales",
 )
@@ -141,7 +141,7 @@ def test_modes_of_mlx_with_exponents_have_no_biases(tmp_path: Path) -> None:
 def test_one_tensor_of_mlx_without_biases_is_said(tmp_path: Path) -> None:
     folder = folder_of("mlx", tmp_path, without(".biases", 1))
     (note,) = [note for note in cs.inspect(folder).notes if "biases" in note]
-    assert f"1 quantised tensor lacks biases, which 2 like it have: {THREE[0]}" in note
+    assert f"1 quantised tensor lacks biases, which 2 similar tensors have: {THREE[0]}" in note
 
 
 @pytest.mark.parametrize("has_index", [False, True])
@@ -166,11 +166,11 @@ def test_weights_beside_which_a_part_of_codes_is_left_are_said_without_settings(
 ) -> None:
     path = tmp_path / "x.safetensors"
     save_file({"a.up.weight": torch.ones(4, 4).bfloat16(), f"a.up.{ending}": torch.ones(1, 1, dtype=dtype)}, path)
-    wanted = f"{path}: 1 plain weight has {ending} beside it, which only codes need: a.up.weight"
+    wanted = f"{path}: 1 weight without quantisation has {ending}, which only quantised weights need: a.up.weight"
     assert wanted in cs.inspect(path).notes
     assert wanted in cs.filter(path, include="**").notes
     if dtype == torch.float32:
-        with pytest.raises(cs.PlanError, match="nothing decodes them: take the original file"):
+        with pytest.raises(cs.PlanError, match="nothing decodes them: use the original file"):
             cs.convert(path, dtype="bf16")
 
 
@@ -201,7 +201,7 @@ def test_codes_of_one_tensor_in_a_dtype_that_codes_never_have_are_said_and_never
 
 
 def test_scales_that_are_packed_in_words_are_not_said(tmp_path: Path) -> None:
-    assert not [note for note in cs.inspect(BY_NAME["exl2"].folder(tmp_path / "m")).notes if "decode nothing" in note]
+    assert not [note for note in cs.inspect(BY_NAME["exl2"].folder(tmp_path / "m")).notes if "can be decoded" in note]
 
 
 @pytest.mark.parametrize("name", ["fp8-block", "awq"])
@@ -212,7 +212,7 @@ def test_scales_in_integers_are_said(name: str, tmp_path: Path) -> None:
     whole = {key: one.int() if key.endswith(ends) else one for key, one in tensors.items()}
     save_file(whole, folder / "model.safetensors", {"format": "pt"})
     for notes in (cs.inspect(folder).notes, cs.convert(folder).notes):
-        assert any("which decode nothing" in note for note in notes)
+        assert any("no weights can be decoded" in note for note in notes)
 
 
 def test_scales_of_a_cache_belong_to_no_weight(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Rules for the shapes of language models with a decoder alone."""
+"""Rules for the shapes of decoder-only language models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["FALCON", "GPT2", "LLAMA", "NEOX", "OPT", "PHI3"]
 
 
 def _heads(c: Fields) -> tuple[int, int]:
-    """Return the sizes of all queries and of all keys together; without a number of heads of keys, both are equal."""
+    """Return heads times head size, of queries and of keys. By default, there are as many key heads as query heads."""
     heads = c["num_attention_heads"]
     size = c.get("head_dim", c["hidden_size"] // heads)
     return heads * size, c.get("num_key_value_heads", heads) * size

@@ -1,4 +1,4 @@
-"""Rules for the shapes of encoders of texts."""
+"""Rules for the shapes of text encoders."""
 
 from __future__ import annotations
 

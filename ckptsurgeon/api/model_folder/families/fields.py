@@ -8,11 +8,11 @@ from typing import Any, NamedTuple, TypeAlias
 __all__ = ["Fields", "Rule", "Shape", "UnknownError", "rules"]
 
 Shape: TypeAlias = "tuple[int | None, ...]"
-"""A shape; None for a size that no field gives, or that another check compares."""
+"""A shape; None for a size that no field determines, or that another check compares."""
 
 
 LARGEST = 2**40
-"""No size is larger: numbers of thousands of digits would be multiplied, and Python does not print their product."""
+"""The largest valid size. Without a limit, a hostile file could have numbers whose product Python refuses to print."""
 
 
 class UnknownError(Exception):
@@ -20,14 +20,17 @@ class UnknownError(Exception):
 
 
 class Fields:
-    """The fields of a configuration, which notes the names of those that a shape is computed from."""
+    """The fields of a configuration. ``names`` collects the fields that were used to compute a shape."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config = config
         self.names: dict[str, None] = {}
 
     def __getitem__(self, name: str) -> int:
-        """Return a size; ``vision_config.hidden_size`` is one of a nested configuration."""
+        """Return a size; ``vision_config.hidden_size`` is a field of a nested configuration.
+
+        Raises UnknownError if the field is missing or not a valid size.
+        """
         value = self._value(name)
         if type(value) is not int or not 1 <= value <= LARGEST:
             raise UnknownError
@@ -35,11 +38,14 @@ class Fields:
         return value
 
     def get(self, name: str, default: int) -> int:
-        """Return a size, or a default if the configuration lacks it, or has null."""
+        """Return a size, or a default if the configuration lacks the field or has null."""
         return default if self._value(name) is None else self[name]
 
     def of(self, name: str, number: int) -> int:
-        """Return an entry of a list of sizes; a negative number counts from its end."""
+        """Return the entry at index ``number`` of a list of sizes; a negative index counts from the end.
+
+        Raises UnknownError if there is no such entry or it is not a valid size.
+        """
         value = self._value(name)
         if not isinstance(value, list) or not -len(value) <= number < len(value):
             raise UnknownError
@@ -50,7 +56,7 @@ class Fields:
         return size
 
     def says(self, name: str) -> Any:
-        """Return the value of a field that turns something on or off."""
+        """Return the value of a field that is not a size; None if it is missing."""
         return self._value(name)
 
     def _value(self, name: str) -> Any:
@@ -61,9 +67,10 @@ class Fields:
 
 
 class Rule(NamedTuple):
-    """The shape of a tensor by the fields of a configuration.
+    """A function that computes the shape of some tensors from the fields of a configuration.
 
-    ``pattern`` ends the names, with # for numbers. The function gets the fields and the last number in the name.
+    ``pattern`` is the end of the tensors' names, with # for numbers. ``shape`` is called with the fields and the last
+    number in the name.
     """
 
     pattern: str
@@ -71,9 +78,9 @@ class Rule(NamedTuple):
 
 
 def rules(rules: Mapping[str, Callable[[Fields, int], Shape]], *, has_biases: bool = True) -> tuple[Rule, ...]:
-    """Return a rule for each of the names, which are separated by spaces.
+    """Return a rule for each name pattern; a key of ``rules`` has one or more patterns, separated by spaces.
 
-    If the module ``has_biases``, there is also one for the bias of each weight, of as many values as that has rows.
+    If ``has_biases``, there is also a rule for the bias of each weight, with as many values as the weight has rows.
     """
     made = [Rule(pattern, shape) for patterns, shape in rules.items() for pattern in patterns.split()]
     known = {one.pattern for one in made}

@@ -1,4 +1,4 @@
-"""Rules for the shapes of encoders of images, some of them with texts."""
+"""Rules for the shapes of image encoders, some of them with a text encoder or a language model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ def _patch(c: Fields, above: str = "") -> Shape:
 
 
 def images(prefix: str, above: str, more: int) -> dict[str, Callable[[Fields, int], Shape]]:
-    """Return the rules of an encoder of images named ``prefix``…; ``more`` positions are those of no patch."""
+    """Return the rules of an image encoder whose tensor names begin with ``prefix``.
+
+    ``above`` is the prefix of its fields (``vision_config.``, or ''). ``more`` is the number of positions in addition
+    to those of the patches, such as 1 for a class token.
+    """
     positions = f"{prefix}embeddings.position_embedding.weight"
     return {
         f"{prefix}embeddings.patch_embedding.weight": lambda c, _: _patch(c, above),
@@ -31,7 +35,7 @@ def images(prefix: str, above: str, more: int) -> dict[str, Callable[[Fields, in
 
 
 def _layers(prefix: str, above: str) -> dict[str, Callable[[Fields, int], Shape]]:
-    """Return the rules of the layers of an encoder of images or of texts."""
+    """Return the rules of the layers of an image or text encoder."""
     layer = f"{prefix}encoder.layers.#."
     projections = " ".join(f"{layer}self_attn.{one}_proj.weight" for one in ("q", "k", "v", "out"))
     return {
@@ -70,7 +74,7 @@ VIT = rules({
 
 
 def _feature_layers(c: Fields) -> int:
-    """Return the number of layers of the image encoder whose outputs the projector of LLaVA gets."""
+    """Return the number of image-encoder layers whose outputs are the input of LLaVA's projector."""
     found = c.says("vision_feature_layer")
     return len(found) if isinstance(found, list) else 1
 

@@ -1,4 +1,4 @@
-"""Notes on code that the configurations of a folder name (``auto_map``), and that is not in the folder."""
+"""Notes on custom code (``auto_map``) that a folder's configurations refer to but that is not in the folder."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ..tokenizer.tokenizer_files import object_in
 __all__ = ["own_code_notes"]
 
 _CLASS = re.compile(r"([A-Za-z_]\w*)\.\w+")
-"""A module and a class of it; a class of another repository is ``repo--module.Class``."""
+"""Matches ``module.Class``, but not a class in another repository, which is ``repo--module.Class``."""
 
 
 def own_code_notes(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note on each configuration that names modules which are not among the files of the folder."""
+    """Yield a note on each configuration that refers to Python modules that are not in the folder."""
     there = {*(one.name for one in folder.files), *folder.left}
     if folder.unlisted or not there:
         return
@@ -27,13 +27,13 @@ def own_code_notes(folder: ModelFolder) -> Iterator[str]:
         fields = folder.config if name == CONFIG else object_in(folder, name)
         lacking = [one for one in _files_of(fields.get("auto_map")) if one not in there]
         if lacking:
-            said = f"auto_map of {name} names {listing([escape(one) for one in lacking], 3, where='')}"
+            said = f"auto_map of {name} refers to {listing([escape(one) for one in lacking], 3, where='')}"
             are = "which is" if len(lacking) == 1 else "which are"
-            yield f"{said}, {are} not in the folder: transformers can only load it without this code"
+            yield f"{said}, {are} not in the folder: transformers can load the model only without this code"
 
 
 def _files_of(auto_map: Any) -> list[str]:
-    """Return the names of the files with the modules that an ``auto_map`` names, each once."""
+    """Return the names of the Python files to which an ``auto_map`` refers, without duplicates."""
     classes: list[Any] = []
     for one in auto_map.values() if isinstance(auto_map, dict) else ():
         classes += one if isinstance(one, list) else [one]

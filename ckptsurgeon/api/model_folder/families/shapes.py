@@ -1,4 +1,4 @@
-"""Notes on tensors of well-known model types whose shapes are not those that config.json gives, or are transposed."""
+"""Notes on tensors of well-known model types whose shape is transposed or does not follow from config.json."""
 
 from __future__ import annotations
 
@@ -43,25 +43,25 @@ _FAMILIES: Mapping[str, tuple[Rule, ...]] = {
     "vit": VIT,
     "llava": LLAVA,
 }
-_BY_LAYER = tuple(one for one in BY_LAYER if one != "multi_query")  # Falcon's, whose layers have no rule
+_BY_LAYER = tuple(one for one in BY_LAYER if one != "multi_query")  # a field of Falcon, whose layers have no rules
 _WITH_PARTS = ("clip", "llava", "siglip")
 
 
 def is_of_family(kind: str) -> bool:
-    """Return whether the shapes of a model type are known."""
+    """Return whether there are shape rules for a model type."""
     return kind in _FAMILIES
 
 
 def family_shape_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note on the first tensor whose shape is not the one that the model type has with this configuration.
+    """Yield a note on the first tensor whose shape is not the one that follows from the model type and configuration.
 
-    There is none if the configuration names code of its own (``auto_map``), or sizes for each layer. Quantised tensors
-    are not compared, and no tensor inside a numbered module that the rules do not name.
+    There is none if the configuration refers to custom code (``auto_map``) or has sizes for each layer. Quantised
+    tensors are not compared, and neither are tensors in numbered modules that no rule mentions.
     """
     known = _FAMILIES.get(str(config.get("model_type")), ())
     if has_parts(config) and config.get("model_type") not in _WITH_PARTS:
         return
-    if "embedding_size" in config and config.get("model_type") in LLAMA_TYPES:  # a field of code of its own
+    if "embedding_size" in config and config.get("model_type") in LLAMA_TYPES:  # a field that only custom code has
         return
     if not known or config.get("auto_map") or any(name in config for name in _BY_LAYER):
         return
@@ -80,7 +80,7 @@ def family_shape_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, 
 
 
 def _end(key: str) -> str:
-    """Return the last part of a name, and the one before it unless that is a number."""
+    """Return the last two segments of a name, without numbers."""
     return ".".join(part for part in key.split(".")[-2:] if not part.isdecimal() and part != "#")
 
 

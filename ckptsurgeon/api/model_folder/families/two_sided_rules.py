@@ -1,4 +1,4 @@
-"""Rules for the shapes of encoders with decoders, and of models of speech."""
+"""Rules for the shapes of encoder-decoder models and of speech models."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _position_groups(c: Fields) -> int:
 
 
 def _without_adapter(c: Fields, name: str) -> int:
-    """Return a size that convolutions behind the encoder (``add_adapter``) would change."""
+    """Return a size; raises UnknownError if convolutions after the encoder (``add_adapter``) change it."""
     if c.says("add_adapter"):
         raise UnknownError
     return c[name]

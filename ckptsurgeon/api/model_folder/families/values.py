@@ -25,34 +25,34 @@ ROPE_TYPES = frozenset({
     "axial", "default", "dynamic", "linear", "llama3", "longrope", "mrope", "ntk_alpha", "proportional", "su", "xdrope",
     "yarn",
 })  # fmt: skip
-"""The types of rotary embeddings of transformers (``ROPE_INIT_FUNCTIONS``), and those that single model types have."""
+"""The types of rotary embeddings of transformers (``ROPE_INIT_FUNCTIONS``), and further types of single models."""
 _FUNCTIONS = ("hidden_act", "hidden_activation", "activation_function", "feat_extract_activation")
 _GROUPED = (*LLAMA_TYPES, "gpt_oss", "phi", "phi3", "qwen3_next", "smollm3", "stablelm", "starcoder2")
-"""Model types whose heads of queries share heads of keys, each as many."""
+"""Model types with grouped-query attention: the number of key heads must divide the number of query heads."""
 _ROTATED = (*_GROUPED, "deepseek_v2", "deepseek_v3", "falcon", "gpt_neox")
 _SIZES = (
     "d_ff", "d_model", "ffn_dim", "head_dim", "hidden_size", "intermediate_size", "max_position_embeddings",
     "n_embd", "n_head", "n_layer", "num_attention_heads", "num_hidden_layers", "num_key_value_heads", "vocab_size",
 )  # fmt: skip
 _COUNTS = ("n_layer", "num_hidden_layers")
-"""Those that may be 0."""
+"""Fields in ``_SIZES`` that may be 0."""
 _NUMBERS = frozenset({
     *_SIZES, "decoder_attention_heads", "decoder_ffn_dim", "decoder_layers", "embedding_size",
     "encoder_attention_heads", "encoder_ffn_dim", "encoder_layers", "layer_norm_eps", "layer_norm_epsilon",
     "moe_intermediate_size", "n_heads", "n_layers", "num_decoder_layers", "num_heads", "num_layers", "rms_norm_eps",
     "type_vocab_size",
 })  # fmt: skip
-"""Fields whose values are numbers in every model type that has them. Fields of other names may be anyone's own."""
+"""Fields that are numbers in every model type that has them. Of other fields, this is not known."""
 _EPSILON = re.compile(r"(?:^|_)eps(?:ilon)?$")
 _DIVIDED = (
     (("gemma2", "gemma3_text", "gpt_neox", "llama", "opt", "phi", "stablelm"), "hidden_size", "num_attention_heads"),
     (("bloom",), "hidden_size", "n_head"),
 )
-"""Model types, a width, and the number of heads that must divide it if there is no ``head_dim``."""
+"""Model types, the field of a width, and the field of a number of heads that must divide it without ``head_dim``."""
 
 
 def value_notes(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on values in a configuration and its ``text_config``; none if it names code of its own."""
+    """Yield notes on invalid values in a configuration and its ``text_config``; none if it refers to custom code."""
     if config.get("auto_map"):
         return
     text = config.get("text_config")
@@ -66,7 +66,7 @@ def value_notes(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _unknown_names(config: Mapping[str, Any], kind: str) -> Iterator[str]:
-    """Yield notes on names that transformers does not know: of an activation function, of a type of embeddings."""
+    """Yield notes on names of activation functions or types of rotary embeddings that transformers does not know."""
     for field in _FUNCTIONS:
         name = config.get(field)
         if isinstance(name, str) and name not in ACTIVATIONS:
@@ -82,13 +82,13 @@ def _unknown_names(config: Mapping[str, Any], kind: str) -> Iterator[str]:
 
 
 def _no_numbers(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on numbers that are given as text, and on a number that is added under a root and not above 0."""
+    """Yield notes on numbers that are strings, and on negative epsilons, which are added under a square root."""
     for field, value in config.items():
         if isinstance(value, str) and field in _NUMBERS and _is_number(value):
             said = f"config.json says {escape(json.dumps(value))} ({escape(field)})"
-            yield f"{said}, which is a text and not a number: {UNLOADED}"
+            yield f"{said}, which is a string and not a number: {UNLOADED}"
         elif isinstance(value, float) and _EPSILON.search(field) and not value >= 0:
-            yield f"config.json says {value} ({escape(field)}), which is not above 0: roots become NaN"
+            yield f"config.json says {value} ({escape(field)}), which is not above 0: square roots become NaN"
 
 
 def _is_number(text: str) -> bool:
@@ -99,7 +99,7 @@ def _is_number(text: str) -> bool:
 
 
 def _no_sizes(config: Mapping[str, Any], kind: str) -> Iterator[str]:
-    """Yield a note on the first size that is negative; of well-known model types also on one that is 0."""
+    """Yield a note on the first size that is negative; for well-known model types, also on the first that is 0."""
     for field in _SIZES:
         size = config.get(field)
         if type(size) is int and (size < 0 or (size == 0 and is_of_family(kind) and field not in _COUNTS)):
@@ -108,7 +108,7 @@ def _no_sizes(config: Mapping[str, Any], kind: str) -> Iterator[str]:
 
 
 def _heads(config: Mapping[str, Any], kind: str) -> Iterator[str]:
-    """Yield notes on heads that do not divide the width, and on heads of keys that do not divide those of queries."""
+    """Yield notes if the number of heads does not divide the width, or the number of key heads that of query heads."""
     for kinds, width, field in _DIVIDED:
         size, number = config.get(width), config.get(field)
         if kind not in kinds or type(size) is not int or type(number) is not int or config.get("head_dim") is not None:

@@ -1,1 +1,1 @@
-"""Checks layers against each other and against the configuration: number, kinds, dtypes, experts, rotary settings."""
+"""Compares layers with each other and with the configuration: number, kinds, dtypes, experts, rotary settings."""

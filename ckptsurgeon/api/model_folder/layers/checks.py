@@ -1,4 +1,4 @@
-"""Notes on layers: their number in config.json, gaps in their numbers, tensors that single layers lack."""
+"""Notes on layers: a wrong number in config.json, gaps in their indices, tensors that single layers lack."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .kinds import layer_kind_notes
 __all__ = ["layer_notes"]
 
 COUNTED_OTHERWISE = ("efficientnet", "hrm_text", "swin2sr")
-"""Model types whose configured number of layers is not the length of a list of modules."""
+"""Model types whose number of layers in config.json is not the length of a list of modules."""
 
 
 def layer_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on layers that contradict a configuration: wrong number, gaps, missing tensors, differing shapes."""
+    """Yield notes on layers that contradict a configuration or each other: number, gaps, kinds, shapes, dtypes."""
     keys = [one.key for one in tensors]
     kinds, number = config.get("layer_types"), config.get("num_hidden_layers")
     if isinstance(kinds, list) and type(number) is int and len(kinds) != number:
@@ -48,9 +48,10 @@ def layer_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
 
 
 def _gaps(lists: Sequence[LayerList], gaps: Mapping[str, set[int]], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if the numbers of layers in the keys have gaps or do not begin at 0.
+    """Yield a note if the layer indices in the keys have gaps or do not begin at 0.
 
-    If another list of numbered modules has all declared layers, the gaps are modules without weights, and not noted.
+    There is none if a list without gaps has the declared number of layers: then the gaps in another list are modules
+    without weights.
     """
     declared = set(declared_layers(config).values())
     if not declared - {one.count for one in lists}:

@@ -1,4 +1,4 @@
-"""Notes on dtypes: tensors of another dtype than those of other layers, and a dtype that no model is computed in."""
+"""Notes on dtypes: tensors with another dtype than in other layers, and a ``dtype`` in which no model is computed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["dtype_notes"]
 CASTS = "and transformers casts all to one dtype"
 HALVES = ("float16", "bfloat16")
 PLAIN = (*HALVES, "float32")
-"""Dtypes of models that are not quantised: scales of quantised weights are often float16 beside bfloat16."""
+"""Dtypes of models that are not quantised. (A quantised model may have scales of float16 and weights of bfloat16.)"""
 
 
 def dtype_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on tensors whose dtype is not that of their kin, and on a dtype that no model is computed in."""
+    """Yield notes on tensors with another dtype than similar tensors, and on a ``dtype`` that no model computes in."""
     yield from _stated(config)
     if not config.get("quantization_config") and all(one.dtype in PLAIN for one in tensors if len(one.shape) > 1):
         yield from (*_half_notes(tensors), *_outside_layers(tensors))
@@ -30,18 +30,18 @@ def dtype_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
 
 
 def _stated(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if a quantised model is to be computed in 8-bit floats, as if ``dtype`` were that of its codes."""
+    """Yield a note if the ``dtype`` of a quantised model is an 8-bit float, as if it were the dtype of the codes."""
     for field in ("dtype", "torch_dtype"):
         stated = config.get(field)
         if isinstance(stated, str) and stated.startswith("float8_") and quantisation_of(config):
             yield (
-                f"config.json says {escape(stated)} ({field}), the dtype that is computed in, not that of codes: "
-                "transformers cannot load this model"
+                f"config.json says {escape(stated)} ({field}), but this field is the dtype of computations, not of "
+                "codes: transformers cannot load this model"
             )
 
 
 def _half_notes(tensors: Sequence[DescribedTensor]) -> Iterator[str]:
-    """Yield a note if a tensor has another dtype in one layer than in another, as if a shard were from another copy.
+    """Yield a note if a tensor has different dtypes in two layers: a shard may be from another copy of the model.
 
     Different modules of a model may have different dtypes (an image encoder, norms), but the same module has one dtype
     in all layers.
@@ -57,7 +57,7 @@ def _half_notes(tensors: Sequence[DescribedTensor]) -> Iterator[str]:
 
 
 def _outside_layers(tensors: Sequence[DescribedTensor]) -> Iterator[str]:
-    """Yield a note if tensors outside the layers have the 16-bit dtype that no layer has: both are rarely mixed."""
+    """Yield a note if all layers have one 16-bit dtype, and a tensor outside the layers has the other 16-bit dtype."""
     inner, outside = dict[str, str](), list[DescribedTensor]()
     for one in tensors:
         if one.dtype in HALVES and any(map(str.isdecimal, one.key.split("."))):
@@ -69,13 +69,13 @@ def _outside_layers(tensors: Sequence[DescribedTensor]) -> Iterator[str]:
         (key,) = inner.values()
         more = f"; {count(len(outer) - 1, 'other tensor')} too" if len(outer) > 1 else ""
         differ = f"{escape(outer[0].key)} is {outer[0].dtype}, but {escape(key)} is {next(iter(inner))}"
-        yield f"{differ}, as all layers are: it may be from another copy, {CASTS}{more}"
+        yield f"{differ}, like all layers: it may be from another copy, {CASTS}{more}"
 
 
 def _kind_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if a tensor that is floating-point in other layers has integers, booleans, 8-bit floats or the like.
 
-    Outside layers, this is noted of a ``weight``, if most weights are floating-point. Codes with scales are left out.
+    A ``weight`` outside the layers gets this note if most weights are floating-point. Codes with scales are left out.
     """
     if not config or quantisation_of(config) or all(one.dtype in PLAIN for one in tensors):
         return
@@ -89,17 +89,17 @@ def _kind_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
         more = f"; {count(len(odd) - 1, 'other tensor')} too" if len(odd) > 1 else ""
         differ = f"{escape(key)} is {dtypes[key]}, but {escape(other)} is {dtypes[other]}"
         eight = ", and 8-bit floats without scales are read as numbers" if DTYPES[dtypes[key]].kind == "float" else ""
-        yield f"{differ}: weights of one model that is not quantised are of one kind{eight}{more}"
+        yield f"{differ}: the weights of a model that is not quantised are of one kind{eight}{more}"
         return
 
 
 def _is_odd(key: str, other: str, dtypes: Mapping[str, str]) -> bool:
-    """Whether a tensor is not in a dtype of models, but that of another layer is."""
+    """Return whether ``key`` has a dtype that is not in ``PLAIN``, and ``other``, in another layer, has one that is."""
     return dtypes[other] in PLAIN and dtypes[key] not in PLAIN
 
 
 def _outside(dtypes: Mapping[str, str]) -> dict[str, str]:
-    """Return the weights that have no floating-point numbers, each with one that has, if most weights have."""
+    """Return each weight that is not floating-point, with a weight that is; empty unless most weights are."""
     weights = [key for key in dtypes if key.endswith(".weight")]
     floats = [key for key in weights if dtypes[key] in PLAIN]
     odd = [key for key in weights if DTYPES[dtypes[key]].kind != "float"]

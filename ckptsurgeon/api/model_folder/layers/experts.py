@@ -1,4 +1,4 @@
-"""Notes on mixtures of experts: a number of experts that contradicts config.json or the router, or missing tensors."""
+"""Notes on mixtures of experts: missing tensors, and numbers of experts that contradict config.json or the router."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ INITIALISED = "transformers initialises what is missing"
 _EXPERT = re.compile(r"(.*\.)?(\w*experts)\.(\d{1,9})\.(.*)")
 _OF_EXPERT = re.compile(r"experts\.\d+\.")
 _STACKED = re.compile(r"(.*\.)?experts\.(?:gate_up|gate|up|down)_proj(?:_blocks|_scales|_bias)?$")
-"""Tensors of all experts of a layer together, whose first dimension is the experts."""
+"""Matches tensors that stack all experts of a layer; the first dimension is the number of experts."""
 _ROUTER = re.compile(r"(gate|router)(\.\w+)?\.weight$")
 _OTHER_ROWS = ("inkling_text", "zaya")
-"""Model types whose router has other rows than one for each expert."""
+"""Model types whose router does not have one row for each expert."""
 _DIGIT = 9
-"""The largest number of one digit: up to it, numbers sorted as text are in order."""
+"""The largest number with one digit. Up to 9, numbers that are sorted as text are in numerical order."""
 _NUMBERS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
 def without_like_experts(tensors: Sequence[DescribedTensor]) -> list[DescribedTensor]:
-    """Return the tensors, but of those that differ in the number of their expert alone only the first.
+    """Return ``tensors``, but only the first of each set that differs in nothing but the index of the expert.
 
-    A layer may have 256 experts; a check of names or sizes needs one of them.
+    A layer may have 256 experts; a check of names or sizes needs only one of them.
     """
     found: dict[tuple[str, tuple[int, ...], str, str], DescribedTensor] = {}
     for one in tensors:
@@ -37,12 +37,12 @@ def without_like_experts(tensors: Sequence[DescribedTensor]) -> list[DescribedTe
 
 
 def of_first_expert(key: str) -> str:
-    """Return a key with 0 as the number of its expert; other keys unchanged."""
+    """Return a key with the index of its expert replaced by 0; a key without an expert is not changed."""
     head, found, tail = key.partition("experts.")
     if not found:
         return key
     number, dot, rest = tail.partition(".")
-    is_usual = dot and number.isdecimal() and "experts." not in rest  # tested in half the time of an expression
+    is_usual = dot and number.isdecimal() and "experts." not in rest  # takes half the time of a regular expression
     if is_usual:
         return f"{head}experts.0.{rest}"
     return _OF_EXPERT.sub("experts.0.", key)
@@ -70,11 +70,11 @@ def expert_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) 
 
 
 _Place: TypeAlias = tuple[str, str, str]
-"""Where a tensor of an expert is: what is before its number, without ``experts.``; the number; what follows it."""
+"""The parts of an expert's key: the part before ``experts.``, the index of the expert, the part after the index."""
 
 
 def _place_of(key: str) -> _Place | None:
-    """Return the place of a tensor of an expert in a module, None for all others."""
+    """Return the parts of the key of an expert's tensor; None for any other key."""
     head, name, tail = key.rpartition("experts.")
     if not name:
         return None
@@ -86,7 +86,7 @@ def _place_of(key: str) -> _Place | None:
 
 
 def _by_number(sets: Mapping[str, Mapping[str, set[str]]]) -> dict[str, dict[int, set[str]]]:
-    """Return the sets with numbers in place of their texts."""
+    """Return ``sets`` with the index of each expert as an integer instead of text."""
     found: dict[str, dict[int, set[str]]] = {}
     for module, experts in sets.items():
         of_module = found[module] = dict[int, set[str]]()
@@ -96,7 +96,7 @@ def _by_number(sets: Mapping[str, Mapping[str, set[str]]]) -> dict[str, dict[int
 
 
 def _choices(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on a configuration whose router chooses more experts than there are, or from unequal groups."""
+    """Yield notes on a configuration that chooses more experts than there are, or divides them into unequal groups."""
     field = next((name for name in _NUMBERS if type(config.get(name)) is int), "")
     number, chosen, groups = config.get(field, 0), config.get("num_experts_per_tok"), config.get("n_group")
     if field and number and type(chosen) is int and chosen > number:
@@ -106,9 +106,9 @@ def _choices(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _declared(config: Mapping[str, Any]) -> tuple[str, set[int]]:
-    """Return the field that declares the number of experts ('' if there is none), and the numbers that it allows.
+    """Return the field that declares the number of experts ('' if there is none), and the numbers that are valid.
 
-    There are two numbers for LongCat: some of its experts compute nothing, and have weights only in transformers 5.
+    Two numbers are valid for LongCat: some of its experts compute nothing, and have weights only in transformers 5.
     """
     field = next((name for name in _NUMBERS if type(config.get(name)) is int), "")
     if not field:
@@ -118,7 +118,7 @@ def _declared(config: Mapping[str, Any]) -> tuple[str, set[int]]:
 
 
 def _together(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if a tensor that stacks all experts of a layer has another number of them than is declared.
+    """Yield a note if a tensor that stacks all experts of a layer has another number of experts than is declared.
 
     If no number is declared, such tensors are compared with each other.
     """
@@ -173,7 +173,7 @@ def _numbered(
 
 
 def _with_gaps(sets: Mapping[str, Collection[int]]) -> Iterator[str]:
-    """Yield a note on the first module whose experts are not numbered from 0 without gaps."""
+    """Yield a note on the first module whose expert indices have gaps or do not begin at 0."""
     for place, numbers in sets.items():
         lost = max(numbers) + 1 - len(numbers)
         if lost:
@@ -184,9 +184,10 @@ def _with_gaps(sets: Mapping[str, Collection[int]]) -> Iterator[str]:
 
 
 def expert_gap_notes(keys: Sequence[str]) -> Iterator[str]:
-    """Yield a note if numbered experts are missing between others, for a checkpoint without a configuration.
+    """Yield a note if expert indices have gaps, for a checkpoint without a configuration.
 
-    Every module must lack the same ones: a shard, whose keys may be sorted as text, has only some of one module's.
+    There is a note only if all modules lack the same experts. Otherwise the file may be a shard, which has only some
+    experts of a module; if its keys are sorted as text, their indices may have gaps.
     """
     sets: dict[str, set[int]] = {}
     for place in filter(None, map(_place_of, keys)):
@@ -205,7 +206,7 @@ def _routers(
     tensors: Sequence[DescribedTensor], sets: Collection[str], number: int, *, also: Collection[int] = ()
 ) -> Iterator[str]:
     found: dict[str, DescribedTensor] = {}
-    for one in filter(lambda one: _ROUTER.search(one.key), tensors):  # few of tens of thousands
+    for one in filter(lambda one: _ROUTER.search(one.key), tensors):  # few of tens of thousands of tensors
         for place in (place for place in sets if one.key.startswith(place)):
             if _ROUTER.match(one.key.removeprefix(place)):
                 found.setdefault(place, one)
@@ -221,11 +222,11 @@ def _routers(
 
 _OF_LAYER = re.compile(r"(?:^|\.)layers\.(\d{1,9})\.mlp\.(experts\.|(?:gate|up|down)_proj\.)")
 _SOME_DENSE = ("deepseek_v2", "deepseek_v3", "dots1", "glm4_moe")
-"""Model types whose first layers have no experts, as many as ``first_k_dense_replace``."""
+"""Model types whose first ``first_k_dense_replace`` layers have no experts."""
 
 
 def _dense(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if a layer has experts, or has none, against ``first_k_dense_replace``."""
+    """Yield a note if a layer has experts although ``first_k_dense_replace`` says that it has none, or the reverse."""
     first, number = config.get("first_k_dense_replace"), config.get("num_hidden_layers")
     fits = config.get("model_type") in _SOME_DENSE and config.get("moe_layer_freq") in (None, 1)
     if not fits or type(first) is not int or type(number) is not int:
@@ -234,13 +235,13 @@ def _dense(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
     for layer, module in sorted(found.items()):
         if layer < number and (module == "experts.") != (layer >= first):
             has = "has experts" if module == "experts." else "has no experts"
-            said = f"config.json says {first} (first_k_dense_replace), the layers without experts"
+            said = f"config.json says {first} (first_k_dense_replace), the number of layers without experts"
             yield f"{said}, but layer {layer} {has}: {INITIALISED}"
             return
 
 
 def _uneven(found: Sequence[tuple[DescribedTensor, _Place]]) -> Iterator[str]:
-    """Yield a note on a tensor of one expert that has another shape than those of most other experts of its layer."""
+    """Yield a note on an expert's tensor that has another shape than in most other experts of its layer."""
     sets: dict[tuple[str, str], dict[str, tuple[int, ...]]] = {}
     for one, (module, _, rest) in found:
         if len(one.shape) == 2 and one.key.endswith(".weight") and is_number(one):
@@ -252,5 +253,5 @@ def _uneven(found: Sequence[tuple[DescribedTensor, _Place]]) -> Iterator[str]:
         odd = next((key for key, shape in shapes.items() if shape != usual), "")
         if others and number * 2 > len(shapes):
             is_, like = shape_text(shapes[odd]), shape_text(usual)
-            yield f"{escape(odd)} is {is_}, but that of the other experts is {like}: {UNLOADED}"
+            yield f"{escape(odd)} is {is_}, but in the other experts it is {like}: {UNLOADED}"
             return

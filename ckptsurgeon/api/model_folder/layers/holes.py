@@ -1,4 +1,4 @@
-"""Notes on tensors that single layers lack, or that differ in shape from those of the other layers."""
+"""Notes on tensors that single layers lack, or that differ in shape from the same tensors of other layers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["STACKS", "gap_notes", "hole_notes", "is_stack", "layer_gap_notes", "
 STACKS = ("block", "blocks", "h", "layer", "layers")
 """Names of the modules that hold the layers of a model."""
 OWN_LAYERS = ("block_configs", "per_layer_config")
-"""Fields in the configurations of models in which any layer may lack any module."""
+"""Fields that only models have in which any layer may lack any module."""
 ALIKE = frozenset((
     "bart", "bert", "bloom", "camembert", "cohere", "distilbert", "electra", "falcon", "gemma", "gemma2", "gemma3_text",
     "gpt2", "gpt_neo", "gpt_neox", "gptj", "granite", "llama", "marian", "mbart", "mistral", "olmo", "olmo2", "opt",
@@ -32,21 +32,25 @@ OF_KINDS = frozenset((
     "granitemoehybrid", "granitemoeshared", "jamba", "lfm2", "minimax_m2", "mixtral", "olmo3", "olmoe", "phimoe",
     "qwen2_moe", "qwen3_moe", "qwen3_next", "seed_oss", "smollm3", "stablelm",
 ))  # fmt: skip
-"""Model types whose layers are of a few kinds; those with one module, as attention or experts, have all its tensors."""
+"""Model types with a few kinds of layers. All layers with the same module (such as attention) have the same tensors
+in this module."""
 FEWEST = 4
-"""The fewest layers from which to tell what an inner one lacks: of 3, only one lacks what every second layer has."""
+"""The fewest layers in which a single layer that lacks a tensor is a fault.
+
+With 3 layers, a tensor that every second layer has may be missing in only one of them.
+"""
 VALUES = (".weight", ".bias")
-"""Endings of tensors that a plain module has; quantised modules also have scales and the like."""
+"""Suffixes of the tensors of a plain module; quantised modules also have scales and the like."""
 DIRECT = ("_bias", ".sinks")
-"""Endings of plain tensors that are parameters of a module, not of a linear layer in it."""
+"""Suffixes of tensors that are parameters of the module itself, not of a linear layer in it."""
 ESSENTIAL = (
     ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
     ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"),
     ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
 )
-"""Projections that come together in modules with these names."""
+"""Sets of projections: a module of this name that has some of a set normally has all of them."""
 OUTPUTS = ("o_proj", "out_proj", "gate_proj", "up_proj", "down_proj")
-"""The projections of ESSENTIAL that no layer shares with another."""
+"""The projections in ``ESSENTIAL`` that layers never share with each other."""
 _PROJECTION = re.compile(r"(?:self_attn|mlp)\.\w+_proj(?=\.|_)|(?:self_attn|mlp)\.\w+_proj$")
 _OF_EXPERTS = re.compile(r"\.experts\.|\.(?:gate|router)\.weight$")
 _ROUTER = re.compile(r"\.(?:gate|router)(?:\.\w+)?\.weight$")
@@ -55,7 +59,7 @@ _CODED = re.compile(
     r"_(?:blocks|scales|scale_inv|scale|packed|absmax|state)$|\.(?:q|k|v|input|output|weight)?_?scale\w*$"
     r"|\.(?:qweight|qzeros|scales|biases|g_idx|qweight_type|SCB|weight_\w+)$"
 )
-"""Tensors of encodings, which other notes are about."""
+"""Matches scales, codes and the like of quantised tensors, on which there are other notes."""
 
 
 def hole_notes(
@@ -63,10 +67,11 @@ def hole_notes(
 ) -> Iterator[str]:
     """Yield a note on a layer that lacks tensors that the other layers of its kind have.
 
-    ``lists`` and ``gaps`` are the lists of modules among the keys, as ``all_lists`` returns them.
+    ``lists`` and ``gaps`` are the lists of numbered modules in ``keys``, as ``all_lists`` returns them.
 
-    In many architectures layers differ on purpose (the first, the last, every second one, layers with attention), and
-    each kind has tensors that the others lack. A single layer that lacks tensors and has none of its own is a fault.
+    In many architectures, layers differ on purpose (the first, the last, every second one, layers with attention), and
+    each kind has tensors that the others lack. It is a fault if a single layer lacks tensors and has no tensor that the
+    other layers lack.
     """
     if not config or any(name in config for name in OWN_LAYERS):
         return
@@ -86,16 +91,16 @@ def hole_notes(
 
 
 def gap_notes(keys: Sequence[str]) -> Iterator[str]:
-    """Yield notes on layers and experts missing between others, for a checkpoint without a configuration."""
+    """Yield notes on gaps in the indices of layers and experts, for a checkpoint without a configuration."""
     yield from layer_gap_notes(keys)
     yield from expert_gap_notes(keys)
 
 
 def layer_gap_notes(keys: Sequence[str]) -> Iterator[str]:
-    """Yield a note if numbered layers are missing between others, and no configuration gives their number.
+    """Yield a note if layer indices have gaps, for a checkpoint whose number of layers is not known.
 
-    There is a note only if most layers have the same tensors, several of them in submodules: in an ``nn.Sequential``,
-    modules without weights take up numbers as well.
+    There is a note only if most layers have the same tensors, several of them in submodules. Other gaps are normal: in
+    an ``nn.Sequential``, modules without weights have an index as well.
     """
     for prefix, numbers in lists_with_gaps(keys).items():
         first, last = min(numbers), max(numbers)
@@ -113,7 +118,7 @@ def layer_gap_notes(keys: Sequence[str]) -> Iterator[str]:
 def uneven_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if a tensor differs in shape between two layers of a model whose layers should all be alike.
 
-    Of quantised tensors only the rows are compared, which headers always give; the columns depend on the bits.
+    Of quantised tensors, only the number of rows is compared: the number of columns depends on the bits.
     """
     if config.get("model_type") not in ALIKE:
         return
@@ -128,7 +133,10 @@ def uneven_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) 
 
 
 def pairs_in_layers(keys: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield (first, other) for each tensor of a layer; first is the tensor of that name in the first layer with one."""
+    """Yield (first, other) for each tensor in a layer, except in the first layer that has a tensor of this name.
+
+    ``other`` is the key of the tensor, and ``first`` the key of the tensor of this name in that first layer.
+    """
     for one in numbered_lists(list(keys)):
         first: dict[str, str] = {}
         for number, rests in layers_of(one, keys).items() if is_stack(one.prefix) else ():
@@ -140,23 +148,23 @@ def pairs_in_layers(keys: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _rows_of_codes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> dict[str, str]:
-    """Return text with the number of rows of each quantised tensor, by the key of the plain tensor it stands for.
+    """Return text with the number of rows of each quantised tensor, by the key that it would have if stored plainly.
 
-    If headers do not give the shape, the text has the number of parameters instead.
+    If headers do not contain the shape, the text has the number of parameters instead.
     """
     shapes = shapes_of_codes(tensors, config)
     return {key: f"has {count(shape[0], 'row' if shape[1:] else 'parameter')}" for key, shape in shapes.items()}
 
 
 def is_stack(prefix: str) -> bool:
-    """Whether numbered modules below this prefix are the layers of a model, not modules inside a layer."""
-    if prefix.endswith("reassemble_stage.layers"):  # of DPT: each resizes otherwise, one not at all
+    """Return whether numbered modules below this prefix are the layers of a model, not modules inside a layer."""
+    if prefix.endswith("reassemble_stage.layers"):  # these layers of DPT differ: each resizes by another factor
         return False
     return prefix.rpartition(".")[2] in STACKS and not any(map(str.isdigit, prefix.split(".")))
 
 
 def _lacking(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
-    """Return, for each layer that lacks any, the tensors that at least half of the layers have.
+    """Return, by the index of the layer, the tensors that a layer lacks although at least half of the layers have them.
 
     ``layers`` has the names of each layer's tensors, without the prefix of the layer.
     """
@@ -167,9 +175,9 @@ def _lacking(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
 
 
 def _lone(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
-    """Return the tensors that exactly one layer lacks, by the number of this layer.
+    """Return the tensors that exactly one layer lacks, by the index of this layer.
 
-    The result is empty if several layers lack tensors, or if the layer is the first or the last.
+    The result is empty if several layers lack such tensors, or if the layer is the first or the last.
     """
     if len(layers) < FEWEST:
         return {}
@@ -184,9 +192,10 @@ def _lone(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
 
 
 def _lost(own: Collection[str], usual: Sequence[str], counts: Mapping[str, int]) -> list[str]:
-    """Return those of the ``usual`` tensors that a layer lacks; ``own`` has its tensors, ``counts`` the layers of each.
+    """Return the ``usual`` tensors that a layer lacks.
 
-    Returns none if the layer has a tensor that no other layer has: it is of another kind.
+    ``own`` has the tensors of the layer. ``counts`` has, for each tensor, the number of layers that have it. The result
+    is empty if the layer has a tensor that no other layer has: then it is of another kind.
     """
     if any(counts[rest] == 1 for rest in own):
         return []
@@ -202,17 +211,20 @@ def _lost(own: Collection[str], usual: Sequence[str], counts: Mapping[str, int])
 
 
 def _is_coded(rest: str, own: Collection[str]) -> bool:
-    """Whether a weight is quantised in this layer: its module directly holds tensors other than a bias."""
+    """Return whether a missing ``weight`` is quantised in this layer: its module has other tensors than a bias.
+
+    ``rest`` is the name of the weight, and ``own`` has the names of the layer's tensors.
+    """
     module, _, leaf = rest.rpartition(".")
     names = {one.removeprefix(f"{module}.") for one in own if one.startswith(f"{module}.")}
     return leaf == "weight" and any("." not in one and one != "bias" for one in names)
 
 
 def _of_kinds(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
-    """Return, for each layer that lacks any, the tensors that its modules have in at least half of the other layers.
+    """Return, by the index of the layer, the tensors that a module lacks but has in at least half of the layers.
 
-    Only layers that have a module are compared in it. An MLP with a router or experts counts as another module than one
-    without them, even if both have the same name.
+    For each module, only layers that have this module are compared. An MLP with a router or experts is treated as
+    another module than an MLP without them, even if both have the same name.
     """
     found: dict[int, list[str]] = {}
     kinds = {number: _modules(rests) for number, rests in layers.items()}
@@ -228,7 +240,7 @@ def _of_kinds(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
 
 
 def _modules(rests: Collection[str]) -> dict[tuple[str, bool], dict[str, None]]:
-    """Return the tensors of a layer by the name of their module, and by whether this module has experts.
+    """Return the tensors of a layer by (name of their module, whether this module has experts).
 
     Tensors of modules without submodules, such as norms, are under the name ''.
     """
@@ -240,14 +252,14 @@ def _modules(rests: Collection[str]) -> dict[tuple[str, bool], dict[str, None]]:
     return {(name, any(map(_OF_EXPERTS.search, own))): own for name, own in found.items()}
 
 
-@lru_cache(4096)  # all layers have the same tensors, and some have a thousand of experts
+@lru_cache(4096)  # the names are the same in all layers, and a layer may have a thousand tensors of experts
 def _module_and_pattern(rest: str) -> tuple[str, str]:
     module = rest.partition(".")[0] if rest.count(".") + rest.endswith(DIRECT) > 1 else ""
     return module, _NUMBER.sub(".*.", rest)
 
 
 def _is_elsewhere(rest: str, own: Collection[str]) -> bool:
-    """Whether a tensor is not missing in a layer: it exists, exists quantised, or is reported by other notes.
+    """Return whether a tensor need not be reported as missing: it exists, plain or quantised, or other notes report it.
 
     ``rest`` is the tensor's name in the layer, and ``own`` has the names of the layer's tensors. Other notes report
     routers and parts of quantised tensors.
@@ -265,10 +277,11 @@ def _is_elsewhere(rest: str, own: Collection[str]) -> bool:
 
 
 def _essential(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
-    """Return, for each layer that lacks any, the projections that every module with the same other projections needs.
+    """Return, by the index of the layer, each projection that is missing although the others of its module exist.
 
-    These are the output projection of attention and each of the three matrices of an MLP, plain or quantised. Those of
-    keys and values are left out: layers may share them.
+    These are the output projection of attention and each of the three matrices of an MLP, plain or quantised. The
+    projections of queries, keys and values are left out: layers may share them. A projection is reported only if most
+    layers with the other projections have it.
     """
     found: dict[int, list[str]] = {}
     names = {number: {rest[: match.end()] for rest in rests if (match := _PROJECTION.match(rest))}

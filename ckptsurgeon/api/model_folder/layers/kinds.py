@@ -1,4 +1,4 @@
-"""A note on layers of another kind than config.json says: attention in place of a convolution, or the reverse."""
+"""A note on layers of another kind than config.json says: attention instead of a convolution, or the reverse."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["layer_kind_notes"]
 FIELDS = ("layer_types", "layers_block_type")
 """Fields of config.json with the kind of each layer."""
 WHOLE = ("attention", "full_attention", "sliding_attention", "chunked_attention")
-"""Kinds whose layers have a module that is named for attention; linear attention may have any."""
+"""Kinds whose layers have a module with "attention" or "attn" in its name; linear attention may have another name."""
 MIXES = re.compile(
     r"^(?!.*norm).*(att|conv|delta|gru|lstm|mamba|mixer|recurrent|retention|rnn|ssm|temporal)", re.IGNORECASE
 )
-"""Modules by which kinds of layers differ; they may have other norms or experts for other reasons."""
+"""Matches modules by which kinds of layers differ. Norms and experts may differ for other reasons."""
 ATTENTION = re.compile(r"(self_?)?att(ention|n)(_layer)?", re.IGNORECASE)
 
 
 def layer_kind_notes(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if layers have the modules of another kind than the configuration gives them."""
+    """Yield a note if layers have the modules of another kind than the configuration says."""
     field = next((one for one in FIELDS if isinstance(config.get(one), list)), "")
     kinds: list[Any] = config.get(field) or []
     if not all(isinstance(one, str) for one in kinds) or len({*kinds}) < 2:
@@ -50,7 +50,7 @@ def layer_kind_notes(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator
 
 
 def _mixers(layers: Mapping[int, Sequence[str]]) -> dict[int, frozenset[str]]:
-    """Return the modules of each layer that mix tokens, by name, and that not all layers have."""
+    """Return the names of each layer's modules that mix tokens (such as attention), without those of all layers."""
     found = {
         number: {name for rest in rests if "." in rest and MIXES.search(name := rest.partition(".")[0])}
         for number, rests in layers.items()
@@ -60,7 +60,10 @@ def _mixers(layers: Mapping[int, Sequence[str]]) -> dict[int, frozenset[str]]:
 
 
 def _is_of_another(own: frozenset[str], kind: str, usual: Mapping[str, frozenset[str]]) -> bool:
-    """Whether a layer has the modules that most layers of another kind have, and most of its own kind have others."""
+    """Return whether a layer has the usual modules of another kind, and not the usual modules of its own kind.
+
+    ``own`` are its modules, ``kind`` is its kind, and ``usual`` has the most frequent modules of each kind.
+    """
     others = [found for name, found in usual.items() if name != kind]
     return bool(usual[kind]) and own != usual[kind] and own in others
 

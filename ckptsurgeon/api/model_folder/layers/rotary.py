@@ -1,4 +1,4 @@
-"""The order of the kinds of layers, and their rotary embeddings, with the defaults for what a configuration omits."""
+"""Compares rotary embeddings and the order of layer kinds, with defaults for fields that a configuration omits."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _BASES = {
     "modernbert": (("global_rope_theta", 160000.0), ("local_rope_theta", 1e4)),
     "modernbert-decoder": (("global_rope_theta", 160000.0), ("local_rope_theta", 1e4)),
 }
-"""Older fields with the base of rotary embeddings in full attention, and in sliding attention; with defaults."""
+"""Older fields with the rotary base of full attention and of sliding attention, each with its default."""
 
 
 def with_order(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields on the order of layers that a configuration omits, with the defaults of its class."""
+    """Return the fields on the order of layer kinds that a configuration omits, with the defaults of its class."""
     kind = config.get("model_type")
     number = config.get("num_hidden_layers")
     made: dict[str, Any] = {}
@@ -60,7 +60,7 @@ def with_order(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def factor_notes(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note on factors of long texts of which there is not one for each pair of rotated numbers of a head."""
+    """Yield a note if ``short_factor`` or ``long_factor`` does not have one number for each rotated pair of a head."""
     rope, width, heads = _rope(config), config.get("hidden_size"), config.get("num_attention_heads")
     if config.get("model_type") not in OF_PHI and rope.get("rope_type") not in OF_FACTORS:
         return
@@ -81,21 +81,21 @@ def factor_notes(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 LARGEST = 1 << 20
-"""The largest size of a head that is taken for one."""
+"""The largest plausible size of a head."""
 OF_FACTORS = ("longrope", "su")
-"""Types of rotary embeddings with a factor for each pair of numbers that a head rotates, for texts of two lengths."""
+"""Types of rotary embeddings with a factor for each rotated pair of a head: one list for short texts, one for long."""
 ROTATED = ("qk_rope_head_dim", "head_dim")
-"""Fields with the numbers of a head, or with those of them that are rotated; the first that is there counts."""
+"""Fields with the number of rotated values of a head, or else its size; the first that exists is used."""
 OF_PHI = ("phi3", "phimoe", "phi4_multimodal")
-"""Model types with such factors, whatever type they name."""
+"""Model types that have such factors with any ``rope_type``."""
 
 
 def rotary_differences(
     theirs: Mapping[str, Any], ours: Mapping[str, Any], *, is_one_kind: bool
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Yield (field, their value, our value) for fields of rotary embeddings that differ; None is for a field not set.
+    """Yield (field, their value, our value) for fields of rotary embeddings that differ; None if a field is not set.
 
-    Fields with their older names are compared with the newer ones. ``is_one_kind`` says whether both models have the
+    An older field is compared with the newer field that replaced it. ``is_one_kind`` is true if both models have the
     same type.
     """
     pair = _by_kind(theirs), _by_kind(ours)
@@ -172,7 +172,7 @@ def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
 def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of rotary embeddings (scaling, base) that a configuration has for all layers.
 
-    If it has both the older section ``rope_scaling`` and ``rope_parameters``, transformers 5 takes the older one.
+    If it has both the older section ``rope_scaling`` and ``rope_parameters``, transformers 5 uses the older one.
     """
     found: dict[str, Any] = {"rope_type": "default"}
     older = config.get("rope_scaling")

@@ -1,1 +1,1 @@
-"""Checks a tokeniser's files against the weights, against the configuration and against each other."""
+"""Compares a tokeniser's files with the weights, with the configuration and with each other."""

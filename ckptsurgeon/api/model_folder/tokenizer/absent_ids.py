@@ -1,4 +1,4 @@
-"""Notes on ids of special tokens that no token of the tokeniser has, though the embedding has such a row."""
+"""Notes on ids of special tokens that are rows of the embedding, but ids of no token in the tokeniser."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["absent_id_notes"]
 
 END = "eos_token"
 INPUTS = ("image", "video", "audio", "vision")
-"""Beginnings of the names of fields with the ids of tokens that stand for other inputs than text."""
+"""Prefixes of the names of fields with the ids of placeholder tokens, such as ``image_token_id``."""
 
 
 def absent_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
-    """Yield notes on special tokens whose id in a configuration is the row of no token.
+    """Yield notes on special tokens whose id in a configuration is a row of the embedding that no token has.
 
     An embedding often has more rows than there are tokens, for speed or for later tokens. Further notes are on special
     tokens that the vocabulary lacks and that transformers adds with the id of such a row. ``read`` is the same folder,
-    or one with the same tokeniser whose vocabulary is loaded already. A tokeniser with code of its own, which may have
+    or one with the same tokeniser whose vocabulary is loaded already. A tokeniser with custom code, which may have
     further tokens, gets no notes.
     """
     tokens = local_tokens(read) if folder.config else ()
@@ -51,12 +51,12 @@ def absent_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     found += [f"{field} of {CONFIG} is {row}" for field, row in _of_inputs(folder) if absent([row])]
     if found:
         has = f"{escape(folder.vocabulary)} has {count(len(tokens), 'token')}"
-        yield f"ids of special tokens that are rows without a token, since {has}: {listing(found, 4, where='')}"
+        yield f"no token has these ids of special tokens ({has}): {listing(found, 4, where='')}"
     yield from _renamed(folder, tokens, names, new)
 
 
 def _of_inputs(folder: ModelFolder) -> Iterator[tuple[str, int]]:
-    """Yield each field of config.json with the id of the token that stands for images, videos or sounds in a text."""
+    """Yield (field, id) for each placeholder token in config.json, which marks an image, a video or audio in a text."""
     for field, value in folder.config.items():
         if field.startswith(INPUTS) and field.endswith(("_token_id", "_token_index")) and type(value) is int:
             yield field, value
@@ -72,10 +72,11 @@ def _has(folder: ModelFolder, name: str) -> bool:
 
 
 def _counts(folder: ModelFolder, name: str, own: Mapping[str, int]) -> bool:
-    """Whether the id of special token ``name`` is checked: always for end and decoder start, else if it is in ``own``.
+    """Return whether the id of special token ``name`` is checked.
 
-    ``own`` has the ids of the special tokens that the tokeniser has. Models may have rows for padding or for the
-    beginning (BLIP) that their tokenisers do not know.
+    The ids of the end token and of the decoder's start token always are. Other ids are checked only if the name is in
+    ``own``, which has the ids of the tokeniser's special tokens: some models (BLIP) have rows for padding or for a
+    beginning token that their tokenisers do not have. Ids that only generation uses are not checked for an encoder.
     """
     return (name in own or name == END or name not in NAMES) and (generates(folder) or name not in OF_GENERATION)
 
@@ -99,7 +100,8 @@ def _renamed(
             value = object_in(folder, file).get(f"{name}_id")
             ids = [one for one in (value if isinstance(value, list) else [value]) if type(one) is int]
             if ids and new[token].number not in ids and ids[0] in meant:
-                gets = f"{brief_token(token)}, which {escape(folder.vocabulary)} lacks: it gets {new[token].number}"
+                lacks = f"{brief_token(token)}, which {escape(folder.vocabulary)} lacks"
                 said = f"{name}_id of {file} is {ids[0]} ({brief_token(meant[ids[0]])})"
-                yield f"{new[token].file} names {name} {gets}, while {said}"
+                gets = f"transformers gives it {new[token].number}, while {said}"
+                yield f"{new[token].file} has the {name} {lacks}: {gets}"
                 break

@@ -1,4 +1,4 @@
-"""Notes on added tokens that tokenizer_config.json gives other ids than the list of tokens does."""
+"""Notes on added tokens whose id in tokenizer_config.json is not their id in the token list."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["decoder_notes"]
 
 
 def decoder_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
-    """Yield a note if ``added_tokens_decoder`` gives tokens other ids than the vocabulary of ``read`` does.
+    """Yield a note if tokens have other ids in ``added_tokens_decoder`` than in the vocabulary.
 
     ``read`` is the same folder, or one with the same tokeniser whose vocabulary is loaded already. transformers uses
     the ids of the vocabulary, and gives a token that the vocabulary lacks the next free id.
@@ -41,5 +41,5 @@ def decoder_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
             found.append(f"{brief_token(token)} is {row} in the former and missing in the latter{own}: it gets {free}")
             free += 1
     if found:
-        files = f"{MORE} of {TOKENIZER} and {escape(folder.vocabulary)} give"
-        yield f"{files} {count(len(found), 'token')} different ids: {listing(found, 3, where='')}"
+        files = f"{MORE} of {TOKENIZER} and {escape(folder.vocabulary)}"
+        yield f"{files} have different ids for {count(len(found), 'token')}: {listing(found, 3, where='')}"

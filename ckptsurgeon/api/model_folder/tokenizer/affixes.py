@@ -1,4 +1,4 @@
-"""Notes on what a tokenizer.json puts before or after parts of words, if its tokens have other such marks, or none."""
+"""Notes on a tokenizer.json whose prefix or suffix for parts of words is not the one in its tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ END = "</w>"
 
 
 def affix_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
-    """Yield a note if the prefix or suffix that the model looks up is on no token, or one on many is not looked up."""
+    """Yield a note if no token has the configured prefix or suffix, or if many have one that is not configured."""
     found = folder.token_list
     if found is None or not spelling.tokens:
         return
@@ -42,7 +42,7 @@ def _none(field: str, affix: str, begins: str, what: str) -> str:
 
 
 def _other_prefix(prefix: str, spelling: Spelling) -> Iterator[str]:
-    """Yield a note if the tokens of a WordPiece list have ## for the prefix, and none has the one that is named."""
+    """Yield a note if WordPiece tokens begin with ``##``, and none begins with ``prefix``, which is configured."""
     if spelling.mark == INSIDE and prefix != INSIDE and not (prefix and _has(spelling, prefix, at_end=False)):
         has = f"{count(len(spelling.marked), 'token')} begin with {INSIDE}"
         none = " and none with that" if prefix else ""
@@ -50,7 +50,7 @@ def _other_prefix(prefix: str, spelling: Spelling) -> Iterator[str]:
 
 
 def _mentions(folder: ModelFolder, mark: str) -> bool:
-    """Whether the normaliser or the pre-tokeniser may write a mark, since its text is in them."""
+    """Return whether the normaliser or the pre-tokeniser may insert ``mark``, because their settings contain it."""
     return any(mark in json.dumps(folder.tokenizer_head.get(name)) for name in ("normalizer", "pre_tokenizer"))
 
 
@@ -58,4 +58,4 @@ def _unread(spelling: Spelling) -> Iterator[str]:
     ending = [one for one in spelling.tokens if one.endswith(END) and one != END]
     if len(ending) * SHARE > len(spelling.tokens):
         has = f"{WHOLE} has {count(len(ending), 'token')} that end with {END} ({brief_token(ending[0])})"
-        yield f"{has}, but no {SUFFIX}: no text becomes them"
+        yield f"{has}, but no {SUFFIX}: the tokeniser never produces them"

@@ -1,4 +1,4 @@
-"""A note on a tokenizer.json of BERT's kin that puts no special tokens around a text."""
+"""A note on a tokenizer.json for a model like BERT that adds no special tokens at the ends of a text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROLES = (("cls_token", "[CLS]"), ("sep_token", "[SEP]"))
 
 
 def around_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
-    """Yield a note if a model of BERT's kin has both tokens for the ends of a text, and its file puts none there."""
+    """Yield a note if a tokeniser for a model like BERT has tokens for both ends of a text but does not add them."""
     head, said = folder.tokenizer_head, object_in(folder, TOKENIZER)
     kind = folder.config.get("model_type")
     if kind not in OF_ENCODERS or said.get("auto_map") or "post_processor" not in head:
@@ -32,10 +32,13 @@ def around_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
     ends = [token for role, usual in ROLES if (token := names.get(role, usual)) in spelling.tokens]
     if len(ends) == len(ROLES) and _is_bare(head["post_processor"]):
         both = " and ".join(map(brief_token, ends))
-        yield f"{WHOLE} puts no {both} around a text (post_processor), as {escape(str(kind))} models expect them"
+        yield f"{WHOLE} adds no {both} to a text (post_processor), but {escape(str(kind))} models expect them"
 
 
 def _is_bare(processor: Any) -> bool:
-    """Whether a post-processor is missing, or a template of the text alone, as transformers writes a missing one."""
+    """Return whether a post-processor adds no tokens: it is null, or a template that is only the text.
+
+    transformers writes such a template if there is no post-processor.
+    """
     steps = list(steps_in(processor))
     return all(one.get("type") == "TemplateProcessing" and not one.get("special_tokens") for one in steps)

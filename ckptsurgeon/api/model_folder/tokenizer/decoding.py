@@ -16,16 +16,16 @@ __all__ = ["decoding_notes", "joins"]
 KNOWN = frozenset((
     "BPEDecoder", "ByteFallback", "ByteLevel", "CTC", "Fuse", "Metaspace", "Replace", "Strip", "WordPiece",
 ))  # fmt: skip
-"""The steps of decoders of the library tokenizers; another one may do anything."""
+"""The decoder steps of the library tokenizers. What an unknown step does is not known."""
 READ = {BYTES: "ByteLevel", SPACES: "Metaspace", INSIDE: "WordPiece"}
-"""The step that reads each mark."""
-SAID = {BYTES: "spaces as Ġ", SPACES: "spaces as ▁", INSIDE: "what continues a word with ##"}
+"""The decoder step that removes each mark, or turns it into a space."""
+SAID = {BYTES: "write spaces as Ġ", SPACES: "write spaces as ▁", INSIDE: "mark the continuation of a word with ##"}
 
 
 def decoding_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
-    """Yield notes if the decoder does not read the mark of the tokens, or bytes.
+    """Yield notes if the decoder leaves the marks of the tokens, or tokens for bytes, in decoded texts.
 
-    Encoders write no texts: one without a decoder gets no note, nor does WordPiece, which is for encoders.
+    A tokeniser without a decoder gets no note if it is WordPiece or for an encoder: encoders write no texts.
     """
     head, mark = folder.tokenizer_head, spelling.mark
     yield from _bytes_apart(folder, spelling)
@@ -35,12 +35,12 @@ def decoding_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
     if not types and (mark == INSIDE or folder.config.get("model_type") in OF_ENCODERS):
         return
     has = f"the decoder of {WHOLE} is {', '.join(types)}" if types else f"{WHOLE} has no decoder"
-    keep = f"decoded texts keep that, as {brief_token(spelling.marked[0])} does"
-    yield f"{has}, but its tokens write {SAID[mark]}: {keep}"
+    keep = f"decoded texts keep this mark, as in {brief_token(spelling.marked[0])}"
+    yield f"{has}, but its tokens {SAID[mark]}: {keep}"
 
 
 def _bytes_apart(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
-    """Yield a note if the model writes rare characters as tokens for bytes, and the decoder does not join these."""
+    """Yield a note if the model encodes rare characters as tokens for bytes, and the decoder does not join these."""
     decoder, found = folder.tokenizer_head.get("decoder"), folder.token_list
     types = types_in(decoder)
     if found is None or found.model.get("byte_fallback") is not True or not types or not KNOWN.issuperset(types):
@@ -49,12 +49,12 @@ def _bytes_apart(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
     if first and "ByteFallback" not in types:
         yield (
             f"{WHOLE} writes characters that it lacks as tokens for bytes, but its decoder, {', '.join(types)}, has no "
-            f"ByteFallback: decoded texts have {brief_token(first)} and the like in their place"
+            f"ByteFallback: decoded texts have {brief_token(first)} and the like instead of these characters"
         )
 
 
 def joins(decoder: Any, mark: str) -> bool:
-    """Return whether a decoder reads a mark of tokens, or may do so."""
+    """Return whether a decoder removes or replaces a mark of tokens, or may do so."""
     return any(_reads(step, mark) for step in steps_in(decoder))
 
 

@@ -1,4 +1,4 @@
-"""Notes on end-of-text tokens that cannot work: an id of no token, a suppressed end, an ordinary word as eos_token."""
+"""Notes on end tokens that cannot work: an id that no token has, a suppressed end, an ordinary word as eos_token."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ BEGINS = re.compile(r"start|begin", re.IGNORECASE)
 def end_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield notes on end tokens (``eos_token``) that generation cannot reach.
 
-    ``read`` is the same folder, or one with the same tokeniser whose vocabulary is loaded already. A model for CTC,
-    which has no end token, gets no notes.
+    ``read`` is the same folder, or one with the same tokeniser whose vocabulary is loaded already. A CTC model, which
+    has no end token, gets no notes.
     """
     if is_ctc(folder):
         return
@@ -66,7 +66,7 @@ def _endless(folder: ModelFolder) -> Iterator[str]:
     """Yield a note if generation_config.json has no ``eos_token_id``, so that the one in config.json is not used."""
     generation, text = object_in(folder, GENERATION), folder.config.get("text_config")
     fields = {**(text if isinstance(text, dict) else {}), **folder.config}
-    is_whole = any(name in generation for name in ("bos_token_id", "transformers_version"))  # as transformers writes it
+    is_whole = any(name in generation for name in ("bos_token_id", "transformers_version"))  # transformers wrote it
     if is_whole and generation.get(END) is None and _listed(fields.get(END)):
         end = escape(brief_repr(fields[END], 24))
         yield f"{GENERATION} has no {END}, and that of {CONFIG}, {end}, is not read: generation does not end by itself"
@@ -90,7 +90,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _negative(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if the id of the end token is negative while the tokeniser has an end, or if that of the start is.
+    """Yield a note if the id of the end token is negative although the tokeniser has one, or that of the start token.
 
     ``names`` has the tokeniser's special tokens by role, and ``places`` the id of each token.
     """
@@ -106,8 +106,9 @@ def _negative(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str
 def _of_turns(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
     """Yield a note if the chat template writes none of the tokens at which generation ends.
 
-    It must end turns with the ``eos_token`` of the tokeniser; or, if there are several ends, with a token of ``TURNS``:
-    models that have not learned to end turns are published with one end and such a template.
+    There is a note only if the template ends turns with the ``eos_token`` of the tokeniser, or if it ends them with
+    a token in ``TURNS`` and ``eos_token_id`` has several ids. If ``eos_token_id`` has one id, a token in ``TURNS`` is
+    normal: base models, which have not learned to end turns, are published in this way.
     """
     template, end = _template(folder), names.get("eos_token", "")
     text = folder.config.get("text_config")
@@ -125,14 +126,15 @@ def _of_turns(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str
     if turn and (is_eos or len(ends) > 1):
         found = listing([f"{places[one]} ({brief_token(one)})" for one in ends], 3, where="")
         written = f"{brief_token(turn)} ({places[turn]})"
-        yield f"the chat template ends turns with {written}, and {END} of {file} is {found}: no answer ends there"
+        stops = f"but {END} of {file} is {found}: generation does not stop there"
+        yield f"the chat template ends turns with {written}, {stops}"
 
 
 def _kept_in_texts(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if a token that ends turns is added as an ordinary one, so that decoded answers end with it.
+    """Yield a note if a token that ends turns is added as an ordinary token, so that decoded answers end with it.
 
-    Tokens that tokenizer_config.json names for a role, lists as additional ones or marks as special are left out:
-    whether decoded texts keep them depends on the version of transformers.
+    A token gets no note if it has a role in tokenizer_config.json, is an additional special token there or is marked as
+    special: whether decoded texts keep such a token depends on the version of transformers.
     """
     more = object_in(folder, TOKENIZER)
     listed = [
@@ -156,19 +158,19 @@ def _tokens_of(listed: Any) -> list[str]:
 
 
 def _is_end(token: str) -> bool:
-    """Return whether a token may end a turn: a special one that does not begin something, as ``<start_of_turn>``."""
+    """Return whether a token may end a turn: a special token without "start" or "begin" in it."""
     return bool(SPECIAL.fullmatch(token)) and not BEGINS.search(token)
 
 
 def _template(folder: ModelFolder) -> str:
-    """Return the chat template of a folder; "" if there is none, or if it cannot be read, which is said elsewhere."""
+    """Return the chat template of a folder; "" if there is none or it cannot be read, which another note reports."""
     with suppress(ConfigError, SourceError):
         return folder.chat_template
     return ""
 
 
 def _suppressed(fields: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if ``suppress_tokens`` has all end tokens; ``begin_suppress_tokens`` may have them."""
+    """Yield a note if ``suppress_tokens`` has all end tokens; in ``begin_suppress_tokens``, they are normal."""
     ends, suppressed = _listed(fields.get(END)), _listed(fields.get(SUPPRESSED))
     if ends and all(type(one) is int and one in suppressed for one in ends):
         yield f"{SUPPRESSED} of {GENERATION} has {ends[0]}, its {END}: generation cannot end"
@@ -179,7 +181,7 @@ def _ordinary(
 ) -> Iterator[str]:
     """Yield a note if the tokeniser's end token is unk_token or a word, while a configuration has a special token.
 
-    There is no note if both are special tokens, but different: models for chats have that (``<|im_end|>``).
+    There is no note on two different special tokens, which chat models have (``<|im_end|>``).
     """
     end = names.get("eos_token", "")
     said = {file: _listed(object_in(folder, file).get(END)) for file in (CONFIG, GENERATION)}
@@ -200,8 +202,8 @@ def _suppressed_at_first(
 ) -> Iterator[str]:
     """Yield notes if Whisper's ``begin_suppress_tokens`` lacks the end token or has words.
 
-    Then a text may end before its first word, or may not begin with these words. A correct list has the space and the
-    end; an empty list suppresses nothing on purpose.
+    Without the end token, a generated text may be empty; and no text can begin with the words. A correct list has the
+    space and the end token. An empty list, which suppresses nothing, gets no note.
     """
     lists = {file: _listed(object_in(folder, file).get(AT_FIRST)) for file in (CONFIG, GENERATION)}
     file = GENERATION if lists[GENERATION] else CONFIG
@@ -212,6 +214,6 @@ def _suppressed_at_first(
     words = [one for one in words if not SPECIAL.fullmatch(tokens[one]) and tokens[one] != end]
     if words:
         named = listing([f"{one} ({brief_token(tokens[one])})" for one in words], 3, where="")
-        yield f"{AT_FIRST} of {file} has words of the tokeniser, with which no text can begin: {named}"
+        yield f"{AT_FIRST} of {file} has words of the tokeniser, so that no text can begin with them: {named}"
     if places[end] not in ids:
-        yield f"{AT_FIRST} of {file} lacks the end, {brief_token(end)} ({places[end]}): texts may end before they begin"
+        yield f"{AT_FIRST} of {file} lacks the end, {brief_token(end)} ({places[end]}): generated texts may be empty"

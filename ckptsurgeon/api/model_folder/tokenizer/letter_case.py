@@ -1,4 +1,4 @@
-"""Notes on WordPiece tokenisers that lower-case texts although their vocabulary has capitals, or the reverse."""
+"""Notes on WordPiece tokenisers that lower-case texts although their vocabulary has capital letters, or the reverse."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ OF_BERT = frozenset((
     "bert", "convbert", "distilbert", "electra", "funnel", "layoutlm", "layoutlmv2", "lxmert", "mobilebert", "mpnet",
     "retribert", "splinter", "squeezebert",
 ))  # fmt: skip
-"""Names of tokenisers of transformers that read ``do_lower_case``, without ``Tokenizer``."""
+"""Names of transformers' tokenisers that read ``do_lower_case``, in lower case and without ``Tokenizer``."""
 CAPITAL = re.compile(r"[A-Z]")
 LEAST = 100
-"""One token of so many has capitals in a list for texts with capitals: in BERT's, every third has."""
+"""If more than one word in 100 has capital letters, the list is for texts with capitals; in BERT's, every third has."""
 
 
 def case_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
-    """Yield a note if a tokeniser lower-cases texts although its vocabulary has capitals, or the reverse.
+    """Yield a note if a tokeniser lower-cases texts although its vocabulary has capital letters, or the reverse.
 
-    A vocabulary for lower-cased texts has capitals in special tokens only. ``read`` is the same folder, or one with the
-    same tokeniser whose vocabulary is loaded already. A vocabulary that lacks letters from a to z gets no note: it is
-    for another script.
+    A vocabulary for lower-cased texts has capital letters in special tokens only. ``read`` is the same folder, or one
+    with the same tokeniser whose vocabulary is loaded already. A vocabulary that lacks a letter from a to z may be for
+    another script, and gets no note on missing capital letters.
     """
     said = list(_said(folder, read))
     if not said:
@@ -46,9 +46,10 @@ def case_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
         by = " and ".join(text for text, value in said if value is lowers)
         if by and lowers and len(capitals) * LEAST > len(words):
             has = f"{len(capitals)} of {len(words)} words in {name} have capital letters"
-            yield f"{by} makes texts small letters, but {has}, which no text becomes: {_examples(capitals)}"
+            yield f"{by} lower-cases texts, but {has}, so the tokeniser never produces them: {_examples(capitals)}"
         elif by and not lowers and not capitals and _has_letters(words):
-            yield f"{by} leaves capital letters, but no word in {name} has one: words that have one become unknown"
+            unknown = "words with capital letters become unknown"
+            yield f"{by} keeps capital letters, but no word in {name} has one: {unknown}"
 
 
 def _examples(words: Sequence[str]) -> str:
@@ -60,9 +61,9 @@ def _has_letters(words: Sequence[str]) -> bool:
 
 
 def _said(folder: ModelFolder, read: ModelFolder) -> Iterator[tuple[str, bool]]:
-    """Yield each setting that makes a WordPiece tokeniser lower-case texts, or not: its name, and its value.
+    """Yield (name, value) of each setting that decides whether a WordPiece tokeniser lower-cases texts.
 
-    ``folder`` has the settings, ``read`` the vocabulary: it is the same folder, or one with the same tokeniser.
+    ``folder`` has the settings, and ``read`` the vocabulary: the same folder, or one with the same tokeniser.
     """
     settings = object_in(folder, TOKENIZER)
     is_whole = read.has_all_tokens and read.token_list is not None and read.token_list.kind == KIND

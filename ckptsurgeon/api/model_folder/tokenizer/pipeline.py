@@ -1,4 +1,4 @@
-"""Notes on a tokenizer.json that contradicts itself: its steps, its model and its list of tokens must fit together."""
+"""Notes on a tokenizer.json that contradicts itself: its steps, its model and its token list must fit together."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["pipeline_notes"]
 
 
 def pipeline_notes(folder: ModelFolder) -> Iterator[str]:
-    """Yield notes on a tokenizer.json whose normaliser, splitter, model, decoder or post-processor fits no other.
+    """Yield notes on a tokenizer.json whose normaliser, pre-tokeniser, model, decoder or post-processor do not fit.
 
-    None if it would have to be fetched, or cannot be read.
+    There are no notes if the file would have to be downloaded or cannot be read.
     """
     spelling = spelling_of(folder)
     if spelling.tokens:

@@ -1,4 +1,4 @@
-"""Notes on ids of special tokens in configurations that belong to a token with another role."""
+"""Notes on ids of special tokens in configurations that are the ids of a token with another role."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from .tokenizer_files import brief_token, is_ctc, object_in
 
 __all__ = ["OF_GENERATION", "SPELLED", "generates", "role_notes"]
 
-# Notes on ids of special tokens that are the ids of a token with another role: an end that is the beginning, a mask.
+# For example, the ``eos_token_id`` may be the id of the beginning token, or of the mask token.
 #
-# A role and an id are only compared if the tokeniser itself names the token for another role, if the token is spelled
-# like that role (``<pad>``, not ``<|endoftext|>``, which many models use for several roles), and if the tokeniser has
-# the right token too.
+# An id is reported only if the tokeniser gives its token another role, if the token looks like this role (``<pad>``,
+# not ``<|endoftext|>``, which many models use for several roles), and if the tokeniser also has the right token.
 
 PAIRS = (("bos_token", "eos_token"), ("eos_token", "pad_token"))
 START = "decoder_start_token"
@@ -30,7 +29,7 @@ SPELLED = {
     "unk_token": r"[\[<|｜_]+unk(nown)?[\]>|｜_]+",
     "mask_token": r"[\[<|｜_]+mask[\]>|｜_]+",
 }
-"""How the tokens of a role are spelled if they have no other role."""
+"""Patterns of tokens that are used for one role only."""
 SHARED = {
     "eos_token": ("sep_token",),
     "bos_token": ("cls_token", "sep_token", "eos_token"),
@@ -40,21 +39,21 @@ SHARED = {
     "pad_token": ("bos_token", "eos_token", "unk_token"),
     "sep_token": ("eos_token", "bos_token"),
 }
-"""Fields, each with the other roles whose tokens valid models also have in it."""
+"""Fields (without ``_id``), each with other roles whose token is a valid value of the field too."""
 OF_T5 = ("t5", "mt5", "umt5", "longt5", "switch_transformers")
-"""Model types whose decoder begins with padding; that of BART begins with the end of a text."""
+"""Model types whose decoder begins with the padding token. (BART's decoder begins with the end token.)"""
 OF_GENERATION = ("eos_token", "bos_token", "forced_eos_token", "forced_bos_token", START)
-"""Fields that an encoder does not use: valid ones have whatever the default of their class is (Nystromformer)."""
+"""Fields that an encoder does not use. In valid encoders (Nystromformer), they may have any default of the class."""
 GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSpeechSeq2Seq")
 TRANSCRIPT, TRANSLATE = "<|startoftranscript|>", "<|translate|>"
-"""The token that a decoder of Whisper begins with, and its first task; the languages are between them."""
+"""Whisper's start token and the token of its first task. The ids of the language tokens are between their ids."""
 SUPPRESSED = "suppress_tokens"
 RESERVED = re.compile(r"[<\[|]*(reserved|unused|placeholder|extra_id|madeupword)\w*?\d+[|>\]]*", re.IGNORECASE)
-"""Tokens that no text has, kept for later use: of Llama 3, Gemma, BERT, Phi-3, T5 and XGLM."""
+"""Matches tokens that are reserved for later use, in Llama 3, Gemma, BERT, Phi-3, T5 and XGLM."""
 
 
 def role_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield notes on ids of special tokens in configurations that are those of a token with another role.
+    """Yield notes on ids of special tokens in configurations that are the ids of a token with another role.
 
     ``names`` has the tokeniser's special tokens by role (``eos_token``), and ``places`` the id of each token.
     """
@@ -67,7 +66,7 @@ def role_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping[st
         for pair in swapped:
             ids = " and ".join(f"{name}_id is {fields[f'{name}_id']}" for name in pair)
             named = " and ".join(f"{name} {brief_token(names[name])} ({own[name]})" for name in pair)
-            yield f"{ids} in {file}, but the tokeniser beside it has {named}: the two are swapped"
+            yield f"{ids} in {file}, but the tokeniser has {named}: the two are swapped"
         said = {name for pair in swapped for name in pair}
         for field in SHARED:
             if field not in said and (generates(folder) or field not in OF_GENERATION):
@@ -89,7 +88,7 @@ def _are_swapped(fields: Mapping[str, Any], pair: tuple[str, str], own: Mapping[
 
 
 def generates(folder: ModelFolder) -> bool:
-    """Whether a model generates text, according to its files and its class."""
+    """Return whether a model generates text: it has a generation_config.json, or its class is one that generates."""
     has_settings = any(one.name == GENERATION for one in folder.files)
     classes = folder.config.get("architectures")
     names = classes if isinstance(classes, list) else []
@@ -99,9 +98,10 @@ def generates(folder: ModelFolder) -> bool:
 def _of_other_role(
     value: Any, field: str, file: str, names: Mapping[str, str], own: Mapping[str, int]
 ) -> Iterator[str]:
-    """Yield a note if an id in ``field`` is that of a token with another role, and the right id is not in the field.
+    """Yield a note if an id in ``field`` is the id of a token with another role, and the field lacks the right id.
 
-    ``value`` is the field's id or list of ids, ``file`` the file with the field, and ``own`` has the ids by role.
+    ``value`` is the field's id or list of ids, and ``file`` the file with the field. ``names`` has the tokeniser's
+    special tokens by role, and ``own`` their ids.
     """
     wanted = _wanted(field, names)
     ids = [one for one in (value if isinstance(value, list) else [value]) if type(one) is int]
@@ -114,7 +114,7 @@ def _of_other_role(
             and not {field, wanted, *_shared(field, names)}.intersection(roles)
             and _is_spelled(names[roles[0]], roles)
         ):
-            named = f"{brief_token(names[roles[0]])}, the {roles[0]} of the tokeniser beside it"
+            named = f"{brief_token(names[roles[0]])}, the {roles[0]} of the tokeniser"
             meant = "" if field == START else f", while {wanted} is {brief_token(names[wanted])} ({own[wanted]})"
             yield f"{field}_id of {file} {'is' if value == number else 'has'} {number} ({named}){meant}"
 
@@ -122,7 +122,7 @@ def _of_other_role(
 def _starts_of_t5(
     fields: Mapping[str, Any], file: str, names: Mapping[str, str], own: Mapping[str, int]
 ) -> Iterator[str]:
-    """Yield notes if a T5 pads with its unknown token, or if its decoder does not begin with padding."""
+    """Yield notes if a T5 model pads with its unknown token, or if its decoder does not begin with padding."""
     pad = own.get("pad_token")
     if pad is None or not _is_spelled(names["pad_token"], ["pad_token"]):
         return
@@ -130,32 +130,33 @@ def _starts_of_t5(
         value = fields.get(f"{field}_id")
         role = next((one for one in others if type(value) is int and own.get(one) == value != pad), "")
         if role:
-            named = f"{brief_token(names[role])}, the {role} of the tokeniser beside it"
+            named = f"{brief_token(names[role])}, the {role} of the tokeniser"
             meant = f"padding is {brief_token(names['pad_token'])} ({pad})"
             begins = ", with which its decoder begins" if field == START else ""
             yield f"{field}_id of {file} is {value} ({named}), while {meant}{begins}"
 
 
 def _forced_padding(value: Any, file: str, names: Mapping[str, str], own: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if texts are forced to begin with padding, by a tokeniser without a token for the beginning."""
+    """Yield a note if ``value``, a ``forced_bos_token_id``, is the padding token and the tokeniser has no bos_token."""
     padding = names.get("pad_token", "")
     roles = [role for role, place in own.items() if place == value]
     if roles == ["pad_token"] and _is_spelled(padding, roles) and "bos_token" not in own:
-        named = f"{value} ({brief_token(padding)}, the pad_token of the tokeniser beside it)"
+        named = f"{value} ({brief_token(padding)}, the pad_token of the tokeniser)"
         yield f"forced_bos_token_id of {file} is {named}: every text is forced to begin with padding"
 
 
 def _shared(field: str, names: Mapping[str, str]) -> tuple[str, ...]:
     """Return the other roles whose tokens a field may have.
 
-    Padding is never BERT's ``[UNK]`` if there is a ``[PAD]``, but Vicuna and its kin pad with ``<unk>``.
+    A model may pad with its unknown token, as Vicuna does with ``<unk>``, but not if it has BERT's ``[PAD]`` and
+    ``[UNK]``.
     """
     is_of_bert = field == "pad_token" and (names.get("pad_token"), names.get("unk_token")) == ("[PAD]", "[UNK]")
     return tuple(role for role in SHARED[field] if not (is_of_bert and role == "unk_token"))
 
 
 def _wanted(field: str, names: Mapping[str, str]) -> str:
-    """Return the role whose token a field should have; for a decoder's start, the first of those it may have."""
+    """Return the role whose token a field should have; for a decoder's start token, the first role that exists."""
     if field == START:
         return next((role for role in ("bos_token", "eos_token", "cls_token") if role in names), "")
     return field.removeprefix("forced_")
@@ -166,19 +167,19 @@ def _is_spelled(token: str, roles: list[str]) -> bool:
 
 
 def _unknown_end(value: Any, file: str, names: Mapping[str, str], own: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if ``value``, an ``eos_token_id``, is the unknown token's, and the tokeniser has another end."""
+    """Yield a note if ``value``, an ``eos_token_id``, is the unknown token, and the tokeniser has another end token."""
     end, unknown = own.get("eos_token"), own.get("unk_token")
     if value is not None and value == unknown and end not in (None, unknown):
-        named = f"{brief_token(names['unk_token'])}, the unk_token of the tokeniser beside it"
+        named = f"{brief_token(names['unk_token'])}, the unk_token of the tokeniser"
         meant = f"{brief_token(names['eos_token'])} ({end})"
         yield f"eos_token_id of {file} is {unknown} ({named}), while eos_token is {meant}"
 
 
 def _reserved_end(value: Any, file: str, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if each id in ``value``, an ``eos_token_id``, is a reserved token and the tokeniser's end is not.
+    """Yield a note if all ids in ``value``, an ``eos_token_id``, are reserved tokens and the tokeniser's end is not.
 
-    Reserved tokens are kept for later use. Other tokens, such as ``<|im_end|>``, get no note: models for chats have
-    an end that the tokeniser does not name.
+    Reserved tokens are kept for later use. Other tokens, such as ``<|im_end|>``, get no note: chat models may have an
+    end token that is not the ``eos_token`` of the tokeniser.
     """
     ids = value if isinstance(value, list) else [value]
     end = names.get("eos_token", "")
@@ -190,7 +191,7 @@ def _reserved_end(value: Any, file: str, names: Mapping[str, str], places: Mappi
 
 
 def _suppressed_languages(fields: Mapping[str, Any], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if ``suppress_tokens`` of Whisper has language tokens, as if its ids were for another version."""
+    """Yield a note if Whisper's ``suppress_tokens`` has language tokens: the ids may be for another version."""
     first, last = places.get(TRANSCRIPT), places.get(TRANSLATE)
     listed = fields.get(SUPPRESSED)
     if first is None or last is None or not isinstance(listed, list):
@@ -199,13 +200,14 @@ def _suppressed_languages(fields: Mapping[str, Any], places: Mapping[str, int]) 
     found = [f"{one} ({brief_token(tokens[one])})" for one in listed if type(one) is int and one in tokens]
     if found:
         what = "languages" if len(found) > 1 else "a language"
-        yield f"{SUPPRESSED} of {GENERATION} has {listing(found, 3, where='')}, {what} of the tokeniser beside it"
+        yield f"{SUPPRESSED} of {GENERATION} has {listing(found, 3, where='')}, {what} of the tokeniser"
 
 
 def _starts(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[str]:
     """Yield a note on a wrong start token of the decoder.
 
-    For Whisper, it is wrong if it is not ``<|startoftranscript|>``; for other models, if two files disagree about it.
+    For Whisper, any token other than ``<|startoftranscript|>`` is wrong. Other models get a note if config.json and
+    generation_config.json have different start tokens.
     """
     field = f"{START}_id"
     ids = {file: object_in(folder, file).get(field) for file in (CONFIG, GENERATION)}

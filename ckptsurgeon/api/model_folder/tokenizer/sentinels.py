@@ -1,4 +1,4 @@
-"""A note on T5's sentinels, ``<extra_id_0>`` and so on, if tokenizer.json lost them and they get each other's ids."""
+"""A note on T5's sentinels, such as ``<extra_id_0>``, that tokenizer.json lacks, so that they get each other's ids."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ SENTINEL = re.compile(r"<extra_id_(\d{1,6})>")
 
 
 def sentinel_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
-    """Yield a note if transformers gives sentinels that the list lacks ids that count up, as they are named.
+    """Yield a note if the token list lacks the sentinels, and transformers gives them ids in the wrong order.
 
-    ``read`` is the folder whose vocabulary has been read.
+    The wrong order is that of their names: ``<extra_id_0>`` first. ``read`` is the same folder, or one with the same
+    tokeniser whose vocabulary is loaded already.
     """
     tokens = local_tokens(read)
     if folder.config.get("model_type") not in OF_T5 or not tokens or folder.rows < len(tokens):
@@ -30,4 +31,4 @@ def sentinel_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
         return
     first, last = (f"{brief_token(f'<extra_id_{one}>')} gets {new[one].number}" for one in (min(new), max(new)))
     lacks = f"{len(new)} sentinels that {escape(folder.vocabulary)} lacks"
-    yield f"{new[min(new)].file} names {lacks}: {first} and {last}, but T5 numbers them in the reverse order"
+    yield f"{new[min(new)].file} lists {lacks}: {first} and {last}, but T5 numbers them in the reverse order"

@@ -1,8 +1,8 @@
-"""Notes on a tokenizer.json whose steps write spaces, or split words, otherwise than its tokens have them.
+"""Notes on a tokenizer.json whose steps write spaces or split words in a way that does not fit its tokens.
 
-Byte-level BPE writes a space as Ġ, and each byte of other characters as a letter; sentencepiece writes a space as ▁;
-WordPiece looks up words without spaces. A tokeniser that was loaded as one of the other kind and saved again has
-tokens of the one and steps of the other.
+Byte-level BPE writes a space as Ġ, and each byte of other characters as a letter. sentencepiece writes a space as ▁.
+WordPiece looks up words without spaces. If a tokeniser is loaded with a class for another kind and saved again, the
+file has the tokens of one kind and the steps of the other.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from .tokenizer_files import SPECIAL, WHOLE, added_tokens, brief_token
 __all__ = ["space_notes"]
 
 SHARE = 50
-"""Of one token in so many at least, foreign characters show that a list was read in another encoding of characters."""
+"""If more than one token in 50 has foreign characters, the list was decoded with a wrong character encoding."""
 STEPS = ("normalizer", "pre_tokenizer")
 NORMALISE = frozenset((
     "BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Precompiled", "Strip", "StripAccents",
 ))  # fmt: skip
-"""Normalisers that write no mark for a space, and split no words."""
+"""Normalisers that do not replace spaces by a mark and do not split words."""
 SPLIT = frozenset((
     "BertPreTokenizer", "ByteLevel", "CharDelimiterSplit", "Digits", "Punctuation", "Split", "UnicodeScripts",
     "Whitespace", "WhitespaceSplit",
 ))  # fmt: skip
-"""Pre-tokenisers that write no ▁."""
+"""Pre-tokenisers that do not write a space as ▁."""
 
 
 def space_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
-    """Yield a note if the tokens have another mark for a space than the normaliser and pre-tokeniser write."""
+    """Yield a note if the tokens have another mark for a space than the normaliser and the pre-tokeniser write."""
     head = folder.tokenizer_head
     if head.keys().isdisjoint(STEPS):
         return
@@ -48,7 +48,7 @@ def space_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
     elif spelling.mark == SPACES and "ByteLevel" in types:
         yield f"{_begin(spelling)}, but its ByteLevel step writes a space as {BYTES}: words become other tokens"
     elif spelling.mark == SPACES and not _writes_spaces(head):
-        yield f"{_begin(spelling)}, but no step of it writes a space so ({others}): words become other tokens"
+        yield f"{_begin(spelling)}, but no step of it writes a space as {SPACES} ({others}): words become other tokens"
     elif spelling.mark == INSIDE:
         yield from _unsplit(head, spelling)
     elif "ByteLevel" in types and not spelling.mark:
@@ -61,13 +61,14 @@ def _examples(spelling: Spelling) -> str:
 
 
 def _foreign(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
-    """Yield a note if tokens have characters that ByteLevel writes for no byte, as after a wrong decoding of UTF-8."""
+    """Yield a note if tokens have characters that ByteLevel writes for no byte: UTF-8 was decoded wrongly."""
     letters, added = byte_letters(), added_tokens(folder)
     own = [one for one in spelling.tokens if one not in added and not SPECIAL.fullmatch(one)]
     foreign = [one for one in own if not letters.issuperset(one)]
     if len(foreign) * SHARE > len(own):
         many = f"{len(foreign)} of its {len(own)} tokens have characters that stand for no byte"
-        yield f"{WHOLE} is byte-level, but {many}, as {brief_token(foreign[0])}: no text becomes these tokens"
+        never = "the tokeniser never produces these tokens"
+        yield f"{WHOLE} is byte-level, but {many}, for example {brief_token(foreign[0])}: {never}"
 
 
 def _begin(spelling: Spelling) -> str:
@@ -76,7 +77,7 @@ def _begin(spelling: Spelling) -> str:
 
 
 def _writes_spaces(head: Mapping[str, Any]) -> bool:
-    """Whether a step may write a space as ▁; one that is not known may do so."""
+    """Return whether a step may write a space as ▁; an unknown step may do so."""
     for step in (one for name in STEPS for one in steps_in(head.get(name))):
         kind = step.get("type")
         written = step.get({"Metaspace": "replacement", "Prepend": "prepend", "Replace": "content"}.get(str(kind), ""))
@@ -86,7 +87,7 @@ def _writes_spaces(head: Mapping[str, Any]) -> bool:
 
 
 def _unsplit(head: Mapping[str, Any], spelling: Spelling) -> Iterator[str]:
-    """Yield a note if words of a WordPiece list get a mark that no token has, or are not split off at all."""
+    """Yield a note if words for a WordPiece list get a mark that no token has, or if texts are not split into words."""
     marks = {"ByteLevel": BYTES, "Metaspace": SPACES}
     types = types_in(head.get("pre_tokenizer"))
     for kind in sorted(marks.keys() & types):
@@ -101,6 +102,6 @@ def _unsplit(head: Mapping[str, Any], spelling: Spelling) -> Iterator[str]:
 
 
 def _is_of_words(tokens: tuple[str, ...]) -> bool:
-    """Whether a list is for words of an alphabet, and no token has a space."""
+    """Return whether a token list has all letters from a to z, and no token with a space."""
     letters = {one.removeprefix(INSIDE) for one in tokens if len(one) <= 3}
     return letters.issuperset(string.ascii_lowercase) and not any(" " in one for one in tokens)

@@ -17,19 +17,19 @@ from .tokenizer_files import NAMES, SPECIAL, added_tokens, brief_token, is_ctc, 
 __all__ = ["WORD", "ids_of_roles", "special_id_notes"]
 
 STARTS = ("decoder_start_token", "forced_bos_token", "forced_eos_token", "no_timestamps_token", "prev_sot_token")
-"""Special tokens that configurations have ids of, but tokenisers do not name."""
+"""Special tokens whose ids are in configurations, but which have no role in the files of a tokeniser."""
 NESTED = ("decoder", "generator", "text_config")
-"""Nested configurations from which generation takes what the outer one lacks."""
+"""Nested configurations whose fields generation uses if the outer configuration lacks them."""
 FORCED, LANGUAGES = "forced_decoder_ids", "lang_to_id"
 SEPARATED = ("big_bird", "longformer")
-"""Model types whose ``sep_token_id`` has a default, which the tokeniser may not know."""
+"""Model types whose ``sep_token_id`` has a default that may not fit the tokeniser."""
 WORD = re.compile(r"[A-Za-z0-9]")
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-"""Tokens of a single byte, for what has no other token."""
+"""Matches tokens for a single byte, with which characters are encoded that have no token."""
 BOUNDS = ("_start_token_id", "_end_token_id")
-"""The ends of the names of fields with the ids of tokens around images, videos and sounds."""
+"""Suffixes of the names of fields with the ids of tokens before and after images, videos and audio."""
 OLD = "clip"
-"""Part of the names of model types whose ids differ from the tokeniser's, as transformers knows (CLIPTextModel)."""
+"""Part of the names of model types whose published ids are wrong; transformers corrects this (CLIPTextModel)."""
 
 
 def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
@@ -49,7 +49,7 @@ def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     names, places = named_tokens(folder), {token: row for row, token in enumerate(tokens)}
     named_so += _other_bounds(folder, tokens, places)
     if named_so:
-        yield f"ids whose tokens are not the ones that their fields name: {listing(named_so, 4, where='')}"
+        yield f"ids that belong to other tokens than their fields say: {listing(named_so, 4, where='')}"
     yield from _blank(folder, names, tokens, places)
     yield from _padding(folder, names, tokens, places)
     yield from _forbidden(folder, tokens)
@@ -71,13 +71,13 @@ def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
             meant = f", while {field} is {brief_token(named)} ({places[named]})" if named else ""
             words.append(f"{field}_id of {file} is {own}{meant}")
     if words:
-        yield f"ids of special tokens that are other words in the tokeniser: {listing(words, 4, where='')}"
+        yield f"ids of special tokens that are ordinary words in the tokeniser: {listing(words, 4, where='')}"
 
 
 def _other_bounds(folder: ModelFolder, tokens: tuple[str, ...], places: dict[str, int]) -> Iterator[str]:
-    """Yield each id in config.json of a token around images or sounds that is not the id of the token of this name.
+    """Yield text on each id in config.json of a token before or after images or audio that is another token's id.
 
-    The field ``vision_start_token_id`` gives the id of ``<|vision_start|>``, for example.
+    The field ``vision_start_token_id``, for example, should have the id of ``<|vision_start|>``.
     """
     for field, number in folder.config.items():
         name = f"<|{field.removesuffix('_token_id')}|>"
@@ -101,9 +101,9 @@ def _blank(
 def _padding(
     folder: ModelFolder, names: dict[str, str], tokens: tuple[str, ...], places: dict[str, int]
 ) -> Iterator[str]:
-    """Yield a note if a classifier of texts looks for another padding token than its tokeniser writes.
+    """Yield a note if the ``pad_token_id`` of a text classifier is not the padding token of its tokeniser.
 
-    Those of models that read from left to right classify by the last token that is not ``pad_token_id``.
+    A classifier on a decoder-only model classifies by the last token that is not ``pad_token_id``.
     """
     number, padding = folder.config.get("pad_token_id"), names.get("pad_token", "")
     classes = folder.config.get("architectures")
@@ -117,7 +117,7 @@ def _padding(
 
 
 def _forbidden(folder: ModelFolder, tokens: tuple[str, ...]) -> Iterator[str]:
-    """Yield a note if Marian may not write a word (``bad_words_ids``) in place of its padding, which it begins with."""
+    """Yield a note if Marian's ``bad_words_ids`` forbids a word instead of padding, with which its decoder begins."""
     for file in (CONFIG, GENERATION) if folder.config.get("model_type") == "marian" else ():
         fields = object_in(folder, file)
         listed, padding = fields.get("bad_words_ids"), fields.get("pad_token_id", folder.config.get("pad_token_id"))
@@ -127,7 +127,7 @@ def _forbidden(folder: ModelFolder, tokens: tuple[str, ...]) -> Iterator[str]:
         words = [one for one in alone if type(one) is int and 0 <= one < len(tokens) and _is_word(tokens[one])]
         if words and padding not in alone:
             named = f"{words[0]} ({brief_token(tokens[words[0]])})"
-            instead = f"a word, in place of the padding, {padding}, with which Marian begins"
+            instead = f"a word, instead of the padding, {padding}, with which Marian begins"
             yield f"bad_words_ids of {file} is {named}, {instead}"
 
 
@@ -154,13 +154,14 @@ def _forced_words(folder: ModelFolder, tokens: tuple[str, ...]) -> Iterator[str]
             and added_tokens(folder).isdisjoint(tokens[one] for one in ids)
         ):
             examples = listing([f"{one} ({brief_token(tokens[one])})" for one in ids], 3, where="")
-            yield f"{FORCED} of {file} are ids of words in the tokeniser beside it: {examples}"
+            yield f"{FORCED} of {file} are ids of ordinary words in the tokeniser: {examples}"
 
 
 def _words_among_ends(folder: ModelFolder, names: dict[str, str], tokens: tuple[str, ...]) -> Iterator[str]:
-    """Yield a note if ``eos_token_id`` lists an ordinary word besides the right token: generation stops at it.
+    """Yield a note if ``eos_token_id`` lists an ordinary word in addition to the right token.
 
-    Line ends and other signs get no note: models that write one line stop there (BLIP-2).
+    Generation would stop at this word. Line ends and other signs get no note: models that write one line stop there
+    (BLIP-2).
     """
     for file in (CONFIG, GENERATION):
         ids = object_in(folder, file).get("eos_token_id")
@@ -175,24 +176,24 @@ def _words_among_ends(folder: ModelFolder, names: dict[str, str], tokens: tuple[
 
 
 def _lost_end(folder: ModelFolder, names: dict[str, str], tokens: tuple[str, ...]) -> Iterator[str]:
-    """Yield a note if generation stops at an ordinary token instead of a special one that config.json lists as an end.
+    """Yield a note if generation stops at an ordinary token instead of a special token in config.json's eos_token_id.
 
-    So it is with the generation_config.json of another version of a model (Gemma 2's beside Gemma 3).
+    This happens with the generation_config.json of another version of a model: that of Gemma 2 with Gemma 3.
     """
     lists = [object_in(folder, file).get("eos_token_id") for file in (CONFIG, GENERATION)]
     ours, theirs = ([one for one in ids if _is_row(one, tokens)] if isinstance(ids, list) else [] for ids in lists)
-    special = {*names.values()}  # not all added tokens are: Gemma adds line ends
+    special = {*names.values()}  # added tokens may be ordinary tokens: Gemma adds line ends
     lost = [one for one in ours if one not in theirs and (SPECIAL.fullmatch(tokens[one]) or tokens[one] in special)]
     other = [one for one in theirs if one not in ours and not SPECIAL.fullmatch(tokens[one])]
     other = [one for one in other if tokens[one] not in special]
     if lost and other:
         says, has = ([f"{one} ({brief_token(tokens[one])})" for one in ids] for ids in (lost, other))
-        instead = f"{listing(has, 3, where='')} in place of {listing(says, 3, where='')}"
+        instead = f"{listing(has, 3, where='')} instead of {listing(says, 3, where='')}"
         yield f"eos_token_id of {GENERATION} has {instead}, which that of {CONFIG} has: generation does not end there"
 
 
 def _is_word(token: str) -> bool:
-    """Whether a token stands for text, a word or a piece of one or a single byte (``<0x41>``), and is not special."""
+    """Return whether a token is not special: a word, a part of a word, or a single byte (``<0x41>``)."""
     return BYTE.fullmatch(token) is not None or bool(WORD.search(token) and not SPECIAL.fullmatch(token))
 
 
@@ -201,7 +202,7 @@ def _is_row(number: Any, tokens: tuple[str, ...]) -> bool:
 
 
 def _without_names(folder: ModelFolder, names: dict[str, str]) -> tuple[str, ...]:
-    """Return the special tokens whose id may not be that of an ordinary word, even if no file names the token."""
+    """Return the roles whose id must not be an ordinary word, even if the tokeniser has no token for the role."""
     is_default = folder.config.get("model_type") in SEPARATED
     return STARTS if is_default or "sep_token" in names else (*STARTS, "sep_token")
 
@@ -220,7 +221,7 @@ def ids_of_roles(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
 
 
 def _ends_of_part(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
-    """Yield the end token that generation takes from a nested configuration, if no other file or field has one.
+    """Yield the ``eos_token_id`` of a nested configuration, if generation uses it because there is no other.
 
     ``GenerationConfig.from_model_config`` of transformers does the same.
     """
@@ -235,7 +236,7 @@ def _ends_of_part(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
 
 
 def _is_of_words(one: tuple[str, str, list[int]], names: dict[str, str], tokens: tuple[str, ...]) -> bool:
-    """Whether ``one``, (name, file, ids), has only ids of tokens that look like words, none the special token's."""
+    """Return whether all ids in ``one``, (role, file, ids), are of tokens like words, and none is the role's token."""
     field, _, ids = one
     own = [tokens[number] if 0 <= number < len(tokens) else "" for number in ids]
     special = [token for token in own if SPECIAL.fullmatch(token) and not BYTE.fullmatch(token)]

@@ -1,4 +1,4 @@
-"""Notes on special and added tokens of a tokeniser's files that its vocabulary lacks, or that have no embedding row."""
+"""Notes on special and added tokens in a tokeniser's files that the vocabulary lacks, or that have no embedding row."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ OLDER = VOCABULARIES[1]
 def added_beyond(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
     """Yield a note on the first file of a tokeniser that adds tokens with ids of ``rows`` or more.
 
-    ``has`` is text that names the tensor with these rows. Tokens of a readable vocabulary are checked elsewhere.
+    ``has`` is text on the tensor with these rows: "KEY has 8 rows". Tokens of a readable vocabulary are checked
+    elsewhere.
     """
     named = {one.name for one in folder.files}
     for name in (ADDED, TOKENIZER, *((WHOLE,) if folder.vocabulary and folder.tokens is None else ())):
@@ -57,13 +58,16 @@ def added_beyond(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
 
 
 def needless(folder: ModelFolder) -> set[str]:
-    """Return the tokens that need no row: those for begin and end of a sentence, which a CTC model never emits."""
+    """Return the tokens that need no row: the bos_token and eos_token of a CTC model, which never emits them."""
     names = named_tokens(folder) if is_ctc(folder) else {}
     return {token for name, token in names.items() if name in ("bos_token", "eos_token")} - {names.get("pad_token")}
 
 
 def listed_beyond(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
-    """Yield a note on a vocab.json that skips ids, so that some tokens have an id without a row (``rows`` or more)."""
+    """Yield a note on a vocab.json that skips ids, so that some tokens have an id without a row: ``rows`` or more.
+
+    ``has`` is text on the tensor with these rows: "KEY has 8 rows".
+    """
     if folder.vocabulary != OLDER or folder.tokens is not None:
         return
     listed = object_in(folder, OLDER)
@@ -74,14 +78,14 @@ def listed_beyond(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
 
 
 EXTRA = ("extra_special_tokens", "additional_special_tokens")
-"""Fields with further special tokens: that of transformers 5, a list or an object, and the older one."""
+"""Fields with further special tokens: the field of transformers 5 (a list or an object), and the older field."""
 
 
 def unlisted_names(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
     """Yield a note on special tokens that a vocabulary lacks, so that they get ids of ``rows`` or more.
 
-    ``has`` is text that names the tensor with these rows. A tokeniser with code of its own gets no note: it may have
-    such tokens.
+    ``has`` is text on the tensor with these rows: "KEY has 8 rows". A tokeniser with custom code gets no note: it may
+    have these tokens.
     """
     found = new_ids(folder, local_tokens(folder))
     for file in (TOKENIZER, MAP):
@@ -92,11 +96,11 @@ def unlisted_names(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
         ]
         if beyond:
             lacks = f"{count(len(beyond), 'token')} that {escape(folder.vocabulary)} lacks"
-            yield f"{file} names {lacks}, but {has}: {listing(beyond, 3, where='')} without a row"
+            yield f"{file} lists {lacks}, but {has}: {listing(beyond, 3, where='')}, beyond the last row"
 
 
 class NewId(NamedTuple):
-    """The id that transformers gives a token which a vocabulary lacks, and the file and field that name the token."""
+    """The id that transformers gives to a token that the vocabulary lacks, and the file and field with this token."""
 
     number: int
     file: str
@@ -104,10 +108,10 @@ class NewId(NamedTuple):
 
 
 def new_ids(folder: ModelFolder, listed: tuple[str, ...]) -> dict[str, NewId]:
-    """Return the new ids of special tokens that a tokeniser's files name, and that its ``listed`` tokens lack.
+    """Return the new ids of special tokens that are in a tokeniser's files, but not in its token list ``listed``.
 
-    transformers gives them the ids after the last token. The result is empty for a tokeniser with code of its own,
-    which may have these tokens.
+    transformers gives them the ids after the last token. The result is empty for a tokeniser with custom code, which
+    may have these tokens.
     """
     tokens = frozenset(listed)
     if not tokens or folder.vocabulary in BYTE_PAIRS or object_in(folder, TOKENIZER).get("auto_map"):
@@ -120,7 +124,7 @@ def new_ids(folder: ModelFolder, listed: tuple[str, ...]) -> dict[str, NewId]:
 
 
 def _named(folder: ModelFolder) -> dict[str, tuple[str, str]]:
-    """Return the special tokens that transformers adds if they are missing, in its order, with their file and field."""
+    """Return {token: (file, field)} of the special tokens that transformers adds if they are missing, in its order."""
     said = object_in(folder, TOKENIZER)
     mapped = {} if MORE in said else object_in(folder, MAP)
     added = [(text_of(one), TOKENIZER, MORE) for _, one in _decoder(said)] if folder.has_all_tokens else []
@@ -141,7 +145,7 @@ def _decoder(fields: Mapping[str, Any]) -> list[tuple[int, Any]]:
 
 
 def _extra(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield (field, token) for each special token without a role of its own that a file names."""
+    """Yield (field, token) for each further special token in a file, which has no role such as ``eos_token``."""
     field = next((name for name in EXTRA if fields.get(name)), "")
     value = fields.get(field)
     for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
@@ -149,10 +153,9 @@ def _extra(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _added(folder: ModelFolder, size: int) -> frozenset[str]:
-    """Return the tokens that a tokeniser's files add to its ``size`` tokens.
+    """Return the tokens that a tokeniser's files add to its vocabulary of ``size`` tokens.
 
-    If the vocabulary file already has all added tokens, those of tokenizer_config.json with an id below ``size`` are
-    left out.
+    If the vocabulary file is tokenizer.json, tokens in tokenizer_config.json with an id below ``size`` are left out.
     """
     there = {one.name for one in folder.files}
     least = size if folder.has_all_tokens else 0
@@ -161,7 +164,7 @@ def _added(folder: ModelFolder, size: int) -> frozenset[str]:
 
 
 def name_notes(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if ``special_tokens_map.json`` names other special tokens than ``tokenizer_config.json``.
+    """Yield a note if ``special_tokens_map.json`` has other special tokens than ``tokenizer_config.json``.
 
     If transformers does not read the former, there is a note only if two tokens are swapped.
     """
@@ -173,16 +176,17 @@ def name_notes(folder: ModelFolder) -> Iterator[str]:
         named = listing(
             [f"{name} {brief_token(there[name])} and {brief_token(here[name])}" for name in other], 3, where=""
         )
-        wins = "transformers takes the former" if MORE not in said else "transformers before 4.34 takes the former"
-        yield f"{MAP} and {TOKENIZER} name different special tokens: {named}: {wins}"
+        wins = "transformers uses the former" if MORE not in said else "transformers before 4.34 uses the former"
+        yield f"{MAP} and {TOKENIZER} have different special tokens: {named}: {wins}"
 
 
 def added_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield a note on tokens of added_tokens.json that tokenizer.json lacks and that get other ids in transformers.
 
     transformers gives them the ids after the last token, in the order of their ids in the file. It drops a token with
-    the id of an added token of tokenizer.json (``_from_pretrained`` of transformers 5.23; none if tokenizer_config.json
-    has all added tokens). ``read`` is the same folder, or one with the same tokeniser whose vocabulary is loaded.
+    the id of an added token of tokenizer.json (``_from_pretrained`` of transformers 5.23). There is no note if
+    tokenizer_config.json has all added tokens. ``read`` is the same folder, or one with the same tokeniser whose
+    vocabulary is loaded already.
     """
     said, tokens = object_in(folder, TOKENIZER), local_tokens(read) if read.has_all_tokens else ()
     if not tokens or MORE in said or said.get("auto_map") or all(one.name != ADDED for one in folder.files):

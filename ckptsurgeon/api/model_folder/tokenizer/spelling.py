@@ -1,4 +1,4 @@
-"""How a list of tokens is spelled: as byte-level BPE, as sentencepiece, or as WordPiece; and the steps of its file."""
+"""Finds the mark by which tokens show spaces or parts of words: of byte-level BPE, sentencepiece or WordPiece."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from .tokenizer_files import local_tokens
 __all__ = ["BYTES", "INSIDE", "SPACES", "Spelling", "spelling_of", "steps_in", "types_in"]
 
 BYTES, SPACES, INSIDE = "Ġ", "▁", "##"
-"""The marks: byte-level BPE and sentencepiece write a space so, WordPiece the beginning of what continues a word."""
+"""The marks: byte-level BPE writes a space as Ġ, sentencepiece as ▁. In WordPiece, a token that continues a word begins
+with ##."""
 SHARE = 20
-"""Of one token in so many at least, the first character shows how a tokeniser writes spaces."""
+"""A mark counts as that of a token list if more than one token in 20 begins with it."""
 PARTS = ("normalizers", "pretokenizers", "decoders", "processors")
 
 
 @dataclass(frozen=True)
 class Spelling:
-    """The mark that the tokens of a tokenizer.json have ("" if none or two), and the tokens that begin with it."""
+    """The ``tokens`` of a tokenizer.json, and those that begin with the ``mark``, which is "" for none or for two."""
 
     mark: str = ""
     marked: tuple[str, ...] = ()
@@ -29,7 +30,7 @@ class Spelling:
 
 
 def spelling_of(folder: ModelFolder) -> Spelling:
-    """Return how the tokens of a tokenizer.json are spelled; no mark for another file, or one that is not here."""
+    """Return the tokens of a folder's tokenizer.json and their mark; empty if this file is missing or remote."""
     tokens = local_tokens(folder) if folder.has_all_tokens else ()
     if not tokens or folder.token_list is None:
         return Spelling()
@@ -50,7 +51,7 @@ def _beginning(tokens: Sequence[str], mark: str) -> tuple[str, ...]:
 
 
 def steps_in(step: Any) -> Iterator[dict[str, Any]]:
-    """Yield the single steps of a normaliser, pre-tokeniser, decoder or post-processor: itself, or a sequence's."""
+    """Yield the single steps of a normaliser, pre-tokeniser, decoder or post-processor, which may be a sequence."""
     if isinstance(step, dict):
         inner = next((step[name] for name in PARTS if isinstance(step.get(name), list)), None)
         if inner is None:
@@ -60,5 +61,5 @@ def steps_in(step: Any) -> Iterator[dict[str, Any]]:
 
 
 def types_in(step: Any) -> tuple[str, ...]:
-    """Return the types of the single steps, sorted."""
+    """Return the types of the single steps of a normaliser, pre-tokeniser, decoder or post-processor, sorted."""
     return tuple(sorted({str(one.get("type")) for one in steps_in(step)}))

@@ -1,4 +1,4 @@
-"""Notes on texts that two combined models normalise or split differently before they look up tokens."""
+"""Notes on differences in how two combined models normalise, split, encode or decode texts."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ FIELDS = (
     "add_prefix_space", "do_basic_tokenize", "do_lower_case", "keep_accents", "remove_space", "split_by_punct",
     "strip_accents", "tokenize_chinese_chars",
 )  # fmt: skip
-"""Fields of tokenisers that say how a text is normalised before it is split into tokens."""
+"""Fields of tokenizer_config.json on how a text is normalised before it is split into tokens."""
 SAID_BY = {"lowercase": "do_lower_case", "add_prefix_space": "add_prefix_space"}
-"""What is read in tokenizer.json, and the field of tokenizer_config.json that says the same."""
+"""Settings in tokenizer.json (see ``normalising_steps``), each with the same setting in tokenizer_config.json."""
 OPTIONS = ("byte_fallback", "dropout", "ignore_merges")
-"""What a tokenizer.json says of bytes and merges; the same if false, 0, null or not there."""
+"""Settings on bytes and merges in tokenizer.json. A missing setting is equal to false, 0 and null."""
 AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")
-"""What a tokenizer.json puts before or after parts of words to look them up; the same if empty, null or not there."""
+"""The prefix and suffix in tokenizer.json for parts of words. A missing one is equal to an empty string and null."""
 LONGEST = 60
 
 
 def text_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
-    """Yield a note for each file by which the tokenisers of two models normalise or split a text differently.
+    """Yield notes on how the tokenisers of two models normalise, split, encode or decode texts differently.
 
-    ``other`` and ``name`` are the names of the models in the folders ``theirs`` and ``ours``.
+    ``other`` is the name of the model in the folder ``theirs``, and ``name`` that of the model in ``ours``.
     """
     there, here = _settings(theirs), _settings(ours)
     fields = [field for field in FIELDS if all(isinstance(one.get(field), bool) for one in (there, here))]
@@ -51,15 +51,15 @@ def text_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) ->
         told = ", ".join(
             f"{escape(brief_repr(one))} in {escape(model)}" for one, model in zip(around, (other, name), strict=True)
         )
-        yield f"the tokenisers put other special tokens around a text, by their {WHOLE}: {told}"
+        yield f"the tokenisers add different special tokens to a text, according to {WHOLE}: {told}"
     yield from _model_notes(other, theirs, name, ours)
     yield from _template_notes(other, theirs, name, ours)
 
 
 def _added_around(folder: ModelFolder) -> str | None:
-    """Return "TEXT" with the special tokens that a tokenizer.json puts around one text: ``"<s> TEXT </s>"``.
+    """Return "TEXT" with the special tokens that a tokenizer.json adds to a text: ``"<s> TEXT </s>"``.
 
-    Returns None if the file does not say it: fast tokenisers of some classes use other fields for this step.
+    Returns None if this is not known from the file: fast tokenisers of some classes use other fields for this step.
     """
     head = folder.tokenizer_head
     for one in steps_in(head.get("post_processor")):
@@ -75,9 +75,9 @@ def _added_around(folder: ModelFolder) -> str | None:
 
 
 def _file_decides(folder: ModelFolder) -> bool:
-    """Whether tokenizer.json alone says which special tokens are put around a text.
+    """Return whether tokenizer.json alone determines which special tokens are added to a text.
 
-    Some tokeniser classes, and some settings in tokenizer_config.json, add special tokens of their own.
+    Some tokeniser classes, and some settings in tokenizer_config.json, add further special tokens.
     """
     said = _settings(folder)
     named = str(said.get("tokenizer_class")).startswith(("PreTrained", "Tokenizers"))
@@ -86,7 +86,7 @@ def _file_decides(folder: ModelFolder) -> bool:
 
 
 def _model_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
-    """Yield a note on tokens that two models of one kind look up otherwise, and on decoders that write other texts."""
+    """Yield notes on differences in how two tokenisers of the same kind look up tokens, and in their decoders."""
     there, here = (one.token_list if one.tokenizer_head else None for one in (theirs, ours))
     if there is None or here is None:
         return
@@ -110,7 +110,7 @@ def _model_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) 
 
 
 def _score_note(other: str, theirs: Vocabulary, name: str, ours: Vocabulary) -> Iterator[str]:
-    """Yield a note if two Unigram models with the same pieces score them differently, and so split texts otherwise."""
+    """Yield a note if two Unigram models have the same pieces with different scores, and so split texts differently."""
     number = len(ours.piece_scores)
     if number != len(theirs.piece_scores) or theirs.tokens[:number] != ours.tokens[:number]:
         return
@@ -121,16 +121,16 @@ def _score_note(other: str, theirs: Vocabulary, name: str, ours: Vocabulary) -> 
         )
         first = f"that of {brief_token(ours.tokens[rows[0]])} is {scores}"
         many = f"the scores of {len(rows)} of {number} pieces differ"
-        yield f"the tokenisers split texts differently, by their {WHOLE}: {many}, {first}"
+        yield f"the tokenisers split texts differently, according to {WHOLE}: {many}, {first}"
 
 
 def _differ(first: float, second: float) -> bool:
-    """Whether two scores are different numbers, not one written with other digits."""
+    """Return whether two scores differ by more than rounding."""
     return not (math.isclose(first, second, rel_tol=1e-5, abs_tol=1e-6) or (math.isnan(first) and math.isnan(second)))
 
 
 def _template_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
-    """Yield a note if two models have different chat templates; white space at the ends does not count."""
+    """Yield a note if two models have different chat templates; white space at the ends is ignored."""
     with suppress(ConfigError, SourceError):
         there, here = theirs.chat_template.strip(), ours.chat_template.strip()
         if there and here and there != here:
@@ -148,7 +148,7 @@ def _note(
         for one in differing
     ]
     if lines:
-        yield f"the tokenisers {what} differently, by their {file}: {'; '.join(lines)}"
+        yield f"the tokenisers {what} differently, according to {file}: {'; '.join(lines)}"
 
 
 def _said(value: Any) -> str:
@@ -166,10 +166,10 @@ def _settings(folder: ModelFolder) -> Mapping[str, Any]:
 
 
 def normalising_steps(folder: ModelFolder) -> dict[str, Any]:
-    """Return the settings by which a tokenizer.json changes texts, if all versions of transformers write them alike.
+    """Return the settings in a tokenizer.json by which texts are changed: ``lowercase``, and others if they exist.
 
-    They are ``lowercase``, ``add_prefix_space`` and ``split pattern``. Metaspace is left out, for instance: it is a
-    normaliser in some versions and a pre-tokeniser in others.
+    The others are ``add_prefix_space`` and ``split pattern``. Settings that versions of transformers write in different
+    ways are left out: Metaspace, for instance, is a normaliser in some versions and a pre-tokeniser in others.
     """
     head = folder.tokenizer_head
     if not head:

@@ -1,4 +1,4 @@
-"""Notes on files of one tokeniser that give tokens different ids, and on merge rules that do not fit the tokens."""
+"""Notes on tokens with different ids in two files of a tokeniser, and on merge rules that do not fit the tokens."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from .tokenizer_files import SPECIAL, WHOLE, added_in, brief_token, local_tokens
 
 __all__ = ["merge_rule_notes", "token_list_notes"]
 
-# Checks the merge rules of a byte-level BPE tokeniser against its token list.
+# Compares the merge rules of a byte-level BPE tokeniser with its token list.
 #
-# ``vocab.json`` lists the tokens, ``merges.txt`` the pairs of tokens that are joined, in order; Hugging Face
-# tokenizers refuses a rule whose result is not listed. A ``tokenizer.json`` has both, and replaces the two files.
+# ``vocab.json`` lists the tokens, and ``merges.txt`` the pairs of tokens that are joined, in order. Hugging Face
+# tokenizers refuses a rule whose result is not in the list. A ``tokenizer.json`` has both, and replaces the two files.
 
 BY_PIECES = {
     **dict.fromkeys(
@@ -32,16 +32,16 @@ BY_PIECES = {
     ),
     **dict.fromkeys(("mt5", "t5", "umt5"), "spiece.model"),
 }
-"""Model types whose tokens have the ids of their sentencepiece model, with its file; those of others are moved."""
+"""Model types whose tokens have the same ids as the pieces of their sentencepiece model, with the name of its file."""
 MERGES, TOKENS, BOTH = "merges.txt", "vocab.json", "tokenizer.json"
 SPACE, PIECE = "Ġ", "▁"
-"""The characters that byte-level BPE and sentencepiece write for a space: the first of most tokens."""
+"""The characters that byte-level BPE and sentencepiece write for a space; many tokens begin with them."""
 FEWEST, FEW = 20, 0.05
-"""Fewer tokens without a rule, or a smaller share of all, say nothing: they may be special tokens."""
+"""The fewest tokens without a merge rule, as a number and as a share, that get a note; fewer may be special tokens."""
 
 
 def merge_rule_notes(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if ``merges.txt`` is missing beside a byte-level ``vocab.json``, or is for another vocabulary.
+    """Yield a note if there is a byte-level ``vocab.json`` without ``merges.txt``, or with one for another vocabulary.
 
     There are no notes on files that would have to be downloaded or that cannot be read.
     """
@@ -69,11 +69,11 @@ def _unlisted(folder: ModelFolder, tokens: frozenset[str]) -> Iterator[str]:
     if made and len(unmade) >= FEWEST and len(unmade) > FEW * len(longer):
         examples = listing([brief_repr(token, 24) for token in unmade], 3, where="")
         made_by = f"{len(unmade)} of {count(len(longer), 'token')} of several characters in {TOKENS}"
-        yield f"no rule in {MERGES} makes {made_by}, so no text becomes them: {examples}"
+        yield f"no rule in {MERGES} makes {made_by}, so the tokeniser never produces them: {examples}"
 
 
 def _own_rules(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note on merge rules in tokenizer.json that join or make tokens which its vocabulary lacks."""
+    """Yield a note on merge rules in tokenizer.json that join or make tokens that its vocabulary lacks."""
     if not folder.has_all_tokens or not local_tokens(folder) or folder.token_list is None:
         return
     if unlisted := folder.token_list.unlisted:
@@ -83,9 +83,10 @@ def _own_rules(folder: ModelFolder) -> Iterator[str]:
 
 
 def _few_rules(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if the merge rules of a BPE tokeniser make too few of its longer tokens; usually they make all.
+    """Yield a note if the merge rules in tokenizer.json do not make many of its longer tokens; usually they make all.
 
-    Too few: the rules miss over a twentieth of a byte-level vocabulary, or over half of one from a sentencepiece model.
+    For a byte-level vocabulary, "many" is more than a twentieth of the tokens. For a vocabulary from sentencepiece, it
+    is more tokens than there are rules.
     """
     found = folder.token_list if folder.has_all_tokens and local_tokens(folder) else None
     if found is None or found.unmade < FEWEST:
@@ -94,7 +95,8 @@ def _few_rules(folder: ModelFolder) -> Iterator[str]:
     most = FEW * len(found.tokens) if SPACE in marks else found.rules
     if not marks.isdisjoint((SPACE, PIECE)) and found.unmade > most:
         rules = f"{BOTH} has {count(found.rules, 'merge rule')}"
-        yield f"{rules}, but {found.unmade} of its longer tokens are made by none: texts never become these tokens"
+        never = "the tokeniser never produces these tokens"
+        yield f"{rules}, but {found.unmade} of its longer tokens are made by none: {never}"
 
 
 KINDS = {
@@ -102,11 +104,11 @@ KINDS = {
     **dict.fromkeys(("T5", "XLMRoberta", "Albert", "Camembert", "MBart", "BigBird", "Pegasus", "XLNet"), "Unigram"),
     **dict.fromkeys(("GPT2", "Qwen2", "Roberta", "Bart", "Whisper", "CLIP", "Longformer"), "BPE"),
 }
-"""The kind of tokeniser model by the beginning of transformers' class: the rest is Tokenizer, or TokenizerFast."""
+"""The kind of tokeniser by the name of transformers' class, without the ending Tokenizer or TokenizerFast."""
 
 
 def _other_class(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if ``tokenizer_class`` is a class for tokenisers of another kind than tokenizer.json has."""
+    """Yield a note if ``tokenizer_class`` is for another kind of tokeniser than the one in tokenizer.json."""
     named = object_in(folder, TOKENIZER).get("tokenizer_class")
     kind = KINDS.get(re.sub("Tokenizer(Fast)?$", "", named)) if isinstance(named, str) else None
     found = folder.token_list if folder.has_all_tokens and local_tokens(folder) else None
@@ -128,9 +130,9 @@ OLDER, LINES = VOCABULARIES[1:3]
 
 
 def token_list_notes(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if two files of a tokeniser do not fit together: vocab.json and merges.txt, or two token lists.
+    """Yield notes on a tokeniser's files that do not fit together: token lists, merge rules, steps of tokenizer.json.
 
-    Files that would have to be fetched, or that cannot be read, are not compared.
+    Files that would have to be downloaded, or that cannot be read, are not compared.
     """
     for older in (OLDER, LINES, *BYTE_PAIRS):
         yield from _other_tokens(folder, older)
@@ -158,21 +160,21 @@ def _other_tokens(folder: ModelFolder, older: str) -> Iterator[str]:
     if other:
         row = other[0]
         one, two = (brief_token(token) for token in pairs[row])
-        differ = f"have other tokens in {len(other)} of {len(pairs)} rows"
+        differ = f"have different tokens in {len(other)} of {len(pairs)} rows"
         yield f"{older} and {WHOLE} {differ}: row {row} is {one} in {older} and {two} in {WHOLE}"
 
 
 def _are_words(one: str, two: str) -> bool:
-    """Whether two tokens are different words, in whatever spelling: no special tokens, padding or white space."""
+    """Return whether two tokens are different words: not special tokens, empty, or equal after NFKC normalisation."""
     one, two = (unicodedata.normalize("NFKC", token).strip() for token in (one, two))
     return one != two and bool(one and two) and not any(map(SPECIAL.fullmatch, (one, two)))
 
 
 def _other_pieces(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note on a sentencepiece model if the token list beside it lacks too many of its pieces.
+    """Yield a note if the token list lacks too many pieces of the sentencepiece model in the same folder.
 
-    Tokenisers reorder and rename some pieces and add others, but they keep all words: tokenizer.json lacks at most a
-    tenth. Marian's vocab.json, of another origin than its two models, lacks more, but has most.
+    Tokenisers reorder and rename some pieces and add others, but they keep all words: a valid tokenizer.json lacks at
+    most a tenth of the pieces. Marian's vocab.json, which is made separately from its two models, lacks at most half.
     """
     known = frozenset(folder.tokens or ()) if folder.vocabulary in (WHOLE, TOKENS) else frozenset[str]()
     known |= _of_targets(folder) if known and folder.vocabulary == TOKENS else frozenset()
@@ -187,18 +189,18 @@ def _other_pieces(folder: ModelFolder) -> Iterator[str]:
 
 
 def _moved_pieces(folder: ModelFolder, name: str, pieces: Sequence[str]) -> Iterator[str]:
-    """Yield a note if most words of a sentencepiece model have another id than in tokenizer.json."""
+    """Yield a note if most pieces of a sentencepiece model have another id in tokenizer.json."""
     places = {token: row for row, token in enumerate(folder.tokens or ())}
     words = [(piece, row) for row, piece in enumerate(pieces) if piece in places and not SPECIAL.fullmatch(piece)]
     moved = [(piece, row) for piece, row in words if places[piece] != row]
     if len(moved) * 2 > len(words):
         piece, row = moved[0]
-        differ = f"give other ids to {len(moved)} of {len(words)} pieces"
+        differ = f"have different ids for {len(moved)} of {len(words)} pieces"
         yield f"{name} and {WHOLE} {differ}: {brief_token(piece)} is {row} in {name} and {places[piece]} in {WHOLE}"
 
 
 def _of_targets(folder: ModelFolder) -> frozenset[str]:
-    """Return the tokens of a second list, for the target language, that the folder has on this machine."""
+    """Return the tokens of a second token list (of the target language, say), if the folder has one on this machine."""
     for one in folder.files:
         if one.name in SECOND and not scheme_of(one.path):
             with suppress(ConfigError, SourceError):
@@ -207,14 +209,14 @@ def _of_targets(folder: ModelFolder) -> frozenset[str]:
 
 
 def _added_elsewhere(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if tokenizer.json gives two tokens the same id: transformers then gives the added token a new id."""
+    """Yield a note if two tokens have the same id in tokenizer.json: transformers gives the added token a new id."""
     if not folder.has_all_tokens or scheme_of(_path(folder, WHOLE)):
         return
     tokens = folder.tokens or ()
     found = [(token, row) for token, row in added_in(folder, WHOLE) if 0 <= row < len(tokens) and tokens[row] != token]
     for token, row in found[:1]:
-        both = f"{row} is {brief_token(tokens[row])} and {brief_token(token)}"
-        yield f"{WHOLE} gives two tokens one number: {both}"
+        both = f"{brief_token(tokens[row])} and {brief_token(token)}"
+        yield f"{WHOLE} has two tokens with the id {row}: {both}"
     if not tokens and (twice := doubled_number(folder.read(WHOLE, LARGEST))):
         yield f"{WHOLE} {twice}"
     elif not tokens and TWICE in folder.unread_tokens:
@@ -226,17 +228,17 @@ def _path(folder: ModelFolder, name: str) -> str:
 
 
 def _around_texts(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if tokenizer.json puts ids around a text that are not those of the tokens that it names for them."""
+    """Yield a note if the post-processor in tokenizer.json adds special tokens with ids that other tokens have."""
     places = {token: row for row, token in enumerate(local_tokens(folder) if folder.has_all_tokens else ())}
     found = [one for one in _put(folder.tokenizer_head.get("post_processor")) if places.get(one[0], one[1]) != one[1]]
     if found and places:
         said = [f"{brief_token(token)} as {row} instead of {places[token]}" for token, row in dict.fromkeys(found)]
         others = listing(said, 3, where="")
-        yield f"the post_processor of {WHOLE} puts other tokens around a text than it names: {others}"
+        yield f"the post_processor of {WHOLE} adds other tokens to a text than it lists: {others}"
 
 
 def _put(processor: Any) -> Iterator[tuple[str, int]]:
-    """Yield the tokens that a post-processor puts around texts, each with its id."""
+    """Yield the tokens that a post-processor adds to texts, each with its id."""
     if not isinstance(processor, dict):
         return
     for one in _items(processor.get("processors")):

@@ -1,4 +1,4 @@
-"""Reads the files of a tokeniser: the special tokens that they name, and the tokens that they add."""
+"""Reads special tokens and added tokens from the files of a tokeniser."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ MAP = "special_tokens_map.json"
 MORE = "added_tokens_decoder"
 """A field of tokenizer_config.json with all added tokens.
 
-If it is there, transformers does not read special_tokens_map.json (since 4.34, ``_from_pretrained`` in
-https://github.com/huggingface/transformers, tokenization_utils_base.py); otherwise, the latter replaces what
-tokenizer_config.json names.
+If it exists, transformers does not read special_tokens_map.json (since 4.34, ``_from_pretrained`` in
+https://github.com/huggingface/transformers, tokenization_utils_base.py). Otherwise, special_tokens_map.json overrides
+the special tokens in tokenizer_config.json.
 """
 LONGEST = 10
-"""Row numbers have fewer digits than this."""
+"""A number with this many digits is not read as an id."""
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """Fields with special tokens, in the order in which transformers adds tokens that a vocabulary lacks."""
 SPECIAL = re.compile(r"▁?(<.*>|\[.*\]|\|.*\||__\w+__|[a-z]{2,3}_[A-Z]\w+|)", re.DOTALL)
-"""Tokens that look like special or language tokens, not like words."""
+"""Matches tokens that look like special or language tokens, not like words."""
 UNUSED = ("ForCTC",)
-"""Endings of the names of classes that use no special token but the blank, which is their pad_token."""
+"""Suffixes of the names of classes that use no special token except the blank, which is their pad_token."""
 
 
 def local_tokens(folder: ModelFolder) -> tuple[str, ...]:
@@ -61,7 +61,7 @@ def local_tokens(folder: ModelFolder) -> tuple[str, ...]:
 
 
 def named_tokens(folder: ModelFolder) -> dict[str, str]:
-    """Return the special tokens that a tokeniser's files name, by role: ``{"eos_token": "</s>"}``."""
+    """Return the special tokens in a tokeniser's files, by role: ``{"eos_token": "</s>"}``."""
     said, named = object_in(folder, TOKENIZER), object_in(folder, MAP)
     by_map = roles_in(named) if MORE not in said else {}
     return {name: token for name in NAMES if (token := by_map.get(name) or roles_in(said).get(name))}
@@ -74,7 +74,7 @@ def roles_in(fields: Mapping[str, Any]) -> dict[str, str]:
 
 
 def text_of(token: Any) -> str:
-    """Return the text of a token, which JSON files give as a string or as an object; "" for anything else."""
+    """Return the text of a token, which is a string or an object in JSON files; "" for any other value."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else ""
 
@@ -86,7 +86,7 @@ def added_tokens(folder: ModelFolder) -> set[str]:
 
 
 def added_in(folder: ModelFolder, name: str) -> Iterator[tuple[str, int]]:
-    """Yield the tokens that a file adds, and their ids; none if it cannot be read, which is reported elsewhere."""
+    """Yield (token, id) for each token that a file adds; none if it cannot be read, which is reported elsewhere."""
     try:
         document = folder.tokenizer_head if name == WHOLE else json.loads(folder.read(name, LARGEST))
     except (ConfigError, SourceError, ValueError, RecursionError):
@@ -109,7 +109,7 @@ def added_in(folder: ModelFolder, name: str) -> Iterator[tuple[str, int]]:
 
 
 def ordinary_tokens(folder: ModelFolder) -> list[str]:
-    """Return the tokens that tokenizer.json adds and does not call special; [] if it cannot be read."""
+    """Return the tokens that tokenizer.json adds with ``"special": false``; [] if it cannot be read."""
     rows: Any = ()
     with suppress(ConfigError, SourceError, ValueError, RecursionError):
         rows = folder.tokenizer_head.get("added_tokens")
@@ -118,9 +118,9 @@ def ordinary_tokens(folder: ModelFolder) -> list[str]:
 
 
 def is_ctc(folder: ModelFolder) -> bool:
-    """Whether a model is for CTC: its output layer has a row for each token, and its pad_token is the blank.
+    """Return whether a model is a CTC model: its output layer has a row for each token, and its pad_token is the blank.
 
-    Its class says so, or without one the class of its tokeniser.
+    The class in config.json decides; if there is none, the class of the tokeniser.
     """
     architectures = folder.config.get("architectures")
     if isinstance(architectures, list) and architectures:

@@ -1,4 +1,4 @@
-"""Notes on what the section ``model`` of a tokenizer.json does with texts that its list lacks, and on chance."""
+"""Notes on settings in the section ``model`` of a tokenizer.json for unknown text, bytes, scores and dropout."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["chance_notes", "unknown_notes"]
 UNKNOWN = re.compile(r"[<\[]_?unk(nown)?_?[>\]]", re.IGNORECASE)
 FAILS = "texts with a character that the list lacks cannot be encoded"
 FEWEST = 20
-"""The fewest pieces whose scores show that they were lost; test models have a handful of pieces."""
+"""The fewest pieces with equal scores that get a note; test models have only a few pieces."""
 ALL = 240
-"""So many pieces for bytes are enough: some lists have a character instead of a byte, or leave out impossible ones."""
+"""The fewest byte tokens that count as all 256: some lists leave out impossible bytes, or have a character instead."""
 
 
 def unknown_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
-    """Yield a note if the model of a tokenizer.json has no unknown token, or takes a word for it.
+    """Yield a note if the model of a tokenizer.json needs an unknown token but has none, or uses a word for it.
 
     Tokenisers that turn every text into bytes first need none.
     """
@@ -39,10 +39,7 @@ def unknown_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
 
 
 def chance_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
-    """Yield notes on what the model of a tokenizer.json leaves to chance, and on bytes that it lists and does not use.
-
-    Merges may be left out at random, and pieces without scores of their own are chosen in no order.
-    """
+    """Yield notes if the model of a tokenizer.json has unused byte tokens, equal scores of all pieces, or dropout."""
     found = folder.token_list
     if found is None or not spelling.tokens:
         return
@@ -64,7 +61,10 @@ def chance_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
 
 
 def _needs(found: Vocabulary, tokens: tuple[str, ...]) -> bool:
-    """Whether some texts need an unknown token; lists of whole words may be complete, unless they have another one."""
+    """Return whether some texts need an unknown token.
+
+    A list of whole words (WordLevel) may be complete, unless it has an unknown token under another name.
+    """
     if found.kind == "BPE" and found.model.get("byte_fallback") is True:
         return sum(BYTE.fullmatch(one) is not None for one in tokens) < ALL
     return found.kind in ("WordPiece", "BPE") or (found.kind == "WordLevel" and any(map(UNKNOWN.fullmatch, tokens)))
@@ -84,7 +84,7 @@ def _unigram(folder: ModelFolder, found: Vocabulary, spelling: Spelling) -> Iter
 
 
 def _word(folder: ModelFolder, tokens: tuple[str, ...], number: int) -> Iterator[str]:
-    """Yield a note if the unknown token is an ordinary word, and the list has an unknown token elsewhere."""
+    """Yield a note if the unknown token, at index ``number``, is a word, and the list has a real unknown token."""
     token, named = tokens[number], named_tokens(folder).get("unk_token", "")
     meant = named if named in tokens else next((one for one in tokens if UNKNOWN.fullmatch(one)), "")
     if meant and token != meant and not SPECIAL.fullmatch(token) and token not in added_tokens(folder):

@@ -13,7 +13,7 @@ from .._method import Merging, Slice, Tensors
 __all__ = ["PIECE", "in_pieces", "like", "on_host", "pieces", "row_length"]
 
 PIECE = 1 << 16
-"""Elements of a piece: 256 kB in float32."""
+"""The number of elements of a piece: 256 kB in float32."""
 
 
 def pieces(at: Slice, size: int = PIECE, columns: int | None = None) -> Iterator[Slice]:

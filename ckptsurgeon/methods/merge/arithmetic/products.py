@@ -33,17 +33,18 @@ PAIRS = ((0, 0), (1, 1), (0, 1))
 """The pairs of vectors that are multiplied: each with itself, and both with each other."""
 
 SLICE, SUMS, MOST = 1 << 17, 8 * len(PAIRS), 16 << 20
-"""About the elements of a slice, the bytes in memory for each column, and their limit for all columns."""
+"""The approximate number of elements of a slice, the bytes of sums for each column, and the limit of all sums."""
 
 
 def column_products(tensors: Tensors) -> Array:
     """Return three dot products for each column of the differences of two models to the base, as (3, columns) float64.
 
-    The first is that of the first difference with itself, the second that of the second, the third that of the two.
+    Row 0 has the products of the first difference with itself, row 1 of the second with itself, and row 2 of the first
+    with the second.
     """
     columns = math.prod(tensors.shape[1:])
     if columns > PIECE or math.prod(tensors.shape) // SLICE * columns * SUMS > MOST:
-        # One sum for every slice and column would be larger than the tensors, whose memory is counted.
+        # Sums for every slice and column would be larger than the tensors, whose memory is counted by ``whole``.
         deltas = [on_host(delta).reshape(-1, columns) for delta in tensors.whole().deltas]
         return np.stack([np.einsum("ij,ij->j", deltas[i], deltas[j], dtype=np.float64) for i, j in PAIRS])
 
@@ -60,7 +61,7 @@ def column_products(tensors: Tensors) -> Array:
 
 
 def columns_at(at: Slice, columns: int) -> Array:
-    """Return the number of the column of each element of a flat piece of a tensor with ``columns`` columns."""
+    """Return the column index of each element of a flat piece of a tensor with ``columns`` columns."""
     count = at.models[0].shape[0]
     where: Array = (at.offset % columns + np.arange(count)) % columns
     return where
@@ -69,7 +70,7 @@ def columns_at(at: Slice, columns: int) -> Array:
 # Weights used as divisors: checks and scaling.
 
 _TINY = 1e-8
-"""A sum of weights counts as zero below this share of the sum of their magnitudes (mergekit: below this value)."""
+"""A sum of weights below this share of the sum of their magnitudes is zero (in mergekit, below this value)."""
 
 _CANCELS = 0.125
 """If a sum of weights is below this share of the sum of their magnitudes, float32 loses more than three bits."""
@@ -158,7 +159,7 @@ def lengths(products: Array) -> Array:
 
 
 def angle(cosine: float) -> float:
-    """Return the angle in radians whose cosine is given; it may be slightly beyond 1 or -1 by rounding."""
+    """Return the angle in radians with this cosine, which may be slightly beyond 1 or -1 by rounding."""
     return float(np.arccos(np.clip(cosine, -1, 1)))
 
 

@@ -1,6 +1,6 @@
 """Functions for merge methods that add the models' differences to the base, called deltas.
 
-Elements of a delta may be dropped: some by a mask, and those whose sign is not that of the majority.
+Elements of a delta may be dropped: by a mask, or because their sign is not that of the majority.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Masks: TypeAlias = Callable[[Slice, int, Array], Array | bool]
 """A function that returns which elements of a model's delta to keep in a piece; True for all, False for none."""
 
 _TINY = 1e-7
-"""A sum of magnitudes below this counts as zero, as in mergekit."""
+"""Sums of magnitudes below this are taken as zero, as in mergekit."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class DeltaMixing:
     is not divided, as in mergekit. ``rescale`` multiplies each delta of which elements were dropped, so that its sum of
     magnitudes is as before. ``scale`` multiplies the result.
 
-    Raises PlanError for weights by which nothing can be divided, before any tensor is read.
+    Raises PlanError, before any tensor is read, if it would divide by weights that sum to zero or are all zero.
     """
 
     weight: Sequence[float]
@@ -73,9 +73,9 @@ def agreement(at: Slice, deltas: Sequence[Array]) -> list[Array]:
 
 
 def mixed(tensors: Tensors, masks: Masks, how: DeltaMixing, columns: int | None = None) -> Merging:
-    """Return a function that merges: it adds the weighted sum of the models' differences to the base, to the base.
+    """Return a function that merges: the base plus the weighted sum of the models' differences to the base.
 
-    ``masks`` tells which elements of the differences are kept; ``how`` has the weights. With ``columns`` the tensors
+    ``masks`` returns which elements of the differences are kept; ``how`` has the weights. With ``columns`` the tensors
     are merged in pieces with whole rows of this length.
     """
     growth = _growth(tensors, masks, columns) if how.rescale else [1.0] * tensors.count
@@ -130,9 +130,9 @@ def _added(parts: Sequence[Array]) -> Array:
 
 
 def _growth(tensors: Tensors, masks: Masks, columns: int | None) -> list[float]:
-    """Return, for each model, the sum of magnitudes of its delta divided by that of the part that its mask keeps.
+    """Return, for each model, the sum of magnitudes of its delta divided by the sum of those that its mask keeps.
 
-    It is 1 if one of these sums is nearly zero.
+    The result is 1 if one of these sums is nearly zero.
     """
 
     def sums(at: Slice) -> list[tuple[int, float, float]]:

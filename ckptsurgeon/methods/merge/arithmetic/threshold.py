@@ -29,7 +29,7 @@ __all__ = ["MagnitudeCut", "MagnitudeRank", "cuts", "trivial"]
 class MagnitudeRank:
     """How many magnitudes to select: the ``count`` largest, or smallest, of one of the compared arrays.
 
-    ``quantity`` is the number of that array. Of equal magnitudes, those that come first are selected.
+    ``quantity`` is the index of that array. Of equal magnitudes, those that come first are selected.
     """
 
     quantity: int
@@ -52,7 +52,7 @@ class MagnitudeCut:
     quota: int = 0
 
     def holds(self, at: Slice, magnitudes: Array) -> Array:
-        """Return the mask of those ``magnitudes``, the ones of the piece ``at``, that are selected."""
+        """Return a mask that is true for the selected ones of the ``magnitudes`` of the piece ``at``."""
         if at.offset < self.place:
             return self._reaches(magnitudes)
         mask: Array = magnitudes > self.value if self.largest else magnitudes < self.value
@@ -80,9 +80,9 @@ Quantities = Callable[[Slice], Sequence[Array]]
 
 _BINS = 1 << 16
 FEW = 1 << 14
-"""Most values for which sorting is faster than counting."""
+"""Up to this many values, sorting is faster than counting."""
 _WIDE = 1 << 18
-"""Elements that are counted at once: with fewer, it would take longer to add up the counts."""
+"""How many elements are counted at once; with fewer, it would take longer to add up the counts."""
 
 
 @dataclass
@@ -119,7 +119,7 @@ class _RankSearch:
 
 @dataclass
 class _BitCounts:
-    """How often each pattern of 16 bits follows ``bits`` in the values of the array number ``quantity``."""
+    """How often each pattern of 16 bits follows ``bits`` in the values of the array with the index ``quantity``."""
 
     quantity: int
     bits: int

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 import ckptsurgeon as cs
 
 OWN = {"AutoConfig": "configuration_own.OwnConfig", "AutoModel": "modeling_own.OwnModel"}
-WITHOUT = "not in the folder: transformers can only load it without this code"
+WITHOUT = "not in the folder: transformers can load the model only without this code"
 
 
 def folder(auto_map: Any, *code: str, of_tokenizer: Any = None) -> list[str]:
@@ -28,15 +28,15 @@ def folder(auto_map: Any, *code: str, of_tokenizer: Any = None) -> list[str]:
 
 
 def test_missing_code_is_named() -> None:
-    said = f"auto_map of config.json names modeling_own.py, which is {WITHOUT}"
+    said = f"auto_map of config.json refers to modeling_own.py, which is {WITHOUT}"
     assert folder(OWN, "configuration_own.py") == [said]
     assert said in cs.convert("m").notes
 
 
 def test_all_of_it_is_named() -> None:
     assert folder(OWN, of_tokenizer={"AutoTokenizer": ["tokenization_own.Own", None]}) == [
-        f"auto_map of config.json names configuration_own.py, modeling_own.py, which are {WITHOUT}",
-        f"auto_map of tokenizer_config.json names tokenization_own.py, which is {WITHOUT}",
+        f"auto_map of config.json refers to configuration_own.py, modeling_own.py, which are {WITHOUT}",
+        f"auto_map of tokenizer_config.json refers to tokenization_own.py, which is {WITHOUT}",
     ]
 
 
@@ -49,5 +49,5 @@ def test_code_of_another_repository_is_not(auto_map: Any) -> None:
 
 def test_code_that_is_there_is_said_to_stay() -> None:
     assert folder(OWN, "configuration_own.py", "modeling_own.py") == []
-    said = "files beside the weights that are not copied: configuration_own.py, modeling_own.py"
+    said = "files in the folder that are not copied: configuration_own.py, modeling_own.py"
     assert any(said in one for one in cs.convert("m").notes)

@@ -47,7 +47,7 @@ def notes(
     return found
 
 
-BEGIN = "ids of special tokens that are rows without a token, since {} has 12 tokens: "
+BEGIN = "no token has these ids of special tokens ({} has 12 tokens): "
 END = ", while eos_token is '</s>' (2)"
 
 
@@ -104,14 +104,14 @@ def test_a_tokeniser_that_adds_tokens_by_its_code_is_not_judged() -> None:
 @pytest.mark.parametrize(
     ("names", "config", "said"),
     [
-        ({"eos_token": "<end>"}, {}, "eos_token '<end>', which {} lacks: it gets 12, while "
+        ({"eos_token": "<end>"}, {}, "eos_token '<end>', which {} lacks: transformers gives it 12, while "
          "eos_token_id of config.json is 2 ('</s>')"),
-        ({"pad_token": {"content": "[PAD]"}}, {"pad_token_id": 0}, "pad_token '[PAD]', which {} lacks: it gets 12, "
+        ({"pad_token": {"content": "[PAD]"}}, {"pad_token_id": 0}, "pad_token '[PAD]', which {} lacks: transformers gives it 12, "
          "while pad_token_id of config.json is 0 ('<pad>')"),
-        ({"unk_token": "[X]"}, {"unk_token_id": 3}, "unk_token '[X]', which {} lacks: it gets 12, while "
+        ({"unk_token": "[X]"}, {"unk_token_id": 3}, "unk_token '[X]', which {} lacks: transformers gives it 12, while "
          "unk_token_id of config.json is 3 ('<unk>')"),
         ({"eos_token": "<end>", "pad_token": "[PAD]"}, {"eos_token_id": 13, "pad_token_id": 13}, "eos_token '<end>', "
-         "which {} lacks: it gets 12, while eos_token_id of config.json is 13 ('[PAD]')"),
+         "which {} lacks: transformers gives it 12, while eos_token_id of config.json is 13 ('[PAD]')"),
         ({"unk_token": "[X]"}, {}, ""),
         ({"eos_token": "<end>"}, {"eos_token_id": 12}, ""),
         ({"eos_token": "<end>"}, {"eos_token_id": [2, 12]}, ""),
@@ -121,14 +121,14 @@ def test_a_tokeniser_that_adds_tokens_by_its_code_is_not_judged() -> None:
 @pytest.mark.parametrize("kind", ["tokenizer.json", "vocab.json"])
 def test_a_named_token_that_gets_a_row_of_its_own_is_said(names: Any, config: Any, said: str, kind: str) -> None:
     found = notes(config, names=LLAMA | names, kind=kind)
-    assert found == ([f"tokenizer_config.json names {said.format(kind)}"] if said else [])
+    assert found == ([f"tokenizer_config.json has the {said.format(kind)}"] if said else [])
 
 
 @pytest.mark.parametrize("verb", verbs_of(""))
 def test_every_verb_says_so(verb: str) -> None:
     padded("sound", {}, {}, LLAMA, "tokenizer.json")
     padded("m", {"eos_token_id": 13}, {"eos_token_id": 13}, LLAMA, "tokenizer.json", seed=1)
-    assert any("rows without a token" in note for note in verbs_of("m")[verb]().notes)
+    assert any("no token has these ids" in note for note in verbs_of("m")[verb]().notes)
 
 
 def test_transformers_agrees() -> None:

@@ -13,7 +13,7 @@ import ckptsurgeon as cs
 from ..test_model_folders import TOKENS, model, verbs_of
 from .test_token_lists import whole
 
-BEGIN = "added_tokens_decoder of tokenizer_config.json and {} give {} different ids: "
+BEGIN = "added_tokens_decoder of tokenizer_config.json and {} have different ids for {}: "
 
 
 def say(path: str, numbers: dict[int, str]) -> None:

@@ -25,8 +25,8 @@ BROKEN = {
     QWEN[:-8]: "{% in line 5 has no end",
     QWEN[: QWEN.index("['role']") + 6]: "{{ in line 1 has no end",
     "{# for people": "{# in line 1 has no end",
-    "{% if a %}{% endfor %}": "endfor in line 1 ends nothing that is open",
-    "a\n{% endif %}": "endif in line 2 ends nothing that is open",
+    "{% if a %}{% endfor %}": "endfor in line 1 has no matching start",
+    "a\n{% endif %}": "endif in line 2 has no matching start",
     "{% set x %}a": "set in line 1 has no end",
     "{% generation %}a": "generation in line 1 has no end",
 }
@@ -65,14 +65,14 @@ def without_jinja2(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("template", BROKEN)
 def test_a_template_that_cannot_be_parsed_is_said(template: str) -> None:
     pytest.importorskip("jinja2")
-    said = f"cannot be parsed, so that no chat is written by it: {BROKEN[template]}"
+    said = f"cannot be parsed, so no chat can be written with it: {BROKEN[template]}"
     assert notes(template) == [f"chat_template.jinja {said}"]
 
 
 def test_one_in_the_settings_is_said() -> None:
     found = notes("", chat_template=[{"name": "default", "template": QWEN[:70]}])
     assert found == [
-        "chat_template of tokenizer_config.json cannot be parsed, so that no chat is written by it: for in line 1 has no end"
+        "chat_template of tokenizer_config.json cannot be parsed, so no chat can be written with it: for in line 1 has no end"
     ]
 
 
@@ -110,9 +110,9 @@ def test_a_whole_template_costs_no_import_of_jinja2() -> None:
         (
             GEMMA,
             ["<|im_start|>", "<|im_end|>"],
-            "'<end_of_turn>', '<start_of_turn>'; it has '<|im_end|>', '<|im_start|>'",
+            "'<end_of_turn>', '<start_of_turn>'; the tokeniser has '<|im_end|>', '<|im_start|>'",
         ),
-        (QWEN, ["<start_of_turn>"], "'<|im_end|>', '<|im_start|>'; it has '<start_of_turn>'"),
+        (QWEN, ["<start_of_turn>"], "'<|im_end|>', '<|im_start|>'; the tokeniser has '<start_of_turn>'"),
         (QWEN, ["<|im_start|>"], ""),
         (GEMMA, ["<start_of_turn>"], ""),
         (QWEN, ["<s>"], ""),  # trained on the texts of such tokens, as many models are
@@ -120,7 +120,7 @@ def test_a_whole_template_costs_no_import_of_jinja2() -> None:
     ],
 )
 def test_a_template_of_another_tokeniser_is_said(template: str, added: list[str], said: str) -> None:
-    text = f"chat_template.jinja writes tokens that the tokeniser lacks, so that it splits them: {said}"
+    text = f"chat_template.jinja writes tokens that the tokeniser lacks and so splits: {said}"
     assert notes(template, *added) == ([text] if said else [])
 
 

@@ -102,7 +102,7 @@ def test_every_verb_says_so(verb: str) -> None:
     ("fields", "said"),
     [
         ('{"eos_token_id": 5}', "'</s>' (2)"),
-        ('{"eos_token_id": 99}', "the vocabulary has 12 rows, but eos_token_id of generation_config.json is 99"),
+        ('{"eos_token_id": 99}', "the vocabulary size is 12, but eos_token_id of generation_config.json is 99"),
         ('{"eos_token_id": 2, "suppress_tokens": [2]}', "generation cannot end"),
         ('{"eos_token_id": [2, 9], "suppress_tokens": [5]}', ""),
     ],
@@ -112,13 +112,13 @@ def test_settings_of_generation_are_checked_though_config_json_is_not_copied(fie
     Path("m/generation_config.json").write_text(fields)
     Path("m/tokenizer_config.json").write_text('{"eos_token": "</s>"}')
     for plan in (cs.rename("m", map={"model": "net"}), cs.filter("m", exclude="model.norm*")):
-        found = [note for note in plan.notes if "config.json is not copied" not in note and "beside" not in note]
+        found = [note for note in plan.notes if "config.json is not copied" not in note and "in the folder" not in note]
         assert len(found) == bool(said), found
         assert not said or said in found[0]
 
 
 WHISPER = {"model_type": "whisper", "eos_token_id": 2}
-LACKS = "lacks the end, '</s>' (2): texts may end before they begin"
+LACKS = "lacks the end, '</s>' (2): generated texts may be empty"
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ LACKS = "lacks the end, '</s>' (2): texts may end before they begin"
         ({"begin_suppress_tokens": [10, 9]}, None, [f"begin_suppress_tokens of config.json {LACKS}"]),
         ({"begin_suppress_tokens": [10]}, {"begin_suppress_tokens": [10, 2]}, []),  # the latter is taken
         ({}, {"begin_suppress_tokens": [5, 2]}, ["begin_suppress_tokens of generation_config.json has words of the "
-         "tokeniser, with which no text can begin: 5 ('b')"]),
+         "tokeniser, so that no text can begin with them: 5 ('b')"]),
         ({"model_type": "llama"}, {"begin_suppress_tokens": [10]}, []),
     ],
 )  # fmt: skip
@@ -148,11 +148,11 @@ TURN, OTHER = "<|im_end|>", "<|endoftext|>"
 @pytest.mark.parametrize(
     ("template", "names", "config", "generation", "said"),
     [
-        (WRITES, CHAT, 2, None, "'<|im_end|>' (11), and eos_token_id of config.json is 2 ('</s>')"),
-        (WRITES, CHAT, 11, 2, "'<|im_end|>' (11), and eos_token_id of generation_config.json is 2 ('</s>')"),
-        (EOS, CHAT, 2, [2, 9], "'<|im_end|>' (11), and eos_token_id of generation_config.json is 2 ('</s>'), "
+        (WRITES, CHAT, 2, None, "'<|im_end|>' (11), but eos_token_id of config.json is 2 ('</s>')"),
+        (WRITES, CHAT, 11, 2, "'<|im_end|>' (11), but eos_token_id of generation_config.json is 2 ('</s>')"),
+        (EOS, CHAT, 2, [2, 9], "'<|im_end|>' (11), but eos_token_id of generation_config.json is 2 ('</s>'), "
          "9 ('<|endoftext|>')"),
-        (WRITES, LLAMA, 2, [2, 10], "'<|im_end|>' (11), and eos_token_id of generation_config.json is 2 ('</s>'), "
+        (WRITES, LLAMA, 2, [2, 10], "'<|im_end|>' (11), but eos_token_id of generation_config.json is 2 ('</s>'), "
          "10 ('Ċ')"),
         (WRITES, CHAT, 2, [2, 11], ""),
         (WRITES, CHAT, 11, None, ""),
@@ -170,13 +170,13 @@ def test_a_turn_that_ends_with_another_token_than_generation_is_said(
     fields = None if generation is None else {"eos_token_id": generation}
     found = notes({"eos_token_id": config}, fields, names | {"chat_template": template})
     turns = [note for note in found if note.startswith("the chat template")]
-    assert turns == ([f"the chat template ends turns with {said}: no answer ends there"] if said else [])
+    assert turns == ([f"the chat template ends turns with {said}: generation does not stop there"] if said else [])
 
 
 def test_a_token_that_begins_turns_is_no_end_of_them() -> None:
     tokens = [*TOKENS[:4], "<|im_start|>", *TOKENS[5:]]
     found = notes({"eos_token_id": [2, 11]}, {"eos_token_id": [2, 4]}, LLAMA | {"chat_template": WRITES}, tokens)
-    said = "2 ('</s>'), 4 ('<|im_start|>'): no answer ends there"
+    said = "2 ('</s>'), 4 ('<|im_start|>'): generation does not stop there"
     assert any(note.startswith("the chat template ends turns with") and note.endswith(said) for note in found)
 
 

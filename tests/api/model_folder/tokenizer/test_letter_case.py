@@ -42,8 +42,8 @@ def notes() -> list[str]:
 
 
 BERT = "do_lower_case of tokenizer_config.json"
-CAPITALS = "makes texts small letters, but 27 of 82 words in {} have capital letters, which no text becomes: 'A', 'B', 'C', and 24 more"
-NONE = "leaves capital letters, but no word in {} has one: words that have one become unknown"
+CAPITALS = "lower-cases texts, but 27 of 82 words in {} have capital letters, so the tokeniser never produces them: 'A', 'B', 'C', and 24 more"
+NONE = "keeps capital letters, but no word in {} has one: words with capital letters become unknown"
 
 
 def bert(lowers: bool) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def test_a_sound_list_is_not(tokens: Any, lowers: Any, more: Any) -> None:
 @pytest.mark.parametrize("verb", verbs_of(""))
 def test_every_verb_says_so(verb: str) -> None:
     tokeniser("sound", CASED, False), tokeniser("m", CASED, True, seed=1)
-    assert any("makes texts small letters" in note for note in verbs_of("m")[verb]().notes)
+    assert any("lower-cases texts" in note for note in verbs_of("m")[verb]().notes)
 
 
 def test_transformers_agrees() -> None:

@@ -51,9 +51,7 @@ def rules_for(pairs: list[str]) -> str:
 @pytest.mark.parametrize(("left", "said"), [(64, 0), (60, 0), (45, 0), (44, 20), (20, 44)])
 def test_a_file_of_rules_that_was_cut_is_noted(left: int, said: int) -> None:
     byte_level("m", rules_for(PAIRS[:left]), [*CHARACTERS, *PAIRS])
-    wanted = (
-        f"no rule in merges.txt makes {said} of 65 tokens of several characters in vocab.json, so no text becomes them"
-    )
+    wanted = f"no rule in merges.txt makes {said} of 65 tokens of several characters in vocab.json, so the tokeniser never produces them"
     found = [note for note in notes("m") if "no rule" in note]
     assert len(found) == bool(said), found
     assert all(note.startswith(wanted) for note in found)

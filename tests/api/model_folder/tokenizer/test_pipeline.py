@@ -114,7 +114,7 @@ def test_texts_that_are_bytes_need_no_unknown_token() -> None:
          "but no token ends with it: the last character of each word is lost or unknown"),
         (SUFFIXED, {"type": "BPE", "end_of_word_suffix": "</w>"}, ""),
         (SUFFIXED, {"type": "BPE", "end_of_word_suffix": ""}, "tokenizer.json has 2 tokens that end with </w> "
-         "('a</w>'), but no end_of_word_suffix: no text becomes them"),
+         "('a</w>'), but no end_of_word_suffix: the tokeniser never produces them"),
         (SPACES, {"type": "BPE", "end_of_word_suffix": "", "continuing_subword_prefix": ""}, ""),
     ],
 )  # fmt: skip
@@ -133,12 +133,12 @@ def test_a_step_that_writes_the_suffix_is_enough() -> None:
         (BYTES, "BPE", {"pre_tokenizer": None}, "has byte-level tokens ('Ġa', and 0 more), but no step of it is ByteLevel (none)"),
         (BYTES, "BPE", {"pre_tokenizer": LEVEL}, ""),
         (BYTES[:256], "BPE", {"pre_tokenizer": BERT}, "has byte-level tokens (a letter for each of the 256 bytes), but no "),
-        (SPACES, "Unigram", {"pre_tokenizer": SPLIT}, "has 3 tokens that begin with ▁, but no step of it writes a space so "
+        (SPACES, "Unigram", {"pre_tokenizer": SPLIT}, "has 3 tokens that begin with ▁, but no step of it writes a space as ▁ "
          "(WhitespaceSplit): words become other tokens"),
         (SPACES, "Unigram", {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [SPLIT, META]}}, ""),
         (SPACES, "BPE", {"normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}, "pre_tokenizer": None}, ""),
         (SPACES, "BPE", {"normalizer": {"type": "Replace", "pattern": {"String": "x"}, "content": "y"}, "pre_tokenizer": None},
-         "no step of it writes a space so (Replace)"),
+         "no step of it writes a space as ▁ (Replace)"),
         (SPACES, "BPE", {"pre_tokenizer": {"type": "New"}}, ""),
         (WORDS, "WordPiece", {"pre_tokenizer": META}, "the Metaspace step of tokenizer.json writes a space as ▁, but none of its "
          "WordPiece tokens begins with that: words become unknown"),
@@ -158,7 +158,7 @@ def test_steps_that_do_not_fit_the_tokens_are_said(
 @pytest.mark.parametrize(
     ("tokens", "section", "decoder", "said"),
     [
-        (BYTES, "BPE", None, "tokenizer.json has no decoder, but its tokens write spaces as Ġ: decoded texts keep that, as 'Ġa' does"),
+        (BYTES, "BPE", None, "tokenizer.json has no decoder, but its tokens write spaces as Ġ: decoded texts keep this mark, as in 'Ġa'"),
         (BYTES, "BPE", META, "the decoder of tokenizer.json is Metaspace, but its tokens write spaces as Ġ"),
         (BYTES, "BPE", LEVEL, ""),
         (SPACES, "BPE", LEVEL, "the decoder of tokenizer.json is ByteLevel, but its tokens write spaces as ▁"),
@@ -166,7 +166,7 @@ def test_steps_that_do_not_fit_the_tokens_are_said(
         (SPACES, "BPE", META, ""),
         (SPACES, "BPE", OF_LLAMA, ""),
         (SPACES, "BPE", {"type": "New"}, ""),
-        (WORDS, "WordPiece", LEVEL, "its tokens write what continues a word with ##: decoded texts keep that, as '##b' does"),
+        (WORDS, "WordPiece", LEVEL, "its tokens mark the continuation of a word with ##: decoded texts keep this mark, as in '##b'"),
         (WORDS, "WordPiece", None, ""),
         (WORDS, "WordPiece", PIECES, ""),
     ],
@@ -197,7 +197,7 @@ def test_an_encoder_without_special_tokens_around_a_text_is_said(
 ) -> None:
     whole("m", WORDS, {"post_processor": processor}, {"type": "WordPiece"}, kind=kind)
     Path("m/tokenizer_config.json").write_text(json.dumps(names))
-    text = f"tokenizer.json puts no {said} around a text (post_processor), as {kind} models expect them"
+    text = f"tokenizer.json adds no {said} to a text (post_processor), but {kind} models expect them"
     assert [one for one in cs.inspect("m").notes if "post_processor" in one] == ([text] if said else [])
 
 
@@ -268,7 +268,7 @@ def test_tokens_for_bytes_that_no_decoder_joins_are_said(
     found = notes(tokens, {"decoder": decoder}, {"type": "BPE", "unk_token": "<unk>", "byte_fallback": True}, "llama")
     own = [one for one in found if "ByteFallback" in one]
     assert len(own) == is_said
-    assert all(one.endswith("decoded texts have '<0x00>' and the like in their place") for one in own)
+    assert all(one.endswith("decoded texts have '<0x00>' and the like instead of these characters") for one in own)
 
 
 @pytest.mark.parametrize(
@@ -318,7 +318,7 @@ def test_scores_that_differ_are_said_of_two_models() -> None:
     scored("a", scores), scored("b", [*scores[:28], -3.5, -4.5]), scored("c", [one - 1e-8 for one in scores])
     (note,) = [one for one in cs.diff("a", "b").notes if "scores" in one]
     said = "the scores of 2 of 30 pieces differ, that of '▁uu' is -28 in a, -3.5 in b"
-    assert note == f"the tokenisers split texts differently, by their tokenizer.json: {said}"
+    assert note == f"the tokenisers split texts differently, according to tokenizer.json: {said}"
     assert not [one for one in cs.diff("a", "c").notes if "scores" in one]
 
 

@@ -14,7 +14,7 @@ from ..test_model_folders import model, verbs_of
 
 TOKENS = ["<pad>", "</s>", "<unk>", "▁a", "▁b", "b"]
 LOST = (
-    "tokenizer_config.json names 3 sentinels that tokenizer.json lacks: '<extra_id_0>' gets 6 and '<extra_id_2>' "
+    "tokenizer_config.json lists 3 sentinels that tokenizer.json lacks: '<extra_id_0>' gets 6 and '<extra_id_2>' "
     "gets 8, but T5 numbers them in the reverse order"
 )
 UP = [f"<extra_id_{number}>" for number in range(3)]

@@ -45,7 +45,7 @@ def notes(
     ],
 )
 def test_an_end_that_is_another_token_is_said_of_the_file_that_has_it(field: str, number: int, token: str) -> None:
-    said = f"{field}_id of generation_config.json is {number} ({token} of the tokeniser beside it){END}"
+    said = f"{field}_id of generation_config.json is {number} ({token} of the tokeniser){END}"
     assert notes({"eos_token_id": 2}, {f"{field}_id": number}, LLAMA) == [said]
 
 
@@ -53,39 +53,37 @@ def test_an_end_that_is_another_token_is_said_of_the_file_that_has_it(field: str
     ("field", "number", "role"), [("bos_token", 3, "unk_token"), ("forced_bos_token", 0, "pad_token")]
 )
 def test_a_beginning_that_is_no_token_of_text_is_said(field: str, number: int, role: str) -> None:
-    own = f"{field}_id of config.json is {number} ('{TOKENS[number]}', the {role} of the tokeniser beside it)"
+    own = f"{field}_id of config.json is {number} ('{TOKENS[number]}', the {role} of the tokeniser)"
     assert notes({f"{field}_id": number}, {}, LLAMA) == [f"{own}, while bos_token is '<s>' (1)"]
 
 
 @pytest.mark.parametrize(("number", "role"), [(3, "unk_token"), (8, "mask_token")])
 def test_a_decoder_that_begins_with_an_unknown_token_or_a_mask_is_said(number: int, role: str) -> None:
-    own = (
-        f"decoder_start_token_id of config.json is {number} ('{TOKENS[number]}', the {role} of the tokeniser beside it)"
-    )
+    own = f"decoder_start_token_id of config.json is {number} ('{TOKENS[number]}', the {role} of the tokeniser)"
     assert notes({"decoder_start_token_id": number}, {}, LLAMA) == [own]
 
 
 def test_padding_of_bert_that_is_its_separator_is_said() -> None:
-    own = "pad_token_id of config.json is 7 ('[SEP]', the sep_token of the tokeniser beside it)"
+    own = "pad_token_id of config.json is 7 ('[SEP]', the sep_token of the tokeniser)"
     assert notes({"pad_token_id": 7}, None, BERT) == [f"{own}, while pad_token is '<pad>' (0)"]
 
 
 def test_padding_with_the_unknown_token_of_bert_is_said() -> None:
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b"]
     names = {f"{name.strip('[]').lower()}_token": name for name in tokens[:4]}
-    own = "pad_token_id of config.json is 1 ('[UNK]', the unk_token of the tokeniser beside it)"
+    own = "pad_token_id of config.json is 1 ('[UNK]', the unk_token of the tokeniser)"
     assert notes({"pad_token_id": 1}, None, names, tokens) == [f"{own}, while pad_token is '[PAD]' (0)"]
 
 
 def test_ids_of_a_decoder_behind_an_encoder_of_images_are_read() -> None:
     """As in TrOCR: the vocabulary size is that of the decoder."""
     parts = {"vocab_size": None, "encoder": {"image_size": 8}, "decoder": {"vocab_size": len(TOKENS)}}
-    own = "pad_token_id of config.json is 7 ('[SEP]', the sep_token of the tokeniser beside it)"
+    own = "pad_token_id of config.json is 7 ('[SEP]', the sep_token of the tokeniser)"
     assert notes({"pad_token_id": 7, **parts}, None, BERT) == [f"{own}, while pad_token is '<pad>' (0)"]
 
 
 def test_a_list_of_ends_without_the_right_one_is_said() -> None:
-    own = "eos_token_id of generation_config.json has 1 ('<s>', the bos_token of the tokeniser beside it)"
+    own = "eos_token_id of generation_config.json has 1 ('<s>', the bos_token of the tokeniser)"
     assert notes({}, {"eos_token_id": [1, 9]}, LLAMA) == [own + END]
 
 
@@ -99,7 +97,7 @@ def test_each_id_of_a_list_counts() -> None:
 @pytest.mark.parametrize(
     ("ours", "theirs", "said"),
     [
-        ([2, 11], [2, 10], "eos_token_id of generation_config.json has 10 ('Ċ') in place of 11 ('<|im_end|>')"),
+        ([2, 11], [2, 10], "eos_token_id of generation_config.json has 10 ('Ċ') instead of 11 ('<|im_end|>')"),
         ([2, 11], [2], ""),
         ([2], [2, 10], ""),
         ([2, 11], [2, 9], ""),  # another special token
@@ -184,9 +182,9 @@ def test_ids_of_another_version_of_whisper_are_said(stale: bool) -> None:
     found = notes({}, {**ids, "suppress_tokens": [0, 4, 7 - shift, 8 - shift]}, {}, OF_WHISPER)
     assert found == (
         [
-            "ids whose tokens are not the ones that their fields name: no_timestamps_token_id of generation_config.json "
+            "ids that belong to other tokens than their fields say: no_timestamps_token_id of generation_config.json "
             "is 8 ('<|startofprev|>'), prev_sot_token_id of generation_config.json is 7 ('<|translate|>')",
-            "suppress_tokens of generation_config.json has 6 ('<|yue|>'), a language of the tokeniser beside it",
+            "suppress_tokens of generation_config.json has 6 ('<|yue|>'), a language of the tokeniser",
         ]
         if stale
         else []
@@ -214,7 +212,7 @@ def test_a_classifier_that_looks_for_another_padding_is_said(number: Any, classe
     [
         ([2, 12], "eos_token_id of generation_config.json lists 12 ('<0x61>') besides '</s>': generation stops at "
          "ordinary words of the tokeniser"),
-        (12, "ids of special tokens that are other words in the tokeniser: eos_token_id of generation_config.json is 12 "
+        (12, "ids of special tokens that are ordinary words in the tokeniser: eos_token_id of generation_config.json is 12 "
          f"('<0x61>'){END}"),
     ],
 )  # fmt: skip
@@ -236,7 +234,7 @@ def test_a_word_that_marian_may_not_write_in_place_of_its_padding_is_said(
     kind: str, forbidden: Any, is_said: bool
 ) -> None:
     found = notes({"model_type": kind, "pad_token_id": 0}, {"bad_words_ids": forbidden, "eos_token_id": 2}, LLAMA)
-    note = "bad_words_ids of generation_config.json is 4 ('a'), a word, in place of the padding, 0, with which Marian begins"
+    note = "bad_words_ids of generation_config.json is 4 ('a'), a word, instead of the padding, 0, with which Marian begins"
     assert [one for one in found if "bad_words" in one] == ([note] if is_said else [])
 
 
@@ -253,7 +251,7 @@ def test_texts_that_are_forced_to_begin_with_padding_are_said(
     number: int, names: dict[str, str], is_said: bool
 ) -> None:
     found = [one for one in notes({}, {"forced_bos_token_id": number, "eos_token_id": 2}, names) if "forced" in one]
-    said = "forced_bos_token_id of generation_config.json is 0 ('<pad>', the pad_token of the tokeniser beside it)"
+    said = "forced_bos_token_id of generation_config.json is 0 ('<pad>', the pad_token of the tokeniser)"
     assert found == ([f"{said}: every text is forced to begin with padding"] if is_said else [])
 
 

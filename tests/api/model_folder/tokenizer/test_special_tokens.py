@@ -25,7 +25,7 @@ def named(path: str, names: dict[str, Any], *, tokens: list[str] = TOKENS, **con
 
 
 def notes(path: str) -> list[str]:
-    return [note for note in cs.inspect(path).notes if "other words" in note or "lacks" in note]
+    return [note for note in cs.inspect(path).notes if "that are ordinary words" in note or "lacks" in note]
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def notes(path: str) -> list[str]:
 )  # fmt: skip
 def test_ids_of_ordinary_words_are_said(config: dict[str, Any], said: str) -> None:
     assert notes(named("m", NAMES, **config)) == [
-        f"ids of special tokens that are other words in the tokeniser: {said}"
+        f"ids of special tokens that are ordinary words in the tokeniser: {said}"
     ]
 
 
@@ -64,13 +64,13 @@ def test_ids_of_ordinary_words_are_said(config: dict[str, Any], said: str) -> No
     ],
 )
 def test_ids_of_special_tokens_and_of_what_nothing_names_are_not(names: dict[str, Any], config: dict[str, Any]) -> None:
-    assert not [note for note in notes(named("m", names, **config)) if "other words" in note]
+    assert not [note for note in notes(named("m", names, **config)) if "that are ordinary words" in note]
 
 
 def test_the_end_that_generation_takes_from_a_nested_configuration_counts() -> None:
     named("m", NAMES, eos_token_id=None, text_config={"eos_token_id": 5, "bos_token_id": 4})
     assert notes("m") == [
-        "ids of special tokens that are other words in the tokeniser: eos_token_id of text_config in config.json is 5 ('b'), "
+        "ids of special tokens that are ordinary words in the tokeniser: eos_token_id of text_config in config.json is 5 ('b'), "
         "while eos_token is '</s>' (2)"
     ]
     Path("m/generation_config.json").write_text('{"eos_token_id": 2}')
@@ -82,7 +82,7 @@ def test_ids_of_generation_and_names_of_special_tokens_map_count_too() -> None:
     Path("m/special_tokens_map.json").write_text(json.dumps(NAMES))
     Path("m/generation_config.json").write_text('{"eos_token_id": 7}')
     assert notes("m") == [
-        "ids of special tokens that are other words in the tokeniser: eos_token_id of generation_config.json is 7 ('d'), while "
+        "ids of special tokens that are ordinary words in the tokeniser: eos_token_id of generation_config.json is 7 ('d'), while "
         "eos_token is '</s>' (2)"
     ]
 
@@ -90,7 +90,7 @@ def test_ids_of_generation_and_names_of_special_tokens_map_count_too() -> None:
 @pytest.mark.parametrize("verb", verbs_of(""))
 def test_every_verb_says_it_once(verb: str) -> None:
     named("sound", NAMES), named("m", NAMES, seed=1, eos_token_id=5)
-    assert len([note for note in verbs_of("m")[verb]().notes if "that are other words" in note]) == 1
+    assert len([note for note in verbs_of("m")[verb]().notes if "that are ordinary words" in note]) == 1
 
 
 def test_ids_beside_a_list_that_is_the_new_one_already_are_said() -> None:
@@ -102,20 +102,20 @@ def test_ids_beside_a_list_that_is_the_new_one_already_are_said() -> None:
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        ({"eos_token": "<end>"}, "names 1 token that vocab.json lacks, {}: eos_token '<end>' is 8 without a row"),
+        ({"eos_token": "<end>"}, "lists 1 token that vocab.json lacks, {}: eos_token '<end>' is 8, beyond the last row"),
         ({"eos_token": "<end>", "bos_token": {"content": "<go>"}, "pad_token": "<end>"},
-         "names 2 tokens that vocab.json lacks, {}: bos_token '<go>' is 8, eos_token '<end>' is 9 without a row"),
+         "lists 2 tokens that vocab.json lacks, {}: bos_token '<go>' is 8, eos_token '<end>' is 9, beyond the last row"),
         (NAMES, ""),
         ({"eos_token": "<end>", "added_tokens_decoder": {"7": {"content": "<end>"}}}, ""),
         ({"eos_token": "<end>", **CODE}, ""),
         ({"eos_token": None}, ""),
         ({"additional_special_tokens": ["<x>", {"content": "<y>"}, "a"]},
-         "names 2 tokens that vocab.json lacks, {}: additional_special_tokens '<x>' is 8, additional_special_tokens '<y>' is "
-         "9 without a row"),
+         "lists 2 tokens that vocab.json lacks, {}: additional_special_tokens '<x>' is 8, additional_special_tokens '<y>' is "
+         "9, beyond the last row"),
         ({"extra_special_tokens": {"image_token": "<x>"}, "additional_special_tokens": ["<y>"]},
-         "names 1 token that vocab.json lacks, {}: extra_special_tokens '<x>' is 8 without a row"),
+         "lists 1 token that vocab.json lacks, {}: extra_special_tokens '<x>' is 8, beyond the last row"),
         ({"eos_token": "<end>", "extra_special_tokens": ["<x>", "<end>"]},
-         "names 2 tokens that vocab.json lacks, {}: eos_token '<end>' is 8, extra_special_tokens '<x>' is 9 without a row"),
+         "lists 2 tokens that vocab.json lacks, {}: eos_token '<end>' is 8, extra_special_tokens '<x>' is 9, beyond the last row"),
         ({"additional_special_tokens": ["__en__"], "tokenizer_class": "M2M100Tokenizer"}, ""),  # adds them in code
     ],
 )  # fmt: skip
@@ -139,14 +139,14 @@ def whole(path: str, names: dict[str, Any], tokens: list[str], mapped: dict[str,
 
 def test_an_added_token_with_the_number_of_another_gets_a_new_one() -> None:
     whole("m", {"added_tokens_decoder": {"5": {"content": "<new>"}, "0": {"content": "<pad>"}}}, TOKENS)
-    said = "tokenizer_config.json names 1 token that tokenizer.json lacks, but model.embed_tokens.weight has 8 rows"
-    assert notes("m") == [f"{said}: added_tokens_decoder '<new>' is 8 without a row"]
+    said = "tokenizer_config.json lists 1 token that tokenizer.json lacks, but model.embed_tokens.weight has 8 rows"
+    assert notes("m") == [f"{said}: added_tokens_decoder '<new>' is 8, beyond the last row"]
 
 
 def test_names_of_special_tokens_map_count_unless_it_is_not_read() -> None:
     whole("m", {}, TOKENS, {"eos_token": "<end>", "additional_special_tokens": ["<x>"]})
-    said = "special_tokens_map.json names 2 tokens that tokenizer.json lacks, but model.embed_tokens.weight has 8 rows"
-    assert notes("m") == [f"{said}: eos_token '<end>' is 8, additional_special_tokens '<x>' is 9 without a row"]
+    said = "special_tokens_map.json lists 2 tokens that tokenizer.json lacks, but model.embed_tokens.weight has 8 rows"
+    assert notes("m") == [f"{said}: eos_token '<end>' is 8, additional_special_tokens '<x>' is 9, beyond the last row"]
     Path("m/tokenizer_config.json").write_text('{"added_tokens_decoder": {}}')
     assert not notes("m")
 
@@ -157,10 +157,10 @@ SWAP = "eos_token '<s>' and '</s>'"
 @pytest.mark.parametrize(
     ("names", "mapped", "said"),
     [
-        (NAMES, {"eos_token": "<s>"}, f"{SWAP}: transformers takes the former"),
-        (NAMES, {"eos_token": "<s>", "bos_token": "</s>"}, f"bos_token '</s>' and '<s>', {SWAP}: transformers takes the former"),
+        (NAMES, {"eos_token": "<s>"}, f"{SWAP}: transformers uses the former"),
+        (NAMES, {"eos_token": "<s>", "bos_token": "</s>"}, f"bos_token '</s>' and '<s>', {SWAP}: transformers uses the former"),
         ({**NAMES, "added_tokens_decoder": {}}, {"eos_token": "<s>", "bos_token": "</s>"},
-         f"bos_token '</s>' and '<s>', {SWAP}: transformers before 4.34 takes the former"),
+         f"bos_token '</s>' and '<s>', {SWAP}: transformers before 4.34 uses the former"),
         ({**NAMES, "added_tokens_decoder": {}}, {"eos_token": "<unk>"}, ""),
         (NAMES, {"eos_token": {"content": "</s>", "lstrip": False}, "pad_token": None}, ""),
         ({}, NAMES, ""),
@@ -169,7 +169,7 @@ SWAP = "eos_token '<s>' and '</s>'"
 )  # fmt: skip
 def test_two_files_with_other_special_tokens_are_said(names: dict[str, Any], mapped: dict[str, Any], said: str) -> None:
     whole("m", names, TOKENS, mapped)
-    told = f"special_tokens_map.json and tokenizer_config.json name different special tokens: {said}"
+    told = f"special_tokens_map.json and tokenizer_config.json have different special tokens: {said}"
     for found in (cs.inspect("m").notes, cs.convert("m").notes):
         assert [note for note in found if "different special" in note] == ([told] if said else [])
 
@@ -189,7 +189,7 @@ def test_ids_of_other_tokens_than_they_are_called_by_are_said(number: int, is_sa
     Path("m/generation_config.json").write_text(json.dumps({"lang_to_id": {"a": number, "x": 7}}))
     told = "lang_to_id.a of generation_config.json is 5 ('b')"
     assert cs.inspect("m").notes == (
-        (f"ids whose tokens are not the ones that their fields name: {told}",) if is_said else ()
+        (f"ids that belong to other tokens than their fields say: {told}",) if is_said else ()
     )
     plan = cs.transplant("m", "m", vocab="m/vocab.json:a/vocab.json", vocab_keys=["lm_head", "model.embed_tokens"])
     assert bool([note for note in plan.notes if "lang_to_id.a was 5 ('b')" in note]) == is_said
@@ -224,15 +224,15 @@ def test_a_processor_s_file_without_ids_or_that_is_broken_stays_as_it_is() -> No
 
 ROLES = {**NAMES, "unk_token": "<unk>"}
 WHOLE = ["<pad>", "<s>", "</s>", "<unk>", "a", "b", "<|en|>", "<|de|>"]
-SWAPPED = ("bos_token_id is 2 and eos_token_id is 1 in config.json, but the tokeniser beside it has bos_token '<s>' (1) "
+SWAPPED = ("bos_token_id is 2 and eos_token_id is 1 in config.json, but the tokeniser has bos_token '<s>' (1) "
            "and eos_token '</s>' (2): the two are swapped")  # fmt: skip
-PADDED = ("eos_token_id is 0 and pad_token_id is 2 in config.json, but the tokeniser beside it has eos_token '</s>' (2) "
+PADDED = ("eos_token_id is 0 and pad_token_id is 2 in config.json, but the tokeniser has eos_token '</s>' (2) "
           "and pad_token '<pad>' (0): the two are swapped")  # fmt: skip
-UNKNOWN = ("eos_token_id of config.json is 3 ('<unk>', the unk_token of the tokeniser beside it), while eos_token is "
+UNKNOWN = ("eos_token_id of config.json is 3 ('<unk>', the unk_token of the tokeniser), while eos_token is "
            "'</s>' (2)")  # fmt: skip
-OTHER = "ids of special tokens that are other words in the tokeniser: "
-FORCED = "forced_decoder_ids of config.json are ids of words in the tokeniser beside it: 4 ('a'), 5 ('b')"
-LANGUAGES = "ids whose tokens are not the ones that their fields name: lang_to_id.<|fr|> of config.json is 7 ('<|de|>')"
+OTHER = "ids of special tokens that are ordinary words in the tokeniser: "
+FORCED = "forced_decoder_ids of config.json are ids of ordinary words in the tokeniser: 4 ('a'), 5 ('b')"
+LANGUAGES = "ids that belong to other tokens than their fields say: lang_to_id.<|fr|> of config.json is 7 ('<|de|>')"
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_a_list_with_one_other_word_is_said(row: int, token: str, is_said: bool)
     whole("m")
     lines = [*TOKENS[:row], token, *TOKENS[row + 1 :]]
     Path("m/vocab.json").write_text(json.dumps({one: i for i, one in enumerate(lines)}))
-    said = "vocab.json and tokenizer.json have other tokens in 1 of 8 rows: row 5 is 'w' in vocab.json and 'b' in tokenizer.json"
+    said = "vocab.json and tokenizer.json have different tokens in 1 of 8 rows: row 5 is 'w' in vocab.json and 'b' in tokenizer.json"
     assert notes() == ([said] if is_said else [])
 
 
@@ -86,9 +86,9 @@ def test_pieces_with_other_ids_are_said(kind: str, pieces: list[str], is_said: b
     Path("m/config.json").write_text(json.dumps(config))
     Path("m/tokenizer.model").write_bytes(b"".join(map(piece, pieces)))
     number, row = len([one for one in "abcd" if one in TOKENS]), TOKENS.index("a")
-    said = f"tokenizer.model and tokenizer.json give other ids to {number} of {number} pieces: 'a' is 1 in "
+    said = f"tokenizer.model and tokenizer.json have different ids for {number} of {number} pieces: 'a' is 1 in "
     said += f"tokenizer.model and {row} in tokenizer.json"
-    assert [note for note in cs.inspect("m").notes if "other ids" in note] == ([said] if is_said else [])
+    assert [note for note in cs.inspect("m").notes if "different ids" in note] == ([said] if is_said else [])
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_tekken_of_another_model_than_tokenizer_json_is_said(is_said: bool) ->
     Path("m/tekken.json").write_text(
         tekken([*TOKENS[1:5], "w" if is_said else TOKENS[5], *TOKENS[6:], "beyond its size"])
     )
-    said = "tekken.json and tokenizer.json have other tokens in 1 of 8 rows: row 5 is 'w' in tekken.json and 'b' in tokenizer.json"
+    said = "tekken.json and tokenizer.json have different tokens in 1 of 8 rows: row 5 is 'w' in tekken.json and 'b' in tokenizer.json"
     assert notes() == ([said] if is_said else [])
 
 
@@ -125,7 +125,7 @@ def test_pieces_that_are_cut_short_are_said(name: str, is_alone: bool) -> None:
     if is_alone:
         Path("m/tokenizer.json").unlink()
     Path("m", name).write_bytes(b"".join(map(piece, ["<unk>", *"abcd"]))[:-2])
-    assert notes() == [f"{name}: it is not a whole sentencepiece model"]
+    assert notes() == [f"{name}: it is not a complete sentencepiece model"]
 
 
 def test_a_list_of_tiktoken_is_no_sentencepiece_model() -> None:
@@ -141,12 +141,12 @@ def test_an_added_token_with_the_number_of_another_is_said(model: str) -> None:
         document = json.loads(Path("m/tokenizer.json").read_text())
         document["model"] = {"type": model, "vocab": [[token, -1.0] for token in TOKENS]}
         Path("m/tokenizer.json").write_text(json.dumps(document))
-    assert notes() == ["tokenizer.json gives two tokens one number: 5 is 'b' and '<new>'"]
+    assert notes() == ["tokenizer.json has two tokens with the id 5: 'b' and '<new>'"]
 
 
 def test_an_average_says_why_such_lists_cannot_be_compared() -> None:
     whole("m", [{"id": 5, "content": "<new>"}]), whole("n")
-    said = "tokenizer.json gives two tokens one number: 5 is 'b' and '<new>'"
+    said = "tokenizer.json has two tokens with the id 5: 'b' and '<new>'"
     assert f"m: {said}" in cs.average(["n", "m"]).notes
     assert [note for note in cs.average(["m", "n"]).notes if said in note] == [f"m: {said}"]
 
@@ -171,7 +171,7 @@ def template(row: int, *, is_used: bool = True) -> dict[str, Any]:
 )
 def test_other_tokens_around_texts_than_are_named_are_said(processor: dict[str, Any] | None, is_said: bool) -> None:
     whole("m", [SPECIAL], post_processor=processor)
-    said = "the post_processor of tokenizer.json puts other tokens around a text than it names: '<s>' as 5 instead of 1"
+    said = "the post_processor of tokenizer.json adds other tokens to a text than it lists: '<s>' as 5 instead of 1"
     assert notes() == ([said] if is_said else [])
 
 
@@ -219,8 +219,8 @@ def test_transformers_agrees_on_added_tokens(added: dict[str, int]) -> None:
     [
         ("eng", []),
         ("deu", ["vocab.json has 10 tokens, but model.embed_tokens.weight has 8 rows: the last tokens have no row"]),
-        ("fra", ["vocab.json: it has no list for fra (target_lang), only for deu, eng"]),
-        (None, ["vocab.json: it has a list for each of 2 languages, and tokenizer_config.json does not name one (target_lang)"]),
+        ("fra", ["vocab.json: it has no token list for fra (target_lang), only for deu, eng"]),
+        (None, ["vocab.json: it has a token list for each of 2 languages, but tokenizer_config.json does not choose one (target_lang)"]),
     ],
 )  # fmt: skip
 def test_a_list_for_each_language_is_held_against_the_rows(language: str | None, said: list[str]) -> None:
@@ -240,7 +240,7 @@ def test_an_id_of_another_sign_than_its_field_is_called_by_is_said(number: int) 
     signs = [*TOKENS[:5], "<|vision_start|>", *TOKENS[6:]]
     model("m", tokens=signs, vision_start_token_id=number), model("a", tokens=signs, vision_start_token_id=5)
     told = "vision_start_token_id of config.json is 4 ('a'), while '<|vision_start|>' is 5"
-    note = f"ids whose tokens are not the ones that their fields name: {told}"
+    note = f"ids that belong to other tokens than their fields say: {told}"
     for found in (cs.inspect("m"), cs.convert("m"), cs.filter("m", include="**.weight")):
         assert [one for one in found.notes if "vision" in one] == ([note] if number == 4 else [])
     assert [one for one in cs.diff("a", "m").notes if "m: " in one] == ([f"m: {note}"] if number == 4 else [])
@@ -252,7 +252,7 @@ def test_a_vocabulary_that_gives_no_numbers_is_said(content: str) -> None:
     Path("m/vocab.json").write_text(content)
     Path("m/tokenizer_config.json").write_text('{"target_lang": "eng"}')
     (note,) = cs.inspect("m").notes
-    assert note == "vocab.json: it does not map each token to a number"
+    assert note == "vocab.json: it does not map each token to an integer"
 
 
 def test_the_rows_are_counted_without_a_configuration_and_in_merges_by_token() -> None:

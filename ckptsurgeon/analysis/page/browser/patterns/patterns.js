@@ -21,7 +21,7 @@ function parsePattern(text) {
   const chars = [...text];
   if (chars.length > MAX_CHARACTERS)
     throw new PatternError(`a pattern has ${chars.length} characters, more than the limit of ${MAX_CHARACTERS}.`);
-  if (!chars.length) throw new PatternError("a pattern is empty.", "Name a key or a module, or ** for every key.");
+  if (!chars.length) throw new PatternError("a pattern is empty.", "Write a key or a module, or ** for every key.");
   return { text, matches: text.startsWith("re:") ? expressionMatcher(text) : segmentsMatcher(chars) };
 }
 

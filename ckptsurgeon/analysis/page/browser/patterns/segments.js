@@ -43,7 +43,7 @@ function parseSegment(part, fail) {
   if (tokens.some((token, i) => token.kind === "star" && tokens[i + 1]?.kind === "star"))
     throw fail('"**" must be a whole segment', "Use * inside a segment.");
   if (tokens.reduce((product, token) => product * (token.count ?? 1), 1) > MAX_ALTERNATIVES)
-    throw fail(`${part.join("")} stands for more than ${MAX_ALTERNATIVES} names`, "Use {n} for any number.");
+    throw fail(`${part.join("")} expands to more than ${MAX_ALTERNATIVES} names`, "Use {n} for any number.");
   return tokens;
 }
 
@@ -90,7 +90,7 @@ function classToken(raw, fail) {
     const spans = at + 2 < pairs.length && pairs[at + 1][1] === "-" && !pairs[at + 1][0];
     const low = codeOf(pairs[at][1]);
     const high = codeOf(pairs[spans ? at + 2 : at][1]);
-    if (low > high) throw fail(`the class [${raw.join("")}] runs backwards`);
+    if (low > high) throw fail(`the class [${raw.join("")}] has a reversed range`);
     ranges.push([low, high]);
     at += spans ? 3 : 1;
   }
@@ -110,15 +110,15 @@ function braceToken(chars, fail) {
   if (/^[A-Za-z_][A-Za-z0-9_]*$/.test(raw)) return { kind: "number", name: raw };
   if (/^[A-Za-z0-9_+*/% -]+$/.test(raw) && /[A-Za-z]/.test(raw))
     throw fail(
-      `{${raw}} is arithmetic, which only a target has`,
-      "Catch the number with {n}, compute with it in the target, and leave layers out with --exclude.",
+      `{${raw}} is arithmetic, which only a target may contain`,
+      "Capture the number with {n}, compute with it in the target, and leave layers out with --exclude.",
     );
   throw fail(`{${raw}} is neither a list {a,b}, a range {0..11} nor a name {n}`, "Write \\{ for the character itself.");
 }
 
 function rangeToken(raw, low, high, fail) {
-  if (low > high) throw fail(`the range {${raw}} runs backwards`);
-  if (high - low >= MAX_ALTERNATIVES) throw fail(`{${raw}} stands for more than ${MAX_ALTERNATIVES} names`, "Use {n}.");
+  if (low > high) throw fail(`the range {${raw}} is reversed`);
+  if (high - low >= MAX_ALTERNATIVES) throw fail(`{${raw}} expands to more than ${MAX_ALTERNATIVES} names`, "Use {n}.");
   return choiceToken(Array.from({ length: Number(high - low) + 1 }, (_, i) => [...String(low + BigInt(i))]));
 }
 
@@ -131,7 +131,7 @@ function checkWord(chars, fail) {
   const found = /\*+|[?[\]{]/.exec(plain);
   if (found)
     throw fail(
-      `'${found[0]}' is in a list, whose words stand for themselves`,
+      `'${found[0]}' is in a list, whose words are literal text`,
       `Write a pattern for each word of the list, or \\${found[0][0]} for the character.`,
     );
   if (word.startsWith("re:"))
