@@ -22,8 +22,8 @@ class Patch(InNotebooks):
     ``path`` is the file that was read or written; ``old`` and ``new`` are the names of the checkpoints. ``equal``,
     ``changed`` and ``added`` count tensors of the new checkpoint: equal to the old one bit for bit, changed, and only
     in the new one. ``files`` is the number of new files, ``nbytes`` the size of the patch, ``new_nbytes`` the size of
-    the new files. If several patches were applied, the counts of tensors are those of the last patch, and ``nbytes`` is
-    the size of all patches. ``notes`` list what is not in the patch.
+    the new files. If several patches were applied, the tensors of the last patch are counted, and ``nbytes`` is the
+    size of all patches. ``notes`` list what is not in the patch.
     """
 
     path: str

@@ -21,7 +21,7 @@ from .model_folder.folder import ModelFolder, model_folder
 from .quantised_class import has_names_of, ignored_keys, quantised_notes
 from .transplant.transplant import transplant
 
-__all__ = ["class_notes", "class_without_codes", "comparison_notes"]
+__all__ = ["class_findings", "class_notes", "class_without_codes", "comparison_notes", "not_compared", "ties_of_class"]
 
 QUANTISATION = "quantization_config"
 PACKAGES = ("torch", "transformers")
@@ -33,21 +33,41 @@ def class_notes(checkpoint: Checkpoint) -> list[str]:
     The class is built on the meta device, as ``transplant`` builds a destination. If the model cannot be compared,
     there are no notes; ``not_compared`` returns the reason.
     """
+    return [said for said, _ in class_findings(checkpoint)]
+
+
+def class_findings(checkpoint: Checkpoint) -> list[tuple[str, bool]]:
+    """Return the notes of ``class_notes``, each with whether transformers would initialise or refuse a tensor."""
     folder = model_folder(checkpoint)
     if not_compared(checkpoint, folder):
         return []
     try:
         if _is_quantised(checkpoint, folder):
             settings = folder.config.get(QUANTISATION)
-            return quantised_notes(checkpoint, _plain_class(folder), _architecture(folder), settings)
-        plan = transplant(checkpoint, os.path.join(folder.path, CONFIG), on_mismatch="init")
+            noted = quantised_notes(checkpoint, _plain_class(folder), _architecture(folder), settings)
+            return [(note, False) for note in noted]
+        plan = transplant(checkpoint, _configuration(folder), on_mismatch="init")
     except CheckpointError as error:
         if isinstance(error, PlanError) and error.message.startswith("nothing would be loaded"):
             none = f"the weights have no key of {escape(_architecture(folder))}: transformers initialises all tensors"
-            return [f"{none}. {error.hint.partition(' Rename')[0]}".rstrip(". ")]
+            return [(f"{none}. {error.hint.partition(' Rename')[0]}".rstrip(". "), True)]
         said = error.said.removeprefix("config.json: ").removesuffix(".")
-        return [f"the model that config.json describes cannot be built: {said}"]
+        return [(f"the model that config.json describes cannot be built: {said}", False)]
     return list(_differences(plan, checkpoint, _architecture(folder)))
+
+
+def ties_of_class(checkpoint: Checkpoint) -> list[tuple[str, ...]]:
+    """Return the groups of keys that a model's class ties, and that are stored separately in the checkpoint."""
+    folder = model_folder(checkpoint)
+    try:
+        known = class_without_codes(checkpoint, folder)
+    except CheckpointError:
+        return []
+    groups: dict[str, list[str]] = {}
+    for key, first in known[0].ties.items() if known is not None else ():
+        groups.setdefault(first, [first]).append(key)
+    stored = ([key for key in group if key in checkpoint] for group in groups.values())
+    return [tuple(group) for group in stored if len({checkpoint.ties.get(key, key) for key in group}) > 1]
 
 
 def _is_quantised(checkpoint: Checkpoint, folder: ModelFolder) -> bool:
@@ -103,28 +123,37 @@ def _architecture(folder: ModelFolder) -> str:
     return names[0] if isinstance(names, list) and len(names) == 1 and isinstance(names[0], str) else ""
 
 
-def _differences(plan: Plan, checkpoint: Checkpoint, name: str) -> Iterator[str]:
-    ignored = ignored_keys(name)
-    name = escape(name)
+def _differences(plan: Plan, checkpoint: Checkpoint, name: str) -> Iterator[tuple[str, bool]]:
     missing = [step.key for step in plan.steps if step.reason == "missing" and not step.tied_to]
-    missing = [key for key in missing if not any(re.search(pattern, key) for pattern in ignored)]
     unused = sorted(key for _, key in plan.unexpected)
+    ignored = ignored_keys(name) if missing or unused else ()  # finding them imports the class
+    name = escape(name)
+    missing = [key for key in missing if not any(re.search(pattern, key) for pattern in ignored)]
     unused = [key for key in unused if not any(re.search(pattern, key) for pattern in ignored)]
     others = [step for step in plan.steps if step.reason == "mismatch" and not step.tied_to]
     if missing:
         has = f"{name} has {count(len(missing), 'tensor')} that the weights lack"
-        yield f"{has}: {listing(missing, 3, where='')}: transformers initialises what is missing"
+        yield f"{has}: {listing(missing, 3, where='')}: transformers initialises what is missing", True
     if others:
         one = others[0]
         own = f"is {shape_text(checkpoint[one.key].shape)}" if one.key in checkpoint else "has another shape"
         rest = f"; the shapes of {count(len(others) - 1, 'other')} differ too" if others[1:] else ""
-        yield f"{escape(one.key)} {own}, but {name}, built from config.json, has {shape_text(one.shape)}{rest}"
+        yield f"{escape(one.key)} {own}, but {name}, built from config.json, has {shape_text(one.shape)}{rest}", True
     if unused:
-        yield f"{name} does not use {count(len(unused), 'tensor')} of the weights: {listing(unused, 3, where='')}"
+        yield (
+            f"{name} does not use {count(len(unused), 'tensor')} of the weights: {listing(unused, 3, where='')}",
+            False,
+        )
+
+
+def _configuration(folder: ModelFolder) -> str:
+    """Return the path of the config.json of a local model; its path may be that of a file in its folder."""
+    path = folder.path if os.path.isdir(folder.path) else os.path.dirname(folder.path)
+    return os.path.join(path, CONFIG)
 
 
 def _plain_class(folder: ModelFolder) -> TargetSpec:
     """Return the tensors of the class in a folder's config.json, built without its quantisation settings."""
-    document = read_document(os.path.join(folder.path, CONFIG))
+    document = read_document(_configuration(folder))
     content = {name: value for name, value in document.content.items() if name != QUANTISATION}
     return TRANSFORMERS.load(replace(document, content=content))

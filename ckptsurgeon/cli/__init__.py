@@ -1,6 +1,6 @@
-"""The command line. Each verb is a small file that declares its options, calls the API and prints the answer.
+"""The command line. Each verb is a small file that declares its options, calls the API and prints the result.
 
-Signal handlers are installed before anything that takes time to import.
+Signal handlers are installed first, before modules that take time to import.
 """
 
 from __future__ import annotations

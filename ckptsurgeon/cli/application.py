@@ -1,4 +1,4 @@
-"""The application: its verbs, in the order of the help, and the groups of options that they share."""
+"""Builds the typer application from the verbs, in the order of the help, and from option groups that verbs share."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["GROUPS", "ORDER", "TIMEOUT", "application", "verbs", "with_groups"]
 
 # Groups of options that several verbs share, declared once as dataclasses whose fields are options.
 #
-# A verb takes a group as one keyword-only parameter, ``def run(source: …, *, writing: Writing)``, and the command line
-# shows its fields one by one. A verb's own option with the name of a field replaces that field.
+# A verb has a group as one keyword-only parameter, ``def run(source: …, *, writing: Writing)``. On the command line,
+# each field of the group is an option. If the verb has an option with the name of a field, it replaces that field.
 
 
 def with_groups(verb: Callable[..., None]) -> Callable[..., None]:
-    """Return a function like ``verb`` that takes the options of its groups one by one, as typer needs it.
+    """Return a function like ``verb`` that has each option of its groups as a separate parameter, as typer needs it.
 
-    A group is a dataclass whose fields are options; ``verb`` takes each group as one parameter.
+    A group is a dataclass whose fields are options; ``verb`` has one parameter for each group.
     """
     hints = get_type_hints(verb, include_extras=True)
     hints.pop("return", None)
@@ -81,7 +81,7 @@ TIMEOUT = "--timeout"
 
 
 class Verb(TyperCommand):
-    """A command whose usage line names the arguments without their types."""
+    """A command whose usage line shows the arguments without their types."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the pieces of the usage line: ``[OPTIONS]`` and the names of the arguments."""
@@ -117,7 +117,7 @@ class Verb(TyperCommand):
 def application(*, as_json: bool) -> typer.Typer:
     """Return the typer application, which has all verbs with their options.
 
-    With ``as_json``, --version and the options for completion answer as JSON.
+    With ``as_json``, --version and the options for completion print JSON.
     """
     app = typer.Typer(
         name="ckpt",

@@ -16,13 +16,13 @@ __all__ = ["ask_to_consume", "check_can_ask"]
 
 
 def check_can_ask() -> None:
-    """Raise ConfigError if nobody can be asked."""
+    """Raise ConfigError if stdin is not a terminal, so that no question can be asked."""
     from ..errors import ConfigError
 
     if not (sys.stdin is not None and sys.stdin.isatty()):
         raise ConfigError(
-            "--consume deletes the sources and asks before, but there is no terminal to ask on.",
-            hint="Add --yes to delete them unasked.",
+            "--consume asks before it deletes the sources, but there is no terminal to ask on.",
+            hint="Add --yes to delete them without a question.",
         )
 
 

@@ -20,16 +20,16 @@ __all__ = ["ReaderGoneError", "failed", "guarded_streams", "is_for_memory"]
 
 
 class ReaderGoneError(Exception):
-    """Raised if the process that read our stdout has ended, as in ``ckpt ... | head -1``."""
+    """The error for a stdout whose reading process has ended, as in ``ckpt ... | head -1``."""
 
 
 @contextmanager
 def guarded_streams() -> Iterator[None]:
     """Make stdout and stderr safe to write to during the block.
 
-    A closed stream is opened on /dev/null, so that no file that we open gets its descriptor. Characters that the
-    encoding lacks are written as escapes. If stdout was closed or cannot be written, writing an answer raises
-    OutputError or ReaderGoneError; errors of stderr are ignored.
+    A closed stream is opened on /dev/null, so that no other file gets its descriptor. Characters that the encoding
+    lacks are written as escapes. If stdout was closed or cannot be written, writing to it raises OutputError or
+    ReaderGoneError; errors of stderr are ignored.
     """
     _open_closed()
     with (
@@ -44,7 +44,7 @@ def _open_closed() -> None:
         try:
             os.fstat(number)
         except OSError:
-            # open() takes the lowest free descriptor: this one. Writing to a closed stdout must fail: read-only.
+            # open() uses the lowest free descriptor, which is this one. stdout is opened read-only, so that writing fails.
             os.open(os.devnull, os.O_RDONLY if number == 1 else os.O_RDWR)
     if sys.stdout is None:
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
@@ -70,7 +70,7 @@ class _Stream:
             return self._failed(error)
 
     def flush(self) -> None:
-        """Write what is buffered."""
+        """Write the buffered text."""
         try:
             self._stream.flush()
         except OSError as error:
@@ -114,12 +114,12 @@ class _ErrorStream(_Stream):
 
 BUG = 70
 LONGEST = 1200
-"""Longest message, and hint, shown as text, in characters; --json shows all of it."""
+"""The most characters of a message or hint that are shown as text; --json shows all characters."""
 RED, PLAIN = "\x1b[1;31m", "\x1b[0m"
 _NO_MEMORY = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")
 """Messages of the dynamic loader when memory runs out."""
 _PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
-"""Our folder. Without memory, Python's compiler may raise SyntaxError for one of our modules."""
+"""The folder of ckptsurgeon. If memory runs out, Python's compiler may raise SyntaxError for a module in this folder."""
 
 
 def failed(error: Exception, args: Sequence[str], *, as_json: bool) -> int:
@@ -154,7 +154,7 @@ def _known(error: Exception) -> CheckpointError | None:
 
 
 def is_for_memory(error: BaseException | None) -> bool:
-    """Return whether an error, or its cause, means that memory ran out for an object, a thread or a shared library."""
+    """Return whether an error or its cause shows that memory ran out (for an object, a thread or a shared library)."""
     if error is None:
         return False
     text = str(error)
@@ -186,7 +186,7 @@ def _has_folder() -> bool:
 
 
 def _usage(error: Exception, args: Sequence[str]) -> ConfigError:
-    """Return an error of the command line parser as a ConfigError, with a hint about what was probably meant."""
+    """Return an error of the command line parser as a ConfigError, with a hint."""
     message = str(error.format_message()).rstrip(".")  # type: ignore[attr-defined]
     context = getattr(error, "ctx", None)
     hint = f"See {context.command_path} -h." if context is not None else ""
@@ -234,7 +234,7 @@ def _as_text(error: CheckpointError) -> str:
 def _is_coloured() -> bool:
     """Return whether errors are coloured, by the rules of rich.
 
-    They are on a terminal that can show colours; NO_COLOR and FORCE_COLOR override that.
+    Errors are coloured on a terminal that can show colours; NO_COLOR and FORCE_COLOR override this.
     """
     if os.environ.get("NO_COLOR"):
         return False

@@ -62,18 +62,18 @@ Task = Annotated[
     typer.Option(
         "--task",
         metavar="NAME",
-        help="Name the task (asr, st, tts and others) of an ESPnet configuration whose entries fit several.",
+        help="The task (asr, st, tts and others) of an ESPnet configuration whose entries fit several tasks.",
     ),
 ]
 Root = Annotated[
     str | None,
     typer.Option(
-        metavar="PATH", help="Take the state dict at this entry of the file, such as model_ema; . is the top level."
+        metavar="PATH", help="Use the state dict in this entry of the file, such as model_ema; . is the top level."
     ),
 ]
 Output = Annotated[
     str | None,
-    typer.Option("-o", "--output", metavar="FILE|DIR", help="Write the output here; a recipe may name it itself."),
+    typer.Option("-o", "--output", metavar="FILE|DIR", help="Write the output here; a recipe may contain the path."),
 ]
 OutputHere = Annotated[str | None, typer.Option("-o", "--output", metavar="OUT", help="Write the output here.")]
 To = Annotated[
@@ -81,7 +81,7 @@ To = Annotated[
     typer.Option(
         "--to",
         metavar="FORMAT",
-        help="Write safetensors, pth, dcp, fsdp, gguf, tensorflow or tp, whatever the output's suffix is.",
+        help="Write this format, whatever the output's suffix is: safetensors, pth, dcp, fsdp, gguf, tensorflow or tp.",
     ),
 ]
 MaxShard = Annotated[
@@ -92,15 +92,15 @@ MaxShard = Annotated[
 ]
 Ranks = Annotated[
     int | None,
-    typer.Option("--ranks", metavar="NUMBER", help="With --to fsdp or tp: write a file for each of so many ranks."),
+    typer.Option("--ranks", metavar="NUMBER", help="With --to fsdp or tp: the number of ranks; each rank has a file."),
 ]
 Axis = Annotated[
     list[str] | None,
     typer.Option(
         "--axis",
         metavar="GLOB=AXIS",
-        help="Cut the tensors that match along this axis, or give them whole to every rank (GLOB=none); the last that "
-        "matches counts. [default: fsdp cuts parameters along axis 0, tp nothing]",
+        help="Split the tensors that match along this axis, or store them whole in every rank (GLOB=none); the last "
+        "option that matches wins. [default: fsdp splits parameters along axis 0, tp splits nothing]",
     ),
 ]
 Mesh = Annotated[
@@ -146,17 +146,17 @@ Restart = Annotated[
     bool,
     typer.Option(
         "--restart",
-        help="Begin anew: remove the finished shards of an interrupted run, which are kept otherwise.",
+        help="Start again: remove the finished shards of an interrupted run instead of continuing it.",
     ),
 ]
 Consume = Annotated[
     bool,
     typer.Option(
         "--consume",
-        help="Delete each shard of the sources as soon as what came of it is on disk; asks twice.",
+        help="Delete each shard of the sources as soon as its results are on disk; asks twice.",
     ),
 ]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask: with --consume.")]
+Yes = Annotated[bool, typer.Option("--yes", help="With --consume: do not ask.")]
 Prove = Annotated[
     bool,
     typer.Option(
@@ -184,7 +184,7 @@ DryRun = Annotated[
 ]
 RunCode = Annotated[
     bool,
-    typer.Option("--run-code", help="With -n: run the code that the recipe names (plugin, _target_), to plan with it."),
+    typer.Option("--run-code", help="With -n: run the code of the recipe (plugin, _target_), as the plan may need it."),
 ]
 Ruleset = Annotated[
     list[str] | None,
@@ -218,7 +218,7 @@ Encoding = Annotated[
     typer.Option(
         "--encoding",
         metavar="keep|dequantize",
-        help="If a model is quantised: keep its encoding, or write plain numbers.",
+        help="If a model is quantised: keep its encoding, or write decoded values.",
     ),
 ]
 Unwrap = Annotated[bool, typer.Option("--unwrap", help="Strip wrappers such as module. from the keys.")]
@@ -234,7 +234,7 @@ KeepExtras = Annotated[
 
 
 def metadata_of(texts: Sequence[str] | None) -> dict[str, str]:
-    """Return the entries of --set-metadata; raises ConfigError for a text that is not KEY=VALUE."""
+    """Return the entries of --set-metadata as a dict; raises ConfigError for a string that is not KEY=VALUE."""
     found = {}
     for text in texts or ():
         key, equals, value = text.partition("=")
@@ -247,9 +247,9 @@ def metadata_of(texts: Sequence[str] | None) -> dict[str, str]:
 
 
 def mismatch_policies(on_mismatch: Sequence[str], *, ignore: bool) -> list[str]:
-    """Return the values of --on-mismatch, and ``init`` for --ignore-mismatch, if ``ignore`` is set.
+    """Return the values of --on-mismatch, and "init" if ``ignore`` (--ignore-mismatch) is true.
 
-    These say what to do if shapes differ. Raises ConfigError if --ignore-mismatch contradicts one of the values.
+    Each value is a policy for tensors whose shapes differ. Raises ConfigError if --ignore-mismatch contradicts a value.
     """
     other = next((text for text in on_mismatch if ignore and "=" not in text and text != "init"), None)
     if other is not None:
@@ -261,7 +261,7 @@ def mismatch_policies(on_mismatch: Sequence[str], *, ignore: bool) -> list[str]:
 
 
 def numbers(option: str, text: str | None) -> list[float] | None:
-    """Return comma-separated numbers as a list, None for None; raises ConfigError if they are not numbers.
+    """Return the numbers in a comma-separated string, None for None; raises ConfigError if a part is not a number.
 
     ``option`` is the name of the option, for the message.
     """
@@ -286,9 +286,9 @@ def check_explain(**writing: object) -> None:
 
 
 def given_output(output: str | None) -> str:
-    """Return the output of a command that has no default for it; raises ConfigError if it is not given."""
+    """Return ``output`` if it is given, else raise ConfigError; for commands without a default output."""
     if output is None:
-        raise ConfigError("no output given.", hint="Name the output with -o.")
+        raise ConfigError("no output given.", hint="Set the output with -o.")
     check_output(output)
     return output
 
@@ -297,13 +297,13 @@ def check_output(path: str) -> None:
     """Raise ConfigError if the path of the output is ``-``: stdout is not supported."""
     if path == "-":
         raise ConfigError(
-            "-o - does not name a file, and an output cannot go to stdout.",
+            "-o - is not a file name, and an output cannot be written to stdout.",
             hint="Write a path after -o; for a file called - write ./-.",
         )
 
 
 def _suffixes() -> Mapping[str, tuple[str, ...]]:
-    """Return the suffixes of each format that can be written, by the name that --to gives it."""
+    """Return the suffixes of each format that can be written, by the format's name in --to."""
     formats = cast("dict[str, Any]", discover("ckptsurgeon.formats", "FORMAT"))
     writers = [getattr(found, "writer", None) for found in formats.values()]
     return {writer.name: writer.suffixes for writer in writers if writer is not None}
@@ -316,8 +316,8 @@ def default_output(destination: str, to: str | None, max_shard_size: str | None)
     """
     if "://" in destination:
         raise ConfigError(
-            "no output is given, and the destination is remote, so that the output cannot be put next to it.",
-            hint="Name the output with -o.",
+            "no output is given, and the destination is remote, so the output cannot be written next to it.",
+            hint="Set the output with -o.",
         )
     stem = f"{os.path.splitext(destination.rstrip('/'))[0]}.init"
     if max_shard_size is not None:

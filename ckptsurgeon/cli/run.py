@@ -38,7 +38,7 @@ def run(args: Sequence[str]) -> int:
 def _rare_garbage_collection() -> Iterator[None]:
     """Make Python's garbage collection rare during the block, which saves time.
 
-    Two headers of 92,000 tensors make a million small objects that are never garbage.
+    For example, two headers of 92,000 tensors make a million small objects, none of which is ever garbage.
     """
     thresholds = gc.get_threshold()
     gc.set_threshold(10_000_000, 50, 50)
@@ -70,7 +70,7 @@ def _invoke(args: list[str], as_json: bool) -> int:
 def _set_timeout(args: Sequence[str], stack: ExitStack) -> list[str]:
     """Set the timeout for servers until ``stack`` closes; return the command line without ``--timeout``.
 
-    ``--timeout`` may be anywhere; the last one counts.
+    ``--timeout`` may be anywhere on the line; if there are several, the last one wins.
     """
     end = args.index("--") if "--" in args else len(args)
     kept: list[str] = []
@@ -93,7 +93,7 @@ def _timeout_of(seconds: str) -> AbstractContextManager[None]:
 
 
 def _verb_first(args: Sequence[str]) -> list[str]:
-    """Return the words with global options moved behind the verb, so that ``ckpt --json inspect x`` works."""
+    """Return the command line with global options moved after the verb, so that ``ckpt --json inspect x`` works."""
     head = 0
     while head < len(args) and args[head] in GLOBAL:
         head += 1
@@ -104,7 +104,7 @@ def _verb_first(args: Sequence[str]) -> list[str]:
 
 
 def _complete_wait_options(args: Sequence[str]) -> list[str]:
-    """Return the command line with ``--wait=inf``, to wait without limit, for each --wait that has no number."""
+    """Return the command line with each --wait without a number replaced by ``--wait=inf``: wait without limit."""
     found: list[str] = []
     for number, arg in enumerate(args):
         if arg == "--":
@@ -123,7 +123,7 @@ def _is_number(text: str) -> bool:
 
 
 def _complete_shell_options(args: Sequence[str]) -> list[str]:
-    """Return the command line with '' after each completion option that has no shell.
+    """Return the command line with '' added after each completion option that has no value.
 
     The value '' means the shell that runs ckpt.
     """

@@ -1,4 +1,4 @@
-"""Writes a command's output, as text or JSON: the answer to stdout, everything else to stderr."""
+"""Prints a command's result to stdout, as text or JSON, and notes and progress to stderr."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ __all__ = ["Jsonable", "Sink", "console_of", "print_to"]
 PROGRESS_AFTER_S = 1.0
 """Work that takes longer than this shows its progress."""
 WIDTH = 100
-"""Width of a line in columns if neither COLUMNS nor a terminal gives one."""
+"""The width of a line in columns if neither COLUMNS nor a terminal determines the width."""
 NARROWEST = 60
-"""Tables are never made narrower than this, to stay readable; a narrower terminal wraps their lines."""
+"""The smallest width of a table in columns; on a narrower terminal, the lines wrap."""
 
 
 class Jsonable(Protocol):
@@ -37,7 +37,7 @@ class Jsonable(Protocol):
 
 
 def _width(stream: Any) -> int:
-    """Return the width for a stream in characters, from COLUMNS or the terminal; WIDTH if neither gives a valid one."""
+    """Return the width for a stream in characters, from COLUMNS or the terminal; WIDTH if there is no valid width."""
     columns = os.environ.get("COLUMNS", "")
     width = int(columns) if columns.isascii() and columns.isdigit() and len(columns) < 6 else 0
     if not width and stream.isatty():
@@ -62,9 +62,9 @@ def console_of(stream: Any, file: Any = None) -> Console:
 
 
 def print_to(stream: Any, *views: Any, wrapped: bool = True) -> None:
-    """Print texts and tables of rich to a stream in one piece, with colours if it is a terminal.
+    """Print rich's texts and tables to a stream in one write, with colours if the stream is a terminal.
 
-    With ``wrapped`` off, long lines are not wrapped.
+    If ``wrapped`` is false, long lines are not wrapped.
     """
     text = io.StringIO()
     console = console_of(stream, text)
@@ -76,7 +76,7 @@ def print_to(stream: Any, *views: Any, wrapped: bool = True) -> None:
 
 @dataclass
 class Sink:
-    """The options --json, -q and -v of a command, and methods that print its output as these options say."""
+    """The options --json, -q and -v of a command, and methods that print its output according to these options."""
 
     json: Json = False
     quiet: Quiet = False

@@ -1,4 +1,4 @@
-"""Options without a verb: the version, and completion."""
+"""Options that are used without a verb: the version, and completion."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def install_option(*, as_json: bool) -> Any:
 
     return typer.Option(
         None, COMPLETION[0], metavar=SHELLS, callback=install, is_eager=True,
-        help="Install completion of verbs, options, files and keys with Tab, for this shell or the one named.",
+        help="Install Tab completion of verbs, options, files and keys for the given shell. [default: this shell]",
     )  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def show_option(*, as_json: bool) -> Any:
 
 
 def _completion(shell: str, *, path: str = "", start: str = "") -> dict[str, Any]:
-    """Return the answer about completion as plain data, for ``--json``; paths are '' if nothing was written."""
+    """Return the script and paths of a completion option as plain data; a path is '' if nothing was written there."""
     from .completion.installing import program
     from .completion.installing import script as script_completion
 

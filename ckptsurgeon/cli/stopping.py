@@ -1,4 +1,4 @@
-"""Signal handlers: they write one line to stderr, set the right exit status, and leave no half-written output.
+"""Signal handlers, which write one line to stderr, set the exit status, and leave no incomplete output.
 
 This module is loaded before everything else and imports only cheap modules of the standard library. While an output is
 being written, a signal raises StoppedBySignal in the code that writes, which then removes its temporary files; at any
@@ -26,7 +26,7 @@ Identity = tuple[int, int] | None
 
 
 class StoppedBySignal(BaseException):
-    """Raised by a signal while an output is being written.
+    """The exception that a signal raises while an output is being written.
 
     It is a BaseException, so that ``except Exception`` does not catch it.
     """
@@ -71,14 +71,14 @@ def stoppable(as_json: bool, *, whole_program: bool) -> Iterator[None]:
 
 @contextmanager
 def unwinding(output: str = "") -> Iterator[None]:
-    """Let signals raise StoppedBySignal during the block; ``output`` is the file that the block writes, if any."""
+    """Make signals raise StoppedBySignal during the block; ``output`` is the file that the block writes, if any."""
     outside, _SignalState.unwinds = _SignalState.unwinds, True
     _SignalState.output, _SignalState.before = output, _identity(output)
     try:
         yield
     finally:
         _SignalState.unwinds = outside
-    if _SignalState.number:  # Stopped was raised, but code that catches everything swallowed it
+    if _SignalState.number:  # it was raised, but code that catches every exception swallowed it
         raise StoppedBySignal
 
 
@@ -134,12 +134,12 @@ def stop_message(number: int = 0) -> tuple[int, str]:
 
 
 def set_run_folder(folder: str) -> None:
-    """Set the folder of the training run, so that the message after a signal names the run's last checkpoint."""
+    """Set the folder of the training run, so that the message after a signal contains the run's last checkpoint."""
     _SignalState.run = folder
 
 
 def _saved_checkpoint() -> str:
-    """Return a text that names the last checkpoint of the run and the command that resumes it; '' if none was saved."""
+    """Return a clause with the run's last checkpoint and the command that resumes it; '' if no checkpoint was saved."""
     try:
         step = os.readlink(os.path.join(_SignalState.run, "last")) if _SignalState.run else ""
     except OSError:
@@ -162,17 +162,17 @@ def _remains() -> str:
 
 
 def _finished_parts() -> str:
-    """Return a text that says how many parts of the output are finished, if the next run can go on from them; or ''."""
+    """Return a clause with the number of finished parts from which the next run can continue; '' if there are none."""
     from ..storage.write.journal import unfinished_output
 
     found = unfinished_output(os.path.realpath(_SignalState.output)) if _SignalState.output else None
     if found is None:
         return ""
-    return f"{found.done} parts are finished and kept: the same command goes on from there"
+    return f"{found.done} parts are finished and kept: the same command continues from there"
 
 
 def output_in_place() -> str:
-    """Return the name of the output if its file was written or replaced since the start, otherwise ''."""
+    """Return the path of the output if its file was written or replaced since the start, otherwise ''."""
     if not _SignalState.output or _identity(_SignalState.output) in (None, _SignalState.before):
         return ""
     from ..util.text import escape

@@ -1,4 +1,7 @@
-"""Shows the progress of a training run: checks, and a line that is updated on a terminal or else printed at times."""
+"""Shows the progress of a training run: checks, and a status line.
+
+On a terminal, the status line is updated in place; otherwise a line is printed from time to time.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,11 @@ __all__ = ["ProgressDisplay", "training_progress"]
 
 DRAWN_A_SECOND = 8
 SMOOTH = 0.9
-"""Weight of the previous value in the smoothed rate."""
+"""The weight of the previous value in the exponentially smoothed rate."""
 
 
 class ProgressDisplay:
-    """Shows the progress of a training run on stderr; its method ``observe`` is given to ``train`` as ``observer``.
+    """Shows the progress of a training run on stderr; its method ``observe`` is the argument ``observer`` of ``train``.
 
     ``shown`` has the names of the groups of checks that have been shown, and ``noted`` the notes that have been shown.
     """
@@ -101,7 +104,7 @@ class ProgressDisplay:
             self._draw(control_line(row))
 
     def _filling(self, row: Mapping[str, Any]) -> None:
-        """Show on a terminal how much of the cache is filled, if filling it takes time."""
+        """On a terminal, show how much of the feature cache is filled, if filling the cache takes time."""
         from ..render.train import filling_line
 
         now, split = time.monotonic(), row["split"]

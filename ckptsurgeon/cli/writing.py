@@ -1,4 +1,4 @@
-"""The steps of every verb that makes a plan: check the output, show or carry out the plan, report the output."""
+"""Does the steps that all verbs with a plan share: check the output, show or carry out the plan, show the receipt."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ __all__ = ["Writing", "show_explained", "show_plan"]
 
 @dataclass(frozen=True)
 class RankChoices:
-    """The group of options of formats with a file for each rank."""
+    """The group of options for formats that have one file for each rank."""
 
     ranks: Ranks = None
     axis: Axis = None
@@ -53,7 +53,7 @@ class RankChoices:
 
     @property
     def given(self) -> dict[str, Any]:
-        """The options as arguments of the verbs of Python; {} if none is given."""
+        """The given options as arguments for the functions of the Python API; {} if none is given."""
         return {name: value for name, value in vars(self).items() if value}
 
 
@@ -92,7 +92,7 @@ class Writing:
             raise ConfigError("--prove runs the output, and -n writes none.", hint="Leave one of them out.")
         if self.output is None:
             if not self.dry_run:
-                raise ConfigError("no output given.", hint="Name the output with -o, or show the plan with -n.")
+                raise ConfigError("no output given.", hint="Set the output with -o, or show the plan with -n.")
             if self.to or self.max_shard_size or self.shared.given:
                 api_check_output("output/", to=self.to, max_shard_size=self.max_shard_size, **self.shared.given)
             return
@@ -100,22 +100,25 @@ class Writing:
         api_check_output(self.output, to=self.to, max_shard_size=self.max_shard_size, **self.shared.given)
 
     def check_consent(self) -> None:
-        """Raise ConfigError if the sources would be deleted and nobody can be asked, or --yes has no meaning."""
+        """Raise ConfigError if --consume is given but no question can be asked, or if --yes is given without --consume."""
         from ..errors import ConfigError
 
         if self.yes and not self.consume:
-            raise ConfigError("--yes is only for --consume.", hint="Leave it out: nothing else asks.")
+            raise ConfigError("--yes is only for --consume.", hint="Leave it out: only --consume asks.")
         if self.consume and not (self.yes or self.dry_run):
             from .consuming import check_can_ask
 
             check_can_ask()
         if self.processes is not None and not self.dry_run:
             raise ConfigError(
-                "--processes is only for a dry run (-n): it starts none.",
-                hint="Start them with torchrun --nproc-per-node N -m ckptsurgeon …",
+                "--processes is only for a dry run (-n): it does not start processes.",
+                hint="To start processes, run torchrun --nproc-per-node N -m ckptsurgeon …",
             )
         if self.processes is not None and self.shared.given:
-            raise ConfigError("--processes: a file for each rank is written by one process.", hint="Leave it out.")
+            raise ConfigError(
+                "--processes cannot be used with --ranks: one process writes the files of all ranks.",
+                hint="Leave it out.",
+            )
 
     def carry_out(self, plan: Plan) -> None:
         """Write the output of a plan and show the receipt; with --dry-run, only show the plan."""
@@ -179,7 +182,7 @@ class Writing:
             self._show_proof(proof)
 
     def _proof(self, plan: Plan, output: str) -> Proof | None:
-        """Return the proof of the output that is written; None without --prove."""
+        """Compare the networks of source and output, and return the result; None without --prove."""
         if not self.prove:
             return None
         from ..api.prove.output import prove_output
@@ -198,7 +201,7 @@ class Writing:
             raise typer.Exit(1)
 
     def _show_sharing(self, plan: Plan, processes: int) -> None:
-        """Show a plan, and what each of several processes would do for it; with --json, print only the latter."""
+        """Show a plan, and the work of each of ``processes``; with --json, print only the work of the processes."""
         from ..api.sharing import sharing
         from ..render.sharing import sharing_view
 
@@ -229,7 +232,7 @@ class Writing:
 
 
 def show_explained(sink: Sink, plan: Plan, keys: Sequence[str]) -> None:
-    """Show where the tensors ``keys`` of a plan come from, and why; also with -q, because --explain asks for it."""
+    """Show where the tensors ``keys`` of a plan come from, and why; -q does not suppress it."""
     from ..api.explain import explain
 
     found = explain(plan, keys)

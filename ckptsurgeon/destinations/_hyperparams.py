@@ -245,7 +245,7 @@ def error_text(error: Exception) -> str:
 
 
 def _stream(document: Document, text: str) -> io.StringIO:
-    """Return ``text`` as a file object whose ``name`` is the document's path; hyperpyyaml finds included files by it."""
+    """Return ``text`` as a file object with the document's path as ``name``, so that ``!include`` finds its files."""
     stream = io.StringIO(text)
     stream.name = document.path
     return stream

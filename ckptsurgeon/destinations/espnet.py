@@ -222,7 +222,8 @@ def _file_names(document: Document, values: dict[str, Any], task: Task) -> Itera
             yield values, name
         elif tokens is not None and not _are_texts(tokens):
             raise document.fail(
-                f"the field {name} is neither a list of strings nor a file name.", "Quote tokens that look like numbers."
+                f"the field {name} is neither a list of strings nor a file name.",
+                "Quote tokens that look like numbers.",
             )
     for name in sorted(values):
         conf = values.get(f"{name}_conf")

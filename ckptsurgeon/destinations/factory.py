@@ -55,7 +55,7 @@ class _Factory:
 
 @dataclass(frozen=True)
 class _Located:
-    """The object to which a ``_target_`` refers, its module, and the module's file if it is the user's own ("" else)."""
+    """The object to which a ``_target_`` refers, its module, and the module's file ("" unless it is the user's own)."""
 
     target: str
     value: Any

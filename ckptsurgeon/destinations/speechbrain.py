@@ -1,8 +1,8 @@
-"""Destinations that SpeechBrain trains: the modules of a ``hyperparams.yaml``, built by hyperpyyaml.
+"""Destinations that are the modules of a ``hyperparams.yaml`` of SpeechBrain, built by hyperpyyaml.
 
-The entry ``modules`` becomes one ``torch.nn.ModuleDict``, as ``Brain`` makes it (with keys such as ``enc.weight``).
-Another entry can be chosen by name, for example the ``model: !new:torch.nn.ModuleList`` that a checkpointer saves
-(with keys such as ``0.weight``).
+The entry ``modules`` becomes one ``torch.nn.ModuleDict``, as in SpeechBrain's class ``Brain`` (with keys such as
+``enc.weight``). The user can choose another entry, for example the ``model: !new:torch.nn.ModuleList`` that a
+checkpointer saves (with keys such as ``0.weight``).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["CONFIG", "TOOLKIT"]
 
 MODULES = "modules"
 MOST_FEATURES = 1 << 20
-"""The most features of a module whose statistics become tensors: a larger number is taken for a mistake."""
+"""The largest number of features of a module whose statistics become tensors; larger numbers are an error."""
 
 
 class _Toolkit:
@@ -58,9 +58,9 @@ class _Toolkit:
 
 
 class _Named:
-    """``model: {speechbrain: hyperparams.yaml, entry: model, overrides: {…}}``: our file names a SpeechBrain file.
+    """``model: {speechbrain: hyperparams.yaml, entry: model, overrides: {…}}``: our file refers to SpeechBrain's.
 
-    ``statistics: {normalize: 80}`` makes tensors of the running statistics of the module ``normalize``, for 80
+    ``statistics: {normalize: 80}`` turns the running statistics of the module ``normalize`` into tensors of 80
     features.
     """
 
@@ -71,7 +71,7 @@ class _Named:
         return code_in(_inner(document))
 
     def load(self, document: Document) -> TargetSpec:
-        """Load the chosen entry of the configuration that the document names relative to its own folder."""
+        """Load the chosen entry of the SpeechBrain file to which the document refers."""
         check_fields(document, "model", document.model, ("speechbrain", "entry", "overrides", "statistics"))
         entry = document.model.get("entry", MODULES)
         overrides = document.model.get("overrides") or {}
@@ -98,9 +98,9 @@ def _sizes(document: Document) -> dict[str, int]:
 
 
 def _inner(document: Document) -> Document:
-    """Return the SpeechBrain configuration that a document in our format names.
+    """Return the SpeechBrain configuration to which a document in our format refers.
 
-    Both share the list ``ran``: a function that runs for one is listed for the other, too.
+    The two documents share the list ``ran``, so code that runs for the SpeechBrain configuration is listed for both.
     """
     named = document.model["speechbrain"]
     if not isinstance(named, str):
@@ -111,7 +111,10 @@ def _inner(document: Document) -> Document:
 def _load(
     document: Document, entry: str, overrides: Mapping[str, Any], statistics: Mapping[str, int] = MappingProxyType({})
 ) -> TargetSpec:
-    """Return an entry as a destination, built without storage; raises ConfigError if it cannot be read or built."""
+    """Return an entry of a SpeechBrain file as a destination, built without storage.
+
+    ``statistics`` is the result of ``_sizes``. Raises ConfigError if the entry cannot be read or built.
+    """
     from .torch_module.module import module_target
 
     with user_code(document):
@@ -138,8 +141,10 @@ def _keep_statistics(document: Document, modules: Any, name: str, features: int)
     if module is None or not has_statistics(module):
         names = [name for name, one in modules.named_modules() if has_statistics(one)]
         raise document.fail(
-            f"the field statistics names {escape(name)}, which is not a module that collects them (norm_type: global).",
-            f"Name one of these modules: {listing(names)}." if names else "No module does; leave statistics out.",
+            f"the field statistics has {escape(name)}, which is not a module that collects them (norm_type: global).",
+            f"Use one of these modules: {listing(names)}."
+            if names
+            else "No module of the file collects statistics: leave this field out.",
         )
     keep_statistics(module, features)
 
@@ -158,7 +163,7 @@ def _made(document: Document, text: str) -> dict[str, Any]:
 
 
 def _with_entries(document: Document, overrides: Mapping[str, Any], modules: dict[str, Any]) -> Any:
-    """Return modules as one ``BrainModules``, which can make the file's other entries when the model is trained."""
+    """Return ``modules`` as one ``BrainModules``, which can make the file's other entries when the model is trained."""
     from ._brain_modules import BrainModules
 
     def make(names: Sequence[str]) -> dict[str, Any]:
@@ -172,7 +177,8 @@ def _with_entries(document: Document, overrides: Mapping[str, Any], modules: dic
 def _module(document: Document, entry: str, made: Any) -> Any:
     """Return the entry with a dotted name: a module, ``modules`` as a dict, or another mapping as a ModuleDict.
 
-    Raises ConfigError if there is no such entry, or it is neither a module nor a mapping of modules.
+    ``made`` has the file's objects by entry. Raises ConfigError if there is no such entry, or if the entry is neither a
+    module nor a mapping of modules.
     """
     from torch import nn
 

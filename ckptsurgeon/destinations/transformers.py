@@ -25,7 +25,7 @@ class _Transformers:
     field = "transformers"
 
     def code(self, document: Document) -> Sequence[str]:
-        """Return (): only models of transformers itself are built; code that an ``auto_map`` names is never run."""
+        """Return (): only models of transformers itself are built; custom code listed in ``auto_map`` is never run."""
         return ()
 
     def recognises(self, document: Document) -> bool:
@@ -38,7 +38,7 @@ class _Transformers:
     def load(self, document: Document) -> TargetSpec:
         """Return the destination; raises ConfigError if the package is missing, or the model or a field is unknown.
 
-        What a configuration builds is kept in the user's cache. It is built again only to draw initial values.
+        The destination is stored in the user's cache. Later the model is built again only to draw initial values.
         """
         from .hf.cached_build import cached_axes, cached_layouts, cached_spec, spec_key
         from .hf.given import given_fields
@@ -70,7 +70,7 @@ def _live(spec: TargetSpec) -> object:
 
 
 def _built(document: Document, given: GivenFields, key: str) -> tuple[TargetSpec, str]:
-    """Build the model, and keep what it has under ``key``; return the destination, and the key if it is kept."""
+    """Build the model and store the destination in the cache under ``key``; return both (key "" if not stored)."""
     from .hf.config import describe, library
     from .hf.model import ModelFacts, construct, offline, vocabulary_of
     from .torch_module.module import module_target

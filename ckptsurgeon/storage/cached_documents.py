@@ -1,7 +1,7 @@
 """Keeps small JSON documents that took long to compute in the user's cache folder.
 
-An entry is read only if it is a whole file of this user under its own key; else it is computed again and rewritten.
-Nothing in the cache is needed: every failure to read or write counts as "not there".
+An entry is used only if its file is complete, belongs to this user and contains its key; otherwise the document is
+computed and stored again. Failures to read or write the cache are never errors: the entry is then treated as missing.
 """
 
 from __future__ import annotations
@@ -19,28 +19,31 @@ __all__ = ["cache_folder", "cached_document", "document_key", "keep_document"]
 
 FOLDER, SUFFIX, TEMP = "builds", ".json", ".tmp"
 MOST_FILES, MOST_BYTES, MOST_IN_ONE = 200, 128 << 20, 16 << 20
-"""How many entries and bytes are kept, the most recently used ones, and how large one entry may be."""
+"""The most entries in the cache, their most bytes in total, and the most bytes of one entry."""
 OLD_S = 24 * 3600
-"""Temp files that are older, in seconds, were left by killed runs."""
+"""Age in seconds: temp files that are older were left by killed runs."""
 OFF = "CKPTSURGEON_NO_BUILDS"
-"""The environment variable that switches this cache off if it is set to anything but an empty text."""
+"""The environment variable that switches this cache off if it is not empty."""
 
 
 def cache_folder() -> str:
-    """Return the user's cache folder, for files that can be fetched or computed again."""
+    """Return ckptsurgeon's cache folder of the user; its files can be fetched or computed again."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return os.path.abspath(os.environ.get("CKPTSURGEON_CACHE") or os.path.join(home, "ckptsurgeon"))
 
 
 def document_key(said: Any) -> str:
-    """Return the key of a document, the SHA-256 of all that it depends on; "" if that is not plain JSON data."""
+    """Return the cache key of a document: the SHA-256 of ``said``, which is everything that the document depends on.
+
+    Returns "" if the cache is switched off, or if ``said`` is not plain JSON data.
+    """
     if os.environ.get(OFF) or not _is_plain(said):
         return ""
     return _digest(said)
 
 
 def _is_plain(value: Any) -> bool:
-    """Return whether JSON gives back exactly this value: for example, it would turn numbers that are keys into text."""
+    """Return whether JSON can store exactly this value; for example, JSON would turn int keys into strings."""
     if isinstance(value, dict):
         return all(type(key) is str and _is_plain(one) for key, one in value.items())
     if type(value) is list:
@@ -51,7 +54,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def cached_document(key: str) -> Any:
-    """Return the document with this key; None if there is none, or its file is damaged or not this user's."""
+    """Return the document with this key; None if it is missing, or if its file is damaged or not this user's."""
     if not key:
         return None
     path = os.path.join(cache_folder(), FOLDER, key + SUFFIX)
@@ -72,7 +75,7 @@ def _digest(document: Any) -> str:
 
 
 def _own_bytes(path: str) -> bytes:
-    """Return the bytes of a regular file of this user; raises OSError for any other, without following a link."""
+    """Return the bytes of a regular file of this user; raises OSError for any other file, and for a link."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(fd, "rb") as file:
         found = os.fstat(fd)
@@ -82,9 +85,9 @@ def _own_bytes(path: str) -> bytes:
 
 
 def keep_document(key: str, document: Any) -> bool:
-    """Keep a document, whole or not at all, and return whether it is kept.
+    """Store a document completely or not at all, and return whether it was stored.
 
-    Removes the entries that were not used for the longest time.
+    If the cache is full, the least recently used entries are removed.
     """
     if not key or not _is_plain(document):
         return False
@@ -112,7 +115,7 @@ def keep_document(key: str, document: Any) -> bool:
 
 
 def _sweep(folder: str) -> None:
-    """Remove all but the newest entries of the cache, and the temp files of killed runs."""
+    """Remove the least recently used entries beyond the limits of the cache, and the temp files of killed runs."""
     kept: list[tuple[float, int, str]] = []
     with os.scandir(folder) as entries:
         for entry in entries:

@@ -1,8 +1,8 @@
 """Computes CRC-32C (Castagnoli, RFC 3720 B.4), the checksum of LevelDB's tables and TensorFlow's tensors.
 
-Neither the standard library nor isal has this polynomial. The checksum is linear: the checksum of a message is that
-of its left half, shifted by the length of the right half, plus that of its right half. So numpy folds a block in half
-until one word is left, at a gigabyte per second. For short texts numpy is not loaded.
+Neither the standard library nor isal has this polynomial. The checksum is linear: the checksum of a message is the
+checksum of its left half, shifted by the length of the right half, plus the checksum of its right half. So numpy folds
+a block in half until one word remains, at a gigabyte per second. For short data numpy is not imported.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _POLYNOMIAL = 0x82F63B78
 """The polynomial in reflected form, as everywhere in this file: the lowest bit is the highest power."""
 _MASK_DELTA = 0xA282EAD8
 SHORT, SHORTEST = 1 << 12, 1 << 8
-"""Numbers of bytes from which numpy is faster: ``SHORT`` if numpy has to be loaded first, ``SHORTEST`` if not."""
+"""Sizes in bytes above which numpy is faster: ``SHORT`` if numpy must be imported first, ``SHORTEST`` otherwise."""
 _ROW = 1 << 14
 """How many words are folded at once: few enough to stay in a core's cache."""
 _BLOCK = 1 << 20
@@ -119,7 +119,7 @@ def _moves(nbytes: int) -> tuple[Words, Words]:
                 word = table[word & 0xFF] ^ word >> 8
             bits.append(word)
         images = np.array(bits, "<u4")
-    else:  # twice over half as many bytes
+    else:  # shift twice by half as many bytes
         low, high = _moves(nbytes // 2)
         once = np.concatenate([low[1 << np.arange(16)], high[1 << np.arange(16)]])
         images = low[once & 0xFFFF] ^ high[once >> 16]

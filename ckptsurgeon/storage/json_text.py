@@ -1,4 +1,4 @@
-"""Reads JSON strictly: a key that occurs twice in one object is an error, since readers take different values of it."""
+"""Reads JSON strictly: a key that occurs twice in one object is an error, since other readers use either value."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..util.text import escape
 __all__ = ["read_json", "unique_keys"]
 
 MOST_LEVELS = 100
-"""How many levels a document may nest; documents in use have fewer than ten."""
+"""The most levels of nesting in a document; usual documents have fewer than ten."""
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:]')
 
@@ -32,12 +32,12 @@ def read_json(text: str | bytes) -> Any:
 
 
 def _check_levels(data: Any) -> None:
-    """Raise ValueError for a document that nests too deeply for recursive functions."""
+    """Raise ValueError if a document is nested too deeply for recursive functions."""
     level, depth = [data], 0
     while level := [one for one in level if isinstance(one, (dict, list))]:
         depth += 1
         if depth > MOST_LEVELS:
-            raise ValueError(f"it nests over {MOST_LEVELS} levels deep")
+            raise ValueError(f"it is nested more than {MOST_LEVELS} levels deep")
         level = [one for held in level for one in (held.values() if isinstance(held, dict) else held)]
 
 
@@ -51,11 +51,11 @@ def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class _RepeatedKeyError(ValueError):
-    """Raised if a key occurs twice in a JSON object."""
+    """The error for a key that occurs twice in a JSON object."""
 
 
 def _line_of_double(text: str) -> int:
-    """Return the number of the line in which an object has a key for the second time.
+    """Return the number of the line in which a key of an object occurs for the second time.
 
     Up to this line, the text must be valid JSON.
     """

@@ -105,14 +105,14 @@ def _loaded(path: str) -> Any:
     except TypeError as error:  # how cryptography reports an encrypted key
         raise ConfigError(
             f"the key {escape(path)} is encrypted, and ckpt does not ask for passwords.",
-            hint="Name a copy without a password: openssl pkey -in KEY -out COPY, ssh-keygen -p -f COPY.",
+            hint="Make and use a copy without a password: openssl pkey -in KEY -out COPY, ssh-keygen -p -f COPY.",
         ) from error
     except (ValueError, UnsupportedAlgorithm) as error:
         raise ConfigError(f"{escape(path)} is not a key in PEM or OpenSSH format.", hint=MAKE) from error
 
 
 def _arguments(public: Any, path: str) -> tuple[Any, ...]:
-    """Return the arguments that ``sign`` and ``verify`` of a key need after the data: none, or ECDSA with its hash.
+    """Return the arguments that ``sign`` and ``verify`` of a key need after the data: (), or ECDSA with its hash.
 
     Raises ConfigError if the kind of the key is not supported.
     """
@@ -149,7 +149,7 @@ MODEL_SIGNATURE = "model.sig"
 """The name of the signature in a folder, as in model-signing."""
 
 SINGLE = "."
-"""The name that the signed statement gives to a single file."""
+"""The name of a single file in the signed statement."""
 
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PAYLOAD = "application/vnd.in-toto+json"

@@ -1,6 +1,6 @@
-"""Opens untrusted files on this machine: only regular files, of which no more than a limit is read.
+"""Opens untrusted files on this machine: only regular files, and only up to a limit of bytes.
 
-Opening a FIFO would block, a device may act on being opened, and a sparse file can claim any size.
+Opening a FIFO would block, opening a device may have an effect, and a sparse file can have any size.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..util.text import human_bytes
 __all__ = ["SMALL_BYTES", "CodeLoader", "IrregularError", "open_file", "open_regular", "read_file", "read_text"]
 
 SMALL_BYTES = 16 << 20
-"""The usual limit: more bytes than any configuration has that was written by hand."""
+"""The usual limit in bytes; configurations that were written by hand are smaller."""
 
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -27,7 +27,7 @@ _KINDS = {
 
 
 class IrregularError(OSError):
-    """Raised if a path is not a regular file; ``kind`` says what it is, such as "a device"."""
+    """The error for a path that is not a regular file; ``kind`` is the kind of file, such as "a FIFO"."""
 
     def __init__(self, kind: str, path: str) -> None:
         super().__init__(errno.EINVAL, f"it is {kind}, not a regular file", path)
@@ -69,7 +69,7 @@ def read_file(path: str | os.PathLike[str], most: int = SMALL_BYTES) -> bytes:
     """Return the bytes of a regular file; raises OSError, without reading it, if it has more than ``most`` bytes."""
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
-        data = file.read(most + 1) if size <= most else b""  # some files of the system, as in /proc, report size 0
+        data = file.read(most + 1) if size <= most else b""  # some system files, as in /proc, report size 0
     if size > most or len(data) > most:
         said = f"it has {human_bytes(max(size, len(data)))}, and at most {human_bytes(most)} are read"
         raise OSError(errno.EFBIG, said, os.fspath(path))

@@ -1,4 +1,4 @@
-"""Recognises what a download left in place of a file: a pointer of Git LFS, a web page, or an error message."""
+"""Recognises what was downloaded instead of the wanted file: a Git LFS pointer, a web page, or an error message."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from ..util.text import brief_repr, escape
 __all__ = ["HEAD_BYTES", "error_message", "stand_in"]
 
 HEAD_BYTES = 1024
-"""How many bytes of a file show whether it is another's stand-in."""
+"""How many bytes at the beginning of a file ``stand_in`` needs."""
 _POINTER = b"version https://git-lfs.github.com/spec/"
 """https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md"""
 _PAGE = re.compile(rb"<!doctype html|<html[\s>].*</(title|head|body)>", re.IGNORECASE | re.DOTALL)
 _FEW = 3
-"""The most fields of an error message in JSON: no configuration with a field ``error`` has so few."""
+"""The most fields of an error message in JSON; a configuration with a field ``error`` has more."""
 
 
 def stand_in(data: bytes) -> str:
-    """Return a text that says what a file really is: a Git LFS pointer, an HTML page or XML; "" for other content.
+    """Return a clause such as "it is an HTML page" for a Git LFS pointer, HTML or XML; "" for other content.
 
     ``data`` has the first bytes of the file.
     """
@@ -32,6 +32,6 @@ def stand_in(data: bytes) -> str:
 
 
 def error_message(document: Any) -> str:
-    """Return a text with the error message of a server, if a JSON value is such a message, "" otherwise."""
+    """Return "it is an error message: …" if a JSON value is an error message of a server, "" otherwise."""
     said = document.get("error") if isinstance(document, dict) and len(document) <= _FEW else None
     return f"it is an error message: {escape(brief_repr(said, 60))}" if isinstance(said, str) else ""

@@ -23,15 +23,15 @@ _MERGE = "tag:yaml.org,2002:merge"
 """The tag of the key ``<<`` (https://yaml.org/type/merge.html)."""
 
 MOST_BY_ALIASES = 1_000_000
-"""How many values aliases may add to a document; a text counts one more for every 32 characters."""
+"""The most values that aliases may add to a document; a string counts as one more value for every 32 characters."""
 
 
 MOST_LEVELS = 100
-"""How many levels a document may nest, including aliases: every reader of YAML recurses for each level."""
+"""The most levels of nesting in a document, including aliases, because YAML parsers recurse for each level."""
 
 
 MOST_VALUES = 1_000_000
-"""How many values a document may have: each takes a few microseconds, and about 300 bytes while it is read."""
+"""The most values in a document; each value takes a few microseconds, and about 300 bytes while it is read."""
 
 
 _SIGNS = ("\n", ",", ":", "- ", "? ")
@@ -39,7 +39,7 @@ _SIGNS = ("\n", ",", ":", "- ", "? ")
 
 
 _DEEP = re.compile(rf"[ \-?:]{{{MOST_LEVELS}}}")
-"""Matches a line that nests so deep without brackets, by blanks or marks of entries (``- - -``)."""
+"""Matches a line that is nested too deeply without brackets, by indentation or by entry marks (``- - -``)."""
 
 
 class _PlainLoader(_Base):  # type: ignore[misc]
@@ -54,7 +54,7 @@ class _PlainLoader(_Base):  # type: ignore[misc]
 def _check_size(text: str) -> None:
     """Raise ConstructorError for a document that is nested too deeply or has too many values, before it is parsed.
 
-    Too many levels would overflow the parser's own stack. Each level takes a bracket, or one more column of a line.
+    Too many levels would overflow the parser's stack. Each level needs a bracket, or one more column of indentation.
     """
     is_deep = text.count("[") + text.count("{") > MOST_LEVELS or _DEEP.search(text)
     if not is_deep and sum(map(text.count, _SIGNS)) < MOST_VALUES:
@@ -70,16 +70,16 @@ def _check_size(text: str) -> None:
 
 
 def _too_deep() -> yaml.YAMLError:
-    return yaml.constructor.ConstructorError(None, None, f"it nests over {MOST_LEVELS} levels deep")
+    return yaml.constructor.ConstructorError(None, None, f"it is nested more than {MOST_LEVELS} levels deep")
 
 
 def _check_aliases(root: Any) -> None:
-    """Raise ConstructorError if aliases make a document too large: nested ones multiply ("billion laughs", CWE-776)."""
+    """Raise ConstructorError if aliases make a document too large; nested aliases multiply (CWE-776)."""
     known: dict[int, tuple[int, int]] = {}
     own = 0
 
     def measure(node: Any) -> tuple[int, int]:
-        """Return how many values and how many levels of collections a node has."""
+        """Return the number of values in a node, with aliases expanded, and the number of nested levels."""
         nonlocal own
         if id(node) in known:
             if known[id(node)] == (0, 0):
@@ -110,9 +110,9 @@ def _children(node: Any) -> Iterable[Any]:
 
 
 def _mapping(loader: Any, node: Any) -> dict[Any, Any]:
-    """Return a YAML mapping as a dict; its own keys win over those that ``<<`` merges into it.
+    """Return a YAML mapping as a dict; its keys override the keys that ``<<`` merges into it.
 
-    Raises ConstructorError if one of its own keys occurs twice.
+    Raises ConstructorError if a key that is not merged occurs twice.
     """
     _check_own_keys(loader, node)
     loader.flatten_mapping(node)  # merged keys come first
@@ -141,7 +141,7 @@ class _Loader(_PlainLoader):
 
 
 _PlainLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-# YAML 1.1 takes 1e-3 for text because it has no dot; every reader of a learning rate takes it for a number.
+# In YAML 1.1, 1e-3 is a string because it has no dot; but a learning rate of 1e-3 must be a number.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
@@ -150,8 +150,8 @@ _Loader.add_implicit_resolver(
 def read_yaml(text: str, name: str, *, exponents: bool = True, unknown: Callable[[str], object] | None = None) -> Any:
     """Return the value of a YAML document; raises ConfigError with its ``name`` and the line if it is malformed.
 
-    If ``exponents`` is False, 1e5 is a text, as in PyYAML and in the toolkits that use it. ``unknown`` gets each tag
-    that is not plain YAML (``!!python/object/apply:…``) and returns what to use in place of the value; without
+    If ``exponents`` is False, 1e5 is a string, as in PyYAML and in the toolkits that use it. ``unknown`` is called with
+    each tag that is not plain YAML (``!!python/object/apply:…``) and returns a replacement for the value. Without
     ``unknown``, such a tag is an error.
     """
     loader: Any = _Loader if exponents else _PlainLoader
@@ -185,7 +185,7 @@ def _reading(text: str, name: str) -> Iterator[None]:
         if "tag '!" in str(why):
             why = f"{why} (a tag that only SpeechBrain's hyperparams.yaml has)"
         line = text.splitlines()[mark.line] if mark is not None and mark.line < len(text.splitlines()) else ""
-        hint = "Put texts with braces in quotes, as in '{n}'." if "{" in line or "}" in line else ""
+        hint = "Put strings with braces in quotes, as in '{n}'." if "{" in line or "}" in line else ""
         raise ConfigError(f"{escape(name)}{where}: {escape(str(why))}.", hint=hint) from None
     except (RecursionError, ValueError) as error:
         raise ConfigError(f"{escape(name)} cannot be read as YAML: {escape(str(error))}.") from None

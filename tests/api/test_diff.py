@@ -321,7 +321,7 @@ def test_the_command_says_it_by_its_exit_code(state: dict[str, torch.Tensor], ck
     ("arguments", "code", "why"),
     [
         (["a.safetensors", "nothing.pth"], 3, "nothing.pth does not exist"),
-        (["a.safetensors", "a.safetensors", "--rtol", "1"], 2, "only for --values"),
+        (["a.safetensors", "a.safetensors", "--rtol", "1"], 2, "need --values"),
         (["a.safetensors", "a.safetensors", "--values", "--atol", "-1"], 2, "is not a valid tolerance"),
     ],
 )

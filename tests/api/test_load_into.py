@@ -275,7 +275,7 @@ def test_experts_that_a_folder_has_one_by_one_are_stacked_in_a_live_model() -> N
     theirs, ours = saved("a", MIXTRAL, "MixtralForCausalLM"), model_of(MIXTRAL, "MixtralForCausalLM")
     plan = cs.load_into(ours, "a", strict=True)
     assert plan.counts["derived"] == 4
-    assert any("made of older ones" in note for note in plan.notes)
+    assert any("made from older tensors" in note for note in plan.notes)
     same(ours, theirs)
 
 

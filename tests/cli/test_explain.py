@@ -111,9 +111,7 @@ def test_policies_that_would_fit_as_well_are_named(ckpt: Run) -> None:
     (table,) = asked(ckpt, "visual.pos_embed")["tensors"]
     assert table["policy"].startswith("positions-2d:prefix=1,from=4x4,to=7x7")
     assert table["alternatives"]["policies"] == ["init", "pad", "overlap", "interpolate"]
-    assert table["alternatives"]["rules"] == [
-        {"rule": "--on-mismatch **.pos_embed=init", "why": "a later policy wins"}
-    ]
+    assert table["alternatives"]["rules"] == [{"rule": "--on-mismatch **.pos_embed=init", "why": "a later policy wins"}]
 
 
 def test_an_initialised_mismatch_says_what_the_source_has() -> None:

@@ -245,10 +245,10 @@ def test_our_own_pretrainer_stands_in_for_speechbrains_in_the_same_file() -> Non
 HEAD = "size: 4\nmodules: {head: !new:torch.nn.Linear [!ref <size>, 2]}\n"
 WIDE = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)]
 TOO_MUCH = {
-    "brackets": (f"{HEAD}deep: {'[' * 2_000}{']' * 2_000}\n", "nests over 100 levels deep"),
+    "brackets": (f"{HEAD}deep: {'[' * 2_000}{']' * 2_000}\n", "nested more than 100 levels deep"),
     "brackets that are needed": (
         f"modules: {{head: !new:torch.nn.Linear [!ref <deep>, 2]}}\ndeep: {'[' * 2_000}{']' * 2_000}\n",
-        "nests over 100 levels deep",
+        "nested more than 100 levels deep",
     ),
     "aliases": (f"a0: &a0 [1]\n{''.join(WIDE)}{HEAD}", "aliases"),
     "references": (
@@ -259,7 +259,7 @@ TOO_MUCH = {
     "references in references": (
         "a0: [1]\n" + "".join(f"a{i}: [!ref <a{i - 1}>]\n" for i in range(1, 300))
         + "modules: {head: !new:torch.nn.Linear [!ref <a299>, 2]}\n",
-        "nests over 100 levels deep",
+        "nested more than 100 levels deep",
     ),
 }  # fmt: skip
 

@@ -203,7 +203,7 @@ def test_a_packed_model_is_read_where_its_meta_yaml_points() -> None:
 @pytest.mark.parametrize(
     ("meta", "why"),
     [
-        (META.replace("exp/asr", "../asr"), "names a file outside of it"),
+        (META.replace("exp/asr", "../asr"), "refers to a file outside of it"),
         (META.replace("exp/asr", "exp/gone"), "exp/gone/valid.acc.ave.pth does not exist"),
         (META.replace("files", "files_too"), "contains no checkpoint"),
         (META.replace("espnet", "other"), "contains no checkpoint"),

@@ -78,7 +78,7 @@ NESTED = {
 
 @pytest.mark.parametrize("kind", NESTED)
 def test_what_nests_too_deep_is_refused(kind: str) -> None:
-    with pytest.raises(cs.ConfigError, match=r"^x\.yaml: it nests over 100 levels deep\.$"):
+    with pytest.raises(cs.ConfigError, match=r"^x\.yaml: it is nested more than 100 levels deep\.$"):
         read_yaml(NESTED[kind], "x.yaml")
 
 

@@ -1,1 +1,1 @@
-"""Checks of a checkpoint before it is shipped or trained: each is a function in a file of one of these folders."""
+"""Checks of a checkpoint before it is shipped or trained. Each check is a file in one of these folders."""

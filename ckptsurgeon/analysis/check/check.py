@@ -12,25 +12,25 @@ from .subject import Subject
 __all__ = ["SHOWN", "Check", "nothing_against", "of_keys", "without_values"]
 
 SHOWN = 3
-"""Keys that a finding names; ``--json`` lists all."""
+"""The most keys in the message of a finding; ``--json`` lists all keys."""
 
 
 def nothing_against(subject: Subject) -> str:
-    """Return '': the check applies to every checkpoint."""
+    """Return '', because the check applies to every checkpoint."""
     return ""
 
 
 def without_values(subject: Subject) -> str:
-    """Return the reason if no value of the checkpoint could be read; else ''."""
+    """Return why a check of values cannot be run: no value of the checkpoint can be read; else ''."""
     return "" if subject.measured else "no value can be read"
 
 
 @dataclass(frozen=True)
 class Check:
-    """A check. ``run`` yields what it finds; ``against`` returns why it cannot be run, '' if it can.
+    """A check. ``run`` yields its findings; ``against`` returns the reason if it cannot be run, '' if it can.
 
-    ``id`` is in kebab-case and never changes: it is what ``--skip`` and SARIF name. ``looks_at`` says in words what was
-    looked at.
+    ``id`` is in kebab-case and never changes, because ``--skip`` and SARIF use it. ``title`` states what is true if the
+    check passes. ``looks_at`` returns a phrase for what the check examined, such as "24 tensors".
     """
 
     id: str
@@ -47,7 +47,10 @@ class Check:
 
 
 def of_keys(status: Status, keys: Sequence[str], what: str, todo: str, **figures: int | float | str) -> Found:
-    """Return a finding on tensors; ``what`` is what they are, after their number ("3 tensors" or "1 tensor")."""
+    """Return a finding on the tensors ``keys``; ``figures`` are its numbers by name.
+
+    ``what`` is the predicate of its message, which begins with "3 tensors" or "1 tensor". ``todo`` is the advice.
+    """
     number = count(len(keys), "tensor")
     named = listing([escape(key) for key in keys], SHOWN)
     return Found(status, f"{number} {what}: {named}", todo, tuple(keys), figures={"tensors": len(keys), **figures})

@@ -1,4 +1,4 @@
-"""Compares the checksums that a file has for its records with those that were measured, or computes them."""
+"""Compares the checksums that a file stores for its records with the checksums of the records' bytes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ __all__ = ["Checksums", "checked_sums"]
 
 @dataclass(frozen=True)
 class Checksums:
-    """The number of records with a checksum, and the names of those that differ from theirs."""
+    """The number of records with a stored checksum, and the names of the records that do not match it (``bad``)."""
 
     number: int = 0
     bad: tuple[str, ...] = ()
 
 
 def checked_sums(checkpoint: Checkpoint, measured: Mapping[str, Measured]) -> Checksums:
-    """Compare all checksums; a record that one tensor fills was measured, any other is read again."""
+    """Compare all stored checksums with the bytes.
+
+    ``measured`` has the CRC-32 of each tensor. It is used for a record that consists of one tensor; any other record is
+    read again.
+    """
     seen: dict[Storage, bool] = {}
     for key, info in checkpoint.items():
         for file, storage in checkable(checkpoint, info):

@@ -1,4 +1,4 @@
-"""Sorts tensors into families: those with one role in all layers, and what is a weight and no norm, bias or buffer."""
+"""Groups tensors into families (the same role in all layers), and tells weight matrices, masks and scales by name."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ from ...util.text import NUMBER_IN_KEY
 __all__ = ["families", "is_masked", "is_scale", "is_weight", "role_of"]
 
 _WEIGHT = re.compile(r"(?:weight|kernel|_proj|_[wW]|\bw\d?|[AB])$")
-"""Ends of the names of weights: those of modules, and those of experts in one tensor."""
+"""Ends of the keys of weights: of modules, and of experts that are stored in one tensor."""
 _OTHER = re.compile(
     r"norm|(?:^|[._])(?:ln|bn|rms)(?:[._\d]|$)|bias|mask|running_|rotary|inv_freq|pos(?:ition)?(?:al|s)?_?(?:emb|bias)"
     r"|relative|scale|gamma|beta|lora_|token_type|cls_token|buffer|running|(?:^|\.)gate\.weight|router",
     re.IGNORECASE,
 )
-"""Parts of the names of norms, biases, buffers and factors of adapters, which may be constant."""
+"""Parts of the keys of norms, biases, buffers and adapter factors, which may be constant."""
 _SCALE = re.compile(r"scale|absmax|SCB", re.IGNORECASE)
 _MASK = re.compile(r"mask|(?:attn|attention)\.bias$|causal|inf\b", re.IGNORECASE)
 
 
 def role_of(key: str) -> str:
-    """Return the role of a tensor, which it has in every layer: ``layers.{n}.mlp.up_proj.weight``."""
+    """Return the role of a tensor: its key with ``{n}`` for each number, as in ``layers.{n}.mlp.up_proj.weight``."""
     return NUMBER_IN_KEY.sub("{n}", key)
 
 
 def is_scale(ending: str) -> bool:
-    """Return whether a part of a quantised tensor with this ending, such as ``.weight_scale``, has scales."""
+    """Return whether a part of a quantised tensor contains scales, by the ending of its key: ``.weight_scale``."""
     return _SCALE.search(ending) is not None
 
 
 def is_weight(key: str, info: TensorInfo) -> bool:
-    """Return whether a tensor is a matrix of floats that a layer multiplies by, as its shape and its name say."""
+    """Return whether a tensor is a weight matrix of floats, by its dtype, shape and key; norms and biases are not."""
     if DTYPES[info.dtype].kind != "float" or sum(size > 1 for size in info.shape) < 2:
         return False
     return _WEIGHT.search(key) is not None and _OTHER.search(key) is None
 
 
 def is_masked(key: str) -> bool:
-    """Return whether a tensor is a mask by its name: masks have infinities on purpose."""
+    """Return whether a tensor is a mask, by its key. Masks contain infinities on purpose."""
     return _MASK.search(key) is not None
 
 
 def families(keys: Iterable[str]) -> dict[str, list[str]]:
-    """Return the keys of each role, in their order."""
+    """Return the keys grouped by role (``role_of``), in their order."""
     found: dict[str, list[str]] = defaultdict(list)
     for key in keys:
         found[role_of(key)].append(key)

@@ -1,7 +1,7 @@
-"""Sorts the notes of ``ckpt inspect`` by the check that reports them, and says which of them are failures.
+"""Assigns each note of ``ckpt inspect`` to the check that reports it, as a failure or as a warning.
 
-A note fails if it says that loading fails, or that the model then computes with other weights than are stored. Any
-other contradiction is a warning.
+A note is a failure if loading fails, or if the loaded model computes with other weights than the stored ones. Any other
+contradiction is a warning.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["KINDS", "NoteKind", "noted"]
 
 @dataclass(frozen=True)
 class NoteKind:
-    """Notes that match a pattern: the ``id`` of the check that reports them, how bad they are, and what to do."""
+    """The notes that match a pattern. ``id`` is the check that reports them; ``todo`` is the advice."""
 
     id: str
     pattern: re.Pattern[str]
@@ -39,7 +39,8 @@ KINDS = (
     _kind("index-total", r"gives a total_size of", WARN, ""),
     _kind("orphaned-shards", r"^\S+ does not list ", WARN, ""),
     _kind("shard", r"is one of \d+ shards|^only the headers? of ", WARN, "Check the whole folder."),
-    _kind("shard", r"is not the shard that|the shards in its folder have", FAIL, "Fetch or save the whole folder again."),
+    _kind("shard", r"is not the shard that|the shards in its folder have", FAIL,
+          "Fetch or save the whole folder again."),
     _kind("adapter-config", r"^adapter_config\.json does not fit|^adapter_config\.json: .*without factors", FAIL,
           "Save the adapter and its configuration again, together."),
     _kind("adapter-config", r"^adapter_config\.json: (?!it )", WARN, "Correct adapter_config.json."),
@@ -70,11 +71,11 @@ KINDS = (
           "Look whether both files are of this model."),
     _kind("other-notes", r"", WARN, "Look whether these files belong together."),
 )  # fmt: skip
-"""The first kind whose pattern is found in a note counts."""
+"""The kinds of notes; a note belongs to the first kind whose pattern is found in it."""
 
 
 def noted(subject: Subject, id: str) -> Iterator[Found]:
-    """Yield the notes that a check reports."""
+    """Yield the findings for those notes of the checkpoint that the check ``id`` reports."""
     for note in subject.notes:
         kind = next(one for one in KINDS if one.pattern.search(note))
         if kind.id == id:

@@ -28,9 +28,10 @@ class Status(Enum):
 
 @dataclass(frozen=True, repr=False)
 class Found(Brief):
-    """One thing that a check found: ``what`` it is with its figures, and what ``todo``.
+    """A finding of a check. ``what`` is its message, ``todo`` the advice.
 
-    ``keys`` are the tensors concerned, ``file`` the file, if it is about one; ``figures`` has the numbers by name.
+    ``keys`` are the tensors that the finding is about, ``file`` is the file if it is about one file. ``figures`` are
+    the numbers in the message, by name.
     """
 
     status: Status
@@ -41,7 +42,7 @@ class Found(Brief):
     figures: Mapping[str, Figure] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return the finding as plain data."""
         return {
             "status": self.status.value,
             "what": self.what,
@@ -54,7 +55,10 @@ class Found(Brief):
 
 @dataclass(frozen=True, repr=False)
 class CheckRow(Brief):
-    """The outcome of one check. ``why`` is the reason if it was not run, ``looked_at`` what it looked at."""
+    """The outcome of one check.
+
+    ``found`` are its findings. ``why`` is the reason if it was not run. ``looked_at`` is a phrase for what it examined.
+    """
 
     id: str
     title: str
@@ -64,7 +68,7 @@ class CheckRow(Brief):
 
     @property
     def status(self) -> Status:
-        """The worst status of what was found; PASS if there is nothing."""
+        """The worst status of the findings; PASS if there are none, NOT RUN if the check was not run."""
         if self.why:
             return Status.NOT_RUN
         told = {one.status for one in self.found}
@@ -86,7 +90,8 @@ class CheckRow(Brief):
 class CheckReport(InNotebooks):
     """The outcome of all checks on one checkpoint, in the order of the checks.
 
-    ``skipped`` are the ids of checks that the user left out; ``nbytes`` are the bytes of values that were read.
+    ``skipped`` are the ids of the checks that ``--skip`` leaves out; ``nbytes`` is the number of bytes of values that
+    were read.
     """
 
     path: str

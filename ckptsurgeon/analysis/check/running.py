@@ -1,4 +1,4 @@
-"""Runs all checks that are found in the folders, in a fixed order."""
+"""Finds all checks in the folders of ``GROUPS``, and runs them in a fixed order."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def all_checks() -> tuple[Check, ...]:
 
 
 def skipped_ids(ids: Collection[str]) -> tuple[str, ...]:
-    """Return the ids of checks to leave out, without repeats; raises ConfigError for an unknown one."""
+    """Return the ids of the checks to skip, without repeats; raises ConfigError for an unknown id."""
     known = [one.id for one in all_checks()]
     for id in ids:
         if id not in known:
@@ -39,7 +39,7 @@ def skipped_ids(ids: Collection[str]) -> tuple[str, ...]:
 
 
 def run_checks(subject: Subject, skip: Collection[str] = ()) -> CheckReport:
-    """Run all checks but those whose ids are in ``skip``, and return the report."""
+    """Run all checks except those whose ids are in ``skip``, and return the report."""
     rows = tuple(one.row(subject) for one in all_checks() if one.id not in skip)
     places = {id(one): one.nbytes for one in subject.measured.values()}
     return CheckReport(

@@ -1,4 +1,4 @@
-"""Writes reports as SARIF 2.1.0, which code hosts show beside a change.
+"""Converts reports to SARIF 2.1.0, a format for results of checks that code hosts such as GitHub display.
 
 https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html
 """
@@ -19,11 +19,11 @@ __all__ = ["SCHEMA", "sarif_of"]
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 LEVELS = {Status.FAIL: "error", Status.WARN: "warning"}
 MOST_KEYS = 1000
-"""Tensors that a result names."""
+"""The most tensors that a result lists."""
 
 
 def sarif_of(reports: Sequence[CheckReport]) -> dict[str, Any]:
-    """Return reports as one run of a tool: a rule for each check, a result for each WARN and FAIL."""
+    """Return reports as SARIF data with one run: a rule for each check, a result for each WARN and FAIL."""
     ids = [one.id for one in all_checks()]
     rules = [{"id": one.id, "name": _pascal(one.id), "shortDescription": {"text": one.title}} for one in all_checks()]
     driver = {"name": "ckptsurgeon", "version": __version__, "rules": rules}

@@ -1,4 +1,4 @@
-"""Reads headers of safetensors files that may be damaged, and an index that may contradict them: facts, no errors."""
+"""Reads the headers of safetensors files and an index; faults in them are recorded as facts, not raised as errors."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ from ...util.text import escape
 __all__ = ["IndexFacts", "ShardFacts", "index_facts", "read_shard"]
 
 LENGTH = 8
-"""The bytes before the header, which are its length."""
+"""The size of the field before the header, which contains the header's length."""
 RECIPE = "__metadata__"
 
 
 @dataclass(frozen=True)
 class ShardFacts:
-    """What is in a safetensors file, sound or not.
+    """The facts of a safetensors file, which may be damaged.
 
-    ``size`` is its size, ``needed`` the size that its header implies (None if the header cannot be read: then ``fault``
-    says why). ``tensors`` are those that the file has whole, ``cut`` the keys of the others. ``overlaps`` and ``holes``
-    are in words; ``unsound`` maps keys to what is wrong with their entry in the header.
+    ``size`` is its size in bytes, ``needed`` the size that its header implies. If the header cannot be read, ``fault``
+    is the reason, and ``needed`` may be None. ``tensors`` are the tensors whose bytes are complete, ``cut`` the keys of
+    the truncated ones. ``overlaps`` and ``holes`` are messages. ``unsound`` maps keys to what is wrong with their entry
+    in the header.
     """
 
     name: str
@@ -52,10 +53,10 @@ class ShardFacts:
 
 @dataclass(frozen=True)
 class IndexFacts:
-    """What an index says: the shard of each key, and the ``total_size``, None if it gives none.
+    """The content of an index: ``places`` maps each key to its shard; ``total`` is the ``total_size``, or None.
 
-    ``has_bad_total`` says whether that is a number, but not a size. ``shards`` are all files that it names, and
-    ``others`` those beside it that are named like shards.
+    ``has_bad_total`` is whether ``total_size`` is a number, but not a size. ``shards`` are all files in the index.
+    ``others`` are files in the same folder that are named like shards, but are not in the index.
     """
 
     name: str
@@ -66,12 +67,12 @@ class IndexFacts:
 
     @property
     def shards(self) -> tuple[str, ...]:
-        """The files that it names, in their first order."""
+        """The files in the index, in the order of their first occurrence."""
         return tuple(dict.fromkeys(self.places.values()))
 
 
 def index_facts(name: str, text: bytes) -> IndexFacts | None:
-    """Return what an index says; None if it is not one."""
+    """Return the facts of an index from its bytes; None if it is not an index. ``name`` is its file name."""
     try:
         document = parse_json(text, unique_keys)
     except ValueError:
@@ -87,7 +88,7 @@ def index_facts(name: str, text: bytes) -> IndexFacts | None:
 
 
 def _whole(value: object) -> int | None:
-    """Return a number of an index if it is whole and an int64 holds it; else None."""
+    """Return ``value`` as an int if it is a whole number that fits in an int64; else None."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if type(value) is int and abs(value) <= limits.ELEMENTS else None
@@ -115,7 +116,7 @@ def _facts(file: File, name: str) -> ShardFacts:
         return ShardFacts(name, file.size, fault=f"its header claims {length:,} bytes")
     start = LENGTH + length
     if start > file.size:
-        return ShardFacts(name, file.size, start, "its header is cut short")
+        return ShardFacts(name, file.size, start, "its header is truncated")
     try:
         entries = parse_json(file.read(LENGTH, length), unique_keys, strict=True)
     except ValueError as error:

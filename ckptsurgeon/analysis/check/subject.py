@@ -1,8 +1,8 @@
-"""What the checks look at: files, tensors, figures of their values, notes, and facts on the folder around them."""
+"""The data that the checks examine: files, tensors, figures of their values, notes, and facts about the folder."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,12 +12,15 @@ from .measuring.figures import Figures
 from .measuring.measured import Measured
 from .shards import IndexFacts, ShardFacts
 
-__all__ = ["AdapterFacts", "CardFacts", "Factors", "Subject"]
+__all__ = ["AdapterFacts", "CardFacts", "ClassFacts", "Factors", "Subject"]
 
 
 @dataclass(frozen=True)
 class CardFacts:
-    """The README.md of a model's folder: its front matter, or why it cannot be read; ``is_there`` is false without."""
+    """The README.md of a model's folder; ``is_there`` is false if the folder has none.
+
+    ``fields`` is its front matter; ``fault`` is the reason if the front matter cannot be read.
+    """
 
     is_there: bool = False
     fields: Mapping[str, object] | None = None
@@ -25,10 +28,24 @@ class CardFacts:
 
 
 @dataclass(frozen=True)
-class Factors:
-    """The factors of an adapter for one module: keys and shapes of A and B; '' and () for a missing one.
+class ClassFacts:
+    """What the model's transformers class says about its tensors; ``unknown`` is the reason if it says nothing.
 
-    ``base`` is the shape of the module's weight in the base, () if it is not there.
+    ``faults`` are notes on tensors that are missing or of another shape, ``remarks`` other notes. ``tied`` are the keys
+    of each group of tensors that the class ties, and that are stored separately.
+    """
+
+    unknown: str = ""
+    faults: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    tied: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The factors of an adapter for one module: the keys and shapes of A and B; '' and () for a missing factor.
+
+    ``base`` is the shape of the module's weight in the base model; () if the base is not given or lacks the module.
     """
 
     module: str
@@ -42,10 +59,10 @@ class Factors:
 
 @dataclass(frozen=True)
 class AdapterFacts:
-    """A PEFT adapter: its factors by module, and how many modules each entry of ``target_modules`` matches.
+    """A PEFT adapter: its factors by module, and the number of modules that each entry of ``target_modules`` matches.
 
-    ``has_base`` says whether the modules were compared with those of a base; ``is_chosen`` is whether its configuration
-    names the layers that it is for.
+    ``has_base`` is whether a base model was given. ``is_chosen`` is whether the adapter's configuration selects layers,
+    so that other layers have no factors.
     """
 
     factors: tuple[Factors, ...] = ()
@@ -56,17 +73,19 @@ class AdapterFacts:
 
 @dataclass(frozen=True)
 class Subject:
-    """A checkpoint to check. ``tensors`` are those that can be read, ``measured`` the figures of their values.
+    """A checkpoint to check. ``tensors`` are the tensors that can be read, ``measured`` the figures of their values.
 
-    ``parts`` maps the keys of quantised tensors' parts to their endings, such as ``.scales``, and ``codes`` has those
-    of codes. ``tied`` are pairs of an embedding and an output layer that are stored although one should be the other.
-    ``embeddings`` are the keys of embeddings of tokens, ``heads`` those of output layers over them. ``tokens`` is the
-    number of tokens, 0 if it is not known, ``padding`` the row of the padding token, unless another token has the same.
+    ``parts`` maps the key of each part of a quantised tensor to its ending, such as ``.scales``, and ``methods`` to the
+    quantisation method. ``codes`` are the keys of the parts that are codes. ``tied`` are pairs of an embedding and an
+    output layer that are both stored, although the configuration ties them. ``embeddings`` are the keys of token
+    embeddings, ``heads`` the keys of their output layers. ``tokens`` is the number of tokens, 0 if it is not known.
+    ``padding`` is the row of the padding token, None if another token has the same id.
 
-    ``bad_checksums`` are the names of records that their checksum contradicts, of ``checksums`` in all.
+    ``checksums`` is the number of records with a stored checksum. ``bad_checksums`` are the names of those that do not
+    match it.
 
-    ``fault`` is the reason if a shard is damaged, so that the files around cannot be compared with the weights, and
-    ``unexplained`` the error of opening it, if no check finds the cause.
+    ``fault`` is the reason if a shard is damaged, so that the other files cannot be compared with the weights.
+    ``unexplained`` is the error of opening the checkpoint, if no check finds its cause.
     """
 
     path: str
@@ -91,10 +110,18 @@ class Subject:
     adapter: AdapterFacts | None = None
     fault: str = ""
     unexplained: str = ""
+    look_at_class: Callable[[], ClassFacts] = field(
+        default=lambda: ClassFacts("the weights are in no folder with a config.json"), repr=False
+    )
+
+    @cached_property
+    def of_class(self) -> ClassFacts:
+        """What the model's class says; ``look_at_class`` finds it, which may take seconds, when a check needs it."""
+        return self.look_at_class()
 
     @cached_property
     def weights(self) -> tuple[tuple[str, TensorInfo, Figures], ...]:
-        """(Key, header, figures) of each plain weight; parts of quantised tensors and aliases are left out."""
+        """(Key, header, figures) of each weight matrix; parts of quantised tensors and aliases are left out."""
         found: dict[object, tuple[str, TensorInfo, Figures]] = {}
         for key, one in self.measured.items():
             info = self.tensors[key]

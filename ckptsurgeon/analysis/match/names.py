@@ -1,4 +1,4 @@
-"""The similarity of module paths, and the change of prefix that maps most paths of one model to those of another."""
+"""The similarity of module paths, and the change of prefix that maps most paths of one model to paths of another."""
 
 from __future__ import annotations
 

@@ -192,7 +192,7 @@ def _rows(shown: PageContents) -> dict[str, TensorInfo]:
 
 
 def _parameters(shown: PageContents) -> Callable[[str, TensorInfo], int]:
-    """Return the function that counts the parameters of a tensor; that of the second checkpoint, if there are two."""
+    """Return a function that counts the parameters of a tensor, from the second checkpoint if there are two."""
     last = shown.second or shown.inspection
     return last.codes.parameters if last is not None else lambda key, info: info.parameters
 

@@ -1,1 +1,1 @@
-"""Finds what reading a file would import and call, by decoding the file without running it."""
+"""Finds the imports and calls that reading a file would cause, by decoding the file without running it."""

@@ -1,4 +1,4 @@
-"""The state of scanning one file with its contents: findings, limits, and bytes that were unpacked in memory."""
+"""The state of the scan of one file and its contents: findings, limits, and data that was unpacked in memory."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["Budget", "InMemoryFile", "ScanItem", "ScanState", "SpentError"]
 
 
 class SpentError(Exception):
-    """Raised when a limit of scanning is reached; the text names the limit."""
+    """Raised when the scan of a file reaches a limit; the message says which limit."""
 
 
 class Budget:
-    """What is left of the limits for scanning one file, such as the limit on unpacked bytes."""
+    """The remaining amounts of the limits for scanning one file, such as the bytes that may still be unpacked."""
 
     def __init__(self) -> None:
         self.ops = limits.SCAN_OPS
@@ -33,11 +33,14 @@ class Budget:
 
     @staticmethod
     def spent(what: str) -> SpentError:
-        """Return the error for a file that exceeds a limit; ``what`` says what it has, as in "over 1000 records"."""
-        return SpentError(f"it has {what}, more than is scanned")
+        """Return the error for a file that exceeds a limit; ``what`` is what it contains, as in "over 1000 records"."""
+        return SpentError(f"it has {what}: the rest is not scanned")
 
     def take(self, what: str, number: int) -> None:
-        """Subtract ``number`` from what is left of the limit ``what``; raises SpentError if too little is left."""
+        """Subtract ``number`` from the remaining amount of a limit; raises SpentError if too little remains.
+
+        ``what`` is the name of the limit: an attribute of this class.
+        """
         left = getattr(self, what) - number
         if left < 0:
             raise self.spent(_WORDS[what])
@@ -73,7 +76,7 @@ class InMemoryFile(File):
     def read(self, offset: int, nbytes: int) -> bytes:
         """Return exactly ``nbytes`` bytes from ``offset``; raises FormatError beyond the end."""
         if offset < 0 or offset + nbytes > self.size:
-            raise FormatError(f"{escape(self.uri)}: a part of the file is cut short.", rule="slice")
+            raise FormatError(f"{escape(self.uri)}: a part of the file is truncated.", rule="slice")
         return self._data[offset : offset + nbytes]
 
     def readinto(self, offset: int, view: memoryview) -> None:
@@ -92,7 +95,7 @@ class InMemoryFile(File):
         return False
 
     def descriptor(self) -> AbstractContextManager[None]:
-        """Return a context that gives None: bytes in memory have no file descriptor."""
+        """Return a context manager whose value is None: bytes in memory have no file descriptor."""
         return nullcontext()
 
     def folder(self) -> Folder:
@@ -105,7 +108,7 @@ class InMemoryFile(File):
 
 @dataclass
 class ScanState:
-    """The findings about one file. ``judge`` is the function that scans the file and each part of it."""
+    """The findings about one file. ``judge`` is the function that scans an item and returns if it added a finding."""
 
     path: str
     judge: Callable[[ScanItem], bool]
@@ -113,7 +116,7 @@ class ScanState:
     found: list[Finding] = field(default_factory=list)
 
     def add(self, finding: Finding) -> None:
-        """Add a finding. If there are too many already, the last one only gets the worse verdict of the two."""
+        """Add a finding. If there are too many already, merge it into the last one, which gets the worse verdict."""
         if len(self.found) < limits.SCAN_FOUND:
             self.found.append(finding)
             return
@@ -129,9 +132,10 @@ class ScanState:
 
 @dataclass(frozen=True)
 class ScanItem:
-    """Something to scan: a file or a part of it.
+    """A file, or a part of a file such as a record of an archive, that is to be scanned.
 
-    ``within`` is the path inside the file, '' for the file itself; ``depth`` is how many files this one is nested in.
+    ``within`` is the path of the part inside the file, '' for the file itself. ``depth`` is the level of nesting: 0 for
+    the file itself.
     """
 
     state: ScanState
@@ -154,22 +158,22 @@ class ScanItem:
         return self.file.read(0, min(nbytes, self.file.size))
 
     def inside(self, file: File, name: str) -> ScanItem:
-        """Return a part of this item as an item to scan; ``file`` has the bytes of the part."""
+        """Return the item for a part of this item; ``file`` contains the bytes of the part."""
         return ScanItem(self.state, file, f"{self.within} > {name}" if self.within else name, self.depth + 1)
 
     def unpacked(self, data: bytes, name: str) -> ScanItem:
-        """Return bytes that were unpacked from this item as an item to scan."""
+        """Return the item for ``data`` that was unpacked from this item."""
         return self.inside(InMemoryFile(self.file, data), name)
 
     def judge(self) -> bool:
-        """Scan this item; returns whether there is a finding to list."""
+        """Scan this item; returns whether a finding was added."""
         if self.depth > limits.SCAN_DEPTH:
             self.add("nested", fault=Fault("unreadable", f"it is inside more than {limits.SCAN_DEPTH} nested files"))
             return True
         return self.state.judge(self)
 
     def judge_all(self, places: Iterable[ScanItem]) -> int:
-        """Scan several items; returns the number of items without a finding to list."""
+        """Scan several items; returns the number of items for which no finding was added."""
         nothing = 0
         for place in places:
             self.state.budget.take("parts", 1)
@@ -182,6 +186,6 @@ class ScanItem:
     ) -> None:  # fmt: skip
         """Add a finding for this item; ``form`` is the name of its format.
 
-        ``parts`` is the number of records in it without findings.
+        ``parts`` is the number of records in this item that have no findings.
         """
         self.state.add(Finding(self.state.path, self.within, form, verdict, fault, parts=parts, notes=notes))

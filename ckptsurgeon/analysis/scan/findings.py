@@ -15,7 +15,7 @@ __all__ = ["Fault", "Finding", "Scan", "Use", "Verdict"]
 
 
 class Verdict(IntEnum):
-    """What reading a file would do, from harmless to running unknown code. Of several verdicts, the highest counts."""
+    """What reading a file would do, from harmless to running unknown code. A file has the highest of its verdicts."""
 
     PLAIN = 0
     TENSORS = 1
@@ -27,7 +27,10 @@ class Verdict(IntEnum):
 
 @dataclass(frozen=True, repr=False)
 class Fault(Brief):
-    """Why something could not be judged completely. ``kind`` is ``corrupt`` or ``unreadable``."""
+    """The reason why a file or a part of it could not be scanned completely.
+
+    ``kind`` is ``corrupt`` if the data is invalid, ``unreadable`` if the scan does not support it or reached a limit.
+    """
 
     kind: str
     why: str
@@ -41,8 +44,9 @@ class Fault(Brief):
 class Use(Brief):
     """A name that a pickle imports, and its uses.
 
-    ``imported``, ``called`` and ``changed`` count the instructions that would import, call or change it. ``calls`` has
-    the first calls as text, escaped and shortened. ``why`` is what is wrong with the use of a known name, or ''.
+    ``imported``, ``called`` and ``changed`` count the instructions that would import, call or change the object.
+    ``calls`` are the first calls as strings, escaped and shortened. ``why`` is the reason if a name that is usually
+    harmless has the verdict CODE because of how it is used; otherwise ''.
     """
 
     module: str
@@ -70,11 +74,11 @@ class Use(Brief):
 
 @dataclass(frozen=True, repr=False)
 class Finding(Brief):
-    """One thing that was scanned: a file, or a part of it.
+    """The result for one file, or for one part of a file.
 
-    ``path`` is the file's, relative to the scanned folder; ``within`` is the path inside it, as in
-    ``archive/data.pkl``. ``pickles`` counts consecutive pickles; ``parts`` counts records of an archive without
-    findings.
+    ``path`` is the path of the file, relative to the scanned folder. ``within`` is the path of the part inside the
+    file, as in ``archive/data.pkl``. ``pickles`` is the number of consecutive pickles. ``parts`` is the number of
+    records of an archive that have no findings.
     """
 
     path: str
@@ -89,7 +93,7 @@ class Finding(Brief):
 
     @property
     def ok(self) -> bool:
-        """Whether the thing was judged completely, and reading it does no more than rebuild tensors."""
+        """Whether the file or part was scanned completely, and reading it does no more than rebuild tensors."""
         return self.verdict < Verdict.CODE and self.fault is None
 
     def to_json(self) -> dict[str, Any]:
@@ -109,7 +113,7 @@ class Finding(Brief):
 
 @dataclass(frozen=True, repr=False)
 class Scan(InNotebooks):
-    """What reading a file or folder would do. ``nbytes`` is the size of the files in bytes."""
+    """What reading a file, or all files of a folder, would do. ``nbytes`` is the size of the files in bytes."""
 
     path: str
     files: int
@@ -128,17 +132,17 @@ class Scan(InNotebooks):
 
     @property
     def whole(self) -> bool:
-        """Whether everything could be judged: nothing is corrupt or unreadable."""
+        """Whether everything was scanned completely: nothing is corrupt or unreadable."""
         return all(one.fault is None for one in self.found)
 
     @property
     def ok(self) -> bool:
-        """Whether everything was judged completely, and reading does no more than rebuild tensors."""
+        """Whether everything was scanned completely, and reading does no more than rebuild tensors."""
         return self.whole and self.verdict < Verdict.CODE
 
     @property
     def beyond(self) -> Sequence[Finding]:
-        """The findings that do more than rebuild tensors, and those that could not be judged completely."""
+        """The findings that are not ``ok``: they do more than rebuild tensors, or the scan was incomplete."""
         return [one for one in self.found if not one.ok]
 
     def to_json(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Scans a file by its content, not by its name, in every way in which a reader could read it.
+"""Scans a file as every format that a reader could take it for. Its content decides, not its name.
 
-A file may be a pickle by its beginning, a zip archive by its end, and safetensors as well. It is scanned as each of
-these.
+A file can be several formats at once: a pickle by its beginning, a zip archive by its end, and safetensors as well. It
+is scanned as each of them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ONNX = re.compile(
 """The first fields of ModelProto (onnx.proto): the format's version, the writer's name and version."""
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _NAMED = {"GGUF": re.compile(b"GGUF"), "Git LFS pointer": re.compile(b"version https://git-lfs"), "ONNX": _ONNX}
-"""Formats in which a reader runs no code; files in them are recognised, but not scanned."""
+"""Formats whose readers run no code; files of these formats are recognised, but not scanned."""
 _HDF5_NAMES = (".h5", ".hdf5", ".hdf", ".keras")
 _FIRST_USER_BLOCK = 512
 _PROGRAMS = (
@@ -42,11 +42,11 @@ _PROGRAMS = (
 )  # fmt: skip
 """ELF, Actually Portable Executables (llamafile), WebAssembly, Mach-O and Java."""
 _TENSORFLOW = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
-"""The files that TensorFlow looks for in a folder (saved_model/loader_impl.py); the last is chunked."""
+"""The model files that TensorFlow looks for in a folder (saved_model/loader_impl.py); the last is a chunked format."""
 
 
 def look_at(path: str, file: File) -> ScanState:
-    """Scan one file; returns the state that has its findings."""
+    """Scan one file; returns a state with at least one finding."""
     state = ScanState(path, _judge)
     if not _judge(ScanItem(state, file)):
         state.add(Finding(path, "", _other(file)))
@@ -66,7 +66,7 @@ def _other(file: File) -> str:
 
 
 def _judge(place: ScanItem) -> bool:
-    """Scan a file or a part of it in every way; returns whether there is a finding to list."""
+    """Scan a file or a part of it as every format that it could be; returns whether a finding was added."""
     before = len(place.state.found)
     for way in (_as_archive, _as_safetensors, _as_named, _as_pickles, _as_text):
         try:
@@ -103,7 +103,7 @@ def _as_archive(place: ScanItem) -> None:
 
 
 def _ends_as_zip(file: File) -> bool:
-    """Return whether a zip archive ends at the end of the file, regardless of the file's beginning."""
+    """Return whether the file ends with the end record of a zip archive, whatever the file begins with."""
     size = min(file.size, _TAIL)
     tail = file.read(file.size - size, size)
     at = tail.rfind(b"PK\5\6")
@@ -135,9 +135,9 @@ def _as_named(place: ScanItem) -> None:
 
 
 def _has_user_block(place: ScanItem) -> bool:
-    """Return whether HDF5 begins at an offset of 512, 1024, 2048, … bytes, where readers of HDF5 look for it.
+    """Return whether an HDF5 file begins at offset 512, 1024, 2048, …: its readers accept such a user block.
 
-    A remote file is searched only if its name suggests HDF5.
+    A remote file is searched only if its name is typical of HDF5.
     """
     at = _FIRST_USER_BLOCK
     if (place.file.remote and not place.name.endswith(_HDF5_NAMES)) or _is_sound(place, ("safetensors",)):
@@ -161,16 +161,17 @@ def _as_pickles(place: ScanItem) -> None:
 
 
 def _is_sound_archive(place: ScanItem) -> bool:
-    """Return whether an item is a consistent zip archive from its first byte on, which need not be scanned as a pickle.
+    """Return whether an item is a valid zip archive from its first byte on: it need not be scanned as a pickle.
 
-    Read as a pickle, an archive would begin with a persistent id: ``K`` and the bytes up to a newline. Readers that do
-    not support persistent ids refuse that. Readers that do, such as torch.load, look for archives first.
+    A pickle reader would read the archive's first bytes ``PK`` as a persistent id: ``K`` and the bytes up to a newline.
+    Readers without support for persistent ids refuse that. Readers with it, such as torch.load, test for a zip archive
+    first.
     """
     return place.head(4) == b"PK\3\4" and _is_sound(place, FORMS)
 
 
 def _is_sound(place: ScanItem, forms: Sequence[str]) -> bool:
-    """Return whether an item was found to have one of the formats ``forms``, without a fault."""
+    """Return whether the scan found that an item has one of the formats ``forms``, without a fault."""
     return any(one.within == place.within and one.format in forms and one.fault is None for one in place.state.found)
 
 

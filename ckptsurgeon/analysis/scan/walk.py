@@ -1,4 +1,4 @@
-"""Scans a file or a folder, in natural order; links that lead out of it are named and not followed."""
+"""Scans a file, or the files of a folder in natural order. Links that leave the folder are reported, not followed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _not_opened() -> File:
 
 @dataclass(frozen=True)
 class _ScannedFolder:
-    """The scanned folder with links resolved, and the names of the folders that were skipped in it."""
+    """The path of the scanned folder with links resolved, and the paths of the subfolders that were skipped."""
 
     path: str
     skipped: list[str]
@@ -38,7 +38,7 @@ class _ScannedFolder:
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A file by its path relative to the folder; ``why`` is the reason if it must not be opened."""
+    """A file in a folder. ``path`` is relative to the folder; ``why`` is the reason if the file must not be opened."""
 
     path: str
     why: str = ""
@@ -46,9 +46,9 @@ class FoundFile:
 
 
 def files_of(root: str, skipped: list[str]) -> Iterator[FoundFile]:
-    """Yield the files of a folder and its subfolders; folders named ``.git`` are left out and added to ``skipped``.
+    """Yield the files of a folder and its subfolders; raises SourceError if there are too many.
 
-    Raises SourceError if there are too many files.
+    Folders named ``.git`` are skipped; their paths are appended to ``skipped``.
     """
     return _bounded(_walk(root, "", _ScannedFolder(os.path.realpath(root), skipped), 0), root)
 
@@ -56,8 +56,8 @@ def files_of(root: str, skipped: list[str]) -> Iterator[FoundFile]:
 def far_files_of(folder: Folder, uri: str) -> Iterator[FoundFile]:
     """Yield the files of a remote folder and its subfolders; raises SourceError if there are too many.
 
-    ``uri`` is the address as the user wrote it, perhaps with credentials. A Hugging Face repository is read at one
-    commit, that of ``folder``.
+    ``uri`` is the address as the user wrote it, perhaps with credentials. All files of a Hugging Face repository are
+    read at the same commit, the one of ``folder``.
     """
     return _bounded(_walk_far(folder, folder.uri if scheme_of(uri) == "hf" else uri, "", 0), folder.uri)
 
@@ -66,7 +66,7 @@ def _bounded(found: Iterator[FoundFile], root: str) -> Iterator[FoundFile]:
     for number, one in enumerate(found):
         if number >= limits.SCAN_FILES:
             raise SourceError(
-                f"{escape(root)} holds more than {limits.SCAN_FILES} files.", hint="Scan the folders in it one by one."
+                f"{escape(root)} has more than {limits.SCAN_FILES} files.", hint="Scan its subfolders one by one."
             )
         yield one
 
@@ -82,7 +82,7 @@ def _walk_far(folder: Folder, uri: str, below: str, depth: int) -> Iterator[Foun
         if name in names:
             yield FoundFile(path, open=partial(folder.file, name))
         elif depth >= limits.SCAN_FOLDERS:
-            yield FoundFile(path, f"it lies over {limits.SCAN_FOLDERS} folders deep")
+            yield FoundFile(path, f"it is over {limits.SCAN_FOLDERS} folders deep")
         else:
             yield from _inside_far(f"{uri.rstrip('/')}/{name}", path, depth + 1)
 
@@ -114,7 +114,7 @@ def _walk(root: str, below: str, home: _ScannedFolder, depth: int) -> Iterator[F
             home.skipped.append(path)
         elif entry.is_dir(follow_symlinks=False):
             if depth >= limits.SCAN_FOLDERS:
-                yield FoundFile(path, f"it lies over {limits.SCAN_FOLDERS} folders deep")
+                yield FoundFile(path, f"it is over {limits.SCAN_FOLDERS} folders deep")
             else:
                 yield from _walk(root, path, home, depth + 1)
         else:
@@ -141,8 +141,8 @@ def _open(path: str) -> File:
 def _belongs(target: str, home: str) -> bool:
     """Return whether the target of a link may be read.
 
-    It must be in the folder ``home``; if that is a snapshot in a Hugging Face cache, also in the blobs of the same
-    model.
+    It must be in the scanned folder ``home``. If that is a snapshot in a Hugging Face cache, the target may also be in
+    the blobs folder of the same model.
     """
     if target == home or target.startswith(home.rstrip(os.sep) + os.sep):
         return True
@@ -159,10 +159,7 @@ Progress = Callable[[int, int], None]
 
 
 def scan_path(path: str, progress: Progress | None = None) -> Scan:
-    """Scan a file, or every file of a folder, and return what was found.
-
-    Raises SourceError if the path cannot be read.
-    """
+    """Scan a file, or every file of a folder and its subfolders. Raises SourceError if the path cannot be read."""
     source = open_source(path)
     if isinstance(source, File):
         with closing(source):

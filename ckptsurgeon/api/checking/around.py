@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from ...analysis.check.subject import AdapterFacts, CardFacts, Subject
+from ...analysis.check.subject import AdapterFacts, CardFacts, ClassFacts, Subject
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.in_memory import CheckpointLike
 from ...checkpoint.opening import open_checkpoint
@@ -18,6 +19,7 @@ from ...errors import CheckpointError, ConfigError
 from ...storage.read.base import Folder
 from ...storage.small_files import SMALL_BYTES
 from ...storage.yaml_text import read_yaml
+from ..class_check import class_findings, not_compared, ties_of_class
 from ..inspect import token_rows
 from ..lora.adapter_files import adapter_of
 from ..model_folder.checks import contradictions
@@ -51,7 +53,19 @@ def with_folder(subject: Subject, checkpoint: Checkpoint, base: CheckpointLike |
         has_configuration=_has_configuration(folder),
         card=_card(checkpoint, folder),
         adapter=_adapter(checkpoint, folder, base),
+        look_at_class=partial(_class_facts, checkpoint, folder),
     )
+
+
+def _class_facts(checkpoint: Checkpoint, folder: ModelFolder) -> ClassFacts:
+    """Return what the transformers class in config.json says; its code is in transformers, never in the folder."""
+    reason = not_compared(checkpoint, folder)
+    if reason:
+        return ClassFacts(reason)
+    found = class_findings(checkpoint)
+    faults = tuple(said for said, is_fault in found if is_fault)
+    remarks = tuple(said for said, is_fault in found if not is_fault)
+    return ClassFacts("", faults, remarks, tuple(ties_of_class(checkpoint)))
 
 
 def _notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:

@@ -1,7 +1,7 @@
-"""Completion in bash, zsh and fish: verbs, options, their values, and keys of the checkpoint that a line names.
+"""Completion in bash, zsh and fish: verbs, options, their values, and keys of the checkpoints on the command line.
 
 A shell's script (``installing.py``) sets ``_CKPT_COMPLETE`` to the shell's name and passes the typed words on stdin,
 separated by NUL. The words are never passed as arguments, so that no version of the program can run a line that is
-being typed; if there are arguments, the variable is ignored. The answer is a line with the kind of candidates, then one
-candidate per line.
+being typed; if there are arguments, the variable is ignored. The output is a line with the kind of the candidates, then
+one candidate per line.
 """

@@ -1,4 +1,4 @@
-"""Answers a shell that asks to complete a command line."""
+"""Computes the completions of a command line that a shell requests, and writes them to stdout."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def candidates(command: Any, words: Sequence[str], current: str) -> Candidates:
 
 
 def _values(found: ParsedLine, option: Any, text: str) -> Candidates:
-    """Return the candidates for the value of an option, of which ``text`` is typed already.
+    """Return the candidates for the value of an option; ``text`` is the part of the value that is already typed.
 
-    The metavar of the option in the help, such as FILE or GLOB, says what kind of value it takes.
+    The option's metavar in the help, such as FILE or GLOB, shows which kind of value the option has.
     """
     metavar = option.metavar or ""
     if option.name == "root":
@@ -74,8 +74,8 @@ def _values(found: ParsedLine, option: Any, text: str) -> Candidates:
 def _keys(found: dict[str, bool], others: Sequence[str], *, more: bool) -> Candidates:
     """Return the kind of the candidates, and the candidates: the keys of ``found`` and the words ``others``.
 
-    ``found`` says of each key whether it is a module with more segments. The kind is "partial", after which the shell
-    adds no blank, if the only candidate is a module. With ``more``, an only candidate that is a whole key gets ``=``.
+    ``found`` maps each key to whether it is a module with more segments. If the only candidate is a module, the kind is
+    "partial": the shell adds no blank. With ``more``, ``=`` is appended to an only candidate that is a complete key.
     """
     words = shorten_to_beginnings([*found, *others])
     if len(words) > 1 or not words:
@@ -98,11 +98,11 @@ def _beginning(values: Iterable[str], text: str) -> list[str]:
     return [value for value in values if value.startswith(text)]
 
 
-# Answering a shell: in time, or with nothing.
+# Answers the shell within a time limit; after that, no candidates are offered.
 
 VARIABLE = "_CKPT_COMPLETE"
 PATIENCE_S = 4.0
-"""The longest time a user waits after pressing Tab, whatever the file contains."""
+"""The most seconds that a user waits after pressing Tab, whatever the files on the line contain."""
 
 
 def run(command: Callable[[], Any]) -> int:
@@ -124,7 +124,7 @@ def run(command: Callable[[], Any]) -> int:
 
 
 def answer(command: Callable[[], Any], shell: str, given: bytes) -> str:
-    """Return the answer to a shell that sends ``given``: a line with the kind of candidates, then one per line."""
+    """Return the text for a shell that sends ``given``: the kind of the candidates, then one candidate per line."""
     typed = typed_in(shell, os.fsdecode(given))
     if typed is None:
         return ""

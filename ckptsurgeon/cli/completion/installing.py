@@ -1,4 +1,4 @@
-"""Installs completion for a shell; the scripts that the shells run."""
+"""Contains the completion scripts for the shells, and installs them."""
 
 from __future__ import annotations
 
@@ -114,12 +114,12 @@ def shell_in_use(named: str = "") -> str:
             return shell
     raise ConfigError(
         f"there is no completion for the shell {escape(named)}." if named else "cannot find out which shell this is.",
-        hint=f"Name one of {', '.join(SHELLS)}.",
+        hint=f"Add the name of the shell: {', '.join(SHELLS)}.",
     )
 
 
 def _parent() -> str:
-    """Return the name of the parent process, '' if the system does not give it."""
+    """Return the name of the parent process, '' if it cannot be read from /proc."""
     try:
         with open(f"/proc/{os.getppid()}/comm", encoding="utf-8", errors="replace") as file:
             return file.read().strip().lstrip("-")
@@ -130,9 +130,9 @@ def _parent() -> str:
 def install(shell: str) -> tuple[str, str]:
     """Write the completion script of a shell, and make the shell load it when it starts.
 
-    Returns the path of the script, and that of the shell's start-up file ('' for fish, which loads the script by
-    itself). For other shells, one line is added to the start-up file unless it is there. Raises OutputError if a file
-    cannot be written.
+    Returns the path of the script, and the path of the shell's start-up file ('' for fish, which loads the script by
+    itself). For other shells, one line is added to the start-up file if the line is not there. Raises OutputError if a
+    file cannot be written.
     """
     from ...storage.write.output_checks import output_error
     from ...storage.write.staging import staged_file

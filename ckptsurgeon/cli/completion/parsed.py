@@ -19,9 +19,9 @@ _ESCAPED_IN_QUOTES = '$`"\\\n'
 class TypedLine:
     """A command line that is being typed: the complete words, without the program's name, and the current word.
 
-    ``current`` has no quotes. ``kept`` is the beginning of ``current`` up to an equals sign: bash treats it as a
-    separate word and does not replace it. ``plain`` is set if nothing is quoted or escaped, except perhaps by one quote
-    at the beginning.
+    ``current`` has its quotes removed. ``kept`` is the beginning of ``current`` up to an equals sign, which bash treats
+    as a separate word and does not replace. ``plain`` is true if nothing is quoted or escaped; a single quote character
+    at the beginning is allowed.
     """
 
     words: tuple[str, ...]
@@ -31,9 +31,10 @@ class TypedLine:
 
 
 def typed_in(shell: str, given: str) -> TypedLine | None:
-    """Parse what a shell sends when the user asks for completion; None if it is malformed.
+    """Parse the text ``given`` that a shell sends when the user presses Tab; None if it is malformed.
 
-    bash sends the line and the characters at which it splits words; other shells send the words and the current one.
+    bash sends the line and the characters at which it splits words; other shells send the complete words and the
+    current word.
     """
     fields = given.split("\0")[:-1]
     if shell == "bash" and len(fields) == 2:
@@ -60,7 +61,7 @@ def _line(line: str, breaks: str) -> TypedLine | None:
 class _Word:
     """A word as the shell sees it.
 
-    ``bare`` is set if it has no quotes, ``opened`` if a quote at its beginning is still open.
+    ``bare`` is true if the word has no quotes; ``opened`` is true if a quote at its beginning is not closed.
     """
 
     text: str = ""
@@ -94,10 +95,10 @@ def _lexed(line: str) -> list[_Word]:
 
 @dataclass
 class ParsedLine:
-    """The words before the cursor, parsed. ``wants`` is the option whose value comes next, or None.
+    """The words before the cursor, parsed. ``wants`` is the option whose value is typed next, or None.
 
-    ``command`` is the click command of a verb or of a group of verbs. ``values`` maps options, by their names in the
-    API, to the lists of their values; the list of a flag is empty.
+    ``command`` is the click command of a verb or of a group of verbs. ``values`` maps the name of each option in the
+    API to the list of its values; the list of a flag is empty.
     """
 
     command: Any
@@ -114,7 +115,10 @@ class ParsedLine:
 
 
 def options_of(command: Any) -> Iterator[tuple[str, Any]]:
-    """Yield every spelling of every option that the help of a command shows, with the option (None for --help)."""
+    """Yield (name, option) for each name, such as -o and --output, of each option in a command's help.
+
+    The option is None for --help.
+    """
     for param in command.params:
         if param.param_type_name == "option" and not getattr(param, "hidden", False):
             for spelling in param.opts:

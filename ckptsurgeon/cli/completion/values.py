@@ -1,4 +1,4 @@
-"""The values of options and arguments: known names, and keys of the checkpoints on the line."""
+"""Finds the possible values of options and arguments: known names, and keys of the checkpoints on the line."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ __all__ = ["destination_keys", "roots", "segments", "shorten_to_beginnings", "so
 
 # Keys of the checkpoints on the line, module by module. Only headers are read.
 #
-# A file may contain any key: only keys without special characters for a shell or a pattern are offered.
+# A file may contain any string as a key; only keys without special characters of shells and patterns are offered.
 
 MAX_CANDIDATES = 400
-"""The most candidates that are offered; if there are more, their common beginnings are offered instead."""
+"""The most candidates that are offered; if there are more, common prefixes of the candidates are offered instead."""
 MAX_SOURCES = 4
-"""The most sources that are read for a merge or an average; those usually all have the same keys."""
+"""The most sources whose keys are read; the sources of a merge or an average usually have the same keys."""
 _PLAIN = re.compile(r"[\w/@%+-]+")
 _CONFIGURATIONS = (".yaml", ".yml", ".json")
 
 
 def source_keys(found: ParsedLine) -> list[str]:
-    """Return the keys of the sources on the command line, as the patterns of the verb match them.
+    """Return the keys of the sources on the command line, in the form that the patterns of the verb match.
 
-    For some verbs and options, that is without wrapper prefixes such as ``module.``.
+    For some verbs and options, this form is without wrapper prefixes such as ``module.``.
     """
     if found.name != "transplant":
         unwrap = "unwrap" in found.values or all(param.name != "unwrap" for param in found.command.params)
@@ -57,7 +57,7 @@ def destination_keys(found: ParsedLine) -> list[str]:
 
 
 def roots(found: ParsedLine) -> list[str]:
-    """Return the entries of the first source's file that hold a state dict; these are the values for --root."""
+    """Return the entries of the first source's file that are state dicts; these are the values of --root."""
     for path in (found.values.get("source") or found.arguments)[:1]:
         with closing(_opened(_existing(path), None)) as checkpoint:
             return [root for root in (checkpoint.root, *checkpoint.passed) if _is_plain(root)]
@@ -93,9 +93,9 @@ def _is_configuration(path: str) -> bool:
 
 
 def segments(keys: Iterable[str], text: str) -> dict[str, bool]:
-    """Return modules and keys that complete ``text`` by one segment, and whether each has more segments.
+    """Return the modules and keys that complete ``text`` by one segment, each with whether it has more segments.
 
-    If ``text`` is a complete module, its contents are offered too.
+    If ``text`` is a complete module name, the content of that module is included.
     """
     before, dot, last = text.rpartition(".")
     under = _under(keys, before + dot)
@@ -106,7 +106,7 @@ def segments(keys: Iterable[str], text: str) -> dict[str, bool]:
 
 
 def _under(keys: Iterable[str], prefix: str) -> dict[str, bool]:
-    """Return the keys' next segments after a prefix, as longer prefixes, and whether each has more segments."""
+    """Return the prefixes of ``keys`` that are one segment longer than ``prefix``, each with whether it continues."""
     found: dict[str, bool] = {}
     if prefix and not all(map(_is_plain, prefix[:-1].split("."))):
         return found
@@ -124,7 +124,7 @@ def _is_plain(segment: str) -> bool:
 
 
 def shorten_to_beginnings(words: Sequence[str]) -> list[str]:
-    """Return the words, or if they are too many to show, common beginnings of them that are few enough."""
+    """Return the words; if there are more than ``MAX_CANDIDATES``, return the longest common prefixes that fit."""
     if len(words) <= MAX_CANDIDATES:
         return list(words)
     *_, found = takewhile(
@@ -141,7 +141,7 @@ _WORD = re.compile(r"[a-z][a-z0-9_]*")
 
 
 def values_of(option: str, metavar: str) -> list[str]:
-    """Return the known values of an option: those in its metavar (``size|key``), and lists such as all dtypes."""
+    """Return the known values of an option: the words in its metavar (``size|key``), or a list such as all dtypes."""
     named = [word for word in metavar.rpartition("]")[2].split("|") if _WORD.fullmatch(word)]
     found = _KNOWN.get(option if metavar not in ("DTYPE", "keep|DTYPE") else "dtype")
     named_ones = metavar in ("", "FORMAT", "NAME", "[GLOB=]POLICY", "DTYPE", "keep|DTYPE")

@@ -1,7 +1,8 @@
-"""Keeps what a configuration builds in the user's cache, and reads it again without importing torch or transformers.
+"""Stores the destination that a config.json describes in the user's cache, to skip torch and transformers next time.
 
-An entry has keys, shapes, dtypes, ties and what else a ``TargetSpec`` has as data. It has no path and no text of the
-user's: its key is a SHA-256 of the configuration and the versions, and a config.json is kept as changes of the given.
+A cache entry has the keys, shapes, dtypes and ties, and all other fields of a ``TargetSpec`` that are plain data. It
+contains no path and no string of the user: its key is a SHA-256 of the configuration and the versions, and the written
+config.json is stored as changes to the user's config.json.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from .stock import versions
 __all__ = ["cached_axes", "cached_layouts", "cached_spec", "keep_spec", "spec_key"]
 
 FORMAT = 1
-"""To be raised if the form of the entries changes."""
+"""The version of the format of the entries: increase it if the format changes."""
 WITH_STORAGE = "built with storage in "
-"""How the note on the time and memory of a build begins, which is true of that run only."""
+"""The beginning of the note on the time and memory of a build, which is not cached: it is true of one run only."""
 
 
 def spec_key(document: Document, given: GivenFields) -> str:
-    """Return the key of what a document builds; "" if that depends on more than its fields and the versions."""
+    """Return the cache key of a destination; "" if the destination depends on more than its fields and the versions."""
     features = document.train.get("features")
     is_trained = isinstance(features, Mapping) and features.get("kind") == "waves"
     if document.vocabulary is not None or is_trained:
@@ -41,13 +42,13 @@ def spec_key(document: Document, given: GivenFields) -> str:
 
 
 def cached_spec(key: str, document: Document, given: GivenFields) -> TargetSpec | None:
-    """Return the destination that the cache has under a key, without what is computed; None if it has none."""
+    """Return the destination that the cache has under ``key``, without the fields that are functions, or None."""
     document_found = cached_document(key)
     if document_found is None:
         return None
     try:
         found = _spec(document_found, document.name, given)
-    except (LookupError, TypeError, ValueError, AttributeError, RecursionError):  # of another form
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError):  # an entry in another format
         return None
     return found
 
@@ -78,9 +79,9 @@ def _info(dtype: str, shape: list[int]) -> TensorInfo:
 
 
 def keep_spec(key: str, spec: TargetSpec, given: GivenFields, known: tuple[str, ...]) -> bool:
-    """Keep a destination under a key, and return whether it is now there.
+    """Store a destination in the cache under ``key``, and return whether the cache now has it.
 
-    It is not kept if an entry would have a text that the user's file has; ``known`` are texts that may be in both.
+    Nothing is stored if the entry would contain a string of the user's file; ``known`` are strings that are allowed.
     """
     config = next((one for one in spec.companions if one.name == CONFIG), None)
     if config is None or not set(spec.undrawable.values()) <= {ZERO_DEVIATION}:
@@ -101,7 +102,7 @@ def keep_spec(key: str, spec: TargetSpec, given: GivenFields, known: tuple[str, 
 
 
 def _given(given: GivenFields) -> dict[str, Any]:
-    """Return the user's fields with the overrides laid over them, of which a written config.json has most."""
+    """Return the user's fields with the overrides applied, which a written config.json mostly consists of."""
 
     def over(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
         both = {name: first[name] for name in second if isinstance(first.get(name), dict)}
@@ -112,7 +113,7 @@ def _given(given: GivenFields) -> dict[str, Any]:
 
 
 def _changes(text: str, given: GivenFields, known: tuple[str, ...]) -> list[Any] | None:
-    """Return the changes that make the text of a config.json; None if they have a text of the user's."""
+    """Return the changes that turn the user's fields into a config.json; None if they contain a string of the user."""
     from ...storage.json_text import read_json
 
     base = _given(given)
@@ -124,7 +125,10 @@ def _changes(text: str, given: GivenFields, known: tuple[str, ...]) -> list[Any]
 
 
 def cached_layouts(key: str, recognise: Callable[[], Recognise]) -> Recognise:
-    """Return a function that finds the layout of a source in the cache, else by ``recognise()``, and then keeps it."""
+    """Return a function that looks up the layout of a source in the cache.
+
+    If the cache does not have the layout, the function computes it with ``recognise()`` and stores it.
+    """
 
     def found(tensors: Mapping[str, TensorInfo]) -> KnownLayout:
         rows = [[name, list(info.shape)] for name, info in tensors.items()]
@@ -150,7 +154,10 @@ def _layout(kept: Any) -> KnownLayout | None:
 
 
 def cached_axes(key: str, find: Callable[[], Mapping[str, int]]) -> Callable[[], Mapping[str, int]]:
-    """Return a function that finds the axes of a vocabulary in the cache, else by ``find``, and then keeps them."""
+    """Return a function that looks up the vocabulary axes in the cache.
+
+    If the cache does not have the axes, the function computes them with ``find()`` and stores them.
+    """
 
     def found() -> Mapping[str, int]:
         own = document_key({"of": "vocabulary", "destination": key})

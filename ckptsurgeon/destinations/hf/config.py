@@ -1,4 +1,4 @@
-"""Reads a document that names a model of transformers: fields of the configuration, overrides, the model's class."""
+"""Reads a document that describes a model of transformers: configuration fields, overrides, the model's class."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OLDEST = 5
 class ModelDescription:
     """A model of transformers: its class, its configuration, and the files that go next to its weights.
 
-    ``is_plain`` says that these files are the config.json, which depends on nothing but its fields, and copies.
+    ``is_plain`` is true if these files are only copies, and a config.json that depends only on the document's fields.
     """
 
     model_class: Any
@@ -60,7 +60,7 @@ def library(document: Document) -> Any:
 
 
 def describe(document: Document, package: Any, given: GivenFields) -> ModelDescription:
-    """Return the model that a document describes: a config.json, or a file in our format that names one.
+    """Return the model that a document describes: a config.json, or a file in our format that refers to a config.json.
 
     ``given`` are the fields that ``given_fields`` read.
 
@@ -115,7 +115,7 @@ def _config_class(document: Document, package: Any, fields: Mapping[str, Any]) -
 
 def _remote(document: Document, what: str) -> ConfigError:
     return document.fail(
-        f"{what} is code that its auto_map names, and code that a configuration names is never run.",
+        f"{what} needs the custom code listed in auto_map, and code listed in a configuration is never run.",
         "If you trust it, import it yourself: model: {_target_: package.function}.",
     )
 
@@ -125,8 +125,8 @@ def _architecture(
 ) -> tuple[str, tuple[str, ...]]:
     """Return the name of the model's class, and notes.
 
-    The document may name the class; else the config.json does; else AutoModel chooses it. Raises ConfigError if
-    transformers does not have the class, or has it for another model_type.
+    The class is the one in the document, else the one in the config.json, else the one that AutoModel chooses. Raises
+    ConfigError if transformers does not have the class, or the class belongs to another model_type.
     """
     listed = fields.get("architectures") or []
     asked = document.model.get("architecture")
@@ -144,28 +144,31 @@ def _architecture(
     wanted = getattr(found, "config_class", None)
     if config_class is not None and wanted is not None and not issubclass(config_class, wanted):
         raise document.fail(
-            f"the class {name} is for the model_type {wanted.model_type or wanted.__name__}, "
-            f"not for {config_class.model_type}.",
+            f"the class {name} belongs to the model_type {wanted.model_type or wanted.__name__}, "
+            f"not to {config_class.model_type}.",
             _part(config_class, wanted),
         )
-    notes = ("its auto_map names code, which is not run: transformers has the model itself",)
+    notes = ("the custom code listed in auto_map is not run: transformers itself contains the model",)
     return str(name), notes if "auto_map" in fields else ()
 
 
 def _part(config_class: Any, wanted: Any) -> str:
-    """Return the hint for a model of one part of a configuration, as CLIPVisionModelWithProjection is of CLIP's."""
+    """Return the hint for a class that needs only one part of a configuration, '' for other classes.
+
+    For example, CLIPVisionModelWithProjection needs only the field ``vision_config`` of CLIP's configuration.
+    """
     parts = getattr(config_class, "sub_configs", None) or {}
     field = next((name for name, part in parts.items() if part is wanted), None)
     if field is None:
         return ""
     return (
-        f"It is for {field} alone. Write these fields into a config.json of their own, with model_type "
-        f"{wanted.model_type}, and what the part needs of the whole, as projection_dim."
+        f"This class uses {field} alone. Write the fields of {field} into a separate config.json, with model_type "
+        f"{wanted.model_type}, and add fields of the whole model that it needs, such as projection_dim."
     )
 
 
 def _models(package: Any) -> list[str]:
-    """Return all names in transformers that look like models, for suggestions; a few name something else."""
+    """Return all names in transformers that look like model classes, for suggestions; a few are not model classes."""
     return [name for name in dir(package) if name[:1].isupper() and ("For" in name or name.endswith("Model"))]
 
 

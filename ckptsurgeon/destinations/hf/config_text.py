@@ -1,4 +1,4 @@
-"""The text of a written config.json as changes of the given fields, so that a cache has nothing of the user's text."""
+"""Describes a written config.json as changes to the user's fields, so that a cache contains no string of the user."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["changed_fields", "config_text", "texts_in", "with_changes"]
 
 Fields = dict[str, Any]
 GIVEN, INNER, VALUE = 0, 1, 2
-"""What stands for a value: the given one, an object that differs inside, or a value of the library."""
+"""The kinds of changes: the user's value is kept, an object differs in some of its fields, or the value is new."""
 
 
 def config_text(fields: Mapping[str, Any]) -> str:
@@ -19,9 +19,9 @@ def config_text(fields: Mapping[str, Any]) -> str:
 
 
 def changed_fields(made: Any, given: Any) -> list[Any]:
-    """Return what turns ``given`` into ``made``, both data of JSON; the order of fields counts.
+    """Return the changes that turn ``given`` into ``made``, both parsed JSON; the order of fields matters.
 
-    A field that is also given is named by its place there, not by its name.
+    A field that ``given`` also has is identified by its position in ``given``, not by its name.
     """
     if json.dumps(made) == json.dumps(given):
         return [GIVEN]
@@ -32,7 +32,10 @@ def changed_fields(made: Any, given: Any) -> list[Any]:
 
 
 def with_changes(changes: list[Any], given: Any) -> Any:
-    """Return ``given`` with the changes that ``changed_fields`` found; raises LookupError, TypeError or ValueError."""
+    """Return ``given`` with the changes that ``changed_fields`` found.
+
+    Raises LookupError, TypeError or ValueError if the changes do not fit ``given``.
+    """
     kind, *rest = changes
     if kind == GIVEN:
         return given
@@ -47,7 +50,7 @@ def with_changes(changes: list[Any], given: Any) -> Any:
 
 
 def texts_in(value: Any) -> Iterator[str]:
-    """Yield every text in data of JSON, also the names of fields."""
+    """Yield every string in parsed JSON, also the names of fields."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):

@@ -30,7 +30,7 @@ __all__ = [
 CONFIG, ADAPTER, GENERATION = "config.json", "adapter_config.json", "generation_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 ALPHABET, FLAGS = "alphabet.txt", "flags.txt"
-"""The token list of Coqui STT, and the flags of its training in JSON, which lie beside its checkpoints."""
+"""The token list of Coqui STT, and its training flags in JSON, both in the folder of its checkpoints."""
 SETTINGS = (
     CONFIG, ADAPTER, FLAGS, GENERATION, "hf_quant_config.json", "quant_config.json", "quantize_config.json",
 )  # fmt: skip
@@ -58,7 +58,7 @@ def is_of_tokenizer(name: str) -> bool:
 
 
 def companions(folder: str) -> tuple[Companion, ...]:
-    """Return the small files in ``folder`` that an output gets, without the configuration of the model or adapter."""
+    """Return the small files in ``folder`` that an output gets, except config.json and adapter_config.json."""
     return _copies(open_source(folder or os.curdir), [name for name in _known() if name not in (CONFIG, ADAPTER)])
 
 
@@ -68,7 +68,7 @@ def model_files(folder: Folder) -> tuple[Companion, ...]:
 
 
 def linked_away(folder: Folder) -> tuple[str, ...]:
-    """Return the names of small files that are links to outside of the folder; such links are never followed."""
+    """Return the names of small files that are links to files outside the folder; such links are never followed."""
     present = set(folder.names())
     return tuple(name for name in _known() if name in present and leads_out(os.path.join(folder.uri, name)))
 
@@ -83,7 +83,7 @@ def _known() -> list[str]:
 
 
 def _copies(folder: Any, names: Iterable[str]) -> tuple[Companion, ...]:
-    """Return the files of a folder that have one of ``names``, without links that lead out of the folder."""
+    """Return the files of a folder whose name is in ``names``, without links that lead out of the folder."""
     present = set(folder.names())
     paths = {name: os.path.join(folder.uri, name) for name in names if name in present}
     return tuple(Companion(name, path) for name, path in paths.items() if not leads_out(path))

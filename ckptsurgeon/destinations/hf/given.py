@@ -1,4 +1,4 @@
-"""Reads the fields of a config.json that a destination is or names."""
+"""Reads the fields of a destination's config.json: the destination itself, or the file to which it refers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OWN = ("transformers", "architecture")
 
 
 class GivenFields(NamedTuple):
-    """The fields of a config.json, the folder and the name of that file, and what the destination changes in them."""
+    """The fields of a config.json, the folder and the name of that file, and the destination's overrides."""
 
     fields: dict[str, Any]
     folder: str
@@ -25,9 +25,9 @@ class GivenFields(NamedTuple):
 
 
 def given_fields(document: Document) -> GivenFields:
-    """Return the fields of the config.json that a document is or names; imports nothing.
+    """Return the fields of the config.json that a document is, or to which it refers; imports nothing.
 
-    Raises ConfigError if it is not a configuration of transformers.
+    Raises ConfigError if the file is not a configuration of transformers.
     """
     found = _given(document)
     if document.dequantized:

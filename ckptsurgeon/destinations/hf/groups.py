@@ -1,4 +1,4 @@
-"""Collects the source tensors that one conversion of transformers combines, and the operations that do the same.
+"""Collects the source tensors that one conversion of transformers combines, and the equivalent operations of ours.
 
 A conversion (``WeightConverter`` in transformers/core_model_loading.py) makes tensors of the destination from all
 source tensors whose keys match its patterns.
@@ -32,19 +32,19 @@ _SPECIAL = re.compile(r"[\\*?\[\]{}=]")
 
 
 class UnknownConversion(Exception):  # noqa: N818 - caught within this package, which reports it
-    """Raised for a conversion that our operations cannot express."""
+    """The error for a conversion that our operations cannot express."""
 
 
 Naming: TypeAlias = tuple[Mapping[str, str], Callable[[str], str]]
-"""A name or pattern for each source pattern, and a function that writes a destination key in the same form."""
+"""A map from source pattern to key pattern, and a function that writes a destination key with the same captures."""
 
 
 @dataclass
 class ConversionGroup:
     """The source tensors that one conversion (``converter``) of transformers combines.
 
-    ``target`` is the destination key that the conversion gives to them. ``found`` has their keys, and ``shapes`` a
-    shape, by the source pattern that the keys match.
+    ``target`` is the destination key to which the conversion renames them. ``found`` maps each source pattern to the
+    keys that match it, and ``shapes`` maps each source pattern to the shape of these tensors.
     """
 
     target: str
@@ -64,7 +64,7 @@ class ConversionGroup:
 
     @property
     def form(self) -> tuple[Any, ...]:
-        """A value that is equal for two groups whose keys differ only in numbers, such as the number of a layer."""
+        """A value that is equal for two groups whose keys differ only in numbers, such as the index of a layer."""
         return id(self.converter), opened(self.target), *((p, opened(keys[0])) for p, keys in self.found.items())
 
     def outputs(self) -> list[str]:
@@ -85,11 +85,10 @@ class ConversionGroup:
         return {pattern: _caught(keys, {}) for pattern, keys in self.found.items()}, lambda name: name
 
     def general(self) -> Naming:
-        """Return key patterns that match all layers, and a function that writes destination keys in the same form.
+        """Return key patterns that match all layers, and a function that writes destination keys with their captures.
 
         The result has one key pattern for each source pattern of the conversion. A letter in braces, such as ``{n}``,
-        replaces each number that source and destination keys share. If
-        their numbers differ, returns ``literal()``.
+        replaces each number that source and destination keys share. If their numbers differ, returns ``literal()``.
         """
         numbers = NUMBER_IN_KEY.findall(self.target)
         kept = {pattern: _constant(keys) for pattern, keys in self.found.items()}
@@ -114,7 +113,7 @@ def _numbered(name: str) -> str:
 
 
 def _constant(keys: Sequence[str]) -> list[str]:
-    """Return the numbers that all keys of a list have in common."""
+    """Return the numbers in the first key that are the same at that position in all other keys."""
     columns = zip(*(NUMBER_IN_KEY.findall(key) for key in keys), strict=True)
     return [column[0] for column in columns if len(set(column)) == 1 or len(keys) == 1]
 
@@ -123,15 +122,14 @@ def _caught(keys: Sequence[str], names: Mapping[int, str]) -> str:
     """Return one pattern for all ``keys``: ``{e}`` replaces the number that varies between them.
 
     ``names`` maps the index of a number that all keys share to the letter that replaces it, as in ``{n}``; other
-    numbers stay. Raises UnknownConversion
-    if the keys differ in more than one number.
+    numbers stay. Raises UnknownConversion if the keys differ in more than one number.
     """
     if any(_SPECIAL.search(key) for key in keys) or len({opened(key) for key in keys}) > 1:
-        raise UnknownConversion("its keys are not numbered")
+        raise UnknownConversion("no pattern can match all of its keys")
     columns = list(zip(*(NUMBER_IN_KEY.findall(key) for key in keys), strict=True))
     varying = [place for place, column in enumerate(columns) if len(set(column)) > 1]
     if len(varying) > 1:
-        raise UnknownConversion("its keys have several numbers")
+        raise UnknownConversion("its keys differ in several numbers")
     places = iter(range(len(columns)))
     shared = iter(range(len(columns)))
 
@@ -153,7 +151,7 @@ Row: TypeAlias = dict[str, Any]
 class IntermediateTensor:
     """A tensor between two operations: its name, which may be a pattern, and its shape.
 
-    ``many`` is the number of source tensors that the pattern matches, 0 for a tensor that an operation made.
+    ``many`` is the number of source tensors that the pattern matches; 0 means that an operation made the tensor.
     """
 
     name: str
@@ -162,15 +160,15 @@ class IntermediateTensor:
 
 
 Values: TypeAlias = dict[str, IntermediateTensor]
-"""Intermediate tensors by the patterns that the conversion has for them."""
+"""Intermediate tensors by the source or target pattern of the conversion."""
 
 
 @dataclass
 class OperationChain:
     """The operations for one group of source tensors, collected in ``rows``.
 
-    ``config`` is the configuration of the model, ``targets`` are the destination's tensors, and ``write`` writes a
-    destination key.
+    ``config`` is the configuration of the model, ``targets`` are the destination's tensors, and ``write`` is the
+    function of a ``Naming`` that writes destination keys.
     """
 
     group: ConversionGroup
@@ -193,18 +191,18 @@ class OperationChain:
     def only(self, values: Values) -> tuple[str, IntermediateTensor]:
         """Return the only pattern and tensor of ``values``; raises UnknownConversion if there are several tensors."""
         if len(values) != 1 or next(iter(values.values())).many > 1:
-            raise UnknownConversion("several tensors go where one is expected")
+            raise UnknownConversion("an operation on one tensor gets several tensors")
         return next(iter(values.items()))
 
     def target(self, values: Values) -> str:
-        """Return the pattern under which ``Values`` keep the tensor that an operation makes of a single tensor."""
+        """Return the key in ``Values`` for the result of an operation on a single tensor."""
         patterns = self.group.converter.target_patterns
         return patterns[0] if len(patterns) == 1 else next(iter(values))
 
     def finals(self, values: Values) -> dict[str, str]:
         """Return the renaming {source key: destination key} of a tensor that no operation changed, {} if there is none.
 
-        Adds operations that give the other tensors their destination keys.
+        For all other tensors, adds operations that rename them to their destination keys.
         """
         wanted = dict(zip(self.group.converter.target_patterns, self.group.outputs(), strict=False))
         last: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Axes that are as long as the vocabulary: those that grow with it, as found by building the model twice."""
+"""Finds the axes that grow with the vocabulary, by comparing a model with the same model with more tokens."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class GrowingAxes(Mapping[str, int]):
 def grown_axes(tensors: Tensors, grown: Tensors) -> dict[str, int]:
     """Return, by key, the axis along which a tensor is longer in ``grown``, the same model with more tokens.
 
-    A tensor that grows along two axes (a table of tokens by tokens) is left out; the user has to name one of the axes.
+    A tensor that grows along two axes (a table of tokens by tokens) is left out; the user has to choose an axis.
     """
     found: dict[str, int] = {}
     for key, info in tensors.items():

@@ -30,10 +30,10 @@ class ModelFacts:
         self._tied: list[str] = []
         self._names: KeyConversions | None = None
         self.is_stock = False
-        """Whether all of the model is of torch and transformers, so that their versions say what it has."""
+        """Whether all modules are classes of torch and transformers, so that their versions determine the tensors."""
 
     def take(self, model: Any) -> None:
-        """Collect the facts about a model, without a reference to it, so that it can be freed."""
+        """Collect the facts about a model without keeping a reference to the model, so that it can be freed."""
         self._tied = [
             f"{path}.{key}".removeprefix(".")
             for path, module in model.named_modules()
@@ -66,9 +66,9 @@ def built(described: ModelDescription) -> Any:
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Prevent transformers from downloading and from logging anything but errors.
+    """Prevent transformers from downloading, and from logging anything but errors, during the block.
 
-    A configuration may name a backbone whose weights its constructor would download.
+    A configuration may refer to a backbone whose weights the constructor would download.
     """
     from huggingface_hub import constants
 
@@ -100,9 +100,9 @@ def _errors_only() -> Iterator[None]:
 def _implied(tied: list[str], ties: Mapping[str, str]) -> frozenset[str]:
     """Return the keys of tied tensors that ``save_pretrained`` leaves out.
 
-    In each group of tied keys these are the keys that the model declares as tied (``tied`` has their patterns); but if
-    it declares all, one key stays. ``remove_tied_weights_from_state_dict`` in transformers/modeling_utils.py does the
-    same.
+    In each group of tied keys these are the keys that match ``tied``, the patterns that the model declares as tied. If
+    all keys of a group match, one key is not left out. ``remove_tied_weights_from_state_dict`` in
+    transformers/modeling_utils.py does the same.
     """
     groups: dict[str, list[str]] = {}
     for alias, owner in ties.items():
@@ -114,17 +114,17 @@ def _implied(tied: list[str], ties: Mapping[str, str]) -> frozenset[str]:
     return frozenset(found)
 
 
-# The axes with a row for each token: those that grow with the vocabulary.
+# The vocabulary axes (one row for each token) are the axes that grow with the vocabulary.
 #
-# A list of names is not enough: heads are called ``lm_head``, ``ctc_head``, ``cls.predictions``, and half of
+# A list of tensor names is not enough: heads are called ``lm_head``, ``ctc_head``, ``cls.predictions``, and half of
 # MobileBERT's output layer is transposed. So the model is built a second time, with more tokens.
 
 MORE = 10007
-"""Number of added tokens; large enough that an axis rounded up to a power of two grows too."""
+"""The number of added tokens; so large that an axis whose size is rounded up to a power of two grows, too."""
 
 
 def vocabulary_of(described: ModelDescription, tensors: Mapping[str, TensorInfo]) -> Mapping[str, int]:
-    """Return, by key, the axis of each tensor that has one row for each token; it is computed when first used."""
+    """Return, by key, the axis of each tensor that has one row for each token; computed on first use."""
     return GrowingAxes(lambda: _grown(described, tensors))
 
 
@@ -140,7 +140,7 @@ def _grown(described: ModelDescription, tensors: Mapping[str, TensorInfo]) -> di
 
 
 def _larger(described: ModelDescription) -> ModelDescription | None:
-    """Return the description of the same model with more tokens; None for a model without tokens (images, sound)."""
+    """Return the description of the same model with more tokens; None if the model has no tokens (images, sound)."""
     config = copy.deepcopy(described.config)
     try:
         text = config.get_text_config()

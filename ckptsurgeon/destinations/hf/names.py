@@ -1,7 +1,8 @@
-"""The older keys that a model of transformers accepts: with or without its base model's prefix, renamed, converted.
+"""Converts older keys of a transformers model, and keys with or without the base model's prefix, to present keys.
 
-Changes keys and tensors as ``from_pretrained`` does, with the functions and tables of transformers
-(transformers/conversion_mapping.py, core_model_loading.py), but by our own operations, and reports the changes.
+The result is the same as that of ``from_pretrained``. The functions and tables of transformers
+(transformers/conversion_mapping.py, core_model_loading.py) determine the changes. Our own operations make them, and
+notes report them.
 """
 
 from __future__ import annotations
@@ -61,11 +62,11 @@ class KeyConversions:
         )
 
     def of_targets(self, targets: Mapping[str, TensorInfo]) -> Recognise:
-        """Return the function that finds how older keys of a source become keys of ``targets``, the destination."""
+        """Return a function that finds the renamings and operations for a source; ``targets`` is the destination."""
         return replace(self, targets=targets).recognised
 
     def recognised(self, tensors: Mapping[str, TensorInfo]) -> KnownLayout:
-        """Return the renamings and operations that turn the keys of a source into the destination's."""
+        """Return the renamings and operations that turn the tensors of a source into tensors of the destination."""
         renamings = copy.deepcopy(self.renamings)  # copied because some keep state
         names: dict[str, str] = {}
         groups: dict[str, ConversionGroup] = {}
@@ -84,7 +85,7 @@ class KeyConversions:
         return KnownLayout(tuple(made.rows.values()), {**names, **made.names}, self.by, unknown, notes)
 
     def _named(self, key: str, renamings: list[Any]) -> tuple[str, str | None]:
-        """Return the name that ``from_pretrained`` gives a key, and the pattern of its conversion, if any."""
+        """Return the key to which ``from_pretrained`` renames ``key``, and the pattern of its conversion, if any."""
         name, pattern = self.rename(key, renamings, self.converters, self.prefix, self.targets)
         if name not in self.targets and key in self.targets:
             return self.rename(key, [], [], self.prefix, self.targets)
@@ -97,7 +98,7 @@ class KeyConversions:
     def _converted(
         self, tensors: Mapping[str, TensorInfo], groups: Mapping[str, ConversionGroup]
     ) -> tuple[_Converted, dict[str, str]]:
-        """Return the operations for all groups, and a map from each tensor without known operations to the reason."""
+        """Return the operations for all groups, and the reason for each tensor whose conversion is unknown."""
         made, unknown = _Converted(), dict[str, str]()
         alike: dict[Any, list[ConversionGroup]] = {}
         for group in groups.values():
@@ -131,43 +132,43 @@ class KeyConversions:
     def _renaming_notes(self, pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
         others = [(k, n) for k, n in pairs if f"{self.prefix}.{k}" != n and k != f"{self.prefix}.{n}"]
         if others:
-            shown = "; ".join(f"{escape(key)} is {escape(name)}" for key, name in others[:2])
+            shown = "; ".join(f"{escape(key)} becomes {escape(name)}" for key, name in others[:2])
             more = f"; and {len(others) - 2} more (-v lists them)" if len(others) > 2 else ""
-            yield f"older names that {self.by} knows of {self.model}: {shown}{more}"
+            yield f"older keys are renamed as {self.by} does for {self.model}: {shown}{more}"
 
     def _conversion_notes(self, made: _Converted, unknown: Mapping[str, str]) -> Iterator[str]:
         if made.keys:
             verbs = ", ".join(dict.fromkeys(next(iter(row)) for row in made.rows.values()))
             shown = listing(made.keys, 2, where="")
             tensors = count(len(made.keys), "tensor")
-            yield f"{tensors} made of older ones as {self.by} does for {self.model} ({verbs}): {shown}"
+            yield f"{tensors} made from older tensors as {self.by} does for {self.model} ({verbs}): {shown}"
         if unknown:
             yield f"not converted: {grouped(unknown.items(), where='')}"
 
 
 @dataclass
 class _Converted:
-    """The result of conversions: operations without duplicates, renamings, and the keys of the tensors they make."""
+    """The result of conversions: operations without duplicates, renamings, and the keys of the tensors made."""
 
     rows: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     keys: list[str] = field(default_factory=list)
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add those of the operations ``rows`` that this result does not have yet."""
+        """Add the operations ``rows`` that this result does not have yet."""
         for row in rows:
             self.rows.setdefault(json.dumps(row), row)
 
 
 def _in_order(key: str) -> list[tuple[Any, ...]]:
-    """Return the value by which transformers sorts keys before it stacks tensors: ``2`` comes before ``10``."""
+    """Return the sort key that transformers uses for keys before it stacks tensors: ``2`` comes before ``10``."""
     from transformers.core_model_loading import dot_natural_key
 
     return list(dot_natural_key(key))
 
 
 def _covers(groups: Sequence[ConversionGroup], tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether no other key of the source differs only in its numbers from the keys of ``groups``."""
+    """Return whether ``groups`` have all keys of the source that differ from theirs only in numbers."""
     theirs = {key for group in groups for key in group.keys}
     forms = {opened(key) for key in theirs}
     return all(key in theirs for key in tensors if opened(key) in forms)

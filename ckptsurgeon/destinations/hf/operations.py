@@ -20,8 +20,8 @@ def rows_of(
 ) -> tuple[list[Row], dict[str, str]]:
     """Return the operations for a group of source tensors, and the renamings of tensors that need no operation.
 
-    ``naming`` gives the names of source tensors and the form of destination keys. Raises UnknownConversion for a
-    conversion that is not known here.
+    ``naming`` has the key patterns of the source tensors and the function that writes destination keys. Raises
+    UnknownConversion for a conversion that this module does not know.
     """
     names, write = naming
     chain = OperationChain(group, config, targets, write)
@@ -29,7 +29,7 @@ def rows_of(
     for operation in group.converter.operations:
         step = _STEPS.get(type(operation).__name__)
         if step is None:
-            raise UnknownConversion(f"{type(operation).__name__} of transformers is not known here")
+            raise UnknownConversion(f"ckptsurgeon does not know transformers' operation {type(operation).__name__}")
         values = step(chain, operation, values)
     return chain.rows, chain.finals(values)
 
@@ -54,7 +54,7 @@ def _concatenate(chain: OperationChain, operation: Any, values: Values) -> Value
     """``Concatenate``: the tensors are joined in the order of the conversion's patterns."""
     lacking = [pattern for pattern in chain.group.converter.source_patterns if pattern not in values]
     if lacking:
-        raise UnknownConversion(f"the source has no tensor like {lacking[0]}")
+        raise UnknownConversion(f"the source has no tensor that matches {lacking[0]}")
     parts = [values[pattern] for pattern in chain.group.converter.source_patterns]
     name = chain.target(values) if len(values) > 1 else next(iter(chain.group.converter.target_patterns))
     into = chain.names([name])[0] if _is_last(chain, operation) else chain.fresh()
@@ -110,7 +110,7 @@ def _transpose(chain: OperationChain, operation: Any, values: Values) -> Values:
 
 
 def _interleave(chain: OperationChain, operation: Any, values: Values) -> Values:
-    """``Interleave``: rows with even indices come first and then those with odd indices, or the inverse."""
+    """``Interleave``: move rows with even indices before rows with odd indices, or the inverse."""
     pattern, value = chain.only(values)
     dim = operation.dim % len(value.shape)
     half = value.shape[dim] // 2
@@ -120,7 +120,7 @@ def _interleave(chain: OperationChain, operation: Any, values: Values) -> Values
 
 
 def _permute_for_rope(chain: OperationChain, operation: Any, values: Values) -> Values:
-    """``PermuteForRope``: the interleaved halves of each head are put one after the other, or the inverse."""
+    """``PermuteForRope``: in each head, de-interleave the two halves, or interleave them (the inverse)."""
     if not hasattr(operation, "subconfig_key"):
         raise UnknownConversion("PermuteForRope differs in this version of transformers")
     config = getattr(chain.config, operation.subconfig_key or "", chain.config)

@@ -22,7 +22,7 @@ FLOATS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 
 
 def config_of(config_class: Any, fields: Mapping[str, Any]) -> Any:
-    """Return the configuration that a class makes of the fields of a config.json; raises whatever the class raises."""
+    """Return an object of ``config_class`` with the fields of a config.json; exceptions of the class are not caught."""
     return config_class.from_dict({name: _decoded(value) for name, value in fields.items() if name not in FETCHING})
 
 
@@ -39,7 +39,8 @@ def check_overrides(
 ) -> None:
     """Raise ConfigError if an override names a field that the configuration class does not have.
 
-    The class itself would accept any field. ``inside`` names the nested configuration that is checked, for the message.
+    The class itself would accept any field. ``inside`` is the part of the message that says which nested configuration
+    is checked.
     """
     known = {*_own_fields(config_class), *config_class.attribute_map, *fields, "num_labels"}
     hidden = {"architectures", "auto_map", "model_type", "transformers_version", *FETCHING}
@@ -49,7 +50,7 @@ def check_overrides(
     if isinstance(labels, dict) and number is not None and len(labels) != number:
         raise document.fail(
             f"num_labels{inside} is {brief_repr(number, 60)}, but id2label has {len(labels)} labels.",
-            "Leave one of them out: each gives the other.",
+            "Leave one of the two fields out: each determines the other.",
         )
     for name, value in overrides.items():
         part = config_class.sub_configs.get(name)

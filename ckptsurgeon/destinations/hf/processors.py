@@ -1,6 +1,6 @@
 """The files of the tokeniser and feature extractor that transformers needs for a CTC model of waveforms.
 
-They are written for a destination whose ``train:`` section names the tokens, so that ``transformers.pipeline`` can use
+They are written for a destination whose ``train:`` section has a token list, so that ``transformers.pipeline`` can use
 the model. https://huggingface.co/docs/transformers/model_doc/wav2vec2
 """
 
@@ -34,10 +34,10 @@ def processor_files(
 ) -> tuple[tuple[Companion, ...], list[str]]:
     """Return the files of the feature extractor and the tokeniser for a model of waveforms, and notes.
 
-    ``name`` is the name of the model's class. ``present`` are the files in the folder of the configuration; a file that
-    is there is not returned, unless it is a tokeniser of other tokens than those that are trained. No files are
-    returned for other models, and for documents without a ``train:`` section that takes waveforms. The padding token
-    of ``written`` becomes the blank of CTC, because transformers uses the padding token as the blank.
+    ``name`` is the name of the model's class. ``present`` are the files in the folder of the configuration; such a file
+    is not returned again, unless it is a tokeniser whose tokens differ from the tokens that are trained. No files are
+    returned for other models, and for documents without a ``train:`` section whose features are waveforms. The padding
+    token of ``written`` becomes the blank of CTC, because transformers uses the padding token as the blank.
     """
     features, config = _map(document.train.get("features")), written.config
     if getattr(config, "conv_kernel", None) is None or features.get("kind") != "waves":
@@ -49,14 +49,14 @@ def processor_files(
         return tuple(made), []
     try:
         tokens = read_vocabulary(document.resolve(named)).tokens
-    except (ConfigError, SourceError) as error:  # the weights do not need it; training names it again
+    except (ConfigError, SourceError) as error:  # the weights do not need it; training reports the error again
         return tuple(made), [f"no tokeniser is written for transformers: {error.message.rstrip('.')}"]
     has_tokeniser, why = not known.isdisjoint((VOCABULARY, TOKENIZER)), _unfit(tokens, config)
     other = _other_tokens(present, tokens, named) if has_tokeniser else ""
     if has_tokeniser and not other:
         return tuple(made), []
     if why and other:
-        return tuple(made), [f"{other}: transformers.pipeline would write other letters than were trained"]
+        return tuple(made), [f"{other}: transformers.pipeline would output the wrong letters"]
     if why:
         return tuple(made), [f"no tokeniser is written for transformers: {escape(named)} {why}"]
     notes = _with_blank(written, tokens) if "pad_token_id" not in document.model else []
@@ -65,22 +65,23 @@ def processor_files(
 
 
 def _other_tokens(present: Sequence[Companion], tokens: Sequence[str], named: str) -> str:
-    """Return how the vocab.json beside a configuration differs from the tokens that are trained, '' if it does not.
+    """Return how the vocab.json in the configuration's folder differs from the tokens that are trained, '' if equal.
 
-    The two may spell the blank, the space and the unknown token differently.
+    The blank, the space and the unknown token may be written differently in the two lists.
     """
     path = next((one.path for one in present if one.name == VOCABULARY and one.path), "")
     spelled = {*BLANKS, *SPACES, "<unk>", "[UNK]"}
     try:
         theirs = read_vocabulary(path).tokens if path else tuple(tokens)
     except (ConfigError, SourceError):
-        return ""  # said where the file is copied
+        return ""  # the error is reported when the file is copied
     rows = zip_longest(tokens, theirs)
     for number, (ours, other) in enumerate(rows):
         if ours != other and not {ours, other} <= spelled:
-            theirs_has = "has no row" if other is None else f"has {brief_repr(other)} in row"
+            theirs_has = "has no row" if other is None else f"has {brief_repr(other)} at row"
             ours_has = "no such row" if ours is None else brief_repr(ours)
-            return f"the {VOCABULARY} beside the configuration {theirs_has} {number}, and {escape(named)} {ours_has}"
+            theirs_has = f"the {VOCABULARY} in the folder of the configuration {theirs_has} {number}"
+            return f"{theirs_has}, and {escape(named)} has {ours_has}"
     return ""
 
 
@@ -112,13 +113,13 @@ def _extractor(config: Any, rate: object) -> Companion:
 
 
 def _unfit(tokens: Sequence[str], config: Any) -> str:
-    """Return why transformers' Wav2Vec2CTCTokenizer cannot have these tokens, '' if it can."""
+    """Return why transformers' Wav2Vec2CTCTokenizer cannot represent these tokens, '' if it can."""
     if first_of(BLANKS, tokens) is None:
         return "has no blank"
     if len(tokens) != config.vocab_size:
-        return f"has {len(tokens)} tokens, and the model {config.vocab_size} rows"
+        return f"has {len(tokens)} tokens, but the model has {config.vocab_size} rows"
     pieces = first_of(SPACES, tokens) is None and any(token[:1] == PIECE != token for token in tokens)
-    return "has pieces of words, and Wav2Vec2CTCTokenizer takes letters" if pieces else ""
+    return "consists of subword pieces, but Wav2Vec2CTCTokenizer needs single letters" if pieces else ""
 
 
 def _tokenizer(tokens: Sequence[str]) -> tuple[Companion, ...]:

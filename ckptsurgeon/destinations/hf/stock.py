@@ -1,4 +1,4 @@
-"""Whether a model is of transformers as it is installed, so that a configuration and versions say what it builds."""
+"""Checks that installed, unchanged code builds a model, so that configuration and versions determine its tensors."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def versions() -> dict[str, str]:
-    """Return the versions and installs of all code that builds a model; {} if they do not say what would be imported.
+    """Return values that identify all installed code that builds a model; {} if no values can identify it.
 
-    Imports neither torch nor transformers. In a process that has imported transformers, code may have registered
-    classes or changed them, and a checkout that is installed in place changes without another version.
+    Imports neither torch nor transformers. No values identify the code if this process has already imported
+    transformers, because classes may have been registered or changed, or if a package is installed as an editable
+    checkout, whose code changes without a new version.
     """
     if "transformers" in sys.modules or _has_other_defaults():
         return {}
@@ -36,7 +37,7 @@ def versions() -> dict[str, str]:
 
 
 def _has_other_defaults() -> bool:
-    """Return whether code of this process has changed the dtype or device of new tensors."""
+    """Return whether this process has changed torch's default dtype or default device."""
     torch: Any = sys.modules.get("torch")
     return torch is not None and (torch.get_default_dtype(), str(torch.get_default_device())) != (torch.float32, "cpu")
 
@@ -44,7 +45,8 @@ def _has_other_defaults() -> bool:
 def _installed(name: str) -> str:
     """Return the version of an installed package and the SHA-256 of its RECORD; "" if pip did not install its files.
 
-    All commits of a main branch have one version, such as 5.24.0.dev0; a RECORD has the digests of all files.
+    The version is not enough: all commits of a main branch have the same version, such as 5.24.0.dev0. RECORD has the
+    digests of all files.
     """
     folder = _metadata_folder(name)
     with suppress(OSError), open(os.path.join(folder, "RECORD"), "rb") as file:
@@ -55,8 +57,8 @@ def _installed(name: str) -> str:
 def _metadata_folder(name: str) -> str:
     """Return the path of an installed package's ``.dist-info``; "" if its files are not where pip installs them.
 
-    The folder beside the package that pip names after its version is enough; ``importlib.metadata`` gives the same, and
-    imports 35 modules first (https://packaging.python.org/en/latest/specifications/recording-installed-packages).
+    ``importlib.metadata`` would find the same folder, but imports 35 modules first
+    (https://packaging.python.org/en/latest/specifications/recording-installed-packages).
     """
     try:
         spec = importlib.util.find_spec(name)
@@ -73,9 +75,9 @@ def _metadata_folder(name: str) -> str:
 
 
 def _own_code() -> str:
-    """Return the SHA-256 of names, sizes and times of this package's files for destinations.
+    """Return the SHA-256 of the names, sizes and times of the source files of ``ckptsurgeon.destinations``.
 
-    A checkout changes these without another version.
+    In a checkout these files change without a new version.
     """
     found: list[str] = []
     for folder in (_HERE, os.path.join(_HERE, "hf"), os.path.join(_HERE, "torch_module")):
@@ -86,8 +88,8 @@ def _own_code() -> str:
 
 
 def only_installed(files: Iterable[str]) -> bool:
-    """Return whether all files that were opened are code, or installed with Python's packages, or of the system."""
-    import sysconfig  # only after a build: plans from the cache do without
+    """Return whether all ``files`` that were opened are code, files of installed packages, or system files."""
+    import sysconfig  # imported late: plans from the cache do not need it
 
     names = ("stdlib", "platstdlib", "purelib", "platlib")
     folders = (*{os.path.realpath(sysconfig.get_path(name)) + os.sep for name in names}, *_SYSTEM)
@@ -96,5 +98,5 @@ def only_installed(files: Iterable[str]) -> bool:
 
 
 def is_stock(modules: Collection[Any]) -> bool:
-    """Return whether the classes of all modules of a model are those of torch and transformers."""
+    """Return whether all modules of a model are objects of torch's or transformers' classes."""
     return all(type(module).__module__.partition(".")[0] in LIBRARIES for module in modules)

@@ -25,19 +25,19 @@ __all__ = ["IN_YAML", "renumbered", "renumbered_generation", "renumbering_of", "
 LISTED = 8
 WITH_ROWS = ("tokenizer.json", "vocab.json", "vocab.txt")
 WITH_PIECES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "sentencepiece.model", "spm.model")
-"""Files that list the pieces of sentencepiece by id; other files of the tokeniser may add more tokens."""
+"""Files with the pieces of sentencepiece in the order of their ids; other files of the tokeniser may add tokens."""
 CODEC = "audio_tokenizer_config.json"
-"""The configuration of a processor that is a model with its own vocabulary."""
+"""The configuration of an audio tokeniser: a model whose token ids are of a separate vocabulary."""
 SPECIAL = 4
-"""Number of pieces at the beginning that a tokeniser may put in another order: <unk>, <s>, </s>, <pad>."""
+"""How many pieces at the beginning a tokeniser may have in another order: <unk>, <s>, </s>, <pad>."""
 IN_YAML = "{part}set it in the destination's YAML: {field}: ID, or null"
-"""The hint for an id that the new list lacks; ``part`` names the option that gives another token for it."""
+"""The hint for an id whose token is not in the new list; ``part`` is "" or a phrase about the option --token-map."""
 
 
 def renumbering_of(
     change: NewVocabulary, own: Vocabulary | None, rows: int, fields: Mapping[str, Any], fixed: frozenset[str]
 ) -> Renumbering | None:
-    """Return the map from a configuration's token ids to those of a new vocabulary; None if it has no ids to map.
+    """Return the map from a configuration's token ids to the ids of a new vocabulary; None if it has no ids to map.
 
     ``own`` is the token list next to the configuration, ``rows`` the configuration's vocabulary size. The ``fixed``
     fields already hold ids of the new vocabulary. Raises ConfigError if the token of another id is not known.
@@ -68,9 +68,11 @@ def renumbered(
 ) -> tuple[MovedIds, list[str]]:
     """Return the new token ids of a file (``MovedIds``), and notes.
 
-    ``name`` is the name of the file and ``new`` that of the new token list. The ``fixed`` fields already hold new ids.
-    ``told`` are the fields that the user's file has. If the new list lacks the token of an id, ConfigError is raised,
-    with the hint ``remedy``. But if ``told`` is given and lacks the field, the id is only a default, and becomes null.
+    ``name`` is the name of the file, and ``new`` is the name of the new token list. The ``fixed`` fields already hold
+    new ids. ``told`` are the fields in the user's file; a field that is not in ``told`` has a default id.
+
+    If the token of an id is not in the new list, ConfigError is raised with the hint ``remedy``; but a default id
+    becomes null. Without ``told``, no id counts as a default.
     """
     moved = moved_ids(fields, numbers, fixed=fixed)
     by_default = [one for one in moved.lost if told is not None and one.field.rpartition(".")[2] not in told]
@@ -96,8 +98,8 @@ def renumbered_generation(
 ) -> tuple[tuple[Companion, ...], list[str]]:
     """Return ``files`` with new token ids in generation_config.json and in the files of processors, and notes.
 
-    ``given`` are the fields that the destination sets: they get their value from there. A processor's file that is not
-    a JSON object is not changed. Raises ConfigError as ``renumbered`` does.
+    ``given`` are the fields that the destination sets; these fields get the destination's values. A processor's file
+    that is not a JSON object is not changed. Raises ConfigError as ``renumbered`` does.
     """
     made, notes = list[Companion](), list[str]()
     for one in files:
@@ -113,7 +115,7 @@ def renumbered_generation(
 
 
 def _processor(one: Companion) -> dict[str, Any]:
-    """Return the fields of a processor's file, {} for another file or one that cannot be read."""
+    """Return the fields of a processor's file; {} for any other file, and for a file that cannot be read."""
     if one.name in PROCESSORS and one.name != CODEC:
         with suppress(ConfigError, SourceError):
             return _object(one)
@@ -134,7 +136,7 @@ def _lost(name: str, lost: Sequence[LostId], new: str, remedy: str) -> ConfigErr
     first = lost[0]
     token = f" ({escape(brief_repr(first.token))})" if first.token else ""
     more = f"; the same is true of {listing([one.field for one in lost[1:]], 4)}" if len(lost) > 1 else ""
-    part = f"--token-map '{escape(first.token)}=TOKEN' names the token that replaces it; or " if token else ""
+    part = f"--token-map '{escape(first.token)}=TOKEN' replaces it by another token; or " if token else ""
     hint = remedy.format(part=part, field=_last(first))
     return ConfigError(
         f"{escape(first.field)} of {name} is {first.number}{token}, which is not in {escape(new)}{more}.",
@@ -152,7 +154,7 @@ def with_tokenizer_of(
 ) -> tuple[tuple[Companion, ...], list[str]]:
     """Return the files of an output folder with the tokeniser that belongs to the token list at ``path``, and notes.
 
-    ``own`` is the token list of the tokeniser in ``files``. That tokeniser is kept if its tokens are the new ones.
+    ``own`` is the token list of the tokeniser in ``files``. If it is equal to the new list, that tokeniser is kept.
     """
     if own is not None and own.tokens == new.tokens:
         return tuple(files), []
@@ -160,24 +162,26 @@ def with_tokenizer_of(
     theirs = _tokenizer_of(path, new)
     missing = sorted({one.name for one in files} - {one.name for one in (*rest, *theirs)})
     if not theirs:
-        lies = "the one beside {} has other tokens" if tokenizer_beside(path) else "there is none beside {}"
+        lies = "the one next to {} has other tokens" if tokenizer_beside(path) else "there is none next to {}"
         note = f"no tokeniser is copied: {lies.format(escape(path))}"
-        note += f", and that of the destination has other tokens ({listing(missing, 12, where='')})" if missing else ""
-        return rest, [f"{note}; make one that gives each token its number in this list"]
+        note += f", and the destination's has other tokens ({listing(missing, 12, where='')})" if missing else ""
+        return rest, [f"{note}; make a tokeniser in which the id of each token is its index in this list"]
     if not missing:
         return (*rest, *theirs), []
     beside = {one.name for one in tokenizer_beside(path)}
     other, absent = [one for one in missing if one in beside], [one for one in missing if one not in beside]
-    notes = [f"left out, as there is none beside {escape(path)}: {listing(absent, 12, where='')}"] if absent else []
+    absent_names = listing(absent, 12, where="")
+    notes = [f"left out, because there is none next to {escape(path)}: {absent_names}"] if absent else []
     if other:
-        notes.append(f"left out, as the one beside {escape(path)} has other tokens: {listing(other, 12, where='')}")
+        other_names = listing(other, 12, where="")
+        notes.append(f"left out, because the one next to {escape(path)} has other tokens: {other_names}")
     return (*rest, *theirs), notes
 
 
 def _tokenizer_of(path: str, new: Vocabulary) -> list[Companion]:
     """Return the files of the tokeniser next to the token list at ``path``.
 
-    Returns [] if the list is not one of these files and none of them has the same tokens.
+    Returns [] if neither the list is a tokeniser's file nor a tokeniser's file has the same tokens.
     """
     name = os.path.basename(path)
     theirs = [(one, one.name == name or _agrees(one, new)) for one in tokenizer_beside(path)]
@@ -187,7 +191,7 @@ def _tokenizer_of(path: str, new: Vocabulary) -> list[Companion]:
 
 
 def _agrees(one: Companion, new: Vocabulary) -> bool | None:
-    """Return whether a tokeniser's file has the tokens of the new list, None for a file without a list of tokens."""
+    """Return whether a tokeniser's file has the tokens of the new list; None if the file has no list of tokens."""
     if one.name not in (*WITH_ROWS, *WITH_PIECES) or not os.path.isfile(one.path):
         return None
     try:

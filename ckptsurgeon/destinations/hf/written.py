@@ -1,4 +1,4 @@
-"""The small files that an output of transformers gets next to its weights: a changed config.json, and the others."""
+"""Makes the small files next to the weights of a transformers output: config.json, the tokeniser and others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .tokens import IN_YAML, renumbered, renumbered_generation, renumbering_of, 
 
 __all__ = ["WrittenConfig", "files_of", "has_fewer_rows"]
 
-# config.json: the given file, with the fields that a destination changes.
+# config.json: the user's file, with the changes of the destination.
 
 Fields = dict[str, Any]
 _OF_THE_LIBRARY = "transformers_version"
@@ -29,7 +29,8 @@ _OF_THE_LIBRARY = "transformers_version"
 class WrittenConfig:
     """The configuration of a destination, and the fields of the user's file with the same changes.
 
-    The file is not made by ``to_json_string``, which leaves out fields such as ``suppress_tokens``.
+    The written file is usually made from these fields, because ``to_json_string`` of the configuration leaves out
+    fields such as ``suppress_tokens``.
     """
 
     def __init__(self, config: Any, given: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
@@ -45,7 +46,7 @@ class WrittenConfig:
 
     @property
     def everything(self) -> Fields:
-        """All fields: those of the class, with defaults, and those that only the file has."""
+        """All fields: the fields of the class, with defaults, and the fields that only the file has."""
         return _with_others(self.config.to_dict(), self._fields)
 
     def apply(self, moved: MovedIds) -> None:
@@ -74,7 +75,7 @@ class WrittenConfig:
         return Companion(CONFIG, text=text)
 
     def _is_taken(self, text: str) -> bool:
-        """Return whether transformers' class reads this same configuration from the JSON in ``text``."""
+        """Return whether transformers reads the JSON in ``text`` as a configuration equal to ``self.config``."""
         try:
             taken = config_of(type(self.config), json.loads(text)).to_dict()
         except Exception:  # a class of transformers may raise anything
@@ -83,7 +84,7 @@ class WrittenConfig:
 
 
 def _with_others(fields: Fields, others: Mapping[str, Any]) -> Fields:
-    """Return ``fields`` with the fields added that only ``others`` has, also inside nested configurations."""
+    """Return ``fields`` and the fields that only ``others`` has, also inside nested configurations."""
     made = {**others, **fields}
     for name, value in fields.items():
         inner = others.get(name)
@@ -92,7 +93,7 @@ def _with_others(fields: Fields, others: Mapping[str, Any]) -> Fields:
     return made
 
 
-# The other small files, if the vocabulary differs from that of the folder.
+# The other small files, if the model's vocabulary differs from the vocabulary of the folder.
 
 
 def files_of(
@@ -100,9 +101,10 @@ def files_of(
 ) -> tuple[tuple[Companion, ...], list[str]]:
     """Return the files that go next to the weights, and notes on them.
 
-    ``written`` is the config.json that is written, with what the user's destination file overrides. If that file names
-    a new vocabulary, token ids are changed to those of the same tokens there. ``fields`` and ``folder`` are those of
-    the original config.json. Raises ConfigError for an id whose token is not in the new vocabulary.
+    ``written`` is the config.json that is written, with the overrides of the user's destination file. If ``document``
+    has a new vocabulary, each token id is changed to the id of the same token in it. ``fields`` and ``folder`` are the
+    fields and the folder of the original config.json. Raises ConfigError for an id whose token is not in the new
+    vocabulary.
     """
     files, before = companions(folder), _size(type(written.config), fields)
     if document.vocabulary is None:
@@ -125,8 +127,8 @@ def _renumbered(
 ) -> tuple[tuple[Companion, ...], list[str]]:
     """Change the token ids of a configuration; return the files next to it with changed ids, and notes.
 
-    ``fields`` are those of the original config.json, ``own`` is the token list next to that file, and ``rows`` is its
-    vocabulary size.
+    ``fields`` are the fields of the original config.json, ``own`` is the token list next to that file, and ``rows`` is
+    its vocabulary size.
     """
     change, given = document.vocabulary, dict(_given(document.model))
     assert change is not None
@@ -142,7 +144,7 @@ def _renumbered(
 
 
 def _given(section: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the names and values of fields, also of those in nested configurations."""
+    """Yield the names and values of all fields, also of fields in nested configurations."""
     for name, value in section.items():
         yield name, value
         if isinstance(value, dict):
@@ -169,20 +171,20 @@ def _of_fewer_rows(
     if own is None or len(own.tokens) <= rows:
         return files, [*notes, *more]
     note = (
-        f"the tokeniser beside {escape(folder or '.')} has {count(len(own.tokens), 'token')}, but the model has {rows} "
-        "rows: it is not copied; use --vocab SRC_TOKENS:DST_TOKENS to take rows by token"
+        f"the tokeniser in {escape(folder or '.')} has {count(len(own.tokens), 'token')}, but the model has {rows} "
+        "rows: it is not copied; use --vocab SRC_TOKENS:DST_TOKENS to match rows by token"
     )
     return tuple(one for one in files if not is_of_tokenizer(one.name)), [*notes, *more, note]
 
 
 def has_fewer_rows(written: WrittenConfig, fields: Mapping[str, Any]) -> bool:
-    """Return whether a destination has fewer rows of a vocabulary than the fields of its config.json say."""
+    """Return whether the vocabulary of a destination has fewer rows than the vocabulary size in its config.json."""
     rows = _rows(written.config)
     return bool(rows) and rows < _size(type(written.config), fields)
 
 
 def _size(config_class: Any, fields: Mapping[str, Any]) -> int:
-    """Return the vocabulary size in the file's own fields, else the default of the class; 0 for a model without one."""
+    """Return the vocabulary size in ``fields``, else the default of the class; 0 if the model has no vocabulary."""
     text = fields.get("text_config")
     for one in (fields, text if isinstance(text, dict) else {}):
         if type(one.get("vocab_size")) is int:

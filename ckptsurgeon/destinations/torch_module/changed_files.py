@@ -1,7 +1,7 @@
 """Finds which tensors of a module are read from files: those that change when the values in the files are changed.
 
-A module is constructed again while the usual readers give other values than the files have. A tensor that stays as it
-was is computed by the constructor, even if a file has the same values: ones, position numbers, sinusoids.
+The module is constructed a second time, with loading functions that return changed values. If a tensor is the same as
+the first time, the constructor computes it, even if a file has the same values (ones, position ids, sinusoids).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Digest = tuple[str, bool]
 class ChangedReaders:
     """Makes versions of the loading functions of torch, safetensors, TorchScript and numpy that return changed values.
 
-    ``paths`` are the files that were read with these functions; ``integers`` tells whether they also change integers.
+    ``paths`` are the files that were read with these functions. If ``integers`` is true, integers are changed, too.
     """
 
     def __init__(self, *, integers: bool) -> None:
@@ -44,7 +44,7 @@ class ChangedReaders:
         return any(one == place or one.startswith(place + os.sep) for one in self.paths)
 
     def seen(self, file: Any) -> None:
-        """Add the path of a file from which changed values were read."""
+        """Add the path of ``file``, from which changed values were read, to ``paths``."""
         path = file if isinstance(file, (str, bytes, os.PathLike)) else getattr(file, "name", None)
         if isinstance(path, (str, bytes, os.PathLike)):
             self.paths.add(os.path.abspath(os.fsdecode(path)))
@@ -119,7 +119,7 @@ class ChangedReaders:
 
 
 class _Arrays(dict[str, Any]):
-    """The arrays of an archive, as numpy.load gives them."""
+    """The arrays of an archive, with the interface of the object that numpy.load returns."""
 
     @property
     def files(self) -> list[str]:
@@ -137,7 +137,7 @@ class _Arrays(dict[str, Any]):
 
 
 class _SafeOpen:
-    """An open file of safetensors that gives changed values."""
+    """An open safetensors file whose methods return changed values."""
 
     def __init__(self, readers: ChangedReaders, original: Any, file: Any, *args: Any, **kwargs: Any) -> None:
         self._readers = readers
@@ -163,7 +163,7 @@ class _SafeOpen:
         return {name: self.changed(found) for name, found in self._file.get_tensors(*args).items()}
 
     def get_slice(self, name: str) -> Any:
-        """Return a tensor of the file that is read in parts, with changed values."""
+        """Return a tensor of the file that can be read in parts; the parts have changed values."""
         return _Slice(self, self._file.get_slice(name))
 
     def changed(self, found: Any) -> Any:
@@ -198,11 +198,11 @@ def _reading(readers: ChangedReaders) -> Iterator[None]:
 
 
 def changed_values(build: Callable[[], Mapping[str, Tensor]]) -> tuple[Mapping[str, Digest], ChangedReaders] | None:
-    """Return a digest of each tensor that ``build`` returns while files seem to have other values, and the readers.
+    """Run ``build`` with changed values in all files; return a digest of each tensor of its result, and the readers.
 
-    ``build`` runs in a child process. This process may not write, remove or rename files, start programs or use the
-    network, because all that the constructor keeps or saves would have wrong values. If ``build`` fails, it runs again,
-    and integers stay as they are. If it fails again, None is returned.
+    ``build`` runs in a child process, because everything that the constructor caches or saves would have wrong values.
+    The child process may not write, remove or rename files, start programs or use the network. If ``build`` fails, it
+    runs again with unchanged integers. If it fails again, None is returned.
     """
     for integers in (True, False):
         readers = ChangedReaders(integers=integers)

@@ -1,4 +1,4 @@
-"""Runs code in a child process that cannot change anything outside of it, and returns the result of the code."""
+"""Runs code in a child process that cannot change anything outside the process, and returns the code's result."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ __all__ = ["in_child"]
 
 Result = TypeVar("Result")
 _SECONDS = 120.0
-"""How long a child may take."""
+"""How many seconds a child process may take."""
 _FORBIDDEN = (
     "os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.truncate", "os.link", "os.symlink", "os.chmod", "os.chown",
     "os.utime", "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.kill",
     "shutil.", "subprocess.", "socket.connect", "socket.sendto", "socket.getaddrinfo", "sqlite3.connect",
 )  # fmt: skip
-"""Beginnings of the names of audit events (https://docs.python.org/3/library/audit_events.html) that end the child."""
+"""Prefixes of the audit events (https://docs.python.org/3/library/audit_events.html) that end the child process."""
 
 
 def in_child(run: Callable[[], Result]) -> Result | None:
-    """Return the result of ``run``, which runs in a child process; the result must be plain data, which can be pickled.
+    """Call ``run`` in a child process and return its result, which must be plain data that can be pickled.
 
     Returns None if ``run`` fails, tries to write or to use the network, or takes too long, or if the system cannot
     fork.
     """
     if not hasattr(os, "fork"):
         return None
-    with CONSTRUCTING:  # no other thread holds it then, in the child too
+    with CONSTRUCTING:  # so that no other thread holds the lock at the fork: the child could never take it
         here, there = os.pipe()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # on threads: only this one is in the child
+            warnings.simplefilter("ignore", DeprecationWarning)  # about threads: only this one runs in the child
             child = os.fork()
         if not child:
             os.close(here)
@@ -63,7 +63,7 @@ def _run(run: Callable[[], Any], out: int) -> None:
         for stream in (1, 2):
             os.dup2(silence, stream)
         sys.addaudithook(_refuse)
-        torch.save = safetensors.serialize_file = _refused  # they write without an event
+        torch.save = safetensors.serialize_file = _refused  # these functions write files without an audit event
         data = pickle.dumps(run())
         view = memoryview(len(data).to_bytes(8, "little") + data)
         while view:
@@ -84,7 +84,7 @@ def _refused(*_: object, **__: object) -> None:
 
 
 def _received(pipe: int) -> bytes:
-    """Return all that a child process wrote to a pipe; b"" if the data are incomplete or came too late."""
+    """Return the data that a child process wrote to a pipe; b"" if the data are incomplete or came too late."""
     until, data = time.monotonic() + _SECONDS, bytearray()
     while select.select([pipe], [], [], max(0.0, until - time.monotonic()))[0]:
         part = os.read(pipe, 1 << 20)

@@ -1,7 +1,7 @@
-"""Weights that a constructor loads: finds the files that they come from, or leaves them out.
+"""Finds the files from which a constructor loads weights, or builds the model without these weights.
 
-A tensor comes from a file if the file has a tensor of equal values, perhaps of another floating dtype. Tensors of one
-repeated value, such as zero biases, count only if the names agree, too.
+A tensor is taken to come from a file if the file has a tensor of equal values, perhaps of another floating-point dtype.
+For a tensor with one repeated value, such as a zero bias, the names must agree, too.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _OTHERS = (
     ".py", ".pyc", ".pyi", ".so", ".json", ".yaml", ".yml", ".txt", ".toml", ".cfg", ".md", ".model", ".vocab", ".wav",
     ".flac", ".csv", ".tsv", ".lock", ".html", ".jinja",
 )  # fmt: skip
-"""Endings of files that constructors read and that hold no weights."""
+"""Suffixes of files that constructors read but that contain no weights."""
 
 
 def weights_opened(paths: Iterable[str]) -> Iterator[str]:
-    """Yield those of ``paths`` that may be files of weights; a path in the working directory becomes relative to it."""
+    """Yield the paths that may be files of weights; a path inside the working directory becomes relative to it."""
     for path in dict.fromkeys(map(os.path.abspath, paths)):
         if not path.lower().endswith(_OTHERS) and not path.startswith(("/proc/", "/sys/", "/dev/")) and _is_file(path):
             near = os.path.relpath(path)
@@ -61,9 +61,9 @@ def loaded_files(
 ) -> tuple[list[InitialFile], list[str]]:
     """Return the files with the same values as tensors of a model, and the paths of all other files with tensors.
 
-    ``values`` returns the initial values of a key, or None if they are drawn at random. If a folder is a checkpoint and
-    all of its files are in ``paths``, the folder is returned instead of the files. A file with several state dicts is
-    returned once for each state dict that has values of the model.
+    ``values`` is a function that returns the initial values of a key, or None if they are drawn at random. If a folder
+    is a checkpoint and all of its files are in ``paths``, the folder is returned instead of the files. A file with
+    several state dicts is returned once for each state dict that has values of the model.
     """
     found: list[InitialFile] = []
     others: list[str] = []
@@ -82,7 +82,7 @@ def loaded_files(
 
 
 def _with_roots(paths: Iterable[str]) -> Iterator[tuple[str, Sequence[str | None]]]:
-    """Yield (path, names of its state dicts) for each file with tensors; the names are those of ``_roots``.
+    """Yield (path, names of its state dicts as in ``_roots``) for each file with tensors.
 
     If a folder is a checkpoint of several files, and all of them are in ``paths``, the folder is yielded instead of the
     files.
@@ -98,7 +98,7 @@ def _with_roots(paths: Iterable[str]) -> Iterator[tuple[str, Sequence[str | None
 
 
 def _files_of(folder: str) -> set[str]:
-    """Return the names of the files with the tensors of a folder's checkpoint, without its JSON index."""
+    """Return the names of the tensor files of a folder's checkpoint, without its JSON index."""
     try:
         with open_checkpoint(folder, unwrap=False) as checkpoint:
             return {name for name in checkpoint.open_files() if name and not name.endswith(".json")}
@@ -127,7 +127,7 @@ def _matched(
 ) -> dict[str, str]:
     """Return a map from keys of a model to keys of a checkpoint with the same values.
 
-    If several keys of the checkpoint have these values, the one with the most similar name is taken.
+    If several keys of the checkpoint have these values, the key with the most similar name is used.
     """
     shapes = {info.shape for info in checkpoint.values() if not info.opaque}
     wanted: dict[tuple[int, ...], dict[str, list[tuple[str, str, bool]]]] = {}
@@ -159,13 +159,10 @@ def _likeness(key: str, there: str) -> int:
 
 
 def left_out(path: str) -> Undrawable:
-    """Return the reason why a tensor has no initial values.
-
-    The constructor reads them from the file ``path``, and the user asked to leave out such weights.
-    """
+    """Return the reason why a tensor has no initial values: --no-constructor-weights left out the file ``path``."""
     return Undrawable(
         f"has a constructor that reads {{keys}} from {_braced(escape(path))}",
-        "Take it from a source, or leave --no-constructor-weights out.",
+        "Use a source that has this tensor, or leave --no-constructor-weights out.",
     )
 
 
@@ -178,11 +175,11 @@ def confirmed(
     values: Callable[[str], Tensor | None],
     build: Callable[[], Mapping[str, Tensor]],
 ) -> list[InitialFile]:
-    """Return the files, each only with those keys whose values the constructor really reads from that file.
+    """Return the files, each with only those keys whose values the constructor really reads from that file.
 
-    Other keys have the same values by chance, such as position numbers or the ones of a norm. To find these keys,
-    ``build`` constructs the module again while the files seem to have other values. A key is kept if this cannot be
-    found out.
+    Other keys, such as position ids or the ones of a norm, have the same values by chance. To find these keys,
+    ``build`` constructs the module again while the loading functions return changed values. If that fails, all keys
+    are kept.
     """
     found = list(found)
     made = changed_values(build) if found else None
@@ -206,9 +203,9 @@ def confirmed(
 
 @contextmanager
 def weights_left_out(seen: Opened) -> Iterator[None]:
-    """Let ``load_state_dict`` load nothing during the block, and ``from_pretrained`` build from the configuration.
+    """During the block, make ``load_state_dict`` load nothing, and ``from_pretrained`` build from the configuration.
 
-    This holds only for the threads that ``seen`` watches.
+    Only the threads that ``seen`` watches are affected.
     """
     load = nn.Module.load_state_dict
 

@@ -12,8 +12,8 @@ __all__ = ["build_on_meta"]
 def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
     """Return the model that ``build`` makes, with parameters on the meta device and with the constructor's buffers.
 
-    torch.device("meta") would empty the buffers, too. Here each parameter is replaced as soon as it is registered, so
-    that only one of them has memory at a time.
+    The context ``torch.device("meta")`` would put the buffers on the meta device, too. Here each parameter is replaced
+    as soon as it is registered, so that only one parameter has memory at a time.
     """
     original = nn.Module.register_parameter
 

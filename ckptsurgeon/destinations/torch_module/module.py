@@ -1,4 +1,4 @@
-"""Destinations made from an ``nn.Module``, which is constructed without storage, or is in memory already."""
+"""Makes destinations from an ``nn.Module``, which is constructed without storage, or is already in memory."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 @dataclass
 class _Built:
-    """A constructed module: the header of each tensor, and its view in the recording or its real values."""
+    """A constructed module: dtype and shape of each tensor, and its view in the recording or its real values."""
 
     infos: dict[str, TensorInfo]
     ties: dict[str, str]
@@ -79,7 +79,10 @@ class _ModuleSource:
 
     @contextmanager
     def _watched(self) -> Iterator[Opened]:
-        """Yield a record of what a constructor in the block opens; if ``weights`` is false, it loads no weights."""
+        """Yield a record of the files that a constructor in the block opens, and of the hosts that it contacts.
+
+        If ``self.weights`` is false, the constructor loads no weights.
+        """
         with watched() as opened, nullcontext() if self.weights else weights_left_out(opened):
             yield opened
 
@@ -88,7 +91,7 @@ class _ModuleSource:
             return _record(self._build, seed)
         except (ConfigError, TypeError, ImportError, SyntaxError):
             raise
-        except Exception as error:  # if construction without storage fails, construct with storage
+        except Exception as error:  # construct with storage instead
             if opened.unreachable:
                 raise
             loads = any(map(holds_tensors, weights_opened(opened.files)))
@@ -101,17 +104,17 @@ class _ModuleSource:
             return _real_tensors(self._build, self.built.seed)[0]
 
     def _unreachable(self, error: Exception, opened: Opened) -> SourceError | None:
-        """Return the error for a constructor that failed because a host did not answer; None if all hosts answered."""
+        """Return the error to raise if the constructor failed because a host did not answer; None if all answered."""
         if not opened.unreachable:
             return None
         return SourceError(
-            f"{escape(self._name)} cannot be built: its constructor asks {escape(opened.unreachable)}, which "
+            f"{escape(self._name)} cannot be built: its constructor contacts {escape(opened.unreachable)}, which "
             f"cannot be reached. {type(error).__name__}: {escape(str(error), 300)}",
-            hint="Build the model once with a network, so that its files are in the cache, or name local files.",
+            hint="Build the model once with a network connection, so that its files are cached, or use local files.",
         )
 
     def values(self, key: str) -> Tensor | None:
-        """Return the initial values of a key; None if they depend on a random draw, or if there are none."""
+        """Return the initial values of a key; None if they depend on random numbers, or if the tensor has no values."""
         if any(node.random for node in self.built.nodes.get(key, ())):
             return None
         ((_, data),) = self.initial([key], self.built.seed)
@@ -145,9 +148,9 @@ def module_target(
 ) -> TargetSpec:
     """Return the destination whose tensors are those of the module that ``build()`` returns.
 
-    ``listen`` is called with the record of what the constructor opened.
-    ``kind``, ``name`` and ``fields`` are fields of the result. The files from which the constructor loads weights are
-    found out. If ``weights`` is false, the module is built from its configuration, without these weights. Raises
+    ``kind``, ``name`` and ``fields`` are fields of the result. ``listen`` is called with the record of the files that
+    the constructor opened and of the hosts that it contacted. The result contains the files from which the constructor
+    loads weights. If ``weights`` is false, the module is built from its configuration, without these weights. Raises
     ConfigError if the module cannot be built or its shapes are not known without data, and SourceError if the
     constructor needs a host that cannot be reached.
     """
@@ -179,13 +182,13 @@ def module_target(
 
 
 def _loaded(source: _ModuleSource, known: Collection[str]) -> tuple[list[InitialFile], list[str]]:
-    """Return the files that the constructor loads weights from, and notes on other files and on hosts that it asks.
+    """Return the files from which the constructor loads weights, and notes on other files and on contacted hosts.
 
-    The files ``known``, which the configuration names, are left out.
+    ``known`` are files to which the configuration refers; they are left out.
     """
     opened = source.built.opened
     hosts = list(opened.hosts)
-    notes = [f"its constructor asked {listing(hosts, where='')}"] if hosts else []
+    notes = [f"its constructor contacted {listing(hosts, where='')}"] if hosts else []
     held = {os.path.abspath(path) for path in known}
     paths = [path for path in weights_opened(opened.files) if os.path.abspath(path) not in held]
     if not paths:
@@ -201,9 +204,9 @@ def _loaded(source: _ModuleSource, known: Collection[str]) -> tuple[list[Initial
 
 
 def _zero_deviations(source: _ModuleSource) -> Iterator[str]:
-    """Yield the keys of standard deviations and variances in which the constructor leaves zeros.
+    """Yield the keys of standard deviations and variances that the constructor fills with zeros.
 
-    Models divide by these tensors, so they are of no use until a source gives their values.
+    Models divide by these tensors, so a source must have their values.
     """
     infos = source.built.infos
     keys = [key for key, info in infos.items() if is_deviation(key) and info.numel and info.dtype in FLOATS]
@@ -234,7 +237,10 @@ def _record(build: Build, seed: int) -> _Built:
 
 
 def _streams(nodes: dict[str, list[Node]]) -> Streams:
-    """Return, for each random operation, the first key whose tensor needs it, and its index among that key's draws."""
+    """Return, for each random operation, the first key whose tensor depends on it, and its index in that key's draws.
+
+    Both determine the seed of the operation. The result maps the index of the operation's node to (key, index).
+    """
     streams: dict[int, tuple[str, int]] = {}
     places: dict[str, int] = {}
     for key, behind_key in nodes.items():
@@ -255,7 +261,7 @@ def _real_tensors(build: Build, seed: int) -> tuple[dict[str, Tensor], tuple[str
 def _construct_for_real(build: Build, seed: int, why: Exception) -> _Built:
     """Construct a module with storage, and add a note on the time and memory that this took.
 
-    ``why`` is the exception because of which the module could not be constructed without storage.
+    ``why`` is the exception that made it impossible to construct the module without storage.
     """
     began = time.perf_counter()
     with python_random(seed) as used:
@@ -278,7 +284,7 @@ def _construct_for_real(build: Build, seed: int, why: Exception) -> _Built:
 
 
 def _copies(built: _Built) -> Iterator[str]:
-    """Yield a note on tensors that start as copies of others because the constructor copies a template layer."""
+    """Yield a note on tensors that start as copies of other tensors because the constructor copies a layer."""
     first: dict[int, str] = {}
     copies: list[str] = []
     for key, nodes in built.nodes.items():
@@ -292,7 +298,7 @@ def _copies(built: _Built) -> Iterator[str]:
 
 
 def _copied(built: _Built, key: str, owner: str) -> bool:
-    """Return whether the tensor ``key`` is a copy of ``owner``, a tensor with the same last part of the name."""
+    """Return whether ``key`` has the same last part as ``owner``, and its tensor is a copy of that of ``owner``."""
     made = {node.index for node in built.nodes[owner]}
     same_leaf = key.rpartition(".")[2] == owner.rpartition(".")[2]
     return same_leaf and all(node.index in made or node.copies for node in built.nodes[key])
@@ -310,9 +316,9 @@ def _unset(built: _Built) -> Iterator[str]:
 
 
 def live_target(model: nn.Module) -> TargetSpec:
-    """Return the tensors of a module in memory as a destination; those that no source gives keep their values.
+    """Return the tensors of a module in memory as a destination; tensors that are in no source keep their values.
 
-    Raises ConfigError if the module has no tensors, or some that cannot be written in place.
+    Raises ConfigError if the module has no tensors, or has a tensor that cannot be written in place.
     """
     tensors, _ = state_of(model)
     name = type(model).__name__
@@ -339,7 +345,7 @@ def live_target(model: nn.Module) -> TargetSpec:
 
 
 def _check_writable(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Raise ConfigError if writing into the tensors of ``state_dict`` would not change the module."""
+    """Raise ConfigError if values written into the tensors of ``state_dict()`` would not change the module."""
     empty = [key for key, tensor in tensors.items() if tensor.is_meta]
     if empty:
         raise ConfigError(
@@ -349,13 +355,13 @@ def _check_writable(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     shared = [key for key, tensor in tensors.items() if torch._debug_has_internal_overlap(tensor) == 1]
     if shared:
         raise ConfigError(
-            f"elements of a tensor share memory (as expand makes them), so they cannot be written: {listing(shared)}.",
-            hint="Give the tensor memory of its own: .contiguous().",
+            f"elements of a tensor share memory (as after .expand()), so they cannot be written: {listing(shared)}.",
+            hint="Copy the tensor to memory without shared elements: .contiguous().",
         )
     own = {own_part(tensor).untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
     foreign = [key for key, tensor in tensors.items() if tensor.untyped_storage()._cdata not in own]
     if foreign:
         raise ConfigError(
-            f"state_dict gives copies of {listing(foreign)}, not the module's own tensors.",
+            f"state_dict() returns copies of {listing(foreign)}, not the module's own tensors.",
             hint="Apply a transplant, and load its output with load_state_dict.",
         )

@@ -1,7 +1,7 @@
-"""Finds out which files a constructor opens and which hosts it asks, through Python's audit events (PEP 578).
+"""Finds the files that a constructor opens and the hosts that it contacts, through Python's audit events (PEP 578).
 
-safetensors and TorchScript open their files outside of Python, without an event. So their functions are replaced during
-this time. Files that threads open which ran before are not noticed.
+safetensors and TorchScript open their files outside of Python, without an event. So their functions are replaced while
+a constructor is watched. Files opened by threads that were already running before are not noticed.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ CONSTRUCTING = threading.RLock()
 
 
 class OwnThreads:
-    """The thread that makes this object, and all threads that it starts in the block ``starting``.
+    """The set of threads that are watched: the thread that makes this object, and threads started in ``starting``.
 
-    Threads that are started by one of these threads belong to them too.
+    A thread that a watched thread starts is watched, too.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class OwnThreads:
 
     @property
     def is_here(self) -> bool:
-        """Whether the thread that is running now is one of these threads."""
+        """Whether the current thread is one of these threads."""
         return threading.current_thread() in self._own
 
     @contextmanager
@@ -58,11 +58,11 @@ class OwnThreads:
 
 @dataclass(eq=False)
 class Opened:
-    """What the code in a block opened, each in the order of first use.
+    """The files that the code in a block read and the hosts that it contacted, each in the order of first use.
 
-    ``files`` are the paths of files that the code read. A file that the code had written itself is included only if the
-    code asked a host before, because the file may be a download. ``hosts`` are the names of hosts that it looked up.
-    ``unreachable`` is the first host that did not answer, '' if all did. ``threads`` are the threads that are watched.
+    ``files`` are the paths of the files. A file that the code itself had written before is included only if the code
+    had contacted a host by then, because the file may be a download. ``hosts`` are the names of the hosts.
+    ``unreachable`` is the first host that did not answer, '' if all answered. ``threads`` are the watched threads.
     """
 
     files: dict[str, None] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class Opened:
 
 
 _now: Opened | None = None
-"""What is being watched; None outside of a block."""
+"""The record of the block of ``watched`` that is running; None if there is none."""
 
 
 @cache
@@ -109,7 +109,7 @@ def _heard(event: str, args: tuple[Any, ...]) -> None:
 
 
 def writes(mode: object, flags: object) -> bool:
-    """Return whether a file is opened for writing, by the ``mode`` and ``flags`` of Python's audit event "open"."""
+    """Return whether a file is opened only for writing; ``mode`` and ``flags`` are of Python's audit event "open"."""
     if isinstance(mode, str):
         return not {"w", "a", "x", "+"}.isdisjoint(mode)
     return isinstance(flags, int) and flags & os.O_ACCMODE == os.O_WRONLY  # os.open gives no mode
@@ -117,10 +117,10 @@ def writes(mode: object, flags: object) -> bool:
 
 @contextmanager
 def watched() -> Iterator[Opened]:
-    """Yield an ``Opened``, which collects what the code in the block opens; other threads wait before such a block.
+    """Yield an ``Opened``, which collects the files and hosts that the code in the block uses.
 
-    If a host does not answer, huggingface_hub works offline until the end of the block. Then it looks into its cache,
-    and fails at once instead of trying again for a minute.
+    Only one thread at a time can be in such a block. If a host does not answer, huggingface_hub works offline until the
+    end of the block: it uses only its cache, and fails at once instead of retrying for a minute.
     """
     global _now
     _listen()
@@ -178,10 +178,10 @@ def stand_in(original: Any, call: Callable[..., Any]) -> Any:
 
 @contextmanager
 def exchanged(original: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
-    """Replace ``original`` by ``make(original)`` during the block, in every imported module that has it as ``name``.
+    """Replace ``original`` by ``make(original)`` during the block, in every imported module with it as ``name``.
 
-    At the end the original is put back, also in modules that were imported during the block and have the replacement,
-    under any name.
+    At the end the original is put back, also in modules that were imported during the block and that have the
+    replacement under any name.
     """
     made, before = make(original), set(sys.modules)
     _exchange(name, original, made)

@@ -1,4 +1,4 @@
-"""Tensors that are sharded over processes: torch's DTensor, as FSDP2 and tensor parallelism make them.
+"""Reads tensors that are sharded over processes: torch's DTensor, as in FSDP2 and tensor parallelism.
 
 https://docs.pytorch.org/docs/stable/distributed.tensor.html
 """
@@ -25,7 +25,7 @@ def own_part(tensor: Tensor) -> Tensor:
 
 
 def own_bounds(tensor: Tensor) -> tuple[tuple[int, int], ...]:
-    """Return the bounds of this process's shard: start and end for each dimension."""
+    """Return (start, end) of this process's shard for each dimension of the whole tensor."""
     if not is_distributed(tensor):
         return tuple((0, size) for size in tensor.shape)
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
@@ -35,7 +35,10 @@ def own_bounds(tensor: Tensor) -> tuple[tuple[int, int], ...]:
 
 
 def part_of(values: Tensor, tensor: Tensor) -> Tensor:
-    """Return the part of ``values`` for this process's shard of ``tensor``; ``values`` has the whole tensor's shape."""
+    """Return the part of ``values`` at the bounds of this process's shard of ``tensor``.
+
+    ``values`` has the shape of the whole tensor.
+    """
     return values[tuple(slice(*part) for part in own_bounds(tensor))] if is_distributed(tensor) else values
 
 

@@ -14,14 +14,14 @@ __all__ = ["derived_seed", "drawing", "python_random"]
 
 
 def derived_seed(seed: int, key: str, place: int) -> int:
-    """Return the seed of one random operation: SHA-256 of ``seed``, a key, and its index among that key's draws."""
+    """Return the seed of a random operation, from SHA-256 of ``seed``, ``key`` and its index ``place`` for that key."""
     digest = hashlib.sha256(f"{seed}\0{key}\0{place}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Let torch run on the CPU, with one thread and without gradients, during the block.
+    """Make torch run on the CPU, with one thread and without gradients, during the block.
 
     Afterwards the number of threads and the random state are restored.
     """
@@ -39,7 +39,7 @@ def drawing() -> Iterator[None]:
 def python_random(seed: int) -> Iterator[list[bool]]:
     """Seed the random generators of Python and numpy for the block, and restore them afterwards.
 
-    Yields a list; after the block it has one item, which tells whether the generators were used.
+    Yields an empty list; after the block the list has one item, which is true if the generators were used.
     """
     python, array = random.getstate(), numpy.random.get_state()
     random.seed(seed)

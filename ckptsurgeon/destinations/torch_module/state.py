@@ -1,4 +1,4 @@
-"""The state dict of an ``nn.Module``: headers and ties."""
+"""Reads the state dict of an ``nn.Module``: tensors, dtypes, shapes and ties."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def state_of(module: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     if lazy:
         raise ConfigError(
             f"the shapes of {listing(lazy)} are only known after a forward pass.",
-            hint="Give lazy modules their input sizes.",
+            hint="Construct lazy modules with their input sizes, or run a forward pass first.",
         )
     entries = module.state_dict(keep_vars=True)
     tensors = {key: value for key, value in entries.items() if isinstance(value, Tensor)}
@@ -35,7 +35,7 @@ def state_of(module: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
 
 
 def _own(module: nn.Module) -> dict[str, Tensor]:
-    """Return every parameter and buffer of a module by key, also buffers that the state dict leaves out."""
+    """Return all parameters and buffers of a module by key, also buffers that are not in the state dict."""
     parameters = module.named_parameters(remove_duplicate=False)
     return dict(parameters) | dict(module.named_buffers(remove_duplicate=False))
 
@@ -51,14 +51,14 @@ def _info(key: str, tensor: Tensor) -> TensorInfo:
         layout = str(tensor.layout).removeprefix("torch.")
         wrong = f"dtype {dtype}" if dtype not in DTYPES else f"layout {layout}"
         raise ConfigError(
-            f"the destination's tensor {escape(key)} has the {wrong}, which no checkpoint can be written for.",
+            f"the destination's tensor {escape(key)} has the {wrong}, which cannot be written to a checkpoint.",
             hint="Register a dense tensor of a floating-point or integer dtype instead, for example its to_dense().",
         )
     return TensorInfo(dtype, tuple(tensor.shape))
 
 
 def ties_of(tensors: dict[str, Tensor]) -> dict[str, str]:
-    """Return a map from each key to the earlier key whose tensor is the same view of the same storage."""
+    """Return a map from each tied key to the first key whose tensor is the same view of the same storage."""
     first: dict[Any, str] = {}
     ties: dict[str, str] = {}
     for key, tensor in tensors.items():

@@ -1,4 +1,4 @@
-"""Imports and runs the code that a user's configuration names."""
+"""Imports and runs the code to which a user's configuration refers."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from .._document import Document
 __all__ = ["imported", "near_attributes", "near_modules", "own_file", "user_code"]
 
 MISTYPED = 0.8
-"""The least similarity (difflib's ratio) of a name that was mistyped."""
+"""The least similarity (difflib's ratio) of two names if one may be a typing error of the other."""
 
-# Running code that a configuration names: its search path, its limits, its file.
+# Running code to which a configuration refers: its import path, its limits, its file.
 
 
 @contextmanager
 def user_code(document: Document) -> Iterator[None]:
     """Make modules of the working directory and the configuration's folder importable during the block.
 
-    The code's prints go to stderr, because stdout is for answers. It can neither end the program nor change the
-    working directory.
+    The code prints to stderr, because stdout is for the command's results. The code can neither end the program nor
+    change the working directory.
     """
     before, here = list(sys.path), os.getcwd()
     folder = os.path.abspath(document.folder)
@@ -48,7 +48,7 @@ def user_code(document: Document) -> Iterator[None]:
 
 
 def own_file(module: Any) -> str:
-    """Return the file of a module, '' if it is installed or part of Python."""
+    """Return the file of the user's own module; '' if the module is installed or part of Python."""
     path = getattr(module, "__file__", None)
     if not path:
         return ""
@@ -65,9 +65,9 @@ def own_file(module: Any) -> str:
 
 
 def imported(document: Document, names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Import the modules of the dotted ``names`` that a document has, before tensors are recorded.
+    """Import the modules of the dotted ``names`` in a document, before tensors are recorded.
 
-    Returns texts that say what was imported, and the files of those modules that are the user's own.
+    Returns a phrase for each module ("names from file"), and the files of the user's own modules.
     """
     places: dict[str, list[str]] = {}
     files: list[str] = []
@@ -82,23 +82,23 @@ def imported(document: Document, names: Iterable[str]) -> tuple[tuple[str, ...],
 
 
 def near_attributes(module: object, wanted: str) -> str:
-    """Return the hint that names the attributes and submodules of a module that are most similar to ``wanted``."""
+    """Return the hint "Did you mean …?" with attributes and submodules of a module that are similar to ``wanted``."""
     path = getattr(module, "__path__", ())
     names = {*dir(module), *(one.name for one in pkgutil.iter_modules(path))}
     return _question(wanted, names)
 
 
 def near_modules(wanted: str, otherwise: str) -> str:
-    """Return the hint that names the modules that can be imported and are similar to ``wanted``, else ``otherwise``.
+    """Return the hint "Did you mean …?" with similar modules that can be imported; if there are none, ``otherwise``.
 
-    A name that may only be mistyped is never given to pip: somebody else's package may have it.
+    For a name that may be mistyped, the hint never suggests pip: a package of an attacker may have that name.
     """
     names = {"speechbrain", *(one.name for one in pkgutil.iter_modules())} - {wanted}
     return _question(wanted, (one for one in names if _is_mistyped(wanted, one))) or otherwise
 
 
 def _is_mistyped(wanted: str, name: str) -> bool:
-    """Return whether two names differ by a letter or two: among hundreds of packages some are always a little alike."""
+    """Return whether two names differ by only a letter or two; a lower similarity would match unrelated packages."""
     return difflib.SequenceMatcher(None, wanted, name).ratio() >= MISTYPED
 
 
@@ -108,7 +108,7 @@ def _question(wanted: str, names: Iterable[str]) -> str:
 
 
 def _near(name: str) -> str:
-    """Return the hint for a dotted name that cannot be imported: names that are similar to its first wrong part."""
+    """Return the hint "Did you mean …?" for a dotted name, with names that are similar to its first wrong part."""
     import pydoc
 
     parts = name.split(".")
@@ -122,8 +122,8 @@ def _near(name: str) -> str:
 
 
 def _module_of(document: Document, name: str) -> ModuleType:
-    """Return the module of a dotted name, found as hyperpyyaml finds it; raises ConfigError if there is none."""
-    import pydoc  # as only code that a file names needs it
+    """Return the module of a dotted name, with the search rules of hyperpyyaml; raises ConfigError if there is none."""
+    import pydoc  # imported late, because only configurations that refer to code need it
 
     try:
         found = pydoc.locate(name)

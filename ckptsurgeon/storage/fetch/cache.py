@@ -33,7 +33,7 @@ CHUNK = 1 << 20
 class CachedFile:
     """One file that was read completely; ``checked`` is the kind of digest that it matched ("sha256", "git") or "".
 
-    ``again`` is True if the file in the cache first had wrong bytes, so that it was fetched a second time.
+    ``again`` is True if the file in the cache first had wrong bytes and was fetched a second time.
     """
 
     path: str
@@ -77,7 +77,7 @@ _ALLOWED: dict[str, Callable[[str], object]] = {
 
 
 def cache_base(cache: str | None) -> str:
-    """Return the folder of a cache with all links resolved; '' or None stands for huggingface_hub's default cache."""
+    """Return the folder of a cache with all links resolved; '' or None is huggingface_hub's default cache."""
     from huggingface_hub import constants
 
     return os.path.realpath(os.path.expanduser(cache or constants.HF_HUB_CACHE))

@@ -1,4 +1,4 @@
-"""Collects fetched files in a folder; a file that was not fetched is only replaced there if the user asks for it."""
+"""Collects fetched files in a folder; any other file in the folder is replaced only if the user asks for this."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ __all__ = [
     "unchanged_record",
 ]
 
-# Copies files in the kernel, as shared blocks if the file system has them (copy_file_range(2)), else by read and write.
+# Copies files in the kernel (copy_file_range(2); it shares blocks if the file system can), else by read and write.
 
 CHUNK = 1 << 22
 _BY_HAND = {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.EBADF, errno.EIO}
@@ -60,7 +60,7 @@ def copy_bytes(source: File, output: StagedFile) -> None:
 
 
 def _in_kernel(source: File, output: StagedFile) -> int:
-    """Let the kernel copy a file as far as it can, and return how many bytes were copied."""
+    """Let the kernel copy as much of a file as it can; return the number of bytes copied."""
     done = 0
     with source.descriptor() as fd, output.descriptor() as out:
         while fd is not None and done < source.size and hasattr(os, "copy_file_range"):
@@ -76,7 +76,7 @@ def _in_kernel(source: File, output: StagedFile) -> int:
     return done
 
 
-# Puts a fetched file in place. A file of another origin is never used in its stead, and never replaced.
+# Puts a fetched file in place. An existing file of another origin is never used instead of it, and never replaced.
 
 
 @dataclass
@@ -84,8 +84,8 @@ class FileCollector:
     """Collects files into a folder; they are put in place together, after all of them have been fetched.
 
     If ``asks_again`` is True, a server is asked whether its file has changed since it was collected. ``sha256`` is the
-    expected digest of a single file, '' if none is given. ``anyway`` is the hint of the error that is raised if another
-    file has the same path.
+    expected digest of a single file, '' if none is given. ``anyway`` is the hint of the error for another file that
+    already exists at the same path.
     """
 
     strategy: str
@@ -94,7 +94,7 @@ class FileCollector:
     make_folder: Callable[[str], None]
     asks_again: bool = False
     sha256: str = ""
-    anyway: str = "Pass FetchConfig(overwrite=True) to replace it. To load this file, name it in paths."
+    anyway: str = "Pass FetchConfig(overwrite=True) to replace it. To load this file, pass its path in paths."
     progress: Progress | None = None
     pins: dict[tuple[str, str], str] = field(default_factory=dict)
 
@@ -116,7 +116,7 @@ class FileCollector:
 
 @contextmanager
 def collect(folder: str | None, strategy: str, config: FetchConfig) -> Iterator[FileCollector]:
-    """Give a FileCollector for ``folder``; when the block ends, its files are put in place.
+    """Yield a FileCollector for ``folder``; when the block ends, its files are put in place.
 
     The folder and its parents are made if they do not exist, and removed again if the block fails. If ``folder`` is
     None, files stay where they are. ``strategy`` is one of ``STRATEGIES``, such as "symlink" or "copy".
@@ -148,8 +148,8 @@ def unchanged_record(origin: FetchOrigin, path: str) -> FetchRecord | None:
 def check_replaceable(path: str, how: FileCollector, digest: Callable[[], str]) -> None:
     """Raise OutputError if the file ``path`` must not be replaced: it was not fetched, or was changed after that.
 
-    A link may be replaced, and so may a file whose SHA-256 is the one that ``digest`` returns. If the setting
-    ``overwrite`` is True, everything may be replaced.
+    A link may be replaced, and so may a file whose SHA-256 is equal to the result of ``digest()``. If the setting
+    ``overwrite`` is True, every file may be replaced.
     """
     if os.path.islink(path) or not os.path.lexists(path) or how.config.overwrite:
         return
@@ -220,7 +220,7 @@ def _local(origin: FetchOrigin, path: str | None, how: FileCollector) -> str:
     source = origin.path
     _check_file(origin)
     if path is None or is_same_file(source, path):
-        if is_outdated(path or source):  # who names a changed file wants it as it is
+        if is_outdated(path or source):  # a user who asks for a changed file wants the changed file
             how.forget(path or source)
         return path or source
     if how.strategy == "symlink":

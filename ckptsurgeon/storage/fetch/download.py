@@ -76,8 +76,8 @@ class _Body:
     def wanted(self, etag: str) -> dict[str, str]:
         """Return the headers of the next request.
 
-        If a part of the file was received with an ETag, they ask only for the rest of the same file. Before that, they
-        ask for the file only if its ETag is no longer ``etag``.
+        If a part of the file was received with an ETag, the headers ask only for the rest of the same file. Before
+        that, they ask for the file only if its ETag is no longer ``etag``.
         """
         if self.done and self._etag:
             return {"Range": f"bytes={self.done}-", "If-Range": self._etag}
@@ -94,7 +94,7 @@ class _Body:
             raise SourceError(
                 f"{self._shown}: the server compressed the answer without being asked to, so its bytes cannot be "
                 "checked.",
-                hint="Download the file in another way, and name its path.",
+                hint="Download the file in another way, and pass its path.",
             )
         if response.status_code == 206:
             self._check_goes_on(response)

@@ -77,7 +77,7 @@ def _local(order: _FetchRequest) -> Fetched:
     blobs: dict[str, CachedFile] = {}
     for name in names:
         path = os.path.join(origin.source, name)
-        open_source(path).close()  # type: ignore[union-attr]  # refuses what is no regular file
+        open_source(path).close()  # type: ignore[union-attr]  # raises an error if it is not a regular file
         blob = read_blob(path)
         assert blob is not None
         blobs[name] = blob
@@ -150,7 +150,7 @@ def _place(folder: str, name: str, make_folder: Callable[[str], None]) -> str:
 
 
 def _check_distinct(paths: Mapping[str, str]) -> None:
-    """Raise FormatError if a file has the name of the record (``.NAME.collected.json``) of another file."""
+    """Raise FormatError if the name of a file is that of the record (``.NAME.collected.json``) of another file."""
     records = {record_path(path) for path in paths.values()}
     taken = [name for name, path in paths.items() if path in records]
     if taken:
@@ -169,7 +169,7 @@ def _check_one_file(order: _FetchRequest, single: bool) -> None:
 
 
 def _checked(order: _FetchRequest, name: str, blob: CachedFile) -> CachedFile:
-    """Return ``blob`` if its SHA-256 is the one of the request, or if the request has none; else raises SourceError."""
+    """Return ``blob`` if its SHA-256 is equal to that of the request, if any; else raise SourceError."""
     if not order.sha256:
         return blob
     if blob.sha256 != order.sha256:

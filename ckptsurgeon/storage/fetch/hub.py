@@ -71,9 +71,9 @@ _COMMIT = re.compile(r"[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]")
 
 
 def pinned(origin: FetchOrigin, config: FetchConfig) -> FetchOrigin:
-    """Return an origin whose revision is a commit; the hub is asked for it unless the revision is a commit already.
+    """Return ``origin`` with its revision resolved to a commit; the hub is asked unless the revision is a commit.
 
-    If the hub cannot be reached, the commit is the one that the cache has for this revision. Raises SourceError or
+    If the hub cannot be reached, the commit that the cache has for this revision is used. Raises SourceError or
     ConfigError.
     """
     if not is_offline(_query(origin, config)):
@@ -115,7 +115,7 @@ def from_hub(
 def repository_from_hub(
     origin: FetchOrigin, config: FetchConfig, progress: Progress | None = None
 ) -> tuple[str, dict[str, CachedFile]]:
-    """Return the folder of a commit in the cache and its files by name, after fetching those that are missing.
+    """Return the folder of a commit in the cache and its files by name, after fetching the files that are missing.
 
     The revision of ``origin`` must be a commit. Raises SourceError or ConfigError.
     """
@@ -154,8 +154,8 @@ def _names(origin: FetchOrigin, config: FetchConfig, folder: str) -> list[str]:
 def _expected_digest(origin: FetchOrigin, config: FetchConfig, path: str) -> str:
     """Return the hub's digest of a file, '' if it is not known.
 
-    It is the name of the blob to which ``path`` links in the cache. If ``path`` is not such a link, the hub's listing
-    is asked.
+    The digest is the name of the blob to which ``path`` links in the cache. If ``path`` is not such a link, the digest
+    is requested from the hub's listing.
     """
     called = os.path.basename(blob_of(path))
     if is_digest(called) or is_offline(_query(origin, config)):
@@ -169,11 +169,11 @@ def _query(origin: FetchOrigin, config: FetchConfig) -> HubQuery:
 
 @contextmanager
 def _errors_translated(origin: FetchOrigin, config: FetchConfig) -> Iterator[None]:
-    """Turn errors of the local file system into OutputError, and those of the hub into SourceError or ConfigError."""
+    """Turn errors of the local file system into OutputError, and errors of the hub into SourceError or ConfigError."""
     with hub_errors(_query(origin, config)):
         try:
             yield
         except OSError as error:
-            if error.errno is None:  # the network's errors have none
+            if error.errno is None:  # an error of the network
                 raise
             raise output_error(os.fsdecode(error.filename or "the cache"), error) from None

@@ -38,8 +38,8 @@ class FetchConfig:
 
     ``overwrite`` replaces any file that has the same path; ``allow_updates`` asks the hub for a newer revision;
     ``allow_network`` False forbids any request; ``token`` True sends the token that ``hf auth login`` stored, None
-    sends it if there is one, False sends none, and a text is the token itself; ``revision`` is a branch, tag or commit
-    of the hub.
+    sends that token if there is one, False sends no token, and a string is the token itself; ``revision`` is a branch,
+    tag or commit of the hub.
     """
 
     overwrite: bool = False
@@ -55,7 +55,7 @@ class FetchConfig:
 
 
 def fetch_config_of(given: Any) -> FetchConfig:
-    """Return ckptsurgeon's FetchConfig for a FetchConfig of ckptsurgeon or SpeechBrain; None stands for the defaults.
+    """Return ckptsurgeon's FetchConfig for a FetchConfig of ckptsurgeon or SpeechBrain; for None, the defaults.
 
     Raises ConfigError for anything else.
     """
@@ -73,7 +73,7 @@ def fetch_config_of(given: Any) -> FetchConfig:
 
 
 def strategy_of(given: Any) -> str:
-    """Return the name of a strategy, such as "symlink", given as text or as SpeechBrain's ``LocalStrategy``.
+    """Return the name of a strategy, such as "symlink", given as a string or as SpeechBrain's ``LocalStrategy``.
 
     Raises ConfigError for an unknown strategy.
     """
@@ -124,10 +124,10 @@ class FetchOrigin:
 
 
 def split_path(path: Any) -> tuple[Any, str]:
-    """Return the source and the file name of a path, like SpeechBrain's ``Pretrainer.split_path``.
+    """Return the source (folder, repository or address) and the file name of a path.
 
-    ``path`` may be SpeechBrain's FetchSource, a pair of kind and path; the returned source is then a FetchSource of the
-    same kind.
+    The result is the same as that of SpeechBrain's ``Pretrainer.split_path``. ``path`` may be SpeechBrain's
+    FetchSource, a pair of kind and path; the returned source is then a FetchSource of the same kind.
     """
     if isinstance(path, tuple) and len(path) == 2:
         source, file = split_path(path[1])
@@ -142,13 +142,13 @@ def split_path(path: Any) -> tuple[Any, str]:
 def origin_of(source: Any, file: str, *, revision: str | None = None) -> FetchOrigin:
     """Return the origin of a file of a source; raises SourceError for a folder that does not exist.
 
-    A folder that exists is local; ``http(s):`` is an address; ``hf://org/repo[@revision]`` and any other text that is
-    not clearly a path is a repository of the hub. ``source`` may be SpeechBrain's FetchSource, a pair of kind and
+    A folder that exists is local; ``http(s):`` is an address; ``hf://org/repo[@revision]`` and any other string that
+    is not clearly a path is a repository of the hub. ``source`` may be SpeechBrain's FetchSource, a pair of kind and
     source.
     """
     if not file:
         raise ConfigError(
-            f"{brief_repr(source)} names a folder, not a file.", hint="Add the name of the file after the folder."
+            f"{brief_repr(source)} is a folder, not a file.", hint="Add the name of the file after the folder."
         )
     asked, text = _source_kind(source)
     if asked == "local" or (not asked and os.path.isdir(text)):
@@ -168,7 +168,7 @@ def origin_of(source: Any, file: str, *, revision: str | None = None) -> FetchOr
 
 
 def _source_kind(source: Any) -> tuple[str, str]:
-    """Return the kind of a FetchSource ("local", "hub", "url"), '' for any other source, and the source as text."""
+    """Return the kind of a FetchSource ("local", "hub", "url"; '' for any other source), and the source as a string."""
     kinds = {"LOCAL": "local", "HUGGING_FACE": "hub", "URI": "url"}
     if not isinstance(source, tuple):
         return "", _text(source, "a source")
@@ -192,7 +192,7 @@ def _text(value: Any, what: str) -> str:
 
 
 def _is_path(text: str) -> bool:
-    """Return whether a text can only be a path of this machine: by its form, or because its first part exists here."""
+    """Return whether a string can only be a local path, by its form, or because its first part exists here."""
     head = text.partition("/")[0]
     return (
         text.startswith(("/", ".", "~"))
@@ -232,7 +232,7 @@ def _folders(path: str) -> list[str]:
 
 
 def origin_of_uri(uri: str, revision: str | None = None) -> FetchOrigin:
-    """Return the origin that a URI names; its ``file`` is empty if all files are meant. Nothing is opened or requested.
+    """Return the origin of a URI; ``file`` is '' if the URI refers to all files. Nothing is opened or requested.
 
     A URI is ``hf://org/repo[@revision][/file]``, ``http(s)://``, a scheme that fsspec knows (``s3://`` …), or a path of
     this machine. The revision of an ``hf://`` URI is given after the @ or as ``revision``. Raises ConfigError for an

@@ -18,14 +18,14 @@ __all__ = ["FileTransaction", "check_no_links", "entries", "entry_of", "is_same_
 # Checks whether two paths are one file: replacing one of them would destroy the other.
 
 _MOST_LINKS = 40
-"""How many links Linux follows (``path_resolution(7)``)."""
+"""How many links Linux follows in one path (``path_resolution(7)``)."""
 
 
 def is_same_file(source: str, path: str) -> bool:
     """Return whether ``source`` is the file at ``path``, or a link that leads to it.
 
-    In both cases, a link from ``path`` to ``source`` would lead to itself. A hard link at ``path`` to ``source`` is the
-    same file. A symbolic link at ``path`` to the same target as ``source`` is a different file.
+    In both cases, a link made at ``path`` to ``source`` would lead to itself. If ``path`` is a hard link to ``source``,
+    it is the same file. If ``path`` and ``source`` are symbolic links to the same target, they are different files.
     """
     if not os.path.lexists(path):
         return False
@@ -33,7 +33,7 @@ def is_same_file(source: str, path: str) -> bool:
 
 
 def entries(path: str) -> Iterator[str]:
-    """Yield every path that is visited when a file is opened: its own, and those to which links lead."""
+    """Yield every path that is visited when a file is opened: ``path``, and the targets of links in turn."""
     for _ in range(_MOST_LINKS):
         yield entry_of(path)
         if not os.path.islink(path):
@@ -52,7 +52,7 @@ def entry_of(path: str) -> str:
 
 @contextmanager
 def making_folders() -> Iterator[Callable[[str], None]]:
-    """Give a function that makes a folder with its parents; if the block fails, the new folders are removed."""
+    """Yield a function that makes a folder with its parents; if the block fails, the new folders are removed."""
     made: list[str] = []
 
     def make(folder: str) -> None:
@@ -176,7 +176,7 @@ def _link(source: str, path: str) -> None:
 
 @contextmanager
 def _undone_on_failure(moves: list[_Move]) -> Iterator[Iterator[_Move]]:
-    """Give an iterator over the moves; if the block fails, the old files are put back.
+    """Yield an iterator over the moves; if the block fails, the old files are put back.
 
     Before it yields a move, the iterator makes a hard link to the file that the move replaces.
     """

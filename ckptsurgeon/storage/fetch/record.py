@@ -55,7 +55,7 @@ class FetchedFile(Brief):
 class Fetched(Brief):
     """The result of a fetch; used as a path, it is the path of the file or folder.
 
-    ``uri`` has no credentials. For a hub repository, ``uri`` and ``commit`` name the commit, whose content never
+    ``uri`` has no credentials. For a hub repository, ``uri`` and ``commit`` contain the commit, whose content never
     changes; otherwise ``commit`` is ''.
     """
 
@@ -98,7 +98,7 @@ def fetched_files(blobs: Mapping[str, CachedFile], paths: Mapping[str, str]) -> 
 
 
 def notes_of(blobs: Mapping[str, CachedFile]) -> tuple[str, ...]:
-    """Return the notes about files of a hub: which ones were fetched twice, and which ones have no digest."""
+    """Return the notes about files of a hub that were fetched twice, or that have no digest."""
     again = [
         f"{escape(name)} was fetched twice: at first its bytes differed from the hub's digest"
         for name, blob in blobs.items()
@@ -117,7 +117,7 @@ _MOST = 1 << 16
 
 @dataclass(frozen=True)
 class FetchRecord:
-    """One collected file: its origin, and its size, time and digest when it was put in place. It has no secrets.
+    """One collected file: its origin, and its size, time and digest when it was put in place. It contains no secrets.
 
     ``origin_sha256`` identifies the origin (``FetchOrigin.sha256``); ``fingerprint`` is the size and time of a local
     file that was copied; ``link`` is the target of a symbolic link; ``etag`` is the ETag of a file from a web
@@ -141,7 +141,7 @@ def record_of(
 ) -> FetchRecord:
     """Return the record of a collected file.
 
-    ``at`` is the path at which its bytes are now: that of a temp file, or the target of a link.
+    ``at`` is the path at which its bytes are now: a temp file, or the target of a link.
     """
     found = os.stat(at)
     return FetchRecord(
@@ -179,7 +179,7 @@ def sha256_of(path: str) -> str:
 
 
 def is_unchanged(path: str, record: FetchRecord) -> bool:
-    """Return whether a file is as its record says: by size and time, or by its digest if only the time differs."""
+    """Return whether a file agrees with its record: size and time are equal, or size and digest are equal."""
     if record.link or os.path.islink(path):
         return bool(record.link) and os.path.islink(path) and os.readlink(path) == record.link and os.path.exists(path)
     try:
@@ -192,7 +192,7 @@ def is_unchanged(path: str, record: FetchRecord) -> bool:
 
 
 def is_outdated(path: str) -> bool:
-    """Return whether a file was collected, as its record says, but was changed or replaced since."""
+    """Return whether a file has a record, but was changed or replaced after it was collected."""
     record = read_record(path)
     return record is not None and not is_unchanged(path, record)
 

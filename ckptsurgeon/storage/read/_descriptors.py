@@ -17,13 +17,13 @@ from .uri import scheme_of
 
 __all__ = ["Descriptor", "check_name", "leads_out"]
 
-# Names of files inside a folder, as an index or manifest lists them.
+# Checks the names of files in a folder that an index or manifest lists.
 
 
 def check_name(uri: str, name: str) -> None:
-    """Raise FormatError if a name points outside the folder ``uri``."""
+    """Raise FormatError if ``name`` is not a path inside the folder ``uri``."""
     if not name or name.startswith("/") or ".." in name.split("/") or "\0" in name or "\\" in name:
-        raise FormatError(f"the folder {escape(uri)} names a file outside of it: {escape(name)}.", rule="outside")
+        raise FormatError(f"the folder {escape(uri)} refers to a file outside of it: {escape(name)}.", rule="outside")
 
 
 # Links: a file next to the weights belongs to the model only if it is really in the model's folder.
@@ -70,7 +70,7 @@ def _budget() -> int:
 
 
 class Descriptor:
-    """A file descriptor that may be closed while unused, so that few are open at once.
+    """A file descriptor that may be closed while it is not in use, so that few descriptors are open at once.
 
     The function ``first`` opens the file for the first time, the function ``again`` reopens it. Threads may share a
     Descriptor: while one of them uses it, it is not closed. If an object closes its Descriptor when it is deleted,
@@ -114,7 +114,7 @@ class Descriptor:
 
     @contextmanager
     def used(self) -> Iterator[int]:
-        """Give the open descriptor for the time of a block; raises OSError."""
+        """Yield the open descriptor, which stays open during the block; raises OSError."""
         fd = self.take()
         try:
             yield fd
@@ -137,7 +137,7 @@ class Descriptor:
 
 
 def _opened(opens: Callable[[], int]) -> int:
-    """Open one more file; if too many are open, first close those unused for longest. Raises OSError."""
+    """Open one more file; if too many are open, first close the least recently used files. Raises OSError."""
     while _idle and Descriptor._open >= _budget():
         _idle.popitem(last=False)[0]._shut()
     try:
@@ -145,7 +145,7 @@ def _opened(opens: Callable[[], int]) -> int:
     except OSError as error:
         if error.errno not in _TOO_MANY or not _idle:
             raise
-        while _idle:  # others have taken theirs
+        while _idle:  # the process has reached its limit: close all unused ones
             _idle.popitem(last=False)[0]._shut()
         fd = opens()
     Descriptor._open += 1

@@ -26,7 +26,7 @@ class Intervals:
         return iter(zip(self._begins, self._ends, strict=True))
 
     def add(self, begin: int, end: int) -> None:
-        """Add the bytes from the offset ``begin`` up to, but without, the offset ``end``."""
+        """Add the bytes from the offset ``begin`` up to the offset ``end`` (exclusive)."""
         if begin >= end:
             return
         first, last = bisect_left(self._ends, begin), bisect_right(self._begins, end)
@@ -60,7 +60,7 @@ def cut(ranges: Iterable[Range], most: int) -> list[Range]:
     return [(at, min(at + most, end)) for begin, end in ranges for at in range(begin, end, most)]
 
 
-# Work in several threads, which are not waited for once one of them has failed or the user has interrupted.
+# Runs work in several threads; if a thread fails or the user interrupts, the other threads are not waited for.
 
 T = TypeVar("T")
 
@@ -68,8 +68,8 @@ T = TypeVar("T")
 def run_in_threads(items: Iterable[T], do: Callable[[T, threading.Event], None], number: int) -> None:
     """Call ``do`` for each item, in ``number`` threads; raises the first error that a call raises.
 
-    ``do`` also gets an event, which is set when its work is no longer needed, for example after an error. This
-    function does not wait then for calls that have not ended, such as one that waits for a server.
+    ``do`` also gets an event, which is set if its work is no longer needed, for example after an error. In that case
+    this function does not wait for calls that are still running, such as a call that waits for a server.
     """
     waiting, stopped = deque(items), threading.Event()
     ends: SimpleQueue[BaseException | None] = SimpleQueue()

@@ -16,17 +16,17 @@ __all__ = ["MemoryFile", "MemorySegment"]
 
 
 class MemorySegment(Protocol):
-    """A run of one or more bytes in memory."""
+    """A contiguous sequence of one or more bytes in memory."""
 
     nbytes: int
 
     def readinto(self, offset: int, view: memoryview) -> None:
-        """Fill ``view`` with the bytes from ``offset`` on; the caller makes sure that there are enough."""
+        """Fill ``view`` with the bytes from ``offset`` on; the caller guarantees that there are enough bytes."""
         ...
 
 
 class MemoryFile(File):
-    """A ``File`` made of segments of memory, copied only when they are read; without descriptor, time or folder."""
+    """A ``File`` made of memory segments, which are copied only when they are read; it has no descriptor or folder."""
 
     mtime_ns: int | None = None
     remote = False
@@ -71,7 +71,7 @@ class MemoryFile(File):
         return self._pieces is None
 
     def descriptor(self) -> AbstractContextManager[None]:
-        """Give None: there is no descriptor for the kernel to copy from."""
+        """Return a context manager that yields None: there is no descriptor from which the kernel could copy."""
         return nullcontext()
 
     def folder(self) -> Folder:
@@ -91,4 +91,4 @@ class MemoryFile(File):
         return self
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(f"{escape(self.uri)} is in memory and cannot be pickled; write it to a file")
+        raise TypeError(f"{escape(self.uri)} is in memory and cannot be pickled; write it to a file first")

@@ -19,7 +19,8 @@ Progress: TypeAlias = Callable[[int, int], None]
 class File(ABC):
     """A file of known size, read in ranges. Reading never moves a position, so threads may share it.
 
-    ``uri`` is what the user wrote, without secrets; ``name`` is its last part. ``mtime_ns`` is None if unknown.
+    ``uri`` is the path or address that the user gave, without secrets; ``name`` is its last part. ``mtime_ns`` is None
+    if unknown.
     ``validator`` identifies the content (a commit or a strong ETag), '' if there is none. Each read of a ``remote``
     file may cost a request, unless ``need`` announced it.
     """
@@ -33,11 +34,11 @@ class File(ABC):
 
     @abstractmethod
     def read(self, offset: int, nbytes: int) -> bytes:
-        """Return exactly ``nbytes`` bytes from ``offset``; raises SourceError if the file ends before."""
+        """Return exactly ``nbytes`` bytes from ``offset``; raises SourceError if the file has fewer bytes."""
 
     @abstractmethod
     def readinto(self, offset: int, view: memoryview) -> None:
-        """Fill ``view`` from ``offset``; raises SourceError if the file ends before."""
+        """Fill ``view`` with the bytes from ``offset`` on; raises SourceError if the file has fewer bytes."""
 
     @abstractmethod
     def need(self, ranges: Iterable[tuple[int, int]], advance: Advance | None = None) -> None:
@@ -57,7 +58,7 @@ class File(ABC):
 
     @abstractmethod
     def descriptor(self) -> AbstractContextManager[int | None]:
-        """Give a descriptor that the kernel can copy from for the time of a block, or None; raises SourceError."""
+        """Return a context manager that yields a descriptor for reading, or None; raises SourceError."""
 
     @abstractmethod
     def folder(self) -> Folder:
@@ -84,11 +85,11 @@ class Folder(ABC):
 
     @abstractmethod
     def file(self, name: str) -> File:
-        """Open one file of the folder by its plain relative name."""
+        """Open one file of the folder; ``name`` is a relative path without ``..``."""
 
     @abstractmethod
     def inside(self, name: str) -> Folder:
-        """Return a subfolder by its plain relative name; only its listing shows whether it exists."""
+        """Return a subfolder, which need not exist; ``name`` is a relative path without ``..``."""
 
 
 Source = File | Folder

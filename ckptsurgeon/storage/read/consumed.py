@@ -1,8 +1,8 @@
-"""What is left of a shard that a run with ``--consume`` has deleted: its header and its small tensors.
+"""Describes the file that replaces a shard deleted by ``--consume``: it keeps the shard's header and small tensors.
 
-The run may be interrupted, and the same command then makes the same plan again, from this file. It is called as the
-shard was, with ``.consumed`` behind it, has the bytes that are kept in their places, and holes between them. Behind
-these are a JSON document, its length (8 bytes, little endian) and ``ckptcons``. Other programs find the shard missing.
+If the run is interrupted, the same command makes the same plan again from this file. Its name is the name of the shard
+and ``.consumed``, so other programs find that the shard is missing. The kept bytes have the same offsets as in the
+shard, with holes between them. A JSON document, its length (8 bytes, little endian) and ``ckptcons`` follow.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from ..json_text import read_json
 __all__ = ["CONSUMED", "MAGIC", "ConsumedShard", "consumed_shard"]
 
 CONSUMED = ".consumed"
-"""The suffix of what is left of a shard."""
+"""The suffix of the file that replaces a consumed shard."""
 MAGIC = b"ckptcons"
 MOST_BYTES = 64 << 20
 """The largest JSON document that is read."""
 
 
 class ConsumedShard(NamedTuple):
-    """A shard that was deleted: its size in bytes, and its times and inode, by which a run knows that it is the same.
+    """A shard that was deleted: its size in bytes, and its times and inode, which identify it in a later run.
 
-    ``kept`` are the (begin, end) byte ranges that are kept, in order, the first of them the header. ``output`` is the
-    path of the output that has the values.
+    ``kept`` are the (begin, end) byte ranges that are kept, sorted; the first range contains the header. ``output`` is
+    the path of the output that now has the values.
     """
 
     size: int
@@ -43,14 +43,15 @@ class ConsumedShard(NamedTuple):
 
 
 def consumed_shard(size: int, read: Callable[[int, int], bytes]) -> ConsumedShard:
-    """Return the shard that a file of ``size`` bytes describes; raises LookupError, TypeError or ValueError if none.
+    """Return the shard that a ``.consumed`` file of ``size`` bytes describes.
 
-    ``read`` gets an offset and a number of bytes, and returns these.
+    ``read`` is a function of an offset and a number of bytes that returns these bytes. Raises LookupError, TypeError or
+    ValueError if the file does not describe a shard.
     """
     tail = read(size - 16, 16) if size >= 16 else b""
     length = int.from_bytes(tail[:8], "little")
     if tail[8:] != MAGIC or length > min(MOST_BYTES, size - 16):
-        raise ValueError("it does not end as such a file does")
+        raise ValueError("it does not end as a .consumed file must")
     row: Any = read_json(read(size - 16 - length, length).decode())
     numbers = (row["size"], row["mtime_ns"], row["ctime_ns"], row["inode"])
     kept = [(begin, end) for begin, end in row["kept"]]

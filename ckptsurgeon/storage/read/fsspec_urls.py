@@ -1,4 +1,4 @@
-"""Reads addresses through fsspec: ``s3://``, ``gs://``, ``memory://``, and the schemes of installed packages."""
+"""Reads files at addresses through fsspec: ``s3://``, ``gs://``, ``memory://``, and schemes of installed packages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["SOURCE", "FsspecFolder", "driver_errors", "file_system", "said_by"]
 
 @dataclass(frozen=True)
 class _Ranges:
-    """A remote file that a file system of fsspec reads; the file system decides on retries."""
+    """A remote file in a file system of fsspec, which also decides on retries."""
 
     fs: Any
     path: str
@@ -92,7 +92,7 @@ class _Fsspec:
 
 
 _INSTALL = re.compile(r"(?:Please install|Install) ([\w-]+) (?:to|for) access .+")
-"""Matches what fsspec says of a missing package: "Install s3fs to access S3"."""
+"""Matches fsspec's message about a missing package: "Install s3fs to access S3"."""
 
 
 def file_system(uri: str) -> tuple[Any, str]:
@@ -129,7 +129,7 @@ def _file(fs: Any, path: str, uri: str) -> RemoteFile:
 
 @contextmanager
 def driver_errors(uri: str) -> Iterator[None]:
-    """Turn any error of fsspec or of its packages into a SourceError that names ``uri``."""
+    """Turn any error of fsspec or of its packages in the block into a SourceError about ``uri``."""
     try:
         yield
     except CheckpointError:
@@ -141,7 +141,7 @@ def driver_errors(uri: str) -> Iterator[None]:
 
 
 _CREDENTIALS = re.compile(r"[^\s/@:\"']+:[^\s/@\"']*@(?=[\w\[])")
-"""Matches credentials before a host or bucket, without a scheme before them, as packages may quote an address."""
+"""Matches credentials before a host or bucket without a scheme; some packages write addresses in this form."""
 
 
 def said_by(error: Exception) -> str:

@@ -1,8 +1,8 @@
 """Reads files and folders of models on the Hugging Face hub, at one commit: ``hf://org/repo[@revision][/path]``.
 
-The hub is asked for the commit once, when a file or folder is opened. From then on, messages and records name the
-commit. Files of this commit that are in the cache of huggingface_hub are read there. If the revision is a commit, this
-needs no request.
+The hub is asked for the commit once, when a file or folder is opened; no request is needed if the revision is a commit.
+After that, messages and records contain the commit. Files of this commit that are in the cache of huggingface_hub are
+read from the cache.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class _CachedFile(LocalFile):
         self._around = HubFolder(repository, os.path.dirname(path))
 
     def folder(self) -> Folder:  # type: ignore[override]
-        """Return the folder in the repository, not the one in the cache, which may have only some of its files."""
+        """Return the folder in the repository; the folder in the cache may have only some of its files."""
         return self._around
 
 

@@ -1,4 +1,4 @@
-"""Reads files on this machine, with ``pread`` and never mapped: so a file that shrinks is an error, not a SIGBUS."""
+"""Reads files on this machine with ``pread``, not ``mmap``, so that a file that shrinks is an error, not a SIGBUS."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .consumed import CONSUMED, consumed_shard
 __all__ = ["SOURCE", "ConsumedFile", "LocalFile", "LocalFolder", "broken_links", "contents", "link_of"]
 
 INDEX = ".index"
-"""The suffix of TensorFlow's index: the name of such a checkpoint is not a file, but the prefix of its files."""
+"""The suffix of TensorFlow's index; the user gives a TensorFlow checkpoint as the common prefix of its files."""
 
 
 class LocalFile(File):
-    """A regular file, held open so that the file that is read is the one for which a plan was made.
+    """A regular file that is kept open, so that the file that is read is the same file for which a plan was made.
 
-    If too many files are open, unused ones are closed, and reopened later if they are unchanged.
+    If too many files are open, unused files are closed; they are reopened later, if they are unchanged.
     """
 
     remote = False
@@ -88,7 +88,7 @@ class LocalFile(File):
 
     @contextmanager
     def descriptor(self) -> Iterator[int | None]:
-        """Give the descriptor for the time of a block; raises SourceError."""
+        """Yield the descriptor, which stays open during the block; raises SourceError."""
         try:
             fd = self._descriptor.take()
         except OSError as error:
@@ -126,7 +126,7 @@ class LocalFile(File):
 
 
 class ConsumedFile(LocalFile):
-    """A shard of which only some bytes are left, opened as the shard that it was; others raise SourceError."""
+    """A consumed shard: a deleted file of which only some bytes are kept; reading other bytes raises SourceError."""
 
     def __init__(self, path: str, uri: str) -> None:
         super().__init__(path + CONSUMED, uri)
@@ -141,7 +141,7 @@ class ConsumedFile(LocalFile):
         self.size, self.mtime_ns = self.shard.size, self.shard.mtime_ns
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        """Return bytes that are kept; raises SourceError for others."""
+        """Return bytes that are kept; raises SourceError for any other bytes."""
         self._check(offset, nbytes)
         return super().read(offset, nbytes)
 
@@ -152,7 +152,7 @@ class ConsumedFile(LocalFile):
 
     @contextmanager
     def descriptor(self) -> Iterator[int | None]:
-        """Give None: the kernel would copy holes."""
+        """Yield None, because with a descriptor the kernel would copy holes as zeros."""
         yield None
 
     def _check(self, offset: int, nbytes: int) -> None:
@@ -165,7 +165,7 @@ class ConsumedFile(LocalFile):
 
 
 class LocalFolder(Folder):
-    """A folder on this machine; only plain names inside it are ever opened."""
+    """A folder on this machine; only files inside the folder are opened."""
 
     def __init__(self, path: str, uri: str = "") -> None:
         self.path = path
@@ -175,7 +175,7 @@ class LocalFolder(Folder):
     def names(self) -> list[str]:
         """Return the names of the files in the folder, sorted; folders and other things are left out.
 
-        What is left of a shard that was consumed counts as the shard.
+        The ``.consumed`` file of a consumed shard is listed under the name of the shard.
         """
         found = self.listed(_is_file)
         left = f".safetensors{CONSUMED}"
@@ -196,7 +196,7 @@ class LocalFolder(Folder):
             raise SourceError(f"{escape(self.uri)} cannot be listed: {error.strerror}.") from error
 
     def file(self, name: str) -> LocalFile:
-        """Open a file of the folder, or what is left of it; raises FormatError if ``name`` points out of the folder."""
+        """Open a file or consumed shard of the folder; raises FormatError if ``name`` points out of the folder."""
         check_name(self.uri, name)
         path, uri = os.path.join(self.path, name), os.path.join(self.uri, name)
         if not os.path.lexists(path) and os.path.isfile(path + CONSUMED):
@@ -224,7 +224,7 @@ class _Local:
 
 
 def link_of(source: Source) -> str:
-    """Return the target of ``source`` if it is a symbolic link, as the link gives it; '' for any other file."""
+    """Return the target of ``source`` as written in the link, if it is a symbolic link; '' for any other file."""
     if not isinstance(source, LocalFile):
         return ""
     try:
@@ -239,7 +239,7 @@ def broken_links(source: Source) -> list[str]:
 
 
 def contents(source: Folder) -> list[str]:
-    """Return the names of all files and folders in a folder, sorted; those of folders end in a slash."""
+    """Return the names of all files and folders in a folder, sorted; the names of folders end in a slash."""
     folders = set(source.folders())
     names = source.listed(lambda entry: True) if isinstance(source, LocalFolder) else [*source.names(), *folders]
     return sorted(f"{name}/" if name in folders else name for name in names)

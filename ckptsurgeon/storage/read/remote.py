@@ -1,4 +1,4 @@
-"""Reads files on other machines; only the bytes that are read are fetched, and no byte is fetched twice."""
+"""Reads files on other machines; fetches only the bytes that are needed, and no byte twice."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .http.spool import Spool, digest_of
 __all__ = ["Ranges", "RemoteFile", "notes_of"]
 
 BLOCK = 64 << 10
-"""A single read fetches whole blocks of this size, since the bytes after those read are usually needed next."""
+"""A single read fetches whole blocks of this size, because the following bytes are usually read next."""
 GAP = 64 << 10
-"""Ranges with at most this many bytes between them are one request: a second one would take as long as these bytes."""
+"""Ranges with at most this many bytes between them are one request, because a second request would take longer."""
 REQUEST = 4 << 20
-"""The most bytes of one request: a lost connection loses at most these."""
+"""The most bytes of one request; a lost connection loses at most as many."""
 CONNECTIONS = 4
 
 
@@ -48,7 +48,7 @@ class Ranges(Protocol):
 
     @property
     def validator(self) -> str:
-        """A text that identifies the content; '' if there is none."""
+        """A string that identifies the content; '' if there is none."""
         ...
 
     @property
@@ -111,7 +111,7 @@ class RemoteFile(File):
             self._check_whole()
 
     def keep(self, wanted: bool) -> None:
-        """Set whether a run needs the fetched bytes: if True, they are kept for the next run if this run fails."""
+        """Set whether the fetched bytes are kept for the next run if this run fails."""
         self._spool.is_wanted = wanted
 
     @property
@@ -120,7 +120,10 @@ class RemoteFile(File):
         return self._spool.fileno() < 0
 
     def descriptor(self) -> AbstractContextManager[int | None]:
-        """Give the descriptor of the local copy; None while bytes are missing, since they would be read as zeros."""
+        """Return a context manager that yields the descriptor of the local copy.
+
+        It yields None while bytes are missing, since they would be read as zeros.
+        """
         return nullcontext(None if self.closed or self._spool.missing(0, self.size) else self._spool.fileno())
 
     def folder(self) -> Folder:

@@ -20,8 +20,8 @@ __all__ = ["SourceSpec", "parse_spec"]
 class SourceSpec:
     """One source as the user gave it.
 
-    Only keys with the prefix ``src`` are taken, and get the prefix ``dst`` instead; keys that start with one of
-    ``exclude`` are left out. ``given`` is an open checkpoint or tensors, if the user gave these instead of a path.
+    Only keys with the prefix ``src`` are used, and this prefix is replaced by ``dst``; keys that start with a string in
+    ``exclude`` are left out. ``given`` is an open checkpoint or tensors, if the user passed these instead of a path.
     """
 
     uri: str
@@ -67,9 +67,9 @@ def parse_spec(text: str) -> SourceSpec:
 def _split(text: str) -> tuple[str, list[str]]:
     """Return the file of a spec and the list of its fields.
 
-    The file is the longest beginning of the text that exists, or else ends at the first colon. A colon in the host of
-    an address belongs to a port or a password (RFC 3986, 3.2). In a chain of addresses for fsspec
-    (``zip://a::http://b``), the fields follow the last address.
+    The file is the longest prefix of the text that exists as a path. If there is none, the file ends at the first
+    colon. A colon in the host of an address belongs to a port or a password (RFC 3986, 3.2). In a chain of addresses
+    for fsspec (``zip://a::http://b``), the fields follow the last address.
     """
     scheme = scheme_of(text)
     start = text.find("/", text.rfind("://") + 3) % (len(text) + 1) if scheme else 0

@@ -1,4 +1,4 @@
-"""Opens a URI with the reader of its scheme, and reads small files whole."""
+"""Opens a URI with the reader for its scheme, and reads small files completely."""
 
 from __future__ import annotations
 
@@ -55,19 +55,19 @@ def check_address(uri: str) -> None:
     except ValueError:  # the error's text may contain part of a password with a slash
         raise ConfigError(f"{escape(shown(uri))} is not a valid address: its host or port is invalid.") from None
     if not host:
-        raise ConfigError(f"{escape(shown(uri))} names no host.", hint="Write https://host/path.")
+        raise ConfigError(f"{escape(shown(uri))} has no host.", hint="Write https://host/path.")
 
 
 _PAGE = re.compile(r"(/(?:datasets/|spaces/)?[^/]+/[^/]+)/blob/(?=[^/]+/.)")
-"""Matches the path of the page that the Hugging Face hub shows of a file."""
+"""Matches the path of the web page that shows a file on the Hugging Face hub."""
 _HUBS = ("huggingface.co", "www.huggingface.co", "hf.co", "hf-mirror.com")
 
 
 def file_address(uri: str) -> str:
     """Return the address of a file, if ``uri`` is the web page of this file on the Hugging Face hub; else ``uri``.
 
-    ``https://huggingface.co/org/repo/blob/main/x.pth`` is the page, ``…/resolve/main/x.pth`` the file. Other hubs are
-    known by ``HF_ENDPOINT``, as in huggingface_hub.
+    ``https://huggingface.co/org/repo/blob/main/x.pth`` is the page, ``…/resolve/main/x.pth`` the file. The variable
+    ``HF_ENDPOINT`` sets the address of another hub, as in huggingface_hub.
     """
     if scheme_of(uri) not in ("http", "https"):
         return uri
@@ -89,8 +89,8 @@ def page_notes(uri: str) -> tuple[str, ...]:
 def open_source(uri: str | os.PathLike[str]) -> Source:
     """Open a path or URI for reading.
 
-    fsspec reads the schemes that have no reader of their own. Raises SourceError if the file is missing or not regular,
-    ConfigError if no reader knows the scheme.
+    fsspec reads the schemes for which ckptsurgeon has no reader. Raises SourceError if the file is missing or not
+    regular, ConfigError if no reader knows the scheme.
     """
     text = os.fspath(uri)
     scheme = scheme_of(text)
@@ -99,7 +99,7 @@ def open_source(uri: str | os.PathLike[str]) -> Source:
     return found[0].open(text)
 
 
-# Small files, read whole: configurations and token lists, of this machine or at an address.
+# Small files that are read completely: configurations and token lists, on this machine or at an address.
 
 
 def read_small(path: str, most: int = SMALL_BYTES) -> bytes:

@@ -58,7 +58,7 @@ def _open(url: str) -> RemoteFile:
     name = unquote(parts.path.rpartition("/")[2])
     if not name:
         raise SourceError(
-            f"{escape(shown(url))} is a folder on a web server, which cannot be listed.", hint="Name a file in it."
+            f"{escape(shown(url))} is a folder on a web server, which cannot be listed.", hint="Add a file name."
         )
     folder = urlunsplit(parts._replace(path=parts.path.rpartition("/")[0], fragment=""))
     return open_http(address_of(url), name, lambda: WebFolder(folder))

@@ -1,1 +1,1 @@
-"""Uploads the files of an output to an address, where they are seen only when all of them are there."""
+"""Uploads the files of an output to an address; no file appears there before all files are uploaded."""

@@ -1,4 +1,4 @@
-"""Opens the address of an output: an object store or another file system of fsspec, or a repository of the hub."""
+"""Opens the address of an output: a file system of fsspec (such as an object store), or a repository of the hub."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Destination", "check_writable", "open_destination"]
 
 
 class Destination(Protocol):
-    """A folder at an address, and the files of one output that are on their way to it.
+    """A folder at an address, and the files of one output that are being uploaded to it.
 
     Until ``publish``, no file in the folder is changed. Every method may raise OutputError or ConfigError.
     """
@@ -26,31 +26,34 @@ class Destination(Protocol):
         ...
 
     def has(self, name: str) -> bool:
-        """Return whether the folder has a file; raises OutputError if it has a folder of this name."""
+        """Return whether the folder has a file with this name; raises OutputError if the name is that of a folder."""
         ...
 
     def begin(self, names: Sequence[str]) -> None:
-        """Remove what a killed run left of its uploads, and begin; ``names`` are the files that will be uploaded.
+        """Remove unfinished uploads of killed runs, and prepare the upload of the files ``names``.
 
-        Raises OutputError if it is known now that the address cannot be written to.
+        Raises OutputError if the address is already known not to be writable.
         """
         ...
 
     def put(self, name: str, path: str, advance: Advance) -> None:
-        """Upload a local file, which may be removed then; ``advance`` is called with the bytes that were sent."""
+        """Upload a local file, which the caller may remove afterwards.
+
+        ``advance`` is called with the number of bytes that were sent.
+        """
         ...
 
     def publish(self, names: Sequence[str], removed: Collection[str]) -> None:
-        """Remove files of the folder, and then let the uploaded files appear, in the order of ``names``."""
+        """Remove the files ``removed``, and then make the uploaded files visible, in the order of ``names``."""
         ...
 
     def discard(self) -> None:
-        """Give up the uploads that are not published; raises nothing."""
+        """Abandon the uploads that are not published; never raises an error."""
         ...
 
 
 def check_writable(uri: str) -> None:
-    """Raise OutputError if an address is of a kind that can only be read; nothing is asked of a server."""
+    """Raise OutputError if an address is of a kind that can only be read; no request is made."""
     scheme, why, hint = scheme_of(uri), "", ""
     if scheme in ("http", "https"):
         why, hint = "web servers are only read", "Name an object store (s3://, gs://), or hf://org/repo."
@@ -65,7 +68,7 @@ def check_writable(uri: str) -> None:
 
 
 def open_destination(uri: str, *, file: str = "") -> Destination:
-    """Return the folder at an address, which need not exist yet; ``file`` is its only file if the output is one file.
+    """Return the folder at an address, which need not exist yet; ``file`` is the file's name if the output is one file.
 
     Raises OutputError or ConfigError.
     """

@@ -15,13 +15,13 @@ from .pending import DeferredUploads, MovedUploads, PendingUploads
 __all__ = ["FsspecDestination"]
 
 MARK = ".ckpt-upload"
-"""What is at the address only while an output is uploaded, or if the run was killed: a file, or a folder of uploads."""
+"""The suffix of the mark: a file or folder at the address that exists during an upload, or after a run was killed."""
 
 DEFERRED = ("s3", "s3a", "gs", "gcs")
-"""The schemes of object stores that show an upload only when it is completed.
+"""The schemes of object stores in which an upload appears only when it is completed.
 
-fsspec has ``autocommit=False`` for others, too; but memory:// ignores it, and SFTP then writes into ``/tmp`` of the
-server, where no later run would look for what a killed one left.
+fsspec has ``autocommit=False`` for other file systems, too. But memory:// ignores it, and SFTP then writes into
+``/tmp`` of the server, where no later run would find the files of a killed run.
 """
 
 
@@ -45,7 +45,7 @@ class FsspecDestination:
         return f"{self._path}/{name}"
 
     def names(self) -> list[str]:
-        """Return the names of the files in the folder; raises OutputError if it is a file."""
+        """Return the names of the files in the folder; raises OutputError if the address is a file."""
         with _errors(self.uri):
             self._fs.invalidate_cache()
             try:
@@ -58,7 +58,7 @@ class FsspecDestination:
         return sorted(name for name in names if name and name != MARK)
 
     def has(self, name: str) -> bool:
-        """Return whether the folder has a file; raises OutputError if it has a folder of this name."""
+        """Return whether the folder has a file with this name; raises OutputError if the name is that of a folder."""
         with _errors(self.uri):
             self._fs.invalidate_cache()
             if self._fs.isdir(self._of(name)):
@@ -66,7 +66,7 @@ class FsspecDestination:
             return bool(self._fs.exists(self._of(name)))
 
     def begin(self, names: Sequence[str]) -> None:
-        """Remove what a killed run left of its uploads, and leave a mark that the next run would find."""
+        """Remove unfinished uploads of a killed run, and make the mark, by which a later run finds this upload."""
         with _errors(self.uri):
             self._pending.clean()
             self._begun = True
@@ -78,13 +78,13 @@ class FsspecDestination:
             self._sizes[name] = self._pending.put(self._of(name), path, advance)
 
     def publish(self, names: Sequence[str], removed: Collection[str]) -> None:
-        """Remove files, and let the uploaded ones appear in order, each after the one before has all its bytes."""
+        """Remove files, and make the uploaded files visible in order; each must be complete before the next appears."""
         with _errors(self.uri):
             self._fs.invalidate_cache()
             lost = [name for name in names if self._pending.lost(self._of(name))]
         if lost:
             raise OutputError(
-                f"{listing(lost)} that were uploaded to {escape(self.uri)} are gone. Nothing there has changed.",
+                f"uploads to {escape(self.uri)} are gone: {listing(lost)}. No file there has changed.",
                 hint="Another run may write to this address: run the command again when it has ended.",
             )
         try:
@@ -97,19 +97,19 @@ class FsspecDestination:
         except OutputError as error:
             if self._file:
                 raise
-            hint = "The folder has files of two models now, but no index and no recipe: run the command again, --force."
+            hint = "The folder now has files of two models, and no index or recipe: run the command again with --force."
             raise OutputError(error.message, hint=f"{error.hint} {hint}".strip()) from None
         self._end()
 
     def discard(self) -> None:
-        """Give up the uploads that are not published, as far as the server lets us; the next run removes the rest."""
+        """Abandon the uploads that are not published; if the server refuses, the next run removes them."""
         with suppress(Exception):
             self._pending.discard()
-            if self._begun:  # else the mark is that of a killed run
+            if self._begun:  # else the mark is from a killed run
                 self._end()
 
     def _end(self) -> None:
-        with suppress(Exception):  # the output is whole, or given up, whether or not its mark goes
+        with suppress(Exception):  # a mark that stays does no harm: the output is complete or abandoned
             self._pending.end()
         self._fs.invalidate_cache()
 
@@ -125,7 +125,7 @@ class FsspecDestination:
 
 @contextmanager
 def _errors(uri: str) -> Iterator[None]:
-    """Turn any error of fsspec or of its packages into an OutputError that names ``uri``, or into a ConfigError."""
+    """Turn any error of fsspec or of its packages in the block into an OutputError about ``uri``, or a ConfigError."""
     try:
         yield
     except (ConfigError, OutputError):

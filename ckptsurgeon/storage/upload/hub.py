@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["HubDestination"]
 
 ANSWER_S = 300.0
-"""Seconds until an answer must begin: the hub may check and copy gigabytes before it gives one."""
+"""Seconds until a response must begin; the hub may check and copy gigabytes before it responds."""
 WAITS_S = (1.0, 4.0, 16.0)
-"""Seconds before each further try of a commit; huggingface_hub itself repeats all other requests."""
+"""Seconds to wait before each retry of a commit; huggingface_hub itself repeats all other requests."""
 BUSY = (429, 500, 502, 503, 504)
 
 
@@ -54,7 +54,7 @@ class HubDestination:
 
     @cached_property
     def _parent(self) -> str:
-        """The commit that the new one follows: if another one comes between, the hub refuses ours."""
+        """The parent of our commit; the hub refuses our commit if the branch has another head by then."""
         return commit_of_revision(self._query)
 
     def _head(self) -> str:
@@ -72,12 +72,15 @@ class HubDestination:
         return name in self.names()
 
     def begin(self, names: Sequence[str]) -> None:
-        """Ask whether the repository may be written to; uploads of a killed run are in no commit, and may stay."""
+        """Raise OutputError if the repository must not be written to.
+
+        Uploads of a killed run are in no commit, so they need not be removed.
+        """
         with self._errors():
             self._api.auth_check(self._query.repository, write=True)
 
     def put(self, name: str, path: str, advance: Advance) -> None:
-        """Upload a file, if the hub stores it as a large one; small ones are part of the commit."""
+        """Upload a file if the hub stores it in LFS; the content of other files is a part of the commit request."""
         from huggingface_hub import CommitOperationAdd
 
         with self._errors():
@@ -85,7 +88,7 @@ class HubDestination:
             self._api.preupload_lfs_files(self._query.repository, [made], revision=self._query.revision)
             if getattr(made, "_should_ignore", False):  # the hub would leave it out of the commit
                 raise OutputError(f"the .gitignore of {escape(self.uri)} excludes {escape(name)}.", hint="Change it.")
-            if made.path_or_fileobj:  # it is not freed, so it was not uploaded, and the local file will go
+            if made.path_or_fileobj:  # not uploaded yet; the local file will be removed
                 with made.as_file() as file:
                     made = CommitOperationAdd(f"{self._folder}{name}", file.read())
         self._made[name] = made
@@ -112,7 +115,7 @@ class HubDestination:
                     )
                 break
             except _BusyError as error:
-                if self._head() != self._parent:  # the hub made a commit, perhaps ours, and could not say so
+                if self._head() != self._parent:  # there is a new commit, perhaps ours, despite the error
                     break
                 if wait_s is None:
                     raise OutputError(error.message, hint="Try again later; nothing there has changed.") from None
@@ -136,11 +139,11 @@ class HubDestination:
                 )
 
     def discard(self) -> None:
-        """Do nothing: what is in no commit is nobody's file, and the hub removes it."""
+        """Do nothing: the hub itself removes uploads that are in no commit."""
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn every error of huggingface_hub into OutputError; one that may pass into ``_BusyError``."""
+        """Turn every error of huggingface_hub in the block into OutputError, or ``_BusyError`` if a retry may help."""
         try:
             with time_limits(ANSWER_S), _no_bars():
                 yield
@@ -150,7 +153,7 @@ class HubDestination:
             raise OutputError(error.message, hint=error.hint) from None
         except Exception as error:
             while isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
-                error = error.__cause__  # of an upload, which huggingface_hub only names
+                error = error.__cause__  # the cause of a failed upload, which huggingface_hub wraps
             said = hub_error(self._query, error, "written")
             status = getattr(getattr(error, "response", None), "status_code", 0)
             kind, hint = (_BusyError if status in BUSY else OutputError), said.hint
@@ -163,7 +166,7 @@ class HubDestination:
 
 @contextmanager
 def _no_bars() -> Iterator[None]:
-    """Let huggingface_hub draw no progress bars of its own during the block."""
+    """Prevent huggingface_hub from drawing progress bars during the block."""
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     drawn = not are_progress_bars_disabled()
@@ -177,4 +180,4 @@ def _no_bars() -> Iterator[None]:
 
 
 class _BusyError(OutputError):
-    """The hub could not do it now."""
+    """The error for a request that the hub cannot serve now, but may serve later."""

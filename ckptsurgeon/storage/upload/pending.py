@@ -1,4 +1,4 @@
-"""Uploads that nobody sees yet: the server holds them back, or they lie in a hidden folder."""
+"""Uploads files without making them visible: as unfinished uploads of the server, or in a hidden folder."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ BLOCK = 4 << 20
 
 
 class PendingUploads(Protocol):
-    """The uploads of one output in a file system of fsspec, by the paths where they will appear; any error may rise."""
+    """The uploads of one output in a file system of fsspec, by their final paths; methods may raise any exception."""
 
     def clean(self) -> None:
-        """Remove what a killed run left."""
+        """Remove the uploads of a killed run."""
         ...
 
     def begin(self, paths: Sequence[str]) -> None:
-        """Leave a mark from which the next run knows what to remove; raises if nothing can be written."""
+        """Make a mark, by which the next run finds the uploads of a killed run; raises if nothing can be written."""
         ...
 
     def put(self, path: str, source: str, advance: Advance) -> int:
@@ -30,11 +30,11 @@ class PendingUploads(Protocol):
         ...
 
     def lost(self, path: str) -> bool:
-        """Return whether an upload is gone: a run on another machine may have taken it for a left-over."""
+        """Return whether an upload is gone, for example because a run on another machine removed it as a left-over."""
         ...
 
     def commit(self, path: str) -> None:
-        """Let an uploaded file appear, in place of one that may be there."""
+        """Make an uploaded file visible at its path; it replaces an existing file."""
         ...
 
     def discard(self) -> None:
@@ -57,10 +57,10 @@ def _send(file: Any, source: str, advance: Advance) -> int:
 
 
 class DeferredUploads:
-    """Uploads that the server shows when they are completed: multipart uploads of S3, resumable ones of GCS.
+    """Uploads that appear only when they are completed: multipart uploads of S3, resumable uploads of GCS.
 
     The mark is a file with their paths. The next run asks S3 for unfinished uploads to exactly these paths, and aborts
-    them; GCS forgets them after a week, and has no list of them.
+    them. GCS cannot list unfinished uploads; it removes them after a week.
     """
 
     def __init__(self, fs: Any, mark: str) -> None:
@@ -68,10 +68,10 @@ class DeferredUploads:
         self._open: dict[str, Any] = {}
 
     def clean(self) -> None:
-        """Abort the uploads that the mark of a killed run names."""
+        """Abort the uploads that are listed in the mark of a killed run."""
         if not self._fs.exists(self._mark):
             return
-        with suppress(PermissionError):  # to list unfinished uploads is a right of its own, and nothing hangs on it
+        with suppress(PermissionError):  # listing unfinished uploads needs a separate permission, and is optional
             for path in self._fs.cat_file(self._mark).decode("utf-8", "replace").splitlines():
                 self._abort(path)
 
@@ -85,11 +85,11 @@ class DeferredUploads:
                 self._fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=one["UploadId"])
 
     def begin(self, paths: Sequence[str]) -> None:
-        """Leave a mark with the paths of the uploads."""
+        """Write the mark, a file with the paths of the uploads."""
         self._fs.pipe_file(self._mark, "".join(f"{path}\n" for path in paths).encode())
 
     def put(self, path: str, source: str, advance: Advance) -> int:
-        """Upload a file but for the request that completes it."""
+        """Upload a file, but do not send the request that completes the upload."""
         file = self._open[path] = self._fs.open(path, "wb", autocommit=False)
         size = _send(file, source, advance)
         file.close()
@@ -115,7 +115,7 @@ class DeferredUploads:
         """Abort the uploads that were not completed."""
         while self._open:
             file = self._open.popitem()[1]
-            file.closed = True  # else it would send the rest when it is collected as garbage
+            file.closed = True  # otherwise it would send the rest when it is garbage-collected
             file.discard()
 
     def end(self) -> None:
@@ -124,7 +124,7 @@ class DeferredUploads:
 
 
 class MovedUploads:
-    """Uploads into a hidden folder, the mark, from which they are moved to their paths."""
+    """Uploads into a hidden folder, which is also the mark; ``commit`` moves them to their paths."""
 
     def __init__(self, fs: Any, mark: str) -> None:
         self._fs, self._mark = fs, mark
@@ -138,7 +138,7 @@ class MovedUploads:
             self._fs.rm(self._mark, recursive=True)
 
     def begin(self, paths: Sequence[str]) -> None:
-        """Make the hidden folder, and move a file in it, which some file systems cannot do."""
+        """Make the hidden folder, and test whether the file system can move files."""
         self._fs.makedirs(self._mark, exist_ok=True)
         self._fs.pipe_file(f"{self._mark}/.try", b"ckpt")
         self._fs.mv(f"{self._mark}/.try", f"{self._mark}/.moved")
@@ -156,12 +156,12 @@ class MovedUploads:
         """Move an upload to its path."""
         try:
             self._fs.mv(self._temp(path), path)
-        except FileExistsError:  # file systems whose rename replaces nothing
+        except FileExistsError:  # file systems whose rename cannot replace a file
             self._fs.rm_file(path)
             self._fs.mv(self._temp(path), path)
 
     def discard(self) -> None:
-        """Do nothing: the uploads go with the folder."""
+        """Do nothing: ``end`` removes the folder with the uploads."""
 
     def end(self) -> None:
         """Remove the hidden folder."""

@@ -1,4 +1,4 @@
-"""The local folder in which an output for an address is made, file by file."""
+"""Writes the files of an output for an address into a local folder, from which they are uploaded one by one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["UploadedFolder", "scratch_path", "uploaded_folder"]
 
 
 def scratch_path(uri: str) -> str:
-    """Return the path, in the folder for temporary files, after which all that is made for an address is named."""
+    """Return a path in the folder for temporary files that is unique for an address; all temp names derive from it."""
     digest = hashlib.sha256(shown(uri).rstrip("/").encode("utf-8", "surrogatepass")).hexdigest()
     return os.path.join(tempfile.gettempdir(), f"ckpt-upload-{digest[:16]}")
 
@@ -28,11 +28,11 @@ def scratch_path(uri: str) -> str:
 class UploadedFolder(StagedFolder):
     """A local folder, from which each file is uploaded and removed as soon as it is finished.
 
-    If ``late``, all files stay until ``publish``, since an index is made by reading them. ``advance`` is called with
-    the bytes that were sent.
+    If ``late`` is true, all files stay until ``publish``, because an index is made by reading them. ``advance`` is
+    called with the number of bytes that were sent.
     """
 
-    reserves = False  # the files of all parts are open at once, and only one of them should take room
+    reserves = False  # all files are open at once, but are uploaded and removed one by one
 
     def __init__(self, path: str, destination: Destination, *, late: bool = False) -> None:
         super().__init__(path, path)
@@ -42,7 +42,7 @@ class UploadedFolder(StagedFolder):
 
     @property
     def nbytes(self) -> int:
-        """The size of all files in bytes, with those that are uploaded."""
+        """The size of all files in bytes, including files that were already uploaded and removed."""
         return super().nbytes + self._sent
 
     def finished(self, name: str) -> None:
@@ -59,9 +59,9 @@ class UploadedFolder(StagedFolder):
         self.remove(name)
 
     def publish(self, names: Sequence[str], removed: Collection[str]) -> None:
-        """Upload the files that are left, and let all appear at the address, in the order of ``names``.
+        """Upload the remaining files, and make all files visible at the address, in the order of ``names``.
 
-        ``removed`` are files of an earlier output, which are removed before.
+        ``removed`` are files of an earlier output, which are removed first.
         """
         for name in names:
             if os.path.exists(os.path.join(self.path, name)):
@@ -71,10 +71,10 @@ class UploadedFolder(StagedFolder):
 
 @contextmanager
 def uploaded_folder(uri: str, destination: Destination, size: int, *, late: bool = False) -> Iterator[UploadedFolder]:
-    """Yield a local folder whose files are uploaded; the block publishes them. After it, nothing is left here.
+    """Yield a local folder whose files are uploaded; the block must call ``publish``. The folder is removed afterwards.
 
-    If the block fails, the uploads are given up. ``size`` is the number of bytes that it takes at once. Raises
-    OutputError.
+    If the block fails, the uploads are discarded. ``size`` is the number of bytes that the folder needs at one time.
+    Raises OutputError.
     """
     path = scratch_path(uri)
     remove_leftovers(path)

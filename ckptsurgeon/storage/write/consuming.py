@@ -1,4 +1,4 @@
-"""Deletes a shard whose values are somewhere else now, and leaves its header for a run that may have to go on."""
+"""Deletes a shard whose values are already in the output; keeps its header, so that an interrupted run can continue."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .temp import remove_leftovers, sync, sync_folder, temp_name
 __all__ = ["check_deletable", "consume", "delete"]
 
 SMALL = 64 << 10
-"""Tensors of at most so many bytes are kept: shapes, zero points and states of quantisation, by which a run plans."""
+"""Tensors of at most this many bytes are kept, because a plan reads them: shapes, zero points, quantisation states."""
 BEGINNING = 4096
-"""By so many bytes the format of a file is recognised."""
+"""The number of bytes at the beginning of a file that show its format."""
 MOST_KEPT, FEWEST = 16 << 20, 8
-"""At most so many bytes of them are kept of a shard, and no more than an eighth of it."""
+"""At most ``MOST_KEPT`` bytes of small tensors are kept of a shard, and at most one ``FEWEST``-th of the shard."""
 
 
 def check_deletable(path: str, shown: str) -> None:
@@ -30,8 +30,8 @@ def check_deletable(path: str, shown: str) -> None:
     if os.path.islink(path) or found.st_nlink > 1:
         what = "is a link" if os.path.islink(path) else "has another name (a hard link)"
         raise OutputError(
-            f"{escape(shown)} cannot be consumed: it {what}, and what is behind it would be lost or stay.",
-            hint="Name the folder that has the file itself, or leave out --consume.",
+            f"{escape(shown)} cannot be consumed: it {what}, so deleting it would not free the data.",
+            hint="Use the folder that has the file itself, or leave out --consume.",
         )
     folder = os.path.dirname(os.path.abspath(path))
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -39,9 +39,9 @@ def check_deletable(path: str, shown: str) -> None:
 
 
 def consume(file: LocalFile, output: str) -> None:
-    """Delete a shard of safetensors, and leave what ``ConsumedFile`` reads; raises OutputError.
+    """Delete a safetensors shard, and write the ``.consumed`` file that replaces it; raises OutputError.
 
-    ``output`` is the path of the output that has its values. The disk space is free at once, also if other processes
+    ``output`` is the path of the output that has its values. The disk space is free at once, even if other processes
     have the file open.
     """
     try:
@@ -60,7 +60,7 @@ def consume(file: LocalFile, output: str) -> None:
 
 
 def delete(path: str) -> None:
-    """Delete a source file, or what was left of it; nothing happens if neither is there. Raises OutputError."""
+    """Delete a source file and its ``.consumed`` file, if they exist; raises OutputError."""
     try:
         for one in (path, path + CONSUMED):
             with suppress(FileNotFoundError):
@@ -71,7 +71,7 @@ def delete(path: str) -> None:
 
 
 def _kept(fd: int) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of bytes that are kept: the beginning with the header, and the smallest tensors."""
+    """Yield the byte ranges (begin, end) that are kept: the header, and the smallest tensors."""
     length = int.from_bytes(os.pread(fd, 8, 0), "little")
     start = 8 + length
     entries = json.loads(os.pread(fd, length, 8))
@@ -94,7 +94,7 @@ def _kept(fd: int) -> Iterator[tuple[int, int]]:
 
 
 def _leave(fd: int, path: str, shard: ConsumedShard) -> None:
-    """Write what is left of a shard beside it, and wait until it is on disk."""
+    """Write the ``.consumed`` file of a shard next to it, and wait until it is on disk."""
     text = json.dumps(shard._asdict()).encode()
     temp = temp_name(path + CONSUMED)
     out = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -1,4 +1,4 @@
-"""Puts a temp folder in the place of another one in a single step, and keeps the other files of the latter."""
+"""Replaces a folder by a temp folder in a single step, and keeps the files that only the replaced folder has."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["check_exchange", "place_folder"]
 
 
 def check_exchange(path: str) -> None:
-    """Raise OutputError if a folder cannot be replaced in one step here: found before hours of work, and not after."""
+    """Raise OutputError if this file system cannot replace a folder in one step; checked before the work begins."""
     temp = temp_name(path)
     made = [os.path.join(temp, name) for name in ("a", "b")]
     try:
@@ -31,7 +31,8 @@ def check_exchange(path: str) -> None:
 def place_folder(temp: str, path: str, stale: set[str]) -> None:
     """Rename the temp folder ``temp`` to ``path``.
 
-    If ``path`` exists, its other files are first linked into ``temp``, and then the two folders are swapped.
+    If ``path`` exists, its files that ``temp`` lacks are first linked into ``temp`` (except the files ``stale``). Then
+    the two folders are swapped.
     """
     parent = os.path.dirname(os.path.abspath(path))
     try:

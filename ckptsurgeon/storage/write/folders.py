@@ -33,15 +33,15 @@ class FileStream:
         return nbytes
 
     def flush(self) -> None:
-        """Do nothing: every write is given to the system at once."""
+        """Do nothing: writes are not buffered."""
 
 
 class StagedFolder:
     """A temp folder, and the files being written in it.
 
-    While ``kept_on_failure`` is true, a failure leaves the folder, and a later run can go on from it. If
-    ``is_only_copy`` is true, what it was made of is gone, and no failure removes it. Disk space is reserved for files
-    unless ``reserves`` is false: the disk may have room for some of them only.
+    While ``kept_on_failure`` is true, a failure leaves the folder, so that a later run can continue. If
+    ``is_only_copy`` is true, its sources were deleted, and no failure removes the folder. Disk space is reserved for
+    each file unless ``reserves`` is false; the disk may not have room for all files at once.
     """
 
     reserves = True
@@ -66,10 +66,10 @@ class StagedFolder:
         return staged
 
     def finished(self, name: str) -> None:
-        """Get to know that a file is complete; a folder on this machine does nothing with it."""
+        """Do nothing; called when a file is complete, so that a subclass can upload it."""
 
     def open_existing(self, name: str, size: int) -> StagedFile | None:
-        """Open a file that another process has written; returns None if there is none of ``size`` bytes."""
+        """Open a file that another process has written; returns None if there is no such file of ``size`` bytes."""
         staged = StagedFile(os.path.join(self.path, name), os.path.join(self.shown, name))
         with suppress(OSError):
             staged.open_again()
@@ -82,7 +82,7 @@ class StagedFolder:
         return None
 
     def mark_only_copy(self) -> None:
-        """Write down that the folder will hold the only copy of what is in it; raises OutputError."""
+        """Record in the folder that it will contain the only copy of its values; raises OutputError."""
         self.is_only_copy = True
         try:
             fd = os.open(os.path.join(self.path, ONLY_COPY), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -92,7 +92,7 @@ class StagedFolder:
             raise output_error(self.shown, error) from error
 
     def clear(self, *, but: Collection[str]) -> None:
-        """Remove everything that an earlier run has written, but the journal and some files; raises OutputError."""
+        """Remove the files of an earlier run, except its journal and the files ``but``; raises OutputError."""
         try:
             for entry in os.scandir(self.path):
                 if entry.name not in (JOURNAL, ONLY_COPY, *but):
@@ -119,7 +119,7 @@ class StagedFolder:
 
     @contextmanager
     def stream(self, name: str) -> Iterator[FileStream]:
-        """Give a file of unknown size, which the block writes from its beginning to its end."""
+        """Yield a file of unknown size, which the block writes from its beginning to its end."""
         stream = FileStream(self.file(name, 0))
         yield stream
         self._open[-1] = (stream.file, stream.size)
@@ -151,11 +151,11 @@ def staged_folder(
     unfinished: UnfinishedOutput | None = None,
     restart: bool = False,
 ) -> Iterator[StagedFolder]:
-    """Give a temp folder to write; when the block succeeds, it takes the place of ``path`` in one step.
+    """Yield a temp folder to write; if the block succeeds, the folder replaces ``path`` in one step.
 
-    ``size`` is the number of bytes that will be written. Other files in ``path`` stay, except those named in ``stale``.
-    ``unfinished`` is what an earlier run left, if this run goes on from there; with ``restart`` it is removed. Raises
-    OutputError, also if an earlier run has left finished parts, and neither is said.
+    ``size`` is the number of bytes that will be written. Other files in ``path`` stay, except the files ``stale``.
+    ``unfinished`` is the unfinished output of an earlier run that this run continues; with ``restart``, unfinished
+    outputs are removed. Raises OutputError, also if there is an unfinished output but neither argument is given.
     """
     if unfinished is None:
         check_no_unfinished(path, path, restart=restart)
@@ -178,7 +178,7 @@ def staged_folder(
             yield staged
             _flush(staged)
             staged.kept_on_failure = False
-            if staged.is_only_copy:  # until it is in its place, the next run has to find what is in it
+            if staged.is_only_copy:  # until the folder is in place, the next run must find it
                 place_folder(staged.path, path, set(stale))
                 staged.is_only_copy = False
                 os.unlink(os.path.join(path, ONLY_COPY))
@@ -196,9 +196,10 @@ def staged_folder(
 
 
 def check_no_unfinished(path: str, shown: str, why: str = "", *, restart: bool = False) -> None:
-    """Raise OutputError if an interrupted run has left finished parts of the output ``path``; ``why`` says more.
+    """Raise OutputError if an interrupted run has left finished parts of the output ``path``.
 
-    With ``restart``, only if what these parts were made of is gone, since that run had --consume.
+    ``why`` is added to the message. With ``restart``, raise the error only if the sources of these parts were deleted,
+    because that run had --consume.
     """
     found = unfinished_output(path)
     consumes = found is not None and found.head.get("consume") is True
@@ -207,27 +208,27 @@ def check_no_unfinished(path: str, shown: str, why: str = "", *, restart: bool =
         of_another = f": they are of another command, ckpt {escape(str(found.head.get('verb')))}"
         raise OutputError(
             f"an interrupted run has left {found.done} parts of {escape(shown)} in {escape(place)}{why or of_another}.",
-            hint="Finish that command: it has --consume, and these parts may be the only copy of what they hold."
+            hint="Finish that command: it has --consume, and these parts may be the only copy of their values."
             if consumes
             else "Finish that command first, or use --restart to remove what it left.",
         )
 
 
 def _check_removable(path: str, *, but: str) -> None:
-    """Raise OutputError if what an interrupted run left is the only copy of something; ``but`` is not looked at."""
+    """Raise OutputError if an interrupted run left a folder with the only copy of values; ignore the folder ``but``."""
     for folder in only_copies(path):
         if folder != but:
             raise OutputError(
-                f"{escape(folder)} has the only copy of what an interrupted run of {escape(path)} consumed, and that "
-                "run cannot go on: its journal is damaged, or another user's, or of another run.",
-                hint="Let the user who began that run finish it; or move the folder away, which has whole shards.",
+                f"{escape(folder)} has the only copy of values that an interrupted run of {escape(path)} consumed, and "
+                "that run cannot be continued: its journal is damaged, or belongs to another user or another run.",
+                hint="Let the user who began that run finish it, or move the folder away: its shards are complete.",
             )
 
 
 def _flush(staged: StagedFolder) -> None:
     """Wait until all files are on disk.
 
-    If that fails, nothing stays: the system may have dropped bytes that it could not write.
+    If that fails, the folder is not kept, because the system may have dropped bytes that it could not write.
     """
     try:
         staged.flush()
@@ -243,7 +244,7 @@ def _check_not_within(path: str) -> None:
         if os.path.commonpath([here, os.path.realpath(path)]) == os.path.realpath(path):
             raise OutputError(
                 f"the working directory is inside {escape(path)}, which is replaced as a whole.",
-                hint="Run it from outside that folder, or name a new one.",
+                hint="Run the command from outside that folder, or choose a new output folder.",
             )
 
 
@@ -270,9 +271,9 @@ def locked_folder(path: str, mode: int = 0o777) -> tuple[str, int]:
 
 
 def _taken_over(begun: str, path: str) -> tuple[str, int]:
-    """Give the temp folder of an earlier run another name, and lock it; returns the name and its open descriptor.
+    """Rename the temp folder of an earlier run, and lock it; returns the new path and its open descriptor.
 
-    Under the new name it is out of reach of the earlier run, if that still writes on a file system without locks.
+    On a file system without locks, the earlier run may still be writing; then it no longer finds the folder.
     """
     temp = temp_name(path)
     fd = os.open(begun, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

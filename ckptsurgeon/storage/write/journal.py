@@ -1,7 +1,7 @@
-"""The journal of an output that is made of several parts: what is written, and what came of each finished part.
+"""Writes and reads the journal of an output of several parts: which output it is, and the result of each finished part.
 
-It lies in the temp folder of the output, so that a later run can go on from where a killed one stopped. Each line has
-the CRC-32 of its text, since the last line of a killed run may be cut short.
+The journal is in the temp folder of the output, so that a later run can continue a killed run. Each line has the CRC-32
+of its text, since the last line of a killed run may be truncated.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from .temp import leftovers, sync, sync_folder
 __all__ = ["JOURNAL", "ONLY_COPY", "Journal", "UnfinishedOutput", "only_copies", "unfinished_output"]
 
 JOURNAL = ".ckpt-journal"
-"""The name of the file; those of companion files do not begin with a dot."""
+"""The name of the journal; it begins with a dot, unlike the names of all files of an output."""
 ONLY_COPY = ".ckpt-only-copy"
-"""The name of an empty file in a folder that holds the only copy of what was made, since its sources are deleted."""
+"""The name of an empty file that marks a folder with the only copy of its values: the sources were deleted."""
 MOST_BYTES = 1 << 30
 KIND, VERSION = "ckpt.journal", 1
 
@@ -36,18 +36,18 @@ class Journal:
         self._path, self._shown = os.path.join(folder, JOURNAL), shown
 
     def begin(self, head: Mapping[str, Any]) -> None:
-        """Begin a new journal, whose first line says what is written; raises OutputError."""
+        """Begin a new journal with ``head``, which describes the output, as its first line; raises OutputError."""
         self.add({"kind": KIND, "version": VERSION, **head})
 
     def cut(self, nbytes: int) -> None:
-        """Remove what follows the first ``nbytes``: a line that is not whole would end the journal for ever."""
+        """Truncate the journal to ``nbytes``: lines after an incomplete line would never be read."""
         try:
             os.truncate(self._path, nbytes)
         except OSError as error:
             raise output_error(self._shown, error) from error
 
     def remove(self) -> None:
-        """Remove the journal, if there is one, when the output is whole; raises OutputError."""
+        """Remove the journal, if there is one, after the output is complete; raises OutputError."""
         try:
             if os.path.lexists(self._path):
                 os.unlink(self._path)
@@ -55,7 +55,7 @@ class Journal:
             raise output_error(self._shown, error) from error
 
     def add(self, row: Mapping[str, Any], *, wait: bool = False) -> None:
-        """Add a line, of plain data; with ``wait``, wait until it is on disk. Raises OutputError."""
+        """Add a line with ``row`` as JSON; with ``wait``, wait until it is on disk. Raises OutputError."""
         data = _line(json.dumps(row, separators=(",", ":")))
         try:
             fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
@@ -72,9 +72,10 @@ class Journal:
 
 
 class UnfinishedOutput(NamedTuple):
-    """An output that a run began and did not finish: its temp folder, what was being written, the finished parts.
+    """An output that a run began and did not finish: its temp folder, and its journal.
 
-    ``nbytes`` is the size of those lines of its journal that are whole.
+    ``head`` is the first line of the journal, ``rows`` are the lines of the finished parts, and ``nbytes`` is the size
+    of all complete lines.
     """
 
     folder: str
@@ -94,16 +95,16 @@ class UnfinishedOutput(NamedTuple):
 
 
 def unfinished_output(path: str) -> UnfinishedOutput | None:
-    """Return what a run that ended left of the output ``path``; None if it finished no part.
+    """Return the unfinished output that an earlier run left for ``path``; None if it finished no part.
 
-    If several runs did, which only happens on file systems without locks, the one with the most parts is returned.
+    On file systems without locks there may be several; then the unfinished output with the most parts is returned.
     """
     found = [begun for folder in leftovers(path) if _is_own(folder) and (begun := _read(folder)) is not None]
     return max(found, key=lambda begun: len(begun.rows), default=None)
 
 
 def only_copies(path: str) -> list[str]:
-    """Return the folders of interrupted runs of the output ``path`` that hold the only copy of what these consumed."""
+    """Return the folders of interrupted runs of the output ``path`` that have the only copy of consumed values."""
     return [
         folder for folder in leftovers(path) if _is_folder(folder) and os.path.lexists(os.path.join(folder, ONLY_COPY))
     ]
@@ -116,7 +117,7 @@ def _is_folder(path: str) -> bool:
 
 
 def _is_own(folder: str) -> bool:
-    """Return whether a path is a folder of this user, and not a link: what is in it will be published."""
+    """Return whether a path is a folder of this user, and not a link; its content will be a part of the output."""
     with suppress(OSError):
         found = os.lstat(folder)
         return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
@@ -143,7 +144,7 @@ def _line(text: str) -> bytes:
 
 
 def _whole_lines(data: bytes) -> Iterator[bytes]:
-    """Yield the lines up to the first one that is damaged."""
+    """Yield the lines before the first damaged line."""
     for line in data.splitlines(keepends=True):
         if _line(line[9:-1].decode("utf-8", "replace")) != line:
             return

@@ -1,8 +1,8 @@
 """Lets one process at a time write an output, whatever its format.
 
-The lock is on a small file next to the output, ``.NAME.ckpt-lock``. The system releases it even if the process is
-killed, so a file that a killed run left blocks nobody, and the next run removes it. The file is not inside an output
-folder, since this is replaced as a whole.
+The lock is on a small file next to the output, ``.NAME.ckpt-lock``. The system releases the lock even if the process is
+killed, so a lock file that a killed run left blocks no other run, and the next run removes it. The file is not inside
+an output folder, because an output folder is replaced as a whole.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["check_wait", "output_lock"]
 
 SUFFIX = "ckpt-lock"
 PAUSE_S = 0.1
-"""Seconds between two tries: a signal could not interrupt a call that waits for a lock."""
+"""Seconds between two attempts; a call that waits for the lock is not used, as signals could not interrupt it."""
 
 
 def check_wait(seconds: float | None) -> None:
@@ -35,8 +35,8 @@ def check_wait(seconds: float | None) -> None:
 def output_lock(path: str, wait: float | None = None, *, shown: str = "") -> Iterator[None]:
     """Hold the lock on ``path``; raises OutputError if another run still holds it after ``wait`` seconds.
 
-    ``shown`` is the output in messages, if that is not ``path``. Raises ConfigError if ``wait`` is not a valid time. On
-    network file systems without locks, nothing is locked.
+    ``shown`` is the output's name in messages, by default ``path``. Raises ConfigError if ``wait`` is not a valid time.
+    On network file systems without locks, nothing is locked.
     """
     check_wait(wait)
     name = stem(os.path.basename(os.path.abspath(path))) + SUFFIX
@@ -66,7 +66,7 @@ def _waited_for(folder: int, name: str, path: str, until: float) -> int:
         if left <= 0:
             raise OutputError(
                 f"{escape(path)} is being written by {_holder(folder, name)}.",
-                hint="Use --wait SECONDS, or name another output.",
+                hint="Use --wait SECONDS, or choose another output.",
             )
         time.sleep(min(PAUSE_S, left))
 
@@ -119,7 +119,7 @@ def _write_holder(fd: int) -> None:
 
 
 def _holder(folder: int, name: str) -> str:
-    """Return the process that holds the lock, as it is named in the lock file: ``process 123 on host``."""
+    """Return the process that holds the lock, from the lock file, as a phrase: ``process 123 on host``."""
     said: list[str] = []
     with suppress(OSError):
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)

@@ -40,18 +40,18 @@ def output_error(path: str, error: OSError) -> OutputError:
 
 
 def check_is_path(path: str) -> None:
-    """Raise OutputError if an output is an address, and is written only to this machine."""
+    """Raise OutputError if an output is an address, for outputs that can only be written to this machine."""
     if scheme_of(path):
         raise OutputError(
             f"cannot write {escape(path)}: it is only written to this machine.",
-            hint="Name a path on this machine.",
+            hint="Use a path on this machine.",
         )
 
 
 def check_output(path: str, inputs: Iterable[tuple[int, int]], *, force: bool, folder: bool) -> None:
     """Raise OutputError if a path must not be written: it is an input, exists already, or has no folder.
 
-    ``inputs`` are the (device, inode) of every file that is read.
+    ``inputs`` has (device, inode) of each file that is read.
     """
     check_is_path(path)
     parent = os.path.dirname(os.path.abspath(path))

@@ -35,7 +35,7 @@ class StagedFile:
         self._locked = False
 
     def create(self, mode: int) -> None:
-        """Create the file without a lock of its own, since the folder around it is locked; raises OSError."""
+        """Create the file without a lock, because the folder that contains it is locked; raises OSError."""
         self._file = Descriptor(partial(os.open, self.path, FLAGS | os.O_CREAT | os.O_EXCL, mode))
         self._file.again = partial(os.open, self.path, FLAGS)
 
@@ -51,7 +51,7 @@ class StagedFile:
             fd, self._locked = self._open.take(), True
             try:
                 lock(fd)
-            except BlockingIOError:  # another run took it for a left-over and is about to remove it
+            except BlockingIOError:  # another run considers it a left-over and is about to remove it
                 self.close()
                 self.path += "x"
                 continue
@@ -71,7 +71,7 @@ class StagedFile:
         return self._file
 
     def descriptor(self) -> AbstractContextManager[int]:
-        """Give the descriptor for the time of a block; raises OSError."""
+        """Return a context manager that yields the descriptor; raises OSError."""
         return self._open.used()
 
     def start_writing(self, offset: int, nbytes: int) -> None:
@@ -115,7 +115,7 @@ class StagedFile:
             raise output_error(self.shown, error) from error
 
     def flush(self, size: int | None) -> None:
-        """Wait until the bytes are on disk; raises OutputError if the file has not ``size`` bytes (None: any size)."""
+        """Wait until the bytes are on disk; raises OutputError if the file's size is not ``size`` (None: any size)."""
         try:
             with self.descriptor() as fd:
                 found = os.fstat(fd).st_size
@@ -137,7 +137,7 @@ class StagedFile:
 
 @contextmanager
 def staged_file(path: str, size: int | None, *, force: bool) -> Iterator[StagedFile]:
-    """Give a temp file to write; when the block succeeds, it is flushed and takes the place of ``path``.
+    """Yield a temp file to write; if the block succeeds, the file is flushed and renamed to ``path``.
 
     ``size`` is None if it is not known in advance; otherwise the disk space is reserved. Raises OutputError. If the
     block fails, the temp file is removed and ``path`` is unchanged.
@@ -154,7 +154,7 @@ def staged_file(path: str, size: int | None, *, force: bool) -> Iterator[StagedF
 
 @contextmanager
 def temp_file(path: str, size: int | None) -> Iterator[StagedFile]:
-    """Give a temp file next to ``path``, which the caller renames or links to ``path``.
+    """Yield a temp file next to ``path``, which the caller renames or links to ``path``.
 
     If the temp file still exists when the block ends, it is removed. Raises OutputError.
     """

@@ -1,4 +1,4 @@
-"""Names, flushes and removes temp files, and wraps three calls of the C library that Python lacks."""
+"""Makes names of temp files, flushes and removes temp files, and wraps three functions of the C library."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
     "temp_name",
 ]
 
-# Three calls of the C library that Python does not have. If one is missing, only speed is lost.
+# Three functions of the C library that Python does not have.
 #
 # Linux man-pages: fallocate(2), sync_file_range(2), renameat2(2).
 
@@ -85,7 +85,7 @@ def exchange(first: str, second: str) -> None:
 
 MARK = ".ckpt-tmp"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
-"""Errors of file systems without locks, such as some network ones: temp files of killed runs stay there."""
+"""Errors of file systems without locks, such as some network file systems; temp files of killed runs stay there."""
 
 
 def temp_name(path: str) -> str:
@@ -115,7 +115,7 @@ def lock(fd: int) -> None:
 
 @contextmanager
 def folder_of(path: str) -> Iterator[int]:
-    """Give a descriptor of the folder that contains ``path``; it stays valid if the folder is renamed."""
+    """Yield a descriptor of the folder that contains ``path``; it stays valid if the folder is renamed."""
     fd = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield fd
@@ -124,7 +124,7 @@ def folder_of(path: str) -> Iterator[int]:
 
 
 def leftovers(path: str) -> list[str]:
-    """Return the temp files and folders of the output ``path``: of killed runs, and of a run that still writes."""
+    """Return the paths of all temp files and folders of the output ``path``, also of a run that is still writing."""
     folder, name = os.path.split(os.path.abspath(path))
     return _leftovers(folder, re.escape(stem(name)))
 
@@ -132,7 +132,8 @@ def leftovers(path: str) -> list[str]:
 def remove_leftovers(path: str, *, but: str = "", folders: bool = True) -> None:
     """Remove the temp files and folders of the output ``path`` that killed runs left, if they are not locked.
 
-    ``but`` is one that stays, since a run goes on from it. Without ``folders``, only files are removed.
+    ``but`` is the path of a temp folder that is not removed, because this run continues it. If ``folders`` is false,
+    only files are removed.
     """
     for found in leftovers(path):
         if found != but and (folders or not os.path.isdir(found)):

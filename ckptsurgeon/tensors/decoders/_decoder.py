@@ -26,6 +26,7 @@ from ._tables import looked_up, may_be_looked_up, products
 __all__ = [
     "EXPONENTS",
     "Decoder",
+    "MisfitError",
     "Parts",
     "Request",
     "StatedSettings",
@@ -49,6 +50,10 @@ EXPONENTS = ("uint8", "float8_e8m0fnu")
 
 class UndecodableError(Exception):
     """Raised if no decoder can decode a quantised tensor, or if its stored tensors do not fit each other; says why."""
+
+
+class MisfitError(UndecodableError):
+    """Raised if the shapes of a quantised tensor's stored tensors contradict each other: no program can decode it."""
 
 
 class StatedSettings:

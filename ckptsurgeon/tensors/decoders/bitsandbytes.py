@@ -20,7 +20,7 @@ from ..encodings._facts import STORAGE, cast_from
 from ..encodings.bitsandbytes import STATE
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box
-from ._decoder import Request, UndecodableError, groups_of, whole
+from ._decoder import MisfitError, Request, UndecodableError, groups_of, whole
 
 __all__ = ["DECODER"]
 
@@ -44,7 +44,7 @@ class _Blocks:
             if asked.stored(".weight_format").strip(b"\0"):
                 raise UndecodableError("its codes are stored in the order of a GPU kernel (weight_format)")
             if scale.shape != codes.shape[:1]:
-                raise UndecodableError("the length of its SCB is not its number of rows")
+                raise MisfitError("the length of its SCB is not its number of rows")
             scale = reshape(scale, (*scale.shape, *(1,) * (len(codes.shape) - 1)))
             steps = [(f"step{dim}", size if dim else 1) for dim, size in enumerate(codes.shape)]
             made = Decoded((("codes", codes), ("scale", scale)), "scaled", (*steps, ("times", PART_OF_127)))
@@ -68,7 +68,7 @@ class _Blocks:
         if table is None or scales is None or table.shape != (16,):
             raise UndecodableError("it has no quant_map or no absmax")
         if block < 1 or codes.numel != -(-number // 2) or scales.numel != -(-number // block):
-            raise UndecodableError(f"its quant_state has the shape {shape}, which does not fit its codes or its absmax")
+            raise MisfitError(f"its quant_state has the shape {shape}, which does not fit its codes or its absmax")
         found = [("codes", codes), ("scale", reshape(scales, (scales.numel,))), ("values", table)]
         sizes = [(f"size{dim}", size) for dim, size in enumerate(shape)]
         facts: list[tuple[str, float]] = [*sizes, ("block", block)]
@@ -82,7 +82,7 @@ class _Blocks:
                 or outer.numel != -(-scales.numel // nested)
                 or scales.dtype != "uint8"
             ):
-                raise UndecodableError("its quantised scales do not fit their own scales (nested_absmax)")
+                raise MisfitError("its quantised scales do not fit their own scales (nested_absmax)")
             found += [("nested_scale", reshape(outer, (outer.numel,))), ("nested_values", values)]
             facts += [("nested", nested), ("offset", float(offset))]
         return decoded(tuple(shape), Decoded(tuple(found), "bitsandbytes", tuple(facts)))

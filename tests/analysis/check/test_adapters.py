@@ -54,7 +54,7 @@ def test_factors_that_are_all_zero_are_named() -> None:
     factors = {key: value * ("lora_A" in key) for key, value in trained().items()}
     report = cs.check(saved(factors))
     assert findings(report) == {"adapter-zero": "WARN"}
-    assert "which is all of them" in report.row("adapter-zero").found[0].what
+    assert "(all B factors)" in report.row("adapter-zero").found[0].what
 
 
 def test_single_factors_that_are_zero_are_named() -> None:
@@ -77,13 +77,13 @@ def test_a_regular_expression_that_matches_nothing_fails() -> None:
 def test_layers_missing_from_the_sequence_are_named() -> None:
     report = cs.check(saved(trained((0, 1, 2, 9))))
     assert report.row("adapter-sequence").status.value == "WARN"
-    assert "6 numbers are missing: 3, 4, 5, 6, 7, 8" in report.row("adapter-sequence").found[0].what
+    assert "6 indices are missing: 3, 4, 5, 6, 7, 8" in report.row("adapter-sequence").found[0].what
 
 
 @pytest.mark.timeout(60)
 def test_a_layer_with_a_number_of_nine_digits_takes_no_time() -> None:
     (found,) = cs.check(saved(trained((0, 999_999_999)))).row("adapter-sequence").found
-    assert found.what.endswith("999999998 numbers are missing: 1, 2, 3, 4, 5, 6, 7, 8, and 999999990 more")
+    assert found.what.endswith("999999998 indices are missing: 1, 2, 3, 4, 5, 6, 7, 8, and 999999990 more")
 
 
 def test_targets_match_whole_parts_of_names() -> None:
@@ -116,7 +116,7 @@ def test_factors_that_do_not_fit_the_base_fail() -> None:
     assert cs.check(folder).row("adapter-shapes").status.value == "PASS"
     found = cs.check(folder, base="base").row("adapter-shapes")
     assert found.status.value == "FAIL"
-    assert "changes (16, 24), the base has (16, 16)" in found.found[0].what
+    assert "changes a weight of shape (16, 24), but in the base it has (16, 16)" in found.found[0].what
 
 
 def test_an_output_size_that_is_only_the_input_size_of_the_base_fails() -> None:
@@ -124,7 +124,7 @@ def test_an_output_size_that_is_only_the_input_size_of_the_base_fails() -> None:
     save_base_with_fewer_heads()
     found = cs.check(saved(factors, target_modules=["k_proj"]), base="narrow.safetensors").row("adapter-shapes")
     assert found.status.value == "FAIL"
-    assert "changes (16, 16), the base has (8, 16)" in found.found[0].what
+    assert "changes a weight of shape (16, 16), but in the base it has (8, 16)" in found.found[0].what
 
 
 def save_base_with_fewer_heads() -> None:

@@ -96,7 +96,7 @@ def test_instructions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     found = cs.scan("over.pkl")
     assert not found.whole
     assert found.beyond[0].fault == cs.Fault(
-        "unreadable", "it has pickles of over 1000 instructions, more than is scanned"
+        "unreadable", "it has pickles of over 1000 instructions: the rest is not scanned"
     )
 
 

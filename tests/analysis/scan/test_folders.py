@@ -116,7 +116,7 @@ def test_folders_far_away_have_bounds_too(hub: Hub, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(limits, "SCAN_FOLDERS", 2)
     assert cs.scan("hf://org/net").ok
     monkeypatch.setattr(limits, "SCAN_FOLDERS", 1)
-    assert [one.fault.why for one in cs.scan("hf://org/net").beyond if one.fault] == ["it lies over 1 folders deep"]
+    assert [one.fault.why for one in cs.scan("hf://org/net").beyond if one.fault] == ["it is over 1 folders deep"]
     monkeypatch.setattr(limits, "SCAN_FILES", 1)
     assert ckpt("scan", "hf://org/net").code == 3
 
@@ -228,7 +228,7 @@ def test_folders_here_have_bounds(monkeypatch: pytest.MonkeyPatch, ckpt: Run) ->
     monkeypatch.setattr(limits, "SCAN_FOLDERS", 2)
     assert cs.scan("d").verdict is cs.Verdict.CODE
     monkeypatch.setattr(limits, "SCAN_FOLDERS", 1)
-    assert [one.fault.why for one in cs.scan("d").beyond if one.fault] == ["it lies over 1 folders deep"]
+    assert [one.fault.why for one in cs.scan("d").beyond if one.fault] == ["it is over 1 folders deep"]
     Path("d/y").write_bytes(b"")
     monkeypatch.setattr(limits, "SCAN_FILES", 2)
     assert len(list(walk.files_of("d", []))) == 2

@@ -203,7 +203,7 @@ BAD = {
     "another kind": (MODELS, ["-m", "linear", "--weights", "1,1", "--param", "normalize=3"], 2, "true or false"),
     "given twice": (MODELS, ["-m", "linear", "--weights", "1,1", "--param", "weight"], 2, "NAME=VALUE"),
     "a pattern that matches nothing": (MODELS, ["-m", "linear", "--weights", "1,1", "--param", "weight:layer=1"], 2, "layers"),
-    "a base": (MODELS, ["-m", "linear", "--weights", "1,1", "--base", "a.pth"], 2, "no base"),
+    "a base": (MODELS, ["-m", "linear", "--weights", "1,1", "--base", "a.pth"], 2, "does not use a base"),
     "an unknown policy": (MODELS, ["-m", "linear", "--weights", "1,1", "--on-missing", "zero"], 2, "error, base, skip, any"),
     "an integer dtype": (MODELS, ["-m", "linear", "--weights", "1,1", "--dtype", "int8"], 2, "int8"),
     "a missing model": (["a.pth", "z.pth"], ["-m", "linear", "--weights", "1,1"], 3, "z.pth"),

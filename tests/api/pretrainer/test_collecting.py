@@ -147,7 +147,7 @@ def test_speechbrains_own_objects_are_taken_for_settings(server: SimpleNamespace
 
 
 def test_paths_that_are_no_text_are_said(server: SimpleNamespace) -> None:
-    for path, why in ((3, "3 is not a path"), ("source/", "names a folder, not a file"), ("", "is not a path")):
+    for path, why in ((3, "3 is not a path"), ("source/", "is a folder, not a file"), ("", "is not a path")):
         with pytest.raises(cs.ConfigError, match=why):
             pretrainer(paths={"enc": path})[0].collect_files()
     with pytest.raises(cs.ConfigError, match="loadables is"):

@@ -213,7 +213,7 @@ def test_what_is_not_known_is_refused_with_what_is_near() -> None:
     write_config("config.json", BERT, "BertTokenizer")
     refused("has no model class 'BertTokenizer'")
     write_config("config.json", BERT, "GPT2Model")
-    assert "alone" not in refused("GPT2Model is for the model_type gpt2, not for bert")
+    assert "alone" not in refused("GPT2Model belongs to the model_type gpt2, not to bert")
     write_config("config.json", BERT, "BertModel")
     assert "num_labels" in refused("has no field 'num_label'", section(num_label=3))
     refused("has no field 'model_type'", section(model_type="gpt2"))
@@ -226,7 +226,7 @@ def test_a_model_of_a_part_is_refused_as_transformers_refuses_it_and_built_from_
     with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):  # visual_projection: 512 instead of 8
         transformers.CLIPVisionModelWithProjection.from_pretrained("clip")
     hint = refused(
-        "is for the model_type clip_vision_model, not for clip",
+        "belongs to the model_type clip_vision_model, not to clip",
         section("clip", architecture="CLIPVisionModelWithProjection"),
     )
     assert "vision_config alone" in hint
@@ -242,9 +242,9 @@ def test_code_that_a_configuration_names_is_never_run() -> None:
     Path("modeling_evil.py").write_text("raise SystemExit('it ran')")
     auto = {"AutoConfig": "modeling_evil.C", "AutoModel": "modeling_evil.M"}
     write_config("config.json", {"model_type": "evil"}, "EvilModel", auto_map=auto)
-    assert "_target_" in refused("code that a configuration names is never run")
+    assert "_target_" in refused("code listed in a configuration is never run")
     write_config("config.json", BERT, "EvilModel", auto_map=auto)
-    refused("code that a configuration names is never run")
+    refused("code listed in a configuration is never run")
     write_config("config.json", BERT, "BertModel", auto_map=auto)
     assert any("not run" in note for note in cs.load_target("config.json").notes)
 

@@ -116,7 +116,7 @@ def test_a_padding_that_is_asked_for_stays() -> None:
     [
         (["a", "b", "c"], {}, "has no blank"),
         (TOKENS, {"vocab_size": 9}, "has 5 tokens, and the model 9 rows"),
-        (["<pad>", "▁the", "a"], {}, "has pieces of words, and Wav2Vec2CTCTokenizer takes letters"),
+        (["<pad>", "▁the", "a"], {}, "consists of subword pieces, but Wav2Vec2CTCTokenizer needs single letters"),
     ],
 )
 def test_tokens_that_its_tokeniser_cannot_have_are_said(tokens: list[str], fields: dict[str, Any], why: str) -> None:
@@ -141,15 +141,15 @@ def test_a_tokeniser_of_other_tokens_is_replaced_by_one_of_those_that_are_traine
     assert sorted(names(spec)) == ["config.json", "preprocessor_config.json", "tokenizer_config.json", "vocab.json"]
     assert content(spec, "vocab.json") == {token: number for number, token in enumerate(TOKENS)}
     assert content(spec, "tokenizer_config.json")["pad_token"] == "<pad>"
-    (note,) = [note for note in spec.notes if "vocab.json beside" in note]
-    assert f"has 'x' in row {len(TOKENS)}, and tokens.txt no such row" in note
+    (note,) = [note for note in spec.notes if "vocab.json in the folder" in note]
+    assert f"has 'x' at row {len(TOKENS)}, and tokens.txt has no such row" in note
     assert note.endswith("a tokeniser for tokens.txt is written in its place")
 
 
 def test_another_vocabulary_beside_the_configuration_is_said() -> None:
     mine = [*TOKENS[:-1], "x"] if TOKENS[-1] != "x" else [*TOKENS[:-1], "y"]
     Path("vocab.json").write_text(json.dumps({token: number for number, token in enumerate(mine)}))
-    (note,) = [note for note in destination().notes if "vocab.json beside the configuration" in note]
-    assert f"has '{mine[-1]}' in row {len(mine) - 1}, and tokens.txt '{TOKENS[-1]}'" in note
+    (note,) = [note for note in destination().notes if "vocab.json in the folder of the configuration" in note]
+    assert f"has '{mine[-1]}' at row {len(mine) - 1}, and tokens.txt has '{TOKENS[-1]}'" in note
     Path("vocab.json").write_text(json.dumps({token: number for number, token in enumerate(TOKENS)}))
-    assert not any("vocab.json beside" in note for note in destination().notes)
+    assert not any("vocab.json in the folder" in note for note in destination().notes)

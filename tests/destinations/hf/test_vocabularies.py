@@ -99,7 +99,7 @@ def test_files_that_the_new_tokeniser_lacks_are_named() -> None:
     Path("bert/special_tokens_map.json").write_text("{}")
     tokenizer("new", NEW)
     plan = cs.transplant("bert", section("transformers: bert, vocab_size: 25"), vocab="bert/vocab.txt:new/vocab.txt")
-    assert "left out, as there is none beside new/vocab.txt: special_tokens_map.json" in told(plan)
+    assert "left out, because there is none next to new/vocab.txt: special_tokens_map.json" in told(plan)
 
 
 def test_a_fast_tokeniser_of_other_tokens_beside_the_new_list_does_not_go_along() -> None:
@@ -111,7 +111,7 @@ def test_a_fast_tokeniser_of_other_tokens_beside_the_new_list_does_not_go_along(
     assert {one.name for one in plan.target.companions} == {"config.json", "vocab.txt", "tokenizer_config.json"}
     Path("bert/tokenizer.json").write_text(json.dumps(stale))
     plan = cs.transplant("bert", section("transformers: bert, vocab_size: 25"), vocab="bert/vocab.txt:new/vocab.txt")
-    assert "left out, as the one beside new/vocab.txt has other tokens: tokenizer.json" in told(plan)
+    assert "left out, because the one next to new/vocab.txt has other tokens: tokenizer.json" in told(plan)
     assert "there is none beside" not in told(plan)
 
 
@@ -132,7 +132,7 @@ def test_a_plain_list_beside_a_tokeniser_of_its_tokens_is_that_tokeniser_s() -> 
     tokenizer("new", OLD)
     plan = cs.transplant("bert", where, vocab=lists)
     assert {one.name for one in plan.target.companions} == {"config.json"}
-    assert "no tokeniser is copied: the one beside new/tokens.txt has other tokens" in told(plan)
+    assert "no tokeniser is copied: the one next to new/tokens.txt has other tokens" in told(plan)
 
 
 @pytest.mark.long
@@ -302,7 +302,7 @@ def test_fewer_rows_by_place_have_no_tokeniser_of_more_tokens_and_no_id_beyond_t
     Path("bert/generation_config.json").write_text('{"eos_token_id": 3, "suppress_tokens": [7, 30]}')
     plan = cs.transplant("bert", section("transformers: bert, vocab_size: 25"), on_mismatch="slice")
     cs.apply(plan, "out")
-    assert "the tokeniser beside bert has 50 tokens, but the model has 25 rows: it is not copied" in told(plan)
+    assert "the tokeniser in bert has 50 tokens, but the model has 25 rows: it is not copied" in told(plan)
     assert set(os.listdir("out")) == {"config.json", "generation_config.json", "model.safetensors", "ckptsurgeon.json"}
     assert json.loads(Path("out/generation_config.json").read_text()) == {"eos_token_id": 3, "suppress_tokens": [7]}
     with pytest.raises(cs.ConfigError, match="is not in a vocabulary of 3 rows") as error:

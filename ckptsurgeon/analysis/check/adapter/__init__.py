@@ -1,1 +1,1 @@
-"""Checks of a PEFT adapter, alone and against its base."""
+"""Checks of a PEFT adapter, alone and against its base model."""

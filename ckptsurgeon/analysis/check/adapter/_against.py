@@ -1,4 +1,4 @@
-"""Says why checks of adapters cannot be run."""
+"""The reasons why a check of adapters cannot be run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An adapter has factors for every layer and every expert of a sequence of numbers, unless it names its layers."""
+"""An adapter has factors for every layer and every expert, unless its configuration selects layers."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["CHECK"]
 _NUMBER = re.compile(r"\.(\d{1,9})(?=\.|$)")
 FEWEST = 2
 SHOWN = 8
-"""Missing numbers that a finding names."""
+"""The most missing indices that a finding lists."""
 STACKS = ("block", "blocks", "experts", "h", "layer", "layers")
-"""Names of the modules that hold layers or experts."""
-ADVICE = "Look whether a shard or a rank was left out when it was saved, or set layers_to_transform if this is meant."
+"""Names of lists of layers or experts (``nn.ModuleList``)."""
+ADVICE = "Look whether saving left out a shard or a rank; if this is on purpose, set layers_to_transform."
 
 
 def _run(subject: Subject) -> Iterator[Found]:
@@ -29,21 +29,21 @@ def _run(subject: Subject) -> Iterator[Found]:
     for place, numbers in _sequences(modules).items():
         missing = max(numbers) + 1 - len(numbers)
         if missing and len(numbers) >= FEWEST and place.rpartition(".")[2] in STACKS:
-            has = f"{escape(place)} has factors for numbers up to {max(numbers)}"
-            are = f"{count(missing, 'number')} {'is' if missing == 1 else 'are'} missing"
+            has = f"{escape(place)} has factors for indices up to {max(numbers)}"
+            are = f"{count(missing, 'index', 'indices')} {'is' if missing == 1 else 'are'} missing"
             figures = {"missing": missing, "numbers": len(numbers)}
             yield Found(Status.WARN, f"{has}, but {are}: {_gaps(numbers, missing)}", ADVICE, figures=figures)
 
 
 def _gaps(numbers: set[int], missing: int) -> str:
-    """Return the first missing numbers in words; a key may have a number of nine digits."""
+    """Return the first missing indices as a string, and the number of others: there may be millions."""
     first = islice((number for number in range(max(numbers)) if number not in numbers), SHOWN)
     more = f", and {missing - SHOWN} more" if missing > SHOWN else ""
     return ", ".join(map(str, first)) + more
 
 
 def _sequences(modules: list[str]) -> dict[str, set[int]]:
-    """Return the numbers after each prefix of a module's name."""
+    """Return a mapping from each list of modules, such as ``model.layers``, to the indices that occur after it."""
     found: dict[str, set[int]] = defaultdict(set)
     for module in modules:
         for part in _NUMBER.finditer(module):
@@ -55,7 +55,7 @@ def _against(subject: Subject) -> str:
     if why := no_adapter(subject):
         return why
     chosen = subject.adapter is not None and subject.adapter.is_chosen
-    return "adapter_config.json names its layers" if chosen else ""
+    return "adapter_config.json selects layers (layers_to_transform)" if chosen else ""
 
 
 CHECK = Check("adapter-sequence", "no layer or expert lacks factors", _run, _against)

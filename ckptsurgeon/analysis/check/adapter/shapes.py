@@ -1,4 +1,4 @@
-"""The factors of an adapter belong together, and fit the weights of the base."""
+"""The factors A and B of each module of an adapter fit each other, and fit the weight in the base model."""
 
 from __future__ import annotations
 
@@ -43,8 +43,9 @@ def _misfit(one: Factors, *, has_base: bool) -> str:
     if not has_base or not one.base:
         return ""
     product = Counter((one.a_shape[1], one.b_shape[0])) if len(a) == 2 else Counter((one.b_shape[0],))
-    if not product <= Counter(one.base):  # in either order, as some layers store a weight transposed
-        return f"changes {shape_text((one.b_shape[0], one.a_shape[1]))}, the base has {shape_text(one.base)}"
+    if not product <= Counter(one.base):  # in either order, because some layers store the weight transposed
+        changed = shape_text((one.b_shape[0], one.a_shape[1]))
+        return f"changes a weight of shape {changed}, but in the base it has {shape_text(one.base)}"
     return ""
 
 

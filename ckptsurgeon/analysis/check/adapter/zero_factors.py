@@ -1,4 +1,4 @@
-"""An adapter's B factors are not all zero: they are before the first step of training, and it then changes nothing."""
+"""No B factor of an adapter is zero. Before the first training step all are, and the adapter changes nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ._against import no_adapter
 
 __all__ = ["CHECK"]
 
-ADVICE = "The adapter changes nothing: was it saved before training, or without its gathered weights?"
+ADVICE = "The adapter changes nothing: was it saved before training, or before sharded weights were gathered?"
 SOME = "These modules were not trained: look whether gradients reached them."
 
 
@@ -21,10 +21,11 @@ def _run(subject: Subject) -> Iterator[Found]:
         one.b: figures for one in factors if one.b in subject.measured and (figures := subject.measured[one.b].figures)
     }
     zero = [key for key, figures in known.items() if figures.low == figures.high == 0]
+    are = "is zero" if len(zero) == 1 else "are zero"
     if zero and len(zero) == len(known):
-        yield of_keys(Status.WARN, zero, "of B, which is all of them, are zero", ADVICE)
+        yield of_keys(Status.WARN, zero, f"(all B factors) {are}", ADVICE)
     elif zero:
-        yield of_keys(Status.WARN, zero, f"of B (of {len(known):,}) are zero", SOME)
+        yield of_keys(Status.WARN, zero, f"(of {len(known):,} B factors) {are}", SOME)
 
 
 CHECK = Check("adapter-zero", "B factors are not zero", _run, no_adapter)

@@ -1,4 +1,4 @@
-"""The checksums that a file has for its records are those of the bytes."""
+"""Every record of a file matches the checksum that the file stores for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _run(subject: Subject) -> Iterator[Found]:
     bad = subject.bad_checksums
     if bad:
         named = listing([escape(one) for one in bad], SHOWN)
-        said = f"{count(len(bad), 'record')} of {subject.checksums:,} differ from their checksum: {named}"
+        said = f"{count(len(bad), 'record')} of {subject.checksums:,} do not match the checksum in the file: {named}"
         todo = "The file is damaged: fetch or save it again."
         yield Found(Status.FAIL, said, todo, figures={"records": len(bad), "checked": subject.checksums})
 

@@ -1,4 +1,4 @@
-"""Every shard is there, and its header can be read."""
+"""No shard is missing, and the header of each shard can be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The index and the headers of its shards name the same tensors, each once."""
+"""The index and the headers of its shards list the same tensors, each once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _run(subject: Subject) -> Iterator[Found]:
     doubled = [key for key, names in holders.items() if len(names) > 1]
     index = escape(subject.index.name) if subject.index is not None else ""
     for keys, what in (
-        (gone, f"of {index} in no shard"),
+        (gone, f"in {index}, but in no shard"),
         (moved, f"in another shard than {index} says"),
         (orphans, f"in a shard, but not in {index}"),
         (doubled, "in several shards"),
@@ -44,4 +44,4 @@ def _against(subject: Subject) -> str:
     return "" if subject.index is not None or len(subject.shards) > 1 else "it has no index"
 
 
-CHECK = Check("index-keys", "index and headers name the same tensors", _run, _against)
+CHECK = Check("index-keys", "index and headers list the same tensors", _run, _against)

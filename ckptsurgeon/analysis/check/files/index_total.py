@@ -1,4 +1,4 @@
-"""The ``total_size`` of an index is that of the tensors."""
+"""The ``total_size`` of an index is the size of the tensors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _once(infos: list[TensorInfo]) -> int:
-    """Return the bytes of all tensors, where those that share their bytes count once."""
+    """Return the size of all tensors in bytes; tensors that share their bytes count once."""
     return sum({info.place: info.nbytes for info in infos if info.place is not None}.values())
 
 
@@ -39,4 +39,4 @@ def _against(subject: Subject) -> str:
     return "" if subject.index is not None else "it has no index"
 
 
-CHECK = Check("index-total", "the index gives the size of the tensors", _run, _against)
+CHECK = Check("index-total", "total_size in the index is the size of the tensors", _run, _against)

@@ -1,4 +1,4 @@
-"""The index names all files beside it that are named like its shards."""
+"""The index lists all files in its folder that are named like shards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _run(subject: Subject) -> Iterator[Found]:
         is_one = len(index.others) == 1
         number = f"{count(len(index.others), 'file')} {'is named like a shard' if is_one else 'are named like shards'}"
         named = listing([escape(one) for one in index.others], SHOWN)
-        said = f"{number}, but {escape(index.name)} does not name {'it' if is_one else 'them'}: {named}"
+        said = f"{number}, but {escape(index.name)} does not list {'it' if is_one else 'them'}: {named}"
         yield Found(
             Status.WARN,
             said,
@@ -31,4 +31,4 @@ def _against(subject: Subject) -> str:
     return "" if subject.index is not None else "it has no index"
 
 
-CHECK = Check("orphaned-shards", "the index names all shards of the folder", _run, _against)
+CHECK = Check("orphaned-shards", "the index lists all shards of the folder", _run, _against)

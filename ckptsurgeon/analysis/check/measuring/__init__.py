@@ -1,1 +1,1 @@
-"""The figures of all tensors, from one pass over the values."""
+"""The figures of all tensors (counts, extremes, moments), from one pass over the values."""

@@ -1,4 +1,4 @@
-"""Finds the rows of a matrix that have the bytes of another one."""
+"""Finds the equal rows of a matrix."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ __all__ = ["alike_rows"]
 
 
 def alike_rows(checkpoint: Checkpoint, info: TensorInfo, totals: Array, squares: Array) -> Array:
-    """Return which rows have the bytes of another; rows of zeros do not count.
+    """Return a mask of the rows of a matrix that equal another row, bit for bit; rows of zeros are not included.
 
-    Only rows whose sums are those of another are read: rows such as those of an identity matrix have equal sums.
+    ``totals`` and ``squares`` are the sums of the values and of their squares in each row. Only rows that have the same
+    two sums as another row are read. Equal sums prove nothing: all rows of an identity matrix have equal sums.
     """
     found = np.zeros(len(squares), np.bool_)
     by_bytes: dict[bytes, list[int]] = defaultdict(list)
@@ -29,7 +30,8 @@ def alike_rows(checkpoint: Checkpoint, info: TensorInfo, totals: Array, squares:
 
 
 def _have_equal_sums(squares: Array, totals: Array) -> Array:
-    """Return which rows have the sums of another; ``numpy.unique`` would import ``numpy.ma``, which takes long."""
+    """Return a mask of the rows that have the same two sums as another row."""
+    # numpy.unique would import numpy.ma, which takes long
     order = np.lexsort((totals, squares))
     alike = (np.diff(squares[order]) == 0) & (np.diff(totals[order]) == 0)
     found = np.zeros(len(order), np.bool_)
@@ -39,7 +41,7 @@ def _have_equal_sums(squares: Array, totals: Array) -> Array:
 
 
 def _digest(checkpoint: Checkpoint, info: TensorInfo, row: int) -> bytes:
-    """Return a digest of the bytes of a row of a matrix that is plain bytes."""
+    """Return a digest of the bytes of a row; the matrix must be stored as plain bytes."""
     assert info.storage is not None
     size = info.shape[1] * info.itemsize
     data = bytearray(size)

@@ -1,4 +1,4 @@
-"""Cuts tensors into blocks that one read fills, and measures a block."""
+"""Divides tensors into blocks, each of which is one read, and computes the figures of a block."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SCALES: Mapping[str, tuple[int, int]] = {
     "q3_k": (108, 1), "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208, 1), "iq2_xxs": (0, 1), "iq2_xs": (0, 1),
     "iq2_s": (0, 1), "iq3_xxs": (0, 1), "iq3_s": (0, 1), "iq1_s": (0, 1), "iq4_nl": (0, 1), "iq4_xs": (0, 1),
 }  # fmt: skip
-"""Where a block of codes of GGUF has its scales in float16, and how many.
+"""The offset of the float16 scales in a block of GGUF codes, and their number, by dtype.
 
 https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h
 """
@@ -33,7 +33,7 @@ https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h
 class Block:
     """A part of a tensor: ``nbytes`` from ``offset`` in its file, or the ``box`` of a tensor that is not plain bytes.
 
-    ``columns`` are those of a matrix whose rows are measured, else 0.
+    ``columns`` is the number of columns if the rows of a matrix are measured, else 0.
     """
 
     key: str
@@ -46,7 +46,7 @@ class Block:
 
 @dataclass(slots=True)
 class BlockFigures:
-    """What was measured of a block; ``totals`` and ``squares`` are those of its rows."""
+    """The figures of a block; ``totals`` and ``squares`` are the sums of values and of their squares in each row."""
 
     figures: Figures | None
     crc32: int
@@ -56,7 +56,7 @@ class BlockFigures:
 
 
 def is_measured(info: TensorInfo) -> bool:
-    """Return whether the bytes of a tensor can be read."""
+    """Return whether a tensor can be measured: it is not empty, and its bytes can be read."""
     if info.opaque or info.numel == 0:
         return False
     dtype = DTYPES[info.dtype]
@@ -64,7 +64,10 @@ def is_measured(info: TensorInfo) -> bool:
 
 
 def blocks_of(key: str, info: TensorInfo, *, by_row: bool) -> Iterator[Block]:
-    """Yield the blocks of a tensor; with ``by_row``, the rows of a matrix are measured, if a block can hold some."""
+    """Yield the blocks of a tensor.
+
+    With ``by_row``, the blocks of a matrix consist of whole rows, which are measured, if a row fits into a block.
+    """
     dtype = DTYPES[info.dtype]
     if not info.is_plain or info.storage is None:
         for box in blocks(info.shape, BLOCK // max(info.itemsize, 1)):
@@ -79,7 +82,7 @@ def blocks_of(key: str, info: TensorInfo, *, by_row: bool) -> Iterator[Block]:
 
 
 def measured_block(checkpoint: Checkpoint, block: Block, work: Workspace) -> BlockFigures:
-    """Read a block and return its figures; raises SourceError if the file ends before."""
+    """Read a block and return its figures; raises SourceError if the file ends before the end of the block."""
     raw = _read(checkpoint, block, work)
     crc, dtype = crc32(raw), block.info.dtype
     if dtype in SCALES:

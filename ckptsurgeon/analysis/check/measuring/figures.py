@@ -1,4 +1,4 @@
-"""Counts and moments of values by dtype, of one block of a tensor; blocks are then added up in their order."""
+"""Counts, extremes and moments of the values of one block of a tensor, and their sum over blocks."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from ....tensors.ops.regions import Array
 __all__ = ["BLOCK", "Figures", "Workspace", "added", "figures_of"]
 
 BLOCK = 1 << 20
-"""Bytes of a block: what is computed from it stays in the caches, and a call of numpy takes longer than to begin it."""
+"""Bytes of a block: small enough for the CPU's caches, large enough that the overhead of numpy calls is negligible."""
 ROW = 4096
-"""Values whose squares are added in single precision; the sums of rows are added in double precision."""
+"""The number of values whose squares are added in single precision; these sums are then added in double precision."""
 
 
 @dataclass(slots=True)
 class Figures:
-    """Counts over all values, and extremes and moments of the finite ones; ``number`` is how many of these there are.
+    """Counts over all values, and extremes and sums over the finite values.
 
-    ``low`` and ``high`` are infinite if there are none.
+    ``number`` is the number of finite values, ``total`` their sum, ``squares`` the sum of their squares. ``low`` and
+    ``high`` are their extremes; if there are no finite values, ``low`` is inf and ``high`` is -inf.
     """
 
     number: int = 0
@@ -41,7 +42,7 @@ class Figures:
 
     @property
     def std(self) -> float:
-        """The deviation of the finite values; 0 if there are none."""
+        """The population standard deviation of the finite values; 0 if there are none."""
         if not self.number:
             return 0.0
         mean = self.total / self.number
@@ -59,7 +60,7 @@ class Figures:
 
 
 def added(one: Figures, other: Figures) -> Figures:
-    """Return the figures of two blocks together."""
+    """Return the figures of the union of two blocks."""
     return Figures(
         one.number + other.number, min(one.low, other.low), max(one.high, other.high), one.total + other.total,
         one.squares + other.squares, one.zeros + other.zeros, one.denormals + other.denormals, one.nan + other.nan,
@@ -68,7 +69,7 @@ def added(one: Figures, other: Figures) -> Figures:
 
 
 class Workspace:
-    """The arrays that a thread computes in, so that no block allocates memory. ``floats`` are the values just read."""
+    """Arrays that a thread reuses for each block, to avoid allocations. ``floats`` are the values of the last block."""
 
     def __init__(self) -> None:
         self.bytes = np.empty(BLOCK, np.uint8)
@@ -80,9 +81,9 @@ class Workspace:
 
 
 def figures_of(raw: Array, dtype: str, work: Workspace) -> Figures | None:
-    """Return the figures of bytes that are values of a dtype; None if the dtype is not a number.
+    """Return the figures of the values of a dtype that are given as bytes; None if the dtype is not a number.
 
-    ``work.floats`` has the values afterwards, if the dtype is a float that numpy or float32 can hold.
+    If ``dtype`` is in ``LAYOUTS``, ``work.floats`` has the values afterwards.
     """
     if not raw.size:
         return Figures()
@@ -95,10 +96,11 @@ def figures_of(raw: Array, dtype: str, work: Workspace) -> Figures | None:
 
 @dataclass(frozen=True)
 class _Layout:
-    """How a float is laid out: the code of the infinity, and that of the smallest number that is not denormal.
+    """The layout of a float type. ``codes`` is the unsigned integer type of the same size.
 
-    For types that are not as wide as a float32, ``shift`` moves their bits to those of one, whose exponent is then too
-    small by ``factor``. Without ``is_infinite``, the type has no infinity, and its only NaN in place of it.
+    ``infinity`` and ``normal`` are the codes of infinity and of the smallest number that is not denormal. For a type
+    with fewer bits than float32, shifting the code to the left by ``shift`` gives the code of a float32 that is too
+    small by ``factor``. If ``is_infinite`` is false, the type has no infinity, and ``infinity`` is the code of its NaN.
     """
 
     codes: np.dtype[Any]
@@ -130,7 +132,7 @@ LAYOUTS: Mapping[str, _Layout] = {
 
 
 def _floats(raw: Array, work: Workspace, layout: _Layout) -> Figures:
-    """Return the figures of floats. Counts need a pass of their own only if a block has such values at all."""
+    """Return the figures of floats. Zeros, denormals, infinities and NaN are counted only if a block has any."""
     codes = raw.view(layout.codes)
     values = work.floats = _as_floats(codes, work.wide[: codes.size], layout)
     least, most, ends = _extremes(codes, layout)
@@ -142,10 +144,10 @@ def _floats(raw: Array, work: Workspace, layout: _Layout) -> Figures:
 
 
 def _as_floats(codes: Array, out: Array, layout: _Layout) -> Array:
-    """Return the values of codes; those of 8 and 16 bits become float32 by moving their bits, into ``out``.
+    """Return the values of codes. Codes of 8 and 16 bits are converted to float32 in ``out``, by shifting their bits.
 
-    The exponent of a float16 is smaller by 112 in a float32 with the same bits, hence the factor. numpy's own
-    conversion takes six times as long. Infinities and NaN may become finite: ``_counted`` leaves them out by code.
+    The exponent bias of float16 is smaller by 112 than that of float32, hence the factor. numpy's own conversion takes
+    six times as long. Infinities and NaN may become finite, but ``_counted`` excludes them by their codes.
     """
     if not layout.shift:
         return codes.view(np.dtype(f"f{layout.codes.itemsize}"))
@@ -160,10 +162,10 @@ def _as_floats(codes: Array, out: Array, layout: _Layout) -> Array:
 
 
 def _extremes(codes: Array, layout: _Layout) -> tuple[int, int, tuple[int, int]]:
-    """Return the smallest and the largest magnitude, as codes without the sign, and the codes of both extremes.
+    """Return the smallest and the largest magnitude, as codes without the sign bit, and the codes of both extremes.
 
-    The order of floats is that of their codes as integers, but for negative ones, whose order is the reverse. So the
-    extremes of codes as signed and as unsigned integers give both, and integers are compared twice as fast.
+    Floats have the same order as their codes as integers; negative floats have the reverse order. So the extremes of
+    the codes as signed and as unsigned integers are sufficient, and integers are compared twice as fast.
     """
     signed, sign = codes.view(layout.signed), layout.sign
     last, first = int(codes.max()), int(codes.min())
@@ -176,7 +178,7 @@ def _extremes(codes: Array, layout: _Layout) -> tuple[int, int, tuple[int, int]]
 
 
 def _counted(codes: Array, values: Array, work: Workspace, layout: _Layout) -> Figures:
-    """Return the figures of values of which some are zero, denormal, infinite or NaN."""
+    """Return the figures of a block in which some values are zero, denormal, infinite or NaN."""
     absolute = np.bitwise_and(codes, codes.dtype.type(layout.sign - 1), out=work.codes.view(codes.dtype)[: codes.size])
     zeros = absolute.size - int(np.count_nonzero(absolute))
     small = int(np.count_nonzero(np.less(absolute, layout.normal, out=work.truths[: absolute.size])))
@@ -199,7 +201,7 @@ def _moments(values: Array, work: Workspace) -> Figures:
 
 
 def _sums(values: Array, work: Workspace) -> tuple[float, float]:
-    """Return the sum of values and of their squares; in double precision if single precision cannot hold them."""
+    """Return the sum of the values and of their squares; in double precision if single precision overflows."""
     if values.dtype == np.float32:
         whole = values.size // ROW * ROW
         total, squares = _of_rows(values[:whole].reshape(-1, ROW), work.ones)
@@ -213,7 +215,10 @@ def _sums(values: Array, work: Workspace) -> tuple[float, float]:
 
 
 def _of_rows(rows: Array, ones: Array) -> tuple[float, float]:
-    """Return the sums of rows and of their squares, as products of matrices of one row: BLAS starts no thread then."""
+    """Return the sum of all values and of their squares.
+
+    The products have matrices of one row, for which BLAS starts no threads.
+    """
     squares = np.matmul(rows[:, None, :], rows[:, :, None])
     totals = np.matmul(rows[:, None, :], ones[:, None])
     return float(totals.sum(dtype=np.float64)), float(squares.sum(dtype=np.float64))
@@ -224,7 +229,7 @@ def _integers(values: Array) -> Figures:
     return Figures(values.size, float(values.min()), float(values.max()), zeros=zeros)
 
 
-# Rare floats of 8 bits: how often each of the 256 codes occurs says everything.
+# Rare 8-bit floats: the figures are computed from the number of times that each of the 256 codes occurs.
 
 
 def _rare(raw: Array, dtype: str) -> Figures:
@@ -243,6 +248,6 @@ def _rare(raw: Array, dtype: str) -> Figures:
 
 @cache
 def _values_of_codes(dtype: str) -> Array:
-    """Return the number that each of the 256 codes of a dtype stands for."""
+    """Return the values of the 256 codes of an 8-bit dtype."""
     values, _ = cast(np.arange(256, dtype=np.uint8), dtype, "float64")
     return values

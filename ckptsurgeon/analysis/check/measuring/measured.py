@@ -1,4 +1,4 @@
-"""What one pass over the values says of a tensor: figures, a checksum of its bytes, and the rows of an embedding."""
+"""The results of one pass over a tensor's values: figures, a checksum of its bytes, and the rows of an embedding."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Measured", "Rows"]
 
 @dataclass(frozen=True)
 class Rows:
-    """The sum of the squares of each row of a matrix, in double precision, and which rows have the bytes of another."""
+    """The sum of squares of each row of a matrix, in double precision, and a mask of rows that equal another row."""
 
     squares: Array
     alike: Array
@@ -22,9 +22,9 @@ class Rows:
 class Measured:
     """The figures of a tensor's values, and the CRC-32 of its bytes.
 
-    ``figures`` is None if the values are not numbers. ``digest`` is a BLAKE2b of the bytes, only for a tensor that has
-    the size and the CRC-32 of another; else ''. ``is_of_scales`` is true for a tensor in blocks of codes, whose figures
-    are those of the blocks' scales.
+    ``figures`` is None if the values are not numbers. ``digest`` is the BLAKE2b digest of the bytes if another tensor
+    has the same size and CRC-32; else ''. ``is_of_scales`` is true for a tensor of GGUF codes, whose figures are
+    those of the scales in its blocks.
     """
 
     figures: Figures | None

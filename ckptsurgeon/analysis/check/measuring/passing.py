@@ -27,7 +27,7 @@ __all__ = ["measure"]
 THREADS = 4
 """The most threads: more do not read faster."""
 FLOATS = ("float16", "float32", "bfloat16")
-"""Dtypes whose rows can be measured."""
+"""The dtypes of matrices whose rows can be measured."""
 
 Progress = Callable[[int, int], None]
 
@@ -35,10 +35,10 @@ Progress = Callable[[int, int], None]
 def measure(
     checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo], by_row: Sequence[str], progress: Progress | None = None
 ) -> dict[str, Measured]:
-    """Read every tensor once and return its figures; tensors that share their bytes are read once in all.
+    """Read all tensors and return their figures by key; tensors that share their bytes are read only once.
 
-    ``by_row`` are the keys of matrices whose rows are measured. ``progress`` is called with (bytes read, bytes in all).
-    The result does not depend on the number of threads. Raises SourceError if a file cannot be read.
+    ``by_row`` are the keys of matrices whose rows are also measured. ``progress`` is called with (bytes read, bytes in
+    all). The result does not depend on the number of threads. Raises SourceError if a file cannot be read.
     """
     first = {info.place: key for key, info in reversed(list(tensors.items())) if info.place is not None}
     own = {key: info for key, info in tensors.items() if is_measured(info) and first.get(info.place, key) == key}
@@ -85,7 +85,7 @@ def _in_threads(
 
     def measure_blocks() -> None:
         space = Workspace()
-        with np.errstate(over="ignore", invalid="ignore"):  # entered for each block, it would take a tenth of the time
+        with np.errstate(over="ignore", invalid="ignore"):  # entering it for each block would take 10 % of the time
             while (taken := take()) is not None:
                 block, place, number = taken
                 figures = measured_block(checkpoint, block, space)
@@ -107,7 +107,7 @@ def _in_threads(
         try:
             for done in [pool.submit(work) for _ in range(threads)]:
                 done.result()
-        except BaseException:  # Ctrl-C among them: the pool waits for its threads
+        except BaseException:  # also Ctrl-C, because the pool waits for its threads
             is_stopped.set()
             raise
     return {key: [one for one in place if one is not None] for key, place in slots.items()}
@@ -133,7 +133,7 @@ def _rows(checkpoint: Checkpoint, info: TensorInfo, totals: Array, squares: Arra
 def _with_digests(
     checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo], measured: dict[str, Measured]
 ) -> dict[str, Measured]:
-    """Add a digest to tensors that have the size and the CRC-32 of another: these alone are read again."""
+    """Add a digest to the tensors that have the same size and CRC-32 as another tensor; only these are read again."""
     alike: dict[tuple[str, int, int], list[str]] = defaultdict(list)
     for key, one in measured.items():
         alike[tensors[key].dtype, one.nbytes, one.crc32].append(key)
@@ -159,7 +159,7 @@ def _digest(checkpoint: Checkpoint, key: str, info: TensorInfo) -> str:
 def _with_aliases(
     tensors: Mapping[str, TensorInfo], first: Mapping[object, str], measured: Mapping[str, Measured]
 ) -> dict[str, Measured]:
-    """Return the figures in the order of the tensors; an alias has those of the tensor that it shares bytes with."""
+    """Return the figures in the order of the tensors; an alias gets the figures of the tensor with the same bytes."""
     return {
         key: measured[owner]
         for key, info in tensors.items()

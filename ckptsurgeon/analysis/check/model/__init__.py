@@ -1,1 +1,1 @@
-"""Checks of the files beside the weights: configuration, tokeniser, settings of quantisation, card."""
+"""Checks of the files in the folder of the weights: configuration, tokeniser, settings of quantisation, model card."""

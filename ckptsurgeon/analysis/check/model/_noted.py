@@ -1,4 +1,4 @@
-"""Makes checks out of the notes of ``ckpt inspect``."""
+"""Makes checks that report notes of ``ckpt inspect``."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ __all__ = ["damaged", "noted_check", "unconfigured", "unless_noted"]
 
 
 def noted_check(id: str, title: str, against: Callable[[Subject], str]) -> Check:
-    """Return a check that reports the notes of its kind; if there are any, it is run whatever ``against`` says."""
+    """Return a check that reports the notes of the kind ``id``.
+
+    ``against`` returns the reason why the check cannot be run; it is not asked if there are such notes.
+    """
     return Check(id, title, partial(noted, id=id), unless_noted(id, against))
 
 
 def unless_noted(id: str, against: Callable[[Subject], str]) -> Callable[[Subject], str]:
-    """Return ``against`` as a function that gives no reason if there are notes of a kind."""
+    """Return a function like ``against`` that returns '' if there are notes of the kind ``id``."""
 
     def why(subject: Subject) -> str:
         return "" if any(True for _ in noted(subject, id)) else against(subject)
@@ -27,10 +30,10 @@ def unless_noted(id: str, against: Callable[[Subject], str]) -> Callable[[Subjec
 
 
 def damaged(subject: Subject) -> str:
-    """Return the reason if the files are damaged, so that not all tensors are known; else ''."""
+    """Return the reason if a file is damaged, so that not all tensors are known; else ''."""
     return subject.fault
 
 
 def unconfigured(subject: Subject) -> str:
     """Return why configuration and weights cannot be compared; '' if they can."""
-    return subject.fault or ("" if subject.has_configuration else "no config.json is beside the weights")
+    return subject.fault or ("" if subject.has_configuration else "there is no config.json next to the weights")

@@ -31,17 +31,17 @@ def _run(subject: Subject) -> Iterator[Found]:
     license = fields.get("license")
     if not license:
         said = f"{CARD} has no license in its front matter"
-        yield Found(Status.WARN, said, "Add license: with an identifier of the hub, as apache-2.0.", file=CARD)
+        yield Found(Status.WARN, said, "Add license: with an identifier of the hub, such as apache-2.0.", file=CARD)
     elif license == "other" and not fields.get("license_name"):
         said = f"{CARD} says license: other, but no license_name"
         yield Found(Status.WARN, said, "Add license_name and license_link.", file=CARD)
     if subject.adapter is not None and not fields.get("base_model"):
-        said = f"{CARD} of an adapter does not name its base_model"
+        said = f"{CARD} of an adapter has no base_model in its front matter"
         yield Found(Status.WARN, said, "Add base_model: with the base's name on the hub.", file=CARD)
 
 
 def _against(subject: Subject) -> str:
-    return "" if subject.card is not None else "it is not the folder of a model"
+    return "" if subject.card is not None else "it is not a model folder"
 
 
-CHECK = Check("model-card", "the model card names a license", _run, _against)
+CHECK = Check("model-card", "the model card has a license", _run, _against)

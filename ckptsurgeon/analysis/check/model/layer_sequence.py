@@ -1,4 +1,4 @@
-"""No layer is missing from a sequence of numbers."""
+"""The numbers of the layers have no gaps."""
 
 from __future__ import annotations
 

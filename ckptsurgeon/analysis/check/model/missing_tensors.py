@@ -1,4 +1,4 @@
-"""No tensor that config.json implies is missing, and none is left over."""
+"""The weights have all tensors that config.json implies, and no others."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from ._noted import noted_check, unconfigured
 
 __all__ = ["CHECK"]
 
-CHECK = noted_check("missing-tensors", "no tensor is missing, by config.json", unconfigured)
+CHECK = noted_check("missing-tensors", "the tensors are those that config.json implies", unconfigured)

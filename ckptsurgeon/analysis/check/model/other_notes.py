@@ -1,4 +1,4 @@
-"""What else the files of the folder contradict, as ckpt inspect notes it."""
+"""The notes of ckpt inspect that no other check reports: other contradictions between the files of the folder."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from ._noted import damaged, noted_check
 
 __all__ = ["CHECK"]
 
-CHECK = noted_check("other-notes", "nothing else contradicts", damaged)
+CHECK = noted_check("other-notes", "the files have no other contradictions", damaged)

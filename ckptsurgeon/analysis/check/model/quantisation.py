@@ -28,8 +28,8 @@ def _failed(found: Found) -> Found:
 
 
 def _has_float_codes(subject: Subject) -> bool:
-    """Return whether any codes are floats of 8 bits: they have the shape of weights, so that loaders take them."""
+    """Return whether any codes are 8-bit floats: loaders use these as weights, because they have the same shape."""
     return any(subject.tensors[key].dtype.startswith("float8_") for key in subject.codes if key in subject.tensors)
 
 
-CHECK = Check(ID, "quantised tensors are whole and as described", _run, unless_noted(ID, damaged))
+CHECK = Check(ID, "quantised tensors are complete and as described", _run, unless_noted(ID, damaged))

@@ -1,4 +1,4 @@
-"""The ids of special tokens are those of the tokeniser, and below the number of rows."""
+"""The ids of special tokens agree with the tokeniser, and are below the number of rows of the embedding."""
 
 from __future__ import annotations
 

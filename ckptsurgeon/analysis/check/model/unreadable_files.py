@@ -1,4 +1,4 @@
-"""Every file beside the weights can be read as what its name says."""
+"""Every file in the folder of the weights can be read in the format of its name, such as JSON."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from ._noted import noted_check, unconfigured
 
 __all__ = ["CHECK"]
 
-CHECK = noted_check("unreadable-files", "files beside the weights can be read", unconfigured)
+CHECK = noted_check("unreadable-files", "the other files of the folder can be read", unconfigured)

@@ -1,4 +1,4 @@
-"""No weight matrix is all zeros, nor are the codes of one, and no router or norm if those of other layers are not."""
+"""No weight matrix is all zeros, and no codes are; no router or norm is, unless most of its family are."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ..subject import Subject
 __all__ = ["CHECK"]
 
 ROUTER = re.compile(r"(?:^|\.)(?:gate|router)(?:\.(?:layer|classifier|wg))?\.weight$")
-"""Ends of the names of the weights that choose experts."""
+"""Ends of the keys of the weights that select experts."""
 NORM = re.compile(r"(?:norm|ln|LayerNorm)[\w.]*\.(?:weight|gamma)$")
-"""Ends of the names of the weights of norms."""
+"""Ends of the keys of the weights of norms."""
 ADVICE = (
-    "If they were not set to zero on purpose (as new blocks are), take them from the source: these layers give nothing."
+    "If they are not zero on purpose (as in new blocks), take them from the source: these layers compute only zeros."
 )
 
 CODES = "Take these codes from the quantised model again, or quantise it again."
@@ -34,7 +34,10 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _alone(subject: Subject) -> Iterator[str]:
-    """Yield routers and norms of zeros in families of which most are not: new ones may all be zero on purpose."""
+    """Yield the routers and norms that are all zeros, although most of their family are not.
+
+    If most of a family are zeros, this may be on purpose, as in new blocks.
+    """
     sizes = {key: len(info.shape) for key, info in subject.tensors.items() if key not in subject.parts}
     routers = (key for key, size in sizes.items() if size == 2 and ROUTER.search(key))
     norms = (key for key, size in sizes.items() if size == 1 and NORM.search(key))

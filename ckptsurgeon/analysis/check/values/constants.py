@@ -20,7 +20,9 @@ def _run(subject: Subject) -> Iterator[Found]:
         if figures.number == info.numel and figures.low == figures.high != 0
     ]
     if found:
-        yield of_keys(Status.WARN, found, "has one value" if len(found) == 1 else "have one value each", ADVICE)
+        yield of_keys(
+            Status.WARN, found, "has one value everywhere" if len(found) == 1 else "have one value everywhere", ADVICE
+        )
 
 
 CHECK = Check("constants", "no weight has one value everywhere", _run, without_values)

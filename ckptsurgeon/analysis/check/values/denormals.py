@@ -1,4 +1,4 @@
-"""Few values of a weight are denormal, which have fewer digits and are slow on some processors."""
+"""Few values of a weight are denormal. Denormal values have less precision and are slow on some processors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["CHECK"]
 
 MOST = 0.01
 MOST_OF_HALVES = 0.5
-"""The share of a weight's values that may be denormal: in float16, values below 6e-5 are, which small weights have."""
+"""The allowed share of denormal values: larger for float16, because its values below 6e-5 are already denormal."""
 
 
 def _run(subject: Subject) -> Iterator[Found]:

@@ -1,4 +1,4 @@
-"""A tensor has the dtype of the tensors with its role in the other layers."""
+"""A tensor has the same dtype as the tensors with the same role in the other layers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["CHECK", "ID"]
 ID = "dtype-family"
 PLAIN = ("float16", "bfloat16", "float32", "float64")
 FEWEST = 4
-"""The fewest layers from which to tell which one is out of family."""
+"""The fewest tensors of a family in which an outlier can be found."""
 ADVICE = "Cast the whole model to one dtype: ckpt convert --dtype."
 
 
@@ -33,7 +33,7 @@ def _run(subject: Subject) -> Iterator[Found]:
         if len(keys) >= FEWEST and 0 < len(keys) - number <= len(keys) // FEWEST:
             odd.update((key, (plain[key], usual)) for key in keys if plain[key] != usual)
     if odd:
-        named = [f"{escape(key)} is {dtype}, its family {usual}" for key, (dtype, usual) in odd.items()]
+        named = [f"{escape(key)} is {dtype}, not {usual}" for key, (dtype, usual) in odd.items()]
         said = f"{len(odd):,} {'tensor has' if len(odd) == 1 else 'tensors have'} another dtype than other layers"
         said = f"{said}: {listing(named, SHOWN)}"
         yield Found(Status.WARN, said, ADVICE, tuple(odd), figures={"tensors": len(odd)})

@@ -1,4 +1,4 @@
-"""No two weights are copies of each other, but for ties."""
+"""No two weights are copies of each other, except tied weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..subject import Subject
 __all__ = ["CHECK"]
 
 FEWEST = 64
-"""The fewest elements of a weight: small ones may be equal by chance."""
+"""The fewest elements of a weight that is compared: smaller weights may be equal by chance."""
 ADVICE = "If they are not meant to be equal (as repeated or tied layers are), one was written in place of another."
 
 

@@ -1,4 +1,4 @@
-"""No weight has a finite value so large that only a flipped bit or a failed cast makes it."""
+"""No weight has a finite value so large that a flipped bit or a wrong cast must be the cause."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from ..subject import Subject
 __all__ = ["CHECK", "HUGE"]
 
 HUGE = 1e18
-"""Its square is beyond float32. Trained weights are below 1e4; a flipped high bit of an exponent gives 1e36."""
+"""The smallest huge value: close to it, squares overflow float32. Trained weights are below 1e4; a flipped high bit of
+an exponent gives values of about 1e36."""
 
 
 def _run(subject: Subject) -> Iterator[Found]:
@@ -23,4 +24,4 @@ def _run(subject: Subject) -> Iterator[Found]:
         yield of_keys(Status.FAIL, list(found), said, todo, largest=largest)
 
 
-CHECK = Check("huge-values", "no values that only a damaged exponent gives", _run, without_values)
+CHECK = Check("huge-values", "no value is so large that its exponent must be damaged", _run, without_values)

@@ -1,4 +1,4 @@
-"""The scales of quantised tensors are finite, not zero, not negative, and of a size that weights can have."""
+"""The scales of quantised tensors are finite, not zero, not negative, and not too large for weights."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ..subject import Subject
 __all__ = ["CHECK", "is_of_whole", "scales_of"]
 
 _GLOBAL = re.compile(r"global|input|output|act|scale_2|[kv]_scale|smooth|descale", re.IGNORECASE)
-"""Scales of tensors as a whole and of activations, which may have any size."""
+"""Parts of the keys of scales of whole tensors and of activations, which may have any size."""
 HUGE = 1e6
-"""No code that is multiplied by so much is a weight."""
+"""The largest plausible scale: larger ones cannot give usable weights."""
 NAN_E8M0 = 255
 SIGNED = ("MLX", "q4_0", "q5_0", "q3_k", "q6_k", "iq")
 """Encodings whose scales may be negative."""
-DECODE = "Quantise the model again from its weights: these codes decode to values that are not usable."
+DECODE = "Quantise the model again from its weights: these codes decode to unusable values."
 
 
 def _run(subject: Subject) -> Iterator[Found]:
@@ -48,7 +48,7 @@ def _number(keys: list[str], found: dict[str, Figures]) -> int:
 
 
 def scales_of(subject: Subject) -> Iterator[tuple[str, Figures]]:
-    """Yield the key and the figures of each tensor that has scales, or blocks with scales."""
+    """Yield (key, figures of the scales) for each tensor that consists of scales, or of blocks of codes with scales."""
     for key, one in subject.measured.items():
         if one.figures is None or not (one.is_of_scales or is_scale(subject.parts.get(key, ""))):
             continue
@@ -60,7 +60,7 @@ def scales_of(subject: Subject) -> Iterator[tuple[str, Figures]]:
 
 
 def is_of_whole(subject: Subject, key: str) -> bool:
-    """Return whether scales are those of a tensor as a whole or of activations, which may have any size."""
+    """Return whether ``key`` has the scales of a whole tensor or of activations, which may have any size."""
     return _GLOBAL.search(subject.parts.get(key, "")) is not None
 
 

@@ -1,10 +1,10 @@
-"""An output layer that the configuration ties to the embedding, and that is stored too, has its values."""
+"""An output layer that is stored although the configuration ties it to the embedding equals the embedding."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ....util.text import escape
+from ....util.text import escape, together
 from ..check import Check
 from ..report import Found, Status
 from ..subject import Subject
@@ -13,8 +13,33 @@ __all__ = ["CHECK"]
 
 ADVICE = "Set tie_word_embeddings to false in config.json if the stored output layer is meant; else remove it."
 
+CLASS_ADVICE = "Store the values that are meant under one key, or change the setting that ties them in config.json."
+
 
 def _run(subject: Subject) -> Iterator[Found]:
+    yield from _by_configuration(subject)
+    yield from _by_class(subject)
+
+
+def _by_class(subject: Subject) -> Iterator[Found]:
+    """Yield a finding for each group of tensors that the class ties, but that are stored with different values."""
+    known = {frozenset(pair) for pair in subject.tied}
+    for keys in subject.of_class.tied:
+        stored = [key for key in keys if key in subject.measured]
+        first, *others = stored or [""]
+        one = subject.measured.get(first)
+        differing = [
+            key for key in others
+            if one is not None and frozenset((first, key)) not in known
+            and subject.tensors[key].dtype == subject.tensors[first].dtype
+            and (subject.measured[key].crc32, subject.measured[key].nbytes) != (one.crc32, one.nbytes)
+        ]  # fmt: skip
+        if differing:
+            said = f"the model's class ties {escape(first)} and {together(differing)}, but their values differ"
+            yield Found(Status.FAIL, f"{said}: a loader keeps only one of them", CLASS_ADVICE, (first, *differing))
+
+
+def _by_configuration(subject: Subject) -> Iterator[Found]:
     for embedding, head in subject.tied:
         one, other = (subject.measured.get(key) for key in (embedding, head))
         if one is None or other is None or subject.tensors[embedding].dtype != subject.tensors[head].dtype:
@@ -26,7 +51,7 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _against(subject: Subject) -> str:
-    return "" if subject.tied else "no tied tensor is stored twice"
+    return "" if subject.tied or subject.of_class.tied else "no tied tensor is stored twice"
 
 
 CHECK = Check("ties", "tied tensors are equal", _run, _against)

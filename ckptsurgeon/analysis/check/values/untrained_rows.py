@@ -1,4 +1,4 @@
-"""The rows of an embedding for tokens were trained: few are zero, equal to others, or far smaller than the rest."""
+"""The rows of an embedding that have tokens were trained: few are zero, equal to others, or far smaller than most."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ..subject import Subject
 __all__ = ["CHECK"]
 
 PADDING = 1
-"""Rows of zeros that an embedding may have: that of its padding token."""
+"""The number of zero rows that an embedding may have: the row of its padding token."""
 SMALL = 0.1
-"""A row whose root mean square is below this share of the median was hardly ever trained."""
+"""A row counts as never trained if its root mean square is below this share of the median."""
 ADVICE = "Tokens of these rows give unpredictable results: train them, or remove them from the tokeniser."
 
 
@@ -52,7 +52,11 @@ def _rows(number: int) -> str:
 
 
 def _untrained(rows: Rows, tokens: int, width: int) -> tuple[Array, Array, Array]:
-    """Return the numbers of rows that are zero, equal to another, and small, among those of tokens."""
+    """Return the indices of the rows that are zero, that equal another row, and that are small.
+
+    ``tokens`` is the number of tokens, 0 if it is not known; rows beyond are padding and are left out. ``width`` is the
+    length of a row.
+    """
     squares = rows.squares
     is_zero = squares == 0
     is_equal = rows.alike & ~is_zero & (width > 1)
@@ -64,7 +68,7 @@ def _untrained(rows: Rows, tokens: int, width: int) -> tuple[Array, Array, Array
 
 
 def _end(is_odd: Array) -> int:
-    """Return where the rows of padding begin, which are the last ones, if the number of tokens is not known."""
+    """Return the index of the first padding row at the end: it follows the last row that is not ``is_odd``."""
     sound = np.flatnonzero(~is_odd)
     return int(sound[-1]) + 1 if sound.size else len(is_odd)
 

@@ -1,4 +1,4 @@
-"""Weights deviate like those with their role in the other layers, and scales of codes are as large as these."""
+"""Weights have a standard deviation, and scales a mean, that is similar in all layers (in a family)."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from .scales import is_of_whole, scales_of
 __all__ = ["CHECK"]
 
 FEWEST = 4
-"""The fewest layers from which to tell which one is out of family."""
+"""The fewest tensors of a family in which an outlier can be found."""
 FACTOR = 3.0
-"""Doublings of a deviation from the median of its family: 8 times larger or smaller."""
+"""The largest allowed ratio of a standard deviation to the median of its family, as a power of two: a factor of 8."""
 SCALES = 5.0
-"""The same for the mean of scales, 32 times: a scale is as large as the largest weight, which varies more."""
+"""The same for the mean of scales, a factor of 32: scales depend on the largest weight, which varies more."""
 SPREADS = 8.0
-"""Times the median distance from the median, in doublings: families that differ widely have no outlier."""
+"""An outlier is also this many times farther from the median than the median tensor of its family, in powers of two."""
 ADVICE = "Compare these layers with their source (ckpt diff --values): a wrong scale, another model, or a flipped bit."
 
 
 def _run(subject: Subject) -> Iterator[Found]:
-    yield from _out_of_family(_deviations(subject), FACTOR, "deviation", "weight")
+    yield from _out_of_family(_deviations(subject), FACTOR, "standard deviation", "weight")
     yield from _out_of_family(_sizes_of_scales(subject), SCALES, "mean scale", "tensor")
 
 
@@ -37,7 +37,7 @@ def _deviations(subject: Subject) -> dict[str, float]:
 
 
 def _sizes_of_scales(subject: Subject) -> dict[str, float]:
-    """Return the mean of the scales of each tensor; scales that have a sign are told by their root mean square."""
+    """Return the mean scale of each tensor with scales; for scales with signs, their root mean square."""
     found = {}
     for key, one in scales_of(subject):
         size = one.total / one.number if one.number and one.low >= 0 else one.rms
@@ -51,14 +51,17 @@ def _out_of_family(sizes: dict[str, float], factor: float, figure: str, thing: s
     for keys in families(sizes).values():
         odd.update(_odd({key: sizes[key] for key in keys}, factor))
     if odd:
-        told = [f"{escape(key)} has {std:.3g}, its family {usual:.3g}" for key, (std, usual) in odd.items()]
-        said = f"the {figure} of {count(len(odd), thing)} is out of family: {listing(told, SHOWN)}"
+        told = [f"{escape(key)} has {std:.3g}, the median is {usual:.3g}" for key, (std, usual) in odd.items()]
+        said = f"the {figure} of {count(len(odd), thing)} is far from that of other layers: {listing(told, SHOWN)}"
         worst = max((std / usual if std > usual else usual / std) for std, usual in odd.values())
         yield Found(Status.WARN, said, ADVICE, tuple(odd), figures={"tensors": len(odd), "factor": round(worst, 2)})
 
 
 def _odd(stds: dict[str, float], factor: float) -> dict[str, tuple[float, float]]:
-    """Return the keys of outliers, with their deviation and the median of the family."""
+    """Return the outliers of a family by key, each with (its standard deviation, the median of the family).
+
+    ``factor`` is the smallest distance of an outlier from the median, in powers of two.
+    """
     if len(stds) < FEWEST:
         return {}
     logs = {key: log2(std) for key, std in stds.items()}
@@ -69,8 +72,8 @@ def _odd(stds: dict[str, float], factor: float) -> dict[str, tuple[float, float]
 
 
 def median(values: Iterable[float]) -> float:
-    """Return the middle one of values, the upper one of two; ``statistics`` takes long to import."""
-    found = sorted(values)
+    """Return the median of values; for an even number of values, the larger of the middle two."""
+    found = sorted(values)  # not from the module statistics, which takes long to import
     return found[len(found) // 2]
 
 
@@ -79,4 +82,4 @@ def _looks_at(subject: Subject) -> str:
     return count(len(found), "role")
 
 
-CHECK = Check("value-family", "weights deviate like those of other layers", _run, without_values, _looks_at)
+CHECK = Check("value-family", "standard deviations are like those of other layers", _run, without_values, _looks_at)

@@ -19,13 +19,13 @@ __all__ = ["look_at_packed", "packing_of"]
 _STEP = 1 << 20
 _FIRST = 512
 _MEMORY = 256 << 20
-"""The most bytes of xz's window; its strongest setting needs 65 MiB."""
+"""The memory limit for xz in bytes; its strongest preset needs 65 MiB."""
 _UNSURE = ("zlib", "lzma")
 """Compressions without a magic number: other data can begin with the same bytes."""
 _SMALLEST_WINDOW, _LONGEST_LZMA = 4096, 1 << 38
 _JOBLIB = re.compile(rb"ZF\s*(?:0[xX])?[0-9a-fA-F]+[ L]*")
 _JOBLIB_HEADER = 21
-"""The mark and the length in hexadecimal that joblib wrote before 0.10 (joblib/numpy_pickle_compat.py)."""
+"""Bytes of the header of joblib before 0.10: ``ZF`` and a length in hexadecimal (joblib/numpy_pickle_compat.py)."""
 _NAMED = {b"\x04\x22\x4d\x18": "lz4", b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!": "rar"}
 
 
@@ -94,7 +94,7 @@ _MAKERS: dict[str, Callable[[], _Unpacker]] = {
 
 
 class _Zlib:
-    """zlib's decompressor with the interface of those of bz2 and lzma: it keeps input that was not used yet."""
+    """zlib's decompressor with the interface of bz2's and lzma's: it keeps input that was not used yet."""
 
     def __init__(self, bits: int) -> None:
         self._inner = zlib.decompressobj(bits)
@@ -116,7 +116,7 @@ class _Zlib:
 
 
 def _unpacked(place: ScanItem, packing: str) -> tuple[bytes, str]:
-    """Return the unpacked bytes of all streams in a file, and what went wrong ('' if nothing did)."""
+    """Return the unpacked bytes of all compressed streams in a file, and the reason if unpacking failed ('' if not)."""
     file, budget, parts = place.file, place.state.budget, bytearray()
     if packing == "joblib zlib":
         begin = _JOBLIB_HEADER + (
@@ -153,10 +153,10 @@ def _unpacked(place: ScanItem, packing: str) -> tuple[bytes, str]:
                 _FIRST,
             )  # small first reads: tiny streams should not cost a megabyte each
         elif not got and at >= file.size:
-            return bytes(parts), "it is cut short"
+            return bytes(parts), "it is truncated"
 
 
 def _is_zeros(file: File, at: int) -> bool:
-    """Return whether a file has only zeros from ``at`` to its end, at most 1 MiB; files from tapes end so."""
+    """Return whether a file has only zeros from ``at`` to its end, at most 1 MiB: tape archives have such padding."""
     rest = file.size - at
     return rest <= _STEP and not file.read(at, rest).strip(b"\0")

@@ -1,4 +1,4 @@
-"""Scans the members of tar archives without extracting them; reports names and links that lead out of the archive."""
+"""Scans the members of tar archives without extracting them; reports names and links to outside of the archive."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ..findings import Fault, Verdict
 
 __all__ = ["BLOCK", "Member", "is_tar", "look_at_tar", "members_of"]
 
-# The members of a tar archive: POSIX ustar and pax (IEEE 1003.1-2001), GNU's long names, and what came before.
+# The members of a tar archive: POSIX ustar and pax (IEEE 1003.1-2001), GNU's long names, and older formats.
 #
-# Numbers are read as Python's ``tarfile`` reads them. If readers disagree about what comes next, that is a fault,
-# and reading continues in the way that shows more.
+# Numbers are read as Python's ``tarfile`` reads them. If tar readers differ in where the next member begins, that is a
+# fault, and reading continues in the way that finds more members.
 
 BLOCK = 512
 _STEP = 1 << 20
 _LONGEST = 64 << 10
 _OCTAL_SIZES = 8**11
-"""The smallest size that does not fit into a header, only into a pax record."""
+"""The smallest size with too many octal digits for a header, so that a pax record is needed."""
 _NAMES, _MORE, _FOR_ALL, _SPARSE, _FOLDER = b"LK", b"xX", b"g", b"S", b"5"
 _WITHOUT_DATA = b"123456"
 _FIELDS = {b"path", b"linkpath", b"size"}
@@ -33,7 +33,8 @@ _FIELDS = {b"path", b"linkpath", b"size"}
 class Member:
     """A member of a tar archive.
 
-    ``target`` is where a link leads; ``begin`` and ``size`` give the place of the member's bytes in the archive.
+    ``kind`` is the type flag of its header. ``target`` is the target of a link. ``begin`` and ``size`` are the offset
+    and the length of the member's data in the archive, in bytes.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Member:
 
 @dataclass
 class _More:
-    """Fields of a member, such as a long name, from the extra headers before the member's own header."""
+    """Fields of a member, such as a long name, from the extra headers before the member's header."""
 
     fields: dict[bytes, bytes] = field(default_factory=dict)
 
@@ -54,7 +55,7 @@ class _More:
 
 
 def is_tar(head: bytes) -> bool:
-    """Return whether 512 bytes are the header of a tar member: whether the checksum in them is right.
+    """Return whether ``head`` is the 512-byte header of a tar member: whether its checksum is right.
 
     The checksum may be the sum of the bytes as unsigned or as signed numbers.
     """
@@ -66,7 +67,7 @@ def is_tar(head: bytes) -> bool:
 
 
 def members_of(place: ScanItem, faults: list[Fault]) -> Iterator[Member]:
-    """Yield the members of a tar archive, and add to ``faults`` what is wrong with the archive."""
+    """Yield the members of a tar archive; append the faults of the archive to ``faults``."""
     file, more = place.file, _More()
     at = 0
     while (at := _behind_zeros(place, at, faults)) + BLOCK <= file.size:
@@ -76,11 +77,11 @@ def members_of(place: ScanItem, faults: list[Fault]) -> Iterator[Member]:
             faults.append(_corrupt(f"a member's header has a wrong checksum (at byte {at})"))
             return
         if kind in _SPARSE:
-            faults.append(Fault("unreadable", "it has a sparse file; what follows that is not read"))
+            faults.append(Fault("unreadable", "it has a sparse file: this and the members after it are not read"))
             return
         begin, size = at + BLOCK, _sized(head, more, size, faults)
         if begin + size > file.size:
-            faults.append(_corrupt("it is cut short"))
+            faults.append(_corrupt("it is truncated"))
             return
         at = begin + -(-size // BLOCK) * BLOCK
         if kind in _NAMES + _MORE + _FOR_ALL:
@@ -91,9 +92,9 @@ def members_of(place: ScanItem, faults: list[Fault]) -> Iterator[Member]:
 
 
 def _behind_zeros(place: ScanItem, at: int, faults: list[Fault]) -> int:
-    """Return the offset of the next header from ``at`` on, after blocks of zeros if there are any.
+    """Return the offset of the next header: ``at``, or the end of the blocks of zeros that begin at ``at``.
 
-    Zeros end the archive for most readers, but not for all; so data after zeros is a fault.
+    Most readers, but not all, stop at blocks of zeros. So data after such blocks is a fault.
     """
     file, begin = place.file, at
     while at < file.size:
@@ -109,9 +110,9 @@ def _behind_zeros(place: ScanItem, at: int, faults: list[Fault]) -> int:
 
 
 def _sized(head: bytes, more: _More, size: int, faults: list[Fault]) -> int:
-    """Return the number of bytes of data after a member's header; add to ``faults`` if readers disagree on it.
+    """Return the number of data bytes after a member's header; if tar readers differ in it, append to ``faults``.
 
-    ``size`` is the number in the header; ``more`` has the fields of extra headers before it.
+    ``size`` is the size in the header; ``more`` has the fields of extra headers before it.
     """
     told = more.fields.get(b"size", b"")
     if told.isdigit() and int(told[:20]) != size:
@@ -123,7 +124,7 @@ def _sized(head: bytes, more: _More, size: int, faults: list[Fault]) -> int:
     if size and (is_folder or kind in _WITHOUT_DATA):
         faults.append(
             _corrupt(
-                f"{_name(head)} is of a kind without data but has a size: readers differ on where the next one begins"
+                f"{_name(head)} has a size, but its type has no data: readers differ on where the next member begins"
             )
         )
         return 0
@@ -144,11 +145,11 @@ def _read_more(more: _More, kind: bytes, raw: bytes, size: int, faults: list[Fau
     elif _FIELDS & set(found):
         faults.append(_corrupt("a pax header sets one name or size for all members"))
     if found and any(key.startswith(b"GNU.sparse") for key in found):
-        faults.append(Fault("unreadable", "it has a sparse file, whose pieces are not put together"))
+        faults.append(Fault("unreadable", "it has a sparse file, whose parts are not reassembled"))
 
 
 def _pax(raw: bytes) -> dict[bytes, bytes] | None:
-    """Return the records of a pax header, keys and values; None if they are malformed."""
+    """Return the records of a pax header as a dictionary; None if they are malformed."""
     try:
         return dict(pax_records(raw.rstrip(b"\0")))
     except ValueError:
@@ -156,7 +157,7 @@ def _pax(raw: bytes) -> dict[bytes, bytes] | None:
 
 
 def _number(field: bytes) -> int:
-    """Return the number in a header field: octal digits, or binary if its first byte says so; -1 if invalid."""
+    """Return the number in a header field: octal digits, or binary if its first byte is 0x80; -1 if invalid."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     try:
@@ -189,9 +190,10 @@ _SPECIAL = {b"3": "a device", b"4": "a device", b"6": "a FIFO"}
 
 @dataclass
 class _Tar:
-    """What was found in one archive so far.
+    """The faults, notes and names that were found in one archive so far.
 
-    ``paths`` has the names of its files, ``links`` the names of its links, both in lower case.
+    ``programs`` are the names of Python files. ``paths`` are the paths of its files, ``links`` the paths of its links,
+    both in lower case.
     """
 
     faults: list[Fault] = field(default_factory=list)
@@ -201,7 +203,7 @@ class _Tar:
     links: set[str] = field(default_factory=set)
 
     def see(self, member: Member) -> None:
-        """Record what is wrong with a member, such as a name that leads out of the archive."""
+        """Record a member, and its faults: for example a name that points outside the archive."""
         name, path = member.name, posixpath.normpath(member.name).casefold()
         if path.startswith("/") or ".." in name.split("/"):
             self._corrupt(f"{name} points outside the archive")
@@ -210,7 +212,7 @@ class _Tar:
         if member.kind == b"5" or name.endswith("/"):
             return
         if path in self.paths:
-            self._corrupt(f"{name} occurs twice, or twice except for upper and lower case")
+            self._corrupt(f"{name} occurs twice, if upper and lower case are the same")
         self.paths.add(path)
         if program_note([name]):
             self.programs.append(name)
@@ -225,9 +227,9 @@ class _Tar:
         return len(parts) > _DEEP or any("/".join(parts[:i]) in self.links for i in range(1, len(parts)) if self.links)
 
     def _see_link(self, member: Member, link: str) -> None:
-        """Record a link as a note, or as a fault if it leads out of the archive; ``link`` is the text for it.
+        """Record a link as a note, or as a fault if it leads out of the archive; ``link`` is its description.
 
-        The target of a link is relative to the link's folder, the target of a hard link to the archive.
+        The target of a symbolic link is relative to the link's folder, the target of a hard link to the archive.
         """
         around = "" if member.kind == b"1" else posixpath.dirname(member.name)
         if _leads_out(posixpath.join(around, member.target)):
@@ -247,7 +249,7 @@ class _Tar:
         return min(self.faults, key=lambda fault: fault.kind != "corrupt", default=None)
 
     def described(self) -> tuple[str, ...]:
-        """Return the first notes on the archive: programs in it, faults other than the worst, and links."""
+        """Return at most ``_SHOWN`` notes on the archive: programs in it, faults other than the worst, and links."""
         told = self.fault()
         rest = [fault.why for fault in self.faults if fault is not told]
         return tuple(dict.fromkeys([*program_note(self.programs), *rest, *self.notes]))[:_SHOWN]

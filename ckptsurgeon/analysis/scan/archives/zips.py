@@ -1,8 +1,8 @@
 """Scans zip archives (torch's, numpy's, Keras' and others): each record by its content, not by its name in the archive.
 
-An archive that the strict reader of ``formats`` accepts is scanned record by record. The strict reader refuses an
-archive if two readers could read it differently. Then this is reported, and everything that any reader could find is
-scanned: see ``pieces``.
+The strict zip reader of ``formats`` refuses an archive that two readers could read differently. An archive that it
+accepts is scanned record by record. For any other archive, the refusal is reported as a fault, and every record that
+any reader could find in the bytes is scanned: see ``pieces``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _STORED, _DEFLATED = 0, 8
 
 
 def archives_in_turn(place: ScanItem) -> list[File]:
-    """Return the archives in a file that is several valid archives, one after another; [] for any other file."""
+    """Return the archives of a file that consists of several valid archives, one after another; [] for other files."""
     parts: list[File] = []
     begin = 0
     for end in _marks(place, b"PK\5\6"):
@@ -56,7 +56,7 @@ def _is_whole(part: File) -> bool:
 
 
 def _marks(place: ScanItem, mark: bytes) -> Iterator[int]:
-    """Yield the offsets in a file at which the bytes ``mark`` stand, such as the signature of a zip record."""
+    """Yield the offsets of the bytes ``mark`` in a file. ``mark`` is for example the signature of a zip record."""
     file, at = place.file, 0
     while at < file.size:
         data = file.read(at, min(_STEP + len(mark) - 1, file.size - at))
@@ -69,9 +69,9 @@ def _marks(place: ScanItem, mark: bytes) -> Iterator[int]:
 
 
 def pieces(place: ScanItem) -> Iterator[tuple[str, File]]:
-    """Yield the name and the content of each record that has a header in the file, unpacked as far as possible.
+    """Yield the name and the content of each record whose local header is in the file, unpacked as far as possible.
 
-    A record that has another name in the archive's directory is yielded under both names.
+    A record that has another name in the archive's central directory is yielded under both names.
     """
     listed, directory = _listed(place)
     heads = list(islice(_marks(place, b"PK\3\4"), limits.SCAN_FOUND))
@@ -88,9 +88,9 @@ def pieces(place: ScanItem) -> Iterator[tuple[str, File]]:
 
 
 def _listed(place: ScanItem) -> tuple[dict[int, tuple[str, int, int]], list[int]]:
-    """Return what the directory of an archive says of its records, and the offsets of the directory's entries.
+    """Return the entries of an archive's central directory, and the offsets of these entries in the file.
 
-    The first maps the offset of a record's header to (name, stored bytes, compression method).
+    The entries map the offset of a record's local header to (name, stored bytes, compression method).
     """
     found = {}
     places = list(islice(_marks(place, b"PK\1\2"), limits.SCAN_FOUND))
@@ -134,7 +134,7 @@ FORMS = ("zip archive", "torch zip", "torchscript")
 
 _PEEK = 4096
 _NOT_READ = ("zip method", "zip encryption")
-"""Rules that our reader enforces although other readers accept archives that break them."""
+"""Rules of the strict reader; other readers accept archives that break them, so such an archive is not corrupt."""
 
 
 def look_at_zip(place: ScanItem) -> None:
@@ -150,12 +150,12 @@ def look_at_zip(place: ScanItem) -> None:
 def _look_at_odd(place: ScanItem, fault: Fault) -> None:
     """Scan a file that cannot be read as one zip archive.
 
-    If the file consists of several archives, one after another, as torch.distributed.checkpoint writes them, each
-    archive is scanned. If not, ``fault`` is reported, and every record that can be found in the bytes is scanned.
+    If it consists of several archives, one after another, as torch.distributed.checkpoint writes them, each archive is
+    scanned. If not, ``fault`` is reported, and every record that can be found in the bytes is scanned.
     """
     several = archives_in_turn(place)
     if several:
-        place.add("several zip archives", notes=(f"{len(several)} archives one behind the other",))
+        place.add("several zip archives", notes=(f"{len(several)} archives, one after another",))
         place.judge_all(place.inside(part, f"archive {i}") for i, part in enumerate(several))
         return
     at = len(place.state.found)
@@ -201,9 +201,9 @@ def _opened_all(place: ScanItem, archive: Archive, entries: Iterator[ZipEntry]) 
 
 
 def _opened(place: ScanItem, archive: Archive, entry: ZipEntry) -> ScanItem | None:
-    """Return a record as an item to scan; None if there is nothing to scan.
+    """Return the item for a record; None if there is nothing to scan.
 
-    That is the case for an array of numbers, and for a record that cannot be unpacked, which is reported as a fault.
+    There is nothing to scan in an array of numbers. A record that cannot be unpacked is reported as a fault.
     """
     if not entry.method:
         return place.inside(FileSlice(archive.file, entry.data, entry.size), entry.name)

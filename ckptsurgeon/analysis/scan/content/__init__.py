@@ -1,1 +1,1 @@
-"""Scans files other than pickles: arrays, Keras models, texts."""
+"""Scans files other than pickles: numpy arrays, Keras models, configurations and programs."""

@@ -1,4 +1,4 @@
-"""Scans numpy's ``.npy``: numbers are plain data; an array of objects is a pickle (numpy/lib/format.py)."""
+"""Scans numpy's ``.npy``: an array of numbers is plain data, an array of objects is a pickle (numpy/lib/format.py)."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ _FIELDS = re.compile(_FIELD)
 _UNNAMED = re.sub(rb"\?P<\w+>", rb"?:", _FIELD)
 _RECORD = re.compile(rb"\[%b(?:, %b)*\]" % (_UNNAMED, _UNNAMED))
 _PLAIN = re.compile(rb"\{'descr': %b, 'fortran_order': (?:True|False), 'shape': %b, \}\s*" % (_TYPE, _SHAPE))
-"""A header as numpy writes it, for types without objects. numpy reads other headers as Python literals, which can
-write a type with objects in many ways."""
+"""A header as numpy writes it, for dtypes without objects. numpy reads a header as a Python literal, which can express
+a dtype with objects in many ways: so any other header is treated as an array of objects."""
 
 
 def is_array_of_numbers(head: bytes) -> bool:
-    """Return whether bytes begin with the complete header of an array without objects."""
+    """Return whether ``head`` begins with the complete header of an array without objects."""
     header, length = _header(head)
     return head.startswith(MAGIC) and len(header) == length and _plain(header) is not None
 
 
 def look_at_array(place: ScanItem) -> bool:
-    """Scan a numpy array; returns whether anything but an array of numbers was found."""
+    """Scan a numpy array file; returns whether a finding was added. A plain array of numbers has no finding."""
     head = place.head(_FIRST)
     header, length = _header(head)
     if len(header) < length <= _LONGEST:
         head = place.head(length + 12)
         header, _ = _header(head)
     if len(header) != length:
-        place.add("numpy array", fault=Fault("corrupt", "its header is cut short, or is larger than 1 MiB"))
+        place.add("numpy array", fault=Fault("corrupt", "its header is truncated, or is larger than 1 MiB"))
         return True
     begin = _start(head) + length
     plain = _plain(header)
@@ -60,9 +60,9 @@ def look_at_array(place: ScanItem) -> bool:
 
 
 def _look_behind(place: ScanItem, end: int) -> bool:
-    """Scan the bytes after an array, from ``end`` on; numpy would read them as the next array.
+    """Scan the bytes from the array's end on, which numpy would read as the next array.
 
-    Returns whether there is a finding to list.
+    Returns whether a finding was added.
     """
     rest = place.file.size - end
     if rest <= 0:
@@ -71,7 +71,7 @@ def _look_behind(place: ScanItem, end: int) -> bool:
 
 
 def _nbytes(of: re.Match[bytes]) -> int:
-    """Return the size in bytes of the array, or of the field of a structured dtype, that a matched header describes."""
+    """Return the size in bytes of the array, or of the field of a structured dtype, that ``of`` matches."""
     size = int(of["size"] or 1) * (4 if of["code"] == b"U" else 8 if of["code"] in b"mM" and not of["size"] else 1)
     return size * prod(int(one[:20]) for one in re.findall(rb"\d+", of["shape"] or b""))
 
@@ -88,7 +88,7 @@ def _header(head: bytes) -> tuple[bytes, int]:
 
 
 def _plain(header: bytes) -> re.Match[bytes] | None:
-    """Match a header that numpy itself writes, for a dtype without objects; returns None for any other header.
+    """Return the match of ``_PLAIN`` if numpy writes this header for a dtype without objects; else None.
 
     A structured dtype is first replaced by raw bytes of the same size.
     """

@@ -1,9 +1,9 @@
-"""Scans Keras models: what loading would import, by the classes that the configuration names.
+"""Scans Keras models: finds the classes that loading the model would import, in the model's configuration.
 
-A configuration (``config.json`` in ``.keras``, an attribute in HDF5) names a class for everything in the model, and
-Keras imports it from the module in ``module`` (keras/src/saving/serialization_lib.py). Keras's own classes that only
-make layers are known by name; every other class is unknown code. There is no list of bad classes: ``Lambda`` and
-``TorchModuleWrapper``, which run code in the file, are simply not in the list of known ones.
+A configuration (``config.json`` in ``.keras``, an attribute in HDF5) has the class name of every part of the model, and
+Keras imports the class from the module in ``module`` (keras/src/saving/serialization_lib.py). Keras's own classes that
+only make layers are in a list of known names; every other class is unknown code. There is no list of bad classes:
+``Lambda`` and ``TorchModuleWrapper``, which run code from the file, are simply not in the list of known names.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ KERAS_CLASSES = frozenset((
     "__slice__", "__keras_tensor__", "CompileConfig", "TensorShape",
 ))
 # fmt: on
-"""The classes listed at keras.io/api, without ``Lambda``, ``TorchModuleWrapper``, ``TFSMLayer`` and layers that read
-other files."""
+"""The classes in keras.io/api, except ``Lambda``, ``TorchModuleWrapper``, ``TFSMLayer`` and layers that read other
+files."""
 
 
 _STEP = 4 << 20
 _OVERLAP = 4096
-"""Overlap of two reads in bytes: at least the longest class with its module."""
+"""Overlap of two consecutive reads in bytes: at least the length of the longest class name with its module."""
 
 _MODULE = re.compile(
     r"(?:tf_)?keras(?:\.src)?(?:\.(?:activations|constraints|dtype_policies|initializers|layers|losses|metrics|models|"
@@ -71,15 +71,16 @@ _MODULE = re.compile(
 _TEXT = rb'"((?:[^"\\]|\\.){0,300})"'
 _ATTRIBUTE = re.compile(rb'"(class_name|module)"\s*:\s*%b' % _TEXT)
 _SPELLED = re.compile(rb"\\u00[2-7][0-9a-fA-F]")
-"""A letter or digit written as a JSON escape, which no library does."""
+"""A printable ASCII character as a JSON escape. No library writes these, but they could hide a class name."""
 _MODEL = b"model_config"
-"""The HDF5 attribute that holds the model's configuration (keras/src/legacy/saving/legacy_h5_format.py)."""
+"""The HDF5 attribute with the model's configuration (keras/src/legacy/saving/legacy_h5_format.py)."""
 
 
 def why_code(pairs: list[tuple[str, object]]) -> Iterator[str]:
-    """Yield a text for each piece of unknown code that a JSON object names; ``pairs`` are its keys and values.
+    """Yield a note for each class or module that a JSON object would make Keras import, if it is unknown code.
 
-    If a key occurs twice, both values count, because readers differ on which one they take.
+    ``pairs`` are the keys and values of the object. If a key occurs twice, both values are checked, because JSON
+    readers differ in which of them they use.
     """
     values: dict[str, list[object]] = {}
     for key, value in pairs:
@@ -106,9 +107,9 @@ def _why_module(module: object) -> str:
 
 
 def look_at_hdf5(place: ScanItem) -> None:
-    """Search the bytes of an HDF5 file for the classes of a Keras model.
+    """Search the bytes of an HDF5 file for the class names of a Keras model.
 
-    HDF5 is not decoded: the texts in it are not compressed, and can be found in the bytes.
+    HDF5 is not decoded: strings in its attributes are not compressed, so they can be found in the bytes.
     """
     why: dict[str, None] = {}
     is_model = found = spelled = False
@@ -119,11 +120,13 @@ def look_at_hdf5(place: ScanItem) -> None:
             why.update(dict.fromkeys(_why(attribute[1], attribute[2])))
         spelled |= is_model and _SPELLED.search(data) is not None
     if spelled:
-        why["its configuration writes letters as numeric escapes"] = None
+        why[r"its configuration has letters written as \u escapes, which can hide class names"] = None
     if why:
         place.add("Keras model in HDF5", Verdict.CODE, notes=tuple(why)[:5])
     elif is_model and not found:
-        place.add("Keras model in HDF5", fault=Fault("unreadable", "its layers are not found in what is not decoded"))
+        place.add(
+            "Keras model in HDF5", fault=Fault("unreadable", "its layer classes were not found: HDF5 is not decoded")
+        )
     else:
         place.add("HDF5", notes=("recognised, but its contents are not decoded",))
 

@@ -1,4 +1,4 @@
-"""Scans configurations and programs next to a model: reports what a toolkit would import or run if asked to."""
+"""Scans configurations and programs of a model's folder: reports what a toolkit would import or run from them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _JSON_KEYS = {
     "auto_map": "transformers runs the classes of auto_map with trust_remote_code=True",
     "trust_remote_code": "it sets trust_remote_code, which only the user should decide",
     "custom_pipelines": "transformers runs the classes of custom_pipelines with trust_remote_code=True",
-    "_target_": "Hydra imports and calls what _target_ names",
+    "_target_": "Hydra imports and calls the object that _target_ refers to",
 }
 _YAML = re.compile(
     rb"(?m)(?P<target>\b_target_[\"']?[ \t]*:[ \t]*[\"']?(?P<a>[\w.]+))|"
@@ -30,19 +30,19 @@ _SHOWN = 5
 
 
 def program_note(names: Iterable[str]) -> tuple[str, ...]:
-    """Return a note if some of the names in an archive are those of Python files, else ()."""
+    """Return a note if ``names``, the members of an archive, include Python files; else ()."""
     code = [name for name in names if name.endswith((".py", ".pyc"))]
-    return (f"holds the source of a program: {', '.join(code[:3])}",) if code else ()
+    return (f"contains Python code: {', '.join(code[:3])}",) if code else ()
 
 
 def look_at_text(place: ScanItem, head: bytes) -> bool:
-    """Scan a program, or a configuration for the classes that it names; returns whether there is a finding to list.
+    """Report a program, or search a configuration for class names; returns whether a finding was added.
 
-    A file is taken for a program or a configuration by its name. Reading it as a text runs nothing.
+    The file's name decides whether it is a program or a configuration. Reading it as text runs nothing.
     """
     suffix = next((end for end in _PROGRAMS if place.name.endswith(end)), "")
     if suffix:
-        place.add(_PROGRAMS[suffix], notes=("a program beside the model: a toolkit runs it only if told to",))
+        place.add(_PROGRAMS[suffix], notes=("a program in the model's files: a toolkit runs it only if told to",))
         return True
     if place.name.endswith((".json", ".yaml", ".yml")):
         return _look_at_configuration(place, is_json=place.name.endswith(".json"))
@@ -52,7 +52,7 @@ def look_at_text(place: ScanItem, head: bytes) -> bool:
 def _look_at_configuration(place: ScanItem, *, is_json: bool) -> bool:
     form = "JSON" if is_json else "YAML"
     if place.file.size > limits.SCAN_TEXT_BYTES:
-        why = f"texts of over {limits.SCAN_TEXT_BYTES} bytes are not searched for the classes that they name"
+        why = f"{form} files of over {limits.SCAN_TEXT_BYTES} bytes are not searched for class names"
         place.add(form, fault=Fault("unreadable", why))
         return True
     raw = place.file.read(0, place.file.size)
@@ -65,9 +65,9 @@ def _look_at_configuration(place: ScanItem, *, is_json: bool) -> bool:
 
 
 def _of_json(raw: bytes) -> tuple[dict[str, None], dict[str, None]]:
-    """Return two sets of notes on a JSON text: on unknown code that it names, and on keys that are in ``_JSON_KEYS``.
+    """Return two ordered sets of notes on a JSON document: on unknown code, and on keys in ``_JSON_KEYS``.
 
-    The sets are dictionaries without values, and empty if the text is not JSON.
+    The sets are dictionaries without values. If the document is invalid, they have only notes on its valid beginning.
     """
     code: dict[str, None] = {}
     notes: dict[str, None] = {}

@@ -1,1 +1,1 @@
-"""Decodes pickles, instruction by instruction, without running them."""
+"""Decodes pickles, instruction by instruction, without executing them."""

@@ -1,4 +1,4 @@
-"""The effects of the rarer instructions of a pickle, named as in CPython's ``Lib/pickletools.py``."""
+"""The effects of the rarer pickle opcodes on the decoder's state. Their names are those of ``Lib/pickletools.py``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LONGEST_STRING = 0x7FFFFFFF
 
 
 class Opcodes(PickleState):
-    """Has a method for each of the rarer instructions; ``begin`` and ``end`` are the bounds of its operand."""
+    """Has a method for each kind of the rarer instructions; ``begin`` and ``end`` are the bounds of the operand."""
 
     def op_scalar(self, begin: int, end: int) -> None:
         self.stack.append(self.position)
@@ -24,7 +24,7 @@ class Opcodes(PickleState):
         op = self.data[self.position]
         how = spelling(op, self.data[begin : end - 1])
         if how == "not":
-            self.stop("has a line that is not a value")
+            self.stop("has a line that is not a valid value")
         elif how == "apart":
             self.part("a line has its value in a form that no pickler writes")
         if op == 0x53:  # STRING
@@ -33,14 +33,14 @@ class Opcodes(PickleState):
 
     def op_proto(self, begin: int, end: int) -> None:
         if self.data[begin] > _NEWEST:
-            self.flaw(f"is of protocol {self.data[begin]}; {_NEWEST} is the newest")
+            self.flaw(f"has protocol {self.data[begin]}, but the newest is {_NEWEST}")
 
     def op_frame(self, begin: int, end: int) -> None:
         length = int.from_bytes(self.data[begin:end], "little")
         if self.edge < NO_EDGE:
             self.tear("a frame begins inside another")
         if length > self.total - end:
-            self.flaw("has a frame beyond its end")
+            self.flaw("has a frame that reaches beyond its end")
             self.overrun = True
         else:
             self.edge = end + length
@@ -121,7 +121,8 @@ class Opcodes(PickleState):
         self.stack.append(self.extension(int.from_bytes(self.data[begin:end], "little")))
 
     def op_inst(self, begin: int, end: int) -> None:
-        function = self.name(*self.lines(begin, end))  # first: Python's reader imports it even without a mark
+        # the import comes first, because Python's reader imports even if there is no mark
+        function = self.name(*self.lines(begin, end))
         items = tuple(self.pop_mark())
         self.stack.append(self.call(function, items, self.position))
 
@@ -148,7 +149,7 @@ class Opcodes(PickleState):
         self.stack.append(self.persistent(self.position, self.position))
 
     def op_next_buffer(self, begin: int, end: int) -> None:
-        self.flaw("expects data from outside the file")
+        self.flaw("needs an out-of-band buffer, which is not in the file")
         self.stack.append(UNKNOWN)
 
     def op_readonly_buffer(self, begin: int, end: int) -> None:
@@ -168,4 +169,4 @@ _NAMES: Mapping[str, bytes] = {
 TABLE: Mapping[int, Callable[[Opcodes, int, int], None]] = {
     op: getattr(Opcodes, f"op_{name}") for name, ops in _NAMES.items() for op in ops
 }
-"""The methods by opcode; the most frequent instructions are handled in the machine itself."""
+"""The method for each opcode; ``Machine`` handles the most frequent opcodes itself."""

@@ -10,7 +10,7 @@ from .texts import text_at
 
 __all__ = ["BEGINS", "MAGICS", "SHORTEST", "KindByName", "imports_something", "inner_bytes", "must_be_pickle", "named"]
 
-# The kind of a file by its name. It decides about content that could be a pickle but has no marker.
+# The kind of a file by its name. It decides whether content without a protocol marker is taken for a pickle.
 
 _PICKLES = (
     ".bin", ".ckpt", ".cloudpickle", ".dill", ".distcp", ".joblib", ".metadata", ".npy", ".p", ".pickle", ".pk", ".pkl",
@@ -27,7 +27,7 @@ _PACKED = (".gz", ".bz2", ".xz", ".lzma", ".zlib", ".z")
 
 
 class KindByName(Enum):
-    """What readers would take a file for by its name: a pickle, a text, or anything."""
+    """The kind of a file that its name suggests to readers: a pickle, a text, or anything."""
 
     PICKLE = "a pickle"
     TEXT = "a text"
@@ -35,9 +35,9 @@ class KindByName(Enum):
 
 
 def named(path: str) -> KindByName:
-    """Return what readers would take a file for by its path.
+    """Return the kind of a file that its path suggests to readers.
 
-    The path of unpacked data is that of the compressed file, without the suffix of the compression.
+    For data that was unpacked, the path of the compressed file counts, without the suffix of the compression.
     """
     path = path.lower().removesuffix(" > unpacked")
     packed = next((end for end in _PACKED if path.endswith(end)), "")
@@ -48,29 +48,30 @@ def named(path: str) -> KindByName:
 
 
 def must_be_pickle(name: str) -> bool:
-    """Return whether readers such as torch take a file of this name for a pickle, whatever its content."""
+    """Return whether readers such as torch read a file of this name as a pickle, whatever its content."""
     return name in ("data.pkl", "constants.pkl", ".metadata")
 
 
 BEGINS = frozenset(b"()]}NIJKLMFGSTUVXBCcPi\x80\x82\x83\x84\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x95\x96\xc2\x1f\x93\xfd")
-"""First bytes of archives, and of pickles that readers do not refuse at once; as bytes or in UTF-8."""
+"""The possible first bytes of archives, and of pickles that readers do not refuse at once; as bytes or in UTF-8."""
 MAGICS = re.compile(rb"PK\x03\x04|\x1f\x8b\x08|BZh[1-9]1AY|\xfd7zXZ\0|\x93NUMPY")
 SHORTEST = 6
 """Length in bytes of the shortest pickle that imports something."""
 
 _WORD = re.compile(r"[^\W\d][\w.]*")
 _FILE = re.compile(r"[^/\0\\]{1,500}")
-"""The name of a module that Python could find as a file: any without a slash or (if not UTF-8) a backslash."""
+"""A module name that Python could find as a file: it has no slash, and no backslash (which invalid UTF-8 becomes)."""
 _TEXT = b"STUVX\x8c\x8d"
 
 
 def imports_something(tried: PickleState, *, marked: bool = False, kind: KindByName = KindByName.TEXT) -> bool:
-    """Return whether decoded data is a pickle that imports something, and not other data that decodes as one.
+    """Return whether decoded data is a pickle that imports something, and not other data that looks like a pickle.
 
-    A text whose first word begins with a ``c`` decodes as an import too. So unless the file has the name of a pickle
-    (``kind``), the import must look like a name in programs. In a file with the name of a text, the pickle must also be
-    ``marked`` with its protocol, reach its end, or call something. A pickle that is ``marked`` and ends without a fault
-    needs none of this.
+    ``tried`` is the state after decoding. ``marked`` is whether the data begins with a protocol. A pickle that is
+    marked and ends without a fault needs no further evidence. In other data the import may be an accident, because a
+    text line that begins with ``c`` decodes as an import. If the file name is not that of a pickle (``kind``), the
+    import must be a valid name in Python. If the file name is that of a text, the pickle must also be marked, reach its
+    end, or call the import.
     """
     if marked and tried.stopped and not tried.fault:
         return bool(tried.names)
@@ -82,10 +83,10 @@ def imports_something(tried: PickleState, *, marked: bool = False, kind: KindByN
 
 
 def inner_bytes(data: bytes, at: int, begin: int, end: int) -> bytes:
-    """Return the bytes that a text or byte string in a pickle stands for.
+    """Return the content of a string or byte string in a pickle, as bytes.
 
-    ``at`` is the offset of its instruction; ``begin`` and ``end`` are those of its operand. A text is encoded as
-    Latin-1 if possible, because protocols 0 to 2 write bytes as such texts; if not, as UTF-8.
+    ``at`` is the offset of the instruction, ``begin`` and ``end`` are the bounds of its operand. A string is encoded as
+    Latin-1 if possible, because protocols 0 to 2 write bytes as such strings; if not, as UTF-8.
     """
     if data[at] not in _TEXT:
         return data[begin:end]

@@ -1,8 +1,8 @@
 """Lists the imports that only create data and tensors, each by its exact module and name.
 
-They are those that our own reader supports (``rebuild.py`` in ``formats/torch``; ``plain.py``, ``numpy.py`` and
-``torch.py`` in ``formats/pickle``; ``formats/torch_dcp.py``). Everything else is unknown code; there is no list of bad
-names.
+These are the imports that ckptsurgeon's own reader supports (``rebuild.py`` in ``formats/torch``; ``plain.py``,
+``numpy.py`` and ``torch.py`` in ``formats/pickle``; ``formats/torch_dcp.py``). Everything else is unknown code; there
+is no list of bad names.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BUILTINS = (
     "str",
     "tuple",
 )
-"""Types of plain data. Old protocols call them to write sets and byte strings; a ``defaultdict`` names its type."""
+"""Types of plain data. Old protocols call them to make sets and byte strings; a ``defaultdict`` has one as factory."""
 
 _COLLECTIONS = ("Counter", "OrderedDict", "defaultdict")
 
@@ -61,7 +61,7 @@ _OTHERS = {
         "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta",
         "TensorProperties", "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
     ),
-    # the folder that torch.distributed.checkpoint wrote to; the second name is that of Python 3.13
+    # the folder that torch.distributed.checkpoint wrote to; the second module is that of Python 3.13
     "pathlib": ("PosixPath",),
     "pathlib._local": ("PosixPath",),
     "numpy": ("dtype", "ndarray"),
@@ -88,24 +88,24 @@ def _named() -> Iterator[tuple[str, str, Verdict]]:
 
 
 KNOWN: Mapping[tuple[str, str], Verdict] = {(module, name): verdict for module, name, verdict in _named()}
-"""The verdict on importing and calling a name."""
+"""Maps (module, name) to the verdict on importing and calling this name."""
 
 _ENCODINGS = ("latin1", "latin-1", "utf-8", "utf8", "ascii")
 
 
 def _encode(text: Callable[[object], str | None], args: object) -> str:
-    """Return what is wrong with the arguments of a call that encodes a text, '' if pickles contain bytes in this form.
+    """Return what is wrong with the arguments of a call of ``_codecs.encode``; '' if they are (string, encoding).
 
-    Any other encoding would be imported as a module. ``text`` is a function that returns the text of an argument.
+    Python would import an unknown encoding as a module. ``text`` is a function that returns an argument as a string.
     """
     return _with_encoding(text, args) if isinstance(args, tuple) and len(args) == 2 else _OTHER_ENCODING
 
 
 def _with_encoding(text: Callable[[object], str | None], args: object) -> str:
-    """Return what is wrong with the arguments of a call whose second argument is an encoding.
+    """Return what is wrong with the arguments of a call whose optional second argument is an encoding.
 
-    Returns '' if the encoding is known to be harmless, or is left out. ``text`` is a function that returns the text of
-    an argument.
+    Returns '' if the encoding is known to be harmless, or is missing. ``text`` is a function that returns an argument
+    as a string.
     """
     if isinstance(args, tuple) and len(args) > 1 and (len(args) > 2 or text(args[1]) not in _ENCODINGS):
         return _OTHER_ENCODING
@@ -122,4 +122,4 @@ CHECKS: Mapping[tuple[str, str], Check] = {
         for name in ("bytearray", "bytes", "str")
     },
 }
-"""Checks of the arguments of known names that are harmless with some arguments only."""
+"""Argument checks for the known names that are harmless only with some arguments."""

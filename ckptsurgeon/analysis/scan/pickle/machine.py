@@ -1,8 +1,9 @@
-"""Decodes one pickle without running it: the names it would import, and what it would do with them.
+"""Decodes one pickle without executing it: finds the names that it would import, and the calls of these names.
 
-The stream is divided into instructions as every reader does it (``operands``). If a reader would stop for another
-reason, such as an empty stack, the fault is recorded and decoding continues, so that nothing after it is missed. Only
-plain data, containers and names are distinguished: the contents of a container matter only for display.
+The stream is divided into instructions in the same way as all pickle readers do it (``operands``). At a fault that
+would stop a reader, such as an empty stack, decoding records the fault and continues, so that no later import is
+missed. The decoder distinguishes only plain data, containers and imported names. It keeps the contents of containers
+only to display them.
 """
 
 from __future__ import annotations
@@ -24,30 +25,31 @@ __all__ = ["Machine"]
 
 _UINT4 = struct.Struct("<I")
 _LITERALS = re.compile(rb"%b{1,4000}+[tleud\x90\x91]" % LITERAL, re.DOTALL)
-"""Pattern of numbers and constants after a mark, to its end: decodes sizes of a tensor or many floats in one step."""
+"""Pattern of a group of numbers and constants after a mark, such as the shape of a tensor: decoded in one step."""
 _MAKES = frozenset(b"tld\x91")
-"""Instructions that make a new value of the items after a mark: TUPLE, LIST, DICT, FROZENSET."""
+"""Instructions that make a new value from the items after a mark: TUPLE, LIST, DICT, FROZENSET."""
 
 
 class Machine(FastPathMachine):
-    """Decodes one pickle from ``position``. ``data`` may be only the beginning of ``total`` bytes.
+    """Decodes one pickle from ``position`` on. ``data`` may be only the beginning of the file's ``total`` bytes.
 
-    Afterwards ``stopped`` is whether it reached the instruction STOP, ``fault`` is the first fault, and ``position`` is
-    where the pickle ends. Raises MoreError if more than ``data`` has to be read, SpentError beyond a limit.
+    After ``run``, ``stopped`` is whether the pickle reached its instruction STOP, ``fault`` is the first fault, and
+    ``position`` is the end of the pickle. ``run`` raises MoreError if the pickle does not end within ``data``, and
+    SpentError if a limit is reached.
     """
 
     def run(self) -> None:
-        """Decode the pickle to its instruction STOP, or to where no reader can continue."""
+        """Decode the pickle to its instruction STOP, or to the point at which no reader can continue."""
         self._run()
         if self.memo and max(self.memo) > limits.PICKLE_MEMO:
-            self.part("a memo entry has a number so large that Python's reader in C would allocate gigabytes")
+            self.part("a memo index is so large that Python's reader in C would allocate gigabytes")
 
     def _run(self) -> None:
         while True:
             try:
                 self._loop()
                 return
-            except (IndexError, KeyError) as error:  # an empty stack, no such memo entry or opcode, or the end
+            except (IndexError, KeyError) as error:  # empty stack, missing memo entry, unknown opcode, or end of data
                 try:
                     self._recover(isinstance(error, IndexError))
                 except TruncatedError as end:
@@ -62,9 +64,9 @@ class Machine(FastPathMachine):
                 return
 
     def _name_cut_off(self) -> None:
-        """Count the import of a name that the end of the file cuts off, because it has no newline.
+        """Count the import of a name at the end of a truncated file, which has no newline.
 
-        Python's reader imports such a name without its last letter.
+        Python's reader imports such a name without its last character.
         """
         begin = self.position + 1
         if len(self.data) < self.total or self.data[begin - 1 : begin] not in (b"c", b"i"):
@@ -76,12 +78,12 @@ class Machine(FastPathMachine):
             self.name(self.line(begin, middle - 1), self.line(middle, len(self.data) - 1))
         else:
             return
-        self.part("the name at its end is cut off")
+        self.part("the file ends inside the name of an import")
 
     def maybe_nested(self, begin: int, end: int) -> None:
-        """Record a text or byte string that seems to be a pickle or an archive itself.
+        """Record a string or byte string if its content looks like a pickle or an archive.
 
-        ``begin`` and ``end`` are its bounds.
+        ``begin`` and ``end`` are the bounds of the string in ``data``.
         """
         data = self.data
         if self.level >= limits.SCAN_DEPTH or end - begin < SHORTEST or data[begin] not in BEGINS:
@@ -93,9 +95,9 @@ class Machine(FastPathMachine):
             self.nested.append((self.position, raw))
 
     def _matters(self, raw: bytes) -> bool:
-        """Return whether bytes are pickles that import something, or that contain such pickles.
+        """Return whether bytes are pickles that import something or contain such pickles.
 
-        Bytes of numbers can look like a pickle, so only an import counts.
+        Pickles without imports do not matter, and arbitrary binary data can look like them.
         """
         if not is_marked(raw) and not any(sign in raw for sign in (b"\n", b"\x93", b"\x82", b"\x83", b"\x84")):
             return False
@@ -109,16 +111,16 @@ class Machine(FastPathMachine):
         return False
 
     def _recover(self, empty: bool) -> None:
-        """Record a fault and continue after an instruction that needed a missing value.
+        """Record that an instruction needed a missing value, and continue after this instruction.
 
-        If ``empty``, the stack was empty; if not, a memo entry did not exist.
+        ``empty`` is true if the stack was empty, false if a memo entry did not exist.
         """
         if self.position >= len(self.data):
             if len(self.data) < self.total:
                 raise MoreError
             raise TruncatedError("ends without a STOP")
         _, behind = bounds(self.data, self.position, self.total)
-        self.stop("takes from an empty stack" if empty else "uses a memo entry that it never made")
+        self.stop("pops from an empty stack" if empty else "reads a memo entry that it never stored")
         self.position = behind
         self.stack.append(UNKNOWN)
 
@@ -241,7 +243,7 @@ class Machine(FastPathMachine):
                     self.position = at
                     if edge < NO_EDGE and at != edge:
                         self.tear("it stops inside a frame")
-                    elif self.overrun:  # C's reader stopped at the frame, Python's has read what ours has
+                    elif self.overrun:  # the reader in C stopped at the frame, the one in Python reads on as here
                         self.part("it stops inside a frame")
                     if not stack:
                         self.flaw("stops with an empty stack")

@@ -1,4 +1,4 @@
-"""Scans consecutive pickles at the beginning of a file: what they would import and call together."""
+"""Scans the consecutive pickles of a file, and collects what they would import and call."""
 
 from __future__ import annotations
 
@@ -20,18 +20,23 @@ from .values import ImportedName
 __all__ = ["Pickles", "look_at_pickles"]
 
 _FIRST, _FIRST_MARKED = 64 << 10, 8 << 20
-"""Bytes of the first read: for a remote or possible pickle, and for a file that begins as a pickle."""
+"""Bytes of the first read: in general, and for a local file that begins with a pickle protocol."""
 _MORE = 8
 _MAGICS = (MAGIC.to_bytes(10, "little"), b"L%dL\n." % MAGIC)
 _LEGACY_PICKLES = 5
-"""Pickles in a legacy torch file: magic number, protocol, system, object, keys of storages; then tensor bytes."""
+"""Pickles in a legacy torch file: magic number, protocol, system, object, keys of storages. Tensor bytes follow."""
 _JOBLIB = "joblib.numpy_pickle", "NumpyArrayWrapper"
-"""joblib's wrappers of arrays, also in ``sklearn.externals``: an array's bytes, or another pickle, follow each."""
+"""joblib's wrapper of an array, also in ``sklearn.externals``. The array's bytes, or another pickle, follow each."""
 
 
 @dataclass
 class Pickles:
-    """What the pickles of one file would do. ``storages`` are the keys of the torch storages that they use."""
+    """What the pickles of one file would do.
+
+    ``number`` is the number of pickles, ``end`` the offset of their end, ``fault`` the first fault. ``parted`` says
+    where readers of pickles disagree. ``legacy`` is whether it is a legacy torch file. ``storages`` are the keys of the
+    torch storages that the pickles use.
+    """
 
     names: Names = field(default_factory=dict)
     number: int = 0
@@ -46,14 +51,14 @@ class Pickles:
         return tuple(sorted((name.use() for name in self.names.values()), key=lambda use: -use.verdict))
 
     def finding(self, place: ScanItem) -> Finding:
-        """Return the finding that sums up these pickles; ``place`` is the item that holds them."""
+        """Return the finding that sums up these pickles; ``place`` is the item that contains them."""
         uses = self.uses()
         joblib = any(module.endswith(_JOBLIB[0]) and name == _JOBLIB[1] for module, name in self.names)
         fault = Fault("corrupt", self.fault) if self.fault else None
         if joblib:
             fault = Fault(
                 "unreadable",
-                "joblib stores arrays between the instructions of a pickle; what follows them is not decoded",
+                "joblib stores arrays between the instructions of a pickle; instructions after them are not decoded",
             )
         behind = place.file.size - self.end
         rest = f"{count(behind, 'byte')} after the last pickle" if behind and not fault and not self.legacy else ""
@@ -67,10 +72,10 @@ class Pickles:
 
 
 def look_at_pickles(place: ScanItem, start: int = 0, *, sure: bool = True) -> Pickles | None:
-    """Decode the pickles from the offset ``start`` on, and scan the pickles inside them; returns None if there is none.
+    """Decode the pickles from the offset ``start`` on, and scan the pickles inside them; None if there is no pickle.
 
-    With ``sure`` the bytes are known to be a pickle. Without it, bytes that only look like the beginning of one are
-    ignored. A file whose name promises a pickle, and that has none, is reported as corrupt.
+    If ``sure`` is false, bytes that only begin like a pickle are ignored. A file that must be a pickle according to its
+    name, but is not, is reported as corrupt.
     """
     found, kind, why = Pickles(end=start), named(place.path), "it is empty"
     while found.end < place.file.size and not (found.legacy and found.number == _LEGACY_PICKLES):
@@ -90,7 +95,7 @@ def look_at_pickles(place: ScanItem, start: int = 0, *, sure: bool = True) -> Pi
 
 
 def _decoded(file: File, at: int, budget: Budget) -> Machine:
-    """Decode the pickle at the offset ``at`` of a file; reads as many bytes as are needed."""
+    """Decode the pickle at the offset ``at`` of a file, and read as many bytes as it needs."""
     total = min(file.size - at, limits.PICKLE_BYTES)
     size = _FIRST_MARKED if not file.remote and is_marked(file.read(at, min(2, total))) else _FIRST
     hurried = True
@@ -111,9 +116,10 @@ def _decoded(file: File, at: int, budget: Budget) -> Machine:
 
 
 def _believed(machine: Machine, found: Pickles, kind: KindByName, *, sure: bool) -> bool:
-    """Return whether decoded data is a pickle, not other data that happens to decode as a pickle.
+    """Return whether decoded data is a pickle, and not other data that looks like a pickle.
 
-    ``found`` has the pickles before it, ``kind`` is what the file's name says, ``sure`` is as in ``look_at_pickles``.
+    ``found`` are the pickles before it in the file. ``kind`` is the kind of the file by its name. ``sure`` is as in
+    ``look_at_pickles``.
     """
     marked = is_marked(machine.data)
     if machine.torn or imports_something(machine, marked=marked, kind=kind):
@@ -126,7 +132,7 @@ def _believed(machine: Machine, found: Pickles, kind: KindByName, *, sure: bool)
 
 
 def _take(place: ScanItem, machine: Machine, found: Pickles) -> None:
-    """Add what a decoded pickle would do to ``found``, and scan the pickles and archives inside it."""
+    """Add a decoded pickle to ``found``, and scan the pickles and archives inside it."""
     data = machine.data
     place.state.budget.take("bytes", machine.position)
     if found.number == 0:
@@ -142,7 +148,7 @@ def _take(place: ScanItem, machine: Machine, found: Pickles) -> None:
 
 
 def _join(names: Names, more: Names) -> None:
-    """Add the names of one pickle to those before it; beyond the limit, all further names count as one."""
+    """Add the imported names of one pickle (``more``) to ``names``; above the limit, further names share one entry."""
     for key, name in more.items():
         if key not in names and len(names) > limits.SCAN_NAMES:
             key, name = ("…", "and more"), ImportedName("…", "and more", name.verdict)
@@ -153,9 +159,9 @@ def _join(names: Names, more: Names) -> None:
 
 
 def _short_text(data: bytes, at: int) -> str:
-    """Return the text at the offset ``at`` of a pickle that is the key of a torch storage.
+    """Return the key of a torch storage from the instruction at the offset ``at`` of a pickle.
 
-    Nearly all keys are numbers in the instruction BINUNICODE: these are decoded in a faster way.
+    Nearly all keys are short BINUNICODE strings, for which there is a fast path.
     """
     if data[at] == 0x58 and data[at + 2 : at + 5] == b"\0\0\0":
         return data[at + 5 : at + 5 + data[at + 1]].decode("utf-8", "replace")

@@ -1,7 +1,7 @@
-"""Decodes common runs of instructions in one step: plain tensors of ``torch.save``, tables of numbers.
+"""Decodes common sequences of instructions in one step: plain tensors of ``torch.save``, tables of numbers.
 
-These runs put values into the memo, the pickle's table of numbered values. For numbers from 256 on the values are not
-kept. If the pickle later gets such a value from the memo, it is decoded again from the start, one instruction at a
+These sequences store values in the memo, the pickle's table of indexed values. Values with indices from 256 on are not
+kept. If the pickle later reads such a value from the memo, it is decoded again from the start, one instruction at a
 time.
 """
 
@@ -16,24 +16,25 @@ from .values import ImportedName, Value
 
 __all__ = ["LITERAL", "LITERALS", "PUT", "FastPathMachine", "RowPatterns", "rows_of"]
 
-# Tables in one step: consecutive dictionaries of numbers with the same keys, or tuples of numbers.
+# Tables: consecutive dictionaries of numbers with the same keys, or consecutive tuples of numbers.
 #
-# Memo entries are kept if MEMOIZE numbers them, and not kept for explicit numbers from 256 on. They contain only
-# numbers and constants.
+# Their memo entries contain only numbers and constants. Entries of MEMOIZE are kept; entries with an explicit index
+# from 256 on are not kept.
 
 LITERAL = rb"(?:K.|M..|J....|G.{8}|[N\x88\x89])"
 LITERALS = frozenset(bytes([op]) for op in b"KMJGN\x88\x89")
-"""The beginning of such a table."""
+"""The possible first bytes of a number or constant."""
 PUT = rb"r.(?!\0\0\0)..\0"
-"""Pattern of LONG_BINPUT with a number from 256 to 2**24 - 1."""
+"""Pattern of LONG_BINPUT with an index from 256 to 2**24 - 1."""
 
 
 @dataclass(frozen=True)
 class RowPatterns:
     """Regular expressions for rows of a table in a pickle: dictionaries or tuples of numbers.
 
-    They are for one of the instructions that put values into the memo. ``kept`` is whether that instruction numbers the
-    memo entries itself; ``nbytes`` is its length.
+    There is one set of patterns for each instruction that stores a value in the memo: MEMOIZE, which has no operand,
+    and LONG_BINPUT. ``kept`` is true for MEMOIZE, whose memo entries are kept. ``nbytes`` is the length of the
+    instruction. ``dictionaries`` and ``tuples`` match several rows, ``dictionary`` and ``tuple_`` parts of them.
     """
 
     dictionaries: re.Pattern[bytes]
@@ -50,9 +51,9 @@ class RowPatterns:
 
     @classmethod
     def put_by(cls, put: bytes, nbytes: int) -> RowPatterns:
-        """Return the patterns for one of the instructions that put a value into the memo.
+        """Return the patterns for one of the instructions that store a value in the memo.
 
-        ``put`` is a regular expression for the instruction, ``nbytes`` its length.
+        ``put`` is a regular expression that matches the instruction, ``nbytes`` is its length.
         """
         dictionary = rb"\}%b\((?:h.%b){1,500}+u" % (put, LITERAL)
         row = b"(?:%b)%b" % (b"|".join(LITERAL * n + b"%c" % (0x84 + n) for n in (1, 2, 3)), put)
@@ -63,9 +64,9 @@ class RowPatterns:
         )  # fmt: skip
 
     def taken(self, data: bytes, at: int, edge: int) -> tuple[int, int, set[bytes]]:
-        """Return how many rows follow each other from ``at``, where they end, and the memo entries of their keys.
+        """Return the number of rows from ``at`` on, the offset of their end, and the memo indices of their keys.
 
-        No row reaches beyond the offset ``edge``.
+        Only rows that end before or at the offset ``edge`` are counted.
         """
         many, one = (self.dictionaries, self.dictionary) if data[at : at + 1] == b"}" else (self.tuples, self.tuple_)
         found = many.match(data, at, edge)
@@ -76,19 +77,20 @@ class RowPatterns:
 
 
 MEMOIZED = RowPatterns.put_by(rb"\x94", 1)
-"""The patterns for protocol 4; older protocols have instructions with a number."""
+"""The patterns for protocol 4 and 5 (MEMOIZE)."""
 NUMBERED = RowPatterns.put_by(PUT, 5)
+"""The patterns for older protocols (LONG_BINPUT)."""
 
 
 def rows_of(protocol: bytes) -> RowPatterns:
-    """Return the patterns for a protocol of pickles, given as one byte with its number."""
+    """Return the patterns for a pickle protocol, which is given as one byte."""
     return MEMOIZED if protocol >= b"\x04" else NUMBERED
 
 
 _INT = rb"(?:K.|M..|J....)"
 _TUPLE = rb"(?:\)|%b(?:\x85|%b(?:\x86|%b\x87))%b|\(%b{4,8}t%b)" % (_INT, _INT, _INT, PUT, _INT, PUT)
 _KEY = b"X(?:%b)" % b"|".join(b"\\x%02x\\0\\0\\0[0-9]{%d}" % (length, length) for length in range(1, 21))
-"""A number of at most 20 digits: legacy files name storages by their addresses."""
+"""The key of a storage: at most 20 digits, because the keys in legacy files are addresses."""
 
 _TENSOR = re.compile(
     rb"\(\((h.h.)(%b)%b(h.)%bN?t%bQ" % (_KEY, PUT, _INT, PUT)  # the storage
@@ -96,26 +98,27 @@ _TENSOR = re.compile(
     + rb"(h.)\)R%bt%bR%b" % (PUT, PUT, PUT),  # OrderedDict() of hooks, the arguments, the tensor
     re.DOTALL,
 )
-"""Groups: what fetches 'storage' and its type, its key, what fetches its location, and OrderedDict."""
+"""A tensor of ``torch.save``. Groups: the BINGETs of the string 'storage' and the storage type, the key of the storage,
+the BINGET of its location, the BINGET of OrderedDict."""
 
 
 class FastPathMachine(Opcodes):
-    """Decodes each tensor in the usual form of torch.save in one step, if ``hurried`` is set.
+    """Decodes tensors as torch.save usually writes them, and rows of tables, in one step each, if ``hurried`` is set.
 
     ``skipped`` counts the tensors and table rows whose memo entries were not kept.
     """
 
     def take_rows(self, rows: RowPatterns, at: int, stack: list[Value]) -> int:
-        """Decode several dictionaries or tuples of numbers that begin at ``at``; returns the offset of their end.
+        """Decode consecutive dictionaries or tuples of numbers from ``at`` on; returns the offset of their end.
 
-        Returns ``at`` if these cannot be decoded in one step.
+        Returns ``at`` if they cannot be decoded in one step.
         """
         if not self.hurried or (self.skipped and rows.kept):
             return at
         number, end, fetched = rows.taken(self.data, at, self.edge)
         if not number or not all(key[0] in self.memo for key in fetched):
             return at
-        value = end - rows.nbytes  # the value of each row: the offset of an instruction that is not a value
+        value = end - rows.nbytes  # represents each row: the offset of a memo instruction, not of a string or number
         stack += [value] * number
         if rows.kept:
             self.memo.update(dict.fromkeys(range(len(self.memo), len(self.memo) + number), value))
@@ -124,10 +127,10 @@ class FastPathMachine(Opcodes):
         return end
 
     def take_tensors(self, maker: ImportedName, at: int, stack: list[Value]) -> int:
-        """Decode consecutive tensors, with the keys between them; returns the offset of their end.
+        """Decode consecutive tensors, and the keys between them; returns the offset of their end.
 
-        ``maker`` is the function that makes a tensor; ``at`` is the offset after the instruction that gets it from the
-        memo.
+        ``maker`` is the function that rebuilds a tensor; ``at`` is the offset after the instruction that reads it from
+        the memo.
         """
         data, fetch = self.data, self.data[at - 2 : at]
         while True:
@@ -147,7 +150,7 @@ class FastPathMachine(Opcodes):
             at = behind + 2
 
     def _trusts(self, found: re.Match[bytes]) -> bool:
-        """Return whether all memo entries that a matched tensor uses hold what torch.save puts there."""
+        """Return whether all memo entries that a matched tensor uses have the values that torch.save stores."""
         fetched = found.group(1, 3, 4)
         ordered = self.trusted.get(fetched)
         if ordered is None:
@@ -159,9 +162,9 @@ class FastPathMachine(Opcodes):
         return True
 
     def _trusted(self, kind: bytes, location: bytes, hooks: bytes) -> ImportedName | None:
-        """Return the imported OrderedDict if all memo entries that a tensor uses hold what they should, else None.
+        """Return the imported OrderedDict if the memo entries of a tensor have the right kinds of values, else None.
 
-        The arguments are the instructions that get these entries from the memo.
+        The arguments are the instructions that read these entries from the memo.
         """
         word, storage = self.memo.get(kind[1]), self.memo.get(kind[3])
         where, ordered = self.memo.get(location[1]), self.memo.get(hooks[1])
@@ -171,9 +174,9 @@ class FastPathMachine(Opcodes):
         return ordered if isinstance(ordered, ImportedName) else None
 
     def _behind_key(self, at: int) -> int:
-        """Return the offset after the text key at ``at`` and the instruction that puts it into the memo.
+        """Return the offset after the string at ``at``, a key, and after the instruction that stores it in the memo.
 
-        Returns ``at`` itself if there is no such key, or if its memo number is below 256.
+        Returns ``at`` if there is no such key, or if its memo index is below 256.
         """
         data = self.data
         if data[at : at + 1] != b"X" or data[at + 3 : at + 5] != b"\0\0":

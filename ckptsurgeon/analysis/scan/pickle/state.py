@@ -1,4 +1,4 @@
-"""The state of decoding a pickle, and records of what the pickle would import, call and change."""
+"""The state of decoding a pickle, and the records of the names that the pickle would import, call and change."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ __all__ = ["NO_EDGE", "Names", "PickleState", "RestartError"]
 
 _COMPUTED = "<computed>"
 NO_EDGE = sys.maxsize
-"""The end of a frame if there is no frame."""
+"""The value of ``PickleState.edge`` outside of a frame."""
 BEYOND = "an instruction reaches beyond its frame"
 
 Names = dict[tuple[str, str], ImportedName]
 
 
 class RestartError(Exception):
-    """Raised if the pickle gets a memo entry that the fast path did not keep: the pickle has to be decoded again."""
+    """Raised if a pickle reads a memo entry that the fast path did not keep: the pickle must be decoded again."""
 
 
 class PickleState:
     """The state of decoding one pickle.
 
-    ``storages`` are the offsets of the keys of torch storages. ``nested`` are the texts and byte strings that are
-    pickles or archives of their own, with their offsets. ``level`` is how many pickles this one is nested in.
-    ``origin`` is where ``data`` begins in its file. ``marked`` is whether the pickle begins with its protocol. ``edge``
-    is where the frame ends. ``parted`` says where Python's two readers, in C and in Python, disagree. ``torn`` is
-    whether one of the two reads other instructions from there on. ``overrun`` is whether a frame reaches beyond the end
-    of the data; only the reader in C stops at such a frame.
+    ``storages`` are the offsets of the keys of torch storages. ``nested`` are (offset, bytes) of the strings and byte
+    strings whose content is a pickle or an archive. ``level`` is the number of pickles around this one. ``origin`` is
+    the offset of ``data`` in its file. ``marked`` is whether the pickle begins with a protocol. ``edge`` is the offset
+    of the current frame's end. ``fault`` is the first fault. Python has two pickle readers, one in C and one in Python:
+    ``parted`` says where they disagree first; ``torn`` is whether they read different instructions from there on.
+    ``overrun`` is whether a frame reaches beyond the end of the data; only the reader in C stops at such a frame.
+    ``hurried`` allows the fast paths.
     """
 
     def __init__(
@@ -70,22 +71,22 @@ class PickleState:
         self.fault = self.fault or f"the pickle {why} (near byte {self.origin + self.position})"
 
     def part(self, why: str) -> None:
-        """Record that Python's readers in C and in Python may disagree here, or that ours may differ from them.
+        """Record that Python's readers in C and in Python may disagree here, or may differ from this decoder.
 
         Only the first such position is kept.
         """
         self.parted = self.parted or f"readers of pickles disagree: {why} (near byte {self.origin + self.position})"
 
     def tear(self, why: str) -> None:
-        """Record a position after which Python's reader in C drops the rest of a frame.
+        """Record a position from which on Python's two readers read different instructions.
 
-        From there on, it reads other instructions than the reader in Python.
+        The reader in C drops the rest of a frame there; the reader in Python does not.
         """
         self.part(why)
         self.torn = True
 
     def leave_frame(self, at: int) -> None:
-        """End the frame at the offset ``at``; record that readers disagree if an instruction reaches beyond it."""
+        """End the frame at ``at``; record that readers disagree if an instruction reaches beyond the frame's end."""
         self.position = at
         if at > self.edge:
             self.tear(BEYOND)
@@ -94,8 +95,8 @@ class PickleState:
     def stop(self, why: str) -> None:
         """Record a fault at which every reader stops.
 
-        Raises TruncatedError if the data did not begin with a protocol: then it is probably not a pickle. If the
-        instruction reaches beyond its frame, the reader in C reads another instruction there, which may have no fault.
+        Raises TruncatedError if the data does not begin with a protocol, because then it is probably not a pickle. If
+        the instruction reaches beyond its frame, the reader in C reads another instruction there, which may be valid.
         """
         if bounds(self.data, self.position, self.total)[1] > self.edge:
             self.tear(BEYOND)
@@ -109,7 +110,7 @@ class PickleState:
         return items
 
     def index(self, begin: int, end: int) -> int:
-        """Return the number of a memo entry from the operand between two offsets; raises KeyError if it is invalid."""
+        """Return the memo index in the operand between two offsets; raises KeyError if it is invalid."""
         operand = self.data[begin:end]
         if self.data[self.position] == 0x6A:  # LONG_BINGET
             return int.from_bytes(operand, "little")
@@ -118,20 +119,20 @@ class PickleState:
         except ValueError:
             raise KeyError(operand) from None
         if not alike:
-            self.part("a memo entry has its number in a form that no pickler writes")
+            self.part("a memo index has a form that no pickler writes")
         return index
 
     def maybe_nested(self, begin: int, end: int) -> None:
-        """Do nothing. ``Machine`` records here a text or byte string that may be a pickle or an archive itself."""
+        """Do nothing. ``Machine`` overrides this to record strings whose content is a pickle or an archive."""
 
     # Names.
 
     def text(self, value: Value) -> str:
-        """Return the text of a value on the stack; if it is not a text, record a fault and return ``<computed>``."""
+        """Return a string on the stack; if the value is not a string, record a fault and return ``<computed>``."""
         most = limits.SCAN_NAME_CHARACTERS + 1
         found = text_at(self.data, value, most) if isinstance(value, int) else None
         if found is None:
-            self.flaw("names a global that is no text")
+            self.flaw("imports a name that is not a string")
             return _COMPUTED
         return found
 
@@ -141,7 +142,7 @@ class PickleState:
         return self.line(begin, middle), self.line(middle + 1, end - 1)
 
     def line(self, begin: int, end: int) -> str:
-        """Return the line between two offsets as text, cut at the greatest length of a name."""
+        """Return the line between two offsets as a string, cut at about the greatest length of a name."""
         return self.data[begin : min(end, begin + 4 * limits.SCAN_NAME_CHARACTERS)].decode("utf-8", "backslashreplace")
 
     def name(self, module: str, name: str) -> ImportedName:
@@ -166,16 +167,16 @@ class PickleState:
     def extension(self, code: int) -> ImportedName:
         """Count an import by an extension number, and return the record of its uses.
 
-        The ``copyreg`` of the reader decides which name the number stands for.
+        The reader's ``copyreg`` registry maps the number to a name.
         """
         found = self.name("copyreg.extension", str(code))
-        found.why = "the reader decides which name the number stands for"
+        found.why = "the reader decides which name the number refers to"
         return found
 
     # Uses of names.
 
     def call(self, function: Value, args: Value, at: int) -> Value:
-        """Count a call, and return a value that stands for its result; ``at`` is the offset of the instruction."""
+        """Count a call, and return a value that represents its result; ``at`` is the offset of the instruction."""
         if not is_tuple(self.data, args):
             self.part("a call has arguments that are not a tuple")
         base = _base(function)
@@ -195,7 +196,7 @@ class PickleState:
         return UnmadeCall(function, args, base)
 
     def change(self, target: Value) -> None:
-        """Count a change of an object: adding items to it, or setting its state. Both call a method of its class."""
+        """Count a change of an object: new items or a new state. Both call a method of the object's class."""
         base = _base(target)
         if base is None:
             return
@@ -204,7 +205,7 @@ class PickleState:
             base.blame("the class or function itself is changed, not an object that it created")
 
     def add(self, values: list[Value]) -> None:
-        """Add values to the container on top of the stack; if it is another object, count that as a change of it."""
+        """Add values to the container on top of the stack; if it is another object, count a change of this object."""
         target = self.stack[-1]
         if isinstance(target, list):
             target += values[: max(0, KEPT - len(target))]
@@ -212,15 +213,15 @@ class PickleState:
             self.change(target)
 
     def add_nothing(self, target: Value, opening: str) -> None:
-        """Record a disagreement of readers if nothing is added to a value that is not the right kind of container.
+        """Record a disagreement of readers if an empty group of items is added to the wrong kind of value.
 
-        Only Python's reader in Python checks that. ``opening`` is the bracket of the right kind.
+        Only Python's reader in Python refuses that. ``opening`` is the bracket of the right kind of container.
         """
         if not isinstance(target, list) or target[0] != opening:
-            self.part("nothing is added, but to a value that is not such a container")
+            self.part("no items are added to a value that is not a container for them")
 
     def build(self, target: Value, state: Value) -> None:
-        """Count that the state of an object is set, which calls its ``__setstate__`` if it has one."""
+        """Count that ``target`` gets a state, which calls its ``__setstate__`` if it has this method."""
         if not is_state(self.data, state) or not is_object(self.data, target):
             self.part("a state has a form that no pickler writes")
         self.change(target)
@@ -229,17 +230,20 @@ class PickleState:
             base.calls.append(call_text(self.data, target, (state,), ".__setstate__"))
 
     def persistent(self, pid: Value, at: int) -> Value:
-        """Return a value for data that a reader finds by a persistent id, such as torch's storages."""
+        """Return a value for the object that a reader loads by a persistent id, such as a torch storage.
+
+        If the id is not that of a torch storage, count a call of the reader's ``persistent_load``.
+        """
         if isinstance(pid, tuple) and len(pid) in (5, 6) and self.is_storage_word(pid[0]) and _is_plain_name(pid[1]):
             if type(pid[2]) is int:
                 self.storages.append(pid[2])
             return at
         reader = self.names.get(("<reader>", "persistent_load")) or self._new_name("<reader>", "persistent_load")
-        reader.why = "the reader decides what the id stands for"
+        reader.why = "the reader decides which object the id refers to"
         return self.call(reader, (pid,), at)
 
     def is_storage_word(self, value: Value) -> bool:
-        """Return whether a value is the text ``storage``."""
+        """Return whether a value is the string ``storage``."""
         if not isinstance(value, int):
             return False
         known = self._words.get(value)

@@ -1,4 +1,4 @@
-"""Decodes the texts and numbers of a pickle, and shows the arguments of its calls as short text."""
+"""Decodes the strings and numbers of a pickle, and formats its calls with their arguments as short strings."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .values import UNKNOWN, ImportedName, UnmadeCall, Value
 
 __all__ = ["BYTES", "TEXTS", "call_text", "items_of", "number_at", "raw_at", "text_at"]
 
-# Texts and numbers, decoded from their instructions.
+# Strings and numbers, decoded from their instructions.
 
 TEXTS = b"SUTVX\x8c\x8d"
-"""STRING, SHORT_BINSTRING, BINSTRING; UNICODE, BINUNICODE, SHORT_BINUNICODE, BINUNICODE8."""
+"""Opcodes of strings: STRING, SHORT_BINSTRING, BINSTRING; UNICODE, BINUNICODE, SHORT_BINUNICODE, BINUNICODE8."""
 BYTES = b"BC\x8e\x96"
-"""BINBYTES, SHORT_BINBYTES, BINBYTES8, BYTEARRAY8."""
+"""Opcodes of byte strings: BINBYTES, SHORT_BINBYTES, BINBYTES8, BYTEARRAY8."""
 
 _INTEGERS = {0x4B: struct.Struct("<B"), 0x4D: struct.Struct("<H"), 0x4A: struct.Struct("<i")}
 _DOUBLE = struct.Struct(">d")
@@ -28,7 +28,7 @@ _SIGNS = {
     b"\\": b"\\", b"'": b"'", b'"': b'"', b"a": b"\a", b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t",
     b"v": b"\v", b"\n": b"",
 }  # fmt: skip
-"""The escapes of a string of Python 2."""
+"""The escape sequences of a Python 2 string, by the character after the backslash."""
 _MARK = 0x28
 _CLOSING = b"tleud\x90\x91"
 
@@ -40,7 +40,7 @@ def raw_at(data: bytes, at: int, most: int) -> bytes:
 
 
 def text_at(data: bytes, at: int, most: int) -> str | None:
-    """Return at most ``most`` characters of the text in the instruction at ``at``; None if it holds no text."""
+    """Return at most ``most`` characters of the string in the instruction at ``at``; None if it has no string."""
     if not 0 <= at < len(data) or data[at] not in TEXTS:
         return None
     raw = raw_at(data, at, 4 * most)
@@ -62,7 +62,7 @@ def _is_utf8(raw: bytes) -> bool:
 
 
 def _unquoted(line: bytes) -> bytes:
-    """Return the bytes that a quoted line of protocol 0 stands for, with its escapes decoded."""
+    """Return the content of a quoted string of protocol 0, with its escape sequences decoded."""
     return _ESCAPE.sub(_unescaped, line.strip()[1:-1])
 
 
@@ -76,7 +76,7 @@ def _unescaped(found: re.Match[bytes]) -> bytes:
 
 
 def number_at(data: bytes, at: int) -> int | float | None:
-    """Return the number in the instruction at ``at``; None if it holds no number, or a very long one."""
+    """Return the number in the instruction at ``at``; None if it has no number, or a very long one."""
     if not 0 <= at < len(data):
         return None
     op = data[at]
@@ -105,18 +105,18 @@ def items_of(data: bytes, value: object, most: int) -> tuple[object, ...] | None
 
 
 def _literals(data: bytes, at: int) -> Iterator[int]:
-    """Yield the offset of each number or constant, from ``at`` to the instruction that ends the group."""
+    """Yield the offset of each number or constant from ``at`` on, up to the instruction that ends the group."""
     while data[at] not in _CLOSING:
         yield at
         _, at = bounds(data, at, len(data))
 
 
-# The arguments of a call as text: escaped and shortened; the limit holds even if they share and nest values.
+# A call as a string: escaped, and shortened to a limit even if the arguments share and nest values.
 
 _SHOWN = 200
-"""Characters of one call."""
+"""The most characters of one call."""
 _TEXT = 60
-"""Characters of one text in it."""
+"""The most characters of one string in a call."""
 _DEEP = 6
 _ITEMS = 8
 _CLOSING_BRACKETS = {"[": "]", "{": "}", "set(": ")", "frozenset(": ")"}
@@ -124,9 +124,9 @@ _WORDS = {0x4E: "None", 0x88: "True", 0x89: "False"}
 
 
 def call_text(data: bytes, function: Value, args: Value, method: str = "") -> str:
-    """Return a text for a call that was not made, such as ``os.system('touch x')``.
+    """Return a call that was not made as a string, such as ``os.system('touch x')``.
 
-    ``method`` is the method that is called, as ``.__setstate__``; then ``function`` is the object.
+    If ``method`` is given, such as ``.__setstate__``, this method of the object ``function`` is called.
     """
     writer = _Writer(data)
     writer.call(function, args, 0, method)
@@ -134,7 +134,7 @@ def call_text(data: bytes, function: Value, args: Value, method: str = "") -> st
 
 
 class _Writer:
-    """Writes values as text until the limit of characters is reached; the rest becomes an ellipsis."""
+    """Formats values as strings until the limit of characters is reached; an ellipsis replaces the rest."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -196,7 +196,7 @@ class _Writer:
             self.put(")")
 
     def plain(self, at: int) -> str:
-        """Return a few words for the plain data that begins at an offset."""
+        """Return a short string for the plain data that begins at the offset ``at``."""
         if at == UNKNOWN or at >= len(self.data):
             return "?"
         text = text_at(self.data, at, _TEXT + 1)

@@ -1,9 +1,12 @@
-"""The values on the stack of a decoded pickle, and their kinds.
+"""The values on the stack of a decoded pickle.
 
-- an ``int``: plain data; the number is the offset of the instruction that begins the data
-- a ``tuple``: a tuple with all its values, each of one of these kinds
-- a ``list``: a container; first the bracket that opens it, then the first values in it
-- ``ImportedName``: something imported; ``UnmadeCall``: what calling something would have returned
+A value has one of these types:
+
+- ``int``: plain data; the int is the offset of the instruction at which the data begins
+- ``tuple``: a tuple with all its items, which are values themselves
+- ``list``: a container; first the bracket that opens it, such as "[", then its first few items
+- ``ImportedName``: an imported class, function or other object
+- ``UnmadeCall``: the result of a call that was not made
 """
 
 from __future__ import annotations
@@ -27,21 +30,23 @@ __all__ = [
 ]
 
 KEPT = 9
-"""Length of a container's list: its opening and eight values."""
+"""The most entries of the list for a container: the bracket and eight items."""
 SHOWN_CALLS = 3
-"""Calls of one name that are shown with their arguments."""
+"""The most calls of one name that are shown with their arguments."""
 UNKNOWN = -1
-"""The offset of an unknown value: one that was missing, or comes from outside of the file."""
+"""The offset of an unknown value: the value was missing, or is not in the file."""
 
 Value = object
 """An int, a tuple, a list, an ImportedName or an UnmadeCall."""
 
 Check = Callable[[Callable[[object], str | None], object], str]
-"""A function that takes a text reader and the arguments of a known name; it returns what is wrong, or ''."""
+"""A function that checks the arguments of a call of a known name, and returns what is wrong, or ''.
+
+Its parameters are a function that returns an argument as a string (None if it is not a string), and the arguments."""
 
 
 class ImportedName:
-    """A name that a pickle imports, and its uses. ``quiet`` is set if it is harmless to call with any arguments."""
+    """A name that a pickle imports, and its uses. ``quiet`` is whether a call is harmless with any arguments."""
 
     __slots__ = (
         "called",
@@ -69,7 +74,7 @@ class ImportedName:
         self.why = ""
 
     def blame(self, why: str) -> None:
-        """Count a known name as unknown code, because of how it is used; ``why`` says what is wrong."""
+        """Change the verdict on a known name to unknown code, because of how it is used; ``why`` is the reason."""
         self.verdict = Verdict.CODE
         self.quiet = False
         self.why = self.why or why
@@ -105,7 +110,7 @@ class UnmadeCall:
         self.base = base
 
 
-# The kinds of values: for some, the readers in C and Python disagree.
+# Tests for the form of values. Python's readers in C and in Python treat some unusual forms differently.
 
 _MARK, _EMPTY_TUPLE, _TUPLE, _DICT, _NONE = b"(", b")", b"t", b"d", b"N"
 _MADE = frozenset(b"RQP\x81\x92oi\x82\x83\x84")
@@ -129,7 +134,7 @@ def is_dict(data: bytes, value: Value) -> bool:
 def is_state(data: bytes, value: Value) -> bool:
     """Return whether a value has a form in which picklers write the state of an object.
 
-    Picklers write no empty tuple as a state.
+    An empty tuple, for example, does not have such a form.
     """
     if isinstance(value, tuple):
         return bool(value)
@@ -146,10 +151,7 @@ def is_object(data: bytes, value: Value) -> bool:
 
 
 def _closed_by(data: bytes, at: int) -> bytes:
-    """Return the instruction that ends the group of numbers and constants that begins with the MARK at an offset.
-
-    Returns b'' if there is no MARK.
-    """
+    """Return the opcode that ends a group of numbers and constants; b'' if there is no MARK at the offset ``at``."""
     if data[at : at + 1] != _MARK or at < 0:
         return b""
     at += 1

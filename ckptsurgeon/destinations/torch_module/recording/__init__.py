@@ -1,1 +1,1 @@
-"""Constructs a module without storage: records what its constructor does, and later runs parts of it."""
+"""Constructs a module without storage: records the constructor's operations, and later runs some of them."""

@@ -1,4 +1,4 @@
-"""Intercepts every operation of a construction below autograd, runs it without values and records it."""
+"""Intercepts each operation of a constructor below autograd, runs the operation without values and records it."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ __all__ = ["CPU", "Dispatch"]
 CPU = torch.device("cpu")
 
 MAX_CONSTANT = 1 << 24
-"""Elements of the largest real tensor that may be changed in part, as its values are then kept in the recording."""
+"""The most elements of a real tensor that may be changed in part, because the recording then stores its values."""
 MAX_REAL = 1 << 20
-"""Elements of the largest constant that is made with storage."""
+"""The most elements of a constant tensor that is made with storage."""
 
 
 class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -45,7 +45,7 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Return False, or torch would import its compiler (a second and 100 MB) just to disable it here."""
+        """Return False: otherwise torch would import its compiler (one second, 100 MB) only to disable it here."""
         return False
 
     def __init__(self, record: Recording, evaluate: Callable[[Recording, StorageView], Tensor]) -> None:
@@ -76,18 +76,18 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             kwargs["device"] = META
             kwargs.pop("pin_memory", None)
         if kwargs.get("generator") is not None:
-            kwargs["generator"] = None  # seeded like all other draws
+            kwargs["generator"] = None  # use the default generator, which is seeded for each draw
         return self._ghost(func, args, kwargs, written)
 
     def is_ghost(self, tensor: Tensor) -> bool:
-        """Return whether a tensor has no values of its own, because its values are in the recording."""
+        """Return whether a tensor has no values, but only recorded operations that compute them."""
         return tensor.is_meta or self.record.knows(tensor)
 
     def _stays_real(self, func: Any, args: Any, tensors: list[Tensor], written: list[Tensor]) -> bool:
-        """Return whether an operation runs on real tensors, without being recorded.
+        """Return whether an operation is run on real tensors and is not recorded.
 
-        It does if it uses no recorded tensor and no random generator, makes at most a small constant, and overwrites
-        nothing.
+        This is so if the operation uses no recorded tensor and no random generator, makes at most a small constant, and
+        overwrites nothing.
         """
         if any(self.is_ghost(tensor) for tensor in tensors) or draws(func):
             return False
@@ -111,9 +111,9 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return tensor.layout is not torch.strided or self.record.knows(tensor)
 
     def _adopt(self, tensor: Tensor, *, overwritten: bool) -> None:
-        """Add a real tensor to the recording; ``torch.Tensor(3, 4)``, for example, always makes a real one.
+        """Add a real tensor to the recording; for example, ``torch.Tensor(3, 4)`` always makes a real tensor.
 
-        ``overwritten`` tells whether the operation that follows overwrites all its values.
+        ``overwritten`` is true if the next operation overwrites all values of the tensor.
         """
         if tensor.layout is not torch.strided:
             raise self.record.lost(f"changes a {tensor.layout} tensor")
@@ -126,7 +126,7 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             whole = StorageView(ref.storage, 0, tuple(values.shape), (1,), torch.uint8)
             self._add(aten.copy_.default, (whole, values.clone()), {}, name="aten::copy_", written=[whole])
         elif not (overwritten and covers(ref, self.record)):
-            raise self.record.lost("changes part of a large tensor that was made for real")
+            raise self.record.lost("changes part of a large tensor that has storage")
 
     def _ghost(self, func: Any, args: Any, kwargs: Any, written: list[Tensor]) -> Any:
         """Run an operation without values, and record it if it makes or changes tensors."""
@@ -161,9 +161,9 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return replaced(out, Tensor, lambda t: known.get(id(t), t))
 
     def _ghosts(self, tree: Any) -> tuple[Any, dict[int, Tensor]]:
-        """Return nested arguments with every tensor replaced by one on the meta device.
+        """Return nested arguments with each tensor replaced by a tensor on the meta device.
 
-        The second result maps the ``id`` of each original to its replacement.
+        The second result maps the ``id`` of each original tensor to its replacement.
         """
         ghostly: dict[int, Tensor] = {}
 
@@ -213,15 +213,15 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         )
 
     def _operand(self, tensor: Tensor) -> StorageView | Tensor:
-        """Return an operand as the recording stores it: a view of a recorded storage, or a copy of a constant."""
+        """Return an operand in the form that the recording stores: a StorageView, or a copy of a constant tensor."""
         return self.record.ref(tensor) if self.is_ghost(tensor) else tensor.detach().clone()
 
     def value(self, tensor: Tensor) -> Tensor:
-        """Return the values of a recorded tensor, computed by its operations; raises Unrecordable if one is random."""
+        """Return the values of a recorded tensor; raises Unrecordable if they depend on a random operation."""
         return self.evaluate(self.record, self.record.ref(tensor))
 
     def _evaluated(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Run an operation whose result's shape depends on values, such as ``nonzero``, on real values."""
+        """Run an operation on real values; needed if the shape of its result depends on values, as for ``nonzero``."""
 
         def real(tensor: Tensor) -> Tensor:
             return self.value(tensor) if self.is_ghost(tensor) else tensor

@@ -1,4 +1,4 @@
-"""A recording: the operations of a construction as nodes, the storages they fill, and the effects of operations."""
+"""Stores the operations of a constructor as nodes, with the storages that they fill; finds what they change."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ META = torch.device("meta")
 
 
 class Unrecordable(Exception):  # noqa: N818 - caught by the caller, never shown as an error
-    """Raised if the constructor does something that cannot be recorded."""
+    """The error for an operation of a constructor that cannot be recorded."""
 
 
 class StorageView(NamedTuple):
-    """A view of the recorded storage number ``storage``; ``offset`` and ``stride`` are in elements of ``dtype``."""
+    """A view of the recorded storage with index ``storage``; ``offset`` and ``stride`` are in elements of ``dtype``."""
 
     storage: int
     offset: int
@@ -53,10 +53,10 @@ class StorageView(NamedTuple):
 
 @dataclass(eq=False)
 class Node:
-    """One operation: its arguments (tensors as StorageView), and the storages that it reads and writes.
+    """One operation: its arguments (tensors as StorageView), and the indices of the storages that it reads and writes.
 
-    ``overwrites`` is set if no old value of the written storage remains, ``copies`` if values are copied unchanged.
-    ``outputs`` has a StorageView for each returned tensor with a new storage, and None for others.
+    ``overwrites`` is true if no old value of the written storage remains; ``copies`` is true if values are copied
+    unchanged. ``outputs`` has a StorageView for each returned tensor with a new storage, and None for other tensors.
     """
 
     index: int
@@ -73,7 +73,7 @@ class Node:
 
 @dataclass
 class Recording:
-    """The nodes of a construction, the nodes that write each storage, and the storages themselves (without bytes)."""
+    """All nodes of a construction, the nodes that write to each storage, and the storages (on the meta device)."""
 
     nodes: list[Node] = field(default_factory=list)
     writers: dict[int, list[Node]] = field(default_factory=dict)
@@ -85,9 +85,9 @@ class Recording:
     failure: str = ""
 
     def lost(self, why: str) -> Unrecordable:
-        """Return the exception for an operation that cannot be recorded, for the reason ``why``.
+        """Return the exception for an operation that cannot be recorded; ``why`` is the reason.
 
-        From then on the recording counts as failed, even if the constructor catches the exception.
+        The recording is marked as failed, even if the constructor catches the exception.
         """
         self.failure = self.failure or why
         return Unrecordable(why)
@@ -104,7 +104,7 @@ class Recording:
         return StorageView(number, int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride(), tensor.dtype)
 
     def adopt(self, tensor: Tensor) -> StorageView:
-        """Add a real tensor to the recording, with a storage on the meta device that stands for it; return its view."""
+        """Add a real tensor to the recording, with a storage on the meta device as its twin; return its view."""
         ref = self.ref(tensor)
         nbytes = tensor.untyped_storage().nbytes()
         twin = torch.empty(nbytes, dtype=torch.uint8, device=META).untyped_storage()
@@ -113,7 +113,10 @@ class Recording:
         return ref
 
     def face(self, ghost: Tensor) -> Tensor:
-        """Return a CPU tensor that stands for ``ghost``, a recorded meta tensor, as ``.data`` of another CPU tensor."""
+        """Return a CPU tensor that the recording treats as ``ghost``, a recorded meta tensor.
+
+        It is needed where torch requires a CPU tensor, as for ``.data`` of another CPU tensor.
+        """
         ref = self.ref(ghost)
         self.twins[ref.storage] = self.storages[ref.storage]
         storage = torch.empty(self.storages[ref.storage].nbytes(), dtype=torch.uint8).untyped_storage()
@@ -122,7 +125,7 @@ class Recording:
         return torch.empty(0, dtype=ref.dtype).set_(storage, ref.offset, ref.size, ref.stride)
 
     def twin(self, tensor: Tensor) -> Tensor:
-        """Return a tensor on the meta device that stands for a real tensor of the recording: the same view."""
+        """Return a tensor on the meta device with the same view as ``tensor``, a real tensor of the recording."""
         ref = self.ref(tensor)
         ghost = torch.empty(0, dtype=ref.dtype, device=META)
         return ghost.set_(self.twins[ref.storage], ref.offset, ref.size, ref.stride)
@@ -180,9 +183,9 @@ SMALL = {
     "aten::arange", "aten::eye", "aten::full", "aten::linspace", "aten::logspace", "aten::ones", "aten::zeros",
     "aten::scalar_tensor", "aten::tril_indices", "aten::triu_indices", "aten::hann_window", "aten::hamming_window",
 }  # fmt: skip
-"""Operations that make constants; small ones are made with storage, so that constructors can read them."""
+"""Operations that make constants; small constants are made with storage, so that constructors can read them."""
 BY_SIZE = {aten.rand.default, aten.randn.default, aten.rand.generator, aten.randn.generator}
-"""Draws whose first argument is the size of the result; torch's own shape function would import sympy for them."""
+"""Random operations whose first argument is the size of the result; torch's shape function would import sympy."""
 
 
 @cache
@@ -192,9 +195,9 @@ def draws(func: Any) -> bool:
 
 
 def constant_size(func: Any, args: Any) -> Any:
-    """Return an estimate, from its arguments, of how many elements an operation such as ``torch.arange`` makes.
+    """Return an estimate of how many elements an operation such as ``torch.arange`` makes with ``args``.
 
-    If the arguments do not tell, this is the largest number among them.
+    If the arguments do not determine this, the estimate is the largest number in them.
     """
     name = func._schema.name
     numbers = instances_in(args, (int, float))
@@ -216,7 +219,7 @@ def makes(func: Any) -> bool:
 
 
 def changed_by(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
-    """Return the tensors among its arguments that an operation changes, as its schema says."""
+    """Return the tensors in the arguments that an operation changes according to its schema."""
     if _changes_view(func):
         return []
     found: list[Tensor] = []
@@ -232,13 +235,13 @@ def _changes_view(func: Any) -> bool:
 
 @cache
 def _written(func: Any) -> tuple[tuple[int, str], ...]:
-    """Return the position and the name of each argument that an operation writes to, as its schema says."""
+    """Return the position and the name of each argument to which an operation writes according to its schema."""
     arguments = enumerate(func._schema.arguments)
     return tuple((at, one.name) for at, one in arguments if one.alias_info is not None and one.alias_info.is_write)
 
 
 def _changed_unsaid(func: Any, args: Any) -> list[Tensor]:
-    """Return the running statistics that a batch norm in training changes, which its schema does not declare."""
+    """Return the running statistics that a batch norm in training changes although its schema does not declare it."""
     if func is not aten.native_batch_norm.default or not args[5]:
         return []
     return tensors_in(args[3:5])

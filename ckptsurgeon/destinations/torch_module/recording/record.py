@@ -1,9 +1,9 @@
 """Records the construction of a module without storage.
 
-Every tensor is on the meta device and claims to be on the CPU: a ghost. Each operation that makes or changes values
-becomes a node; ``replay`` later runs only the nodes that the requested tensors depend on. If a constructor asks for a
-value (``linspace(…).tolist()`` for drop-path rates), the nodes that it depends on are run at once. Operations that
-cannot be recorded raise Unrecordable, and the module is built with storage instead.
+Each recorded tensor is a ghost: it is on the meta device, but claims to be on the CPU. Each operation that makes or
+changes values becomes a node; ``replay`` later runs only the nodes on which the requested tensors depend. If a
+constructor reads a value (``linspace(…).tolist()`` for drop-path rates), the nodes on which the value depends are run
+at once. Operations that cannot be recorded raise Unrecordable, and the module is built with storage instead.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["recording", "release"]
 # would have none for the rest of the process.
 
 MAX_BYTES = 256 << 20
-"""Largest total of bytes for tensors that the constructor keeps outside of the module; beyond, they have no values."""
+"""The most bytes of all tensors that the constructor keeps outside of the module; if exceeded, they get no values."""
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 def release(record: Recording, seed: int) -> None:
     """Give values to the recorded tensors that the constructor keeps outside of the module, such as in a cache."""
     if any(ghost() is not None for ghost in record.ghosts):
-        gc.collect()  # usually only reference cycles
+        gc.collect()  # usually only reference cycles keep these tensors
     kept = [tensor for ghost in record.ghosts if (tensor := ghost()) is not None]
     record.ghosts.clear()
     if sum(tensor.untyped_storage().nbytes() for tensor in kept) > MAX_BYTES:
@@ -66,7 +66,7 @@ _LOOKS = {
     torch.Tensor.is_cpu.__get__: True,  # type: ignore[attr-defined]
     torch.Tensor.device.__get__: CPU,
 }
-"""What a ghost answers about its device: the CPU, because constructors skip the initialisation of meta tensors."""
+"""The answers of a ghost about its device: the CPU, because constructors do not initialise meta tensors."""
 
 _SHOWS = {torch.Tensor.tolist, torch.Tensor.__repr__, torch.Tensor.__format__}
 _ARRAYS: set[Any] = {torch.Tensor.numpy, torch.Tensor.__array__}
@@ -77,7 +77,7 @@ _BYTES: set[Any] = {
     torch.Tensor.untyped_storage,
     torch.Tensor.__reduce_ex__,
 }
-"""Methods that a ghost cannot have, because they give the memory of its values."""
+"""Methods that a ghost cannot have, because they return the memory of its values."""
 _SETS_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
 
 
@@ -118,8 +118,8 @@ class _Disguise(TorchFunctionMode):
     def _rebound(self, tensor: Tensor, data: Tensor) -> None:
         """Set ``.data`` of a tensor to ``data``.
 
-        If ``data`` is a recorded tensor on the meta device and ``tensor`` is not on it, a CPU tensor that stands for
-        ``data`` is used.
+        If ``data`` is a recorded meta tensor and ``tensor`` is not on the meta device, the CPU tensor of
+        ``Recording.face`` is used instead of ``data``.
         """
         with _disable_current_modes(), torch._C.DisableTorchFunction():
             if data.is_meta and not tensor.is_meta and self._dispatch.record.knows(data):
@@ -133,9 +133,10 @@ class _Disguise(TorchFunctionMode):
         return copied
 
     def _shown(self, func: Any, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Return the result of ``func``, which reads the values of ``tensor``; those of a recorded one are computed.
+        """Return the result of ``func``, which reads the values of ``tensor``; a recorded tensor's values are computed.
 
-        If ``func`` asks for the memory of a recorded tensor, the recording fails: changes there would not be noticed.
+        If ``func`` asks for the memory of a recorded tensor, the recording fails, because changes in that memory could
+        not be recorded.
         """
         with _disable_current_modes(), torch._C.DisableTorchFunction():
             if not self._dispatch.is_ghost(tensor):
@@ -151,7 +152,7 @@ class _Disguise(TorchFunctionMode):
 
 
 def _index(index: Any) -> Any:
-    """Return an index in which tensors replace lists and arrays; torch would convert these without a record."""
+    """Return an index with lists and arrays converted to tensors; torch's own conversion would not be recorded."""
     if isinstance(index, tuple):
         return tuple(_index(part) for part in index)
     if not isinstance(index, (list, numpy.ndarray)):

@@ -1,7 +1,7 @@
 """Runs only the recorded operations that the requested tensors depend on.
 
-Each random operation has its own seed, which is computed from the user's seed, the first state-dict key whose tensor
-depends on the operation, and the operation's index among the random ones of that key. So the values of a tensor do
+Each random operation has a separate seed. It is computed from the user's seed, the first state-dict key whose tensor
+depends on the operation, and the operation's index in the random operations of that key. So the values of a tensor do
 not depend on which other tensors are drawn, or in which order.
 """
 
@@ -22,14 +22,14 @@ from .trees import replaced, tensors_in
 __all__ = ["Streams", "behind", "evaluate", "replay"]
 
 Streams = Mapping[int, tuple[str, int]]
-"""By index of random node: the first key whose tensor depends on the node, and its index among that key's nodes."""
+"""By index of a random node: the first key whose tensor depends on the node, and the node's index for that key."""
 
 
 def behind(record: Recording, storages: Iterable[int], before: int | None = None) -> list[Node]:
-    """Return the recorded operations that the values of some storages depend on, in the order in which they ran.
+    """Return the recorded operations on which the values of some storages depend, in the order in which they ran.
 
-    An operation is left out if a later one overwrites all that it wrote. If ``before`` is given, only operations with a
-    smaller index count.
+    An operation is left out if a later operation overwrites everything that it wrote. If ``before`` is given, only
+    operations with a smaller index are considered.
     """
     found: dict[int, Node] = {}
     waiting = [(storage, len(record.nodes) if before is None else before) for storage in storages]
@@ -58,7 +58,7 @@ def evaluate(record: Recording, ref: StorageView) -> Tensor:
     """Return the values of a tensor during the construction; raises Unrecordable if they depend on a random draw."""
     nodes = behind(record, [ref.storage])
     if not deterministic(nodes):
-        raise record.lost("asks for the value of a tensor that was just drawn")
+        raise record.lost("reads the values of a tensor that was just drawn")
     with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
         return replay(record, nodes, ref, seed=0, streams={})
 
@@ -66,8 +66,7 @@ def evaluate(record: Recording, ref: StorageView) -> Tensor:
 def replay(record: Recording, nodes: Sequence[Node], wanted: StorageView, *, seed: int, streams: Streams) -> Tensor:
     """Run the recorded operations ``nodes`` again, now on real memory, and return the view ``wanted`` as a tensor.
 
-    ``streams`` gives, by the index of a random operation, the key and the number from which, with ``seed``, its own
-    seed is computed.
+    The seed of each random operation is computed from ``seed`` and the operation's key and index in ``streams``.
     """
     last = {storage: node.index for node in nodes for storage in node.reads | node.writes}
     last[wanted.storage] = len(record.nodes)
@@ -90,7 +89,10 @@ def replay(record: Recording, nodes: Sequence[Node], wanted: StorageView, *, see
 
 
 def _steal(node: Node, real: dict[int, torch.UntypedStorage], last: Mapping[int, int]) -> bool:
-    """If no later node reads the original of a clone, let the clone take over its storage; return whether it did."""
+    """Let the output of a clone take over the storage of its input, if no later node uses the input.
+
+    Return whether this was done.
+    """
     source, target = node.args[0], node.outputs[0]
     if not isinstance(source, StorageView) or target is None or last.get(source.storage) != node.index:
         return False
@@ -113,7 +115,7 @@ def _bind(record: Recording, real: dict[int, torch.UntypedStorage], ref: Storage
     """Keep the storage of the result ``tensor`` for later operations; a copy if its layout is not the recorded one."""
     same = tensor.stride() == ref.stride and tensor.storage_offset() == ref.offset
     if tensor.dtype != ref.dtype or tuple(tensor.shape) != ref.size:
-        raise Unrecordable("makes something else on real tensors than it makes without storage")
+        raise Unrecordable("makes a tensor of another dtype or shape with storage than without storage")
     if same and tensor.untyped_storage().nbytes() >= record.storages[ref.storage].nbytes():
         real[ref.storage] = tensor.untyped_storage()
     else:

@@ -1,7 +1,7 @@
 """Walks over the nested arguments of operations.
 
 ``torch.utils._pytree`` does the same for all kinds of containers, but takes half of the time of a construction. So here
-tuples, lists and dicts are walked directly, and only what is none of them is left to it.
+tuples, lists and dicts are walked directly, and ``_pytree`` handles only other containers.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ Kind = type[Any] | tuple[type[Any], ...]
 _LEAVES = frozenset(
     {int, float, bool, complex, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format}
 )
-"""Types of arguments that hold nothing else."""
+"""Types of arguments that contain no other values."""
 
 
 def tensors_in(tree: Any) -> list[Tensor]:
-    """Return the tensors among nested arguments."""
+    """Return all tensors in nested arguments."""
     return instances_in(tree, Tensor)
 
 
 def instances_in(tree: Any, kind: Kind) -> list[Any]:
-    """Return what is of the class ``kind`` among nested arguments."""
+    """Return all objects of the class ``kind`` in nested arguments."""
     found: list[Any] = []
     _collect(tree, kind, found)
     return found

@@ -39,7 +39,7 @@ CONNECT_S = 15.0
 """How many seconds connecting to a server may take."""
 TRIES = 5
 ENOUGH = 64 << 10
-"""An attempt that brings at least this many bytes is progress: the count of failures starts again at 0."""
+"""If an attempt receives at least this many bytes, the count of failures starts again at 0."""
 REDIRECTS = 10
 _REDIRECTS = {301, 302, 303, 307, 308}
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
@@ -49,7 +49,7 @@ sleep = time.sleep
 
 @dataclass(frozen=True)
 class Address:
-    """A web address: ``url`` has no credentials, messages use ``shown``, and only its host gets the headers ``secret``.
+    """A web address: ``url`` has no credentials, ``shown`` is for messages; only its host gets the headers ``secret``.
 
     ``commit`` is set if the address belongs to a commit of a hub, whose content never changes.
     """
@@ -78,8 +78,8 @@ def address_of(url: str) -> Address:
 class RetryLimits:
     """Limits the retries of one request: their number, and the time without progress.
 
-    Each wait between two attempts is longer than the one before. One attempt may take half of the allowed time, so
-    that another one is tried after a connection that hangs.
+    Each wait between two attempts is longer than the wait before it. One attempt may take half of the allowed time, so
+    that there is time for a second attempt if a connection hangs.
     """
 
     def __init__(self, shown: str) -> None:
@@ -122,9 +122,9 @@ class RetryLimits:
 
 @contextmanager
 def ask(address: Address, patience: RetryLimits, **headers: str) -> Iterator[httpx2.Response]:
-    """Give the answer to a GET request before its body is read; follows redirects, and asks a busy server again.
+    """Yield the response to a GET request before its body is read; follows redirects, and retries if a server is busy.
 
-    ``patience`` limits the retries. Raises SourceError if there is no usable answer. If the server cannot be reached,
+    ``patience`` limits the retries. Raises SourceError if there is no usable response. If the server cannot be reached,
     there is no second attempt.
     """
     import httpx2
@@ -156,7 +156,7 @@ def content_length(response: httpx2.Response) -> int | None:
 
 
 def offset(said: str) -> int | None:
-    """Return a number of bytes that is written in digits; None if it is larger than any file."""
+    """Return the int for a number of bytes in decimal digits; None if it is larger than any file."""
     return int(said) if len(said) <= 19 and int(said) < 1 << 63 else None
 
 
@@ -194,7 +194,7 @@ def _client() -> httpx2.Client:
 def _follow(address: Address, headers: Mapping[str, str], pace: TimeLimit) -> httpx2.Response:
     """Return the first answer that is not a redirect; secret headers are sent only to the address's own origin.
 
-    The answer's ``history`` has the redirects. ``pace`` limits the time of all of them and of the body.
+    The answer's ``history`` has the redirects. ``pace`` limits the total time of all redirects and of the body.
     """
     import httpx2
 

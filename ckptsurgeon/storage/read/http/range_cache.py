@@ -1,7 +1,7 @@
 """Keeps the fetched bytes of a remote file whose content cannot change, until a run that needs them succeeds.
 
-The user's cache folder has a sparse file with the bytes, and a journal of their ranges. A run that was killed or lost
-its connection leaves both, and the next run fetches only the rest.
+A sparse file with the bytes and a journal of their ranges are stored in the user's cache folder. If a run is killed or
+loses its connection, both stay, and the next run fetches only the rest.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from .spool import Journal, Spool
 __all__ = ["KeptSpool", "kept_spool"]
 
 FLUSH = 1 << 20
-"""How many bytes are received before they are flushed and added to the journal: a killed run loses at most these."""
+"""How many bytes are received before they are flushed and added to the journal; a killed run loses at most as many."""
 OLD_S = 14 * 24 * 3600
 """Files that were not used for this many seconds are removed at the next fetch."""
 _BYTES, _JOURNAL = ".bytes", ".journal"
 
 
 class KeptSpool(Spool):
-    """A ``Spool`` (a local copy of a remote file) that has a file name, and is locked by this process.
+    """A ``Spool`` (a local copy of a remote file) that is a named file, locked by this process.
 
     ``close`` removes the file unless the run has failed.
     """
@@ -53,7 +53,7 @@ class KeptSpool(Spool):
                 self._note()
 
     def close(self) -> None:
-        """Close the cache file, and remove it if the run succeeded; else it stays, so that the next run can use it."""
+        """Close the cache file, and remove it if the run succeeded; otherwise it stays for the next run."""
         if self._fd < 0:
             return
         try:
@@ -90,8 +90,8 @@ class KeptSpool(Spool):
 def kept_spool(uri: str, content: str) -> Spool:
     """Return a ``Spool`` for the bytes of a remote file; if the run fails, the next run can use them.
 
-    ``content`` is a text that identifies the content of the remote file; its digest is the name of the local file. If
-    another process has locked the local file, or it cannot be made, the bytes are not kept for the next run.
+    ``content`` is a string that identifies the content of the remote file; its digest is the name of the local file. If
+    another process has locked the local file, or if it cannot be made, the bytes are not kept for the next run.
     """
     folder = os.path.join(cache_folder(), "parts")
     path = os.path.join(folder, hashlib.sha256(content.encode()).hexdigest()[:32])

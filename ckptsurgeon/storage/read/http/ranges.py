@@ -25,13 +25,13 @@ __all__ = ["HttpRanges", "open_http"]
 _LONGEST_ETAG = 256
 """A longer ETag is not accepted: it is not a digest, and must not get into plans and recipes."""
 UNANNOUNCED = 1 << 30
-"""How many bytes of a file of unknown size are received at most, since it may never end."""
+"""The most bytes that are received of a file of unknown size, since it may never end."""
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
 @dataclass(frozen=True)
 class HttpRanges:
-    """A remote file at an address, with the size and ETag that the first answer gave.
+    """A remote file at an address, with the size and ETag of the first response.
 
     ``modified`` is its Last-Modified date if it has no strong ETag. ``around`` is a function that returns the file's
     folder. ``digest`` is the hub's digest of its bytes, '' if there is none.
@@ -101,9 +101,9 @@ class HttpRanges:
 
 
 def open_http(address: Address, name: str, around: Callable[[], Folder]) -> RemoteFile:
-    """Open a file at an address by asking for its first block; a server that does not support ranges sends all of it.
+    """Open a file at an address by requesting its first block; a server without support for ranges sends all of it.
 
-    Raises SourceError if it does not exist or cannot be fetched.
+    Raises SourceError if the file does not exist or cannot be fetched.
     """
     patience = RetryLimits(address.shown)
     while True:
@@ -159,7 +159,7 @@ def _spool(wire: HttpRanges) -> Spool:
 def _take_all(address: Address, response: httpx2.Response, spool: Spool) -> int:
     """Write the whole body of an answer into ``spool``; returns its size.
 
-    Raises SourceError if the Content-Length is another number.
+    Raises SourceError if the Content-Length differs from this size.
     """
     size = content_length(response)
     spool.check_room(size or 0)
@@ -169,7 +169,7 @@ def _take_all(address: Address, response: httpx2.Response, spool: Spool) -> int:
             raise SourceError(
                 f"the server of {escape(address.shown)} supports no ranges and does not report the file's size: "
                 f"reading stopped after {human_bytes(at)}.",
-                hint="Run ckpt fetch to download all of it, if there is room.",
+                hint="Run ckpt fetch to download the whole file, if there is enough disk space.",
             )
         spool.write(at, data)
         at += len(data)

@@ -15,17 +15,17 @@ from .._intervals import Intervals, Range
 
 __all__ = ["FreeSpace", "Journal", "Spool", "digest_of", "free_bytes", "nearest_existing"]
 
-# Free space on this machine for fetched bytes: some is always left for other programs.
+# Free disk space on this machine for fetched bytes; some space is always left for other programs.
 
 LEFT = 1 << 30
 SHARE = 0.05
-"""``LEFT`` bytes stay free, or on a small file system this fraction of it."""
+"""The fraction of a small file system that stays free; on other file systems ``LEFT`` bytes stay free."""
 EVERY = 16 << 20
-"""Free space is checked again after this many bytes."""
+"""After this many bytes, the free space is checked again."""
 
 
 def free_bytes(found: os.statvfs_result) -> int | None:
-    """Return how many bytes may be written to a file system, so that some space is left; None if unknown."""
+    """Return how many bytes may be written to a file system so that enough space stays free; None if unknown."""
     if not found.f_blocks:
         return None
     left = min(LEFT, int(found.f_blocks * found.f_frsize * SHARE))
@@ -33,7 +33,7 @@ def free_bytes(found: os.statvfs_result) -> int | None:
 
 
 def nearest_existing(path: str) -> str:
-    """Return a path, or the nearest folder above it that exists."""
+    """Return ``path`` as an absolute path if it exists, else the nearest folder above it that exists."""
     path = os.path.abspath(path)
     while not os.path.lexists(path):
         path = os.path.dirname(path)
@@ -41,7 +41,7 @@ def nearest_existing(path: str) -> str:
 
 
 class FreeSpace:
-    """Checks from time to time that a file system has room; ``look`` returns the result of ``os.statvfs`` for it."""
+    """Checks from time to time that a file system has room; ``look`` is a function that calls ``os.statvfs`` on it."""
 
     def __init__(self, look: Callable[[], os.statvfs_result]) -> None:
         self._look = look
@@ -58,11 +58,11 @@ class FreeSpace:
         return True
 
 
-# A journal of the ranges of a file that are on disk: one appended line each, with its own checksum.
+# A journal of the ranges of a file that are on disk: one line for each range, with a checksum of the line.
 
 _LINE = re.compile(rb"([0-9a-f]{1,16}) ([0-9a-f]{1,16}) ([0-9a-f]{8})\n")
 _MOST = 64 << 20
-"""The most bytes of a journal: no file is fetched in a million pieces."""
+"""The most bytes of a journal that are read; a larger journal is damaged."""
 
 
 class Journal:
@@ -76,7 +76,7 @@ class Journal:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
     def ranges(self, size: int) -> list[Range]:
-        """Return the ranges on disk, in a file of ``size`` bytes; empty if any line is damaged or cut off."""
+        """Return the ranges on disk, in a file of ``size`` bytes; [] if any line is damaged or truncated."""
         text = os.pread(self._fd, min(_MOST, os.fstat(self._fd).st_size), 0)
         found, at = [], 0
         while at < len(text):
@@ -95,7 +95,7 @@ class Journal:
         texts = (f"{begin:x} {end:x}".encode() for begin, end in ranges)
         data = b"".join(b"%s %08x\n" % (text, self._crc(text)) for text in texts)
         if os.write(self._fd, data) != len(data):
-            raise OSError("the list of the ranges that were fetched could not be written completely")
+            raise OSError("the list of fetched ranges could not be written completely")
 
     def clear(self) -> None:
         """Remove all ranges."""
@@ -150,7 +150,7 @@ class Spool:
         free = free_bytes(os.fstatvfs(self._fd))
         if free is not None and nbytes > free:
             raise SourceError(
-                f"{escape(self._uri)} has {human_bytes(nbytes)}, but only {human_bytes(free)} are free here.",
+                f"{escape(self._uri)} has {human_bytes(nbytes)}, but only {human_bytes(free)} are free on this disk.",
                 hint=self.hint,
             )
 

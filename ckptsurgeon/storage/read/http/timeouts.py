@@ -1,8 +1,8 @@
 """Limits how long a server may take to begin its answer, and how slowly it may send the rest.
 
-With a server that sends ``100 Continue`` for ever, or a byte each second, a socket never times out. So the bytes of
-every read are counted: httpx reports each connection that it makes (https://www.python-httpx.org/advanced/extensions/,
-"trace"), and then the method ``read`` of this connection is replaced.
+If a server sends ``100 Continue`` for ever, or one byte each second, the socket never times out. So the bytes of every
+read are counted. To do this, the method ``read`` of each connection is replaced; httpx reports each connection that it
+makes (https://www.python-httpx.org/advanced/extensions/, "trace").
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TIMEOUT_S = 60.0
 SLOWEST = 1024
 """The fewest bytes of a body that a server must send in a second."""
 LONGEST_WAIT_S = 60.0
-"""A server that asks to wait for more seconds is not asked again."""
+"""If a server asks to wait for more than this many seconds, the request is not repeated."""
 _VARIABLE = "CKPTSURGEON_TIMEOUT"
 
 _asked: list[float] = []
@@ -48,7 +48,7 @@ def timeout_s() -> float:
 
 
 def checked_seconds(said: str, name: str) -> float:
-    """Return the number of seconds in a text; raises ConfigError for any other text, with the option ``name`` in it."""
+    """Return a string as a number of seconds, or raise ConfigError; ``name`` is the option or variable in messages."""
     try:
         found = float(said)
     except ValueError:
@@ -69,7 +69,7 @@ def server_timeout(seconds: str) -> Iterator[None]:
 
 
 class TimeLimit:
-    """The time limit of one request and its answer; ``error`` makes the exception to raise when the time is over."""
+    """The time limit of one request and its answer; ``error`` is a function that makes the exception for a timeout."""
 
     def __init__(self, limit_s: float, error: Callable[[str], Exception]) -> None:
         self._limit, self._error = limit_s, error
@@ -98,7 +98,7 @@ class TimeLimit:
         return left
 
     def count(self, nbytes: int) -> None:
-        """Count received bytes; after enough of them, the time limit starts anew."""
+        """Count received bytes; after enough bytes, the time limit starts again."""
         if self._head_until is not None:
             return
         self._came += nbytes
@@ -138,12 +138,12 @@ def _too_slow(why: str) -> SourceError:
 
 
 def limit_reads(pace: TimeLimit | None) -> None:
-    """Apply a time limit to all that this thread reads from now on; None removes it."""
+    """Apply a time limit to everything that this thread reads from now on; None removes the limit."""
     _now.pace = pace
 
 
 def count_reads(event: str, info: dict[str, Any]) -> None:
-    """Make a new connection count what it reads; give this function to httpx as the extension "trace" of a request."""
+    """Make a new connection count the bytes that it reads; pass this function to httpx as the extension "trace"."""
     if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
         stream = info["return_value"]
         stream.read = _counted(stream.read)

@@ -1,7 +1,7 @@
-"""Checks a hub's answers before huggingface_hub sees them, since it makes paths from them.
+"""Checks a hub's responses before huggingface_hub sees them, because huggingface_hub makes paths from them.
 
-huggingface_hub joins the ETag, the commit and the names in a listing to the path of its cache. If one of these is an
-absolute path or has ``..`` in it, the result may be anywhere (``huggingface_hub``, ``file_download.py``).
+huggingface_hub joins the ETag, the commit and the names in a listing to the path of its cache. If one of them is an
+absolute path or contains ``..``, the result may be outside the cache (``huggingface_hub``, ``file_download.py``).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["checked_answers", "digest_in_headers", "is_commit", "is_digest", "is_plain_path"]
 
 LISTING_BYTES = 64 << 20
-"""The largest page of a listing in bytes; a page has a thousand names."""
+"""The most bytes of one page of a listing; a page has a thousand names."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _ETAG = re.compile(r'(?:W/)?"?([0-9a-f]{64}|[0-9a-f]{40})"?')
@@ -56,14 +56,14 @@ def is_plain_path(path: object) -> bool:
 
 
 def digest_in_headers(headers: httpx2.Headers) -> str:
-    """Return the SHA-1 or SHA-256 of a file, which the headers of an answer have as its ETag; '' if they have none."""
+    """Return the ETag in a response's headers if it is a SHA-1 or SHA-256; '' if it is not, or if it is missing."""
     found = _ETAG.fullmatch(headers.get(_ETAG_HEADER) or headers.get("ETag") or "")
     return found[1] if found else ""
 
 
 @contextmanager
 def checked_answers(commit: str, digest_of: Callable[[str], str]) -> Iterator[None]:
-    """Check every answer in the block before huggingface_hub sees it; raises SourceError for an invalid one.
+    """Check every response in the block before huggingface_hub sees it; raises SourceError for an invalid response.
 
     ``commit`` is the commit that was asked for, '' if the revision was a branch. ``digest_of`` returns the digest of a
     file whose ETag is not a digest.
@@ -104,7 +104,7 @@ def checked_answers(commit: str, digest_of: Callable[[str], str]) -> Iterator[No
 
 
 def _check_wait(response: httpx2.Response) -> None:
-    """Raise SourceError if a hub asks to wait over ``LONGEST_WAIT_S`` seconds: huggingface_hub would do so."""
+    """Raise SourceError if a hub asks to wait over ``LONGEST_WAIT_S`` seconds; huggingface_hub would wait."""
     said = response.headers.get("Retry-After", "").strip()
     resets = re.search(r";\s*t\s*=\s*(\d{1,9})", response.headers.get("ratelimit", ""))
     wait_s = float(said) if said.isascii() and said.isdigit() else float(resets[1]) if resets else 0.0
@@ -123,7 +123,7 @@ def _check_commit(response: httpx2.Response, commit: str) -> None:
 
 
 def _check_etag(response: httpx2.Response, digest_of: Callable[[str], str]) -> None:
-    """Replace an ETag that is not a digest by the digest in the hub's listing; some mirrors send such ETags.
+    """Replace an ETag that is not a digest, as from some mirrors, by the digest in the hub's listing.
 
     Raises SourceError if the listing has no digest.
     """
@@ -136,7 +136,7 @@ def _check_etag(response: httpx2.Response, digest_of: Callable[[str], str]) -> N
     if not is_digest(digest):
         what = f"the file {escape(name)}" if name else "a file"
         raise SourceError(
-            f"the hub names {what} by the ETag {escape(said, 80)}, which is not a SHA-1 or SHA-256, and its listing "
+            f"the hub sent {what} with the ETag {escape(said, 80)}, which is not a SHA-1 or SHA-256, and its listing "
             "has no digest of this file, so the file could not be checked.",
             hint="Fetch it from another hub, or by its web address.",
         )

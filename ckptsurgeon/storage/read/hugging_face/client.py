@@ -28,7 +28,7 @@ __all__ = [
     "time_limits",
 ]
 
-# ``hf://org/repo[@revision][/path]``, as huggingface_hub spells it: a model's repository, or what is in it.
+# Addresses of a model repository, or of a file or folder in it, in huggingface_hub's form.
 
 _PART = r"\w[\w.-]*"
 _ADDRESS = re.compile(
@@ -41,7 +41,7 @@ _SPELT = "hf://org/repo, hf://org/repo@revision, hf://org/repo@revision/file"
 
 @dataclass(frozen=True)
 class HubAddress:
-    """A repository with a ``revision`` (branch, tag or commit, '' if not given) and a ``path`` ('' for all of it)."""
+    """A repository, its ``revision`` (branch, tag or commit, '' if not given) and a ``path`` ('' for all of it)."""
 
     repository: str
     revision: str = ""
@@ -55,10 +55,12 @@ def hub_address(uri: str, revision: str | None = None) -> HubAddress:
     """
     text = uri.partition("://")[2].rstrip("/")
     if text.startswith(_OTHER_KINDS):
-        raise ConfigError(f"{escape(uri)} is not a model repository; only those can be read.", hint=f"Write {_SPELT}.")
+        raise ConfigError(
+            f"{escape(uri)} is not a model repository; only model repositories can be read.", hint=f"Write {_SPELT}."
+        )
     found = _ADDRESS.fullmatch(text)
     if found is None:
-        raise ConfigError(f"{escape(uri)} does not name a repository of the hub.", hint=f"Write {_SPELT}.")
+        raise ConfigError(f"{escape(uri)} is not the address of a hub repository.", hint=f"Write {_SPELT}.")
     at = unquote(found["rev"] or "")
     if at and revision and at != revision:
         raise ConfigError(
@@ -77,7 +79,7 @@ def _checked_revision(text: str) -> str:
 def _checked_path(text: str, uri: str) -> str:
     """Return a relative path that stays inside its repository; raises ConfigError."""
     if text and (not {"", ".", ".."}.isdisjoint(text.split("/")) or "\0" in text or "\\" in text):
-        raise ConfigError(f"{escape(uri)} names a file outside its folder: {escape(text)}.")
+        raise ConfigError(f"{escape(uri)} refers to a file outside the repository: {escape(text)}.")
     return text
 
 
@@ -85,8 +87,8 @@ def _checked_path(text: str, uri: str) -> str:
 class HubQuery:
     """A query to the hub for a ``file`` or folder of a repository, or, if ``file`` is '', for the whole repository.
 
-    ``token`` None sends the stored token if there is one, True requires it, False sends none, and a text is the token.
-    Without ``network`` only the cache of huggingface_hub is asked.
+    ``token`` None sends the stored token if there is one, True requires it, False sends no token, and a string is the
+    token. If ``network`` is false, only the cache of huggingface_hub is used.
     """
 
     repository: str
@@ -131,7 +133,7 @@ def commit_of_revision(query: HubQuery) -> str:
 
 
 def fetched_revision(query: HubQuery, cache: str | None = None) -> str:
-    """Return the commit of a revision, and store it in the folder ``cache``, where it is found without a network."""
+    """Return the commit of a revision, and store it in the cache folder ``cache`` for use without a network."""
     with hub_errors(query):
         from huggingface_hub import HfApi
 
@@ -177,9 +179,9 @@ def hub_errors(query: HubQuery) -> Iterator[None]:
 
 @contextmanager
 def time_limits(seconds: float = 0.0) -> Iterator[None]:
-    """Set time limits for requests that have none: a hub may stop in the middle of a listing.
+    """Set time limits for requests of huggingface_hub that have none, since a hub may stop in the middle of a listing.
 
-    Without them, huggingface_hub would wait for ever. By default, they are those of its downloads.
+    Without a time limit, huggingface_hub would wait for ever. The default is its time limit for downloads.
     """
     from huggingface_hub import constants, get_session
 
@@ -198,9 +200,9 @@ def time_limits(seconds: float = 0.0) -> Iterator[None]:
 
 
 def hub_error(query: HubQuery, error: Exception, done: str = "fetched") -> CheckpointError:
-    """Return the error for a failed request; for known exceptions of huggingface_hub, it has a message of its own.
+    """Return the error for a failed request; for known exceptions of huggingface_hub, it has a specific message.
 
-    ``done`` says what was to be done with the file or repository.
+    ``done`` is the participle in the message "X cannot be fetched".
     """
     from huggingface_hub import errors
 
@@ -241,7 +243,7 @@ def _no_revision(query: HubQuery) -> SourceError:
 
 
 def not_cached_error(query: HubQuery) -> SourceError:
-    """Return the error for a file that is not in the cache, when the hub may not or cannot be asked."""
+    """Return the error for a file that is not in the cache if the hub may not or cannot be asked."""
     what = f"{escape(query.file)} of the {query.at}" if query.file else f"the whole of the {query.at}"
     if not query.network:
         return SourceError(f"{what} is not in the cache, and allow_network is False.")

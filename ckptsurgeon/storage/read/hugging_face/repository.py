@@ -14,7 +14,7 @@ __all__ = ["FolderListing", "Repository", "is_folder", "listed", "pinned"]
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository at a revision, which is a branch, tag or commit; ``pinned`` makes it a commit."""
+    """A repository at a revision (branch, tag or commit); the function ``pinned`` resolves the revision to a commit."""
 
     name: str
     revision: str
