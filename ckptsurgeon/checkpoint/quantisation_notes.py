@@ -39,6 +39,8 @@ ALONE, OF_FILES = ("quantize_config.json", "quant_config.json"), ("GPTQ", "AWQ")
 """The files of AutoGPTQ and AutoAWQ, and the families of encodings that these files describe."""
 OF_MODELOPT = {"NVFP4": ("nvfp4",), "MIXED": (), "FP8": ("fp8", "mxfp8")}
 """{word in the name of a ModelOpt algorithm: families of encodings that the algorithm stores}."""
+OLD_SETTINGS = "compression_config"
+"""The name of the settings before compressed-tensors 0.5; vLLM still reads it, transformers 5 does not."""
 SPARSE = ("sparse-bitmask", "sparse-24-bitmask")
 """Formats of compressed-tensors that store only non-zero weights, and a ``bitmask`` of their positions.
 
@@ -217,6 +219,7 @@ def missing_settings(
                 f"{escape(path)}: its config.json has no quantization_config for "
                 f"{count(len(named), 'quantised tensor')}: {listing(named, SHOWN)}"
             )
+        yield from _under_old_name(path, codes, configuration(folder))
         return
     plain = next((key for key, info in tensors.items() if _could_be_quantised(key, info)), "")
     settings = quantisation_settings(folder) if plain and not scheme_of(folder.uri) else {}
@@ -226,6 +229,15 @@ def missing_settings(
         yield (
             f"{escape(path)}: its quantization_config says quant_method {escape(method)}, but no tensor is quantised: "
             f"{escape(plain)} is {tensors[plain].dtype}"
+        )
+
+
+def _under_old_name(path: str, codes: QuantisedTensors, config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note if the settings of config.json have only the name that compressed-tensors gave them before."""
+    if OLD_SETTINGS in config and SETTINGS not in config and (named := known_by_settings(codes)):
+        yield (
+            f"{escape(path)}: its config.json has {OLD_SETTINGS} and no {SETTINGS}: transformers takes the codes of "
+            f"{count(len(named), 'quantised tensor')} for weights: {listing([one.name for one in named], SHOWN)}"
         )
 
 

@@ -25,6 +25,7 @@ SCB = ".SCB"
 INTEGERS = frozenset({"int16", "int32", "int64", "uint16", "uint32"})
 PACKED = ".q_scale"
 """The key ending of the scales of EXL2 (exllamav2): eight scales of 4 bits in each int32."""
+OSS_SCALES, POWERS = "_scales", "float8_e8m0fnu"
 NO_SCALES = "without scales"
 """The end of the method's name if a quantised tensor has no scales."""
 
@@ -112,6 +113,13 @@ def _unlike_parts(path: str, codes: QuantisedTensors, tensors: Tensors, settings
         dtype = tensors[cast[0].parts[SCB]].dtype
         said = "but bitsandbytes accepts only float32"
         yield f"{escape(path)}: {has} {SCB[1:]} in {dtype}, {said}: {listing([one.name for one in cast], SHOWN)}"
+    if cast := [
+        one for one in codes.tensors if any(_is_of_powers(end, tensors[key]) for end, key in one.parts.items())
+    ]:
+        has = f"{count(len(cast), 'quantised tensor')} {'has' if len(cast) == 1 else 'have'}"
+        said = "but transformers reads uint8 exponents and would convert these to numbers"
+        names = [one.name for one in cast]
+        yield f"{escape(path)}: {has} {OSS_SCALES[1:]} in {POWERS}, {said}: {listing(names, SHOWN)}"
     whole = {form: end for form, one in codes.by_form().items() if (end := _whole_scale(one, tensors))}
     if whole:
         names = [one.name for one in codes.tensors if one.form in whole]
@@ -122,6 +130,14 @@ def _unlike_parts(path: str, codes: QuantisedTensors, tensors: Tensors, settings
         has = f"{count(len(one.names), 'quantised tensor')} {'has' if len(one.names) == 1 else 'have'}"
         like = f"but {count(one.others, 'similar tensor')} {'has' if one.others == 1 else 'have'} {escape(one.usual)}"
         yield f"{escape(path)}: {has} {escape(one.found)}, {like}: {listing(one.names, SHOWN)}"
+
+
+def _is_of_powers(ending: str, info: TensorInfo) -> bool:
+    """Return whether a part is a scale of gpt-oss's mxfp4 in the dtype of powers of two.
+
+    Its bytes are right, but ``Mxfp4HfQuantizer`` of transformers creates uint8 parameters and copies values into them.
+    """
+    return ending.endswith(OSS_SCALES) and info.dtype == POWERS
 
 
 def _whole_scale(one: QuantisedTensor, tensors: Tensors) -> str:

@@ -42,8 +42,8 @@ def undecodable(
 
     One reason is that the shapes of a tensor's parts contradict each other, the other that the tensor has no layout of
     the method in its settings. ``small`` returns the bytes of a small tensor. ``noted`` has the names of tensors that
-    another note is about: they are left out. If ``explained`` is true, other notes already say why tensors have no known
-    layout.
+    another note is about: they are left out. If ``explained`` is true, other notes already say why tensors have no
+    known layout.
     """
     from ..tensors.decoders._decoder import StatedSettings
 

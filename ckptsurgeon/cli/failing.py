@@ -44,7 +44,8 @@ def _open_closed() -> None:
         try:
             os.fstat(number)
         except OSError:
-            # open() uses the lowest free descriptor, which is this one. stdout is opened read-only, so that writing fails.
+            # open() uses the lowest free descriptor, which is this one. Writing to a closed stdout must fail, so stdout
+            # is opened read-only.
             os.open(os.devnull, os.O_RDONLY if number == 1 else os.O_RDWR)
     if sys.stdout is None:
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
@@ -119,7 +120,7 @@ RED, PLAIN = "\x1b[1;31m", "\x1b[0m"
 _NO_MEMORY = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")
 """Messages of the dynamic loader when memory runs out."""
 _PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
-"""The folder of ckptsurgeon. If memory runs out, Python's compiler may raise SyntaxError for a module in this folder."""
+"""The folder of ckptsurgeon. If memory runs out, Python's compiler may raise SyntaxError for a module in it."""
 
 
 def failed(error: Exception, args: Sequence[str], *, as_json: bool) -> int:

@@ -100,7 +100,7 @@ class Writing:
         api_check_output(self.output, to=self.to, max_shard_size=self.max_shard_size, **self.shared.given)
 
     def check_consent(self) -> None:
-        """Raise ConfigError if --consume is given but no question can be asked, or if --yes is given without --consume."""
+        """Raise ConfigError if --consume cannot ask because there is no terminal, or if --yes has no --consume."""
         from ..errors import ConfigError
 
         if self.yes and not self.consume:
@@ -116,7 +116,7 @@ class Writing:
             )
         if self.processes is not None and self.shared.given:
             raise ConfigError(
-                "--processes cannot be used with --ranks: one process writes the files of all ranks.",
+                "--processes cannot be used with --ranks, --axis or --mesh: one process writes the files of all ranks.",
                 hint="Leave it out.",
             )
 

@@ -200,27 +200,27 @@ def read_signature(data: bytes, verifier: Verifier) -> dict[str, str]:
         payload = base64.b64decode(envelope["payload"], validate=True)
         signatures = [base64.b64decode(one["sig"], validate=True) for one in envelope["signatures"]]
         if (bundle["mediaType"], envelope["payloadType"], len(signatures)) != (BUNDLE, PAYLOAD, 1):
-            raise ValueError("another kind of bundle")
+            raise ValueError("the bundle is of another kind")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, binascii.Error) as error:
         raise VerifyError("is damaged or not a Sigstore bundle") from error
     if not verifier.is_by(signatures[0], _encoded(payload)):
-        raise VerifyError("is not by this key")
+        raise VerifyError("was not made with this key")
     try:
         return _digests(read_json(payload))
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise VerifyError("is by this key but does not cover the files of a model") from error
+        raise VerifyError("was made with this key, but does not list the files of a model") from error
 
 
 def _digests(statement: Any) -> dict[str, str]:
     if (statement["_type"], statement["predicateType"]) != (STATEMENT, PREDICATE):
-        raise ValueError("another statement")
+        raise ValueError("the statement is of another kind")
     (subject,) = statement["subject"]
     rows = statement["predicate"]["resources"]
     found = {str(row["name"]): str(row["digest"]) for row in rows}
     if len(found) != len(rows) or any(row["algorithm"] != "sha256" for row in rows):
-        raise ValueError("a name occurs twice, or its digest algorithm is another")
+        raise ValueError("a name occurs twice, or has another digest algorithm")
     if subject["digest"]["sha256"] != _root(row["digest"] for row in rows):
-        raise ValueError("the digest of the whole does not match its files")
+        raise ValueError("the digest of all files does not match the files")
     return found
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-__all__ = ["LostId", "MovedIds", "Renumbering", "ids_beyond", "moved_ids", "stale_ids"]
+__all__ = ["LostId", "MovedIds", "Renumbering", "ids_beyond", "ids_by_field", "moved_ids", "stale_ids"]
 
 Path: TypeAlias = tuple[str, ...]
 
@@ -33,6 +33,8 @@ _OF_OTHERS = ("codebook_", "t2u_")
 """Prefixes of the names of fields whose ids are not text tokens, but audio codes or units of speech."""
 _PARTS = ("encoder", "decoder", "question_encoder", "generator")
 """Fields that are nested configurations, in addition to those whose names end in ``config``."""
+_TASKS = "task_specific_params"
+"""A field with generation settings for each task, such as those of T5 for translation."""
 _DEEPEST = 6
 
 
@@ -141,6 +143,12 @@ def ids_beyond(fields: Mapping[str, Any], rows: int) -> list[tuple[str, int]]:
     return found
 
 
+def ids_by_field(fields: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the token ids of a configuration by the dotted path of their field, but not those of position pairs."""
+    found = ((path, value) for path, value in _ids(fields, frozenset()) if path[-1] not in (*_PAIRS, *_BIASED))
+    return {".".join(path): tuple(_numbers(value)) for path, value in found}
+
+
 def stale_ids(fields: Mapping[str, Any], tokens: Sequence[str]) -> list[LostId]:
     """Return ids whose token in ``tokens`` is not the token that their field (``no_timestamps_token_id``) is for."""
     return list(moved_ids(fields, Renumbering.of(tokens, tokens)).stale)
@@ -197,6 +205,9 @@ def _ids(
                 yield (*above, name), value
         elif isinstance(value, dict) and len(above) < _DEEPEST and _is_configuration(name):
             yield from _ids(value, sizes, (*above, name), ours=ours)
+        elif isinstance(value, dict) and name == _TASKS:
+            for task, inner in value.items():
+                yield from _ids(inner, sizes, (*above, name, task), ours=ours) if isinstance(inner, dict) else ()
 
 
 def _is_configuration(name: str) -> bool:

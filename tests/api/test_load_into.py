@@ -185,7 +185,7 @@ def test_what_cannot_be_written_in_place_is_refused_before_anything_is() -> None
     for model, why in (
         (nn.Linear(2, 3, device="meta"), "have no storage"),
         (expanded, "elements of a tensor share memory .*: weight"),
-        (Copies(2, 3), "gives copies of weight"),
+        (Copies(2, 3), "returns copies of weight"),
         (nn.LazyLinear(3), "only known after a forward pass"),
         ({}, "the model is a dict, not an nn.Module"),
         (nn.Linear, "not an nn.Module"),

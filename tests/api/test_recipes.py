@@ -326,7 +326,7 @@ def test_a_dry_run_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch, ckpt: An
         ({"output": "o.xyz"}, [], "does not belong to a known format"),
         ({"output": "o.pth"}, ["--to", "nonsense"], "--to nonsense is unknown"),
         ({}, ["-o", "o.xyz"], "does not belong to a known format"),
-        ({"output": "o.pth"}, ["-o", "-"], "does not name a file"),
+        ({"output": "o.pth"}, ["-o", "-"], "is not a file name"),
         ({"output": "o.safetensors", "keep_extras": True}, [], "cannot store entries"),
     ],
 )

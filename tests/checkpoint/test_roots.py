@@ -269,7 +269,7 @@ def test_what_is_no_checkpoint_says_what_it_looks_like(head: bytes, what: str) -
 
 
 def test_an_address_nothing_reads_says_so() -> None:
-    with pytest.raises(cs.ConfigError, match="nothing reads gopher://"):
+    with pytest.raises(cs.ConfigError, match="no installed package reads gopher://"):
         cs.open_checkpoint("gopher://x/y.pth")
 
 

@@ -57,7 +57,7 @@ def test_of_a_sound_plan_the_output_is_missed(ckpt: Run) -> None:
     Path("p.json").write_text(ckpt("convert", "a.pth", "-n", "--json").out)
     for output, said in (
         ((), "--output"),
-        (("-o", "-"), "-o - does not name a file"),
+        (("-o", "-"), "-o - is not a file name"),
         (("-o", "x.xyz"), "does not belong to a known format"),
     ):
         done = ckpt("apply", "p.json", *output)

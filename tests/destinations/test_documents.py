@@ -256,7 +256,7 @@ model: {_target_: hydra_net.net, _recursive_: false, norm: {_target_: torch.nn.L
 @pytest.mark.parametrize(
     ("row", "why"),
     [
-        ("shape: [2], init: {uniform: {a: 3, b: 1}}", "range goes from 3 to 1"),
+        ("shape: [2], init: {uniform: {a: 3, b: 1}}", "its lower bound a is 3, above its upper bound b, 1"),
         ("shape: [2], init: {normal: {std: big}}", "std is 'big', not a number"),
         ("shape: [2], init: {normal: {std: -1}}", "std is -1, below zero"),
         ("shape: [2, 2], init: {sparse: {sparsity: 2}}", "not between 0 and 1"),

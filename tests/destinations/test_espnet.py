@@ -283,7 +283,11 @@ def test_a_document_may_name_the_task(ckpt: Any) -> None:
             "asr",
             "the ESPnet task asr has no entry codec, codec_conf. codec is an entry of these tasks: gan_codec",
         ),
-        ("dst.yaml", "asr", "dst.yaml: only configurations of ESPnet have a task, and this file is not an ESPnet configuration"),
+        (
+            "dst.yaml",
+            "asr",
+            "dst.yaml: only configurations of ESPnet have a task, and this file is not an ESPnet configuration",
+        ),
         ("src.pth", "asr", "only configurations of ESPnet have a task, and src.pth is not an ESPnet configuration"),
     ],
 )

@@ -429,7 +429,7 @@ def test_a_run_that_is_killed_goes_on(number: signal.Signals) -> None:
     _, said = process.communicate(timeout=60)
     assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
     if number == signal.SIGTERM:
-        assert "terminated; 2 of 5 parts are finished and kept: the same command goes on from there" in said
+        assert "terminated; 2 of 5 parts are finished and kept: the same command continues from there" in said
     again = subprocess.run([*CKPT, *words, "--json"], capture_output=True, text=True, check=True)
     assert json.loads(again.stdout)["notes"][0].startswith("continued an interrupted run: 2 of 5 parts")
     cs.apply(VERBS["convert"](), "whole", max_shard_size=SHARD)

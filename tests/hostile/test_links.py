@@ -87,7 +87,9 @@ def test_no_verb_copies_what_a_link_leads_to(way: str, verb: str) -> None:
     cs.apply(plan, "out")
     assert "tokenizer.json" not in os.listdir("out")
     assert not leaks("out")
-    said = any("symbolic links to files outside the folder are not copied: tokenizer.json" in note for note in plan.notes)
+    said = any(
+        "symbolic links to files outside the folder are not copied: tokenizer.json" in note for note in plan.notes
+    )
     assert said or "://" in verb  # fsspec lists no links
 
 

@@ -73,7 +73,7 @@ def test_what_was_signed_is_whole(kind: str, key: str) -> None:
 def test_another_key_and_no_signature_are_failures(kind: str) -> None:
     output = signed(kind)
     name = signature(output).name
-    assert why(output, "other.pub") == [f"the signature {name} is not by this key"]
+    assert why(output, "other.pub") == [f"the signature {name} was not made with this key"]
     signature(output).unlink()
     (said,) = why(output)
     assert said.startswith("it is not signed: ")
@@ -214,7 +214,7 @@ def test_the_command_line(ckpt: Run) -> None:
     assert json.loads(ckpt("verify", "out.safetensors", "--key", "mine.pub", "--json").out)["signed"] is True
     done = ckpt("verify", "out.safetensors", "--key", "other.pub")
     assert done.code == 1
-    assert "FAIL out.safetensors the signature out.safetensors.sig is not by this key" in " ".join(done.out.split())
+    assert "FAIL out.safetensors the signature out.safetensors.sig was not made with this key" in " ".join(done.out.split())
 
 
 def test_the_same_key_gives_the_same_bytes() -> None:

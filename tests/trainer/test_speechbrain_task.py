@@ -321,9 +321,9 @@ def test_statistics_of_a_source_go_on_and_without_a_count_stay(count: int) -> No
     [
         (
             {"enc": 4},
-            "statistics names enc, which is not a module that collects them .* Name one of these modules: norm.",
+            "statistics has enc, which is not a module that collects them .* Use one of these modules: norm.",
         ),
-        ({"nrom": 4}, "statistics names nrom"),
+        ({"nrom": 4}, "statistics has nrom"),
         (
             {"norm": 0},
             "the field statistics is {'norm': 0}. Write a number of features for each module: {normalize: 80}.",

@@ -32,6 +32,8 @@ NUMBERS = Renumbering.of(OLD, NEW)
         ({"vocabulary_map": {"<pad>": 0, "<s>": 1}}, {("vocabulary_map",): {"<pad>": 3}}),
         ({"thinker_config": {"text_config": {"decoder": {"pad_token_id": 0}}}},
          {("thinker_config", "text_config", "decoder", "pad_token_id"): 3}),
+        ({"task_specific_params": {"translation": {"eos_token_id": 0, "prefix": "to German: "}, "odd": 3}},
+         {("task_specific_params", "translation", "eos_token_id"): 3}),
         ({"codebook_pad_token_id": 1, "t2u_eos_token_id": 1}, {}),
         ({"vocab_size": 7, "id2label": {"0": "a"}, "num_hidden_layers": 0, "quantization_config": {"x_token_id": 0}}, {}),
         ({"pad_token_id": "0", "eos_token_id": True, "suppress_tokens": "none", "lang_to_id": "en"}, {}),

@@ -273,16 +273,24 @@ def weights_notes(
     ]
 
 
+def _rows_of_decoder(config: Mapping[str, Any]) -> int:
+    """Return the vocabulary size of the decoder in a composite model, such as EncoderDecoderModel; 0 if not known."""
+    decoder = config.get("decoder")
+    size = decoder.get("vocab_size") if isinstance(decoder, dict) else None
+    return size if type(size) is int else 0
+
+
 def _beyond(folder: ModelFolder) -> list[str]:
     """Return a note on the token ids in config.json and generation_config.json that are not below ``vocab_size``."""
+    rows = folder.rows or _rows_of_decoder(folder.config)
     try:
         found = {
-            name: ids_beyond(folder.document(name), folder.rows)
+            name: ids_beyond(folder.document(name), rows)
             for name in (CONFIG, GENERATION)
-            if folder.rows and not has_more_rows(folder) and any(one.name == name for one in folder.files)
+            if rows and not has_more_rows(folder) and any(one.name == name for one in folder.files)
         }
     except ConfigError:  # already reported
         return []
     stale = [f"{escape(field)} of {name} is {number}" for name, ids in found.items() for field, number in ids]
-    size = f"the vocabulary size is {folder.rows}"
+    size = f"the vocabulary size is {rows}"
     return [f"{size}, but {listing(stale, where='')}: these ids stay as they are"] if stale else []

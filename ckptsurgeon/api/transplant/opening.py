@@ -57,6 +57,7 @@ from ..model_folder.quantised import (
 )
 from ..model_folder.rows_by_place import COPIED, checked_lists, checked_rows
 from ..model_folder.tied_heads import with_heads_said
+from ..model_folder.unmoved_ids import with_unmoved_ids_noted
 
 __all__ = ["KnownSource", "check_converted", "plan_into", "recognised"]
 
@@ -236,6 +237,8 @@ def _planned(
         if given or has_file:
             beside = folders[-1] if has_file else ModelFolder("", target.companions)
             plan = with_config_said(plan, folders, len(specs), (given, target.name, beside))
+        if len(specs) == 1 and not has_file:
+            plan = with_unmoved_ids_noted(plan, folders[0], ModelFolder("", target.companions), given, change)
         tied = has_file and folders[-1].is_tied
         plan = with_heads_said(plan, folders[: len(specs)], [view.tensors for view in views], tied=tied)
         plan = checked_rows(plan, folders, remedy=COPIED, allowed=by_place, declared=target.vocabulary)

@@ -15,9 +15,9 @@ NAME = "apply"
 HELP = """Carry out a plan or a recipe that was written and reviewed before.
 
 A plan is what ckpt transplant -n --json prints. It is refused if a source or the destination's configuration has
-changed since; its paths are relative to the working directory. A recipe is a YAML file: a verb, its options by name
-(source, destination, exclude, on_mismatch …), output, and what the result must be (assert); its paths are relative to
-the recipe. With -n no code that it names is run; a note says which code would be run.
+changed since; its paths are relative to the working directory. A recipe is a YAML file with a verb, its options by name
+(source, destination, exclude, on_mismatch …), the output, and conditions that the result must meet (assert); its paths
+are relative to the recipe. With -n, code that a recipe refers to is not run; a note lists this code.
 """
 EXAMPLES = """\b
 Examples:
@@ -53,12 +53,12 @@ def run(
         return
     if run_code:
         raise ConfigError(
-            "--run-code is only for a dry run (-n): without -n, the code that a recipe names is always run.",
+            "--run-code is only for a dry run (-n): without -n, the code of a recipe is always run.",
             hint="Add -n, or leave --run-code out.",
         )
     if writing.prove:
         raise ConfigError(
-            "--prove is not for plans and recipes.", hint="Write it into a recipe: assert: {proved: EQUIVALENT}."
+            "--prove cannot be used with a plan or recipe.", hint="Add to the recipe: assert: {proved: EQUIVALENT}."
         )
     writing.check_consent()
     _check_output(plan, output)

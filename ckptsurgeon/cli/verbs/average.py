@@ -12,9 +12,9 @@ from ..writing import Writing
 NAME = "average"
 HELP = """Average checkpoints of one model.
 
-Floats are averaged in double precision, block by block: memory does not grow with the number of files. Integers and
-booleans, such as BatchNorm's counter, have no mean: the last checkpoint's are taken, see --int-buffers. If a
-checkpoint lacks a key, that is an error that names the file.
+Floats are averaged in double precision, block by block, so that memory does not grow with the number of files. Integers
+and booleans, such as BatchNorm's counter, are not averaged, but taken from the last checkpoint (see --int-buffers). It
+is an error if a checkpoint lacks a key.
 """
 EXAMPLES = """\b
 Examples:

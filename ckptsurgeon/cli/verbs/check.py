@@ -17,8 +17,8 @@ NAME = "check"
 HELP = """Look for faults of a checkpoint before it is shipped or trained.
 
 Reads every value once. Checks files (sizes, offsets, checksums, index), values (NaN, zeros, copies, outliers, rows
-never trained, scales), the files beside the weights (config.json, tokeniser, model card) and adapters. Each check is
-PASS, WARN, FAIL or NOT RUN: WARN is what a maintainer should look at, FAIL what does not load or computes wrong
+never trained, scales), the files next to the weights (config.json, tokeniser, model card) and adapters. Each check is
+PASS, WARN, FAIL or NOT RUN. WARN: a maintainer should look at this. FAIL: the model does not load, or computes wrong
 results.
 
 Exit status: 0 nothing failed; 1 a check failed; 2 usage; 3 not a checkpoint.
@@ -41,7 +41,7 @@ def run(
         list[str] | None, typer.Option("--skip", metavar="CHECK", help="Leave out the check with this id. Repeatable.")
     ] = None,
     sarif: Annotated[
-        bool, typer.Option("--sarif", help="Print SARIF 2.1.0, which code hosts show beside a change.")
+        bool, typer.Option("--sarif", help="Print SARIF 2.1.0, which code hosts show next to a change.")
     ] = False,
     root: Root = None,
     *,
@@ -56,7 +56,7 @@ def run(
         try:
             with sink.working("checking") as progress:
                 reports.append(check(path, base=base, root=root, skip=skip or (), progress=progress))
-        except (FormatError, SourceError) as error:  # the others are checked all the same
+        except (FormatError, SourceError) as error:  # the other checkpoints are still checked
             unread.append(error)
     if reports:
         _print(reports, sink, sarif=sarif)

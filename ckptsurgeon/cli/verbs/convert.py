@@ -13,10 +13,10 @@ NAME = "convert"
 HELP = """Write a checkpoint in another format, sharding or dtype.
 
 The suffix of the output gives the format: .safetensors, .pth, or a folder of shards; --to dcp writes a folder that
-torch.distributed.checkpoint loads, --to tensorflow one that TensorFlow loads. --dtype casts all real floats and leaves
-integers as they are; a note counts values that become infinite. --dequantize decodes quantised tensors, --quantize
-rounds the weights of linear layers to codes and says what each lost. Metadata is copied; --set-metadata sets or removes
-entries.
+torch.distributed.checkpoint loads, --to tensorflow a folder that TensorFlow loads. --dtype casts all real floats and
+leaves integers as they are; a note counts values that become infinite. --dequantize decodes quantised tensors;
+--quantize rounds the weights of linear layers to codes, and shows the error of each. Metadata is copied; --set-metadata
+sets or removes entries.
 """
 EXAMPLES = """\b
 Examples:
@@ -36,7 +36,7 @@ def run(
     dequantize: Annotated[
         bool,
         typer.Option(
-            "--dequantize", help="Write the weights that quantised tensors stand for, in --dtype or config.json's."
+            "--dequantize", help="Decode quantised tensors, and write them in --dtype or the dtype of config.json."
         ),
     ] = False,
     layout: Annotated[
@@ -44,8 +44,8 @@ def run(
         typer.Option(
             "--layout",
             metavar="LAYOUT",
-            help="Give the tensors the names and order of another program: gguf (llama.cpp), transformers, keep; for "
-            "-o x.gguf the default is gguf, if it is known.",
+            help="Write the tensors with the names and order of another program: gguf (llama.cpp), transformers, keep. "
+            "For -o x.gguf the default is gguf, if the architecture is known.",
         ),
     ] = None,
     gguf_type: Annotated[
@@ -72,7 +72,7 @@ def run(
     exclude: Annotated[
         list[str] | None,
         typer.Option(
-            "--exclude", metavar="GLOB", help="Leave these weights plain, even if --include names them. Repeatable."
+            "--exclude", metavar="GLOB", help="Do not quantise these weights, even if --include matches. Repeatable."
         ),
     ] = None,
     set_metadata: SetMetadata = None,

@@ -12,10 +12,10 @@ from ..sink import Sink
 NAME = "demo-data"
 HELP = """Make transcribed speech to try training on, with a synthesiser.
 
-Writes a folder that holds, for each language, sounds of 16 kHz, lists of them in Coqui STT's format (train, dev, test),
-an alphabet and a configuration to train with. An utterance has one to four words; there are eight voices. The same
-arguments give the same bytes on one machine. The splits share words and voices: error rates show that a model learns,
-not how it would do on other speech. Needs the extra 'train'.
+Writes a folder that contains, for each language, sounds of 16 kHz, lists of the sounds in Coqui STT's format (train,
+dev, test), an alphabet and a configuration to train with. An utterance has one to four words; there are eight voices.
+On one machine, the same arguments make the same bytes. The splits share words and voices: error rates show that a model
+learns, but not how good it is on other speech. Needs the extra 'train'.
 """
 EXAMPLES = """\b
 Examples:
@@ -69,7 +69,7 @@ def run(
 def _words(given: list[str] | tuple[()], langs: tuple[str, ...]) -> dict[str, str]:
     """Return the file of words of each language, from values such as ``cy=words.txt``.
 
-    With a single language, its name can be left out. Raises ConfigError if a value does not name one of the languages.
+    With a single language, its name can be left out. Raises ConfigError if the language of a value is not in ``langs``.
     """
     from ...errors import ConfigError
 

@@ -13,15 +13,15 @@ NAME = "diff"
 HELP = """Compare two checkpoints, tensor by tensor.
 
 Compares keys, shapes, dtypes and, with --values, values: the largest absolute difference, the L2 norm of the
-difference over that of A, and the cosine between the two. Formats, shards and wrappers such as module. do not matter,
-nor with --values how tensors are quantised: the weights that codes stand for are compared.
+difference divided by that of A, and the cosine between A and B. Formats, shards and wrappers such as module. do not
+matter. With --values, quantised tensors are decoded before they are compared.
 --renames finds tensors under other names by their content, and prints the --map rules that turn A's names into B's.
-B may be a configuration, as config.json: then keys, shapes and dtypes of what it builds are compared; ckpt fits also
-proposes what makes A fit. Exit status 1 if they differ, or if --values could not compare a tensor.
+B may be a configuration, such as config.json: then A is compared with the keys, shapes and dtypes of its model; ckpt
+fits also proposes rules that make A fit. Exit status 1 if they differ, or if --values could not compare a tensor.
 
-With three or more checkpoints A is the base: how far has each other one changed from it, and do the changes agree, as
-one looks at before a merge? For each pair of models: the cosine between their changes, and the share of the values
-changed by both that moved in the same direction (50 % by chance).
+With three or more checkpoints, A is the base of the others, as before a merge: shows how far each model has changed
+from A, and whether the changes agree. For each pair of models: the cosine between their changes, and, of the values
+that both changed, the share that moved in the same direction (50 % by chance).
 """
 EXAMPLES = """\b
 Examples:
@@ -114,7 +114,9 @@ def _check_several(**options: float) -> None:
 
     for name, value in options.items():
         if value:
-            raise ConfigError(f"--{name} compares two checkpoints, not more.", hint="Leave it out, or name two.")
+            raise ConfigError(
+                f"--{name} compares two checkpoints, not more.", hint="Leave it out, or compare only two."
+            )
 
 
 def _show_changes(

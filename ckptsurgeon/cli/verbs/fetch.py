@@ -13,12 +13,13 @@ from ..sink import Sink
 NAME = "fetch"
 HELP = """Download a file or a whole repository, check it, and print where it is.
 
-URI is hf://org/repo (with @revision and /file if wanted), an http(s) address, what fsspec reads (s3://, gs:// …), or a
-path. A branch is pinned to its commit, and what arrives is compared with the hub's digest: SHA-256, or git's SHA-1 of
-small files. A commit that is in the cache is used without a request, offline too. Nothing that is fetched is run.
+URI is hf://org/repo (with @revision and /file if wanted), an http(s) address, an address that fsspec reads (s3://,
+gs:// …), or a path. A branch is pinned to its commit, and each file is compared with the hub's digest: SHA-256, or
+git's SHA-1 for small files. A commit that is in the cache is used without a request, also offline. Fetched code is not
+run.
 
-Exit status: 0 done; 2 the URI or an option is wrong; 3 the file is not available, or is not what it should be; 5 it
-cannot be written.
+Exit status: 0 done; 2 the URI or an option is wrong; 3 the file is not available, or has the wrong digest; 5 it cannot
+be written.
 """
 EXAMPLES = """\b
 Examples:

@@ -12,8 +12,9 @@ from ..writing import Writing
 NAME = "filter"
 HELP = """Keep some of a checkpoint's tensors.
 
-Entries beside the state dict (optimizer, schedulers, epoch) are left out, and a note names them; --root takes another
-state dict, such as the EMA. Patterns see the keys as they are in the file, with wrappers, unless --unwrap is given.
+Entries outside the state dict (optimizer, schedulers, epoch) are left out, and a note lists them; --root selects
+another state dict, such as the EMA. Patterns match the keys as they are in the file, with wrappers, unless --unwrap
+is given.
 """
 EXAMPLES = """\b
 Examples:
@@ -30,7 +31,7 @@ def run(
     exclude: Annotated[
         list[str] | None,
         typer.Option(
-            "--exclude", metavar="GLOB", help="Leave these keys out, even if --include names them. Repeatable."
+            "--exclude", metavar="GLOB", help="Leave these keys out, even if --include matches them. Repeatable."
         ),
     ] = None,
     set_metadata: SetMetadata = None,

@@ -12,10 +12,10 @@ from ..sink import Sink
 NAME = "fits"
 HELP = """Say whether a checkpoint loads into a model, and what would make it fit.
 
-Compares keys and shapes, from headers, as load_state_dict(strict=True) does: keys that the library ties itself may be
-missing, and other dtypes are cast. DST is a configuration, the folder of a model, whose config.json counts, or another
-checkpoint. What is missing, unexpected or of another shape is listed, and the last lines are the rules that rename keys
-and the ckpt transplant command that makes it fit, which has been planned. Exit status 1 if it does not fit.
+Compares keys and shapes, from headers, as load_state_dict(strict=True) does: keys that the library itself ties may be
+missing, and other dtypes are cast. DST is a configuration, the folder of a model (its config.json is used), or another
+checkpoint. Lists the keys that are missing, unexpected or of another shape. The last lines are the rules that rename
+keys, and a ckpt transplant command that makes it fit; its plan has been checked. Exit status 1 if it does not fit.
 """
 EXAMPLES = """\b
 Examples:

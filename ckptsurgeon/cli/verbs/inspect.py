@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 NAME = "inspect"
 HELP = """Show what is in a checkpoint.
 
-Reads headers only, runs nothing and needs no torch. Layers that repeat are shown once: layers.{0..11} x 12 stands for
-twelve layers with the same tensors. Wrappers such as module. are stripped from keys, and a note says so. -v shows a
-line for each tensor instead of the tree, with its shard and what it is tied to, and shortens nothing. The parts of a
-quantised tensor are one weight in the tree, with its encoding and bits a weight; it counts as many parameters as its
-codes stand for, and --stats measures these. Exit status 1 if --stats finds a NaN or an infinity.
+Reads headers only, runs no code and needs no torch. Layers that repeat are shown once: layers.{0..11} x 12 means twelve
+layers with the same tensors. Wrappers such as module. are stripped from keys, and a note says so. -v shows a line for
+each tensor instead of the tree, with its shard and ties, and shortens nothing. A quantised tensor is one weight in the
+tree, with its encoding and bits per weight; its parameters are counted, and --stats measured, as after decoding. Exit
+status 1 if --stats finds a NaN or an infinity.
 """
 EXAMPLES = """\b
 Examples:

@@ -12,10 +12,10 @@ from ..sink import Sink
 NAME = "match"
 HELP = """Propose the rules that turn one model's names into another's.
 
-Reads headers only: names, shapes, the order and the numbers of layers. Each proposal has its reason: the same name, the
-same but for a prefix that most of the model has, a name clearly nearer than any other, a shape that nothing else has,
-or the order among as many equals in a repeated layer. What is ambiguous or unmatched is listed. Nothing is applied:
-review the rules, then use ckpt transplant --map-file.
+Reads headers only: names, shapes, and the order and numbers of layers. Each proposal has a reason: the same name, the
+same name except for a prefix that most of the model has, a name that is clearly more similar than all others, a shape
+that no other tensor has, or the same position in a repeated layer. Ambiguous and unmatched keys are listed. Nothing is
+applied: review the rules, then use ckpt transplant --map-file.
 """
 EXAMPLES = """\b
 Examples:

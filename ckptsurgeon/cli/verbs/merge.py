@@ -12,14 +12,14 @@ from ..writing import Writing
 NAME = "merge"
 HELP = """Merge models into one by a method.
 
-Values are computed slice by slice, so that memory does not grow with the models; what a method needs to know of whole
-tensors (norms, thresholds) is found in a pass before. The value of a parameter is one number, one for each model
-(0.3,0.7), or a gradient from the first layer to the last ([0, 0.5, 1]); NAME:GLOB=VALUE sets it for some keys, and the
-last match wins. Integers and booleans, such as BatchNorm's counter, are not merged, see --int-buffers. ckpt merge
---list shows all methods with their parameters and papers.
+Values are computed slice by slice, so that memory does not grow with the models; statistics of whole tensors that a
+method needs (norms, thresholds) are computed in a first pass. The value of a parameter is one number, one number for
+each model (0.3,0.7), or a gradient from the first layer to the last ([0, 0.5, 1]); NAME:GLOB=VALUE sets it for some
+keys, and the last match wins. Integers and booleans, such as BatchNorm's counter, are not merged (see --int-buffers).
+ckpt merge --list shows all methods with their parameters and papers.
 
-A recipe that mergekit reads (recipe.yaml, with merge_method) names models, method and parameters itself; its paths are
-relative to the working directory, or else to the recipe.
+A recipe of mergekit (recipe.yaml, with merge_method) contains models, method and parameters; its paths are relative to
+the working directory, or else to the recipe.
 """
 EXAMPLES = """\b
 Examples:
@@ -78,7 +78,7 @@ def run(
     tokens: Annotated[
         list[str] | None,
         typer.Option(
-            "--tokens", metavar="MODEL=LIST", help="Name the token list of a model that has none beside it. Repeatable."
+            "--tokens", metavar="MODEL=LIST", help="The token list of a model whose folder has none. Repeatable."
         ),
     ] = None,
     vocab_keys: Annotated[
@@ -86,7 +86,7 @@ def run(
         typer.Option(
             "--vocab-keys",
             metavar="GLOB[=AXIS]",
-            help="Name the tensors with a vocabulary axis, if their sizes do not tell.",
+            help="The tensors with a vocabulary axis, if their sizes do not show it.",
         ),
     ] = None,
     int_buffers: Annotated[

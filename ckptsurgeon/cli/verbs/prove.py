@@ -12,10 +12,10 @@ from ..sink import Sink
 NAME = "prove"
 HELP = """Run two networks on the same inputs, and say whether they compute the same.
 
-Outputs are compared after each block, so that the first one that drifts is named, with its tensors that differ: a
-tensor of the right shape in the wrong place is found here, and not by names and shapes. SAME: bit for bit. EQUIVALENT:
-within what rounding of the weights explains, which a third run measures. DIFFERENT: exit status 1. Weights are read
-block by block, within --memory, and computed with in float32; codes of quantised models are decoded.
+Outputs are compared after each block, so that the first block that differs is shown, with its tensors that differ. This
+finds a tensor of the right shape in the wrong position, which names and shapes do not show. SAME: bit for bit.
+EQUIVALENT: the difference can come from rounding of the weights, as a third run measures it. DIFFERENT: exit status 1.
+Weights are read block by block, within --memory, and computed in float32; codes of quantised models are decoded.
 """
 EXAMPLES = """\b
 Examples:
@@ -27,10 +27,10 @@ Examples:
 
 def run(
     first: Annotated[str, typer.Argument(metavar="A", help="A checkpoint, or a folder with its model.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="The one that should compute the same.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The checkpoint that should compute the same.")],
     model: Annotated[
         str | None,
-        typer.Option("--model", metavar="CONFIG", help="The network of a checkpoint without a config.json beside it."),
+        typer.Option("--model", metavar="CONFIG", help="The network of a checkpoint without a config.json next to it."),
     ] = None,
     inputs: Annotated[
         str | None,

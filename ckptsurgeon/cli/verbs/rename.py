@@ -12,9 +12,9 @@ from ..writing import Writing
 NAME = "rename"
 HELP = """Rename the keys of a checkpoint.
 
-The first rule that matches a key renames it; keys that no rule matches keep their names. Rules see the keys as they are
-in the file, with wrappers, unless --unwrap is given. It is an error if two keys get one name, or if a rule matches
-nothing.
+The first rule that matches a key renames it; keys that no rule matches keep their names. Rules match the keys as they
+are in the file, with wrappers, unless --unwrap is given. It is an error if two keys get the same name, or if a rule
+matches nothing.
 """
 EXAMPLES = """\b
 Examples:

@@ -12,12 +12,13 @@ NAME = "scan"
 HELP = """Show what reading a file would import and call, without running it.
 
 Judges a file, or every file of a folder, by its content and not by its name: pickles are decoded and archives are
-searched; nothing is unpickled, imported or extracted. "plain data" is numbers, text and containers; "tensor rebuilding"
-is what torch and numpy need to make tensors of them; "unknown code" is every other name, with the arguments it would be
-called with. Unknown code need not be malicious, and ckpt inspect still opens such a file, since it runs nothing.
+searched; nothing is unpickled, imported or extracted. "plain data" is numbers, strings and containers; "tensor
+rebuilding" is the functions with which torch and numpy make tensors; "unknown code" is every other function or class,
+with the arguments of its call. Unknown code need not be malicious, and ckpt inspect still opens such a file, since it
+runs no code.
 
-Exit status: 0 all is plain data or tensor rebuilding; 1 something is more than that, or could not be judged completely;
-2 usage; 3 the file does not exist or cannot be read.
+Exit status: 0 only plain data and tensor rebuilding; 1 unknown code was found, or a file could not be judged
+completely; 2 usage; 3 the file does not exist or cannot be read.
 """
 EXAMPLES = """\b
 Examples:

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 NAME = "train"
 HELP = """Train from initial weights, and check that it worked.
 
-The configuration defines the model and, in its section train:, how it is trained. Without one, ckpt takes the single
-*.init.safetensors in the working directory and the configuration that it was made for; if that names code, name it on
-the command line. The run is checked before the first step, during training and after the last step: PASS, WARN, FAIL,
-or NOT RUN with the reason. Exit status 1 if a check fails; if it fails before the first step, nothing is trained.
+The configuration defines the model and, in its section train:, the training. Without a configuration, ckpt uses the
+only *.init.safetensors in the working directory, and the configuration for which it was made; if that configuration
+refers to code, it must be given on the command line. The run is checked before the first step, during training and
+after the last step: PASS, WARN, FAIL, or NOT RUN with the reason. Exit status 1 if a check fails; if a check fails
+before the first step, nothing is trained.
 SIGTERM, SIGINT and SIGHUP end the run after the current step and save it; the exit status is 143, 130 or 129, and
 --resume continues the run.
 """
@@ -96,11 +97,11 @@ def run(
         typer.Option(
             "--strategy",
             metavar="ddp|fsdp",
-            help="With several processes, let each hold the whole model (ddp) or a part of it (fsdp).",
+            help="With several processes: each has the whole model (ddp), or a part of it (fsdp).",
         ),
     ] = "ddp",
     report: Annotated[
-        bool, typer.Option("--report", help="Print the report of a run: the verdict and what warns or fails first.")
+        bool, typer.Option("--report", help="Print the report of a run: the verdict, then warnings and failures.")
     ] = False,
     *,
     sink: Sink,
@@ -155,7 +156,7 @@ def run(
 
 
 def _sets(sets: list[str] | None, *, keep_optimizer: bool) -> list[str]:
-    """Return the settings of --set, and the setting ``keep_optimizer=true`` if that option was given."""
+    """Return the settings of --set, and ``keep_optimizer=true`` if --keep-optimizer was given."""
     return [*(sets or []), *(["keep_optimizer=true"] if keep_optimizer else [])]
 
 

@@ -11,8 +11,8 @@ from ..sink import Sink
 NAME = "transcribe"
 HELP = """Transcribe sound files with a model that ckpt train has trained.
 
-CKPT is the folder of a run, whose best weights are used, or a file of weights. Texts are decoded as in the run's
-evaluations, or, with --beam or --lm, by a beam search over the outputs of CTC. Prints a line for each sound (WAV, FLAC,
+CKPT is the folder of a run (its best weights are used), or a file of weights. Text is decoded as in the run's
+evaluations, or, with --beam or --lm, by a beam search over the CTC outputs. Prints a line for each sound (WAV, FLAC,
 Ogg): its path, a tab and its text. Needs the extra 'train'.
 """
 EXAMPLES = """\b
@@ -31,7 +31,7 @@ def run(
         typer.Option(
             "--config",
             metavar="FILE",
-            help="Use this configuration, which trained the weights. [default: config.yaml beside them]",
+            help="Use this configuration, with which the weights were trained. [default: config.yaml next to them]",
         ),
     ] = None,
     device: Annotated[

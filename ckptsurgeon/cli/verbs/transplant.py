@@ -26,9 +26,9 @@ HELP = """Put weights into another configuration, and write a checkpoint that is
 
 Every tensor of the destination is accounted for: copied, cast, reshaped ((1,) and 0-d), derived (made by an operation),
 resized (by a policy for shapes), mapped (row by row, --vocab), initialised by the destination's own initialiser, or
-kept (if the destination is a checkpoint). DST is a YAML configuration or a checkpoint. Patterns name modules and keys:
-decoder covers decoder.out.weight, never decoder2. --include, --exclude and --map match the source's keys, the other
-options the destination's.
+kept (if the destination is a checkpoint). DST is a YAML configuration or a checkpoint. Patterns match modules and keys:
+decoder matches decoder.out.weight, but not decoder2. --include, --exclude and --map match the source's keys, the other
+options match the destination's keys.
 """
 EXAMPLES = """\b
 Examples:
@@ -41,7 +41,7 @@ Examples:
 def run(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="[SRC] DST", help="The source, unless --source names them, and the destination."),
+        typer.Argument(metavar="[SRC] DST", help="The source (unless --source is given) and the destination."),
     ],
     source: Annotated[
         list[str] | None,
@@ -58,7 +58,7 @@ def run(
     exclude: Annotated[
         list[str] | None,
         typer.Option(
-            "--exclude", metavar="GLOB", help="Leave these source keys out, even if --include names them. Repeatable."
+            "--exclude", metavar="GLOB", help="Leave these source keys out, even if --include matches. Repeatable."
         ),
     ] = None,
     map: Annotated[
@@ -88,7 +88,7 @@ def run(
         typer.Option(
             "--vocab-keys",
             metavar="GLOB[=AXIS]",
-            help="Name the tensors with a vocabulary axis, if the destination does not. Repeatable.",
+            help="The tensors with a vocabulary axis, if the destination does not define them. Repeatable.",
         ),
     ] = None,
     new_tokens: Annotated[
@@ -96,7 +96,7 @@ def run(
         typer.Option(
             "--new-tokens",
             metavar="init|mean|zero|subword",
-            help="Make rows of tokens that the source lacks in this way.",
+            help="How to make the rows of tokens that the source lacks.",
         ),
     ] = "init",
     token_map: Annotated[
@@ -122,7 +122,7 @@ def run(
     ] = False,
     on_missing: Annotated[
         str,
-        typer.Option("--on-missing", metavar="init|error", help="Initialise tensors that no source gives, or fail."),
+        typer.Option("--on-missing", metavar="init|error", help="Initialise tensors that are in no source, or fail."),
     ] = "init",
     reinit: Annotated[
         list[str] | None,
@@ -142,7 +142,7 @@ def run(
     ] = 0,
     require: Annotated[
         list[str] | None,
-        typer.Option("--require", metavar="GLOB", help="Fail unless a source gives all of these keys. Repeatable."),
+        typer.Option("--require", metavar="GLOB", help="Fail unless the sources have all of these keys. Repeatable."),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail if a key is missing or unused.")] = False,
     dtype: Annotated[
@@ -175,7 +175,7 @@ def run(
     output: Annotated[
         str | None,
         typer.Option(
-            "-o", "--output", metavar="FILE|DIR", help="Write the output here. [default: DST.init.SUFFIX beside DST]"
+            "-o", "--output", metavar="FILE|DIR", help="Write the output here. [default: DST.init.SUFFIX next to DST]"
         ),
     ] = None,
     *,
@@ -216,7 +216,7 @@ def _split(paths: list[str], sources: list[str]) -> tuple[list[str], str]:
 
     if len(paths) != (1 if sources else 2):
         raise ConfigError(
-            "transplant takes a source and a destination."
+            "transplant needs a source and a destination."
             if not sources
             else "with --source, give only the destination.",
             hint="Write ckpt transplant SRC DST, or ckpt transplant --source A --source B DST.",

@@ -14,11 +14,11 @@ from ..sink import Sink
 NAME = "view"
 HELP = """Write an HTML page to explore a checkpoint in a browser.
 
-The page is one file that loads nothing else. It has a map of the network by parameters or bytes, down to the tensor; a
-tree that can be searched by words and filtered by the patterns of --include; and shape, dtype, bytes, file and ties of
-each tensor. For two sources it shows what differs; for an output of ckpt, what became of each tensor and by which rule;
-for a folder of ckpt train, the curves, checks and verdict. Without -o it is written to the working directory, named
-after SRC.
+The page is one file that loads no other files. It has a map of the network by parameters or bytes, down to each tensor;
+a tree that can be searched by words and filtered by patterns as in --include; and shape, dtype, bytes, file and ties of
+each tensor. For two sources it shows the differences; for an output of ckpt, the class and rule of each tensor; for a
+folder of ckpt train, the curves, checks and verdict. Without -o, the page is written to the working directory, with a
+name made from SRC.
 """
 EXAMPLES = """\b
 Examples:
@@ -84,7 +84,7 @@ def _check_suffix(path: str) -> None:
 def page_name(sources: list[str]) -> str:
     """Return the file name of a page, from the names of its sources: ``model.html``, ``before-after.html``.
 
-    Of a URL, only its path counts.
+    For a URL, only the last part of its path is used.
     """
     return f"{'-'.join(map(_stem, sources))}.html"
 

@@ -109,7 +109,7 @@ class _Body:
         if whole and self._size in (None, self.done):
             return ""
         size = "" if self._size is None else f"of {self._size} "
-        return f"broke off: {self.done} {size}bytes came"
+        return f"broke off: {self.done} {size}bytes were received"
 
     @property
     def _shown(self) -> str:

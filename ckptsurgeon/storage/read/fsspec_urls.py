@@ -110,7 +110,7 @@ def file_system(uri: str) -> tuple[Any, str]:
         if "Protocol not known" not in str(error):
             raise SourceError(f"{escape(shown(uri))} cannot be fetched: {_why(error)}.") from None
         raise ConfigError(
-            f"{escape(shown(uri))}: nothing reads {scheme_of(uri)}:// addresses.",
+            f"{escape(shown(uri))}: no installed package reads {scheme_of(uri)}:// addresses.",
             hint="Use hf://, http(s):// or a scheme that an installed backend of fsspec reads.",
         ) from None
     except Exception as error:

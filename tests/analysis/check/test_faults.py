@@ -14,7 +14,6 @@ from .families import save_small
 from .faults import FAULTS, Fault, quantised, rows
 from .models import change, edit_json, healthy
 
-
 SEEN_BY_CLASS = ("configuration", "missing-tensors", "layer-sequence")
 """The checks whose faults the class of the model may show, too."""
 

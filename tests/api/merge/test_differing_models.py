@@ -336,7 +336,9 @@ def test_keys_that_some_lack_go_by_rule_with_a_base_that_lacks_them_too(
             cs.merge(PAIR, **how, on_missing=rule)
         return
     if rule == "any":  # nothing says what x would be the difference from
-        with pytest.raises(cs.PlanError, match="the base lacks the tensor x: the merge method task_arithmetic needs it"):
+        with pytest.raises(
+            cs.PlanError, match="the base lacks the tensor x: the merge method task_arithmetic needs it"
+        ):
             cs.merge(PAIR, **how, on_missing=rule)
         how = {"method": "linear", "weights": [1.0, 1.0]}
     found = merged(**how, on_missing=rule)

@@ -777,3 +777,17 @@ def test_a_diff_of_folders_says_that_their_tokens_differ() -> None:
     assert not cs.diff("a", "b").notes
     assert cs.diff("a", "c").notes == ("the tokenisers differ: row 0 is '<pad>' in a and 'd' in c",)
     assert not cs.diff("a", "c/model.safetensors").notes
+
+
+@pytest.mark.parametrize(("start", "said"), [(7, ""), (250, "the vocabulary size is 8, but decoder_start_token_id")])
+def test_ids_of_an_encoder_and_a_decoder_are_those_of_the_decoder(start: int, said: str) -> None:
+    os.mkdir("m")
+    save_file({"decoder.model.embed_tokens.weight": torch.ones(8, 4)}, "m/model.safetensors", {"format": "pt"})
+    config = {
+        "model_type": "encoder-decoder", "architectures": ["EncoderDecoderModel"], "decoder_start_token_id": start,
+        "encoder": {"model_type": "bert", "vocab_size": 300, "pad_token_id": 299},
+        "decoder": {"model_type": "bert", "vocab_size": 8, "pad_token_id": 0},
+    }  # fmt: skip
+    Path("m/config.json").write_text(json.dumps(config))
+    found = [note for note in cs.inspect("m").notes if "the vocabulary size is" in note]
+    assert [note[: len(said)] for note in found] == ([said] if said else [])

@@ -189,7 +189,9 @@ def test_a_conversion_that_is_not_known_is_an_error_not_a_drawn_tensor(monkeypat
     saved("old", MIXTRAL, "MixtralForCausalLM")
     known = {name: step for name, step in operations._STEPS.items() if name != "MergeModulelist"}
     monkeypatch.setattr(operations, "_STEPS", known)
-    with pytest.raises(cs.PlanError, match="ckptsurgeon does not know transformers' operation MergeModulelist") as caught:
+    with pytest.raises(
+        cs.PlanError, match="ckptsurgeon does not know transformers' operation MergeModulelist"
+    ) as caught:
         cs.transplant("old", "old/config.json")
     assert caught.value.exit_code == 4
     plan = cs.transplant("old", "old/config.json", reinit=["**.experts"])

@@ -90,7 +90,7 @@ def test_a_list_alone_brings_no_tokeniser_and_it_is_said_what_is_missing() -> No
     plan = cs.transplant("bert", section("transformers: bert, vocab_size: 25"), vocab="bert/vocab.txt:alone.txt")
     cs.apply(plan, "out")
     assert set(os.listdir("out")) == {"config.json", "model.safetensors", "ckptsurgeon.json"}
-    assert "no tokeniser is copied: there is none beside alone.txt" in told(plan)
+    assert "no tokeniser is copied: there is none next to alone.txt" in told(plan)
     assert "tokenizer_config.json, vocab.txt" in told(plan)
 
 
@@ -112,7 +112,7 @@ def test_a_fast_tokeniser_of_other_tokens_beside_the_new_list_does_not_go_along(
     Path("bert/tokenizer.json").write_text(json.dumps(stale))
     plan = cs.transplant("bert", section("transformers: bert, vocab_size: 25"), vocab="bert/vocab.txt:new/vocab.txt")
     assert "left out, because the one next to new/vocab.txt has other tokens: tokenizer.json" in told(plan)
-    assert "there is none beside" not in told(plan)
+    assert "there is none next to" not in told(plan)
 
 
 def pieces(*texts: str) -> bytes:
@@ -314,3 +314,27 @@ def test_more_rows_than_tokens_keep_the_tokeniser() -> None:
     bert()
     plan = cs.transplant("bert", section("transformers: bert, vocab_size: 64"), on_mismatch="pad")
     assert {"vocab.txt", "tokenizer_config.json"} <= {one.name for one in plan.target.companions}
+
+
+def test_ids_that_a_new_configuration_has_from_the_source_are_named() -> None:
+    bert()
+    tokenizer("new", NEW)
+    Path("there").mkdir()
+    config = json.loads(Path("bert/config.json").read_text()) | {"vocab_size": len(NEW), "sep_token_id": 2}
+    Path("there/config.json").write_text(json.dumps(config))
+    plan = cs.transplant("bert", "there/config.json", vocab="bert/vocab.txt:new/vocab.txt")
+    (note,) = (note for note in plan.notes if "has the source's ids for" in note)
+    assert "cls_token_id (2, which was '[CLS]' and is '[SEP]' now)" in note
+    assert "eos_token_id (3, which was '[SEP]' and is '[CLS]' now)" in note
+    assert "sep_token_id" not in note  # the id of the new list
+
+
+def test_ids_of_a_new_configuration_that_are_its_own_are_not_named() -> None:
+    bert()
+    tokenizer("new", NEW)
+    Path("there").mkdir()
+    own = {"vocab_size": len(NEW), "pad_token_id": 4, "cls_token_id": 3, "sep_token_id": 2, "eos_token_id": 2}
+    config = json.loads(Path("bert/config.json").read_text()) | own
+    Path("there/config.json").write_text(json.dumps(config))
+    plan = cs.transplant("bert", "there/config.json", vocab="bert/vocab.txt:new/vocab.txt")
+    assert "has the source's ids for" not in told(plan)

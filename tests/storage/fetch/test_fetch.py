@@ -126,7 +126,7 @@ def test_what_has_no_digest_at_all_is_refused(hub: Hub, net: Repository) -> None
     hub.fail("*/paths-info/*", faults.status(404), method="POST", times=None)
     with pytest.raises(
         cs.SourceError,
-        match=r"the file config.json by the ETag .* is not a SHA-1 or SHA-256, and its listing has no digest",
+        match=r"the file config.json with the ETag .* is not a SHA-1 or SHA-256, and its listing has no digest",
     ):
         cs.fetch("hf://org/net/config.json")
 
@@ -173,7 +173,7 @@ def test_a_store_is_read_through_fsspec(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert (one.path, files_in("out")) == (str(Path("out/model.safetensors").resolve()), {"model.safetensors": WEIGHTS})
     with pytest.raises(cs.SourceError, match="memory://bucket/none cannot be fetched"):
         cs.fetch("memory://bucket/none")
-    with pytest.raises(cs.ConfigError, match=r"nothing reads nosuch:// addresses"):
+    with pytest.raises(cs.ConfigError, match=r"no installed package reads nosuch:// addresses"):
         cs.fetch("nosuch://bucket/x")
     with pytest.raises(cs.ConfigError, match="need a package that is not installed"):
         cs.fetch("oss://bucket/x")
@@ -200,8 +200,8 @@ def test_what_is_here_already_is_where_it_is() -> None:
         ("hf://org/none/x", "there is no hub repository org/none"),
         ("hf://org/net/none", "has no file none"),
         ("hf://org/net@none", "has no revision none"),
-        ("hf://org/gated/a", "asks for a login"),
-        ("hf://org/private", "there is no hub repository org/private. A private one needs hf auth login"),
+        ("hf://org/gated/a", "requires a login"),
+        ("hf://org/private", "there is no hub repository org/private. A private repository needs hf auth login"),
         ("{url}/files/none", "cannot be fetched: 404"),
         ("http://127.0.0.1:9/x", "cannot be reached"),
     ],

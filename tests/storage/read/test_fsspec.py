@@ -59,5 +59,5 @@ def test_what_is_not_there(memory: fsspec.AbstractFileSystem) -> None:
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="Run pip install ossfs"):
         open_source("oss://bucket/x.pth")
-    with pytest.raises(ConfigError, match="nothing reads what:// addresses"):
+    with pytest.raises(ConfigError, match="no installed package reads what:// addresses"):
         open_source("what://x/y")

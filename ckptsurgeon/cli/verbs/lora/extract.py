@@ -15,7 +15,7 @@ HELP = """Extract a low-rank adapter from a tuned network and its base.
 
 For each matrix or convolution that differs, finds the best factors of the given rank by a randomised singular value
 decomposition, block by block, so that memory stays small. The output is a folder that PEFT opens. A table shows how
-much of each difference is lost; a note names tensors that differ and are neither a matrix nor a convolution.
+much of each difference is lost; a note lists tensors that differ but are neither a matrix nor a convolution.
 """
 EXAMPLES = """\b
 Examples:

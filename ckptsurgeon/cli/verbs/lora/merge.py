@@ -12,10 +12,10 @@ from ...writing import Writing
 NAME = "lora merge"
 HELP = """Add low-rank adapters to the base that they were trained on.
 
-An adapter is a folder that PEFT wrote (ranks and alphas per module, rslora, DoRA, saved modules and biases mean what
-they mean to PEFT) or one file with kohya's or diffusers' names. Results of 16 bits are summed in single precision,
-others in double, and rounded once. If the base is a folder of transformers, its configuration and tokeniser are copied
-too; so are tensors without an adapter.
+An adapter is a folder that PEFT wrote (ranks and alphas per module, rslora, DoRA, saved modules and biases have the
+same meaning as in PEFT), or one file with kohya's or diffusers' key names. 16-bit results are summed in single
+precision, other results in double precision, and rounded once. Tensors without an adapter are copied. If the base is a
+folder of transformers, its configuration and tokeniser are copied too.
 """
 EXAMPLES = """\b
 Examples:
@@ -25,7 +25,7 @@ Examples:
 
 \b
 Exit status: 2 an adapter of another kind, a pattern that matches nothing; 3 an adapter is missing or damaged; 4 an
-adapter is for another model; 5 the output cannot be written.
+adapter does not fit the base; 5 the output cannot be written.
 """
 
 

@@ -1,4 +1,4 @@
-"""The command ``ckpt patch apply``: makes the new checkpoint of the old one and a patch."""
+"""The command ``ckpt patch apply``: makes the new checkpoint from the old checkpoint and a patch."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ...options import Force, OutputHere, Wait, given_output
 from ...sink import Sink
 
 NAME = "patch apply"
-HELP = """Make the new checkpoint of the old one and a patch, or several patches in turn, bit for bit.
+HELP = """Make the new checkpoint from the old checkpoint and one or more patches, bit for bit.
 
 Before a byte is written, every tensor of OLD that the patch needs is compared by its CRC-32: another base is an error.
-What is written must have the SHA-256 of the files that the patch was made to.
+The files that are written must have the SHA-256 that the patch stores for them.
 """
 EXAMPLES = """\b
 Examples:
@@ -35,7 +35,7 @@ def run(
     *,
     sink: Sink,
 ) -> None:
-    """Apply the patches, and write what the last one makes."""
+    """Apply the patches in order, and write the resulting checkpoint."""
     from ....api.patch import apply_patch
     from ....render.patch import applied_view
 

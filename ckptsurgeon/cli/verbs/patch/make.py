@@ -12,8 +12,8 @@ from ...sink import Sink
 NAME = "patch make"
 HELP = """Store what changed between two checkpoints in a small file, bit for bit.
 
-The patch holds only what OLD does not have: tensors that differ as their XOR with the old ones, compressed, and new
-tensors and files as they are. `ckpt patch apply OLD PATCH -o NEW` gives the same files again.
+The patch contains only data that OLD does not have: for tensors that differ, the compressed XOR with the old tensor;
+new tensors and files as they are. `ckpt patch apply OLD PATCH -o NEW` makes the same files again.
 """
 EXAMPLES = """\b
 Examples:
@@ -30,7 +30,7 @@ def run(
     old: Annotated[
         str, typer.Argument(metavar="OLD", help="The checkpoint that the receiver has: a file or a folder.")
     ],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="The checkpoint that the patch makes of it.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The checkpoint that the patch makes from OLD.")],
     output: OutputHere = None,
     level: Annotated[
         int, typer.Option("--level", metavar="N", help="Compress with this level of Zstandard, from 1 (fast) to 19.")
@@ -40,7 +40,7 @@ def run(
     *,
     sink: Sink,
 ) -> None:
-    """Write the patch, and say how much of the new checkpoint it has."""
+    """Write the patch, and show how much of the new checkpoint it contains."""
     from ....api.patch import make_patch
     from ....render.patch import patch_view
     from ....storage.read.uri import shown

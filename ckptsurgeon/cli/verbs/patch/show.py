@@ -1,4 +1,4 @@
-"""The command ``ckpt patch show``: says what a patch is."""
+"""The command ``ckpt patch show``: describes a patch from its index."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 from ...sink import Sink
 
 NAME = "patch show"
-HELP = """Show what a patch was made from and to, and how much of the new checkpoint it has.
+HELP = """Show the old and the new checkpoint of a patch, and how much of the new checkpoint the patch contains.
 
 Only the index of the patch is read.
 """

@@ -175,7 +175,7 @@ def _take_all(address: Address, response: httpx2.Response, spool: Spool) -> int:
         at += len(data)
     if size not in (None, at):
         raise SourceError(
-            f"the transfer of {escape(address.shown)} broke off: {at} of {size} bytes came.", hint="Try again."
+            f"the transfer of {escape(address.shown)} broke off: {at} of {size} bytes were received.", hint="Try again."
         )
     return at
 

@@ -228,13 +228,13 @@ def _gated(query: HubQuery) -> SourceError:
     login = "Use FetchConfig(token=True) after hf auth login." if query.token is False else (
         "Accept its terms on its page, and run hf auth login."
     )  # fmt: skip
-    return SourceError(f"the {query.shown} asks for a login.", hint=login)
+    return SourceError(f"the {query.shown} requires a login.", hint=login)
 
 
 def _no_repository(query: HubQuery) -> SourceError:
     if query.token is None:
-        return SourceError(f"there is no {query.shown}.", hint="A private one needs hf auth login.")
-    private = "" if query.token else " A private one needs FetchConfig(token=True)."
+        return SourceError(f"there is no {query.shown}.", hint="A private repository needs hf auth login.")
+    private = "" if query.token else " A private repository needs FetchConfig(token=True)."
     return SourceError(f"there is no {query.shown} and no local folder {escape(query.repository)}.{private}")
 
 

@@ -1,0 +1,54 @@
+"""Token ids that a destination shares with the source although the same id is another token in its new vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ...destinations.hf.files import CONFIG
+from ...planning.plan.plan import Plan
+from ...util.text import brief_repr, escape, listing
+from ...vocabulary.replacement import NewVocabulary
+from ...vocabulary.token_ids import ids_by_field
+from .alignment import generation_settings
+from .documents import GENERATION
+from .folder import ModelFolder
+
+__all__ = ["with_unmoved_ids_noted"]
+
+SHOWN = 4
+
+
+def with_unmoved_ids_noted(
+    plan: Plan, source: ModelFolder, destination: ModelFolder, config: Mapping[str, Any], change: NewVocabulary | None
+) -> Plan:
+    """Return a plan with a note on ids that the destination's files seem to have copied from the source's.
+
+    A configuration whose vocabulary size is that of the new list is taken to have ids of the new list already. If a
+    field nevertheless has the source's id, whose token is at another id in the new list, it was probably forgotten.
+    ``config`` are the fields of the destination's configuration.
+    """
+    if change is None:
+        return plan
+    pairs = [(CONFIG, source.config, config)]
+    pairs.append((GENERATION, generation_settings(source), generation_settings(destination)))
+    notes = [
+        f"{name} has the source's ids for {listing(said, SHOWN, where='')}: set the ids of the new list if these "
+        "tokens are meant"
+        for name, before, after in pairs
+        if (said := list(_unmoved(before, after, change)))
+    ]
+    return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
+
+
+def _unmoved(before: Mapping[str, Any], after: Mapping[str, Any], change: NewVocabulary) -> Iterator[str]:
+    old, new = change.source.tokens, change.new.tokens
+    known, theirs = frozenset(new), ids_by_field(before)
+    for field, ids in ids_by_field(after).items():
+        if ids != theirs.get(field):
+            continue
+        for number in ids:
+            if 0 <= number < min(len(old), len(new)) and old[number] != new[number] and old[number] in known:
+                was, now = (escape(brief_repr(tokens[number], 24)) for tokens in (old, new))
+                yield f"{escape(field)} ({number}, which was {was} and is {now} now)"
