@@ -62,7 +62,7 @@ class _Stream:
             stream.reconfigure(errors="backslashreplace")
 
     def write(self, text: str) -> int:
-        """Write a text; an error is passed to ``_failed``."""
+        """Write a string; an error is passed to ``_failed``."""
         if text == "":  # the parser probes streams with '' and swallows the error
             return 0
         try:

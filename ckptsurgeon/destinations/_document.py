@@ -66,7 +66,7 @@ class Document:
         return os.path.normpath(os.path.join(own, named)) if isinstance(named, str) else own
 
     def resolve(self, path: str) -> str:
-        """Return the path of a file that the configuration names relative to its folder."""
+        """Return the full path for ``path``, which is relative to ``folder``."""
         return os.path.normpath(os.path.join(self.folder, path))
 
     def fail(self, why: str, hint: str = "") -> ConfigError:
@@ -74,7 +74,7 @@ class Document:
         return ConfigError(f"{escape(self.name)}: {why}", hint=hint)
 
     def text_file(self, path: Any, what: str) -> str:
-        """Return the text of a file that the configuration names; raises ConfigError if it cannot be read.
+        """Return the text of a file to which the configuration refers; raises ConfigError if it cannot be read.
 
         ``what`` is the name of the field that has the path, for messages.
         """
@@ -126,9 +126,9 @@ def _json(text: str, path: str) -> Any:
 
 
 def check_fields(document: Document, where: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raise ConfigError if a field in ``given`` is not in ``known``; the hint names the most similar known field.
+    """Raise ConfigError if a field in ``given`` is not in ``known``; the hint is the most similar known field.
 
-    ``where`` names the section that has the fields, for the message.
+    ``where`` is the name of the section that has the fields, for the message.
     """
     known = list(known)
     for name in given:

@@ -78,9 +78,9 @@ def is_whole(values: Mapping[str, Any]) -> bool:
 
 
 def task_of(document: Document, values: Mapping[str, Any]) -> Task:
-    """Return the task of a configuration: the one that the user named, else the only one that fits.
+    """Return the task of a configuration: the task that the user chose, else the only task that fits.
 
-    Raises ConfigError if the named task is unknown or lacks entries of the configuration, and if no task or several
+    Raises ConfigError if the chosen task is unknown or lacks entries of the configuration, and if no task or several
     tasks fit.
     """
     known, common = _recorded()

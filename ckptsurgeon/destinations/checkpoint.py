@@ -53,11 +53,11 @@ class _Like:
     field = "like"
 
     def code(self, document: Document) -> Sequence[str]:
-        """Return (): a checkpoint names no code that runs."""
+        """Return (): loading a checkpoint runs no code of the user."""
         return ()
 
     def load(self, document: Document) -> TargetSpec:
-        """Return the named checkpoint as a destination."""
+        """Return the checkpoint in the field ``like`` as a destination."""
         check_fields(document, "model", document.model, ("like", "root"))
         like, root = document.model["like"], document.model.get("root")
         if not isinstance(like, str) or not isinstance(root, (str, type(None))):

@@ -130,7 +130,9 @@ def _check_own_keys(loader: Any, node: Any) -> None:
         try:
             double = key in seen
         except TypeError:
-            raise yaml.constructor.ConstructorError(None, None, "a key is a list or a map", key_node.start_mark) from None
+            raise yaml.constructor.ConstructorError(
+                None, None, "a key is a list or a map", key_node.start_mark
+            ) from None
         if double:
             raise yaml.constructor.ConstructorError(None, None, f"{key!r} occurs twice", key_node.start_mark)
         seen.add(key)

@@ -214,7 +214,9 @@ def test_the_command_line(ckpt: Run) -> None:
     assert json.loads(ckpt("verify", "out.safetensors", "--key", "mine.pub", "--json").out)["signed"] is True
     done = ckpt("verify", "out.safetensors", "--key", "other.pub")
     assert done.code == 1
-    assert "FAIL out.safetensors the signature out.safetensors.sig was not made with this key" in " ".join(done.out.split())
+    assert "FAIL out.safetensors the signature out.safetensors.sig was not made with this key" in " ".join(
+        done.out.split()
+    )
 
 
 def test_the_same_key_gives_the_same_bytes() -> None:

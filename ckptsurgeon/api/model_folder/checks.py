@@ -40,6 +40,7 @@ from .tokenizer.absent_ids import absent_id_notes
 from .tokenizer.added_decoder import decoder_notes
 from .tokenizer.chat_template import chat_notes
 from .tokenizer.ends import end_notes
+from .tokenizer.further_lists import further_list_notes
 from .tokenizer.letter_case import case_notes
 from .tokenizer.sentinels import sentinel_notes
 from .tokenizer.special_ids import special_id_notes
@@ -260,6 +261,7 @@ def weights_notes(
         *_beyond(folder),
         *alignment_notes(folder),
         *generation_notes(folder),
+        *further_list_notes(logical, folder),
         *token_list_notes(read),
         *case_notes(folder, read),
         *name_notes(read),

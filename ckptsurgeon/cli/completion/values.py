@@ -84,7 +84,7 @@ def _opened(path: str, root: str | None) -> Checkpoint:
 
 
 def _existing(source: str) -> str:
-    """Return FILE of a source written as ``FILE:SRC_KEY:DST_KEY``, or the whole text if a file has that name."""
+    """Return FILE of a source written as ``FILE:SRC_KEY:DST_KEY``, or ``source`` itself if a file has that name."""
     return source if os.path.exists(source) else source.partition(":")[0]
 
 

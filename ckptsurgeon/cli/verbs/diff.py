@@ -130,7 +130,7 @@ def _show_changes(
     by_layer: bool,
     root: str | None,
 ) -> None:
-    """Show how several models have changed from their base; exit with 1 if one of them has."""
+    """Show how several models differ from their base; exit with 1 if a model differs."""
     from ...api.compare_changes import compare_changes
 
     _check(by_layer=by_layer, depth=depth, renames=False)

@@ -37,7 +37,7 @@ def _decoded(value: Any) -> Any:
 def check_overrides(
     document: Document, config_class: Any, fields: Mapping[str, Any], overrides: Mapping[str, Any], *, inside: str = ""
 ) -> None:
-    """Raise ConfigError if an override names a field that the configuration class does not have.
+    """Raise ConfigError if an override is for a field that the configuration class does not have.
 
     The class itself would accept any field. ``inside`` is the part of the message that says which nested configuration
     is checked.

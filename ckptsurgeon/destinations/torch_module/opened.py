@@ -109,7 +109,7 @@ def _heard(event: str, args: tuple[Any, ...]) -> None:
 
 
 def writes(mode: object, flags: object) -> bool:
-    """Return whether a file is opened only for writing; ``mode`` and ``flags`` are of Python's audit event "open"."""
+    """Return whether a file is opened for writing; ``mode`` and ``flags`` are arguments of the audit event "open"."""
     if isinstance(mode, str):
         return not {"w", "a", "x", "+"}.isdisjoint(mode)
     return isinstance(flags, int) and flags & os.O_ACCMODE == os.O_WRONLY  # os.open gives no mode

@@ -57,7 +57,8 @@ def read_store(
                 progress(done, max(done, size))
     if done != size:
         raise SourceError(
-            f"the transfer of {escape(origin.shown)} broke off: {done} of {size} bytes were received.", hint="Try again."
+            f"the transfer of {escape(origin.shown)} broke off: {done} of {size} bytes were received.",
+            hint="Try again.",
         )
     if sha256 and digest.hexdigest() != sha256:
         raise SourceError(

@@ -57,7 +57,7 @@ _TOO_MANY = (errno.EMFILE, errno.ENFILE)
 
 _lock = threading.RLock()
 _idle: OrderedDict[Descriptor, None] = OrderedDict()
-"""Open descriptors that no thread uses at present; the one unused for longest is the first."""
+"""Open descriptors that no thread uses at present, the least recently used first."""
 
 
 def _budget() -> int:

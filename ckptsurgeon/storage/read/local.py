@@ -19,7 +19,7 @@ from .consumed import CONSUMED, consumed_shard
 __all__ = ["SOURCE", "ConsumedFile", "LocalFile", "LocalFolder", "broken_links", "contents", "link_of"]
 
 INDEX = ".index"
-"""The suffix of TensorFlow's index; the user gives a TensorFlow checkpoint as the common prefix of its files."""
+"""The suffix of TensorFlow's index; the path of a TensorFlow checkpoint is the common prefix of its files."""
 
 
 class LocalFile(File):

@@ -251,7 +251,7 @@ def _status(response: httpx2.Response) -> str:
 
 
 def _retry_after(response: httpx2.Response) -> float:
-    """Return the seconds that a server asks to wait; 0 if it does not, or if it gives a date."""
+    """Return the seconds in a response's Retry-After header; 0 if the header is missing, or is a date."""
     said = response.headers.get("Retry-After", "")
     return float(said) if said.isascii() and said.isdigit() else 0.0
 

@@ -181,7 +181,7 @@ def _take_all(address: Address, response: httpx2.Response, spool: Spool) -> int:
 
 
 def _is_strong(etag: str) -> bool:
-    """Return whether an ETag is a strong one (RFC 9110, 8.8.1) of acceptable length."""
+    """Return whether an ETag is strong (RFC 9110, 8.8.1) and has an acceptable length."""
     return etag.startswith('"') and len(etag) <= _LONGEST_ETAG
 
 
