@@ -71,6 +71,7 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
         "Receipt": receipt,
         "Verification": cs.verify(out),
         "Inspection": cs.inspect(name, stats=True),
+        "Changes": cs.compare_changes(name, [other, name]),
         "Difference": cs.diff(name, other, values=True),
         "Proposal": cs.match(name, other),
         "Proof": prove_linear(folder),

@@ -47,7 +47,7 @@ KINDS = (
     _kind(
         "unreadable-files",
         r"cannot be (used|parsed)|is not (valid JSON|UTF-8|a JSON object)|nested too deeply|is not the name of a model"
-        r"|is a pointer of Git LFS|^[\w.-]+\.(json|model|txt): ",
+        r"|is a Git LFS pointer|^[\w.-]+\.(json|model|txt): ",
         FAIL,
         "Fetch or write this file again.",
     ),

@@ -72,6 +72,7 @@ SAID: dict[str, Callable[[Any], Any]] = {
     "stats": lambda given: cs.inspect(given, stats=True).stats,
     "diff": lambda given: {**cs.diff(given, "b.safetensors", values=True).to_json(), "first": "", "notes": []},
     "diff with": lambda given: {**cs.diff("b.safetensors", given, renames=True).to_json(), "second": "", "notes": []},
+    "compare_changes": lambda given: cs.compare_changes(given, ["b.safetensors", given]).to_json()["total"],
     "fits": lambda given: cs.fits(given, "b.safetensors").to_json()["missing"],
     "fits with": lambda given: cs.fits("b.safetensors", given).to_json()["missing"],
     "match": lambda given: {**cs.match(given, "b.safetensors").to_json(), "first": "", "notes": []},
