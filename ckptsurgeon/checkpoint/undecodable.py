@@ -35,15 +35,14 @@ def undecodable(
     settings: Mapping[str, Any],
     small: Callable[[TensorInfo], bytes],
     noted: Collection[str],
-    *,
-    explained: bool,
+    said: Collection[str],
 ) -> Iterator[str]:
     """Yield a note for each reason why quantised tensors cannot be decoded by any program.
 
     One reason is that the shapes of a tensor's parts contradict each other, the other that the tensor has no layout of
     the method in its settings. ``small`` returns the bytes of a small tensor. ``noted`` has the names of tensors that
-    another note is about: they are left out. If ``explained`` is true, other notes already say why tensors have no
-    known layout.
+    another note is about: they are left out. ``said`` are the other notes: if there are any, they explain why tensors
+    have no known layout, and one that is about the first tensor of a kind is not repeated.
     """
     from ..tensors.decoders._decoder import StatedSettings
 
@@ -57,13 +56,15 @@ def undecodable(
         kind = (coded.method, *((end, info.dtype, info.shape) for end, info in parts.items()))
         if kind not in known:
             if family(coded.method) == UNKNOWN:
-                known[kind] = _of_no_layout(method, parts) if method and not explained else ""
+                known[kind] = _of_no_layout(method, parts) if method and not said else ""
             else:
                 known[kind] = _misfit(coded, parts, stated, small)
         if known[kind]:
             first = examples.setdefault(_NUMBERS.sub("#", known[kind]), known[kind])
             reasons.setdefault(first, []).append(coded.name)
     for reason, names in reasons.items():
+        if any(escape(names[0].removesuffix(".weight")) in note for note in said):
+            continue
         more = f" Likewise {listing(names[1:], SHOWN)}." if names[1:] else ""
         number = count(len(names), "quantised tensor")
         yield f"{escape(path)}: {number} cannot be decoded: of {escape(names[0])}, {reason}.{more}"

@@ -48,10 +48,7 @@ ROWS_ON_GPU = 10
 
 
 class TrainingLoop:
-    """Trains a job; ``observer`` gets each row of the log.
-
-    ``stopped`` is the name of the signal that ended the run on all ranks, or ''.
-    """
+    """Trains a job; ``observer`` gets each row of the log. ``stopped`` is the signal that ended it, or ''."""
 
     def __init__(
         self, job: Job, model: nn.Module | ParallelModel, *, frozen: Collection[str] = (),
@@ -218,10 +215,7 @@ class TrainingLoop:
         return ""
 
     def _evaluate(self) -> str:
-        """Evaluate on ``dev``, and save the model if it is the best so far.
-
-        Returns PATIENCE if ``train.patience`` evaluations in a row brought no better model, else ''.
-        """
+        """Evaluate on ``dev``, and save the best model; return PATIENCE if none was better for too long, else ''."""
         job, state, progress = self.job, self.state, self.state.progress
         if job.dev is None:
             return ""

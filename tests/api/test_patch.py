@@ -323,7 +323,7 @@ def test_an_index_of_very_many_values_is_not_read(small: bytes) -> None:
     raw = with_index(small, lambda index: index.update(files=[[]] * 7_000_000))
     assert len(raw) < 100_000
     Path("d.ckptpatch").write_bytes(raw)
-    with pytest.raises(cs.FormatError, match="too many to read"):
+    with pytest.raises(cs.FormatError, match="too many values to read"):
         cs.read_patch("d.ckptpatch")
 
 

@@ -194,6 +194,7 @@ def commands() -> Iterator[list[str]]:
     yield ["diff", "a.safetensors", "b.safetensors", "--values"]
     yield ["diff", "a.safetensors", "c.safetensors", "--values", "--atol", "0.1"]
     yield ["diff", "a.safetensors", "b.safetensors", "c.safetensors"]
+    yield ["diff", "sparse.pth", "a.safetensors", "sparse2.pth"]
     yield ["diff", "sparse.pth", "sparse2.pth", "--values"]
     yield ["diff", "gptq.pth", "gptq2.pth", "--values"]
     yield ["diff", "gptq.pth", "gptq3.pth", "--values"]

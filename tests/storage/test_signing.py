@@ -135,7 +135,7 @@ def test_a_signature_that_was_changed_is_a_failure(change: str) -> None:
     text = {"text": "no JSON", "empty": "", "array": "[1]"}.get(change, json.dumps(bundle))
     place.write_text(text)
     (said,) = why("out.safetensors")
-    assert said.startswith("the signature out.safetensors.sig is ")
+    assert said.startswith("the signature out.safetensors.sig ")
 
 
 def test_keys_of_openssh_and_of_curves() -> None:

@@ -136,7 +136,7 @@ def test_a_gpu_that_does_not_is_made_to(is_idle: Any, monkeypatch: pytest.Monkey
     assert not group.settle()
     assert not group.settle()
     assert backend.aborts == 1
-    with pytest.raises(DistBackendError, match="given up"):
+    with pytest.raises(DistBackendError, match="was aborted: a rank has ended"):
         group.confirm()
 
 

@@ -100,7 +100,7 @@ def test_every_missing_sound_is_a_detail() -> None:
 def test_what_is_no_sound_is_named() -> None:
     Path("a.wav").write_text("no sound")
     Path("x.csv").write_text(COQUI + "a.wav,8,a\n")
-    fails("x.csv", "x.csv, line 2: a.wav cannot be read", "WAV, FLAC or OGG", error=cs.SourceError)
+    fails("x.csv", "x.csv, line 2: a.wav cannot be read", "WAV, FLAC or Ogg", error=cs.SourceError)
 
 
 def test_a_clip_may_stand_in_one_manifest_only() -> None:

@@ -120,7 +120,7 @@ def test_words_of_ones_own_make_another_language() -> None:
         ({"words": {"ru": "x"}}, "--words has a list for the language ru, but --lang does not include this language"),
         ({"words": {"en": "missing.txt"}}, "the word list missing.txt cannot be read"),
         ({"words": {"en": "latin1.txt"}}, "latin1.txt cannot be read: it is not UTF-8"),
-        ({"words": {"en": "one.txt"}}, "one.txt holds 1 word"),
+        ({"words": {"en": "one.txt"}}, "one.txt contains 1 word"),
         ({"words": {"en": "mute.txt"}}, "espeak-ng makes no sound for"),
     ],
 )

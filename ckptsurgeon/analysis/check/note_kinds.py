@@ -53,7 +53,7 @@ KINDS = (
     ),
     _kind("layer-sequence", r"has layers up to \d+ but lacks|nothing of layer \d+", FAIL,
           "Take the missing layers from the source, or number the others anew."),
-    _kind("quantisation", r"which .{1,80} needs: |no scales, and|have? numbers in place of codes"
+    _kind("quantisation", r"which .{1,80} needs: |no scales, and|ha(s|ve) numbers in place of codes"
           r"|\blacks? (?!\S*(?:input|output|act|[kv])_scale).{1,80}, which [\d,]+ similar"
           r"|does not fit the codes|too few or too many values|from which no weights can be decoded", FAIL, CODES),
     _kind("quantisation", r"quantis|quantiz|codes|quant_method|quant_algo|bitmask|plain weight|weights? (is|are) plain",

@@ -68,7 +68,7 @@ class _Blocks:
         if table is None or scales is None or table.shape != (16,):
             raise UndecodableError("it has no quant_map or no absmax")
         if block < 1 or codes.numel != -(-number // 2) or scales.numel != -(-number // block):
-            raise MisfitError(f"its quant_state has the shape {shape}, which does not fit its codes or its absmax")
+            raise UndecodableError(f"its quant_state has the shape {shape}, which does not fit its codes or its absmax")
         found = [("codes", codes), ("scale", reshape(scales, (scales.numel,))), ("values", table)]
         sizes = [(f"size{dim}", size) for dim, size in enumerate(shape)]
         facts: list[tuple[str, float]] = [*sizes, ("block", block)]

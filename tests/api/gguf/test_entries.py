@@ -133,7 +133,9 @@ def test_rows_that_are_no_whole_blocks_stay_with_a_note() -> None:
         cs.convert("y.safetensors", gguf_type="q8_0")
 
 
-@pytest.mark.parametrize(("value", "why"), [(float("nan"), "is NaN or infinite"), (1e9, "is too large for q4_0")])
+@pytest.mark.parametrize(
+    ("value", "why"), [(float("nan"), "is NaN or infinite"), (1e9, "has values too large for q4_0")]
+)
 def test_values_that_blocks_cannot_hold_are_an_error(value: float, why: str) -> None:
     weight = torch.ones(2, 32)
     weight[1, 5] = value

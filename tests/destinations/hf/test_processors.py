@@ -115,7 +115,7 @@ def test_a_padding_that_is_asked_for_stays() -> None:
     ("tokens", "fields", "why"),
     [
         (["a", "b", "c"], {}, "has no blank"),
-        (TOKENS, {"vocab_size": 9}, "has 5 tokens, and the model 9 rows"),
+        (TOKENS, {"vocab_size": 9}, "has 5 tokens, but the model has 9 rows"),
         (["<pad>", "▁the", "a"], {}, "consists of subword pieces, but Wav2Vec2CTCTokenizer needs single letters"),
     ],
 )
