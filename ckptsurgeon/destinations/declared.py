@@ -224,9 +224,9 @@ def declare(
 
     Weights of two or more dimensions get torch's default for linear and convolution layers. One-dimensional weights,
     scales and variances get ones; biases get zeros. All other tensors, such as buffers, get ``init: like``: they start
-    with the values of a checkpoint. So do the tensors with keys in ``coded``, which are parts of quantised tensors.
-    ``values`` has the fields that choose the checkpoint (``values``, perhaps ``root``). If it is empty, tensors that
-    would get ``init: like`` get no initialiser.
+    with the values of a checkpoint. Tensors with keys in ``coded``, which are parts of quantised tensors, also get
+    ``init: like``. The argument ``values`` has the fields that name this checkpoint: ``values``, and ``root`` if it has
+    several state dicts. If it is empty, tensors that would get ``init: like`` get no initialiser.
     """
     rows = {}
     for key, info in tensors.items():

@@ -51,7 +51,10 @@ class _SliceChecksums:
         self._crc = self._done = 0
 
     def add(self, block: memoryview) -> None:
-        """Add the next bytes of the task to the CRC-32 of their slices; record the CRC-32 of each complete slice."""
+        """Update the CRC-32 with the next bytes that this task copies.
+
+        The bytes are divided into slices, each with a CRC-32, which is recorded when its slice is complete.
+        """
         at = 0
         while self._slice is not None:
             piece, begin, length = self._slice

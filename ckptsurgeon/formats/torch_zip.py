@@ -57,7 +57,10 @@ class _TorchZip:
 
 
 def _frame(archive: Archive, root: str, recipe: str) -> str:
-    """Return the digest of all bytes outside the storages, computed with zeros in place of the recipe's seal."""
+    """Return the digest of all bytes of a file except those of its storages.
+
+    The recipe contains this digest. Zeros take its place while it is computed.
+    """
     payload = sorted((e.data, e.data + e.stored) for e in archive.entries.values() if e.name.startswith(f"{root}data/"))
     sealed, patches = seal_of(recipe), []
     if sealed:

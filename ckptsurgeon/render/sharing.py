@@ -16,7 +16,7 @@ SHOWN = 8
 
 
 def sharing_view(sharing: Sharing, *, every: bool = False) -> RenderableType:
-    """Return a table of the processes, those with the most bytes first, and the known facts about disk and time."""
+    """Return a table of the processes, the one that writes most first, and the disk space and time if known."""
     order = sorted(enumerate(sharing.processes), key=lambda one: -one[1].nbytes_written)
     shown = order if every else order[:SHOWN]
     heads = ("process", "shards", "read", "written", "memory", "time")

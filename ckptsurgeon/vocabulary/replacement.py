@@ -96,7 +96,7 @@ class NewVocabulary:
             return None
         if rows == len(self.source.tokens):
             return Renumbering.of(self.source.tokens, self.new.tokens, self.parts)
-        raise LookupError("there is no token list next to it")
+        raise LookupError("there is no token list in the folder of the configuration")
 
 
 def _whole(path: str) -> Vocabulary:

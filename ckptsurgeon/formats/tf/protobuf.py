@@ -67,7 +67,10 @@ def varint_bytes(value: int) -> bytes:
 
 
 def field(number: int, value: int | bytes) -> bytes:
-    """Return the bytes of a field with a number or byte string; b"" for the number 0, the value of a missing field."""
+    """Encode a field whose value is an integer or a byte string.
+
+    Returns b"" for the integer 0: protobuf leaves out fields that have the default value.
+    """
     if isinstance(value, bytes):
         return varint_bytes(number << 3 | _BYTES) + varint_bytes(len(value)) + value
     return varint_bytes(number << 3 | _VARINT) + varint_bytes(value) if value else b""

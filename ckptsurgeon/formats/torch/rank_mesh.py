@@ -47,7 +47,7 @@ def attributes_of(value: Any, kind: str) -> Mapping[Any, Any]:
 
 
 def read_mesh(value: Any, budget: CopyBudget) -> RankMesh:
-    """Return the mesh of a pickled DeviceMesh, in the form of torch up to 2.9 or of later versions.
+    """Return the mesh of ranks in a pickled DeviceMesh; both pickle layouts are read.
 
     Up to torch 2.9, a DeviceMesh has the ranks as a tensor and as a list. Later versions have strides into a list of
     all ranks.

@@ -150,7 +150,11 @@ class DoubleProducts:
         return made, CastLosses()
 
     def _piece(self, base: Array, begin: int, right: Array) -> Array:
-        """Return ``base``, some columns of the base, plus the products, rounded; ``right`` has the same columns."""
+        """Return ``base`` plus the products, rounded to single precision.
+
+        ``base`` is a part of the base weight, from row ``begin`` on; ``right`` has the columns of the right factors
+        that belong to this part.
+        """
         rows = slice(begin, begin + len(base))
         total = multiplied(self.left[rows], right)
         total += base

@@ -95,5 +95,5 @@ def _from_text(where: str, written: str) -> ModelReference:
     model, _, lora = written.partition("+")
     path, _, revision = model.partition("@")
     if not path:
-        raise fault(where, f"is {brief_repr(written)}, which has no path of a model")
+        raise fault(where, f"is {brief_repr(written)}, which does not contain the path of a model")
     return ModelReference(written, path, revision, lora)

@@ -160,7 +160,7 @@ def check_replaceable(path: str, how: FileCollector, digest: Callable[[], str]) 
         return
     known = f"it has changed since it was collected from {escape(record.source)}" if record is not None else ""
     raise OutputError(
-        f"{escape(path)} is another file than the requested one, and {known or 'its origin is unknown'}.",
+        f"{escape(path)} exists and is not the requested file; {known or 'its origin is unknown'}.",
         hint=how.anyway,
     )
 

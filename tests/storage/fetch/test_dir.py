@@ -76,7 +76,7 @@ def test_another_file_in_the_way_is_kept_without_force(uri: str, ckpt: Run) -> N
     before = tree("out")
     done = ckpt("fetch", uri, "--dir", "out")
     assert (done.code, done.out) == (5, "")
-    assert "is another file than the requested one, and its origin is unknown" in done.err
+    assert "exists and is not the requested file; its origin is unknown" in done.err
     assert "--force" in done.err
     assert tree("out") == before
     assert ckpt("fetch", uri, "--dir", "out", "--force").code == 0
