@@ -23,6 +23,7 @@ from .transplant.transplant import transplant
 
 __all__ = ["class_findings", "class_notes", "class_without_codes", "comparison_notes", "not_compared", "ties_of_class"]
 
+INITIALISED = "transformers initialises what is missing"
 QUANTISATION = "quantization_config"
 PACKAGES = ("torch", "transformers")
 
@@ -45,7 +46,7 @@ def class_findings(checkpoint: Checkpoint) -> list[tuple[str, bool]]:
         if _is_quantised(checkpoint, folder):
             settings = folder.config.get(QUANTISATION)
             noted = quantised_notes(checkpoint, _plain_class(folder), _architecture(folder), settings)
-            return [(note, False) for note in noted]
+            return [(note, INITIALISED in note) for note in noted]
         plan = transplant(checkpoint, _configuration(folder), on_mismatch="init")
     except CheckpointError as error:
         if isinstance(error, PlanError) and error.message.startswith("nothing would be loaded"):
@@ -132,8 +133,9 @@ def _differences(plan: Plan, checkpoint: Checkpoint, name: str) -> Iterator[tupl
     unused = [key for key in unused if not any(re.search(pattern, key) for pattern in ignored)]
     others = [step for step in plan.steps if step.reason == "mismatch" and not step.tied_to]
     if missing:
+        is_fault = not all("pooler" in key.split(".") for key in missing)  # many models are saved without their pooler
         has = f"{name} has {count(len(missing), 'tensor')} that the weights lack"
-        yield f"{has}: {listing(missing, 3, where='')}: transformers initialises what is missing", True
+        yield f"{has}: {listing(missing, 3, where='')}: {INITIALISED}", is_fault
     if others:
         one = others[0]
         own = f"is {shape_text(checkpoint[one.key].shape)}" if one.key in checkpoint else "has another shape"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from ..checkpoint.in_memory import place_of
 from ..checkpoint.opening import open_checkpoint
 from ..destinations._load import is_configuration
 from ..errors import ConfigError
+from ..tensors.dtypes import DTYPES
 from ..util.text import count, escape, notes_about
 from .diff import folder_differences
 from .inputs.argument_types import CheckpointLike, Patterns, Progress
@@ -42,6 +44,8 @@ def compare_changes(
     Raises ConfigError for fewer than two models, PatternError for a pattern that matches nothing, PlanError for
     quantised tensors that cannot be decoded, what ``open_checkpoint`` raises, and FormatError for a wrong checksum.
     """
+    if isinstance(models, (str, os.PathLike, Mapping, Checkpoint)):
+        raise ConfigError("models is one model.", hint="Give a list of two or more.")
     given = list(models)
     if len(given) < 2:
         raise ConfigError(
@@ -56,7 +60,8 @@ def compare_changes(
         opened = [stack.enter_context(open_checkpoint(one, root)) for one in (base, *given)]
         decoded = [read_as(one, ENCODINGS[1]) for one in opened]
         found = measure_changes(decoded[0], decoded[1:], include=include, exclude=exclude, progress=progress)
-        notes = [*found.notes, *_notes(opened), *_dtype_notes(decoded)]
+        compared = [one.key for one in found.tensors]
+        notes = [*found.notes, *_notes(opened), *_dtype_notes(decoded, compared)]
     notes += [
         f"{escape(one.path)}: {note}"
         for one, source in zip(opened[1:], given, strict=True)
@@ -70,15 +75,24 @@ def _notes(opened: Sequence[Checkpoint]) -> Iterator[str]:
         yield from notes_about(one.path, [*one.notes, *one.odd_scales.notes(one.path)])
 
 
-def _dtype_notes(opened: Sequence[Checkpoint]) -> Iterator[str]:
-    """Yield a note on each model that stores tensors in other dtypes than the base: its changes include rounding."""
+def _dtype_notes(opened: Sequence[Checkpoint], keys: Sequence[str]) -> Iterator[str]:
+    """Yield a note on each model that stores tensors in a less precise dtype: its changes include the rounding."""
     base, *models = opened
     for model in models:
         kinds = Counter(
-            (base[key].dtype, model[key].dtype) for key in base if key in model and base[key].dtype != model[key].dtype
+            (base[key].dtype, model[key].dtype)
+            for key in keys
+            if key in model and model[key].shape == base[key].shape and _rounds(base[key].dtype, model[key].dtype)
         )
         for (before, after), number in kinds.items():
             yield (
                 f"{escape(model.path)} has {count(number, 'tensor')} in {after} that the base has in {before}: "
                 "their changes include the rounding"
             )
+
+
+def _rounds(before: str, after: str) -> bool:
+    """Return whether a dtype cannot hold all values of another: fewer bits, or bfloat16 and float16."""
+    if before == after or "float" not in before or "float" not in after:
+        return False
+    return DTYPES[after].bits <= DTYPES[before].bits

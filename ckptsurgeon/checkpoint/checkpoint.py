@@ -243,7 +243,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
             said += notes_on_values(self.path, self.codes, shown, settings, self._small)
             said += unlike_others(self.path, self.codes, shown, settings, parts)
             noted = {name for names in parts.values() for name in names}
-            said += undecodable(self.path, self.codes, shown, settings, self._small, noted, said)
+            said += undecodable(self.path, self.codes, shown, settings, noted, explained=bool(said))
         if settings:
             said += of_other_width(self.path, self.codes, self.folder)
             said += disagreeing_files(self.path, self.codes, settings_in(self.metadata), settings_by_file(self.around))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
@@ -24,6 +24,8 @@ UNKNOWN = "an"
 """The family of tensors whose encoding is unknown."""
 OTHER_LAYOUTS = {"gptq": ("checkpoint_format", ("gptq", "gptq_v2")), "awq": ("version", ("gemm",))}
 """{method: (setting, values)}: with another value of the setting, a method stores other layouts."""
+OF_MODULES = frozenset({"dynamic", "layer_quant_config", "layers", "module_config", "quantized_layers"})
+"""Settings with other settings for some modules."""
 WHOLE = ("gptq", "awq", "fp8", "mxfp4")
 """Methods all of whose layouts are known."""
 
@@ -33,38 +35,41 @@ def undecodable(
     codes: QuantisedTensors,
     tensors: Tensors,
     settings: Mapping[str, Any],
-    small: Callable[[TensorInfo], bytes],
     noted: Collection[str],
-    said: Collection[str],
+    *,
+    explained: bool,
 ) -> Iterator[str]:
     """Yield a note for each reason why quantised tensors cannot be decoded by any program.
 
     One reason is that the shapes of a tensor's parts contradict each other, the other that the tensor has no layout of
-    the method in its settings. ``small`` returns the bytes of a small tensor. ``noted`` has the names of tensors that
-    another note is about: they are left out. ``said`` are the other notes: if there are any, they explain why tensors
-    have no known layout, and one that is about the first tensor of a kind is not repeated.
+    the method in its settings. No values are read: notes on ``weight_shape`` and ``quant_state`` are made elsewhere.
+    ``noted`` has the names of tensors that another note is about: they are left out. If ``explained`` is true, other
+    notes already say why tensors have no known layout.
     """
     from ..tensors.decoders._decoder import StatedSettings
 
     stated, reasons, examples = StatedSettings(settings), dict[str, list[str]](), dict[str, str]()
-    method = _known_method(settings)
+    method, is_uniform = _known_method(settings), _is_uniform(settings)
     known = dict[tuple[Any, ...], str]()  # a hundred thousand tensors have few different kinds
     for coded in codes.tensors:
         if not coded.codes or coded.name in noted:
             continue
         parts = {end: tensors[key] for end, key in coded.parts.items()}
-        kind = (coded.method, *((end, info.dtype, info.shape) for end, info in parts.items()))
+        kind = (
+            "" if is_uniform else coded.name,
+            coded.method,
+            coded.shape,
+            *((end, info.dtype, info.shape) for end, info in parts.items()),
+        )
         if kind not in known:
             if family(coded.method) == UNKNOWN:
-                known[kind] = _of_no_layout(method, parts) if method and not said else ""
+                known[kind] = _of_no_layout(method, parts) if method and not explained else ""
             else:
-                known[kind] = _misfit(coded, parts, stated, small)
+                known[kind] = _misfit(coded, parts, stated)
         if known[kind]:
             first = examples.setdefault(_NUMBERS.sub("#", known[kind]), known[kind])
             reasons.setdefault(first, []).append(coded.name)
     for reason, names in reasons.items():
-        if any(escape(names[0].removesuffix(".weight")) in note for note in said):
-            continue
         more = f" Likewise {listing(names[1:], SHOWN)}." if names[1:] else ""
         number = count(len(names), "quantised tensor")
         yield f"{escape(path)}: {number} cannot be decoded: of {escape(names[0])}, {reason}.{more}"
@@ -75,7 +80,14 @@ def _known_method(settings: Mapping[str, Any]) -> str:
     method = str(settings.get("quant_method") or "")
     field, usual = OTHER_LAYOUTS.get(method, ("", ()))
     value = settings.get(field) if field else None
-    return method if method in WHOLE and method in METHODS and (value is None or value in usual) else ""
+    is_usual = value is None or str(value).lower() in usual
+    return method if method in WHOLE and method in METHODS and is_usual else ""
+
+
+def _is_uniform(settings: Mapping[str, Any]) -> bool:
+    """Return whether the same settings apply to every quantised module."""
+    groups = settings.get("config_groups")
+    return OF_MODULES.isdisjoint(settings) and not (isinstance(groups, dict) and len(groups) > 1)
 
 
 def _of_no_layout(method: str, parts: Tensors) -> str:
@@ -83,17 +95,12 @@ def _of_no_layout(method: str, parts: Tensors) -> str:
     return f"the parts {escape(said, 300)} are in no layout of {escape(method)}, its quant_method"
 
 
-def _misfit(
-    coded: QuantisedTensor, parts: Tensors, stated: StatedSettings, small: Callable[[TensorInfo], bytes]
-) -> str:
+def _misfit(coded: QuantisedTensor, parts: Tensors, stated: StatedSettings) -> str:
     """Return the contradiction between the parts of a tensor, '' if there is none or its decoder is not known."""
     from ..tensors.decoders._decoder import MisfitError, Request, UndecodableError, decoded_weight
 
-    def stored(ending: str) -> bytes:
-        return small(parts[ending]) if ending in parts else b""
-
     try:
-        decoded_weight(Request(coded, parts, stated, stored))
+        decoded_weight(Request(coded, parts, stated))
     except MisfitError as error:
         return escape(str(error))
     except UndecodableError:

@@ -8,7 +8,7 @@ from string import ascii_uppercase
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..analysis.compare.changes import Agreement, Changes, ChangeSums, ModelChange
+from ..analysis.compare.changes import Agreement, Changes, ChangeSums, ModelChange, added
 from ..util.text import count, escape, natural_key, number_in, percent, percent_number
 from .columns import Columns, Hanging
 from .tree import modules_at
@@ -97,10 +97,10 @@ def _cosine(one: Agreement | None) -> Text:
 
 
 def _layers(found: Changes, names: Mapping[str, str]) -> Iterator[RenderableType]:
-    sums: dict[str, ChangeSums] = {}
+    parts: dict[str, list[ChangeSums]] = {}
     for one in found.tensors:
-        name = names[one.key]
-        sums[name] = sums.get(name, ChangeSums()) + one.sums
+        parts.setdefault(names[one.key], []).append(one.sums)
+    sums = {name: added(some) for name, some in parts.items()}
     indices, pairs = range(len(found.models)), list(found.total.pairs)
     few = pairs if len(pairs) <= FEW else []
     labels = [*(f"{_letter(a)}·{_letter(b)}" for a, b in few), *(["lowest cosine"] if pairs and not few else [])]
@@ -125,7 +125,7 @@ def _lowest(of: ChangeSums) -> Text:
 
 def _exceptions(found: Changes) -> Iterator[RenderableType]:
     """Yield lines on keys that are not compared in a model."""
-    for keys, said in ((found.missing, "lacks"), (found.added, "alone has"), (found.reshaped, "has another shape of")):
+    for keys, said in ((found.missing, "lacks"), (found.added, "adds"), (found.reshaped, "has another shape of")):
         for index, some in keys.items():
             if some:
                 yield Hanging(Text(f"  {_letter(index)} {said}  ", "yellow"), _listed(some))

@@ -143,9 +143,14 @@ def ids_beyond(fields: Mapping[str, Any], rows: int) -> list[tuple[str, int]]:
     return found
 
 
-def ids_by_field(fields: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Return the token ids of a configuration by the dotted path of their field, but not those of position pairs."""
-    found = ((path, value) for path, value in _ids(fields, frozenset()) if path[-1] not in (*_PAIRS, *_BIASED))
+def ids_by_field(fields: Mapping[str, Any], numbers: Renumbering) -> dict[str, tuple[int, ...]]:
+    """Return the token ids of a configuration by the dotted path of their field, but not those of position pairs.
+
+    Ids of nested configurations that ``numbers`` would not move, because they have another vocabulary, are left out.
+    """
+    found = (
+        (path, value) for path, value in _ids(fields, _sizes(fields, numbers)) if path[-1] not in (*_PAIRS, *_BIASED)
+    )
     return {".".join(path): tuple(_numbers(value)) for path, value in found}
 
 

@@ -69,6 +69,8 @@ def test_extreme_magnitudes_have_figures() -> None:
     found = cs.compare_changes(saved("base", w=base), [saved("a", w=base * 2), saved("b", w=base * 3)])
     assert found.total.models[0].relative == pytest.approx(1)
     assert found.total.pairs[0, 1].cosine == pytest.approx(1)
+    assert found.total.models[0].changed == 2
+    assert (found.total.pairs[0, 1].both, found.total.pairs[0, 1].same_sign) == (2, 2)
 
 
 def test_values_that_are_not_finite_are_counted_and_left_out(ckpt: Any) -> None:
@@ -98,7 +100,7 @@ def test_tensors_that_a_model_lacks_adds_or_reshapes_are_named(ckpt: Any) -> Non
     assert done.code == 1
     assert "A lacks  x" in done.out
     assert "A has another shape of  y" in done.out
-    assert "B alone has  z" in done.out
+    assert "B adds  z" in done.out
 
 
 def test_patterns_select_keys() -> None:
@@ -170,3 +172,49 @@ def test_the_terminal_shows_models_pairs_and_layers(ckpt: Any) -> None:
     answer = json.loads(ckpt("diff", *names, "--json").out)
     assert answer["kind"] == "ckpt.changes"
     assert answer["total"]["agreements"] == [{"models": [0, 1], "both": 4, "cosine": -1.0, "same_sign": 0.0}]
+
+
+def test_complex_and_real_values_are_compared_element_by_element() -> None:
+    base = torch.tensor([1.0, 2.0, 3.0])
+    torch.save({"w": base}, "base.pth")
+    torch.save({"w": base + torch.tensor([1j, 0, 1])}, "a.pth")
+    torch.save({"w": base + torch.tensor([2j, 1, -1])}, "b.pth")
+    found = cs.compare_changes("base.pth", ["a.pth", "b.pth"])
+    assert [found.total.models[index].changed for index in (0, 1)] == [2, 3]
+    agreement = found.total.pairs[0, 1]
+    assert (agreement.both, agreement.same_sign) == (2, 1)
+    assert agreement.cosine == pytest.approx((2 - 1) / math.sqrt(2) / math.sqrt(6))
+
+
+def test_tensors_without_elements_are_there() -> None:
+    one = saved("base", w=torch.ones(2), e=torch.ones(0, 3))
+    found = cs.compare_changes(one, [one, saved("a", w=torch.zeros(2), e=torch.ones(0, 3))])
+    (empty,) = (tensor for tensor in found.tensors if tensor.key == "e")
+    assert list(empty.sums.models) == [0, 1]
+    assert not found.missing[1]
+
+
+def test_tied_tensors_are_compared_once() -> None:
+    for name, value in (("base", 1.0), ("a", 2.0), ("b", 3.0)):
+        shared = torch.full((4,), value)
+        torch.save({"e": shared, "h": shared}, f"{name}.pth")
+    found = cs.compare_changes("base.pth", ["a.pth", "b.pth"])
+    assert [one.key for one in found.tensors] == ["e"]
+    assert found.total.models[0].values == 4
+    assert any("tied tensors are compared once" in note for note in found.notes)
+
+
+def test_a_damaged_record_is_an_error_and_no_change() -> None:
+    for name in ("base", "a", "b"):
+        torch.save({"w": drawn(64, 64, seed=0)}, f"{name}.pth")
+    data = bytearray(Path("b.pth").read_bytes())
+    data[data.index(drawn(64, 64, seed=0).numpy().tobytes()[:64]) + 5] ^= 1
+    Path("b.pth").write_bytes(data)
+    with pytest.raises(cs.FormatError, match="checksum"):
+        cs.compare_changes("base.pth", ["a.pth", "b.pth"])
+
+
+@pytest.mark.parametrize("models", ["ab", Path("a.safetensors"), {"w": torch.ones(2)}])
+def test_one_model_is_no_list(models: Any) -> None:
+    with pytest.raises(cs.ConfigError, match="models is one model"):
+        cs.compare_changes(saved("base", w=torch.ones(2)), models)

@@ -7,8 +7,9 @@ differ, are what merging loses (TIES; Yadav et al., 2023, arXiv:2306.01708).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import combinations
 from typing import Any
 
@@ -16,7 +17,7 @@ from ...util.notebook import InNotebooks
 from ...util.text import escape
 from .sums import ZERO, Sum, finite, norm, quotient
 
-__all__ = ["Agreement", "ChangeSums", "Changes", "ModelChange", "TensorChanges", "pairs_of"]
+__all__ = ["Agreement", "ChangeSums", "Changes", "ModelChange", "TensorChanges", "added", "pairs_of"]
 
 
 def pairs_of(models: Sequence[Any]) -> list[tuple[Any, Any]]:
@@ -82,7 +83,7 @@ class Agreement:
 class ChangeSums:
     """The changes of each model, by its index, and the agreement of each pair of models, by their indices.
 
-    A model without the tensor, or with another shape of it, is in neither. Sums of several tensors can be added.
+    A model without the tensor, or with another shape of it, is in neither.
     ``not_finite`` counts values that are NaN or infinite in the base or a model: they are left out of all sums.
     """
 
@@ -90,21 +91,22 @@ class ChangeSums:
     pairs: Mapping[tuple[int, int], Agreement] = field(default_factory=dict)
     not_finite: int = 0
 
-    def __add__(self, other: ChangeSums) -> ChangeSums:
-        models = {
-            one: self.models.get(one, ModelChange()) + other.models.get(one, ModelChange())
-            for one in sorted({*self.models, *other.models})
-        }
-        pairs = {
-            pair: self.pairs.get(pair, Agreement()) + other.pairs.get(pair, Agreement())
-            for pair in sorted({*self.pairs, *other.pairs})
-        }
-        return ChangeSums(models, pairs, self.not_finite + other.not_finite)
-
     @property
     def changed_by(self) -> tuple[int, ...]:
         """The indices of the models that have changed a value."""
         return tuple(index for index, one in self.models.items() if one.changed)
+
+
+def added(every: Iterable[ChangeSums]) -> ChangeSums:
+    """Return the sums of several tensors, or parts of one, together."""
+    models, pairs, not_finite = dict[int, ModelChange](), dict[tuple[int, int], Agreement](), 0
+    for sums in every:
+        for index, change in sums.models.items():
+            models[index] = models[index] + change if index in models else change
+        for pair, agreement in sums.pairs.items():
+            pairs[pair] = pairs[pair] + agreement if pair in pairs else agreement
+        not_finite += sums.not_finite
+    return ChangeSums(dict(sorted(models.items())), dict(sorted(pairs.items())), not_finite)
 
 
 @dataclass(frozen=True)
@@ -139,10 +141,10 @@ class Changes(InNotebooks):
         changed = sum(bool(one.sums.changed_by or one.sums.not_finite) for one in self.tensors)
         return f"<Changes of {names} from {escape(self.base)}: {changed} of {len(self.tensors)} tensors changed>"
 
-    @property
+    @cached_property
     def total(self) -> ChangeSums:
         """The sums over all tensors."""
-        return sum((one.sums for one in self.tensors), ChangeSums())
+        return added(one.sums for one in self.tensors)
 
     @property
     def differs(self) -> bool:

@@ -14,8 +14,9 @@ from ...errors import FormatError
 from ...planning.keys.pattern_hints import chosen_keys
 from ...tensors.info import TensorInfo
 from ...tensors.ops.regions import Array, blocks
-from ...util.text import natural_key
-from .changes import Agreement, Changes, ChangeSums, ModelChange, TensorChanges, pairs_of
+from ...util.text import listing, natural_key
+from .bytewise import Seen, check_records
+from .changes import Agreement, Changes, ChangeSums, ModelChange, TensorChanges, added, pairs_of
 from .sums import ZERO, dot, scaled
 from .tensor_difference import ELEMENTS, has_figures, values_of
 
@@ -50,7 +51,8 @@ def compare_changes(
         reshaped[index] = _sorted(
             key for key in base if key in keys and key in model and model[key].shape != base[key].shape
         )
-    to_read, refused = _to_read(base, models, keys)
+    tied = [key for key in base if key in keys and _is_tied(key, base, models)]
+    to_read, refused = _to_read(base, models, keys.difference(tied))
     tensors = []
     for key, sums in _measured(base, to_read, progress):
         if isinstance(sums, str):
@@ -59,8 +61,18 @@ def compare_changes(
             tensors.append(TensorChanges(key, sums))
     return Changes(
         base.path, tuple(one.path for one in models), tuple(tensors), missing, added, reshaped, refused,
-        len(every) - len(keys), chosen.notes,
+        len(every) - len(keys), (*chosen.notes, *_tied_note(tied)),
     )  # fmt: skip
+
+
+def _is_tied(key: str, base: Checkpoint, models: Sequence[Checkpoint]) -> bool:
+    """Return whether a key shares the tensor of an earlier key, in the base and in each model that has it."""
+    having = (base, *(one for one in models if key in one))
+    return key in base.ties and all(one.ties.get(key) == base.ties[key] for one in having)
+
+
+def _tied_note(tied: Sequence[str]) -> list[str]:
+    return [f"tied tensors are compared once, under their first key: not {listing(tied, 3)}"] if tied else []
 
 
 def _sorted(keys: Iterable[str]) -> tuple[str, ...]:
@@ -99,11 +111,14 @@ def _measured(
     fetch_tensors((one.checkpoint, one.info) for some in sources.values() for one in some)
     sizes = {key: sum(one.info.nbytes for one in some) for key, some in sources.items()}
     done, total = 0, sum(sizes.values())
+    seen: dict[int, Seen] = {}
     for key, having in models.items():
+        for one in sources[key]:
+            check_records(one.checkpoint, (key,), seen.setdefault(id(one.checkpoint), set()))
         try:
             yield key, _sums(_Source(base, base[key]), having)
         except FormatError as error:
-            if not base.stored and not any(one.checkpoint.stored for one in having.values()):
+            if error.rule != "scale":
                 raise
             yield key, error.message.rstrip(".")
         done += sizes[key]
@@ -113,15 +128,18 @@ def _measured(
 
 def _sums(base: _Source, models: Mapping[int, _Source]) -> ChangeSums:
     read = {index: banded(one.info, one.checkpoint) for index, one in models.items()}
-    first, total = banded(base.info, base.checkpoint), ChangeSums()
+    first = banded(base.info, base.checkpoint)
+    found = [ChangeSums({one: ModelChange() for one in models}, {pair: Agreement() for pair in pairs_of(list(models))})]
     for box in blocks(base.info.shape, ELEMENTS):
         here = values_of(first, base.info, box)
-        total += _sums_of_block(here, {i: values_of(read[i], one.info, box) for i, one in models.items()})
-    return total
+        found.append(_sums_of_block(here, {i: values_of(read[i], one.info, box) for i, one in models.items()}))
+    return added(found)
 
 
 def _sums_of_block(base: Array, models: Mapping[int, Array]) -> ChangeSums:
-    """Return the sums over a block of flat arrays."""
+    """Return the sums over a block of flat arrays; each element counts once, also a complex one."""
+    if any(one.dtype.kind == "c" for one in (base, *models.values())):
+        base, models = base.astype("<c16"), {index: values.astype("<c16") for index, values in models.items()}
     usable = np.isfinite(base)
     for values in models.values():
         usable &= np.isfinite(values)
@@ -129,35 +147,39 @@ def _sums_of_block(base: Array, models: Mapping[int, Array]) -> ChangeSums:
     if left_out:
         base, models = base[usable], {index: values[usable] for index, values in models.items()}
     with np.errstate(over="ignore", invalid="ignore"):  # a change that float64 cannot hold makes a figure None
-        own = scaled(_real(base))
-        gaps = {index: _gap(base, values) for index, values in models.items()}
-        changes = {index: scaled(gap) for index, gap in gaps.items() if gap is not None}
+        own = scaled(_as_float(base))
+        gaps = {index: gap for index, values in models.items() if (gap := _gap(base, values)) is not None}
+        changes = {index: scaled(gap) for index, gap in gaps.items()}
         squares = {index: dot(one, one) for index, one in changes.items()}
-        signs = {index: np.sign(one.values).astype("i1") for index, one in changes.items()}
-        size, of_base = own.values.size, dot(own, own)
-        counts = {index: int(np.count_nonzero(one)) for index, one in signs.items()}
+        size, of_base = base.size, dot(own, own)
         pairs = {}
         for a, b in pairs_of(list(models)):
             product, both, same = ZERO, 0, 0
-            if a in changes and b in changes:
+            if a in gaps and b in gaps:
                 product = dot(changes[a], changes[b])
-                agreement = signs[a] * signs[b]
-                both, same = int(np.count_nonzero(agreement)), int(np.count_nonzero(agreement > 0))
+                both = int(np.count_nonzero((gaps[a] != 0) & (gaps[b] != 0)))
+                same = int(np.count_nonzero(_directions(gaps[a], gaps[b]) > 0))
             pairs[a, b] = Agreement(size, both, same, product, squares.get(a, ZERO), squares.get(b, ZERO))
+    counts = {index: int(np.count_nonzero(gap)) for index, gap in gaps.items()}
     found = {i: ModelChange(size, counts.get(i, 0), squares.get(i, ZERO), of_base) for i in models}
     return ChangeSums(found, pairs, left_out)
 
 
+def _directions(a: Array, b: Array) -> Array:
+    """Return 1 for each element that moved in the same direction in both, -1 if in opposite ones, 0 if not in both."""
+    agreement: Array = np.sign((np.sign(a).conj() * np.sign(b)).real)
+    return agreement
+
+
 def _gap(base: Array, values: Array) -> Array | None:
-    """Return the change of each value as float64; None if no value has changed."""
+    """Return the change of each value, as float64 or complex128; None if no value has changed."""
     if np.array_equal(base, values):
         return None
     if base.dtype.kind in "iu" and values.dtype.kind in "iu":
         exact = np.where(values > base, 1.0, -1.0) * np.maximum(np.abs(values.astype("<f8") - base.astype("<f8")), 1.0)
         return np.where(values == base, 0.0, exact)  # large integers that differ have a change of at least 1
-    return _real(values) - _real(base)
+    return _as_float(values) - _as_float(base)
 
 
-def _real(values: Array) -> Array:
-    """Return values as float64; of complex values the real and imaginary parts, one after the other."""
-    return values.view("<f8") if values.dtype.kind == "c" else values.astype("<f8", copy=False)
+def _as_float(values: Array) -> Array:
+    return values if values.dtype.kind == "c" else values.astype("<f8", copy=False)

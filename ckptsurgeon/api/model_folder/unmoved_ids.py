@@ -10,7 +10,7 @@ from ...destinations.hf.files import CONFIG
 from ...planning.plan.plan import Plan
 from ...util.text import brief_repr, escape, listing
 from ...vocabulary.replacement import NewVocabulary
-from ...vocabulary.token_ids import ids_by_field
+from ...vocabulary.token_ids import Renumbering, ids_by_field
 from .alignment import generation_settings
 from .documents import GENERATION
 from .folder import ModelFolder
@@ -18,6 +18,11 @@ from .folder import ModelFolder
 __all__ = ["with_unmoved_ids_noted"]
 
 SHOWN = 4
+ROLES = {
+    "bos": ("bos", "<s>"), "cls": ("cls",), "eos": ("eos", "</s>"), "mask": ("mask",), "pad": ("pad",),
+    "sep": ("sep", "</s>"), "unk": ("unk",),
+}  # fmt: skip
+"""{beginning of a field's name: texts that its token contains}."""
 
 
 def with_unmoved_ids_noted(
@@ -44,11 +49,20 @@ def with_unmoved_ids_noted(
 
 def _unmoved(before: Mapping[str, Any], after: Mapping[str, Any], change: NewVocabulary) -> Iterator[str]:
     old, new = change.source.tokens, change.new.tokens
-    known, theirs = frozenset(new), ids_by_field(before)
-    for field, ids in ids_by_field(after).items():
+    numbers = Renumbering.of(old, new)
+    known, theirs = frozenset(new), ids_by_field(before, numbers)
+    for field, ids in ids_by_field(after, numbers).items():
         if ids != theirs.get(field):
             continue
         for number in ids:
-            if 0 <= number < min(len(old), len(new)) and old[number] != new[number] and old[number] in known:
+            if not 0 <= number < min(len(old), len(new)) or _is_for(field, new[number]):
+                continue
+            if old[number] != new[number] and old[number] in known:
                 was, now = (escape(brief_repr(tokens[number], 24)) for tokens in (old, new))
                 yield f"{escape(field)} ({number}, which was {was} and is {now} now)"
+
+
+def _is_for(field: str, token: str) -> bool:
+    """Return whether a token's text shows that it is the one that a field such as ``pad_token_id`` is for."""
+    texts = ROLES.get(field.rpartition(".")[2].partition("_")[0], ())
+    return any(text in token.lower() for text in texts)

@@ -211,14 +211,14 @@ def open_network(
         ) from error
     try:
         module = _built(spec.build)
+        path = path_of(source)
+        folder = path if os.path.isdir(path) else os.path.dirname(path) or os.curdir
+        network = Network(shown(path), module, plan, folder, _notes(source, root))
+        if read_buffers:
+            network.load_buffers()
     except BaseException:
         close_plan(plan)
         raise
-    path = path_of(source)
-    folder = path if os.path.isdir(path) else os.path.dirname(path) or os.curdir
-    network = Network(shown(path), module, plan, folder, _notes(source, root))
-    if read_buffers:
-        network.load_buffers()
     return network
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 
 from ...analysis.prove.proof import DIFFERENT, EQUIVALENT, SAME, Proof
 from ...errors import CheckpointError, ConfigError, VerifyError
@@ -48,6 +49,7 @@ def check_runs(plan: Plan, output: str | os.PathLike[str], *, to: str | None = N
     This checks the source of the plan and the format of the output. It builds the source's network, but reads no
     weights.
     """
+    from .inputs import drawn_inputs
     from .network import configuration_of, open_network
 
     check_provable(plan)
@@ -57,7 +59,14 @@ def check_runs(plan: Plan, output: str | os.PathLike[str], *, to: str | None = N
         )
     source = _source(plan)
     configuration = configuration_of(source.path) or plan.target.config
-    open_network(source.path, configuration, task=None, root=source.root or None, read_buffers=False).close()
+    opened = open_network(source.path, configuration, task=None, root=source.root or None, read_buffers=False)
+    with closing(opened) as network:
+        try:
+            drawn_inputs(network.module, 0)
+        except ConfigError as error:
+            raise ConfigError(
+                error.message, hint="Leave --prove out, and run ckpt prove on source and output with --inputs FILE."
+            ) from error
 
 
 def prove_output(plan: Plan, output: str | os.PathLike[str]) -> Proof:

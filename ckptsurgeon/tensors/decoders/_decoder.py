@@ -137,6 +137,10 @@ def decoded_weight(asked: Request) -> TensorInfo:
         raise UndecodableError("its codes are missing, or their dtype is not one of codes")
     for why in _obstacles(asked):
         raise UndecodableError(why)
+    if len(asked.parts) > 1 and not (asked.codes.shape and asked.codes.numel):  # torch stores scales with the codes
+        raise MisfitError(f"its codes have the shape {list(asked.codes.shape)}")
+    if empty := next((end for end, info in asked.parts.items() if "scale" in end and not info.numel), ""):
+        raise MisfitError(f"its {empty.lstrip('._')} has no elements")
     decoder = _decoder_of(family(coded.method))
     if decoder is None or coded.more_codes:
         raise UndecodableError(f"no decoder knows {coded.method}")

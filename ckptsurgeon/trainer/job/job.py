@@ -150,7 +150,7 @@ def build_model(target: TargetSpec, document: Document) -> nn.Module:
     if target.build is None:
         raise ConfigError(
             f"{escape(document.name)} describes only tensors, and not a model that can be trained.",
-            hint="Put the model's class into the field _target_, or use a model of transformers, ESPnet or SpeechBrain.",
+            hint="Put the model's class into the field _target_, or a model of transformers, ESPnet or SpeechBrain.",
         )
     model = target.build()
     assert isinstance(model, nn.Module)

@@ -79,3 +79,32 @@ def test_settings_under_their_old_name_are_named(tmp_path: Path) -> None:
     config["compression_config"] = config.pop("quantization_config")
     (folder / "config.json").write_text(json.dumps(config))
     assert any("compression_config and no quantization_config" in note for note in cs.inspect(folder).notes)
+
+
+SHAPES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "a number": lambda one: one.flatten()[:1].reshape(()) if one.numel() else one,
+    "no rows": lambda one: one[:0],
+    "flat": lambda one: one.flatten(),
+    "three dimensions": lambda one: one[None],
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("one", ZOO, ids=lambda one: one.name)
+def test_parts_of_any_shape_are_no_bug(one: Quantised, shape: str, tmp_path: Path) -> None:
+    folder = replace(one, layers=LAYERS[:1]).folder(tmp_path / "m")
+    whole = load_file(folder / WEIGHTS)
+    for key in whole:
+        if LAYERS[0] in key and whole[key].dim():
+            save_file({**whole, key: SHAPES[shape](whole[key]).contiguous()}, folder / WEIGHTS, {"format": "pt"})
+            cs.inspect(folder)  # raises nothing
+
+
+def test_a_sound_layer_does_not_share_the_verdict_of_another(tmp_path: Path) -> None:
+    folder = replace(BY_NAME["int4-packed"], layers=LAYERS).folder(tmp_path / "m")
+    state = load_file(folder / WEIGHTS)
+    state[f"{LAYERS[0]}.weight_shape"] = torch.tensor([3, 5])
+    save_file(state, folder / WEIGHTS, {"format": "pt"})
+    notes = cs.inspect(folder).notes
+    assert any(LAYERS[0] in note for note in notes)
+    assert not any(LAYERS[1] in note for note in notes)

@@ -27,19 +27,20 @@ ALPHABET, CTC = "alphabet.json", r"^lm_head\.weight$"
 
 
 def further_list_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:
-    """Yield a note for each further list with more tokens than the rows of its embedding or output layer."""
+    """Yield a note for each further list with ids beyond the rows of its embedding or output layer."""
     for name, pattern in LISTS.items():
-        yield from _beyond(f"{name} has", len(object_in(folder, name)), tensors, pattern)
+        ids = [value for value in object_in(folder, name).values() if type(value) is int]  # several names may share one
+        yield from _beyond(name, 1 + max(ids, default=-1), tensors, pattern)
     settings = object_in(folder, SETTINGS)
     if settings.get("tokenizer_class") == BYTES:
         extra = settings.get("extra_ids", EXTRA)
         number = BYTE_IDS + extra if type(extra) is int else 0
-        yield from _beyond(f"{BYTES} ({SETTINGS}) has", number, tensors, SHARED)
+        yield from _beyond(f"{BYTES} ({SETTINGS})", number, tensors, SHARED)
     labels = object_in(folder, ALPHABET).get("labels")
-    yield from _beyond(f"{ALPHABET} has", len(labels) if isinstance(labels, list) else 0, tensors, CTC)
+    yield from _beyond(ALPHABET, len(labels) if isinstance(labels, list) else 0, tensors, CTC)
 
 
-def _beyond(has: str, number: int, tensors: Sequence[DescribedTensor], pattern: str) -> Iterator[str]:
+def _beyond(what: str, number: int, tensors: Sequence[DescribedTensor], pattern: str) -> Iterator[str]:
     own = next((one for one in tensors if len(one.shape) == 2 and re.search(pattern, one.key)), None)
     if own is not None and number > own.shape[0]:
-        yield f"{has} {count(number, 'token')}, but {escape(own.key)} has {count(own.shape[0], 'row')}"
+        yield f"{what} has ids up to {number - 1}, but {escape(own.key)} has {count(own.shape[0], 'row')}"
