@@ -26,7 +26,7 @@ from .quantised_parts import incomplete, notes_on_parts
 from .quantised_values import notes_on_values
 from .roots import Root, check_keys, find_root, tensors_of
 from .shard_index import ShardIndex, shard_index, shard_notes
-from .undecodable import undecodable
+from .unknown_layouts import unknown_layouts
 from .wrappers import Unwrapping, unwrap, unwrap_as
 
 if TYPE_CHECKING:
@@ -242,8 +242,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
             said += notes_on_parts(self.path, self.codes, shown, settings, self.elsewhere, is_whole=is_whole)
             said += notes_on_values(self.path, self.codes, shown, settings, self._small)
             said += unlike_others(self.path, self.codes, shown, settings, parts)
-            noted = {name for names in parts.values() for name in names}
-            said += undecodable(self.path, self.codes, shown, settings, noted, explained=bool(said))
+            said = said or list(unknown_layouts(self.path, self.codes, shown, settings))  # others explain it better
         if settings:
             said += of_other_width(self.path, self.codes, self.folder)
             said += disagreeing_files(self.path, self.codes, settings_in(self.metadata), settings_by_file(self.around))

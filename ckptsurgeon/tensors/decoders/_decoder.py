@@ -26,7 +26,6 @@ from ._tables import looked_up, may_be_looked_up, products
 __all__ = [
     "EXPONENTS",
     "Decoder",
-    "MisfitError",
     "Parts",
     "Request",
     "StatedSettings",
@@ -50,10 +49,6 @@ EXPONENTS = ("uint8", "float8_e8m0fnu")
 
 class UndecodableError(Exception):
     """Raised if no decoder can decode a quantised tensor, or if its stored tensors do not fit each other; says why."""
-
-
-class MisfitError(UndecodableError):
-    """Raised if the shapes of a quantised tensor's stored tensors contradict each other: no program can decode it."""
 
 
 class StatedSettings:
@@ -138,9 +133,9 @@ def decoded_weight(asked: Request) -> TensorInfo:
     for why in _obstacles(asked):
         raise UndecodableError(why)
     if len(asked.parts) > 1 and not (asked.codes.shape and asked.codes.numel):  # torch stores scales with the codes
-        raise MisfitError(f"its codes have the shape {list(asked.codes.shape)}")
+        raise UndecodableError(f"its codes have the shape {list(asked.codes.shape)}")
     if empty := next((end for end, info in asked.parts.items() if "scale" in end and not info.numel), ""):
-        raise MisfitError(f"its {empty.lstrip('._')} has no elements")
+        raise UndecodableError(f"its {empty.lstrip('._')} has no elements")
     decoder = _decoder_of(family(coded.method))
     if decoder is None or coded.more_codes:
         raise UndecodableError(f"no decoder knows {coded.method}")

@@ -17,7 +17,7 @@ from ..composition import decoded, reshape
 from ..dtypes import DTYPES
 from ..encodings.torch_quantised import KINDS, MX, NVFP4, SCALED, pickled_torchao
 from ..info import Decoded, TensorInfo
-from ._decoder import EXPONENTS, MisfitError, Request, UndecodableError, as_exponents
+from ._decoder import EXPONENTS, Request, UndecodableError, as_exponents
 
 __all__ = ["torchao_weight"]
 
@@ -98,7 +98,7 @@ def _scaled(codes: TensorInfo, scale: TensorInfo, zero: TensorInfo | None) -> Te
                 f"its scales have the shape {list(one.shape)}, which does not fit its codes {list(codes.shape)}"
             )
     if zero is not None and zero.shape != scale.shape:
-        raise MisfitError("its zero points have a different shape from its scales")
+        raise UndecodableError("its zero points have a different shape from its scales")
     steps = (size // number for size, number in zip(codes.shape, scale.shape, strict=True))
     facts = tuple((f"step{dim}", step) for dim, step in enumerate(steps))
     parts = (("codes", codes), ("scale", scale), *([("zero", zero)] if zero is not None else []))
@@ -108,10 +108,10 @@ def _scaled(codes: TensorInfo, scale: TensorInfo, zero: TensorInfo | None) -> Te
 def _fp4(codes: TensorInfo, scale: TensorInfo, times: TensorInfo | None) -> TensorInfo:
     """Describe 4-bit floats, two in a byte, with a scale for each block of a row, and perhaps a global scale."""
     if not codes.shape or scale.shape[:-1] != codes.shape[:-1] or not scale.shape[-1]:
-        raise MisfitError("its scales do not fit its codes")
+        raise UndecodableError("its scales do not fit its codes")
     columns = codes.shape[-1] * 2
     if columns % scale.shape[-1] or (times is not None and times.numel != 1):
-        raise MisfitError("its scales do not fit its codes")
+        raise UndecodableError("its scales do not fit its codes")
     whole = [("times", reshape(times, (1,)))] if times is not None else []
     stored = (("codes", replace(codes, dtype="uint8")), ("scale", scale), *whole)
     facts = (("block", columns // scale.shape[-1]), ("turned", 0))

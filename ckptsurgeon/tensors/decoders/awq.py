@@ -14,7 +14,7 @@ from ..composition import decoded
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box
 from ._bits import WORDS, group_numbers, unpacked, words_of
-from ._decoder import MisfitError, Request, UndecodableError, groups_of
+from ._decoder import Request, UndecodableError, groups_of
 
 __all__ = ["BITS", "DECODER", "PLACES"]
 
@@ -40,7 +40,7 @@ class _Awq:
         found = [("codes", codes), ("scale", scale)]
         if zero is not None:
             if zero.dtype not in WORDS or zero.shape != (scale.shape[0], rows // 8):
-                raise MisfitError("its zero points do not fit its scales")
+                raise UndecodableError("its zero points do not fit its scales")
             found.append(("zero", zero))
         return decoded((rows, columns), Decoded(tuple(found), "awq", (("group", columns // scale.shape[0]),)))
 

@@ -20,7 +20,7 @@ from ..encodings._facts import STORAGE, cast_from
 from ..encodings.bitsandbytes import STATE
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box
-from ._decoder import MisfitError, Request, UndecodableError, groups_of, whole
+from ._decoder import Request, UndecodableError, groups_of, whole
 
 __all__ = ["DECODER"]
 
@@ -44,7 +44,7 @@ class _Blocks:
             if asked.stored(".weight_format").strip(b"\0"):
                 raise UndecodableError("its codes are stored in the order of a GPU kernel (weight_format)")
             if scale.shape != codes.shape[:1]:
-                raise MisfitError("the length of its SCB is not its number of rows")
+                raise UndecodableError("the length of its SCB is not its number of rows")
             scale = reshape(scale, (*scale.shape, *(1,) * (len(codes.shape) - 1)))
             steps = [(f"step{dim}", size if dim else 1) for dim, size in enumerate(codes.shape)]
             made = Decoded((("codes", codes), ("scale", scale)), "scaled", (*steps, ("times", PART_OF_127)))
@@ -82,7 +82,7 @@ class _Blocks:
                 or outer.numel != -(-scales.numel // nested)
                 or scales.dtype != "uint8"
             ):
-                raise MisfitError("its quantised scales do not fit their own scales (nested_absmax)")
+                raise UndecodableError("its quantised scales do not fit their own scales (nested_absmax)")
             found += [("nested_scale", reshape(outer, (outer.numel,))), ("nested_values", values)]
             facts += [("nested", nested), ("offset", float(offset))]
         return decoded(tuple(shape), Decoded(tuple(found), "bitsandbytes", tuple(facts)))

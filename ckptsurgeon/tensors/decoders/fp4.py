@@ -15,7 +15,7 @@ import numpy as np
 from ..composition import decoded, reshape
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box
-from ._decoder import EXPONENTS, MisfitError, Request, UndecodableError, as_exponents, groups_of
+from ._decoder import EXPONENTS, Request, UndecodableError, as_exponents, groups_of
 
 __all__ = ["DECODER"]
 
@@ -40,7 +40,7 @@ class _FourBits:
         if blocks is not None:  # gpt-oss
             *outer, number, nbytes = codes.shape
             if blocks.shape != (*outer, number) or asked.coded.shape is None:
-                raise MisfitError("its scales do not fit its blocks")
+                raise UndecodableError("its scales do not fit its blocks")
             codes = reshape(codes, (*outer, number * nbytes))
             found = (("codes", codes), ("scale", as_exponents(blocks)))
             facts = (("block", nbytes * 2), ("turned", 1 if len(outer) == 2 else 0))
@@ -58,7 +58,7 @@ class _FourBits:
             raise UndecodableError("its scales are stored in the order of a GPU kernel, or do not fit its codes")
         sizes = (32,) if scale.dtype in EXPONENTS else (16, 32)  # mxfp4, nvfp4
         if columns % scale.shape[-1] or columns // scale.shape[-1] not in sizes:
-            raise MisfitError(f"it has {scale.shape[-1]} scales for {columns} columns")
+            raise UndecodableError(f"it has {scale.shape[-1]} scales for {columns} columns")
         named = [("times", ".weight_scale_2"), ("over", ".weight_global_scale")]
         whole = [(name, asked.parts[end]) for name, end in named if end in asked.parts]
         if not whole and scale.dtype not in EXPONENTS and ".weight_packed" in asked.parts:

@@ -15,7 +15,7 @@ from ..composition import decoded
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box
 from ._bits import WORD, WORDS, group_numbers, unpacked, words_of
-from ._decoder import MisfitError, Request, groups_of
+from ._decoder import Request, UndecodableError, groups_of
 
 __all__ = ["DECODER"]
 
@@ -36,15 +36,15 @@ class _Gptq:
         bits = codes.shape[0] * WORD // columns
         group = -(-columns // scale.shape[0])
         if not 1 < bits <= 8 or codes.shape[0] != -(-columns * bits // WORD) or scale.shape[1] != rows:
-            raise MisfitError("its codes and scales do not fit each other")
+            raise UndecodableError("its codes and scales do not fit each other")
         found = [("codes", codes), ("scale", scale)]
         if zero is not None:
             if zero.dtype not in WORDS or zero.shape != (scale.shape[0], -(-rows * bits // WORD)):
-                raise MisfitError("its zero points do not fit its scales")
+                raise UndecodableError("its zero points do not fit its scales")
             found.append(("zero", zero))
         if order is not None:
             if order.shape != (columns,):
-                raise MisfitError("the length of its g_idx is not its number of columns")
+                raise UndecodableError("the length of its g_idx is not its number of columns")
             found.append(("order", order))
         second = "v2" in asked.settings.stated.format
         return decoded(

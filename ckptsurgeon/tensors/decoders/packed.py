@@ -19,7 +19,7 @@ from ..composition import decoded, reshape
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box
 from ._bits import WORD, group_numbers, unpacked, words_of
-from ._decoder import EXPONENTS, MisfitError, Request, UndecodableError, groups_of
+from ._decoder import EXPONENTS, Request, UndecodableError, groups_of
 
 __all__ = ["DECODER"]
 
@@ -45,7 +45,7 @@ class _Packed:
         shape = _stored_shape(asked.stored(".weight_shape")) or asked.coded.shape
         columns = shape[-1]
         if not 1 < bits <= 8 or shape[:-1] != codes.shape[:-1] or codes.shape[-1] not in _words(columns, bits):
-            raise MisfitError(f"its weight_shape {list(shape)} does not fit its codes {list(codes.shape)}")
+            raise UndecodableError(f"its weight_shape {list(shape)} does not fit its codes {list(codes.shape)}")
         dense, padded = _words(columns, bits)
         said = _version(asked.settings.fields.get("version")) if dense == padded else None
         if WORD % bits and dense == padded and said is None:
@@ -59,18 +59,18 @@ class _Packed:
             )
         rows = prod(codes.shape[:-1])
         if not scale.numel or scale.numel % rows:
-            raise MisfitError("its scales do not fit its codes")
+            raise UndecodableError("its scales do not fit its codes")
         scale = reshape(scale, (*codes.shape[:-1], scale.numel // rows))
         group = -(-columns // scale.shape[-1])
         found = [("codes", codes), ("scale", scale)]
         if (zero := asked.parts.get(".weight_zero_point")) is not None:
             packed = -(-codes.shape[-2] * bits // WORD)
             if zero.dtype != "int32" or zero.shape != (*codes.shape[:-2], packed, scale.shape[-1]):
-                raise MisfitError("its zero points do not fit its scales")
+                raise UndecodableError("its zero points do not fit its scales")
             found.append(("zero", zero))
         if (order := asked.parts.get(".weight_g_idx")) is not None and order.numel:
             if order.shape != (columns,):
-                raise MisfitError("the length of its weight_g_idx is not its number of columns")
+                raise UndecodableError("the length of its weight_g_idx is not its number of columns")
             found.append(("order", order))
         facts = (("bits", bits), ("group", group), ("offset", 1 << (bits - 1)))
         return decoded(shape, Decoded(tuple(found), "packed", facts))
@@ -154,7 +154,7 @@ def _floats_of_mlx(asked: Request, codes: TensorInfo, scale: TensorInfo) -> Tens
     raw = replace(codes, dtype="uint8", shape=(*codes.shape[:-1], codes.shape[-1] * 4))
     columns, scale = scale.shape[-1] * size, replace(scale, dtype=dtype)
     if raw.shape[:-1] != scale.shape[:-1] or raw.shape[-1] != (columns if mode == "mxfp8" else columns // 2):
-        raise MisfitError(f"its scales do not fit its codes in the mode {mode}")
+        raise UndecodableError(f"its scales do not fit its codes in the mode {mode}")
     shape = (*raw.shape[:-1], columns)
     if mode == "mxfp8":
         steps = [(f"step{dim}", size if dim == len(shape) - 1 else 1) for dim in range(len(shape))]

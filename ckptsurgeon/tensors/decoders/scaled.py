@@ -16,7 +16,7 @@ from ..composition import decoded, reshape
 from ..encodings._methods import family
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box
-from ._decoder import MisfitError, Request, UndecodableError, as_exponents, groups_of
+from ._decoder import Request, UndecodableError, as_exponents, groups_of
 from ._torchao import torchao_weight
 
 __all__ = ["DECODER"]
@@ -61,7 +61,7 @@ class _Scaled:
         if (zero := asked.parts.get(".weight_zero_point")) is not None:
             zero, others = _aligned(codes.shape, zero, sizes)
             if others != steps:
-                raise MisfitError("its zero points have a different shape from its scales")
+                raise UndecodableError("its zero points have a different shape from its scales")
             found.append(("zero", zero))
         facts = tuple((f"step{dim}", step) for dim, step in enumerate(steps))
         return decoded(codes.shape, Decoded(tuple(found), "scaled", facts))
@@ -146,7 +146,7 @@ def _fitted(
     elif len(own) == 1 and len(shape) > 1 and own[0] == shape[-2]:
         own = (*(1,) * (len(shape) - 2), own[0], 1)
     if len(own) != len(shape):
-        raise MisfitError(f"its scale has the shape {list(scales)}, which does not fit its codes {list(shape)}")
+        raise UndecodableError(f"its scale has the shape {list(scales)}, which does not fit its codes {list(shape)}")
     steps = (
         _step(size, number, sizes, dim - len(shape)) for dim, (size, number) in enumerate(zip(shape, own, strict=True))
     )

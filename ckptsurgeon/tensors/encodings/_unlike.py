@@ -17,6 +17,7 @@ from ._parts import OF_ACTIVATIONS, is_of_codes_only
 from ._settings import QuantisationSettings, Settings
 
 __all__ = [
+    "UNKNOWN",
     "WHOLE",
     "OddTensors",
     "is_number",
