@@ -18,12 +18,11 @@ from ..planning.target import TargetSpec
 from ..storage.read.uri import scheme_of
 from ..util.text import count, escape, listing, shape_text
 from .model_folder.folder import ModelFolder, model_folder
-from .quantised_class import has_names_of, ignored_keys, quantised_notes
+from .quantised_class import ClassFinding, has_names_of, ignored_keys, quantised_findings
 from .transplant.transplant import transplant
 
 __all__ = ["class_findings", "class_notes", "class_without_codes", "comparison_notes", "not_compared", "ties_of_class"]
 
-INITIALISED = "transformers initialises what is missing"
 QUANTISATION = "quantization_config"
 PACKAGES = ("torch", "transformers")
 
@@ -34,26 +33,25 @@ def class_notes(checkpoint: Checkpoint) -> list[str]:
     The class is built on the meta device, as ``transplant`` builds a destination. If the model cannot be compared,
     there are no notes; ``not_compared`` returns the reason.
     """
-    return [said for said, _ in class_findings(checkpoint)]
+    return [one.said for one in class_findings(checkpoint)]
 
 
-def class_findings(checkpoint: Checkpoint) -> list[tuple[str, bool]]:
-    """Return the notes of ``class_notes``, each with whether transformers would initialise or refuse a tensor."""
+def class_findings(checkpoint: Checkpoint) -> list[ClassFinding]:
+    """Return what ``class_notes`` says, each note with its kind."""
     folder = model_folder(checkpoint)
     if not_compared(checkpoint, folder):
         return []
     try:
         if _is_quantised(checkpoint, folder):
             settings = folder.config.get(QUANTISATION)
-            noted = quantised_notes(checkpoint, _plain_class(folder), _architecture(folder), settings)
-            return [(note, INITIALISED in note) for note in noted]
+            return quantised_findings(checkpoint, _plain_class(folder), _architecture(folder), settings)
         plan = transplant(checkpoint, _configuration(folder), on_mismatch="init")
     except CheckpointError as error:
         if isinstance(error, PlanError) and error.message.startswith("nothing would be loaded"):
             none = f"the weights have no key of {escape(_architecture(folder))}: transformers initialises all tensors"
-            return [(f"{none}. {error.hint.partition(' Rename')[0]}".rstrip(". "), True)]
+            return [ClassFinding("missing", f"{none}. {error.hint.partition(' Rename')[0]}".rstrip(". "))]
         said = error.said.removeprefix("config.json: ").removesuffix(".")
-        return [(f"the model that config.json describes cannot be built: {said}", False)]
+        return [ClassFinding("unbuilt", f"the model that config.json describes cannot be built: {said}")]
     return list(_differences(plan, checkpoint, _architecture(folder)))
 
 
@@ -124,7 +122,7 @@ def _architecture(folder: ModelFolder) -> str:
     return names[0] if isinstance(names, list) and len(names) == 1 and isinstance(names[0], str) else ""
 
 
-def _differences(plan: Plan, checkpoint: Checkpoint, name: str) -> Iterator[tuple[str, bool]]:
+def _differences(plan: Plan, checkpoint: Checkpoint, name: str) -> Iterator[ClassFinding]:
     missing = [step.key for step in plan.steps if step.reason == "missing" and not step.tied_to]
     unused = sorted(key for _, key in plan.unexpected)
     ignored = ignored_keys(name) if missing or unused else ()  # finding them imports the class
@@ -133,19 +131,19 @@ def _differences(plan: Plan, checkpoint: Checkpoint, name: str) -> Iterator[tupl
     unused = [key for key in unused if not any(re.search(pattern, key) for pattern in ignored)]
     others = [step for step in plan.steps if step.reason == "mismatch" and not step.tied_to]
     if missing:
-        is_fault = not all("pooler" in key.split(".") for key in missing)  # many models are saved without their pooler
+        is_optional = all("pooler" in key.split(".") for key in missing)  # many models are saved without their pooler
         has = f"{name} has {count(len(missing), 'tensor')} that the weights lack"
-        yield f"{has}: {listing(missing, 3, where='')}: {INITIALISED}", is_fault
+        said = f"{has}: {listing(missing, 3, where='')}: transformers initialises what is missing"
+        yield ClassFinding("optional" if is_optional else "missing", said)
     if others:
         one = others[0]
         own = f"is {shape_text(checkpoint[one.key].shape)}" if one.key in checkpoint else "has another shape"
         rest = f"; the shapes of {count(len(others) - 1, 'other')} differ too" if others[1:] else ""
-        yield f"{escape(one.key)} {own}, but {name}, built from config.json, has {shape_text(one.shape)}{rest}", True
+        has = f"but {name}, built from config.json, has {shape_text(one.shape)}{rest}"
+        yield ClassFinding("shape", f"{escape(one.key)} {own}, {has}")
     if unused:
-        yield (
-            f"{name} does not use {count(len(unused), 'tensor')} of the weights: {listing(unused, 3, where='')}",
-            False,
-        )
+        said = f"{name} does not use {count(len(unused), 'tensor')} of the weights: {listing(unused, 3, where='')}"
+        yield ClassFinding("unused", said)
 
 
 def _configuration(folder: ModelFolder) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..planning.target import TargetSpec
@@ -14,16 +15,32 @@ from ..tensors.encodings._plain_kinds import by_kind, leaves_out
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing, shape_text
 
-__all__ = ["has_names_of", "ignored_keys", "kept_plain", "quantised_notes"]
+__all__ = ["ClassFinding", "Kind", "has_names_of", "ignored_keys", "kept_plain", "quantised_findings"]
+
+Kind: TypeAlias = Literal["missing", "optional", "shape", "unused", "plain", "unbuilt"]
+"""What a finding is about.
+
+Tensors that the weights lack ("optional" if many models lack them), that have another shape, or that the class does not
+use; layers that are plain but should be quantised; a class that cannot be built.
+"""
+
+
+@dataclass(frozen=True)
+class ClassFinding:
+    """A difference of a model from its class, in words."""
+
+    kind: Kind
+    said: str
+
 
 NAMES = {"awq": "AWQ", "gptq": "GPTQ"}
 
 
-def quantised_notes(checkpoint: Checkpoint, target: TargetSpec, name: str, settings: object) -> list[str]:
-    """Return notes on modules and vectors that a quantised checkpoint lacks, and on layers that should be quantised.
+def quantised_findings(checkpoint: Checkpoint, target: TargetSpec, name: str, settings: object) -> list[ClassFinding]:
+    """Return findings on modules and vectors that a quantised checkpoint lacks, and on layers that should be quantised.
 
     ``target`` has the tensors of the class ``name`` without quantisation. ``settings`` is the ``quantization_config``
-    of config.json. If ``has_names_of`` is false, there are only notes on plain layers.
+    of config.json. If ``has_names_of`` is false, there are only findings on plain layers.
     """
     named = _by_class_name(checkpoint, target)
     known = _is_known(named, target)
@@ -55,8 +72,8 @@ def _by_class_name(checkpoint: Checkpoint, target: TargetSpec) -> dict[str, str]
     return {names.get(key, key): key for key in tensors}
 
 
-def _other_modules(named: Mapping[str, str], target: TargetSpec, name: str) -> Iterator[str]:
-    """Yield notes on modules of the class that the checkpoint lacks, and on modules that the class lacks.
+def _other_modules(named: Mapping[str, str], target: TargetSpec, name: str) -> Iterator[ClassFinding]:
+    """Yield findings on modules of the class that the checkpoint lacks, and on modules that the class lacks.
 
     Modules are compared instead of tensors, because quantised tensors have other names and shapes than the tensors of
     the class. All experts of a layer are one module.
@@ -69,14 +86,17 @@ def _other_modules(named: Mapping[str, str], target: TargetSpec, name: str) -> I
     unused = [one for one in sorted(own - every) if not any(re.search(pattern, one) for pattern in ignored)]
     if missing:
         has = f"{escape(name)} has {count(len(missing), 'module')} that the weights lack"
-        yield f"{has}: {listing(missing, 3, where='')}: transformers initialises what is missing"
+        said = f"{has}: {listing(missing, 3, where='')}: transformers initialises what is missing"
+        yield ClassFinding("missing", said)
     if unused:
         lacks = f"{escape(name)} does not use {count(len(unused), 'module')} of the weights"
-        yield f"{lacks}: {listing(unused, 3, where='')}"
+        yield ClassFinding("unused", f"{lacks}: {listing(unused, 3, where='')}")
 
 
-def _plain_tensors(checkpoint: Checkpoint, named: Mapping[str, str], target: TargetSpec, name: str) -> Iterator[str]:
-    """Yield notes on biases, norms and other vectors of a class that the checkpoint lacks, or whose shapes differ.
+def _plain_tensors(
+    checkpoint: Checkpoint, named: Mapping[str, str], target: TargetSpec, name: str
+) -> Iterator[ClassFinding]:
+    """Yield findings on biases, norms and other vectors of a class that the checkpoint lacks, or whose shapes differ.
 
     No method quantises such tensors, so they must have the names and shapes of the class. Modules that lack all tensors
     are not reported here: ``_other_modules`` reports them.
@@ -92,12 +112,14 @@ def _plain_tensors(checkpoint: Checkpoint, named: Mapping[str, str], target: Tar
     missing = [key for key in vectors if key not in named]
     if missing:
         has = f"{escape(name)} has {count(len(missing), 'tensor')} that the weights lack"
-        yield f"{has}: {listing(missing, 3, where='')}: transformers initialises what is missing"
+        said = f"{has}: {listing(missing, 3, where='')}: transformers initialises what is missing"
+        yield ClassFinding("missing", said)
     for key, shape in vectors.items():
         plain = named.get(key, "")
         if plain in checkpoint and plain not in checkpoint.codes.by_key and checkpoint[plain].shape != shape:
             is_own = f"is {shape_text(checkpoint[plain].shape)}"
-            yield f"{escape(plain)} {is_own}, but {escape(name)}, built from config.json, has {shape_text(shape)}"
+            has = f"but {escape(name)}, built from config.json, has {shape_text(shape)}"
+            yield ClassFinding("shape", f"{escape(plain)} {is_own}, {has}")
             return
 
 
@@ -110,8 +132,8 @@ def _is_vector(key: str, dimensions: int, coded: Collection[str]) -> bool:
     return dimensions == 1 or (key.endswith("_bias") and key.removesuffix("_bias") in coded)
 
 
-def _left_plain(checkpoint: Checkpoint, target: TargetSpec, settings: object) -> Iterator[str]:
-    """Yield a note on linear layers that are not quantised although the settings in config.json say that they are.
+def _left_plain(checkpoint: Checkpoint, target: TargetSpec, settings: object) -> Iterator[ClassFinding]:
+    """Yield a finding on linear layers that are not quantised although the settings in config.json say that they are.
 
     Only layers in a stack that also has quantised layers are reported: an image encoder may be plain as a whole.
     """
@@ -132,7 +154,8 @@ def _left_plain(checkpoint: Checkpoint, target: TargetSpec, settings: object) ->
         if found:
             said = f"{count(len(found), 'linear layer')} with plain weights: {listing(found, 3, where='')}"
             method = NAMES.get(str(settings["quant_method"]), escape(str(settings["quant_method"])))
-            yield f"{said}: the settings of {method} do not exclude them, so transformers expects codes there"
+            why = f"the settings of {method} do not exclude them, so transformers expects codes there"
+            yield ClassFinding("plain", f"{said}: {why}")
 
 
 def kept_plain(model: Any) -> set[str]:

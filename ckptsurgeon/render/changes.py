@@ -8,7 +8,7 @@ from string import ascii_uppercase
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..analysis.compare.changes import Agreement, Changes, ChangeSums, ModelChange, added
+from ..analysis.compare.changes import Agreement, Changes, ChangeSums, ModelChange, summed
 from ..util.text import count, escape, natural_key, number_in, percent, percent_number
 from .columns import Columns, Hanging
 from .tree import modules_at
@@ -100,7 +100,7 @@ def _layers(found: Changes, names: Mapping[str, str]) -> Iterator[RenderableType
     parts: dict[str, list[ChangeSums]] = {}
     for one in found.tensors:
         parts.setdefault(names[one.key], []).append(one.sums)
-    sums = {name: added(some) for name, some in parts.items()}
+    sums = {name: summed(some) for name, some in parts.items()}
     indices, pairs = range(len(found.models)), list(found.total.pairs)
     few = pairs if len(pairs) <= FEW else []
     labels = [*(f"{_letter(a)}·{_letter(b)}" for a, b in few), *(["lowest cosine"] if pairs and not few else [])]

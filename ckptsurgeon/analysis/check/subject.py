@@ -31,13 +31,15 @@ class CardFacts:
 class ClassFacts:
     """What the model's transformers class says about its tensors; ``unknown`` is the reason if it says nothing.
 
-    ``faults`` are notes on tensors that are missing or of another shape, ``remarks`` other notes. ``tied`` are the keys
+    ``faults`` are notes on tensors that are missing or of another shape, ``remarks`` notes on other differences;
+    ``unbuilt`` is the reason if the class cannot be built. ``tied`` are the keys
     of each group of tensors that the class ties, and that are stored separately.
     """
 
     unknown: str = ""
     faults: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    unbuilt: str = ""
     tied: tuple[tuple[str, ...], ...] = ()
 
 

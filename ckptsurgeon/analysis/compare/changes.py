@@ -17,7 +17,7 @@ from ...util.notebook import InNotebooks
 from ...util.text import escape
 from .sums import ZERO, Sum, finite, norm, quotient
 
-__all__ = ["Agreement", "ChangeSums", "Changes", "ModelChange", "TensorChanges", "added", "pairs_of"]
+__all__ = ["Agreement", "ChangeSums", "Changes", "ModelChange", "TensorChanges", "pairs_of", "summed"]
 
 
 def pairs_of(models: Sequence[Any]) -> list[tuple[Any, Any]]:
@@ -97,7 +97,7 @@ class ChangeSums:
         return tuple(index for index, one in self.models.items() if one.changed)
 
 
-def added(every: Iterable[ChangeSums]) -> ChangeSums:
+def summed(every: Iterable[ChangeSums]) -> ChangeSums:
     """Return the sums of several tensors, or parts of one, together."""
     models, pairs, not_finite = dict[int, ModelChange](), dict[tuple[int, int], Agreement](), 0
     for sums in every:
@@ -122,7 +122,7 @@ class Changes(InNotebooks):
     """How models have changed from their base: ``tensors`` has each tensor of the base that a model also has.
 
     ``missing`` are the base's keys that a model lacks, ``added`` the keys that only the model has, and ``reshaped`` the
-    keys of tensors with another shape, each by the model's index. ``not_compared`` maps keys whose values are no plain
+    keys of tensors with another shape, each by the model's index. ``not_compared`` maps keys whose values are not plain
     numbers, or cannot be decoded, to the reason. ``left_out`` counts the keys that patterns did not select.
     """
 
@@ -144,7 +144,7 @@ class Changes(InNotebooks):
     @cached_property
     def total(self) -> ChangeSums:
         """The sums over all tensors."""
-        return added(one.sums for one in self.tensors)
+        return summed(one.sums for one in self.tensors)
 
     @property
     def differs(self) -> bool:

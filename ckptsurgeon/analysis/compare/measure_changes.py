@@ -16,7 +16,7 @@ from ...tensors.info import TensorInfo
 from ...tensors.ops.regions import Array, blocks
 from ...util.text import listing, natural_key
 from .bytewise import Seen, check_records
-from .changes import Agreement, Changes, ChangeSums, ModelChange, TensorChanges, added, pairs_of
+from .changes import Agreement, Changes, ChangeSums, ModelChange, TensorChanges, pairs_of, summed
 from .sums import ZERO, dot, scaled
 from .tensor_difference import ELEMENTS, has_figures, values_of
 
@@ -72,7 +72,8 @@ def _is_tied(key: str, base: Checkpoint, models: Sequence[Checkpoint]) -> bool:
 
 
 def _tied_note(tied: Sequence[str]) -> list[str]:
-    return [f"tied tensors are compared once, under their first key: not {listing(tied, 3)}"] if tied else []
+    names = listing(tied, 3, where="")
+    return [f"tied tensors are compared once, under their first key, so these are left out: {names}"] if tied else []
 
 
 def _sorted(keys: Iterable[str]) -> tuple[str, ...]:
@@ -133,7 +134,7 @@ def _sums(base: _Source, models: Mapping[int, _Source]) -> ChangeSums:
     for box in blocks(base.info.shape, ELEMENTS):
         here = values_of(first, base.info, box)
         found.append(_sums_of_block(here, {i: values_of(read[i], one.info, box) for i, one in models.items()}))
-    return added(found)
+    return summed(found)
 
 
 def _sums_of_block(base: Array, models: Mapping[int, Array]) -> ChangeSums:

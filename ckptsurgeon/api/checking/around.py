@@ -63,9 +63,12 @@ def _class_facts(checkpoint: Checkpoint, folder: ModelFolder) -> ClassFacts:
     if reason:
         return ClassFacts(reason)
     found = class_findings(checkpoint)
-    faults = tuple(said for said, is_fault in found if is_fault)
-    remarks = tuple(said for said, is_fault in found if not is_fault)
-    return ClassFacts("", faults, remarks, tuple(ties_of_class(checkpoint)))
+    return ClassFacts(
+        faults=tuple(one.said for one in found if one.kind in ("missing", "shape")),
+        remarks=tuple(one.said for one in found if one.kind in ("optional", "unused", "plain")),
+        unbuilt=next((one.said for one in found if one.kind == "unbuilt"), ""),
+        tied=tuple(ties_of_class(checkpoint)),
+    )
 
 
 def _notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:

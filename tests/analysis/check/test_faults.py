@@ -12,7 +12,7 @@ import ckptsurgeon as cs
 
 from .families import save_small
 from .faults import FAULTS, Fault, quantised, rows
-from .models import change, edit_json, healthy
+from .models import FIRST, INDEX, SECOND, change, edit_json, healthy
 
 SEEN_BY_CLASS = ("configuration", "missing-tensors", "layer-sequence")
 """The checks whose faults the class of the model may show, too."""
@@ -112,3 +112,49 @@ def test_routers_that_are_all_new_pass(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_there_are_more_than_twenty_faults() -> None:
     assert len(FAULTS) > 20
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "said"),
+    [
+        ({"num_attention_heads": 0}, "WARN", "cannot be built"),
+        ({"model_type": "of tomorrow"}, "WARN", "cannot be built"),
+    ],
+)
+def test_a_class_that_cannot_be_built_is_named_with_its_own_advice(
+    change: dict[str, object], status: str, said: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("transformers")
+    folder = healthy(tmp_path / "model")
+    edit_json(folder / "config.json", lambda config: config.update(change))
+    row = cs.check(folder).row("class-tensors")
+    assert row.status.value == status
+    assert said in row.found[0].what
+    assert "the version of transformers" in row.found[0].todo
+
+
+def test_a_model_without_its_pooler_does_not_fail(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=40
+    )
+    transformers.BertModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "model")
+    assert cs.check(tmp_path / "model").row("class-tensors").status.value == "WARN"
+
+
+def test_a_module_that_a_quantised_model_lacks_fails(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    folder = healthy(tmp_path / "model")
+    quantised(lambda scales: scales)(folder)
+    for name in (FIRST, SECOND):
+        state = load_file(folder / name)
+        kept = {key: value for key, value in state.items() if "layers.2.mlp.up_proj" not in key}
+        if len(kept) < len(state):
+            save_file(kept, folder / name, {"format": "pt"})
+            edit_json(
+                folder / INDEX,
+                lambda index: index.update(
+                    weight_map={key: of for key, of in index["weight_map"].items() if "layers.2.mlp.up_proj" not in key}
+                ),
+            )
+    assert cs.check(folder).row("class-tensors").status.value == "FAIL"

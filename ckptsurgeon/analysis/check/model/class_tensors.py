@@ -11,14 +11,15 @@ from ..subject import Subject
 __all__ = ["CHECK"]
 
 ADVICE = "ckpt fits compares each tensor with the class: restore what is missing, or correct config.json."
-LEFT_ALONE = "ckpt fits compares each tensor with the class; what it does not use has no effect."
-NOT_BUILT = "Correct config.json, or check with the version of transformers that the model needs."
+OTHERS = "ckpt fits compares each tensor with the class; what it does not use has no effect."
+UNBUILT = "Correct config.json, or check with the version of transformers that the model needs."
 
 
 def _run(subject: Subject) -> Iterator[Found]:
     yield from (Found(Status.FAIL, one, ADVICE) for one in subject.of_class.faults)
-    for one in subject.of_class.remarks:
-        yield Found(Status.WARN, one, NOT_BUILT if "cannot be built" in one else LEFT_ALONE)
+    yield from (Found(Status.WARN, one, OTHERS) for one in subject.of_class.remarks)
+    if subject.of_class.unbuilt:
+        yield Found(Status.WARN, subject.of_class.unbuilt, UNBUILT)
 
 
 def _against(subject: Subject) -> str:
