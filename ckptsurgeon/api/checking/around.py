@@ -19,7 +19,6 @@ from ...errors import CheckpointError, ConfigError
 from ...storage.read.base import Folder
 from ...storage.small_files import SMALL_BYTES
 from ...storage.yaml_text import read_yaml
-from ..class_check import class_findings, not_compared, ties_of_class
 from ..inspect import token_rows
 from ..lora.adapter_files import adapter_of
 from ..model_folder.checks import contradictions
@@ -59,6 +58,8 @@ def with_folder(subject: Subject, checkpoint: Checkpoint, base: CheckpointLike |
 
 def _class_facts(checkpoint: Checkpoint, folder: ModelFolder) -> ClassFacts:
     """Return what the transformers class in config.json says; its code is in transformers, never in the folder."""
+    from ..class_check import class_findings, not_compared, ties_of_class  # imports all that a transplant needs
+
     reason = not_compared(checkpoint, folder)
     if reason:
         return ClassFacts(reason)
