@@ -23,10 +23,12 @@ from ckptsurgeon.trainer.checks.check import FAIL, NOT_RUN
 from ckptsurgeon.trainer.checks.reload import SavedWeights, reload_in_new_process
 from ckptsurgeon.trainer.checks.resume import all_tensors
 from ckptsurgeon.trainer.config.settings import Data, Settings
+from ckptsurgeon.trainer.data.loader import Batches
+from ckptsurgeon.trainer.data.sound import Clip
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.loop import TrainingLoop
-from ckptsurgeon.trainer.system.compiling import explain_compile_errors
+from ckptsurgeon.trainer.system.compiling import explain_compile_errors, lengths_vary
 from ckptsurgeon.trainer.system.device import device_notes, torch_settings, usual_workers
 from ckptsurgeon.trainer.system.random_state import random_state, set_random_state
 from ckptsurgeon.trainer.system.recurrent import keep_recurrent_in_float32
@@ -153,6 +155,19 @@ def test_tf32_is_set_for_products_and_convolutions_alike_and_set_back() -> None:
         assert found() == before
     with torch_settings(Settings(precision="tf32"), CPU):
         assert found() == before  # on a CPU these would round, too
+
+
+@pytest.mark.parametrize(("clips", "vary"), [((0.5, 0.5, 0.5), False), ((0.5, 0.5, 0.6), True)])
+def test_attention_of_cudnn_is_left_out_if_lengths_vary(clips: tuple[float, ...], vary: bool) -> None:
+    """It builds a plan for each new shape of a batch."""
+    job = loop_of().job
+    assert isinstance(job.train, Batches)
+    job.train.split = replace(job.train.split, clips=tuple(Clip("a.wav", "a", "x:1", one) for one in clips))
+    assert lengths_vary(job) == vary
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    with torch_settings(job.settings, job.device, lengths_vary=lengths_vary(job)):
+        assert torch.backends.cuda.cudnn_sdp_enabled() == (before and not vary)
+    assert torch.backends.cuda.cudnn_sdp_enabled() == before
 
 
 @pytest.mark.parametrize("freeze", [["wav2vec2.feature_extractor"], ["wav2vec2"]])

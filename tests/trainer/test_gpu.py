@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import os
 import subprocess
@@ -31,7 +32,7 @@ from ckptsurgeon.trainer.system.signals import StopSignal
 
 from .waves import LAYER_NORM, MINIATURE, ctc_model_of, ctc_stand_in, ctc_task_for, write
 
-pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers")
 DEVICE = os.environ.get("CKPT_TEST_DEVICE", "cuda")
 pytestmark = [
     pytest.mark.gpu,
@@ -211,6 +212,8 @@ def test_no_step_waits(precision: str, compiled: str) -> None:
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_fine_tuning_with_ctc_waits_only_in_the_loss(attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch's own CTC loss copies lengths to the GPU, and waits; here something else stands in for it."""
+    if attention == "eager" and "torch.tensor(0.0" in inspect.getsource(transformers.masking_utils.eager_mask):
+        pytest.skip("this transformers copies a number to the GPU for the mask of eager attention, and waits")
     monkeypatch.setattr(torch.nn.functional, "ctc_loss", ctc_stand_in)
     masks = {"mask_time_prob": 0.5, "mask_time_length": 2, "mask_feature_prob": 0.3, "mask_feature_length": 2}
     model = ctc_model_of(attn_implementation=attention, **LAYER_NORM, **masks).cuda().train()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -47,6 +49,22 @@ def test_autocast_decides_the_dtype() -> None:
         expected = conv1d(inputs, weight, padding=16, groups=2)
     assert found.dtype == expected.dtype == torch.bfloat16
     assert torch.allclose(found.float(), expected.float(), rtol=2**-6, atol=2**-4)
+
+
+def test_gradients_in_bf16_are_rounded_once() -> None:
+    """As sums of bf16 numbers, the gradients of the weights would be 0.6 % off, and those of the inputs 0.5 %."""
+    torch.manual_seed(0)
+    given = [torch.randn(3, 96, 300), torch.randn(96, 12, 128)]
+    ahead = torch.randn(3, 96, 301)
+
+    def gradients(convolution: Callable[..., Tensor], dtype: torch.dtype) -> list[Tensor]:
+        inputs, weight = (one.bfloat16().to(dtype).requires_grad_() for one in given)
+        found = convolution(inputs, weight, None, padding=64, groups=8)
+        return [one.double() for one in torch.autograd.grad(found, (inputs, weight), ahead.bfloat16().to(dtype))]
+
+    found, exact = gradients(grouped_convolution, torch.bfloat16), gradients(conv1d, torch.float64)
+    for one, other in zip(found, exact, strict=True):
+        assert float((one - other).norm() / other.norm()) < 0.003
 
 
 def test_a_model_on_a_cpu_is_as_it_was() -> None:

@@ -25,6 +25,7 @@ from ..job.assembly import build_job, with_one_batch
 from ..job.init_checkpoint import read_init
 from ..job.job import Job
 from ..state.saved_model import saved_model
+from ..system.compiling import lengths_vary
 from ..system.device import torch_settings
 from ..tasks._task import begin_step
 from .check import FAIL, NOT_RUN, PASS, Check
@@ -40,7 +41,7 @@ def main() -> None:
     order = json.load(sys.stdin)
     init = read_init(order["init"]) if order["init"] else None
     job = build_job(order["config"], sets=order["sets"], device=order["device"], init=init)
-    with torch_settings(job.settings, job.device), closing(job):
+    with torch_settings(job.settings, job.device, lengths_vary=lengths_vary(job)), closing(job):
         if order["overfitting"]:
             job = with_one_batch(job)
         for saved in order["saved"]:

@@ -21,7 +21,7 @@ from ..loggers._load import check_loggers
 from ..parallel.ranks import process_group, read_torchrun_env
 from ..parallel.sharded_task import single_process_job
 from ..state.source_moments import check_moments
-from ..system.compiling import explain_compile_errors
+from ..system.compiling import explain_compile_errors, lengths_vary
 from ..system.device import choose_device, explain_out_of_memory, torch_settings
 from .controls import check_controls
 from .lineage import check_unchanged
@@ -150,7 +150,7 @@ def train(
             start = replace(start, notes=(*start.notes, "--strategy fsdp has no effect: there is only one process"))
         options.observer({"event": "notes", "notes": start_notes(job, start)})
         with (
-            torch_settings(job.settings, job.device),
+            torch_settings(job.settings, job.device, lengths_vary=lengths_vary(job)),
             closing(job),
             explain_out_of_memory(job.settings),
             explain_compile_errors(job.settings),

@@ -25,7 +25,7 @@ from ..job.job import Job
 from ..tasks._task import Batch, Loss
 from .gradient_checkpointing import blocks_of
 
-__all__ = ["LossFunction", "compile_notes", "compiled_loss", "explain_compile_errors", "has_one_shape"]
+__all__ = ["LossFunction", "compile_notes", "compiled_loss", "explain_compile_errors", "has_one_shape", "lengths_vary"]
 
 BACKEND = "inductor"
 """torch's own compiler: C++ on a CPU, Triton on a GPU."""
@@ -104,6 +104,11 @@ def _can_compile() -> bool:
 def has_one_shape(job: Job) -> bool:
     """Return whether all batches have one shape, except the last of an epoch, which may have fewer clips."""
     return len(_lengths(job)) == 1
+
+
+def lengths_vary(job: Job) -> bool:
+    """Return whether the inputs of different batches may have different lengths."""
+    return not isinstance(job.train, Batches) or len(set(job.train.split.lengths)) != 1
 
 
 def compile_notes(job: Job) -> list[str]:

@@ -63,11 +63,12 @@ def grouped_convolution(
 
     The outputs are cut along the time into blocks of ``block`` positions. A block depends on a window of the inputs.
     The matrix from the window to the block contains the kernel once for each position, shifted by one from each
-    position to the next.
+    position to the next. Inputs and kernels are in several windows and positions, and the gradients of all these copies
+    are summed in at least float32.
     """
     kind = inputs.device.type
-    if torch.is_autocast_enabled(kind):
-        inputs, weight = (one.to(torch.get_autocast_dtype(kind)) for one in (inputs, weight))
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else inputs.dtype
+    inputs, weight = (one.to(torch.promote_types(one.dtype, torch.float32)) for one in (inputs, weight))
     (batch, _, time), (out, inner, kernel) = inputs.shape, weight.shape
     length = time + 2 * padding - kernel + 1
     blocks, spans = -(-length // block), -(-(block + kernel - 1) // block)
@@ -77,12 +78,13 @@ def grouped_convolution(
     behind = (blocks - 1 + spans) * block - time - padding
     cut = pad(inputs.transpose(1, 2), (0, 0, padding, behind))
     cut = cut.reshape(batch, blocks - 1 + spans, block, groups, inner).permute(3, 0, 1, 2, 4).flatten(3)
-    windows = torch.cat([cut[:, :, at : at + blocks] for at in range(spans)], dim=-1).flatten(1, 2)
+    windows = torch.cat([cut[:, :, at : at + blocks].to(dtype) for at in range(spans)], dim=-1).flatten(1, 2)
 
     # (groups, window, channels in, block, channels out of a group)
     kernels = weight.reshape(groups, per_group, inner, kernel).permute(0, 3, 2, 1)
     kernels = pad(kernels, (0, 0, 0, 0, block - 1, window - kernel))
-    shifted = torch.stack([kernels[:, block - 1 - at : block - 1 - at + window] for at in range(block)], dim=3)
+    firsts = range(block - 1, -1, -1)
+    shifted = torch.stack([kernels[:, first : first + window].to(dtype) for first in firsts], dim=3)
 
     matrix = shifted.flatten(3).flatten(1, 2)
     found = torch.bmm(windows, matrix)

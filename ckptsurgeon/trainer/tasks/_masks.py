@@ -21,9 +21,10 @@ PADDING_MASK = "create_bidirectional_mask"
 def masks_on_cpu(body: Any, frame_mask: Tensor | None) -> Iterator[None]:
     """Inside the block, let a model's ``body`` draw its masks (SpecAugment) without reading values from the GPU.
 
-    transformers sums the padding mask on the GPU, copies the drawn mask to the GPU, and searches for its true elements:
-    each of these waits for all queued work. ``frame_mask`` (batch, frames), on the CPU, is true for frames that are not
-    padding; it is None if the model gets no padding mask. The random numbers are those that transformers would draw.
+    transformers sums the padding mask on the GPU, copies the drawn mask to the GPU, and searches for its true elements,
+    and it writes a number of the CPU into the padding mask of the frames: each of these waits for all queued work.
+    ``frame_mask`` (batch, frames), on the CPU, is true for frames that are not padding; it is None if the model gets no
+    padding mask. The random numbers are those that transformers would draw.
     """
     original = getattr(body, "_mask_hidden_states", None)
     draw = getattr(sys.modules[type(body).__module__], "_compute_mask_indices", None)
@@ -31,11 +32,19 @@ def masks_on_cpu(body: Any, frame_mask: Tensor | None) -> Iterator[None]:
         yield
         return
     body._mask_hidden_states = partial(_masked, body, draw, original, frame_mask)
+    body._get_feature_vector_attention_mask = partial(_frames_heard, body)
     try:
         with unchecked_padding(body):
             yield
     finally:
-        del body._mask_hidden_states
+        del body._mask_hidden_states, body._get_feature_vector_attention_mask
+
+
+def _frames_heard(body: Any, frames: int, attention_mask: Tensor, **given: Any) -> Tensor:
+    """Return a mask (batch, frames) that is true for frames that are not padding, from that of the samples."""
+    heard = body._get_feat_extract_output_lengths(attention_mask.sum(-1), **given)
+    mask: Tensor = torch.arange(frames, device=attention_mask.device) < heard[:, None]
+    return mask
 
 
 def _masked(
