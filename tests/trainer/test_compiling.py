@@ -19,6 +19,8 @@ import yaml
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.checks.resume import all_tensors, resume_is_exact
 from ckptsurgeon.trainer.config.section import parse_settings
+from ckptsurgeon.trainer.data.loader import Batches
+from ckptsurgeon.trainer.data.sound import Clip
 from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.loop import TrainingLoop
 from ckptsurgeon.trainer.parallel.ranks import Ranks
@@ -157,6 +159,19 @@ def test_auto_compiles_crops_of_one_length_on_a_gpu() -> None:
     assert compiled_loss(other, NET) is None
     assert "not compiled: crops last 0.4 to" in compile_notes(other)[0]
     assert compiled_loss(replace(toy.job(), device=torch.device("cuda")), NET) is None
+
+
+@pytest.mark.parametrize(("seconds", "compiled"), [((0.2, 0.2), True), ((0.2, 0.3), False)])
+def test_auto_compiles_the_blocks_of_fine_tuning_on_clips_of_one_length(
+    seconds: tuple[float, ...], compiled: bool
+) -> None:
+    job = build_job(write(), device="cpu")
+    assert isinstance(job.train, Batches)
+    job.train.split = replace(job.train.split, clips=tuple(Clip("a.wav", "a", "x:1", one) for one in seconds))
+    model = ctc_model_of(**{**SHORT, **LAYER_NORM})
+    gpu = replace(job, device=torch.device("cuda"), task=ctc_task_for(model))
+    assert (compiled_loss(gpu, model) is not None) == compiled
+    assert compiled_loss(replace(gpu, device=torch.device("cpu")), model) is None
 
 
 def test_auto_compiles_nothing_with_a_torch_that_cannot(monkeypatch: pytest.MonkeyPatch) -> None:

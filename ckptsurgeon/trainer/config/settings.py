@@ -142,7 +142,7 @@ class Settings:
 
     ``precision``: ``float32`` is exact, ``tf32`` lets a GPU round the factors of products to 10 bits of mantissa,
     ``bf16`` computes products by autocast. ``compile`` is whether torch.compile is used: ``auto`` does so on a GPU for
-    batches of one shape.
+    batches of one shape, and for ``wav2vec2_ctc`` with clips of one length.
 
     ``final_lr`` is the share of ``lr`` at which a schedule ends, ``hold`` the number of steps in which ``tri_stage``
     stays at ``lr``. ``plateau`` and ``newbob`` multiply the learning rate by ``anneal`` if evaluations do not improve

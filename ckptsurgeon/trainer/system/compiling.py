@@ -37,9 +37,10 @@ LossFunction = Callable[[nn.Module, Batch], Loss]
 def compiled_loss(job: Job, model: nn.Module) -> LossFunction | None:
     """Return the task's loss function, compiled; None if the run is not compiled.
 
-    With ``compile: auto``, a run is compiled if it is on a GPU and all its batches have the same shape. torch then
-    compiles for this shape. If shapes differ, torch compiles again at the second shape, then for all sizes. Raises
-    ConfigError if ``compile: on`` is set and the run cannot be compiled.
+    With ``compile: auto``, a run is compiled if it is on a GPU and all its batches have the same shape, or, for tasks
+    with ``by_blocks``, all its clips the same length. torch then compiles for this shape. If shapes differ, torch
+    compiles again at the second shape, then for all sizes. Raises ConfigError if ``compile: on`` is set and the run
+    cannot be compiled.
     """
     if not _is_wanted(job):
         return None
@@ -92,7 +93,8 @@ def _loss_of_compiled_blocks(loss: LossFunction, model: nn.Module, compiled: Any
 
 def _is_wanted(job: Job) -> bool:
     if job.settings.compile == "auto":
-        return job.device.type == "cuda" and has_one_shape(job) and _can_compile()
+        of_equal_clips = getattr(job.task, "by_blocks", False) and not lengths_vary(job)  # labels are in no block
+        return job.device.type == "cuda" and (has_one_shape(job) or of_equal_clips) and _can_compile()
     return job.settings.compile == "on"
 
 
