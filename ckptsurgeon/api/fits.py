@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -19,9 +20,10 @@ from ..storage.json_text import read_json
 from ..storage.read.uri import shown
 from ..storage.small_files import read_file
 from ..tensors.encodings._find import find_codes
-from ..util.text import escape, notes_about
+from ..util.text import escape, listing, notes_about
 from .fitting_command import with_command
 from .inputs.argument_types import CheckpointLike
+from .quantised_class import ignored_keys
 
 __all__ = ["fits"]
 
@@ -76,20 +78,37 @@ def _notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Iterator[str
     yield from notes_about(checkpoint.path, checkpoint.notes)
     yield from target.notes
     yield from _encoding_notes(fit, checkpoint, target)
+    yield from _loading_notes(fit, checkpoint, target)
     yield from layer_notes(fit, list(checkpoint), list(target.tensors))
 
 
 def _encoding_notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Iterator[str]:
-    """Yield a note if only one of the two is quantised, and a note if transformers converts the checkpoint's layout."""
+    """Yield a note if only one of the two is quantised."""
     here, there = checkpoint.codes, find_codes(target.tensors)
     first, second = escape(fit.first), escape(fit.second)
     if here and not there:
         yield f"{first} is quantised and {second} is not: --encoding dequantize decodes it"
     if there and not here:
         yield f"{second} is quantised and {first} is not"
+
+
+def _loading_notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Iterator[str]:
+    """Yield notes on what from_pretrained does that loading a state dict strictly does not."""
+    if target.kind != "transformers" or target.recognise is None or fit.fits:
+        return
     with suppress(ConfigError):
-        if target.kind == "transformers" and target.recognise is not None:
-            known = target.recognise(checkpoint)
-            made = len(known.names) + len(known.operations)
-            if made and not fit.fits:
-                yield f"from_pretrained of {known.by} renames or converts tensors of this layout itself"
+        known = target.recognise(checkpoint)
+        if known.names or known.operations:
+            yield f"from_pretrained of {known.by} renames or converts tensors of this layout itself"
+    name = _class_of(target) if fit.missing else ""
+    ignored = ignored_keys(name) if name else ()
+    made = [key for key in fit.missing if any(re.search(pattern, key) for pattern in ignored)]
+    if made:
+        yield f"from_pretrained of {escape(name)} makes {listing(made, 3, where='')} itself if a checkpoint lacks them"
+
+
+def _class_of(target: TargetSpec) -> str:
+    """Return the name of the class of transformers that a destination builds; '' if its config.json has none."""
+    texts = [one.text for one in target.companions if one.name == CONFIG and one.text]
+    named = read_json(texts[0]).get("architectures") if texts else None
+    return str(named[0]) if isinstance(named, list) and named else ""

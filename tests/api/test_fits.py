@@ -238,6 +238,22 @@ def test_the_other_name_of_a_tied_tensor_is_enough() -> None:
     assert not cs.fits("src.safetensors", "dst/config.json").fits
 
 
+def test_what_a_class_makes_itself_is_said() -> None:
+    """transformers does not save the sinusoidal positions of Marian."""
+    from transformers import MarianConfig, MarianMTModel
+
+    sizes = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    config = MarianConfig(vocab_size=12, pad_token_id=11, max_position_embeddings=16, **sizes, **heads)
+    MarianMTModel(config).save_pretrained("marian")
+    found = cs.fits("marian", "marian/config.json")
+    positions = [f"model.{one}.embed_positions.weight" for one in ("encoder", "decoder")]
+    assert list(found.missing) == positions
+    assert found.notes == (
+        f"from_pretrained of MarianMTModel makes {', '.join(positions)} itself if a checkpoint lacks them",
+    )
+
+
 def test_a_tied_tensor_of_which_no_name_is_there_is_missing_once() -> None:
     saved("base", BERT, "BertModel")
     write_config("dst/config.json", BERT, "BertForMaskedLM")
