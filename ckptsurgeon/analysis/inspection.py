@@ -18,7 +18,8 @@ from ..tensors.composition import leaves
 from ..tensors.encodings._agreement import basis_of
 from ..tensors.encodings._encoding import NO_CODES, QuantisedTensor, QuantisedTensors
 from ..tensors.encodings.torch_quantised import stored_bytes
-from ..tensors.info import TensorInfo, alias_groups
+from ..tensors.info import TensorInfo
+from ..tensors.ties import tied_keys
 from ..util.notebook import InNotebooks
 from ..util.text import count, escape, human_bytes
 
@@ -329,7 +330,7 @@ def inspection_of(
     tensors, ties = dict(checkpoint.items()), checkpoint.ties
     if len(chosen.keys) < len(tensors):
         tensors = {key: tensors[key] for key in chosen.keys}
-        ties = alias_groups(tensors)
+        ties = tied_keys(tensors)
     codes = checkpoint.codes.only(tensors)
     decoded, undecoded = decoded_stats(checkpoint, codes, weights) if stats and weights is not None else ({}, {})
     return Inspection(

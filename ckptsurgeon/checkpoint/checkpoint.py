@@ -15,8 +15,9 @@ from ..storage.read._memory import MemoryFile
 from ..storage.read.base import File, Folder
 from ..tensors.encodings._encoding import QuantisedTensors
 from ..tensors.encodings._find import find_codes
-from ..tensors.info import Storage, TensorInfo, alias_groups
+from ..tensors.info import Storage, TensorInfo
 from ..tensors.odd_scales import OddScales
+from ..tensors.ties import tied_keys
 from ..util.notebook import InNotebooks
 from ..util.text import count, escape, listing
 from .extras import NO_NAMES, Extra, ExtraEntry, entries_beside, entries_to_carry, extras_of, names_to
@@ -199,7 +200,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     @cached_property
     def ties(self) -> Mapping[str, str]:
         """Maps each key whose tensor shares its bytes with the tensor of an earlier key to the earlier key."""
-        return alias_groups(self._shown)
+        return tied_keys(self._shown)
 
     @cached_property
     def codes(self) -> QuantisedTensors:

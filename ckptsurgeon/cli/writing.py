@@ -202,8 +202,8 @@ class Writing:
 
     def _show_sharing(self, plan: Plan, processes: int) -> None:
         """Show a plan, and the work of each of ``processes``; with --json, print only the work of the processes."""
-        from ..api.sharing import sharing
-        from ..render.sharing import sharing_view
+        from ..api.process_shares import sharing
+        from ..render.process_shares import sharing_view
 
         found = sharing(plan, processes, output=self.output, to=self.to, max_shard_size=self.max_shard_size)
         if not self.sink.answer(found):

@@ -89,21 +89,20 @@ def _ties(document: Document, tensors: Mapping[str, TensorInfo], inits: dict[str
     order = {key: i for i, key in enumerate(tensors)}
     groups = document.model.get("tied") or []
     if not isinstance(groups, list):
-        raise document.fail(f"the field tied is {brief_repr(groups, 80)}, not a list of lists of keys.")
+        raise document.fail(f"the field 'tied' is {brief_repr(groups, 80)}, not a list of lists of keys.")
     seen: set[str] = set()
     for group in groups:
-        if (
-            not isinstance(group, list)
-            or len(group) < 2
-            or any(not isinstance(key, str) or key not in tensors for key in group)
-        ):
+        if not isinstance(group, list) or len(group) < 2:
+            raise document.fail(f"in the field 'tied', {brief_repr(group, 80)} is not a list of two or more keys.")
+        unknown = [key for key in group if not isinstance(key, str) or key not in tensors]
+        if unknown:
             raise document.fail(
-                f"the field tied has {brief_repr(group, 80)}, not a list of two or more of the keys in tensors."
+                f"in the field 'tied', {brief_repr(unknown[0], 80)} is not a key of the field 'tensors'."
             )
         twice = [key for key in group if key in seen or group.count(key) > 1]
         if twice:
             raise document.fail(
-                f"the field tied has the key {escape(twice[0])} twice.", "Write all keys of one tensor in one list."
+                f"the field 'tied' has the key {escape(twice[0])} twice.", "Write all keys of one tensor in one list."
             )
         seen.update(group)
         first, *rest = sorted(group, key=order.__getitem__)
@@ -218,27 +217,29 @@ def _draw(
 
 
 def declare(
-    tensors: Mapping[str, TensorInfo], ties: Mapping[str, str], coded: Container[str], values: Mapping[str, str]
+    tensors: Mapping[str, TensorInfo], ties: Mapping[str, str], coded: Container[str], like: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return the ``model:`` section that lists ``tensors``, each with the initialiser that its name and shape suggest.
 
     Weights of two or more dimensions get torch's default for linear and convolution layers. One-dimensional weights,
     scales and variances get ones; biases get zeros. All other tensors, such as buffers, get ``init: like``: they start
     with the values of a checkpoint. Tensors with keys in ``coded``, which are parts of quantised tensors, also get
-    ``init: like``. The argument ``values`` has the fields that name this checkpoint: ``values``, and ``root`` if it has
-    several state dicts. If it is empty, tensors that would get ``init: like`` get no initialiser.
+    ``init: like``.
+
+    ``like`` has the fields of the section that say which checkpoint this is: ``values``, its path, and ``root``, if it
+    has several state dicts. If ``like`` is empty, tensors that would get ``init: like`` get no initialiser.
     """
     rows = {}
     for key, info in tensors.items():
         init = LIKE if key in coded else suggested_init(key, info)
-        fields = {} if init == LIKE and not values else {"init": init}
+        fields = {} if init == LIKE and not like else {"init": init}
         rows[key] = InlineMapping(shape=list(info.shape), dtype=info.dtype, **fields)
     groups: dict[str, list[str]] = {}
     for alias, owner in ties.items():
         groups.setdefault(owner, [owner]).append(alias)
         rows[alias].update({name: init for name, init in rows[owner].items() if name == "init"})
     kept = any(row.get("init") == LIKE for row in rows.values())
-    model: dict[str, Any] = {**(values if kept else {}), "tensors": rows}
+    model: dict[str, Any] = {**(like if kept else {}), "tensors": rows}
     if groups:
         model["tied"] = list(groups.values())
     return model

@@ -8,7 +8,7 @@ from typing import Any
 from ..tensors.dtypes import DTYPES
 from ..tensors.info import Storage, TensorInfo
 from ..util.text import escape
-from ._safetensors_writer import CODES
+from ._safetensors_layout import CODES
 from .base import limits
 
 __all__ = ["FIELDS", "EntryError", "tensor_of"]

@@ -17,7 +17,7 @@ from ..storage.read.base import File, Source
 from ..tensors.info import Storage, TensorInfo
 from ..util.text import escape
 from ._safetensors_entry import FIELDS, EntryError, tensor_of
-from ._safetensors_writer import RECIPE_KEY, SafetensorsWriter
+from ._safetensors_layout import RECIPE_KEY, SafetensorsWriter
 from .base import limits
 from .base.header import FilePrint, Header
 from .base.header_digest import UNSEALED, digest_outside, seal_of

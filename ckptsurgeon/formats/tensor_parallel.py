@@ -19,7 +19,7 @@ from ..tensors.composition import join
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing
 from ._open import read_header
-from ._safetensors_writer import SafetensorsWriter
+from ._safetensors_layout import SafetensorsWriter
 from .base import limits
 from .base.header import ExtraEntries, FilePrint, Header, IndexFile, OutputLayout, OutTensor
 from .base.sharded_writer import folder_frame, folder_recipe

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import ConfigError, FormatError, PlanError
 from ..tensors.dtypes import DTYPES
-from ..tensors.info import alias_groups
+from ..tensors.ties import tied_keys
 from ..util.text import count, escape, listing, shape_text
 from .merge.tied_tensors import ModelTies
 from .plan.files import PlanTarget
@@ -134,7 +134,7 @@ def _check_alike(key: str, inputs: Sequence[Input], views: Sequence[SourceView])
 
 def _ties(views: Sequence[SourceView]) -> dict[str, str]:
     """Return the ties that all checkpoints have, as a map from each further key of a tensor to its first key."""
-    first, *others = (alias_groups(view.tensors) for view in views)
+    first, *others = (tied_keys(view.tensors) for view in views)
     return {key: owner for key, owner in first.items() if all(other.get(key) == owner for other in others)}
 
 

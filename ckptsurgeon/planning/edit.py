@@ -7,7 +7,8 @@ from typing import Any
 
 from ..errors import FormatError, PlanError
 from ..tensors.dtypes import DTYPES
-from ..tensors.info import Decoded, Encoded, TensorInfo, alias_groups
+from ..tensors.info import Decoded, Encoded, TensorInfo
+from ..tensors.ties import tied_keys
 from ..util.text import count, escape, grouped, listing
 from .mismatch.policy_syntax import cast_fault
 from .plan.files import PlanTarget
@@ -51,7 +52,7 @@ def plan_edit(
         )
     _check_plain(chosen.values(), view)
     _check_apart(chosen, among)
-    ties = alias_groups(_first_names(chosen))
+    ties = tied_keys(_first_names(chosen))
     steps = tuple(_step(name, origin, options, ties.get(name, ""), decoded_dtype) for name, origin in chosen.items())
     check_casts(steps)
     return Plan(

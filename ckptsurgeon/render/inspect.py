@@ -14,8 +14,8 @@ from ..tensors.info import TensorInfo
 from ..util.text import count, escape, human_bytes, human_count, listing, shape_text
 from .columns import Hanging
 from .logical import logical_tensors
-from .rows import TreeTable, fitting
 from .tree import build_tree, sorted_naturally
+from .tree_table import TreeTable, fitting
 
 __all__ = ["adapter_text", "inspection_view", "tensor_lines"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -24,7 +24,6 @@ __all__ = [
     "Storage",
     "Summed",
     "TensorInfo",
-    "alias_groups",
 ]
 
 
@@ -253,20 +252,3 @@ class Given:
 Made: TypeAlias = (
     Given | Decoded | Encoded | Sliced | Permuted | Reshaped | Concatenated | Scaled | Shifted | Summed | Cast
 )
-
-
-def alias_groups(tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
-    """Return, for every key whose tensor has the same bytes as that of an earlier key, the first key with these bytes.
-
-    For example, the two keys of tied embeddings have the same bytes.
-    """
-    first: dict[Hashable, str] = {}
-    aliases: dict[str, str] = {}
-    for key, info in tensors.items():
-        place = info.place
-        if place is None or info.numel == 0:
-            continue
-        owner = first.setdefault(place, key)
-        if owner != key:
-            aliases[key] = owner
-    return aliases

@@ -73,7 +73,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, at
-    raise ValueError("a number is too long")
+    raise ValueError("a varint has more than 10 bytes")
 
 
 def pieces_in(data: bytes) -> tuple[str, ...] | None:

@@ -50,11 +50,11 @@ def config(text: str, name: str = "dst.yaml") -> cs.TargetSpec:
         ("model: {tensors: {a: {shape: [1], init: constant}}}", "needs the argument val"),
         ("model: {tensors: {a: {shape: [1], dtype: int64, init: normal}}}", "it is int64"),
         ("model: {tensors: {a: {shape: [1]}}, tied: [[a]]}", "two or more"),
-        ("model: {tensors: {a: {shape: [1]}}, tied: [[{a: a}, a]]}", "two or more of the keys in tensors"),
+        ("model: {tensors: {a: {shape: [1]}}, tied: [[{a: a}, a]]}", "is not a key of the field 'tensors'"),
         ("model: {tensors: {a: {shape: [1]}}, tied: [[a, a]]}", "tied has the key a twice"),
         (
             "model: {tensors: {a: {shape: [1]}, b: {shape: [1]}, c: {shape: [1]}}, tied: [[b, c], [a, b]]}",
-            "tied has the key b twice",
+            "'tied' has the key b twice",
         ),
         ("model: {tensors: {a: {shape: [1]}}, tied: 5}", "tied is 5, not a list of lists of keys"),
         ("model: {tensors: {a: {shape: [1]}}, tied: {a: a}}", "not a list of lists of keys"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.formats import _safetensors_writer as safetensors_writer
+from ckptsurgeon.formats import _safetensors_layout as safetensors_layout
 from ckptsurgeon.formats._open import writers
 from ckptsurgeon.formats.base import limits
 from ckptsurgeon.formats.base.header import OutTensor
@@ -38,7 +38,7 @@ def test_a_key_that_safetensors_cannot_hold_is_an_error_that_names_pth(key: str,
 
 
 def test_a_header_that_no_reader_takes_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(safetensors_writer, "JSON_HEADER_BYTES", 64)
+    monkeypatch.setattr(safetensors_layout, "JSON_HEADER_BYTES", 64)
     writer = writers()["safetensors"]
     assert writer.layout([tensor("a", 1)], {}, ()).size == 8 + 56 + 1
     with pytest.raises(cs.OutputError, match="the header would have 72 bytes"):

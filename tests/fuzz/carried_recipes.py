@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.formats._safetensors_writer import RECIPE_KEY
+from ckptsurgeon.formats._safetensors_layout import RECIPE_KEY
 
 from .target import Files, Target, beside, ending
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.tensors.info import Storage, TensorInfo, alias_groups
+from ckptsurgeon.tensors.info import Storage, TensorInfo
+from ckptsurgeon.tensors.ties import tied_keys
 from ckptsurgeon.util.text import natural_key
 
 from ..helpers.torch_files import bytes_of
@@ -29,17 +30,17 @@ def test_the_same_bytes_read_in_another_way_are_no_alias() -> None:
         "opaque": replace(INFO, opaque="it is quantised"),
         "opaque too": replace(INFO, opaque="it is quantised"),
     }
-    assert alias_groups({"a": INFO, **others}) == {"same": "a"}
+    assert tied_keys({"a": INFO, **others}) == {"same": "a"}
 
 
 def test_a_stride_along_one_element_means_nothing() -> None:
     a = TensorInfo("uint8", (2, 1), STORAGE, stride=(3, 1))
-    assert alias_groups({"a": a, "b": replace(a, stride=(3, 7))}) == {"b": "a"}
+    assert tied_keys({"a": a, "b": replace(a, stride=(3, 7))}) == {"b": "a"}
 
 
 def test_tensors_without_elements_are_no_aliases() -> None:
     empty = TensorInfo("uint8", (0,), STORAGE)
-    assert alias_groups({"a": empty, "b": empty}) == {}
+    assert tied_keys({"a": empty, "b": empty}) == {}
 
 
 def test_a_negative_view_is_not_plain_even_where_it_is_contiguous() -> None:

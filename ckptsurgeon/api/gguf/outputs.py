@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ...checkpoint.checkpoint import Checkpoint
 from ...engine.inputs import PlanInputs
 from ...errors import ConfigError, PlanError
-from ...formats._safetensors_writer import SafetensorsWriter
+from ...formats._safetensors_layout import SafetensorsWriter
 from ...formats.ggml.writer import RESERVED
 from ...planning.llama_cpp.model_types import MODEL_TYPES
 from ...planning.llama_cpp.names import ARCHITECTURES, in_llama_cpp, in_transformers

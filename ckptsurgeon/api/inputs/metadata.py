@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ...errors import ConfigError
-from ...formats._safetensors_writer import RECIPE_KEY
+from ...formats._safetensors_layout import RECIPE_KEY
 from ...planning.plan.plan import Plan
 
 __all__ = ["check_metadata", "merged_metadata", "with_metadata"]

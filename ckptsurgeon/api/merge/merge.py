@@ -38,7 +38,7 @@ from ..model_folder.rows_by_place import MERGED, checked_rows
 from ..transplant.transplant import check_seed, plain_arguments
 from .mergekit import check_alone, plan_configuration, read_recipe
 from .settings import MergeRequest, given_settings, parameter_name, plain_settings
-from .vocabulary import MergedModel, VocabularyRequest, merge_vocabulary
+from .vocabulary import InputModel, VocabularyRequest, merge_vocabulary
 
 if TYPE_CHECKING:
     import torch
@@ -226,7 +226,7 @@ def _plan_models(
         stored = as_stored(opened, asked.encoding)
         folders = [folder_of(one) for one in stored]
         paths = [place_of(one) or name for one, name in zip(ordered, names, strict=True)]
-        chosen = merge_vocabulary(asked.vocabulary, list(map(MergedModel, paths, views, folders)), first=donor)
+        chosen = merge_vocabulary(asked.vocabulary, list(map(InputModel, paths, views, folders)), first=donor)
         tied = {number for number, one in enumerate(folders) if one.is_tied}
         plan = plan_merge(
             views,

@@ -35,7 +35,7 @@ from ..model_folder.quantised import folder_of
 from ..model_folder.rows_by_place import RECIPE, checked_rows
 from .settings import MergeRequest
 from .tokenizers import RowsRequest, different, tokenizer_files, wanted
-from .vocabulary import MergedModel, ModelTokens, VocabularyRequest, known_keys, merge_vocabulary
+from .vocabulary import InputModel, ModelTokens, VocabularyRequest, known_keys, merge_vocabulary
 
 __all__ = ["RecipeModels", "check_alone", "found", "plan_configuration", "read_recipe"]
 
@@ -93,9 +93,9 @@ class RecipeModels:
         return self._numbers[base] if base is not None else 0
 
     @property
-    def models(self) -> list[MergedModel]:
+    def models(self) -> list[InputModel]:
         """The models, each with its path, tensors and folder."""
-        return list(map(MergedModel, self._paths, self._views, self.folders))
+        return list(map(InputModel, self._paths, self._views, self.folders))
 
     def vocabulary(self, asked: VocabularyRequest, method: Method) -> VocabularyRequest:
         """Return the request for the output's vocabulary: the recipe's if rows must be merged by token, else ``asked``.

@@ -26,7 +26,7 @@ from ..transplant.vocabulary import vocabulary_key
 from .tokenizers import RowsRequest, chosen_rows
 
 __all__ = [
-    "MergedModel",
+    "InputModel",
     "ModelTokens",
     "VocabularyRequest",
     "config_for",
@@ -65,8 +65,8 @@ class VocabularyRequest:
 
 
 @dataclass(frozen=True)
-class MergedModel:
-    """A model that is merged: its path, its tensors (``view``) and the files in its folder."""
+class InputModel:
+    """One of the models to merge: its path, its tensors (``view``) and the files in its folder."""
 
     path: str
     view: SourceView
@@ -84,7 +84,7 @@ class MergedModel:
 
 @dataclass(frozen=True)
 class ModelTokens:
-    """The token lists of the merged models and of the output, whose embedding has ``size`` rows.
+    """The token lists of the models to merge and of the output, whose embedding has ``size`` rows.
 
     ``of`` is the index of the model that has the same tokens as the output, None if there is none. ``path`` is the file
     of the output's list, '' if there is no such file. ``begins`` is the file whose tokens come first in the output.
@@ -103,7 +103,7 @@ class ModelTokens:
 
 
 def merge_vocabulary(
-    asked: VocabularyRequest, models: Sequence[MergedModel], *, first: int
+    asked: VocabularyRequest, models: Sequence[InputModel], *, first: int
 ) -> tuple[MergeVocabulary, ModelTokens] | None:
     """Return the mapping of rows by token, and the token lists; None if rows are not merged by token.
 
@@ -147,12 +147,12 @@ def merge_vocabulary(
     return chosen, ModelTokens(tuple(found), lists, output, chosen.size, of, path, begins, added, tuple(notes))
 
 
-def _is_beside(path: str, model: MergedModel) -> bool:
+def _is_beside(path: str, model: InputModel) -> bool:
     """Return whether a token list is in the model's own folder; other checks compare such lists."""
     return os.path.realpath(os.path.dirname(path) or os.curdir) == os.path.realpath(model.folder.path)
 
 
-def known_keys(models: Sequence[MergedModel]) -> list[str]:
+def known_keys(models: Sequence[InputModel]) -> list[str]:
     """Return patterns (GLOB=AXIS) for the tensors that, by their names and sizes, have a row or column per token."""
     found = dict.fromkeys(
         key
@@ -187,7 +187,7 @@ def _output(vocab: str, lists: Sequence[Vocabulary], paths: Sequence[str], first
     return vocabulary_beside(vocab), vocab, vocab
 
 
-def _paths(models: Sequence[MergedModel], asked: VocabularyRequest, first: int) -> list[str]:
+def _paths(models: Sequence[InputModel], asked: VocabularyRequest, first: int) -> list[str]:
     """Return the path of each model's token list: from --tokens, else from the model's folder.
 
     In a recipe of mergekit, a model without a list gets the list of the model at index ``first``.
@@ -209,12 +209,12 @@ def _paths(models: Sequence[MergedModel], asked: VocabularyRequest, first: int) 
     ]
 
 
-def _beside(model: MergedModel, asked: VocabularyRequest, first: str) -> str:
+def _beside(model: InputModel, asked: VocabularyRequest, first: str) -> str:
     lacks = asked.rows is not None and model.folder.config and not model.folder.vocabulary
     return first if lacks else _tokens_of(model)
 
 
-def _tokens_of(model: MergedModel) -> str:
+def _tokens_of(model: InputModel) -> str:
     if model.view.source.memory:
         name = escape(model.view.source.name)
         raise ConfigError(

@@ -272,7 +272,7 @@ def _copied(step: Step, info: TensorInfo, source: OpenFiles, box: Box) -> tuple[
 
 
 def _read(parts: Sequence[Part], box: Box, seen: Seen | None) -> Iterator[tuple[Array, str]]:
-    """Yield the values of each input in the part ``box``, and the input's dtype; only one input is in memory at a time.
+    """Yield, for each input, its values in the region ``box`` and its dtype; only one input is in memory at a time.
 
     ``seen``, if given, is called with the index of each input and its values.
     """

@@ -1,4 +1,4 @@
-"""Computes parts of quantised tensors whose rows run along the columns of the weight, such as the codes of GPTQ.
+"""Computes parts of quantised tensors that are stored transposed, such as the codes of GPTQ.
 
 Each of their rows needs all rows of the weight, but only a few rows of the weight are computed at a time. So a matrix
 of codes is computed in strips of a few columns, and is in memory until it is written: codes of 4 bits have an eighth of
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...tensors.encoders._arranged import is_upright
+from ...tensors.encoders._arranged import is_transposed
 from ...tensors.encoders._extremes import Read
 from ...tensors.info import Encoded, TensorInfo
 from ...tensors.ops.casts import CastLosses, raw_dtype
@@ -35,9 +35,9 @@ STRIP_BYTES = 8 * 4 * ELEMENTS
 def coding_boxes(info: TensorInfo) -> Iterator[Box]:
     """Yield the blocks in which a part of a quantised tensor is computed.
 
-    If it has several matrices whose rows run along the columns of the weight, each matrix is a block.
+    If it has several matrices that are stored transposed, each matrix is a block.
     """
-    if not _is_upright(info):
+    if not _is_transposed(info):
         yield from encoding_boxes(info)
     elif _is_several(info):
         for head in blocks(info.shape[:-2], 1):
@@ -48,7 +48,7 @@ def coding_boxes(info: TensorInfo) -> Iterator[Box]:
 
 def held_bytes(info: TensorInfo) -> int:
     """Return the bytes of a whole matrix of the part ``info``, if it is computed in strips; 0 if it is not."""
-    return prod(info.shape[-2:]) * raw_dtype(info.dtype).itemsize if _is_upright(info) else 0
+    return prod(info.shape[-2:]) * raw_dtype(info.dtype).itemsize if _is_transposed(info) else 0
 
 
 def in_strips(info: TensorInfo, read: Read, roundings: Roundings, spread: ParallelMap) -> Blockwise | None:
@@ -57,7 +57,7 @@ def in_strips(info: TensorInfo, read: Read, roundings: Roundings, spread: Parall
     ``read`` returns a part of the weight. If the part is one matrix, the whole matrix is computed before this function
     returns, with ``spread``, a function like ``map``.
     """
-    if not _is_upright(info):
+    if not _is_transposed(info):
         return None
 
     def matrix(place: OutputBlock, spread: ParallelMap = map) -> Array:
@@ -86,8 +86,8 @@ def _made(info: TensorInfo) -> Encoded:
     return info.made
 
 
-def _is_upright(info: TensorInfo) -> bool:
-    return is_upright(_made(info))
+def _is_transposed(info: TensorInfo) -> bool:
+    return is_transposed(_made(info))
 
 
 def _is_several(info: TensorInfo) -> bool:

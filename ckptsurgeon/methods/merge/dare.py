@@ -7,7 +7,7 @@ from typing import Annotated
 from ...tensors.ops.regions import Array
 from ._method import Merging, Slice, Tensors, merge_method
 from ._parameters import Between, PerModel
-from .arithmetic.tasks import DeltaMixing, Masks, mixed
+from .arithmetic.deltas import DeltaMixing, Masks, mixed
 
 __all__ = ["METHODS"]
 

@@ -11,8 +11,8 @@ from ...errors import ConfigError
 from ...tensors.ops.regions import Array
 from ._method import Merging, Slice, Tensors, merge_method
 from ._parameters import Between, PerModel
+from .arithmetic.deltas import DeltaMixing, Masks, mixed
 from .arithmetic.pieces import like, row_length
-from .arithmetic.tasks import DeltaMixing, Masks, mixed
 
 __all__ = ["METHODS"]
 

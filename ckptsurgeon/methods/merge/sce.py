@@ -9,8 +9,8 @@ from typing import Annotated
 from ...tensors.ops.regions import Array
 from ._method import Merging, Slice, Tensors, merge_method
 from ._parameters import Between
+from .arithmetic.deltas import agreement
 from .arithmetic.pieces import in_pieces, pieces
-from .arithmetic.tasks import agreement
 from .arithmetic.threshold import MagnitudeCut, MagnitudeRank, cuts
 
 __all__ = ["METHODS"]

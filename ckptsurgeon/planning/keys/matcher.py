@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from .pattern import KeyPattern
-from .segments import DOUBLE
+from .pattern_parser import DOUBLE
 
 __all__ = ["KeyMatcher"]
 

@@ -16,7 +16,7 @@ from functools import cached_property
 
 from ...errors import PatternError
 from ...util.text import escape
-from .segments import DOUBLE, Segment, parse_segments
+from .pattern_parser import DOUBLE, Segment, parse_segments
 from .spelling import undotted, without_dots
 
 __all__ = ["Captures", "KeyPattern", "OptionPattern", "with_equals"]

@@ -11,7 +11,8 @@ from ...methods.lora.adapter import AdapterModule, base_notes
 from ...methods.lora.conv1d import KnownModel
 from ...methods.lora.matching import match_modules
 from ...tensors.dtypes import DTYPES
-from ...tensors.info import TensorInfo, alias_groups
+from ...tensors.info import TensorInfo
+from ...tensors.ties import tied_keys
 from ...util.text import escape, shape_text
 from ..edit import check_casts
 from ..keys.matcher import KeyMatcher
@@ -25,7 +26,7 @@ from ..quantised import or_decode, refuse_codes
 from ..transplant.select import SourceView
 from .fitting import AdapterView, check_names, input_of, misfit, weight_layout
 
-__all__ = ["BaseChanges", "changed_steps", "named", "plan_lora_merge"]
+__all__ = ["BaseChanges", "named", "output_steps", "plan_lora_merge"]
 
 # Collects the changes that adapters make to a base, and makes the steps of the tensors that they change.
 
@@ -152,14 +153,14 @@ def named(module: AdapterModule) -> str:
 # The steps of a base that adapters change.
 
 
-def changed_steps(changes: BaseChanges, dtype: str) -> list[Step]:
-    """Return the steps of all output tensors, in the order of the base; tensors that only an adapter has come last.
+def output_steps(changes: BaseChanges, dtype: str) -> list[Step]:
+    """Return the steps of all output tensors: those of the base in its order, then those that only an adapter has.
 
     ``dtype`` is the dtype that the user asked for. An output layer that the base does not store, because it is tied to
-    the embedding, gets a step only if the two are no longer equal.
+    the embedding, gets a step only if the adapters make it differ from the embedding.
     """
     first: dict[tuple[str, str], str] = {}
-    ties = alias_groups(changes.base.tensors)
+    ties = tied_keys(changes.base.tensors)
     made = []
     for key, info in changes.base.tensors.items():
         if key in changes.tied and _is_resized(changes, changes.tied[key]) and key not in changes.fresh:
@@ -237,7 +238,7 @@ def plan_lora_merge(
     changes = BaseChanges(base, model, exclude, tied or {})
     for source, one in enumerate(adapters, 1):
         changes.add(source, one)
-    steps = changed_steps(changes, dtype)
+    steps = output_steps(changes, dtype)
     check_casts(steps)
     return Plan(
         verb="lora merge",

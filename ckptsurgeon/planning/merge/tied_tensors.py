@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...tensors.info import alias_groups
+from ...tensors.ties import tied_keys
 from ...util.text import escape
 from ..plan.step import Step
 from ..transplant.by_place import EMBEDDING, HEAD
@@ -58,7 +58,7 @@ class ModelTies:
 
     def __init__(self, views: Sequence[SourceView]) -> None:
         self._views = views
-        self._owners = [alias_groups(view.tensors) for view in views]
+        self._owners = [tied_keys(view.tensors) for view in views]
 
     def place(self, place: SourceKey, models: Sequence[SourceKey]) -> SourceKey:
         """Return ``place``, with another name of its tensor if the model does not store the tensor under that key.

@@ -102,7 +102,7 @@ class Descriptor:
             return self._fd
 
     def give_back(self) -> None:
-        """End the use that ``take`` began."""
+        """End the use of a descriptor that ``take`` began."""
         with _lock:
             self._users -= 1
             if self._users:

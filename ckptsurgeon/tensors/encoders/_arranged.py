@@ -16,7 +16,7 @@ from ..info import Encoded, TensorInfo
 from ..ops.regions import Array, Box, box_shape, spanned
 from ._extremes import Read
 
-__all__ = ["arranged", "arranged_shape", "is_upright"]
+__all__ = ["arranged", "arranged_shape", "is_transposed"]
 
 
 def arranged_shape(made: Encoded) -> tuple[int, ...]:
@@ -29,8 +29,8 @@ def arranged_shape(made: Encoded) -> tuple[int, ...]:
     return shape
 
 
-def is_upright(made: Encoded) -> bool:
-    """Return whether the rows of the stored tensor ``made`` run along the columns of the weight."""
+def is_transposed(made: Encoded) -> bool:
+    """Return whether ``made`` is stored transposed: whether each of its rows has values of one column of the weight."""
     facts = dict(made.facts)
     return made.role not in ("whole", "shape") and bool(facts.get("across") or facts.get("turned"))
 

@@ -33,6 +33,7 @@ class KeptSpool(Spool):
     ``close`` removes the file unless the run has failed.
     """
 
+    folder = "cache folder"
     hint = "Make room in the cache folder, or set CKPTSURGEON_CACHE to another."
 
     def __init__(self, uri: str, fd: int, path: str, content: str) -> None:

@@ -121,6 +121,7 @@ class Spool:
     with the process. ``is_wanted`` is True until the run that needs its bytes has succeeded.
     """
 
+    folder = "folder for temporary files"
     hint = "Make room in the folder for temporary files, or set TMPDIR to another."
     is_wanted = False
 
@@ -150,7 +151,8 @@ class Spool:
         free = free_bytes(os.fstatvfs(self._fd))
         if free is not None and nbytes > free:
             raise SourceError(
-                f"{escape(self._uri)} has {human_bytes(nbytes)}, but only {human_bytes(free)} are free on this disk.",
+                f"{escape(self._uri)} must be copied to this machine to be read: it has {human_bytes(nbytes)}, but "
+                f"only {human_bytes(free)} are free in the {self.folder}.",
                 hint=self.hint,
             )
 

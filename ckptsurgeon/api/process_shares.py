@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ..engine.inputs import PlanInputs
 from ..engine.output.layout import OutputOptions
-from ..engine.sharing import sharing_of
+from ..engine.process_shares import sharing_of
 from ..errors import ConfigError
 from ..planning.plan.plan import Plan
-from ..planning.plan.sharing import Sharing
+from ..planning.plan.process_shares import Sharing
 from ..storage.read.uri import scheme_of, shown
 from ..util.text import escape
 

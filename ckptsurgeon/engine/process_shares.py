@@ -9,7 +9,7 @@ from dataclasses import replace
 from math import prod
 
 from ..planning.plan.plan import Plan
-from ..planning.plan.sharing import ProcessShare, Sharing
+from ..planning.plan.process_shares import ProcessShare, Sharing
 from ..planning.plan.step import Step
 from ..storage.write.staging import StagedFile
 from ..tensors.dtypes import DTYPES

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.api.sharing import sharing
+from ckptsurgeon.api.process_shares import sharing
 
 from .sharded import SHARD, VERBS, write_sources
 

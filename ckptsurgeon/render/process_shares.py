@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..planning.plan.sharing import ProcessShare, Sharing
+from ..planning.plan.process_shares import ProcessShare, Sharing
 from ..util.text import human_bytes
 from .columns import Columns
 
