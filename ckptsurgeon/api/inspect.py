@@ -70,11 +70,11 @@ def inspect(
 
             notes += source_notes(checkpoint)
         tokens = None if folder is None else token_rows(checkpoint, folder)
-        model = _model_summary(checkpoint, folder)
+        model = model_summary(checkpoint, folder)
         return replace(found, adapter=adapter, tokens=tokens, model=model, notes=(*found.notes, *notes))
 
 
-def _model_summary(checkpoint: Checkpoint, folder: ModelFolder | None) -> ModelSummary | None:
+def model_summary(checkpoint: Checkpoint, folder: ModelFolder | None) -> ModelSummary | None:
     """Return the summary of a model from the config.json in its folder, or from the metadata of a GGUF file."""
     if checkpoint.header.stored:
         from ..analysis.model_summary import summary_of_gguf

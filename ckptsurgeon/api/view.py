@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 from ..analysis.compare.results import Difference
 from ..analysis.inspection import inspection_of
@@ -22,9 +22,12 @@ from ..planning.recipe_text import parse_recipe
 from ..storage.read.base import File
 from ..storage.read.uri import open_source
 from ..util.text import escape
+from .check import check as run_checks
 from .diff import folder_differences
 from .inputs.argument_types import CheckpointLike, Path, Progress
 from .inputs.dequantising import weights_of
+from .inspect import model_summary
+from .lora.adapter_files import adapter_of
 
 __all__ = ["view"]
 
@@ -35,6 +38,7 @@ def view(
     *,
     stats: bool = False,
     values: bool = True,
+    check: bool = False,
     root: str | None = None,
     output: Path | None = None,
     force: bool = False,
@@ -46,7 +50,8 @@ def view(
     The page is one self-contained HTML file; if ``output`` is given, the page is written there. If ckptsurgeon wrote
     the checkpoint, the page shows its recipe: what became of each tensor. ``stats`` reads all values for statistics and
     histograms. The values of two checkpoints are compared, including tensors that have another name; if ``values`` is
-    False, only their headers are compared. ``root`` is the dotted path of the state dict in both; ``wait`` is as in
+    False, only their headers are compared. With ``check``, the page shows what
+    ``check`` finds. ``root`` is the dotted path of the state dict in both; ``wait`` is as in
     ``apply``.
 
     Raises what ``open_checkpoint`` raises, ConfigError for arguments that contradict each other, and OutputError if
@@ -58,6 +63,10 @@ def view(
             "--no-values is only for a comparison of two checkpoints.",
             hint="Leave --no-values out, or name a second checkpoint.",
         )
+    if check and (other is not None or not isinstance(path, (str, os.PathLike))):
+        raise ConfigError(
+            "--check is only for one checkpoint in a file or folder.", hint="Leave --check out, or name one checkpoint."
+        )
     target = None if output is None else os.fspath(output)
     if target is not None:
         _check(target, force=force)
@@ -65,13 +74,14 @@ def view(
     with ExitStack() as stack:
         if run is not None:
             given = [os.path.join(run.path, run.model)] if run.model else []
+        report = run_checks(given[0], root=root, progress=progress) if check and given else None  # type: ignore[arg-type]
         opened = [stack.enter_context(open_checkpoint(one, root)) for one in given]
         shown, notes = _inspected(opened, run, stats=stats)
         if len(opened) > 1:
             found = _compared(opened, values=values, progress=progress)
             notes = tuple(dict.fromkeys((*notes, *found.notes, *folder_differences(*given))))
             shown = replace(shown, difference=found)
-        data = contents_of(shown)
+        data = contents_of(replace(shown, report=report))
         titles = [one.path for one in opened] if run is None else [run.path]
         plays = run is not None and run.clips is not None and run.clips.has_sounds
         page = Page(page_html(data, _title(titles), plays=plays), len(data["tensors"]["rest"]), target, notes)
@@ -121,7 +131,10 @@ def _inspected(opened: Sequence[Checkpoint], run: Run | None, *, stats: bool) ->
     from .model_folder.checks import contradictions
 
     weights = [weights_of(one) for one in opened]
-    described = [inspection_of(one, stats=stats, weights=give) for one, give in zip(opened, weights, strict=True)]
+    described = [
+        replace(inspection_of(one, stats=stats, weights=give), **_described(one))
+        for one, give in zip(opened, weights, strict=True)
+    ]
     found = [
         replace(one, notes=(*one.notes, *_said_of(checkpoint, contradictions(checkpoint), len(opened))))
         for checkpoint, one in zip(opened, described, strict=True)
@@ -145,6 +158,14 @@ def _inspected(opened: Sequence[Checkpoint], run: Run | None, *, stats: bool) ->
         notes += faults
     first, second = [*found, None, None][:2]
     return PageContents(first, second, recipe=recipe, run=run, histograms=histograms), tuple(notes)
+
+
+def _described(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return what the files beside a checkpoint say it is: the fields ``model`` and ``adapter`` of an inspection."""
+    from .model_folder.folder import model_folder
+
+    folder = model_folder(checkpoint) if checkpoint.folder is not None else None
+    return {"model": model_summary(checkpoint, folder), "adapter": adapter_of(checkpoint)[0]}
 
 
 def _said_of(checkpoint: Checkpoint, notes: Sequence[str], of: int) -> list[str]:
@@ -171,4 +192,4 @@ def _compared(opened: Sequence[Checkpoint], *, values: bool, progress: Progress 
 
 def _title(paths: Sequence[str]) -> str:
     """Return the title of the page: the file or folder name of each path, or the whole URL (without credentials)."""
-    return " and ".join(path if "://" in path else os.path.basename(os.path.abspath(path)) for path in paths)
+    return " → ".join(path if "://" in path else os.path.basename(os.path.abspath(path)) for path in paths)

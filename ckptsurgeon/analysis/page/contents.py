@@ -14,8 +14,9 @@ from ...planning.plan.step import CLASSES
 from ...planning.recipe import Recipe, RecipeEntry
 from ...tensors.info import TensorInfo
 from ...util.brief import Brief
-from ...util.text import natural_key
+from ...util.text import count, natural_key
 from ...util.version import __version__
+from ..check.report import CheckReport
 from ..compare.results import Difference
 from ..inspection import Inspection
 from .columns import Table, difference_of, figure, figures_of, rows_of_both
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from ..stats import Stats
 
 __all__ = ["Page", "PageContents", "contents_of", "receipt_of"]
+
+NAMED = 50
+"""The most tensors of one finding of ``check`` that are listed."""
 
 # The columns with how each tensor was made, from an output's recipe.
 
@@ -148,8 +152,8 @@ class Page(Brief):
 class PageContents:
     """What a page shows. For two checkpoints, ``second`` and ``difference`` are set too.
 
-    ``histograms`` maps keys to the counts of a histogram's bins. If there are two checkpoints, histograms and
-    statistics are those of the second.
+    ``report`` is the result of ``check``. ``histograms`` maps keys to the counts of a histogram's bins. If there are
+    two checkpoints, histograms and statistics are those of the second.
     """
 
     inspection: Inspection | None
@@ -157,6 +161,7 @@ class PageContents:
     difference: Difference | None = None
     recipe: Recipe | None = None
     run: Run | None = None
+    report: CheckReport | None = None
     histograms: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
@@ -172,6 +177,7 @@ def contents_of(shown: PageContents) -> dict[str, Any]:
         "receipt": receipt_of(shown.recipe, rows) if shown.recipe is not None else None,
         "difference": None,
         "figures": None,
+        "check": _checked(shown.report) if shown.report is not None else None,
     }
     if shown.difference is not None and shown.inspection is not None:
         data["difference"] = difference_of(shown.difference, table)
@@ -223,6 +229,7 @@ def _measured(one: Inspection) -> dict[str, Stats | None]:
 def _source(one: Inspection) -> dict[str, Any]:
     return {
         "path": one.path,
+        "said": [brief(said) for said in _description(one)],
         "format": one.format,
         "root": one.root,
         "other_roots": list(one.passed[:LISTED]),
@@ -237,6 +244,38 @@ def _source(one: Inspection) -> dict[str, Any]:
         "more": {"extras": len(one.extras[LISTED:]), "metadata": max(0, len(one.metadata) - LISTED)},
         "notes": [brief(note) for note in one.notes[:LISTED]],
     }
+
+
+def _description(one: Inspection) -> list[str]:
+    """Return what a checkpoint is, in words: its model, its adapter and its quantised tensors, as far as known."""
+    said = [str(one.model)] if one.model is not None else []
+    if one.adapter is not None:
+        numbers = [("rank", one.adapter.rank), ("alpha", one.adapter.alpha), ("base", one.adapter.base_model)]
+        said.append(", ".join([one.adapter.peft_type, *(f"{name} {value}" for name, value in numbers if value)]))
+    return said + [f"{count(number, 'tensor')} {method}" for method, number in one.codes.methods().items()]
+
+
+def _checked(report: CheckReport) -> dict[str, Any]:
+    """Return the results of ``check`` as plain data, with lists of bounded length."""
+    rows = [
+        {
+            "id": row.id,
+            "title": row.title,
+            "status": row.status.value,
+            "why": row.why,
+            "found": [
+                {
+                    "status": one.status.value,
+                    "what": brief(one.what),
+                    "todo": brief(one.todo),
+                    "keys": [brief(key) for key in one.keys[:NAMED]],
+                }
+                for one in row.found[:LISTED]
+            ],
+        }
+        for row in report.rows
+    ]
+    return {"verdict": report.verdict.value, "rows": rows}
 
 
 def _said(value: object) -> str | None:

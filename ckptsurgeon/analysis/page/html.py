@@ -91,7 +91,8 @@ PATTERNS = (
 
 PROGRAM = (
     "words.js", "blocks.js", *PATTERNS, "model.js", "search.js", "colours.js", "treemap.js", "map.js", "tree.js",
-    "charts.js", "panel.js", "finder.js", "network.js", "receipt.js", "clips.js", "run.js", "about.js", "app.js",
+    "charts.js", "panel.js", "finder.js", "network.js", "layers.js", "receipt.js", "clips.js", "run.js", "checked.js",
+    "about.js", "app.js",
 )  # fmt: skip
 """The files of the program, in such an order that each needs only earlier ones."""
 

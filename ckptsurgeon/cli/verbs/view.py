@@ -16,13 +16,13 @@ HELP = """Write an HTML page to explore a checkpoint in a browser.
 
 The page is one file that loads no other files. It has a map of the network by parameters or bytes, down to each tensor;
 a tree that can be searched by words and filtered by patterns as in --include; and shape, dtype, bytes, file and ties of
-each tensor. For two sources it shows the differences; for an output of ckpt, the class and rule of each tensor; for a
-folder of ckpt train, the curves, checks and verdict. Without -o, the page is written to the working directory, with a
-name made from SRC.
+each tensor. For two sources it shows the differences; with them, and with --stats, there is a table of layers by roles.
+For an output of ckpt it shows the class and rule of each tensor; for a folder of ckpt train, the curves, checks and
+verdict. Without -o, the page is written to the working directory, with a name made from SRC.
 """
 EXAMPLES = """\b
 Examples:
-  ckpt view model.safetensors --stats
+  ckpt view model.safetensors --stats --check
   ckpt view before.pth after.safetensors -o difference.html
   ckpt view runs/ru
 """
@@ -40,6 +40,7 @@ def run(
     values: Annotated[
         bool, typer.Option("--values/--no-values", help="Compare the values of two checkpoints, or only their headers.")
     ] = True,
+    check: Annotated[bool, typer.Option("--check", help="Run ckpt check, and show what it finds.")] = False,
     root: Root = None,
     force: Force = False,
     wait: Wait = None,
@@ -58,6 +59,7 @@ def run(
             other,
             stats=stats,
             values=values,
+            check=check,
             root=root,
             output=target,
             force=force,

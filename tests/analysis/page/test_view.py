@@ -514,6 +514,35 @@ def test_headers_alone_need_two(ckpt: Run) -> None:
     assert (done.code, "--no-values" in done.err) == (2, True)
 
 
+def test_check_is_for_one_checkpoint_with_a_path(ckpt: Run) -> None:
+    done = ckpt("view", "a.pth", "a.pth", "--check", "-o", "x.html")
+    assert (done.code, "--check is only for one checkpoint" in done.err) == (2, True)
+    assert not Path("x.html").exists()
+    with pytest.raises(cs.ConfigError, match="only for one checkpoint"):
+        cs.view({"a": torch.ones(1)}, check=True)
+
+
+def test_a_page_has_the_findings_of_check(ckpt: Run) -> None:
+    torch.save({"a.weight": torch.tensor([1.0, float("nan")])}, "nan.pth")
+    assert ckpt("view", "nan.pth", "--check", "-o", "x.html").code == 0
+    page = cs.view("nan.pth", check=True)
+    assert Path("x.html").read_text() == page.html
+    found = data_of(page)["check"]
+    assert found["verdict"] == "FAIL"
+    (row,) = [row for row in found["rows"] if row["status"] == "FAIL"]
+    assert row["found"][0]["keys"] == ["a.weight"]
+    assert data_of(cs.view("nan.pth"))["check"] is None
+
+
+def test_a_page_says_what_a_model_is(tmp_path: Path) -> None:
+    saved = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 2, "hidden_size": 8}
+    Path("m").mkdir()
+    Path("m/config.json").write_text(json.dumps(saved))
+    save_file({"model.embed_tokens.weight": torch.ones(4, 8)}, "m/model.safetensors")
+    (source,) = data_of(cs.view("m"))["sources"]
+    assert source["said"] == ["LlamaForCausalLM, 2 layers, 8 wide"]
+
+
 def test_every_kind_of_tensor_has_a_colour() -> None:
     text = (Path(html.__file__).parent / "browser" / "colours.js").read_text()
     for name, words in (("CLASS_COLOURS", (*CLASSES, "")), ("STATE_COLOURS", STATES)):

@@ -11,6 +11,7 @@ function aboutView(data) {
       "tensors",
       `${grouped(source.tensors)}, ${atLeast(source)}${countText(source.parameters)} parameters, ${bytesText(source.nbytes)}`,
     ]);
+    for (const said of source.said) facts.push(["what it is", nameElement(said)]);
     if (source.root) facts.push(["root", nameElement(source.root)]);
     if (source.other_roots.length)
       facts.push(["other state dicts", ...joined(source.other_roots.map((root) => root || "the top level"))]);

@@ -15,7 +15,7 @@ class App {
     const { data, model } = this;
     const [first, second] = data.sources;
     $("title").replaceChildren(nameElement(document.title));
-    if (first) $("facts").textContent = second ? `${summary(first)}  against  ${summary(second)}` : summary(first);
+    if (first) $("facts").textContent = second ? `from  ${summary(first)}\nto  ${summary(second)}` : summary(first);
     if (!model.size) $("network").replaceChildren(el("p.empty", {}, "The run has not saved a checkpoint yet."));
     $("theme").addEventListener("click", () => this.turn());
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.network?.map.redraw());
@@ -24,6 +24,9 @@ class App {
   tabs() {
     const { data, model } = this;
     const views = [["network", "Network", () => []]];
+    if (model.size && measuresOf(model).length)
+      views.push(["layers", "Layers", () => layersView(model, (node) => this.open(node))]);
+    if (data.check) views.push(["check", "Check", () => checkedView(data.check, model, (node) => this.open(node))]);
     if (data.receipt) views.push(["receipt", "Receipt", () => receiptView(model, (node) => this.open(node))]);
     if (data.run) views.push(["run", "Run", () => runView(data.run)]);
     views.push(["about", "About", () => aboutView(data)]);
@@ -117,6 +120,7 @@ function shownOrSaid(label, made) {
 
 const summary = (source) =>
   [
+    ...source.said,
     source.format,
     bytesText(source.nbytes_files),
     plural(source.tensors, "tensor"),

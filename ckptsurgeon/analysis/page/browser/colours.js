@@ -12,6 +12,13 @@ const STATE_COLOURS = {
   removed: "--c-red",
   "not compared": "--c-slate",
 };
+const CHANGE_SHADES = [
+  [1e-3, "changed by <0.1 %", "--d1"],
+  [1e-2, "0.1 to 1 %", "--d2"],
+  [1e-1, "1 to 10 %", "--d3"],
+  [1, "10 to 100 %", "--d4"],
+  [Infinity, "100 % and more", "--d5"],
+]; // of the norm before
 const CLASS_COLOURS = {
   copied: "--c-blue",
   cast: "--c-teal",
@@ -32,11 +39,14 @@ const VALUE_COLOURS = {
 };
 const ORDINARY = new Set(["same", "copied", "ordinary"]);
 const SERIES = 12; // colours that can be told apart
+const ALL_THERE_IS = 0.7; // the share of the tensors with which a module is nearly all of the network
 
 /** Categories of the tensors: ``of`` has each row's, ``list`` their names, colours and numbers. */
 class Colouring {
-  constructor(name, labels, colours, of) {
+  /** Without ``mixed``, a mixture where nothing is ordinary has the category of most of its tensors. */
+  constructor(name, labels, colours, of, { mixed = true } = {}) {
     this.name = name;
+    this.mixed = mixed;
     this.of = of;
     this.tones = new Map();
     this.list = labels.map((label, at) => ({ label, colour: colours[at], count: 0 }));
@@ -54,7 +64,7 @@ class Colouring {
       for (let row = node.from; row < node.to; row++) counts[this.of[row]] += 1;
       const there = [...counts.keys()].filter((at) => counts[at]);
       const odd = there.filter((at) => !ORDINARY.has(this.list[at].label)).sort((a, b) => counts[b] - counts[a]);
-      found = there.length === 1 ? there[0] : odd.length < there.length ? odd[0] : -1;
+      found = there.length === 1 ? there[0] : odd.length < there.length || !this.mixed ? odd[0] : -1;
       this.tones.set(node, found);
     }
     return found;
@@ -75,15 +85,7 @@ class Colouring {
 function colouringsOf(model) {
   const found = [];
   if (model.difference) {
-    const { states, state } = model.difference;
-    found.push(
-      new Colouring(
-        "difference",
-        states,
-        states.map((name) => STATE_COLOURS[name]),
-        Uint8Array.from(state),
-      ),
-    );
+    found.push(byDifference(model));
   }
   if (model.receipt) {
     const { classes } = model.receipt;
@@ -91,9 +93,49 @@ function colouringsOf(model) {
     const labels = classes.map((name) => name || "not in the recipe");
     found.push(new Colouring("origin", labels, colours, Uint8Array.from(model.receipt.class)));
   }
-  found.push(byModule(model), byDtype(model));
+  const modules = byModule(model);
+  const roles = byRole(model);
+  const one = modules.list.some(({ count }) => count > ALL_THERE_IS * model.size); // then its colour says nothing
+  found.push(...(one ? [roles, modules] : [modules, roles]), byDtype(model));
   if (model.figures) found.push(byValues(model));
   return found;
+}
+
+/** States; a change by how large it is, if that was measured. */
+function byDifference(model) {
+  const { states, state } = model.difference;
+  const changed = states.indexOf("changed");
+  const shades = CHANGE_SHADES.map(([, label, colour]) => [label, colour]);
+  const tones = states.map((name) => [name, STATE_COLOURS[name]]);
+  tones.splice(changed, 0, ...shades); // before the changes that nothing measures
+  const of = Uint8Array.from(state, (one, row) => {
+    if (one !== changed) return one < changed ? one : one + shades.length;
+    const shade = model.relative ? shadeOf(model.relative.get(row) ?? NaN) : -1;
+    return changed + (shade < 0 ? shades.length : shade);
+  });
+  const [labels, colours] = [tones.map(([label]) => label), tones.map(([, colour]) => colour)];
+  return new Colouring("difference", labels, colours, of, { mixed: false });
+}
+
+/** The place of a relative change in CHANGE_SHADES; -1 for one that is not known. */
+const shadeOf = (relative) => CHANGE_SHADES.findIndex(([below]) => relative < below);
+
+/** What a tensor is in its layer: query, dense, LayerNorm; weight and bias alike. */
+function byRole(model) {
+  const sizes = new Map();
+  const roles = model.keys.map((key, row) => {
+    const parts = key.split(".").filter((part) => !/^\d+$/.test(part));
+    const role = (parts.length > 1 && parts.at(-2)) || parts.at(-1) || key;
+    sizes.set(role, (sizes.get(role) ?? 0) + model.parameters[row + 1] - model.parameters[row]);
+    return role;
+  });
+  const labels = [...sizes.keys()].sort((a, b) => sizes.get(b) - sizes.get(a));
+  const shown = labels.length > SERIES ? SERIES - 1 : labels.length;
+  const places = new Map(labels.map((label, at) => [label, Math.min(at, shown)]));
+  const said = labels.slice(0, shown);
+  if (labels.length > shown) said.push(`${labels.length - shown} others`);
+  const colours = said.map((_, at) => `--s${(at % SERIES) + 1}`);
+  return new Colouring("role", said, colours, Uint8Array.from(roles, (role) => places.get(role)));
 }
 
 function byModule(model) {

@@ -71,7 +71,8 @@ class Finder {
     const value = search.valueWithin(model.root, metric);
     const size = metric === "bytes" ? bytesText(value) : parametersText(value);
     const all = plural(model.size, "tensor");
-    if (!search.isActive) box.replaceChildren(`${all}, ${size}`);
+    const odd = model.oddWithin(model.root);
+    if (!search.isActive) box.replaceChildren(model.difference ? `${grouped(odd)} of ${all} differ` : "");
     else box.replaceChildren(`${grouped(search.count)} of ${all}, ${size}`, ...this.nearby());
   }
 

@@ -33,6 +33,8 @@ class Model {
     this.tiedFrom = ownersOf(tensors.ties);
     this.figures = data.figures;
     this.difference = data.difference;
+    this.relative = relativesOf(data.difference);
+    this.odd = this.oddRows();
     this.receipt = data.receipt;
     this.bytes = this.sums(2);
     this.parameters = this.sums(3);
@@ -46,6 +48,31 @@ class Model {
 
   shape(row) {
     return this.kinds[this.kind[row]][1];
+  }
+
+  /** How much a tensor has changed: 0 for not at all, NaN if it cannot be measured, null if only one side has it. */
+  change(row) {
+    const { states, state } = this.difference;
+    const name = states[state[row]];
+    if (name === "added" || name === "removed") return null;
+    if (name === "same" || name === "renamed") return this.relative.get(row) ?? 0;
+    return this.relative.get(row) ?? NaN;
+  }
+
+  /** How many rows before each are out of the ordinary: they differ, or have NaN or infinite values. */
+  oddRows() {
+    const { difference, figures, size } = this;
+    const found = new Int32Array(size + 1);
+    for (let row = 0; row < size; row++) {
+      const differs = difference && difference.states[difference.state[row]] !== "same";
+      found[row + 1] = found[row] + (differs || figures?.nan[row] || figures?.inf[row] ? 1 : 0);
+    }
+    return found;
+  }
+
+  /** How many tensors of a node are out of the ordinary. */
+  oddWithin(node) {
+    return this.odd[node.to] - this.odd[node.from];
   }
 
   /** Sums over all rows before each; a tied tensor counts where it stands first. */
@@ -130,6 +157,17 @@ function moduleOf(node, name, row) {
     node.children.push(found);
   }
   return found;
+}
+
+/** The relative change of each row that has one: NaN where it cannot be told; null without a second checkpoint. */
+function relativesOf(difference) {
+  if (!difference?.values) return null;
+  return new Map(
+    difference.numbers.map(([row, differing, , relative, , nan, inf]) => {
+      if (nan || inf) return [row, NaN];
+      return [row, differing ? (relative ?? NaN) : 0];
+    }),
+  );
 }
 
 function frontDecoded(shared, rest) {

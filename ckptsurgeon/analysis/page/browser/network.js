@@ -1,5 +1,7 @@
 // The network: tree, map and panel, which show the same tensor, and what is looked for in them.
 
+const OPENED_ROWS = 36; // of the tree that are opened at first, to show what is out of the ordinary
+
 class Network {
   constructor(model) {
     this.model = model;
@@ -22,6 +24,8 @@ class Network {
       select: (node) => this.select(node),
       metric: () => this.metric,
     });
+    openOdd(model);
+    this.choices();
     this.colourBy(0);
     this.measureBy(this.metric);
     this.bindMap();
@@ -46,8 +50,22 @@ class Network {
       colour: tone < 0 ? null : colouring.list[tone].colour,
       size: value || !number ? text : "-",
       share: value / search.valueWithin(model.root, metric) || 0,
-      note: node.isTensor ? shapeText(model.shape(node.row)) : plural(number, "tensor"),
+      note: node.isTensor ? shapeText(model.shape(node.row)) : this.note(node, number),
     };
+  }
+
+  /** How many tensors a module has, and of a difference how many of them differ. */
+  note(node, number) {
+    const odd = this.model.difference && !this.search.isActive ? this.model.oddWithin(node) : 0;
+    return odd ? `${grouped(odd)} of ${plural(number, "tensor")} differ` : plural(number, "tensor");
+  }
+
+  /** What can be chosen for sizes and colours. */
+  choices() {
+    const colours = this.colourings.map(({ name }, at) => el("option", { value: String(at) }, name));
+    $("colouring").replaceChildren(...colours);
+    $("metric").addEventListener("change", () => this.measureBy($("metric").value));
+    $("colouring").addEventListener("change", () => this.colourBy(Number($("colouring").value)));
   }
 
   select(node) {
@@ -79,7 +97,7 @@ class Network {
 
   measureBy(metric) {
     this.metric = metric;
-    $("metric").textContent = `by ${metric}`;
+    $("metric").value = metric;
     this.map.measureBy(metric);
     this.tree.refresh();
     this.finder.tell();
@@ -88,7 +106,7 @@ class Network {
   colourBy(number) {
     this.coloured = number;
     this.colouring = this.colourings[number];
-    $("colouring").textContent = `colour: ${this.colouring.name}`;
+    $("colouring").value = String(number);
     this.map.colouring = this.colouring;
     this.search.categoryOf = this.colouring.of;
     this.search.chosen.clear();
@@ -136,8 +154,6 @@ class Network {
       if (node) this.zoom(partOf(this.map.top, node));
     });
     new ResizeObserver(() => this.map.redraw()).observe($("map"));
-    $("metric").addEventListener("click", () => this.measureBy(this.metric === "bytes" ? "parameters" : "bytes"));
-    $("colouring").addEventListener("click", () => this.colourBy((this.coloured + 1) % this.colourings.length));
   }
 
   /** Leave the search, take back what was looked for, or else what is selected. */
@@ -166,6 +182,25 @@ function partOf(top, node) {
   let at = node;
   while (at.parent !== null && at.parent !== top) at = at.parent;
   return at.isTensor || at.parent === null ? top : at;
+}
+
+/** Open the modules in which tensors are out of the ordinary, level by level, while there is room to see them. */
+function openOdd(model) {
+  let left = model.root.children;
+  let rows = left.length;
+  while (left.length) {
+    const next = [];
+    for (const node of left) {
+      if (node.isTensor || !model.oddWithin(node)) continue;
+      if (!node.open) {
+        if (rows + node.children.length > OPENED_ROWS) continue;
+        rows += node.children.length;
+        node.open = true;
+      }
+      next.push(...node.children);
+    }
+    left = next;
+  }
 }
 
 function openedParts(node) {

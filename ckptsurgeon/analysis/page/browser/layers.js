@@ -1,0 +1,191 @@
+// Layers down, roles across: how much each tensor of a list of layers has changed, or what its values are.
+
+const FULL_SHADE = 70; // percent of the colour where a shade is fullest
+const FACTOR = 4; // as many times the median of its column, and a value has the fullest shade
+const MOST_ROLES = 60; // columns of one table
+const MOST_LAYERS = 200; // its rows
+const ELSEWHERE = 40; // tensors outside all lists of layers that are shown
+
+/** What can be shown: a name, what a shade means, and the value of a row (NaN: unknown, null: no value). */
+function measuresOf(model) {
+  const found = [];
+  if (model.relative) {
+    const meaning = "the norm of the difference, in percent of the norm before";
+    const shade = (value) => (value ? [1, CHANGE_SHADES[shadeOf(value)][2]] : [0, "--c-amber"]);
+    found.push({ name: "change", meaning, of: (row) => model.change(row), text: percentText, shade, full: 100, quiet: 0 });
+  }
+  if (model.figures) {
+    const { std, min, max, zeros } = model.figures;
+    const meaning = `amber: larger than the median of its column, blue: smaller; the fullest shade is ${FACTOR} times as much`;
+    const size = (row) => model.shape(row).reduce((a, b) => a * b, 1);
+    found.push(
+      { name: "deviation", meaning, of: (row) => std[row], text: shortText, shade: medianShade },
+      {
+        name: "largest magnitude",
+        meaning,
+        of: (row) => (max[row] === null ? null : Math.max(Math.abs(min[row]), Math.abs(max[row]))),
+        text: shortText,
+        shade: medianShade,
+      },
+      {
+        name: "zeros",
+        meaning: "the share of elements that are 0, in percent",
+        of: (row) => (zeros[row] === null ? null : zeros[row] / Math.max(1, size(row))),
+        text: percentText,
+        shade: (value) => [value, "--c-amber"],
+      },
+    );
+  }
+  return found;
+}
+
+/** The shade of a value by how far it is from the median of its column. */
+function medianShade(value, median) {
+  if (!value || !median) return [value === median ? 0 : 1, "--c-blue"];
+  const far = Math.log(value / median) / Math.log(FACTOR);
+  return [Math.min(1, Math.abs(far)), far > 0 ? "--c-amber" : "--c-blue"];
+}
+
+const shortText = (value) => (value === 0 ? "0" : value >= 1e-3 && value < 1e4 ? String(Number(value.toPrecision(2))) : value.toExponential(0).replace("e+", "e"));
+
+function percentText(value) {
+  const share = 100 * value;
+  if (share === 0) return "·";
+  if (share < 0.01) return "<0.01";
+  return share < 10 ? String(Number(share.toPrecision(2))) : share < 1e5 ? String(Math.round(share)) : share.toExponential(0).replace("e+", "e");
+}
+
+/** The lists of layers: by name, the rows of each role and layer; and the rows that are in no such list. */
+function stacksOf(keys) {
+  const stacks = new Map();
+  let elsewhere = [];
+  keys.forEach((key, row) => {
+    const parts = key.split(".");
+    const at = parts.findIndex((part) => /^\d+$/.test(part));
+    if (at < 0) {
+      elsewhere.push(row);
+      return;
+    }
+    const name = parts.slice(0, at).join(".");
+    const role = parts.slice(at + 1).map((part) => (/^\d+$/.test(part) ? "{n}" : part)).join(".");
+    const stack = made(stacks, name, () => ({ layers: new Set(), roles: new Map(), rows: [] }));
+    stack.layers.add(Number(parts[at]));
+    stack.rows.push(row);
+    made(made(stack.roles, role, () => new Map()), Number(parts[at]), () => []).push(row);
+  });
+  for (const [name, stack] of stacks)
+    if (stack.layers.size < 2) {
+      elsewhere = elsewhere.concat(stack.rows);
+      stacks.delete(name);
+    }
+  return { stacks, elsewhere: elsewhere.sort((a, b) => a - b) };
+}
+
+function made(map, key, make) {
+  if (!map.has(key)) map.set(key, make());
+  return map.get(key);
+}
+
+function layersView(model, open) {
+  const measures = measuresOf(model);
+  const { stacks, elsewhere } = stacksOf(model.keys);
+  const box = el("div");
+  const choice = el("select", { id: "measure" }, ...measures.map(({ name }) => el("option", { value: name }, name)));
+  const draw = () => {
+    const measure = measures[choice.selectedIndex];
+    const tables = [...stacks].map(([name, stack]) => stackTable(name, stack, measure));
+    box.replaceChildren(el("p.quiet", {}, measure.meaning), ...tables, elsewhereTable(model, elsewhere, measure));
+  };
+  choice.addEventListener("change", draw);
+  box.addEventListener("click", (event) => {
+    const cell = event.target.closest("[data-row]");
+    if (cell) open(model.leaves[Number(cell.dataset.row)]);
+  });
+  draw();
+  return [el("label.choice", {}, "show ", choice), box];
+}
+
+/** The value of several rows in one cell: the largest, and the row that has it; unknown if one of them is. */
+function largestOf(rows, of) {
+  let [value, at] = [null, rows[0]];
+  for (const row of rows) {
+    const one = of(row);
+    if (one === null || one === undefined) continue;
+    if (value === null || Number.isNaN(one) || one > value) [value, at] = [one, row];
+    if (Number.isNaN(value)) break;
+  }
+  return [value, at];
+}
+
+function stackTable(name, { layers, roles }, measure) {
+  const sorted = [...layers].sort((a, b) => a - b);
+  const numbers = sorted.slice(0, MOST_LAYERS);
+  const columns = [...roles].map(([role, byLayer]) => {
+    const cells = new Map([...byLayer].map(([layer, rows]) => [layer, [...largestOf(rows, measure.of), rows.length]]));
+    const known = [...cells.values()].map(([value]) => value).filter((value) => value !== null && !Number.isNaN(value));
+    return { role, cells, median: medianOf(known) };
+  });
+  const there = columns.filter(({ cells }) => [...cells.values()].some(([value]) => value !== null));
+  const shown = there.slice(0, MOST_ROLES);
+  if (!shown.length) return "";
+  const head = el(
+    "tr",
+    {},
+    el("th", { scope: "col" }, "layer"),
+    ...shown.map(({ role }) => el("th.role", { scope: "col", title: role }, nameElement(role))),
+  );
+  const body = numbers.map((layer) =>
+    el(
+      "tr",
+      {},
+      el("th.number", { scope: "row" }, String(layer)),
+      ...shown.map(({ role, cells, median }) => cellOf(cells.get(layer), `${layer}.${role}`, measure, median)),
+    ),
+  );
+  const [moreRoles, moreLayers] = [there.length - shown.length, sorted.length - numbers.length];
+  const more = [moreRoles && plural(moreRoles, "more role"), moreLayers && plural(moreLayers, "more layer")];
+  const rest = moreRoles || moreLayers ? el("p.quiet", {}, `and ${more.filter(Boolean).join(", ")}`) : null;
+  const table = el("div.wide", {}, el("table.heat", {}, el("thead", {}, head), el("tbody", {}, ...body)));
+  return el("section", {}, el("h3", {}, nameElement(name || "layers")), table, rest);
+}
+
+function cellOf(found, name, measure, median) {
+  if (found === undefined || found[0] === null) return el("td");
+  const [value, row, number] = found;
+  const unknown = Number.isNaN(value);
+  const of = number > 1 ? `, the largest of ${number}` : "";
+  const title = `${name}: ${unknown ? "cannot be measured" : figureText(value)}${of}`;
+  const cell = el("td", { title }, unknown ? "?" : measure.text(value));
+  cell.dataset.row = String(row);
+  const [shade, colour] = unknown ? [1, "--c-red"] : measure.shade(value, median);
+  cell.style.setProperty("--shade", `${Math.round((measure.full ?? FULL_SHADE) * shade)}%`);
+  cell.style.setProperty("--tone", `var(${colour})`);
+  return cell;
+}
+
+function medianOf(values) {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted.length ? sorted[sorted.length >> 1] : 0;
+}
+
+/** The tensors that are in no list of layers, those with the largest values first. */
+function elsewhereTable(model, rows, measure) {
+  const found = rows.map((row) => [row, measure.of(row)]).filter(([, value]) => value !== null && value !== undefined);
+  if (!found.length) return "";
+  const order = (value) => (Number.isNaN(value) ? Infinity : value);
+  const told = found.filter(([, value]) => value !== measure.quiet).sort((a, b) => order(b[1]) - order(a[1]));
+  const plain = measure.full ? measure : { ...measure, shade: () => [0, "--c-amber"] };
+  const shown = told.slice(0, ELSEWHERE).map(([row, value]) =>
+    el(
+      "tr",
+      {},
+      el("th", { scope: "row" }, nameElement(model.keys[row])),
+      cellOf([value, row, 1], model.keys[row], plain, 0),
+    ),
+  );
+  const more = told.length - shown.length;
+  const same = found.length - told.length;
+  const rest = [more && `and ${plural(more, "tensor")} more`, same && `${plural(same, "tensor")} the same`].filter(Boolean);
+  const table = shown.length ? el("div.wide", {}, el("table.heat.list", {}, el("tbody", {}, ...shown))) : null;
+  return el("section", {}, el("h3", {}, "Outside the layers"), table, ...rest.map((one) => el("p.quiet", {}, one)));
+}
