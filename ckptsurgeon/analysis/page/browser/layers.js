@@ -185,7 +185,7 @@ function elsewhereTable(model, rows, measure) {
   );
   const more = told.length - shown.length;
   const same = found.length - told.length;
-  const rest = [more && `and ${plural(more, "tensor")} more`, same && `${plural(same, "tensor")} the same`].filter(Boolean);
+  const rest = [more && `and ${plural(more, "tensor")} more`, same && `${plural(same, "tensor")} without a change of values`].filter(Boolean);
   const table = shown.length ? el("div.wide", {}, el("table.heat.list", {}, el("tbody", {}, ...shown))) : null;
   return el("section", {}, el("h3", {}, "Outside the layers"), table, ...rest.map((one) => el("p.quiet", {}, one)));
 }
