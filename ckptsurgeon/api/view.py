@@ -23,6 +23,7 @@ from ..storage.read.base import File
 from ..storage.read.uri import open_source
 from ..util.text import escape
 from .check import check as run_checks
+from .compare_changes import compare_changes
 from .diff import folder_differences
 from .inputs.argument_types import CheckpointLike, Path, Progress
 from .inputs.dequantising import weights_of
@@ -35,7 +36,7 @@ __all__ = ["view"]
 def view(
     path: CheckpointLike,
     other: CheckpointLike | None = None,
-    *,
+    *more: CheckpointLike,
     stats: bool = False,
     values: bool = True,
     check: bool = False,
@@ -45,23 +46,25 @@ def view(
     wait: float | None = None,
     progress: Progress | None = None,
 ) -> Page:
-    """Return an HTML page about a checkpoint, the folder of a training run, or the differences of two checkpoints.
+    """Return an HTML page about a checkpoint, a training run, the differences of two checkpoints, or several changes.
 
     The page is one self-contained HTML file; if ``output`` is given, the page is written there. If ckptsurgeon wrote
     the checkpoint, the page shows its recipe: what became of each tensor. ``stats`` reads all values for statistics and
     histograms. The values of two checkpoints are compared, including tensors that have another name; if ``values`` is
-    False, only their headers are compared. With ``check``, the page shows what
+    False, only their headers are compared. With three or more checkpoints the first is the base of the others: the page
+    shows how each has changed from it, and whether their changes agree. With ``check``, the page shows what
     ``check`` finds. ``root`` is the dotted path of the state dict in both; ``wait`` is as in
     ``apply``.
 
     Raises what ``open_checkpoint`` raises, ConfigError for arguments that contradict each other, and OutputError if
     the output exists (without ``force``), is an input, or cannot be written.
     """
-    given = [path] if other is None else [path, other]
-    if other is None and not values:
+    given = [path] if other is None or more else [path, other]
+    models = [] if other is None or not more else [other, *more]
+    if len(given) != 2 and not values:
         raise ConfigError(
             "--no-values is only for a comparison of two checkpoints.",
-            hint="Leave --no-values out, or name a second checkpoint.",
+            hint="Leave --no-values out, or name two checkpoints.",
         )
     if check and (other is not None or not isinstance(path, (str, os.PathLike))):
         raise ConfigError(
@@ -70,7 +73,8 @@ def view(
     target = None if output is None else os.fspath(output)
     if target is not None:
         _check(target, force=force)
-    run = _run([path_of(one) for one in given if isinstance(one, (str, os.PathLike))], len(given), target)
+    named = [path_of(one) for one in (*given, *models) if isinstance(one, (str, os.PathLike))]
+    run = _run(named, len(given) + len(models), target)
     with ExitStack() as stack:
         if run is not None:
             given = [os.path.join(run.path, run.model)] if run.model else []
@@ -81,8 +85,12 @@ def view(
             found = _compared(opened, values=values, progress=progress)
             notes = tuple(dict.fromkeys((*notes, *found.notes, *folder_differences(*given))))
             shown = replace(shown, difference=found)
+        if models:
+            changes = compare_changes(path, models, root=root, progress=progress)
+            notes, shown = tuple(dict.fromkeys((*notes, *changes.notes))), replace(shown, changes=changes)
         data = contents_of(replace(shown, report=report))
         titles = [one.path for one in opened] if run is None else [run.path]
+        titles += list(shown.changes.models) if shown.changes is not None else []
         plays = run is not None and run.clips is not None and run.clips.has_sounds
         page = Page(page_html(data, _title(titles), plays=plays), len(data["tensors"]["rest"]), target, notes)
         if target is not None:
@@ -192,4 +200,5 @@ def _compared(opened: Sequence[Checkpoint], *, values: bool, progress: Progress 
 
 def _title(paths: Sequence[str]) -> str:
     """Return the title of the page: the file or folder name of each path, or the whole URL (without credentials)."""
-    return " → ".join(path if "://" in path else os.path.basename(os.path.abspath(path)) for path in paths)
+    names = [path if "://" in path else os.path.basename(os.path.abspath(path)) for path in paths]
+    return " → ".join([names[0], ", ".join(names[1:])]) if names[1:] else names[0]

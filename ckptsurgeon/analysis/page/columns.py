@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...tensors.composition import leaves
 from ...tensors.info import TensorInfo
+from ..compare.changes import Changes, ChangeSums
 from ..compare.results import UNREAD, Difference, Numbers, Pair
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ __all__ = [
     "STATES",
     "Places",
     "Table",
+    "changes_of",
     "difference_of",
     "exact",
     "figure",
@@ -163,6 +165,41 @@ def _heights(counts: Sequence[int]) -> str:
     top = max(counts, default=0)
     last = len(DIGITS) - 1
     return "".join(DIGITS[-(-number * last // top)] for number in counts) if top else ""
+
+
+# Changes of several models from a base. The table has rows for the tensors of the base.
+
+
+def changes_of(found: Changes, coded: Mapping[str, str], places: Places) -> dict[str, Any]:
+    """Return the changes of models from their base, in all and for each row, as plain data.
+
+    For each model: the relative change, and the share of values that it changed. For each pair: the cosine, the share
+    of values that moved in the same direction, and the share of values that both changed. ``coded`` maps the names of
+    quantised weights to the keys of their codes, whose rows have the changes of the weights.
+    """
+    pairs = list(found.total.pairs)
+    rows = [(places.get(coded.get(one.key, one.key)), one.sums) for one in found.tensors]
+    return {
+        "base": found.base,
+        "models": list(found.models),
+        "pairs": [list(pair) for pair in pairs],
+        "total": _sums(found.total, len(found.models), pairs),
+        "rows": [[row, *_sums(sums, len(found.models), pairs)] for row, sums in rows if row is not None],
+    }
+
+
+def _sums(sums: ChangeSums, models: int, pairs: Sequence[tuple[int, int]]) -> list[Any]:
+    """Return [changes, shares changed, cosines, shares of the same sign, shares of both, number not finite]."""
+    changes = [sums.models.get(index) for index in range(models)]
+    agreements = [sums.pairs.get(pair) for pair in pairs]
+    return [
+        [one and figure(one.relative) for one in changes],
+        [one and figure(one.changed / max(1, one.values)) for one in changes],
+        [one and figure(one.cosine) for one in agreements],
+        [one and figure(one.share_of_same_sign) for one in agreements],
+        [one and figure(one.both / max(1, one.values)) for one in agreements],
+        sums.not_finite,
+    ]
 
 
 # Differences of two checkpoints. The table has rows for the tensors of both.

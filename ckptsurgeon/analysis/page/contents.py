@@ -17,9 +17,10 @@ from ...util.brief import Brief
 from ...util.text import count, natural_key
 from ...util.version import __version__
 from ..check.report import CheckReport
+from ..compare.changes import Changes
 from ..compare.results import Difference
 from ..inspection import Inspection
-from .columns import Table, difference_of, figure, figures_of, rows_of_both
+from .columns import Table, changes_of, difference_of, figure, figures_of, rows_of_both
 from .html import LISTED, brief
 from .runs import Run
 
@@ -152,7 +153,8 @@ class Page(Brief):
 class PageContents:
     """What a page shows. For two checkpoints, ``second`` and ``difference`` are set too.
 
-    ``report`` is the result of ``check``. ``histograms`` maps keys to the counts of a histogram's bins. If there are
+    ``report`` is the result of ``check``, ``changes`` are those of several models from this one, their base.
+    ``histograms`` maps keys to the counts of a histogram's bins. If there are
     two checkpoints, histograms and statistics are those of the second.
     """
 
@@ -162,6 +164,7 @@ class PageContents:
     recipe: Recipe | None = None
     run: Run | None = None
     report: CheckReport | None = None
+    changes: Changes | None = None
     histograms: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
@@ -176,11 +179,15 @@ def contents_of(shown: PageContents) -> dict[str, Any]:
         "run": shown.run.to_json() if shown.run is not None else None,
         "receipt": receipt_of(shown.recipe, rows) if shown.recipe is not None else None,
         "difference": None,
+        "changes": None,
         "figures": None,
         "check": _checked(shown.report) if shown.report is not None else None,
     }
     if shown.difference is not None and shown.inspection is not None:
         data["difference"] = difference_of(shown.difference, table)
+    if shown.changes is not None and shown.inspection is not None:
+        coded = {one.name: one.codes for one in shown.inspection.codes.tensors}
+        data["changes"] = changes_of(shown.changes, coded, table.places)
     stats = _stats(about)
     if stats is not None:
         data["figures"] = figures_of(stats, shown.histograms, table.places)

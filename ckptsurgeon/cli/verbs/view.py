@@ -16,7 +16,8 @@ HELP = """Write an HTML page to explore a checkpoint in a browser.
 
 The page is one file that loads no other files. It has a map of the network by parameters or bytes, down to each tensor;
 a tree that can be searched by words and filtered by patterns as in --include; and shape, dtype, bytes, file and ties of
-each tensor. For two sources it shows the differences; with them, and with --stats, there is a table of layers by roles.
+each tensor. For two sources it shows the differences, for more how each has changed from the first; with them, and with
+--stats, there is a table of layers by roles.
 For an output of ckpt it shows the class and rule of each tensor; for a folder of ckpt train, the curves, checks and
 verdict. Without -o, the page is written to the working directory, with a name made from SRC.
 """
@@ -24,13 +25,17 @@ EXAMPLES = """\b
 Examples:
   ckpt view model.safetensors --stats --check
   ckpt view before.pth after.safetensors -o difference.html
+  ckpt view base tuned-a tuned-b
   ckpt view runs/ru
 """
 
 
 def run(
     source: Annotated[str, typer.Argument(metavar="SRC", help="The checkpoint, or the folder of a run.")],
-    other: Annotated[str | None, typer.Argument(metavar="[SRC2]", help="A second checkpoint to compare with.")] = None,
+    others: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SRC2]…", help="Checkpoints to compare with it; of several, SRC is the base."),
+    ] = None,
     output: Annotated[
         str | None, typer.Option("-o", "--output", metavar="PAGE.html", help="Write the page here.")
     ] = None,
@@ -50,13 +55,13 @@ def run(
     """Write an HTML page that shows a checkpoint, two checkpoints or a training run."""
     from ...api.view import view
 
-    target = output or page_name([one for one in (source, other) if one is not None])
+    sources = [source, *(others or ())]
+    target = output or page_name(sources)
     check_output(target)
     _check_suffix(target)
     with sink.working("reading", target) as progress:
         page = view(
-            source,
-            other,
+            *sources,
             stats=stats,
             values=values,
             check=check,

@@ -710,3 +710,36 @@ def test_the_head_says_what_a_model_is(browser: Chrome, tmp_path: Path) -> None:
     assert all(one in said for one in methods)
     model = cs.inspect(coded).model
     assert model is None or str(model) in said
+
+
+def test_changes_of_several_models_show_where_they_agree(browser: Chrome) -> None:
+    base = network()
+    torch.save(base, "base.pth")
+    torch.manual_seed(5)
+    step = {key: 0.1 * torch.randn_like(value) for key, value in base.items() if key.endswith("attn.weight")}
+    for name, sign in (("a", 1), ("b", -1)):
+        moved = {key: base[key] + (sign if ".2." in key else 1) * one for key, one in step.items()}
+        torch.save({**base, **moved}, f"{name}.pth")
+    show(browser, cs.view("base.pth", "a.pth", "b.pth"))
+    assert text(browser, "h1") == "base.pth \N{RIGHTWARDS ARROW} a.pth, b.pth"
+    assert text(browser, "#found") == f"12 of {len(base)} tensors differ"
+    assert options(browser, "colouring")[:2] == ["change of A", "change of B"]
+    click(browser, "#tab-layers")
+    found = cs.compare_changes("base.pth", ["a.pth", "b.pth"])
+    rows_of = "return [...document.querySelectorAll('#layers section')].slice(0, 2).map((part) => part.innerText)"
+    models, pairs = browser.execute_script(rows_of)
+    assert "a.pth" in models
+    assert f"{found.total.pairs[0, 1].cosine:.2f}" in pairs
+    assert options(browser, "measure") == ["change of A", "change of B", "cosine of A and B", "same sign of A and B"]
+    size = float(cells(browser, "encoder.layers")["0"]["attn.weight"])
+    (own,) = [one.sums for one in found.tensors if one.key == "encoder.layers.0.attn.weight"]
+    assert own.models[0].relative is not None
+    assert size == pytest.approx(100 * own.models[0].relative, rel=0.05)
+    choose(browser, "measure", "cosine of A and B")
+    cosines = {layer: row["attn.weight"] for layer, row in cells(browser, "encoder.layers").items()}
+    assert cosines == {str(layer): "-1.00" if layer == 2 else "1.00" for layer in range(12)}
+    browser.execute_script(
+        "[...document.querySelectorAll('#layers td')].find((one) => one.innerText === '-1.00').click()"
+    )
+    assert selected(browser) == "encoder.layers.2.attn.weight"
+    assert facts(browser)["A and B"] == "cosine -1.000"

@@ -543,6 +543,34 @@ def test_a_page_says_what_a_model_is(tmp_path: Path) -> None:
     assert source["said"] == ["LlamaForCausalLM, 2 layers, 8 wide"]
 
 
+def test_changes_of_several_models_are_those_of_compare_changes(ckpt: Run) -> None:
+    torch.save({"a": torch.tensor([3.0, 4.0]), "b": torch.ones(2)}, "base.pth")
+    torch.save({"a": torch.tensor([3.0, 5.0]), "b": torch.ones(2)}, "one.pth")
+    torch.save({"a": torch.tensor([3.0, 3.5])}, "two.pth")
+    assert ckpt("view", "base.pth", "one.pth", "two.pth", "-q").code == 0
+    page = cs.view("base.pth", "one.pth", "two.pth")
+    assert Path("base-one-two.html").read_text() == page.html
+    found = data_of(page)["changes"]
+    assert (found["models"], found["pairs"]) == (["one.pth", "two.pth"], [[0, 1]])
+    assert {row[0]: row[1:] for row in found["rows"]} == {
+        0: [[0.2, 0.1], [0.5, 0.5], [-1.0], [0.0], [0.5], 0],
+        1: [[0.0, None], [0.0, None], [None], [None], [None], 0],
+    }
+    assert found["total"][0] == [pytest.approx(1 / 27**0.5, rel=1e-5), 0.1]
+
+
+@pytest.mark.parametrize("encoding", ["gptq", "fp8-block"])
+def test_changes_of_quantised_weights_are_in_the_row_of_their_codes(encoding: str, tmp_path: Path) -> None:
+    coded = str(BY_NAME[encoding].folder(tmp_path / "a"))
+    cs.apply(cs.convert(coded, dequantize=True), "plain")
+    page = cs.view(coded, "plain", "plain")
+    names = {one.name: one.codes for one in cs.inspect(coded).codes.tensors}
+    rows = {row[0]: row[1] for row in data_of(page)["changes"]["rows"]}
+    places = {key: place for place, key in enumerate(keys_of(page))}
+    assert names
+    assert all(places[codes] in rows for codes in names.values())
+
+
 def test_every_kind_of_tensor_has_a_colour() -> None:
     text = (Path(html.__file__).parent / "browser" / "colours.js").read_text()
     for name, words in (("CLASS_COLOURS", (*CLASSES, "")), ("STATE_COLOURS", STATES)):

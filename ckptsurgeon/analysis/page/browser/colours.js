@@ -87,6 +87,7 @@ function colouringsOf(model) {
   if (model.difference) {
     found.push(byDifference(model));
   }
+  model.changes?.letters.forEach((letter, at) => found.push(byChange(model, letter, at)));
   if (model.receipt) {
     const { classes } = model.receipt;
     const colours = classes.map((name) => CLASS_COLOURS[name]);
@@ -115,6 +116,19 @@ function byDifference(model) {
   });
   const [labels, colours] = [tones.map(([label]) => label), tones.map(([, colour]) => colour)];
   return new Colouring("difference", labels, colours, of, { mixed: false });
+}
+
+/** How much one of several models has changed each tensor of their base. */
+function byChange(model, letter, at) {
+  const labels = ["same", ...CHANGE_SHADES.map(([, label]) => label), "not in it", "not measured"];
+  const colours = ["--quiet", ...CHANGE_SHADES.map(([, , colour]) => colour), "--c-slate", "--c-red"];
+  const of = Uint8Array.from({ length: model.size }, (_, row) => {
+    const change = model.changes.rows.get(row)?.changes[at] ?? null;
+    if (change === null) return labels.length - 2;
+    if (Number.isNaN(change)) return labels.length - 1;
+    return change === 0 ? 0 : 1 + shadeOf(change);
+  });
+  return new Colouring(`change of ${letter}`, labels, colours, of, { mixed: false });
 }
 
 /** The place of a relative change in CHANGE_SHADES; -1 for one that is not known. */

@@ -72,7 +72,7 @@ class Finder {
     const size = metric === "bytes" ? bytesText(value) : parametersText(value);
     const all = plural(model.size, "tensor");
     const odd = model.oddWithin(model.root);
-    if (!search.isActive) box.replaceChildren(model.difference ? `${grouped(odd)} of ${all} differ` : "");
+    if (!search.isActive) box.replaceChildren(model.compares ? `${grouped(odd)} of ${all} differ` : "");
     else box.replaceChildren(`${grouped(search.count)} of ${all}, ${size}`, ...this.nearby());
   }
 

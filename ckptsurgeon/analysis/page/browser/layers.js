@@ -11,9 +11,9 @@ function measuresOf(model) {
   const found = [];
   if (model.relative) {
     const meaning = "the norm of the difference, in percent of the norm before";
-    const shade = (value) => (value ? [1, CHANGE_SHADES[shadeOf(value)][2]] : [0, "--c-amber"]);
-    found.push({ name: "change", meaning, of: (row) => model.change(row), text: percentText, shade, full: 100, quiet: 0 });
+    found.push({ ...CHANGE, name: "change", meaning, of: (row) => model.change(row) });
   }
+  if (model.changes) found.push(...measuresOfChanges(model.changes));
   if (model.figures) {
     const { std, min, max, zeros } = model.figures;
     const meaning = `amber: larger than the median of its column, blue: smaller; the fullest shade is ${FACTOR} times as much`;
@@ -37,6 +37,75 @@ function measuresOf(model) {
     );
   }
   return found;
+}
+
+const cosineText = (value) => value.toFixed(2).replace("-0.00", "0.00");
+
+const CHANGE = {
+  text: percentText,
+  shade: (value) => (value ? [1, CHANGE_SHADES[shadeOf(value)][2]] : [0, "--c-amber"]),
+  full: 100,
+  quiet: 0,
+};
+
+/** The change of each model from the base, and for each pair of models whether their changes agree. */
+function measuresOfChanges({ models, letters, couples, rows }) {
+  const changes = letters.map((letter, at) => ({
+    ...CHANGE,
+    name: `change of ${letter}`,
+    meaning: `how much ${models[at]} has changed: the norm of the difference, in percent of the norm of the base`,
+    of: (row) => rows.get(row)?.changes[at] ?? null,
+  }));
+  const cosines = couples.map((couple, at) => ({
+    name: `cosine of ${couple}`,
+    meaning: "the cosine between the changes of both models: red where they cancel each other, blue where they agree",
+    of: (row) => rows.get(row)?.cosines[at] ?? null,
+    text: cosineText,
+    shade: (value) => [Math.min(1, Math.abs(value)), value < 0 ? "--c-red" : "--c-blue"],
+    lowest: true,
+  }));
+  const signs = couples.map((couple, at) => ({
+    name: `same sign of ${couple}`,
+    meaning: "of the values that both models changed, the percentage that moved in the same direction: 50 by chance",
+    of: (row) => rows.get(row)?.signs[at] ?? null,
+    text: percentText,
+    shade: (value) => [Math.min(1, Math.abs(2 * value - 1)), value < 0.5 ? "--c-red" : "--c-blue"],
+    lowest: true,
+  }));
+  return [...changes, ...cosines, ...signs];
+}
+
+/** The models and their pairs, over all tensors. */
+function changesTables({ base, models, letters, couples, total }) {
+  const head = (...names) => el("tr", {}, ...names.map((name) => el("th", { scope: "col" }, name)));
+  const share = (value) => (value === null ? "-" : `${percentText(value)} %`);
+  const ofModels = models.map((name, at) =>
+    el(
+      "tr",
+      {},
+      el("th", { scope: "row" }, letters[at]),
+      el("td", {}, nameElement(name)),
+      el("td.number", {}, Number.isNaN(total.changes[at]) ? "?" : share(total.changes[at])),
+      el("td.number", {}, share(total.shares[at])),
+    ),
+  );
+  const ofPairs = couples.map((couple, at) =>
+    el(
+      "tr",
+      {},
+      el("th", { scope: "row" }, couple),
+      el("td.number", {}, total.cosines[at] === null ? "-" : cosineText(total.cosines[at])),
+      el("td.number", {}, share(total.signs[at])),
+      el("td.number", {}, share(total.both[at])),
+    ),
+  );
+  return [
+    section("Changes from ", wideTable(head("", "model", "change", "values changed"), ofModels)),
+    couples.length ? section("Do they agree?", wideTable(head("", "cosine", "same sign", "changed by both"), ofPairs)) : "",
+  ].map((part, at) => {
+    if (at === 0) part.querySelector("h3").append(nameElement(base));
+    return part;
+  });
 }
 
 /** The shade of a value by how far it is from the median of its column. */
@@ -102,16 +171,17 @@ function layersView(model, open) {
     if (cell) open(model.leaves[Number(cell.dataset.row)]);
   });
   draw();
-  return [el("label.choice", {}, "show ", choice), box];
+  const totals = model.changes ? changesTables(model.changes) : [];
+  return [...totals, el("p.chooser", {}, el("label.choice", {}, "show ", choice)), box];
 }
 
-/** The value of several rows in one cell: the largest, and the row that has it; unknown if one of them is. */
-function largestOf(rows, of) {
+/** The value of several rows in one cell: the largest or lowest, and its row; unknown if one of them is. */
+function extremeOf(rows, { of, lowest }) {
   let [value, at] = [null, rows[0]];
   for (const row of rows) {
     const one = of(row);
     if (one === null || one === undefined) continue;
-    if (value === null || Number.isNaN(one) || one > value) [value, at] = [one, row];
+    if (value === null || Number.isNaN(one) || (lowest ? one < value : one > value)) [value, at] = [one, row];
     if (Number.isNaN(value)) break;
   }
   return [value, at];
@@ -121,7 +191,7 @@ function stackTable(name, { layers, roles }, measure) {
   const sorted = [...layers].sort((a, b) => a - b);
   const numbers = sorted.slice(0, MOST_LAYERS);
   const columns = [...roles].map(([role, byLayer]) => {
-    const cells = new Map([...byLayer].map(([layer, rows]) => [layer, [...largestOf(rows, measure.of), rows.length]]));
+    const cells = new Map([...byLayer].map(([layer, rows]) => [layer, [...extremeOf(rows, measure), rows.length]]));
     const known = [...cells.values()].map(([value]) => value).filter((value) => value !== null && !Number.isNaN(value));
     return { role, cells, median: medianOf(known) };
   });
@@ -153,7 +223,7 @@ function cellOf(found, name, measure, median) {
   if (found === undefined || found[0] === null) return el("td");
   const [value, row, number] = found;
   const unknown = Number.isNaN(value);
-  const of = number > 1 ? `, the largest of ${number}` : "";
+  const of = number > 1 ? `, the ${measure.lowest ? "lowest" : "largest"} of ${number}` : "";
   const title = `${name}: ${unknown ? "cannot be measured" : figureText(value)}${of}`;
   const cell = el("td", { title }, unknown ? "?" : measure.text(value));
   cell.dataset.row = String(row);
@@ -173,8 +243,8 @@ function elsewhereTable(model, rows, measure) {
   const found = rows.map((row) => [row, measure.of(row)]).filter(([, value]) => value !== null && value !== undefined);
   if (!found.length) return "";
   const order = (value) => (Number.isNaN(value) ? Infinity : value);
-  const told = found.filter(([, value]) => value !== measure.quiet).sort((a, b) => order(b[1]) - order(a[1]));
-  const plain = measure.full ? measure : { ...measure, shade: () => [0, "--c-amber"] };
+  const told = found.filter(([, value]) => value !== measure.quiet).sort((a, b) => (measure.lowest ? -1 : 1) * (order(b[1]) - order(a[1])));
+  const plain = measure.full || measure.lowest ? measure : { ...measure, shade: () => [0, "--c-amber"] };
   const shown = told.slice(0, ELSEWHERE).map(([row, value]) =>
     el(
       "tr",

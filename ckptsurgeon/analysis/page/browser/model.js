@@ -34,12 +34,18 @@ class Model {
     this.figures = data.figures;
     this.difference = data.difference;
     this.relative = relativesOf(data.difference);
+    this.changes = data.changes ? changesOf(data.changes) : null;
     this.odd = this.oddRows();
     this.receipt = data.receipt;
     this.bytes = this.sums(2);
     this.parameters = this.sums(3);
     this.root = this.tree();
     this.leaves = this.leavesOf();
+  }
+
+  /** Whether the page is about differences. */
+  get compares() {
+    return Boolean(this.difference || this.changes);
   }
 
   dtype(row) {
@@ -64,7 +70,8 @@ class Model {
     const { difference, figures, size } = this;
     const found = new Int32Array(size + 1);
     for (let row = 0; row < size; row++) {
-      const differs = difference && difference.states[difference.state[row]] !== "same";
+      const changed = this.changes?.rows.get(row)?.changes.some((one) => one !== null && one !== 0);
+      const differs = changed || (difference && difference.states[difference.state[row]] !== "same");
       found[row + 1] = found[row] + (differs || figures?.nan[row] || figures?.inf[row] ? 1 : 0);
     }
     return found;
@@ -157,6 +164,21 @@ function moduleOf(node, name, row) {
     node.children.push(found);
   }
   return found;
+}
+
+/** The changes of several models from this one, by row: null for a model without the tensor, NaN if not measured. */
+function changesOf({ base, models, pairs, total, rows }) {
+  const named = ([changes, shares, cosines, signs, both, odd]) => ({
+    changes: changes.map((one, at) => (odd || (one === null && shares[at] !== null) ? NaN : one)),
+    shares,
+    cosines,
+    signs,
+    both,
+  });
+  const letters = models.map((_, at) => String.fromCharCode(65 + (at % 26)) + (at < 26 ? "" : Math.floor(at / 26)));
+  const couples = pairs.map(([a, b]) => `${letters[a]} and ${letters[b]}`);
+  const byRows = new Map(rows.map(([row, ...sums]) => [row, named(sums)]));
+  return { base, models, letters, couples, total: named(total), rows: byRows };
 }
 
 /** The relative change of each row that has one: NaN where it cannot be told; null without a second checkpoint. */

@@ -56,7 +56,7 @@ class Network {
 
   /** How many tensors a module has, and of a difference how many of them differ. */
   note(node, number) {
-    const odd = this.model.difference && !this.search.isActive ? this.model.oddWithin(node) : 0;
+    const odd = this.model.compares && !this.search.isActive ? this.model.oddWithin(node) : 0;
     return odd ? `${grouped(odd)} of ${plural(number, "tensor")} differ` : plural(number, "tensor");
   }
 
@@ -191,7 +191,8 @@ function openOdd(model) {
   while (left.length) {
     const next = [];
     for (const node of left) {
-      if (node.isTensor || !model.oddWithin(node)) continue;
+      const odd = model.oddWithin(node);
+      if (node.isTensor || !odd || (odd === node.to - node.from && node.parent.parent)) continue; // all of it: enough said
       if (!node.open) {
         if (rows + node.children.length > OPENED_ROWS) continue;
         rows += node.children.length;

@@ -59,6 +59,7 @@ class Panel {
       ]);
     const parts = [factsOf(facts)];
     if (this.columns) parts.push(section("Difference", factsOf(this.difference(row))));
+    if (model.changes) parts.push(section("Changes", factsOf(this.changed(row))));
     if (this.origins) parts.push(section("Where it comes from", factsOf(this.origin(row))));
     if (model.figures) parts.push(this.values(row));
     return parts;
@@ -113,6 +114,21 @@ class Panel {
     }
     if (states[state[row]] === "same") facts.push(["compared", values ? "byte for byte" : "by headers alone"]);
     return facts;
+  }
+
+  /** How much each model has changed a tensor of the base, and whether their changes agree. */
+  changed(row) {
+    const { letters, couples, rows } = this.model.changes;
+    const found = rows.get(row);
+    if (!found) return [["models", "none of them has it, or it is not compared"]];
+    const said = (change) => (Number.isNaN(change) ? "not measured" : `${percentText(change)} % of the norm`);
+    return [
+      ...letters.map((letter, at) => [letter, found.changes[at] === null ? "has none" : said(found.changes[at])]),
+      ...couples
+        .map((couple, at) => [couple, found.cosines[at]])
+        .filter(([, cosine]) => cosine !== null)
+        .map(([couple, cosine]) => [couple, `cosine ${cosine.toFixed(3)}`]),
+    ];
   }
 
   origin(row) {
