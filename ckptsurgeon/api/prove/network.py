@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -23,8 +23,11 @@ from ...planning.plan.step import Step
 from ...planning.transplant.options import Options
 from ...storage.read.uri import shown
 from ...tensors.composition import is_decoded, leaves
-from ...tensors.info import TensorInfo
+from ...tensors.dtypes import BLOCKS, DTYPES
+from ...tensors.info import Shifted, TensorInfo
 from ...util.text import escape
+from ..edit import convert
+from ..gguf.layouts import TRANSFORMERS
 from ..inputs.argument_types import CheckpointLike
 from ..inputs.encoding import ENCODINGS
 from ..inputs.inputs import close_plan
@@ -43,6 +46,8 @@ ROUNDOFF = {
 """The largest relative error of rounding to a dtype: half the distance between 1 and the next larger number."""
 CODES = {"int8": 2**-8}
 """The largest rounding error of integer codes, as a share of the largest weight in the row."""
+BITS = {name: int(next(filter(str.isdecimal, name))) for name in BLOCKS}
+"""The bits of a weight in the types of GGUF that store blocks of codes, by which their names are made."""
 FOUR_BITS = 2**-4
 """The same for codes of 4 bits; it is used for all other dtypes of codes, too."""
 USUAL = 0.7
@@ -58,21 +63,24 @@ SAMPLED = 4096
 class Rounding:
     """How far rounding may have moved the values of a tensor.
 
-    ``relative`` is a share of each value, and ``of_row`` a share of the largest absolute value in the row.
+    ``relative`` is a share of each value, ``of_row`` a share of the largest absolute value in the row, and ``absolute``
+    the same for all values: GGUF stores some norms of Gemma plus one.
     """
 
     relative: float = 0.0
     of_row: float = 0.0
+    absolute: float = 0.0
 
     def coarser(self, other: Rounding) -> Rounding:
         """Return a Rounding with the larger value of both for each field."""
-        return Rounding(max(self.relative, other.relative), max(self.of_row, other.of_row))
+        both = zip(astuple(self), astuple(other), strict=True)
+        return Rounding(*map(max, both))
 
     def moved(self, key: str, values: Tensor) -> Tensor:
         """Return ``values`` moved by random amounts, as far as rounding may move them; ``key`` decides the seed."""
         chance = torch.Generator().manual_seed(zlib.crc32(key.encode()))
         by = (torch.rand(values.shape, generator=chance) * 2 - 1) * USUAL
-        found = values + values * by * self.relative
+        found = values + values * by * self.relative + by * self.absolute
         if self.of_row and values.dim() > 1:
             found = found + values.abs().flatten(1).amax(1).view(-1, *[1] * (values.dim() - 1)) * by * self.of_row
         return found
@@ -99,6 +107,8 @@ class Network:
     """The CRC-32 of each tensor that was read, computed from its float32 values."""
     samples: dict[str, Tensor] = field(default_factory=dict)
     """About ``SAMPLED`` values of each tensor that was read, evenly spaced."""
+    conversion: Plan | None = None
+    """The plan that changes the layout of a GGUF to that of transformers; it keeps the file open."""
     progress: Callable[[int], None] = _nothing
     """A function that is called with the number of values of each tensor that is read."""
 
@@ -128,7 +138,10 @@ class Network:
         info = self._source_of(self.steps[key]) if key in self.steps else None
         if info is None:
             return Rounding()
-        return _rounding_of_codes(info) if is_decoded(info) else Rounding(ROUNDOFF.get(info.dtype, 0.0))
+        if is_decoded(info) or DTYPES[info.dtype].block:
+            return _rounding_of_codes(info)
+        relative = max(ROUNDOFF.get(one.dtype, 0.0) for one in leaves(info))
+        return Rounding(relative, absolute=relative * _added(info))
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -158,10 +171,17 @@ class Network:
     def close(self) -> None:
         """Close the checkpoint."""
         close_plan(self.plan)
+        if self.conversion is not None:
+            close_plan(self.conversion)
 
 
 def _as_float32(values: Tensor) -> Tensor:
     return values.float() if values.is_floating_point() else values
+
+
+def _added(info: TensorInfo) -> float:
+    """Return the number that is added to all stored values of a tensor, without its sign."""
+    return abs(info.made.by) if isinstance(info.made, Shifted) else 0.0
 
 
 def _stored_as(info: TensorInfo) -> str:
@@ -171,6 +191,9 @@ def _stored_as(info: TensorInfo) -> str:
 
 
 def _rounding_of_codes(info: TensorInfo) -> Rounding:
+    bits = [BITS[one.dtype] for one in leaves(info) if one.dtype in BITS]
+    if bits:
+        return Rounding(of_row=2.0 ** -min(bits))
     dtypes = {one.dtype for one in leaves(info)}
     floats = [ROUNDOFF[one] for one in dtypes if one.startswith("float8")]
     if floats:
@@ -200,9 +223,13 @@ def open_network(
             hint="Give the configuration of a model: --model config.json, or a YAML file with _target_.",
         )
     options = Options.of(on_missing="error", dtype="float32")
+    given, conversion = _in_layout_of_transformers(source, root)
     try:
-        plan = plan_into(specs_of(source), spec, options, seed=0, arguments={}, root=root, encoding=ENCODINGS[1])
+        inner = None if conversion is not None else root
+        plan = plan_into(specs_of(given), spec, options, seed=0, arguments={}, root=inner, encoding=ENCODINGS[1])
     except PlanError as error:
+        if conversion is not None:
+            close_plan(conversion)
         name = escape(shown(path_of(source)))
         raise PlanError(
             f"{name} does not load into the network of {escape(configuration)}: {error.message}",
@@ -213,13 +240,32 @@ def open_network(
         module = _built(spec.build)
         path = path_of(source)
         folder = path if os.path.isdir(path) else os.path.dirname(path) or os.curdir
-        network = Network(shown(path), module, plan, folder, _notes(source, root))
+        network = Network(shown(path), module, plan, folder, _notes(source, root), conversion=conversion)
         if read_buffers:
             network.load_buffers()
     except BaseException:
         close_plan(plan)
+        if conversion is not None:
+            close_plan(conversion)
         raise
     return network
+
+
+def _in_layout_of_transformers(source: CheckpointLike, root: str | None) -> tuple[CheckpointLike, Plan | None]:
+    """Return a checkpoint that has the names and layout of transformers, and the plan that keeps it open.
+
+    A GGUF has those of llama.cpp, which are changed. Any other checkpoint is returned as it is, without a plan.
+    """
+    with open_checkpoint(source, root) as checkpoint:
+        if not checkpoint.header.stored:
+            return source, None
+        in_blocks = any(DTYPES[info.dtype].block for info in checkpoint.values())
+    dtype = "float32" if in_blocks else None
+    plan = convert(source, layout=TRANSFORMERS, root=root, dequantize=in_blocks, dtype=dtype)
+    assert isinstance(plan.inputs, PlanInputs)
+    (opened,) = plan.inputs.sources
+    steps = [step for step in plan.steps if step.source is not None]
+    return opened.holding({step.key: opened[step.source_key] for step in steps}), plan
 
 
 def _notes(source: CheckpointLike, root: str | None) -> tuple[str, ...]:

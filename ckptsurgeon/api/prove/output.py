@@ -53,10 +53,6 @@ def check_runs(plan: Plan, output: str | os.PathLike[str], *, to: str | None = N
     from .network import configuration_of, open_network
 
     check_provable(plan)
-    if to == "gguf" or os.fspath(output).lower().endswith(".gguf"):
-        raise ConfigError(
-            "no proof is possible for a GGUF file: its tensors have the names of llama.cpp.", hint="Leave --prove out."
-        )
     source = _source(plan)
     configuration = configuration_of(source.path) or plan.target.config
     opened = open_network(source.path, configuration, task=None, root=source.root or None, read_buffers=False)

@@ -48,7 +48,7 @@ def beyond_rounding(networks: Sequence[Network], shared: SharedTokens | None = N
             continue
         if samples[0].shape != samples[1].shape or (shared is not None and first.rows(key) in shared.sizes):
             continue
-        if not _is_explained(distance(*samples), _rounding(networks, key)):
+        if not _is_explained(distance(*samples), _rounding(networks, key), samples[0]):
             yield key
 
 
@@ -57,8 +57,10 @@ def _rounding(networks: Sequence[Network], key: str) -> Rounding:
     return first.rounding(key).coarser(second.rounding(key))
 
 
-def _is_explained(far: Distance, rounding: Rounding) -> bool:
-    return far.error <= FACTOR * rounding.relative + 2 * FACTOR * rounding.of_row
+def _is_explained(far: Distance, rounding: Rounding, values: Tensor) -> bool:
+    """Return whether rounding explains how far two tensors are apart; ``values`` are those of the first."""
+    size = float(values.double().square().mean().sqrt()) or 1.0
+    return far.error <= FACTOR * (rounding.relative + rounding.absolute / size) + 2 * FACTOR * rounding.of_row
 
 
 def not_reached(networks: Sequence[Network], run: Recording) -> list[str]:

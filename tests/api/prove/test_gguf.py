@@ -1,0 +1,100 @@
+"""GGUF files, whose tensors have other names and another layout, compared with the models that they were made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ckptsurgeon as cs
+
+transformers = pytest.importorskip("transformers")
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 64, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 128, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+MODELS: dict[str, dict[str, Any]] = {
+    "llama": {}, "qwen2": {}, "qwen3": {"head_dim": 16}, "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 16},
+    "gemma3_text": {"head_dim": 16, "query_pre_attn_scalar": 16}, "phi3": {}, "olmo2": {}, "starcoder2": {}, "cohere": {},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": {"head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True},
+}  # fmt: skip
+
+
+def made(model_type: str, folder: str = "model", **fields: Any) -> str:
+    """A folder of a small model with random weights."""
+    config = transformers.AutoConfig.for_model(**{"model_type": model_type, **SIZES, **MODELS[model_type], **fields})
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for one in model.parameters():
+            one.add_(0.05 * torch.randn_like(one))  # norms too
+    model.save_pretrained(folder)
+    return folder
+
+
+def as_gguf(folder: str, path: str = "model.gguf", **options: Any) -> str:
+    cs.apply(cs.convert(folder, layout="gguf", **options), path)
+    return path
+
+
+@pytest.mark.parametrize("model_type", MODELS)
+def test_a_gguf_computes_what_its_model_computes(model_type: str) -> None:
+    folder = made(model_type)
+    proof = cs.prove(folder, as_gguf(folder))
+    assert proof.verdict == "SAME", [proof, *proof.blocks]
+    assert len(proof.blocks) > 2
+
+
+@pytest.mark.parametrize(("gguf_type", "least"), [("q8_0", 1e-3), ("q4_0", 1e-2), ("mxfp4", 1e-2)])
+def test_codes_in_blocks_are_equivalent_within_their_rounding(gguf_type: str, least: float) -> None:
+    folder = made("llama")
+    proof = cs.prove(folder, as_gguf(folder, gguf_type=gguf_type))
+    assert proof.verdict == "EQUIVALENT", proof
+    assert proof.output.distance.error > least
+    assert f"{gguf_type} codes" in proof.second.dtypes
+
+
+def test_two_gguf_files_are_compared_with_a_configuration_beside_one() -> None:
+    folder = made("llama")
+    first, second = as_gguf(folder, "a.gguf"), as_gguf(folder, "b.gguf", gguf_type="q8_0")
+    assert cs.prove(first, second, model=f"{folder}/config.json").verdict == "EQUIVALENT"
+    with pytest.raises(cs.ConfigError, match=r"there is no config\.json"):
+        cs.prove(first, second)
+
+
+@pytest.mark.parametrize("gguf_type", [None, "q8_0"])
+def test_a_fault_in_a_gguf_is_found_and_named(gguf_type: str | None) -> None:
+    """Keys whose rows are not in llama.cpp's order: the file loads, and speaks nonsense."""
+    folder = made("llama")
+    state = load_file(f"{folder}/model.safetensors")
+    key = "model.layers.1.self_attn.k_proj.weight"
+    state[key] = state[key].reshape(2, 8, 2, 64).transpose(1, 2).reshape(32, 64).contiguous()
+    Path("other").mkdir()
+    Path("other/config.json").write_bytes(Path(f"{folder}/config.json").read_bytes())
+    save_file(state, "other/model.safetensors", metadata={"format": "pt"})
+    proof = cs.prove(folder, as_gguf("other", gguf_type=gguf_type))
+    assert proof.verdict == "DIFFERENT"
+    assert proof.drift is not None
+    assert proof.drift.name.startswith("model.layers.1")
+    if gguf_type is None:
+        assert proof.differing == 1
+        assert [one.key for one in proof.changed] == [key]
+
+
+def test_prove_is_an_option_of_a_conversion_to_gguf(ckpt: Any) -> None:
+    made("llama")
+    done = ckpt("convert", "model", "--gguf-type", "q8_0", "-o", "out.gguf", "--prove")
+    assert done.code == 0, done
+    assert "EQUIVALENT" in done.out + done.err
+
+
+def test_an_architecture_whose_layout_is_not_known_is_an_error() -> None:
+    folder = made("llama")
+    as_gguf(folder, metadata={"general.architecture": "mamba"})
+    with pytest.raises(cs.PlanError, match="its architecture is mamba"):
+        cs.prove(folder, "model.gguf")
