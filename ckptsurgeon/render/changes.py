@@ -8,7 +8,7 @@ from string import ascii_uppercase
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..analysis.compare.changes import Agreement, Changes, ChangeSums, ModelChange, summed
+from ..analysis.compare.changes import Agreement, Changes, ChangeSums, ModelChange, TensorChanges, summed, weights_of
 from ..util.text import count, escape, natural_key, number_in, percent, percent_number
 from .columns import Columns, Hanging
 from .tree import modules_at
@@ -86,7 +86,9 @@ def _relative(one: ModelChange | None) -> str:
         return "-"
     if not one.changed:
         return "·"
-    return "?" if one.relative is None else percent_number(one.relative)
+    if one.relative is None:
+        return "?" if one.base.value else "new"  # from zeros
+    return percent_number(one.relative)
 
 
 def _cosine(one: Agreement | None) -> Text:
@@ -97,10 +99,10 @@ def _cosine(one: Agreement | None) -> Text:
 
 
 def _layers(found: Changes, names: Mapping[str, str]) -> Iterator[RenderableType]:
-    parts: dict[str, list[ChangeSums]] = {}
+    parts: dict[str, list[TensorChanges]] = {}
     for one in found.tensors:
-        parts.setdefault(names[one.key], []).append(one.sums)
-    sums = {name: summed(some) for name, some in parts.items()}
+        parts.setdefault(names[one.key], []).append(one)
+    sums = {name: summed(one.sums for one in weights_of(some)) for name, some in parts.items()}
     indices, pairs = range(len(found.models)), list(found.total.pairs)
     few = pairs if len(pairs) <= FEW else []
     labels = [*(f"{_letter(a)}·{_letter(b)}" for a, b in few), *(["lowest cosine"] if pairs and not few else [])]

@@ -218,3 +218,27 @@ def test_a_damaged_record_is_an_error_and_no_change() -> None:
 def test_one_model_is_no_list(models: Any) -> None:
     with pytest.raises(cs.ConfigError, match="models is one model"):
         cs.compare_changes(saved("base", w=torch.ones(2)), models)
+
+
+def test_integers_are_in_no_sum_of_several_tensors() -> None:
+    """The norm of position ids would make that of all changes look small."""
+    ids = torch.arange(512)
+    base = {"a": torch.ones(4), "b": torch.zeros(2), "ids": ids}
+    models = [
+        {"a": torch.full((4,), 1.5), "b": torch.ones(2), "ids": ids},
+        {"a": torch.ones(4), "b": torch.zeros(2), "ids": ids + 1},
+    ]
+    found = cs.compare_changes(base, models)
+    assert found.total.models[0].relative == pytest.approx(3**0.5 / 2)
+    assert found.total.models[1].changed == 0
+    assert found.differs
+    (own,) = [one.sums for one in found.tensors if one.key == "ids"]
+    assert own.changed_by == (1,)
+    assert any("integers are compared, but are in no sum" in note and "ids" in note for note in found.notes)
+    assert cs.compare_changes({"ids": ids}, [{"ids": ids + 1}, {"ids": ids}]).total.models[0].changed == 512
+
+
+def test_a_change_from_zeros_is_said_to_be_new(ckpt: Any) -> None:
+    base = saved("base", a=torch.ones(4), b=torch.zeros(2))
+    done = ckpt("diff", base, saved("x", a=torch.ones(4), b=torch.ones(2)), base, "-v")
+    assert [line.split() for line in done.out.splitlines() if line.startswith("  b ")] == [["b", "new", "·", "-"]]

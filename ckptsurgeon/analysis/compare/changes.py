@@ -17,7 +17,7 @@ from ...util.notebook import InNotebooks
 from ...util.text import escape
 from .sums import ZERO, Sum, finite, norm, quotient
 
-__all__ = ["Agreement", "ChangeSums", "Changes", "ModelChange", "TensorChanges", "pairs_of", "summed"]
+__all__ = ["Agreement", "ChangeSums", "Changes", "ModelChange", "TensorChanges", "pairs_of", "summed", "weights_of"]
 
 
 def pairs_of(models: Sequence[Any]) -> list[tuple[Any, Any]]:
@@ -111,10 +111,16 @@ def summed(every: Iterable[ChangeSums]) -> ChangeSums:
 
 @dataclass(frozen=True)
 class TensorChanges:
-    """The changes of one tensor of the base."""
+    """The changes of one tensor of the base; ``is_weight`` is whether its values are floating-point numbers."""
 
     key: str
     sums: ChangeSums
+    is_weight: bool = True
+
+
+def weights_of(tensors: Sequence[TensorChanges]) -> Sequence[TensorChanges]:
+    """Return the tensors that are weights; all tensors if none is."""
+    return [one for one in tensors if one.is_weight] or tensors
 
 
 @dataclass(frozen=True, repr=False)
@@ -143,8 +149,8 @@ class Changes(InNotebooks):
 
     @cached_property
     def total(self) -> ChangeSums:
-        """The sums over all tensors."""
-        return summed(one.sums for one in self.tensors)
+        """The sums over all weights. Integers are left out: the norm of position ids may exceed that of all weights."""
+        return summed(one.sums for one in weights_of(self.tensors))
 
     @property
     def differs(self) -> bool:

@@ -12,6 +12,7 @@ from ...engine.compute.bands import banded
 from ...engine.prefetch import fetch_tensors
 from ...errors import FormatError
 from ...planning.keys.pattern_hints import chosen_keys
+from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...tensors.ops.regions import Array, blocks
 from ...util.text import listing, natural_key
@@ -58,10 +59,10 @@ def compare_changes(
         if isinstance(sums, str):
             refused[key] = sums
         else:
-            tensors.append(TensorChanges(key, sums))
+            tensors.append(TensorChanges(key, sums, is_weight=DTYPES[base[key].dtype].is_floating))
     return Changes(
         base.path, tuple(one.path for one in models), tuple(tensors), missing, added, reshaped, refused,
-        len(every) - len(keys), (*chosen.notes, *_tied_note(tied)),
+        len(every) - len(keys), (*chosen.notes, *_tied_note(tied), *_integer_note(tensors)),
     )  # fmt: skip
 
 
@@ -74,6 +75,13 @@ def _is_tied(key: str, base: Checkpoint, models: Sequence[Checkpoint]) -> bool:
 def _tied_note(tied: Sequence[str]) -> list[str]:
     names = listing(tied, 3, where="")
     return [f"tied tensors are compared once, under their first key, so these are left out: {names}"] if tied else []
+
+
+def _integer_note(tensors: Sequence[TensorChanges]) -> list[str]:
+    others = [one.key for one in tensors if not one.is_weight]
+    if not others or len(others) == len(tensors):
+        return []
+    return [f"tensors of integers are compared, but are in no sum of several tensors: {listing(others, 3, where='')}"]
 
 
 def _sorted(keys: Iterable[str]) -> tuple[str, ...]:

@@ -506,7 +506,7 @@ def test_a_run_begins_with_state_verdict_best_figure_and_checks(browser: Chrome)
         "return [...document.querySelectorAll('#run .card')].map((one) => one.innerText.split('\\n').filter(Boolean))"
     )
     state, verdict, best, checks = cards
-    assert state == ["State", "done", "30 of 30 steps, 1:15"]
+    assert state == ["State", "done", "30 of 30 steps, 1:15", "a check failed"]
     assert verdict[1:] == ["KNOWLEDGE", "decided with the body frozen, cer after 20 steps, 2 seeds"]
     assert best[1:] == ["cer 0.25", "dev, at step 20; test 0.375"]
     assert checks[1:] == ["1 PASS 1 WARN 1 FAIL", "FAIL loss fell", "WARN norm"]
@@ -743,3 +743,17 @@ def test_changes_of_several_models_show_where_they_agree(browser: Chrome) -> Non
     )
     assert selected(browser) == "encoder.layers.2.attn.weight"
     assert facts(browser)["A and B"] == "cosine -1.000"
+
+
+def test_a_pointer_that_rests_does_not_choose_what_the_panel_shows(first: Chrome) -> None:
+    """A click on a cell of Layers puts the tree under the pointer, which did not move there."""
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    click(first, "#tab-layers")
+    cell = first.find_elements("css selector", ".heat tbody tr")[9].find_elements("css selector", "td")[1]
+    key = cell.get_attribute("title").partition(":")[0]
+    ActionChains(first, duration=0).move_to_element(cell).click().pause(0.2).perform()
+    assert key == "9.attn.weight"
+    assert selected(first) == f"encoder.layers.{key}"
+    ActionChains(first, duration=0).move_to_element(first.find_element("css selector", ".row")).perform()
+    assert selected(first) != f"encoder.layers.{key}"

@@ -17,7 +17,7 @@ function aboutView(data) {
       facts.push(["other state dicts", ...joined(source.other_roots.map((root) => root || "the top level"))]);
     if (source.stripped.length) facts.push(["stripped", ...joined(source.stripped), " from every key"]);
     for (const note of source.notes) facts.push(["note", nameElement(note)]);
-    const title = data.sources.length > 1 ? ["The first", "The second"][at] : "The file";
+    const title = data.sources.length > 1 ? ["From", "To"][at] : data.changes ? "The base" : "The file";
     return el(
       "div",
       {},
@@ -30,6 +30,10 @@ function aboutView(data) {
       pairs("Metadata", source.metadata, source.more.metadata),
     );
   });
+  if (data.changes) {
+    const { letters, models } = changesOf(data.changes);
+    parts.push(section("The models", factsOf(models.map((path, at) => [letters[at], nameElement(path)]))));
+  }
   if (data.difference?.rules.length)
     parts.push(longList("Rules that rename the first's keys to the second's (--map)", data.difference.rules));
   return [

@@ -40,7 +40,7 @@ class App {
       $("tabs").append(tab);
       $(id).append(...shownOrSaid(label, made).filter((part) => part !== ""));
     }
-    this.view(data.run ? "run" : "network", { focus: true });
+    this.view(data.run ? "run" : model.changes ? "layers" : "network", { focus: true });
   }
 
   view(id, { focus = false } = {}) {
@@ -67,6 +67,7 @@ class App {
   /** Leave a view for a node of the network. */
   open(node) {
     this.view("network");
+    this.network.moved = false;
     this.network.select(node);
   }
 

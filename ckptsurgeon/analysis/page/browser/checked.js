@@ -5,14 +5,14 @@ const NAMED = 12; // tensors that a finding names
 function checkedView(check, model, open) {
   const tallies = Object.keys(STATUS).flatMap((status) => {
     const number = check.rows.filter((row) => row.status === status).length;
-    return number ? [el(`span.tally.${STATUS[status]}`, {}, `${number} ${status}`), " "] : [];
+    return number ? [el(`span.tally.${STATUS[status]}`, {}, `${number} ${status === "NOT RUN" ? "not run" : status}`), " "] : [];
   });
   const wrong = ["FAIL", "WARN"].flatMap((status) =>
     check.rows.flatMap((row) => row.found.filter((one) => one.status === status).map((one) => [row, one])),
   );
   const found = wrong.map(([row, one]) => findingOf(row, one, model, open));
   return [
-    el("p.verdict", {}, el(`strong.${STATUS[check.verdict]}`, {}, check.verdict), "  ", ...tallies),
+    el("p.verdict", {}, el(`strong.tally.${STATUS[check.verdict]}`, {}, check.verdict), ...tallies),
     found.length
       ? section("What is to be looked at", wideTable(null, found))
       : el("p.quiet", {}, "No check found anything to look at."),

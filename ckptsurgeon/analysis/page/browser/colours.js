@@ -9,7 +9,7 @@ const STATE_COLOURS = {
   reshaped: "--c-purple",
   renamed: "--c-blue",
   added: "--c-green",
-  removed: "--c-red",
+  removed: "--s11",
   "not compared": "--c-slate",
 };
 const CHANGE_SHADES = [
@@ -51,6 +51,16 @@ class Colouring {
     this.tones = new Map();
     this.list = labels.map((label, at) => ({ label, colour: colours[at], count: 0 }));
     for (const category of of) this.list[category].count += 1;
+  }
+
+  /** How many tensors of a node are out of the ordinary. */
+  oddWithin(node) {
+    if (!this.before) {
+      this.before = new Int32Array(this.of.length + 1);
+      for (let row = 0; row < this.of.length; row++)
+        this.before[row + 1] = this.before[row] + (ORDINARY.has(this.list[this.of[row]].label) ? 0 : 1);
+    }
+    return this.before[node.to] - this.before[node.from];
   }
 
   /**
@@ -123,7 +133,7 @@ function byChange(model, letter, at) {
   const labels = ["same", ...CHANGE_SHADES.map(([, label]) => label), "not in it", "not measured"];
   const colours = ["--quiet", ...CHANGE_SHADES.map(([, , colour]) => colour), "--c-slate", "--c-red"];
   const of = Uint8Array.from({ length: model.size }, (_, row) => {
-    const change = model.changes.rows.get(row)?.changes[at] ?? null;
+    const change = model.changesOf(row)?.changes[at] ?? null;
     if (change === null) return labels.length - 2;
     if (Number.isNaN(change)) return labels.length - 1;
     return change === 0 ? 0 : 1 + shadeOf(change);
@@ -132,7 +142,8 @@ function byChange(model, letter, at) {
 }
 
 /** The place of a relative change in CHANGE_SHADES; -1 for one that is not known. */
-const shadeOf = (relative) => CHANGE_SHADES.findIndex(([below]) => relative < below);
+const shadeOf = (relative) =>
+  relative === Infinity ? CHANGE_SHADES.length - 1 : CHANGE_SHADES.findIndex(([below]) => relative < below);
 
 /** What a tensor is in its layer: query, dense, LayerNorm; weight and bias alike. */
 function byRole(model) {

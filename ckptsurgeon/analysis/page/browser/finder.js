@@ -3,9 +3,12 @@
 const OPENED = 200; // of what was found, so many are brought into the tree
 
 class Finder {
-  /** ``changed`` is told when other tensors are looked for, ``select`` which to show, ``metric`` says what sizes are. */
-  constructor(model, search, { changed, select, metric }) {
-    Object.assign(this, { model, search, changed, select, metric });
+  /**
+   * ``changed`` is told when other tensors are looked for, ``select`` which to show; ``metric`` says what sizes are,
+   * ``differing`` how many tensors differ.
+   */
+  constructor(model, search, { changed, select, metric, differing }) {
+    Object.assign(this, { model, search, changed, select, metric, differing });
     $("text").addEventListener("input", () => this.look());
     $("find").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -71,8 +74,7 @@ class Finder {
     const value = search.valueWithin(model.root, metric);
     const size = metric === "bytes" ? bytesText(value) : parametersText(value);
     const all = plural(model.size, "tensor");
-    const odd = model.oddWithin(model.root);
-    if (!search.isActive) box.replaceChildren(model.compares ? `${grouped(odd)} of ${all} differ` : "");
+    if (!search.isActive) box.replaceChildren(model.compares ? `${grouped(this.differing())} of ${all} differ` : "");
     else box.replaceChildren(`${grouped(search.count)} of ${all}, ${size}`, ...this.nearby());
   }
 

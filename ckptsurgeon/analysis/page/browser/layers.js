@@ -44,9 +44,18 @@ const cosineText = (value) => value.toFixed(2).replace("-0.00", "0.00");
 const CHANGE = {
   text: percentText,
   shade: (value) => (value ? [1, CHANGE_SHADES[shadeOf(value)][2]] : [0, "--c-amber"]),
+  said: changeText,
   full: 100,
   quiet: 0,
 };
+
+/** A change in words. */
+function changeText(change) {
+  if (change === null) return "has none";
+  if (Number.isNaN(change)) return "not measured";
+  if (change === 0) return "unchanged";
+  return change === Infinity ? "from zeros to other values" : `${percentText(change)} % of the norm`;
+}
 
 /** The change of each model from the base, and for each pair of models whether their changes agree. */
 function measuresOfChanges({ models, letters, couples, rows }) {
@@ -115,9 +124,14 @@ function medianShade(value, median) {
   return [Math.min(1, Math.abs(far)), far > 0 ? "--c-amber" : "--c-blue"];
 }
 
-const shortText = (value) => (value === 0 ? "0" : value >= 1e-3 && value < 1e4 ? String(Number(value.toPrecision(2))) : value.toExponential(0).replace("e+", "e"));
+const shortText = (value) => {
+  if (value === 0) return "0";
+  if (value >= 1e-3 && value < 100) return value.toPrecision(2);
+  return value >= 100 && value < 1e5 ? String(Math.round(value)) : value.toExponential(0).replace("e+", "e");
+};
 
 function percentText(value) {
+  if (value === Infinity) return "new"; // from zeros
   const share = 100 * value;
   if (share === 0) return "·";
   if (share < 0.01) return "<0.01";
@@ -172,7 +186,16 @@ function layersView(model, open) {
   });
   draw();
   const totals = model.changes ? changesTables(model.changes) : [];
-  return [...totals, el("p.chooser", {}, el("label.choice", {}, "show ", choice)), box];
+  const gone = model.difference ? onlyInOne(model) : [];
+  return [...totals, el("p.chooser", {}, el("label.choice", {}, "show ", choice)), box, ...gone];
+}
+
+/** The tensors that only one of two checkpoints has. */
+function onlyInOne({ difference: { states, state }, keys }) {
+  return ["removed", "added"].map((name) => {
+    const place = states.indexOf(name);
+    return longList(`${name === "added" ? "Added" : "Removed"}`, keys.filter((_, row) => state[row] === place).slice(0, 500));
+  });
 }
 
 /** The value of several rows in one cell: the largest or lowest, and its row; unknown if one of them is. */
@@ -224,7 +247,7 @@ function cellOf(found, name, measure, median) {
   const [value, row, number] = found;
   const unknown = Number.isNaN(value);
   const of = number > 1 ? `, the ${measure.lowest ? "lowest" : "largest"} of ${number}` : "";
-  const title = `${name}: ${unknown ? "cannot be measured" : figureText(value)}${of}`;
+  const title = `${name}: ${unknown ? "cannot be measured" : (measure.said ?? figureText)(value)}${of}`;
   const cell = el("td", { title }, unknown ? "?" : measure.text(value));
   cell.dataset.row = String(row);
   const [shade, colour] = unknown ? [1, "--c-red"] : measure.shade(value, median);

@@ -65,12 +65,17 @@ class Model {
     return this.relative.get(row) ?? NaN;
   }
 
+  /** How several models have changed a tensor; a tied tensor is the one that it is tied to. */
+  changesOf(row) {
+    return this.changes.rows.get(this.tiedTo.get(row) ?? row);
+  }
+
   /** How many rows before each are out of the ordinary: they differ, or have NaN or infinite values. */
   oddRows() {
     const { difference, figures, size } = this;
     const found = new Int32Array(size + 1);
     for (let row = 0; row < size; row++) {
-      const changed = this.changes?.rows.get(row)?.changes.some((one) => one !== null && one !== 0);
+      const changed = this.changes && this.changesOf(row)?.changes.some((one) => one !== null && one !== 0);
       const differs = changed || (difference && difference.states[difference.state[row]] !== "same");
       found[row + 1] = found[row] + (differs || figures?.nan[row] || figures?.inf[row] ? 1 : 0);
     }
@@ -169,7 +174,7 @@ function moduleOf(node, name, row) {
 /** The changes of several models from this one, by row: null for a model without the tensor, NaN if not measured. */
 function changesOf({ base, models, pairs, total, rows }) {
   const named = ([changes, shares, cosines, signs, both, odd]) => ({
-    changes: changes.map((one, at) => (odd || (one === null && shares[at] !== null) ? NaN : one)),
+    changes: changes.map((one, at) => (odd ? NaN : one === null && shares[at] ? Infinity : one)), // from zeros
     shares,
     cosines,
     signs,
@@ -187,7 +192,7 @@ function relativesOf(difference) {
   return new Map(
     difference.numbers.map(([row, differing, , relative, , nan, inf]) => {
       if (nan || inf) return [row, NaN];
-      return [row, differing ? (relative ?? NaN) : 0];
+      return [row, differing ? (relative ?? Infinity) : 0]; // from zeros
     }),
   );
 }

@@ -9,6 +9,7 @@ class Network {
     this.colourings = colouringsOf(model);
     this.metric = model.parameters[model.size] ? "parameters" : "bytes";
     this.selected = null;
+    this.moved = true; // whether the pointer has moved since the view was opened
     const { search } = this;
     this.panel = new Panel($("panel"), model, this);
     this.map = new NetworkMap($("canvas"), model, search);
@@ -23,6 +24,7 @@ class Network {
       changed: () => this.refresh(),
       select: (node) => this.select(node),
       metric: () => this.metric,
+      differing: () => this.oddWithin(model.root),
     });
     openOdd(model);
     this.choices();
@@ -56,8 +58,13 @@ class Network {
 
   /** How many tensors a module has, and of a difference how many of them differ. */
   note(node, number) {
-    const odd = this.model.compares && !this.search.isActive ? this.model.oddWithin(node) : 0;
+    const odd = this.model.compares && !this.search.isActive ? this.oddWithin(node) : 0;
     return odd ? `${grouped(odd)} of ${plural(number, "tensor")} differ` : plural(number, "tensor");
+  }
+
+  /** How many tensors of a node differ, in what the colours show if they show differences. */
+  oddWithin(node) {
+    return this.colouring.mixed ? this.model.oddWithin(node) : this.colouring.oddWithin(node);
   }
 
   /** What can be chosen for sizes and colours. */
@@ -79,6 +86,7 @@ class Network {
   }
 
   hover(node) {
+    if (!this.moved) return; // the page moved under a pointer that rests
     this.panel.show(node ?? this.selected);
     this.map.mark(node ?? this.selected);
   }
@@ -139,6 +147,12 @@ class Network {
 
   bindMap() {
     const canvas = $("canvas");
+    const moved = (event) => {
+      const place = `${event.clientX} ${event.clientY}`;
+      this.moved ||= this.pointer !== place;
+      this.pointer = place;
+    };
+    for (const name of ["pointerover", "pointermove"]) document.addEventListener(name, moved, true);
     const under = (event) => {
       const box = canvas.getBoundingClientRect();
       return this.map.at(event.clientX - box.left, event.clientY - box.top);

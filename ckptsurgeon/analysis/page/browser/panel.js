@@ -97,7 +97,9 @@ class Panel {
   difference(row) {
     const { states, state, values } = this.model.difference;
     const { was, kind, encodings, numbers, why } = this.columns;
-    const facts = [["state", badge(states[state[row]], STATE_COLOURS[states[state[row]]])]];
+    const shade = states[state[row]] === "changed" ? shadeOf(this.model.relative?.get(row) ?? NaN) : -1;
+    const colour = shade < 0 ? STATE_COLOURS[states[state[row]]] : CHANGE_SHADES[shade][2];
+    const facts = [["state", badge(states[state[row]], colour)]];
     if (was.has(row)) facts.push(["was called", nameElement(was.get(row)[0])]);
     if (kind.has(row)) {
       const [dtype, shape] = this.model.kinds[kind.get(row)[0]];
@@ -108,7 +110,7 @@ class Panel {
     if (numbers.has(row)) {
       const [differing, maxAbs, relative, cosine, nan, inf] = numbers.get(row);
       facts.push(["elements", differing ? `${grouped(differing)} differ` : "equal in value, in other bits"]);
-      facts.push(["max abs", figureText(maxAbs)], ["relative", figureText(relative)], ["cosine", exactText(cosine)]);
+      facts.push(["max abs", figureText(maxAbs)], ["change", changeText(this.model.relative.get(row))], ["cosine", exactText(cosine)]);
       if (nan) facts.push(["NaN in one", grouped(nan)]);
       if (inf) facts.push(["infinite in one", grouped(inf)]);
     }
@@ -118,12 +120,11 @@ class Panel {
 
   /** How much each model has changed a tensor of the base, and whether their changes agree. */
   changed(row) {
-    const { letters, couples, rows } = this.model.changes;
-    const found = rows.get(row);
+    const { letters, couples } = this.model.changes;
+    const found = this.model.changesOf(row);
     if (!found) return [["models", "none of them has it, or it is not compared"]];
-    const said = (change) => (Number.isNaN(change) ? "not measured" : `${percentText(change)} % of the norm`);
     return [
-      ...letters.map((letter, at) => [letter, found.changes[at] === null ? "has none" : said(found.changes[at])]),
+      ...letters.map((letter, at) => [letter, changeText(found.changes[at])]),
       ...couples
         .map((couple, at) => [couple, found.cosines[at]])
         .filter(([, cosine]) => cosine !== null)

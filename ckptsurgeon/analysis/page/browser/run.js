@@ -44,7 +44,8 @@ function stateCard({ steps, result, checks, lineage }) {
   const took = result.elapsed_s === null ? "" : `, ${durationText(result.elapsed_s)}`;
   const css = checks.some((check) => check.status === "FAIL") ? "bad" : "plain";
   const done = `${result.step === null ? "?" : grouped(result.step)} of ${result.steps === null ? "?" : grouped(result.steps)} steps${took}`;
-  return card("State", css, own(WAYS, result.ended, result.ended || "checked"), done);
+  const failed = css === "bad" ? ["a check failed"] : [];
+  return card("State", css, own(WAYS, result.ended, result.ended || "checked"), done, ...failed);
 }
 
 function verdictCard({ result }) {
