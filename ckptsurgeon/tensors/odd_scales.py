@@ -1,4 +1,4 @@
-"""Collects the names of quantised tensors whose scales no method of quantisation writes, and makes notes on them."""
+"""Collects the names of quantised tensors whose scales or zero points no method writes, and makes notes on them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import TypeAlias
 
 from ..util.text import count, escape, listing, natural_key
 
-__all__ = ["NEGATIVE", "ZERO", "OddScales", "odd_scale_notes"]
+__all__ = ["HUGE", "NEGATIVE", "NO_OFFSET", "ZERO", "OddScales", "odd_scale_notes"]
 
-ZERO, NEGATIVE = "zero", "negative"
-"""The kinds of odd scales."""
+ZERO, NEGATIVE, HUGE, NO_OFFSET = "zero", "negative", "huge", "no offset"
+"""The kinds of odd scales, and zero points that are all 0."""
 SAID = {
     ZERO: "scales of 0 for codes that are not zero, so that these weights become 0",
+    HUGE: "scales that make weights larger than 10,000: perhaps they are inverse scales, or those of another layer",
+    NO_OFFSET: "zero points or biases that are all 0, so that none of these weights is negative",
     NEGATIVE: "negative scales, which its encoding does not have, so that these weights change their sign",
 }
 SHOWN = 3
@@ -22,7 +24,7 @@ class OddScales:
     """The names of quantised tensors with odd scales, by kind; several threads may call ``add`` at once."""
 
     def __init__(self) -> None:
-        self.names: dict[str, dict[str, None]] = {ZERO: {}, NEGATIVE: {}}
+        self.names: dict[str, dict[str, None]] = {kind: {} for kind in SAID}
 
     def add(self, kind: str, name: str) -> None:
         """Record that the tensor ``name`` has an odd scale of this kind."""

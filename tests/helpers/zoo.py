@@ -52,7 +52,7 @@ ZOO = (
     Quantised(
         "nvfp4-packed", "nvfp4",
         lambda g: {".weight_packed": eight_bits(g, OUT, IN // 2), ".weight_scale": fp8(g, OUT, IN // 16),
-                   ".weight_global_scale": scales(g, 1), ".input_global_scale": scales(g, 1)},
+                   ".weight_global_scale": 1 / scales(g, 1), ".input_global_scale": scales(g, 1)},
         {"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"},
     ),
     Quantised(

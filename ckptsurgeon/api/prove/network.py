@@ -191,14 +191,12 @@ def _stored_as(info: TensorInfo) -> str:
 
 
 def _rounding_of_codes(info: TensorInfo) -> Rounding:
-    bits = [BITS[one.dtype] for one in leaves(info) if one.dtype in BITS]
-    if bits:
-        return Rounding(of_row=2.0 ** -min(bits))
-    dtypes = {one.dtype for one in leaves(info)}
-    floats = [ROUNDOFF[one] for one in dtypes if one.startswith("float8")]
-    if floats:
-        return Rounding(relative=max(floats))
-    return Rounding(of_row=max((CODES[one] for one in dtypes if one in CODES), default=FOUR_BITS))
+    codes = max(leaves(info), key=lambda one: one.numel).dtype  # not the scales, which may be float8, too
+    if codes in BITS:
+        return Rounding(of_row=2.0 ** -BITS[codes])
+    if codes.startswith("float8"):
+        return Rounding(relative=ROUNDOFF[codes])
+    return Rounding(of_row=CODES.get(codes, FOUR_BITS))
 
 
 def configuration_of(path: str) -> str:

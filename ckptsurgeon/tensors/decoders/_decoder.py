@@ -217,7 +217,7 @@ def _looked_up(read: Read, made: Decoded, boxes: Mapping[str, Box], box: Box, dt
     stored = dict(made.parts)
     scale = widened(read(stored["scale"], boxes["scale"]), stored["scale"].dtype)
     _check_scales(made, {"scale": scale})
-    table = products(stored["codes"].dtype, scale, dtype) if are_usual(scale) else None
+    table = products(stored["codes"].dtype, scale, dtype) if are_usual(scale, stored["codes"].dtype) else None
     if table is None:
         return None
     steps = [int(dict(made.facts)[f"step{dim}"]) for dim in range(len(box))]

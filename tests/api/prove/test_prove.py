@@ -520,3 +520,11 @@ def test_the_command_prints_the_verdict_and_json(ckpt: Any) -> None:
     assert ckpt("prove", "a", "a").out.startswith("SAME  the outputs of the networks, and of 7 blocks in them, agree")
     every = ckpt("prove", "a", "b", "-v").out
     assert all(f"model.layers.{number}" in every for number in range(3))
+
+
+@pytest.mark.parametrize("scheme", ["mxfp4", "fp8-block", "nvfp4", "int8"])
+def test_codes_with_scales_of_any_dtype_are_compared(scheme: str) -> None:
+    """Those of mxfp4 are exponents, float8_e8m0fnu, which are no codes."""
+    llama("a")
+    cs.apply(cs.convert("a", quantize=scheme), "b")
+    assert cs.prove("a", "b").verdict == "EQUIVALENT"

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.tensors.odd_scales import HUGE, NO_OFFSET, SAID
 
 from ...helpers.quantised import LAYERS, Quantised
 from ...helpers.zoo import BY_NAME
+from .test_recorded import decoded
 
 ZERO = "scales of 0 for codes that are not zero, so that these weights become 0"
 NEGATIVE = "negative scales, which its encoding does not have, so that these weights change their sign"
@@ -123,3 +125,56 @@ def test_shards_say_it_once(tmp_path: Path) -> None:
     folder = changed(BY_NAME["gptq"], ".scales", with_first(0), tmp_path / "m")
     told = cs.apply(cs.convert(folder, dequantize=True), tmp_path / "out", max_shard_size="20KB").notes
     assert [one for one in told if "scales" in one] == [f"{folder}: 1 quantised tensor has {ZERO}: {FIRST}"]
+
+
+def test_a_scale_of_zero_leaves_other_weights_as_they_are() -> None:
+    """Whether its codes are zero is found out by decoding them, in arrays of their own."""
+    codes = torch.randn(256, 256, generator=torch.Generator().manual_seed(0)).to(torch.float8_e4m3fn)
+    scale = torch.full((2, 2), 0.01)
+    scale[0, 0] = 0
+    save_file({"a.weight": codes, "a.weight_scale_inv": scale}, "fp8.safetensors")
+    receipt = cs.apply(cs.convert("fp8.safetensors", dequantize=True, dtype="float32"), "out.safetensors")
+    wanted = codes.float() * scale.repeat_interleave(128, 0).repeat_interleave(128, 1)
+    assert load_file("out.safetensors")["a.weight"].equal(wanted)
+    assert any(ZERO in note for note in receipt.notes)
+
+
+INVERSE = {
+    "fp8-block": (".weight_scale_inv", lambda one: 1 / (one + 1e-3)),
+    "fp8-channel": (".weight_scale", lambda one: 1e3 * torch.ones_like(one)),
+    "nvfp4-packed": (".weight_global_scale", lambda one: 1 / (one * one)),
+    "gptq": (".scales", lambda one: one * 0 + 30000),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", INVERSE)
+def test_scales_that_make_no_weights_are_noted(name: str, tmp_path: Path) -> None:
+    end, change = INVERSE[name]
+    folder = changed(BY_NAME[name], end, change, tmp_path / "m")
+    assert notes(folder) == [f"{folder}: 1 quantised tensor has {SAID[HUGE]}: {FIRST}"]
+
+
+def test_exponents_of_another_layer_are_noted(tmp_path: Path) -> None:
+    """Those of mxfp4 are bytes, of which 127 is a scale of 1."""
+    folder = changed(BY_NAME["mxfp4-quark"], ".weight_scale", lambda one: one * 0 + 160, tmp_path / "huge")
+    assert [one for one in notes(folder) if SAID[HUGE] in one]
+    folder = changed(BY_NAME["mxfp4-quark"], ".weight_scale", lambda one: one * 0, tmp_path / "zero")
+    assert [one for one in notes(folder) if ZERO in one]
+
+
+@pytest.mark.parametrize(("name", "end"), [("gptq", ".qzeros"), ("awq", ".qzeros"), ("mlx", ".biases")])
+def test_offsets_that_are_all_zero_are_noted(name: str, end: str, tmp_path: Path) -> None:
+    folder = changed(BY_NAME[name], end, torch.zeros_like, tmp_path / "m")
+    said = cs.apply(cs.convert(folder, dequantize=True), folder / "out.safetensors").notes
+    assert f"{folder}: 1 quantised tensor has {SAID[NO_OFFSET]}: {FIRST}" in said
+
+
+@pytest.mark.parametrize("name", ["bitsandbytes-nf4", "bitsandbytes-fp4"])
+def test_scales_of_bitsandbytes_that_are_all_zero_are_noted(name: str, tmp_path: Path) -> None:
+    """A single one is usual: that of a block of zeros."""
+    _, _, stored = decoded(Path(__file__).parent / f"recorded/{name}.safetensors", tmp_path)
+    (key,) = (key for key in stored if key.endswith(".absmax"))
+    for scale, is_noted in ((stored[key], False), (with_first(0)(stored[key]), False), (stored[key] * 0, True)):
+        save_file({**stored, key: scale}, tmp_path / "model.safetensors")
+        assert any(ZERO in note for note in notes(tmp_path)) == is_noted
+        (tmp_path / "out.safetensors").unlink()
