@@ -12,7 +12,8 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...methods.lora.matching import match_modules
 from ...methods.lora.names import peft_key_parts
 from ...methods.lora.targets import ALL, MODULE, bounded
-from ..model_folder.folder import ModelFolder
+from ..model_folder.folder import ModelFolder, model_folder
+from ..model_folder.tied_heads import tied_head
 
 __all__ = ["adapter_facts"]
 
@@ -54,7 +55,10 @@ def factors_of(checkpoint: Checkpoint) -> list[Factors]:
 
 
 def _with_base(factors: Sequence[Factors], base: Checkpoint) -> list[Factors]:
-    shapes = _shapes(base)
+    shapes = dict(_shapes(base))
+    # A tied output layer is a module, too, although its weight is stored as the embedding.
+    tied = tied_head(model_folder(base), base) if base.folder is not None else {}
+    shapes |= {key: shapes[owner] for key, owner in tied.items() if owner in shapes}
     names = match_modules([("", one.module, False) for one in factors], list(shapes))
     keys = {module: key for (_, module), key in names.weights.items()}
     return [replace(one, base=shapes.get(keys.get(one.module, ""), ())) for one in factors]

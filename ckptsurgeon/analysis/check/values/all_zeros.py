@@ -20,6 +20,8 @@ ADVICE = (
     "If they are not zero on purpose (as in new blocks), take them from the source: these layers compute only zeros."
 )
 
+OFFSETS = (".qzeros", ".biases")
+"""Ends of the keys of zero points and biases of codes without a sign."""
 CODES = "Take these codes from the quantised model again, or quantise it again."
 
 
@@ -27,6 +29,11 @@ def _run(subject: Subject) -> Iterator[Found]:
     found = [key for key, info, figures in subject.weights if figures.zeros == info.numel]
     found += _alone(subject)
     codes = [key for key in subject.tensors if key in subject.codes and _is_zero(subject, key)]
+    offsets = [
+        key for key in subject.tensors if subject.parts.get(key, "").endswith(OFFSETS) and _is_zero(subject, key)
+    ]
+    if offsets:
+        yield of_keys(Status.WARN, offsets, "of zero points that are all zero", CODES)
     if codes:
         yield of_keys(Status.WARN, codes, "of codes that are all zero", CODES)
     if found:

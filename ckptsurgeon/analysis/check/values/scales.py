@@ -13,13 +13,15 @@ from ..measuring.figures import Figures
 from ..report import Found, Status
 from ..subject import Subject
 
-__all__ = ["CHECK", "is_of_whole", "scales_of"]
+__all__ = ["CHECK", "is_of_weight", "is_of_whole", "scales_of"]
 
 _GLOBAL = re.compile(r"global|input|output|act|scale_2|[kv]_scale|smooth|descale", re.IGNORECASE)
 """Parts of the keys of scales of whole tensors and of activations, which may have any size."""
 HUGE = 1e6
 """The largest plausible scale: larger ones cannot give usable weights."""
-NAN_E8M0 = 255
+NAN_E8M0, ONE_E8M0 = 255, 127
+"""The bytes of exponents (E8M0) that mean NaN, and a scale of 1."""
+EXPONENTS = re.compile(r"mxfp|mxint|ue8m0", re.IGNORECASE)
 SIGNED = ("MLX", "q4_0", "q5_0", "q3_k", "q6_k", "iq")
 """Encodings whose scales may be negative."""
 DECODE = "Quantise the model again from its weights: these codes decode to unusable values."
@@ -55,13 +57,29 @@ def scales_of(subject: Subject) -> Iterator[tuple[str, Figures]]:
         dtype = subject.tensors[key].dtype
         if one.is_of_scales or DTYPES[dtype].kind == "float":
             yield key, one.figures
-        elif dtype == "uint8" and one.figures.high == NAN_E8M0 and "mxfp4" in subject.methods.get(key, "").lower():
-            yield key, Figures(number=1, low=1, high=1, nan=1)
+        elif dtype == "uint8" and EXPONENTS.search(subject.methods.get(key, "")) and one.figures.number:
+            yield key, _of_exponents(one.figures)
+
+
+def _of_exponents(one: Figures) -> Figures:
+    """Return the figures of scales whose exponents have the figures ``one``; their mean is between the extremes."""
+    if one.high == NAN_E8M0:
+        return Figures(number=1, low=1, high=1, nan=1)
+    low, high = (2.0 ** (value - ONE_E8M0) if value else 0.0 for value in (one.low, one.high))
+    usual = 2.0 ** ((one.low + one.high) / 2 - ONE_E8M0)  # of bytes no sums are kept
+    return Figures(
+        number=one.number, low=low, high=high, total=usual * one.number, squares=usual**2 * one.number, zeros=one.zeros,
+    )  # fmt: skip
 
 
 def is_of_whole(subject: Subject, key: str) -> bool:
     """Return whether ``key`` has the scales of a whole tensor or of activations, which may have any size."""
     return _GLOBAL.search(subject.parts.get(key, "")) is not None
+
+
+def is_of_weight(subject: Subject, key: str) -> bool:
+    """Return whether ``key`` has the scale of a whole weight, which may have any size, but is alike in all layers."""
+    return subject.parts.get(key, "").endswith(("weight_global_scale", "weight_scale_2"))
 
 
 def _is_signed(subject: Subject, key: str) -> bool:

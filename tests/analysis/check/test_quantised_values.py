@@ -1,0 +1,101 @@
+"""Scales, exponents and zero points of one layer that are unlike those of the others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ckptsurgeon as cs
+
+Tensors = dict[str, torch.Tensor]
+LAYERS = 6
+ODD = "model.layers.3.self_attn.q_proj"
+
+
+def quantised(scheme: str) -> Path:
+    """A folder of six layers, quantised by ckpt itself."""
+    draw = torch.Generator().manual_seed(0)
+    state = {
+        f"model.layers.{layer}.self_attn.{name}.weight": 0.05 * torch.randn(128, 128, generator=draw)
+        for layer in range(LAYERS)
+        for name in ("q_proj", "k_proj")
+    }
+    Path("plain").mkdir()
+    Path("plain/config.json").write_text(json.dumps({"model_type": "llama", "torch_dtype": "float32"}))
+    save_file(state, "plain/model.safetensors")
+    cs.apply(cs.convert("plain", quantize=scheme), "model")
+    return Path("model")
+
+
+def changed(folder: Path, end: str, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    path = folder / "model.safetensors"
+    state = load_file(path)
+    key = next(key for key in state if key.startswith(ODD) and key.endswith(end))
+    state[key] = change(state[key])
+    save_file(state, path, metadata={"format": "pt"})
+
+
+def found(folder: Path) -> dict[str, str]:
+    """The checks that fail or warn, and what they say."""
+    report = cs.check(folder, skip=["model-card", "class-tensors"])
+    return {row.id: row.found[0].what for row in report.rows if row.found}
+
+
+@pytest.mark.parametrize("scheme", ["mxfp4", "nvfp4", "fp8-block", "int4-group128"])
+def test_a_model_that_ckpt_has_quantised_passes(scheme: str) -> None:
+    assert found(quantised(scheme)) == {}
+
+
+@pytest.mark.parametrize(
+    ("scheme", "end", "change", "check", "said"),
+    [
+        ("mxfp4", "_scale", torch.zeros_like, "scales", "scales that are all zero"),
+        ("mxfp4", "_scale", lambda one: one + 40, "scales", "scales above 1e+06"),
+        ("mxfp4", "_scale", lambda one: one + 10, "value-family", "mean scale of 1 tensor is far"),
+        ("mxfp4", "_scale", lambda one: one * 0 + 255, "scales", "NaN or infinities"),
+        ("nvfp4", "weight_global_scale", lambda one: 1 / one, "value-family", "mean scale of 1 tensor is far"),
+        ("fp8-block", "weight_scale_inv", lambda one: 1 / one, "value-family", "mean scale of 1 tensor is far"),
+    ],
+)
+def test_the_layer_that_is_odd_is_named(
+    scheme: str, end: str, change: Callable[[torch.Tensor], torch.Tensor], check: str, said: str
+) -> None:
+    folder = quantised(scheme)
+    changed(folder, end, change)
+    told = found(folder)
+    assert said in told[check]
+    assert ODD in told[check]
+    assert told.keys() == {check}
+
+
+@pytest.mark.parametrize("end", [".qzeros", ".biases"])
+def test_zero_points_that_are_all_zero_are_named(end: str, tmp_path: Path) -> None:
+    from ...helpers.zoo import BY_NAME
+
+    folder = BY_NAME["gptq" if end == ".qzeros" else "mlx"].folder(tmp_path / "m")
+    path = folder / "model.safetensors"
+    state = load_file(path)
+    key = next(key for key in state if key.endswith(end))
+    save_file({**state, key: torch.zeros_like(state[key])}, path, metadata={"format": "pt"})
+    assert found(folder)["all-zeros"] == f"1 tensor of zero points that are all zero: {key}"
+
+
+def test_an_adapter_of_a_tied_output_layer_has_its_module_in_the_base() -> None:
+    """The base stores the embedding alone."""
+    for folder in ("base", "adapter"):
+        Path(folder).mkdir()
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": True}
+    Path("base/config.json").write_text(json.dumps(config))
+    save_file({"model.embed_tokens.weight": torch.randn(32, 8)}, "base/model.safetensors")
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["lm_head"]}
+    Path("adapter/adapter_config.json").write_text(json.dumps(settings))
+    factors = {"A": torch.randn(2, 8), "B": torch.randn(32, 2)}
+    name = "base_model.model.lm_head.lora_{}.weight"
+    save_file({name.format(part): one for part, one in factors.items()}, "adapter/adapter_model.safetensors")
+    rows = {row.id: row.status.value for row in cs.check("adapter", base="base").rows}
+    assert (rows["adapter-base"], rows["adapter-shapes"]) == ("PASS", "PASS")
