@@ -66,7 +66,7 @@ def _of_exponents(one: Figures) -> Figures:
     if one.high == NAN_E8M0:
         return Figures(number=1, low=1, high=1, nan=1)
     low, high = (2.0 ** (value - ONE_E8M0) if value else 0.0 for value in (one.low, one.high))
-    usual = 2.0 ** ((one.low + one.high) / 2 - ONE_E8M0)  # of bytes no sums are kept
+    usual = 2.0 ** ((one.low + one.high) / 2 - ONE_E8M0) if one.high else 0.0  # of bytes no sums are kept
     return Figures(
         number=one.number, low=low, high=high, total=usual * one.number, squares=usual**2 * one.number, zeros=one.zeros,
     )  # fmt: skip
