@@ -15,6 +15,7 @@ from ..storage.read._memory import MemoryFile
 from ..storage.read.base import File, Folder
 from ..tensors.encodings._encoding import QuantisedTensors
 from ..tensors.encodings._find import find_codes
+from ..tensors.encodings._refused import refused_settings
 from ..tensors.info import Storage, TensorInfo
 from ..tensors.odd_scales import OddScales
 from ..tensors.ties import tied_keys
@@ -246,6 +247,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
             said = said or list(unknown_layouts(self.path, self.codes, shown, settings))  # others explain it better
         if settings:
             said += of_other_width(self.path, self.codes, self.folder)
+            said += (f"{escape(self.path)}: its quantization_config {one}" for one in refused_settings(settings))
             said += disagreeing_files(self.path, self.codes, settings_in(self.metadata), settings_by_file(self.around))
         of_folder = missing_settings(
             self.path, self.codes, shown, self.folder, settings, self.metadata, lambda: self.elsewhere

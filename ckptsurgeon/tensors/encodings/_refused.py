@@ -1,0 +1,47 @@
+"""Finds values in a ``quantization_config`` that transformers refuses or ignores, whatever the tensors are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ...util.text import escape, listing
+from ._settings import values_called
+
+__all__ = ["refused_settings"]
+
+NUMBERS = ("bits", "w_bit", "group_size", "q_group_size", "num_bits", "weight_block_size", "block_structure")
+"""Fields whose values are numbers or lists of numbers."""
+FLAGS = ("load_in_4bit", "load_in_8bit", "desc_act", "sym", "zero_point", "symmetric")
+"""Fields whose values are true or false."""
+OLD_NAMES = {"w_bit": ("bits", 4), "q_group_size": ("group_size", 128)}
+"""Names of older files of AWQ: the names that transformers reads instead, and the values that it uses without them."""
+SHOWN = 3
+
+
+def refused_settings(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence, without a subject, on each kind of value that transformers refuses or ignores."""
+    texts = [
+        f"{name} {escape(repr(value), 40)}"
+        for name in (*NUMBERS, *FLAGS)
+        for value in values_called(settings, name)
+        if _is_text(value, name)
+    ]
+    if texts:
+        named = listing(texts, SHOWN)
+        yield f"has texts in place of numbers or of true and false, which libraries refuse or ignore: {named}"
+    method = str(settings.get("quant_method", "")).lower()
+    if method == "bitsandbytes" and not (settings.get("load_in_4bit") or settings.get("load_in_8bit")):
+        yield "has neither load_in_4bit nor load_in_8bit: transformers refuses to load it"
+    if method == "awq":
+        for old, (name, usual) in OLD_NAMES.items():
+            if name not in settings and type(settings.get(old)) is int and settings[old] != usual:
+                yield f"has {old} {settings[old]} and no {name}: transformers ignores {old}, and uses {name} {usual}"
+
+
+def _is_text(value: object, name: str) -> bool:
+    if isinstance(value, list):
+        return any(_is_text(one, name) for one in value)
+    expected = r"\s*-?\d+(\.\d+)?\s*" if name in NUMBERS else r"(?i)\s*(true|false|yes|no|on|off|0|1)\s*"
+    return isinstance(value, str) and re.fullmatch(expected, value) is not None

@@ -1,0 +1,84 @@
+"""Settings of quantised models that transformers refuses or ignores, and that are said to be so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ckptsurgeon as cs
+from ckptsurgeon.tensors.encodings._refused import refused_settings
+
+from ...helpers.zoo import BY_NAME
+
+TEXTS = "has texts in place of numbers or of true and false, which libraries refuse or ignore: "
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "bits": ({"quant_method": "gptq", "bits": "4"}, f"{TEXTS}bits '4'"),
+    "group": ({"quant_method": "gptq", "bits": 4, "group_size": "64"}, f"{TEXTS}group_size '64'"),
+    "block": ({"quant_method": "fp8", "weight_block_size": ["128", "128"]}, f"{TEXTS}weight_block_size ['128', '128']"),
+    "deep": (
+        {"quant_method": "compressed-tensors", "config_groups": {"a": {"weights": {"num_bits": "8", "symmetric": "true"}}}},
+        f"{TEXTS}num_bits '8', symmetric 'true'",
+    ),
+    "flag": ({"quant_method": "gptq", "bits": 4, "desc_act": "false"}, f"{TEXTS}desc_act 'false'"),
+    "no load": (
+        {"quant_method": "bitsandbytes", "bnb_4bit_quant_type": "nf4"},
+        "has neither load_in_4bit nor load_in_8bit: transformers refuses to load it",
+    ),
+    "old names": (
+        {"quant_method": "awq", "w_bit": 4, "q_group_size": 32},
+        "has q_group_size 32 and no group_size: transformers ignores q_group_size, and uses group_size 128",
+    ),
+}  # fmt: skip
+SOUND: list[dict[str, Any]] = [
+    {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False},
+    {"quant_method": "awq", "w_bit": 4, "q_group_size": 128},
+    {"quant_method": "awq", "w_bit": 4, "q_group_size": 32, "bits": 4, "group_size": 32},
+    {"quant_method": "bitsandbytes", "load_in_4bit": True},
+    {"quant_method": "bitsandbytes", "load_in_8bit": True, "load_in_4bit": False},
+    {"quant_method": "fp8", "weight_block_size": [128, 128]},
+    {"quant_method": "hqq", "sym": None, "group_size": "per_channel"},
+]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_is_said(name: str) -> None:
+    settings, said = REFUSED[name]
+    assert list(refused_settings(settings)) == [said]
+
+
+@pytest.mark.parametrize("settings", SOUND)
+def test_sound_settings_have_no_note(settings: dict[str, Any]) -> None:
+    assert list(refused_settings(settings)) == []
+
+
+@pytest.mark.parametrize("name", ["no load", "block"])
+def test_transformers_refuses_them(name: str) -> None:
+    from transformers.quantizers.auto import AutoQuantizationConfig
+
+    with pytest.raises((ValueError, TypeError)):
+        AutoQuantizationConfig.from_dict(dict(REFUSED[name][0]))
+
+
+def test_transformers_ignores_the_old_names_of_awq() -> None:
+    from transformers.quantizers.auto import AutoQuantizationConfig
+
+    assert AutoQuantizationConfig.from_dict(dict(REFUSED["old names"][0])).group_size == 128
+
+
+def test_the_notes_of_a_model_have_it(tmp_path: Path, ckpt: Any) -> None:
+    folder = BY_NAME["gptq"].folder(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"]["bits"] = str(config["quantization_config"]["bits"])
+    (folder / "config.json").write_text(json.dumps(config))
+    said = f"its quantization_config {TEXTS}bits"
+    assert any(said in note for note in cs.inspect(folder).notes)
+    assert any(said in one.what for row in cs.check(folder).rows for one in row.found)
+    assert any(said in note for note in cs.apply(cs.convert(folder, dequantize=True), "out").notes)
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_no_model_of_the_zoo_has_such_settings(name: str) -> None:
+    assert list(refused_settings(BY_NAME[name].settings or {})) == []
