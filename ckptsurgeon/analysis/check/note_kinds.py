@@ -43,6 +43,7 @@ KINDS = (
           "Fetch or save the whole folder again."),
     _kind("adapter-config", r"^adapter_config\.json does not fit|^adapter_config\.json: .*without factors", FAIL,
           "Save the adapter and its configuration again, together."),
+    _kind("adapter-config", r"lora merge cannot use it$", FAIL, "Correct adapter_config.json."),
     _kind("adapter-config", r"^adapter_config\.json: (?!it )", WARN, "Correct adapter_config.json."),
     _kind(
         "unreadable-files",

@@ -17,7 +17,9 @@ __all__ = [
     "embeddings_of", "heads_of", "no_adapter", "notes_without_folder", "short_notes", "without_folder",
 ]  # fmt: skip
 
-_OF_SHARD = re.compile(r"is one of \d+ shards|is not the shard that|the shards in its folder have")
+_OF_SHARD = re.compile(
+    r"is one of \d+ shards|is not the shard that|the shards in its folder have|lists \d+ shards?, but not"
+)
 """Matches the notes of a checkpoint on its shards; its other notes say how it was opened."""
 
 

@@ -106,6 +106,17 @@ def wrong_total(folder: Path) -> None:
     edit_json(folder / INDEX, lambda index: index["metadata"].update(total_size=12345))
 
 
+def fewer_than_named(folder: Path) -> None:
+    """Both shards get names of a set of nine, as if seven were lost together with their entries in the index."""
+    names = {name: name.replace("-of-00002", "-of-00009") for name in (FIRST, SECOND)}
+    for old, new in names.items():
+        (folder / old).rename(folder / new)
+    edit_json(
+        folder / INDEX,
+        lambda index: index.update(weight_map={key: names[name] for key, name in index["weight_map"].items()}),
+    )
+
+
 def left_over(folder: Path) -> None:
     shutil.copy(folder / FIRST, folder / "model-00001-of-00009.safetensors")
 
@@ -322,6 +333,7 @@ def _faults() -> Iterator[Fault]:
     yield Fault(card("---\nlicense: other\n---\n"), "model-card", warn, "no license_name")
     yield Fault(lambda folder: (folder / "README.md").unlink(), "model-card", warn, "no model card")
     yield Fault(broken_configuration, "unreadable-files", fail, "config.json")
+    yield Fault(fewer_than_named, "other-notes", warn, "lists 2 shards, but not model-00003-of-00009.safetensors")
 
 
 FAULTS = tuple(_faults())
