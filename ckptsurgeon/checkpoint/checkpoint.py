@@ -15,7 +15,6 @@ from ..storage.read._memory import MemoryFile
 from ..storage.read.base import File, Folder
 from ..tensors.encodings._encoding import QuantisedTensors
 from ..tensors.encodings._find import find_codes
-from ..tensors.encodings._refused import refused_settings
 from ..tensors.info import Storage, TensorInfo
 from ..tensors.odd_scales import OddScales
 from ..tensors.ties import tied_keys
@@ -26,6 +25,7 @@ from .quantisation import quantisation_settings, settings_by_file, settings_in, 
 from .quantisation_notes import contradictory, disagreeing_files, missing_settings, of_other_width, unfit, unlike_others
 from .quantised_parts import incomplete, notes_on_parts
 from .quantised_values import notes_on_values
+from .refused_settings import refused_settings
 from .roots import Root, check_keys, find_root, tensors_of
 from .shard_index import ShardIndex, shard_index, shard_notes
 from .unknown_layouts import unknown_layouts

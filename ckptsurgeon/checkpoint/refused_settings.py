@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ...util.text import escape, listing
-from ._settings import values_called
+from ..tensors.encodings._settings import values_called
+from ..util.text import escape, listing
 
 __all__ = ["refused_settings"]
 

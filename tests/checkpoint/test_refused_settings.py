@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.tensors.encodings._refused import refused_settings
+from ckptsurgeon.checkpoint.refused_settings import refused_settings
 
-from ...helpers.zoo import BY_NAME
+from ..helpers.zoo import BY_NAME
 
 TEXTS = "has texts in place of numbers or of true and false, which libraries refuse or ignore: "
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
