@@ -101,10 +101,11 @@ def _loading_notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Iter
         if known.names or known.operations:
             yield f"from_pretrained of {known.by} renames or converts tensors of this layout itself"
     name = _class_of(target) if fit.missing else ""
-    ignored = ignored_keys(name) if name else ()
+    ignored = ignored_keys(name, is_missing=True) if name else ()
     made = [key for key in fit.missing if any(re.search(pattern, key) for pattern in ignored)]
     if made:
-        yield f"from_pretrained of {escape(name)} makes {listing(made, 3, where='')} itself if a checkpoint lacks them"
+        named = listing(made, 3, where="")
+        yield f"from_pretrained of {escape(name)} initialises {named} itself, and accepts checkpoints without"
 
 
 def _class_of(target: TargetSpec) -> str:

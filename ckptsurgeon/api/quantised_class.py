@@ -178,11 +178,14 @@ def _module(key: str) -> str:
     return key.partition(".weight.")[0] if ".weight." in key else key.rpartition(".")[0]
 
 
-def ignored_keys(name: str) -> list[str]:
-    """Return patterns of the keys whose absence or presence a class of transformers ignores when loading."""
+def ignored_keys(name: str, *, is_missing: bool = False) -> list[str]:
+    """Return patterns of the keys whose absence or presence a class of transformers ignores when loading.
+
+    If ``is_missing`` is true, only their absence counts.
+    """
     import transformers
 
     made = getattr(transformers, name, None)
     fields = ("_keys_to_ignore_on_load_missing", "_keys_to_ignore_on_load_unexpected")
-    own = [pattern for field in fields for pattern in getattr(made, field, None) or ()]
+    own = [pattern for field in (fields[:1] if is_missing else fields) for pattern in getattr(made, field, None) or ()]
     return [*own, r"rotary_emb\.inv_freq$"]

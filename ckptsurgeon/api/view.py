@@ -59,6 +59,8 @@ def view(
     Raises what ``open_checkpoint`` raises, ConfigError for arguments that contradict each other, and OutputError if
     the output exists (without ``force``), is an input, or cannot be written.
     """
+    if other is None and more:
+        raise ConfigError("the second checkpoint is missing.", hint="Name each checkpoint, the base first.")
     given = [path] if other is None or more else [path, other]
     models = [] if other is None or not more else [other, *more]
     if len(given) != 2 and not values:
@@ -96,6 +98,7 @@ def view(
         if target is not None:
             from ..storage.write.staging import write_text
 
+            opened += [stack.enter_context(open_checkpoint(one, root)) for one in models]
             inputs = [file for one in opened for file in one.open_files().values()]
             inputs += [stack.enter_context(closing(file)) for file in _files(run)]
             write_text(target, page.html, inputs=inputs, force=force, wait=wait)

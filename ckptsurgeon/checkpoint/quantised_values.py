@@ -94,7 +94,9 @@ def _of_bitsandbytes(one: QuantisedTensor, tensors: Mapping[str, TensorInfo], re
 
 
 def _is_shape(value: Any) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and all(type(size) is int and 0 < size < 1 << 40 for size in value[:8])
+    return (
+        isinstance(value, list) and len(value) < 8 and all(type(size) is int and 0 < size < 1 << 40 for size in value)
+    )
 
 
 def _parsed(data: bytes) -> Mapping[str, Any]:

@@ -103,3 +103,9 @@ def test_settings_of_another_type_are_noted(tmp_path: Path) -> None:
     found = notes(replace(model, settings={**model.settings, "bnb_4bit_quant_type": "nf4"}), tmp_path / "m")
     assert len(found) == 1
     assert "says bnb_4bit_quant_type nf4, but 2 quantised tensors are fp4" in found[0]
+
+
+@pytest.mark.parametrize("shape", [[1] * 8 + ["x"], [None], "x", {}, [1e9], [True, 2], [2**70, 2], []])
+def test_a_shape_that_is_none_is_left_alone(shape: Any, tmp_path: Path) -> None:
+    part = state("nf4", shape=shape)
+    notes(with_part(FOUR_BITS["bnb-nf4-sound"], ".weight.quant_state.bitsandbytes__nf4", part), tmp_path / "m")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
+from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.in_memory import path_of
 from ...checkpoint.opening import open_checkpoint
 from ...destinations._load import target_with
@@ -107,8 +109,8 @@ class Network:
     """The CRC-32 of each tensor that was read, computed from its float32 values."""
     samples: dict[str, Tensor] = field(default_factory=dict)
     """About ``SAMPLED`` values of each tensor that was read, evenly spaced."""
-    conversion: Plan | None = None
-    """The plan that changes the layout of a GGUF to that of transformers; it keeps the file open."""
+    opened: ExitStack = field(default_factory=ExitStack)
+    """Closes the plan, and what it reads from."""
     progress: Callable[[int], None] = _nothing
     """A function that is called with the number of values of each tensor that is read."""
 
@@ -170,9 +172,7 @@ class Network:
 
     def close(self) -> None:
         """Close the checkpoint."""
-        close_plan(self.plan)
-        if self.conversion is not None:
-            close_plan(self.conversion)
+        self.opened.close()
 
 
 def _as_float32(values: Tensor) -> Tensor:
@@ -221,49 +221,49 @@ def open_network(
             hint="Give the configuration of a model: --model config.json, or a YAML file with _target_.",
         )
     options = Options.of(on_missing="error", dtype="float32")
-    given, conversion = _in_layout_of_transformers(source, root)
-    try:
-        inner = None if conversion is not None else root
-        plan = plan_into(specs_of(given), spec, options, seed=0, arguments={}, root=inner, encoding=ENCODINGS[1])
-    except PlanError as error:
+    with ExitStack() as opened:
+        given, inner = source, root
+        conversion = _to_transformers(source, root)
         if conversion is not None:
-            close_plan(conversion)
-        name = escape(shown(path_of(source)))
-        raise PlanError(
-            f"{name} does not load into the network of {escape(configuration)}: {error.message}",
-            hint=f"ckpt fits {name} {escape(configuration)} lists all tensors that are missing or have another shape.",
-            details=error.details,
-        ) from error
-    try:
+            opened.callback(close_plan, conversion)
+            given, inner = _converted(conversion), None
+        try:
+            plan = plan_into(specs_of(given), spec, options, seed=0, arguments={}, root=inner, encoding=ENCODINGS[1])
+        except PlanError as error:
+            name = escape(shown(path_of(source)))
+            raise PlanError(
+                f"{name} does not load into the network of {escape(configuration)}: {error.message}",
+                hint=f"ckpt fits {name} {escape(configuration)} lists all tensors that are missing or have another "
+                "shape.",
+                details=error.details,
+            ) from error
+        opened.callback(close_plan, plan)
         module = _built(spec.build)
         path = path_of(source)
         folder = path if os.path.isdir(path) else os.path.dirname(path) or os.curdir
-        network = Network(shown(path), module, plan, folder, _notes(source, root), conversion=conversion)
+        network = Network(shown(path), module, plan, folder, _notes(source, root))
         if read_buffers:
             network.load_buffers()
-    except BaseException:
-        close_plan(plan)
-        if conversion is not None:
-            close_plan(conversion)
-        raise
+        network.opened = opened.pop_all()
     return network
 
 
-def _in_layout_of_transformers(source: CheckpointLike, root: str | None) -> tuple[CheckpointLike, Plan | None]:
-    """Return a checkpoint that has the names and layout of transformers, and the plan that keeps it open.
-
-    A GGUF has those of llama.cpp, which are changed. Any other checkpoint is returned as it is, without a plan.
-    """
+def _to_transformers(source: CheckpointLike, root: str | None) -> Plan | None:
+    """Return the plan that gives a GGUF the names and layout of transformers; None for any other checkpoint."""
     with open_checkpoint(source, root) as checkpoint:
         if not checkpoint.header.stored:
-            return source, None
+            return None
         in_blocks = any(DTYPES[info.dtype].block for info in checkpoint.values())
     dtype = "float32" if in_blocks else None
-    plan = convert(source, layout=TRANSFORMERS, root=root, dequantize=in_blocks, dtype=dtype)
+    return convert(source, layout=TRANSFORMERS, root=root, dequantize=in_blocks, dtype=dtype)
+
+
+def _converted(plan: Plan) -> Checkpoint:
+    """Return the tensors that a plan would write, as a checkpoint that is read through the plan's open source."""
     assert isinstance(plan.inputs, PlanInputs)
     (opened,) = plan.inputs.sources
     steps = [step for step in plan.steps if step.source is not None]
-    return opened.holding({step.key: opened[step.source_key] for step in steps}), plan
+    return opened.holding({step.key: opened[step.source_key] for step in steps})
 
 
 def _notes(source: CheckpointLike, root: str | None) -> tuple[str, ...]:

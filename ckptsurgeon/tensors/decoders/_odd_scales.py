@@ -16,7 +16,6 @@ from ..ops.small_floats import SMALL_FLOATS
 
 __all__ = ["are_usual", "find_odd_scales"]
 
-EMPTY, ONE = np.empty(0), np.ones(1)
 WITH_ZEROS = ("scaled", "fp4", "gptq", "awq", "packed", "torch_quantised")
 """Decoders of encodings in which a scale of 0 is odd if its codes are not zero.
 
@@ -29,7 +28,7 @@ TINY, LARGE = 1e-30, 1e4
 LARGEST = {"float8_e4m3fn": 448.0, "float8_e4m3fnuz": 240.0, "int8": 128.0}
 """The largest code of a dtype (https://arxiv.org/abs/2209.05433), if scales are made so that weights use it."""
 MANY = 4
-"""So many scales are not all 0 by chance, whatever the encoding."""
+"""So many scales are not all 0 by chance."""
 OFFSETS = {"gptq": "zero", "awq": "zero", "packed": "bias"}
 """The offsets of encodings whose codes have no sign: if all are 0, no decoded weight is negative."""
 
@@ -47,43 +46,68 @@ def _largest(codes: str) -> float:
 def find_odd_scales(
     made: Decoded, arrays: Mapping[str, Array], seen: OddScales, decode: Callable[[Mapping[str, Array]], Array]
 ) -> None:
-    """Add the quantised tensor to ``seen`` if one of the scales in ``arrays`` is odd.
+    """Add the quantised tensor to ``seen`` for each kind of odd scales or zero points in ``arrays``.
 
     ``arrays`` contains the parts of its stored tensors that were read, by role; ``decode`` returns the values decoded
     from such arrays. Codes are decoded only if a scale is zero.
     """
-    scale = arrays.get("scale")
-    if scale is None:
+    if "scale" not in arrays:
         return
-    offset = arrays.get(OFFSETS.get(made.encoding, ""))
-    if offset is not None and offset.size > 1 and not offset.any() and scale.any():
+    if _lacks_offsets(made, arrays):
         seen.add(NO_OFFSET, made.name)
-    if "nested_scale" in arrays:
-        return
-    if scale.size >= MANY and not scale.any() and arrays.get("bias", ONE).any():  # not rows of zeros, as of MLX
+    if _has_only_zeros(made, arrays):
         seen.add(ZERO, made.name)
-    if "bias" in arrays:
+    if "bias" in arrays or "nested_scale" in arrays:
         return
-    scale = scale.astype("<f8") if scale.dtype.kind == "f" else scale
-    with np.errstate(all="ignore"):
-        scale = scale * arrays["times"].reshape(-1)[0] if arrays.get("times", EMPTY).size else scale
-        scale = scale / arrays["over"].reshape(-1)[0] if arrays.get("over", EMPTY).size else scale
-    codes = dict(made.parts)["codes"].dtype
+    scale, codes = _whole_scale(arrays), dict(made.parts)["codes"].dtype
     if are_usual(scale, codes):
         return
-    if made.name not in seen.names[HUGE] and bool((abs(scale) * _largest(codes) > LARGE).any()):
+    if bool((abs(scale) * _largest(codes) > LARGE).any()):
         seen.add(HUGE, made.name)
-    if made.name not in seen.names[NEGATIVE] and _has_no_negative(made) and bool((scale < 0).any()):
+    if _has_no_negative(made) and bool((scale < 0).any()):
         seen.add(NEGATIVE, made.name)
-    is_zero = abs(scale) <= TINY
-    if made.encoding in WITH_ZEROS and made.name not in seen.names[ZERO] and is_zero.any():
-        parts = {
-            role: one.copy() for role, one in arrays.items() if role not in ("times", "over")
-        }  # decoding may write
-        with np.errstate(all="ignore"):
-            alone = decode({**parts, "scale": is_zero.astype("<f4")})
-        if (alone != 0).any():
-            seen.add(ZERO, made.name)
+    if made.name not in seen.names[ZERO] and _makes_zeros(made, arrays, abs(scale) <= TINY, decode):
+        seen.add(ZERO, made.name)
+
+
+def _lacks_offsets(made: Decoded, arrays: Mapping[str, Array]) -> bool:
+    """Return whether all zero points or biases of codes without a sign are 0, and the codes are not."""
+    offset = arrays.get(OFFSETS.get(made.encoding, ""))
+    if offset is None or offset.size < 2 or offset.any():
+        return False
+    return bool(arrays["scale"].any() and arrays["codes"].any())
+
+
+def _has_only_zeros(made: Decoded, arrays: Mapping[str, Array]) -> bool:
+    """Return whether all scales are 0, and the codes are not, in encodings in which a few scales of 0 are usual."""
+    if made.encoding in WITH_ZEROS and "bias" not in arrays:
+        return False
+    return arrays["scale"].size >= MANY and not arrays["scale"].any() and bool(arrays["codes"].any())
+
+
+def _whole_scale(arrays: Mapping[str, Array]) -> Array:
+    """Return the scales, multiplied by or divided by the scale of the whole tensor if there is one."""
+    scale = arrays["scale"]
+    scale = scale.astype("<f8") if scale.dtype.kind == "f" else scale
+    with np.errstate(all="ignore"):
+        if "times" in arrays and arrays["times"].size:
+            scale = scale * arrays["times"].reshape(-1)[0]
+        if "over" in arrays and arrays["over"].size:
+            scale = scale / arrays["over"].reshape(-1)[0]
+    return scale
+
+
+def _makes_zeros(
+    made: Decoded, arrays: Mapping[str, Array], is_zero: Array, decode: Callable[[Mapping[str, Array]], Array]
+) -> bool:
+    """Return whether codes whose scale is zero are not zero themselves."""
+    if made.encoding not in WITH_ZEROS or not is_zero.any():
+        return False
+    # Copies: decoding may write into its arrays.
+    parts = {role: one.copy() for role, one in arrays.items() if role not in ("times", "over")}
+    with np.errstate(all="ignore"):
+        alone = decode({**parts, "scale": is_zero.astype("<f4")})
+    return bool((alone != 0).any())
 
 
 def _has_no_negative(made: Decoded) -> bool:

@@ -32,7 +32,7 @@ def masks_on_cpu(body: Any, frame_mask: Tensor | None) -> Iterator[None]:
         yield
         return
     body._mask_hidden_states = partial(_masked, body, draw, original, frame_mask)
-    body._get_feature_vector_attention_mask = partial(_frames_heard, body)
+    body._get_feature_vector_attention_mask = partial(_frame_mask, body)
     try:
         with unchecked_padding(body):
             yield
@@ -40,10 +40,13 @@ def masks_on_cpu(body: Any, frame_mask: Tensor | None) -> Iterator[None]:
         del body._mask_hidden_states, body._get_feature_vector_attention_mask
 
 
-def _frames_heard(body: Any, frames: int, attention_mask: Tensor, **given: Any) -> Tensor:
-    """Return a mask (batch, frames) that is true for frames that are not padding, from that of the samples."""
-    heard = body._get_feat_extract_output_lengths(attention_mask.sum(-1), **given)
-    mask: Tensor = torch.arange(frames, device=attention_mask.device) < heard[:, None]
+def _frame_mask(body: Any, frames: int, attention_mask: Tensor, **given: Any) -> Tensor:
+    """Return a mask (batch, frames) that is true for frames that are not padding, from that of the samples.
+
+    A clip that is too short for one frame has none; transformers' own mask would have all.
+    """
+    lengths = body._get_feat_extract_output_lengths(attention_mask.sum(-1), **given)
+    mask: Tensor = torch.arange(frames, device=attention_mask.device) < lengths[:, None]
     return mask
 
 

@@ -82,7 +82,7 @@ def test_zero_points_that_are_all_zero_are_named(end: str, tmp_path: Path) -> No
     state = load_file(path)
     key = next(key for key in state if key.endswith(end))
     save_file({**state, key: torch.zeros_like(state[key])}, path, metadata={"format": "pt"})
-    assert found(folder)["all-zeros"] == f"1 tensor of zero points that are all zero: {key}"
+    assert found(folder)["all-zeros"] == f"1 tensor of zero points or biases that are all zero: {key}"
 
 
 def test_an_adapter_of_a_tied_output_layer_has_its_module_in_the_base() -> None:
@@ -99,3 +99,18 @@ def test_an_adapter_of_a_tied_output_layer_has_its_module_in_the_base() -> None:
     save_file({name.format(part): one for part, one in factors.items()}, "adapter/adapter_model.safetensors")
     rows = {row.id: row.status.value for row in cs.check("adapter", base="base").rows}
     assert (rows["adapter-base"], rows["adapter-shapes"]) == ("PASS", "PASS")
+
+
+def test_blocks_and_layers_of_zeros_are_sound() -> None:
+    """They have the smallest exponent of mxfp4, a byte of 0."""
+    draw = torch.Generator().manual_seed(0)
+    names = [f"model.layers.{layer}.mlp.up_proj.weight" for layer in range(LAYERS)]
+    state = {name: 0.05 * torch.randn(128, 128, generator=draw) for name in names}
+    state[names[1]][0, :32] = 0
+    state[names[2]][5] *= 1e-5
+    state[names[4]] *= 0
+    Path("plain").mkdir()
+    Path("plain/config.json").write_text(json.dumps({"model_type": "llama", "torch_dtype": "float32"}))
+    save_file(state, "plain/model.safetensors")
+    cs.apply(cs.convert("plain", quantize="mxfp4"), "model")
+    assert found(Path("model")).keys() == {"all-zeros"}

@@ -559,6 +559,17 @@ def test_changes_of_several_models_are_those_of_compare_changes(ckpt: Run) -> No
     assert found["total"][0] == [pytest.approx(1 / 27**0.5, rel=1e-5), 0.1]
 
 
+def test_a_page_of_several_models_is_never_written_over_one() -> None:
+    for name in ("base", "one", "two.html"):
+        torch.save({"a": torch.ones(2)}, name)
+    before = Path("two.html").read_bytes()
+    with pytest.raises(cs.OutputError):
+        cs.view("base", "one", "two.html", output="two.html", force=True)
+    assert Path("two.html").read_bytes() == before
+    with pytest.raises(cs.ConfigError, match="the second checkpoint is missing"):
+        cs.view("base", None, "one")
+
+
 @pytest.mark.parametrize("encoding", ["gptq", "fp8-block"])
 def test_changes_of_quantised_weights_are_in_the_row_of_their_codes(encoding: str, tmp_path: Path) -> None:
     coded = str(BY_NAME[encoding].folder(tmp_path / "a"))

@@ -178,3 +178,18 @@ def test_scales_of_bitsandbytes_that_are_all_zero_are_noted(name: str, tmp_path:
         save_file({**stored, key: scale}, tmp_path / "model.safetensors")
         assert any(ZERO in note for note in notes(tmp_path)) == is_noted
         (tmp_path / "out.safetensors").unlink()
+
+
+@pytest.mark.parametrize("name", ["fp8-block", "fp8-channel", "int8", "bnb-int8", "awq", "gptq"])
+def test_weights_of_zeros_have_no_note(name: str, tmp_path: Path) -> None:
+    """Codes, scales and zero points are all 0, as in layers that begin as the identity."""
+    folder = usual(BY_NAME[name]).folder(tmp_path / "m")
+    tensors = cs.open_checkpoint(folder)
+    state = {key: tensors.tensor(key) for key in tensors}
+    for key, one in state.items():
+        if key.startswith(LAYERS[0]) and "g_idx" not in key:
+            state[key] = torch.zeros_like(one)
+    save_file(state, folder / "model.safetensors")
+    said = cs.apply(cs.convert(folder, dequantize=True), folder / "out.safetensors").notes
+    kinds = [kind for kind, words in SAID.items() if any(words in note for note in said)]
+    assert kinds == (["zero"] if name == "gptq" else [])  # codes of 0 are not zero with zero points of 1

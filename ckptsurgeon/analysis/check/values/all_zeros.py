@@ -33,7 +33,7 @@ def _run(subject: Subject) -> Iterator[Found]:
         key for key in subject.tensors if subject.parts.get(key, "").endswith(OFFSETS) and _is_zero(subject, key)
     ]
     if offsets:
-        yield of_keys(Status.WARN, offsets, "of zero points that are all zero", CODES)
+        yield of_keys(Status.WARN, offsets, "of zero points or biases that are all zero", CODES)
     if codes:
         yield of_keys(Status.WARN, codes, "of codes that are all zero", CODES)
     if found:

@@ -30,7 +30,7 @@ DECODE = "Quantise the model again from its weights: these codes decode to unusa
 def _run(subject: Subject) -> Iterator[Found]:
     found = dict(scales_of(subject))
     broken = [key for key, one in found.items() if one.nan or one.inf]
-    zero = [key for key, one in found.items() if one.number and one.low == one.high == 0]
+    zero = [key for key, one in found.items() if one.number and one.low == one.high == 0 and _has_codes(subject, key)]
     huge = [key for key, one in found.items() if one.largest > HUGE and not _GLOBAL.search(key)]
     some = [key for key, one in found.items() if one.zeros and key not in zero and not one.nan]
     below = [key for key, one in found.items() if one.low < 0 and not _is_signed(subject, key)]
@@ -43,6 +43,13 @@ def _run(subject: Subject) -> Iterator[Found]:
     ):
         if keys:
             yield of_keys(status, keys, what, todo, values=_number(keys, found))
+
+
+def _has_codes(subject: Subject, key: str) -> bool:
+    """Return whether the codes of some scales are not all zero, too, as they are in weights of zeros."""
+    name = key.removesuffix(subject.parts.get(key, ""))
+    codes = [subject.measured[one].figures for one in subject.codes if one.startswith(name) and one in subject.measured]
+    return not codes or any(one is None or one.zeros < one.number for one in codes)
 
 
 def _number(keys: list[str], found: dict[str, Figures]) -> int:
@@ -62,13 +69,15 @@ def scales_of(subject: Subject) -> Iterator[tuple[str, Figures]]:
 
 
 def _of_exponents(one: Figures) -> Figures:
-    """Return the figures of scales whose exponents have the figures ``one``; their mean is between the extremes."""
+    """Return the figures of scales whose exponents have the figures ``one``, with the largest in place of the mean.
+
+    No sums of bytes are kept, and blocks of zeros have the smallest exponent.
+    """
     if one.high == NAN_E8M0:
         return Figures(number=1, low=1, high=1, nan=1)
     low, high = (2.0 ** (value - ONE_E8M0) if value else 0.0 for value in (one.low, one.high))
-    usual = 2.0 ** ((one.low + one.high) / 2 - ONE_E8M0) if one.high else 0.0  # of bytes no sums are kept
     return Figures(
-        number=one.number, low=low, high=high, total=usual * one.number, squares=usual**2 * one.number, zeros=one.zeros,
+        number=one.number, low=low, high=high, total=high * one.number, squares=high**2 * one.number,
     )  # fmt: skip
 
 

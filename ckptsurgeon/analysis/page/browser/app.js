@@ -87,7 +87,7 @@ class App {
     for (const [key, act] of this.network?.acts() ?? []) acts.set(key, act);
     document.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey) return;
-      const typing = event.target instanceof HTMLInputElement && event.key !== "Escape";
+      const typing = /^(INPUT|SELECT)$/.test(event.target.tagName) && event.key !== "Escape";
       const act = typing ? undefined : acts.get(event.key);
       if (!act) return;
       if (event.key === "/") this.view("network");

@@ -98,6 +98,7 @@ function changesTables({ base, models, letters, couples, total }) {
       el("td.number", {}, share(total.shares[at])),
     ),
   );
+  const odd = total.odd ? el("p.quiet", {}, `${plural(total.odd, "value")} not finite, left out of all figures`) : null;
   const ofPairs = couples.map((couple, at) =>
     el(
       "tr",
@@ -109,7 +110,7 @@ function changesTables({ base, models, letters, couples, total }) {
     ),
   );
   return [
-    section("Changes from ", wideTable(head("", "model", "change", "values changed"), ofModels)),
+    section("Changes from ", wideTable(head("", "model", "change", "values changed"), ofModels), odd),
     couples.length ? section("Do they agree?", wideTable(head("", "cosine", "same sign", "changed by both"), ofPairs)) : "",
   ].map((part, at) => {
     if (at === 0) part.querySelector("h3").append(nameElement(base));
@@ -119,15 +120,15 @@ function changesTables({ base, models, letters, couples, total }) {
 
 /** The shade of a value by how far it is from the median of its column. */
 function medianShade(value, median) {
-  if (!value || !median) return [value === median ? 0 : 1, "--c-blue"];
+  if (!value || !median) return [value === median ? 0 : 1, value > median ? "--c-amber" : "--c-blue"];
   const far = Math.log(value / median) / Math.log(FACTOR);
   return [Math.min(1, Math.abs(far)), far > 0 ? "--c-amber" : "--c-blue"];
 }
 
 const shortText = (value) => {
   if (value === 0) return "0";
-  if (value >= 1e-3 && value < 100) return value.toPrecision(2);
-  return value >= 100 && value < 1e5 ? String(Math.round(value)) : value.toExponential(0).replace("e+", "e");
+  if (value >= 1e-3 && value < 99.5) return value.toPrecision(2);
+  return value >= 99.5 && value < 1e5 ? String(Math.round(value)) : value.toExponential(0).replace("e+", "e");
 };
 
 function percentText(value) {

@@ -174,7 +174,11 @@ function moduleOf(node, name, row) {
 /** The changes of several models from this one, by row: null for a model without the tensor, NaN if not measured. */
 function changesOf({ base, models, pairs, total, rows }) {
   const named = ([changes, shares, cosines, signs, both, odd]) => ({
-    changes: changes.map((one, at) => (odd ? NaN : one === null && shares[at] ? Infinity : one)), // from zeros
+    changes: changes.map((one, at) => {
+      if (one === null) return shares[at] ? Infinity : null; // from zeros, or not in this model
+      return one === 0 && odd ? NaN : one; // perhaps none of its values is finite
+    }),
+    odd,
     shares,
     cosines,
     signs,
