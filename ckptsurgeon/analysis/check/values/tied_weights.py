@@ -36,7 +36,7 @@ def _by_class(subject: Subject) -> Iterator[Found]:
         ]  # fmt: skip
         if differing:
             said = f"the model's class ties {escape(first)} and {together(differing)}, but their values differ"
-            yield Found(Status.FAIL, f"{said}: a loader keeps only one of them", CLASS_ADVICE, (first, *differing))
+            yield Found(Status.FAIL, f"{said}: a loader that ties them keeps one", CLASS_ADVICE, (first, *differing))
 
 
 def _by_configuration(subject: Subject) -> Iterator[Found]:
