@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from .config.settings import Settings
 from .data.source import BatchSource, whole_batches
 from .parallel.parallel_model import ParallelModel
 from .state.ema import EMA
-from .system.device import autocast
+from .system.device import autocast, without_cudnn_attention
 from .system.random_state import preserve_random_state
 from .tasks._load import explain_task_errors
 from .tasks._task import Batch, Task
@@ -29,11 +29,17 @@ _LIKE = 'Return a dict of numbers, such as {"loss": 1.5, "cer": 0.25}.'
 def evaluation_mode(model: nn.Module, average: EMA | None = None) -> Iterator[None]:
     """Put a model in evaluation mode inside the block, without gradients; ``average``, if given, replaces its weights.
 
-    The random states are restored afterwards, so that the number of evaluations does not change the training.
+    The random states are restored afterwards, so that the number of evaluations does not change the training. The
+    clips of an evaluation have many lengths, whatever those of the training.
     """
     modes = {module: module.training for module in model.modules()}
     try:
-        with preserve_random_state(), torch.no_grad(), average.applied() if average is not None else nullcontext():
+        with ExitStack() as inside:
+            inside.enter_context(preserve_random_state())
+            inside.enter_context(torch.no_grad())
+            inside.enter_context(without_cudnn_attention())
+            if average is not None:
+                inside.enter_context(average.applied())
             model.eval()
             yield
     finally:

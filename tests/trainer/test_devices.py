@@ -25,6 +25,7 @@ from ckptsurgeon.trainer.checks.resume import all_tensors
 from ckptsurgeon.trainer.config.settings import Data, Settings
 from ckptsurgeon.trainer.data.loader import Batches
 from ckptsurgeon.trainer.data.sound import Clip
+from ckptsurgeon.trainer.evaluation import evaluation_mode
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.loop import TrainingLoop
@@ -168,6 +169,16 @@ def test_attention_of_cudnn_is_left_out_if_lengths_vary(clips: tuple[float, ...]
     with torch_settings(job.settings, job.device, lengths_vary=lengths_vary(job)):
         assert torch.backends.cuda.cudnn_sdp_enabled() == (before and not vary)
     assert torch.backends.cuda.cudnn_sdp_enabled() == before
+
+
+def test_attention_of_cudnn_is_left_out_of_evaluations() -> None:
+    model = nn.Linear(1, 1)
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    with evaluation_mode(model):
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+        assert not model.training
+    assert torch.backends.cuda.cudnn_sdp_enabled() == before
+    assert model.training
 
 
 @pytest.mark.parametrize("freeze", [["wav2vec2.feature_extractor"], ["wav2vec2"]])

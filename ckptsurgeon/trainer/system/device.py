@@ -22,6 +22,7 @@ __all__ = [
     "peak_bytes",
     "torch_settings",
     "usual_workers",
+    "without_cudnn_attention",
 ]
 
 MOST_WORKERS = 8
@@ -75,28 +76,40 @@ def torch_settings(settings: Settings, device: torch.device, *, lengths_vary: bo
     (https://github.com/facebookresearch/fairseq/issues/3342). By default torch rounds the factors of convolutions on a
     GPU to TF32, but not the factors of matrix products; here ``train.precision`` decides on both.
 
-    If ``lengths_vary``, the attention of cuDNN is not used: it builds a plan for each new shape of a batch, which takes
-    longer than a step (https://github.com/modelscope/FunASR/issues/3704: 0.4 s forward and 0.5 s backward).
+    If ``lengths_vary``, the attention of cuDNN is not used.
     """
     threads, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     benchmark = torch.backends.cudnn.benchmark
-    has_cudnn_attention = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
     torch.set_num_threads(settings.threads)
     rounds = _set_tf32(settings.precision != "float32") if device.type == "cuda" else None
-    torch.backends.cuda.enable_cudnn_sdp(has_cudnn_attention and not lengths_vary)
     if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
     try:
-        yield
+        with without_cudnn_attention() if lengths_vary else nullcontext():
+            yield
     finally:
         torch.set_num_threads(threads)
         if rounds is not None:
             torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = rounds
         torch.use_deterministic_algorithms(exact)
         torch.backends.cudnn.benchmark = benchmark
-        torch.backends.cuda.enable_cudnn_sdp(has_cudnn_attention)
+
+
+@contextmanager
+def without_cudnn_attention() -> Iterator[None]:
+    """Let torch use other attention than cuDNN's inside the block.
+
+    cuDNN builds a plan for each new shape of a batch, which takes longer than a step: 0.4 s forward and 0.5 s backward
+    (https://github.com/modelscope/FunASR/issues/3704).
+    """
+    before = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 def _set_tf32(wanted: bool) -> tuple[bool, bool]:
