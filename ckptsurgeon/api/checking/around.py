@@ -20,7 +20,7 @@ from ...storage.read.base import Folder
 from ...storage.small_files import SMALL_BYTES
 from ...storage.yaml_text import read_yaml
 from ..inspect import token_rows
-from ..lora.adapter_files import adapter_of
+from ..lora.adapter_files import adapter_of, other_base_notes
 from ..model_folder.checks import contradictions
 from ..model_folder.folder import ModelFolder, model_folder
 from ..model_folder.shape_checks import DescribedTensor
@@ -45,7 +45,7 @@ def with_folder(subject: Subject, checkpoint: Checkpoint, base: CheckpointLike |
     tokens = token_rows(checkpoint, folder)
     return replace(
         subject,
-        notes=tuple(short_notes(checkpoint, _notes(checkpoint, folder))),
+        notes=tuple(short_notes(checkpoint, _notes(checkpoint, folder, base))),
         tied=_ties(checkpoint, folder),
         tokens=tokens.tokens if tokens is not None else 0,
         padding=_padding(folder.config),
@@ -72,10 +72,13 @@ def _class_facts(checkpoint: Checkpoint, folder: ModelFolder) -> ClassFacts:
     )
 
 
-def _notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
+def _notes(checkpoint: Checkpoint, folder: ModelFolder, base: CheckpointLike | None) -> Iterator[str]:
     yield from notes_without_folder(checkpoint)
     yield from contradictions(checkpoint, folder)
     yield from adapter_of(checkpoint)[1]
+    if base is not None:
+        with open_checkpoint(base) as opened:
+            yield from other_base_notes(opened, checkpoint)
     yield from _wrapped(checkpoint, folder)
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "configuration_of",
     "has_configuration",
     "model_at",
+    "other_base_notes",
     "other_scales",
     "with_scales_checked",
 ]
@@ -78,6 +79,20 @@ def adapter_of(checkpoint: Checkpoint) -> tuple[AdapterSettings | None, tuple[st
         return settings, _differences(checkpoint, data)
     except (ValueError, SourceError, FormatError) as error:
         return None, (f"{ADAPTER} cannot be used: {error}",)
+
+
+def other_base_notes(base: Checkpoint, *adapters: Checkpoint) -> Iterator[str]:
+    """Yield a note on each adapter whose adapter_config.json gives another base.
+
+    Only the last part of ``base_model_name_or_path`` is compared with the name of the base's folder.
+    """
+    own = os.path.basename(os.path.normpath(base.folder.uri)) if base.folder is not None else ""
+    for adapter in adapters:
+        settings, _ = adapter_of(adapter)
+        name = settings.base_model or "" if settings is not None else ""
+        if own and name and os.path.basename(name.rstrip("/")).lower() != own.lower():
+            said = f"the base of {escape(adapter.path)} is {escape(name)} (base_model_name_or_path)"
+            yield f"{said}, not {escape(own)}"
 
 
 def _differences(checkpoint: Checkpoint, data: object) -> tuple[str, ...]:

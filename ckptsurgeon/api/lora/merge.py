@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import inf, isfinite
 from typing import TYPE_CHECKING, cast
@@ -17,7 +16,7 @@ from ...planning.lora_merge.plan import plan_lora_merge
 from ...planning.plan.plan import Plan
 from ...planning.quantised import check_codes
 from ...planning.transplant.options import Options
-from ...util.text import count, escape
+from ...util.text import count
 from ..inputs.argument_types import CheckpointLike, Patterns, Sources, checked
 from ..inputs.encoding import as_stored, check_encoding, encoding_notes, encoding_said, read_as
 from ..inputs.inputs import merged_notes, names_of, plan_source, source_notes, twice_notes, unwrap_notes, view_of
@@ -31,7 +30,7 @@ from ..model_folder.quantised import folder_of, with_settings
 from ..model_folder.rows_by_place import ADAPTED, PLACE, check_place, checked_rows
 from ..model_folder.tied_heads import tied_head
 from ..transplant.transplant import plain_arguments
-from .adapter_files import adapter_of, model_at
+from .adapter_files import model_at, other_base_notes
 from .opening import open_adapter
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ def lora_merge(
                 *unwrap_notes(opened[:1], asked=unwrap),
                 *encoding_notes(opened[:1], encoding),
                 *_counted(opened),
-                *_other_bases(opened),
+                *other_base_notes(*opened),
             ],
         )
         plan, opened[:] = keeping_codes(plan, opened, encoding, dtype=options.dtype)
@@ -119,20 +118,6 @@ def lora_merge(
 def _counted(opened: Sequence[Checkpoint]) -> list[str]:
     """Return notes on adapters that would be added twice; ``opened`` are the base and then the adapters."""
     return [*twice_notes(opened[1:]), *merged_notes(opened[0], opened[1:])]
-
-
-def _other_bases(opened: Sequence[Checkpoint]) -> Iterator[str]:
-    """Yield a note on each adapter whose adapter_config.json gives another base; ``opened`` are the base and adapters.
-
-    Only the last part of ``base_model_name_or_path`` is compared with the name of the base's folder.
-    """
-    base = os.path.basename(os.path.normpath(opened[0].folder.uri)) if opened[0].folder is not None else ""
-    for adapter in opened[1:]:
-        settings, _ = adapter_of(adapter)
-        name = settings.base_model or "" if settings is not None else ""
-        if base and name and os.path.basename(name.rstrip("/")).lower() != base.lower():
-            own = f"the base of {escape(adapter.path)} is {escape(name)} (base_model_name_or_path)"
-            yield f"{own}, not {escape(base)}"
 
 
 def _weights(weights: Sequence[float] | None, adapters: Sequence[object]) -> list[float]:

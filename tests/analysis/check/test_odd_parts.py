@@ -114,3 +114,25 @@ def test_blocks_and_layers_of_zeros_are_sound() -> None:
     save_file(state, "plain/model.safetensors")
     cs.apply(cs.convert("plain", quantize="mxfp4"), "model")
     assert found(Path("model")).keys() == {"all-zeros"}
+
+
+def test_a_base_of_another_name_is_named() -> None:
+    Path("base").mkdir()
+    Path("adapter").mkdir()
+    Path("base/config.json").write_text(json.dumps({"model_type": "llama"}))
+    save_file({"model.layers.0.self_attn.q_proj.weight": torch.randn(8, 8)}, "base/model.safetensors")
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
+    factors = {"A": torch.randn(2, 8), "B": torch.randn(8, 2)}
+    save_file({name.format(part): one for part, one in factors.items()}, "adapter/adapter_model.safetensors")
+    for named, status in (("org/Base", "PASS"), ("org/other", "WARN")):
+        settings = {
+            "peft_type": "LORA",
+            "r": 2,
+            "lora_alpha": 4,
+            "target_modules": ["q_proj"],
+            "base_model_name_or_path": named,
+        }
+        Path("adapter/adapter_config.json").write_text(json.dumps(settings))
+        row = cs.check("adapter", base="base").row("adapter-config")
+        assert row.status.value == status
+        assert all("the base of adapter is org/other" in one.what for one in row.found)
