@@ -85,7 +85,9 @@ def with_config_said(
         output_folder = next((one for one in folders if one.config is ours), ModelFolder(""))
     else:
         ours, name, output_folder = given
-    notes = []
+    whose = donor if given is None else -1
+    faults = (one.fault for number, one in enumerate(folders) if number in taken and number != whose and one.fault)
+    notes = [f"{fault.removesuffix('.')}: it is not compared with the output's" for fault in dict.fromkeys(faults)]
     for number, (other, theirs) in used.items():
         if theirs is not ours:
             notes += [*config_notes(other, theirs, name, ours), *label_notes(plan, number, theirs, name, ours)]
