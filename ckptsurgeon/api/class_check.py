@@ -50,7 +50,7 @@ def class_findings(checkpoint: Checkpoint) -> list[ClassFinding]:
         if isinstance(error, PlanError) and error.message.startswith("nothing would be loaded"):
             none = f"the weights have no key of {escape(_architecture(folder))}: transformers initialises all tensors"
             return [ClassFinding("missing", f"{none}. {error.hint.partition(' Rename')[0]}".rstrip(". "))]
-        said = error.said.removeprefix("config.json: ").removesuffix(".")
+        said = error.said.removeprefix("config.json: ").removeprefix("config.json cannot be built: ").removesuffix(".")
         return [ClassFinding("unbuilt", f"the model that config.json describes cannot be built: {said}")]
     return list(_differences(plan, checkpoint, _architecture(folder)))
 
