@@ -53,56 +53,60 @@ def view(
     histograms. The values of two checkpoints are compared, including tensors that have another name; if ``values`` is
     False, only their headers are compared. With three or more checkpoints the first is the base of the others: the page
     shows how each has changed from it, and whether their changes agree. With ``check``, the page shows what
-    ``check`` finds. ``root`` is the dotted path of the state dict in both; ``wait`` is as in
-    ``apply``.
+    ``check`` finds. ``root`` is the dotted path of the state dict in all of them; ``wait`` is as in ``apply``.
 
     Raises what ``open_checkpoint`` raises, ConfigError for arguments that contradict each other, and OutputError if
     the output exists (without ``force``), is an input, or cannot be written.
     """
-    if other is None and more:
-        raise ConfigError("the second checkpoint is missing.", hint="Name each checkpoint, the base first.")
-    given = [path] if other is None or more else [path, other]
-    models = [] if other is None or not more else [other, *more]
-    if len(given) != 2 and not values:
-        raise ConfigError(
-            "--no-values is only for a comparison of two checkpoints.",
-            hint="Leave --no-values out, or name two checkpoints.",
-        )
-    if check and (other is not None or not isinstance(path, (str, os.PathLike))):
-        raise ConfigError(
-            "--check is only for one checkpoint in a file or folder.", hint="Leave --check out, or name one checkpoint."
-        )
+    sources = [path] if other is None else [path, other, *more]
+    _check_arguments(sources, more, values=values, check=check)
     target = None if output is None else os.fspath(output)
     if target is not None:
         _check(target, force=force)
-    named = [path_of(one) for one in (*given, *models) if isinstance(one, (str, os.PathLike))]
-    run = _run(named, len(given) + len(models), target)
+    run = _run([path_of(one) for one in sources if isinstance(one, (str, os.PathLike))], len(sources), target)
     with ExitStack() as stack:
         if run is not None:
-            given = [os.path.join(run.path, run.model)] if run.model else []
-        report = run_checks(given[0], root=root, progress=progress) if check and given else None  # type: ignore[arg-type]
-        opened = [stack.enter_context(open_checkpoint(one, root)) for one in given]
-        shown, notes = _inspected(opened, run, stats=stats)
-        if len(opened) > 1:
+            sources = [os.path.join(run.path, run.model)] if run.model else []
+        opened = [stack.enter_context(open_checkpoint(one, root)) for one in sources]
+        shown, notes = _inspected(opened[: 2 if len(opened) == 2 else 1], run, stats=stats)
+        if len(opened) == 2:
             found = _compared(opened, values=values, progress=progress)
-            notes = tuple(dict.fromkeys((*notes, *found.notes, *folder_differences(*given))))
-            shown = replace(shown, difference=found)
-        if models:
-            changes = compare_changes(path, models, root=root, progress=progress)
-            notes, shown = tuple(dict.fromkeys((*notes, *changes.notes))), replace(shown, changes=changes)
-        data = contents_of(replace(shown, report=report))
-        titles = [one.path for one in opened] if run is None else [run.path]
-        titles += list(shown.changes.models) if shown.changes is not None else []
+            shown, more_notes = replace(shown, difference=found), (*found.notes, *folder_differences(*sources))
+        elif len(opened) > 2:
+            changes = compare_changes(opened[0], opened[1:], progress=progress)
+            shown, more_notes = replace(shown, changes=changes), changes.notes
+        else:
+            more_notes = ()
+        if check and sources:
+            shown = replace(shown, report=run_checks(cast("Path", sources[0]), root=root, progress=progress))
+        data = contents_of(shown)
+        title = _title([one.path for one in opened] if run is None else [run.path])
         plays = run is not None and run.clips is not None and run.clips.has_sounds
-        page = Page(page_html(data, _title(titles), plays=plays), len(data["tensors"]["rest"]), target, notes)
+        notes = tuple(dict.fromkeys((*notes, *more_notes)))
+        page = Page(page_html(data, title, plays=plays), len(data["tensors"]["rest"]), target, notes)
         if target is not None:
             from ..storage.write.staging import write_text
 
-            opened += [stack.enter_context(open_checkpoint(one, root)) for one in models]
             inputs = [file for one in opened for file in one.open_files().values()]
             inputs += [stack.enter_context(closing(file)) for file in _files(run)]
             write_text(target, page.html, inputs=inputs, force=force, wait=wait)
     return page
+
+
+def _check_arguments(
+    sources: Sequence[CheckpointLike], more: Sequence[CheckpointLike], *, values: bool, check: bool
+) -> None:
+    if more and len(sources) == 1:
+        raise ConfigError("the second checkpoint is missing.", hint="Name each checkpoint, the base first.")
+    if len(sources) != 2 and not values:
+        raise ConfigError(
+            "--no-values is only for a comparison of two checkpoints.",
+            hint="Leave --no-values out, or name two checkpoints.",
+        )
+    if check and (len(sources) > 1 or not isinstance(sources[0], (str, os.PathLike))):
+        raise ConfigError(
+            "--check is only for one checkpoint in a file or folder.", hint="Leave --check out, or name one checkpoint."
+        )
 
 
 def _check(output: str, *, force: bool) -> None:

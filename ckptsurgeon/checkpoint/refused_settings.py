@@ -26,7 +26,7 @@ def refused_settings(settings: Mapping[str, Any]) -> Iterator[str]:
         f"{name} {escape(repr(value), 40)}"
         for name in (*NUMBERS, *FLAGS)
         for value in values_called(settings, name)
-        if _is_text(value, name)
+        if _is_quoted(value, name)
     ]
     if texts:
         named = listing(texts, SHOWN)
@@ -40,8 +40,9 @@ def refused_settings(settings: Mapping[str, Any]) -> Iterator[str]:
                 yield f"has {old} {settings[old]} and no {name}: transformers ignores {old}, and uses {name} {usual}"
 
 
-def _is_text(value: object, name: str) -> bool:
+def _is_quoted(value: object, name: str) -> bool:
+    """Return whether a value, or one in a list, is a text that should be a number or a truth value, such as "4"."""
     if isinstance(value, list):
-        return any(_is_text(one, name) for one in value)
+        return any(_is_quoted(one, name) for one in value)
     expected = r"\s*-?\d+(\.\d+)?\s*" if name in NUMBERS else r"(?i)\s*(true|false|yes|no|on|off|0|1)\s*"
     return isinstance(value, str) and re.fullmatch(expected, value) is not None

@@ -13,7 +13,7 @@ from ..measuring.figures import Figures
 from ..report import Found, Status
 from ..subject import Subject
 
-__all__ = ["CHECK", "is_of_weight", "is_of_whole", "scales_of"]
+__all__ = ["CHECK", "is_global_or_activation", "is_global_weight_scale", "scales_of"]
 
 _GLOBAL = re.compile(r"global|input|output|act|scale_2|[kv]_scale|smooth|descale", re.IGNORECASE)
 """Parts of the keys of scales of whole tensors and of activations, which may have any size."""
@@ -81,12 +81,12 @@ def _of_exponents(one: Figures) -> Figures:
     )  # fmt: skip
 
 
-def is_of_whole(subject: Subject, key: str) -> bool:
+def is_global_or_activation(subject: Subject, key: str) -> bool:
     """Return whether ``key`` has the scales of a whole tensor or of activations, which may have any size."""
     return _GLOBAL.search(subject.parts.get(key, "")) is not None
 
 
-def is_of_weight(subject: Subject, key: str) -> bool:
+def is_global_weight_scale(subject: Subject, key: str) -> bool:
     """Return whether ``key`` has the scale of a whole weight, which may have any size, but is alike in all layers."""
     return subject.parts.get(key, "").endswith(("weight_global_scale", "weight_scale_2"))
 

@@ -12,7 +12,7 @@ from ..report import Found, Status
 from ..subject import Subject
 from .huge_values import HUGE
 from .scales import HUGE as TOO_LARGE
-from .scales import is_of_weight, is_of_whole, scales_of
+from .scales import is_global_or_activation, is_global_weight_scale, scales_of
 
 __all__ = ["CHECK"]
 
@@ -41,7 +41,10 @@ def _sizes_of_scales(subject: Subject) -> dict[str, float]:
     found = {}
     for key, one in scales_of(subject):
         size = one.total / one.number if one.number and one.low >= 0 else one.rms
-        if size > 0 and (is_of_weight(subject, key) or (one.largest <= TOO_LARGE and not is_of_whole(subject, key))):
+        if size > 0 and (
+            is_global_weight_scale(subject, key)
+            or (one.largest <= TOO_LARGE and not is_global_or_activation(subject, key))
+        ):
             found[key] = size
     return found
 
