@@ -73,7 +73,7 @@ def view(
             found = _compared(opened, values=values, progress=progress)
             shown, more_notes = replace(shown, difference=found), (*found.notes, *folder_differences(*sources))
         elif len(opened) > 2:
-            changes = compare_changes(opened[0], opened[1:], progress=progress)
+            changes = compare_changes(sources[0], sources[1:], root=root, progress=progress)
             shown, more_notes = replace(shown, changes=changes), changes.notes
         else:
             more_notes = ()

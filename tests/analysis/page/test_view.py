@@ -559,6 +559,15 @@ def test_changes_of_several_models_are_those_of_compare_changes(ckpt: Run) -> No
     assert found["total"][0] == [pytest.approx(1 / 27**0.5, rel=1e-5), 0.1]
 
 
+def test_a_page_of_several_folders_has_the_notes_of_diff() -> None:
+    for name, act in (("base", "gelu"), ("one", "gelu"), ("two", "relu")):
+        Path(name).mkdir()
+        save_file({"a": torch.ones(2)}, f"{name}/model.safetensors")
+        Path(name, "config.json").write_text(json.dumps({"model_type": "bert", "hidden_act": act}))
+    notes = cs.view("base", "one", "two").notes
+    assert any("hidden_act is gelu in base, relu in two" in note for note in notes)
+
+
 def test_a_page_of_several_models_is_never_written_over_one() -> None:
     for name in ("base", "one", "two.html"):
         torch.save({"a": torch.ones(2)}, name)
