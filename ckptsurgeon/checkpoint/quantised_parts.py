@@ -44,10 +44,8 @@ def notes_on_parts(
     There are also notes on parts whose names or dtypes differ from those of most other tensors. ``elsewhere`` has the
     keys of the other shards. ``is_whole`` is False if there are other shards that no index lists.
     """
-    lacking = list(_scaleless(path, codes, settings, elsewhere))
-    if not lacking and is_whole:
-        lacking = list(_lacking_in_all(path, codes, tensors, settings, elsewhere))
-    yield from lacking
+    lacking = list(_lacking_in_all(path, codes, tensors, settings, elsewhere)) if is_whole else []
+    yield from lacking or _scaleless(path, codes, settings, elsewhere)
     if is_whole and not elsewhere:
         yield from _codeless(path, codes, tensors)
     yield from _left_scales(path, codes, tensors, settings)

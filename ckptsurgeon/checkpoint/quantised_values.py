@@ -9,8 +9,7 @@ import json
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from math import prod
-from typing import Any, TypeGuard
+from typing import Any
 
 from ..tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
 from ..tensors.encodings._methods import family
@@ -84,19 +83,10 @@ def _of_bitsandbytes(one: QuantisedTensor, tensors: Mapping[str, TensorInfo], re
     kind, stated = end.removeprefix(STATE), state.get("quant_type")
     if not state:
         return
-    shape, packed = state.get("shape"), tensors[one.parts[""]] if "" in one.parts else None
-    if packed is not None and _is_shape(shape) and -(-prod(shape) // 2) != packed.nbytes:
-        yield f"a quant_state whose shape {shape} does not fit the number of its codes"
     if isinstance(stated, str) and stated != kind:
         yield f"a quant_state that says {escape(stated)} under a key that says {escape(kind)}"
     elif ".quant_map" in one.parts and not _is_map(tensors[one.parts[".quant_map"]], VALUES[kind], read):
         yield f"a quant_map with other values than {escape(kind)} has, the quant_type of its quant_state"
-
-
-def _is_shape(value: Any) -> TypeGuard[list[int]]:
-    return (
-        isinstance(value, list) and len(value) < 8 and all(type(size) is int and 0 < size < 1 << 40 for size in value)
-    )
 
 
 def _parsed(data: bytes) -> Mapping[str, Any]:

@@ -267,6 +267,11 @@ def test_plain_tensors_that_every_layer_lacks_are_said_by_every_verb(without: st
         assert [one for one in found.notes if "every GptOss" in one] == ([said] if lacks else [])
 
 
+def test_biases_beside_experts_that_lack_their_scales_are_found() -> None:
+    gpt_oss("net", "layers.0.mlp.experts.down_proj_scales")
+    assert not [one for one in notes("net") if "the weights lack" in one]
+
+
 def test_codes_of_a_whole_model_lack_nothing() -> None:
     in_blocks("net")
     assert not cs.inspect("net").notes

@@ -41,6 +41,8 @@ _SCALE = re.compile(
     r"(?:^|_)(?:w?(?:de)?scales?|scaling_factors?|a(?:bs)?max|zero_points?|qzeros|zeros|codebooks?|scb)(?:_|\d|$)",
     re.IGNORECASE,
 )
+_BIAS = re.compile(r"bias|(?!weight_).*_bias")
+"""Matches names of biases of layers and of fused experts (``down_proj_bias``); VPTQ's ``weight_bias`` decodes codes."""
 _OF_NETWORKS = re.compile(r"(?:.*_)?(?:logits?|layer|norm|embed|residual|attn|attention)_scales?\d*", re.IGNORECASE)
 """Matches names of scales that are parameters of a network, such as CLIP's temperature, and do not decode codes."""
 
@@ -64,7 +66,7 @@ def unknown(
 ) -> Iterator[QuantisedTensor]:
     """Yield the quantised tensors in unknown encodings; ``keys`` are the keys that could be codes.
 
-    If the folder has a ``quantization_config``, all tensors of a module except its bias are one quantised tensor.
+    If the folder has a ``quantization_config``, all tensors of a module except its biases are one quantised tensor.
     Otherwise codes need a scale whose name is derived from theirs. ``by_module`` contains the keys of each module,
     ``known`` the keys that belong to known encodings.
     """
@@ -106,9 +108,9 @@ _Group = tuple[Sequence[str], Sequence[str]]
 
 
 def _whole(codes: Sequence[str], around: Sequence[str]) -> Iterator[_Group]:
-    """Yield one group: the keys of a module's codes, and all other keys of the module except its bias."""
+    """Yield one group: the keys of a module's codes, and all other keys of the module except its biases."""
     own = set(codes)
-    yield codes, [key for key in around if key not in own and key.rpartition(".")[2] != "bias"]
+    yield codes, [key for key in around if key not in own and not _BIAS.fullmatch(key.rpartition(".")[2])]
 
 
 def _by_name(codes: Sequence[str], around: Iterable[str], by_module: Mapping[str, Sequence[str]]) -> Iterator[_Group]:

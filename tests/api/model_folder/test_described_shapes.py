@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.analysis.check.report import Status
 from ckptsurgeon.tensors.encodings.bitsandbytes import VALUES
 
 SOUND: Mapping[str, Any] = {"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [32, 64]}
@@ -72,6 +73,12 @@ def said(tensors: dict[str, torch.Tensor], settings: Mapping[str, Any] | None = 
 )
 def test_a_state_of_another_weight_is_said(changes: dict[str, Any], why: str) -> None:
     assert nf4(**changes) == [f"the quant_state of b.weight {why}"]
+
+
+def test_a_state_of_another_weight_fails_the_check() -> None:
+    nf4(shape=[32, 32])
+    found = [one for one in cs.check("m").row("quantisation").found if "quant_state" in one.what]
+    assert [one.status for one in found] == [Status.FAIL]
 
 
 @pytest.mark.parametrize("changes", [{}, {"shape": [2048]}, {"shape": "x"}, {"blocksize": None}, {"shape": [0]}])
