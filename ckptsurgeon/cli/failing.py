@@ -164,6 +164,7 @@ def is_for_memory(error: BaseException | None) -> bool:
         or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
         or (isinstance(error, RuntimeError) and "can't start new thread" in text)
         or (isinstance(error, ImportError) and any(why in text for why in _NO_MEMORY))
+        or (isinstance(error, SystemError) and "without exception set" in text)  # CPython, when an import lacks memory
         or (isinstance(error, SyntaxError) and str(error.filename).startswith(_PACKAGE))
         or is_for_memory(error.__cause__ or error.__context__)
     )

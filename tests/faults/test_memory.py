@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from ckptsurgeon.cli.failing import is_for_memory
+
 from ..promises.clauses import MEMORY, clause
 from .disks import needs
 from .outputs import CHECKPOINTS, Output, World, each
@@ -77,3 +79,9 @@ def test_a_source_is_larger_than_a_control_group(output: Output, large: World, g
     for turn in ("old", "new"):
         large.hold(output, large.run(output, turn, "sh", "-c", joining, "sh"), [0], [turn])
     assert os.path.getsize("new.pth") > LARGE
+
+
+def test_an_import_that_ends_without_an_exception_is_for_memory() -> None:
+    """CPython 3.11 ended so once, at an import under a limit of 40 MiB; no input of a user makes it happen."""
+    assert is_for_memory(SystemError("error return without exception set"))
+    assert not is_for_memory(SystemError("bad argument to internal function"))
