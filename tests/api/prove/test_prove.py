@@ -524,7 +524,7 @@ def test_the_command_prints_the_verdict_and_json(ckpt: Any) -> None:
 
 @pytest.mark.parametrize("scheme", ["mxfp4", "fp8-block", "nvfp4", "int8"])
 def test_codes_with_scales_of_any_dtype_are_compared(scheme: str) -> None:
-    """Those of mxfp4 are exponents, float8_e8m0fnu, which are no codes."""
+    """Those of mxfp4 are exponents, float8_e8m0fnu, and not codes."""
     llama("a")
     cs.apply(cs.convert("a", quantize=scheme), "b")
     assert cs.prove("a", "b").verdict == "EQUIVALENT"
