@@ -23,7 +23,7 @@ from ..util.text import brief_repr, escape, listing
 from ._document import Document, check_fields, read_document
 from ._espnet_names import layers_of, vocabulary_of
 from ._espnet_tasks import Task, chosen_classes, is_whole, task_of
-from .torch_module.user_code import user_code
+from .torch_module.user_code import PROCESS_STATE, user_code
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -199,7 +199,7 @@ def _parsed(
     parser.set_defaults(**{name: value for name, value in values.items() if name in known and name != _RECIPE})
     said = io.StringIO()
     try:
-        with redirect_stderr(said):
+        with PROCESS_STATE, redirect_stderr(said):
             parsed = vars(parser.parse_args([]))
     except SystemExit:
         why = escape(said.getvalue().strip().rpartition("error: ")[2])

@@ -14,6 +14,7 @@ from typing import Any
 from ...errors import ConfigError
 from ...tensors.info import TensorInfo
 from ..torch_module.module import module_target
+from ..torch_module.user_code import PROCESS_STATE
 from .config import ModelDescription
 from .growing_axes import GrowingAxes, grown_axes
 from .names import KeyConversions
@@ -72,13 +73,13 @@ def offline() -> Iterator[None]:
     """
     from huggingface_hub import constants
 
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = True
-    try:
-        with redirect_stdout(sys.stderr), _errors_only():
+    with PROCESS_STATE, redirect_stdout(sys.stderr), _errors_only():
+        before = constants.HF_HUB_OFFLINE
+        constants.HF_HUB_OFFLINE = True
+        try:
             yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
+        finally:
+            constants.HF_HUB_OFFLINE = before
 
 
 @contextmanager

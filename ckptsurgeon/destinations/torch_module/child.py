@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import safetensors
 import torch
 
-from .opened import CONSTRUCTING, writes
+from .opened import writes
+from .user_code import PROCESS_STATE
 
 __all__ = ["in_child"]
 
@@ -38,7 +39,7 @@ def in_child(run: Callable[[], Result]) -> Result | None:
     """
     if not hasattr(os, "fork"):
         return None
-    with CONSTRUCTING:  # so that no other thread holds the lock at the fork: the child could never take it
+    with PROCESS_STATE:  # so that no other thread holds the lock at the fork: the child could never take it
         here, there = os.pipe()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # about threads: only this one runs in the child

@@ -21,11 +21,11 @@ from weakref import WeakSet
 import safetensors
 import torch
 
-__all__ = ["CONSTRUCTING", "Opened", "OwnThreads", "exchanged", "stand_in", "watched", "writes"]
+from .user_code import PROCESS_STATE
+
+__all__ = ["Opened", "OwnThreads", "exchanged", "stand_in", "watched", "writes"]
 
 READERS: tuple[tuple[Any, str], ...] = ((safetensors, "safe_open"), (torch.jit, "load"))
-CONSTRUCTING = threading.RLock()
-"""Held while a constructor is watched: functions of other modules are replaced for the whole process."""
 
 
 class OwnThreads:
@@ -124,7 +124,7 @@ def watched() -> Iterator[Opened]:
     """
     global _now
     _listen()
-    with CONSTRUCTING, ExitStack() as stack:
+    with PROCESS_STATE, ExitStack() as stack:
         seen = Opened()
         before, _now = _now, seen
         stack.callback(_again, before)

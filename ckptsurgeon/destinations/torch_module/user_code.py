@@ -7,6 +7,7 @@ import importlib.util
 import os
 import pkgutil
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from types import ModuleType
@@ -17,10 +18,13 @@ from ...util.did_you_mean import close_names
 from ...util.text import brief_repr, escape
 from .._document import Document
 
-__all__ = ["imported", "near_attributes", "near_modules", "own_file", "user_code"]
+__all__ = ["PROCESS_STATE", "imported", "near_attributes", "near_modules", "own_file", "user_code"]
 
 MISTYPED = 0.8
 """The least similarity (difflib's ratio) of two names if one may be a typing error of the other."""
+
+PROCESS_STATE = threading.RLock()
+"""Held while sys.path, sys.stdout, or functions and settings of other modules are changed for the whole process."""
 
 # Running code to which a configuration refers: its import path, its limits, its file.
 
@@ -30,8 +34,14 @@ def user_code(document: Document) -> Iterator[None]:
     """Make modules of the working directory and the configuration's folder importable during the block.
 
     The code prints to stderr, because stdout is for the command's results. The code can neither end the program nor
-    change the working directory.
+    change the working directory. Other threads that run a user's code wait meanwhile.
     """
+    with PROCESS_STATE, _importable(document):
+        yield
+
+
+@contextmanager
+def _importable(document: Document) -> Iterator[None]:
     before, here = list(sys.path), os.getcwd()
     folder = os.path.abspath(document.folder)
     sys.path[:0] = list(dict.fromkeys([here, folder]))

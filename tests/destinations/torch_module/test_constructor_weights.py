@@ -19,7 +19,9 @@ import safetensors.torch
 import torch
 
 import ckptsurgeon as cs
+from ckptsurgeon.destinations._document import Document
 from ckptsurgeon.destinations.torch_module.opened import watched
+from ckptsurgeon.destinations.torch_module.user_code import user_code
 
 BODY = {"0.weight": torch.arange(16.0).reshape(4, 4), "0.bias": torch.zeros(4), "1.weight": torch.full((4,), 2.0)}
 LOADS = {
@@ -361,6 +363,30 @@ def test_two_threads_build_one_after_the_other(monkeypatch: pytest.MonkeyPatch) 
     after = safetensors.safe_open, socket.getaddrinfo, torch.jit.load, torch.nn.Module.load_state_dict
     assert after == before
     sys.modules.pop("slow", None)
+
+
+def test_threads_that_import_leave_the_import_path_and_stdout_as_they_were() -> None:
+    """sys.path and sys.stdout belong to all threads: who ends first may not take the other's folder away."""
+    path, stdout = list(sys.path), sys.stdout
+    begun, ended = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with user_code(Document("a/net.yaml", "", None, {})):
+            begun.set()
+            ended.wait(0.2)  # as long as it takes another thread to begin, where it does not wait
+        ended.set()
+
+    def second() -> bool:
+        begun.wait(9)
+        with user_code(Document("b/net.yaml", "", None, {})):
+            ended.wait(9)
+            return str(Path("b").resolve()) in sys.path
+
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.submit(first), pool.submit(second)
+        one.result()
+        assert other.result()
+    assert (sys.path, sys.stdout) == (path, stdout)
 
 
 def test_blocks_in_blocks_hear_each_of_their_own() -> None:
