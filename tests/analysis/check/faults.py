@@ -219,8 +219,8 @@ def quantised(edit: Callable[[Any], Any], dtype: type = np.float32) -> Callable[
     return plant
 
 
-def float_codes(**fields: Any) -> Callable[[Path], None]:
-    """Make all up projections floats of 8 bits with scales, and change config.json by ``fields``."""
+def float_codes(edit: Callable[[Any], Any] = lambda one: one, /, **fields: Any) -> Callable[[Path], None]:
+    """Make all up projections floats of 8 bits with changed scales, and change config.json by ``fields``."""
 
     def plant(folder: Path) -> None:
         from safetensors.torch import load_file, save_file
@@ -230,7 +230,7 @@ def float_codes(**fields: Any) -> Callable[[Path], None]:
             key = f"model.layers.{layer}.mlp.up_proj.weight"
             state = load_file(folder / places[key])
             scales = state[key].float().abs().amax(1, keepdim=True) / 448
-            state |= {key: (state[key].float() / scales).to(torch.float8_e4m3fn), f"{key}_scale": scales}
+            state |= {key: (state[key].float() / scales).to(torch.float8_e4m3fn), f"{key}_scale": edit(scales)}
             save_file(state, folder / places[key])
             places[f"{key}_scale"] = places[key]
         write(folder / INDEX, {"weight_map": places})
@@ -271,6 +271,7 @@ INT8 = {
     "quant_method": "compressed-tensors", "format": "int-quantized", "ignore": ["lm_head", r"re:.*self_attn.*", r"re:.*(gate|down)_proj"],
     "config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}}},
 }  # fmt: skip
+FP8 = json.loads(json.dumps(INT8).replace("int-quantized", "float-quantized").replace('"int"', '"float"'))
 
 
 def _faults() -> Iterator[Fault]:
@@ -315,6 +316,8 @@ def _faults() -> Iterator[Fault]:
     yield Fault(quantised(put(-0.01)), "scales", warn, "negative")
     yield Fault(quantised(put(np.nan)), "scales", fail, "scales with NaN")
     yield Fault(quantised(put(1e12)), "scales", fail, "scales above")
+    inverse = float_codes(lambda one: 1 / one, quantization_config=FP8)  # of all layers, so that none stands out
+    yield Fault(inverse, "scales", warn, "6 tensors of scales that make weights above 10,000")
     yield Fault(quantised(lambda one: one * np.float32(100)), "value-family", warn, f"{UP}_scale has")
     yield Fault(quantised(lambda one: one / np.float32(100)), "value-family", warn, "the mean scale of 1 tensor")
     yield Fault(zero_codes, "all-zeros", warn, f"1 tensor of codes that are all zero: {UP}")

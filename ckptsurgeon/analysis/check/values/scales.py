@@ -19,6 +19,10 @@ _GLOBAL = re.compile(r"global|input|output|act|scale_2|[kv]_scale|smooth|descale
 """Parts of the keys of scales of whole tensors and of activations, which may have any size."""
 HUGE = 1e6
 """The largest plausible scale: larger ones cannot give usable weights."""
+LARGE = 1e4
+"""No layer has larger weights: scales that give them are perhaps inverse scales, or those of another layer."""
+WITH_RANGE = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "int8")
+"""Dtypes of codes that a weight is the product of with its scale; those of other encodings are at most about 1 or 8."""
 NAN_E8M0, ONE_E8M0 = 255, 127
 """The bytes of exponents (E8M0) that mean NaN, and a scale of 1."""
 EXPONENTS = re.compile(r"mxfp|mxint|ue8m0", re.IGNORECASE)
@@ -32,12 +36,19 @@ def _run(subject: Subject) -> Iterator[Found]:
     broken = [key for key, one in found.items() if one.nan or one.inf]
     zero = [key for key, one in found.items() if one.number and one.low == one.high == 0 and _has_codes(subject, key)]
     huge = [key for key, one in found.items() if one.largest > HUGE and not _GLOBAL.search(key)]
+    large = [key for key, one in found.items() if key not in huge and _makes_large_weights(subject, key, one)]
     some = [key for key, one in found.items() if one.zeros and key not in zero and not one.nan]
     below = [key for key, one in found.items() if one.low < 0 and not _is_signed(subject, key)]
     for keys, status, what, todo in (
         (broken, Status.FAIL, "of scales with NaN or infinities", DECODE),
         (zero, Status.FAIL, "of scales that are all zero", DECODE),
         (huge, Status.FAIL, f"of scales above {HUGE:g}", DECODE),
+        (
+            large,
+            Status.WARN,
+            f"of scales that make weights above {LARGE:,.0f}: perhaps they are inverse scales",
+            DECODE,
+        ),
         (below, Status.WARN, "of scales with negative values", "Look at how these scales were computed."),
         (some, Status.WARN, "of scales with zeros", "All codes of such a group decode to zero: look at the weights."),
     ):
@@ -47,9 +58,27 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 def _has_codes(subject: Subject, key: str) -> bool:
     """Return whether the codes of some scales are not all zero, too, as they are in weights of zeros."""
-    name = key.removesuffix(subject.parts.get(key, ""))
-    codes = [subject.measured[one].figures for one in subject.codes if one.startswith(name) and one in subject.measured]
+    codes = [subject.measured[one].figures for one in _codes_of(subject, key)]
     return not codes or any(one is None or one.zeros < one.number for one in codes)
+
+
+def _codes_of(subject: Subject, key: str) -> list[str]:
+    """Return the keys of the codes to which the scales ``key`` belong."""
+    name = key.removesuffix(subject.parts.get(key, ""))
+    return [one for one in subject.codes if one.startswith(name) and one in subject.measured]
+
+
+def _makes_large_weights(subject: Subject, key: str, scales: Figures) -> bool:
+    """Return whether the largest scale makes weights above ``LARGE`` of the largest code."""
+    if _GLOBAL.search(key) or subject.measured[key].is_of_scales:
+        return False
+    largest = 1.0
+    if not subject.parts.get(key, "").endswith("SCB"):  # bitsandbytes: the largest weight of a row itself
+        for one in _codes_of(subject, key):
+            figures = subject.measured[one].figures
+            if figures is not None and subject.tensors[one].dtype in WITH_RANGE:
+                largest = max(largest, figures.largest)
+    return scales.largest * largest > LARGE
 
 
 def _number(keys: list[str], found: dict[str, Figures]) -> int:
