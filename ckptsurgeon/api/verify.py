@@ -82,11 +82,12 @@ def verify(
 
 def _of_decoded(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterator[Note]:
     """Yield the notes on quantised sources if the output is not quantised: they may have been decoded wrongly."""
+    from .model_folder.folder import model_folder
     from .model_folder.quantised import described_shape_notes
 
     for source in sources if not checkpoint.codes else ():
         one = source.stored or source
-        notes = (*one.quantisation_notes, *described_shape_notes(one)) if one.codes else ()
+        notes = (*one.quantisation_notes, *described_shape_notes(one, model_folder(one).config)) if one.codes else ()
         yield from (Note(one.path, said.removeprefix(f"{escape(one.path)}: ")) for said in notes)
 
 

@@ -57,7 +57,7 @@ KINDS = (
           "Take the missing layers from the source, or number the others anew."),
     _kind("quantisation", r"which .{1,80} needs: |no scales, and|ha(s|ve) numbers in place of codes"
           r"|\blacks? (?!\S*(?:input|output|act|[kv])_scale).{1,80}, which [\d,]+ similar"
-          r"|does not fit the codes|values, but there are [\d,]+ codes|too few or too many values"
+          r"|does not fit the codes|quant_state of .* gives the shape|too few or too many values"
           r"|from which no weights can be decoded", FAIL, CODES),
     _kind("quantisation", r"quantis|quantiz|codes|quant_method|quant_algo|bitmask|plain weight|weights? (is|are) plain",
           WARN, "Correct the settings of quantisation in config.json, or the tensors."),

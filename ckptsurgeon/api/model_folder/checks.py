@@ -72,7 +72,7 @@ def source_layer_notes(checkpoint: Checkpoint, folder: ModelFolder) -> list[str]
     """
     if checkpoint.elsewhere:
         return []
-    shapes = described_shape_notes(checkpoint)
+    shapes = described_shape_notes(checkpoint, folder.config)
     if not _is_configured(folder):
         return [*gap_notes(list(checkpoint)), *shapes]
     tensors = [DescribedTensor(key, info.dtype, info.shape) for key, info in checkpoint.items()]
@@ -213,7 +213,7 @@ def notes_beside(checkpoint: Checkpoint, folder: ModelFolder | None = None) -> l
     folder = folder or model_folder(checkpoint)
     if checkpoint.elsewhere:
         return []
-    shapes = described_shape_notes(checkpoint)
+    shapes = described_shape_notes(checkpoint, folder.config)
     gaps = shapes if _is_configured(folder) else [*gap_notes(list(checkpoint)), *shapes]
     if not folder.files:
         return gaps if checkpoint.folder is not None and folder.path == checkpoint.folder.uri else shapes

@@ -14,7 +14,7 @@ from ...tensors.info import TensorInfo
 from .family_checks import LLAMA
 from .shape_checks import DescribedTensor, is_number
 
-__all__ = ["codes_of", "logical_tensors", "plain_tensors", "shapes_of_codes"]
+__all__ = ["codes_of", "logical_tensors", "plain_tensors", "shapes_of_codes", "whole_shape"]
 
 _DTYPE = "float16"
 _ROWS = re.compile(r"\d\.(?:self_attn\.[qkv]_proj|mlp\.(?:gate|up)_proj)\.weight$")
@@ -63,7 +63,7 @@ def logical_tensors(
         return tensors
     plain = {one.key for one in tensors if is_number(one) and len(one.shape) > 1}
     found = [
-        DescribedTensor(key, _DTYPE, _whole(key, shape, config), is_quantised=True)
+        DescribedTensor(key, _DTYPE, whole_shape(key, shape, config), is_quantised=True)
         for key, shape in shapes.items()
         if key not in plain
     ]
@@ -73,7 +73,7 @@ def logical_tensors(
     return [*(one for one in tensors if one.key not in replaced), *found]
 
 
-def _whole(key: str, shape: tuple[int, ...], config: Mapping[str, Any]) -> tuple[int, ...]:
+def whole_shape(key: str, shape: tuple[int, ...], config: Mapping[str, Any]) -> tuple[int, ...]:
     """Return the shape of a tensor; if only its number of parameters is known, compute it from the model's width.
 
     For 4-bit weights of bitsandbytes, which are stored flat, headers contain only the number of parameters.

@@ -26,6 +26,7 @@ from ...util.text import count, escape, listing
 from .config_fields import renamed_settings
 from .documents import json_text
 from .folder import ModelFolder, model_folder
+from .logical_tensors import whole_shape
 
 __all__ = [
     "SettingsError",
@@ -107,8 +108,10 @@ def parts_elsewhere(checkpoint: Checkpoint) -> list[str]:
     return [f"codes or scales of {count(len(split), 'quantised tensor')} are in other shards: {listing(split, 3)}"]
 
 
-def described_shape_notes(checkpoint: Checkpoint) -> list[str]:
-    """Return notes on stored shapes and zero points of quantised weights that contradict the codes or the settings.
+def described_shape_notes(checkpoint: Checkpoint, config: Mapping[str, Any] | None = None) -> list[str]:
+    """Return notes on stored shapes and zero points of quantised weights that contradict codes, settings or ``config``.
+
+    ``config`` is the model's configuration, if there is one; it has the width of the model.
 
     bitsandbytes stores a ``quant_state`` (JSON in a tensor) with the shape of a weight and its block size, which is the
     number of values that share a scale. compressed-tensors stores a ``weight_shape``. In GPTQ, the zero points of
@@ -123,7 +126,11 @@ def described_shape_notes(checkpoint: Checkpoint) -> list[str]:
     forms = {form for form, one in codes.by_form().items() if one.codes and any(map(_describes, one.parts))}
     described = (one for one in codes.tensors if one.form in forms) if forms else ()
     for one in islice(described, MOST):
-        for why in (*_of_state(checkpoint, one), *_of_shape(checkpoint, one), *_of_zeros(checkpoint, one)):
+        for why in (
+            *_of_state(checkpoint, one, config or {}),
+            *_of_shape(checkpoint, one),
+            *_of_zeros(checkpoint, one),
+        ):
             found.setdefault(why, []).append(one.codes)
     return [f"the {field} of {listing(keys, 3)} {why}" for (field, why), keys in found.items()]
 
@@ -132,7 +139,7 @@ def _describes(ending: str) -> bool:
     return ending in (SHAPE, ZEROS) or ending.startswith(STATE)
 
 
-def _of_state(checkpoint: Checkpoint, one: QuantisedTensor) -> Iterator[tuple[str, str]]:
+def _of_state(checkpoint: Checkpoint, one: QuantisedTensor, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     key = next((key for ending, key in one.parts.items() if ending.startswith(STATE)), "")
     try:
         state: Any = json.loads(_small_value(checkpoint, key, "uint8"))
@@ -146,6 +153,9 @@ def _of_state(checkpoint: Checkpoint, one: QuantisedTensor) -> Iterator[tuple[st
         number = math.prod(shape)
         if number + number % 2 != codes:
             yield "quant_state", f"gives the shape {shape}, which is {number:,} values, but there are {codes:,} codes"
+        elif len(expected := whole_shape(one.name, (number,), config)) > 1 and shape != [*expected]:
+            width = f"hidden_size is {config['hidden_size']}"
+            yield "quant_state", f"gives the shape {shape}, but it must be {[*expected]}: {width} in config.json"
     if type(block) is int and block > 0 and scales is not None:
         have = math.prod(checkpoint[scales].shape)
         if have not in (-(-codes // block), -(-(codes - 1) // block)):

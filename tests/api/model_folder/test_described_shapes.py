@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.analysis.check.report import Status
 from ckptsurgeon.tensors.encodings.bitsandbytes import VALUES
 
+FILE = "m/model.safetensors"
 SOUND: Mapping[str, Any] = {"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [32, 64]}
 
 
@@ -79,6 +80,21 @@ def test_a_state_of_another_weight_fails_the_check() -> None:
     nf4(shape=[32, 32])
     found = [one for one in cs.check("m").row("quantisation").found if "quant_state" in one.what]
     assert [one.status for one in found] == [Status.FAIL]
+
+
+@pytest.mark.parametrize(("shape", "status"), [([32, 64], "PASS"), ([64, 32], "FAIL")])
+def test_a_transposed_state_does_not_fit_the_width_of_the_model(shape: list[int], status: str) -> None:
+    nf4(shape=shape)
+    tensors = {key.replace("b.", "model.layers.0.mlp.up_proj."): one for key, one in load_file(FILE).items()}
+    save_file({key: one for key, one in tensors.items() if not key.startswith("a.")}, FILE)
+    settings = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    config = {"model_type": "llama", "hidden_size": 64, "quantization_config": settings}
+    Path("m/config.json").write_text(json.dumps(config))
+    why = "gives the shape [64, 32], but it must be [32, 64]: hidden_size is 64 in config.json"
+    wanted = [] if status == "PASS" else [f"the quant_state of model.layers.0.mlp.up_proj.weight {why}"]
+    notes = [cs.inspect("m").notes, [note.removeprefix("m: ") for note in cs.convert("m", dequantize=True).notes]]
+    assert [[note for note in some if "quant_state" in note] for some in notes] == [wanted, wanted]
+    assert cs.check("m").row("quantisation").status.value == status
 
 
 @pytest.mark.parametrize("changes", [{}, {"shape": [2048]}, {"shape": "x"}, {"blocksize": None}, {"shape": [0]}])
