@@ -78,6 +78,7 @@ def test_a_busy_store_is_asked_again(place: S3Place, old: dict[str, bytes]) -> N
     check_new(place)
 
 
+@pytest.mark.long
 def test_a_store_that_stays_busy_keeps_the_old_model(place: S3Place, old: dict[str, bytes]) -> None:
     place.server.refuse("PUT", "model-00002-of-00005", SLOW_DOWN, times=TRIES)
     with pytest.raises(cs.OutputError, match=r"cannot write s3://bucket/model: .*reduce your request rate"):
@@ -88,6 +89,7 @@ def test_a_store_that_stays_busy_keeps_the_old_model(place: S3Place, old: dict[s
     check_new(place)
 
 
+@pytest.mark.long
 def test_credentials_that_end_midway_keep_the_old_model(
     place: S3Place, old: dict[str, bytes], ckpt: Callable[..., Result]
 ) -> None:
@@ -168,7 +170,11 @@ def test_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "where", ["model-00003-of-00005.safetensors?partNumber", "model-00003-of-00005.safetensors?uploadId"]
+    "where",
+    [
+        pytest.param("model-00003-of-00005.safetensors?partNumber", marks=pytest.mark.long),
+        "model-00003-of-00005.safetensors?uploadId",
+    ],
 )
 def test_a_killed_run_leaves_no_mixture_and_the_next_run_cleans_up(
     place: S3Place, old: dict[str, bytes], where: str

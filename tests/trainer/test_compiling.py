@@ -263,8 +263,15 @@ loop.TrainingLoop.run = run
 
 @pytest.mark.parametrize(
     ("how", "section"),
-    [((), {}), (("--strategy", "fsdp"), {"gradient_checkpointing": True, "accumulate": 2})],
-    ids=["ddp", "fsdp, checkpointed"],
+    [
+        pytest.param((), {}, id="ddp"),
+        pytest.param(
+            ("--strategy", "fsdp"),
+            {"gradient_checkpointing": True, "accumulate": 2},
+            id="fsdp, checkpointed",
+            marks=pytest.mark.long,
+        ),
+    ],
 )
 def test_several_processes_compile_block_by_block(how: tuple[str, ...], section: dict[str, Any]) -> None:
     """The losses are those of a run that is not compiled, and what is saved has the names of the model."""

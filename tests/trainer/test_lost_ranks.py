@@ -67,15 +67,20 @@ def message(ended: Any) -> str:
 @pytest.mark.parametrize(
     ("kill", "saved"),
     [
-        ("1 4 before the forward pass", 3),
-        ("1 4 in the forward pass", 3),
-        ("1 4 before the backward pass", 3),
+        *(
+            pytest.param(f"1 {kill}", saved, marks=pytest.mark.long)
+            for kill, saved in (
+                ("4 before the forward pass", 3),
+                ("4 in the forward pass", 3),
+                ("4 before the backward pass", 3),
+                ("4 in the sums", 3),
+                ("4 in the optimizer", 4),
+                ("2 in a save", 4),
+                ("1 in an evaluation", 3),
+            )
+        ),
         ("1 4 in the backward pass", 3),
-        ("1 4 in the sums", 3),
-        ("1 4 in the optimizer", 4),
-        ("1 2 in a save", 4),
         ("0 2 while it writes", 2),
-        ("1 1 in an evaluation", 3),
     ],
 )
 def test_the_others_end_with_one_message_and_the_run_goes_on(kill: str, saved: int) -> None:

@@ -151,6 +151,7 @@ def test_every_parameter_that_is_summed_is_used_in_a_step() -> None:
         assert set(re.findall("of .* not used", one.out)) == {"of 6 parameters 0 not used"}, one
 
 
+@pytest.mark.long
 def test_what_each_draws_is_gone_on_with_bit_for_bit() -> None:
     """Dropout and a norm: each process has generators of its own."""
     write(model={"norm": True, "dropout": 0.3}, accumulate=2, ema=0.9)
@@ -167,9 +168,13 @@ def test_what_each_draws_is_gone_on_with_bit_for_bit() -> None:
 @pytest.mark.parametrize(
     ("fault", "word", "survivor"),
     [
-        ("1 5 SIGKILL", "rank 1 ended, without giving a reason; step 5 is saved", 0),
+        pytest.param(
+            "1 5 SIGKILL", "rank 1 ended, without giving a reason; step 5 is saved", 0, marks=pytest.mark.long
+        ),
         ("1 5 raise", "rank 1 ended with ConfigError: the task faulty.py:Faulty fails in line", 0),
-        ("0 5 SIGKILL", "rank 0 ended, without giving a reason; step ", 1),  # 2, or 4 if the thread had the time
+        pytest.param(  # step 2, or 4 if the thread had the time
+            "0 5 SIGKILL", "rank 0 ended, without giving a reason; step ", 1, marks=pytest.mark.long
+        ),
     ],
 )
 def test_one_that_ends_is_named_and_the_run_goes_on_from_what_is_saved(fault: str, word: str, survivor: int) -> None:
@@ -270,6 +275,7 @@ SPEECH: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 def test_clips_of_manifests_are_shared_out_and_one_that_has_none_stands_idle() -> None:
     """Five clips in batches of four: the second one is a single clip, of which the other process has no part."""
     corpus("train.csv", ["a", "b", "ab", "c", "ca"])
@@ -284,6 +290,7 @@ def test_clips_of_manifests_are_shared_out_and_one_that_has_none_stands_idle() -
     assert sorted(clips for clips, _, _ in rows) == [1, 1, 4, 4]
 
 
+@pytest.mark.long
 def test_batches_by_seconds_are_the_same_in_two_processes_as_in_one() -> None:
     """Clips of 0.2 to 0.24 s in batches of half a second: two each, but for a lone one, of which one process has none."""
     corpus("train.csv", ["a", "b", "ab", "c", "ca"])
@@ -340,6 +347,7 @@ torch.nn.functional.gumbel_softmax = lambda logits, tau=1, hard=False: torch.sof
 """Codes are chosen by chance, and each process has its own."""
 
 
+@pytest.mark.long
 def test_pre_training_normalises_over_all_of_them() -> None:
     pytest.importorskip("transformers")
     from . import waves

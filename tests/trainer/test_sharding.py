@@ -67,6 +67,7 @@ def test_a_torch_that_cannot_shard_on_cpus_is_named(monkeypatch: pytest.MonkeyPa
         ShardedModel(torch.nn.Linear(8, 8), Ranks(0, 2), torch.device("cpu"))
 
 
+@pytest.mark.long
 def test_what_each_draws_is_gone_on_with_bit_for_bit() -> None:
     write(model={"norm": True, "dropout": 0.3}, ema=0.9)
     assert [one.code for one in train("toy.yaml", "--run", "whole", *FSDP)] == [0, 0]
@@ -149,6 +150,7 @@ def test_no_process_ever_holds_all_of_an_init() -> None:
                 assert took > 0.9 * whole  # the measure sees what it is to see
 
 
+@pytest.mark.long
 def test_the_run_ends_where_one_is_lost_and_goes_on_from_its_last_checkpoint() -> None:
     write(save_every=3)
     ended = train("toy.yaml", "--run", "run", *FSDP, FAULT="1 5 SIGKILL")
@@ -231,6 +233,7 @@ def layered(**model: object) -> None:
     Path("toy.yaml").write_text(yaml.safe_dump({**document, "model": {"_target_": "layered_net.Net", **model}}))
 
 
+@pytest.mark.long
 def test_layers_of_a_list_are_put_together_one_by_one() -> None:
     layered()
     assert train("toy.yaml", "--run", "one", size=1)[0].code == 0
@@ -340,6 +343,7 @@ def test_processes_that_use_other_layers_are_an_error(seed: str) -> None:
     assert not Path("run/last").exists()
 
 
+@pytest.mark.long
 def test_the_test_split_is_evaluated_with_the_best_weights() -> None:
     write(task="FaultyTest", evaluate_every=2)
     assert train("toy.yaml", "--run", "one", size=1)[0].code == 0
@@ -359,6 +363,7 @@ def test_a_signal_behind_the_last_step_is_heard_by_all() -> None:
     assert RunFolder("run").last_step() == 8
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", [(), FSDP])
 def test_a_process_that_ends_while_others_evaluate_is_named_and_the_evaluation_is_made_up_for(
     how: tuple[str, ...],
@@ -394,6 +399,7 @@ if os.environ["RANK"] == "1":
 """
 
 
+@pytest.mark.long
 def test_a_whole_checkpoint_in_the_place_of_one_in_parts_has_no_moments_of_that() -> None:
     write(save_every=4)
     assert [one.code for one in train("toy.yaml", "--run", "run", *FSDP)] == [0, 0]

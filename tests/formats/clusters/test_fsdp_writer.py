@@ -33,7 +33,7 @@ def source() -> dict[str, torch.Tensor]:
     return state
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.long)])
 def test_real_ranks_load_the_files(ranks: int, source: dict[str, torch.Tensor], tmp_path: Path) -> None:
     cs.apply(cs.convert("w.safetensors"), "d", to="fsdp", ranks=ranks, mesh="cpu:fsdp")
     os.rename("w.safetensors", "d.whole")
