@@ -80,7 +80,7 @@ def _of_many(mine: Tensor, theirs: Tensor) -> float:
     spread_z = (mine.var() - spread**2).abs() / error
     width = theirs.max() - theirs.min()
     beyond = torch.maximum(mine.max() - theirs.max(), theirs.min() - mine.min()) / width.clamp(min=1e-300)
-    # Values may lie outside the range of all draws by half of its width.
+    # Values may lie outside the range of all draws, by up to half of the range's width.
     bounds_z = MAX_Z * 2 * float(beyond) if float(beyond) > 0.5 else 0.0
     return max(float(mean_z), float(spread_z), bounds_z)
 
