@@ -157,9 +157,10 @@ LOADED = "loaded tensors equal their source"
 
 
 def loaded_tensors(model: nn.Module, init: InitCheckpoint | None, plan: Plan | None) -> Check:
-    """Check bit for bit that the model equals the checkpoint ``init``, and ``init`` the sources in its recipe.
+    """Check bit for bit that the model equals the checkpoint ``init``, and that ``init`` equals its sources.
 
-    ``plan`` says which tensor of ``init`` each tensor of the model was loaded from.
+    The recipe in ``init`` lists the sources. ``plan`` says which tensor of ``init`` each tensor of the model was loaded
+    from.
     """
     if init is None or plan is None:
         return Check(LOADED, NOT_RUN, "no init: every tensor is drawn")

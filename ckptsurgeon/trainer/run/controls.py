@@ -39,8 +39,8 @@ __all__ = [
 KNOWLEDGE_MOVED = "knowledge moved"
 KNOWLEDGE, SCALE_ONLY, NONE = "KNOWLEDGE", "SCALE ONLY", "NONE"
 MARGIN = 0.05
-"""A start beats another if it is better with every seed, and on average by this share of the other's metric. A start is
-one kind of initial weights."""
+"""One kind of initial weights beats another if its runs are better with every seed, and on average by this share of the
+other's metric."""
 MIN_SEEDS = 3
 
 
