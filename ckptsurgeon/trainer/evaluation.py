@@ -29,8 +29,8 @@ _LIKE = 'Return a dict of numbers, such as {"loss": 1.5, "cer": 0.25}.'
 def evaluation_mode(model: nn.Module, average: EMA | None = None) -> Iterator[None]:
     """Put a model in evaluation mode inside the block, without gradients; ``average``, if given, replaces its weights.
 
-    The random states are restored afterwards, so that the number of evaluations does not change the training. The
-    clips of an evaluation have many lengths, whatever those of the training.
+    The random states are restored afterwards, so that the number of evaluations does not change the training. cuDNN's
+    attention, which is slow at each new length, is not used, because the clips of an evaluation have many lengths.
     """
     modes = {module: module.training for module in model.modules()}
     try:

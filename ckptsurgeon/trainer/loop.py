@@ -48,7 +48,7 @@ ROWS_ON_GPU = 10
 
 
 class TrainingLoop:
-    """Trains a job; ``observer`` gets each row of the log. ``stopped`` is the signal that ended it, or ''."""
+    """Trains a job; ``observer`` gets each row of the log. ``stopped`` is the signal that ended the training, or ''."""
 
     def __init__(
         self, job: Job, model: nn.Module | ParallelModel, *, frozen: Collection[str] = (),
@@ -181,9 +181,10 @@ class TrainingLoop:
         return state.progress.step, rates, result
 
     def _signal(self, stop: StopSignal) -> str:
-        """Return the name of the signal that ends the run, or ''; several ranks use the signal shared in the last step.
+        """Return the name of the signal that ends the run, or ''.
 
-        Ranks receive signals at different times. If each rank stopped on its own, another would wait for it for ever.
+        With several ranks, it is the signal that they exchanged in the last step. Ranks receive signals at different
+        times: if a rank stopped at its own signal, the others would wait for this rank for ever.
         """
         if self.job.ranks.size > 1:
             stop.name = self._signal_of_step or stop.name
@@ -215,7 +216,7 @@ class TrainingLoop:
         return ""
 
     def _evaluate(self) -> str:
-        """Evaluate on ``dev``, and save the best model; return PATIENCE if none was better for too long, else ''."""
+        """Evaluate on ``dev``, and save the best model; return PATIENCE if ``train.patience`` ends the run, else ''."""
         job, state, progress = self.job, self.state, self.state.progress
         if job.dev is None:
             return ""
@@ -294,6 +295,6 @@ def gradient_step(
 
 
 def _forward(loss_function: LossFunction, batch: Batch, model: nn.Module) -> tuple[Tensor, Loss]:
-    """Return the total loss for the backward pass, and the loss without its graph; DDP needs the total first."""
+    """Return the total loss for the backward pass, which DDP needs first, and the loss without its autograd graph."""
     loss = loss_function(model, batch)
     return without_effect(loss) if batch.idle else (loss.total, detached(loss))

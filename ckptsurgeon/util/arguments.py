@@ -28,7 +28,7 @@ OTHERS = {
     "source": "sources",
     "timeout": "CKPTSURGEON_TIMEOUT",
 }
-"""Options whose Python argument has another name; in Python, ``--timeout`` is an environment variable."""
+"""Options whose Python argument has another name; for ``--timeout``, Python has an environment variable."""
 SWITCHES = frozenset((
     "check_only", "controls", "fan_in_fan_out", "force", "keep_extras", "keep_going", "overfit_one_batch",
     "preprocess_only", "resume", "strict", "values",

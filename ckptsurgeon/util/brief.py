@@ -29,7 +29,10 @@ class Brief:
 
 
 def brief_fields(value: Any) -> str:
-    """Return a short ``repr`` of a dataclass: without fields that have their default, and only counts of long lists."""
+    """Return a short ``repr`` of a dataclass.
+
+    Fields with their default value are left out; of a long list, only the number of entries is shown.
+    """
     from dataclasses import fields
 
     shown = [

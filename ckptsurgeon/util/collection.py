@@ -1,4 +1,4 @@
-"""Pauses the cyclic garbage collector while a header is read: that makes up to a million objects, and no garbage."""
+"""Pauses the cyclic garbage collector while a header is read, which makes many objects, but no garbage."""
 
 from __future__ import annotations
 

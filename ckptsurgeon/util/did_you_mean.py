@@ -53,7 +53,7 @@ def did_you_mean(path: str, otherwise: str = "") -> str:
 
 
 def _near(path: str) -> list[str]:
-    """Return up to three existing paths that differ from ``path`` only in its first part that does not exist."""
+    """Return up to three existing paths that differ from ``path`` only in its first component that does not exist."""
     folder, name = os.path.split(path.rstrip("/"))
     below: tuple[str, ...] = ()
     while folder.strip("/") and not os.path.lexists(folder):

@@ -40,7 +40,7 @@ class InNotebooks(Brief):
 
 
 def shown_by(find: Callable[[], Views]) -> None:
-    """Set the function that returns the module for showing results; it is called each time a result is shown."""
+    """Set the function that returns the module for showing results; each showing of a result calls this function."""
     global _views
     _views = find
 

@@ -24,7 +24,7 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _BLANK = "\u115f\u1160\u3164\uffa0\u2800"
 """Characters that Unicode counts as letters or symbols, but that are displayed as nothing or as a blank."""
 MARKS = 4
-"""The most combining marks of a letter that are shown: Vietnamese has two or three, many more cover other lines."""
+"""The most combining marks shown on one letter: Vietnamese needs two or three; many marks would cover other lines."""
 
 
 _END = r"\s'\"<>"
@@ -42,7 +42,7 @@ _SIGNED = re.compile(
 
 
 def without_credentials(text: str) -> str:
-    """Return ``text`` without the ``user:password@`` of its addresses, also of nested ones (``zip://x::http://…``)."""
+    """Return ``text`` without the ``user:password@`` of its addresses, including nested ones (``zip://x::http://…``)."""
     return _USER.sub("", text) if "://" in text else text
 
 
@@ -142,7 +142,7 @@ def apart(*numbers: float, digits: int = 3) -> tuple[str, ...]:
 
 
 def percent(share: float, digits: int = 0) -> str:
-    """Return a share as a percentage: ``42 %``; ``>99 %`` or ``<1 %`` if rounding would make it all or nothing.
+    """Return a share as a percentage: ``42 %``; ``>99 %`` or ``<1 %`` if rounding would give ``100 %`` or ``0 %``.
 
     Only an exact 1 is ``100 %``, and only an exact 0 is ``0 %``.
     """
@@ -155,7 +155,7 @@ def percent(share: float, digits: int = 0) -> str:
 
 
 def percent_number(share: float) -> str:
-    """Return a share as a percentage without its sign, with two significant digits: ``0.45``, ``12``, ``1e-05``."""
+    """Return a share in percent, without the sign ``%``, with two significant digits: ``0.45``, ``12``, ``1e-05``."""
     value = 100 * share
     if value >= 9.95:
         return f"{value:.0f}"
@@ -178,7 +178,7 @@ def listing(items: Sequence[str], limit: int = LISTED, *, where: str = " (--json
 
 
 def notes_about(name: str, notes: Iterable[str]) -> list[str]:
-    """Return the notes, each with the escaped ``name`` and a colon in front unless it contains the name already."""
+    """Return the notes, each with the escaped ``name`` and a colon in front, unless the note contains the name."""
     shown = escape(name)
     named = re.compile(rf"(?<![\w./-]){re.escape(shown)}(?![\w.-])")
     return [note if named.search(note) else f"{shown}: {note}" for note in notes]
@@ -194,10 +194,11 @@ def together(items: Sequence[str], limit: int = LISTED) -> str:
 def grouped(
     pairs: Iterable[tuple[str, str]], form: str = "{names} ({why})", *, where: str = " (--json lists all)"
 ) -> str:
-    """Return names with remarks, where names with the same remark share it: ``a, b and c (it is sparse)``.
+    """Return names with remarks; names with the same remark are put together: ``a, b and c (it is sparse)``.
 
-    ``pairs`` are (name, remark). ``form`` is the template for the ``{names}`` that share one remark, ``{why}``;
-    ``{are}`` becomes "is" or "are". Names that are not listed are counted, and then the text ``where`` follows.
+    ``pairs`` are (name, remark). ``form`` is the template for one remark: ``{names}`` becomes the names that share it,
+    ``{why}`` the remark, ``{are}`` "is" or "are". If not all names are listed, the number of the others and the text
+    ``where`` follow.
     """
     by_why: dict[str, list[str]] = {}
     for name, why in pairs:

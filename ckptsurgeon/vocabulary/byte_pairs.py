@@ -32,7 +32,7 @@ class _BytePairs:
         return lowered == TEKKEN or (lowered.endswith(_NAMES) and _LINE.match(data) is not None)
 
     def read(self, name: str, data: bytes) -> Vocabulary:
-        """Return the tokens in the order of their rows; raises ConfigError if one is missing."""
+        """Return the tokens in the order of their rows; raises ConfigError if the file is malformed or incomplete."""
         try:
             if name.lower() == TEKKEN:
                 return checked(name, _tekken(read_json(data)))

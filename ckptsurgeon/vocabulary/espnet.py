@@ -1,4 +1,4 @@
-"""Reads the tokens in the ``token_list`` of an ESPnet ``config.yaml``; if it is the name of a file, it is an error."""
+"""Reads the tokens in the ``token_list`` of an ESPnet ``config.yaml``. A file name in place of tokens is an error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class _ESPnet:
         return name.lower().endswith((".yaml", ".yml"))
 
     def read(self, name: str, data: bytes) -> Vocabulary:
-        """Return the tokens in ``token_list``; raises ConfigError if it is the name of a file or malformed."""
+        """Return the tokens in ``token_list``; raises ConfigError if the list is a file name, missing or malformed."""
         try:
             document = read_yaml(data.decode("utf-8"), name, exponents=False)
         except UnicodeDecodeError:

@@ -19,7 +19,7 @@ __all__ = ["BYTE", "VOCABULARY", "byte_letters", "doubled_number", "of_language"
 
 
 _NESTED = re.compile(rb'\s*\{\s*"[^"]*"\s*:\s*\{')
-"""Matches the begin of a JSON object whose first value is an object."""
+"""Matches the beginning of a JSON object whose first value is an object."""
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 """A token for a byte, as sentencepiece writes it."""
 
@@ -68,7 +68,7 @@ class _HuggingFace:
 
 
 def _single(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the single values in the section ``model``, without the vocabulary and the merge rules."""
+    """Return the strings, numbers, booleans and nulls of the section ``model``, not its vocabulary and merge rules."""
     return {name: value for name, value in model.items() if value is None or isinstance(value, (str, int, float))}
 
 

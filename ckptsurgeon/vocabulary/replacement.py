@@ -38,12 +38,13 @@ def token_file(tokens: Sequence[str]) -> tuple[str, str]:
 def with_added_tokens(
     base: bytes, others: Sequence[bytes], tokens: Sequence[str], asked: Collection[str] = ()
 ) -> str | None:
-    """Return the tokenizer.json ``base`` extended to ``tokens``; None if it would not split texts as the ``others`` do.
+    """Return the tokenizer.json ``base`` with the last of ``tokens`` added; None if texts would be split differently.
 
-    ``tokens`` is the whole list of the result, in the order of ids. The ``others`` are tokenizer.json files, too. Their
-    added tokens (``<|im_start|>``) can be added if they have the same properties in all files, because added tokens are
-    matched before a text is split. Words and pieces of words cannot be added, because they are found by merges or
-    scores. Tokens in ``asked`` are added in any case, even words.
+    ``tokens`` is the whole token list of the result, in the order of ids; it begins with the tokens of ``base``. The
+    ``others`` are the tokenizer.json files with the tokens to add. Their added tokens (``<|im_start|>``) can be added
+    if they have the same properties in all files, because added tokens are matched before a text is split. Words and
+    pieces of words cannot be added, because the tokeniser finds them by merges or scores: the result is then None.
+    Tokens in ``asked`` are added in any case, even words.
     """
     document = json.loads(base)
     number = len(huggingface.VOCABULARY.read("tokenizer.json", base).tokens)

@@ -1,4 +1,4 @@
-"""Puts the pieces of a sentencepiece model in the order of the embedding's rows: transformers adds tokens to them.
+"""Puts the pieces of a sentencepiece model, and tokens that transformers adds, in the order of the embedding's rows.
 
 The order for each tokeniser is that of ``convert_slow_tokenizer.py`` in https://github.com/huggingface/transformers.
 """

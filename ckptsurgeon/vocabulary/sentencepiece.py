@@ -113,7 +113,7 @@ def described_pieces(name: str, data: bytes) -> list[Piece]:
 
 def _text_of(piece: bytes) -> str:
     if piece[:1] == b"\x0a" and len(piece) > 1 and piece[1] < 0x80 and len(piece) >= 2 + piece[1]:
-        # A fast path, because there are hundreds of thousands of pieces: the text comes first, and is short.
+        # A fast path for a short text in the first field, because there are hundreds of thousands of pieces.
         return piece[2 : 2 + piece[1]].decode("utf-8")
     text = next((value for field, value in _fields(piece) if field == _TEXT), b"")
     return text.decode("utf-8") if isinstance(text, bytes) else ""

@@ -95,8 +95,8 @@ class MovedIds:
 
     ``changed`` has the new values of fields, by path. ``lost`` has the ids whose token is not in the new vocabulary.
     ``dropped`` lists the fields from which such ids were removed: lists of suppressed tokens and bad words, and maps of
-    languages and tasks, because a token that does not exist cannot be generated anyway. ``stale`` has old ids whose
-    token is not the token that their field is for; they get the new id of the right token.
+    languages and tasks. These ids are not needed, because a token that does not exist cannot be generated. ``stale``
+    has old ids whose token is not the token that the field is for; the field gets the new id of the right token.
     """
 
     changed: Mapping[Path, Any]
@@ -144,9 +144,10 @@ def ids_beyond(fields: Mapping[str, Any], rows: int) -> list[tuple[str, int]]:
 
 
 def ids_by_field(fields: Mapping[str, Any], numbers: Renumbering) -> dict[str, tuple[int, ...]]:
-    """Return the token ids of a configuration by the dotted path of their field, but not those of position pairs.
+    """Return the token ids of a configuration by the dotted path of their field.
 
-    Ids of nested configurations that ``numbers`` would not move, because they have another vocabulary, are left out.
+    Left out are fields that pair ids with positions or biases (``forced_decoder_ids``, ``sequence_bias``), and nested
+    configurations with another vocabulary, whose ids ``numbers`` would not move.
     """
     found = (
         (path, value) for path, value in _ids(fields, _sizes(fields, numbers)) if path[-1] not in (*_PAIRS, *_BIASED)
@@ -155,7 +156,10 @@ def ids_by_field(fields: Mapping[str, Any], numbers: Renumbering) -> dict[str, t
 
 
 def stale_ids(fields: Mapping[str, Any], tokens: Sequence[str]) -> list[LostId]:
-    """Return ids whose token in ``tokens`` is not the token that their field (``no_timestamps_token_id``) is for."""
+    """Return the ids that are wrong for their field, because their token in ``tokens`` is another one.
+
+    Such a field is for a certain token: ``no_timestamps_token_id`` is for ``<|notimestamps|>``.
+    """
     return list(moved_ids(fields, Renumbering.of(tokens, tokens)).stale)
 
 
@@ -169,7 +173,7 @@ def _numbers(value: Any) -> Iterator[int]:
 
 
 def _sizes(fields: Mapping[str, Any], numbers: Renumbering) -> frozenset[int]:
-    """Return the vocabulary sizes by which to recognise the (nested) configurations whose ids are to be renumbered.
+    """Return the vocabulary sizes of those configurations, nested ones included, whose ids are to be renumbered.
 
     These are the vocabulary sizes of the configuration itself and of its ``text_config``. If there are none, they are
     the size of the new vocabulary and the smallest size of a nested configuration with room for all old tokens; empty
@@ -267,10 +271,10 @@ class _Mover:
         return bool(named) and self._numbers.token(number) != named and named in self._known
 
     def _by_name(self, field: str, pattern: str, value: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the map ``value`` from names to ids with new ids; None if the new vocabulary lacks the token.
+        """Return ``value``, a map from names to ids, with new ids; an id is None if the new vocabulary lacks the token.
 
         ``pattern`` turns a name into its token. If the old tokens include this token, the new id is that of the token,
-        even if the map has the id of another token.
+        even if ``value`` has the id of another token.
         """
         found = {}
         for key, one in value.items():

@@ -20,8 +20,8 @@ def united(vocabularies: Sequence[Vocabulary]) -> Vocabulary:
 def rows_in(vocabulary: Vocabulary, output: Vocabulary, *, size: int, new: str = "others") -> VocabularyRows:
     """Return the row that a model has for each token of the output; None for a token that the model lacks.
 
-    ``size`` is the number of rows of the model: tokens with a larger index have no row, and rows after the last token
-    belong to no token. ``new`` is the way to fill missing rows, as in ``VocabularyRows``.
+    ``size`` is the number of rows of the model: tokens with an index of ``size`` or more have no row, and rows after
+    the last token belong to no token. ``new`` is the way to fill missing rows, as in ``VocabularyRows``.
     """
     places = {token: row for row, token in enumerate(vocabulary.tokens[:size])}
     rows = tuple(places.get(token) for token in output.tokens)
@@ -46,7 +46,7 @@ class TokenRowOverride:
 
 
 def with_overrides(every: Sequence[VocabularyRows], lent: Sequence[TokenRowOverride]) -> tuple[VocabularyRows, ...]:
-    """Return the rows of each model after the overrides in ``lent``; a token has at most one override."""
+    """Return the rows of each model (``every``) after the overrides in ``lent``, of which a token has at most one."""
     by_place = {one.place: one for one in lent}
     return tuple(
         replace(
@@ -61,7 +61,7 @@ def with_overrides(every: Sequence[VocabularyRows], lent: Sequence[TokenRowOverr
 def _row(row: Row, lent: TokenRowOverride | None) -> Row:
     """Return a model's own row for a token, or what the override ``lent`` puts in its place.
 
-    This is None if a row of another model is used, and an empty tuple if the row is all zeros.
+    The override puts None if a row of another model is used, and an empty tuple if the row is all zeros.
     """
     if lent is None or (row is not None and not lent.force):
         return row

@@ -23,13 +23,15 @@ class Vocabulary:
     """The tokens in the order of their rows.
 
     ``scores`` are the log-probabilities of a unigram model, empty for other kinds. ``inside`` is the prefix of
-    WordPiece tokens that do not begin a word (``##``), empty for other kinds. ``is_whole`` is false if the
-    ``tokeniser`` may have further tokens, to which rows beyond these may belong. ``rules`` is the number of the merge
-    rules of a BPE tokeniser; ``unlisted`` has the tokens that the rules need and the list lacks, ``unmade`` is the
-    number of longer tokens that no rule makes. ``kind`` is the tokeniser's model: BPE, Unigram, WordPiece, WordLevel;
-    ``model`` has the other single values of its section in tokenizer.json. ``lacks_unknown`` is true if the unknown
-    token of this section is not in the section's own list of tokens, without the added tokens. ``piece_scores`` are the
-    log-probabilities of that list, in its order; added tokens have none.
+    WordPiece tokens that do not begin a word (``##``), empty for other kinds. ``is_whole`` is false if the order of
+    the rows is not known, or if the tokeniser may have further tokens; ``tokeniser`` is its class or model type.
+    ``rules`` is the number of the merge rules of a BPE tokeniser, ``unlisted`` has the tokens that the rules need and
+    the list lacks, and ``unmade`` is the number of tokens with several letters that no rule makes.
+
+    The other fields come from the section ``model`` of a tokenizer.json. ``kind`` is its type: BPE, Unigram, WordPiece,
+    WordLevel. ``model`` has its strings, numbers, booleans and nulls. ``lacks_unknown`` is true if the unknown token is
+    not in the section's list of tokens, which does not include added tokens. ``piece_scores`` are the log-probabilities
+    of that list, in its order.
     """
 
     name: str

@@ -138,7 +138,9 @@ def test_a_gpu_that_the_saved_run_did_not_have_is_seeded_by_step_and_rank(monkey
 
 
 def test_notes_for_a_device() -> None:
-    assert device_notes(Settings(precision="tf32"), CPU) == ["train.precision: tf32 is float32 on a CPU"]
+    assert device_notes(Settings(precision="tf32"), CPU) == [
+        "train.precision: tf32 has no effect on a CPU, which computes in float32"
+    ]
     assert device_notes(Settings(precision="tf32"), torch.device("cuda")) == []
     assert "the GPU waits" in device_notes(Settings(data=Data(workers=0)), torch.device("cuda"))[0]
     assert usual_workers(CPU) == 0

@@ -31,8 +31,8 @@ class LayerActivations:
     ``rms_in`` is None if the layer has no parameters or no floating-point input. ``norm`` is whether it is a
     normalisation layer. A unit (a feature or channel) is dead if its output has the same value everywhere in the batch,
     and in all forward passes of a layer that runs several times, as in a recurrent decoder. ``judged`` is false if
-    constant outputs are no fault: the layer's input was the same everywhere (as for BERT's segment embedding if there
-    is one segment), or its matrices are zeros at first (as in LoRA, https://arxiv.org/abs/2106.09685).
+    constant outputs are no fault of the layer. Then its input was the same everywhere, as for BERT's segment embedding
+    if there is one segment; or its matrices begin as zeros, as in LoRA (https://arxiv.org/abs/2106.09685).
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Checks of an evaluation's figures: share of blanks, clips too short for CTC, collapse, one batch by heart."""
+"""Checks of an evaluation's figures: share of blanks, clips too short for CTC, collapse, one batch learned by heart."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def blank_share(figures: Mapping[str, float], *, diverged: bool = False) -> Chec
 
 
 def clips_long_enough(progress: RunProgress) -> Check:
-    """Warn of clips that CTC cannot align: they have fewer frames than labels and blanks between equal labels.
+    """Warn of clips that CTC cannot align: it needs a frame for each label, and one between two equal labels.
 
     Training clips are counted in the first epoch, as far as the run got, and dev clips in the last evaluation.
     """

@@ -80,7 +80,7 @@ def _of_many(mine: Tensor, theirs: Tensor) -> float:
     spread_z = (mine.var() - spread**2).abs() / error
     width = theirs.max() - theirs.min()
     beyond = torch.maximum(mine.max() - theirs.max(), theirs.min() - mine.min()) / width.clamp(min=1e-300)
-    # Values may lie outside the range of all draws by half of its width.
+    # Values may lie outside the range of all draws, by up to half of the range's width.
     bounds_z = MAX_Z * 2 * float(beyond) if float(beyond) > 0.5 else 0.0
     return max(float(mean_z), float(spread_z), bounds_z)
 
@@ -157,9 +157,10 @@ LOADED = "loaded tensors equal their source"
 
 
 def loaded_tensors(model: nn.Module, init: InitCheckpoint | None, plan: Plan | None) -> Check:
-    """Check bit for bit that the model equals the checkpoint ``init``, and ``init`` the sources in its recipe.
+    """Check bit for bit that the model equals the checkpoint ``init``, and that ``init`` equals its sources.
 
-    ``plan`` says which tensor of ``init`` each tensor of the model was loaded from.
+    The recipe in ``init`` lists the sources. ``plan`` says which tensor of ``init`` each tensor of the model was loaded
+    from.
     """
     if init is None or plan is None:
         return Check(LOADED, NOT_RUN, "no init: every tensor is drawn")

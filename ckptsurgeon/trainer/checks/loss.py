@@ -27,9 +27,9 @@ MIN_STEPS = 6
 """The least number of steps in which a fall of the loss can be told from noise: three at each end."""
 SHARE = 10
 ERRORS = 2.0
-"""A fall by more standard errors is significant; if a loss only varies, one run in 20 to 40 seems to fall."""
+"""A fall by more standard errors than this is significant; of losses that only vary, 1 in 20 to 40 falls as far."""
 ROUNDED = 1e-3
-"""A fall by a smaller share of the loss may come from rounding in half precision."""
+"""A fall by a smaller share of the loss than this may come from rounding in half precision."""
 OF_NORMAL = 0.6745 * math.sqrt(2)
 """The median absolute difference between two values of a normal distribution, in standard deviations."""
 

@@ -92,7 +92,7 @@ def reload_in_new_process(
     """Load the ``saved`` files in a new process, and yield a check for each: whether its loss is still the same.
 
     ``sets`` are the ``--set`` strings of the run, ``overfitting`` is whether it trains on one batch only, and
-    ``folder`` is the working folder of the process.
+    ``folder`` is the working folder of the new process.
     """
     order = {
         "config": job.document.path, "sets": list(sets), "device": job.device.type, "overfitting": overfitting,

@@ -80,7 +80,7 @@ def frozen_unchanged(state: TrainingState) -> Check:
 SAME = 1e-6
 """Losses with a smaller relative difference count as equal: a GPU may not compute the same value twice."""
 MOST_TRIED = 64
-"""The most tensors without a gradient that are tried, because each needs a forward pass."""
+"""The most tensors without a gradient whose influence on the loss is tried, because each needs a forward pass."""
 MIN_UPDATE, MAX_UPDATE = 1e-6, 0.1
 """The usual bounds of a step's change of a tensor, as a share of the tensor's norm; 1e-3 is typical."""
 

@@ -185,7 +185,10 @@ def _sequence(value: Any) -> Sequence[Any]:
 
 
 def _freeze(value: Any) -> dict[str, int | None]:
-    """Return a dict from key pattern to the step from which its tensors are trained (None: never, as for a list)."""
+    """Return a dict from key pattern to the step from which its tensors are trained.
+
+    None means never; in a list of patterns, all patterns have None.
+    """
     if isinstance(value, Mapping):
         return {_text(pattern): None if step is None else _whole(step) for pattern, step in value.items()}
     return dict.fromkeys(_texts(value))

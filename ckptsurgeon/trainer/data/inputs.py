@@ -116,7 +116,7 @@ class FeatureExtractor:
 
 
 def _htk_filters(bands: int, n_fft: int, rate: int) -> Tensor:
-    """Return triangular filters (n_fft // 2 + 1, bands) that are linear in mel, not in hertz; bins to 20 Hz are 0."""
+    """Return triangular filters (n_fft // 2 + 1, bands) that are linear in mel, not hertz; bins up to 20 Hz are 0."""
     hertz = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * rate / n_fft
     mel = 1127.0 * torch.log1p(hertz / 700.0)
     lowest = 1127.0 * math.log1p(CEPSTRAL_LOWEST_HZ / 700.0)
@@ -184,7 +184,8 @@ class ClipInputs:
                 try:
                     raise made
                 finally:
-                    # An error in its own frame is a reference cycle, which keeps worker processes alive for seconds.
+                    # The error refers to this frame, and the variable to the error. This reference cycle would keep
+                    # worker processes alive for seconds.
                     del made
             self._cache.open(piece)
             done, computed = done + len(piece), computed + (len(piece) if made else 0)

@@ -107,8 +107,8 @@ class Labels:
             if piece not in self._spoken:
                 letter = piece.lstrip(PIECE_SPACE)[:1] or piece[:1]
                 hint = (
-                    f"{escape(path)} makes the piece {escape(piece)!r} of it, which is not in the token list: does the "
-                    "token list belong to this tokeniser?"
+                    f"{escape(path)} makes the piece {escape(piece)!r} of the text, but the token list lacks "
+                    "this piece: does the token list belong to this tokeniser?"
                 )
                 raise UnknownLetterError(letter, hint)
             ids.append(self._spoken[piece])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Batches"]
 
 AHEAD = 4
-"""Batches that each worker prepares in advance."""
+"""How many batches each worker prepares in advance."""
 
 Key = tuple[int, int, int]
 """The seed, epoch and index of an example, which determine its content and its random numbers."""
@@ -106,7 +106,8 @@ class Batches:
                 try:
                     raise batch
                 finally:
-                    # An error in its own frame is a reference cycle, which keeps worker processes alive for seconds.
+                    # The error refers to this frame, and the variable to the error. This reference cycle would keep
+                    # worker processes alive for seconds.
                     del batch
             yield batch if part else replace(batch, seconds=0.0, idle=True)
 

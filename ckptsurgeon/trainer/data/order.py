@@ -11,7 +11,8 @@ __all__ = ["BatchSize", "epoch_batches", "padding", "sorted_batches"]
 
 T = TypeVar("T")
 POOL, POOL_BY_SECONDS = 32, 64
-"""A pool is this many batches of random clips, sorted by length and cut, so that batches differ in every epoch."""
+"""How many batches of random clips are sorted by length together, and then cut into batches. If all clips were sorted
+together, every epoch would have the same batches. The second number is for batches whose size is in seconds."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class BatchSize:
     seconds: float | None = None
 
     def pools(self, places: Sequence[int], lengths: Sequence[float]) -> Iterator[list[int]]:
-        """Yield the clip indices ``places`` in lists, each of which is enough for some dozens of batches.
+        """Yield the clip indices ``places`` in lists, each with enough clips for some dozens of batches.
 
         The last list may be shorter. ``lengths`` are the seconds of all clips.
         """

@@ -1,4 +1,4 @@
-"""Sources of batches. Seed and epoch decide the order of the batches; reading can start at any of them."""
+"""Sources of batches. Seed and epoch decide the order of the batches; reading can start at any batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file with the text that a model recognised in each clip of a split, beside its reference: most errors first."""
+"""The file with the text that a model recognised in each clip of a split, and the reference: most errors first."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class RunLock:
     """The lock of the run in ``folder``: a locked file in it. The workers that the process forks do not hold the lock.
 
     POSIX record locks have this property (https://pubs.opengroup.org/onlinepubs/9699919799/functions/fcntl.html). The
-    workers of a killed run may live for seconds, and must not keep it from being resumed.
+    workers of a killed run may live for seconds, and must not keep the run from being resumed.
     """
 
     folder: str

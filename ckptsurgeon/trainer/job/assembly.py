@@ -63,7 +63,7 @@ def read_settings(document: Document, sets: Sequence[str]) -> Settings:
     except ConfigError:
         if not sets or not _is_sound(section, document.name):
             raise
-    # Without ``sets`` the file is valid, so the message names the command line.
+    # The file itself is valid, so the error is in ``sets``, and its message must name the options.
     return parse_settings(apply_overrides(section, sets), ", ".join(f"--set {text}" for text in sets))
 
 
@@ -98,11 +98,11 @@ def build_job(
     section = apply_overrides(train_section(document), sets)
     target = target_with(config, None, train=section if isinstance(section, Mapping) else None)
     keys = list(target.tensors)
-    # Both raise errors for names and patterns that match nothing, before anything slow is done.
+    # These two functions raise errors for names and patterns that match nothing, before anything slow is done.
     parameter_rules(settings, keys)
     if settings.lora.targets:
         check_lora(settings.lora, keys, init.new if init is not None else ())
-    # The settings of the job keep None, because the run may be resumed on another machine.
+    # The job's own settings keep None for workers, because the run may be resumed on another machine.
     workers = settings.data.workers if settings.data.workers is not None else usual_workers(where)
     known = replace(settings, data=replace(settings.data, workers=workers))
     task, splits, notes, tokens = load_task_data(known, document, target)

@@ -24,7 +24,7 @@ STORE = "mlruns"
 METRICS, PARAMS = 1000, 100
 """The most metrics, and the most parameters or tags, that MLflow accepts in one request."""
 LONGEST = 5000
-"""Longer values are cut: MLflow refuses parameters of over 6,000 and tags of over 8,000 characters."""
+"""Values are cut to this many characters: MLflow refuses parameters of over 6,000 and tags of over 8,000."""
 
 
 class MLflow(Logger):

@@ -154,7 +154,7 @@ class Ranks:
         return self.device is None or self.device.settle()
 
     def watched(self) -> AbstractContextManager[object]:
-        """Return a block in which this GPU's work is aborted if another rank ends while this rank waits for the GPU."""
+        """Return a context manager to wait for the GPU in: if another rank ends, the GPU's work is aborted."""
         if self.device is None:
             return nullcontext()
         return RankWatch(self.watching, self.rank, self.size, self.device.give_up)
@@ -209,8 +209,8 @@ SINGLE_PROCESS = Ranks()
 class LostRanksError(CheckpointError):
     """Raised if other processes ended before the run: ``ranks`` maps each rank to the reason that it reported, or ''.
 
-    ``is_whole`` is true if the model of this process is as after its last complete step, and false if the GPU had begun
-    a step that was aborted.
+    ``is_whole`` is true if the model of this process has the values after its last complete step, and false if the GPU
+    had begun a step that was aborted.
     """
 
     def __init__(self, ranks: Mapping[int, str], *, is_whole: bool = True) -> None:

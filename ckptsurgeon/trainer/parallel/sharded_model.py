@@ -69,7 +69,7 @@ class ShardedModel(ParallelModel):
             for number, block in enumerate(_blocks(module)):
                 policy = exact if _needs_float32(block) else mixed
                 fully_shard(block, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
-                # Prepended: torch's own hook begins to gather the layer.
+                # Prepended, to run before torch's own hook, which begins to gather the layer.
                 block.register_forward_pre_hook(partial(self._record_layer, number), prepend=True)
             fully_shard(self._root, mesh=mesh, reshard_after_forward=True)
         except ValueError as error:

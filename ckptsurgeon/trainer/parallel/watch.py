@@ -1,8 +1,8 @@
 """Notices at once that another rank has ended, also while this rank waits for its GPU.
 
 The ranks form a ring. On each rank, a thread waits for a message from the rank before it; during training, none is
-sent. If a process dies, its connections are closed, and the next rank gets an error instead. That rank sends a message
-to the rank behind it, and so on.
+sent. If a process dies, its connections are closed, and the next rank gets an error instead. The next rank then sends a
+message to the rank after it, and so on.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class RankWatch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        """Tell the next rank how the block ended here, and wait for the same message from the rank before this one."""
+        """Tell the next rank how the block ended here, and wait until the rank before this one has told the same."""
         self._left.set()
         self._send(BYE if error is None else GONE)
         self._thread.join()

@@ -39,8 +39,8 @@ __all__ = [
 KNOWLEDGE_MOVED = "knowledge moved"
 KNOWLEDGE, SCALE_ONLY, NONE = "KNOWLEDGE", "SCALE ONLY", "NONE"
 MARGIN = 0.05
-"""A start beats another if it is better with every seed, and on average by this share of the other's metric. A start is
-one kind of initial weights."""
+"""One kind of initial weights beats another if its runs are better with every seed, and on average by this share of the
+other's metric."""
 MIN_SEEDS = 3
 
 
@@ -58,7 +58,7 @@ def verdict_of(warm: Arm, scratch: Arm, permuted: Arm, *, higher: bool = False) 
     """Return KNOWLEDGE (warm beats scratch and permuted), SCALE ONLY (warm beats only scratch) or NONE.
 
     Much of what looks like transfer is scale: from English weights, permuted inside each tensor, a Russian model
-    learned better than from torch's default initialisers. If warm beats permuted, but not scratch, its weights are
+    learned better than from torch's default initialisers. If warm beats permuted, but not scratch, the init is
     worth nothing: NONE.
     """
     if not beats(warm, scratch, higher=higher):
@@ -81,7 +81,7 @@ def knowledge_moved(
     says = f"{found.verdict}  {found.metric} {figures} ({body}, {count(found.seeds, 'seed')})"
     if {"scratch", "permuted"} <= set(found.plateau):
         says = f"{says}; scratch and permuted have learned nothing yet"
-        # A frozen body shows what a head alone can learn: that it learns nothing is an answer, too.
+        # A frozen body shows what a head alone can learn. If the head learns nothing, this is an answer, too.
         if found.decided_on != "frozen":
             return Check(
                 KNOWLEDGE_MOVED, FAIL if found.verdict == NONE else WARN, f"{says}: train longer to compare them"

@@ -230,7 +230,7 @@ def _other_steps(settings: Settings, before: int, folder: RunFolder) -> list[str
         raise ConfigError(
             f"{escape(folder.path)} ended after {done} of {before} steps, since {settings.patience} evaluations in a "
             f"row brought no better model (train.patience): with {steps} steps, too, it would end at once.",
-            hint="Start another run from its best weights, with transplant and --run, or without train.patience.",
+            hint="Start another run with --run DIR, from the best weights of this run or without train.patience.",
         )
     if steps < done:
         raise ConfigError(

@@ -57,15 +57,16 @@ class Controls(Brief):
 class Trained(InNotebooks):
     """The result of ``train``.
 
-    ``ended`` is the reason why the run ended: done, patience, nonfinite, collapsed, lost (another process ended), or
-    the name of a signal; failed: a check failed before the first step, so that nothing was trained; unchecked: trained,
-    but the checks or controls after the last step are not done; prepared: only the data were prepared; '' if only
-    checks ran. ``figures`` are the figures of the last evaluation, ``best`` is the best value of ``metric``. ``test``
-    are the figures of the best weights on the ``test_clips`` clips of the split ``test``, empty if it was not
-    evaluated. ``elapsed_s`` is the total time in seconds, including checks; for a resumed run, it is the time since it
-    was resumed and the training time before. ``train_s`` is the time of steps and evaluations alone. ``exit_code`` is
-    the exit status of the program. With several processes, ``rank`` 0 has the whole result; the others check and write
-    nothing.
+    ``ended`` is the reason why the run ended: done, patience, nonfinite, collapsed, lost (another process ended),
+    failed (a check before the first step, so that nothing was trained), or the name of a signal. It is unchecked if the
+    model is trained, but the checks or controls after the last step are not done; prepared if only the data were
+    prepared; '' if only checks ran.
+
+    ``figures`` are the figures of the last evaluation, ``best`` is the best value of ``metric``. ``test`` are the
+    figures of the best weights on the ``test_clips`` clips of the split ``test``, empty if it was not evaluated.
+    ``elapsed_s`` is the total time in seconds, including checks; for a resumed run, it is the time since it was resumed
+    and the training time before. ``train_s`` is the time of steps and evaluations alone. ``exit_code`` is the exit
+    status of the program. With several processes, ``rank`` 0 has the whole result; the others check and write nothing.
     """
 
     config: str

@@ -77,7 +77,7 @@ def run_job(job: Job, start: RunStart, options: RunOptions) -> Trained:
     """Train a job, or continue its saved run; check it, write its records, and return the result."""
     loggers = RunLoggers(options.folder, options.observer)
     options = replace(options, observer=loggers.observe)
-    # Without shards the model is built first, to fail before anything slow. Shards need the other ranks.
+    # A model without shards is built first, to fail before anything slow. One with shards needs the other ranks.
     builds_first = not job.is_sharded
     if options.resume:
         loop = _saved_loop(job, options) if builds_first else None

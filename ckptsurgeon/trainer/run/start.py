@@ -43,7 +43,7 @@ WRITTEN = (
 )  # fmt: skip
 """The names that a run writes in its folder."""
 BY_LOGGERS = ("wandb", "mlruns")
-"""The folders that loggers write there; they may contain other files."""
+"""The folders that loggers write into the folder of a run; they may contain files of other runs or of the user."""
 
 
 def check_free(folder: RunFolder) -> None:

@@ -33,8 +33,8 @@ def anneal(settings: Settings, progress: RunProgress, value: float, *, higher_is
 
     ``newbob`` compares with the previous evaluation (speechbrain/nnet/schedulers.py, NewBobScheduler), ``plateau`` with
     the best so far (torch.optim.lr_scheduler.ReduceLROnPlateau). ``anneal_threshold`` is the smallest improvement that
-    is enough, relative to that value. The rate is not lowered at the first ``anneal_patience`` evaluations that are not
-    better. NaN is never better.
+    is enough, as a share of the earlier metric. The learning rate is not lowered at the first ``anneal_patience``
+    evaluations that are not better. NaN is never better.
     """
     if settings.schedule not in ANNEALED:
         return

@@ -10,7 +10,7 @@ __all__ = ["COLLAPSED", "DONE", "FAILED", "LOST", "NONFINITE", "PATIENCE", "RunP
 
 DONE, PATIENCE, NONFINITE, COLLAPSED, LOST = "done", "patience", "nonfinite", "collapsed", "lost"
 FAILED = "failed"
-"""How a run may end, in addition to the names of signals. FAILED: a check failed before the first step."""
+"""The reasons why a run may end, in addition to signals. FAILED: a check failed before the first step."""
 
 
 @dataclass

@@ -70,7 +70,7 @@ def load_moments(
     found = {name: _as_dtensor(tensors[_key_of(name)], _empty_part(tensors[_key_of(name)])) for name in names}
     load: Any = checkpoint.load  # type: ignore[attr-defined]
     alone = not any(map(is_distributed, found.values()))  # without shards, every rank reads alone
-    # torch 2.6 has no option for this: there, all ranks read together.
+    # torch 2.6 has no option ``no_dist``: with this version, all ranks read together.
     how = {"no_dist": True} if alone and "no_dist" in inspect.signature(load).parameters else {}
     try:
         load(found, checkpoint_id=path, process_group=ranks.control, **how)

@@ -63,9 +63,9 @@ def compiled_loss(job: Job, model: nn.Module) -> LossFunction | None:
 def _loss_of_compiled_blocks(loss: LossFunction, model: nn.Module, compiled: Any) -> LossFunction | None:
     """Return a loss function in which each block of the model is compiled separately; None if there are no blocks.
 
-    DDP sums the gradients of a block while the backward pass continues, and FSDP gathers a block's parameters right
-    before the block runs. One graph of the whole step would prevent both (https://github.com/pytorch/torchtitan
-    compiles blocks, too).
+    ``compiled`` compiles a function. DDP sums the gradients of a block while the backward pass continues, and FSDP
+    gathers a block's parameters right before the block runs. One graph of the whole step would prevent both
+    (https://github.com/pytorch/torchtitan compiles blocks, too).
     """
     blocks = [
         (owner, method, compiled(getattr(owner, method)))

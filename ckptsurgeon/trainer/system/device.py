@@ -62,7 +62,7 @@ def device_notes(settings: Settings, device: torch.device) -> list[str]:
     """Return notes on settings that have no effect on a device, or that let a GPU wait for data."""
     notes = []
     if settings.precision == "tf32" and device.type == "cpu":
-        notes.append("train.precision: tf32 is float32 on a CPU")
+        notes.append("train.precision: tf32 has no effect on a CPU, which computes in float32")
     if settings.data.workers == 0 and device.type != "cpu":
         notes.append("train.data.workers: 0: the GPU waits while each batch is read and made")
     return notes

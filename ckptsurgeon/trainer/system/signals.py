@@ -58,7 +58,7 @@ def _exit_for(parent: int) -> None:
 def start_loader(loader: Iterable[T]) -> Iterator[T]:
     """Start the worker processes of a data loader, and return its iterator.
 
-    While the workers start, stop signals are blocked in them and in this process, because they do not ignore them yet.
+    While the workers start, stop signals are blocked in them and in this process: workers do not ignore signals yet.
     """
     with _blocked_signals():
         return iter(loader)

@@ -109,10 +109,11 @@ def _check_inputs(model: nn.Module, inputs: Tensor, rate: int) -> None:
 
 
 def ctc_losses(said: CTCOutput, batch: Batch, blank: int) -> Tensor:
-    """Return the CTC loss of each clip of a batch, as (batch,); 0 for a clip with too few frames for its labels.
+    """Return the CTC loss (batch,) of each clip; 0 for a clip with too few frames for its labels.
 
-    In a deterministic run on a GPU, the CPU computes the loss, because torch has no deterministic backward pass of CTC
-    on a GPU. torch reads the lengths on the CPU; then it copies them to the GPU itself, and waits for this copy.
+    ``said`` is the model's output for the batch. In a deterministic run on a GPU, the CPU computes the loss, because
+    torch has no deterministic backward pass of CTC on a GPU. torch reads the lengths on the CPU; then it copies them to
+    the GPU itself, and waits for this copy.
     """
     log_probs, lengths = said.log_probs, said.lengths if said.cpu_lengths is None else said.cpu_lengths
     given = [log_probs.transpose(0, 1), batch.labels, lengths, batch.cpu_label_lengths]

@@ -33,9 +33,9 @@ BEAM = 100
 UNKNOWN = -10 * math.log(10)
 """What is added to the log-probability of ``<unk>`` for an unknown word."""
 LETTERS = 6
-"""An unknown word of n letters, more than this, gets ``UNKNOWN`` * n / LETTERS: it is often several words."""
+"""An unknown word of n letters, if n is larger than this, gets ``UNKNOWN`` * n / LETTERS: it is often several words."""
 CANDIDATES = 40
-"""How many tokens, the most likely at a frame, are tried as the next token of a text."""
+"""Only this many tokens, the most likely at a frame, are tried as the next token of a text."""
 
 
 class WordScores:
@@ -113,7 +113,7 @@ NO_WORDS = _Words(0.0, (), (), 0.0, 0.0, ())
 class _Prefix:
     """The beginning of a text: its last token, the prefix before it (``parent``), and its words.
 
-    Each text has exactly one object: its parent has it in ``children``, by token.
+    Each text has exactly one object, which is in the ``children`` of its parent, by token.
     """
 
     __slots__ = ("children", "parent", "token", "words")
@@ -193,10 +193,10 @@ class CTCSearch:
         return letters[:CANDIDATES]
 
     def _join(self, beam: _Beam, frame: Numbers, letters: Places, label: Numbers, grown: Numbers) -> None:
-        """Merge, in place, each prefix of the beam with the same text as a shorter prefix of the beam plus one token.
+        """Merge each prefix of the beam with a shorter prefix of the beam plus one token, if both are the same text.
 
         ``label`` (beam,) has the log-probabilities of the prefixes, ``grown`` (beam, letters) those of each prefix plus
-        one of ``letters``. The second log-probability is added to ``label``, and removed from ``grown``.
+        one of ``letters``. Both change in place: the probability in ``grown`` is added to ``label``, and then set to 0.
         """
         import numpy as np
 

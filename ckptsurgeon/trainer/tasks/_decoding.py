@@ -102,7 +102,7 @@ def _behind(sums: Tensor, begun: Tensor) -> Tensor:
 
 
 CANDIDATES = 40
-"""How many next tokens of a prefix, the decoder's most likely, CTC scores; ESPnet scores about 1.5 * beam."""
+"""CTC scores only this many next tokens of a prefix, the decoder's most likely; in ESPnet, it is about 1.5 * beam."""
 
 
 class SpecialTokens(NamedTuple):

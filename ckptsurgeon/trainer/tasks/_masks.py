@@ -21,8 +21,8 @@ PADDING_MASK = "create_bidirectional_mask"
 def masks_on_cpu(body: Any, frame_mask: Tensor | None) -> Iterator[None]:
     """Inside the block, let a model's ``body`` draw its masks (SpecAugment) without reading values from the GPU.
 
-    transformers sums the padding mask on the GPU, copies the drawn mask to the GPU, and searches for its true elements,
-    and it writes a number of the CPU into the padding mask of the frames: each of these waits for all queued work.
+    transformers sums the padding mask on the GPU, copies the drawn mask to the GPU, and searches it for true elements.
+    It also copies a number from the CPU into the padding mask of the frames. Each of these waits for all queued work.
     ``frame_mask`` (batch, frames), on the CPU, is true for frames that are not padding; it is None if the model gets no
     padding mask. The random numbers are those that transformers would draw.
     """
@@ -43,7 +43,7 @@ def masks_on_cpu(body: Any, frame_mask: Tensor | None) -> Iterator[None]:
 def _frame_mask(body: Any, frames: int, attention_mask: Tensor, **given: Any) -> Tensor:
     """Return a mask (batch, frames) that is true for frames that are not padding, from that of the samples.
 
-    A clip that is too short for one frame has none; transformers' own mask would have all.
+    For a clip that is too short for one frame, the mask is all false; transformers' own mask would be all true.
     """
     lengths = body._get_feat_extract_output_lengths(attention_mask.sum(-1), **given)
     mask: Tensor = torch.arange(frames, device=attention_mask.device) < lengths[:, None]

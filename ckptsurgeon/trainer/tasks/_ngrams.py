@@ -70,8 +70,8 @@ class _Order:
 class NGrams:
     """A language model: the probability of a word after other words, https://doi.org/10.1109/TASSP.1987.1165125.
 
-    If the last words plus the next word are not an n-gram of the file, the first of the last words is left out, and the
-    probability of the next word is multiplied by the backoff weight of the last words.
+    If the file has no n-gram of the previous words plus the next word, the earliest of the previous words is left out,
+    and the probability of the next word is multiplied by the backoff weight of the previous words.
     """
 
     def __init__(self, path: str, words: dict[str, int], orders: list[_Order]) -> None:
@@ -234,7 +234,10 @@ class _Reader:
         return found
 
     def _numbers(self, size: int, keys: Integers, longer: int) -> Integers:
-        """Return the indices of the n-grams of ``size`` words with these keys; raises FormatError if one is missing."""
+        """Return the indices of the n-grams of ``size`` words with these keys, the beginnings of longer n-grams.
+
+        Raises FormatError if one is missing; ``longer`` is the number of words of the longer n-grams, for the message.
+        """
         known = self._orders[size - 1].keys
         places = known.searchsorted(keys)
         if len(keys) and (not len(known) or (known[places.clip(max=len(known) - 1)] != keys).any()):

@@ -42,7 +42,7 @@ def brain_task(brain: type) -> type[Task]:
 
 
 class SpeechBrain(TranscribedTask):
-    """The task of training with a recipe's Brain: by its loss, and evaluated by its metrics.
+    """The task of training with a recipe's Brain: its loss trains the model, and its metrics evaluate the model.
 
     The loss of a Brain is a mean over the examples of a batch.
     """

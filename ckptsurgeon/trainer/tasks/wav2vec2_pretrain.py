@@ -1,8 +1,8 @@
 """Pre-trains wav2vec 2.0 to distinguish masked frames from other frames of the clip, https://arxiv.org/abs/2006.11477.
 
-The model is transformers' ``Wav2Vec2ForPreTraining`` (or its conformer), and its checkpoints keep these keys. Masks and
-negatives are drawn when a clip is read: they depend on (seed, epoch, position of the clip), so all evaluations have the
-same.
+The model is transformers' ``Wav2Vec2ForPreTraining`` (or its conformer), and checkpoints have the keys of that class.
+Masks and negatives are drawn when a clip is read. They depend on (seed, epoch, position of the clip), so they are the
+same in all evaluations.
 """
 
 from __future__ import annotations
