@@ -50,7 +50,7 @@ def or_decode(info: TensorInfo, hint: str) -> str:
 
 
 class QuantisedError(PlanError):
-    """Raised for a plan that would use codes as numbers, or numbers as codes; decoded weights may make it possible."""
+    """Raised for a plan that would use codes as numbers, or numbers as codes; decoding the sources may help."""
 
 
 QUANTISED_NOW = "quantize to "
