@@ -208,7 +208,7 @@ function curvesOf(run) {
     run.rates.map((name, at) => ({ name, points: column(3 + at) })),
     { last },
   );
-  const note = run.every > 1 ? el("p.quiet", {}, `Of the steps, each ${run.every}th is drawn.`) : null;
+  const note = run.every > 1 ? el("p.quiet", {}, `One of every ${run.every} steps is drawn.`) : null;
   const [metric, ...others] = evaluated.filter(Boolean);
   const [first, rest] = [
     [both("loss", 1), metric].filter(Boolean),
