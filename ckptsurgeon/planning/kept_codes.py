@@ -64,16 +64,16 @@ class CodedSource:
 def with_codes_kept(
     plan: Plan, sources: Mapping[int, CodedSource], owner: int, dtype: str = ""
 ) -> tuple[Plan, list[int]]:
-    """Return a plan whose output stores quantised tensors as its sources do, and the sources that it reads decoded too.
+    """Return a plan whose output stores quantised tensors as its sources do, and the sources to read decoded as well.
 
     ``sources`` are those sources of the plan that have quantised tensors, by their index. New weights get the encodings
     of the source with the index ``owner``. If the plan computes with the weights of a source, the source is appended to
     the plan's sources a second time, to be read decoded. The second result has the indices of these sources, in the
-    order in which their copies are appended. ``dtype`` is the dtype that the user asked for; a note says if it does not
-    apply.
+    order in which they are appended. ``dtype`` is the dtype that the user asked for; there is a note if this dtype does
+    not apply.
 
     Raises PlanError if a computed weight cannot be encoded as before, or if a weight of another source would be stored
-    differently from what the settings of the owner say.
+    in another encoding than the settings of the source ``owner`` say.
     """
     keeping = _Keeping(plan, sources, owner, dtype)
     steps = tuple(made for step in plan.steps for made in keeping.steps(step))
@@ -124,8 +124,8 @@ class _Keeping:
         if joined:
             each = "is" if len(joined) == 1 else "are"
             yield (
-                f"{count(len(joined), 'global scale')} of {SHARING} {each} computed for each weight alone, and may "
-                "differ between weights that loaders join (q, k and v; gate and up) with the largest scale: "
+                f"{count(len(joined), 'global scale')} of {SHARING} {each} computed for each weight alone; loaders "
+                "that join weights (q, k and v; gate and up) use the largest of their scales for all of them: "
                 f"{listing(joined, 3)}"
             )
 
@@ -193,7 +193,7 @@ class _Keeping:
         return found
 
     def equal(self, pair: EqualKeys) -> EqualKeys:
-        """Return a pair of keys that must have equal values, from the decoded source if one of them is quantised."""
+        """Return ``pair``, with the decoded copy of its source if one of the two keys is a quantised weight."""
         if self._coded(pair.source, pair.first) is None and self._coded(pair.source, pair.second) is None:
             return pair
         return replace(pair, source=self._twin(pair.source))
@@ -208,7 +208,10 @@ class _Keeping:
         return known.by_name.get(key) if known is not None else None
 
     def _copies(self, step: Step, coded: QuantisedTensor, source: CodedSource, at: int) -> Iterator[Step]:
-        """Yield the steps that copy the parts of ``coded``, under names that fit the new name of the weight."""
+        """Yield the steps that copy the parts of ``coded``, under names that fit the new name of the weight.
+
+        ``at`` is the index of ``source`` in the plan.
+        """
         self._copied_codes += 1
         for end, key in coded.parts.items():
             info = source.tensors[key]

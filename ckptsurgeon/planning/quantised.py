@@ -50,7 +50,7 @@ def or_decode(info: TensorInfo, hint: str) -> str:
 
 
 class QuantisedError(PlanError):
-    """Raised for a plan that would use codes as numbers, or numbers as codes; decoded weights may make it possible."""
+    """Raised for a plan that would use codes as numbers, or numbers as codes; decoding the sources may help."""
 
 
 QUANTISED_NOW = "quantize to "
@@ -101,7 +101,7 @@ def _carried(plan: Plan, sources: Sequence[QuantisedTensors]) -> list[_CarriedCo
     if computed:
         remedy = dequantise(plan.verb)
         if plan.verb == "convert":
-            remedy = f"Leave --dtype out, so that codes are carried as they are, or {remedy[0].lower()}{remedy[1:]}"
+            remedy = f"Leave --dtype out, so that codes are copied as they are, or {remedy[0].lower()}{remedy[1:]}"
         raise computing(list(computed.values()), remedy)
     return list(found.values())
 

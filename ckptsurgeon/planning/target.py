@@ -90,10 +90,10 @@ class TargetSpec(Brief):
     are module prefixes in the model's own order, output layer last. ``vocabulary`` maps a key to its vocabulary axis.
 
     A destination that is a checkpoint keeps its own values of tensors that are in no source: then ``keeps`` is its path
-    and ``keeps_root`` the dotted path of the state dict in it, or ``kept`` is the checkpoint itself. ``decoded`` maps
-    the keys of those values that are decoded from codes when they are read to their dtypes. ``given`` are files that
-    contain the initial values of some tensors, instead of an initialiser. ``undrawable`` are the keys without an
-    initialiser, or with one that must not be used.
+    and ``keeps_root`` the dotted path of the state dict in it, or ``kept`` is the checkpoint itself. Quantised values
+    are decoded when they are read: ``decoded`` maps the keys of the decoded tensors to their dtypes. ``given`` are
+    files that contain the initial values of some tensors, instead of an initialiser. ``undrawable`` are the keys
+    without an initialiser, or with one that must not be used.
 
     ``config`` is the path of the configuration, ``files`` are the files that it reads. ``ran`` lists the code that was
     run to make this object. ``recognise`` finds changes that a source needs because of its layout or older names. An

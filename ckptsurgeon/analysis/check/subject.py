@@ -32,8 +32,8 @@ class ClassFacts:
     """What the model's transformers class says about its tensors; ``unknown`` is the reason if it says nothing.
 
     ``faults`` are notes on tensors that are missing or of another shape, ``remarks`` notes on other differences;
-    ``unbuilt`` is the reason if the class cannot be built. ``tied`` are the keys
-    of each group of tensors that the class ties, and that are stored separately.
+    ``unbuilt`` is the reason if the class cannot be built. ``tied`` are the keys of each group of tensors that the
+    class ties, and that are stored separately.
     """
 
     unknown: str = ""
@@ -118,7 +118,7 @@ class Subject:
 
     @cached_property
     def of_class(self) -> ClassFacts:
-        """What the model's class says; ``look_at_class`` finds it, which may take seconds, when a check needs it."""
+        """What the model's class says, computed by ``look_at_class`` when a check needs it: this may take seconds."""
         return self.look_at_class()
 
     @cached_property

@@ -128,7 +128,7 @@ def _checked(source: Checkpoint, sums: _Sums) -> Seen:
 def _same_place(first: Checkpoint, second: Checkpoint, key: str) -> bool:
     """Return whether both checkpoints take a tensor from the same bytes of the same file.
 
-    Both must have one dtype and be stored contiguously, as plain bytes.
+    If the dtypes differ, or one of the tensors is not stored contiguously as plain bytes, it returns False.
     """
     a, b = first[key], second[key]
     if a.dtype != b.dtype or not (a.is_plain and b.is_plain):

@@ -27,9 +27,9 @@ def pairs_of(models: Sequence[Any]) -> list[tuple[Any, Any]]:
 
 @dataclass(frozen=True)
 class ModelChange:
-    """Sums over the values of a model: ``changed`` counts those that differ from the base's, of ``values`` in all.
+    """Sums over the values of a model: ``changed`` of the ``values`` values differ from the base's.
 
-    ``gap`` is the sum of squares of the changes, and ``base`` that of the base's own values.
+    ``gap`` is the sum of the squares of the changes, ``base`` the sum of the squares of the base's values.
     """
 
     values: int = 0
@@ -50,9 +50,11 @@ class ModelChange:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Sums over the values of two models: of the products of their changes, and of the squares of each one's.
+    """Sums over the values of two models, to compare their changes.
 
     ``both`` counts the values that both models have changed, ``same_sign`` those that both moved in one direction.
+    ``product`` is the sum of the products of the two changes. ``first`` and ``second`` are the sums of the squares of
+    each model's changes.
     """
 
     values: int = 0
@@ -83,8 +85,8 @@ class Agreement:
 class ChangeSums:
     """The changes of each model, by its index, and the agreement of each pair of models, by their indices.
 
-    A model without the tensor, or with another shape of it, is in neither.
-    ``not_finite`` counts values that are NaN or infinite in the base or a model: they are left out of all sums.
+    A model without the tensor, or with another shape of it, is in neither mapping. ``not_finite`` counts values that
+    are NaN or infinite in the base or a model: they are left out of all sums.
     """
 
     models: Mapping[int, ModelChange] = field(default_factory=dict)
@@ -98,7 +100,7 @@ class ChangeSums:
 
 
 def summed(every: Iterable[ChangeSums]) -> ChangeSums:
-    """Return the sums of several tensors, or parts of one, together."""
+    """Return the total of the sums of several tensors, or of several parts of one tensor."""
     models, pairs, not_finite = dict[int, ModelChange](), dict[tuple[int, int], Agreement](), 0
     for sums in every:
         for index, change in sums.models.items():

@@ -22,10 +22,10 @@ __all__ = ["EncodedOtherwise", "encoded_otherwise", "with_changed_codes", "with_
 
 @dataclass(frozen=True)
 class EncodedOtherwise:
-    """The tensors that two checkpoints encode differently, one of them perhaps plainly.
+    """The weights that two checkpoints store in different encodings; one of the two may store plain numbers.
 
-    ``pairs`` has them by their logical names, ``parts`` the keys of their stored tensors in each checkpoint.
-    ``refused`` has the reasons why some of them cannot be decoded.
+    ``pairs`` has these weights by their logical names, ``parts`` the keys of their stored tensors in each checkpoint.
+    ``refused`` maps the names of those that cannot be decoded to the reason.
     """
 
     pairs: Mapping[str, Pair] = field(default_factory=dict)
@@ -83,7 +83,7 @@ def _by_name(checkpoint: Checkpoint) -> dict[str, QuantisedTensor]:
 
 
 def _has(checkpoint: Checkpoint, name: str, coded: QuantisedTensor | None) -> bool:
-    """Return whether a checkpoint has a tensor, as codes (``coded``) or plainly."""
+    """Return whether a checkpoint has the tensor ``name``, as codes (``coded``) or as plain numbers."""
     return coded is not None or (name in checkpoint and name not in checkpoint.codes.by_key)
 
 
@@ -99,7 +99,7 @@ def _called(coded: QuantisedTensor | None, info: TensorInfo) -> str:
 def _is_same(
     one: QuantisedTensor, other: QuantisedTensor, first: Checkpoint, second: Checkpoint, weights: Sequence[Weights]
 ) -> bool:
-    """Return whether the stored tensors of two quantised tensors have the same meaning, so that their bytes compare."""
+    """Return whether two quantised tensors are stored in the same encoding, so that comparing their bytes suffices."""
     if one.method != other.method or one.parts.keys() != other.parts.keys():
         return False
     pairs = ((first[key], second[other.parts[end]]) for end, key in one.parts.items())
@@ -132,10 +132,10 @@ def with_decoded(
     keys: Iterable[str],
     tolerance: Tolerance,
 ) -> Difference:
-    """Return a difference with the distances of those tensors in ``keys`` that two checkpoints encode differently.
+    """Return ``found`` with the distances of those tensors in ``keys`` that two checkpoints encode differently.
 
-    Those within a tolerance that was asked for are among the close ones. Pickled tensors of torchao with equal values
-    are identical: their bytes are not compared.
+    If the user gave a tolerance, tensors within it are in ``close``, the others in ``decoded``. Pickled tensors of
+    torchao with equal values are identical: their bytes are not compared.
     """
     chosen = [key for key in keys if key in otherwise.pairs]
     refused = {key: otherwise.refused[key] for key in chosen if key in otherwise.refused}
@@ -165,10 +165,10 @@ def with_decoded(
 def with_changed_codes(
     found: Difference, first: Checkpoint, second: Checkpoint, weights: Sequence[Weights], tolerance: Tolerance
 ) -> Difference:
-    """Return a difference with the distances of the weights of which both checkpoints have other codes or scales.
+    """Return ``found`` with the distances of the quantised weights whose codes or scales differ.
 
-    A weight that cannot be decoded has none; there is a note if a scale is the reason. A weight within a tolerance that
-    was asked for is among the close ones, with its codes and scales.
+    A weight that cannot be decoded has no distance; there is a note if a scale is the reason. If the user gave a
+    tolerance, weights within it are in ``close``, together with their codes and scales.
     """
     changed = {pair.key for pair in (*found.changed, *found.close)}
     decoded, close, notes = list[Pair](), list[Pair](), list[str]()

@@ -175,7 +175,10 @@ def _sums_of_block(base: Array, models: Mapping[int, Array]) -> ChangeSums:
 
 
 def _directions(a: Array, b: Array) -> Array:
-    """Return 1 for each element that moved in the same direction in both, -1 if in opposite ones, 0 if not in both."""
+    """Return the sign of the agreement of two changes, element by element.
+
+    It is 1 if the element moved in the same direction in both, -1 if in opposite ones, 0 if it did not move in both.
+    """
     agreement: Array = np.sign((np.sign(a).conj() * np.sign(b)).real)
     return agreement
 

@@ -50,8 +50,8 @@ class Pair:
 
     ``numbers`` is set if the values were read and a byte differs. It is None for dtypes that pack several values into a
     byte, for torch's quantised dtypes, and for the codes of a quantised tensor: then ``codes`` is the name of the
-    quantisation method. ``encodings`` are set if the values of a weight are compared that codes stand for: its
-    quantisation method in each checkpoint, or its dtype if it is stored plainly.
+    quantisation method. ``encodings`` are set if a quantised weight is compared by its decoded values. They are its
+    quantisation method in each checkpoint, or its dtype if it is stored as plain numbers.
     """
 
     key: str
@@ -71,9 +71,10 @@ class Difference(InNotebooks):
     byte if ``values`` is set, otherwise in dtype and shape. ``renamed`` maps keys of the first to keys of the second
     with the same bytes; ``rules`` are the ``--map`` rules that rename them, together with --unwrap if ``unwrap`` is
     set. ``same`` are the identical keys; ``not_compared`` maps keys whose values cannot be read (sparse, quantised) to
-    the reason. ``decoded`` are weights that codes stand for, by their logical names: those whose codes or scales
-    differ, and those that are encoded differently, whose stored tensors are in none of the other groups. ``left_out``
-    counts the keys that patterns did not select. ``has_values`` is False if the second is a configuration.
+    the reason. ``decoded`` are quantised weights that were compared by their decoded values, by their logical names:
+    those whose codes or scales differ, and those that are encoded differently. The stored tensors of the latter are in
+    none of the other groups. ``left_out`` counts the keys that patterns did not select. ``has_values`` is False if the
+    second is a configuration.
     """
 
     first: str

@@ -123,7 +123,7 @@ class Scan(InNotebooks):
 
     def __repr__(self) -> str:
         looked = f"{count(self.files, 'file')}, {human_bytes(self.nbytes)}"
-        return f"<Scan {escape(self.path)}: {looked}, {self.verdict}{'' if self.whole else ', not judged whole'}>"
+        return f"<Scan {escape(self.path)}: {looked}, {self.verdict}{'' if self.whole else ', not scanned completely'}>"
 
     @property
     def verdict(self) -> Verdict:

@@ -1,4 +1,4 @@
-"""Hints about patterns that match nothing or less than meant; ``--include`` and ``--exclude`` of reading commands."""
+"""Hints about patterns that match nothing or less than meant; selects keys by ``--include`` and ``--exclude``."""
 
 from __future__ import annotations
 
@@ -102,7 +102,8 @@ def matched(
 ) -> tuple[list[list[str]], list[str]]:
     """Return the keys that each pattern matches, and the notes on patterns that match less than was meant.
 
-    Raises PatternError for a pattern that matches no key.
+    ``flags`` are pairs of the option as the user wrote it and its pattern. ``whose`` says in messages what has the
+    keys: "source" or "destination". Raises PatternError for a pattern that matches no key.
     """
     given = list(flags)
     hits = KeyMatcher([pattern for _, pattern in given]).hits(keys) if given else []
@@ -179,8 +180,8 @@ def chosen_keys(
     """Return the keys that ``include`` matches and ``exclude`` does not; without ``include``, it starts from all keys.
 
     Some keys are stored parts of a tensor: ``names`` maps each of them to the tensor's name. A pattern that matches
-    such a name matches all parts of the tensor. Raises PatternError for a pattern that matches no key. ``whose`` is
-    what has the keys, for its message.
+    such a name matches all parts of the tensor. Raises PatternError for a pattern that matches no key. ``whose`` says
+    in messages what has the keys: "source" or "destination".
     """
     notes: list[str] = []
     known = _Names(keys, names or {})

@@ -70,7 +70,7 @@ def to_llama_cpp(
 
     ``heads`` may be None if the rows of queries and keys keep their order. ``tied`` is true if the output layer is tied
     to the embedding; llama.cpp then stores only the embedding. ``factors`` maps names of tensors to divisors of the
-    frequencies of the rotary embedding. ``without`` are the numbers of layers that are left out.
+    frequencies of the rotary embedding. ``without`` are the indices of the layers that are left out.
     """
     left = (*COMPUTED_HERE, *((HEAD,) if tied and _matched(EMBEDDING, keys) else ()))
     left = (*left, *(f"model.layers.{number}" for number in without))
@@ -185,7 +185,10 @@ def _change(
 
 
 def check_known(keys: Collection[str], known: Collection[str], change: LayoutChange, there: str) -> None:
-    """Raise PlanError for a tensor that is not ``known`` and that a change does not leave out."""
+    """Raise PlanError for a tensor that is neither in ``known`` nor left out by ``change``.
+
+    ``there`` is the name of the program for whose layout the tensor has no name.
+    """
     left = _all(change.exclude, keys)
     check_named([key for key in keys if key not in known and key not in left], there)
 

@@ -33,7 +33,7 @@ class Defaults:
 
 
 _GELU = ("gelu_pytorch_tanh", "gelu")
-"""The names of Gemma's activation: ``gelu`` is an old name of the other, with which transformers computes."""
+"""The names of Gemma's activation; transformers computes ``gelu_pytorch_tanh`` for the old name ``gelu`` too."""
 DEFAULTS: Mapping[str, Defaults] = {
     **{name: Defaults() for name in ("llama", "mistral", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe")},
     **{name: Defaults() for name in ("deepseek_v2", "deepseek_v3", "kimi_k2")},

@@ -22,7 +22,7 @@ __all__ = ["CONFIG", "WEIGHTS", "adapter_config", "check_adapter"]
 def adapter_config(steps: Sequence[Step], keys: Collection[str], base: str) -> dict[str, Any]:
     """Return PEFT's configuration of the adapter that the steps make; ``keys`` are the keys of the network.
 
-    ``base`` is the name of the base model in it. Target modules have their full names. ``r`` and ``lora_alpha`` are
+    ``base`` becomes ``base_model_name_or_path``. Target modules have their full names. ``r`` and ``lora_alpha`` are
     those of the module with the largest rank; modules with another rank or alpha have entries in ``rank_pattern`` and
     ``alpha_pattern``. Raises PlanError if the steps do not make an adapter.
     """

@@ -165,8 +165,8 @@ def output_steps(changes: BaseChanges, dtype: str) -> list[Step]:
     for key, info in changes.base.tensors.items():
         if key in changes.tied and _is_resized(changes, changes.tied[key]) and key not in changes.fresh:
             changes.notes.append(
-                f"{escape(changes.tied[key])} gets other rows and is also the output layer, which changes too; in the "
-                "output layer, PEFT uses the rows of the base"
+                f"{escape(changes.tied[key])} is resized, and so is the output layer, which is tied to it; "
+                "in the output layer, PEFT uses the rows of the base"
             )
             continue
         step = _step(changes, key, info, _dtype(changes.base.dtype_of(key), dtype))

@@ -61,10 +61,11 @@ class ModelTies:
         self._owners = [tied_keys(view.tensors) for view in views]
 
     def place(self, place: SourceKey, models: Sequence[SourceKey]) -> SourceKey:
-        """Return ``place``, with another name of its tensor if the model does not store the tensor under that key.
+        """Return ``place``, with another key of the same tensor if the model does not store the tensor under its key.
 
-        ``models`` has the tensor's key in each model. The other name is one that the tensor also has in all models that
-        store the key. A file may store only one of two tied names; transformers does not store the output layer's.
+        ``models`` has the tensor's key in each model. The other key must be a name of the same tensor in all models
+        that store the tensor under its key in ``models``. A file may store a tied tensor under only one of its names:
+        transformers does not store the output layer's.
         """
         if place.key in self._views[place.source].tensors:
             return place

@@ -80,7 +80,7 @@ class TokenRow:
 
     With ``force`` the row is set for all models. It is a row of ``model``, or zeros if ``model`` is None. ``of`` says
     which row of the model: the row of another token (a string), or the row with this index (an integer); None means the
-    row of ``token`` itself. ``source`` is False if the entry does not set a row.
+    row of ``token`` itself. ``source`` is whether the entry sets a row.
     """
 
     where: str

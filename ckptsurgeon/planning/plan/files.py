@@ -22,7 +22,7 @@ class PlanSource(Brief):
     initial values of some tensors. ``stripped`` are the prefixes that were removed from all keys, such as ``module``.
     ``operations`` are the operations, as plain data, that change its tensors before rules select any. If ``memory`` is
     true, the source is an object in memory: it has no path, and its digest covers keys, dtypes and shapes. ``beside``
-    are further files in the folder of the weights that were read to make the plan, with their SHA-256.
+    are further files that were read to make the plan, from the folder of the weights, with their SHA-256.
     """
 
     name: str

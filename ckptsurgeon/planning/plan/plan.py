@@ -52,7 +52,7 @@ class CarriedEntries(Brief):
 class Plan(InNotebooks):
     """All that will be done to make an output: a step for each tensor, made from headers before a value is read.
 
-    If the destination has another vocabulary, ``rows`` says which row of the source each of its rows gets; if models
+    If the destination has another vocabulary, ``rows`` says which source row each destination row gets. If models
     with different vocabularies are merged, ``vocabularies`` says this for each source. ``unexpected`` are the source
     keys that are not used, each with the index of its source. ``excluded`` is the number of keys that options left out.
     ``equal`` are pairs of keys whose values must be the same. ``costs`` are for this machine, and not part of the

@@ -80,13 +80,13 @@ class ShapeChange:
 
 
 class PositionalRows:
-    """Finds the tensors with a row for each token in the tensors whose shapes differ.
+    """Finds, among the tensors whose shapes differ, those that have a row for each token.
 
     If the destination declares the vocabulary axis of tensors, that decides; else the names of the tensors decide. The
     name of a matrix decides only if nothing but its first axis changes, and the name of a bias only if its size changes
-    like that of such a matrix. If other tensors change by the same sizes too, a layer became wider, and the size is not
-    a vocabulary's. But some names are certain: then all tensors whose first axis changes by these sizes have a row for
-    each token.
+    like that of such a matrix. If axes of other tensors change by the same sizes, a layer became wider: then the name
+    does not decide. Some names are certain: if a matrix has such a name, all tensors whose first axis changes by the
+    same sizes have a row for each token.
     """
 
     def __init__(self, changes: Iterable[ShapeChange], declared: Mapping[str, int]) -> None:

@@ -60,9 +60,10 @@ def excluded_by_prefix(prefix: str, keys: Sequence[str], *, of: str, notes: list
     beyond = [key for key in hit if not is_under(key, module)]
     if beyond:
         others = list(dict.fromkeys(_module_at(key, prefix) for key in beyond))
-        also, exact = ("also ", f"--exclude {module}") if len(beyond) < len(hit) else ("", f"--exclude {others[0]}")
+        also, exact = ("also ", module) if len(beyond) < len(hit) else ("", others[0])
         notes.append(
-            f"the exclude {prefix} of {of} {also}matches {listing(others)}, as a prefix; {exact} excludes only that"
+            f"the exclude {prefix} of {of} {also}matches {listing(others)}, as a prefix; --exclude {exact} excludes "
+            f"only {exact}"
         )
     return dict.fromkeys(hit, f"exclude {prefix} of {of}")
 

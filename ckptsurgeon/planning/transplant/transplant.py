@@ -40,7 +40,7 @@ def plan_transplant(
 ) -> Plan:
     """Return the plan of a transplant of the sources ``views`` into ``target``; later sources override earlier ones.
 
-    ``planned`` describes the destination in the plan. ``keeper`` is the destination's own checkpoint, if it is one:
+    ``planned`` describes the destination in the plan. ``keeper`` is the destination if it is a checkpoint:
     tensors that are in no source keep its values. ``initial`` are files that contain initial values of some tensors.
     ``wanted`` are the quantised tensors of the destination. Raises PatternError for patterns that match nothing,
     PlanError for impossible requests, FormatError for values that cannot be copied.

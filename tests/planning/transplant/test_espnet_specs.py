@@ -210,8 +210,8 @@ def said(spec: str, destination: str = "toy.json") -> str:
 @pytest.mark.parametrize(
     ("spec", "note"),
     [
-        ("file.pth:::encoder", "also matches encoder2, as a prefix; --exclude encoder excludes only that"),
-        ("file.pth:::enc", "matches encoder, encoder2, as a prefix; --exclude encoder excludes only that"),
+        ("file.pth:::encoder", "also matches encoder2, as a prefix; --exclude encoder excludes only encoder"),
+        ("file.pth:::enc", "matches encoder, encoder2, as a prefix; --exclude encoder excludes only encoder"),
         ("file.pth:::encoder.", ""),
         ("file.pth:::bn.", ""),
     ],

@@ -15,7 +15,7 @@ __all__ = ["damaged", "noted_check", "unconfigured", "unless_noted"]
 def noted_check(id: str, title: str, against: Callable[[Subject], str]) -> Check:
     """Return a check that reports the notes of the kind ``id``.
 
-    ``against`` returns the reason why the check cannot be run; it is not asked if there are such notes.
+    ``against`` returns the reason why the check cannot be run; it is not called if there are such notes.
     """
     return Check(id, title, partial(noted, id=id), unless_noted(id, against))
 

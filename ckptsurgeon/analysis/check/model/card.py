@@ -20,7 +20,7 @@ CARD = "README.md"
 def _run(subject: Subject) -> Iterator[Found]:
     card = subject.card
     if card is None or not card.is_there:
-        todo = "Write one with license: in its front matter, before the model is shipped; or --skip model-card."
+        todo = f"Write {CARD} with license: in its front matter before you ship the model, or use --skip model-card."
         yield Found(Status.WARN, f"the folder has no model card ({CARD})", todo, file=CARD)
         return
     if card.fault:

@@ -28,7 +28,7 @@ def _failed(found: Found) -> Found:
 
 
 def _has_float_codes(subject: Subject) -> bool:
-    """Return whether any codes are 8-bit floats: loaders use these as weights, because they have the same shape."""
+    """Return whether any codes are 8-bit floats: loaders use them as weights, since they have the same shape."""
     return any(subject.tensors[key].dtype.startswith("float8_") for key in subject.codes if key in subject.tensors)
 
 

@@ -20,9 +20,12 @@ _GLOBAL = re.compile(r"global|input|output|act|scale_2|[kv]_scale|smooth|descale
 HUGE = 1e6
 """The largest plausible scale: larger ones cannot give usable weights."""
 LARGE = 1e4
-"""No layer has larger weights: scales that give them are perhaps inverse scales, or those of another layer."""
+"""The largest plausible weight: scales that give larger ones are perhaps inverse, or those of another layer."""
 WITH_RANGE = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "int8")
-"""Dtypes of codes that a weight is the product of with its scale; those of other encodings are at most about 1 or 8."""
+"""Dtypes of codes that decoding multiplies by their scale as they are: a weight is the product of both.
+
+In other encodings the factor of a scale is at most about 1 or 8, whatever the code.
+"""
 NAN_E8M0, ONE_E8M0 = 255, 127
 """The bytes of exponents (E8M0) that mean NaN, and a scale of 1."""
 EXPONENTS = re.compile(r"mxfp|mxint|ue8m0", re.IGNORECASE)
@@ -50,14 +53,22 @@ def _run(subject: Subject) -> Iterator[Found]:
             DECODE,
         ),
         (below, Status.WARN, "of scales with negative values", "Look at how these scales were computed."),
-        (some, Status.WARN, "of scales with zeros", "All codes of such a group decode to zero: look at the weights."),
+        (
+            some,
+            Status.WARN,
+            "of scales with zeros",
+            "All codes of a group with the scale zero decode to zero: look at the weights.",
+        ),
     ):
         if keys:
             yield of_keys(status, keys, what, todo, values=_number(keys, found))
 
 
 def _has_codes(subject: Subject, key: str) -> bool:
-    """Return whether the codes of some scales are not all zero, too, as they are in weights of zeros."""
+    """Return whether some codes that belong to the scales ``key`` are not zero, or no such codes are known.
+
+    In a weight of zeros, the codes are zero as well as the scales.
+    """
     codes = [subject.measured[one].figures for one in _codes_of(subject, key)]
     return not codes or any(one is None or one.zeros < one.number for one in codes)
 
@@ -69,7 +80,7 @@ def _codes_of(subject: Subject, key: str) -> list[str]:
 
 
 def _makes_large_weights(subject: Subject, key: str, scales: Figures) -> bool:
-    """Return whether the largest scale makes weights above ``LARGE`` of the largest code."""
+    """Return whether the largest scale gives weights above ``LARGE``, if it is multiplied by the largest code."""
     if _GLOBAL.search(key) or subject.measured[key].is_of_scales:
         return False
     largest = 1.0
@@ -98,9 +109,10 @@ def scales_of(subject: Subject) -> Iterator[tuple[str, Figures]]:
 
 
 def _of_exponents(one: Figures) -> Figures:
-    """Return the figures of scales whose exponents have the figures ``one``, with the largest in place of the mean.
+    """Return the figures of scales that are stored as exponents in bytes; ``one`` has the figures of the bytes.
 
-    No sums of bytes are kept, and blocks of zeros have the smallest exponent.
+    The mean is that of the largest scale: the mean of the scales does not follow from ``one``, and the smallest
+    exponent may be that of a block of zeros.
     """
     if one.high == NAN_E8M0:
         return Figures(number=1, low=1, high=1, nan=1)

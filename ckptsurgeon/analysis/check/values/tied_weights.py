@@ -11,7 +11,7 @@ from ..subject import Subject
 
 __all__ = ["CHECK"]
 
-ADVICE = "Set tie_word_embeddings to false in config.json if the stored output layer is meant; else remove it."
+ADVICE = "Set tie_word_embeddings to false in config.json if the stored output layer is meant; else remove this layer."
 
 CLASS_ADVICE = "Store the values that are meant under one key, or change the setting that ties them in config.json."
 

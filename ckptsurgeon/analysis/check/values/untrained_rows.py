@@ -54,7 +54,7 @@ def _rows(number: int) -> str:
 def _untrained(rows: Rows, tokens: int, width: int) -> tuple[Array, Array, Array]:
     """Return the indices of the rows that are zero, that equal another row, and that are small.
 
-    ``tokens`` is the number of tokens, 0 if it is not known; rows beyond are padding and are left out. ``width`` is the
+    ``tokens`` is the number of tokens, 0 if it is not known; later rows are padding and are left out. ``width`` is the
     length of a row.
     """
     squares = rows.squares
@@ -68,7 +68,10 @@ def _untrained(rows: Rows, tokens: int, width: int) -> tuple[Array, Array, Array
 
 
 def _end(is_odd: Array) -> int:
-    """Return the index of the first padding row at the end: it follows the last row that is not ``is_odd``."""
+    """Return the index after the last row that is not ``is_odd``: the rows from there on are padding.
+
+    If all rows are ``is_odd``, none is taken for padding, and their number is returned.
+    """
     sound = np.flatnonzero(~is_odd)
     return int(sound[-1]) + 1 if sound.size else len(is_odd)
 

@@ -21,7 +21,10 @@ FEWEST = 4
 FACTOR = 3.0
 """The largest allowed ratio of a standard deviation to the median of its family, as a power of two: a factor of 8."""
 SCALES = 5.0
-"""The same for the mean of scales, a factor of 32: scales depend on the largest weight, which varies more."""
+"""The largest allowed ratio of a mean scale to the median of its family, as a power of two: a factor of 32.
+
+It is larger than ``FACTOR``, since scales depend on the largest weight, which varies more than the standard deviation.
+"""
 SPREADS = 8.0
 """An outlier is also this many times farther from the median than the median tensor of its family, in powers of two."""
 ADVICE = "Compare these layers with their source (ckpt diff --values): a wrong scale, another model, or a flipped bit."

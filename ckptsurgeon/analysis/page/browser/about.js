@@ -1,4 +1,4 @@
-// What else is in the files, and how the page is used.
+// The view About: other facts about the files, and how to use the page.
 
 function aboutView(data) {
   const parts = data.sources.map((source, at) => {

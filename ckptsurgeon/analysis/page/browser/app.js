@@ -52,7 +52,7 @@ class App {
       $(tab.getAttribute("aria-controls")).hidden = !chosen;
     }
     if (id === "network") this.network?.map.redraw();
-    else if (focus) $(id).focus({ preventScroll: true }); // so that keys scroll it
+    else if (focus) $(id).focus({ preventScroll: true }); // so that arrow keys scroll the view
   }
 
   besides(event) {
@@ -64,14 +64,14 @@ class App {
     next.click();
   }
 
-  /** Leave a view for a node of the network. */
+  /** Show the network, and select a node in it. */
   open(node) {
     this.view("network");
     this.network.moved = false;
     this.network.select(node);
   }
 
-  /** From light to dark, or back. */
+  /** Switch between the light and the dark theme. */
   turn() {
     const { dataset } = document.documentElement;
     const now = dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
@@ -96,20 +96,20 @@ class App {
     });
   }
 
-  /** Select the tensor or module that the address names behind #, if there is one. */
+  /** Select the tensor or module whose name is after # in the page's address, if it exists. */
   fromAddress() {
     let key = "";
     try {
       key = decodeURIComponent(location.hash.slice(1));
     } catch {
-      return; // it is no address of ours
+      return; // this page did not write the address
     }
     const node = key && this.network ? this.model.find(key) : null;
     if (node) this.open(node);
   }
 }
 
-/** The parts of a view; what cannot be shown is said in its place, and takes no other view with it. */
+/** Return the elements of a view; if making them fails, a message, so that the other views still work. */
 function shownOrSaid(label, made) {
   try {
     return made();

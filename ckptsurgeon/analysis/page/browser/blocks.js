@@ -1,6 +1,6 @@
-// What views are made of: facts, sections, badges, lists.
+// Elements from which views are made: facts, sections, badges, lists.
 
-/** Facts as a list of names and what is said of each. */
+/** Return a list of facts, each given as [name, ...values]. */
 function factsOf(facts) {
   const rows = facts.flatMap(([name, ...said]) => [el("dt", {}, name), el("dd", {}, ...said.map((one) => one ?? ""))]);
   return el("dl.facts", {}, ...rows);
@@ -14,7 +14,7 @@ function badge(label, colour) {
   return el("span.badge", {}, swatch, nameElement(label));
 }
 
-/** A list of names behind a summary, of ``number`` in all; nothing for none. */
+/** Return a list of names under a title that opens it; ``number`` is the number of all names. '' if that is 0. */
 function longList(title, names, number = names.length) {
   if (!number) return "";
   const shown = names.map((name) => el("li", {}, nameElement(name)));
@@ -24,6 +24,6 @@ function longList(title, names, number = names.length) {
   return el("details", { open: number <= 12 }, summary, el("ul.names", {}, ...shown), rest);
 }
 
-/** A table that scrolls on its own where it is wider than the page. */
+/** Return a table that scrolls sideways if it is wider than the page. */
 const wideTable = (head, rows) =>
   el("div.wide", {}, el("table", {}, head ? el("thead", {}, head) : null, el("tbody", {}, ...rows)));

@@ -1,8 +1,8 @@
-// Pictures of numbers: histograms and curves.
+// Charts: histograms and curves.
 
 const HEIGHTS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/** The histogram of a tensor: equal bins between its extremes, heights relative to the highest. */
+/** Return the histogram of a tensor: bins of equal width from min to max, heights relative to the highest bin. */
 function histogram(heights, min, max) {
   const [width, height] = [320, 72];
   const top = HEIGHTS.length - 1;
@@ -37,7 +37,7 @@ function histogram(heights, min, max) {
   return el("figure.histogram-figure", {}, picture, scale);
 }
 
-/** Round numbers between two, about ``number`` of them. */
+/** Return about ``number`` round numbers between ``low`` and ``high``, for an axis. */
 function ticks(low, high, number) {
   const rough = (high - low) / number;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -49,8 +49,9 @@ function ticks(low, high, number) {
 }
 
 /**
- * A chart of lines over steps. ``series`` are {name, points: [[x, y]], css, dots}; a point whose y is null is a gap.
- * ``mark`` is a point that is pointed out.
+ * Return a chart of curves over steps; null if there are fewer than two steps.
+ * ``series`` are {name, points: [[x, y]], css, dots}; a point whose y is null is a gap. ``mark`` is a point [x, y] to
+ * highlight, ``last`` is the last step of the axis.
  */
 function chart(title, series, { mark = null, last = null } = {}) {
   const [width, height, left, bottom, top] = [400, 200, 58, 28, 10];
@@ -107,7 +108,7 @@ function pathOf(points, atX, atY) {
   return path;
 }
 
-/** Each point as the mean of itself and up to ``around`` beside it. */
+/** Return the points with each y replaced by the mean of itself and of up to ``around`` points on each side. */
 function smoothed(points, around) {
   return points.map(([x], at) => {
     const near = points

@@ -1,6 +1,6 @@
-// What ckpt check found: the verdict, what is wrong and what to do, then what passed and what was not run.
+// The view Check: the verdict of ckpt check, its findings and what to do, then what passed and what was not run.
 
-const NAMED = 12; // tensors that a finding names
+const NAMED = 12; // the most tensors that a finding lists
 
 function checkedView(check, model, open) {
   const tallies = Object.keys(STATUS).flatMap((status) => {

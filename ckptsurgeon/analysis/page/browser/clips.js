@@ -1,14 +1,14 @@
-// The clips that a run read worst: what was said and what was read, with the letters in which they differ.
+// The clips that a run transcribed with the most errors: reference and transcript, with differing letters marked.
 
-const LONGEST_ALIGNED = 1000; // letters; the table of an alignment grows with their square
+const LONGEST_ALIGNED = 1000; // letters; the memory of an alignment grows with their square
 
-/** The letters of a text as people see them, so that no mark stands apart from the letter that carries it. */
+/** Return the letters of a text as people see them: a combining mark stays with its letter. */
 const lettersOf = (text) =>
   [...new Intl.Segmenter("und", { granularity: "grapheme" }).segment(text)].map((one) => one.segment);
 
 /**
- * The letters of two texts and whether each has its like in the other, by an alignment with the fewest letters that
- * were left out, put in or taken for another: [[letter, same], …] of both.
+ * Align two lists of letters with the fewest deletions, insertions and substitutions.
+ * Returns, for each list, [[letter, whether the other has the same letter there], …].
  */
 function differences(right, read) {
   const width = read.length + 1;
@@ -37,7 +37,7 @@ function differences(right, read) {
   return [left.reverse(), other.reverse()];
 }
 
-/** A text whose letters that are not the same are marked by elements with this tag. */
+/** Return a text in which all letters that are not the same in both texts are in elements with this tag. */
 function markedText(letters, tag) {
   const parts = [];
   for (const [letter, same] of letters) {
@@ -82,7 +82,7 @@ function clipRow(clip, plays) {
 
 const AT_ONCE = 10;
 
-/** The worst clips of dev, if the task reads texts. */
+/** Return the section on the dev clips with the most errors; '' if the run has no transcripts. */
 function worstClips(found) {
   if (!found) return "";
   const { clips, wrong, worst } = found;

@@ -1,4 +1,4 @@
-// By what tensors are told apart in colour: module, dtype, what differs, what became of them, what their values are.
+// Colourings: what the colours of tensors mean, such as module, role, dtype, difference, origin or values.
 
 const STATE_COLOURS = {
   same: "--quiet",
@@ -18,7 +18,7 @@ const CHANGE_SHADES = [
   [1e-1, "1 to 10 %", "--d3"],
   [1, "10 to 100 %", "--d4"],
   [Infinity, "100 % and more", "--d5"],
-]; // of the norm before
+]; // [upper limit of the relative change, label, colour]
 const CLASS_COLOURS = {
   copied: "--c-blue",
   cast: "--c-teal",
@@ -38,12 +38,12 @@ const VALUE_COLOURS = {
   "NaN or infinite": "--c-red",
 };
 const ORDINARY = new Set(["same", "copied", "ordinary"]);
-const SERIES = 12; // colours that can be told apart
-const ALL_THERE_IS = 0.7; // the share of the tensors with which a module is nearly all of the network
+const SERIES = 12; // the most colours that can be told apart
+const ALL_THERE_IS = 0.7; // a module with a larger share of the tensors is nearly the whole network
 
-/** Categories of the tensors: ``of`` has each row's, ``list`` their names, colours and numbers. */
+/** A colouring: ``of`` is the category of each row, ``list`` the label, colour and count of each category. */
 class Colouring {
-  /** Without ``mixed``, a mixture where nothing is ordinary has the category of most of its tensors. */
+  /** If ``mixed`` is false, ``tone`` never returns -1. */
   constructor(name, labels, colours, of, { mixed = true } = {}) {
     this.name = name;
     this.mixed = mixed;
@@ -53,7 +53,7 @@ class Colouring {
     for (const category of of) this.list[category].count += 1;
   }
 
-  /** How many tensors of a node are out of the ordinary. */
+  /** Return how many tensors of a node have a category that is not in ``ORDINARY``. */
   oddWithin(node) {
     if (!this.before) {
       this.before = new Int32Array(this.of.length + 1);
@@ -64,8 +64,9 @@ class Colouring {
   }
 
   /**
-   * The category that a node is shown in: that of all its tensors, or of most of those that are out of the ordinary;
-   * -1 for a mixture where nothing is ordinary.
+   * Return the category in which a node is shown: the one of all its tensors.
+   * If there are several, it is the most frequent one that is not in ``ORDINARY``; if ``mixed`` is true and none is in
+   * ``ORDINARY``, it is -1.
    */
   tone(node) {
     let found = this.tones.get(node);
@@ -80,7 +81,7 @@ class Colouring {
     return found;
   }
 
-  /** The category of most of a node's tensors, by up to 32 of them. */
+  /** Return the most frequent category of a node's tensors, from a sample of up to 32 of them. */
   most(node) {
     const step = Math.ceil((node.to - node.from) / 32);
     const counts = new Uint8Array(this.list.length);
@@ -91,7 +92,7 @@ class Colouring {
   }
 }
 
-/** All colourings that there is something to see in; the first is shown first. */
+/** Return all colourings that apply to the page's data; the first is shown first. */
 function colouringsOf(model) {
   const found = [];
   if (model.difference) {
@@ -106,19 +107,20 @@ function colouringsOf(model) {
   }
   const modules = byModule(model);
   const roles = byRole(model);
-  const one = modules.list.some(({ count }) => count > ALL_THERE_IS * model.size); // then its colour says nothing
+  // Then nearly the whole map would have one colour.
+  const one = modules.list.some(({ count }) => count > ALL_THERE_IS * model.size);
   found.push(...(one ? [roles, modules] : [modules, roles]), byDtype(model));
   if (model.figures) found.push(byValues(model));
   return found;
 }
 
-/** States; a change by how large it is, if that was measured. */
+/** Colour by difference; changed tensors by the size of their change, if it was measured. */
 function byDifference(model) {
   const { states, state } = model.difference;
   const changed = states.indexOf("changed");
   const shades = CHANGE_SHADES.map(([, label, colour]) => [label, colour]);
   const tones = states.map((name) => [name, STATE_COLOURS[name]]);
-  tones.splice(changed, 0, ...shades); // before the changes that nothing measures
+  tones.splice(changed, 0, ...shades); // before "changed", which is left for changes that were not measured
   const of = Uint8Array.from(state, (one, row) => {
     if (one !== changed) return one < changed ? one : one + shades.length;
     const shade = model.relative ? shadeOf(model.relative.get(row) ?? NaN) : -1;
@@ -128,7 +130,7 @@ function byDifference(model) {
   return new Colouring("difference", labels, colours, of, { mixed: false });
 }
 
-/** How much one of several models has changed each tensor of their base. */
+/** Colour by how much one of several models, with the index ``at``, has changed each tensor of their base. */
 function byChange(model, letter, at) {
   const labels = ["same", ...CHANGE_SHADES.map(([, label]) => label), "not in it", "not measured"];
   const colours = ["--quiet", ...CHANGE_SHADES.map(([, , colour]) => colour), "--c-slate", "--c-red"];
@@ -141,11 +143,11 @@ function byChange(model, letter, at) {
   return new Colouring(`change of ${letter}`, labels, colours, of, { mixed: false });
 }
 
-/** The place of a relative change in CHANGE_SHADES; -1 for one that is not known. */
+/** Return the index of a relative change in CHANGE_SHADES; -1 if the change is NaN. */
 const shadeOf = (relative) =>
   relative === Infinity ? CHANGE_SHADES.length - 1 : CHANGE_SHADES.findIndex(([below]) => relative < below);
 
-/** What a tensor is in its layer: query, dense, LayerNorm; weight and bias alike. */
+/** Colour by role in a layer, such as query, dense or LayerNorm; a weight and its bias have the same role. */
 function byRole(model) {
   const sizes = new Map();
   const roles = model.keys.map((key, row) => {
@@ -201,7 +203,7 @@ function byValues(model) {
   return new Colouring("values", labels, Object.values(VALUE_COLOURS), of);
 }
 
-/** The colour that a variable of the style has now, light or dark, as a canvas takes it. */
+/** Return the present colour of a CSS variable, in the light or dark theme, in a form that a canvas accepts. */
 function styleColour(name) {
   const probe = $("probe");
   probe.style.color = `var(${name})`;

@@ -1,11 +1,11 @@
-// The box in which one says what is looked for, and what is said of what was found.
+// The search box, and the line with the result of the search.
 
-const OPENED = 200; // of what was found, so many are brought into the tree
+const OPENED = 200; // the most found tensors to which the tree is opened
 
 class Finder {
   /**
-   * ``changed`` is told when other tensors are looked for, ``select`` which to show; ``metric`` says what sizes are,
-   * ``differing`` how many tensors differ.
+   * ``changed`` is called when the search changes, ``select`` with the node to show. ``metric`` returns the measure of
+   * size, "parameters" or "bytes"; ``differing`` returns how many tensors differ.
    */
   constructor(model, search, { changed, select, metric, differing }) {
     Object.assign(this, { model, search, changed, select, metric, differing });
@@ -18,7 +18,7 @@ class Finder {
     this.suggest();
   }
 
-  /** From words to patterns, or back. */
+  /** Switch between a search by words and by pattern. */
   turn() {
     this.search.mode = this.search.mode === "text" ? "pattern" : "text";
     $("mode").setAttribute("aria-pressed", String(this.search.mode === "pattern"));
@@ -49,7 +49,7 @@ class Finder {
     this.tell();
   }
 
-  /** Select what was found behind row ``from``, or else the first. */
+  /** Select the first found tensor from row ``from`` on; if there is none, the first of all. */
   next(from = this.from ?? 0) {
     const rows = this.search.isActive ? this.search.first(this.model.size) : [];
     const row = rows.find((one) => one >= from) ?? rows[0];
@@ -61,7 +61,7 @@ class Finder {
     $("text").select();
   }
 
-  /** Say what was found, or what is wrong with the pattern. */
+  /** Show the number and size of the found tensors, or what is wrong with the pattern. */
   tell() {
     const { search, model } = this;
     const box = $("found");
@@ -92,7 +92,7 @@ class Finder {
     ];
   }
 
-  /** Say something else for a moment. */
+  /** Show another text for a moment. */
   say(text) {
     $("found").replaceChildren(text);
     setTimeout(() => this.tell(), 1500);

@@ -1,12 +1,15 @@
-// Layers down, roles across: how much each tensor of a list of layers has changed, or what its values are.
+// The view Layers: tables with a row for each layer and a column for each role, with changes or statistics.
 
-const FULL_SHADE = 70; // percent of the colour where a shade is fullest
-const FACTOR = 4; // as many times the median of its column, and a value has the fullest shade
-const MOST_ROLES = 60; // columns of one table
-const MOST_LAYERS = 200; // its rows
-const ELSEWHERE = 40; // tensors outside all lists of layers that are shown
+const FULL_SHADE = 70; // the strongest shade, in percent of the colour
+const FACTOR = 4; // a value that is this many times its column's median has the strongest shade
+const MOST_ROLES = 60; // the most columns of a table
+const MOST_LAYERS = 200; // the most rows of a table
+const ELSEWHERE = 40; // the most tensors outside all lists of layers that are shown
 
-/** What can be shown: a name, what a shade means, and the value of a row (NaN: unknown, null: no value). */
+/**
+ * Return the measures that tables can show. Each has a name, the meaning of its shades, and the function ``of``, which
+ * returns the value of a row (NaN: unknown, null: no value).
+ */
 function measuresOf(model) {
   const found = [];
   if (model.relative) {
@@ -49,7 +52,7 @@ const CHANGE = {
   quiet: 0,
 };
 
-/** A change in words. */
+/** Return a relative change in words. */
 function changeText(change) {
   if (change === null) return "has none";
   if (Number.isNaN(change)) return "not measured";
@@ -57,7 +60,7 @@ function changeText(change) {
   return change === Infinity ? "from zeros to other values" : `${percentText(change)} % of the norm`;
 }
 
-/** The change of each model from the base, and for each pair of models whether their changes agree. */
+/** Return the measures for several models: the change of each from the base, and how far each pair agrees. */
 function measuresOfChanges({ models, letters, couples, rows }) {
   const changes = letters.map((letter, at) => ({
     ...CHANGE,
@@ -84,7 +87,7 @@ function measuresOfChanges({ models, letters, couples, rows }) {
   return [...changes, ...cosines, ...signs];
 }
 
-/** The models and their pairs, over all tensors. */
+/** Return the tables of all models and of all pairs of models, with figures over all tensors. */
 function changesTables({ base, models, letters, couples, total }) {
   const head = (...names) => el("tr", {}, ...names.map((name) => el("th", { scope: "col" }, name)));
   const share = (value) => (value === null ? "-" : `${percentText(value)} %`);
@@ -118,7 +121,7 @@ function changesTables({ base, models, letters, couples, total }) {
   });
 }
 
-/** The shade of a value by how far it is from the median of its column. */
+/** Return [shade from 0 to 1, colour] of a value, by its ratio to the median of its column. */
 function medianShade(value, median) {
   if (!value || !median) return [value === median ? 0 : 1, value > median ? "--c-amber" : "--c-blue"];
   const far = Math.log(value / median) / Math.log(FACTOR);
@@ -132,14 +135,14 @@ const shortText = (value) => {
 };
 
 function percentText(value) {
-  if (value === Infinity) return "new"; // from zeros
+  if (value === Infinity) return "new"; // all values were zeros before
   const share = 100 * value;
   if (share === 0) return "·";
   if (share < 0.01) return "<0.01";
   return share < 10 ? String(Number(share.toPrecision(2))) : share < 1e5 ? String(Math.round(share)) : share.toExponential(0).replace("e+", "e");
 }
 
-/** The lists of layers: by name, the rows of each role and layer; and the rows that are in no such list. */
+/** Return the lists of layers: by name, the rows of each role and layer; and the rows outside all lists. */
 function stacksOf(keys) {
   const stacks = new Map();
   let elsewhere = [];
@@ -191,7 +194,7 @@ function layersView(model, open) {
   return [...totals, el("p.chooser", {}, el("label.choice", {}, "show ", choice)), box, ...gone];
 }
 
-/** The tensors that only one of two checkpoints has. */
+/** Return lists of the tensors that only one of two checkpoints has. */
 function onlyInOne({ difference: { states, state }, keys }) {
   return ["removed", "added"].map((name) => {
     const place = states.indexOf(name);
@@ -199,7 +202,7 @@ function onlyInOne({ difference: { states, state }, keys }) {
   });
 }
 
-/** The value of several rows in one cell: the largest or lowest, and its row; unknown if one of them is. */
+/** Return [value, row] for the rows of a cell: the largest value, or the lowest; NaN if one is unknown. */
 function extremeOf(rows, { of, lowest }) {
   let [value, at] = [null, rows[0]];
   for (const row of rows) {
@@ -262,7 +265,7 @@ function medianOf(values) {
   return sorted.length ? sorted[sorted.length >> 1] : 0;
 }
 
-/** The tensors that are in no list of layers, those with the largest values first. */
+/** Return the table of the tensors outside all lists of layers, those with the most notable values first. */
 function elsewhereTable(model, rows, measure) {
   const found = rows.map((row) => [row, measure.of(row)]).filter(([, value]) => value !== null && value !== undefined);
   if (!found.length) return "";

@@ -1,8 +1,8 @@
-// The network as a map: every tensor as large as it is, in its modules; drawn as far down as it can be seen.
+// The map of the network: the area of each tensor is its size. Modules are divided as far as there is room.
 
-const HEAD = 15; // pixels of a module's name
-const LEAST = 6; // pixels in area below which nothing is drawn
-const MOST = 12; // pixels in area for each tensor below which a module is drawn as one
+const HEAD = 15; // height of a module's name, in pixels
+const LEAST = 6; // the smallest area that is drawn, in square pixels
+const MOST = 12; // a module with less room for each tensor, in square pixels, is drawn as one tensor
 const FONT = '11px ui-sans-serif, system-ui, "DejaVu Sans", sans-serif';
 
 class NetworkMap {
@@ -19,7 +19,7 @@ class NetworkMap {
     this.ordered = new Map();
   }
 
-  /** Draw it soon, once for all that changes meanwhile. */
+  /** Draw with the next frame, only once for all calls until then. */
   redraw() {
     if (this.waiting) return;
     this.waiting = requestAnimationFrame(() => {
@@ -51,7 +51,7 @@ class NetworkMap {
     this.show();
   }
 
-  /** A pen for a canvas of a size, in pixels of the style. */
+  /** Return a drawing context for a canvas of this size, in CSS pixels. */
   penOf(canvas, width, height) {
     const ratio = window.devicePixelRatio || 1;
     canvas.width = Math.max(1, Math.round(width * ratio));
@@ -61,7 +61,7 @@ class NetworkMap {
     return pen;
   }
 
-  /** Show the picture that was drawn, and mark a node in it. */
+  /** Copy the drawn picture to the page, and put a frame around the marked node. */
   show() {
     const { width, height } = this.canvas.getBoundingClientRect();
     const pen = this.penOf(this.canvas, width, height);
@@ -69,7 +69,7 @@ class NetworkMap {
     this.frame(pen, this.marked);
   }
 
-  /** The parts of a module, the largest first. */
+  /** Return the parts of a module with their sizes, the largest first; parts of size 0 are left out. */
   parts(node) {
     let found = this.ordered.get(node);
     if (!found) {
@@ -99,18 +99,19 @@ class NetworkMap {
     const total = this.model.value(node, this.metric);
     const placed = squarified(this.parts(node), total, ...inside, LEAST);
     if (!placed.length) this.crowd(node, inside, total);
-    const around = headed || isTop ? "" : `${name}.`; // the names of modules that have no room for a head
+    // A module without room for its name adds it to the names of its parts.
+    const around = headed || isTop ? "" : `${name}.`;
     for (const [part, ...box] of placed) this.place(part, box, { within: around });
   }
 
-  /** What is in a module whose parts are too small to be drawn, or have no size. */
+  /** Draw a module whose parts are too small to be drawn, or have no size. */
   crowd(node, [x, y, width, height], total) {
     const number = plural(node.to - node.from, "tensor");
     if (total) this.tensor(node, `${number}, too small to be drawn`, x, y, width, height);
     else this.label(`${number} without parameters: m measures by bytes`, x + 4, y + 10, width - 8);
   }
 
-  /** The last of the modules of which each has but one part that can be seen. */
+  /** Return the first node from ``node`` down that is not a module with a single part. Parts of size 0 do not count. */
   alone(node) {
     while (!node.isTensor) {
       const parts = this.parts(node);
@@ -120,7 +121,7 @@ class NetworkMap {
     return node;
   }
 
-  /** The names from a node down to one in it: layer.0.weight. */
+  /** Return the names from one node down to another, joined by dots: layer.0.weight. */
   chain(start, end) {
     const names = [];
     for (let at = end; at !== start; at = at.parent) names.unshift(at.name);
@@ -136,7 +137,7 @@ class NetworkMap {
     this.pen.globalAlpha = 1;
   }
 
-  /** A tensor, or a module too small to be parted, in the colour of most of what is in it. */
+  /** Draw a tensor, or a module that is too small to be divided, in the colour of its category. */
   tensor(node, name, x, y, width, height) {
     this.boxes.push([node, x, y, width, height]);
     this.pen.globalAlpha = this.fade(node);
@@ -160,7 +161,7 @@ class NetworkMap {
     this.pen.fillText(text.length > fits ? `${text.slice(0, fits - 1)}…` : text, x, y, room);
   }
 
-  /** Draw a line around a node, or around the smallest module that is drawn of those around it. */
+  /** Put a frame around a node or, if it is not drawn, around the smallest drawn module that contains it. */
   frame(pen, node) {
     for (let at = node && this.alone(node); at !== null; at = at.parent) {
       const box = this.boxes.find(([one]) => one === at);
@@ -178,7 +179,7 @@ class NetworkMap {
     if (!this.waiting && this.pen) this.show();
   }
 
-  /** The node at a point of the canvas, null for none. */
+  /** Return the node at a point of the canvas, null if there is none. */
   at(x, y) {
     for (let i = this.boxes.length - 1; i >= 0; i--) {
       const [node, left, top, width, height] = this.boxes[i];

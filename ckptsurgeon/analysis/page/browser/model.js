@@ -1,4 +1,4 @@
-// What the page knows: columns as they were written, and the tree of modules over them.
+// The data of the page: the columns of its table, and the tree of modules over the table's rows.
 
 /** A module or a tensor. Its tensors are the rows from ``from`` to before ``to``; ``row`` is -1 for a module. */
 class Node {
@@ -43,7 +43,7 @@ class Model {
     this.leaves = this.leavesOf();
   }
 
-  /** Whether the page is about differences. */
+  /** Whether the page shows differences between checkpoints. */
   get compares() {
     return Boolean(this.difference || this.changes);
   }
@@ -56,7 +56,7 @@ class Model {
     return this.kinds[this.kind[row]][1];
   }
 
-  /** How much a tensor has changed: 0 for not at all, NaN if it cannot be measured, null if only one side has it. */
+  /** Return the relative change of a tensor: 0 if equal, NaN if not measured, null if only one checkpoint has it. */
   change(row) {
     const { states, state } = this.difference;
     const name = states[state[row]];
@@ -65,12 +65,12 @@ class Model {
     return this.relative.get(row) ?? NaN;
   }
 
-  /** How several models have changed a tensor; a tied tensor is the one that it is tied to. */
+  /** Return how several models have changed a tensor; for a tied tensor, how they have changed the stored one. */
   changesOf(row) {
     return this.changes.rows.get(this.tiedTo.get(row) ?? row);
   }
 
-  /** How many rows before each are out of the ordinary: they differ, or have NaN or infinite values. */
+  /** Return, for each row, how many rows before it differ, or have NaN or infinite values. */
   oddRows() {
     const { difference, figures, size } = this;
     const found = new Int32Array(size + 1);
@@ -82,12 +82,12 @@ class Model {
     return found;
   }
 
-  /** How many tensors of a node are out of the ordinary. */
+  /** Return how many tensors of a node differ, or have NaN or infinite values. */
   oddWithin(node) {
     return this.odd[node.to] - this.odd[node.from];
   }
 
-  /** Sums over all rows before each; a tied tensor counts where it stands first. */
+  /** Return, for each row, the sum of a column over the rows before it; a tied tensor counts once. */
   sums(column) {
     const found = new Float64Array(this.size + 1);
     for (let row = 0; row < this.size; row++) {
@@ -96,7 +96,7 @@ class Model {
     return found;
   }
 
-  /** The tree; rows of one module follow each other, since keys are in order. */
+  /** Return the tree. The rows of a module are consecutive, since keys are sorted. */
   tree() {
     const root = new Node("", null, 0);
     root.open = true;
@@ -125,14 +125,14 @@ class Model {
     return found;
   }
 
-  /** The module below which the network begins to branch. */
+  /** The innermost module that contains all tensors. */
   get top() {
     let top = this.root;
     while (top.children.length === 1 && !top.children[0].isTensor) [top] = top.children;
     return top;
   }
 
-  /** How much of the network a node is, by "parameters" or "bytes". */
+  /** Return the size of a node in "parameters" or "bytes". */
   value(node, metric) {
     const sums = metric === "bytes" ? this.bytes : this.parameters;
     return sums[node.to] - sums[node.from];
@@ -145,7 +145,7 @@ class Model {
     return names.join(".");
   }
 
-  /** The node of a key, of a module or a tensor; null where there is none. */
+  /** Return the tensor or module called ``key``, null if there is none. */
   find(key) {
     let node = this.root;
     const names = key.split(".");
@@ -171,11 +171,14 @@ function moduleOf(node, name, row) {
   return found;
 }
 
-/** The changes of several models from this one, by row: null for a model without the tensor, NaN if not measured. */
+/**
+ * Return how several models have changed from this checkpoint, their base: in all, and for each row.
+ * A change is null for a model without the tensor, NaN if it was not measured, Infinity if all values were zeros.
+ */
 function changesOf({ base, models, pairs, total, rows }) {
   const named = ([changes, shares, cosines, signs, both, odd]) => ({
     changes: changes.map((one, at) => {
-      if (one === null) return shares[at] ? Infinity : null; // from zeros, or not in this model
+      if (one === null) return shares[at] ? Infinity : null; // changed from zeros, or not in this model
       return one === 0 && odd ? NaN : one; // perhaps none of its values is finite
     }),
     odd,
@@ -190,13 +193,13 @@ function changesOf({ base, models, pairs, total, rows }) {
   return { base, models, letters, couples, total: named(total), rows: byRows };
 }
 
-/** The relative change of each row that has one: NaN where it cannot be told; null without a second checkpoint. */
+/** Return the relative change by row, NaN if it is not known; null if no values were compared. */
 function relativesOf(difference) {
   if (!difference?.values) return null;
   return new Map(
     difference.numbers.map(([row, differing, , relative, , nan, inf]) => {
       if (nan || inf) return [row, NaN];
-      return [row, differing ? (relative ?? Infinity) : 0]; // from zeros
+      return [row, differing ? (relative ?? Infinity) : 0]; // Infinity: changed from zeros
     }),
   );
 }
@@ -211,7 +214,7 @@ function frontDecoded(shared, rest) {
   return keys;
 }
 
-/** The rows that are tied to each row. */
+/** Return a map from each row to the rows that are tied to it. */
 function ownersOf(ties) {
   const found = new Map();
   for (const [row, owner] of ties) {

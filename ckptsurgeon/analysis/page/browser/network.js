@@ -1,6 +1,6 @@
-// The network: tree, map and panel, which show the same tensor, and what is looked for in them.
+// The view Network: tree, map and panel show the same tensor; a search applies to tree and map.
 
-const OPENED_ROWS = 36; // of the tree that are opened at first, to show what is out of the ordinary
+const OPENED_ROWS = 36; // the most rows of the tree that are opened at first, to show tensors that differ or have NaN
 
 class Network {
   constructor(model) {
@@ -35,13 +35,13 @@ class Network {
     this.panel.show(null);
   }
 
-  /** Draw what is shown anew, for other tensors are looked for. */
+  /** Draw tree and map again, after the search has changed. */
   refresh() {
     this.tree.refresh();
     this.map.redraw();
   }
 
-  /** What a row of the tree says of a node; where something is looked for, of what was found in it. */
+  /** Return what the tree shows of a node; during a search, only what was found in the node counts. */
   describe(node) {
     const { model, metric, search, colouring } = this;
     const tone = colouring.tone(node);
@@ -56,18 +56,18 @@ class Network {
     };
   }
 
-  /** How many tensors a module has, and of a difference how many of them differ. */
+  /** Return the number of a module's tensors; if checkpoints are compared, also how many of them differ. */
   note(node, number) {
     const odd = this.model.compares && !this.search.isActive ? this.oddWithin(node) : 0;
     return odd ? `${grouped(odd)} of ${plural(number, "tensor")} differ` : plural(number, "tensor");
   }
 
-  /** How many tensors of a node differ, in what the colours show if they show differences. */
+  /** Return how many tensors of a node differ; if the colours show differences, by these. */
   oddWithin(node) {
     return this.colouring.mixed ? this.model.oddWithin(node) : this.colouring.oddWithin(node);
   }
 
-  /** What can be chosen for sizes and colours. */
+  /** Set up the menus for sizes and colours. */
   choices() {
     const colours = this.colourings.map(({ name }, at) => el("option", { value: String(at) }, name));
     $("colouring").replaceChildren(...colours);
@@ -86,7 +86,7 @@ class Network {
   }
 
   hover(node) {
-    if (!this.moved) return; // the page moved under a pointer that rests
+    if (!this.moved) return; // the pointer rests, and the page moved under it
     this.panel.show(node ?? this.selected);
     this.map.mark(node ?? this.selected);
   }
@@ -170,7 +170,7 @@ class Network {
     new ResizeObserver(() => this.map.redraw()).observe($("map"));
   }
 
-  /** Leave the search, take back what was looked for, or else what is selected. */
+  /** Leave the search box; if the focus is not in it, end the search; if there is none, select nothing. */
   escape() {
     if (document.activeElement === $("text")) $("tree").focus();
     else if (this.search.isActive) {
@@ -179,7 +179,7 @@ class Network {
     } else this.select(null);
   }
 
-  /** What keys do wherever the focus is. */
+  /** Return [key, function] for each key that works wherever the focus is. */
   acts() {
     return [
       ["/", () => this.finder.focus()],
@@ -191,14 +191,14 @@ class Network {
   }
 }
 
-/** The part of a module in which a node lies, one level down; the module itself where there is none. */
+/** Return the child module of ``top`` that contains ``node``; ``top`` itself if there is none. */
 function partOf(top, node) {
   let at = node;
   while (at.parent !== null && at.parent !== top) at = at.parent;
   return at.isTensor || at.parent === null ? top : at;
 }
 
-/** Open the modules in which tensors are out of the ordinary, level by level, while there is room to see them. */
+/** Open the modules with tensors that differ or have NaN, level by level, up to ``OPENED_ROWS`` rows. */
 function openOdd(model) {
   let left = model.root.children;
   let rows = left.length;
@@ -206,7 +206,8 @@ function openOdd(model) {
     const next = [];
     for (const node of left) {
       const odd = model.oddWithin(node);
-      if (node.isTensor || !odd || (odd === node.to - node.from && node.parent.parent)) continue; // all of it: enough said
+      // All of its tensors: nothing to single out.
+      if (node.isTensor || !odd || (odd === node.to - node.from && node.parent.parent)) continue;
       if (!node.open) {
         if (rows + node.children.length > OPENED_ROWS) continue;
         rows += node.children.length;
@@ -223,7 +224,7 @@ function openedParts(node) {
   return node.children;
 }
 
-/** Let the address name what is shown, where it may: not in a notebook's frame, nor too often. */
+/** Put a key into the page's address. Browsers refuse this in a notebook's frame, and if it happens too often. */
 function remember(key) {
   try {
     history.replaceState(null, "", `#${key.isWellFormed() ? encodeURIComponent(key) : ""}`);

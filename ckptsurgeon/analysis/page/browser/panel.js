@@ -1,4 +1,4 @@
-// What is known of the tensor or module under the cursor.
+// The panel with the facts about the tensor or module that is selected or under the pointer.
 
 class Panel {
   constructor(box, model, network) {
@@ -20,7 +20,8 @@ class Panel {
   about(node) {
     const key = this.model.keyOf(node);
     const title = el("h2", {}, nameElement(key || "the whole network", "bdi.key"));
-    const plain = key && visible(key) === key && navigator.clipboard; // what is not as it looks is not handed on
+    // No copy of a key that does not look as it is, such as one with invisible characters.
+    const plain = key && visible(key) === key && navigator.clipboard;
     const copy = plain
       ? el("button.small", { type: "button", title: "Copy the key", onclick: () => this.copy(key) }, "copy")
       : null;
@@ -118,7 +119,7 @@ class Panel {
     return facts;
   }
 
-  /** How much each model has changed a tensor of the base, and whether their changes agree. */
+  /** Return how much each model has changed a tensor of the base, and how far their changes agree, as facts. */
   changed(row) {
     const { letters, couples } = this.model.changes;
     const found = this.model.changesOf(row);

@@ -1,4 +1,4 @@
-// The receipt of an output of ours: what was done, with what, and what came of it, module by module.
+// The view Receipt, for an output of ckptsurgeon: what was done, with which sources, and the result by module.
 
 function receiptView(model, open) {
   const { receipt } = model;
@@ -38,7 +38,7 @@ function receiptView(model, open) {
   return parts;
 }
 
-/** A row for each module at the top: how many of its tensors are in each class, and how much came from sources. */
+/** Return a table with a row for each top-level module: its tensors by class, and the share from sources. */
 function classTable(model, open) {
   const { receipt } = model;
   const { top } = model;
@@ -82,7 +82,7 @@ function classTable(model, open) {
   return el("div", {}, wideTable(head, rows), rest);
 }
 
-/** A bar in which each class has its part. */
+/** Return a bar with a part for each class, in proportion to ``sizes``. */
 function stacked(sizes, all, classes) {
   const bar = el("span.stack", { "aria-hidden": "true" });
   sizes.forEach((size, at) => {

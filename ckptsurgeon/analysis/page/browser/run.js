@@ -1,4 +1,4 @@
-// A training run: how it went, what was checked, and the verdict on whether knowledge moved.
+// The view Run: the curves and the checks of a training run, and the verdict on whether knowledge was transferred.
 
 const STATUS = { PASS: "good", WARN: "warn", FAIL: "bad", "NOT RUN": "quiet" };
 const WHEN = { before: "before the first step", during: "while it trained", after: "after the last step" };
@@ -78,7 +78,7 @@ function bestCard({ result, evaluations }) {
   );
 }
 
-/** How many checks passed, warned, failed, did not run; and which are to be looked at. */
+/** Return the card with the number of checks of each status, and the names of those that failed or warned. */
 function checksCard(checks) {
   if (!checks.length) return card("Checks", "quiet", "none yet");
   const count = (status) => checks.filter((check) => check.status === status).length;
@@ -93,7 +93,7 @@ function checksCard(checks) {
   return card("Checks", "plain", tallies, ...named, ...more);
 }
 
-/** The figures of the best weights and of the last ones, and those of test. */
+/** Return the table of metrics: on dev for the best and for the last weights, and on test. */
 function figuresOf({ evaluations, result }) {
   const best = result && evaluations.findLast(([step]) => step === result.best_step);
   const last = evaluations.at(-1);
@@ -176,7 +176,7 @@ function controlsOf(controls) {
   return section("The same run from other weights", wideTable(head, rows));
 }
 
-/** The charts of the first screen, and the others. */
+/** Return the charts: first those that are always visible, then the others. */
 function curvesOf(run) {
   const { result } = run;
   const column = (at) => run.steps.map((row) => [row[0], row[at]]).filter(([x]) => x !== null);
@@ -208,7 +208,7 @@ function curvesOf(run) {
     run.rates.map((name, at) => ({ name, points: column(3 + at) })),
     { last },
   );
-  const note = run.every > 1 ? el("p.quiet", {}, `Of the steps, each ${run.every}th is drawn.`) : null;
+  const note = run.every > 1 ? el("p.quiet", {}, `One of every ${run.every} steps is drawn.`) : null;
   const [metric, ...others] = evaluated.filter(Boolean);
   const [first, rest] = [
     [both("loss", 1), metric].filter(Boolean),

@@ -1,11 +1,11 @@
-// Which tensors are looked for: words anywhere in a key, or a key pattern as --include takes it; and kinds of tensors.
+// The search for tensors: by words anywhere in a key, or a key pattern as for --include; and by category.
 
 class Search {
   constructor(model) {
     this.model = model;
     this.mode = "text";
     this.text = "";
-    this.chosen = new Set(); // categories of the colouring that are looked at; none: all
+    this.chosen = new Set(); // categories of the colouring to which the search is limited; empty: all
     this.categoryOf = null;
     this.error = null;
     this.clear();
@@ -21,7 +21,7 @@ class Search {
     return this.text !== "" || this.chosen.size > 0;
   }
 
-  /** Look through all keys; an unfinished or wrong pattern leaves what was found before. */
+  /** Search all keys; after an error in the pattern, the previous result stays. */
   run() {
     this.error = null;
     try {
@@ -46,7 +46,7 @@ class Search {
     this.found = { bytes: this.foundOf(this.model.bytes), parameters: this.foundOf(this.model.parameters) };
   }
 
-  /** Sums of what was found over all rows before each. */
+  /** Return, for each row, the sum over the found rows before it. */
   foundOf(sums) {
     const found = new Float64Array(this.model.size + 1);
     for (let row = 0; row < this.model.size; row++)
@@ -54,7 +54,7 @@ class Search {
     return found;
   }
 
-  /** How much of what was found is in a node. */
+  /** Return the size of the found tensors of a node. */
   valueWithin(node, metric) {
     return this.found[metric][node.to] - this.found[metric][node.from];
   }
@@ -63,19 +63,19 @@ class Search {
     return this.before[this.model.size];
   }
 
-  /** How many tensors of a node were found. */
+  /** Return how many tensors of a node were found. */
   within(node) {
     return this.before[node.to] - this.before[node.from];
   }
 
-  /** The first rows that were found, at most ``limit``. */
+  /** Return the first found rows, at most ``limit``. */
   first(limit) {
     const rows = [];
     for (let row = 0; row < this.model.size && rows.length < limit; row++) if (this.hit[row]) rows.push(row);
     return rows;
   }
 
-  /** A pattern that finds something where this one finds nothing, and how many; null where none is near. */
+  /** Return the pattern with **. before it, and how many tensors this finds; null if it finds none. */
   deeper() {
     if (this.mode !== "pattern" || this.error || /^(\*\*|re:)/.test(this.text)) return null;
     const text = `**.${this.text}`;
@@ -85,7 +85,7 @@ class Search {
   }
 }
 
-/** What tells whether a key is looked for; throws PatternError. */
+/** Return a function that tells whether a key matches the search; throws PatternError. */
 function matcherOf(mode, text) {
   if (text === "") return () => true;
   if (mode === "pattern") {

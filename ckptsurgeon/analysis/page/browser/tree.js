@@ -1,8 +1,8 @@
-// The tree of modules as rows, of which only those in sight are elements.
+// The tree of modules as rows; only the visible rows are elements of the page.
 
-const ROW = 26; // pixels, as in the style
-const AROUND = 12; // rows that are made beyond those in sight
-const DEEPEST = 24; // levels that are indented
+const ROW = 26; // height of a row in pixels, as in page.css
+const AROUND = 12; // rows that are made above and below the visible ones
+const DEEPEST = 24; // the most levels of indentation
 
 class Tree {
   constructor(box, model, search, { select, hover, zoom, describe }) {
@@ -17,7 +17,7 @@ class Tree {
     new ResizeObserver(() => this.drawSoon()).observe(box);
   }
 
-  /** Find out which rows there are, and draw those in sight. */
+  /** Collect the rows of all open modules, and draw the visible ones. */
   refresh() {
     this.rows = [];
     const left = [this.model.root];
@@ -102,7 +102,7 @@ class Tree {
     this.refresh();
   }
 
-  /** Show a node: open what it lies in, and bring it into sight. */
+  /** Select a node: open the modules that contain it, and scroll to it. */
   reveal(node) {
     this.selected = node;
     let opened = false;
@@ -124,14 +124,14 @@ class Tree {
     else if (top + ROW > scrollTop + clientHeight) this.box.scrollTop = top + ROW - clientHeight;
   }
 
-  /** Tell assistive technology which row is the one that keys move. */
+  /** Tell assistive technology which row is selected. */
   tell() {
     const place = this.rows.indexOf(this.selected);
     if (place >= 0 && $(`row-${place}`)) this.box.setAttribute("aria-activedescendant", `row-${place}`);
     else this.box.removeAttribute("aria-activedescendant");
   }
 
-  /** The keys of the tree pattern (WAI-ARIA Authoring Practices 1.2). */
+  /** Handle the keys of a tree view (WAI-ARIA Authoring Practices 1.2). */
   pressed(event) {
     const place = this.rows.indexOf(this.selected);
     const page = Math.max(1, Math.floor(this.box.clientHeight / ROW) - 1);

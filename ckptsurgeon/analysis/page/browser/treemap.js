@@ -1,8 +1,8 @@
-// Squarified treemaps (Bruls, Huizing and van Wijk, 2000): rectangles as large as their values, and as square as can be.
+// Squarified treemaps (Bruls, Huizing and van Wijk, 2000): the area of a rectangle is its value, its sides are similar.
 
 /**
- * Place items of values in a rectangle, the largest first.
- * Returns [item, x, y, width, height] for each; those too small to be seen, under ``least`` pixels in area, are left out.
+ * Place items in a rectangle; ``items`` are {item, value}, the largest value first, and ``total`` is their sum.
+ * Returns [item, x, y, width, height] for each item; those with an area under ``least`` square pixels are left out.
  */
 function squarified(items, total, x, y, width, height, least) {
   const placed = [];
@@ -36,7 +36,7 @@ function squarified(items, total, x, y, width, height, least) {
   return placed;
 }
 
-/** Where a row of rectangles along a side ends: with the one behind which they would become less square. */
+/** Return the index after the last item of a row along a side: with one more, rectangles become less square. */
 function rowEnd(items, at, side, scale) {
   let sum = 0;
   let worst = Infinity;

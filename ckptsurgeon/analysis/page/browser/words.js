@@ -1,10 +1,10 @@
-// Words for people, and the elements that hold them. A key is anyone's text: it is only ever the text of an element.
+// Texts, and elements with texts. Keys are untrusted: they only ever become the text of an element.
 
 const HIDDEN = /[\p{C}\p{Zl}\p{Zp}\u115f\u1160\u3164\uffa0\u2800]/u;
 const MARK = /[\p{Mn}\p{Me}]/u;
-const MARKS = 4; // that one letter may carry; a hundred would cover the lines above and below
+const MARKS = 4; // the most combining marks of one letter; a hundred would cover the lines above and below
 
-/** A text with what is invisible, turns the direction of writing or piles up spelled as an escape. */
+/** Return a text with escapes for invisible characters, changes of direction and piles of combining marks. */
 function visible(text) {
   if (/^[\x20-\x7e]*$/.test(text)) return text;
   let marks = 0;
@@ -48,7 +48,7 @@ const plural = (number, noun) => `${grouped(number)} ${noun}${number === 1 ? "" 
 
 const shapeText = (shape) => `(${shape.join(", ")})`;
 
-/** A share in percent; as on the terminal, only what is all is 100 %, and only what is nothing 0 %. */
+/** Return a share in percent; as on the terminal, only the whole is 100 %, and only nothing is 0 %. */
 function percent(part, whole) {
   if (!whole) return "";
   if (part <= 0 || part >= whole) return part <= 0 ? "0 %" : "100 %";
@@ -57,19 +57,19 @@ function percent(part, whole) {
   return `${share.toFixed(share < 9.95 ? 1 : 0)} %`;
 }
 
-/** A number with all the digits that it came with; integers in groups. */
+/** Return a number with all its digits; integers in groups of three. */
 function exactText(value) {
   if (value === null) return "none";
   return Number.isInteger(value) && Math.abs(value) < 1e15 ? grouped(value) : String(value);
 }
 
-/** What stands before a count of parameters that headers do not tell in full. */
+/** Return "at least " if the headers give only a lower bound of the number of parameters, else ''. */
 const atLeast = (source) => (source.counted ? "" : "at least ");
 
 /** Parameters in words: 37.4 k parameters. */
 const parametersText = (number) => `${countText(number)} parameter${number === 1 ? "" : "s"}`;
 
-/** A figure with at most four digits that matter. */
+/** Return a number with at most four significant digits. */
 function figureText(value) {
   if (value === null || value === undefined) return "none";
   const size = Math.abs(value);
@@ -77,7 +77,7 @@ function figureText(value) {
   return String(Number(value.toPrecision(4)));
 }
 
-/** An element: el("p.note", {title: "x"}, "text", otherElement). Texts stay texts, with what is invisible spelled. */
+/** Return an element: el("p.note", {title: "x"}, "text", otherElement). Strings become text, never HTML. */
 function el(name, given = {}, ...children) {
   const [tag, ...classes] = name.split(".");
   const made = document.createElement(tag);
@@ -94,13 +94,13 @@ function el(name, given = {}, ...children) {
   return made;
 }
 
-/** A name out of a checkpoint, in a direction of its own. */
+/** Return an element with a name from a checkpoint, written from left to right whatever surrounds it. */
 const nameElement = (text, css = "bdi.name") =>
   el(css, { dir: "ltr" }, text.trim() === "" ? `"${visible(text)}"` : visible(text));
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** An element of a picture, with its attributes. */
+/** Return an SVG element with its attributes. */
 function drawn(tag, given = {}, ...children) {
   const made = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(given)) made.setAttribute(name, visible(String(value)));
@@ -108,7 +108,7 @@ function drawn(tag, given = {}, ...children) {
   return made;
 }
 
-/** What an object has under a name of its own, whatever names all objects have. */
+/** Return the property ``name`` that an object has itself, not one that it inherits; else ``other``. */
 const own = (things, name, other) => (Object.hasOwn(things, name) ? things[name] : other);
 
 const $ = (id) => document.getElementById(id);

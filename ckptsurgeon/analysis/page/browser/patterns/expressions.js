@@ -1,17 +1,19 @@
-// Regular expressions: the browser's own. What Python means by a text is spelled out for it, and what has no equal is
-// refused, so that no expression matches other keys here than in ckpt.
+// Matches regular expressions with the browser's engine: Python's syntax is translated into JavaScript's. Syntax without
+// an equivalent is refused, so that no expression matches other keys here than in ckpt.
 
 const WORD = "\\p{L}\\p{N}_";
 const SPACE = "\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
 const CATEGORIES = { w: WORD, d: "\\p{Nd}", s: SPACE };
-const OTHER_CASES = { i: "\u0130\u0131", k: "\u212a", s: "\u017f" }; // of letters of ASCII, to Python
-const BOUNDARY = `(?=(?<=[${WORD}])(?![${WORD}])|(?<![${WORD}])(?=[${WORD}]))`; // (?=…), which cannot be repeated
+// Other characters that Python's (?i) takes for these letters.
+const OTHER_CASES = { i: "\u0130\u0131", k: "\u212a", s: "\u017f" };
+// In (?=…): like \b in Python, it cannot be repeated.
+const BOUNDARY = `(?=(?<=[${WORD}])(?![${WORD}])|(?<![${WORD}])(?=[${WORD}]))`;
 const EQUALS = { ".": "[^\\n]", $: "(?=\\n?$)", "\\A": "^", "\\Z": "$", "\\b": BOUNDARY };
 const REPEAT = String.raw`(?:[*+?]|\{(?!\})(\d*)(,?\d*)\})`;
 const CLASS = String.raw`\[(\^|(?!\^))((?:\\.|[^\\])(?:\\.|[^\]\\])*)\]`;
-const FIXED = String.raw`(?:${CLASS}|\\.|[^\\\[()*+?{|])*`; // has one width and no groups
+const FIXED = String.raw`(?:${CLASS}|\\.|[^\\\[()*+?{|])*`; // matches texts of one length, without groups
 
-/** What can come next, of which the first counts: what it is to the browser, or why it is refused and what to do. */
+/** [syntax in Python, its translation or why it is refused, hint]; the first syntax that matches counts. */
 const SYNTAX = [
   [String.raw`${REPEAT}\+`, "a possessive quantifier"],
   [String.raw`\{(?:\d{10,},?\d*|\d*,\d{10,})\}`, "more than 999,999,999 times"],
@@ -35,11 +37,11 @@ const SYNTAX = [
   [String.raw`\\.?`, "not an escape of this page", "Write \\\\ for a backslash."],
 ].map(([source, ...rest]) => [new RegExp(source, "suy"), ...rest]);
 
-/** What tells whether the whole of a key matches. */
+/** Return a function that tells whether a whole key matches an expression; throws PatternError. */
 function expressionMatcher(text) {
-  // As it stands, first: ")(" would close the group that is put around it.
+  // The expression is first compiled alone: within the group around it, ")(" would be valid.
   const compiled = orRefused(text, () => new RegExp(`^(?:${new RegExp(spelledOut(text), "v").source})$`, "v"));
-  orRefused(text, () => compiled.test("\u0100")); // an engine may find only now that an expression is too large for it
+  orRefused(text, () => compiled.test("\u0100")); // some engines notice only here that an expression is too large
   return (key) => orRefused(text, () => compiled.test(key));
 }
 
@@ -81,7 +83,7 @@ const classMembers = (members, text) =>
     /^\\[dDsSwW]$/.test(all) ? category(all) : range(low, high ?? low, text),
   );
 
-/** What stands in a class for the characters from one to another. */
+/** Return the part of a class that stands for the characters from ``low`` to ``high``. */
 function range(low, high, text) {
   const unknown = [low, high].find((token) => /^\\(?![fnrtv])[A-Za-z0-9]/.test(token));
   if (unknown) throw refusal(text, unknown, "not a character in a class");

@@ -1,14 +1,14 @@
-// Matching keys by the segments of a pattern, as keys/matcher.py: segment after segment where that can be.
+// Matches keys with the segments of a pattern, as keys/matcher.py: segment by segment if possible, else the whole key.
 
 const DOT_TOKEN = choiceToken([["."]]);
 const DOUBLE_TOKEN = { kind: "double" };
 
-/** What tells whether a key matches segments. */
+/** Return a function that tells whether a key matches a pattern, given as its characters; throws PatternError. */
 function segmentsMatcher(chars) {
   const segments = parseSegments(chars).map((segment) => segment && joinLiterals(segment));
   const tokens = segments.flatMap((segment) => segment ?? []);
   const repeats = bindRepeated(tokens.filter((token) => token.name));
-  // As if each name stood alone; where one stands twice this only rules most keys out.
+  // As if a name that occurs twice could match two numbers: this matches more keys, and is fast.
   const alone = segments.map((segment) => segment?.map((token) => ({ ...token, binds: false })) ?? null);
   const quick = tokens.some((token) => token.dots) ? matcherByKey(alone) : matcherBySegment(alone);
   if (!repeats) return quick;
@@ -16,7 +16,7 @@ function segmentsMatcher(chars) {
   return (key) => quick(key) && exact(key);
 }
 
-/** The tokens with literals beside each other made one. */
+/** Return the tokens with consecutive literals joined into one. */
 function joinLiterals(tokens) {
   const found = [];
   for (const token of tokens) {
@@ -26,7 +26,7 @@ function joinLiterals(tokens) {
   return found.map((token) => (token.spelling ? choiceToken([token.spelling]) : token));
 }
 
-/** Mark the names that stand twice, and say whether any does. */
+/** Mark the numbers whose names occur twice; return whether there are any. */
 function bindRepeated(numbers) {
   const last = new Map(numbers.map((token, i) => [token.name, i]));
   const first = new Map(numbers.map((token, i) => [token.name, i]).reverse());
@@ -37,7 +37,7 @@ function bindRepeated(numbers) {
   return last.size < numbers.length;
 }
 
-/** The whole key at once, since a literal dot spans its segments and a name that stands twice ties them together. */
+/** Match whole keys: a literal dot spans segments, and a name that occurs twice must match the same number. */
 function matcherByKey(segments) {
   const tokens = segments.flatMap((segment) => (segment ? [DOT_TOKEN, ...segment] : [DOUBLE_TOKEN]));
   return (key) => {
@@ -58,7 +58,7 @@ class SegmentAutomaton {
 
   constructor(segments) {
     this.segments = segments;
-    // The keys of a page stand in order: each goes on from where it parts from the one before.
+    // The keys of a page are sorted: matching continues at the end of the prefix shared with the previous key.
     this.trail = [[0, this.stateAt([0])]];
   }
 
@@ -76,7 +76,7 @@ class SegmentAutomaton {
     return state.matched;
   }
 
-  /** Go back to where a key parts from the one before. */
+  /** Go back to the last segment within the prefix that ``key`` shares with the previous key. */
   rewind(key) {
     const { previous, trail } = this;
     let shared = 0;
@@ -96,7 +96,7 @@ class SegmentAutomaton {
     return following;
   }
 
-  /** The state in which any of some segments may come next. */
+  /** Return the state in which any of the segments with these indices may come next. */
   stateAt(places) {
     const { segments, states } = this;
     const closed = new Set();

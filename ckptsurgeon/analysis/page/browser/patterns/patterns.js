@@ -1,10 +1,10 @@
-// Key patterns, in the browser: what ckptsurgeon/planning/keys means by them, with the same errors.
+// Key patterns in the browser, with the meaning and the errors of ckptsurgeon/planning/keys.
 //
 //     pattern  = "re:" regex | segment { "." segment }
 //     segment  = "**" | { literal | "*" | "?" | "[" class "]" | "{" list, range or name "}" }
 //
 // Characters are code points, as in Python. tests/planning/keys/cases.json holds the cases that both must pass.
-// A regular expression that the page cannot read as Python does is an error here alone.
+// One error is only here: for a regular expression that the page cannot read as Python does.
 
 const MAX_CHARACTERS = 100_000;
 
@@ -16,7 +16,7 @@ class PatternError extends Error {
   }
 }
 
-/** A pattern as {text, matches(key)}; throws PatternError. */
+/** Return a pattern as {text, matches(key)}; throws PatternError. */
 function parsePattern(text) {
   const chars = [...text];
   if (chars.length > MAX_CHARACTERS)
@@ -28,7 +28,7 @@ function parsePattern(text) {
 const codeOf = (char) => char.codePointAt(0);
 const isDigit = (char) => char >= "0" && char <= "9" && char.length === 1;
 
-/** A text as Python's repr writes it. */
+/** Return a text as Python's repr writes it. */
 function pythonRepr(text) {
   const quote = text.includes("'") && !text.includes('"') ? '"' : "'";
   const short = { "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", [quote]: `\\${quote}` };

@@ -1,4 +1,4 @@
-// Reading the segments of a pattern, as keys/parse.py. A segment is null for "**", else its tokens.
+// Parses the segments of a pattern, as keys/pattern_parser.py. A segment is null for "**", else a list of tokens.
 
 const MAX_ALTERNATIVES = 10_000;
 const CLOSES = { "[": "]", "{": "}" };
@@ -22,7 +22,7 @@ function* splitAtDots(chars, fail) {
   yield chars.slice(start);
 }
 
-/** Where the bracket or brace is closed that is opened at ``opened``. */
+/** Return the index of the bracket or brace that closes the one at the index ``opened``. */
 function closingAt(chars, opened, fail) {
   const close = CLOSES[chars[opened]];
   let at = opened + 1;
@@ -55,7 +55,7 @@ function* tokensOf(part, fail) {
   }
 }
 
-/** The token that begins at a place, and where it ends. */
+/** Return [the token that begins at the index ``at``, the index after it]. */
 function tokenAt(part, at, fail) {
   const char = part[at];
   if (char in CLOSES) {
@@ -71,7 +71,7 @@ function tokenAt(part, at, fail) {
   return [choiceToken([[part[at + 1]]]), at + 2];
 }
 
-/** Pairs of [whether it is escaped, character]. */
+/** Return [whether it is escaped, character] for each character. */
 function unescapedPairs(raw) {
   const pairs = [];
   for (let at = 0; at < raw.length; at += 1) {
@@ -122,7 +122,7 @@ function rangeToken(raw, low, high, fail) {
   return choiceToken(Array.from({ length: Number(high - low) + 1 }, (_, i) => [...String(low + BigInt(i))]));
 }
 
-/** Throw where a word of a list would be a pattern outside of it: in a list it stands for itself. */
+/** Throw if a word of a list has pattern syntax: in a list, words are literal. */
 function checkWord(chars, fail) {
   const word = chars.join("");
   const plain = unescapedPairs(chars)
@@ -141,7 +141,7 @@ function checkWord(chars, fail) {
   if (plain.includes("..")) throw fail(`${word} in a list has an empty segment`, "Write no two dots in a row.");
 }
 
-/** The words of a list, each an array of characters, escapes still in place. */
+/** Return the words of a list, each an array of characters; escapes stay. */
 function wordsOfList(chars) {
   const words = [[]];
   for (const [isEscaped, char] of unescapedPairs(chars)) {
@@ -151,7 +151,7 @@ function wordsOfList(chars) {
   return words;
 }
 
-/** One of some words, each an array of characters. */
+/** Return the token for one of several words, each an array of characters. */
 function choiceToken(spellings) {
   const byLength = new Map();
   const known = new Set();
@@ -159,7 +159,7 @@ function choiceToken(spellings) {
   for (const chars of spellings) {
     const text = chars.join("");
     known.add(chars.join("\\"));
-    // Halves of a surrogate pair beside each other are two characters in Python, and in no key of a page.
+    // The two halves of a surrogate pair are two characters in Python; no key of a page has them.
     if ([...text].length !== chars.length) continue;
     texts.add(text);
     if (!byLength.has(chars.length)) byLength.set(chars.length, new Set());

@@ -1,11 +1,11 @@
-// Where tokens can end in the characters of a key: all places at once, so that no pattern is slow.
+// Finds where tokens can end in the characters of a key: all places at once, so that no pattern is slow.
 
 const MAX_STEPS = 5_000_000;
 
 const isBoundary = (char) => char === undefined || char === ".";
 const inOrder = (places) => [...new Set(places)].sort((a, b) => a - b);
 
-/** Where the tokens may end in the characters, in order, for each way to bind the names that stand twice. */
+/** Return the sorted indices at which all tokens can end, for each choice of numbers for names that occur twice. */
 function walk(tokens, chars) {
   const spend = walkBudget();
   let ways = new Map([["", { bound: new Map(), at: [0] }]]);
@@ -38,7 +38,7 @@ function mergeWay(ways, bound, at) {
   else ways.set(id, { bound, at });
 }
 
-/** Go on from one way across a name that stands twice, for each number that it can be. */
+/** Add to ``next`` the indices after a name that occurs twice, for each number that it can match. */
 function bindNumber(token, chars, { bound, at }, { next, spend }) {
   const ends = new Map();
   for (const begin of at)
@@ -63,7 +63,7 @@ function* numbersAt(chars, begin) {
   }
 }
 
-/** The places reached from those in ``at`` across one token; all in order, and each once. */
+/** Return the indices at which one token can end if it begins at one of ``at``, sorted and without repeats. */
 function placesAfter(token, chars, at) {
   switch (token.kind) {
     case "choice":
@@ -100,7 +100,7 @@ function afterDouble(chars, at) {
 function afterStar(chars, at) {
   const to = [];
   for (let i of at) {
-    if (i < to.at(-1)) continue; // in what the star has taken from a place before
+    if (i < to.at(-1)) continue; // a star that began earlier has passed this index
     if (i !== to.at(-1)) to.push(i);
     while (!isBoundary(chars[i])) to.push((i += 1));
   }
@@ -110,7 +110,7 @@ function afterStar(chars, at) {
 function afterNumber(chars, at) {
   const to = [];
   for (let i of at) {
-    if (i < to.at(-1)) continue; // in what the number has taken from a place before
+    if (i < to.at(-1)) continue; // a number that began earlier has passed this index
     if (chars[i] === "0") to.push(i + 1);
     else while (i < chars.length && isDigit(chars[i])) to.push((i += 1));
   }
