@@ -136,3 +136,21 @@ def test_a_base_of_another_name_is_named() -> None:
         row = cs.check("adapter", base="base").row("adapter-config")
         assert row.status.value == status
         assert all("the base of adapter is org/other" in one.what for one in row.found)
+
+
+@pytest.mark.parametrize("module", ["encoder.layer.0.output.dense", "encoder.layer.0.attention.act_fn", "up_proj"])
+def test_scales_of_a_module_with_any_name_are_checked(module: str) -> None:
+    """Only the end of a scale's key says that it belongs to activations, not the name of its module."""
+    codes = torch.ones(8, 8).to(torch.float8_e4m3fn)
+    save_file({f"{module}.weight": codes, f"{module}.weight_scale": torch.full((8, 1), 1e9)}, "model.safetensors")
+    (found,) = cs.check("model.safetensors").row("scales").found
+    assert found.what.startswith("1 tensor of scales above 1e+06")
+    assert f"{module}.weight_scale" in found.what
+
+
+def test_scales_are_multiplied_by_the_codes_of_their_own_module_alone() -> None:
+    state = {"up_proj.weight": torch.ones(8, 8), "up_proj.weight_scale": torch.full((8, 1), 30.0)}
+    state |= {"up_proj_2.weight": torch.full((8, 8), 448.0), "up_proj_2.weight_scale": torch.ones(8, 1)}
+    codes = {key: one.to(torch.float8_e4m3fn) for key, one in state.items() if key.endswith("weight")}
+    save_file(state | codes, "model.safetensors")
+    assert cs.check("model.safetensors").row("scales").status.value == "PASS"

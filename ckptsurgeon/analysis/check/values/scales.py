@@ -38,7 +38,7 @@ def _run(subject: Subject) -> Iterator[Found]:
     found = dict(scales_of(subject))
     broken = [key for key, one in found.items() if one.nan or one.inf]
     zero = [key for key, one in found.items() if one.number and one.low == one.high == 0 and _has_codes(subject, key)]
-    huge = [key for key, one in found.items() if one.largest > HUGE and not _GLOBAL.search(key)]
+    huge = [key for key, one in found.items() if one.largest > HUGE and not is_global_or_activation(subject, key)]
     large = [key for key, one in found.items() if key not in huge and _makes_large_weights(subject, key, one)]
     some = [key for key, one in found.items() if one.zeros and key not in zero and not one.nan]
     below = [key for key, one in found.items() if one.low < 0 and not _is_signed(subject, key)]
@@ -76,12 +76,13 @@ def _has_codes(subject: Subject, key: str) -> bool:
 def _codes_of(subject: Subject, key: str) -> list[str]:
     """Return the keys of the codes to which the scales ``key`` belong."""
     name = key.removesuffix(subject.parts.get(key, ""))
-    return [one for one in subject.codes if one.startswith(name) and one in subject.measured]
+    ends = subject.parts
+    return [one for one in subject.codes if one in subject.measured and one.removesuffix(ends.get(one, "")) == name]
 
 
 def _makes_large_weights(subject: Subject, key: str, scales: Figures) -> bool:
     """Return whether the largest scale gives weights above ``LARGE``, if it is multiplied by the largest code."""
-    if _GLOBAL.search(key) or subject.measured[key].is_of_scales:
+    if is_global_or_activation(subject, key) or subject.measured[key].is_of_scales:
         return False
     largest = 1.0
     if not subject.parts.get(key, "").endswith("SCB"):  # bitsandbytes: the largest weight of a row itself
