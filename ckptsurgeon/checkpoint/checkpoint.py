@@ -163,7 +163,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         lacking = self._view.lacking
         if lacking:
             notes.append(
-                f"the keys of the destination begin with {lacking}., the keys of {escape(self.path)} do not: "
+                f"the keys of the destination begin with {lacking}., but the keys of {escape(self.path)} do not: "
                 f"--map ={lacking} adds this prefix"
             )
         notes += self.quantisation_notes

@@ -50,7 +50,7 @@ SHOWN = 3
 ONE = {"have": "has", "are": "is"}
 """{verb in the plural: verb in the singular}."""
 WIDE, GATE = re.compile(r"\.\d+\..*\.(?:[qkv]_proj|gate_proj|up_proj)\.weight$"), ".gate_proj."
-"""Weights with ``hidden_size`` columns in most models, and a part of a name that occurs in all these models."""
+"""Matches weights that have ``hidden_size`` columns in most models; and a part of a name: these models all have it."""
 BY_SETTINGS = re.compile("MLX|^int\\d+ packed")
 """Methods whose number of columns is computed from the codes and the settings (bits per code)."""
 
@@ -86,8 +86,8 @@ def contradictory(
             f"{escape(by)}: {listing(names, SHOWN)}"
         )
     if names := untargeted(codes, settings):
-        are = f"{count(len(names), 'quantised tensor')} {'is' if len(names) == 1 else 'are'}"
-        said = "in none of the targets of its quantization_config, so a loader treats"
+        are = f"{count(len(names), 'quantised tensor')} {'matches' if len(names) == 1 else 'match'}"
+        said = "no target of its quantization_config, so a loader treats"
         them = "it as not quantised" if len(names) == 1 else "them as not quantised"
         yield f"{escape(path)}: {are} {said} {them}: {listing(names, SHOWN)}"
     yield from _without_masks(path, tensors, settings, elsewhere)
@@ -233,11 +233,11 @@ def missing_settings(
 
 
 def _under_old_name(path: str, codes: QuantisedTensors, config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if the settings of config.json have only the name that compressed-tensors gave them before."""
+    """Yield a note if config.json has settings only under their old name, that of compressed-tensors before 0.5."""
     if OLD_SETTINGS in config and SETTINGS not in config and (named := known_by_settings(codes)):
         yield (
-            f"{escape(path)}: its config.json has {OLD_SETTINGS} and no {SETTINGS}: transformers takes the codes of "
-            f"{count(len(named), 'quantised tensor')} for weights: {listing([one.name for one in named], SHOWN)}"
+            f"{escape(path)}: its config.json has {OLD_SETTINGS} and no {SETTINGS}: transformers uses the codes of "
+            f"{count(len(named), 'quantised tensor')} as weights: {listing([one.name for one in named], SHOWN)}"
         )
 
 

@@ -75,7 +75,7 @@ def _codeless(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iterator[
     if cast:
         key = next(iter(cast))
         have = f"{count(len(cast), 'quantised tensor')} {'has' if len(cast) == 1 else 'have'} numbers in place of codes"
-        yield f"{escape(path)}: {have}, {escape(key)} is {tensors[key].dtype}: {listing(list(cast.values()), SHOWN)}"
+        yield f"{escape(path)}: {have} ({escape(key)} is {tensors[key].dtype}): {listing(list(cast.values()), SHOWN)}"
 
 
 def _left_scales(path: str, codes: QuantisedTensors, tensors: Tensors, settings: Mapping[str, Any]) -> Iterator[str]:

@@ -24,7 +24,10 @@ Read = Callable[[TensorInfo], bytes]
 MOST = 8 << 20
 """The most bytes of ``g_idx`` that are read in all; usually, all tensors of a model have the same kind of order."""
 NEAR = 0.02
-"""How far a value of a ``quant_map`` may be from the exact value: covers bfloat16 rounding; gaps are wider."""
+"""How far a value of a ``quant_map`` may be from the exact value.
+
+This is more than the error of rounding to bfloat16, and less than the distance between two values.
+"""
 SHOWN = 3
 
 
@@ -34,9 +37,9 @@ def notes_on_values(
     """Yield a note for each kind of contradiction, with the names of the quantised tensors."""
     found: dict[str, list[str]] = {}
     if settings.get("desc_act") is False:
-        said = "a g_idx that is not in the order of the groups: runtimes that ignore g_idx compute other weights"
+        said = "a g_idx that is not in the order of the groups, although its quantization_config says desc_act false"
         for name in _reordered(codes, tensors, settings.get("group_size"), read):
-            found.setdefault(f"{said}, since its quantization_config says desc_act false", []).append(name)
+            found.setdefault(f"{said}, so runtimes may ignore g_idx, and compute wrong weights", []).append(name)
     for one in codes.tensors:
         for said in _of_bitsandbytes(one, tensors, read) if family(one.method) == "bitsandbytes" else ():
             found.setdefault(said, []).append(one.name)

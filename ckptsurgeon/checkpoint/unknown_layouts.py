@@ -35,7 +35,7 @@ def unknown_layouts(
         names = listing([one.name for one in found], SHOWN)
         number = count(len(found), "quantised tensor")
         yield (
-            f"{escape(path)}: {number} cannot be decoded, since {escape(method)}, their quant_method, does not store "
+            f"{escape(path)}: {number} cannot be decoded, since their quant_method {escape(method)} does not store "
             f"{escape(', '.join(parts), 300)}: {names}"
         )
 

@@ -37,11 +37,11 @@ _NEMO_CONFIG, _NEMO_WEIGHTS = "model_config.yaml", "model_weights"
 
 
 _EXPORTED = "serialized_exported_program.json"
-"""The program in an archive of torch.export (2.6 and older), which is not read."""
+"""The file by which archives of torch.export (2.6 and older) are recognised; such archives are not read."""
 
 
 class _Place(NamedTuple):
-    """The offset and the number of a member's bytes in the archive."""
+    """The offset in the archive at which a member's bytes begin, and the number of its bytes."""
 
     offset: int
     size: int
@@ -136,7 +136,10 @@ class ArchiveFolder(Folder):
 
     @property
     def way_in(self) -> str:
-        """The subfolder to search: the only one if there are no files, or NeMo's ``model_weights``; '' if none."""
+        """The subfolder in which to search for a checkpoint; '' if there is none.
+
+        In a NeMo model, this is ``model_weights``; in other archives, the only subfolder of a folder without files.
+        """
         names, folders = self.names(), self.folders()
         if _NEMO_CONFIG in names:
             return _NEMO_WEIGHTS if _NEMO_WEIGHTS in folders else ""

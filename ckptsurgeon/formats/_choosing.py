@@ -30,7 +30,7 @@ __all__ = [
 
 # Chooses one of the checkpoints that a training run of ESPnet leaves in its folder.
 #
-# These are every epoch, ``checkpoint.pth`` to resume from, and for each criterion ``valid.acc.best.pth`` and averages.
+# These are one file per epoch, ``checkpoint.pth`` to resume from, and the best and averages: ``valid.acc.best.pth``.
 # ESPnet's recipes decode with ``valid.acc.ave.pth`` (espnet2/main_funcs/average_nbest_models.py, asr.sh).
 
 _KINDS = (
@@ -104,7 +104,7 @@ def is_weights(name: str) -> bool:
 def has_weights(names: Sequence[str]) -> bool:
     """Return whether ``names`` include a usual name of model weights, such as ``model.safetensors``.
 
-    The name of an index of such weights is one, too, also for a variant (``model.safetensors.index.fp16.json``).
+    The names of indexes (``model.safetensors.index.json``) and of variants (``model.fp16.safetensors``) count, too.
     """
     return any((_VARIANT.sub(r"\1\2", indexed_name(name)) or name) in _PREFERRED for name in names)
 

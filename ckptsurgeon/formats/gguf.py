@@ -100,7 +100,8 @@ def _names(found: GgufHeader, parts: int) -> list[str]:
     ending = f"-00001-of-{parts:05d}.gguf"
     if found.metadata.get(SPLIT_NUMBER) != "0" or not found.file.name.endswith(ending):
         raise FormatError(
-            f"it is one of {parts} files of a split model, but by its name or its entry {SPLIT_NUMBER} not the first.",
+            f"it is one of {parts} files of a split model, but its name or its entry {SPLIT_NUMBER} is not that of the "
+            "first.",
             hint=f"Pass the first file, whose name ends with {ending}.",
             rule="split",
         )

@@ -195,7 +195,7 @@ def _tensors(stream: _MemberReader, storages: Storages) -> dict[str, TensorInfo]
 
 def _fields(value: Any, number: int) -> tuple[Any, ...]:
     if type(value) is not tuple or len(value) != number:
-        raise FormatError("the tar archive does not describe its content in the way of torch.", rule="tar pickles")
+        raise FormatError("the tar archive does not describe its content as torch does.", rule="tar pickles")
     return value
 
 

@@ -63,7 +63,7 @@ def is_decoded(info: TensorInfo) -> bool:
 
 
 def decoded_names(info: TensorInfo) -> Iterator[str]:
-    """Yield the logical name of each decoded weight that a tensor is computed from; its own, if it is such a weight."""
+    """Yield the key of each decoded weight that a tensor is computed from; for a decoded weight, yield its own key."""
     waiting = [info]
     while waiting:
         made = waiting.pop().made
@@ -140,7 +140,7 @@ def shift(info: TensorInfo, by: float) -> TensorInfo:
 def blocked(info: TensorInfo, dtype: str, name: str = "") -> TensorInfo:
     """Return a floating-point tensor rounded to blocks of codes of the GGUF type ``dtype``.
 
-    Each of its rows must be a whole number of blocks. ``name`` is its key, for messages.
+    Each row must be a whole number of blocks. ``name`` is the key of the tensor, for messages.
     """
     numbers, nbytes = BLOCKS[dtype]
     steps = (*(1 for _ in info.shape[1:]), numbers)

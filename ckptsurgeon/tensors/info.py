@@ -173,7 +173,7 @@ class Scaled:
 
 @dataclass(frozen=True)
 class Shifted:
-    """The tensor ``of`` with ``by`` added to every element, in double precision, then rounded to float32 or wider."""
+    """The tensor ``of`` plus ``by``, added in double precision, then rounded to float32 (a float64 is not rounded)."""
 
     of: TensorInfo
     by: float

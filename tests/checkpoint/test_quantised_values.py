@@ -22,7 +22,7 @@ from ..helpers.quantised import IN, LAYERS, OUT, Quantised
 from ..helpers.zoo import BY_NAME
 
 SHUFFLED = torch.randperm(IN, generator=torch.Generator().manual_seed(0)).to(torch.int32) % 4
-ORDER = "g_idx that is not in the order of the groups: runtimes that ignore g_idx compute other weights"
+ORDER = "g_idx that is not in the order of the groups, although its quantization_config says desc_act false"
 
 
 def with_part(model: Quantised, end: str, value: torch.Tensor, **settings: Any) -> Quantised:
@@ -38,7 +38,7 @@ def notes(model: Quantised, folder: Path) -> list[str]:
 def test_an_order_that_the_settings_deny_is_noted(tmp_path: Path) -> None:
     found = notes(with_part(BY_NAME["gptq"], ".g_idx", SHUFFLED, desc_act=False), tmp_path / "m")
     names = ", ".join(f"{layer}.weight" for layer in sorted(LAYERS))
-    why = "since its quantization_config says desc_act false"
+    why = "so runtimes may ignore g_idx, and compute wrong weights"
     assert found == [f"{tmp_path / 'm'}: 2 quantised tensors have a {ORDER}, {why}: {names}"]
     assert found[0] in cs.convert(tmp_path / "m").notes
 

@@ -136,9 +136,9 @@ class OutTensor(NamedTuple):
 class ExtraEntries:
     """The entries of a file other than its tensors, as plain data.
 
-    If the state dict is nested in dicts, ``path`` has the keys that lead to it, outermost first. ``levels`` has the
-    other entries of each of these dicts, in the same order, and last the entries of the state dict that are not
-    tensors.
+    ``path`` has the keys that lead from the outermost dict of the file to the state dict; it is empty if the outermost
+    dict is the state dict. ``levels`` has one mapping for each of these dicts, outermost first, with the other entries
+    of the dict. The last mapping has the entries of the state dict that are not tensors.
     """
 
     path: tuple[str, ...] = ()

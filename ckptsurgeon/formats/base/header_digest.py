@@ -40,7 +40,8 @@ def seal(recipe: Sequence[str], digest: str) -> list[str]:
 def digest_outside(file: File, payload: Iterable[tuple[int, int]], patches: Sequence[tuple[int, bytes]] = ()) -> str:
     """Return the SHA-256 of a file's bytes outside ``payload``: (begin, end) of each tensor, in ascending order.
 
-    ``patches`` has (offset, bytes) that replace bytes of the file for the digest: the file before its seal was set.
+    ``patches`` has pairs (offset, bytes). The digest is computed as if the file had these bytes at these offsets, as it
+    had before its seal was set.
     """
     digest, at = hashlib.sha256(), 0
     parts = [*payload, (file.size, file.size)]

@@ -10,7 +10,7 @@ PICKLE_OPS = 16_000_000
 """Instructions of one pickle: about 40 for each tensor. Limits time to seconds, and memory (100 bytes each)."""
 
 PICKLE_RARE = 5_000_000
-"""Instructions of one pickle that take three times as long; state dicts have few (about 15 for each tensor)."""
+"""Instructions of one pickle that take three times as long as others; state dicts have about 15 for each tensor."""
 
 PICKLE_CALLS = 1_000_000
 """Calls of ckptsurgeon's functions for one pickle: two or three for each tensor, each as slow as ten instructions."""
@@ -42,7 +42,7 @@ NUMBER_BYTES = 1024
 """Bytes of an integer in a pickle; torch's own magic number has 10."""
 
 DICT_KEY_INT = 2**61 - 1
-"""Integers from here on have the hashes of smaller integers (CPython's modulus), so they never become dict keys."""
+"""Integers from this one on are never used as dict keys: in CPython, they have the hashes of smaller integers."""
 
 TAR_PICKLES_BYTES = 32 << 20
 """Bytes of the pickles that describe the storages, or the tensors, of one tar archive: about 70 bytes each."""
@@ -134,7 +134,10 @@ PIECES = 1_000_000
 
 PIECE_PICKLES = 16 << 20
 PIECE_DATA = 4 << 20
-"""Bytes of the distinct pickles in these pieces (one per dtype and shape), and of all pieces that are not tensors."""
+"""Limits for one distributed checkpoint, in bytes: distinct pickles of tensors, and pieces that are not tensors.
+
+Tensors of the same dtype and shape have the same pickle.
+"""
 
 ZERO_PIECES = 500_000
 """Pieces of all parameters on all ranks of ZeRO; each piece takes a TensorInfo in memory."""
@@ -146,7 +149,7 @@ RANK_PIECES = 1_000_000
 
 CARRIED_VALUES = 4_000_000
 CARRIED_TEXT = 64 << 20
-"""Values, and characters of text, copied into an output besides tensors; a shared value is written several times."""
+"""Values, and characters of text, copied into an output besides tensors; a shared value counts each time."""
 
 EXTRAS = 10_000
 """Entries of one file other than its tensors that are listed."""

@@ -78,8 +78,8 @@ class SpreadLayout:
     """The layout of the files of all ranks, with the interface of the layout of a single file.
 
     ``slots`` has the whole tensors one after another, as if they were in one file. ``files`` has the real layout of
-    each rank's file, with parts of tensors. ``constants`` has, by file, slots that are not tensors of the output, with
-    their bytes.
+    each rank's file, with parts of tensors. ``constants`` has, by file name, the bytes of the slots that are not
+    tensors of the output.
     """
 
     files: Mapping[str, OutputLayout]

@@ -25,7 +25,7 @@ COMPARED = 256 << 10
 
 
 def equal_bytes(one: TensorInfo, other: TensorInfo, handles: Mapping[str, File] | None = None) -> bool | None:
-    """Return whether two tensors have equal bytes; None if that cannot be told.
+    """Return whether two tensors have equal bytes; None if this is unknown.
 
     The CRC-32 checksums in the directory of an archive are compared. If there are none, the bytes are read from
     ``handles``, the open files by ``Storage.file``: of large tensors only the first and last ``COMPARED`` bytes.
@@ -61,8 +61,9 @@ def equal_bytes(one: TensorInfo, other: TensorInfo, handles: Mapping[str, File] 
 class RankJoiner:
     """Joins the state dicts of the ranks; ``files`` has one file per rank, in the order of the ranks.
 
-    ``tree`` sets the other attributes. ``differing`` has the keys of tensors that should be equal on several ranks but
-    are not; ``unknown`` has the keys of tensors that could not be compared. ``joined`` counts the distributed tensors.
+    The method ``tree`` sets three attributes. ``differing`` has the keys of tensors that should be equal on several
+    ranks but are not. ``unknown`` has the keys of tensors that could not be compared. ``joined`` is the number of
+    distributed tensors.
     """
 
     files: Sequence[StateFile]

@@ -104,7 +104,10 @@ def _patterns(model: StateFile) -> tuple[dict[str, list[re.Pattern[str]]], int]:
 
 
 def _is_plain(text: str) -> bool:
-    """Return whether matching takes time proportional to the name: at most one part may match any length."""
+    """Return whether the pattern ``text`` is simple, so that matching takes time proportional to the name.
+
+    At most one part of a simple pattern may match text of any length.
+    """
     return text.count("+") + text.count("*") <= 1 and _PLAIN.fullmatch(text) is not None
 
 
@@ -134,7 +137,10 @@ def _joined(key: str, parts: Sequence[TensorInfo], kinds: Sequence[str], vocabul
 
 
 def _pairs(parts: Sequence[TensorInfo]) -> Iterator[tuple[TensorInfo, TensorInfo]]:
-    """Yield (first part, other part) as stored, for each other part, if both are a single stored tensor."""
+    """Yield (first part, other part) for each part after the first, as stored tensors, to compare their values.
+
+    A pair is left out if one of its parts is not a single stored tensor.
+    """
     stored = [list(leaves(part)) for part in parts]
     for other in stored[1:]:
         if len(other) == len(stored[0]) == 1:

@@ -130,7 +130,7 @@ def packed(kind: int, value: Any) -> bytes:
 
 
 def array(kind: int, values: Sequence[Any]) -> bytes:
-    """Return the bytes of an array."""
+    """Return the bytes of an array whose items have the type ``kind``."""
     head = struct.pack("<IQ", kind, len(values))
     if kind == TEXT:
         return head + b"".join(packed(TEXT, value) for value in values)
@@ -161,7 +161,10 @@ _OF_NUMBERS = re.compile(r"general\.(alignment|file_type|quantization_version|\w
 
 
 def kind_of(key: str, said: str) -> int:
-    """Return the type for a new entry: ``5`` becomes a number, but a string if ``key`` is ``general.version``."""
+    """Return the type of a new metadata entry whose value a user wrote as ``said``.
+
+    ``5``, for example, is a number. It is a string under a key whose values are strings, such as ``general.version``.
+    """
     if key.startswith(_OF_TEXTS) and not _OF_NUMBERS.fullmatch(key):
         return TEXT
     if said in ("true", "false"):

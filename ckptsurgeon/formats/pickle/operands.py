@@ -124,7 +124,7 @@ def is_marked(head: bytes) -> bool:
 
 
 def spelling(op: int, line: bytes) -> str:
-    """Return "alike" if all pickle readers read the same value in a line, "apart" if they differ, "not" if none can.
+    """Return "alike" if all pickle readers read the same value, "apart" if they differ, "not" if none reads the line.
 
     ``line`` is the operand of the instruction ``op``.
     """

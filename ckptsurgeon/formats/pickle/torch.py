@@ -45,7 +45,7 @@ file could make thousands of pairs collide.
 
 
 class TypedStorage:
-    """A storage with the dtype that a pickle states; offsets of tensors are relative to its byte ``start``."""
+    """A storage with the dtype that a pickle states; offsets of tensors count from byte ``start`` of the storage."""
 
     __slots__ = ("dtype", "start", "storage")
 

@@ -77,7 +77,7 @@ class OpaqueResult:
         return brief(self.name)
 
     def keep(self, items: list[Any]) -> None:
-        """Keep items that the pickle appends to the object, or keys and values, alternating, that it sets on it."""
+        """Keep what the pickle adds to the object: items, or keys and values (key, value, key, value, ...)."""
         self.items.extend(items)
 
     def attributes(self) -> Mapping[object, object]:

@@ -42,7 +42,7 @@ class _Record:
         return self.size >= _FULL
 
     def place(self, at: int) -> int:
-        """Set the offsets of a record that begins at ``at``, and return the offset of the next one."""
+        """Set the offsets of a record that begins at ``at``, and return the offset of the next record."""
         self.header = at
         head = at + 30 + len(self.name) + (20 if self.wide else 0)
         pad = -head % _ALIGN
@@ -149,7 +149,7 @@ class ZipWriter:
         recipe: Sequence[str],
         beside: ExtraEntries | None = None,
     ) -> ZipLayout:
-        """Return the layout of a file; ``metadata`` is ignored: the file has no place for it except the recipe."""
+        """Return the layout of a file; ``metadata`` is ignored, since ``.pth`` files store it only in the recipe."""
         owners = [t for t in tensors if not t.alias_of]
         number = {tensor.key: str(i) for i, tensor in enumerate(owners)}
         names = {t.key: number[t.alias_of or t.key] for t in tensors}

@@ -1,4 +1,4 @@
-"""Finds out, by its first bytes, what a file is that this package cannot read, and gives advice on what to do with it.
+"""Recognises files that this package cannot read, by their first bytes, and gives advice on what to do with them.
 
 The magic bytes of the formats are from their specifications. Nothing is opened: the functions get bytes and names, and
 return descriptions.
@@ -34,7 +34,7 @@ _NEMO = ("model_config.yaml", "model_weights.ckpt", "model_weights")
 
 
 def packed(head: bytes, name: str) -> UnreadableFile | None:
-    """Return what the compressed file ``name`` that begins with ``head`` is; None if it is not compressed."""
+    """Return a description of a compressed file that begins with ``head``; None if the file is not compressed."""
     for magic, kind, program in _ARCHIVES:
         if head.startswith(magic):
             return UnreadableFile(
@@ -73,7 +73,7 @@ def _inflated(head: bytes) -> bytes:
 
 
 def in_tar(names: Sequence[str], name: str) -> UnreadableFile | None:
-    """Return what the tar archive ``name`` is, judged by its member names; None if it is unknown."""
+    """Return a description of the tar archive ``name``, by its member names ``names``; None if it is unknown."""
     bare = {one.rstrip("/").rpartition("/")[2]: one for one in names}
     if _NEMO[0] in bare:
         member = next((bare[one] for one in _NEMO[1:] if one in bare), "")
@@ -87,7 +87,10 @@ def in_tar(names: Sequence[str], name: str) -> UnreadableFile | None:
 
 
 def in_zip(names: Sequence[str], name: str) -> UnreadableFile | None:
-    """Return what the zip archive ``name`` is, judged by its record names; None if it is unknown or torch wrote it."""
+    """Return a description of the zip archive ``name``, by its record names ``names``.
+
+    Returns None if the archive is unknown, or if torch wrote it.
+    """
     bare = {one.rpartition("/")[2] for one in names}
     if is_of_torch(names):
         return None
@@ -160,7 +163,7 @@ _MAGICS = (
 
 
 def foreign(head: bytes, name: str, size: int) -> UnreadableFile | None:
-    """Return what a file of ``size`` bytes is that begins with ``head``; None if it is unknown."""
+    """Return a description of a file that begins with ``head`` and has ``size`` bytes; None if it is unknown."""
     for one in _MAGICS:
         if head.startswith(one.magic, one.at):
             return UnreadableFile(one.what, one.advice)

@@ -1,4 +1,4 @@
-"""Finds out, for an error message, what a folder without a checkpoint is, and which subfolders have checkpoints."""
+"""Describes a folder without a checkpoint for an error message, and finds subfolders that have checkpoints."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _OTHERS = (
 
 
 def folder_kind(folder: Folder, names: Sequence[str]) -> UnreadableFile | None:
-    """Return what a folder without a checkpoint is, and advice; None if it is unknown."""
+    """Return a description of a folder without a checkpoint, and advice; None if the folder is unknown."""
     inside = folder.folders()
     if PIPELINE in names:
         return _pipeline(folder, inside)

@@ -1,4 +1,4 @@
-"""Finds out what kind of text file was passed as a checkpoint, and makes the error for an unsupported file."""
+"""Recognises text files that were passed as a checkpoint, and makes the error for unsupported files."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ _CONFIGURATIONS = {
     "architectures": "the configuration of a model",
     "_diffusers_version": "a configuration of diffusers",
 }
-"""Entries of JSON files, and what a file with the entry is."""
+"""{entry of a JSON file: description of a file that has this entry}."""
 
 
 def text_kind(head: bytes, size: int) -> UnreadableFile | None:
-    """Return what a text file of ``size`` bytes is that begins with ``head``; None if it is not a text file."""
+    """Return a description of a text file that begins with ``head`` and has ``size`` bytes; None for other files."""
     begin = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:64].lower()
     if begin.startswith(b"version https://git-lfs"):
         return UnreadableFile("a Git LFS pointer, not the file itself", "Fetch the file: git lfs pull")
@@ -89,7 +89,7 @@ def _json(head: bytes, size: int) -> UnreadableFile | None:
 
 
 def json_kind(data: Any) -> UnreadableFile:
-    """Return what a JSON file with the value ``data`` is, and advice."""
+    """Return a description of a JSON file with the value ``data``, and advice."""
     entries = data if isinstance(data, dict) else {}
     for entry, what in _CONFIGURATIONS.items():
         if entry in entries:

@@ -211,7 +211,11 @@ def _check_descriptor(file: File, row: Listed, gap: bytes) -> None:
 
 
 def wide_sizes(file: File, extra: bytes, size: int, stored: int, header: int) -> tuple[int, int, int]:
-    """Return (size, stored, header); a value above 32 bits is read from the zip64 field in ``extra``."""
+    """Return (size, stored, header): the record's size, its size in the file, and the offset of its header.
+
+    The arguments are the 32-bit fields of the directory. A value that does not fit in 32 bits is read from the zip64
+    field in ``extra``; raises FormatError if it is missing there.
+    """
     at = 0
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<2H", extra, at)

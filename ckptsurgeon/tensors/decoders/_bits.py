@@ -1,4 +1,4 @@
-"""Unpacks codes of few bits from words of 32 bits, and finds the group of each element, whose scale it has."""
+"""Unpacks codes of few bits from words of 32 bits, and finds which group (and so which scale) an element has."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WORDS = ("int32", "uint32")
 
 
 def words_of(span: tuple[int, int], bits: int) -> tuple[int, int]:
-    """Return the range of words that hold the codes in ``span``, if codes are packed without gaps."""
+    """Return the range (begin, end) of words that hold the codes in the range ``span``, packed without gaps."""
     return span[0] * bits // WORD, -(-span[1] * bits // WORD)
 
 
@@ -43,10 +43,11 @@ def unpacked(words: Array, span: tuple[int, int], bits: int, places: tuple[int, 
 
 
 def group_numbers(span: tuple[int, int], size: int, arrays: Mapping[str, Array], groups: int) -> Array:
-    """Return the index of the group of each input in ``span``; the first group that the range overlaps has index 0.
+    """Return, for each input in the range ``span``, the index of its group among the groups that were read.
 
-    If ``arrays`` contains the stored indices of groups (``order``, GPTQ's g_idx), these are returned: then the scales
-    of all ``groups`` have been read. Raises FormatError if a stored index is negative or not below ``groups``.
+    A group has ``size`` inputs, and only the groups that ``span`` overlaps were read. If ``arrays`` contains ``order``
+    (GPTQ's g_idx), all ``groups`` groups were read, and the indices in ``order`` are returned. Raises FormatError if
+    one of them is negative or not below ``groups``.
     """
     if "order" in arrays:
         order = arrays["order"].astype(np.intp)

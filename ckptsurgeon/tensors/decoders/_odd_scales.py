@@ -1,6 +1,6 @@
 """Finds scales and zero points that no method of quantisation writes, while weights are decoded.
 
-Such a scale is negative, or so large that no weight is, or it is 0 although not all of its codes are zero.
+Such a scale is negative, makes weights larger than those of any model, or is 0 although its codes are not all 0.
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ In GGUF and in bitsandbytes' 4-bit encodings such scales are normal: a block of 
 TINY, LARGE = 1e-30, 1e4
 """Scales up to TINY count as 0: the smallest exponent of mxfp4 is 2**-127. No layer has weights above LARGE."""
 LARGEST = {"float8_e4m3fn": 448.0, "float8_e4m3fnuz": 240.0, "int8": 128.0}
-"""The largest code of a dtype (https://arxiv.org/abs/2209.05433), if scales are made so that weights use it."""
+"""{dtype of codes: largest code}, for dtypes whose scales are chosen so that the largest weight gets this code.
+
+https://arxiv.org/abs/2209.05433
+"""
 MANY = 4
-"""So many scales are not all 0 by chance."""
+"""If at least this many scales are all 0, this is not by chance."""
 OFFSETS = {"gptq": "zero", "awq": "zero", "packed": "bias"}
-"""The offsets of encodings whose codes have no sign: if all are 0, no decoded weight is negative."""
+"""{decoder of unsigned codes: role of the offsets of codes}: if all offsets are 0, no decoded weight is negative."""
 
 
 def are_usual(scale: Array, codes: str) -> bool:
@@ -71,7 +74,7 @@ def find_odd_scales(
 
 
 def _lacks_offsets(made: Decoded, arrays: Mapping[str, Array]) -> bool:
-    """Return whether all zero points or biases of codes without a sign are 0, and the codes are not."""
+    """Return whether all zero points or biases of unsigned codes are 0, although not all codes are 0."""
     offset = arrays.get(OFFSETS.get(made.encoding, ""))
     if offset is None or offset.size < 2 or offset.any():
         return False
@@ -79,7 +82,10 @@ def _lacks_offsets(made: Decoded, arrays: Mapping[str, Array]) -> bool:
 
 
 def _has_only_zeros(made: Decoded, arrays: Mapping[str, Array]) -> bool:
-    """Return whether all scales are 0, and the codes are not, in encodings in which a few scales of 0 are usual."""
+    """Return whether all scales are 0, although not all codes are 0.
+
+    Only encodings in which a few scales of 0 are usual are examined; ``_makes_zeros`` examines the others.
+    """
     if made.encoding in WITH_ZEROS and "bias" not in arrays:
         return False
     return arrays["scale"].size >= MANY and not arrays["scale"].any() and bool(arrays["codes"].any())
@@ -100,7 +106,7 @@ def _whole_scale(arrays: Mapping[str, Array]) -> Array:
 def _makes_zeros(
     made: Decoded, arrays: Mapping[str, Array], is_zero: Array, decode: Callable[[Mapping[str, Array]], Array]
 ) -> bool:
-    """Return whether codes whose scale is zero are not zero themselves."""
+    """Return whether a code that is not 0 has a scale of 0 (``is_zero``), in an encoding in which this is odd."""
     if made.encoding not in WITH_ZEROS or not is_zero.any():
         return False
     # Copies: decoding may write into its arrays.

@@ -49,7 +49,7 @@ def products(codes: str, scale: Array, dtype: str) -> Array | None:
     """Return each of the 256 values of the 8-bit dtype ``codes`` times each scale, rounded to ``dtype``.
 
     The 256 products of a scale follow each other. Returns None if a product is infinite, or becomes infinite or zero in
-    ``dtype``: then the caller has to compute the values, to count these.
+    ``dtype``: then the caller has to compute the values, to count the lost ones.
     """
     values = from_small(np.arange(CODES, dtype="u1"), codes)
     with np.errstate(all="ignore"):

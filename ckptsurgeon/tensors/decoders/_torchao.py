@@ -29,7 +29,7 @@ def torchao_weight(asked: Request) -> TensorInfo:
     made = _weight(asked)
     if asked.codes.opaque and made.shape != asked.codes.shape:
         raise UndecodableError(
-            f"its parts make a weight of the shape {list(made.shape)}, but its own shape is {list(asked.codes.shape)}"
+            f"its codes make a weight of shape {list(made.shape)}, but its stated shape is {list(asked.codes.shape)}"
         )
     return made
 

@@ -24,7 +24,7 @@ PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
 
 
 class _Awq:
-    """The decoder of AWQ. Its fact ``group`` is the number of inputs that share a scale."""
+    """The decoder of AWQ. ``Decoded.facts`` has ``group``: how many inputs share a scale."""
 
     families = ("AWQ",)
 

@@ -32,8 +32,9 @@ PART_OF_127 = 7.874015718698502e-3
 class _Blocks:
     """The decoder of bitsandbytes' 4-bit codes.
 
-    Its facts are ``size0``, ``size1`` and so on (the shape of the weight), and ``block`` (how many elements share a
-    scale); with double quantisation also ``nested`` (how many scales share a scale) and ``offset`` (added to scales).
+    ``Decoded.facts`` has ``size0``, ``size1`` and so on (the shape of the weight), and ``block`` (how many elements
+    share a scale). With double quantisation, it also has ``nested`` (how many scales share a scale) and ``offset``
+    (added to scales).
     """
 
     families = ("bitsandbytes",)

@@ -27,9 +27,9 @@ _PAIRS = np.stack([_VALUES[np.arange(256) & 15], _VALUES[np.arange(256) >> 4]], 
 class _FourBits:
     """The decoder of 4-bit floats.
 
-    Its facts are ``block`` (how many elements share a scale) and ``turned`` (1 if the last two dimensions of the weight
-    are exchanged). The stored tensors are, by role, ``codes`` (..., out, in / 2), ``scale`` (..., out, blocks), and
-    perhaps a global scale: ``times`` if values are multiplied by it, ``over`` if they are divided by it.
+    ``Decoded.facts`` has ``block`` (how many elements share a scale) and ``turned`` (1 if the last two dimensions of
+    the weight are exchanged). The stored tensors are, by role, ``codes`` (..., out, in / 2), ``scale`` (..., out,
+    blocks), and perhaps a global scale: ``times`` if values are multiplied by it, ``over`` if they are divided by it.
     """
 
     families = ("mxfp4", "nvfp4")

@@ -56,7 +56,8 @@ class _Blocks:
 def values_of_blocks(blocks: Array, dtype: str) -> Array:
     """Return the decoded numbers of blocks as float32, in the shape (blocks, numbers in a block).
 
-    Each row of ``blocks`` is the bytes of one block. If the scale of a block is not finite, its numbers are not either.
+    Each row of ``blocks`` is the bytes of one block. If the scale of a block is NaN or infinite, the decoded
+    numbers of the block are not finite.
     """
     return _TYPES[dtype](blocks)
 

@@ -23,7 +23,8 @@ __all__ = ["DECODER"]
 class _Gptq:
     """The decoder of GPTQ.
 
-    Its facts are ``bits`` (of a code), ``group`` (how many inputs share a scale) and ``plus`` (added to zero points).
+    ``Decoded.facts`` has ``bits`` (of a code), ``group`` (how many inputs share a scale) and ``plus`` (added to zero
+    points).
     """
 
     families = ("GPTQ",)

@@ -27,7 +27,8 @@ __all__ = ["DECODER"]
 class _Packed:
     """The decoder of packed integers.
 
-    Its facts are ``bits`` (of a code), ``group`` (how many inputs share a scale), ``offset`` (subtracted from codes).
+    ``Decoded.facts`` has ``bits`` (of a code), ``group`` (how many inputs share a scale), and perhaps ``offset``
+    (subtracted from codes).
     """
 
     families = ("packed", "MLX")
@@ -119,7 +120,10 @@ def _version(stated: object) -> tuple[int, int] | None:
 
 
 def _words(columns: int, bits: int) -> tuple[int, int]:
-    """Return how many words hold the codes of a row: packed without gaps, and packed so that no code crosses words."""
+    """Return two numbers of words that could hold the codes of a row of ``columns`` columns.
+
+    The first is for codes packed without gaps, the second for codes of which none crosses the end of a word.
+    """
     return -(-columns * bits // WORD), -(-columns // (WORD // bits))
 
 

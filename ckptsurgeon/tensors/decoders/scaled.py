@@ -35,9 +35,9 @@ SCALES = (
 class _Scaled:
     """The decoder of codes that are numbers.
 
-    Its facts ``step0``, ``step1`` and so on are how many elements along each dimension share a scale; the product is
-    multiplied by the fact ``times``, if there is one. The stored tensors are the codes, the scale and perhaps a zero
-    point, all with as many dimensions as the weight.
+    ``Decoded.facts`` has ``step0``, ``step1`` and so on: how many elements along each dimension share a scale. If it
+    also has ``times``, the product is multiplied by this number. The stored tensors are the codes, the scale and
+    perhaps a zero point, all with as many dimensions as the weight.
     """
 
     families = ("fp8", "mxfp8", "int8", "torchao")

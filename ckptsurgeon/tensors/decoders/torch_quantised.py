@@ -29,9 +29,9 @@ MOST_ZERO = 1 << 31
 class _Torch:
     """The decoder of torch's quantised tensors.
 
-    Its facts are ``scale`` and ``zero`` if all elements share them, else ``axis``, the dimension of the channels. For
-    codes of less than a byte, ``bits`` is their size, and ``size0``, ``size1`` and so on are the shape of the weight;
-    the lowest bits of a byte come first.
+    ``Decoded.facts`` has ``scale`` and ``zero`` if all elements share them, else ``axis``, the dimension of the
+    channels. For codes of less than a byte, it also has ``bits`` (of a code), and ``size0``, ``size1`` and so on (the
+    shape of the weight); the lowest bits of a byte come first.
     """
 
     families = ("quantised",)
@@ -48,7 +48,7 @@ class _Torch:
         if scheme.startswith("per_channel_affine") and len(given) == 3:
             scale, zero, axis = given
             if type(axis) is not int or not 0 <= axis < len(codes.shape):
-                raise UndecodableError("the dimension of its channels is a dimension that it does not have")
+                raise UndecodableError("its channels are along a dimension that it does not have")
             if not all(isinstance(one, TensorInfo) and one.shape == (codes.shape[axis],) for one in (scale, zero)):
                 raise UndecodableError("its scales and zero points are not tensors with a number for each channel")
             parts = ("codes", _integers(codes)), ("scale", scale), ("zero", zero)

@@ -1,7 +1,7 @@
 """Arranges a weight so that its groups run along rows: unchanged, as one row, or with rows and columns exchanged.
 
-The facts of ``Encoded`` say how: ``flat`` if groups run along all elements in row-major order, as in bitsandbytes;
-``across`` if they run along the columns, as in gpt-oss and AWQ. A third fact, ``turned``, is about the result: the
+``Encoded.facts`` says how: it has ``flat`` if groups run along all elements in row-major order, as in bitsandbytes;
+``across`` if they run along the columns, as in gpt-oss and AWQ. A third name, ``turned``, is about the result: the
 stored tensors are computed from the unchanged weight, and then their rows and columns are exchanged, as in GPTQ.
 """
 

@@ -22,7 +22,7 @@ __all__ = ["WholeNumbers", "encode"]
 
 
 class WholeNumbers:
-    """Stores numbers that need all values of a tensor, such as its global scale; several threads may call ``of``."""
+    """Stores numbers computed from all values of a tensor, such as a global scale; several threads may call ``of``."""
 
     def __init__(self) -> None:
         self._found: dict[Encoded, tuple[Array, Array]] = {}
@@ -102,10 +102,10 @@ def _extremes_of(read: Read, kept: WholeNumbers) -> Extremes:
 
 
 def _scales(encoder: Encoder, made: Encoded, extremes_of: Extremes, groups: Box, over: float) -> Scales:
-    """Return the scales of the groups in the box ``groups``.
+    """Return the scales of the groups in the box ``groups``; ``over`` is the global scale, 0 if there is none.
 
-    With double quantisation, scales have scales too: then all groups that share a scale of scales with those in the box
-    are read. If the role is ``nested``, the box must begin at such a group of scales.
+    With double quantisation, several groups share a scale of their scales. Then all groups that share such a scale with
+    a group in the box are read. If the role is ``nested``, the box must begin with the first group of such a scale.
     """
     wide = _shared(made, groups)
     found = encoder.scales(made, *extremes_of(made, wide), over)
@@ -214,7 +214,8 @@ def _spread(scale: Array, steps: Sequence[int], part: Box, groups: Box) -> Array
 def _zeros(read: Read, made: Encoded, box: Box, encoder: Encoder) -> Array:
     """Return the part ``box`` of the zero points: one element for each group, or packed in the same way as codes.
 
-    The fact ``zeros_packed`` is the dimension along which they are packed, counted from the last dimension, which is 1.
+    ``zeros_packed`` in ``made.facts`` is the dimension along which they are packed, counted from the last dimension,
+    which is 1; without it, they are not packed.
     """
     axis = -int(dict(made.facts).get("zeros_packed", 0))
     if not axis:

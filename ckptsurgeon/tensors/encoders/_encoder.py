@@ -25,7 +25,7 @@ Scales: TypeAlias = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class Packing:
-    """How codes are packed along the last dimension: each ``codes`` codes are in ``items`` elements of the tensor."""
+    """How codes are packed along the last dimension: ``codes`` codes are stored in ``items`` elements."""
 
     codes: int = 1
     items: int = 1
@@ -35,7 +35,7 @@ class Encoder(Protocol):
     """The interface of an encoder; each public module of this folder has an instance, ``ENCODER``."""
 
     facts: tuple[str, ...]
-    """The names of the facts of ``Encoded`` that this encoder requires."""
+    """The names of the numbers in ``Encoded.facts`` that this encoder requires."""
 
     def packing(self, made: Encoded) -> Packing:
         """Return how the codes are packed."""
@@ -72,7 +72,7 @@ def encoder_of(made: Encoded) -> Encoder:
 
 
 def is_encoder(name: str, facts: Iterable[str]) -> bool:
-    """Return whether there is an encoder with this name, and ``facts`` contains the names of all facts it requires."""
+    """Return whether there is an encoder with this name, and ``facts`` contains all names that it requires."""
     return name in _encoders() and set(_encoders()[name].facts) <= set(facts)
 
 

@@ -17,7 +17,7 @@ __all__ = ["integer_codes", "integer_scales"]
 
 
 def integer_scales(made: Encoded, least: Array, greatest: Array) -> Scales:
-    """Return scales, and also signed zero points if ``made`` has the fact ``asymmetric``."""
+    """Return scales, and also signed zero points if ``made.facts`` has ``asymmetric``."""
     facts = dict(made.facts)
     codes = np.float32(2.0 ** facts["bits"] - 1)
     if not facts.get("asymmetric"):

@@ -48,7 +48,7 @@ def encoded_like(weight: TensorInfo, asked: Request) -> dict[str, TensorInfo]:
 
 
 def _part(template: Encoded, end: str, stored: TensorInfo, asked: Request) -> TensorInfo:
-    """Return the new stored tensor with the ending ``end``; ``stored`` is the stored tensor of ``asked`` with it."""
+    """Return the new stored tensor with the key ending ``end``; ``stored`` is that of ``asked`` with this ending."""
     name = end.rpartition(".")[2]
     role = _ROLES.get(name, "")
     if asked.coded.parts[end] == asked.coded.codes:

@@ -50,7 +50,7 @@ class _Asked:
 
     @property
     def facts(self) -> Mapping[str, float]:
-        """The facts of the decoder, by name."""
+        """The numbers in ``Decoded.facts``, by name."""
         return dict(self.made.facts)
 
     @property
@@ -60,12 +60,12 @@ class _Asked:
 
     @property
     def zero(self) -> tuple[tuple[str, float], ...]:
-        """The fact ``asymmetric`` if the tensor has zero points, else nothing."""
+        """The entry ``asymmetric`` for ``Encoded.facts`` if the tensor has zero points, else ()."""
         return (("asymmetric", 1.0),) if "zero" in self.parts else ()
 
 
 def template_of(request: Request, made: Decoded, shape: tuple[int, ...]) -> Template:
-    """Return how the stored tensors of a quantised tensor are computed; raises UnencodableError if no encoder can.
+    """Return how the stored tensors of a quantised tensor are computed; raises UnencodableError if that is impossible.
 
     ``shape`` is the shape of the decoded weight.
     """

@@ -17,13 +17,13 @@ from ._scale_dtypes import stored_scale
 __all__ = ["unsigned_codes", "unsigned_scales"]
 
 SMALLEST = np.float32(1e-5)
-"""The smallest range from minimum to maximum that a group is treated as having."""
+"""The smallest range (maximum minus minimum) of a group; smaller ranges are treated as this range."""
 
 
 def unsigned_scales(made: Encoded, least: Array, greatest: Array) -> Scales:
-    """Return scales, and stored zero points: the zero points minus the fact ``plus``. None of them is negative.
+    """Return scales, and zero points as they are stored: ``plus`` of ``made.facts`` is subtracted; none is negative.
 
-    Without the fact ``asymmetric``, all zero points are in the middle of the codes.
+    If ``made.facts`` has no ``asymmetric``, all zero points are in the middle of the codes.
     """
     facts = dict(made.facts)
     top, plus = np.float32(2 ** int(facts["bits"]) - 1), np.float32(facts.get("plus", 0))

@@ -24,7 +24,8 @@ SMALLEST = np.float32(1e-7)
 class _Affine:
     """The encoder of MLX's affine mode.
 
-    Its facts are ``bits`` (of a code) and ``without_zero`` (1: the range of a group is not extended to contain 0).
+    ``Encoded.facts`` has ``bits`` (of a code) and ``without_zero`` (1: the range of a group is not extended to contain
+    0).
     """
 
     facts = ("bits", "without_zero")

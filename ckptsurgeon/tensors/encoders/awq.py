@@ -17,7 +17,11 @@ __all__ = ["ENCODER"]
 
 
 class _Awq:
-    """The encoder of AWQ. Its facts are ``bits`` (4), ``across`` (1: see ``_arranged``) and perhaps ``asymmetric``."""
+    """The encoder of AWQ.
+
+    ``Encoded.facts`` has ``bits`` (4), ``across`` (1: see ``_arranged``), and perhaps ``asymmetric`` (1: zero points
+    are computed).
+    """
 
     facts = ("bits", "across")
 

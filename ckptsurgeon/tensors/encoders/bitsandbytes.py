@@ -50,8 +50,9 @@ def dynamic_map() -> Array:
 class _Blocks:
     """The encoder of bitsandbytes' 4-bit codes.
 
-    Its facts are ``normal`` (1 for nf4, 0 for fp4), ``flat`` (1) and ``width`` (bytes of an element of the stored
-    codes); with double quantisation also ``nested`` (how many scales share a scale) and ``offset`` (of the scales).
+    ``Encoded.facts`` has ``normal`` (1 for nf4, 0 for fp4), ``flat`` (1) and ``width`` (bytes of an element of the
+    stored codes). With double quantisation, it also has ``nested`` (how many scales share a scale) and ``offset``
+    (subtracted from the scales).
     """
 
     facts = ("normal", "flat", "width")

@@ -22,7 +22,10 @@ LARGEST = {E4M3: 448.0, E5M2: 57344.0}
 
 
 class _Float8:
-    """The encoder of 8-bit floats. Its facts are ``top`` (the largest code) and ``reciprocal`` (1: as transformers)."""
+    """The encoder of 8-bit floats. ``Encoded.facts`` has ``top`` (the largest code) and perhaps ``reciprocal``.
+
+    With ``reciprocal`` (1), scales are computed as transformers does, else as compressed-tensors does.
+    """
 
     facts = ("top",)
 

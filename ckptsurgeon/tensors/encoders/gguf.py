@@ -25,7 +25,7 @@ _HALF_MOST = np.float32(65504)
 
 
 class _Gguf:
-    """The encoder of GGUF. Its fact ``type`` is one of the numbers in ``ROUNDED``; scales are stored in the codes."""
+    """The encoder of GGUF. ``Encoded.facts`` has ``type``, a number in ``ROUNDED``; scales are part of the codes."""
 
     facts = ("type",)
 

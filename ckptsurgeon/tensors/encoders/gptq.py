@@ -18,8 +18,8 @@ __all__ = ["ENCODER"]
 class _Gptq:
     """The encoder of GPTQ.
 
-    Its facts are ``bits`` (of a code), ``turned`` (1: see ``_arranged``), ``plus`` (added to stored zero points when
-    they are decoded), and perhaps ``asymmetric``.
+    ``Encoded.facts`` has ``bits`` (of a code), ``turned`` (1: see ``_arranged``), ``plus`` (added to stored zero points
+    when they are decoded), and perhaps ``asymmetric`` (1: zero points are computed).
     """
 
     facts = ("bits", "turned", "plus")

@@ -11,7 +11,7 @@ __all__ = ["ENCODER"]
 
 
 class _Int8:
-    """The encoder of int8. Its facts are ``bits`` (8), and ``asymmetric`` if there are zero points."""
+    """The encoder of int8. ``Encoded.facts`` has ``bits`` (8), and ``asymmetric`` if there are zero points."""
 
     facts = ("bits",)
 

@@ -18,7 +18,7 @@ TOP = np.float32(127)
 
 
 class _Rows:
-    """The encoder of bitsandbytes' int8. It has no facts."""
+    """The encoder of bitsandbytes' int8. It uses nothing of ``Encoded.facts``."""
 
     facts = ()
 

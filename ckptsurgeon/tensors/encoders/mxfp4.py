@@ -26,7 +26,10 @@ OF_SIX = 2
 
 
 class _Mxfp4:
-    """The encoder of mxfp4. With the fact ``rounds_up``, scales are rounded up so that no value is clipped."""
+    """The encoder of mxfp4.
+
+    With ``rounds_up`` in ``Encoded.facts``, scales are rounded up so that no value is clipped.
+    """
 
     facts: tuple[str, ...] = ()
 

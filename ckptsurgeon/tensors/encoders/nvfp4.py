@@ -23,7 +23,8 @@ LARGEST_SCALE, LEAST_SCALE = np.float32(448), np.float32(2**-9)
 class _Nvfp4:
     """The encoder of nvfp4.
 
-    Its facts are ``over`` (the largest code times the largest scale of a group), ``times`` (1 for ModelOpt's layout).
+    ``Encoded.facts`` has ``over`` (the largest code times the largest scale of a group), and ``times`` (1) for the
+    layout of ModelOpt.
     """
 
     facts = ("over",)

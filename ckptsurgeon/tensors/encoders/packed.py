@@ -22,8 +22,8 @@ __all__ = ["ENCODER", "bit_packing", "packed_words"]
 class _Packed:
     """The encoder of packed integers.
 
-    Its facts are ``bits`` (of a code); with zero points also ``asymmetric``, and ``zeros_packed`` (2: zero points are
-    packed along the last dimension but one, the outputs).
+    ``Encoded.facts`` has ``bits`` (of a code). With zero points, it also has ``asymmetric`` (1) and ``zeros_packed``
+    (2: zero points are packed along the last dimension but one, the outputs).
     """
 
     facts = ("bits",)

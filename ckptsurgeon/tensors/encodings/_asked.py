@@ -1,4 +1,4 @@
-"""Finds quantised tensors that match no config group of compressed-tensors, and those without activation scales.
+"""Finds quantised tensors that match no config group of compressed-tensors, or that have no activation scales.
 
 Activation scales are stored if the settings say that they are static, in ``activation_scheme`` of the method "fp8" or
 in ``input_activations`` of compressed-tensors. Loaders compute all other activation scales. Scales of a KV cache may be
@@ -28,7 +28,7 @@ _LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _AROUND = re.compile(r"[A-Z]\w*(?:Block|Layer|MLP|Attention|Model|ForCausalLM|ForConditionalGeneration)$")
 """Matches names of classes whose modules have no weight themselves: only their submodules have weights."""
 _MOST = 200
-"""With more targets than this, they are not compared with the modules."""
+"""If the config groups have more targets than this, targets are not compared with modules."""
 
 
 def static_activations(
@@ -67,7 +67,10 @@ def _said_static(codes: QuantisedTensors, settings: Settings) -> dict[str, list[
 
 
 def _static(settings: Settings) -> str:
-    """Return the setting that says that activation scales are stored; "" unless it is so in all config groups."""
+    """Return the setting that says that activation scales are stored; "" if there is none.
+
+    For compressed-tensors, all config groups must say so.
+    """
     if settings.get("quant_method") == "fp8":
         return "activation_scheme static" if settings.get("activation_scheme") == "static" else ""
     inputs = [group.get("input_activations") for group in _groups(settings)]

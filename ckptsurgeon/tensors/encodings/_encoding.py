@@ -59,10 +59,10 @@ class LogicalTensor:
 class Encoding:
     """A way to store one logical tensor as several tensors, whose keys differ only in their endings.
 
-    A key with the ending ``telling`` and a dtype in ``dtypes`` identifies the encoding, if the state dict also has a
-    key with the same stem and an ending in ``marks``. If ``marks`` is empty, the first key is enough. ``others`` are
-    the endings of further tensors that may exist. ``codes`` is the ending of the codes if it is not ``telling``.
-    ``named`` is the ending of the key that the logical tensor would have if it were stored plainly.
+    A tensor whose key ends in ``telling`` and whose dtype is in ``dtypes`` identifies the encoding. The state dict must
+    also have a key with the same beginning and an ending in ``marks``, unless ``marks`` is empty. ``others`` are the
+    endings of further tensors that may exist. ``codes`` is the ending of the codes if it is not ``telling``. ``named``
+    is the ending of the key that the logical tensor would have if it were stored plainly.
 
     ``logical`` returns the logical tensor, or None if shapes or dtypes show that this is not the encoding. ``places``
     maps each ending to its position in the order of endings. ``is_of_modules`` is true if each ending is a dot and one
@@ -114,8 +114,8 @@ class QuantisedTensor:
     """A quantised tensor: ``parts`` maps the endings of keys, such as ``.scales``, to the keys that store the tensor.
 
     ``name`` is the key that it would have if it were stored plainly, ``method`` the name of its encoding, ``codes`` the
-    key of its codes ("" if they are in another shard). ``parameters`` is the number of parameters when decoded and
-    ``shape`` the shape when decoded; each is None if it cannot be determined from the headers. The number is at least
+    key of its codes ("" if they are in another shard). ``parameters`` is the number of parameters of the decoded weight
+    and ``shape`` its shape; each is None if it cannot be determined from the headers. The number is at least
     ``at_least``. ``more_codes`` are the keys of further codes with the same scales; only unknown encodings have them.
     ``form`` is the index of its form: the quantised tensors of one state dict that have the same encoding, endings,
     dtypes and shapes have the same form.
@@ -137,7 +137,7 @@ class QuantisedTensor:
         return tuple(self.parts.values())
 
     def ending(self, key: str) -> str:
-        """Return the ending of ``key``, a key of this tensor; raises StopIteration for any other key."""
+        """Return the ending of ``key``, one of the stored keys of this tensor; raises StopIteration for other keys."""
         return next(end for end, part in self.parts.items() if part == key)
 
     def part_named(self, name: str, end: str) -> str | None:
@@ -175,16 +175,17 @@ class QuantisedTensors:
         return self if len(found) == len(self.tensors) else QuantisedTensors(found, self.by_key)
 
     def by_form(self) -> dict[int, QuantisedTensor]:
-        """Return the first quantised tensor of each form; all tensors of a form have the same dtypes and shapes."""
+        """Return the first quantised tensor with each ``form``: all tensors of a form have equal dtypes and shapes."""
         found: dict[int, QuantisedTensor] = {}
         for one in self.tensors:
             found.setdefault(one.form, one)
         return found
 
     def parameters(self, key: str, info: TensorInfo) -> int:
-        """Return the (least) number of parameters of a stored tensor.
+        """Return the number of parameters of a stored tensor.
 
-        Codes have the number of parameters of the decoded weight; scales and other parts have 0.
+        For codes, it is the number of parameters of the decoded weight, or the least possible number if
+        ``is_counted`` is false. For scales and other parts, it is 0.
         """
         coded = self.by_key.get(key)
         if coded is None:

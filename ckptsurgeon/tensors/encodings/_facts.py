@@ -34,7 +34,7 @@ ROWS_FIRST, COLUMNS_FIRST = ("gemm", "exllama", "ipex"), ("gemv", "gemv_fast")
 FORMATS = ("gptq", "gptq_v2")
 """Formats of GPTQ: the first stores zero points minus one, the second as they are."""
 BYTES = "packed integers with scales"
-"""The name of an encoding: bytes with scales that may contain several codes each (``other_methods``)."""
+"""The name of the encoding in ``other_methods`` in which each byte may contain several codes."""
 FUSED = re.compile(r"qkv|gate_up|up_gate|in_proj|w13", re.IGNORECASE)
 """Matches names of modules that fuse several weights, each of which has its own blocks."""
 COMPRESSED = "compressed"
@@ -85,8 +85,8 @@ class Contradiction(NamedTuple):
 def contradicted(kind: str, one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
     """Yield each setting in ``stated`` that a quantised tensor contradicts; ``kind`` is its family, such as GPTQ.
 
-    ``parts`` are its stored tensors by the endings of their keys. All tensors of one form contradict the same settings,
-    except that the caller has to drop each contradiction for which ``is_of_fused`` is true.
+    ``parts`` are its stored tensors by the endings of their keys. All tensors with the same ``form`` contradict the
+    same settings. The only exceptions are contradictions for which ``is_of_fused`` is true: the caller drops them.
     """
     if kind == "GPTQ" and stated.format in ("", *FORMATS):
         yield from _bits(one, parts[".qweight"], stated)

@@ -67,8 +67,8 @@ def unknown(
     """Yield the quantised tensors in unknown encodings; ``keys`` are the keys that could be codes.
 
     If the folder has a ``quantization_config``, all tensors of a module except its biases are one quantised tensor.
-    Otherwise codes need a scale whose name is derived from theirs. ``by_module`` contains the keys of each module,
-    ``known`` the keys that belong to known encodings.
+    Otherwise codes need a scale whose name is derived from the name of the codes. ``by_module`` contains the keys of
+    each module, ``known`` the keys that belong to known encodings.
     """
     method = f"an unknown encoding ({quantisation.method})" if quantisation.method else "an unknown encoding"
     modules: dict[str, list[str]] = {}
@@ -178,9 +178,9 @@ def find_codes(
     ``settings`` returns the ``quantization_config`` of its folder, ``elsewhere`` the keys in the model's other shards;
     both are called only if some tensor could be codes or scales.
 
-    Codes that are in no known encoding are returned as an unknown encoding if a scale's name is derived from theirs, or
-    if the folder has a ``quantization_config``. They can be copied, but not computed on. The same is true for scales
-    and zero points of a known encoding whose codes are in another shard.
+    Codes that are in no known encoding are returned as an unknown encoding if the name of a scale is derived from the
+    name of the codes, or if the folder has a ``quantization_config``. They can be copied, but not decoded. The same is
+    true for scales and zero points of a known encoding whose codes are in another shard.
     """
     long = _long_endings()
     keys = [
@@ -220,9 +220,10 @@ class _Forms:
         self._numbers = itertools.count()
 
     def logical(self, one: Encoding, stem: str, parts: Parts) -> tuple[LogicalTensor | None, int]:
-        """Return the logical tensor of these parts, or None if they are not in the encoding ``one``; and a form index.
+        """Return the logical tensor of ``parts`` (None if they are not in the encoding ``one``), and their form.
 
-        ``stem`` is the name of the module, for which the settings may have a section.
+        The form is an index, as in ``QuantisedTensor.form``. ``stem`` is the name of the module, for which the settings
+        may have a section.
         """
         own = self._settings.of(stem)
         module = stem if own is not self._settings else None
@@ -238,9 +239,9 @@ class _Forms:
 
 
 def _told(info: TensorInfo) -> tuple[str, int] | tuple[()]:
-    """Return what makes the form of an opaque tensor (such as torchao's in a pickle) different: why it is opaque, size.
+    """Return (``opaque``, size in bytes) for an opaque tensor, such as torchao's in a pickle; () for any other tensor.
 
-    Returns () for any other tensor.
+    Opaque tensors for which these differ have different forms, even if their dtypes and shapes are equal.
     """
     return (info.opaque, stored_bytes(info)) if info.opaque else ()
 
@@ -308,7 +309,7 @@ def _known(
 def _parts(
     one: Encoding, stem: str, tensors: Mapping[str, TensorInfo], by_module: Mapping[str, Sequence[str]]
 ) -> dict[str, str]:
-    """Return the keys, by ending, that are ``stem`` plus an ending of the encoding; the identifying key is first."""
+    """Return the keys, by ending, that are ``stem`` plus an ending of ``one``; the ending ``one.telling`` is first."""
     if not one.is_of_modules:
         return {end: key for end in one.places if (key := (stem + end)[1:]) in tensors}
     start, places = len(stem), one.places  # faster: only keys that exist are compared with the endings

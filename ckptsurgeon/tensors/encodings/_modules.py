@@ -236,7 +236,7 @@ def _texts(value: object) -> list[str]:
 
 
 def _expressions(entries: Sequence[str], start: int = 0) -> dict[str, re.Pattern[str]]:
-    """Return the compiled regular expression of each entry, by entry; it begins at the index ``start`` of the entry.
+    """Return {entry: compiled regular expression}; the expression is the text of the entry from ``start`` on.
 
     Entries with an invalid expression, or with one that could take long to match, are left out.
     """

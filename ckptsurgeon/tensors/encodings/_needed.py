@@ -92,7 +92,10 @@ def _is_there(stem: str, end: str, tensors: Container[str], elsewhere: Container
 
 
 def _is_asked(end: str, stem: str, tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether a weight needs a tensor with the ending ``end``, by the dtypes of its other tensors."""
+    """Return whether a weight needs a tensor with the ending ``end``, by the dtypes of its other tensors.
+
+    ``stem`` is the common beginning of the keys of the weight's tensors, as ``_stems`` returns it.
+    """
     other, dtypes = _ONLY_IF.get(end, ("", frozenset[str]()))
     beside = tensors.get(f"{stem}{other}"[1:]) if other else None
     return not other or (beside is not None and beside.dtype in dtypes)
@@ -112,7 +115,7 @@ def _stems(layout: _Layout, codes: QuantisedTensors, tensors: Mapping[str, Tenso
 
 
 def _is_plain(stem: str, layout: _Layout, tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether the weight is not quantised: it is stored as floats of more than 8 bits."""
+    """Return whether the weight whose keys begin with ``stem`` is not quantised: floats of more than 8 bits."""
     names = (stem[1:], f"{stem}.weight"[1:])
     return layout.parts[0] != ("",) and any(name in tensors and is_number(tensors[name]) for name in names)
 

@@ -111,7 +111,7 @@ def lone_codes(
             one = next((one for one in encodings if _tells(one, f".{key}", info, dotted)), None)
             if one is not None:
                 end = one.telling if one.codes is None else one.codes
-                method = "codes whose scales are elsewhere"
+                method = "codes whose scales are in another shard"
                 named = f".{key}".removesuffix(end) + one.named if end else f".{key}"
                 yield QuantisedTensor(named[1:], method, key, {end: key}, None, None, info.numel)
 
@@ -140,8 +140,8 @@ def lone_parts(
 
     ``parts`` maps the keys of the scales and zero points to their endings. If the folder has a ``quantization_config``,
     the endings are enough. Otherwise the codes must be in another shard (``elsewhere`` contains the keys of other
-    shards), or only quantised tensors may have these endings. A tensor with the name of codes but a dtype that codes
-    never have is a part of the quantised tensor. Scales of a KV cache belong to no weight.
+    shards), or the endings must be such that only quantised tensors have them. A tensor with the name of codes but a
+    dtype that codes never have is treated as a part of the quantised tensor. Scales of a KV cache are left out.
     """
     stems: dict[str, dict[str, str]] = {}
     for key, end in parts.items():
@@ -272,7 +272,7 @@ def _endings_by_form(known: Sequence[QuantisedTensor]) -> list[tuple[set[str], i
 def _codes_of(one: QuantisedTensor, needed: Sequence[str], leaf: str) -> Iterator[str]:
     """Yield the keys that the missing codes of ``one`` could have, if their name in the module is ``leaf``.
 
-    Each follows from a key of ``one`` that has an ending in ``needed``.
+    Each is made from a key of ``one`` that has an ending in ``needed``.
     """
     for end in needed:
         yield from (f"{key.removesuffix(end)}.{leaf}" for key in one.keys if key.endswith(end))
@@ -281,7 +281,9 @@ def _codes_of(one: QuantisedTensor, needed: Sequence[str], leaf: str) -> Iterato
 def _lacking(
     found: Mapping[str, str], ends: Sequence[str], others: int, tensors: Tensors, elsewhere: Container[str]
 ) -> Iterator[IncompleteTensors]:
-    """Yield the quantised weights without a tensor, for each ending in ``ends``; the first ending is of the codes.
+    """Yield, for each ending in ``ends``, the quantised weights without the tensor that has this ending.
+
+    The first ending is that of the codes.
 
     ``found`` maps the keys that the codes have, or would have, to the names of the weights.
     """

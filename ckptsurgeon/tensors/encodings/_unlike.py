@@ -68,7 +68,7 @@ def targets_of(settings: Settings) -> set[str]:
 
 
 def is_number(info: TensorInfo) -> bool:
-    """Return whether a tensor is a matrix (or more) of floats of more than 8 bits, so not quantised."""
+    """Return whether a tensor has two or more dimensions and floats of more than 8 bits: then it is not quantised."""
     dtype = DTYPES[info.dtype]
     return len(info.shape) > 1 and dtype.kind == "float" and dtype.bits > 8
 
@@ -85,8 +85,8 @@ def stored_twice(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> 
 def unfit_parts(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> Iterator[tuple[str, str]]:
     """Yield ("qzeros", name of the weight) if the shape of zero points does not fit the codes and scales.
 
-    Yield ("parts", key of its codes) if the encoding of a weight is not recognised although codes with the same name in
-    other modules are: then the shapes of its stored tensors do not fit each other.
+    Yield ("parts", key of the codes) if the encoding of a weight is not recognised, although it is recognised for codes
+    with the same name in other modules: then the shapes of the weight's stored tensors do not fit each other.
     """
     if {family(method) for method in codes.methods()}.isdisjoint(("AWQ", "GPTQ", UNKNOWN)):
         return
@@ -140,9 +140,9 @@ class OddTensors:
 def odd_ones(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> Iterator[OddTensors]:
     """Yield the few 8-bit floats whose scales have an unusual name or dtype, or whose codes have an unusual dtype.
 
-    A tensor is yielded only if the same module of another layer has the usual form: different kinds of modules may
-    differ on purpose. Bytes with a scale in an unknown encoding are treated as 8-bit floats if the codes with the same
-    name in other modules are 8-bit floats.
+    A tensor is yielded only if the same module of another layer has the usual name and dtypes: different kinds of
+    modules may differ on purpose. Bytes with a scale in an unknown encoding are treated as 8-bit floats if the codes
+    with the same name in other modules are 8-bit floats.
     """
     groups: dict[tuple[str, str], list[QuantisedTensor]] = {}
     renamed = of_another_scale(codes, settings)[1]
@@ -169,7 +169,7 @@ def _scale(one: QuantisedTensor) -> str:
 def _odd(group: list[QuantisedTensor], trait: Callable[[QuantisedTensor], str]) -> Iterator[OddTensors]:
     """Yield the tensors of a group whose trait differs from the trait that more than half of them have.
 
-    ``trait`` returns the trait of a tensor; it is the same for all tensors of one form.
+    ``trait`` returns the trait of a tensor, which is the same for all tensors with the same ``form``.
     """
     by_form = {form: trait(one) for form, one in {one.form: one for one in group}.items()}
     if len(set(by_form.values())) < 2:

@@ -35,7 +35,11 @@ def _logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor 
 
 
 def _bits(parts: Parts, quantisation: QuantisationSettings) -> Iterator[int]:
-    """Yield the possible bit widths: what zero points imply, or the settings that fit the shapes."""
+    """Yield the possible numbers of bits of a code.
+
+    If there are packed zero points, it is the number that their shape implies; if not, each number in the settings
+    that fits the shapes.
+    """
     codes, scale, zeros = parts[".weight_packed"], parts[".weight_scale"], parts.get(".weight_zero_point")
     if zeros is not None and zeros.dtype == "int32" and len(zeros.shape) == len(codes.shape):
         rows, packed = codes.shape[-2], zeros.shape[-2]

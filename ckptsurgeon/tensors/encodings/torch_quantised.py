@@ -21,7 +21,7 @@ MX, NVFP4 = "MXTensor", "NVFP4Tensor"
 KINDS = (*SCALED, MX, NVFP4)
 """The classes that this package decodes."""
 _OUTWARD = frozenset(DTYPES) - {"int64"}
-"""The dtypes that the tensor object of torchao can have, which are not the dtype of its codes."""
+"""The dtypes that a tensor object of torchao can have: the dtype of the weight, not of its codes."""
 
 
 def pickled_torchao(info: TensorInfo) -> tuple[str, Mapping[str, object]]:

@@ -74,10 +74,11 @@ _TIES = 0xFFF
 
 
 def _odd(values: Array) -> Array:
-    """Return float32 values that round to a dtype with a significand of at most 11 bits as the float64 values would.
+    """Return float64 values as float32 values that can be rounded again, to a significand of at most 11 bits.
 
-    A value that may become a tie in float32 is rounded to odd instead of to nearest: towards zero, and if that is not
-    exact, the last bit is set to 1 (Boldo and Melquiond 2008, https://inria.hal.science/inria-00080427).
+    The result of the second rounding is the same as if the float64 values had been rounded once. For this, a value that
+    may become a tie in float32 is rounded to odd instead of to nearest: it is rounded towards zero, and if the result
+    is not exact, its last bit is set to 1 (Boldo and Melquiond 2008, https://inria.hal.science/inria-00080427).
     """
     flat = values.reshape(-1)
     with np.errstate(all="ignore"):

@@ -170,7 +170,7 @@ def test_only_classes_of_torchao_are_decoded(tmp_path: Path, monkeypatch: pytest
         ({"act_pre_scale": torch.ones(8)}, "the inputs of its layer are scaled"),
         (
             {"qdata": torch.ones(4, 16, dtype=torch.int8)},
-            r"a weight of the shape \[4, 16\], but its own shape is \[4, 8\]",
+            r"a weight of shape \[4, 16\], but its stated shape is \[4, 8\]",
         ),
         ({"qdata": torch.ones(8, 4, dtype=torch.int8).t()}, "transposed"),
     ],

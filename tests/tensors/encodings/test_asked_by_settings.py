@@ -64,7 +64,7 @@ def doubled(g: torch.Generator) -> State:
 GPTQ, MLX = BY_NAME["gptq"].settings, BY_NAME["mlx"].settings
 NV, NV_FORMAT = "nvfp4-packed", "nvfp4-pack-quantized"
 NO_INPUTS = "no quantised tensor has scales of activations, which"
-TAKEN = "in none of the targets of its quantization_config, so a loader treats"
+TAKEN = "no target of its quantization_config, so a loader treats"
 
 WRONG: list[tuple[Store | str, dict[str, Any], str]] = [
     (packed, aimed((4, "re:.*k_proj"), (8, "re:.*q_proj")), "num_bits 8, but the shapes of 1 quantised tensor say 4"),
@@ -78,8 +78,8 @@ WRONG: list[tuple[Store | str, dict[str, Any], str]] = [
     (lambda g: channel(g, E4M3), compressed("float-quantized", {**FP8, "strategy": "tensor"}),
      f"strategy tensor, {SHAPES} channel"),
     ("fp8-tensor", compressed("float-quantized", FP8), f"strategy channel, {SHAPES} tensor"),
-    (packed, aimed((4, "re:.*k_proj")), f"1 quantised tensor is {TAKEN} it as not quantised"),
-    (packed, aimed((4, "MixtralSparseMoeBlock")), f"2 quantised tensors are {TAKEN} them as not quantised"),
+    (packed, aimed((4, "re:.*k_proj")), f"1 quantised tensor matches {TAKEN} it as not quantised"),
+    (packed, aimed((4, "MixtralSparseMoeBlock")), f"2 quantised tensors match {TAKEN} them as not quantised"),
     ("mxfp4", BLOCKS, f"quant_method fp8, {SHAPES} mxfp4"),
     (blocks, compressed("float-quantized", {**FP8, "strategy": "block"}),
      "2 quantised tensors have weight_scale_inv, but with the quant_method compressed-tensors in its "

@@ -191,7 +191,7 @@ def test_codes_of_one_tensor_in_a_dtype_that_codes_never_have_are_said_and_never
     other = {key.replace("layers.0", "layers.1"): one.clone() for key, one in tensors.items() if "layers.0" in key}
     cast = first.replace("layers.0", "layers.1")
     save_file({**tensors, **other, cast: other[cast].to(dtype)}, folder / "model.safetensors", {"format": "pt"})
-    wanted = f"numbers in place of codes, {cast} is {str(dtype).removeprefix('torch.')}"
+    wanted = f"numbers in place of codes ({cast} is {str(dtype).removeprefix('torch.')})"
     for plan in (cs.convert(folder), cs.filter(folder, include="**")):
         assert any(wanted in note for note in plan.notes)
     assert any(wanted in note for note in cs.inspect(folder).notes)
