@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..tensors.encodings._encoding import QuantisedTensors
-from ..tensors.encodings._methods import family
-from ..tensors.encodings._unlike import UNKNOWN
+from ..tensors.encodings._methods import UNKNOWN, family
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing, shape_text
 

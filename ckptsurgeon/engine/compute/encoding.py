@@ -8,7 +8,7 @@ from functools import partial
 from math import prod
 
 from ...planning.plan.receipt import RoundedTensor
-from ...tensors.encoders._encode import WholeNumbers, encode
+from ...tensors.encoders._encode import TensorStatistics, encode
 from ...tensors.encoders._encoder import packing_of
 from ...tensors.encoders._extremes import Read
 from ...tensors.encoders._losses import RoundingLoss
@@ -33,7 +33,7 @@ class Roundings:
     """
 
     is_measured: bool = False
-    kept: WholeNumbers = field(default_factory=WholeNumbers)
+    kept: TensorStatistics = field(default_factory=TensorStatistics)
     _losses: dict[str, dict[int, RoundingLoss]] = field(default_factory=dict)
     _shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 

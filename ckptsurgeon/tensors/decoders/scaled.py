@@ -14,6 +14,7 @@ import numpy as np
 
 from ..composition import decoded, reshape
 from ..encodings._methods import family
+from ..encodings._settings import BLOCK_SETTINGS
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box
 from ._decoder import Request, UndecodableError, as_exponents, groups_of
@@ -21,8 +22,6 @@ from ._torchao import torchao_weight
 
 __all__ = ["DECODER"]
 
-BLOCK_NAMES = ("weight_block_size", "block_structure")
-"""Settings that contain the rows and columns of a block."""
 USUAL_BLOCK = 128
 """The rows and columns of a block if no setting contains them, as in DeepSeek's models."""
 SCALES = (
@@ -55,7 +54,7 @@ class _Scaled:
             raise UndecodableError("its columns are permuted (weight_g_idx)")
         scale = as_exponents(asked.parts[end])
         own = asked.own
-        sizes = (*own.pairs(BLOCK_NAMES[0]), *own.pairs(BLOCK_NAMES[1]))
+        sizes = tuple(size for name in BLOCK_SETTINGS for size in own.pairs(name))
         scale, steps = _aligned(codes.shape, scale, sizes)
         found = [("codes", codes), ("scale", scale)]
         if (zero := asked.parts.get(".weight_zero_point")) is not None:

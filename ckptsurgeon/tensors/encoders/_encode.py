@@ -18,10 +18,10 @@ from ._encoder import Encoder, Scales, encoder_of
 from ._extremes import ELEMENTS, Read, as_float32, elements_of, extremes, shifted
 from ._losses import RoundingLoss, loss_of
 
-__all__ = ["WholeNumbers", "encode"]
+__all__ = ["TensorStatistics", "encode"]
 
 
-class WholeNumbers:
+class TensorStatistics:
     """Stores numbers computed from all values of a tensor, such as a global scale; several threads may call ``of``."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ def encode(
     info: TensorInfo,
     box: Box,
     *,
-    kept: WholeNumbers | None = None,
+    kept: TensorStatistics | None = None,
     measured: Callable[[RoundingLoss], None] | None = None,
 ) -> Array:
     """Return the part ``box`` of a stored tensor (such as the codes) of a quantised tensor, computed from the weight.
@@ -53,7 +53,7 @@ def encode(
     """
     made = info.made
     assert isinstance(made, Encoded)
-    kept = kept or WholeNumbers()
+    kept = kept or TensorStatistics()
     if made.role == "shape":
         return np.asarray(made.of[0].shape, raw_dtype(info.dtype))[box[0][0] : box[0][1]]
     if dict(made.facts).get("turned") and made.role != "whole":
@@ -82,7 +82,7 @@ Extremes: TypeAlias = Callable[[Encoded, Box], tuple[Array, Array]]
 """A function that returns the minimum and the maximum of each group in a box of groups."""
 
 
-def _extremes_of(read: Read, kept: WholeNumbers) -> Extremes:
+def _extremes_of(read: Read, kept: TensorStatistics) -> Extremes:
     """Return a function that computes the minimum and maximum of groups.
 
     If all elements are in one group, they are read only once: the result is stored in ``kept``.
@@ -124,7 +124,7 @@ def _shared(made: Encoded, groups: Box) -> Box:
     return (*groups[:-1], (begin * nested, min(end * nested, number)))
 
 
-def _global_scale(read: Read, made: Encoded, kept: WholeNumbers) -> float:
+def _global_scale(read: Read, made: Encoded, kept: TensorStatistics) -> float:
     """Return the global scale of the tensor, for which all tensors that share it are read; 0 if it has none."""
     facts = dict(made.facts)
     largest = facts.get("over")
@@ -154,7 +154,7 @@ def _codes(
     box: Box,
     *,
     over: float,
-    kept: WholeNumbers,
+    kept: TensorStatistics,
     measured: Callable[[RoundingLoss], None] | None,
 ) -> Array:
     weight, encoder = made.of[0], encoder_of(made)

@@ -21,7 +21,7 @@ from ._facts import (
     contradicted,
     is_of_fused,
 )
-from ._methods import KNOWN, METHODS, STORING, family, is_stored_by
+from ._methods import KNOWN, METHODS, STORING, UNKNOWN, family, is_stored_by
 from ._modules import GENERAL, Modules, module_of
 from ._settings import QuantisationSettings, Settings, StatedValues, stated_by
 
@@ -31,8 +31,6 @@ ALONE = ("gptq", "awq", "bitsandbytes", "fp8", "fbgemm_fp8", "mxfp4")
 """Methods whose loaders accept no quantised weights of another method in the same model."""
 HEAD = ".lm_head.weight"
 """The end of the keys of output layers in transformers, which are of the class Linear."""
-UNKNOWN = "an"
-"""The family name of quantised weights with an unknown encoding."""
 
 Fact: TypeAlias = tuple[str, str, str]
 """A field of the settings, its value in one model's settings, and its value in the other's."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ..dtypes import DTYPES
 from ..info import TensorInfo
 from ._encoding import Parts, QuantisedTensor
-from ._settings import Scheme, StatedValues
+from ._settings import BLOCK_SETTINGS, Scheme, StatedValues
 
 __all__ = [
     "BYTES",
@@ -39,8 +39,6 @@ FUSED = re.compile(r"qkv|gate_up|up_gate|in_proj|w13", re.IGNORECASE)
 """Matches names of modules that fuse several weights, each of which has its own blocks."""
 COMPRESSED = "compressed"
 """The ``quantization_status`` in compressed-tensors of weights that are stored as codes."""
-BLOCKS = ("weight_block_size", "block_structure")
-"""Settings that contain the rows and columns of a block."""
 STORED_BY: Mapping[str, tuple[str, ...]] = {
     "pack-quantized": ("packed",),
     "marlin-24": ("packed",),
@@ -264,7 +262,7 @@ def is_of_fused(fact: Contradiction, name: str) -> bool:
 
     Then there is no contradiction: the weights in a fused weight (query, key and value) have separate blocks.
     """
-    return fact.field in BLOCKS and fact.said != "null" and FUSED.search(name) is not None
+    return fact.field in BLOCK_SETTINGS and fact.said != "null" and FUSED.search(name) is not None
 
 
 def _blocks_without_size(one: QuantisedTensor, parts: Parts) -> Iterator[Contradiction]:

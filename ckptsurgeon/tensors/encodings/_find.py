@@ -13,6 +13,7 @@ from ...util.registry import discover
 from ..dtypes import DTYPES
 from ..info import TensorInfo
 from ._encoding import NO_CODES, Encoding, LogicalTensor, Parts, QuantisedTensor, QuantisedTensors
+from ._methods import UNKNOWN
 from ._parts import could_be_parts, could_be_words, lone_codes, lone_parts, part_endings
 from ._settings import QuantisationSettings, Settings
 from .torch_quantised import pickled_torchao, stored_bytes
@@ -70,7 +71,7 @@ def unknown(
     Otherwise codes need a scale whose name is derived from the name of the codes. ``by_module`` contains the keys of
     each module, ``known`` the keys that belong to known encodings.
     """
-    method = f"an unknown encoding ({quantisation.method})" if quantisation.method else "an unknown encoding"
+    method = f"{UNKNOWN} ({quantisation.method})" if quantisation.method else UNKNOWN
     modules: dict[str, list[str]] = {}
     for key in keys:
         if _looks_coded(key, tensors[key], quantisation):

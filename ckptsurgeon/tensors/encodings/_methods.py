@@ -8,7 +8,17 @@ from functools import lru_cache
 
 from ._encoding import QuantisedTensor, QuantisedTensors
 
-__all__ = ["KNOWN", "METHODS", "STORING", "family", "is_known_by_settings", "is_stored_by", "known_by_settings"]
+__all__ = [
+    "IN_OTHER_SHARD",
+    "KNOWN",
+    "METHODS",
+    "STORING",
+    "UNKNOWN",
+    "family",
+    "is_known_by_settings",
+    "is_stored_by",
+    "known_by_settings",
+]
 
 METHODS: Mapping[str, tuple[str, ...]] = {
     "gptq": ("GPTQ", "Marlin"),
@@ -44,6 +54,9 @@ TORCH = "quantised"
 """The family of torch's own quantised tensors, which no ``quant_method`` stores."""
 KNOWN = frozenset(family for families in METHODS.values() for family in families) | {TORCH}
 """All families in ``METHODS``, and ``TORCH``."""
+UNKNOWN = "an unknown encoding"
+IN_OTHER_SHARD = "codes whose scales are in another shard"
+"""Names of the encodings of codes that no known encoding describes, and of codes whose scales were not read."""
 STORING = ("gptq", "awq", "fp8", "mxfp4", "bitsandbytes", "compressed-tensors")
 """Methods of transformers that always store quantised weights; others may quantise plain weights while loading."""
 TOLD = KNOWN - {"EXL2", "EXL3", "Quanto", "SqueezeLLM", "QTIP", TORCH}
@@ -73,7 +86,12 @@ def is_stored_by(method: str, coded: QuantisedTensor) -> bool:
 
 @lru_cache(1024)
 def family(method: str) -> str:
-    """Return the short name of an encoding: "GPTQ" for "GPTQ, 4 bits", and "packed" for all packed integers."""
+    """Return the short name of an encoding: "GPTQ" for "GPTQ, 4 bits", and "packed" for all packed integers.
+
+    For names that begin with ``UNKNOWN`` or ``IN_OTHER_SHARD``, this is the short name.
+    """
+    if method.startswith((UNKNOWN, IN_OTHER_SHARD)):
+        return UNKNOWN if method.startswith(UNKNOWN) else IN_OTHER_SHARD
     first = re.split(r"[, ]", method)[0]
     return "packed" if "packed" in method and first != "torchao" else first
 

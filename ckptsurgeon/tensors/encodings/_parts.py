@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from ..info import TensorInfo
 from ._encoding import ACTIVATIONS, Encoding, QuantisedTensor, QuantisedTensors
-from ._methods import family
+from ._methods import IN_OTHER_SHARD, UNKNOWN, family
 from ._settings import QuantisationSettings
 
 __all__ = [
@@ -111,7 +111,7 @@ def lone_codes(
             one = next((one for one in encodings if _tells(one, f".{key}", info, dotted)), None)
             if one is not None:
                 end = one.telling if one.codes is None else one.codes
-                method = "codes whose scales are in another shard"
+                method = IN_OTHER_SHARD
                 named = f".{key}".removesuffix(end) + one.named if end else f".{key}"
                 yield QuantisedTensor(named[1:], method, key, {end: key}, None, None, info.numel)
 
@@ -183,8 +183,6 @@ def _is_certain(stem: str, found: Mapping[str, str], tensors: Mapping[str, Tenso
 
 # Quantised tensors that lack a tensor (such as zero points) that similar ones have, or have it in the wrong length.
 
-UNKNOWN = ("an", "codes")
-"""What ``family`` returns for an unknown encoding."""
 ALWAYS = (
     ".qzeros", ".g_idx", ".weight_shape", ".weight_global_scale", ".quant_map", ".nested_absmax", ".nested_quant_map",
     ".zero", ".svh", ".Wscale", ".q_scale_max", ".q_groups", ".q_invperm", ".biases",
@@ -229,10 +227,10 @@ def broken_partners(
             groups.setdefault((_leaf(one.codes), info.dtype, len(info.shape)), []).append(one)
     without = [one for one in codes.tensors if not one.codes]
     for (leaf, dtype, rank), group in groups.items():
-        known = [one for one in group if family(one.method) not in UNKNOWN]
+        known = [one for one in group if family(one.method) not in (UNKNOWN, IN_OTHER_SHARD)]
         if known:
             needed = _needed(known)
-            found = {one.codes: one.codes for one in group if family(one.method) in UNKNOWN}
+            found = {one.codes: one.codes for one in group if family(one.method) in (UNKNOWN, IN_OTHER_SHARD)}
             for one in without:
                 for key in _codes_of(one, needed, leaf):
                     there = tensors.get(key)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 __all__ = [
+    "BLOCK_SETTINGS",
     "Block",
     "QuantisationSettings",
     "Scheme",
@@ -19,6 +20,9 @@ __all__ = [
 
 Settings: TypeAlias = Mapping[str, Any]
 """The ``quantization_config`` of a folder: untrusted data, in which any field may be missing or of any type."""
+
+BLOCK_SETTINGS = ("weight_block_size", "block_structure")
+"""Settings that contain the rows and columns of a block of codes that share a scale."""
 
 _PARTS = ("text_config", "llm_config", "language_config")
 _NAMES = ("quantization_config", "compression_config", "quantization")

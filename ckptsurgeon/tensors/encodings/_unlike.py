@@ -11,13 +11,12 @@ from ..dtypes import DTYPES
 from ..info import TensorInfo
 from ._agreement import stores_codes
 from ._encoding import QuantisedTensor, QuantisedTensors
-from ._methods import KNOWN, family
+from ._methods import KNOWN, UNKNOWN, family
 from ._modules import Modules, module_of
 from ._parts import OF_ACTIVATIONS, is_of_codes_only
 from ._settings import QuantisationSettings, Settings
 
 __all__ = [
-    "UNKNOWN",
     "WHOLE",
     "OddTensors",
     "is_number",
@@ -34,8 +33,6 @@ __all__ = [
 WHOLE = ("gptq", "awq", "fp8", "bitsandbytes", "compressed-tensors", "mxfp4")
 """Methods that quantise all modules of a kind except those that the settings exclude."""
 _NUMBER = re.compile(r"\.\d+(?=\.)")
-UNKNOWN = "an"
-"""The family name of quantised weights with an unknown encoding."""
 
 
 def without_numbers(name: str) -> str:

@@ -9,14 +9,12 @@ TensorRT-LLM, and ``weight_descale`` elsewhere. Without scales, 8-bit floats are
 from __future__ import annotations
 
 from ._encoding import Encoding, LogicalTensor, Parts
-from ._settings import QuantisationSettings
+from ._settings import BLOCK_SETTINGS, QuantisationSettings
 
 __all__ = ["ENCODINGS"]
 
 _TYPES = frozenset({"float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"})
 _SHARED_EXPONENTS = ("uint8", "float8_e8m0fnu")
-_BLOCKS = ("weight_block_size", "block_structure")
-"""Settings that contain the rows and columns of a block."""
 
 
 def _logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor:
@@ -29,7 +27,7 @@ def _logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor:
 def _scales(codes: tuple[int, ...], scale: tuple[int, ...], quantisation: QuantisationSettings) -> str:
     """Return "one scale", "channel scales" or "block scales", by the shapes or by the block size in the settings."""
     if len(codes) > 1 and len(scale) == len(codes):
-        sizes = (size for name in _BLOCKS for size in quantisation.pairs(name))
+        sizes = (size for name in BLOCK_SETTINGS for size in quantisation.pairs(name))
         if any(scale[-2:] == (-(-codes[-2] // rows), -(-codes[-1] // columns)) for rows, columns in sizes):
             return "block scales"
         if scale[-2:] == (1, 1):
