@@ -181,7 +181,7 @@ class RecipeModels:
             config, said = with_layers(config, old, origins)
             if not said:
                 what = f"the number of {one.layers.prefix}"
-                notes.append(f"config.json has no field for {what}: it is {len(origins)} now")
+                notes.append(f"config.json has no field for {what}, which is now {len(origins)}")
         return config, notes
 
     def said(self, document: Any) -> Any:

@@ -75,9 +75,9 @@ def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
 
 
 def _other_bounds(folder: ModelFolder, tokens: tuple[str, ...], places: dict[str, int]) -> Iterator[str]:
-    """Yield text on each id in config.json of a token before or after images or audio that is another token's id.
+    """Yield text on each field such as ``vision_start_token_id`` in config.json that has the id of another token.
 
-    The field ``vision_start_token_id``, for example, should have the id of ``<|vision_start|>``.
+    These fields have the ids of the tokens before and after images, videos or audio: here that of ``<|vision_start|>``.
     """
     for field, number in folder.config.items():
         name = f"<|{field.removesuffix('_token_id')}|>"
@@ -189,7 +189,7 @@ def _lost_end(folder: ModelFolder, names: dict[str, str], tokens: tuple[str, ...
     if lost and other:
         says, has = ([f"{one} ({brief_token(tokens[one])})" for one in ids] for ids in (lost, other))
         instead = f"{listing(has, 3, where='')} instead of {listing(says, 3, where='')}"
-        yield f"eos_token_id of {GENERATION} has {instead}, which that of {CONFIG} has: generation does not end there"
+        yield f"eos_token_id of {GENERATION} has {instead}, which {CONFIG} has: generation does not end at the latter"
 
 
 def _is_word(token: str) -> bool:
