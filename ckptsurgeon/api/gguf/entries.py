@@ -87,7 +87,8 @@ def _described_by(plan: Plan, inputs: PlanInputs, given: Mapping[str, str]) -> C
 def _new(key: str, said: str, *, is_given: bool) -> Typed:
     """Return an entry that no GGUF source has. ``said`` is its value as text.
 
-    It becomes a string, unless the user gave it or the name is llama.cpp's: then its type follows from its value.
+    If the user gave the entry (``is_given``), or if its name is one of llama.cpp's, its type follows from its name and
+    value. Any other entry is a string.
     """
     kind = kind_of(key, said) if is_given or key.startswith(_OF_LLAMA_CPP) else TEXT
     try:

@@ -45,6 +45,9 @@ class KeptOpen:
 
 
 def check_decodable(sources: Iterable[Checkpoint]) -> None:
-    """Raise PlanError for the first source whose codes cannot be decoded, which ``read_as`` allows for ``keep``."""
+    """Raise PlanError for the first source whose codes cannot be decoded.
+
+    ``read_as`` returns such a source without an error if the encoding is ``keep``.
+    """
     for one in sources:
         read_as(one, ENCODINGS[1])

@@ -59,8 +59,9 @@ def wanted(
 def different(folders: Sequence[ModelFolder], names: Sequence[str], donor: int, other: ModelFolder) -> list[str]:
     """Return the names of the models whose vocabulary differs from the donor's.
 
-    Models without a vocabulary are not included. ``other`` is the model whose tokeniser the output gets; it is compared
-    too, even if it is not one of the merged models.
+    ``folders`` and ``names`` are the folders and names of the merged models, and ``donor`` is the index of the donor.
+    ``other`` is the folder of the model whose tokeniser the output gets; it is compared too, even if it is not one of
+    the merged models. Models without a vocabulary are not included.
     """
     found = [name for name, one in zip(names, folders, strict=True) if not one.has_tokens_of(folders[donor])]
     return found if other.has_tokens_of(folders[donor]) or other in folders else [*found, other.path]

@@ -202,7 +202,7 @@ def _small_value(checkpoint: Checkpoint, key: str, dtype: str) -> bytes:
 def _stems(key: str) -> Iterator[str]:
     """Yield the names of quantised tensors that ``key`` could be a part of.
 
-    For ``a.b.weight_scale``, these are its module ``a.b``, the module around this, ``a``, and ``a.b.weight``.
+    For ``a.b.weight_scale``, these are its module ``a.b``, the parent module ``a``, and ``a.b.weight``.
     """
     module, _, leaf = key.rpartition(".")
     yield module
@@ -234,7 +234,7 @@ def with_settings(plan: Plan, opened: Sequence[Checkpoint], owner: int | None = 
 def _copied(plan: Plan, opened: Sequence[Checkpoint], owner: int | None) -> dict[int, list[QuantisedTensor]]:
     """Return the quantised tensors that a plan copies from its sources, by the index of the source.
 
-    A weight that the plan quantises again is listed as the tensor with its name in the source ``owner``.
+    If the plan quantises a weight again, the quantised tensor of the same name in the source ``owner`` is returned.
     """
     coded = [one.codes.by_key for one in opened]
     found: dict[int, dict[int, QuantisedTensor]] = {}

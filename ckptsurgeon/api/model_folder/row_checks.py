@@ -228,7 +228,7 @@ SPARE, SHARE = 127, 25
 Such rows are added for speed or for later tokens. Of published models, Phi-2 has most: 51,200 rows for 50,295 tokens.
 """
 EIGHT, HUNDREDTH, FEW = 8, 100, 2
-"""A number of rows that is no multiple of 8 was not padded: then one row in a hundred, or two, may have no token."""
+"""A number of rows that is no multiple of 8 was not padded: then at most 2 rows, or 1 in 100, may have no token."""
 
 
 def token_count(folder: ModelFolder, read: ModelFolder) -> int:
@@ -243,7 +243,7 @@ def token_count(folder: ModelFolder, read: ModelFolder) -> int:
 
 
 def without_token_notes(folder: ModelFolder, read: ModelFolder, most: DescribedTensor) -> Iterator[str]:
-    """Yield a note if too many rows of an embedding have no token, or any row of a CTC output layer.
+    """Yield a note if too many rows of an embedding, or any rows of a CTC output layer, have no token.
 
     ``most`` is the embedding or output layer with most rows. ``read`` is the same folder, or one with the same
     tokeniser whose vocabulary is loaded already.

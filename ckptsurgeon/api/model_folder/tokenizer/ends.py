@@ -90,8 +90,9 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _negative(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if the id of the end token is negative although the tokeniser has one, or that of the start token.
+    """Yield a note if the id of the end token or of the decoder's start token is negative.
 
+    For the end token, there is a note only if the tokeniser has an end token.
     ``names`` has the tokeniser's special tokens by role, and ``places`` the id of each token.
     """
     meant = names.get("eos_token", "")
