@@ -42,8 +42,9 @@ def compare_changes(
     and ``exclude`` select keys. ``root`` is the dotted path of the state dict in all checkpoints. ``progress`` is
     called with (bytes done, bytes in total).
 
-    Raises ConfigError for fewer than two models, PatternError for a pattern that matches nothing, PlanError for
-    quantised tensors that cannot be decoded, what ``open_checkpoint`` raises, and FormatError for a wrong checksum.
+    Raises ConfigError for fewer than two models, PatternError for a pattern that matches nothing, and PlanError for
+    quantised tensors that cannot be decoded. Also raises what ``open_checkpoint`` raises, and FormatError for a wrong
+    checksum.
     """
     if isinstance(models, (str, os.PathLike, Mapping, Checkpoint)):
         raise ConfigError("models is one model.", hint="Give a list of two or more.")

@@ -103,8 +103,8 @@ def with_command(
 class _Facts:
     """Facts on a plan: how many tensors come from no source, which of them because of their shape, and renamed keys.
 
-    ``drawn`` is the number of tensors that are initialised or kept, ``mismatched`` are the keys of those whose shapes
-    differ, ``renamed`` maps source keys to new keys, and ``counts`` has the number of tensors in each class.
+    ``drawn`` is the number of tensors that are initialised or kept, and ``mismatched`` has the keys of those whose
+    shapes differ. ``renamed`` maps source keys to new keys. ``counts`` has the number of tensors in each class.
     """
 
     drawn: int

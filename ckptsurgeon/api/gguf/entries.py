@@ -77,7 +77,10 @@ def _is_gguf(options: OutputOptions) -> bool:
 
 
 def _described_by(plan: Plan, inputs: PlanInputs, given: Mapping[str, str]) -> Checkpoint | None:
-    """Return the GGUF source whose metadata the plan has, or else the first GGUF source; None if there is none."""
+    """Return the GGUF source whose metadata the plan has, or else the first GGUF source; None if there is none.
+
+    ``given`` has the entries that the user sets.
+    """
     stored = [one for one in inputs.sources if one.header.stored]
     rest = {key: value for key, value in plan.metadata.items() if key not in given}
     same = (one for one in stored if rest == {key: said for key, said in one.metadata.items() if key not in given})
@@ -100,7 +103,10 @@ def _new(key: str, said: str, *, is_given: bool) -> Typed:
 
 
 def _of_source(plan: Plan, source: Checkpoint, given: Mapping[str, str]) -> dict[str, Typed]:
-    """Return the entries of a GGUF source, with the values that the plan sets and without entries that it removes."""
+    """Return the entries of a GGUF source, with the values that the plan sets and without entries that it removes.
+
+    ``given`` has the entries that the user sets.
+    """
     stored, texts = source.header.stored, source.metadata
     file = source.open_files()[source.files[0].name]
     found: dict[str, Typed] = {}

@@ -213,7 +213,10 @@ def merge(
 def _plan_models(
     models: list[CheckpointLike], base: CheckpointLike | None, method: Method, settings: Settings, asked: MergeRequest
 ) -> Plan:
-    """Return the plan that merges models tensor by tensor; it includes the other files for an output folder."""
+    """Return the plan that merges models tensor by tensor; it includes the other files for an output folder.
+
+    ``settings`` are the parameters of the method, and ``asked`` has the further arguments of ``merge``.
+    """
     ordered = models if base is None else [*models, base]
     names, donor = names_of(list(map(path_of, ordered))), 0 if base is None else len(models)
     with ExitStack() as stack:

@@ -236,8 +236,9 @@ def check_alone(recipe: str, **given: Any) -> None:
 def plan_configuration(path: str, document: Mapping[str, Any], method: Method, asked: MergeRequest) -> Plan:
     """Return the plan of the recipe ``document``, which was read from ``path``.
 
-    Paths in it are relative to the working directory, or else to the recipe's folder. Raises ConfigError for a wrong
-    field, PlanError if the models cannot be merged in this way.
+    Paths in the recipe are relative to the working directory, or else to the recipe's folder. ``asked`` has the
+    arguments of ``merge`` other than models, method and parameters. Raises ConfigError for a wrong field, PlanError if
+    the models cannot be merged in this way.
     """
     folder = os.path.dirname(path)
     try:

@@ -107,8 +107,8 @@ class RowsRequest:
     """The embedding rows that a mergekit recipe chooses for single tokens.
 
     ``numbers`` maps the models of the recipe to their indices. A model that lacks a token gets the row of the model at
-    index ``base``, or if that is None, the mean of the rows of all models that have the token. The output's number of
-    rows is padded to a multiple of ``multiple``.
+    index ``base``. If ``base`` is None, it gets the mean of the rows of all models that have the token. The output's
+    number of rows is padded to a multiple of ``multiple``.
     """
 
     tokens: tuple[TokenRow, ...] = ()

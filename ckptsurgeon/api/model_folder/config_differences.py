@@ -270,7 +270,10 @@ def input_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -
 
 
 def generation_differences(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
-    """Yield a note on how two models generate text differently, if both have a generation_config.json."""
+    """Yield a note on how two models generate text differently, if both have a generation_config.json.
+
+    ``other`` is the name of the model in the folder ``theirs``, and ``name`` that of the model in ``ours``.
+    """
     there, here = map(generation_settings, (theirs, ours))
     fields = [one for one in dict.fromkeys((*here, *there)) if not OF_WRITING.search(one)] if there and here else []
     lines = [

@@ -191,7 +191,11 @@ def _leaf(key: str) -> str:
 def _in_layers(
     tensors: Sequence[DescribedTensor], unknown: Sequence[DescribedTensor], known: Collection[str]
 ) -> Iterator[_Renamed]:
-    """Yield each unknown name in a layer that lacks a tensor which another layer has in the same shape."""
+    """Yield each unknown name in a layer that lacks a tensor which another layer has in the same shape.
+
+    ``unknown`` are the tensors whose name no model of the type has, and ``known`` the patterns of the last three
+    segments of the names that models of the type have.
+    """
     shapes = {one.key: one.shape for one in tensors}
     whole, with_gaps = all_lists(shapes)
     gaps = (LayerList(prefix, len(numbers)) for prefix, numbers in with_gaps.items())

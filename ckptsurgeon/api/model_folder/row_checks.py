@@ -176,6 +176,7 @@ def _numbers(rows: set[int], last: DescribedTensor, config: Mapping[str, Any]) -
     """Yield a note if the classifier's number of rows is not the number of labels, or if a row has no label.
 
     If ``num_labels`` and ``id2label`` disagree, transformers 5 uses the former and earlier versions use the latter.
+    ``rows`` has the numbers of rows of all tensors of the classifier, and ``last`` is one of these tensors.
     """
     labels = config.get("id2label")
     numbers = {"id2label": len(labels) if isinstance(labels, dict) else None, "num_labels": config.get("num_labels")}
