@@ -1,1 +1,1 @@
-"""The public verbs and types. Each verb opens its inputs, calls the other rooms in order and returns plain results."""
+"""The public verbs and types. Each verb opens its inputs, calls other packages in order and returns plain results."""

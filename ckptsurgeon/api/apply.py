@@ -75,16 +75,16 @@ def apply(
     done, bytes in total).
 
     If a run that writes several shards is interrupted, its finished shards stay in a temporary folder, and the same
-    call continues from there; with ``restart``, it removes them and starts again. ``consume`` deletes each shard of the
-    sources (local safetensors) as soon as the output shards made from it are on disk. With ``processes``, the shards
-    are divided among the processes that ``torchrun`` has started. Each of these processes must make this call with the
-    same plan; the receipt of the first process describes the whole output. With ``engine`` "ray" or "ray://HOST:PORT",
-    each shard is written by a Ray task, on nodes that share the file system.
+    call continues from there; with ``restart``, the call removes these shards and starts again. ``consume`` deletes
+    each shard of the sources (local safetensors) as soon as the output shards made from it are on disk. With
+    ``processes``, the shards are divided among the processes that ``torchrun`` has started. Each of these processes
+    must make this call with the same plan; the receipt of the first process describes the whole output. With ``engine``
+    "ray" or "ray://HOST:PORT", each shard is written by a Ray task, on nodes that share the file system.
 
-    Raises PlanError if an input has changed since the plan was made or ``memory`` is too small; OutputError if the
-    output exists (without ``force``), is an input, is being written by another run, was begun by another call or cannot
-    be written; FormatError if an input fails its checksum; and VerifyError if a recipe asserts a verdict of ``prove``
-    (``proved``) and the output, which is written nevertheless, computes something else.
+    Raises PlanError if an input has changed since the plan was made, or ``memory`` is too small. Raises OutputError if
+    the output exists (without ``force``), is an input, is being written by another run, cannot be written, or has
+    unfinished shards of another call. Raises FormatError if an input fails its checksum. If a recipe asserts a verdict
+    of ``prove`` (``proved``) and the output has another verdict, VerifyError is raised after the output is written.
     """
     from ..engine.apply import carry_out
     from ..engine.output.layout import parse_size
@@ -206,7 +206,7 @@ def _index_left(path: str) -> str:
     """Return the note that an index of an earlier sharded model is in the same folder as the single file ``path``."""
     where, name = os.path.split(path)
     return (
-        f"left in {escape(where) or '.'}, of the model that was there before: {escape(name)}{INDEX} and its shards; "
+        f"{escape(where) or '.'} still has {escape(name)}{INDEX} and its shards, from an earlier model; "
         "the folder has two models now: remove the index and its shards, or load the new file by its path"
     )
 
@@ -241,10 +241,11 @@ def check_output(
     axis: Sequence[str] | None = None,
     mesh: str | None = None,
 ) -> tuple[str, ...]:
-    """Check an output before ``apply``: its format and shard size and, if ``plan`` is given, whether it can store it.
+    """Check an output before ``apply``: its format, its shard size and whether it can store the result of ``plan``.
 
-    Raises what ``apply`` would raise for these, for example for dtypes or entries that the format cannot store. Returns
-    the notes on the output's metadata that ``apply`` would add; none if the inputs of the plan are closed.
+    Without a ``plan``, only format and shard size are checked. Raises what ``apply`` would raise for these, for example
+    for dtypes or entries that the format cannot store. Returns the notes on the output's metadata that ``apply`` would
+    add; none if the inputs of the plan are closed.
     """
     from ..engine.inputs import PlanInputs
     from ..engine.output.companions import as_written
@@ -268,9 +269,10 @@ def check_output(
 def notes_of(
     plan: Plan, output: Path | None = None, *, to: str | None = None, max_shard_size: str | None = None
 ) -> tuple[str, ...]:
-    """Return the notes of a plan for an output; if it is a single file, without notes on the files of an output folder.
+    """Return the notes of a plan that apply to an output.
 
-    If ``to`` is "tensorflow", notes on that format are added.
+    Without ``output``, all notes of the plan are returned. If ``output`` is a single file, notes on the other files of
+    an output folder are left out. If ``to`` is "tensorflow", notes on that format are added.
     """
     from ..engine.output.companions import as_written
 

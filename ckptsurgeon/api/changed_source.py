@@ -47,8 +47,8 @@ class ChangedSource:
     """A source after its changes.
 
     ``operated`` has the changed tensors. ``folder`` has the model's files (config.json and others), changed to fit
-    these tensors if possible; ``described`` are the tensors that these files fit. ``options`` include the rules of a
-    layout.
+    the changed tensors if possible. ``described`` are the tensors that the files in ``folder`` describe: the changed or
+    the original ones. ``options`` include the rules of a layout.
     """
 
     operated: OperatedCheckpoint
@@ -111,7 +111,7 @@ def _in_layout(options: Options, layout: NamedLayout) -> Options:
 def _dtype_of_scales(options: Options, folder: ModelFolder, *, decoded: bool) -> str:
     """Return the dtype of the scales; '' if each scale gets the dtype of its weight.
 
-    ``decoded`` is true if quantised weights were decoded before; then it is the dtype in config.json.
+    ``decoded`` is true if quantised weights were decoded before; then the scales get the dtype in config.json.
     """
     if options.dtype not in ("", "keep"):
         return options.dtype

@@ -37,7 +37,7 @@ def class_notes(checkpoint: Checkpoint) -> list[str]:
 
 
 def class_findings(checkpoint: Checkpoint) -> list[ClassFinding]:
-    """Return what ``class_notes`` says, each note with its kind."""
+    """Return the notes of ``class_notes``, each with its kind (such as "missing" or "shape")."""
     folder = model_folder(checkpoint)
     if not_compared(checkpoint, folder):
         return []

@@ -35,21 +35,23 @@ def compare_changes(
 ) -> Changes:
     """Compare the changes of two or more models from the base that they were fine-tuned from, tensor by tensor.
 
-    A change is the difference of the weights of a model and those of the base (a task vector). The result has, for each
-    tensor and in all, the norm of each model's change relative to the base, how many values it changed, and for each
-    pair of models the cosine between their changes and the share of values that both moved in the same direction.
-    Quantised tensors are compared by the weights that they stand for. ``include`` and ``exclude`` select keys, ``root``
-    is the state dict of all of them, and ``progress`` is called with (bytes done, bytes in all).
+    A change is the difference between the weights of a model and those of the base (a task vector). For each tensor and
+    for all tensors together, the result has the norm of each model's change, relative to the base, and the number of
+    values that the model changed. For each pair of models, it has the cosine between their changes, and the share of
+    values that both changed in the same direction. Quantised tensors are decoded before they are compared. ``include``
+    and ``exclude`` select keys. ``root`` is the dotted path of the state dict in all checkpoints. ``progress`` is
+    called with (bytes done, bytes in total).
 
-    Raises ConfigError for fewer than two models, PatternError for a pattern that matches nothing, PlanError for
-    quantised tensors that cannot be decoded, what ``open_checkpoint`` raises, and FormatError for a wrong checksum.
+    Raises ConfigError for fewer than two models, PatternError for a pattern that matches nothing, and PlanError for
+    quantised tensors that cannot be decoded. Also raises what ``open_checkpoint`` raises, and FormatError for a wrong
+    checksum.
     """
     if isinstance(models, (str, os.PathLike, Mapping, Checkpoint)):
         raise ConfigError("models is one model.", hint="Give a list of two or more.")
     given = list(models)
     if len(given) < 2:
         raise ConfigError(
-            f"changes are compared of two or more models, and {count(len(given), 'model')} was given.",
+            f"to compare changes, two or more models are needed, but {count(len(given), 'model')} was given.",
             hint="Compare the base with one model by ckpt diff BASE A --values.",
         )
     for one in (base, *given):
@@ -92,7 +94,7 @@ def _dtype_notes(opened: Sequence[Checkpoint], keys: Sequence[str]) -> Iterator[
 
 
 def _rounds(before: str, after: str) -> bool:
-    """Return whether a dtype cannot hold all values of another: fewer bits, or bfloat16 and float16."""
+    """Return whether ``after`` cannot hold all values of ``before``: it has fewer bits, or as many (bf16, f16)."""
     if before == after or "float" not in before or "float" not in after:
         return False
     return DTYPES[after].bits <= DTYPES[before].bits

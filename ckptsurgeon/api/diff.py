@@ -46,9 +46,10 @@ def diff(
     Reads only headers, unless ``values`` is set. With ``values``, the differences are measured, and a tensor is changed
     if any element differs by more than ``atol`` + ``rtol`` * abs(element of ``second``). Quantised tensors are compared
     byte by byte. If they differ, or if one checkpoint has the weight in another encoding or not quantised, the decoded
-    weights are compared (``decoded``). ``renames`` finds tensors that have other names by their content, and the rules
-    that rename them. ``include`` and ``exclude`` select the keys to compare; ``root`` is the dotted path of the state
-    dict in both. ``second`` may be a configuration: then the keys, shapes and dtypes of its model are compared.
+    weights are compared; the field ``decoded`` of the result has these. With ``renames``, tensors with the same content
+    under other names are found, and the rules that rename them. ``include`` and ``exclude`` select the keys to compare;
+    ``root`` is the dotted path of the state dict in both. ``second`` may be a configuration: then the keys, shapes and
+    dtypes of its model are compared.
 
     Raises PatternError for a pattern that matches nothing, what ``open_checkpoint`` raises, and FormatError if a
     record that is read fails its checksum.
@@ -67,7 +68,8 @@ def diff(
             option = "--values" if values else "--renames"
             raise ConfigError(
                 f"{option} compares values, and a configuration such as {escape(os.fspath(second))} has none.",
-                hint=f"Leave {option} out, or name the checkpoint; ckpt fits proposes rules from names and shapes.",
+                hint=f"Leave {option} out, or give a checkpoint instead of the configuration; ckpt fits proposes rules "
+                "from names and shapes.",
             )
         return _of_configuration(first, os.fspath(second), root, include, exclude)
     if not (values or renames) and _is_large(first) and _is_large(second):

@@ -260,9 +260,10 @@ def _texts(patterns: Patterns) -> list[str]:
 
 
 def _carried(checkpoint: Checkpoint, keep: bool) -> tuple[CarriedEntries, list[str], list[str]]:
-    """Return the entries other than tensors that the output gets, the keys of those in the state dict, and notes.
+    """Return the entries of a file that are not tensors and that are copied to the output, some keys, and notes.
 
-    Without ``keep``, the output gets no such entries. The notes list the entries that it does not get.
+    The keys are those of the copied entries that are in the same dict as the tensors. Without ``keep``, no such entries
+    are copied. The notes list the entries that are not copied.
     """
     if not keep:
         names = extras_left(checkpoint)

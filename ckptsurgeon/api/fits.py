@@ -83,11 +83,11 @@ def _notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Iterator[str
 
 
 def _encoding_notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Iterator[str]:
-    """Yield a note if only one of the two is quantised."""
+    """Yield a note if only the checkpoint is quantised, or only the destination."""
     here, there = checkpoint.codes, find_codes(target.tensors)
     first, second = escape(fit.first), escape(fit.second)
     if here and not there:
-        yield f"{first} is quantised and {second} is not: --encoding dequantize decodes it"
+        yield f"{first} is quantised and {second} is not: --encoding dequantize decodes {first}"
     if there and not here:
         yield f"{second} is quantised and {first} is not"
 
@@ -105,7 +105,7 @@ def _loading_notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Iter
     made = [key for key in fit.missing if any(re.search(pattern, key) for pattern in ignored)]
     if made:
         named = listing(made, 3, where="")
-        yield f"from_pretrained of {escape(name)} initialises {named} itself, and accepts checkpoints without"
+        yield f"from_pretrained of {escape(name)} initialises {named} itself, and accepts checkpoints without them"
 
 
 def _class_of(target: TargetSpec) -> str:

@@ -103,8 +103,8 @@ def with_command(
 class _Facts:
     """Facts on a plan: how many tensors come from no source, which of them because of their shape, and renamed keys.
 
-    ``drawn`` is the number of tensors that are initialised or kept, ``mismatched`` are the keys of those whose shapes
-    differ, ``renamed`` maps source keys to new keys, and ``counts`` has the number of tensors in each class.
+    ``drawn`` is the number of tensors that are initialised or kept, and ``mismatched`` has the keys of those whose
+    shapes differ. ``renamed`` maps source keys to new keys. ``counts`` has the number of tensors in each class.
     """
 
     drawn: int
@@ -155,7 +155,10 @@ def _sure_rules(checkpoint: Checkpoint, target: TargetSpec) -> tuple[str, ...]:
 
 
 def _speaks_for(key: str, name: str) -> bool:
-    """Return whether two keys differ only in a prefix, or have the same name within layers of the same numbers."""
+    """Return whether two keys differ only in a prefix, or are the same tensor of layers with the same numbers.
+
+    For example, ``encoder.layer.3.mlp.weight`` and ``layers.3.mlp.weight`` are the same tensor of layer 3.
+    """
     (layer, rest), (other, same) = _layer(key), _layer(name)
     is_moved = key.endswith(f".{name}") or name.endswith(f".{key}")
     numbers = NUMBER_IN_KEY.findall(layer)

@@ -75,10 +75,10 @@ def plan_recipe(path: Path, *, run_code: bool = True) -> CompiledRecipe:
     """Compile a recipe, and check its assertions about the plan.
 
     A recipe has the fields ``verb``, the arguments of the verb by name, ``output`` and ``assert``. Paths are relative
-    to the recipe's folder. ``assert`` maps "count" to the number of tensors, a pattern of output keys to the class of
-    the matching tensors (copied, cast and others) or to their number, and "proved" to the verdict that ``prove`` must
-    return for the output and its source. If ``run_code`` is false, a recipe that refers to code (a plugin, a
-    destination with ``_target_``) raises ConfigError, and nothing is run.
+    to the recipe's folder. ``assert`` maps "count" to the number of tensors, and a pattern of output keys to the
+    class of the matching tensors (copied, cast and others) or to their number. It maps "proved" to the verdict that
+    ``prove`` must return for the output and its source. If ``run_code`` is false, a recipe that refers to code (a
+    plugin, a destination with ``_target_``) raises ConfigError, and nothing is run.
 
     Raises ConfigError for an unknown or malformed field, PlanError if an assertion is not met, and what the verb
     raises.

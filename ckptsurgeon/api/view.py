@@ -176,7 +176,7 @@ def _inspected(opened: Sequence[Checkpoint], run: Run | None, *, stats: bool) ->
 
 
 def _described(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return what the files beside a checkpoint say it is: the fields ``model`` and ``adapter`` of an inspection."""
+    """Return the fields ``model`` and ``adapter`` of an inspection, from the files in the checkpoint's folder."""
     from .model_folder.folder import model_folder
 
     folder = model_folder(checkpoint) if checkpoint.folder is not None else None

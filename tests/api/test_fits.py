@@ -250,7 +250,7 @@ def test_what_a_class_makes_itself_is_said() -> None:
     positions = [f"model.{one}.embed_positions.weight" for one in ("encoder", "decoder")]
     assert list(found.missing) == positions
     assert found.notes == (
-        f"from_pretrained of MarianMTModel initialises {', '.join(positions)} itself, and accepts checkpoints without",
+        f"from_pretrained of MarianMTModel initialises {', '.join(positions)} itself, and accepts checkpoints without them",
     )
 
 

@@ -1,4 +1,7 @@
-"""Collects facts on a checkpoint that is not in a model's folder; modules that read folders are slow to import."""
+"""Collects facts on a checkpoint that is not in a model's folder, without importing the modules that read folders.
+
+These modules take long to import.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,11 @@ __all__ = [
 _OF_SHARD = re.compile(
     r"is one of \d+ shards|is not the shard that|the shards in its folder have|lists \d+ shards?, but not"
 )
-"""Matches the notes of a checkpoint on its shards; its other notes say how it was opened."""
+"""Matches the notes of a checkpoint on its shards; all other notes say how the checkpoint was opened."""
 
 
 def without_folder(subject: Subject, checkpoint: Checkpoint) -> Subject:
-    """Return a subject with the notes on a checkpoint that is not in a model's folder."""
+    """Return ``subject`` with the notes added on a checkpoint that is not in a model's folder."""
     from ..model_folder.layers.holes import gap_notes
     from ..model_folder.quantised import described_shape_notes
 

@@ -37,7 +37,7 @@ _FRONT = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILIN
 
 
 def with_folder(subject: Subject, checkpoint: Checkpoint, base: CheckpointLike | None) -> Subject:
-    """Return a subject with the facts on the checkpoint's folder; ``base`` is the base model of an adapter.
+    """Return ``subject`` with the facts added on the checkpoint's folder; ``base`` is the base model of an adapter.
 
     Raises ConfigError if a base is given, but the checkpoint is not an adapter.
     """
@@ -57,7 +57,7 @@ def with_folder(subject: Subject, checkpoint: Checkpoint, base: CheckpointLike |
 
 
 def _class_facts(checkpoint: Checkpoint, folder: ModelFolder) -> ClassFacts:
-    """Return what the transformers class in config.json says; its code is in transformers, never in the folder."""
+    """Return how a checkpoint differs from the transformers class in its config.json; no code in the folder is run."""
     from ..class_check import class_findings, not_compared, ties_of_class  # imports all that a transplant needs
 
     reason = not_compared(checkpoint, folder)

@@ -77,7 +77,10 @@ def _is_gguf(options: OutputOptions) -> bool:
 
 
 def _described_by(plan: Plan, inputs: PlanInputs, given: Mapping[str, str]) -> Checkpoint | None:
-    """Return the GGUF source whose metadata the plan has, or else the first GGUF source; None if there is none."""
+    """Return the GGUF source whose metadata the plan has, or else the first GGUF source; None if there is none.
+
+    ``given`` has the entries that the user sets.
+    """
     stored = [one for one in inputs.sources if one.header.stored]
     rest = {key: value for key, value in plan.metadata.items() if key not in given}
     same = (one for one in stored if rest == {key: said for key, said in one.metadata.items() if key not in given})
@@ -87,7 +90,8 @@ def _described_by(plan: Plan, inputs: PlanInputs, given: Mapping[str, str]) -> C
 def _new(key: str, said: str, *, is_given: bool) -> Typed:
     """Return an entry that no GGUF source has. ``said`` is its value as text.
 
-    It becomes a string, unless the user gave it or the name is llama.cpp's: then its type follows from its value.
+    If the user gave the entry (``is_given``), or if its name is one of llama.cpp's, its type follows from its name and
+    value. Any other entry is a string.
     """
     kind = kind_of(key, said) if is_given or key.startswith(_OF_LLAMA_CPP) else TEXT
     try:
@@ -99,7 +103,10 @@ def _new(key: str, said: str, *, is_given: bool) -> Typed:
 
 
 def _of_source(plan: Plan, source: Checkpoint, given: Mapping[str, str]) -> dict[str, Typed]:
-    """Return the entries of a GGUF source, with the values that the plan sets and without entries that it removes."""
+    """Return the entries of a GGUF source, with the values that the plan sets and without entries that it removes.
+
+    ``given`` has the entries that the user sets.
+    """
     stored, texts = source.header.stored, source.metadata
     file = source.open_files()[source.files[0].name]
     found: dict[str, Typed] = {}

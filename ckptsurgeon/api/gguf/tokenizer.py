@@ -55,7 +55,11 @@ def _texts(values: Sequence[str]) -> Typed:
 
 
 def _of_pieces(folder: ModelFolder, rows: int) -> tuple[dict[str, Typed], tuple[str, ...]]:
-    """Return the entries for a sentencepiece model, with the tokens that tokenizer.json adds to it."""
+    """Return the entries for a sentencepiece model, with the tokens that tokenizer.json adds to it.
+
+    The result also has a note on rows of the embedding without a token. ``rows`` is the number of rows of the
+    embedding.
+    """
     pieces = described_pieces(PIECES, folder.read(PIECES, LARGEST))
     tokens: Tokens = {number: (piece.text, piece.kind) for number, piece in enumerate(pieces)}
     scores = {number: piece.score for number, piece in enumerate(pieces)}
@@ -74,7 +78,11 @@ def _of_pieces(folder: ModelFolder, rows: int) -> tuple[dict[str, Typed], tuple[
 
 
 def _of_pairs(folder: ModelFolder, rows: int) -> tuple[dict[str, Typed], tuple[str, ...]]:
-    """Return the entries for byte-level BPE, with a token list and merges, as GPT-2, Llama 3 and Qwen have."""
+    """Return the entries for byte-level BPE, with a token list and merges, as GPT-2, Llama 3 and Qwen have.
+
+    The result also has notes, on rows without a token and on an unknown pre-tokeniser. ``rows`` is the number of rows
+    of the embedding.
+    """
     document = _document(folder)
     model = document.get("model")
     listed, merges = (model.get("vocab"), model.get("merges")) if isinstance(model, dict) else (None, None)

@@ -73,8 +73,8 @@ def _request(checkpoint: Checkpoint, coded: QuantisedTensor, settings: StatedSet
 def encoded_by(checkpoint: Checkpoint) -> Callable[[QuantisedTensor, TensorInfo], Mapping[str, TensorInfo]]:
     """Return a function (quantised tensor of the checkpoint, new weight) that encodes the weight like this tensor.
 
-    The function returns the stored parts of the encoded weight by their endings, such as codes and scales. It raises
-    ``UnencodableError`` if there is no encoder for this.
+    The function returns the stored tensors of the encoded weight, such as codes and scales, by the endings of their
+    keys. It raises ``UnencodableError`` if no encoder can encode the weight in this way.
     """
     settings = cache(partial(_settings, checkpoint))
 
@@ -87,7 +87,10 @@ def encoded_by(checkpoint: Checkpoint) -> Callable[[QuantisedTensor, TensorInfo]
 
 
 def _stored(checkpoint: Checkpoint, coded: QuantisedTensor, ending: str) -> bytes:
-    """Return the bytes of the part ``ending`` of a quantised tensor; b"" if there is no such part, or it is large."""
+    """Return the bytes of a stored tensor that belongs to a quantised tensor, such as its ``g_idx``.
+
+    ``ending`` is the ending of the stored tensor's key. Returns b"" if there is no such tensor, or if it is large.
+    """
     info = checkpoint[coded.parts[ending]] if ending in coded.parts else None
     if info is None or info.storage is None or not info.is_plain or info.nbytes > SMALL:
         return b""

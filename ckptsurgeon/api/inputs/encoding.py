@@ -65,7 +65,7 @@ def as_stored(read: Sequence[Checkpoint], encoding: str) -> list[Checkpoint]:
 def with_decoding(
     rows: Sequence[Mapping[str, Any]], opened: Sequence[Checkpoint], encoding: str
 ) -> list[Mapping[str, Any]]:
-    """Return the operations ``rows``, with one before them that decodes all sources if ``encoding`` asks for it."""
+    """Return the operations ``rows``; if ``encoding`` asks for decoding, the first of them decodes all sources."""
     decodes = encoding != ENCODINGS[0] and any(one.codes for one in opened) and DEQUANTIZE not in rows
     return [*([DEQUANTIZE] if decodes else []), *rows]
 

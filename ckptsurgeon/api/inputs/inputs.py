@@ -88,7 +88,7 @@ def merged_notes(base: Checkpoint, adapters: Sequence[Checkpoint]) -> list[str]:
     except (ValueError, KeyError, TypeError, AttributeError):  # a damaged recipe: verify reports it
         return []
     return [
-        f"{escape(one.path)} is already merged into {escape(base.path)}, by the recipe in it: it is added once more"
+        f"{escape(one.path)} is added a second time: {escape(base.path)} already contains it, according to its recipe"
         for one in adapters
         if not one.in_memory and _print(one.path, [vars(each) for each in one.files]) in merged
     ]

@@ -16,8 +16,8 @@ class KeptOpen:
     """A context manager that closes the checkpoints in ``opened`` and ``others`` if its block raises.
 
     The lists may grow in the block. The first ``sources`` checkpoints in ``opened`` are sources; by default all are. If
-    the block raises QuantisedError because the codes of a source would be used as numbers, and the source cannot be
-    decoded, the error that says why it cannot be decoded is raised instead.
+    the block raises QuantisedError, codes of a source would be used as numbers. If this source cannot be decoded, the
+    error that gives the reason is raised instead.
 
     This is a class because a generator-based context manager, popped from an ``ExitStack``, would run its clean-up and
     close the checkpoints when the generator is garbage-collected.
@@ -45,6 +45,9 @@ class KeptOpen:
 
 
 def check_decodable(sources: Iterable[Checkpoint]) -> None:
-    """Raise PlanError for the first source whose codes cannot be decoded, which ``read_as`` allows for ``keep``."""
+    """Raise PlanError for the first source whose codes cannot be decoded.
+
+    ``read_as`` returns such a source without an error if the encoding is ``keep``.
+    """
     for one in sources:
         read_as(one, ENCODINGS[1])

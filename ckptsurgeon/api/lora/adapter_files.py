@@ -98,7 +98,7 @@ def other_base_notes(base: Checkpoint, *adapters: Checkpoint) -> Iterator[str]:
 def _differences(checkpoint: Checkpoint, data: object) -> tuple[str, ...]:
     """Return notes on contradictions between an adapter's configuration ``data`` and its tensors.
 
-    If ``lora merge`` does not support this kind of adapter, there are none.
+    If ``lora merge`` does not support this kind of adapter, there are no notes.
     """
     from ...methods.lora.adapter import read_adapter
 
@@ -180,7 +180,7 @@ def _beside(checkpoint: Checkpoint) -> bytes:
     return b""
 
 
-# The scales (lora_alpha / r) in adapter_config.json: factors must not end up beside a file with other scales.
+# The scales (lora_alpha / r) in adapter_config.json: factors must not get into a folder with other scales.
 
 SCALES = ("peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out")
 """The fields of adapter_config.json that decide how an adapter's factors are scaled and applied."""
@@ -204,8 +204,8 @@ def other_scales(donor: ModelFolder, models: Iterable[ModelFolder]) -> list[str]
 def with_scales_checked(plan: Plan, folders: Sequence[ModelFolder], number: int) -> Plan:
     """Return the plan of a transplant with notes on source adapters whose scales differ from the destination's.
 
-    ``folders`` are the folders of the ``number`` sources and then, if it has one, that of the destination. A scale is
-    lora_alpha divided by the rank. Raises PlanError if factors from a source would get another scale.
+    ``folders`` are the folders of the ``number`` sources, followed by the folder of the destination if there is one. A
+    scale is lora_alpha divided by the rank. Raises PlanError if factors from a source would get another scale.
     """
     donor = folders[-1]
     if len(folders) == number or not donor.adapter:

@@ -139,9 +139,9 @@ def _tied(folders: Sequence[ModelFolder], opened: Sequence[Checkpoint]) -> tuple
 
 
 def _differing(ours: Checkpoint, theirs: Checkpoint, tied: Sequence[Mapping[str, str]]) -> Iterator[str]:
-    """Yield the keys of the tuned model ``ours`` whose tensors differ from those of the base ``theirs``, or lack there.
+    """Yield the keys of the tuned model ``ours`` whose tensors differ from those of the base ``theirs``.
 
-    This reads all values. ``tied`` is the result of ``_tied``.
+    Keys that the base lacks are also yielded. This reads all values. ``tied`` is the result of ``_tied``.
     """
     from ...engine.compute.lora import differ
     from ...engine.prefetch import fetch_tensors

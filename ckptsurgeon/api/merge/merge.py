@@ -75,9 +75,9 @@ def check_names(method: Method, more: Iterable[str], arguments: Iterable[str]) -
 
 
 def check_number(method: Method, number: int, base: CheckpointLike | None) -> None:
-    """Raise ConfigError if a method does not accept this number of models, or the presence or absence of a base.
+    """Raise ConfigError if the number of models is wrong for a method, or if a base is missing or not used.
 
-    ``number`` is the number of models without the base.
+    ``number`` is the number of models without the base. ``base`` is None if the user gave none.
     """
     least, most = method.models
     if method.base == "required" and base is None:
@@ -213,7 +213,10 @@ def merge(
 def _plan_models(
     models: list[CheckpointLike], base: CheckpointLike | None, method: Method, settings: Settings, asked: MergeRequest
 ) -> Plan:
-    """Return the plan that merges models tensor by tensor; it includes the other files for an output folder."""
+    """Return the plan that merges models tensor by tensor; it includes the other files for an output folder.
+
+    ``settings`` are the parameters of the method, and ``asked`` has the further arguments of ``merge``.
+    """
     ordered = models if base is None else [*models, base]
     names, donor = names_of(list(map(path_of, ordered))), 0 if base is None else len(models)
     with ExitStack() as stack:

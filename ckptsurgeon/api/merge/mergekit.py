@@ -181,7 +181,7 @@ class RecipeModels:
             config, said = with_layers(config, old, origins)
             if not said:
                 what = f"the number of {one.layers.prefix}"
-                notes.append(f"config.json has no field for {what}: it is {len(origins)} now")
+                notes.append(f"config.json has no field for {what}, which is now {len(origins)}")
         return config, notes
 
     def said(self, document: Any) -> Any:
@@ -236,8 +236,9 @@ def check_alone(recipe: str, **given: Any) -> None:
 def plan_configuration(path: str, document: Mapping[str, Any], method: Method, asked: MergeRequest) -> Plan:
     """Return the plan of the recipe ``document``, which was read from ``path``.
 
-    Paths in it are relative to the working directory, or else to the recipe's folder. Raises ConfigError for a wrong
-    field, PlanError if the models cannot be merged in this way.
+    Paths in the recipe are relative to the working directory, or else to the recipe's folder. ``asked`` has the
+    arguments of ``merge`` other than models, method and parameters. Raises ConfigError for a wrong field, PlanError if
+    the models cannot be merged in this way.
     """
     folder = os.path.dirname(path)
     try:

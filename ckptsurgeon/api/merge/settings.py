@@ -72,7 +72,10 @@ class MergeRequest:
         return [*source_notes(opened, unwrap=self.unwrap), *encoding_notes(opened, self.encoding)]
 
     def carried(self, plan: Plan, opened: Sequence[Checkpoint], *others: str, donor: int) -> Plan:
-        """Check the plan's codes, and return the plan with its cost and its inputs, which stay open for ``apply``.
+        """Return the plan with its cost and its inputs, which stay open for ``apply``.
+
+        Raises PlanError if the plan would use codes of quantised tensors as numbers, decode them with wrong settings,
+        or mix encodings.
 
         ``others`` are paths of further files that were read, which the output must not overwrite. ``donor`` is the
         index of the model whose configuration the output gets.

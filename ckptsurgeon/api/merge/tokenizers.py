@@ -59,8 +59,9 @@ def wanted(
 def different(folders: Sequence[ModelFolder], names: Sequence[str], donor: int, other: ModelFolder) -> list[str]:
     """Return the names of the models whose vocabulary differs from the donor's.
 
-    Models without a vocabulary are not included. ``other`` is the model whose tokeniser the output gets; it is compared
-    too, even if it is not one of the merged models.
+    ``folders`` and ``names`` are the folders and names of the merged models, and ``donor`` is the index of the donor.
+    ``other`` is the folder of the model whose tokeniser the output gets; it is compared too, even if it is not one of
+    the merged models. Models without a vocabulary are not included.
     """
     found = [name for name, one in zip(names, folders, strict=True) if not one.has_tokens_of(folders[donor])]
     return found if other.has_tokens_of(folders[donor]) or other in folders else [*found, other.path]
@@ -106,8 +107,8 @@ class RowsRequest:
     """The embedding rows that a mergekit recipe chooses for single tokens.
 
     ``numbers`` maps the models of the recipe to their indices. A model that lacks a token gets the row of the model at
-    index ``base``, or if that is None, the mean of the rows of all models that have the token. The output's number of
-    rows is padded to a multiple of ``multiple``.
+    index ``base``. If ``base`` is None, it gets the mean of the rows of all models that have the token. The output's
+    number of rows is padded to a multiple of ``multiple``.
     """
 
     tokens: tuple[TokenRow, ...] = ()

@@ -137,7 +137,8 @@ def merge_vocabulary(
         rows, more = chosen_rows(asked.rows, rows, lists, output.tokens)
         notes += more
     if not named and len(set(sizes)) == 1:
-        # all models have the same size, so shapes do not show which tensors differ; keys of transformers' models do
+        # All models have the same size, so shapes do not show which tensors have a row for each token. In models of
+        # transformers, the keys show it.
         named = known_keys(models) if all(one.folder.config for one in models) else []
     keys = tuple(vocabulary_key(text) for text in named)
     several = frozenset(number for number, one in enumerate(lists) if not one.is_whole)
@@ -298,7 +299,7 @@ def config_for(config: Mapping[str, Any], size: int) -> tuple[dict[str, Any], li
     if isinstance(changed.get("text_config"), dict) and "vocab_size" in changed["text_config"]:
         changed["text_config"] = {**changed["text_config"], "vocab_size": size}
     elif "vocab_size" not in changed:
-        return changed, [f"config.json has no field for the vocabulary size: it is {size} now"]
+        return changed, [f"config.json has no field for the vocabulary size, which is now {size}"]
     if "vocab_size" in changed:
         changed["vocab_size"] = size
     return changed, []

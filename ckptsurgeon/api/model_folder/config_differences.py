@@ -87,7 +87,9 @@ def with_config_said(
         ours, name, output_folder = given
     whose = donor if given is None else -1
     faults = (one.fault for number, one in enumerate(folders) if number in taken and number != whose and one.fault)
-    notes = [f"{fault.removesuffix('.')}: it is not compared with the output's" for fault in dict.fromkeys(faults)]
+    notes = [
+        f"{fault.removesuffix('.')}: this file is not compared with the output's" for fault in dict.fromkeys(faults)
+    ]
     for number, (other, theirs) in used.items():
         if theirs is not ours:
             notes += [*config_notes(other, theirs, name, ours), *label_notes(plan, number, theirs, name, ours)]
@@ -171,7 +173,7 @@ def _differing(
 
 
 def _is_unused(field: str, pair: Sequence[Any], configs: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether a differing field has no effect in these models; ``pair`` has its values in ``configs``."""
+    """Return whether a differing field has no effect in two models; ``pair`` has its values in their ``configs``."""
     if field == "rope_theta" or is_ignored(field) or not all(_is_short(value) for value in pair):
         return True
     if field in WINDOWED and all(one.get("use_sliding_window", True) is False or not one.get(field) for one in configs):
@@ -268,7 +270,10 @@ def input_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -
 
 
 def generation_differences(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
-    """Yield a note on how two models generate text differently, if both have a generation_config.json."""
+    """Yield a note on how two models generate text differently, if both have a generation_config.json.
+
+    ``other`` is the name of the model in the folder ``theirs``, and ``name`` that of the model in ``ours``.
+    """
     there, here = map(generation_settings, (theirs, ours))
     fields = [one for one in dict.fromkeys((*here, *there)) if not OF_WRITING.search(one)] if there and here else []
     lines = [

@@ -247,7 +247,7 @@ def renamed_settings(plan: Plan, place: int, settings: Mapping[str, Any]) -> Map
 def with_left_out_said(plan: Plan, checkpoint: Checkpoint) -> Plan:
     """Return the plan of an edit, with notes on plain weights that quantisation settings exclude only under old names.
 
-    Under its new name, such a weight would be read as a quantised one.
+    A loader would read such a weight as quantised, because the settings do not exclude its new name.
     """
     settings = checkpoint.quantisation if checkpoint.codes else {}
     if not settings or all(step.key == step.source_key for step in plan.steps):
@@ -260,8 +260,8 @@ def with_left_out_said(plan: Plan, checkpoint: Checkpoint) -> Plan:
             if by and not now.left_out(step.key.removesuffix(".weight")):
                 lost.setdefault(by, []).append(step.key)
     notes = [
-        f"the settings of quantisation exclude {count(len(keys), 'tensor')} only under the old name ({escape(by)}): "
-        f"{escape(keys[0])}"
+        f"the quantisation settings exclude {count(len(keys), 'tensor')} only under the old name ({escape(by)}), so a "
+        f"loader expects codes: {escape(keys[0])}"
         for by, keys in lost.items()
     ]
     return replace(plan, notes=(*plan.notes, *notes)) if notes else plan

@@ -40,7 +40,7 @@ _FAMILIES = tuple(
         (r"layers?\.\d+\.attention\.(?:attention\.query|q_proj)", ("deit", "vit")),
     )
 )
-"""Patterns of module names in layers, each with the only model types in this list that have such modules."""
+"""Patterns of module names in layers, each with the model types that have such modules; no other type here has them."""
 _KNOWN = frozenset[str]().union(*(kinds for _, kinds in _FAMILIES))
 _PARTS = tuple(
     (name, re.compile(pattern), frozenset(having), frozenset(lacking))

@@ -35,7 +35,7 @@ def left_there(output: str, written: Collection[str], planned: Sequence[PlanComp
             return ()
         where = escape(os.path.dirname(output.rstrip("/")) if os.path.isfile(output) else output.rstrip("/")) or "."
         return (
-            f"left in {where}, files of an earlier model: {listing(stay, 12, where='')}",
+            f"{where} still has files of an earlier model: {listing(stay, 12, where='')}",
             *checkpoint.quantisation_notes,
             *notes_beside(checkpoint),
         )

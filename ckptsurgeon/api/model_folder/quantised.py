@@ -202,7 +202,7 @@ def _small_value(checkpoint: Checkpoint, key: str, dtype: str) -> bytes:
 def _stems(key: str) -> Iterator[str]:
     """Yield the names of quantised tensors that ``key`` could be a part of.
 
-    For ``a.b.weight_scale``, these are its module ``a.b``, the module around this, ``a``, and ``a.b.weight``.
+    For ``a.b.weight_scale``, these are its module ``a.b``, the parent module ``a``, and ``a.b.weight``.
     """
     module, _, leaf = key.rpartition(".")
     yield module
@@ -234,7 +234,8 @@ def with_settings(plan: Plan, opened: Sequence[Checkpoint], owner: int | None = 
 def _copied(plan: Plan, opened: Sequence[Checkpoint], owner: int | None) -> dict[int, list[QuantisedTensor]]:
     """Return the quantised tensors that a plan copies from its sources, by the index of the source.
 
-    A weight that the plan quantises again is listed as the tensor with its name in the source ``owner``.
+    If the plan quantises a weight again, the quantised tensor of the same name in the source ``owner`` is returned.
+    ``opened`` are the sources of the plan.
     """
     coded = [one.codes.by_key for one in opened]
     found: dict[int, dict[int, QuantisedTensor]] = {}
@@ -259,7 +260,7 @@ def check_settings(
 
     ``owner`` is the index of the source whose settings the output gets. If it is None, the output gets the settings of
     the first source of quantised tensors. If the settings come from a destination that is not a source, ``given`` has
-    them.
+    them. ``opened`` are the sources of the plan.
     """
     copied = _copied(plan, opened, owner)
     settings: dict[int, Mapping[str, Any]] = {place: opened[place].quantisation for place in copied}
@@ -309,7 +310,7 @@ def unsettled_notes(
     """Return notes on sources whose quantised tensors have no settings of their own and get the output's settings.
 
     ``owner`` is the index of the source whose settings the output gets, if there is one. ``given`` are the settings of
-    a destination that is not a source.
+    a destination that is not a source. ``opened`` are the sources of the plan.
     """
     copied = _copied(plan, opened, owner)
     first = next(
@@ -328,7 +329,10 @@ def unsettled_notes(
 
 
 def _markers(plan: Plan, place: int, checkpoint: Checkpoint) -> Iterator[str]:
-    """Yield a note if a plan copies scales from a source without ``scaled_fp8``, which tells ComfyUI to use scales."""
+    """Yield a note if a plan copies scales from a source without ``scaled_fp8``, which tells ComfyUI to use scales.
+
+    ``checkpoint`` is the source at index ``place``.
+    """
     marker = next((key for key in checkpoint if key.rpartition(".")[2] == MARKER), None)
     if marker is None or any(step.key.rpartition(".")[2] == MARKER for step in plan.steps):
         return

@@ -48,8 +48,8 @@ def required_part_notes(keys: Sequence[str], config: Mapping[str, Any]) -> Itera
     """Yield a note on tensors that every model of the class in ``config`` has, but that these weights lack.
 
     ``keys`` are the keys of the weights. A tensor in layers is reported only if all layers lack it. There is no note if
-    the class does not have one of the keys: then the names may differ, and nothing may be missing. Missing output
-    layers, which may be tied, are reported by ``head_notes`` instead.
+    any key is unknown to the class, because then the weights may have the same tensors under other names. Missing
+    output layers, which may be tied, are reported by ``head_notes`` instead.
     """
     name, kind = _class_of(config), str(config.get("model_type"))
     if not name or config.get("auto_map") or any("experts" in field and not config[field] for field in config):
@@ -191,7 +191,11 @@ def _leaf(key: str) -> str:
 def _in_layers(
     tensors: Sequence[DescribedTensor], unknown: Sequence[DescribedTensor], known: Collection[str]
 ) -> Iterator[_Renamed]:
-    """Yield each unknown name in a layer that lacks a tensor which another layer has in the same shape."""
+    """Yield each unknown name in a layer that lacks a tensor which another layer has in the same shape.
+
+    ``unknown`` are the tensors whose name no model of the type has, and ``known`` the patterns of the last three
+    segments of the names that models of the type have.
+    """
     shapes = {one.key: one.shape for one in tensors}
     whole, with_gaps = all_lists(shapes)
     gaps = (LayerList(prefix, len(numbers)) for prefix, numbers in with_gaps.items())

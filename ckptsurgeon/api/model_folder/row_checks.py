@@ -176,6 +176,7 @@ def _numbers(rows: set[int], last: DescribedTensor, config: Mapping[str, Any]) -
     """Yield a note if the classifier's number of rows is not the number of labels, or if a row has no label.
 
     If ``num_labels`` and ``id2label`` disagree, transformers 5 uses the former and earlier versions use the latter.
+    ``rows`` has the numbers of rows of all tensors of the classifier, and ``last`` is one of these tensors.
     """
     labels = config.get("id2label")
     numbers = {"id2label": len(labels) if isinstance(labels, dict) else None, "num_labels": config.get("num_labels")}
@@ -228,7 +229,7 @@ SPARE, SHARE = 127, 25
 Such rows are added for speed or for later tokens. Of published models, Phi-2 has most: 51,200 rows for 50,295 tokens.
 """
 EIGHT, HUNDREDTH, FEW = 8, 100, 2
-"""A number of rows that is no multiple of 8 was not padded: then one row in a hundred, or two, may have no token."""
+"""A number of rows that is no multiple of 8 was not padded: then at most 2 rows, or 1 in 100, may have no token."""
 
 
 def token_count(folder: ModelFolder, read: ModelFolder) -> int:
@@ -243,7 +244,7 @@ def token_count(folder: ModelFolder, read: ModelFolder) -> int:
 
 
 def without_token_notes(folder: ModelFolder, read: ModelFolder, most: DescribedTensor) -> Iterator[str]:
-    """Yield a note if too many rows of an embedding have no token, or any row of a CTC output layer.
+    """Yield a note if too many rows of an embedding, or any rows of a CTC output layer, have no token.
 
     ``most`` is the embedding or output layer with most rows. ``read`` is the same folder, or one with the same
     tokeniser whose vocabulary is loaded already.

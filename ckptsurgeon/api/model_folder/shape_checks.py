@@ -21,7 +21,10 @@ EXPERT = re.compile(r"\.experts\.(?:\d+\.(?:down_proj|w2)\.weight|down_proj)$")
 If one tensor has all experts of a layer, the inner width is one of its last two dimensions.
 """
 OUTPUT = re.compile(r"\d\.self_attn\.o_proj\.weight$")
-"""Matches the weight whose number of columns is heads times head size; the rows of ``q_proj`` may also have gates."""
+"""Matches the weight whose number of columns is the number of heads times the size of a head.
+
+``q_proj`` is not used for this, because some of its rows may be gates.
+"""
 INNER = ("intermediate", "hidden", "ffn", "inner", "feed_forward", "mlp")
 """Parts of the names of fields with an inner width."""
 EXPERT_SIZES = ("moe_intermediate_size", "expert_ffn_hidden_size", "intermediate_size")
@@ -33,7 +36,7 @@ USUAL = (64, 96, 128, 256)
 UNLOADED = "transformers cannot load this model"
 UNFIT = "one of the two is from another model"
 BY_LAYER = ("block_configs", "multi_query", "per_layer_config")
-"""Fields that only models with layers of different sizes have."""
+"""Fields of configurations of models whose layers have different sizes; no other configurations have them."""
 
 
 class DescribedTensor(NamedTuple):
@@ -53,8 +56,8 @@ class DescribedTensor(NamedTuple):
 def shape_notes(tensors: Iterable[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes on sizes in a configuration (of MLPs, experts, attention heads) that fit no layer.
 
-    One layer that fits is enough for no note, because the layers of a model may differ. Configurations with nested
-    configurations get no notes.
+    The layers of a model may differ, so there is no note if one layer fits. Configurations with nested configurations
+    get no notes.
     """
     if has_parts(config) or any(name in config for name in BY_LAYER):
         return

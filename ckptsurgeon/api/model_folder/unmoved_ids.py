@@ -1,4 +1,7 @@
-"""Token ids that a destination shares with the source although the same id is another token in its new vocabulary."""
+"""Notes on token ids in a destination's files that were probably copied from the source by mistake.
+
+In the new vocabulary of the destination, such an id belongs to another token.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ ROLES = {
     "bos": ("bos", "<s>"), "cls": ("cls",), "eos": ("eos", "</s>"), "mask": ("mask",), "pad": ("pad",),
     "sep": ("sep", "</s>"), "unk": ("unk",),
 }  # fmt: skip
-"""{beginning of a field's name: texts that its token contains}."""
+"""Texts that a special token usually contains, by the beginning of the name of the field with its id."""
 
 
 def with_unmoved_ids_noted(

@@ -191,7 +191,7 @@ class Pretrainer:
 
 
 class _Default:
-    """The path of an object that the user gave no path: a file of the default source."""
+    """The path of an object for which the user gave no path: a file of the default source."""
 
     def __init__(self, source: object, file: str) -> None:
         self.source = source

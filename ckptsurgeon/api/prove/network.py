@@ -49,9 +49,9 @@ ROUNDOFF = {
 CODES = {"int8": 2**-8}
 """The largest rounding error of integer codes, as a share of the largest weight in the row."""
 BITS = {name: int(next(filter(str.isdecimal, name))) for name in BLOCKS}
-"""The bits of a weight in the types of GGUF that store blocks of codes, by which their names are made."""
+"""The number of bits of a weight in each GGUF type with blocks of codes, read from its name: 4 for ``q4_0``."""
 FOUR_BITS = 2**-4
-"""The same for codes of 4 bits; it is used for all other dtypes of codes, too."""
+"""The same error as in ``CODES``, for codes of 4 bits; it is used for all other dtypes of codes, too."""
 USUAL = 0.7
 """The share of the largest rounding error by which values are moved: most values are rounded by less.
 
@@ -66,7 +66,7 @@ class Rounding:
     """How far rounding may have moved the values of a tensor.
 
     ``relative`` is a share of each value, ``of_row`` a share of the largest absolute value in the row, and ``absolute``
-    the same for all values: GGUF stores some norms of Gemma plus one.
+    a distance that is the same for all values. The latter is needed because GGUF stores some norms of Gemma plus one.
     """
 
     relative: float = 0.0
@@ -180,7 +180,7 @@ def _as_float32(values: Tensor) -> Tensor:
 
 
 def _added(info: TensorInfo) -> float:
-    """Return the number that is added to all stored values of a tensor, without its sign."""
+    """Return the absolute value of the number that is added to all stored values of a tensor; 0 if there is none."""
     return abs(info.made.by) if isinstance(info.made, Shifted) else 0.0
 
 

@@ -213,9 +213,9 @@ def _compared(
 
 
 def _with_unseen(proof: Proof, networks: list[Network], shared: SharedTokens | None, inputs: Inputs) -> Proof:
-    """Return a proof in which no block drifts, with the tensors that differ by more than rounding explains.
+    """Return ``proof``, in which no block drifts, with the tensors that differ by more than rounding explains.
 
-    ``unused_differing`` are those whose difference the inputs cannot show; a note lists the others.
+    The field ``unused_differing`` gets the tensors whose difference the inputs cannot show; a note lists the others.
     """
     from .weights import beyond_rounding, hidden_embeddings, without_effect
 

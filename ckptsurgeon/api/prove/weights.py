@@ -91,9 +91,10 @@ def without_effect(keys: Iterable[str], blocks: Sequence[BlockResult]) -> Iterat
 
 
 def hidden_embeddings(networks: Sequence[Network], shared: SharedTokens | None, ids: Collection[int]) -> Iterator[str]:
-    """Yield the embeddings in which some rows differ, but no row that the inputs use; ``ids`` are their token ids.
+    """Yield the embeddings in which some rows differ, but none of the rows that the inputs use.
 
-    If all rows of an embedding differ, the inputs used some of them, so it is not yielded.
+    ``ids`` are the token ids in the inputs. If all rows of an embedding differ, the inputs used some of them, so the
+    embedding is not yielded.
     """
     module, known = networks[0].module, set(differing(networks))
     tokens = _input_embedding(module)

@@ -121,7 +121,11 @@ def chosen_matrices(
 
 
 def _why_plain(key: str, layers: LinearLayers, wanted: set[str], include: Sequence[str], excluded: KeyMatcher) -> str:
-    """Return the reason why a matrix is not quantised; '' if it is quantised."""
+    """Return the reason why a matrix is not quantised; '' if it is quantised.
+
+    ``layers`` has the kinds of all matrices, and ``wanted`` the keys that the patterns ``include`` and ``exclude``
+    select.
+    """
     why = layers.why[key]
     named = why in (HEAD, ROUTER) and any(key.split(".")[-2] in one.split(".") for one in include)
     if why and not named:

@@ -65,7 +65,7 @@ def test_every_verb_that_puts_models_together_says_so(verb: str) -> None:
 def test_a_configuration_that_cannot_be_compared_is_said(verb: str) -> None:
     a, b = model("a", 2.0), model("b")
     Path("a/config.json").write_text('{"model_type": "llama", "num_hidden')
-    (note,) = (note for note in VERBS[verb](a, b).notes if "it is not compared with the output's" in note)
+    (note,) = (note for note in VERBS[verb](a, b).notes if "this file is not compared with the output's" in note)
     assert note.startswith("a/config.json is not valid JSON")
 
 

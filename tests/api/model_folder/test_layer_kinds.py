@@ -51,7 +51,7 @@ def test_a_layer_of_another_kind_is_said(said: list[str], first: str) -> None:
 
 def test_other_layers_are_counted() -> None:
     (note,) = notes([CONV, CONV, FULL, FULL, CONV, CONV])
-    assert note.endswith("transformers initialises what it lacks; 1 other layer too")
+    assert note.endswith("transformers initialises what is missing; 1 other layer too")
 
 
 def test_layers_that_differ_in_other_modules_are_not() -> None:

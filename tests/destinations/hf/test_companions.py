@@ -237,12 +237,12 @@ def test_files_of_a_model_that_stay_where_another_is_written_are_said_with_what_
     plan = cs.convert("new")
     notes = cs.apply(plan, output, force=True).notes
     stay = "vocab.txt" if output == "old" else "config.json, vocab.txt"
-    assert f"left in old, files of an earlier model: {stay}" in notes
+    assert f"old still has files of an earlier model: {stay}" in notes
     assert any("vocab.txt has 99 tokens" in note and "20 rows" in note for note in notes)
     said = any("config.json says 50 (vocab_size)" in note for note in notes)
     assert said == (output != "old")
-    assert not any("left in" in note for note in cs.apply(plan, "fresh").notes)
-    assert not any("left in" in note for note in cs.apply(plan, "new.safetensors").notes)
+    assert not any("still has" in note for note in cs.apply(plan, "fresh").notes)
+    assert not any("still has" in note for note in cs.apply(plan, "new.safetensors").notes)
 
 
 def test_the_index_of_a_model_that_stays_beside_a_single_file_is_said() -> None:
@@ -251,12 +251,10 @@ def test_the_index_of_a_model_that_stays_beside_a_single_file_is_said() -> None:
     cs.apply(cs.convert("old"), "sharded", max_shard_size="3KB")
     notes = cs.apply(cs.convert("new"), "sharded/model.safetensors").notes
     assert any(
-        note.startswith(
-            "left in sharded, of the model that was there before: model.safetensors.index.json and its shards"
-        )
+        note.startswith("sharded still has model.safetensors.index.json and its shards, from an earlier model")
         for note in notes
     )
-    assert not any("left in" in note for note in cs.apply(cs.convert("new"), "sharded/other.safetensors").notes)
+    assert not any("still has" in note for note in cs.apply(cs.convert("new"), "sharded/other.safetensors").notes)
 
 
 @pytest.mark.parametrize("name", ["plan.json", "recipe.yaml"])
@@ -286,7 +284,7 @@ def test_the_same_files_of_a_model_around_an_output_are_not_said() -> None:
     saved("old", BERT, "BertModel")
     saved("tuned", BERT, "BertModel")
     notes = cs.apply(cs.convert("tuned"), "old/model.safetensors", force=True).notes
-    assert not any("left in" in note for note in notes)
+    assert not any("still has" in note for note in notes)
 
 
 def test_settings_in_the_metadata_of_codes_are_not_those_of_a_config_json_that_has_none() -> None:

@@ -278,7 +278,7 @@ def test_layers_may_be_said_for_whole_models_too() -> None:
 def test_a_list_longer_than_the_configuration_says_is_taken_where_it_is_the_only_one() -> None:
     write(config={"num_hidden_layers": 2})
     plan = cs.merge(recipe(**sliced((0, 3))))
-    assert "config.json has no field for the number of model.layers: it is 3 now" in plan.notes
+    assert "config.json has no field for the number of model.layers, which is now 3" in plan.notes
     assert of_layers(weights(**pair([0.0, 1.0]))) == [0.0, 0.5, 1.0]
 
 

@@ -8,7 +8,10 @@ __all__ = ["FALCON", "GPT2", "LLAMA", "NEOX", "OPT", "PHI3"]
 
 
 def _heads(c: Fields) -> tuple[int, int]:
-    """Return heads times head size, of queries and of keys. By default, there are as many key heads as query heads."""
+    """Return the number of rows of all query heads, and that of all key heads.
+
+    By default, there are as many key heads as query heads.
+    """
     heads = c["num_attention_heads"]
     size = c.get("head_dim", c["hidden_size"] // heads)
     return heads * size, c.get("num_key_value_heads", heads) * size

@@ -48,7 +48,10 @@ _DIVIDED = (
     (("gemma2", "gemma3_text", "gpt_neox", "llama", "opt", "phi", "stablelm"), "hidden_size", "num_attention_heads"),
     (("bloom",), "hidden_size", "n_head"),
 )
-"""Model types, the field of a width, and the field of a number of heads that must divide it without ``head_dim``."""
+"""Model types, the field of a width, and the field of a number of heads.
+
+If ``head_dim`` is not set, the number of heads must divide the width.
+"""
 
 
 def value_notes(config: Mapping[str, Any]) -> Iterator[str]:

@@ -94,12 +94,15 @@ def _kind_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
 
 
 def _is_odd(key: str, other: str, dtypes: Mapping[str, str]) -> bool:
-    """Return whether ``key`` has a dtype that is not in ``PLAIN``, and ``other``, in another layer, has one that is."""
+    """Return whether the dtype of ``other``, a tensor of another layer, is in ``PLAIN``, but that of ``key`` is not."""
     return dtypes[other] in PLAIN and dtypes[key] not in PLAIN
 
 
 def _outside(dtypes: Mapping[str, str]) -> dict[str, str]:
-    """Return each weight that is not floating-point, with a weight that is; empty unless most weights are."""
+    """Return a dict from each weight that is not floating-point to a weight that is floating-point.
+
+    The dict is empty if most weights are not floating-point.
+    """
     weights = [key for key in dtypes if key.endswith(".weight")]
     floats = [key for key in weights if dtypes[key] in PLAIN]
     odd = [key for key in weights if DTYPES[dtypes[key]].kind != "float"]

@@ -241,7 +241,10 @@ def _dense(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _uneven(found: Sequence[tuple[DescribedTensor, _Place]]) -> Iterator[str]:
-    """Yield a note on an expert's tensor that has another shape than in most other experts of its layer."""
+    """Yield a note on an expert's tensor that has another shape than in most other experts of its layer.
+
+    ``found`` has the tensors of experts, each with the parts of its key.
+    """
     sets: dict[tuple[str, str], dict[str, tuple[int, ...]]] = {}
     for one, (module, _, rest) in found:
         if len(one.shape) == 2 and one.key.endswith(".weight") and is_number(one):

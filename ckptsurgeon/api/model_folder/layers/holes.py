@@ -19,7 +19,7 @@ __all__ = ["STACKS", "gap_notes", "hole_notes", "is_stack", "layer_gap_notes", "
 STACKS = ("block", "blocks", "h", "layer", "layers")
 """Names of the modules that hold the layers of a model."""
 OWN_LAYERS = ("block_configs", "per_layer_config")
-"""Fields that only models have in which any layer may lack any module."""
+"""Fields of configurations of models in which any layer may lack any module; no other configurations have them."""
 ALIKE = frozenset((
     "bart", "bert", "bloom", "camembert", "cohere", "distilbert", "electra", "falcon", "gemma", "gemma2", "gemma3_text",
     "gpt2", "gpt_neo", "gpt_neox", "gptj", "granite", "llama", "marian", "mbart", "mistral", "olmo", "olmo2", "opt",

@@ -45,12 +45,15 @@ def layer_kind_notes(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator
             more = f"; {count(len(odd) - 1, 'other layer')} too" if len(odd) > 1 else ""
             said = f"config.json says {escape(kinds[number])} ({field}[{number}])"
             has = f"{escape(stack.key(number, ''))} has {listing(sorted(own), 3, where='')}"
-            yield f"{said}, but {has}, as layers of another kind do: transformers initialises what it lacks{more}"
+            yield f"{said}, but {has}, as layers of another kind do: transformers initialises what is missing{more}"
             break
 
 
 def _mixers(layers: Mapping[int, Sequence[str]]) -> dict[int, frozenset[str]]:
-    """Return the names of each layer's modules that mix tokens (such as attention), without those of all layers."""
+    """Return, by layer, the names of the modules that mix tokens (such as attention).
+
+    Modules that all layers have are left out.
+    """
     found = {
         number: {name for rest in rests if "." in rest and MIXES.search(name := rest.partition(".")[0])}
         for number, rests in layers.items()

@@ -90,7 +90,8 @@ def _renamed(
 ) -> Iterator[str]:
     """Yield a note on a special token that transformers adds with a new id while a configuration has an older one.
 
-    No row of the weights was trained for the new id. A new id without any row is reported by other notes.
+    No row of the weights was trained for the new id. A new id without any row is reported by other notes. ``tokens``
+    has the listed tokens, ``names`` the special tokens by role, and ``new`` the new ids by token.
     """
     meant = {**dict(enumerate(tokens)), **{one.number: token for token, one in new.items()}} if new else {}
     for name, token in names.items():

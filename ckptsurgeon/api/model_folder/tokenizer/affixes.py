@@ -17,7 +17,7 @@ END = "</w>"
 
 
 def affix_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
-    """Yield a note if no token has the configured prefix or suffix, or if many have one that is not configured."""
+    """Yield a note if no token has the configured prefix or suffix, or if many tokens have a suffix but none is set."""
     found = folder.token_list
     if found is None or not spelling.tokens:
         return

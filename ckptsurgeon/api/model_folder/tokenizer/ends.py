@@ -90,8 +90,9 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _negative(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if the id of the end token is negative although the tokeniser has one, or that of the start token.
+    """Yield a note if the id of the end token or of the decoder's start token is negative.
 
+    For the end token, there is a note only if the tokeniser has an end token.
     ``names`` has the tokeniser's special tokens by role, and ``places`` the id of each token.
     """
     meant = names.get("eos_token", "")
@@ -106,9 +107,10 @@ def _negative(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str
 def _of_turns(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
     """Yield a note if the chat template writes none of the tokens at which generation ends.
 
-    There is a note only if the template ends turns with the ``eos_token`` of the tokeniser, or if it ends them with
-    a token in ``TURNS`` and ``eos_token_id`` has several ids. If ``eos_token_id`` has one id, a token in ``TURNS`` is
-    normal: base models, which have not learned to end turns, are published in this way.
+    There is a note only if the template ends turns with the ``eos_token`` of the tokeniser, or if it ends them with a
+    token in ``TURNS`` and ``eos_token_id`` has several ids. If ``eos_token_id`` has one id, a token in ``TURNS`` is
+    normal: base models, which have not learned to end turns, are published in this way. ``names`` has the tokeniser's
+    special tokens by role, and ``places`` the id of each token.
     """
     template, end = _template(folder), names.get("eos_token", "")
     text = folder.config.get("text_config")
@@ -134,7 +136,8 @@ def _kept_in_texts(folder: ModelFolder, names: Mapping[str, str], places: Mappin
     """Yield a note if a token that ends turns is added as an ordinary token, so that decoded answers end with it.
 
     A token gets no note if it has a role in tokenizer_config.json, is an additional special token there or is marked as
-    special: whether decoded texts keep such a token depends on the version of transformers.
+    special: whether decoded texts keep such a token depends on the version of transformers. ``names`` has the
+    tokeniser's special tokens by role, and ``places`` the id of each token.
     """
     more = object_in(folder, TOKENIZER)
     listed = [
@@ -181,7 +184,9 @@ def _ordinary(
 ) -> Iterator[str]:
     """Yield a note if the tokeniser's end token is unk_token or a word, while a configuration has a special token.
 
-    There is no note on two different special tokens, which chat models have (``<|im_end|>``).
+    There is no note on two different special tokens, which chat models have (``<|im_end|>``). ``names`` has the
+    tokeniser's special tokens by role, ``tokens`` all tokens in the order of their ids, and ``places`` the id of each
+    token.
     """
     end = names.get("eos_token", "")
     said = {file: _listed(object_in(folder, file).get(END)) for file in (CONFIG, GENERATION)}
@@ -203,7 +208,8 @@ def _suppressed_at_first(
     """Yield notes if Whisper's ``begin_suppress_tokens`` lacks the end token or has words.
 
     Without the end token, a generated text may be empty; and no text can begin with the words. A correct list has the
-    space and the end token. An empty list, which suppresses nothing, gets no note.
+    space and the end token. An empty list, which suppresses nothing, gets no note. ``names`` has the tokeniser's
+    special tokens by role, ``tokens`` all tokens in the order of their ids, and ``places`` the id of each token.
     """
     lists = {file: _listed(object_in(folder, file).get(AT_FIRST)) for file in (CONFIG, GENERATION)}
     file = GENERATION if lists[GENERATION] else CONFIG

@@ -25,7 +25,10 @@ OF_BERT = frozenset((
 """Names of transformers' tokenisers that read ``do_lower_case``, in lower case and without ``Tokenizer``."""
 CAPITAL = re.compile(r"[A-Z]")
 LEAST = 100
-"""If more than one word in 100 has capital letters, the list is for texts with capitals; in BERT's, every third has."""
+"""If more than one word in 100 has capital letters, the list is for texts with capital letters.
+
+In the list of BERT for such texts (cased), every third word has capital letters.
+"""
 
 
 def case_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:

@@ -122,7 +122,11 @@ def _of_other_role(
 def _starts_of_t5(
     fields: Mapping[str, Any], file: str, names: Mapping[str, str], own: Mapping[str, int]
 ) -> Iterator[str]:
-    """Yield notes if a T5 model pads with its unknown token, or if its decoder does not begin with padding."""
+    """Yield notes if a T5 model pads with its unknown token, or if its decoder does not begin with padding.
+
+    ``file`` is the name of the file with the ``fields``. ``names`` has the tokeniser's special tokens by role, and
+    ``own`` has their ids.
+    """
     pad = own.get("pad_token")
     if pad is None or not _is_spelled(names["pad_token"], ["pad_token"]):
         return
@@ -137,7 +141,11 @@ def _starts_of_t5(
 
 
 def _forced_padding(value: Any, file: str, names: Mapping[str, str], own: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if ``value``, a ``forced_bos_token_id``, is the padding token and the tokeniser has no bos_token."""
+    """Yield a note if ``value``, a ``forced_bos_token_id``, is the padding token and the tokeniser has no bos_token.
+
+    ``file`` is the name of the file with the field. ``names`` has the tokeniser's special tokens by role, and ``own``
+    has their ids.
+    """
     padding = names.get("pad_token", "")
     roles = [role for role, place in own.items() if place == value]
     if roles == ["pad_token"] and _is_spelled(padding, roles) and "bos_token" not in own:
@@ -149,14 +157,17 @@ def _shared(field: str, names: Mapping[str, str]) -> tuple[str, ...]:
     """Return the other roles whose tokens a field may have.
 
     A model may pad with its unknown token, as Vicuna does with ``<unk>``, but not if it has BERT's ``[PAD]`` and
-    ``[UNK]``.
+    ``[UNK]``. ``names`` has the tokeniser's special tokens by role.
     """
     is_of_bert = field == "pad_token" and (names.get("pad_token"), names.get("unk_token")) == ("[PAD]", "[UNK]")
     return tuple(role for role in SHARED[field] if not (is_of_bert and role == "unk_token"))
 
 
 def _wanted(field: str, names: Mapping[str, str]) -> str:
-    """Return the role whose token a field should have; for a decoder's start token, the first role that exists."""
+    """Return the role whose token a field should have; for a decoder's start token, the first role that exists.
+
+    ``names`` has the tokeniser's special tokens by role.
+    """
     if field == START:
         return next((role for role in ("bos_token", "eos_token", "cls_token") if role in names), "")
     return field.removeprefix("forced_")
@@ -167,7 +178,11 @@ def _is_spelled(token: str, roles: list[str]) -> bool:
 
 
 def _unknown_end(value: Any, file: str, names: Mapping[str, str], own: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if ``value``, an ``eos_token_id``, is the unknown token, and the tokeniser has another end token."""
+    """Yield a note if ``value``, an ``eos_token_id``, is the unknown token, and the tokeniser has another end token.
+
+    ``file`` is the name of the file with the field. ``names`` has the tokeniser's special tokens by role, and ``own``
+    has their ids.
+    """
     end, unknown = own.get("eos_token"), own.get("unk_token")
     if value is not None and value == unknown and end not in (None, unknown):
         named = f"{brief_token(names['unk_token'])}, the unk_token of the tokeniser"
@@ -179,7 +194,8 @@ def _reserved_end(value: Any, file: str, names: Mapping[str, str], places: Mappi
     """Yield a note if all ids in ``value``, an ``eos_token_id``, are reserved tokens and the tokeniser's end is not.
 
     Reserved tokens are kept for later use. Other tokens, such as ``<|im_end|>``, get no note: chat models may have an
-    end token that is not the ``eos_token`` of the tokeniser.
+    end token that is not the ``eos_token`` of the tokeniser. ``file`` is the name of the file with the field. ``names``
+    has the tokeniser's special tokens by role, and ``places`` the id of each token.
     """
     ids = value if isinstance(value, list) else [value]
     end = names.get("eos_token", "")
@@ -191,7 +207,10 @@ def _reserved_end(value: Any, file: str, names: Mapping[str, str], places: Mappi
 
 
 def _suppressed_languages(fields: Mapping[str, Any], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if Whisper's ``suppress_tokens`` has language tokens: the ids may be for another version."""
+    """Yield a note if Whisper's ``suppress_tokens`` has language tokens: the ids may be for another version.
+
+    ``fields`` are those of generation_config.json, and ``places`` has the id of each token.
+    """
     first, last = places.get(TRANSCRIPT), places.get(TRANSLATE)
     listed = fields.get(SUPPRESSED)
     if first is None or last is None or not isinstance(listed, list):
@@ -207,7 +226,7 @@ def _starts(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[str]:
     """Yield a note on a wrong start token of the decoder.
 
     For Whisper, any token other than ``<|startoftranscript|>`` is wrong. Other models get a note if config.json and
-    generation_config.json have different start tokens.
+    generation_config.json have different start tokens. ``places`` has the id of each token.
     """
     field = f"{START}_id"
     ids = {file: object_in(folder, file).get(field) for file in (CONFIG, GENERATION)}

@@ -75,9 +75,10 @@ def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
 
 
 def _other_bounds(folder: ModelFolder, tokens: tuple[str, ...], places: dict[str, int]) -> Iterator[str]:
-    """Yield text on each id in config.json of a token before or after images or audio that is another token's id.
+    """Yield text on each field such as ``vision_start_token_id`` in config.json that has the id of another token.
 
-    The field ``vision_start_token_id``, for example, should have the id of ``<|vision_start|>``.
+    These fields have the ids of the tokens before and after images, videos or audio: here that of ``<|vision_start|>``.
+    ``tokens`` has all tokens in the order of their ids, and ``places`` the id of each token.
     """
     for field, number in folder.config.items():
         name = f"<|{field.removesuffix('_token_id')}|>"
@@ -89,7 +90,11 @@ def _other_bounds(folder: ModelFolder, tokens: tuple[str, ...], places: dict[str
 def _blank(
     folder: ModelFolder, names: dict[str, str], tokens: tuple[str, ...], places: dict[str, int]
 ) -> Iterator[str]:
-    """Yield a note if the blank of a CTC model is not the pad_token of the tokeniser but another special token."""
+    """Yield a note if the blank of a CTC model is not the pad_token of the tokeniser but another special token.
+
+    ``names`` has the tokeniser's special tokens by role, ``tokens`` all tokens in the order of their ids, and
+    ``places`` the id of each token.
+    """
     number, blank = folder.config.get("pad_token_id"), names.get("pad_token", "")
     if not is_ctc(folder) or type(number) is not int or not 0 <= number < len(tokens) or blank not in places:
         return
@@ -103,7 +108,9 @@ def _padding(
 ) -> Iterator[str]:
     """Yield a note if the ``pad_token_id`` of a text classifier is not the padding token of its tokeniser.
 
-    A classifier on a decoder-only model classifies by the last token that is not ``pad_token_id``.
+    A classifier on a decoder-only model classifies by the last token that is not ``pad_token_id``. ``names`` has the
+    tokeniser's special tokens by role, ``tokens`` all tokens in the order of their ids, and ``places`` the id of each
+    token.
     """
     number, padding = folder.config.get("pad_token_id"), names.get("pad_token", "")
     classes = folder.config.get("architectures")
@@ -161,7 +168,7 @@ def _words_among_ends(folder: ModelFolder, names: dict[str, str], tokens: tuple[
     """Yield a note if ``eos_token_id`` lists an ordinary word in addition to the right token.
 
     Generation would stop at this word. Line ends and other signs get no note: models that write one line stop there
-    (BLIP-2).
+    (BLIP-2). ``names`` has the tokeniser's special tokens by role, and ``tokens`` all tokens in the order of their ids.
     """
     for file in (CONFIG, GENERATION):
         ids = object_in(folder, file).get("eos_token_id")
@@ -178,7 +185,8 @@ def _words_among_ends(folder: ModelFolder, names: dict[str, str], tokens: tuple[
 def _lost_end(folder: ModelFolder, names: dict[str, str], tokens: tuple[str, ...]) -> Iterator[str]:
     """Yield a note if generation stops at an ordinary token instead of a special token in config.json's eos_token_id.
 
-    This happens with the generation_config.json of another version of a model: that of Gemma 2 with Gemma 3.
+    This happens with the generation_config.json of another version of a model: that of Gemma 2 with Gemma 3. ``names``
+    has the tokeniser's special tokens by role, and ``tokens`` all tokens in the order of their ids.
     """
     lists = [object_in(folder, file).get("eos_token_id") for file in (CONFIG, GENERATION)]
     ours, theirs = ([one for one in ids if _is_row(one, tokens)] if isinstance(ids, list) else [] for ids in lists)
@@ -189,7 +197,7 @@ def _lost_end(folder: ModelFolder, names: dict[str, str], tokens: tuple[str, ...
     if lost and other:
         says, has = ([f"{one} ({brief_token(tokens[one])})" for one in ids] for ids in (lost, other))
         instead = f"{listing(has, 3, where='')} instead of {listing(says, 3, where='')}"
-        yield f"eos_token_id of {GENERATION} has {instead}, which that of {CONFIG} has: generation does not end there"
+        yield f"eos_token_id of {GENERATION} has {instead}, which {CONFIG} has: generation does not end at the latter"
 
 
 def _is_word(token: str) -> bool:
@@ -202,7 +210,10 @@ def _is_row(number: Any, tokens: tuple[str, ...]) -> bool:
 
 
 def _without_names(folder: ModelFolder, names: dict[str, str]) -> tuple[str, ...]:
-    """Return the roles whose id must not be an ordinary word, even if the tokeniser has no token for the role."""
+    """Return the roles whose id must not be an ordinary word, even if the tokeniser has no token for the role.
+
+    ``names`` has the tokeniser's special tokens by role.
+    """
     is_default = folder.config.get("model_type") in SEPARATED
     return STARTS if is_default or "sep_token" in names else (*STARTS, "sep_token")
 
@@ -236,7 +247,10 @@ def _ends_of_part(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
 
 
 def _is_of_words(one: tuple[str, str, list[int]], names: dict[str, str], tokens: tuple[str, ...]) -> bool:
-    """Return whether all ids in ``one``, (role, file, ids), are of tokens like words, and none is the role's token."""
+    """Return whether all ids in ``one``, (role, file, ids), are of tokens like words, and none is the role's token.
+
+    ``names`` has the tokeniser's special tokens by role, and ``tokens`` all tokens in the order of their ids.
+    """
     field, _, ids = one
     own = [tokens[number] if 0 <= number < len(tokens) else "" for number in ids]
     special = [token for token in own if SPECIAL.fullmatch(token) and not BYTE.fullmatch(token)]

@@ -197,8 +197,8 @@ def added_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     other = {token: (row, places.get(row)) for row, token in lacking.items() if places.get(row) != row}
     if other:
         named = [
-            f"{brief_token(token)} is {row} there and {'not added' if place is None else f'gets {place}'}"
+            f"{brief_token(token)} is {row} in the file and {'not added' if place is None else f'gets {place}'}"
             for token, (row, place) in sorted(other.items(), key=lambda one: one[1][0])
         ]
-        which = f"{count(len(other), 'token')} that {WHOLE} lacks, and transformers gives other ids"
+        which = f"{count(len(other), 'token')} that {WHOLE} lacks, and transformers changes the ids"
         yield f"{ADDED} adds {which}: {listing(named, 3, where='')}"

@@ -22,7 +22,10 @@ PARTS = ("normalizers", "pretokenizers", "decoders", "processors")
 
 @dataclass(frozen=True)
 class Spelling:
-    """The ``tokens`` of a tokenizer.json, and those that begin with the ``mark``, which is "" for none or for two."""
+    """The ``tokens`` of a tokenizer.json, its ``mark``, and the ``marked`` tokens, which begin with this mark.
+
+    ``mark`` is "" if the tokens have no mark, or two different marks.
+    """
 
     mark: str = ""
     marked: tuple[str, ...] = ()

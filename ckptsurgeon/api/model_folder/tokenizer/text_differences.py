@@ -86,7 +86,10 @@ def _file_decides(folder: ModelFolder) -> bool:
 
 
 def _model_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
-    """Yield notes on differences in how two tokenisers of the same kind look up tokens, and in their decoders."""
+    """Yield notes on differences in how two tokenisers of the same kind look up tokens, and in their decoders.
+
+    ``other`` is the name of the model in the folder ``theirs``, and ``name`` that of the model in ``ours``.
+    """
     there, here = (one.token_list if one.tokenizer_head else None for one in (theirs, ours))
     if there is None or here is None:
         return
@@ -110,7 +113,10 @@ def _model_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) 
 
 
 def _score_note(other: str, theirs: Vocabulary, name: str, ours: Vocabulary) -> Iterator[str]:
-    """Yield a note if two Unigram models have the same pieces with different scores, and so split texts differently."""
+    """Yield a note if two Unigram models have the same pieces with different scores, and so split texts differently.
+
+    ``other`` is the name of the model with the token list ``theirs``, and ``name`` that of the model with ``ours``.
+    """
     number = len(ours.piece_scores)
     if number != len(theirs.piece_scores) or theirs.tokens[:number] != ours.tokens[:number]:
         return
@@ -130,7 +136,10 @@ def _differ(first: float, second: float) -> bool:
 
 
 def _template_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
-    """Yield a note if two models have different chat templates; white space at the ends is ignored."""
+    """Yield a note if two models have different chat templates; white space at the ends is ignored.
+
+    ``other`` is the name of the model in the folder ``theirs``, and ``name`` that of the model in ``ours``.
+    """
     with suppress(ConfigError, SourceError):
         there, here = theirs.chat_template.strip(), ours.chat_template.strip()
         if there and here and there != here:

@@ -234,7 +234,7 @@ def _around_texts(folder: ModelFolder) -> Iterator[str]:
     if found and places:
         said = [f"{brief_token(token)} as {row} instead of {places[token]}" for token, row in dict.fromkeys(found)]
         others = listing(said, 3, where="")
-        yield f"the post_processor of {WHOLE} adds other tokens to a text than it lists: {others}"
+        yield f"the post_processor of {WHOLE} adds tokens with wrong ids to a text: {others}"
 
 
 def _put(processor: Any) -> Iterator[tuple[str, int]]:

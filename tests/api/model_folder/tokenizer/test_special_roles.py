@@ -106,7 +106,7 @@ def test_each_id_of_a_list_counts() -> None:
 def test_an_end_in_place_of_a_special_one_is_said(ours: list[int], theirs: list[int], said: str) -> None:
     """As with the generation_config.json of another version of the model."""
     found = notes({"eos_token_id": ours}, {"eos_token_id": theirs}, LLAMA)
-    more = ", which that of config.json has: generation does not end there"
+    more = ", which config.json has: generation does not end at the latter"
     assert found == ([said + more] if said else [])
 
 

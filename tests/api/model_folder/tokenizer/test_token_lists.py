@@ -171,7 +171,7 @@ def template(row: int, *, is_used: bool = True) -> dict[str, Any]:
 )
 def test_other_tokens_around_texts_than_are_named_are_said(processor: dict[str, Any] | None, is_said: bool) -> None:
     whole("m", [SPECIAL], post_processor=processor)
-    said = "the post_processor of tokenizer.json adds other tokens to a text than it lists: '<s>' as 5 instead of 1"
+    said = "the post_processor of tokenizer.json adds tokens with wrong ids to a text: '<s>' as 5 instead of 1"
     assert notes() == ([said] if is_said else [])
 
 
@@ -180,12 +180,12 @@ def test_other_tokens_around_texts_than_are_named_are_said(processor: dict[str, 
     [
         ({"d": 7, "a": 17}, ""),  # tokenizer.json has both
         ({"<x>": 8, "<y>": 9}, ""),
-        ({"<y>": 5, "<x>": 4}, "2 tokens that tokenizer.json lacks, and transformers gives other ids: "
-         "'<x>' is 4 there and gets 8, '<y>' is 5 there and gets 9"),
-        ({"<x>": 8, "<y>": 6}, "2 tokens that tokenizer.json lacks, and transformers gives other ids: "
-         "'<y>' is 6 there and gets 8, '<x>' is 8 there and gets 9"),
-        ({"<x>": 1}, "1 token that tokenizer.json lacks, and transformers gives other ids: "
-         "'<x>' is 1 there and not added"),
+        ({"<y>": 5, "<x>": 4}, "2 tokens that tokenizer.json lacks, and transformers changes the ids: "
+         "'<x>' is 4 in the file and gets 8, '<y>' is 5 in the file and gets 9"),
+        ({"<x>": 8, "<y>": 6}, "2 tokens that tokenizer.json lacks, and transformers changes the ids: "
+         "'<y>' is 6 in the file and gets 8, '<x>' is 8 in the file and gets 9"),
+        ({"<x>": 1}, "1 token that tokenizer.json lacks, and transformers changes the ids: "
+         "'<x>' is 1 in the file and not added"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("is_read", [True, False])
@@ -194,7 +194,7 @@ def test_added_tokens_with_other_ids_are_said(added: dict[str, int], said: str, 
     Path("m/added_tokens.json").write_text(json.dumps(added))
     if not is_read:  # transformers takes the added tokens of tokenizer_config.json
         Path("m/tokenizer_config.json").write_text('{"added_tokens_decoder": {}}')
-    found = [note for note in notes() if "transformers gives" in note]
+    found = [note for note in notes() if "changes the ids" in note]
     assert found == ([f"added_tokens.json adds {said}"] if said and is_read else [])
 
 
@@ -209,7 +209,7 @@ def test_transformers_agrees_on_added_tokens(added: dict[str, int]) -> None:
     Path("m/tokenizer.json").write_text(json.dumps(document))
     Path("m/added_tokens.json").write_text(json.dumps(added))
     own = transformers.AutoTokenizer.from_pretrained("m").get_vocab()
-    assert any("transformers gives" in note for note in notes()) == any(
+    assert any("changes the ids" in note for note in notes()) == any(
         own.get(token) != row for token, row in added.items() if token not in TOKENS
     )
 
