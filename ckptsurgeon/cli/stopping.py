@@ -1,7 +1,7 @@
 """Signal handlers, which write one line to stderr, set the exit status, and leave no incomplete output.
 
 This module is loaded before everything else and imports only cheap modules of the standard library. While an output is
-being written, a signal raises StoppedBySignal in the code that writes, which then removes its temporary files; at any
+being written, a signal raises StoppedBySignal in the code that writes, which then removes its temporary files. At any
 other time, a signal ends the program at once.
 """
 

@@ -89,7 +89,9 @@ class Writing:
 
         self.check_consent()
         if self.prove and self.dry_run:
-            raise ConfigError("--prove runs the output, and -n writes none.", hint="Leave one of them out.")
+            raise ConfigError(
+                "--prove runs the network of the output, but -n writes no output.", hint="Leave one of them out."
+            )
         if self.output is None:
             if not self.dry_run:
                 raise ConfigError("no output given.", hint="Set the output with -o, or show the plan with -n.")

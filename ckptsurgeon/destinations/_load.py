@@ -56,7 +56,7 @@ class _Toolkit(Protocol):
 
 @runtime_checkable
 class _Adoptable(_Toolkit, Protocol):
-    """A toolkit to whose configuration a file in our format can refer, as ``model: {field: path}``."""
+    """A toolkit whose configuration can be named in a file in our format, as ``model: {field: path}``."""
 
     field: str
 
@@ -129,7 +129,7 @@ def target_with(
             said = listing(ran, where="")
             if not error.hint:
                 error.message = f"{error.message.rstrip('.')}."
-            error.hint = f"{error.hint} It had already run: {said}.".lstrip()
+            error.hint = f"{error.hint} Code that had already run: {said}.".lstrip()
             error.details = (*error.details, *(f"ran {code}" for code in ran))
         raise
 

@@ -141,7 +141,8 @@ def _keep_statistics(document: Document, modules: Any, name: str, features: int)
     if module is None or not has_statistics(module):
         names = [name for name, one in modules.named_modules() if has_statistics(one)]
         raise document.fail(
-            f"the field statistics has {escape(name)}, which is not a module that collects them (norm_type: global).",
+            f"the field statistics has {escape(name)}, which is not a module that collects statistics "
+            "(norm_type: global).",
             f"Use one of these modules: {listing(names)}."
             if names
             else "No module of the file collects statistics: leave this field out.",

@@ -61,14 +61,14 @@ def carry_out(
 ) -> Receipt:
     """Apply a plan to its open inputs: write the output to the path or address in ``options``; return a receipt.
 
-    ``recipe`` is stored in the output; ``progress`` is called with (bytes done, total bytes). ``beside`` are entries
-    other than tensors that are written into the output; if it is None, these are the entries that the plan copies.
-    ``helpers`` are other processes that write some of the parts.
+    ``recipe`` is stored in the output; ``progress`` is called with (bytes done, total bytes). ``beside`` are the
+    entries of the output that are not tensors, such as ``epoch``; if it is None, the entries that the plan copies are
+    written. ``helpers`` are other processes that write some of the parts.
 
     Raises PlanError if a step does not fit its source, or if two tensors that the destination ties have different
-    values; FormatError if the bytes of a source do not match their checksum; SourceError and OutputError if a file
-    cannot be read or written. After a failure there is no output. If the output has several parts and the same command
-    may succeed later, the finished parts are kept for that run.
+    values. Raises FormatError if the bytes of a source do not match their checksum, SourceError or OutputError if a
+    file cannot be read or written. After a failure there is no output. If the output has several parts and the same
+    command may succeed later, the finished parts are kept for that run.
     """
     began = time.perf_counter()
     for step in plan.steps:
@@ -200,7 +200,7 @@ def _carried_entries(plan: Plan, inputs: PlanInputs) -> ExtraEntries | None:
 
 
 def _check_apart(plan: Plan, path: Sequence[str], levels: Sequence[Mapping[str, object]]) -> None:
-    """Raise PlanError if an entry that the plan copies has a name that the output already uses.
+    """Raise PlanError if the plan copies an entry whose name a tensor, or a dict around the tensors, already has.
 
     ``path`` are the keys of the nested dicts that lead to the tensors. ``levels`` are the copied entries of each of
     these dicts, the outermost first.
@@ -223,7 +223,7 @@ def _check_equal(plan: Plan, inputs: PlanInputs) -> None:
 
 
 def _output_path(shape: OutputShape, options: OutputOptions) -> str:
-    """Return the path of an output, with links resolved if it is a folder."""
+    """Return the path of an output; if the output is a local folder, links in its path are resolved."""
     return os.path.realpath(options.path) if shape.folder and not scheme_of(options.path) else options.path
 
 
@@ -238,9 +238,9 @@ def _identities(inputs: PlanInputs, plan: Plan, options: OutputOptions) -> Itera
 
 
 def _finish(receipts: Sequence[PartReceipt], shape: OutputShape, staged: StagedOutput, recipe: Sequence[str]) -> None:
-    """Write the header of a single file, or the index of a folder, with the recipe, which a SHA-256 seals.
+    """Write the header of a single file, or the index of a folder; also write the recipe.
 
-    ``receipts`` are the receipts of all parts.
+    ``receipts`` are the receipts of all parts. A SHA-256 in the recipe shows whether recipe or output were changed.
     """
     if staged.folder is None:
         (part,), (receipt,) = shape.parts, receipts

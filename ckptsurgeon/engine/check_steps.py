@@ -59,7 +59,7 @@ def _from(step: Step) -> str:
 
 
 def _resizes(step: Step) -> bool:
-    """Return whether a step's operation is the operation that its policy uses for these two shapes."""
+    """Return whether the policy of a step uses the step's operation for the shapes of source and output."""
     found = fit(step.policy, step.source_shape, step.shape, step.source_dtype)
     return found.op == step.op and found.op != "init"
 
@@ -99,7 +99,7 @@ def _merges(step: Step) -> bool:
 
 
 def _adapts(step: Step) -> bool:
-    """Return whether all inputs of a step are real floating-point tensors, with the shapes of its LoRA adapters."""
+    """Return whether the inputs of a step (base and LoRA factors) are real floating-point tensors whose shapes fit."""
     return step.lora is not None and _real(step) and step.lora.fits(step.shape, [one.shape for one in step.inputs])
 
 

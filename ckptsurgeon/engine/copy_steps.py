@@ -63,8 +63,8 @@ def check_storages(runs: Iterable[PartRun]) -> None:
 def _passes_by(info: TensorInfo) -> bool:
     """Return whether a tensor that is copied needs no check before it is copied.
 
-    This is so if its storage has no checksum, or if the tensor is the whole storage and the checksum is a CRC-32:
-    copying computes the CRC-32 and compares it.
+    This is so if its storage has no checksum. It is also so if the tensor is the whole storage and the checksum is a
+    CRC-32, since copying computes and compares the CRC-32.
     """
     storage = info.storage
     if storage is None or not storage.has_checksum:

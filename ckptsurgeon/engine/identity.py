@@ -1,4 +1,4 @@
-"""Compares two runs: whether one can continue an output that the other began, or write parts of the same output."""
+"""Compares two runs: whether the second can continue the output of the first, or write parts of the same output."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def identity_digest(plan: Plan, inputs: PlanInputs, options: OutputOptions, shap
 
 
 def on_disk(inputs: PlanInputs) -> list[list[int]]:
-    """Return the inode and the ctime of every local source file: another file may have the same size and mtime."""
+    """Return [inode, ctime] of every local source file, since a different file may have the same size and mtime."""
     found = []
     for source in inputs.sources:
         for file in source.open_files().values():

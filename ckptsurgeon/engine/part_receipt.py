@@ -18,11 +18,11 @@ __all__ = ["PartReceipt"]
 class PartReceipt:
     """The result of writing a part; ``name`` is its file in the folder, "" for a single file.
 
-    By key: ``checksums`` is the CRC-32 of each tensor's bytes, ``lost`` counts the values that became infinite or zero
-    in a cast, ``unsound`` counts NaN and infinite values that come from the inputs, ``negative`` counts variances that
-    became negative. ``odd_scales`` are the quantised inputs that have odd scales, by path and kind. ``adapters`` is,
-    for each adapter by path, [number of its changes that are zero, number of its changes]. ``digest`` is the SHA-256 of
-    all bytes of the file that are not part of a tensor.
+    Four fields have the keys of tensors: ``checksums`` is the CRC-32 of each tensor's bytes. ``lost`` counts the values
+    that became infinite or zero in a cast. ``unsound`` counts NaN and infinite values that come from the inputs.
+    ``negative`` counts variances that became negative. ``odd_scales`` are the quantised inputs that have odd scales, by
+    path and kind. ``adapters`` is, for each adapter by path, [number of its changes that are zero, number of its
+    changes]. ``digest`` is the SHA-256 of all bytes of the file that are not part of a tensor.
     """
 
     name: str

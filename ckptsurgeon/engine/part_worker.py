@@ -33,9 +33,10 @@ SEEN_S = 120.0
 def run_worker(
     plan: Plan, inputs: PlanInputs, options: OutputOptions, group: ProcessGroup, progress: Progress | None = None
 ) -> Receipt:
-    """Write the parts that the first process assigns to this process; return their receipt once all is published.
+    """Write the parts that the first process assigns to this process, and return their receipt.
 
-    Raises the same errors as ``carry_out``, and the error of the first process if that fails.
+    Returns only after the first process has published the output. Raises the same errors as ``carry_out``, and the
+    error of the first process if that process fails.
     """
     began = time.perf_counter()
     made: list[PartReceipt] = []
@@ -97,7 +98,10 @@ class PartWorker:
         """
         sizes = {part.name: part.layout.size for part in self._shape.parts if part.name in names}
         if len(sizes) < len(names):
-            raise OutputError("the first process assigned parts that the output of this process does not have.")
+            raise OutputError(
+                "the first process assigned parts that the output of this process does not have.",
+                hint="Give all processes the same command.",
+            )
         _wait_until_seen(folder, self.options.path, check)
         staged = StagedFolder(folder, self.options.path)
         counter = ByteCounter(progress, sum(sizes.values()), watch=check)

@@ -65,7 +65,7 @@ def _rate(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> float | Non
 
 
 def _sample(plan: Plan) -> Iterator[Step]:
-    """Yield steps, spread over the whole plan, that together make about ``SAMPLE`` bytes without an initialiser."""
+    """Yield steps without an initialiser, spread over the whole plan, that together make about ``SAMPLE`` bytes."""
     usable = [step for step in plan.steps if not (step.draws or step.tied_to or step.overlays)]
     sizes = {id(step): DTYPES[step.dtype].bits * prod(step.shape) // 8 for step in usable}
     stride = max(1, sum(sizes.values()) // SAMPLE)

@@ -52,13 +52,15 @@ def store_of_processes(wait_s: float) -> Any:
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Raise OutputError in place of a torch error in the block, which means that the store cannot be reached."""
+    """Turn an error of torch's store in the block into OutputError: it means that the store cannot be reached."""
     try:
         yield
     except RuntimeError as error:
         if type(error).__module__ != "torch.distributed":  # the module of the store's errors
             raise
-        raise OutputError("the processes lost their connection: the first one has ended, or its machine.") from error
+        raise OutputError(
+            "the connection between the processes is lost: the first process or its machine has stopped."
+        ) from error
 
 
 def row_of(error: BaseException) -> dict[str, Any]:

@@ -34,7 +34,7 @@ PAUSE_S = 0.05
 WAIT_S = 300.0
 """How many seconds processes wait for each other at the beginning, as they may start at different times."""
 BYE_S = 10.0
-"""How many seconds the first process waits, at the end, for the others to read the result.
+"""How many seconds the first process waits, at the end, for the other processes to read the result.
 
 If the first process has opened the store, the store ends with it.
 """
@@ -59,7 +59,7 @@ class Helpers(Protocol):
     """Other processes that write parts of an output, as the process that publishes it sees them."""
 
     def share_out(self, identity: str, folder: str, parts: Sequence[OutputFile]) -> Sequence[OutputFile]:
-        """Let the others write some of the ``parts`` into the temporary folder; return the parts for this process.
+        """Let the other processes write some of ``parts`` into the temporary folder; return the parts for this process.
 
         ``identity`` is a digest that is equal in all processes that write the same output.
         """
@@ -123,7 +123,7 @@ class ProcessGroup:
     # What the first process does.
 
     def share_out(self, identity: str, folder: str, parts: Sequence[OutputFile]) -> Sequence[OutputFile]:
-        """Tell the others which parts they write into the temporary folder; return the parts for this process."""
+        """Tell the other processes which parts they write into the temporary folder; return those for this process."""
         shares = shared_out(parts, self.size)
         names = [[part.name for part in share] for share in shares]
         self._put("assignment", {"identity": identity, "folder": folder, "parts": names})
@@ -145,7 +145,7 @@ class ProcessGroup:
 
     @contextmanager
     def leading(self) -> Iterator[None]:
-        """Tell the others, when the block ends, that the output is published, or why it is not."""
+        """Tell the other processes, when the block ends, that the output is published, or which error occurred."""
         try:
             yield
         except BaseException as error:
@@ -173,7 +173,7 @@ class ProcessGroup:
         found: Mapping[str, Any] = self._waited_for("assignment")
         if found["identity"] != identity:
             raise OutputError(
-                "its plan or its options differ from those of the first process.",
+                f"process {self.rank}: its plan or its options differ from those of the first process.",
                 hint="Give all processes the same command, and sources with the same bytes and modification times.",
             )
         return str(found["folder"]), frozenset(found["parts"][self.rank])

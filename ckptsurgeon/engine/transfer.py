@@ -36,7 +36,9 @@ _NO_KERNEL_COPY = {
     errno.ETXTBSY,
     errno.EIO,
 }
-"""Errors after which this process reads and writes: the kernel cannot copy, or it is unknown which file failed."""
+"""Errors of a copy by the kernel after which this process reads and writes the bytes itself.
+
+The kernel cannot copy between these files, or the error does not tell which of the two files failed."""
 
 Advance = Callable[[int], None]
 """A function that is called with the number of bytes that were just copied, from any thread."""

@@ -41,8 +41,8 @@ def uploaded_output(
     """Yield the temporary files of an output at the address ``path``; after the block they are at this address.
 
     The arguments are the same as those of ``staged_output``. Raises OutputError if the address contains a checkpoint
-    and the options do not allow to replace it, or if the address cannot be written to; ConfigError for options that an
-    address does not support.
+    and the options do not allow to replace it, or if the address cannot be written to. Raises ConfigError for options
+    that an address does not support.
     """
     _check_options(options, shape, helpers)
     assert consumer is None  # refused by source_consumer

@@ -147,7 +147,7 @@ def _even(group: list[_Row]) -> list[list[_Row]]:
 
 
 def _least_far(group: Sequence[_Row]) -> tuple[bool, float, float]:
-    """Return a sort key for a group of tensors, so that the group with the largest difference comes first.
+    """Return a sort key for a group of tensors: the group with the largest difference comes first.
 
     Groups without figures keep their order.
     """

@@ -19,7 +19,7 @@ from .columns import Columns, Hanging
 __all__ = ["layers_view"]
 
 SHADES = " ░▒▓█"
-"""Shades from no change to the largest change of all layers, by its logarithm: each is a tenth of the next."""
+"""Shades from no change to the largest change of all layers; each shade is for changes ten times as large as before."""
 COLOURS = ("", "dim", "yellow", "bold yellow", "bold red")
 CELL = 7
 """The width of a column: a shade, a number of up to five characters, and a gap."""
@@ -43,7 +43,7 @@ class _Stack:
     tensors: dict[int, int] = field(default_factory=dict)
 
     def add(self, number: int, role: str, change: float) -> None:
-        """Count a tensor of a layer."""
+        """Add the change of a tensor, which has the role ``role`` in the layer ``number``."""
         self.roles.setdefault(role)
         before = self.changes.get((number, role), 0.0)
         self.changes[number, role] = change if math.isnan(change) or change > before else before
@@ -153,7 +153,11 @@ def _letters(number: int) -> list[str]:
 
 
 def _shade(change: float, most: float) -> int:
-    """Return the shade of a change: 4 down to a tenth of the largest change, 3 for the next tenth, 0 for no change."""
+    """Return the index of a change's shade in ``SHADES``.
+
+    This is 4 for changes over a tenth of the largest change ``most``, 3 for changes over a hundredth, 2 over a
+    thousandth, 1 for smaller changes, and 0 for no change.
+    """
     if change == 0 or most == 0:
         return 0
     return max(1, 4 - math.floor(math.log10(most / change) + 1e-9))

@@ -21,7 +21,7 @@ SHOWN = 12
 
 
 def proposal_view(found: Proposal, *, every: bool = False) -> RenderableType:
-    """Return the keys without a match, and the number of matches by way of matching; with ``every``, all matches."""
+    """Return the keys without a match, and the number of matches for each reason; with ``every``, all matches."""
     limit = 1 << 30 if every else SHOWN
     parts: list[RenderableType] = []
     if every:

@@ -23,7 +23,7 @@ __all__ = [
 
 LISTED = 6
 LISTED_CHARACTERS = 240
-"""The most names of equal siblings that are listed, and the most characters of all listed names together."""
+"""A list of equal siblings has at most ``LISTED`` names, and at most ``LISTED_CHARACTERS`` characters."""
 
 Signature = int
 
@@ -117,10 +117,10 @@ def _free(node: Branch, name: str) -> str:
 
 
 def _sign(node: Branch, signatures: dict[object, Signature], of_infos: dict[int, Signature]) -> Signature:
-    """Set the attribute ``make`` of a node and of everything under it; return the node's.
+    """Set the attribute ``make`` of a node and of everything under it; return that of the node.
 
     ``make`` is a number that is the same for equal contents; ``signatures`` maps contents to the numbers given so far.
-    ``of_infos`` maps the ``id`` of a tensor's description, which many tensors may share, to the number.
+    ``of_infos`` maps the ``id`` of a ``TensorInfo``, which many tensors may share, to its number.
     """
     if node.info is None:
         what = tuple([(child.name, _sign(child, signatures, of_infos)) for child in node.children.values()])

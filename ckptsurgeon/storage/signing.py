@@ -112,9 +112,10 @@ def _loaded(path: str) -> Any:
 
 
 def _arguments(public: Any, path: str) -> tuple[Any, ...]:
-    """Return the arguments that ``sign`` and ``verify`` of a key need after the data: (), or ECDSA with its hash.
+    """Return the arguments that ``sign`` and ``verify`` of a key need after the data.
 
-    Raises ConfigError if the kind of the key is not supported.
+    These are () for Ed25519, and (ECDSA with a hash,) for an elliptic curve. Raises ConfigError if the kind of the key
+    is not supported.
     """
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519

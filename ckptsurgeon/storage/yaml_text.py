@@ -35,7 +35,7 @@ MOST_VALUES = 1_000_000
 
 
 _SIGNS = ("\n", ",", ":", "- ", "? ")
-"""Characters before or after values: each value has at least one of them."""
+"""Strings before or after values: a document with few of these strings and few brackets has few values."""
 
 
 _DEEP = re.compile(rf"[ \-?:]{{{MOST_LEVELS}}}")

@@ -122,7 +122,7 @@ def test_a_commit_whose_answer_is_lost_is_not_made_twice(place: HubPlace, monkey
 
 def test_a_commit_of_somebody_else_between_is_an_error(place: HubPlace, old: dict[str, bytes]) -> None:
     place.hub.fail("/lfs/*", first(lambda: place.fill({"notes.txt": b"mine"})), method="PUT")
-    with pytest.raises(cs.OutputError, match="Another commit came between: run the command again"):
+    with pytest.raises(cs.OutputError, match="Another commit was made during the upload: run the command again"):
         write(place)
     assert place.files() == old | {"notes.txt": b"mine"}
     write(place)

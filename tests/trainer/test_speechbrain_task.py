@@ -321,7 +321,7 @@ def test_statistics_of_a_source_go_on_and_without_a_count_stay(count: int) -> No
     [
         (
             {"enc": 4},
-            "statistics has enc, which is not a module that collects them .* Use one of these modules: norm.",
+            "statistics has enc, which is not a module that collects statistics .* Use one of these modules: norm.",
         ),
         ({"nrom": 4}, "statistics has nrom"),
         (

@@ -97,8 +97,8 @@ def _lexed(line: str) -> list[_Word]:
 class ParsedLine:
     """The words before the cursor, parsed. ``wants`` is the option whose value is typed next, or None.
 
-    ``command`` is the click command of a verb or of a group of verbs. ``values`` maps the name of each option in the
-    API to the list of its values; the list of a flag is empty.
+    ``command`` is the click command of a verb or of a group of verbs. ``values`` maps the name of each option
+    (its parameter in the Python API) to the list of its values; the list of a flag is empty.
     """
 
     command: Any

@@ -64,7 +64,11 @@ def run(
         int | None, typer.Option("--depth", min=1, metavar="N", help="Show one row for each module N levels deep.")
     ] = None,
     by_layer: Annotated[
-        bool, typer.Option("--by-layer", help="Show layers down and roles across, with how much each has changed.")
+        bool,
+        typer.Option(
+            "--by-layer",
+            help="Show how much each layer has changed: a row for each layer, a column for each role, such as q_proj.",
+        ),
     ] = False,
     root: Root = None,
     *,

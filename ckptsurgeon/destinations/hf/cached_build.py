@@ -1,7 +1,7 @@
 """Stores the destination that a config.json describes in the user's cache, to skip torch and transformers next time.
 
 A cache entry has the keys, shapes, dtypes and ties, and all other fields of a ``TargetSpec`` that are plain data. It
-contains no path and no string of the user: its key is a SHA-256 of the configuration and the versions, and the written
+contains no path and no string of the user. Its key is a SHA-256 of the configuration and the versions. The written
 config.json is stored as changes to the user's config.json.
 """
 
@@ -42,7 +42,7 @@ def spec_key(document: Document, given: GivenFields) -> str:
 
 
 def cached_spec(key: str, document: Document, given: GivenFields) -> TargetSpec | None:
-    """Return the destination that the cache has under ``key``, without the fields that are functions, or None."""
+    """Return the destination that the cache has under ``key``; None if there is none. Functions are left out of it."""
     document_found = cached_document(key)
     if document_found is None:
         return None

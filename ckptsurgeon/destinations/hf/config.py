@@ -29,7 +29,7 @@ OLDEST = 5
 class ModelDescription:
     """A model of transformers: its class, its configuration, and the files that go next to its weights.
 
-    ``is_plain`` is true if these files are only copies, and a config.json that depends only on the document's fields.
+    ``is_plain`` is true if the config.json depends only on the fields of the document, and all other files are copies.
     """
 
     model_class: Any
@@ -153,9 +153,10 @@ def _architecture(
 
 
 def _part(config_class: Any, wanted: Any) -> str:
-    """Return the hint for a class that needs only one part of a configuration, '' for other classes.
+    """Return the hint for a model class that needs only one part of a configuration, '' for other classes.
 
-    For example, CLIPVisionModelWithProjection needs only the field ``vision_config`` of CLIP's configuration.
+    ``wanted`` is the configuration class of the model class. For example, CLIPVisionModelWithProjection needs only the
+    field ``vision_config`` of CLIP's configuration.
     """
     parts = getattr(config_class, "sub_configs", None) or {}
     field = next((name for name, part in parts.items() if part is wanted), None)

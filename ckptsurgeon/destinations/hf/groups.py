@@ -27,7 +27,6 @@ __all__ = [
 
 # The keys of one conversion, and their pattern for all layers.
 
-"""A number between two dots of a key, as in ``layers.3.weight``."""
 _SPECIAL = re.compile(r"[\\*?\[\]{}=]")
 
 

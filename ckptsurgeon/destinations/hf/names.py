@@ -168,7 +168,7 @@ def _in_order(key: str) -> list[tuple[Any, ...]]:
 
 
 def _covers(groups: Sequence[ConversionGroup], tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether ``groups`` have all keys of the source that differ from theirs only in numbers."""
+    """Return whether ``groups`` have each source key that differs from one of their keys only in numbers."""
     theirs = {key for group in groups for key in group.keys}
     forms = {opened(key) for key in theirs}
     return all(key in theirs for key in tensors if opened(key) in forms)

@@ -34,10 +34,10 @@ def processor_files(
 ) -> tuple[tuple[Companion, ...], list[str]]:
     """Return the files of the feature extractor and the tokeniser for a model of waveforms, and notes.
 
-    ``name`` is the name of the model's class. ``present`` are the files in the folder of the configuration; such a file
-    is not returned again, unless it is a tokeniser whose tokens differ from the tokens that are trained. No files are
-    returned for other models, and for documents without a ``train:`` section whose features are waveforms. The padding
-    token of ``written`` becomes the blank of CTC, because transformers uses the padding token as the blank.
+    ``name`` is the name of the model's class. ``present`` are the files in the folder of the configuration: a file with
+    the same name is not returned, except a tokeniser if the tokens in ``present`` differ from the trained tokens. No
+    files are returned for other models, or if the document has no ``train:`` section with waveforms as features. The
+    padding token of ``written`` becomes the blank of CTC, because transformers uses the padding token as the blank.
     """
     features, config = _map(document.train.get("features")), written.config
     if getattr(config, "conv_kernel", None) is None or features.get("kind") != "waves":

@@ -164,7 +164,9 @@ def with_tokenizer_of(
     if not theirs:
         lies = "the one next to {} has other tokens" if tokenizer_beside(path) else "there is none next to {}"
         note = f"no tokeniser is copied: {lies.format(escape(path))}"
-        note += f", and the destination's has other tokens ({listing(missing, 12, where='')})" if missing else ""
+        note += (
+            f", and the destination's tokeniser ({listing(missing, 12, where='')}) has other tokens" if missing else ""
+        )
         return rest, [f"{note}; make a tokeniser in which the id of each token is its index in this list"]
     if not missing:
         return (*rest, *theirs), []
@@ -181,7 +183,7 @@ def with_tokenizer_of(
 def _tokenizer_of(path: str, new: Vocabulary) -> list[Companion]:
     """Return the files of the tokeniser next to the token list at ``path``.
 
-    Returns [] if neither the list is a tokeniser's file nor a tokeniser's file has the same tokens.
+    Returns [] unless the list is one of these files, or one of these files has the same tokens as the list.
     """
     name = os.path.basename(path)
     theirs = [(one, one.name == name or _agrees(one, new)) for one in tokenizer_beside(path)]

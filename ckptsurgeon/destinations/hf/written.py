@@ -27,7 +27,7 @@ _OF_THE_LIBRARY = "transformers_version"
 
 
 class WrittenConfig:
-    """The configuration of a destination, and the fields of the user's file with the same changes.
+    """The configuration of a destination, and the fields of the user's file; a change is made in both.
 
     The written file is usually made from these fields, because ``to_json_string`` of the configuration leaves out
     fields such as ``suppress_tokens``.
@@ -46,7 +46,7 @@ class WrittenConfig:
 
     @property
     def everything(self) -> Fields:
-        """All fields: the fields of the class, with defaults, and the fields that only the file has."""
+        """All fields of the configuration: the fields of its class, with defaults, and further ones of the file."""
         return _with_others(self.config.to_dict(), self._fields)
 
     def apply(self, moved: MovedIds) -> None:

@@ -148,7 +148,7 @@ def _matched(
 
 
 def _agree(key: str, there: str) -> bool:
-    """Return whether one of two keys is the end of the other, in whole parts between dots."""
+    """Return whether the longer of two keys ends with the shorter one; parts between dots are compared as a whole."""
     return f".{key}".endswith(f".{there}") or f".{there}".endswith(f".{key}")
 
 

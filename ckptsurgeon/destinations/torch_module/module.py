@@ -237,9 +237,9 @@ def _record(build: Build, seed: int) -> _Built:
 
 
 def _streams(nodes: dict[str, list[Node]]) -> Streams:
-    """Return, for each random operation, the first key whose tensor depends on it, and its index in that key's draws.
+    """Return {index of the node of a random operation: (key, index of the operation for this key)}.
 
-    Both determine the seed of the operation. The result maps the index of the operation's node to (key, index).
+    The key is the first one whose tensor depends on the operation. Key and index determine the seed of the operation.
     """
     streams: dict[int, tuple[str, int]] = {}
     places: dict[str, int] = {}

@@ -162,7 +162,7 @@ def _writing(seen: Opened, original: Any) -> Any:
 
 
 def stand_in(original: Any, call: Callable[..., Any]) -> Any:
-    """Return a replacement for ``original`` that calls ``call``; it is a class if ``original`` is one."""
+    """Return a replacement for ``original`` that calls ``call``; if ``original`` is a class, so is the replacement."""
     if not isinstance(original, type):
         return call
 
@@ -178,10 +178,10 @@ def stand_in(original: Any, call: Callable[..., Any]) -> Any:
 
 @contextmanager
 def exchanged(original: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
-    """Replace ``original`` by ``make(original)`` during the block, in every imported module with it as ``name``.
+    """Replace ``original`` by ``make(original)`` during the block, in all imported modules.
 
-    At the end the original is put back, also in modules that were imported during the block and that have the
-    replacement under any name.
+    Only modules that have ``original`` under the name ``name`` are changed. At the end the original is put back, also
+    in modules that were imported during the block and that have the replacement under any name.
     """
     made, before = make(original), set(sys.modules)
     _exchange(name, original, made)

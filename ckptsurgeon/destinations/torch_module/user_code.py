@@ -21,7 +21,7 @@ from .._document import Document
 __all__ = ["PROCESS_STATE", "imported", "near_attributes", "near_modules", "own_file", "user_code"]
 
 MISTYPED = 0.8
-"""The least similarity (difflib's ratio) of two names if one may be a typing error of the other."""
+"""If the similarity of two names (difflib's ratio) is at least this, the typed name may be a mistyped second name."""
 
 PROCESS_STATE = threading.RLock()
 """Held while sys.path, sys.stdout, or functions and settings of other modules are changed for the whole process."""

@@ -20,22 +20,23 @@ Shape = tuple[int, ...]
 
 
 def shape_in(step: Step, one: Input) -> Shape:
-    """Return the shape of the input ``one``; if it is (1,) and the output's shape is (), or the reverse, the latter."""
+    """Return the shape of the input ``one``; the output's shape if one of the two is (1,) and the other one is ()."""
     return step.shape if is_reshape(one.shape, step.shape) else one.shape
 
 
 def common_shape(step: Step) -> Shape:
-    """Return the shape of what is merged: the output's shape, or with the policy ``overlap`` the overlap."""
+    """Return the shape of the merged values: the output's shape or, with the policy ``overlap``, the common part."""
     if step.policy != "overlap":
         return step.shape
     return tuple(min(sizes) for sizes in zip(*(shape_in(step, one) for one in step.inputs), strict=True))
 
 
 def inner_blocks(places: Sequence[OutputBlock], shape: Shape) -> list[OutputBlock | None]:
-    """Return the part of each output block within the leading region of the output of shape ``shape``; None if empty.
+    """Return the part of each output block that is within ``shape``; None for a block that is outside.
 
-    The index and the offset of a part (in elements, not bytes) are relative to this region. The parts are contiguous in
-    the region, one after the other, since a block divides one dimension and contains all of the later dimensions.
+    ``shape`` is the shape of a part of the output that begins at index 0 along each dimension. The index and the offset
+    of a returned block (in elements, not bytes) are relative to this part. The blocks are contiguous in it, one after
+    the other, since a block divides one dimension and contains all of the later dimensions.
     """
     boxes = [tuple((begin, min(end, size)) for (begin, end), size in zip(p.box, shape, strict=True)) for p in places]
     inside = iter(numbered_blocks((box for box in boxes if _holds(box)), 1))
@@ -78,7 +79,7 @@ def _every_token_is_had(every: Sequence[VocabularyRows]) -> bool:
     """Return whether each row of the output can be filled, and no row is the mean of several rows of one model.
 
     A row can be filled if at least one model has its token. If all models have the setting "others or zero" for new
-    tokens, any row can be filled: the row of a token that no model has is filled with zeros.
+    tokens, any row can be filled: if no model has the token, the row gets zeros.
     """
     if any(isinstance(row, tuple) and row for rows in every for row in rows.rows):
         return False
@@ -113,7 +114,10 @@ class MissingRowFiller:
         self._means = self._mean_rows(step.shape) if self._every[0].padded else []
 
     def __call__(self, values: Sequence[Array], box: Box) -> list[Array]:
-        """Return ``values`` with the missing rows, which are 0, filled; they are each input's part ``box``."""
+        """Return ``values`` with all missing rows filled.
+
+        ``values`` has the part ``box`` of each input; the rows that an input lacks are 0.
+        """
         begin, end = box[self._axis]
         filled = self._filled(values, box)
         if end <= self._tokens:
@@ -166,6 +170,6 @@ class MissingRowFiller:
 
 
 def _lent(rows: VocabularyRows) -> VocabularyRows:
-    """Return ``rows`` with only the rows that are used for all models without the token; the others are None."""
+    """Return ``rows`` with only the rows that models without the token take from this model; other rows are None."""
     lent = dict(rows.lent)
     return replace(rows, rows=tuple(lent.get(place) for place in range(len(rows.rows))))

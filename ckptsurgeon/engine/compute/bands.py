@@ -1,7 +1,7 @@
 """Reads narrow strips of columns of stored matrices from wider bands of columns, which are cached for the next strips.
 
-GPTQ and AWQ store codes with the inputs of a layer as rows, so that the codes of a few rows of a weight are a strip of
-columns: a few bytes at each of thousands of positions in the file.
+GPTQ and AWQ store codes with the inputs of a layer as rows. So the codes of a few rows of a weight are a strip of
+columns: in the file, these are a few bytes at each of thousands of positions.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ WIDE = 4
 
 
 class OpenFiles(Protocol):
-    """The part of a checkpoint's interface that is needed to read stored tensors and to record odd scales."""
+    """The part of a checkpoint's interface that is needed to read stored tensors.
+
+    ``odd_scales`` records quantised tensors with suspicious scales, such as 0.
+    """
 
     odd_scales: OddScales
 

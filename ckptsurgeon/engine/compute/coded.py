@@ -60,7 +60,7 @@ ROLES = ("codes", "scale", "bias", "nested", "zero", "whole", "shape")
 OF_WEIGHTS = ("float32", "float64")
 """The dtypes in which weights are computed before they are rounded to codes."""
 LIMITS = {"bits": (1, 8), "width": (1, 8), "nested": (1, 1 << 20), "zeros_packed": (0, 2)}
-"""The minimum and the maximum of facts."""
+"""The allowed minimum and maximum of the numbers that describe an encoding (``CodedPart.facts``), by name."""
 
 
 BLOCKED = "gguf"

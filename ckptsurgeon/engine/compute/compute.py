@@ -79,7 +79,7 @@ class MemoryNeed:
 
 
 def memory_need(step: Step, places: Sequence[OutputBlock], context: MergeContext) -> MemoryNeed | None:
-    """Return the memory that computing a tensor in the blocks ``places`` needs; None if copying needs as much."""
+    """Return the memory for computing a tensor in the blocks ``places``; None if it takes no more than a copy."""
     if step.coded is not None:
         numbers = step.numbers
         is_copied = numbers.op not in ("merge", "lora", "factor")
@@ -127,10 +127,12 @@ BLOCK_BYTES = 2 << 20
 """The approximate bytes of an output block, or of its input if that is larger; each thread has one in memory."""
 
 MADE_BYTES = 16 << 20
-"""The same for derived tensors: larger, since a block of a transposed tensor needs all rows of the source."""
+"""``BLOCK_BYTES`` for derived tensors: larger, since a block of a transposed tensor needs all rows of the source."""
 
 LOOKED_UP = max(1 << 19, min(1 << 20, (1 << 21) // THREADS))
-"""How many elements a block has if its values are looked up; an element takes 1 byte of codes and 2 or 4 of values.
+"""How many elements a block has if codes are decoded by look-up in a table.
+
+An element takes 1 byte of codes and 2 or 4 bytes of values.
 
 With larger blocks, fewer tables are made, and threads wait less for each other. With many threads, blocks are smaller,
 so that all threads together take no more memory."""
@@ -302,7 +304,7 @@ def _lost(total: Array, parts: Iterator[tuple[Array, str]]) -> int:
 
 
 def _is_looked_up(step: Step, info: TensorInfo) -> bool:
-    """Return whether most values of an output are looked up, so that its blocks are larger than others."""
+    """Return whether most values of an output are looked up in a table of decoded codes: its blocks are larger."""
     is_float = DTYPES[step.dtype].kind == "float" and DTYPES[step.dtype].bits <= 32
     return step.op == "copy" and is_float and isinstance(info.made, Decoded) and is_looked_up(info.made)
 

@@ -118,7 +118,7 @@ def _joined(infos: Sequence[TensorInfo]) -> TensorInfo:
     """Return a flat tensor with the elements of all tensors; tensors that are adjacent in a file become one range."""
     runs: list[TensorInfo] = []
     for info in infos:
-        assert info.storage is not None  # by _kind
+        assert info.storage is not None  # ensured by _kind
         begin = info.storage.offset + info.offset
         last = runs[-1].storage if runs else None
         if last is not None and last.file == info.storage.file and last.offset + last.nbytes == begin:
@@ -174,7 +174,7 @@ def compute_steps(run: PartRun) -> None:
 
 
 def _odd_scales(run: PartRun) -> dict[str, dict[str, list[str]]]:
-    """Return the quantised inputs of a part whose scales are odd, by the path of the source and by kind."""
+    """Return {path of a source: {kind of odd scale: names of quantised tensors}} for the inputs of a part."""
     if not any(source.odd_scales for source in run.inputs.sources):
         return {}
     names: dict[str, tuple[Checkpoint, set[str]]] = {}
@@ -268,7 +268,7 @@ def _check_sums(parts: Sequence[Part], sums: Sequence[_RecordChecksum | None]) -
     """
     for (info, source), found in zip(parts, sums, strict=True):
         if found is not None:
-            assert info.storage is not None  # by checked_on_the_way
+            assert info.storage is not None  # ensured by checked_on_the_way
             if found.crc != info.storage.crc32:
                 raise bad_checksum(source.file(info), info.storage.name)
 

@@ -22,14 +22,17 @@ __all__ = ["Roundings", "encoded_block", "encoding_boxes", "measured_block"]
 ELEMENTS = 1 << 20
 """The approximate number of elements of a tensor that each thread rounds at once."""
 MOST = 1 << 23
-"""The most elements of a block of whole groups of rows; without whole groups, rows are read again for their scales."""
+"""The most elements of a block that has whole groups of rows.
+
+Larger groups are split: then rows are read again to compute the scales of their group."""
 
 
 @dataclass
 class Roundings:
-    """The rounding losses of each quantised tensor, by its key and by the index of the block, and its global scale.
+    """The rounding losses of quantised tensors, by key and by index of the block.
 
-    If ``is_measured`` is false, losses are not measured.
+    If ``is_measured`` is false, losses are not measured. ``kept`` caches numbers that need all values of a tensor, such
+    as its global scale.
     """
 
     is_measured: bool = False
@@ -54,7 +57,8 @@ class Roundings:
 def encoding_boxes(info: TensorInfo) -> Iterator[Box]:
     """Yield the blocks in which a part of a quantised tensor (its codes, its scales) is computed.
 
-    A block of codes has whole groups of rows, unless they are very long: then its scales need no other rows.
+    A block of codes has whole groups of rows, so that its scales need no other rows. Groups with more than ``MOST``
+    elements are split.
     """
     made = info.made
     assert isinstance(made, Encoded)

@@ -53,7 +53,7 @@ ARRAYS = {"float32": 5, "float64": 10}
 They are the base, sums, products of the adapters, and rounded values."""
 
 KEPT = 3
-"""How many arrays of a factor's size are in memory at once at most, for each factor: as read, and weighted."""
+"""How many arrays of a factor's size are in memory at once at most, for each factor: as read, and times its weight."""
 
 
 def adapting_places(step: Step) -> list[OutputBlock]:
@@ -128,7 +128,7 @@ def is_single(step: Step) -> bool:
 
 
 def _lora(step: Step) -> Lora:
-    assert step.lora is not None  # by check_step
+    assert step.lora is not None  # ensured by check_step
     return step.lora
 
 
@@ -222,7 +222,7 @@ class FactorCache:
 
     def of(self, step: Step, parts: Sequence[Part]) -> Decomposition:
         """Return the low-rank decomposition of a step's first input minus its second input."""
-        assert step.factor is not None  # by check_step
+        assert step.factor is not None  # ensured by check_step
         which = (step.inputs, step.factor.rank, step.factor.seed)
         if self._last is None or self._last[0] != which:
             matrix = step.source_shape[0], prod(step.source_shape[1:])
@@ -240,14 +240,14 @@ def factoring_places(step: Step) -> list[OutputBlock]:
 
 def factoring_bytes(step: Step) -> int:
     """Return the bytes of memory for computing the factors of a tensor."""
-    assert step.factor is not None  # by check_step
+    assert step.factor is not None  # ensured by check_step
     rows, columns = step.source_shape[0], prod(step.source_shape[1:])
     return max(FACTORING_ELEMENTS, columns) * BLOCK_BYTES + 8 * elements_held((rows, columns), step.factor.rank)
 
 
 def factoring_passes(step: Step) -> int:
     """Return how many times the inputs are read: 0 for the factor B, which is computed together with A."""
-    assert step.factor is not None  # by check_step
+    assert step.factor is not None  # ensured by check_step
     return PASSES if step.factor.part == "A" else 0
 
 
@@ -255,7 +255,7 @@ def factoring_of(step: Step, parts: Sequence[Part], factors: FactorCache) -> Blo
     """Return a function that computes a low-rank factor (A or B) of a step's first input minus its second."""
 
     def block(place: OutputBlock, seen: Seen | None) -> tuple[Array, CastLosses]:
-        assert step.factor is not None  # by check_step
+        assert step.factor is not None  # ensured by check_step
         with np.errstate(all="ignore"):  # values that are not finite raise an error later
             found = factors.of(step, parts)
         first = step.factor.part == ("A" if step.factor.transposed else "B")

@@ -38,7 +38,7 @@ DEVICE_ELEMENTS = 1 << 22
 """The elements of a slice that is copied to a device and back."""
 
 MANY = 8
-"""With more models than this, slices are smaller than the sizes above."""
+"""With more models than this, slices have fewer elements than ``ELEMENTS`` or ``DEVICE_ELEMENTS``."""
 
 TEMPORARIES = 3
 """How many arrays of a slice's size a method has in memory at once at most, for each input."""
@@ -170,9 +170,9 @@ class MergedTensors:
         return cast(values, dtype, self._compute)[0].reshape(box_shape(box))
 
     def kept(self, box: Box) -> tuple[Array, CastLosses]:
-        """Return the part ``box`` of the output where it is not merged, and the counts of values that the cast lost.
+        """Return values for the part ``box`` of the output, which is not merged, and counts of values that a cast lost.
 
-        The values are from the base model or, if there is no base model, from the first model.
+        The values are those of the base model or, if there is no base model, of the first model.
         """
         info, source = self._parts[-1 if self.has_base else 0]
         values, lost = cast_for(self._step, read_part(source, info, box), info.dtype)
@@ -182,8 +182,8 @@ class MergedTensors:
         """Return a random number in [0, 1) for each element of the slice ``at`` of a model.
 
         The seed, the key and ``model`` (the index of the model) determine the numbers. They come from the generator
-        Philox, which is counter-based (https://doi.org/10.1145/2063384.2063405): its sequence can start at any
-        position, so that the numbers do not depend on the order and size of slices.
+        Philox (https://doi.org/10.1145/2063384.2063405). It is counter-based, so its sequence can start at any
+        position. So the numbers do not depend on the order and size of slices.
         """
         seed = f"{self._context.seed}\0{model}\0{self.key}".encode("utf-8", "surrogatepass")
         key = int.from_bytes(hashlib.blake2b(seed, digest_size=16).digest(), "little")

@@ -87,7 +87,9 @@ def numbered_blocks(boxes: Iterable[Box], itemsize: int) -> Iterator[OutputBlock
 # Parts of tensors that are derived from others.
 
 SMALL_ELEMENTS = 1 << 18
-"""A part of a reshaped tensor is read at once if it spans at most this many elements, or ``SPARSE`` times its own."""
+"""A part of a reshaped tensor is read at once if it spans at most this many elements of the original tensor.
+
+A larger part is also read at once if it spans at most ``SPARSE`` times as many elements as it has."""
 
 Read = Callable[[TensorInfo, Box], Array]
 """A function that reads a part of a tensor, stored or derived."""
@@ -213,8 +215,8 @@ def _read_stored(file: File, info: TensorInfo, part: Box) -> Array:
 def _gather(file: File, start: int, shape: Sequence[int], stride: Sequence[int], dtype: Any) -> Array:
     """Return a strided array from a file as a contiguous array; its first element is at the byte ``start``.
 
-    If the array spans few bytes or has few gaps, all spanned bytes are read at once; otherwise it is read in pieces
-    along the dimension with the largest stride.
+    If the array spans few bytes or has few gaps, all spanned bytes are read at once. Otherwise the array is read in
+    pieces along the dimension with the largest stride.
     """
     span, needed = reach(shape, stride) * dtype.itemsize, math.prod(shape) * dtype.itemsize
     if span == needed and contiguous_stride(shape) == tuple(stride):
@@ -300,6 +302,6 @@ def named(
 
 
 def relevant(lost: CastLosses, inputs: Iterable[TensorInfo], step: Step) -> CastLosses:
-    """Return ``lost``, without its count of zeros unless a cast from an input's dtype can turn values into zeros."""
+    """Return ``lost``; its count of zeros is left out if no cast from the inputs' dtypes can turn values into zeros."""
     narrowed = any(goes_to_zero(info.dtype, step.dtype) for info in inputs)
     return lost if narrowed else CastLosses(lost.infinite)

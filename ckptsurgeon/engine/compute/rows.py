@@ -85,7 +85,7 @@ def gathered(rows: VocabularyRows, axis: int, info: TensorInfo, source: OpenFile
 
 
 def _rows(step: Step) -> VocabularyRows:
-    assert step.rows is not None  # by check_step
+    assert step.rows is not None  # ensured by check_step
     return step.rows
 
 
@@ -112,7 +112,7 @@ def _mean(step: Step, info: TensorInfo, source: OpenFiles) -> Array:
 
 
 def _mean_along(axis: int, info: TensorInfo, source: OpenFiles) -> tuple[Array, str]:
-    """Return the mean of a tensor along an axis in double precision, and its dtype; it is read block by block."""
+    """Return the mean of a tensor along an axis, in double precision, and the dtype of the tensor; read in blocks."""
     shape: Sequence[int] = [1 if d == axis else size for d, size in enumerate(info.shape)]
     total, wide = None, "float64"
     for box in blocks(info.shape, ELEMENTS):
@@ -173,7 +173,7 @@ def overlaid_block(step: Step, origin: Part, initial: Part, box: Box) -> tuple[A
 
 def _given(step: Step, box: Box) -> tuple[slice | list[int], ...]:
     """Return an index that selects, within a block, the rows that come from the source."""
-    assert step.rows is not None  # by check_step
+    assert step.rows is not None  # ensured by check_step
     begin, end = box[step.axis]
     rows = [place for place, row in enumerate(step.rows.rows[begin:end]) if row is not None]
     return tuple(rows if d == step.axis else slice(None) for d in range(len(box)))

@@ -1,8 +1,8 @@
 """Computes parts of quantised tensors that are stored transposed, such as the codes of GPTQ.
 
-Each of their rows needs all rows of the weight, but only a few rows of the weight are computed at a time. So a matrix
-of codes is computed in strips of a few columns, and is in memory until it is written: codes of 4 bits have an eighth of
-the bytes of the weight.
+Each row of such a part needs all rows of the weight, but only a few rows of the weight are computed at a time. So a
+matrix of codes is computed in strips of a few columns, and is in memory until it is written. Codes of 4 bits have an
+eighth of the bytes of the weight.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _is_several(info: TensorInfo) -> bool:
 
 
 def _strips(info: TensorInfo, place: OutputBlock) -> list[OutputBlock]:
-    """Return the strips of columns of a matrix; no two strips of a tensor, in any of its matrices, have one index."""
+    """Return the strips of columns of a matrix; each strip of a tensor has its own index, also across matrices."""
     columns = info.shape[-1]
     count = -(-prod(_made(info).of[0].shape[-2:]) // ELEMENTS)
     width = columns if count == 1 else -(-columns // (count * ALIGNED)) * ALIGNED

@@ -117,8 +117,8 @@ BLOCK = 1 << 20
 def as_written(plan: Plan, options: OutputOptions) -> Plan:
     """Return the plan with only the tensors and companion files that its output will have.
 
-    If a tensor has several keys (tied weights), the keys that loaders restore by themselves are left out, and the
-    tensor is stored under the first of the other keys. A single file has no companion files, and no notes on them. PEFT
+    If a tensor has several keys (tied weights), the keys that loaders restore by themselves are left out. The tensor is
+    stored under the first of its remaining keys. A single file has no companion files, and no notes on them. PEFT
     reads an adapter only from a folder with one safetensors file: an adapter that is copied to any other form has no
     PEFT configuration.
     """
@@ -156,7 +156,7 @@ def _document(companion: PlanCompanion) -> Any:
 
 
 def _without_weights(plan: Plan, options: OutputOptions) -> Plan:
-    """Return the plan with a copied adapter as an ordinary checkpoint if PEFT could not read it in this output."""
+    """Return the plan; if PEFT could not read a copied adapter in this output, it becomes an ordinary checkpoint."""
     made = any(step.op == "factor" for step in plan.steps)  # for an extracted adapter, such a form is an error
     if made or not plan.target.weights or is_adapter(options):
         return plan

@@ -235,8 +235,8 @@ def lay_out(
     """Return the layout of a plan's output: its files, and the position of each tensor in them.
 
     ``recipe`` is stored in a single file; ``beside`` are entries other than tensors that are stored in it. Raises
-    ConfigError for an unknown format or size, a size that is too small for more than one tensor in a shard, or a format
-    that cannot store ``beside``; OutputError for a dtype that the format does not support.
+    ConfigError for an unknown format or size, a size with which each shard would have only one tensor, or a format that
+    cannot store ``beside``. Raises OutputError for a dtype that the format does not support.
     """
     writer = writer_of(options)
     check_ranks(writer, options.ranks)

@@ -81,8 +81,8 @@ def _axes(texts: Sequence[str]) -> Iterator[tuple[str, KeyPattern, int | None]]:
 def rank_shares(writer: RankWriter, tensors: Sequence[OutTensor], options: RankOptions) -> RankShares:
     """Return how tensors are divided between the ranks: the axis that splits each tensor.
 
-    Raises PatternError if a pattern matches no tensor, ConfigError if a tensor does not have the axis, OutputError if a
-    tensor with an axis is quantised in blocks, or if there would be too many parts.
+    Raises PatternError if a pattern matches no tensor, ConfigError if a tensor does not have the axis. Raises
+    OutputError if a tensor with an axis is quantised in blocks, or if there would be too many parts.
     """
     if len(tensors) * options.ranks > RANK_PIECES:
         raise OutputError(

@@ -50,7 +50,7 @@ class Base(Protocol):
 def read_tensor(checkpoint: Checkpoint, key: str, begin: int, view: memoryview) -> None:
     """Fill ``view`` with the bytes of a plain tensor that start at ``begin``, and with zeros after the tensor's end."""
     info = checkpoint[key]
-    assert info.storage is not None  # plain
+    assert info.storage is not None  # the caller has checked that the tensor is plain
     there = max(0, min(len(view), info.nbytes - begin))
     checkpoint.file(info).readinto(info.storage.offset + info.offset + begin, view[:there])
     view[there:] = bytes(len(view) - there)

@@ -20,10 +20,10 @@ MOST_BLOCK = BLOCK + BLOCK // 4 + 64
 class Segment:
     """A range of bytes of a new file; ``kind`` is how they are made.
 
-    They are the bytes of a tensor of the old checkpoint ("same"), these bytes with differences ("xor"), new bytes
-    ("raw"), or a whole file of the old checkpoint's folder ("file"). For "same" and "xor", ``key`` is the key of the
-    old tensor, and ``crc`` the CRC-32 of its first ``nbytes`` bytes, with zeros after its end. For "file", ``key`` is
-    the name of the file. ``blocks`` are the sizes of the encoded blocks, one for each ``BLOCK`` bytes.
+    "same": they are the bytes of a tensor of the old checkpoint. "xor": such bytes, combined with stored differences by
+    XOR. "raw": new bytes. "file": a whole file of the old checkpoint's folder. For "same" and "xor", ``key`` is the key
+    of the old tensor, and ``crc`` the CRC-32 of its first ``nbytes`` bytes, with zeros after its end. For "file",
+    ``key`` is the name of the file. ``blocks`` are the sizes of the encoded blocks, one for each ``BLOCK`` bytes.
     """
 
     kind: str

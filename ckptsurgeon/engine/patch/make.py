@@ -173,7 +173,7 @@ def _is_base(old: TensorInfo | None, new: TensorInfo) -> bool:
 
 
 def _first_bytes(checkpoint: Checkpoint, info: TensorInfo) -> bytes:
-    assert info.storage is not None  # plain
+    assert info.storage is not None  # only plain tensors are compared
     return checkpoint.file(info).read(info.storage.offset + info.offset, min(LOOK, info.nbytes))
 
 

@@ -142,7 +142,7 @@ def _positions(policy: Policy, have: Shape, want: Shape) -> dict[int, Interpolat
     https://github.com/facebookresearch/deit/blob/main/main.py (bicubic, without antialiasing).
     """
     found = positions_of(policy, have, want)
-    assert not isinstance(found, str)  # by fit
+    assert not isinstance(found, str)  # ensured by fit
     if len(found.old) == 1:
         along = resampled(found.old[0], found.new[0], "bilinear", antialias=False)
         return {found.axis: kept_before(along, found.prefix)}

@@ -90,8 +90,8 @@ def reach_of(taps: InterpolationWeights, begin: int, end: int) -> tuple[int, int
 def apply_taps(values: Array, axis: int, taps: InterpolationWeights, *, rows: tuple[int, int], first: int) -> Array:
     """Return the output ``rows`` (begin, end) along an axis; ``values`` begin with the input row ``first``.
 
-    Input rows are added one after the other, so that the bits of an output row do not depend on which other rows are
-    computed with it.
+    Input rows are added in order. So the bits of an output row do not depend on which other rows are computed at the
+    same time.
     """
     shape = [1] * values.ndim
     shape[axis] = -1

@@ -163,9 +163,9 @@ def read_adapter(
 ) -> Adapter:
     """Return the adapter that a file's tensors make up; raises FormatError for unknown keys, or a factor A without B.
 
-    ``config`` is PEFT's configuration. Without it, the adapter is one of kohya or diffusers: its scales are tensors,
-    whose values ``number`` returns by key, or they are computed from the configurations in ``metadata``, one for each
-    model of a pipeline. ``name`` is the adapter's name in messages.
+    ``config`` is PEFT's configuration. Without it, the adapter is one of kohya or diffusers. Its scales are then
+    tensors, whose values ``number`` returns by key, or are computed from ``metadata``, which has a configuration for
+    each model of a pipeline, by the name of the model. ``name`` is the adapter's name in messages.
     """
     read = peft_key_parts if config is not None else loose_key_parts
     found: dict[tuple[str, str], _ModuleKeys] = {}
@@ -258,7 +258,7 @@ def _module(
     metadata: Mapping[str, AdapterConfig],
 ) -> AdapterModule:
     keys, part = one.keys, one.part
-    assert part is not None  # by _check_halves
+    assert part is not None  # ensured by _check_halves
     a, b = tensors[keys["A"]], tensors[keys["B"]]
     rank = a.shape[0] if a.shape else 0
     if not rank:

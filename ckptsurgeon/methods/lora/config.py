@@ -15,7 +15,9 @@ from .targets import PatternTable, Targets, targets_of
 __all__ = ["AdapterConfig", "damage_of", "parse_config"]
 
 PREFIX = "base_model.model."
-"""The prefix of all module names in PEFT. PEFT compares ends of names; one with this prefix fits only one module."""
+"""The prefix of all module names in PEFT.
+
+PEFT compares the ends of names, so that a name that begins with this prefix matches only one module."""
 
 REMADE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initialisations that subtract the adapter's initial values from the base, and so change the base."""

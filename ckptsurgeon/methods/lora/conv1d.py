@@ -21,7 +21,7 @@ CONV1D: Mapping[str, frozenset[str]] = {
 }
 """The last part of the names of all Conv1D layers, by model_type, in transformers 5.23 (``models/*/modeling_*.py``).
 
-PEFT merges Conv1D layers as (in, out) and torch's Linear as (out, in), whatever ``fan_in_fan_out`` is: PEFT sets this
+PEFT merges Conv1D layers as (in, out) and torch's Linear as (out, in), whatever ``fan_in_fan_out`` is. PEFT sets this
 field by the type of each layer that it wraps, so the saved value is that of the last layer (peft 0.21,
 ``tuners/lora/layer.py``, dispatch_default).
 """

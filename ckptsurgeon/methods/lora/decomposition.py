@@ -92,7 +92,7 @@ def _blas_threads() -> _BlasThreads:
 
 
 _LIMITS = _blas_threads()
-"""There is one such object, since all products must share its lock."""
+"""The only limiter in this process, since all products must share its lock."""
 
 
 MORE = 10

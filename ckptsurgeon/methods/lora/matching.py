@@ -36,7 +36,7 @@ class MatchedModules:
     """The weights of a base model that the modules of an adapter change.
 
     ``weights`` has the key of a weight in the base, by (component, module) of the adapter; a component is a model of a
-    pipeline of diffusers. ``lacking`` are modules that match no weight, and ``several`` those that match more than one.
+    pipeline of diffusers. ``lacking`` are modules that match no weight, ``several`` modules that match more than one.
     ``shifts`` are the changes of prefix, by component.
     """
 

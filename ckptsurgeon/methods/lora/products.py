@@ -1,7 +1,7 @@
 """Adds adapters to a tensor in double precision, with results that do not depend on the machine.
 
 BLAS sums in an order that depends on the machine. In double precision its error is so small that nearly all values
-round to the same float32; the few for which the order may matter are summed again, in order.
+round to the same float32. The few values for which the order may matter are summed again, in order.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class LowRankChange:
     """One adapter's change to a matrix, multiplied by ``weight``.
 
     ``kind`` is "product" (LoRA), "dora", "saved" (a tensor that replaces the matrix) or "added" (one that is added to
-    it). ``left`` (rows, rank) is one factor times the scale, ``right`` (rank, columns) the other factor. For "saved"
-    and "added", ``values(begin, end)`` returns rows of the adapter's tensor. ``magnitude`` is DoRA's vector, which
-    replaces the norms of the rows or, if ``transposed``, of the columns. ``norms`` are the norms of the
-    columns; norms of rows are computed when needed.
+    it). ``left`` (rows, rank) is one factor times the scale, ``right`` (rank, columns) is the second factor. For
+    "saved" and "added", ``values(begin, end)`` returns rows of the adapter's tensor. ``magnitude`` is DoRA's vector,
+    which replaces the norms of the rows or, if ``transposed``, of the columns. ``norms`` are the norms of the columns;
+    norms of rows are computed when needed.
     """
 
     kind: str
@@ -180,7 +180,7 @@ class DoubleProducts:
 
 
 def _single(total: Array, apart: Array) -> tuple[Array, Array]:
-    """Return sums rounded to float32, and the flat indices of those that might round differently due to their error."""
+    """Return sums rounded to float32, and the flat indices of the sums that their error might round differently."""
     apart = apart + 8 * UNIT * max(float(total.max()), -float(total.min()))
     low, high = (total - apart).astype("<f4"), (total + apart).astype("<f4")
     return low, np.flatnonzero(low.view("<u4") != high.view("<u4"))

@@ -2,9 +2,10 @@
 
 Let S be the sum of the magnitudes of r products and of a value of the base. The error of their sum is at most (r + 4)
 2**-24 S, because factors are rounded, and terms are summed in any order (Higham 2002, 3.1); underflow adds at most r
-2**-86. Then the sum is rounded to 16 bits. So the result is the rounded exact sum, or the next number if the exact sum
-is that near to the middle between the two. The error is more than one unit in the last place only if terms cancel: in
-bfloat16, if the magnitude of the sum is less than (r + 4) 2**-16 S.
+2**-86. Then the sum is rounded to 16 bits. So the result is usually the exact sum, rounded. If the
+exact sum is that near to the middle between two numbers of 16 bits, the result may be the other one of the two. The
+error is more than one unit in the last place only if terms cancel: in bfloat16, if the magnitude of the sum is less
+than (r + 4) 2**-16 S.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ LARGE = 2.0**62
 """If factors have larger numbers, products are summed in order: in single precision they lose too much, or overflow."""
 
 TILE = 1 << 19
-"""How many elements of a product, at most, or one row, are computed at once. BLAS's order of sums depends on it."""
+"""A product is computed in blocks of rows with at most this many elements, or of one row.
+
+The order in which BLAS adds depends on the size of the blocks."""
 
 
 class SingleProducts:

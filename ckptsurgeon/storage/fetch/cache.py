@@ -44,9 +44,9 @@ class CachedFile:
 
 
 def read_blob(path: str, expected: str = "") -> CachedFile | None:
-    """Read a file and return it with its digest; None if it does not match ``expected``, a SHA-256 or git's SHA-1.
+    """Read a file, and return its description with its digest; None if the digest is not ``expected``.
 
-    If ``expected`` is not a digest, nothing is compared.
+    ``expected`` is a SHA-256 or git's SHA-1; if it is neither, nothing is compared.
     """
     found, git = _digests(path)
     if not is_digest(expected):
@@ -105,7 +105,7 @@ def check_cache(repository: str, cache: str | None) -> None:
 
 
 def check_kept(path: str, repository: str, commit: str, file: str, cache: str | None) -> None:
-    """Raise SourceError if huggingface_hub stored ``file`` at a ``path`` that does not fit its commit and its name."""
+    """Raise SourceError unless ``path``, where huggingface_hub stored ``file``, is the path of this file and commit."""
     kept = os.path.join(cache_base(cache), _folder_name(repository), "snapshots", commit, *file.split("/"))
     if os.path.abspath(path) != kept:
         raise SourceError(f"huggingface_hub stored {escape(file)} as {escape(path)}, which is outside its cache.")

@@ -47,7 +47,9 @@ __all__ = [
 
 CHUNK = 1 << 22
 _BY_HAND = {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.EBADF, errno.EIO}
-"""Errors after which bytes are read and written instead: the kernel cannot copy, or does not say which file failed."""
+"""Errors of a copy by the kernel after which this process reads and writes the bytes itself.
+
+The kernel cannot copy between these files, or the error does not tell which of the two files failed."""
 
 
 def copy_bytes(source: File, output: StagedFile) -> None:

@@ -76,8 +76,8 @@ class _Body:
     def wanted(self, etag: str) -> dict[str, str]:
         """Return the headers of the next request.
 
-        If a part of the file was received with an ETag, the headers ask only for the rest of the same file. Before
-        that, they ask for the file only if its ETag is no longer ``etag``.
+        If a part of the file was received with an ETag, the headers ask only for the rest of the same file. If nothing
+        was received yet, they ask for the file only if its ETag differs from ``etag``.
         """
         if self.done and self._etag:
             return {"Range": f"bytes={self.done}-", "If-Range": self._etag}

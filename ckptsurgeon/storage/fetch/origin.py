@@ -36,10 +36,10 @@ STRATEGIES = ("symlink", "copy", "copy_skip_cache", "no_link")
 class FetchConfig:
     """Settings for fetching files; the fields are those of ``speechbrain.utils.fetching.FetchConfig`` 1.1.2.
 
-    ``overwrite`` replaces any file that has the same path; ``allow_updates`` asks the hub for a newer revision;
-    ``allow_network`` False forbids any request; ``token`` True sends the token that ``hf auth login`` stored, None
-    sends that token if there is one, False sends no token, and a string is the token itself; ``revision`` is a branch,
-    tag or commit of the hub.
+    ``overwrite`` replaces any file that has the same path. ``allow_updates`` asks the hub for a newer revision. If
+    ``allow_network`` is False, no request is made. ``token`` is a token, True to send the token that ``hf auth login``
+    stored, None to send this token if there is one, or False to send no token. ``revision`` is a branch, tag or commit
+    of the hub.
     """
 
     overwrite: bool = False
@@ -94,7 +94,7 @@ class FetchOrigin:
     """One file of one source, or the whole source if ``file`` is empty.
 
     ``kind`` is "local" for an absolute folder, "url" for a web address, "hub" for a repository, "store" for an
-    address that fsspec reads; ``revision`` is the revision of the repository.
+    address that fsspec reads. ``revision`` is the revision of the repository.
     """
 
     kind: str

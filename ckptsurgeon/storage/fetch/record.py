@@ -40,7 +40,7 @@ __all__ = [
 class FetchedFile(Brief):
     """One fetched file on this machine.
 
-    ``name`` is its path in the repository or folder; ``checked`` is the kind of digest that it matched: "sha256" or
+    ``name`` is its path in the repository or folder. ``checked`` is the kind of digest that it matched: "sha256" or
     "git" (digests of the hub), "asked" (the SHA-256 that the user gave), or "" if only its length was checked.
     """
 
@@ -119,9 +119,8 @@ _MOST = 1 << 16
 class FetchRecord:
     """One collected file: its origin, and its size, time and digest when it was put in place. It contains no secrets.
 
-    ``origin_sha256`` identifies the origin (``FetchOrigin.sha256``); ``fingerprint`` is the size and time of a local
-    file that was copied; ``link`` is the target of a symbolic link; ``etag`` is the ETag of a file from a web
-    address.
+    ``origin_sha256`` identifies the origin (``FetchOrigin.sha256``). ``fingerprint`` is the size and time of a local
+    file that was copied. ``link`` is the target of a symbolic link. ``etag`` is the ETag of a file from a web address.
     """
 
     kind: str

@@ -20,9 +20,8 @@ class File(ABC):
     """A file of known size, read in ranges. Reading never moves a position, so threads may share it.
 
     ``uri`` is the path or address that the user gave, without secrets; ``name`` is its last part. ``mtime_ns`` is None
-    if unknown.
-    ``validator`` identifies the content (a commit or a strong ETag), '' if there is none. Each read of a ``remote``
-    file may cost a request, unless ``need`` announced it.
+    if unknown. ``validator`` identifies the content (a commit or a strong ETag), '' if there is none. Each read of a
+    ``remote`` file may cost a request, unless ``need`` has announced the bytes.
     """
 
     uri: str

@@ -19,7 +19,7 @@ CONSUMED = ".consumed"
 """The suffix of the file that replaces a consumed shard."""
 MAGIC = b"ckptcons"
 MOST_BYTES = 64 << 20
-"""The largest JSON document that is read."""
+"""The largest size in bytes of a JSON document that is read."""
 
 
 class ConsumedShard(NamedTuple):

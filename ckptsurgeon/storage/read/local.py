@@ -23,7 +23,7 @@ INDEX = ".index"
 
 
 class LocalFile(File):
-    """A regular file that is kept open, so that the file that is read is the same file for which a plan was made.
+    """A regular file that is kept open, so that all reads are from the file for which a plan was made.
 
     If too many files are open, unused files are closed; they are reopened later, if they are unchanged.
     """

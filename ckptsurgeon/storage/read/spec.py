@@ -1,8 +1,8 @@
 """Parses source specs in ESPnet's form, ``file.pth:src_key:dst_key:exclude_keys``.
 
 They are parsed as in ESPnet's ``load_pretrained_model`` (espnet2/torch_utils/load_pretrained_model.py), with three
-exceptions: a path that exists may contain colons, prefixes end at a dot, and a spec that would load nothing in ESPnet
-gets a note.
+exceptions. A path that exists may contain colons. Prefixes end at a dot. A spec that would load nothing in ESPnet gets
+a note.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class HubDestination:
 
     @cached_property
     def _parent(self) -> str:
-        """The parent of our commit; the hub refuses our commit if the branch has another head by then."""
+        """The commit before ours: the hub refuses our commit if the branch has moved to another commit meanwhile."""
         return commit_of_revision(self._query)
 
     def _head(self) -> str:
@@ -86,7 +86,7 @@ class HubDestination:
         with self._errors():
             made = CommitOperationAdd(f"{self._folder}{name}", path)
             self._api.preupload_lfs_files(self._query.repository, [made], revision=self._query.revision)
-            if getattr(made, "_should_ignore", False):  # the hub would leave it out of the commit
+            if getattr(made, "_should_ignore", False):  # the hub would leave the file out of the commit
                 raise OutputError(f"the .gitignore of {escape(self.uri)} excludes {escape(name)}.", hint="Change it.")
             if made.path_or_fileobj:  # not uploaded yet; the local file will be removed
                 with made.as_file() as file:
@@ -135,7 +135,7 @@ class HubDestination:
             if size != info.size or (lfs is not None and lfs.sha256 != info.sha256.hex()):
                 raise OutputError(
                     f"{escape(self.uri)} does not have the file {escape(path)}, which was uploaded.",
-                    hint="Another commit may have come between: try again.",
+                    hint="Another commit may have replaced it: run the command again.",
                 )
 
     def discard(self) -> None:
@@ -160,7 +160,7 @@ class HubDestination:
             if status in (401, 403):
                 hint = hint or "The token must be allowed to write: hf auth login."
             elif status == 412:
-                hint = "Another commit came between: run the command again."
+                hint = "Another commit was made during the upload: run the command again."
             raise kind(said.message, hint=hint) from None
 
 

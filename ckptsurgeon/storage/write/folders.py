@@ -40,8 +40,9 @@ class StagedFolder:
     """A temp folder, and the files being written in it.
 
     While ``kept_on_failure`` is true, a failure leaves the folder, so that a later run can continue. If
-    ``is_only_copy`` is true, its sources were deleted, and no failure removes the folder. Disk space is reserved for
-    each file unless ``reserves`` is false; the disk may not have room for all files at once.
+    ``is_only_copy`` is true, sources were deleted whose values are now only in this folder: no failure removes it. If
+    ``reserves`` is true, disk space is reserved for each file; a subclass sets it to false if the disk may not have
+    room for all files at once.
     """
 
     reserves = True

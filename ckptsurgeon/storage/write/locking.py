@@ -1,8 +1,8 @@
 """Lets one process at a time write an output, whatever its format.
 
 The lock is on a small file next to the output, ``.NAME.ckpt-lock``. The system releases the lock even if the process is
-killed, so a lock file that a killed run left blocks no other run, and the next run removes it. The file is not inside
-an output folder, because an output folder is replaced as a whole.
+killed. So the lock file of a killed run blocks no other run, and the next run removes it. The file is not inside an
+output folder, because an output folder is replaced as a whole.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Stores the operations of a constructor as nodes, with the storages that they fill; finds what they change."""
+"""Stores the operations of a constructor as nodes, with the storages that they fill or change."""
 
 from __future__ import annotations
 

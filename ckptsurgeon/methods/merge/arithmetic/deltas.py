@@ -30,9 +30,9 @@ class DeltaMixing:
     """How to add up deltas, the models' differences to the base: ``weight`` has the weight of each model.
 
     ``elect`` drops elements with the minority's sign. ``normalize`` divides by the sum of the weights. With both, each
-    element is divided by the sum of the weights of the models in the majority there; if that sum is zero (1 and -1), it
-    is not divided, as in mergekit. ``rescale`` multiplies each delta of which elements were dropped, so that its sum of
-    magnitudes is as before. ``scale`` multiplies the result.
+    element is divided by the sum of the weights of the models in the majority there. If this sum is zero (weights 1 and
+    -1), the element is not divided, as in mergekit. ``rescale`` multiplies each delta of which elements were dropped,
+    so that its sum of magnitudes is as before. ``scale`` multiplies the result.
 
     Raises PlanError, before any tensor is read, if it would divide by weights that sum to zero or are all zero.
     """
@@ -130,7 +130,7 @@ def _added(parts: Sequence[Array]) -> Array:
 
 
 def _growth(tensors: Tensors, masks: Masks, columns: int | None) -> list[float]:
-    """Return, for each model, the sum of magnitudes of its delta divided by the sum of those that its mask keeps.
+    """Return, for each model, the sum of magnitudes of its delta divided by the sum of the magnitudes that are kept.
 
     The result is 1 if one of these sums is nearly zero.
     """

@@ -44,7 +44,7 @@ def column_products(tensors: Tensors) -> Array:
     """
     columns = math.prod(tensors.shape[1:])
     if columns > PIECE or math.prod(tensors.shape) // SLICE * columns * SUMS > MOST:
-        # Sums for every slice and column would be larger than the tensors, whose memory is counted by ``whole``.
+        # The sums of all slices would take more memory than the tensors, which are therefore read as a whole.
         deltas = [on_host(delta).reshape(-1, columns) for delta in tensors.whole().deltas]
         return np.stack([np.einsum("ij,ij->j", deltas[i], deltas[j], dtype=np.float64) for i, j in PAIRS])
 

@@ -1,9 +1,10 @@
 """Exact thresholds by magnitude for a tensor of any size, and masks of the values beyond them.
 
 Without their sign, floats have the same order as their bits read as integers; NaN comes last. So the values are counted
-by their upper 16 bits, the k-th value is looked up in the counts, and those with the same upper 16 bits are counted by
-their next 16: two passes for float32. If only some of the values that equal the k-th are selected, the first of them
-are, which takes one more pass. The values of a small tensor are sorted instead, in one pass.
+by their upper 16 bits. The counts show the upper 16 bits of the k-th value. The values that begin with these bits are
+counted by their next 16 bits, and so on: two passes for float32. If only some of the values that equal the k-th value
+are selected, they are the first ones; to find these takes one more pass. The values of a small tensor are sorted
+instead, in one pass.
 """
 
 from __future__ import annotations
@@ -89,8 +90,8 @@ _WIDE = 1 << 18
 class _RankSearch:
     """A search for the value at a rank of the sorted magnitudes, 16 bits at a time.
 
-    ``bits`` are the leading bits that are known so far, ``index`` is the value's index among the sorted values that
-    begin with them, ``alike`` is the number of values that have all of its bits.
+    ``bits`` are the leading bits of the value that are known so far. ``index`` is the value's index among the sorted
+    values that begin with ``bits``. ``alike`` is the number of values that begin with ``bits``.
     """
 
     rank: MagnitudeRank
@@ -138,7 +139,7 @@ def cuts(
 
     ``quantities`` returns the arrays of a piece whose magnitudes are compared. The tensors are read several times, in
     pieces; no piece ends within a row of ``columns`` values. With ``settle``, exactly as many values are selected as
-    the rank says; without it, also all other values that equal the threshold.
+    the rank says. Without it, all values that equal the threshold are selected as well.
     """
     total = math.prod(tensors.shape)
     searches = {

@@ -49,7 +49,7 @@ sleep = time.sleep
 
 @dataclass(frozen=True)
 class Address:
-    """A web address: ``url`` has no credentials, ``shown`` is for messages; only its host gets the headers ``secret``.
+    """A web address: ``url`` has no credentials, ``shown`` is for messages; ``secret`` are headers only for its host.
 
     ``commit`` is set if the address belongs to a commit of a hub, whose content never changes.
     """
@@ -156,7 +156,7 @@ def content_length(response: httpx2.Response) -> int | None:
 
 
 def offset(said: str) -> int | None:
-    """Return the int for a number of bytes in decimal digits; None if it is larger than any file."""
+    """Return a string of decimal digits as a number of bytes; None if the number is larger than any file."""
     return int(said) if len(said) <= 19 and int(said) < 1 << 63 else None
 
 

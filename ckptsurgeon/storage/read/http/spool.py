@@ -68,7 +68,7 @@ _MOST = 64 << 20
 class Journal:
     """A file that lists which byte ranges of a remote file are on disk; ``content`` identifies the remote content.
 
-    A line that was written for another content counts as damaged.
+    A line that was written for a different ``content`` counts as damaged.
     """
 
     def __init__(self, path: str, content: str) -> None:

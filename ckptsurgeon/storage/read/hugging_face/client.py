@@ -181,7 +181,8 @@ def hub_errors(query: HubQuery) -> Iterator[None]:
 def time_limits(seconds: float = 0.0) -> Iterator[None]:
     """Set time limits for requests of huggingface_hub that have none, since a hub may stop in the middle of a listing.
 
-    Without a time limit, huggingface_hub would wait for ever. The default is its time limit for downloads.
+    Without a time limit, huggingface_hub would wait for ever. If ``seconds`` is 0, the limit is the time limit that
+    huggingface_hub has for downloads.
     """
     from huggingface_hub import constants, get_session
 
