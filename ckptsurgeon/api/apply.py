@@ -181,6 +181,7 @@ def _left_there(plan: Plan, options: OutputOptions) -> tuple[str, ...]:
     """Return notes on files of an earlier model that are still in the folder of the output."""
     from ..engine.output.companions import as_written
     from ..engine.output.layout import is_folder
+    from ..engine.output.existing import existing_checkpoint
     from ..formats._choosing import has_weights
 
     path, written = options.path, set[str]()
@@ -194,8 +195,11 @@ def _left_there(plan: Plan, options: OutputOptions) -> tuple[str, ...]:
         names = os.listdir(path if is_folder(options) else os.path.dirname(path) or os.curdir)
     if not is_folder(options) and f"{os.path.basename(path)}{INDEX}" in names:
         index = (_index_left(path),)
-    known = (name for name in names if name.endswith(_OF_MODELS) and not name.endswith(INDEX))
-    if all(name in written or name == RECIPE_FILE for name in known):
+    if is_folder(options):
+        others = {*names} - {*existing_checkpoint(path)}
+    else:
+        others = {name for name in names if name.endswith(_OF_MODELS) and not name.endswith(INDEX)} - {RECIPE_FILE}
+    if others <= written:
         return index
     from .model_folder.left_there import left_there
 

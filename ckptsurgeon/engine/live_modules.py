@@ -70,7 +70,7 @@ def _staged(
         source = inputs.sources[step.source]
         _check_once(source, source.get(step.source_key), checked)
         values, found = _read(step, source, inputs, boxes.get(step.key))
-        special = _special(values, step.dtype) if takes_numbers(step) else 0
+        special = _special(values, step.dtype) if takes_numbers(step, [source[step.source_key]]) else 0
         special -= 0 if step.dtype in SATURATED else found.infinite
         if put is None:
             staged[step.key] = values

@@ -169,6 +169,22 @@ def test_what_is_cut_to_the_largest_of_a_type_without_infinity_is_said(size: int
     assert receipt.notes[0] in cs.apply(merged, "m.safetensors").notes
 
 
+@pytest.mark.parametrize("dtype", [None, "float32", "bfloat16"])
+@pytest.mark.parametrize("size", [4, 600])
+def test_a_code_that_means_nan_is_said_whatever_it_is_decoded_to(size: int, dtype: str | None) -> None:
+    codes = torch.ones(size, size).to(torch.float8_e4m3fn)
+    codes.view(torch.uint8)[1, 2] = 0x7F
+    state = {"v.weight": torch.ones(2), "w.weight": codes, "w.weight_scale": torch.ones(size, 1)}
+    save_file(state, "a.safetensors")
+    said = "NaN and infinite values come from the inputs: w.weight (1 value)"
+    receipt = cs.apply(cs.convert("a.safetensors", dequantize=True, dtype=dtype), "o.safetensors")
+    assert [note for note in receipt.notes if "NaN" in note] == [said]
+    module = torch.nn.ModuleDict({"w": torch.nn.Linear(size, size, bias=False)})
+    assert [note for note in cs.load_into(module, "a.safetensors", encoding="dequantize").notes if "NaN" in note] == [
+        said
+    ]
+
+
 def test_a_cast_of_many_small_tensors_says_which_has_a_nan() -> None:
     state = {f"w{number}": torch.ones(3) for number in range(200)}
     state["w7"][1] = torch.nan

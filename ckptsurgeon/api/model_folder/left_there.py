@@ -30,7 +30,9 @@ def left_there(output: str, written: Collection[str], planned: Sequence[PlanComp
         if checkpoint.elsewhere:
             return ()
         same = {one.name for one in planned if one.name not in written and _is_there(folder, one)}
-        stay = [one.name for one in folder.files if one.name not in written and one.name not in same]
+        others = folder.left if os.path.isdir(output) else ()  # a single file may be in any folder
+        names = (*(one.name for one in folder.files), *(one for one in others if not one.endswith("/")))
+        stay = [name for name in names if name not in written and name not in same]
         if not stay:
             return ()
         where = escape(os.path.dirname(output.rstrip("/")) if os.path.isfile(output) else output.rstrip("/")) or "."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
@@ -13,6 +13,7 @@ import numpy as np
 
 from ...errors import PlanError
 from ...planning.plan.step import MERGES, Step
+from ...tensors.composition import decoded_names
 from ...tensors.decoders._decoder import decode_rounded
 from ...tensors.decoders._tables import is_looked_up
 from ...tensors.dtypes import DTYPES
@@ -161,9 +162,11 @@ def computed_blocks(step: Step, parts: Sequence[Part], context: MergeContext | N
         yield place.offset, values, lost
 
 
-def takes_numbers(step: Step) -> bool:
-    """Return whether a step computes with values (a cast does), and does not only move them."""
-    return step.op in (*MERGES, "lora", "interpolate", *ADAPTERS) or step.dtype != step.source_dtype
+def takes_numbers(step: Step, inputs: Iterable[TensorInfo]) -> bool:
+    """Return whether a step computes with values of ``inputs`` (casts and decoding do), and does not only move them."""
+    if step.op in (*MERGES, "lora", "interpolate", *ADAPTERS) or step.dtype != step.source_dtype:
+        return True
+    return any(True for info in inputs for _ in decoded_names(info))
 
 
 def block_places(step: Step, parts: Sequence[Part], context: MergeContext) -> list[OutputBlock]:

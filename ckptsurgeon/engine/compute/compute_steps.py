@@ -102,10 +102,10 @@ def computed_together(group: Sequence[tuple[Step, list[Part]]], context: MergeCo
     every = [(_joined([parts[number][0] for _, parts in group]), source) for number, (_, source) in enumerate(parts)]
     more = tuple(one._replace(shape=(size,)) for one in first.more)
     step = replace(first, shape=(size,), source_shape=(size,), more=more)
-    made = []
+    made, counted = [], takes_numbers(step, [info for info, _ in every])
     try:
         for _, values, lost in computed_blocks(step, every, context):
-            if lost.infinite or lost.zero or (takes_numbers(step) and any(count_special(values, step.dtype))):
+            if lost.infinite or lost.zero or (counted and any(count_special(values, step.dtype))):
                 return None
             made.append(values.reshape(-1))
     except PlanError:
@@ -199,7 +199,7 @@ def _compute(
         context = replace(context, spread=pools[number].map)
     sums = [_RecordChecksum() if checked_on_the_way(step, info) else None for info, _ in parts]
     compute = blockwise(step, parts, context)
-    counted, variances = takes_numbers(step), are_variances(step)
+    counted, variances = takes_numbers(step, [info for info, _ in parts]), are_variances(step)
     negative: list[int] = []
 
     def block(place: OutputBlock) -> tuple[int, int, CastLosses, int]:

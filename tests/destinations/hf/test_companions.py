@@ -245,6 +245,21 @@ def test_files_of_a_model_that_stay_where_another_is_written_are_said_with_what_
     assert not any("still has" in note for note in cs.apply(plan, "new.safetensors").notes)
 
 
+@pytest.mark.parametrize(
+    "name", ["adapter_config.json", "adapter_model.bin", "modeling_x.py", "consolidated.safetensors"]
+)
+def test_any_file_that_stays_in_the_folder_of_an_output_is_said(name: str) -> None:
+    """transformers applies an adapter, and other programs read other weights, of the folder of a model."""
+    saved("new", BERT, "BertModel")
+    plan = cs.convert("new")
+    cs.apply(plan, "out")
+    assert not any("still has" in note for note in cs.apply(plan, "out", force=True).notes)
+    Path("out", name).write_text("{}")
+    Path("out/README.md").write_text("# A model\n")
+    Path("out/runs").mkdir()
+    assert f"out still has files of an earlier model: {name}" in cs.apply(plan, "out", force=True).notes
+
+
 def test_the_index_of_a_model_that_stays_beside_a_single_file_is_said() -> None:
     saved("old", BERT, "BertModel")
     saved("new", BERT, "BertModel")
