@@ -9,7 +9,7 @@ from ..planning.keys.matcher import KeyMatcher
 from ..planning.keys.pattern import KeyPattern
 from ..planning.keys.pattern_hints import nearest, unmatched
 from ..planning.keys.renaming import rules_of_sets
-from ..planning.mismatch.fit_shapes import fitting_policies
+from ..planning.mismatch.policy_fits import fitting_policies
 from ..planning.mismatch.policy_syntax import is_reshape
 from ..planning.plan.plan import Plan
 from ..planning.plan.step import Step

@@ -180,8 +180,8 @@ def _tasks(
 def _left_there(plan: Plan, options: OutputOptions) -> tuple[str, ...]:
     """Return notes on files of an earlier model that are still in the folder of the output."""
     from ..engine.output.companions import as_written
-    from ..engine.output.layout import is_folder
     from ..engine.output.existing import existing_checkpoint
+    from ..engine.output.layout import is_folder
     from ..formats._choosing import has_weights
 
     path, written = options.path, set[str]()

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from .sink import Sink, console_of, print_to
+from .printing import Printer, console_of, print_to
 from .stopping import set_run_folder
 
 __all__ = ["ProgressDisplay", "training_progress"]
@@ -27,10 +27,10 @@ class ProgressDisplay:
     ``shown`` has the names of the groups of checks that have been shown, and ``noted`` the notes that have been shown.
     """
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, printer: Printer) -> None:
         self.shown: set[str] = set()
         self.noted: tuple[str, ...] = ()
-        self._sink = sink
+        self._sink = printer
         self._steps = 0
         self._last: tuple[int, float] | None = None
         self._step_s: float | None = None
@@ -146,9 +146,9 @@ class ProgressDisplay:
 
 
 @contextmanager
-def training_progress(sink: Sink) -> Iterator[ProgressDisplay]:
+def training_progress(printer: Printer) -> Iterator[ProgressDisplay]:
     """Yield a display of the progress of a training run, and remove its line from the terminal after the block."""
-    watch = ProgressDisplay(sink)
+    watch = ProgressDisplay(printer)
     try:
         yield watch
     finally:

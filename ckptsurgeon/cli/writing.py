@@ -32,7 +32,7 @@ from .options import (
     check_output,
     quoted,
 )
-from .sink import Sink, print_to
+from .printing import Printer, print_to
 from .stopping import say
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Writing:
     prove: Prove = False
     dry_run: DryRun = False
     processes: Processes = None
-    sink: Sink = field(default_factory=Sink)
+    printer: Printer = field(default_factory=Printer)
 
     @property
     def is_gguf(self) -> bool:
@@ -137,7 +137,7 @@ class Writing:
                 plan = replace(plan, notes=tuple(dict.fromkeys((*plan.notes, *notes))))
             if self.processes is not None:
                 self._show_sharing(plan, self.processes)
-            elif not self.sink.answer(plan):
+            elif not self.printer.answer(plan):
                 self._show(plan)
             return
         assert self.output is not None  # ensured by check()
@@ -149,7 +149,7 @@ class Writing:
             from .consuming import ask_to_consume
 
             ask_to_consume(plan)
-        with self.sink.working("writing", self.output) as progress:
+        with self.printer.working("writing", self.output) as progress:
             receipt = apply(
                 plan,
                 self.output,
@@ -189,16 +189,16 @@ class Writing:
             return None
         from ..api.prove.output import prove_output
 
-        with self.sink.working("proving"):
+        with self.printer.working("proving"):
             return prove_output(plan, output)
 
     def _show_proof(self, proof: Proof) -> None:
         """Show a proof below the receipt; exit with 1 if the networks are different."""
-        if not self.sink.json:
+        if not self.printer.json:
             from ..render.prove import proof_view
 
-            self.sink.show("", proof_view(proof, every=self.sink.verbose))
-            self.sink.notes(proof.notes)
+            self.printer.show("", proof_view(proof, every=self.printer.verbose))
+            self.printer.notes(proof.notes)
         if proof.verdict == "DIFFERENT":
             raise typer.Exit(1)
 
@@ -208,20 +208,20 @@ class Writing:
         from ..render.process_shares import sharing_view
 
         found = sharing(plan, processes, output=self.output, to=self.to, max_shard_size=self.max_shard_size)
-        if not self.sink.answer(found):
+        if not self.printer.answer(found):
             self._show(plan)
-            self.sink.show(sharing_view(found, every=self.sink.verbose))
+            self.printer.show(sharing_view(found, every=self.printer.verbose))
 
     def _show_receipt(self, plan: Plan, receipt: Receipt) -> None:
         """Show the plan and its receipt, or print only the receipt if --json is given."""
-        if self.sink.answer(receipt):
+        if self.printer.answer(receipt):
             return
         from ..render.verification import receipt_view
 
         shown = self._show(plan)
         receipt = replace(receipt, notes=tuple(note for note in receipt.notes if note not in shown))
-        self.sink.show(
-            receipt_view(receipt, next_steps=[f"ckpt verify {quoted(receipt.output)}"], every=self.sink.verbose)
+        self.printer.show(
+            receipt_view(receipt, next_steps=[f"ckpt verify {quoted(receipt.output)}"], every=self.printer.verbose)
         )
 
     def _show(self, plan: Plan) -> tuple[str, ...]:
@@ -229,30 +229,30 @@ class Writing:
         from ..api.apply import notes_of
 
         notes = notes_of(plan, self.output, to=self.to, max_shard_size=self.max_shard_size)
-        show_plan(self.sink, plan, notes)
+        show_plan(self.printer, plan, notes)
         return notes
 
 
-def show_explained(sink: Sink, plan: Plan, keys: Sequence[str]) -> None:
+def show_explained(printer: Printer, plan: Plan, keys: Sequence[str]) -> None:
     """Show where the tensors ``keys`` of a plan come from, and why; -q does not suppress it."""
     from ..api.explain import explain
 
     found = explain(plan, keys)
-    if sink.answer(found):
+    if printer.answer(found):
         return
     from ..render.explanation import explained_view
 
-    sink.notes(plan.notes)
-    print_to(sys.stdout, explained_view(found, every=sink.verbose))
+    printer.notes(plan.notes)
+    print_to(sys.stdout, explained_view(found, every=printer.verbose))
 
 
-def show_plan(sink: Sink, plan: Plan, notes: Sequence[str]) -> None:
+def show_plan(printer: Printer, plan: Plan, notes: Sequence[str]) -> None:
     """Show a plan: its notes, its table and, with -v, every step."""
     from ..render.plan import plan_lines, plan_view
 
-    if sink.quiet:
+    if printer.quiet:
         return
-    sink.notes(notes)
-    if sink.verbose:
-        sink.lines([*plan_lines(plan), ""])
-    sink.show(plan_view(plan))
+    printer.notes(notes)
+    if printer.verbose:
+        printer.lines([*plan_lines(plan), ""])
+    printer.show(plan_view(plan))

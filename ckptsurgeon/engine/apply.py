@@ -39,10 +39,10 @@ from .output.companions import (
 from .output.layout import OutputFile, OutputOptions, OutputShape, is_folder, lay_out
 from .output.signing import signing
 from .part_receipt import PartReceipt
+from .part_run import PartRun, adapter_notes, check_unchanged, lost_notes, negative_notes, unsound_notes
 from .parts import ByteCounter, plan_of_parts, steps_of_parts, write_parts
 from .prefetch import keeping, prefetch
 from .processes import Helpers
-from .run import PartRun, adapter_notes, check_unchanged, lost_notes, negative_notes, unsound_notes
 from .staged_output import StagedOutput, staged_output
 
 __all__ = ["carry_out"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from math import isfinite, prod
 
 from ..errors import PlanError
-from ..planning.mismatch.fit_shapes import fit
+from ..planning.mismatch.policy_fits import fit
 from ..planning.mismatch.policy_syntax import cast_fault, is_reshape
 from ..planning.plan.coded_part import CodedPart
 from ..planning.plan.step import Step

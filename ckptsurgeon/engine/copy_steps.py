@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from ..storage.read.base import File
 from ..tensors.info import Storage, TensorInfo
 from .checksums import check_storage, checkable
-from .copies import CopyPiece, CopyRange
-from .run import PartRun, checked_on_the_way, is_copy
-from .transfer import THREADS, copying
+from .copy_bytes import THREADS, copying
+from .copy_ranges import CopyPiece, CopyRange
+from .part_run import PartRun, checked_on_the_way, is_copy
 
 __all__ = ["check_storages", "copied_steps"]
 

@@ -22,8 +22,8 @@ from .compute.compute_steps import check_equal
 from .compute.reading import read_part, relevant
 from .compute.rows import overlay
 from .inputs import PlanInputs
+from .part_run import changed_error, check_unchanged, lost_notes, unsound_notes
 from .prefetch import keeping, prefetch
-from .run import changed_error, check_unchanged, lost_notes, unsound_notes
 
 if TYPE_CHECKING:
     import torch

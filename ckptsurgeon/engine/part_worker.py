@@ -19,10 +19,10 @@ from .inputs import PlanInputs
 from .output.companions import as_written
 from .output.layout import OutputOptions, is_folder, lay_out
 from .part_receipt import PartReceipt
+from .part_run import PartRun
 from .parts import ByteCounter, plan_of_parts, steps_of_parts, write_frame, write_parts
 from .prefetch import keeping, prefetch
 from .processes import ProcessGroup
-from .run import PartRun
 
 __all__ = ["PartWorker", "run_worker"]
 

@@ -15,7 +15,7 @@ from ..storage.read.base import Progress
 from ..tensors.composition import leaves
 from .copy_steps import check_storages, copied_steps
 from .output.layout import OutputFile, OutputShape
-from .run import PartRun, check_unchanged
+from .part_run import PartRun, check_unchanged
 from .spread_file import SpreadFile
 
 __all__ = ["ByteCounter", "plan_of_parts", "steps_of_parts", "write_frame", "write_parts"]

@@ -18,9 +18,9 @@ from .context import MergeContext
 from .inputs import PlanInputs
 from .output.companions import as_written
 from .output.layout import OutputOptions, is_folder, lay_out
+from .part_run import PartRun
 from .parts import plan_of_parts, steps_of_parts, write_parts
 from .processes import shared_out
-from .run import PartRun
 
 __all__ = ["sharing_of"]
 

@@ -22,10 +22,10 @@ from .output.existing import existing_checkpoint
 from .output.layout import OutputFile, OutputOptions, OutputShape
 from .output.signing import check_signable
 from .part_receipt import PartReceipt
+from .part_run import PartRun
 from .parts import write_frame
 from .processes import PAUSE_S, Helpers
 from .resuming import PartsJournal, unfinished_parts
-from .run import PartRun
 from .spread_file import SpreadFile
 
 __all__ = ["StagedOutput", "staged_output"]

@@ -309,7 +309,9 @@ def test_a_dry_run_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch, ckpt: An
 
     kept: list[Any] = []
     show = writing.show_plan
-    monkeypatch.setattr(writing, "show_plan", lambda sink, plan, *rest: (kept.append(plan), show(sink, plan, *rest)))
+    monkeypatch.setattr(
+        writing, "show_plan", lambda printer, plan, *rest: (kept.append(plan), show(printer, plan, *rest))
+    )
     name = recipe(**FILTER)
     before = open_files()
     assert ckpt("apply", name, "-n").code == 0

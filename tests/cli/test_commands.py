@@ -176,16 +176,18 @@ def test_what_is_copied_from_the_screen_is_whole_however_long(files: object, ckp
 
 
 def test_progress_is_for_work_that_takes_longer(files: object, ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptsurgeon.cli import sink
+    from rich.console import Console
 
-    bar = sink._Bar("writing")
+    from ckptsurgeon.cli import progress_bar
+
+    bar = progress_bar.ProgressBar("writing", Console())
     bar.update(1, 100)
     assert bar._progress is None
-    monkeypatch.setattr(sink, "PROGRESS_AFTER_S", 0.0)
+    monkeypatch.setattr(progress_bar, "PROGRESS_AFTER_S", 0.0)
     bar.update(2, 100)
     assert bar._progress is not None
     bar.stop()
-    done = sink._Bar("writing")
+    done = progress_bar.ProgressBar("writing", Console())
     done.update(100, 100)
     assert done._progress is None
 

@@ -329,12 +329,12 @@ def test_an_error_of_the_system_names_its_file(ckpt: Run, monkeypatch: pytest.Mo
 def test_no_memory_is_said_even_where_there_is_none_for_colours(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from ckptsurgeon.cli import failing, sink
+    from ckptsurgeon.cli import failing, printing
 
     def full(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(sink, "console_of", full)
+    monkeypatch.setattr(printing, "console_of", full)
     assert failing.failed(error, [], as_json=False) == 3
     assert capsys.readouterr().err == "error: not enough memory.\n"
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine import transfer
+from ckptsurgeon.engine import copy_bytes
 from ckptsurgeon.engine.compute import compute_steps
 
 
@@ -40,7 +40,7 @@ def test_copies_go_on_while_others_are_computed(monkeypatch: pytest.MonkeyPatch)
     seen: list[int] = []
     hooked(monkeypatch, lambda: seen.append(len(copiers())))
     receipt = cs.apply(write(), "out.pth")
-    assert seen == [transfer.THREADS]
+    assert seen == [copy_bytes.THREADS]
     assert not copiers()
     assert receipt.nbytes_read == (12 << 20) * 4 + 15 * 4
     assert cs.verify("out.pth").ok
@@ -97,14 +97,14 @@ def test_a_failed_copy_ends_what_is_computed_beside_it(monkeypatch: pytest.Monke
         return block
 
     workers: list[Any] = []
-    made = transfer._Worker.__init__
+    made = copy_bytes._Worker.__init__
 
     def noted(self: Any, *args: Any) -> None:
         made(self, *args)
         workers.append(self)
 
-    monkeypatch.setattr(transfer._Worker, "__init__", noted)
-    monkeypatch.setattr(transfer._Worker, "_in_kernel", no_space)
+    monkeypatch.setattr(copy_bytes._Worker, "__init__", noted)
+    monkeypatch.setattr(copy_bytes._Worker, "_in_kernel", no_space)
     monkeypatch.setattr(compute_steps, "blockwise", counted)
     with pytest.raises(cs.OutputError, match="no space"):
         cs.apply(plan, "out.pth")

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine import copies, transfer
+from ckptsurgeon.engine import copy_bytes, copy_ranges
 from ckptsurgeon.storage.write import exchanging, folders, staging
 
 from ..helpers.declare import declare
@@ -205,7 +205,7 @@ def test_a_file_system_without_links_is_no_fault(monkeypatch: pytest.MonkeyPatch
 @pytest.fixture
 def kernel_copies_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask the kernel for the smallest tensors too."""
-    monkeypatch.setattr(transfer, "SMALL", 0)
+    monkeypatch.setattr(copy_bytes, "SMALL", 0)
 
 
 @pytest.mark.usefixtures("kernel_copies_all")
@@ -592,8 +592,8 @@ def test_two_sources_whose_bytes_meet_in_the_output_are_kept_apart() -> None:
 
 
 def test_a_tensor_copied_by_two_threads_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copies, "CHUNK", 512)
-    monkeypatch.setattr(copies, "BATCH", 2)
+    monkeypatch.setattr(copy_ranges, "CHUNK", 512)
+    monkeypatch.setattr(copy_ranges, "BATCH", 2)
     write()
     assert torch.equal(load_file("out.safetensors")["a"], A)
     assert cs.verify("out.safetensors").ok

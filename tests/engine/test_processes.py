@@ -19,8 +19,8 @@ from torch.distributed import HashStore
 
 import ckptsurgeon as cs
 from ckptsurgeon.engine import part_worker, processes
+from ckptsurgeon.engine.part_run import PartRun
 from ckptsurgeon.engine.processes import ProcessGroup, shared_out
-from ckptsurgeon.engine.run import PartRun
 from ckptsurgeon.storage.write.journal import JOURNAL
 from ckptsurgeon.util.torchrun import number_of_processes, rank_of_process
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.engine import staged_output
-from ckptsurgeon.engine.run import PartRun
+from ckptsurgeon.engine.part_run import PartRun
 from ckptsurgeon.storage.write.folders import StagedFolder
 from ckptsurgeon.storage.write.journal import JOURNAL
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ckptsurgeon.cli.sink import print_to
+from ckptsurgeon.cli.printing import print_to
 from ckptsurgeon.render.train import checks_view, dev_line, step_line, trained_view
 from ckptsurgeon.trainer.checks.check import Check
 from ckptsurgeon.trainer.run.result import Arm, Controls, Trained

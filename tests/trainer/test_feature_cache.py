@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 import ckptsurgeon as cs
-from ckptsurgeon.cli.sink import Sink
+from ckptsurgeon.cli.printing import Printer
 from ckptsurgeon.cli.training import training_progress
 from ckptsurgeon.trainer.checks.check import Check
 
@@ -118,7 +118,7 @@ def test_on_a_terminal_a_line_lives(quiet: bool, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
-    with training_progress(Sink(quiet=quiet)) as watch:
+    with training_progress(Printer(quiet=quiet)) as watch:
         for clips in (0, 2, 1200, 2400):
             watch.observe({"event": "progress", "split": "train", "clips": clips, "of": 2400})
         after = terminal.getvalue()

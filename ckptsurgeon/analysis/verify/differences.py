@@ -17,7 +17,7 @@ from ...engine.compute.compute import computed_blocks
 from ...engine.compute.reading import cast_for, read_part
 from ...engine.compute.rows import mapped_block, overlaid_boxes
 from ...engine.context import MergeContext
-from ...engine.run import is_copy
+from ...engine.part_run import is_copy
 from ...planning.plan.compute import Factor
 from ...planning.plan.step import Step
 from ...tensors.dtypes import DTYPES, contiguous_stride

@@ -70,8 +70,8 @@ def run(
             ask_to_consume(order.plan)
         finally:
             order.close()
-    sink = writing.sink
-    with sink.working("writing", output or "") as progress:
+    printer = writing.printer
+    with printer.working("writing", output or "") as progress:
         receipt = apply(
             plan, output, to=writing.to, max_shard_size=writing.max_shard_size, force=writing.force,
             wait=writing.wait, key=writing.key, restart=writing.restart and not is_started_again(),
@@ -79,11 +79,11 @@ def run(
             processes=number_of_processes() > 1, engine=writing.engine, progress=progress,
             **writing.shared.given,
         )  # fmt: skip
-    if rank_of_process() or sink.answer(receipt):
+    if rank_of_process() or printer.answer(receipt):
         return
     from ...render.verification import counts_line, receipt_view
 
-    sink.show(counts_line(receipt), receipt_view(receipt, next_steps=[f"ckpt verify {quoted(receipt.output)}"]))
+    printer.show(counts_line(receipt), receipt_view(receipt, next_steps=[f"ckpt verify {quoted(receipt.output)}"]))
 
 
 def _check_output(plan: str, output: str | None) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from ..failing import failed
 from ..options import Root
-from ..sink import Sink
+from ..printing import Printer
 
 if TYPE_CHECKING:
     from ...analysis.check.report import CheckReport
@@ -45,7 +45,7 @@ def run(
     ] = False,
     root: Root = None,
     *,
-    sink: Sink,
+    printer: Printer,
 ) -> None:
     """Look for faults of checkpoints, and print what was found."""
     from ...api.check import check
@@ -54,32 +54,32 @@ def run(
     reports, unread = [], []
     for path in paths:
         try:
-            with sink.working("checking") as progress:
+            with printer.working("checking") as progress:
                 reports.append(check(path, base=base, root=root, skip=skip or (), progress=progress))
         except (FormatError, SourceError) as error:  # the other checkpoints are still checked
             unread.append(error)
     if reports:
-        _print(reports, sink, sarif=sarif)
+        _print(reports, printer, sarif=sarif)
     for one in unread[:-1]:
-        failed(one, (), as_json=sink.json)
+        failed(one, (), as_json=printer.json)
     if unread:
         raise unread[-1]
     if not all(report.ok for report in reports):
         raise typer.Exit(1)
 
 
-def _print(reports: list[CheckReport], sink: Sink, *, sarif: bool) -> None:
+def _print(reports: list[CheckReport], printer: Printer, *, sarif: bool) -> None:
     if sarif:
         import json
 
         from ...analysis.check.sarif import sarif_of
 
-        sink.lines(json.dumps(sarif_of(reports), indent=2, allow_nan=False).splitlines())
+        printer.lines(json.dumps(sarif_of(reports), indent=2, allow_nan=False).splitlines())
         return
     data = {"kind": "ckpt.check", "version": 1, "ok": all(report.ok for report in reports)}
-    if sink.json and sink.answer({**data, "reports": [report.to_json() for report in reports]}):
+    if printer.json and printer.answer({**data, "reports": [report.to_json() for report in reports]}):
         return
     from ...render.check import check_view
 
     for report in reports:
-        sink.show(check_view(report, every=sink.verbose))
+        printer.show(check_view(report, every=printer.verbose))

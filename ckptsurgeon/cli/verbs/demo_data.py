@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..options import Force, Wait, quoted
-from ..sink import Sink
+from ..printing import Printer
 
 NAME = "demo-data"
 HELP = """Make transcribed speech to try training on, with a synthesiser.
@@ -47,23 +47,23 @@ def run(
     force: Force = False,
     wait: Wait = None,
     *,
-    sink: Sink,
+    printer: Printer,
 ) -> None:
     """Make transcribed speech to try training on."""
     from ...trainer.speech.demo import demo_data
 
     langs = tuple(dict.fromkeys(lang or ["en"]))
-    with sink.working("speaking", folder):
+    with printer.working("speaking", folder):
         made = demo_data(folder, langs, n=n, seed=seed, words=_words(words or (), langs), force=force, wait=wait)
-    if sink.answer(made):
+    if printer.answer(made):
         return
     from rich.text import Text
 
     from ...render.columns import written_view
 
     splits = "  ".join(f"{split} {number}" for split, number in made.clips.items())
-    sink.show(Text(f"  {' '.join(langs)}  {splits}  {made.seconds / 60:.1f} min"))
-    sink.show(written_view(folder, next_step=f"ckpt train {quoted(made.configs[0])}"))
+    printer.show(Text(f"  {' '.join(langs)}  {splits}  {made.seconds / 60:.1f} min"))
+    printer.show(written_view(folder, next_step=f"ckpt train {quoted(made.configs[0])}"))
 
 
 def _words(given: list[str] | tuple[()], langs: tuple[str, ...]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..options import Root
-from ..sink import Sink
+from ..printing import Printer
 
 NAME = "diff"
 HELP = """Compare two checkpoints, tensor by tensor.
@@ -72,36 +72,43 @@ def run(
     ] = False,
     root: Root = None,
     *,
-    sink: Sink,
+    printer: Printer,
 ) -> None:
     """Compare checkpoints, and print the difference."""
     if others:
         _check_several(rtol=rtol, atol=atol, renames=renames)
         _show_changes(
-            sink, first, [second, *others], include=include, exclude=exclude, depth=depth, by_layer=by_layer, root=root
+            printer,
+            first,
+            [second, *others],
+            include=include,
+            exclude=exclude,
+            depth=depth,
+            by_layer=by_layer,
+            root=root,
         )
         return
     from ...api.diff import diff
 
     _check(by_layer=by_layer, depth=depth, renames=renames)
-    with sink.working("comparing") as progress:
+    with printer.working("comparing") as progress:
         found = diff(
             first, second, values=values or by_layer, rtol=rtol, atol=atol, renames=renames, include=include or (),
             exclude=exclude or (), root=root, progress=progress,
         )  # fmt: skip
-    if not sink.answer(found):
+    if not printer.answer(found):
         from ...render.diff import difference_view
 
         if by_layer:
             from ...render.diff_layers import layers_view
 
-            sink.show(layers_view(found))
-        sink.show(difference_view(found, every=sink.verbose, depth=1 if by_layer else depth))
-        if found.rules and not sink.quiet:
+            printer.show(layers_view(found))
+        printer.show(difference_view(found, every=printer.verbose, depth=1 if by_layer else depth))
+        if found.rules and not printer.quiet:
             from ...render.match import rule_lines
 
-            sink.lines(rule_lines(found.rules, unwrap=found.unwrap))
-        sink.notes(found.notes)
+            printer.lines(rule_lines(found.rules, unwrap=found.unwrap))
+        printer.notes(found.notes)
     if found.differs:
         raise typer.Exit(1)
 
@@ -125,7 +132,7 @@ def _check_several(**options: float) -> None:
 
 
 def _show_changes(
-    sink: Sink,
+    printer: Printer,
     base: str,
     models: list[str],
     *,
@@ -139,14 +146,14 @@ def _show_changes(
     from ...api.compare_changes import compare_changes
 
     _check(by_layer=by_layer, depth=depth, renames=False)
-    with sink.working("comparing") as progress:
+    with printer.working("comparing") as progress:
         found = compare_changes(
             base, models, include=include or (), exclude=exclude or (), root=root, progress=progress
         )
-    if not sink.answer(found):
+    if not printer.answer(found):
         from ...render.changes import changes_view
 
-        sink.show(changes_view(found, every=sink.verbose, depth=depth))
-        sink.notes(found.notes)
+        printer.show(changes_view(found, every=printer.verbose, depth=depth))
+        printer.notes(found.notes)
     if found.differs:
         raise typer.Exit(1)

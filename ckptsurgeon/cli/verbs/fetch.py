@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ...util.text import escape
-from ..sink import Sink
+from ..printing import Printer
 
 NAME = "fetch"
 HELP = """Download a file or a whole repository, check it, and print where it is.
@@ -45,17 +45,17 @@ def run(
         bool, typer.Option("--force", help="Replace files in DIR that were not fetched, or have changed since.")
     ] = False,
     *,
-    sink: Sink,
+    printer: Printer,
 ) -> None:
     """Download a file or repository, and print where it is."""
     from ...api.fetch import fetch
 
-    with sink.working("fetching") as progress:
+    with printer.working("fetching") as progress:
         found = fetch(uri, revision=revision, sha256=sha256, dir=dir, force=force, progress=progress)
-    if sink.answer(found):
+    if printer.answer(found):
         return
-    sink.notes(found.notes)
-    if sink.verbose:
-        sink.notes(f"{one.name}: {one.size} bytes, SHA-256 {one.sha256}" for one in found.files)
+    printer.notes(found.notes)
+    if printer.verbose:
+        printer.notes(f"{one.name}: {one.size} bytes, SHA-256 {one.sha256}" for one in found.files)
     # The exact path for programs that read it; escaped on a terminal, which control characters could change.
-    sink.lines([escape(found.path, len(found.path)) if sys.stdout.isatty() else found.path])
+    printer.lines([escape(found.path, len(found.path)) if sys.stdout.isatty() else found.path])

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..options import Root, Task
-from ..sink import Sink
+from ..printing import Printer
 
 NAME = "fits"
 HELP = """Say whether a checkpoint loads into a model, and what would make it fit.
@@ -32,18 +32,18 @@ def run(
     task: Task = None,
     root: Root = None,
     *,
-    sink: Sink,
+    printer: Printer,
 ) -> None:
     """Say whether a checkpoint loads into a destination; exit with 1 if it does not."""
     from ...api.fits import fits
 
     found = fits(source, destination, task=task, root=root)
-    if not sink.answer(found):
+    if not printer.answer(found):
         from ...render.fits import command_lines, fit_view
 
-        sink.show(fit_view(found, every=sink.verbose))
-        if not sink.quiet:
-            sink.lines(command_lines(found))
-        sink.notes(found.notes)
+        printer.show(fit_view(found, every=printer.verbose))
+        if not printer.quiet:
+            printer.lines(command_lines(found))
+        printer.notes(found.notes)
     if not found.fits:
         raise typer.Exit(1)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..options import Force, Root, Task, Wait, check_output, quoted
-from ..sink import Sink
+from ..printing import Printer
 
 NAME = "init"
 HELP = """Write a destination configuration from a checkpoint, or from a toolkit's own configuration.
@@ -40,22 +40,22 @@ def run(
     force: Force = False,
     wait: Wait = None,
     *,
-    sink: Sink,
+    printer: Printer,
 ) -> None:
     """Write a destination configuration, from a checkpoint or from a toolkit's own configuration."""
     from ...api.inspect import initial_config
 
     if output is not None:
         check_output(output)
-    with sink.working("writing", output or ""):
+    with printer.working("writing", output or ""):
         text, notes = initial_config(source, root=root, task=task, output=output, force=force, wait=wait)
     config = text if output is None else None
-    if sink.answer({"kind": "ckpt.init", "version": 1, "output": output, "config": config, "notes": notes}):
+    if printer.answer({"kind": "ckpt.init", "version": 1, "output": output, "config": config, "notes": notes}):
         return
-    sink.notes(notes)
+    printer.notes(notes)
     if output is None:
-        sink.lines([text.rstrip("\n")])
+        printer.lines([text.rstrip("\n")])
         return
     from ...render.columns import written_view
 
-    sink.show(written_view(output, next_step=f"review it, then ckpt transplant SRC {quoted(output)}"))
+    printer.show(written_view(output, next_step=f"review it, then ckpt transplant SRC {quoted(output)}"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..options import Root
-from ..sink import Sink
+from ..printing import Printer
 
 if TYPE_CHECKING:
     from ...analysis.inspection import Inspection
@@ -61,36 +61,36 @@ def run(
     ] = False,
     root: Root = None,
     *,
-    sink: Sink,
+    printer: Printer,
 ) -> None:
     """Show what is in a checkpoint."""
     from ...api.inspect import inspect
 
-    _check(sort, depth, keys=keys, stats=stats, full=sink.verbose)
-    with sink.working("reading"):
+    _check(sort, depth, keys=keys, stats=stats, full=printer.verbose)
+    with printer.working("reading"):
         found = inspect(
             source, root=root, include=include or (), exclude=exclude or (), stats=stats, model_class=model_class
         )
-    _print(found, sink, depth=depth, sort=sort, keys=keys, metadata=metadata)
+    _print(found, printer, depth=depth, sort=sort, keys=keys, metadata=metadata)
     if found.summary is not None and found.summary.unsound:
         raise typer.Exit(1)
 
 
-def _print(found: Inspection, sink: Sink, *, depth: int | None, sort: str, keys: bool, metadata: bool) -> None:
-    if sink.answer(found):
+def _print(found: Inspection, printer: Printer, *, depth: int | None, sort: str, keys: bool, metadata: bool) -> None:
+    if printer.answer(found):
         return
     if keys:
-        sink.lines(_one_line(key) for key in _sorted(found, sort))
+        printer.lines(_one_line(key) for key in _sorted(found, sort))
         return
     from ...render.inspect import inspection_view
     from ...render.stats import stats_view
 
-    sink.show(inspection_view(found, depth=depth, by_size=sort == "size", full=sink.verbose))
+    printer.show(inspection_view(found, depth=depth, by_size=sort == "size", full=printer.verbose))
     if found.stats is not None:
-        sink.show("", stats_view(found))
-    if metadata and not sink.quiet:
-        sink.lines(["", "  metadata" if found.metadata else "  no metadata", *_entries(found)])
-    sink.notes(note for note in found.notes if sink.verbose or not note.startswith("took "))
+        printer.show("", stats_view(found))
+    if metadata and not printer.quiet:
+        printer.lines(["", "  metadata" if found.metadata else "  no metadata", *_entries(found)])
+    printer.notes(note for note in found.notes if printer.verbose or not note.startswith("took "))
 
 
 def _check(sort: str, depth: int | None, *, keys: bool, stats: bool, full: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..options import Json, Root, Task, Verbose
-from ..sink import Sink
+from ..printing import Printer
 
 NAME = "match"
 HELP = """Propose the rules that turn one model's names into another's.
@@ -38,15 +38,15 @@ def run(
     """Propose rules that rename a source's keys to a destination's."""
     from ...api.match import match
 
-    sink = Sink(json, quiet, verbose)
+    printer = Printer(json, quiet, verbose)
     found = match(source, destination, task=task, root=root)
-    if sink.answer(found):
+    if printer.answer(found):
         return
     if quiet:
-        sink.lines(found.rules)
+        printer.lines(found.rules)
         return
     from ...render.match import proposal_view, rule_lines
 
-    sink.lines(rule_lines(found.rules))
-    sink.show(proposal_view(found, every=verbose))
-    sink.notes(found.notes)
+    printer.lines(rule_lines(found.rules))
+    printer.show(proposal_view(found, every=verbose))
+    printer.notes(found.notes)

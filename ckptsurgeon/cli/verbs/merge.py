@@ -134,13 +134,13 @@ def run(
     from ...api.merge.mergekit import read_recipe
     from ...errors import ConfigError
 
-    sink = writing.sink
+    printer = writing.printer
     if list_methods:
         found = list_methods_api(plugin)
-        if not sink.answer(found):
+        if not printer.answer(found):
             from ...render.methods import methods_view
 
-            sink.show(methods_view(found))
+            printer.show(methods_view(found))
         return
     recipe = models[0] if models and len(models) == 1 and is_recipe(models[0]) else ""
     if not models or (method is None and not recipe):

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..options import Memory, Root, Task
-from ..sink import Sink
+from ..printing import Printer
 
 NAME = "prove"
 HELP = """Run two networks on the same inputs, and say whether they compute the same.
@@ -45,19 +45,19 @@ def run(
     root: Root = None,
     memory: Memory = None,
     *,
-    sink: Sink,
+    printer: Printer,
 ) -> None:  # fmt: skip
     """Compare what two networks compute; exit with 1 if they are different."""
     from ...api.prove.prove import prove
 
-    with sink.working("proving") as progress:
+    with printer.working("proving") as progress:
         found = prove(
             first, second, model=model, inputs=inputs, seed=seed, task=task, root=root, memory=memory, progress=progress
         )
-    if not sink.answer(found):
+    if not printer.answer(found):
         from ...render.prove import proof_view
 
-        sink.show(proof_view(found, every=sink.verbose))
-        sink.notes(found.notes)
+        printer.show(proof_view(found, every=printer.verbose))
+        printer.notes(found.notes)
     if found.verdict == "DIFFERENT":
         raise typer.Exit(1)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..sink import Sink
+from ..printing import Printer
 
 NAME = "scan"
 HELP = """Show what reading a file would import and call, without running it.
@@ -30,16 +30,16 @@ Examples:
 def run(
     path: Annotated[str, typer.Argument(metavar="FILE|DIR", help="The file, or the folder with all files in it.")],
     *,
-    sink: Sink,
+    printer: Printer,
 ) -> None:
     """Show what reading a file, or the files in a folder, would import and call."""
     from ...api.scan import scan
 
-    with sink.working("scanning"):
+    with printer.working("scanning"):
         found = scan(path)
-    if not sink.answer(found):
+    if not printer.answer(found):
         from ...render.scan import scan_view
 
-        sink.show(scan_view(found, every=sink.verbose))
+        printer.show(scan_view(found, every=printer.verbose))
     if not found.ok:
         raise typer.Exit(1)

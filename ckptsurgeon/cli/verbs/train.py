@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..options import quoted
-from ..sink import Sink
+from ..printing import Printer
 from ..stopping import unwinding
 from ..training import training_progress
 
@@ -104,7 +104,7 @@ def run(
         bool, typer.Option("--report", help="Print the report of a run: the verdict, then warnings and failures.")
     ] = False,
     *,
-    sink: Sink,
+    printer: Printer,
 ) -> None:
     """Train a model, resume a run, or report on a finished run, as the options say."""
     if "WORLD_SIZE" in os.environ:
@@ -133,11 +133,11 @@ def run(
         )
     if report:
         found = read_report(config or folder or "run")
-        if not sink.answer(found):
+        if not printer.answer(found):
             page = [] if found.run is None else [f"ckpt view {quoted(found.run)}"]
-            sink.show(report_view(found, every=sink.verbose, next_steps=page))
+            printer.show(report_view(found, every=printer.verbose, next_steps=page))
         return
-    with unwinding(), training_progress(sink) as watch:
+    with unwinding(), training_progress(printer) as watch:
         found = train(
             config, init=init, run=folder, resume=resume, sets=_sets(sets, keep_optimizer=keep_optimizer),
             steps=steps, device=device, seed=seed,
@@ -147,10 +147,10 @@ def run(
             observer=watch.observe,
         )  # fmt: skip
     if found.rank:  # only the process of rank 0 prints
-        sink.notes(found.notes)
-    elif not sink.answer(found):
-        sink.notes(note for note in found.notes if note not in watch.noted)
-        sink.show(trained_view(found, checked=watch.shown, next_steps=_next(found), every=sink.verbose))
+        printer.notes(found.notes)
+    elif not printer.answer(found):
+        printer.notes(note for note in found.notes if note not in watch.noted)
+        printer.show(trained_view(found, checked=watch.shown, next_steps=_next(found), every=printer.verbose))
     if found.exit_code:
         raise typer.Exit(found.exit_code)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..sink import Sink
+from ..printing import Printer
 
 NAME = "transcribe"
 HELP = """Transcribe sound files with a model that ckpt train has trained.
@@ -63,12 +63,12 @@ def run(
         typer.Option("--word-bonus", metavar="B", help="Add this to a text's score for each word. [default: 1.5]"),
     ] = None,
     *,
-    sink: Sink,
+    printer: Printer,
 ) -> None:
     """Transcribe the speech in sound files, and print the texts."""
     from ...trainer.run.transcribe import transcribe
 
-    with sink.working("transcribing"):
+    with printer.working("transcribing"):
         found = transcribe(
             checkpoint,
             sounds,
@@ -80,5 +80,5 @@ def run(
             lm_weight=lm_weight,
             word_bonus=word_bonus,
         )
-    if not sink.answer(found):
-        sink.lines(f"{one.path}\t{one.text}" for one in found.sounds)
+    if not printer.answer(found):
+        printer.lines(f"{one.path}\t{one.text}" for one in found.sounds)

@@ -206,7 +206,7 @@ def run(
         metadata=metadata_of(set_metadata),
     )  # fmt: skip
     if explain:
-        show_explained(writing.sink, plan, explain)
+        show_explained(writing.printer, plan, explain)
     else:
         writing.carry_out(plan)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..sink import Sink
+from ..printing import Printer
 
 NAME = "verify"
 HELP = """Check an output against the recipe that is stored in it.
@@ -51,19 +51,19 @@ def run(
         ),
     ] = None,
     *,
-    sink: Sink,
+    printer: Printer,
 ) -> None:
     """Check an output against its recipe; exit with 1 if anything differs."""
     from ...api.verify import verify
 
-    with sink.working("checking") as progress:
+    with printer.working("checking") as progress:
         found = verify(
             output, plan=plan, sources=_moved(source or []), plugin=plugin, sample=sample, key=key, progress=progress
         )
-    if not sink.answer(found):
+    if not printer.answer(found):
         from ...render.verification import verification_view
 
-        sink.show(verification_view(found, full=sink.verbose))
+        printer.show(verification_view(found, full=printer.verbose))
     if not found.ok:
         raise typer.Exit(1)
 

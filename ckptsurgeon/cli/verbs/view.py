@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..options import Force, Root, Wait, check_output, quoted
-from ..sink import Sink
+from ..printing import Printer
 
 NAME = "view"
 HELP = """Write an HTML page to explore a checkpoint in a browser.
@@ -50,7 +50,7 @@ def run(
     force: Force = False,
     wait: Wait = None,
     *,
-    sink: Sink,
+    printer: Printer,
 ) -> None:
     """Write an HTML page that shows a checkpoint, two checkpoints or a training run."""
     from ...api.view import view
@@ -59,7 +59,7 @@ def run(
     target = output or page_name(sources)
     check_output(target)
     _check_suffix(target)
-    with sink.working("reading", target) as progress:
+    with printer.working("reading", target) as progress:
         page = view(
             *sources,
             stats=stats,
@@ -71,12 +71,12 @@ def run(
             wait=wait,
             progress=progress,
         )
-    if sink.answer(page):
+    if printer.answer(page):
         return
     from ...render.columns import page_view
 
-    sink.show(page_view(page, next_step=f"open {quoted(target)} in a browser"))
-    sink.notes(page.notes)
+    printer.show(page_view(page, next_step=f"open {quoted(target)} in a browser"))
+    printer.notes(page.notes)
 
 
 def _check_suffix(path: str) -> None:

@@ -26,7 +26,7 @@ from ...tensors.ops.regions import Array, box_shape
 from ...util.text import escape
 from ..checksums import bad_checksum, combine, crc32
 from ..context import MEMORY, MergeContext
-from ..run import PartRun, checked_on_the_way, has_slot
+from ..part_run import PartRun, checked_on_the_way, has_slot
 from .compute import block_places, blockwise, computed_blocks, takes_numbers, threads_of
 from .encoding import Roundings
 from .freed_memory import keep_freed_memory

@@ -17,7 +17,7 @@ from ...storage.read.uri import shown
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ..checksums import combine, crc32
-from ..run import check_unchanged
+from ..part_run import check_unchanged
 from .bases import read_tensor
 from .blocks import BLOCK, Bytes, Encoder
 from .in_order import in_order

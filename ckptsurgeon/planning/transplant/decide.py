@@ -10,7 +10,7 @@ from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, listing, shape_text
 from ..keys.matcher import KeyMatcher
-from ..mismatch.fit_shapes import fit
+from ..mismatch.policy_fits import fit
 from ..mismatch.policy_syntax import cast_fault, is_reshape
 from ..plan.files import PlanSource
 from ..plan.plan import EqualKeys

@@ -10,7 +10,7 @@ from ...errors import PatternError, PlanError
 from ...util.text import count, escape, grouped, listing, shape_text
 from ..keys.matcher import KeyMatcher
 from ..keys.pattern_hints import matched, nearest
-from ..mismatch.fit_shapes import fitting_policies
+from ..mismatch.policy_fits import fitting_policies
 from ..plan.step import Step
 from ..quantised import computing, dequantise
 from ..target import TargetSpec, Undrawable

@@ -33,7 +33,7 @@ from .records import read_start_checks, write_end_records, write_start_records
 from .result import Controls, Trained
 from .run_loggers import RunLoggers
 from .saved_hint import hint_at_saved
-from .start import RunStart, check_free
+from .start_or_resume import RunStart, check_free
 from .train_request import TrainRequest, rank_mismatch
 
 __all__ = [

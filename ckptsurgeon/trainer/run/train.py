@@ -27,7 +27,7 @@ from .controls import check_controls
 from .lineage import check_unchanged
 from .result import Trained
 from .run_job import RunOptions, make_result, run_job, start_notes
-from .start import (
+from .start_or_resume import (
     RunStart,
     check_free,
     check_inputs_are_safe,

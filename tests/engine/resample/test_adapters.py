@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from ckptsurgeon.engine.resample.adapt import adaptation_box, adapted, centred, pseudo_inverse
 from ckptsurgeon.engine.resample.resample import apply_taps, resampled
-from ckptsurgeon.planning.mismatch.fit_shapes import fit
+from ckptsurgeon.planning.mismatch.policy_fits import fit
 from ckptsurgeon.tensors.ops.regions import Array, blocks
 
 from ...helpers.depth import examples_of

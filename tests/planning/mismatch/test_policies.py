@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ckptsurgeon.planning.mismatch.fit_shapes import fit, fitting_policies
+from ckptsurgeon.planning.mismatch.policy_fits import fit, fitting_policies
 from ckptsurgeon.planning.mismatch.policy_syntax import cast_fault, is_reshape
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ...options import DryRun, Force, Key, Memory, OutputUnlessDry, Root, Unwrap, Wait
-from ...sink import Sink
+from ...printing import Printer
 from ...writing import Writing
 
 NAME = "lora extract"
@@ -70,12 +70,12 @@ def run(
     key: Key = None,
     dry_run: DryRun = False,
     *,
-    sink: Sink,
+    printer: Printer,
 ) -> None:
     """Extract a low-rank adapter from a tuned network and its base, and write it."""
     from ....api.lora.extract import lora_extract
 
-    writing = Writing(output=output, force=force, dry_run=dry_run, wait=wait, key=key, sink=sink)
+    writing = Writing(output=output, force=force, dry_run=dry_run, wait=wait, key=key, printer=printer)
     writing.check()
     plan = lora_extract(
         tuned, base, rank=rank, alpha=alpha, include=include or (), exclude=exclude or (), embeddings=embeddings,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ...options import Force, OutputHere, Wait, given_output
-from ...sink import Sink
+from ...printing import Printer
 
 NAME = "patch apply"
 HELP = """Make the new checkpoint from the old checkpoint and one or more patches, bit for bit.
@@ -33,14 +33,14 @@ def run(
     force: Force = False,
     wait: Wait = None,
     *,
-    sink: Sink,
+    printer: Printer,
 ) -> None:
     """Apply the patches in order, and write the resulting checkpoint."""
     from ....api.patch import apply_patch
     from ....render.patch import applied_view
 
     output = given_output(output)
-    with sink.working("writing", output) as progress:
+    with printer.working("writing", output) as progress:
         made = apply_patch(old, patches, output, force=force, wait=wait, progress=progress)
-    if not sink.answer(made):
-        sink.show(applied_view(made, output))
+    if not printer.answer(made):
+        printer.show(applied_view(made, output))

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ...options import Force, OutputHere, Wait, given_output
-from ...sink import Sink
+from ...printing import Printer
 
 NAME = "patch make"
 HELP = """Store what changed between two checkpoints in a small file, bit for bit.
@@ -38,7 +38,7 @@ def run(
     force: Force = False,
     wait: Wait = None,
     *,
-    sink: Sink,
+    printer: Printer,
 ) -> None:
     """Write the patch, and show how much of the new checkpoint it contains."""
     from ....api.patch import make_patch
@@ -47,9 +47,9 @@ def run(
     from ...options import quoted
 
     output = given_output(output)
-    with sink.working("comparing", output) as progress:
+    with printer.working("comparing", output) as progress:
         made = make_patch(old, new, output, level=level, force=force, wait=wait, progress=progress)
-    if not sink.answer(made):
-        sink.show(
+    if not printer.answer(made):
+        printer.show(
             patch_view(made, "wrote", next_steps=[f"ckpt patch apply {quoted(shown(old))} {quoted(output)} -o OUT"])
         )

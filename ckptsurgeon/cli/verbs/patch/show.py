@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ...sink import Sink
+from ...printing import Printer
 
 NAME = "patch show"
 HELP = """Show the old and the new checkpoint of a patch, and how much of the new checkpoint the patch contains.
@@ -25,12 +25,12 @@ Exit status: 3 the file is missing, or not a valid patch.
 def run(
     patch: Annotated[str, typer.Argument(metavar="PATCH", help="A file that `ckpt patch make` has written.")],
     *,
-    sink: Sink,
+    printer: Printer,
 ) -> None:
     """Read the index of a patch and show it."""
     from ....api.patch import read_patch
     from ....render.patch import patch_view
 
     found = read_patch(patch)
-    if not sink.answer(found):
-        sink.show(patch_view(found, "patch"))
+    if not printer.answer(found):
+        printer.show(patch_view(found, "patch"))

@@ -17,10 +17,10 @@ from ..tensors.dtypes import SATURATED
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing
 from .checksums import crc32
+from .copy_bytes import SMALL
 from .inputs import PlanInputs
 from .output.layout import OutputFile
 from .part_receipt import PartReceipt
-from .transfer import SMALL
 
 if TYPE_CHECKING:
     from ..tensors.ops.casts import CastLosses

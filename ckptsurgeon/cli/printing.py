@@ -6,22 +6,20 @@ import io
 import json
 import os
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .options import Json, Quiet, Verbose
+from .progress_bar import ProgressBar
 from .stopping import unwinding
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Jsonable", "Sink", "console_of", "print_to"]
+__all__ = ["Jsonable", "Printer", "console_of", "print_to"]
 
-PROGRESS_AFTER_S = 1.0
-"""Work that takes longer than this shows its progress."""
 WIDTH = 100
 """The width of a line in columns if neither COLUMNS nor a terminal determines the width."""
 NARROWEST = 60
@@ -75,7 +73,7 @@ def print_to(stream: Any, *views: Any, wrapped: bool = True) -> None:
 
 
 @dataclass
-class Sink:
+class Printer:
     """The options --json, -q and -v of a command, and methods that print its output according to these options."""
 
     json: Json = False
@@ -125,44 +123,8 @@ class Sink:
             if self.quiet or self.json or not sys.stderr.isatty():
                 yield None
                 return
-            bar = _Bar(what)
+            bar = ProgressBar(what, console_of(sys.stderr))
             try:
                 yield bar.update
             finally:
                 bar.stop()
-
-
-class _Bar:
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._began = time.monotonic()
-        self._progress: Any = None
-        self._task: Any = None
-
-    def update(self, done: int, total: int) -> None:
-        if self._progress is None:
-            if time.monotonic() - self._began < PROGRESS_AFTER_S or done >= total:
-                return
-            self._start(total)
-        self._progress.update(self._task, completed=done, total=total)
-
-    def _start(self, total: int) -> None:
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
-
-        self._progress = Progress(
-            TextColumn("  {task.description}"), BarColumn(20), DownloadColumn(), TransferSpeedColumn(),
-            TimeRemainingColumn(), console=console_of(sys.stderr), transient=True,
-        )  # fmt: skip
-        self._progress.start()
-        self._task = self._progress.add_task(self._what, total=total)
-
-    def stop(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()

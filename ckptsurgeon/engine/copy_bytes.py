@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 from ..storage.write.output_checks import output_error
 from .checksums import bad_checksum, crc32
-from .copies import CopyPiece, CopyRange, CopyTask, batched, joined, tasks_of
+from .copy_ranges import CopyPiece, CopyRange, CopyTask, batched, joined, tasks_of
 
 __all__ = ["SMALL", "THREADS", "Advance", "copying"]
 
