@@ -47,7 +47,8 @@ def average(
     "first" checkpoint, or are the "max" of all (``int_buffers``). Folders whose tokenisers differ are averaged only if
     ``vocab`` is "place": then row n is averaged with row n, whatever their tokens. Quantised checkpoints are decoded
     for the average; the mean is quantised like the first checkpoint, or stored as plain numbers if ``encoding`` is
-    "dequantize". ``metadata`` sets entries of the metadata, as in ``convert``.
+    "dequantize". ``metadata`` sets entries of the metadata, as in ``convert``. ``unwrap`` removes a wrapper's prefix,
+    such as ``module.``, from all keys; ``root`` is the entry of each file that contains the tensors, as ``model.ema``.
 
     Raises ConfigError for fewer than two checkpoints, PlanError if their keys, shapes or kinds of numbers differ,
     and what ``open_checkpoint`` raises.

@@ -108,7 +108,7 @@ def settings_among(names: Collection[str], read: Callable[[str], Any]) -> dict[s
 
 
 def _each_settings(names: Collection[str], read: Callable[[str], Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (file name, settings) of each of the files ``names`` that has quantisation settings, by precedence.
+    """Yield (file name, settings) of each file in ``names`` that has quantisation settings, the preferred one first.
 
     ``read`` is a function that returns the parsed JSON of a file.
     """

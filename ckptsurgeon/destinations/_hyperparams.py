@@ -128,8 +128,8 @@ def has_hyperparams_tags(text: str) -> bool:
 def code_in(document: Document) -> tuple[str, ...]:
     """Return every tag that imports, calls or includes something, as written in the file.
 
-    If there is no such tag, return ("hyperpyyaml",). The file is searched as plain text, not parsed as YAML: a tag in a
-    comment is returned too, but no tag that runs code is missed.
+    If there is no such tag, return ("hyperpyyaml",), since this package is imported to read any file. The file is
+    searched as plain text, not parsed as YAML: a tag in a comment is returned too, but no tag that runs code is missed.
     """
     return tuple(escape(tag) for tag in _CODE.findall(document.text)) or ("hyperpyyaml",)
 

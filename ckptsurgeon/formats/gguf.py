@@ -155,7 +155,10 @@ def _part(first: File, name: str, number: int, stack: ExitStack) -> GgufHeader:
     with naming(file):
         found = read_one(file, name)
         if found.metadata.get(SPLIT_NUMBER) != str(number):
-            raise FormatError(f"its entry {SPLIT_NUMBER} is not {number}, although its name says so.", rule="split")
+            stored = escape(str(found.metadata.get(SPLIT_NUMBER, "missing")))
+            raise FormatError(
+                f"its name is that of file {number} (from 0), but its entry {SPLIT_NUMBER} is {stored}.", rule="split"
+            )
     return found
 
 

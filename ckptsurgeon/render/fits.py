@@ -66,7 +66,7 @@ def _table(name: str, style: str, tensors: Rows, limit: int, *, is_first: bool =
 
 
 def _renamed(found: Fit, *, every: bool) -> list[RenderableType]:
-    """Return the number of tensors that have other names; with ``every``, a table of these tensors."""
+    """Return a line with the number of tensors that the destination names differently; with ``every``, a table."""
     if not found.renamed:
         return []
     if every:

@@ -73,7 +73,7 @@ def _rows(
     """
     tensors = {child.name for child in node.children.values() if child.info is not None}
     for child in node.children.values():
-        dtypes = _listed(child.dtypes) if child.dtypes != shown else ""
+        dtypes = _joined(child.dtypes) if child.dtypes != shown else ""
         small = child.is_leaf_module and (len(child.children) <= 3 or child.name in tensors)
         leaves = [child] if child.info is not None else list(child.children.values()) if small else []
         yield TreeRow(level, child, [_leaf(leaf, named=small) for leaf in leaves], dtypes, times)
@@ -81,9 +81,9 @@ def _rows(
             yield from _rows(child, level + 1, depth - 1, shown=child.dtypes, times=times * child.times)
 
 
-def _listed(dtypes: Collection[str]) -> str:
-    """Return dtypes, and encodings in words, as one text."""
-    return ("; " if any(" " in one for one in dtypes) else " ").join(sorted(dtypes))
+def _joined(names: Collection[str]) -> str:
+    """Return the sorted names of dtypes and encodings as one text; "; " separates them if any of them has a space."""
+    return ("; " if any(" " in one for one in names) else " ").join(sorted(names))
 
 
 def _leaf(leaf: Branch, *, named: bool) -> str:

@@ -67,7 +67,8 @@ def processor_files(
 def _other_tokens(present: Sequence[Companion], tokens: Sequence[str], named: str) -> str:
     """Return how the vocab.json in the configuration's folder differs from the tokens that are trained, '' if equal.
 
-    The blank, the space and the unknown token may be written differently in the two lists.
+    ``named`` is the file of the tokens that are trained, as the document names it. The blank, the space and the unknown
+    token may be written differently in the two lists.
     """
     path = next((one.path for one in present if one.name == VOCABULARY and one.path), "")
     spelled = {*BLANKS, *SPACES, "<unk>", "[UNK]"}

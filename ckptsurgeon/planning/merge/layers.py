@@ -176,7 +176,7 @@ class LayerDepths:
                 self._last[kind] = max(self._last.get(kind, 0), layer)
 
     def of(self, key: str) -> float:
-        """Return the depth of a key, from 0 to 1."""
+        """Return the relative position of a key's layer, from 0 (the first) to 1 (the last)."""
         kind, layer = _layer(key)
         if layer is None:
             return 0.0 if INPUT.search(key) else 1.0

@@ -107,7 +107,7 @@ class DeferredUploads:
         return False
 
     def commit(self, path: str) -> None:
-        """Complete an upload."""
+        """Send the request that completes the upload to ``path``, so that the file appears there."""
         self._open[path].commit()
         del self._open[path]
 

@@ -215,8 +215,9 @@ class BrainBatch:
             return [[self._labels.tokens[one] for one in ids] for ids in self._ids()]
         raise ConfigError(
             f"the Brain uses batch.{escape(name)}, which a batch of ckpt does not have.",
-            hint="A batch has sig (signal, wav), id, tokens, phn_encoded, char_encoded (with _bos, _eos, _list), "
-            f"{listing(TEXTS, 9)}.",
+            hint=f"A batch has id, {listing(SIGNALS, 9)} (three names of one tensor), {listing(LISTS, 9)}, "
+            f"{listing(TEXTS, 9)}, tokens and phn_encoded, char_encoded, wrd_encoded; "
+            "the last four also with _bos, _eos or _list appended.",
         )
 
     def __getitem__(self, name: str) -> Any:

@@ -220,7 +220,7 @@ def _added_elsewhere(folder: ModelFolder) -> Iterator[str]:
     if not tokens and (twice := doubled_number(folder.read(WHOLE, LARGEST))):
         yield f"{WHOLE} {twice}"
     elif not tokens and TWICE in folder.unread_tokens:
-        yield f"{folder.unread_tokens.rstrip('.')}; the list is not compared with the weights and with other lists"
+        yield f"{folder.unread_tokens.rstrip('.')}; the list is not compared with the weights or with other lists"
 
 
 def _path(folder: ModelFolder, name: str) -> str:
