@@ -157,7 +157,8 @@ def _part(first: File, name: str, number: int, stack: ExitStack) -> GgufHeader:
         if found.metadata.get(SPLIT_NUMBER) != str(number):
             stored = escape(str(found.metadata.get(SPLIT_NUMBER, "missing")))
             raise FormatError(
-                f"its name is that of file {number} (from 0), but its entry {SPLIT_NUMBER} is {stored}.", rule="split"
+                f"it is file {number} by its name, counted from 0, but its entry {SPLIT_NUMBER} is {stored}.",
+                rule="split",
             )
     return found
 
