@@ -122,6 +122,14 @@ class Subject:
         return self.look_at_class()
 
     @cached_property
+    def by_weight(self) -> Mapping[str, Mapping[str, str]]:
+        """The keys of the parts of each quantised weight, by the common beginning of the keys and by their endings."""
+        found: dict[str, dict[str, str]] = {}
+        for key, end in self.parts.items():
+            found.setdefault(key.removesuffix(end), {})[end] = key
+        return found
+
+    @cached_property
     def weights(self) -> tuple[tuple[str, TensorInfo, Figures], ...]:
         """(Key, header, figures) of each weight matrix; parts of quantised tensors and aliases are left out."""
         found: dict[object, tuple[str, TensorInfo, Figures]] = {}

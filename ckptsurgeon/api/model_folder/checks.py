@@ -17,6 +17,7 @@ from ...util.text import escape, listing
 from ...vocabulary.token_ids import ids_beyond
 from .alignment import alignment_notes
 from .coqui import alphabet_notes
+from .described_shapes import described_shape_notes
 from .documents import GENERATION, json_text
 from .embedding_checks import embedding_notes, embeddings, of_tokens
 from .families.own_code import own_code_notes
@@ -32,7 +33,6 @@ from .layers.holes import gap_notes
 from .layers.rotary import factor_notes
 from .logical_tensors import codes_of, logical_tensors
 from .part_checks import part_notes
-from .quantised import described_shape_notes
 from .row_checks import has_more_rows, output_notes, position_notes
 from .shape_checks import UNLOADED, DescribedTensor, shape_notes
 from .tied_heads import head_notes
