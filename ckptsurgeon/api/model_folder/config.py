@@ -14,6 +14,7 @@ from ...tensors.encodings._settings import quantisation_of
 from ...tensors.info import TensorInfo
 
 __all__ = [
+    "DTYPE",
     "TIES",
     "UNTIED",
     "declared_layers",
