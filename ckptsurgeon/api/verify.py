@@ -82,7 +82,7 @@ def verify(
 
 def _of_decoded(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterator[Note]:
     """Yield the notes on quantised sources if the output is not quantised: they may have been decoded wrongly."""
-    from .model_folder.described_shapes import described_shape_notes
+    from .model_folder.codes.described_shapes import described_shape_notes
     from .model_folder.folder import model_folder
 
     for source in sources if not checkpoint.codes else ():

@@ -34,6 +34,10 @@ FAIL, WARN = Status.FAIL, Status.WARN
 CODES = "Take these tensors from the quantised model again, or quantise it again."
 
 KINDS = (
+    _kind("other-notes", r"^transformers also applies the adapter", WARN,
+          "Merge the adapter into the model (ckpt lora merge), or move its files to a folder of their own."),
+    _kind("other-notes", r"^the folder has an adapter_config\.json, but no", FAIL,
+          "Remove adapter_config.json, or add the adapter's weights."),
     _kind("dtype-family", r"may be from another copy|are of one kind", WARN, "Cast the whole model to one dtype."),
     _kind("ties", r"is stored too: if the two differ", WARN, ""),
     _kind("index-total", r"gives a total_size of", WARN, ""),

@@ -10,11 +10,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from ...checkpoint.checkpoint import Checkpoint
-from ...storage.read.uri import scheme_of
-from ...tensors.encodings._encoding import QuantisedTensor
-from ...tensors.encodings._methods import family
-from ...util.text import NUMBER_IN_KEY, count, escape, listing
+from ....checkpoint.checkpoint import Checkpoint
+from ....storage.read.uri import scheme_of
+from ....tensors.encodings._encoding import QuantisedTensor
+from ....tensors.encodings._methods import family
+from ....util.text import NUMBER_IN_KEY, count, escape, listing
 from .logical_tensors import columns_of, whole_shape
 
 __all__ = ["described_shape_notes"]
