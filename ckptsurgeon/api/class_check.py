@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -18,12 +19,15 @@ from ..planning.target import TargetSpec
 from ..storage.read.uri import scheme_of
 from ..util.text import count, escape, listing, shape_text
 from .model_folder.folder import ModelFolder, model_folder
-from .quantised_class import ClassFinding, has_names_of, ignored_keys, quantised_findings
+from .quantised_class import ClassFinding, Kind, has_names_of, ignored_keys, quantised_findings
 from .transplant.transplant import transplant
 
 __all__ = ["class_findings", "class_notes", "class_without_codes", "comparison_notes", "not_compared", "ties_of_class"]
 
 QUANTISATION = "quantization_config"
+REFUSES = "refuses the fields of"
+"""The words of the error if a configuration class raises an exception for config.json (``hf.config.describe``)."""
+_VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})")
 PACKAGES = ("torch", "transformers")
 
 
@@ -51,8 +55,17 @@ def class_findings(checkpoint: Checkpoint) -> list[ClassFinding]:
             none = f"the weights have no key of {escape(_architecture(folder))}: transformers initialises all tensors"
             return [ClassFinding("missing", f"{none}. {error.hint.partition(' Rename')[0]}".rstrip(". "))]
         said = error.said.removeprefix("config.json: ").removeprefix("config.json cannot be built: ").removesuffix(".")
-        return [ClassFinding("unbuilt", f"the model that config.json describes cannot be built: {said}")]
+        kind: Kind = "refused" if REFUSES in said and not _is_of_newer_version(folder) else "unbuilt"
+        return [ClassFinding(kind, f"the model that config.json describes cannot be built: {said}")]
     return list(_differences(plan, checkpoint, _architecture(folder)))
+
+
+def _is_of_newer_version(folder: ModelFolder) -> bool:
+    """Return whether a newer transformers than the installed one wrote config.json: its class may accept the fields."""
+    versions = (str(folder.config.get("transformers_version")), importlib.metadata.version("transformers"))
+    found = [_VERSION.match(one) for one in versions]
+    wrote, installed = ([int(number) for number in one.groups()] if one is not None else [] for one in found)
+    return wrote > installed
 
 
 def ties_of_class(checkpoint: Checkpoint) -> list[tuple[str, ...]]:

@@ -23,6 +23,8 @@ from ..tensors.encodings._find import find_codes
 from ..util.text import escape, listing, notes_about
 from .fitting_command import with_command
 from .inputs.argument_types import CheckpointLike
+from .model_folder.adapter_beside import adapter_notes
+from .model_folder.folder import model_folder
 from .quantised_class import ignored_keys
 
 __all__ = ["fits"]
@@ -76,6 +78,8 @@ def _destination(given: CheckpointLike) -> CheckpointLike:
 
 def _notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Iterator[str]:
     yield from notes_about(checkpoint.path, checkpoint.notes)
+    if checkpoint.folder is not None:
+        yield from notes_about(checkpoint.path, adapter_notes(model_folder(checkpoint).adapter_beside))
     yield from target.notes
     yield from _encoding_notes(fit, checkpoint, target)
     yield from _loading_notes(fit, checkpoint, target)

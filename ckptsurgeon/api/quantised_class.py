@@ -17,11 +17,12 @@ from ..util.text import count, escape, listing, shape_text
 
 __all__ = ["ClassFinding", "Kind", "has_names_of", "ignored_keys", "kept_plain", "quantised_findings"]
 
-Kind: TypeAlias = Literal["missing", "optional", "shape", "unused", "plain", "unbuilt"]
+Kind: TypeAlias = Literal["missing", "optional", "shape", "unused", "plain", "unbuilt", "refused"]
 """What a finding is about.
 
 Tensors that the weights lack ("optional" if many models lack them), that have another shape, or that the class does not
-use; layers that are plain but should be quantised; a class that cannot be built.
+use; layers that are plain but should be quantised; a class that cannot be built ("refused" if the installed
+configuration class refuses the fields of a config.json that is not of a newer version).
 """
 
 

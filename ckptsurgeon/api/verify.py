@@ -82,8 +82,8 @@ def verify(
 
 def _of_decoded(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterator[Note]:
     """Yield the notes on quantised sources if the output is not quantised: they may have been decoded wrongly."""
+    from .model_folder.codes.described_shapes import described_shape_notes
     from .model_folder.folder import model_folder
-    from .model_folder.quantised import described_shape_notes
 
     for source in sources if not checkpoint.codes else ():
         one = source.stored or source

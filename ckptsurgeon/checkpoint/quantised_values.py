@@ -29,6 +29,16 @@ NEAR = 0.02
 This is more than the error of rounding to bfloat16, and less than the distance between two values.
 """
 SHOWN = 3
+ORDERS = {"GPTQ": (".g_idx", ".scales", 0), "packed": (".weight_g_idx", ".weight_scale", 1)}
+"""{family: (ending of the order of columns, ending of the scales, dimension of the scales with the groups)}"""
+UNSET = -1
+"""The number of each column in a ``weight_g_idx`` that compressed-tensors has not set, and does not use."""
+OUTSIDE = "a g_idx that contains a group index outside its groups, so that it cannot be decoded"
+REORDERED = (
+    "a g_idx that is not in the order of the groups, although its quantization_config says desc_act false, so runtimes "
+    "may ignore g_idx, and compute wrong weights"
+)
+UNUSED = "a g_idx without columns of some groups, so that the scales of these groups are not used"
 
 
 def notes_on_values(
@@ -36,10 +46,9 @@ def notes_on_values(
 ) -> Iterator[str]:
     """Yield a note for each kind of contradiction, with the names of the quantised tensors."""
     found: dict[str, list[str]] = {}
-    if settings.get("desc_act") is False:
-        said = "a g_idx that is not in the order of the groups, although its quantization_config says desc_act false"
-        for name in _reordered(codes, tensors, settings.get("group_size"), read):
-            found.setdefault(f"{said}, so runtimes may ignore g_idx, and compute wrong weights", []).append(name)
+    for name, data, groups in _orders(codes, tensors, read):
+        if said := _of_order(data, groups, settings):
+            found.setdefault(said, []).append(name)
     for one in codes.tensors:
         for said in _of_bitsandbytes(one, tensors, read) if family(one.method) == "bitsandbytes" else ():
             found.setdefault(said, []).append(one.name)
@@ -48,22 +57,32 @@ def notes_on_values(
         yield f"{escape(path)}: {has} {said}: {listing([escape(name) for name in names], SHOWN)}"
 
 
-def _reordered(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], stated: object, read: Read) -> Iterator[str]:
-    """Yield the names of the GPTQ tensors whose columns are not in the order of their groups.
-
-    ``stated`` is the group size in the settings.
-    """
+def _orders(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read: Read) -> Iterator[tuple[str, bytes, int]]:
+    """Yield the name, the bytes of the ``g_idx`` and the number of groups of each tensor with an order of columns."""
     left = MOST
     for one in codes.tensors:
-        if family(one.method) != "GPTQ" or not {".g_idx", ".scales"} <= one.parts.keys():
+        end, scales, place = ORDERS.get(family(one.method), ("", "", 0))
+        if not end or not {end, scales} <= one.parts.keys():
             continue
-        order, groups = tensors[one.parts[".g_idx"]], tensors[one.parts[".scales"]].shape[0]
+        order, scale = tensors[one.parts[end]], tensors[one.parts[scales]].shape
         left -= order.nbytes
-        if order.dtype != "int32" or not groups or left < 0:
-            continue
-        data = read(order)
-        if data and data != _usual_order(order.numel, _group_size(order.numel, groups, stated)):
-            yield one.name
+        if order.dtype == "int32" and len(scale) == 2 and scale[place] and left >= 0 and (data := read(order)):
+            yield one.name, data, scale[place]
+
+
+def _of_order(data: bytes, groups: int, settings: Mapping[str, Any]) -> str:
+    """Return what is wrong with the bytes of a ``g_idx``; '' if nothing is."""
+    columns = len(data) // 4
+    if data == _usual_order(columns, _group_size(columns, groups, settings.get("group_size"))):
+        return ""
+    used = set(struct.unpack(f"<{columns}i", data))
+    if used == {UNSET}:
+        return "" if settings.get("quant_method") == "compressed-tensors" else OUTSIDE
+    if min(used) < 0 or max(used) >= groups:
+        return OUTSIDE
+    if settings.get("desc_act") is False:
+        return REORDERED
+    return UNUSED if len(used) < groups else ""
 
 
 def _group_size(columns: int, groups: int, stated: object) -> int:

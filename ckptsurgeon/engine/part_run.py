@@ -228,7 +228,8 @@ def adapter_notes(counts: Iterable[Mapping[str, Sequence[int]]]) -> Iterator[str
         zero, number = (sum(one[path][place] for one in every if path in one) for place in (0, 1))
         if number and zero == number:
             are = "its change is zero" if number == 1 else f"all of its {number} changes are zero"
-            yield f"{escape(path)}: {are} (its A or B matrices are zero), so that merging it changes nothing"
+            why = "its A or B matrices, or its scales, are zero"
+            yield f"{escape(path)}: {are} ({why}), so that merging it changes nothing"
 
 
 def negative_notes(negative: Mapping[str, int]) -> tuple[str, ...]:

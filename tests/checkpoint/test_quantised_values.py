@@ -56,6 +56,38 @@ def test_other_orders_are_not(order: torch.Tensor, settings: dict[str, Any], tmp
     assert notes(with_part(BY_NAME["gptq"], ".g_idx", order, **settings), tmp_path / "m") == []
 
 
+def with_order(*first: int) -> torch.Tensor:
+    return torch.tensor([*first, *(SHUFFLED.tolist()[len(first) :])], dtype=torch.int32)
+
+
+@pytest.mark.parametrize(
+    ("order", "status", "said"),
+    [
+        (with_order(7), "FAIL", "contains a group index outside its groups, so that it cannot be decoded"),
+        (with_order(-1), "FAIL", "contains a group index outside its groups, so that it cannot be decoded"),
+        (SHUFFLED * 0, "WARN", "without columns of some groups, so that the scales of these groups are not used"),
+        (SHUFFLED.clamp(max=2), "WARN", "without columns of some groups"),
+        (SHUFFLED, "PASS", ""),
+    ],
+)
+def test_an_order_that_the_groups_deny_is_noted(order: torch.Tensor, status: str, said: str, tmp_path: Path) -> None:
+    model = with_part(BY_NAME["gptq"], ".g_idx", order, desc_act=True)
+    assert [said in one for one in notes(model, tmp_path / "m")] == ([True] if said else [])
+    assert cs.check(tmp_path / "m").row("quantisation").status.value == status
+    assert any(said in one for one in cs.convert(tmp_path / "m").notes) or not said
+
+
+def test_a_wrong_order_in_a_tensor_that_is_too_large_for_a_note_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All values are measured, so that no order need be read for a note."""
+    monkeypatch.setattr("ckptsurgeon.checkpoint.quantised_values.MOST", 0)
+    assert notes(with_part(BY_NAME["gptq"], ".g_idx", with_order(7)), tmp_path / "m") == []
+    (found,) = cs.check(tmp_path / "m").row("quantisation").found
+    assert found.status.value == "FAIL"
+    assert "g_idx that contains a group index outside its groups" in found.what
+
+
 def test_the_usual_order_with_a_smaller_last_group_has_no_note() -> None:
     info = {
         "x.qweight": TensorInfo("int32", (4304 // 8, 64)),

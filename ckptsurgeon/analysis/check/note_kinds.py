@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from .report import Found, Status
 from .subject import Subject
 
-__all__ = ["KINDS", "NoteKind", "noted"]
+__all__ = ["CODES", "KINDS", "NoteKind", "noted"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,10 @@ FAIL, WARN = Status.FAIL, Status.WARN
 CODES = "Take these tensors from the quantised model again, or quantise it again."
 
 KINDS = (
+    _kind("other-notes", r"^transformers also applies the adapter", WARN,
+          "Merge the adapter into the model (ckpt lora merge), or move its files to a folder of their own."),
+    _kind("other-notes", r"^the folder has an adapter_config\.json, but no", FAIL,
+          "Remove adapter_config.json, or add the adapter's weights."),
     _kind("dtype-family", r"may be from another copy|are of one kind", WARN, "Cast the whole model to one dtype."),
     _kind("ties", r"is stored too: if the two differ", WARN, ""),
     _kind("index-total", r"gives a total_size of", WARN, ""),
@@ -57,8 +61,8 @@ KINDS = (
           "Take the missing layers from the source, or number the others anew."),
     _kind("quantisation", r"which .{1,80} needs: |no scales, and|ha(s|ve) numbers in place of codes"
           r"|\blacks? (?!\S*(?:input|output|act|[kv])_scale).{1,80}, which [\d,]+ similar"
-          r"|does not fit the codes|quant_state of .* gives the shape|too few or too many values"
-          r"|from which no weights can be decoded", FAIL, CODES),
+          r"|does not fit the codes|quant_state of .* gives the shape|^the weight_shape of |too few or too many values"
+          r"|from which no weights can be decoded|group index outside its groups", FAIL, CODES),
     _kind("quantisation", r"quantis|quantiz|codes|quant_method|quant_algo|bitmask|plain weight|weights? (is|are) plain",
           WARN, "Correct the settings of quantisation in config.json, or the tensors."),
     _kind("vocabulary", r"the last tokens have no row|has more tokens|has no rows? for", FAIL,

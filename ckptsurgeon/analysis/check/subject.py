@@ -32,14 +32,16 @@ class ClassFacts:
     """What the model's transformers class says about its tensors; ``unknown`` is the reason if it says nothing.
 
     ``faults`` are notes on tensors that are missing or of another shape, ``remarks`` notes on other differences;
-    ``unbuilt`` is the reason if the class cannot be built. ``tied`` are the keys of each group of tensors that the
-    class ties, and that are stored separately.
+    ``unbuilt`` is the reason if the class cannot be built, ``refused`` if it cannot because the installed configuration
+    class refuses config.json, so that ``from_pretrained`` does, too. ``tied`` are the keys of each group of tensors
+    that the class ties, and that are stored separately.
     """
 
     unknown: str = ""
     faults: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     unbuilt: str = ""
+    refused: str = ""
     tied: tuple[tuple[str, ...], ...] = ()
 
 
@@ -120,6 +122,14 @@ class Subject:
     def of_class(self) -> ClassFacts:
         """What the model's class says, computed by ``look_at_class`` when a check needs it: this may take seconds."""
         return self.look_at_class()
+
+    @cached_property
+    def by_weight(self) -> Mapping[str, Mapping[str, str]]:
+        """The keys of the parts of each quantised weight, by the common beginning of the keys and by their endings."""
+        found: dict[str, dict[str, str]] = {}
+        for key, end in self.parts.items():
+            found.setdefault(key.removesuffix(end), {})[end] = key
+        return found
 
     @cached_property
     def weights(self) -> tuple[tuple[str, TensorInfo, Figures], ...]:

@@ -28,8 +28,8 @@ _OF_SHARD = re.compile(
 
 def without_folder(subject: Subject, checkpoint: Checkpoint) -> Subject:
     """Return ``subject`` with the notes added on a checkpoint that is not in a model's folder."""
+    from ..model_folder.codes.described_shapes import described_shape_notes
     from ..model_folder.layers.holes import gap_notes
-    from ..model_folder.quantised import described_shape_notes
 
     of_keys = () if checkpoint.elsewhere else (*gap_notes(list(checkpoint)), *described_shape_notes(checkpoint))
     notes = (*notes_without_folder(checkpoint), *of_keys)

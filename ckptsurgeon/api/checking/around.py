@@ -67,6 +67,7 @@ def _class_facts(checkpoint: Checkpoint, folder: ModelFolder) -> ClassFacts:
     return ClassFacts(
         faults=tuple(one.said for one in found if one.kind in ("missing", "shape")),
         remarks=tuple(one.said for one in found if one.kind in ("optional", "unused", "plain")),
+        refused=next((one.said for one in found if one.kind == "refused"), ""),
         unbuilt=next((one.said for one in found if one.kind == "unbuilt"), ""),
         tied=tuple(ties_of_class(checkpoint)),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -35,6 +36,10 @@ __all__ = [
     "other_scales",
     "with_scales_checked",
 ]
+
+TOKENS = "trainable_token_indices"
+_OF_TOKENS = re.compile(r"\.(?:token_adapter|trainable_tokens)")
+"""Matches the keys of the changes of single tokens; an output layer that is tied to the embedding has none."""
 
 # The files of a PEFT adapter: its weights, and the configuration in the same folder.
 
@@ -106,6 +111,8 @@ def _differences(checkpoint: Checkpoint, data: object) -> tuple[str, ...]:
         config = parse_config(data, ADAPTER)
     except CheckpointError:
         damage = damage_of(data, ADAPTER)
+        if isinstance(data, dict) and data.get(TOKENS) and not any(_OF_TOKENS.search(key) for key in checkpoint):
+            return (f"{ADAPTER} does not fit the tensors: {TOKENS} selects tokens, but no tensor has their changes",)
         return (f"{damage.removesuffix('.')}: lora merge cannot use it",) if damage else ()
     try:
         adapter = read_adapter(checkpoint, config, checkpoint.path, lambda key: 1.0)

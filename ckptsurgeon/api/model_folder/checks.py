@@ -15,7 +15,10 @@ from ...planning.target import Companion
 from ...tensors.encodings._encoding import QuantisedTensors
 from ...util.text import escape, listing
 from ...vocabulary.token_ids import ids_beyond
+from .adapter_beside import adapter_notes
 from .alignment import alignment_notes
+from .codes.described_shapes import described_shape_notes
+from .codes.logical_tensors import codes_of, logical_tensors
 from .coqui import alphabet_notes
 from .documents import GENERATION, json_text
 from .embedding_checks import embedding_notes, embeddings, of_tokens
@@ -30,9 +33,7 @@ from .layers.checks import layer_notes
 from .layers.experts import without_like_experts
 from .layers.holes import gap_notes
 from .layers.rotary import factor_notes
-from .logical_tensors import codes_of, logical_tensors
 from .part_checks import part_notes
-from .quantised import described_shape_notes
 from .row_checks import has_more_rows, output_notes, position_notes
 from .shape_checks import UNLOADED, DescribedTensor, shape_notes
 from .tied_heads import head_notes
@@ -138,7 +139,7 @@ def with_sources_said(plan: Plan, opened: Sequence[Checkpoint], folders: Sequenc
             sizes = embedding_notes(logical_tensors(tensors, apart.config, checkpoint.codes), apart, folder)
             lists = (*token_list_notes(folder), *sizes, *texts, *names, *ids, *own_code_notes(folder))
             unread = (f"{name}: {why}" for name, why in unreadable_files(apart, folder))
-            notes = [*unread, *layers, *lists]
+            notes = [*unread, *layers, *lists, *adapter_notes(folder.adapter_beside)]
         found |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in notes)
     return replace(plan, notes=(*plan.notes, *found)) if found else plan
 
@@ -227,6 +228,7 @@ def notes_beside(checkpoint: Checkpoint, folder: ModelFolder | None = None) -> l
         *own_code_notes(folder),
         *weights_notes(tensors, folder, folder, checkpoint.codes),
         *_without_configuration(folder, folder, tensors, {}),
+        *adapter_notes(folder.adapter_beside),
     )))  # fmt: skip
 
 

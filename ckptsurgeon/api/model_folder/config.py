@@ -13,6 +13,7 @@ from ...tensors.encodings._settings import quantisation_of
 from ...tensors.info import TensorInfo
 
 __all__ = [
+    "DTYPE",
     "TIES",
     "UNTIED",
     "Path",

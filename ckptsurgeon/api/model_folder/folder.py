@@ -28,6 +28,7 @@ from ...vocabulary.row_order import is_of_pieces
 from ...vocabulary.sentencepiece import pieces_in
 from ...vocabulary.tokenizer_head import tokenizer_head
 from ...vocabulary.vocabulary import Vocabulary
+from .adapter_beside import adapter_notes
 from .config import TIES, untied_by_default, vocabulary_size
 from .documents import (
     BYTE_PAIRS,
@@ -57,6 +58,8 @@ class ModelFolder:
     ``files`` is empty for a single file of weights, and for a folder without a configuration. ``linked`` has the names
     of configuration and tokeniser files that are symbolic links out of the folder, which are not copied. ``left`` has
     the names of all other files. ``unlisted`` is true for a web address: a web server does not list its folders.
+    ``adapter_beside`` is the name of the adapter weights in the folder of a whole model that also has an
+    adapter_config.json; '' if there are no such weights, None if there is no such file.
     """
 
     path: str
@@ -64,15 +67,17 @@ class ModelFolder:
     linked: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
     unlisted: bool = False
+    adapter_beside: str | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes on files that are not copied."""
+        """Notes on files that are not copied, and on an adapter beside a whole model."""
         if self.unlisted:
             return (UNLISTED,)
         linked = f"symbolic links to files outside the folder are not copied: {listing(self.linked, 12, where='')}"
         left = f"files in the folder that are not copied: {listing(self.left, 12, where='')}"
-        return (*((linked,) if self.linked else ()), *((left,) if self.left else ()))
+        adapter = (f"{escape(self.path)}: {note}" for note in adapter_notes(self.adapter_beside))
+        return (*((linked,) if self.linked else ()), *((left,) if self.left else ()), *adapter)
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -291,11 +296,10 @@ def model_folder_at(path: str) -> ModelFolder:
     return _folder(path, source if isinstance(source, Folder) else None)
 
 
-def _is_left_over(files: Sequence[Companion], weights: Collection[str]) -> bool:
-    """Return whether the folder of a whole model has an adapter_config.json although it has no adapter weights.
+def _has_both(files: Sequence[Companion], weights: Collection[str]) -> bool:
+    """Return whether the folder of a whole model has an adapter_config.json, too.
 
-    transformers looks for adapter weights if it finds an adapter_config.json. ``weights`` has the names of the files
-    with weights.
+    ``weights`` has the names of the files with weights that were opened.
     """
     return {CONFIG, ADAPTER} <= {one.name for one in files} and not set(ADAPTER_WEIGHTS).intersection(weights)
 
@@ -316,12 +320,14 @@ def _folder(path: str, folder: Folder | None, weights: Collection[str] = ()) -> 
     files = model_files(own)
     if path != folder.uri and not any(one.name in (CONFIG, ADAPTER, FLAGS) for one in files):
         return ModelFolder(path)  # a single file was opened, and its folder is not a model's
-    if weights and _is_left_over(files, weights):
+    beside = None
+    if weights and _has_both(files, weights):
         files = tuple(one for one in files if one.name != ADAPTER)
+        beside = next((name for name in ADAPTER_WEIGHTS if name in own.names()), "")
     linked = linked_away(own)
     known = {*(one.name for one in files), *linked, *weights, RECIPE_FILE}
     inside = () if own is folder else (VERL,)
     others = [*folder.names(), *(f"{name}/" for name in folder.folders() if name not in (*weights, *inside))]
     others += (f"{name} (a broken link)" for name in broken_links(folder))
     left = [name for name in others if name not in known and not name.lower().startswith((".", *OF_PEOPLE))]
-    return ModelFolder(path, files, linked, tuple(left))
+    return ModelFolder(path, files, linked, tuple(left), adapter_beside=beside)

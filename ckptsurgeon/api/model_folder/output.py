@@ -225,6 +225,7 @@ def with_files(plan: Plan, files: Sequence[Companion], notes: Sequence[str], ori
     paths = tuple(one.name for one in plan.target.files)
     target = TargetSpec(plan.target.kind, plan.target.name, {}, companions=files, files=paths, lists=plan.target.lists)
     made = replace(plan_target(target), config=plan.target.config, implied=plan.target.implied, weights=weights)
+    notes = [note for note in notes if note not in plan.notes]
     found = (*notes, *faults, *folder_notes(plan, ModelFolder("", files), origin))
     made = replace(made, notes=(*plan.target.notes, *found))
     return replace(plan, target=made, notes=(*plan.notes, *found))

@@ -8,9 +8,9 @@ from typing import Any
 
 from ...tensors.encodings._encoding import QuantisedTensors
 from ...util.text import count, escape, listing
+from .codes.logical_tensors import codes_of, plain_tensors
 from .config import TIES, has_parts, untied_by_default
 from .layers.experts import INITIALISED, expert_notes
-from .logical_tensors import codes_of, plain_tensors
 from .required_parts import required_part_notes, unknown_key_notes
 from .row_checks import label_notes
 from .shape_checks import DescribedTensor

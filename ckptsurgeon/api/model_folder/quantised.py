@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
@@ -18,21 +15,18 @@ from ...errors import CheckpointError, PlanError
 from ...planning.plan.plan import Plan
 from ...planning.quantised import dequantise
 from ...planning.target import Companion
-from ...storage.read.uri import scheme_of
 from ...tensors.encodings._agreement import QuantisedModule, disagreements
 from ...tensors.encodings._encoding import QuantisedTensor
-from ...tensors.encodings._methods import family, is_known_by_settings
+from ...tensors.encodings._methods import is_known_by_settings
 from ...util.text import count, escape, listing
 from .config_fields import renamed_settings
 from .documents import json_text
 from .folder import ModelFolder, model_folder
-from .logical_tensors import whole_shape
 
 __all__ = [
     "SettingsError",
     "check_settings",
     "decoded_dtype",
-    "described_shape_notes",
     "dtype_of_weights",
     "folder_of",
     "parts_elsewhere",
@@ -40,12 +34,6 @@ __all__ = [
     "with_settings",
     "without_quantisation",
 ]
-
-STATE, SHAPE, ZEROS = ".quant_state.bitsandbytes__", ".weight_shape", ".qzeros"
-MOST = 2000
-"""The most weights whose stored shape is read; the layers of a model of 70 billion parameters have 560 such weights."""
-VALUE_BYTES = 4096
-"""The most bytes of a stored shape that are read; a ``quant_state`` of bitsandbytes has about 80 to 200."""
 
 OF_QUANTISATION = ("hf_quant_config.json", "quant_config.json", "quantize_config.json")
 """Files of ModelOpt, AutoAWQ and AutoGPTQ with nothing but quantisation settings."""
@@ -106,97 +94,6 @@ def parts_elsewhere(checkpoint: Checkpoint) -> list[str]:
     if not split:
         return []
     return [f"codes or scales of {count(len(split), 'quantised tensor')} are in other shards: {listing(split, 3)}"]
-
-
-def described_shape_notes(checkpoint: Checkpoint, config: Mapping[str, Any] | None = None) -> list[str]:
-    """Return notes on stored shapes and zero points of quantised weights that contradict codes, settings or ``config``.
-
-    ``config`` is the model's configuration, if there is one; it has the width of the model.
-
-    bitsandbytes stores a ``quant_state`` (JSON in a tensor) with the shape of a weight and its block size, which is the
-    number of values that share a scale. compressed-tensors stores a ``weight_shape``. In GPTQ, the zero points of
-    symmetric weights depend on the version of the format. All these are values of tensors, not parts of a header, and
-    far apart in the files. So they are read from local files only, and only for the first ``MOST`` weights.
-    """
-    if scheme_of(checkpoint.path):
-        return []
-    checkpoint = checkpoint.stored or checkpoint
-    found: dict[tuple[str, str], list[str]] = {}
-    codes = checkpoint.codes
-    forms = {form for form, one in codes.by_form().items() if one.codes and any(map(_describes, one.parts))}
-    described = (one for one in codes.tensors if one.form in forms) if forms else ()
-    for one in islice(described, MOST):
-        for why in (
-            *_of_state(checkpoint, one, config or {}),
-            *_of_shape(checkpoint, one),
-            *_of_zeros(checkpoint, one),
-        ):
-            found.setdefault(why, []).append(one.codes)
-    return [f"the {field} of {listing(keys, 3)} {why}" for (field, why), keys in found.items()]
-
-
-def _describes(ending: str) -> bool:
-    return ending in (SHAPE, ZEROS) or ending.startswith(STATE)
-
-
-def _of_state(checkpoint: Checkpoint, one: QuantisedTensor, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    key = next((key for ending, key in one.parts.items() if ending.startswith(STATE)), "")
-    try:
-        state: Any = json.loads(_small_value(checkpoint, key, "uint8"))
-    except (ValueError, RecursionError):  # reported when the weight is decoded
-        return
-    if not isinstance(state, dict):
-        return
-    shape, block = state.get("shape"), state.get("blocksize")
-    codes, scales = 2 * checkpoint[one.codes].nbytes, one.parts.get(".absmax")
-    if isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape):
-        number = math.prod(shape)
-        if number + number % 2 != codes:
-            yield "quant_state", f"gives the shape {shape}, which is {number:,} values, but there are {codes:,} codes"
-        elif len(expected := whole_shape(one.name, (number,), config)) > 1 and shape != [*expected]:
-            width = f"hidden_size is {config['hidden_size']}"
-            yield "quant_state", f"gives the shape {shape}, but it must be {[*expected]}: {width} in config.json"
-    if type(block) is int and block > 0 and scales is not None:
-        have = math.prod(checkpoint[scales].shape)
-        if have not in (-(-codes // block), -(-(codes - 1) // block)):
-            yield "quant_state", f"gives a block size of {block}, but there are {have:,} scales for {codes:,} codes"
-
-
-def _of_shape(checkpoint: Checkpoint, one: QuantisedTensor) -> Iterator[tuple[str, str]]:
-    data, codes = _small_value(checkpoint, one.parts.get(SHAPE, ""), "int64"), checkpoint[one.codes].shape
-    if len(data) != 16 or len(codes) != 2:
-        return
-    rows, columns = struct.unpack("<2q", data)
-    if rows != codes[0] or not 4 * (codes[1] - 1) < columns <= 32 * codes[1]:  # 1 to 8 bits each, in 32-bit integers
-        yield "weight_shape", f"is [{rows}, {columns}], but the codes are {list(codes)}"
-
-
-def _of_zeros(checkpoint: Checkpoint, one: QuantisedTensor) -> Iterator[tuple[str, str]]:
-    """Yield (field, reason) if the zero points of a symmetric weight are of another GPTQ version than the settings say.
-
-    Version 1 stores the middle of the range of codes minus 1 (7 for 4 bits). Version 2 ("gptq_v2") stores the middle.
-    """
-    settings, key = checkpoint.quantisation, one.parts.get(ZEROS, "")
-    bits: Any = settings.get("bits")
-    info = checkpoint[key] if key and settings.get("sym") is True and bits in (4, 8) else None
-    if family(one.method) != "GPTQ" or info is None or info.storage is None or info.dtype != "int32" or not info.numel:
-        return
-    first = bytes(checkpoint.open_files()[info.storage.file].read(info.storage.offset + info.offset, 4))
-    said = str(settings.get("checkpoint_format") or "")
-    version, middle = 2 if "v2" in said else 1, 1 << (bits - 1)
-    other = middle - 1 if version == 2 else middle
-    if first == sum(other << at for at in range(0, 32, bits)).to_bytes(4, "little"):
-        says = f"says {escape(said)} (checkpoint_format)" if said else "has no checkpoint_format"
-        stores = f"is {other} for each weight, as version {3 - version} of GPTQ stores symmetric weights"
-        yield "qzeros", f"{stores}, but the quantization_config {says}, so that they are read as version {version}"
-
-
-def _small_value(checkpoint: Checkpoint, key: str, dtype: str) -> bytes:
-    """Return the bytes of a small tensor; b"" if the tensor is missing, too large or of another dtype."""
-    info = checkpoint[key] if key else None
-    if info is None or info.storage is None or info.nbytes > VALUE_BYTES or info.dtype != dtype:
-        return b""
-    return bytes(checkpoint.open_files()[info.storage.file].read(info.storage.offset + info.offset, info.nbytes))
 
 
 def _stems(key: str) -> Iterator[str]:

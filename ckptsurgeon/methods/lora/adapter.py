@@ -44,6 +44,10 @@ def config_notes(modules: Iterable[AdapterModule], saved: Iterable[str], config:
         and not any(config.saves(one.name) for one in modules)
     ):
         yield f"modules_to_save lists {_named(config.saved)}, but the adapter has no tensors of them"
+    idle = [one.name for one in modules if not one.scale]
+    if idle:
+        number = f"{count(len(idle), 'module')} {'has' if len(idle) == 1 else 'have'}"
+        yield f"{number} a scale of 0 (lora_alpha, alpha_pattern), so that their factors change nothing: {_named(idle)}"
     biased = [one.name for one in modules if one.bias]
     if modules and config.lora_bias and not biased:
         yield "lora_bias is set, but no module of the adapter has a bias"

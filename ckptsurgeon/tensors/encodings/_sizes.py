@@ -113,7 +113,7 @@ def _bytes(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator
     if stated.method == "compressed-tensors" and own is not None and own.shape == shape[:1] != (1,):
         yield ".weight_scale"  # compressed-tensors stores channel scales as a column: [rows, 1]
     for end, scale in parts.items():
-        if end.startswith(_OF_CODES) and len(scale.shape) == 1 and scale.numel not in (1, *shape):
+        if end.startswith(_OF_CODES) and len(scale.shape) == 1 and scale.numel not in (1, shape[0]):
             yield end
         elif end.startswith(_OF_CODES) and len(scale.shape) == 2 and not all(map(_divides, scale.shape, shape)):
             blocks = (tuple(map(_blocks_in, shape, block)) for _, block in stated.blocks)

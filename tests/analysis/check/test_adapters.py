@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,52 @@ def test_a_card_without_the_base_is_named() -> None:
 def test_a_base_for_what_is_no_adapter_is_an_error() -> None:
     with pytest.raises(cs.ConfigError, match="is not a LoRA adapter"):
         cs.check("base", base="base")
+
+
+@pytest.mark.parametrize(
+    ("settings", "status", "said"),
+    [
+        ({"lora_alpha": 0}, "WARN", "12 modules have a scale of 0 (lora_alpha, alpha_pattern), so that their factors"),
+        ({"alpha_pattern": {"layers.1.self_attn.q_proj": 0}}, "WARN", "1 module has a scale of 0"),
+        ({"trainable_token_indices": [5, 6]}, "FAIL", "trainable_token_indices selects tokens, but no tensor has"),
+        ({"trainable_token_indices": {"embed_tokens": [5]}}, "FAIL", "does not fit the tensors"),
+        ({"trainable_token_indices": None}, "PASS", ""),
+        ({"trainable_token_indices": []}, "PASS", ""),
+    ],
+)
+def test_settings_that_leave_factors_or_tokens_unchanged_are_named(
+    settings: dict[str, Any], status: str, said: str
+) -> None:
+    row = cs.check(saved(trained(), **settings)).row("adapter-config")
+    assert row.status.value == status
+    assert [said in one.what for one in row.found] == ([True] if said else [])
+    if status == "WARN":
+        assert any(said in one for one in cs.lora_merge("base", "adapter").notes)
+
+
+def test_changes_of_single_tokens_are_there() -> None:
+    tokens = {"model.embed_tokens.token_adapter.trainable_tokens_delta": torch.randn(2, 16)}
+    row = cs.check(saved({**trained(), **tokens}, trainable_token_indices=[5, 6])).row("adapter-config")
+    assert row.status.value == "PASS"
+
+
+LOADED = "transformers also applies the adapter in adapter_config.json (adapter_model.safetensors)"
+
+
+@pytest.mark.parametrize(
+    ("has_weights", "status", "said"),
+    [(True, "WARN", LOADED), (False, "FAIL", "the folder has an adapter_config.json, but no adapter_model.safeten")],
+)
+def test_an_adapter_beside_a_whole_model_is_named_by_every_verb(has_weights: bool, status: str, said: str) -> None:
+    folder = Path(saved(trained()))
+    healthy(Path("whole"))
+    for name in ("adapter_config.json", *(["adapter_model.safetensors"] if has_weights else [])):
+        shutil.copy(folder / name, Path("whole", name))
+    row = cs.check("whole").row("other-notes")
+    assert row.status.value == status
+    assert row.found[0].what.startswith(said)
+    others = (cs.inspect("whole"), cs.fits("whole", "base"), cs.diff("whole", "base"), cs.convert("whole"),
+              cs.average(["whole", "base"]), cs.merge(["whole", "base"], method="linear", weights=[1, 1]),
+              cs.lora_merge("whole", "adapter"), cs.transplant("base", "whole"))  # fmt: skip
+    assert [sum(said in note for note in one.notes) for one in others] == [1] * len(others)
+    assert not any(said in note for note in cs.inspect("adapter").notes)

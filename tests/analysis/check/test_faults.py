@@ -117,8 +117,11 @@ def test_there_are_more_than_twenty_faults() -> None:
 @pytest.mark.parametrize(
     ("change", "status", "said"),
     [
-        ({"num_attention_heads": 0}, "WARN", "cannot be built"),
+        ({"num_attention_heads": 0}, "FAIL", "cannot be built"),
         ({"model_type": "of tomorrow"}, "WARN", "cannot be built"),
+        ({"vocab_size": "many"}, "FAIL", "cannot be built: the class LlamaConfig refuses the fields of config.json"),
+        ({"vocab_size": "many", "transformers_version": "4.1.0.dev0"}, "FAIL", "refuses the fields"),
+        ({"vocab_size": "many", "transformers_version": "999.0.0"}, "WARN", "refuses the fields"),
     ],
 )
 def test_a_class_that_cannot_be_built_is_named_with_its_own_advice(

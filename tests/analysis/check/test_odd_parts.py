@@ -58,7 +58,7 @@ def test_a_model_that_ckpt_has_quantised_passes(scheme: str) -> None:
         ("mxfp4", "_scale", lambda one: one + 40, "scales", "scales above 1e+06"),
         ("mxfp4", "_scale", lambda one: one + 10, "value-family", "mean scale of 1 tensor is far"),
         ("mxfp4", "_scale", lambda one: one * 0 + 255, "scales", "NaN or infinities"),
-        ("nvfp4", "weight_global_scale", lambda one: 1 / one, "value-family", "mean scale of 1 tensor is far"),
+        ("nvfp4", "weight_global_scale", lambda one: one / 100, "value-family", "mean scale of 1 tensor is far"),
         ("fp8-block", "weight_scale_inv", lambda one: one * 100, "value-family", "mean scale of 1 tensor is far"),
     ],
 )
@@ -71,6 +71,32 @@ def test_the_layer_that_is_odd_is_named(
     assert said in told[check]
     assert ODD in told[check]
     assert told.keys() == {check}
+
+
+def modelopt(state: Tensors) -> Tensors:
+    """The same nvfp4 weights under ModelOpt's names: codes are multiplied by ``weight_scale_2``."""
+    names = {"weight_packed": "weight", "weight_scale": "weight_scale", "weight_global_scale": "weight_scale_2"}
+    found = {}
+    for key, one in state.items():
+        module, _, end = key.rpartition(".")
+        found[f"{module}.{names[end]}"] = 1 / one[0] if end == "weight_global_scale" else one
+    return found
+
+
+@pytest.mark.parametrize("rename", [dict, modelopt])
+def test_global_scales_that_are_all_inverse_are_named(rename: Callable[[Tensors], Tensors]) -> None:
+    """The mean of each family is as usual: only the product with the scales of blocks and the codes shows the fault."""
+    state = rename(load_file(quantised("nvfp4") / "model.safetensors"))
+    ends = ("weight_global_scale", "weight_scale_2")
+    save_file(state, "sound.safetensors")
+    save_file({key: 1 / one if key.endswith(ends) else one for key, one in state.items()}, "inverse.safetensors")
+    assert cs.check("sound.safetensors").verdict.value == "PASS"
+    report = cs.check("inverse.safetensors")
+    assert [row.id for row in report.rows if row.found] == ["scales"]
+    (found,) = report.row("scales").found
+    said = f"{2 * LAYERS} tensors of scales that make weights above 10,000: perhaps they are inverse scales"
+    assert found.what.startswith(said)
+    assert all(key.endswith(ends) for key in found.keys)
 
 
 @pytest.mark.parametrize("end", [".qzeros", ".biases"])

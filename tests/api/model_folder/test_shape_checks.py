@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.api.model_folder.logical_tensors import logical_tensors
+from ckptsurgeon.api.model_folder.codes.logical_tensors import logical_tensors
 from ckptsurgeon.api.model_folder.row_checks import output_notes
 from ckptsurgeon.api.model_folder.shape_checks import DescribedTensor, shape_notes
 

@@ -18,6 +18,8 @@ UNBUILT = "Correct config.json, or check with the version of transformers that t
 def _run(subject: Subject) -> Iterator[Found]:
     yield from (Found(Status.FAIL, one, ADVICE) for one in subject.of_class.faults)
     yield from (Found(Status.WARN, one, OTHERS) for one in subject.of_class.remarks)
+    if subject.of_class.refused:
+        yield Found(Status.FAIL, subject.of_class.refused, UNBUILT)
     if subject.of_class.unbuilt:
         yield Found(Status.WARN, subject.of_class.unbuilt, UNBUILT)
 

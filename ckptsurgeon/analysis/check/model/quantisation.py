@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ..check import Check
-from ..note_kinds import noted
+from ..check import Check, of_keys
+from ..note_kinds import CODES, noted
 from ..report import Found, Status
 from ..subject import Subject
 from ._noted import damaged, unless_noted
@@ -15,12 +15,32 @@ __all__ = ["CHECK"]
 
 ID = "quantisation"
 UNSETTLED = "its config.json has no quantization_config for"
+OUTSIDE = "a g_idx that contains a group index outside its groups"
+ORDERS = ((".g_idx", ".scales", 0), (".weight_g_idx", ".weight_scale", 1))
+"""The endings of orders of columns and of their scales, and the dimension of the scales with the groups."""
 ADVICE = "Add the quantization_config to config.json: without it, loaders take these codes as weights."
 
 
 def _run(subject: Subject) -> Iterator[Found]:
     for found in noted(subject, ID):
         yield _failed(found) if UNSETTLED in found.what and _has_float_codes(subject) else found
+    if not any(OUTSIDE in note for note in subject.notes) and (keys := [*_orders_outside(subject)]):
+        has = "has" if len(keys) == 1 else "have"
+        yield of_keys(Status.FAIL, keys, f"{has} {OUTSIDE}, so that it cannot be decoded", CODES)
+
+
+def _orders_outside(subject: Subject) -> Iterator[str]:
+    """Yield the keys of orders of columns (``g_idx``) with a group index outside the groups of their scales.
+
+    A ``weight_g_idx`` in which all indices are -1 is not used.
+    """
+    for parts in subject.by_weight.values():
+        for end, scales, place in ORDERS:
+            key, shape = parts.get(end, ""), subject.tensors[parts[scales]].shape if scales in parts else ()
+            figures = subject.measured[key].figures if key in subject.measured and len(shape) == 2 else None
+            is_unset = figures is not None and place == 1 and figures.low == figures.high == -1
+            if figures is not None and not is_unset and (figures.low < 0 or figures.high >= shape[place]):
+                yield key
 
 
 def _failed(found: Found) -> Found:

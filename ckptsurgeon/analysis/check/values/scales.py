@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from ....tensors.dtypes import DTYPES
 from ....util.text import count
@@ -26,6 +26,8 @@ WITH_RANGE = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "int8")
 
 In other encodings the factor of a scale is at most about 1 or 8, whatever the code.
 """
+FP4, DIVISOR = 6.0, "weight_global_scale"
+"""The largest 4-bit float; the ending of the scales of whole weights that codes are divided by."""
 NAN_E8M0, ONE_E8M0 = 255, 127
 """The bytes of exponents (E8M0) that mean NaN, and a scale of 1."""
 EXPONENTS = re.compile(r"mxfp|mxint|ue8m0", re.IGNORECASE)
@@ -75,14 +77,26 @@ def _has_codes(subject: Subject, key: str) -> bool:
 
 def _codes_of(subject: Subject, key: str) -> list[str]:
     """Return the keys of the codes to which the scales ``key`` belong."""
-    name = key.removesuffix(subject.parts.get(key, ""))
-    ends = subject.parts
-    return [one for one in subject.codes if one in subject.measured and one.removesuffix(ends.get(one, "")) == name]
+    return [one for one in _beside(subject, key).values() if one in subject.codes and one in subject.measured]
+
+
+def _beside(subject: Subject, key: str) -> Mapping[str, str]:
+    """Return the keys of all parts of the quantised weight that the scales ``key`` belong to, by their endings."""
+    return subject.by_weight.get(key.removesuffix(subject.parts.get(key, "")), {})
 
 
 def _makes_large_weights(subject: Subject, key: str, scales: Figures) -> bool:
-    """Return whether the largest scale gives weights above ``LARGE``, if it is multiplied by the largest code."""
-    if is_global_or_activation(subject, key) or subject.measured[key].is_of_scales:
+    """Return whether the largest scale gives weights above ``LARGE``, if it is multiplied by the largest code.
+
+    The scale of a whole weight is multiplied by the largest scale of its blocks, too, or divides this product.
+    """
+    if subject.measured[key].is_of_scales:
+        return False
+    if is_global_weight_scale(subject, key):
+        blocks = subject.measured.get(_beside(subject, key).get(".weight_scale", ""))
+        own = 1 / scales.high if subject.parts[key].endswith(DIVISOR) and scales.high else scales.high
+        return blocks is not None and blocks.figures is not None and own * blocks.figures.largest * FP4 > LARGE
+    if is_global_or_activation(subject, key):
         return False
     largest = 1.0
     if not subject.parts.get(key, "").endswith("SCB"):  # bitsandbytes: the largest weight of a row itself

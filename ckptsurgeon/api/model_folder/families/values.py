@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ....util.text import count, escape
+from ..config import DTYPE
 from ..required_parts import is_known_type
 from ..shape_checks import UNLOADED
 from .shapes import LLAMA_TYPES, is_of_family
@@ -60,12 +61,21 @@ def value_notes(config: Mapping[str, Any]) -> Iterator[str]:
         return
     text = config.get("text_config")
     for part in (config, text if isinstance(text, dict) else {}):
+        yield from _dtypes(part)
         kind = part.get("model_type")
         if isinstance(kind, str) and is_known_type(kind):
             yield from _unknown_names(part, kind)
             yield from _no_numbers(part)
             yield from _no_sizes(part, kind)
             yield from _heads(part, kind)
+
+
+def _dtypes(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note if the field with the dtype and its former name contradict each other."""
+    new, old = (str(value).removeprefix("torch.") if (value := config.get(name)) else "" for name in DTYPE)
+    if new and old and new != old and "auto" not in (new, old):
+        said = f"config.json says {escape(new, 40)} ({DTYPE[0]}), but {escape(old, 40)} ({DTYPE[1]})"
+        yield f"{said}: transformers 4.56 and later read the first, older versions the second"
 
 
 def _unknown_names(config: Mapping[str, Any], kind: str) -> Iterator[str]:

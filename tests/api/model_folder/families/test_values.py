@@ -69,3 +69,22 @@ def test_a_value_that_is_refused_is_noted(fields: dict[str, Any], said: str) -> 
 )
 def test_usual_values_are_not(config: dict[str, Any]) -> None:
     assert not list(value_notes(config))
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "is_said"),
+    [
+        ("float16", "bfloat16", True),
+        ("float16", "torch.float16", False),
+        ("bfloat16", None, False),
+        (None, "float32", False),
+        ("auto", "float32", False),
+        ("float32", "auto", False),
+    ],
+)
+def test_two_dtypes_are_noted(new: str | None, old: str | None, is_said: bool) -> None:
+    config = {"model_type": "a-model-of-mine", "dtype": new, "torch_dtype": old}
+    said = f"config.json says {new} (dtype), but {old} (torch_dtype): transformers 4.56 and later read the first"
+    for one in (config, {"model_type": "llava", "text_config": config}):
+        notes = list(value_notes(one))
+        assert [note.startswith(said) for note in notes] == ([True] if is_said else [])

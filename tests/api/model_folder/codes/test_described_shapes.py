@@ -110,6 +110,41 @@ def test_the_shape_of_packed_weights_fits_the_codes(shape: list[int], is_said: b
     assert packed(shape) == ([why] if is_said else [])
 
 
+def layers_of(module: str, *shapes: list[int], config: Mapping[str, Any]) -> None:
+    """Save a layer for each ``weight_shape``, with the codes of a weight (32, 64) in four bits, in the folder m."""
+    tensors = {}
+    for layer, shape in enumerate(shapes):
+        own = {"packed": torch.zeros(32, 8, dtype=torch.int32), "scale": torch.ones(32, 2)}
+        own["shape"] = torch.tensor(shape)
+        tensors |= {f"model.layers.{layer}.{module}.weight_{end}": one for end, one in own.items()}
+    Path("m").mkdir()
+    save_file(tensors, FILE)
+    Path("m/config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("module", "shapes", "why"),
+    [
+        ("mlp.up_proj", [[32, 64], [32, 62]], "must be [32, 64]: hidden_size is 64 in config.json"),
+        ("mlp.down_proj", [[32, 64], [32, 62], [32, 64]], ""),
+        ("mlp.up_proj", [[32, 64], [32, 64]], None),
+        ("self_attn.o_proj", [[32, 64], [32, 64]], None),
+        ("mlp.down_proj", [[32, 62], [32, 62], [32, 62]], None),
+        ("mlp.down_proj", [[32, 64], [32, 62]], None),
+    ],
+)
+def test_a_weight_shape_that_the_codes_allow_may_contradict_the_model(
+    module: str, shapes: list[list[int]], why: str | None
+) -> None:
+    layers_of(module, *shapes, config={"model_type": "llama", "hidden_size": 64 if "up" in module else 32})
+    key = f"model.layers.1.{module}.weight_packed"
+    but = f"it {why}" if why else "that of 2 similar tensors is [32, 64]"
+    wanted = [] if why is None else [f"the weight_shape of {key} is [32, 62], but {but}"]
+    notes = [cs.inspect("m").notes, [note.removeprefix("m: ") for note in cs.convert("m").notes]]
+    assert [[note for note in some if "weight_shape" in note] for some in notes] == [wanted, wanted]
+    assert cs.check("m").row("quantisation").status is (Status.FAIL if wanted else Status.WARN)  # no settings
+
+
 @pytest.mark.parametrize(
     ("zero", "bits", "format_", "why"),
     [

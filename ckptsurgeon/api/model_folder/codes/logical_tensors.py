@@ -6,15 +6,15 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ...tensors.encodings._encoding import QuantisedTensors
-from ...tensors.encodings._find import find_codes
-from ...tensors.encodings._settings import quantisation_of
-from ...tensors.encodings._sizes import logical_shapes
-from ...tensors.info import TensorInfo
-from .family_checks import LLAMA
-from .shape_checks import DescribedTensor, is_number
+from ....tensors.encodings._encoding import QuantisedTensors
+from ....tensors.encodings._find import find_codes
+from ....tensors.encodings._settings import quantisation_of
+from ....tensors.encodings._sizes import logical_shapes
+from ....tensors.info import TensorInfo
+from ..family_checks import LLAMA
+from ..shape_checks import DescribedTensor, is_number
 
-__all__ = ["codes_of", "logical_tensors", "plain_tensors", "shapes_of_codes", "whole_shape"]
+__all__ = ["codes_of", "columns_of", "logical_tensors", "plain_tensors", "shapes_of_codes", "whole_shape"]
 
 _DTYPE = "float16"
 _ROWS = re.compile(r"\d\.(?:self_attn\.[qkv]_proj|mlp\.(?:gate|up)_proj)\.weight$")
@@ -71,6 +71,14 @@ def logical_tensors(
         return tensors
     replaced = {one.key for one in found}
     return [*(one for one in tensors if one.key not in replaced), *found]
+
+
+def columns_of(key: str, config: Mapping[str, Any]) -> int:
+    """Return the number of columns of a weight whose inputs have the width of the model; 0 if it is not known."""
+    width = config.get("hidden_size")
+    if not isinstance(width, int) or config.get("model_type") not in LLAMA or not _ROWS.search(key):
+        return 0
+    return max(width, 0)
 
 
 def whole_shape(key: str, shape: tuple[int, ...], config: Mapping[str, Any]) -> tuple[int, ...]:

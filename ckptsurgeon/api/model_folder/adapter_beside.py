@@ -1,0 +1,23 @@
+"""A note on an adapter in the folder of a whole model, which transformers applies when it loads the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...destinations.hf.files import ADAPTER, ADAPTER_WEIGHTS
+from ...util.text import escape
+from .shape_checks import UNLOADED
+
+__all__ = ["adapter_notes"]
+
+
+def adapter_notes(weights: str | None) -> Iterator[str]:
+    """Yield a note if the folder of a whole model has an adapter_config.json, too.
+
+    If PEFT is installed, ``from_pretrained`` loads the adapter's weights as well, and fails if there are none.
+    ``weights`` is the name of the adapter's weights, as ``ModelFolder.adapter_beside`` has it.
+    """
+    if weights:
+        yield f"transformers also applies the adapter in {ADAPTER} ({escape(weights)}) when it loads this folder"
+    elif weights is not None:
+        yield f"the folder has an {ADAPTER}, but no {ADAPTER_WEIGHTS[0]}: {UNLOADED} if PEFT is installed"

@@ -1,0 +1,1 @@
+"""Quantised tensors as the plain tensors that they decode to, and notes on their stored shapes."""

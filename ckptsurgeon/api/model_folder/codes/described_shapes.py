@@ -1,0 +1,152 @@
+"""Notes on stored shapes, block sizes and zero points of quantised weights that contradict codes or settings."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from ....checkpoint.checkpoint import Checkpoint
+from ....storage.read.uri import scheme_of
+from ....tensors.encodings._encoding import QuantisedTensor
+from ....tensors.encodings._methods import family
+from ....util.text import NUMBER_IN_KEY, count, escape, listing
+from .logical_tensors import columns_of, whole_shape
+
+__all__ = ["described_shape_notes"]
+
+STATE, SHAPE, ZEROS = ".quant_state.bitsandbytes__", ".weight_shape", ".qzeros"
+INTEGERS = ("int64", "int32")
+"""The dtypes of a ``weight_shape``."""
+MOST = 2000
+"""The most weights whose stored shape is read; the layers of a model of 70 billion parameters have 560 such weights."""
+VALUE_BYTES = 4096
+"""The most bytes of a stored shape that are read; a ``quant_state`` of bitsandbytes has about 80 to 200."""
+
+
+def described_shape_notes(checkpoint: Checkpoint, config: Mapping[str, Any] | None = None) -> list[str]:
+    """Return notes on stored shapes and zero points of quantised weights that contradict codes, settings or ``config``.
+
+    ``config`` is the model's configuration, if there is one; it has the width of the model.
+
+    bitsandbytes stores a ``quant_state`` (JSON in a tensor) with the shape of a weight and its block size, which is the
+    number of values that share a scale. compressed-tensors stores a ``weight_shape``. In GPTQ, the zero points of
+    symmetric weights depend on the version of the format. All these are values of tensors, not parts of a header, and
+    far apart in the files. So they are read from local files only, and only for the first ``MOST`` weights.
+    """
+    if scheme_of(checkpoint.path):
+        return []
+    checkpoint = checkpoint.stored or checkpoint
+    found: dict[tuple[str, str], list[str]] = {}
+    codes = checkpoint.codes
+    forms = {form for form, one in codes.by_form().items() if one.codes and any(map(_describes, one.parts))}
+    described = (one for one in codes.tensors if one.form in forms) if forms else ()
+    some = [*islice(described, MOST)]
+    for one in some:
+        for why in (
+            *_of_state(checkpoint, one, config or {}),
+            *_of_shape(checkpoint, one, config or {}),
+            *_of_zeros(checkpoint, one),
+        ):
+            found.setdefault(why, []).append(one.codes)
+    for key, why in _unlike_shapes(checkpoint, some, {key for keys in found.values() for key in keys}):
+        found.setdefault(why, []).append(key)
+    return [f"the {field} of {listing(keys, 3)} {why}" for (field, why), keys in found.items()]
+
+
+def _describes(ending: str) -> bool:
+    return ending in (SHAPE, ZEROS) or ending.startswith(STATE)
+
+
+def _of_state(checkpoint: Checkpoint, one: QuantisedTensor, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    key = next((key for ending, key in one.parts.items() if ending.startswith(STATE)), "")
+    try:
+        state: Any = json.loads(_small_value(checkpoint, key, "uint8"))
+    except (ValueError, RecursionError):  # reported when the weight is decoded
+        return
+    if not isinstance(state, dict):
+        return
+    shape, block = state.get("shape"), state.get("blocksize")
+    codes, scales = 2 * checkpoint[one.codes].nbytes, one.parts.get(".absmax")
+    if isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape):
+        number = math.prod(shape)
+        if number + number % 2 != codes:
+            yield "quant_state", f"gives the shape {shape}, which is {number:,} values, but there are {codes:,} codes"
+        elif len(expected := whole_shape(one.name, (number,), config)) > 1 and shape != [*expected]:
+            width = f"hidden_size is {config['hidden_size']}"
+            yield "quant_state", f"gives the shape {shape}, but it must be {[*expected]}: {width} in config.json"
+    if type(block) is int and block > 0 and scales is not None:
+        have = math.prod(checkpoint[scales].shape)
+        if have not in (-(-codes // block), -(-(codes - 1) // block)):
+            yield "quant_state", f"gives a block size of {block}, but there are {have:,} scales for {codes:,} codes"
+
+
+def _of_shape(checkpoint: Checkpoint, one: QuantisedTensor, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    shape, codes = _stored_shape(checkpoint, one), checkpoint[one.codes].shape
+    if len(shape) != 2 or len(codes) != 2:
+        return
+    rows, columns = shape
+    if rows != codes[0] or not 4 * (codes[1] - 1) < columns <= 32 * codes[1]:  # 1 to 8 bits each, in 32-bit integers
+        yield "weight_shape", f"is [{rows}, {columns}], but the codes are {list(codes)}"
+    elif (width := columns_of(one.name, config)) not in (0, columns):
+        said = f"hidden_size is {width} in config.json"
+        yield "weight_shape", f"is [{rows}, {columns}], but it must be [{rows}, {width}]: {said}"
+
+
+def _unlike_shapes(
+    checkpoint: Checkpoint, described: Sequence[QuantisedTensor], said: Collection[str]
+) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield (key of the codes, reason) for each ``weight_shape`` that is unlike those of most other layers.
+
+    Only weights of the same role whose codes have the same shape are compared. The keys in ``said`` have other notes.
+    """
+    alike: dict[tuple[str, int], dict[str, tuple[int, ...]]] = {}
+    for one in described:
+        if one.codes not in said and (shape := _stored_shape(checkpoint, one)):
+            alike.setdefault((NUMBER_IN_KEY.sub("#", one.codes), one.form), {})[one.codes] = shape
+    for shapes in alike.values():
+        usual, number = Counter(shapes.values()).most_common(1)[0]
+        if 2 * number > len(shapes):
+            for key in [key for key, shape in shapes.items() if shape != usual]:
+                like = f"that of {count(number, 'similar tensor')} is {[*usual]}"
+                yield key, ("weight_shape", f"is {[*shapes[key]]}, but {like}")
+
+
+def _stored_shape(checkpoint: Checkpoint, one: QuantisedTensor) -> tuple[int, ...]:
+    """Return the ``weight_shape`` of a tensor; () if it has none, or it cannot be read."""
+    key = one.parts.get(SHAPE, "")
+    dtype = checkpoint[key].dtype if key else ""
+    data = _small_value(checkpoint, key, dtype) if dtype in INTEGERS else b""
+    return struct.unpack(f"<{len(data) // 8}q" if dtype == "int64" else f"<{len(data) // 4}i", data)
+
+
+def _of_zeros(checkpoint: Checkpoint, one: QuantisedTensor) -> Iterator[tuple[str, str]]:
+    """Yield (field, reason) if the zero points of a symmetric weight are of another GPTQ version than the settings say.
+
+    Version 1 stores the middle of the range of codes minus 1 (7 for 4 bits). Version 2 ("gptq_v2") stores the middle.
+    """
+    settings, key = checkpoint.quantisation, one.parts.get(ZEROS, "")
+    bits: Any = settings.get("bits")
+    info = checkpoint[key] if key and settings.get("sym") is True and bits in (4, 8) else None
+    if family(one.method) != "GPTQ" or info is None or info.storage is None or info.dtype != "int32" or not info.numel:
+        return
+    first = bytes(checkpoint.open_files()[info.storage.file].read(info.storage.offset + info.offset, 4))
+    said = str(settings.get("checkpoint_format") or "")
+    version, middle = 2 if "v2" in said else 1, 1 << (bits - 1)
+    other = middle - 1 if version == 2 else middle
+    if first == sum(other << at for at in range(0, 32, bits)).to_bytes(4, "little"):
+        says = f"says {escape(said)} (checkpoint_format)" if said else "has no checkpoint_format"
+        stores = f"is {other} for each weight, as version {3 - version} of GPTQ stores symmetric weights"
+        yield "qzeros", f"{stores}, but the quantization_config {says}, so that they are read as version {version}"
+
+
+def _small_value(checkpoint: Checkpoint, key: str, dtype: str) -> bytes:
+    """Return the bytes of a small tensor; b"" if the tensor is missing, too large or of another dtype."""
+    info = checkpoint[key] if key else None
+    if info is None or info.storage is None or info.nbytes > VALUE_BYTES or info.dtype != dtype:
+        return b""
+    return bytes(checkpoint.open_files()[info.storage.file].read(info.storage.offset + info.offset, info.nbytes))
