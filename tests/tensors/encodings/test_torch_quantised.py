@@ -51,10 +51,50 @@ def test_they_are_named_and_counted_and_not_measured(ckpt: Run) -> None:
 
 
 @pytest.mark.usefixtures("models")
-def test_they_are_not_compared_and_that_is_said(ckpt: Run) -> None:
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_scale_that_is_not_finite_is_found(bad: float, ckpt: Run) -> None:
+    name = f"{LAYERS[0]}.weight"
+    state = torch.load("a.pth", weights_only=False)
+    codes = state[name].int_repr()
+    if state[name].qscheme() == torch.per_tensor_affine:
+        state[name] = torch._make_per_tensor_quantized_tensor(codes, bad, 0)
+    else:
+        scales = state[name].q_per_channel_scales()
+        scales[1] = bad
+        points = state[name].q_per_channel_zero_points()
+        state[name] = torch._make_per_channel_quantized_tensor(codes, scales, points, 0)
+    torch.save(state, "bad.pth")
+    done = ckpt("inspect", "bad.pth", "--stats")
+    assert done.code == 1
+    assert f"not decoded: {name}" in " ".join(done.out.split())
+    done = ckpt("check", "bad.pth")
+    assert done.code == 1
+    assert name in done.out
+    assert ckpt("check", "a.pth").code == 0
+    assert ckpt("convert", "bad.pth", "--dequantize", "-o", "x.pth").code == 3
+
+
+@pytest.mark.usefixtures("models")
+def test_they_are_compared_by_what_they_decode_to(ckpt: Run) -> None:
     done = ckpt("diff", "a.pth", "b.pth", "--values")
     assert done.code == 1
-    assert "not compared" in done.out
+    assert "not compared" not in done.out
+    found = cs.diff("a.pth", "b.pth", values=True)
+    assert {pair.key for pair in found.decoded} == {f"{one}.weight" for one in LAYERS}
+    assert all(pair.numbers is not None and pair.numbers.differing for pair in found.decoded)
+    done = ckpt("diff", "a.pth", "a.pth", "--values")
+    assert (done.code, "not compared" in done.out) == (0, False)
+    one, other = torch.load("a.pth", weights_only=False), {}
+    for key, value in one.items():
+        other[key] = value
+        if value.is_quantized and value.qscheme() == torch.per_tensor_affine:  # the same values by other codes
+            other[key] = torch._make_per_tensor_quantized_tensor(value.int_repr() // 2 * 2, 0.1, 0)
+            one[key] = torch._make_per_tensor_quantized_tensor(value.int_repr() // 2, 0.2, 0)
+    torch.save(one, "one.pth")
+    torch.save(other, "other.pth")
+    found = cs.diff("one.pth", "other.pth", values=True)
+    assert len(found.decoded) in (0, 2)
+    assert found.identical + len(found.decoded) == 4
 
 
 VERBS: dict[str, Callable[[str, str], object]] = {
