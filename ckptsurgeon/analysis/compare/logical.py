@@ -9,9 +9,8 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...engine.prefetch import fetch_tensors
 from ...errors import FormatError, PlanError
 from ...planning.operations.perform import Weights
-from ...tensors.dtypes import DTYPES
 from ...tensors.encodings._encoding import QuantisedTensor
-from ...tensors.encodings.torch_quantised import pickled_torchao
+from ...tensors.encodings.torch_quantised import is_pickled, pickled_torchao
 from ...tensors.info import Decoded, TensorInfo
 from ...util.text import escape
 from .outline import Outline
@@ -104,7 +103,7 @@ def _is_same(
     if one.method != other.method or one.parts.keys() != other.parts.keys():
         return False
     pairs = ((first[key], second[other.parts[end]]) for end, key in one.parts.items())
-    if any((a.dtype, a.shape) != (b.dtype, b.shape) or _has_pickled_scale(a) for a, b in pairs):
+    if any((a.dtype, a.shape) != (b.dtype, b.shape) or is_pickled(a) for a, b in pairs):
         return False
     if first.quantisation == second.quantisation:
         return True
@@ -118,15 +117,10 @@ def _is_same(
     return len(set(facts)) == 1
 
 
-def _has_pickled_scale(info: TensorInfo) -> bool:
-    """Return whether a tensor is quantised by torch or torchao, so that its pickle contains its scale."""
-    return bool(pickled_torchao(info)[0]) or (bool(info.opaque) and DTYPES[info.dtype].kind == "quantized")
-
-
 def _are_pickled(pair: Pair, first: Checkpoint, second: Checkpoint) -> bool:
     """Return whether two weights are pickled tensors of one class of torchao, or of one dtype and scale of torch."""
     here, there = (one.get(pair.key) for one in (first, second))
-    if here is None or there is None or not (_has_pickled_scale(here) and _has_pickled_scale(there)):
+    if here is None or there is None or not (is_pickled(here) and is_pickled(there)):
         return False
     kinds = [(pickled_torchao(info)[0], "" if pickled_torchao(info)[0] else info.dtype) for info in (here, there)]
     facts = [one.made.facts for one in (pair.first, pair.second) if isinstance(one.made, Decoded)]

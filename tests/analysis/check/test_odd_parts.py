@@ -162,4 +162,4 @@ def test_complex_numbers_that_are_not_finite_are_found() -> None:
     assert found(Path("model.pth")) == {}
     turns[1, 2] = complex(1, float("nan"))
     torch.save({"freqs_cis": turns, "a": torch.rand(4, 4)}, "model.pth")
-    assert found(Path("model.pth")) == {"not-finite": "1 tensor has 1 NaN value"}
+    assert found(Path("model.pth")) == {"not-finite": "1 tensor has 1 NaN value: freqs_cis"}
