@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.extras import Extra
-from ..errors import FormatError, PlanError
 from ..formats.base.header import FilePrint
 from ..planning.keys.pattern_hints import chosen_keys
 from ..planning.operations.perform import Weights
@@ -22,6 +21,7 @@ from ..tensors.info import TensorInfo
 from ..tensors.ties import tied_keys
 from ..util.notebook import InNotebooks
 from ..util.text import count, escape, human_bytes
+from .stats_summary import DecodedStats, StatsSummary, decoded_stats, stored_stats, summary_of
 
 if TYPE_CHECKING:
     from .model_summary import ModelSummary
@@ -30,11 +30,9 @@ if TYPE_CHECKING:
 __all__ = [
     "AdapterSettings",
     "Inspection",
-    "StatsSummary",
     "TokenRows",
     "adapter_settings",
     "inspection_of",
-    "summary_of",
 ]
 
 # The settings in an adapter's configuration. The file is untrusted: any field may have any type.
@@ -136,40 +134,6 @@ class TokenRows:
     rows: int
 
 
-# The summary of statistics.
-
-
-@dataclass(frozen=True)
-class StatsSummary:
-    """Totals over all tensors with statistics; ``elements``, ``nan``, ``inf`` and ``zeros`` count elements.
-
-    ``measured`` and ``not_measured`` count the tensors with and without statistics. ``unsound`` are the keys of tensors
-    that contain a NaN or an infinity.
-    """
-
-    measured: int
-    not_measured: int
-    elements: int
-    nan: int
-    inf: int
-    zeros: int
-    unsound: tuple[str, ...]
-
-
-def summary_of(stats: Mapping[str, Stats | None], tensors: Mapping[str, TensorInfo]) -> StatsSummary:
-    """Return totals over the statistics of all tensors; a tensor whose statistics are None counts as not measured."""
-    found = {key: one for key, one in stats.items() if one is not None}
-    return StatsSummary(
-        measured=len(found),
-        not_measured=len(stats) - len(found),
-        elements=sum(tensors[key].numel for key in found),
-        nan=sum(one.nan for one in found.values()),
-        inf=sum(one.inf for one in found.values()),
-        zeros=sum(one.zeros for one in found.values()),
-        unsound=tuple(key for key, one in found.items() if one.nan or one.inf),
-    )
-
-
 @dataclass(frozen=True, repr=False)
 class Inspection(InNotebooks):
     """The description of a checkpoint from its headers.
@@ -177,10 +141,12 @@ class Inspection(InNotebooks):
     ``nbytes_files`` is the size of its files in bytes. ``ties`` maps a tied key to the first key of the same tensor.
     ``codes`` describes its quantised tensors. ``decoded`` maps the logical name of a quantised weight to the statistics
     of its dequantised values, and ``undecoded`` maps the names of other quantised weights to the reason why they cannot
-    be dequantised. ``basis`` names the transforms (such as Hadamard rotations) that were applied to the quantised
-    weights. ``adapter`` has the settings of the adapter_config.json in the same folder, if it is a PEFT adapter.
-    ``tokens`` compares the number of tokens with the rows of the embedding, if both are known. ``model`` has the name
-    and sizes of the model, if its configuration contains them.
+    be dequantised. ``damaged`` are the names of those whose stored values are the reason, such as a NaN in a scale.
+    ``decoded_elements`` is the number of elements of all weights in ``decoded``, tied ones once. ``basis`` names the
+    transforms (such as Hadamard rotations) that were applied to the quantised weights. ``adapter`` has the settings of
+    the adapter_config.json in the same folder, if it is a PEFT adapter. ``tokens`` compares the number of tokens with
+    the rows of the embedding, if both are known. ``model`` has the name and sizes of the model, if its configuration
+    contains them.
     """
 
     path: str
@@ -200,6 +166,8 @@ class Inspection(InNotebooks):
     adapter: AdapterSettings | None = None
     decoded: Mapping[str, Stats] = field(default_factory=dict)
     undecoded: Mapping[str, str] = field(default_factory=dict)
+    damaged: tuple[str, ...] = ()
+    decoded_elements: int = 0
     basis: str = ""
     tokens: TokenRows | None = None
     model: ModelSummary | None = None
@@ -227,18 +195,16 @@ class Inspection(InNotebooks):
         """The size of all tensors in bytes; tied tensors count once."""
         return sum(stored_bytes(info) for key, info in self.tensors.items() if key not in self.ties)
 
-    @property
+    @cached_property
     def summary(self) -> StatsSummary | None:
         """Totals over the statistics of all tensors; tied tensors count once. None if no statistics were requested.
 
-        The stored codes of quantised weights count as not measured. Their dequantised values appear only in
-        ``unsound``, if they contain a NaN or an infinity.
+        The stored codes of quantised weights count as not measured; their dequantised values are in the totals.
         """
         if self.stats is None:
             return None
-        found = summary_of({key: stats for key, stats in self.stats.items() if key not in self.ties}, self.tensors)
-        unsound = (name for name, one in self.decoded.items() if one.nan or one.inf)
-        return replace(found, unsound=(*found.unsound, *unsound))
+        decoded = DecodedStats({**self.decoded}, {**self.undecoded}, [*self.damaged], self.decoded_elements)
+        return summary_of(self.stats, self.tensors, self.ties, self.codes, decoded)
 
     def bits_per_weight(self, one: QuantisedTensor) -> float | None:
         """Return the number of stored bits per parameter of a quantised tensor; None if it is not known."""
@@ -332,7 +298,7 @@ def inspection_of(
         tensors = {key: tensors[key] for key in chosen.keys}
         ties = tied_keys(tensors)
     codes = checkpoint.codes.only(tensors)
-    decoded, undecoded = decoded_stats(checkpoint, codes, weights) if stats and weights is not None else ({}, {})
+    decoded = decoded_stats(checkpoint, codes, weights, ties) if stats and weights is not None else DecodedStats()
     return Inspection(
         path=checkpoint.path,
         format=checkpoint.format,
@@ -346,11 +312,13 @@ def inspection_of(
         notes=(*checkpoint.notes, *chosen.notes),
         nbytes_files=_on_disk(checkpoint.files),
         made_by_us=checkpoint.recipe is not None,
-        stats=_stats(checkpoint, tensors) if stats else None,
+        stats=stored_stats(checkpoint, tensors) if stats else None,
         codes=codes,
         basis=basis_of(checkpoint.quantisation) if codes else "",
-        decoded=decoded,
-        undecoded=undecoded,
+        decoded=decoded.found,
+        undecoded=decoded.refused,
+        damaged=tuple(decoded.damaged),
+        decoded_elements=decoded.elements,
     )
 
 
@@ -361,39 +329,3 @@ def _on_disk(files: Sequence[FilePrint]) -> int:
     members are not added to the size of the archive.
     """
     return sum(file.size for file in files if not file.name) or sum(file.size for file in files)
-
-
-def decoded_stats(
-    checkpoint: Checkpoint, codes: QuantisedTensors, weights: Weights
-) -> tuple[dict[str, Stats], dict[str, str]]:
-    """Dequantise the quantised tensors and return the statistics of the result, by logical name.
-
-    The second result maps the names of tensors that cannot be dequantised to the reason. ``weights`` is the function
-    that dequantises.
-    """
-    from ..engine.prefetch import fetch_keys
-    from .stats import stats_of
-
-    found: dict[str, Stats] = {}
-    refused: dict[str, str] = {}
-    fetch_keys(checkpoint, [key for one in codes.tensors for key in one.keys])
-    for one in codes.tensors:
-        try:
-            weight = weights(one.codes or one.keys[0])
-            stats = stats_of(checkpoint, weight.info) if weight is not None else None
-        except (PlanError, FormatError) as error:
-            refused[one.name] = error.message.rstrip(".")
-        else:
-            if stats is not None:
-                found[one.name] = stats
-    return found, refused
-
-
-def _stats(checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo]) -> dict[str, Stats | None]:
-    from ..engine.prefetch import fetch_keys
-    from .stats import stats_of
-
-    numbers = [key for key, info in tensors.items() if checkpoint.codes.has_numbers(key, info)]
-    fetch_keys(checkpoint, numbers)
-    found = {key: stats_of(checkpoint, tensors[key]) for key in numbers}
-    return {key: found.get(key) for key in tensors}

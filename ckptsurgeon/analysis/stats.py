@@ -18,6 +18,8 @@ from ..tensors.ops.regions import Array, blocks
 
 __all__ = ["BINS", "BLOCK", "Stats", "as_float64", "histogram_of", "stats_of"]
 
+REAL = ("float", "int", "uint", "bool")
+"""The kinds of dtypes whose values are real numbers."""
 BLOCK = 1 << 18
 """The number of elements that are read at once."""
 
@@ -26,7 +28,8 @@ BLOCK = 1 << 18
 class Stats:
     """Statistics of a tensor. ``mean``, ``std``, ``min`` and ``max`` are over its finite values.
 
-    They are None if there are no finite values, or if the result exceeds float64. ``std`` is the population standard
+    They are None if there are no finite values, if the result exceeds float64, or for complex numbers, which have no
+    order; a complex number is NaN or infinite if one of its parts is. ``std`` is the population standard
     deviation. ``zeros``, ``nan`` and ``inf`` count elements.
     """
 
@@ -42,13 +45,16 @@ class Stats:
 def stats_of(checkpoint: Checkpoint, info: TensorInfo) -> Stats | None:
     """Read a tensor and return its statistics.
 
-    Returns None for complex and packed dtypes, and for tensors that are not plain bytes (sparse, quantised, meta).
+    Returns None for packed dtypes, and for tensors that are not plain bytes (sparse, quantised, meta).
     Raises SourceError if the file cannot be read, FormatError if the stored checksum is wrong.
     """
     dtype = DTYPES[info.dtype]
-    if info.opaque or dtype.kind not in ("float", "int", "uint", "bool") or dtype.bits % 8 or dtype.values > 1:
+    is_complex = dtype.kind == "complex"
+    if info.opaque or not (is_complex or dtype.kind in REAL) or dtype.bits % 8 or dtype.values > 1:
         return None
     check_values(checkpoint, info)
+    if is_complex:
+        return _counts_of(checkpoint, info)
     files = banded(info, checkpoint)
     number, mean, squares = 0, 0.0, 0.0
     low, high, zeros, nan, inf = math.inf, -math.inf, 0, 0, 0
@@ -70,6 +76,18 @@ def stats_of(checkpoint: Checkpoint, info: TensorInfo) -> Stats | None:
     if not number:
         return Stats(None, None, None, None, zeros, nan, inf)
     return Stats(_known(mean), _known(math.sqrt(squares / number)), low, high, zeros, nan, inf)
+
+
+def _counts_of(checkpoint: Checkpoint, info: TensorInfo) -> Stats:
+    """Return the statistics of a tensor of complex numbers: counts alone."""
+    files = banded(info, checkpoint)
+    zeros, nan, inf = 0, 0, 0
+    for box in blocks(info.shape, BLOCK):
+        values, _ = cast(read_part(files, info, box).reshape(-1), info.dtype, "complex128")
+        missing = np.isnan(values)
+        zeros += int(np.count_nonzero(values == 0))
+        nan, inf = nan + int(missing.sum()), inf + int((np.isinf(values) & ~missing).sum())
+    return Stats(None, None, None, None, zeros, nan, inf)
 
 
 def _known(value: float) -> float | None:

@@ -10,6 +10,7 @@ from functools import partial
 
 from ..analysis.check.checksums import checked_sums
 from ..analysis.check.measuring.passing import measure
+from ..analysis.check.measuring.pickled_scales import pickled_scales
 from ..analysis.check.report import CheckReport
 from ..analysis.check.running import all_checks, run_checks, skipped_ids
 from ..analysis.check.subject import ClassFacts, Subject
@@ -89,6 +90,7 @@ def _subject(path: str, opened: Opened, base: CheckpointLike | None, progress: P
         parts={key: end for key, end, _ in coded},
         methods={key: method for key, _, method in coded},
         codes=frozenset(one.codes for one in checkpoint.codes.tensors if one.codes),
+        pickled_scales=pickled_scales(checkpoint) if checkpoint.codes else {},
         embeddings=embeddings,
         heads=heads_of(checkpoint),
         checksums=sums.number,

@@ -14,11 +14,12 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.in_memory import place_of
 from ..checkpoint.opening import open_checkpoint
 from ..checkpoint.shard_index import consumed_notes
-from ..errors import ConfigError, FormatError
+from ..errors import ConfigError
 from ..planning.keys.matcher import KeyMatcher
 from ..planning.keys.pattern import KeyPattern
 from ..planning.keys.pattern_hints import unmatched
 from ..planning.keys.spelling import quoted
+from ..planning.opaque import opaque_error
 from ..storage.read.base import File
 from ..storage.read.uri import open_source
 from ..util.text import escape
@@ -167,12 +168,10 @@ def _declared(checkpoint: Checkpoint, output: str | None) -> dict[str, Any]:
 
     opaque = [key for key, info in checkpoint.items() if info.opaque]
     if opaque:
-        raise FormatError(
-            f"the tensor {escape(opaque[0])} of {escape(checkpoint.path)} cannot be described in a configuration: "
-            f"{checkpoint[opaque[0]].opaque}.",
-            details=opaque,
-            rule="opaque",
-        )
+        info = checkpoint[opaque[0]]
+        what = "cannot be described in a configuration"
+        leave = f"Leave it out first: ckpt filter --exclude {escape(opaque[0])}."
+        raise opaque_error(opaque[0], checkpoint.path, info, what, verb="init", leave=leave, details=opaque)
     coded = {key for one in checkpoint.codes.tensors for key in one.keys}
     return declare(checkpoint, checkpoint.ties, coded, {} if checkpoint.in_memory else _values(checkpoint, output))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ..checkpoint.in_memory import CheckpointLike, path_of
 from ..checkpoint.opening import open_checkpoint
-from ..errors import FormatError
+from ..planning.opaque import opaque_error
 from ..planning.target import TargetSpec
 from ..tensors.info import TensorInfo
 from ..util.text import brief_repr, escape, notes_about
@@ -20,16 +20,14 @@ def checkpoint_target(given: CheckpointLike, root: str | None = None) -> TargetS
     """Return a checkpoint as a destination, with its keys as they are, including prefixes such as ``module.``.
 
     ``root`` chooses the state dict if the file has several. Raises the errors of ``open_checkpoint``, and FormatError
-    for a tensor whose values are not plain bytes.
+    for a tensor whose values are not plain bytes, or PlanError if torch or torchao quantised it.
     """
     path = path_of(given)
     with open_checkpoint(given, root, unwrap=False, called="destination") as checkpoint:
         for key, info in checkpoint.items():
             if info.opaque:
-                raise FormatError(
-                    f"the tensor {escape(key)} of {escape(path)} cannot be in a destination: {info.opaque}.",
-                    rule="opaque",
-                )
+                leave = f"Leave it out first: ckpt filter --exclude {escape(key)}."
+                raise opaque_error(key, path, info, "cannot be in a destination", verb="convert", leave=leave)
         return TargetSpec(
             kind="checkpoint",
             name=_last_part(path) if checkpoint.files[0].name else path,

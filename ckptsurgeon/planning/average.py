@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..errors import ConfigError, FormatError, PlanError
+from ..errors import ConfigError, PlanError
 from ..tensors.dtypes import DTYPES
 from ..tensors.ties import tied_keys
 from ..util.text import count, escape, listing, shape_text
 from .merge.tied_tensors import ModelTies
+from .opaque import opaque_error
 from .plan.files import PlanTarget
 from .plan.plan import Plan
 from .plan.step import Input, Step
@@ -101,13 +102,10 @@ def _check_keys(views: Sequence[SourceView]) -> None:
             )
         opaque = [key for key, info in view.tensors.items() if info.opaque]
         if opaque:
-            why = view.tensors[opaque[0]].opaque
-            raise FormatError(
-                f"the tensor {escape(opaque[0])} of {escape(view.source.name)} cannot be averaged: {why}.",
-                hint=f"Leave it out first: ckpt filter --exclude {escape(opaque[0])}.",
-                details=opaque,
-                rule="opaque",
-            )
+            raise opaque_error(
+                opaque[0], view.source.name, view.tensors[opaque[0]], "cannot be averaged", verb="average",
+                leave=f"Leave it out first: ckpt filter --exclude {escape(opaque[0])}.", details=opaque,
+            )  # fmt: skip
 
 
 def _check_alike(key: str, inputs: Sequence[Input], views: Sequence[SourceView]) -> None:

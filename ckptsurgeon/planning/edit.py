@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from ..errors import FormatError, PlanError
+from ..errors import PlanError
 from ..tensors.dtypes import DTYPES
 from ..tensors.info import Decoded, Encoded, TensorInfo
 from ..tensors.ties import tied_keys
 from ..util.text import count, escape, grouped, listing
 from .mismatch.policy_syntax import cast_fault
+from .opaque import opaque_error
 from .plan.files import PlanTarget
 from .plan.plan import CarriedEntries, Plan
 from .plan.step import Step
-from .quantised import or_decode
 from .transplant.options import Options
 from .transplant.select import SourceView, TensorOrigin, operation_fields, select
 
@@ -50,7 +50,7 @@ def plan_edit(
             f"nothing is left of {escape(view.source.name)}: all {count(len(view.tensors), 'tensor')} are excluded.",
             hint="Leave an --exclude out, or widen --include.",
         )
-    _check_plain(chosen.values(), view)
+    _check_plain(chosen.values(), view, verb)
     _check_apart(chosen, among)
     ties = tied_keys(_first_names(chosen))
     steps = tuple(_step(name, origin, options, ties.get(name, ""), decoded_dtype) for name, origin in chosen.items())
@@ -102,16 +102,15 @@ def _dtype(info: TensorInfo, wanted: str) -> str:
     return wanted if follows else info.dtype
 
 
-def _check_plain(chosen: Any, view: SourceView) -> None:
+def _check_plain(chosen: Any, view: SourceView, verb: str) -> None:
     opaque = [origin for origin in chosen if origin.info.opaque]
     if opaque:
         first = opaque[0]
-        raise FormatError(
-            f"the tensor {escape(first.key)} of {escape(view.source.name)} cannot be copied: {first.info.opaque}.",
-            hint=or_decode(first.info, f"Leave it out: ckpt filter --exclude {escape(first.key)}."),
+        raise opaque_error(
+            first.key, view.source.name, first.info, "cannot be copied", verb=verb,
+            leave=f"Leave it out: ckpt filter --exclude {escape(first.key)}.",
             details=[f"{origin.key}: {origin.info.opaque}" for origin in opaque],
-            rule="opaque",
-        )
+        )  # fmt: skip
 
 
 def _check_apart(chosen: Mapping[str, TensorOrigin], among: Collection[str]) -> None:

@@ -9,11 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from ..errors import PlanError
-from ..tensors.dtypes import DTYPES
 from ..tensors.encodings._encoding import NO_CODES, QuantisedTensor, QuantisedTensors
 from ..tensors.encodings._find import find_codes
 from ..tensors.encodings._parts import UNCODED
-from ..tensors.encodings.torch_quantised import KINDS, pickled_torchao
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing
 from .plan.plan import Plan
@@ -28,7 +26,6 @@ __all__ = [
     "check_replaced",
     "computing",
     "dequantise",
-    "or_decode",
     "refuse_codes",
 ]
 
@@ -40,13 +37,6 @@ def dequantise(verb: str) -> str:
     """Return the beginning of a sentence that says how to dequantise a model for the command ``verb``."""
     how = "--encoding dequantize" if verb in DECODING else "ckpt convert --dequantize"
     return f"Dequantise the model first, with {how} or the package that quantised it"
-
-
-def or_decode(info: TensorInfo, hint: str) -> str:
-    """Return ``hint`` for a tensor that cannot be copied, with how to decode it if torch or torchao quantised it."""
-    if DTYPES[info.dtype].kind != "quantized" and pickled_torchao(info)[0] not in KINDS:
-        return hint
-    return f"Decode it with ckpt convert --dequantize. Or {hint[0].lower()}{hint[1:]}"
 
 
 class QuantisedError(PlanError):

@@ -34,6 +34,7 @@ def fit_view(found: Fit, *, every: bool = False) -> RenderableType:
     parts: list[RenderableType] = [Text(found.verdict, style="green" if found.fits else "red")]
     parts += left_over("missing", "red", missing, limit)
     parts += _table("other shape", "yellow", shapes, limit, is_first=True)
+    parts += _table("not copied", "yellow", found.uncopied, limit)
     parts += left_over("unexpected", "yellow", unused, limit)
     parts += _renamed(found, every=every)
     parts += _cast(found)

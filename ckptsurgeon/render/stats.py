@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.text import Text
 
-from ..analysis.inspection import Inspection, StatsSummary
-from ..tensors.dtypes import DTYPES
+from ..analysis.inspection import Inspection
+from ..analysis.stats_summary import StatsSummary
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, human_count, listing
 from .columns import hanging
@@ -25,7 +25,7 @@ def stats_view(inspection: Inspection) -> Group:
     """Return the statistics of each tensor on one line, or the reason why it has none, and then a summary."""
     table = _Table({escape(_name(inspection, key), 1000): _cells(inspection, key) for key in inspection.stats or {}})
     summary = inspection.summary
-    return Group(table, *([_summary(summary, len(inspection.decoded))] if summary is not None else []))
+    return Group(table, *([_summary(summary, inspection.damaged)] if summary is not None else []))
 
 
 def _name(inspection: Inspection, key: str) -> str:
@@ -34,12 +34,15 @@ def _name(inspection: Inspection, key: str) -> str:
     return coded.name if coded is not None and key == coded.codes and coded.name in inspection.decoded else key
 
 
-def _summary(found: StatsSummary, decoded: int) -> Text:
-    words = [f"{count(found.measured, 'tensor')} of {human_count(found.elements)} elements"]
+def _summary(found: StatsSummary, damaged: Collection[str]) -> Text:
+    """Return the totals; ``damaged`` are the names of weights that cannot be decoded because of their values."""
+    decoded = f" and {count(found.decoded, 'decoded weight')}" if found.decoded else ""
+    words = [f"{count(found.measured, 'tensor')}{decoded} of {human_count(found.elements)} elements"]
     words += [f"{found.nan} NaN", f"{found.inf} Inf", f"{human_count(found.zeros)} zeros"]
     words += [f"{found.not_measured} not measured"] if found.not_measured else []
-    words += [count(decoded, "decoded weight")] if decoded else []
-    where = f"  in {listing(found.unsound)}" if found.unsound else ""
+    names = [name for name in found.unsound if name not in damaged]
+    where = f"  in {listing(names)}" if names else ""
+    where += f"  not decoded: {listing([*damaged])}" if damaged else ""
     return Text(f"  {', '.join(words)}{where}", style="bold red" if found.unsound else "bold")
 
 
@@ -48,8 +51,11 @@ def _cells(inspection: Inspection, key: str) -> list[str] | str:
     stats, coded = (inspection.stats or {})[key], inspection.codes.by_key.get(key)
     if coded is not None and key == coded.codes:
         stats = inspection.decoded.get(coded.name)
+    if stats is None and coded is not None:
+        why = inspection.undecoded[coded.name] if coded.name in inspection.damaged and key == coded.codes else ""
+        return f"quantised: {escape(coded.method)}{f', not decoded: {why}' if why else ''}"
     if stats is None:
-        return f"quantised: {escape(coded.method)}" if coded is not None else _why_not(inspection.tensors[key])
+        return _why_not(inspection.tensors[key])
     numbers = [f"{value:.4g}" if value is not None else "-" for value in (stats.mean, stats.std, stats.min, stats.max)]
     return [*numbers, *map(str, (stats.zeros, stats.nan, stats.inf))]
 
@@ -57,8 +63,7 @@ def _cells(inspection: Inspection, key: str) -> list[str] | str:
 def _why_not(info: TensorInfo) -> str:
     if info.opaque:
         return escape(info.opaque)
-    kind = DTYPES[info.dtype].kind
-    return f"{info.dtype}: {'complex values have no order' if kind == 'complex' else 'several values in one byte'}"
+    return f"{info.dtype}: several values in one byte"
 
 
 class _Table:

@@ -329,6 +329,43 @@ def test_what_cannot_be_read_is_an_error(ckpt: Callable[..., Any], net: Callable
     assert ckpt("fits", "src.pth", "nowhere.yaml").code == 2
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per")
+@pytest.mark.parametrize("kind", ["qint8", "per channel", "sparse", "meta", "bits"])
+def test_what_torch_does_not_copy_does_not_fit(
+    kind: str, net: Callable[..., nn.Module], ckpt: Callable[..., Any]
+) -> None:
+    """Keys and shapes are those of the destination; only ``Tensor.copy_`` refuses the values."""
+    model = net()
+    weight = model.state_dict()["head.weight"]
+    rows = torch.full((len(weight),), 0.1), torch.zeros(len(weight), dtype=torch.long)
+    stored = {
+        "qint8": lambda: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8),
+        "per channel": lambda: torch.quantize_per_channel(weight, *rows, 0, torch.qint8),
+        "sparse": weight.to_sparse,
+        "meta": lambda: weight.to("meta"),
+        "bits": lambda: torch.zeros(6, 4, dtype=torch.uint8).view(torch.bits8),
+    }[kind]()
+    state = {**model.state_dict(), "head.weight": stored}
+    torch.save(state, "src.pth")
+    assert not strict(model, state)
+    found = cs.fits("src.pth", "dst.yaml")
+    assert not found.fits
+    assert list(found.uncopied) == ["head.weight"]
+    assert not found.retyped
+    assert not cs.fits(state, "dst.yaml").fits
+    shown = ckpt("fits", "src.pth", "dst.yaml")
+    assert shown.code == 1
+    assert "does not fit: 1 that torch does not copy" in shown.out
+    if found.command:
+        assert kind in ("qint8", "per channel")
+        assert ckpt(*found.command[1:]).code == 0
+        assert cs.fits(found.command[-1], "dst.yaml").fits
+        assert strict(model, load_file(found.command[-1]))
+    else:
+        assert kind in ("sparse", "meta", "bits")
+        assert any("no transplant makes the checkpoint fit" in note for note in found.notes)
+
+
 # diff of a checkpoint and a configuration.
 
 

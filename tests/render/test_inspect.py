@@ -34,7 +34,7 @@ def odd() -> cs.Inspection:
 
 def test_rows_without_statistics_say_why() -> None:
     lines = {line.split()[0]: " ".join(line.split()[1:]) for line in printed(stats_view(odd()))[1:]}
-    assert lines["c"] == "complex64: complex values have no order"
+    assert lines["c"] == "- - - - 0 0 0"
     assert lines["s"] == "it is sparse"
     assert lines["f"] == "2 1 1 3 0 0 0"
     assert lines["n"] == "1 0 1 1 0 1 1"
@@ -85,15 +85,26 @@ def test_what_lies_beside_the_tensors_hangs(width: int) -> None:
 
 def test_stats_end_in_what_they_come_to(ckpt: Any) -> None:
     weight = torch.tensor([0.0, 1.0, float("nan"), float("-inf"), 0.0])
-    torch.save({"a": weight, "tied": weight, "b": torch.zeros(3), "c": torch.ones(2, dtype=torch.complex64)}, "a.pth")
+    torch.save({"a": weight, "tied": weight, "b": torch.zeros(3), "c": torch.ones(3).to_sparse()}, "a.pth")
     done = ckpt("inspect", "a.pth", "--stats")
     assert done.out.splitlines()[-1] == "  2 tensors of 8 elements, 1 NaN, 1 Inf, 5 zeros, 1 not measured  in a"
     assert done.code == 1
     found = json.loads(ckpt("inspect", "a.pth", "--stats", "--json").out)["summary"]
     assert found == {
-        "measured": 2, "not_measured": 1, "elements": 8, "nan": 1, "inf": 1, "zeros": 5, "unsound": ["a"],
+        "measured": 2, "decoded": 0, "not_measured": 1, "elements": 8, "nan": 1, "inf": 1, "zeros": 5, "unsound": ["a"],
     }  # fmt: skip
     assert json.loads(ckpt("inspect", "a.pth", "--json").out)["summary"] is None
+
+
+def test_stats_count_complex_numbers_that_are_not_finite(ckpt: Any) -> None:
+    numbers = torch.complex(torch.tensor([float("nan"), 1, 0, 0]), torch.tensor([1, float("inf"), 0, 1.0]))
+    for dtype in (torch.complex32, torch.complex64, torch.complex128):
+        torch.save({"a": numbers.to(dtype), "b": torch.ones(2)}, "a.pth")
+        done = ckpt("inspect", "a.pth", "--stats")
+        assert done.code == 1
+        assert done.out.splitlines()[-1] == "  2 tensors of 6 elements, 1 NaN, 1 Inf, 1 zeros  in a"
+        torch.save({"a": numbers.to(dtype)[2:]}, "a.pth")
+        assert ckpt("inspect", "a.pth", "--stats").code == 0
 
 
 def test_stats_of_sound_values_end_well_and_excluded_keys_do_not_count(ckpt: Any) -> None:

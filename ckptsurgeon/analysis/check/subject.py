@@ -80,8 +80,9 @@ class Subject:
     """A checkpoint to check. ``tensors`` are the tensors that can be read, ``measured`` the figures of their values.
 
     ``parts`` maps the key of each part of a quantised tensor to its ending, such as ``.scales``, and ``methods`` to the
-    quantisation method. ``codes`` are the keys of the parts that are codes. ``tied`` are pairs of an embedding and an
-    output layer that are both stored, although the configuration ties them. ``embeddings`` are the keys of token
+    quantisation method. ``codes`` are the keys of the parts that are codes. ``pickled_scales`` has the figures of
+    scales that a pickle stores with a quantised tensor, by the key of this tensor. ``tied`` are pairs of an embedding
+    and an output layer that are both stored, although the configuration ties them. ``embeddings`` are the keys of token
     embeddings, ``heads`` the keys of their output layers. ``tokens`` is the number of tokens, 0 if it is not known.
     ``padding`` is the row of the padding token, None if another token has the same id.
 
@@ -102,6 +103,7 @@ class Subject:
     parts: Mapping[str, str] = field(default_factory=dict)
     methods: Mapping[str, str] = field(default_factory=dict)
     codes: frozenset[str] = frozenset()
+    pickled_scales: Mapping[str, Figures] = field(default_factory=dict)
     tied: tuple[tuple[str, str], ...] = ()
     embeddings: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()

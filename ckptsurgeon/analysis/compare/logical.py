@@ -10,7 +10,7 @@ from ...engine.prefetch import fetch_tensors
 from ...errors import FormatError, PlanError
 from ...planning.operations.perform import Weights
 from ...tensors.encodings._encoding import QuantisedTensor
-from ...tensors.encodings.torch_quantised import pickled_torchao
+from ...tensors.encodings.torch_quantised import is_pickled, pickled_torchao
 from ...tensors.info import Decoded, TensorInfo
 from ...util.text import escape
 from .outline import Outline
@@ -103,7 +103,7 @@ def _is_same(
     if one.method != other.method or one.parts.keys() != other.parts.keys():
         return False
     pairs = ((first[key], second[other.parts[end]]) for end, key in one.parts.items())
-    if any((a.dtype, a.shape) != (b.dtype, b.shape) or pickled_torchao(a)[0] for a, b in pairs):
+    if any((a.dtype, a.shape) != (b.dtype, b.shape) or is_pickled(a) for a, b in pairs):
         return False
     if first.quantisation == second.quantisation:
         return True
@@ -118,10 +118,13 @@ def _is_same(
 
 
 def _are_pickled(pair: Pair, first: Checkpoint, second: Checkpoint) -> bool:
-    """Return whether two weights are pickled tensors of one class of torchao."""
-    stored = (one.get(pair.key) for one in (first, second))
-    kinds = {pickled_torchao(info)[0] if info is not None else "" for info in stored}
-    return len(kinds) == 1 and "" not in kinds
+    """Return whether two weights are pickled tensors of one class of torchao, or of one dtype and scale of torch."""
+    here, there = (one.get(pair.key) for one in (first, second))
+    if here is None or there is None or not (is_pickled(here) and is_pickled(there)):
+        return False
+    kinds = [(pickled_torchao(info)[0], "" if pickled_torchao(info)[0] else info.dtype) for info in (here, there)]
+    facts = [one.made.facts for one in (pair.first, pair.second) if isinstance(one.made, Decoded)]
+    return len({*kinds}) == 1 and (bool(kinds[0][0]) or len({*facts}) == 1)
 
 
 def with_decoded(
@@ -135,7 +138,7 @@ def with_decoded(
     """Return ``found`` with the distances of those tensors in ``keys`` that two checkpoints encode differently.
 
     If the user gave a tolerance, tensors within it are in ``close``, the others in ``decoded``. Pickled tensors of
-    torchao with equal values are identical: their bytes are not compared.
+    torch and torchao with equal values are identical: their bytes are not compared.
     """
     chosen = [key for key in keys if key in otherwise.pairs]
     refused = {key: otherwise.refused[key] for key in chosen if key in otherwise.refused}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
+from ...formats.pickle.values import ARRAY
 from ...planning.target import TargetSpec
+from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, natural_key, number_in
 from ..compare.results import Pair
@@ -29,6 +31,8 @@ def compared(
     filled = frozenset() if has_versions else frozenset(_counters(wanted))
     tied = dict(tied_keys(source, target))
     both = [Pair(key, info, wanted[key]) for key, info in source.items() if key in wanted]
+    copied = [pair for pair in both if _loads(pair)]
+    uncopied = {pair.key: why for pair in copied if (why := _why_not_copied(pair))}
     return Fit(
         first,
         second,
@@ -36,7 +40,8 @@ def compared(
         {key: info for key, info in wanted.items() if not (key in source or key in tied or key in filled)},
         {key: source[key] for key in sorted(source, key=natural_key) if key not in wanted},
         tuple(pair for pair in both if not _loads(pair)),
-        tuple(pair for pair in both if _loads(pair) and pair.first.dtype != pair.second.dtype),
+        tuple(pair for pair in copied if pair.key not in uncopied and pair.first.dtype != pair.second.dtype),
+        uncopied,
         tied,
     )
 
@@ -75,6 +80,19 @@ def _loads(pair: Pair) -> bool:
     ``Module._load_from_state_dict`` in torch/nn/modules/module.py does the latter for files of torch 0.3.
     """
     return pair.first.shape == pair.second.shape or (pair.second.shape == () and pair.first.shape == (1,))
+
+
+def _why_not_copied(pair: Pair) -> str:
+    """Return why torch cannot copy the pair's first tensor into the second, which is plain; "" if it can.
+
+    ``Tensor.copy_``, which ``load_state_dict`` calls, raises an error for quantised and sparse tensors, for objects of
+    torchao, and for tensors without values. An array inside a pickle becomes a plain tensor when the file is loaded.
+    """
+    first, second = pair.first, pair.second
+    if first.opaque:
+        return "" if first.opaque == ARRAY else first.opaque
+    is_castable = not any(DTYPES[one.dtype].is_packed or DTYPES[one.dtype].kind == "bits" for one in (first, second))
+    return "" if is_castable or first.dtype == second.dtype else f"torch casts no {first.dtype} to {second.dtype}"
 
 
 def tied_keys(source: Collection[str], target: TargetSpec) -> Iterator[tuple[str, str]]:

@@ -22,12 +22,13 @@ class Fit(InNotebooks):
     ``fits`` is whether ``load_state_dict(strict=True)`` of the destination would succeed. ``tensors`` is the number of
     the destination's keys. ``missing`` are keys that only the destination has, ``unexpected`` keys that only the
     checkpoint has. The tensors in ``mismatched`` have other shapes; the tensors in ``retyped`` have another dtype,
-    which loading casts. ``tied`` maps keys that the checkpoint may lack to the keys that they are tied to.
-    ``stripped`` are prefixes that all keys of the checkpoint have, such as ``module``; the keys in the other fields are
-    without them. ``renamed`` maps keys of the checkpoint to the missing keys that they correspond to. ``rules`` are the
-    ``--map`` rules that rename them, empty if the destination knows the names. ``command`` has the words of a command
-    that makes the checkpoint fit, and ``counts`` the number of tensors of its output in each class, such as copied.
-    Both are empty if the checkpoint fits, or if no such command was found.
+    which loading casts. ``uncopied`` maps keys of both to the reason why torch does not copy one tensor into the other,
+    such as a quantised tensor into a plain one. ``tied`` maps keys that the checkpoint may lack to the keys that they
+    are tied to. ``stripped`` are prefixes that all keys of the checkpoint have, such as ``module``; the keys in the
+    other fields are without them. ``renamed`` maps keys of the checkpoint to the missing keys that they correspond to.
+    ``rules`` are the ``--map`` rules that rename them, empty if the destination knows the names. ``command`` has the
+    words of a command that makes the checkpoint fit, and ``counts`` the number of tensors of its output in each class,
+    such as copied. Both are empty if the checkpoint fits, or if no such command was found.
     """
 
     first: str
@@ -37,6 +38,7 @@ class Fit(InNotebooks):
     unexpected: Mapping[str, TensorInfo] = field(default_factory=dict)
     mismatched: tuple[Pair, ...] = ()
     retyped: tuple[Pair, ...] = ()
+    uncopied: Mapping[str, str] = field(default_factory=dict)
     tied: Mapping[str, str] = field(default_factory=dict)
     stripped: tuple[str, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
@@ -51,7 +53,7 @@ class Fit(InNotebooks):
     @property
     def fits(self) -> bool:
         """Whether the checkpoint loads into the destination as it is."""
-        return not (self.missing or self.unexpected or self.mismatched or self.stripped)
+        return not (self.missing or self.unexpected or self.mismatched or self.uncopied or self.stripped)
 
     @property
     def verdict(self) -> str:
@@ -69,6 +71,8 @@ class Fit(InNotebooks):
             yield f"{len(left)} missing"
         if self.mismatched:
             yield f"{len(self.mismatched)} of other shapes" if len(self.mismatched) > 1 else "1 of another shape"
+        if self.uncopied:
+            yield f"{len(self.uncopied)} that torch does not copy"
         if unused:
             yield f"{len(unused)} unexpected"
         if self.stripped:
@@ -94,6 +98,7 @@ class Fit(InNotebooks):
                 {"key": p.key, "from": list(p.first.shape), "to": list(p.second.shape)} for p in self.mismatched
             ],
             "retyped": [{"key": p.key, "from": p.first.dtype, "to": p.second.dtype} for p in self.retyped],
+            "uncopied": [{"key": key, "reason": why} for key, why in self.uncopied.items()],
             "tied": [{"key": key, "to": owner} for key, owner in self.tied.items()],
             "stripped": list(self.stripped),
             "renamed": [{"from": old, "to": new} for old, new in self.renamed.items()],

@@ -20,7 +20,7 @@ Reads headers only, runs no code and needs no torch. Layers that repeat are show
 layers with the same tensors. Wrappers such as module. are stripped from keys, and a note says so. -v shows a line for
 each tensor instead of the tree, with its shard and ties, and shortens nothing. A quantised tensor is one weight in the
 tree, with its encoding and bits per weight; its parameters are counted, and --stats measured, as after decoding. Exit
-status 1 if --stats finds a NaN or an infinity.
+status 1 if --stats finds a NaN or an infinity, or a weight that cannot be decoded because of one.
 """
 EXAMPLES = """\b
 Examples:

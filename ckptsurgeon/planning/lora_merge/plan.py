@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...errors import FormatError, PlanError
+from ...errors import PlanError
 from ...methods.lora.adapter import AdapterModule, base_notes
 from ...methods.lora.conv1d import KnownModel
 from ...methods.lora.matching import match_modules
@@ -18,11 +18,12 @@ from ..edit import check_casts
 from ..keys.matcher import KeyMatcher
 from ..keys.pattern import OptionPattern
 from ..keys.pattern_hints import matched
+from ..opaque import opaque_error
 from ..plan.compute import Lora, LoraTerm
 from ..plan.files import PlanTarget
 from ..plan.plan import Plan
 from ..plan.step import Input, Step
-from ..quantised import or_decode, refuse_codes
+from ..quantised import refuse_codes
 from ..transplant.select import SourceView
 from .fitting import AdapterView, check_names, input_of, misfit, weight_layout
 
@@ -256,10 +257,7 @@ def plan_lora_merge(
 def _check_plain(base: SourceView) -> None:
     opaque = [key for key, info in base.tensors.items() if info.opaque]
     if opaque:
-        raise FormatError(
-            f"the tensor {escape(opaque[0])} of {escape(base.source.name)} cannot be copied: "
-            f"{base.tensors[opaque[0]].opaque}.",
-            hint=or_decode(base.tensors[opaque[0]], f"Leave it out first: ckpt filter --exclude {escape(opaque[0])}."),
-            details=opaque,
-            rule="opaque",
-        )
+        raise opaque_error(
+            opaque[0], base.source.name, base.tensors[opaque[0]], "cannot be copied", verb="lora merge",
+            leave=f"Leave it out first: ckpt filter --exclude {escape(opaque[0])}.", details=opaque,
+        )  # fmt: skip

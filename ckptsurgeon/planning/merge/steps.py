@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...errors import FormatError, PlanError
+from ...errors import PlanError
 from ...methods.merge._method import Method
 from ...tensors.dtypes import DTYPES
 from ...tensors.encodings._encoding import QuantisedTensor
 from ...util.text import escape
 from ..mismatch.policy_syntax import is_reshape
+from ..opaque import opaque_error
 from ..plan.compute import Merge
 from ..plan.step import Input, Step, with_vocabularies
 from ..quantised import computing, dequantise
@@ -166,9 +167,10 @@ class MergeSteps:
         for one in inputs:
             info, name = self._views[one.source].tensors[one.key], escape(self._views[one.source].source.name)
             if info.opaque:
-                raise FormatError(
-                    f"the tensor {escape(one.key)} of {name} cannot be merged: {info.opaque}.", rule="opaque"
-                )
+                raise opaque_error(
+                    one.key, self._views[one.source].source.name, info, "cannot be merged", verb="merge",
+                    leave=f"Leave it out first: ckpt filter --exclude {escape(one.key)}.",
+                )  # fmt: skip
             if DTYPES[one.dtype].is_floating and DTYPES[one.dtype].is_packed:
                 raise PlanError(
                     f"the tensor {escape(one.key)} of {name} is {one.dtype}, which packs several numbers in a byte.",

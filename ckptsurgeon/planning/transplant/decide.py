@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ...errors import ConfigError, FormatError, PlanError
+from ...errors import ConfigError, PlanError
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, listing, shape_text
 from ..keys.matcher import KeyMatcher
 from ..mismatch.policy_fits import fit
 from ..mismatch.policy_syntax import cast_fault, is_reshape
+from ..opaque import opaque_error
 from ..plan.files import PlanSource
 from ..plan.plan import EqualKeys
 from ..plan.step import Step
-from ..quantised import or_decode
 from ..target import InitialFile, TargetSpec
 from .by_place import PositionalRows, ShapeChange
 from .options import Options
@@ -162,12 +162,10 @@ class _Decider:
         if origin is None:
             return self._absent(key, info)
         if origin.info.opaque:
-            raise FormatError(
-                f"the tensor {escape(origin.key)} of {escape(self.names[origin.source])} cannot be copied: "
-                f"{origin.info.opaque}.",
-                hint=or_decode(origin.info, f"Use --exclude {escape(origin.key)}."),
-                rule="opaque",
-            )
+            raise opaque_error(
+                origin.key, self.names[origin.source], origin.info, "cannot be copied", verb="transplant",
+                leave=f"Use --exclude {escape(origin.key)}.",
+            )  # fmt: skip
         if origin.is_description:  # a JSON text: its length depends on the numbers in it
             info = replace(info, shape=origin.info.shape)
         step = Step(

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import FormatError
+from ...util.text import escape
 from ..composition import decoded
 from ..dtypes import DTYPES
 from ..info import Decoded, TensorInfo
@@ -41,7 +43,7 @@ class _Torch:
         scheme, *given = _parameters(codes)
         if scheme == "per_tensor_affine" and len(given) == 2:
             scale, zero = given
-            if type(scale) not in (int, float) or type(zero) is not int or not isfinite(scale) or abs(zero) > MOST_ZERO:
+            if type(scale) not in (int, float) or type(zero) is not int or abs(zero) > MOST_ZERO:
                 raise UndecodableError("its scale or its zero point is not a valid number")
             found, facts = (("codes", _integers(codes)),), [("scale", float(scale)), ("zero", float(zero))]
             return decoded(codes.shape, Decoded(found, "torch_quantised", (*facts, *_bits(codes))))
@@ -68,6 +70,8 @@ class _Torch:
 
     def values(self, made: Decoded, arrays: Mapping[str, Array], box: Box) -> Array:
         facts = dict(made.facts)
+        if not isfinite(facts.get("scale", 0)):
+            raise FormatError(f"a scale of the quantised tensor {escape(made.name)} is NaN or infinite.", rule="scale")
         codes = arrays["codes"] if "bits" not in facts else _unpacked(made, arrays["codes"], box)
         if "axis" not in facts:
             values: Array = (codes - facts["zero"]).astype("<f4")

@@ -12,7 +12,17 @@ from ..info import TensorInfo
 from ._encoding import Encoding, LogicalTensor, Parts, same_shape
 from ._settings import QuantisationSettings
 
-__all__ = ["ENCODINGS", "KINDS", "MX", "NVFP4", "SCALED", "pickled_torchao", "stored_bytes"]
+__all__ = [
+    "ENCODINGS",
+    "KINDS",
+    "MX",
+    "NVFP4",
+    "SCALED",
+    "is_pickled",
+    "pickled_scale",
+    "pickled_torchao",
+    "stored_bytes",
+]
 
 _TYPES = frozenset(name for name, dtype in DTYPES.items() if dtype.kind == "quantized" and not dtype.block)
 SCALED = ("Float8Tensor", "Int8Tensor", "IntxUnpackedToInt8Tensor")
@@ -30,6 +40,25 @@ def pickled_torchao(info: TensorInfo) -> tuple[str, Mapping[str, object]]:
         return "", {}
     kind, attributes = info.parts
     return str(kind).rpartition(".")[2], dict(attributes) if isinstance(attributes, tuple) else {}
+
+
+def is_pickled(info: TensorInfo) -> bool:
+    """Return whether a tensor is quantised by torch or torchao, so that its pickle contains its scale."""
+    return bool(pickled_torchao(info)[0]) or (bool(info.opaque) and DTYPES[info.dtype].kind == "quantized")
+
+
+def pickled_scale(info: TensorInfo) -> float | TensorInfo | None:
+    """Return the scale that a pickle stores with a quantised tensor of torch or torchao; a tensor if there are several.
+
+    None if the tensor is not quantised so, or if its scale is not in the file.
+    """
+    if DTYPES[info.dtype].kind == "quantized" and info.parts and isinstance(info.parts[0], tuple):
+        scale: object = info.parts[0][1] if len(info.parts[0]) > 1 else None
+    else:
+        scale = pickled_torchao(info)[1].get("scale")
+    if isinstance(scale, (int, float)):
+        return float(scale)
+    return scale if isinstance(scale, TensorInfo) else None
 
 
 def stored_bytes(info: TensorInfo) -> int:

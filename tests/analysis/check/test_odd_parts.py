@@ -180,3 +180,12 @@ def test_scales_are_multiplied_by_the_codes_of_their_own_module_alone() -> None:
     codes = {key: one.to(torch.float8_e4m3fn) for key, one in state.items() if key.endswith("weight")}
     save_file(state | codes, "model.safetensors")
     assert cs.check("model.safetensors").row("scales").status.value == "PASS"
+
+
+def test_complex_numbers_that_are_not_finite_are_found() -> None:
+    turns = torch.polar(torch.ones(4, 8), torch.rand(4, 8))
+    torch.save({"freqs_cis": turns, "a": torch.rand(4, 4)}, "model.pth")
+    assert found(Path("model.pth")) == {}
+    turns[1, 2] = complex(1, float("nan"))
+    torch.save({"freqs_cis": turns, "a": torch.rand(4, 4)}, "model.pth")
+    assert found(Path("model.pth")) == {"not-finite": "1 tensor has 1 NaN value: freqs_cis"}

@@ -118,7 +118,7 @@ def test_a_pickled_weight_is_shown_as_it_is_meant(pickled: Path) -> None:
 
 
 def test_a_pickled_weight_is_not_copied_as_something_else(pickled: Path, tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="cannot be copied: it is of the class torchao") as error:
+    with pytest.raises(PlanError, match="cannot be copied: it is of the class torchao") as error:
         cs.apply(cs.convert(pickled), tmp_path / "out.pth")
     assert "ckpt convert --dequantize" in error.value.hint
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
@@ -60,7 +61,7 @@ def test_stats_have_no_figures_of_codes(model: Quantised, tmp_path: Path, ckpt: 
     unmeasured = not_numbers(model, folder)
     assert {key for key, figures in (found.stats or {}).items() if figures is None} == unmeasured
     assert found.summary is not None
-    assert set(found.summary.unsound) <= set(found.decoded)  # random exponents may be too large
+    assert set(found.summary.unsound) <= {*found.decoded, *found.damaged}  # random exponents may be too large, or NaN
     done = ckpt("inspect", str(folder), "--stats")
     assert done.code == bool(found.summary.unsound)
     assert f"{len(unmeasured)} not measured" in done.out
@@ -84,6 +85,39 @@ def test_stats_that_cannot_be_taken_have_a_reason(tmp_path: Path, ckpt: Run) -> 
     rows = json.loads(ckpt("inspect", folder, "--stats", "--json").out)["quantised"]
     assert all(row["stats"] is None and "no decoder knows HQQ" in row["undecoded"] for row in rows)
     assert "quantised: HQQ" in ckpt("inspect", folder, "--stats").out
+
+
+EXPONENTS = {
+    "mxfp8": {"a.weight": torch.ones(4, 64).to(torch.float8_e4m3fn), "a.weight_scale": torch.full((4, 2), 127)},
+    "mxfp4": {"a.weight_packed": torch.ones(4, 32).byte(), "a.weight_scale": torch.full((4, 2), 127)},
+    "mxfp4 of gpt-oss": {"a_blocks": torch.ones(2, 4, 2, 16).byte(), "a_scales": torch.full((2, 4, 2), 127)},
+}
+
+
+@pytest.mark.parametrize("name", EXPONENTS)
+def test_an_exponent_that_is_nan_is_found(name: str, ckpt: Run) -> None:
+    """No figure counts it: bytes of exponents are no numbers, and nothing decodes the weight."""
+    codes, scales = EXPONENTS[name]
+    state = {codes: EXPONENTS[name][codes], scales: EXPONENTS[name][scales].byte(), "norm.weight": torch.ones(4)}
+    save_file(state, "sound.safetensors")
+    state[scales].view(-1)[0] = 255
+    save_file(state, "x.safetensors")
+    assert ckpt("inspect", "sound.safetensors", "--stats").code == 0
+    done = ckpt("inspect", "x.safetensors", "--stats")
+    weight = codes.removesuffix("_packed").removesuffix("_blocks")
+    assert done.code == 1
+    assert " ".join(done.out.split()).endswith(f"0 Inf, 0 zeros, 2 not measured not decoded: {weight}")
+    assert "not decoded: a scale" in done.out
+    assert ckpt("check", "x.safetensors").code == 1
+
+
+def test_the_totals_count_what_codes_decode_to(tmp_path: Path, ckpt: Run) -> None:
+    codes = torch.zeros(4, 64).to(torch.float8_e4m3fn)
+    codes.view(torch.uint8)[0, :3] = torch.tensor([0x7F, 0x38, 0x38], dtype=torch.uint8)  # NaN, 1, 1
+    save_file({"a.weight": codes, "a.weight_scale": torch.ones(()), "b": torch.ones(2)}, "x.safetensors")
+    done = ckpt("inspect", "x.safetensors", "--stats")
+    said = "2 tensors and 1 decoded weight of 259 elements, 1 NaN, 0 Inf, 253 zeros, 1 not measured in a.weight"
+    assert (done.code, " ".join(done.out.split()).endswith(said)) == (1, True)
 
 
 def test_a_weight_that_is_infinite_is_found(tmp_path: Path, ckpt: Run) -> None:

@@ -51,10 +51,50 @@ def test_they_are_named_and_counted_and_not_measured(ckpt: Run) -> None:
 
 
 @pytest.mark.usefixtures("models")
-def test_they_are_not_compared_and_that_is_said(ckpt: Run) -> None:
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_scale_that_is_not_finite_is_found(bad: float, ckpt: Run) -> None:
+    name = f"{LAYERS[0]}.weight"
+    state = torch.load("a.pth", weights_only=False)
+    codes = state[name].int_repr()
+    if state[name].qscheme() == torch.per_tensor_affine:
+        state[name] = torch._make_per_tensor_quantized_tensor(codes, bad, 0)
+    else:
+        scales = state[name].q_per_channel_scales()
+        scales[1] = bad
+        points = state[name].q_per_channel_zero_points()
+        state[name] = torch._make_per_channel_quantized_tensor(codes, scales, points, 0)
+    torch.save(state, "bad.pth")
+    done = ckpt("inspect", "bad.pth", "--stats")
+    assert done.code == 1
+    assert f"not decoded: {name}" in " ".join(done.out.split())
+    done = ckpt("check", "bad.pth")
+    assert done.code == 1
+    assert name in done.out
+    assert ckpt("check", "a.pth").code == 0
+    assert ckpt("convert", "bad.pth", "--dequantize", "-o", "x.pth").code == 3
+
+
+@pytest.mark.usefixtures("models")
+def test_they_are_compared_by_what_they_decode_to(ckpt: Run) -> None:
     done = ckpt("diff", "a.pth", "b.pth", "--values")
     assert done.code == 1
-    assert "not compared" in done.out
+    assert "not compared" not in done.out
+    found = cs.diff("a.pth", "b.pth", values=True)
+    assert {pair.key for pair in found.decoded} == {f"{one}.weight" for one in LAYERS}
+    assert all(pair.numbers is not None and pair.numbers.differing for pair in found.decoded)
+    done = ckpt("diff", "a.pth", "a.pth", "--values")
+    assert (done.code, "not compared" in done.out) == (0, False)
+    one, other = torch.load("a.pth", weights_only=False), {}
+    for key, value in one.items():
+        other[key] = value
+        if value.is_quantized and value.qscheme() == torch.per_tensor_affine:  # the same values by other codes
+            other[key] = torch._make_per_tensor_quantized_tensor(value.int_repr() // 2 * 2, 0.1, 0)
+            one[key] = torch._make_per_tensor_quantized_tensor(value.int_repr() // 2, 0.2, 0)
+    torch.save(one, "one.pth")
+    torch.save(other, "other.pth")
+    found = cs.diff("one.pth", "other.pth", values=True)
+    assert len(found.decoded) in (0, 2)
+    assert found.identical + len(found.decoded) == 4
 
 
 VERBS: dict[str, Callable[[str, str], object]] = {
@@ -73,17 +113,42 @@ def test_what_would_compute_on_them_says_that_they_are_quantised_and_by_what(ver
     assert "--encoding dequantize" in error.value.hint
 
 
+WRITING: dict[str, tuple[list[str], str]] = {
+    "convert": (["convert", "a.pth", "-o", "x.pth"], "ckpt convert --dequantize"),
+    "dtype": (["convert", "a.pth", "--dtype", "bf16", "-o", "x.pth"], "ckpt convert --dequantize"),
+    "rename": (["rename", "a.pth", "--map", "model=decoder", "-o", "x.pth"], "ckpt convert --dequantize"),
+    "filter": (["filter", "a.pth", "--include", LAYERS[0], "-o", "x.pth"], "ckpt convert --dequantize"),
+    "source": (["transplant", "a.pth", "plain.pth", "-o", "x.pth"], "--encoding dequantize"),
+    "destination": (["transplant", "plain.pth", "a.pth", "-o", "x.pth"], "ckpt convert --dequantize"),
+    "both": (["transplant", "a.pth", "b.pth", "-o", "x.pth"], "ckpt convert --dequantize"),
+    "passthrough": (["merge", "a.pth", "-m", "passthrough", "-o", "x.pth"], "--encoding dequantize"),
+    "init": (["init", "a.pth"], "ckpt convert --dequantize"),
+}
+
+
 @pytest.mark.usefixtures("models")
-def test_what_would_write_them_says_that_it_cannot_and_what_can_be_done() -> None:
-    verbs: list[Callable[[], object]] = [
-        lambda: cs.convert("a.pth"),
-        lambda: cs.convert("a.pth", dtype="bf16"),
-        lambda: cs.rename("a.pth", map=["model=decoder"]),
-        lambda: cs.filter("a.pth", include=[LAYERS[0]]),
-        lambda: cs.transplant("a.pth", "plain.pth"),
-    ]
-    for verb in verbs:
-        with pytest.raises(cs.CheckpointError, match="cannot be copied: it is quantised") as error:
-            verb()
-        assert "--exclude" in error.value.hint
+@pytest.mark.parametrize("case", WRITING)
+def test_what_would_write_them_says_that_it_cannot_and_what_can_be_done(case: str, ckpt: Run) -> None:
+    command, hint = WRITING[case]
+    done = ckpt(*command)
+    assert done.code == 4
+    assert "it is quantised, and ckpt does not write tensors whose scale is in the pickle" in done.err
+    assert hint in done.err
+    assert not Path("x.pth").exists()
+
+
+@pytest.mark.usefixtures("models")
+def test_what_is_said_can_be_done(ckpt: Run) -> None:
+    assert ckpt("convert", "a.pth", "--dequantize", "--dtype", "float32", "-o", "x.pth").code == 0
+    assert ckpt("transplant", "a.pth", "plain.pth", "--encoding", "dequantize", "-o", "y.pth").code == 0
+    assert ckpt("merge", "a.pth", "-m", "passthrough", "--encoding", "dequantize", "-o", "z.pth").code == 0
+    assert all(ckpt("diff", name, "plain.pth", "--values").code == 0 for name in ("x.pth", "y.pth"))
     assert cs.filter("a.pth", exclude=list(LAYERS)).counts == {"copied": 2}
+
+
+@pytest.mark.usefixtures("models")
+def test_a_quantised_destination_of_another_encoding_gets_them_encoded_again(ckpt: Run) -> None:
+    assert ckpt("convert", "plain.pth", "--quantize", "int8", "-o", "int8.safetensors").code == 0
+    assert ckpt("transplant", "a.pth", "int8.safetensors", "-o", "x.safetensors").code == 0
+    found = cs.open_checkpoint("x.safetensors").codes
+    assert found.methods() == cs.open_checkpoint("int8.safetensors").codes.methods()

@@ -29,6 +29,10 @@ https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h
 """
 
 
+PARTS = {"complex32": "float16", "complex64": "float32", "complex128": "float64"}
+"""The dtypes of the real and imaginary parts of complex numbers, which are measured as separate values."""
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """A part of a tensor: ``nbytes`` from ``offset`` in its file, or the ``box`` of a tensor that is not plain bytes.
@@ -87,6 +91,7 @@ def measured_block(checkpoint: Checkpoint, block: Block, work: Workspace) -> Blo
     crc, dtype = crc32(raw), block.info.dtype
     if dtype in SCALES:
         return BlockFigures(figures_of(_scales(raw, dtype), "float16", work), crc, raw.size)
+    dtype = PARTS.get(dtype, dtype)
     if DTYPES[dtype].is_packed or DTYPES[dtype].kind not in ("float", "int", "uint", "bool"):
         return BlockFigures(None, crc, raw.size)
     found = BlockFigures(figures_of(raw, dtype, work), crc, raw.size)

@@ -29,7 +29,7 @@ def _run(subject: Subject) -> Iterator[Found]:
 def _counts(subject: Subject, name: str) -> Iterator[tuple[str, int]]:
     for key, one in subject.measured.items():
         if one.figures is not None and not is_scale(subject.parts.get(key, "")) and not is_masked(key):
-            is_float = one.is_of_scales or DTYPES[subject.tensors[key].dtype].kind == "float"
+            is_float = one.is_of_scales or DTYPES[subject.tensors[key].dtype].is_floating
             yield key, getattr(one.figures, name) if is_float else 0
 
 

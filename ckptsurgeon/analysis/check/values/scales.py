@@ -28,6 +28,8 @@ In other encodings the factor of a scale is at most about 1 or 8, whatever the c
 """
 FP4, DIVISOR = 6.0, "weight_global_scale"
 """The largest 4-bit float; the ending of the scales of whole weights that codes are divided by."""
+LARGEST_CODE = 128.0
+"""The largest 8-bit code of torch's own quantised tensors: their codes are not measured."""
 NAN_E8M0, ONE_E8M0 = 255, 127
 """The bytes of exponents (E8M0) that mean NaN, and a scale of 1."""
 EXPONENTS = re.compile(r"mxfp|mxint|ue8m0", re.IGNORECASE)
@@ -90,7 +92,7 @@ def _makes_large_weights(subject: Subject, key: str, scales: Figures) -> bool:
 
     The scale of a whole weight is multiplied by the largest scale of its blocks, too, or divides this product.
     """
-    if subject.measured[key].is_of_scales:
+    if _is_of_blocks(subject, key):
         return False
     if is_global_weight_scale(subject, key):
         blocks = subject.measured.get(_beside(subject, key).get(".weight_scale", ""))
@@ -98,7 +100,7 @@ def _makes_large_weights(subject: Subject, key: str, scales: Figures) -> bool:
         return blocks is not None and blocks.figures is not None and own * blocks.figures.largest * FP4 > LARGE
     if is_global_or_activation(subject, key):
         return False
-    largest = 1.0
+    largest = LARGEST_CODE if key in subject.pickled_scales else 1.0
     if not subject.parts.get(key, "").endswith("SCB"):  # bitsandbytes: the largest weight of a row itself
         for one in _codes_of(subject, key):
             figures = subject.measured[one].figures
@@ -112,7 +114,8 @@ def _number(keys: list[str], found: dict[str, Figures]) -> int:
 
 
 def scales_of(subject: Subject) -> Iterator[tuple[str, Figures]]:
-    """Yield (key, figures of the scales) for each tensor that consists of scales, or of blocks of codes with scales."""
+    """Yield (key, figures of the scales) for each tensor that consists of scales, or is stored together with scales."""
+    yield from subject.pickled_scales.items()
     for key, one in subject.measured.items():
         if one.figures is None or not (one.is_of_scales or is_scale(subject.parts.get(key, ""))):
             continue
@@ -149,7 +152,12 @@ def is_global_weight_scale(subject: Subject, key: str) -> bool:
 
 def _is_signed(subject: Subject, key: str) -> bool:
     said = subject.methods.get(key, subject.tensors[key].dtype)
-    return subject.measured[key].is_of_scales or any(word in said for word in SIGNED)
+    return _is_of_blocks(subject, key) or any(word in said for word in SIGNED)
+
+
+def _is_of_blocks(subject: Subject, key: str) -> bool:
+    """Return whether the scales are those in blocks of codes of GGUF."""
+    return key in subject.measured and subject.measured[key].is_of_scales
 
 
 def _against(subject: Subject) -> str:

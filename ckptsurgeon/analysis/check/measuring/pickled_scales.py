@@ -1,0 +1,33 @@
+"""Measures the scales that a pickle stores with quantised tensors of torch and torchao, not as tensors of their own."""
+
+from __future__ import annotations
+
+import math
+
+from ....checkpoint.checkpoint import Checkpoint
+from ....tensors.encodings.torch_quantised import pickled_scale
+from ....tensors.info import TensorInfo
+from .figures import Figures
+from .passing import measure
+
+__all__ = ["pickled_scales"]
+
+
+def pickled_scales(checkpoint: Checkpoint) -> dict[str, Figures]:
+    """Return the figures of these scales, by the key of the quantised tensor."""
+    found: dict[str, Figures] = {}
+    tensors: dict[str, TensorInfo] = {}
+    for key, info in checkpoint.items():
+        scale = pickled_scale(info) if info.opaque else None
+        if isinstance(scale, TensorInfo):
+            tensors[key] = scale
+        elif scale is not None:
+            found[key] = _of_one(scale)
+    measured = measure(checkpoint, tensors, ()) if tensors else {}
+    return found | {key: one.figures for key, one in measured.items() if one.figures is not None}
+
+
+def _of_one(scale: float) -> Figures:
+    if not math.isfinite(scale):
+        return Figures(nan=int(math.isnan(scale)), inf=int(math.isinf(scale)))
+    return Figures(1, scale, scale, scale, scale**2, zeros=int(scale == 0))

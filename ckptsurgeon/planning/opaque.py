@@ -1,0 +1,33 @@
+"""The errors for tensors whose values are not plain bytes, such as sparse ones and torch's own quantised tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import FormatError, PlanError
+from ..tensors.encodings.torch_quantised import is_pickled
+from ..tensors.info import TensorInfo
+from ..util.text import escape
+from .quantised import QuantisedError, dequantise
+
+__all__ = ["opaque_error"]
+
+
+def opaque_error(
+    key: str, name: str, info: TensorInfo, what: str, *, verb: str, leave: str = "", details: Sequence[str] = ()
+) -> FormatError | PlanError:
+    """Return the error for the tensor ``key`` of the checkpoint ``name``.
+
+    ``what`` says what cannot be done with it, such as "cannot be copied". ``leave`` is a hint on how to leave it out.
+    If torch or torchao quantised the tensor, this is a PlanError, as for other quantised tensors, and the hint says how
+    to decode it for the command ``verb``; otherwise it is a FormatError.
+    """
+    said = f"the tensor {escape(key)} of {escape(name)} {what}: {info.opaque}"
+    if not is_pickled(info):
+        return FormatError(f"{said}.", hint=leave, details=details, rule="opaque")
+    other = f" Or {leave[0].lower()}{leave[1:]}" if leave else ""
+    return QuantisedError(
+        f"{said}, and ckpt does not write tensors whose scale is in the pickle.",
+        hint=f"{dequantise(verb)}.{other}",
+        details=details,
+    )
