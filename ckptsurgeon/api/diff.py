@@ -46,8 +46,9 @@ def diff(
     Reads only headers, unless ``values`` is set. With ``values``, the differences are measured, and a tensor is changed
     if any element differs by more than ``atol`` + ``rtol`` * abs(element of ``second``). Quantised tensors are compared
     byte by byte. If they differ, or if one checkpoint has the weight in another encoding or not quantised, the decoded
-    weights are compared; the field ``decoded`` of the result has these. With ``renames``, tensors with the same content
-    under other names are found, and the rules that rename them. ``include`` and ``exclude`` select the keys to compare;
+    weights are compared; the field ``decoded`` of the result has these. With ``renames``, the values are compared, too,
+    and tensors with the same content under other names are found, those that exchanged their names included, and the
+    rules that rename them. ``include`` and ``exclude`` select the keys to compare;
     ``root`` is the dotted path of the state dict in both. ``second`` may be a configuration: then the keys, shapes and
     dtypes of its model are compared.
 
@@ -57,7 +58,7 @@ def diff(
     for name, value in (("--rtol", rtol), ("--atol", atol)):
         if not (value >= 0 and math.isfinite(value)):
             raise ConfigError(f"{name} {value} is not a valid tolerance.", hint="Use a number of zero or more.")
-    if (rtol or atol) and not values:
+    if (rtol or atol) and not (values or renames):
         raise ConfigError(
             "--rtol and --atol need --values, because headers have no values.",
             hint="Add --values, or leave them out.",

@@ -8,11 +8,12 @@ from dataclasses import replace
 from ..storage.fetch.fetch import fetch as _fetch
 from ..storage.fetch.record import Fetched
 from ..storage.read.uri import page_notes
-from .inputs.argument_types import Path, Progress
+from .inputs.argument_types import Path, Progress, checked
 
 __all__ = ["fetch"]
 
 
+@checked
 def fetch(
     uri: Path,
     *,

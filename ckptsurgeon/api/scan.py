@@ -8,7 +8,7 @@ from ..analysis.scan.findings import Scan
 from ..analysis.scan.walk import scan_path
 from ..errors import ConfigError
 from ..util.text import brief_repr
-from .inputs.argument_types import Path, Progress
+from .inputs.argument_types import Path, Progress, path_hint
 
 __all__ = ["scan"]
 
@@ -16,9 +16,10 @@ __all__ = ["scan"]
 def scan(path: Path, *, progress: Progress | None = None) -> Scan:
     """Report what loading a file, or any file of a folder, would import and call. Nothing is run.
 
-    ``scan(path).ok`` is true if everything could be judged, and is plain data or only rebuilds tensors.
-    ``progress`` is called with (files done, files in total). Raises SourceError if there is no such file.
+    ``scan(path).ok`` is true if everything could be judged, and is plain data or only rebuilds tensors. Only a path is
+    accepted, since the bytes of files are read. ``progress`` is called with (files done, files in total). Raises
+    SourceError if there is no such file.
     """
     if not isinstance(path, (str, os.PathLike)):
-        raise ConfigError(f"{brief_repr(path)} is not a path.", hint="Name a file or a folder.")
+        raise ConfigError(f"{brief_repr(path)} is not a path.", hint=path_hint(path) or "Name a file or a folder.")
     return scan_path(os.fspath(path), progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 from typing import Any
 
 from ..errors import ConfigError, PlanError
@@ -19,6 +20,8 @@ from .transplant.select import SourceView
 
 __all__ = ["INT_BUFFERS", "ema_weights", "plan_average"]
 
+_WEIGHTS = ("weight", "weights", "kernel")
+"""Endings of the names of weights, which are floats in all networks."""
 INT_BUFFERS = ("last", "first", "max")
 """The values that integer and boolean tensors can get, since they have no mean: the last, the first or the largest."""
 
@@ -73,7 +76,7 @@ def plan_average(
         steps=tuple(steps),
         arguments=arguments or {},
         metadata=metadata or {},
-        notes=(*notes, *ModelTies(views).apart(steps), *_mixed(steps, views)),
+        notes=(*notes, *ModelTies(views).apart(steps), *_mixed(steps, views), *_kept(steps, int_buffers)),
     )
 
 
@@ -88,6 +91,21 @@ def _mixed(steps: Sequence[Step], views: Sequence[SourceView]) -> Iterator[str]:
         keys = listing([step.key for step in mixed])
         head = f"{count(len(mixed), 'tensor')} with different dtypes in the checkpoints ({', '.join(each)})"
         yield f"{head}: the output has the dtype of the first checkpoint, {made}: {keys}"
+
+
+def _kept(steps: Sequence[Step], int_buffers: str) -> Iterator[str]:
+    """Yield a note on integers whose names are those of weights: they have no mean, and are perhaps codes."""
+    odd = [
+        step.key
+        for step in steps
+        if DTYPES[step.dtype].kind in ("int", "uint") and prod(step.shape) > 1 and step.key.endswith(_WEIGHTS)
+    ]
+    if odd:
+        one = "the maximum is taken" if int_buffers == "max" else f"the {int_buffers} checkpoint's are taken"
+        yield (
+            f"{count(len(odd), 'weight')} of integers, which have no mean: {one} (--int-buffers); if they are codes of "
+            f"quantised weights, the output is wrong: {listing(odd)}"
+        )
 
 
 def _check_keys(views: Sequence[SourceView]) -> None:

@@ -103,7 +103,7 @@ def _lines(name: str, rows: Sequence[_Row], *, every: bool) -> Iterator[list[str
     grouped = sorted(([row] for row in rows) if every else _grouped(rows), key=_least_far)
     shown = len(grouped) if every else SHOWN
     for i, group in enumerate(grouped[:shown]):
-        key, renamed = collapsed([row.key for row in group]), collapsed([row.renamed for row in group])
+        key, renamed = collapsed([row.key for row in group]), _new_names(group)
         times = f"x {len(group)}" if len(group) > 1 else ""
         words = "  ".join(filter(None, (escape(renamed), escape(group[0].said), times, _apart(group))))
         yield [Text(name if i == 0 else "", style=STYLES.get(name, "yellow")), escape(key), words]
@@ -134,16 +134,38 @@ def _grouped(rows: Iterable[_Row]) -> list[list[_Row]]:
 def _even(group: list[_Row]) -> list[list[_Row]]:
     """Return the group as a list of groups whose keys can be written as one pattern.
 
-    That is the group itself if its keys have every combination of their numbers. Otherwise it is split into parts whose
+    That is the group itself if its keys have every combination of their numbers, and keep their order if they are
+    renamed. Otherwise it is split into parts whose
     keys differ only in the first number.
     """
     found = [numbers_of(row.key) for row in group]
-    if math.prod(len(set(place)) for place in zip(*found, strict=True)) == len(group):
+    if math.prod(len(set(place)) for place in zip(*found, strict=True)) == len(group) and _keeps_order(group):
         return [group]
     parts: dict[tuple[str, ...], list[_Row]] = {}
     for row, numbers in zip(group, found, strict=True):
         parts.setdefault(tuple(numbers[1:]), []).append(row)
     return list(parts.values())
+
+
+def _by_number(group: Sequence[_Row]) -> list[_Row]:
+    return sorted(group, key=lambda row: natural_key(row.key))
+
+
+def _keeps_order(group: Sequence[_Row]) -> bool:
+    """Return whether the new names of renamed tensors are in the same order as their old names."""
+    names = [natural_key(row.renamed) for row in _by_number(group)]
+    return names == sorted(names)
+
+
+def _new_names(group: Sequence[_Row]) -> str:
+    """Return the new names of a group as one pattern: ``{2,1}`` if the old names, with ``{1,2}``, do not keep order."""
+    if _keeps_order(group):
+        return collapsed([row.renamed for row in group])
+    names = [row.renamed for row in _by_number(group)]
+    numbers = [dict.fromkeys(place) for place in zip(*map(numbers_of, names), strict=True)]
+    shown = ["".join(place) if len(place) == 1 else f"{{{','.join(place)}}}" for place in numbers]
+    texts = pattern_of(names[0]).split("\0")
+    return "".join(text + number for text, number in zip(texts, [*shown, ""], strict=True))
 
 
 def _least_far(group: Sequence[_Row]) -> tuple[bool, float, float]:

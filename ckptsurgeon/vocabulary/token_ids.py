@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-__all__ = ["LostId", "MovedIds", "Renumbering", "ids_beyond", "ids_by_field", "moved_ids", "stale_ids"]
+__all__ = ["LostId", "MovedIds", "Renumbering", "ids_beyond", "ids_by_field", "is_of_ids", "moved_ids", "stale_ids"]
 
 Path: TypeAlias = tuple[str, ...]
 
@@ -116,6 +116,11 @@ class MovedIds:
         return made
 
 
+def is_of_ids(field: str) -> bool:
+    """Return whether a field of a configuration has token ids, also in lists, or in maps from languages or tasks."""
+    return field.endswith(_ENDS) or field in _KNOWN
+
+
 def moved_ids(fields: Mapping[str, Any], numbers: Renumbering, *, fixed: frozenset[str] = frozenset()) -> MovedIds:
     """Return the new token ids of a configuration.
 
@@ -209,7 +214,7 @@ def _ids(
     for name, value in fields.items():
         if name.startswith(_OF_OTHERS):
             continue
-        if name.endswith(_ENDS) or name in _KNOWN:
+        if is_of_ids(name):
             if value is not None and ours:
                 yield (*above, name), value
         elif isinstance(value, dict) and len(above) < _DEEPEST and _is_configuration(name):

@@ -67,6 +67,23 @@ def test_integers_are_kept_and_never_summed(policy: str, steps: int, mask: bool)
     assert cs.verify("out.pth").ok
 
 
+@pytest.mark.parametrize("key", ["l.weight", "l.kernel"])
+def test_integers_under_the_name_of_a_weight_are_noted(key: str) -> None:
+    state = {"l.s": torch.ones(4), "ids.weight_ids": torch.arange(4), "bn.num_batches_tracked": torch.tensor(3)}
+    torch.save({**state, "position_ids": torch.arange(8)[None], "attn.bias": torch.ones(1, 4, 4).bool()}, "0.pth")
+    assert not cs.average(["0.pth", "0.pth"]).notes[1:]  # only that the model is given twice
+    for name in PATHS:
+        torch.save({**state, key: torch.arange(12).reshape(3, 4)}, name)
+    (note,) = (one for one in cs.average(PATHS).notes if "integers" in one)
+    assert note == (
+        "1 weight of integers, which have no mean: the last checkpoint's are taken (--int-buffers); if they are codes "
+        f"of quantised weights, the output is wrong: {key}"
+    )
+    torch.save({**state, "l.weight": torch.ones(3, 4, dtype=torch.int32)}, "0.pth")
+    with pytest.raises(cs.PlanError, match="l.weight of 0.pth is quantised"):
+        cs.average(["0.pth", "0.pth"])
+
+
 def test_a_moving_average_is_torch_s() -> None:
     states = write()
     cs.apply(cs.average(PATHS, ema=0.9), "out.pth")

@@ -264,6 +264,79 @@ def test_tensors_of_the_same_content_go_with_the_nearest_name() -> None:
     assert found.rules == ("enc=net",)
 
 
+def layers(*order: int, **more: torch.Tensor) -> dict[str, torch.Tensor]:
+    state = dict(more)
+    for place, number in enumerate(order):
+        torch.manual_seed(number)
+        state |= {f"layers.{place}.{name}.weight": torch.randn(4, 4) for name in ("up", "down")}
+        state[f"layers.{place}.norm.weight"] = torch.ones(4)
+    return state
+
+
+def test_swapped_layers_are_renamed_and_the_rules_swap_them_back(ckpt: Any) -> None:
+    torch.save(layers(0, 1, 2, 3), "a.pth")
+    torch.save(layers(0, 2, 1, 3), "b.pth")
+    found = cs.diff("a.pth", "b.pth", renames=True)
+    assert found.differs
+    assert found.renamed == {
+        f"layers.{one}.{name}.weight": f"layers.{other}.{name}.weight"
+        for one, other in ((1, 2), (2, 1))
+        for name in ("down", "up")
+    }
+    assert (found.changed, found.added, found.removed, found.values) == ((), (), (), True)
+    cs.apply(cs.rename("a.pth", map=found.rules), "c.pth")
+    assert not cs.diff("c.pth", "b.pth", values=True).differs
+    out = ckpt("diff", "a.pth", "b.pth", "--renames")
+    assert out.code == 1
+    assert "layers.{1,2}.up.weight    layers.{2,1}.up.weight  x 2" in out.out
+
+
+def test_swapped_layers_of_codes_are_renamed_with_their_scales() -> None:
+    def codes(*order: int) -> dict[str, torch.Tensor]:
+        made = {}
+        for place, number in enumerate(order):
+            torch.manual_seed(number)
+            made[f"layers.{place}.q.weight"] = torch.randn(8, 8).to(torch.float8_e4m3fn)
+            made[f"layers.{place}.q.weight_scale_inv"] = torch.rand(1, 1) + 0.5
+        return made
+
+    save_file(codes(0, 1, 2), "a.safetensors")
+    save_file(codes(0, 2, 1), "b.safetensors")
+    found = cs.diff("a.safetensors", "b.safetensors", renames=True)
+    assert (len(found.renamed), found.changed, found.decoded) == (4, (), ())
+    changed = {**codes(0, 2, 1), "layers.1.q.weight_scale_inv": torch.ones(1, 1)}
+    save_file(changed, "b.safetensors")
+    found = cs.diff("a.safetensors", "b.safetensors", renames=True)
+    assert [pair.key for pair in found.decoded] == ["layers.1.q.weight", "layers.2.q.weight"]
+
+
+def test_an_inserted_layer_moves_the_next_ones() -> None:
+    torch.save(layers(0, 1, 2), "a.pth")
+    torch.save(layers(0, 7, 1, 2), "b.pth")
+    found = cs.diff("a.pth", "b.pth", renames=True)
+    assert {key: new for key, new in found.renamed.items() if ".up." in key} == {
+        "layers.1.up.weight": "layers.2.up.weight",
+        "layers.2.up.weight": "layers.3.up.weight",
+    }
+    assert [key for key in found.added if "norm" not in key] == ["layers.1.down.weight", "layers.1.up.weight"]
+    assert (found.changed, found.removed) == ((), ())
+
+
+def test_what_was_copied_over_or_trained_is_changed_not_renamed() -> None:
+    torch.save(layers(0, 1, 2, w=torch.zeros(9), v=torch.ones(9)), "a.pth")
+    torch.save(layers(0, 1, 1, w=torch.ones(9) * 2, v=torch.zeros(9)), "b.pth")
+    found = cs.diff("a.pth", "b.pth", renames=True)
+    assert not found.renamed
+    assert [pair.key for pair in found.changed] == ["w", "v", "layers.2.up.weight", "layers.2.down.weight"]
+
+
+def test_exchanged_tensors_of_different_shapes_are_renamed() -> None:
+    torch.save({"a": torch.ones(2, 3), "b": torch.ones(3, 2), "c": torch.ones(4)}, "a.pth")
+    torch.save({"a": torch.ones(3, 2), "b": torch.ones(2, 3), "c": torch.ones(4)}, "b.pth")
+    found = cs.diff("a.pth", "b.pth", renames=True)
+    assert (found.renamed, found.reshaped) == ({"a": "b", "b": "a"}, ())
+
+
 def test_renames_that_no_rule_can_spell_are_counted(ckpt: Any) -> None:
     torch.save({"re:(": torch.ones(3), "x": torch.ones(4), "": torch.ones(5)}, "a.pth")
     torch.save({"a..b": torch.ones(3), "y": torch.ones(4), "z": torch.ones(5)}, "b.pth")

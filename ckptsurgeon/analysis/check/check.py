@@ -9,7 +9,7 @@ from ...util.text import count, escape, listing
 from .report import CheckRow, Found, Status
 from .subject import Subject
 
-__all__ = ["SHOWN", "Check", "nothing_against", "of_keys", "without_values"]
+__all__ = ["SHOWN", "Check", "nothing_against", "of_keys", "without_files", "without_values"]
 
 SHOWN = 3
 """The most keys in the message of a finding; ``--json`` lists all keys."""
@@ -18,6 +18,11 @@ SHOWN = 3
 def nothing_against(subject: Subject) -> str:
     """Return '', because the check applies to every checkpoint."""
     return ""
+
+
+def without_files(subject: Subject) -> str:
+    """Return why a check of files cannot be run: the tensors are in memory; else ''."""
+    return "the tensors are in memory" if subject.in_memory else ""
 
 
 def without_values(subject: Subject) -> str:

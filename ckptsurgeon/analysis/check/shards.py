@@ -12,6 +12,7 @@ from ...formats._safetensors_entry import EntryError, tensor_of
 from ...formats.base import limits
 from ...formats.base.sharded_writer import shard_name
 from ...formats.base.untrusted import parse_json, unique_keys
+from ...formats.unsupported.text import text_kind
 from ...storage.read.base import File, Folder
 from ...storage.stand_ins import HEAD_BYTES, stand_in
 from ...tensors.info import Storage, TensorInfo
@@ -109,8 +110,11 @@ def read_shard(folder: Folder, name: str) -> tuple[ShardFacts, File | None]:
 def _facts(file: File, name: str) -> ShardFacts:
     if file.size < LENGTH:
         return ShardFacts(name, file.size, LENGTH, f"it has only {file.size} bytes")
-    if why := stand_in(bytes(file.read(0, min(file.size, HEAD_BYTES)))):
+    head = bytes(file.read(0, min(file.size, HEAD_BYTES)))
+    if why := stand_in(head):
         return ShardFacts(name, file.size, fault=why)
+    if text := text_kind(head, file.size):
+        return ShardFacts(name, file.size, fault=f"it is {text.what}")
     length = int.from_bytes(file.read(0, LENGTH), "little")
     if length > limits.JSON_HEADER_BYTES:
         return ShardFacts(name, file.size, fault=f"its header claims {length:,} bytes")

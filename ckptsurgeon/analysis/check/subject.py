@@ -89,8 +89,9 @@ class Subject:
     ``checksums`` is the number of records with a stored checksum. ``bad_checksums`` are the names of those that do not
     match it.
 
-    ``fault`` is the reason if a shard is damaged, so that the other files cannot be compared with the weights.
-    ``unexplained`` is the error of opening the checkpoint, if no check finds its cause.
+    ``in_memory`` is whether the tensors are in no file. ``fault`` is the reason if a shard is damaged, so that the
+    other files cannot be compared with the weights. ``unexplained`` is the error of opening the checkpoint, if no check
+    finds its cause.
     """
 
     path: str
@@ -111,6 +112,7 @@ class Subject:
     padding: int | None = None
     checksums: int = 0
     bad_checksums: tuple[str, ...] = ()
+    in_memory: bool = False
     has_configuration: bool = False
     card: CardFacts | None = None
     adapter: AdapterFacts | None = None

@@ -154,12 +154,12 @@ def compare(
     """Compare two open checkpoints, or only the tensors that patterns select.
 
     Reads only headers by default. With ``values``, reads the tensors that are in both checkpoints. With ``renames``,
-    reads tensors that are in only one checkpoint, if the other could have them under another name. If both checkpoints
-    have a tensor at the same place of the same file, its bytes are not read. ``weights`` give the weights that the
-    quantised tensors of each checkpoint stand for, to compare their values. Raises SourceError if a file cannot be
-    read, FormatError for a wrong CRC-32 (safetensors has no checksums), and PatternError for a pattern that matches
-    nothing.
+    reads all tensors, and finds those that the other checkpoint has under another name. If both checkpoints have a
+    tensor at the same place of the same file, its bytes are not read. ``weights`` give the weights that the quantised
+    tensors of each checkpoint stand for, to compare their values. Raises SourceError if a file cannot be read,
+    FormatError for a wrong CRC-32 (safetensors has no checksums), and PatternError for a pattern that matches nothing.
     """
+    values = values or renames
     outlines, otherwise = (outline_of(first), outline_of(second)), EncodedOtherwise()
     decodes = bool(values and weights and (first.codes or second.codes))
     if decodes:
@@ -174,7 +174,7 @@ def compare(
         if decodes:
             found = with_decoded(found, first, second, otherwise, sorted(both, key=natural_key), tolerance)
             found = with_changed_codes(found, first, second, weights, tolerance)
-    if renames and found.added and found.removed:
+    if renames and (found.changed or found.reshaped or (found.added and found.removed)):
         from .renames import with_renames
 
         found = with_renames(found, first, second)

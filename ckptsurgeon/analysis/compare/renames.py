@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 
 from ...checkpoint.checkpoint import Checkpoint
@@ -15,12 +15,15 @@ from ...tensors.info import TensorInfo
 from ...tensors.ops.regions import blocks
 from ...util.text import natural_key
 from .bytewise import check_records
-from .results import Difference
+from .results import Difference, Pair
 
 __all__ = ["with_renames"]
 
 ELEMENTS = 1 << 18
 BLOCK = 1 << 20
+
+HEAD = 1 << 12
+"""How many bytes of each tensor are compared before whole tensors are."""
 
 Make = tuple[str, tuple[int, ...]]
 
@@ -29,21 +32,29 @@ def with_renames(found: Difference, first: Checkpoint, second: Checkpoint) -> Di
     """Return ``found`` with the tensors that have another name in the second checkpoint, and the rules to rename them.
 
     Tensors with the same dtype, shape and bytes are taken for the same. If there are several (as biases of zeros),
-    those with the most similar names are paired.
+    those with the most similar names are paired. Tensors that exchanged their names, as those of swapped layers, are
+    renamed too; in ``found`` these differ.
     """
-    old = _by_content(first, found.removed, _makes(second, found.added))
-    new = _by_content(second, found.added, _makes(first, found.removed))
-    renamed: dict[str, str] = {}
+    differing = (pair.key for pair in (*found.changed, *found.reshaped))
+    both = {key for key in differing if key in first and key in second}  # the others are weights in different encodings
+    gone, came = [*found.removed, *both], [*found.added, *both]
+    old, new = _alike(first, gone, second, came)
+    pairs: dict[str, str] = {}
     for digest, keys in old.items():
-        renamed.update(_paired(keys, new.get(digest, [])))
+        pairs.update(_paired(keys, new.get(digest, [])))
+    renamed = _without_collisions(pairs, both)
     renamed = {key: renamed[key] for key in sorted(renamed, key=natural_key)}
     taken = set(renamed.values())
     names = {key: renamed.get(key, key) for key in first}
     rules = rules_for(names)
+    added = [key for key in (*found.added, *(key for key in both if key in renamed)) if key not in taken]
     return replace(
         found,
         removed=tuple(key for key in found.removed if key not in renamed),
-        added=tuple(key for key in found.added if key not in taken),
+        added=tuple(sorted(added, key=natural_key)),
+        reshaped=tuple(pair for pair in found.reshaped if pair.key not in renamed),
+        changed=tuple(pair for pair in found.changed if pair.key not in renamed),
+        decoded=_left_decoded(found, first, renamed),
         renamed=renamed,
         rules=tuple(rules),
         unwrap=bool(renamed and first.stripped),
@@ -51,20 +62,66 @@ def with_renames(found: Difference, first: Checkpoint, second: Checkpoint) -> Di
     )
 
 
-def _makes(checkpoint: Checkpoint, keys: Sequence[str]) -> set[Make]:
-    return {_make(checkpoint[key]) for key in keys}
+def _without_collisions(pairs: Mapping[str, str], both: Set[str]) -> dict[str, str]:
+    """Return ``pairs`` without those whose new name another tensor keeps; ``both`` are keys in both checkpoints.
 
-
-def _by_content(checkpoint: Checkpoint, keys: Sequence[str], makes: set[Make]) -> Mapping[str, list[str]]:
-    """Return keys, grouped by the SHA-256 of the tensor's dtype, shape and values.
-
-    Only tensors whose dtype and shape are in ``makes`` are read. Raises FormatError for a wrong checksum.
+    A tensor that was copied over another, for example, is not renamed: the other one has changed.
     """
-    found: dict[str, list[str]] = defaultdict(list)
+    left = dict(pairs)
+    while kept := [key for key, new in left.items() if new == key or (new in both and new not in left)]:
+        for key in kept:
+            del left[key]
+    return left
+
+
+def _left_decoded(found: Difference, first: Checkpoint, renamed: Mapping[str, str]) -> tuple[Pair, ...]:
+    """Return the decoded weights that differ, without those of which all stored tensors that differ are renamed."""
+    parts = {one.name: one.keys for one in first.codes.tensors}
+    left = {pair.key for pair in found.changed if pair.key not in renamed}
+    moved = {name for name, keys in parts.items() if left.isdisjoint(keys) and any(key in renamed for key in keys)}
+    return tuple(pair for pair in found.decoded if pair.key not in moved)
+
+
+ByContent = Mapping[str, list[str]]
+
+
+def _alike(
+    first: Checkpoint, gone: Sequence[str], second: Checkpoint, came: Sequence[str]
+) -> tuple[ByContent, ByContent]:
+    """Return keys of two checkpoints, grouped by content; only those whose content may be in the other, too.
+
+    The first bytes of tensors are compared before whole tensors are read.
+    """
+    makes = {_make(first[key]) for key in gone} & {_make(second[key]) for key in came}
+    sides = [(first, _of_makes(first, gone, makes)), (second, _of_makes(second, came, makes))]
+    heads = [{key: _head(one, one[key]) for key in keys} for one, keys in sides]
+    shared = {*heads[0].values()} & {*heads[1].values()}
+    here, there = (
+        _by_content(one, [key for key, head in each.items() if head in shared])
+        for (one, _), each in zip(sides, heads, strict=True)
+    )
+    return here, there
+
+
+def _of_makes(checkpoint: Checkpoint, keys: Sequence[str], makes: Set[Make]) -> list[str]:
+    """Return those keys whose tensor has one of these dtypes and shapes, after checking their checksums."""
     wanted = [key for key in keys if _make(checkpoint[key]) in makes and not checkpoint[key].opaque]
     fetch_keys(checkpoint, wanted)
     check_records(checkpoint, wanted, set())
-    for key in wanted:
+    return wanted
+
+
+def _head(checkpoint: Checkpoint, info: TensorInfo) -> tuple[Make, bytes]:
+    """Return dtype, shape and the first bytes of a tensor; no bytes if it is not contiguous."""
+    if not info.is_plain or info.storage is None:
+        return _make(info), b""
+    return _make(info), checkpoint.file(info).read(info.storage.offset + info.offset, min(HEAD, info.nbytes))
+
+
+def _by_content(checkpoint: Checkpoint, keys: Sequence[str]) -> ByContent:
+    """Return keys, grouped by the SHA-256 of the tensor's dtype, shape and values."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for key in keys:
         found[_digest(checkpoint, checkpoint[key])].append(key)
     return found
 

@@ -17,6 +17,7 @@ from ...util.collection import no_collection
 from ...util.text import escape, natural_key
 from .findings import Fault, Finding, Scan
 from .judge import look_at
+from .missing import missing_notes
 
 __all__ = ["FoundFile", "far_files_of", "files_of", "scan_path"]
 
@@ -174,7 +175,7 @@ def scan_path(path: str, progress: Progress | None = None) -> Scan:
         found += findings
         if progress is not None:
             progress(number + 1, len(listed))
-    notes = (f"not scanned: {', '.join(skipped)}",) if skipped else ()
+    notes = ((f"not scanned: {', '.join(skipped)}",) if skipped else ()) + tuple(missing_notes(listed))
     return Scan(shown(path), len(listed), nbytes, tuple(found), notes)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from ...analysis.check.shards import IndexFacts, ShardFacts, index_facts, read_shard
 from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.in_memory import CheckpointLike, place_of
 from ...checkpoint.opening import open_checkpoint
 from ...checkpoint.roots import find_root
 from ...errors import CheckpointError, FormatError, UnsafeError
@@ -47,14 +48,15 @@ class Opened:
             file.close()
 
 
-def open_to_check(path: str, root: str | None = None) -> Opened:
+def open_to_check(given: CheckpointLike, root: str | None = None) -> Opened:
     """Open a checkpoint; raises the error of ``open_checkpoint`` if none of its files has a readable header."""
     try:
-        checkpoint = open_checkpoint(path, root)
+        checkpoint = open_checkpoint(given, root)
     except UnsafeError:
         raise
     except FormatError as error:
-        found = _damaged(path, error)
+        path = place_of(given)
+        found = _damaged(path, error) if path else None
         if found is None:
             raise
         return found

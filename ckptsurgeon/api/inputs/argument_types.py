@@ -32,6 +32,7 @@ __all__ = [
     "Vocabularies",
     "check_types",
     "checked",
+    "path_hint",
     "plain",
     "plain_checkpoints",
 ]
@@ -219,9 +220,10 @@ def checked(verb: Callable[P, T]) -> Callable[P, T]:
     """
     signature = inspect.signature(verb)
     inputs = {name for name, one in signature.parameters.items() if one.annotation in _CHECKPOINTS}
+    paths = {name for name, one in signature.parameters.items() if one.annotation == "Path"}
 
     def ready(name: str, value: Any) -> Any:
-        return plain_checkpoints(value) if name in inputs else plain(value)
+        return value if name in paths else plain_checkpoints(value) if name in inputs else plain(value)
 
     @wraps(verb)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -248,7 +250,18 @@ def check_types(
         if kind is None or kind.holds(value):
             continue
         _check_complete(name, field, value)
-        raise ConfigError(f"{escape(name)}: the argument {field} is {brief_repr(value)}, not {kind.wanted}.")
+        said = f"{escape(name)}: the argument {field} is {brief_repr(value)}, not {kind.wanted}."
+        raise ConfigError(said, hint=path_hint(value) if kind.wanted == KINDS["Path"].wanted else "")
+
+
+def path_hint(value: Any) -> str:
+    """Return what to do with a checkpoint that was given in place of a path; '' for any other value."""
+    if isinstance(value, Checkpoint):
+        return "This function is about files, not tensors: give the path of the checkpoint."
+    if not holds_tensors(value):
+        return ""
+    write = "cs.apply(cs.convert(tensors), 'model.safetensors')"
+    return f"This function is about files, not tensors: write the tensors to a file first, {write}."
 
 
 def _check_complete(name: str, field: str, value: Any) -> None:

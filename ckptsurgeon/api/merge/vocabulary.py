@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ...destinations.hf.tokens import tokenizer_of
 from ...errors import ConfigError
 from ...planning.keys.spelling import quoted
 from ...planning.merge.vocabulary import MergeVocabulary
@@ -14,7 +15,7 @@ from ...planning.target import Companion
 from ...planning.transplant.by_place import vocabulary_keys
 from ...planning.transplant.select import SourceView
 from ...storage.small_files import read_file
-from ...util.text import escape
+from ...util.text import escape, listing
 from ...vocabulary.read import VOCABULARY_BYTES, tokens_beside, vocabulary_beside
 from ...vocabulary.replacement import token_file, with_added_tokens
 from ...vocabulary.union import rows_in, united
@@ -254,6 +255,7 @@ def token_files(
 
     The output gets the tokeniser of the model that has the same vocabulary. For a union, it gets the tokeniser of the
     donor with the additional tokens, if the tokenisers differ in nothing else; otherwise only a token list is written.
+    For a list in a file, it gets the tokeniser next to this file, or if there is none with the same tokens, the list.
     """
     own = {one.name for one in folders[donor].tokenizer}
     rest = tuple(one for one in files if one.name not in own or one.text)  # keep a requested chat template
@@ -263,7 +265,7 @@ def token_files(
     if chosen.path:
         if any(one.path == chosen.path for one in files):  # the recipe chose this model's tokeniser
             return tuple(files), []
-        return (*rest, Companion(os.path.basename(chosen.path), chosen.path)), _without(own)
+        return _with_list(chosen, rest, own)
     text = _extended(chosen)
     if text is not None and any(one.name == TOKENIZER for one in files):
         kept = tuple(one for one in files if one.name != TOKENIZER)
@@ -272,7 +274,23 @@ def token_files(
     return (*rest, Companion(name, text=text)), _without(own)
 
 
-def _without(own: set[str]) -> list[str]:
+def _with_list(
+    chosen: ModelTokens, rest: Sequence[Companion], own: Collection[str]
+) -> tuple[tuple[Companion, ...], list[str]]:
+    """Return the files of an output whose token list is a file, and notes.
+
+    ``rest`` are the files that do not belong to the donor's tokeniser, ``own`` the names of those that do.
+    """
+    theirs = tokenizer_of(chosen.path, chosen.output)
+    if not theirs:
+        return (*rest, Companion(os.path.basename(chosen.path), chosen.path)), _without(own)
+    kept = {one.name for one in rest}
+    missing = listing(sorted(set(own) - kept - {one.name for one in theirs}), 12, where="")
+    notes = [f"left out, because there is none next to {escape(chosen.path)}: {missing}"] if missing else []
+    return (*rest, *(one for one in theirs if one.name not in kept)), notes
+
+
+def _without(own: Collection[str]) -> list[str]:
     if not own:
         return []
     return ["the output has a token list but no tokeniser: create a tokeniser with the same tokens and ids"]

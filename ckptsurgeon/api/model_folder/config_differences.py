@@ -14,6 +14,7 @@ from ...planning.plan.plan import Plan
 from ...planning.plan.step import MERGES
 from ...storage.read.uri import scheme_of
 from ...util.text import brief_repr, escape
+from ...vocabulary.token_ids import is_of_ids
 from .alignment import generation_settings
 from .config_fields import IGNORED_PARTS, is_derived, is_ignored, is_usual, label_notes
 from .documents import GENERATION
@@ -160,6 +161,8 @@ def _differing(
             meant = [by_class.get(field) if one is None else one for one, by_class in zip(pair, made, strict=True)]
             if None not in meant and _differ(*meant):
                 yield above + field, _said_in(theirs, field), _said_in(ours, field)
+            continue
+        if is_of_ids(field):
             continue
         if isinstance(inner, dict) and isinstance(outer, dict) and field not in IGNORED_PARTS:
             yield from _differing(inner, outer, f"{above}{field}.", is_part=True)

@@ -20,7 +20,7 @@ from ...vocabulary.token_ids import LostId, MovedIds, Renumbering, moved_ids  # 
 from ...vocabulary.vocabulary import Vocabulary
 from .files import GENERATION, PROCESSORS, is_of_tokenizer, tokenizer_beside
 
-__all__ = ["IN_YAML", "renumbered", "renumbered_generation", "renumbering_of", "with_tokenizer_of"]
+__all__ = ["IN_YAML", "renumbered", "renumbered_generation", "renumbering_of", "tokenizer_of", "with_tokenizer_of"]
 
 LISTED = 8
 WITH_ROWS = ("tokenizer.json", "vocab.json", "vocab.txt")
@@ -159,7 +159,7 @@ def with_tokenizer_of(
     if own is not None and own.tokens == new.tokens:
         return tuple(files), []
     rest = tuple(one for one in files if not is_of_tokenizer(one.name))
-    theirs = _tokenizer_of(path, new)
+    theirs = tokenizer_of(path, new)
     missing = sorted({one.name for one in files} - {one.name for one in (*rest, *theirs)})
     if not theirs:
         lies = "the one next to {} has other tokens" if tokenizer_beside(path) else "there is none next to {}"
@@ -180,7 +180,7 @@ def with_tokenizer_of(
     return (*rest, *theirs), notes
 
 
-def _tokenizer_of(path: str, new: Vocabulary) -> list[Companion]:
+def tokenizer_of(path: str, new: Vocabulary) -> list[Companion]:
     """Return the files of the tokeniser next to the token list at ``path``.
 
     Returns [] unless the list is one of these files, or one of these files has the same tokens as the list.

@@ -37,6 +37,7 @@ def not_a_checkpoint(uri: str, found: UnreadableFile | None, rule: str = "unknow
 
 
 _ANEW = "Fetch it again, from the address of the file itself."
+_OF_TEXT = f"Give the file with the weights. If a server sent this text in its place: {_ANEW[0].lower()}{_ANEW[1:]}"
 _SHOWN = 120
 """How many characters of a server's answer are shown."""
 _CONFIGURATIONS = {
@@ -76,12 +77,12 @@ def _xml(head: bytes) -> UnreadableFile:
         return UnreadableFile("an OpenVINO model", "Use the checkpoint that it was converted from.")
     if re.search(rb"<error>", head, re.IGNORECASE):
         return UnreadableFile(f"an error message of a storage server{_element_text(head, b'Code', b'Message')}", _ANEW)
-    return UnreadableFile("an XML file")
+    return UnreadableFile("an XML file", _OF_TEXT)
 
 
 def _json(head: bytes, size: int) -> UnreadableFile | None:
     if size > len(head):
-        return UnreadableFile("a JSON file") if _is_text(head) else None
+        return UnreadableFile("a JSON file", _OF_TEXT) if _is_text(head) else None
     try:
         return json_kind(parse_json(head.removeprefix(b"\xef\xbb\xbf")))
     except ValueError:
@@ -99,7 +100,7 @@ def json_kind(data: Any) -> UnreadableFile:
         said = said.get("message") if isinstance(said, dict) else said
         if isinstance(said, str) and said:
             return UnreadableFile(f"the answer of a server: {escape(said.strip().rstrip('.'), _SHOWN)}", _ANEW)
-    return UnreadableFile("a JSON file")
+    return UnreadableFile("a JSON file", _OF_TEXT)
 
 
 def _is_text(head: bytes) -> bool:
@@ -117,4 +118,4 @@ def _plain(head: bytes, size: int) -> UnreadableFile | None:
     if not _is_text(head):
         return None
     first = head.decode("utf-8", "replace").removeprefix("\ufeff").strip().splitlines()[0]
-    return UnreadableFile(f"a text file that begins: {escape(first, 60)}")
+    return UnreadableFile(f"a text file that begins: {escape(first.rstrip('.'), 60)}", _OF_TEXT)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from ...util.text import listing
@@ -52,7 +52,8 @@ _AROUND = frozenset(("seq_lin", "decoder_layers"))
 _OTHERS = frozenset(
     (
         "pos", "position", "positions", "positional", "relative", "rel", "type", "types", "segment", "patch", "time",
-        "timestep", "speaker", "spk", "lang", "language", "label", "class", "query", "norm", "layernorm", "ln", "bn",
+        "timestep", "wpe", "speaker", "spk", "lang", "language", "label", "class", "query", "norm", "layernorm", "ln",
+        "bn",
     )
 )  # fmt: skip
 """Words that exclude a tensor: its rows belong to other things than tokens, or it has no rows."""
@@ -82,39 +83,13 @@ class ShapeChange:
 class PositionalRows:
     """Finds, among the tensors whose shapes differ, those that have a row for each token.
 
-    If the destination declares the vocabulary axis of tensors, that decides; else the names of the tensors decide. The
-    name of a matrix decides only if nothing but its first axis changes, and the name of a bias only if its size changes
-    like that of such a matrix. If axes of other tensors change by the same sizes, a layer became wider: then the name
-    does not decide. Some names are certain: if a matrix has such a name, all tensors whose first axis changes by the
-    same sizes have a row for each token.
+    If the destination declares the vocabulary axis of tensors, that decides; else names and shapes do
+    (``_rows_of_tokens``).
     """
 
     def __init__(self, changes: Iterable[ShapeChange], declared: Mapping[str, int]) -> None:
-        self._sizes: dict[str, Sizes] = {}
-        likely: dict[str, tuple[Sizes, int]] = {}
-        rows: dict[str, Sizes] = {}
-        elsewhere: set[Sizes] = set()
-        sure: set[Sizes] = set()
-        for change in changes:
-            if len(change.have) != len(change.want):
-                continue
-            sizes = change.sizes()
-            differing = [(a, b) for a, b in sizes if a != b]
-            axis = next((declared[name] for name in change.names if name in declared), None)
-            if axis is not None and axis < len(change.have) and change.have[axis] != change.want[axis]:
-                self._sizes[change.names[0]] = (change.have[axis], change.want[axis])
-                continue
-            if not declared and differing == sizes[:1] and len(sizes) in (1, 2):
-                rows[change.names[0]] = sizes[0]
-                if len(sizes) == 2 and any(map(_is_surely_of_tokens, change.names)):
-                    sure.add(sizes[0])
-            if not declared and differing == sizes[:1] and _has_rows(change.names, len(sizes)):
-                likely[change.names[0]] = (sizes[0], len(sizes))
-            else:
-                elsewhere.update(differing)
-        matrices = {sizes for sizes, axes in likely.values() if axes == 2} - elsewhere
-        self._sizes |= {key: sizes for key, (sizes, _) in likely.items() if sizes in matrices}
-        self._sizes |= {key: sizes for key, sizes in rows.items() if sizes in sure}
+        alike = [one for one in changes if len(one.have) == len(one.want)]
+        self._sizes = dict(_declared_rows(alike, declared)) if declared else _rows_of_tokens(alike)
         tokens = {sizes for key, sizes in self._sizes.items() if not is_of_labels(key)}
         labels = {key: sizes for key, sizes in self._sizes.items() if is_of_labels(key)}
         self._labels = {key for key, sizes in labels.items() if max(sizes) < FEWEST or sizes not in tokens}
@@ -151,6 +126,73 @@ class PositionalRows:
         return found
 
 
+def _declared_rows(changes: Iterable[ShapeChange], declared: Mapping[str, int]) -> Iterator[tuple[str, Sizes]]:
+    """Yield (key, sizes) of each tensor whose declared vocabulary axis changes."""
+    for one in changes:
+        axis = next((declared[name] for name in one.names if name in declared), None)
+        if axis is not None and axis < len(one.have) and one.have[axis] != one.want[axis]:
+            yield one.names[0], (one.have[axis], one.want[axis])
+
+
+def _rows_of_tokens(changes: Iterable[ShapeChange]) -> dict[str, Sizes]:
+    """Return the sizes of each tensor that has a row for each token, by names and shapes.
+
+    Only matrices and vectors of which nothing but the first axis changes can have such rows. If another axis, or a
+    vector other than a bias, changes by the same sizes, a layer became wider: then only a name that is certain decides.
+    Otherwise one matrix with the name of a vocabulary is enough, or two that look like an embedding and its output
+    layer; then other matrices and biases that change by these sizes have a row for each token, too.
+    """
+    rows: list[tuple[ShapeChange, Sizes, int]] = []
+    wider: set[Sizes] = set()
+    for change in changes:
+        sizes = change.sizes()
+        differing = [(a, b) for a, b in sizes if a != b]
+        if differing == sizes[:1] and (len(sizes) == 2 or (len(sizes) == 1 and _could_be_bias(change))):
+            rows.append((change, sizes[0], len(sizes)))
+        else:
+            wider.update(differing)
+    matrices = [(one.names, sizes) for one, sizes, axes in rows if axes == 2]
+    sure = {sizes for names, sizes in matrices if any(map(_is_surely_of_tokens, names))}
+    named = {sizes for names, sizes in matrices if _has_rows(names, 2)} - wider
+    tokens = {sizes for names, sizes in matrices if _has_rows(names, 2) and not any(map(is_of_labels, names))} - wider
+    tokens |= _paired([(one.names[0], sizes) for one, sizes, _ in rows]) - wider
+    return {
+        one.names[0]: sizes
+        for one, sizes, axes in rows
+        if sizes in sure
+        or (sizes in named and _has_rows(one.names, axes))
+        or (sizes in tokens and not any(map(_has_other_rows, one.names)))
+    }
+
+
+def _paired(rows: Sequence[tuple[str, Sizes]]) -> set[Sizes]:
+    """Return the sizes by which an embedding and an output layer change, whatever their names; ``rows`` has all keys.
+
+    Such sizes are no multiples of 8, as widths are. The matrices are in different modules and no layers of a series,
+    and one of them, the embedding, has no bias.
+    """
+    keys = {key for key, _ in rows}
+    modules: dict[Sizes, set[str]] = {}
+    for key, sizes in rows:
+        is_odd = max(sizes) >= FEWEST and any(size % 8 for size in sizes)
+        if is_odd and "bias" not in key.rpartition(".")[2] and not _has_other_rows(key):
+            modules.setdefault(sizes, set()).add(_module(key))
+    return {
+        sizes for sizes, found in modules.items() if _are_pair(found) and any(f"{m}.bias" not in keys for m in found)
+    }
+
+
+def _module(key: str) -> str:
+    """Return the module of a weight; a key that names no weight (``wte``) is its own module."""
+    module, _, last = key.rpartition(".")
+    return module if last.startswith("weight") else key
+
+
+def _are_pair(modules: Set[str]) -> bool:
+    """Return whether there are two or more modules, and no two of them differ only in their numbers."""
+    return 1 < len(modules) == len({re.sub(r"\d+", "", one) for one in modules})
+
+
 def _labels_note(before: int, after: int, option: str = BY_TOKEN) -> str:
     """Return the end of a note on a classifier of resized rows, which says that labels are not compared.
 
@@ -185,6 +227,16 @@ def _has_rows(names: Sequence[str], axes: int) -> bool:
     return axes in (1, 2) and any(_is_of_tokens(name, bias=axes == 1) for name in names)
 
 
+def _has_other_rows(name: str) -> bool:
+    """Return whether a name says that the rows of a tensor belong to other things than tokens, such as positions."""
+    return not _words(name.lower().split(".")[-3:]).isdisjoint(_OTHERS)
+
+
+def _could_be_bias(change: ShapeChange) -> bool:
+    """Return whether one of a tensor's names is that of a bias."""
+    return any("bias" in name.lower().rpartition(".")[2] for name in change.names)
+
+
 def _is_of_tokens(name: str, *, bias: bool) -> bool:
     *modules, last = name.lower().split(".")
     if bias and "bias" not in last:
@@ -203,4 +255,4 @@ def _is_surely_of_tokens(name: str) -> bool:
 
 
 def _words(parts: Sequence[str]) -> set[str]:
-    return {word for part in parts for word in re.split(r"[_\d]+", part)}
+    return {word for part in parts if part != "language_model" for word in re.split(r"[_\d]+", part)}

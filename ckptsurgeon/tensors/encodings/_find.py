@@ -29,7 +29,7 @@ _CODE_TYPES = frozenset(
 ) | {"int8", "uint8", "int16", "uint16", "int32", "uint32"}  # fmt: skip
 """Dtypes that codes can have. Integers of 64 bits are indices and counters, not codes."""
 _SMALL = frozenset(name for name in _CODE_TYPES if DTYPES[name].bits <= 8 and name != "float8_e8m0fnu")
-_WORDS = frozenset({"int16", "uint16", "uint32"})
+_WORDS = frozenset({"int16", "uint16", "int32", "uint32"})
 """Types of larger integers, which are never plain weights; MLX and HIGGS use them for codes."""
 _BLOCK_BYTES = 16
 """Bytes in one block of mxfp4, as in gpt-oss."""
@@ -39,7 +39,7 @@ _WEIGHT = re.compile(rf"weight|{_QUANTISED}", re.IGNORECASE)
 _TELLING = re.compile(_QUANTISED, re.IGNORECASE)
 """Matches names that only codes have."""
 _SCALE = re.compile(
-    r"(?:^|_)(?:w?(?:de)?scales?|scaling_factors?|a(?:bs)?max|zero_points?|qzeros|zeros|codebooks?|scb)(?:_|\d|$)",
+    r"(?:^|_)(?:[qwx]?(?:de|inv)?scales?|scaling_factors?|a(?:bs)?max|zero_points?|qzeros|zeros|codebooks?|scb)(?:_|\d|$)",
     re.IGNORECASE,
 )
 _BIAS = re.compile(r"bias|(?!weight_).*_bias")
@@ -79,7 +79,7 @@ def unknown(
     for module, found in modules.items():
         around = [key for key in by_module[module] if key not in known]
         whole = bool(quantisation and module) and any(len(tensors[key].shape) > 1 for key in found)
-        for codes, others in _whole(found, around) if whole else _by_name(found, around, by_module):
+        for codes, others in _whole(found, around) if whole else _by_name(found, around, by_module, tensors):
             if others or _is_coded(codes[0], tensors[codes[0]], quantisation):
                 yield _coded(module if whole or len(codes) > 1 else "", codes, others, tensors, method)
 
@@ -114,24 +114,38 @@ def _whole(codes: Sequence[str], around: Sequence[str]) -> Iterator[_Group]:
     yield codes, [key for key in around if key not in own and not _BIAS.fullmatch(key.rpartition(".")[2])]
 
 
-def _by_name(codes: Sequence[str], around: Iterable[str], by_module: Mapping[str, Sequence[str]]) -> Iterator[_Group]:
+def _by_name(
+    codes: Sequence[str],
+    around: Iterable[str],
+    by_module: Mapping[str, Sequence[str]],
+    tensors: Mapping[str, TensorInfo],
+) -> Iterator[_Group]:
     """Yield a group for each key of codes, with the keys of the scales whose names are derived from that key.
 
-    If only some of the codes have such scales, all codes and scales of the module are one group.
+    Beside 8-bit floats, any text that contains "scal" may follow the name: no other tensor is called so. If only some
+    of the codes have such scales, all codes and scales of the module are one group.
     """
     by_leaf = {key.rpartition(".")[2]: key for key in codes}
     weight = next((key for leaf, key in by_leaf.items() if _WEIGHT.fullmatch(leaf)), None)
     scales: dict[str, list[str]] = {key: list(_within(key, by_module)) for key in codes}
     for key in around:
         leaf = key.rpartition(".")[2]
+        owner = _owner(leaf, by_leaf)
         if _SCALE.search(leaf) and not _OF_NETWORKS.fullmatch(leaf):
-            owner = _owner(leaf, by_leaf) or weight
-            if owner is not None:
-                scales[owner].append(key)
+            owner = owner or weight
+        elif owner is None or not _is_scaled_by(owner, key, tensors[owner]):
+            continue
+        if owner is not None:
+            scales[owner].append(key)
     if "." in next(iter(codes), "") and any(scales.values()) and not all(scales.values()):
         yield codes, [key for each in scales.values() for key in each]
     else:
         yield from (([key], each) for key, each in scales.items())
+
+
+def _is_scaled_by(codes: str, key: str, info: TensorInfo) -> bool:
+    """Return whether codes are 8-bit floats, and the rest of ``key`` after their key contains "scal"."""
+    return DTYPES[info.dtype].kind == "float" and "scal" in key[len(codes) :].lower()
 
 
 def _within(key: str, by_module: Mapping[str, Sequence[str]]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -161,3 +162,17 @@ def test_a_module_that_a_quantised_model_lacks_fails(tmp_path: Path) -> None:
                 ),
             )
     assert cs.check(folder).row("class-tensors").status.value == "FAIL"
+
+
+def test_a_server_s_answer_in_place_of_a_shard_is_called_so() -> None:
+    Path("m").mkdir()
+    names = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    save_file({"a.weight": torch.ones(2, 2)}, f"m/{names[0]}")
+    Path("m", names[1]).write_text("Access to this resource is restricted. Sign in.\n")
+    Path("m/model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a.weight": names[0], "b.weight": names[1]}})
+    )
+    (row,) = (row for row in cs.check("m").to_json()["rows"] if row["id"] == "shards")
+    assert row["found"][0]["what"] == (
+        f"{names[1]} cannot be read: it is a text file that begins: Access to this resource is restricted. Sign in"
+    )

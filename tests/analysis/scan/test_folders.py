@@ -242,3 +242,31 @@ def test_credentials_in_an_address_are_not_shown(hub: Hub, ckpt: Run) -> None:
     done = ckpt("scan", url, "--json")
     assert (done.code, "secret" in done.out + done.err) == (1, False), done
     assert "secret" not in ckpt("scan", url).out
+
+
+@pytest.mark.parametrize("with_index", [True, False])
+def test_missing_shards_are_noted(with_index: bool, ckpt: Run) -> None:
+    names = [f"model-0000{number}-of-00003.bin" for number in (1, 2, 3)]
+    os.mkdir("m")
+    for name in names[:1]:
+        torch.save({"w": torch.ones(1)}, f"m/{name}")
+    if with_index:
+        Path("m/pytorch_model.bin.index.json").write_text(
+            json.dumps({"weight_map": dict(zip("abc", names, strict=True))})
+        )
+    note = f"2 shards are missing, so they were not scanned: {names[1]}, {names[2]}"
+    assert cs.scan("m").notes == (note,)
+    assert note in " ".join(ckpt("scan", "m").out.split())
+    assert f"m/{names[1]}" in cs.scan(".").notes[0]
+    for name in names[1:]:
+        torch.save({"w": torch.ones(1)}, f"m/{name}")
+    assert not cs.scan("m").notes
+
+
+def test_a_shard_without_numbers_that_the_index_names_is_missing() -> None:
+    os.mkdir("m")
+    torch.save({"w": torch.ones(1)}, "m/a.bin")
+    Path("m/x.bin.index.json").write_text(json.dumps({"weight_map": {"w": "a.bin", "v": "b.bin"}}))
+    assert cs.scan("m").notes == ("1 shard is missing, so it was not scanned: b.bin",)
+    Path("m/x.bin.index.json").write_text("{")
+    assert not cs.scan("m").notes

@@ -373,9 +373,25 @@ def test_what_has_to_be_a_file_says_so() -> None:
         cs.Pretrainer("collected", {"net": Net(0)}, {"net": state}).collect_files()
 
 
-def test_scan_takes_a_path_alone() -> None:
-    with pytest.raises(cs.ConfigError, match=r"is not a path\. Name a file or a folder"):
-        cs.scan({"w": torch.ones(1)})  # type: ignore[arg-type]
+ABOUT_FILES: dict[str, Callable[[Any], object]] = {
+    "scan": cs.scan,
+    "fetch": cs.fetch,
+    "make_patch": lambda given: cs.make_patch("a.pth", given, "a.patch"),
+    "apply_patch": lambda given: cs.apply_patch(given, "a.patch", "b.pth"),
+}
+
+
+@pytest.mark.parametrize("verb", ABOUT_FILES)
+def test_functions_about_files_take_paths_alone_and_say_why(verb: str) -> None:
+    torch.save({"w": torch.ones(1)}, "a.pth")
+    with pytest.raises(cs.ConfigError, match="not a path") as error:
+        ABOUT_FILES[verb]({"w": torch.ones(1)})
+    assert "about files, not tensors: write the tensors to a file first" in str(error.value.hint)
+    with cs.open_checkpoint("a.pth") as opened, pytest.raises(cs.ConfigError, match="not a path") as error:
+        ABOUT_FILES[verb](opened)
+    assert "give the path of the checkpoint" in str(error.value.hint)
+    with pytest.raises(cs.ConfigError, match="not a path"):
+        ABOUT_FILES[verb](3)
 
 
 GOOD = {"a": torch.ones(2)}

@@ -318,3 +318,30 @@ def test_a_list_that_differs_from_the_tokeniser_of_its_model_is_said() -> None:
     assert said in cs.merge(["a", "b"], tokens={"a": "other.txt"}, **how).notes
     assert said not in cs.merge(["a", "b"], **how).notes
     assert not any("--tokens" in note for note in cs.merge(["a", "b"], tokens={"a": "a/vocab.txt"}, **how).notes)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "list.txt"])
+def test_a_token_list_brings_the_tokeniser_next_to_it(name: str) -> None:
+    for model in ("a", "wide"):
+        shutil.copytree(GOLDEN / "models" / model, model)
+    Path("a/chat_template.jinja").write_text("{{ messages }}")
+    Path("c").mkdir()
+    words = json.loads(Path("a/tokenizer.json").read_text())
+    vocab = words["model"]["vocab"]
+    words["model"]["vocab"] = {token: len(vocab) - 1 - place for token, place in vocab.items()}
+    words["added_tokens"] = []
+    Path("c/tokenizer.json").write_text(json.dumps(words))
+    Path("c/tokenizer_config.json").write_text('{"of": "c"}')
+    Path("c/special_tokens_map.json").write_text("{}")
+    Path("c/list.txt").write_text("\n".join(read_vocabulary("c/tokenizer.json").tokens) + "\n")
+    plan = cs.merge(["a", "a"], method="linear", weights=[1, 1], vocab=f"c/{name}")
+    assert [note for note in plan.notes if "tokeniser" in note or note.startswith("left out")] == [
+        f"left out, because there is none next to c/{name}: chat_template.jinja"
+    ]
+    cs.apply(plan, "out/")
+    for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        assert Path("out", file).read_bytes() == Path("c", file).read_bytes()
+    Path("c/tokenizer.json").unlink()
+    if name == "list.txt":
+        notes = cs.merge(["a", "a"], method="linear", weights=[1, 1], vocab="c/list.txt").notes
+        assert "the output has a token list but no tokeniser" in "; ".join(notes)

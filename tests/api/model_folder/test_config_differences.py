@@ -62,6 +62,13 @@ def test_every_verb_that_puts_models_together_says_so(verb: str) -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
+def test_token_ids_are_no_part_of_what_weights_compute(verb: str) -> None:
+    ids = {"task_to_id": {"transcribe": 3}, "lang_to_id": {"<|en|>": 4}, "pad_index": 1, "vocabulary_map": {"a": 1}}
+    moved = {"task_to_id": {"transcribe": 5}, "lang_to_id": {"<|en|>": 0}, "pad_index": 2, "vocabulary_map": {"a": 2}}
+    assert not said(VERBS[verb](model("a", 2.0, **ids), model("b", **moved)))
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_a_configuration_that_cannot_be_compared_is_said(verb: str) -> None:
     a, b = model("a", 2.0), model("b")
     Path("a/config.json").write_text('{"model_type": "llama", "num_hidden')

@@ -98,6 +98,43 @@ def test_a_vocabulary_of_a_widened_network_is_told_from_its_width() -> None:
     assert resized(both) == [f"lm_head.weight goes from 50 to 60 {SAID}"]
 
 
+@pytest.mark.parametrize(
+    ("embedding", "output"),
+    [
+        ("emb.weight", "fc.weight"), ("tok_emb.weight", "head.weight"), ("encoder.weight", "decoder.weight"),
+        ("src_embed.0.lut.weight", "generator.proj.weight"), ("embed.weight", "unembed.weight"),
+        ("emb.weight", "final.weight"), ("wte", "fc_out.weight"), ("lut.weight", "dense.weight"),
+        ("model.language_model.embed_tokens.weight", "head.weight"), ("chars.weight", "readout.weight"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_an_embedding_and_its_output_layer_are_found_under_other_names(
+    embedding: str, output: str, has_bias: bool
+) -> None:
+    rows = [embedding, output, *([output.replace("weight", "bias")] if has_bias else [])]
+    shapes = {key: (((137, 16), (151, 16)) if "bias" not in key else ((137,), (151,))) for key in rows}
+    shapes["lstm.weight_ih_l0"] = ((64, 16), (64, 16))
+    assert resized(shapes, "pad") == [f"{', '.join(rows)} go from 137 to 151 {SAID}"]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ["attn.k_proj.weight", "attn.v_proj.weight"],
+        ["lstm.weight_ih_l0", "lstm.weight_hh_l0", "lstm.bias_ih_l0", "lstm.bias_hh_l0"],
+        ["encoder.positions.weight", "decoder.positions.weight"],
+        ["encoder.wpe.weight", "decoder.wpe.weight"],
+        ["head_a.weight", "head_a.bias", "head_b.weight", "head_b.bias"],
+        ["layers.0.gate.weight", "layers.1.gate.weight"],
+    ],
+)
+def test_two_matrices_that_grow_alike_are_no_vocabulary_without_more_evidence(rows: list[str]) -> None:
+    odd = not rows[0].startswith("attn")  # keys and values of more heads grow by multiples of 8
+    sizes = (514, 1027) if odd else (32, 64)
+    shapes = {key: tuple((size, 16) if "weight" in key else (size,) for size in sizes) for key in rows}
+    assert resized(shapes, "pad") == []
+
+
 def test_a_bias_alone_gets_no_note() -> None:
     assert resized({"ctc.bias": ((29,), (33,)), "encoder.weight": ((2, 2), (2, 2))}) == []
 

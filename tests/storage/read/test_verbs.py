@@ -98,7 +98,7 @@ def test_diff_by_content(hub: Hub) -> None:
     first, second = served(hub, "a.pth", A, "pth"), served(hub, "b.pth", moved, "pth")
     found = cs.diff(first, second, renames=True)
     assert len(found.renamed) == len(A) // 2
-    check_bounds(hub, WHOLE, 12)
+    check_bounds(hub, 2 * WHOLE, 12)
 
 
 def test_match_reads_headers_alone(hub: Hub) -> None:

@@ -81,7 +81,8 @@ def test_integers_beside_a_gain_of_the_network_stay_numbers(module: str, mask: s
     [("x", "x_scale"), ("x", "x_scale_inv"), ("x", "x_absmax"), ("x", "x_zero_point"), ("weight", "row_scale"),
      ("weight", "scale"), ("weight", "scales"), ("weight", "w_scale"), ("qweight", "w_scale"), ("x", "x.absmax"),
      ("weight", "input_descale"), ("weight", "w_descale"), ("weight", "weight_amax"), ("weight", "input_amax"),
-     ("weight", "weight_quantizer._amax"), ("x", "x_descale")],
+     ("weight", "weight_quantizer._amax"), ("x", "x_descale"),
+     ("weight", "weight_qscale"), ("x", "x_qscale"), ("weight", "weight_invscale")],
 )  # fmt: skip
 @pytest.mark.parametrize("module", ["", "model.up_proj."])
 def test_integers_beside_a_scale_of_their_own_are_codes(module: str, codes: str, scale: str) -> None:
@@ -95,6 +96,12 @@ def test_integers_beside_a_scale_of_their_own_are_codes(module: str, codes: str,
     assert one.keys == (f"{module}{codes}", f"{module}{scale}")
     named = codes.removeprefix("q") if codes == "qweight" else codes
     assert (one.name, one.parameters, one.at_least) == (f"{module}{named}", None, 64)
+
+
+@pytest.mark.parametrize("scale", ["weight_qscale", "weight_rescale", "weight_MyScales", "weight_block_scaling"])
+def test_8_bit_floats_beside_a_scale_of_any_name_are_codes(scale: str) -> None:
+    tensors = {"m.weight": TensorInfo("float8_e4m3fn", (8, 8)), f"m.{scale}": TensorInfo("float32", (1,))}
+    assert [one.keys for one in find_codes(tensors).tensors] == [("m.weight", f"m.{scale}")]
 
 
 def test_codes_that_share_a_scale_are_one_tensor() -> None:
@@ -208,7 +215,12 @@ def test_shapes_that_fit_no_layout_are_codes_of_an_unknown_encoding_if_a_scale_l
 
 @pytest.mark.parametrize(
     ("key", "dtype", "shape"),
-    [("m.weight", "uint32", (8, 8)), ("m.weight", "int16", (8, 8)), ("m.up_proj_blocks", "uint8", (4, 8, 4, 16))],
+    [
+        ("m.weight", "uint32", (8, 8)),
+        ("m.weight", "int32", (8, 8)),
+        ("m.weight", "int16", (8, 8)),
+        ("m.up_proj_blocks", "uint8", (4, 8, 4, 16)),
+    ],
 )
 def test_codes_whose_scales_are_lost_are_no_numbers(key: str, dtype: str, shape: tuple[int, ...]) -> None:
     assert [one.method for one in find_codes({key: TensorInfo(dtype, shape)}).tensors] == [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ....util.text import count, escape, listing
-from ..check import SHOWN, Check
+from ..check import SHOWN, Check, without_files
 from ..report import Found, Status
 from ..subject import Subject
 
@@ -22,7 +22,7 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _against(subject: Subject) -> str:
-    return "" if subject.checksums else f"{subject.format} files have no checksums"
+    return without_files(subject) or ("" if subject.checksums else f"{subject.format} files have no checksums")
 
 
 def _looks_at(subject: Subject) -> str:

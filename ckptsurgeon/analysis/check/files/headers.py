@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ....util.text import count, escape
-from ..check import Check
+from ..check import Check, without_files
 from ..report import Found, Status
 from ..subject import Subject
 
@@ -25,4 +25,4 @@ def _run(subject: Subject) -> Iterator[Found]:
             yield Found(Status.FAIL, said, "Fetch or save this file again.", file=one.name)
 
 
-CHECK = Check("shards", "all files are there and can be read", _run)
+CHECK = Check("shards", "all files are there and can be read", _run, without_files)

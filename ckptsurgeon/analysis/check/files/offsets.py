@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ....util.text import count, escape, listing
-from ..check import Check
+from ..check import Check, without_files
 from ..report import Found, Status
 from ..subject import Subject
 
@@ -28,4 +28,4 @@ def _told(file: str, what: str, told: Sequence[str], plural: str = "", keys: tup
         yield Found(Status.FAIL, said, ADVICE, keys, file, {"number": len(told)})
 
 
-CHECK = Check("offsets", "every byte belongs to one tensor", _run)
+CHECK = Check("offsets", "every byte belongs to one tensor", _run, without_files)

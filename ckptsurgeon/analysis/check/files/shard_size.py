@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ....util.text import count, escape
-from ..check import Check
+from ..check import Check, without_files
 from ..report import Found, Status
 from ..subject import Subject
 
@@ -33,4 +33,4 @@ def _looks_at(subject: Subject) -> str:
     return count(len(subject.shards) or 1, "file")
 
 
-CHECK = Check("file-size", "files are as long as their headers say", _run, looks_at=_looks_at)
+CHECK = Check("file-size", "files are as long as their headers say", _run, without_files, _looks_at)

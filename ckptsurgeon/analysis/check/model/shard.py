@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from ..check import without_files
+from ..subject import Subject
 from ._noted import damaged, noted_check
 
 __all__ = ["CHECK"]
 
-CHECK = noted_check("shard", "the file is a whole model", damaged)
+
+def _against(subject: Subject) -> str:
+    return damaged(subject) or without_files(subject)
+
+
+CHECK = noted_check("shard", "the file is a whole model", _against)
