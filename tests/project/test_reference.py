@@ -133,6 +133,7 @@ def make_files() -> None:
     tied = torch.ones(4, 2)
     torch.save({"embed": tied, "out": tied}, "tied.pth")
     torch.save({"out": torch.ones(4, 2)}, "out.pth")
+    torch.save({"out": torch.zeros(4, 2, dtype=torch.uint8).view(torch.bits8)}, "bits.pth")
     torch.save({"embed": torch.ones(4, 2), "out": torch.ones(4, 2)}, "both.pth")
     torch.save({"x": torch.sparse_coo_tensor([[0]], [1.0], (3,), check_invariants=False)}, "sparse.pth")
     torch.save({"x": torch.sparse_coo_tensor([[0]], [2.0], (3,), check_invariants=False)}, "sparse2.pth")
@@ -203,6 +204,7 @@ def commands() -> Iterator[list[str]]:
     yield ["fits", "b.safetensors", "a.safetensors"]
     yield ["fits", "net.pth", "left.pth"]
     yield ["fits", "bert", "bert"]
+    yield ["fits", "bits.pth", "out.pth"]
     yield ["match", "a.safetensors", "b.safetensors"]
     yield ["match", "left.pth", "x.pth"]
     yield ["prove", "bert", "bert2"]

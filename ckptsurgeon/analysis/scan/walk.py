@@ -175,7 +175,8 @@ def scan_path(path: str, progress: Progress | None = None) -> Scan:
         found += findings
         if progress is not None:
             progress(number + 1, len(listed))
-    notes = ((f"not scanned: {', '.join(skipped)}",) if skipped else ()) + tuple(missing_notes(listed))
+    missing = missing_notes({one.path: one.open for one in listed})
+    notes = (*((f"not scanned: {', '.join(skipped)}",) if skipped else ()), *missing)
     return Scan(shown(path), len(listed), nbytes, tuple(found), notes)
 
 
