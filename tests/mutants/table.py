@@ -48,6 +48,18 @@ MUTANTS = (
         "api/model_folder/test_family_checks.py",
     ),
     Mutant(
+        "a layer at another position remains of its kind",
+        "            inner.update(way)\n",
+        "            inner.update({})\n",
+        "api/model_folder/test_kinds_by_position.py",
+    ),
+    Mutant(
+        "a layer that runs as another kind is said",
+        "moved_layer_notes(plan, number, theirs, written, is_own=theirs is ours)",
+        "()",
+        "api/model_folder/test_kinds_by_position.py",
+    ),
+    Mutant(
         "a pattern matches a whole key",
         "found = self.expression.fullmatch(key)",
         "found = self.expression.search(key)",

@@ -27,9 +27,10 @@ from ..inputs.kept_codes import keeping_codes
 from ..inputs.recipe_files import is_recipe, read_recipe_file
 from ..inputs.reopening import with_model_files_pinned
 from ..model_folder.checks import with_sources_said, without_repeats
-from ..model_folder.config import layer_counts, not_by_layer, with_layers
+from ..model_folder.config import layer_counts
 from ..model_folder.config_differences import with_config_said
 from ..model_folder.folder import ModelFolder, model_folder_at
+from ..model_folder.layers.renumbered import kinds_stated, not_by_layer, with_layers
 from ..model_folder.merged import merged_folder
 from ..model_folder.quantised import folder_of
 from ..model_folder.rows_by_place import RECIPE, checked_rows
@@ -175,11 +176,14 @@ class RecipeModels:
                 (found for found in numbered_lists(view.tensors) if found.prefix == one.layers.prefix), one.layers
             )
             origins = [(self.folders[number].config, layer) for number, layer in one.origins]
-            if [layer for _, layer in one.origins] != list(range(old.count)):
+            numbers = [layer for _, layer in one.origins]
+            if numbers != list(range(old.count)):
                 others = layer_lists(view.tensors, layer_counts(config))
-                notes += (f"config.json is changed, but its {why}" for why in not_by_layer(config, old, others, 0))
-            config, said = with_layers(config, old, origins)
-            if not said:
+                why = not_by_layer(config, old, others, 0, is_moved=numbers != list(range(len(numbers))))
+                notes += (f"config.json is changed, but its {reason}" for reason in why)
+            made = with_layers(config, old, origins)
+            config, notes = made.fields, [*notes, *kinds_stated(made)]
+            if not made.is_counted:
                 what = f"the number of {one.layers.prefix}"
                 notes.append(f"config.json has no field for {what}, which is now {len(origins)}")
         return config, notes

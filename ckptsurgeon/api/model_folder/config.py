@@ -1,12 +1,11 @@
-"""Changes the config.json of a model as its weights are changed: number of layers, dtype."""
+"""Reads numbers of layers, sizes and ties in the config.json of a model, and sets its dtype."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ...planning.merge.layers import LayerList
 from ...planning.plan.plan import Plan
 from ...tensors.dtypes import DTYPES
 from ...tensors.encodings._find import find_codes
@@ -16,17 +15,17 @@ from ...tensors.info import TensorInfo
 __all__ = [
     "TIES",
     "UNTIED",
+    "Path",
+    "counted_layers",
     "declared_layers",
     "float_dtypes",
     "has_parts",
     "layer_counts",
     "model_type_of",
-    "not_by_layer",
     "untied_by_default",
     "vocabulary_size",
     "vocabulary_sizes",
     "with_dtype",
-    "with_layers",
 ]
 
 # Whether a model of transformers uses its embedding as output layer if config.json lacks ``tie_word_embeddings``.
@@ -60,34 +59,26 @@ LAYERS = (
     "num_decoder_layers", "depth",
 )  # fmt: skip
 """Fields of transformers' configurations with a number of layers."""
-BY_LAYER = (
-    "activation_sparsity_pattern", "attention_layers", "indexer_types", "layer_rope_theta", "layer_types",
-    "layers_block_type", "mlp_layer_types", "no_rope_layers", "num_attention_heads_per_layer",
-    "num_key_value_heads_per_layer",
-)  # fmt: skip
-"""Fields whose value is a list with one entry for each layer."""
-FIXED = ("architectures",)
-"""Fields with a list that does not describe layers, even if its length is the number of layers."""
 OF_MODELS = ("float32", "bfloat16", "float16", "float64")
 """Dtypes that a transformers model can be created in."""
 DTYPE = ("dtype", "torch_dtype")
 """The name of the field with the dtype, and its name before transformers 4.56."""
-_SIDES = {"vision": ("vis", "image"), "audio": ("audio",)}
+Path = tuple[str, ...]
+"""The names that lead to a field, the outermost first."""
 
-_Path = tuple[str, ...]
 
-
-def _counts(config: Mapping[str, Any], above: _Path = ()) -> Iterator[tuple[_Path, int]]:
+def counted_layers(config: Mapping[str, Any], above: Path = ()) -> Iterator[tuple[Path, int]]:
+    """Yield each field of a configuration, or of a nested one, that states a number of layers, with this number."""
     for name, value in config.items():
         if name in LAYERS and type(value) is int:
             yield (*above, name), value
         elif isinstance(value, dict) and not above:
-            yield from _counts(value, (name,))
+            yield from counted_layers(value, (name,))
 
 
 def layer_counts(config: Mapping[str, Any]) -> frozenset[int]:
     """Return every number of layers that a configuration states, including those in nested configurations."""
-    return frozenset(value for _, value in _counts(config))
+    return frozenset(value for _, value in counted_layers(config))
 
 
 def has_parts(config: Mapping[str, Any]) -> bool:
@@ -103,7 +94,7 @@ def declared_layers(config: Mapping[str, Any]) -> dict[str, int]:
     """
     if has_parts(config):
         return {}
-    return {path[0]: value for path, value in _counts(config) if len(path) == 1 and value > 0}
+    return {path[0]: value for path, value in counted_layers(config) if len(path) == 1 and value > 0}
 
 
 def vocabulary_size(config: Mapping[str, Any]) -> int:
@@ -129,99 +120,6 @@ def vocabulary_sizes(config: Mapping[str, Any]) -> Iterator[int]:
             yield from vocabulary_sizes(value)
         elif type(value) is int and "vocab" in name:
             yield value
-
-
-def with_layers(
-    config: Mapping[str, Any], old: LayerList, origins: Sequence[tuple[Mapping[str, Any], int]]
-) -> tuple[dict[str, Any], bool]:
-    """Return a configuration for a new list of layers, and whether it has a field for the number of layers.
-
-    ``old`` is the list of layers that the configuration describes now. For each new layer, ``origins`` has the
-    configuration of the model that the layer comes from, and its index in that model.
-    """
-    fields = _chosen([path for path, value in _counts(config) if value == old.count], old.prefix)
-    changed = dict(config)
-    for path in fields:
-        inner, above = changed, path[:-1]
-        for name in above:
-            inner[name] = dict(inner[name])
-            inner = inner[name]
-        inner[path[-1]] = len(origins)
-        for name in BY_LAYER:
-            if isinstance(inner.get(name), list) and len(inner[name]) == old.count:
-                inner[name] = [_of_layer(one, (*above, name), number, inner[name]) for one, number in origins]
-    return changed, bool(fields)
-
-
-def not_by_layer(config: Mapping[str, Any], old: LayerList, others: Iterable[LayerList], kept: int) -> Iterator[str]:
-    """Yield the reasons why a configuration cannot be shortened to the first ``kept`` layers of the list ``old``.
-
-    There are two reasons: the number of these layers is also the number of layers of another list of the model (one of
-    ``others``), or an unknown field has an entry for each layer or the index of a removed layer.
-    """
-    paths = [path for path, value in _counts(config) if value == old.count]
-    fields = _chosen(paths, old.prefix)
-    for other in others:
-        theirs = _chosen(paths, other.prefix) if other.prefix != old.prefix and other.count == old.count else ()
-        for path in fields:
-            if path in theirs:
-                yield f"{'.'.join(path)} is also the number of layers of {other.prefix}"
-    for above in dict.fromkeys([(), *(path[:-1] for path in fields)]):
-        inner: Any = config
-        for name in above:
-            inner = inner[name]
-        cut = BY_LAYER if any(path[:-1] == above for path in fields) else ()
-        for name, value in inner.items():
-            if name not in (*cut, *FIXED) and "token" not in name and _is_about_layers(name, value, old.count, kept):
-                yield f"{'.'.join((*above, name))} still describes all {old.count} layers"
-
-
-def _is_about_layers(name: str, value: Any, count: int, kept: int) -> bool:
-    """Return whether a field may describe layers: ``count`` is their number, and those from ``kept`` on are removed.
-
-    It may do so if it is a list with ``count`` entries, or has an inner list that contains ``count``. A list of numbers
-    with a name such as ``layer_ids`` does so too if it contains the index of a removed layer.
-    """
-    if not isinstance(value, list):
-        return False
-    if len(value) == count or any(isinstance(one, list) and _counts_all(one, count) for one in value):
-        return True
-    numbers = [one for one in value if type(one) is int]
-    return any(word in name for word in ("layer", "idx", "ind")) and any(one < 0 or one >= kept for one in numbers)
-
-
-def _counts_all(value: list[Any], count: int) -> bool:
-    return any(one == count and type(one) is int for one in value)
-
-
-def _of_layer(config: Mapping[str, Any], path: _Path, number: int, known: Sequence[Any]) -> Any:
-    """Return entry ``number`` of the list at ``path``, or of the list ``known`` if there is no such list or entry.
-
-    If ``known`` is too short as well, its last entry is returned.
-    """
-    found: Any = config
-    for name in path:
-        found = found.get(name) if isinstance(found, dict) else None
-    found = found if isinstance(found, list) and number < len(found) else known
-    return found[min(number, len(found) - 1)]
-
-
-def _chosen(paths: Sequence[_Path], prefix: str) -> Sequence[_Path]:
-    """Return the fields in ``paths`` that describe the layers with this key prefix.
-
-    The prefix tells whether the layers are of a vision, audio or text model, and of an encoder or a decoder.
-    """
-    side = next((name for name, words in _SIDES.items() if any(word in prefix for word in words)), "")
-    top = [path for path in paths if len(path) == 1]
-    if side:
-        paths = [path for path in paths if path[0] == f"{side}_config"] or top
-    else:
-        paths = [*top, *(path for path in paths if path[0] == "text_config")]
-    own = [path for path in paths if "decoder" in path[-1]] if "decoder" in prefix else []
-    own = own or [
-        path for path in paths if "decoder" not in path[-1] and ("encoder" in prefix or "encoder" not in path[-1])
-    ]
-    return own or paths
 
 
 KEPT = re.compile(r"\.DenseReluDense\.wo\.|e_score_correction_bias$|^(?:query_tokens$|qformer\.)")

@@ -18,6 +18,7 @@ from .alignment import generation_settings
 from .config_fields import IGNORED_PARTS, is_derived, is_ignored, is_usual, label_notes
 from .documents import GENERATION
 from .folder import ModelFolder
+from .layers.moved import moved_layer_notes, written_config
 from .layers.rotary import rotary_differences, with_order
 from .tokenizer.text_differences import text_notes
 
@@ -90,7 +91,9 @@ def with_config_said(
     notes = [
         f"{fault.removesuffix('.')}: this file is not compared with the output's" for fault in dict.fromkeys(faults)
     ]
+    written = written_config(plan) or ours
     for number, (other, theirs) in used.items():
+        notes += moved_layer_notes(plan, number, theirs, written, is_own=theirs is ours)
         if theirs is not ours:
             notes += [*config_notes(other, theirs, name, ours), *label_notes(plan, number, theirs, name, ours)]
             notes += input_notes(other, folders[number], name, output_folder)

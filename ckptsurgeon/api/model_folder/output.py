@@ -24,10 +24,11 @@ from ...vocabulary.vocabulary import Vocabulary
 from ..inputs.inputs import plan_target
 from .alignment import with_heads_left
 from .checks import folder_notes
-from .config import layer_counts, not_by_layer, with_dtype, with_layers
+from .config import layer_counts, with_dtype
 from .config_fields import renamed_settings
 from .documents import json_text
 from .folder import ModelFolder
+from .layers.renumbered import kinds_stated, not_by_layer, with_layers
 
 __all__ = ["edited_folder", "kept_folder", "with_config", "with_files", "with_new_ids"]
 
@@ -140,12 +141,13 @@ def _fewer_layers(
         gone = sum((found := one.split(key)) is not None and found[0] in numbers for key in keys)
         kept = one.count - len(numbers)
         if not outside and gone == len(left) and kept and numbers == set(range(kept, one.count)):
-            changed, is_set = with_layers(config, one, [(config, number) for number in range(kept)])
-            why = list(not_by_layer(config, one, lists, kept))
+            made = with_layers(config, one, [(config, number) for number in range(kept)])
+            why = [*(f"its {reason}" for reason in not_by_layer(config, one, lists, kept)), *made.faults]
             if why:
-                return None, [f"its {listing(why, 2, where='')}"]
-            if is_set:
-                return changed, [f"config.json now has {kept} of the {one.count} layers of {escape(one.prefix)}"]
+                return None, [listing(why, 2, where="")]
+            if made.is_counted:
+                said = f"config.json now has {kept} of the {one.count} layers of {escape(one.prefix)}"
+                return made.fields, [said, *kinds_stated(made)]
     return None, []
 
 

@@ -146,8 +146,8 @@ def test_filter_that_leaves_out_more_has_no_configuration_and_says_why(exclude: 
 @pytest.mark.parametrize(
     "fields",
     [
-        {"cross_attention_layers": [0, 2]},
         {"sliding_windows": [4, 4, 8]},
+        {"layer_ids": [0, 2]},
         {"attention_types": [[["global", "local"], 3]]},
         {"out_indices": [-1]},
     ],
@@ -162,10 +162,11 @@ def test_a_configuration_that_speaks_of_layers_otherwise_does_not_go_along(field
 
 
 def test_a_configuration_whose_lists_are_known_is_cut_with_the_layers() -> None:
-    fields = {"cross_attention_layers": [0], "architectures": ["X"], "eos_token_id": [2, 3, 4]}
+    fields = {"cross_attention_layers": [0, 2], "architectures": ["X"], "eos_token_id": [2, 3, 4]}
     model("m", **fields, layer_types=["full", "sliding", "full"])
     cs.apply(cs.filter("m", exclude=["model.layers.2"]), "out")
-    assert config_of("out") == config_of("m") | {"num_hidden_layers": 2, "layer_types": ["full", "sliding"]}
+    cut = {"num_hidden_layers": 2, "layer_types": ["full", "sliding"], "cross_attention_layers": [0]}
+    assert config_of("out") == config_of("m") | cut
 
 
 @pytest.mark.parametrize("own", [True, False])

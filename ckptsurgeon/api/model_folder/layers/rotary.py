@@ -7,22 +7,17 @@ from typing import Any
 
 from ....util.text import count
 from ..config_fields import base_of_rope
+from .derived_kinds import derived_lists
 
 __all__ = ["factor_notes", "rotary_differences", "with_order"]
 
-_PERIODS = {
-    "afmoe": 4, "cohere2": 4, "exaone4": 4, "exaone_moe": 4, "gemma2": 2, "gemma3_text": 6, "gemma3n_text": 5,
-    "gpt_oss": 2, "olmo3": 4, "vaultgemma": 2,
-}  # fmt: skip
-"""Default period of each model type: the last layer of a period has full attention, the others a sliding window."""
-_FIRST = {"cwm": 4, "modernbert": 3, "modernbert-decoder": 3}
-"""Default period of model types in which the first layer of a period has full attention."""
-_WINDOWED = ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
-"""Model types whose layers from ``max_window_layers`` on have a sliding window, if ``use_sliding_window`` is true."""
 _PATTERN = ("sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers")
 """Fields that override the period."""
-_UNROTATED = ("llama4_text", "smollm3")
-"""Model types in which, by default, every fourth layer has no rotary embeddings."""
+_PERIODS = {
+    2: ("gemma2", "gpt_oss", "vaultgemma"), 4: ("afmoe", "cohere2", "exaone4", "exaone_moe", "olmo3"),
+    5: ("gemma3n_text",), 6: ("gemma3_text",),
+}  # fmt: skip
+"""Default periods in which one layer has full attention and the others a sliding window, with their model types."""
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _BASES = {
     "gemma3_text": (("rope_theta", 1e6), ("rope_local_base_freq", 1e4)),
@@ -35,28 +30,11 @@ _BASES = {
 
 def with_order(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields on the order of layer kinds that a configuration omits, with the defaults of its class."""
-    kind = config.get("model_type")
-    number = config.get("num_hidden_layers")
+    period = next((size for size, kinds in _PERIODS.items() if config.get("model_type") in kinds), None)
     made: dict[str, Any] = {}
-    if not isinstance(kind, str):
-        return made
-    period = next(
-        (config[name] for name in _PATTERN if config.get(name) is not None), _PERIODS.get(kind, _FIRST.get(kind))
-    )
-    if kind in _PERIODS and not any(name in config for name in _PATTERN):
-        made |= dict.fromkeys(_PATTERN, period)
-    if type(number) is not int or not 0 < number < 10000:
-        return made
-    if type(period) is int and period > 0 and (kind in _PERIODS or kind in _FIRST):
-        full = 0 if kind in _FIRST else period - 1
-        made["layer_types"] = [_FULL if one % period == full else _SLIDING for one in range(number)]
-    elif kind in _WINDOWED:
-        first = config.get("max_window_layers", 28) if config.get("use_sliding_window") else number
-        made["layer_types"] = [_SLIDING if type(first) is int and one >= first else _FULL for one in range(number)]
-    if kind in _UNROTATED:
-        step = config.get("no_rope_layer_interval") or 4
-        made["no_rope_layers"] = [int((one + 1) % step != 0) for one in range(number)]
-    return {name: value for name, value in made.items() if config.get(name) is None}
+    if period is not None and not any(name in config for name in _PATTERN):
+        made = dict.fromkeys(_PATTERN, period)
+    return {**made, **derived_lists(config)}
 
 
 def factor_notes(config: Mapping[str, Any]) -> Iterator[str]:

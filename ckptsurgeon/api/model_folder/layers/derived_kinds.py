@@ -1,0 +1,277 @@
+"""Knows what the classes of transformers derive from the position of a layer, and the fields that state it.
+
+Sources: ``configuration_*.py`` and ``modeling_*.py`` of transformers 5.23.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+from .derived_lists import ENDS_IN_FULL, FULL, RULES, Derive, positive
+
+__all__ = ["LayerKinds", "derived_lists", "layer_kinds", "model_type_in"]
+
+Fields = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class LayerKinds:
+    """A property of layers that follows from their positions and from a few fields.
+
+    ``name`` is the field that users know it by, and ``fields`` are all fields that state it. ``kinds`` returns the
+    property of each layer for a configuration and a number of layers. ``ways`` yields fields that may state a given
+    list of properties.
+    """
+
+    name: str
+    fields: tuple[str, ...]
+    kinds: Callable[[Fields, int], Sequence[Any]]
+    ways: Callable[[Sequence[Any]], Iterable[dict[str, Any]]]
+
+    def said(self, config: Fields, wanted: Sequence[Any]) -> dict[str, Any] | None:
+        """Return the fields that give the layers of a configuration the properties ``wanted``; None if none can.
+
+        The result is empty if the layers have them already.
+        """
+        tried = ({}, *self.ways(wanted)) if wanted else ()
+        return next((way for way in tried if self.of({**config, **way}, len(wanted)) == list(wanted)), None)
+
+    def of(self, config: Fields, number: int) -> list[Any]:
+        """Return the property of each layer; empty if fields have values that no class accepts."""
+        try:
+            return list(self.kinds(config, number))
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            return []
+
+
+def model_type_in(config: Fields, part: str = "") -> str:
+    """Return the model type of a configuration; in ``part`` (such as ``text_config``), it may have to be guessed.
+
+    ``config`` is the whole configuration. Older nested configurations do not state their type.
+    """
+    inner = config.get(part) if part else config
+    found = inner.get("model_type") if isinstance(inner, Mapping) else None
+    outer = config.get("model_type")
+    guessed = f"{outer}_text" if part == "text_config" and isinstance(outer, str) else ""
+    return found if isinstance(found, str) else guessed
+
+
+def derived_lists(config: Fields) -> dict[str, list[Any]]:
+    """Return the lists with an entry for each layer that a configuration omits, as its class derives them."""
+    number, kind = config.get("num_hidden_layers"), model_type_in(config)
+    if type(number) is not int or not 0 < number < MOST:
+        return {}
+    made = {one.name: one.of(config, number) for one in _lists(kind) if config.get(one.name) is None}
+    return {name: kinds for name, kinds in made.items() if kinds}
+
+
+def layer_kinds(config: Fields, kind: str) -> Iterator[LayerKinds]:
+    """Yield the properties that the class of model type ``kind`` derives from positions, for this configuration."""
+    known = _OF_TYPES.get(kind, ())
+    yield from _lists(kind)
+    yield from known
+    for name in INDICES:
+        if _are_indices(config.get(name)) and not any(name in one.fields for one in known):
+            yield _indices(name)
+    yield from (one for one in _BY_FIELD if config.get(one.name))
+
+
+MOST = 10000
+"""A larger number of layers is not plausible."""
+
+
+def _lists(kind: str) -> Iterator[LayerKinds]:
+    """Yield the properties of a model type that a list with an entry for each layer states."""
+    for name, rules in RULES.items():
+        if kind in rules:
+            ends_in_full = name == "layer_types" and kind in ENDS_IN_FULL
+            kinds = partial(_listed, name, rules[kind], ends_in_full=ends_in_full)
+            yield LayerKinds(name, (name,), kinds, partial(_as_list, name))
+
+
+def _listed(name: str, rule: Derive, config: Fields, number: int, *, ends_in_full: bool) -> list[Any]:
+    given = config.get(name)
+    found = given[:number] if isinstance(given, list) else rule(config, number)
+    return [*found[:-1], FULL] if ends_in_full and found else found
+
+
+def _as_list(name: str, kinds: Sequence[Any]) -> list[dict[str, Any]]:
+    return [{name: list(kinds)}]
+
+
+# Lists of the indices of the layers that have a property.
+
+INDICES = (
+    "attn_layer_indices", "cross_attention_layers", "full_attn_idxs", "global_attn_indexes", "local_layer_ids",
+    "moe_layers", "rope_scaling_layers", "window_block_indexes", "window_block_indices",
+)  # fmt: skip
+"""Fields with the indices of some layers."""
+
+
+def _are_indices(value: Any) -> bool:
+    return isinstance(value, list) and all(type(one) is int and one >= 0 for one in value)
+
+
+def _indices(name: str, derive: Callable[[Fields, int], Iterable[int]] | None = None) -> LayerKinds:
+    """Return the property of being listed in the field ``name``; if it is not set, ``derive`` returns the indices."""
+
+    def kinds(config: Fields, number: int) -> list[str]:
+        given = config.get(name)
+        there = {*(given if isinstance(given, list) else derive(config, number) if derive else ())}
+        beyond = ["listed"] * (isinstance(given, list) and max(there, default=0) >= number)
+        return [*("listed" if one in there else "unlisted" for one in range(number)), *beyond]
+
+    return LayerKinds(name, (name,), kinds, lambda kinds: [{name: _places(kinds, "listed")}])
+
+
+def _places(kinds: Sequence[Any], wanted: str) -> list[int]:
+    return [at for at, one in enumerate(kinds) if one == wanted]
+
+
+def _interleaved(config: Fields, number: int) -> Iterable[int]:
+    step = positive(config, "interleave_moe_layer_step", usual=1)
+    return range(step - 1, number, step)
+
+
+# Properties that other fields state: numbers of first layers, periods, patterns.
+
+
+def _first(name: str, usual: int, *, before: str = "dense", after: str = "sparse") -> LayerKinds:
+    """Return the property of the first layers, whose number is in the field ``name``."""
+
+    def kinds(config: Fields, number: int) -> list[str]:
+        first = config.get(name, usual)
+        return [before if type(first) is int and one < first else after for one in range(number)]
+
+    return LayerKinds(name, (name,), kinds, lambda kinds: [{name: list(kinds).count(before)}])
+
+
+def _periodic(names: tuple[str, str], usual: tuple[int, int], inside: str, outside: str) -> LayerKinds:
+    """Return the property of each layer at an offset within a period; ``names`` are the fields with both numbers."""
+
+    def kinds(config: Fields, number: int) -> list[str]:
+        period, offset = positive(config, names[0], usual=usual[0]), config.get(names[1], usual[1])
+        return [inside if one % period == offset else outside for one in range(number)]
+
+    def ways(kinds: Sequence[Any]) -> Iterator[dict[str, Any]]:
+        places = _places(kinds, inside)
+        yield dict(zip(names, (len(kinds) + 1, places[0] if places else len(kinds)), strict=True))
+        if len(places) > 1:
+            yield dict(zip(names, (places[1] - places[0], places[0]), strict=True))
+
+    return LayerKinds(names[0], names, kinds, ways)
+
+
+def _sparse(first_dense: Sequence[int] = ()) -> LayerKinds:
+    """Return which layers have experts in Qwen; ``first_dense`` is the default of ``mlp_only_layers``."""
+
+    def kinds(config: Fields, number: int) -> list[str]:
+        step, given = positive(config, "decoder_sparse_step", usual=1), config.get("mlp_only_layers")
+        dense = first_dense if given is None else given
+        return ["dense" if one in dense or (one + 1) % step else "sparse" for one in range(number)]
+
+    def ways(kinds: Sequence[Any]) -> list[dict[str, Any]]:
+        return [{"mlp_only_layers": _places(kinds, "dense"), "decoder_sparse_step": 1}]
+
+    return LayerKinds("mlp_only_layers", ("mlp_only_layers", "decoder_sparse_step"), kinds, ways)
+
+
+_RANGE = ("moe_layer_start_index", "moe_layer_end_index", "moe_layer_interval")
+
+
+def _ernie(config: Fields, number: int) -> list[str]:
+    begin, end = config.get(_RANGE[0], 1), config.get(_RANGE[1], -1)
+    step, end = positive(config, _RANGE[2], usual=1), number - 1 if end == -1 else end
+    return ["sparse" if begin <= one <= end and (one + 1) % step == 0 else "dense" for one in range(number)]
+
+
+def _ernie_ways(kinds: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    places = _places(kinds, "sparse") or [len(kinds)]
+    step = places[1] - places[0] if len(places) > 1 else 1
+    yield dict(zip(_RANGE, (places[0], places[-1], step), strict=True))
+
+
+def _gpt_neo(config: Fields, number: int) -> list[str]:
+    given = config.get("attention_types") or [[["global", "local"], 12]]
+    return [kind for kinds, times in given for kind in kinds * min(times, number)][: number + 1]
+
+
+def _gpt_neo_ways(kinds: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    pair, times = list(kinds[:2]), len(kinds) // 2
+    if list(kinds) == pair * times:
+        yield {"attention_types": [[pair, times]]}
+    yield {"attention_types": [[[kind], len(list(run))] for kind, run in groupby(kinds)]}
+
+
+def _griffin(config: Fields, number: int) -> list[str]:
+    pattern = config.get("block_types") or ["recurrent", "recurrent", "attention"]
+    return [pattern[one % len(pattern)] for one in range(number)]
+
+
+_OF_TYPES: Mapping[str, Sequence[LayerKinds]] = {
+    **dict.fromkeys(("deepseek_v2", "dots1", "mistral4"), (_first("first_k_dense_replace", 0),)),
+    **dict.fromkeys(("glm4_moe", "glm4v_moe_text"), (_first("first_k_dense_replace", 1),)),
+    "deepseek_v3": (_first("first_k_dense_replace", 3),),
+    "afmoe": (_first("num_dense_layers", 1),),
+    "lfm2_moe": (_first("num_dense_layers", 2),),
+    **dict.fromkeys((
+        "qwen2_moe", "qwen3_moe", "qwen3_next", "qwen3_omni_moe_text", "qwen3_omni_moe_talker_text",
+        "qwen3_vl_moe_text"), (_sparse(),)),
+    "flint": (_sparse((0, 1)),),
+    "llama4_text": (_indices("moe_layers", _interleaved),),
+    "mllama_text_model": (_indices("cross_attention_layers", lambda *_: range(3, 40, 5)),),
+    **dict.fromkeys((
+        "deepseek_ocr2_sam_vision_model", "got_ocr2_vision", "pp_chart2table_vision", "pp_formulanet_vision",
+        "sam_hq_vision_model", "sam_vision_model", "slanext_vision", "unlimited_ocr_sam_vision_model"),
+        (_indices("global_attn_indexes", lambda *_: (2, 5, 8, 11)),)),
+    "sam3_vit_model": (_indices("global_attn_indexes", lambda *_: (7, 15, 23, 31)),),
+    "lfm2": (_indices("full_attn_idxs", lambda _, number: range(number)),),
+    "jamba": (
+        _periodic(("attn_layer_period", "attn_layer_offset"), (8, 4), "attention", "mamba"),
+        _periodic(("expert_layer_period", "expert_layer_offset"), (2, 1), "sparse", "dense"),
+    ),
+    "ernie4_5_moe": (LayerKinds("moe_layer_interval", _RANGE, _ernie, _ernie_ways),),
+    "gpt_neo": (LayerKinds("attention_types", ("attention_types",), _gpt_neo, _gpt_neo_ways),),
+    "recurrent_gemma": (LayerKinds("block_types", ("block_types",), _griffin, partial(_as_list, "block_types")),),
+}  # fmt: skip
+"""Properties by model type."""
+
+
+def _shared(config: Fields, number: int) -> list[str]:
+    shared = positive(config, "num_kv_shared_layers", usual=0)
+    return ["the keys of an earlier layer" if one >= number - shared else "its own keys" for one in range(number)]
+
+
+def _of_layer(config: Fields, number: int) -> list[Any]:
+    given = config.get("per_layer_config")
+    return [given.get(str(one)) for one in range(number)] if isinstance(given, Mapping) else [None] * number
+
+
+def _no_ways(_: Sequence[Any]) -> Iterable[dict[str, Any]]:
+    return ()
+
+
+_BY_FIELD = (
+    LayerKinds(
+        "num_kv_shared_layers", ("num_kv_shared_layers",), _shared,
+        lambda kinds: [{"num_kv_shared_layers": len([one for one in kinds if one != "its own keys"])}],
+    ),
+    LayerKinds(
+        "per_layer_config", ("per_layer_config",), _of_layer,
+        lambda kinds: [{"per_layer_config": {str(at): one for at, one in enumerate(kinds) if one is not None}}],
+    ),
+    LayerKinds(
+        "hybrid_override_pattern", ("hybrid_override_pattern",),
+        lambda config, number: list(config["hybrid_override_pattern"][:number]),
+        lambda kinds: [{"hybrid_override_pattern": "".join(map(str, kinds))}],
+    ),
+    LayerKinds(
+        "scale_attn_by_inverse_layer_idx", ("scale_attn_by_inverse_layer_idx",),
+        lambda _, number: [f"1/{one + 1}" for one in range(number)], _no_ways,
+    ),
+)  # fmt: skip
+"""Properties of any model type whose configuration sets the field of this name."""

@@ -1,0 +1,88 @@
+"""Notes on layers that run as another kind in the output than in the model that they are copied from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ....destinations.hf.files import CONFIG
+from ....planning.merge.layers import LayerList, layer_lists
+from ....planning.plan.plan import Plan
+from ....storage.json_text import read_json
+from ....util.text import escape, number_in
+from ..config import layer_counts
+from .derived_kinds import layer_kinds
+from .renumbered import differing_kinds, part_of
+
+__all__ = ["moved_layer_notes", "written_config"]
+
+Fields = Mapping[str, Any]
+MOST = 8
+_Places = dict[int, int]
+"""For each layer of an output that a source gives, its index in the source."""
+
+
+def written_config(plan: Plan) -> dict[str, Any]:
+    """Return the fields of the config.json that a plan writes; empty if it copies a file or writes none."""
+    files = plan.target.companions
+    return next((read_json(one.text) for one in files if one.name == CONFIG and one.text), {})
+
+
+def moved_layer_notes(plan: Plan, source: int, theirs: Fields, ours: Fields, *, is_own: bool) -> Iterator[str]:
+    """Yield a note if layers of a source run as another kind in the output, because they have another index there.
+
+    ``theirs`` is the configuration of the source at index ``source``, and ``ours`` that of the output. If the output's
+    is made from this source's (``is_own``), layers that keep their index are compared too; the other notes on
+    configurations compare those of the other sources.
+    """
+    found = [
+        reason
+        for one in layer_lists([step.key for step in plan.steps], layer_counts(ours))
+        for prefix, places in _places(plan, source, one).items()
+        for reason in _reasons(theirs, ours, (prefix, one.prefix), places, is_own=is_own)
+    ]
+    if found:
+        of = escape(plan.sources[source].name)
+        yield f"layers run as another kind in the output than in {of}: {'; '.join(found[:MOST])}"
+
+
+def _reasons(
+    theirs: Fields, ours: Fields, prefixes: tuple[str, str], places: _Places, *, is_own: bool
+) -> Iterator[str]:
+    """Yield sentences on layers of one list; ``prefixes`` are the prefix in the source and the prefix in the output."""
+    there, here = part_of(theirs, prefixes[0]), part_of(ours, prefixes[1])
+    if there is None or here is None or there.kind != here.kind:
+        return
+    for one in layer_kinds({**there.inner, **here.inner}, here.kind):
+        kinds, made = there.of(one), here.of(one)
+        moved = [(at, kinds[old]) for at, old in sorted(places.items()) if old < len(kinds) and (is_own or at != old)]
+        yield from differing_kinds(one.name, moved, made)
+
+
+def _places(plan: Plan, source: int, one: LayerList) -> dict[str, _Places]:
+    """Return, by the prefix of the layers in a source, the indices of the layers that the list ``one`` gets from it."""
+    found: dict[str, _Places] = {}
+    for step in plan.steps:
+        here = one.split(step.key)
+        for given in step.inputs if here is not None else ():
+            there = _layer_in(given.key, here[1]) if given.source == source and here is not None else None
+            if there is not None and here is not None:
+                found.setdefault(there[0], {})[here[0]] = there[1]
+    return found
+
+
+def _layer_in(key: str, rest: str) -> tuple[str, int] | None:
+    """Return (prefix, index) of the layer that contains a key; its name in the output's layer is ``rest``.
+
+    If the name differs in the source, the first number in the key is the index.
+    """
+    if rest and key.endswith(f".{rest}"):
+        prefix, _, number = key[: -len(rest) - 1].rpartition(".")
+        index = number_in(number)
+        if index is not None:
+            return prefix, index
+    segments = key.split(".")
+    numbers = [
+        (".".join(segments[:at]), index) for at, one in enumerate(segments) if (index := number_in(one)) is not None
+    ]
+    return numbers[0] if numbers else None

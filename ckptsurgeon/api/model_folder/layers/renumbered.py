@@ -1,0 +1,234 @@
+"""Changes config.json for a new list of layers: their number, the entries of each, and what follows from positions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ....planning.merge.layers import LayerList
+from ....util.text import escape, listing
+from ..config import Path, counted_layers
+from .derived_kinds import LayerKinds, layer_kinds, model_type_in
+
+__all__ = ["RenumberedConfig", "differing_kinds", "kinds_stated", "not_by_layer", "part_of", "with_layers"]
+
+Fields = Mapping[str, Any]
+
+BY_LAYER = (
+    "activation_sparsity_pattern", "attention_layers", "attention_window", "attention_windows", "attn_layers",
+    "compress_ratios", "ffn_multipliers", "indexer_types", "intermediate_size", "layer_rope_theta", "layer_types",
+    "layers_block_type", "mlp_layer_types", "moe_layer_freq", "no_rope_layers", "num_attention_heads_per_layer",
+    "num_key_value_heads_per_layer", "num_kv_heads", "num_query_heads", "partial_rotary_factors", "rope_theta",
+    "swiglu_limits", "swiglu_limits_shared",
+)  # fmt: skip
+"""Fields whose value may be a list with one entry for each layer."""
+FIXED = ("architectures",)
+"""Fields with a list that does not describe layers, even if its length is the number of layers."""
+BY_POSITION = re.compile(
+    r"(pattern|_period|layer_freq|sparse_step|every_n_layers|(attention|layer|rope_layer)_interval|layer_step"
+    r"|cross_attention_frequency|layer_group_size|first_k_dense_replace|num_dense_layers|num_sparse_\w*layers)$"
+)
+"""Matches names of fields by which a class may derive the kind of a layer from its position."""
+_SIDES = {"vision": ("vis", "image"), "audio": ("audio",)}
+
+
+@dataclass(frozen=True)
+class RenumberedConfig:
+    """A configuration for a new list of layers.
+
+    ``is_counted`` is true if it has a field for the number of layers. ``added`` are the fields that now state what
+    followed from the positions of layers before. ``faults`` say which layers run as another kind than they did, because
+    no field can state their kinds.
+    """
+
+    fields: dict[str, Any]
+    is_counted: bool
+    added: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+
+def with_layers(config: Fields, old: LayerList, origins: Sequence[tuple[Fields, int]]) -> RenumberedConfig:
+    """Return a configuration for a new list of layers, in which each layer is of the kind that it was.
+
+    ``old`` is the list of layers that the configuration describes now. For each new layer, ``origins`` has the
+    configuration of the model that the layer comes from, and its index in that model.
+    """
+    paths = _chosen([path for path, value in counted_layers(config) if value == old.count], old.prefix)
+    made = RenumberedConfig(dict(config), bool(paths))
+    for path in paths:
+        inner, above = made.fields, path[:-1]
+        for name in above:
+            inner[name] = dict(inner[name])
+            inner = inner[name]
+        inner[path[-1]] = len(origins)
+        for name in BY_LAYER:
+            if isinstance(inner.get(name), list) and len(inner[name]) == old.count:
+                inner[name] = [_of_layer(one, (*above, name), number, inner[name]) for one, number in origins]
+        _keep_kinds(made, inner, _Part(config, path), origins)
+    return made
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The configuration, whole or nested, that describes a list of layers; ``path`` leads to their number."""
+
+    config: Fields
+    path: Path
+
+    @property
+    def kind(self) -> str:
+        """Its model type; '' if it is not known."""
+        return model_type_in(self.config, self.path[0] if self.path[1:] else "")
+
+    @property
+    def inner(self) -> Fields:
+        """Its fields."""
+        inner = self.config.get(self.path[0]) if self.path[1:] else self.config
+        return inner if isinstance(inner, Mapping) else {}
+
+    def of(self, one: LayerKinds) -> list[Any]:
+        """Return a property of each layer; empty if the number of layers is not known."""
+        number = self.inner.get(self.path[-1])
+        return one.of(self.inner, number) if type(number) is int and number > 0 else []
+
+
+def _keep_kinds(made: RenumberedConfig, inner: dict[str, Any], before: _Part, origins: Sequence[Any]) -> None:
+    """Set the fields in ``inner`` that give each layer what followed from its position in ``before``, or say why not.
+
+    ``inner`` is the part of ``made.fields`` that describes the layers.
+    """
+    parts = {id(config): _Part(config, before.path) for config, _ in origins}
+    parts = {key: part if part.kind == before.kind else before for key, part in parts.items()}
+    for one in layer_kinds(before.inner, before.kind):
+        known = before.of(one)
+        theirs = {key: part.of(one) for key, part in parts.items()}
+        if not known:
+            continue
+        wanted = [_entry(theirs[id(config)], number, known) for config, number in origins]
+        way = one.said(inner, wanted)
+        if way is None:
+            made.faults.extend(differing_kinds(one.name, list(enumerate(wanted)), one.of(inner, len(wanted))))
+        else:
+            made.added.extend(name for name in way if name not in made.added)
+            inner.update(way)
+
+
+def _entry(found: Sequence[Any], number: int, known: Sequence[Any]) -> Any:
+    """Return entry ``number`` of ``found``, or else of ``known``, or else the last of ``known``."""
+    found = found if number < len(found) else known
+    return found[min(number, len(found) - 1)]
+
+
+def kinds_stated(made: RenumberedConfig) -> list[str]:
+    """Return a note on the fields that now state what followed from the positions of layers before."""
+    if not made.added:
+        return []
+    return [f"config.json now sets {listing(made.added, where='')}, so that each layer remains of the kind that it was"]
+
+
+def differing_kinds(name: str, wanted: Sequence[tuple[int, Any]], found: Sequence[Any]) -> Iterator[str]:
+    """Yield sentences on layers whose property ``name`` is another than wanted, those with equal properties together.
+
+    ``wanted`` has the index and the property of each layer, ``found`` the actual property of every layer.
+    """
+    groups: dict[tuple[str, str], list[str]] = {}
+    for at, one in wanted:
+        if at < len(found) and found[at] != one:
+            groups.setdefault((escape(str(found[at]), 60), escape(str(one), 60)), []).append(str(at))
+    for (here, there), numbers in groups.items():
+        run = f"layer {numbers[0]} runs" if len(numbers) == 1 else f"layers {listing(numbers, 12, where='')} run"
+        yield f"{run} as {here}, not {there} ({name})"
+
+
+def part_of(config: Fields, prefix: str) -> _Part | None:
+    """Return the part of a configuration that describes the layers with this key prefix; None if none does."""
+    paths = _chosen([path for path, _ in counted_layers(config)], prefix)
+    return _Part(config, paths[0]) if paths else None
+
+
+def not_by_layer(
+    config: Fields, old: LayerList, others: Iterable[LayerList], kept: int, *, is_moved: bool = False
+) -> Iterator[str]:
+    """Yield the reasons why a configuration cannot be shortened to the first ``kept`` layers of the list ``old``.
+
+    There are three reasons: the number of these layers is also the number of layers of another list of the model (one
+    of ``others``); an unknown field has an entry for each layer or the index of a removed layer; or, if layers get
+    another index (``is_moved``), a field by which a class that ckpt does not know may choose the kind of each layer.
+    """
+    paths = [path for path, value in counted_layers(config) if value == old.count]
+    fields = _chosen(paths, old.prefix)
+    for other in others:
+        theirs = _chosen(paths, other.prefix) if other.prefix != old.prefix and other.count == old.count else ()
+        for path in fields:
+            if path in theirs:
+                yield f"{'.'.join(path)} is also the number of layers of {other.prefix}"
+    for above in dict.fromkeys([(), *(path[:-1] for path in fields)]):
+        part = _Part(config, (*above, ""))
+        is_about_them = any(path[:-1] == above for path in fields)
+        known = [name for one in layer_kinds(part.inner, part.kind) for name in one.fields]
+        cut = (*BY_LAYER, *known, *FIXED) if is_about_them else FIXED
+        for name, value in part.inner.items():
+            if name in cut or "token" in name:
+                continue
+            if _is_about_layers(name, value, old.count, kept):
+                yield f"{'.'.join((*above, name))} still describes all {old.count} layers"
+            elif is_moved and is_about_them and not _is_known(part) and _is_by_position(name, value):
+                yield f"{'.'.join((*above, name))} may set the kind of each layer by its position, which has changed"
+
+
+def _is_known(part: _Part) -> bool:
+    """Return whether the properties that the class derives from positions are known."""
+    return next(iter(layer_kinds({}, part.kind)), None) is not None
+
+
+def _is_by_position(name: str, value: Any) -> bool:
+    return BY_POSITION.search(name) is not None and value not in (None, "", [], 0, 1, False)
+
+
+def _is_about_layers(name: str, value: Any, count: int, kept: int) -> bool:
+    """Return whether a field may describe layers: ``count`` is their number, and those from ``kept`` on are removed.
+
+    It may do so if it is a list with ``count`` entries, or has an inner list that contains ``count``. A list of numbers
+    with a name such as ``layer_ids`` does so too if it contains the index of a removed layer.
+    """
+    if not isinstance(value, list):
+        return False
+    if len(value) == count or any(isinstance(one, list) and _counts_all(one, count) for one in value):
+        return True
+    numbers = [one for one in value if type(one) is int]
+    return any(word in name for word in ("layer", "idx", "ind")) and any(one < 0 or one >= kept for one in numbers)
+
+
+def _counts_all(value: list[Any], count: int) -> bool:
+    return any(one == count and type(one) is int for one in value)
+
+
+def _of_layer(config: Mapping[str, Any], path: Path, number: int, known: Sequence[Any]) -> Any:
+    """Return entry ``number`` of the list at ``path``, or of the list ``known`` if there is no such list or entry.
+
+    If ``known`` is too short as well, its last entry is returned.
+    """
+    found: Any = config
+    for name in path:
+        found = found.get(name) if isinstance(found, dict) else None
+    return _entry(found if isinstance(found, list) else [], number, known)
+
+
+def _chosen(paths: Sequence[Path], prefix: str) -> Sequence[Path]:
+    """Return the fields in ``paths`` that describe the layers with this key prefix.
+
+    The prefix tells whether the layers are of a vision, audio or text model, and of an encoder or a decoder.
+    """
+    side = next((name for name, words in _SIDES.items() if any(word in prefix for word in words)), "")
+    top = [path for path in paths if len(path) == 1]
+    if side:
+        paths = [path for path in paths if path[0] == f"{side}_config"] or top
+    else:
+        paths = [*top, *(path for path in paths if path[0] == "text_config")]
+    own = [path for path in paths if "decoder" in path[-1]] if "decoder" in prefix else []
+    own = own or [
+        path for path in paths if "decoder" not in path[-1] and ("encoder" in prefix or "encoder" not in path[-1])
+    ]
+    return own or paths
