@@ -75,10 +75,11 @@ def _carried(plan: Plan, sources: Sequence[QuantisedTensors]) -> list[_CarriedCo
     """Return the quantised tensors that a plan copies; raises PlanError if it would use codes as numbers."""
     found: dict[int, _CarriedCodes] = {}
     computed: dict[int, tuple[str, QuantisedTensor, str]] = {}
+    anew = {step.key for step in plan.steps if step.coded is not None}
     for step in plan.steps:
         for one in step.inputs:
             coded = sources[one.source].by_key.get(one.key)
-            if coded is not None:
+            if coded is not None and not (step.key == one.key and coded.codes in anew):  # settings beside new codes
                 entry = found.setdefault(id(coded), _CarriedCodes(plan.sources[one.source].name, coded))
                 entry.names.setdefault(_ending(coded, one.key), []).append(step.key)
                 doing = _doing(plan.verb, step, one)

@@ -36,7 +36,7 @@ from .layers.rotary import factor_notes
 from .part_checks import part_notes
 from .row_checks import has_more_rows, output_notes, position_notes
 from .shape_checks import UNLOADED, DescribedTensor, shape_notes
-from .tied_heads import head_notes
+from .tied_heads import head_notes, missing_head_notes
 from .tokenizer.absent_ids import absent_id_notes
 from .tokenizer.added_decoder import decoder_notes
 from .tokenizer.chat_template import chat_notes
@@ -137,7 +137,8 @@ def with_sources_said(plan: Plan, opened: Sequence[Checkpoint], folders: Sequenc
             ids = (*ids, *sentinel_notes(apart, folder), *_without_configuration(apart, folder, tensors, {}))
             texts = (*case_notes(apart, folder), *chat_notes(apart, folder))
             sizes = embedding_notes(logical_tensors(tensors, apart.config, checkpoint.codes), apart, folder)
-            lists = (*token_list_notes(folder), *sizes, *texts, *names, *ids, *own_code_notes(folder))
+            heads = missing_head_notes(tensors, apart)
+            lists = (*token_list_notes(folder), *sizes, *heads, *texts, *names, *ids, *own_code_notes(folder))
             unread = (f"{name}: {why}" for name, why in unreadable_files(apart, folder))
             notes = [*unread, *layers, *lists, *adapter_notes(folder.adapter_beside)]
         found |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in notes)

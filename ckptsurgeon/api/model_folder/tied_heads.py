@@ -17,7 +17,15 @@ from .config import TIES, model_type_of, untied_by_default
 from .folder import ModelFolder
 from .shape_checks import DescribedTensor
 
-__all__ = ["has_new_head", "head_notes", "mixed_head_notes", "stored_heads", "tied_head", "with_heads_said"]
+__all__ = [
+    "has_new_head",
+    "head_notes",
+    "missing_head_notes",
+    "mixed_head_notes",
+    "stored_heads",
+    "tied_head",
+    "with_heads_said",
+]
 
 UNSHARED = ("bigbird_pegasus", "csm", "flava", "luke", "pop2piano")
 """Model types with classes whose output layer is separate, although the configuration says that it is tied."""
@@ -90,14 +98,18 @@ def head_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Itera
     ``folder`` has the configuration of these weights.
     """
     if not folder.said_tied:
-        if _embedding(tensors) is not None:
-            yield from _wanted(tensors, folder)
-        return
+        yield from missing_head_notes(tensors, folder)
     for embedding, head in stored_heads(tensors, folder):
         yield (
             f"config.json says that {escape(embedding)} is the output layer ({TIES}), but "
             f"{escape(head)} is stored too: if the two differ, transformers before 5 ignores the latter"
         )
+
+
+def missing_head_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:
+    """Yield a note on an output layer that is missing although it is not tied."""
+    if not folder.said_tied and _embedding(tensors) is not None:
+        yield from _wanted(tensors, folder)
 
 
 def stored_heads(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> list[tuple[str, str]]:

@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 
+from ...helpers.four_bits import FOUR_BITS
+from ...helpers.quantised import IN, OUT
 from ...helpers.zoo import BY_NAME
 
 FP8 = {
@@ -169,3 +171,28 @@ def test_settings_of_sparse_weights_without_their_masks_are_noted(kind: str, sta
     said = f"its quantization_config says format {stated} (sparsity_config), but there is no bitmask"
     assert len(found) == 2 * named
     assert all(said in one for one in found)
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+def test_a_plain_layer_of_bitsandbytes_is_encoded_where_codes_are(kind: str) -> None:
+    """The settings of its codes (``quant_state``) are also copied to another layer."""
+    Path("m").mkdir()
+    stems = [f"model.layers.{at}.mlp.up_proj" for at in range(4)]
+    parts = FOUR_BITS[f"bnb-{kind}-sound"].store(torch.Generator().manual_seed(0))
+    state = {f"{stem}{end}": one.clone() for at, stem in enumerate(stems) if at != 1 for end, one in parts.items()}
+    save_file({**state, f"{stems[1]}.weight": torch.ones(OUT, IN).bfloat16()}, "m/model.safetensors")
+    settings = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": kind}
+    settings["llm_int8_skip_modules"] = ["lm_head", stems[1]]
+    config = {"model_type": "llama", "num_hidden_layers": 4, "hidden_size": IN, "quantization_config": settings}
+    Path("m/config.json").write_text(json.dumps(config))
+    slices = [{"sources": [{"model": "m", "layer_range": one}]} for one in ([0, 3], [1, 4])]
+    Path("recipe.yaml").write_text(json.dumps({"merge_method": "passthrough", "slices": slices}))
+    plan = cs.merge("recipe.yaml")
+    assert any(one.startswith("1 weight is decoded, computed and encoded again") for one in plan.notes)
+    cs.apply(plan, "out/")
+    made = load_file("out/model.safetensors")
+    assert [made[f"model.layers.{at}.mlp.up_proj.weight"].dtype for at in (1, 3, 4)] == [
+        torch.bfloat16, torch.uint8, torch.uint8,
+    ]  # fmt: skip
+    for end, one in parts.items():
+        assert torch.equal(made[f"model.layers.5.mlp.up_proj{end}"], one)

@@ -107,6 +107,16 @@ def test_a_head_that_the_configuration_wants_and_nobody_has_is_said(verb: str) -
     assert TIES not in notes(VERBS[verb]("headless"))
 
 
+@pytest.mark.parametrize("order", [["lost", "tied"], ["tied", "lost"]])
+@pytest.mark.parametrize("verb", ["merge", "average"])
+def test_a_head_that_one_of_several_models_lacks_is_said_in_either_order(verb: str, order: list[str]) -> None:
+    model("lost", tied=False, head=False)
+    model("tied", tied=True, head=False)
+    plan = cs.average(order) if verb == "average" else cs.merge(order, method="linear", weights=[0.5, 0.5])
+    assert notes(plan).count("there is no output layer") == 1
+    assert "lost: config.json says that the output layer is not the embedding" in notes(plan)
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_head_that_the_class_of_a_model_wants_and_nobody_has_is_said(verb: str) -> None:
     model("lost", tied=None, head=False)

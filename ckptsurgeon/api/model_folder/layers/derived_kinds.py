@@ -122,7 +122,8 @@ def _indices(name: str, derive: Callable[[Fields, int], Iterable[int]] | None = 
     def kinds(config: Fields, number: int) -> list[str]:
         given = config.get(name)
         there = {*(given if isinstance(given, list) else derive(config, number) if derive else ())}
-        return ["listed" if one in there else "unlisted" for one in range(number)]
+        beyond = ["listed"] * (isinstance(given, list) and max(there, default=0) >= number)
+        return [*("listed" if one in there else "unlisted" for one in range(number)), *beyond]
 
     return LayerKinds(name, (name,), kinds, lambda kinds: [{name: _places(kinds, "listed")}])
 
