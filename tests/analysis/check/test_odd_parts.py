@@ -180,3 +180,16 @@ def test_scales_are_multiplied_by_the_codes_of_their_own_module_alone() -> None:
     codes = {key: one.to(torch.float8_e4m3fn) for key, one in state.items() if key.endswith("weight")}
     save_file(state | codes, "model.safetensors")
     assert cs.check("model.safetensors").row("scales").status.value == "PASS"
+
+
+@pytest.mark.parametrize(("number", "status"), [(1, "PASS"), (64, "PASS"), (32, "FAIL")])
+def test_a_scale_for_each_column_does_not_fit(number: int, status: str) -> None:
+    """Decoding refuses it, although an 8-bit weight may have a scale for each row, or one in all."""
+    Path("m").mkdir()
+    settings = {"quant_method": "modelopt", "quant_algo": "FP8"}
+    Path("m/config.json").write_text(json.dumps({"model_type": "llama", "quantization_config": settings}))
+    codes = {"up_proj.weight": torch.ones(64, 32).to(torch.float8_e4m3fn), "up_proj.weight_scale": torch.ones(number)}
+    save_file(codes, "m/model.safetensors")
+    row = cs.check("m").row("quantisation")
+    assert row.status.value == status
+    assert all("does not fit the codes" in one.what for one in row.found)
