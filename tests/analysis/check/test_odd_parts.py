@@ -189,3 +189,16 @@ def test_complex_numbers_that_are_not_finite_are_found() -> None:
     turns[1, 2] = complex(1, float("nan"))
     torch.save({"freqs_cis": turns, "a": torch.rand(4, 4)}, "model.pth")
     assert found(Path("model.pth")) == {"not-finite": "1 tensor has 1 NaN value: freqs_cis"}
+
+
+@pytest.mark.parametrize(("number", "status"), [(1, "PASS"), (64, "PASS"), (32, "FAIL")])
+def test_a_scale_for_each_column_does_not_fit(number: int, status: str) -> None:
+    """Decoding refuses it, although an 8-bit weight may have a scale for each row, or one in all."""
+    Path("m").mkdir()
+    settings = {"quant_method": "modelopt", "quant_algo": "FP8"}
+    Path("m/config.json").write_text(json.dumps({"model_type": "llama", "quantization_config": settings}))
+    codes = {"up_proj.weight": torch.ones(64, 32).to(torch.float8_e4m3fn), "up_proj.weight_scale": torch.ones(number)}
+    save_file(codes, "m/model.safetensors")
+    row = cs.check("m").row("quantisation")
+    assert row.status.value == status
+    assert all("does not fit the codes" in one.what for one in row.found)
