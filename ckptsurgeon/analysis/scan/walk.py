@@ -175,7 +175,9 @@ def scan_path(path: str, progress: Progress | None = None) -> Scan:
         found += findings
         if progress is not None:
             progress(number + 1, len(listed))
-    notes = ((f"not scanned: {', '.join(skipped)}",) if skipped else ()) + tuple(missing_notes(listed))
+    notes = ((f"not scanned: {', '.join(skipped)}",) if skipped else ()) + tuple(
+        missing_notes({one.path: one.open for one in listed})
+    )
     return Scan(shown(path), len(listed), nbytes, tuple(found), notes)
 
 
