@@ -24,7 +24,7 @@ from ..storage.read.base import File
 from ..storage.read.uri import open_source
 from ..util.text import escape
 from .inputs.argument_types import CheckpointLike, Path, Patterns
-from .inputs.dequantising import weights_of
+from .inputs.dequantising import weights_of, with_stated_shapes
 from .lora.adapter_files import adapter_of
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ def inspect(
             notes += source_notes(checkpoint)
         tokens = None if folder is None else token_rows(checkpoint, folder)
         model = model_summary(checkpoint, folder)
-        return replace(found, adapter=adapter, tokens=tokens, model=model, notes=(*found.notes, *notes))
+        codes = with_stated_shapes(checkpoint, found.codes)
+        return replace(found, codes=codes, adapter=adapter, tokens=tokens, model=model, notes=(*found.notes, *notes))
 
 
 def model_summary(checkpoint: Checkpoint, folder: ModelFolder | None) -> ModelSummary | None:

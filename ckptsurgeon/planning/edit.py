@@ -64,7 +64,7 @@ def plan_edit(
         carried=carried or CarriedEntries(),
         arguments=arguments or {},
         metadata=metadata or {},
-        notes=(*notes, *selection.notes, *_idle(steps, options.dtype)),
+        notes=(*notes, *selection.notes, *_idle(steps, options.dtype), *_still_coded(steps, view, options.dtype)),
     )
 
 
@@ -82,6 +82,23 @@ def _idle(steps: Sequence[Step], dtype: str) -> list[str]:
     if not dtype or dtype == "keep" or any(DTYPES[step.source_dtype].kind == "float" for step in steps):
         return []
     return [f"--dtype {dtype} changes nothing: no tensor has a real floating-point dtype"]
+
+
+def _still_coded(steps: Sequence[Step], view: SourceView, dtype: str) -> list[str]:
+    """Return a note if the output still has codes, although the user gave ``dtype``; else an empty list.
+
+    Without this note, codes whose scales have that dtype already would be copied without a word. If a cast would change
+    them, ``check_codes`` raises an error.
+    """
+    made = {step.source_key for step in steps}
+    kept = [one.name for one in view.codes.tensors if not made.isdisjoint(one.keys)]
+    if not dtype or dtype == "keep" or not kept:
+        return []
+    stay = "stays" if len(kept) == 1 else "stay"
+    return [
+        f"the dtype {dtype} does not apply to {count(len(kept), 'quantised weight')}, which {stay} encoded: "
+        "ckpt convert --dequantize writes plain weights"
+    ]
 
 
 def _step(name: str, origin: TensorOrigin, options: Options, tied_to: str, decoded_dtype: str) -> Step:

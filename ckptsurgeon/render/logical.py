@@ -56,17 +56,18 @@ def logical_tensors(
     parts = {key for one in whole.values() for key in one.parts.values()}
     found: dict[str, TensorInfo] = {}
     coded: dict[str, tuple[QuantisedTensor, int]] = {}
-    by_form: dict[int, tuple[TensorInfo, int]] = {}
+    by_form: dict[tuple[int, tuple[int, ...]], tuple[TensorInfo, int]] = {}
     for key, info in tensors.items():
         if key not in parts:
             found[key] = info
         elif (one := first.get(key)) is not None and one.shape is not None:
-            if one.form not in by_form:
+            form = one.form, one.shape  # the shape of a weight of bitsandbytes is not in its headers
+            if form not in by_form:
                 number = bits(one)
                 said = f"{number:.3g} bits per weight" if number is not None else ""
                 nbytes = sum(stored_bytes(tensors[part]) for part in one.keys)
-                by_form[one.form] = TensorInfo(one.method, one.shape, opaque=said), nbytes
-            found[one.name], nbytes = by_form[one.form]
+                by_form[form] = TensorInfo(one.method, one.shape, opaque=said), nbytes
+            found[one.name], nbytes = by_form[form]
             coded[one.name] = one, nbytes
     return LogicalTensors(found, coded, inspection)
 

@@ -100,7 +100,7 @@ def _reason(step: Step) -> str:
     if step.merge is not None:
         return _merged(step, step.merge)
     if step.policy:
-        return f"{step.policy} {shape_text(step.source_shape)} to {shape_text(step.shape)}"
+        return f"{step.policy} {shape_text(step.source_shape)} to {shape_text(step.numbers.shape)}"
     if step.operation:
         return step.operation
     if step.kind == "cast":

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import ckptsurgeon as cs
 from ckptsurgeon.planning.plan.plan import Plan
 
-from ..helpers.zoo import BY_NAME
+from ..helpers.zoo import BY_NAME, ZOO, Quantised
 
 NAMES = ("fp8-block", "int4-packed", "gptq", "awq", "mlx", "bnb-nf4", "nvfp4-packed", "int8", "hqq")
 ATTENTION = "model.layers.0.self_attn"
@@ -85,3 +85,19 @@ def test_a_transplant_takes_the_name(tmp_path: Path) -> None:
     cs.apply(plan, tmp_path / "out")
     assert parts(tmp_path / "out") == parts(first)
     assert parts(tmp_path / "out", f"{ATTENTION}.k_proj") == parts(second, f"{ATTENTION}.k_proj")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("model", ZOO, ids=lambda one: one.name)
+def test_a_dtype_never_keeps_codes_without_a_word(model: Quantised, dtype: str, tmp_path: Path) -> None:
+    """It is an error if it would change a part; if no part is of another dtype, a note says that codes stay."""
+    folder = model.folder(tmp_path / "m", 0)
+    number = len(cs.open_checkpoint(folder).codes.tensors)
+    try:
+        plan = cs.convert(folder, dtype=dtype)
+    except cs.PlanError as error:
+        assert error.exit_code == 4
+    else:
+        notes = [note for note in plan.notes if f"the dtype {dtype} does not apply to {number} quantised" in note]
+        assert len(notes) == 1
+    assert not any("does not apply" in note for note in cs.convert(folder, dtype="keep").notes)

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
+from ckptsurgeon.planning.plan.coded_part import CodedPart
 from ckptsurgeon.planning.plan.files import PlanSource, PlanTarget
 from ckptsurgeon.planning.plan.plan import Plan
 from ckptsurgeon.planning.plan.step import Step
@@ -50,6 +51,18 @@ def test_nearly_all_is_not_all_and_nearly_nothing_not_nothing(loaded: int, fresh
     lines = shown(*steps, copied("b", 1))
     row = next(line for line in lines if line.split()[0].startswith("a"))
     assert " ".join(says.split()) in " ".join(row.split())
+
+
+def test_a_resized_weight_that_is_stored_as_codes_has_its_own_shape() -> None:
+    """Its codes and scales have other shapes, and are not what was resized."""
+    weight = Step("w", "interpolate", "float32", (256, 512), 0, "w", "float32", (256, 384), policy="interpolate")
+    parts = [
+        replace(weight, key=key, dtype=dtype, shape=shape,
+                coded=CodedPart("w", "float32", (256, 512), "gptq", role, (1, 128), "float16"))
+        for key, dtype, shape, role in (("q", "int32", (64, 256), "codes"), ("s", "float16", (4, 256), "scale"))
+    ]  # fmt: skip
+    said = " ".join(" ".join(shown(*parts)).split())
+    assert said.count("interpolate (256, 384) to (256, 512)") == said.count("interpolate") == 2
 
 
 @pytest.mark.parametrize("width", [80, 120])

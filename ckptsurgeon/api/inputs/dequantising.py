@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import PlanError
 from ...planning.operations.perform import DecodedWeight
-from ...tensors.encodings._encoding import QuantisedTensor
+from ...storage.read.uri import scheme_of
+from ...tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
+from ...tensors.encodings.bitsandbytes import STATE
 from ...tensors.info import TensorInfo
 from ...util.text import escape
 
 if TYPE_CHECKING:
     from ...tensors.decoders._decoder import Request, StatedSettings
 
-__all__ = ["encoded_by", "weights_of"]
+__all__ = ["encoded_by", "weights_of", "with_stated_shapes"]
 
+MOST_SHAPES = 2000
+"""The most weights whose stated shape is read; the layers of a model of 70 billion parameters have 560 such weights."""
 SMALL = 1 << 20
 """The most bytes of a stored tensor that describes a quantised weight, such as a ``quant_state`` or a ``g_idx``."""
 
@@ -84,6 +91,41 @@ def encoded_by(checkpoint: Checkpoint) -> Callable[[QuantisedTensor, TensorInfo]
         return encoded_like(weight, _request(checkpoint, coded, settings()))
 
     return parts
+
+
+def with_stated_shapes(checkpoint: Checkpoint, codes: QuantisedTensors) -> QuantisedTensors:
+    """Return ``codes`` with the shapes that bitsandbytes states in the ``quant_state`` of each 4-bit weight.
+
+    The shape is the value of a small tensor, not in the headers, so it is read from local files only, and for the first
+    ``MOST_SHAPES`` weights. A shape that does not fit the number of codes is left out.
+    """
+    unknown = [one for one in codes.tensors if one.shape is None and one.parameters and _state_of(one)]
+    if scheme_of(checkpoint.path) or not unknown:
+        return codes
+    found = {one.name: _stated_shape(checkpoint, one) for one in unknown[:MOST_SHAPES]}
+    shaped = {name: shape for name, shape in found.items() if shape is not None}
+    made = {one.name: replace(one, shape=shaped[one.name]) for one in codes.tensors if one.name in shaped}
+    return QuantisedTensors(
+        tuple(made.get(one.name, one) for one in codes.tensors),
+        {key: made.get(one.name, one) for key, one in codes.by_key.items()},
+    )
+
+
+def _state_of(coded: QuantisedTensor) -> str:
+    return next((end for end in coded.parts if end.startswith(STATE)), "")
+
+
+def _stated_shape(checkpoint: Checkpoint, coded: QuantisedTensor) -> tuple[int, ...] | None:
+    try:
+        state = json.loads(_stored(checkpoint, coded, _state_of(coded)))
+    except (ValueError, RecursionError):
+        return None
+    shape = state.get("shape") if isinstance(state, dict) else None
+    if not isinstance(shape, list) or not all(type(size) is int and 0 < size < 1 << 40 for size in shape[:8]):
+        return None
+    number = math.prod(shape[:8])
+    is_fitting = len(shape) <= 8 and coded.parameters == number + number % 2
+    return tuple(shape) if is_fitting else None
 
 
 def _stored(checkpoint: Checkpoint, coded: QuantisedTensor, ending: str) -> bytes:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.tensors.encodings.bitsandbytes import VALUES
 from ckptsurgeon.util.text import natural_key
 
 from ...analysis.page.made import data_of
@@ -230,6 +231,26 @@ def test_parts_without_their_codes_are_shown_as_they_are_stored(tmp_path: Path, 
     said = ckpt("inspect", folder, "--include", "**.qweight").out
     assert "qweight" in said
     assert "bits per weight" not in said
+
+
+def test_four_bit_weights_have_the_shapes_of_their_quant_states(ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The headers of these two weights are alike; the shape is the value of a small tensor."""
+    monkeypatch.setenv("COLUMNS", "160")
+    state: dict[str, torch.Tensor] = {}
+    for name, shape in (("up", [128, 64]), ("down", [64, 128]), ("odd", [64, 64])):
+        said = json.dumps({"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": shape}).ljust(90)
+        state |= {
+            f"{name}.weight": torch.zeros(4096, 1, dtype=torch.uint8), f"{name}.weight.absmax": torch.ones(128),
+            f"{name}.weight.quant_map": torch.tensor(VALUES["nf4"]),
+            f"{name}.weight.quant_state.bitsandbytes__nf4": torch.tensor(list(said.encode()), dtype=torch.uint8),
+        }  # fmt: skip
+    save_file(state, "x.safetensors")
+    rows = {row["key"]: row["shape"] for row in json.loads(ckpt("inspect", "x.safetensors", "--json").out)["quantised"]}
+    assert rows == {"up.weight": [128, 64], "down.weight": [64, 128], "odd.weight": None}  # 4,096 values do not fit
+    page = " ".join(ckpt("inspect", "x.safetensors").out.split())
+    assert "up.weight (128, 64)" in page
+    assert "down.weight (64, 128)" in page
+    assert "(4096, 1)" in page
 
 
 def test_what_decodes_codes_under_their_own_name_is_named_beside_it(tmp_path: Path, ckpt: Run) -> None:
