@@ -181,10 +181,9 @@ class TrainingLoop:
         return state.progress.step, rates, result
 
     def _signal(self, stop: StopSignal) -> str:
-        """Return the name of the signal that ends the run, or ''.
+        """Return the name of the signal that ends the run, or ''; with several ranks, the one that all of them know.
 
-        With several ranks, it is the signal that they exchanged in the last step. Ranks receive signals at different
-        times: if a rank stopped at its own signal, the others would wait for this rank for ever.
+        Ranks receive signals at different times: if a rank stopped at its own, the others would wait for it for ever.
         """
         if self.job.ranks.size > 1:
             stop.name = self._signal_of_step or stop.name
