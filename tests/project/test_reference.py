@@ -203,6 +203,9 @@ def commands() -> Iterator[list[str]]:
     yield ["fits", "b.safetensors", "a.safetensors"]
     yield ["fits", "net.pth", "left.pth"]
     yield ["fits", "bert", "bert"]
+    torch.save({"w": torch.ones(2, 2).to_sparse()}, "sparse.pth")
+    torch.save({"w": torch.ones(2, 2)}, "dense.pth")
+    yield ["fits", "sparse.pth", "dense.pth"]
     yield ["match", "a.safetensors", "b.safetensors"]
     yield ["match", "left.pth", "x.pth"]
     yield ["prove", "bert", "bert2"]
