@@ -60,7 +60,7 @@ def diff(
             raise ConfigError(f"{name} {value} is not a valid tolerance.", hint="Use a number of zero or more.")
     if (rtol or atol) and not (values or renames):
         raise ConfigError(
-            "--rtol and --atol need --values, because headers have no values.",
+            "--rtol and --atol need --values or --renames, because headers have no values.",
             hint="Add --values, or leave them out.",
         )
     _check_order(first, second)

@@ -46,8 +46,8 @@ def notes_on_values(
 ) -> Iterator[str]:
     """Yield a note for each kind of contradiction, with the names of the quantised tensors."""
     found: dict[str, list[str]] = {}
-    for name, data, groups in _orders(codes, tensors, read):
-        if said := _of_order(data, groups, settings):
+    for name, data, groups, may_be_unset in _orders(codes, tensors, read):
+        if said := _of_order(data, groups, settings, may_be_unset=may_be_unset):
             found.setdefault(said, []).append(name)
     for one in codes.tensors:
         for said in _of_bitsandbytes(one, tensors, read) if family(one.method) == "bitsandbytes" else ():
@@ -57,8 +57,13 @@ def notes_on_values(
         yield f"{escape(path)}: {has} {said}: {listing([escape(name) for name in names], SHOWN)}"
 
 
-def _orders(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read: Read) -> Iterator[tuple[str, bytes, int]]:
-    """Yield the name, the bytes of the ``g_idx`` and the number of groups of each tensor with an order of columns."""
+def _orders(
+    codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read: Read
+) -> Iterator[tuple[str, bytes, int, bool]]:
+    """Yield the name, the bytes of the ``g_idx`` and the number of groups of each tensor with an order of columns.
+
+    The last value is whether the order may be unset, as in compressed-tensors.
+    """
     left = MOST
     for one in codes.tensors:
         end, scales, place = ORDERS.get(family(one.method), ("", "", 0))
@@ -67,17 +72,17 @@ def _orders(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read: Re
         order, scale = tensors[one.parts[end]], tensors[one.parts[scales]].shape
         left -= order.nbytes
         if order.dtype == "int32" and len(scale) == 2 and scale[place] and left >= 0 and (data := read(order)):
-            yield one.name, data, scale[place]
+            yield one.name, data, scale[place], end == ".weight_g_idx"
 
 
-def _of_order(data: bytes, groups: int, settings: Mapping[str, Any]) -> str:
+def _of_order(data: bytes, groups: int, settings: Mapping[str, Any], *, may_be_unset: bool) -> str:
     """Return what is wrong with the bytes of a ``g_idx``; '' if nothing is."""
     columns = len(data) // 4
     if data == _usual_order(columns, _group_size(columns, groups, settings.get("group_size"))):
         return ""
     used = set(struct.unpack(f"<{columns}i", data))
     if used == {UNSET}:
-        return "" if settings.get("quant_method") == "compressed-tensors" else OUTSIDE
+        return "" if may_be_unset else OUTSIDE
     if min(used) < 0 or max(used) >= groups:
         return OUTSIDE
     if settings.get("desc_act") is False:

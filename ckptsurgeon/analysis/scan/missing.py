@@ -8,6 +8,7 @@ from contextlib import closing, suppress
 from typing import TypeAlias
 
 from ...errors import CheckpointError
+from ...formats._choosing import is_weights
 from ...formats.base import limits
 from ...formats.base.sharded_writer import indexed_name, missing_shards, shards_among
 from ...storage.read.base import File
@@ -31,10 +32,14 @@ def missing_notes(found: Mapping[str, Open]) -> Iterator[str]:
     for path, opening in found.items():
         folder, name = os.path.split(path)
         folders.setdefault(folder, {})[name] = opening
+    whole = {os.path.normpath(path) for path in found}
     for folder, files in folders.items():
         named, number = missing_shards(shards_among(list(files)), SHOWN)
         indexed = {shard for name, one in files.items() if indexed_name(name) for shard in _of_index(name, one)}
-        more = sorted(indexed - files.keys() - set(named))
+        paths = {shard: os.path.normpath(os.path.join(folder, shard)) for shard in indexed}
+        lost = {shard for shard, path in paths.items() if path not in whole} - set(named)
+        is_used = len(lost) < len(indexed) or not any(is_weights(name) for name in files)
+        more = sorted(lost) if is_used else []  # an index of which no shard is there is left from other weights
         names = [os.path.join(folder, name) for name in (*named, *more)]
         if names:
             many = number + len(more)

@@ -30,14 +30,15 @@ def left_there(output: str, written: Collection[str], planned: Sequence[PlanComp
         if checkpoint.elsewhere:
             return ()
         same = {one.name for one in planned if one.name not in written and _is_there(folder, one)}
-        others = folder.left if os.path.isdir(output) else ()  # a single file may be in any folder
-        names = (*(one.name for one in folder.files), *(one for one in others if not one.endswith("/")))
-        stay = [name for name in names if name not in written and name not in same]
-        if not stay:
+        stay = [one.name for one in folder.files if one.name not in written and one.name not in same]
+        left = folder.left if os.path.isdir(output) else ()  # a single file may be in any folder
+        others = [name for name in left if not name.endswith("/") and name not in written]
+        if not stay and not others:
             return ()
         where = escape(os.path.dirname(output.rstrip("/")) if os.path.isfile(output) else output.rstrip("/")) or "."
         return (
-            f"{where} still has files of an earlier model: {listing(stay, 12, where='')}",
+            *([f"{where} still has files of an earlier model: {listing(stay, 12, where='')}"] if stay else ()),
+            *([f"{where} still has files that were there before: {listing(others, 12, where='')}"] if others else ()),
             *checkpoint.quantisation_notes,
             *notes_beside(checkpoint),
         )

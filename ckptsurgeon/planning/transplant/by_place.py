@@ -53,7 +53,7 @@ _OTHERS = frozenset(
     (
         "pos", "position", "positions", "positional", "relative", "rel", "type", "types", "segment", "patch", "time",
         "timestep", "wpe", "speaker", "spk", "lang", "language", "label", "class", "query", "norm", "layernorm", "ln",
-        "bn",
+        "bn", "mel", "stft", "freq", "freqs", "bin", "bins", "anchor", "anchors",
     )
 )  # fmt: skip
 """Words that exclude a tensor: its rows belong to other things than tokens, or it has no rows."""

@@ -42,15 +42,20 @@ def unpacked(words: Array, span: tuple[int, int], bits: int, places: tuple[int, 
     return made
 
 
-def group_numbers(span: tuple[int, int], size: int, arrays: Mapping[str, Array], groups: int) -> Array:
+def group_numbers(
+    span: tuple[int, int], size: int, arrays: Mapping[str, Array], groups: int, *, may_be_unset: bool = False
+) -> Array:
     """Return, for each input in the range ``span``, the index of its group among the groups that were read.
 
     A group has ``size`` inputs, and only the groups that ``span`` overlaps were read. If ``arrays`` contains ``order``
     (GPTQ's g_idx), all ``groups`` groups were read, and the indices in ``order`` are returned. Raises FormatError if
-    one of them is negative or not below ``groups``.
+    one of them is negative or not below ``groups``. With ``may_be_unset``, an order of nothing but -1 is ignored, as by
+    compressed-tensors (quantization/lifecycle/forward.py).
     """
     if "order" in arrays:
         order = arrays["order"].astype(np.intp)
+        if may_be_unset and order.size and bool((order == -1).all()):
+            return np.arange(*span) // size
         if order.size and not 0 <= int(order.min()) <= int(order.max()) < groups:
             raise FormatError(
                 f"the order of its columns (g_idx) contains a group index outside 0 to {groups - 1}.", rule="g_idx"

@@ -263,6 +263,21 @@ def test_missing_shards_are_noted(with_index: bool, ckpt: Run) -> None:
     assert not cs.scan("m").notes
 
 
+def test_an_index_without_any_of_its_shards_beside_other_weights_is_left_over() -> None:
+    """As after a download of nothing but safetensors."""
+    Path("m").mkdir()
+    torch.save({"a": torch.ones(1)}, "m/model.bin")
+    Path("m/pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": "one.bin", "b": "two.bin"}}))
+    assert cs.scan("m").notes == ()
+
+
+def test_a_shard_in_a_folder_of_the_index_is_not_missing() -> None:
+    Path("m/sub").mkdir(parents=True)
+    torch.save({"a": torch.ones(1)}, "m/sub/a.bin")
+    Path("m/pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": "sub/a.bin"}}))
+    assert cs.scan("m").notes == ()
+
+
 def test_a_shard_without_numbers_that_the_index_names_is_missing() -> None:
     os.mkdir("m")
     torch.save({"w": torch.ones(1)}, "m/a.bin")

@@ -134,6 +134,21 @@ def test_an_order_that_names_no_group_is_an_error(number: int, tmp_path: Path) -
     assert not (tmp_path / "out").exists()
 
 
+def test_an_order_that_compressed_tensors_has_not_set_is_ignored(tmp_path: Path) -> None:
+    """It makes the parameter with -1 everywhere, and fills it only for ``actorder: group``."""
+    folder = BY_NAME["int4-packed"].folder(tmp_path / "m")
+    cs.apply(cs.convert(folder, dequantize=True), tmp_path / "usual")
+    state = load_file(folder / "model.safetensors")
+    for key in [key for key in state if key.endswith(".weight_packed")]:
+        columns = int(state[key.replace("_packed", "_shape")][1])
+        state[key.replace("_packed", "_g_idx")] = torch.full((columns,), -1, dtype=torch.int32)
+    save_file(state, folder / "model.safetensors")
+    cs.apply(cs.convert(folder, dequantize=True), tmp_path / "unset")
+    names = [tmp_path / name / "model.safetensors" for name in ("usual", "unset")]
+    assert names[0].read_bytes() == names[1].read_bytes()
+    assert not [note for note in cs.inspect(folder).notes if "group index" in note]
+
+
 def test_values_beyond_the_dtype_are_counted(tmp_path: Path, ckpt: Any) -> None:
     def store(generator: torch.Generator) -> dict[str, torch.Tensor]:
         return {
