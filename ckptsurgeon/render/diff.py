@@ -132,36 +132,48 @@ def _grouped(rows: Iterable[_Row]) -> list[list[_Row]]:
 
 
 def _even(group: list[_Row]) -> list[list[_Row]]:
-    """Return the group as a list of groups whose keys can be written as one pattern.
+    """Return the group as a list of groups whose keys, and new names, can each be written as one pattern.
 
-    That is the group itself if its keys have every combination of their numbers, and keep their order if they are
-    renamed. Otherwise it is split into parts whose
-    keys differ only in the first number.
+    A group for which this is not possible is split into parts whose keys differ only in the first number. If the new
+    names of a part cannot be written as one pattern, each of its tensors becomes a group.
     """
-    found = [numbers_of(row.key) for row in group]
-    if math.prod(len(set(place)) for place in zip(*found, strict=True)) == len(group) and _keeps_order(group):
+    if _is_even(group):
         return [group]
     parts: dict[tuple[str, ...], list[_Row]] = {}
-    for row, numbers in zip(group, found, strict=True):
-        parts.setdefault(tuple(numbers[1:]), []).append(row)
-    return list(parts.values())
+    for row in group:
+        parts.setdefault(tuple(numbers_of(row.key)[1:]), []).append(row)
+    return [some for part in parts.values() for some in ([part] if _is_even(part) else [[row] for row in part])]
 
 
-def _by_number(group: Sequence[_Row]) -> list[_Row]:
-    return sorted(group, key=lambda row: natural_key(row.key))
+def _is_even(group: Sequence[_Row]) -> bool:
+    """Return whether a pattern stands for just the keys of a group, and one for their new names, in the same order.
+
+    Each pattern must stand for every combination of its numbers. If the new names do not keep the order of the keys,
+    only one number may vary, because only a single list (``{2,1}``) shows which key has which new name.
+    """
+    places = [list(map(set, zip(*map(numbers_of, texts), strict=True))) for texts in _names(group)]
+    if any(math.prod(map(len, each)) != len(set(texts)) for each, texts in zip(places, _names(group), strict=True)):
+        return False
+    return _keeps_order(group) or all(sum(len(place) > 1 for place in each) == 1 for each in places)
+
+
+def _names(group: Sequence[_Row]) -> tuple[list[str], list[str]]:
+    """Return the keys and the new names of a group, in the natural order of the keys."""
+    rows = sorted(group, key=lambda row: natural_key(row.key))
+    return [row.key for row in rows], [row.renamed for row in rows]
 
 
 def _keeps_order(group: Sequence[_Row]) -> bool:
     """Return whether the new names of renamed tensors are in the same order as their old names."""
-    names = [natural_key(row.renamed) for row in _by_number(group)]
+    names = [natural_key(name) for name in _names(group)[1]]
     return names == sorted(names)
 
 
 def _new_names(group: Sequence[_Row]) -> str:
     """Return the new names of a group as one pattern: ``{2,1}`` if the old names, with ``{1,2}``, do not keep order."""
+    names = _names(group)[1]
     if _keeps_order(group):
-        return collapsed([row.renamed for row in group])
-    names = [row.renamed for row in _by_number(group)]
+        return collapsed(names)
     numbers = [dict.fromkeys(place) for place in zip(*map(numbers_of, names), strict=True)]
     shown = ["".join(place) if len(place) == 1 else f"{{{','.join(place)}}}" for place in numbers]
     texts = pattern_of(names[0]).split("\0")

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 import ckptsurgeon as cs
 from ckptsurgeon.analysis.compare import bytewise
 from ckptsurgeon.analysis.compare import bytewise as records
+from ckptsurgeon.analysis.compare.renames import _without_collisions
 
 
 @pytest.fixture
@@ -291,15 +292,16 @@ def test_swapped_layers_are_renamed_and_the_rules_swap_them_back(ckpt: Any) -> N
     assert "layers.{1,2}.up.weight    layers.{2,1}.up.weight  x 2" in out.out
 
 
-def test_swapped_layers_of_codes_are_renamed_with_their_scales() -> None:
-    def codes(*order: int) -> dict[str, torch.Tensor]:
-        made = {}
-        for place, number in enumerate(order):
-            torch.manual_seed(number)
-            made[f"layers.{place}.q.weight"] = torch.randn(8, 8).to(torch.float8_e4m3fn)
-            made[f"layers.{place}.q.weight_scale_inv"] = torch.rand(1, 1) + 0.5
-        return made
+def codes(*order: int) -> dict[str, torch.Tensor]:
+    made = {}
+    for place, number in enumerate(order):
+        torch.manual_seed(number)
+        made[f"layers.{place}.q.weight"] = torch.randn(8, 8).to(torch.float8_e4m3fn)
+        made[f"layers.{place}.q.weight_scale_inv"] = torch.rand(1, 1) + 0.5
+    return made
 
+
+def test_swapped_layers_of_codes_are_renamed_with_their_scales() -> None:
     save_file(codes(0, 1, 2), "a.safetensors")
     save_file(codes(0, 2, 1), "b.safetensors")
     found = cs.diff("a.safetensors", "b.safetensors", renames=True)
@@ -320,6 +322,49 @@ def test_an_inserted_layer_moves_the_next_ones() -> None:
     }
     assert [key for key in found.added if "norm" not in key] == ["layers.1.down.weight", "layers.1.up.weight"]
     assert (found.changed, found.removed) == ((), ())
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3, 4, 5), (0, 1, 4, 5), (2, 3, 4)])
+def test_removed_layers_move_the_next_ones_and_the_rules_give_the_second(order: tuple[int, ...], ckpt: Any) -> None:
+    torch.save(layers(0, 1, 2, 3, 4, 5), "a.pth")
+    torch.save(layers(*order), "b.pth")
+    found = cs.diff("a.pth", "b.pth", renames=True)
+    assert {key: new for key, new in found.renamed.items() if ".up." in key} == {
+        f"layers.{old}.up.weight": f"layers.{new}.up.weight" for new, old in enumerate(order) if old != new
+    }
+    lost = sorted({*range(6)} - {*order})
+    assert [key for key in found.removed if ".up." in key] == [f"layers.{number}.up.weight" for number in lost]
+    assert (found.changed, found.added) == ((), ())
+    assert any("because they reuse the names: layers." in note for note in found.notes)
+    cs.apply(cs.filter("a.pth", exclude=list(found.removed)), "kept.pth")
+    cs.apply(cs.rename("kept.pth", map=found.rules), "c.pth")
+    assert not cs.diff("c.pth", "b.pth", values=True).differs
+    told = [part for rule in found.rules for part in ("--map", rule)]
+    assert ckpt("rename", "a.pth", *told, "-o", "d.pth").code not in {0, 1}
+
+
+def test_a_removed_layer_of_codes_moves_the_next_ones() -> None:
+    save_file(codes(0, 1, 2), "a.safetensors")
+    save_file(codes(1, 2), "b.safetensors")
+    found = cs.diff("a.safetensors", "b.safetensors", renames=True)
+    assert (len(found.renamed), found.changed, found.decoded) == (4, (), ())
+    assert found.removed == ("layers.0.q.weight", "layers.0.q.weight_scale_inv")
+
+
+def test_a_tensor_of_another_shape_that_was_replaced_is_removed() -> None:
+    torch.save({"a": torch.ones(2, 3), "b": torch.ones(3, 2)}, "a.pth")
+    torch.save({"a": torch.ones(3, 2)}, "b.pth")
+    found = cs.diff("a.pth", "b.pth", renames=True)
+    assert (found.renamed, found.removed, found.reshaped) == ({"b": "a"}, ("a",), ())
+    assert "leave out 1 removed tensor before the rules are applied, because they reuse the names: a" in found.notes
+
+
+def test_the_time_for_a_chain_of_renames_grows_with_its_length() -> None:
+    """With a search through all pairs for each link, this takes an hour."""
+    number = 100_000
+    pairs = {f"l.{i}": f"l.{i + 1}" for i in range(number)}
+    assert _without_collisions(pairs, {f"l.{i}" for i in range(number + 1)}) == {}
+    assert _without_collisions(pairs, {f"l.{i}" for i in range(1, number + 1)}) == pairs
 
 
 def test_what_was_copied_over_or_trained_is_changed_not_renamed() -> None:

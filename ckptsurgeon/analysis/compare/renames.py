@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 
 from ...checkpoint.checkpoint import Checkpoint
@@ -13,7 +13,7 @@ from ...engine.prefetch import fetch_keys
 from ...planning.keys.infer_rules import rules_for, unspelled
 from ...tensors.info import TensorInfo
 from ...tensors.ops.regions import blocks
-from ...util.text import natural_key
+from ...util.text import count, escape, natural_key
 from .bytewise import check_records
 from .results import Difference, Pair
 
@@ -45,41 +45,63 @@ def with_renames(found: Difference, first: Checkpoint, second: Checkpoint) -> Di
     renamed = _without_collisions(pairs, both)
     renamed = {key: renamed[key] for key in sorted(renamed, key=natural_key)}
     taken = set(renamed.values())
-    names = {key: renamed.get(key, key) for key in first}
+    left, replaced = both & (renamed.keys() - taken), both & (taken - renamed.keys())
+    moved = renamed.keys() | replaced
+    names = {key: renamed.get(key, key) for key in first if key not in replaced}
     rules = rules_for(names)
-    added = [key for key in (*found.added, *(key for key in both if key in renamed)) if key not in taken]
     return replace(
         found,
-        removed=tuple(key for key in found.removed if key not in renamed),
-        added=tuple(sorted(added, key=natural_key)),
-        reshaped=tuple(pair for pair in found.reshaped if pair.key not in renamed),
-        changed=tuple(pair for pair in found.changed if pair.key not in renamed),
-        decoded=_left_decoded(found, first, renamed),
+        removed=_in_order({*found.removed, *replaced} - renamed.keys()),
+        added=_in_order({*found.added, *left} - taken),
+        reshaped=tuple(pair for pair in found.reshaped if pair.key not in moved),
+        changed=tuple(pair for pair in found.changed if pair.key not in moved),
+        decoded=_left_decoded(found, first, moved),
         renamed=renamed,
         rules=tuple(rules),
         unwrap=bool(renamed and first.stripped),
-        notes=(*found.notes, *unspelled(names, rules)),
+        notes=(*found.notes, *unspelled(names, rules), *_to_remove(replaced)),
     )
+
+
+def _in_order(keys: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(keys, key=natural_key))
+
+
+def _to_remove(replaced: Set[str]) -> Iterator[str]:
+    """Yield a note if the rules give tensors the names of others, ``replaced``, which are not in the second."""
+    if replaced:
+        named = f"{escape(min(replaced, key=natural_key))}{' and others' if len(replaced) > 1 else ''}"
+        number = count(len(replaced), "removed tensor")
+        yield f"leave out {number} before the rules are applied, because they reuse the names: {named}"
 
 
 def _without_collisions(pairs: Mapping[str, str], both: Set[str]) -> dict[str, str]:
     """Return ``pairs`` without those whose new name another tensor keeps; ``both`` are keys in both checkpoints.
 
-    A tensor that was copied over another, for example, is not renamed: the other one has changed.
+    The pairs make chains, in which each new name is the old name of the next tensor. If the last new name is the key of
+    a tensor that is not renamed, and the first old name is not in the second checkpoint, that tensor was replaced; a
+    chain down to a removed first layer is an example. If both checkpoints have all names of the chain, no tensor was
+    renamed: one that was copied over another and then trained, for example, has changed, and so has the other one.
     """
-    left = dict(pairs)
-    while kept := [key for key, new in left.items() if new == key or (new in both and new not in left)]:
-        for key in kept:
-            del left[key]
+    left = {key: new for key, new in pairs.items() if new != key}
+    old_names = {new: key for key, new in left.items()}
+    for last in both & (old_names.keys() - left.keys()):
+        chain, key = [], last
+        while key in old_names:
+            key = old_names[key]
+            chain.append(key)
+        if key in both:
+            for each in chain:
+                del left[each]
     return left
 
 
-def _left_decoded(found: Difference, first: Checkpoint, renamed: Mapping[str, str]) -> tuple[Pair, ...]:
-    """Return the decoded weights that differ, without those of which all stored tensors that differ are renamed."""
+def _left_decoded(found: Difference, first: Checkpoint, moved: Set[str]) -> tuple[Pair, ...]:
+    """Return the decoded weights that differ, without those of which all stored tensors that differ have ``moved``."""
     parts = {one.name: one.keys for one in first.codes.tensors}
-    left = {pair.key for pair in found.changed if pair.key not in renamed}
-    moved = {name for name, keys in parts.items() if left.isdisjoint(keys) and any(key in renamed for key in keys)}
-    return tuple(pair for pair in found.decoded if pair.key not in moved)
+    left = {pair.key for pair in found.changed if pair.key not in moved}
+    gone = {name for name, keys in parts.items() if left.isdisjoint(keys) and any(key in moved for key in keys)}
+    return tuple(pair for pair in found.decoded if pair.key not in gone)
 
 
 ByContent = Mapping[str, list[str]]

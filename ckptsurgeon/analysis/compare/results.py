@@ -69,12 +69,13 @@ class Difference(InNotebooks):
     ``added`` are only in the second, ``removed`` only in the first. ``reshaped``, ``retyped``, ``changed`` and
     ``close`` (equal within the tolerance) are in both. ``identical`` counts the tensors that are the same: byte for
     byte if ``values`` is set, otherwise in dtype and shape. ``renamed`` maps keys of the first to keys of the second
-    with the same bytes; ``rules`` are the ``--map`` rules that rename them, together with --unwrap if ``unwrap`` is
-    set. ``same`` are the identical keys; ``not_compared`` maps keys whose values cannot be read (sparse, quantised) to
-    the reason. ``decoded`` are quantised weights that were compared by their decoded values, by their logical names:
-    those whose codes or scales differ, and those that are encoded differently. The stored tensors of the latter are in
-    none of the other groups. ``left_out`` counts the keys that patterns did not select. ``has_values`` is False if the
-    second is a configuration.
+    with the same bytes. A key whose tensor is renamed is in ``added`` if the second has another tensor there, and a key
+    is in ``removed`` if only a renamed tensor is there in the second. ``rules`` are the ``--map`` rules that rename
+    them, together with --unwrap if ``unwrap`` is set. ``same`` are the identical keys; ``not_compared`` maps keys whose
+    values cannot be read (sparse, quantised) to the reason. ``decoded`` are quantised weights that were compared by
+    their decoded values, by their logical names: those whose codes or scales differ, and those that are encoded
+    differently. The stored tensors of the latter are in none of the other groups. ``left_out`` counts the keys that
+    patterns did not select. ``has_values`` is False if the second is a configuration.
     """
 
     first: str
