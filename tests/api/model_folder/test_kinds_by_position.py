@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.api.model_folder.layers.derived_kinds import LayerKinds
 from ckptsurgeon.api.model_folder.layers.renumbered import RenumberedConfig, not_by_layer, with_layers
 from ckptsurgeon.planning.merge.layers import LayerList
 
@@ -307,8 +308,24 @@ def test_a_transplant_into_layers_of_another_kind_is_said(shift: int, is_said: b
         {"model_type": "muse_spark_text", "rope_parameters": 3},
         {"hybrid_override_pattern": 3, "per_layer_config": [1], "num_kv_shared_layers": "x"},
     ],
+    ids=str,
 )
 def test_fields_of_other_types_are_left(fields: dict[str, Any]) -> None:
     model("m", **fields)
     config, _ = stacked(("m", [1, 4]))
     assert {**config, "num_layers": 0, "num_hidden_layers": 0, "dtype": ""}.keys() >= fields.keys()
+
+
+@pytest.mark.parametrize("number", [10**9, 10**30], ids=["billion", "beyond"])
+@pytest.mark.parametrize("fields", [{}, {"per_layer_config": [1]}, {"num_kv_shared_layers": 1}], ids=str)
+def test_no_list_is_made_for_an_implausible_number_of_layers(number: int, fields: dict[str, Any]) -> None:
+    model("m")
+    model("n", num_hidden_layers=number, **fields)
+    for plan in (cs.average(["m", "n"]), cs.average(["n", "m"]), cs.filter("n", exclude="model.layers.3")):
+        assert not any("another kind" in one for one in plan.notes)
+    one = LayerKinds("layer_types", ("layer_types",), lambda _, number: [FULL] * number, lambda _: ())
+    assert one.of({}, number) == []
+
+
+def test_a_rule_that_overflows_gives_no_kinds() -> None:
+    assert LayerKinds("of", (), lambda _, number: [FULL] * 10**30, lambda _: ()).of({}, 3) == []
