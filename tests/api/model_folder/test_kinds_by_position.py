@@ -269,6 +269,24 @@ def test_gpt_neo_states_the_layers_that_are_left(left: int, types: Any) -> None:
     assert types in (config["attention_types"], len(of_each))
 
 
+@pytest.mark.parametrize(
+    ("field", "given", "wanted"),
+    [
+        ("hybrid_override_pattern", "M-M*M-", "M-M*M"),
+        ("layers_block_type", ["mamba", "moe"] * 3, ["mamba", "moe", "mamba", "moe", "mamba"]),
+        ("per_layer_config", {"1": {"x": 1}, "5": {"x": 2}}, {"1": {"x": 1}}),
+        ("per_layer_config", {"5": {"x": 2}}, {}),
+    ],
+    ids=str,
+)
+def test_a_field_whose_own_length_says_the_number_of_layers_is_shortened(field: str, given: Any, wanted: Any) -> None:
+    """NemotronHConfig takes the number of layers from the pattern, and settings of a missing layer are refused."""
+    model("m", 6, model_type="nemotron_h", **{field: given})
+    cs.apply(cs.filter("m", exclude="model.layers.5"), "out/")
+    config = json.loads(Path("out/config.json").read_text())
+    assert (config["num_hidden_layers"], config[field]) == (5, wanted)
+
+
 def test_layers_whose_kinds_follow_from_the_end_are_stated_when_the_last_are_left_out() -> None:
     model("m", 8, model_type="muse_glimmer_text")
     plan = cs.filter("m", exclude="model.layers.{6..7}")

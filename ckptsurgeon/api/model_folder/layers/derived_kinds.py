@@ -11,6 +11,7 @@ from functools import partial
 from itertools import groupby, islice
 from typing import Any
 
+from ....util.text import number_in
 from .derived_lists import ENDS_IN_FULL, FULL, RULES, Derive, positive
 
 __all__ = ["LayerKinds", "derived_lists", "layer_kinds", "model_type_in"]
@@ -250,8 +251,12 @@ def _shared(config: Fields, number: int) -> list[str]:
 
 
 def _of_layer(config: Fields, number: int) -> list[Any]:
+    """Return the settings of each layer; one more entry for those of layers that do not exist, which are refused."""
     given = config.get("per_layer_config")
-    return [given.get(str(one)) for one in range(number)] if isinstance(given, Mapping) else [None] * number
+    if not isinstance(given, Mapping):
+        return [None] * number
+    beyond = [one for at, one in given.items() if (number_in(at) or 0) >= number]
+    return [*(given.get(str(one)) for one in range(number)), *beyond[:1]]
 
 
 def _no_ways(_: Sequence[Any]) -> Iterable[dict[str, Any]]:
@@ -269,7 +274,7 @@ _BY_FIELD = (
     ),
     LayerKinds(
         "hybrid_override_pattern", ("hybrid_override_pattern",),
-        lambda config, number: list(config["hybrid_override_pattern"][:number]),
+        lambda config, number: list(config["hybrid_override_pattern"][: number + 1]),
         lambda kinds: [{"hybrid_override_pattern": "".join(map(str, kinds))}],
     ),
     LayerKinds(
