@@ -17,6 +17,7 @@ from ...errors import FormatError
 from ...util.text import escape
 from ..composition import decoded
 from ..dtypes import DTYPES
+from ..encodings.torch_quantised import as_float
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box, box_shape
 from ._decoder import Request, UndecodableError
@@ -45,7 +46,7 @@ class _Torch:
             scale, zero = given
             if type(scale) not in (int, float) or type(zero) is not int or abs(zero) > MOST_ZERO:
                 raise UndecodableError("its scale or its zero point is not a valid number")
-            found, facts = (("codes", _integers(codes)),), [("scale", float(scale)), ("zero", float(zero))]
+            found, facts = (("codes", _integers(codes)),), [("scale", as_float(scale)), ("zero", float(zero))]
             return decoded(codes.shape, Decoded(found, "torch_quantised", (*facts, *_bits(codes))))
         if scheme.startswith("per_channel_affine") and len(given) == 3:
             scale, zero, axis = given

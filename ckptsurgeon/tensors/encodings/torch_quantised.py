@@ -6,6 +6,7 @@ https://docs.pytorch.org/docs/stable/quantization.html, https://github.com/pytor
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from math import inf
 
 from ..dtypes import DTYPES
 from ..info import TensorInfo
@@ -18,6 +19,7 @@ __all__ = [
     "MX",
     "NVFP4",
     "SCALED",
+    "as_float",
     "is_pickled",
     "pickled_scale",
     "pickled_torchao",
@@ -57,8 +59,16 @@ def pickled_scale(info: TensorInfo) -> float | TensorInfo | None:
     else:
         scale = pickled_torchao(info)[1].get("scale")
     if isinstance(scale, (int, float)):
-        return float(scale)
+        return as_float(scale)
     return scale if isinstance(scale, TensorInfo) else None
+
+
+def as_float(scale: float) -> float:
+    """Return a number of a pickle as a float; infinity for an integer that is too large for one."""
+    try:
+        return float(scale)
+    except OverflowError:
+        return inf if scale > 0 else -inf
 
 
 def stored_bytes(info: TensorInfo) -> int:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.api.model_folder.layers.derived_kinds import LayerKinds
 from ckptsurgeon.api.model_folder.layers.renumbered import RenumberedConfig, not_by_layer, with_layers
 from ckptsurgeon.planning.merge.layers import LayerList
 
@@ -268,6 +269,24 @@ def test_gpt_neo_states_the_layers_that_are_left(left: int, types: Any) -> None:
     assert types in (config["attention_types"], len(of_each))
 
 
+@pytest.mark.parametrize(
+    ("field", "given", "wanted"),
+    [
+        ("hybrid_override_pattern", "M-M*M-", "M-M*M"),
+        ("layers_block_type", ["mamba", "moe"] * 3, ["mamba", "moe", "mamba", "moe", "mamba"]),
+        ("per_layer_config", {"1": {"x": 1}, "5": {"x": 2}}, {"1": {"x": 1}}),
+        ("per_layer_config", {"5": {"x": 2}}, {}),
+    ],
+    ids=str,
+)
+def test_a_field_whose_own_length_says_the_number_of_layers_is_shortened(field: str, given: Any, wanted: Any) -> None:
+    """NemotronHConfig takes the number of layers from the pattern, and settings of a missing layer are refused."""
+    model("m", 6, model_type="nemotron_h", **{field: given})
+    cs.apply(cs.filter("m", exclude="model.layers.5"), "out/")
+    config = json.loads(Path("out/config.json").read_text())
+    assert (config["num_hidden_layers"], config[field]) == (5, wanted)
+
+
 def test_layers_whose_kinds_follow_from_the_end_are_stated_when_the_last_are_left_out() -> None:
     model("m", 8, model_type="muse_glimmer_text")
     plan = cs.filter("m", exclude="model.layers.{6..7}")
@@ -307,8 +326,24 @@ def test_a_transplant_into_layers_of_another_kind_is_said(shift: int, is_said: b
         {"model_type": "muse_spark_text", "rope_parameters": 3},
         {"hybrid_override_pattern": 3, "per_layer_config": [1], "num_kv_shared_layers": "x"},
     ],
+    ids=str,
 )
 def test_fields_of_other_types_are_left(fields: dict[str, Any]) -> None:
     model("m", **fields)
     config, _ = stacked(("m", [1, 4]))
     assert {**config, "num_layers": 0, "num_hidden_layers": 0, "dtype": ""}.keys() >= fields.keys()
+
+
+@pytest.mark.parametrize("number", [10**9, 10**30], ids=["billion", "beyond"])
+@pytest.mark.parametrize("fields", [{}, {"per_layer_config": [1]}, {"num_kv_shared_layers": 1}], ids=str)
+def test_no_list_is_made_for_an_implausible_number_of_layers(number: int, fields: dict[str, Any]) -> None:
+    model("m")
+    model("n", num_hidden_layers=number, **fields)
+    for plan in (cs.average(["m", "n"]), cs.average(["n", "m"]), cs.filter("n", exclude="model.layers.3")):
+        assert not any("another kind" in one for one in plan.notes)
+    one = LayerKinds("layer_types", ("layer_types",), lambda _, number: [FULL] * number, lambda _: ())
+    assert one.of({}, number) == []
+
+
+def test_a_rule_that_overflows_gives_no_kinds() -> None:
+    assert LayerKinds("of", (), lambda _, number: [FULL] * 10**30, lambda _: ()).of({}, 3) == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -112,3 +112,31 @@ def test_what_no_scale_can_be_is_refused(params: tuple[Any, ...], why: str) -> N
 def test_one_that_is_in_memory_is_refused_by_name() -> None:
     with pytest.raises(PlanError, match="qint8.tensor .* cannot be decoded"):
         cs.convert(STATE, dtype="float32", dequantize=True)
+
+
+class Rescaled:
+    """A tensor that is pickled as torch pickles a quantised one, but with another scale."""
+
+    def __init__(self, tensor: torch.Tensor, scale: float) -> None:
+        self.tensor, self.scale = tensor, scale
+
+    def __reduce__(self) -> Any:
+        build, given = self.tensor.__reduce_ex__(2)  # type: ignore[misc]
+        return build, tuple((one[0], self.scale, *one[2:]) if at == 4 else one for at, one in enumerate(given))
+
+
+@pytest.mark.parametrize("scale", [1 << 1500, -(1 << 1500), 1e200], ids=["large", "low", "float"])
+def test_a_scale_beyond_floats_is_reported_by_every_verb(
+    scale: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ckpt: Callable[..., Any]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"w": STATE["qint8.tensor"]}, "q.pth")
+    torch.save({"w": Rescaled(STATE["qint8.tensor"], scale)}, "bad.pth")
+    done = [
+        ckpt("check", "bad.pth"),
+        ckpt("inspect", "bad.pth", "--stats"),
+        ckpt("diff", "q.pth", "bad.pth", "--values"),
+        ckpt("convert", "bad.pth", "--dequantize", "-o", "x.pth"),
+    ]
+    assert not [one.err for one in done if "bug in ckpt" in one.err]
+    assert [one.code for one in done] == [1, 1, 1, 3] or scale == 1e200

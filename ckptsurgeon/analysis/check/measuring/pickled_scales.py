@@ -30,4 +30,4 @@ def pickled_scales(checkpoint: Checkpoint) -> dict[str, Figures]:
 def _of_one(scale: float) -> Figures:
     if not math.isfinite(scale):
         return Figures(nan=int(math.isnan(scale)), inf=int(math.isinf(scale)))
-    return Figures(1, scale, scale, scale, scale**2, zeros=int(scale == 0))
+    return Figures(1, scale, scale, scale, scale * scale, zeros=int(scale == 0))

@@ -14,7 +14,7 @@ from ....checkpoint.checkpoint import Checkpoint
 from ....storage.read.uri import scheme_of
 from ....tensors.encodings._encoding import QuantisedTensor
 from ....tensors.encodings._methods import family
-from ....util.text import NUMBER_IN_KEY, count, escape, listing
+from ....util.text import NUMBER_IN_KEY, brief_repr, count, escape, listing
 from .logical_tensors import columns_of, whole_shape
 
 __all__ = ["described_shape_notes"]
@@ -24,6 +24,8 @@ INTEGERS = ("int64", "int32")
 """The dtypes of a ``weight_shape``."""
 MOST = 2000
 """The most weights whose stored shape is read; the layers of a model of 70 billion parameters have 560 such weights."""
+DIGITS = 60
+"""The most characters of a stored number that a note shows."""
 VALUE_BYTES = 4096
 """The most bytes of a stored shape that are read; a ``quant_state`` of bitsandbytes has about 80 to 200."""
 
@@ -75,14 +77,22 @@ def _of_state(checkpoint: Checkpoint, one: QuantisedTensor, config: Mapping[str,
     if isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape):
         number = math.prod(shape)
         if number + number % 2 != codes:
-            yield "quant_state", f"gives the shape {shape}, which is {number:,} values, but there are {codes:,} codes"
+            values = escape(f"{number:,}", DIGITS)
+            yield (
+                "quant_state",
+                f"gives the shape {brief_repr(shape)}, which is {values} values, but there are {codes:,} codes",
+            )
         elif len(expected := whole_shape(one.name, (number,), config)) > 1 and shape != [*expected]:
             width = f"hidden_size is {config['hidden_size']}"
-            yield "quant_state", f"gives the shape {shape}, but it must be {[*expected]}: {width} in config.json"
+            yield (
+                "quant_state",
+                f"gives the shape {brief_repr(shape)}, but it must be {[*expected]}: {width} in config.json",
+            )
     if type(block) is int and block > 0 and scales is not None:
         have = math.prod(checkpoint[scales].shape)
         if have not in (-(-codes // block), -(-(codes - 1) // block)):
-            yield "quant_state", f"gives a block size of {block}, but there are {have:,} scales for {codes:,} codes"
+            size = escape(str(block), DIGITS)
+            yield "quant_state", f"gives a block size of {size}, but there are {have:,} scales for {codes:,} codes"
 
 
 def _of_shape(checkpoint: Checkpoint, one: QuantisedTensor, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -93,8 +103,9 @@ def _of_shape(checkpoint: Checkpoint, one: QuantisedTensor, config: Mapping[str,
     if rows != codes[0] or not 4 * (codes[1] - 1) < columns <= 32 * codes[1]:  # 1 to 8 bits each, in 32-bit integers
         yield "weight_shape", f"is [{rows}, {columns}], but the codes are {list(codes)}"
     elif (width := columns_of(one.name, config)) not in (0, columns):
-        said = f"hidden_size is {width} in config.json"
-        yield "weight_shape", f"is [{rows}, {columns}], but it must be [{rows}, {width}]: {said}"
+        width_text = escape(str(width), DIGITS)
+        said = f"hidden_size is {width_text} in config.json"
+        yield "weight_shape", f"is [{rows}, {columns}], but it must be [{rows}, {width_text}]: {said}"
 
 
 def _unlike_shapes(

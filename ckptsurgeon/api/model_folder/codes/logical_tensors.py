@@ -76,7 +76,7 @@ def logical_tensors(
 def columns_of(key: str, config: Mapping[str, Any]) -> int:
     """Return the number of columns of a weight whose inputs have the width of the model; 0 if it is not known."""
     width = config.get("hidden_size")
-    if not isinstance(width, int) or config.get("model_type") not in LLAMA or not _ROWS.search(key):
+    if type(width) is not int or config.get("model_type") not in LLAMA or not _ROWS.search(key):
         return 0
     return max(width, 0)
 

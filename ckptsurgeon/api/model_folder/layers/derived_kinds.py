@@ -8,14 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any
 
+from ....util.text import number_in
 from .derived_lists import ENDS_IN_FULL, FULL, RULES, Derive, positive
 
 __all__ = ["LayerKinds", "derived_lists", "layer_kinds", "model_type_in"]
 
 Fields = Mapping[str, Any]
+MOST = 10000
+"""A larger number of layers is not plausible."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,15 @@ class LayerKinds:
         return next((way for way in tried if self.of({**config, **way}, len(wanted)) == list(wanted)), None)
 
     def of(self, config: Fields, number: int) -> list[Any]:
-        """Return the property of each layer; empty if fields have values that no class accepts."""
+        """Return the property of each layer; empty if fields have values that no class accepts.
+
+        It is also empty for a number of layers that is not plausible, since the list has an entry for each.
+        """
+        if not 0 < number < MOST:
+            return []
         try:
             return list(self.kinds(config, number))
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError):
             return []
 
 
@@ -63,7 +71,7 @@ def model_type_in(config: Fields, part: str = "") -> str:
 def derived_lists(config: Fields) -> dict[str, list[Any]]:
     """Return the lists with an entry for each layer that a configuration omits, as its class derives them."""
     number, kind = config.get("num_hidden_layers"), model_type_in(config)
-    if type(number) is not int or not 0 < number < MOST:
+    if type(number) is not int:
         return {}
     made = {one.name: one.of(config, number) for one in _lists(kind) if config.get(one.name) is None}
     return {name: kinds for name, kinds in made.items() if kinds}
@@ -78,10 +86,6 @@ def layer_kinds(config: Fields, kind: str) -> Iterator[LayerKinds]:
         if _are_indices(config.get(name)) and not any(name in one.fields for one in known):
             yield _indices(name)
     yield from (one for one in _BY_FIELD if config.get(one.name))
-
-
-MOST = 10000
-"""A larger number of layers is not plausible."""
 
 
 def _lists(kind: str) -> Iterator[LayerKinds]:
@@ -197,7 +201,7 @@ def _ernie_ways(kinds: Sequence[Any]) -> Iterator[dict[str, Any]]:
 
 def _gpt_neo(config: Fields, number: int) -> list[str]:
     given = config.get("attention_types") or [[["global", "local"], 12]]
-    return [kind for kinds, times in given for kind in kinds * min(times, number)][: number + 1]
+    return [*islice((kind for kinds, times in given for kind in kinds * min(times, number)), number + 1)]
 
 
 def _gpt_neo_ways(kinds: Sequence[Any]) -> Iterator[dict[str, Any]]:
@@ -247,8 +251,12 @@ def _shared(config: Fields, number: int) -> list[str]:
 
 
 def _of_layer(config: Fields, number: int) -> list[Any]:
+    """Return the settings of each layer; one more entry for those of layers that do not exist, which are refused."""
     given = config.get("per_layer_config")
-    return [given.get(str(one)) for one in range(number)] if isinstance(given, Mapping) else [None] * number
+    if not isinstance(given, Mapping):
+        return [None] * number
+    beyond = [one for at, one in given.items() if (number_in(at) or 0) >= number]
+    return [*(given.get(str(one)) for one in range(number)), *beyond[:1]]
 
 
 def _no_ways(_: Sequence[Any]) -> Iterable[dict[str, Any]]:
@@ -266,7 +274,7 @@ _BY_FIELD = (
     ),
     LayerKinds(
         "hybrid_override_pattern", ("hybrid_override_pattern",),
-        lambda config, number: list(config["hybrid_override_pattern"][:number]),
+        lambda config, number: list(config["hybrid_override_pattern"][: number + 1]),
         lambda kinds: [{"hybrid_override_pattern": "".join(map(str, kinds))}],
     ),
     LayerKinds(

@@ -91,7 +91,7 @@ class _Part:
     def of(self, one: LayerKinds) -> list[Any]:
         """Return a property of each layer; empty if the number of layers is not known."""
         number = self.inner.get(self.path[-1])
-        return one.of(self.inner, number) if type(number) is int and number > 0 else []
+        return one.of(self.inner, number) if type(number) is int else []
 
 
 def _keep_kinds(made: RenumberedConfig, inner: dict[str, Any], before: _Part, origins: Sequence[Any]) -> None:

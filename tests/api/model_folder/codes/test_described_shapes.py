@@ -76,6 +76,23 @@ def test_a_state_of_another_weight_is_said(changes: dict[str, Any], why: str) ->
     assert nf4(**changes) == [f"the quant_state of b.weight {why}"]
 
 
+@pytest.mark.parametrize("field", ["shape", "blocksize"])
+def test_a_note_shows_only_a_part_of_a_long_number(field: str) -> None:
+    (note,) = nf4(**{field: [10**3900] if field == "shape" else 10**3900})
+    assert "…" in note
+    assert len(note) < 300
+
+
+@pytest.mark.parametrize(
+    ("width", "is_said"), [(True, False), (10**3900, True), (64, False)], ids=["truth", "long", "width"]
+)
+def test_only_a_number_is_a_width_and_a_long_one_is_cut(width: Any, is_said: bool) -> None:
+    layers_of("mlp.up_proj", [32, 64], config={"model_type": "llama", "hidden_size": width})
+    notes = [note for note in cs.inspect("m").notes if "weight_shape" in note]
+    assert len(notes) == is_said
+    assert all(len(note) < 400 for note in notes)
+
+
 def test_a_state_of_another_weight_fails_the_check() -> None:
     nf4(shape=[32, 32])
     found = [one for one in cs.check("m").row("quantisation").found if "quant_state" in one.what]
