@@ -17,7 +17,7 @@ from ..tensors.encodings.bitsandbytes import STATE, VALUES
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing
 
-__all__ = ["notes_on_values"]
+__all__ = ["ORDERS", "OUTSIDE", "UNSET", "notes_on_values"]
 
 Read = Callable[[TensorInfo], bytes]
 """A function that returns the bytes of a small tensor; b"" if the tensor is remote or cannot be read."""

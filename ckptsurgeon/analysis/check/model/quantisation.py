@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from ....checkpoint.quantised_values import ORDERS, OUTSIDE, UNSET
 from ..check import Check, of_keys
 from ..note_kinds import CODES, noted
 from ..report import Found, Status
@@ -15,9 +16,6 @@ __all__ = ["CHECK"]
 
 ID = "quantisation"
 UNSETTLED = "its config.json has no quantization_config for"
-OUTSIDE = "a g_idx that contains a group index outside its groups"
-ORDERS = ((".g_idx", ".scales", 0), (".weight_g_idx", ".weight_scale", 1))
-"""The endings of orders of columns and of their scales, and the dimension of the scales with the groups."""
 ADVICE = "Add the quantization_config to config.json: without it, loaders take these codes as weights."
 
 
@@ -26,7 +24,7 @@ def _run(subject: Subject) -> Iterator[Found]:
         yield _failed(found) if UNSETTLED in found.what and _has_float_codes(subject) else found
     if not any(OUTSIDE in note for note in subject.notes) and (keys := [*_orders_outside(subject)]):
         has = "has" if len(keys) == 1 else "have"
-        yield of_keys(Status.FAIL, keys, f"{has} {OUTSIDE}, so that it cannot be decoded", CODES)
+        yield of_keys(Status.FAIL, keys, f"{has} {OUTSIDE}", CODES)
 
 
 def _orders_outside(subject: Subject) -> Iterator[str]:
@@ -35,10 +33,10 @@ def _orders_outside(subject: Subject) -> Iterator[str]:
     A ``weight_g_idx`` in which all indices are -1 is not used.
     """
     for parts in subject.by_weight.values():
-        for end, scales, place in ORDERS:
+        for end, scales, place in ORDERS.values():
             key, shape = parts.get(end, ""), subject.tensors[parts[scales]].shape if scales in parts else ()
             figures = subject.measured[key].figures if key in subject.measured and len(shape) == 2 else None
-            is_unset = figures is not None and place == 1 and figures.low == figures.high == -1
+            is_unset = figures is not None and place == 1 and figures.low == figures.high == UNSET
             if figures is not None and not is_unset and (figures.low < 0 or figures.high >= shape[place]):
                 yield key
 
