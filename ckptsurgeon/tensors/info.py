@@ -85,10 +85,11 @@ class TensorInfo:
     def meant_shape(self) -> tuple[int, ...]:
         """``shape``; for a tensor of blocks of codes, whose ``shape`` is in bytes, the shape of the decoded weight.
 
-        In a view of a quantised tensor, ``dtype`` is the name of the encoding, and ``shape`` is already the weight's.
+        A view of a quantised tensor is not stored: its ``dtype`` is the name of the encoding, perhaps also that of a
+        type of blocks (mxfp4), and its ``shape`` is already the weight's.
         """
         dtype = DTYPES.get(self.dtype)
-        if dtype is None or dtype.block is None:
+        if dtype is None or dtype.block is None or self.storage is None:
             return self.shape
         return (*self.shape[:-1], self.shape[-1] // dtype.block[1] * dtype.block[0])
 

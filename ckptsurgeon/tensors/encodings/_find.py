@@ -122,18 +122,19 @@ def _by_name(
 ) -> Iterator[_Group]:
     """Yield a group for each key of codes, with the keys of the scales whose names are derived from that key.
 
-    Beside 8-bit floats, any text that contains "scal" may follow the name: no other tensor is called so. If only some
-    of the codes have such scales, all codes and scales of the module are one group.
+    Beside 8-bit floats, any text that contains "scal" may follow the name: no other tensor is called so. A single float
+    in the module of one matrix of 8-bit floats is its scale, whatever its name. If only some of the codes have such
+    scales, all codes and scales of the module are one group.
     """
     by_leaf = {key.rpartition(".")[2]: key for key in codes}
     weight = next((key for leaf, key in by_leaf.items() if _WEIGHT.fullmatch(leaf)), None)
     scales: dict[str, list[str]] = {key: list(_within(key, by_module)) for key in codes}
     for key in around:
         leaf = key.rpartition(".")[2]
-        owner = _owner(leaf, by_leaf)
+        owner = _owner(leaf, by_leaf) or _only_matrix(codes, key, tensors)
         if _SCALE.search(leaf) and not _OF_NETWORKS.fullmatch(leaf):
             owner = owner or weight
-        elif owner is None or not _is_scaled_by(owner, key, tensors[owner]):
+        elif owner is None or not _is_scaled_by(owner, key, tensors):
             continue
         if owner is not None:
             scales[owner].append(key)
@@ -143,9 +144,21 @@ def _by_name(
         yield from (([key], each) for key, each in scales.items())
 
 
-def _is_scaled_by(codes: str, key: str, info: TensorInfo) -> bool:
-    """Return whether codes are 8-bit floats, and the rest of ``key`` after their key contains "scal"."""
-    return DTYPES[info.dtype].kind == "float" and "scal" in key[len(codes) :].lower()
+def _only_matrix(codes: Sequence[str], key: str, tensors: Mapping[str, TensorInfo]) -> str | None:
+    """Return the only codes of a module if they are a matrix of 8-bit floats, and ``key`` is a single float."""
+    first = tensors[codes[0]]
+    is_matrix = len(codes) == 1 and len(first.shape) > 1 and DTYPES[first.dtype].kind == "float"
+    return codes[0] if is_matrix and "." in key and _is_single_float(tensors[key]) else None
+
+
+def _is_single_float(info: TensorInfo) -> bool:
+    return info.numel == 1 and DTYPES[info.dtype].kind == "float"
+
+
+def _is_scaled_by(codes: str, key: str, tensors: Mapping[str, TensorInfo]) -> bool:
+    """Return whether codes are 8-bit floats, and ``key`` is a single float, or contains "scal" after their key."""
+    is_scale = _is_single_float(tensors[key]) or "scal" in key[len(codes) :].lower()
+    return DTYPES[tensors[codes].dtype].kind == "float" and is_scale
 
 
 def _within(key: str, by_module: Mapping[str, Sequence[str]]) -> Iterator[str]:

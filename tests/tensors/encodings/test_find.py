@@ -104,6 +104,16 @@ def test_8_bit_floats_beside_a_scale_of_any_name_are_codes(scale: str) -> None:
     assert [one.keys for one in find_codes(tensors).tensors] == [("m.weight", f"m.{scale}")]
 
 
+@pytest.mark.parametrize("scale", ["w_s", "scale_of_w", "s", "alpha", "weight_factor"])
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_a_single_float_beside_a_matrix_of_8_bit_floats_is_its_scale(scale: str, shape: tuple[int, ...]) -> None:
+    scaled = TensorInfo("float32", shape)
+    tensors = {"l.w": TensorInfo("float8_e4m3fn", (8, 8)), f"l.{scale}": scaled, "l.bias": TensorInfo("float32", (8,))}
+    assert [one.keys for one in find_codes(tensors).tensors] == [("l.w", f"l.{scale}")]
+    if scale in ("s", "alpha"):
+        assert not find_codes({**tensors, "l.w": TensorInfo("float8_e4m3fn", (8,))}).tensors
+
+
 def test_codes_that_share_a_scale_are_one_tensor() -> None:
     tensors = {
         "m.up": TensorInfo("uint8", (8, 8)),

@@ -55,6 +55,13 @@ def test_inspect_names_the_method_and_counts_true_parameters(model: Quantised, t
     assert ("at least " in said) == (model.parameters is None)
 
 
+@pytest.mark.parametrize("name", ["nvfp4-packed", "mxfp4-quark", "fp8-block"])
+def test_inspect_shows_the_shape_of_a_weight(name: str, tmp_path: Path, ckpt: Run) -> None:
+    """Also where the encoding has the name of a type of blocks, such as mxfp4, whose shape would be in bytes."""
+    said = ckpt("inspect", str(BY_NAME[name].folder(tmp_path / "m"))).out
+    assert f"({OUT}, {IN}) [" in " ".join(said.split()), said
+
+
 @each_encoding
 def test_stats_have_no_figures_of_codes(model: Quantised, tmp_path: Path, ckpt: Run) -> None:
     folder = model.folder(tmp_path / "m")
