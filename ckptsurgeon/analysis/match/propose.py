@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ...planning.keys.infer_rules import rules_for, unspelled
 from ...tensors.info import TensorInfo
-from ...util.text import count
+from ...util.text import count, listing
 from .names import Likeness, moved
 from .nearness import Nearness, Parents, parents_of
 from .proposal import Match, Proposal
@@ -140,9 +140,13 @@ def propose(
 ) -> Proposal:
     """Propose which tensors of ``source`` and ``destination`` correspond, by names and shapes.
 
-    ``first`` and ``second`` are the paths of the two checkpoints; they only appear in the result.
+    ``first`` and ``second`` are the paths of the two checkpoints; they only appear in the result. Matrices that have the
+    same name on both sides, and are transposed in one, are matched with nothing: a note says what to do.
     """
-    matcher = _Matcher(source, destination)
+    turned = _transposed(source, destination)
+    matcher = _Matcher(
+        *({key: info for key, info in one.items() if key not in turned} for one in (source, destination))
+    )
     matcher.run()
     names: dict[str, str] = {}
     evidence: dict[str, str] = {}
@@ -156,6 +160,7 @@ def propose(
     wanted = {**{key: key for key in source}, **names}
     rules = rules_for(wanted)
     notes = [_BEYOND.format(count(matcher.beyond, "module"))] if matcher.beyond else []
+    notes += [_transposed_note(turned, names, source)] if turned else []
     return Proposal(
         first,
         second,
@@ -169,6 +174,28 @@ def propose(
         (*notes, *unspelled(wanted, rules)),
         evidence,
     )
+
+
+def _transposed(source: Mapping[str, TensorInfo], destination: Mapping[str, TensorInfo]) -> list[str]:
+    """Return the keys of matrices whose shape in the destination is the reverse of that in the source."""
+    both = ((key, info.shape, destination[key].shape) for key, info in source.items() if key in destination)
+    return [key for key, here, there in both if len(here) == 2 and here == there[::-1] and here != there]
+
+
+def _transposed_note(turned: Sequence[str], names: Mapping[str, str], source: Mapping[str, TensorInfo]) -> str:
+    """Return the note on transposed matrices, and on square ones with the same name, of which no shape tells it."""
+    square = [
+        key for key, new in names.items() if key == new and len(source[key].shape) == 2 and _is_square(source[key])
+    ]
+    may_be = f"; square ones with the same name may be transposed, too: {listing(square, 3)}" if square else ""
+    return (
+        f"{count(len(turned), 'matrix', 'matrices')} with the same name on both sides, but transposed, so that no rule "
+        f"is proposed: {listing(turned, 3)}. Transpose them with --operations{may_be}"
+    )
+
+
+def _is_square(info: TensorInfo) -> bool:
+    return info.shape[0] == info.shape[1]
 
 
 def _names(a: Unit, b: Unit) -> dict[str, str]:

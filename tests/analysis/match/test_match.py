@@ -172,6 +172,23 @@ def test_names_that_no_rule_can_spell_are_counted() -> None:
     assert found.notes == ("no rule can produce 1 of the new names",)
 
 
+def test_transposed_matrices_are_not_matched_with_each_other() -> None:
+    """As of a model that JAX or GPT-2's Conv1D stores: fc1 fits the place of fc2, and is not it."""
+    there = {f"h.{n}.{name}": shape for n in range(2) for name, shape in {
+        "fc1.weight": (64, 16), "fc1.bias": (64,), "fc2.weight": (16, 64), "fc2.bias": (16,), "out.weight": (16, 16),
+    }.items()}  # fmt: skip
+    turned = {key: shape[::-1] for key, shape in there.items()}
+    found = propose("a", infos(turned), "b", infos(there))
+    assert not found.rules
+    assert {key for key in there if "fc" in key and key.endswith("weight")} == {*found.missing} == {*found.unmatched}
+    (note,) = found.notes
+    assert note == (
+        "4 matrices with the same name on both sides, but transposed, so that no rule is proposed: h.0.fc1.weight, "
+        "h.0.fc2.weight, h.1.fc1.weight, and 1 more (--json lists all). Transpose them with --operations; square ones "
+        "with the same name may be transposed, too: h.0.out.weight, h.1.out.weight"
+    )
+
+
 def test_equals_are_never_guessed_between() -> None:
     found = propose("a", infos(both("left", 4, 4) | both("right", 4, 4)), "b", infos(both("x", 4, 4) | both("y", 4, 4)))
     assert not found.names
