@@ -140,8 +140,8 @@ def propose(
 ) -> Proposal:
     """Propose which tensors of ``source`` and ``destination`` correspond, by names and shapes.
 
-    ``first`` and ``second`` are the paths of the two checkpoints; they only appear in the result. Matrices that have the
-    same name on both sides, and are transposed in one, are matched with nothing: a note says what to do.
+    ``first`` and ``second`` are the paths of the two checkpoints; they only appear in the result. Matrices that have
+    the same name on both sides, and are transposed in one, are matched with nothing: a note says what to do.
     """
     turned = _transposed(source, destination)
     matcher = _Matcher(
