@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,22 @@ def _files() -> None:
     torch.save({"enc.weight": torch.full((4, 4), 3.0), "enc.bias": torch.full((4,), 3.0)}, "src.pth")
     Path("conf").mkdir()
     cs.init_config("front.pth", output="conf/dst.yaml")
+
+
+def test_threads_that_draw_at_once_draw_what_each_draws_alone() -> None:
+    """They share torch's generator; another thread's draws may not come between a seed and its values."""
+    rows = {f"w{n}.weight": {"shape": [300, 1000], "init": {"normal": {"std": 0.02}}} for n in range(4)}
+    Path("draw.yaml").write_text(yaml.safe_dump({"model": {"tensors": {**rows, "enc.bias": {"shape": [4]}}}}))
+    cs.apply(cs.transplant("src.pth", "draw.yaml", exclude=["enc.weight"]), "alone.safetensors")
+
+    def draw(number: int) -> bytes:
+        output = f"{number}.safetensors"
+        cs.apply(cs.transplant("src.pth", "draw.yaml", exclude=["enc.weight"]), output)
+        return Path(output).read_bytes()
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(draw, range(12)))
+    assert [one == Path("alone.safetensors").read_bytes() for one in found] == [True] * 12
 
 
 def document(**changes: Any) -> None:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import numpy
 import torch
 
+from .user_code import PROCESS_STATE
+
 __all__ = ["derived_seed", "drawing", "python_random"]
 
 
@@ -23,16 +25,18 @@ def derived_seed(seed: int, key: str, place: int) -> int:
 def drawing() -> Iterator[None]:
     """Make torch run on the CPU, with one thread and without gradients, during the block.
 
-    Afterwards the number of threads and the random state are restored.
+    Afterwards the number of threads and the random state are restored. Other threads of the process that draw wait
+    meanwhile: they share the generator.
     """
-    threads, state = torch.get_num_threads(), torch.get_rng_state()
-    torch.set_num_threads(1)
-    try:
-        with torch.no_grad(), torch.device("cpu"):
-            yield
-    finally:
-        torch.set_rng_state(state)
-        torch.set_num_threads(threads)
+    with PROCESS_STATE:
+        threads, state = torch.get_num_threads(), torch.get_rng_state()
+        torch.set_num_threads(1)
+        try:
+            with torch.no_grad(), torch.device("cpu"):
+                yield
+        finally:
+            torch.set_rng_state(state)
+            torch.set_num_threads(threads)
 
 
 @contextmanager
@@ -41,14 +45,15 @@ def python_random(seed: int) -> Iterator[list[bool]]:
 
     Yields an empty list; after the block the list has one item, which is true if the generators were used.
     """
-    python, array = random.getstate(), numpy.random.get_state()
-    random.seed(seed)
-    numpy.random.seed(seed % 2**32)
-    mine = random.getstate(), repr(numpy.random.get_state())
-    used: list[bool] = []
-    try:
-        yield used
-    finally:
-        used.append(random.getstate() != mine[0] or repr(numpy.random.get_state()) != mine[1])
-        random.setstate(python)
-        numpy.random.set_state(array)
+    with PROCESS_STATE:
+        python, array = random.getstate(), numpy.random.get_state()
+        random.seed(seed)
+        numpy.random.seed(seed % 2**32)
+        mine = random.getstate(), repr(numpy.random.get_state())
+        used: list[bool] = []
+        try:
+            yield used
+        finally:
+            used.append(random.getstate() != mine[0] or repr(numpy.random.get_state()) != mine[1])
+            random.setstate(python)
+            numpy.random.set_state(array)

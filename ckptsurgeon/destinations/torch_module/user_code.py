@@ -24,7 +24,7 @@ MISTYPED = 0.8
 """If the similarity of two names (difflib's ratio) is at least this, the typed name may be a mistyped second name."""
 
 PROCESS_STATE = threading.RLock()
-"""Held while sys.path, sys.stdout, or functions and settings of other modules are changed for the whole process."""
+"""Held while sys.path, sys.stdout, random generators, or functions and settings of other modules are changed."""
 
 # Running code to which a configuration refers: its import path, its limits, its file.
 
