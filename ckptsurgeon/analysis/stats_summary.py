@@ -118,7 +118,7 @@ def decoded_stats(
 
 
 def stored_stats(checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo]) -> dict[str, Stats | None]:
-    """Return the statistics of stored tensors, by key; None for codes, and for tensors that are no numbers."""
+    """Return the statistics of stored tensors, by key; None for codes, and for tensors that are not numbers."""
     from ..engine.prefetch import fetch_keys
     from .stats import stats_of
 

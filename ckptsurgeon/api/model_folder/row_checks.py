@@ -229,7 +229,7 @@ SPARE, SHARE = 127, 25
 Such rows are added for speed or for later tokens. Of published models, Phi-2 has most: 51,200 rows for 50,295 tokens.
 """
 EIGHT, HUNDREDTH, FEW = 8, 100, 2
-"""A number of rows that is no multiple of 8 was not padded: then at most 2 rows, or 1 in 100, may have no token."""
+"""A number of rows that is not a multiple of 8 was not padded: then at most 2 rows, or 1 in 100, may have no token."""
 
 
 def token_count(folder: ModelFolder, read: ModelFolder) -> int:
