@@ -12,7 +12,6 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.extras import Extra
 from ..formats.base.header import FilePrint
 from ..planning.keys.pattern_hints import chosen_keys
-from ..planning.operations.perform import Weights
 from ..tensors.composition import leaves
 from ..tensors.encodings._agreement import basis_of
 from ..tensors.encodings._encoding import NO_CODES, QuantisedTensor, QuantisedTensors
@@ -24,6 +23,7 @@ from ..util.text import count, escape, human_bytes
 from .stats_summary import DecodedStats, StatsSummary, decoded_stats, stored_stats, summary_of
 
 if TYPE_CHECKING:
+    from ..planning.operations.perform import Weights
     from .model_summary import ModelSummary
     from .stats import Stats
 

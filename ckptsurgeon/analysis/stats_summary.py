@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..errors import FormatError, PlanError
-from ..planning.operations.perform import Weights
 from ..tensors.encodings._encoding import QuantisedTensors
 from ..tensors.info import TensorInfo
 
 if TYPE_CHECKING:
+    from ..planning.operations.perform import Weights
     from .stats import Stats
 
 __all__ = ["DecodedStats", "StatsSummary", "decoded_stats", "stored_stats", "summary_of"]

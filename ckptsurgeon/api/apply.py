@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..destinations.hf.files import ADAPTER
 from ..errors import ConfigError
 from ..formats.base.sharded_writer import RECIPE_FILE
 from ..formats.tf.writer import TensorFlowWriter
-from ..planning.lora_extract.config import check_adapter
 from ..planning.plan.plan import Plan
 from ..planning.plan.receipt import Receipt
 from ..util.text import escape
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..engine.output.layout import OutputOptions
     from ..engine.output.ranks import RankOptions
     from ..engine.processes import Helpers, ProcessGroup
+    from ..formats.base.header import ExtraEntries
     from ..methods.merge._method import Method
     from .ray_tasks import RayTasks
 
@@ -92,7 +93,6 @@ def apply(
     from ..engine.processes import process_group
     from ..planning.recipe import make_recipe
     from ..storage.write.locking import check_wait
-    from .gguf.entries import gguf_entries
 
     check_wait(wait)
     from_file, proved = not isinstance(plan, Plan), ""
@@ -118,7 +118,9 @@ def apply(
             from .prove.output import check_runs
 
             check_runs(plan, output, to=to)
-        if inputs.sources:
+        if inputs.sources and _makes_adapter(plan):
+            from ..planning.lora_extract.config import check_adapter  # only adapters need its imports
+
             check_adapter(plan, inputs.sources[0])
         if most:
             _check_memory(plan, inputs.plugins, most)
@@ -137,7 +139,7 @@ def apply(
                 f"--to {to} is written by one process.", hint="Leave --engine out, and do not use torchrun."
             )
         recipe = make_recipe(plan, options.path.rstrip("/"), __version__)
-        entries, lost = gguf_entries(plan, inputs, options)
+        entries, lost = _metadata_of(plan, inputs, options)
         with ExitStack() as stack:
             group = stack.enter_context(process_group()) if processes else None
             if group is not None and not group.is_first:
@@ -265,9 +267,24 @@ def check_output(
     inputs = plan.inputs
     if not isinstance(inputs, PlanInputs) or any(source.closed for source in inputs.sources):
         return ()
-    from .gguf.entries import gguf_entries
+    return _metadata_of(plan, inputs, options)[1]
 
-    return gguf_entries(plan, inputs, options)[1]
+
+def _makes_adapter(plan: Plan) -> bool:
+    """Return whether a plan extracts an adapter, or writes an adapter_config.json that it has as text."""
+    is_described = any(one.name == ADAPTER and one.text for one in plan.target.companions)
+    return is_described or any(step.op == "factor" for step in plan.steps)
+
+
+def _metadata_of(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tuple[ExtraEntries | None, tuple[str, ...]]:
+    """Return the metadata of an output in GGUF, None for another format; and notes on them."""
+    from .gguf.outputs import is_gguf, notes_on_other_format
+
+    if not is_gguf(options):
+        return None, notes_on_other_format(plan, inputs, options)
+    from .gguf.entries import gguf_entries  # only GGUF needs its imports
+
+    return gguf_entries(plan, inputs, options)
 
 
 def notes_of(

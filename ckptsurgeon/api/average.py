@@ -12,6 +12,7 @@ from ..engine.inputs import PlanInputs
 from ..planning.average import ema_weights, plan_average
 from ..planning.plan.plan import Plan
 from .inputs.argument_types import CheckpointLike, checked
+from .inputs.arguments import plain_arguments
 from .inputs.encoding import as_stored, check_encoding, encoding_notes, encoding_said, read_as
 from .inputs.inputs import names_of, plan_source, source_notes, twice_notes, view_of
 from .inputs.kept_codes import keeping_codes
@@ -23,7 +24,6 @@ from .model_folder.config_differences import with_config_said
 from .model_folder.merged import merged_folder
 from .model_folder.quantised import folder_of, with_settings
 from .model_folder.rows_by_place import AVERAGED, PLACE, check_place, checked_rows
-from .transplant.transplant import plain_arguments
 
 __all__ = ["average"]
 

@@ -10,12 +10,11 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.quantisation import without_settings
 from ..planning.transplant.options import Options
 from ..tensors.info import TensorInfo
-from .gguf.layouts import NamedLayout, layout_named
+from .gguf.named_layout import KEEP, NamedLayout
 from .gguf.types import rounded
 from .inputs.operations import OperatedCheckpoint, operate
 from .model_folder.folder import ModelFolder
 from .model_folder.quantised import dtype_of_weights, without_quantisation
-from .quantising.quantising import quantising
 
 __all__ = ["ChangedSource", "Changes", "Quantisation", "changed_source"]
 
@@ -71,7 +70,7 @@ def changed_source(stored: Checkpoint, folder: ModelFolder, options: Options, ch
     Raises PlanError if a change does not fit the tensors, and the errors of ``operate``.
     """
     plain = operate([stored], changes.rows)[0].checkpoint if changes.rows and changes.layout else stored
-    layout = layout_named(changes.layout, plain, folder)
+    layout = _layout_named(changes.layout, plain, folder)
     options, described = _in_layout(options, layout), dict(stored.items())
     rows = [*changes.rows, *layout.change.operations, *rounded(changes.gguf_type, described)]
     operated = operate([stored], rows)[0]
@@ -79,6 +78,8 @@ def changed_source(stored: Checkpoint, folder: ModelFolder, options: Options, ch
     if decoded and not checkpoint.codes:
         described, folder = dict(checkpoint.items()), without_quantisation(folder)
     if changes.quantise is not None:
+        from .quantising.quantising import quantising  # builds transplants, which other edits do without
+
         scheme, include, exclude = changes.quantise
         own = _dtype_of_scales(options, folder, decoded=decoded)
         found = quantising(checkpoint, folder, scheme, include=include, exclude=exclude, dtype=own)
@@ -97,6 +98,15 @@ def changed_source(stored: Checkpoint, folder: ModelFolder, options: Options, ch
         [*own_notes, *operated.notes, *notes],
         layout.is_gguf,
     )
+
+
+def _layout_named(name: str | None, checkpoint: Checkpoint, folder: ModelFolder) -> NamedLayout:
+    """Return the change of layout that a user asked for; none if ``name`` is None."""
+    if name in (None, KEEP):
+        return NamedLayout()
+    from .gguf.layouts import layout_named  # all layouts, which most commands do without
+
+    return layout_named(name, checkpoint, folder)
 
 
 def _in_layout(options: Options, layout: NamedLayout) -> Options:

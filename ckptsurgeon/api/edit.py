@@ -17,9 +17,10 @@ from ..planning.quantised import check_codes
 from ..planning.transplant.options import Options
 from ..util.text import grouped, listing
 from .changed_source import Changes, Quantisation, changed_source
-from .gguf.layouts import check_layout
+from .gguf.named_layout import check_layout
 from .gguf.types import check_type, in_float32
 from .inputs.argument_types import CheckpointLike, Operations, Path, Patterns, Rules, checked
+from .inputs.arguments import plain_arguments, rules_as_text, rules_of
 from .inputs.encoding import DEQUANTIZE
 from .inputs.inputs import extras_left, names_of, plan_source, unwrap_notes, view_of
 from .inputs.metadata import check_metadata, merged_metadata
@@ -36,8 +37,7 @@ from .model_folder.quantised import (
     parts_elsewhere,
     with_settings,
 )
-from .quantising.quantising import check_scheme
-from .transplant.transplant import plain_arguments, rules_as_text, rules_of
+from .quantising.check_scheme import check_scheme
 
 if TYPE_CHECKING:
     import torch

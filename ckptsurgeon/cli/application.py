@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from importlib import import_module
 from inspect import Parameter, Signature, signature
 from typing import Annotated, Any, get_type_hints
 
@@ -11,7 +12,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand
 
 from ..errors import ConfigError
-from ..util.registry import modules
+from ..util.registry import module_names, modules
 from . import standalone_options as alone
 
 __all__ = ["GROUPS", "ORDER", "TIMEOUT", "application", "verbs", "with_groups"]
@@ -78,6 +79,7 @@ GROUPS = {
     "patch": "Store what changed between two checkpoints, bit for bit, and apply it.",
 }
 TIMEOUT = "--timeout"
+PACKAGE = "ckptsurgeon.cli.verbs"
 
 
 class Verb(TyperCommand):
@@ -114,10 +116,11 @@ class Verb(TyperCommand):
                     formatter.write_dl(records)
 
 
-def application(*, as_json: bool) -> typer.Typer:
+def application(*, as_json: bool, word: str = "") -> typer.Typer:
     """Return the typer application, which has all verbs with their options.
 
-    With ``as_json``, --version and the options for completion print JSON.
+    With ``as_json``, --version and the options for completion print JSON. ``word`` is the first word of the command
+    line: if it is a verb, or the first word of one, the application has no other verbs, because they take time to load.
     """
     app = typer.Typer(
         name="ckpt",
@@ -146,13 +149,13 @@ def application(*, as_json: bool) -> typer.Typer:
     ) -> None:
         pass
 
-    _add_verbs(app)
+    _add_verbs(app, word)
     return app
 
 
-def _add_verbs(app: typer.Typer) -> None:
+def _add_verbs(app: typer.Typer, word: str) -> None:
     groups: dict[str, typer.Typer] = {}
-    for verb in verbs():
+    for verb in verbs(word):
         summary = verb.HELP.partition("\n")[0]
         *group, name = verb.NAME.split()
         within = _group(app, groups, group[0]) if group else app
@@ -168,13 +171,17 @@ def _group(app: typer.Typer, groups: dict[str, typer.Typer], name: str) -> typer
     return groups[name]
 
 
-def verbs() -> list[Any]:
-    """Return the modules of ``cli/verbs`` and its folders, one for each verb, in the order of the help."""
-    found = {module.NAME.replace(" ", "_").replace("-", "_"): module for module in _modules("ckptsurgeon.cli.verbs")}
+def verbs(word: str = "") -> list[Any]:
+    """Return the modules of ``cli/verbs`` and its folders, one for each verb, in the order of the help.
+
+    If ``word`` is a verb or the first word of one, only the modules of these verbs are imported and returned.
+    """
+    chosen = word.replace("-", "_") if word in (name.replace("_", "-") for name in module_names(PACKAGE)) else ""
+    found = {module.NAME.replace(" ", "_").replace("-", "_"): module for module in _modules(PACKAGE, chosen)}
     names = sorted(found, key=lambda verb: (ORDER.index(verb) if verb in ORDER else len(ORDER), verb))
     return [found[name] for name in names]
 
 
-def _modules(package: str) -> Iterator[Any]:
-    for module in modules(package):
+def _modules(package: str, chosen: str = "") -> Iterator[Any]:
+    for module in (import_module(f"{package}.{chosen}"),) if chosen else modules(package):
         yield from _modules(module.__name__) if hasattr(module, "__path__") else (module,)

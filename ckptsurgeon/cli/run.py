@@ -54,7 +54,7 @@ def _invoke(args: list[str], as_json: bool) -> int:
     click's own ``main`` is not used because it has its own exit codes.
     """
     args = _complete_wait_options(_complete_shell_options(args))
-    command = typer.main.get_command(application(as_json=as_json))
+    command = typer.main.get_command(application(as_json=as_json, word="".join(args[:1])))
     if not args:
         with command.make_context("ckpt", [], resilient_parsing=True) as context:
             sys.stderr.write(command.get_help(context) + "\n")

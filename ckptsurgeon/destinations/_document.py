@@ -11,7 +11,6 @@ from typing import Any
 from ..errors import ConfigError
 from ..storage.json_text import read_json
 from ..storage.small_files import read_file, read_text
-from ..storage.yaml_text import read_yaml
 from ..util.did_you_mean import did_you_mean
 from ..util.text import brief_repr, escape
 from ..vocabulary.replacement import NewVocabulary
@@ -106,7 +105,7 @@ def read_document(path: str, what: str = "destination") -> Document:
         raise ConfigError(message, hint=did_you_mean(path)) from error
     content, fault = None, None
     try:
-        content = _json(text, path) if path.lower().endswith(".json") else read_yaml(text, os.path.basename(path))
+        content = _json(text, path) if path.lower().endswith(".json") else _yaml(text, path)
     except ConfigError as error:
         fault = error
     model, train = (_section(content, name) for name in ("model", "train"))
@@ -116,6 +115,12 @@ def read_document(path: str, what: str = "destination") -> Document:
 def _section(content: Any, name: str) -> Mapping[str, Any]:
     found = content.get(name) if isinstance(content, dict) else None
     return found if isinstance(found, dict) else {}
+
+
+def _yaml(text: str, path: str) -> Any:
+    from ..storage.yaml_text import read_yaml  # imports yaml, which most commands do without
+
+    return read_yaml(text, os.path.basename(path))
 
 
 def _json(text: str, path: str) -> Any:

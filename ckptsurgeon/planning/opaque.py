@@ -8,7 +8,7 @@ from ..errors import FormatError, PlanError
 from ..tensors.encodings.torch_quantised import is_pickled
 from ..tensors.info import TensorInfo
 from ..util.text import escape
-from .quantised import QuantisedError, dequantise
+from .quantised_error import QuantisedError, dequantise
 
 __all__ = ["opaque_error"]
 

@@ -16,32 +16,17 @@ from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing
 from .plan.plan import Plan
 from .plan.step import Input, Step
+from .quantised_error import QuantisedError, dequantise
 from .transplant.select import Selection, SourceView
 
 __all__ = [
     "QUANTISED_NOW",
-    "QuantisedError",
     "check_codes",
     "check_decoded",
     "check_replaced",
     "computing",
-    "dequantise",
     "refuse_codes",
 ]
-
-DECODING = ("average", "lora extract", "lora merge", "merge", "transplant")
-"""The commands that have the option ``--encoding dequantize``."""
-
-
-def dequantise(verb: str) -> str:
-    """Return the beginning of a sentence that says how to dequantise a model for the command ``verb``."""
-    how = "--encoding dequantize" if verb in DECODING else "ckpt convert --dequantize"
-    return f"Dequantise the model first, with {how} or the package that quantised it"
-
-
-class QuantisedError(PlanError):
-    """Raised for a plan that would use codes as numbers, or numbers as codes; decoding the sources may help."""
-
 
 QUANTISED_NOW = "quantize to "
 """The beginning of ``Step.operation`` for a step that quantises a weight, and so does not compute with codes."""

@@ -3,81 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...engine.prefetch import fetch_tensors, no_progress
 from ...planning.keys.pattern_hints import chosen_keys
 from ...planning.operations.perform import Weights
 from ...tensors.encodings._agreement import QuantisedModule, disagreements
 from ...util.text import escape, natural_key, notes_about
-from .bytewise import unequal_keys
-from .logical import EncodedOtherwise, coded_in_both, encoded_otherwise, with_changed_codes, with_decoded
+from .logical import EncodedOtherwise, coded_in_both, encoded_otherwise
 from .outline import Outline, outline_of
 from .results import Difference, Pair, Tolerance
-from .tensor_difference import measure
 
-__all__ = ["compare", "compare_outlines", "with_values"]
-
-# Compares the values of tensors that both checkpoints have: their bytes and, only if these differ, their numbers.
-
-
-def with_values(
-    found: Difference,
-    first: Checkpoint,
-    second: Checkpoint,
-    keys: Sequence[str],
-    *,
-    tolerance: Tolerance,
-    progress: Callable[[int, int], None] | None,
-) -> Difference:
-    """Return ``found``, a difference by headers, with the values of the tensors ``keys`` compared as well.
-
-    Each of these tensors has the same shape in both checkpoints.
-    """
-    opaque = {key: _opaque(first, second, key) for key in keys if _opaque(first, second, key)}
-    read = [key for key in keys if key not in opaque]
-    fetch_tensors(((one, one[key]) for one in (first, second) for key in read), progress or no_progress)
-    unequal = unequal_keys(first, second, read, progress)
-    retyped, changed, close, same = [], [], [], []
-    not_compared = dict[str, str]()
-    for key in keys:
-        pair, within = Pair(key, first[key], second[key]), False
-        if key in unequal and (method := _codes(first, second, key)):
-            pair = replace(pair, codes=method)
-        elif key in unequal:
-            numbers, within = measure(pair, first, second, tolerance)
-            pair = replace(pair, numbers=numbers)
-        if pair.first.dtype != pair.second.dtype:
-            retyped.append(pair)
-        elif key in opaque:
-            not_compared[key] = opaque[key]
-        elif key not in unequal:
-            same.append(key)
-        elif within:
-            close.append(pair)
-        else:
-            changed.append(pair)
-    return replace(
-        found,
-        retyped=tuple(retyped),
-        changed=tuple(changed),
-        close=tuple(close),
-        identical=len(same),
-        same=tuple(same),
-        not_compared=not_compared,
-    )
-
-
-def _codes(first: Checkpoint, second: Checkpoint, key: str) -> str:
-    """Return the quantisation method if a tensor of one or both checkpoints holds quantised codes, "" if none does."""
-    found = (one.codes for one in (first, second) if not one.codes.has_numbers(key, one[key]))
-    return next((codes.by_key[key].method for codes in found), "")
-
-
-def _opaque(first: Checkpoint, second: Checkpoint, key: str) -> str:
-    return first[key].opaque or second[key].opaque
-
+__all__ = ["compare", "compare_outlines"]
 
 Progress = Callable[[int, int], None]
 Given = Iterable[str] | None
@@ -167,6 +103,8 @@ def compare(
         outlines = otherwise.within(*outlines)
     found = compare_outlines(*outlines, values=values, include=include, exclude=exclude)
     if values:
+        from .values import with_changed_codes, with_decoded, with_values  # they import numpy
+
         tolerance = tolerance or Tolerance()
         both = {*found.same, *(pair.key for pair in found.retyped)}
         same_shape = [key for key in first if key in both - otherwise.pairs.keys()]

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...engine.prefetch import fetch_tensors
-from ...errors import FormatError, PlanError
+from ...errors import PlanError
 from ...planning.operations.perform import Weights
 from ...tensors.encodings._encoding import QuantisedTensor
-from ...tensors.encodings.torch_quantised import is_pickled, pickled_torchao
+from ...tensors.encodings.torch_quantised import is_pickled
 from ...tensors.info import Decoded, TensorInfo
-from ...util.text import escape
 from .outline import Outline
-from .results import UNREAD, Difference, Pair, Tolerance
-from .tensor_difference import measure
+from .results import UNREAD, Pair
 
-__all__ = ["EncodedOtherwise", "encoded_otherwise", "with_changed_codes", "with_decoded"]
+__all__ = ["EncodedOtherwise", "by_name", "coded_in_both", "encoded_otherwise"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ def encoded_otherwise(first: Checkpoint, second: Checkpoint, weights: Sequence[W
     ``weights`` give the weights that the quantised tensors of each checkpoint stand for. Tensors that only one
     checkpoint has are left out.
     """
-    here, there = _by_name(first), _by_name(second)
+    here, there = by_name(first), by_name(second)
     pairs, refused = dict[str, Pair](), dict[str, str]()
     parts: tuple[set[str], set[str]] = (set(), set())
     for name in dict.fromkeys((*here, *there)):
@@ -78,7 +75,8 @@ def encoded_otherwise(first: Checkpoint, second: Checkpoint, weights: Sequence[W
     return EncodedOtherwise(pairs, (frozenset(parts[0]), frozenset(parts[1])), refused)
 
 
-def _by_name(checkpoint: Checkpoint) -> dict[str, QuantisedTensor]:
+def by_name(checkpoint: Checkpoint) -> dict[str, QuantisedTensor]:
+    """Return the quantised tensors of a checkpoint that have codes, by their logical names."""
     return {one.name: one for one in checkpoint.codes.tensors if one.codes}
 
 
@@ -115,91 +113,3 @@ def _is_same(
         (made.encoding, made.facts) for weight in found if weight and isinstance(made := weight.info.made, Decoded)
     ]
     return len(set(facts)) == 1
-
-
-def _are_pickled(pair: Pair, first: Checkpoint, second: Checkpoint) -> bool:
-    """Return whether two weights are pickled tensors of one class of torchao, or of one dtype and scale of torch."""
-    here, there = (one.get(pair.key) for one in (first, second))
-    if here is None or there is None or not (is_pickled(here) and is_pickled(there)):
-        return False
-    kinds = [(pickled_torchao(info)[0], "" if pickled_torchao(info)[0] else info.dtype) for info in (here, there)]
-    facts = [one.made.facts for one in (pair.first, pair.second) if isinstance(one.made, Decoded)]
-    return len({*kinds}) == 1 and (bool(kinds[0][0]) or len({*facts}) == 1)
-
-
-def with_decoded(
-    found: Difference,
-    first: Checkpoint,
-    second: Checkpoint,
-    otherwise: EncodedOtherwise,
-    keys: Iterable[str],
-    tolerance: Tolerance,
-) -> Difference:
-    """Return ``found`` with the distances of those tensors in ``keys`` that two checkpoints encode differently.
-
-    If the user gave a tolerance, tensors within it are in ``close``, the others in ``decoded``. Pickled tensors of
-    torch and torchao with equal values are identical: their bytes are not compared.
-    """
-    chosen = [key for key in keys if key in otherwise.pairs]
-    refused = {key: otherwise.refused[key] for key in chosen if key in otherwise.refused}
-    pairs = [otherwise.pairs[key] for key in chosen if key not in refused]
-    fetch_tensors((source, info) for pair in pairs for source, info in ((first, pair.first), (second, pair.second)))
-    decoded, close, same = list[Pair](), list[Pair](), list[str]()
-    for pair in pairs:
-        try:
-            numbers, within = measure(pair, first, second, tolerance)
-        except FormatError as error:
-            refused[pair.key] = error.message.rstrip(".")
-            continue
-        if numbers is not None and not numbers.differing and _are_pickled(pair, first, second):
-            same.append(pair.key)
-        else:
-            (close if within and tolerance != Tolerance() else decoded).append(replace(pair, numbers=numbers))
-    return replace(
-        found,
-        identical=found.identical + len(same),
-        same=(*found.same, *same),
-        decoded=(*found.decoded, *decoded),
-        close=(*found.close, *close),
-        not_compared={**found.not_compared, **refused},
-    )
-
-
-def with_changed_codes(
-    found: Difference, first: Checkpoint, second: Checkpoint, weights: Sequence[Weights], tolerance: Tolerance
-) -> Difference:
-    """Return ``found`` with the distances of the quantised weights whose codes or scales differ.
-
-    A weight that cannot be decoded has no distance; there is a note if a scale is the reason. If the user gave a
-    tolerance, weights within it are in ``close``, together with their codes and scales.
-    """
-    changed = {pair.key for pair in (*found.changed, *found.close)}
-    decoded, close, notes = list[Pair](), list[Pair](), list[str]()
-    for pair in _changed(first, second, changed, weights):
-        try:
-            numbers, within = measure(pair, first, second, tolerance)
-        except FormatError as error:
-            notes.append(f"{escape(pair.key)} is compared by its codes alone: {error.message.rstrip('.')}")
-        else:
-            (close if within and tolerance != Tolerance() else decoded).append(replace(pair, numbers=numbers))
-    names = _by_name(first)
-    parts = {key for pair in close for key in names[pair.key].keys}
-    return replace(
-        found,
-        decoded=(*found.decoded, *decoded),
-        changed=tuple(pair for pair in found.changed if pair.key not in parts),
-        close=(*found.close, *(pair for pair in found.changed if pair.key in parts), *close),
-        notes=(*found.notes, *notes),
-    )
-
-
-def _changed(first: Checkpoint, second: Checkpoint, keys: set[str], weights: Sequence[Weights]) -> Iterator[Pair]:
-    here, there = _by_name(first), _by_name(second)
-    for name, one in here.items():
-        if name in there and not keys.isdisjoint(one.keys):
-            try:
-                a, b = (give(coded.codes) for coded, give in zip((one, there[name]), weights, strict=True))
-            except PlanError:  # the rows of its stored tensors say that they differ
-                continue
-            if a is not None and b is not None:
-                yield Pair(name, a.info, b.info, encodings=(one.method, there[name].method))

@@ -8,19 +8,18 @@ from dataclasses import replace
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...engine.inputs import PlanInputs
-from ...engine.output.layout import OutputOptions, is_folder, writer_of
-from ...errors import CheckpointError, ConfigError
+from ...engine.output.layout import OutputOptions, is_folder
+from ...errors import ConfigError
 from ...formats.base.header import ExtraEntries
 from ...formats.ggml.values import INT32, TEXT, UINT32, Typed, kind_of, packed, parsed
-from ...formats.ggml.writer import FORMAT_KEY, RESERVED, GgufWriter
+from ...formats.ggml.writer import FORMAT_KEY, RESERVED
 from ...planning.llama_cpp.names import ARCHITECTURES
 from ...planning.plan.plan import Plan
 from ...tensors.dtypes import DTYPES
-from ...util.text import listing
 from ..model_folder.folder import model_folder
 from .contradictions import metadata_notes, shape_of_values
-from .layouts import ARCHITECTURE, TRANSFORMERS
-from .outputs import check_given, check_names, notes_on_other_format
+from .named_layout import ARCHITECTURE, TRANSFORMERS
+from .outputs import check_given, check_names
 from .tokenizer import tokenizer_entries
 
 __all__ = ["gguf_entries"]
@@ -39,10 +38,10 @@ _OF_LLAMA_CPP = ("general.", "tokenizer.", *(f"{architecture}." for architecture
 def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tuple[ExtraEntries | None, tuple[str, ...]]:
     """Return the metadata of a GGUF output, and notes on missing or contradicting entries.
 
-    The metadata are None for another format, or if the plan copies further entries of a pickle.
+    The metadata are None if the plan copies further entries of a pickle, or if the output is a folder.
     """
-    if not _is_gguf(options) or plan.carried.entries or is_folder(options):
-        return None, _of_other_format(plan, inputs, options)
+    if plan.carried.entries or is_folder(options):
+        return None, ()
     given: Mapping[str, str] = plan.arguments.get("metadata") or {}
     check_given(given)
     source = _described_by(plan, inputs, given)
@@ -67,13 +66,6 @@ def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tupl
     listed = found.get("tokenizer.ggml.tokens")
     number = int.from_bytes(listed.raw[4:12], "little") if listed is not None else 0  # after 4 bytes for the item type
     return ExtraEntries((), (found,)), (*notes, *metadata_notes(shapes, {**texts, ARCHITECTURE: named}, number))
-
-
-def _is_gguf(options: OutputOptions) -> bool:
-    try:
-        return writer_of(options).name == GgufWriter.name
-    except CheckpointError:
-        return False
 
 
 def _described_by(plan: Plan, inputs: PlanInputs, given: Mapping[str, str]) -> Checkpoint | None:
@@ -130,12 +122,3 @@ def _file_type(plan: Plan) -> Iterator[tuple[str, Typed]]:
     for dtype, _ in kinds.most_common(1):
         if dtype in FILE_TYPES:
             yield FILE_TYPE, Typed(UINT32, packed(UINT32, FILE_TYPES[dtype]))
-
-
-def _of_other_format(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tuple[str, ...]:
-    """Return notes on an output that is not GGUF: on metadata that it cannot store, and on llama.cpp's layout."""
-    if _is_gguf(options):
-        return ()
-    lost = [key for one in inputs.sources for key in one.header.stored if key not in one.metadata]
-    notes = (f"not written, since only GGUF stores them: {listing(lost, 3)}",) if lost else ()
-    return (*notes, *notes_on_other_format(plan, writer_of(options).name))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...errors import ConfigError, PlanError
+from ...errors import PlanError
 from ...planning.llama_cpp.checks import check_even
 from ...planning.llama_cpp.deepseek import PARTS
 from ...planning.llama_cpp.layout import (
@@ -37,48 +36,24 @@ from .configuration import described
 from .deepseek_layout import deepseek_to_gguf, deepseek_to_transformers
 from .gpt_oss import check_gpt_oss, decoded_experts, experts_in_file, experts_of_folder, rope_note, with_codes
 from .heads import fused_heads, heads_of
+from .named_layout import ARCHITECTURE, AUTO, TRANSFORMERS, NamedLayout
 from .phi_3 import phi_3_factors
 from .rope import factors_of
 
-__all__ = ["ARCHITECTURE", "AUTO", "LAYOUTS", "TRANSFORMERS", "NamedLayout", "check_layout", "layout_named"]
+__all__ = ["layout_named"]
 
 TIED = (
     "lm_head.weight is left out, since config.json says that the embedding is the output layer (tie_word_embeddings); "
     "if the two differ, set tie_word_embeddings: false in config.json to keep it"
 )
-AUTO, KEEP, GGUF, TRANSFORMERS = LAYOUTS = ("auto", "keep", "gguf", "transformers")
-ARCHITECTURE = "general.architecture"
 
 
-@dataclass(frozen=True)
-class NamedLayout:
-    """A change of layout, the metadata that describe the new layout, and notes.
-
-    ``is_gguf`` is true if the new layout is llama.cpp's. ``without`` has the names of metadata entries that are left
-    out, because they do not describe the changed tensors.
-    """
-
-    change: LayoutChange = field(default_factory=lambda: LayoutChange((), (), ()))
-    metadata: Mapping[str, str] | None = None
-    notes: tuple[str, ...] = ()
-    is_gguf: bool = False
-    without: tuple[str, ...] = ()
-
-
-def check_layout(name: str | None) -> None:
-    """Raise ConfigError if ``name`` is not None and not the name of a layout."""
-    if name is not None and name not in LAYOUTS:
-        raise ConfigError(f"--layout {name!r:.60} is unknown.", hint=f"Use one of {', '.join(LAYOUTS)}.")
-
-
-def layout_named(name: str | None, checkpoint: Checkpoint, folder: ModelFolder) -> NamedLayout:
-    """Return the change of a checkpoint's layout to the layout ``name``; None is the same as ``keep``.
+def layout_named(name: str, checkpoint: Checkpoint, folder: ModelFolder) -> NamedLayout:
+    """Return the change of a checkpoint's layout to the layout ``name``, which is not "keep".
 
     ``auto`` is ``gguf`` for a model of transformers that llama.cpp supports, and ``keep`` for any other. Raises
     PlanError if the layout of the checkpoint is not known.
     """
-    if name in (None, KEEP):
-        return NamedLayout()
     if name == TRANSFORMERS:
         return _from_gguf(checkpoint)
     if name == AUTO and (checkpoint.header.stored or _is_done(checkpoint)):

@@ -6,18 +6,19 @@ from collections.abc import Mapping
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...engine.inputs import PlanInputs
-from ...errors import ConfigError, PlanError
+from ...engine.output.layout import OutputOptions, writer_of
+from ...errors import CheckpointError, ConfigError, PlanError
 from ...formats._safetensors_layout import SafetensorsWriter
-from ...formats.ggml.writer import RESERVED
+from ...formats.ggml.writer import RESERVED, GgufWriter
 from ...planning.llama_cpp.model_types import MODEL_TYPES
 from ...planning.llama_cpp.names import ARCHITECTURES, in_llama_cpp, in_transformers
 from ...planning.plan.plan import Plan
 from ...util.text import escape, listing
 from ..model_folder.folder import model_folder
 from .contradictions import metadata_notes, shape_of_values
-from .layouts import ARCHITECTURE
+from .named_layout import ARCHITECTURE
 
-__all__ = ["check_given", "check_names", "notes_on_other_format", "source_notes"]
+__all__ = ["check_given", "check_names", "is_gguf", "notes_on_other_format", "source_notes"]
 
 _REMEDY = "ckpt convert X --layout gguf -o y.gguf"
 
@@ -62,9 +63,20 @@ def source_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
     return metadata_notes(shapes, checkpoint.metadata, tokens.items if tokens is not None else 0)
 
 
-def notes_on_other_format(plan: Plan, format: str) -> tuple[str, ...]:
-    """Return notes on an output in a ``format`` other than GGUF: on llama.cpp's layout, and on lost metadata."""
-    notes = []
+def is_gguf(options: OutputOptions) -> bool:
+    """Return whether an output has the format GGUF."""
+    try:
+        return writer_of(options).name == GgufWriter.name
+    except CheckpointError:
+        return False
+
+
+def notes_on_other_format(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tuple[str, ...]:
+    """Return notes on an output in another format than GGUF: on llama.cpp's layout, and on lost metadata."""
+    notes, name = [], writer_of(options).name
+    unstored = [key for one in inputs.sources for key in one.header.stored if key not in one.metadata]
+    if unstored:
+        notes.append(f"not written, since only GGUF stores them: {listing(unstored, 3)}")
     if plan.metadata.get(ARCHITECTURE) in ARCHITECTURES and in_llama_cpp([step.key for step in plan.steps]):
         notes.append(
             "the tensors have the names and layout of llama.cpp, which reads only GGUF: for other programs, "
@@ -72,6 +84,6 @@ def notes_on_other_format(plan: Plan, format: str) -> tuple[str, ...]:
         )
     given: Mapping[str, str] = plan.arguments.get("metadata") or {}
     lost = [key for key, value in given.items() if value]
-    if lost and format != SafetensorsWriter.name:
-        notes.append(f"not written, since {format} stores no metadata: {listing(lost)}")
+    if lost and name != SafetensorsWriter.name:
+        notes.append(f"not written, since {name} stores no metadata: {listing(lost)}")
     return tuple(notes)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...planning.quantised import QuantisedError
+from ...planning.quantised_error import QuantisedError
 from .encoding import ENCODINGS, read_as
 
 __all__ = ["KeptOpen", "check_decodable"]

@@ -14,7 +14,6 @@ from ...planning.operations.conversions import CONVERSIONS
 from ...planning.operations.operation import parse_operations
 from ...planning.operations.perform import Derivation, DerivedSource, perform
 from ...storage.small_files import read_text
-from ...storage.yaml_text import read_yaml
 from ...tensors.dtypes import BLOCKS
 from ...util.did_you_mean import did_you_mean
 from ...util.text import escape
@@ -91,6 +90,8 @@ def operations_of(operations: Operations) -> list[Mapping[str, Any]]:
 
 def _read(path: str) -> Any:
     try:
+        from ...storage.yaml_text import read_yaml  # imports yaml, which most commands do without
+
         document = read_yaml(read_text(path), os.path.basename(path))
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"

@@ -7,7 +7,6 @@ from typing import Any
 
 from ...errors import ConfigError, SourceError
 from ...storage.small_files import read_text
-from ...storage.yaml_text import read_yaml
 from ...util.did_you_mean import did_you_mean
 from ...util.text import escape
 from .argument_types import Path
@@ -23,6 +22,8 @@ def is_recipe(path: Path) -> bool:
 def read_recipe_file(path: str) -> Any:
     """Return the parsed YAML of a recipe; raises SourceError if it cannot be read, ConfigError if it is invalid."""
     try:
+        from ...storage.yaml_text import read_yaml  # imports yaml, which most commands do without
+
         return read_yaml(read_text(path), os.path.basename(path))
     except OSError as error:
         message = f"the recipe {escape(path)} cannot be read: {error.strerror}."

@@ -19,6 +19,7 @@ from ...planning.transplant.by_place import is_of_tokens
 from ...planning.transplant.options import Options
 from ...util.text import count, escape, listing
 from ..inputs.argument_types import CheckpointLike, Patterns, checked
+from ..inputs.arguments import plain_arguments
 from ..inputs.encoding import ENCODINGS, read_as
 from ..inputs.inputs import names_of, notes_on, plan_source, unwrap_notes, view_of
 from ..inputs.kept_open import KeptOpen
@@ -30,7 +31,6 @@ from ..model_folder.folder import ModelFolder
 from ..model_folder.quantised import folder_of
 from ..model_folder.rows_by_place import EXTRACTED, PLACE, check_place, checked_rows, token_note
 from ..model_folder.tied_heads import tied_head
-from ..transplant.transplant import plain_arguments
 from .adapter_files import model_at
 
 if TYPE_CHECKING:

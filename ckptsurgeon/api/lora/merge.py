@@ -18,6 +18,7 @@ from ...planning.quantised import check_codes
 from ...planning.transplant.options import Options
 from ...util.text import count
 from ..inputs.argument_types import CheckpointLike, Patterns, Sources, checked
+from ..inputs.arguments import plain_arguments
 from ..inputs.encoding import as_stored, check_encoding, encoding_notes, encoding_said, read_as
 from ..inputs.inputs import merged_notes, names_of, plan_source, source_notes, twice_notes, unwrap_notes, view_of
 from ..inputs.kept_codes import keeping_codes
@@ -29,7 +30,6 @@ from ..model_folder.merged import lora_folder
 from ..model_folder.quantised import folder_of, with_settings
 from ..model_folder.rows_by_place import ADAPTED, PLACE, check_place, checked_rows
 from ..model_folder.tied_heads import tied_head
-from ..transplant.transplant import plain_arguments
 from .adapter_files import model_at, other_base_notes
 from .opening import open_adapter
 

@@ -24,6 +24,7 @@ from ...planning.plan.plan import Plan
 from ...planning.transplant.select import SourceView
 from ...util.text import count, escape
 from ..inputs.argument_types import CheckpointLike, Given, Mismatch, Parameters, Path, Patterns, Rules, Sources, checked
+from ..inputs.arguments import check_seed, plain_arguments
 from ..inputs.encoding import as_stored, check_encoding, encoding_said
 from ..inputs.inputs import names_of, plan_source, twice_notes, view_of
 from ..inputs.kept_codes import keeping_codes
@@ -35,7 +36,6 @@ from ..model_folder.config_differences import with_config_said
 from ..model_folder.merged import merged_folder
 from ..model_folder.quantised import folder_of
 from ..model_folder.rows_by_place import MERGED, checked_rows
-from ..transplant.transplant import check_seed, plain_arguments
 from .mergekit import check_alone, plan_configuration, read_recipe
 from .settings import MergeRequest, given_settings, parameter_name, plain_settings
 from .vocabulary import InputModel, VocabularyRequest, merge_vocabulary

@@ -14,7 +14,7 @@ from ...planning.transplant.by_place import is_of_tokens, vocabulary_keys
 from ...tensors.info import TensorInfo
 from ...util.text import escape, listing
 from ...vocabulary.token_ids import Renumbering
-from ..lora.adapter_files import other_scales
+from ..lora.scales import other_scales
 from ..merge.vocabulary import ModelTokens, config_for, token_files
 from .config import with_dtype
 from .folder import ModelFolder

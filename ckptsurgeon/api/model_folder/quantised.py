@@ -13,7 +13,7 @@ from ...checkpoint.quantisation import SETTINGS, configuration, settings_in
 from ...destinations.hf.files import CONFIG
 from ...errors import CheckpointError, PlanError
 from ...planning.plan.plan import Plan
-from ...planning.quantised import dequantise
+from ...planning.quantised_error import dequantise
 from ...planning.target import Companion
 from ...tensors.encodings._agreement import QuantisedModule, disagreements
 from ...tensors.encodings._encoding import QuantisedTensor

@@ -22,8 +22,8 @@ from ...storage.fetch.record import check_unchanged_since
 from ...storage.read.spec import SourceSpec
 from ...util.brief import Brief
 from ...util.text import brief_repr, count, escape, listing
+from ..inputs.arguments import rules_as_text
 from ..transplant.load_into import ModuleLoading, load_all, naming
-from ..transplant.transplant import rules_as_text
 
 if TYPE_CHECKING:
     from torch import nn

@@ -29,15 +29,15 @@ from ...tensors.dtypes import BLOCKS, DTYPES
 from ...tensors.info import Shifted, TensorInfo
 from ...util.text import escape
 from ..edit import convert
-from ..gguf.layouts import TRANSFORMERS
+from ..gguf.named_layout import TRANSFORMERS
 from ..inputs.argument_types import CheckpointLike
+from ..inputs.arguments import specs_of
 from ..inputs.encoding import ENCODINGS
 from ..inputs.inputs import close_plan
 from ..inputs.reopening import inputs_of
 from ..model_folder.checks import contradictions
 from ..model_folder.folder import model_folder
 from ..transplant.opening import plan_into
-from ..transplant.transplant import specs_of
 
 __all__ = ["Network", "Rounding", "configuration_of", "open_network"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...destinations.hf.files import ADAPTER, CONFIG
-from ...errors import ConfigError, PlanError
+from ...errors import PlanError
 from ...planning.target import Companion
 from ...tensors.encoders._schemes import OWN_DTYPES, SCHEMES, stated_settings
 from ...util.text import count, escape
@@ -16,7 +16,7 @@ from ..model_folder.documents import json_text
 from ..model_folder.folder import ModelFolder
 from .choosing import chosen_matrices
 
-__all__ = ["Quantising", "check_scheme", "quantising"]
+__all__ = ["Quantising", "quantising"]
 
 QUANTISATION = "quantization_config"
 
@@ -40,31 +40,6 @@ class Quantising:
         text = json_text({**folder.config, QUANTISATION: self.settings})
         files = (Companion(CONFIG, text=text), *(one for one in folder.files if one.name != CONFIG))
         return replace(folder, files=files)
-
-
-def check_scheme(
-    name: str | None, include: Sequence[str], exclude: Sequence[str], *, others: Sequence[str] = ()
-) -> None:
-    """Raise ConfigError if the scheme ``name`` is unknown, or if patterns are given without a scheme.
-
-    ``others`` are further options that the user has set and that cannot be combined with a scheme.
-    """
-    if name is not None and others:
-        raise ConfigError(
-            f"--quantize does not work together with {others[0]}, nor with GGUF output.",
-            hint="Use --gguf-type q8_0 to quantise for llama.cpp; to quantise a GGUF model, convert it first.",
-        )
-    if name is None and (include or exclude):
-        option = "--include" if include else "--exclude"
-        raise ConfigError(
-            f"{option} has no effect without --quantize: it selects the tensors to quantise.",
-            hint="To write only some tensors of a checkpoint, use ckpt filter.",
-        )
-    if name is not None and name not in SCHEMES:
-        raise ConfigError(
-            f"--quantize {escape(name)} is unknown.",
-            hint=f"Use one of {', '.join(SCHEMES)}.",
-        )
 
 
 def quantising(

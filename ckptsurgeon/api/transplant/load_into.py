@@ -18,11 +18,11 @@ from ...planning.transplant.options import Options
 from ...storage.read.spec import SourceSpec
 from ...util.text import count, escape, listing
 from ..inputs.argument_types import Mismatch, Patterns, Rules, Sources
+from ..inputs.arguments import rules_as_text, specs_of
 from ..inputs.encoding import check_encoding
 from ..inputs.inputs import close_inputs, close_plan
 from ..inputs.reopening import inputs_of
 from .opening import plan_into
-from .transplant import rules_as_text, specs_of
 
 if TYPE_CHECKING:
     import torch

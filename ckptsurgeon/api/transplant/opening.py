@@ -14,7 +14,8 @@ from ...errors import PatternError, PlanError
 from ...planning.operations.conversions import layouts_known
 from ...planning.plan.files import PlanSource
 from ...planning.plan.plan import Plan
-from ...planning.quantised import QuantisedError, check_codes
+from ...planning.quantised import check_codes
+from ...planning.quantised_error import QuantisedError
 from ...planning.target import KnownLayout, TargetSpec
 from ...planning.transplant.decide import InitialView
 from ...planning.transplant.options import Options
@@ -33,7 +34,6 @@ from ..inputs.kept_codes import keeping_codes
 from ..inputs.kept_open import KeptOpen, check_decodable
 from ..inputs.operations import OperatedCheckpoint, operate
 from ..inputs.reopening import with_model_files_pinned
-from ..lora.adapter_files import with_scales_checked
 from ..model_folder.checks import (
     folder_notes,
     source_layer_notes,
@@ -232,7 +232,10 @@ def _planned(
         plan = with_sources_said(plan, opened[: len(specs)], folders)
         plan = without_repeats(plan, *sources_beside(opened, opened[-1].path if has_file else target.config))
         plan = _with_files_said(plan, initial_files)
-        plan = with_scales_checked(plan, folders, len(specs))
+        if folders[-1].adapter:
+            from ..lora.scales import with_scales_checked
+
+            plan = with_scales_checked(plan, folders, len(specs))
         given = config or ModelFolder("", target.companions).config
         if given or has_file:
             beside = folders[-1] if has_file else ModelFolder("", target.companions)

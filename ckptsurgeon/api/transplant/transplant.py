@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ...checkpoint.in_memory import check_given, is_given, path_of
 from ...destinations._load import target_with
-from ...errors import ConfigError
-from ...planning.keys.rules import rules_from_lines
 from ...planning.plan.plan import Plan
 from ...planning.transplant.options import Options
-from ...storage.read.spec import SourceSpec, parse_spec
-from ...storage.small_files import read_text
-from ...util.did_you_mean import did_you_mean
-from ...util.text import brief_repr, escape
 from ..inputs.argument_types import (
     CheckpointLike,
     Mismatch,
@@ -28,6 +21,7 @@ from ..inputs.argument_types import (
     Vocabularies,
     checked,
 )
+from ..inputs.arguments import check_seed, plain_arguments, rules_as_text, rules_of, specs_of
 from ..inputs.encoding import check_encoding, encoding_said
 from ..inputs.metadata import check_metadata, with_metadata
 from ..inputs.operations import asked_conversions, operations_file, operations_of
@@ -38,15 +32,7 @@ from .vocabulary import new_vocabulary, vocabulary_files, vocabulary_options
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_seed", "plain_arguments", "rules_as_text", "rules_of", "specs_of", "transplant"]
-
-
-def check_seed(seed: int) -> None:
-    """Raise ConfigError if ``seed`` is not a whole number from 0 to 2^63 - 1."""
-    if not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise ConfigError(
-            f"--seed {brief_repr(seed, 40)} is not a valid seed.", hint="Use a whole number from 0 to 2^63 - 1."
-        )
+__all__ = ["transplant"]
 
 
 @checked
@@ -139,71 +125,3 @@ def transplant(
         rows=[*rows, *named], change=change, by_place=vocab == PLACE, encoding=encoding,
     )  # fmt: skip
     return with_metadata(plan, metadata)
-
-
-def rules_as_text(rules: Rules) -> list[str]:
-    """Return rules as a list of strings FROM=TO; ``rules`` is one string, several strings, or a map from FROM to TO."""
-    if isinstance(rules, Mapping):
-        return [_rule(pattern, target) for pattern, target in rules.items()]
-    return [rules] if isinstance(rules, str) else list(rules or ())
-
-
-def _rule(pattern: str, target: str) -> str:
-    if not isinstance(target, str):
-        raise ConfigError(
-            f"a rule renames {brief_repr(pattern)} to {brief_repr(target)}, which is not a string.",
-            hint="Write a string; '' removes the pattern from the key.",
-        )
-    return f"{pattern}={target}"
-
-
-def plain_arguments(**given: Any) -> dict[str, Any]:
-    """Return the given options that differ from their defaults, as plain data for the recipe."""
-    defaults = {"on_missing": "init", "strict": False, "new_tokens": "init"}
-    kept: dict[str, Any] = {}
-    for name, value in given.items():
-        if isinstance(value, (str, int, type(None))):
-            plain: Any = value
-        elif isinstance(value, Mapping):
-            plain = dict(value)
-        else:
-            plain = list(value)
-        if plain and plain != defaults.get(name):
-            kept[name] = plain
-    return kept
-
-
-def rules_of(map_file: Path | None) -> list[str]:
-    """Return the rules in a file, one rule on each line; raises ConfigError if it cannot be read or has no rules."""
-    if map_file is None:
-        return []
-    try:
-        lines = read_text(map_file).split("\n")
-        rules = rules_from_lines(lines, escape(os.fspath(map_file)))
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        message = f"--map-file {escape(os.fspath(map_file))} cannot be read: {why}."
-        raise ConfigError(message, hint=did_you_mean(os.fspath(map_file))) from error
-    if not rules:
-        raise ConfigError(
-            f"--map-file {escape(os.fspath(map_file))} has no rules.", hint="Write one rule FROM=TO on each line."
-        )
-    return rules
-
-
-def specs_of(source: Sources) -> list[SourceSpec]:
-    """Return, for each source, its file, the module to read and the module to replace.
-
-    Raises ConfigError if there is no source.
-    """
-    found = [source] if is_given(source) or not isinstance(source, Iterable) else list(source)
-    if not found:
-        raise ConfigError("no source given.", hint="Give at least one source.")
-    return list(map(_spec, found))
-
-
-def _spec(given: object) -> SourceSpec:
-    if isinstance(given, (str, os.PathLike)):
-        return parse_spec(os.fspath(given))
-    check_given(given)
-    return SourceSpec(path_of(given), given=given)

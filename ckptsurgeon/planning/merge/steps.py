@@ -15,7 +15,8 @@ from ..mismatch.policy_syntax import is_reshape
 from ..opaque import opaque_error
 from ..plan.compute import Merge
 from ..plan.step import Input, Step, with_vocabularies
-from ..quantised import computing, dequantise
+from ..quantised import computing
+from ..quantised_error import dequantise
 from ..transplant.select import SourceView
 from .fitting import FittedInputs, MissingTensors, ShapeFitting
 from .options import FITTED, MergeNotes, MergeOptions, MergePiece, SourceKey

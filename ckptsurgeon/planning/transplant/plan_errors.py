@@ -12,7 +12,8 @@ from ..keys.matcher import KeyMatcher
 from ..keys.pattern_hints import matched, nearest
 from ..mismatch.policy_fits import fitting_policies
 from ..plan.step import Step
-from ..quantised import computing, dequantise
+from ..quantised import computing
+from ..quantised_error import dequantise
 from ..target import TargetSpec, Undrawable
 from .by_place import BY_TOKEN, PositionalRows
 from .options import Options

@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ckptsurgeon.api.model_folder.checks import weights_notes
+from ckptsurgeon.api.model_folder.folder_checks import weights_notes
 from ckptsurgeon.api.model_folder.folder import ModelFolder
 from ckptsurgeon.api.model_folder.shape_checks import DescribedTensor
 from ckptsurgeon.planning.target import Companion

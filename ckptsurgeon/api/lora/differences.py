@@ -1,0 +1,62 @@
+"""Finds contradictions between the adapter_config.json and the tensors of an adapter."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...destinations.hf.files import ADAPTER
+from ...errors import CheckpointError
+from ...methods.lora.adapter import read_adapter
+from ...methods.lora.config import AdapterConfig, damage_of, parse_config
+from ...planning.merge.layers import layers_of, numbered_lists
+from ...util.text import count, listing
+
+__all__ = ["differences"]
+
+TOKENS = "trainable_token_indices"
+_OF_TOKENS = re.compile(r"\.(?:token_adapter|trainable_tokens)")
+"""Matches the keys of the changes of single tokens; an output layer that is tied to the embedding has none."""
+
+
+def differences(checkpoint: Checkpoint, data: object) -> tuple[str, ...]:
+    """Return notes on contradictions between an adapter's configuration ``data`` and its tensors.
+
+    If ``lora merge`` does not support this kind of adapter, there are no notes.
+    """
+    try:
+        config = parse_config(data, ADAPTER)
+    except CheckpointError:
+        damage = damage_of(data, ADAPTER)
+        if isinstance(data, dict) and data.get(TOKENS) and not any(_OF_TOKENS.search(key) for key in checkpoint):
+            return (f"{ADAPTER} does not fit the tensors: {TOKENS} selects tokens, but no tensor has their changes",)
+        return (f"{damage.removesuffix('.')}: lora merge cannot use it",) if damage else ()
+    try:
+        adapter = read_adapter(checkpoint, config, checkpoint.path, lambda key: 1.0)
+    except CheckpointError as error:
+        return (f"{ADAPTER} does not fit the tensors: {error.message}",)
+    selected = [one for one in _without_factors([one.name for one in adapter.modules]) if _selects(config, one)]
+    lost = f"target_modules selects {count(len(selected), 'module')} without factors, although other layers have them"
+    notes = (*adapter.notes, *([f"{lost}: {listing(selected, 6, where='')}"] if selected else []))
+    return tuple(f"{ADAPTER}: {note}" for note in notes)
+
+
+def _selects(config: AdapterConfig, module: str) -> bool:
+    return config.targets is not None and config.targets.has(module)
+
+
+def _without_factors(modules: Sequence[str]) -> Iterator[str]:
+    """Yield the modules that have no factors, although the same module has factors in most of the other layers.
+
+    ``modules`` are the modules with factors. A layer is reported only if its parent module (``self_attn``) has other
+    factors, and not if the last layer lacks them too: the last layers may share keys and values with earlier layers.
+    """
+    for stack in numbered_lists(modules):
+        layers = {number: set(rests) for number, rests in layers_of(stack, modules).items()}
+        for rest in dict.fromkeys(rest for rests in layers.values() for rest in rests if "." in rest):
+            around = f"{rest.rpartition('.')[0]}."
+            alike = [number for number, rests in layers.items() if any(one.startswith(around) for one in rests)]
+            lost = [number for number in alike if rest not in layers[number]]
+            if lost and 2 * len(lost) < len(alike) and max(lost) != max(alike):
+                yield from (stack.key(number, rest) for number in lost)

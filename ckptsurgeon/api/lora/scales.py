@@ -1,0 +1,78 @@
+"""Compares the scales (lora_alpha / r) of adapters: factors must not get into a folder with other scales."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from ...destinations.hf.files import ADAPTER
+from ...errors import CheckpointError, PlanError
+from ...methods.lora.config import AdapterConfig, parse_config
+from ...methods.lora.names import peft_key_parts
+from ...planning.plan.plan import Plan
+from ...util.text import escape, listing
+from ..model_folder.folder import ModelFolder
+
+__all__ = ["other_scales", "with_scales_checked"]
+
+SCALES = ("peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out")
+"""The fields of adapter_config.json that decide how an adapter's factors are scaled and applied."""
+
+
+def other_scales(donor: ModelFolder, models: Iterable[ModelFolder]) -> list[str]:
+    """Return notes on the adapters in ``models`` whose settings (``SCALES``) differ from those of ``donor``.
+
+    The output gets the adapter_config.json of the donor.
+    """
+    notes = []
+    ours = donor.adapter
+    for one in [one for one in models if one.adapter] if ours else ():
+        names = [name for name in SCALES if (one.adapter.get(name) or None) != (ours.get(name) or None)]
+        if names:
+            head = f"{ADAPTER} of {escape(one.path)} and {ADAPTER} of {escape(donor.path)} differ in {listing(names)}"
+            notes.append(f"{head}; the output gets the one of {escape(donor.path)}")
+    return notes
+
+
+def with_scales_checked(plan: Plan, folders: Sequence[ModelFolder], number: int) -> Plan:
+    """Return the plan of a transplant with notes on source adapters whose scales differ from the destination's.
+
+    ``folders`` are the folders of the ``number`` sources, followed by the folder of the destination if there is one. A
+    scale is lora_alpha divided by the rank. Raises PlanError if factors from a source would get another scale.
+    """
+    donor = folders[-1]
+    if len(folders) == number or not donor.adapter:
+        return plan
+    taken: dict[int, list[str]] = {}
+    for step in plan.steps:
+        if step.source is not None and step.source < number and step.op != "keep":
+            taken.setdefault(step.source, []).append(step.key)
+    for source, keys in taken.items():
+        _check_scales(folders[source], donor, keys)
+    notes = other_scales(donor, [folders[source] for source in sorted(taken)])
+    return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
+
+
+def _check_scales(one: ModelFolder, donor: ModelFolder, keys: Iterable[str]) -> None:
+    ours, theirs = _config(donor), _config(one)
+    if ours is None or theirs is None:
+        return
+    parts = [part for part in map(peft_key_parts, keys) if part is not None and part.part in ("A", "B")]
+    names = dict.fromkeys(part.module for part in parts)
+    apart = [name for name in names if ours.scale_of(name) != theirs.scale_of(name)]
+    if apart:
+        raise PlanError(
+            f"the factors of {escape(apart[0])} are scaled by {theirs.scale_of(apart[0]):g} in the {ADAPTER} of "
+            f"{escape(one.path)}, but by {ours.scale_of(apart[0]):g} in the {ADAPTER} of {escape(donor.path)}, which "
+            "the output gets.",
+            hint="Set lora_alpha (alpha_pattern, use_rslora) of the destination to that of the source, and plan again.",
+            details=apart,
+        )
+
+
+def _config(folder: ModelFolder) -> AdapterConfig | None:
+    """Return the LoRA configuration in a folder; None if it is of another kind, or cannot be read."""
+    try:
+        return parse_config(folder.adapter, ADAPTER) if folder.adapter else None
+    except CheckpointError:
+        return None

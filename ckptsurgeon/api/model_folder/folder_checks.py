@@ -1,0 +1,207 @@
+"""Compares the configuration and tokeniser files of a model's folder with its weights, and with each other.
+
+The modules for these checks are many, so ``checks.py`` imports this one only if a folder has such files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...destinations.hf.files import ADAPTER, CONFIG
+from ...errors import ConfigError
+from ...planning.target import Companion
+from ...tensors.encodings._encoding import QuantisedTensors
+from ...util.text import escape, listing
+from ...vocabulary.token_ids import ids_beyond
+from .adapter_beside import adapter_notes
+from .alignment import alignment_notes
+from .codes.logical_tensors import codes_of, logical_tensors
+from .coqui import alphabet_notes
+from .documents import GENERATION, json_text
+from .embedding_checks import embedding_notes, embeddings, of_tokens
+from .families.own_code import own_code_notes
+from .families.shapes import family_shape_notes
+from .families.values import value_notes
+from .family_checks import family_notes
+from .folder import ModelFolder
+from .generation_checks import generation_notes
+from .input_checks import input_notes
+from .layers.checks import layer_notes
+from .layers.experts import without_like_experts
+from .layers.rotary import factor_notes
+from .part_checks import part_notes
+from .row_checks import has_more_rows, output_notes, position_notes
+from .shape_checks import UNLOADED, DescribedTensor, shape_notes
+from .tied_heads import head_notes, missing_head_notes
+from .tokenizer.absent_ids import absent_id_notes
+from .tokenizer.added_decoder import decoder_notes
+from .tokenizer.chat_template import chat_notes
+from .tokenizer.ends import end_notes
+from .tokenizer.further_lists import further_list_notes
+from .tokenizer.letter_case import case_notes
+from .tokenizer.sentinels import sentinel_notes
+from .tokenizer.special_ids import special_id_notes
+from .tokenizer.special_names import added_notes, name_notes
+from .tokenizer.token_lists import token_list_notes
+from .tokenizer.tokenizer_files import local_tokens
+from .unreadable import unreadable_files, unreadable_notes
+
+__all__ = ["file_notes", "output_file_notes", "source_file_notes", "weights_notes"]
+
+
+def source_file_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
+    """Yield notes on the files in the folder of a source, even if the output gets other files."""
+    apart = ModelFolder("", folder.files)  # fingerprints are not recorded in ``folder``: these files may change
+    tensors = [DescribedTensor(key, info.dtype, info.shape) for key, info in checkpoint.items()]
+    yield from (f"{name}: {why}" for name, why in unreadable_files(apart, folder))
+    yield from token_list_notes(folder)
+    yield from embedding_notes(logical_tensors(tensors, apart.config, checkpoint.codes), apart, folder)
+    yield from missing_head_notes(tensors, apart)
+    yield from case_notes(apart, folder)
+    yield from chat_notes(apart, folder)
+    yield from name_notes(apart)
+    yield from added_notes(apart, folder)
+    yield from decoder_notes(apart, folder)
+    yield from special_id_notes(apart, folder)
+    yield from absent_id_notes(apart, folder)
+    yield from end_notes(apart, folder)
+    yield from sentinel_notes(apart, folder)
+    yield from _without_configuration(apart, folder, tensors, {})
+    yield from own_code_notes(folder)
+    yield from adapter_notes(folder.adapter_beside)
+
+
+def file_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
+    """Yield notes on the files in the folder of an open checkpoint that cannot be read or contradict its weights."""
+    ties = checkpoint.ties
+    tensors = [DescribedTensor(key, info.dtype, info.shape, ties.get(key, "")) for key, info in checkpoint.items()]
+    if folder.fault:
+        yield folder.fault.removesuffix(".")
+    yield from (f"{name}: {why}" for name, why in unreadable_files(folder, folder))
+    yield from own_code_notes(folder)
+    yield from weights_notes(tensors, folder, folder, checkpoint.codes)
+    yield from _without_configuration(folder, folder, tensors, {})
+    yield from adapter_notes(folder.adapter_beside)
+
+
+TYPE = ("architectures", "model_type")
+"""Fields of config.json with the type of the model."""
+
+
+def output_file_notes(
+    tensors: Sequence[DescribedTensor],
+    former: Sequence[DescribedTensor],
+    folder: ModelFolder,
+    read: ModelFolder,
+    origin: ModelFolder | None,
+) -> list[str]:
+    """Return notes on the files of a plan's output folder that contradict its weights or cannot be read.
+
+    ``tensors`` are the tensors of the output, and ``former`` the same tensors with the keys that they have in the
+    source. ``folder`` has the files of the output, and ``origin`` is the folder that they are copied from. ``read`` is
+    one of the two, with the tokeniser of ``folder``; its vocabulary may be loaded already.
+    """
+    code = own_code_notes(origin) if origin is not None and any(one.name == CONFIG for one in folder.files) else ()
+    notes = [*unreadable_notes(folder, read), *code, *weights_notes(tensors, folder, read)]
+    known = {} if origin is None else {name: origin.config[name] for name in TYPE if name in origin.config}
+    rows = 0 if origin is None else origin.rows
+    named = tensors if embeddings(tensors) else former  # a renamed embedding is recognised by its old name only
+    return list(dict.fromkeys((*notes, *_without_configuration(folder, read, named, known, rows))))
+
+
+def _without_configuration(
+    folder: ModelFolder, read: ModelFolder, tensors: Sequence[DescribedTensor], known: Mapping[str, Any], rows: int = 0
+) -> Iterator[str]:
+    """Yield notes on a folder without config.json: on its number of tokens, and the ids in generation_config.json.
+
+    ``ckpt rename`` and ``ckpt filter`` write such folders. ``read`` is a folder with the same tokeniser, whose
+    vocabulary may be loaded already. ``known`` has the fields of config.json with the model's type, if they are known.
+    ``rows`` is the vocabulary size. If it is 0, the number of rows of the largest embedding is used instead, or the
+    number of tokens if there is no embedding.
+    """
+    names = {one.name for one in folder.files}
+    if not (GENERATION in names or folder.vocabulary) or not names.isdisjoint((CONFIG, ADAPTER)):
+        return
+
+    def of_size(size: int) -> ModelFolder:
+        text = json_text({**known, **({"vocab_size": size} if size else {})})
+        return ModelFolder("", (*folder.files, Companion(CONFIG, text=text)))
+
+    logical = logical_tensors(tensors, {})
+    own = max((one.shape[0] for one in of_tokens(logical, of_size(0))), default=0)
+    yield from embedding_notes(logical, of_size(own), read)
+    rows = rows or own
+    described = of_size(rows or len(local_tokens(read)))  # without an embedding, only ids below this can be checked
+    beyond = _beyond(described) if rows else []
+    ids = (*special_id_notes(described, read), *absent_id_notes(described, read))
+    yield from (*beyond, *ids, *end_notes(described, read))
+
+
+def weights_notes(
+    tensors: Sequence[DescribedTensor],
+    folder: ModelFolder,
+    read: ModelFolder,
+    codes: QuantisedTensors | None = None,
+) -> list[str]:
+    """Return notes on the files of a folder that contradict the tensors of its weights.
+
+    ``read`` is the same folder, or one with the same tokeniser whose vocabulary is loaded already. ``codes`` are the
+    quantised tensors in ``tensors``; None to search for them.
+    """
+    config = {} if any(one.name == ADAPTER for one in folder.files) else folder.config
+    coded = codes_of(tensors, folder.config) if codes is None else codes
+    alike, whole = without_like_experts(tensors), logical_tensors(tensors, folder.config, coded)
+    logical = alike if whole is tensors else without_like_experts(whole)
+    sizes = (*embedding_notes(logical, folder, read), *layer_notes(tensors, folder.config))
+    rows = (*output_notes(logical, config), *position_notes(logical, folder))
+    sized = (*shape_notes(logical, folder.config), *rows)
+    others = () if any(UNLOADED in note for note in (*sizes, *sized)) else family_shape_notes(logical, config)
+    shapes = (*family_notes(alike, config), *others, *part_notes(tensors, config, coded))
+    return [
+        *sizes,
+        *shapes,
+        *sized,
+        *factor_notes(folder.config),
+        *value_notes(config),
+        *head_notes(alike, folder),
+        *alphabet_notes(alike, folder, read),
+        *_beyond(folder),
+        *alignment_notes(folder),
+        *generation_notes(folder),
+        *further_list_notes(logical, folder),
+        *token_list_notes(read),
+        *case_notes(folder, read),
+        *name_notes(read),
+        *added_notes(folder, read),
+        *decoder_notes(folder, read),
+        *special_id_notes(folder, read),
+        *absent_id_notes(folder, read),
+        *end_notes(folder, read),
+        *sentinel_notes(folder, read),
+        *input_notes(folder, read),
+    ]
+
+
+def _rows_of_decoder(config: Mapping[str, Any]) -> int:
+    """Return the vocabulary size of the decoder in a composite model, such as EncoderDecoderModel; 0 if not known."""
+    decoder = config.get("decoder")
+    size = decoder.get("vocab_size") if isinstance(decoder, dict) else None
+    return size if type(size) is int else 0
+
+
+def _beyond(folder: ModelFolder) -> list[str]:
+    """Return a note on the token ids in config.json and generation_config.json that are not below ``vocab_size``."""
+    rows = folder.rows or _rows_of_decoder(folder.config)
+    try:
+        found = {
+            name: ids_beyond(folder.document(name), rows)
+            for name in (CONFIG, GENERATION)
+            if rows and not has_more_rows(folder) and any(one.name == name for one in folder.files)
+        }
+    except ConfigError:  # already reported
+        return []
+    stale = [f"{escape(field)} of {name} is {number}" for name, ids in found.items() for field, number in ids]
+    size = f"the vocabulary size is {rows}"
+    return [f"{size}, but {listing(stale, where='')}: these ids stay as they are"] if stale else []
