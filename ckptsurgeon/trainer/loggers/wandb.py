@@ -41,9 +41,9 @@ class WeightsAndBiases(Logger):
         self.place = self._place(mode)
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Log rows under their steps, but not the figures of ``test``: the client refuses the row of an earlier step.
+        """Log rows under their steps, without the figures of ``test``, which are logged with the summary.
 
-        Those figures are logged with the summary.
+        They may belong to an earlier step (that of the best model), and the client refuses rows of earlier steps.
         """
         for row in rows:
             if "test" not in row:
