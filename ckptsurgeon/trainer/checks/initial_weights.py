@@ -93,7 +93,7 @@ INITIALISED = "initialised tensors fit"
 OTHERS = 2
 """The number of draws that a tensor is compared with; each draw has another seed."""
 OTHERS_OF_FEW = 32
-"""The number of draws for tensors with few values, if they take no longer than ``DRAW_LIMIT_S`` seconds."""
+"""The maximum number of draws for tensors with few values; no draw begins after ``DRAW_LIMIT_S`` seconds."""
 DRAW_LIMIT_S = 3.0
 
 

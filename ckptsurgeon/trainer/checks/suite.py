@@ -143,7 +143,7 @@ def _guarded(names: Sequence[str], make: Callable[[], Iterable[Check]]) -> tuple
 def _reopened(loop: TrainingLoop, sets: Sequence[str], *, overfitting: bool) -> Iterator[Check]:
     """Yield the checks that the last and the best weights have the same loss after a new process has read them.
 
-    ``sets`` are the ``--set`` strings of the run; ``overfitting`` is whether it trains on one batch only.
+    ``sets`` are the ``--set`` strings of the run; ``overfitting`` is whether the run trains on one batch only.
     """
     found = [_last_weights(loop), _best_weights(loop)]
     saved = [one for one in found if isinstance(one, SavedWeights)]

@@ -59,9 +59,9 @@ class Features:
     """How the inputs of a model are made from sounds: ``log_mel`` or ``mfcc`` features, or ``waves`` (the samples).
 
     ``size`` is the number of features in a frame, ``rate`` the sampling rate in hertz. A frame covers ``window_s``
-    seconds, and a new one begins every ``step_s`` seconds; ``stack`` frames are joined into one
-    (https://arxiv.org/abs/1507.06947), so that a model sees ``stack * size`` numbers every ``stack * step_s`` seconds.
-    ``centred`` subtracts each clip's mean.
+    seconds, and a new frame begins every ``step_s`` seconds. ``stack`` successive frames are joined
+    (https://arxiv.org/abs/1507.06947): a model then gets ``stack * size`` numbers every ``stack * step_s`` seconds. If
+    ``centred`` is true, the mean of each clip is subtracted.
     """
 
     kind: str = "log_mel"

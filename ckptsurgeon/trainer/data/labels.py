@@ -174,7 +174,7 @@ class Labels:
 
     @staticmethod
     def frames_needed(ids: Sequence[int]) -> int:
-        """Return how many frames CTC needs for token ids: two equal neighbours need a blank between them."""
+        """Return how many frames CTC needs: one for each token id, and one for a blank between two equal neighbours."""
         return len(ids) + sum(first == second for first, second in pairwise(ids))
 
 

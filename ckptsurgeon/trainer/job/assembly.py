@@ -89,6 +89,7 @@ def build_job(
 
     ``sets`` are ``KEY=VALUE`` strings that replace values of the ``train:`` section. If ``cached`` is false, the job
     writes no features to a cache. ``init`` has the initial weights (None: the model's initialisers draw them).
+    ``ranks`` are the processes that train, and ``strategy`` is ``ddp`` or ``fsdp``.
     """
     document = read_document(config, "configuration")
     settings = read_settings(document, sets)

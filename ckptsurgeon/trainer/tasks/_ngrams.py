@@ -147,7 +147,7 @@ def read_arpa(path: str) -> NGrams:
 
 
 class _Reader:
-    """Reads an ARPA file line by line; its errors give the line."""
+    """Reads an ARPA file line by line; error messages give the number of the line."""
 
     def __init__(self, path: str, file: IO[bytes]) -> None:
         self._path, self._file, self._line = path, file, 0
