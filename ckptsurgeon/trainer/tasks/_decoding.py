@@ -234,7 +234,7 @@ class _BeamSearch:
         return (1 - self._weight) * decoder + self._weight * ctc
 
     def _end(self, beams: _BeamState, ends: Tensor) -> None:
-        """Replace the best text of each clip so far by one of the clip's prefixes, if that is better as a complete text.
+        """Replace the best text of each clip so far by one of the clip's prefixes, if better as a complete text.
 
         ``ends`` (n, beam) are the decoder's log-probabilities of the end token.
         """
