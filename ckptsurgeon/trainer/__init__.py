@@ -1,1 +1,1 @@
-"""The trainer: models that come with ckptsurgeon, and the code that trains them. Importing it does not import torch."""
+"""The trainer: the bundled models, and the code that trains them. Importing this package does not import torch."""

@@ -1,4 +1,4 @@
-"""Evaluates a model on a split or on batches. Random states and the modes of modules are the same afterwards."""
+"""Evaluates a model on a split or on batches, without changing random states and the modes of modules."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ _LIKE = 'Return a dict of numbers, such as {"loss": 1.5, "cer": 0.25}.'
 
 @contextmanager
 def evaluation_mode(model: nn.Module, average: EMA | None = None) -> Iterator[None]:
-    """Put a model in evaluation mode inside the block, without gradients; ``average``, if given, replaces its weights.
+    """Inside the block, put a model in evaluation mode, without gradients.
 
-    The random states are restored afterwards, so that the number of evaluations does not change the training. cuDNN's
-    attention, which is slow at each new length, is not used, because the clips of an evaluation have many lengths.
+    If ``average`` is given, its weights replace the model's inside the block.
+    The random states are restored after the block, so that evaluations do not change the training. cuDNN's attention is
+    not used, because it is slow at each new length, and the clips of an evaluation have many lengths.
     """
     modes = {module: module.training for module in model.modules()}
     try:
@@ -50,9 +51,9 @@ def evaluation_mode(model: nn.Module, average: EMA | None = None) -> Iterator[No
 def evaluate(
     model: nn.Module, task: Task, batches: Iterable[Batch], *, settings: Settings, average: EMA | None = None
 ) -> dict[str, float]:
-    """Return the figures, such as loss and error rate, that a task computes over batches, by name.
+    """Return the figures that a task computes over batches, such as loss and error rate, by name.
 
-    ``average``, if given, is evaluated in place of the model's weights. Raises ConfigError if a user's task does not
+    If ``average`` is given, its weights are evaluated in place of the model's. Raises ConfigError if the task does not
     return a dict of numbers.
     """
     device = next(model.parameters()).device
@@ -62,9 +63,9 @@ def evaluate(
 
 
 class Evaluation(NamedTuple):
-    """The evaluation of a split: its figures by name, and the rows, one for each example, that they were computed from.
+    """The evaluation of a split: ``figures`` by name, and ``rows``, from which the task computed the figures.
 
-    There are no rows if the task has no method ``measure``, or if the model is sharded.
+    There is a row for each example; there are none if the task has no method ``measure``, or if the model is sharded.
     """
 
     figures: dict[str, float]
@@ -98,7 +99,7 @@ def evaluate_shared(
 
 
 def _figures(found: object, task: Task) -> dict[str, float]:
-    """Return ``found``, the result of a task's ``evaluate``, as a dict of floats; raise ConfigError otherwise."""
+    """Return ``found``, the result of a task's ``evaluate``, as a dict of floats; raise ConfigError if that fails."""
     name = f"the method evaluate of the task {escape(type(task).__name__)}"
     if not isinstance(found, Mapping) or not found:
         raise ConfigError(f"{name} returns {brief_repr(found)}, not a dict of numbers.", hint=_LIKE)
@@ -116,7 +117,7 @@ def loss_per_item(
 ) -> float:
     """Return the loss over all batches, divided by the number of items, such as labels.
 
-    If ``part`` is not '', only the part of the loss with this name counts.
+    If ``part`` is not '', the part of the loss with this name is used in place of the total.
     """
     device = next(model.parameters()).device
     total, items = 0.0, 0

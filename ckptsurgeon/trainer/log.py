@@ -36,9 +36,9 @@ def log_rows(pending: list[PendingStep], since: float, *, flops: float, peak: fl
     """Return the finished steps ``pending`` as rows of the log; this waits for the device only once.
 
     ``since`` is the time.perf_counter() at which the first of the steps began; each step gets the same share of the
-    time. ``flops`` is the number of floating-point operations for each time step of each clip in a padded batch,
-    ``peak`` how many the device can do in a second (None: unknown). NaN and infinity become None in a row, because JSON
-    has neither.
+    time since then. ``flops`` is the number of floating-point operations for one time step of one clip in a padded
+    batch, and ``peak`` is the peak FLOP/s of the device (None: unknown). NaN and infinity become None in a row, because
+    JSON has neither.
     """
     if not pending:
         return []
@@ -72,7 +72,7 @@ def log_rows(pending: list[PendingStep], since: float, *, flops: float, peak: fl
 
 
 def _tensors_of(result: StepResult) -> dict[str, torch.Tensor]:
-    """Return the figures of a step that are still on the device, by name; the names of loss parts get a prefix."""
+    """Return the figures of a step that are still on the device, by name; a part of the loss is named ``part NAME``."""
     parts = {f"part {name}": value for name, value in result.parts.items()}
     short = {} if result.too_short is None else {"too_short": result.too_short}
     return {"loss": result.loss, "grad_norm": result.grad_norm, "is_skipped": result.is_skipped, **short, **parts}
@@ -85,8 +85,8 @@ def _finite(value: float) -> float | None:
 class TrainingLog:
     """The log file of a run folder; if ``folder`` is None, nothing is written.
 
-    Opening it removes the rows after ``step``: the run continues from its checkpoint at ``step``, and repeats later
-    steps.
+    Opening the log removes the rows after ``step``, because the run continues from its checkpoint at ``step``, and
+    repeats the later steps.
     """
 
     def __init__(self, folder: RunFolder | None, step: int) -> None:
@@ -115,7 +115,7 @@ class TrainingLog:
                 self._file.flush()
 
     def sync(self) -> None:
-        """Sync the file to the disk, so that even after a power cut the log is not older than the next checkpoint."""
+        """Sync the file to the disk: even after a power cut, the log then has all rows up to the next checkpoint."""
         if self._file is not None:
             with self._explaining():
                 self._file.flush()

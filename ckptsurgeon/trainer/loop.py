@@ -1,9 +1,9 @@
 """The training loop, from a batch to a saved checkpoint.
 
-``TrainingLoop.run`` is called once for a run, and calls ``_train``, which takes step after step: ``_step`` gets the
-batches, ``gradient_step`` does forward, backward, all-reduce, clipping and the optimizer step; then come the moving
-average, the log, the evaluation and the checkpoint. ``TrainingState`` has all that a run needs to continue. Several
-processes run the same code, and every collective call below is reached by all of them or by none.
+``TrainingLoop.run`` calls ``_train``, which takes step after step. For each step, ``_step`` gets the batches, and
+``gradient_step`` does forward, backward, all-reduce, clipping and the optimizer step. Then come the moving average, the
+log, the evaluation and the checkpoint. ``TrainingState`` has all that a run needs to continue. If there are several
+processes, each runs this code; every collective call is reached by all of them or by none.
 """
 
 from __future__ import annotations
@@ -48,7 +48,11 @@ ROWS_ON_GPU = 10
 
 
 class TrainingLoop:
-    """Trains a job; ``observer`` gets each row of the log. ``stopped`` is the signal that ended the training, or ''."""
+    """Trains a job; ``observer`` is called with each row of the log.
+
+    ``stopped`` is the name of the signal that ended the training, or ''. ``frozen`` are keys of further tensors that
+    are not trained.
+    """
 
     def __init__(
         self, job: Job, model: nn.Module | ParallelModel, *, frozen: Collection[str] = (),
@@ -129,7 +133,7 @@ class TrainingLoop:
                 end = self._evaluate()
                 since = time.perf_counter()
 
-            # Save. The signal is read once: if one arrives while a checkpoint is written, the next step is the last.
+            # Save. The signal is read once: if it arrives while a checkpoint is written, the next step is the last.
             signal = self._signal(stop)
             is_last = progress.step == until or bool(signal) or end == PATIENCE
             if is_last:
@@ -181,9 +185,10 @@ class TrainingLoop:
         return state.progress.step, rates, result
 
     def _signal(self, stop: StopSignal) -> str:
-        """Return the name of the signal that ends the run, or ''; with several ranks, the one that all of them know.
+        """Return the name of the signal that ends the run, or ''.
 
-        Ranks receive signals at different times: if a rank stopped at its own, the others would wait for it for ever.
+        With several ranks, a signal only counts when all ranks know of it. Ranks receive signals at different times: if
+        a rank stopped at once, the other ranks would wait for it for ever.
         """
         if self.job.ranks.size > 1:
             stop.name = self._signal_of_step or stop.name
@@ -250,11 +255,12 @@ def gradient_step(
     model: ParallelModel, task: Task, batches: Sequence[Batch], optimizer: Optimizer, *, settings: Settings,
     unseen: int = 0, signal: Callable[[], str] = str, loss_function: LossFunction | None = None,
 ) -> StepResult:  # fmt: skip
-    """Take one optimizer step on several batches together, as if they were one batch on one process.
+    """Take one optimizer step on the batches of all ranks, as if they were one batch in one process.
 
-    The first ``unseen`` batches hold clips that the run has not seen before. ``signal`` returns the name of the signal
-    that this rank received, or ''. ``loss_function`` is the task's compiled loss (None: ``task.loss``). If an error is
-    raised, parameters and buffers are unchanged. No value is read from a GPU, because a read waits for all queued work.
+    ``batches`` are those of this rank; the first ``unseen`` of them have clips that the run has not seen before.
+    ``signal`` is a function that returns the name of the signal that this rank received, or ''. ``loss_function`` is
+    the task's compiled loss (None: ``task.loss``). If an error is raised, parameters and buffers are unchanged. No
+    value is read from a GPU, because such a read waits for all queued work.
     """
     device = next(model.module.parameters()).device
     buffers, sums = BufferSnapshot(model.module), LossSums(device)
@@ -294,6 +300,6 @@ def gradient_step(
 
 
 def _forward(loss_function: LossFunction, batch: Batch, model: nn.Module) -> tuple[Tensor, Loss]:
-    """Return the total loss for the backward pass, which DDP needs first, and the loss without its autograd graph."""
+    """Return the total loss, for the backward pass (DDP needs it first), and the loss without its autograd graph."""
     loss = loss_function(model, batch)
     return without_effect(loss) if batch.idle else (loss.total, detached(loss))

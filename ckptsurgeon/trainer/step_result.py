@@ -21,9 +21,9 @@ __all__ = ["BufferSnapshot", "LossSums", "StepCounts", "StepResult", "detached",
 class StepCounts:
     """Counts of one step over all ranks. They are on the CPU, so that reading them never waits for a GPU.
 
-    ``clips`` are all clips, ``unseen_clips`` those that the run had not seen before, and ``seconds`` is the length of
-    all clips. ``room`` is the number of time steps of the clips in their padded batches, ``used`` without padding.
-    ``signal`` is the name of the signal that a rank received, or ''.
+    ``clips`` is the number of clips, ``unseen_clips`` the number of clips that the run had not seen before, and
+    ``seconds`` the total length of the clips. ``room`` is the number of time steps in the padded batches, ``used`` the
+    same without padding. ``signal`` is the name of a signal that a rank received, or ''.
     """
 
     clips: int
@@ -50,8 +50,8 @@ class StepCounts:
     def pack(batches: Sequence[Batch], unseen: int, signal: str, parts: Mapping[str, Tensor]) -> Tensor:
         """Return the counts of this rank as one float64 tensor, to be summed over the ranks.
 
-        The tensor also has a hash of the names of the loss's parts, and the square of the hash: their sums over the
-        ranks show whether all ranks have the same parts.
+        The tensor also has a hash of the names in ``parts``, and the square of the hash. Their sums over the ranks show
+        whether the hash is the same on all ranks, that is, whether all losses have the same parts.
         """
         counted = [batch for batch in batches if not batch.idle]
         clips = sum(len(batch.names) for batch in counted)
@@ -66,10 +66,10 @@ class StepCounts:
 
     @staticmethod
     def unpack(sums: Tensor, ranks: int) -> StepCounts:
-        """Return the counts of all ranks from the ``sums`` of what ``pack`` returned on each of ``ranks`` ranks.
+        """Return the counts of all ``ranks`` ranks; ``sums`` is the sum of the tensors that ``pack`` returned on them.
 
-        Raises ConfigError if the ranks' losses have different parts: parts are summed by position, so different parts
-        would be added to each other.
+        Raises ConfigError if the losses of the ranks have different parts. Parts are summed in their order, so
+        different parts would be added to each other.
         """
         clips, unseen_clips, used, room, seconds, *received, names, squares = sums.tolist()
         if ranks * squares != names**2:  # equal only if every rank sent the same number
@@ -87,7 +87,7 @@ class StepResult:
 
     ``is_skipped`` is true if the step was skipped because a value was not finite. ``too_short`` is the number of clips
     with too few frames for CTC. These tensors stay on the device until the log fetches them. ``own_places`` is the
-    number of time steps in the padded batches of this rank, or of clips if inputs have no time axis.
+    number of time steps in the padded batches of this rank; if inputs have no time axis, the number of clips.
     """
 
     loss: Tensor
@@ -106,9 +106,9 @@ class StepResult:
 
 @dataclass
 class LossSums:
-    """Sums over the batches of a step, on the device: of the losses, of their items and of their parts.
+    """Sums over the batches of a step, on the device: of the losses, of the numbers of items, and of each part.
 
-    ``Ranks.all_reduce`` turns them into sums over all ranks.
+    ``Ranks.all_reduce`` turns these sums into sums over all ranks.
     """
 
     device: torch.device
@@ -144,7 +144,7 @@ class LossSums:
 class BufferSnapshot:
     """A copy of the buffers of all modules in training mode, such as the statistics of batch norms.
 
-    A check of ``Tensor._version`` cannot replace the copy: torch's norm layers change buffers without increasing it.
+    ``Tensor._version`` does not show whether a buffer has changed: torch's norm layers do not increase it.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -159,7 +159,7 @@ class BufferSnapshot:
 
     @torch.no_grad()
     def restore_if(self, condition: Tensor) -> None:
-        """Restore the buffers if ``condition`` (0-d) is true; on a GPU, the CPU does not wait for its value."""
+        """Restore the buffers if ``condition`` (0-d) is true, without waiting for its value if it is on a GPU."""
         on_cpu = condition.device.type == "cpu"
         if on_cpu and not bool(condition):
             return
@@ -172,16 +172,16 @@ class BufferSnapshot:
 
 
 def detached(loss: Loss) -> Loss:
-    """Return a loss without its autograd graph, to be summed and logged."""
+    """Return a loss without its autograd graph, for sums and the log."""
     parts = {name: part.detach() for name, part in loss.parts.items()}
     return replace(loss, total=loss.total.detach(), parts=parts)
 
 
 def without_effect(loss: Loss) -> tuple[Tensor, Loss]:
-    """Return a loss total whose gradients are 0, and the loss with sums and items of 0.
+    """Return the total of a loss times 0, for the backward pass, and a loss in which all sums and items are 0.
 
     A rank that has no clip in this step runs a clip of another rank, because every rank must take part in the
-    all-reduce; that clip must not count twice. ``nan_to_num`` comes first, because 0 times NaN is NaN.
+    all-reduce. This clip must not count twice. ``nan_to_num`` is needed because 0 times NaN is NaN.
     """
     nothing = detached(loss)
     short = None if loss.too_short is None else torch.zeros_like(loss.too_short)
@@ -193,6 +193,6 @@ def without_effect(loss: Loss) -> tuple[Tensor, Loss]:
 
 
 def places(batches: Sequence[Batch]) -> tuple[int, int]:
-    """Return the number of time steps of the clips in padded batches, without their padding and with it."""
+    """Return the number of time steps in ``batches``, without padding and with padding."""
     used = sum(int(batch.lengths.sum()) for batch in batches)
     return used, sum(batch.inputs.shape[0] * batch.inputs.shape[1] for batch in batches if batch.inputs.dim() > 1)

@@ -27,9 +27,9 @@ __all__ = ["try_longest_batch"]
 def try_longest_batch(state: TrainingState) -> None:
     """Run the longest batch of ``train`` forward and backward, as a step does, without changing the state.
 
-    Does nothing if the model is sharded, or if ``train`` is not a ``Batches``: no other source knows its longest batch.
-    Raises torch.OutOfMemoryError, and ConfigError if the settings ask for determinism and torch has no deterministic
-    form of an operation.
+    Does nothing if the model is sharded, or if ``train`` is not a ``Batches``, because other sources cannot return
+    their longest batch. Raises torch.OutOfMemoryError, and ConfigError if the settings ask for determinism and torch
+    has no deterministic form of an operation.
     """
     job = state.job
     if not isinstance(job.train, Batches) or state.parallel.is_sharded:
@@ -62,7 +62,7 @@ def _total(task: Task, batch: Batch, module: nn.Module) -> Tensor:
 
 
 def _moments(state: TrainingState) -> list[Tensor]:
-    """Return empty tensors of the size that the optimizer's state will have on the GPU; [] if it has its state."""
+    """Return empty tensors that take as much GPU memory as the optimizer's state will; [] if the state exists."""
     optimizer = state.optimizer
     if state.job.device.type == "cpu" or optimizer.inner.state:
         return []

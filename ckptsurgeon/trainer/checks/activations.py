@@ -30,9 +30,11 @@ class LayerActivations:
     ``rms`` and ``rms_in`` are the root mean squares of the layer's output and input in its first forward pass;
     ``rms_in`` is None if the layer has no parameters or no floating-point input. ``norm`` is whether it is a
     normalisation layer. A unit (a feature or channel) is dead if its output has the same value everywhere in the batch,
-    and in all forward passes of a layer that runs several times, as in a recurrent decoder. ``judged`` is false if
-    constant outputs are no fault of the layer. Then its input was the same everywhere, as for BERT's segment embedding
-    if there is one segment; or its matrices begin as zeros, as in LoRA (https://arxiv.org/abs/2106.09685).
+    and in all forward passes of a layer that runs several times, as in a recurrent decoder.
+
+    ``judged`` is false if the checks ignore the layer, because a constant output is no defect. There are two cases:
+    the input of the layer was constant (BERT's segment embedding, if all tokens have one segment), or all matrices
+    of the layer are zero, as in a new LoRA adapter (https://arxiv.org/abs/2106.09685).
     """
 
     name: str
@@ -47,7 +49,7 @@ class LayerActivations:
 class _Constant:
     """Finds the units of a layer's output or input whose value is the same at all positions and in all forward passes.
 
-    ``units`` is the output or input of the first forward pass, as (units, values).
+    ``units`` is the output or input of the first forward pass, with the shape (units, positions).
     """
 
     def __init__(self, units: Tensor) -> None:
@@ -70,7 +72,7 @@ class _Constant:
 
 
 def layer_activations(model: nn.Module, task: Task, batch: Batch, *, settings: Settings) -> list[LayerActivations]:
-    """Return the activations of each leaf module that runs while the loss of a batch is computed, in that order.
+    """Return the activations of each leaf module that runs when the loss of a batch is computed, in order of execution.
 
     A module is left out if its output is not a floating-point tensor with two or more axes.
     """
@@ -115,9 +117,10 @@ def layer_activations(model: nn.Module, task: Task, batch: Batch, *, settings: S
 
 
 def _given(module: nn.Module, values: Iterable[Any]) -> Tensor:
-    """Return the first tensor in ``values``, the arguments of a layer, as (units, values).
+    """Return the first tensor in ``values``, the arguments of a layer, reshaped to (units, positions).
 
-    The kind of ``module`` decides which axis holds the units. Returns zeros (1, 1) if no argument is a tensor.
+    The class of the layer, ``module``, decides which axis holds the units. Returns zeros (1, 1) if no argument is a
+    tensor.
     """
     first = next((one for one in values if isinstance(one, Tensor) and one.numel()), None)
     if first is None:
@@ -134,11 +137,11 @@ def _begins_as_zeros(module: nn.Module) -> bool:
 
 
 def _units(module: nn.Module, value: Tensor, *, channels: dict[tuple[int, ...], int]) -> Tensor:
-    """Return a layer's output ``value`` as (units, values).
+    """Return ``value``, the output of the layer ``module``, reshaped to (units, positions).
 
-    ``channels`` maps the shape of an output to the axis of its units. A layer with parameters stores its axis there. A
-    layer without parameters, such as an activation function, has its units on the same axis as the layer before it, and
-    finds this axis there.
+    ``channels`` maps the shape of an output to the axis of its units; this function adds the axis for each layer with
+    parameters. For a layer without parameters, such as an activation function, the axis is looked up in ``channels``,
+    because it is that of the layer before.
     """
     shape = tuple(value.shape)
     axis = 1 if isinstance(module, _CHANNELS_SECOND) else channels.get(shape, value.dim() - 1)
@@ -163,9 +166,9 @@ def _rms(value: Tensor) -> float:
 def activation_scale(layers: list[LayerActivations]) -> Check:
     """Warn of layers whose output is less than half or more than twice as large (RMS) as their input.
 
-    Normalisation layers are not checked. Small factors multiply: with torch's own initialisers, activations shrank from
-    0.42 to 0.07 over six layers, and the model learned nothing. Normalisation layers undo small factors, so a model
-    that has normalisation layers is only checked for large factors.
+    Normalisation layers are not checked. The factors of successive layers multiply: with torch's default initialisers,
+    activations shrank from 0.42 to 0.07 over six layers, and the model learned nothing. Normalisation layers undo small
+    factors, so a model that has normalisation layers is only checked for large factors.
     """
     name = "scale of activations"
     ratios = {

@@ -19,8 +19,8 @@ NOT_EVALUATED = "nothing was evaluated"
 def blank_share(figures: Mapping[str, float], *, diverged: bool = False) -> Check:
     """Fail if a CTC model outputs the blank in at least 99.5 % of frames. Training starts in this state.
 
-    ``figures`` are the figures of the last evaluation. ``diverged`` is whether NaN or infinity ended the run; the
-    advice is then another learning rate, and not longer training.
+    ``figures`` are the figures of the last evaluation. ``diverged`` is whether NaN or infinity ended the run. If so,
+    the check advises another learning rate, but not longer training.
     """
     name = "share of blanks"
     if "blanks" not in figures:
@@ -35,7 +35,7 @@ def blank_share(figures: Mapping[str, float], *, diverged: bool = False) -> Chec
 def clips_long_enough(progress: RunProgress) -> Check:
     """Warn of clips that CTC cannot align: it needs a frame for each label, and one between two equal labels.
 
-    Training clips are counted in the first epoch, as far as the run got, and dev clips in the last evaluation.
+    The count covers the training clips that the run saw in its first epoch, and the dev clips of the last evaluation.
     """
     name = "clips long enough"
     trained, seen = progress.too_short, progress.fresh
@@ -53,7 +53,10 @@ COLLAPSE = "did not collapse"
 
 
 def not_collapsed(state: TrainingState) -> Check:
-    """Fail with the reason if the run collapsed; warn if the task finds the last evaluation's figures suspicious."""
+    """Fail if the run collapsed, that is, can learn no more; warn if the last evaluation's figures are suspicious.
+
+    The task's methods ``collapsed`` and ``doubts`` decide this, and give the reason.
+    """
     task, progress = state.job.task, state.progress
     if getattr(task, "collapsed", None) is None:
         return Check(COLLAPSE, NOT_RUN, "the task does not define a collapse")
@@ -71,7 +74,9 @@ BELOW = 0.05
 
 
 def overfits_one_batch(figures: Mapping[str, float], metric: str, step: int, *, higher: bool = False) -> Check:
-    """Pass if the metric on the only training batch is below 0.05 (above 0.95 if ``higher`` is better); else fail.
+    """Pass if the metric on the only training batch is below 0.05; fail otherwise.
+
+    If ``higher`` is true, higher values are better, and the metric must be above 0.95.
 
     ``figures`` are the figures of the last evaluation, after ``step`` steps.
     """

@@ -27,9 +27,9 @@ IGNORED = -100
 def batch_independence(model: nn.Module, task: Task, batch: Batch, *, settings: Settings) -> Check:
     """Check that a few clips have the same loss in one batch, one by one, and in one batch with more padding.
 
-    A clip that runs alone keeps its padding, so that only the other clips of the batch are missing. If only more
-    padding changes the loss, and the model has a layer that sees padding by design (such as a group norm), the check
-    warns; any other difference fails.
+    A clip that runs alone keeps the padding that it has in the batch. The check fails if the losses differ. It only
+    warns if the loss changes with more padding alone, and the model has a layer that sees padding by design, such as a
+    group norm.
     """
     size = min(CLIPS, len(batch.names))
     if size < 2:
@@ -68,7 +68,7 @@ def _sees(module: nn.Module) -> str:
 
 
 def _padded_loss(model: nn.Module, task: Task, batch: Batch, settings: Settings) -> float | str:
-    """Return the loss of a batch with more padding; if that raises an error, the error as a string."""
+    """Return the loss of a batch with more padding; if computing the loss raises an error, the error as a string."""
     try:
         part = getattr(task, "per_clip", "")
         return loss_per_item(model, task, [_padded(batch)], settings=settings, part=part)

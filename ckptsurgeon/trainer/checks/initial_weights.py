@@ -22,18 +22,21 @@ from .check import FAIL, NOT_RUN, PASS, Check
 __all__ = ["FEW_VALUES", "MAX_Z", "initialised_tensors", "loaded_tensors", "ties_kept", "z_score"]
 
 MAX_Z = 6.0
-"""By how many standard errors a mean or deviation may differ; chance exceeds this once in 500 million cases."""
+"""How many standard errors a mean or deviation may be off; chance exceeds this once in 500 million cases."""
 FEW_VALUES = 30
 """Tensors with fewer values than this are compared with exact bounds; for more values, approximate bounds suffice."""
 UNUSUAL_Z = 4.0
-"""If draws of one initialiser differ by a higher z-score, their values are not independent, and no bound holds."""
+"""If the draws of an initialiser differ from each other by a higher z-score, their values are not independent.
+
+Then the bounds do not hold, and the z-score is ignored.
+"""
 
 
 def z_score(value: Tensor, others: Sequence[Tensor]) -> float:
     """Return by how many standard errors a tensor differs from ``others``, which its initialiser drew with other seeds.
 
-    Infinite if the tensor has a value that is not finite, or if ``others`` are all equal and the tensor differs from
-    them.
+    The result is infinite if the tensor has a value that is not finite. It is also infinite if ``others`` are all
+    equal, as from a constant initialiser, and the tensor differs from them.
     """
     if torch.equal(others[0], others[1]):  # a constant initialiser
         return 0.0 if torch.equal(value, others[0]) else math.inf
@@ -48,10 +51,11 @@ def z_score(value: Tensor, others: Sequence[Tensor]) -> float:
 
 
 def _of_few(mine: Tensor, theirs: Tensor) -> Tensor:
-    """Return the z scores of a small tensor's mean, standard deviation and furthest value, as a tensor (3,).
+    """Return the z-scores of a small tensor's mean, standard deviation and furthest value, as a tensor (3,).
 
-    They are exact for values from a normal distribution, whose variance follows a chi-squared distribution with
-    ``n - 1`` degrees of freedom. Uniform values stay within tighter bounds.
+    ``mine`` are the values of the tensor, ``theirs`` the values of all other draws. The scores are exact for values
+    from a normal distribution: the variance of n such values follows a chi-squared distribution with ``n - 1`` degrees
+    of freedom. For uniform values, the scores are smaller.
     """
     n, centre, spread = mine.numel(), theirs.mean(), theirs.std().clamp(min=1e-300)
     mean_z = (mine.mean() - centre).abs() / (spread * math.sqrt(1 / n + 1 / theirs.numel()))
@@ -87,16 +91,16 @@ def _of_many(mine: Tensor, theirs: Tensor) -> float:
 
 INITIALISED = "initialised tensors fit"
 OTHERS = 2
-"""The number of draws, with the next seeds, that a tensor is compared with."""
+"""The number of draws that a tensor is compared with; each draw has another seed."""
 OTHERS_OF_FEW = 32
-"""The number of draws for tensors with few values, if they take no longer than ``DRAW_LIMIT_S`` seconds."""
+"""The maximum number of draws for tensors with few values; no draw begins after ``DRAW_LIMIT_S`` seconds."""
 DRAW_LIMIT_S = 3.0
 
 
 def initialised_tensors(
     model: nn.Module, target: TargetSpec, keys: Collection[str], seed: int, *, parts: Mapping[str, Tensor] | None = None
 ) -> Check:
-    """Check that new tensors have the mean, deviation and bounds of what their initialiser draws with other seeds.
+    """Check that new tensors have the mean, deviation and bounds of what their initialisers draw with other seeds.
 
     ``keys`` are the keys of the new tensors, which were drawn with ``seed``. Constants must be equal; random values
     must differ between seeds. ``parts`` maps the keys of tensors that are only partly new to masks: only the values
@@ -133,8 +137,9 @@ def _other_draws(
 ) -> dict[str, list[Tensor]]:
     """Return, for each of ``keys``, the tensors that its initialiser draws with seeds other than ``seed``.
 
-    Tensors with few values are drawn more often, because only then is their deviation known well enough. ``parts`` maps
-    the keys of tensors that are only partly new to masks: only the values whose mask is true are returned.
+    A tensor with few values is drawn with more seeds, because its deviation is not known well enough from two draws.
+    ``parts`` maps the keys of tensors that are only partly new to masks: only the values whose mask is true are
+    returned.
     """
     others: dict[str, list[Tensor]] = {key: [] for key in keys}
     until, more = time.monotonic() + DRAW_LIMIT_S, 0

@@ -27,7 +27,7 @@ MIN_STEPS = 6
 """The least number of steps in which a fall of the loss can be told from noise: three at each end."""
 SHARE = 10
 ERRORS = 2.0
-"""A fall by more standard errors than this is significant; of losses that only vary, 1 in 20 to 40 falls as far."""
+"""A fall by more standard errors than this is significant; chance alone makes such a fall in 1 of 20 to 40 runs."""
 ROUNDED = 1e-3
 """A fall by a smaller share of the loss than this may come from rounding in half precision."""
 OF_NORMAL = 0.6745 * math.sqrt(2)
@@ -36,7 +36,10 @@ OF_NORMAL = 0.6745 * math.sqrt(2)
 
 @dataclass(frozen=True)
 class LossDrop:
-    """The mean loss of the first and of the last ``steps`` steps, and the noise of their difference."""
+    """How far the loss fell: the mean loss of the first ``steps`` steps and of the last ``steps`` steps.
+
+    ``noise`` is the largest fall that may be due to chance.
+    """
 
     first: float
     last: float
@@ -52,9 +55,9 @@ class LossDrop:
 def loss_drop(losses: Sequence[float]) -> LossDrop | None:
     """Return how far the losses fell from their first tenth to their last tenth; None if there are too few losses.
 
-    The noise is two standard errors of the difference between the two means. The variation from step to step is
-    estimated from the median difference of neighbouring steps, which a steady fall or a steep beginning hardly changes.
-    The noise is never below the rounding of half precision.
+    The noise is two standard errors of the difference between the two means, but at least the rounding of half
+    precision. The standard deviation of a step's loss is estimated from the median difference of neighbouring steps,
+    because a steady fall or a steep beginning hardly changes this median.
     """
     if len(losses) < MIN_STEPS:
         return None
@@ -67,7 +70,7 @@ def loss_drop(losses: Sequence[float]) -> LossDrop | None:
 
 LOSS_FELL = "loss fell"
 ABOVE = 1.02
-"""A loss that is higher than another by this factor is not higher by chance."""
+"""A loss of more than this factor times another loss is not higher by chance."""
 RISEN = 1.25
 
 

@@ -63,15 +63,15 @@ BEST_REOPENED = "best, reopened, the same loss"
 TOLERANCE, TOLERANCE_GPU = 1e-6, 1e-3
 TIMEOUT_S = 600
 NO_MEMORY = ("OutOfMemoryError", "CUDA error: out of memory", "ALLOC_FAILED")
-"""Error messages for a lack of GPU memory contain these: from torch, from CUDA as it starts, from its libraries."""
+"""A message about a lack of GPU memory contains one of these: from torch, from CUDA's start, from CUDA's libraries."""
 
 
 @dataclass(frozen=True)
 class SavedWeights:
     """A file of weights, and the loss of its model over ``dev`` or on the first batch of training.
 
-    ``name`` is the name of the check. ``step`` is the last step that the task had begun when the loss was computed; a
-    loss may depend on it.
+    ``name`` is the name of the check. ``step`` is the last step that had begun when the loss was computed, because a
+    task's loss may depend on the step.
     """
 
     name: str

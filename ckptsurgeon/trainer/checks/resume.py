@@ -62,7 +62,7 @@ def _fresh(job: Job, folder: RunFolder | None = None) -> TrainingLoop:
 
 
 def differing(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
-    """Return the keys whose digests differ in the two mappings, and the keys that only one of the mappings has."""
+    """Return the keys with different digests in two mappings from key to digest, and keys that only one mapping has."""
     return [key for key in one if one[key] != other.get(key)] + [key for key in other if key not in one]
 
 

@@ -45,9 +45,9 @@ SHARDED = "each process holds a shard of the model (--strategy fsdp)"
 
 
 def collect_checks(when: str, checks: Iterable[Check], tell: Observer) -> tuple[Check, ...]:
-    """Run ``checks`` by iterating over them, and return their results with the phase ``when`` set.
+    """Run the ``checks``, which run when they are iterated over; return the results, marked with the phase ``when``.
 
-    Some checks take long, so the observer ``tell`` is called after each, with the number of checks that are done.
+    Some checks take long, so the observer ``tell`` is called after each check, with the number of checks done.
     """
     made: list[Check] = []
     tell({"event": "checking", "when": when, "done": 0})
@@ -129,9 +129,9 @@ def _resumed(loop: TrainingLoop) -> Check:
 
 
 def _guarded(names: Sequence[str], make: Callable[[], Iterable[Check]]) -> tuple[Check, ...]:
-    """Return the checks that ``make`` returns; if it raises an error, return a check NOT RUN for each of ``names``.
+    """Return the checks that ``make`` returns, or, if it raises an error, a check for each of ``names``.
 
-    These checks have the error as their reason.
+    These checks have the status NOT RUN, and the error as the reason.
     """
     try:
         return tuple(make())
@@ -143,7 +143,7 @@ def _guarded(names: Sequence[str], make: Callable[[], Iterable[Check]]) -> tuple
 def _reopened(loop: TrainingLoop, sets: Sequence[str], *, overfitting: bool) -> Iterator[Check]:
     """Yield the checks that the last and the best weights have the same loss after a new process has read them.
 
-    ``sets`` are the ``--set`` strings of the run; ``overfitting`` is whether it trains on one batch only.
+    ``sets`` are the ``--set`` strings of the run; ``overfitting`` is whether the run trains on one batch only.
     """
     found = [_last_weights(loop), _best_weights(loop)]
     saved = [one for one in found if isinstance(one, SavedWeights)]
@@ -166,7 +166,7 @@ def _last_weights(loop: TrainingLoop) -> SavedWeights | Check:
 
 
 def _best_weights(loop: TrainingLoop) -> SavedWeights | Check:
-    """Return the best weights and their loss, over ``dev`` if there is one; or a check that says what is missing."""
+    """Return the best weights and their loss (over ``dev``, if there is one), or a check that says what is missing."""
     folder, progress = loop.folder, loop.state.progress
     if folder is None or not os.path.exists(folder.best):
         return Check(BEST_REOPENED, NOT_RUN, "no best model was saved")
@@ -240,7 +240,7 @@ def _check_loss(job: Job, model: nn.Module, batch: Batch) -> None:
 
 
 def _has_items(loss: Loss) -> bool:
-    """Return whether a loss is a sum over one item or more, or over none because all clips are too short for CTC."""
+    """Return whether a loss is a sum over one item or more; zero items are valid if clips were too short for CTC."""
     items: object = loss.items
     if isinstance(items, Tensor):
         items = int(items) if items.numel() == 1 and not items.is_floating_point() else None

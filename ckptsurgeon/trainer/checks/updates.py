@@ -25,8 +25,8 @@ MAX_SPIKE = 100.0
 def gradient_norm(state: TrainingState) -> Check:
     """Check the run's gradient norms before clipping; this never fails, but warns in three cases.
 
-    The mean is outside the task's ``gradient_band``; more than half of the steps were clipped; or the largest norm is
-    over 100 times the mean of the others.
+    The cases are: the mean is outside the task's ``gradient_band`` (the range of healthy runs); more than half of the
+    steps were clipped; the largest norm is over 100 times the mean of the other norms.
     """
     name = "gradient norm"
     norms = state.progress.norms
@@ -80,7 +80,7 @@ def frozen_unchanged(state: TrainingState) -> Check:
 SAME = 1e-6
 """Losses with a smaller relative difference count as equal: a GPU may not compute the same value twice."""
 MOST_TRIED = 64
-"""The most tensors without a gradient whose influence on the loss is tried, because each needs a forward pass."""
+"""The maximum number of tensors without a gradient that are tested for influence: each test needs a forward pass."""
 MIN_UPDATE, MAX_UPDATE = 1e-6, 0.1
 """The usual bounds of a step's change of a tensor, as a share of the tensor's norm; 1e-3 is typical."""
 
@@ -114,8 +114,8 @@ def trained_tensors_moved(state: TrainingState) -> Check:
 def _unused(state: TrainingState, keys: Sequence[str]) -> list[str]:
     """Return the ``keys`` of tensors that have no influence on the loss of the first batch.
 
-    A tensor of a layer that runs is never returned. Models of Hugging Face have tensors without influence: a pooler
-    that the task does not use, or a vector for masked frames if no frame is masked. Returns [] if the model is sharded.
+    Only tensors of layers that do not run are returned. Models of Hugging Face have such tensors: a pooler that the
+    task does not use, or a vector for masked frames if no frame is masked. Returns [] if the model is sharded.
     """
     if not keys or state.parallel.is_sharded:
         return []

@@ -21,7 +21,7 @@ FROM: Mapping[str, float] = {
     "features.rate": 1, "features.stack": 1, "pretrain.mask_prob": 0, "pretrain.mask_length": 1,
     "pretrain.negatives": 1, "pretrain.diversity": 0,
 }  # fmt: skip
-"""The lowest allowed value of each setting."""
+"""The lowest allowed value of a setting."""
 ABOVE: Mapping[str, float] = dict.fromkeys(
     (
         "lr",
@@ -39,7 +39,7 @@ ABOVE: Mapping[str, float] = dict.fromkeys(
     ),
     0,
 )
-"""The number that a setting must be above."""
+"""The number that the value of a setting must be above."""
 TO: Mapping[str, float] = {
     "augment.speed": 10,
     "augment.snr_db": 200,
@@ -50,7 +50,7 @@ TO: Mapping[str, float] = {
     "data.workers": 1024,
     "pretrain.mask_prob": 1,
 }
-"""The highest allowed value of each setting; more threads or workers than these are a mistake."""
+"""The highest allowed value of a setting; over 1024 threads or workers are certainly a mistake."""
 BELOW: Mapping[str, float] = {
     "anneal": 1,
     "anneal_threshold": 1,
@@ -59,7 +59,7 @@ BELOW: Mapping[str, float] = {
     "betas": 1,
     "lora.dropout": 1,
 }
-"""The number that a setting must be below."""
+"""The number that the value of a setting must be below."""
 MAY_BE_INFINITE = ("clip", "data.max_s")
 INSTEAD: Mapping[str, str] = {
     "lr": "; to leave tensors untrained, list them in train.freeze",
@@ -120,9 +120,9 @@ def _fault_of_lora(made: Settings) -> str:
 
 
 def _values(made: Settings, key: str) -> Iterator[tuple[str, float]]:
-    """Yield (name for messages, value) for each number in the setting ``key``, such as ``lora.rank``.
+    """Yield the numbers in the setting ``key``, such as ``lora.rank``, as pairs (name for messages, number).
 
-    The setting may be a number, a list of numbers or a mapping to numbers.
+    The value of the setting may be a number, a list of numbers, or a mapping to numbers.
     """
     section, _, name = key.rpartition(".")
     value = getattr(getattr(made, section) if section else made, name)
@@ -159,7 +159,7 @@ def useless_settings(made: Settings) -> list[str]:
 
 
 def _without_effect(made: Settings) -> list[str]:
-    """Return notes on settings without effect, because only another schedule or a language model would use them."""
+    """Return notes on settings that only another schedule, or a run with a language model, would use."""
     usual = Settings()
     words = [f"train.{name}" for name in ("lm_weight", "word_bonus") if getattr(made, name) != getattr(usual, name)]
     without = [f"{name} has no effect without train.lm" for name in words if made.lm is None]

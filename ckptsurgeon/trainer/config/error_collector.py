@@ -11,7 +11,7 @@ __all__ = ["ErrorCollector"]
 
 
 class ErrorCollector:
-    """Collects errors (CheckpointError); ``check`` raises all of them as one error."""
+    """Collects errors (CheckpointError); its method ``check`` raises all of them as one error."""
 
     def __init__(self) -> None:
         self._found: list[CheckpointError] = []

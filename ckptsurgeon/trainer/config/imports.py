@@ -36,7 +36,7 @@ def require_package(name: str, *, extra: str = "train") -> Any:
 
 
 def split_file_name(name: str) -> tuple[str, str] | None:
-    """Split ``my_file.py:name`` into its file and its name; return None if the string does not have this form."""
+    """Split ``my_file.py:name`` into ``my_file.py`` and ``name``; return None if the string does not have this form."""
     path, _, attribute = name.rpartition(":")
     return (path, attribute) if path.endswith(".py") else None
 
@@ -58,9 +58,9 @@ def _named_in_files(node: Any) -> Iterator[str]:
 def load_from_user_file(what: str, path: str, attribute: str, *, example: str, module: str) -> object:
     """Import the user's file ``path`` and return its ``attribute``, such as a class.
 
-    ``what`` is the beginning of the messages, ``example`` a correct value for the hint, and ``module`` the name under
-    which the file is imported. Raises ConfigError for a file that does not exist or cannot be imported, and for a
-    missing attribute, with the nearest name in the hint.
+    ``what`` is the beginning of error messages, ``example`` a correct reference for the hint, and ``module`` the name
+    under which the file is imported. Raises ConfigError if the file does not exist, cannot be imported, or lacks the
+    attribute; the hint then has the nearest name.
     """
     if not os.path.isfile(path) or not path.endswith(".py"):
         why = "does not exist" if not os.path.exists(path) else "is not a Python file"

@@ -51,7 +51,7 @@ def _nested(names: Sequence[str], value: Any) -> dict[str, Any]:
 
 
 def _merged(old: Any, new: Mapping[str, Any]) -> Any:
-    """Return the section ``old`` with the values of ``new``: nested sections are merged, other values replaced."""
+    """Return the section ``old`` with the values of ``new``; nested sections are merged, other values are replaced."""
     if not isinstance(old, Mapping):
         return old  # not a section: parse_settings raises for it
     merged = dict(old)
@@ -79,7 +79,7 @@ def parse_settings(section: Any, where: str) -> Settings:
 def check_section(section: Any, where: str) -> None:
     """Raise ConfigError for an unknown field or a value of a wrong type in a ``train:`` section.
 
-    ``where`` is the name of the file, or the option, for messages. Contradictions between settings are not checked.
+    ``where`` is the name of the file, or of the option, for messages. Bounds and contradictions are not checked.
     """
     _read(Settings, section, where, "train")
 
@@ -87,8 +87,8 @@ def check_section(section: Any, where: str) -> None:
 def _read(kind: Callable[..., Any], section: Any, where: str, path: str) -> Any:
     """Return an object of the dataclass ``kind`` with the values of a section.
 
-    ``where`` is the name of the file, and ``path`` the path of the section in it, for messages. Raises ConfigError for
-    an unknown field or a wrong type.
+    ``where`` is the name of the file, and ``path`` the path of the section in the file, for messages. Raises
+    ConfigError for an unknown field or a wrong type.
     """
     if not isinstance(section, Mapping):
         raise ConfigError(
@@ -107,9 +107,9 @@ def _read(kind: Callable[..., Any], section: Any, where: str, path: str) -> Any:
 
 
 def _value_section(one: Any, value: Any, where: str, path: str) -> Any:
-    """Return a value of a section, converted to the type of its dataclass field ``one``; raises ConfigError.
+    """Return ``value``, from a section, converted to the type of the dataclass field ``one``; raises ConfigError.
 
-    ``where`` is the name of the file, and ``path`` the path of the field in it, for messages.
+    ``where`` is the name of the file, and ``path`` the path of the field in the file, for messages.
     """
     if one.name in _SECTIONS:
         return _read(_SECTIONS[one.name], value, where, path)
@@ -155,7 +155,7 @@ def _truth(value: Any) -> bool:
 
 
 def _switch(value: Any) -> str:
-    """Return ``on``, ``off`` or another string: YAML reads ``on`` and ``off`` as true and false."""
+    """Return a string; true becomes ``on`` and false ``off``, because YAML reads ``on`` and ``off`` as booleans."""
     return _text({True: "on", False: "off"}[value] if isinstance(value, bool) else value)
 
 
@@ -185,9 +185,9 @@ def _sequence(value: Any) -> Sequence[Any]:
 
 
 def _freeze(value: Any) -> dict[str, int | None]:
-    """Return a dict from key pattern to the step from which its tensors are trained.
+    """Return the setting ``freeze`` as a dict from key pattern to the step from which its tensors are trained.
 
-    None means never; in a list of patterns, all patterns have None.
+    None means never. If the setting is a list of patterns, all of them have None.
     """
     if isinstance(value, Mapping):
         return {_text(pattern): None if step is None else _whole(step) for pattern, step in value.items()}

@@ -31,15 +31,15 @@ DATASET = "hf_dataset"
 class Data:
     """The data of a run: the manifests (lists of clips) of each split, and how clips and texts become examples.
 
-    A manifest has any of the formats that ``manifests/`` reads; several are read one after the other. ``tokens`` is the
-    file of the token list, ``segmenter`` the file of the tokeniser that cuts texts into these tokens. If ``segmenter``
-    is None, texts are cut into the longest tokens.
+    A manifest has any of the formats that ``manifests/`` reads; a split with several manifests has the clips of all.
+    ``tokens`` is the file of the token list, ``segmenter`` the file of the tokeniser that cuts texts into these tokens.
+    If ``segmenter`` is None, texts are cut into the longest tokens that fit.
 
     ``min_s`` and ``max_s`` are the shortest and the longest clip that is used, in seconds; other clips are counted and
-    left out. ``cache`` is the folder for computed features; if it is None, they are computed each time. ``workers`` is
-    the number of processes that make batches. If it is None, a run on a CPU has no such process, and a run on GPUs
-    shares the CPU cores out: one process per core, at most eight for each GPU. ``context`` is the number of tokens of
-    an example in the task ``language_model``.
+    left out. ``cache`` is the folder for computed features. If it is None, features are computed each time.
+    ``workers`` is the number of processes that make batches. If it is None, a run on a CPU has no such process, and a
+    run on GPUs has one for each CPU core, but at most eight for each GPU. ``context`` is the number of tokens of an
+    example in the task ``language_model``.
     """
 
     train: tuple[Named, ...] = ()
@@ -56,12 +56,12 @@ class Data:
 
 @dataclass(frozen=True)
 class Features:
-    """How the inputs of a model are made from sounds: as features, ``log_mel`` or ``mfcc``, or as ``waves``, unchanged.
+    """How the inputs of a model are made from sounds: ``log_mel`` or ``mfcc`` features, or ``waves`` (the samples).
 
     ``size`` is the number of features in a frame, ``rate`` the sampling rate in hertz. A frame covers ``window_s``
-    seconds, and a new one begins every ``step_s`` seconds; ``stack`` frames are joined into one
-    (https://arxiv.org/abs/1507.06947), so that a model sees ``stack * size`` numbers every ``stack * step_s`` seconds.
-    ``centred`` subtracts each clip's mean.
+    seconds, and a new frame begins every ``step_s`` seconds. ``stack`` successive frames are joined
+    (https://arxiv.org/abs/1507.06947): a model then gets ``stack * size`` numbers every ``stack * step_s`` seconds. If
+    ``centred`` is true, the mean of each clip is subtracted.
     """
 
     kind: str = "log_mel"
@@ -78,10 +78,12 @@ class Augment:
     """How clips of ``train`` are changed at random; by default they are not changed.
 
     ``speed`` are factors of the speed, of which one is chosen for each clip. ``snr_db`` are the lowest and the highest
-    signal-to-noise ratio of added noise, in decibels, and ``noise`` the sound files of that noise, or folders of them
-    (none: white noise). ``time_masks`` and ``freq_masks`` are the numbers of masks, ``time_width`` and ``freq_width``
-    the largest width of a mask, in frames of ``features.step_s`` and in bands. No mask in time is longer than the share
-    ``time_share`` of its clip.
+    signal-to-noise ratio of added noise, in decibels. ``noise`` are sound files with noise, or folders of such files
+    (none: white noise).
+
+    ``time_masks`` is the number of masks over time, ``time_width`` their largest width in frames of
+    ``features.step_s``, and ``time_share`` their largest width as a share of the clip. ``freq_masks`` is the number of
+    masks over frequencies, ``freq_width`` their largest width in features of a frame.
     """
 
     speed: tuple[float, ...] = ()
@@ -99,10 +101,10 @@ class Lora:
     """Low-rank adapters (https://arxiv.org/abs/2106.09685) that are trained instead of the weights.
 
     ``targets`` are the names of the modules that get an adapter, as PEFT's ``target_modules`` (``all-linear``: every
-    linear layer but the output layer of a language model); if it is empty, the weights are trained. ``rank`` is the
-    rank of an adapter, whose output is scaled by ``alpha / rank`` (None: ``alpha`` is twice the rank), ``dropout`` the
-    share of inputs that are set to zero. ``save`` are the names of modules that are trained as a whole and saved with
-    the adapters, such as a new output layer.
+    linear layer but the output layer of a language model). If there are none, the weights are trained. ``rank`` is the
+    rank of an adapter. Its output is scaled by ``alpha / rank`` (``alpha`` None: twice the rank). ``dropout`` is the
+    share of an adapter's inputs that are set to zero. ``save`` are the names of modules that are trained as a whole
+    and saved with the adapters, such as a new output layer.
     """
 
     targets: tuple[str, ...] = ()
@@ -117,10 +119,10 @@ class Pretrain:
     """How the task ``wav2vec2_pretrain`` masks and contrasts frames; None means the value in the model's configuration.
 
     ``crop_s`` is the longest piece of a clip in seconds: longer clips are cropped at random (None: never).
-    ``mask_prob`` is the share of frames that masked spans would cover if none overlapped, ``mask_length`` the frames of
-    a span, ``negatives`` the number of other frames with which a masked frame is contrasted, ``diversity`` the weight
-    of the diversity loss. ``gumbel`` has the highest and the lowest temperature of the Gumbel softmax, and the factor
-    that lowers it at every step.
+    ``mask_prob`` is the share of frames that masked spans would cover if none overlapped. ``mask_length`` is the number
+    of frames of a span, ``negatives`` the number of other frames with which a masked frame is contrasted, and
+    ``diversity`` the weight of the diversity loss. ``gumbel`` has the highest and the lowest temperature of the Gumbel
+    softmax, and the factor by which the temperature is multiplied at every step.
     """
 
     crop_s: float | None = None
@@ -135,25 +137,25 @@ class Pretrain:
 class Settings:
     """Everything that decides a run besides the model and its initial weights.
 
-    A batch has ``batch_size`` clips, or, if ``batch_seconds`` is not None, as many clips as fit into this length when
-    each is padded to the longest. ``epochs``, if it is not None, sets ``steps``. ``freeze`` maps key patterns to the
-    step from which their tensors are trained (None: never), ``lr_scale`` maps patterns to a factor of the learning
-    rate. ``decay`` is whether ``weight_decay`` applies to all parameters or to matrices only.
+    A batch has ``batch_size`` clips. If ``batch_seconds`` is not None, it has as many clips as fit into this length
+    when each is padded to the longest. If ``epochs`` is not None, ``steps`` is computed from it. ``freeze`` maps key
+    patterns to the step from which their tensors are trained (None: never), ``lr_scale`` maps key patterns to a factor
+    of the learning rate. ``decay`` is whether ``weight_decay`` applies to all parameters or to matrices only.
 
-    ``precision``: ``float32`` is exact, ``tf32`` lets a GPU round the factors of products to 10 bits of mantissa,
-    ``bf16`` computes products by autocast. ``compile`` is whether torch.compile is used: ``auto`` does so on a GPU for
-    batches of one shape, and for ``wav2vec2_ctc`` with clips of one length.
+    ``precision``: ``float32`` is exact, ``tf32`` lets a GPU round the factors of products to 10 bits of mantissa, and
+    ``bf16`` is autocast to bfloat16. ``compile`` is whether torch.compile is used: with ``auto``, it is used on a GPU
+    if all batches have one shape, and for ``wav2vec2_ctc`` if all clips have one length.
 
-    ``final_lr`` is the share of ``lr`` at which a schedule ends, ``hold`` the number of steps in which ``tri_stage``
-    stays at ``lr``. ``plateau`` and ``newbob`` multiply the learning rate by ``anneal`` if evaluations do not improve
-    by the share ``anneal_threshold``. ``clip`` is the largest gradient norm. ``patience`` ends a run after so many
-    evaluations in a row without a better ``metric``. ``nonfinite`` is how many steps with a loss or gradient that is
-    not finite may be skipped in a row.
+    ``final_lr`` is the share of ``lr`` at which a schedule ends, ``hold`` the number of steps in which the schedule
+    ``tri_stage`` stays at ``lr``. The schedules ``plateau`` and ``newbob`` multiply the learning rate by ``anneal`` if
+    evaluations do not improve by the share ``anneal_threshold``. ``clip`` is the largest gradient norm. ``patience`` is
+    the number of evaluations in a row without a better ``metric`` after which the run ends. ``nonfinite`` is how many
+    steps with a loss or gradient that is not finite may be skipped in a row.
 
     ``decoding`` is how texts are decoded; ``beam`` is the number of hypotheses that a beam search keeps (None: 4 for
     ``joint``, 100 for ``ctc_beam``). ``lm`` is the ARPA file of a language model for ``ctc_beam``, ``lm_weight`` the
-    factor of its natural log-probabilities, and ``word_bonus`` is added to the score for each word. With
-    ``keep_optimizer``, a run begins with the Adam moments of the source from which its initial weights were copied.
+    factor of its natural log-probabilities, and ``word_bonus`` is added to the score for each word. If
+    ``keep_optimizer`` is true, a run begins with the Adam moments that are saved in the source of its initial weights.
     ``loggers`` are the names of loggers that get the figures in addition to the run's log.
     """
 

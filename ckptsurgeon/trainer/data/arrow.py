@@ -1,6 +1,6 @@
 """Tables of Apache Arrow, as Hugging Face's `datasets` saves them: columns, and the sounds in their cells.
 
-The files are memory-mapped, so that a table takes no memory; each process opens a file once.
+The files are memory-mapped, so a table takes hardly any memory; each process opens a file once.
 https://arrow.apache.org/docs/format/Columnar.html#ipc-streaming-format
 """
 
@@ -21,14 +21,14 @@ FILES_OPEN = 256
 
 
 class Cell(NamedTuple):
-    """A cell of a table: the name of a column whose entries have a field ``bytes``, and the index of a row."""
+    """A cell of a table: the index of a row, and the name of a column whose entries have a field ``bytes``."""
 
     column: str
     row: int
 
 
 def open_table(path: str, columns: tuple[str, ...]) -> Any:
-    """Return a ``pyarrow.Table`` of those ``columns`` that the file has; raises SourceError if it cannot be read."""
+    """Return a ``pyarrow.Table`` with those of ``columns`` that the file has; raises SourceError if that fails."""
     if not os.path.isfile(path):
         why = "is not a regular file" if os.path.exists(path) else "does not exist"
         raise SourceError(f"the table {escape(path)} of a dataset {why}.")
@@ -38,9 +38,9 @@ def open_table(path: str, columns: tuple[str, ...]) -> Any:
 
 @lru_cache(FILES_OPEN)
 def _table(path: str, columns: tuple[str, ...], _: tuple[int, ...]) -> Any:
-    """Return a ``pyarrow.Table`` of those ``columns`` that the file has; the last tables stay open for further calls.
+    """Return a ``pyarrow.Table`` with those of ``columns`` that the file has; recent tables stay open for later calls.
 
-    The last argument is the file's inode, size and time, so that a replaced file is read again.
+    The last argument is the file's inode, size and modification time, so that a replaced file is read again.
     """
     pyarrow = require_package("pyarrow", extra="datasets")
     try:
@@ -54,9 +54,9 @@ def _table(path: str, columns: tuple[str, ...], _: tuple[int, ...]) -> Any:
 
 
 def open_cell(path: str, cell: Cell, where: str) -> BinaryIO:
-    """Return a file object on the bytes in a cell of the table ``path``; it loads only what is read from the disk.
+    """Return a file object that reads the bytes in a cell of the table ``path``, without loading them all at once.
 
-    Raises SourceError if the cell has no bytes; ``where`` is the beginning of the message.
+    Raises SourceError if the cell has no bytes; ``where`` is the beginning of the error's message.
     """
     pyarrow = require_package("pyarrow", extra="datasets")
     found = _buffer(open_table(path, (cell.column,)).column(cell.column), cell.row)
@@ -69,13 +69,13 @@ def open_cell(path: str, cell: Cell, where: str) -> BinaryIO:
 
 
 _OFFSETS = {"binary": "i4", "large_binary": "i8"}
-"""The Arrow types of columns with bytes, and the numpy types of the offsets at which their entries begin."""
+"""The Arrow types of columns of bytes, each with the numpy type of the offsets at which the column's entries begin."""
 
 
 def _buffer(column: Any, row: int) -> Any:
-    """Return the field ``bytes`` in a row of a column, as a part of the mapped file; None if there are no bytes.
+    """Return the field ``bytes`` in a row of a column, as a buffer in the mapped file; None if there are no bytes.
 
-    A scalar of pyarrow is not used, because it is a copy of the bytes.
+    A scalar of pyarrow would be a copy of the bytes.
     """
     import numpy as np
 

@@ -23,9 +23,9 @@ __all__ = ["Augmenter"]
 
 
 class Augmenter:
-    """Makes the random changes of clips that the settings ``train.augment`` ask for.
+    """Changes clips at random, as the settings ``train.augment`` say.
 
-    ``changes_waves`` is whether the sound itself is changed, so that its features must be computed each time.
+    ``changes_waves`` is whether the sound itself is changed. If so, the features must be computed each time.
     """
 
     def __init__(self, settings: Augment, features: Features) -> None:
@@ -56,7 +56,7 @@ class Augmenter:
         return wave
 
     def _noise(self, size: int) -> Tensor:
-        """Return ``size`` samples of noise, a random part of a random file; a file that is too short is repeated."""
+        """Return ``size`` samples of noise: a random part of a random file. A file that is too short is repeated."""
         rate = self._features.rate
         sound = self._noises[int(torch.randint(len(self._noises), ()))]
         most = min(size / rate, sound.seconds)
@@ -112,7 +112,7 @@ def _measured(path: str) -> Clip:
 
 
 def _span(size: int, most: int) -> tuple[int, int]:
-    """Return begin and end of a random span in 0 to ``size``; its length (0 to ``most``) and begin are uniform."""
+    """Return the begin and end of a random span of indices below ``size``, of a random length from 0 to ``most``."""
     width = int(torch.randint(min(most, size) + 1, ()))
     begin = int(torch.randint(size - width + 1, ()))
     return begin, begin + width

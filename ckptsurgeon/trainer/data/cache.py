@@ -38,23 +38,23 @@ MOST_CLIPS, MOST_S = 256, 600.0
 """The most clips and seconds of sound in a file, so that it is computed within seconds and fits into memory."""
 
 Place = tuple[str, float, float, Cell | None]
-"""Identifies the sound of a clip: path, begin, length, and the cell of a table."""
+"""Identifies the sound of a clip: path, begin and length in seconds, and the table cell (None: not in a table)."""
 
 
 def place_of(clip: Clip) -> Place:
-    """Return what identifies the sound of a clip: its path, begin and length in seconds, and its cell in a table."""
+    """Return what identifies the sound of a clip in the cache."""
     return clip.path, clip.begin_s, clip.seconds, clip.cell
 
 
 class FeatureCache:
-    """A folder of cached features. ``compute`` returns the features of one clip; a frame has ``width`` numbers."""
+    """A folder of cached features. ``compute`` is a function that returns the features (frames, width) of a clip."""
 
     def __init__(self, folder: str, features: Features, width: int, compute: Callable[[Clip], Tensor]) -> None:
         self._folder, self._features, self._width, self._compute = folder, features, width, compute
         self._found: dict[Place, _CachedClip] = {}
 
     def pieces(self, clips: Sequence[Clip]) -> list[Sequence[Clip]]:
-        """Return the clips in groups; the features of each group are one file."""
+        """Return the clips in groups; the features of a group are in one file."""
         made: list[list[Clip]] = [[]]
         seconds = 0.0
         for clip in clips:
@@ -66,9 +66,10 @@ class FeatureCache:
         return [piece for piece in made if piece]
 
     def fill(self, clips: Sequence[Clip]) -> bool:
-        """Compute the features of a group and write its file, unless it exists; returns whether it was written.
+        """Compute the features of a group of clips and write its file, unless the file exists.
 
-        Raises SourceError for a sound that cannot be used and OutputError if the folder cannot be written.
+        Returns whether the file was written. Raises SourceError for a sound that cannot be used, and OutputError if the
+        folder cannot be written.
         """
         path = self._path(clips)
         if _mapped(path, len(clips), self._width) is not None:
@@ -107,7 +108,8 @@ class FeatureCache:
     def get(self, clip: Clip) -> Tensor | None:
         """Return the features (frames, width) of a clip; None if no opened file has them.
 
-        Damaged features are logged and not used; their file is removed, so that the next run computes it again.
+        If the features are damaged, this is logged, None is returned, and the file is removed: the next run writes it
+        again.
         """
         found = self._found.get(place_of(clip))
         if found is None:
@@ -139,7 +141,10 @@ class FeatureCache:
 
 
 class _CachedClip(NamedTuple):
-    """Where a clip's features are: a file, its mapped frames (frames, width), the rows of the clip, their CRC-32."""
+    """Where a clip's features are: rows ``begin`` to ``end`` of ``frames``, which is the mapped file ``path``.
+
+    ``frames`` is (frames, width), with the features of all clips of the file; ``crc`` is the CRC-32 of this clip's.
+    """
 
     path: str
     frames: np.ndarray[Any, Any]
@@ -151,8 +156,9 @@ class _CachedClip(NamedTuple):
 def _mapped(path: str, clips: int, width: int) -> tuple[list[int], list[int], np.ndarray[Any, Any]] | None:
     """Return the contents of a file of cached features: where each clip ends, each clip's CRC-32, and the frames.
 
-    The end of a clip is the row of the frames (frames, width) after its last row. The frames are memory-mapped; a file
-    is never written in place, so they do not change. Returns None if the file does not exist or is damaged.
+    The end of a clip is the index after its last row in the frames (frames, width). The frames are memory-mapped. They
+    do not change, because a file is never written in place. Returns None if the file does not exist, is damaged, or
+    does not have ``clips`` clips with frames of ``width`` numbers.
     """
     try:
         with open_file(path) as file:

@@ -1,4 +1,4 @@
-"""Makes the input of a model from a clip: features of its sound, perhaps from a cache, or an array unchanged."""
+"""Makes the input of a model from a clip: the features of a sound, perhaps from a cache, or an array unchanged."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ CEPSTRAL_BANDS, CEPSTRAL_LOWEST_HZ, CEPSTRAL_FLOOR = 40, 20.0, 1e-12
 
 
 class FeatureExtractor:
-    """Turns waves into features by the settings: (samples,) → (frames, width), or (samples,) for ``waves``.
+    """Computes features of waves as the settings say: (samples,) → (frames, width), or (samples,) for ``waves``.
 
-    ``log_mel``: logarithms of powers under triangular filters on the HTK mel scale, with frames centred on every step,
-    as in the front end of the bundled models. ``mfcc``: as Coqui STT computes it (tensorflow/core/kernels/mfcc*.cc,
-    after the HTK book, 5.4 and 5.6), from magnitudes under 40 triangular filters from 20 Hz, with complete windows
-    only, and a cosine transform that is not orthonormal.
+    ``log_mel``: logarithms of the power under triangular filters on the HTK mel scale, as in the front end of the
+    bundled models. Windows are centred on the steps, so the first and last windows reach beyond the sound.
+
+    ``mfcc``: as in Coqui STT (tensorflow/core/kernels/mfcc*.cc, after the HTK book, 5.4 and 5.6). Magnitudes instead of
+    powers are filtered, by 40 filters from 20 Hz up, in complete windows only. The cosine transform is not orthonormal.
     """
 
     def __init__(self, features: Features) -> None:
@@ -66,11 +67,11 @@ class FeatureExtractor:
 
     @property
     def width(self) -> int:
-        """How many numbers a frame has; 1 for waves."""
+        """The number of features in a frame; 1 for waves."""
         return 1 if self.features.kind == "waves" else self.features.size * self.features.stack
 
     def frames(self, seconds: float) -> int:
-        """Return how many frames a sound of this length has; for waves, how many samples."""
+        """Return how many frames a sound of ``seconds`` seconds has; for waves, how many samples."""
         samples = round(seconds * self.features.rate)
         if self.features.kind == "waves":
             return samples
@@ -82,7 +83,7 @@ class FeatureExtractor:
 
     @torch.no_grad()
     def __call__(self, wave: Tensor) -> Tensor:
-        """Return the features (frames, width) of one wave (samples,); for waves, the wave itself."""
+        """Return the features (frames, width) of a wave (samples,); for waves, the wave itself, perhaps centred."""
         kind = self.features.kind
         found = wave if kind == "waves" else self._log_mel(wave) if kind == "log_mel" else self._mfcc(wave)
         if self.features.centred:
@@ -116,7 +117,7 @@ class FeatureExtractor:
 
 
 def _htk_filters(bands: int, n_fft: int, rate: int) -> Tensor:
-    """Return triangular filters (n_fft // 2 + 1, bands) that are linear in mel, not hertz; bins up to 20 Hz are 0."""
+    """Return filters (n_fft // 2 + 1, bands) that are triangles over mel, not over hertz; bins up to 20 Hz are 0."""
     hertz = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * rate / n_fft
     mel = 1127.0 * torch.log1p(hertz / 700.0)
     lowest = 1127.0 * math.log1p(CEPSTRAL_LOWEST_HZ / 700.0)
@@ -135,7 +136,7 @@ def _cosines(bands: int, size: int) -> Tensor:
 
 
 class ClipInputs:
-    """Makes the input of a clip as the settings say: ``inputs(clip)`` returns a tensor (time, …)."""
+    """Makes the inputs of a model as the settings say: a call with a clip returns a tensor (time, …)."""
 
     def __init__(self, settings: Settings) -> None:
         self.extractor = FeatureExtractor(settings.features)
@@ -166,11 +167,11 @@ class ClipInputs:
         return math.inf if unknown else self.extractor.frames(clip.seconds)
 
     def prepare(self, clips: Sequence[Clip], progress: Callable[[int, int], None] | None = None) -> int:
-        """Fill the cache with the features of these clips, and return for how many clips they had to be computed.
+        """Fill the cache with the features of ``clips``, and return for how many clips features had to be computed.
 
-        Later, ``inputs(clip)`` only reads the features from a memory-mapped file. Without a cache nothing is done.
-        ``progress`` gets the number of clips that are done and the number of all clips. If ``data.workers`` is above 0,
-        that many processes compute the features of groups of clips.
+        Later calls for these clips only read a memory-mapped file. Without a cache nothing is done. ``progress`` is
+        called with the number of clips that are done and the number of all clips. If ``data.workers`` is above 0,
+        that many processes compute features.
         """
         if self._cache is None:
             return 0
@@ -199,9 +200,9 @@ class ClipInputs:
 
 
 class _CacheGroups(torch.utils.data.Dataset[Any]):
-    """A dataset of groups of clips: getting an item writes the cache file of a group.
+    """A dataset with an item for each group of clips: getting the item writes the group's file in the cache.
 
-    An error is returned as the item, so that the parent process raises it.
+    The item is whether the file was written, or the error, which the parent process raises.
     """
 
     def __init__(self, cache: FeatureCache, pieces: Sequence[Sequence[Clip]]) -> None:

@@ -15,9 +15,9 @@ from .segmenter import Segmenter
 __all__ = ["Labels", "UnknownLetterError"]
 
 PIECE_SPACE = "▁"
-"""The mark of sentencepiece for a space; its words begin with it."""
+"""The character that sentencepiece writes for a space, before the first piece of each word."""
 BYTE_SPACE = "Ġ"
-"""The mark of byte-level byte-pair encoding for a space."""
+"""The character that byte-level byte-pair encoding (as in GPT-2) writes for a space."""
 STARTS, ENDS = ("<sos/eos>", "<sos>", "<bos>", "<s>"), ("<sos/eos>", "<eos>", "</s>")
 
 _SPECIAL = re.compile(r"<[^<>\s]+>|\[[A-Z]+\]")
@@ -36,9 +36,9 @@ class UnknownLetterError(ValueError):
 class Labels:
     """The token list of a model: a token for each of its outputs, in their order, and which tokens are special.
 
-    ``segmenter`` cuts a text into tokens. If it is None, a text is cut from its beginning into the longest tokens that
-    fit, or, if each token is a byte (Coqui STT's bytes output mode), into its UTF-8 bytes. If ``needs_blank`` is false,
-    the list may have no blank; ``blank`` is then -1.
+    ``segmenter`` is the tokeniser that cuts a text into tokens. If it is None, a text is cut from left to right, each
+    time at the longest token that fits. If each token is a byte (Coqui STT's bytes output mode), a text is cut into its
+    UTF-8 bytes. If ``needs_blank`` is false, the list may have no blank; ``blank`` is then -1.
     """
 
     def __init__(self, tokens: Sequence[str], *, needs_blank: bool = True, segmenter: Segmenter | None = None) -> None:
@@ -73,7 +73,7 @@ class Labels:
 
     @property
     def word_starts(self) -> frozenset[int]:
-        """The ids of the tokens that begin a word, by the marks of sentencepiece and byte-level byte-pair encoding."""
+        """The ids of the tokens that begin a word: those with a mark of sentencepiece or byte-level BPE for a space."""
         marks = (PIECE_SPACE, BYTE_SPACE) if self._segmenter is not None else (PIECE_SPACE,)
         return frozenset(i for i, token in enumerate(self.tokens) if token.startswith(marks) and token not in marks)
 
@@ -96,7 +96,10 @@ class Labels:
         return [i for number, word in enumerate(spelled) for i in (*(space if number else ()), *word)]
 
     def unknown_letters(self, text: str) -> set[str]:
-        """Return the letters of a text that no token contains; none if a segmenter cuts texts or tokens are bytes."""
+        """Return the letters of a text that no token contains.
+
+        The set is empty if a segmenter cuts texts, or if tokens are bytes.
+        """
         if self._segmenter is not None or self._bytes:
             return set()
         return set(text).difference(" ", *self._spoken)
@@ -116,7 +119,7 @@ class Labels:
 
     @property
     def is_guessed(self) -> bool:
-        """Whether the cuts of texts are a guess: the tokens are pieces of words, and their tokeniser is not known."""
+        """Whether texts may be cut wrongly: the tokens are pieces of words, and the tokeniser is not known."""
         return self._begins_words and self._segmenter is None
 
     def _byte(self, byte: int) -> int:
@@ -139,9 +142,10 @@ class Labels:
         return ids
 
     def _near(self, letter: str) -> str:
-        """Return a hint on a letter that no token begins with; '' if there is none.
+        """Return a hint on a letter that no token begins with, or ''.
 
-        The list may have the letter in the other case, or the text may not be in Unicode's form NFC.
+        The token list may have the letter in upper case instead of lower case, or the reverse. Or the text is not in
+        Unicode's form NFC.
         """
         for other in (letter.upper(), letter.lower()):
             if other != letter and other in self._ids:
@@ -162,7 +166,7 @@ class Labels:
         return " ".join(text.replace(PIECE_SPACE, " ").split()) if self._space == PIECE_SPACE else text
 
     def collapse(self, frames: Iterable[int]) -> list[int]:
-        """Return the tokens of a CTC path, which has a token for each frame: repeats are merged, blanks removed.
+        """Return the tokens that a CTC path, with one token for each frame, stands for: repeats merged, blanks removed.
 
         https://dl.acm.org/doi/10.1145/1143844.1143891
         """
@@ -170,7 +174,7 @@ class Labels:
 
     @staticmethod
     def frames_needed(ids: Sequence[int]) -> int:
-        """Return how many frames CTC needs for token ids: two equal neighbours need a blank between them."""
+        """Return how many frames CTC needs: one for each token id, and one for a blank between two equal neighbours."""
         return len(ids) + sum(first == second for first, second in pairwise(ids))
 
 

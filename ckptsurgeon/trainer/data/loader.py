@@ -30,9 +30,9 @@ Key = tuple[int, int, int]
 class Batches:
     """The batches of a split: shuffled by seed and epoch, or, if ``shuffled`` is false, the longest clips first.
 
-    If ``inputs`` has a cache, it is filled before the first batch. The random numbers for an example depend only on
-    its seed, epoch and index, not on the process that makes the example; the random states of the process are restored
-    afterwards. Clips of shuffled batches are augmented.
+    If ``inputs`` has a cache, the cache is filled before the first batch. The random numbers for an example depend only
+    on its seed, epoch and index, not on the process that makes the example. Making an example does not change the
+    random states of the process. Clips are augmented only if ``shuffled`` is true.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Batches:
         )
 
     def size(self, epoch: int, seed: int = 0) -> int:
-        """Return how many batches an epoch has; if batches have a size in seconds, this depends on their order."""
+        """Return how many batches an epoch has; if the batch size is in seconds, this depends on epoch and seed."""
         return len(self.order(seed, epoch))
 
     def order(self, seed: int, epoch: int) -> list[list[int]]:
@@ -71,10 +71,10 @@ class Batches:
         return self._orders[seed, epoch]
 
     def longest(self, *, rank: int = 0, of: int = 1) -> Batch:
-        """Return a batch of the longest clips, as long as any batch of an epoch.
+        """Return a batch of the longest clips; no batch of any epoch is longer.
 
-        If ``of`` processes share each batch, it is the part of process ``rank``. The batch is made in this process, not
-        by a worker, and with other random numbers than the batches of the run.
+        If ``of`` processes share each batch, only the clips of process ``rank`` are returned. The batch is made in this
+        process, not by a worker, and with other random numbers than the batches of the run.
         """
         self.fill()
         places = sorted_batches(self.split.lengths, self._size)[0][rank::of] or [0]
@@ -84,7 +84,7 @@ class Batches:
         return found
 
     def padding(self, seed: int = 0, epoch: int = 0) -> float:
-        """Return the share of padding in an epoch's batches."""
+        """Return the share of padding in an epoch's batches, from 0 to 1."""
         return padding(self.split.lengths, self.order(seed, epoch))
 
     def read(
@@ -128,9 +128,9 @@ class Batches:
 
 
 class _BatchSampler(torch.utils.data.Sampler[list[Key]]):
-    """Gives the loader the keys of the clips in each batch.
+    """Gives the DataLoader the keys (seed, epoch, index) of the clips in each batch.
 
-    ``batches`` is replaced for each epoch, while the loader and its workers stay the same.
+    ``batches`` is replaced for each epoch; the DataLoader and its workers stay.
     """
 
     def __init__(self) -> None:
@@ -144,9 +144,9 @@ class _BatchSampler(torch.utils.data.Sampler[list[Key]]):
 
 
 class _BatchDataset(torch.utils.data.Dataset[Any]):
-    """The dataset of the loader: it makes a whole batch from the keys of its clips.
+    """The dataset of the DataLoader, which makes a whole batch from the keys (seed, epoch, index) of its clips.
 
-    An error is returned in place of a batch, so that the parent process raises it with its own class.
+    An error is returned in place of a batch: the parent process raises it unchanged. DataLoader would wrap it.
     """
 
     def __init__(self, task: ClipTask, split: Split, *, augmented: bool) -> None:

@@ -11,24 +11,27 @@ __all__ = ["BatchSize", "epoch_batches", "padding", "sorted_batches"]
 
 T = TypeVar("T")
 POOL, POOL_BY_SECONDS = 32, 64
-"""How many batches of random clips are sorted by length together, and then cut into batches. If all clips were sorted
-together, every epoch would have the same batches. The second number is for batches whose size is in seconds."""
+"""The clips of this many random batches are sorted by length together, and then cut into batches of similar length.
+
+If all clips were sorted together, every epoch would have the same batches. The second number is for batches whose size
+is in seconds.
+"""
 
 
 @dataclass(frozen=True)
 class BatchSize:
-    """The size of a batch: a number of ``clips``, or, if ``seconds`` is not None, of seconds including the padding.
+    """The size of a batch: ``clips`` clips, or, if ``seconds`` is not None, so many seconds with the padding.
 
-    A batch of ``seconds`` has as many clips as fit if each is padded to the longest of them, and at least one.
+    If the size is in seconds, a batch has as many clips as fit when each is padded to the longest, but at least one.
     """
 
     clips: int = 1
     seconds: float | None = None
 
     def pools(self, places: Sequence[int], lengths: Sequence[float]) -> Iterator[list[int]]:
-        """Yield the clip indices ``places`` in lists, each with enough clips for some dozens of batches.
+        """Yield the clip indices ``places``, in their order, in lists with enough clips for some dozens of batches.
 
-        The last list may be shorter. ``lengths`` are the seconds of all clips.
+        The last list may be shorter. ``lengths`` are the lengths of all clips in seconds.
         """
         if self.seconds is None:
             size = POOL * self.clips
@@ -64,8 +67,8 @@ class BatchSize:
 def epoch_batches(lengths: Sequence[float], size: BatchSize, *, seed: int, epoch: int) -> list[list[int]]:
     """Return the indices of the clips in each batch of an epoch; each clip is in one batch.
 
-    The order depends only on the arguments, and is the same with every Python version: it uses ``random()`` of a
-    separate generator, because Python does not promise that ``shuffle()`` stays the same.
+    The order depends only on the arguments, and is the same in every version of Python. It comes from the function
+    ``random()`` of a separate generator, because Python does not promise that ``shuffle()`` stays the same.
     """
     chance = random.Random(f"{seed} {epoch}")
     batches = []
@@ -83,7 +86,10 @@ def sorted_batches(lengths: Sequence[float], size: BatchSize) -> list[list[int]]
 
 
 def padding(lengths: Sequence[float], batches: Sequence[Sequence[int]]) -> float:
-    """Return the share of padding in batches that are each padded to their longest clip."""
+    """Return the share of padding, from 0 to 1, in batches that are each padded to their longest clip.
+
+    ``lengths`` are the lengths of all clips, ``batches`` the clip indices in each batch.
+    """
     room = sum(len(batch) * max(lengths[place] for place in batch) for batch in batches)
     return 1 - sum(lengths[place] for batch in batches for place in batch) / room if room else 0.0
 

@@ -13,11 +13,10 @@ __all__ = ["Segmenter"]
 
 
 class Segmenter:
-    """A tokeniser: a model of sentencepiece (such as ``bpe.model``), or a ``tokenizer.json`` if the name ends in .json.
+    """A tokeniser: a ``tokenizer.json`` if the file's name ends in .json, else a model of sentencepiece.
 
-    The same text can be cut into pieces in several ways. A unigram model chooses the most likely pieces (Viterbi,
-    https://arxiv.org/abs/1804.10959), byte-pair encoding follows its merge rules; neither simply chooses the longest
-    piece.
+    The same text can be cut into pieces in several ways, so a token list alone is not enough. A unigram model chooses
+    the most likely pieces (Viterbi, https://arxiv.org/abs/1804.10959). Byte-pair encoding follows its merge rules.
     """
 
     def __init__(self, path: str) -> None:
@@ -45,7 +44,7 @@ class Segmenter:
         return number if number >= 0 else None
 
     def pieces(self, text: str) -> list[str]:
-        """Return the pieces of a text; letters that the tokeniser does not know are separate pieces."""
+        """Return the pieces of a text as strings; letters that the tokeniser does not know are separate pieces."""
         if self._is_json:
             return list(self._model.encode(text, add_special_tokens=False).tokens)
         return list(self._model.encode(text, out_type=str))

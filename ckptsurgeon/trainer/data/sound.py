@@ -36,9 +36,10 @@ __all__ = [
 class Clip:
     """One clip: a sound, a part of a sound, or an array, with its text.
 
-    ``path`` is its file, ``where`` the file and line (or key) that lists it, ``text`` its transcript or its class.
-    ``seconds`` is its length, and ``begin_s`` the time in the file at which it begins, in seconds. If the file is a
-    table, ``cell`` is the cell with the sound. ``augmented`` is whether ``train.augment`` changes the clip at random.
+    ``path`` is the file of the sound or array, ``text`` the transcript or the class. ``where`` is the line (or key) of
+    the manifest that lists the clip, for messages. ``seconds`` is the length of the clip, and ``begin_s`` the time at
+    which the clip begins in the file, in seconds. If the file is a table, ``cell`` is the cell with the sound.
+    ``augmented`` is whether ``train.augment`` changes the clip at random.
     """
 
     path: str
@@ -53,7 +54,7 @@ class Clip:
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus")
 """The file name extensions of sounds."""
 OPEN_ENDED = 0x7FFF_0000
-"""A size of at least this means that the end was unknown when the header was written, as in a pipe."""
+"""A size in a WAV header of at least this means that the length was not known when it was written, as in a pipe."""
 
 
 def missing_bytes(sound: str | BinaryIO) -> int:
@@ -84,12 +85,12 @@ TOLERANCE_S = 0.1
 
 
 def is_array(path: str) -> bool:
-    """Whether the file at ``path`` is an array (``.npy``), which a model gets unchanged, and not a sound."""
+    """Return whether the file at ``path`` is not a sound, but an array (``.npy``), which a model gets unchanged."""
     return path.endswith(".npy")
 
 
 def sound_seconds(clip: Clip) -> float:
-    """Return the length of a clip's whole sound file in seconds, from its header.
+    """Return the length of the whole sound file of a clip in seconds, from the header of the file.
 
     Raises SourceError for a file that cannot be read or is truncated.
     """
@@ -109,7 +110,10 @@ def sound_seconds(clip: Clip) -> float:
 
 
 def sound_rate(path: str, where: str) -> int:
-    """Return a sound's sampling rate in hertz, from its header; ``where`` begins the message of a SourceError."""
+    """Return a sound's sampling rate in hertz, from its header.
+
+    Raises SourceError if the file cannot be read; its message begins with ``where``.
+    """
     return int(_header(path, path, where).samplerate)
 
 
@@ -160,7 +164,7 @@ def read_sound(clip: Clip, rate: int, *, may_be_silent: bool = False) -> Samples
 def read_array(clip: Clip) -> Any:
     """Return the array in a clip's ``.npy`` file as float32 or int64; nothing in the file is unpickled.
 
-    Raises SourceError if the file cannot be read or has no numbers, or values that are not finite.
+    Raises SourceError if the file cannot be read, has no numbers, or has values that are not finite.
     """
     import numpy as np
 

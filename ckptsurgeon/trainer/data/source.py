@@ -1,4 +1,4 @@
-"""Sources of batches. Seed and epoch decide the order of the batches; reading can start at any batch."""
+"""Sources of batches. The order of the batches depends only on seed and epoch; reading can start at any batch."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class BatchSource(Protocol):
 
 
 class BatchStream:
-    """The batches of a source, epoch after epoch.
+    """An iterator over the batches of a source, epoch after epoch.
 
-    ``position`` is the epoch and how many of its batches were used; checkpoints hold it.
+    ``position``, which checkpoints store, is the current epoch and how many of its batches were used.
     """
 
     def __init__(self, source: BatchSource, seed: int, position: Position = (0, 0)) -> None:
@@ -81,7 +81,7 @@ def first_batch(source: BatchSource, seed: int) -> Batch:
 
 
 def _epoch_size(source: BatchSource, seed: int, epoch: int) -> int:
-    """Return how many batches an epoch of a source has; if batches have a size in seconds, this depends on the seed."""
+    """Return how many batches an epoch of a source has; if the batch size is in seconds, this depends on the seed."""
     whole = source.source if isinstance(source, RankBatches) else source
     return whole.size(epoch, seed) if isinstance(whole, Batches) else whole.size(epoch)
 
@@ -94,7 +94,7 @@ def _missing_batch(epoch: int, used: int, size: int) -> ConfigError:
 
 
 class OneBatch:
-    """A source with one batch, which is the whole of each epoch, for --overfit-one-batch."""
+    """A source whose epochs all consist of the same single batch, for --overfit-one-batch."""
 
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
@@ -132,8 +132,8 @@ class RankBatches:
     """The part of each batch of ``source`` that belongs to one rank: every ``size``-th example, from index ``rank`` on.
 
     A batch is sorted by length, so every rank has about the same work. If a batch has fewer examples than there are
-    ranks, the last ranks are idle: they run its first example and ignore the result, because every rank must take part
-    in the all-reduce.
+    ranks, the last ranks run the first example of the batch and ignore the result, because every rank must take part in
+    the all-reduce.
     """
 
     def __init__(self, source: BatchSource, ranks: Ranks) -> None:

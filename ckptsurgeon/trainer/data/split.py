@@ -1,4 +1,4 @@
-"""The clips of a split, read from its manifests, and the reasons why others were left out."""
+"""The clips of a split, read from its manifests, and why some clips were left out."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .sound import Clip
 __all__ = ["Split", "read_split", "resolve_paths"]
 
 TOO_SHORT = "with fewer frames than tokens"
-"""Why CTC cannot learn from a clip; https://www.cs.toronto.edu/~graves/icml_2006.pdf."""
+"""The reason for which CTC cannot learn from a clip; https://www.cs.toronto.edu/~graves/icml_2006.pdf."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """A split of the data: the clips that are used, and how many were left out (``dropped``) for each reason.
+    """A split of the data: the clips that are used, and how many clips were left out (``dropped``) for each reason.
 
     ``made_by`` is the name of the user's function that made the clips; it is '' for clips of a manifest.
     """
@@ -48,7 +48,7 @@ class Split:
         return tuple(min(clip.seconds, self.longest_s) for clip in self.clips)
 
     def cropped(self, seconds: float | None) -> Split:
-        """Return the split with its clips cropped to ``seconds`` (``longest_s``); if that is None, the split itself."""
+        """Return the split with ``longest_s`` set to ``seconds``, or the split itself if ``seconds`` is None."""
         return self if seconds is None else replace(self, longest_s=seconds)
 
     def says(self) -> str:
@@ -97,11 +97,11 @@ def read_split(
     fits: Callable[[Clip], bool],
     texts: bool = True,
 ) -> Split:
-    """Return the clips of the split ``name``, without clips that are too long, too short, or too short for their text.
+    """Return the clips of the split ``name``, without those that are shorter or longer than the settings allow.
 
-    ``check`` raises ConfigError for texts that the task cannot use, ``fits`` returns whether a clip is long enough for
-    its text. If ``texts`` is false, the manifests need no transcripts. Raises ConfigError for an invalid manifest or if
-    no clip is left, and SourceError for a missing sound.
+    Clips that are too short for their text are left out, too: ``fits`` returns whether a clip is long enough.
+    ``check`` raises ConfigError for texts that the task cannot use. If ``texts`` is false, the manifests need no
+    transcripts. Raises ConfigError if a manifest is invalid or no clip is left, and SourceError for a missing sound.
     """
     named = {"train": data.train, "dev": data.dev, "test": data.test}[name]
     read = [one for one in named if isinstance(one, str) or DATASET in one]
@@ -123,7 +123,7 @@ def read_split(
 
 
 def _hint(dropped: Mapping[str, int]) -> str:
-    """Return a hint on what to do if all clips were left out; ``dropped`` has their number by reason."""
+    """Return a hint for a split of which all clips were left out; ``dropped`` maps each reason to a number of clips."""
     if max(dropped, key=dropped.__getitem__, default="") == TOO_SHORT:
         return (
             "CTC needs a frame for each token: do texts and sounds match? A smaller features.stack makes more frames."

@@ -1,4 +1,4 @@
-"""Finds the complete checkpoints in a run folder and the newest one, and writes and verifies their checksums."""
+"""Finds the complete checkpoints in a run folder, and the newest of them; writes and verifies their checksums."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def linked_step(run: str) -> int | None:
 
 
 def clear_last(run: str, step: int) -> None:
-    """Remove ``last`` if it is not a link but a copy of a checkpoint, as ``cp -rL`` makes it.
+    """Remove ``last`` from a run folder if it is not a link, but a copy of a checkpoint, as ``cp -rL`` makes it.
 
-    Raises OutputError if it is a folder and not a copy, so that no data are lost. The hint mentions ``step``, from
-    which the run can then be resumed.
+    Raises OutputError if ``last`` is a folder that differs from all checkpoints, so that no data are lost. The hint
+    says that the run can be resumed from ``step``.
     """
     last = os.path.join(run, "last")
     if os.path.islink(last) or not os.path.isdir(last):
@@ -99,8 +99,8 @@ def checksums_of_folder(folder: str) -> bytes:
 def verify_checksums(folder: str, *, others: Sequence[str] = ()) -> None:
     """Raise FormatError if a file of the checkpoint in ``folder`` has changed since it was written.
 
-    ``others`` are the folders of other complete checkpoints, for the hint. A checkpoint of an earlier version, which
-    has no checksums, passes.
+    ``others`` are the folders of the run's other complete checkpoints, for the hint. Nothing is checked in a checkpoint
+    of an earlier version of ckptsurgeon, which has no checksums.
     """
     wanted = _read(folder)
     for name, sha256 in wanted.items():

@@ -1,4 +1,4 @@
-"""The file with the text that a model recognised in each clip of a split, and the reference: most errors first."""
+"""The file with the text that a model recognised in each clip of a split, and the transcript; most errors first."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def hypotheses_file(split: str) -> str:
 
 
 def clip_sounds(source: object, folder: str) -> dict[str, dict[str, Any]]:
-    """Return a dict from the name of each clip of a split to the place of its sound; {} for a source without clips.
+    """Return, by clip name, where the sound of each clip of a split is; {} for a source without clips.
 
-    In each entry, ``sound`` is the path of the file, relative to the run folder ``folder``; ``begin_s`` and ``seconds``
-    say which part of the file is the clip.
+    Each value is a dict: ``sound`` is the path of the sound file, relative to the run folder ``folder``; ``begin_s``
+    and ``seconds`` say which part of the file is the clip.
     """
     clips: Sequence[Clip] = getattr(getattr(source, "split", None), "clips", ())
     start = os.path.abspath(folder)
@@ -40,9 +40,10 @@ def clip_sounds(source: object, folder: str) -> dict[str, dict[str, Any]]:
 def hypotheses(rows: Sequence[Mapping[str, Any]], sounds: Mapping[str, Mapping[str, Any]] | None = None) -> bytes:
     """Return the content of a split's file of hypotheses; b"" if the task's rows have no texts.
 
-    Each line is a JSON object about one clip: ``errors`` (letters that were inserted, deleted or replaced), ``cer``
-    (errors per letter of the reference), ``clip`` (the file and line that list it), ``reference`` (its transcript),
-    ``hypothesis`` (the model's text), and the clip's entry in ``sounds``, if there is one.
+    ``rows`` are the task's rows, one for each clip; ``sounds`` is what ``clip_sounds`` returned. Each line of the file
+    is a JSON object about one clip: ``errors`` (the number of letters that were inserted, deleted or replaced), ``cer``
+    (errors per letter of the reference), ``clip`` (the line of the manifest that lists the clip), ``reference`` (the
+    transcript), ``hypothesis`` (the model's text), and the clip's entry in ``sounds``, if there is one.
     """
     if not all({"clip", "reference", "hypothesis"} <= row.keys() for row in rows):
         return b""
@@ -56,7 +57,7 @@ def hypotheses(rows: Sequence[Mapping[str, Any]], sounds: Mapping[str, Mapping[s
 
 
 def _errors(rows: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Return for each row the Levenshtein distance, in letters, between its hypothesis and its reference."""
+    """Return, for each row, the Levenshtein distance in letters between its ``hypothesis`` and its ``reference``."""
     if not rows:
         return []
     jiwer = require_package("jiwer")

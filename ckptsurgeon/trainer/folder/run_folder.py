@@ -51,7 +51,7 @@ JSON_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of a run, at ``path``; it need not exist yet."""
+    """The folder of a run, at ``path``. The folder need not exist yet."""
 
     path: str
 
@@ -71,7 +71,7 @@ class RunFolder:
 
     @property
     def holds_a_run(self) -> bool:
-        """Whether a run was saved here, even one that cannot be resumed; then no new run may begin here."""
+        """Whether a run was saved here, even if it cannot be resumed. If so, no new run may begin here."""
         return os.path.lexists(self.of("last")) or bool(complete_steps(self.path)) or self._ended
 
     @property
@@ -104,7 +104,10 @@ class RunFolder:
         return self.saved_steps[-1]
 
     def relinked(self) -> str:
-        """Point ``last`` to the checkpoint to resume from, if the link is lost; return a note about it, or ''."""
+        """Point ``last`` to the checkpoint to resume from if this link is lost.
+
+        Returns a note if the link was lost, else ''.
+        """
         step = self.last_step()
         if linked_step(self.path) == step:
             return ""
@@ -125,11 +128,11 @@ class RunFolder:
 
     @contextmanager
     def saving(self, step: int, *, keep: int, nbytes: int = 0) -> Iterator[StagedFolder]:
-        """Yield a temporary folder, into which the block writes the checkpoint of a step; then put it in place.
+        """Yield a temporary folder, into which the block writes the checkpoint of a step; then move it to its place.
 
-        After the block the link ``last`` points to the new checkpoint, and all but the newest ``keep`` checkpoints are
-        removed. ``nbytes`` is the space that the checkpoint needs. Whatever happens, ``last`` points to a complete
-        checkpoint: the new one or the one before. Raises OutputError.
+        After the block, the link ``last`` points to the new checkpoint, and all but the newest ``keep`` checkpoints are
+        removed. ``nbytes`` is the space that the checkpoint needs. Even if the process is killed, ``last`` points to a
+        complete checkpoint: the new checkpoint or the previous one. Raises OutputError.
         """
         stale = (MODEL, STATE, CHECKSUMS, MOMENTS)
         with staged_folder(self.of("steps", str(step)), nbytes, stale=stale) as staged:
@@ -138,7 +141,10 @@ class RunFolder:
         self._prune(step, keep)
 
     def finish(self, staged: StagedFolder, state: Mapping[str, Any]) -> None:
-        """Write the state and the checksums of all files into the folder that ``saving`` yields; raises OutputError."""
+        """Write the run's ``state`` and the checksums of all files into ``staged``, the folder that ``saving`` yields.
+
+        Raises OutputError.
+        """
         import torch
 
         with staged.stream(STATE) as file:
@@ -149,7 +155,7 @@ class RunFolder:
         staged.write(CHECKSUMS, checksums_of_folder(staged.path))
 
     def _point(self, step: int) -> None:
-        """Point the link ``last`` to the checkpoint of a step, by one rename."""
+        """Point the link ``last`` to the checkpoint of a step, atomically, by a rename."""
         temp = temp_name(self.of("last"))
         try:
             os.symlink(os.path.join("steps", str(step)), temp)
@@ -161,10 +167,11 @@ class RunFolder:
             raise output_error(self.of("last"), error) from error
 
     def _prune(self, step: int, keep: int) -> None:
-        """Remove all checkpoints but the newest ``keep`` up to ``step``, and the leftovers of killed runs.
+        """Remove all checkpoints but the newest ``keep`` of the steps up to ``step``, and the leftovers of killed runs.
 
-        Checkpoints of later steps are removed, too: this run did not continue from them. Each checkpoint is renamed,
-        and the rename synced, before its files are removed, so that half a checkpoint never has a checkpoint's name.
+        Checkpoints of later steps are removed, too, because the run was resumed from an earlier step. Each checkpoint
+        is renamed, and the rename is synced, before its files are removed: so half a checkpoint never has the name of a
+        checkpoint.
         """
         found = sorted(one for name in os.listdir(self.of("steps")) if (one := number_in(name)) is not None)
         kept = [one for one in found if one <= step][-keep:]
@@ -177,7 +184,7 @@ class RunFolder:
         self.tidy()
 
     def tidy(self) -> None:
-        """Remove the leftovers of killed runs; the caller holds the lock of the folder."""
+        """Remove the leftovers of killed runs; the caller must hold the lock of the folder."""
         remove_all_leftovers(self.of("steps"))
         remove_all_leftovers(self.path)
         with suppress(OSError):
@@ -251,7 +258,7 @@ class RunFolder:
 
 
 def _is_folder(path: str) -> bool:
-    """Whether a folder exists; raises SourceError if that cannot be determined."""
+    """Return whether ``path`` is an existing folder; raises SourceError if that cannot be determined."""
     try:
         return stat.S_ISDIR(os.stat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):

@@ -19,10 +19,11 @@ LOCK_FILE = ".ckpt-lock"
 
 @dataclass
 class RunLock:
-    """The lock of the run in ``folder``: a locked file in it. The workers that the process forks do not hold the lock.
+    """The lock of the run in ``folder``: a file in the folder, with a POSIX record lock.
 
-    POSIX record locks have this property (https://pubs.opengroup.org/onlinepubs/9699919799/functions/fcntl.html). The
-    workers of a killed run may live for seconds, and must not keep the run from being resumed.
+    Worker processes that this process forks do not hold the lock
+    (https://pubs.opengroup.org/onlinepubs/9699919799/functions/fcntl.html). So workers of a killed run, which may live
+    for seconds, do not keep the run from being resumed.
     """
 
     folder: str
@@ -42,7 +43,7 @@ class RunLock:
     def check(self) -> None:
         """Raise OutputError if another process trains in the folder.
 
-        Creates no file; if a lock file is there already, the folder is locked as by ``take``.
+        If the folder has no lock file, nothing is done. If it has one, the folder is locked, as by ``take``.
         """
         if os.path.isfile(self.path):
             self.take()

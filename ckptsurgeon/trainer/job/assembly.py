@@ -89,6 +89,7 @@ def build_job(
 
     ``sets`` are ``KEY=VALUE`` strings that replace values of the ``train:`` section. If ``cached`` is false, the job
     writes no features to a cache. ``init`` has the initial weights (None: the model's initialisers draw them).
+    ``ranks`` are the processes that train, and ``strategy`` is ``ddp`` or ``fsdp``.
     """
     document = read_document(config, "configuration")
     settings = read_settings(document, sets)
@@ -134,7 +135,7 @@ def build_job(
 def with_steps(settings: Settings, job: Job, where: str) -> Settings:
     """Return settings in which ``steps`` is the number of steps in ``epochs`` epochs of the job's batches.
 
-    Raises ConfigError, whose message begins with ``where``, if other settings do not fit this number of steps.
+    Raises ConfigError if other settings do not fit this number of steps. The message begins with ``where``.
     """
     batches = sum(job.train.size(epoch) for epoch in range(settings.epochs or 0))
     made = replace(settings, steps=max(1, -(-batches // settings.accumulate)))
@@ -154,7 +155,10 @@ Tell = Callable[[Mapping[str, Any]], None]
 
 
 def progress_observer(tell: Tell) -> Progress:
-    """Return a function that passes a split's name, its clips done and all its clips to ``tell`` as an event."""
+    """Return a function that reports the progress of a split to ``tell``, as an event.
+
+    The function gets the split's name, the number of its clips that are done, and the number of all its clips.
+    """
     return lambda split, done, of: tell({"event": "progress", "split": split, "clips": done, "of": of})
 
 
@@ -177,7 +181,7 @@ def fill_caches(job: Job, tell: Tell, *, only_train: bool = False) -> None:
 def load_task_data(
     settings: Settings, document: Document, target: TargetSpec
 ) -> tuple[Task, Mapping[str, BatchSource], Sequence[str], Sequence[str]]:
-    """Return the task, its splits, the task's notes on its data, and the token list.
+    """Return the task, its splits by name, the task's notes on the data, and the token list.
 
     The task's method ``splits`` returns the source ``train`` and perhaps ``dev`` and ``test``; its optional method
     ``notes`` returns lines about the data for the user. Raises ConfigError if there is no such task, or no data for it.
@@ -203,10 +207,10 @@ def load_task_data(
 
 
 def task_of(settings: Settings, document: Document, target: TargetSpec) -> tuple[Any, Sequence[str]]:
-    """Return the task of the settings, without its data, and the token list.
+    """Return the task that the settings name, before it reads its data, and the token list.
 
-    If the task has a method ``meet``, this function calls it with the model on torch's meta device. Raises ConfigError
-    if there is no such task, or if the task cannot be created.
+    If the task has a method ``meet``, this function calls the method with the model on torch's meta device. Raises
+    ConfigError if there is no such task, or if the task cannot be created.
     """
     kind = load_task(settings.task, document.folder)
     found = resolve_paths(settings, document.folder)
@@ -222,7 +226,7 @@ def task_of(settings: Settings, document: Document, target: TargetSpec) -> tuple
 def _tokens(path: str | None, document: Document) -> Sequence[str]:
     """Return the token list in the file ``path`` (``train.data.tokens``).
 
-    If ``path`` is None, it is the list that the ``model:`` section refers to, or () if there is none.
+    If ``path`` is None, return the token list that the ``model:`` section refers to, or () if there is none.
     """
     named = document.model.get("tokens", document.model.get("alphabet"))
     path = path or (document.resolve(named) if isinstance(named, str) else None)

@@ -1,4 +1,4 @@
-"""The initial weights of a run: the file, and the recipe by which it was made."""
+"""The initial weights of a run: their checkpoint, and the recipe by which it was made."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["InitCheckpoint", "read_init"]
 
 @dataclass(frozen=True)
 class InitCheckpoint:
-    """A checkpoint with the initial weights of a run, its init.
+    """A checkpoint with the initial weights of a run. Messages call it the init of the run.
 
     ``keys`` are the keys of its tensors, ``files`` the name, size and SHA-256 of each file. ``recipe`` says from which
-    sources it was made; it is None if ckptsurgeon did not write the checkpoint.
+    sources the checkpoint was made; it is None if ckptsurgeon did not write the checkpoint.
     """
 
     path: str
@@ -30,7 +30,7 @@ class InitCheckpoint:
 
     @property
     def drawn(self) -> frozenset[str]:
-        """The keys of the tensors that are in no source: all their values came from an initialiser."""
+        """The keys of the tensors that no source contains, so that all their values came from an initialiser."""
         tensors = self.recipe.tensors if self.recipe is not None else {}
         return frozenset(key for key, made in tensors.items() if made.kind == "initialised")
 

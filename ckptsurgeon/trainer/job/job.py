@@ -37,10 +37,10 @@ __all__ = ["Job", "build_model", "new_part_mask", "new_part_masks", "unknown_met
 class Job:
     """The model, the task with its splits, the settings and the initial weights of one training run.
 
-    ``dev`` is None if there is nothing to evaluate on, ``test`` if nothing is evaluated at the end. ``tokens`` is the
-    token list, empty if there is none. If ``init`` is None, the model's initialisers make all weights. ``ranks`` are
-    the processes that train, by a ``strategy``: ``ddp``, in which each has the model, or ``fsdp``, in which each has a
-    shard of it.
+    ``dev`` is the split for evaluations during the training, ``test`` the split for an evaluation at the end; each may
+    be None. ``tokens`` is the token list, empty if there is none. If ``init`` is None, the model's initialisers make
+    all weights. ``ranks`` are the processes that train. With the ``strategy`` ``ddp``, each process has the whole
+    model; with ``fsdp``, each has a shard of the model.
     """
 
     document: Document
@@ -139,7 +139,7 @@ class Job:
 
 
 def unknown_metric_error(name: str, known: Iterable[str]) -> ConfigError:
-    """Return the error for a metric ``name`` that is not one of the figures ``known`` that the task returns."""
+    """Return the error for a metric ``name`` that is not in ``known``, the names of the figures that a task returns."""
     return ConfigError(
         f"train.metric {escape(name)}: the task returns no such figure.", hint=f"It returns {escape(', '.join(known))}."
     )
@@ -158,13 +158,14 @@ def build_model(target: TargetSpec, document: Document) -> nn.Module:
 
 
 SAVED_AS = (torch.float32, torch.bfloat16, torch.float16)
-"""Dtypes in which an init may have been saved: drawn values were rounded to one of them."""
+"""Dtypes in which an init may have been saved; the values that an initialiser drew were then rounded to the dtype."""
 
 
 def new_part_masks(job: Job, plan: Plan | None) -> dict[str, Tensor]:
-    """Return a dict from each key whose tensor got only a part of its values from sources to a mask of its new values.
+    """Return, by key, a mask for each tensor that has only a part of its values from sources.
 
-    ``plan`` is the plan by which the job's init was loaded. Without an init there are no masks.
+    The mask is true for new values, which came from an initialiser. ``plan`` is the plan by which the job's init was
+    loaded. Without an init, the dict is empty.
     """
     if job.init is None or plan is None:
         return {}
@@ -183,8 +184,8 @@ def new_part_mask(init: InitCheckpoint, key: str, value: Tensor, own: Tensor) ->
     """Return a mask of a tensor's shape that is true for the values that came from an initialiser, not from a source.
 
     ``value`` is the tensor in the init; ``own`` is what its initialiser draws for the whole tensor with the init's
-    seed. If a vocabulary was mapped, the recipe lists the new rows. Otherwise the values of the source are a box at the
-    beginning of each axis, so that all values outside of the box are new.
+    seed. If a vocabulary was mapped, the recipe lists the new rows. Otherwise the values of the source are a block that
+    begins at index 0 of each axis. It is found by comparing ``value`` with ``own``; all values outside of it are new.
     """
     assert init.recipe is not None
     made, rows = init.recipe.tensors[key], init.recipe.rows

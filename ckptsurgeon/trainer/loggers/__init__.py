@@ -1,1 +1,1 @@
-"""The loggers, which get the figures of a run in addition to its log: one module for each, found by its name."""
+"""The loggers, which get the figures of a run in addition to its log. Each is a module with the name of the logger."""

@@ -19,7 +19,7 @@ LOGGERS = "ckptsurgeon.trainer.loggers"
 
 
 def find_loggers(names: Iterable[str]) -> dict[str, type[Logger]]:
-    """Return the logger classes by name: those in ``names``, and those used whenever their package is installed.
+    """Return the classes of the loggers in ``names``, and of automatic loggers whose package is installed, by name.
 
     Raises ConfigError for a name that no logger has.
     """
@@ -34,7 +34,7 @@ def find_loggers(names: Iterable[str]) -> dict[str, type[Logger]]:
 
 
 def check_loggers(names: Iterable[str]) -> None:
-    """Raise ConfigError if one of the named loggers does not exist, or its package cannot be imported."""
+    """Raise ConfigError if a logger in ``names`` does not exist, or if its package cannot be imported."""
     named = tuple(names)
     found = find_loggers(named)
     for name in named:

@@ -14,8 +14,9 @@ __all__ = ["LoggedRun", "Logger", "Summary", "scalars"]
 class LoggedRun:
     """The facts about a run that a logger gets before the first step.
 
-    ``folder`` is the run folder. ``step`` is the step at which a resumed run continues, 0 for a new run; ``id`` is the
-    id under which the logger has logged the run before, '' if it has not. ``config`` has the settings, as nested dicts.
+    ``folder`` is the run folder. ``step`` is the step at which a resumed run continues, 0 for a new run. ``id`` is the
+    id under which the logger has logged this run before, '' for a run that it has not logged. ``config`` has the
+    settings, as nested dicts.
     """
 
     name: str
@@ -38,25 +39,25 @@ class Summary:
 class Logger(ABC):
     """The base class of loggers. Each module of this folder has a subclass, in the variable ``LOGGER``.
 
-    A logger is created in the main thread before the first step, and used in one other thread. An error that it raises
-    ends the logger, not the run, and is shown to the user once. Only rank 0 has loggers.
+    A logger is created in the main thread before the first step, and then used in a single other thread. If it raises
+    an error, the logger ends, but the run goes on, and the user sees the error once. Only rank 0 has loggers.
     """
 
     package: ClassVar[str]
-    """The package that must be installed."""
+    """The Python package that the logger needs."""
     extra: ClassVar[str]
-    """The extra of ckptsurgeon that installs it."""
+    """The extra of ckptsurgeon that installs the package, as in ``pip install ckptsurgeon[EXTRA]``."""
     is_automatic: ClassVar[bool] = False
     """Whether the logger is used if its package is installed, even if ``train.loggers`` does not list it."""
 
     id: str = ""
-    """The name by which the logger finds the run again when it is resumed."""
+    """The name by which the logger finds this run again when the run is resumed."""
     place: str = ""
-    """Where the user finds the logged figures, for a note; '' for no note."""
+    """Where the user finds the logged figures: a note says this, unless it is ''."""
 
     @abstractmethod
     def __init__(self, run: LoggedRun) -> None:
-        """Begin to log a new run, or go on with one that has an ``id``."""
+        """Begin to log a new run, or, if the run has an ``id``, continue its earlier log."""
 
     @abstractmethod
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -68,7 +69,7 @@ class Logger(ABC):
 
 
 def scalars(row: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers in a row of the log by name, without the step; a number in a nested dict is ``parts/ctc``."""
+    """Return the numbers in a row of the log by name, without the step; nested names are as ``parts/ctc``."""
     found: dict[str, Any] = {}
     for name, value in row.items():
         found |= {f"{name}/{part}": one for part, one in value.items()} if isinstance(value, Mapping) else {name: value}

@@ -16,7 +16,7 @@ WAIT_S = 60.0
 
 
 class LoggerThread:
-    """Passes rows of the log to a logger in a separate thread; rows that come while it is busy are passed together.
+    """Passes rows of the log to a logger in a separate thread; rows that come while the thread is busy go together.
 
     If the logger raises an error, ``error`` becomes that error, and further rows are dropped.
     """
@@ -54,7 +54,7 @@ class LoggerThread:
             self.error = error
 
     def _next(self) -> tuple[list[Mapping[str, Any]], Summary | None]:
-        """Wait for a row or the summary; return all rows in the queue, and the summary, or None if it is not there."""
+        """Wait for a row or the summary; return all rows in the queue, and the summary, or None if it is not queued."""
         rows: list[Mapping[str, Any]] = []
         found = self._queue.get()
         while not isinstance(found, Summary):

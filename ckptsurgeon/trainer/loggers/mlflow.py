@@ -1,4 +1,4 @@
-"""MLflow: a store of files in the run folder, unless the environment variable MLFLOW_TRACKING_URI has another.
+"""MLflow: logs to files in the run folder, or to the store in the environment variable MLFLOW_TRACKING_URI.
 
 https://mlflow.org/docs/latest/api_reference/python_api/mlflow.client.html
 """
@@ -49,7 +49,7 @@ class MLflow(Logger):
         self.place = shown if not uri else f"the store of MLFLOW_TRACKING_URI, as run {self.id}"
 
     def _found(self, known: str) -> str:
-        """Return ``known``, the id of a resumed run, if the store has that run; '' if not, as in a new store."""
+        """Return ``known``, the id of a resumed run, if the store has this run; else ''."""
         try:
             self._client.update_run(known, status="RUNNING")
         except self._mlflow.MlflowException as error:
@@ -62,7 +62,7 @@ class MLflow(Logger):
     def _begun(self, run: LoggedRun) -> str:
         """Create a run in the store and return its id.
 
-        The environment variable MLFLOW_EXPERIMENT_NAME has the name of its experiment (default: ``ckptsurgeon``).
+        The environment variable MLFLOW_EXPERIMENT_NAME names the experiment of the run (default: ``ckptsurgeon``).
         """
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "ckptsurgeon")
         there = self._client.get_experiment_by_name(name)

@@ -58,7 +58,7 @@ class TensorBoard(Logger):
 
 
 def _silence_threads_of(package: str) -> None:
-    """From now on, print no traceback if a thread of ``package`` fails: the next write raises the error again."""
+    """From now on, print no traceback if a thread of ``package`` fails; the next write raises the thread's error."""
     if not isinstance(threading.excepthook, _ExcepthookFilter):
         threading.excepthook = _ExcepthookFilter(package, threading.excepthook)
 

@@ -41,9 +41,9 @@ class WeightsAndBiases(Logger):
         self.place = self._place(mode)
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Log rows under their steps, but not the figures of ``test``: the client refuses the row of an earlier step.
+        """Log rows under their steps, without the figures of ``test``, which are logged with the summary.
 
-        Those figures are logged with the summary.
+        They may belong to an earlier step (that of the best model), and the client refuses rows of earlier steps.
         """
         for row in rows:
             if "test" not in row:
@@ -55,7 +55,7 @@ class WeightsAndBiases(Logger):
         self._run.finish(exit_code=summary.exit_code)
 
     def _place(self, mode: str) -> str:
-        """Return where the figures are, for the user: the web address of the run, or its folder and how to send it."""
+        """Return where the figures are, for the user: the web address of the run, or a folder and how to send it."""
         if mode != OFFLINE:
             return self._run.url or f"nowhere, because WANDB_MODE is {mode}"
         folder = os.path.relpath(os.path.dirname(self._run.dir))

@@ -44,10 +44,10 @@ LARGEST = 512 << 20
 """The largest manifest that is read, in bytes; a manifest with a million clips is smaller."""
 
 JSON_LINES = (".jsonl", ".jsonl.gz", ".ndjson", ".json", ".json.gz")
-"""The file name endings of manifests with a JSON object on each line; NeMo's manifests end in ``.json``."""
+"""Endings of the file names of manifests with a JSON object on each line. NeMo's manifests end in ``.json``."""
 
 LONGEST = 1 << 20
-"""How many bytes of the first line are read, at most, to recognise the format of a manifest."""
+"""At most this many bytes of the first line are read to recognise the format of a manifest."""
 
 Row = tuple[str, Mapping[str, str]]
 """A line of a table: its position for messages (file and line number), and its values by column."""
@@ -59,12 +59,12 @@ def place(path: str, line: int) -> str:
 
 
 def file_beside(manifest: str, path: str) -> str:
-    """Return ``path``, from a manifest, joined to the manifest's folder; an absolute path is returned unchanged."""
+    """Return ``path``, which stands in ``manifest``, joined to the manifest's folder; an absolute path is unchanged."""
     return os.path.normpath(os.path.join(os.path.dirname(manifest), path))
 
 
 def file_beside_or_here(manifest: str, path: str) -> str:
-    """Return ``path`` joined to the manifest's folder; if no such file exists, relative to the working directory."""
+    """Return ``path`` joined to the manifest's folder, or ``path`` itself if only that file exists."""
     beside = file_beside(manifest, path)
     return beside if os.path.exists(beside) or not os.path.exists(path) else os.path.normpath(path)
 
@@ -213,7 +213,7 @@ def seconds_of(where: str, entry: Mapping[str, Any], name: str, default: float, 
 
 
 def _check_encoding(path: str, data: bytes) -> None:
-    """Raise ConfigError for UTF-16 and UTF-32, which spreadsheets write.
+    """Raise ConfigError if ``data``, the beginning of the file ``path``, is UTF-16 or UTF-32, as spreadsheets write.
 
     Both encodings are recognised by a byte order mark or by zero bytes.
     """

@@ -28,7 +28,7 @@ __all__ = ["read_dataset"]
 FIELDS = (DATASET, "split", "text", "audio")
 INFO, STATE, SPLITS = "dataset_info.json", "state.json", "dataset_dict.json"
 TEXTS = ("text", "sentence", "transcription", "transcript", "normalized_text", "label")
-"""Columns that may hold the transcript or the class, if the configuration has no field ``text``."""
+"""Columns that may have the transcript or the class; used if the configuration has no field ``text``."""
 DEEPEST = 6
 """How many levels of folders are searched for a dataset in the cache."""
 SAVE = "To download and save a dataset, run in Python: datasets.load_dataset(NAME).save_to_disk(FOLDER)."
@@ -40,8 +40,8 @@ def read_dataset(named: Mapping[str, Any], *, texts: bool = True) -> list[Clip]:
     """Return the clips of a dataset.
 
     ``named`` is the dataset's entry in the configuration, ``{hf_dataset: PATH, split: …, text: …, audio: …}``. If
-    ``texts`` is false, no transcripts are read. Raises ConfigError if a split or column is missing, or if there are
-    several and the entry does not choose one.
+    ``texts`` is false, no transcripts are read. Raises ConfigError if the split or a column is missing. Also raises
+    ConfigError if there are several splits, or several columns that may be meant, and the entry names none of them.
     """
     unknown = [one for one in named if one not in FIELDS]
     if unknown:
@@ -67,7 +67,7 @@ def read_dataset(named: Mapping[str, Any], *, texts: bool = True) -> list[Clip]:
 
 
 def _files(path: str, split: str) -> tuple[str, list[str]]:
-    """Return the folder that contains a split, and the paths of the split's tables in order."""
+    """Return the folder that contains the tables of a split, and the paths of these tables in order."""
     if os.path.isfile(os.path.join(path, SPLITS)):
         splits = _json(path, SPLITS).get("splits")
         names = [one for one in splits if isinstance(one, str)] if isinstance(splits, list) else []
@@ -85,7 +85,7 @@ def _files(path: str, split: str) -> tuple[str, list[str]]:
 
 
 def _listed(path: str) -> list[str]:
-    """Return the paths of the tables in a folder that save_to_disk wrote."""
+    """Return the paths of the tables in ``path``, the folder of a split that save_to_disk wrote."""
     state = _json(path, STATE)
     listed = state.get("_data_files")
     given = [one.get("filename") for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
@@ -110,7 +110,10 @@ _OF_CACHE = re.compile(r"(.+?)(?:-(\d{5})-of-(\d{5}))?\.arrow")
 
 
 def _cached(path: str, split: str) -> tuple[str, list[str]]:
-    """Find the one dataset at or below ``path`` in the cache of `datasets`; return its folder and a split's tables."""
+    """Find the only dataset in or below ``path``, a folder in the cache of `datasets`.
+
+    Returns the folder of the dataset, and the paths of the tables of the split.
+    """
     found = sorted(_with_info(path))
     if len(found) != 1:
         why = f"has several datasets: {listing(found, 4, where='')}" if found else "is not the folder of a dataset"
@@ -172,9 +175,10 @@ def _text(folder: str, features: Mapping[str, Mapping[str, Any]], named: str) ->
 
 
 def _column(folder: str, features: Mapping[str, object], named: str, field: str, likely: Sequence[str]) -> str:
-    """Return ``named`` if it is a column, or the only ``likely`` column if ``named`` is ''; else raise ConfigError.
+    """Return ``named`` if there is a column of this name, or the only ``likely`` column if ``named`` is ''.
 
-    ``field`` is the field of the configuration in which the user chooses the column.
+    Raises ConfigError otherwise. ``field`` is the field of the configuration in which the user chooses the column, for
+    the message.
     """
     if named in features:
         return named
@@ -189,9 +193,9 @@ def _column(folder: str, features: Mapping[str, object], named: str, field: str,
 
 
 def _clips(file: str, folder: str, audio: str, text: str | None, kind: Mapping[str, Any] | None) -> Iterator[Clip]:
-    """Yield the clips of the table ``file``; ``audio`` and ``text`` are columns, ``kind`` is the type of ``text``.
+    """Yield the clips of the table ``file``; ``audio`` and ``text`` are column names, ``kind`` is the type of ``text``.
 
-    If the column is a ClassLabel (indices of classes), the text of a clip is the name of its class.
+    If the column ``text`` is a ClassLabel (indices of classes), the text of a clip is the name of its class.
     """
     columns = (audio,) if text is None else (audio, text)
     table = open_table(file, columns)

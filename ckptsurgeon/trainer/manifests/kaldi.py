@@ -23,7 +23,7 @@ _ARCHIVE = re.compile(r"\.ark(:\d+)?$")
 
 @dataclass(frozen=True)
 class _Entry:
-    """A line of a Kaldi file: ``value`` is the text after the id, ``where`` is the file and the line number."""
+    """A line of a Kaldi file: ``value`` is the text after the id at its beginning, ``where`` is file and line."""
 
     value: str
     where: str
@@ -33,11 +33,14 @@ class _KaldiFolder:
     kind = "a folder with wav.scp and text (Kaldi, ESPnet)"
 
     def sniff(self, path: str) -> bool:
-        """Return whether a path is a folder with ``wav.scp`` or ``text``; ``read`` raises if the other is missing."""
+        """Return whether a path is a folder with ``wav.scp`` or ``text``; ``read`` raises if one of them is missing."""
         return any(os.path.isfile(os.path.join(path, name)) for name in ("wav.scp", "text"))
 
     def read(self, path: str, *, texts: bool = True) -> list[Clip]:
-        """Return the clips in the order of ``text``; if ``texts`` is false, of ``segments`` or else of ``wav.scp``."""
+        """Return the clips in the order of the file ``text``.
+
+        If ``texts`` is false, the order is that of ``segments``, or of ``wav.scp`` if there are no segments.
+        """
         sounds = _table(os.path.join(path, "wav.scp"))
         cut = os.path.join(path, "segments")
         parts = _table(cut) if os.path.isfile(cut) else {key: _Entry(f"{key} 0 nan", "") for key in sounds}
@@ -57,7 +60,10 @@ class _KaldiFolder:
 
 
 def _where(key: str, parts: Mapping[str, _Entry], sounds: Mapping[str, _Entry]) -> str:
-    """Return the file and line of the clip ``key``: in ``segments`` or, if there are no segments, in ``wav.scp``."""
+    """Return the file and line that lists the clip ``key``: in ``segments``, or in ``wav.scp`` without segments.
+
+    ``parts`` are the lines of ``segments``, ``sounds`` the lines of ``wav.scp``.
+    """
     return parts[key].where or sounds[key].where
 
 
@@ -94,7 +100,7 @@ def _clip(folder: str, key: str, text: _Entry, *, parts: Mapping[str, _Entry], s
 
 
 def _part(part: _Entry) -> tuple[str, float, float]:
-    """Return the recording's id in a line of ``segments``, and the segment's begin and end in seconds.
+    """Return what a line of ``segments`` has: the id of the recording, and begin and end of the segment in seconds.
 
     The end is NaN if the segment lasts until the end of the recording (-1 in the file).
     """

@@ -27,7 +27,7 @@ class _LhotseCuts:
     kind = "lines of JSON with cuts and their supervisions (lhotse)"
 
     def sniff(self, path: str) -> bool:
-        """Return whether the first line of a file is lhotse's; ``read`` raises ConfigError if the line is not a cut."""
+        """Return whether lhotse wrote the first line of a file; ``read`` raises ConfigError if it is not a cut."""
         fields = fields_of_first_line(path)
         is_cut = "start" in fields and bool(fields & {"supervisions", "recording"})
         return is_cut or "tracks" in fields or _set_of(fields) is not None
@@ -77,7 +77,7 @@ def _text(where: str, entry: dict[str, Any]) -> str:
 
 
 def _sound(path: str, where: str, entry: dict[str, Any]) -> str:
-    """Return the path of a cut's sound file; raises ConfigError if the cut is not a part of exactly one file."""
+    """Return the path of a cut's sound file; raises ConfigError if the cut is not a part of a single file."""
     recording = field_of(where, entry, ("recording",))
     sources = recording.get("sources") if isinstance(recording, dict) else None
     if not isinstance(sources, list) or len(sources) != 1 or not isinstance(sources[0], dict):

@@ -26,7 +26,7 @@ __all__ = ["Manifest", "read_manifests"]
 _RELATIVE = "Relative paths begin at the folder of the configuration."
 EMPTY, RELATIVE_TO_MANIFEST = "is an empty file", "Relative paths begin at the manifest's folder."
 AT_ONCE = 8
-"""How many headers of sound files are read at the same time: on a network drive, each waits for a round trip."""
+"""How many headers of sound files are read at the same time: on a network drive, each read takes a round trip."""
 
 
 class Manifest(Protocol):
@@ -36,7 +36,7 @@ class Manifest(Protocol):
     """The name of the format in messages."""
 
     def sniff(self, path: str) -> bool:
-        """Return whether a file or folder has this format."""
+        """Return whether the file or folder ``path`` is a manifest in this format."""
         ...
 
     def read(self, path: str, *, texts: bool = True) -> list[Clip]:
@@ -49,11 +49,11 @@ class Manifest(Protocol):
 
 
 def read_manifests(named: Sequence[Named], faults: ErrorCollector | None = None, *, texts: bool = True) -> list[Clip]:
-    """Return the clips of manifests and of datasets (entries with ``hf_dataset``) in order, with their lengths.
+    """Return the clips of the manifests and datasets ``named``, in order, with their lengths in seconds.
 
-    If ``texts`` is false, manifests and datasets need no transcripts. Errors in sounds are added to ``faults``; if
+    If ``texts`` is false, manifests and datasets need no transcripts. Errors in sound files are added to ``faults``. If
     ``faults`` is None, they are raised as SourceError or ConfigError. Raises ConfigError if a manifest has no known
-    format, if it is malformed, or if a clip occurs twice.
+    format or is malformed, or if a clip occurs twice.
     """
     own = ErrorCollector() if faults is None else faults
     clips = [clip for one in named for clip in _clips(one, texts=texts)]
@@ -71,7 +71,7 @@ def read_manifests(named: Sequence[Named], faults: ErrorCollector | None = None,
 
 
 def _together(wrong: Sequence[CheckpointError], of: int) -> CheckpointError:
-    """Combine the errors of several sounds into one error; ``of`` is the number of all sounds."""
+    """Return one error for the errors of several sounds; ``of`` is the number of all sounds, for the message."""
     first = wrong[0]
     if len(wrong) == 1:
         return first
@@ -108,7 +108,7 @@ def _known() -> str:
 
 
 def _seen(path: str) -> str:
-    """Return the end of a message on an unknown manifest: how the file begins, or that it is a folder."""
+    """Return what an unknown manifest is, for the end of a message: its first line, or that it is a folder."""
     line = first_line(path)
     if line:
         return f": its first line is {escape(line, 80)!r}"
@@ -163,8 +163,8 @@ def _absence(path: str) -> str:
 def _measured(clip: Clip) -> Clip | CheckpointError:
     """Return a clip with its length, or the error in its sound file.
 
-    The error is returned, not raised, so that the other sounds are checked, too. A clip whose file is missing or empty
-    is returned unchanged.
+    The error is returned, not raised, so that the other sounds are checked, too. If the sound file is missing or empty,
+    the clip is returned unchanged.
     """
     if not _is_sound(clip.path):
         return clip

@@ -104,7 +104,7 @@ def _clip(path: str, where: str, entry: Any, *, texts: bool) -> Clip:
 
 
 def _sound(path: str, where: str, wav: Any) -> tuple[str, float, float]:
-    """Return the path of a clip's sound file, and the clip's begin and length in that file, in seconds.
+    """Return the path of a clip's sound file, and the begin and length of the clip in the file, in seconds.
 
     The length is NaN if the clip lasts until the end of the file.
     """

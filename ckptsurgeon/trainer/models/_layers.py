@@ -14,7 +14,7 @@ FRAME_S, HOP_S = 0.025, 0.010
 
 
 def padding_mask(lengths: Tensor, size: int) -> Tensor:
-    """Return a mask (batch, size) that is true at positions from the clip's length on, which are padding."""
+    """Return a mask (batch, size) that is true at the padding, that is, from index ``lengths[i]`` on in row i."""
     return torch.arange(size, device=lengths.device)[None] >= lengths[:, None]
 
 
@@ -75,7 +75,7 @@ class LogMel(nn.Module):
 
 
 def subsampled(lengths: Tensor) -> Tensor:
-    """Return the number of frames, from ``lengths`` frames, after two convolutions with kernel 3 and stride 2."""
+    """Return how many of ``lengths`` frames are left after two convolutions with kernel size 3 and stride 2."""
     for _ in range(2):
         lengths = torch.div(lengths - 3, 2, rounding_mode="floor") + 1
     return lengths.clamp(min=0)

@@ -96,7 +96,7 @@ class _DeepSpeechModel:
     vocabulary: ClassVar[dict[str, int]] = {"layer_6.weight": 0, "layer_6.bias": 0}
 
     def layers(self, fields: dict[str, Any]) -> tuple[str, ...]:
-        """Return the layers in the order of the network."""
+        """Return the names of the layers, in the order of the network."""
         return LAYERS
 
     def companions(self, fields: dict[str, Any]) -> tuple[Companion, ...]:
@@ -123,7 +123,10 @@ class _DeepSpeechModel:
 
 
 def _outputs(alphabet: str | None, as_bytes: Any) -> int:
-    """Return the number of outputs: one for each label, and one for the blank."""
+    """Return the number of outputs: one for each label, and one for the blank.
+
+    ``alphabet`` is the text of an ``alphabet.txt``; if ``as_bytes`` is true, there is none, and labels are bytes.
+    """
     if not isinstance(as_bytes, bool):
         raise ConfigError(f"deepspeech: bytes is {as_bytes!r}, not true or false.")
     if as_bytes == (alphabet is not None):
@@ -137,7 +140,7 @@ def _outputs(alphabet: str | None, as_bytes: Any) -> int:
 
 
 def _labels(alphabet: str) -> tuple[str, ...]:
-    """Return the labels of an alphabet, the blank last."""
+    """Return the labels in ``alphabet``, the text of an ``alphabet.txt``, and then the blank."""
     return VOCABULARY.read("deepspeech: the alphabet", alphabet.encode()).tokens
 
 

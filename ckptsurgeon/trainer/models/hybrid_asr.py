@@ -106,14 +106,15 @@ class HybridASR(nn.Module):
     def forward(self, waves: Tensor, lengths: Tensor, previous: Tensor | None = None) -> HybridOutput:
         """Return the HybridOutput for ``waves`` (batch, samples), with ``lengths`` in samples.
 
-        ``previous`` (batch, length) has the target tokens before each position (teacher forcing), start token first.
+        ``previous`` (batch, length) are the decoder's inputs: the start token, then the target tokens (teacher
+        forcing).
         """
         memory, frames = self.encode(waves, lengths)
         logits = self.decode(previous, memory, frames) if previous is not None else None
         return HybridOutput(self.ctc(memory).log_softmax(-1), frames, logits)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
-        """Return how many frames the encoder makes of waveforms with these ``lengths`` in samples."""
+        """Return how many frames the encoder makes of waveforms with ``lengths`` samples."""
         return subsampled(self.frontend.frames(lengths))
 
     def encode(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,7 +153,7 @@ class _HybridASRModel:
     }
 
     def layers(self, fields: dict[str, Any]) -> tuple[str, ...]:
-        """Return the layers in the order of the network; decoder and CTC head, which read the encoder, come last."""
+        """Return the names of the layers, in the order of the network; decoder and CTC head come last."""
         encoder = [f"encoder.layers.{n}" for n in range(fields["encoder_layers"])]
         return ("encoder.embed", *encoder, "encoder.norm", "decoder", "ctc")
 

@@ -1,7 +1,8 @@
 """The group of GPUs that sum gradients (NCCL), and how a rank leaves it if another process has ended.
 
-If a process has ended, the other GPUs wait in their next sum for ever. Whatever reads a value from such a GPU waits,
-too: ``.cpu()``, ``.item()``, an allocation that frees memory. Only an abort of the group ends the wait.
+If a process has ended, the GPUs of the other processes wait in their next sum for ever. Whatever reads a value from
+such a GPU then waits, too: ``.cpu()``, ``.item()``, an allocation that frees memory. Only an abort of the group ends
+the wait.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ import torch
 __all__ = ["GRACE_S", "DeviceGroup"]
 
 GRACE_S = 5.0
-"""How long a GPU may take to end its queued work after another rank has ended."""
+"""The seconds that a GPU has to end its queued work after another rank has ended."""
 
 
 class DeviceGroup:
-    """The NCCL group by which this rank's GPU sums gradients with others; ``backend`` is torch's ProcessGroupNCCL.
+    """The NCCL group in which the GPUs of all ranks sum gradients; ``backend`` is torch's ProcessGroupNCCL.
 
-    ``is_idle`` returns, without waiting, whether the GPU has done all work that was queued.
+    ``is_idle`` is a function that returns, without waiting, whether the GPU has done all queued work.
     """
 
     def __init__(self, backend: Any, is_idle: Callable[[], bool]) -> None:
@@ -38,7 +39,7 @@ class DeviceGroup:
         return DeviceGroup(backend, lambda: torch.cuda.current_stream(device).query())
 
     def begin(self) -> None:
-        """Record that the GPU now gets work that it can only end together with the other GPUs, such as sums."""
+        """Record that the GPU now gets work that it can only complete together with the other GPUs, such as sums."""
         self._is_shared = True
 
     def confirm(self) -> None:
@@ -61,9 +62,10 @@ class DeviceGroup:
             self.abort()
 
     def settle(self) -> bool:
-        """Wait up to ``GRACE_S`` for the GPU to end its work, and leave the group; return whether its values are right.
+        """Wait up to ``GRACE_S`` seconds for the GPU to end its work; return whether the GPU's values are right.
 
-        They are wrong if the work did not end: operations after an unfinished sum have used a part of the sum.
+        This rank then leaves the group. The values are wrong if the work did not end: later operations have used the
+        result of an unfinished sum.
         """
         until, is_whole = time.monotonic() + GRACE_S, False
         while not (is_whole or self.is_aborted) and time.monotonic() < until:

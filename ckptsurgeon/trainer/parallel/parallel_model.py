@@ -19,7 +19,7 @@ T = TypeVar("T")
 class ParallelModel:
     """A model (``module``) that one process trains, or several processes with DDP.
 
-    To use the model, call this object with a function of ``module``, so that DDP sees each forward pass.
+    To run the model, call this object with a function that takes ``module``, so that DDP sees each forward pass.
     https://docs.pytorch.org/docs/stable/generated/torch.nn.parallel.DistributedDataParallel.html
     """
 
@@ -34,11 +34,14 @@ class ParallelModel:
 
     @property
     def gradient_scale(self) -> int:
-        """The factor that turns the gradients after the backward pass into sums: DDP takes means over the ranks."""
+        """The factor that turns the gradients into sums over the ranks: DDP makes means of them."""
         return self.ranks.size
 
     def wrap(self) -> None:
-        """Wrap the module in DDP for the parameters that now require gradients; all ranks must do so before a step."""
+        """Wrap the module in DDP for the parameters that now require gradients; every rank must call this.
+
+        It must be called before the first step, and whenever other parameters are trained.
+        """
         if self.ranks.size == 1:
             return
         from torch.nn.parallel import DistributedDataParallel
@@ -47,20 +50,20 @@ class ParallelModel:
         self.ranks.barrier()  # finds dead ranks; DDP begins with sums on the GPUs, which would wait for them
         self.ranks.begin_device_work()
         # find_unused_parameters, because a model may drop layers and a task may switch losses. It costs nothing in a
-        # step that uses all parameters; a step that does not waits for the GPU.
+        # step that uses all parameters. A step that leaves parameters out waits for the GPU.
         taken = inspect.signature(DistributedDataParallel.__init__).parameters
         new = "forward_sync_buffers"  # its name since torch 2.13
         options: dict[str, Any] = {new if new in taken else "broadcast_buffers": False}  # finish_backward sends them
         self._wrapped = DistributedDataParallel(ForwardProxy(self.module), find_unused_parameters=True, **options)
 
     def __call__(self, function: Callable[[nn.Module], T]) -> T:
-        """Return ``function(module)``; if it returns several values, the backward pass must start from the first."""
+        """Return ``function(module)``; if this is several values, the backward pass must start from the first value."""
         if self._wrapped is None:
             return function(self.module)
         return cast(T, self._wrapped(function))
 
     def no_sync(self) -> AbstractContextManager[None]:
-        """Inside the block, keep gradients on this rank; the next backward pass after it sums them over the ranks."""
+        """Inside the block, do not sum gradients over the ranks; the first backward pass after the block sums them."""
         return nullcontext() if self._wrapped is None else cast(AbstractContextManager[None], self._wrapped.no_sync())
 
     def optimizer_parameters(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
@@ -70,8 +73,8 @@ class ParallelModel:
     def finish_backward(self) -> None:
         """Complete the gradients of the optimizer's parameters, and give every rank the buffers of rank 0.
 
-        Call this after the last backward pass of a step. DDP itself would send the buffers only before the next forward
-        pass, when a rank may have ended.
+        Call this after the last backward pass of a step. DDP itself would send the buffers only at the next forward
+        pass; by then, a rank may have ended.
         """
         if self._wrapped is not None:
             self.ranks.broadcast_tensors(list(self.module.buffers()))

@@ -1,8 +1,8 @@
-"""The processes that train one model together: the rank of this one, and the collective calls between them.
+"""The processes that train one model together: the rank of this process, and the collective calls of all.
 
 ``torchrun`` and ``accelerate launch`` start the processes and set their ranks in the environment
-(https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables). Figures and decisions go through gloo, on
-the CPU; gradients through NCCL if there are GPUs. Gloo reports a rank that died; NCCL would wait for it.
+(https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables). Figures and decisions are exchanged by
+gloo, on the CPU. Gradients are summed by NCCL if there are GPUs. Gloo reports a rank that died; NCCL would wait for it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TIMEOUT = datetime.timedelta(hours=12)
 """How long the other ranks wait for rank 0, which prepares, evaluates and saves. A rank that died ends the wait."""
 
 NEVER = datetime.timedelta(days=3650)
-"""The timeout of the group by which the ranks watch each other: in practice there is none."""
+"""The timeout of the group by which the ranks watch each other: ten years, because torch needs a number."""
 
 DETECTION_S = 5.0
 """The seconds within which every living rank notices that another rank has ended."""
@@ -65,7 +65,7 @@ class TorchrunEnv:
 class Ranks:
     """The processes that train one model; this process is ``rank`` of ``size``.
 
-    Rank 0 is the main one: it checks, writes and prints.
+    Rank 0 is the main rank: it checks, writes and prints.
     """
 
     rank: int = 0
@@ -85,7 +85,7 @@ class Ranks:
         return self.rank == 0
 
     def all_reduce(self, tensors: Sequence[Tensor]) -> None:
-        """Sum tensors on one device over all ranks, in place, with one collective call for each dtype."""
+        """Sum tensors over all ranks, in place, with one collective call for each dtype; all must be on one device."""
         if self.size == 1 or not tensors:
             return
         from torch import distributed
@@ -102,7 +102,10 @@ class Ranks:
 
     @torch.no_grad()
     def broadcast_tensors(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors on one device, in place, by those of rank 0, bit for bit; several dtypes are allowed."""
+        """Replace tensors in place by those of rank 0, bit for bit.
+
+        All tensors must be on one device; their dtypes may differ.
+        """
         if self.size == 1 or not tensors:
             return
         from torch import distributed
@@ -137,9 +140,9 @@ class Ranks:
         return cast(T, found[0])
 
     def begin_device_work(self) -> None:
-        """Record that the GPUs now get work that they can only end together, such as sums of gradients.
+        """Record that the GPUs now get work that they can only complete together, such as sums of gradients.
 
-        A collective call on the CPU must have shown before that all ranks are alive.
+        Before, a collective call on the CPU must have shown that all ranks are alive.
         """
         if self.device is not None:
             self.device.begin()
@@ -154,7 +157,7 @@ class Ranks:
         return self.device is None or self.device.settle()
 
     def watched(self) -> AbstractContextManager[object]:
-        """Return a context manager to wait for the GPU in: if another rank ends, the GPU's work is aborted."""
+        """Return a context manager: if another rank ends while the block waits for the GPU, its work is aborted."""
         if self.device is None:
             return nullcontext()
         return RankWatch(self.watching, self.rank, self.size, self.device.give_up)
@@ -166,10 +169,10 @@ class Ranks:
                 self.store.set(f"ended/{self.rank}", reason)
 
     def find_lost(self, error: Exception) -> dict[int, str]:
-        """Return a dict from each rank that ended to its reason, or ''; {} if ``error`` has another cause.
+        """Return a dict from each rank that ended to its reported reason, or ''; {} if ``error`` has another cause.
 
-        A failed collective call fails on every living rank, so each of them calls this and reports in the store that it
-        is alive. A rank that has reported neither this nor a reason after five seconds has ended.
+        A failed collective call fails on every living rank. So every living rank calls this method, which reports in
+        the store that the rank is alive. A rank that has reported nothing after five seconds has ended.
         """
         if self.size == 1 or not is_communication_error(error):
             return {}
@@ -191,7 +194,7 @@ class Ranks:
     def detect_lost(self) -> Iterator[None]:
         """Raise LostRanksError in place of an error of the block if another rank has ended.
 
-        After that the GPU can be read without waiting: its work has ended or was aborted.
+        After this error, values can be read from the GPU without waiting: its work has ended or was aborted.
         """
         try:
             yield
@@ -207,10 +210,10 @@ SINGLE_PROCESS = Ranks()
 
 
 class LostRanksError(CheckpointError):
-    """Raised if other processes ended before the run: ``ranks`` maps each rank to the reason that it reported, or ''.
+    """Raised if other processes ended before the run; ``ranks`` maps each lost rank to its reported reason, or ''.
 
-    ``is_whole`` is true if the model of this process has the values after its last complete step, and false if the GPU
-    had begun a step that was aborted.
+    ``is_whole`` is true if the model of this process has the values after the last complete step. It is false if the
+    GPU was in a step, and the step was aborted.
     """
 
     def __init__(self, ranks: Mapping[int, str], *, is_whole: bool = True) -> None:
@@ -220,12 +223,12 @@ class LostRanksError(CheckpointError):
 
 
 def describe_lost_rank(rank: int, reason: str) -> str:
-    """Return a phrase for messages about a rank that ended, with the ``reason`` that it reported, or '' for none."""
+    """Return a phrase for messages: the rank ended, and why. ``reason`` is what the rank reported, '' for nothing."""
     return f"rank {rank} ended{f' with {escape(reason, 300)}' if reason else ', without giving a reason'}"
 
 
 def is_communication_error(error: Exception) -> bool:
-    """Whether an error may mean that a rank has ended: gloo raises RuntimeErrors that mention its source files."""
+    """Return whether an error may mean that a rank has ended: gloo's RuntimeErrors mention source files of gloo."""
     from torch import distributed
 
     if isinstance(error, distributed.DistError):
@@ -238,7 +241,7 @@ def is_communication_error(error: Exception) -> bool:
 def read_torchrun_env(environment: Mapping[str, str]) -> TorchrunEnv:
     """Return the variables that torchrun set, or the values of a single process if none is set.
 
-    Raises ConfigError if only some of them are set.
+    Raises ConfigError if only some of the variables are set, or if they contradict each other.
     """
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     given = [environment[name] for name in names if name in environment]

@@ -1,6 +1,6 @@
 """A model in shards, one on each process: FSDP2.
 
-The model is built without its weights ever being complete anywhere.
+No process ever has all weights, not even while the model is built.
 https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html
 """
 
@@ -26,8 +26,11 @@ __all__ = ["ShardedModel"]
 T = TypeVar("T")
 
 CHECKED_PASSES = 3
-"""In this many first forward passes, the ranks compare each layer before they gather it, which takes time. Later
-passes are compared at their end. A model that drops layers at random most likely does so in the first passes."""
+"""In this many first forward passes, the ranks check before each layer that all of them use the same layer.
+
+This takes time, so later passes are checked only at their end. A model that drops layers at random most likely does so
+in the first passes.
+"""
 
 SAME_LAYERS = (
     "All processes gather the same layer at the same time, so no process can drop or choose layers on its own: set "
@@ -38,13 +41,13 @@ SAME_LAYERS = (
 class ShardedModel(ParallelModel):
     """A model of which each rank holds a shard of every parameter, of its gradient and of its optimizer moments.
 
-    A layer is complete only while it is used. ``module`` comes from ``build_on_meta``; it gets memory for the shards of
-    this rank, but no values. The members of its outermost module lists are gathered one after the other, all other
-    parameters together.
+    The parameters of a layer are gathered only while the layer is used. ``module`` must be on the meta device
+    (``build_on_meta``); it gets memory for the shards of this rank, but no values. The members of its outermost module
+    lists are gathered one after the other, all other parameters together.
 
-    With ``bf16``, the layers in module lists are gathered, and get their inputs, in bfloat16; gradients are summed in
-    float32. The shards, which the optimizer updates and checkpoints hold, are float32. Autocast still decides which
-    operations compute in float32. Recurrent layers, and layers with batch statistics, stay float32.
+    With ``bf16``, the layers in module lists are gathered, and get their inputs, in bfloat16. Gradients are summed in
+    float32. The shards themselves are float32: the optimizer updates them, and checkpoints contain them. Autocast still
+    decides which operations compute in float32. Recurrent layers, and layers with batch statistics, stay float32.
     """
 
     def __init__(self, module: nn.Module, ranks: Ranks, device: torch.device, *, bf16: bool = False) -> None:
@@ -89,10 +92,10 @@ class ShardedModel(ParallelModel):
         return True
 
     def wrap(self) -> None:
-        """Do nothing: FSDP finds out in each step which parameters require gradients."""
+        """Do nothing: FSDP itself looks in each step which parameters require gradients."""
 
     def __call__(self, function: Callable[[nn.Module], T]) -> T:
-        """Return ``function(module)``; every rank must call it."""
+        """Return ``function(module)``; every rank must call this with the same function."""
         self.ranks.begin_device_work()
         with warnings.catch_warnings():
             # torch warns of each recurrent layer and each view; nothing here changes one in place.
@@ -105,7 +108,7 @@ class ShardedModel(ParallelModel):
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
-        """Inside the block, keep gradients on this rank; the next backward pass after it sums them over the ranks."""
+        """Inside the block, do not sum gradients over the ranks; the first backward pass after the block sums them."""
         self._root.set_requires_gradient_sync(False)
         try:
             yield
@@ -118,7 +121,7 @@ class ShardedModel(ParallelModel):
             self._compare_layer(str(number))
 
     def _compare_layer(self, layer: str) -> None:
-        """Raise ConfigError if the ranks are about to gather different layers, whose shards would be mixed."""
+        """Raise ConfigError if the ranks are about to gather different layers: their shards would be mixed."""
         if self._passes >= CHECKED_PASSES:
             return
         if any(other != layer for other in self.ranks.all_gather(layer)):
@@ -158,6 +161,6 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _needs_float32(block: nn.Module) -> bool:
-    """Whether a block has recurrent layers or batch norms, whose float32 states need float32 parameters."""
+    """Return whether a block has recurrent layers or batch norms: their states are float32, so parameters must be."""
     has_statistics = any(buffer.is_floating_point() for buffer in block.buffers())
     return has_statistics or any(isinstance(one, nn.RNNBase) for one in block.modules())

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def shard_task(job: Job, model: ParallelModel) -> Job:
-    """Return the job with a task that runs the sharded ``model`` on all ranks; the same job for other models."""
+    """Return the job with a task that runs the sharded ``model`` on all ranks, or the job itself for other models."""
     if not model.is_sharded:
         return job
     task: Any = _ShardedTask(job.task, model)
@@ -28,7 +28,7 @@ def shard_task(job: Job, model: ParallelModel) -> Job:
 
 
 def single_process_job(job: Job) -> Job:
-    """Return the job for this process alone, with the original task, which can run a model that is not sharded."""
+    """Return the job for this process alone, with the original task, which runs models that are not sharded."""
     task: Any = getattr(job.task, "unsharded", job.task)
     settings = job.settings if job.ranks.size == 1 else replace(job.settings, compile="off")  # as it was trained
     return replace(job, ranks=SINGLE_PROCESS, settings=settings, task=task)

@@ -1,8 +1,8 @@
-"""Notices at once that another rank has ended, also while this rank waits for its GPU.
+"""Notices at once that another rank has ended, even while this rank waits for its GPU.
 
-The ranks form a ring. On each rank, a thread waits for a message from the rank before it; during training, none is
-sent. If a process dies, its connections are closed, and the next rank gets an error instead. The next rank then sends a
-message to the rank after it, and so on.
+The ranks form a ring. On each rank, a thread waits for a message from the previous rank. During training, no message is
+sent. If a process dies, its connections are closed, and the next rank gets an error instead of a message. This rank
+then sends a message to the next one, and so on round the ring.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from .device_group import GRACE_S
 __all__ = ["RankWatch"]
 
 GONE, BYE = 0, 1
-"""Messages: a rank is gone, or the sender has ended its part without an error."""
+"""Messages: GONE means that a rank died or had an error, BYE that the sender left the block without an error."""
 
 
 class RankWatch:
-    """A block in which the other ranks are watched; every rank must enter such a block, and leave it at the same time.
+    """A ``with`` block in which the other ranks are watched; all ranks must enter and leave the block together.
 
     ``group`` is a gloo group that nothing else uses. If another rank ends, and the block has not ended ``GRACE_S``
     seconds later, ``give_up`` is called in the watching thread.
@@ -43,7 +43,7 @@ class RankWatch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        """Tell the next rank how the block ended here, and wait until the rank before this one has told the same."""
+        """Tell the next rank how the block ended here, and wait for this message from the previous rank."""
         self._left.set()
         self._send(BYE if error is None else GONE)
         self._thread.join()
@@ -62,7 +62,7 @@ class RankWatch:
     def _send(self, what: int) -> None:
         """Send the message ``what`` (GONE or BYE) to the next rank, if this rank has not sent one yet.
 
-        Nobody would receive a second message, so gloo would wait for ever.
+        The next rank receives only one message, so sending a second message would wait for ever.
         """
         from torch import distributed
 

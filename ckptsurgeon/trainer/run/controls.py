@@ -1,4 +1,4 @@
-"""Runs the controls: the same training from the init, from scratch, and from the init's weights permuted."""
+"""Runs the controls: the same training from the init, from scratch, and from the init with permuted weights."""
 
 from __future__ import annotations
 
@@ -39,15 +39,14 @@ __all__ = [
 KNOWLEDGE_MOVED = "knowledge moved"
 KNOWLEDGE, SCALE_ONLY, NONE = "KNOWLEDGE", "SCALE ONLY", "NONE"
 MARGIN = 0.05
-"""One kind of initial weights beats another if its runs are better with every seed, and on average by this share of the
-other's metric."""
+"""One kind of initial weights beats another if its metric is better with each seed, and its mean by this share."""
 MIN_SEEDS = 3
 
 
 def beats(one: Arm, other: Arm, *, higher: bool = False) -> bool:
     """Return whether the runs of ``one`` are clearly better than those of ``other``, compared seed by seed.
 
-    An arm has the metric of the runs from one kind of initial weights; ``higher`` is whether higher values are better.
+    An Arm has the metric of all runs from one kind of initial weights. ``higher`` is whether higher values are better.
     """
     sign = -1 if higher else 1
     gaps = [sign * (theirs - own) for own, theirs in zip(one.values, other.values, strict=True)]
@@ -57,9 +56,10 @@ def beats(one: Arm, other: Arm, *, higher: bool = False) -> bool:
 def verdict_of(warm: Arm, scratch: Arm, permuted: Arm, *, higher: bool = False) -> str:
     """Return KNOWLEDGE (warm beats scratch and permuted), SCALE ONLY (warm beats only scratch) or NONE.
 
-    Much of what looks like transfer is scale: from English weights, permuted inside each tensor, a Russian model
-    learned better than from torch's default initialisers. If warm beats permuted, but not scratch, the init is
-    worth nothing: NONE.
+    Warm runs start from the init, permuted runs from the init with the values of each tensor permuted. Much of what
+    looks like transfer is only the scale of the weights: from permuted English weights, a Russian model learned better
+    than from torch's default initialisers. If warm beats permuted, but not scratch, the verdict is NONE, because the
+    init is worth nothing.
     """
     if not beats(warm, scratch, higher=higher):
         return NONE
@@ -93,12 +93,12 @@ def knowledge_moved(
 
 STARTS = ("warm", "scratch", "permuted")
 LEARNED = 0.95
-"""If the loss stays above this share of its value before the first step, the model has learned nothing."""
+"""A model has learned nothing if its loss is still above this share of the loss before the first step."""
 
 
 @dataclass(frozen=True)
 class ControlRun:
-    """One control run, number ``number`` of ``of``; ``value`` is the metric at its end, None before.
+    """One control run, number ``number`` of ``of``; ``value`` is the metric at the end of the run, None before.
 
     ``way`` is the kind of initial weights: warm (the init), scratch, or permuted. If ``frozen`` is true, only new
     tensors are trained.
@@ -146,8 +146,9 @@ def run_controls(job: Job, *, seeds: int, observer: RunObserver | None = None) -
 def _runs(job: Job, seeds: int, metric: str) -> list[ControlRun]:
     """Return all control runs in their order, with ``seeds`` seeds for each kind of initial weights.
 
-    There are also runs with a frozen body, which train only the new tensors, unless there are no new tensors or the job
-    trains adapters.
+    First come the runs in which only the new tensors are trained, and the others are frozen. Then come the runs in
+    which all tensors are trained. If there are no new tensors, or if the job trains adapters, there are only the
+    latter.
     """
     assert job.init is not None
     trains_head = job.init.new & job.target.tensors.keys() and not job.settings.lora.targets
@@ -200,7 +201,7 @@ def _train_control(job: Job, way: str, seed: int, *, frozen: bool) -> tuple[floa
 
 
 def _has_learned(loop: TrainingLoop, figures: Mapping[str, float], before: float) -> bool:
-    """Return whether a model has learned: with CTC, if not all outputs are blank; else if the loss fell by 5 %.
+    """Return whether a model has learned: with CTC, if enough outputs are not blank; else if the loss fell by 5 %.
 
     ``figures`` are the figures of the last evaluation, ``before`` is the loss before the first step.
     """
@@ -213,7 +214,7 @@ def _first_loss(loop: TrainingLoop) -> float:
 
 
 def _loaded_keys(job: Job) -> list[str]:
-    """Return the keys of tensors with all values from the init's sources, and not tied to a new tensor."""
+    """Return the keys of the tensors that are not new, even in part, and that are not tied to a new tensor."""
     assert job.init is not None
     return [key for key in job.target.tensors if job.target.ties.get(key, key) not in job.init.new]
 
@@ -235,9 +236,9 @@ def _initial_model(job: Job, way: str) -> nn.Module:
 
 @torch.no_grad()
 def permute(model: nn.Module, keys: Sequence[str], seed: int, *, parts: Mapping[str, Tensor] | None = None) -> None:
-    """Shuffle the values inside each floating tensor in ``keys``: the same numbers, without what was learned.
+    """Shuffle the values inside each floating tensor in ``keys``: this keeps their scale, but not what was learned.
 
-    ``parts`` has masks, by key, of tensors with new values: the values whose mask is true are not moved.
+    ``parts`` maps the keys of tensors that are partly new to masks: the values whose mask is true are not moved.
     """
     generator = torch.Generator().manual_seed(seed)
     tensors = state_tensors(model)

@@ -23,9 +23,9 @@ OLD_BEAM = 4
 
 
 def known_settings(lineage: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a lineage as this version would have recorded them.
+    """Return the settings in a lineage as this version of ckptsurgeon would have recorded them.
 
-    A setting that did not exist yet gets its default, which does not change what the run does.
+    A setting that did not exist in the older version gets its default: defaults do not change what the run does.
     """
     usual: dict[str, Any] = plain_json(asdict(Settings()))
     old = lineage["settings"]
@@ -50,7 +50,7 @@ def check_known_settings(lineage: Mapping[str, Any], config: str, folder: RunFol
 
 
 def _given(settings: Any) -> dict[str, Any]:
-    """Return settings, also nested ones, without those that are None, which means a default or infinity."""
+    """Return settings without those that are None, even in nested settings; None means a default or infinity."""
     return {
         name: {key: one for key, one in value.items() if one is not None}
         if isinstance(value, Mapping) and name not in ("freeze", "lr_scale")

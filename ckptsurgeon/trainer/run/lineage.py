@@ -45,10 +45,10 @@ __all__ = [
 
 
 def data_digests(job: Job) -> dict[str, str]:
-    """Return digests of the data of a run by name: tokens, segmenter (the tokeniser), train, dev, lm and task.
+    """Return digests of the data of a run by name; what the run does not use is missing.
 
-    The digests of train and dev are of their clips in order, lm is of the language model for decoding, and task of the
-    file with the user's own task.
+    The names are ``tokens`` (the token list), ``segmenter`` (the tokeniser), ``train`` and ``dev`` (their clips in
+    order), ``lm`` (the language model for decoding) and ``task`` (the file with the user's own task).
     """
     home = os.path.dirname(os.path.abspath(job.document.path))
     found = {"tokens": _digest(json.dumps(token) for token in job.tokens)} if job.tokens else {}
@@ -101,7 +101,7 @@ def check_data(job: Job, old: Mapping[str, str], run: str) -> Iterator[str]:
 
 
 def _named(job: Job, name: str) -> str:
-    """Return what the configuration says for tokens, segmenter or a split (``name``), such as a path, for a message."""
+    """Return what the configuration has for ``name`` (tokens, segmenter or a split), such as a path, for a message."""
     given: Any = getattr(job.settings.data, name)
     if name == "segmenter":
         return str(given)
@@ -113,15 +113,21 @@ def _named(job: Job, name: str) -> str:
 LINEAGE = "lineage.json"
 OVERFITTING = "overfit_one_batch"
 KEPT = "kept_sha256"
-"""The field with the digest of config.yaml in the run folder."""
+"""The field of the lineage with the SHA-256 of config.yaml in the run folder."""
 FREE = ("save_every", "keep", "data.workers", "data.cache", "epochs", "loggers")
-"""Settings that may change when a run is resumed: weights do not depend on them; ``epochs`` only sets ``steps``."""
+"""Settings that may change when a run is resumed, because the weights do not depend on them.
+
+``epochs`` only sets ``steps``.
+"""
 NEARLY_FREE = ("threads", "compile", "gradient_checkpointing")
-"""Settings that change only the order of sums, or what dropout draws."""
+"""Settings that may change when a run is resumed, with a note: they change only rounding, or what dropout draws."""
 
 
 def lineage_of(job: Job, plan: Plan | None, folder: RunFolder, sets: Sequence[str]) -> dict[str, Any]:
-    """Return the lineage of a run, what it is started from, as a dict for JSON; paths are relative to its folder."""
+    """Return the lineage of a run, that is, what the run starts from, as a dict for JSON.
+
+    Paths are relative to the run folder.
+    """
     return {
         "kind": "ckpt.lineage",
         "version": 1,
@@ -142,7 +148,7 @@ def lineage_of(job: Job, plan: Plan | None, folder: RunFolder, sets: Sequence[st
 
 
 def metadata_of(lineage: Mapping[str, Any]) -> dict[str, str]:
-    """Return the part of the lineage that a saved model carries in its safetensors metadata."""
+    """Return the part of the lineage that is written into the safetensors metadata of a saved model."""
     kept = ("ckptsurgeon", "config_sha256", "seed", "init", "plan_sha256")
     return {"lineage": json.dumps({name: lineage[name] for name in kept}, ensure_ascii=True)}
 
@@ -150,8 +156,8 @@ def metadata_of(lineage: Mapping[str, Any]) -> dict[str, str]:
 def config_text(job: Job, folder: str) -> str:
     """Return the text of config.yaml in the run folder: the configuration with every setting, including defaults.
 
-    ``folder`` is the configuration's folder, relative to the run folder; the paths in the text are relative to
-    ``folder``.
+    ``folder`` is the folder of the original configuration, relative to the run folder. The paths in the text are
+    relative to ``folder``.
     """
     content = job.document.content
     if not isinstance(content, dict):
@@ -162,7 +168,7 @@ def config_text(job: Job, folder: str) -> str:
 
 
 def _listed(value: Any) -> Any:
-    """Return settings (a dict) with lists in place of tuples, which YAML does not have."""
+    """Return settings (a dict) with lists in place of tuples, because YAML has no tuples."""
     if isinstance(value, Mapping):
         return {name: _listed(one) for name, one in value.items()}
     return [_listed(one) for one in value] if isinstance(value, (list, tuple)) else value
@@ -189,7 +195,7 @@ def edited_config_note(folder: RunFolder, lineage: Mapping[str, Any]) -> str:
 
 
 def check_unchanged(job: Job, lineage: Mapping[str, Any], folder: RunFolder) -> list[str]:
-    """Return notes on changes since the run was started that do not prevent its resumption.
+    """Return a note on each change since the run was started with which the run can still be resumed.
 
     Raises ConfigError, which lists the changes, if the model, the data or other settings changed.
     """
@@ -219,8 +225,8 @@ def check_unchanged(job: Job, lineage: Mapping[str, Any], folder: RunFolder) -> 
 def _other_steps(settings: Settings, before: int, folder: RunFolder) -> list[str]:
     """Return a note if ``train.steps`` is not ``before``, the number of steps with which the run was started.
 
-    Raises ConfigError if the run has done more steps than ``train.steps``, or if ``train.patience`` ended it: the
-    resumed run would end again at once.
+    Raises ConfigError if the run has done more steps than ``train.steps``. Also raises ConfigError if
+    ``train.patience`` ended the run, because the resumed run would end at once.
     """
     steps = settings.steps
     if steps == before:
@@ -258,9 +264,9 @@ def _lost_patience(folder: RunFolder) -> bool:
 def record_steps(job: Job, lineage: Mapping[str, Any], folder: RunFolder, sets: Sequence[str]) -> None:
     """Record in the run folder the new number of steps of a resumed run, so that the next ``--resume`` uses it.
 
-    ``prolonged`` in the lineage lists every such change: at which step, and the old and new number of steps. ``sets``
-    are all ``--set`` strings of the run, those of this call last; they do not include a change of ``steps`` in the
-    configuration itself. Raises OutputError.
+    The field ``prolonged`` of the lineage lists every such change: at which step, and the old and the new number of
+    steps. ``sets`` are all ``--set`` strings of the run, those of this call last. Of the strings of this call, only
+    changes of ``steps`` are recorded. Raises OutputError.
     """
     before, steps = lineage["settings"]["steps"], job.settings.steps
     if steps == before:

@@ -31,7 +31,7 @@ __all__ = ["curves_png", "read_report", "read_start_checks", "write_end_records"
 
 INK, MUTED, LINE, SECOND = "#1f2933", "#7b8794", "#2f6fb0", "#c2571a"
 AROUND = 7
-"""The smooth line is a mean over each step and this many steps before and after it."""
+"""Each point of the smooth line is the mean of a step and of this many steps before and after the step."""
 
 
 def curves_png(rows: Sequence[Mapping[str, Any]], metric: str, *, title: str = "", best_step: int = 0) -> bytes | None:
@@ -104,7 +104,7 @@ def _legend(panel: Any) -> None:
 def _smoothed(values: Sequence[float]) -> list[float]:
     """Return, for each value, the mean of the values around it; near the ends the mean has fewer values.
 
-    Means of past values alone would lag behind a steep beginning.
+    Means over earlier values alone would lag behind a steep beginning of the curve.
     """
     made = []
     for i in range(len(values)):
@@ -122,8 +122,8 @@ def write_start_records(
 ) -> None:
     """Create the folder; write the lineage, the configuration and the checks before the first step. Raises OutputError.
 
-    The lineage is written first. It marks the folder as a run's, so that a run that was killed before its first
-    checkpoint can be started again in it.
+    The lineage is written first, because it marks the folder as the folder of a run. If the run is killed before its
+    first checkpoint, a run can be started in the folder again.
     """
     folder.create()
     left = (
@@ -167,7 +167,7 @@ def write_end_records(folder: RunFolder, result: Trained, *, curves: bool) -> No
 
 
 def _title(folder: RunFolder, result: Trained) -> str:
-    """Return the title of the curves: the run, the task, and what it started from."""
+    """Return the title of the curves: the name of the run, its task, and its initial weights."""
     name = os.path.basename(os.path.abspath(folder.path))
     begun = f"from {os.path.basename(result.init)}" if result.init else "from scratch"
     return escape(f"{name}: {result.task}, {begun}", 100)
@@ -184,7 +184,7 @@ def _unfinished(folder: RunFolder) -> ConfigError:
 
 
 def _number(value: float | None) -> float:
-    """Return a figure that was read from JSON, in which None means NaN."""
+    """Return a figure that was read from JSON; None becomes NaN, because JSON has no NaN."""
     return math.nan if value is None else float(value)
 
 

@@ -37,11 +37,12 @@ class Arm(Brief):
 class Controls(Brief):
     """The verdict of the control runs: whether the knowledge in the initial weights helped.
 
-    Training from the init (warm) is compared with training from scratch, and from the init's weights permuted.
-    ``verdict`` is KNOWLEDGE, SCALE ONLY or NONE; ``decided_on`` says which runs decide: the "frozen" ones, which train
-    only new tensors, or the "unfrozen" ones. The evaluations on ``dev`` after the last step are compared.
-    ``plateau`` lists the kinds of initial weights with a deciding run that has learned nothing yet: it outputs only
-    blanks, or its loss has hardly fallen.
+    Training from the init (warm) is compared with training from scratch, and from the init with permuted weights. The
+    metric on ``dev`` after the last step decides.
+
+    ``verdict`` is KNOWLEDGE, SCALE ONLY or NONE. ``decided_on`` says which runs decide: "frozen" (only new tensors are
+    trained) or "unfrozen". ``plateau`` lists the kinds of initial weights with a deciding run that has learned nothing
+    yet: the model outputs only blanks, or the loss has hardly fallen. ``arms`` has the metric of all runs.
     """
 
     metric: str
@@ -57,16 +58,16 @@ class Controls(Brief):
 class Trained(InNotebooks):
     """The result of ``train``.
 
-    ``ended`` is the reason why the run ended: done, patience, nonfinite, collapsed, lost (another process ended),
-    failed (a check before the first step, so that nothing was trained), or the name of a signal. It is unchecked if the
-    model is trained, but the checks or controls after the last step are not done; prepared if only the data were
-    prepared; '' if only checks ran.
+    ``ended`` is the reason why the run ended: "done", "patience", "nonfinite", "collapsed", "lost" (another process
+    ended), "failed" (a check failed before the first step, so nothing was trained), or the name of a signal. It is
+    "unchecked" if the model is trained, but the checks or controls after the last step are not done. It is "prepared"
+    if only the data were prepared, and '' if only checks ran.
 
     ``figures`` are the figures of the last evaluation, ``best`` is the best value of ``metric``. ``test`` are the
     figures of the best weights on the ``test_clips`` clips of the split ``test``, empty if it was not evaluated.
-    ``elapsed_s`` is the total time in seconds, including checks; for a resumed run, it is the time since it was resumed
-    and the training time before. ``train_s`` is the time of steps and evaluations alone. ``exit_code`` is the exit
-    status of the program. With several processes, ``rank`` 0 has the whole result; the others check and write nothing.
+    ``elapsed_s`` is the total time in seconds, including checks; of the time before the run was resumed, only the
+    training time counts. ``train_s`` is the time of steps and evaluations alone. ``exit_code`` is the exit status of
+    the program. With several processes, only ``rank`` 0 has the whole result; the others check and write nothing.
     """
 
     config: str

@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 UNDONE = "unchecked"
-"""The ``ended`` of a run whose last step is done, but not its checks or controls."""
+"""The value of ``ended`` in a result if the last step is done, but the checks or controls after it are not."""
 UNCHECKED = Check("checks after the last step", NOT_RUN, "not made yet; --resume makes them", "after")
 UNCONTROLLED = Check("controls", NOT_RUN, "not run yet; --resume --controls runs them", "after")
 
@@ -74,10 +74,10 @@ class RunOptions:
 
 
 def run_job(job: Job, start: RunStart, options: RunOptions) -> Trained:
-    """Train a job, or continue its saved run; check it, write its records, and return the result."""
+    """Train a job, or continue its saved run; run the checks, write the records, and return the result."""
     loggers = RunLoggers(options.folder, options.observer)
     options = replace(options, observer=loggers.observe)
-    # A model without shards is built first, to fail before anything slow. One with shards needs the other ranks.
+    # A model without shards is built first, to fail before anything slow. A sharded model needs the other ranks.
     builds_first = not job.is_sharded
     if options.resume:
         loop = _saved_loop(job, options) if builds_first else None
@@ -120,7 +120,8 @@ def _train_and_check(
 ) -> Trained:  # fmt: skip
     """Train, then check the trained model and write the records; return the result, even if the run was stopped.
 
-    ``before`` are the checks before the first step, ``before_s`` is the training time of the run before it was resumed.
+    ``before`` are the results of the checks before the first step. ``before_s`` is the training time of the run before
+    it was resumed, in seconds.
     """
     with catch_stop_signals() as stop, hint_at_saved(options.folder):
         loop.run(stop=stop)
@@ -153,7 +154,7 @@ def _request_training(job: Job, start: RunStart, options: RunOptions) -> None:
 
 
 def lost_notes(lost: Mapping[int, str], folder: RunFolder) -> tuple[str, ...]:
-    """Return a note on each rank that ended before the run; ``lost`` maps it to the reason that it reported, or ''."""
+    """Return a note on each rank that ended before the run; ``lost`` maps each rank to its reported reason, or ''."""
     saved = folder.saved_steps
     goes_on = f"step {saved[-1]} is saved, and --resume goes on" if saved else "nothing was saved yet"
     return tuple(f"{describe_lost_rank(rank, reason)}; {goes_on}" for rank, reason in lost.items())
@@ -216,7 +217,7 @@ def _finish(
 
 
 def start_notes(job: Job, start: RunStart) -> tuple[str, ...]:
-    """Return the notes for the user that are shown before the first step."""
+    """Return the notes for the user that are shown before the first step: on the start, the model and the data."""
     return (*start.notes, *job.target.notes, *job.notes)
 
 
@@ -245,7 +246,7 @@ UNTESTED = "test was not evaluated: the metric was NaN in all evaluations on dev
 
 @dataclass(frozen=True)
 class FinalFigures:
-    """The figures of the split ``test`` with the weights of ``step``; ``clips`` is its number of clips."""
+    """The figures of the split ``test``, which has ``clips`` clips, with the weights after ``step`` steps."""
 
     step: int
     figures: Mapping[str, float]
@@ -257,7 +258,7 @@ class FinalFigures:
 
 
 def has_test_split(loop: TrainingLoop) -> bool:
-    """Return whether a run has a split ``test`` to evaluate now: only a run that has ended by itself has one."""
+    """Return whether a run has a split ``test``, and has ended by itself, so that the split is evaluated."""
     return loop.job.test is not None and loop.state.progress.ended in (DONE, PATIENCE)
 
 
@@ -301,7 +302,7 @@ def _evaluate_weights(loop: TrainingLoop, weights: str, step: int) -> FinalFigur
 
 
 class _Counted:
-    """A source with the same batches as another; ``clips`` counts the clips that were read."""
+    """A source with the batches of ``source``; ``clips`` counts the clips that were read."""
 
     def __init__(self, source: BatchSource) -> None:
         self._source, self.clips = source, 0

@@ -27,10 +27,11 @@ LOGGER_IDS = "loggers.json"
 
 
 class RunLoggers:
-    """The loggers of a run, which are open inside a block of ``logging``.
+    """The loggers of a run. They are open inside the ``with`` block of ``logging``.
 
-    ``observe`` is an observer that passes everything to ``observer``, and each row of the log to the open loggers, too.
-    An error in a logger ends only this logger, and ``observer`` gets a note on it. ``notes`` has all notes on loggers.
+    The method ``observe`` is to be used in place of ``observer``: it passes everything to ``observer``, and each row of
+    the log also to the open loggers. An error in a logger ends only this logger, and ``observer`` gets a note about the
+    error. ``notes`` has all notes on loggers.
     """
 
     def __init__(self, folder: RunFolder, observer: Observer) -> None:
@@ -97,7 +98,7 @@ class RunLoggers:
         self._observer({"event": "notes", "notes": (note,)})
 
     def _known_ids(self) -> dict[str, str]:
-        """Return the id that each logger gave the run before, by logger; {} if their file is missing or damaged."""
+        """Return the ids that loggers gave this run earlier, by logger; {} if the file of ids is missing or damaged."""
         if not os.path.exists(self._folder.of(LOGGER_IDS)):
             return {}
         try:
@@ -119,7 +120,7 @@ def _name(job: Job, folder: RunFolder) -> str:
 
 
 def _config(job: Job, init: str | None) -> dict[str, Any]:
-    """Return the settings of a job as a dict for loggers, with its configuration file, init, device and processes."""
+    """Return the settings of a job as a dict for loggers, plus configuration file, init, device and processes."""
     more = {"config": job.document.name, "init": init, "device": job.device.type, "processes": job.ranks.size}
     return {**plain_json(asdict(job.settings)), **more, "ckptsurgeon": __version__}
 

@@ -1,4 +1,4 @@
-"""Adds to the hint of an error that ends a run what is saved and how the run can continue."""
+"""Extends the hint of an error that ends a run: what is saved, and how the run can continue."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["hint_at_saved"]
 
 @contextmanager
 def hint_at_saved(folder: RunFolder) -> Iterator[None]:
-    """If the block raises an error of a sound or of the disk, let its hint say how the run can continue."""
+    """If the block raises an error about a sound or the disk, make its hint say how the run can continue."""
     try:
         yield
     except (SourceError, OutputError) as error:

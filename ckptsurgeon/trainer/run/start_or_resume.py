@@ -1,4 +1,4 @@
-"""Finds the start of a run: a configuration and weights, and a folder that is free or has the run to resume."""
+"""Finds what a run starts from: a configuration, weights, and a folder that is free or has the run to resume."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _in_the_way(folder: RunFolder, name: str) -> OutputError:
 
 
 def _is_empty_folder(path: str) -> bool:
-    """Return whether a path is an empty folder, which a run leaves if it could not write."""
+    """Return whether a path is an empty folder, as a run leaves it if it could not write."""
     try:
         return not os.listdir(path)
     except OSError:
@@ -80,7 +80,7 @@ def _is_empty_folder(path: str) -> bool:
 
 
 def other_files_note(folder: RunFolder) -> tuple[str, ...]:
-    """Return a note if the folder contains files that no run writes, because ``--run`` may be a mistake; else ()."""
+    """Return a note if the folder contains files that no run writes: ``--run`` may be a mistake. Else return ()."""
     names = sorted(os.listdir(folder.path)) if os.path.isdir(folder.path) else []
     others = [name for name in names if name not in (*WRITTEN, *BY_LOGGERS) and not name.startswith((".", "__"))]
     if not others:
@@ -90,7 +90,7 @@ def other_files_note(folder: RunFolder) -> tuple[str, ...]:
 
 
 def check_inputs_are_safe(folder: RunFolder, job: Job) -> None:
-    """Raise OutputError if the run would overwrite one of its inputs, or a companion file that no run wrote."""
+    """Raise OutputError if the run would overwrite one of its input files, or a config.json that no run wrote."""
     beside = [one.name for one in job.target.companions]
     if not os.path.lexists(folder.of(LINEAGE)):
         for name in beside:
@@ -124,9 +124,10 @@ def _inputs(job: Job) -> Iterator[str]:
 def resume_start(
     lock: RunLock, folder: RunFolder, config: str | None, *, sets: Sequence[str], controls: bool
 ) -> tuple[RunStart, tuple[str, ...]]:
-    """Lock the folder; return what its run was started from, and the run's ``KEY=VALUE`` strings with ``sets`` added.
+    """Lock the folder of a run to resume; return what the run was started from, and its ``--set`` strings.
 
-    The init is read only for ``controls``. Raises ConfigError if there is no run, or if the init has changed.
+    ``sets`` are the strings of this call, which are added. The init is only read if ``controls`` is true. Raises
+    ConfigError if there is no run, or if the init has changed.
     """
     folder.last_step()
     known = read_lineage(folder)
@@ -157,9 +158,9 @@ def _same_init(path: str, files: Sequence[dict[str, object]]) -> InitCheckpoint:
 
 
 def check_overfitting(start: RunStart, asked: bool, folder: RunFolder) -> bool:
-    """Return whether the run trains on one batch only: as ``asked``, or, if it is resumed, as it was started.
+    """Return whether the run trains on one batch only: as ``asked`` for a new run, as before for a resumed run.
 
-    Raises ConfigError if it is ``asked`` for a resumed run that was started on all of its data.
+    Raises ConfigError if ``asked`` is true, but the resumed run was started on all of its data.
     """
     if start.known is None:
         return asked
@@ -180,8 +181,8 @@ MAKES_ONE = "Make an init with ckpt transplant SRC dst.yaml, or give a configura
 class RunStart:
     """What a run starts from: a configuration, the init to load, and notes for the user.
 
-    ``from_`` is the path of the init that the run starts from, or from which a resumed run started; ``known`` is the
-    lineage of a resumed run.
+    ``from_`` is the path of the init from which the run starts or, if it is resumed, was started. ``init`` is this
+    init, or None if it is not needed, as for most resumed runs. ``known`` is the lineage of a resumed run.
     """
 
     config: str
@@ -194,8 +195,8 @@ class RunStart:
 def find_start(config: str | None, init: str | None) -> RunStart:
     """Return what to start from: the given files, or the only init of the working directory and its configuration.
 
-    Raises ConfigError if there is no init or there are several, or if the configuration is missing, changed, or outside
-    the folder.
+    Raises ConfigError if the working directory has no init or several, or if the configuration of the init is missing,
+    has changed, runs code, or is outside the folder of the init.
     """
     if config is not None:
         if init is not None:
@@ -221,9 +222,9 @@ def _the_one_init() -> str:
 def _config_of(init: InitCheckpoint) -> str:
     """Return the path of the configuration that an init's recipe refers to.
 
-    Raises ConfigError unless the configuration is in the init's folder, is unchanged, and refers to no code. Somebody
-    else may have written the recipe: it must not lead to files outside the init's folder, and a user who gives a
-    checkpoint has not agreed to run code in its folder.
+    Raises ConfigError unless the configuration is in the init's folder, is unchanged, and refers to no code. The recipe
+    may be somebody else's. So it must not lead to files outside the init's folder. And a user who gives a checkpoint
+    has not agreed to run code that lies in its folder.
     """
     name = escape(init.path)
     hint = "Give the configuration: ckpt train dst.yaml --init " + name

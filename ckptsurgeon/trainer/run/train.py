@@ -68,8 +68,9 @@ def train(
 ) -> Trained:
     """Train the model that ``config`` describes from the weights in ``init``, and check the result.
 
-    Without ``config``, the configuration is the one that the recipe of the init refers to; without both, the init is
-    the only ``*.init.safetensors`` in the working directory. With ``config`` alone, all weights are newly initialised.
+    Without ``config``, the configuration is the one that the recipe of the init refers to. Without ``config`` and
+    ``init``, the init is the only ``*.init.safetensors`` in the working directory. With ``config`` alone, all weights
+    are newly initialised.
     ``sets`` are ``KEY=VALUE`` strings that replace values of the ``train:`` section; ``steps`` and ``seed`` replace the
     values of these names. All output goes to the folder ``run`` (default: ``run``, or ``run-overfit`` with
     ``overfit_one_batch``); ``resume`` continues the run in it, bit for bit on a CPU. ``check_only`` runs the checks
@@ -166,7 +167,7 @@ def train(
 
 
 def _check_modes(check_only: bool, preprocess_only: bool, resume: bool, *, controls: bool, overfit: bool) -> None:
-    """Raise ConfigError if ``check_only`` or ``preprocess_only`` is given together with an option that it excludes."""
+    """Raise ConfigError if ``check_only`` or ``preprocess_only`` is given with an option that contradicts it."""
     alone = [flag for flag, given in (("--check-only", check_only), ("--preprocess-only", preprocess_only)) if given]
     others = [("--resume", resume), ("--controls", controls), ("--overfit-one-batch", overfit)]
     more = [*alone[1:], *(flag for flag, given in others if given)]
@@ -198,10 +199,10 @@ def _start(
     writes: bool,
     controls: bool,
 ) -> tuple[RunStart, tuple[str, ...]]:
-    """Return what the run starts from, and its ``KEY=VALUE`` strings.
+    """Return what the run starts from, and the ``KEY=VALUE`` strings that replace its settings.
 
-    With ``resume``, both come from the folder, and ``sets`` are added to the strings. ``writes`` is whether the call
-    writes to the folder.
+    With ``resume``, both are read from the folder, and ``sets`` are added to the strings. ``writes`` is whether the
+    call writes to the folder.
     """
     if not resume:
         if writes:

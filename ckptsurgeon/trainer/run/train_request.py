@@ -18,7 +18,7 @@ __all__ = ["TrainRequest", "rank_mismatch", "request_sender"]
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """The request of rank 0 to the other ranks to train: the arguments of ``train`` that rank 0 got."""
+    """A request of rank 0 to the other ranks to train: the arguments with which ``train`` was called on rank 0."""
 
     config: str
     sets: tuple[str, ...]
@@ -31,7 +31,7 @@ class TrainRequest:
 
 @contextmanager
 def request_sender(ranks: Ranks) -> Iterator[Callable[[TrainRequest], None]]:
-    """Yield a function that sends a request to the other ranks; if it is not called, they are told to end."""
+    """Yield a function that sends a request to the other ranks; if the block does not call it, they are told to end."""
     sent = ranks.size == 1
 
     def send(request: TrainRequest) -> None:

@@ -48,7 +48,7 @@ class Transcript(Brief):
 
 @dataclass(frozen=True, repr=False)
 class Transcripts(Brief):
-    """The transcripts of sounds, in the order of the sounds, and the paths of the weights and configuration used."""
+    """The transcripts of several sounds, in order, and the paths of the weights and configuration that were used."""
 
     weights: str
     config: str
@@ -108,10 +108,10 @@ def transcribe(
 
 
 def _decoded(settings: Settings, given: Mapping[str, Any]) -> Settings:
-    """Return settings in which the values ``given`` for beam, lm, lm_weight and word_bonus replace those of the run.
+    """Return settings in which ``given``, values of beam, lm, lm_weight and word_bonus by name, replace the run's.
 
-    ``decoding`` becomes ``ctc_beam`` if a language model is given, or a beam and the settings use no beam search.
-    Raises ConfigError for values that have no effect or do not fit.
+    ``decoding`` becomes ``ctc_beam`` if a language model is given, or if a beam is given for settings without beam
+    search. Raises ConfigError for values that have no effect or do not fit.
     """
     lm = os.path.abspath(given["lm"]) if "lm" in given else settings.lm
     useless = [name for name in ("lm_weight", "word_bonus") if name in given and lm is None]
@@ -129,7 +129,7 @@ def _decoded(settings: Settings, given: Mapping[str, Any]) -> Settings:
 
 
 def _found(path: str, config: str | None) -> tuple[str, str]:
-    """Return the paths of the weights and of their configuration for a run folder, or a file of weights, at ``path``.
+    """Return the paths of the weights and of their configuration; ``path`` is a run folder or a file of weights.
 
     Raises SourceError if there are no weights, and ConfigError if there is no configuration.
     """
@@ -151,7 +151,7 @@ def _found(path: str, config: str | None) -> tuple[str, str]:
 
 
 def _init_of(config: str) -> Any:
-    """Return the init whose weights the adapters of a run belong to.
+    """Return the init of a run that trained adapters: the adapters belong to its weights.
 
     Raises ConfigError if the folder of the configuration ``config`` has no record of the init.
     """

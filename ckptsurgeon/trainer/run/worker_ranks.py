@@ -30,10 +30,10 @@ __all__ = ["run_worker"]
 
 
 def run_worker(ranks: Ranks, device: torch.device) -> Trained:
-    """Wait for the request of rank 0, train as it says, and return the part of the result that this rank knows.
+    """Wait for the request of rank 0, train as requested, and return the part of the result that this rank knows.
 
-    Raises the errors of reading the configuration and its data. If rank 0 ended and gave a reason, this rank reports
-    nothing.
+    Raises an error if the configuration or its data cannot be read. If rank 0 ended and gave a reason, this rank
+    reports nothing.
     """
     try:
         with ranks.detect_lost():
@@ -75,7 +75,7 @@ def _train(request: TrainRequest, ranks: Ranks, device: torch.device) -> Trained
 
 
 def _build_loop(job: Job, request: TrainRequest) -> TrainingLoop | None:
-    """Return the training loop of a new or a resumed run; None if the run cannot begin, which rank 0 then reports."""
+    """Return the training loop of a new or resumed run; None if the run cannot begin (rank 0 reports why)."""
     model, plan = (job.empty_parallel_model(), None) if request.resume else job.parallel_model()
     job = shard_task(job, model)
     if request.resume:
@@ -93,7 +93,7 @@ def _build_loop(job: Job, request: TrainRequest) -> TrainingLoop | None:
 def _reports_loss(ranks: Ranks, lost: Mapping[int, str]) -> bool:
     """Return whether this rank must report the lost ranks to the user.
 
-    It must if rank 0 is lost and gave no reason, and this rank is the lowest of the living ranks.
+    It must if rank 0 is lost and reported no reason, and if this rank is the lowest of the living ranks.
     """
     living = set(range(ranks.size)) - set(lost)
     return lost.get(0) == "" and ranks.rank == min(living)

@@ -104,7 +104,7 @@ train:
 def configuration(lang: str) -> str:
     """Return a configuration (YAML) that trains on a language's demo data.
 
-    Its paths are relative to the folder that contains the language's folder.
+    The paths in it are relative to the folder of the demo data, in which each language has a folder.
     """
     return _TEMPLATE.format(lang=lang)
 
@@ -114,9 +114,9 @@ VOICES = ("f1", "f2", "f3", "f4", "m1", "m2", "m3", "m4")
 SPEEDS, PITCHES = (140, 200), (30, 70)
 MOST_WORDS = 4
 DIALECT = {"en": "en-us"}
-"""The voice of espeak-ng for a language code without a regional variety."""
+"""The voice of espeak-ng that is used for a language code without a regional variety."""
 TRIES = 50
-"""How often a text that an earlier split has is drawn again; with few words, there may be no other text."""
+"""How often a text is drawn again if an earlier split has the same text; with few words, there may be no other."""
 
 
 @dataclass(frozen=True)
@@ -146,10 +146,10 @@ def demo_data(
 ) -> Demo:
     """Make ``n`` utterances of each language for training, and a tenth as many each for dev and test.
 
-    The same arguments make the same bytes on one machine. ``words`` maps a language to the path of a word list, for
-    languages without a bundled list or to replace that list. Raises ConfigError if espeak-ng does not speak a language,
-    or if a package is missing. Raises OutputError if the folder is not empty and ``force`` is false, if the folder
-    cannot be written, or if another run writes to it for longer than ``wait`` seconds.
+    On one machine, the same arguments make the same bytes. ``words`` maps a language to the path of a word list, which
+    is used in place of the bundled list, if there is one. Raises ConfigError if espeak-ng does not speak a language, or
+    if a package is missing. Raises OutputError if the folder is not empty and ``force`` is false, if the folder cannot
+    be written, or if another run writes to it for longer than ``wait`` seconds.
     """
     check_is_path(os.fspath(folder))
     path = os.path.normpath(os.fspath(folder))
@@ -238,9 +238,9 @@ def _language(folder: Path, lang: str, words: tuple[str, ...], *, n: int, seed: 
 def _draw(
     words: tuple[str, ...], voice: str, sizes: Mapping[str, int], chance: random.Random
 ) -> dict[str, list[Utterance]]:
-    """Return ``sizes[split]`` random utterances for each split, spoken by variants of one ``voice`` of espeak-ng.
+    """Return ``sizes[split]`` random utterances for each split, by variants of the ``voice`` of espeak-ng.
 
-    If the words allow it, no text of a split is in an earlier split.
+    ``chance`` is the random generator. If there are enough words, no text of a split is in an earlier split.
     """
     drawn: dict[str, list[Utterance]] = {}
     taken: set[str] = set()

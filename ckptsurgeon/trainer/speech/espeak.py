@@ -43,7 +43,7 @@ def check_language(lang: str) -> None:
 def speak(utterances: Sequence[Utterance]) -> Iterator[tuple[int, bytes]]:
     """Yield the sampling rate and the samples (16 bits, one channel) of each utterance.
 
-    A new process makes them, so that the same list makes the same bytes. Raises ConfigError if espeak-ng fails.
+    A new process speaks all of them, so that the same list makes the same bytes. Raises ConfigError if espeak-ng fails.
     """
     loader = require_package("espeakng_loader")
     command = [sys.executable, "-P", os.path.join(os.path.dirname(__file__), "_child.py")]

@@ -1,4 +1,4 @@
-"""Writes the checkpoints of a run in the background: the newest, to resume from, and the best model."""
+"""Writes checkpoints of a run in the background: the newest state, to resume from, and the best model."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ __all__ = ["CheckpointWriter"]
 class CheckpointWriter:
     """Writes checkpoints of a run into its folder; if ``folder`` is None (ranks above 0), it writes no files.
 
-    In a ``with`` block the run only waits until the tensors are copied, and a thread writes the files. An error in the
-    thread is raised by the next save or at the end of the block. A sharded model is saved by all ranks together,
-    without the thread. ``lineage`` goes into the metadata of the best model.
+    Inside its ``with`` block, a save only waits until the tensors are copied; a thread writes the files. An error in
+    the thread is raised by the next save, or at the end of the block. A sharded model is saved by all ranks together,
+    without the thread. ``lineage`` is written into the metadata of the best model.
     """
 
     def __init__(self, state: TrainingState, folder: RunFolder | None) -> None:
@@ -48,7 +48,7 @@ class CheckpointWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        """Wait until the thread has written everything; raises its OutputError, unless the block raised an error."""
+        """Wait until the thread has written everything; raise its OutputError, unless the block raised an error."""
         assert self._thread is not None
         self._thread.shutdown()
         self._thread, written, self._writing = None, self._writing, {}
@@ -69,7 +69,7 @@ class CheckpointWriter:
             self._write(self._newest, partial(_write_checkpoint, folder, step, tensors, values, keep=keep))
 
     def save_alone(self) -> bool:
-        """Write a checkpoint without the other ranks, which have ended or wait; return whether one was written.
+        """Write a checkpoint without the other ranks, which have ended or wait; return whether it was written.
 
         With DDP this works, because every rank has the whole model. With FSDP, or before the first step, nothing is
         written.
@@ -85,7 +85,7 @@ class CheckpointWriter:
     def save_best(self, rows: Sequence[Mapping[str, Any]] = ()) -> None:
         """Write the model as the best, with its averaged weights if the run has them; raises OutputError.
 
-        ``rows`` are the results of its evaluation: the text that the model decoded from each clip of ``dev``.
+        ``rows`` are the task's rows from the evaluation of this model, with the decoded text of each clip of ``dev``.
         """
         state, folder = self._state, self.folder
         if folder is None and not state.parallel.is_sharded:
@@ -112,7 +112,7 @@ class CheckpointWriter:
             pending.result()
 
     def _write(self, snapshot: Snapshot, write: Callable[[], None]) -> None:
-        """Let the thread write a snapshot by calling ``write``; without a thread (no ``with`` block), call it now."""
+        """Let the thread write a snapshot by calling ``write``; outside of the ``with`` block, call ``write`` now."""
 
         def run() -> None:
             snapshot.wait()
@@ -124,7 +124,7 @@ class CheckpointWriter:
             self._writing[snapshot] = self._thread.submit(run)
 
     def _save_shards(self, values: Mapping[str, object]) -> None:
-        """Write a checkpoint of all ranks: rank 0 gathers the weights one by one, each rank writes its moments."""
+        """Write a checkpoint of all ranks: rank 0 gathers and writes the weights, each rank writes its moments."""
         state, folder, ranks = self._state, self.folder, self._state.job.ranks
         with folder.saving(state.progress.step, keep=state.settings.keep) if folder else nullcontext() as staged:
             path = ranks.broadcast(os.path.abspath(staged.path) if staged is not None else "")
@@ -153,7 +153,7 @@ def _write_checkpoint(
 def _write_with_texts(
     folder: RunFolder | None, write: Callable[[], None], rows: Sequence[Mapping[str, Any]], *, dev: object
 ) -> None:
-    """Write the best weights by calling ``write``, and then the decoded texts in ``rows`` for the clips of ``dev``."""
+    """Write the best weights by calling ``write``, and then the hypotheses file: ``rows`` have the texts of ``dev``."""
     write()
     if folder is None:
         return

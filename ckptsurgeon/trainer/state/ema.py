@@ -26,7 +26,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the average towards the model's current weights; to be called after each step."""
+        """Move the average towards the model's current weights; call this after each step."""
         torch._foreach_lerp_(list(self.tensors.values()), list(self._live.values()), 1 - self._decay)
 
     @torch.no_grad()
@@ -50,7 +50,7 @@ class EMA:
 
 
 def _floating_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return each distinct floating tensor under its first key: a tied tensor must not be averaged twice."""
+    """Return the floating tensors by key; a tied tensor only under its first key, as it must not be averaged twice."""
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
     for key, tensor in model.state_dict(keep_vars=True).items():

@@ -1,4 +1,4 @@
-"""Which parameters are trained, from which step, and at which learning rate: patterns over the model's keys."""
+"""Decides, by patterns over keys, which parameters are trained, from which step, and at which learning rate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NEVER = -1
 
 @dataclass(frozen=True)
 class ParameterRule:
-    """The step from which a tensor is trained (NEVER: it stays frozen), and the factor of its learning rate."""
+    """From which step a tensor is trained (NEVER: it stays frozen), and the factor of its learning rate."""
 
     unfreeze_step: int = 0
     lr_scale: float = 1.0
@@ -58,10 +58,12 @@ def _matched(flag: str, text: str, keys: Sequence[str]) -> list[str]:
 class FreezeSchedule:
     """Freezes tensors of a model until the step from which they are trained, and checks that they did not change.
 
-    ``frozen`` are keys that are never trained, whatever the settings are. Buffers are frozen, too: a module that owns a
-    frozen buffer (the statistics of a batch norm) stays in evaluation mode. A tied tensor is frozen if any of its keys
-    is. ``digests_before`` has the digests of all tensors before the first step, ``moved_while_frozen`` has the keys of
-    tensors that had changed by the time they were unfrozen; checkpoints contain both.
+    ``frozen`` are keys that are never trained, whatever the settings are. Buffers can be frozen, too: a module with a
+    frozen buffer, such as the statistics of a batch norm, stays in evaluation mode. A tied tensor is frozen if any of
+    its keys is.
+
+    ``digests_before`` has the digests of all tensors before the first step. ``moved_while_frozen`` has the keys of
+    tensors that had already changed when they were unfrozen. Checkpoints contain both.
     """
 
     def __init__(self, model: nn.Module, settings: Settings, frozen: Collection[str] = ()) -> None:
@@ -78,7 +80,7 @@ class FreezeSchedule:
         self._owners = _owners_of_buffers(model)
 
     def _tie_rules(self) -> None:
-        """Give all keys of a tied tensor the same rule: the one of their rules that freezes the tensor the longest."""
+        """Give all keys of a tied tensor the same rule: among their rules, the one that freezes it the longest."""
         strictest: dict[int, ParameterRule] = {}
         for key, tensor in self._tensors.items():
             other, own = strictest.get(id(tensor)), self.rules[key]

@@ -1,4 +1,4 @@
-"""The learning rate of each step: warm-up and a schedule. Two schedules lower it if the metric stops improving."""
+"""The learning rate of each step: warm-up and a schedule. Two schedules react to a metric that stops improving."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def anneal(settings: Settings, progress: RunProgress, value: float, *, higher_is
 
     ``newbob`` compares with the previous evaluation (speechbrain/nnet/schedulers.py, NewBobScheduler), ``plateau`` with
     the best so far (torch.optim.lr_scheduler.ReduceLROnPlateau). ``anneal_threshold`` is the smallest improvement that
-    is enough, as a share of the earlier metric. The learning rate is not lowered at the first ``anneal_patience``
-    evaluations that are not better. NaN is never better.
+    is enough, as a share of the earlier metric. The first ``anneal_patience`` evaluations without enough improvement do
+    not lower the learning rate. NaN is never an improvement.
     """
     if settings.schedule not in ANNEALED:
         return

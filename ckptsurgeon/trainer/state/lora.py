@@ -21,23 +21,23 @@ from ..system.random_state import preserve_random_state, seed_all
 __all__ = ["adapter_config", "adapter_tensors", "add_adapters", "check_lora", "load_adapter"]
 
 MOST = 300
-"""The most module names that are compared with a misspelt name."""
+"""The maximum number of module names that are compared with a misspelt name."""
 PREFIX = "base_model.model."
 """The prefix that PEFT puts before a model's keys in its files."""
 
 
 def _modules_hint(keys: Collection[str]) -> str:
-    """Return a hint with the names (the last parts of paths) of the modules that have a weight, without repeats."""
+    """Return a hint that lists the modules with a weight by name (the last part of the path), each name once."""
     names = [key.rpartition(".")[0].rpartition(".")[2] for key in keys if key.endswith(".weight")]
     named = [name for name in dict.fromkeys(names) if name and not name.isdigit()]
     return f"The model's modules are {listing(named, 8, where='')}." if named else ""
 
 
 def check_lora(lora: Lora, keys: Collection[str], new: Collection[str] = ()) -> None:
-    """Raise ConfigError if adapters cannot be trained in a model with these ``keys``, before anything slow is done.
+    """Raise ConfigError, before anything slow is done, if adapters cannot be trained in a model with these ``keys``.
 
-    They cannot if PEFT is not installed, if a name in ``lora`` matches no module, or if a tensor in ``new`` (keys of
-    tensors that are in no source of the initial weights) would never be trained.
+    This is so if PEFT is not installed, if a name in ``lora`` matches no module, or if a tensor in ``new`` would never
+    be trained. ``new`` are the keys of tensors that are in no source of the initial weights.
     """
     _package()
     paths = {parent for key in keys for parent in _parents(key.rpartition(".")[0])}
@@ -63,7 +63,7 @@ def check_lora(lora: Lora, keys: Collection[str], new: Collection[str] = ()) -> 
 
 
 def _of_name(name: str) -> Callable[[str], bool]:
-    """Return a function that tells whether PEFT matches a module's path with ``name``: the whole path, or its end."""
+    """Return a function of a module's path: whether PEFT matches it with ``name``, which is the path or its end."""
     return lambda path: path == name or path.endswith(f".{name}")
 
 
@@ -92,10 +92,10 @@ def add_adapters(model: nn.Module, lora: Lora, *, seed: int) -> list[str]:
 
 
 def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of a model's adapters and of the modules that are saved whole, by their keys in PEFT.
+    """Return the tensors of a model's adapters, and of the modules that are saved as a whole, by their keys in PEFT.
 
-    The weights of embeddings with an adapter are left out: they are not trained. PEFT would ask transformers which
-    modules are embeddings, which fails for speech models.
+    The weights of embeddings with an adapter are left out, because they are not trained. By default, PEFT would ask
+    transformers which modules are embeddings; this fails for speech models.
     """
     found = _package().get_peft_model_state_dict(
         model, state_dict=model.state_dict(keep_vars=True), save_embedding_layers=False
@@ -111,7 +111,7 @@ def adapter_config(lora: Lora, base: str) -> bytes:
 
 
 def load_adapter(model: nn.Module, path: str) -> None:
-    """Set the adapters in a model to the values in a file, which has the tensors that ``adapter_tensors`` returned.
+    """Set the adapters in a model to those in the file ``path``, which has the keys of ``adapter_tensors``.
 
     Raises ConfigError if the file's keys are not those of the model's adapters.
     """

@@ -40,9 +40,9 @@ def state_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 class FullTensors(Mapping[str, Tensor]):
-    """Tensors by key, each complete: a sharded tensor is gathered when it is read.
+    """A mapping of ``tensors`` that returns complete tensors: a sharded tensor is gathered when it is read.
 
-    Every rank must read the same tensors in the same order.
+    So every rank must read the same tensors in the same order.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -65,9 +65,9 @@ def unsaved_buffers(model: nn.Module) -> dict[str, Tensor]:
 
 
 def own_numbers(model: nn.Module) -> dict[str, int | float]:
-    """Return the attributes of modules that are plain numbers, by module and name.
+    """Return the attributes of modules that are plain numbers, by ``MODULE.ATTRIBUTE``.
 
-    Some modules keep counters in them (``drop_mask_cnt`` of SpeechBrain's LiGRU), which influence how a run continues.
+    Some of them are counters that influence how a run continues (``drop_mask_cnt`` of SpeechBrain's LiGRU).
     """
     return {
         f"{path}.{name}": value
@@ -131,7 +131,7 @@ def initial_values(target: TargetSpec, keys: Iterable[str], seed: int) -> Iterab
 
 
 def bits(tensor: Tensor) -> Tensor:
-    """Return the bytes of a tensor's values, row-major, on the CPU; if it is sharded, every rank must call this."""
+    """Return the bytes of a tensor's values, row-major, on the CPU; for a sharded tensor, every rank must call this."""
     return whole(tensor).detach().cpu().contiguous().reshape(-1).view(torch.uint8)
 
 
@@ -148,7 +148,7 @@ def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 class SafetensorsLayout:
     """Computes the layout of a safetensors file with ``tensors``, and writes the file.
 
-    A tied tensor is written under each of its keys, because ``load_state_dict(strict=True)`` needs all of them. The
+    A tied tensor is written under each of its keys, because ``load_state_dict(strict=True)`` needs all keys. The
     tensors may be sharded: ``write`` gathers them one by one.
     """
 
@@ -165,7 +165,10 @@ class SafetensorsLayout:
         self.nbytes = len(self._front) + end
 
     def write(self, staged: StagedFile | None) -> None:
-        """Write the file; every rank must call this; with None, a rank only sends its shards. Raises OutputError."""
+        """Write the file ``staged``; raises OutputError.
+
+        Every rank must call this. A rank that passes None writes nothing, and only sends its shards.
+        """
         if staged is not None:
             staged.write(0, self._front)
         for key, tensor in self._tensors.items():

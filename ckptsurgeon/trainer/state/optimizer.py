@@ -19,9 +19,9 @@ class Optimizer:
     """AdamW or SGD over all parameters that are trained at some step; the first of ``betas`` is SGD's momentum.
 
     Parameters with the same learning rate factor and weight decay are in one parameter group. A frozen parameter has no
-    gradient, and so no optimizer state. ``order`` has the keys in the order of the groups; ``had_gradient`` is true, in
-    that order, for parameters that have had a gradient other than zero. If the parameters are sharded over ``ranks``,
-    norms are computed over whole parameters.
+    gradient, and so no optimizer state. ``order`` has the keys in the order of the groups. ``had_gradient`` has, in
+    this order, whether each parameter has had a gradient other than zero. If the parameters are sharded over ``ranks``,
+    norms are those of the whole parameters.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Optimizer:
         ]
         self.inner: torch.optim.Optimizer
         self.moments = 2 if settings.optimizer == "adamw" else int(settings.betas[0] > 0)
-        """How many tensors of the parameter's size the optimizer keeps for each parameter."""
+        """How many tensors of a parameter's size the optimizer keeps for the parameter."""
         # Fused, on the CPU too: a fused optimizer can skip a step by a flag on the device, without a synchronisation.
         first, second = settings.betas
         if settings.optimizer == "adamw":
@@ -51,7 +51,7 @@ class Optimizer:
             self.inner = torch.optim.SGD(groups, settings.lr, first, fused=True)
 
     def set_learning_rates(self, factor: float) -> dict[str, float]:
-        """Set the groups' learning rates to ``train.lr`` * ``lr_scale`` * ``factor``; return them by ``lr_scale``."""
+        """Set each group's learning rate to ``train.lr`` * ``lr_scale`` * ``factor``; return them by ``lr_scale``."""
         for group, (scale, _) in zip(self.inner.param_groups, self._kinds, strict=True):
             group["lr"] = self._lr * scale * factor
         rates = zip(self.inner.param_groups, self._kinds, strict=True)
@@ -69,7 +69,7 @@ class Optimizer:
     def scale_gradients(self, norms: Tensor, scale: Tensor, clip: float | None) -> Tensor:
         """Multiply the gradients by ``scale``, and clip their total norm to ``clip``; return the norm before clipping.
 
-        ``norms`` are the gradients' norms before scaling. Scaling and clipping are one multiplication.
+        ``norms`` are the norms of the gradients before scaling. Scaling and clipping are done by one multiplication.
         """
         norm: Tensor = torch.linalg.vector_norm(norms) * scale
         factor = scale * (clip / (norm + 1e-6)).clamp(max=1) if clip is not None else scale
@@ -93,7 +93,7 @@ class Optimizer:
         self.inner.zero_grad(set_to_none=True)
 
     def _create_momentum(self) -> None:
-        """Create momentum buffers of zeros: torch leaves them uninitialised if the first step is skipped."""
+        """Create momentum buffers of zeros, because torch leaves them uninitialised if the first step is skipped."""
         for group in self.inner.param_groups:
             for parameter in group["params"]:
                 if group["momentum"] and parameter.grad is not None and not self.inner.state[parameter]:
@@ -105,7 +105,10 @@ class Optimizer:
 
     @torch.no_grad()
     def update_ratios(self, old: Sequence[Tensor]) -> dict[str, float]:
-        """Return, by key, the norm of each parameter's change from its ``old`` value, relative to the old norm."""
+        """Return, by key, the norm of each parameter's change since ``old``, relative to the norm of the old value.
+
+        ``old`` are the old values, in the order of ``order``.
+        """
         if not old:
             return {}
         pairs = zip(self.parameters, old, strict=True)

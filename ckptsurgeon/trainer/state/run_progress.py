@@ -10,7 +10,7 @@ __all__ = ["COLLAPSED", "DONE", "FAILED", "LOST", "NONFINITE", "PATIENCE", "RunP
 
 DONE, PATIENCE, NONFINITE, COLLAPSED, LOST = "done", "patience", "nonfinite", "collapsed", "lost"
 FAILED = "failed"
-"""The reasons why a run may end, in addition to signals. FAILED: a check failed before the first step."""
+"""These are the reasons why a run may end, besides signals. FAILED means that a check failed before the first step."""
 
 
 @dataclass
@@ -18,14 +18,15 @@ class RunProgress:
     """Counters and figures of a run. Checkpoints contain them under these names.
 
     - ``step``: the number of steps done; ``seconds``: the time spent on steps and evaluations.
-    - ``best``: the best value of the metric, ``best_step``: the number of steps before that evaluation, ``best_loss``:
-      its loss; ``waited``: the number of evaluations since then.
-    - ``skipped``: the number of steps whose loss or gradients were not finite; ``in_a_row``: how many of them follow
-      the last finite step.
-    - ``collapsed``: how many of the last steps, in a row, the task called collapsed; ``collapse``: the task's reason.
+    - ``best``: the best value of the metric; ``best_step``: the number of steps before the evaluation that gave this
+      value; ``best_loss``: the loss of that evaluation; ``waited``: the number of evaluations since then.
+    - ``skipped``: the number of steps that were skipped because loss or gradients were not finite; ``in_a_row``: the
+      number of such steps since the last finite step.
+    - ``collapsed``: the number of last steps in a row for which the task's method ``collapsed`` returned a reason;
+      ``collapse``: the last reason.
     - ``first_loss``, ``last_loss``: the loss of the first and of the last step.
     - ``figures``: the results of the last evaluation, which was after ``evaluated`` steps.
-    - ``ratios``: how far one step moved each tensor, relative to the tensor's norm, when last measured.
+    - ``ratios``: the norm of each tensor's change in the last step that was measured, relative to the tensor's norm.
     - ``norms``: statistics of the gradient norm: number of steps, how many were clipped, the largest norm, the sum.
     - ``too_short``: how many of the ``fresh`` clips of the first epoch have too few frames for CTC; None without CTC.
     - ``lr_scale``: the factor by which evaluations have lowered the learning rate; ``compared``: the metric with which
@@ -57,7 +58,7 @@ class RunProgress:
     ended: str = ""
 
     def count(self, row: dict[str, Any], clip: float | None) -> None:
-        """Update the counters by ``row``, a step's row in the log; gradients are clipped to the norm ``clip``."""
+        """Update the counters from a step's row in the log; ``clip`` is the norm to which gradients are clipped."""
         self.in_a_row = self.in_a_row + 1 if row["skipped"] else 0
         self.skipped += row["skipped"]
         self.first_loss = row["loss"] if self.first_loss is None else self.first_loss

@@ -25,7 +25,7 @@ __all__ = ["load_moments", "save_moments", "shard_state", "state_without_moments
 
 
 def state_without_moments(optimizer: Optimizer) -> dict[str, Any]:
-    """Return the state of an optimizer as a state dict without its moments: step counters and parameter groups."""
+    """Return the state dict of an optimizer without the moments, that is, step counters and parameter groups."""
     state = optimizer.inner.state_dict()
     small = {
         index: {name: value for name, value in entries.items() if not _is_moment(value)}
@@ -105,7 +105,7 @@ def shard_state(
 
 
 def _first_failure(error: Any) -> str:
-    """Return the message of the first rank that failed, from an error of torch.distributed.checkpoint."""
+    """Return the message of one failed rank from ``error``, an error of torch.distributed.checkpoint."""
     return next((escape(str(failure[0]), 300) for failure in error.failures.values()), "no reason given")
 
 

@@ -13,8 +13,8 @@ __all__ = ["Snapshot"]
 class Snapshot:
     """Copies tensors to the CPU, into memory that the next snapshot uses again.
 
-    Copies from a GPU go to pinned memory, and ``take`` returns before they are complete: a thread that reads them must
-    call ``wait`` first.
+    Copies from a GPU go to pinned memory, and ``take`` returns before they are complete. So a thread that reads the
+    copies must call ``wait`` first.
     """
 
     def __init__(self) -> None:

@@ -34,10 +34,12 @@ OPTION = "train.keep_optimizer"
 
 @dataclass(frozen=True)
 class _Moments:
-    """Adam's ``first`` and ``second`` moments in one source, and ``step``, the number of steps of its training.
+    """Adam's ``first`` and ``second`` moments in one source, and ``step``, the number of training steps of the source.
 
-    The keys are those of the source's tensors after the plan's operations on the source. ``ones`` has, for each key, a
-    tensor of ones after the same operations: if all its values are still 1, the operations only moved values.
+    Plans may apply operations, such as splits, to the tensors of a source before they are copied. The same operations
+    have been applied to the moments here, and the keys are those after the operations. ``ones`` shows what the
+    operations did: it has tensors that were ones before. If all values of a tensor are still 1, the operations only
+    moved its values.
     """
 
     name: str
@@ -47,12 +49,12 @@ class _Moments:
     step: int
 
     def has(self, key: str) -> bool:
-        """Return whether the tensor ``key`` has moments, and whether operations only moved its values."""
+        """Return whether the tensor ``key`` has moments, and the operations only moved its values."""
         return key in self.first and key in self.second and bool((self.ones.tensor(key) == 1).all())
 
 
 def check_moments(init: InitCheckpoint | None, kind: str, keys: Collection[str]) -> str:
-    """Return a note for the user: how many of the parameters ``keys`` start with the moments of a source.
+    """Return a note for the user: how many of the parameters ``keys`` start with moments from a source.
 
     ``kind`` is the optimizer's name. Raises ConfigError if no parameter can start with moments.
     """
@@ -96,7 +98,10 @@ def _like(parameter: Tensor, value: Tensor) -> Tensor:
 
 
 def _open(init: InitCheckpoint, stack: ExitStack) -> dict[int, _Moments]:
-    """Open the moments of the init's sources, by the source's index; raises ConfigError if no source has moments."""
+    """Open the moments of the init's sources; return them by the index of the source in the recipe.
+
+    Raises ConfigError if no source has moments.
+    """
     assert init.recipe is not None
     sources, folder = init.recipe.sources, os.path.dirname(os.path.abspath(init.path))
     there, absent = find_sources(sources, folder, {}, stack)
@@ -111,7 +116,10 @@ def _open(init: InitCheckpoint, stack: ExitStack) -> dict[int, _Moments]:
 
 
 def _moments(source: PlanSource, folder: str, stack: ExitStack) -> _Moments | None:
-    """Open the moments in a source's files, with the source's operations applied; None if it has no moments."""
+    """Open the moments in a source's files, and apply the source's operations; return None if there are no moments.
+
+    ``folder`` is the folder of the init, to which the source's path is relative.
+    """
     path = os.path.join(folder, source.path)
     try:
         first, second = (stack.enter_context(reopen(replace(source, root=root), path)) for root in (FIRST, SECOND))
@@ -125,7 +133,7 @@ def _moments(source: PlanSource, folder: str, stack: ExitStack) -> _Moments | No
 
 
 def _kept(init: InitCheckpoint, found: Mapping[int, _Moments], keys: Collection[str]) -> dict[str, RecipeEntry]:
-    """Return the recipe's entries, by key, for those ``keys`` that are whole copies of a source tensor with moments."""
+    """Return the recipe's entries for those ``keys`` whose tensors are whole copies of source tensors with moments."""
     assert init.recipe is not None
     made = init.recipe.tensors
     return {key: made[key] for key in keys if key in made and _is_copy(made[key], found)}

@@ -1,4 +1,4 @@
-"""The state of a run: model, optimizer, moving average, data stream and progress; saved, and restored bit for bit."""
+"""The state of a run: model, optimizer, moving average, data stream and progress; restored bit for bit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["TrainingState"]
 
 
 class TrainingState:
-    """Everything that decides how a run continues; each process of a run has its own.
+    """Everything that decides how a run continues. Each process of a run has its own TrainingState.
 
     ``frozen`` are keys to freeze in addition to ``train.freeze``. ``lost_ranks`` has the ranks of the processes that
     ended before the run, each with the reason that the process reported.
@@ -59,10 +59,10 @@ class TrainingState:
         self.stream = BatchStream(share_batches(job.train, job.ranks), job.settings.seed)
         self.progress = RunProgress()
         self.flops_per_place: float | None = None
-        """Floating-point operations for each position (clip, time) of a padded batch, counted in the first step."""
+        """Floating-point operations for one time step of one clip in a padded batch, counted in the first step."""
         self.lost_ranks: Mapping[int, str] = {}
         self.is_alone = False
-        """Whether the other ranks have ended or wait: then nothing can be gathered from them to be saved."""
+        """Whether the other ranks have ended or wait. If so, nothing can be gathered from them for a checkpoint."""
         self._random_states: Sequence[Mapping[str, Any] | None] = ()
         self._seeded = False
         self._numbers = own_numbers(self.model)
@@ -79,15 +79,16 @@ class TrainingState:
         return self.parallel.module
 
     def apply_freezing(self) -> None:
-        """Set which parameters the next step trains, and wrap the model again: DDP reads ``requires_grad`` once."""
+        """Set which parameters the next step trains; wrap the model again, as DDP reads ``requires_grad`` once."""
         self.freezing.apply(self.progress.step)
         self.parallel.wrap()
 
     def seed_generators(self) -> None:
         """Seed the random generators of this process, at the first call only.
 
-        So random numbers that were drawn while the run was prepared have no influence. A resumed run restores the saved
-        states. Ranks without a saved state are seeded from (seed, step, rank), so that their dropout differs.
+        So random numbers that were drawn while the run was prepared have no influence. In a resumed run, the saved
+        states are restored. Ranks without a saved state are seeded from (seed, step, rank), so that they draw different
+        dropout.
         """
         if self._seeded:
             return
@@ -124,7 +125,7 @@ class TrainingState:
         }
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Restore a saved run from its weights and its ``state_dict``; raises FormatError if its model differs."""
+        """Restore a saved run from its weights and its ``state_dict``; raises FormatError if the model differs."""
         restore_tensors(self.model, tensors, state.get("unsaved", {}), device=self.job.device)
         restore_numbers(self.model, state.get("numbers", {}))
         self.progress = RunProgress(**state["standing"])
@@ -144,7 +145,7 @@ class TrainingState:
         self._random_states = state["random"]
 
     def _gather_random_states(self) -> list[dict[str, Any] | None]:
-        """Return the random state of every rank; if ``is_alone``, None for all other ranks."""
+        """Return the random state of every rank; if ``is_alone`` is true, None in place of those of the other ranks."""
         ranks = self.job.ranks
         if self.is_alone:
             return [random_state() if rank == ranks.rank else None for rank in range(ranks.size)]

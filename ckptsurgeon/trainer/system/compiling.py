@@ -1,8 +1,8 @@
 """Compiles the task's loss with torch.compile: decides which runs are compiled, and explains failures.
 
-The compiled function is the task's loss of a model and a batch, not the model: code that saves, evaluates or checks the
-model sees its original modules and keys. With several processes, and for tasks with ``by_blocks``, each block of the
-model is compiled separately, and the compiled blocks are in the model only while a loss is computed.
+The task's loss (a function of a model and a batch) is compiled, and not the model. So code that saves, evaluates or
+checks the model sees its original modules and keys. With several processes, and for tasks with ``by_blocks``, each
+block of the model is compiled separately; the compiled blocks are in the model only while a loss is computed.
 """
 
 from __future__ import annotations
@@ -37,10 +37,9 @@ LossFunction = Callable[[nn.Module, Batch], Loss]
 def compiled_loss(job: Job, model: nn.Module) -> LossFunction | None:
     """Return the task's loss function, compiled; None if the run is not compiled.
 
-    With ``compile: auto``, a run is compiled if it is on a GPU and all its batches have the same shape, or, for tasks
-    with ``by_blocks``, all its clips the same length. torch then compiles for this shape. If shapes differ, torch
-    compiles again at the second shape, then for all sizes. Raises ConfigError if ``compile: on`` is set and the run
-    cannot be compiled.
+    With ``compile: auto``, a run is compiled if it is on a GPU and all batches have the same shape. For tasks with
+    ``by_blocks``, it is enough that all clips have the same length. torch compiles for one shape first, and at the
+    second shape once more, for all sizes. Raises ConfigError if ``compile: on`` is set and the run cannot be compiled.
     """
     if not _is_wanted(job):
         return None
@@ -63,9 +62,9 @@ def compiled_loss(job: Job, model: nn.Module) -> LossFunction | None:
 def _loss_of_compiled_blocks(loss: LossFunction, model: nn.Module, compiled: Any) -> LossFunction | None:
     """Return a loss function in which each block of the model is compiled separately; None if there are no blocks.
 
-    ``compiled`` compiles a function. DDP sums the gradients of a block while the backward pass continues, and FSDP
-    gathers a block's parameters right before the block runs. One graph of the whole step would prevent both
-    (https://github.com/pytorch/torchtitan compiles blocks, too).
+    ``compiled`` is a function that compiles a function. DDP sums the gradients of a block while the backward pass
+    continues, and FSDP gathers the parameters of a block right before the block runs. A single graph of the whole step
+    would prevent both (https://github.com/pytorch/torchtitan compiles blocks, too).
     """
     blocks = [
         (owner, method, compiled(getattr(owner, method)))
@@ -99,12 +98,12 @@ def _is_wanted(job: Job) -> bool:
 
 
 def _can_compile() -> bool:
-    """Return whether torch can compile models of transformers: they call a function that torch has since 2.7."""
+    """Return whether torch can compile models of transformers, which call a function that torch has since 2.7."""
     return hasattr(torch.compiler, "is_exporting")
 
 
 def has_one_shape(job: Job) -> bool:
-    """Return whether all batches have one shape, except the last of an epoch, which may have fewer clips."""
+    """Return whether all batches have one shape; the last batch of an epoch may have fewer clips."""
     return len(_lengths(job)) == 1
 
 
@@ -114,7 +113,7 @@ def lengths_vary(job: Job) -> bool:
 
 
 def compile_notes(job: Job) -> list[str]:
-    """Return a note if ``compile`` is auto, but unequal clips or an old torch prevent compiling on a GPU."""
+    """Return a note if a run on a GPU with ``compile: auto`` is not compiled: clips are unequal, or torch is old."""
     lengths = _lengths(job)
     if job.settings.compile != "auto" or job.device.type != "cuda" or not lengths:
         return []
@@ -127,7 +126,7 @@ def compile_notes(job: Job) -> list[str]:
 
 
 def _lengths(job: Job) -> set[float]:
-    """Return the clip lengths in seconds if they alone determine the shapes of the batches; otherwise an empty set."""
+    """Return the set of clip lengths in seconds, or an empty set if batch shapes also depend on something else."""
     train = job.train
     if not getattr(job.task, "static", False) or not isinstance(train, Batches):
         return set()

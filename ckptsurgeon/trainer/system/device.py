@@ -30,7 +30,7 @@ MOST_WORKERS = 8
 
 
 def choose_device(name: str | None, local: int | None = None) -> torch.device:
-    """Return the device ``name`` (cpu or cuda); if ``name`` is None, the GPU if there is one, else the CPU.
+    """Return the device ``name`` (cpu or cuda). If ``name`` is None, return the GPU if there is one, else the CPU.
 
     ``local`` is the local rank of this process, which is also the index of its GPU. Raises ConfigError if there is no
     such device.
@@ -52,7 +52,7 @@ def choose_device(name: str | None, local: int | None = None) -> torch.device:
 
 
 def usual_workers(device: torch.device) -> int:
-    """Return the default number of data workers: 0 on a CPU, else the CPU cores per GPU, at most eight."""
+    """Return the default number of data workers of a process: 0 on a CPU, else CPU cores per GPU, at most eight."""
     if device.type == "cpu":
         return 0
     return max(1, min(MOST_WORKERS, len(os.sched_getaffinity(0)) // max(1, torch.cuda.device_count())))
@@ -72,9 +72,9 @@ def device_notes(settings: Settings, device: torch.device) -> list[str]:
 def torch_settings(settings: Settings, device: torch.device, *, lengths_vary: bool = True) -> Iterator[None]:
     """Set torch's threads, precision, determinism and attention inside the block, and restore them after it.
 
-    The number of threads is always set: two threads on two busy cores took 15 times as long as one
-    (https://github.com/facebookresearch/fairseq/issues/3342). By default torch rounds the factors of convolutions on a
-    GPU to TF32, but not the factors of matrix products; here ``train.precision`` decides on both.
+    The number of threads is always set, because too many are slow: two threads on two busy cores took 15 times as long
+    as one (https://github.com/facebookresearch/fairseq/issues/3342). By default torch rounds the factors of
+    convolutions on a GPU to TF32, but not the factors of matrix products; here ``train.precision`` decides on both.
 
     If ``lengths_vary``, the attention of cuDNN is not used.
     """
@@ -99,7 +99,7 @@ def torch_settings(settings: Settings, device: torch.device, *, lengths_vary: bo
 
 @contextmanager
 def without_cudnn_attention() -> Iterator[None]:
-    """Let torch use other attention than cuDNN's inside the block.
+    """Keep torch from using cuDNN's attention inside the block.
 
     cuDNN builds a plan for each new shape of a batch, which takes longer than a step: 0.4 s forward and 0.5 s backward
     (https://github.com/modelscope/FunASR/issues/3704).
@@ -127,7 +127,7 @@ def autocast(settings: Settings, device: torch.device) -> Any:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Return the peak memory in bytes: that of the GPU or, on a CPU, that of the process."""
+    """Return the peak memory in bytes: of the GPU or, if the device is a CPU, of the process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     import resource
@@ -145,7 +145,7 @@ def explain_out_of_memory(settings: Settings) -> Iterator[None]:
 
 
 def out_of_memory_error(settings: Settings, saved_step: int | None = None) -> ConfigError:
-    """Return the error for a GPU that is out of memory; ``saved_step`` is the step that was saved before the run ended.
+    """Return the error for a GPU that is out of memory; ``saved_step`` is the step that was saved when the run ended.
 
     If no step was saved, the hint proposes half the batch size with twice the accumulation, which makes the same
     optimizer step. A resumed run must keep its batch size, so if a step was saved, the hint proposes only gradient

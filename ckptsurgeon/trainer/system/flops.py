@@ -26,8 +26,8 @@ PEAKS: Mapping[str, tuple[float, float, float]] = {
 }
 """Dense FLOP/s in bf16, TF32 and float32, by a pattern for the name of a GPU, from NVIDIA's data sheets.
 
-For bf16 and TF32, the data sheets give FLOP/s with sparsity, which are twice these values. The first pattern that
-matches is used.
+For bf16 and TF32, the data sheets give FLOP/s with sparsity, which are twice the values here. Of several patterns that
+match, the first counts.
 """
 
 
@@ -59,10 +59,10 @@ class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def count_product_as(flops: int, product: Tensor, factors: tuple[Tensor, Tensor]) -> None:
-    """Let active FlopCounters count ``product``, the result of ``torch.bmm`` of ``factors``, as ``flops`` operations.
+    """Let active FlopCounters count ``product``, which ``torch.bmm(*factors)`` returned, as ``flops`` operations.
 
-    Each gradient of the product is counted as ``flops`` operations, too. This is for padded factors: multiplications by
-    the padding are not work of the model.
+    The gradient of each factor is counted as ``flops`` operations, too. Use this for factors with padding, because
+    multiplications by padding are not work of the model.
     """
     if torch.compiler.is_compiling() or not _counters():
         return
@@ -87,23 +87,24 @@ _ATTENTION = {
     _aten._scaled_dot_product_flash_attention_for_cpu: _aten._scaled_dot_product_flash_attention,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: _aten._scaled_dot_product_flash_attention_backward,
 }
-"""Attention operators on a CPU, for which torch has no formula, and the operators whose formulas are right for them."""
+"""Attention operators on a CPU, for which torch has no formula → the operators whose formulas are right for them."""
 _CTC = {_aten._ctc_loss, _aten._ctc_loss_backward}
 """The CTC operators that torch calls while a dispatch mode is active: on a GPU, they need the lengths on the GPU, too.
 
-Without a mode, torch passes lengths that are on the CPU as numbers (https://github.com/pytorch/pytorch/blob/v2.11.0/aten/src/ATen/native/LossCTC.cpp).
+Without a mode, torch passes lengths that are on the CPU as numbers
+(https://github.com/pytorch/pytorch/blob/v2.11.0/aten/src/ATen/native/LossCTC.cpp).
 """
 _RECURRENT = {
     _aten._cudnn_rnn: 1, _aten._cudnn_rnn_backward: 2, _aten.mkldnn_rnn_layer: 1, _aten.mkldnn_rnn_layer_backward: 2,
 }  # fmt: skip
-"""Operators of recurrent layers, for which torch has no formula, and their cost in numbers of forward passes."""
+"""Operators of recurrent layers, for which torch has no formula → their cost as a number of forward passes."""
 
 
 def _convolution_backward(args: tuple[Any, ...]) -> int:
-    """Return the operations of a convolution's backward pass: those of a forward pass for each wanted gradient.
+    """Return the operations of a convolution's backward pass from the operator's ``args``.
 
-    The gradients are those of the input and of the weight. torch's formula ignores groups: for wav2vec 2.0's positional
-    convolution it counts 16 times too many.
+    Each gradient that is wanted, of the input or of the weight, takes as many operations as a forward pass. torch's own
+    formula ignores groups: for the positional convolution of wav2vec 2.0, it counts 16 times too many.
     """
     gradient, inputs, weight, transposed, wanted = args[0], args[1], args[2], args[7], args[10]
     products = (inputs if transposed else gradient).numel() * weight[0].numel()
@@ -111,7 +112,7 @@ def _convolution_backward(args: tuple[Any, ...]) -> int:
 
 
 def _recurrent(args: tuple[Any, ...]) -> int:
-    """Return the operations of a recurrent layer: two for each element of its matrices, at each input time step."""
+    """Return the operations of a recurrent layer from the operator's ``args``: two per matrix element and time step."""
     weights = args[1] if isinstance(args[1], (list, tuple)) else args[1:5]
     matrices = [one for one in weights if isinstance(one, Tensor) and one.dim() == 2]
     return 2 * int(math.prod(args[0].shape[:-1])) * sum(one.numel() for one in matrices)

@@ -19,7 +19,7 @@ __all__ = ["blocks_of", "enable_gradient_checkpointing"]
 
 
 def enable_gradient_checkpointing(model: nn.Module) -> list[str]:
-    """Make the backward pass compute the blocks of a model again, to save memory; return the names of the blocks.
+    """Make the backward pass compute the blocks of a model once more, to save memory; return the names of the blocks.
 
     The results do not change. Raises ConfigError if the model has no blocks.
     """
@@ -39,7 +39,7 @@ def blocks_of(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     """Return the blocks of a model by name, each as a module and the name of its method that computes the block.
 
     Blocks are the items of the outermost nn.ModuleList and nn.Sequential; an nn.Sequential of modules without children
-    is one block. A model with an attribute ``stages``, names of modules or methods, has these blocks instead.
+    is one block. If the model has an attribute ``stages``, a list of names of modules or methods, these are the blocks.
     """
     stages = {name: getattr(model, name) for name in getattr(model, "stages", ())}
     if stages:
@@ -77,7 +77,7 @@ def _checkpointed(block: nn.Module, forward: Callable[..., Any]) -> Callable[...
 def _temporary_buffers(block: nn.Module) -> Iterator[None]:
     """Let a module use copies of its buffers inside the ``with`` block, for the second run of its forward pass.
 
-    The first run has already updated the module's own buffers.
+    The first run of the forward pass has already updated the module's own buffers, such as batch statistics.
     """
     own = [(module, name, buffer) for module in block.modules() for name, buffer in module._buffers.items()]
     for module, name, buffer in own:

@@ -25,8 +25,8 @@ LONG = 32
 BLOCK = 16
 """The number of consecutive outputs in one row of the matrix product.
 
-Inputs are copied (1 + kernel / BLOCK) times and weights BLOCK times; there are (1 + BLOCK / kernel) times as many
-multiplications as in the convolution.
+Inputs are copied (1 + kernel / BLOCK) times, and weights BLOCK times. There are (1 + BLOCK / kernel) times as many
+multiplications as in a direct convolution.
 """
 
 
@@ -58,13 +58,13 @@ def grouped_convolution(
     """Return the convolution that torch's ``conv1d`` computes with stride and dilation 1, up to rounding.
 
     ``inputs`` has the shape (batch, channels in, time), ``weight`` (channels out, channels in / groups, kernel), the
-    result (batch, channels out, time + 2 * padding - kernel + 1). It is differentiable. Inside autocast, the
-    computation is in autocast's dtype, as that of conv1d.
+    result (batch, channels out, time + 2 * padding - kernel + 1). The function is differentiable. Inside autocast, it
+    computes in autocast's dtype, as conv1d does.
 
-    The outputs are cut along the time into blocks of ``block`` positions. A block depends on a window of the inputs.
-    The matrix from the window to the block contains the kernel once for each position, shifted by one from each
-    position to the next. Inputs and kernels are in several windows and positions, and the gradients of all these copies
-    are summed in at least float32.
+    The outputs are cut along the time into blocks of ``block`` positions. Each block is a window of the inputs times a
+    matrix. The matrix contains the kernel once for each position of the block, shifted by one from position to
+    position. So inputs and kernels are copied several times; the gradients of the copies are summed in float32 or
+    better.
     """
     kind = inputs.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else inputs.dtype

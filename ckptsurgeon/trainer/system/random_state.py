@@ -30,7 +30,7 @@ def seed_all(seed: int) -> None:
 
 
 def seed_from(*of: object) -> None:
-    """Seed torch (all devices), Python and numpy with a hash of the values ``of``."""
+    """Seed the generators of torch (all devices), Python and numpy with a hash of the values ``of``."""
     seed_all(_number(of))
 
 
@@ -55,7 +55,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Set the generators to states that ``random_state`` returned; the GPU's is kept if it is not in ``state``."""
+    """Set the generators to the states that ``random_state`` returned; a GPU without a state there keeps its own."""
     torch.set_rng_state(state["torch"])
     if len(state["cuda"]) == 1 and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"][0])

@@ -28,10 +28,11 @@ T = TypeVar("T")
 
 
 def worker_options(workers: int) -> dict[str, Any]:
-    """Return the options with which a DataLoader starts ``workers`` worker processes that ignore stop signals.
+    """Return options for a DataLoader, with which it starts ``workers`` worker processes that ignore stop signals.
 
-    The workers are forks of this process. By default, Python 3.14 starts them from a server process: they would have to
-    import users' datasets by name, would not inherit blocked signals, and would not be children of this process.
+    The workers are forks of this process. By default, Python 3.14 would fork them from a server process. They would
+    then not inherit blocked signals, would not be children of this process, and would have to import users' datasets by
+    name.
     """
     context = "fork" if workers else None
     return {"num_workers": workers, "multiprocessing_context": context, "worker_init_fn": _ignore_stop_signals}
@@ -40,8 +41,8 @@ def worker_options(workers: int) -> dict[str, Any]:
 def _ignore_stop_signals(worker: int) -> None:
     """Make a data worker ignore stop signals, except a SIGTERM from its parent; for a DataLoader's ``worker_init_fn``.
 
-    When the parent's interpreter exits, it sends a SIGTERM to the workers that still run, and waits for them without a
-    time limit.
+    The exception is needed because the parent's interpreter, as it exits, sends a SIGTERM to workers that still run,
+    and waits for them without a time limit.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     threading.Thread(target=_exit_for, args=(os.getppid(),), daemon=True).start()
@@ -58,7 +59,8 @@ def _exit_for(parent: int) -> None:
 def start_loader(loader: Iterable[T]) -> Iterator[T]:
     """Start the worker processes of a data loader, and return its iterator.
 
-    While the workers start, stop signals are blocked in them and in this process: workers do not ignore signals yet.
+    While the workers start, they do not ignore stop signals yet. So these signals are blocked in them and in this
+    process.
     """
     with _blocked_signals():
         return iter(loader)
@@ -80,7 +82,7 @@ SIGNAL_NAMES = tuple(signal.Signals(number).name for number in SIGNALS)
 
 @dataclass
 class StopSignal:
-    """Holds the ``name`` of the stop signal that this process received, '' if it received none."""
+    """The stop signal that this process received: ``name`` is its name, '' before a signal is received."""
 
     name: str = ""
 
@@ -94,7 +96,7 @@ class StopSignal:
 def catch_stop_signals() -> Iterator[StopSignal]:
     """Yield a StopSignal that records a SIGINT, SIGTERM or SIGHUP inside the block.
 
-    After the first signal the former handlers are set again, so that a second one ends the process.
+    After the first signal, the former handlers are set again, so that a second signal ends the process.
     """
     stop = StopSignal()
     if threading.current_thread() is not threading.main_thread():
@@ -120,7 +122,7 @@ def catch_stop_signals() -> Iterator[StopSignal]:
 def ignore_sigterm() -> None:
     """Ignore SIGTERM from now on.
 
-    torchrun terminates the remaining processes when one has ended, but they still have to save and report.
+    When a process has ended, torchrun terminates the others, but these still have to save and report.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,8 +1,8 @@
 """The contrastive loss of wav2vec 2.0 (https://arxiv.org/abs/2006.11477), with its codebook, masks and negatives.
 
-The loss is computed over masked frames only. One matrix product has the similarities of all pairs of frames of a clip:
-it takes 16 MB, while a tensor with the vectors of all negatives took 826 MB. Masks are spans as in SpecAugment
-(https://arxiv.org/abs/1904.08779). Negatives are other masked frames of the same clip, so never padding.
+The loss is computed over masked frames only. A matrix product gives the similarities of all pairs of frames of a clip.
+It takes 16 MB, while a tensor with the vectors of all negatives took 826 MB. Masks are spans as in SpecAugment
+(https://arxiv.org/abs/1904.08779). Negatives are other masked frames of the same clip; so they are never padding.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ __all__ = [
 class QuantisedFrames(NamedTuple):
     """Frames quantised to entries of a codebook: ``vectors`` (batch, frames, size) and ``codes`` (batch, frames).
 
-    Frames with the same code have the same vector. ``perplexity`` is the effective number of entries in use, summed
-    over the groups: from the number of groups up to the number of all entries.
+    A code identifies the vector: frames with the same code have the same vector. ``perplexity`` (0-d) is the effective
+    number of entries in use, summed over the groups of the codebook. It is between the number of groups and the number
+    of all entries.
     """
 
     vectors: Tensor
@@ -40,7 +41,7 @@ class QuantisedFrames(NamedTuple):
 class ContrastiveSums(NamedTuple):
     """Sums over the masked frames of a batch: the ``loss``, and the number of ``frames``.
 
-    ``correct`` is how many of these frames are more similar to their own target than to all of their negatives.
+    ``correct`` is how many of these frames are more similar to their own target than to each of their negatives.
     """
 
     loss: Tensor
@@ -51,9 +52,9 @@ class ContrastiveSums(NamedTuple):
 def quantise(quantizer: Any, features: Tensor, valid: Tensor) -> QuantisedFrames:
     """Quantise features (batch, frames, channels) with the quantizer of a wav2vec 2.0 model of transformers.
 
-    Frames that are not ``valid`` (batch, frames) are left out of the perplexity. In training, entries are drawn by the
-    Gumbel softmax (https://arxiv.org/abs/1611.01144) at the quantizer's temperature; in evaluation, the most likely
-    entries are used.
+    ``valid`` (batch, frames) is true for the frames that count for the perplexity. In training mode, entries are drawn
+    by the Gumbel softmax (https://arxiv.org/abs/1611.01144) at the quantizer's temperature; in evaluation mode, the
+    most likely entries are used.
     """
     groups, entries = quantizer.num_groups, quantizer.num_vars
     logits = quantizer.weight_proj(features).float().unflatten(-1, (groups, entries))
@@ -77,8 +78,8 @@ def contrastive_sums(
 
     ``targets`` (batch, frames, size) are the vectors to predict, ``codes`` (batch, frames) are their codes, and
     ``negatives`` (batch, frames, number) are indices of other frames. Only ``valid`` frames (batch, frames) are summed.
-    Negatives with the code of the frame itself are ignored. A frame whose negatives are all ignored is not ``correct``,
-    because nothing can be learned from it.
+    A negative is ignored if it has the same code as the frame itself. A frame whose negatives are all ignored does not
+    count as ``correct``, because nothing can be learned from it.
     """
     with torch.autocast(predicted.device.type, enabled=False):
         cosines = _unit(predicted) @ _unit(targets).transpose(1, 2) / temperature
@@ -100,9 +101,9 @@ def masked_frames(
 ) -> numpy.ndarray:
     """Return the indices of the masked frames of a clip of ``frames`` frames, ascending.
 
-    They form spans of ``length`` frames, which may overlap. The number of spans is ``share * frames / length``, rounded
-    up or down at random, but at least ``fewest``, and at most the number of frames at which a span can begin. A clip
-    that is not longer than one span has no masked frames. ``chance`` is the random generator.
+    Masked frames form spans of ``length`` frames, which may overlap. The number of spans is ``share * frames /
+    length``, rounded up or down at random, but at least ``fewest``, and at most the number of frames at which a span
+    can begin. A clip that is not longer than one span has no masked frames. ``chance`` is the random generator.
     """
     starts = frames - length + 1
     if starts < 2:
@@ -123,7 +124,8 @@ def most_masked(frames: int, share: float, length: int, *, fewest: int) -> int:
 def negatives_of(masked: int, number: int, chance: numpy.random.Generator) -> numpy.ndarray:
     """Return ``number`` negatives for each of a clip's ``masked`` frames, as indices (masked, number) of masked frames.
 
-    They are drawn uniformly, with replacement, from the other masked frames. A single masked frame is its own negative.
+    The negatives of a frame are drawn uniformly, with replacement, from the other masked frames. If a clip has only one
+    masked frame, this frame is its own negative. ``chance`` is the random generator.
     """
     if masked < 2:
         return numpy.zeros((masked, number), numpy.int64)

@@ -29,8 +29,8 @@ __all__ = [
 class CTCOutput(NamedTuple):
     """A CTC model's output: log-probabilities (batch, frames, tokens), and the number of frames of each clip.
 
-    ``decoder`` has the logits of an attention decoder, if the model has one. ``cpu_lengths`` are the same lengths on
-    the CPU, if the model computes them there: reading ``lengths`` may wait for the GPU.
+    ``decoder`` has the logits of the attention decoder, None if the model has no decoder. ``cpu_lengths`` are the same
+    as ``lengths``, but on the CPU, if the model computes them there: reading ``lengths`` may wait for the GPU.
     """
 
     log_probs: Tensor
@@ -42,13 +42,14 @@ class CTCOutput(NamedTuple):
 def run_model(model: nn.Module, batch: Batch, labels: Labels, *previous: Tensor, rate: int) -> CTCOutput:
     """Return the output of a model for a batch; waveforms in the batch have ``rate`` samples a second.
 
-    ``previous`` are the target tokens before each position (teacher forcing), for a model with an attention decoder.
+    ``previous``, for a model with an attention decoder, are the target tokens before each position (teacher forcing).
 
-    A model may return a pair (log-probabilities, lengths), an object with the attributes ``ctc`` (or ``log_probs``,
-    ``logits``) and ``lengths``, or only log-probabilities, if it makes one frame of each input frame. Logits are
-    accepted, too: outputs are normalised, which does not change log-probabilities. A model that makes fewer frames may
-    have a method ``output_lengths``, which computes the output lengths from the input lengths. It is called with
-    lengths on the CPU, to avoid a GPU synchronisation.
+    A model may return a pair (log-probabilities, lengths), or an object with the attributes ``ctc`` (or ``log_probs``,
+    ``logits``) and ``lengths``. It may return only log-probabilities if it makes one frame of each input frame. Logits
+    are accepted in place of log-probabilities, because all outputs are normalised.
+
+    A model may have a method ``output_lengths``, which computes the output lengths from the input lengths. The method
+    is called with lengths on the CPU, to avoid a GPU synchronisation.
     """
     _check_inputs(getattr(model, "module", model), batch.inputs, rate)
     found: Any = model(batch.inputs, batch.lengths, *previous)
@@ -112,8 +113,8 @@ def ctc_losses(said: CTCOutput, batch: Batch, blank: int) -> Tensor:
     """Return the CTC loss (batch,) of each clip; 0 for a clip with too few frames for its labels.
 
     ``said`` is the model's output for the batch. In a deterministic run on a GPU, the CPU computes the loss, because
-    torch has no deterministic backward pass of CTC on a GPU. torch reads the lengths on the CPU; then it copies them to
-    the GPU itself, and waits for this copy.
+    torch has no deterministic backward pass of CTC on a GPU. Lengths are passed on the CPU, because torch reads them
+    there.
     """
     log_probs, lengths = said.log_probs, said.lengths if said.cpu_lengths is None else said.cpu_lengths
     given = [log_probs.transpose(0, 1), batch.labels, lengths, batch.cpu_label_lengths]
@@ -143,7 +144,8 @@ def clip_rows(
 ) -> list[dict[str, Any]]:
     """Return a row (dict) for each clip of a batch: name, reference text, decoded text, number of frames and of blanks.
 
-    ``read`` are the decoded tokens of each clip; if it is None, CTC's most likely token of each frame is used.
+    ``read`` are the decoded tokens of each clip. If it is None, the text is decoded from CTC's most likely token of
+    each frame.
     """
     rows = []
     best = said.log_probs.argmax(-1).cpu()

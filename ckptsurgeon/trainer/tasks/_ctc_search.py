@@ -1,10 +1,11 @@
 """A beam search for the text that is most likely by CTC, alone or together with an n-gram language model.
 
 https://arxiv.org/abs/1408.2873, algorithm 1: the beam contains texts, and the probability of a text is the sum over all
-its alignments with the frames so far. With a language model, the score of a text also contains ``lm_weight`` times the
-model's natural log-probability of its words, and ``word_bonus`` for each word. A word is scored when it ends. For a
-word that the model does not know, ``UNKNOWN`` is added to the log-probability of ``<unk>``, as in pyctcdecode:
-``<unk>`` has the probability of all unknown words together, which is far too much for a single word.
+of its alignments with the frames so far. With a language model, the score of a text also contains ``lm_weight`` times
+the natural log-probability of its words, and ``word_bonus`` for each word. A word is scored when it ends.
+
+If the language model does not know a word, the word's log-probability is that of ``<unk>`` plus ``UNKNOWN``, as in
+pyctcdecode. This is because ``<unk>`` has the probability of all unknown words together, which is far too much for one.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ __all__ = ["BEAM", "CTCSearch", "WordScores", "ctc_search"]
 BEAM = 100
 """The beam width, if ``train.beam`` is not set."""
 UNKNOWN = -10 * math.log(10)
-"""What is added to the log-probability of ``<unk>`` for an unknown word."""
+"""Added to the log-probability of ``<unk>`` for a word that the language model does not know."""
 LETTERS = 6
-"""An unknown word of n letters, if n is larger than this, gets ``UNKNOWN`` * n / LETTERS: it is often several words."""
+"""An unknown word of n letters, more than this, gets ``UNKNOWN`` * n / LETTERS, because it is often several words."""
 CANDIDATES = 40
 """Only this many tokens, the most likely at a frame, are tried as the next token of a text."""
 
 
 class WordScores:
-    """Scores the words of a text with a language model, times ``weight``, and with a ``bonus`` for each word.
+    """Scores the words of a text: ``weight`` times the log-probability by a language model, and ``bonus`` per word.
 
     Words are separated by spaces. If the token list has neither a space nor tokens that begin with ``▁``, each token is
     a word, as in a language model over Chinese characters or phonemes.
@@ -75,7 +76,7 @@ class WordScores:
         return self._words(words.score + words.gain, words.after, () if token in self._spaces else (token,))
 
     def whole(self, words: _Words) -> float:
-        """Return the score of a complete text: of its ended words, of the open word, and of the end of the sentence."""
+        """Return the score of a complete text: of all its words, with the open word, and of the end of the sentence."""
         return words.score + words.gain + self._weight * self._ngrams.end(words.after)
 
     def _words(self, score: float, state: State, tokens: tuple[int, ...]) -> _Words:
@@ -93,9 +94,9 @@ class WordScores:
 class _Words(NamedTuple):
     """The words of a text: the ``score`` of the words that have ended, and the tokens of the ``open`` last word.
 
-    ``state`` is the language model's state after the words that have ended. ``pending`` is a penalty for the open word
-    if no word of the model begins like it. When the open word ends, ``gain`` is added to the score, and ``after`` is
-    the new state.
+    ``state`` is the language model's state after the words that have ended. ``pending`` is a penalty for an open word
+    with which no word of the model begins, else 0. When the open word ends, ``gain`` is added to the score, and
+    ``after`` is the new state.
     """
 
     score: float
@@ -113,7 +114,7 @@ NO_WORDS = _Words(0.0, (), (), 0.0, 0.0, ())
 class _Prefix:
     """The beginning of a text: its last token, the prefix before it (``parent``), and its words.
 
-    Each text has exactly one object, which is in the ``children`` of its parent, by token.
+    There is only one object for each text: ``children`` has the prefixes with one more token, by that token.
     """
 
     __slots__ = ("children", "parent", "token", "words")
@@ -193,7 +194,7 @@ class CTCSearch:
         return letters[:CANDIDATES]
 
     def _join(self, beam: _Beam, frame: Numbers, letters: Places, label: Numbers, grown: Numbers) -> None:
-        """Merge each prefix of the beam with a shorter prefix of the beam plus one token, if both are the same text.
+        """Merge each prefix in the beam with its parent in the beam plus one token, because both are the same text.
 
         ``label`` (beam,) has the log-probabilities of the prefixes, ``grown`` (beam, letters) those of each prefix plus
         one of ``letters``. Both change in place: the probability in ``grown`` is added to ``label``, and then set to 0.
@@ -265,6 +266,6 @@ def ctc_search(settings: Settings, labels: Labels) -> CTCSearch:
 
 
 def described(settings: Settings) -> str:
-    """Return a description of the beam search for the settings, for notes."""
+    """Return a phrase for notes that describes the beam search for the settings."""
     with_lm = f" with {escape(settings.lm)}" if settings.lm is not None else ""
     return f"CTC's beam search{with_lm}, beam {settings.beam or BEAM}"

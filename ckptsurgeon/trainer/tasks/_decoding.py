@@ -35,13 +35,13 @@ __all__ = [
 #     blank[t] = p[t](blank) (blank[t-1] + label[t-1])
 
 LOG_ZERO = -1e6
-"""Used as the logarithm of zero: unlike with -inf, differences of its sums are not NaN."""
+"""Used as the logarithm of zero, because differences of sums with -inf would be NaN."""
 
 
 class PrefixLogProbs(NamedTuple):
-    """CTC's log-probabilities (…, frames + 1) that the first 0, 1, 2, … frames of a clip are decoded as a given prefix.
+    """CTC's log-probabilities (…, frames + 1) that the first 0, 1, 2, … frames of a clip are decoded as a prefix.
 
-    ``label`` is for alignments that end in the prefix's last token, ``blank`` for alignments that end in a blank.
+    ``label`` is for alignments that end in the last token of the prefix, ``blank`` for alignments that end in a blank.
     """
 
     label: Tensor
@@ -63,7 +63,7 @@ class PrefixScores:
         self._blank = blank
 
     def start(self) -> PrefixLogProbs:
-        """Return the log-probabilities of the empty prefix of each clip: those of blanks only."""
+        """Return the log-probabilities of the empty prefix of each clip, that is, of blanks only."""
         blank = self._sums[:, self._blank]
         return PrefixLogProbs(torch.full_like(blank, LOG_ZERO), blank)
 
@@ -72,10 +72,11 @@ class PrefixScores:
     ) -> tuple[Tensor, PrefixLogProbs]:
         """Extend each of n prefixes by each of m ``tokens`` (n, m).
 
-        ``clips`` (n,) are the indices of the prefixes' clips, ``spelled`` (n, frames + 1) are the prefixes'
-        log-probabilities, and ``last`` (n,) are their last tokens, -1 for the empty prefix. Returns the
-        log-probabilities (n, m) that the clip's text begins with the extended prefix, and the log-probabilities (n, m,
-        frames + 1) of the extended prefixes by frame.
+        ``clips`` (n,) are the indices of the clips of the prefixes, ``spelled`` (n, frames + 1) are the
+        log-probabilities of the prefixes, and ``last`` (n,) are their last tokens, -1 for the empty prefix.
+
+        Returns the log-probabilities (n, m) that the text of a clip begins with the extended prefix, and the
+        log-probabilities (n, m, frames + 1) of the extended prefixes.
         """
         own, silence = self._sums[clips[:, None], tokens], self._sums[clips, self._blank][:, None]
         either = torch.logaddexp(spelled.blank, spelled.label)
@@ -92,17 +93,17 @@ class PrefixScores:
 
 
 def _behind(sums: Tensor, begun: Tensor) -> Tensor:
-    """Return the log-probabilities that a label began at any frame and is repeated up to each frame: (…, frames + 1).
+    """Return the log-probabilities (…, frames + 1) that a label began at some frame, and is repeated up to each frame.
 
-    ``sums`` (…, frames + 1) are the label's log-probabilities, summed from the first frame on; ``begun`` (…, frames)
-    are the log-probabilities that the label may begin at a frame.
+    ``sums`` (…, frames + 1) are the log-probabilities of the label, summed from the first frame up to each frame.
+    ``begun`` (…, frames) are the log-probabilities of all that comes before the label if it begins at a frame.
     """
     found = sums[..., 1:] + (begun - sums[..., :-1]).logcumsumexp(-1)
     return torch.nn.functional.pad(found, (1, 0), value=LOG_ZERO)
 
 
 CANDIDATES = 40
-"""CTC scores only this many next tokens of a prefix, the decoder's most likely; in ESPnet, it is about 1.5 * beam."""
+"""CTC scores only this many next tokens of a prefix, those most likely by the decoder; ESPnet scores 1.5 * beam."""
 
 
 class SpecialTokens(NamedTuple):
@@ -138,7 +139,7 @@ def decodable(model: nn.Module) -> DecodableModel:
 
 
 def greedy_search(model: DecodableModel, batch: Batch, symbols: SpecialTokens) -> list[list[int]]:
-    """Decode each clip by always taking the most likely next token; at most as many tokens as the clip has frames."""
+    """Return the tokens of each clip, always the most likely next token; at most as many as the clip has frames."""
     memory, frames = model.encode(batch.inputs, batch.lengths)
     previous = frames.new_full((len(frames), 1), symbols.start)
     going = torch.ones_like(frames, dtype=torch.bool)
@@ -152,7 +153,7 @@ def greedy_search(model: DecodableModel, batch: Batch, symbols: SpecialTokens) -
 
 
 def _log_probs(logits: Tensor, symbols: SpecialTokens) -> Tensor:
-    """Return the log-probabilities (clips, tokens) of the next token; blank and start token are made impossible."""
+    """Return the log-probabilities (clips, tokens) of the next token; blank and start token get -inf."""
     found = logits[:, -1].double().log_softmax(-1)
     found[:, symbols.blank] = -math.inf
     if symbols.start != symbols.end:
@@ -167,9 +168,9 @@ def _until(tokens: Sequence[int], end: int) -> list[int]:
 class _BeamState(NamedTuple):
     """The prefixes of a beam search, all of one length: ``beam`` prefixes for each of n ``clips`` that are not done.
 
-    ``tokens`` (n, beam, length) begin with the start token. ``decoder`` (n, beam) are the decoder's log-probabilities
-    of the prefixes, ``scores`` (n, beam) those of CTC and decoder together (-inf: there is no prefix), and ``spelled``
-    CTC's log-probabilities by frame (n, beam, frames + 1).
+    ``tokens`` (n, beam, length) are the prefixes, which begin with the start token. ``decoder`` (n, beam) are the
+    decoder's log-probabilities of the prefixes, ``scores`` (n, beam) the scores by CTC and decoder together (-inf:
+    there is no prefix), and ``spelled`` CTC's log-probabilities (n, beam, frames + 1).
     """
 
     clips: Tensor
@@ -201,7 +202,7 @@ class _BeamSearch:
         self.best: list[tuple[float, list[int]]] = [(-math.inf, []) for _ in batch.names]
 
     def run(self, ctc: PrefixScores) -> list[list[int]]:
-        """Extend prefixes until none can become better than a complete text; return the best tokens of each clip."""
+        """Extend prefixes until all clips are done; return the tokens of the best complete text of each clip."""
         beams = self._begin(ctc)
         while len(beams.clips):
             following = self._following(beams)
@@ -233,7 +234,7 @@ class _BeamSearch:
         return (1 - self._weight) * decoder + self._weight * ctc
 
     def _end(self, beams: _BeamState, ends: Tensor) -> None:
-        """Replace each clip's best text so far by one of its prefixes, if this prefix is better as a complete text.
+        """Replace the best text of each clip so far by one of the clip's prefixes, if better as a complete text.
 
         ``ends`` (n, beam) are the decoder's log-probabilities of the end token.
         """
@@ -247,7 +248,7 @@ class _BeamSearch:
                 self.best[clip] = value, tokens[place][1:]
 
     def _extend(self, beams: _BeamState, following: Tensor, ctc: PrefixScores) -> _BeamState:
-        """Return the best prefixes with one more token, of which ``following`` are the decoder's log-probabilities."""
+        """Return the best prefixes with one more token; ``following`` are the decoder's log-probabilities of it."""
         letters = following.clone()
         letters[..., self._symbols.end] = -math.inf
         values, tokens = letters.topk(min(CANDIDATES, int(letters[0, 0].isfinite().sum())), -1)  # (n, beam, candidates)

@@ -23,11 +23,11 @@ __all__ = ["explain_task_errors", "is_user_task", "load_task", "task_file"]
 TASKS = "ckptsurgeon.trainer.tasks"
 USERS = "ckptsurgeon_users_task"
 REQUIRED = ("loss", "evaluate", "metric")
-"""The members that a task must have; the class Task also lists the optional ones."""
+"""The members that a task must have; optional members are described in the class Task."""
 
 
 def task_file(name: str, folder: str) -> str:
-    """Return the path of the file in a name like ``my_task.py:MyTask``, joined to ``folder``; '' for a bundled task."""
+    """Return the file's path in a name such as ``my_task.py:MyTask``, joined to ``folder``; '' for a bundled task."""
     path, between, _ = name.rpartition(":")
     return os.path.normpath(os.path.join(folder, path)) if between else ""
 
@@ -35,9 +35,9 @@ def task_file(name: str, folder: str) -> str:
 def load_task(name: str, folder: str) -> type[Task]:
     """Return the class of the task ``name``: a bundled task (``ctc``), or a class in a file (``my_task.py:MyTask``).
 
-    A relative path begins at ``folder``. The file is the user's own code, and is run. The class may also be a Brain of
-    SpeechBrain (``train.py:ASR``). Raises ConfigError for an unknown name, with a similar known name in the hint, for a
-    file that cannot be imported, and for a class that lacks a required member.
+    A relative path begins at ``folder``. The file, which is the user's own code, is run. The class may also be a Brain
+    of SpeechBrain (``train.py:ASR``). Raises ConfigError if the name is unknown (the hint has a similar name), if the
+    file cannot be imported, or if the class lacks a required member.
     """
     path = task_file(name, folder)
     found = _users(name, path) if path else _ours(name)
@@ -63,10 +63,11 @@ def is_user_task(task: object) -> bool:
 
 @contextmanager
 def explain_task_errors(name: str, *, there: bool = False) -> Iterator[None]:
-    """Turn an error of a user's own task in the block into a ConfigError with the line; leave other errors unchanged.
+    """If a user's own task raises an error in the block, raise a ConfigError with the line of the error instead.
 
-    ``name`` is the task's name, such as ``my_task.py:MyTask``. If ``there`` is true, only errors that were raised in
-    the user's file are turned into ConfigError: in a training step, other errors may come from the model.
+    ``name`` is the name of the task, such as ``my_task.py:MyTask``. Errors of bundled tasks are not changed. If
+    ``there`` is true, only errors that were raised in the user's file are changed: in a training step, other errors may
+    come from the model.
     """
     try:
         yield
@@ -82,7 +83,7 @@ def explain_task_errors(name: str, *, there: bool = False) -> Iterator[None]:
 
 
 def _where(error: Exception, name: str) -> str:
-    """Return `` in line N`` with the line of the user's file that raised the error, or '' if no line of it did."""
+    """Return `` in line N``, the line of the user's file that raised the error; '' if it is not from this file."""
     file = os.path.basename(name.rpartition(":")[0])
     lines = [one.lineno for one in traceback.extract_tb(error.__traceback__) if os.path.basename(one.filename) == file]
     return f" in line {lines[-1]}" if lines else ""

@@ -19,10 +19,11 @@ PADDING_MASK = "create_bidirectional_mask"
 
 @contextmanager
 def masks_on_cpu(body: Any, frame_mask: Tensor | None) -> Iterator[None]:
-    """Inside the block, let a model's ``body`` draw its masks (SpecAugment) without reading values from the GPU.
+    """Inside the block, let ``body``, a model without its head, draw masks (SpecAugment) without reading from the GPU.
 
-    transformers sums the padding mask on the GPU, copies the drawn mask to the GPU, and searches it for true elements.
-    It also copies a number from the CPU into the padding mask of the frames. Each of these waits for all queued work.
+    transformers sums the padding mask on the GPU, copies the drawn mask to the GPU, and searches this mask for true
+    elements. It also copies a number from the CPU into the padding mask of the frames. Each of these operations waits
+    for all queued work.
     ``frame_mask`` (batch, frames), on the CPU, is true for frames that are not padding; it is None if the model gets no
     padding mask. The random numbers are those that transformers would draw.
     """
@@ -41,7 +42,7 @@ def masks_on_cpu(body: Any, frame_mask: Tensor | None) -> Iterator[None]:
 
 
 def _frame_mask(body: Any, frames: int, attention_mask: Tensor, **given: Any) -> Tensor:
-    """Return a mask (batch, frames) that is true for frames that are not padding, from that of the samples.
+    """Return a mask (batch, frames) that is true for frames that are not padding; ``attention_mask`` is for samples.
 
     For a clip that is too short for one frame, the mask is all false; transformers' own mask would be all true.
     """
@@ -85,7 +86,7 @@ def _uploaded(mask: Any, like: Tensor) -> Tensor:
 def unchecked_padding(body: Any) -> Iterator[None]:
     """Inside the block, keep transformers from checking on the GPU whether a padding mask is true everywhere.
 
-    transformers would leave such a mask out. So the caller must not pass a mask for a batch without padding.
+    transformers would drop such a mask. So the caller must pass no mask for a batch without padding.
     """
     module = sys.modules[type(body).__module__]
     original: Any = getattr(module, PADDING_MASK, None)
@@ -102,8 +103,8 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
 def _unchecked(original: Callable[..., Any], *args: Any, **given: Any) -> Any:
     """Call transformers' function ``original``, but do not let it check the values of a padding mask.
 
-    Without a padding mask the call is unchanged, so that it returns None: an expanded mask, even if it is true
-    everywhere, prevents the fast attention kernels, and made a run on an H200 take twice the memory.
+    Without a padding mask, the call is unchanged, and returns None. An expanded mask, even if it is true everywhere,
+    would prevent fast attention kernels; it made a run on an H200 take twice the memory.
     """
     bound = _signature(original).bind(*args, **given)
     if bound.arguments.get("attention_mask") is not None:
@@ -115,7 +116,7 @@ def _unchecked(original: Callable[..., Any], *args: Any, **given: Any) -> Any:
 def unchecked_positions() -> Iterator[None]:
     """Inside the block, keep transformers from checking on the GPU whether position ids restart within a row.
 
-    They do not restart if the model is called without position ids: it then counts from 0.
+    If the model is called without position ids, they do not restart: the model then counts each row from 0.
     """
     with _replaced(sys.modules.get("transformers.masking_utils"), "find_packed_sequence_indices", _no_sequences):
         yield

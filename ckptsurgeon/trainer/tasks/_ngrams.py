@@ -38,7 +38,7 @@ __all__ = ["NGrams", "State", "read_arpa"]
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", ("<unk>", "<UNK>")
 NOT_THERE = -100.0
-"""The base-10 log-probability of an unknown word if the file has no ``<unk>``, as in KenLM."""
+"""The base-10 log-probability of an unknown word if the file has no ``<unk>``; KenLM uses the same value."""
 LINE = 1 << 16
 """The longest line that is read, in bytes."""
 BINARY = b"mmap lm http://kheafield.com/code"
@@ -46,15 +46,15 @@ BINARY = b"mmap lm http://kheafield.com/code"
 _COUNT = re.compile(rb"ngram\s+(\d{1,9})\s*=\s*(\d{1,18})\Z")
 
 State = tuple[int, ...]
-"""The last words: for each length from 1 on, the index of the n-gram of the last words, or -1 if there is none."""
+"""The context of a word: item n - 1 is the index of the n-gram that consists of the last n words, or -1 for none."""
 
 
 @dataclass(frozen=True)
 class _Order:
-    """All n-grams of one length, with the base-10 logarithm of their probability, and their backoff weight.
+    """All n-grams of one length, each with the base-10 logarithms of its probability and its backoff weight.
 
-    They are sorted by ``keys``. A key combines the index of the n-gram of all words except the last, and the index of
-    the last word. The key of a unigram is the index of its word.
+    The n-grams are sorted by ``keys``. The key of a unigram is the index of its word. The key of a longer n-gram
+    combines two indices: that of the n-gram without the last word, and that of the last word.
     """
 
     keys: Integers
@@ -70,8 +70,8 @@ class _Order:
 class NGrams:
     """A language model: the probability of a word after other words, https://doi.org/10.1109/TASSP.1987.1165125.
 
-    If the file has no n-gram of the previous words plus the next word, the earliest of the previous words is left out,
-    and the probability of the next word is multiplied by the backoff weight of the previous words.
+    If the file has no n-gram of the previous words plus the next word, the probability is that after the previous words
+    without the earliest one, times the backoff weight of the previous words.
     """
 
     def __init__(self, path: str, words: dict[str, int], orders: list[_Order]) -> None:
@@ -117,9 +117,9 @@ class NGrams:
         return self._orders[length].find(context * len(self._words) + number) if context >= 0 else -1
 
     def _backoff(self, contexts: State, shorter: int = 0) -> float:
-        """Return the sum of the backoff weights of ``contexts``, indices of n-grams of growing length.
+        """Return the sum of the backoff weights (base-10 logarithms) of ``contexts``, which are indices of n-grams.
 
-        The first n-gram has ``shorter`` + 1 words, each of the others one more than the n-gram before it.
+        The first n-gram has ``shorter`` + 1 words, each further n-gram has one word more than the n-gram before it.
         """
         weights = (self._orders[length].backoff[one] for length, one in enumerate(contexts, shorter) if one >= 0)
         return float(sum(weights))
@@ -147,7 +147,7 @@ def read_arpa(path: str) -> NGrams:
 
 
 class _Reader:
-    """Reads an ARPA file line by line; its errors give the line."""
+    """Reads an ARPA file line by line; error messages give the number of the line."""
 
     def __init__(self, path: str, file: IO[bytes]) -> None:
         self._path, self._file, self._line = path, file, 0
@@ -184,7 +184,7 @@ class _Reader:
         return counts, line
 
     def _section(self, size: int) -> bytes:
-        """Read the n-grams of ``size`` words; return the line after them."""
+        """Read and store the n-grams of ``size`` words; return the line after them."""
         import numpy as np
 
         log10, backoff, numbers = array("f"), array("f"), array("q")
@@ -234,7 +234,7 @@ class _Reader:
         return found
 
     def _numbers(self, size: int, keys: Integers, longer: int) -> Integers:
-        """Return the indices of the n-grams of ``size`` words with these keys, the beginnings of longer n-grams.
+        """Return the indices of the n-grams of ``size`` words with these ``keys``; longer n-grams begin with them.
 
         Raises FormatError if one is missing; ``longer`` is the number of words of the longer n-grams, for the message.
         """

@@ -102,7 +102,7 @@ class SoundTask(ABC):
         return lines
 
     def notes(self) -> list[str]:
-        """Return a line for each split: clips, minutes, how many clips were left out and why, and train's padding."""
+        """Return a line for each split: clips, minutes, how many clips were left out and why, train's padding."""
         splits = self.splits()
         padded = f"; padding {percent(splits['train'].padding(), 1)}" if splits["train"].split.seconds else ""
         return [f"{one.split.says()}{padded if name == 'train' else ''}" for name, one in splits.items()]
@@ -124,7 +124,7 @@ def _described(tensor: Tensor) -> str:
 
 
 def _padded(tensors: Sequence[Tensor], names: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Return tensors padded with zeros to (batch, longest, …), and their lengths (batch,); 0-d tensors are stacked.
+    """Return tensors padded with zeros to (batch, longest, …), and their lengths (batch,); 0-d tensors become (batch,).
 
     Raises ConfigError if tensors differ in more than their length; ``names`` are the clips' names, for its message.
     """
@@ -146,7 +146,7 @@ def _padded(tensors: Sequence[Tensor], names: Sequence[str]) -> tuple[Tensor, Te
 
 
 class TranscribedTask(SoundTask):
-    """A task whose labels are texts, as token indices; ``needs_blank`` is true if the token list must have a blank."""
+    """A task whose labels are the token indices of texts; ``needs_blank``: the token list must have a blank."""
 
     needs_blank = True
 
@@ -215,7 +215,7 @@ class TranscribedTask(SoundTask):
         )
 
     def fits(self, clip: Clip) -> bool:
-        """Return whether a clip has enough frames for the CTC loss of its transcript, if the model keeps all frames."""
+        """Return whether a clip has enough frames for CTC, if the model makes as many frames as the features have."""
         return self.inputs.frames(clip) >= self.labels.frames_needed(self.labels.encode(clip.text))
 
 

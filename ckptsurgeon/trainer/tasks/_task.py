@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Batch", "ClipTask", "Loss", "Progress", "Task", "begin_step", "is_higher_better"]
 
 Progress = Callable[[str, int, int], None]
-"""A function that is called with the name of a split, the number of its clips that are done, and of all its clips."""
+"""A function that gets the name of a split, the number of its clips that are done, and the number of all its clips."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Batch:
     ``labels`` are the targets, (batch, length) or (batch,), and ``label_lengths`` (batch,) are their lengths.
     ``seconds`` is the total length of the sounds. ``names`` are the positions (file and line) of the examples in
     manifests. ``extras`` are further tensors that a task needs, by name, with the batch as their first dimension.
-    ``idle`` is true if this rank has no example of its own in this step: its results must be ignored. ``on_cpu`` are
-    the lengths and label lengths on the CPU, for a batch on a GPU.
+    ``idle`` is true if this rank has no example in this step, and the batch is only a stand-in whose results must be
+    ignored. ``on_cpu`` are ``lengths`` and ``label_lengths`` on the CPU, for a batch on a GPU.
     """
 
     inputs: Tensor
@@ -65,13 +65,13 @@ class Batch:
         return self._each(lambda one: one.pin_memory())
 
     def part(self, first: int, last: int) -> Batch:
-        """Return the examples from ``first`` up to ``last``, padded as they are in the batch."""
+        """Return a batch of the examples from index ``first`` to before ``last``, padded as in this batch."""
         return replace(self._each(lambda one: one[first:last]), names=self.names[first:last])
 
     def strided(self, first: int, step: int) -> Batch:
         """Return the batch of every ``step``-th example from ``first`` on, padded as in this batch.
 
-        If there is no such example, it has the first example of this batch, and is marked ``idle``.
+        If there is no such example, return a batch of the first example of this batch, marked as ``idle``.
         """
         names = self.names[first::step]
         if not names:
@@ -92,7 +92,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Loss:
-    """The sum of a loss over ``items`` (labels, frames or examples); a step divides it by the items of all its batches.
+    """The sum of a loss over ``items`` items (labels, frames or examples); a step divides by the items of all batches.
 
     ``items`` may be a 0-d tensor, because converting it to a number would wait for the device. ``parts`` are sums of
     parts of the loss and of metrics, by name, for the log. ``too_short`` is the number of clips for which the model

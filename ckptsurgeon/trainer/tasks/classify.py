@@ -34,7 +34,7 @@ __all__ = ["TASK", "Classify", "DatasetItem", "dataset_split"]
 
 @dataclass(frozen=True)
 class DatasetItem(Clip):
-    """The item at index ``place`` of a user's map-style dataset, whose items are pairs (input, label)."""
+    """A clip that is an item of a user's map-style dataset: its index is ``place``; items are pairs (input, label)."""
 
     dataset: Any = None
     place: int = 0
@@ -55,9 +55,9 @@ class DatasetItem(Clip):
 def dataset_split(name: str, named: Sequence[Named]) -> Split | None:
     """Return the items of a user's dataset for the split ``name``; None if ``named`` has only manifests.
 
-    A function ``my_data.py:function`` is called without arguments, a function in ``_target_`` with the other fields of
-    its entry (https://hydra.cc/docs/advanced/instantiate_objects/overview/). Raises ConfigError if the code does not
-    exist, fails, or does not return a map-style dataset.
+    A function ``my_data.py:function`` is called without arguments. A function in ``_target_`` is called with the other
+    fields of its entry (https://hydra.cc/docs/advanced/instantiate_objects/overview/). Raises ConfigError if the code
+    does not exist, fails, or does not return a map-style dataset.
     """
     makers = [one for one in named if not isinstance(one, str) or split_file_name(one)]
     if not makers:

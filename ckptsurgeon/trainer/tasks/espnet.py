@@ -73,7 +73,7 @@ class ESPnet(TranscribedTask):
             )
 
     def fits(self, clip: Clip) -> bool:
-        """Return True: ESPnet's models handle clips that are too short for their text themselves."""
+        """Return True, because ESPnet's models themselves handle clips that are too short for their text."""
         return True
 
     def _run(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Any], Any]:
@@ -115,9 +115,9 @@ class ESPnet(TranscribedTask):
         """Return the text of each clip by CTC, frame by frame; raises ConfigError for a model without CTC.
 
         Each clip is encoded alone, as in ESPnet's Speech2Text, because padding changes what ESPnet's frontends return.
-        ``encode`` returns the encoder's outputs and their lengths. If inner layers have CTC, too, the outputs are a
-        pair with those of the inner layers. ``ctc.log_softmax`` makes log-probabilities of the outputs
-        (espnet2/asr/espnet_model.py, espnet2/asr/ctc.py).
+        The model's ``encode`` returns the encoder's outputs and their lengths. If inner layers have CTC, too, it
+        returns a pair (outputs, outputs of inner layers) in place of the outputs. ``ctc.log_softmax`` makes
+        log-probabilities of the outputs (espnet2/asr/espnet_model.py, espnet2/asr/ctc.py).
         """
         encode, ctc = getattr(model, "encode", None), cast(Any, getattr(model, "ctc", None))
         if encode is None or not hasattr(ctc, "log_softmax"):
@@ -135,7 +135,7 @@ class ESPnet(TranscribedTask):
 
 
 def _first(weight: Any) -> Any:
-    """Return the weight from a model of ESPnet, a tensor (1,) or a number, as a 0-d tensor or a number."""
+    """Return ``weight``, from a model of ESPnet, as a number or a 0-d tensor: ESPnet's tensors are (1,)."""
     return weight.reshape(-1).sum() if isinstance(weight, Tensor) else weight
 
 

@@ -94,7 +94,10 @@ class Hybrid(MeasuredTask):
         return _HybridLosses(said, ctc, attention, right, (wanted != IGNORED).sum())
 
     def _taught(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the target tokens before each position, and the token to predict there, both (batch, longest + 1)."""
+        """Return the inputs of the decoder and the tokens that it has to predict, both (batch, longest + 1).
+
+        The inputs are the start token and the labels; the tokens to predict are the labels and the end token.
+        """
         clips, longest = batch.labels.shape
         places = torch.arange(longest + 1, device=batch.labels.device)[None]
         start = batch.labels.new_full((clips, 1), self._start)
@@ -116,7 +119,7 @@ class Hybrid(MeasuredTask):
     def measure(self, model: nn.Module, batch: Batch) -> list[dict[str, Any]]:
         """Return a row for each clip: the reference text, the decoded text and the number of labels.
 
-        Sums over the whole batch are in the row of the first clip.
+        The loss and the decoder's counts are sums over the batch, in the row of the first clip; other rows have 0.
         """
         answer, weight = self._ask(model, batch), _weight(model)
         rows = clip_rows(answer.said, batch, self.labels, self._read(model, batch, answer.said))

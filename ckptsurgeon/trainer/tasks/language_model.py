@@ -124,7 +124,7 @@ class LanguageModel:
         ]
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        """Return the cross-entropy of the next tokens, summed."""
+        """Return the loss of a batch: the cross-entropy of the next tokens, as a sum over the tokens."""
         total = nn.functional.cross_entropy(
             self._logits(model, batch).flatten(0, 1), batch.labels.flatten(), reduction="sum", ignore_index=IGNORED,
             label_smoothing=self._settings.label_smoothing,
@@ -155,11 +155,11 @@ class LanguageModel:
 
 
 class PackedRows:
-    """Rows of ``context`` tokens in batches of ``batch_size``; the label of each token is the token that follows it.
+    """A batch source with rows of ``context`` tokens; the label of each token is the token that follows it.
 
-    If ``shuffled``, the order of the rows depends on seed and epoch. ``ids`` (int32) are the tokens of all texts,
-    ``texts`` is the number of texts, and ``unknown`` is how many of the tokens are the tokeniser's unknown token. Every
-    token except the first is predicted once in an epoch.
+    If ``shuffled`` is true, the order of the rows depends on seed and epoch. ``ids`` (int32) are the tokens of all
+    texts, joined. ``texts`` is the number of texts, and ``unknown`` is how many of the tokens are the tokeniser's
+    unknown token. Every token except the first is predicted once in an epoch.
     """
 
     def __init__(

@@ -31,9 +31,9 @@ __all__ = ["TASK", "SpeechBrain", "brain_task"]
 
 FORWARD, OBJECTIVES = "compute_forward", "compute_objectives"
 CALLED = (FORWARD, OBJECTIVES, "on_stage_start")
-"""The methods of a Brain that are called."""
+"""The methods of a Brain that the task calls."""
 INDICES = ("bos_index", "eos_index")
-"""Entries with the index of the first token of ``tokens_bos``, and of the last token of ``tokens_eos``."""
+"""Entries of hyperparams.yaml: the index of the first token in ``tokens_bos``, and of the last in ``tokens_eos``."""
 
 
 def brain_task(brain: type) -> type[Task]:
@@ -138,9 +138,9 @@ class SpeechBrain(TranscribedTask):
         return self._brains[model]
 
     def _tokenizer_in(self, one: Any) -> Any:
-        """Return ``one``, an entry of hyperparams.yaml, or a ``Tokenizer`` if it is an empty SentencePiece processor.
+        """Return ``one``, an entry of hyperparams.yaml; replace an empty SentencePiece processor by a ``Tokenizer``.
 
-        The recipe's ``main``, which is not run here, would load the processor's model.
+        Such a processor is empty because the recipe's ``main``, which would load its model, is not run here.
         """
         is_empty = type(one).__name__ == "SentencePieceProcessor" and not one.serialized_model_proto()
         return Tokenizer(self.labels) if is_empty else one
@@ -158,7 +158,7 @@ def _check_state(modules: nn.Module) -> None:
 
 
 TOKENIZERS = ("tokenizer", "label_encoder")
-"""Attributes that the ``main`` of a recipe sets in its Brain."""
+"""Attributes of a Brain that the ``main`` of its recipe would set, and that the task sets."""
 
 
 class Tokenizer:
@@ -172,7 +172,7 @@ class Tokenizer:
         return self._labels.decode([int(one) for one in ids])
 
     def decode_ndim(self, ids: Any) -> Any:
-        """Return the tokens of token indices, in lists nested like ``ids``."""
+        """Return the tokens with the indices ``ids``, in lists that are nested as ``ids`` is."""
         if isinstance(ids, (list, tuple)) or (isinstance(ids, Tensor) and ids.dim()):
             return [self.decode_ndim(one) for one in ids]
         return self._labels.tokens[int(ids)]
@@ -183,7 +183,7 @@ class Tokenizer:
 
 
 class Padded(NamedTuple):
-    """Padded data and their lengths, relative to the longest (``speechbrain.dataio.batch.PaddedData``)."""
+    """Padded data, and their lengths as shares of the longest, as in ``speechbrain.dataio.batch.PaddedData``."""
 
     data: Tensor
     lengths: Tensor
@@ -259,7 +259,7 @@ def _relative(lengths: Tensor, longest: int) -> Tensor:
 
 
 def _stages() -> Mapping[str, Any]:
-    """Return SpeechBrain's stages, such as TRAIN, by name."""
+    """Return the members of SpeechBrain's enum ``Stage``, such as TRAIN, by name."""
     from speechbrain.core import Stage  # type: ignore[import-not-found, unused-ignore]
 
     return {one.name: one for one in Stage}
@@ -284,7 +284,7 @@ def _figures(brain: Any) -> dict[str, float]:
 def entries_used(brain: type) -> list[str]:
     """Return the names of the hyperparams.yaml entries that a Brain uses, as ``self.hparams.NAME``.
 
-    They are found in the code of the methods in ``CALLED``, and of the Brain's methods that these call.
+    The names are found in the source code of the methods in ``CALLED``, and of the Brain's methods that these call.
     """
     names: list[str] = []
     waiting, seen = list(CALLED), set[str]()

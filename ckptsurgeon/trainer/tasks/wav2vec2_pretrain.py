@@ -30,9 +30,9 @@ from ._task import Batch, Loss, Task
 __all__ = ["TASK", "Wav2Vec2Pretraining"]
 
 USUAL_SHARE = 0.4
-"""If fewer frames are masked, there is a note; wav2vec 2.0 masks about half of them."""
+"""If less than this share of the frames is masked, the user gets a note; wav2vec 2.0 masks about half."""
 COLLAPSED_LOSS, COLLAPSED_PERPLEXITY = 0.05, 1.05
-"""A run has collapsed if its contrastive loss, and the perplexity of each group of the codebook, are below these."""
+"""A run has collapsed if the contrastive loss and the perplexity per group of the codebook are below these values."""
 
 
 class Wav2Vec2Pretraining(SoundTask):
@@ -186,14 +186,14 @@ class Wav2Vec2Pretraining(SoundTask):
 
     @torch.no_grad()
     def uniform_loss(self, model: nn.Module, batch: Batch) -> float:
-        """Return the loss per masked frame if all frames were equally similar, with the model's diversity loss."""
+        """Return the loss per masked frame if all frames were equally similar, plus the model's diversity loss."""
         found = self.loss(model, batch)
         diversity = float(found.parts["diversity"]) / max(int(found.items), 1)
         return math.log(1 + self.negatives) + self.weight * diversity
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return the loss per masked frame and its parts, over a whole split."""
+        """Return the loss per masked frame, and each part of the loss per masked frame, over all batches, by name."""
         sums: dict[str, float] = {}
         items = 0
         for batch in batches:
@@ -204,9 +204,9 @@ class Wav2Vec2Pretraining(SoundTask):
         return {name: value / max(items, 1) for name, value in sums.items()}
 
     def collapsed(self, parts: Mapping[str, float | None]) -> str:
-        """Return why a run whose step had these ``parts`` of the loss cannot learn any more, '' if it can.
+        """Return why the run cannot learn any more, or '' if it can; ``parts`` are the parts of a step's loss.
 
-        If all frames have the same code, no frame has a negative, and the loss is low although nothing was learned
+        If all frames have the same code, all negatives are ignored, and the loss is low although nothing was learned
         (https://github.com/huggingface/transformers/issues/14387).
         """
         loss, perplexity = parts.get("contrastive"), parts.get("perplexity")
@@ -220,7 +220,7 @@ class Wav2Vec2Pretraining(SoundTask):
         return ""
 
     def doubts(self, figures: Mapping[str, float]) -> str:
-        """Return which metrics of an evaluation are too low for a model that has learned, '' if none is."""
+        """Return which metric of an evaluation is too low for a model that has learned; '' if none is."""
         perplexity, accuracy = figures["perplexity"], figures["accuracy"]
         if perplexity <= 2 * self.groups:
             return f"perplexity {perplexity:.3g} of {self.entries}: it should be above {2 * self.groups}"
@@ -232,8 +232,8 @@ class Wav2Vec2Pretraining(SoundTask):
 def _heard(body: Any, waves: Tensor) -> Tensor:
     """Return the features (batch, frames, channels) that the convolutions of a model make of waves (batch, samples).
 
-    The front end's own ``forward`` makes the waves require a gradient, which is not needed, and which breaks a compiled
-    graph.
+    The ``forward`` of the front end is not used, because it makes the waves require a gradient. That is not needed, and
+    it breaks a compiled graph.
     """
     states = waves[:, None]
     for layer in body.feature_extractor.conv_layers:
