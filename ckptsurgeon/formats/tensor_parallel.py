@@ -188,7 +188,8 @@ def _joined(
             )
     lacking = [key for key in axes if key not in trees[0]]
     if lacking:
-        raise FormatError(f"{escape(folder.uri)}: the files of the ranks lack {listing(lacking)}.", rule="rank keys")
+        said = f"{escape(folder.uri)}: the files of the ranks lack {listing(lacking)}, which {INDEX} lists."
+        raise FormatError(said, rule="rank keys")
     made: dict[str, Any] = {}
     for key, first in trees[0].items():
         parts, axis = [tree[key] for tree in trees], axes.get(key)
