@@ -72,9 +72,10 @@ def in_row_order(name: str, pieces: Vocabulary, settings: Mapping[str, Any], con
 
 
 def _t5(pieces: Sequence[str], settings: Mapping[str, Any]) -> Sequence[str]:
-    """Return the pieces and then ``<extra_id_99>``, ``<extra_id_98>`` … ``<extra_id_0>``, if these are not listed.
+    """Return the pieces and then ``<extra_id_99>``, ``<extra_id_98>`` … ``<extra_id_0>``, unless the pieces have these.
 
-    Their number is ``extra_ids`` in tokenizer_config.json; 100 if the file lacks it, 0 if there is no such file.
+    The number of these tokens is ``extra_ids`` in tokenizer_config.json (``settings``). It is 100 if the file lacks
+    ``extra_ids``, and 0 if there is no such file.
     """
     number = settings.get("extra_ids", 100 if settings else 0)
     known = settings.get("added_tokens_decoder")

@@ -42,7 +42,7 @@ NUMBER_BYTES = 1024
 """Bytes of an integer in a pickle; torch's own magic number has 10."""
 
 DICT_KEY_INT = 2**61 - 1
-"""Integers from this one on are never used as dict keys: in CPython, they have the hashes of smaller integers."""
+"""Larger integers, and this one, are never used as dict keys: CPython gives them the hashes of smaller integers."""
 
 TAR_PICKLES_BYTES = 32 << 20
 """Bytes of the pickles that describe the storages, or the tensors, of one tar archive: about 70 bytes each."""
@@ -127,7 +127,7 @@ TREE_TENSORS = 1_000_000
 """Tensors in all modules that were pickled as objects; modules may share submodules."""
 
 COUNTED = 4_000_000
-"""Values visited to count the tensors in entries of one file outside the state dict."""
+"""Values of one file, outside the state dict, that are visited to count the tensors among them."""
 
 PIECES = 1_000_000
 """Pieces of all tensors of one distributed checkpoint. Each piece is a separate archive, which takes 0.1 ms to read."""

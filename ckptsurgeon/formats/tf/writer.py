@@ -90,8 +90,8 @@ class _Bundle:
         """Return those of the files ``present`` in a folder that belong to such a checkpoint.
 
         A file that says which checkpoint to read (``best_dev_checkpoint``, ``checkpoint``) is included even if it
-        refers to another checkpoint, since that one would be read instead. ``read`` is a function that returns the
-        bytes of a file.
+        refers to another checkpoint, since the other checkpoint would be read instead. ``read`` is a function that
+        returns the bytes of a file.
         """
         found = {name for name in present if _FILE.fullmatch(name)}
         for name in STATES:

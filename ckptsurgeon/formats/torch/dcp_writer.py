@@ -170,7 +170,7 @@ class _MetadataWriter(PickleWriter):
     def piece(self, key: str, dims: int, file: str, offset: int, length: int) -> None:
         """Append a dict item, ``MetadataIndex`` → ``_StorageInfo``, which says where a tensor is stored.
 
-        ``dims`` is the number of dimensions of the tensor; it is in ``length`` bytes of ``file`` from ``offset`` on.
+        The tensor ``key`` has ``dims`` dimensions. It is in the ``length`` bytes of ``file`` from ``offset`` on.
         """
         self.begin(_MODULE, "MetadataIndex")
         self.word("fqn")

@@ -26,9 +26,12 @@ _DTENSOR = "torch.distributed.tensor"
 _SPEC = "torch.distributed.tensor._dtensor_spec"
 _LAYOUT = "torch.distributed._mesh_layout"
 _RANKS = "\0ranks"
-"""The slot of the tensor with the ranks of the mesh; no key of a state dict begins with a zero byte."""
+"""The key of a tensor that each file has besides those of the model: the ranks of the mesh.
+
+Keys of the model must not begin with a zero byte.
+"""
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "inv_freq", "position_ids")
-"""Names of floating-point buffers: FSDP splits only parameters, so every rank has the whole buffer."""
+"""Names of buffers, without the name of their module: FSDP splits only parameters, so every rank has whole buffers."""
 
 
 class _RankPickle(PickleWriter):

@@ -160,7 +160,10 @@ def _check_end(file: File, at: int) -> None:
 
 
 def _check_sum(header: bytes) -> None:
-    """Raise FormatError if a header does not match its checksum, which counts its own field as eight spaces."""
+    """Raise FormatError if a header does not match its checksum.
+
+    The checksum is the sum of all bytes of the header, with eight spaces in place of the checksum itself.
+    """
     if len(header) < _BLOCK:
         raise FormatError("the tar archive is truncated.", rule="tar size")
     if sum(header[:148]) + sum(header[156:]) + 8 * ord(" ") != _number(header[148:156], 8):
