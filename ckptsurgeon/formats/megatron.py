@@ -102,7 +102,7 @@ def _stages(folder: Folder) -> list[list[str]]:
         if rank[3]:
             raise FormatError(
                 f"{escape(folder.uri)} has experts that are split across ranks ({escape(name)}), which cannot be read.",
-                hint="Convert it with Megatron's tools/checkpoint first.",
+                hint="Convert the checkpoint with Megatron's tools/checkpoint first.",
                 rule="megatron layer",
             )
         found[int(rank[2] or 0), int(rank[1])] = name
@@ -176,7 +176,7 @@ def _settings(first: StateFile, *, ranks: int, stages: int) -> MegatronSettings:
     if settings.experts > 1:
         raise FormatError(
             f"{escape(first.file.uri)} is from a run whose experts are split across {settings.experts} ranks.",
-            hint="Convert it with Megatron's tools/checkpoint first.",
+            hint="Convert the checkpoint with Megatron's tools/checkpoint first.",
             rule="megatron layer",
         )
     return settings

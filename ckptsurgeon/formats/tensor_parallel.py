@@ -48,7 +48,7 @@ class _Files:
         return {}
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
-        """Return those of the files ``present`` in a folder that belong to such a checkpoint."""
+        """Return those of the files ``present`` in a folder that belong to a checkpoint of this format."""
         found = {name for name in present if _FILE.fullmatch(name)}
         return found | ({INDEX} & set(present)) if found else set()
 
@@ -75,7 +75,7 @@ class _Writer:
         recipe: Sequence[str],
         beside: ExtraEntries | None = None,
     ) -> OutputLayout:
-        """Return the layout for a single rank."""
+        """Return the layout of a file for one rank."""
         return SafetensorsWriter().layout(tensors, metadata, ())
 
     def spread(self, tensors: Sequence[OutTensor], metadata: Mapping[str, str], shares: RankShares) -> SpreadLayout:

@@ -109,9 +109,10 @@ def _text(token: Any) -> str:
 
 
 def _fairseq(*last: str) -> Callable[[Sequence[str], Mapping[str, Any]], Sequence[str] | None]:
-    """Return a function from pieces to tokens: ``<s> <pad> </s> <unk>``, the pieces from the fourth on, then ``last``.
+    """Return a function that makes the list of tokens from the pieces of a tokeniser of fairseq, and its settings.
 
-    The function returns None unless the first three pieces are ``<unk>``, ``<s>`` and ``</s>``, in any order.
+    The list is ``<s> <pad> </s> <unk>``, then the pieces from the fourth on, then ``last``. The function returns None
+    unless the first three pieces are ``<unk>``, ``<s>`` and ``</s>``, in any order.
     """
     return lambda pieces, _: (*_FAIRSEQ, *pieces[3:], *last) if {*pieces[:3]} == _FIRST else None
 

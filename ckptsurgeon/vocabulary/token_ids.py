@@ -152,7 +152,7 @@ def ids_by_field(fields: Mapping[str, Any], numbers: Renumbering) -> dict[str, t
     """Return the token ids of a configuration by the dotted path of their field.
 
     Left out are fields that pair ids with positions or biases (``forced_decoder_ids``, ``sequence_bias``), and nested
-    configurations with another vocabulary, whose ids ``numbers`` would not move.
+    configurations with another vocabulary, whose ids ``numbers`` does not change.
     """
     found = (
         (path, value) for path, value in _ids(fields, _sizes(fields, numbers)) if path[-1] not in (*_PAIRS, *_BIASED)
@@ -312,7 +312,10 @@ class _Mover:
         return place
 
     def _place(self, number: Any) -> Any:
-        """Return the new id for an old id, or None; values that are not ids (None, -1, a string) do not change."""
+        """Return the new id for an old id, or None if there is none.
+
+        Values that are not ids (None, -1, a string) are returned unchanged.
+        """
         if type(number) is not int or number < 0:
             return number
         return self._numbers.moved(number)

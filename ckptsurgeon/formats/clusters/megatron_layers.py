@@ -125,7 +125,7 @@ def _joined(
         said = f"{names[equal.index(False)]} has other values of" if False in equal else "each rank has its own"
         raise FormatError(
             f"{names[0]}: {said} {escape(key)}, and it is not known how this tensor is split across the ranks.",
-            hint="Convert it with Megatron's tools/checkpoint first.",
+            hint="Convert the checkpoint with Megatron's tools/checkpoint first.",
             rule="megatron layer",
         )
     return first
@@ -170,7 +170,7 @@ def _check_attention(key: str, settings: MegatronSettings, ranks: int) -> None:
         raise FormatError(
             f"{escape(key)} has {count(settings.groups, 'query group')}, fewer than the {ranks} ranks, so that "
             "ranks share keys and values.",
-            hint="Convert it with Megatron's tools/checkpoint first.",
+            hint="Convert the checkpoint with Megatron's tools/checkpoint first.",
             rule="megatron layer",
         )
 
@@ -179,7 +179,7 @@ def _not_known(key: str, settings: MegatronSettings, what: str) -> FormatError:
     said = f"the argument {settings.unknown} is set" if settings.unknown else f"no arguments say {what}"
     return FormatError(
         f"it is not known how {escape(key)} is split across the ranks: {said}.",
-        hint="Convert it with Megatron's tools/checkpoint first.",
+        hint="Convert the checkpoint with Megatron's tools/checkpoint first.",
         rule="megatron layer",
     )
 

@@ -57,7 +57,7 @@ def rank_files(folder: Folder) -> RankFiles:
         if len(fitting) != 1:
             raise FormatError(
                 f"{escape(folder.uri)} has the files of several runs: {listing(shown)}.",
-                hint="Move the files of one of them to another folder.",
+                hint="Move the files of one run to another folder.",
                 rule="several runs",
             )
         (chosen,) = fitting

@@ -31,7 +31,7 @@ _PLAIN = re.compile(
 )
 """Matches the simple patterns: literal names, with placeholders for digits and at most one ``.*``."""
 PATTERNS, CHARACTERS = 64, 200
-_HINT = "Convert it with DeepSpeed's ds_to_universal.py first: ckpt reads the result."
+_HINT = "Convert the checkpoint with DeepSpeed's ds_to_universal.py first: ckpt reads the result."
 
 
 def join_tensor_parallel(
@@ -76,7 +76,7 @@ def _patterns(model: StateFile) -> tuple[dict[str, list[re.Pattern[str]]], int]:
     if not isinstance(info, Mapping):
         raise FormatError(
             f"{where} belongs to a model that is split across ranks, but lacks {_INFO}, which says how.",
-            hint="Merge its ranks with the trainer's own tool first.",
+            hint="Merge the ranks of the model with the trainer's own tool first.",
             rule="model parallel",
         )
     other = next((name for name in _OTHERS if info.get(name)), "")

@@ -66,7 +66,7 @@ def _counts(cursor: Cursor) -> tuple[int, int]:
         if version == 0 or turned in (1, 2, 3):
             why, hint = "it has version 0", ""
             if turned:
-                why, hint = "its numbers are big-endian", "Convert it with gguf-py's gguf_convert_endian.py."
+                why, hint = "its numbers are big-endian", "Convert the file with gguf-py's gguf_convert_endian.py."
         raise FormatError(f"this GGUF file cannot be read: {why}.", hint=hint, rule="gguf version")
     tensors, entries = cursor.number(), cursor.number()
     cursor.within = "the list of its tensors"

@@ -169,7 +169,7 @@ class _RankFiles:
         return {}
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
-        """Return those of the files ``present`` in a folder that belong to such a checkpoint."""
+        """Return those of the files ``present`` in a folder that belong to a checkpoint of this format."""
         return {name for name in present if _FILE.fullmatch(name)}
 
 
@@ -196,7 +196,7 @@ class FsdpWriter:
         recipe: Sequence[str],
         beside: ExtraEntries | None = None,
     ) -> OutputLayout:
-        """Return the layout for a single rank."""
+        """Return the layout of the only file if there is a single rank."""
         return self.spread(tensors, metadata, RankShares(1, {})).files[self.sharding.names(1)[0]]
 
     def spread(self, tensors: Sequence[OutTensor], metadata: Mapping[str, str], shares: RankShares) -> SpreadLayout:
