@@ -103,7 +103,10 @@ def naming(file: File) -> Iterator[None]:
 
 
 class Format(Protocol):
-    """The interface of a format; each module in the folder ``formats`` that reads a format defines it as ``FORMAT``."""
+    """The interface of a format.
+
+    Each module in the folder ``formats`` that reads a format defines an object with this interface, called ``FORMAT``.
+    """
 
     name: str
     magic: tuple[bytes, ...]
