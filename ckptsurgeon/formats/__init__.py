@@ -1,6 +1,7 @@
 """Reads and writes checkpoint formats.
 
-Each format is one module here that defines ``FORMAT``: it recognises its files, reads their headers, and says where the
-bytes of each tensor of an output go. To add a format, add a module; if its files have a new suffix,
-add that to ``SUFFIXES`` in ``_choosing.py``, by which weights are found in a folder. The engine writes the bytes.
+Each format has one module here, which defines an object ``FORMAT``. This object recognises the files of the format and
+reads their headers. If the format can be written, ``FORMAT.writer`` says where the bytes of each tensor go; the package
+``engine`` writes them. To add a format, add a module. If its files have a new suffix, also add the suffix to
+``SUFFIXES`` in ``_choosing.py``: files with these suffixes are taken for weights if a folder is read.
 """

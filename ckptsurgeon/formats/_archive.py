@@ -29,7 +29,7 @@ __all__ = ["ArchiveFolder", "Member", "archive_folder", "of_archive", "open_memb
 HEAD = 512
 """How many bytes of a file are read to see whether it is an archive."""
 _SAVED = ("CKPT.yaml", META, ".metadata")
-"""Files, besides weights, that show that a folder is a checkpoint: of SpeechBrain, ESPnet, torch distributed."""
+"""Names of files that show that a folder is a checkpoint of SpeechBrain, ESPnet or torch distributed."""
 
 
 _NEMO_CONFIG, _NEMO_WEIGHTS = "model_config.yaml", "model_weights"
@@ -48,7 +48,7 @@ class _Place(NamedTuple):
 
 
 def archive_folder(file: Source, head: bytes) -> ArchiveFolder | None:
-    """Return the folder inside an archive that has a checkpoint; None if no checkpoint can be read in place.
+    """Return the folder of the archive ``file`` that has a checkpoint; None if none can be read without unpacking.
 
     ``head`` has the first bytes of the file. A folder that contains nothing but one subfolder is replaced by this
     subfolder. Raises FormatError or UnsafeError if the archive is damaged.
@@ -101,7 +101,10 @@ def open_member(path: str) -> Member | None:
 
 
 def of_archive(header: Header, folder: ArchiveFolder) -> Header:
-    """Return ``header``, of a checkpoint inside an archive, with the archive added to its files, and with a note."""
+    """Return ``header`` with the archive added to its files, and with a note on what was read from the archive.
+
+    ``header`` is the header of a checkpoint in ``folder``, a folder of the archive.
+    """
     read = {one.name for one in header.files}
     others = [name for name in folder.names() if name not in read]
     note = f"read from the archive: {listing(sorted(read), 2, where='')}"

@@ -30,8 +30,8 @@ __all__ = [
 
 # Chooses one of the checkpoints that a training run of ESPnet leaves in its folder.
 #
-# These are one file per epoch, ``checkpoint.pth`` to resume from, and the best and averages: ``valid.acc.best.pth``.
-# ESPnet's recipes decode with ``valid.acc.ave.pth`` (espnet2/main_funcs/average_nbest_models.py, asr.sh).
+# A run leaves one file per epoch, ``checkpoint.pth`` to resume from, the best epochs (``valid.acc.best.pth``), and
+# averages. ESPnet's recipes decode with ``valid.acc.ave.pth`` (espnet2/main_funcs/average_nbest_models.py, asr.sh).
 
 _KINDS = (
     (re.compile(r"valid\.acc\.ave\.pth"), "the average that ESPnet decodes with"),
@@ -43,7 +43,11 @@ _KINDS = (
 
 
 def chosen_of_run(names: Sequence[str]) -> tuple[str, str]:
-    """Return (file name, reason) of the checkpoint to read in an ESPnet run; ('', '') if none or several fit best."""
+    """Return (file name, reason) of the checkpoint to read in an ESPnet run; ('', '') if the choice is not clear.
+
+    ``names`` has the names of the run's checkpoints. The choice is not clear if none of them matches a pattern in
+    ``_KINDS``, or if several match the best pattern.
+    """
     for pattern, why in _KINDS:
         found = [name for name in names if pattern.fullmatch(name)]
         if found:
@@ -54,8 +58,8 @@ def chosen_of_run(names: Sequence[str]) -> tuple[str, str]:
 def broken_link_of_run(names: Sequence[str], broken: Sequence[str]) -> str:
     """Return a broken link that would be chosen over the files ``names`` if its target existed; '' if there is none.
 
-    ``broken`` has the names of all broken links. A link is preferred over a file if ``_KINDS`` ranks its name at least
-    as high.
+    ``broken`` has the names of all broken links. A link is preferred over a file if ``_KINDS`` ranks the name of
+    the link at least as high as the name of the file.
     """
     for pattern, _ in _KINDS:
         for name in broken:
@@ -163,7 +167,11 @@ def _check_stale(folder: Folder, indexes: Sequence[str], singles: Sequence[str])
 
 
 def _check_links(folder: Folder, candidates: Sequence[str]) -> None:
-    """Raise SourceError if the checkpoint to read is a broken link: another file would be a different checkpoint."""
+    """Raise SourceError if the checkpoint to read is a broken link.
+
+    No other file is read in place of the link, because it would be a different checkpoint. ``candidates`` has the names
+    of the checkpoints that exist.
+    """
     if has_weights(candidates):
         return
     broken = [name for name in broken_links(folder) if is_weights(name)]
@@ -188,7 +196,11 @@ def _none(folder: Folder, shards: Sequence[str]) -> FormatError:
 
 
 def _by_index(folder: Folder, indexes: Sequence[str], candidates: Sequence[str], loose: Sequence[str]) -> Choice:
-    """Return the only index as the Choice if all other candidates are its shards; else raise FormatError."""
+    """Return the Choice of the index, if there is only one and all other candidates are its shards.
+
+    ``candidates`` has the names of all checkpoints, including ``indexes``; ``loose`` has the names of shards without an
+    index. Raises FormatError if there is no index or several, or if a candidate is not a shard.
+    """
     if len(indexes) == 1:
         file = folder.file(indexes[0])
         own = _named(file)

@@ -20,9 +20,10 @@ _LANGUAGE_MODEL = "lm_file"
 
 
 def packed_weights(folder: Folder, names: Sequence[str]) -> dict[str, str]:
-    """Return {entry: path} of the checkpoints in a folder's ``meta.yaml`` (entry ``asr_model_file``); {} if none.
+    """Return {entry: path} of the checkpoints that a folder's ``meta.yaml`` lists; {} if there are none.
 
-    The language model comes last.
+    An entry is, for example, ``asr_model_file``. The language model comes last. ``names`` has the names of the files in
+    the folder.
     """
     if META not in names:
         return {}

@@ -1,4 +1,7 @@
-"""Reads the header of a ``.npy`` array, format versions 1 to 3 (numpy/lib/format.py), without evaluating it."""
+"""Reads the header of a ``.npy`` array, format versions 1 to 3 (numpy/lib/format.py).
+
+The header is a Python literal. It is matched by a pattern, and never evaluated.
+"""
 
 from __future__ import annotations
 

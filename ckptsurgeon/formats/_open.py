@@ -77,7 +77,7 @@ def read_header(source: Source, name: str = "") -> Header:
 
 
 def _link_note(file: File) -> tuple[str, ...]:
-    """Return a note with the target of ``file`` if it is a link to a checkpoint; else ().
+    """Return (note,) with the target of ``file`` if this file is a link to a checkpoint; else ().
 
     The user should know: a run's best.pth, for example, may link to another epoch tomorrow. Links to blobs of the
     Hugging Face cache get no note.

@@ -26,7 +26,10 @@ CODES = {
     "F16": "float16", "BF16": "bfloat16", "I32": "int32", "U32": "uint32", "F32": "float32", "C64": "complex64",
     "F64": "float64", "I64": "int64", "U64": "uint64",
 }  # fmt: skip
-"""{name in the format: dtype}, in the order of the reference implementation, which writes the last dtype first."""
+"""{name of a dtype in the format: torch's name}, in the order of the reference implementation.
+
+Tensors of the last dtype in this order are written first.
+"""
 
 CHUNK = 4096
 """How many entries of the header are encoded at a time."""

@@ -80,7 +80,7 @@ class _DeepSpeedUniversal:
 
 
 def _tag(folder: Folder) -> str:
-    """Return the subfolder that the file ``latest_universal`` contains; '' if it does not exist."""
+    """Return the subfolder that the file ``latest_universal`` names; '' if there is no universal checkpoint in it."""
     try:
         file = folder.file(_LATEST)
         raw = file.read(0, min(file.size, _TAG_BYTES))
@@ -93,7 +93,10 @@ def _tag(folder: Folder) -> str:
 
 
 def _parameters(folder: Folder, tag: str) -> list[str]:
-    """Return the names of the parameters: the names of the subfolders of ``zero``."""
+    """Return the names of the parameters: the names of the subfolders of ``zero``.
+
+    ``tag`` is the subfolder that contains ``zero``, with a slash at the end; '' if ``folder`` itself contains it.
+    """
     try:
         return sorted(folder.inside(f"{tag}{_ZERO}").folders(), key=natural_key)
     except SourceError:
@@ -119,7 +122,10 @@ def _state(folder: Folder, name: str, opened: list[StateFile]) -> Any:
 
 
 def _weight(folder: Folder, name: str, opened: list[StateFile]) -> TensorInfo:
-    """Return the weight in a file ``fp32.pt``, which is a dict, or for ZeRO stage 3 possibly a bare tensor."""
+    """Return the weight in the file ``name``, an ``fp32.pt``, and append the open file to ``opened``.
+
+    The content of the file is a dict, or for ZeRO stage 3 possibly a bare tensor.
+    """
     tree = _state(folder, name, opened)
     info = tree.get("param") if isinstance(tree, Mapping) else tree
     if not isinstance(info, TensorInfo):
@@ -132,8 +138,9 @@ def _add_states(
 ) -> dict[str, Any]:
     """Add to ``weights`` what only the model states contain, and return the entries to show next to the weights.
 
-    Added are buffers, frozen parameters and further names of tied parameters; flat weights get their shapes. If there
-    are model states of several ranks, each has only a part of the model, so they are not read and {} is returned.
+    Added are buffers, frozen parameters and further names of tied parameters. Weights that are stored as vectors get
+    their shapes. ``names`` has the names of the files with model states. If there are several, each has only a part of
+    the model: they are not read, and {} is returned.
     """
     if names != [_FIRST]:
         return {}

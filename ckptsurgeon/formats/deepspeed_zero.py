@@ -79,7 +79,7 @@ def _has_states(names: Sequence[str]) -> bool:
 
 
 def _tagged(folder: Folder) -> tuple[str, list[str]]:
-    """Return the subfolder that the file ``latest`` contains, and its file names; ('', []) if there is none."""
+    """Return the subfolder that the file ``latest`` names, and the names of its files; ('', []) if there is none."""
     try:
         file = folder.file(_LATEST)
         raw = file.read(0, min(file.size, _TAG_BYTES))

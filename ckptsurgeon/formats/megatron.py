@@ -78,7 +78,7 @@ class _Megatron:
 
 
 def _latest(folder: Folder) -> str:
-    """Return the subfolder of the latest iteration, as the run's file says; '' if there is none."""
+    """Return the subfolder of the iteration that ``latest_checkpointed_iteration.txt`` names; '' if there is none."""
     try:
         file = folder.file(_LATEST)
         said = file.read(0, min(file.size, 64)).decode("ascii", "replace").strip()
@@ -102,7 +102,7 @@ def _stages(folder: Folder) -> list[list[str]]:
         if rank[3]:
             raise FormatError(
                 f"{escape(folder.uri)} has experts that are split across ranks ({escape(name)}), which cannot be read.",
-                hint="Convert it with Megatron's tools/checkpoint first.",
+                hint="Convert the checkpoint with Megatron's tools/checkpoint first.",
                 rule="megatron layer",
             )
         found[int(rank[2] or 0), int(rank[1])] = name
@@ -176,14 +176,17 @@ def _settings(first: StateFile, *, ranks: int, stages: int) -> MegatronSettings:
     if settings.experts > 1:
         raise FormatError(
             f"{escape(first.file.uri)} is from a run whose experts are split across {settings.experts} ranks.",
-            hint="Convert it with Megatron's tools/checkpoint first.",
+            hint="Convert the checkpoint with Megatron's tools/checkpoint first.",
             rule="megatron layer",
         )
     return settings
 
 
 def _flat(one: StateFile, tree: Any) -> Iterator[tuple[str, TensorInfo | None]]:
-    """Yield (dotted name, tensor) of a model, with None for other objects; ``tree`` may be nested, as in old files."""
+    """Yield (dotted name, tensor) of each entry of a model; the tensor is None if the entry is another object.
+
+    ``tree`` has the entries of the model, nested in old files. ``one`` is the file of the model, for messages.
+    """
     waiting, visited = [("", tree)], 0
     while waiting:
         prefix, node = waiting.pop()
@@ -244,7 +247,7 @@ def _embedding(weights: Mapping[str, TensorInfo]) -> TensorInfo | None:
 
 
 def _first(info: TensorInfo) -> TensorInfo:
-    """Return the first rank's part of a joined tensor."""
+    """Return the first rank's part of a joined tensor; a tensor that was not joined is returned itself."""
     of = getattr(info.made, "of", None)
     return of[0] if isinstance(of, tuple) and of else info
 

@@ -39,7 +39,7 @@ class _NumpyZip:
             if compressed and not any(isinstance(value, TensorInfo) for value in tree.values()):
                 raise FormatError(
                     f"its arrays are compressed: {listing(compressed)}.",
-                    hint="Save it with numpy.savez: compressed arrays cannot be read.",
+                    hint="Save the arrays with numpy.savez: compressed arrays cannot be read.",
                     rule="compressed record",
                 )
         digest = hashlib.sha256(archive.directory).hexdigest()

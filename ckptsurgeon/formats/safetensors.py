@@ -158,7 +158,7 @@ def _take_recipe(metadata: dict[str, str]) -> str | None:
 
 
 def _tensors(file: File, entries: dict[str, Any], stored: Storage) -> dict[str, TensorInfo]:
-    """Return the headers of all tensors, and empty ``entries``; raises FormatError if an entry is not valid."""
+    """Return the headers of all tensors, and remove their ``entries``; raises FormatError if an entry is not valid."""
     shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
     tensors: dict[str, TensorInfo] = {}
     places: list[tuple[int, int, str]] = []

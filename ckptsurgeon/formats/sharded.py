@@ -167,7 +167,10 @@ def _check_count(index: File, shards: Mapping[str, Header], total: object) -> It
 
 
 def _other_size(index: File, shards: Mapping[str, Header], total: object) -> Iterator[str]:
-    """Yield a note if the tensors do not have the ``total`` size in the index: a shard may be from another model."""
+    """Yield a note if the size of all tensors is not ``total``, the ``total_size`` of the index.
+
+    In this case, a shard may be from another model.
+    """
     if isinstance(total, float) and total.is_integer():
         total = int(total)
     if type(total) is not int:

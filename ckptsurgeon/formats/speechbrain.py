@@ -180,10 +180,12 @@ def _header(file: File, name: str) -> Header | None:
 
 
 def _text(file: File, name: str) -> Any:
-    """Return the text in a file that is not from ``torch.save``, such as a counter; a stand-in if it is long or binary.
+    """Return the text in a file that ``torch.save`` did not write, such as a counter.
 
-    Raises FormatError if the file of the model is not a checkpoint, or any file is empty, all zeros or a Git LFS
-    pointer: otherwise a missing model would go unnoticed.
+    A stand-in is returned if the file is long or binary.
+
+    Raises FormatError if this is the file of the model, which must be from ``torch.save``: otherwise a missing model
+    would go unnoticed. Also raises FormatError if the file is empty, all zeros or a Git LFS pointer.
     """
     raw = file.read(0, min(file.size, _TEXT_BYTES))
     if name == _MODEL or not raw.strip(b"\0") or raw.startswith(_POINTER):

@@ -48,7 +48,7 @@ class _Files:
         return {}
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
-        """Return those of the files ``present`` in a folder that belong to such a checkpoint."""
+        """Return those of the files ``present`` in a folder that belong to a checkpoint of this format."""
         found = {name for name in present if _FILE.fullmatch(name)}
         return found | ({INDEX} & set(present)) if found else set()
 
@@ -75,7 +75,7 @@ class _Writer:
         recipe: Sequence[str],
         beside: ExtraEntries | None = None,
     ) -> OutputLayout:
-        """Return the layout for a single rank."""
+        """Return the layout of a file for one rank."""
         return SafetensorsWriter().layout(tensors, metadata, ())
 
     def spread(self, tensors: Sequence[OutTensor], metadata: Mapping[str, str], shares: RankShares) -> SpreadLayout:
@@ -188,7 +188,8 @@ def _joined(
             )
     lacking = [key for key in axes if key not in trees[0]]
     if lacking:
-        raise FormatError(f"{escape(folder.uri)}: the files of the ranks lack {listing(lacking)}.", rule="rank keys")
+        said = f"{escape(folder.uri)}: the files of the ranks lack {listing(lacking)}, which {INDEX} lists."
+        raise FormatError(said, rule="rank keys")
     made: dict[str, Any] = {}
     for key, first in trees[0].items():
         parts, axis = [tree[key] for tree in trees], axes.get(key)

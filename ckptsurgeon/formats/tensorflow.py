@@ -33,7 +33,7 @@ __all__ = ["FORMAT"]
 _INDEX = ".index"
 _KINDS = {7: "string", 11: "qint8", 12: "quint8", 13: "qint32", 15: "qint16", 16: "quint16", 20: "resource",
           21: "variant"}  # fmt: skip
-"""TensorFlow's types, by number, whose values are not plain numbers: variables are listed, but not read."""
+"""{number: name} of TensorFlow's types that are not plain numbers; variables of these types are only listed."""
 
 
 class _TensorFlow:
@@ -82,7 +82,7 @@ class _TensorFlow:
 def _file_header(file: File) -> FilePrint:
     """Return the fingerprint of an open file; an index gets the SHA-256 of all its bytes.
 
-    A data file has no header, so it gets the SHA-256 of zero bytes.
+    A data file has no header, so it gets the SHA-256 of the empty byte string.
     """
     digest = hashlib.sha256(file.read(0, file.size) if file.name.endswith(_INDEX) else b"")
     return FilePrint.of(file, digest.hexdigest(), file.name)
@@ -146,7 +146,7 @@ class _Shards:
 
 
 def _tree(bundle: Bundle, shards: _Shards) -> dict[str, Any]:
-    """Return the variables as state dicts; variables that are not plain numbers become entries of the top level."""
+    """Return {name: state dict} of the variables; variables that are not plain numbers become entries next to these."""
     slices = {slice_key(key, part) for key, entry in bundle.entries.items() for part in entry.slices}
     variables: dict[str, TensorInfo] = {}
     others: dict[str, Any] = {}

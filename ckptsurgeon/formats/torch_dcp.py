@@ -94,10 +94,11 @@ def _attributes(value: Any, kind: str) -> Mapping[Any, Any]:
 
 
 def _tree(top: Any, files: PieceFiles, kind_of: Callable[[str], str] | None, others: list[str]) -> dict[Any, Any]:
-    """Return the state dict, nested as it was saved if the metadata contains the paths of its keys.
+    """Return the state dict; it is nested as it was saved if the metadata contains the paths of its keys.
 
-    ``kind_of`` returns '' for the key of a weight, and else the kind of state that the entry is, such as
-    "of the optimizer". Entries that are not weights are left out, and their kinds are appended to ``others``.
+    ``top`` is the content of ``.metadata``. ``kind_of`` is a function that returns '' for the key of a weight, and the
+    kind of state for another key, such as "of the optimizer". Entries that are not weights are left out, and their
+    kinds are appended to ``others``. If ``kind_of`` is None, all entries are returned.
     """
     metadata = _attributes(top, "Metadata")
     entries, paths = metadata.get("state_dict_metadata"), metadata.get("planner_data")
@@ -149,7 +150,7 @@ _DATA = "no tensor"
 
 
 def _places(storage_data: Any) -> dict[str, _Places]:
-    """Return where each piece is stored: {key: {offsets of the piece in the tensor, as a string: file and bytes}}.
+    """Return where each piece is stored: {key: {offsets of the piece in the tensor, as a string: place in a file}}.
 
     An entry that is not a tensor has a single piece, whose offsets are ``_DATA``.
     """

@@ -130,8 +130,9 @@ def _locate(
 ) -> dict[str, Storage]:
     """Return the storages by key; in the file they follow the pickles, each with its number of elements in front.
 
-    ``declared`` has (dtype, number of elements) of each key from the pickles; ``at`` is the offset of the first
-    storage. Raises FormatError if the storages are not those that the pickles declare.
+    ``declared`` has (dtype, number of elements) of each key from the pickles. ``keys`` are the keys in the order of the
+    file, ``at`` is the offset of the first storage. If ``big`` is true, the numbers are big-endian. Raises FormatError
+    if the storages are not those that the pickles declare.
     """
     if not isinstance(keys, list) or any(type(key) is not str for key in keys) or len(set(keys)) != len(keys):
         raise FormatError(f"{escape(file.uri)} has no valid list of storages.", rule="legacy")

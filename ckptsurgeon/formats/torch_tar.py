@@ -109,7 +109,7 @@ class _MemberReader:
                 self._left -= machine.position
                 if self._left < 0:
                     raise UnsafeError(
-                        f"the pickles of the tar archive have more than {limits.PICKLE_BYTES:,} bytes together.",
+                        f"the pickles of the tar archive have more than {limits.TAR_PICKLES_BYTES:,} bytes together.",
                         rule="tar pickles",
                     )
                 return value

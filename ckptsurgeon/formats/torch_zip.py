@@ -59,7 +59,7 @@ class _TorchZip:
 def _frame(archive: Archive, root: str, recipe: str) -> str:
     """Return the digest of all bytes of a file except those of its storages.
 
-    The recipe contains this digest. It is computed as if the recipe had zeros in its place.
+    The recipe contains this digest. The digest is computed as if the recipe contained zeros instead.
     """
     payload = sorted((e.data, e.data + e.stored) for e in archive.entries.values() if e.name.startswith(f"{root}data/"))
     sealed, patches = seal_of(recipe), []

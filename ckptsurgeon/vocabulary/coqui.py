@@ -34,8 +34,8 @@ class _Coqui:
 def alphabet_text(labels: Sequence[str]) -> str:
     r"""Return the content of an alphabet.txt with these labels, which do not include the CTC blank.
 
-    The label ``#`` is escaped. Coqui STT's own writer does not do this: its line is then read as a comment, and every
-    label after it moves up by one row. Raises ConfigError for labels that the format cannot contain: ``\#``, ``#a``, a
+    The label ``#`` is written ``\#``. Coqui STT's own writer writes ``#``. The line is read as a comment, and every
+    later label moves up by one row. Raises ConfigError for labels that the format cannot contain: ``\#``, ``#a``, a
     label with a line break, an empty label.
     """
     text = "".join(f"{_ESCAPED if label == '#' else label}\n" for label in labels)

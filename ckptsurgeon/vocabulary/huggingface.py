@@ -28,7 +28,7 @@ BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 def byte_letters() -> frozenset[str]:
     """Return the 256 letters that byte-level BPE writes for bytes: visible characters, and letters from Ā on.
 
-    It is the table of GPT-2: https://github.com/openai/gpt-2/blob/master/src/encoder.py.
+    They are from the table of GPT-2: https://github.com/openai/gpt-2/blob/master/src/encoder.py.
     """
     visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     return frozenset(map(chr, (*visible, *range(256, 512 - len(visible)))))
@@ -73,7 +73,7 @@ def _single(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_byte(token: str) -> bool:
-    """Return whether a token is in angle brackets, as bytes (``<0x0A>``) and special tokens are."""
+    """Return whether a token is in angle brackets: a byte (``<0x0A>``), or a special token."""
     return token[0] == "<" and token[-1] == ">"
 
 
@@ -152,7 +152,7 @@ def _in_order(name: str, numbers: dict[Any, Any]) -> Vocabulary:
 
 
 def number_twice(numbers: dict[str, int]) -> str:
-    """Return a message about the first two tokens with the same id; "" if all ids are different."""
+    """Return the end of a message about the first two tokens with the same id; "" if all ids are different."""
     tokens = dict[int, str]()
     for token, number in numbers.items():
         if tokens.setdefault(number, token) != token:
@@ -162,7 +162,7 @@ def number_twice(numbers: dict[str, int]) -> str:
 
 
 def doubled_number(data: bytes) -> str:
-    """Return a message about two tokens of a tokenizer.json with the same id.
+    """Return the end of a message about two tokens of a tokenizer.json with the same id.
 
     Returns "" if all ids are different, or if the file cannot be read.
     """
@@ -175,10 +175,11 @@ def doubled_number(data: bytes) -> str:
 
 
 def of_language(name: str, data: bytes, language: object) -> bytes:
-    """Return the token list of ``language``, as JSON, if a ``vocab.json`` has lists by language; else ``data`` itself.
+    """Return the token list for ``language`` in a ``vocab.json``, as JSON.
 
-    MMS has such files: https://huggingface.co/docs/transformers/model_doc/mms. ``language`` is the ``target_lang`` in
-    tokenizer_config.json. Raises ConfigError if the file has no list for it.
+    Some models, such as MMS (https://huggingface.co/docs/transformers/model_doc/mms), have a ``vocab.json`` with a list
+    for each language. For any other file, its content ``data`` is returned. ``language`` is the ``target_lang`` in
+    tokenizer_config.json. Raises ConfigError if there are lists for languages, but none for this language.
     """
     if not _NESTED.match(data):
         return data

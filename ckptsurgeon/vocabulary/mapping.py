@@ -20,7 +20,10 @@ _UNKNOWN = "[UNK]"
 
 
 def marked(vocabulary: Vocabulary) -> Vocabulary:
-    """Return a vocabulary with ``inside`` set to ``##`` if it is a plain list of WordPiece tokens (vocab.txt)."""
+    """Return ``vocabulary`` with the prefix ``##`` in its field ``inside`` if its tokens are those of WordPiece.
+
+    Other vocabularies are returned unchanged.
+    """
     tokens = vocabulary.tokens
     is_wordpiece = _UNKNOWN in tokens and any(token.startswith(INSIDE) and token.strip("#") for token in tokens)
     return replace(vocabulary, inside=INSIDE) if is_wordpiece else vocabulary
@@ -96,10 +99,11 @@ def map_tokens(
 ) -> VocabularyRows:
     """Return, for each row of ``destination``, the row of ``source`` with the same token, or how to fill the row.
 
-    ``spelled`` maps tokens of the source to tokens of the destination with another name. Rows of tokens that the source
-    lacks get the destination's initial value (``init``), the mean of all rows (``mean``), zeros (``zero``), or the mean
-    of the rows of the token's pieces in the source's vocabulary (``subword``; the initial value if the token cannot be
-    cut). Raises ConfigError if ``new`` or ``spelled`` is wrong, or if the vocabularies share no token.
+    ``spelled`` maps tokens of the source to tokens of the destination with another name. ``new`` is the way to fill the
+    row of a token that the source lacks: the destination's initial value (``init``), the mean of all rows (``mean``),
+    or zeros (``zero``). With ``subword``, the row is the mean of the rows of the token's pieces in the source's
+    vocabulary, or the initial value if the token cannot be cut. Raises ConfigError if ``new`` or ``spelled`` is wrong,
+    or if the vocabularies share no token.
     """
     if new not in NEW_TOKENS:
         raise ConfigError(

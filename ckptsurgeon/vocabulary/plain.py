@@ -34,9 +34,10 @@ class _Plain:
         return True
 
     def read(self, name: str, data: bytes) -> Vocabulary:
-        """Return the non-empty lines as tokens; if each line is ``token index`` (Kaldi's words.txt), sorted by index.
+        """Return the non-empty lines as tokens.
 
-        In a vocab.txt (BERT), an empty line before the last token is a token, too, as in transformers.
+        If each line is ``token index`` (Kaldi's words.txt), the tokens are sorted by index. In a vocab.txt (BERT), an
+        empty line before the last token is a token, too, as in transformers.
         """
         lines = lines_of(name, data)
         while lines and not lines[-1]:

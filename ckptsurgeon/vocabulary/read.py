@@ -107,7 +107,7 @@ def vocabulary_beside(path: str) -> Vocabulary:
     """Return the vocabulary in a file, with the added tokens that transformers saved in files of the same folder.
 
     Raises ConfigError if a file cannot be read, or if the ids of the added tokens do not continue the ids of the list.
-    Raises PlanError if the list is not in the order of the embedding's rows, and no file of the folder has that order.
+    Raises PlanError if the list is not in the order of the embedding's rows, and no file of the folder says this order.
     """
     folder, name = os.path.split(path)
     if name not in LACKING and not is_of_pieces(name):

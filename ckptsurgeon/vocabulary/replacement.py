@@ -1,4 +1,4 @@
-"""Replaces one vocabulary by another, and writes token lists so that reading gives the same list."""
+"""Describes the vocabulary that replaces that of a model, and writes token lists that are read back unchanged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .vocabulary import Vocabulary
 
 __all__ = ["NewVocabulary", "token_file", "tokens_at", "with_added_tokens"]
 
-# Writes token lists so that reading gives the same list.
+# Writes token lists that are read back unchanged.
 
 PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
 """The default properties of an added token in a tokenizer.json, as in transformers."""
@@ -38,13 +38,13 @@ def token_file(tokens: Sequence[str]) -> tuple[str, str]:
 def with_added_tokens(
     base: bytes, others: Sequence[bytes], tokens: Sequence[str], asked: Collection[str] = ()
 ) -> str | None:
-    """Return the tokenizer.json ``base`` with the last of ``tokens`` added; None if texts would be split differently.
+    """Return the tokenizer.json ``base`` with more tokens added; None if texts would be split differently.
 
-    ``tokens`` is the whole token list of the result, in the order of ids; it begins with the tokens of ``base``. The
-    ``others`` are the tokenizer.json files with the tokens to add. Their added tokens (``<|im_start|>``) can be added
-    if they have the same properties in all files, because added tokens are matched before a text is split. Words and
-    pieces of words cannot be added, because the tokeniser finds them by merges or scores: the result is then None.
-    Tokens in ``asked`` are added in any case, even words.
+    ``tokens`` is the whole token list of the result, in the order of ids: the tokens of ``base``, then the new tokens.
+    ``others`` are the tokenizer.json files that have the new tokens. If a new token is an added token of these files
+    (``<|im_start|>``), it can be added, because added tokens are matched before a text is split. It must have the same
+    properties in all ``others``. Words and pieces of words cannot be added, because the tokeniser finds them by merges
+    or scores: the result is then None. Tokens in ``asked`` are added in any case, even words.
     """
     document = json.loads(base)
     number = len(huggingface.VOCABULARY.read("tokenizer.json", base).tokens)

@@ -72,9 +72,10 @@ def in_row_order(name: str, pieces: Vocabulary, settings: Mapping[str, Any], con
 
 
 def _t5(pieces: Sequence[str], settings: Mapping[str, Any]) -> Sequence[str]:
-    """Return the pieces and then ``<extra_id_99>``, ``<extra_id_98>`` … ``<extra_id_0>``, if these are not listed.
+    """Return the pieces and then ``<extra_id_99>``, ``<extra_id_98>`` … ``<extra_id_0>``, unless the pieces have these.
 
-    Their number is ``extra_ids`` in tokenizer_config.json; 100 if the file lacks it, 0 if there is no such file.
+    The number of these tokens is ``extra_ids`` in tokenizer_config.json (``settings``). It is 100 if the file lacks
+    ``extra_ids``, and 0 if there is no such file.
     """
     number = settings.get("extra_ids", 100 if settings else 0)
     known = settings.get("added_tokens_decoder")
@@ -108,9 +109,10 @@ def _text(token: Any) -> str:
 
 
 def _fairseq(*last: str) -> Callable[[Sequence[str], Mapping[str, Any]], Sequence[str] | None]:
-    """Return a function from pieces to tokens: ``<s> <pad> </s> <unk>``, the pieces from the fourth on, then ``last``.
+    """Return a function that makes the list of tokens from the pieces of a tokeniser of fairseq, and its settings.
 
-    The function returns None unless the first three pieces are ``<unk>``, ``<s>`` and ``</s>``, in any order.
+    The list is ``<s> <pad> </s> <unk>``, then the pieces from the fourth on, then ``last``. The function returns None
+    unless the first three pieces are ``<unk>``, ``<s>`` and ``</s>``, in any order.
     """
     return lambda pieces, _: (*_FAIRSEQ, *pieces[3:], *last) if {*pieces[:3]} == _FIRST else None
 

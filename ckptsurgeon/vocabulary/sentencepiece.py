@@ -42,7 +42,10 @@ class _SentencePiece:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | float | bytes]]:
-    """Yield (number, value) of each field of a protobuf message; raises ValueError, IndexError or struct.error."""
+    """Yield (number, value) of each field of a protobuf message.
+
+    Raises ValueError, IndexError or struct.error if the message is malformed.
+    """
     at = 0
     while at < len(data):
         tag, at = _varint(data, at)

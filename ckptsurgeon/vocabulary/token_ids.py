@@ -25,9 +25,9 @@ _FORCED = ("force_words_ids",)
 _MAPS = {
     "lang_to_id": "{}", "task_to_id": "<|{}|>", "text_decoder_lang_to_code_id": "__{}__", "vocabulary_map": "{}",
 }  # fmt: skip
-"""Fields that map names to ids, and the form of their tokens, with the name in place of ``{}``."""
+"""{field: pattern} of fields that map names to ids; a token is the pattern with the name in place of ``{}``."""
 _NAMED = {"no_timestamps_token_id": "<|notimestamps|>", "prev_sot_token_id": "<|startofprev|>"}
-"""Fields of Whisper that are always for the same token, and this token."""
+"""{field: token} of fields of Whisper whose id is always that of the same token."""
 _KNOWN = (*_NAMES, *_PAIRS, *_SETS, *_SEQUENCES, *_BIASED, *_FORCED, *_MAPS)
 _OF_OTHERS = ("codebook_", "t2u_")
 """Prefixes of the names of fields whose ids are not text tokens, but audio codes or units of speech."""
@@ -122,9 +122,9 @@ def is_of_ids(field: str) -> bool:
 
 
 def moved_ids(fields: Mapping[str, Any], numbers: Renumbering, *, fixed: frozenset[str] = frozenset()) -> MovedIds:
-    """Return the new token ids of a configuration.
+    """Return what ``numbers`` changes in ``fields``, the fields of a configuration.
 
-    The fields in ``fixed`` already have new ids, and are not changed.
+    The fields named in ``fixed`` already have new ids, and are not changed.
     """
     mover = _Mover(numbers)
     changed = {}
@@ -152,7 +152,7 @@ def ids_by_field(fields: Mapping[str, Any], numbers: Renumbering) -> dict[str, t
     """Return the token ids of a configuration by the dotted path of their field.
 
     Left out are fields that pair ids with positions or biases (``forced_decoder_ids``, ``sequence_bias``), and nested
-    configurations with another vocabulary, whose ids ``numbers`` would not move.
+    configurations with another vocabulary, whose ids ``numbers`` does not change.
     """
     found = (
         (path, value) for path, value in _ids(fields, _sizes(fields, numbers)) if path[-1] not in (*_PAIRS, *_BIASED)
@@ -161,9 +161,10 @@ def ids_by_field(fields: Mapping[str, Any], numbers: Renumbering) -> dict[str, t
 
 
 def stale_ids(fields: Mapping[str, Any], tokens: Sequence[str]) -> list[LostId]:
-    """Return the ids that are wrong for their field, because their token in ``tokens`` is another one.
+    """Return the ids in a configuration that belong to another token than the one that their field is for.
 
-    Such a field is for a certain token: ``no_timestamps_token_id`` is for ``<|notimestamps|>``.
+    For example, ``no_timestamps_token_id`` is for the token ``<|notimestamps|>``. ``tokens`` has the tokens in the
+    order of their ids.
     """
     return list(moved_ids(fields, Renumbering.of(tokens, tokens)).stale)
 
@@ -178,11 +179,11 @@ def _numbers(value: Any) -> Iterator[int]:
 
 
 def _sizes(fields: Mapping[str, Any], numbers: Renumbering) -> frozenset[int]:
-    """Return the vocabulary sizes of those configurations, nested ones included, whose ids are to be renumbered.
+    """Return the vocabulary sizes of the configurations, nested ones included, whose ids are to be renumbered.
 
-    These are the vocabulary sizes of the configuration itself and of its ``text_config``. If there are none, they are
-    the size of the new vocabulary and the smallest size of a nested configuration with room for all old tokens; empty
-    if there is no such nested configuration.
+    These are the vocabulary sizes of the configuration itself and of its ``text_config``. If neither has a vocabulary
+    size, they are the size of the new vocabulary, and the smallest size of a nested configuration with room for all old
+    tokens. If there is no such nested configuration, the result is empty: then all ids are to be renumbered.
     """
     found = dict(_parts(fields))
     own = {found.get(path) for path in ((), ("text_config",))} - {None}
@@ -206,8 +207,9 @@ def _ids(
 ) -> Iterator[tuple[Path, Any]]:
     """Yield (path, value) of each field with token ids, but not in nested configurations for another vocabulary.
 
-    A nested configuration is for this vocabulary if its vocabulary size is in ``sizes``. If it has no size, it is for
-    the vocabulary of the configuration around it; ``ours`` says whether that is this vocabulary.
+    ``fields`` is a configuration, and ``above`` its path. A configuration is for this vocabulary if its vocabulary size
+    is in ``sizes``. If it has no vocabulary size, or if ``sizes`` is empty, it is for the same vocabulary as the
+    configuration that contains it; ``ours`` says whether that configuration is for this vocabulary.
     """
     size = fields.get("vocab_size")
     ours = size in sizes if sizes and type(size) is int else ours
@@ -272,7 +274,7 @@ class _Mover:
         return self._needed(field, value)
 
     def _is_stale(self, named: str, number: int) -> bool:
-        """Return whether ``number`` is not the old id of the token ``named``, although the old tokens include it."""
+        """Return whether the old tokens include ``named``, but ``number`` is not its old id."""
         return bool(named) and self._numbers.token(number) != named and named in self._known
 
     def _by_name(self, field: str, pattern: str, value: Mapping[str, Any]) -> dict[str, Any]:
@@ -310,7 +312,10 @@ class _Mover:
         return place
 
     def _place(self, number: Any) -> Any:
-        """Return the new id for an old id, or None; values that are not ids (None, -1, a string) do not change."""
+        """Return the new id for an old id, or None if there is none.
+
+        Values that are not ids (None, -1, a string) are returned unchanged.
+        """
         if type(number) is not int or number < 0:
             return number
         return self._numbers.moved(number)

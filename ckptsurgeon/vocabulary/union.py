@@ -28,7 +28,7 @@ def rows_in(vocabulary: Vocabulary, output: Vocabulary, *, size: int, new: str =
     return VocabularyRows(vocabulary.name, output.name, size, rows, new)
 
 
-# VocabularyRows chosen by the user for tokens of a merge, and padding rows, which belong to no token.
+# Rows that the user of a merge chooses for certain tokens, and padding rows, which belong to no token.
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,10 @@ class TokenRowOverride:
 
 
 def with_overrides(every: Sequence[VocabularyRows], lent: Sequence[TokenRowOverride]) -> tuple[VocabularyRows, ...]:
-    """Return the rows of each model (``every``) after the overrides in ``lent``, of which a token has at most one."""
+    """Return the rows of each model after the overrides ``lent`` are applied.
+
+    ``every`` has the rows of each model, in the order of the models. A token has at most one override.
+    """
     by_place = {one.place: one for one in lent}
     return tuple(
         replace(
@@ -59,9 +62,9 @@ def with_overrides(every: Sequence[VocabularyRows], lent: Sequence[TokenRowOverr
 
 
 def _row(row: Row, lent: TokenRowOverride | None) -> Row:
-    """Return a model's own row for a token, or what the override ``lent`` puts in its place.
+    """Return ``row``, the row that a model has for a token, or the result of the override ``lent`` if it applies.
 
-    The override puts None if a row of another model is used, and an empty tuple if the row is all zeros.
+    The result of an override is None if a row of another model is used, and an empty tuple if the row is all zeros.
     """
     if lent is None or (row is not None and not lent.force):
         return row

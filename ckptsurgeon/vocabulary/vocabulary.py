@@ -24,9 +24,9 @@ class Vocabulary:
 
     ``scores`` are the log-probabilities of a unigram model, empty for other kinds. ``inside`` is the prefix of
     WordPiece tokens that do not begin a word (``##``), empty for other kinds. ``is_whole`` is false if the order of
-    the rows is not known, or if the tokeniser may have further tokens; ``tokeniser`` is its class or model type.
-    ``rules`` is the number of the merge rules of a BPE tokeniser, ``unlisted`` has the tokens that the rules need and
-    the list lacks, and ``unmade`` is the number of tokens with several letters that no rule makes.
+    the rows is not known, or if the tokeniser may have further tokens. ``tokeniser`` is the class of the tokeniser, or
+    the model type. ``rules`` is the number of the merge rules of a BPE tokeniser. ``unlisted`` has the tokens that the
+    rules need and the list lacks. ``unmade`` is the number of tokens with several letters that no rule makes.
 
     The other fields come from the section ``model`` of a tokenizer.json. ``kind`` is its type: BPE, Unigram, WordPiece,
     WordLevel. ``model`` has its strings, numbers, booleans and nulls. ``lacks_unknown`` is true if the unknown token is

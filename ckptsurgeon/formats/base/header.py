@@ -51,9 +51,10 @@ class FilePrint:
 
 @dataclass(frozen=True, slots=True)
 class StoredEntry:
-    """A metadata entry as stored: ``kind`` is the format's number of its type; ``offset`` and ``nbytes`` locate it.
+    """The type of a metadata entry, and where its value is in the file.
 
-    ``said`` describes a string or array, whose value may be long ("3 strings"); ``items`` is the length of an array.
+    ``kind`` is the format's number for the type; ``offset`` and ``nbytes`` are those of the value. ``said`` describes a
+    string or array, such as "3 strings", because its value may be long. ``items`` is the length of an array.
     """
 
     kind: int
@@ -68,10 +69,12 @@ class Header(Brief):
     """The contents of a checkpoint as described by the headers of its files.
 
     ``tree`` is the content: nested mappings and lists with TensorInfo, plain values, names of classes, and stand-ins
-    for objects. ``handles`` maps each ``Storage.file`` to the open file. ``recipe`` is the text of the recipe that
-    ckptsurgeon stored, or None: it says how the file was made. The recipe ends with a seal, the digest of all bytes
-    outside the tensors; ``frame()`` computes this digest from the present bytes. ``metadata`` has the metadata as
-    strings; if the format stores types with them, ``stored`` has all entries, and ``metadata`` only the short ones.
+    for objects. ``handles`` maps each ``Storage.file`` to the open file.
+
+    ``recipe`` is the recipe that ckptsurgeon stored, as text, or None. It says how the file was made, and ends with a
+    seal: the digest of all bytes outside the tensors. ``frame()`` computes this digest from the bytes that the file has
+    now. ``metadata`` has the metadata as strings. If the format stores a type with each entry, ``stored`` has all
+    entries, and ``metadata`` only those with a short value.
     """
 
     format: str
@@ -100,7 +103,10 @@ def naming(file: File) -> Iterator[None]:
 
 
 class Format(Protocol):
-    """The interface of a format; each module in the folder ``formats`` that reads a format defines it as ``FORMAT``."""
+    """The interface of a format.
+
+    Each module in the folder ``formats`` that reads a format defines an object with this interface, called ``FORMAT``.
+    """
 
     name: str
     magic: tuple[bytes, ...]
@@ -137,8 +143,8 @@ class ExtraEntries:
     """The entries of a file other than its tensors, as plain data.
 
     ``path`` has the keys that lead from the outermost dict of the file to the state dict; it is empty if the outermost
-    dict is the state dict. ``levels`` has one mapping for each of these dicts, outermost first, with the other entries
-    of the dict. The last mapping has the entries of the state dict that are not tensors.
+    dict is the state dict. ``levels`` has one mapping for each dict on this path, outermost first: the entries of the
+    dict that are not on the path. The last mapping has the entries of the state dict that are not tensors.
     """
 
     path: tuple[str, ...] = ()

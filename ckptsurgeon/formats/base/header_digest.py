@@ -1,7 +1,7 @@
 """Computes the seal of an output: one digest over every byte of a file that is not part of a tensor.
 
-The seal is stored in the recipe, which is itself in the file. So the digest is computed as if the seal were all zeros
-(and, in a zip archive, as if the checksum of the recipe's record were the checksum with these zeros).
+The seal is stored in the recipe, which is itself in the file. So the digest is computed as if the seal were all zeros.
+In a zip archive, it is also computed as if the checksum of the recipe's record were that of the recipe with zeros.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def seal(recipe: Sequence[str], digest: str) -> list[str]:
 def digest_outside(file: File, payload: Iterable[tuple[int, int]], patches: Sequence[tuple[int, bytes]] = ()) -> str:
     """Return the SHA-256 of a file's bytes outside ``payload``: (begin, end) of each tensor, in ascending order.
 
-    ``patches`` has pairs (offset, bytes). The digest is computed as if the file had these bytes at these offsets, as it
-    had before its seal was set.
+    ``patches`` has pairs (offset, bytes). The digest is computed as if the file had these bytes at these offsets. They
+    are the bytes that the file had before its seal was set.
     """
     digest, at = hashlib.sha256(), 0
     parts = [*payload, (file.size, file.size)]

@@ -1,19 +1,28 @@
 """Defines the limits for reading a file, with reasons. A file above a limit raises UnsafeError or FormatError."""
 
 PICKLE_BYTES = 512 << 20
-"""Bytes of one pickle. 100,000 tensors take about 12 MB; half a gigabyte leaves room for other entries."""
+"""The most bytes of one pickle. 100,000 tensors take about 12 MB; half a gigabyte leaves room for other entries."""
 
 PICKLE_MEMO = 1 << 24
 """The highest index of a memo entry. For far higher indices, CPython's reader in C allocates gigabytes."""
 
 PICKLE_OPS = 16_000_000
-"""Instructions of one pickle: about 40 for each tensor. Limits time to seconds, and memory (100 bytes each)."""
+"""The most instructions of one pickle: about 40 for each tensor.
+
+The limit keeps the time to seconds. An instruction takes up to 100 bytes of memory.
+"""
 
 PICKLE_RARE = 5_000_000
-"""Instructions of one pickle that take three times as long as others; state dicts have about 15 for each tensor."""
+"""The most instructions of one pickle that take three times as long as others.
+
+State dicts have about 15 of them for each tensor.
+"""
 
 PICKLE_CALLS = 1_000_000
-"""Calls of ckptsurgeon's functions for one pickle: two or three for each tensor, each as slow as ten instructions."""
+"""The most calls of ckptsurgeon's functions for one pickle: two or three for each tensor.
+
+A call takes as long as ten instructions.
+"""
 
 PICKLE_FREE = 20 << 20
 PICKLE_GROWTH = 5
@@ -23,94 +32,100 @@ A tensor takes at least 50 bytes of a pickle. So a small file can only cause lit
 """
 
 PICKLE_COPIES = 4_000_000
-"""Elements that ckptsurgeon's functions copy for one pickle: a single instruction can copy a list of a million."""
+"""The most elements that ckptsurgeon's functions copy for one pickle: one instruction can copy a list of a million."""
 
 PICKLE_TEXT = 192 << 20
-"""Bytes of text in one pickle. In memory, every character of a string with an emoji takes four bytes in CPython."""
+"""The most bytes of text in one pickle.
+
+In CPython's memory, every character of a string with an emoji takes four bytes.
+"""
 
 PICKLE_NAMES = 100_000
-"""Distinct names of classes and functions in one pickle. Real files have fewer than a hundred."""
+"""The most distinct names of classes and functions in one pickle. Real files have fewer than a hundred."""
 
 INFLATED_FREE = 16 << 20
 INFLATED = 100
 """A compressed record of more than ``INFLATED_FREE`` bytes may unpack to at most this many times its stored size."""
 
 PICKLE_DEPTH = 512
-"""Levels of nesting (open MARKs) in a pickle. Real files have fewer than 10."""
+"""The most levels of nesting (open MARKs) in a pickle. Real files have fewer than 10."""
 
 NUMBER_BYTES = 1024
-"""Bytes of an integer in a pickle; torch's own magic number has 10."""
+"""The most bytes of an integer in a pickle; torch's own magic number has 10."""
 
 DICT_KEY_INT = 2**61 - 1
-"""Integers from this one on are never used as dict keys: in CPython, they have the hashes of smaller integers."""
+"""Larger integers, and this one, are never used as dict keys: CPython gives them the hashes of smaller integers."""
 
 TAR_PICKLES_BYTES = 32 << 20
-"""Bytes of the pickles that describe the storages, or the tensors, of one tar archive: about 70 bytes each."""
+"""The most bytes of the pickles that describe the storages, or the tensors, of one tar archive: about 70 bytes each."""
 
 TAR_RECORDS_BYTES = 1 << 16
-"""Bytes of an extended header in a tar archive; Python writes about 30 bytes."""
+"""The most bytes of an extended header in a tar archive; Python writes about 30 bytes."""
 
 TAR_MEMBERS = 100_000
-"""Members of a tar archive with a checkpoint in it; their headers are read one by one."""
+"""The most members of a tar archive with a checkpoint in it; their headers are read one by one."""
 
 DIMENSIONS = 64
-"""Dimensions of a tensor: torch's own limit."""
+"""The most dimensions of a tensor: torch's own limit."""
 
 ELEMENTS = 2**63 - 1
-"""Elements of a tensor: sizes and offsets are int64 in every format."""
+"""The most elements of a tensor: sizes and offsets are int64 in every format."""
 
 TENSORS = 1_000_000
-"""Keys of one state dict. The largest models have about 150,000; to read and show a key takes about 20 microseconds."""
+"""The most keys of one state dict. The largest models have about 150,000; reading and showing a key takes 20 µs."""
 
 ZIP_ENTRIES = 1_100_000
-"""Records of one zip archive: one for each tensor. A million records took ten seconds on a busy machine."""
+"""The most records of one zip archive: one for each tensor. A million records took ten seconds on a busy machine."""
 ZIP_DIRECTORY_BYTES = 256 << 20
-"""Bytes of the directory of one zip archive."""
+"""The most bytes of the directory of one zip archive."""
 
 JSON_HEADER_BYTES = 100_000_000
-"""Bytes of a safetensors header: the limit of the reference implementation."""
+"""The most bytes of a safetensors header: the limit of the reference implementation."""
 
 JSON_OPENED = 6_000_000
 JSON_COMMAS = 10_000_000
-"""Opening brackets, and commas, in one JSON text.
+"""The most opening brackets, and the most commas, in one JSON text.
 
 A tensor takes three brackets and about six commas in a safetensors header, and one or two more in its recipe.
 """
 
 GGUF_HEADER_BYTES = 256 << 20
-"""Bytes of a GGUF header. A vocabulary of 256,000 tokens with its merges takes some 12 MB."""
+"""The most bytes of a GGUF header. A vocabulary of 256,000 tokens with its merges takes some 12 MB."""
 GGUF_ENTRIES = 100_000
-"""Metadata entries of a GGUF file; real files have fewer than a hundred."""
+"""The most metadata entries of a GGUF file; real files have fewer than a hundred."""
 GGUF_TEXT = 1 << 20
-"""Bytes of one string in GGUF metadata that is shown; the largest chat templates have about 20,000."""
+"""The most bytes of one string in GGUF metadata that is shown; the largest chat templates have about 20,000."""
 GGUF_SHOWN = 16 << 20
-"""Characters of all shown metadata entries of a GGUF file together."""
+"""The most characters of all shown metadata entries of a GGUF file together."""
 GGUF_TEXTS = 10_000_000
-"""Strings in one array of a GGUF header. Moving past a string takes 0.2 microseconds."""
+"""The most strings in one array of a GGUF header. Moving past a string takes 0.2 microseconds."""
 
 INDEX_BYTES = 256_000_000
-"""Bytes of the index of a sharded checkpoint; 100,000 keys take 10 MB."""
+"""The most bytes of the index of a sharded checkpoint; 100,000 keys take 10 MB."""
 
 TABLE_BYTES = 100_000_000
-"""Bytes of the index of a TensorFlow checkpoint; the index stores common prefixes of keys only once."""
+"""The most bytes of the index of a TensorFlow checkpoint; the index stores common prefixes of keys only once."""
 
 TABLE_INFLATED = 8 << 20
-"""Bytes that compressed blocks of a TensorFlow index unpack to, which is slow; TensorFlow compresses no block."""
+"""The most bytes that the compressed blocks of a TensorFlow index unpack to, because unpacking them is slow.
+
+TensorFlow compresses no block.
+"""
 
 TABLE_MESSAGES = 10 << 20
-"""Bytes of all entries of a TensorFlow index: about 32 for each tensor. Reading a byte takes 0.6 microseconds."""
+"""The most bytes of all entries of a TensorFlow index: about 32 for each tensor. Reading a byte takes 0.6 µs."""
 
 SHARDS = 1000
-"""Data files of one TensorFlow checkpoint, or files of a split GGUF model, which are all open at the same time."""
+"""The most data files of one TensorFlow checkpoint, or files of a split GGUF model: all are open at the same time."""
 
 BESIDE_BYTES = 1 << 20
-"""Bytes of a small file next to a checkpoint that is shown with it, such as flags or an alphabet."""
+"""The most bytes of a small file next to a checkpoint, such as flags or an alphabet; the file is shown with it."""
 
 NPY_HEADER_BYTES = 1 << 16
-"""Bytes of the header of a NumPy array; a header with 64 dimensions has under 2,000."""
+"""The most bytes of the header of a NumPy array; a header with 64 dimensions has under 2,000."""
 
 RECIPE_BYTES = 256 << 20
-"""Bytes of a recipe: about 100 for each tensor."""
+"""The most bytes of a recipe: about 100 for each tensor."""
 
 EXPANSION = 1024
 EXPANSION_FREE = 64 << 20
@@ -121,16 +136,19 @@ Otherwise, with strides of 0, a storage of a few bytes could describe a tensor o
 
 TREE_NODES = 1_000_000
 TREE_DEPTH = 64
-"""Containers visited in search of the state dict, and their depth: a file may nest and share containers without end."""
+"""The most containers that are visited in search of the state dict, and how deeply they may be nested.
+
+Without limits, a file could nest and share containers without end.
+"""
 
 TREE_TENSORS = 1_000_000
-"""Tensors in all modules that were pickled as objects; modules may share submodules."""
+"""The most tensors in all modules that were pickled as objects; modules may share submodules."""
 
 COUNTED = 4_000_000
-"""Values visited to count the tensors in entries of one file outside the state dict."""
+"""The most values of one file, outside the state dict, that are visited to count the tensors among them."""
 
 PIECES = 1_000_000
-"""Pieces of all tensors of one distributed checkpoint. Each piece is a separate archive, which takes 0.1 ms to read."""
+"""The most pieces of all tensors of one distributed checkpoint. A piece is an archive, which takes 0.1 ms to read."""
 
 PIECE_PICKLES = 16 << 20
 PIECE_DATA = 4 << 20
@@ -140,71 +158,77 @@ Tensors of the same dtype and shape have the same pickle.
 """
 
 ZERO_PIECES = 500_000
-"""Pieces of all parameters on all ranks of ZeRO; each piece takes a TensorInfo in memory."""
+"""The most pieces of all parameters on all ranks of ZeRO; each piece takes a TensorInfo in memory."""
 
 RANKS = 16_384
-"""Ranks of one training run, or of the mesh of a tensor."""
+"""The most ranks of one training run, or of the mesh of a tensor."""
 RANK_PIECES = 1_000_000
-"""Parts of all tensors in the files of all ranks; each part takes a TensorInfo in memory."""
+"""The most parts of all tensors in the files of all ranks; each part takes a TensorInfo in memory."""
 
 CARRIED_VALUES = 4_000_000
 CARRIED_TEXT = 64 << 20
-"""Values, and characters of text, copied into an output besides tensors; a shared value counts each time."""
+"""The most values, and characters of text, that are copied into an output besides tensors.
+
+A value that is shared counts each time that it occurs.
+"""
 
 EXTRAS = 10_000
-"""Entries of one file other than its tensors that are listed."""
+"""The most entries other than tensors that are listed for one file."""
 
 KEY_CHARACTERS = 8192
 KEY_SEGMENTS = 256
-"""Characters of a key, and segments (parts between dots) of a key. Real keys have fewer than 200 and 20."""
+"""The most characters, and segments (parts between dots), of a key. Real keys have fewer than 200 and 20."""
 
 PATH_CHARACTERS = 64 << 20
-"""Characters of all keys that are built for one scripted module: about 60 for each of a million keys."""
+"""The most characters of all keys that are built for one scripted module: about 60 for each of a million keys."""
 
 SEGMENTS = 3_000_000
 SEGMENTS_EACH = 10
-"""Segments (parts between dots) of all keys together: ``SEGMENTS``, or ``SEGMENTS_EACH`` per key if that is more.
+"""The most segments (parts between dots) of all keys together: ``SEGMENTS_EACH`` per key, but at least ``SEGMENTS``.
 
 Each segment may become a line of a tree."""
 
 # Limits of ``ckpt scan``, which must finish in seconds even for files that no reader accepts.
 
 SCAN_OPS = 16_000_000
-"""Instructions of all pickles in one file together; each takes about 0.3 microseconds."""
+"""The most instructions of all pickles in one file together; each takes about 0.3 microseconds."""
 
 SCAN_BYTES = 1 << 30
-"""Bytes of all pickles in one file together; a pickle inside another pickle is counted twice."""
+"""The most bytes of all pickles in one file together; a pickle inside another pickle is counted twice."""
 
 SCAN_UNPACKED = 512 << 20
-"""Bytes that all compressed data in one file unpacks to; zlib unpacks about 200 MB per second."""
+"""The most bytes that all compressed data in one file unpacks to; zlib unpacks about 200 MB per second."""
 
 SCAN_SEARCHED = 2 << 30
-"""Bytes of one file that are searched for more archives after the first, or for records that a directory omits."""
+"""The most bytes of one file that are searched for further archives, or for records that a directory omits."""
 
 SCAN_DEPTH = 6
-"""Levels of nested files. A compressed tar of archives with pickles that contain pickles has four levels."""
+"""The most levels of nested files. A compressed tar of archives with pickles that contain pickles has four levels."""
 
 SCAN_MARKS = 100_000
-"""Levels of nesting (open MARKs) in a pickle. Python's pickler stops after some thousands."""
+"""The most levels of nesting (open MARKs) in a pickle. Python's pickler stops after some thousands."""
 
 SCAN_NAMES = 1000
-"""Distinct names recorded for one pickle; further names are recorded as one unknown name. Real files have under 100."""
+"""The most distinct names recorded for one pickle; further names are recorded as one unknown name.
+
+Real files have fewer than a hundred names.
+"""
 
 SCAN_NAME_CHARACTERS = 300
-"""Characters recorded of the name of a module or class. Python's longest names have fewer than a hundred."""
+"""The most characters recorded of the name of a module or class. Python's longest names have fewer than a hundred."""
 
 SCAN_FOUND = 10_000
-"""Pickles, archives and programs that are listed for one file."""
+"""The most pickles, archives and programs that are listed for one file."""
 
 SCAN_NESTED = 10_000
-"""Strings and byte strings of one pickle that are checked in case they are pickles or archives."""
+"""The most strings and byte strings of one pickle that are checked in case they are pickles or archives."""
 
 SCAN_PARTS = 5_000_000
-"""Records and members scanned in all archives of one file together."""
+"""The most records and members scanned in all archives of one file together."""
 
 SCAN_TEXT_BYTES = 64 << 20
-"""Bytes of a configuration that is searched for names of classes; the largest tokenizers have about 30 MB."""
+"""The most bytes of a configuration that is searched for names of classes; the largest tokenizers have about 30 MB."""
 
 SCAN_FILES = 100_000
 SCAN_FOLDERS = 64
-"""Files in a folder, and levels of nested folders."""
+"""The most files of a folder, and the most levels of nested folders, that are scanned."""

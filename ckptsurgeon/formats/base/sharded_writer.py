@@ -86,7 +86,7 @@ def missing_shards(shards: Collection[str], most: int) -> tuple[list[str], int]:
 
 
 def shards_of(name: str) -> int:
-    """Return the number of shards in a file name: 2 for ``model-00001-of-00002.bin``; 0 if it has none, or only 1."""
+    """Return the number of shards that a file name states: 2 for ``model-00001-of-00002.bin``; 0 if none, or 1."""
     found = _COUNTED.fullmatch(name)
     return int(found[4]) if found and int(found[4]) > 1 else 0
 
@@ -112,7 +112,10 @@ def indexed_name(name: str) -> str:
 
 
 def has_index(shard: str, indexed: Collection[str]) -> bool:
-    """Return whether a shard has an index; ``indexed`` has the ``indexed_name`` of all indexes, in lower case."""
+    """Return whether there is an index for the shard named ``shard``.
+
+    ``indexed`` has, for each index of the folder, what ``indexed_name`` returns, in lower case.
+    """
     found = _NUMBERED.fullmatch(shard) or _RANK.fullmatch(shard)
     return found is not None and f"{found[1]}{found[2]}".lower() in indexed
 

@@ -51,7 +51,7 @@ def chunks(size: int, ranks: int) -> list[int]:
 
 
 def part_of(tensor: OutTensor, shares: RankShares, rank: int) -> OutTensor:
-    """Return the part of a tensor that one rank has, as a tensor to write."""
+    """Return the part of a tensor that the rank ``rank`` stores, as an OutTensor."""
     axis = shares.axes.get(tensor.key)
     if axis is None:
         return tensor._replace(alias_of="")
@@ -61,10 +61,10 @@ def part_of(tensor: OutTensor, shares: RankShares, rank: int) -> OutTensor:
 
 @dataclass(frozen=True)
 class _Cut:
-    """How the bytes of one tensor are split: each row of ``row`` bytes consists of one run of bytes per rank.
+    """How the bytes of one tensor are split: they form rows, and each row consists of one run of bytes per rank.
 
-    ``begins`` and ``sizes`` are the offsets of the runs in a row and their sizes, in bytes; both are empty if every
-    rank has the whole tensor.
+    ``row`` is the size of a row in bytes. ``begins`` and ``sizes`` have, for each rank, the offset of its run in a row
+    and the size of the run, in bytes; both are empty if every rank has the whole tensor.
     """
 
     key: str
@@ -78,8 +78,8 @@ class SpreadLayout:
     """The layout of the files of all ranks, with the interface of the layout of a single file.
 
     ``slots`` has the whole tensors one after another, as if they were in one file. ``files`` has the real layout of
-    each rank's file, with parts of tensors. ``constants`` has, by file name, the bytes of the slots that are not
-    tensors of the output.
+    each rank's file, with parts of tensors. ``constants`` has {file name: {key: bytes}} of tensors that a
+    format adds to those of the output, such as a tensor with the numbers of the ranks.
     """
 
     files: Mapping[str, OutputLayout]
@@ -110,7 +110,7 @@ class SpreadLayout:
         return iter(())
 
     def targets(self, offset: int, data: memoryview) -> Iterator[tuple[str, int, bytes | memoryview]]:
-        """Yield (file name, offset in it, bytes) to write for ``data``; ``offset`` is its offset in ``slots``."""
+        """Yield (file name, offset in this file, bytes) to write for ``data``, which is at ``offset`` in ``slots``."""
         number = bisect_right(self._begins, offset) - 1
         while data:
             tensor, cut, at = self.tensors[number], self._cuts[number], offset - self._begins[number]

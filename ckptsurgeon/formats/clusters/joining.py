@@ -107,7 +107,10 @@ class RankJoiner:
         return {key: self._entry(values, f"{path}{key}", depth) for key, values in found.items()}
 
     def _entry(self, values: Mapping[int, Any], key: str, depth: int) -> Any:
-        """Return one entry of the joined state dict; ``values`` has the entry of each rank that has one."""
+        """Return the entry ``key`` of the joined state dict; ``values`` has its value on each rank that has this entry.
+
+        ``depth`` is the number of dicts around the dict with this entry.
+        """
         first = next(iter(values.values()))
         if isinstance(first, Mapping):
             nested = {rank: value for rank, value in values.items() if isinstance(value, Mapping)}
@@ -135,7 +138,10 @@ class RankJoiner:
     def _distributed(
         self, key: str, infos: Mapping[int, TensorInfo], parts: Mapping[int, DistributedPart | None]
     ) -> TensorInfo:
-        """Return the tensor that the parts of all ranks make up."""
+        """Return the tensor ``key``, joined from the parts of all ranks.
+
+        ``infos`` has the header of the tensor on each rank, ``parts`` the rank's part of it (None: not distributed).
+        """
         first, layout = next(iter(infos.values())), next(part.layout for part in parts.values() if part is not None)
         pieces: dict[tuple[int, ...], TensorPiece] = {}
         for rank, part in parts.items():

@@ -1,4 +1,4 @@
-"""Tells the weights from the other entries of a distributed checkpoint of Megatron-core (``torch_dist``).
+"""Separates the weights in a distributed checkpoint of Megatron-core (``torch_dist``) from the other entries.
 
 Such a folder is a ``torch.distributed.checkpoint`` that also contains ``metadata.json`` and ``common.pt``. Its keys are
 not nested: keys of the model and of the optimizer are at the same level. Follows ``megatron/core/dist_checkpointing``

@@ -125,7 +125,7 @@ def _joined(
         said = f"{names[equal.index(False)]} has other values of" if False in equal else "each rank has its own"
         raise FormatError(
             f"{names[0]}: {said} {escape(key)}, and it is not known how this tensor is split across the ranks.",
-            hint="Convert it with Megatron's tools/checkpoint first.",
+            hint="Convert the checkpoint with Megatron's tools/checkpoint first.",
             rule="megatron layer",
         )
     return first
@@ -153,7 +153,10 @@ def _rule(key: str, first: TensorInfo, settings: MegatronSettings, ranks: int) -
 
 
 def _check_attention(key: str, settings: MegatronSettings, ranks: int) -> None:
-    """Raise FormatError unless the ranks' parts of a QKV matrix have whole groups of heads, ordered as since 2.0."""
+    """Raise FormatError if the whole QKV matrix is not the concatenation of the ranks' parts.
+
+    It is their concatenation if each rank has whole groups of heads, in the order that Megatron uses since version 2.0.
+    """
     if settings.unknown:
         raise _not_known(key, settings, "")
     if settings.version < 2:
@@ -167,7 +170,7 @@ def _check_attention(key: str, settings: MegatronSettings, ranks: int) -> None:
         raise FormatError(
             f"{escape(key)} has {count(settings.groups, 'query group')}, fewer than the {ranks} ranks, so that "
             "ranks share keys and values.",
-            hint="Convert it with Megatron's tools/checkpoint first.",
+            hint="Convert the checkpoint with Megatron's tools/checkpoint first.",
             rule="megatron layer",
         )
 
@@ -176,13 +179,16 @@ def _not_known(key: str, settings: MegatronSettings, what: str) -> FormatError:
     said = f"the argument {settings.unknown} is set" if settings.unknown else f"no arguments say {what}"
     return FormatError(
         f"it is not known how {escape(key)} is split across the ranks: {said}.",
-        hint="Convert it with Megatron's tools/checkpoint first.",
+        hint="Convert the checkpoint with Megatron's tools/checkpoint first.",
         rule="megatron layer",
     )
 
 
 def _gated(parts: Sequence[TensorInfo]) -> TensorInfo:
-    """Return a gated layer, all gates and then all values; each part has a rank's gates and then its values."""
+    """Return the matrix of a gated layer: first all gates, then all values.
+
+    ``parts`` has the part of each rank: first the gates of the rank, then its values.
+    """
     size = parts[0].shape[0]
     if size % 2:
         raise FormatError(

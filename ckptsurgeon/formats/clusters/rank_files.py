@@ -1,7 +1,7 @@
 """Finds the files of the ranks in a folder by their names, and makes notes on the folder's other files.
 
-verl calls them ``model_world_size_8_rank_3.pt`` (``verl/utils/checkpoint/fsdp_checkpoint_manager.py``); other trainers
-leave out the number of ranks: ``pytorch_model_fsdp_rank3.bin`` (``accelerate/utils/fsdp_utils.py``).
+verl names the file of a rank ``model_world_size_8_rank_3.pt`` (``verl/utils/checkpoint/fsdp_checkpoint_manager.py``).
+Other trainers leave out the number of ranks: ``pytorch_model_fsdp_rank3.bin`` (``accelerate/utils/fsdp_utils.py``).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def rank_files(folder: Folder) -> RankFiles:
         if len(fitting) != 1:
             raise FormatError(
                 f"{escape(folder.uri)} has the files of several runs: {listing(shown)}.",
-                hint="Move the files of one of them to another folder.",
+                hint="Move the files of one run to another folder.",
                 rule="several runs",
             )
         (chosen,) = fitting
@@ -93,7 +93,10 @@ def rank_files(folder: Folder) -> RankFiles:
 
 
 def _groups(names: Sequence[str]) -> dict[tuple[str, int], dict[int, str]]:
-    """Return the files with weights of each run: {(beginning of the names, number of ranks or 0): {rank: name}}."""
+    """Return the files with weights, grouped by run: {(beginning of the names, number of ranks): {rank: name}}.
+
+    The number of ranks is 0 if the names do not contain it.
+    """
     groups: dict[tuple[str, int], dict[int, str]] = {}
     for name in names:
         group, found = _group(name), _NAMED.fullmatch(name)
@@ -103,7 +106,10 @@ def _groups(names: Sequence[str]) -> dict[tuple[str, int], dict[int, str]]:
 
 
 def _group(name: str) -> tuple[str, int] | None:
-    """Return (beginning, number of ranks or 0) of the name of a rank's file with weights; None for other files."""
+    """Return (beginning, number of ranks) from the name of a rank's file with weights; None for other files.
+
+    The number of ranks is 0 if the name does not contain it.
+    """
     found = _NAMED.fullmatch(name)
     return (found[1], int(found[2] or 0)) if found is not None and found[1] in _MODEL else None
 

@@ -1,9 +1,9 @@
-"""Joins ZeRO's weights over the ranks of tensor parallelism; the model states say how each parameter was split.
+"""Joins ZeRO's weights over the ranks of tensor parallelism.
 
-They do so in ``universal_checkpoint_info``: lists of patterns for the names of parameters, which DeepSpeed stores if a
-run can be converted to a universal checkpoint. Follows ``merge_tp_slices`` in
-``deepspeed/checkpoint/ds_to_universal.py`` (0.19). A pattern is a regular expression from an untrusted file, so only
-simple patterns are accepted, whose matching cannot take long.
+The entry ``universal_checkpoint_info`` of the model states says how each parameter was split. It has lists of patterns
+for the names of parameters. DeepSpeed stores this entry if a run can be converted to a universal checkpoint. A pattern
+is a regular expression from an untrusted file, so only simple patterns are accepted: matching them cannot take long.
+Follows ``merge_tp_slices`` in ``deepspeed/checkpoint/ds_to_universal.py`` (0.19).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PLAIN = re.compile(
 )
 """Matches the simple patterns: literal names, with placeholders for digits and at most one ``.*``."""
 PATTERNS, CHARACTERS = 64, 200
-_HINT = "Convert it with DeepSpeed's ds_to_universal.py first: ckpt reads the result."
+_HINT = "Convert the checkpoint with DeepSpeed's ds_to_universal.py first: ckpt reads the result."
 
 
 def join_tensor_parallel(
@@ -76,7 +76,7 @@ def _patterns(model: StateFile) -> tuple[dict[str, list[re.Pattern[str]]], int]:
     if not isinstance(info, Mapping):
         raise FormatError(
             f"{where} belongs to a model that is split across ranks, but lacks {_INFO}, which says how.",
-            hint="Merge its ranks with the trainer's own tool first.",
+            hint="Merge the ranks of the model with the trainer's own tool first.",
             rule="model parallel",
         )
     other = next((name for name in _OTHERS if info.get(name)), "")
@@ -137,9 +137,9 @@ def _joined(key: str, parts: Sequence[TensorInfo], kinds: Sequence[str], vocabul
 
 
 def _pairs(parts: Sequence[TensorInfo]) -> Iterator[tuple[TensorInfo, TensorInfo]]:
-    """Yield (first part, other part) for each part after the first, as stored tensors, to compare their values.
+    """Yield the pairs of stored tensors whose values have to be equal: the first of ``parts``, and each other part.
 
-    A pair is left out if one of its parts is not a single stored tensor.
+    A pair is left out if one of its two parts is not a single stored tensor.
     """
     stored = [list(leaves(part)) for part in parts]
     for other in stored[1:]:

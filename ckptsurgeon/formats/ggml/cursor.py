@@ -22,7 +22,9 @@ def cut_short(what: str) -> FormatError:
 
 
 class Cursor:
-    """A position in the header of a file, which only moves forward; ``within`` is the current part, for messages.
+    """A position in the header of a file, which only moves forward.
+
+    ``within`` is the name of the part of the header at this position, for messages.
 
     Raises FormatError for bytes beyond the end of the file, UnsafeError for a header that is too large.
     """
@@ -51,7 +53,7 @@ class Cursor:
             )
 
     def take(self, nbytes: int) -> bytes:
-        """Return the next bytes."""
+        """Return the next ``nbytes`` bytes, and move past them."""
         self.check(nbytes)
         if self._at + nbytes > len(self._buffer):
             self._fill(nbytes)
@@ -59,7 +61,7 @@ class Cursor:
         return self._buffer[self._at - nbytes : self._at]
 
     def skip(self, nbytes: int) -> None:
-        """Move past the next bytes."""
+        """Move past the next ``nbytes`` bytes."""
         self.check(nbytes)
         while nbytes:
             if self._at == len(self._buffer):

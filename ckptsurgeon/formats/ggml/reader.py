@@ -24,7 +24,7 @@ _DIMENSIONS = 4
 _NAME_BYTES = 1 << 16
 _INFO_BYTES = 24
 _ENTRY_BYTES = 13
-"""The fewest bytes that describe a tensor, and an entry of the metadata."""
+"""The fewest bytes that the header of a tensor takes, and the fewest bytes that a metadata entry takes."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def _counts(cursor: Cursor) -> tuple[int, int]:
         if version == 0 or turned in (1, 2, 3):
             why, hint = "it has version 0", ""
             if turned:
-                why, hint = "its numbers are big-endian", "Convert it with gguf-py's gguf_convert_endian.py."
+                why, hint = "its numbers are big-endian", "Convert the file with gguf-py's gguf_convert_endian.py."
         raise FormatError(f"this GGUF file cannot be read: {why}.", hint=hint, rule="gguf version")
     tensors, entries = cursor.number(), cursor.number()
     cursor.within = "the list of its tensors"
@@ -93,7 +93,7 @@ def _name(cursor: Cursor, what: str) -> str:
 
 
 def _metadata(cursor: Cursor, number: int) -> tuple[dict[str, StoredEntry], dict[str, str]]:
-    """Return the position of each of ``number`` metadata entries, and the short entries as text."""
+    """Return two mappings by key: the position of each of ``number`` metadata entries, and the short values as text."""
     stored, texts, kept = dict[str, StoredEntry](), dict[str, str](), 0
     for place in range(number):
         key = _name(cursor, f"entry {place + 1} of its metadata")

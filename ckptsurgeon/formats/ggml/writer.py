@@ -159,7 +159,9 @@ class GgufWriter:
         """
         if beside is not None:
             if not all(isinstance(entry, Typed) for entry in beside.levels[0].values()):
-                raise ConfigError("GGUF cannot store the other entries of this file.", hint="Write one .pth file.")
+                raise ConfigError(
+                    "GGUF cannot store entries other than tensors and metadata.", hint="Write one .pth file."
+                )
             return _GgufLayout(tensors, beside.levels[0], recipe)
         texts = {key: Typed(TEXT, packed(TEXT, value)) for key, value in metadata.items() if key != FORMAT_KEY}
         return _GgufLayout(tensors, texts, recipe)

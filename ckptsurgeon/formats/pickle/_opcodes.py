@@ -18,7 +18,10 @@ _DOUBLE = struct.Struct(">d")
 
 
 class PickleOpcodes(MachineState):
-    """Has one method per instruction; ``raw`` is the operand, including the newline if the operand is a line."""
+    """Implements each rare instruction by one method.
+
+    ``raw`` is the operand of the instruction. If the operand is a line of text, ``raw`` includes the newline.
+    """
 
     def op_proto(self, raw: bytes) -> None:
         if raw[0] > 5:
@@ -241,4 +244,4 @@ _NAMES: Mapping[str, bytes] = {
 TABLE: Mapping[int, Callable[[PickleOpcodes, bytes], None]] = {
     op: getattr(PickleOpcodes, f"op_{name}") for name, ops in _NAMES.items() for op in ops
 }
-"""The methods by opcode; the most frequent instructions are handled in ``PickleMachine._loop``."""
+"""{opcode: method}; the most frequent instructions are not here, but in ``PickleMachine._loop``."""

@@ -101,8 +101,8 @@ def _bytes(*args: Any) -> bytes:
 
 # Stand-ins for numpy's pickled scalars, dtypes and arrays; numpy itself is not imported.
 #
-# Like numpy's own, the stand-ins for dtypes and arrays are changed in place when a pickle sets their state (BUILD): the
-# pickle may refer to the same object before and after that.
+# When a pickle sets the state of a dtype or an array (BUILD), the stand-in is changed in place, as numpy's object would
+# be: the pickle may refer to the same object before and after BUILD.
 
 _SCALARS = {
     "b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q",
@@ -159,7 +159,10 @@ class Array:
 
     @property
     def data(self) -> bytes | bytearray:
-        """The bytes of the values. Protocols 0 to 2 pickle a string; raises FormatError if it is not Latin-1."""
+        """The bytes of the values.
+
+        Protocols 0 to 2 store them as a string; raises FormatError if this string is not Latin-1.
+        """
         if not isinstance(self._data, str):
             return self._data
         try:

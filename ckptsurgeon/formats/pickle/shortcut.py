@@ -26,7 +26,7 @@ _GET = rb"(h.|j....)"
 _PUT = rb"r(....)"
 """LONG_BINPUT."""
 _TUPLE = rb"(?:\)|(%b(?:\x85|%b(?:\x86|%b\x87))|\(%b{4,8}t)%b)" % (_INT, _INT, _INT, _INT, _PUT)
-"""EMPTY_TUPLE; or one, two or three numbers and TUPLE1, TUPLE2, TUPLE3; or more between MARK and TUPLE."""
+"""A tuple of numbers: EMPTY_TUPLE; or up to three numbers and TUPLE1 to TUPLE3; or MARK, more numbers and TUPLE."""
 
 _TENSOR = re.compile(
     rb"\(\(h(.)%bX(.)\0\0\0([0-9]+)%b%b(%b)t%bQ" % (_GET, _PUT, _GET, _INT, _PUT)  # the storage
@@ -36,7 +36,7 @@ _TENSOR = re.compile(
 )
 _EACH_INT = re.compile(_INT, re.DOTALL)
 _BEHIND_KEY = struct.Struct("<BIBB")
-"""LONG_BINPUT of a key, and BINGET of ``_rebuild_tensor_v2``."""
+"""The two instructions after a key: LONG_BINPUT for the key, and BINGET for the name ``_rebuild_tensor_v2``."""
 _UINT4 = struct.Struct("<I")
 _FIVE, _SEVEN = struct.Struct("<5I"), struct.Struct("<7I")
 
@@ -50,12 +50,14 @@ _Made = tuple[list[object], int, int]
 def plain_tensors(
     data: bytes, at: int, memo: list[Any], persistent: Callable[[Any], object], rebuild: GlobalName, *, edge: int
 ) -> _Made | None:
-    """Return (values, end, text): alternating tensors and keys, the offset after them, and the length of their strings.
+    """Return (values, end, text) for the tensors from the offset ``at`` on.
 
-    The arguments of the first tensor begin at the offset ``at``; ``end`` is at most ``edge``. The keys and all parts of
-    the tensors are put into ``memo``. ``rebuild`` is the name ``_rebuild_tensor_v2``; ``persistent`` returns the
-    storage for a persistent id. Returns None, and changes nothing, if ``torch.save`` would write the first tensor
-    differently.
+    ``values`` has tensors and keys in turn, beginning with a tensor; a key belongs to the next tensor. ``end`` is the
+    offset after the last value, at most ``edge``. ``text`` is the number of bytes of all strings in the values. At
+    ``at``, the arguments of the first tensor begin. The keys and all parts of the tensors are put into ``memo``.
+    ``rebuild`` is the name ``_rebuild_tensor_v2``; ``persistent`` returns the storage for a persistent id.
+
+    Returns None, and changes nothing, if ``torch.save`` would write the first tensor differently.
     """
     values: list[object] = []
     end = text = 0

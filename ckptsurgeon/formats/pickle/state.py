@@ -86,7 +86,7 @@ class MachineState:
     def _broken(self, why: str) -> FormatError:
         return FormatError(f"the pickle {why} (near byte {self.position}).", rule="pickle")
 
-    # Stand-ins for the opcodes that would import or call something.
+    # Instructions that would import or call something: they only make stand-ins.
 
     def _name(self, module: str, name: str) -> None:
         known = (module, name)
@@ -117,7 +117,7 @@ class MachineState:
     def _too_many_calls(self) -> UnsafeError:
         return UnsafeError(f"the pickle rebuilds more values than the limit of {self.most_calls}.", rule="pickle calls")
 
-    # Reading arguments.
+    # Operands of instructions.
 
     def _line(self, op: int, raw: bytes) -> bytes:
         """Return the line of text ``raw``, the operand of the instruction ``op``, without its newline.

@@ -134,7 +134,10 @@ class Unhashable:
 
 
 def safe_key(key: Any) -> Any:
-    """Return ``key`` if it is quick to hash whatever its value, else an Unhashable that contains it."""
+    """Return ``key`` if it is None, a string, bytes, a float or an integer that is not huge; else an Unhashable.
+
+    Other keys, such as nested tuples, could take long to hash, or could be chosen so that their hashes collide.
+    """
     kind = type(key)
     if kind is str or kind is bytes or kind is bool or kind is float or key is None:
         return key

@@ -157,8 +157,9 @@ def _slice(data: bytes) -> Slice:
 
 # Partitioned variables of TensorFlow: the key of each slice, and the tensor made of all slices.
 #
-# A key is encoded so that bytes sort like the values (tensorflow/core/lib/strings/ordered_code.h): a zero, the name,
-# the number of dimensions, then start and length of each dimension (``EncodeTensorNameSlice``).
+# A key consists of a zero, the name, the number of dimensions, then start and length of each dimension
+# (``EncodeTensorNameSlice``). Keys, compared as bytes, have the order of these values
+# (tensorflow/core/lib/strings/ordered_code.h).
 
 _ESCAPED = re.compile(rb"[\x00\xff]")
 _ESCAPES = {b"\x00": b"\x00\xff", b"\xff": b"\xff\x00"}
@@ -172,7 +173,10 @@ def slice_key(name: bytes, part: Slice) -> bytes:
 
 
 def _unsigned(value: int) -> bytes:
-    """Return a number that is not negative as few big-endian bytes, preceded by one byte with the number of bytes."""
+    """Return one byte with a number of bytes, then ``value`` in this number of big-endian bytes.
+
+    ``value`` is not negative, and takes as few bytes as possible.
+    """
     size = -(-value.bit_length() // 8)
     return bytes([size]) + value.to_bytes(size, "big")
 

@@ -22,7 +22,10 @@ _NETWORK = frozenset(
 )
 _SCALARS = (("global_step", "int64", struct.pack("<q", 0)), ("beta1_power", "float32", struct.pack("<f", 0.9)),
             ("beta2_power", "float32", struct.pack("<f", 0.999)))  # fmt: skip
-"""The state of Coqui's Adam before its first step; the powers are the defaults of ``--beta1`` and ``--beta2``."""
+"""(name, dtype, bytes) of each scalar that Coqui saves, before the first step of Adam.
+
+The powers are the defaults of Coqui's options ``--beta1`` and ``--beta2``.
+"""
 
 
 def is_network(keys: Collection[str]) -> bool:

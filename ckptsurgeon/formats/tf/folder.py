@@ -44,7 +44,10 @@ _SLOTS: Mapping[str, tuple[str, ...]] = {
     "Momentum": ("optimizer", "momentum"),
     "ExponentialMovingAverage": ("model_ema",),
 }
-"""The suffixes of values that TensorFlow 1 stores for a variable, and the path of the dict for these values."""
+"""{suffix: path}: under this suffix, TensorFlow 1 stores a further value of a variable, such as a moment of Adam.
+
+The path leads to the state dict that gets these values in the result of ``tree_of``.
+"""
 _TRAINING = frozenset({"beta1_power", "beta2_power", "global_step", "learning_rate", "save_counter"})
 """Scalars of the training state, such as the number of steps."""
 

@@ -87,11 +87,11 @@ class _Bundle:
         return {f"{_NAME}.index": lambda read: _index(files, read), LAST: lambda _: state.encode()}
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
-        """Return those of the files ``present`` in a folder that belong to such a checkpoint.
+        """Return those of the files ``present`` in a folder that belong to a checkpoint of this format.
 
         A file that says which checkpoint to read (``best_dev_checkpoint``, ``checkpoint``) is included even if it
-        refers to another checkpoint, since that one would be read instead. ``read`` is a function that returns the
-        bytes of a file.
+        refers to another checkpoint, since the other checkpoint would be read instead. ``read`` is a function that
+        returns the bytes of a file.
         """
         found = {name for name in present if _FILE.fullmatch(name)}
         for name in STATES:

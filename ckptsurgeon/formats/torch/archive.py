@@ -94,7 +94,7 @@ def _is_big_endian(archive: Archive, root: str) -> bool:
 
 
 class _Storages:
-    """Turns the persistent ids in a pickle into storages; each record of the archive is one storage."""
+    """Turns the persistent ids in a pickle into storages; each storage is one record of the archive."""
 
     def __init__(self, within: str, archive: Archive, root: str) -> None:
         self._within = within

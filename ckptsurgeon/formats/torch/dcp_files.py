@@ -37,9 +37,9 @@ class PieceFiles:
     _data: int = 0
 
     def affords(self, length: int) -> bool:
-        """Return whether a piece of ``length`` bytes that is not a tensor may be read.
+        """Return whether a piece of ``length`` bytes that is not a tensor may be read, and count its bytes.
 
-        The bytes are counted, since one limit holds for all pieces that are not tensors together.
+        All pieces that are not tensors may have ``limits.PIECE_DATA`` bytes together.
         """
         self._data += max(length, 0)
         return self._data <= limits.PIECE_DATA

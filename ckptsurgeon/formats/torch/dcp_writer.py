@@ -64,7 +64,7 @@ class _Distributed:
         return {METADATA: lambda _: _metadata(files)}
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
-        """Return those of the files ``present`` in a folder that belong to such a checkpoint."""
+        """Return those of the files ``present`` in a folder that belong to a checkpoint of this format."""
         return {name for name in present if name == METADATA or _FILE.fullmatch(name)}
 
 
@@ -142,7 +142,7 @@ class _MetadataWriter(PickleWriter):
         self.end()
 
     def properties(self, dtype: str) -> None:
-        """Append the ``TensorProperties`` of a dtype."""
+        """Append the ``TensorProperties`` of a tensor with this dtype."""
         what = ("properties", dtype)
         if not self.fetched(what):
             self.name(_MODULE, "TensorProperties")
@@ -170,7 +170,7 @@ class _MetadataWriter(PickleWriter):
     def piece(self, key: str, dims: int, file: str, offset: int, length: int) -> None:
         """Append a dict item, ``MetadataIndex`` → ``_StorageInfo``, which says where a tensor is stored.
 
-        ``dims`` is the number of dimensions of the tensor; it is in ``length`` bytes of ``file`` from ``offset`` on.
+        The tensor ``key`` has ``dims`` dimensions. It is in the ``length`` bytes of ``file`` from ``offset`` on.
         """
         self.begin(_MODULE, "MetadataIndex")
         self.word("fqn")

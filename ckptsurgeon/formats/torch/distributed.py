@@ -113,8 +113,8 @@ def part_reader(budget: CopyBudget) -> Callable[[Any, TensorInfo, Any], TensorIn
     """Return a function that reads the distributed tensors of one pickle; ``budget`` limits the sizes of their meshes.
 
     The arguments of the function are the name of a class, the header of the whole tensor, and the state of the object.
-    It returns a header whose only part is a MeshPart or ShardedPart, or the local tensor if that is already the whole
-    tensor, or None for other classes.
+    It returns a header whose only part is a MeshPart or ShardedPart. If the local tensor is already the whole tensor,
+    the local tensor is returned. For other classes, None is returned.
     """
     meshes: dict[int, tuple[OpaqueResult, RankMesh]] = {}
 
@@ -160,8 +160,10 @@ def _cuts(
 ) -> tuple[tuple[int, ...], ...]:
     """Return, for each dimension of the tensor, the dimensions of the mesh that split it, in the order of splitting.
 
-    A ``_StridedShard`` is split after those later mesh dimensions whose sizes multiply to its ``split_factor``. torch
-    interprets it in two ways; raises UnknownDistributedError unless both give the same parts (``_is_certain``).
+    ``mesh`` has the sizes of the mesh, ``spec`` the attributes of the DTensorSpec. A mesh dimension with the placement
+    ``_StridedShard`` splits after later mesh dimensions: those whose sizes multiply to its ``split_factor``. torch
+    interprets such a placement in two ways. Raises UnknownDistributedError unless both give the same parts
+    (``_is_certain``).
     """
     placements = spec.get("placements")
     if not isinstance(placements, (tuple, list)) or len(placements) != len(mesh):
@@ -186,9 +188,10 @@ def _cuts(
 def _is_certain(size: int, before: int, ranks: int, *, after: int) -> bool:
     """Return whether torch's two interpretations of a strided shard give the same parts of a dimension of ``size``.
 
-    FSDP2 splits into ``ranks`` parts each of the ``before`` parts that tensor parallelism made.
-    ``_StridedShard._split_tensor`` joins these parts for each rank, and ``Shard`` then splits the joined parts into
-    ``before`` parts. ``after`` is the number of parts of any further splits.
+    In both, tensor parallelism splits the dimension into ``before`` parts, and FSDP2 splits each of these parts into
+    ``ranks`` parts. In the first interpretation, these are the final parts. In the second,
+    ``_StridedShard._split_tensor`` joins all parts of one rank of FSDP2, and ``Shard`` then splits the joined part into
+    ``before`` parts again. ``after`` is the number of parts of any further splits.
     """
     if size % (before * ranks * max(after, 1)) == 0:
         return True
@@ -224,7 +227,11 @@ def _placed(placement: Any, dims: int) -> tuple[int | None, int]:
 
 
 def _in_order(cuts: Sequence[Sequence[int]], order: Any) -> Iterator[Sequence[int]]:
-    """Yield the cuts of each dimension, in the order that the tensor states if it does so (since torch 2.10)."""
+    """Yield the cuts of each dimension in the order that ``order`` states, or else as they are.
+
+    ``order`` is the tensor's ``shard_order``, which torch stores since version 2.10. Raises UnknownDistributedError if
+    it is not valid, or contradicts ``cuts``.
+    """
     given: dict[int, Any] = {}
     for entry in order if isinstance(order, tuple) else ():
         args = entry.args if isinstance(entry, OpaqueResult) else entry

@@ -95,7 +95,10 @@ def _laid_out(state: Mapping[Any, Any], budget: CopyBudget) -> tuple[tuple[int, 
 
 
 def _offset(place: int, axes: Sequence[tuple[int, int]]) -> int:
-    """Return the first position of the part of a mesh that contains the position ``place``."""
+    """Return the first position of that part of a larger mesh which contains the position ``place``.
+
+    ``axes`` has the (size, stride) of each dimension of a part.
+    """
     for size, stride in sorted(axes, key=lambda axis: -axis[1]):
         place -= place // stride % size * stride if stride else 0
     return place

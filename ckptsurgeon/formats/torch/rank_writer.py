@@ -26,9 +26,12 @@ _DTENSOR = "torch.distributed.tensor"
 _SPEC = "torch.distributed.tensor._dtensor_spec"
 _LAYOUT = "torch.distributed._mesh_layout"
 _RANKS = "\0ranks"
-"""The slot of the tensor with the ranks of the mesh; no key of a state dict begins with a zero byte."""
+"""The key of a tensor that each file has besides those of the model: the ranks of the mesh.
+
+Keys of the model must not begin with a zero byte.
+"""
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "inv_freq", "position_ids")
-"""Names of floating-point buffers: FSDP splits only parameters, so every rank has the whole buffer."""
+"""Names of buffers, without the name of their module: FSDP splits only parameters, so every rank has whole buffers."""
 
 
 class _RankPickle(PickleWriter):
@@ -166,7 +169,7 @@ class _RankFiles:
         return {}
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
-        """Return those of the files ``present`` in a folder that belong to such a checkpoint."""
+        """Return those of the files ``present`` in a folder that belong to a checkpoint of this format."""
         return {name for name in present if _FILE.fullmatch(name)}
 
 
@@ -193,7 +196,7 @@ class FsdpWriter:
         recipe: Sequence[str],
         beside: ExtraEntries | None = None,
     ) -> OutputLayout:
-        """Return the layout for a single rank."""
+        """Return the layout of the only file if there is a single rank."""
         return self.spread(tensors, metadata, RankShares(1, {})).files[self.sharding.names(1)[0]]
 
     def spread(self, tensors: Sequence[OutTensor], metadata: Mapping[str, str], shares: RankShares) -> SpreadLayout:

@@ -24,7 +24,10 @@ __all__ = ["rebuilders"]
 Functions = dict[tuple[str, str], Callable[..., object]]
 
 ATTRIBUTES = 24
-"""The most attributes kept of a tensor subclass: torchao's classes have ten. Many tensors may share one dict."""
+"""The attributes of a tensor subclass are kept if there are at most this many; torchao's classes have ten.
+
+There is a limit because many tensors of a file may share one large dict of attributes.
+"""
 _FROM_TYPE = ("_rebuild_from_type", "_rebuild_from_type_v2")
 
 

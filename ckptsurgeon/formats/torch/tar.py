@@ -21,9 +21,9 @@ _PADDING = 20 * _BLOCK
 """Archives are padded with zeros to a multiple of this many bytes."""
 _PLAIN, _EXTENDED, _LONG_NAME = (b"0", b"\0"), b"x", b"L"
 _PASSED = (b"g", b"K")
-"""Headers that are skipped, since they do not affect plain files: global headers, and long targets of links (GNU)."""
+"""Type flags of headers that are skipped: global headers, and long targets of links (GNU). Plain files need neither."""
 _LINKS = (b"1", b"2", b"3", b"4", b"5", b"6")
-"""Members without data, whatever size is in their header: links, devices, folders."""
+"""Type flags of members without data, even if their header has a size: links, devices, folders, FIFOs."""
 _NAMED = (*_PLAIN, b"5")
 _LISTED = 32
 """How many member names are read from an archive that torch did not write, since each may cost a network request."""
@@ -160,7 +160,10 @@ def _check_end(file: File, at: int) -> None:
 
 
 def _check_sum(header: bytes) -> None:
-    """Raise FormatError if a header does not match its checksum, which counts its own field as eight spaces."""
+    """Raise FormatError if a header does not match its checksum.
+
+    The checksum is the sum of all bytes of the header, with eight spaces in place of the checksum itself.
+    """
     if len(header) < _BLOCK:
         raise FormatError("the tar archive is truncated.", rule="tar size")
     if sum(header[:148]) + sum(header[156:]) + 8 * ord(" ") != _number(header[148:156], 8):

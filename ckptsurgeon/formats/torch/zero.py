@@ -80,7 +80,7 @@ def _check_number(groups: Sequence[Shapes], ranks: Sequence[Flat]) -> None:
     if pieces > limits.ZERO_PIECES:
         raise UnsafeError(
             f"the ranks may have {pieces} pieces of parameters; the limit is {limits.ZERO_PIECES}.",
-            hint="Convert it with zero_to_fp32.py, which DeepSpeed saves next to it.",
+            hint="Convert the checkpoint with zero_to_fp32.py, which DeepSpeed saves in its folder.",
             rule="pieces",
         )
 

@@ -79,7 +79,10 @@ class _Record:
 
 
 def _end(number: int, size: int, offset: int) -> bytes:
-    """Return the end record of the directory, preceded by a zip64 end record if a number is too large."""
+    """Return the end record of the directory, preceded by a zip64 end record if a number is too large.
+
+    ``number`` is the number of records, ``size`` the size of the directory in bytes, ``offset`` its offset.
+    """
     wide = number >= 0xFFFF or size >= _FULL or offset >= _FULL
     end64 = b""
     if wide:

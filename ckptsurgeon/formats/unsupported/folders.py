@@ -39,9 +39,8 @@ def folder_kind(folder: Folder, names: Sequence[str]) -> UnreadableFile | None:
         advice = "Restore it with Orbax, and save the arrays with numpy.savez: ckpt reads .npz."
         return UnreadableFile("a checkpoint of Orbax", advice)
     if "saved_model.pb" in names:
-        return UnreadableFile(
-            "a SavedModel of TensorFlow", _command(folder, "variables/variables") if "variables" in inside else ""
-        )
+        advice = f"Pass its variables: ckpt inspect {_argument(folder, 'variables/variables')}"
+        return UnreadableFile("a SavedModel of TensorFlow", advice if "variables" in inside else "")
     if "Manifest.json" in names and "Data" in inside:
         return UnreadableFile("a Core ML model", "Use the checkpoint that it was converted from.")
     weights = list(_with_weights(folder, inside))

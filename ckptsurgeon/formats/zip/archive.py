@@ -123,9 +123,15 @@ def _find_directory(file: File) -> tuple[int, int, int]:
         disk, start_disk, here, number, size, offset = wide
     if disk or start_disk or here != number:
         raise FormatError(f"{escape(file.uri)} is part of a split archive.", rule="zip disks")
-    if number > limits.ZIP_ENTRIES or size > limits.ZIP_DIRECTORY_BYTES:
+    if number > limits.ZIP_ENTRIES:
         raise UnsafeError(
             f"{escape(file.uri)} lists {number} records, more than the limit of {limits.ZIP_ENTRIES}.",
+            rule="zip entries",
+        )
+    if size > limits.ZIP_DIRECTORY_BYTES:
+        raise UnsafeError(
+            f"{escape(file.uri)} has a zip directory of {size} bytes, more than the limit of "
+            f"{limits.ZIP_DIRECTORY_BYTES}.",
             rule="zip entries",
         )
     if offset + size != end:
@@ -147,7 +153,11 @@ def _end64(file: File, where: int, end: int) -> tuple[int, ...]:
 
 
 def _listed(file: File, directory: bytes, number: int) -> list[Listed]:
-    """Return (name, header offset, stored, size, crc, method, flags, offset in the directory) of each entry."""
+    """Return a tuple for each entry of the directory.
+
+    It has: name, offset of the local header, size as stored, size after decompression, CRC-32, compression method,
+    flags, offset of the entry in the directory.
+    """
     found: list[Listed] = []
     at, end = 0, len(directory)
     unpack, size_of = _CENTRAL.unpack_from, _CENTRAL.size

@@ -161,7 +161,7 @@ def test_what_gguf_cannot_hold_is_an_error() -> None:
     with pytest.raises(cs.ConfigError, match="--gguf-type 'q4_k' is unknown"):
         cs.convert("x.safetensors", gguf_type="q4_k")
     torch.save({"epoch": 3, "model": {"a": torch.ones(1)}}, "x.pth")
-    with pytest.raises(cs.ConfigError, match="GGUF cannot store the other entries"):
+    with pytest.raises(cs.ConfigError, match="GGUF cannot store entries other than tensors"):
         cs.apply(cs.convert("x.pth", keep_extras=True), "out.gguf")
 
 

@@ -131,6 +131,13 @@ def test_the_number_of_records_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
         cs.open_checkpoint("x.pth")
 
 
+def test_the_size_of_the_directory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("x.pth", archive(PICKLE, STORAGE))
+    monkeypatch.setattr(limits, "ZIP_DIRECTORY_BYTES", 10)
+    with pytest.raises(cs.FormatError, match="has a zip directory of [0-9]+ bytes, more than the limit of 10"):
+        cs.open_checkpoint("x.pth")
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("records", [65_534, 65_535, 65_536])
 def test_as_many_records_as_fit_in_16_bits_and_one_more(records: int) -> None:
