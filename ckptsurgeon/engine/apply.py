@@ -62,13 +62,13 @@ def carry_out(
     """Apply a plan to its open inputs: write the output to the path or address in ``options``; return a receipt.
 
     ``recipe`` is stored in the output; ``progress`` is called with (bytes done, total bytes). ``beside`` are the
-    entries of the output that are not tensors, such as ``epoch``; if it is None, the entries that the plan copies are
-    written. ``helpers`` are other processes that write some of the parts.
+    entries of the output that are not tensors, such as ``epoch``. If ``beside`` is None, the entries that the plan
+    copies from its source are written. ``helpers`` are other processes that write some files of the output.
 
     Raises PlanError if a step does not fit its source, or if two tensors that the destination ties have different
     values. Raises FormatError if the bytes of a source do not match their checksum, SourceError or OutputError if a
-    file cannot be read or written. After a failure there is no output. If the output has several parts and the same
-    command may succeed later, the finished parts are kept for that run.
+    file cannot be read or written. After a failure there is no output. If the output has several files and the same
+    command may succeed later, the finished files are kept in a temporary folder for the next run.
     """
     began = time.perf_counter()
     for step in plan.steps:
@@ -144,7 +144,7 @@ def _merged(dicts: Iterable[Mapping[str, T]]) -> dict[str, T]:
 def _write_parts(
     plan: Plan, inputs: PlanInputs, staged: StagedOutput, parts: Sequence[OutputFile], progress: Progress | None
 ) -> list[PartReceipt]:
-    """Write ``parts``, while other processes write the other parts; return the receipts of all parts, in order."""
+    """Write the files ``parts``, wait for the files of other processes; return the receipts of all files, in order."""
     shape = staged.shape
     steps = steps_of_parts(plan, shape)
     kept = sum(one.layout.size for one in shape.parts if one.name in staged.kept)
@@ -163,9 +163,10 @@ def _left_out_notes(plan: Plan, written: Plan, options: OutputOptions) -> Iterat
     """Yield a note that lists the companion files of a plan (such as config.json) that are not written, and why."""
     left = [one.name for one in plan.target.companions if one not in written.target.companions]
     if left and plan.vocabularies and not is_folder(options):
-        yield f"not written, since they are only written into a folder (-o NAME/): {listing(left, 12, where='')}"
+        yield f"these files are not written, since the output is not a folder (-o NAME/): {listing(left, 12, where='')}"
     elif left and is_folder(options):
-        yield f"not written, since an adapter is one file of safetensors: {listing(left, 12, where='')}"
+        why = "PEFT reads an adapter only from a folder with one safetensors file"
+        yield f"these files are not written, since {why}: {listing(left, 12, where='')}"
 
 
 def _carried_entries(plan: Plan, inputs: PlanInputs) -> ExtraEntries | None:
@@ -181,8 +182,8 @@ def _carried_entries(plan: Plan, inputs: PlanInputs) -> ExtraEntries | None:
     if source is None or path is None or source.root != carried.root:
         where = escape(carried.root) if carried.root else "the top level"
         raise PlanError(
-            f"the plan copies other entries that belong to the state dict at {where}, but the source has no state dict "
-            "there.",
+            f"the plan copies entries other than tensors that belong to the state dict at {where}, but the source has "
+            "no state dict there.",
             hint="Make a new plan.",
         )
     wanted = set(carried.entries)
@@ -200,10 +201,10 @@ def _carried_entries(plan: Plan, inputs: PlanInputs) -> ExtraEntries | None:
 
 
 def _check_apart(plan: Plan, path: Sequence[str], levels: Sequence[Mapping[str, object]]) -> None:
-    """Raise PlanError if the plan copies an entry whose name a tensor, or a dict around the tensors, already has.
+    """Raise PlanError if a copied entry has the same name as a tensor, or as a dict that contains the tensors.
 
-    ``path`` are the keys of the nested dicts that lead to the tensors. ``levels`` are the copied entries of each of
-    these dicts, the outermost first.
+    ``path`` are the keys of the nested dicts, from the outermost dict to the dict of tensors. ``levels`` are the
+    copied entries of each of these dicts, in the same order.
     """
     taken = [step.key for step in plan.steps if step.key in levels[-1]]
     taken += [name for name, level in zip(path, levels, strict=False) if name in level]
@@ -240,7 +241,8 @@ def _identities(inputs: PlanInputs, plan: Plan, options: OutputOptions) -> Itera
 def _finish(receipts: Sequence[PartReceipt], shape: OutputShape, staged: StagedOutput, recipe: Sequence[str]) -> None:
     """Write the header of a single file, or the index of a folder; also write the recipe.
 
-    ``receipts`` are the receipts of all parts. A SHA-256 in the recipe shows whether recipe or output were changed.
+    ``receipts`` are the receipts of all files with tensors. The recipe contains a SHA-256, which later shows whether
+    the recipe or the output was changed.
     """
     if staged.folder is None:
         (part,), (receipt,) = shape.parts, receipts

@@ -39,7 +39,7 @@ def check_step(step: Step) -> None:
 
 
 def _check_coded(step: Step, part: CodedPart) -> None:
-    """Raise PlanError if a part of a quantised tensor cannot have the dtype and the shape in its step."""
+    """Raise PlanError if ``part`` of a quantised tensor, such as its codes, cannot have the step's dtype and shape."""
     from .compute.coded import fits  # imports numpy, which copying does not need
 
     if not fits(step, part):
@@ -59,7 +59,7 @@ def _from(step: Step) -> str:
 
 
 def _resizes(step: Step) -> bool:
-    """Return whether the policy of a step uses the step's operation for the shapes of source and output."""
+    """Return whether the policy of a step, applied to the shapes of source and output, uses the step's operation."""
     found = fit(step.policy, step.source_shape, step.shape, step.source_dtype)
     return found.op == step.op and found.op != "init"
 
@@ -104,7 +104,7 @@ def _adapts(step: Step) -> bool:
 
 
 def _factors(step: Step) -> bool:
-    """Return whether a low-rank factor of the difference of a step's two inputs can be computed from these inputs."""
+    """Return whether a step can compute a low-rank factor of its first input minus its second input."""
     return step.factor is not None and _real(step) and step.factor.fits(step.shape, [one.shape for one in step.inputs])
 
 
@@ -146,4 +146,4 @@ _FITS: Mapping[str, Callable[[Step], bool]] = {
     "merge": _merges_by_method,
     "max": _takes_the_largest,
 }
-"""The check of a step, by operation; an operation that is not listed is a policy, and ``_resizes`` checks it."""
+"""The check of a step, by its operation. All other operations are policies for shapes: ``_resizes`` checks them."""

@@ -33,7 +33,7 @@ def combine(parts: Sequence[tuple[int, int]]) -> int:
 
 
 def checkable(source: Checkpoint, info: TensorInfo) -> Iterator[tuple[File, Storage]]:
-    """Yield (file, storage) for each storage that contains values of a tensor and has a checksum in its file."""
+    """Yield (file, storage) for each storage that contains values of a tensor and whose checksum is in the file."""
     for leaf in leaves(info):
         if leaf.storage is not None and leaf.storage.has_checksum:
             yield source.file(leaf), leaf.storage

@@ -1,8 +1,9 @@
 """Deletes shards of the sources while the output is written: for disks without room for a second model (--consume).
 
-A shard is deleted when all parts of the output that use it are finished, on disk and in the journal. A small file
-remains of it (``storage/read/consumed.py``): if the run is interrupted, the same command can use it to plan again and
-continue. From then on the finished parts are the only copy of the values, and no failure removes them.
+A shard is deleted when all files of the output that need it are finished, on disk and recorded in the journal. A small
+file replaces the shard (``storage/read/consumed.py``). If the run is interrupted, the same command can make the plan
+again from this small file, and continue. After a shard was deleted, the finished files of the output are the only copy
+of its values, and no failure removes them.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ from .parts import steps_of_parts
 __all__ = ["SourceConsumer", "consumable_files", "source_consumer"]
 
 END = ""
-"""A pseudo-part that is never finished: a shard that is needed for it is deleted only at the end of the run."""
+"""The name of an imaginary output file that is never finished: shards for it are deleted only at the end of the run."""
 SAFETENSORS = ".safetensors"
 INDEX = ".safetensors.index.json"
 
 
 def consumable_files(plan: Plan, inputs: PlanInputs) -> dict[str, list[LocalFile]]:
-    """Return the open files of the shards that a run with ``consume`` deletes, by path: all shards of the sources.
+    """Return {path of a shard: its open files} for all shards that a run with ``consume`` deletes.
 
-    A shard that is a part of several sources is open several times. Shards of a destination are not deleted. Raises
-    OutputError for a source that is not a local folder of safetensors shards.
+    These are all shards of the sources, but not those of a destination. If several sources have the same shard, the
+    shard has several open files. Raises OutputError if a source has files that are not local safetensors files.
     """
     found: dict[str, list[LocalFile]] = {}
     for described, source in zip(plan.sources, inputs.sources, strict=False):
@@ -65,7 +66,7 @@ def source_consumer(
 ) -> SourceConsumer | None:
     """Return the consumer that deletes the shards of the sources; None without the option ``consume``.
 
-    Raises OutputError if these inputs cannot be consumed, or not with this output.
+    Raises OutputError if the sources must not be deleted, or if the output is at an address or a single file.
     """
     if not options.consume:
         return None
@@ -76,7 +77,7 @@ def source_consumer(
         )
     if not shape.folder or len(shape.parts) < 2:
         raise OutputError(
-            "--consume needs an output of several shards: a single file is finished only with its last byte.",
+            "--consume needs an output of several shards, since it deletes sources each time that a shard is finished.",
             hint="Write a folder of shards, with --max-shard-size smaller than the model.",
         )
     if not is_known(plan, inputs):
@@ -102,9 +103,9 @@ def source_consumer(
 
 
 class SourceConsumer:
-    """Deletes shards of the sources, each as soon as all parts of the output that need it are finished.
+    """Deletes shards of the sources, each as soon as all files of the output that need it are finished.
 
-    ``files`` are the open files of each shard, by path; ``parts`` are the steps of each part, by the part's name.
+    ``files`` is {path of a shard: its open files}. ``parts`` is {name of a file of the output: its steps}.
     """
 
     def __init__(
@@ -146,9 +147,9 @@ class SourceConsumer:
         return any(isinstance(opened[0], ConsumedFile) or opened[0].closed for opened in self._files.values())
 
     def check_kept(self, kept: Collection[str]) -> None:
-        """Raise PlanError if an unfinished part needs a shard that was deleted; ``kept`` are the finished parts.
+        """Raise PlanError if an unfinished file of the output needs a shard that was deleted.
 
-        Raises OutputError if the output is already complete.
+        ``kept`` are the names of the finished files. Raises OutputError if the output is already complete.
         """
         lost = [
             opened[0].uri
@@ -171,10 +172,10 @@ class SourceConsumer:
             )
 
     def finished(self, names: Iterable[str], before: Callable[[], None]) -> None:
-        """Record that the parts ``names`` are finished, and delete the shards that no unfinished part needs.
+        """Record that the files ``names`` of the output are finished; delete the shards that no other file needs.
 
-        ``before`` is called before the first shard is deleted. After the last part nothing is deleted here: ``finish``
-        deletes the remaining shards, and shards that no part needs, when the output is published. Raises OutputError.
+        ``before`` is called before shards are deleted. If all files are finished, nothing is deleted here: ``finish``
+        deletes all remaining shards after the output is published. Raises OutputError if a shard cannot be deleted.
         """
         with self._lock:
             free = list(self._free(names))
@@ -189,7 +190,7 @@ class SourceConsumer:
                     file.close()
 
     def _free(self, names: Iterable[str]) -> Iterator[str]:
-        """Record that parts are finished; yield the paths of the shards that no part needs any more."""
+        """Record that files of the output are finished; yield the paths of the shards that no other file needs."""
         for name in names:
             self._unfinished.discard(name)
             for path in self._paths.pop(name, ()):
@@ -198,7 +199,10 @@ class SourceConsumer:
                     yield path
 
     def finish(self) -> tuple[str, ...]:
-        """Delete all shards, and indexes whose shards are now all deleted; return a note. Raises OutputError."""
+        """Delete all shards, the ``.consumed`` files, and indexes without remaining shards; return a note on this.
+
+        Raises OutputError if a file cannot be deleted.
+        """
         for path in self._files:
             delete(path)
         for folder in dict.fromkeys(map(os.path.dirname, self._files)):
@@ -210,7 +214,7 @@ class SourceConsumer:
 
 
 def _shards(index: str) -> set[str]:
-    """Return the paths of the shards that an index file lists; an empty set if it cannot be read."""
+    """Return the paths of the shards that an index file lists; an empty set if the index cannot be read."""
     with suppress(OSError, ValueError, AttributeError, LookupError):
         names = set(map(str, read_json(read_file(index, limits.JSON_HEADER_BYTES).decode())["weight_map"].values()))
         return {os.path.join(os.path.dirname(index), name) for name in names}
@@ -225,9 +229,9 @@ def _read_by(steps: Sequence[Step], inputs: PlanInputs) -> Iterator[str]:
 
 
 def _files_of(inputs: PlanInputs, place: int, key: str) -> Iterator[str]:
-    """Yield the paths of the files that store a tensor of a source, or the tensors that it is computed from.
+    """Yield the paths of the local files that contain the bytes of the tensor ``key``, which may be a derived tensor.
 
-    ``place`` is the index of the source.
+    ``place`` is the index of the source in ``inputs.sources``.
     """
     source = inputs.sources[place]
     info = source.get(key)

@@ -35,9 +35,10 @@ class ParallelMap(Protocol):
 class MergeContext:
     """Settings for computing tensors: the seed, the user's merge methods (``plugins``), the memory limit in bytes.
 
-    ``spread`` is a function like ``map`` that may use threads. ``factors`` is the cache of extracted factors.
-    ``roundings`` records the rounding losses of tensors that are quantised, ``adapters`` which adapters change nothing.
-    ``device`` is a device of torch, or "" for numpy; if it is None, the device in the plan is used.
+    ``spread`` is a function like ``map`` that may use threads. ``factors`` is the cache of extracted low-rank factors.
+    ``roundings`` records the rounding losses of tensors that are quantised. ``adapters`` counts how many changes each
+    adapter makes, and how many of them are zero. ``device`` is a device of torch, or "" for numpy; if it is None, the
+    device in the plan is used.
     """
 
     seed: int = 0
@@ -63,7 +64,10 @@ class MergeContext:
         return known[name]
 
     def check(self, step: Step, needed: int, why: str, hint: str = "") -> None:
-        """Raise PlanError, with ``why`` and ``hint``, if a step needs more bytes of memory than the limit."""
+        """Raise PlanError if ``needed``, the bytes of memory for a step, is more than the limit.
+
+        ``why`` is a clause for the message: the reason for the need. ``hint`` is added to the hint of the error.
+        """
         if needed > self.memory:
             raise PlanError(
                 f"{escape(step.key)}: computing this tensor takes {human_bytes(needed)} of memory, since {why}; "

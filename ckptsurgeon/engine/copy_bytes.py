@@ -53,9 +53,9 @@ class _SliceChecksums:
         self._crc = self._done = 0
 
     def add(self, block: memoryview) -> None:
-        """Update the CRC-32 with the next bytes that this task copies.
+        """Update the CRC-32 of the current slice with the next bytes of the task.
 
-        The bytes are divided into slices, each with a CRC-32, which is recorded when its slice is complete.
+        When a slice is complete, its CRC-32 is recorded, and the following bytes belong to the next slice.
         """
         at = 0
         while self._slice is not None:
@@ -81,7 +81,7 @@ class _Worker:
         self._failure: BaseException | None = None
 
     def run_all(self, tasks: Iterable[CopyTask]) -> None:
-        """Run tasks; if one fails, all other threads stop, too."""
+        """Run tasks one after the other; if one fails, also stop the tasks of all other threads."""
         try:
             for task in tasks:
                 if self.stopped:
@@ -107,7 +107,7 @@ class _Worker:
         self._advance(task.nbytes)
 
     def _in_kernel(self, task: CopyTask) -> bool:
-        """Let the kernel copy the bytes of a task; return False if it cannot, so that this process has to copy."""
+        """Let the kernel copy the bytes of a task; return False if the kernel cannot, so that this process has to."""
         copy, pair = task.copy, (id(task.copy.source), id(task.copy.output))
         if pair in self._refused or not hasattr(os, "copy_file_range"):
             return False

@@ -19,7 +19,7 @@ BATCH = 256
 
 @dataclass(slots=True)
 class CopyPiece:
-    """The bytes of one tensor within a ``CopyRange``; ``expected`` is their CRC-32 if the source file contains it.
+    """The bytes of one tensor within a ``CopyRange``; ``expected`` is the CRC-32 in the source file, if there is one.
 
     If several tasks copy these bytes, ``parts`` contains (first byte, CRC-32, number of bytes) for each task.
     """
@@ -31,7 +31,7 @@ class CopyPiece:
     parts: list[tuple[int, int, int]] | None = None
 
     def done(self, begin: int, crc: int, nbytes: int) -> None:
-        """Record that the part from ``begin`` on was copied, with its CRC-32 and size; any thread may call this."""
+        """Record that ``nbytes`` bytes from ``begin`` on were copied, and their CRC-32; any thread may call this."""
         if self.parts is None:
             self.crc = crc
         else:
@@ -87,7 +87,7 @@ def joined(copies: Iterable[CopyRange]) -> list[CopyRange]:
 class CopyTask:
     """A part of the range ``copy`` that starts at its byte ``begin``.
 
-    ``slices`` contains (piece, offset within the piece, number of bytes) for each piece that it copies bytes of.
+    ``slices`` contains (piece, offset within the piece, number of bytes) for each piece from which the task copies.
     """
 
     copy: CopyRange
@@ -122,7 +122,7 @@ def tasks_of(copies: Sequence[CopyRange]) -> Iterator[CopyTask]:
 
 
 def batched(tasks: Iterable[CopyTask]) -> Iterator[list[CopyTask]]:
-    """Yield the tasks in lists, in order: many small tasks share a list, and a large task ends its list."""
+    """Yield the tasks in order, in lists: a list ends when it has half of ``CHUNK`` bytes, or ``BATCH`` tasks."""
     batch: list[CopyTask] = []
     size = 0
     for task in tasks:

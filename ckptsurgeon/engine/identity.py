@@ -44,7 +44,7 @@ def identity_of(plan: Plan, inputs: PlanInputs, options: OutputOptions, shape: O
 
 
 def _code_of(function: Any) -> str:
-    """Return a digest of the file that defines a merge method of the user."""
+    """Return the SHA-256 of the Python file that defines ``function``, a merge method of the user."""
     function = inspect.unwrap(function)
     with open_file(inspect.getfile(function)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -86,8 +86,9 @@ def is_known(plan: Plan, inputs: PlanInputs) -> bool:
 
 
 def difference(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return how a run differs from the run that began an output, as the end of an error message; "" if it does not.
+    """Return the difference between this run and the run that began an output, as the end of an error message.
 
+    Returns "" if there is no difference, so that this run can continue the output.
     ``begun`` and ``now`` are the identities of the two runs (``identity_of``, with ``on_disk``).
     """
     begun = {name: begun.get(name) for name in now}
@@ -96,7 +97,7 @@ def difference(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     if begun["ckptsurgeon"] != now["ckptsurgeon"]:
         return f": ckptsurgeon {begun['ckptsurgeon']!s:.40} has written them, but this is {now['ckptsurgeon']}"
     if begun["verb"] != now["verb"]:
-        return f": they are of another command, ckpt {begun['verb']!s:.40}"
+        return f": they belong to another command, ckpt {begun['verb']!s:.40}"
     with suppress(LookupError, TypeError, AttributeError):
         sources = {one["path"]: one for one in begun["sources"]}
         gone = [path for path in sources if path not in {one["path"] for one in now["sources"]}]
@@ -113,7 +114,7 @@ def difference(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         are = {**now["arguments"], **{name: now[name] for name in _OPTIONS}}
         options = [name for name in dict.fromkeys([*were, *are]) if were.get(name) != are.get(name)]
         if options:
-            return f": they are of a command with other values of these options: {listing(options, where='')}"
+            return f": they belong to a command with other values of these options: {listing(options, where='')}"
     changed = [name for name in ("target", "plugins", "on_disk") if begun[name] != now[name]]
     said = {"target": "the destination", "plugins": "the plugin", "on_disk": "a source"}
-    return f", and {said[changed[0]]} has changed since" if changed else ": they are of another plan"
+    return f", and {said[changed[0]]} has changed since" if changed else ": they belong to another plan"

@@ -35,6 +35,9 @@ class PlanInputs(Brief):
     memory: int = 0
 
     def keeper(self, plan: Plan) -> Checkpoint | None:
-        """Return the destination's checkpoint, from which tensors that are in no source keep their values, or None."""
+        """Return the checkpoint that is the destination; None if there is none, as for a configuration.
+
+        Tensors that no source contains keep their values from this checkpoint.
+        """
         opened = zip(plan.sources, self.sources, strict=False)  # a live module is a source without a checkpoint
         return next((one for source, one in opened if source.role == "destination"), None)

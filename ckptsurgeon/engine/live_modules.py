@@ -39,9 +39,10 @@ def stage_tensors(
 ) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
     """Return the tensors that a plan makes, by destination key, and notes, such as on values that became infinite.
 
-    For a key in ``boxes``, only that part of the tensor is returned; if the tensor is copied or cast, only that part is
-    read. Everything is read and checked here, so that errors are raised before anything is written. If ``put`` is
-    given, it is called with each tensor as soon as the tensor is read, and the returned dict is empty.
+    ``boxes`` is {key: the part of the tensor to return}; other tensors are returned whole. Only this part is read if
+    the tensor is copied or cast. All tensors are read and checked here, so that errors are raised before the caller
+    writes anything. If ``put`` is given, it is called with each tensor as soon as the tensor is read, and the returned
+    dict is empty.
     """
     with keeping(inputs):
         prefetch(plan, inputs)
@@ -57,7 +58,7 @@ def _staged(
 ) -> tuple[dict[str, torch.Tensor], dict[str, CastLosses], dict[str, int]]:  # fmt: skip
     """Return three dicts by destination key: values, counts of lost values, counts of values that are not finite.
 
-    If ``put`` is given, it is called with the values, and the first dict is empty.
+    If ``put`` is given, it is called with each key and its values, and the first dict is empty.
     """
     staged: dict[str, torch.Tensor] = {}
     lost: dict[str, CastLosses] = {}

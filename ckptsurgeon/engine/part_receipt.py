@@ -1,4 +1,4 @@
-"""Defines the result of writing one part of an output: its checksums, and the data for notes."""
+"""Defines the result of writing one file (part) of an output: checksums, and the data for notes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ __all__ = ["PartReceipt"]
 
 @dataclass
 class PartReceipt:
-    """The result of writing a part; ``name`` is its file in the folder, "" for a single file.
+    """The result of writing one file of an output; ``name`` is its name in the folder, "" if it is the whole output.
 
-    Four fields have the keys of tensors: ``checksums`` is the CRC-32 of each tensor's bytes. ``lost`` counts the values
-    that became infinite or zero in a cast. ``unsound`` counts NaN and infinite values that come from the inputs.
-    ``negative`` counts variances that became negative. ``odd_scales`` are the quantised inputs that have odd scales, by
-    path and kind. ``adapters`` is, for each adapter by path, [number of its changes that are zero, number of its
-    changes]. ``digest`` is the SHA-256 of all bytes of the file that are not part of a tensor.
+    Four fields are dicts by the key of a tensor. ``checksums`` has the CRC-32 of the tensor's bytes. ``lost`` counts
+    the values that became infinite or zero in a cast. ``unsound`` counts NaN and infinite values that come from the
+    inputs. ``negative`` counts variances that became negative.
+
+    ``odd_scales`` is {path of a source: {kind of suspicious scale: names of quantised tensors}}. ``adapters`` is {path
+    of an adapter: [number of its changes that are zero, number of its changes]}. ``digest`` is the SHA-256 of all bytes
+    of the file that do not belong to a tensor.
     """
 
     name: str

@@ -41,7 +41,7 @@ __all__ = [
 WRITE = 1 << 20
 
 FEW = 10
-"""There is a note on a tensor if at least one value in this many became zero.
+"""A tensor gets a note if at least one in ``FEW`` of its values became zero.
 
 A cast of usual weights to float8_e4m3fn rounds about four values in a hundred to zero.
 """
@@ -57,13 +57,13 @@ def changed_error(source: Checkpoint, key: str) -> PlanError:
 
 
 class PartRun:
-    """The state of writing one part of an output.
+    """The state of writing one file of an output.
 
-    ``steps`` are the steps of the plan whose tensors are in the part. A slot is the range of a tensor's bytes in its
-    file. ``copies`` are the steps whose bytes are copied, by key, each with the tensor's header in the source.
-    ``others`` are the steps whose tensors are computed or initialised. ``shared`` are the steps of tied tensors, whose
-    bytes are in the slot of another key. ``advance`` is called with the number of bytes that were just written, from
-    any thread.
+    ``steps`` are the steps of the plan whose tensors are in the file. They are divided into three groups. ``copies`` is
+    {key: (step, header of the tensor in the source)} for tensors whose bytes are copied. ``others`` are the steps whose
+    tensors are computed or initialised. ``shared`` are the steps of tied tensors that have no bytes of their own in the
+    file. A slot is the range of a tensor's bytes in the file. ``advance`` is called with the number of bytes that were
+    just written, from any thread.
     """
 
     def __init__(
@@ -105,10 +105,10 @@ class PartRun:
         return self._checked(step.source, step.source_key, step.source_dtype, step.source_shape)
 
     def sources_of(self, step: Step) -> list[tuple[TensorInfo, Checkpoint]]:
-        """Return each input of a step: its header and its checkpoint.
+        """Return (header of the tensor, its checkpoint) for each input of a step.
 
-        If the source provides only some of the values, and the other values are kept from a destination's checkpoint,
-        the tensor of that checkpoint is last.
+        If a source provides only some of the values, and a destination checkpoint the others, the tensor of the
+        destination is last.
         """
         first = [] if step.source is None else [(self.info(step), self.inputs.sources[step.source])]
         return [*first, *map(self._part, step.more), *self._kept(step)]
@@ -154,7 +154,8 @@ def check_unchanged(
 ) -> None:
     """Raise PlanError if a source was written to since its header was read.
 
-    ``since`` is the event that the message mentions. Only the files ``names`` of the sources are checked; None: all.
+    ``since`` is the time that the message mentions, ``hint`` the hint of the error. ``names`` are the names of the
+    files that are checked in each source; if it is None, all open files are checked.
     """
     for source in sources:
         handles = source.open_files()
@@ -170,7 +171,7 @@ def is_copy(step: Step, info: TensorInfo) -> bool:
 
 
 def checked_on_the_way(step: Step, info: TensorInfo) -> bool:
-    """Return whether computing a step reads the whole storage of an input, and so can check its CRC-32 as well."""
+    """Return whether computing a step reads the whole storage of an input, so that its CRC-32 is checked meanwhile."""
     storage = info.storage
     whole = storage is not None and info.is_plain and info.nbytes == storage.nbytes and info.numel > 0
     return (
@@ -183,7 +184,7 @@ def checked_on_the_way(step: Step, info: TensorInfo) -> bool:
 
 
 def has_slot(run: PartRun, step: Step) -> bool:
-    """Return whether a step's tensor has its own slot in the output; in some formats, tied tensors share a slot."""
+    """Return whether a step's tensor has its own bytes in the file; in some formats, tied tensors share their bytes."""
     slots = run.part.layout.slots
     return not step.tied_to or slots[step.key] != slots[step.tied_to]
 
@@ -222,7 +223,7 @@ def lost_notes(lost: Mapping[str, CastLosses], steps: Sequence[Step]) -> tuple[s
 
 
 def adapter_notes(counts: Iterable[Mapping[str, Sequence[int]]]) -> Iterator[str]:
-    """Yield a note on each adapter whose changes are all zero; ``counts`` is ``PartReceipt.adapters`` of each part."""
+    """Yield a note on each adapter whose changes are all zero; ``counts`` are the ``adapters`` of all PartReceipts."""
     every = list(counts)
     for path in dict.fromkeys(path for one in every for path in one):
         zero, number = (sum(one[path][place] for one in every if path in one) for place in (0, 1))

@@ -1,4 +1,4 @@
-"""Writes some parts of an output, in a process other than the one that publishes the output."""
+"""Writes some files (parts) of an output, in a process other than the one that publishes the output."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SEEN_S = 120.0
 def run_worker(
     plan: Plan, inputs: PlanInputs, options: OutputOptions, group: ProcessGroup, progress: Progress | None = None
 ) -> Receipt:
-    """Write the parts that the first process assigns to this process, and return their receipt.
+    """Write the files of an output that the first process assigns to this process; return a receipt for them.
 
     Returns only after the first process has published the output. Raises the same errors as ``carry_out``, and the
     error of the first process if that process fails.
@@ -68,7 +68,7 @@ def run_worker(
 
 
 class PartWorker:
-    """Writes parts of a plan's output into a temporary folder that another process made; the inputs must be open."""
+    """Writes some files of an output into a temporary folder that another process made; the inputs must be open."""
 
     def __init__(self, plan: Plan, inputs: PlanInputs, options: OutputOptions) -> None:
         for step in plan.steps:
@@ -91,10 +91,10 @@ class PartWorker:
         check: Callable[[], None] = lambda: None,
         progress: Progress | None = None,
     ) -> int:
-        """Write the parts with these names into the temporary folder; return their size in bytes.
+        """Write the files ``names`` of the output into the temporary folder; return their total size in bytes.
 
-        ``done`` is called with the receipt of each part when its bytes are on disk. ``check`` is called repeatedly: it
-        raises the error of the process that publishes the output, if that has failed.
+        ``done`` is called with the receipt of each file when its bytes are on disk. ``check`` is called repeatedly: it
+        raises an error if the process that publishes the output has failed.
         """
         sizes = {part.name: part.layout.size for part in self._shape.parts if part.name in names}
         if len(sizes) < len(names):

@@ -1,4 +1,4 @@
-"""Writes the parts of an output, one after another."""
+"""Writes the files (parts) of an output, one after another."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WATCH_S = 1.0
 
 
 def steps_of_parts(plan: Plan, shape: OutputShape) -> Mapping[str, Sequence[Step]]:
-    """Return, by the name of each part of an output, the steps whose tensors are in this part."""
+    """Return {name of a file of the output: the steps whose tensors are in this file}."""
     if len(shape.parts) == 1:
         return {shape.parts[0].name: plan.steps}
     name_of = {key: part.name for part in shape.parts for key in part.layout.slots}
@@ -36,15 +36,15 @@ def steps_of_parts(plan: Plan, shape: OutputShape) -> Mapping[str, Sequence[Step
 
 
 def plan_of_parts(plan: Plan, steps: Mapping[str, Sequence[Step]], parts: Sequence[OutputFile]) -> Plan:
-    """Return ``plan`` with only the steps of ``parts``; ``steps`` are the steps of each part, by its name."""
+    """Return ``plan`` with only the steps of the files ``parts``; ``steps`` is {name of a file: its steps}."""
     return replace(plan, steps=tuple(step for part in parts for step in steps[part.name]))
 
 
 def write_parts(runs: Sequence[PartRun], done: Callable[[PartRun], None]) -> None:
-    """Write the tensors of some parts; ``done`` is called with each part when all its tensors are written.
+    """Write the tensors of files of an output, one file after the other; each of ``runs`` is one file.
 
-    Values that the destination's initialiser draws are written for all parts together with the first part, so that the
-    model is built only once.
+    ``done`` is called with each run when all tensors of its file are written. Values that the destination's initialiser
+    draws are written into all files while the first file is written, so that the model is built only once.
     """
     check_storages(runs)
     for number, run in enumerate(runs):
@@ -60,7 +60,7 @@ def write_parts(runs: Sequence[PartRun], done: Callable[[PartRun], None]) -> Non
 
 
 def _check_read(run: PartRun) -> None:
-    """Raise PlanError if a file that a part was made of has changed; called before the part is recorded as finished."""
+    """Raise PlanError if a source file that a run has read was changed since the plan was made."""
     read: dict[int, tuple[Checkpoint, set[str]]] = {}
     for step in run.steps:
         for info, source in run.sources_of(step):
@@ -86,7 +86,10 @@ def _draw(runs: Sequence[PartRun]) -> None:
 
 
 def write_frame(run: PartRun) -> None:
-    """Write all bytes of a part that are not part of a tensor, and put their digest into its receipt."""
+    """Write the bytes of an output file that belong to no tensor, such as the header; put their SHA-256 in its receipt.
+
+    For the files of several ranks, their SHA-256 are put into the ``SpreadFile``.
+    """
     if isinstance(run.file, SpreadFile):
         run.file.finish()
         return
@@ -98,10 +101,10 @@ def write_frame(run: PartRun) -> None:
 
 
 class ByteCounter:
-    """Calls ``progress`` with (bytes done, total bytes), which include fetched bytes; any thread may use it.
+    """Calls ``progress`` with (bytes done, total bytes), which include fetched bytes; any thread may use this object.
 
-    ``size`` is the number of bytes to write, of which an interrupted run has written ``kept``. ``watch`` is called
-    every second: it raises an error if another process has failed, so that this process stops.
+    ``size`` is the number of bytes to write; an interrupted run has already written ``kept`` of them. ``watch`` is
+    called about once a second: it raises an error if another process has failed, so that this process stops.
     """
 
     def __init__(

@@ -56,7 +56,7 @@ def fetch_keys(checkpoint: Checkpoint, keys: Iterable[str], advance: Advanced = 
 def keeping(inputs: PlanInputs) -> Iterator[None]:
     """Keep the fetched bytes if the ``with`` block fails, so that the next run does not have to fetch them again.
 
-    After a FormatError they are not kept, since the bytes themselves may be wrong.
+    If the block raises FormatError, the bytes are not kept, since they may be wrong.
     """
     _keep(inputs, True)
     try:
@@ -92,7 +92,7 @@ def _is_remote(*checkpoints: Checkpoint) -> bool:
 
 
 def _wanted(parts: Parts) -> list[tuple[File, Ranges]]:
-    """Return each remote file with the different byte ranges to read from it."""
+    """Return (file, byte ranges to read from it, without duplicates) for each remote file."""
     found: dict[int, tuple[File, dict[tuple[int, int], None]]] = {}
     for source, info in parts:
         for leaf in leaves(info) if info is not None else ():
@@ -118,7 +118,7 @@ def _read(plan: Plan, inputs: PlanInputs) -> Iterator[tuple[Checkpoint, TensorIn
 
 
 def _range(info: TensorInfo) -> tuple[int, int]:
-    """Return the range of bytes to read for a tensor: its whole storage if that has a checksum, else only its bytes."""
+    """Return (begin, end) of the bytes to read for a tensor: of its whole storage if the storage has a checksum."""
     storage = info.storage
     assert storage is not None
     if storage.has_checksum:

@@ -27,7 +27,7 @@ __all__ = ["sharing_of"]
 SAMPLE = 128 << 20
 """How many bytes of the output are computed, and discarded, to measure how fast a process works."""
 BASE, TORCH = 60 << 20, 200 << 20
-"""The bytes of memory that Python and ckpt use, and what torch adds, which several processes need to communicate."""
+"""The bytes of memory that Python and ckpt use, and that torch uses: several processes communicate through torch."""
 
 
 def sharing_of(plan: Plan, inputs: PlanInputs, options: OutputOptions, number: int) -> Sharing:
@@ -52,7 +52,10 @@ def sharing_of(plan: Plan, inputs: PlanInputs, options: OutputOptions, number: i
 
 
 def _rate(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> float | None:
-    """Return how many bytes of an output are made in a second; None if a source is remote or no step can be tried."""
+    """Return how many bytes of the output a process makes in a second, measured with a sample of the steps.
+
+    Returns None if a source is remote, or if no step can be computed without the destination's initialiser.
+    """
     local = {file.remote for source in inputs.sources for file in source.open_files().values()} <= {False}
     chosen = list(_sample(plan)) if local else []
     if not chosen:
@@ -65,7 +68,7 @@ def _rate(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> float | Non
 
 
 def _sample(plan: Plan) -> Iterator[Step]:
-    """Yield steps without an initialiser, spread over the whole plan, that together make about ``SAMPLE`` bytes."""
+    """Yield steps from all over the plan that need no initial values and together make about ``SAMPLE`` bytes."""
     usable = [step for step in plan.steps if not (step.draws or step.tied_to or step.overlays)]
     sizes = {id(step): DTYPES[step.dtype].bits * prod(step.shape) // 8 for step in usable}
     stride = max(1, sum(sizes.values()) // SAMPLE)
@@ -82,7 +85,7 @@ class _Nowhere(StagedFile):
 
     @contextmanager
     def descriptor(self) -> Iterator[int]:
-        """Yield -1, to which the kernel cannot copy, so that ``write`` is used."""
+        """Yield -1, an invalid descriptor: the kernel cannot copy to it, so that callers use ``write``."""
         yield -1
 
     def start_writing(self, offset: int, nbytes: int) -> None:

@@ -52,7 +52,7 @@ def store_of_processes(wait_s: float) -> Any:
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Turn an error of torch's store in the block into OutputError: it means that the store cannot be reached."""
+    """Turn an error of torch's store in the block into OutputError: such errors mean that the store is unreachable."""
     try:
         yield
     except RuntimeError as error:

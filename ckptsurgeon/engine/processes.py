@@ -1,6 +1,6 @@
-"""Divides the parts of an output between the processes that ``torchrun`` starts, on one or several machines.
+"""Divides the files (parts) of an output between the processes that ``torchrun`` starts, on one or several machines.
 
-Every process makes the same plan. The first process prepares the temporary folder, assigns parts to each process,
+Every process makes the same plan. The first process prepares the temporary folder, assigns files to each process,
 collects their receipts and publishes the output. The processes communicate through the key-value store of
 torch.distributed; they write to a file system that they share.
 """
@@ -36,14 +36,15 @@ WAIT_S = 300.0
 BYE_S = 10.0
 """How many seconds the first process waits, at the end, for the other processes to read the result.
 
-If the first process has opened the store, the store ends with it.
+If the first process has opened the store, the store closes when this process ends.
 """
 
 
 def shared_out(parts: Sequence[OutputFile], number: int) -> list[list[OutputFile]]:
-    """Return the parts that each of ``number`` processes writes, so that all have nearly the same number of bytes.
+    """Divide the files ``parts`` of an output between ``number`` processes; return the files for each process.
 
-    The parts are assigned from the largest to the smallest, each to the process that has the fewest bytes so far.
+    All processes get nearly the same number of bytes: the files are assigned from the largest to the smallest, each to
+    the process that has the fewest bytes so far.
     """
     shares: list[list[OutputFile]] = [[] for _ in range(number)]
     sizes = [0] * number
@@ -56,10 +57,10 @@ def shared_out(parts: Sequence[OutputFile], number: int) -> list[list[OutputFile
 
 
 class Helpers(Protocol):
-    """Other processes that write parts of an output, as the process that publishes it sees them."""
+    """The other processes that write files of an output: the interface for the process that publishes the output."""
 
     def share_out(self, identity: str, folder: str, parts: Sequence[OutputFile]) -> Sequence[OutputFile]:
-        """Let the other processes write some of ``parts`` into the temporary folder; return the parts for this process.
+        """Let the other processes write some of the files ``parts`` into ``folder``; return those for this process.
 
         ``identity`` is a digest that is equal in all processes that write the same output.
         """
@@ -71,7 +72,7 @@ class Helpers(Protocol):
 
 
 class ProcessGroup:
-    """The ``size`` processes that write one output; this process has the rank ``rank``, the first process rank 0."""
+    """The ``size`` processes that write one output. This process has the rank ``rank``; rank 0 publishes the output."""
 
     def __init__(self, rank: int, size: int, store: Any) -> None:
         self.rank, self.size = rank, size
@@ -123,7 +124,7 @@ class ProcessGroup:
     # What the first process does.
 
     def share_out(self, identity: str, folder: str, parts: Sequence[OutputFile]) -> Sequence[OutputFile]:
-        """Tell the other processes which parts they write into the temporary folder; return those for this process."""
+        """Tell the other processes which of ``parts`` they write into ``folder``; return those for this process."""
         shares = shared_out(parts, self.size)
         names = [[part.name for part in share] for share in shares]
         self._put("assignment", {"identity": identity, "folder": folder, "parts": names})
@@ -166,9 +167,10 @@ class ProcessGroup:
     # What the other processes do.
 
     def assignment(self, identity: str) -> tuple[str, frozenset[str]]:
-        """Return the temporary folder, and the names of the parts that this process writes.
+        """Return the temporary folder, and the names of the files that this process writes into it.
 
-        Raises OutputError if the first process writes a different output; if the first process failed, its error.
+        Raises OutputError if the first process writes a different output. If the first process failed, raises its
+        error.
         """
         found: Mapping[str, Any] = self._waited_for("assignment")
         if found["identity"] != identity:
@@ -179,7 +181,7 @@ class ProcessGroup:
         return str(found["folder"]), frozenset(found["parts"][self.rank])
 
     def report(self, receipt: PartReceipt) -> None:
-        """Send the receipt of a finished part to the first process."""
+        """Send the receipt of a finished file to the first process."""
         self._put(f"receipt {self.rank} {self._reported}", receipt.to_json())
         self._reported += 1
 

@@ -1,4 +1,4 @@
-"""Continues an output of several parts that an interrupted run began: the parts that are complete are kept."""
+"""Continues an output of several files (parts) that an interrupted run began: the complete files are kept."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["PartsJournal", "unfinished_parts"]
 BLOCK = 1 << 20
 THREADS = 2
 AGAIN = (ConfigError, FormatError, PatternError, PlanError)
-"""Errors that the same command would raise again: then no parts are kept, unless they are the only copy of values."""
+"""Errors that the same command would raise again: after them, finished files are kept only if sources were deleted."""
 
 
 def unfinished_parts(
@@ -50,10 +50,10 @@ def unfinished_parts(
 
 
 class PartsJournal:
-    """Records the finished parts of an output in the journal of its temporary folder.
+    """Records the finished files (parts) of an output in the journal of its temporary folder.
 
-    ``kept`` are the receipts of the parts that an earlier run has written, by name. Nothing is recorded if no later run
-    could continue: if the output has a single part, or if a change of its inputs could not be noticed.
+    ``kept`` is {name of a file that an earlier run has finished: its receipt}. Nothing is recorded if no later run
+    could continue: if the output has only one file with tensors, or if a change of its inputs could not be noticed.
     """
 
     def __init__(self, folder: StagedFolder, shape: OutputShape) -> None:
@@ -63,7 +63,7 @@ class PartsJournal:
         self._lock = Lock()
         self.kept: dict[str, PartReceipt] = {}
         self.waits = False
-        """Whether each line of the journal has to be on disk before the run continues."""
+        """Whether the run waits until each new line of the journal is on disk."""
 
     def begin(self, plan: Plan, inputs: PlanInputs, options: OutputOptions) -> None:
         """Begin a new journal, unless no later run could continue."""
@@ -74,10 +74,10 @@ class PartsJournal:
     def go_on(
         self, found: UnfinishedOutput, check: Callable[[Collection[str]], None] = lambda names: None
     ) -> dict[str, StagedFile]:
-        """Continue the journal of an earlier run; return the open files of the parts that are complete, by name.
+        """Continue the journal of the earlier run ``found``; return {name: open file} for the files that are complete.
 
-        ``check`` is called with their names; if it raises an error, nothing is changed. All other files in the
-        temporary folder are removed.
+        ``check`` is called with the names of these files; if it raises an error, nothing is changed. All other files
+        in the temporary folder are removed.
         """
         self._journal = Journal(self._folder.path, self._folder.shown)
         known = {part.name: part for part in self._shape.parts}
@@ -99,7 +99,7 @@ class PartsJournal:
         return files
 
     def _whole(self, part: OutputFile, row: Mapping[str, Any]) -> tuple[StagedFile, PartReceipt] | None:
-        """Return the file of a part and its receipt; None if the bytes of the file do not match the receipt."""
+        """Return the open file of a part, and the receipt in ``row``; None if the file does not match the receipt."""
         try:
             receipt = PartReceipt.from_json(row)
         except (LookupError, TypeError, ValueError, AttributeError):
@@ -125,7 +125,7 @@ class PartsJournal:
         return file, receipt
 
     def add(self, receipt: PartReceipt) -> None:
-        """Record in the journal that a part is finished; raises OutputError."""
+        """Record in the journal that a file of the output is finished; raises OutputError."""
         if self._journal is None:
             return
         with self._lock:
@@ -135,9 +135,10 @@ class PartsJournal:
 
     @contextmanager
     def keeping_parts(self) -> Iterator[None]:
-        """Keep the finished parts if the block fails, and add this to the error's hint.
+        """Keep the finished files if the block fails, and say so in the hint of the error.
 
-        They are not kept if the same command would fail again, unless they are the only copy of values.
+        If the same command would fail again, the files are removed, unless they are the only copy of values because
+        sources were deleted.
         """
         try:
             yield
@@ -158,7 +159,7 @@ class PartsJournal:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """A note on the parts that an earlier run has written."""
+        """A tuple with a note on the files that an earlier run has finished; () if there are none."""
         if not self.kept:
             return ()
         sizes = [part.layout.size for part in self._shape.parts if part.name in self.kept]

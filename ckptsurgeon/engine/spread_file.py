@@ -17,9 +17,9 @@ BLOCK = 1 << 20
 
 
 class SpreadFile(StagedFile):
-    """The files of all ranks, as one file: bytes of a tensor are written to the files of the ranks that have them.
+    """The files of all ranks, used as one file: ``write`` writes a tensor's bytes to the files of its ranks.
 
-    After ``finish``, ``digests`` are the SHA-256 of the bytes outside the tensors, by the name of the file.
+    After ``finish``, ``digests`` is {name of a file: SHA-256 of its bytes that belong to no tensor}.
     """
 
     def __init__(self, layout: SpreadLayout, folder: StagedFolder) -> None:
@@ -35,7 +35,7 @@ class SpreadFile(StagedFile):
 
     @contextmanager
     def descriptor(self) -> Iterator[int]:
-        """Yield -1, to which the kernel cannot copy, so that ``write`` is used."""
+        """Yield -1, an invalid descriptor: the kernel cannot copy to it, so that callers use ``write``."""
         yield -1
 
     def start_writing(self, offset: int, nbytes: int) -> None:
@@ -47,7 +47,7 @@ class SpreadFile(StagedFile):
             self._files[name].write(at, part)
 
     def finish(self) -> None:
-        """Write the bytes outside the tensors of every file, with the checksums of the tensors' parts in this file."""
+        """Write the bytes of each file that belong to no tensor, such as the header and the tensors' checksums."""
         for name, layout in self._layout.files.items():
             file, digest = self._files[name], hashlib.sha256()
             checksums = {key: _checksum(file, *slot) for key, slot in layout.slots.items()}
@@ -58,7 +58,7 @@ class SpreadFile(StagedFile):
 
 
 def _checksum(file: StagedFile, offset: int, nbytes: int) -> int:
-    """Return the CRC-32 of bytes that were written to a file, which are read back."""
+    """Return the CRC-32 of bytes that were written to a file; the bytes are read from the file."""
     crc = 0
     for at in range(0, nbytes, BLOCK):
         crc = crc32(file.read(offset + at, min(BLOCK, nbytes - at)), crc)

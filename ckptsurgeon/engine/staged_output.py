@@ -32,11 +32,11 @@ __all__ = ["StagedOutput", "staged_output"]
 
 
 class StagedOutput:
-    """The temporary files of an output, and the receipts of its finished parts.
+    """The temporary files of an output, and the receipts of its finished files (parts).
 
-    ``files`` are the open files of the parts by name ("" for a single file). ``folder`` and ``journal`` are None for a
-    single file. ``helpers`` are the other processes that write parts; None if this process writes all of them.
-    ``consumer`` deletes shards of the sources; None if they are not deleted.
+    ``files`` is {name: open file}; the name is "" if the output is a single file. Then ``folder`` and ``journal`` are
+    None. ``helpers`` are the other processes that write files; None if this process writes all of them. ``consumer``
+    deletes shards of the sources; None if they are not deleted.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class StagedOutput:
         self.receipts = dict(self.kept)
         self._lock = Lock()
         self.advance: Callable[[int], None] = lambda nbytes: None
-        """Is called with the number of bytes of each part that another process has finished, and of each upload."""
+        """A function for progress: it is called with the bytes of each file of another process, and of each upload."""
         self.sends = 0
-        """The number of bytes that will be uploaded, after they have been written here."""
+        """The number of bytes that will be uploaded after they were written to this machine; 0 without an upload."""
 
     @property
     def digests(self) -> dict[str, str]:
@@ -69,13 +69,13 @@ class StagedOutput:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """A note on the parts that an interrupted run has written."""
+        """A tuple with a note on the files that an interrupted run has finished; () if there are none."""
         return self._journal.notes if self._journal is not None else ()
 
     def begin_parts(self, identity: Callable[[], str]) -> list[OutputFile]:
-        """Divide the parts that are not yet finished between the processes; open the files of this process's parts.
+        """Divide the unfinished files between the processes; open and return the files that this process writes.
 
-        Returns the parts that this process writes. ``identity`` returns a digest that must be equal in all processes.
+        ``identity`` returns a digest that must be equal in all processes.
         """
         parts = [part for part in self.shape.parts if part.name not in self.kept]
         if self.folder is None:
@@ -87,9 +87,10 @@ class StagedOutput:
         return parts
 
     def finished(self, run: PartRun) -> None:
-        """Write all bytes of a part that are not part of a tensor, and record that the part is finished.
+        """Write the bytes of a file that belong to no tensor, such as its header; record that the file is finished.
 
-        For a single file, these bytes are written later: its recipe contains the checksums of all its tensors.
+        If the output is a single file, its header is written later: it contains the recipe, with the checksums of all
+        tensors.
         """
         if self.folder is not None:
             write_frame(run)
@@ -101,13 +102,13 @@ class StagedOutput:
         self.take_in()
 
     def wait_for_others(self) -> None:
-        """Wait until the other processes have finished their parts."""
+        """Wait until the other processes have finished their files."""
         while len(self.receipts) < len(self.shape.parts):
             self.take_in()
             time.sleep(PAUSE_S)
 
     def take_in(self) -> None:
-        """Add the parts that the other processes have finished; raises an error if a process failed or is lost.
+        """Record the files that the other processes have finished; raises an error if a process failed or is lost.
 
         Any thread may call this; if another thread is doing it already, the call returns at once.
         """
@@ -140,13 +141,13 @@ class StagedOutput:
         self._consume([receipt.name])
 
     def _consume(self, finished: Iterable[str]) -> None:
-        """Delete the shards of the sources that no part needs any more, if there is a consumer."""
+        """Delete the shards of the sources that no unfinished file of the output needs, if there is a consumer."""
         if self._consumer is not None and self.folder is not None:
             self._consumer.finished(finished, self.folder.mark_only_copy)
 
 
 def _staged(part: OutputFile, folder: StagedFolder) -> StagedFile:
-    """Return the open temporary file of a part; if it is spread over ranks, their files as one file."""
+    """Return the open temporary file for ``part``; if there is a file for each rank, an object that writes them all."""
     if isinstance(part.layout, SpreadLayout):
         return SpreadFile(part.layout, folder)
     return folder.file(part.name, part.layout.size)
@@ -169,9 +170,9 @@ def staged_output(
 
     ``plan`` is the complete plan, and ``written`` the plan with only what the output will have (``as_written``).
     ``stale`` are files of an earlier output that will be removed. If an interrupted run of the same command has left
-    finished parts, they are used. ``helpers`` are other processes that write parts; ``consumer`` deletes shards of the
-    sources. Raises OutputError if the folder contains a checkpoint and the options do not allow to replace it, or if a
-    different command was interrupted and has left finished parts.
+    finished files, these are used. ``helpers`` are other processes that write files; ``consumer`` deletes shards of the
+    sources. Raises OutputError if the folder contains a checkpoint and ``force`` is not set, or if a different command
+    was interrupted and has left finished files.
     """
     if not shape.folder:
         with staged_file(path, shape.size, force=options.force) as file:
@@ -212,9 +213,10 @@ def _existing_files(path: str, shape: OutputShape, plan: Plan) -> Iterator[str]:
 
 
 def _existing_signature(path: str, options: OutputOptions) -> list[str]:
-    """Return a list with the name of the folder's signature file if the new output replaces it; else an empty list.
+    """Return a list with the name of the signature file in the folder if the new output replaces it; else [].
 
-    It is replaced if the folder contains a recipe (then ckptsurgeon has written it), or if the new output is signed.
+    The signature is replaced if the folder contains a recipe (then ckptsurgeon has written it), or if the new output
+    is signed.
     """
     signed = options.key or os.path.lexists(os.path.join(path, RECIPE_FILE))
     return [MODEL_SIGNATURE] if signed and os.path.lexists(os.path.join(path, MODEL_SIGNATURE)) else []

@@ -41,8 +41,8 @@ def uploaded_output(
     """Yield the temporary files of an output at the address ``path``; after the block they are at this address.
 
     The arguments are the same as those of ``staged_output``. Raises OutputError if the address contains a checkpoint
-    and the options do not allow to replace it, or if the address cannot be written to. Raises ConfigError for options
-    that an address does not support.
+    and ``force`` is not set, or if the address cannot be written to. Raises ConfigError for options that an output at
+    an address does not support.
     """
     _check_options(options, shape, helpers)
     assert consumer is None  # refused by source_consumer
@@ -77,7 +77,10 @@ def _removed(present: Sequence[str], parts: Sequence[str], companions: Sequence[
 
 
 def _staged(shape: OutputShape, folder: UploadedFolder, alone: str) -> StagedOutput:
-    """Return the temporary files; uploaded bytes are reported as progress, too. ``alone`` is a single file's name."""
+    """Return the temporary files of an output; progress also counts the uploaded bytes.
+
+    ``alone`` is the file's name if the output is a single file.
+    """
     files = {} if shape.folder else {"": folder.file(alone, shape.size)}
     staged = StagedOutput(shape, files, folder if shape.folder else None)
     staged.sends = left = shape.size
@@ -124,14 +127,18 @@ def _check_no_input(path: str, shape: OutputShape, options: OutputOptions, plan:
 
 
 def _place(uri: str) -> str:
-    """Return a form of an address that can be compared: for a local file, the path with links resolved."""
+    """Return a URI in a form in which equal files have equal strings; links in a local path are resolved."""
     if scheme_of(uri) not in ("", "file", "local"):
         return uri
     return f"file://{os.path.realpath(uri.partition('://')[2] or uri)}"
 
 
 def _replaced(destination: Destination, path: str, names: Iterable[str], stale: Iterable[str]) -> list[str]:
-    """Return the files at an address that the output replaces: files in ``names``, and files of an earlier output."""
+    """Return the names of the files at an address that the output replaces.
+
+    These are all checkpoint files there, the files in ``names`` that exist, the files ``stale`` of an earlier output,
+    and its signature.
+    """
     there = destination.names()
 
     def read(name: str) -> bytes:

@@ -19,21 +19,21 @@ __all__ = ["cache_folder", "cached_document", "document_key", "keep_document"]
 
 FOLDER, SUFFIX, TEMP = "builds", ".json", ".tmp"
 MOST_FILES, MOST_BYTES, MOST_IN_ONE = 200, 128 << 20, 16 << 20
-"""The most entries in the cache, their most bytes in total, and the most bytes of one entry."""
+"""The maximum number of entries in the cache, of bytes of all entries together, and of bytes of one entry."""
 OLD_S = 24 * 3600
-"""Age in seconds: temp files that are older were left by killed runs."""
+"""Temp files that are older than this many seconds were left by killed runs, and are removed."""
 OFF = "CKPTSURGEON_NO_BUILDS"
 """The environment variable that switches this cache off if it is not empty."""
 
 
 def cache_folder() -> str:
-    """Return ckptsurgeon's cache folder of the user; its files can be fetched or computed again."""
+    """Return the folder in which ckptsurgeon caches files of this user, which can all be fetched or computed again."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return os.path.abspath(os.environ.get("CKPTSURGEON_CACHE") or os.path.join(home, "ckptsurgeon"))
 
 
 def document_key(said: Any) -> str:
-    """Return the cache key of a document: the SHA-256 of ``said``, which is everything that the document depends on.
+    """Return the cache key of a document: the SHA-256 of ``said``, the data from which the document is computed.
 
     Returns "" if the cache is switched off, or if ``said`` is not plain JSON data.
     """
@@ -43,7 +43,7 @@ def document_key(said: Any) -> str:
 
 
 def _is_plain(value: Any) -> bool:
-    """Return whether JSON can store exactly this value; for example, JSON would turn int keys into strings."""
+    """Return whether a value stays the same if it is stored as JSON; for example, int keys would become strings."""
     if isinstance(value, dict):
         return all(type(key) is str and _is_plain(one) for key, one in value.items())
     if type(value) is list:
@@ -54,7 +54,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def cached_document(key: str) -> Any:
-    """Return the document with this key; None if it is missing, or if its file is damaged or not this user's."""
+    """Return the document with this key; None if it is not in the cache, or its file is damaged or of another user."""
     if not key:
         return None
     path = os.path.join(cache_folder(), FOLDER, key + SUFFIX)
@@ -75,7 +75,7 @@ def _digest(document: Any) -> str:
 
 
 def _own_bytes(path: str) -> bytes:
-    """Return the bytes of a regular file of this user; raises OSError for any other file, and for a link."""
+    """Return the bytes of a regular file of this user; raises OSError for other files, links, and large files."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(fd, "rb") as file:
         found = os.fstat(fd)
@@ -115,7 +115,7 @@ def keep_document(key: str, document: Any) -> bool:
 
 
 def _sweep(folder: str) -> None:
-    """Remove the least recently used entries beyond the limits of the cache, and the temp files of killed runs."""
+    """Remove the least recently used entries if the cache exceeds its limits; remove the temp files of killed runs."""
     kept: list[tuple[float, int, str]] = []
     with os.scandir(folder) as entries:
         for entry in entries:

@@ -1,4 +1,4 @@
-"""Reads JSON strictly: a key that occurs twice in one object is an error, since other readers use either value."""
+"""Reads JSON strictly: a key that occurs twice in an object is an error, since readers differ on its value."""
 
 from __future__ import annotations
 

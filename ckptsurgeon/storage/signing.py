@@ -112,10 +112,10 @@ def _loaded(path: str) -> Any:
 
 
 def _arguments(public: Any, path: str) -> tuple[Any, ...]:
-    """Return the arguments that ``sign`` and ``verify`` of a key need after the data.
+    """Return the arguments after the data with which ``sign`` and ``verify`` of a key are called.
 
-    These are () for Ed25519, and (ECDSA with a hash,) for an elliptic curve. Raises ConfigError if the kind of the key
-    is not supported.
+    For Ed25519, these are (); for an elliptic curve, they are (ECDSA with a hash,). Raises ConfigError if the kind of
+    the key is not supported.
     """
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -150,7 +150,7 @@ MODEL_SIGNATURE = "model.sig"
 """The name of the signature in a folder, as in model-signing."""
 
 SINGLE = "."
-"""The name of a single file in the signed statement."""
+"""The name that the signed statement has for the file if the output is a single file."""
 
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PAYLOAD = "application/vnd.in-toto+json"

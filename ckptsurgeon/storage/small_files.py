@@ -16,7 +16,7 @@ from ..util.text import human_bytes
 __all__ = ["SMALL_BYTES", "CodeLoader", "IrregularError", "open_file", "open_regular", "read_file", "read_text"]
 
 SMALL_BYTES = 16 << 20
-"""The usual limit in bytes; configurations that were written by hand are smaller."""
+"""The usual limit for the size of a file in bytes; configurations that people write are smaller."""
 
 _KINDS = {
     stat.S_IFIFO: "a FIFO",

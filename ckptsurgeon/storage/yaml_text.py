@@ -35,7 +35,7 @@ MOST_VALUES = 1_000_000
 
 
 _SIGNS = ("\n", ",", ":", "- ", "? ")
-"""Strings before or after values: a document with few of these strings and few brackets has few values."""
+"""Strings that separate values: a document with few of these strings, and few brackets, has few values."""
 
 
 _DEEP = re.compile(rf"[ \-?:]{{{MOST_LEVELS}}}")
@@ -110,9 +110,9 @@ def _children(node: Any) -> Iterable[Any]:
 
 
 def _mapping(loader: Any, node: Any) -> dict[Any, Any]:
-    """Return a YAML mapping as a dict; its keys override the keys that ``<<`` merges into it.
+    """Return a YAML mapping as a dict; its own keys override the keys that ``<<`` merges into the mapping.
 
-    Raises ConstructorError if a key that is not merged occurs twice.
+    Raises ConstructorError if one of its own keys occurs twice.
     """
     _check_own_keys(loader, node)
     loader.flatten_mapping(node)  # merged keys come first

@@ -659,5 +659,5 @@ def test_an_address_that_is_only_read_is_no_place_for_an_output(output: str) -> 
 
 
 def test_only_checkpoints_are_written_to_addresses() -> None:
-    with pytest.raises(cs.OutputError, match="it is only written to this machine"):
+    with pytest.raises(cs.OutputError, match="this output cannot be written to an address"):
         cs.view("src.pth", output="memory://page.html")

@@ -199,7 +199,7 @@ def changed(name: str) -> None:
 @pytest.mark.parametrize(
     ("now", "why"),
     [
-        (lambda: write(VERBS["rename"]), "of another command, ckpt transplant"),
+        (lambda: write(VERBS["rename"]), "belong to another command, ckpt transplant"),
         (
             lambda: write(lambda: cs.transplant("a.safetensors", "dst.yaml", dtype="bf16")),
             "with other values of these options: exclude, dtype",
@@ -319,7 +319,7 @@ def test_other_writers_of_that_folder_leave_the_parts(fail_after: Callable[..., 
     Path("new").mkdir()
     Path("new/model.safetensors").write_bytes(Path("b.safetensors").read_bytes())
     cs.make_patch("a.safetensors", "new", "e.ckptpatch")
-    with pytest.raises(cs.OutputError, match="they are of another command, ckpt transplant"):
+    with pytest.raises(cs.OutputError, match="they belong to another command, ckpt transplant"):
         cs.apply_patch("a.safetensors", "e.ckptpatch", "out")
     assert "3 of 6 parts were complete" in write().notes[0]
 

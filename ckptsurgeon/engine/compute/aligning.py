@@ -20,12 +20,15 @@ Shape = tuple[int, ...]
 
 
 def shape_in(step: Step, one: Input) -> Shape:
-    """Return the shape of the input ``one``; the output's shape if one of the two is (1,) and the other one is ()."""
+    """Return the shape of the input ``one``; for (1,) or (), return the output's shape if that is also (1,) or ()."""
     return step.shape if is_reshape(one.shape, step.shape) else one.shape
 
 
 def common_shape(step: Step) -> Shape:
-    """Return the shape of the merged values: the output's shape or, with the policy ``overlap``, the common part."""
+    """Return the shape of the merged values: the output's shape or, with the policy ``overlap``, what all inputs have.
+
+    With ``overlap``, the size along each dimension is the smallest size of an input along this dimension.
+    """
     if step.policy != "overlap":
         return step.shape
     return tuple(min(sizes) for sizes in zip(*(shape_in(step, one) for one in step.inputs), strict=True))
@@ -34,9 +37,9 @@ def common_shape(step: Step) -> Shape:
 def inner_blocks(places: Sequence[OutputBlock], shape: Shape) -> list[OutputBlock | None]:
     """Return the part of each output block that is within ``shape``; None for a block that is outside.
 
-    ``shape`` is the shape of a part of the output that begins at index 0 along each dimension. The index and the offset
-    of a returned block (in elements, not bytes) are relative to this part. The blocks are contiguous in it, one after
-    the other, since a block divides one dimension and contains all of the later dimensions.
+    ``shape`` is the shape of a region of the output that begins at index 0 along each dimension. The index and the
+    offset of a returned block (in elements, not bytes) are relative to this region. Each returned block is contiguous
+    in the region, because an output block divides one dimension and contains all of the later dimensions.
     """
     boxes = [tuple((begin, min(end, size)) for (begin, end), size in zip(p.box, shape, strict=True)) for p in places]
     inside = iter(numbered_blocks((box for box in boxes if _holds(box)), 1))
@@ -70,7 +73,10 @@ def _goes_by_vocabularies(step: Step, shapes: Sequence[Shape]) -> bool:
 
 
 def _has_rows(want: Shape, axis: int, shape: Shape, rows: VocabularyRows) -> bool:
-    """Return whether an input has a row for each token of its vocabulary, and the output's sizes along other axes."""
+    """Return whether ``shape`` has a row for each token of ``rows``, and is equal to ``want`` along the other axes.
+
+    ``shape`` is the shape of an input, ``want`` the shape of the output, ``axis`` the axis of the vocabulary.
+    """
     others = all(have == size for d, (have, size) in enumerate(zip(shape, want, strict=True)) if d != axis)
     return others and shape[axis] >= rows.size
 
@@ -138,9 +144,10 @@ class MissingRowFiller:
         return [np.where(self._along(own, len(box)), one, others) for own, one in zip(has, values, strict=True)]
 
     def _others(self, values: Sequence[Array], has: Array) -> Array:
-        """Return the rows that replace missing rows: the rows of the base model or, if it lacks the token, a mean.
+        """Return a row for each token, which replaces missing rows: the row of the base model, or a mean.
 
-        The mean is over the models that have the token. ``has[i, j]`` is whether the input ``i`` has the token ``j``.
+        The mean is over the models that have the token; it is used if the base model lacks the token, or if there is
+        no base model. ``has[i, j]`` is whether the input ``i`` has the token ``j``.
         """
         models, dimensions = len(values) - self._has_base, values[0].ndim
         number = np.maximum(has[:models].sum(0), 1).astype(values[0].dtype)
@@ -165,7 +172,7 @@ class MissingRowFiller:
         return row.reshape([-1 if d == self._axis else 1 for d in range(dimensions)])
 
     def _across(self, box: Box) -> tuple[slice, ...]:
-        """Return the slices that select the part ``box`` of a mean row, whose size along the vocabulary's axis is 1."""
+        """Return the slices of a mean row for the part ``box``: a mean row has size 1 along the vocabulary's axis."""
         return tuple(slice(0, 1) if d == self._axis else slice(*ends) for d, ends in enumerate(box))
 
 

@@ -42,7 +42,7 @@ class ArrayLibrary:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Create new arrays on the device, and turn off numpy's floating-point warnings, within the ``with`` block."""
+        """Within the ``with`` block, create new arrays on the device, and turn off numpy's floating-point warnings."""
         with np.errstate(all="ignore"):
             if not self.device:
                 yield

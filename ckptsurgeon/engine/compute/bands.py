@@ -20,7 +20,7 @@ from ...tensors.ops.regions import Array, Box, box_shape
 __all__ = ["BandedFiles", "OpenFiles", "banded"]
 
 BAND_BYTES = 1 << 20
-"""The size of a band in bytes."""
+"""The size in bytes of a band: of a range of columns that is read from a matrix at once."""
 KEPT = 2
 """How many bands of each matrix are cached: threads that compute neighbouring blocks need one band or the next."""
 WIDE = 4
@@ -53,7 +53,10 @@ class BandedFiles:
         return self._source.file(info)
 
     def read(self, info: TensorInfo, box: Box, gather: Callable[[Box], Array]) -> Array:
-        """Return the part ``box`` of a stored tensor, from a cached band if possible; ``gather`` reads the file."""
+        """Return the part ``box`` of a stored tensor, if possible from a cached band (a range of columns).
+
+        ``gather`` is a function that reads a part of the tensor from the file.
+        """
         if not _is_strip(info, box):
             return gather(box)
         rows, (begin, end) = box
@@ -78,7 +81,7 @@ class BandedFiles:
 
 
 def banded(info: TensorInfo, source: OpenFiles) -> OpenFiles:
-    """Return the open files for computing with a tensor; they cache bands if the tensor is decoded from codes."""
+    """Return ``source``, with a cache for columns of its matrices if the tensor ``info`` is decoded from codes."""
     return BandedFiles(source) if is_decoded(info) else source
 
 

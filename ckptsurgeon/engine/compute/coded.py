@@ -28,8 +28,8 @@ __all__ = ["ComputedWeight", "coding_of", "fits", "part_of"]
 def part_of(step: Step) -> TensorInfo:
     """Return the description of the stored tensor that a step makes: a part of a quantised tensor, such as its codes.
 
-    If it contains scales, its shape is the number of groups along each dimension, even if it is stored in another
-    shape.
+    If the stored tensor contains scales, the shape in the description is the number of groups along each dimension,
+    even if the tensor is stored in another shape.
     """
     part = step.coded
     assert part is not None
@@ -68,7 +68,7 @@ BLOCKED = "gguf"
 
 
 def _is_encoding(part: CodedPart) -> bool:
-    """Return whether there is an encoder that can compute ``part``, by its role, dtype, shape and facts."""
+    """Return whether an encoder exists for the encoding, role, dtype, shape and facts (such as bits) of ``part``."""
     facts = dict(part.facts)
     if not is_encoder(part.encoding, facts) or part.role not in ROLES or part.dtype not in OF_WEIGHTS:
         return False
@@ -90,15 +90,16 @@ def _is_encoding(part: CodedPart) -> bool:
 
 
 def _is_reshaped(step: Step, part: CodedPart, info: TensorInfo) -> bool:
-    """Return whether codes are stored in the shape in which they are computed, or in another shape that is allowed."""
+    """Return whether the step's shape is the shape of the computed codes, or an allowed reshaping of this shape."""
     may = any(dict(part.facts).get(name) for name in ("flat", "across"))
     return step.shape == info.shape or (may and prod(step.shape) == prod(info.shape))
 
 
 def coding_of(step: Step, weight: Blockwise, places: Sequence[OutputBlock], context: MergeContext) -> Blockwise:
-    """Return a function that computes blocks of the part of a quantised tensor that a step makes.
+    """Return a function that computes a block of a step's output, which is a part of a quantised tensor.
 
-    ``weight`` is a function that computes each of the blocks ``places`` of the weight.
+    Such a part contains, for example, the codes or the scales. ``weight`` is a function that computes each of the
+    blocks ``places`` of the weight that is quantised.
     """
     info, source, roundings = part_of(step), ComputedWeight(step.coded, places, weight), context.roundings
     strips = in_strips(info, source.read, roundings, context.spread)
@@ -112,10 +113,10 @@ def coding_of(step: Step, weight: Blockwise, places: Sequence[OutputBlock], cont
 
 
 class ComputedWeight:
-    """A weight that is computed block by block when its parts are read; several threads may read.
+    """A weight that is computed block by block when a part of it is read; several threads may read.
 
-    ``compute`` computes each of the blocks ``places``, which follow each other in the weight. The last blocks are
-    cached.
+    The function ``compute`` computes one of the blocks ``places``, which follow each other in the weight. The blocks
+    that were computed last are cached.
     """
 
     def __init__(self, part: CodedPart | None, places: Sequence[OutputBlock], compute: Blockwise) -> None:
@@ -165,7 +166,7 @@ class ComputedWeight:
 
 
 KEPT_BYTES = 8 << 20
-"""The bytes of computed blocks that are cached, so that scales and codes of the same rows use one computation."""
+"""How many bytes of computed blocks are cached, so that the codes and scales of the same rows need one computation."""
 
 
 def _within(part: Box, of: Box) -> tuple[slice, ...]:

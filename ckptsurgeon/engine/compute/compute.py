@@ -115,7 +115,7 @@ def check_memory(step: Step, places: Sequence[OutputBlock], context: MergeContex
 
 
 def threads_of(step: Step, places: Sequence[OutputBlock], context: MergeContext) -> int:
-    """Return how many blocks to compute at the same time, each in a thread; it is limited by cores and memory."""
+    """Return how many blocks of a tensor are computed at once, each in a thread, as cores and memory allow."""
     need = memory_need(step, places, context)
     if len(places) < 2 or need is None:
         return THREADS if len(places) > 1 else 1
@@ -125,7 +125,7 @@ def threads_of(step: Step, places: Sequence[OutputBlock], context: MergeContext)
 T = TypeVar("T")
 
 BLOCK_BYTES = 2 << 20
-"""The approximate bytes of an output block, or of its input if that is larger; each thread has one in memory."""
+"""The approximate bytes of an output block, or of its input if that is larger; each thread has one block in memory."""
 
 MADE_BYTES = 16 << 20
 """``BLOCK_BYTES`` for derived tensors: larger, since a block of a transposed tensor needs all rows of the source."""
@@ -151,8 +151,8 @@ Computed = tuple[int, Array, CastLosses]
 def computed_blocks(step: Step, parts: Sequence[Part], context: MergeContext | None = None) -> Iterator[Computed]:
     """Yield each block of an output tensor, in order: offset in bytes, values, and counts of values that a cast lost.
 
-    ``parts`` are the step's inputs, each with its checkpoint. If the source provides only some of the values, and the
-    other values are kept from a destination's checkpoint, the tensor of that checkpoint is last.
+    ``parts`` are the step's inputs, each with its checkpoint. If a source provides only some of the values, and a
+    destination checkpoint the others, the last element of ``parts`` is the tensor of the destination.
     """
     keep_freed_memory()
     context = context or MergeContext()
@@ -163,7 +163,7 @@ def computed_blocks(step: Step, parts: Sequence[Part], context: MergeContext | N
 
 
 def takes_numbers(step: Step, inputs: Iterable[TensorInfo]) -> bool:
-    """Return whether a step computes with values of ``inputs`` (casts and decoding do), and does not only move them."""
+    """Return whether a step computes with the values of ``inputs``, as a cast does, instead of only moving them."""
     if step.op in (*MERGES, "lora", "interpolate", *ADAPTERS) or step.dtype != step.source_dtype:
         return True
     return any(True for info in inputs for _ in decoded_names(info))
@@ -189,8 +189,8 @@ def block_places(step: Step, parts: Sequence[Part], context: MergeContext) -> li
 def blockwise(step: Step, parts: Sequence[Part], context: MergeContext) -> Blockwise:
     """Return a function that computes one block of an output tensor; several threads may call it.
 
-    The arguments of the function are the block and ``seen``, which may be None. If a step has several inputs, ``seen``
-    is called with the index of an input and the values that were read from it.
+    The arguments of the returned function are the block and ``seen``, which may be None. If a step has several inputs,
+    the function calls ``seen`` with the index of each input and the values that it read from this input.
     """
     if step.coded is not None:
         check_memory(step, (), context)
@@ -241,10 +241,10 @@ def _computed(
         )
     elif step.op == "center":
         dtype = raw_dtype(info.dtype)
-        numbered_blocks = centred(
+        kernel = centred(
             lambda part: read_part(source, info, part), dtype, box, source=info.shape, destination=step.shape
         )
-        values, lost = cast_for(step, numbered_blocks, info.dtype)
+        values, lost = cast_for(step, kernel, info.dtype)
     elif step.overlays:
         values, lost = overlaid_block(step, parts[0], parts[1], box)
     elif step.op == "map":
@@ -259,7 +259,7 @@ def _computed(
 
 
 def _copied(step: Step, info: TensorInfo, source: OpenFiles, box: Box) -> tuple[Array, CastLosses]:
-    """Return a part of an input in the dtype of the output."""
+    """Return the part ``box`` of an input in the dtype of the output, and the counts of values that the cast lost."""
     if isinstance(info.made, Decoded) and DTYPES[step.dtype].kind == "float":
         found = decode_rounded(partial(read_part, source), info, box, step.dtype)
         if found is not None:
@@ -299,7 +299,7 @@ def _merged(step: Step, parts: Sequence[Part], box: Box, seen: Seen | None) -> t
 
 
 def _lost(total: Array, parts: Iterator[tuple[Array, str]]) -> int:
-    """Return how many values of a sum are not finite although the values of all inputs (``parts``) are finite there."""
+    """Return how many values of a sum are infinite or NaN although the inputs' values at the same index are finite."""
     odd = ~np.isfinite(total)
     for values, dtype in parts:
         odd &= np.isfinite(np.asarray(widened(values, dtype)))
@@ -307,7 +307,7 @@ def _lost(total: Array, parts: Iterator[tuple[Array, str]]) -> int:
 
 
 def _is_looked_up(step: Step, info: TensorInfo) -> bool:
-    """Return whether most values of an output are looked up in a table of decoded codes: its blocks are larger."""
+    """Return whether most values of an output are looked up in a table of decoded codes; then its blocks are larger."""
     is_float = DTYPES[step.dtype].kind == "float" and DTYPES[step.dtype].bits <= 32
     return step.op == "copy" and is_float and isinstance(info.made, Decoded) and is_looked_up(info.made)
 

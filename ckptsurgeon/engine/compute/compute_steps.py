@@ -44,12 +44,12 @@ __all__ = ["check_equal", "compute_steps", "computed_together", "draw_steps", "g
 # at a time, so that the message can contain the key of the tensor.
 
 ORDER = "g_idx"
-"""The ``rule`` of the error for an invalid g_idx; this error is raised where the key of the tensor is not known."""
+"""The attribute ``rule`` of the error for an invalid g_idx; the key of the tensor is added to this error later."""
 FEW = 1 << 14
-"""The most elements of a tensor that is computed together with others."""
+"""A tensor with more elements than this is computed alone, not together with other tensors."""
 
 TOGETHER = 1 << 16
-"""The approximate limit of the elements of all tensors that are computed together."""
+"""The approximate maximum of the total number of elements of tensors that are computed together."""
 
 
 def grouped(run: PartRun, context: MergeContext) -> Iterator[list[tuple[Step, list[Part]]]]:
@@ -115,7 +115,10 @@ def computed_together(group: Sequence[tuple[Step, list[Part]]], context: MergeCo
 
 
 def _joined(infos: Sequence[TensorInfo]) -> TensorInfo:
-    """Return a flat tensor with the elements of all tensors; tensors that are adjacent in a file become one range."""
+    """Return the description of a flat tensor with the elements of all ``infos``, in order.
+
+    Tensors that are adjacent in a file are joined to one range, which is read at once.
+    """
     runs: list[TensorInfo] = []
     for info in infos:
         assert info.storage is not None  # ensured by _kind
@@ -174,7 +177,7 @@ def compute_steps(run: PartRun) -> None:
 
 
 def _odd_scales(run: PartRun) -> dict[str, dict[str, list[str]]]:
-    """Return {path of a source: {kind of odd scale: names of quantised tensors}} for the inputs of a part."""
+    """Return {path of a source: {kind of suspicious scale: names of quantised tensors}} for the inputs of a run."""
     if not any(source.odd_scales for source in run.inputs.sources):
         return {}
     names: dict[str, tuple[Checkpoint, set[str]]] = {}
@@ -274,7 +277,7 @@ def _check_sums(parts: Sequence[Part], sums: Sequence[_RecordChecksum | None]) -
 
 
 def draw_steps(runs: Iterable[PartRun]) -> None:
-    """Write, one at a time, every tensor of these parts that needs values that the destination's initialiser draws."""
+    """Write, one at a time, the tensors of ``runs`` for which the destination's initialiser draws values."""
     drawn: dict[str, tuple[PartRun, Step]] = {}
     aliases: dict[str, list[Step]] = {}
     for run in runs:
@@ -293,7 +296,7 @@ def draw_steps(runs: Iterable[PartRun]) -> None:
 
 
 def _initial_values(drawn: Mapping[str, tuple[PartRun, Step]]) -> Iterator[tuple[str, str, memoryview]]:
-    """Yield each key with the dtype and the bytes of the initial values that the destination's initialiser draws."""
+    """Yield (key, dtype, bytes) of the values that the destination's initialiser draws for each key in ``drawn``."""
     for run, _ in islice(drawn.values(), 1):  # all have the same plan
         target = run.inputs.target
         assert target is not None

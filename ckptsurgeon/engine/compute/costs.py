@@ -61,7 +61,7 @@ def _passes(step: Step, context: MergeContext) -> int:
 
 
 def _alike(step: Step) -> tuple[object, ...]:
-    """Return a key that is equal for steps that need the same memory."""
+    """Return a key for a step; the keys of two steps are equal only if the steps need the same memory."""
     if step.op != "merge":
         return (step.op in ("lora", "factor") and step.key, step.coded is not None and step.key)
     return id(step.merge), step.dtype, step.shape, len(step.more), step.coded

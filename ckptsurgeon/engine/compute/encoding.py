@@ -24,7 +24,7 @@ ELEMENTS = 1 << 20
 MOST = 1 << 23
 """The most elements of a block that has whole groups of rows.
 
-Larger groups are split: then rows are read again to compute the scales of their group."""
+Larger groups are split. To compute the scale of such a group, rows of other blocks are read again."""
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Roundings:
     _shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def add(self, made: Encoded, index: int, losses: Sequence[RoundingLoss]) -> None:
-        """Add the losses in the block of a tensor with the index ``index``; several threads may call this."""
+        """Add the rounding losses of one block of a tensor; ``index`` is the block's index. Threads may call this."""
         self._shapes[made.name] = made.of[0].shape
         self._losses.setdefault(made.name, {})[index] = sum(losses, RoundingLoss())
 
@@ -57,8 +57,8 @@ class Roundings:
 def encoding_boxes(info: TensorInfo) -> Iterator[Box]:
     """Yield the blocks in which a part of a quantised tensor (its codes, its scales) is computed.
 
-    A block of codes has whole groups of rows, so that its scales need no other rows. Groups with more than ``MOST``
-    elements are split.
+    A block of codes has whole groups of rows, so that its scales do not depend on rows of other blocks. Groups with
+    more than ``MOST`` elements are split.
     """
     made = info.made
     assert isinstance(made, Encoded)
@@ -80,14 +80,17 @@ def encoding_boxes(info: TensorInfo) -> Iterator[Box]:
 
 
 def encoded_block(info: TensorInfo, source: OpenFiles, place: OutputBlock, roundings: Roundings) -> Array:
-    """Return a block of a part of a quantised tensor, computed from stored tensors; record its rounding losses."""
+    """Return a block of a part (codes, scales) of a quantised tensor; record its rounding losses in ``roundings``.
+
+    The tensor that is quantised is read from ``source``.
+    """
     return measured_block(info, partial(read_part, source), place, roundings)
 
 
 def measured_block(info: TensorInfo, read: Read, place: OutputBlock, roundings: Roundings) -> Array:
-    """Return a block of a part of a quantised tensor, and record the rounding losses in ``roundings``.
+    """Return a block of a part (codes, scales) of a quantised tensor; record its rounding losses in ``roundings``.
 
-    ``read`` returns a part of the tensor that is quantised.
+    The function ``read`` returns a region of the tensor that is quantised.
     """
     made, losses = info.made, list[RoundingLoss]()
     assert isinstance(made, Encoded)

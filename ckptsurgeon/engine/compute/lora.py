@@ -42,18 +42,20 @@ __all__ = [
 # Adding adapters to tensors, in blocks of rows.
 
 ADAPTING_ELEMENTS = TILE
-"""The elements of a block, which is a tile of a product. With a quarter of this, two threads were slower than one."""
+"""How many elements a block has: as many as a tile of a matrix product.
+
+With a quarter of this number, two threads were slower than one."""
 
 DOUBLE = 8
 """The bytes of a number in double precision."""
 
 ARRAYS = {"float32": 5, "float64": 10}
-"""How many doubles for each element of a block are in memory at once at most, by the dtype of computation.
+"""The most memory for each element of a block, in units of ``DOUBLE`` bytes, by the dtype of computation.
 
-They are the base, sums, products of the adapters, and rounded values."""
+It is needed for the base, sums, products of the adapters, and rounded values."""
 
 KEPT = 3
-"""How many arrays of a factor's size are in memory at once at most, for each factor: as read, and times its weight."""
+"""The most arrays of a factor's size that are in memory at once for each factor: as read, and times its weight."""
 
 
 def adapting_places(step: Step) -> list[OutputBlock]:
@@ -76,18 +78,21 @@ def kept_bytes(step: Step) -> int:
 
 
 def adapting_passes(step: Step) -> int:
-    """Return how many times the base tensor is read: twice if DoRA needs norms of its columns, else once."""
+    """Return how many times the base tensor is read: 2 if DoRA needs the norms of the base's columns, otherwise 1."""
     return 2 if any(term.kind == "dora" and term.transposed for term in _lora(step).terms) else 1
 
 
 @dataclass
 class AdapterChanges:
-    """For each adapter, by the index of its source, [number of its changes that are zero, number of its changes]."""
+    """Counts how many tensors each adapter changes, and how many of these changes are zero.
+
+    ``counts`` is {index of the adapter among the sources: [number of changes that are zero, number of changes]}.
+    """
 
     counts: dict[int, list[int]] = field(default_factory=dict)
 
     def add(self, step: Step, changes: Sequence[LowRankChange]) -> None:
-        """Count the changes of a step; only a product of two matrices, one of which is zero, is counted as zero."""
+        """Count the changes of a step; a change counts as zero if it is a matrix product with a factor that is zero."""
         for (_, own), one in zip(_lora(step).parted(step.inputs), changes, strict=True):
             factors = [factor for factor in (one.left, one.right) if factor is not None]
             is_zero = one.kind == "product" and not all(factor.any() for factor in factors)
@@ -97,9 +102,9 @@ class AdapterChanges:
 
 
 def adapting_of(step: Step, parts: Sequence[Part], counted: AdapterChanges) -> Blockwise:
-    """Return a function that computes blocks of the base plus its adapters; all adapters' factors stay in memory.
+    """Return a function that computes a block of the base plus its adapters; the adapters' factors stay in memory.
 
-    The changes are counted in ``counted``.
+    The changes of the adapters are counted in ``counted``.
     """
     with np.errstate(all="ignore"):  # an adapter may have NaN or infinite values: the results are counted
         changes = _changes(step, _lora(step), parts)
@@ -122,7 +127,7 @@ def adapting_of(step: Step, parts: Sequence[Part], counted: AdapterChanges) -> B
 
 
 def is_single(step: Step) -> bool:
-    """Return whether a step adds adapters in single precision: then the last bits may depend on the processor."""
+    """Return whether a step adds adapters in float32; then the last bits of the results may depend on the processor."""
     step = step.numbers  # the dtype of a quantised weight is not that of its scales
     return step.lora is not None and step.dtype in SINGLE and _wide(step) == "float32"
 
@@ -204,17 +209,17 @@ def _matrix(part: Part) -> Array:
 # Extracting low-rank factors from the difference of two tensors, which is read in blocks of rows.
 
 FACTORING_ELEMENTS = 1 << 20
-"""The elements of a block of rows of the difference."""
+"""How many elements a block has, if the difference of two tensors is computed in blocks of rows."""
 
 BLOCK_BYTES = 5 * 8
-"""The bytes of memory for each element of a block: five doubles, for the tensors and for two blocks of differences."""
+"""The bytes of memory for each element of a block: five doubles, for both tensors and for two blocks of differences."""
 
 
 @dataclass
 class FactorCache:
     """Caches the last low-rank decomposition, since both factors of a tensor (A and B) are computed from it.
 
-    ``fits`` are the errors of all decompositions so far, by the tensor's key.
+    ``fits`` are the approximation errors of all decompositions so far, by the key of the tensor.
     """
 
     fits: dict[str, FactorFit] = field(default_factory=dict)
@@ -234,7 +239,7 @@ class FactorCache:
 
 
 def factoring_places(step: Step) -> list[OutputBlock]:
-    """Return one block that is the whole factor, since factors are small."""
+    """Return a list with one block: the whole low-rank factor that a step makes, since such factors are small."""
     return [OutputBlock(0, 0, tuple((0, size) for size in step.shape))]
 
 
@@ -246,7 +251,10 @@ def factoring_bytes(step: Step) -> int:
 
 
 def factoring_passes(step: Step) -> int:
-    """Return how many times the inputs are read: 0 for the factor B, which is computed together with A."""
+    """Return how many times a step reads its inputs to make a low-rank factor.
+
+    This is 0 for the factor B, which is computed together with the factor A.
+    """
     assert step.factor is not None  # ensured by check_step
     return PASSES if step.factor.part == "A" else 0
 

@@ -29,19 +29,19 @@ __all__ = ["MergedTensors", "device_of", "merge_of", "merging_bytes", "merging_p
 T = TypeVar("T")
 
 ELEMENTS = 1 << 17
-"""The elements of a slice: so few that the slices of several models and intermediate results fit in a core's cache."""
+"""How many elements a slice has: slices of several models, and intermediate results, must fit in a core's cache."""
 
 SMALL = 1 << 16
 """A tensor with at most this many elements stays in memory, and is not read again in each pass of the method."""
 
 DEVICE_ELEMENTS = 1 << 22
-"""The elements of a slice that is copied to a device and back."""
+"""How many elements a slice has if it is copied to a device, such as a GPU, and back."""
 
 MANY = 8
 """With more models than this, slices have fewer elements than ``ELEMENTS`` or ``DEVICE_ELEMENTS``."""
 
 TEMPORARIES = 3
-"""How many arrays of a slice's size a method has in memory at once at most, for each input."""
+"""The most arrays of a slice's size that a merge method has in memory at once, for each input."""
 
 WORDS = 8
 """How many 32-bit numbers Philox makes from one counter value."""
@@ -106,7 +106,7 @@ def device_of(step: Step, context: MergeContext) -> str:
 
 
 class MergedTensors:
-    """The inputs of a merge, in the form in which its method receives them."""
+    """The tensors that are merged: a merge method gets this object, and reads the inputs from it slice by slice."""
 
     def __init__(self, step: Step, parts: Sequence[Part], context: MergeContext) -> None:
         merge = merge_of(step)
@@ -137,7 +137,7 @@ class MergedTensors:
         return self.slice(OutputBlock(0, 0, tuple((0, size) for size in self.shape)))
 
     def slice(self, place: OutputBlock, seen: Seen | None = None) -> Slice:
-        """Return the values of all inputs in a block; its position is relative to the shape that is merged.
+        """Return the values of all inputs in the block ``place``, whose indices refer to the shape that is merged.
 
         ``seen``, if given, is called with the index of each input and the values that were read from it.
         """
@@ -170,9 +170,9 @@ class MergedTensors:
         return cast(values, dtype, self._compute)[0].reshape(box_shape(box))
 
     def kept(self, box: Box) -> tuple[Array, CastLosses]:
-        """Return values for the part ``box`` of the output, which is not merged, and counts of values that a cast lost.
+        """Return the values of a part ``box`` of the output that is not merged, and counts of values that a cast lost.
 
-        The values are those of the base model or, if there is no base model, of the first model.
+        The values come from the base model or, if there is no base model, from the first model.
         """
         info, source = self._parts[-1 if self.has_base else 0]
         values, lost = cast_for(self._step, read_part(source, info, box), info.dtype)

@@ -37,14 +37,14 @@ def count_negative(values: Array, dtype: str) -> int:
 
 
 def had_none(parts: Sequence[Part]) -> bool:
-    """Return whether no input has a negative value; all inputs are read for this."""
+    """Return whether no input contains a negative value. This reads all inputs completely."""
     boxes = [tuple((0, size) for size in info.shape) for info, _ in parts]
     read = ((read_part(source, info, box), info.dtype) for (info, source), box in zip(parts, boxes, strict=True))
     return not any(count_negative(values, dtype) for values, dtype in read)
 
 
 def merging_of(step: Step, parts: Sequence[Part], context: MergeContext) -> Blockwise:
-    """Return a function that merges one block; first, the merge method is prepared, which may read the inputs.
+    """Return a function that merges one block. Before, the merge method is prepared; for this it may read the inputs.
 
     Raises PlanError if the method cannot merge these tensors, or if there is not enough memory.
     """
@@ -105,9 +105,9 @@ def _finished(
 
 
 def _overflown(values: Array, tensors: MergedTensors, inner: OutputBlock) -> int:
-    """Return how many values of a block are not finite although the values of all inputs are finite there.
+    """Return how many values of a block are infinite or NaN although the inputs' values at the same index are finite.
 
-    The inputs are read again for this.
+    This reads the inputs again.
     """
     at = tensors.slice(inner)
     inputs = [tensors.library.get(one) for one in (*at.models, *([at.base] if at.base is not None else []))]

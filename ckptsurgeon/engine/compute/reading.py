@@ -57,7 +57,7 @@ __all__ = [
 # The inputs of computed tensors, and the blocks of an output.
 
 Part: TypeAlias = tuple[TensorInfo, OpenFiles]
-"""An input of a step: its header and its open files."""
+"""An input of a step: the header of the tensor, and the open files of its checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def numbered_blocks(boxes: Iterable[Box], itemsize: int) -> Iterator[OutputBlock
 SMALL_ELEMENTS = 1 << 18
 """A part of a reshaped tensor is read at once if it spans at most this many elements of the original tensor.
 
-A larger part is also read at once if it spans at most ``SPARSE`` times as many elements as it has."""
+A part that spans more elements is also read at once if it spans at most ``SPARSE`` times as many as it has."""
 
 Read = Callable[[TensorInfo, Box], Array]
 """A function that reads a part of a tensor, stored or derived."""
@@ -130,7 +130,7 @@ def read_derived(read: Read, info: TensorInfo, box: Box, odd: OddScales | None =
 
 
 def _overlapping(made: Concatenated, box: Box) -> Iterator[tuple[TensorInfo, Box]]:
-    """Yield each tensor of a concatenation that ``box`` overlaps, and the part of that tensor that is in ``box``."""
+    """Yield (tensor, its part within ``box``) for each tensor of a concatenation that overlaps ``box``."""
     begin, end = box[made.dim]
     at = 0
     for one in made.of:
@@ -186,7 +186,10 @@ def read_part(source: OpenFiles, info: TensorInfo, part: Box) -> Array:
 
 
 def read_as(source: OpenFiles, info: TensorInfo, part: Box) -> Array:
-    """Return a part of a tensor in the shape of ``part``; a tensor of shape (1,) can be read as (), and vice versa."""
+    """Return a part of a tensor as an array with the shape of ``part``.
+
+    If the tensor has the shape (1,) and ``part`` the shape (), or the reverse, the one element is returned.
+    """
     own = part if len(part) == len(info.shape) else tuple((0, size) for size in info.shape)
     return read_part(source, info, own).reshape(box_shape(part))
 
@@ -245,7 +248,7 @@ def _run(file: File, start: int, shape: Sequence[int], dtype: Any) -> Array:
 
 
 def _resolved(array: Array, info: TensorInfo) -> Array:
-    """Return values in little-endian order, conjugated or negated if torch saved them as such a view."""
+    """Return values in little-endian order. If torch saved a conjugated or negated view, conjugate or negate them."""
     if info.storage is not None and info.storage.big_endian and info.itemsize > 1:
         array = _swapped(array, info)
     if info.conj:
@@ -282,7 +285,7 @@ def _swapped(array: Array, info: TensorInfo) -> Array:
 def cast_for(step: Step, values: Array, dtype: str) -> tuple[Array, CastLosses]:
     """Return ``values`` of ``dtype`` cast to the step's dtype, and the counts of values that the cast lost.
 
-    Raises PlanError, whose message begins with the source's key, if a value does not fit.
+    Raises PlanError if a value does not fit; the message begins with the key of the source tensor.
     """
     return named(step, cast, values, dtype)
 
@@ -290,10 +293,10 @@ def cast_for(step: Step, values: Array, dtype: str) -> tuple[Array, CastLosses]:
 def named(
     step: Step, how: Callable[[Array, str, str], tuple[Array, CastLosses]], values: Array, dtype: str
 ) -> tuple[Array, CastLosses]:
-    """Return ``values`` of ``dtype`` in the step's dtype, and the counts of values that were lost.
+    """Return ``values`` of ``dtype`` converted to the step's dtype, and the counts of values that this has lost.
 
-    ``how`` is the function that converts them, ``cast`` or ``rounded``. Raises PlanError, whose message begins with the
-    source's key, if a value does not fit.
+    ``how`` is the function that converts the values: ``cast`` or ``rounded``. Raises PlanError if a value does not
+    fit; the message begins with the key of the source tensor.
     """
     try:
         return how(values, dtype, step.dtype)
@@ -302,6 +305,6 @@ def named(
 
 
 def relevant(lost: CastLosses, inputs: Iterable[TensorInfo], step: Step) -> CastLosses:
-    """Return ``lost``; its count of zeros is left out if no cast from the inputs' dtypes can turn values into zeros."""
+    """Return ``lost``, without the count of zeros if no cast from an input's dtype can turn other values into zero."""
     narrowed = any(goes_to_zero(info.dtype, step.dtype) for info in inputs)
     return lost if narrowed else CastLosses(lost.infinite)

@@ -18,12 +18,12 @@ from .reading import Part, cast_for, read_part
 
 __all__ = ["gathered", "mapped_block", "mapped_boxes", "overlaid_block", "overlaid_boxes", "overlay"]
 
-# The rows of a tensor for another vocabulary: each is moved, averaged, or zero.
+# The rows of a tensor for another vocabulary: each row is a row of the source, a mean of source rows, or zero.
 
 ELEMENTS = 1 << 18
 
 NEAR = 8
-"""Rows are read at once if the range from the first to the last has at most this many times the rows needed."""
+"""Rows are read at once if the range that contains them has at most this many times as many rows as are needed."""
 
 
 def mapped_boxes(step: Step, limit: int) -> Iterator[Box]:
@@ -45,9 +45,9 @@ def mapped_boxes(step: Step, limit: int) -> Iterator[Box]:
 
 
 def mapped_block(step: Step, info: TensorInfo, source: OpenFiles, box: Box) -> Array:
-    """Return a part of a tensor whose rows are moved between vocabularies, in the ``raw_dtype`` of the source's dtype.
+    """Return the part ``box`` of a tensor whose rows are moved from one vocabulary to another.
 
-    Rows that do not come from the source are zero.
+    The array has the ``raw_dtype`` of the source's dtype. Rows that do not come from the source are zero.
     """
     rows, axis = _rows(step), step.axis
     begin, end = box[axis]
@@ -66,7 +66,8 @@ def mapped_block(step: Step, info: TensorInfo, source: OpenFiles, box: Box) -> A
 def gathered(rows: VocabularyRows, axis: int, info: TensorInfo, source: OpenFiles, box: Box) -> Array:
     """Return the part ``box`` of a tensor whose rows along ``axis`` are copied from the rows of a source tensor.
 
-    ``rows`` contains the index of the source row for each row. Rows that are not a copy of one source row are zero.
+    ``rows.rows`` contains, for each row of the output, the index of the source row. Rows of the output that are not a
+    copy of one source row are zero.
     """
     begin, end = box[axis]
     found = [(place - begin, row) for place in range(begin, end) if isinstance(row := rows.rows[place], int)]
@@ -102,7 +103,7 @@ def _these(box: Box, axis: int, rows: list[int]) -> tuple[slice | list[int], ...
 
 
 def _mean(step: Step, info: TensorInfo, source: OpenFiles) -> Array:
-    """Return the mean of all rows of a source tensor; it is cached in the step's ``rows``."""
+    """Return the mean of all rows of a source tensor; the mean is cached in ``step.rows``."""
     rows = _rows(step)
     known = (step.source, step.source_key)
     if known not in rows.means:
@@ -112,7 +113,7 @@ def _mean(step: Step, info: TensorInfo, source: OpenFiles) -> Array:
 
 
 def _mean_along(axis: int, info: TensorInfo, source: OpenFiles) -> tuple[Array, str]:
-    """Return the mean of a tensor along an axis, in double precision, and the dtype of the tensor; read in blocks."""
+    """Return the mean of a tensor along an axis, and the dtype of the mean; the tensor is read in blocks."""
     shape: Sequence[int] = [1 if d == axis else size for d, size in enumerate(info.shape)]
     total, wide = None, "float64"
     for box in blocks(info.shape, ELEMENTS):
@@ -125,14 +126,14 @@ def _mean_along(axis: int, info: TensorInfo, source: OpenFiles) -> tuple[Array, 
     return total / info.shape[axis], wide
 
 
-# The part of a source that fits the output overwrites the initial values of a tensor or of a block.
+# Overwrites initial values of a tensor, or of a block of it, with the part of the source that fits the output.
 
 BLOCK_BYTES = 2 << 20
 """The approximate number of bytes that are read at once."""
 
 
 def overlay(step: Step, info: TensorInfo, source: OpenFiles, initial: Array) -> CastLosses:
-    """Overwrite values in ``initial`` with the source's values; return the counts of values that the cast lost."""
+    """Overwrite ``initial`` with the values that the source has; return the counts of values that the cast lost."""
     lost = CastLosses()
     limit = max(1, BLOCK_BYTES // max(initial.itemsize, info.itemsize))
     for box in overlaid_boxes(step, info, limit):
@@ -151,8 +152,8 @@ def overlaid_boxes(step: Step, info: TensorInfo, limit: int) -> Iterator[Box]:
 def overlaid_block(step: Step, origin: Part, initial: Part, box: Box) -> tuple[Array, CastLosses]:
     """Return the part ``box`` of a tensor, and the counts of values that casts lost.
 
-    Values that the source tensor ``origin`` has are taken from it. The others are taken from ``initial``, the tensor of
-    the destination's checkpoint.
+    The values are those of the source tensor ``origin`` if it has them. All other values are those of ``initial``, the
+    tensor of the destination's checkpoint.
     """
     info, source = origin
     kept, keeper = initial
@@ -172,7 +173,7 @@ def overlaid_block(step: Step, origin: Part, initial: Part, box: Box) -> tuple[A
 
 
 def _given(step: Step, box: Box) -> tuple[slice | list[int], ...]:
-    """Return an index that selects, within a block, the rows that come from the source."""
+    """Return an index that selects, in an array of the part ``box``, the rows that come from the source."""
     assert step.rows is not None  # ensured by check_step
     begin, end = box[step.axis]
     rows = [place for place, row in enumerate(step.rows.rows[begin:end]) if row is not None]

@@ -29,13 +29,13 @@ __all__ = ["STRIP_BYTES", "coding_boxes", "held_bytes", "in_strips"]
 ALIGNED = 16
 """Strips begin at a multiple of this many columns, so that codes that share a scale are in the same strip."""
 STRIP_BYTES = 8 * 4 * ELEMENTS
-"""The bytes of memory for computing a strip: values, codes and intermediate arrays."""
+"""The bytes of memory for computing a strip of columns: for values, codes and intermediate arrays."""
 
 
 def coding_boxes(info: TensorInfo) -> Iterator[Box]:
     """Yield the blocks in which a part of a quantised tensor is computed.
 
-    If it has several matrices that are stored transposed, each matrix is a block.
+    If the part has several matrices that are stored transposed, each matrix is a block.
     """
     if not _is_transposed(info):
         yield from encoding_boxes(info)
@@ -47,15 +47,15 @@ def coding_boxes(info: TensorInfo) -> Iterator[Box]:
 
 
 def held_bytes(info: TensorInfo) -> int:
-    """Return the bytes of a whole matrix of the part ``info``, if it is computed in strips; 0 if it is not."""
+    """Return the size in bytes of a matrix of the part ``info``; 0 if the part is not computed in strips of columns."""
     return prod(info.shape[-2:]) * raw_dtype(info.dtype).itemsize if _is_transposed(info) else 0
 
 
 def in_strips(info: TensorInfo, read: Read, roundings: Roundings, spread: ParallelMap) -> Blockwise | None:
-    """Return a function that returns blocks of the part ``info``; None if the part is not computed in strips.
+    """Return a function that returns a block of ``info``, a part of a quantised tensor such as its codes.
 
-    ``read`` returns a part of the weight. If the part is one matrix, the whole matrix is computed before this function
-    returns, with ``spread``, a function like ``map``.
+    Returns None if this part is not computed in strips of columns. ``read`` returns a region of the weight. If the
+    part is a single matrix, the whole matrix is computed here, with ``spread``, a function like ``map``.
     """
     if not _is_transposed(info):
         return None
@@ -96,7 +96,7 @@ def _is_several(info: TensorInfo) -> bool:
 
 
 def _strips(info: TensorInfo, place: OutputBlock) -> list[OutputBlock]:
-    """Return the strips of columns of a matrix; each strip of a tensor has its own index, also across matrices."""
+    """Return the strips of columns of the matrix ``place``; all strips of all matrices have different indices."""
     columns = info.shape[-1]
     count = -(-prod(_made(info).of[0].shape[-2:]) // ELEMENTS)
     width = columns if count == 1 else -(-columns // (count * ALIGNED)) * ALIGNED

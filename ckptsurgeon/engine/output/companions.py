@@ -118,9 +118,9 @@ def as_written(plan: Plan, options: OutputOptions) -> Plan:
     """Return the plan with only the tensors and companion files that its output will have.
 
     If a tensor has several keys (tied weights), the keys that loaders restore by themselves are left out. The tensor is
-    stored under the first of its remaining keys. A single file has no companion files, and no notes on them. PEFT
-    reads an adapter only from a folder with one safetensors file: an adapter that is copied to any other form has no
-    PEFT configuration.
+    stored under the first of its remaining keys. If the output is a single file, the plan gets no companion files. PEFT
+    reads an adapter only from a folder with one safetensors file. If an adapter is copied to any other kind of output,
+    the plan does not get its PEFT configuration.
     """
     writer = writer_of(options)
     plan = _without_weights(plan, options)
@@ -140,7 +140,7 @@ def as_written(plan: Plan, options: OutputOptions) -> Plan:
 
 
 def _without_settings(plan: Plan) -> Plan:
-    """Return the plan, without the quantisation settings in its metadata if a companion contains the same settings."""
+    """Return the plan; if a companion file contains its quantisation settings, remove these from its metadata."""
     if SETTINGS not in plan.metadata:
         return plan
     files = {one.name: one for one in plan.target.companions}
@@ -156,7 +156,7 @@ def _document(companion: PlanCompanion) -> Any:
 
 
 def _without_weights(plan: Plan, options: OutputOptions) -> Plan:
-    """Return the plan; if PEFT could not read a copied adapter in this output, it becomes an ordinary checkpoint."""
+    """Return the plan; if it copies an adapter to an output that PEFT cannot read, make it copy a plain checkpoint."""
     made = any(step.op == "factor" for step in plan.steps)  # for an extracted adapter, such a form is an error
     if made or not plan.target.weights or is_adapter(options):
         return plan
@@ -167,8 +167,8 @@ def _without_weights(plan: Plan, options: OutputOptions) -> Plan:
 def recipe_as_written(recipe: Recipe, plan: Plan) -> Recipe:
     """Return the recipe with the companion files and the metadata of ``plan``.
 
-    The output may leave out keys that loaders tie to others; the recipe marks the tensors with these keys as
-    ``implied``.
+    The output may lack keys that loaders tie to other keys; in the returned recipe, the tensors with such keys are
+    marked as ``implied``.
     """
     tensors = recipe.tensors
     if plan.target.implied:
@@ -179,7 +179,10 @@ def recipe_as_written(recipe: Recipe, plan: Plan) -> Recipe:
 
 
 def all_checksums(plan: Plan, checksums: Mapping[str, int]) -> Mapping[str, int]:
-    """Return the checksum of every key of a plan; tied keys have the checksum of the key that is written."""
+    """Return {key: CRC-32} for every key of a plan; ``checksums`` has it only for the keys that are written.
+
+    A tied key that is not written gets the checksum of the key to which it is tied.
+    """
     if not any(step.tied_to for step in plan.steps):
         return checksums
     found = {step.tied_to or step.key: checksums[step.key] for step in plan.steps if step.key in checksums}

@@ -64,7 +64,10 @@ def parse_size(text: str | int, option: str = "--max-shard-size") -> int:
 
 
 def check_shards(size: int, text: str, shards: int, tensors: int) -> None:
-    """Raise ConfigError for a size below 1 MB with which each of several tensors would be in a separate shard."""
+    """Raise ConfigError if ``size``, the maximum size of a shard, is below 1 MB, and each tensor would get a shard.
+
+    ``text`` is the size as the user wrote it. ``shards`` and ``tensors`` are the numbers of shards and of tensors.
+    """
     if size < SMALL and shards == tensors > 1:
         raise ConfigError(
             f"--max-shard-size {text} makes {shards} shards, one for each tensor.",
@@ -74,19 +77,19 @@ def check_shards(size: int, text: str, shards: int, tensors: int) -> None:
 
 DEFAULT_SHARD = "5GB"
 ALL_RANKS = "all ranks"
-"""The name of the ``OutputFile`` that contains the files of all ranks."""
+"""The name of the ``OutputFile`` that stands for the files of all ranks."""
 
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """The path and form of an output: ``to`` is a format; ``max_shard_size`` (``5GB``) makes it a folder of shards.
+    """The path and form of an output: ``to`` is the format; with ``max_shard_size`` (``5GB``) a folder is written.
 
-    ``force`` allows to replace an earlier output. ``inputs`` are other files that were read and must not be
+    ``force`` allows the output to replace an earlier one. ``inputs`` are other files that were read and must not be
     overwritten, such as the plan or a file of rules. ``wait`` is the number of seconds to wait for another run that
-    writes to the same path (None: do not wait). ``key`` is the file of a private key that signs the output. If an
-    interrupted run left finished parts of this output, they are used, or with ``restart`` removed. ``consume`` deletes
-    each shard of the sources as soon as the parts of the output that need it are on disk. ``ranks`` are the options of
-    formats with a file for each rank.
+    writes to the same path (None: do not wait). ``key`` is the file of a private key that signs the output. With
+    ``restart``, the finished files that an interrupted run left are removed; otherwise they are used. ``consume``
+    deletes each shard of the sources as soon as the files of the output that need it are on disk. ``ranks`` are the
+    options of formats with a file for each rank.
     """
 
     path: str
@@ -105,7 +108,7 @@ class OutputOptions:
 class OutputFile:
     """One file of an output: its name in the folder ('' for a single file) and its layout.
 
-    In formats with a file for each rank, all these files are one ``OutputFile`` with the name ``ALL_RANKS``.
+    If the format has a file for each rank, one ``OutputFile`` with the name ``ALL_RANKS`` stands for all these files.
     """
 
     name: str
@@ -121,7 +124,8 @@ class OutputFile:
 class OutputShape:
     """All files of an output, as they are known before anything is written.
 
-    ``index`` are the files of a folder that contain no tensors, such as the index of shards, by name.
+    ``parts`` are the files with tensors. ``index`` has the files of a folder that contain no tensors, such as the
+    index of shards, by name.
     """
 
     parts: tuple[OutputFile, ...]
@@ -234,9 +238,9 @@ def lay_out(
 ) -> OutputShape:
     """Return the layout of a plan's output: its files, and the position of each tensor in them.
 
-    ``recipe`` is stored in a single file; ``beside`` are entries other than tensors that are stored in it. Raises
-    ConfigError for an unknown format or size, a size with which each shard would have only one tensor, or a format that
-    cannot store ``beside``. Raises OutputError for a dtype that the format does not support.
+    If the output is a single file, this file also contains ``recipe`` and ``beside``, the entries other than tensors.
+    Raises ConfigError for an unknown format or size, for a size below 1 MB that gives each tensor its own shard, or if
+    the output cannot store ``beside``. Raises OutputError for a dtype that the format does not support.
     """
     writer = writer_of(options)
     check_ranks(writer, options.ranks)
@@ -263,9 +267,9 @@ def lay_out(
 
 
 def _check_readable(tensors: Sequence[OutTensor], writer: Writer) -> None:
-    """Raise OutputError if ckptsurgeon could not read the output again: too many tensors, or too long keys.
+    """Raise OutputError if ckptsurgeon could not read the output: it has too many tensors, or too long keys.
 
-    The length of keys is limited by the total number of their segments, the parts between dots.
+    The limit for keys is the total number of their segments. A segment is the part of a key between two dots.
     """
     if len(tensors) > writer.most:
         others = [other.name for other in writers().values() if other.most >= len(tensors)]

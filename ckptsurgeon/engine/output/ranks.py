@@ -26,8 +26,9 @@ _MESH = re.compile(r"(?:([a-z][a-z0-9]*):)?([A-Za-z_]\w*)")
 class RankOptions:
     """The options of formats with a file for each rank.
 
-    ``ranks`` is the number of ranks, 0 if it is not given. ``axes`` are strings ``GLOB=AXIS``: the last one that
-    matches a tensor applies. ``mesh`` is ``DEVICE:NAME``, the kind of device of a mesh and the name of its dimension.
+    ``ranks`` is the number of ranks, 0 if it is not given. ``axes`` are strings ``GLOB=AXIS``: the last string whose
+    pattern matches a key sets the axis that splits this tensor. ``mesh`` is ``DEVICE:NAME``: the kind of device of a
+    mesh, and the name of the mesh's dimension.
     """
 
     ranks: int = 0
@@ -67,7 +68,7 @@ def check_ranks(writer: Writer, options: RankOptions) -> None:
 
 
 def _axes(texts: Sequence[str]) -> Iterator[tuple[str, KeyPattern, int | None]]:
-    """Yield the option, the pattern and the axis of each string ``GLOB=AXIS``; the axis of ``none`` is None."""
+    """Yield (option as written, pattern, axis) for each string ``GLOB=AXIS``; the axis is None for ``GLOB=none``."""
     for text in texts:
         glob, equals, axis = text.rpartition("=")
         if not equals or not glob or not (axis == NONE or re.fullmatch(r"-?\d{1,2}", axis)):
@@ -82,7 +83,7 @@ def rank_shares(writer: RankWriter, tensors: Sequence[OutTensor], options: RankO
     """Return how tensors are divided between the ranks: the axis that splits each tensor.
 
     Raises PatternError if a pattern matches no tensor, ConfigError if a tensor does not have the axis. Raises
-    OutputError if a tensor with an axis is quantised in blocks, or if there would be too many parts.
+    OutputError if a tensor with an axis is quantised in blocks, or if the ranks together have too many tensors.
     """
     if len(tensors) * options.ranks > RANK_PIECES:
         raise OutputError(

@@ -44,7 +44,7 @@ class OutputSigner:
 
 @contextmanager
 def signing(options: OutputOptions, path: str, taken: set[tuple[int, int]], *, folder: bool) -> Iterator[OutputSigner]:
-    """Yield the signer of an output; the signature of a single file appears right after the file.
+    """Yield the signer of an output; if the output is a single file, its signature is published after the block.
 
     ``taken`` are the device and inode numbers of files that must not be overwritten.
     """

@@ -19,7 +19,7 @@ __all__ = ["check_base", "write_files"]
 
 
 def check_base(base: Base, patch: PatchFile) -> None:
-    """Raise PlanError if a base lacks bytes that the patch needs, or if these bytes are different."""
+    """Raise PlanError if ``base`` does not fit the patch: a tensor or file that it needs is missing or different."""
     wanted = {
         (segment.key, segment.nbytes, segment.crc): segment
         for file in patch.index.files
@@ -63,9 +63,9 @@ def _digest(blocks: Iterable[bytes | memoryview]) -> str:
 def write_files(
     base: Base, patch: PatchFile, files: Mapping[str, StagedFile], progress: Progress | None = None
 ) -> None:
-    """Write the new files of a patch into ``files``, which are the temporary files by name.
+    """Apply a patch to ``base``, and write the new files into ``files``: {name: open temporary file}.
 
-    Raises FormatError if a file does not have the SHA-256 that is stored in the patch.
+    Raises FormatError if a new file does not have the SHA-256 that is stored in the patch.
     """
     size, done = sum(file.size for file in patch.index.files), 0
     for number, file in enumerate(patch.index.files):
@@ -84,4 +84,4 @@ def write_files(
 def _check_made(patch: PatchFile, file: NewFile, size: int, sha256: str) -> None:
     if (size, sha256) != (file.size, file.sha256):
         name = f" {escape(file.name)}" if file.name else ""
-        raise damaged(patch.file, f"the file{name} that it makes does not have the SHA-256 in its index")
+        raise damaged(patch.file, f"the new file{name} does not have the SHA-256 that is stored in the patch")

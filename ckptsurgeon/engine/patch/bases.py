@@ -26,7 +26,10 @@ __all__ = ["Base", "OldCheckpoint", "PatchedCheckpoint", "not_the_base", "read_t
 
 
 class Base(Protocol):
-    """What a patch is applied to: a checkpoint, or the result of an earlier patch; ``name`` is for messages."""
+    """What a patch is applied to: a checkpoint, or the result of an earlier patch.
+
+    ``name`` is the name in messages.
+    """
 
     name: str
 
@@ -43,7 +46,7 @@ class Base(Protocol):
         ...
 
     def file(self, name: str) -> tuple[int, Iterator[bytes | memoryview]] | None:
-        """Return the size and the bytes of another file in the checkpoint's folder; None if the file is missing."""
+        """Return (size, blocks of bytes) of the file ``name`` in the checkpoint's folder; None if it is missing."""
         ...
 
 
@@ -76,7 +79,7 @@ class OldCheckpoint:
         return None
 
     def file(self, name: str) -> tuple[int, Iterator[bytes | memoryview]] | None:
-        """Return the size and the bytes of another file in the checkpoint's folder; None if the file is missing."""
+        """Return (size, blocks of bytes) of the file ``name`` in the checkpoint's folder; None if it is missing."""
         source = open_source(self._path)
         if not isinstance(source, Folder) or name not in source.names():
             return None
@@ -127,14 +130,17 @@ class PatchedCheckpoint:
         view[there:] = bytes(len(view) - there)
 
     def file(self, name: str) -> tuple[int, Iterator[bytes | memoryview]] | None:
-        """Return the size and the bytes of another file in the checkpoint's folder; None if the file is missing."""
+        """Return (size, blocks of bytes) of the file ``name`` in the checkpoint's folder; None if it is missing."""
         for number, one in enumerate(self._patch.index.files):
             if one.name == name:
                 return one.size, (block for task in tasks(self._base, self._patch, number) for block in task())
         return None
 
     def _block(self, file: int, number: int, block: int) -> Bytes:
-        """Return a block; the last blocks are cached, since a block of the next patch may overlap two blocks here."""
+        """Return the block ``block`` of the segment ``number`` of a file; all three are indices.
+
+        The last blocks are cached: a block of a patch that is applied to this result may overlap two blocks.
+        """
         place = (file, number, block)
         with self._lock:
             if place in self._blocks:
@@ -188,7 +194,7 @@ def tasks(base: Base, patch: PatchFile, file: int) -> Iterator[Callable[[], Iter
 
 
 def not_the_base(base: Base, patch: PatchFile, names: Sequence[str]) -> PlanError:
-    """Return the error for a base in which tensors or files (``names``) that a patch needs are missing or different."""
+    """Return the error for a base that does not fit a patch: tensors or files (``names``) are missing or different."""
     differ = "is missing or different" if len(names) == 1 else "are missing or different"
     return PlanError(
         f"{base.name} is not the checkpoint that {escape(patch.file.uri)} was made from ({escape(patch.index.old)}): "

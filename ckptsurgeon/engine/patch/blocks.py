@@ -1,9 +1,9 @@
 """Encodes a block of a tensor's bytes as its difference from another block, and decodes it.
 
-The elements of both blocks are combined by XOR. If few elements differ, only these are stored, with a bitmap that says
-which they are. The bytes of the stored elements are split by their position in the element (planes), since signs and
-exponents change less than mantissas. Each of these streams is compressed with Zstandard (RFC 8878), unless compression
-does not make it smaller.
+The elements of both blocks are combined by XOR. If few elements differ, only these are stored, with a bitmap of their
+positions. The stored elements are split into planes: the first bytes of all elements, then all second bytes, and so on.
+Planes compress better, since signs and exponents change less than mantissas. The bitmap and each plane are streams. A
+stream is compressed with Zstandard (RFC 8878), unless this does not make it smaller.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ __all__ = ["BLOCK", "Bytes", "Decoder", "Encoder", "zstandard"]
 Bytes = npt.NDArray[np.uint8]
 
 BLOCK = 4 << 20
-"""The bytes of a block before it is encoded."""
+"""How many bytes a block has before it is encoded."""
 DENSE = 4
-"""A bitmap is stored if at most one element in this many differs."""
+"""If at most one in ``DENSE`` elements differs, a bitmap and these elements are stored; otherwise all elements."""
 WORTH = 0.98
 """A stream is compressed only if its compressed size is below this fraction of its size."""
 _LENGTH = struct.Struct("<I")
@@ -51,10 +51,10 @@ class Encoder:
         self._compress = zstandard().ZstdCompressor(level=level).compress
 
     def encode(self, new: Bytes, old: Bytes | None, itemsize: int) -> bytes:
-        """Return the encoded difference between ``new`` and ``old``; empty if they are equal.
+        """Return the encoded difference between the blocks ``new`` and ``old``; empty if they are equal.
 
-        ``old`` has as many bytes as ``new``; if it is None, ``new`` itself is encoded. An element has ``itemsize``
-        bytes.
+        ``old`` has as many bytes as ``new``. If ``old`` is None, ``new`` itself is encoded. An element has
+        ``itemsize`` bytes.
         """
         size = next(one for one in _SIZES[::-1] if itemsize % one == 0 and new.size % one == 0)
         values = new.view(f"<u{size}")
@@ -88,9 +88,9 @@ class Decoder:
         self._size_of = library.frame_content_size
 
     def decode(self, data: bytes | memoryview, out: Bytes) -> None:
-        """Decode ``data``, and change ``out`` in place from the old block (zeros if there is none) to the new block.
+        """Decode ``data``, and apply the difference to ``out`` in place: before, it is the old block, then the new one.
 
-        Raises FormatError.
+        If there is no old block, ``out`` must be zeros before. Raises FormatError if ``data`` is damaged.
         """
         if not len(data):
             return
@@ -139,7 +139,10 @@ def _planes(values: npt.NDArray[np.generic], size: int) -> Iterator[Bytes]:
 
 
 def _split(data: memoryview) -> Iterator[tuple[memoryview, bool]]:
-    """Yield each stream, and whether it is plain (not compressed)."""
+    """Yield (bytes, whether they are not compressed) for each stream in the encoded block ``data``.
+
+    Raises FormatError if ``data`` is truncated.
+    """
     while data:
         if len(data) < _LENGTH.size:
             raise _damaged()

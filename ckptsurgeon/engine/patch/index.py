@@ -1,4 +1,4 @@
-"""Defines the index of a patch: the files that it makes, how their bytes are made, and where their tensors are."""
+"""Defines the index of a patch: which files the patch makes, from which bytes, and where the tensors are in them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ MOST_BLOCK = BLOCK + BLOCK // 4 + 64
 
 @dataclass(frozen=True)
 class Segment:
-    """A range of bytes of a new file; ``kind`` is how they are made.
+    """A range of ``nbytes`` bytes of a new file; ``kind`` says how these bytes are made.
 
-    "same": they are the bytes of a tensor of the old checkpoint. "xor": such bytes, combined with stored differences by
-    XOR. "raw": new bytes. "file": a whole file of the old checkpoint's folder. For "same" and "xor", ``key`` is the key
-    of the old tensor, and ``crc`` the CRC-32 of its first ``nbytes`` bytes, with zeros after its end. For "file",
-    ``key`` is the name of the file. ``blocks`` are the sizes of the encoded blocks, one for each ``BLOCK`` bytes.
+    "same": from the bytes of a tensor of the old checkpoint. "xor": from such bytes and stored differences, by XOR.
+    "raw": from bytes in the patch. "file": from a whole file in the folder of the old checkpoint. For "same" and "xor",
+    ``key`` is the key of the old tensor. ``crc`` is the CRC-32 of its first ``nbytes`` bytes; if the tensor is shorter,
+    zeros follow. For "file", ``key`` is the name of the file. ``blocks`` are the sizes in bytes of the segment's
+    encoded blocks; each encodes ``BLOCK`` bytes.
     """
 
     kind: str
@@ -65,7 +66,10 @@ class NewFile:
 
 @dataclass(frozen=True)
 class NewTensor:
-    """A tensor of the new checkpoint: the index of its file, its position there, the CRC-32 of its bytes if known."""
+    """A tensor of the new checkpoint, stored as ``nbytes`` bytes from the byte ``offset`` of a file on.
+
+    ``file`` is the index of the file in the patch. ``crc`` is the CRC-32 of the bytes; None if it is not known.
+    """
 
     file: int
     offset: int
@@ -75,7 +79,7 @@ class NewTensor:
 
 @dataclass(frozen=True)
 class OldFile:
-    """A file in the old checkpoint's folder (not its weights) that is also a new file: its size and its SHA-256."""
+    """The size and SHA-256 of a file without weights that is the same in the folders of both checkpoints."""
 
     size: int
     sha256: str
@@ -83,9 +87,11 @@ class OldFile:
 
 @dataclass(frozen=True)
 class PatchIndex:
-    """The contents of a patch: the names of both checkpoints, the new files and tensors, the old files that it needs.
+    """The index of a patch, which describes all its contents.
 
-    ``folder`` is whether the new checkpoint is a folder; otherwise it is a single file.
+    ``old`` and ``new`` are the names of the two checkpoints. ``folder`` is whether the new checkpoint is a folder;
+    otherwise it is a single file. ``files`` are the files that the patch makes. ``tensors`` is {key: where the tensor
+    is in these files}. ``old_files`` is {name: size and SHA-256} of the old files that the patch copies whole.
     """
 
     old: str
@@ -114,7 +120,9 @@ class PatchIndex:
     def from_json(data: Mapping[str, Any]) -> PatchIndex:
         """Return the index that ``data`` describes; raises KeyError, ValueError, TypeError or AttributeError."""
         if (data["kind"], data["version"]) != ("ckpt.patch", VERSION):
-            raise ValueError(f"it is {data['kind']!r:.40} of version {data['version']!r:.40}")
+            raise ValueError(
+                f"it is {data['kind']!r:.40} of version {data['version']!r:.40}, not 'ckpt.patch' of version {VERSION}"
+            )
         index = PatchIndex(
             _text(data["old"]),
             _text(data["new"]),

@@ -35,9 +35,10 @@ LOOK = 1 << 16
 
 @dataclass(frozen=True)
 class _Range:
-    """A range of bytes of a new file: the key of its tensor, and the key of the old tensor to compare it with.
+    """A range of ``nbytes`` bytes of a new file from the byte ``offset`` on: the bytes of a tensor, or other bytes.
 
-    Both are "" if there is no such tensor. ``itemsize`` is the size of one element in bytes.
+    ``key`` is the key of the tensor, "" for other bytes. ``old`` is the key of the old tensor that it is compared with;
+    "" if there is none. ``itemsize`` is the size of one element in bytes.
     """
 
     offset: int
@@ -49,7 +50,7 @@ class _Range:
 
 @dataclass(frozen=True)
 class _Block:
-    """An encoded block: its new bytes, the encoded bytes, the CRC-32 of the new bytes and of the old bytes."""
+    """A block of a new file: its bytes, their encoded form, and the CRC-32 of the new bytes and of the old bytes."""
 
     new: Bytes
     encoded: bytes
@@ -60,11 +61,11 @@ class _Block:
 def make_patch(
     given_old: Given, given_new: Given, writer: PatchWriter, *, level: int = 1, progress: Progress | None = None
 ) -> PatchIndex:
-    """Write the patch that turns the files of ``given_old`` into the files of ``given_new``; return its index.
+    """Write the patch that turns the files of ``given_old`` into the files of ``given_new``; return the patch's index.
 
-    Both are open checkpoints, each with the path or address with which it was opened. ``level`` is the compression
-    level of Zstandard. Raises SourceError if a file cannot be read, PlanError if a file changes meanwhile, OutputError
-    if the patch cannot be written.
+    ``given_old`` and ``given_new`` are pairs (open checkpoint, path or address with which it was opened). ``level`` is
+    the compression level of Zstandard. Raises SourceError if a file cannot be read, PlanError if a file changes
+    meanwhile, OutputError if the patch cannot be written.
     """
     (old, old_path), (new, new_path) = given_old, given_new
     with closing(NewFiles(new, new_path)) as found:
@@ -103,7 +104,11 @@ def make_patch(
 
 @dataclass
 class _Piece:
-    """A range of a new file, with the sizes of its encoded blocks and the CRC-32 of its new and old blocks."""
+    """A range of a new file, and what was recorded about each of its blocks.
+
+    ``blocks`` are the sizes of the encoded blocks. ``crcs`` and ``old_crcs`` are (CRC-32, number of bytes) of each new
+    block, and of each old block.
+    """
 
     range: _Range
     blocks: list[int] = field(default_factory=list)
@@ -129,10 +134,10 @@ class _Piece:
 def _tensors(
     new: Checkpoint, numbers: Mapping[str, int], crcs: Mapping[tuple[int, int, int], int]
 ) -> dict[str, NewTensor]:
-    """Return the position of every tensor that is stored as plain bytes.
+    """Return {key: position in the new files} for every tensor that is stored as plain bytes.
 
-    ``numbers`` are the indices of the files by name. ``crcs`` are the CRC-32 of ranges, by (index of the file, offset,
-    number of bytes); a tensor that is only a part of another tensor has no CRC-32.
+    ``numbers`` is {name of a file: its index}. ``crcs`` is {(index of a file, offset, number of bytes): CRC-32}. If the
+    bytes of a tensor are a part of another tensor's bytes, the tensor gets no CRC-32.
     """
     found = {}
     for key, info in new.items():
@@ -148,10 +153,10 @@ def _name(checkpoint: Checkpoint) -> str:
 
 
 def _bases(old: Checkpoint, new: Checkpoint) -> dict[str, str]:
-    """Return, for each new tensor, the key of the old tensor that it is compared with.
+    """Return {key of a new tensor: key of the old tensor that it is compared with}; some new tensors have none.
 
-    This is the old tensor with the same key if it has the same dtype. Otherwise it is an old tensor whose key is not in
-    the new checkpoint and that has the same dtype, shape and first bytes: the tensor was probably renamed.
+    The old tensor is the one with the same key, if it has the same dtype. Otherwise it is one whose key is not in the
+    new checkpoint, with the same dtype, shape and first bytes: the tensor was probably renamed.
     """
     found = {key: key for key, info in new.items() if _is_base(old.get(key), info)}
     others = {key: info for key, info in new.items() if key not in found and info.is_plain and info.nbytes}
@@ -201,7 +206,7 @@ def _ranges(new: Checkpoint, bases: dict[str, str], name: str, size: int) -> Ite
 def _tasks(
     pieces: Iterable[_Piece], file: File, old: Checkpoint, level: int, local: threading.local
 ) -> Iterator[Callable[[], tuple[_Piece, _Block]]]:
-    """Yield, for each block of a file in order, a function that encodes it."""
+    """Yield, for each block of a file in order, a function that encodes the block, and returns (its range, block)."""
     for piece in pieces:
         for begin in range(0, piece.range.nbytes, BLOCK):
             yield lambda piece=piece, begin=begin: (piece, _encoded(piece.range, begin, file, old, level, local))  # type: ignore[misc]

@@ -76,10 +76,10 @@ class NewFiles:
 
 
 def equal_files(given: str) -> Callable[[str, File], OldFile | None]:
-    """Return a function that finds out whether a new file is equal to the file with the same name in the old folder.
+    """Return a function that compares a new file with the file of the same name in the folder of the old checkpoint.
 
-    The arguments of the function are the name and the open new file. It returns the old file, or None if there is no
-    such file or its bytes differ. ``given`` is the path or address of the old checkpoint.
+    The arguments of the function are the name and the open new file. If both files are equal, it returns their size
+    and SHA-256, otherwise None. ``given`` is the path or address of the old checkpoint.
     """
     source = open_source(given)
     names = set(source.names()) if isinstance(source, Folder) else set()

@@ -63,7 +63,7 @@ class PatchWriter:
 class PatchFile:
     """An open patch: its index, and the positions of the encoded blocks.
 
-    ``places`` contains, for each new file and each of its segments, the offsets of the segment's blocks in the patch.
+    ``places[i][j]`` are the offsets, in the patch, of the encoded blocks of segment ``j`` of new file ``i``.
     """
 
     def __init__(self, file: File, index: PatchIndex, end: int) -> None:

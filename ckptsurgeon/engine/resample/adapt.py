@@ -27,9 +27,9 @@ Shape = Sequence[int]
 def centred(
     read: Callable[[Box], Array], dtype: np.dtype[np.generic], box: Box, *, source: Shape, destination: Shape
 ) -> Array:
-    """Return the part ``box`` of a convolution kernel with the source kernel in its centre, and zeros around that.
+    """Return the part ``box`` of a convolution kernel that has the source kernel in its centre, and zeros around it.
 
-    ``read`` reads a part of the source; ``source`` and ``destination`` are the two shapes.
+    ``read`` returns a part of the source kernel. ``source`` and ``destination`` are the shapes of the two kernels.
     """
     out = np.zeros(box_shape(box), dtype)
     part, place = [], []
@@ -89,7 +89,10 @@ def _product(first: Matrix, second: Matrix) -> Matrix:
 
 
 def _solved(square: Matrix, right: Matrix) -> Matrix:
-    """Return X with ``square`` X = ``right``, by elimination without pivoting: ``square`` must be a Gram matrix."""
+    """Return the matrix X with ``square`` X = ``right``; ``square`` must be a Gram matrix of full rank.
+
+    For such a matrix, Gaussian elimination needs no pivoting.
+    """
     left, made = [row[:] for row in square], [row[:] for row in right]
     for pivot, row in enumerate(left):
         for other in range(pivot + 1, len(left)):
@@ -118,7 +121,7 @@ def adaptation_box(policy: str, box: Box, source: Shape, destination: Shape) -> 
 
 
 def adapted(policy: str, values: Array, part: Box, box: Box, *, source: Shape, destination: Shape) -> Array:
-    """Return the part ``box`` of a resized tensor; ``values`` are the part ``part`` of the source, as float64."""
+    """Return the part ``box`` of a resized tensor; ``values`` is the part ``part`` of the source, as float64."""
     for axis, taps in _maps(policy, tuple(source), tuple(destination)).items():
         values = apply_taps(values, axis, taps, rows=box[axis], first=part[axis][0])
     return values
@@ -126,17 +129,17 @@ def adapted(policy: str, values: Array, part: Box, box: Box, *, source: Shape, d
 
 @lru_cache(maxsize=8)
 def _maps(policy: str, have: tuple[int, ...], want: tuple[int, ...]) -> Maps:
-    """Return the interpolation weights of each axis that a policy resizes; the shapes must fit the policy."""
+    """Return {axis: interpolation weights} for the axes that a policy resizes; the shapes must fit the policy."""
     asked = parse_policy(policy)
     makers = {"patch": _patch, "channels": _channels}
     return MappingProxyType(makers.get(asked.name, _positions)(asked, have, want))
 
 
 def _positions(policy: Policy, have: Shape, want: Shape) -> dict[int, InterpolationWeights]:
-    """Return, by axis, the weights that resample position embeddings.
+    """Return {axis: interpolation weights} for resampling position embeddings.
 
-    They are the same as in timm's ``resample_abs_pos_embed`` and DeiT's ``main.py``. The positions of prefix tokens
-    (such as the class token) are not changed.
+    The weights are the same as in timm's ``resample_abs_pos_embed`` and DeiT's ``main.py``. The embeddings of prefix
+    tokens (such as the class token) are not changed.
 
     https://github.com/huggingface/pytorch-image-models/blob/main/timm/layers/pos_embed.py and
     https://github.com/facebookresearch/deit/blob/main/main.py (bicubic, without antialiasing).
@@ -154,7 +157,7 @@ def _positions(policy: Policy, have: Shape, want: Shape) -> dict[int, Interpolat
 
 
 def _patch(policy: Policy, have: Shape, want: Shape) -> dict[int, InterpolationWeights]:
-    """Return, by axis, the weights of ``pseudo_inverse_resize`` that resize the patches of a patch embedding."""
+    """Return {axis: interpolation weights} for resizing a patch embedding, by ``pseudo_inverse_resize``."""
     antialias = (policy.get("antialias") or "yes") == "yes"
     method = policy.get("method") or "bicubic"
     return {
@@ -165,7 +168,9 @@ def _patch(policy: Policy, have: Shape, want: Shape) -> dict[int, InterpolationW
 
 
 def _channels(policy: Policy, have: Shape, want: Shape) -> dict[int, InterpolationWeights]:
-    """Return the weights that sum all input channels, or repeat and scale them, as in timm's ``adapt_input_conv``.
+    """Return {1: weights} for changing the number of input channels (axis 1), as in timm's ``adapt_input_conv``.
+
+    One channel is the sum of all input channels. Several channels repeat the input channels, scaled.
 
     https://github.com/huggingface/pytorch-image-models/blob/main/timm/models/_manipulate.py
     """

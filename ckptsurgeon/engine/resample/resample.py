@@ -58,7 +58,7 @@ def dense(matrix: Sequence[Sequence[float]]) -> InterpolationWeights:
 
 
 def crossed(rows: InterpolationWeights, columns: InterpolationWeights, width: int) -> InterpolationWeights:
-    """Return the weights for a flattened grid from the weights for its rows and columns.
+    """Return the weights that resample a grid, flattened to one axis, from the weights for its rows and its columns.
 
     ``width`` is the number of columns of the input grid.
     """
@@ -69,7 +69,7 @@ def crossed(rows: InterpolationWeights, columns: InterpolationWeights, width: in
 
 
 def kept_before(taps: InterpolationWeights, prefix: int) -> InterpolationWeights:
-    """Return the weights for an axis that begins with ``prefix`` additional rows, which are copied unchanged."""
+    """Return the weights ``taps`` for an axis that begins with ``prefix`` more rows, which are copied unchanged."""
     if not prefix:
         return taps
     most = taps.indices.shape[1]
@@ -82,13 +82,15 @@ def kept_before(taps: InterpolationWeights, prefix: int) -> InterpolationWeights
 
 
 def reach_of(taps: InterpolationWeights, begin: int, end: int) -> tuple[int, int]:
-    """Return the range of input rows that the output rows ``begin`` to ``end`` need."""
+    """Return (begin, end) of the range of input rows that the output rows ``begin`` to ``end`` need."""
     used = taps.indices[begin:end]
     return (int(used.min()), int(used.max()) + 1) if used.size else (0, 0)
 
 
 def apply_taps(values: Array, axis: int, taps: InterpolationWeights, *, rows: tuple[int, int], first: int) -> Array:
-    """Return the output ``rows`` (begin, end) along an axis; ``values`` begin with the input row ``first``.
+    """Return the output rows in the range ``rows`` along an axis, as weighted sums of the input rows in ``values``.
+
+    The first row of ``values`` is the input row with the index ``first``.
 
     Input rows are added in order. So the bits of an output row do not depend on which other rows are computed at the
     same time.
@@ -169,10 +171,10 @@ _KERNELS: Mapping[str, tuple[Callable[[float], float], float]] = {
 
 
 def _source_positions(begin: int, end: int, source: int, destination: int) -> Array:
-    """Return the source positions of the outputs ``begin`` to ``end``, as torch does with ``align_corners=False``.
+    """Return the position in the source for each output from ``begin`` to ``end``, as for ``align_corners=False``.
 
-    The positions are float64: in float32, which torch uses for float32 values, the weights of the 500th row would have
-    an error of 1e-4.
+    ``source`` and ``destination`` are the lengths of the axis. The positions are float64. torch uses float32 for
+    float32 values; then the weights of the 500th row have an error of 1e-4.
     """
     centres = (np.arange(begin, end, dtype=np.float64) + 0.5) * (source / destination)
     positions: Array = np.maximum(centres - 0.5, 0)

@@ -44,9 +44,9 @@ class CachedFile:
 
 
 def read_blob(path: str, expected: str = "") -> CachedFile | None:
-    """Read a file, and return its description with its digest; None if the digest is not ``expected``.
+    """Read a file, and return its description with its SHA-256; None if its digest is not ``expected``.
 
-    ``expected`` is a SHA-256 or git's SHA-1; if it is neither, nothing is compared.
+    ``expected`` is a SHA-256 or git's SHA-1. If it is neither of them, the digest is not compared.
     """
     found, git = _digests(path)
     if not is_digest(expected):
@@ -56,7 +56,7 @@ def read_blob(path: str, expected: str = "") -> CachedFile | None:
 
 
 def _digests(path: str) -> tuple[CachedFile, str]:
-    """Return a file with its size and SHA-256, and git's SHA-1 of the file."""
+    """Return the description of a file (with size and SHA-256), and the file's SHA-1 as git computes it."""
     file = open_source(path)
     if not isinstance(file, File):
         raise SourceError(f"{escape(path)} is a folder.")
@@ -73,7 +73,7 @@ _ALLOWED: dict[str, Callable[[str], object]] = {
     "snapshots": lambda path: blob_of(path),
     "blobs": lambda path: not os.path.isdir(path),  # into a store that all repositories share
 }
-"""The folders in which links are allowed, and the check of each link."""
+"""{folder in which links are allowed: function that returns a true value for the path of an allowed link}."""
 
 
 def cache_base(cache: str | None) -> str:
@@ -105,7 +105,10 @@ def check_cache(repository: str, cache: str | None) -> None:
 
 
 def check_kept(path: str, repository: str, commit: str, file: str, cache: str | None) -> None:
-    """Raise SourceError unless ``path``, where huggingface_hub stored ``file``, is the path of this file and commit."""
+    """Raise SourceError if huggingface_hub has not stored ``file`` in the right place of its cache.
+
+    ``path`` is where it has stored the file. The right place is determined by the repository, the commit and the name.
+    """
     kept = os.path.join(cache_base(cache), _folder_name(repository), "snapshots", commit, *file.split("/"))
     if os.path.abspath(path) != kept:
         raise SourceError(f"huggingface_hub stored {escape(file)} as {escape(path)}, which is outside its cache.")
@@ -124,9 +127,9 @@ def blob_of(path: str) -> str:
 
 
 def remove_kept(path: str) -> None:
-    """Remove a file of a snapshot and the blob that it links to, so that no commit in the cache has the file.
+    """Remove a file of a snapshot in the cache, and the blob that the file links to.
 
-    Nothing is removed if the file's folder is reached through a link.
+    Then no other commit in the cache has these bytes. Nothing is removed if a folder in ``path`` is a link.
     """
     folder = os.path.dirname(path)
     for name in filter(None, (blob_of(path), path)) if os.path.realpath(folder) == folder else ():

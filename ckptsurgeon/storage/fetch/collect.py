@@ -78,16 +78,16 @@ def _in_kernel(source: File, output: StagedFile) -> int:
     return done
 
 
-# Puts a fetched file in place. An existing file of another origin is never used instead of it, and never replaced.
+# Puts a fetched file in place. An existing file that comes from elsewhere is neither used instead nor replaced.
 
 
 @dataclass
 class FileCollector:
     """Collects files into a folder; they are put in place together, after all of them have been fetched.
 
-    If ``asks_again`` is True, a server is asked whether its file has changed since it was collected. ``sha256`` is the
-    expected digest of a single file, '' if none is given. ``anyway`` is the hint of the error for another file that
-    already exists at the same path.
+    If ``asks_again`` is True and a file was collected before, the server is asked whether the file has changed since.
+    ``sha256`` is the expected digest of a single file, '' if none is given. ``anyway`` is the hint of the error that is
+    raised if a different file already exists at the path. ``pins`` is {(repository, revision): commit}.
     """
 
     strategy: str
@@ -150,8 +150,8 @@ def unchanged_record(origin: FetchOrigin, path: str) -> FetchRecord | None:
 def check_replaceable(path: str, how: FileCollector, digest: Callable[[], str]) -> None:
     """Raise OutputError if the file ``path`` must not be replaced: it was not fetched, or was changed after that.
 
-    A link may be replaced, and so may a file whose SHA-256 is equal to the result of ``digest()``. If the setting
-    ``overwrite`` is True, every file may be replaced.
+    A link may be replaced. A file may also be replaced if its SHA-256 is ``digest()``, the SHA-256 of the new file. If
+    the setting ``overwrite`` is True, every file may be replaced.
     """
     if os.path.islink(path) or not os.path.lexists(path) or how.config.overwrite:
         return
@@ -192,7 +192,10 @@ def copy_blob(blob: CachedFile, path: str, how: FileCollector, origin: FetchOrig
 
 
 def copy_file(source: str, path: str, how: FileCollector, origin: FetchOrigin, *, fingerprint: str) -> FetchRecord:
-    """Copy ``source`` to ``path``; returns the copy's record, with ``fingerprint`` (size and time of ``source``)."""
+    """Copy the file ``source`` to ``path``, and return the record of the copy.
+
+    The record contains ``fingerprint``, a string with the size and time of ``source``.
+    """
     check_replaceable(path, how, lambda: sha256_of(source))
     file, digest = open_source(source), hashlib.sha256()
     assert isinstance(file, File)
@@ -207,9 +210,9 @@ def copy_file(source: str, path: str, how: FileCollector, origin: FetchOrigin, *
 
 
 def collect_file(origin: FetchOrigin, path: str | None, how: FileCollector) -> str:
-    """Collect the file ``origin`` at ``path``, and return its absolute path.
+    """Link, copy or download the file ``origin`` to ``path``; return the path at which the file is then.
 
-    If ``path`` is None, a local file or a file of the hub stays where it is.
+    If ``path`` is None, a local file stays where it is, and a file of the hub stays in the cache.
     """
     kinds = {"local": _local, "url": _address, "store": _address, "hub": _hub}
     place = path if origin.kind in ("url", "store") or how.strategy != "no_link" else None
@@ -239,7 +242,7 @@ def _local(origin: FetchOrigin, path: str | None, how: FileCollector) -> str:
 
 
 def _check_file(origin: FetchOrigin) -> None:
-    """Raise SourceError if the folder of a local origin does not have the file; the hint is a similar name."""
+    """Raise SourceError if a local folder does not have the file of ``origin``; the hint contains a similar name."""
     if os.path.isfile(origin.path):
         return
     if os.path.islink(origin.path):

@@ -44,9 +44,10 @@ def download(
     sha256: str = "",
     progress: Progress | None = None,
 ) -> DownloadedFile | None:
-    """Download the file at an address into a temp file for ``path``; returns None if its ETag is still ``etag``.
+    """Download the file at an address into a temp file, which ``placing`` later moves to ``path``.
 
-    Raises SourceError if the file cannot be fetched completely, or does not match ``sha256``.
+    Returns None if the ETag of the file is still ``etag``. Raises SourceError if the file cannot be fetched completely,
+    or does not match ``sha256``.
     """
     address = address_of(origin.path)
     patience, body = RetryLimits(address.shown), _Body(address, path, placing, progress)
@@ -128,7 +129,10 @@ class _Body:
             self._progress(self.done, self._size or self.done)
 
     def whole(self, sha256: str) -> DownloadedFile:
-        """Return the file, flushed to disk; raises SourceError if it is empty or does not match ``sha256``."""
+        """Flush the complete file to disk, and return it.
+
+        Raises SourceError if the file is empty or does not match ``sha256``.
+        """
         if not self.done:
             raise SourceError(f"{self._shown} is empty.")
         found = self._digest.hexdigest()
@@ -139,7 +143,7 @@ class _Body:
         return DownloadedFile(self._staged, found, self._etag)
 
     def _begin(self, response: httpx2.Response) -> None:
-        """Begin again with an answer that starts at byte 0; bytes received earlier are discarded."""
+        """Begin the file again, since an answer starts at byte 0; the bytes that were received before are discarded."""
         self._size = content_length(response)
         etag = response.headers.get("ETag") or ""
         self._etag = "" if etag.startswith("W/") else etag

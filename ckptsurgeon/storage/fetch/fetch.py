@@ -106,9 +106,10 @@ def _address(order: _FetchRequest) -> Fetched:
 
 
 def _local_files(order: _FetchRequest, at: FetchOrigin, path: str, blobs: Mapping[str, CachedFile]) -> Fetched:
-    """Return the result for files on this machine, after copying them into the folder of the request if it has one.
+    """Return the result for files on this machine; if the request has a folder, first copy them into this folder.
 
-    ``path`` is the path of the file or folder, and ``blobs`` has the files by name.
+    ``at`` is the origin of the files, ``path`` the path of the file or folder on this machine, and ``blobs`` is {name:
+    file}.
     """
     blobs = {name: _checked(order, name, blob) for name, blob in blobs.items()}
     paths = {name: blob.path for name, blob in blobs.items()}
@@ -124,7 +125,7 @@ def _local_files(order: _FetchRequest, at: FetchOrigin, path: str, blobs: Mappin
 def _copy_into_folder(
     order: _FetchRequest, folder: str, at: FetchOrigin, blobs: Mapping[str, CachedFile]
 ) -> dict[str, str]:
-    """Copy all files into a folder, or none if one fails; returns the path of each copy by name."""
+    """Copy all files into a folder, or none if one copy fails; return {name: path of the copy}."""
     with collect(folder, "copy", order.config) as how:
         how.anyway = ANYWAY
         paths = {name: _place(folder, name, how.make_folder) for name in blobs}
@@ -169,7 +170,7 @@ def _check_one_file(order: _FetchRequest, single: bool) -> None:
 
 
 def _checked(order: _FetchRequest, name: str, blob: CachedFile) -> CachedFile:
-    """Return ``blob`` if its SHA-256 is equal to that of the request, if any; else raise SourceError."""
+    """Return ``blob``; raises SourceError if the request gives a SHA-256 that is different from that of ``blob``."""
     if not order.sha256:
         return blob
     if blob.sha256 != order.sha256:

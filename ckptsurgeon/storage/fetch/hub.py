@@ -28,8 +28,8 @@ __all__ = ["commit_of", "counter", "from_hub", "pinned", "repository_from_hub"]
 def counter(progress: Progress | None) -> type[Any]:
     """Return a class to use as ``tqdm`` in huggingface_hub; it draws nothing and reports bytes to ``progress``.
 
-    For a repository huggingface_hub has two bars that count the same bytes: one when they are received, one when files
-    are put together. Other bars count files. The larger count of bytes is reported.
+    For a repository, huggingface_hub has two bars that count the same bytes: one counts bytes that are received, one
+    counts bytes of assembled files. The larger count is reported. Bars that count files are ignored.
     """
     bars: list[Any] = []
 
@@ -115,7 +115,7 @@ def from_hub(
 def repository_from_hub(
     origin: FetchOrigin, config: FetchConfig, progress: Progress | None = None
 ) -> tuple[str, dict[str, CachedFile]]:
-    """Return the folder of a commit in the cache and its files by name, after fetching the files that are missing.
+    """Fetch the missing files of a commit into the cache; return the folder of the commit, and {name: file}.
 
     The revision of ``origin`` must be a commit. Raises SourceError or ConfigError.
     """
@@ -138,7 +138,7 @@ def commit_of(path: str) -> str:
 
 
 def _names(origin: FetchOrigin, config: FetchConfig, folder: str) -> list[str]:
-    """Return the names of a commit's files: from the listing in the cache, or without one, from the commit's folder."""
+    """Return the names of a commit's files: from the listing in the cache or, if there is none, from its folder."""
     from huggingface_hub import get_cached_repo_tree
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 

@@ -22,10 +22,10 @@ _MOST_LINKS = 40
 
 
 def is_same_file(source: str, path: str) -> bool:
-    """Return whether ``source`` is the file at ``path``, or a link that leads to it.
+    """Return whether ``source`` is the file at ``path``, or a symbolic link that leads to ``path``.
 
-    In both cases, a link made at ``path`` to ``source`` would lead to itself. If ``path`` is a hard link to ``source``,
-    it is the same file. If ``path`` and ``source`` are symbolic links to the same target, they are different files.
+    In both cases, a link made at ``path`` to ``source`` would lead to itself. Hard links to the same file are the same
+    file. Two symbolic links to the same target are different files.
     """
     if not os.path.lexists(path):
         return False
@@ -42,7 +42,7 @@ def entries(path: str) -> Iterator[str]:
 
 
 def entry_of(path: str) -> str:
-    """Return a path with the links in its folder resolved; its last part stays, even if it is a link."""
+    """Return a path in which all folders are resolved if they are links; the file name stays, even if it is a link."""
     folder, name = os.path.split(path)
     return os.path.join(os.path.realpath(folder or "."), name)
 
@@ -75,7 +75,7 @@ def making_folders() -> Iterator[Callable[[str], None]]:
 
 
 def check_no_links(folder: str, name: str) -> None:
-    """Raise OutputError if a part of the path from a folder to a file in it is a link, since it may lead elsewhere."""
+    """Raise OutputError if a folder between ``folder`` and the file ``name`` is a link, which may lead elsewhere."""
     parts = name.split("/")[:-1]
     for depth in range(1, len(parts) + 1):
         path = os.path.join(folder, *parts[:depth])
@@ -104,7 +104,7 @@ class FileTransaction:
         self._moves: list[_Move] = []
 
     def file(self, path: str, size: int | None) -> StagedFile:
-        """Return a temp file that the caller writes and flushes, and ``put`` moves to ``path``; raises OutputError."""
+        """Return a temp file that ``put`` moves to ``path``; the caller writes and flushes it. Raises OutputError."""
         staged = self._stack.enter_context(temp_file(path, size))
         self._moves.append(_Move(path, temp=staged.path))
         return staged
@@ -142,7 +142,7 @@ class FileTransaction:
                 sync_folder(folder)
 
     def _check_links(self) -> None:
-        """Raise OutputError if a new link leads to a path that ``put`` changes: two paths could link to each other."""
+        """Raise OutputError if a new link leads to a path that ``put`` changes: then two links could form a loop."""
         replaced = {entry_of(move.path) for move in self._moves}
         for move in self._moves:
             if move.link and not replaced.isdisjoint(entries(move.link)):
@@ -176,9 +176,9 @@ def _link(source: str, path: str) -> None:
 
 @contextmanager
 def _undone_on_failure(moves: list[_Move]) -> Iterator[Iterator[_Move]]:
-    """Yield an iterator over the moves; if the block fails, the old files are put back.
+    """Yield an iterator over the moves; if the block fails, the files that were replaced are put back.
 
-    Before it yields a move, the iterator makes a hard link to the file that the move replaces.
+    Before the iterator yields a move, it makes a hard link to the file that the move will replace.
     """
     kept: list[tuple[str, str | None]] = []
 

@@ -40,8 +40,8 @@ __all__ = [
 class FetchedFile(Brief):
     """One fetched file on this machine.
 
-    ``name`` is its path in the repository or folder. ``checked`` is the kind of digest that it matched: "sha256" or
-    "git" (digests of the hub), "asked" (the SHA-256 that the user gave), or "" if only its length was checked.
+    ``name`` is the file's path in the repository or folder. ``checked`` is the digest that the file matched: "sha256"
+    or "git" (digests of the hub), "asked" (the SHA-256 that the user gave), or "" if only the length was checked.
     """
 
     name: str
@@ -53,10 +53,10 @@ class FetchedFile(Brief):
 
 @dataclass(frozen=True, repr=False)
 class Fetched(Brief):
-    """The result of a fetch; used as a path, it is the path of the file or folder.
+    """The result of a fetch; functions such as ``open`` accept it as the path of the file or folder.
 
-    ``uri`` has no credentials. For a hub repository, ``uri`` and ``commit`` contain the commit, whose content never
-    changes; otherwise ``commit`` is ''.
+    ``uri`` has no credentials. For a hub repository, ``uri`` contains the commit, whose content never changes. Then
+    ``commit`` is this commit; otherwise it is ''.
     """
 
     uri: str
@@ -117,8 +117,9 @@ _MOST = 1 << 16
 
 @dataclass(frozen=True)
 class FetchRecord:
-    """One collected file: its origin, and its size, time and digest when it was put in place. It contains no secrets.
+    """The record of a collected file: its origin, and its size, time and digest when it was put in place.
 
+    A record contains no secrets.
     ``origin_sha256`` identifies the origin (``FetchOrigin.sha256``). ``fingerprint`` is the size and time of a local
     file that was copied. ``link`` is the target of a symbolic link. ``etag`` is the ETag of a file from a web address.
     """
@@ -140,7 +141,7 @@ def record_of(
 ) -> FetchRecord:
     """Return the record of a collected file.
 
-    ``at`` is the path at which its bytes are now: a temp file, or the target of a link.
+    ``at`` is the path at which the bytes of the file are now: a temp file, or the target of a link.
     """
     found = os.stat(at)
     return FetchRecord(

@@ -1,4 +1,4 @@
-"""Fetches files through fsspec: s3://, gs://, memory:// and every other scheme for which it has a driver."""
+"""Fetches files through fsspec: s3://, gs://, memory:// and every other scheme for which fsspec has a driver."""
 
 from __future__ import annotations
 
@@ -38,9 +38,10 @@ def read_store(
     sha256: str = "",
     progress: Progress | None = None,
 ) -> DownloadedFile | None:
-    """Read a file into a temp file for ``path``; returns None if its version (fsspec's ``ukey``) is still ``etag``.
+    """Fetch a file into a temp file, which ``placing`` later moves to ``path``.
 
-    Raises SourceError if the file cannot be fetched completely, or does not match ``sha256``.
+    Returns None if the version of the file (fsspec's ``ukey``) is still ``etag``. Raises SourceError if the file cannot
+    be fetched completely, or does not match ``sha256``.
     """
     system, inside = file_system(origin.path.rstrip("/"))
     with driver_errors(origin.shown):

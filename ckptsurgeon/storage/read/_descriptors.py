@@ -37,7 +37,8 @@ _BLOB = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 def leads_out(path: str) -> bool:
     """Return whether a file is a link that leads out of its folder.
 
-    The folder itself may be a link, since the user chose it. A file of the hub's cache may link to the cache's blobs.
+    The folder itself may be a link, since the user chose the folder. For a file in the hub's cache, a link to a blob of
+    the same repository does not count as leading out.
     """
     if scheme_of(path) not in _LOCAL:
         return False
@@ -61,9 +62,9 @@ _idle: OrderedDict[Descriptor, None] = OrderedDict()
 
 
 def _budget() -> int:
-    """Return how many files ckptsurgeon may keep open: half of the process's limit, since other code needs the rest.
+    """Return how many files ckptsurgeon may keep open at once: half of the process's limit.
 
-    The result is at least ``FEWEST`` and at most ``MOST``.
+    The rest is for other code. The result is at least ``FEWEST`` and at most ``MOST``.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST if soft == resource.RLIM_INFINITY else min(max(soft // 2, FEWEST), MOST)
@@ -72,9 +73,10 @@ def _budget() -> int:
 class Descriptor:
     """A file descriptor that may be closed while it is not in use, so that few descriptors are open at once.
 
-    The function ``first`` opens the file for the first time, the function ``again`` reopens it. Threads may share a
-    Descriptor: while one of them uses it, it is not closed. If an object closes its Descriptor when it is deleted,
-    ``first`` and ``again`` must not refer to this object: it would then never be deleted.
+    The function ``first`` opens the file. The attribute ``again`` is the function that reopens the file; it is
+    ``first`` until it is replaced. Threads may share a Descriptor: it is not closed while a thread uses it. If an
+    object closes its Descriptor in ``__del__``, these functions must not refer to the object, which would never be
+    deleted then.
     """
 
     __slots__ = ("_fd", "_users", "again", "closed")

@@ -68,8 +68,9 @@ T = TypeVar("T")
 def run_in_threads(items: Iterable[T], do: Callable[[T, threading.Event], None], number: int) -> None:
     """Call ``do`` for each item, in ``number`` threads; raises the first error that a call raises.
 
-    ``do`` also gets an event, which is set if its work is no longer needed, for example after an error. In that case
-    this function does not wait for calls that are still running, such as a call that waits for a server.
+    The arguments of ``do`` are the item and an event. The event is set if the work is no longer needed, for example
+    after an error. Then this function does not wait for calls that are still running, such as a call that waits for a
+    server.
     """
     waiting, stopped = deque(items), threading.Event()
     ends: SimpleQueue[BaseException | None] = SimpleQueue()

@@ -17,7 +17,7 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 
 class File(ABC):
-    """A file of known size, read in ranges. Reading never moves a position, so threads may share it.
+    """A file of known size, read in ranges. Threads may share it, since reading moves no file position.
 
     ``uri`` is the path or address that the user gave, without secrets; ``name`` is its last part. ``mtime_ns`` is None
     if unknown. ``validator`` identifies the content (a commit or a strong ETag), '' if there is none. Each read of a
@@ -48,7 +48,7 @@ class File(ABC):
 
     @abstractmethod
     def keep(self, wanted: bool) -> None:
-        """Set whether fetched bytes are kept for the next run: True during a run, False after a successful one."""
+        """Set whether fetched bytes are kept for the next run: True while a run needs them, False after its success."""
 
     @property
     @abstractmethod
@@ -57,7 +57,10 @@ class File(ABC):
 
     @abstractmethod
     def descriptor(self) -> AbstractContextManager[int | None]:
-        """Return a context manager that yields a descriptor for reading, or None; raises SourceError."""
+        """Return a context manager that yields a descriptor for reading, or None if no local file has all bytes.
+
+        Raises SourceError.
+        """
 
     @abstractmethod
     def folder(self) -> Folder:
@@ -88,7 +91,7 @@ class Folder(ABC):
 
     @abstractmethod
     def inside(self, name: str) -> Folder:
-        """Return a subfolder, which need not exist; ``name`` is a relative path without ``..``."""
+        """Return the subfolder ``name``, a relative path without ``..``; whether it exists is not checked."""
 
 
 Source = File | Folder

@@ -1,8 +1,9 @@
 """Describes the file that replaces a shard deleted by ``--consume``: it keeps the shard's header and small tensors.
 
 If the run is interrupted, the same command makes the same plan again from this file. Its name is the name of the shard
-and ``.consumed``, so other programs find that the shard is missing. The kept bytes have the same offsets as in the
-shard, with holes between them. A JSON document, its length (8 bytes, little endian) and ``ckptcons`` follow.
+with the suffix ``.consumed``, so that other programs find that the shard is missing. The kept bytes are at the same
+offsets as in the shard, with holes between them. Then follow a JSON document, its length (8 bytes, little endian), and
+``ckptcons``.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ CONSUMED = ".consumed"
 """The suffix of the file that replaces a consumed shard."""
 MAGIC = b"ckptcons"
 MOST_BYTES = 64 << 20
-"""The largest size in bytes of a JSON document that is read."""
+"""The maximum size in bytes of the JSON document at the end of the file."""
 
 
 class ConsumedShard(NamedTuple):
-    """A shard that was deleted: its size in bytes, and its times and inode, which identify it in a later run.
+    """A shard that was deleted: its size in bytes, and its times and inode. They identify the shard in a later run.
 
     ``kept`` are the (begin, end) byte ranges that are kept, sorted; the first range contains the header. ``output`` is
     the path of the output that now has the values.

@@ -129,7 +129,7 @@ def _file(fs: Any, path: str, uri: str) -> RemoteFile:
 
 @contextmanager
 def driver_errors(uri: str) -> Iterator[None]:
-    """Turn any error of fsspec or of its packages in the block into a SourceError about ``uri``."""
+    """Turn any error of fsspec, or of a package that it uses, in the block into a SourceError about ``uri``."""
     try:
         yield
     except CheckpointError:
@@ -145,7 +145,7 @@ _CREDENTIALS = re.compile(r"[^\s/@:\"']+:[^\s/@\"']*@(?=[\w\[])")
 
 
 def said_by(error: Exception) -> str:
-    """Return the message of fsspec or of one of its packages, without secrets."""
+    """Return the message of an error of fsspec, or of a package that it uses, without secrets."""
     return escape(_CREDENTIALS.sub("", without_secrets(str(error))).rstrip(": ."), 300)
 
 

@@ -159,7 +159,7 @@ class ConsumedFile(LocalFile):
         if not self.shard.has(offset, nbytes):
             raise SourceError(
                 f"{escape(self.uri)} was consumed by a run that writes {escape(self.shard.output)}, which was "
-                "interrupted: only its header is left.",
+                "interrupted: only the header of the shard is left.",
                 hint="Run that command again to finish it.",
             )
 
@@ -173,7 +173,7 @@ class LocalFolder(Folder):
         self.name = os.path.basename(os.path.abspath(path))
 
     def names(self) -> list[str]:
-        """Return the names of the files in the folder, sorted; folders and other things are left out.
+        """Return the names of the regular files in the folder, sorted; subfolders, FIFOs and devices are left out.
 
         The ``.consumed`` file of a consumed shard is listed under the name of the shard.
         """

@@ -27,8 +27,8 @@ CONNECTIONS = 4
 class Ranges(Protocol):
     """The interface of a remote file, implemented by each kind of address.
 
-    ``uri`` has no credentials in it. ``validator`` identifies the content (a commit, a strong ETag); it is
-    empty if there is none. ``digest`` is the hub's digest of the bytes: SHA-256, or git's SHA-1; '' if there is none.
+    ``uri`` contains no credentials. ``validator`` is a string that identifies the content (a commit, a strong ETag), ''
+    if there is none. ``digest`` is the hub's digest of the file: SHA-256, or git's SHA-1; '' if there is none.
     """
 
     @property
@@ -66,7 +66,7 @@ class Ranges(Protocol):
 
 
 class RemoteFile(File):
-    """A ``File`` on another machine; ``notes`` tell the user how it was fetched."""
+    """A ``File`` on another machine; ``notes`` tell the user if it was fetched in an unusual way."""
 
     remote = True
     mtime_ns: int | None = None
@@ -122,7 +122,7 @@ class RemoteFile(File):
     def descriptor(self) -> AbstractContextManager[int | None]:
         """Return a context manager that yields the descriptor of the local copy.
 
-        It yields None while bytes are missing, since they would be read as zeros.
+        While bytes are missing in the local copy, it yields None, since missing bytes would be read as zeros.
         """
         return nullcontext(None if self.closed or self._spool.missing(0, self.size) else self._spool.fileno())
 

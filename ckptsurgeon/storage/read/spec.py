@@ -1,8 +1,8 @@
 """Parses source specs in ESPnet's form, ``file.pth:src_key:dst_key:exclude_keys``.
 
 They are parsed as in ESPnet's ``load_pretrained_model`` (espnet2/torch_utils/load_pretrained_model.py), with three
-exceptions. A path that exists may contain colons. Prefixes end at a dot. A spec that would load nothing in ESPnet gets
-a note.
+exceptions. The path of an existing file may contain colons. A prefix matches only whole segments of keys, up to a dot.
+A part of a spec that would make ESPnet load nothing is ignored, with a note.
 """
 
 from __future__ import annotations

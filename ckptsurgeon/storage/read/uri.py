@@ -64,7 +64,7 @@ _HUBS = ("huggingface.co", "www.huggingface.co", "hf.co", "hf-mirror.com")
 
 
 def file_address(uri: str) -> str:
-    """Return the address of a file, if ``uri`` is the web page of this file on the Hugging Face hub; else ``uri``.
+    """Return the address of a file if ``uri`` is the web page of the file on the Hugging Face hub; otherwise ``uri``.
 
     ``https://huggingface.co/org/repo/blob/main/x.pth`` is the page, ``…/resolve/main/x.pth`` the file. The variable
     ``HF_ENDPOINT`` sets the address of another hub, as in huggingface_hub.

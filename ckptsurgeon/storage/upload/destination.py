@@ -68,7 +68,7 @@ def check_writable(uri: str) -> None:
 
 
 def open_destination(uri: str, *, file: str = "") -> Destination:
-    """Return the folder at an address, which need not exist yet; ``file`` is the file's name if the output is one file.
+    """Return the folder at an address; it need not exist yet. ``file`` is the output's name if it is a single file.
 
     Raises OutputError or ConfigError.
     """

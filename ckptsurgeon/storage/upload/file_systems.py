@@ -15,7 +15,7 @@ from .pending import DeferredUploads, MovedUploads, PendingUploads
 __all__ = ["FsspecDestination"]
 
 MARK = ".ckpt-upload"
-"""The suffix of the mark: a file or folder at the address that exists during an upload, or after a run was killed."""
+"""The suffix of a file or folder at the address, the mark: it exists during an upload, and after a run was killed."""
 
 DEFERRED = ("s3", "s3a", "gs", "gcs")
 """The schemes of object stores in which an upload appears only when it is completed.
@@ -26,7 +26,7 @@ fsspec has ``autocommit=False`` for other file systems, too. But memory:// ignor
 
 
 class FsspecDestination:
-    """A folder in a file system of fsspec; ``file`` is the name of the output if it is one file."""
+    """A folder in a file system of fsspec; ``file`` is the name of the output if the output is a single file."""
 
     def __init__(self, uri: str, *, file: str = "") -> None:
         text = shown(uri)
@@ -73,12 +73,15 @@ class FsspecDestination:
             self._pending.begin([self._of(name) for name in names])
 
     def put(self, name: str, path: str, advance: Advance) -> None:
-        """Upload a local file; it does not appear yet."""
+        """Upload the local file ``path``; the file ``name`` does not appear at the address before ``publish``."""
         with _errors(self.uri):
             self._sizes[name] = self._pending.put(self._of(name), path, advance)
 
     def publish(self, names: Sequence[str], removed: Collection[str]) -> None:
-        """Remove files, and make the uploaded files visible in order; each must be complete before the next appears."""
+        """Remove the files ``removed``, and make the uploaded files visible one by one, in the order of ``names``.
+
+        Raises OutputError if a file is not complete when it appears; then the following files do not appear.
+        """
         with _errors(self.uri):
             self._fs.invalidate_cache()
             lost = [name for name in names if self._pending.lost(self._of(name))]
@@ -125,7 +128,10 @@ class FsspecDestination:
 
 @contextmanager
 def _errors(uri: str) -> Iterator[None]:
-    """Turn any error of fsspec or of its packages in the block into an OutputError about ``uri``, or a ConfigError."""
+    """Turn any error of fsspec, or of a package that it uses, in the block into an OutputError about ``uri``.
+
+    A ConfigError stays as it is.
+    """
     try:
         yield
     except (ConfigError, OutputError):
@@ -144,7 +150,7 @@ def _output_error(uri: str, error: Exception) -> OutputError:
             f"{what}: the bucket, folder or upload is not there ({said}).", hint="Try again, or make it."
         )
     if isinstance(error, PermissionError):
-        return OutputError(f"{what}: access is denied ({said}).", hint="Are the credentials right, and still valid?")
+        return OutputError(f"{what}: access is denied ({said}).", hint="Check that the credentials are valid.")
     if "Credentials" in name:
         return OutputError(f"{what}: there are no credentials ({said}).", hint=f"Log in for {scheme_of(uri)}:// first.")
     if isinstance(error, NotImplementedError):

@@ -54,7 +54,7 @@ class HubDestination:
 
     @cached_property
     def _parent(self) -> str:
-        """The commit before ours: the hub refuses our commit if the branch has moved to another commit meanwhile."""
+        """The newest commit of the branch before the upload; the hub accepts ours only if this is still the newest."""
         return commit_of_revision(self._query)
 
     def _head(self) -> str:
@@ -80,7 +80,7 @@ class HubDestination:
             self._api.auth_check(self._query.repository, write=True)
 
     def put(self, name: str, path: str, advance: Advance) -> None:
-        """Upload a file if the hub stores it in LFS; the content of other files is a part of the commit request."""
+        """Upload a file if the hub stores it in LFS; otherwise read it, since ``publish`` sends it with the commit."""
         from huggingface_hub import CommitOperationAdd
 
         with self._errors():

@@ -15,7 +15,10 @@ BLOCK = 4 << 20
 
 
 class PendingUploads(Protocol):
-    """The uploads of one output in a file system of fsspec, by their final paths; methods may raise any exception."""
+    """The uploads of one output in a file system of fsspec; ``path`` is the final path of an upload.
+
+    The methods may raise any exception.
+    """
 
     def clean(self) -> None:
         """Remove the uploads of a killed run."""
@@ -59,8 +62,9 @@ def _send(file: Any, source: str, advance: Advance) -> int:
 class DeferredUploads:
     """Uploads that appear only when they are completed: multipart uploads of S3, resumable uploads of GCS.
 
-    The mark is a file with their paths. The next run asks S3 for unfinished uploads to exactly these paths, and aborts
-    them. GCS cannot list unfinished uploads; it removes them after a week.
+    The mark is a file with the paths of the uploads. If the run is killed, the next run reads the mark, asks S3 for
+    unfinished uploads to these paths, and aborts them. GCS cannot list unfinished uploads, but removes them after a
+    week.
     """
 
     def __init__(self, fs: Any, mark: str) -> None:
@@ -96,7 +100,7 @@ class DeferredUploads:
         return size
 
     def lost(self, path: str) -> bool:
-        """Return whether S3 has no such unfinished upload; small files are sent when they are committed."""
+        """Return whether S3 no longer has the unfinished upload; False for small files, which ``commit`` sends."""
         upload = (getattr(self._open[path], "mpu", None) or {}).get("UploadId")
         if not upload or not hasattr(self._fs, "call_s3"):
             return False
@@ -124,7 +128,10 @@ class DeferredUploads:
 
 
 class MovedUploads:
-    """Uploads into a hidden folder, which is also the mark; ``commit`` moves them to their paths."""
+    """Uploads into a hidden folder, from which ``commit`` moves them to their paths.
+
+    The folder is also the mark: if a run is killed, the next run finds the folder and removes it.
+    """
 
     def __init__(self, fs: Any, mark: str) -> None:
         self._fs, self._mark = fs, mark

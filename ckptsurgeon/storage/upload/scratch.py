@@ -20,7 +20,10 @@ __all__ = ["UploadedFolder", "scratch_path", "uploaded_folder"]
 
 
 def scratch_path(uri: str) -> str:
-    """Return a path in the folder for temporary files that is unique for an address; all temp names derive from it."""
+    """Return a path in the folder for temporary files that is unique for an address.
+
+    The names of all temp files and folders for this address are made from this path.
+    """
     digest = hashlib.sha256(shown(uri).rstrip("/").encode("utf-8", "surrogatepass")).hexdigest()
     return os.path.join(tempfile.gettempdir(), f"ckpt-upload-{digest[:16]}")
 
@@ -73,7 +76,7 @@ class UploadedFolder(StagedFolder):
 def uploaded_folder(uri: str, destination: Destination, size: int, *, late: bool = False) -> Iterator[UploadedFolder]:
     """Yield a local folder whose files are uploaded; the block must call ``publish``. The folder is removed afterwards.
 
-    If the block fails, the uploads are discarded. ``size`` is the number of bytes that the folder needs at one time.
+    If the block fails, the uploads are discarded. ``size`` is the largest number of bytes in the folder at one time.
     Raises OutputError.
     """
     path = scratch_path(uri)

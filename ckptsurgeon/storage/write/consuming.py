@@ -19,13 +19,13 @@ __all__ = ["check_deletable", "consume", "delete"]
 SMALL = 64 << 10
 """Tensors of at most this many bytes are kept, because a plan reads them: shapes, zero points, quantisation states."""
 BEGINNING = 4096
-"""The number of bytes at the beginning of a file that show its format."""
+"""The number of bytes at the beginning of a shard that are kept in any case, since they show its format."""
 MOST_KEPT, FEWEST = 16 << 20, 8
-"""At most ``MOST_KEPT`` bytes of small tensors are kept of a shard, and at most one ``FEWEST``-th of the shard."""
+"""Of a shard, at most ``MOST_KEPT`` bytes of small tensors are kept, and at most 1/``FEWEST`` of its size."""
 
 
 def check_deletable(path: str, shown: str) -> None:
-    """Raise OutputError for a file that has several names, or that cannot be deleted."""
+    """Raise OutputError if a file must not be deleted: it is a link, has hard links, or its folder is read-only."""
     found = os.lstat(path)
     if os.path.islink(path) or found.st_nlink > 1:
         what = "is a link" if os.path.islink(path) else "has another name (a hard link)"
@@ -41,8 +41,8 @@ def check_deletable(path: str, shown: str) -> None:
 def consume(file: LocalFile, output: str) -> None:
     """Delete a safetensors shard, and write the ``.consumed`` file that replaces it; raises OutputError.
 
-    ``output`` is the path of the output that has its values. The disk space is free at once, even if other processes
-    have the file open.
+    ``output`` is the path of the output that has the values of the shard. The disk space of the shard is free at once,
+    even if other processes have it open.
     """
     try:
         with file.descriptor() as fd:
@@ -71,7 +71,7 @@ def delete(path: str) -> None:
 
 
 def _kept(fd: int) -> Iterator[tuple[int, int]]:
-    """Yield the byte ranges (begin, end) that are kept: the header, and the smallest tensors."""
+    """Yield the byte ranges (begin, end) of a shard that are kept: the header, and the smallest tensors."""
     length = int.from_bytes(os.pread(fd, 8, 0), "little")
     start = 8 + length
     entries = json.loads(os.pread(fd, length, 8))

@@ -15,7 +15,7 @@ __all__ = ["check_exchange", "place_folder"]
 
 
 def check_exchange(path: str) -> None:
-    """Raise OutputError if this file system cannot replace a folder in one step; checked before the work begins."""
+    """Raise OutputError if the file system of ``path`` cannot replace a folder in one step."""
     temp = temp_name(path)
     made = [os.path.join(temp, name) for name in ("a", "b")]
     try:
@@ -31,8 +31,8 @@ def check_exchange(path: str) -> None:
 def place_folder(temp: str, path: str, stale: set[str]) -> None:
     """Rename the temp folder ``temp`` to ``path``.
 
-    If ``path`` exists, its files that ``temp`` lacks are first linked into ``temp`` (except the files ``stale``). Then
-    the two folders are swapped.
+    If ``path`` exists, its files that ``temp`` lacks are first hard-linked into ``temp``, except the files ``stale``.
+    Then the two folders are swapped, so that ``temp`` is the old folder.
     """
     parent = os.path.dirname(os.path.abspath(path))
     try:

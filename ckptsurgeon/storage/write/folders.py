@@ -39,10 +39,10 @@ class FileStream:
 class StagedFolder:
     """A temp folder, and the files being written in it.
 
-    While ``kept_on_failure`` is true, a failure leaves the folder, so that a later run can continue. If
-    ``is_only_copy`` is true, sources were deleted whose values are now only in this folder: no failure removes it. If
-    ``reserves`` is true, disk space is reserved for each file; a subclass sets it to false if the disk may not have
-    room for all files at once.
+    If ``kept_on_failure`` is true, the folder is not removed after a failure, so that a later run can continue. If
+    ``is_only_copy`` is true, sources were deleted, and their values are only in this folder: no failure removes it. If
+    ``reserves`` is true, disk space is reserved for each file. It must be false if the disk may not have room for all
+    files at once.
     """
 
     reserves = True
@@ -83,7 +83,7 @@ class StagedFolder:
         return None
 
     def mark_only_copy(self) -> None:
-        """Record in the folder that it will contain the only copy of its values; raises OutputError."""
+        """Record in the folder that no failure must remove it, since sources will be deleted; raises OutputError."""
         self.is_only_copy = True
         try:
             fd = os.open(os.path.join(self.path, ONLY_COPY), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -93,7 +93,10 @@ class StagedFolder:
             raise output_error(self.shown, error) from error
 
     def clear(self, *, but: Collection[str]) -> None:
-        """Remove the files of an earlier run, except its journal and the files ``but``; raises OutputError."""
+        """Remove all files of an earlier run from the folder, except the journal and the files ``but``.
+
+        Raises OutputError.
+        """
         try:
             for entry in os.scandir(self.path):
                 if entry.name not in (JOURNAL, ONLY_COPY, *but):
@@ -155,8 +158,9 @@ def staged_folder(
     """Yield a temp folder to write; if the block succeeds, the folder replaces ``path`` in one step.
 
     ``size`` is the number of bytes that will be written. Other files in ``path`` stay, except the files ``stale``.
-    ``unfinished`` is the unfinished output of an earlier run that this run continues; with ``restart``, unfinished
-    outputs are removed. Raises OutputError, also if there is an unfinished output but neither argument is given.
+    ``unfinished`` is the unfinished output of an earlier run that this run continues. With ``restart``, unfinished
+    outputs are removed. Raises OutputError if the folder cannot be written, or if there is an unfinished output and
+    neither ``unfinished`` nor ``restart`` is given.
     """
     if unfinished is None:
         check_no_unfinished(path, path, restart=restart)
@@ -197,16 +201,16 @@ def staged_folder(
 
 
 def check_no_unfinished(path: str, shown: str, why: str = "", *, restart: bool = False) -> None:
-    """Raise OutputError if an interrupted run has left finished parts of the output ``path``.
+    """Raise OutputError if an interrupted run has left finished files (parts) of the output ``path``.
 
-    ``why`` is added to the message. With ``restart``, raise the error only if the sources of these parts were deleted,
-    because that run had --consume.
+    ``shown`` is the path in the message, and ``why`` the end of the message: why this run cannot continue. With
+    ``restart``, the error is raised only if the interrupted run had --consume, and so may have deleted sources.
     """
     found = unfinished_output(path)
     consumes = found is not None and found.head.get("consume") is True
     if found is not None and (consumes or not restart):
         place = os.path.join(os.path.dirname(shown.rstrip("/")), os.path.basename(found.folder))
-        of_another = f": they are of another command, ckpt {escape(str(found.head.get('verb')))}"
+        of_another = f": they belong to another command, ckpt {escape(str(found.head.get('verb')))}"
         raise OutputError(
             f"an interrupted run has left {found.done} parts of {escape(shown)} in {escape(place)}{why or of_another}.",
             hint="Finish that command: it has --consume, and these parts may be the only copy of their values."
@@ -216,12 +220,13 @@ def check_no_unfinished(path: str, shown: str, why: str = "", *, restart: bool =
 
 
 def _check_removable(path: str, *, but: str) -> None:
-    """Raise OutputError if an interrupted run left a folder with the only copy of values; ignore the folder ``but``."""
+    """Raise OutputError if an interrupted run left a folder with the only copy of values, other than ``but``."""
     for folder in only_copies(path):
         if folder != but:
             raise OutputError(
-                f"{escape(folder)} has the only copy of values that an interrupted run of {escape(path)} consumed, and "
-                "that run cannot be continued: its journal is damaged, or belongs to another user or another run.",
+                f"{escape(folder)} has the only copy of values, since an interrupted run that writes {escape(path)} "
+                "deleted its sources (--consume). This command cannot continue that run: the journal in the folder is "
+                "damaged, or belongs to another user or another run.",
                 hint="Let the user who began that run finish it, or move the folder away: its shards are complete.",
             )
 
@@ -229,7 +234,8 @@ def _check_removable(path: str, *, but: str) -> None:
 def _flush(staged: StagedFolder) -> None:
     """Wait until all files are on disk.
 
-    If that fails, the folder is not kept, because the system may have dropped bytes that it could not write.
+    If this fails, the folder is not kept for a later run, because the system may have dropped bytes that it could not
+    write to disk.
     """
     try:
         staged.flush()
@@ -274,7 +280,8 @@ def locked_folder(path: str, mode: int = 0o777) -> tuple[str, int]:
 def _taken_over(begun: str, path: str) -> tuple[str, int]:
     """Rename the temp folder of an earlier run, and lock it; returns the new path and its open descriptor.
 
-    On a file system without locks, the earlier run may still be writing; then it no longer finds the folder.
+    On a file system without locks, the earlier run may still be writing. Then it fails, since the folder has a new
+    name.
     """
     temp = temp_name(path)
     fd = os.open(begun, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

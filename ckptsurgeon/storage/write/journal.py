@@ -1,7 +1,7 @@
-"""Writes and reads the journal of an output of several parts: which output it is, and the result of each finished part.
+"""Writes and reads the journal of an output of several files (parts): a description, and a line for each finished part.
 
-The journal is in the temp folder of the output, so that a later run can continue a killed run. Each line has the CRC-32
-of its text, since the last line of a killed run may be truncated.
+The journal is in the temp folder of the output, so that a later run can continue a killed run. Each line contains the
+CRC-32 of its text, since the last line of a killed run may be truncated.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ class Journal:
         self.add({"kind": KIND, "version": VERSION, **head})
 
     def cut(self, nbytes: int) -> None:
-        """Truncate the journal to ``nbytes``: lines after an incomplete line would never be read."""
+        """Truncate the journal to ``nbytes``, the size of its complete lines.
+
+        Lines after an incomplete line would never be read.
+        """
         try:
             os.truncate(self._path, nbytes)
         except OSError as error:
@@ -74,8 +77,8 @@ class Journal:
 class UnfinishedOutput(NamedTuple):
     """An output that a run began and did not finish: its temp folder, and its journal.
 
-    ``head`` is the first line of the journal, ``rows`` are the lines of the finished parts, and ``nbytes`` is the size
-    of all complete lines.
+    ``head`` is the first line of the journal, ``rows`` are the lines of the finished files (parts), and ``nbytes`` is
+    the size of all complete lines.
     """
 
     folder: str
@@ -85,17 +88,17 @@ class UnfinishedOutput(NamedTuple):
 
     @property
     def names(self) -> set[str]:
-        """The names of the finished parts."""
+        """The names of the finished files."""
         return {row["name"] for row in self.rows}
 
     @property
     def done(self) -> str:
-        """How many parts are finished, as in "2 of 5"."""
+        """How many files are finished, as in "2 of 5"."""
         return f"{len(self.names)} of {self.head.get('parts')}"
 
 
 def unfinished_output(path: str) -> UnfinishedOutput | None:
-    """Return the unfinished output that an earlier run left for ``path``; None if it finished no part.
+    """Return the unfinished output that an earlier run left for ``path``; None if no run has left a finished file.
 
     On file systems without locks there may be several; then the unfinished output with the most parts is returned.
     """
@@ -104,7 +107,7 @@ def unfinished_output(path: str) -> UnfinishedOutput | None:
 
 
 def only_copies(path: str) -> list[str]:
-    """Return the folders of interrupted runs of the output ``path`` that have the only copy of consumed values."""
+    """Return the temp folders of the output ``path`` that have the only copy of values, since sources were deleted."""
     return [
         folder for folder in leftovers(path) if _is_folder(folder) and os.path.lexists(os.path.join(folder, ONLY_COPY))
     ]
@@ -117,7 +120,10 @@ def _is_folder(path: str) -> bool:
 
 
 def _is_own(folder: str) -> bool:
-    """Return whether a path is a folder of this user, and not a link; its content will be a part of the output."""
+    """Return whether a path is a folder of this user, and not a link.
+
+    The folder of another user must not be continued, since its content becomes a part of the output.
+    """
     with suppress(OSError):
         found = os.lstat(folder)
         return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()

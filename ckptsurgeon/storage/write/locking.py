@@ -22,11 +22,11 @@ __all__ = ["check_wait", "output_lock"]
 
 SUFFIX = "ckpt-lock"
 PAUSE_S = 0.1
-"""Seconds between two attempts; a call that waits for the lock is not used, as signals could not interrupt it."""
+"""Seconds between two attempts to get the lock, since signals could not interrupt a system call that waits for it."""
 
 
 def check_wait(seconds: float | None) -> None:
-    """Raise ConfigError if ``seconds`` is negative or NaN."""
+    """Raise ConfigError if ``seconds``, the value of --wait, is negative or NaN."""
     if seconds is not None and not seconds >= 0:
         raise ConfigError(f"--wait {seconds} is not a valid time.", hint="Give seconds, for example --wait 60.")
 
@@ -119,7 +119,7 @@ def _write_holder(fd: int) -> None:
 
 
 def _holder(folder: int, name: str) -> str:
-    """Return the process that holds the lock, from the lock file, as a phrase: ``process 123 on host``."""
+    """Return a phrase for the process that holds the lock, as in the lock file: ``process 123 on host``."""
     said: list[str] = []
     with suppress(OSError):
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)

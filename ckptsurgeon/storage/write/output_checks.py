@@ -40,10 +40,10 @@ def output_error(path: str, error: OSError) -> OutputError:
 
 
 def check_is_path(path: str) -> None:
-    """Raise OutputError if an output is an address, for outputs that can only be written to this machine."""
+    """Raise OutputError if ``path``, for an output that is only written to this machine, is an address."""
     if scheme_of(path):
         raise OutputError(
-            f"cannot write {escape(path)}: it is only written to this machine.",
+            f"cannot write {escape(path)}: this output cannot be written to an address.",
             hint="Use a path on this machine.",
         )
 

@@ -107,7 +107,7 @@ class StagedFile:
             raise output_error(self.shown, error) from error
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        """Return bytes that were written; raises OutputError."""
+        """Return ``nbytes`` bytes of the file from ``offset`` on, which were written before; raises OutputError."""
         try:
             with self.descriptor() as fd:
                 return os.pread(fd, nbytes, offset)
@@ -178,7 +178,10 @@ def temp_file(path: str, size: int | None) -> Iterator[StagedFile]:
 
 
 def _place(temp: str, path: str, *, force: bool) -> None:
-    """Rename the temp file to ``path``; without ``force``, make a hard link, which fails if ``path`` exists by now."""
+    """Rename the temp file to ``path``; without ``force``, raise OSError if ``path`` exists by now.
+
+    Without ``force``, the file gets its name by a hard link, which fails if there is a file with this name.
+    """
     if force:
         os.replace(temp, path)
         return
@@ -193,7 +196,10 @@ def _place(temp: str, path: str, *, force: bool) -> None:
 
 
 def write_text(path: str, text: str, *, inputs: Iterable[File], force: bool, wait: float | None = None) -> None:
-    """Write a small text file completely or not at all, while its output is locked; raises OutputError."""
+    """Write a small text file completely or not at all, while this run holds the lock on ``path``.
+
+    ``inputs`` are files that must not be overwritten. Raises OutputError.
+    """
     data = text.encode("utf-8", "surrogatepass")
     check_output(path, identities(inputs), force=force, folder=False)
     with output_lock(path, wait), staged_file(path, len(data), force=force) as staged:

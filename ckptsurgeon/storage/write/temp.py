@@ -95,7 +95,7 @@ def temp_name(path: str) -> str:
 
 
 def stem(name: str) -> str:
-    """Return the beginning of the names of all temp files for the output ``name``."""
+    """Return the prefix with which the names of all temp files for the output ``name`` begin."""
     raw = os.fsencode(name)
     short = name if len(raw) < 200 else hashlib.sha256(raw).hexdigest()
     return f".{short}."

@@ -119,7 +119,7 @@ def test_token_lists_are_given_by_model(states: dict[str, State], ckpt: Run) -> 
     assert "a.safetensors has 5 of the 8 tokens" in done.err
     assert "b.safetensors has 6 of the 8 tokens (5 moved)" in done.err
     assert "linear of 2 models, by token" in done.out
-    assert "note not written, since they are only written into a folder (-o NAME/): tokens.txt" in " ".join(
+    assert "note these files are not written, since the output is not a folder (-o NAME/): tokens.txt" in " ".join(
         done.out.split()
     )
     found = load_file("out.safetensors")

@@ -49,9 +49,10 @@ sleep = time.sleep
 
 @dataclass(frozen=True)
 class Address:
-    """A web address: ``url`` has no credentials, ``shown`` is for messages; ``secret`` are headers only for its host.
+    """A web address: ``url`` is the URL without credentials, ``shown`` its form in messages.
 
-    ``commit`` is set if the address belongs to a commit of a hub, whose content never changes.
+    ``secret`` are headers, such as credentials, that are sent only to the host of this address. ``commit`` is set if
+    the address belongs to a commit of a hub, whose content never changes.
     """
 
     url: str
@@ -61,7 +62,7 @@ class Address:
 
 
 def address_of(url: str) -> Address:
-    """Return the Address for a URL; credentials in it become a header that is sent only to this host.
+    """Return the Address for a URL; credentials in the URL become a header that is sent only to its host.
 
     Raises ConfigError for an invalid address.
     """
@@ -122,10 +123,10 @@ class RetryLimits:
 
 @contextmanager
 def ask(address: Address, patience: RetryLimits, **headers: str) -> Iterator[httpx2.Response]:
-    """Yield the response to a GET request before its body is read; follows redirects, and retries if a server is busy.
+    """Yield the response to a GET request before its body is read, after following redirects.
 
-    ``patience`` limits the retries. Raises SourceError if there is no usable response. If the server cannot be reached,
-    there is no second attempt.
+    If the server is busy or the connection fails, the request is sent again; ``patience`` limits these retries. If the
+    server cannot be reached, there is no retry. Raises SourceError if there is no usable response.
     """
     import httpx2
 
@@ -165,7 +166,7 @@ def status_error(address: Address, response: httpx2.Response) -> SourceError:
     code = response.status_code
     hint = ""
     if code in (401, 403):
-        hint = "The server did not accept the credentials."
+        hint = "The server needs credentials, or did not accept those that were given."
     return SourceError(f"{escape(address.shown)} cannot be fetched: {escape(_status(response))}.", hint=hint)
 
 
@@ -192,9 +193,10 @@ def _client() -> httpx2.Client:
 
 
 def _follow(address: Address, headers: Mapping[str, str], pace: TimeLimit) -> httpx2.Response:
-    """Return the first answer that is not a redirect; secret headers are sent only to the address's own origin.
+    """Return the first answer that is not a redirect; its ``history`` has the redirects.
 
-    The answer's ``history`` has the redirects. ``pace`` limits the total time of all redirects and of the body.
+    Secret headers are sent only to the origin (scheme, host, port) of ``address``. ``pace`` limits the total time of
+    all redirects and of the body.
     """
     import httpx2
 

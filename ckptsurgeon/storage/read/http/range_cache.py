@@ -21,16 +21,16 @@ from .spool import Journal, Spool
 __all__ = ["KeptSpool", "kept_spool"]
 
 FLUSH = 1 << 20
-"""How many bytes are received before they are flushed and added to the journal; a killed run loses at most as many."""
+"""After this many new bytes, they are flushed to disk and added to the journal; a killed run loses at most as many."""
 OLD_S = 14 * 24 * 3600
 """Files that were not used for this many seconds are removed at the next fetch."""
 _BYTES, _JOURNAL = ".bytes", ".journal"
 
 
 class KeptSpool(Spool):
-    """A ``Spool`` (a local copy of a remote file) that is a named file, locked by this process.
+    """A ``Spool`` (a local copy of a remote file) that is a named file in the cache folder, locked by this process.
 
-    ``close`` removes the file unless the run has failed.
+    ``close`` removes the file if the run has succeeded. If the run has failed, the next run can use the file.
     """
 
     folder = "cache folder"
@@ -45,7 +45,7 @@ class KeptSpool(Spool):
         self._go_on()
 
     def hold(self, begin: int, end: int) -> None:
-        """Mark a range as received, and write all new ranges to the journal once there are enough bytes."""
+        """Mark a range as received; when the new ranges have ``FLUSH`` bytes, write them to the journal."""
         super().hold(begin, end)
         with self._lock:
             self._fresh.add(begin, end)
@@ -65,7 +65,7 @@ class KeptSpool(Spool):
             super().close()
 
     def _go_on(self) -> None:
-        """Continue with the ranges in the journal; if it is empty or damaged, begin with an empty file."""
+        """Continue with the ranges in the journal; if the journal is empty or damaged, begin with an empty file."""
         found = self._journal.ranges(os.fstat(self._fd).st_size)
         for begin, end in found:
             super().hold(begin, end)
@@ -91,8 +91,9 @@ class KeptSpool(Spool):
 def kept_spool(uri: str, content: str) -> Spool:
     """Return a ``Spool`` for the bytes of a remote file; if the run fails, the next run can use them.
 
-    ``content`` is a string that identifies the content of the remote file; its digest is the name of the local file. If
-    another process has locked the local file, or if it cannot be made, the bytes are not kept for the next run.
+    ``content`` is a string that identifies the content of the remote file. The digest of this string is the name of the
+    local file. If another process has locked the local file, or if the file cannot be made, the bytes are not kept for
+    the next run.
     """
     folder = os.path.join(cache_folder(), "parts")
     path = os.path.join(folder, hashlib.sha256(content.encode()).hexdigest()[:32])

@@ -31,10 +31,10 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 @dataclass(frozen=True)
 class HttpRanges:
-    """A remote file at an address, with the size and ETag of the first response.
+    """A remote file at an address; ``size`` and ``etag`` are those of the first response.
 
-    ``modified`` is its Last-Modified date if it has no strong ETag. ``around`` is a function that returns the file's
-    folder. ``digest`` is the hub's digest of its bytes, '' if there is none.
+    ``modified`` is the Last-Modified date of that response, '' if ``etag`` is strong. ``around`` is a function that
+    returns the file's folder. ``digest`` is the hub's digest of the file, '' if there is none.
     """
 
     address: Address
@@ -60,7 +60,7 @@ class HttpRanges:
         return self.around()
 
     def stream(self, offset: int, nbytes: int) -> Iterator[bytes]:
-        """Yield ``nbytes`` bytes from ``offset`` on; after a lost connection, a new one fetches the rest."""
+        """Yield ``nbytes`` bytes from ``offset`` on; if a connection is lost, a new connection fetches the rest."""
         patience, done = RetryLimits(self.uri), 0
         while done < nbytes:
             begin, end = offset + done, offset + nbytes
@@ -138,7 +138,7 @@ def open_http(address: Address, name: str, around: Callable[[], Folder]) -> Remo
 
 
 def _ranged(wire: HttpRanges, response: httpx2.Response) -> RemoteFile:
-    """Return the file with the block from the first answer; other bytes are requested when they are read."""
+    """Return the file with its first block, which the answer contains; other bytes are requested when they are read."""
     length = min(BLOCK, wire.size)
     wire._check(response, 0, length)
     spool, at = _spool(wire), 0
@@ -150,7 +150,10 @@ def _ranged(wire: HttpRanges, response: httpx2.Response) -> RemoteFile:
 
 
 def _spool(wire: HttpRanges) -> Spool:
-    """Return a local copy for the received bytes; if the remote content can never change, the next run can use it."""
+    """Return an empty local copy for the bytes of a remote file.
+
+    If ``wire`` has a validator (a commit or a strong ETag), the next run can use the copy if this run fails.
+    """
     if not wire.validator:
         return Spool(wire.uri)
     return kept_spool(wire.uri, f"{wire.address.url}\n{wire.validator}\n{wire.size}")

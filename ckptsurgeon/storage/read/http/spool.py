@@ -19,13 +19,13 @@ __all__ = ["FreeSpace", "Journal", "Spool", "digest_of", "free_bytes", "nearest_
 
 LEFT = 1 << 30
 SHARE = 0.05
-"""The fraction of a small file system that stays free; on other file systems ``LEFT`` bytes stay free."""
+"""The fraction of a small file system that must stay free; on a large file system, ``LEFT`` bytes must stay free."""
 EVERY = 16 << 20
-"""After this many bytes, the free space is checked again."""
+"""After this many bytes were written, the free space is checked again."""
 
 
 def free_bytes(found: os.statvfs_result) -> int | None:
-    """Return how many bytes may be written to a file system so that enough space stays free; None if unknown."""
+    """Return how many bytes can be written to a file system if enough space must stay free; None if unknown."""
     if not found.f_blocks:
         return None
     left = min(LEFT, int(found.f_blocks * found.f_frsize * SHARE))
@@ -62,7 +62,7 @@ class FreeSpace:
 
 _LINE = re.compile(rb"([0-9a-f]{1,16}) ([0-9a-f]{1,16}) ([0-9a-f]{8})\n")
 _MOST = 64 << 20
-"""The most bytes of a journal that are read; a larger journal is damaged."""
+"""The maximum size in bytes of a journal; a larger journal counts as damaged."""
 
 
 class Journal:
@@ -117,8 +117,9 @@ CHUNK = 1 << 20
 class Spool:
     """A local file that is filled with the bytes of a remote file piece by piece. Threads may share it.
 
-    ``uri`` is the remote file's name in messages. Unless a descriptor is given, the file has no name and disappears
-    with the process. ``is_wanted`` is True until the run that needs its bytes has succeeded.
+    ``uri`` is the remote file's name in messages. ``fd`` is a descriptor of the local file. If none is given, the local
+    file has no name and disappears with the process. ``is_wanted`` is True until the run that needs the bytes has
+    succeeded.
     """
 
     folder = "folder for temporary files"
@@ -172,7 +173,7 @@ class Spool:
         self.hold(offset, offset + len(data))
 
     def readinto(self, offset: int, view: memoryview) -> None:
-        """Fill ``view``; the bytes must have been received."""
+        """Fill ``view`` with the bytes from ``offset`` on, which must have been received."""
         done = 0
         while done < len(view):
             try:

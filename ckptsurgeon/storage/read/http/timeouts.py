@@ -78,17 +78,17 @@ class TimeLimit:
         self._came = 0
 
     def asked(self) -> None:
-        """Start the time limit of a request; it ends when the head of the answer (its headers) is received."""
+        """Start the time limit for the head (the headers) of the answer to a request; ``answered`` ends it."""
         self._head_until = time.monotonic() + self._limit
 
     def answered(self) -> None:
-        """Start the time limit of the body, after the head was received."""
+        """Record that the head of the answer was received: from now on, the time limit for the body applies."""
         self._head_until = None
         if self._until is None:
             self._until = time.monotonic() + self._limit
 
     def left(self) -> float:
-        """Return the seconds that the next bytes may take; raises ``error`` if none are left."""
+        """Return how many seconds are left for the next bytes; raises the exception of ``error`` if none are left."""
         in_head = self._head_until is not None
         until = self._head_until if in_head else self._until
         left = self._limit if until is None else until - time.monotonic()
@@ -98,7 +98,7 @@ class TimeLimit:
         return left
 
     def count(self, nbytes: int) -> None:
-        """Count received bytes; after enough bytes, the time limit starts again."""
+        """Count received bytes of the body; if the server was fast enough, the time limit starts again."""
         if self._head_until is not None:
             return
         self._came += nbytes
@@ -116,7 +116,7 @@ class ThreadTimeLimits:
         self._kept = threading.local()
 
     def asked(self, what: str) -> None:
-        """Start the time limit of this thread's request ``what``; a repeated request does not get more time."""
+        """Start the time limit of the thread's request ``what``; the same request again does not get more time."""
         if getattr(self._kept, "what", None) != what:
             self._kept.what, self._kept.pace = what, TimeLimit(timeout_s(), _too_slow)
         limit_reads(self._kept.pace)

@@ -87,8 +87,8 @@ def _checked_path(text: str, uri: str) -> str:
 class HubQuery:
     """A query to the hub for a ``file`` or folder of a repository, or, if ``file`` is '', for the whole repository.
 
-    ``token`` None sends the stored token if there is one, True requires it, False sends no token, and a string is the
-    token. If ``network`` is false, only the cache of huggingface_hub is used.
+    ``token`` is a token, True to send the stored token (an error if there is none), None to send it if there is one, or
+    False to send no token. If ``network`` is false, only the cache of huggingface_hub is used.
     """
 
     repository: str
@@ -133,7 +133,7 @@ def commit_of_revision(query: HubQuery) -> str:
 
 
 def fetched_revision(query: HubQuery, cache: str | None = None) -> str:
-    """Return the commit of a revision, and store it in the cache folder ``cache`` for use without a network."""
+    """Return the commit of a revision; also store it in the cache folder ``cache``, for runs without a network."""
     with hub_errors(query):
         from huggingface_hub import HfApi
 
@@ -244,7 +244,10 @@ def _no_revision(query: HubQuery) -> SourceError:
 
 
 def not_cached_error(query: HubQuery) -> SourceError:
-    """Return the error for a file that is not in the cache if the hub may not or cannot be asked."""
+    """Return the error for a file that is not in the cache, and cannot be fetched since the hub must not be asked.
+
+    It is also the error if the hub cannot be reached.
+    """
     what = f"{escape(query.file)} of the {query.at}" if query.file else f"the whole of the {query.at}"
     if not query.network:
         return SourceError(f"{what} is not in the cache, and allow_network is False.")
