@@ -59,7 +59,7 @@ def evaluate(
     device = next(model.parameters()).device
     with evaluation_mode(model, average), autocast(settings, device), explain_task_errors(settings.task):
         found = task.evaluate(model, (batch.to(device) for batch in batches))
-    return _figures(found, task)
+    return _figures(found, task, "evaluate")
 
 
 class Evaluation(NamedTuple):
@@ -95,12 +95,12 @@ def evaluate_shared(
         gathered = sorted((one for part in ranks.all_gather(rows) for one in part), key=lambda one: one[0])
         every = [row for _, row in gathered]
         found = figures(every) if ranks.is_main else {}
-    return Evaluation(ranks.broadcast(_figures(found, task) if ranks.is_main else {}), every)
+    return Evaluation(ranks.broadcast(_figures(found, task, "figures") if ranks.is_main else {}), every)
 
 
-def _figures(found: object, task: Task) -> dict[str, float]:
-    """Return ``found``, the result of a task's ``evaluate``, as a dict of floats; raise ConfigError if that fails."""
-    name = f"the method evaluate of the task {escape(type(task).__name__)}"
+def _figures(found: object, task: Task, method: str) -> dict[str, float]:
+    """Return ``found``, the result of a ``method`` of the task, as a dict of floats; raise ConfigError if that fails."""
+    name = f"the method {method} of the task {escape(type(task).__name__)}"
     if not isinstance(found, Mapping) or not found:
         raise ConfigError(f"{name} returns {brief_repr(found)}, not a dict of numbers.", hint=_LIKE)
     made = {}

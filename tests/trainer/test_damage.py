@@ -172,6 +172,13 @@ class NoFigures(Toy):
     def evaluate(self, model, batches):
         return None
 
+class NoSum(Toy):
+    def measure(self, model, batch):
+        return [{"loss": 1.0} for _ in batch.labels]
+
+    def figures(self, rows):
+        return len(rows)
+
 class NoNumbers(Toy):
     def evaluate(self, model, batches):
         return {"error": "low"}
@@ -211,6 +218,7 @@ class Fails(Toy):
             "NoFigures",
             "evaluate of the task NoFigures returns None, not a dict of numbers. Return a dict of numbers, such as {",
         ),
+        ("NoSum", "the method figures of the task NoSum returns 64, not a dict of numbers."),
         ("NoNumbers", "evaluate of the task NoNumbers returns 'low' for 'error', not a number."),
         ("Bare", "the task own.py:Bare fails: TypeError: "),
         (
@@ -219,7 +227,7 @@ class Fails(Toy):
         ),
         ("NoLoss", "loss of the task own.py:NoLoss returns tensor("),
         ("Empty", "the split train has no batch 0 in epoch 0, but size(0) is 0."),
-        ("Fails", "the task own.py:Fails fails in line 38: KeyError: 1."),
+        ("Fails", "the task own.py:Fails fails in line 45: KeyError: 1."),
     ],
 )
 @pytest.mark.usefixtures("cheap")

@@ -113,7 +113,8 @@ def _inputs(job: Job) -> Iterator[str]:
     data = settings.data
     yield job.document.path
     yield task_file(job.settings.task, home)
-    for one in (*data.train, *data.dev, *data.test, data.tokens, data.segmenter, *settings.augment.noise):
+    others = (data.tokens, data.segmenter, settings.lm, *settings.augment.noise)
+    for one in (*data.train, *data.dev, *data.test, *others):
         path = one.get(DATASET) if isinstance(one, Mapping) else one
         if isinstance(path, str):
             yield path
