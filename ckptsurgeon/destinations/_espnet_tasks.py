@@ -24,7 +24,7 @@ __all__ = ["Task", "chosen_classes", "is_whole", "task_of", "tasks"]
 _OF_TRAINING = {"loss", "losses", "criterions", "preprocessor", "util"}
 """Entries that choose a class which is not a part of the network."""
 WHOLE = "required"
-"""An entry that only configurations written by a training run have; these have every entry of their task."""
+"""An entry that only a configuration written by a training run has; such a file has every entry of its task."""
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ def _span(shape: Sequence[int], box: Box) -> tuple[int, int]:
 
 
 def _cut(values: Array, shape: Sequence[int], box: Box) -> Array:
-    """Return the elements of a box; ``values`` are all elements in its ``_span``."""
+    """Return the elements of a box; ``values`` are all elements in the range that ``_span`` returns for the box."""
     steps = [prod(shape[dim + 1 :]) * values.itemsize for dim in range(len(shape))]
     sizes = [end - begin for begin, end in box]
     return np.ascontiguousarray(np.lib.stride_tricks.as_strided(np.ascontiguousarray(values), sizes, steps))

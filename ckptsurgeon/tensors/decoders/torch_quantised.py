@@ -114,7 +114,7 @@ def _integers(codes: TensorInfo) -> TensorInfo:
 
 
 def _elements(made: Decoded, box: Box) -> tuple[int, int]:
-    """Return the range of flat indices of the codes in the rows of a part of the weight."""
+    """Return the range of flat indices (row-major) of the codes in all rows that a part of the weight overlaps."""
     inner = prod(int(size) for name, size in made.facts if name.startswith("size") and name != "size0")
     return (box[0][0] * inner, box[0][1] * inner) if box else (0, 1)
 
