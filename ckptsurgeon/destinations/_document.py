@@ -56,7 +56,7 @@ class Document:
 
     @property
     def folder(self) -> str:
-        """The folder to which paths in the file are relative: its own folder, or its field ``relative_to``.
+        """The folder to which paths in the file are relative: the file's folder, or its field ``relative_to``.
 
         ``ckpt train`` writes that field into the copy of the configuration in the folder of a run.
         """

@@ -30,7 +30,7 @@ __all__ = [
 # Not frozen: a file may have a hundred thousand storages, and a frozen dataclass takes twice as long to create.
 @dataclass(slots=True, eq=False)
 class Storage:
-    """A range of bytes in one file that tensors are views of; two storages are equal only if they are the same object.
+    """A range of bytes in one file, of which tensors are views; two storages are equal only if they are one object.
 
     ``offset`` and ``nbytes`` are in bytes. ``crc32`` (in some formats ``crc32c``) is the checksum of these bytes that
     the file contains, if there is one.

@@ -35,7 +35,10 @@ class UnknownConversion(Exception):  # noqa: N818 - caught within this package, 
 
 
 Naming: TypeAlias = tuple[Mapping[str, str], Callable[[str], str]]
-"""A map from source pattern to key pattern, and a function that writes a destination key with their captures."""
+"""A map from source pattern to key pattern, and a function that writes a destination key.
+
+The key patterns and the destination key contain the same captures, such as ``{n}``.
+"""
 
 
 @dataclass
@@ -87,7 +90,8 @@ class ConversionGroup:
         """Return key patterns that match all layers, and a function that writes destination keys with their captures.
 
         The result has one key pattern for each source pattern of the conversion. A letter in braces, such as ``{n}``,
-        replaces each number that source and destination keys share. If their numbers differ, returns ``literal()``.
+        replaces each number that source and destination keys share. If a source key and the
+        destination key have different numbers, returns ``literal()``.
         """
         numbers = NUMBER_IN_KEY.findall(self.target)
         kept = {pattern: _constant(keys) for pattern, keys in self.found.items()}

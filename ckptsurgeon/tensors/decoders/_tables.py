@@ -23,13 +23,13 @@ CODES = 256
 SMALL = 1 << 16
 """The number of table positions that an index of two bytes can refer to."""
 FEWER = 8
-"""A part of a weight is looked up only if it has at least this many times more elements than products."""
+"""A part of a weight is looked up only if it has at least this many elements for each product in the table."""
 ELEMENTS = 1 << 17
 """How many elements are looked up at once: their indices, of 8 bytes each, fit in the level-2 cache of a core."""
 
 
 def may_be_looked_up(made: Decoded, boxes: Mapping[str, Box]) -> bool:
-    """Return whether a part of a weight has 8-bit float codes, and many more elements than different products.
+    """Return whether the codes are 8-bit floats, and a part of a weight has far more elements than possible products.
 
     ``boxes`` are the parts of its stored tensors that are needed, by role.
     """

@@ -2,7 +2,8 @@
 
 Two 4-bit codes are in a byte, the upper half first. The weight is flattened and divided into blocks, each with a scale.
 The 16 values of nf4 (https://arxiv.org/abs/2305.14314) or fp4 are stored in the file too. With double quantisation,
-the scales are codes too: the file stores their 256 values, and the ``quant_state`` an offset that is added to them.
+the scales are codes too: the file stores the 256 values of these codes, and the ``quant_state`` contains an offset that
+is added to the scales.
 """
 
 from __future__ import annotations

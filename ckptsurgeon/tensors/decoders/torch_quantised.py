@@ -105,7 +105,7 @@ def _sizes(codes: TensorInfo) -> tuple[tuple[str, float], ...]:
 
 
 def _integers(codes: TensorInfo) -> TensorInfo:
-    """Return the codes as a tensor of integers; if they are less than a byte, as the flat bytes that contain them."""
+    """Return the codes as a tensor of integers; if a code is less than a byte, as the flat bytes of all codes."""
     if codes.dtype in INTEGERS:
         return replace(codes, dtype=INTEGERS[codes.dtype], opaque="", parts=())
     if codes.stride is not None:

@@ -126,7 +126,7 @@ def _shared(made: Encoded, groups: Box) -> Box:
 
 
 def _global_scale(read: Read, made: Encoded, kept: TensorStatistics) -> float:
-    """Return the global scale of the tensor, for which all tensors that share it are read; 0 if it has none."""
+    """Return the global scale of a tensor, 0 if it has none; all tensors that share the scale are read."""
     facts = dict(made.facts)
     largest = facts.get("over")
     if largest is None:

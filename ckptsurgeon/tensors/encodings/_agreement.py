@@ -33,7 +33,7 @@ HEAD = ".lm_head.weight"
 """The end of the keys of output layers in transformers, which are of the class Linear."""
 
 Fact: TypeAlias = tuple[str, str, str]
-"""A field of the settings, its value in one model's settings, and its value in the other's."""
+"""A field of the settings, its value in one model's settings, and its value in the other model's settings."""
 
 
 class QuantisedModule(NamedTuple):

@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 Parts: TypeAlias = Mapping[str, TensorInfo]
-"""The stored tensors of one logical tensor, by the endings of their keys; the identifying one is first."""
+"""The stored tensors of one logical tensor, by the endings of their keys; the first identifies the encoding."""
 
 ACTIVATIONS = (
     ".input_scale", ".input_scale_inv", ".input_scale_ub", ".input_zero_point", ".input_global_scale",
@@ -143,7 +143,7 @@ class QuantisedTensor:
     def part_named(self, name: str, end: str) -> str | None:
         """Return the key that the part with the ending ``end`` would have if the tensor were renamed to ``name``.
 
-        Returns None if there is no such key: ``name`` must have the same ending as the tensor's own name (``.weight``).
+        Returns None unless ``name`` has the same ending as the present name of the tensor (``.weight``).
         """
         key = self.codes or self.keys[0]
         stem = f".{key}".removesuffix(self.ending(key))

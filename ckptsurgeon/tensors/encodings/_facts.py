@@ -81,10 +81,11 @@ class Contradiction(NamedTuple):
 
 
 def contradicted(kind: str, one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
-    """Yield each setting in ``stated`` that a quantised tensor contradicts; ``kind`` is its family, such as GPTQ.
+    """Yield each setting in ``stated`` that a quantised tensor contradicts.
 
-    ``parts`` are its stored tensors by the endings of their keys. All tensors with the same ``form`` contradict the
-    same settings. The only exceptions are contradictions for which ``is_of_fused`` is true: the caller drops them.
+    ``kind`` is the family of its encoding, such as GPTQ. ``parts`` are its stored tensors by the endings of their keys.
+    All tensors with the same ``form`` contradict the same settings. The only exceptions are contradictions for which
+    ``is_of_fused`` is true: the caller drops them.
     """
     if kind == "GPTQ" and stated.format in ("", *FORMATS):
         yield from _bits(one, parts[".qweight"], stated)

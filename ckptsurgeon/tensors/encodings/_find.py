@@ -183,7 +183,7 @@ def _owner(scale: str, codes: Mapping[str, str]) -> str | None:
 def _coded(
     module: str, codes: Sequence[str], others: Sequence[str], tensors: Mapping[str, TensorInfo], method: str
 ) -> QuantisedTensor:
-    """Return the quantised tensor, in an unknown encoding, with these codes and these other tensors.
+    """Return a quantised tensor in an unknown encoding; ``codes`` and ``others`` are the keys of its stored tensors.
 
     The endings of its keys are the text after ``module`` in each key. If ``module`` is "", they are the text after the
     key of the codes, or after the module of the codes.

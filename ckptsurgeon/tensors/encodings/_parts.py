@@ -201,8 +201,8 @@ Tensors: TypeAlias = Mapping[str, TensorInfo]
 class IncompleteTensors:
     """Quantised tensors (``names``) whose stored tensor with the ending ``part`` is missing or has a wrong length.
 
-    ``others`` is the number of similar quantised tensors that have a correct one. If the length is wrong, ``block`` is
-    the block length that it does not fit; if the stored tensor is missing, ``block`` is 0.
+    ``others`` is the number of similar quantised tensors whose stored tensor is there and has a correct length. If the
+    length is wrong, ``block`` is the block length that it does not fit; if the tensor is missing, ``block`` is 0.
     """
 
     part: str

@@ -16,7 +16,7 @@ Shape = tuple[int, ...]
 
 _WORD, _BITS = 32, range(2, 9)
 _GROUPS = {"nvfp4": 16, "mxfp4": 32}
-"""How many codes share a scale; ModelOpt's W4A8_NVFP4_FP8 has a different number, which is in its settings."""
+"""{family of encodings: how many codes share a scale}; settings of ModelOpt may contain a different number."""
 _TILE = (128, 4)
 """Scales of 4-bit floats may be padded to multiples of these (rows, columns), the tiles of a GPU kernel (ComfyUI)."""
 _SMALLEST = 8

@@ -126,7 +126,7 @@ _OF_ANY, _OF_BLOCKS = ".weight_scale", ".weight_scale_inv"
 
 @dataclass(frozen=True)
 class OddTensors:
-    """Quantised tensors (``names``) that have ``found`` (a dtype or a name), while most similar ones have ``usual``.
+    """Quantised tensors (``names``) that have ``found`` (a dtype or a name), while most similar tensors have ``usual``.
 
     ``others`` is the number of tensors that have ``usual``.
     """

@@ -162,7 +162,7 @@ _NARROW = {
     "float8_e5m2fnuz": 0xFF,
     "float8_e4m3fnuz": 0xFF,
 }
-"""Dtypes in which small weights may become zero, and a mask of the bits that are all 0 only if the value is zero."""
+"""{dtype in which small weights may become zero: mask of the bits that are all 0 only if the value is zero}."""
 
 
 def goes_to_zero(source: str, destination: str) -> bool:
