@@ -67,10 +67,10 @@ class StatedSettings:
 class Request:
     """A quantised tensor, with all that a decoder needs to describe the decoded weight.
 
-    ``parts`` are its stored tensors, ``settings`` the ``quantization_config`` of its folder. ``stored`` is a function that
-    reads a small stored tensor: it takes the ending of a key and returns the bytes of the tensor. It returns b"" if there
-    is no such tensor, or if the tensor cannot be read. ``metadata`` is the metadata of its file (strings by name, as in a
-    safetensors header).
+    ``parts`` are its stored tensors, ``settings`` the ``quantization_config`` of its folder. ``stored`` is a function
+    that reads a small stored tensor: it takes the ending of a key and returns the bytes of the tensor. It returns b""
+    if there is no such tensor, or if the tensor cannot be read. ``metadata`` is the metadata of its file (strings by
+    name, as in a safetensors header).
     """
 
     coded: QuantisedTensor
