@@ -27,9 +27,9 @@ class Document:
 
     ``content`` is None if our YAML reader cannot read the file, because it has tags of a toolkit; ``fault`` is then the
     error. ``model`` and ``train`` are the sections ``model:`` and ``train:``, empty if the file lacks them; ``train``
-    includes the user's changes. ``read`` is a list to which the path of each file is added that the configuration
-    refers to and that was read. ``ran`` is a list to which the name of each class or function is added that the
-    configuration refers to and that was imported or called.
+    includes the user's changes. While the destination is loaded, two lists grow. ``read`` gets the path of each
+    file that the configuration refers to, when it is read. ``ran`` gets the name of each class and function that the
+    configuration refers to, when it is imported or called.
 
     ``vocabulary`` replaces the vocabulary of the model, if given. ``task`` is the ESPnet task that the user chose, if
     any. If ``constructor_weights`` is false, the model is built without the weights that its constructor would load.
@@ -56,7 +56,7 @@ class Document:
 
     @property
     def folder(self) -> str:
-        """The folder to which paths in the file are relative: its own folder, or its field ``relative_to``.
+        """The folder to which paths in the file are relative: the file's folder, or its field ``relative_to``.
 
         ``ckpt train`` writes that field into the copy of the configuration in the folder of a run.
         """
@@ -131,7 +131,7 @@ def _json(text: str, path: str) -> Any:
 
 
 def check_fields(document: Document, where: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raise ConfigError if a field in ``given`` is not in ``known``; the hint is the most similar known field.
+    """Raise ConfigError if a field in ``given`` is not in ``known``; the hint names the most similar known field.
 
     ``where`` is the name of the section that has the fields, for the message.
     """

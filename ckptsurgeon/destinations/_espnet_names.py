@@ -73,7 +73,7 @@ def layers_of(tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
 
 
 def _layers_in(module: str, tensors: Mapping[str, TensorInfo]) -> list[str]:
-    """Return [``module``], or the names of its layers if it is a stack of layers; [] if it has no tensors."""
+    """Return [``module``], or the names of its layers if it is a stack of layers; [] if the module has no tensors."""
     inside = [key[len(module) + 1 :] for key in tensors if key.startswith(f"{module}.")]
     if not module.endswith("coders"):
         return [module] if inside else []

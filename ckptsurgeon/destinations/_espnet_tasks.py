@@ -24,7 +24,7 @@ __all__ = ["Task", "chosen_classes", "is_whole", "task_of", "tasks"]
 _OF_TRAINING = {"loss", "losses", "criterions", "preprocessor", "util"}
 """Entries that choose a class which is not a part of the network."""
 WHOLE = "required"
-"""An entry that only configurations written by a training run have; these have every entry of their task."""
+"""An entry that only a configuration written by a training run has; such a file has every entry of its task."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def task_of(document: Document, values: Mapping[str, Any]) -> Task:
 
 
 def _of_run(entries: frozenset[str]) -> list[Task]:
-    """Return the tasks that fit a configuration that a training run wrote, with every entry of its task.
+    """Return the tasks that fit the configuration of a training run, which has every entry of its task.
 
     Of the tasks that declare all ``entries``, these are the tasks with the fewest additional entries. The classes that
     the entries choose are not compared, because classes of another version of ESPnet would point to another task.

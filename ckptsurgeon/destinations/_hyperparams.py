@@ -1,7 +1,7 @@
 """Reads some entries of a ``hyperparams.yaml``, and the entries that they refer to, with hyperpyyaml.
 
 https://github.com/speechbrain/HyperPyYAML. The file of a SpeechBrain recipe also makes folders, loggers and data
-pipelines. A destination does not need these entries. So they are not run, and their placeholders may have no value.
+pipelines. A destination does not need these entries: they are not run, and their placeholders need no value.
 """
 
 from __future__ import annotations

@@ -196,8 +196,8 @@ _SHIFT = re.compile(r"(.*_)?(bias|beta)|bias_[ih]h_l\d+(_reverse)?|bias_[kv]|run
 def suggested_init(key: str, info: TensorInfo) -> str | dict[str, Any]:
     """Return the initialiser that a tensor's name and shape suggest, in the form of the field ``init``.
 
-    Known are the weights, biases and running statistics of torch's layers, counters and position ids. For all other
-    tensors, such as most buffers, the result is "like": start with the values of a checkpoint.
+    This function knows the weights, biases and running statistics of torch's layers, counters and position ids. For all
+    other tensors, such as most buffers, the result is "like": start with the values of a checkpoint.
     """
     leaf, dtype, dims = re.split(r"[./]", key)[-1], DTYPES[info.dtype], len(info.shape)
     if leaf == "position_ids" and not _unfit(info, "arange"):

@@ -135,7 +135,7 @@ def target_with(
 
 
 def _check_built(path: CheckpointLike) -> None:
-    """Raise ConfigError if the destination is not built by code, because only a constructor can load weights."""
+    """Raise ConfigError if no code builds the destination: then there is no constructor that could load weights."""
     if not isinstance(path, (str, os.PathLike)) or not code_named(os.fspath(path)):
         raise ConfigError(
             "--no-constructor-weights needs a model that is built by code: a _target_, or a configuration of ESPnet or "
@@ -175,10 +175,10 @@ def _checked_kind(document: Document) -> _Kind | _Toolkit:
 
 
 def adopt(path: str, beside: str, task: str | None = None) -> tuple[dict[str, Any], TargetSpec]:
-    """Return a document in our format that refers to a toolkit's configuration, and the destination of both.
+    """Return a document in our format that refers to a toolkit's configuration, and the destination it describes.
 
-    The path in the document is relative to the folder ``beside``. Raises ConfigError if ``path`` is not the
-    configuration of a toolkit, or the destination cannot be loaded.
+    ``path`` is the path of the toolkit's configuration; in the document it is relative to the folder ``beside``. Raises
+    ConfigError if ``path`` is not the configuration of a toolkit, or the destination cannot be loaded.
     """
     document = replace(read_document(path), task=task)
     if document.model:

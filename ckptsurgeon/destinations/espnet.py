@@ -33,7 +33,7 @@ __all__ = ["CONFIG", "TOOLKIT"]
 _LISTS = ("token_list", "src_token_list", "tgt_token_list", "unit_token_list", "transcript_token_list")
 """Entries that are lists of tokens, or paths of files with such lists."""
 _RECIPE = "config"
-"""The entry with the path of the recipe's file in a run's configuration; ESPnet's parser would read that file again."""
+"""The entry of a run's configuration with the path of the recipe's file, which ESPnet's parser would read again."""
 _OF_RUNS = ("required", "version", "distributed")
 """Entries that a run adds to its arguments."""
 

@@ -55,7 +55,7 @@ class _Factory:
 
 @dataclass(frozen=True)
 class _Located:
-    """The object to which a ``_target_`` refers, its module, and the module's file ("" unless it is the user's own)."""
+    """The object to which a ``_target_`` refers, its module, and the module's file ("" if the module is installed)."""
 
     target: str
     value: Any

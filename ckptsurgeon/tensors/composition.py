@@ -89,7 +89,7 @@ def cut(info: TensorInfo, dim: int, begin: int, size: int) -> TensorInfo:
 
 
 def _parts(made: Concatenated, begin: int, end: int) -> Iterator[TensorInfo]:
-    """Yield the slices of the joined tensors that make up the elements from ``begin`` to ``end``, in order."""
+    """Yield, in order, the slices of the tensors in ``made`` that together are its elements ``begin`` to ``end``."""
     at = 0
     for one in made.of:
         first, last = max(begin - at, 0), min(end - at, one.shape[made.dim])
@@ -128,17 +128,17 @@ def join(infos: Sequence[TensorInfo], dim: int) -> TensorInfo:
 
 
 def scale(info: TensorInfo, factor: float) -> TensorInfo:
-    """Return a floating-point tensor multiplied by a number."""
+    """Return a floating-point tensor multiplied by ``factor``."""
     return _made(info, info.shape, Scaled(info, factor))
 
 
 def shift(info: TensorInfo, by: float) -> TensorInfo:
-    """Return a floating-point tensor plus a number: as float64 for a float64 tensor, else as float32."""
+    """Return a floating-point tensor plus the number ``by``; the result is float64 if the tensor is, else float32."""
     return TensorInfo("float64" if info.dtype == "float64" else "float32", info.shape, made=Shifted(info, by))
 
 
 def blocked(info: TensorInfo, dtype: str, name: str = "") -> TensorInfo:
-    """Return a floating-point tensor rounded to blocks of codes of the GGUF type ``dtype``.
+    """Return a floating-point tensor quantised to ``dtype``, a type of GGUF that stores codes in blocks.
 
     Each row must be a whole number of blocks. ``name`` is the key of the tensor, for messages.
     """
@@ -149,7 +149,7 @@ def blocked(info: TensorInfo, dtype: str, name: str = "") -> TensorInfo:
 
 
 def given(values: Sequence[float]) -> TensorInfo:
-    """Return a float32 vector with these numbers."""
+    """Return a float32 vector of the numbers ``values``, which the plan itself contains."""
     return TensorInfo("float32", (len(values),), made=Given(tuple(values)))
 
 
@@ -173,7 +173,10 @@ def _made(info: TensorInfo, shape: tuple[int, ...], made: Made) -> TensorInfo:
 
 
 def _plain(shape: Sequence[int], stride: Sequence[int]) -> tuple[int, ...] | None:
-    """Return the strides; None if a tensor with them is contiguous. The strides of dimensions of size 1 are ignored."""
+    """Return ``stride`` as a tuple; None if a tensor with this shape and these strides is contiguous.
+
+    The strides of dimensions of size 1 are ignored.
+    """
     plain = contiguous_stride(shape)
     same = all(a == b for size, a, b in zip(shape, stride, plain, strict=True) if size > 1)
     return None if same or 0 in shape else tuple(stride)
@@ -203,10 +206,10 @@ def _viewed(info: TensorInfo, shape: tuple[int, ...]) -> tuple[int, ...] | None:
 
 
 def _take(left: list[int], stride: list[int], size: int, step: int) -> bool:
-    """Remove sizes whose product is ``size`` from the end of ``left``, and append their strides to ``stride``.
+    """Remove sizes with the product ``size`` from the end of ``left``, and append their strides to ``stride``.
 
-    ``step`` is the stride of the last of these dimensions. Returns False if no sizes at the end of ``left`` have the
-    product ``size``.
+    ``left`` are the sizes of the dimensions that have no stride yet, and ``step`` is the stride of the last of them.
+    Returns False if no sizes at the end of ``left`` have the product ``size``.
     """
     done = 1
     while done < size:

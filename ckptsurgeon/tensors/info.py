@@ -30,7 +30,7 @@ __all__ = [
 # Not frozen: a file may have a hundred thousand storages, and a frozen dataclass takes twice as long to create.
 @dataclass(slots=True, eq=False)
 class Storage:
-    """A range of bytes in one file that tensors are views of; two storages are equal only if they are the same object.
+    """A range of bytes in one file, of which tensors are views; two storages are equal only if they are one object.
 
     ``offset`` and ``nbytes`` are in bytes. ``crc32`` (in some formats ``crc32c``) is the checksum of these bytes that
     the file contains, if there is one.
@@ -83,10 +83,10 @@ class TensorInfo:
 
     @property
     def meant_shape(self) -> tuple[int, ...]:
-        """``shape``; for a tensor of blocks of codes, whose ``shape`` is in bytes, the shape of the decoded weight.
+        """The shape of the weight: ``shape``, except for a stored tensor of GGUF's blocks, whose ``shape`` is in bytes.
 
-        A view of a quantised tensor is not stored: its ``dtype`` is the name of the encoding, perhaps also that of a
-        type of blocks (mxfp4), and its ``shape`` is already the weight's.
+        A view of a quantised tensor is not stored. Its ``dtype`` is the name of the encoding, which may also be the
+        name of a type of blocks (mxfp4), but its ``shape`` is already the shape of the weight.
         """
         dtype = DTYPES.get(self.dtype)
         if dtype is None or dtype.block is None or self.storage is None:
@@ -95,7 +95,7 @@ class TensorInfo:
 
     @property
     def parameters(self) -> int:
-        """The number of parameters: 0 unless the type is floating-point; an element that packs two numbers is two."""
+        """The number of parameters: 0 unless the type is floating-point; an element that packs two counts as 2."""
         dtype = DTYPES[self.dtype]
         return self.numel * dtype.values if dtype.is_floating else 0
 
@@ -135,7 +135,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Sliced:
-    """A slice of the tensor ``of`` that starts at the indices ``begin``; its size is the shape of the result."""
+    """The slice of the tensor ``of`` that starts at the indices ``begin`` and has the shape of the result."""
 
     of: TensorInfo
     begin: tuple[int, ...]

@@ -10,7 +10,7 @@ from ..util.text import count, escape, listing, natural_key
 __all__ = ["HUGE", "NEGATIVE", "NO_OFFSET", "ZERO", "OddScales", "odd_scale_notes"]
 
 ZERO, NEGATIVE, HUGE, NO_OFFSET = "zero", "negative", "huge", "no offset"
-"""The kinds of odd scales: 0, negative, too large; and of zero points that are all 0."""
+"""The kinds of odd scales: 0, negative, too large. The last kind is zero points or biases that are all 0."""
 SAID = {
     ZERO: "scales of 0 for codes that are not zero, so that these weights become 0",
     HUGE: "scales that make weights larger than 10,000: perhaps they are inverse scales, or those of another layer",
@@ -34,7 +34,7 @@ class OddScales:
         return any(self.names.values())
 
     def of(self, names: Iterable[str]) -> dict[str, list[str]]:
-        """Return, by kind, those of ``names`` whose tensors have odd scales."""
+        """Return {kind of odd scales: names of tensors}, only for the tensors in ``names``."""
         some = set(names)
         return {kind: sorted(some & own.keys(), key=natural_key) for kind, own in self.names.items()}
 

@@ -10,7 +10,7 @@ __all__ = ["tied_keys"]
 
 
 def tied_keys(tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
-    """Map every key whose tensor has the same bytes as that of an earlier key to the first key with these bytes."""
+    """Return {key: first key with the same bytes}, for each key whose tensor has the same bytes as an earlier one."""
     first: dict[Hashable, str] = {}
     aliases: dict[str, str] = {}
     for key, info in tensors.items():

@@ -212,7 +212,7 @@ def test_init_writes_what_load_target_reads() -> None:
 def test_code_cannot_end_the_program(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "ending_net", raising=False)
     Path("ending_net.py").write_text(text)
-    with pytest.raises(cs.ConfigError, match="the code that the file names ended the program: sys.exit"):
+    with pytest.raises(cs.ConfigError, match="the code to which the file refers ended the program: sys.exit"):
         config("model: {_target_: ending_net.Net}")
 
 

@@ -461,7 +461,7 @@ def test_a_users_own_task_lies_beside_the_configuration() -> None:
         ),
         ("my_task.py:MyTask", "MyTask = 3", "is not a task: it is not a class"),
         ("my_task.py:MyTask", "import not_there", "cannot be imported: ModuleNotFoundError"),
-        ("my_task.py:MyTask", "raise SystemExit(3)", "the code that the file names ended the program"),
+        ("my_task.py:MyTask", "raise SystemExit(3)", "the code to which the file refers ended the program"),
         ("my_task.py:MyTask", "def", "cannot be imported: SyntaxError"),
     ],
 )

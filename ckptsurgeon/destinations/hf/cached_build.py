@@ -42,7 +42,7 @@ def spec_key(document: Document, given: GivenFields) -> str:
 
 
 def cached_spec(key: str, document: Document, given: GivenFields) -> TargetSpec | None:
-    """Return the destination that the cache has under ``key``; None if there is none. Functions are left out of it."""
+    """Return the destination that the cache has under ``key``, without fields that are functions; None if none."""
     document_found = cached_document(key)
     if document_found is None:
         return None
@@ -102,7 +102,7 @@ def keep_spec(key: str, spec: TargetSpec, given: GivenFields, known: tuple[str, 
 
 
 def _given(given: GivenFields) -> dict[str, Any]:
-    """Return the user's fields with the overrides applied, which a written config.json mostly consists of."""
+    """Return the user's fields with the overrides applied: a written config.json has only few other fields."""
 
     def over(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
         both = {name: first[name] for name in second if isinstance(first.get(name), dict)}
@@ -125,7 +125,7 @@ def _changes(text: str, given: GivenFields, known: tuple[str, ...]) -> list[Any]
 
 
 def cached_layouts(key: str, recognise: Callable[[], Recognise]) -> Recognise:
-    """Return a function that looks up the layout of a source in the cache.
+    """Return a function that looks up the layout of a source (renamings and operations for its keys) in the cache.
 
     If the cache does not have the layout, the function computes it with ``recognise()`` and stores it.
     """

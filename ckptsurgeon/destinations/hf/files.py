@@ -34,7 +34,7 @@ ALPHABET, FLAGS = "alphabet.txt", "flags.txt"
 SETTINGS = (
     CONFIG, ADAPTER, FLAGS, GENERATION, "hf_quant_config.json", "quant_config.json", "quantize_config.json",
 )  # fmt: skip
-"""Configurations of the model, an adapter, training, generation, quantisation (ModelOpt, AutoAWQ, AutoGPTQ)."""
+"""File names of configurations: model, adapter, training, generation, quantisation (ModelOpt, AutoAWQ, AutoGPTQ)."""
 PREPROCESSOR = "preprocessor_config.json"
 PROCESSORS = (
     "audio_tokenizer_config.json", "feature_extractor_config.json", PREPROCESSOR, "processor_config.json",

@@ -1,4 +1,4 @@
-"""Collects the source tensors that one conversion of transformers combines, and the equivalent operations of ours.
+"""Collects the source tensors that one conversion of transformers combines, and our own equivalent operations.
 
 A conversion (``WeightConverter`` in transformers/core_model_loading.py) makes tensors of the destination from all
 source tensors whose keys match its patterns.
@@ -35,7 +35,10 @@ class UnknownConversion(Exception):  # noqa: N818 - caught within this package, 
 
 
 Naming: TypeAlias = tuple[Mapping[str, str], Callable[[str], str]]
-"""A map from source pattern to key pattern, and a function that writes a destination key with the same captures."""
+"""A map from source pattern to key pattern, and a function that writes a destination key.
+
+The key patterns and the destination key contain the same captures, such as ``{n}``.
+"""
 
 
 @dataclass
@@ -87,7 +90,8 @@ class ConversionGroup:
         """Return key patterns that match all layers, and a function that writes destination keys with their captures.
 
         The result has one key pattern for each source pattern of the conversion. A letter in braces, such as ``{n}``,
-        replaces each number that source and destination keys share. If their numbers differ, returns ``literal()``.
+        replaces each number that source and destination keys share. If a source key and the
+        destination key have different numbers, returns ``literal()``.
         """
         numbers = NUMBER_IN_KEY.findall(self.target)
         kept = {pattern: _constant(keys) for pattern, keys in self.found.items()}
@@ -112,7 +116,7 @@ def _numbered(name: str) -> str:
 
 
 def _constant(keys: Sequence[str]) -> list[str]:
-    """Return the numbers in the first key that are the same at that position in all other keys."""
+    """Return those numbers in the first key that all other keys have at the same position."""
     columns = zip(*(NUMBER_IN_KEY.findall(key) for key in keys), strict=True)
     return [column[0] for column in columns if len(set(column)) == 1 or len(keys) == 1]
 
@@ -120,8 +124,8 @@ def _constant(keys: Sequence[str]) -> list[str]:
 def _caught(keys: Sequence[str], names: Mapping[int, str]) -> str:
     """Return one pattern for all ``keys``: ``{e}`` replaces the number that varies between them.
 
-    ``names`` maps the index of a number that all keys share to the letter that replaces it, as in ``{n}``; other
-    numbers stay. Raises UnknownConversion if the keys differ in more than one number.
+    ``names`` maps the index of a number, among the numbers that all keys share, to the letter that replaces it, as in
+    ``{n}``. Other numbers stay. Raises UnknownConversion if the keys differ in more than one number.
     """
     if any(_SPECIAL.search(key) for key in keys) or len({opened(key) for key in keys}) > 1:
         raise UnknownConversion("no pattern can match all of its keys")

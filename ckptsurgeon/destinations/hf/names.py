@@ -1,8 +1,8 @@
-"""Converts older keys of a transformers model, and keys with or without the base model's prefix, to present keys.
+"""Converts older keys of a transformers model, and keys with or without the base model's prefix, to current keys.
 
 The result is the same as that of ``from_pretrained``. The functions and tables of transformers
-(transformers/conversion_mapping.py, core_model_loading.py) determine the changes. Our own operations make them, and
-notes report them.
+(transformers/conversion_mapping.py, core_model_loading.py) determine the changes. Our own operations make these
+changes, and notes report them.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class _Converted:
     keys: list[str] = field(default_factory=list)
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add the operations ``rows`` that this result does not have yet."""
+        """Add those of the operations ``rows`` that this result does not contain yet."""
         for row in rows:
             self.rows.setdefault(json.dumps(row), row)
 
@@ -168,7 +168,7 @@ def _in_order(key: str) -> list[tuple[Any, ...]]:
 
 
 def _covers(groups: Sequence[ConversionGroup], tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether ``groups`` have each source key that differs from one of their keys only in numbers."""
+    """Return whether all source keys that differ from a key in ``groups`` only in numbers are in ``groups``, too."""
     theirs = {key for group in groups for key in group.keys}
     forms = {opened(key) for key in theirs}
     return all(key in theirs for key in tensors if opened(key) in forms)

@@ -120,7 +120,7 @@ def _interleave(chain: OperationChain, operation: Any, values: Values) -> Values
 
 
 def _permute_for_rope(chain: OperationChain, operation: Any, values: Values) -> Values:
-    """``PermuteForRope``: in each head, de-interleave the two halves, or interleave them (the inverse)."""
+    """``PermuteForRope``: in each head, move rows with even indices before rows with odd indices, or the inverse."""
     if not hasattr(operation, "subconfig_key"):
         raise UnknownConversion("PermuteForRope differs in this version of transformers")
     config = getattr(chain.config, operation.subconfig_key or "", chain.config)

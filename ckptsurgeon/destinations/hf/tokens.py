@@ -40,7 +40,8 @@ def renumbering_of(
     """Return the map from a configuration's token ids to the ids of a new vocabulary; None if it has no ids to map.
 
     ``own`` is the token list next to the configuration, ``rows`` the configuration's vocabulary size. The ``fixed``
-    fields already hold ids of the new vocabulary. Raises ConfigError if the token of another id is not known.
+    fields already hold ids of the new vocabulary. Raises ConfigError if the token of an id in any other field is not
+    known.
     """
     try:
         return change.renumbering(own, rows)
@@ -173,10 +174,10 @@ def with_tokenizer_of(
     beside = {one.name for one in tokenizer_beside(path)}
     other, absent = [one for one in missing if one in beside], [one for one in missing if one not in beside]
     absent_names = listing(absent, 12, where="")
-    notes = [f"left out, because there is none next to {escape(path)}: {absent_names}"] if absent else []
+    notes = [f"left out, because no such file is next to {escape(path)}: {absent_names}"] if absent else []
     if other:
         other_names = listing(other, 12, where="")
-        notes.append(f"left out, because the one next to {escape(path)} has other tokens: {other_names}")
+        notes.append(f"left out, because the file next to {escape(path)} has other tokens: {other_names}")
     return (*rest, *theirs), notes
 
 

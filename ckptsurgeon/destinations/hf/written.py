@@ -46,7 +46,7 @@ class WrittenConfig:
 
     @property
     def everything(self) -> Fields:
-        """All fields of the configuration: the fields of its class, with defaults, and further ones of the file."""
+        """All fields of the configuration: the fields of its class, with defaults, and further fields of the file."""
         return _with_others(self.config.to_dict(), self._fields)
 
     def apply(self, moved: MovedIds) -> None:

@@ -1,7 +1,7 @@
 """Finds which tensors of a module are read from files: tensors that change if the values in the files are changed.
 
-The module is constructed a second time, with loading functions that return changed values. If a tensor is the same as
-the first time, the constructor computes it, even if a file has the same values (ones, position ids, sinusoids).
+The module is constructed a second time, with loading functions that return changed values. If a tensor has the
+same values as the first time, the constructor computes it, even if a file has these values, too (ones, position ids).
 """
 
 from __future__ import annotations

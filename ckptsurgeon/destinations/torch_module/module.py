@@ -298,7 +298,7 @@ def _copies(built: _Built) -> Iterator[str]:
 
 
 def _copied(built: _Built, key: str, owner: str) -> bool:
-    """Return whether ``key`` has the same last part as ``owner``, and its tensor is a copy of that of ``owner``."""
+    """Return whether the tensor ``key`` is a copy of the tensor ``owner``, and both keys have the same last part."""
     made = {node.index for node in built.nodes[owner]}
     same_leaf = key.rpartition(".")[2] == owner.rpartition(".")[2]
     return same_leaf and all(node.index in made or node.copies for node in built.nodes[key])

@@ -21,7 +21,7 @@ from .._document import Document
 __all__ = ["PROCESS_STATE", "imported", "near_attributes", "near_modules", "own_file", "user_code"]
 
 MISTYPED = 0.8
-"""If the similarity of two names (difflib's ratio) is at least this, the typed name may be a mistyped second name."""
+"""If the similarity of two names (difflib's ratio) is at least this, one may be a misspelling of the other."""
 
 PROCESS_STATE = threading.RLock()
 """Held while sys.path, sys.stdout, random generators, or functions and settings of other modules are changed."""
@@ -50,7 +50,7 @@ def _importable(document: Document) -> Iterator[None]:
             yield
     except SystemExit as error:
         raise document.fail(
-            f"the code that the file names ended the program: sys.exit({brief_repr(error.code, 40)})."
+            f"the code to which the file refers ended the program: sys.exit({brief_repr(error.code, 40)})."
         ) from error
     finally:
         sys.path[:] = before

@@ -12,7 +12,7 @@ from ..ops.regions import Array
 __all__ = ["WORD", "WORDS", "group_numbers", "unpacked", "words_of"]
 
 WORD = 32
-"""The bits of a word."""
+"""The number of bits in a word."""
 WORDS = ("int32", "uint32")
 """The dtypes in which words are stored."""
 
@@ -49,8 +49,8 @@ def group_numbers(
 
     A group has ``size`` inputs, and only the groups that ``span`` overlaps were read. If ``arrays`` contains ``order``
     (GPTQ's g_idx), all ``groups`` groups were read, and the indices in ``order`` are returned. Raises FormatError if
-    one of them is negative or not below ``groups``. With ``may_be_unset``, an order of nothing but -1 is ignored, as by
-    compressed-tensors (quantization/lifecycle/forward.py).
+    an index is negative or not below ``groups``. If ``may_be_unset`` is true, ``order`` is ignored if all its entries
+    are -1, as in compressed-tensors (quantization/lifecycle/forward.py).
     """
     if "order" in arrays:
         order = arrays["order"].astype(np.intp)

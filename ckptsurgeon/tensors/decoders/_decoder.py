@@ -48,7 +48,10 @@ EXPONENTS = ("uint8", "float8_e8m0fnu")
 
 
 class UndecodableError(Exception):
-    """Raised if no decoder can decode a quantised tensor, or if its stored tensors do not fit each other; says why."""
+    """The error for a quantised tensor that no decoder can decode; its message is the reason.
+
+    One such reason is that the stored tensors of the quantised tensor do not fit each other.
+    """
 
 
 class StatedSettings:
@@ -64,9 +67,10 @@ class StatedSettings:
 class Request:
     """A quantised tensor, with all that a decoder needs to describe the decoded weight.
 
-    ``parts`` are its stored tensors, ``settings`` the ``quantization_config`` of its folder. ``stored`` returns the
-    bytes of a small stored tensor, by the ending of its key; b"" if there is no such tensor, or if it cannot be read.
-    ``metadata`` is the metadata of its file (strings by name, as in a safetensors header).
+    ``parts`` are its stored tensors, ``settings`` the ``quantization_config`` of its folder. ``stored`` is a function
+    that reads a small stored tensor: it takes the ending of a key and returns the bytes of the tensor. It returns b""
+    if there is no such tensor, or if the tensor cannot be read. ``metadata`` is the metadata of its file (strings by
+    name, as in a safetensors header).
     """
 
     coded: QuantisedTensor
@@ -129,11 +133,11 @@ def decoded_weight(asked: Request) -> TensorInfo:
     """Return the description of the decoded weight (float32) of a quantised tensor; raises UndecodableError."""
     coded = asked.coded
     if not coded.codes:
-        raise UndecodableError("its codes are missing, or their dtype is not one of codes")
+        raise UndecodableError("its codes are missing, or have a dtype that codes never have")
     for why in _obstacles(asked):
         raise UndecodableError(why)
     if len(asked.parts) > 1 and not (asked.codes.shape and asked.codes.numel):  # torch stores scales with the codes
-        raise UndecodableError(f"its codes have the shape {list(asked.codes.shape)}")
+        raise UndecodableError(f"its codes have the shape {list(asked.codes.shape)}, which cannot be decoded")
     if empty := next((end for end, info in asked.parts.items() if "scale" in end and not info.numel), ""):
         raise UndecodableError(f"its {empty.lstrip('._')} has no elements")
     decoder = _decoder_of(family(coded.method))
@@ -163,7 +167,7 @@ With double quantisation, the ``scale`` of bitsandbytes is exempt: it contains c
 ON_INPUTS = (".pre_quant_scale", ".prequant_scaling_factor", ".smooth_scale")
 """Endings of scales that are applied to the inputs of a layer: the decoded weight alone is then not enough."""
 COMFY, PLAIN_COMFY = ".comfy_quant", ("float8_e4m3fn", "float8_e5m2")
-"""The tensor in which ComfyUI describes a format, and the formats whose weights are neither rotated nor in tiles."""
+"""The ending of ComfyUI's description of a weight's format, and the formats without rotations and tiles."""
 
 
 def _obstacles(asked: Request) -> Iterator[str]:
@@ -203,7 +207,7 @@ def decode(read: Read, info: TensorInfo, box: Box, odd: OddScales | None = None)
 def decode_rounded(read: Read, info: TensorInfo, box: Box, dtype: str) -> Array | None:
     """Return the part ``box`` of a decoded weight in a floating-point dtype, faster than ``decode`` and a cast.
 
-    The values are the same. Returns None if this is not possible: then the caller has to use ``decode`` and a cast.
+    The values are the same. Returns None if no table can be used: then the caller has to use ``decode`` and a cast.
     """
     made = info.made
     assert isinstance(made, Decoded)

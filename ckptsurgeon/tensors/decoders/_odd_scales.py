@@ -19,7 +19,7 @@ __all__ = ["are_usual", "find_odd_scales"]
 WITH_ZEROS = ("scaled", "fp4", "gptq", "awq", "packed", "torch_quantised")
 """Decoders of encodings in which a scale of 0 is odd if its codes are not zero.
 
-In GGUF and in bitsandbytes' 4-bit encodings such scales are normal: a block of tiny numbers has one.
+In GGUF and in bitsandbytes' 4-bit encodings scales of 0 are normal: a block of tiny numbers gets one.
 """
 
 
@@ -37,12 +37,12 @@ OFFSETS = {"gptq": "zero", "awq": "zero", "packed": "bias"}
 
 
 def are_usual(scale: Array, codes: str) -> bool:
-    """Return whether all scales are above zero and not too large for codes of a dtype, so that none of them is odd."""
+    """Return whether no scale is odd: each is above zero, and not too large for codes of the dtype ``codes``."""
     return not scale.size or bool(scale.min() > TINY and float(scale.max()) * _largest(codes) <= LARGE)
 
 
 def _largest(codes: str) -> float:
-    """Return the largest code of a dtype; 1 for packed codes."""
+    """Return the largest code of a dtype in ``LARGEST``; 1 for other dtypes, such as those of packed codes."""
     return LARGEST.get(codes, 1.0)
 
 
@@ -109,7 +109,7 @@ def _makes_zeros(
     """Return whether a code that is not 0 has a scale of 0 (``is_zero``), in an encoding in which this is odd."""
     if made.encoding not in WITH_ZEROS or not is_zero.any():
         return False
-    # Copies: decoding may write into its arrays.
+    # The arrays are copied, because ``decode`` may write into them.
     parts = {role: one.copy() for role, one in arrays.items() if role not in ("times", "over")}
     with np.errstate(all="ignore"):
         alone = decode({**parts, "scale": is_zero.astype("<f4")})

@@ -23,13 +23,13 @@ CODES = 256
 SMALL = 1 << 16
 """The number of table positions that an index of two bytes can refer to."""
 FEWER = 8
-"""A part of a weight is looked up only if it has at least this many times more elements than products."""
+"""A part of a weight is looked up only if it has at least this many elements for each product in the table."""
 ELEMENTS = 1 << 17
 """How many elements are looked up at once: their indices, of 8 bytes each, fit in the level-2 cache of a core."""
 
 
 def may_be_looked_up(made: Decoded, boxes: Mapping[str, Box]) -> bool:
-    """Return whether a part of a weight has 8-bit float codes, and many more elements than different products.
+    """Return whether the codes are 8-bit floats, and a part of a weight has far more elements than possible products.
 
     ``boxes`` are the parts of its stored tensors that are needed, by role.
     """
@@ -49,7 +49,7 @@ def products(codes: str, scale: Array, dtype: str) -> Array | None:
     """Return each of the 256 values of the 8-bit dtype ``codes`` times each scale, rounded to ``dtype``.
 
     The 256 products of a scale follow each other. Returns None if a product is infinite, or becomes infinite or zero in
-    ``dtype``: then the caller has to compute the values, to count the lost ones.
+    ``dtype``: then the caller has to compute the values without a table, and counts those that were lost.
     """
     values = from_small(np.arange(CODES, dtype="u1"), codes)
     with np.errstate(all="ignore"):
@@ -80,14 +80,14 @@ def looked_up(codes: Array, table: Array, scales: Sequence[int], box: Box, steps
 
 
 def _narrowed(places: Array) -> Array:
-    """Return indices as uint16 if each index plus a code fits: adding two-byte indices takes a quarter of the time."""
+    """Return indices as uint16 if they still fit after a code is added: such indices are added four times as fast."""
     return places.astype("<u2") if places.max(initial=0) <= SMALL - CODES else places
 
 
 def _scale_numbers(shape: Sequence[int], box: Box, steps: Sequence[int]) -> tuple[Array, Array]:
     """Return two arrays whose sum ``rows[i] + columns[j]`` is the index of the scale of the element at (i, j).
 
-    A row ``i`` runs over all leading dimensions together.
+    For this, all dimensions except the last are flattened to one dimension, the rows.
     """
     numbers = [
         (np.arange(begin, end) // step - begin // step) * (size > 1) * prod(shape[dim + 1 :])
@@ -100,7 +100,10 @@ def _scale_numbers(shape: Sequence[int], box: Box, steps: Sequence[int]) -> tupl
 
 
 def _runs(rows: Array, most: int, *, alike: bool) -> Iterator[tuple[int, int]]:
-    """Yield ranges of at most ``most`` rows; if ``alike``, all rows of a range have the same scales."""
+    """Yield ranges (begin, end) of at most ``most`` rows; if ``alike``, all rows of a range have the same scales.
+
+    ``rows`` has a number for each row, which is the same for rows with the same scales.
+    """
     ends = [*(np.flatnonzero(np.diff(rows)) + 1).tolist(), len(rows)] if alike else [len(rows)]
     begin = 0
     for end in ends:

@@ -81,7 +81,7 @@ def _in_safetensors(asked: Request) -> _Described:
 
 
 def _plain(stored: Any) -> object:
-    """Return a setting as it is; if it is an object in JSON, which describes a dtype, return the dtype's name."""
+    """Return a setting unchanged, except a JSON object: it describes a dtype, and the dtype's name is returned."""
     return str(stored.get("_data")) if isinstance(stored, dict) else stored
 
 

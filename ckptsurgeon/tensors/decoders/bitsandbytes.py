@@ -2,7 +2,8 @@
 
 Two 4-bit codes are in a byte, the upper half first. The weight is flattened and divided into blocks, each with a scale.
 The 16 values of nf4 (https://arxiv.org/abs/2305.14314) or fp4 are stored in the file too. With double quantisation,
-the scales are codes too: the file stores their 256 values, and the ``quant_state`` an offset that is added to them.
+the scales are codes too: the file stores the 256 values of these codes, and the ``quant_state`` contains an offset that
+is added to the scales.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ def _span(shape: Sequence[int], box: Box) -> tuple[int, int]:
 
 
 def _cut(values: Array, shape: Sequence[int], box: Box) -> Array:
-    """Return the elements of a box; ``values`` are all elements in its ``_span``."""
+    """Return the elements of a box; ``values`` are all elements in the range that ``_span`` returns for the box."""
     steps = [prod(shape[dim + 1 :]) * values.itemsize for dim in range(len(shape))]
     sizes = [end - begin for begin, end in box]
     return np.ascontiguousarray(np.lib.stride_tricks.as_strided(np.ascontiguousarray(values), sizes, steps))

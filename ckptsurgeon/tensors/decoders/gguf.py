@@ -2,7 +2,7 @@
 
 https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-quants.c. A block of 32 has one scale, a float16
 (``mxfp4``: an exponent), and perhaps a minimum. A block of 256 is divided into groups of 16 or 32: each group has a
-scale of few bits, and perhaps a minimum of few bits, which are multiplied by a float16 of the block.
+scale of few bits, and perhaps a minimum of few bits. Both are multiplied by float16 numbers of the block.
 """
 
 from __future__ import annotations

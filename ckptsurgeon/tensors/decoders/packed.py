@@ -122,9 +122,9 @@ def _version(stated: object) -> tuple[int, int] | None:
 
 
 def _words(columns: int, bits: int) -> tuple[int, int]:
-    """Return two numbers of words that could hold the codes of a row of ``columns`` columns.
+    """Return how many words hold ``columns`` codes of ``bits`` bits, if packed without gaps and if packed with gaps.
 
-    The first is for codes packed without gaps, the second for codes of which none crosses the end of a word.
+    With gaps, no code crosses the end of a word.
     """
     return -(-columns * bits // WORD), -(-columns // (WORD // bits))
 

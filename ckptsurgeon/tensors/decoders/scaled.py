@@ -1,7 +1,8 @@
 """Decodes codes that are numbers (8-bit floats or integers) times a scale: one for the tensor, each row or each block.
 
-A zero point, if there is one, is subtracted first. DeepSeek-V3's ``weight_scale_inv`` is multiplied by too, although
-its name says inverse: https://huggingface.co/deepseek-ai/DeepSeek-V3/blob/main/README_WEIGHTS.md.
+If there is a zero point, it is subtracted from the codes first. Codes are also multiplied by ``weight_scale_inv`` of
+DeepSeek-V3, although its name says inverse:
+https://huggingface.co/deepseek-ai/DeepSeek-V3/blob/main/README_WEIGHTS.md.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class _Scaled:
 def _row_groups(box: Box, steps: Sequence[int]) -> Iterator[tuple[int, int, int]]:
     """Yield each group of rows that share scales, as (index of the group in the box, first row, end of its rows).
 
-    The index is -1 if the whole box is one group: each row has its own scales, or all rows have the same.
+    If all rows have the same scales, or each row has separate scales, the whole box is one group with the index -1.
     """
     if len(box) < 2 or steps[-2] == 1:
         yield -1, 0, box[-2][1] - box[-2][0] if len(box) > 1 else 1
@@ -107,10 +108,10 @@ def _within(shape: Sequence[int], ranges: Sequence[tuple[int, int]]) -> Box:
 
 
 def _spread(scale: Array, steps: Sequence[int], box: Box, rows: int) -> Array:
-    """Return the scales of a group of rows as float32, in a shape that numpy broadcasts to the shape of its elements.
+    """Return the scales of a group of rows as float32, in a shape that numpy broadcasts to the group's shape.
 
-    ``steps`` is the size of a block that shares a scale, ``box`` the part of the weight, ``rows`` the index of the
-    group as ``_row_groups`` yields it.
+    ``steps`` is the size of a block of elements that share a scale, ``box`` the part of the weight, ``rows`` the index
+    of the group as ``_row_groups`` yields it.
     """
     made: Array = scale.astype("<f4")
     if rows >= 0 and made.shape[-2] > 1:
@@ -126,7 +127,7 @@ def _aligned(
 ) -> tuple[TensorInfo, list[int]]:
     """Return ``scale`` with as many dimensions as the codes, and how many elements share a scale along each dimension.
 
-    ``shape`` is the shape of the codes, ``sizes`` are the (rows, columns) of a block that the settings contain.
+    ``shape`` is the shape of the codes, ``sizes`` are the block sizes (rows, columns) in the settings.
     """
     own, steps = _fitted(shape, scale.shape, sizes)
     return reshape(scale, own), list(steps)
@@ -136,7 +137,10 @@ def _aligned(
 def _fitted(
     shape: tuple[int, ...], scales: tuple[int, ...], sizes: tuple[tuple[int, int], ...]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the same as ``_aligned``, from shapes alone: the new shape of the scales, and the steps."""
+    """Return the new shape of the scales, and how many elements share a scale along each dimension.
+
+    The parameters are those of ``_aligned``, but ``scales`` is only the shape of the scales.
+    """
     own = scales
     if prod(scales) == 1:
         own = (1,) * len(shape)
@@ -155,8 +159,8 @@ def _fitted(
 def _step(size: int, number: int, sizes: tuple[tuple[int, int], ...], dim: int) -> int:
     """Return how many of the ``size`` elements along a dimension share a scale.
 
-    ``number`` is the number of scales along this dimension, ``sizes`` are the (rows, columns) of a block that the
-    settings contain. ``dim`` is counted from the last dimension, which is -1.
+    ``number`` is the number of scales along this dimension, ``sizes`` are the block sizes (rows, columns) in the
+    settings. ``dim`` is counted from the last dimension, which is -1.
     """
     if number in (1, size):
         return 1 if number == size else max(size, 1)

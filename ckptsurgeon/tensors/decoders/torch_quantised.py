@@ -105,7 +105,7 @@ def _sizes(codes: TensorInfo) -> tuple[tuple[str, float], ...]:
 
 
 def _integers(codes: TensorInfo) -> TensorInfo:
-    """Return the codes as a tensor of integers; if they are less than a byte, as the flat bytes that contain them."""
+    """Return the codes as a tensor of integers; if a code is less than a byte, as the flat bytes of all codes."""
     if codes.dtype in INTEGERS:
         return replace(codes, dtype=INTEGERS[codes.dtype], opaque="", parts=())
     if codes.stride is not None:
@@ -114,7 +114,7 @@ def _integers(codes: TensorInfo) -> TensorInfo:
 
 
 def _elements(made: Decoded, box: Box) -> tuple[int, int]:
-    """Return the range of flat indices of the codes in the rows of a part of the weight."""
+    """Return the range of flat indices (row-major) of the codes in all rows that a part of the weight overlaps."""
     inner = prod(int(size) for name, size in made.facts if name.startswith("size") and name != "size0")
     return (box[0][0] * inner, box[0][1] * inner) if box else (0, 1)
 

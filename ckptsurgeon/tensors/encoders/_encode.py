@@ -102,10 +102,11 @@ def _extremes_of(read: Read, kept: TensorStatistics) -> Extremes:
 
 
 def _scales(encoder: Encoder, made: Encoded, extremes_of: Extremes, groups: Box, over: float) -> Scales:
-    """Return the scales of the groups in the box ``groups``; ``over`` is the global scale, 0 if there is none.
+    """Return, by role, the scales of the groups in the box ``groups``; ``over`` is the global scale, 0 if none.
 
-    With double quantisation, several groups share a scale of their scales. Then all groups that share such a scale with
-    a group in the box are read. If the role is ``nested``, the box must begin with the first group of such a scale.
+    With double quantisation, several groups share a scale of their scales. Then the values of all these groups are
+    read, even if only some of them are in the box. If the role is ``nested``, the box must begin with the first of the
+    groups that share a scale.
     """
     wide = _shared(made, groups)
     found = encoder.scales(made, *extremes_of(made, wide), over)
@@ -125,7 +126,7 @@ def _shared(made: Encoded, groups: Box) -> Box:
 
 
 def _global_scale(read: Read, made: Encoded, kept: TensorStatistics) -> float:
-    """Return the global scale of the tensor, for which all tensors that share it are read; 0 if it has none."""
+    """Return the global scale of a tensor, 0 if it has none; all tensors that share the scale are read."""
     facts = dict(made.facts)
     largest = facts.get("over")
     if largest is None:
@@ -139,7 +140,7 @@ def _global_scale(read: Read, made: Encoded, kept: TensorStatistics) -> float:
         if facts.get("times"):  # the order of operations in ModelOpt
             over = found / np.float32(largest) or np.float32(1)
         else:
-            # torch divides a number by a tensor in this way: reciprocal first
+            # torch divides a number by a tensor in this way: it multiplies the number by the reciprocal of the tensor
             over = np.float32(1) / max(found, np.finfo("f4").tiny) * np.float32(largest)
             over = np.float32(1) if not np.isfinite(over) else over
         return np.asarray(over), np.asarray(over)
@@ -185,7 +186,7 @@ def _codes(
 
 
 def _within(raw: Array, origin: Box) -> Read:
-    """Return a function that reads parts of a tensor from ``raw``, which is the part ``origin`` of it."""
+    """Return a function that reads parts of a tensor from ``raw``, the array of the values in its box ``origin``."""
 
     def read(info: TensorInfo, box: Box) -> Array:
         found: Array = raw[tuple(slice(a - at, b - at) for (a, b), (at, _) in zip(box, origin, strict=True))]
@@ -215,7 +216,7 @@ def _zeros(read: Read, made: Encoded, box: Box, encoder: Encoder) -> Array:
     """Return the part ``box`` of the zero points: one element for each group, or packed in the same way as codes.
 
     ``zeros_packed`` in ``made.facts`` is the dimension along which they are packed, counted from the last dimension,
-    which is 1; without it, they are not packed.
+    which is 1. If it is missing, zero points are not packed.
     """
     axis = -int(dict(made.facts).get("zeros_packed", 0))
     if not axis:

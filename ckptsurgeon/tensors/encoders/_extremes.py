@@ -32,7 +32,7 @@ def as_float32(values: Array, dtype: str) -> Array:
 
 
 def shifted(box: Box, origin: Box) -> Box:
-    """Return ``box``, whose indices count from the start of the box ``origin``, with indices into the whole tensor."""
+    """Return ``box`` with indices into the whole tensor; in ``box``, indices count from the start of ``origin``."""
     return tuple((begin + at, end + at) for (begin, end), (at, _) in zip(box, origin, strict=True))
 
 

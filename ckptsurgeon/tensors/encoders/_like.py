@@ -48,7 +48,7 @@ def encoded_like(weight: TensorInfo, asked: Request) -> dict[str, TensorInfo]:
 
 
 def _part(template: Encoded, end: str, stored: TensorInfo, asked: Request) -> TensorInfo:
-    """Return the new stored tensor with the key ending ``end``; ``stored`` is that of ``asked`` with this ending."""
+    """Return the new stored tensor with the key ending ``end``; ``stored`` is the existing one, a part of ``asked``."""
     name = end.rpartition(".")[2]
     role = _ROLES.get(name, "")
     if asked.coded.parts[end] == asked.coded.codes:
@@ -67,7 +67,7 @@ def _part(template: Encoded, end: str, stored: TensorInfo, asked: Request) -> Te
 
 
 OF_WEIGHTS = (".weight_amax",)
-"""The endings in ``ACTIVATIONS`` that are about weights; the others are about inputs and outputs, and are copied."""
+"""The endings in ``ACTIVATIONS`` of tensors about weights; tensors about inputs and outputs are copied."""
 STAYING = ("g_idx", "weight_format", "quant_map", "nested_quant_map", "bitsandbytes__nf4", "bitsandbytes__fp4")
 """The last words of the endings of stored tensors that describe the encoding, not the values: they are copied."""
 _ROLES: Mapping[str, str] = {

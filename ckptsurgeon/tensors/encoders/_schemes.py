@@ -17,7 +17,7 @@ __all__ = ["OWN_DTYPES", "SCHEMES", "Scheme", "misfit", "quantised_parts", "stat
 WEIGHT = ".weight"
 FLOAT8, EXPONENTS = "float8_e4m3fn", "float8_e8m0fnu"
 OWN_DTYPES = ("float32", "float16", "bfloat16")
-"""If a weight has one of these dtypes, its scales are stored in the same dtype; the scales of others are float32."""
+"""If a weight has one of these dtypes, its scales have the same dtype; the scales of all other weights are float32."""
 JOINED = (
     ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"), ("q_a_proj", "kv_a_proj_with_mqa"),
 )  # fmt: skip

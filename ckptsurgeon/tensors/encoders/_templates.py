@@ -23,7 +23,7 @@ __all__ = ["Template", "UnencodableError", "template_of"]
 
 
 class UnencodableError(Exception):
-    """Raised if new values cannot be stored in the encoding of a quantised tensor; says why."""
+    """The error if new values cannot be stored in the encoding of a quantised tensor; its message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -182,4 +182,4 @@ _FAMILIES: Mapping[str, Callable[[_Asked], Template | None]] = {
     "awq": _awq, "bitsandbytes": _bitsandbytes, "fp4": _fp4, "gguf": _gguf, "gptq": _gptq, "packed": _packed,
     "scaled": _scaled,
 }  # fmt: skip
-"""The function that finds the template, by the name of the decoder; it returns None if there is no encoder."""
+"""{name of a decoder: function that finds the template}; the function returns None if there is no encoder."""

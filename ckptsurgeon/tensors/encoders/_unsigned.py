@@ -21,9 +21,10 @@ SMALLEST = np.float32(1e-5)
 
 
 def unsigned_scales(made: Encoded, least: Array, greatest: Array) -> Scales:
-    """Return scales, and zero points as they are stored: ``plus`` of ``made.facts`` is subtracted; none is negative.
+    """Return the scales and the zero points of groups, by role, as they are stored.
 
-    If ``made.facts`` has no ``asymmetric``, all zero points are in the middle of the codes.
+    Zero points are stored minus ``plus`` of ``made.facts``, and none is negative. If ``made.facts`` has no
+    ``asymmetric``, all zero points are in the middle of the codes.
     """
     facts = dict(made.facts)
     top, plus = np.float32(2 ** int(facts["bits"]) - 1), np.float32(facts.get("plus", 0))

@@ -1,8 +1,10 @@
 """Rounds values to 4-bit floats in groups of 16, each with an 8-bit float as scale, and a global scale for the tensor.
 
-The scales of groups are divided by the global scale, which is (448 * 6 / largest value), so that they use their whole
-range (compressed_tensors/quantization/utils/helpers.py, ``generate_gparam``, ``calculate_qparams``). ModelOpt stores
-the reciprocal, and multiplies by it (modelopt/torch/quantization/qtensor/nvfp4_tensor.py).
+The scales of groups are multiplied by the global scale (448 * 6 / largest value) before they are stored, so that they
+use the whole range of their dtype. Decoders divide by the global scale
+(compressed_tensors/quantization/utils/helpers.py, ``generate_gparam``, ``calculate_qparams``). ModelOpt stores the
+reciprocal of the global scale, and its decoder multiplies by it
+(modelopt/torch/quantization/qtensor/nvfp4_tensor.py).
 """
 
 from __future__ import annotations

@@ -33,14 +33,14 @@ HEAD = ".lm_head.weight"
 """The end of the keys of output layers in transformers, which are of the class Linear."""
 
 Fact: TypeAlias = tuple[str, str, str]
-"""A field of the settings, its value in one model's settings, and its value in the other's."""
+"""A field of the settings, its value in one model's settings, and its value in the other model's settings."""
 
 
 class QuantisedModule(NamedTuple):
     """A quantised module, and its names in two models whose settings are compared.
 
-    ``kind`` is the family of its encoding, such as GPTQ. ``module`` is its name in its own model, ``here`` its name in
-    the other model.
+    ``kind`` is the family of its encoding, such as GPTQ. ``module`` is its name in the model that has the quantised
+    weights, ``here`` its name in the other model.
     """
 
     kind: str
@@ -102,7 +102,7 @@ def contradictions(
 
 
 class _StatedOfModules:
-    """Returns the values that settings state for a module: the values in its own section, or all if it has none."""
+    """Returns the values that settings state for a module: those in its section, or all if there is no such section."""
 
     def __init__(self, settings: Settings) -> None:
         self._modules, self._is_mixed = Modules(settings), len(_groups(settings)) > 1
@@ -130,7 +130,7 @@ def _groups(settings: Settings) -> Settings:
 
 
 def _is_there(fact: Contradiction, stored: Collection[str], elsewhere: Sequence[str]) -> bool:
-    """Return whether ``fact`` is that a tensor (such as ``g_idx``) is missing, although other weights have one.
+    """Return whether ``fact`` says that a weight lacks a tensor (such as ``g_idx``) that other weights have.
 
     Then the fault is in the file, and not only in the settings. ``stored`` are the endings of the keys in the file.
     """
@@ -155,8 +155,8 @@ def left_out(codes: QuantisedTensors, settings: Settings) -> dict[str, list[str]
 def plain_heads(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> dict[str, list[str]]:
     """Return the output layers that are quantised according to the settings, but are plain in the file.
 
-    The key in the returned dict is the setting that requires this: its field and its value. Other layers are not
-    checked, since their class may not be Linear.
+    Their keys are returned in a dict, by the setting (field and value) that says that they are quantised. Other layers
+    are not checked, since their class may not be Linear.
     """
     ends = [key for key in tensors if key.endswith(HEAD[1:])] if codes else []
     heads = [key for key in ends if f".{key}".endswith(HEAD) and _is_number(tensors[key])]
@@ -173,7 +173,7 @@ def plain_heads(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], sett
 
 
 def _leaves_out(ignore: object, keys: Iterable[str]) -> bool:
-    """Return whether an entry of ``ignore`` may be an output layer of the model that has the ``keys``."""
+    """Return whether an entry of ``ignore`` may name an output layer of the model; ``keys`` are the model's keys."""
     entries = [one for one in ignore if isinstance(one, str)] if isinstance(ignore, list) else []
     named = [one for one in entries if "lm_head" in one]
     return any(one[:3] == "re:" or _is_known(one.rpartition("lm_head")[0], keys) for one in named)
@@ -196,7 +196,7 @@ def disagreements(coded: Iterable[QuantisedModule], theirs: Settings, ours: Sett
 
     ``theirs`` are the settings with which the weights were quantised. Each field comes with its value in ``theirs`` and
     in ``ours``. A field is compared if both settings have it, or if its default is known. If a field differs only for
-    single modules, their names are added to the field.
+    some modules, their names follow the name of the field.
     """
     coded = list(dict.fromkeys(coded))
     if not theirs or not ours or (theirs == ours and all(one.module == one.here for one in coded)):

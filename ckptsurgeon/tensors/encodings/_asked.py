@@ -113,8 +113,8 @@ def untargeted(codes: QuantisedTensors, settings: Settings) -> list[str]:
 def _expressions(settings: Settings) -> list[re.Pattern[str]] | None:
     """Return the targets of all config groups as regular expressions for names of modules.
 
-    Returns None if a group has no targets, if a target may be a class of layers, or if it is an expression that is
-    invalid or could take long to match.
+    Returns None if a group has no targets, if a target may be a class of layers, or if a target is an expression that
+    is invalid or could take long to match.
     """
     given = [group.get("targets") for group in _groups(settings)]
     lists = [one for one in given if isinstance(one, list) and one]

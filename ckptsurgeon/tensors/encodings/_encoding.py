@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 Parts: TypeAlias = Mapping[str, TensorInfo]
-"""The stored tensors of one logical tensor, by the endings of their keys; the identifying one is first."""
+"""The stored tensors of one logical tensor, by the endings of their keys; the first identifies the encoding."""
 
 ACTIVATIONS = (
     ".input_scale", ".input_scale_inv", ".input_scale_ub", ".input_zero_point", ".input_global_scale",
@@ -40,7 +40,7 @@ ACTIVATIONS = (
 class LogicalTensor:
     """The decoded weight of a quantised tensor: name of the encoding (``method``), number of parameters, shape.
 
-    ``parameters`` is None if the number cannot be determined from the headers; then it is at least ``at_least``.
+    ``parameters`` is None if the number cannot be determined from the headers; the number is at least ``at_least``.
     ``shape`` is None if it is not known.
     """
 
@@ -115,10 +115,10 @@ class QuantisedTensor:
 
     ``name`` is the key that it would have if it were stored plainly, ``method`` the name of its encoding, ``codes`` the
     key of its codes ("" if they are in another shard). ``parameters`` is the number of parameters of the decoded weight
-    and ``shape`` its shape; each is None if it cannot be determined from the headers. The number is at least
-    ``at_least``. ``more_codes`` are the keys of further codes with the same scales; only unknown encodings have them.
-    ``form`` is the index of its form: the quantised tensors of one state dict that have the same encoding, endings,
-    dtypes and shapes have the same form.
+    and ``shape`` its shape; each is None if it cannot be determined from the headers. The number of parameters
+    is at least ``at_least``. ``more_codes`` are the keys of further codes with the same scales; only unknown encodings
+    have them. ``form`` is an index: the quantised tensors of one state dict that have the same encoding, endings,
+    dtypes and shapes have the same ``form``.
     """
 
     name: str
@@ -143,7 +143,7 @@ class QuantisedTensor:
     def part_named(self, name: str, end: str) -> str | None:
         """Return the key that the part with the ending ``end`` would have if the tensor were renamed to ``name``.
 
-        Returns None if there is no such key: ``name`` must have the same ending as the tensor's own name (``.weight``).
+        Returns None unless ``name`` has the same ending as the present name of the tensor (``.weight``).
         """
         key = self.codes or self.keys[0]
         stem = f".{key}".removesuffix(self.ending(key))
@@ -163,13 +163,13 @@ class QuantisedTensors:
 
     @property
     def names(self) -> dict[str, str]:
-        """The name of the quantised tensor that each stored key belongs to, by the key."""
+        """{stored key: name of the quantised tensor to which it belongs}."""
         return {key: coded.name for key, coded in self.by_key.items()}
 
     def only(self, keys: Container[str]) -> QuantisedTensors:
         """Return only the quantised tensors whose codes are in ``keys``.
 
-        If the codes of a tensor are in another shard, it is kept if the first of its keys here is in ``keys``.
+        A quantised tensor whose codes are in another shard is returned if the first of its keys is in ``keys``.
         """
         found = tuple(one for one in self.tensors if (one.codes or one.keys[0]) in keys)
         return self if len(found) == len(self.tensors) else QuantisedTensors(found, self.by_key)

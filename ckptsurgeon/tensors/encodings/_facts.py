@@ -30,7 +30,7 @@ __all__ = [
 SCALES = (".weight_scale", "_scale_inv")
 STORAGE = "bnb_4bit_quant_storage"
 ROWS_FIRST, COLUMNS_FIRST = ("gemm", "exllama", "ipex"), ("gemv", "gemv_fast")
-"""Versions of AWQ, by the order in which they pack codes."""
+"""Versions of AWQ that pack codes along the outputs, and versions that pack codes along the inputs."""
 FORMATS = ("gptq", "gptq_v2")
 """Formats of GPTQ: the first stores zero points minus one, the second as they are."""
 BYTES = "packed integers with scales"
@@ -60,7 +60,7 @@ With the other values, "weight" and "static", the columns of a group are contigu
 https://github.com/vllm-project/compressed-tensors/blob/main/src/compressed_tensors/quantization/quant_args.py
 """
 TYPES = {"packed": "int", "int8": "int", "fp8": "float", "mxfp8": "float", "nvfp4": "float", "mxfp4": "float"}
-"""The ``type`` in compressed-tensors of the codes of each family."""
+"""{family of encodings: ``type`` of its codes in the settings of compressed-tensors}."""
 
 
 OF_EXPONENTS = frozenset({"mxfp4", "mxfp8", "nvfp4"})
@@ -81,10 +81,11 @@ class Contradiction(NamedTuple):
 
 
 def contradicted(kind: str, one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
-    """Yield each setting in ``stated`` that a quantised tensor contradicts; ``kind`` is its family, such as GPTQ.
+    """Yield each setting in ``stated`` that a quantised tensor contradicts.
 
-    ``parts`` are its stored tensors by the endings of their keys. All tensors with the same ``form`` contradict the
-    same settings. The only exceptions are contradictions for which ``is_of_fused`` is true: the caller drops them.
+    ``kind`` is the family of its encoding, such as GPTQ. ``parts`` are its stored tensors by the endings of their keys.
+    All tensors with the same ``form`` contradict the same settings. The only exceptions are contradictions for which
+    ``is_of_fused`` is true: the caller drops them.
     """
     if kind == "GPTQ" and stated.format in ("", *FORMATS):
         yield from _bits(one, parts[".qweight"], stated)

@@ -122,9 +122,9 @@ def _by_name(
 ) -> Iterator[_Group]:
     """Yield a group for each key of codes, with the keys of the scales whose names are derived from that key.
 
-    Beside 8-bit floats, any text that contains "scal" may follow the name: no other tensor is called so. A single float
-    in the module of one matrix of 8-bit floats is its scale, whatever its name. If only some of the codes have such
-    scales, all codes and scales of the module are one group.
+    If the codes are 8-bit floats, a scale may have any name that is the codes' name followed by text with "scal". If a
+    module contains one matrix of 8-bit floats and a single float, the float is the scale, whatever its name. If only
+    some of the codes have such scales, all codes and scales of the module are one group.
     """
     by_leaf = {key.rpartition(".")[2]: key for key in codes}
     weight = next((key for leaf, key in by_leaf.items() if _WEIGHT.fullmatch(leaf)), None)
@@ -156,7 +156,10 @@ def _is_single_float(info: TensorInfo) -> bool:
 
 
 def _is_scaled_by(codes: str, key: str, tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether codes are 8-bit floats, and ``key`` is a single float, or contains "scal" after their key."""
+    """Return whether ``codes`` are 8-bit floats and ``key`` is their scale.
+
+    A scale is a single float, or its key is the key of the codes followed by text that contains "scal".
+    """
     is_scale = _is_single_float(tensors[key]) or "scal" in key[len(codes) :].lower()
     return DTYPES[tensors[codes].dtype].kind == "float" and is_scale
 
@@ -180,7 +183,7 @@ def _owner(scale: str, codes: Mapping[str, str]) -> str | None:
 def _coded(
     module: str, codes: Sequence[str], others: Sequence[str], tensors: Mapping[str, TensorInfo], method: str
 ) -> QuantisedTensor:
-    """Return the quantised tensor, in an unknown encoding, with these codes and these other tensors.
+    """Return a quantised tensor in an unknown encoding; ``codes`` and ``others`` are the keys of its stored tensors.
 
     The endings of its keys are the text after ``module`` in each key. If ``module`` is "", they are the text after the
     key of the codes, or after the module of the codes.
@@ -269,13 +272,13 @@ class _Forms:
 def _told(info: TensorInfo) -> tuple[str, int] | tuple[()]:
     """Return (``opaque``, size in bytes) for an opaque tensor, such as torchao's in a pickle; () for any other tensor.
 
-    Opaque tensors for which these differ have different forms, even if their dtypes and shapes are equal.
+    If these values differ, two opaque tensors have different forms, even if their dtypes and shapes are equal.
     """
     return (info.opaque, stored_bytes(info)) if info.opaque else ()
 
 
 def _by_module(keys: Iterable[str]) -> dict[str, list[str]]:
-    """Return the keys of each module, by its name, without those of its submodules."""
+    """Return {name of a module: keys of its tensors}; the tensors of its submodules are not included."""
     found: dict[str, list[str]] = {}
     for key in keys:
         found.setdefault(key.rpartition(".")[0], []).append(key)
@@ -302,7 +305,7 @@ def _long_endings() -> tuple[str, ...]:
 @cache
 def _encodings(dtype: str) -> tuple[Encoding, ...]:
     fitting = [one for one in _all_encodings() if dtype in one.dtypes]
-    # An encoding with an ending is more specific than an encoding without one, and so comes first.
+    # An encoding that requires an ending of the key is more specific than one that does not, and so comes first.
     return tuple(sorted(fitting, key=lambda one: not one.telling))
 
 
@@ -337,7 +340,7 @@ def _known(
 def _parts(
     one: Encoding, stem: str, tensors: Mapping[str, TensorInfo], by_module: Mapping[str, Sequence[str]]
 ) -> dict[str, str]:
-    """Return the keys, by ending, that are ``stem`` plus an ending of ``one``; the ending ``one.telling`` is first."""
+    """Return {ending: key} for the keys that are ``stem`` plus an ending of ``one``; ``one.telling`` is first."""
     if not one.is_of_modules:
         return {end: key for end in one.places if (key := (stem + end)[1:]) in tensors}
     start, places = len(stem), one.places  # faster: only keys that exist are compared with the endings

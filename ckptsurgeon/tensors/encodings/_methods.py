@@ -60,13 +60,13 @@ IN_OTHER_SHARD = "codes whose scales are in another shard"
 STORING = ("gptq", "awq", "fp8", "mxfp4", "bitsandbytes", "compressed-tensors")
 """Methods of transformers that always store quantised weights; others may quantise plain weights while loading."""
 TOLD = KNOWN - {"EXL2", "EXL3", "Quanto", "SqueezeLLM", "QTIP", TORCH}
-"""Families that loaders recognise only by settings; they recognise the others by keys, or by another file."""
+"""Families that loaders recognise only by settings; loaders recognise other families by keys, or by another file."""
 GENERAL = ("fp8", "int8", "mxfp4", "mxfp8", "nvfp4", "BitNet")
 """Families in ``TOLD`` that some programs recognise without settings, if scales have the names these programs use."""
 SCALES = frozenset({
     ".weight_scale", ".weight_scale_inv", ".weight_scale_2", ".weight_sf", "_scale_inv", "_scale", "_scales",
 })  # fmt: skip
-"""Endings of scales by which no program recognises the codes."""
+"""Endings of scales that do not let a program recognise the codes without settings."""
 OWN = frozenset({".comfy_quant", ".meta.scale", ".meta.scale_q", ".embedding_scale"})
 """Endings by which a program (ComfyUI, HQQ) recognises codes without settings."""
 

@@ -36,7 +36,7 @@ class Modules:
     A section has an index, its ``place``. Regular expressions that could take long are not evaluated; their sections
     are treated as general settings. ``unread`` are the entries of ``ignore`` with such an expression. ``is_exact`` is
     false if the targets of a config group contain such an expression. ``is_spent`` becomes true when the comparisons
-    with expressions have used up all their steps, so that further names are not compared.
+    with expressions have used up ``_STEPS``: then no further names are compared.
     """
 
     def __init__(self, settings: Settings) -> None:

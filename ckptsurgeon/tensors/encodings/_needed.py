@@ -33,7 +33,10 @@ _ONLY_IF: Mapping[str, tuple[str, frozenset[str]]] = {
     ".weight_shape": (".weight_packed", frozenset({"int32"})),
     ".weight_global_scale": (".weight_scale", frozenset({"float8_e4m3fn"})),
 }
-"""Parts that are needed only if another part of the same weight has one of these dtypes: (other part, dtypes)."""
+"""{ending of a tensor: (ending of another tensor of the same weight, dtypes)}.
+
+A weight needs the tensor only if the other tensor has one of the dtypes.
+"""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def _is_there(stem: str, end: str, tensors: Container[str], elsewhere: Container
 
 
 def _is_asked(end: str, stem: str, tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether a weight needs a tensor with the ending ``end``, by the dtypes of its other tensors.
+    """Return whether a weight needs a tensor with the ending ``end``; this depends on the dtypes of its other tensors.
 
     ``stem`` is the common beginning of the keys of the weight's tensors, as ``_stems`` returns it.
     """

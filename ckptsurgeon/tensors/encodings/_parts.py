@@ -64,7 +64,7 @@ def is_of_codes_only(ending: str) -> bool:
 def could_be_parts(tensors: Mapping[str, TensorInfo], endings: tuple[str, ...]) -> dict[str, str]:
     """Return the keys that could be scales or other tensors that decode codes, each with its ending.
 
-    ``endings`` are the endings of such keys. Vectors are left out if plain tensors have the same ending (``.scale``).
+    ``endings`` are the endings of such keys. Vectors are left out if plain models use their ending, too (``.scale``).
     """
     most = max((end.count(".") + (end[:1] != ".") for end in endings), default=0)
     by_tail: dict[str, str] = {}  # a cache: a hundred thousand keys have few different tails
@@ -181,13 +181,13 @@ def _is_certain(stem: str, found: Mapping[str, str], tensors: Mapping[str, Tenso
     return blocks is not None and blocks.dtype == "uint8" and len(blocks.shape) > 1
 
 
-# Quantised tensors that lack a tensor (such as zero points) that similar ones have, or have it in the wrong length.
+# Quantised weights without a tensor (such as zero points) that similar weights have, or with one of a wrong length.
 
 ALWAYS = (
     ".qzeros", ".g_idx", ".weight_shape", ".weight_global_scale", ".quant_map", ".nested_absmax", ".nested_quant_map",
     ".zero", ".svh", ".Wscale", ".q_scale_max", ".q_groups", ".q_invperm", ".biases",
 )  # fmt: skip
-"""Optional parts: either all quantised tensors of a model have such a part, or none has it."""
+"""Endings of optional tensors: either all quantised weights of a model have such a tensor, or none has one."""
 OF_ACTIVATIONS = tuple(end[1:] for end in ACTIVATIONS)
 FLOATS = frozenset({"float16", "bfloat16", "float32"})
 BLOCKS = tuple(1 << power for power in range(4, 17))
@@ -199,10 +199,10 @@ Tensors: TypeAlias = Mapping[str, TensorInfo]
 
 @dataclass(frozen=True)
 class IncompleteTensors:
-    """Quantised tensors (``names``) that lack a stored tensor with the ending ``part``, or have it in a wrong length.
+    """Quantised tensors (``names``) whose stored tensor with the ending ``part`` is missing or has a wrong length.
 
-    ``others`` is the number of similar quantised tensors that have it. If the length is wrong, ``block`` is the block
-    length that it does not fit; otherwise ``block`` is 0.
+    ``others`` is the number of similar quantised tensors whose stored tensor is there and has a correct length. If the
+    length is wrong, ``block`` is the block length that it does not fit; if the tensor is missing, ``block`` is 0.
     """
 
     part: str
@@ -258,7 +258,7 @@ def _needed(known: Sequence[QuantisedTensor]) -> list[str]:
 
 
 def _endings_by_form(known: Sequence[QuantisedTensor]) -> list[tuple[set[str], int]]:
-    """Return, for each form, the endings of its decoding tensors and the number of quantised weights of this form.
+    """Return (endings of the decoding tensors, number of quantised weights) for the weights with each ``form``.
 
     The codes of all weights in ``known`` must have the same name in their module.
     """
@@ -270,7 +270,7 @@ def _endings_by_form(known: Sequence[QuantisedTensor]) -> list[tuple[set[str], i
 def _codes_of(one: QuantisedTensor, needed: Sequence[str], leaf: str) -> Iterator[str]:
     """Yield the keys that the missing codes of ``one`` could have, if their name in the module is ``leaf``.
 
-    Each is made from a key of ``one`` that has an ending in ``needed``.
+    Each key is made from a key of ``one`` whose ending is in ``needed``, with that ending replaced.
     """
     for end in needed:
         yield from (f"{key.removesuffix(end)}.{leaf}" for key in one.keys if key.endswith(end))
@@ -281,9 +281,8 @@ def _lacking(
 ) -> Iterator[IncompleteTensors]:
     """Yield, for each ending in ``ends``, the quantised weights without the tensor that has this ending.
 
-    The first ending is that of the codes.
-
-    ``found`` maps the keys that the codes have, or would have, to the names of the weights.
+    ``ends`` begins with the ending of the codes. ``found`` maps the keys that the codes have, or would have, to the
+    names of the weights.
     """
     left = dict(found)
     for end in ends:

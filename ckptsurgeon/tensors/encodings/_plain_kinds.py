@@ -1,4 +1,4 @@
-"""Finds kinds of modules that are plain in every layer, although the settings say that they are quantised."""
+"""Finds kinds of modules that are unquantised in every layer, although the settings say that they are quantised."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def _plain(tensors: Mapping[str, TensorInfo], method: str) -> Iterator[str]:
 def leaves_out(modules: Modules, settings: Settings, module: str) -> bool:
     """Return whether the settings may leave a module unquantised, possibly under another name of the module.
 
-    Entries contain the module's name in transformers or in vLLM. It may have a different prefix, or may be the name of
-    a joined module.
+    Entries contain names of modules in transformers or in vLLM: with a different prefix, or with the name of a module
+    that vLLM made by joining several modules.
     """
     names = [module, *(joined.sub(name, module) for joined, name in _TOGETHER if joined.search(module))]
     words = [name.split(".") for name in names]

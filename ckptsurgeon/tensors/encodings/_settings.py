@@ -88,7 +88,7 @@ class QuantisationSettings:
         return self._sections[name]
 
     def of(self, module: str) -> QuantisationSettings:
-        """Return the settings in the section for one module, as MLX has them; without one, return all settings."""
+        """Return the settings in the section of a module, as MLX has them; all settings if there is no such section."""
         own = self._settings.get(module)
         return QuantisationSettings(own, self) if isinstance(own, dict) else self
 
@@ -114,7 +114,7 @@ Block: TypeAlias = tuple[str, tuple[int, int]]
 _BITS, _SIZES = ("bits", "w_bit"), ("group_size", "q_group_size")
 _LARGEST = 1 << 31
 _MOST = 64
-"""If a field has more different values than this, they are ignored: they say nothing about any single tensor."""
+"""If a field has more different values than this, the field is ignored: it says nothing about any single tensor."""
 _LONGEST = 40
 
 

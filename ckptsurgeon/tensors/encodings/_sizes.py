@@ -16,11 +16,11 @@ Shape = tuple[int, ...]
 
 _WORD, _BITS = 32, range(2, 9)
 _GROUPS = {"nvfp4": 16, "mxfp4": 32}
-"""How many codes share a scale; ModelOpt's W4A8_NVFP4_FP8 has a different number, which is in its settings."""
+"""{family of encodings: how many codes share a scale}; settings of ModelOpt may contain a different number."""
 _TILE = (128, 4)
 """Scales of 4-bit floats may be padded to multiples of these (rows, columns), the tiles of a GPU kernel (ComfyUI)."""
 _SMALLEST = 8
-"""The fewest rows or columns of a block of 8-bit numbers."""
+"""The smallest size of a block of 8-bit numbers along a dimension, except 1."""
 _OF_CODES = (".weight_scale", ".weight_descale")
 _MAPS = {".quant_map": 16, ".nested_quant_map": 256}
 """The number of values in the tables that bitsandbytes' codes are indices into."""
@@ -126,7 +126,7 @@ def _blocks_in(length: int, block: int) -> int:
 
 
 def _divides(scales: int, length: int) -> bool:
-    """Return whether ``scales`` scales fit a dimension of ``length``: one scale, one per index, or one per block."""
+    """Return whether a dimension of size ``length`` may have ``scales`` scales: one, one per index or one per block."""
     return scales in (1, length) or scales * _SMALLEST <= length + _SMALLEST
 
 

@@ -99,7 +99,7 @@ def unfit_parts(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> I
 
 MOST_BITS = 8
 ALIKE = ("mxfp4", "nvfp4", "GPTQ", "AWQ")
-"""Families of encodings in which the shape of the codes determines the shapes of the other parts."""
+"""Families of encodings in which the shape of the codes determines the shapes of the scales and zero points."""
 
 
 def _leaf(one: QuantisedTensor) -> str:
@@ -107,7 +107,10 @@ def _leaf(one: QuantisedTensor) -> str:
 
 
 def _fits(kind: str, codes: tuple[int, ...], scales: tuple[int, ...], zeros: tuple[int, ...]) -> bool:
-    """Return whether the zero points, packed into words of 32 bits, are as many as the scales."""
+    """Return whether there are as many zero points as scales; ``kind`` is the family, GPTQ or AWQ.
+
+    ``codes``, ``scales`` and ``zeros`` are shapes. Zero points are packed into words of 32 bits.
+    """
     if len(scales) != 2 or len(zeros) != 2 or not all((*codes, *scales, *zeros)) or (scales[0] == codes[0]):
         return True
     are_wide = 1 < zeros[1] * 32 / scales[1] <= MOST_BITS if kind == "GPTQ" else zeros[1] == codes[1]
@@ -123,7 +126,7 @@ _OF_ANY, _OF_BLOCKS = ".weight_scale", ".weight_scale_inv"
 
 @dataclass(frozen=True)
 class OddTensors:
-    """Quantised tensors (``names``) that have ``found`` (a dtype or a name), while most similar ones have ``usual``.
+    """Quantised tensors (``names``) that have ``found`` (a dtype or a name), while most similar tensors have ``usual``.
 
     ``others`` is the number of tensors that have ``usual``.
     """
@@ -164,7 +167,7 @@ def _scale(one: QuantisedTensor) -> str:
 
 
 def _odd(group: list[QuantisedTensor], trait: Callable[[QuantisedTensor], str]) -> Iterator[OddTensors]:
-    """Yield the tensors of a group whose trait differs from the trait that more than half of them have.
+    """Yield the tensors of a group whose trait differs from the trait of more than half of the group.
 
     ``trait`` returns the trait of a tensor, which is the same for all tensors with the same ``form``.
     """

@@ -52,7 +52,7 @@ def is_pickled(info: TensorInfo) -> bool:
 def pickled_scale(info: TensorInfo) -> float | TensorInfo | None:
     """Return the scale that a pickle stores with a quantised tensor of torch or torchao; a tensor if there are several.
 
-    None if the tensor is not quantised so, or if its scale is not in the file.
+    Returns None if torch and torchao did not quantise the tensor, or if its scale is not in the file.
     """
     if DTYPES[info.dtype].kind == "quantized" and info.parts and isinstance(info.parts[0], tuple):
         scale: object = info.parts[0][1] if len(info.parts[0]) > 1 else None
@@ -64,7 +64,7 @@ def pickled_scale(info: TensorInfo) -> float | TensorInfo | None:
 
 
 def as_float(scale: float) -> float:
-    """Return a number of a pickle as a float; infinity for an integer that is too large for one."""
+    """Return a number of a pickle as a float; infinity for an integer that is too large for a float."""
     try:
         return float(scale)
     except OverflowError:

@@ -162,7 +162,7 @@ _NARROW = {
     "float8_e5m2fnuz": 0xFF,
     "float8_e4m3fnuz": 0xFF,
 }
-"""Dtypes in which small weights may become zero, and a mask of the bits that are all 0 only if the value is zero."""
+"""{dtype in which small weights may become zero: mask of the bits that are all 0 only if the value is zero}."""
 
 
 def goes_to_zero(source: str, destination: str) -> bool:
@@ -177,14 +177,14 @@ def count_nonzero(values: Array, dtype: str) -> int:
 
 
 _EXPONENTS = {"bfloat16": (0x7FFF, 0x7F80), "float16": (0x7FFF, 0x7C00), "float8_e5m2": (0x7F, 0x7C)}
-"""A mask of the exponent and fraction bits, and the masked bits of infinity; larger masked bits are NaN."""
+"""{dtype: (mask of the exponent and fraction bits, masked bits of infinity)}; larger masked bits are NaN."""
 _NAN_ONLY = {
     "float8_e4m3fn": (0x7F, 0x7F),
     "float8_e4m3fnuz": (0xFF, 0x80),
     "float8_e5m2fnuz": (0xFF, 0x80),
     "float8_e8m0fnu": (0xFF, 0xFF),
 }
-"""The 8-bit floats without infinities: a mask, and the masked bits of NaN."""
+"""{8-bit float without infinities: (mask, masked bits of NaN)}."""
 
 
 _FIRST = {"bfloat16": 0x7F80, "float16": 0x7C00, "float8_e5m2": 0x7C, "float8_e4m3fn": 0x7F}

@@ -69,4 +69,7 @@ def to_half(values: Array) -> Array:
 
 
 LEAST, BEYOND = 113 << 23, 0x477F_E000
-"""The float32 bits of 2**-14, the smallest normal float16, and of 65504, the largest: more may become infinite."""
+"""The float32 bits of the smallest normal float16, 2**-14, and of the largest, 65504.
+
+Values above the largest may become infinite.
+"""

@@ -70,7 +70,10 @@ def rounded(values: Array, wide: str, dtype: str) -> tuple[Array, CastLosses]:
 
 
 _TIES = 0xFFF
-"""The lowest 12 bits of a float32, all 0 in a tie: a number halfway between two values of 11 bits has only 12 bits."""
+"""A mask of the lowest 12 bits of a float32. If a value is a tie, these bits are all 0.
+
+A tie is halfway between two neighbouring values with significands of 11 bits, so its own significand has 12 bits.
+"""
 
 
 def _odd(values: Array) -> Array:

@@ -29,7 +29,8 @@ def overlap_shape(source: Sequence[int], destination: Sequence[int]) -> tuple[in
 def blocks(shape: Sequence[int], limit: int) -> Iterator[Box]:
     """Yield boxes of at most ``limit`` elements that together cover a tensor, each contiguous in memory.
 
-    A box has one index along each of the first dimensions, a range of the next one, and the whole of the others.
+    A box has one index along each of the first dimensions, a range along the next dimension, and all of the remaining
+    dimensions.
     """
     if 0 in shape:
         return

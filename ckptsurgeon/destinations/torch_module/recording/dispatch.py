@@ -111,7 +111,7 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return tensor.layout is not torch.strided or self.record.knows(tensor)
 
     def _adopt(self, tensor: Tensor, *, overwritten: bool) -> None:
-        """Add a real tensor to the recording; for example, ``torch.Tensor(3, 4)`` always makes a real tensor.
+        """Add a real tensor (one that has memory) to the recording; ``torch.Tensor(3, 4)`` always makes such a tensor.
 
         ``overwritten`` is true if the next operation overwrites all values of the tensor.
         """

@@ -44,7 +44,7 @@ def release(record: Recording, seed: int) -> None:
     kept = [tensor for ghost in record.ghosts if (tensor := ghost()) is not None]
     record.ghosts.clear()
     if sum(tensor.untyped_storage().nbytes() for tensor in kept) > MAX_BYTES:
-        logger.warning("%d tensors that the constructor keeps elsewhere stay without values", len(kept))
+        logger.warning("%d tensors that the constructor keeps outside of the module stay without values", len(kept))
         return
     for tensor in kept:
         _fill(record, tensor, seed)
@@ -58,7 +58,7 @@ def _fill(record: Recording, tensor: Tensor, seed: int) -> None:
     try:
         torch.utils.swap_tensors(tensor, values)  # type: ignore[no-untyped-call]
     except RuntimeError as error:  # torch itself still refers to it
-        logger.warning("a tensor that the constructor keeps elsewhere stays without values: %s", error)
+        logger.warning("a tensor that the constructor keeps outside of the module stays without values: %s", error)
 
 
 _LOOKS = {

@@ -22,7 +22,7 @@ from .trees import replaced, tensors_in
 __all__ = ["Streams", "behind", "evaluate", "replay"]
 
 Streams = Mapping[int, tuple[str, int]]
-"""By index of a random node: the first key whose tensor depends on the node, and the node's index for that key."""
+"""{index of a random node: (first key whose tensor depends on the node, index of the node for that key)}."""
 
 
 def behind(record: Recording, storages: Iterable[int], before: int | None = None) -> list[Node]:
