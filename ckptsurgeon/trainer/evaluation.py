@@ -99,7 +99,7 @@ def evaluate_shared(
 
 
 def _figures(found: object, task: Task, method: str) -> dict[str, float]:
-    """Return ``found``, the result of a ``method`` of the task, as a dict of floats; raise ConfigError if that fails."""
+    """Return ``found``, the result of a task's ``method``, as a dict of floats; raise ConfigError if that fails."""
     name = f"the method {method} of the task {escape(type(task).__name__)}"
     if not isinstance(found, Mapping) or not found:
         raise ConfigError(f"{name} returns {brief_repr(found)}, not a dict of numbers.", hint=_LIKE)

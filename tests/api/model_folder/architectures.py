@@ -20,8 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ckptsurgeon.api.model_folder.folder_checks import weights_notes
 from ckptsurgeon.api.model_folder.folder import ModelFolder
+from ckptsurgeon.api.model_folder.folder_checks import weights_notes
 from ckptsurgeon.api.model_folder.shape_checks import DescribedTensor
 from ckptsurgeon.planning.target import Companion
 

@@ -25,14 +25,13 @@ Streams = Mapping[int, tuple[str, int]]
 """{index of a random node: (first key whose tensor depends on the node, index of the node for that key)}."""
 
 
-def behind(record: Recording, storages: Iterable[int], before: int | None = None) -> list[Node]:
+def behind(record: Recording, storages: Iterable[int]) -> list[Node]:
     """Return the recorded operations on which the values of some storages depend, in the order in which they ran.
 
-    An operation is left out if a later operation overwrites everything that it wrote. If ``before`` is given, only
-    operations with a smaller index are considered.
+    An operation is left out if a later operation overwrites everything that it wrote.
     """
     found: dict[int, Node] = {}
-    waiting = [(storage, len(record.nodes) if before is None else before) for storage in storages]
+    waiting = [(storage, len(record.nodes)) for storage in storages]
     walked: set[tuple[int, int]] = set()
     while waiting:
         storage, end = waiting.pop()
