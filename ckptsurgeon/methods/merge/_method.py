@@ -183,7 +183,7 @@ class Method:
             )
 
     def prepare(self, tensors: Tensors, parameters: dict[str, Any]) -> Merging:
-        """Return a function that merges slices; before it returns, the method reads the values that it needs.
+        """Return a function that merges slices; the method may already read values of the tensors in this call.
 
         Parameters may have the names that users write (``lambda``) or the names of the arguments (``lambda_``). Missing
         parameters have their defaults; a single number is used for every model. Raises ConfigError for parameters that

@@ -1,4 +1,4 @@
-"""TIES: adds what models have learned to their base, without small changes and without those of a minority's sign."""
+"""TIES: adds the models' changes to their base, without small changes and without changes of a minority's sign."""
 
 from __future__ import annotations
 
