@@ -53,7 +53,7 @@ def plan_average(
     weight. ``int_buffers`` decides the value of integer tensors: the last checkpoint's, the first's, or the maximum.
 
     Raises ConfigError for fewer than two checkpoints or an unknown ``int_buffers``, PlanError if keys, shapes or kinds
-    of numbers differ or a tensor is quantised, FormatError if a tensor has no plain values.
+    of numbers differ or a tensor is quantised, FormatError if the values of a tensor are not plain bytes.
     """
     if len(views) < 2:
         found = "only one checkpoint is given" if views else "there are no checkpoints to average"
@@ -94,17 +94,18 @@ def _mixed(steps: Sequence[Step], views: Sequence[SourceView]) -> Iterator[str]:
 
 
 def _kept(steps: Sequence[Step], int_buffers: str) -> Iterator[str]:
-    """Yield a note on integers whose names are those of weights: they have no mean, and are perhaps codes."""
+    """Yield a note on integer tensors that have names of weights: they have no mean, and may be codes."""
     odd = [
         step.key
         for step in steps
         if DTYPES[step.dtype].kind in ("int", "uint") and prod(step.shape) > 1 and step.key.endswith(_WEIGHTS)
     ]
     if odd:
-        one = "the maximum is taken" if int_buffers == "max" else f"the {int_buffers} checkpoint's are taken"
+        one = "the maximum is taken" if int_buffers == "max" else f"those of the {int_buffers} checkpoint are taken"
+        have = "has" if len(odd) == 1 else "have"
         yield (
-            f"{count(len(odd), 'weight')} of integers, which have no mean: {one} (--int-buffers); if they are codes of "
-            f"quantised weights, the output is wrong: {listing(odd)}"
+            f"{count(len(odd), 'weight')} {have} integer values, which have no mean: {one} (--int-buffers); if "
+            f"these are codes of quantised weights, the output is wrong: {listing(odd)}"
         )
 
 

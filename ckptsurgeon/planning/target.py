@@ -19,7 +19,7 @@ Initial: TypeAlias = Callable[[Iterable[str], int], Iterator[tuple[str, memoryvi
 
 @dataclass(frozen=True, repr=False)
 class Companion(Brief):
-    """A small file that an output folder gets in addition to the weights: a copy of ``path``, else ``text``."""
+    """A small file that an output folder gets: a copy of the file ``path`` or, if ``path`` is empty, ``text``."""
 
     name: str
     path: str = ""

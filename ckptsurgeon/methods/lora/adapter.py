@@ -153,7 +153,10 @@ class Adapter:
 
 @dataclass
 class _ModuleKeys:
-    """The keys of an adapter's tensors for one module, by their role: A, B, bias, magnitude or alpha."""
+    """The keys of an adapter's tensors for one module, by their role: A, B, bias, magnitude or alpha.
+
+    ``part`` has the parts of the key of a factor, A or B.
+    """
 
     keys: dict[str, str] = field(default_factory=dict)
     part: KeyParts | None = None

@@ -164,7 +164,7 @@ class DoubleProducts:
         return made
 
     def _at(self, base: Array, begin: int, right: Array, at: Array) -> Array:
-        """Return the elements of ``_piece``'s result at the flat indices ``at``, with their products summed in order."""
+        """Return the elements of ``_piece``'s result at the flat indices ``at``, with products summed in order."""
         made = []
         for some in np.array_split(at, -(-at.size * len(right) // SOME)):
             rows, columns = np.divmod(some, base.shape[1])
@@ -175,7 +175,7 @@ class DoubleProducts:
         return np.concatenate(made)
 
     def _in_order(self, base: Array, begin: int) -> tuple[Array, CastLosses]:
-        """Return the result of ``changed``, summed in order, for rows whose values are or may become infinite or NaN."""
+        """Return the result of ``changed``, summed in order, if values are or may become infinite or NaN."""
         return changed([LowRankChange("product", 1.0, self.left, self.right)], "float32", base.astype("<f8"), begin)
 
 

@@ -23,7 +23,7 @@ SUGGESTIONS = 3
 CANDIDATES = 2000
 LONGEST = 300
 DEEPEST = 32
-"""Limits of the search for similar names: names suggested and compared, and their characters and segments.
+"""Limits of the search for similar names: suggestions, compared names, characters of a name, and segments of a key.
 
 They are low because difflib is slow.
 """

@@ -182,8 +182,8 @@ def plan_merge(
     """Return the plan of a merge; ``pieces`` are the tensors of the output, each with the tensors that it merges.
 
     Raises ConfigError for a parameter that is missing or out of bounds, PatternError for a pattern that matches
-    nothing, PlanError if keys, shapes or kinds of numbers differ and no option allows it, FormatError if a tensor has
-    no plain values.
+    nothing, PlanError if keys, shapes or kinds of numbers differ and no option allows it, FormatError if the values of
+    a tensor are not plain bytes.
     """
     check_matched((piece.values, piece.key, [one.key for one in piece.models]) for piece in pieces)
     keys = [piece.key for piece in pieces]

@@ -62,9 +62,10 @@ class PlanSource(Brief):
 
 @dataclass(frozen=True, repr=False)
 class PlanCompanion(Brief):
-    """A small file that an output folder gets: a copy of ``path``, else ``text``; its size in bytes and its SHA-256.
+    """A small file that an output folder gets: its content, its size in bytes and its SHA-256.
 
-    The size and SHA-256 of a copy are computed when they are needed, or when the copy is made.
+    The file is a copy of ``path`` or, if this is empty, contains ``text``. The size and SHA-256 of a copy are computed
+    when they are needed, or when the copy is made.
     """
 
     name: str

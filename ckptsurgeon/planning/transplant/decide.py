@@ -29,7 +29,7 @@ __all__ = ["Decisions", "InitialView", "decide", "dropped_layers", "origin_of"]
 
 
 def dropped_layers(target: TargetSpec, number: int) -> tuple[str, ...]:
-    """Return the last ``number`` layers of a destination; raises ConfigError if it has too few.
+    """Return the last ``number`` layers of a destination, as prefixes of keys; raises ConfigError if it has too few.
 
     The first layer is never dropped: otherwise nothing would be transplanted.
     """
@@ -50,7 +50,8 @@ def dropped_layers(target: TargetSpec, number: int) -> tuple[str, ...]:
     return layers[-number:]
 
 
-# The source tensor of a destination tensor, which may have several tied names: source tensors of all must be equal.
+# Finds the source tensor of a destination tensor. If the destination ties several names, their source tensors must be
+# equal.
 
 
 def origin_of(
@@ -328,8 +329,8 @@ def decide(
     ``selection`` has the source tensors by their names in the destination. ``initial`` are files that contain initial
     values; in the plan they come after the sources.
 
-    Raises PlanError for mismatches that no policy settles and for casts that would lose information, FormatError if a
-    selected tensor has no plain values.
+    Raises PlanError for mismatches that no policy settles and for casts that would lose information, FormatError if the
+    values of a selected tensor are not plain bytes.
     """
     decider = _Decider(target, selection, options, names, initial)
     decisions = Decisions()

@@ -186,7 +186,7 @@ def _check_required(steps: Sequence[Step], options: Options) -> None:
 
 
 _REMEDIES = {
-    "missing": "No source has {key} under that name; --map renames another key.",
+    "missing": "No source has a tensor named {key}; if it has another name, rename it with --map.",
     "excluded": "{key} is left out ({rule}).",
     "reinit": "{key} is initialised by {rule}.",
     "mismatch": "{key} is initialised by {rule}, since its shape differs.",

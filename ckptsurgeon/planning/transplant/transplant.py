@@ -90,7 +90,7 @@ def _unexpected(selection: Selection, used: set[str]) -> list[TensorOrigin]:
 
 
 def _idle_copies(selection: Selection, used: set[str]) -> list[str]:
-    """Return a note on further copies of used tensors whose names the destination lacks; rules made these copies."""
+    """Return a list with a note on copies of used tensors, made by rules under names that the destination lacks."""
     placed = {(origin.source, origin.key) for name in used for origin in selection.origins.get(name, ())}
     idle = [
         name
