@@ -23,7 +23,7 @@ __all__ = ["INT_BUFFERS", "ema_weights", "plan_average"]
 _WEIGHTS = ("weight", "weights", "kernel")
 """Endings of the names of weights, which are floats in all networks."""
 INT_BUFFERS = ("last", "first", "max")
-"""The values that integer and boolean tensors can get, since they have no mean: the last, the first or the largest."""
+"""Where integer and boolean tensors, which have no mean, get values: last or first checkpoint, or the maximum."""
 
 
 def ema_weights(decay: float, number: int) -> tuple[float, ...]:
@@ -52,8 +52,8 @@ def plan_average(
     The output has its tensors in the order of the first checkpoint. Without ``weights`` all checkpoints have the same
     weight. ``int_buffers`` decides the value of integer tensors: the last checkpoint's, the first's, or the maximum.
 
-    Raises ConfigError for fewer than two checkpoints or an unknown ``int_buffers``, PlanError if keys, shapes or kinds
-    of numbers differ or a tensor is quantised, FormatError if the values of a tensor are not plain bytes.
+    Raises ConfigError for fewer than two checkpoints or an unknown ``int_buffers``; PlanError if keys, shapes or kinds
+    of numbers differ, or a tensor is quantised; FormatError if the values of a tensor are not plain bytes.
     """
     if len(views) < 2:
         found = "only one checkpoint is given" if views else "there are no checkpoints to average"

@@ -39,9 +39,9 @@ def plan_edit(
     keeps (--keep-extras). ``among`` are the keys in the state dict whose values are not tensors. ``decoded_dtype`` is
     the dtype of decoded weights if the options set none.
 
-    Raises PatternError for patterns and rules that match nothing, PlanError if two tensors get the same name, if a
-    tensor gets a name in ``among``, if all tensors are excluded or if a cast would lose information, FormatError if the
-    values of a tensor are not plain bytes.
+    Raises PatternError for patterns and rules that match nothing; PlanError if two tensors get the same name, a tensor
+    gets a name in ``among``, all tensors are excluded, or a cast would lose information; FormatError if the values of a
+    tensor are not plain bytes.
     """
     selection = select([view], options)
     chosen = {name: origins[0] for name, origins in selection.origins.items()}

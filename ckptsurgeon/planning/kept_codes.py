@@ -37,7 +37,7 @@ The result maps the ending of each part's key to the header of the part. The fun
 COMPUTED = "float32"
 """The dtype in which weights are computed before they are rounded to codes."""
 SHARING = "nvfp4"
-"""The encoding in which weights that loaders join (as q, k and v) share a global scale if they are encoded together."""
+"""The encoding whose global scale is shared by weights that loaders join (q, k, v), if they are encoded together."""
 
 
 @dataclass(frozen=True)

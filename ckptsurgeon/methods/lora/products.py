@@ -22,7 +22,7 @@ __all__ = ["Changing", "DoubleProducts", "LowRankChange", "changed", "joined"]
 # Changes to the values of a tensor: summed in double precision, in order, and rounded once. No files.
 
 Changing: TypeAlias = Callable[[Array, int], tuple[Array, CastLosses]]
-"""A function of some rows of the base and the index of the first of them.
+"""A function of rows of the base and the index of the first row.
 
 It returns the changed rows, and the counts of lost values."""
 

@@ -134,7 +134,7 @@ class MergeLayout:
 def pieces_of_configuration(configuration: Configuration, models: NumberedModels, method: Method) -> MergeLayout:
     """Return the tensors that a configuration makes.
 
-    Raises ConfigError for models or values that the method does not accept, PlanError for layers that a model lacks,
+    Raises ConfigError for models or values that the method does not accept; PlanError for layers that a model lacks;
     PatternError for a pattern of layers that matches none.
     """
     builder = _Builder(configuration, models, method)

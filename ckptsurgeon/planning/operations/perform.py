@@ -75,8 +75,8 @@ def perform(
     ``weights`` has a function for each source that finds its quantised weights. A constant is added to the first
     source.
 
-    Raises PatternError for an operation that matches nothing, PlanError if shapes do not allow an operation or two
-    tensors get the same name, FormatError if the values of a tensor are not plain bytes.
+    Raises PatternError for an operation that matches nothing; PlanError if shapes do not allow an operation, or two
+    tensors get the same name; FormatError if the values of a tensor are not plain bytes.
     """
     results = [DerivedSource(dict(source)) for source in sources]
     for place, operation in enumerate(operations):

@@ -124,10 +124,10 @@ class PlanTarget(Brief):
     """The destination of a plan: its kind, its configuration, and the files that the configuration reads.
 
     An output folder also gets the ``companions``: small files such as config.json. It does not store the tensors in
-    ``implied``, since the library that loads the folder ties them to others. ``weights`` is the name that the file of
-    tensors must have, if only one name is possible. ``lists`` are the files of the old and the new token list, if the
-    configuration was given another vocabulary. ``notes`` are about the companions, and are shown only if the output
-    gets them.
+    ``implied``, since the library that loads the folder ties them to other tensors. ``weights`` is the name that the
+    file of tensors must have, if only one name is possible. ``lists`` are the files of the old and the new token list,
+    if the configuration was given another vocabulary. ``notes`` are about the companions, and are shown only if the
+    output gets them.
     """
 
     kind: str

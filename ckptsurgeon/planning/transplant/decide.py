@@ -59,8 +59,9 @@ def origin_of(
 ) -> TensorOrigin | None:
     """Return the source tensor of the destination tensor with the names ``group``; None if it is in no source.
 
-    The last source that has one of these names is used. If it has several of them, pairs of its keys are added to
-    ``equal``: their values must be the same. ``names`` are the names of the sources in messages.
+    The last source that has one of these names is used. If this source has several of these names, pairs of its keys
+    are added to ``equal``: the values of both keys must be the same. ``names`` are the names of the sources in
+    messages.
     """
     found = [origin for name in group for origin in selection.origins.get(name, ())]
     if not found:
@@ -329,7 +330,7 @@ def decide(
     ``selection`` has the source tensors by their names in the destination. ``initial`` are files that contain initial
     values; in the plan they come after the sources.
 
-    Raises PlanError for mismatches that no policy settles and for casts that would lose information, FormatError if the
+    Raises PlanError for mismatches that no policy settles and for casts that would lose information; FormatError if the
     values of a selected tensor are not plain bytes.
     """
     decider = _Decider(target, selection, options, names, initial)

@@ -40,10 +40,10 @@ def plan_transplant(
 ) -> Plan:
     """Return the plan of a transplant of the sources ``views`` into ``target``; later sources override earlier ones.
 
-    ``planned`` describes the destination in the plan. ``keeper`` is the destination if it is a checkpoint:
-    tensors that are in no source keep its values. ``initial`` are files that contain initial values of some tensors.
-    ``wanted`` are the quantised tensors of the destination. Raises PatternError for patterns that match nothing,
-    PlanError for impossible requests, FormatError for values that cannot be copied.
+    ``planned`` describes the destination in the plan. ``keeper`` is the destination if it is a checkpoint: tensors that
+    are in no source keep its values. ``initial`` are files that contain initial values of some tensors. ``wanted`` are
+    the quantised tensors of the destination. Raises PatternError for patterns that match nothing; PlanError for
+    impossible requests; FormatError for values that cannot be copied.
     """
     overlooked = check_destination_patterns(target, options)
     check_prefixes(views, target)
