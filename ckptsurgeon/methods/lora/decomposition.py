@@ -1,7 +1,7 @@
 """Finds the best low-rank product for a matrix that is read row by row, with BLAS on one thread.
 
-Halko, Martinsson and Tropp 2011, https://arxiv.org/abs/0909.4061, algorithms 4.4 and 5.1. Only a block of rows is in
-memory, and matrices with a few more columns than the rank.
+The method is randomised: Halko, Martinsson and Tropp 2011, https://arxiv.org/abs/0909.4061, algorithms 4.4 and 5.1.
+Only a block of rows, and matrices with a few more columns than the rank, are in memory.
 """
 
 from __future__ import annotations

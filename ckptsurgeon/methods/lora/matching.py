@@ -94,7 +94,7 @@ def _put(names: MatchedModules, component: str, name: str, weights: Sequence[str
 
 
 def _index(keys: Collection[str], spelled: Callable[[str], str]) -> dict[str, tuple[str, ...]]:
-    """Return a map from names, of modules or of single parameters, to the keys of the weights with this name.
+    """Return a map from each name of a module or of a single parameter to the keys of the weights with this name.
 
     ``spelled`` is called with each name, and returns it in the form that adapters use.
     """

@@ -154,7 +154,7 @@ class Method:
 
     @property
     def needs_others(self) -> bool:
-        """Whether the method can merge more than one model: False only for a method of exactly one model."""
+        """Whether the method merges several models: False only for a method that takes exactly one model."""
         return self.models[1] != 1
 
     def wants_rows(self, shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:

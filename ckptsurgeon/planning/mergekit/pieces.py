@@ -97,7 +97,7 @@ def _scalar(where: str, data: Any, parameter: Parameter | None) -> float | bool 
 
 
 def without_effect(method: Method, data: Mapping[str, Any]) -> Sequence[str]:
-    """Return the names of the parameters in ``data`` that have no effect."""
+    """Return the names of the parameters in ``data`` that have no effect in the merge method ``method``."""
     return [name for name in data if _idle(method, name)]
 
 

@@ -45,7 +45,7 @@ class Costs:
 
 
 class CheckedPlan(Protocol):
-    """The attributes of a plan that are checked."""
+    """The attributes of a plan that ``check_plan`` uses."""
 
     @property
     def seed(self) -> int: ...
