@@ -91,7 +91,9 @@ def _check_pair(module: str, pair: Mapping[str, Step]) -> None:
     first, second = pair.values()
     ours, theirs = ((one.inputs, _factor_settings(_factor(one))) for one in (first, second))
     if ours != theirs:
-        raise _no_adapter(f"the two factors of {escape(module)} have different inputs or settings")
+        raise _no_adapter(
+            f"the two factors of {escape(module)} have different inputs or settings (rank, scale, layout, seed)"
+        )
 
 
 def _factor_settings(factor: Factor) -> tuple[int, float, bool, int]:

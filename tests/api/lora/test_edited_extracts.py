@@ -67,7 +67,7 @@ def set_config(plan: Plan, **change: Any) -> None:
 EDITS: dict[str, tuple[Callable[[Plan], Any], str]] = {
     "another rank": (lambda p: set_rank(p, "layers.0.q", 2), "alpha_pattern"),
     "another rank for all": (lambda p: set_rank(p, "", 2), "lora_alpha"),
-    "another rank for one factor": (lambda p: factors(p, "up")[0]["factor"].update(rank=2), "different ranks"),
+    "another rank for one factor": (lambda p: factors(p, "up")[0]["factor"].update(rank=2), "different inputs or settings"),
     "another scale": (set_factor("scale", 2.0), "alpha_pattern"),
     "another start": (lambda p: factors(p, "up")[0]["factor"].update(seed=7), "different inputs or settings"),
     "another tensor for one factor": (
