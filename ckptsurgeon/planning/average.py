@@ -23,7 +23,7 @@ __all__ = ["INT_BUFFERS", "ema_weights", "plan_average"]
 _WEIGHTS = ("weight", "weights", "kernel")
 """Endings of the names of weights, which are floats in all networks."""
 INT_BUFFERS = ("last", "first", "max")
-"""The values that integer and boolean tensors can get, since they have no mean: the last, the first or the largest."""
+"""Where integer and boolean tensors, which have no mean, get values: last or first checkpoint, or the maximum."""
 
 
 def ema_weights(decay: float, number: int) -> tuple[float, ...]:
@@ -52,8 +52,8 @@ def plan_average(
     The output has its tensors in the order of the first checkpoint. Without ``weights`` all checkpoints have the same
     weight. ``int_buffers`` decides the value of integer tensors: the last checkpoint's, the first's, or the maximum.
 
-    Raises ConfigError for fewer than two checkpoints or an unknown ``int_buffers``, PlanError if keys, shapes or kinds
-    of numbers differ or a tensor is quantised, FormatError if a tensor has no plain values.
+    Raises ConfigError for fewer than two checkpoints or an unknown ``int_buffers``; PlanError if keys, shapes or kinds
+    of numbers differ, or a tensor is quantised; FormatError if the values of a tensor are not plain bytes.
     """
     if len(views) < 2:
         found = "only one checkpoint is given" if views else "there are no checkpoints to average"
@@ -94,17 +94,18 @@ def _mixed(steps: Sequence[Step], views: Sequence[SourceView]) -> Iterator[str]:
 
 
 def _kept(steps: Sequence[Step], int_buffers: str) -> Iterator[str]:
-    """Yield a note on integers whose names are those of weights: they have no mean, and are perhaps codes."""
+    """Yield a note on integer tensors that have names of weights: they have no mean, and may be codes."""
     odd = [
         step.key
         for step in steps
         if DTYPES[step.dtype].kind in ("int", "uint") and prod(step.shape) > 1 and step.key.endswith(_WEIGHTS)
     ]
     if odd:
-        one = "the maximum is taken" if int_buffers == "max" else f"the {int_buffers} checkpoint's are taken"
+        one = "the maximum is taken" if int_buffers == "max" else f"those of the {int_buffers} checkpoint are taken"
+        have = "has" if len(odd) == 1 else "have"
         yield (
-            f"{count(len(odd), 'weight')} of integers, which have no mean: {one} (--int-buffers); if they are codes of "
-            f"quantised weights, the output is wrong: {listing(odd)}"
+            f"{count(len(odd), 'weight')} {have} integer values, which have no mean: {one} (--int-buffers); if "
+            f"these are codes of quantised weights, the output is wrong: {listing(odd)}"
         )
 
 

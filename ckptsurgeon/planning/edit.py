@@ -39,9 +39,9 @@ def plan_edit(
     keeps (--keep-extras). ``among`` are the keys in the state dict whose values are not tensors. ``decoded_dtype`` is
     the dtype of decoded weights if the options set none.
 
-    Raises PatternError for patterns and rules that match nothing, PlanError if two tensors get the same name, if a
-    tensor gets a name in ``among``, if all tensors are excluded or if a cast would lose information, FormatError if a
-    tensor has no plain values.
+    Raises PatternError for patterns and rules that match nothing; PlanError if two tensors get the same name, a tensor
+    gets a name in ``among``, all tensors are excluded, or a cast would lose information; FormatError if the values of a
+    tensor are not plain bytes.
     """
     selection = select([view], options)
     chosen = {name: origins[0] for name, origins in selection.origins.items()}
@@ -87,8 +87,8 @@ def _idle(steps: Sequence[Step], dtype: str) -> list[str]:
 def _still_coded(steps: Sequence[Step], view: SourceView, dtype: str) -> list[str]:
     """Return a note if the output still has codes, although the user gave ``dtype``; else an empty list.
 
-    Without this note, codes whose scales have that dtype already would be copied without a word. If a cast would change
-    them, ``check_codes`` raises an error.
+    If a cast would change codes or scales, ``check_codes`` raises an error. The note is for codes whose scales already
+    have the dtype ``dtype``: they are copied, and stay encoded.
     """
     made = {step.source_key for step in steps}
     kept = [one.name for one in view.codes.tensors if not made.isdisjoint(one.keys)]

@@ -1,8 +1,8 @@
 """Stores the new weights of an output in the encodings (quantisation methods) that its sources have.
 
-A verb makes its plan with decoded weights. Afterwards each step for a weight becomes one step for each stored part of
-the quantised tensor (codes, scales and so on). If the weight is unchanged, these steps copy the parts, byte for byte.
-Otherwise they compute the weight and round it to codes.
+A command first makes its plan with decoded weights. Afterwards each step for a weight is replaced by one step for each
+stored part of the quantised tensor (codes, scales and so on). If the weight is unchanged, these steps copy the parts,
+byte for byte. Otherwise they compute the weight and round it to codes.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ __all__ = ["CodedSource", "PartsOf", "with_codes_kept"]
 PartsOf: TypeAlias = Callable[[QuantisedTensor, TensorInfo], Mapping[str, TensorInfo]]
 """A function ``(tensor, weight)`` that returns the parts that store ``weight`` in the encoding of ``tensor``.
 
-The parts are keyed by the endings of their keys. The function raises the exception class ``unencodable`` of its source
-if there is no encoder.
+The result maps the ending of each part's key to the header of the part. The function raises the exception class
+``unencodable`` of its source if there is no encoder.
 """
 COMPUTED = "float32"
 """The dtype in which weights are computed before they are rounded to codes."""
 SHARING = "nvfp4"
-"""The encoding in which weights that loaders join (as q, k and v) share a global scale if they are encoded together."""
+"""The encoding whose global scale is shared by weights that loaders join (q, k, v), if they are encoded together."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,12 @@ class CodedSource:
 def with_codes_kept(
     plan: Plan, sources: Mapping[int, CodedSource], owner: int, dtype: str = ""
 ) -> tuple[Plan, list[int]]:
-    """Return a plan whose output stores quantised tensors as its sources do, and the sources to read decoded as well.
+    """Return a plan whose output stores quantised tensors as its sources do, and the indices of sources to decode.
 
     ``sources`` are those sources of the plan that have quantised tensors, by their index. New weights get the encodings
-    of the source with the index ``owner``. If the plan computes with the weights of a source, the source is appended to
-    the plan's sources a second time, to be read decoded. The second result has the indices of these sources, in the
-    order in which they are appended. ``dtype`` is the dtype that the user asked for; there is a note if this dtype does
-    not apply.
+    of the source with the index ``owner``. If the plan computes with the weights of a source, a decoded copy of the
+    source is appended to the plan's sources. The second result has the indices of the sources that are copied, in the
+    order of the copies. ``dtype`` is the dtype that the user asked for; there is a note if this dtype does not apply.
 
     Raises PlanError if a computed weight cannot be encoded as before, or if a weight of another source would be stored
     in another encoding than the settings of the source ``owner`` say.
@@ -96,7 +95,10 @@ def with_codes_kept(
 
 
 class _Keeping:
-    """Replaces the steps of weights by the steps of their stored parts."""
+    """Replaces the steps of weights by the steps of their stored parts; parameters as in ``with_codes_kept``.
+
+    The owner is the source whose encodings and settings (``quantization_config``) the output gets.
+    """
 
     def __init__(self, plan: Plan, sources: Mapping[int, CodedSource], owner: int, dtype: str) -> None:
         self.decoded: dict[int, int] = {}
@@ -132,7 +134,7 @@ class _Keeping:
 
     @cached_property
     def _every_name(self) -> set[str]:
-        """The keys of all quantised weights of the owner."""
+        """The keys of all quantised weights of the source whose encodings the output gets."""
         return set(self._sources[self._owner].by_name)
 
     def steps(self, step: Step) -> Iterator[Step]:
@@ -152,9 +154,10 @@ class _Keeping:
     def _copied(self, step: Step, owner: CodedSource | None, wanted: QuantisedTensor | None) -> QuantisedTensor | None:
         """Return the quantised tensor whose parts ``step`` may copy, or None if its weight has to be computed.
 
-        Codes of a source other than the owner are copied if the owner's tensor has the same parts, and if the settings
-        of both decode codes to the same numbers. If the owner lacks this weight, a quantised tensor in another layer of
-        it must have parts of the same dtypes; if the settings differ then, a later check raises an error.
+        ``owner`` is the source whose encodings the output gets, ``wanted`` its quantised tensor with the key of the
+        weight. Codes of another source are copied if ``wanted`` has the same parts, and if the settings of both sources
+        decode codes to the same numbers. If the owner lacks the weight, a quantised tensor in another of its layers
+        must have parts of the same dtypes. If the settings differ in this case, a later check raises an error.
         """
         coded = self._coded(step.source, step.source_key) if step.op in ("copy", "keep") else None
         if coded is None or step.source is None or owner is None:
@@ -187,14 +190,14 @@ class _Keeping:
 
     @cached_property
     def _alike(self) -> Mapping[str, QuantisedTensor]:
-        """The first quantised tensor of the owner for each pattern of ``any_layer``, by the pattern."""
+        """The first quantised tensor with each result of ``any_layer``, in the source whose encodings are used."""
         found: dict[str, QuantisedTensor] = {}
         for one in self._sources[self._owner].codes.tensors if self._owner in self._sources else ():
             found.setdefault(any_layer(one.name), one)
         return found
 
     def equal(self, pair: EqualKeys) -> EqualKeys:
-        """Return ``pair``, with the decoded copy of its source if one of the two keys is a quantised weight."""
+        """Return ``pair``; if one of its keys is a quantised weight, its source is replaced by the decoded copy."""
         if self._coded(pair.source, pair.first) is None and self._coded(pair.source, pair.second) is None:
             return pair
         return replace(pair, source=self._twin(pair.source))
@@ -225,7 +228,7 @@ class _Keeping:
             )  # fmt: skip
 
     def _encoded(self, step: Step, coded: QuantisedTensor, owner: CodedSource) -> Iterator[Step]:
-        """Yield the steps that store a new weight as the quantised tensor ``coded`` of the owner is stored."""
+        """Yield the steps that store a new weight in the encoding of ``coded``, a quantised tensor of ``owner``."""
         weight = TensorInfo(COMPUTED, step.shape)
         try:
             if step.draws:
@@ -253,7 +256,7 @@ class _Keeping:
             yield replace(step, key=key, dtype=info.dtype, shape=info.shape, tied_to=tied, coded=part)
 
     def _decoding(self, step: Step) -> Step:
-        """Return ``step`` with each input that is quantised taken from the decoded copy of its source."""
+        """Return ``step``; each input that is quantised is taken from the decoded copy of its source."""
         inputs = [self._decoded_input(one) for one in step.inputs]
         if inputs == list(step.inputs):
             return step

@@ -15,7 +15,7 @@ from .plan.plan import Plan
 __all__ = ["DECODED", "any_layer", "check_mixed_layers"]
 
 DECODED = " (decoded)"
-"""The end of the name of a source that is read decoded; the same source as it is stored has the name without it."""
+"""The suffix of the name of a source that is read decoded; the same source, read as stored, has no suffix."""
 GGUF = "GGUF"
 """The family of encodings that may be mixed, since its files contain the type of each tensor."""
 _NUMBER = re.compile(r"\.\d+(?=\.)")
@@ -41,9 +41,9 @@ def any_layer(key: str) -> str:
 def check_mixed_layers(plan: Plan, sources: Sequence[QuantisedTensors], owner: int, stored: Collection[str]) -> None:
     """Raise PlanError if the output would mix encodings of two sources, or have some layers quantised and others plain.
 
-    A loader reads all weights by one ``quantization_config``: that of the source with index ``owner``, whose keys are
-    ``stored``. ``sources`` are the quantised tensors of each source. If the owner itself has several encodings, or some
-    plain layers, its settings allow them. GGUF allows all mixtures.
+    ``sources`` are the quantised tensors of each source. A loader reads all weights by one ``quantization_config``. In
+    the output, it is that of the source with the index ``owner``, whose keys are ``stored``. If this source itself has
+    several encodings, or some plain layers, the output may have them too. GGUF allows all mixtures.
     """
     coded = list(_coded(plan, sources, owner))
     if not coded or any(family(one.method) == GGUF for one in coded):

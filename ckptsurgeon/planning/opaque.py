@@ -18,9 +18,9 @@ def opaque_error(
 ) -> FormatError | PlanError:
     """Return the error for the tensor ``key`` of the checkpoint ``name``.
 
-    ``what`` says what cannot be done with it, such as "cannot be copied". ``leave`` is a hint on how to leave it out.
-    If torch or torchao quantised the tensor, this is a PlanError, as for other quantised tensors, and the hint says how
-    to decode it for the command ``verb``; otherwise it is a FormatError.
+    ``what`` says what cannot be done with the tensor, such as "cannot be copied". ``leave`` is a hint on how to leave
+    the tensor out. If torch or torchao quantised the tensor, the error is a PlanError, as for other quantised tensors.
+    Its hint then says how to decode the tensor for the command ``verb``. Otherwise the error is a FormatError.
     """
     said = f"the tensor {escape(key)} of {escape(name)} {what}: {info.opaque}"
     if not is_pickled(info):

@@ -87,7 +87,7 @@ def _ending(coded: QuantisedTensor, key: str) -> str:
 
 
 def _doing(verb: str, step: Step, one: Input) -> str:
-    """Return in words what a step does to its input ``one``, such as ``a cast from A to B``; "" if it only copies it.
+    """Return in words what a step does to its input ``one``, such as ``a cast from A to B``; "" for a copy.
 
     ``verb`` is the command.
     """

@@ -27,10 +27,11 @@ class RecipeEntry(NamedTuple):
 
     ``more`` are the (source, key) of further inputs, ``weights`` is the weight of each input, ``axis`` the vocabulary
     axis. ``merge`` is the method that merged the inputs, ``lora`` the changes by adapters, ``factor`` the extracted
-    factor. ``coded`` is the part of a quantised tensor as which the computed weight is stored. ``implied`` is true if
-    the output does not store the tensor, since the library that loads it ties it to another. The other fields are only
-    for people: ``rule`` is the option that decided, as the user wrote it, ``reason`` is why a tensor is initialised,
-    ``shared`` is the number of values from the source if the other values were initialised.
+    factor. If the computed weight is stored quantised, ``coded`` says which part of the quantised tensor this tensor
+    is. ``implied`` is true if the output does not store the tensor, since the library that loads the output ties it to
+    another tensor. The other fields are only for people. ``rule`` is the option that decided, as the user wrote it.
+    ``reason`` is why a tensor is initialised. ``shared`` is the number of values from the source if the other values
+    were initialised.
     """
 
     op: str

@@ -19,7 +19,7 @@ Initial: TypeAlias = Callable[[Iterable[str], int], Iterator[tuple[str, memoryvi
 
 @dataclass(frozen=True, repr=False)
 class Companion(Brief):
-    """A small file that an output folder gets in addition to the weights: a copy of ``path``, else ``text``."""
+    """A small file that an output folder gets: a copy of the file ``path`` or, if ``path`` is empty, ``text``."""
 
     name: str
     path: str = ""
@@ -98,8 +98,8 @@ class TargetSpec(Brief):
     ``config`` is the path of the configuration, ``files`` are the files that it reads. ``ran`` lists the code that was
     run to make this object. ``recognise`` finds changes that a source needs because of its layout or older names. An
     output folder also gets the ``companions``, such as config.json. It does not store the tensors in ``implied``, since
-    the library that loads it ties them to others. ``lists`` are the files of the old and the new token list, if the
-    destination was given another vocabulary. ``build`` makes the live module, if the destination is one.
+    the library that loads the folder ties them to other tensors. ``lists`` are the files of the old and the new token
+    list, if the destination was given another vocabulary. ``build`` makes the live module, if the destination is one.
     """
 
     kind: str

@@ -74,10 +74,10 @@ def test_integers_under_the_name_of_a_weight_are_noted(key: str) -> None:
     assert not cs.average(["0.pth", "0.pth"]).notes[1:]  # only that the model is given twice
     for name in PATHS:
         torch.save({**state, key: torch.arange(12).reshape(3, 4)}, name)
-    (note,) = (one for one in cs.average(PATHS).notes if "integers" in one)
+    (note,) = (one for one in cs.average(PATHS).notes if "integer values" in one)
     assert note == (
-        "1 weight of integers, which have no mean: the last checkpoint's are taken (--int-buffers); if they are codes "
-        f"of quantised weights, the output is wrong: {key}"
+        "1 weight has integer values, which have no mean: those of the last checkpoint are taken (--int-buffers); if "
+        f"these are codes of quantised weights, the output is wrong: {key}"
     )
     torch.save({**state, "l.weight": torch.ones(3, 4, dtype=torch.int32)}, "0.pth")
     with pytest.raises(cs.PlanError, match="l.weight of 0.pth is quantised"):

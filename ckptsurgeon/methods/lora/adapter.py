@@ -1,4 +1,4 @@
-"""Reads an adapter: the factors and scales of its modules, and whole tensors; with notes on its configuration."""
+"""Reads an adapter: the factors and scales of its modules, tensors saved whole, and notes on its configuration."""
 
 from __future__ import annotations
 
@@ -62,8 +62,9 @@ def base_notes(
 ) -> Iterator[str]:
     """Yield notes on modules and biases that a configuration selects, although the adapter has no tensors for them.
 
-    ``weights`` maps the adapter's modules to the keys of their weights in the base model, which has ``tensors``. If a
-    name in the adapter begins with the prefix ``off``, the name in the base begins with ``on`` instead.
+    ``tensors`` are the headers of the base model. ``weights`` maps each module of the adapter to the key of its weight
+    in the base model. If a name in the adapter begins with the prefix ``off``, the name in the base begins with ``on``
+    instead.
     """
     config = adapter.config
     if config is None:
@@ -115,9 +116,9 @@ EMBEDDINGS = ("embed_tokens", "lm_head")
 class AdapterModule:
     """The adapter of one module: the keys of the factors A (rank, in) and B (out, rank), and their product's scale.
 
-    ``bias`` and ``magnitude`` are the keys of these tensors, '' if there are none. If ``joined``, the module's name has
-    underscores instead of dots. ``component`` is the name of a model in a pipeline of diffusers, '' if there is only
-    one model.
+    ``bias`` and ``magnitude`` are the keys of the bias and of DoRA's magnitudes, '' if there are none. If ``joined``,
+    the module's name has underscores instead of dots. ``component`` is the name of a model in a pipeline of diffusers,
+    '' if there is only one model.
     """
 
     name: str
@@ -136,9 +137,9 @@ class Adapter:
     """An adapter, as its headers and its configuration describe it.
 
     ``saved`` maps keys of the base model to keys of the adapter, for tensors of the adapter that replace whole tensors
-    of the base. ``transposed`` is true if square weights are (in, out). ``spelling`` is the toolkit in whose
-    style the tensors are named. ``config`` is PEFT's configuration, if there is one. ``notes`` are on differences
-    between the configuration and the tensors.
+    of the base. ``transposed`` is PEFT's ``fan_in_fan_out``: whether a weight is (in, out), if its shape does not show
+    this. ``spelling`` is the toolkit whose names the tensors have: PEFT, kohya or diffusers. ``config`` is PEFT's
+    configuration, if there is one. ``notes`` are on differences between the configuration and the tensors.
     """
 
     name: str
@@ -152,7 +153,10 @@ class Adapter:
 
 @dataclass
 class _ModuleKeys:
-    """The keys of an adapter's tensors for one module, by their role: A, B, bias, magnitude or alpha."""
+    """The keys of an adapter's tensors for one module, by their role: A, B, bias, magnitude or alpha.
+
+    ``part`` has the parts of the key of a factor, A or B.
+    """
 
     keys: dict[str, str] = field(default_factory=dict)
     part: KeyParts | None = None
@@ -167,9 +171,10 @@ def read_adapter(
 ) -> Adapter:
     """Return the adapter that a file's tensors make up; raises FormatError for unknown keys, or a factor A without B.
 
-    ``config`` is PEFT's configuration. Without it, the adapter is one of kohya or diffusers. Its scales are then
-    tensors, whose values ``number`` returns by key, or are computed from ``metadata``, which has a configuration for
-    each model of a pipeline, by the name of the model. ``name`` is the adapter's name in messages.
+    ``config`` is PEFT's configuration. Without it, the adapter is in the format of kohya or diffusers. These formats
+    store the alpha of a module as a tensor with one element, whose value ``number`` returns by key. If a module has no
+    such tensor, its scale is computed from ``metadata``, which maps the name of each model of a pipeline to a
+    configuration. ``name`` is the adapter's name in messages.
     """
     read = peft_key_parts if config is not None else loose_key_parts
     found: dict[tuple[str, str], _ModuleKeys] = {}

@@ -97,7 +97,11 @@ def parse_config(data: Any, name: str) -> AdapterConfig:
 
 
 def damage_of(data: Any, name: str) -> str:
-    """Return what is wrong with the configuration of a LoRA adapter; '' if nothing is, or if only PEFT can merge it."""
+    """Return why the configuration ``data`` of a LoRA adapter is invalid; '' if it is valid or not for LoRA.
+
+    The result is also '' if the configuration has a setting with which only PEFT can merge the adapter. ``name`` is the
+    name of the file in messages.
+    """
     if not isinstance(data, Mapping) or data.get("peft_type") != "LORA":
         return ""
     try:

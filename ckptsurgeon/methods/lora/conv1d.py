@@ -31,7 +31,8 @@ field by the type of each layer that it wraps, so the saved value is that of the
 class KnownModel:
     """A model of transformers: its model_type (``kind``), and the last part of the names of its Conv1D layers.
 
-    If ``conv1d`` is empty, CONV1D does not list the model: its layers are torch's Linear, unless it has ``own_code``.
+    If ``conv1d`` is empty, CONV1D does not list the model. Then its layers are torch's Linear, unless ``own_code`` is
+    true: the model's code is not that of transformers.
     """
 
     kind: str

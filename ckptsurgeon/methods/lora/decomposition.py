@@ -1,7 +1,7 @@
 """Finds the best low-rank product for a matrix that is read row by row, with BLAS on one thread.
 
-Halko, Martinsson and Tropp 2011, https://arxiv.org/abs/0909.4061, algorithms 4.4 and 5.1. Only a block of rows is in
-memory, and matrices with a few more columns than the rank.
+The method is randomised: Halko, Martinsson and Tropp 2011, https://arxiv.org/abs/0909.4061, algorithms 4.4 and 5.1.
+Only a block of rows, and matrices with a few more columns than the rank, are in memory.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ _LIMITS = _blas_threads()
 
 
 MORE = 10
-"""How many directions are computed in addition to the rank."""
+"""The oversampling: how many directions are computed in addition to the rank."""
 
 POWERS = 2
 """The number of power iterations, which separate singular values that decrease slowly."""
@@ -159,12 +159,12 @@ def decompose(rows: Rows, shape: tuple[int, int], rank: int, seed: int) -> Decom
 
 
 def _unsure(values: Array, rank: int) -> float:
-    """Return how much rounding may change the product for the ``rank`` largest singular values (Frobenius norm).
+    """Return how much rounding may change the best product of rank ``rank``, as a Frobenius norm.
 
-    ``values`` are all singular values. Rounding turns the kept singular vectors towards the others. The angle is at
-    most the rounding error divided by the gap between the last kept singular value and the next one (Wedin 1972). If
-    the two values are nearly equal, their vectors are equally good. At most ``rank`` values are near the gap, and the
-    product changes by no more than these.
+    ``values`` are all singular values. Rounding turns the ``rank`` kept singular vectors towards the other vectors. The
+    angle is at most the rounding error divided by the gap between the last kept singular value and the next one (Wedin
+    1972). If these two values are nearly equal, the angle may be large, but either vector is equally good. At most
+    ``rank`` kept values are near the gap, so the result is a bound for ``rank`` vectors with the last kept value.
     """
     if not values[0]:
         return 0.0
@@ -179,12 +179,12 @@ def _orthonormal(matrix: Array) -> Array:
 
 
 def _applied(rows: Rows, columns: Array) -> Array:
-    """Return the product M C of the matrix M, which ``rows`` yields, and the matrix C, ``columns``."""
+    """Return the product M C of two matrices: ``rows`` yields the rows of M, and ``columns`` is C."""
     return np.vstack([block @ columns for block in rows()])
 
 
 def _transposed(rows: Rows, columns: Array, size: int) -> Array:
-    """Return the product M^T C of the matrix M, which ``rows`` yields and has ``size`` columns, and C, ``columns``."""
+    """Return the product M^T C: ``rows`` yields the rows of M, which has ``size`` columns, and ``columns`` is C."""
     total, begin = np.zeros((size, columns.shape[1])), 0
     for block in rows():
         total += block.T @ columns[begin : begin + len(block)]

@@ -35,9 +35,9 @@ class PrefixChange:
 class MatchedModules:
     """The weights of a base model that the modules of an adapter change.
 
-    ``weights`` has the key of a weight in the base, by (component, module) of the adapter; a component is a model of a
-    pipeline of diffusers. ``lacking`` are modules that match no weight, ``several`` modules that match more than one.
-    ``shifts`` are the changes of prefix, by component.
+    ``weights`` maps (component, module) of the adapter to the key of the weight in the base; a component is a model of
+    a pipeline of diffusers. ``lacking`` are the modules that match no weight, ``several`` those that match more than
+    one weight. ``shifts`` maps each component to the change of prefix of its names.
     """
 
     weights: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -55,17 +55,17 @@ class MatchedModules:
         return self.shifts.get("", PrefixChange())
 
     def saved(self, key: str) -> str:
-        """Return the base's key of a tensor that the adapter saves whole, under ``key``."""
+        """Return the key in the base of the tensor that the adapter saves whole under the key ``key``."""
         return self.shift.apply(key) or key
 
 
 def match_modules(
     modules: Sequence[tuple[str, str, bool]], keys: Collection[str], saved: Collection[str] = ()
 ) -> MatchedModules:
-    """Return which weights of a base model, which has ``keys``, the modules of an adapter change.
+    """Return which weights of a base model the modules of an adapter change; ``keys`` are the keys of the base model.
 
-    A module is (component, name, whether underscores replace the dots of the name); a component is a model of a
-    pipeline. Within a component all names have the same change of prefix: the one with which most modules match. If
+    Each of ``modules`` is (component, name, whether underscores replace the dots of the name); a component is a model
+    of a pipeline. All names of a component get the same change of prefix: the change with which most modules match. If
     there are no modules, the prefix is found by ``saved``, the keys of tensors that the adapter saves whole.
     """
     names = MatchedModules()
@@ -94,7 +94,7 @@ def _put(names: MatchedModules, component: str, name: str, weights: Sequence[str
 
 
 def _index(keys: Collection[str], spelled: Callable[[str], str]) -> dict[str, tuple[str, ...]]:
-    """Return a map from names, of modules or of single parameters, to the keys of the weights with this name.
+    """Return a map from each name of a module or of a single parameter to the keys of the weights with this name.
 
     ``spelled`` is called with each name, and returns it in the form that adapters use.
     """

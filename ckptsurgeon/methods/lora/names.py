@@ -23,7 +23,10 @@ KINDS = {
     r"(ia3_l(\.\w+)*|on_input)": "an (IA)3",
     r"vera_\w+(\.\w+)*": "a VeRA",
 }
-"""Adapters that are not LoRA, by a pattern for the end of a key, in LyCORIS (``lycoris/modules``) and peft 0.21."""
+"""Kinds of adapters other than LoRA: a pattern for the end of a key, and the kind in words.
+
+The keys are those of LyCORIS (``lycoris/modules``) and peft 0.21.
+"""
 
 _KINDS = {re.compile(rf".+\.{ending}"): kind for ending, kind in KINDS.items()}
 

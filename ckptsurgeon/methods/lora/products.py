@@ -22,7 +22,7 @@ __all__ = ["Changing", "DoubleProducts", "LowRankChange", "changed", "joined"]
 # Changes to the values of a tensor: summed in double precision, in order, and rounded once. No files.
 
 Changing: TypeAlias = Callable[[Array, int], tuple[Array, CastLosses]]
-"""A function of some rows of the base and the index of the first of them.
+"""A function of rows of the base and the index of the first row.
 
 It returns the changed rows, and the counts of lost values."""
 
@@ -125,9 +125,9 @@ def joined(changes: Sequence[LowRankChange]) -> tuple[Array, Array]:
 class DoubleProducts:
     """Adds products of factors to rows of a float32 base, and rounds the sums to float32.
 
-    ``sizes`` has, for each row, the largest possible magnitude of the sum of the products, and ``apart`` is twice the
-    largest possible error. For n terms that are rounded and summed, the error is at most n + 2 units in the last
-    place of the sum of their magnitudes (Higham 2002, 3.1); a few units are added.
+    ``sizes`` has, for each row, the largest possible magnitude of the sum of the products. ``apart`` has, for each row,
+    twice the largest possible error of this sum. For n terms that are rounded and summed, the error is at most n + 2
+    units in the last place of the sum of their magnitudes (Higham 2002, 3.1); a few units are added.
     """
 
     def __init__(self, changes: Sequence[LowRankChange]) -> None:
@@ -164,7 +164,7 @@ class DoubleProducts:
         return made
 
     def _at(self, base: Array, begin: int, right: Array, at: Array) -> Array:
-        """Return the elements ``at`` (flat indices) of what ``_piece`` returns, with their products summed in order."""
+        """Return the elements of ``_piece``'s result at the flat indices ``at``, with products summed in order."""
         made = []
         for some in np.array_split(at, -(-at.size * len(right) // SOME)):
             rows, columns = np.divmod(some, base.shape[1])
@@ -175,12 +175,16 @@ class DoubleProducts:
         return np.concatenate(made)
 
     def _in_order(self, base: Array, begin: int) -> tuple[Array, CastLosses]:
-        """Return the same as ``changed``, but summed in order, for values that are infinite or NaN or may become so."""
+        """Return the result of ``changed``, summed in order, if values are or may become infinite or NaN."""
         return changed([LowRankChange("product", 1.0, self.left, self.right)], "float32", base.astype("<f8"), begin)
 
 
 def _single(total: Array, apart: Array) -> tuple[Array, Array]:
-    """Return sums rounded to float32, and the flat indices of the sums that their error might round differently."""
+    """Return the sums ``total`` rounded to float32, and the flat indices of those whose rounded value is uncertain.
+
+    A sum in order may differ from ``total`` by ``apart`` and a rounding error. The rounded value is uncertain if
+    numbers in this range round to different float32 values.
+    """
     apart = apart + 8 * UNIT * max(float(total.max()), -float(total.min()))
     low, high = (total - apart).astype("<f4"), (total + apart).astype("<f4")
     return low, np.flatnonzero(low.view("<u4") != high.view("<u4"))

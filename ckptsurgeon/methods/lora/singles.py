@@ -2,10 +2,10 @@
 
 Let S be the sum of the magnitudes of r products and of a value of the base. The error of their sum is at most (r + 4)
 2**-24 S, because factors are rounded, and terms are summed in any order (Higham 2002, 3.1); underflow adds at most r
-2**-86. Then the sum is rounded to 16 bits. So the result is usually the exact sum, rounded. If the
-exact sum is that near to the middle between two numbers of 16 bits, the result may be the other one of the two. The
-error is more than one unit in the last place only if terms cancel: in bfloat16, if the magnitude of the sum is less
-than (r + 4) 2**-16 S.
+2**-86. Then the sum is rounded to 16 bits. So the result is usually the exact sum, rounded. If the exact sum is closer
+than this error to the midpoint between two 16-bit numbers, the result may be either of these numbers. The error is more
+than one unit in the last place only if terms cancel: in bfloat16, if the magnitude of the sum is less than (r + 4)
+2**-16 S.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from .products import LowRankChange, changed, joined
 __all__ = ["TILE", "SingleProducts"]
 
 LARGE = 2.0**62
-"""If factors have larger numbers, products are summed in order: in single precision they lose too much, or overflow."""
+"""If a factor has a larger number, products are summed in double precision, in order.
+
+In single precision they would be too inexact, or overflow."""
 
 TILE = 1 << 19
 """A product is computed in blocks of rows with at most this many elements, or of one row.
@@ -68,6 +70,6 @@ class SingleProducts:
         return whole[begin - first : end - first]
 
     def _in_order(self, base: Array, rows: Array) -> tuple[Array, CastLosses]:
-        """Return the rows with these indices, summed in order; ``base`` has the same rows of the base."""
+        """Return the changed rows with the indices ``rows``, summed in order; ``base`` has these rows of the base."""
         change = LowRankChange("product", 1.0, self._left[rows], self._right)
         return changed([change], self._dtype, base.astype("<f8"), 0)

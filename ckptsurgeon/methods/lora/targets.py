@@ -21,7 +21,7 @@ __all__ = ["MODULE", "PatternTable", "Targets", "bounded", "targets_of"]
 # names, one for each module, which are looked up: so a table of 100,000 entries takes linear time.
 
 PATTERN, REPEATS, CHOICES, MODULE = 400, 4, 12, 400
-"""Limits so that a match takes milliseconds: characters, repetitions and choices of a pattern, length of a name."""
+"""The most characters, repetitions and choices of a pattern, and characters of a name: a match takes milliseconds."""
 
 EXPRESSIONS, TRIES = 10_000, 10_000_000
 """Limits of a table: patterns that are not plain names, and attempts to match them (which take some seconds)."""
@@ -190,7 +190,7 @@ class Targets:
 def targets_of(data: Mapping[str, Any]) -> Targets | None:
     """Return the modules that the data of an adapter_config.json selects.
 
-    Returns None if it selects none, or if it selects them in a way that is not known here.
+    Returns None if the data selects no modules, or selects modules in a way that is not known here.
     """
     chosen, excluded = _chosen(data.get("target_modules")), _chosen(data.get("exclude_modules") or ())
     layers, lists = data.get("layers_to_transform"), data.get("layers_pattern") or ()

@@ -154,7 +154,7 @@ class Method:
 
     @property
     def needs_others(self) -> bool:
-        """Whether the method can merge more than one model: False only for a method of exactly one model."""
+        """Whether the method merges several models: False only for a method that takes exactly one model."""
         return self.models[1] != 1
 
     def wants_rows(self, shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:
@@ -183,7 +183,7 @@ class Method:
             )
 
     def prepare(self, tensors: Tensors, parameters: dict[str, Any]) -> Merging:
-        """Return a function that merges slices; before it returns, the method reads the values that it needs.
+        """Return a function that merges slices; the method may already read values of the tensors in this call.
 
         Parameters may have the names that users write (``lambda``) or the names of the arguments (``lambda_``). Missing
         parameters have their defaults; a single number is used for every model. Raises ConfigError for parameters that

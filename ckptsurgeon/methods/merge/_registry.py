@@ -87,13 +87,13 @@ def _plugin_errors(place: _PluginLocation) -> Iterator[None]:
 
 
 def _is_ours(frames: traceback.StackSummary, path: str) -> bool:
-    """Return whether an error comes from ckptsurgeon: its innermost known frame is not in the user's file."""
+    """Return whether ckptsurgeon raised an error, not the user's file ``path``, by the frames of the traceback."""
     known = (one.filename for one in reversed(frames) if one.filename == path or one.filename.startswith(OURS))
     return next(known, path) not in (path, __file__)
 
 
 def _guarded(path: str, method: Method) -> Method:
-    """Return the method of a plugin with checks: its errors give the plugin, and wrong results become errors."""
+    """Return the method of a plugin with checks: errors name the plugin file ``path``, and wrong results are errors."""
 
     @wraps(method.function)
     def function(tensors: Tensors, **parameters: Any) -> Merging | Array:

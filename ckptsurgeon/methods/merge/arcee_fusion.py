@@ -65,7 +65,7 @@ def arcee_fusion(tensors: Tensors) -> Merging:
 
 
 def _kept(tensors: Tensors, columns: int) -> Divergences:
-    """Return a function that looks up the divergences of a slice's rows, which are computed now and stay in memory."""
+    """Compute the divergences of all rows, and return a function that looks up those of a slice's rows."""
 
     def look(at: Slice) -> Array:
         return np.concatenate([np.zeros(0), *(_divergence(piece) for piece in pieces(at, columns=columns))])
@@ -75,7 +75,7 @@ def _kept(tensors: Tensors, columns: int) -> Divergences:
 
 
 def _divergence(at: Slice) -> Array:
-    """Return the divergence of each row of a piece, in float64, since it is a small difference of large sums."""
+    """Return the divergence of each row of a piece, in float64: a divergence is a small difference of large sums."""
     mine, parts = _softmax(at, at.models[0]), _softmax(at, cast(Array, at.base))
     at.xp.divide(mine, parts, out=parts)
     at.xp.log(parts, out=parts)

@@ -49,7 +49,7 @@ def _middle(tensors: Tensors, cut: int) -> Merging:
 
 
 def _mean(at: Slice, values: list[Array]) -> Array:
-    """Return the mean of sorted values; it stays within their range, so that very large ones do not overflow."""
+    """Return the mean of arrays that are sorted at each position; the mean of huge values does not overflow."""
     total = values[0] / len(values)
     for one in values[1:]:
         total += one / len(values)

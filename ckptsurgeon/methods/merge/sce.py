@@ -1,4 +1,7 @@
-"""SCE: selects the elements in which models differ most, weights the models by them, drops the minority's signs."""
+"""SCE: merges only the elements in which models differ most, and drops changes of the minority's sign.
+
+The weight of a model is the size of its changes in these elements.
+"""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def karcher(
 
 
 def _centre(cosines: Array, steps: int, tol: float) -> Array:
-    """Return the factors by which to multiply unit vectors so that their sum is their mean on the sphere.
+    """Return factors for unit vectors: the sum of each vector times its factor is the vectors' mean on the sphere.
 
     ``cosines`` has the dot products of the vectors. The mean is found in at most ``steps`` steps.
     """

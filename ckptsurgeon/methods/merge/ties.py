@@ -1,4 +1,4 @@
-"""TIES: adds what models have learned to their base, without small changes and without those of a minority's sign."""
+"""TIES: adds the models' changes to their base, without small changes and without changes of a minority's sign."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def ties(
 
     Of each model's difference to the base the share ``density`` with the largest magnitudes is kept. If the models
     disagree in an element, changes against the sign of the weighted sum are dropped. ``normalize`` divides each element
-    by the sum of the weights of the models that are left there, unless that is zero. ``int8_mask`` has no effect.
+    by the sum of the weights of the models that are left there, unless this sum is zero. ``int8_mask`` has no effect.
     """
     how = DeltaMixing(weight, normalize, rescale, lambda_, elect=True)
     return mixed(tensors, _largest(tensors, density), how)

@@ -72,10 +72,11 @@ class KeyMatcher:
         return following
 
     def _state(self, matched: set[int], waiting: set[tuple[int, int]]) -> _MatcherState:
-        """Return the state in which the patterns ``matched`` match and the patterns ``waiting`` may; states are cached.
+        """Return the cached state with the patterns that already match and those that may still match.
 
-        ``waiting`` has pairs of a pattern's index and the index of its next segment. If that segment is ``**``, the
-        segment after it is added too, since ``**`` may match no segment at all.
+        ``matched`` has the indices of the patterns that match. ``waiting`` has pairs of a pattern's index and the index
+        of its next segment. If the next segment is ``**``, the segment after it is added too, since ``**`` may match no
+        segment at all.
         """
         closed: set[tuple[int, int]] = set()
         for index, at in waiting:

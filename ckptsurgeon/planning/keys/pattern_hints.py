@@ -23,7 +23,7 @@ SUGGESTIONS = 3
 CANDIDATES = 2000
 LONGEST = 300
 DEEPEST = 32
-"""Limits of the search for similar names: names suggested and compared, and their characters and segments.
+"""Limits of the search for similar names: suggestions, compared names, characters of a name, and segments of a key.
 
 They are low because difflib is slow.
 """
@@ -177,7 +177,7 @@ def chosen_keys(
     whose: str = "source",
     names: Mapping[str, str] | None = None,
 ) -> ChosenKeys:
-    """Return the keys that ``include`` matches and ``exclude`` does not; without ``include``, it starts from all keys.
+    """Return the keys that ``include`` matches and ``exclude`` does not match; without ``include``, all are included.
 
     Some keys are stored parts of a tensor: ``names`` maps each of them to the tensor's name. A pattern that matches
     such a name matches all parts of the tensor. Raises PatternError for a pattern that matches no key. ``whose`` says

@@ -56,7 +56,7 @@ class Token:
 
     @property
     def meets_shields(self) -> bool:
-        """Return whether the token may match a private-use character with which ``_SHIELD`` replaces another."""
+        """Return whether the token may match one of the private-use characters that ``_SHIELD`` inserts."""
         spelled = any(not _SHIELDS.isdisjoint(word) for word in self.words)
         return spelled or any(low <= char <= high for low, high in self.ranges for char in _SHIELDS)
 

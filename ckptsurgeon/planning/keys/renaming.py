@@ -76,7 +76,7 @@ class Renaming:
     by: dict[str, int | None]
     used: tuple[int, ...]
     shadowed: Mapping[int, int] = field(default_factory=dict)
-    """The number of keys that a rule matches, for each rule that renames none of them because earlier rules do."""
+    """The number of keys that a rule matches, for each rule that renames none: earlier rules rename all of them."""
 
     def collisions(self) -> dict[str, list[str]]:
         """Return each name that several keys get, with these keys."""

@@ -195,7 +195,7 @@ def _evaluate(node: ast.expr, named: Mapping[str, str]) -> int:
         if number is None:
             raise ValueError(f"the target computes with {node.id}, which captured {text!r}: it must be a number")
         return number
-    assert isinstance(node, ast.BinOp)  # by _is_arithmetic
+    assert isinstance(node, ast.BinOp)  # ensured by _is_arithmetic
     left, right = _evaluate(node.left, named), _evaluate(node.right, named)
     if right == 0 and isinstance(node.op, (ast.FloorDiv, ast.Mod)):
         raise ValueError("division by zero")

@@ -14,7 +14,7 @@ BOTH, DOWN = f"{EXPERTS}.gate_up_proj", f"{EXPERTS}.down_proj"
 GATE, UP = "blk.{n}.ffn_gate_exps", "blk.{n}.ffn_up_exps"
 DOWN_THERE = "blk.{n}.ffn_down_exps"
 CODED = tuple(f"model.layers.*.mlp.experts.*_{end}" for end in ("blocks", "scales"))
-"""The codes of the experts' weights and their exponents, as OpenAI published them (mxfp4)."""
+"""Patterns of the experts' codes and exponents (mxfp4) in the checkpoints that OpenAI published."""
 STACKED = (f"{GATE}.weight", f"{UP}.weight", DOWN)
 """The matrices of the experts after ``split_experts``, before tensors are renamed."""
 Operations = Iterator[Mapping[str, Any]]

@@ -187,7 +187,7 @@ def _change(
 def check_known(keys: Collection[str], known: Collection[str], change: LayoutChange, there: str) -> None:
     """Raise PlanError for a tensor that is neither in ``known`` nor left out by ``change``.
 
-    ``there`` is the name of the program for whose layout the tensor has no name.
+    ``there`` is the name of the program whose layout has no name for the tensor.
     """
     left = _all(change.exclude, keys)
     check_named([key for key in keys if key not in known and key not in left], there)

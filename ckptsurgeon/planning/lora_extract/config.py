@@ -54,7 +54,7 @@ def adapter_config(steps: Sequence[Step], keys: Collection[str], base: str) -> d
 
 
 def _factor(step: Step) -> Factor:
-    assert step.factor is not None  # by _factored
+    assert step.factor is not None  # ensured by _factored
     return step.factor
 
 
@@ -91,7 +91,9 @@ def _check_pair(module: str, pair: Mapping[str, Step]) -> None:
     first, second = pair.values()
     ours, theirs = ((one.inputs, _factor_settings(_factor(one))) for one in (first, second))
     if ours != theirs:
-        raise _no_adapter(f"the two factors of {escape(module)} have different ranks, scales or tensors")
+        raise _no_adapter(
+            f"the two factors of {escape(module)} have different inputs or settings (rank, scale, layout, seed)"
+        )
 
 
 def _factor_settings(factor: Factor) -> tuple[int, float, bool, int]:
@@ -128,7 +130,10 @@ def _check_whole(saved: Collection[str], names: Collection[str], keys: Collectio
 
 
 def _only(name: str, modules: Collection[str]) -> str:
-    """Return ``name``, or, if names of other modules end with it, ``name`` with PEFT's prefix, so that it is unique."""
+    """Return ``name``, with PEFT's prefix if the names of other modules also end with ``name``.
+
+    PEFT compares the ends of names. So without the prefix, it would also save those modules.
+    """
     return f"{PREFIX}{name}" if any(other != name and other.endswith(name) for other in modules) else name
 
 

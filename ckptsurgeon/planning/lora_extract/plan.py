@@ -108,7 +108,7 @@ def plan_lora_extract(
     of an output layer that is not stored, because it is tied to the input embedding, to the key of that embedding. PEFT
     adapts the two layers separately.
 
-    Raises PlanError if nothing differs, an adapter cannot have any of the differences or a tensor is quantised,
+    Raises PlanError if nothing differs, an adapter can have none of the differences, or a tensor is quantised;
     PatternError for a pattern that matches nothing.
     """
     check_extraction(asked)

@@ -100,9 +100,9 @@ def comparable(ours: TensorInfo, theirs: TensorInfo) -> bool:
 class SortedKeys:
     """The keys whose values differ, in groups that the adapter treats differently.
 
-    ``factored`` are weights that become factors, ``biases`` belong to the layers of these weights, ``saved`` are other
-    keys that are saved unchanged, ``left`` are left out. Those in ``savable`` are left out too, but --save-modules
-    would save them.
+    ``factored`` are weights that become factors. ``biases`` are saved biases of the layers of these weights, ``saved``
+    the other keys that are saved unchanged. ``left`` are left out. ``savable`` are those in ``left`` that
+    --save-modules would save.
     """
 
     factored: list[str] = field(default_factory=list)
@@ -256,6 +256,6 @@ def factor_name(key: str) -> FactorName | None:
 
 
 def unwrapped(name: str) -> str:
-    """Return the key in the network without PEFT of the tensor with the PEFT name ``name``: without ``base_layer``."""
+    """Return the key that a tensor has in the network without PEFT: its PEFT name ``name`` without ``base_layer``."""
     module, _, last = name.rpartition(".")
     return f"{module.removesuffix('.base_layer')}.{last}" if module else name

@@ -230,8 +230,8 @@ def plan_lora_merge(
 
     ``model`` has the known facts about the base; ``exclude`` leaves modules of the adapters out. ``tied`` maps an
     output layer that the base does not store, because it is tied to the embedding, to that embedding. Raises PlanError
-    if an adapter is for another model, PatternError for a pattern that matches no module, FormatError if a tensor has
-    no plain values.
+    if an adapter is for another model; PatternError for a pattern that matches no module; FormatError if the values of
+    a tensor are not plain bytes.
     """
     _check_plain(base)
     every = [named(module) for one in adapters for module in one.adapter.modules]

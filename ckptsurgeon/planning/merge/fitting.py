@@ -67,8 +67,8 @@ class FittedInputs(NamedTuple):
     """The tensors that are merged into one tensor of the output, and how their shapes are made equal.
 
     ``inputs`` maps the index of each model to its tensor, ``base`` is the base's tensor, if there is a base. ``shape``
-    is the output's shape. ``policy`` says how other shapes are made to fit it: slice, overlap, vocab, or "" if all are
-    equal. ``axis`` is the vocabulary axis if the policy is ``vocab``.
+    is the output's shape. ``policy`` says how other shapes are made to fit this shape: slice, overlap, vocab, or "" if
+    all are equal. ``axis`` is the vocabulary axis if the policy is ``vocab``.
     """
 
     inputs: Mapping[int, Input]
@@ -105,7 +105,8 @@ class ShapeFitting:
     def fitted(self, piece: MergePiece, there: Mapping[int, SourceKey], base: SourceKey | None) -> FittedInputs:
         """Return the tensors that can be merged into the output tensor ``piece``, with the shape of the output.
 
-        ``there`` says where each model has its tensor. Tensors that do not fit are recorded; ``check`` reports them.
+        ``there`` maps the index of each model to the model's tensor, ``base`` is the tensor of the base. Tensors that
+        do not fit are recorded; ``check`` reports them.
         """
         inputs = {number: input_of(self._views, place) for number, place in there.items()}
         own = input_of(self._views, base) if base is not None else None
@@ -125,7 +126,7 @@ class ShapeFitting:
         return FittedInputs(fitting, own, first.shape, policy if moves else "")
 
     def notes(self) -> Iterator[str]:
-        """Yield notes on patterns that match little, and on rows of tokens that are mapped, or merged by position."""
+        """Yield notes on patterns that may match too few keys, and on rows mapped by token or merged by position."""
         yield from self._overlooked
         if self.axes is not None:
             yield from self.axes.notes()
@@ -134,7 +135,7 @@ class ShapeFitting:
     def _fits(self, key: str, first: Input, one: Input, policy: str) -> bool:
         """Return whether ``one`` can be merged with ``first``, as it is or after the policy changed its shape.
 
-        If it cannot, and the policy is not ``skip``, it is recorded, and ``check`` reports it.
+        If not, and the policy is not ``skip``, the tensor is recorded, and ``check`` reports it.
         """
         same_kind = DTYPES[one.dtype].kind == DTYPES[first.dtype].kind
         if _alike(one.shape, first.shape) and same_kind:

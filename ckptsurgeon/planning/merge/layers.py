@@ -112,7 +112,7 @@ def layer_list(keys: Sequence[str], counts: Collection[int], *, name: str, patte
     """Return the list of modules that are a model's layers; with ``pattern``, the list whose prefix it matches.
 
     ``counts`` are the numbers of layers in the model's configuration, ``name`` is the model's name in messages. Raises
-    PatternError for a pattern that matches no list, PlanError if several lists are possible, or none is.
+    PatternError for a pattern that matches no list; PlanError if several lists are possible, or none is.
     """
     if pattern is not None:
         lists = _outermost([one for one in numbered_lists(keys) if pattern.matches(one.prefix)])
@@ -150,7 +150,7 @@ def depth_in(lists: Sequence[LayerList], key: str) -> float:
 
 
 def layers_of(one: LayerList, keys: Iterable[str]) -> Mapping[int, list[str]]:
-    """Return, by the number of each layer, the ends of its keys after the number, such as ``mlp.weight``."""
+    """Return a map from the number of each layer to the ends of its keys, such as ``mlp.weight``."""
     head = f"{one.prefix}." if one.prefix else ""
     found: dict[int, list[str]] = {}
     for key in keys:  # the same as ``split``, but faster

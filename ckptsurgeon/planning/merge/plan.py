@@ -1,4 +1,4 @@
-"""Plans a merge: a method merges tensors of several models, or of slices of them, into one output."""
+"""Plans a merge: a method merges tensors of several models, or of slices of their layers, into one output."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def sliced_pieces(
 ) -> list[MergePiece]:
     """Return the tensors of an output whose layers are those of the slices, one after the other.
 
-    Tensors before the layers (input embeddings) are merged like the first layer of the first slice, all other tensors
-    outside the layers like the first layer of the last slice. Keys for which ``owned`` returns False are left out.
-    Raises PlanError for layers that a model lacks.
+    Tensors before the layers (input embeddings) are merged like the first layer of the first slice. All other tensors
+    outside the layers are merged like the first layer of the last slice. Keys for which ``owned`` returns False are
+    left out. Raises PlanError for layers that a model lacks.
     """
     stacks = {
         one.source: layers_of(layers, filter(owned, views[one.source].tensors))
@@ -152,8 +152,8 @@ def pieces_of(
     """Return the tensors of an output that merges all tensors with the same name.
 
     The tensors of the base come first, in its order. Keys for which ``owned`` returns False are left out. Each tensor
-    has a depth: 0 in the first layer, 1 in the last. ``layers`` finds the lists of layers in the keys; then keys
-    outside the lists have the depth 0. Without it the number of a layer is the first number in a key; then keys
+    has a depth: 0 in the first layer, 1 in the last. If ``layers`` is given, it finds the lists of layers in the keys,
+    and keys outside the lists have the depth 0. Otherwise the number of a layer is the first number in a key. Keys
     without a number have the depth 0 if they belong to input embeddings, else 1.
     """
     order = [*([base] if base is not None else []), *models]
@@ -181,9 +181,9 @@ def plan_merge(
 ) -> Plan:
     """Return the plan of a merge; ``pieces`` are the tensors of the output, each with the tensors that it merges.
 
-    Raises ConfigError for a parameter that is missing or out of bounds, PatternError for a pattern that matches
-    nothing, PlanError if keys, shapes or kinds of numbers differ and no option allows it, FormatError if a tensor has
-    no plain values.
+    Raises ConfigError for a parameter that is missing or out of bounds; PatternError for a pattern that matches
+    nothing; PlanError if keys, shapes or kinds of numbers differ and no option allows it; FormatError if the values of
+    a tensor are not plain bytes.
     """
     check_matched((piece.values, piece.key, [one.key for one in piece.models]) for piece in pieces)
     keys = [piece.key for piece in pieces]

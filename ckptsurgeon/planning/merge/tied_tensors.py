@@ -61,11 +61,11 @@ class ModelTies:
         self._owners = [tied_keys(view.tensors) for view in views]
 
     def place(self, place: SourceKey, models: Sequence[SourceKey]) -> SourceKey:
-        """Return ``place``, with another key of the same tensor if the model does not store the tensor under its key.
+        """Return ``place``, with another key of the same tensor if the model does not store it under ``place.key``.
 
-        ``models`` has the tensor's key in each model. The other key must be a name of the same tensor in all models
-        that store the tensor under its key in ``models``. A file may store a tied tensor under only one of its names:
-        transformers does not store the output layer's.
+        A file may store a tied tensor under only one of its names: transformers does not store that of the output
+        layer. ``models`` has the tensor's key in each model. The models that store their key decide which keys name the
+        same tensor: the other key must do so in all of them.
         """
         if place.key in self._views[place.source].tensors:
             return place

@@ -23,9 +23,9 @@ __all__ = ["ParameterSetting", "ParameterValues", "Settings", "check_matched", "
 class ParameterSetting:
     """A parameter's value for the keys that match ``pattern`` and contain the string ``contains``.
 
-    Without both, it applies to all keys. Instead of ``value`` there may be a value for each model (``models``), or
-    values that change with the layers (``layers``): equally spaced points from the first layer to the last, with linear
-    interpolation. Values that are not numbers are not interpolated: each holds until the next point.
+    If both are empty, the setting applies to all keys. Instead of ``value`` there may be a value for each model
+    (``models``), or values that change with the layers (``layers``): equally spaced points from the first layer to the
+    last, with linear interpolation. Values that are not numbers are not interpolated: each holds until the next point.
     """
 
     value: Value = 0.0

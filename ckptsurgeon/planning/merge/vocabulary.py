@@ -45,8 +45,9 @@ class MergeVocabulary:
 class MergeAxes:
     """Finds the vocabulary axis of each tensor: the axis that has a row for each token.
 
-    It is the axis that the user gave, else the only axis that is as long as the vocabulary in every model. This length
-    decides only if the models' vocabularies have different lengths.
+    It is the axis that the user gave, else the only axis that is as long as the vocabulary in every model. If all
+    vocabularies have the same length, or --vocab-keys is given, only the tensors that --vocab-keys selects have a
+    vocabulary axis.
     """
 
     def __init__(self, options: MergeVocabulary, names: Sequence[str], keys: Sequence[str]) -> None:
@@ -96,7 +97,7 @@ class MergeAxes:
         rows = f"{count(beyond, 'row')} of {name} {'is' if beyond == 1 else 'are'} beyond the"
         tokens = count(len(self._options.lists[source]), "token")
         return PlanError(
-            f"{escape(key)}: {rows} {tokens} of its list: its tokeniser may add tokens, or put some before these.",
+            f"{escape(key)}: {rows} {tokens} of its list: its tokeniser may have more tokens, before or after these.",
             hint=f"Save the tokenizer.json of its tokeniser with transformers, and give it: --tokens {name}=LIST.",
         )
 
@@ -147,7 +148,7 @@ class MergeAxes:
     def _check_lenders(self, key: str, inputs: Sequence[Input], lent: Collection[int]) -> None:
         """Raise PlanError if the configuration uses a row of a model that this tensor is not merged from.
 
-        ``lent`` are the positions of output rows that come from an input of the tensor.
+        ``lent`` are the indices of output rows that get a row of an input of this tensor.
         """
         merged = {one.source for one in inputs}
         for source, rows in enumerate(self._options.rows):

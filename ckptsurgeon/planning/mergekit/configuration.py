@@ -33,7 +33,7 @@ FIELDS = (
 class SourceConfig:
     """A model of a merge, or only a range of its layers: ``layers`` is (start, end), without the end; None for all.
 
-    ``where`` is its path in the configuration file, for messages.
+    ``where`` is the path of this entry in the configuration, such as ``slices[0].sources[1]``, for messages.
     """
 
     where: str

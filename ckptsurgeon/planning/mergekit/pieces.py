@@ -97,7 +97,7 @@ def _scalar(where: str, data: Any, parameter: Parameter | None) -> float | bool 
 
 
 def without_effect(method: Method, data: Mapping[str, Any]) -> Sequence[str]:
-    """Return the names of the parameters in ``data`` that have no effect."""
+    """Return the names of the parameters in ``data`` that have no effect in the merge method ``method``."""
     return [name for name in data if _idle(method, name)]
 
 
@@ -134,7 +134,7 @@ class MergeLayout:
 def pieces_of_configuration(configuration: Configuration, models: NumberedModels, method: Method) -> MergeLayout:
     """Return the tensors that a configuration makes.
 
-    Raises ConfigError for models or values that the method does not accept, PlanError for layers that a model lacks,
+    Raises ConfigError for models or values that the method does not accept; PlanError for layers that a model lacks;
     PatternError for a pattern of layers that matches none.
     """
     builder = _Builder(configuration, models, method)

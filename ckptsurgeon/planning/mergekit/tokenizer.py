@@ -80,7 +80,7 @@ class TokenRow:
 
     With ``force`` the row is set for all models. It is a row of ``model``, or zeros if ``model`` is None. ``of`` says
     which row of the model: the row of another token (a string), or the row with this index (an integer); None means the
-    row of ``token`` itself. ``source`` is whether the entry sets a row.
+    row of ``token`` itself. If ``source`` is false, the entry does not say which row: it has no field ``source``.
     """
 
     where: str
@@ -134,7 +134,7 @@ def _source(where: str, data: Any) -> str | ModelReference:
 
 
 def _multiple(data: Any) -> int:
-    """Return the number of which the number of rows becomes a multiple, 1 for no padding (mergekit also accepts 0)."""
+    """Return the number to a multiple of which rows are padded; 1 for no padding, which mergekit also writes as 0."""
     if data is None or (type(data) is int and data == 0):
         return 1
     if type(data) is not int or data < 0:

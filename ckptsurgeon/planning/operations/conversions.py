@@ -21,9 +21,9 @@ __all__ = ["CONVERSIONS", "COQUI", "Conversion", "layouts_known"]
 class Conversion:
     """A named sequence of operations that converts a checkpoint of another framework; ``--ruleset`` accepts the name.
 
-    ``rows`` are the operations, in the form that users write. ``converts`` decides by names and shapes whether they
-    apply to a source; ``gives`` are the keys of the resulting tensors. ``description`` is for a note: what the source
-    is, and how it is converted.
+    ``rows`` are the operations, in the form that users write. ``converts`` decides by names and shapes whether these
+    operations apply to a source. ``gives`` are the keys of the resulting tensors. ``description`` is for a note: what
+    the source is, and how it is converted.
     """
 
     name: str

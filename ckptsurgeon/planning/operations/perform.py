@@ -69,13 +69,14 @@ class DerivedSource:
 def perform(
     sources: Sequence[Mapping[str, TensorInfo]], operations: Sequence[Operation], weights: Sequence[Weights] = ()
 ) -> list[DerivedSource]:
-    """Apply operations in order, each to the result of the one before, on every source that has matching tensors.
+    """Return the sources after all operations; each operation is applied to all sources that have matching tensors.
 
-    For the operation dequantize, ``weights`` has a function for each source that finds its quantised weights. A
-    constant is added to the first source.
+    The operations are applied in order, each to the results of the operation before. For the operation dequantize,
+    ``weights`` has a function for each source that finds its quantised weights. A constant is added to the first
+    source.
 
-    Raises PatternError for an operation that matches nothing, PlanError if shapes do not allow an operation or two
-    tensors get the same name, FormatError if a tensor has no plain values.
+    Raises PatternError for an operation that matches nothing; PlanError if shapes do not allow an operation, or two
+    tensors get the same name; FormatError if the values of a tensor are not plain bytes.
     """
     results = [DerivedSource(dict(source)) for source in sources]
     for place, operation in enumerate(operations):
@@ -116,7 +117,7 @@ def _add(result: DerivedSource, operation: Operation) -> None:
 
 
 def _coded(hits: Sequence[str], weights: Weights) -> list[str]:
-    """Return the keys in ``hits`` of the parts of quantised tensors: codes, scales and so on."""
+    """Return those of the keys ``hits`` that are parts of quantised tensors: codes, scales and so on."""
     return [key for key in hits if weights(key) is not None]
 
 
@@ -127,7 +128,7 @@ def _decoded(
     operation: Operation,
     weights: Weights,
 ) -> Made:
-    """Return the weight of each quantised tensor that has a part in ``keys``, by the keys of all its parts."""
+    """Return the decoded weight of each quantised tensor that has a part in ``keys``, by the keys of all its parts."""
     made: Made = {}
     for weight in filter(None, map(weights, keys)):
         if weight.keys in made:  # another part led to the same weight
@@ -143,7 +144,9 @@ def _decoded(
 
 
 def _blocked(result: DerivedSource, operation: Operation, keys: Sequence[str]) -> Made:
-    """Return the matrices in ``keys`` in blocks; if a matrix's rows do not divide into blocks, it gets a note instead.
+    """Return the matrices in ``keys``, rounded to the GGUF type of the operation, whose values are stored in blocks.
+
+    Matrices whose rows do not divide into blocks are left out, with a note.
 
     Raises PlanError if no tensor can be rounded.
     """
@@ -199,7 +202,7 @@ def _put_in_place(result: DerivedSource, operation: Operation, made: Made) -> No
 
 
 def _made(tensors: Mapping[str, TensorInfo], operation: Operation, hits: Sequence[Sequence[str]]) -> Made:
-    """Return the tensors that an operation makes, by the keys of their inputs.
+    """Return the tensors that an operation makes: a map from the keys of inputs to the tensors made from them, by name.
 
     ``hits`` has the keys that each pattern matched. If several inputs are tied to each other, the tensors that are made
     from them in the same way are tied too.

@@ -16,7 +16,9 @@ __all__ = ["quantised"]
 def quantised(
     operation: Operation, keys: Iterable[str], tensors: Mapping[str, TensorInfo]
 ) -> dict[tuple[str, ...], dict[str, TensorInfo]]:
-    """Return, by the key of each matrix, the parts of the quantised tensor that is made from it, by their keys.
+    """Return the parts (codes, scales) into which each matrix in ``keys`` is quantised.
+
+    The result maps (key of the matrix,) to the parts: a map from the key of each part to its header.
 
     Tied matrices are quantised once. Raises PlanError for a tensor that cannot be quantised.
     """

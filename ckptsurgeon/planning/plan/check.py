@@ -22,8 +22,9 @@ __all__ = ["Costs", "check_plan"]
 class Costs:
     """The costs of applying a plan: upper limits of the bytes read, the bytes written, and the memory.
 
-    A tensor may be read more than once; ``passes`` is how often the largest one may be read. ``memory_nbytes`` is the
-    memory in bytes that the computation needs on this machine, in addition to the memory of the Python interpreter.
+    ``passes`` is how often the largest tensor may be read, since some computations read their inputs several times.
+    ``memory_nbytes`` is the memory in bytes that the computation needs on this machine, in addition to the memory of
+    the Python interpreter.
     """
 
     passes: int
@@ -44,7 +45,7 @@ class Costs:
 
 
 class CheckedPlan(Protocol):
-    """The attributes of a plan that are checked."""
+    """The attributes of a plan that ``check_plan`` uses."""
 
     @property
     def seed(self) -> int: ...

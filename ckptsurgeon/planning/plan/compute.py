@@ -46,7 +46,7 @@ class LoraTerm:
     transposed: bool = False
 
     def fits(self, shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> bool:
-        """Return whether inputs of these shapes (as A and B) fit a tensor of ``shape``."""
+        """Return whether a term with inputs of the shapes ``inputs`` (as A and B) fits a tensor of ``shape``."""
         if self.kind in ("saved", "added"):
             return tuple(inputs[0]) == tuple(shape)
         a, b = plain_shape(inputs[0]), plain_shape(inputs[1])

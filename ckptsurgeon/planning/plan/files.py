@@ -62,9 +62,10 @@ class PlanSource(Brief):
 
 @dataclass(frozen=True, repr=False)
 class PlanCompanion(Brief):
-    """A small file that an output folder gets: a copy of ``path``, else ``text``; its size in bytes and its SHA-256.
+    """A small file that an output folder gets: its content, its size in bytes and its SHA-256.
 
-    The size and SHA-256 of a copy are computed when they are needed, or when the copy is made.
+    The file is a copy of ``path`` or, if this is empty, contains ``text``. The size and SHA-256 of a copy are computed
+    when they are needed, or when the copy is made.
     """
 
     name: str
@@ -123,10 +124,10 @@ class PlanTarget(Brief):
     """The destination of a plan: its kind, its configuration, and the files that the configuration reads.
 
     An output folder also gets the ``companions``: small files such as config.json. It does not store the tensors in
-    ``implied``, since the library that loads the folder ties them to others. ``weights`` is the name that the file of
-    tensors must have, if only one name is possible. ``lists`` are the files of the old and the new token list, if the
-    configuration was given another vocabulary. ``notes`` are about the companions, and are shown only if the output
-    gets them.
+    ``implied``, since the library that loads the folder ties them to other tensors. ``weights`` is the name that the
+    file of tensors must have, if only one name is possible. ``lists`` are the files of the old and the new token list,
+    if the configuration was given another vocabulary. ``notes`` are about the companions, and are shown only if the
+    output gets them.
     """
 
     kind: str

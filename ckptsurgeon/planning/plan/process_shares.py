@@ -24,8 +24,8 @@ class Sharing:
     """The work of each of several processes that make one output.
 
     ``nbytes_disk`` is the space in bytes that the output needs on disk, in addition to an output that it replaces.
-    ``rate`` is the number of bytes of the output that one process computes here in a second, without writing them; None
-    if it was not measured.
+    ``rate`` is the number of bytes of the output that one process computes per second on this machine, without writing
+    them; None if it was not measured.
     """
 
     processes: tuple[ProcessShare, ...]

@@ -23,7 +23,8 @@ class VocabularyRows(Brief):
     entry of ``rows`` is the index of a source row, or a tuple of indices of rows whose mean is taken (empty: zeros). It
     is None if the source lacks the token. Then ``new`` says what the row becomes: ``init``, the destination's initial
     values; ``mean``, the mean of all rows; ``zero``; or, if several models are merged, ``others``: the row of the base,
-    else the mean of the models that have the token. With ``others or zero`` it is zeros if no model has the token.
+    else the mean of the models that have the token. ``others or zero`` is the same as ``others``, except for zeros if
+    no model has the token.
     """
 
     source: str
@@ -32,7 +33,7 @@ class VocabularyRows(Brief):
     rows: tuple[Row, ...]
     new: str = "init"
     lent: tuple[tuple[int, int], ...] = ()
-    """Pairs of a row of the output and a row of this source; models of a merge that lack the token use this row."""
+    """Pairs (output row, row of this source): models of a merge that lack the output row's token use the source row."""
     padded: int = 0
     """The number of rows at the end that have no token; a merge fills them with the mean of each model's other rows."""
     means: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)

@@ -137,7 +137,8 @@ def _kind_of(step: Step) -> str:
 def with_vocabularies(step: Step, vocabularies: Sequence[VocabularyRows]) -> Step:
     """Return a merge step of the policy ``vocab`` with the vocabulary of each of its inputs; other steps unchanged.
 
-    ``vocabularies`` are the vocabularies of all sources. Raises ValueError if the step needs them and there are none.
+    ``vocabularies`` are the vocabularies of all sources. Raises ValueError if the step needs vocabularies and there are
+    none.
     """
     if step.op != "merge" or step.policy != "vocab":
         return step

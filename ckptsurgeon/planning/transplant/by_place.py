@@ -59,9 +59,10 @@ _OTHERS = frozenset(
 """Words that exclude a tensor: its rows belong to other things than tokens, or it has no rows."""
 
 FEWEST = 10
-"""A classifier with fewer rows has labels, since no vocabulary is so small; with more rows it may have tokens (CTC)."""
+"""A smaller classifier has a row for each label: no vocabulary is so small. A larger one may be for tokens (CTC)."""
 
 Sizes = tuple[int, int]
+"""The size of an axis in the source, and in the destination."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ class ShapeChange:
 class PositionalRows:
     """Finds, among the tensors whose shapes differ, those that have a row for each token.
 
-    If the destination declares the vocabulary axis of tensors, that decides; else names and shapes do
-    (``_rows_of_tokens``).
+    If the destination declares the vocabulary axis of tensors, these declarations decide. Otherwise names and shapes
+    decide (``_rows_of_tokens``).
     """
 
     def __init__(self, changes: Iterable[ShapeChange], declared: Mapping[str, int]) -> None:
@@ -111,9 +112,8 @@ class PositionalRows:
     def merged(self) -> list[str]:
         """Return notes on the tensors that have a row for each token, and whose rows are merged by position."""
         return [
-            f"{listing(found, where='')} {'is' if len(found) == 1 else 'are'} merged by position, "
-            + ("" if are_labels else "not by token, ")
-            + f"of {before} and {after} rows"
+            f"{listing(found, where='')} ({before} and {after} rows) {'is' if len(found) == 1 else 'are'} merged by "
+            + ("position" if are_labels else "position, not by token")
             + (_labels_note(before, after, "--vocab union") if are_labels else "; --vocab union merges rows by token")
             for (before, after, are_labels), found in self._by_sizes(self._sizes).items()
         ]
@@ -135,12 +135,13 @@ def _declared_rows(changes: Iterable[ShapeChange], declared: Mapping[str, int]) 
 
 
 def _rows_of_tokens(changes: Iterable[ShapeChange]) -> dict[str, Sizes]:
-    """Return the sizes of each tensor that has a row for each token, by names and shapes.
+    """Return the sizes of the first axis of each tensor that has a row for each token, by the tensor's first key.
 
-    Only matrices and vectors of which nothing but the first axis changes can have such rows. If another axis, or a
-    vector other than a bias, changes by the same sizes, a layer became wider: then only a name that is certain decides.
-    Otherwise one matrix with the name of a vocabulary is enough, or two that look like an embedding and its output
-    layer; then other matrices and biases that change by these sizes have a row for each token, too.
+    Names and shapes decide. Only a matrix or bias whose first axis alone changes can have such rows. If another axis,
+    or a vector other than a bias, changes by the same sizes, a layer became wider. Then the matrix must have a name
+    that is certain. Otherwise one matrix with the name of a vocabulary is enough, or two matrices that look like an
+    embedding and its output layer. Other matrices and biases that change by these sizes then have a row for each token,
+    too.
     """
     rows: list[tuple[ShapeChange, Sizes, int]] = []
     wider: set[Sizes] = set()
@@ -166,10 +167,10 @@ def _rows_of_tokens(changes: Iterable[ShapeChange]) -> dict[str, Sizes]:
 
 
 def _paired(rows: Sequence[tuple[str, Sizes]]) -> set[Sizes]:
-    """Return the sizes by which an embedding and an output layer change, whatever their names; ``rows`` has all keys.
+    """Return the sizes, in source and destination, of pairs of an embedding and its output layer, whatever their names.
 
-    Such sizes are no multiples of 8, as widths are. The matrices are in different modules and no layers of a series,
-    and one of them, the embedding, has no bias.
+    ``rows`` has (key, sizes) of each tensor. One of the two sizes is no multiple of 8, unlike the widths of layers. The
+    two matrices are in modules whose names differ not only in numbers. One of them, the embedding, has no bias.
     """
     keys = {key for key, _ in rows}
     modules: dict[Sizes, set[str]] = {}

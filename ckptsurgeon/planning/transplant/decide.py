@@ -29,7 +29,7 @@ __all__ = ["Decisions", "InitialView", "decide", "dropped_layers", "origin_of"]
 
 
 def dropped_layers(target: TargetSpec, number: int) -> tuple[str, ...]:
-    """Return the last ``number`` layers of a destination; raises ConfigError if it has too few.
+    """Return the last ``number`` layers of a destination, as prefixes of keys; raises ConfigError if it has too few.
 
     The first layer is never dropped: otherwise nothing would be transplanted.
     """
@@ -50,7 +50,8 @@ def dropped_layers(target: TargetSpec, number: int) -> tuple[str, ...]:
     return layers[-number:]
 
 
-# The source tensor of a destination tensor, which may have several tied names: source tensors of all must be equal.
+# Finds the source tensor of a destination tensor. If the destination ties several names, their source tensors must be
+# equal.
 
 
 def origin_of(
@@ -58,8 +59,9 @@ def origin_of(
 ) -> TensorOrigin | None:
     """Return the source tensor of the destination tensor with the names ``group``; None if it is in no source.
 
-    The last source that has one of these names is used. If it has several of them, pairs of its keys are added to
-    ``equal``: their values must be the same. ``names`` are the names of the sources in messages.
+    The last source that has one of these names is used. If this source has several of these names, pairs of its keys
+    are added to ``equal``: the values of both keys must be the same. ``names`` are the names of the sources in
+    messages.
     """
     found = [origin for name in group for origin in selection.origins.get(name, ())]
     if not found:
@@ -328,8 +330,8 @@ def decide(
     ``selection`` has the source tensors by their names in the destination. ``initial`` are files that contain initial
     values; in the plan they come after the sources.
 
-    Raises PlanError for mismatches that no policy settles and for casts that would lose information, FormatError if a
-    selected tensor has no plain values.
+    Raises PlanError for mismatches that no policy settles and for casts that would lose information; FormatError if the
+    values of a selected tensor are not plain bytes.
     """
     decider = _Decider(target, selection, options, names, initial)
     decisions = Decisions()

@@ -186,7 +186,7 @@ def _check_required(steps: Sequence[Step], options: Options) -> None:
 
 
 _REMEDIES = {
-    "missing": "No source has {key} under that name; --map renames another key.",
+    "missing": "No source has a tensor named {key}; if it has another name, rename it with --map.",
     "excluded": "{key} is left out ({rule}).",
     "reinit": "{key} is initialised by {rule}.",
     "mismatch": "{key} is initialised by {rule}, since its shape differs.",
@@ -221,8 +221,8 @@ def _option_that_took_all(steps: Sequence[Step]) -> str:
 def _spec_that_helps(views: Sequence[SourceView], wanted: set[str]) -> str:
     """Return a hint with a corrected source in ESPnet's form, PATH:src_key:dst_key, or "" if none helps.
 
-    It helps if the user gave only one of src_key and dst_key, and both source and destination have that module.
-    ``wanted`` are the keys of the destination.
+    A corrected source helps if the user gave only src_key or only dst_key, and both source and destination have this
+    module. ``wanted`` are the keys of the destination.
     """
     for view in views:
         module = view.src or view.dst

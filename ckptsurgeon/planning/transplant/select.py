@@ -109,7 +109,7 @@ def renamed_by_spec(key: str, src: str, dst: str) -> str:
 
 
 LOOKED_DEEPER = 20
-"""The most rules that are checked for keys that they would match with ``**.`` before them; more are not checked."""
+"""If there are more rules, none of them is checked for whether it would match many more keys with ``**.`` before it."""
 
 
 @dataclass(frozen=True, repr=False)

@@ -40,10 +40,10 @@ def plan_transplant(
 ) -> Plan:
     """Return the plan of a transplant of the sources ``views`` into ``target``; later sources override earlier ones.
 
-    ``planned`` describes the destination in the plan. ``keeper`` is the destination if it is a checkpoint:
-    tensors that are in no source keep its values. ``initial`` are files that contain initial values of some tensors.
-    ``wanted`` are the quantised tensors of the destination. Raises PatternError for patterns that match nothing,
-    PlanError for impossible requests, FormatError for values that cannot be copied.
+    ``planned`` describes the destination in the plan. ``keeper`` is the destination if it is a checkpoint: tensors that
+    are in no source keep its values. ``initial`` are files that contain initial values of some tensors. ``wanted`` are
+    the quantised tensors of the destination. Raises PatternError for patterns that match nothing; PlanError for
+    impossible requests; FormatError for values that cannot be copied.
     """
     overlooked = check_destination_patterns(target, options)
     check_prefixes(views, target)
@@ -90,7 +90,7 @@ def _unexpected(selection: Selection, used: set[str]) -> list[TensorOrigin]:
 
 
 def _idle_copies(selection: Selection, used: set[str]) -> list[str]:
-    """Return a note on further copies of used tensors whose names the destination lacks; rules made these copies."""
+    """Return a list with a note on copies of used tensors, made by rules under names that the destination lacks."""
     placed = {(origin.source, origin.key) for name in used for origin in selection.origins.get(name, ())}
     idle = [
         name

@@ -67,12 +67,12 @@ def set_config(plan: Plan, **change: Any) -> None:
 EDITS: dict[str, tuple[Callable[[Plan], Any], str]] = {
     "another rank": (lambda p: set_rank(p, "layers.0.q", 2), "alpha_pattern"),
     "another rank for all": (lambda p: set_rank(p, "", 2), "lora_alpha"),
-    "another rank for one factor": (lambda p: factors(p, "up")[0]["factor"].update(rank=2), "different ranks"),
+    "another rank for one factor": (lambda p: factors(p, "up")[0]["factor"].update(rank=2), "different inputs or settings"),
     "another scale": (set_factor("scale", 2.0), "alpha_pattern"),
-    "another start": (lambda p: factors(p, "up")[0]["factor"].update(seed=7), "different ranks, scales or tensors"),
+    "another start": (lambda p: factors(p, "up")[0]["factor"].update(seed=7), "different inputs or settings"),
     "another tensor for one factor": (
         lambda p: factors(p, "up")[0].update({"from": {**factors(p, "up")[0]["from"], "key": "layers.0.up.weight"}}),
-        "different ranks, scales or tensors",
+        "different inputs or settings",
     ),
     "another module": (lambda p: rename(p, "layers.1.up.lora", "layers.0.up.lora"), "target_modules"),
     "another module for one factor": (lambda p: rename(p, "q.lora_A", "x.lora_A", 1), "does not have exactly one factor A and one factor B"),

@@ -179,7 +179,7 @@ def test_a_merge_by_place_says_so() -> None:
         torch.save({"lm_head.weight": torch.ones(rows, 3), "x.weight": torch.ones(2, rows)}, name)
     merge: dict[str, Any] = {"method": "linear", "weights": [1, 1]}
     assert said(cs.merge(["b.pth", "a.pth"], **merge, on_mismatch={"lm_head": "overlap", "x": "skip"})) == [
-        "lm_head.weight is merged by position, not by token, of 5 and 7 rows; --vocab union merges rows by token"
+        "lm_head.weight (5 and 7 rows) is merged by position, not by token; --vocab union merges rows by token"
     ]
     for name, rows in (("c.pth", 5), ("d.pth", 7)):
         torch.save({"output.weight": torch.ones(rows, 3), "x.weight": torch.ones(2, rows)}, name)
@@ -206,7 +206,7 @@ def test_a_merge_of_small_classifiers_by_place_says_so_of_labels() -> None:
     for name, rows in (("a.pth", 5), ("b.pth", 7)):
         torch.save({"classifier.weight": torch.ones(rows, 3)}, name)
     made = cs.merge(["b.pth", "a.pth"], method="linear", weights=[1, 1], on_mismatch="overlap")
-    assert said(made) == ["classifier.weight is merged by position, of 5 and 7 rows; labels are not compared"]
+    assert said(made) == ["classifier.weight (5 and 7 rows) is merged by position; labels are not compared"]
 
 
 def test_rows_of_a_large_classifier_are_labels_too_unless_an_embedding_has_as_many() -> None:

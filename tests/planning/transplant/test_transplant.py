@@ -528,7 +528,9 @@ def test_options_that_leave_everything_are_named(options: dict[str, Any], hint: 
 
 
 def test_what_is_required_and_not_loaded_says_why() -> None:
-    with pytest.raises(cs.PlanError, match="No source has new under that name; map"):
+    with pytest.raises(
+        cs.PlanError, match="No source has a tensor named new; if it has another name, rename it with map"
+    ):
         plan(MODEL, {**MODEL, "new": (2,)}, require=["new"])
     with pytest.raises(cs.PlanError, match="decoder.out.w is initialised by reinit=.decoder."):
         plan(MODEL, MODEL, require=["decoder"], reinit=["decoder"])

@@ -33,7 +33,7 @@ PAIRS = ((0, 0), (1, 1), (0, 1))
 """The pairs of vectors that are multiplied: each with itself, and both with each other."""
 
 SLICE, SUMS, MOST = 1 << 17, 8 * len(PAIRS), 16 << 20
-"""The approximate number of elements of a slice, the bytes of sums for each column, and the limit of all sums."""
+"""The approximate number of elements of a slice, the bytes of sums for each column, and the most bytes of all sums."""
 
 
 def column_products(tensors: Tensors) -> Array:
@@ -44,7 +44,7 @@ def column_products(tensors: Tensors) -> Array:
     """
     columns = math.prod(tensors.shape[1:])
     if columns > PIECE or math.prod(tensors.shape) // SLICE * columns * SUMS > MOST:
-        # The sums of all slices would take more memory than the tensors, which are therefore read as a whole.
+        # The sums of all slices would take more memory than the tensors. So the tensors are read as a whole.
         deltas = [on_host(delta).reshape(-1, columns) for delta in tensors.whole().deltas]
         return np.stack([np.einsum("ij,ij->j", deltas[i], deltas[j], dtype=np.float64) for i, j in PAIRS])
 
@@ -70,7 +70,7 @@ def columns_at(at: Slice, columns: int) -> Array:
 # Weights used as divisors: checks and scaling.
 
 _TINY = 1e-8
-"""A sum of weights below this share of the sum of their magnitudes is zero (in mergekit, below this value)."""
+"""A sum of weights counts as zero if it is below this share of the sum of their magnitudes (mergekit: this value)."""
 
 _CANCELS = 0.125
 """If a sum of weights is below this share of the sum of their magnitudes, float32 loses more than three bits."""
@@ -89,9 +89,10 @@ def shares(weights: Sequence[float], switch: str = "normalize") -> list[float]:
 
 
 def held(weights: Sequence[float]) -> Sequence[float]:
-    """Return weights in a range that float32 can represent; only their proportions must matter to the caller.
+    """Return weights with the same proportions, in a range that float32 can represent.
 
-    If they are too large or too small for float32, all are multiplied by the same power of two.
+    If the weights are too large or too small for float32, all are multiplied by the same power of two. So the caller
+    may use only their proportions.
     """
     return weights if 2.0**-100 < max(map(abs, weights)) < 2.0**100 else _scaled(weights)
 
@@ -127,8 +128,8 @@ def _refused(weights: Sequence[float], why: str, switch: str, by: str) -> PlanEr
 
 # Methods whose result is a sum of the inputs, with factors that depend only on their lengths and angles.
 #
-# The Gram matrix, the products of each input with each, has all of these: one pass over the values in float64, and
-# the rest is arithmetic on a matrix of a few rows.
+# Lengths and angles follow from the Gram matrix, the dot products of each input with each. It takes one pass over the
+# values, in float64. The rest is arithmetic on a matrix of a few rows.
 
 
 def gram(tensors: Tensors) -> Array:

@@ -42,9 +42,9 @@ class MagnitudeRank:
 class MagnitudeCut:
     """The threshold that selects magnitudes: those above ``value`` or, if not ``largest``, those below it.
 
-    Values that equal ``value`` are selected if their piece begins before ``place``; in the piece that begins there,
-    only the first ``quota`` of them are. (The merge has the same pieces as the counting.) A NaN counts as larger than
-    any number. It does not matter which NaN are selected, since NaN times zero stays NaN.
+    Values that equal ``value`` are selected if their piece begins before ``place``. In the piece that begins at
+    ``place``, only the first ``quota`` of these values are selected. (The merge has the same pieces as the counting.) A
+    NaN counts as larger than any number. It does not matter which NaN are selected, since NaN times zero stays NaN.
     """
 
     value: float
@@ -250,10 +250,10 @@ def _following(lanes: Array, bits: int, level: int) -> Array:
 def _ends(
     tensors: Tensors, quantities: Quantities, tied: Sequence[tuple[_RankSearch, float]], columns: int | None
 ) -> list[tuple[float, int]]:
-    """Return, for each threshold in ``tied``, where the selection among values that equal it ends.
+    """Return, for each search in ``tied``, where the selection among the values equal to its threshold ends.
 
-    Only the first few of the equal values are selected. The result is (offset of the piece with the last of these,
-    number of equal values that are selected in it).
+    ``tied`` has pairs of a search and its threshold. Only the first few of the equal values are selected. An element of
+    the result is (offset of the piece with the last selected value, number of equal values selected in that piece).
     """
     if not tied:
         return []
