@@ -28,9 +28,9 @@ BLOCK = 1 << 18
 class Stats:
     """Statistics of a tensor. ``mean``, ``std``, ``min`` and ``max`` are over its finite values.
 
-    They are None if there are no finite values, if the result exceeds float64, or for complex numbers, which have no
-    order; a complex number is NaN or infinite if one of its parts is. ``std`` is the population standard
-    deviation. ``zeros``, ``nan`` and ``inf`` count elements.
+    They are None if there are no finite values, if the result exceeds float64, or if the tensor is complex. A complex
+    number counts as NaN or infinite if its real or imaginary part is. ``std`` is the population standard deviation.
+    ``zeros``, ``nan`` and ``inf`` count elements.
     """
 
     mean: float | None

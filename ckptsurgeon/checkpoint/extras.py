@@ -103,7 +103,7 @@ def _container(key: str, value: Any, counter: _TensorCounter) -> Extra:
 
 
 def _is_scalar(value: Any) -> bool:
-    """Return whether a value may be shown as an item of a list: a finite number or a short string."""
+    """Return whether a value is short enough to be shown as an item of a list: a finite number or a short string."""
     if isinstance(value, (bool, int)):
         return _fits(value)
     return (isinstance(value, float) and math.isfinite(value)) or (isinstance(value, str) and len(value) <= MAX_TEXT)

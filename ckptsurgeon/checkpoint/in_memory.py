@@ -48,7 +48,7 @@ Place: TypeAlias = tuple[str, int, int, bool]
 """A run of bytes in memory: device, address, number of bytes, and whether elements are big-endian."""
 
 StorageAt: TypeAlias = Callable[..., Storage]
-"""A function (place, piece, big_endian=…) that returns the Storage of a run of bytes; ``piece`` reads the bytes."""
+"""A function (place, piece, big_endian=…) that returns the Storage of the bytes at ``place``; ``piece`` reads them."""
 
 
 def is_array(value: object) -> bool:

@@ -27,7 +27,7 @@ PACKED = ".q_scale"
 """The key ending of the scales of EXL2 (exllamav2): eight scales of 4 bits in each int32."""
 OSS_SCALES, POWERS = "_scales", "float8_e8m0fnu"
 NO_SCALES = "without scales"
-"""The end of the method's name if a quantised tensor has no scales."""
+"""The end of the name of the quantisation method of a tensor that has no scales."""
 
 
 def notes_on_parts(
@@ -131,9 +131,9 @@ def _unlike_parts(path: str, codes: QuantisedTensors, tensors: Tensors, settings
 
 
 def _is_of_powers(ending: str, info: TensorInfo) -> bool:
-    """Return whether a part is a scale of gpt-oss's mxfp4 in the dtype of powers of two.
+    """Return whether a part is a scale of gpt-oss's mxfp4 whose dtype is float8_e8m0fnu instead of uint8.
 
-    Its bytes are right, but ``Mxfp4HfQuantizer`` of transformers creates uint8 parameters and copies values into them.
+    The bytes are right, but ``Mxfp4HfQuantizer`` of transformers would convert the values to uint8.
     """
     return ending.endswith(OSS_SCALES) and info.dtype == POWERS
 

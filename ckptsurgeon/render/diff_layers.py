@@ -155,7 +155,7 @@ def _letters(number: int) -> list[str]:
 def _shade(change: float, most: float) -> int:
     """Return the index of a change's shade in ``SHADES``.
 
-    This is 4 for changes over a tenth of the largest change ``most``, 3 for changes over a hundredth, 2 over a
+    ``most`` is the largest change. The index is 4 for changes over a tenth of it, 3 over a hundredth, 2 over a
     thousandth, 1 for smaller changes, and 0 for no change.
     """
     if change == 0 or most == 0:

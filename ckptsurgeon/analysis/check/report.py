@@ -57,7 +57,8 @@ class Found(Brief):
 class CheckRow(Brief):
     """The outcome of one check.
 
-    ``found`` are its findings. ``why`` is the reason if it was not run. ``looked_at`` is a phrase for what it examined.
+    ``found`` are the findings. ``why`` is the reason if the check was not run. ``looked_at`` is a phrase for what the
+    check examined.
     """
 
     id: str

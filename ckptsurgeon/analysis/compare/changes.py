@@ -27,7 +27,7 @@ def pairs_of(models: Sequence[Any]) -> list[tuple[Any, Any]]:
 
 @dataclass(frozen=True)
 class ModelChange:
-    """Sums over the values of a model: ``changed`` of the ``values`` values differ from the base's.
+    """Sums over the values of a model. ``values`` counts them, ``changed`` those that differ from the base.
 
     ``gap`` is the sum of the squares of the changes, ``base`` the sum of the squares of the base's values.
     """
@@ -129,9 +129,10 @@ def weights_of(tensors: Sequence[TensorChanges]) -> Sequence[TensorChanges]:
 class Changes(InNotebooks):
     """How models have changed from their base: ``tensors`` has each tensor of the base that a model also has.
 
-    ``missing`` are the base's keys that a model lacks, ``added`` the keys that only the model has, and ``reshaped`` the
-    keys of tensors with another shape, each by the model's index. ``not_compared`` maps keys whose values are not plain
-    numbers, or cannot be decoded, to the reason. ``left_out`` counts the keys that patterns did not select.
+    Three fields map the index of a model to keys: ``missing`` to the base's keys that the model lacks, ``added`` to
+    keys that only the model has, ``reshaped`` to the keys of tensors with another shape. ``not_compared`` maps keys
+    whose values are not plain numbers, or cannot be decoded, to the reason. ``left_out`` counts the keys that patterns
+    did not select.
     """
 
     base: str

@@ -51,9 +51,9 @@ class _Figures:
 
 
 def measure(pair: Pair, first: Checkpoint, second: Checkpoint, tolerance: Tolerance) -> tuple[Numbers | None, bool]:
-    """Return how far the values of a tensor differ between two checkpoints, and whether that is within the tolerance.
+    """Return the distance of a tensor's values in two checkpoints, and whether it is within the tolerance.
 
-    The first is None for dtypes whose elements are not plain numbers. Two integers are compared exactly, all other
+    The distance is None for dtypes whose elements are not plain numbers. Two integers are compared exactly, all other
     numbers in double precision.
     """
     if not (has_figures(pair.first) and has_figures(pair.second)):

@@ -96,7 +96,7 @@ def fits(a: Unit, b: Unit) -> bool:
 
 
 class _Kinds:
-    """The unmatched module groups of one state dict, by kind.
+    """The unmatched module groups of one state dict, by kind (numbers in their paths, tensor names, shapes).
 
     ``of`` maps each group to the index of its kind. For each kind, ``free`` has its groups, and ``items`` the numbers,
     tensor names and shapes.

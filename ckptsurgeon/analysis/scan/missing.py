@@ -20,11 +20,11 @@ __all__ = ["missing_notes"]
 Open: TypeAlias = Callable[[], File]
 """A function that opens a file."""
 SHOWN = 1000
-"""How many names of missing shards are made, at most, from names of other shards."""
+"""The most names of missing shards that are derived from the names of other shards."""
 
 
 def missing_notes(found: Mapping[str, Open]) -> Iterator[str]:
-    """Yield a note for each folder that lacks shards of a checkpoint: what they contain was not scanned.
+    """Yield a note for each folder that lacks shards of a checkpoint, because these shards were not scanned.
 
     ``found`` maps the path of each file that is scanned to a function that opens it.
     """

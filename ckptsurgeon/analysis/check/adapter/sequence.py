@@ -21,7 +21,10 @@ SHOWN = 8
 """The most missing indices that a finding lists."""
 STACKS = ("block", "blocks", "experts", "h", "layer", "layers")
 """Names of lists of layers or experts (``nn.ModuleList``)."""
-ADVICE = "Look whether saving left out a shard or the factors of a process; if it is meant, set layers_to_transform."
+ADVICE = (
+    "Look whether saving lost a shard, or the factors of one process; if layers have no factors on purpose, set "
+    "layers_to_transform."
+)
 
 
 def _run(subject: Subject) -> Iterator[Found]:

@@ -35,7 +35,9 @@ PARTS = {"complex32": "float16", "complex64": "float32", "complex128": "float64"
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A part of a tensor: ``nbytes`` from ``offset`` in its file, or the ``box`` of a tensor that is not plain bytes.
+    """A part of a tensor: ``nbytes`` bytes from ``offset`` in its file, or the ranges ``box`` of its dimensions.
+
+    ``box`` is set for tensors that are not stored as contiguous plain bytes.
 
     ``columns`` is the number of columns if the rows of a matrix are measured, else 0.
     """
@@ -70,7 +72,7 @@ def is_measured(info: TensorInfo) -> bool:
 def blocks_of(key: str, info: TensorInfo, *, by_row: bool) -> Iterator[Block]:
     """Yield the blocks of a tensor.
 
-    With ``by_row``, the blocks of a matrix consist of whole rows, which are measured, if a row fits into a block.
+    With ``by_row``, a matrix whose rows fit into a block is divided into whole rows, and each row is measured.
     """
     dtype = DTYPES[info.dtype]
     if not info.is_plain or info.storage is None:

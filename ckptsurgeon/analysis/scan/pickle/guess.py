@@ -53,7 +53,7 @@ def must_be_pickle(name: str) -> bool:
 
 
 BEGINS = frozenset(b"()]}NIJKLMFGSTUVXBCcPi\x80\x82\x83\x84\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x95\x96\xc2\x1f\x93\xfd")
-"""The possible first bytes of archives, and of pickles that readers do not refuse at once; as bytes or in UTF-8."""
+"""The possible first bytes of pickles and archives inside a string, also if the string is encoded as UTF-8."""
 MAGICS = re.compile(rb"PK\x03\x04|\x1f\x8b\x08|BZh[1-9]1AY|\xfd7zXZ\0|\x93NUMPY")
 SHORTEST = 6
 """Length in bytes of the shortest pickle that imports something."""

@@ -26,7 +26,7 @@ _MAGICS = (MAGIC.to_bytes(10, "little"), b"L%dL\n." % MAGIC)
 _LEGACY_PICKLES = 5
 """Pickles in a legacy torch file: magic number, protocol, system, object, keys of storages. Tensor bytes follow."""
 _JOBLIB = "joblib.numpy_pickle", "NumpyArrayWrapper"
-"""joblib's wrapper of an array, also in ``sklearn.externals``. The array's bytes, or another pickle, follow each."""
+"""joblib's wrapper of an array, also in ``sklearn.externals``; after it come the array's bytes, or another pickle."""
 
 
 @dataclass

@@ -174,7 +174,7 @@ class FastPathMachine(Opcodes):
         return ordered if isinstance(ordered, ImportedName) else None
 
     def _behind_key(self, at: int) -> int:
-        """Return the offset after the string at ``at``, a key, and after the instruction that stores it in the memo.
+        """Return the offset after the key (a string) at ``at``, and after the instruction that stores it in the memo.
 
         Returns ``at`` if there is no such key, or if its memo index is below 256.
         """
