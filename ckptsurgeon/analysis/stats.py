@@ -79,7 +79,7 @@ def stats_of(checkpoint: Checkpoint, info: TensorInfo) -> Stats | None:
 
 
 def _counts_of(checkpoint: Checkpoint, info: TensorInfo) -> Stats:
-    """Return the statistics of a tensor of complex numbers: counts alone."""
+    """Return the statistics of a tensor of complex numbers: only the counts are set."""
     files = banded(info, checkpoint)
     zeros, nan, inf = 0, 0, 0
     for box in blocks(info.shape, BLOCK):

@@ -169,7 +169,7 @@ def names_to(tree: Any, keys: Sequence[Any]) -> tuple[str, ...] | None:
 def entries_to_carry(entries: Iterable[tuple[tuple[str, ...], Any, Any]]) -> Iterator[ExtraEntry]:
     """Yield an ExtraEntry for each (place, key, value); ``why`` is set if it cannot be written into another file.
 
-    There is one limit of searched values for all entries together, since entries may share values.
+    All entries together have one limit of searched values, because entries may share values.
     """
     look = _SearchLimit()
     for number, (place, key, value) in enumerate(entries):

@@ -65,7 +65,7 @@ def _lacking_in_all(
 
 
 def _codeless(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iterator[str]:
-    """Yield a note if tensors have the names of codes, but a dtype that codes never have, such as after a cast."""
+    """Yield a note if tensors have the names of codes, but a dtype that codes never have, as after a cast to floats."""
     cast: dict[str, str] = {}
     stems = {one.name.removesuffix(".weight"): one.name for one in codes.tensors if not one.codes}
     for key in tensors if stems else ():

@@ -1,4 +1,4 @@
-"""Compares a shard that is opened alone with the index in the same folder."""
+"""Compares a shard that is opened without the other shards with the index in the same folder."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def changes_view(found: Changes, *, every: bool = False, depth: int | None = Non
 
 
 def _layer(key: str) -> str:
-    """Return the beginning of a key up to its first number, or without the parameter's name if it has none."""
+    """Return a key up to and with its first number; if it has no number, the key without its last segment."""
     parts = key.split(".")
     place = next((at for at, part in enumerate(parts) if number_in(part) is not None), None)
     return ".".join(parts[: place + 1] if place is not None else parts[:-1] or parts)

@@ -19,7 +19,7 @@ from .columns import Columns, Hanging
 __all__ = ["layers_view"]
 
 SHADES = " ░▒▓█"
-"""Shades from no change to the largest change of all layers; each shade is for changes ten times as large as before."""
+"""Shades from no change to the largest change of all layers; each shade stands for ten times the change of the last."""
 COLOURS = ("", "dim", "yellow", "bold yellow", "bold red")
 CELL = 7
 """The width of a column: a shade, a number of up to five characters, and a gap."""

@@ -129,7 +129,7 @@ class CheckReport(InNotebooks):
         return found
 
     def with_status(self, *statuses: Status) -> Sequence[CheckRow]:
-        """Return the rows with these statuses, the worst first."""
+        """Return the rows with these statuses, in the order in which the statuses are given."""
         return [row for status in statuses for row in self.rows if row.status is status]
 
     def to_json(self) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class ModelChange:
 
     @property
     def relative(self) -> float | None:
-        """The L2 norm of the change divided by that of the base; None if the latter is zero."""
+        """The L2 norm of the change divided by the L2 norm of the base; None if the base is zero."""
         return 0.0 if not self.gap.value else quotient(norm(self.gap), norm(self.base))
 
 
@@ -52,7 +52,7 @@ class ModelChange:
 class Agreement:
     """Sums over the values of two models, to compare their changes.
 
-    ``both`` counts the values that both models have changed, ``same_sign`` those that both moved in one direction.
+    ``both`` counts the values that both models have changed, ``same_sign`` those that both moved in the same direction.
     ``product`` is the sum of the products of the two changes. ``first`` and ``second`` are the sums of the squares of
     each model's changes.
     """
@@ -77,7 +77,7 @@ class Agreement:
 
     @property
     def share_of_same_sign(self) -> float | None:
-        """The share of the values changed by both that moved in the same direction; None if there are none."""
+        """Of the values that both models have changed, the share that moved in the same direction; None without any."""
         return self.same_sign / self.both if self.both else None
 
 

@@ -91,8 +91,8 @@ class Outline:
     """A checkpoint's path, the dtypes and shapes of its tensors by key, and notes.
 
     ``coded`` has the keys of tensors that hold quantised codes, each with the quantisation method and the name of the
-    quantised tensor. ``quantisation`` has the checkpoint's quantisation settings. ``names`` has the name of the
-    quantised tensor that each stored part belongs to.
+    quantised tensor. ``quantisation`` has the checkpoint's quantisation settings. ``names`` maps the key of each stored
+    part to the name of its quantised tensor.
     """
 
     path: str

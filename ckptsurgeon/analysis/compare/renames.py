@@ -23,7 +23,7 @@ ELEMENTS = 1 << 18
 BLOCK = 1 << 20
 
 HEAD = 1 << 12
-"""How many bytes of each tensor are compared before whole tensors are."""
+"""The number of first bytes of each tensor that are compared before whole tensors are read."""
 
 Make = tuple[str, tuple[int, ...]]
 

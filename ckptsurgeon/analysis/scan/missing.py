@@ -1,4 +1,4 @@
-"""Finds the shards that a scanned folder lacks: their names are in an index, or follow from those of other shards."""
+"""Finds the shards that a scanned folder lacks, from the names in an index or from the names of other shards."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def missing_notes(found: Mapping[str, Open]) -> Iterator[str]:
 
 
 def _of_index(name: str, opening: Open) -> frozenset[str]:
-    """Return the names of the shards in an index; none if it cannot be read, which is a finding of its own."""
+    """Return the names of the shards in an index; none if it cannot be read, which is reported separately."""
     with suppress(CheckpointError), closing(opening()) as file:
         facts = index_facts(name, file.read(0, file.size)) if file.size <= limits.INDEX_BYTES else None
         return frozenset(facts.places.values()) if facts is not None else frozenset()

@@ -178,5 +178,5 @@ def _files(target: PlanTarget) -> list[tuple[str, int, str]]:
 
 
 def _content(source: PlanSource) -> tuple[Any, ...]:
-    """Return a value that identifies the content of a source, whatever its path."""
+    """Return a value that identifies the content of a source, independent of its path."""
     return source.root, source.stripped, [(file.name, file.size, file.sha256) for file in source.files]

@@ -99,7 +99,7 @@ def _sources(check: Check, made: RecipeEntry) -> list[Named]:
 
 
 def _planned(check: Check, key: str, info: TensorInfo, made: RecipeEntry, *, sources: Sequence[Named]) -> Step:
-    """Return the step of a plan that made a tensor; raises VerifyError if the step cannot be carried out."""
+    """Return the plan's step that made a tensor from ``sources``; raises VerifyError if it cannot be carried out."""
     inputs = [Input(i, name, source[name].dtype, source[name].shape) for i, (source, name) in enumerate(sources)]
     step = _step(key, made, info, rows=check.expected.rows, inputs=inputs)
     every = check.expected.vocabularies

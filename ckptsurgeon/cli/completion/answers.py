@@ -124,7 +124,7 @@ def run(command: Callable[[], Any]) -> int:
 
 
 def answer(command: Callable[[], Any], shell: str, given: bytes) -> str:
-    """Return the text for a shell that sends ``given``: the kind of the candidates, then one candidate per line."""
+    """Return the answer to a shell that sent the text ``given``: the kind of the candidates, then one per line."""
     typed = typed_in(shell, os.fsdecode(given))
     if typed is None:
         return ""

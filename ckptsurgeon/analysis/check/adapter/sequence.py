@@ -39,7 +39,10 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _gaps(numbers: set[int], missing: int) -> str:
-    """Return the first missing indices as a string, and the number of others: there may be millions."""
+    """Return a string with the first missing indices, and the number of further ones, which may be millions.
+
+    ``numbers`` are the indices that exist, ``missing`` is the number of missing ones.
+    """
     first = islice((number for number in range(max(numbers)) if number not in numbers), SHOWN)
     more = f", and {missing - SHOWN} more" if missing > SHOWN else ""
     return ", ".join(map(str, first)) + more

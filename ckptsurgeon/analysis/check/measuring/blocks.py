@@ -23,7 +23,7 @@ SCALES: Mapping[str, tuple[int, int]] = {
     "q3_k": (108, 1), "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208, 1), "iq2_xxs": (0, 1), "iq2_xs": (0, 1),
     "iq2_s": (0, 1), "iq3_xxs": (0, 1), "iq3_s": (0, 1), "iq1_s": (0, 1), "iq4_nl": (0, 1), "iq4_xs": (0, 1),
 }  # fmt: skip
-"""The offset of the float16 scales in a block of GGUF codes, and their number, by dtype.
+"""{GGUF dtype: (offset of the float16 scales in a block of codes, number of these scales)}.
 
 https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h
 """

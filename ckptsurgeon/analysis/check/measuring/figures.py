@@ -1,4 +1,4 @@
-"""Counts, extremes and moments of the values of one block of a tensor, and their sum over blocks."""
+"""Counts, extremes and moments of the values of one block of a tensor; ``added`` combines those of two blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The class that config.json names has the tensors of the weights, in their shapes."""
+"""The model class that config.json names has the same tensors, in the same shapes, as the weights."""
 
 from __future__ import annotations
 

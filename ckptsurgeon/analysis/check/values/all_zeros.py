@@ -13,15 +13,15 @@ from ..subject import Subject
 __all__ = ["CHECK"]
 
 ROUTER = re.compile(r"(?:^|\.)(?:gate|router)(?:\.(?:layer|classifier|wg))?\.weight$")
-"""Ends of the keys of the weights that select experts."""
+"""Matches the ends of the keys of routers, the weights that select experts."""
 NORM = re.compile(r"(?:norm|ln|LayerNorm)[\w.]*\.(?:weight|gamma)$")
-"""Ends of the keys of the weights of norms."""
+"""Matches the ends of the keys of the weights of norms."""
 ADVICE = (
     "If they are not zero on purpose (as in new blocks), take them from the source: these layers compute only zeros."
 )
 
 OFFSETS = (".qzeros", ".biases")
-"""Ends of the keys of zero points and biases of codes without a sign."""
+"""Ends of the keys of zero points and biases, which belong to unsigned codes."""
 CODES = "Take these codes from the quantised model again, or quantise it again."
 
 

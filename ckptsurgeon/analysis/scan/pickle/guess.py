@@ -37,7 +37,7 @@ class KindByName(Enum):
 def named(path: str) -> KindByName:
     """Return the kind of a file that its path suggests to readers.
 
-    For data that was unpacked, the path of the compressed file counts, without the suffix of the compression.
+    For data that was unpacked, the path of the compressed file is used, without the suffix of the compression.
     """
     path = path.lower().removesuffix(" > unpacked")
     packed = next((end for end in _PACKED if path.endswith(end)), "")
@@ -71,7 +71,7 @@ def imports_something(tried: PickleState, *, marked: bool = False, kind: KindByN
     marked and ends without a fault needs no further evidence. In other data the import may be an accident, because a
     text line that begins with ``c`` decodes as an import. If the file name is not that of a pickle (``kind``), the
     import must be a valid name in Python. If the file name is that of a text, the pickle must also be marked, reach its
-    end, or call the import.
+    end, or call the imported name.
     """
     if marked and tried.stopped and not tried.fault:
         return bool(tried.names)

@@ -67,7 +67,7 @@ class PickleState:
         self._words: dict[Value, bool] = {}
 
     def flaw(self, why: str) -> None:
-        """Record a fault of the pickle with its position, unless one was recorded before."""
+        """Record a fault of the pickle with its position, unless a fault was recorded before."""
         self.fault = self.fault or f"the pickle {why} (near byte {self.origin + self.position})"
 
     def part(self, why: str) -> None:
@@ -137,7 +137,7 @@ class PickleState:
         return found
 
     def lines(self, begin: int, end: int) -> tuple[str, str]:
-        """Return the two lines of the operand between two offsets."""
+        """Return the two lines of the operand that is between two offsets, as strings."""
         middle = self.data.index(b"\n", begin)
         return self.line(begin, middle), self.line(middle + 1, end - 1)
 
