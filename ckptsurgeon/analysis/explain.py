@@ -226,7 +226,7 @@ def _matching(text: str, plan: Plan, planning: PlanningInputs | None) -> list[st
 
 
 def _of_a_source(pattern: KeyPattern, planning: PlanningInputs) -> str:
-    """Return a hint for a pattern that matches source keys: the destination key of the first of them.
+    """Return a hint for a pattern that matches source keys. It names the destination key of the first match.
 
     Returns '' if the pattern matches no source key.
     """

@@ -123,7 +123,7 @@ def _number(value: object) -> float | None:
 
 @dataclass(frozen=True)
 class TokenRows:
-    """The number of tokens in a tokeniser's ``file``, and of rows in the tensor ``key``, which has one for each token.
+    """The number of tokens in a tokeniser's ``file``, and of rows in the tensor ``key``, which has one row per token.
 
     There may be more rows than tokens: models are padded for speed, or have rows for later tokens.
     """
@@ -140,8 +140,8 @@ class Inspection(InNotebooks):
 
     ``nbytes_files`` is the size of its files in bytes. ``ties`` maps a tied key to the first key of the same tensor.
     ``codes`` describes its quantised tensors. ``decoded`` maps the logical name of a quantised weight to the statistics
-    of its dequantised values, and ``undecoded`` maps the names of other quantised weights to the reason why they cannot
-    be dequantised. ``damaged`` are the names of those whose stored values are the reason, such as a NaN in a scale.
+    of its dequantised values. ``undecoded`` maps the names of weights that cannot be dequantised to the reason.
+    ``damaged`` are the names of weights in ``undecoded`` whose stored values are the reason, such as a NaN in a scale.
     ``decoded_elements`` is the number of elements of all weights in ``decoded``, tied ones once. ``basis`` names the
     transforms (such as Hadamard rotations) that were applied to the quantised weights. ``adapter`` has the settings of
     the adapter_config.json in the same folder, if it is a PEFT adapter. ``tokens`` compares the number of tokens with

@@ -56,7 +56,7 @@ class ModelSummary:
 
 
 def summary_of_config(config: Mapping[str, Any]) -> ModelSummary | None:
-    """Return the name and sizes of a model from its config.json; None if that has no ``architectures`` or type.
+    """Return the name and sizes of a model from its config.json; None without ``architectures`` and ``model_type``.
 
     A size that is missing at the top level is taken from ``text_config``, as in multimodal models.
     """
@@ -75,7 +75,7 @@ def summary_of_config(config: Mapping[str, Any]) -> ModelSummary | None:
 
 
 def summary_of_gguf(metadata: Mapping[str, str]) -> ModelSummary | None:
-    """Return the name and sizes of a model from the metadata of a GGUF; None if that has no architecture.
+    """Return the name and sizes of a model from the metadata of a GGUF; None without ``general.architecture``.
 
     https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
     """

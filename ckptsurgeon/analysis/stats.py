@@ -28,9 +28,9 @@ BLOCK = 1 << 18
 class Stats:
     """Statistics of a tensor. ``mean``, ``std``, ``min`` and ``max`` are over its finite values.
 
-    They are None if there are no finite values, if the result exceeds float64, or for complex numbers, which have no
-    order; a complex number is NaN or infinite if one of its parts is. ``std`` is the population standard
-    deviation. ``zeros``, ``nan`` and ``inf`` count elements.
+    They are None if there are no finite values, if the result exceeds float64, or if the tensor is complex. A complex
+    number counts as NaN or infinite if its real or imaginary part is. ``std`` is the population standard deviation.
+    ``zeros``, ``nan`` and ``inf`` count elements.
     """
 
     mean: float | None
@@ -79,7 +79,7 @@ def stats_of(checkpoint: Checkpoint, info: TensorInfo) -> Stats | None:
 
 
 def _counts_of(checkpoint: Checkpoint, info: TensorInfo) -> Stats:
-    """Return the statistics of a tensor of complex numbers: counts alone."""
+    """Return the statistics of a tensor of complex numbers: only the counts are set."""
     files = banded(info, checkpoint)
     zeros, nan, inf = 0, 0, 0
     for box in blocks(info.shape, BLOCK):

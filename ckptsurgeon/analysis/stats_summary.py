@@ -24,7 +24,7 @@ class StatsSummary:
 
     ``measured`` and ``not_measured`` count the stored tensors with and without statistics, ``decoded`` the quantised
     weights that were decoded and measured. ``unsound`` are the keys of tensors that contain a NaN or an infinity, and
-    the names of weights that cannot be decoded because of one.
+    the names of quantised weights that contain one or cannot be decoded because of one.
     """
 
     measured: int
@@ -41,8 +41,8 @@ class StatsSummary:
 class DecodedStats:
     """Statistics of dequantised weights (``found``), and why others have none (``refused``), by logical name.
 
-    ``damaged`` are those in ``refused`` whose stored values are the reason, such as a NaN in a scale. ``elements`` is
-    the number of elements of the weights in ``found``; tied weights count once.
+    ``damaged`` are the names in ``refused`` for which stored values are the reason, such as a NaN in a scale.
+    ``elements`` is the number of elements of the weights in ``found``; tied weights count once.
     """
 
     found: dict[str, Stats] = field(default_factory=dict)
@@ -80,9 +80,10 @@ def summary_of(
 
 
 def _unsound(stored: Mapping[str, Stats], codes: QuantisedTensors, decoded: DecodedStats) -> Iterator[str]:
-    """Yield the keys of ``stored`` with a NaN or an infinity, and the names of such quantised weights.
+    """Yield the keys of stored tensors with a NaN or an infinity, and the names of quantised weights with one.
 
-    A weight that cannot be decoded is left out if one of its parts is already among the keys.
+    The names include weights that cannot be decoded because of stored values, unless one of their parts is among the
+    keys.
     """
     found = [key for key, one in stored.items() if one.nan or one.inf]
     yield from found

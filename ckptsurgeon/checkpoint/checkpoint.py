@@ -45,11 +45,11 @@ _WORKED_OUT = ("codes", "extras", "metadata", "quantisation_notes", "ties")
 class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     """A state dict as its file's header describes it: a mapping from key to TensorInfo; ``tensor`` reads the values.
 
-    ``path`` is the path as the user wrote it; ``root`` the dotted path of the state dict in the file; ``passed`` the
-    paths of the other state dicts, which were not chosen; ``checked`` the storages whose checksum was verified.
-    ``around`` is the folder of the file; ``folder`` is the same folder if the file has a usual name of model weights,
-    else None. ``stored`` is the checkpoint with the stored codes if this checkpoint has decoded weights in their place,
-    else None. ``odd_scales`` collects the quantised tensors that were decoded and have odd scales.
+    ``path`` is the path as the user wrote it. ``root`` is the dotted path of the state dict in the file; ``passed`` has
+    the paths of the other state dicts in the file. ``checked`` are the storages whose checksum was verified. ``around``
+    is the folder of the file; ``folder`` is the same folder if the file has a usual name of model weights, else None.
+    If this checkpoint has decoded weights, ``stored`` is the checkpoint with the codes from which they are decoded;
+    else None. ``odd_scales`` collects the quantised tensors whose scales were found to be odd when they were decoded.
     """
 
     def __init__(
@@ -210,12 +210,12 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @cached_property
     def elsewhere(self) -> Sequence[str]:
-        """The keys of the other shards, from the index in the same folder; empty if this file is not a shard."""
+        """The keys of the other shards of the model, from the index of shards; empty if this file is not a shard."""
         return self._index.elsewhere
 
     @cached_property
     def _index(self) -> ShardIndex:
-        """What the index in the same folder says about this file; empty if this file is not a shard."""
+        """What the index of shards in the same folder says about this file; empty if this file is not a shard."""
         files = [*self.header.handles.values()]
         return shard_index(files[0].name, self.around) if len(files) == 1 else ShardIndex()
 
@@ -328,7 +328,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return self._view.stored[key] if self._view.stripped else key
 
     def lent(self, root: str | None = None, *, unwrap: bool = True) -> Checkpoint:
-        """Return another Checkpoint of the same open file, whose ``close`` leaves the file open.
+        """Return another Checkpoint of the same open file; closing that Checkpoint leaves the file open.
 
         ``root`` is the dotted path of another state dict of the file; ``unwrap`` removes wrappers such as ``module.``
         from the keys. Raises SourceError if the file is closed.

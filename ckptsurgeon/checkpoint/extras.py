@@ -103,7 +103,7 @@ def _container(key: str, value: Any, counter: _TensorCounter) -> Extra:
 
 
 def _is_scalar(value: Any) -> bool:
-    """Return whether a value may be shown as an item of a list: a finite number or a short string."""
+    """Return whether a value is short enough to be shown as an item of a list: a finite number or a short string."""
     if isinstance(value, (bool, int)):
         return _fits(value)
     return (isinstance(value, float) and math.isfinite(value)) or (isinstance(value, str) and len(value) <= MAX_TEXT)
@@ -169,7 +169,7 @@ def names_to(tree: Any, keys: Sequence[Any]) -> tuple[str, ...] | None:
 def entries_to_carry(entries: Iterable[tuple[tuple[str, ...], Any, Any]]) -> Iterator[ExtraEntry]:
     """Yield an ExtraEntry for each (place, key, value); ``why`` is set if it cannot be written into another file.
 
-    There is one limit of searched values for all entries together, since entries may share values.
+    All entries together have one limit of searched values, because entries may share values.
     """
     look = _SearchLimit()
     for number, (place, key, value) in enumerate(entries):

@@ -48,7 +48,7 @@ Place: TypeAlias = tuple[str, int, int, bool]
 """A run of bytes in memory: device, address, number of bytes, and whether elements are big-endian."""
 
 StorageAt: TypeAlias = Callable[..., Storage]
-"""A function (place, piece, big_endian=…) that returns the Storage of a run of bytes; ``piece`` reads the bytes."""
+"""A function (place, piece, big_endian=…) that returns the Storage of the bytes at ``place``; ``piece`` reads them."""
 
 
 def is_array(value: object) -> bool:
@@ -177,7 +177,7 @@ def tensor_in(value: object) -> bool:
 
 
 def header_in_memory(given: object, name: str) -> Header:
-    """Return the Header of a dict of tensors or of a module; ``name`` is its name in error messages."""
+    """Return the Header of a dict of tensors or of a module; ``name`` is what error messages call it."""
     walk = _Walk()
     with no_collection():
         tree = walk.tree(given)
@@ -189,7 +189,7 @@ def header_in_memory(given: object, name: str) -> Header:
 class _Walk:
     """Turns nested values in memory into the ``tree`` of a Header.
 
-    A container or a run of bytes that several values share is also shared in the tree.
+    If several values share a container or a run of bytes, they also share it in the tree.
     """
 
     def __init__(self) -> None:

@@ -159,7 +159,7 @@ def _made(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
 
 
 def _coded(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
-    """Return the decoded weight of a quantised tensor, or the codes or scales that encoding a weight makes."""
+    """Return the decoded weight of a quantised tensor, or, if ``info.made`` is Encoded, its codes or scales."""
     from ..tensors.decoders._decoder import decode, whole
     from ..tensors.encoders._encode import encode
     from ..tensors.ops.casts import raw_dtype
@@ -228,7 +228,7 @@ def _quantised(checkpoint: OpenFiles, info: TensorInfo) -> torch.Tensor:
 
 
 def _codes(checkpoint: OpenFiles, info: TensorInfo) -> torch.Tensor:
-    """Return the codes of torch's quantised tensor as integers, or as flat bytes if they are smaller than a byte."""
+    """Return the codes of a quantised torch tensor as integers, or as flat bytes if a code is smaller than a byte."""
     if info.itemsize * 8 > DTYPES[info.dtype].bits:
         return _strided(checkpoint, replace(info, dtype="uint8", shape=(info.nbytes,), stride=None), torch.uint8)
     return _strided(checkpoint, info, {"qint32": torch.int32, "qint8": torch.int8}.get(info.dtype, torch.uint8))

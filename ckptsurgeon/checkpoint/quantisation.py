@@ -47,7 +47,7 @@ OF_RUN = "best.safetensors"
 def folder_of_model(source: Source) -> Folder | None:
     """Return ``source`` if it is a folder.
 
-    If it is a file with a usual name of model weights (such as model.safetensors), return its folder; else None.
+    If ``source`` is a file with a usual name of model weights, such as model.safetensors, return its folder; else None.
     """
     if isinstance(source, Folder):
         return source
@@ -123,7 +123,7 @@ def _each_settings(names: Collection[str], read: Callable[[str], Any]) -> Iterat
 
 
 def _of_mlx(document: Any, found: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the section ``quantization`` of a config.json, which MLX reads, if it differs from ``found``; else {}.
+    """Return the section ``quantization`` (for MLX) of a config.json if it differs from ``found``; else {}.
 
     ``found`` is the ``quantization_config`` of the same file. If ``found`` has a ``quant_method``, MLX did not write
     it, and {} is returned.

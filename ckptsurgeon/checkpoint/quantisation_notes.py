@@ -36,7 +36,7 @@ SMALLEST = 16
 """The smallest number of rows or columns of a weight that a method quantises."""
 MODELOPT = "hf_quant_config.json"
 ALONE, OF_FILES = ("quantize_config.json", "quant_config.json"), ("GPTQ", "AWQ")
-"""The files of AutoGPTQ and AutoAWQ, and the families of encodings that these files describe."""
+"""The settings files of AutoGPTQ and AutoAWQ, and the families of encodings that these files describe."""
 OF_MODELOPT = {"NVFP4": ("nvfp4",), "MIXED": (), "FP8": ("fp8", "mxfp8")}
 """{word in the name of a ModelOpt algorithm: families of encodings that the algorithm stores}."""
 OLD_SETTINGS = "compression_config"
@@ -50,13 +50,13 @@ SHOWN = 3
 ONE = {"have": "has", "are": "is"}
 """{verb in the plural: verb in the singular}."""
 WIDE, GATE = re.compile(r"\.\d+\..*\.(?:[qkv]_proj|gate_proj|up_proj)\.weight$"), ".gate_proj."
-"""Matches weights that have ``hidden_size`` columns in most models; and a part of a name: these models all have it."""
+"""Matches weights with ``hidden_size`` columns, and a part of a name that marks the models for which this holds."""
 BY_SETTINGS = re.compile("MLX|^int\\d+ packed")
-"""Methods whose number of columns is computed from the codes and the settings (bits per code)."""
+"""Matches methods whose number of columns has to be computed from the codes and the settings (bits per code)."""
 
 
 def unfit(codes: QuantisedTensors, tensors: Tensors, settings: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return {part: tensor names} of parts, such as ``qzeros``, whose shapes do not fit the codes of the tensors."""
+    """Return {part: names of quantised tensors} for parts, such as ``qzeros``, whose shapes do not fit the codes."""
     found: dict[str, list[str]] = {}
     for part, name in dict.fromkeys((*unfit_parts(codes, tensors), *unfit_sizes(codes, tensors, settings))):
         found.setdefault(part, []).append(name)
@@ -73,7 +73,7 @@ def contradictory(
 ) -> Iterator[str]:
     """Yield a note for each quantisation setting that the quantised tensors contradict.
 
-    ``unfit`` is what the function of this name returns. ``elsewhere`` has the keys of the model's other shards.
+    ``unfit`` is the result of the function ``unfit``. ``elsewhere`` has the keys of the model's other shards.
     """
     others = {name for names in unfit.values() for name in names}
     for fact, names in contradictions(codes, tensors, settings, others, elsewhere).items():
@@ -141,7 +141,7 @@ def unlike_others(
 ) -> Iterator[str]:
     """Yield notes on weights stored unlike similar weights: not quantised, twice, or with parts that do not fit.
 
-    ``unfit`` is what the function of this name returns.
+    ``unfit`` is the result of the function ``unfit``.
     """
     twice = stored_twice(codes, tensors)
     plain = [name for name in plain_among_codes(codes, tensors, settings) if name not in twice]
@@ -202,8 +202,8 @@ def missing_settings(
 ) -> Iterator[str]:
     """Yield a note if tensors are quantised but config.json has no quantisation settings, or the opposite.
 
-    ``settings`` are the settings that were found anywhere. If they are only in ``metadata``, the metadata of the file,
-    transformers does not find them. ``elsewhere`` is a function that returns the keys of the other shards, whose
+    ``settings`` are the settings, wherever they were found. Settings that are only in ``metadata``, the metadata of the
+    file, are not found by transformers. ``elsewhere`` is a function that returns the keys of the other shards, whose
     tensors may be quantised.
     """
     if folder is None:

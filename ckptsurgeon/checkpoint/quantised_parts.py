@@ -27,7 +27,7 @@ PACKED = ".q_scale"
 """The key ending of the scales of EXL2 (exllamav2): eight scales of 4 bits in each int32."""
 OSS_SCALES, POWERS = "_scales", "float8_e8m0fnu"
 NO_SCALES = "without scales"
-"""The end of the method's name if a quantised tensor has no scales."""
+"""The end of the name of the quantisation method of a tensor that has no scales."""
 
 
 def notes_on_parts(
@@ -65,7 +65,7 @@ def _lacking_in_all(
 
 
 def _codeless(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iterator[str]:
-    """Yield a note if tensors have the names of codes, but a dtype that codes never have, such as after a cast."""
+    """Yield a note if tensors have the names of codes, but a dtype that codes never have, as after a cast to floats."""
     cast: dict[str, str] = {}
     stems = {one.name.removesuffix(".weight"): one.name for one in codes.tensors if not one.codes}
     for key in tensors if stems else ():
@@ -131,9 +131,9 @@ def _unlike_parts(path: str, codes: QuantisedTensors, tensors: Tensors, settings
 
 
 def _is_of_powers(ending: str, info: TensorInfo) -> bool:
-    """Return whether a part is a scale of gpt-oss's mxfp4 in the dtype of powers of two.
+    """Return whether a part is a scale of gpt-oss's mxfp4 whose dtype is float8_e8m0fnu instead of uint8.
 
-    Its bytes are right, but ``Mxfp4HfQuantizer`` of transformers creates uint8 parameters and copies values into them.
+    The bytes are right, but ``Mxfp4HfQuantizer`` of transformers would convert the values to uint8.
     """
     return ending.endswith(OSS_SCALES) and info.dtype == POWERS
 

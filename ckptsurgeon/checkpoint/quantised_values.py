@@ -22,7 +22,7 @@ __all__ = ["ORDERS", "OUTSIDE", "UNSET", "notes_on_values"]
 Read = Callable[[TensorInfo], bytes]
 """A function that returns the bytes of a small tensor; b"" if the tensor is remote or cannot be read."""
 MOST = 8 << 20
-"""The most bytes of ``g_idx`` that are read in all; usually, all tensors of a model have the same kind of order."""
+"""The most bytes of ``g_idx`` that are read in all; this suffices, because most models have one kind of order."""
 NEAR = 0.02
 """How far a value of a ``quant_map`` may be from the exact value.
 
@@ -30,9 +30,9 @@ This is more than the error of rounding to bfloat16, and less than the distance 
 """
 SHOWN = 3
 ORDERS = {"GPTQ": (".g_idx", ".scales", 0), "packed": (".weight_g_idx", ".weight_scale", 1)}
-"""{family: (ending of the order of columns, ending of the scales, dimension of the scales with the groups)}"""
+"""{family: (key ending of the column order, key ending of the scales, dimension of the scales that is the groups)}"""
 UNSET = -1
-"""The number of each column in a ``weight_g_idx`` that compressed-tensors has not set, and does not use."""
+"""The value of all entries of a ``weight_g_idx`` that compressed-tensors has not set, and does not use."""
 OUTSIDE = "a g_idx that contains a group index outside its groups, so that it cannot be decoded"
 REORDERED = (
     "a g_idx that is not in the order of the groups, although its quantization_config says desc_act false, so runtimes "
@@ -44,7 +44,7 @@ UNUSED = "a g_idx without columns of some groups, so that the scales of these gr
 def notes_on_values(
     path: str, codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Mapping[str, Any], read: Read
 ) -> Iterator[str]:
-    """Yield a note for each kind of contradiction, with the names of the quantised tensors."""
+    """Yield a note for each kind of contradiction, with the names of the quantised tensors that have it."""
     found: dict[str, list[str]] = {}
     for name, data, groups, may_be_unset in _orders(codes, tensors, read):
         if said := _of_order(data, groups, settings, may_be_unset=may_be_unset):
@@ -60,9 +60,9 @@ def notes_on_values(
 def _orders(
     codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read: Read
 ) -> Iterator[tuple[str, bytes, int, bool]]:
-    """Yield the name, the bytes of the ``g_idx`` and the number of groups of each tensor with an order of columns.
+    """Yield (name, bytes of ``g_idx``, number of groups, whether it may be unset) for each tensor with a ``g_idx``.
 
-    The last value is whether the order may be unset, as in compressed-tensors.
+    ``g_idx`` is the order of the columns; compressed-tensors may store one that is not set.
     """
     left = MOST
     for one in codes.tensors:
@@ -125,7 +125,7 @@ def _parsed(data: bytes) -> Mapping[str, Any]:
 
 
 def _is_map(info: TensorInfo, values: Sequence[float], read: Read) -> bool:
-    """Return whether a ``quant_map`` has these values; True if it cannot be read."""
+    """Return whether the ``quant_map`` of a tensor has the values ``values``; True if it cannot be read."""
     data, letter = read(info), {"float32": "f", "float16": "e", "float64": "d"}.get(info.dtype)
     if not data or letter is None:
         return True

@@ -16,12 +16,12 @@ NUMBERS = ("bits", "w_bit", "group_size", "q_group_size", "num_bits", "weight_bl
 FLAGS = ("load_in_4bit", "load_in_8bit", "desc_act", "sym", "zero_point", "symmetric")
 """Fields whose values are true or false."""
 OLD_NAMES = {"w_bit": ("bits", 4), "q_group_size": ("group_size", 128)}
-"""Names of older files of AWQ: the names that transformers reads instead, and the values that it uses without them."""
+"""{field in older AWQ files: (field that transformers reads instead, value that it uses if this field is missing)}."""
 SHOWN = 3
 
 
 def refused_settings(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a sentence, without a subject, on each kind of value that transformers refuses or ignores."""
+    """Yield a predicate for "its quantization_config" on each kind of value that transformers refuses or ignores."""
     texts = [
         f"{name} {escape(repr(value), 40)}"
         for name in (*NUMBERS, *FLAGS)
@@ -41,7 +41,7 @@ def refused_settings(settings: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _is_quoted(value: object, name: str) -> bool:
-    """Return whether a value, or one in a list, is a text that should be a number or a truth value, such as "4"."""
+    """Return whether a value, or an item of a list, is a string that should be a number or a boolean, such as "4"."""
     if isinstance(value, list):
         return any(_is_quoted(one, name) for one in value)
     expected = r"\s*-?\d+(\.\d+)?\s*" if name in NUMBERS else r"(?i)\s*(true|false|yes|no|on|off|0|1)\s*"

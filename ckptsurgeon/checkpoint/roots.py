@@ -1,4 +1,4 @@
-"""Finds the state dict in a file, also in a pickled ``nn.Module``, and those of its entries that are tensors."""
+"""Finds the state dict in a file or in a pickled ``nn.Module``, and the entries of the state dict that are tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compares a shard that is opened alone with the index in the same folder."""
+"""Compares a shard that is opened without the other shards with the index in the same folder."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ def _total(document: Any) -> int | None:
 def shard_notes(shard: str, keys: Collection[str], index: ShardIndex, folder: Folder | None) -> Iterator[str]:
     """Yield a note if ``keys``, the keys of a shard, are not the keys that the index lists for it.
 
-    If they are, yield a note if the size of all shards in a local folder is not the ``total_size`` of the index.
+    If they are, but the size of all shards in a local folder is not the ``total_size`` of the index, yield a note on
+    that.
     """
     if not index.name:
         return

@@ -63,7 +63,10 @@ class ArrayBytes:
 
 
 StorageAt: TypeAlias = Callable[..., Storage]
-"""A function (place, piece, big_endian=…) that returns the Storage of a run of bytes; ``piece`` reads the bytes."""
+"""A function (place, piece, big_endian=…) that returns the Storage of a run of bytes in memory.
+
+``place`` is (device, address, number of bytes, whether big-endian). ``piece`` reads the bytes.
+"""
 
 ON_META = "it is on the meta device, without values"
 LAZY = "its shape is only known after a forward pass"

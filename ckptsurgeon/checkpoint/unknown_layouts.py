@@ -14,17 +14,17 @@ __all__ = ["unknown_layouts"]
 
 SHOWN = 3
 WHOLE = ("gptq", "awq", "fp8", "mxfp4")
-"""Methods all of whose layouts are known."""
+"""The quantisation methods of which every layout is known."""
 OTHER_LAYOUTS = {"gptq": ("checkpoint_format", ("gptq", "gptq_v2")), "awq": ("version", ("gemm",))}
-"""{method: (setting, values)}: with another value of the setting, the method stores other layouts."""
+"""{method: (setting, values)}: with any other value of this setting, the method stores layouts that are not known."""
 
 
 def unknown_layouts(
     path: str, codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Yield a note if codes have parts, but not in the dtypes and shapes in which their ``quant_method`` stores them.
+    """Yield a note on quantised tensors whose parts have other dtypes or shapes than their ``quant_method`` stores.
 
-    No program can decode such codes: 8-bit floats whose dtype is uint8, or scales that are transposed.
+    No program can decode such tensors. Examples are 8-bit floats whose dtype is uint8, and transposed scales.
     """
     method = _known_method(settings)
     found = [one for one in codes.tensors if one.codes and family(one.method) == UNKNOWN] if method else []
@@ -40,7 +40,7 @@ def unknown_layouts(
 
 
 def _known_method(settings: Mapping[str, Any]) -> str:
-    """Return the ``quant_method`` of settings if all of its layouts are known, '' otherwise."""
+    """Return the ``quant_method`` of settings if all layouts that it stores are known, '' otherwise."""
     method = str(settings.get("quant_method") or "")
     field, usual = OTHER_LAYOUTS.get(method, ("", ()))
     value = settings.get(field) if field else None

@@ -92,9 +92,10 @@ def _chain(keys: Collection[str]) -> tuple[str, ...]:
 
 
 def _best_level(keys: Collection[str], chain: Sequence[str], destination: frozenset[str]) -> int | None:
-    """Return how many wrappers to remove so that as many keys as possible are in ``destination``; None if none is.
+    """Return how many wrappers to remove, so that as many keys as possible are in ``destination``; None if none is.
 
-    This keeps a submodule of the destination that has the name of a wrapper.
+    ``chain`` are the wrappers of all keys, outermost first. A submodule of the destination may have the name of a
+    wrapper: it is kept.
     """
     if not destination:
         return None
@@ -106,7 +107,7 @@ def _best_level(keys: Collection[str], chain: Sequence[str], destination: frozen
 
 
 def _unshared(chain: Sequence[str], other: Sequence[str]) -> list[str]:
-    """Return the wrappers of ``chain`` that ``other`` does not have, which are to be removed.
+    """Return the wrappers to remove: those in ``chain`` that ``other`` does not have.
 
     The two are compared from the innermost wrapper outwards. A wrapper inside wrappers that are kept is returned as a
     path, such as ``_orig_mod.module``.
@@ -128,7 +129,7 @@ def _unshared(chain: Sequence[str], other: Sequence[str]) -> list[str]:
 
 
 def _lacking(shown: Mapping[str, str], destination: frozenset[str]) -> str:
-    """Return the prefix with which keys of ``shown`` match ``destination``; '' if none is needed or none helps."""
+    """Return the prefix that keys of ``shown`` need to match ``destination``; '' if they match or no prefix helps."""
     prefix = ".".join(_chain(destination))
     if not prefix or not destination.isdisjoint(shown):
         return ""

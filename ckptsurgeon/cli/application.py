@@ -120,7 +120,8 @@ def application(*, as_json: bool, word: str = "") -> typer.Typer:
     """Return the typer application, which has all verbs with their options.
 
     With ``as_json``, --version and the options for completion print JSON. ``word`` is the first word of the command
-    line: if it is a verb, or the first word of one, the application has no other verbs, because they take time to load.
+    line: if it is a verb, or the first word of a verb such as ``lora merge``, only the verbs that begin with it are
+    loaded, to save time.
     """
     app = typer.Typer(
         name="ckpt",
@@ -174,7 +175,8 @@ def _group(app: typer.Typer, groups: dict[str, typer.Typer], name: str) -> typer
 def verbs(word: str = "") -> list[Any]:
     """Return the modules of ``cli/verbs`` and its folders, one for each verb, in the order of the help.
 
-    If ``word`` is a verb or the first word of one, only the modules of these verbs are imported and returned.
+    If ``word`` is a verb, or the first word of a verb such as ``lora merge``, only the verbs that begin with it are
+    imported and returned.
     """
     chosen = word.replace("-", "_") if word in (name.replace("_", "-") for name in module_names(PACKAGE)) else ""
     found = {module.NAME.replace(" ", "_").replace("-", "_"): module for module in _modules(PACKAGE, chosen)}

@@ -27,7 +27,7 @@ def check_can_ask() -> None:
 
 
 def ask_to_consume(plan: Plan) -> None:
-    """Ask twice whether the sources of a plan, which are open, may be deleted; raises ConfigError if not."""
+    """Ask the user twice whether the open sources of a plan may be deleted; raises ConfigError if not."""
     from ..api.consuming import consumption
     from ..errors import ConfigError
 

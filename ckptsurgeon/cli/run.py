@@ -36,7 +36,7 @@ def run(args: Sequence[str]) -> int:
 
 @contextmanager
 def _rare_garbage_collection() -> Iterator[None]:
-    """Make Python's garbage collection rare during the block, which saves time.
+    """Make Python's garbage collection rare during the block, to save time.
 
     For example, two headers of 92,000 tensors make a million small objects, none of which is ever garbage.
     """

@@ -203,7 +203,7 @@ class Writing:
             raise typer.Exit(1)
 
     def _show_sharing(self, plan: Plan, processes: int) -> None:
-        """Show a plan, and the work of each of ``processes``; with --json, print only the work of the processes."""
+        """Show a plan and the work of each of ``processes`` processes; with --json, print only the work."""
         from ..api.process_shares import sharing
         from ..render.process_shares import sharing_view
 

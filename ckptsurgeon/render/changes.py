@@ -16,7 +16,7 @@ from .tree import modules_at
 __all__ = ["changes_view"]
 
 FEW = 3
-"""The most pairs of models that have a column each; of more pairs the one with the lowest cosine is shown."""
+"""The most pairs of models that have a column each; if there are more, only the lowest cosine is shown."""
 SHOWN = 8
 OPPOSED = -0.05
 """A cosine below this is shown in red: the changes cancel each other."""
@@ -25,7 +25,7 @@ OPPOSED = -0.05
 def changes_view(found: Changes, *, every: bool = False, depth: int | None = None) -> RenderableType:
     """Return a table of the models, one of the pairs of models, and one with a row for each layer of the network.
 
-    With ``depth`` there is a row for each module at that level instead, with ``every`` one for each tensor.
+    With ``depth``, the last table has a row for each module at that level instead, with ``every`` for each tensor.
     """
     keys = [one.key for one in found.tensors]
     if every:
@@ -41,7 +41,7 @@ def changes_view(found: Changes, *, every: bool = False, depth: int | None = Non
 
 
 def _layer(key: str) -> str:
-    """Return the beginning of a key up to its first number, or without the parameter's name if it has none."""
+    """Return a key up to and with its first number; if it has no number, the key without its last segment."""
     parts = key.split(".")
     place = next((at for at, part in enumerate(parts) if number_in(part) is not None), None)
     return ".".join(parts[: place + 1] if place is not None else parts[:-1] or parts)

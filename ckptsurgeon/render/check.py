@@ -19,7 +19,7 @@ FOUND = 5
 
 
 def check_view(report: CheckReport, *, every: bool = False) -> RenderableType:
-    """Return the verdict of a report, its findings, and one line on the other checks; ``every`` lists them instead."""
+    """Return the verdict of a report, its findings, and one line on the other checks; with ``every``, their list."""
     views: list[RenderableType] = [_verdict(report)]
     for row in report.with_status(Status.FAIL, Status.WARN):
         views += _findings(row, 1 << 30 if every else FOUND)

@@ -132,7 +132,7 @@ def _grouped(rows: Iterable[_Row]) -> list[list[_Row]]:
 
 
 def _even(group: list[_Row]) -> list[list[_Row]]:
-    """Return the group as a list of groups whose keys, and new names, can each be written as one pattern.
+    """Split a group of tensors into groups whose keys, and whose new names, can each be written as one pattern.
 
     A group for which this is not possible is split into parts whose keys differ only in the first number. If the new
     names of a part cannot be written as one pattern, each of its tensors becomes a group.
@@ -146,10 +146,10 @@ def _even(group: list[_Row]) -> list[list[_Row]]:
 
 
 def _is_even(group: Sequence[_Row]) -> bool:
-    """Return whether a pattern stands for just the keys of a group, and one for their new names, in the same order.
+    """Return whether one pattern stands for exactly the keys of a group, and another for exactly their new names.
 
     Each pattern must stand for every combination of its numbers. If the new names do not keep the order of the keys,
-    only one number may vary, because only a single list (``{2,1}``) shows which key has which new name.
+    only one number may vary: only a single list (``{2,1}``) shows which key has which new name.
     """
     places = [list(map(set, zip(*map(numbers_of, texts), strict=True))) for texts in _names(group)]
     if any(math.prod(map(len, each)) != len(set(texts)) for each, texts in zip(places, _names(group), strict=True)):
@@ -170,7 +170,7 @@ def _keeps_order(group: Sequence[_Row]) -> bool:
 
 
 def _new_names(group: Sequence[_Row]) -> str:
-    """Return the new names of a group as one pattern: ``{2,1}`` if the old names, with ``{1,2}``, do not keep order."""
+    """Return the new names of a group as one pattern, such as ``{2,1}`` if the tensors ``{1,2}`` were swapped."""
     names = _names(group)[1]
     if _keeps_order(group):
         return collapsed(names)

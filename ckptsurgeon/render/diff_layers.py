@@ -19,7 +19,7 @@ from .columns import Columns, Hanging
 __all__ = ["layers_view"]
 
 SHADES = " ░▒▓█"
-"""Shades from no change to the largest change of all layers; each shade is for changes ten times as large as before."""
+"""Shades from no change to the largest change of all layers; each shade stands for ten times the change of the last."""
 COLOURS = ("", "dim", "yellow", "bold yellow", "bold red")
 CELL = 7
 """The width of a column: a shade, a number of up to five characters, and a gap."""
@@ -155,7 +155,7 @@ def _letters(number: int) -> list[str]:
 def _shade(change: float, most: float) -> int:
     """Return the index of a change's shade in ``SHADES``.
 
-    This is 4 for changes over a tenth of the largest change ``most``, 3 for changes over a hundredth, 2 over a
+    ``most`` is the largest change. The index is 4 for changes over a tenth of it, 3 over a hundredth, 2 over a
     thousandth, 1 for smaller changes, and 0 for no change.
     """
     if change == 0 or most == 0:

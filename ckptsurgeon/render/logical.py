@@ -26,7 +26,7 @@ class LogicalTensors:
     stored: Inspection
 
     def parameters(self, key: str, info: TensorInfo) -> int:
-        """Return the number of parameters of a tensor, or a lower bound."""
+        """Return the number of parameters of a tensor, or a lower bound if ``is_counted`` is false for its key."""
         return self.coded[key][0].at_least if key in self.coded else self.stored.codes.parameters(key, info)
 
     def is_counted(self, key: str) -> bool:

@@ -15,7 +15,7 @@ __all__ = ["applied_view", "patch_view"]
 
 
 def patch_view(patch: Patch, what: str, *, next_steps: Sequence[str] = ()) -> RenderableType:
-    """Return a view of a patch: the files that it turns into others, its contents and its size.
+    """Return a view of a patch: the old and the new checkpoint, its contents and its size.
 
     ``what`` is the label in front of the path of the patch.
     """

@@ -57,7 +57,7 @@ def _why(proof: Proof) -> str:
 
 
 def _between(proof: Proof) -> str:
-    """Return a text if blocks drift without an effect on the output, '' if none does."""
+    """Return a text on blocks that drift without an effect on the output; '' if there are none."""
     inside = next((one.name for one in proof.blocks if one.drifts), "")
     return f"; blocks from {escape(inside)} on differ by more, without effect on the output" if inside else ""
 

@@ -93,7 +93,7 @@ def trained_view(
 
 
 def report_view(found: Trained, *, next_steps: Sequence[str] = (), every: bool = False) -> RenderableType:
-    """Return the report of a run in the order of its page: state, verdict, what warns or fails, figures, all checks."""
+    """Return the report of a run, in the order of its page: state, verdict, warnings, failures, figures, all checks."""
     parts: list[RenderableType] = [*_state(found)]
     if found.controls is not None:
         parts += _controls(found.controls)

@@ -19,7 +19,7 @@ ROWS = 36
 """The most rows of the tree; deeper levels are folded."""
 DEEPEST = 64
 NARROW = 16
-"""The least width that the column of dtypes and encodings may take; the most is three tenths of the whole width."""
+"""The smallest width of the column of dtypes and encodings; the largest is three tenths of the whole width."""
 NAME = 400
 """The most characters of a name."""
 

@@ -16,10 +16,10 @@ __all__ = ["counts_line", "receipt_view", "verification_view"]
 # Receipts.
 
 WORST = 12
-"""The most weights whose errors as LoRA factors are shown without -v, the worst ones."""
+"""The most weights whose errors as LoRA factors are shown without -v: those with the largest errors."""
 
 WORST_ROUNDED = 5
-"""The most quantised tensors whose errors are shown without -v, the worst ones."""
+"""The most quantised tensors whose errors are shown without -v: those with the largest errors."""
 
 RATE_BYTES, RATE_S = 10_000_000, 1.0
 """If fewer bytes were written, or in less time, the speed of writing is not shown."""
@@ -154,7 +154,7 @@ def _not_compared(found: Verification, without_recipe: bool) -> Iterator[Row]:
 
 
 def _notes(found: Verification, full: bool) -> Iterator[Row]:
-    """Yield a table row for each text of notes, with the names that it is about; with ``full``, nothing is left out.
+    """Yield a table row for each text of notes, with the names of its tensors; with ``full``, nothing is left out.
 
     Rows of notes on the output as a whole have no name: the last line shows the output's path.
     """

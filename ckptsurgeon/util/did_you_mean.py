@@ -15,7 +15,7 @@ __all__ = ["close_names", "did_you_mean"]
 NAMED = 3
 ALIKE = 0.6
 CLEARLY_WORSE = 0.1
-"""A name whose similarity (difflib's ratio) is this much below the best is not suggested."""
+"""A name is not suggested if its similarity (difflib's ratio) is this much below that of the best name."""
 LISTED = 20_000
 COMPARED = 300
 """At most ``LISTED`` names of a folder are read, and at most ``COMPARED`` of them compared, since difflib is slow."""
@@ -53,7 +53,7 @@ def did_you_mean(path: str, otherwise: str = "") -> str:
 
 
 def _near(path: str) -> list[str]:
-    """Return up to three existing paths that differ from ``path`` only in its first component that does not exist."""
+    """Return up to three existing paths that differ from ``path`` in one component: the first that does not exist."""
     folder, name = os.path.split(path.rstrip("/"))
     below: tuple[str, ...] = ()
     while folder.strip("/") and not os.path.lexists(folder):

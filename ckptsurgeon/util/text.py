@@ -108,7 +108,7 @@ def _part_key(part: str) -> tuple[int, int, str]:
 def number_in(text: str) -> int | None:
     """Return ``text`` as an integer if it consists of at most 18 ASCII digits, else None.
 
-    A key may contain a longer number, but it is no index of a list; Python does not convert more than 4300 digits.
+    A longer number in a key cannot be the index of a list, and Python does not convert more than 4300 digits.
     """
     return int(text) if text.isdigit() and len(text) < 19 and text.isascii() else None
 

@@ -1,1 +1,1 @@
-"""Checks of a checkpoint before it is shipped or trained. Each check is a file in one of these folders."""
+"""Checks of a checkpoint before it is shipped or trained. Each check is a module in one of the subfolders."""

@@ -21,18 +21,18 @@ def nothing_against(subject: Subject) -> str:
 
 
 def without_files(subject: Subject) -> str:
-    """Return why a check of files cannot be run: the tensors are in memory; else ''."""
+    """Return the reason if a check of files cannot be run: the tensors are in memory. Else return ''."""
     return "the tensors are in memory" if subject.in_memory else ""
 
 
 def without_values(subject: Subject) -> str:
-    """Return why a check of values cannot be run: no value of the checkpoint can be read; else ''."""
+    """Return the reason if a check of values cannot be run: no value of the checkpoint can be read. Else return ''."""
     return "" if subject.measured else "no value can be read"
 
 
 @dataclass(frozen=True)
 class Check:
-    """A check. ``run`` yields its findings; ``against`` returns the reason if it cannot be run, '' if it can.
+    """A check. ``run`` yields the findings; ``against`` returns why the check cannot be run, '' if it can.
 
     ``id`` is in kebab-case and never changes, because ``--skip`` and SARIF use it. ``title`` states what is true if the
     check passes. ``looks_at`` returns a phrase for what the check examined, such as "24 tensors".
@@ -52,9 +52,9 @@ class Check:
 
 
 def of_keys(status: Status, keys: Sequence[str], what: str, todo: str, **figures: int | float | str) -> Found:
-    """Return a finding on the tensors ``keys``; ``figures`` are its numbers by name.
+    """Return a finding on the tensors ``keys``; ``figures`` are the numbers in its message, by name.
 
-    ``what`` is the predicate of its message, which begins with "3 tensors" or "1 tensor". ``todo`` is the advice.
+    ``what`` is the predicate of the message, which begins with "3 tensors" or "1 tensor". ``todo`` is the advice.
     """
     number = count(len(keys), "tensor")
     named = listing([escape(key) for key in keys], SHOWN)

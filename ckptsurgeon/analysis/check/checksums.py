@@ -16,7 +16,7 @@ __all__ = ["Checksums", "checked_sums"]
 
 @dataclass(frozen=True)
 class Checksums:
-    """The number of records with a stored checksum, and the names of the records that do not match it (``bad``)."""
+    """The number of records with a stored checksum, and the names of those whose bytes do not match it (``bad``)."""
 
     number: int = 0
     bad: tuple[str, ...] = ()
@@ -25,8 +25,8 @@ class Checksums:
 def checked_sums(checkpoint: Checkpoint, measured: Mapping[str, Measured]) -> Checksums:
     """Compare all stored checksums with the bytes.
 
-    ``measured`` has the CRC-32 of each tensor. It is used for a record that consists of one tensor; any other record is
-    read again.
+    ``measured`` has the CRC-32 of each tensor. For a record that consists of one tensor, this CRC-32 is used. Other
+    records are read again.
     """
     seen: dict[Storage, bool] = {}
     for key, info in checkpoint.items():

@@ -30,7 +30,7 @@ def role_of(key: str) -> str:
 
 
 def is_scale(ending: str) -> bool:
-    """Return whether a part of a quantised tensor contains scales, by the ending of its key: ``.weight_scale``."""
+    """Return whether a part of a quantised tensor contains scales, by the ending of its key (``.weight_scale``)."""
     return _SCALE.search(ending) is not None
 
 

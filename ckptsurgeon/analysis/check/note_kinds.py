@@ -1,7 +1,7 @@
 """Assigns each note of ``ckpt inspect`` to the check that reports it, as a failure or as a warning.
 
-A note is a failure if loading fails, or if the loaded model computes with other weights than the stored ones. Any other
-contradiction is a warning.
+A note is a failure if the model cannot be loaded, or if the loaded model would compute with other weights than the
+stored ones. Any other contradiction is a warning.
 """
 
 from __future__ import annotations

@@ -57,7 +57,8 @@ class Found(Brief):
 class CheckRow(Brief):
     """The outcome of one check.
 
-    ``found`` are its findings. ``why`` is the reason if it was not run. ``looked_at`` is a phrase for what it examined.
+    ``found`` are the findings. ``why`` is the reason if the check was not run. ``looked_at`` is a phrase for what the
+    check examined.
     """
 
     id: str
@@ -128,7 +129,7 @@ class CheckReport(InNotebooks):
         return found
 
     def with_status(self, *statuses: Status) -> Sequence[CheckRow]:
-        """Return the rows with these statuses, the worst first."""
+        """Return the rows with these statuses, in the order in which the statuses are given."""
         return [row for status in statuses for row in self.rows if row.status is status]
 
     def to_json(self) -> dict[str, Any]:

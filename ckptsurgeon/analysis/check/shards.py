@@ -21,7 +21,7 @@ from ...util.text import escape
 __all__ = ["IndexFacts", "ShardFacts", "index_facts", "read_shard"]
 
 LENGTH = 8
-"""The size of the field before the header, which contains the header's length."""
+"""The size in bytes of the field before the header, which contains the length of the header."""
 RECIPE = "__metadata__"
 
 
@@ -31,8 +31,8 @@ class ShardFacts:
 
     ``size`` is its size in bytes, ``needed`` the size that its header implies. If the header cannot be read, ``fault``
     is the reason, and ``needed`` may be None. ``tensors`` are the tensors whose bytes are complete, ``cut`` the keys of
-    the truncated ones. ``overlaps`` and ``holes`` are messages. ``unsound`` maps keys to what is wrong with their entry
-    in the header.
+    the truncated ones. ``overlaps`` are messages on bytes that belong to two tensors, ``holes`` on bytes that belong to
+    none. ``unsound`` maps keys to what is wrong with their entry in the header.
     """
 
     name: str
@@ -56,8 +56,8 @@ class ShardFacts:
 class IndexFacts:
     """The content of an index: ``places`` maps each key to its shard; ``total`` is the ``total_size``, or None.
 
-    ``has_bad_total`` is whether ``total_size`` is a number, but not a size. ``shards`` are all files in the index.
-    ``others`` are files in the same folder that are named like shards, but are not in the index.
+    ``has_bad_total`` is true if ``total_size`` is a number that cannot be a size in bytes. ``shards`` are all files in
+    the index. ``others`` are files in the same folder that are named like shards, but are not in the index.
     """
 
     name: str

@@ -29,12 +29,12 @@ class CardFacts:
 
 @dataclass(frozen=True)
 class ClassFacts:
-    """What the model's transformers class says about its tensors; ``unknown`` is the reason if it says nothing.
+    """How the tensors differ from those of the model's transformers class; ``unknown`` is the reason if not compared.
 
-    ``faults`` are notes on tensors that are missing or of another shape, ``remarks`` notes on other differences;
-    ``unbuilt`` is the reason if the class cannot be built, ``refused`` if it cannot because the installed configuration
-    class refuses config.json, so that ``from_pretrained`` does, too. ``tied`` are the keys of each group of tensors
-    that the class ties, and that are stored separately.
+    ``faults`` are notes on tensors that are missing or of another shape, ``remarks`` notes on other differences.
+    ``unbuilt`` is the reason if the class cannot be built. ``refused`` is set instead if the installed configuration
+    class refuses config.json, because ``from_pretrained`` would fail, too. ``tied`` has the keys of each group of
+    tensors that the class ties, but that are stored separately.
     """
 
     unknown: str = ""
@@ -79,17 +79,17 @@ class AdapterFacts:
 class Subject:
     """A checkpoint to check. ``tensors`` are the tensors that can be read, ``measured`` the figures of their values.
 
-    ``parts`` maps the key of each part of a quantised tensor to its ending, such as ``.scales``, and ``methods`` to the
-    quantisation method. ``codes`` are the keys of the parts that are codes. ``pickled_scales`` has the figures of
-    scales that a pickle stores with a quantised tensor, by the key of this tensor. ``tied`` are pairs of an embedding
-    and an output layer that are both stored, although the configuration ties them. ``embeddings`` are the keys of token
-    embeddings, ``heads`` the keys of their output layers. ``tokens`` is the number of tokens, 0 if it is not known.
-    ``padding`` is the row of the padding token, None if another token has the same id.
+    ``parts`` maps the key of each part of a quantised tensor to the key's ending, such as ``.scales``; ``methods`` maps
+    this key to the quantisation method. ``codes`` are the keys of the parts that are codes. ``pickled_scales`` has the
+    figures of scales that a pickle stores with a quantised tensor, by the key of this tensor. ``tied`` are pairs of an
+    embedding and an output layer that are both stored, although the configuration ties them. ``embeddings`` are the
+    keys of token embeddings, ``heads`` the keys of their output layers. ``tokens`` is the number of tokens, 0 if it is
+    not known. ``padding`` is the row of the padding token, None if another token has the same id.
 
-    ``checksums`` is the number of records with a stored checksum. ``bad_checksums`` are the names of those that do not
-    match it.
+    ``checksums`` is the number of records with a stored checksum. ``bad_checksums`` are the names of the records whose
+    bytes do not match their checksum.
 
-    ``in_memory`` is whether the tensors are in no file. ``fault`` is the reason if a shard is damaged, so that the
+    ``in_memory`` is true if the tensors are not in a file. ``fault`` is the reason if a shard is damaged, so that the
     other files cannot be compared with the weights. ``unexplained`` is the error of opening the checkpoint, if no check
     finds its cause.
     """
@@ -124,12 +124,12 @@ class Subject:
 
     @cached_property
     def of_class(self) -> ClassFacts:
-        """What the model's class says, computed by ``look_at_class`` when a check needs it: this may take seconds."""
+        """The comparison with the model's class, which ``look_at_class`` makes at first use; it may take seconds."""
         return self.look_at_class()
 
     @cached_property
     def by_weight(self) -> Mapping[str, Mapping[str, str]]:
-        """The keys of the parts of each quantised weight, by the common beginning of the keys and by their endings."""
+        """{common beginning of the keys: {ending: key}} of the parts of each quantised weight."""
         found: dict[str, dict[str, str]] = {}
         for key, end in self.parts.items():
             found.setdefault(key.removesuffix(end), {})[end] = key

@@ -199,7 +199,7 @@ def _crc_if_equal(one: _Range, first: bytearray, second: bytearray) -> int | Non
     """Compare a range block by block; return its CRC-32 (0 if it is not needed), or None if the range differs.
 
     ``first`` and ``second`` are buffers of one block each. Whole bytearrays are compared, because Python compares these
-    as memory, but not memoryviews. The CRC-32 is computed while the block is in the CPU caches.
+    at once, but memoryviews byte by byte. The CRC-32 is computed while the block is in the CPU caches.
     """
     crc = 0
     for done in range(0, one.nbytes, BLOCK):

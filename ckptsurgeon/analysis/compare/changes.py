@@ -27,7 +27,7 @@ def pairs_of(models: Sequence[Any]) -> list[tuple[Any, Any]]:
 
 @dataclass(frozen=True)
 class ModelChange:
-    """Sums over the values of a model: ``changed`` of the ``values`` values differ from the base's.
+    """Sums over the values of a model. ``values`` counts them, ``changed`` those that differ from the base.
 
     ``gap`` is the sum of the squares of the changes, ``base`` the sum of the squares of the base's values.
     """
@@ -44,7 +44,7 @@ class ModelChange:
 
     @property
     def relative(self) -> float | None:
-        """The L2 norm of the change divided by that of the base; None if the latter is zero."""
+        """The L2 norm of the change divided by the L2 norm of the base; None if the base is zero."""
         return 0.0 if not self.gap.value else quotient(norm(self.gap), norm(self.base))
 
 
@@ -52,7 +52,7 @@ class ModelChange:
 class Agreement:
     """Sums over the values of two models, to compare their changes.
 
-    ``both`` counts the values that both models have changed, ``same_sign`` those that both moved in one direction.
+    ``both`` counts the values that both models have changed, ``same_sign`` those that both moved in the same direction.
     ``product`` is the sum of the products of the two changes. ``first`` and ``second`` are the sums of the squares of
     each model's changes.
     """
@@ -77,7 +77,7 @@ class Agreement:
 
     @property
     def share_of_same_sign(self) -> float | None:
-        """The share of the values changed by both that moved in the same direction; None if there are none."""
+        """Of the values that both models have changed, the share that moved in the same direction; None without any."""
         return self.same_sign / self.both if self.both else None
 
 
@@ -129,9 +129,10 @@ def weights_of(tensors: Sequence[TensorChanges]) -> Sequence[TensorChanges]:
 class Changes(InNotebooks):
     """How models have changed from their base: ``tensors`` has each tensor of the base that a model also has.
 
-    ``missing`` are the base's keys that a model lacks, ``added`` the keys that only the model has, and ``reshaped`` the
-    keys of tensors with another shape, each by the model's index. ``not_compared`` maps keys whose values are not plain
-    numbers, or cannot be decoded, to the reason. ``left_out`` counts the keys that patterns did not select.
+    Three fields map the index of a model to keys: ``missing`` to the base's keys that the model lacks, ``added`` to
+    keys that only the model has, ``reshaped`` to the keys of tensors with another shape. ``not_compared`` maps keys
+    whose values are not plain numbers, or cannot be decoded, to the reason. ``left_out`` counts the keys that patterns
+    did not select.
     """
 
     base: str

@@ -1,4 +1,4 @@
-"""Compares quantised tensors by the weights that they stand for, under the names that these have in a plain model."""
+"""Compares quantised tensors by their decoded weights, under the names that the weights have in a plain model."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ __all__ = ["EncodedOtherwise", "by_name", "coded_in_both", "encoded_otherwise"]
 class EncodedOtherwise:
     """The weights that two checkpoints store in different encodings; one of the two may store plain numbers.
 
-    ``pairs`` has these weights by their logical names, ``parts`` the keys of their stored tensors in each checkpoint.
-    ``refused`` maps the names of those that cannot be decoded to the reason.
+    ``pairs`` has these weights by their logical names (those in a plain model). ``parts`` has the keys of their stored
+    tensors in each checkpoint. ``refused`` maps the names of weights that cannot be decoded to the reason.
     """
 
     pairs: Mapping[str, Pair] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class EncodedOtherwise:
     refused: Mapping[str, str] = field(default_factory=dict)
 
     def within(self, first: Outline, second: Outline) -> tuple[Outline, Outline]:
-        """Return the outlines of the two checkpoints, in which logical tensors replace the stored ones."""
+        """Return the outlines of two checkpoints with these weights in place of the tensors that store them."""
         here = {name: pair.first for name, pair in self.pairs.items()}
         there = {name: pair.second for name, pair in self.pairs.items()}
         both = coded_in_both(first, second)
@@ -51,10 +51,10 @@ def _replaced(
 
 
 def encoded_otherwise(first: Checkpoint, second: Checkpoint, weights: Sequence[Weights]) -> EncodedOtherwise:
-    """Return the tensors that are quantised in at least one of two checkpoints, and encoded differently in the other.
+    """Return the weights that at least one of two checkpoints quantises, and that the two encode differently.
 
-    ``weights`` give the weights that the quantised tensors of each checkpoint stand for. Tensors that only one
-    checkpoint has are left out.
+    ``weights`` has a function for each checkpoint that gives the decoded weight of a quantised tensor. Weights that
+    only one checkpoint has are left out.
     """
     here, there = by_name(first), by_name(second)
     pairs, refused = dict[str, Pair](), dict[str, str]()

@@ -91,7 +91,7 @@ def _sorted(keys: Iterable[str]) -> tuple[str, ...]:
 def _to_read(
     base: Checkpoint, models: Sequence[Checkpoint], keys: frozenset[str]
 ) -> tuple[dict[str, dict[int, _Source]], dict[str, str]]:
-    """Return the models' tensors to read, by key and index of the model, and the reasons why others cannot be read."""
+    """Return {key: {index of a model: its tensor}} of the tensors to read, and {key: reason} of unreadable tensors."""
     found, refused = dict[str, dict[int, _Source]](), dict[str, str]()
     for key in (one for one in base if one in keys):
         having = {
@@ -175,9 +175,9 @@ def _sums_of_block(base: Array, models: Mapping[int, Array]) -> ChangeSums:
 
 
 def _directions(a: Array, b: Array) -> Array:
-    """Return the sign of the agreement of two changes, element by element.
+    """Return 1, -1 or 0 for each element: whether two changes have the same direction, opposite directions, or neither.
 
-    It is 1 if the element moved in the same direction in both, -1 if in opposite ones, 0 if it did not move in both.
+    The result is 0 if one of the two changes is zero.
     """
     agreement: Array = np.sign((np.sign(a).conj() * np.sign(b)).real)
     return agreement

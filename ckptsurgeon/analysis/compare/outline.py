@@ -1,4 +1,4 @@
-"""Outlines of checkpoints (keys, shapes and dtypes), to compare two; another process can read one."""
+"""Outlines of checkpoints (keys, shapes and dtypes), for comparisons. A second process can read one of two outlines."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def beside(work: Callable[[], Any]) -> Iterator[Callable[[], Any]]:
     """Start ``work`` in another process, and yield a function that waits for the result of ``work`` and returns it.
 
     The result must be plain data. The yielded function returns None if the work failed. If the system cannot fork, or
-    if other threads run, nothing is started and the function returns None: a forked process would never see the locks
-    of other threads released.
+    if other threads run, nothing is started and the function returns None. In a forked process, locks that other
+    threads held would never be released.
     """
     if not hasattr(os, "fork") or threading.active_count() > 1:
         yield lambda: None
@@ -77,7 +77,7 @@ def _work_and_end(work: Callable[[], Any], write: int, blocked: set[Any]) -> Non
 def _result(read: int, left: list[int]) -> Any:
     """Return the data that a child process wrote to the pipe ``read``, None if the child failed.
 
-    Waits for the child, and takes its process id out of ``left``.
+    Waits for the child, and removes its process id from ``left``, the list of running children.
     """
     pieces = []
     while piece := os.read(read, _PIECE):
@@ -91,8 +91,8 @@ class Outline:
     """A checkpoint's path, the dtypes and shapes of its tensors by key, and notes.
 
     ``coded`` has the keys of tensors that hold quantised codes, each with the quantisation method and the name of the
-    quantised tensor. ``quantisation`` has the checkpoint's quantisation settings. ``names`` has the name of the
-    quantised tensor that each stored part belongs to.
+    quantised tensor. ``quantisation`` has the checkpoint's quantisation settings. ``names`` maps the key of each stored
+    part to the name of its quantised tensor.
     """
 
     path: str

@@ -23,7 +23,7 @@ ELEMENTS = 1 << 18
 BLOCK = 1 << 20
 
 HEAD = 1 << 12
-"""How many bytes of each tensor are compared before whole tensors are."""
+"""The number of first bytes of each tensor that are compared before whole tensors are read."""
 
 Make = tuple[str, tuple[int, ...]]
 
@@ -31,9 +31,9 @@ Make = tuple[str, tuple[int, ...]]
 def with_renames(found: Difference, first: Checkpoint, second: Checkpoint) -> Difference:
     """Return ``found`` with the tensors that have another name in the second checkpoint, and the rules to rename them.
 
-    Tensors with the same dtype, shape and bytes are taken for the same. If there are several (as biases of zeros),
-    those with the most similar names are paired. Tensors that exchanged their names, as those of swapped layers, are
-    renamed too; in ``found`` these differ.
+    Two tensors with the same dtype, shape and bytes count as the same tensor. If several have the same bytes, such as
+    biases of zeros, those with the most similar names are paired. Tensors that exchanged their names, as in swapped
+    layers, count as renamed, although ``found`` lists them as changed.
     """
     differing = (pair.key for pair in (*found.changed, *found.reshaped))
     both = {key for key in differing if key in first and key in second}  # the others are weights in different encodings
@@ -68,7 +68,7 @@ def _in_order(keys: Iterable[str]) -> tuple[str, ...]:
 
 
 def _to_remove(replaced: Set[str]) -> Iterator[str]:
-    """Yield a note if the rules give tensors the names of others, ``replaced``, which are not in the second."""
+    """Yield a note if the rules reuse the names of ``replaced``, tensors that are not in the second checkpoint."""
     if replaced:
         named = f"{escape(min(replaced, key=natural_key))}{' and others' if len(replaced) > 1 else ''}"
         number = count(len(replaced), "removed tensor")
@@ -78,10 +78,10 @@ def _to_remove(replaced: Set[str]) -> Iterator[str]:
 def _without_collisions(pairs: Mapping[str, str], both: Set[str]) -> dict[str, str]:
     """Return ``pairs`` without those whose new name another tensor keeps; ``both`` are keys in both checkpoints.
 
-    The pairs make chains, in which each new name is the old name of the next tensor. If the last new name is the key of
-    a tensor that is not renamed, and the first old name is not in the second checkpoint, that tensor was replaced; a
-    chain down to a removed first layer is an example. If both checkpoints have all names of the chain, no tensor was
-    renamed: one that was copied over another and then trained, for example, has changed, and so has the other one.
+    The pairs form chains: the new name of each tensor is the old name of the next. The last new name may be the key of
+    a tensor that is not renamed. If the first old name is not in the second checkpoint, that tensor was replaced: for
+    example, the first layer was removed, and all others moved down. If both checkpoints have all names of the chain,
+    nothing was renamed: for example, a tensor was copied over another and then trained, so that both have changed.
     """
     left = {key: new for key, new in pairs.items() if new != key}
     old_names = {new: key for key, new in left.items()}
@@ -97,7 +97,10 @@ def _without_collisions(pairs: Mapping[str, str], both: Set[str]) -> dict[str, s
 
 
 def _left_decoded(found: Difference, first: Checkpoint, moved: Set[str]) -> tuple[Pair, ...]:
-    """Return the decoded weights that differ, without those of which all stored tensors that differ have ``moved``."""
+    """Return the decoded weights that still differ, if the tensors ``moved`` (renamed or replaced) are left out.
+
+    A weight is removed if all its stored tensors that differ are in ``moved``.
+    """
     parts = {one.name: one.keys for one in first.codes.tensors}
     left = {pair.key for pair in found.changed if pair.key not in moved}
     gone = {name for name, keys in parts.items() if left.isdisjoint(keys) and any(key in moved for key in keys)}
@@ -110,9 +113,10 @@ ByContent = Mapping[str, list[str]]
 def _alike(
     first: Checkpoint, gone: Sequence[str], second: Checkpoint, came: Sequence[str]
 ) -> tuple[ByContent, ByContent]:
-    """Return keys of two checkpoints, grouped by content; only those whose content may be in the other, too.
+    """Return {digest of the content: keys} for each checkpoint, for tensors whose content may be in both checkpoints.
 
-    The first bytes of tensors are compared before whole tensors are read.
+    ``gone`` and ``came`` are the keys to group in the first and second checkpoint. The first bytes of tensors are
+    compared before whole tensors are read.
     """
     makes = {_make(first[key]) for key in gone} & {_make(second[key]) for key in came}
     sides = [(first, _of_makes(first, gone, makes)), (second, _of_makes(second, came, makes))]
@@ -126,7 +130,7 @@ def _alike(
 
 
 def _of_makes(checkpoint: Checkpoint, keys: Sequence[str], makes: Set[Make]) -> list[str]:
-    """Return those keys whose tensor has one of these dtypes and shapes, after checking their checksums."""
+    """Return the keys whose tensor has a dtype and shape in ``makes``; the checksums of these tensors are checked."""
     wanted = [key for key in keys if _make(checkpoint[key]) in makes and not checkpoint[key].opaque]
     fetch_keys(checkpoint, wanted)
     check_records(checkpoint, wanted, set())
@@ -162,7 +166,7 @@ def _digest(checkpoint: Checkpoint, info: TensorInfo) -> str:
 def _pieces(checkpoint: Checkpoint, info: TensorInfo) -> Iterator[bytes]:
     """Yield the bytes of a tensor in pieces, as if it were contiguous.
 
-    The bytes of a contiguous tensor are read as they are, because its elements can have 6 bits.
+    The bytes of a contiguous tensor are read as they are, because some dtypes have elements of 6 bits.
     """
     if not info.is_plain:
         yield from (read_part(checkpoint, info, box).tobytes() for box in blocks(info.shape, ELEMENTS))

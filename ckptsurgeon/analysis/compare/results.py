@@ -15,7 +15,7 @@ __all__ = ["UNREAD", "Difference", "Numbers", "Pair", "Tolerance"]
 
 @dataclass(frozen=True)
 class Tolerance:
-    """The largest difference of equal values: ``absolute + relative * |second|``, as in numpy's isclose."""
+    """Values count as equal if they differ by at most ``absolute + relative * |second|``, as in numpy's isclose."""
 
     relative: float = 0.0
     absolute: float = 0.0
@@ -69,13 +69,14 @@ class Difference(InNotebooks):
     ``added`` are only in the second, ``removed`` only in the first. ``reshaped``, ``retyped``, ``changed`` and
     ``close`` (equal within the tolerance) are in both. ``identical`` counts the tensors that are the same: byte for
     byte if ``values`` is set, otherwise in dtype and shape. ``renamed`` maps keys of the first to keys of the second
-    with the same bytes. A key whose tensor is renamed is in ``added`` if the second has another tensor there, and a key
-    is in ``removed`` if only a renamed tensor is there in the second. ``rules`` are the ``--map`` rules that rename
-    them, together with --unwrap if ``unwrap`` is set. ``same`` are the identical keys; ``not_compared`` maps keys whose
-    values cannot be read (sparse, quantised) to the reason. ``decoded`` are quantised weights that were compared by
-    their decoded values, by their logical names: those whose codes or scales differ, and those that are encoded
-    differently. The stored tensors of the latter are in none of the other groups. ``left_out`` counts the keys that
-    patterns did not select. ``has_values`` is False if the second is a configuration.
+    with the same bytes. If another tensor of the second has the old key of a renamed tensor, this key is in ``added``.
+    If a renamed tensor has replaced a tensor of the first, the key of the latter is in ``removed``. ``rules`` are the
+    ``--map`` rules for these renames, to be used with --unwrap if ``unwrap`` is set. ``same`` are the identical keys;
+    ``not_compared`` maps keys whose values cannot be read (sparse, quantised) to the reason. ``decoded`` has the
+    quantised weights that were compared by their decoded values, under their logical names: weights whose codes or
+    scales differ, and weights that are encoded differently. The stored tensors of the latter are in none of the other
+    groups. ``left_out`` counts the keys that patterns did not select. ``has_values`` is False if the second is a
+    configuration.
     """
 
     first: str

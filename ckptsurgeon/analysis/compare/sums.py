@@ -1,6 +1,6 @@
 """Sums of products of numbers of any magnitude.
 
-A double cannot hold the square of 1e200, nor that of 1e-200: sums are stored with a binary exponent of their own.
+A double cannot hold the square of 1e200, nor the square of 1e-200. So sums are stored with a separate binary exponent.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _largest(values: Array) -> float:
 
 
 def dot(x: ScaledValues, y: ScaledValues) -> Sum:
-    """Return the sum of the products of two vectors; its real part if they are complex."""
+    """Return the sum of the products of the elements of two vectors; if these are complex, the real part of the sum."""
     return Sum(float(np.vdot(x.values, y.values).real), x.exponent + y.exponent)
 
 

@@ -51,9 +51,9 @@ class _Figures:
 
 
 def measure(pair: Pair, first: Checkpoint, second: Checkpoint, tolerance: Tolerance) -> tuple[Numbers | None, bool]:
-    """Return how far the values of a tensor differ between two checkpoints, and whether that is within the tolerance.
+    """Return the distance of a tensor's values in two checkpoints, and whether it is within the tolerance.
 
-    The first is None for dtypes whose elements are not plain numbers. Two integers are compared exactly, all other
+    The distance is None for dtypes whose elements are not plain numbers. Two integers are compared exactly, all other
     numbers in double precision.
     """
     if not (has_figures(pair.first) and has_figures(pair.second)):
@@ -136,7 +136,8 @@ def _finite_in_both(x: Array, y: Array) -> tuple[Array, Array, int, int]:
 def _gap(x: Array, y: Array) -> Array:
     """Return the absolute differences of two arrays, element by element.
 
-    Those of integers are exact, in an unsigned dtype; if one array is uint64 and the other signed, they are float64.
+    The differences of integers are exact and have an unsigned dtype. But if one array is uint64 and the other is
+    signed, the differences are float64.
     """
     if x.dtype.kind not in "iu" or y.dtype.kind not in "iu":
         gap: Array = np.subtract(x, y)

@@ -78,7 +78,7 @@ def _opaque(first: Checkpoint, second: Checkpoint, key: str) -> str:
 
 
 def _are_pickled(pair: Pair, first: Checkpoint, second: Checkpoint) -> bool:
-    """Return whether two weights are pickled tensors of one class of torchao, or of one dtype and scale of torch."""
+    """Return whether two weights are pickled tensors of one torchao class, or of one torch dtype and scale."""
     here, there = (one.get(pair.key) for one in (first, second))
     if here is None or there is None or not (is_pickled(here) and is_pickled(there)):
         return False
@@ -98,7 +98,7 @@ def with_decoded(
     """Return ``found`` with the distances of those tensors in ``keys`` that two checkpoints encode differently.
 
     If the user gave a tolerance, tensors within it are in ``close``, the others in ``decoded``. Pickled tensors of
-    torch and torchao with equal values are identical: their bytes are not compared.
+    torch or torchao count as identical if their values are equal; their bytes are not compared.
     """
     chosen = [key for key in keys if key in otherwise.pairs]
     refused = {key: otherwise.refused[key] for key in chosen if key in otherwise.refused}
@@ -130,8 +130,9 @@ def with_changed_codes(
 ) -> Difference:
     """Return ``found`` with the distances of the quantised weights whose codes or scales differ.
 
-    A weight that cannot be decoded has no distance; there is a note if a scale is the reason. If the user gave a
-    tolerance, weights within it are in ``close``, together with their codes and scales.
+    ``weights`` has a function for each checkpoint that gives the decoded weight of a quantised tensor. A weight that
+    cannot be decoded has no distance; there is a note if a scale is the reason. If the user gave a tolerance, weights
+    within it are in ``close``, together with their codes and scales.
     """
     changed = {pair.key for pair in (*found.changed, *found.close)}
     decoded, close, notes = list[Pair](), list[Pair](), list[str]()

@@ -75,9 +75,9 @@ def _counters(wanted: Collection[str]) -> Iterator[str]:
 
 
 def _loads(pair: Pair) -> bool:
-    """Return whether torch loads the pair's first tensor into the second: equal shapes, or shape (1,) into ().
+    """Return whether torch loads a pair's first tensor into the second: the shapes are equal, or (1,) and ().
 
-    ``Module._load_from_state_dict`` in torch/nn/modules/module.py does the latter for files of torch 0.3.
+    ``Module._load_from_state_dict`` in torch/nn/modules/module.py loads (1,) into () for files of torch 0.3.
     """
     return pair.first.shape == pair.second.shape or (pair.second.shape == () and pair.first.shape == (1,))
 
@@ -96,10 +96,11 @@ def _why_not_copied(pair: Pair) -> str:
 
 
 def tied_keys(source: Collection[str], target: TargetSpec) -> Iterator[tuple[str, str]]:
-    """Yield (key, other key) for each tied key that a source may lack, because it has the other key of this tensor.
+    """Yield (key, other key) for each tied key that a source may lack, because the other key gives the same tensor.
 
-    The destination's library ties these keys itself; a destination without such a library needs every key. If a source
-    has none of a tensor's keys, all but the key that the library stores are yielded, so that only this key is missing.
+    These are keys that the destination's library ties itself. A destination without such a library needs every key. If
+    a source has none of a tensor's keys, all except the key that the library stores are yielded, so that only this one
+    is reported as missing.
     """
     groups: dict[str, list[str]] = {}
     for alias, owner in target.ties.items():

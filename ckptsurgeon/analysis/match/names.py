@@ -99,7 +99,7 @@ class Likeness:
 # The change of leading segments, such as removing ``backbone.``, that gives most tensors their name in the other model.
 
 MANY = 8
-"""The number of tensors that must at least have the same change of path."""
+"""The smallest number of tensors that must have the same change of path."""
 DEEPEST = 4
 """The most leading segments that may change."""
 
@@ -109,9 +109,9 @@ Moves = Mapping[Unit, Unit]
 def moved(first: Sequence[Unit], second: Sequence[Unit]) -> Moves:
     """Return the pairs of modules whose paths become equal by one change of the leading segments, such as a prefix.
 
-    Segments are the parts between dots. The pairs are returned only if together they have at least ``MANY`` tensors, at
-    least half of the tensors of the smaller state dict, and more than twice as many tensors as the contradicting pairs
-    of any other change. If not, {} is returned.
+    Segments are the parts between dots. The pairs are returned only if they have at least ``MANY`` tensors, and at
+    least half of the tensors of the smaller state dict. They must also have more than twice as many tensors as the
+    contradicting pairs of any other change. Otherwise {} is returned.
     """
     fewer = min(sum(len(unit.keys) for unit in units) for units in (first, second))
     there = {unit.path: unit for unit in second}

@@ -49,7 +49,7 @@ class _Matcher:
         self._open("modules")
 
     def _open(self, view: str) -> None:
-        """Group the tensors that are not matched yet; ``view`` is how, as in ``units_of``: for example "modules"."""
+        """Group the unmatched tensors. ``view`` is the kind of group, such as "modules": see ``units_of``."""
         self.fitting = FreeUnits(*(units_of(self._left(side), view) for side in (0, 1)))
         self._likeness = Likeness(*([unit.path for unit in side] for side in (self.fitting.first, self.fitting.second)))
         self._near = None
@@ -126,8 +126,8 @@ def _numbered_alike(here: Sequence[Unit], there: Sequence[Unit]) -> bool:
 def _together(first: Sequence[str], second: Sequence[str]) -> Iterator[Parents]:
     """Yield the pairs of parents of two matched modules, from the innermost level to the outermost.
 
-    ``first`` and ``second`` are the paths of the modules that contain the two matched modules. The pair of the two
-    whole models is left out, because it is not evidence.
+    ``first`` and ``second`` are the paths of the modules that contain the two matched modules. The pair of the two top
+    levels is left out, because it is not evidence.
     """
     for up in range(max(len(first), len(second))):
         parents = (first[min(up, len(first) - 1)], second[min(up, len(second) - 1)])
@@ -140,8 +140,8 @@ def propose(
 ) -> Proposal:
     """Propose which tensors of ``source`` and ``destination`` correspond, by names and shapes.
 
-    ``first`` and ``second`` are the paths of the two checkpoints; they only appear in the result. Matrices that have
-    the same name on both sides, and are transposed in one, are matched with nothing: a note says what to do.
+    ``first`` and ``second`` are the paths of the two checkpoints; they only appear in the result. Matrices with the
+    same name on both sides that are transposed in one of them are not matched; a note says what to do.
     """
     turned = _transposed(source, destination)
     matcher = _Matcher(
@@ -183,7 +183,10 @@ def _transposed(source: Mapping[str, TensorInfo], destination: Mapping[str, Tens
 
 
 def _transposed_note(turned: Sequence[str], names: Mapping[str, str], source: Mapping[str, TensorInfo]) -> str:
-    """Return the note on transposed matrices, and on square ones with the same name, of which no shape tells it."""
+    """Return the note on transposed matrices, and on square matrices, whose shapes do not show if they are transposed.
+
+    ``turned`` are the keys of the transposed matrices. ``names`` maps source keys to the proposed destination keys.
+    """
     square = [
         key for key, new in names.items() if key == new and len(source[key].shape) == 2 and _is_square(source[key])
     ]

@@ -23,7 +23,7 @@ _LEAVES = {
     "parametrizations.weight.original0": "weight.0",
     "parametrizations.weight.original1": "weight.1",
 }
-"""Common forms for different last segments of keys: LayerNorm in TensorFlow, weight norm before and after torch 2.0."""
+"""{last segment of a key: common form} for LayerNorm in TensorFlow, and weight norm before and after torch 2.0."""
 _PARAMETRIZED = re.compile(r"(?:^|\.)parametrizations\.[^.]+\.original[01]$")
 
 Index = tuple[int, ...]
@@ -96,7 +96,7 @@ def fits(a: Unit, b: Unit) -> bool:
 
 
 class _Kinds:
-    """The unmatched module groups of one state dict, by kind.
+    """The unmatched module groups of one state dict, by kind (numbers in their paths, tensor names, shapes).
 
     ``of`` maps each group to the index of its kind. For each kind, ``free`` has its groups, and ``items`` the numbers,
     tensor names and shapes.

@@ -32,7 +32,7 @@ __all__ = [
 # Headers. Data by column is small and fast to read: a few megabytes for a hundred thousand tensors.
 
 Places = Mapping[str, int]
-"""The index of each key's row."""
+"""Maps each key to the index of its row."""
 
 
 class Table:
@@ -189,7 +189,11 @@ def changes_of(found: Changes, coded: Mapping[str, str], places: Places) -> dict
 
 
 def _sums(sums: ChangeSums, models: int, pairs: Sequence[tuple[int, int]]) -> list[Any]:
-    """Return [changes, shares changed, cosines, shares of the same sign, shares of both, number not finite]."""
+    """Return sums as a list: two lists with an entry for each model, three with an entry for each pair, and a count.
+
+    The lists are: relative changes, shares of values changed; cosines, shares moved in the same direction, shares
+    changed by both. The count is the number of values that are not finite.
+    """
     changes = [sums.models.get(index) for index in range(models)]
     agreements = [sums.pairs.get(pair) for pair in pairs]
     return [
@@ -210,8 +214,9 @@ STATES = ("same", "close", "changed", "decoded", "retyped", "reshaped", "renamed
 def rows_of_both(found: Difference, first: Inspection, second: Inspection) -> dict[str, TensorInfo]:
     """Return the tensors of all rows of a page that compares two checkpoints, by their keys.
 
-    They are all tensors of the second checkpoint, and the tensors of the first that the second has under no name. A
-    quantised weight that was compared after dequantising has one row, under its logical name, in place of its parts.
+    They are all tensors of the second checkpoint, and the tensors of the first that the second does not have under any
+    name. A quantised weight that was compared after dequantising has one row, under its logical name, in place of its
+    parts.
     """
     coded = [tensor for one in (first, second) for tensor in one.codes.tensors]
     names = {one.name for one in coded}

@@ -153,9 +153,9 @@ class Page(Brief):
 class PageContents:
     """What a page shows. For two checkpoints, ``second`` and ``difference`` are set too.
 
-    ``report`` is the result of ``check``. ``changes`` are the changes of several models from this checkpoint, their
-    base. ``histograms`` maps keys to the counts of a histogram's bins. If there are two checkpoints, histograms and
-    statistics are those of the second.
+    ``report`` is the result of ``check``. ``changes`` are the changes of several models from their base, the first
+    checkpoint. ``histograms`` maps keys to the counts of a histogram's bins. If there are two checkpoints, histograms
+    and statistics are those of the second.
     """
 
     inspection: Inspection | None

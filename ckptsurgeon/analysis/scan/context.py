@@ -33,7 +33,7 @@ class Budget:
 
     @staticmethod
     def spent(what: str) -> SpentError:
-        """Return the error for a file that exceeds a limit; ``what`` is what it contains, as in "over 1000 records"."""
+        """Return the error for a file that exceeds a limit; ``what`` says how, as in "over 1000 records"."""
         return SpentError(f"it has {what}: the rest is not scanned")
 
     def take(self, what: str, number: int) -> None:
@@ -108,7 +108,7 @@ class InMemoryFile(File):
 
 @dataclass
 class ScanState:
-    """The findings about one file. ``judge`` is the function that scans an item and returns if it added a finding."""
+    """The findings about one file. The function ``judge`` scans an item and returns whether it added a finding."""
 
     path: str
     judge: Callable[[ScanItem], bool]
@@ -116,7 +116,7 @@ class ScanState:
     found: list[Finding] = field(default_factory=list)
 
     def add(self, finding: Finding) -> None:
-        """Add a finding. If there are too many already, merge it into the last one, which gets the worse verdict."""
+        """Add a finding. If there are too many, merge it into the last one, with the worse of both verdicts."""
         if len(self.found) < limits.SCAN_FOUND:
             self.found.append(finding)
             return

@@ -29,7 +29,8 @@ class Verdict(IntEnum):
 class Fault(Brief):
     """The reason why a file or a part of it could not be scanned completely.
 
-    ``kind`` is ``corrupt`` if the data is invalid, ``unreadable`` if the scan does not support it or reached a limit.
+    ``kind`` is ``corrupt`` if the data is invalid; ``unreadable`` if the scan does not support the data, or reached a
+    limit.
     """
 
     kind: str

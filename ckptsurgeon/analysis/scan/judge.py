@@ -40,7 +40,7 @@ _PROGRAMS = (
     b"\x7fELF", b"MZqFpD='", b"jartsr='", b"APEDBG='", b"\0asm", b"\xca\xfe\xba\xbe", b"\xca\xfe\xba\xbf",
     b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe", b"\xfe\xed\xfa\xcf", b"\xfe\xed\xfa\xce",
 )  # fmt: skip
-"""ELF, Actually Portable Executables (llamafile), WebAssembly, Mach-O and Java."""
+"""The first bytes of programs: ELF, Actually Portable Executables (llamafile), WebAssembly, Mach-O and Java."""
 _TENSORFLOW = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
 """The model files that TensorFlow looks for in a folder (saved_model/loader_impl.py); the last is a chunked format."""
 
@@ -135,7 +135,7 @@ def _as_named(place: ScanItem) -> None:
 
 
 def _has_user_block(place: ScanItem) -> bool:
-    """Return whether an HDF5 file begins at offset 512, 1024, 2048, …: its readers accept such a user block.
+    """Return whether an HDF5 file begins at offset 512, 1024, 2048, …: readers of HDF5 accept other data before it.
 
     A remote file is searched only if its name is typical of HDF5.
     """
@@ -164,8 +164,8 @@ def _is_sound_archive(place: ScanItem) -> bool:
     """Return whether an item is a valid zip archive from its first byte on: it need not be scanned as a pickle.
 
     A pickle reader would read the archive's first bytes ``PK`` as a persistent id: ``K`` and the bytes up to a newline.
-    Readers without support for persistent ids refuse that. Readers with it, such as torch.load, test for a zip archive
-    first.
+    Readers without support for persistent ids refuse that. Readers that support them, such as torch.load, first test
+    whether the file is a zip archive.
     """
     return place.head(4) == b"PK\3\4" and _is_sound(place, FORMS)
 

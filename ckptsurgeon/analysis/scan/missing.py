@@ -1,4 +1,4 @@
-"""Finds the shards that a scanned folder lacks: their names are in an index, or follow from those of other shards."""
+"""Finds the shards that a scanned folder lacks, from the names in an index or from the names of other shards."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["missing_notes"]
 Open: TypeAlias = Callable[[], File]
 """A function that opens a file."""
 SHOWN = 1000
-"""How many names of missing shards are made, at most, from names of other shards."""
+"""The most names of missing shards that are derived from the names of other shards."""
 
 
 def missing_notes(found: Mapping[str, Open]) -> Iterator[str]:
-    """Yield a note for each folder that lacks shards of a checkpoint: what they contain was not scanned.
+    """Yield a note for each folder that lacks shards of a checkpoint, because these shards were not scanned.
 
     ``found`` maps the path of each file that is scanned to a function that opens it.
     """
@@ -48,7 +48,7 @@ def missing_notes(found: Mapping[str, Open]) -> Iterator[str]:
 
 
 def _of_index(name: str, opening: Open) -> frozenset[str]:
-    """Return the names of the shards in an index; none if it cannot be read, which is a finding of its own."""
+    """Return the names of the shards in an index; none if it cannot be read, which is reported separately."""
     with suppress(CheckpointError), closing(opening()) as file:
         facts = index_facts(name, file.read(0, file.size)) if file.size <= limits.INDEX_BYTES else None
         return frozenset(facts.places.values()) if facts is not None else frozenset()

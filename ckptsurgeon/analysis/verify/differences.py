@@ -33,7 +33,7 @@ TOLERANCE = 1e-5
 """The allowed difference, relative to the largest value of a block: kernels add in different orders."""
 
 LAST_BITS = {16: 2**-7, 8: 2**-1}
-"""By bits of a dtype: the largest relative difference of two values that were rounded from nearly the same number."""
+"""{bits of a dtype: the largest relative difference of two values that were rounded from nearly the same number}."""
 
 Origins = Sequence[tuple[TensorInfo, Checkpoint]]
 """The inputs of a step, each with its header and its checkpoint."""
@@ -60,10 +60,10 @@ def first_difference(
 ) -> int | None:
     """Compute a tensor of an output again and return the offset of the first byte that differs; None if none does.
 
-    ``step`` is the step of the plan that made the tensor, ``origins`` are its source tensors. ``keeper`` is the
-    destination's own checkpoint, from which the rest of the values comes if a source fills only a part of the tensor;
-    None if the rest was drawn. ``context`` has the settings for computing merges. With ``near``, nearly equal values
-    count as equal.
+    ``step`` is the step of the plan that made the tensor, ``origins`` are its source tensors. If a source fills only a
+    part of the tensor, ``keeper`` is the destination's checkpoint, from which the other values come; it is None if
+    these were drawn. ``context`` has the settings for computing merges. With ``near``, nearly equal values count as
+    equal.
     """
     origin, theirs = origins[0]
     if is_copy(step, origin):
@@ -97,7 +97,10 @@ def _is_near(dtype: str, wanted: Any, found: Any) -> bool:
 
 
 def first_different_byte(output: Checkpoint, info: TensorInfo, theirs: Checkpoint, origin: TensorInfo) -> int | None:
-    """Return the offset of the first byte at which two tensors of one dtype differ; None if they are equal."""
+    """Return the offset of the first byte at which two tensors of one dtype differ; None if they are equal.
+
+    The first tensor is ``info`` of ``output``, the second is ``origin`` of ``theirs``.
+    """
     if info.nbytes != origin.nbytes:
         return min(info.nbytes, origin.nbytes)
     here, there = reader(output, info), reader(theirs, origin)
@@ -118,6 +121,8 @@ def _overlay_difference(
     step: Step, output: Checkpoint, info: TensorInfo, theirs: Checkpoint, origin: TensorInfo
 ) -> int | None:
     """Compare only the part of a tensor that comes from a source, because the other values were drawn at random.
+
+    ``info`` is the tensor in ``output``, ``origin`` the tensor in its source ``theirs``.
 
     Returns the byte offset of the first block that differs; None if none does.
     """

@@ -36,15 +36,15 @@ class Expected:
     rows: VocabularyRows | None = None
     vocabularies: tuple[VocabularyRows, ...] = ()
     said: Recipe | None = None
-    """The recipe in the output."""
+    """The recipe that is stored in the output; None without one."""
     keeper: int | None = None
-    """The index of the source that is the destination itself."""
+    """The index of the source that is the destination itself; None if the destination is a configuration."""
     context: MergeContext = field(default_factory=MergeContext)
     """The context of merges."""
 
     @cached_property
     def factors(self) -> Mapping[Any, Mapping[str, str]]:
-        """The keys of the low-rank factors "A" and "B" of each weight difference that was decomposed."""
+        """{result of ``difference_of``: {"A": key, "B": key}} of the low-rank factors of each weight difference."""
         pairs: dict[Any, dict[str, str]] = {}
         for key, made in self.tensors.items():
             if made.factor is not None:
@@ -99,7 +99,8 @@ def expected_of_plan(
 class Check:
     """An output that is being verified, and the results so far.
 
-    ``left_out`` maps the keys of tensors that are not compared to the reason. ``done`` and ``total`` are bytes.
+    ``left_out`` maps the keys of tensors that are not compared to the reason. ``done`` and ``total`` are numbers of
+    bytes.
     """
 
     output: Checkpoint
@@ -177,5 +178,5 @@ def _files(target: PlanTarget) -> list[tuple[str, int, str]]:
 
 
 def _content(source: PlanSource) -> tuple[Any, ...]:
-    """Return a value that identifies the content of a source, whatever its path."""
+    """Return a value that identifies the content of a source, independent of its path."""
     return source.root, source.stripped, [(file.name, file.size, file.sha256) for file in source.files]

@@ -93,7 +93,7 @@ def other_files(output: Checkpoint, said: Recipe | None) -> Iterator[Note]:
 
 
 def signature_faults(output: Checkpoint, key: str) -> Iterator[str]:
-    """Yield the reasons why an output has no valid signature of a key; nothing if the signature is valid.
+    """Yield the reasons why the signature of an output by a key is missing or invalid; nothing if it is valid.
 
     ``key`` is the path of the file with the key. Raises ConfigError if the key is invalid.
     """

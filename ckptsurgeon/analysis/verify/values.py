@@ -79,7 +79,7 @@ def _compare_product(check: Check, key: str, step: Step, origins: Origins) -> No
 
 
 def _gone(check: Check, key: str, info: TensorInfo, made: RecipeEntry) -> Iterator[str]:
-    """Yield the reason why a source of a tensor is missing, for each missing source."""
+    """Yield a reason for each missing source of a tensor."""
     over = check.expected.keeper if _step(key, made, info, rows=check.expected.rows, inputs=()).overlays else None
     for index in (made.source, *(source for source, _ in made.more), over):
         if index is not None and index not in check.expected.sources:
@@ -99,7 +99,7 @@ def _sources(check: Check, made: RecipeEntry) -> list[Named]:
 
 
 def _planned(check: Check, key: str, info: TensorInfo, made: RecipeEntry, *, sources: Sequence[Named]) -> Step:
-    """Return the step of a plan that made a tensor; raises VerifyError if the step cannot be carried out."""
+    """Return the plan's step that made a tensor from ``sources``; raises VerifyError if it cannot be carried out."""
     inputs = [Input(i, name, source[name].dtype, source[name].shape) for i, (source, name) in enumerate(sources)]
     step = _step(key, made, info, rows=check.expected.rows, inputs=inputs)
     every = check.expected.vocabularies
@@ -165,7 +165,7 @@ def _read_through(check: Check, info: TensorInfo) -> int:
 
 
 def left_out(tensors: Mapping[str, RecipeEntry], sample: int | None) -> Mapping[str, str]:
-    """Return the keys of merged tensors that are not computed again, with the reason.
+    """Return {key: reason} of the merged tensors that are not computed again.
 
     ``sample`` is the number of merged tensors to compute again, evenly spread; None for all. Copied tensors are always
     compared, because that costs no more than reading them.

@@ -26,7 +26,7 @@ __all__ = ["relabelled_notes", "verify_output"]
 # Tensors that were drawn at random according to the recipe, but are equal to tensors of a source.
 
 PROBE = 4096
-"""The first bytes of each candidate, which are compared before the rest is read."""
+"""The number of first bytes of each tensor that are compared before the rest is read."""
 
 Named = tuple[Checkpoint, str]
 Kind = tuple[str, tuple[int, ...]]
@@ -37,8 +37,8 @@ def relabelled_notes(check: Check, keys: Iterable[str]) -> Iterator[Note]:
     """Yield a note for each tensor that was drawn according to the recipe, but equals a tensor of a local source.
 
     Only tensors in ``keys`` are checked. Tensors with the same value everywhere are skipped, because every model has
-    tensors of zeros and ones. The cost is linear in the number of tensors: candidates have the same digest of their
-    first bytes, and equal tensors also the same digest of all bytes.
+    tensors of zeros and ones. Tensors are compared by digests, of their first bytes and then of all bytes, so the cost
+    is linear in their number.
     """
     drawn = [key for key in keys if check.expected.tensors[key].source is None]
     kinds = {_kind(check.output[key]) for key in drawn}
@@ -88,7 +88,7 @@ def _by_content(candidates: Sequence[Named]) -> dict[bytes, Named]:
 
 
 def _probe(source: Checkpoint, info: TensorInfo) -> bytes:
-    """Return a digest of a tensor's first bytes; b'' if they cannot be read: other code reports that error."""
+    """Return a digest of a tensor's first bytes; b'' if they cannot be read, an error that other code reports."""
     if not info.opaque:
         with suppress(CheckpointError):
             data = reader(source, info)(0, min(PROBE, info.nbytes))

@@ -75,7 +75,7 @@ def _keys(found: dict[str, bool], others: Sequence[str], *, more: bool) -> Candi
     """Return the kind of the candidates, and the candidates: the keys of ``found`` and the words ``others``.
 
     ``found`` maps each key to whether it is a module with more segments. If the only candidate is a module, the kind is
-    "partial": the shell adds no blank. With ``more``, ``=`` is appended to an only candidate that is a complete key.
+    "partial": the shell adds no blank. With ``more``, ``=`` is appended if the only candidate is a complete key.
     """
     words = shorten_to_beginnings([*found, *others])
     if len(words) > 1 or not words:
@@ -124,7 +124,7 @@ def run(command: Callable[[], Any]) -> int:
 
 
 def answer(command: Callable[[], Any], shell: str, given: bytes) -> str:
-    """Return the text for a shell that sends ``given``: the kind of the candidates, then one candidate per line."""
+    """Return the answer to a shell that sent the text ``given``: the kind of the candidates, then one per line."""
     typed = typed_in(shell, os.fsdecode(given))
     if typed is None:
         return ""

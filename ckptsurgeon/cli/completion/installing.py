@@ -87,7 +87,7 @@ def script(shell: str, words: Sequence[str]) -> str:
 def program() -> tuple[str, ...]:
     """Return the command that runs this program from any folder.
 
-    It is the file ``ckpt`` if there is one, else Python with the module.
+    It is the path of ``ckpt`` if this was started as ``ckpt``, else ``python -m ckptsurgeon``.
     """
     found = shutil.which(sys.argv[0])
     if found is not None and os.path.basename(found) == "ckpt":
@@ -107,7 +107,7 @@ def _quoted_in_fish(word: str) -> str:
 def shell_in_use(named: str = "") -> str:
     """Return the named shell, else the shell that started this process, else the user's login shell.
 
-    Raises ConfigError if completion does not support it.
+    Raises ConfigError if completion does not support this shell.
     """
     for shell in [named] if named else [_parent(), os.path.basename(os.environ.get("SHELL", ""))]:
         if shell in SHELLS:
@@ -131,8 +131,8 @@ def install(shell: str) -> tuple[str, str]:
     """Write the completion script of a shell, and make the shell load it when it starts.
 
     Returns the path of the script, and the path of the shell's start-up file ('' for fish, which loads the script by
-    itself). For other shells, one line is added to the start-up file if the line is not there. Raises OutputError if a
-    file cannot be written.
+    itself). For other shells, a line that loads the script is added to the start-up file, if it is not there. Raises
+    OutputError if a file cannot be written.
     """
     from ...storage.write.output_checks import output_error
     from ...storage.write.staging import staged_file

@@ -61,8 +61,8 @@ def run(
         typer.Option(
             "--quantize",
             metavar="SCHEME",
-            help="Round the weights of linear layers to nearest: fp8-block, fp8-channel, int8, int4-group128, mxfp4 or "
-            "nvfp4.",
+            help="Quantise the weights of linear layers, by rounding to nearest: fp8-block, fp8-channel, int8, "
+            "int4-group128, mxfp4 or nvfp4.",
         ),
     ] = None,
     include: Annotated[

@@ -20,9 +20,9 @@ and prints the --map rules that turn A's names into B's.
 B may be a configuration, such as config.json: then A is compared with the keys, shapes and dtypes of its model; ckpt
 fits also proposes rules that make A fit. Exit status 1 if they differ, or if --values could not compare a tensor.
 
-With three or more checkpoints, the first is the base of the others, which the tables call A, B and so on, as before a
-merge: shows how far each model has changed from it, and whether the changes agree. For each pair of models: the cosine
-between their changes, and, of the values that both changed, the share that moved in the same direction (50 % by
+With three or more checkpoints, the first is the base, and the tables call the others A, B and so on. Shows how far each
+model has changed from the base, and whether the changes agree, which matters for a merge. For each pair of models: the
+cosine between their changes, and, of the values that both changed, the share that moved in the same direction (50 % by
 chance).
 """
 EXAMPLES = """\b

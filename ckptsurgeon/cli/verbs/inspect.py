@@ -19,7 +19,7 @@ HELP = """Show what is in a checkpoint.
 Reads headers only, runs no code and needs no torch. Layers that repeat are shown once: layers.{0..11} x 12 means twelve
 layers with the same tensors. Wrappers such as module. are stripped from keys, and a note says so. -v shows a line for
 each tensor instead of the tree, with its shard and ties, and shortens nothing. A quantised tensor is one weight in the
-tree, with its encoding and bits per weight; its parameters are counted, and --stats measured, as after decoding. Exit
+tree, with its encoding and bits per weight. Its parameters are counted as after decoding, and --stats decodes it. Exit
 status 1 if --stats finds a NaN or an infinity, or a weight that cannot be decoded because of one.
 """
 EXAMPLES = """\b

@@ -14,7 +14,7 @@ HELP = """Run two networks on the same inputs, and say whether they compute the 
 
 Outputs are compared after each block, so that the first block that differs is shown, with its tensors that differ. This
 finds a tensor of the right shape in the wrong position, which names and shapes do not show. SAME: bit for bit.
-EQUIVALENT: the difference can come from rounding of the weights, as a third run measures it. DIFFERENT: exit status 1.
+EQUIVALENT: rounding of the weights can explain the difference (a third run measures this). DIFFERENT: exit status 1.
 Weights are read block by block, within --memory, and computed in float32; codes of quantised models are decoded, and a
 GGUF gets the names and layout of transformers.
 """

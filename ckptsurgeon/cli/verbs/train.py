@@ -42,7 +42,7 @@ def run(
     folder: Annotated[
         str | None, typer.Option("--run", metavar="DIR", help="Write the run to this folder. [default: run]")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in that folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder of --run.")] = False,
     sets: Annotated[
         list[str] | None,
         typer.Option(

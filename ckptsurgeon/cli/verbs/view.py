@@ -34,7 +34,9 @@ def run(
     source: Annotated[str, typer.Argument(metavar="SRC", help="The checkpoint, or the folder of a run.")],
     others: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[SRC2]…", help="Checkpoints to compare with it; of several, SRC is the base."),
+        typer.Argument(
+            metavar="[SRC2]…", help="Checkpoints to compare with SRC; if there are several, SRC is their base."
+        ),
     ] = None,
     output: Annotated[
         str | None, typer.Option("-o", "--output", metavar="PAGE.html", help="Write the page here.")

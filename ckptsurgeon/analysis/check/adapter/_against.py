@@ -8,12 +8,12 @@ __all__ = ["no_adapter", "no_base"]
 
 
 def no_adapter(subject: Subject) -> str:
-    """Return why a check of adapters cannot be run: the checkpoint is not an adapter; '' if it is one."""
+    """Return the reason if a check of adapters cannot be run: the checkpoint is not an adapter. Else return ''."""
     return "" if subject.adapter is not None and subject.adapter.factors else "it is not an adapter"
 
 
 def no_base(subject: Subject) -> str:
-    """Return why a check against a base cannot be run: there is no adapter, or no base was given; else ''."""
+    """Return the reason if no comparison with a base is possible: no adapter, or no base was given. Else return ''."""
     if why := no_adapter(subject):
         return why
     return "" if subject.adapter is not None and subject.adapter.has_base else "no base is given (--base BASE)"

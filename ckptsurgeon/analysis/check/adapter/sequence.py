@@ -21,7 +21,10 @@ SHOWN = 8
 """The most missing indices that a finding lists."""
 STACKS = ("block", "blocks", "experts", "h", "layer", "layers")
 """Names of lists of layers or experts (``nn.ModuleList``)."""
-ADVICE = "Look whether saving left out a shard or the factors of a process; if it is meant, set layers_to_transform."
+ADVICE = (
+    "Look whether saving lost a shard, or the factors of one process; if layers have no factors on purpose, set "
+    "layers_to_transform."
+)
 
 
 def _run(subject: Subject) -> Iterator[Found]:
@@ -36,7 +39,10 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _gaps(numbers: set[int], missing: int) -> str:
-    """Return the first missing indices as a string, and the number of others: there may be millions."""
+    """Return a string with the first missing indices, and the number of further ones, which may be millions.
+
+    ``numbers`` are the indices that exist, ``missing`` is the number of missing ones.
+    """
     first = islice((number for number in range(max(numbers)) if number not in numbers), SHOWN)
     more = f", and {missing - SHOWN} more" if missing > SHOWN else ""
     return ", ".join(map(str, first)) + more

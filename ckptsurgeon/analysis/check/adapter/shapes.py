@@ -13,7 +13,7 @@ from ._against import no_adapter, no_base
 
 __all__ = ["CHECK"]
 
-ADVICE = "Take the base that this adapter was trained on, or train it again on this one."
+ADVICE = "Take the base that this adapter was trained on, or train the adapter again on the given base."
 
 
 def _run(subject: Subject) -> Iterator[Found]:

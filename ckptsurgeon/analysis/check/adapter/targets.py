@@ -20,7 +20,7 @@ def _run(subject: Subject) -> Iterator[Found]:
         number = count(len(lost), "entry", "entries")
         named = listing([escape(one) for one in lost], 5)
         said = f"{number} of target_modules {'matches' if len(lost) == 1 else 'match'} no module: {named}"
-        todo = "Correct the names (ckpt inspect BASE --keys lists them), and train again what was not adapted."
+        todo = "Correct the names (ckpt inspect BASE --keys lists them), and train the adapter again."
         yield Found(Status.FAIL, said, todo, file="adapter_config.json", figures={"entries": len(lost)})
 
 

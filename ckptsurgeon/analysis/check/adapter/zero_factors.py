@@ -1,4 +1,4 @@
-"""No B factor of an adapter is zero. Before the first training step all are, and the adapter changes nothing."""
+"""No B factor of an adapter is zero. Before the first training step all are zero: the adapter has no effect."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ SCALES: Mapping[str, tuple[int, int]] = {
     "q3_k": (108, 1), "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208, 1), "iq2_xxs": (0, 1), "iq2_xs": (0, 1),
     "iq2_s": (0, 1), "iq3_xxs": (0, 1), "iq3_s": (0, 1), "iq1_s": (0, 1), "iq4_nl": (0, 1), "iq4_xs": (0, 1),
 }  # fmt: skip
-"""The offset of the float16 scales in a block of GGUF codes, and their number, by dtype.
+"""{GGUF dtype: (offset of the float16 scales in a block of codes, number of these scales)}.
 
 https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h
 """
@@ -35,7 +35,9 @@ PARTS = {"complex32": "float16", "complex64": "float32", "complex128": "float64"
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A part of a tensor: ``nbytes`` from ``offset`` in its file, or the ``box`` of a tensor that is not plain bytes.
+    """A part of a tensor: ``nbytes`` bytes from ``offset`` in its file, or the ranges ``box`` of its dimensions.
+
+    ``box`` is set for tensors that are not stored as contiguous plain bytes.
 
     ``columns`` is the number of columns if the rows of a matrix are measured, else 0.
     """
@@ -70,7 +72,7 @@ def is_measured(info: TensorInfo) -> bool:
 def blocks_of(key: str, info: TensorInfo, *, by_row: bool) -> Iterator[Block]:
     """Yield the blocks of a tensor.
 
-    With ``by_row``, the blocks of a matrix consist of whole rows, which are measured, if a row fits into a block.
+    With ``by_row``, a matrix whose rows fit into a block is divided into whole rows, and each row is measured.
     """
     dtype = DTYPES[info.dtype]
     if not info.is_plain or info.storage is None:

@@ -1,4 +1,4 @@
-"""Counts, extremes and moments of the values of one block of a tensor, and their sum over blocks."""
+"""Counts, extremes and moments of the values of one block of a tensor; ``added`` combines those of two blocks."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Workspace:
 
 
 def figures_of(raw: Array, dtype: str, work: Workspace) -> Figures | None:
-    """Return the figures of the values of a dtype that are given as bytes; None if the dtype is not a number.
+    """Return the figures of values that are given as raw bytes of ``dtype``; None if ``dtype`` is not numeric.
 
     If ``dtype`` is in ``LAYOUTS``, ``work.floats`` has the values afterwards.
     """
@@ -112,12 +112,12 @@ class _Layout:
 
     @property
     def sign(self) -> int:
-        """The bit of the sign."""
+        """The code with only the sign bit set."""
         return 1 << (8 * self.codes.itemsize - 1)
 
     @property
     def signed(self) -> np.dtype[Any]:
-        """The signed integers of this size."""
+        """The signed integer dtype of the same size as the codes."""
         return np.dtype(f"i{self.codes.itemsize}")
 
 
@@ -162,7 +162,9 @@ def _as_floats(codes: Array, out: Array, layout: _Layout) -> Array:
 
 
 def _extremes(codes: Array, layout: _Layout) -> tuple[int, int, tuple[int, int]]:
-    """Return the smallest and the largest magnitude, as codes without the sign bit, and the codes of both extremes.
+    """Return (smallest magnitude, largest magnitude, (code of the lowest value, code of the highest value)).
+
+    Magnitudes are codes without the sign bit.
 
     Floats have the same order as their codes as integers; negative floats have the reverse order. So the extremes of
     the codes as signed and as unsigned integers are sufficient, and integers are compared twice as fast.
@@ -201,7 +203,7 @@ def _moments(values: Array, work: Workspace) -> Figures:
 
 
 def _sums(values: Array, work: Workspace) -> tuple[float, float]:
-    """Return the sum of the values and of their squares; in double precision if single precision overflows."""
+    """Return the sum of the values and the sum of their squares; in double precision if single precision overflows."""
     if values.dtype == np.float32:
         whole = values.size // ROW * ROW
         total, squares = _of_rows(values[:whole].reshape(-1, ROW), work.ones)
@@ -215,9 +217,9 @@ def _sums(values: Array, work: Workspace) -> tuple[float, float]:
 
 
 def _of_rows(rows: Array, ones: Array) -> tuple[float, float]:
-    """Return the sum of all values and of their squares.
+    """Return the sum of all values and the sum of their squares; ``ones`` is a row of ones.
 
-    The products have matrices of one row, for which BLAS starts no threads.
+    The sums are computed as products of single rows, because BLAS starts threads for larger matrices.
     """
     squares = np.matmul(rows[:, None, :], rows[:, :, None])
     totals = np.matmul(rows[:, None, :], ones[:, None])

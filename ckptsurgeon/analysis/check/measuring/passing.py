@@ -1,4 +1,4 @@
-"""Reads all values once, with a thread for each core, and returns the figures of each tensor."""
+"""Reads all values once, with a few threads, and returns the figures of each tensor."""
 
 from __future__ import annotations
 
@@ -72,7 +72,10 @@ def _counter(progress: Progress | None, whole: int) -> Callable[[int], None]:
 def _in_threads(
     checkpoint: Checkpoint, cut: Iterator[Block], count: Callable[[int], None]
 ) -> dict[str, list[BlockFigures]]:
-    """Return the figures of the blocks of each tensor, in the order of the blocks."""
+    """Return the figures of the blocks of each tensor, in the order of the blocks.
+
+    ``cut`` yields the blocks; ``count`` is called with the number of bytes of each measured block.
+    """
     slots: dict[str, list[BlockFigures | None]] = defaultdict(list)
     lock, is_stopped = Lock(), Event()
 
@@ -159,7 +162,11 @@ def _digest(checkpoint: Checkpoint, key: str, info: TensorInfo) -> str:
 def _with_aliases(
     tensors: Mapping[str, TensorInfo], first: Mapping[object, str], measured: Mapping[str, Measured]
 ) -> dict[str, Measured]:
-    """Return the figures in the order of the tensors; an alias gets the figures of the tensor with the same bytes."""
+    """Return the figures in the order of the tensors; an alias gets the figures of the tensor with the same bytes.
+
+    ``first`` maps a place in the file to the first key whose tensor is there. ``measured`` has the figures of these
+    keys.
+    """
     return {
         key: measured[owner]
         for key, info in tensors.items()

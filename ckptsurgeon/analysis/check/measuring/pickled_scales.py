@@ -1,4 +1,4 @@
-"""Measures the scales that a pickle stores with quantised tensors of torch and torchao, not as tensors of their own."""
+"""Measures the scales that a pickle stores inside quantised tensors of torch and torchao, without separate keys."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["pickled_scales"]
 
 
 def pickled_scales(checkpoint: Checkpoint) -> dict[str, Figures]:
-    """Return the figures of these scales, by the key of the quantised tensor."""
+    """Return the figures of the scales inside pickled quantised tensors, by the key of the quantised tensor."""
     found: dict[str, Figures] = {}
     tensors: dict[str, TensorInfo] = {}
     for key, info in checkpoint.items():

@@ -13,7 +13,7 @@ __all__ = ["damaged", "noted_check", "unconfigured", "unless_noted"]
 
 
 def noted_check(id: str, title: str, against: Callable[[Subject], str]) -> Check:
-    """Return a check that reports the notes of the kind ``id``.
+    """Return a check that reports the notes of ``ckpt inspect`` that have the kind ``id``.
 
     ``against`` returns the reason why the check cannot be run; it is not called if there are such notes.
     """
@@ -30,7 +30,7 @@ def unless_noted(id: str, against: Callable[[Subject], str]) -> Callable[[Subjec
 
 
 def damaged(subject: Subject) -> str:
-    """Return the reason if a file is damaged, so that not all tensors are known; else ''."""
+    """Return why a check that needs all tensors cannot be run: a file is damaged. Returns '' if none is."""
     return subject.fault
 
 

@@ -1,4 +1,4 @@
-"""The class that config.json names has the tensors of the weights, in their shapes."""
+"""The model class that config.json names has the same tensors, in the same shapes, as the weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..subject import Subject
 __all__ = ["CHECK"]
 
 ADVICE = "ckpt fits compares each tensor with the class: restore what is missing, or correct config.json."
-OTHERS = "ckpt fits compares each tensor with the class; what it does not use has no effect."
+OTHERS = "ckpt fits compares each tensor with the class; tensors that the class does not use have no effect."
 UNBUILT = "Correct config.json, or check with the version of transformers that the model needs."
 
 

@@ -28,7 +28,7 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _orders_outside(subject: Subject) -> Iterator[str]:
-    """Yield the keys of orders of columns (``g_idx``) with a group index outside the groups of their scales.
+    """Yield the keys of column orders (``g_idx`` of GPTQ) that contain the index of a group without scales.
 
     A ``weight_g_idx`` in which all indices are -1 is not used.
     """
@@ -46,7 +46,7 @@ def _failed(found: Found) -> Found:
 
 
 def _has_float_codes(subject: Subject) -> bool:
-    """Return whether any codes are 8-bit floats: loaders use them as weights, since they have the same shape."""
+    """Return whether any codes are 8-bit floats: loaders take them as weights, because they have a weight's shape."""
     return any(subject.tensors[key].dtype.startswith("float8_") for key in subject.codes if key in subject.tensors)
 
 

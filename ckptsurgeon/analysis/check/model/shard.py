@@ -1,4 +1,4 @@
-"""A shard that is checked alone is the one that its index describes."""
+"""The file is a whole model; a shard that is checked alone has the tensors that its index lists for it."""
 
 from __future__ import annotations
 

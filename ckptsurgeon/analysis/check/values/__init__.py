@@ -1,1 +1,1 @@
-"""Checks of values: numbers that are not finite, constant or out of family, copies, dtypes, scales."""
+"""Checks of values: NaN and infinities, constants, outliers in a family, copies, dtypes, scales."""

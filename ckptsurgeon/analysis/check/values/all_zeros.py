@@ -1,4 +1,4 @@
-"""No weight matrix and no codes are all zeros, and no router or norm unless most layers have zeros there."""
+"""No weight matrix and no codes are all zeros. Routers and norms may be, if they are in most layers."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ..subject import Subject
 __all__ = ["CHECK"]
 
 ROUTER = re.compile(r"(?:^|\.)(?:gate|router)(?:\.(?:layer|classifier|wg))?\.weight$")
-"""Ends of the keys of the weights that select experts."""
+"""Matches the ends of the keys of routers, the weights that select experts."""
 NORM = re.compile(r"(?:norm|ln|LayerNorm)[\w.]*\.(?:weight|gamma)$")
-"""Ends of the keys of the weights of norms."""
+"""Matches the ends of the keys of the weights of norms."""
 ADVICE = (
     "If they are not zero on purpose (as in new blocks), take them from the source: these layers compute only zeros."
 )
 
 OFFSETS = (".qzeros", ".biases")
-"""Ends of the keys of zero points and biases of codes without a sign."""
+"""Ends of the keys of zero points and biases, which belong to unsigned codes."""
 CODES = "Take these codes from the quantised model again, or quantise it again."
 
 
@@ -43,7 +43,7 @@ def _run(subject: Subject) -> Iterator[Found]:
 def _alone(subject: Subject) -> Iterator[str]:
     """Yield the routers and norms that are all zeros, although most with the same role in other layers are not.
 
-    If most of them are zeros, this may be on purpose, as in new blocks.
+    If routers or norms are zeros in most layers, this may be on purpose, as in new blocks.
     """
     sizes = {key: len(info.shape) for key, info in subject.tensors.items() if key not in subject.parts}
     routers = (key for key, size in sizes.items() if size == 2 and ROUTER.search(key))

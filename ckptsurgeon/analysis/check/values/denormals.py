@@ -13,7 +13,7 @@ __all__ = ["CHECK"]
 
 MOST = 0.01
 MOST_OF_HALVES = 0.5
-"""The allowed share of denormal values: larger for float16, because its values below 6e-5 are already denormal."""
+"""The allowed share of denormal values in float16. It is large, because float16 values below 6e-5 are denormal."""
 
 
 def _run(subject: Subject) -> Iterator[Found]:

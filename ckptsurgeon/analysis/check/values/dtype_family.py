@@ -17,7 +17,7 @@ __all__ = ["CHECK", "ID"]
 ID = "dtype-family"
 PLAIN = ("float16", "bfloat16", "float32", "float64")
 FEWEST = 4
-"""The fewest tensors of a family in which an outlier can be found."""
+"""The smallest family (tensors with the same role) in which an outlier can be found."""
 ADVICE = "Cast the whole model to one dtype: ckpt convert --dtype."
 
 

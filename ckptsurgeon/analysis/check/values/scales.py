@@ -22,16 +22,16 @@ HUGE = 1e6
 LARGE = 1e4
 """The largest plausible weight: scales that give larger ones are perhaps inverse, or those of another layer."""
 WITH_RANGE = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "int8")
-"""Dtypes of codes that decoding multiplies by their scale as they are: a weight is the product of both.
+"""Dtypes of codes that decoding does not normalise: a weight is the product of its code and its scale.
 
-In other encodings the factor of a scale is at most about 1 or 8, whatever the code.
+In other encodings, a scale is multiplied by at most about 1 or 8, whatever the code.
 """
 FP4, DIVISOR = 6.0, "weight_global_scale"
-"""The largest 4-bit float; the ending of the scales of whole weights that codes are divided by."""
+"""The largest 4-bit float; and the key ending of the scales of whole weights by which codes are divided."""
 LARGEST_CODE = 128.0
-"""The largest 8-bit code of torch's own quantised tensors: their codes are not measured."""
+"""The largest 8-bit code, which is assumed for torch's own quantised tensors: their codes are not measured."""
 NAN_E8M0, ONE_E8M0 = 255, 127
-"""The bytes of exponents (E8M0) that mean NaN, and a scale of 1."""
+"""The codes of NaN and of the scale 1 in E8M0 (scales that are stored as exponents)."""
 EXPONENTS = re.compile(r"mxfp|mxint|ue8m0", re.IGNORECASE)
 SIGNED = ("MLX", "q4_0", "q5_0", "q3_k", "q6_k", "iq")
 """Encodings whose scales may be negative."""
@@ -69,9 +69,9 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _has_codes(subject: Subject, key: str) -> bool:
-    """Return whether some codes that belong to the scales ``key`` are not zero, or no such codes are known.
+    """Return whether the scales ``key`` belong to codes that are not all zero, or to codes that are not known.
 
-    In a weight of zeros, the codes are zero as well as the scales.
+    If a weight is zero, both its codes and its scales are zero, which is no fault.
     """
     codes = [subject.measured[one].figures for one in _codes_of(subject, key)]
     return not codes or any(one is None or one.zeros < one.number for one in codes)
@@ -90,7 +90,8 @@ def _beside(subject: Subject, key: str) -> Mapping[str, str]:
 def _makes_large_weights(subject: Subject, key: str, scales: Figures) -> bool:
     """Return whether the largest scale gives weights above ``LARGE``, if it is multiplied by the largest code.
 
-    The scale of a whole weight is multiplied by the largest scale of its blocks, too, or divides this product.
+    A scale of a whole weight (NVFP4) is also multiplied by the largest scale of the weight's blocks. If codes are
+    divided by it, its inverse is used.
     """
     if _is_of_blocks(subject, key):
         return False
@@ -129,8 +130,8 @@ def scales_of(subject: Subject) -> Iterator[tuple[str, Figures]]:
 def _of_exponents(one: Figures) -> Figures:
     """Return the figures of scales that are stored as exponents in bytes; ``one`` has the figures of the bytes.
 
-    The mean is that of the largest scale: the mean of the scales does not follow from ``one``, and the smallest
-    exponent may be that of a block of zeros.
+    The largest scale is used as the mean, because the mean of the scales does not follow from ``one``. The smallest
+    scale would mislead, because it may be that of a block of zeros.
     """
     if one.high == NAN_E8M0:
         return Figures(number=1, low=1, high=1, nan=1)
@@ -156,7 +157,7 @@ def _is_signed(subject: Subject, key: str) -> bool:
 
 
 def _is_of_blocks(subject: Subject, key: str) -> bool:
-    """Return whether the scales are those in blocks of codes of GGUF."""
+    """Return whether ``key`` is a tensor of GGUF codes, whose blocks contain their scales."""
     return key in subject.measured and subject.measured[key].is_of_scales
 
 

@@ -1,4 +1,4 @@
-"""An output layer that is stored although the configuration ties it to the embedding equals the embedding."""
+"""If the configuration ties the output layer to the embedding, but both are stored, they are equal."""
 
 from __future__ import annotations
 

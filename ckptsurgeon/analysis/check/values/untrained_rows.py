@@ -18,7 +18,7 @@ __all__ = ["CHECK"]
 PADDING = 1
 """The number of zero rows that an embedding may have: the row of its padding token."""
 SMALL = 0.1
-"""A row counts as never trained if its root mean square is below this share of the median."""
+"""A row counts as never trained if its root mean square is below this share of the median of non-zero rows."""
 ADVICE = "Tokens of these rows give unpredictable results: train them, or remove them from the tokeniser."
 
 

@@ -1,4 +1,4 @@
-"""Weights have a standard deviation, and scales a mean, that is similar in all layers (in a family)."""
+"""Weights with the same role in different layers have similar standard deviations, and scales similar means."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .scales import is_global_or_activation, is_global_weight_scale, scales_of
 __all__ = ["CHECK"]
 
 FEWEST = 4
-"""The fewest tensors of a family in which an outlier can be found."""
+"""The smallest family (tensors with the same role) in which an outlier can be found."""
 FACTOR = 3.0
 """The largest allowed ratio of a standard deviation to the median of its family, as a power of two: a factor of 8."""
 SCALES = 5.0
@@ -26,7 +26,7 @@ SCALES = 5.0
 It is larger than ``FACTOR``, since scales depend on the largest weight, which varies more than the standard deviation.
 """
 SPREADS = 8.0
-"""An outlier is also this many times farther from the median than the median tensor of its family, in powers of two."""
+"""An outlier's distance from the median is also this many times its family's median distance (in powers of two)."""
 ADVICE = "Compare these layers with their source (ckpt diff --values): a wrong scale, another model, or a flipped bit."
 
 

@@ -110,7 +110,7 @@ def _behind_zeros(place: ScanItem, at: int, faults: list[Fault]) -> int:
 
 
 def _sized(head: bytes, more: _More, size: int, faults: list[Fault]) -> int:
-    """Return the number of data bytes after a member's header; if tar readers differ in it, append to ``faults``.
+    """Return the number of data bytes after a member's header. Add a fault if tar readers disagree on this number.
 
     ``size`` is the size in the header; ``more`` has the fields of extra headers before it.
     """

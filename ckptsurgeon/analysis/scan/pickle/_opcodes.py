@@ -1,4 +1,4 @@
-"""The effects of the rarer pickle opcodes on the decoder's state. Their names are those of ``Lib/pickletools.py``."""
+"""The effects of the rarer pickle opcodes on the decoder's state. Opcodes have the names in ``Lib/pickletools.py``."""
 
 from __future__ import annotations
 

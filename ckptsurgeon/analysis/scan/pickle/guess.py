@@ -37,7 +37,7 @@ class KindByName(Enum):
 def named(path: str) -> KindByName:
     """Return the kind of a file that its path suggests to readers.
 
-    For data that was unpacked, the path of the compressed file counts, without the suffix of the compression.
+    For data that was unpacked, the path of the compressed file is used, without the suffix of the compression.
     """
     path = path.lower().removesuffix(" > unpacked")
     packed = next((end for end in _PACKED if path.endswith(end)), "")
@@ -53,7 +53,7 @@ def must_be_pickle(name: str) -> bool:
 
 
 BEGINS = frozenset(b"()]}NIJKLMFGSTUVXBCcPi\x80\x82\x83\x84\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x95\x96\xc2\x1f\x93\xfd")
-"""The possible first bytes of archives, and of pickles that readers do not refuse at once; as bytes or in UTF-8."""
+"""The possible first bytes of pickles and archives inside a string, also if the string is encoded as UTF-8."""
 MAGICS = re.compile(rb"PK\x03\x04|\x1f\x8b\x08|BZh[1-9]1AY|\xfd7zXZ\0|\x93NUMPY")
 SHORTEST = 6
 """Length in bytes of the shortest pickle that imports something."""
@@ -71,7 +71,7 @@ def imports_something(tried: PickleState, *, marked: bool = False, kind: KindByN
     marked and ends without a fault needs no further evidence. In other data the import may be an accident, because a
     text line that begins with ``c`` decodes as an import. If the file name is not that of a pickle (``kind``), the
     import must be a valid name in Python. If the file name is that of a text, the pickle must also be marked, reach its
-    end, or call the import.
+    end, or call the imported name.
     """
     if marked and tried.stopped and not tried.fault:
         return bool(tried.names)

@@ -95,7 +95,7 @@ class Machine(FastPathMachine):
             self.nested.append((self.position, raw))
 
     def _matters(self, raw: bytes) -> bool:
-        """Return whether bytes are pickles that import something or contain such pickles.
+        """Return whether bytes are pickles that import something, or that contain pickles which import something.
 
         Pickles without imports do not matter, and arbitrary binary data can look like them.
         """

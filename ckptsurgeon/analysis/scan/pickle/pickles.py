@@ -26,7 +26,7 @@ _MAGICS = (MAGIC.to_bytes(10, "little"), b"L%dL\n." % MAGIC)
 _LEGACY_PICKLES = 5
 """Pickles in a legacy torch file: magic number, protocol, system, object, keys of storages. Tensor bytes follow."""
 _JOBLIB = "joblib.numpy_pickle", "NumpyArrayWrapper"
-"""joblib's wrapper of an array, also in ``sklearn.externals``. The array's bytes, or another pickle, follow each."""
+"""joblib's wrapper of an array, also in ``sklearn.externals``; after it come the array's bytes, or another pickle."""
 
 
 @dataclass
@@ -34,8 +34,8 @@ class Pickles:
     """What the pickles of one file would do.
 
     ``number`` is the number of pickles, ``end`` the offset of their end, ``fault`` the first fault. ``parted`` says
-    where readers of pickles disagree. ``legacy`` is whether it is a legacy torch file. ``storages`` are the keys of the
-    torch storages that the pickles use.
+    where readers of pickles disagree. ``legacy`` is whether the file is a legacy torch file. ``storages`` are the keys
+    of the torch storages that the pickles use.
     """
 
     names: Names = field(default_factory=dict)
@@ -118,8 +118,8 @@ def _decoded(file: File, at: int, budget: Budget) -> Machine:
 def _believed(machine: Machine, found: Pickles, kind: KindByName, *, sure: bool) -> bool:
     """Return whether decoded data is a pickle, and not other data that looks like a pickle.
 
-    ``found`` are the pickles before it in the file. ``kind`` is the kind of the file by its name. ``sure`` is as in
-    ``look_at_pickles``.
+    ``found`` has the pickles before this data in the file. ``kind`` is the kind of the file by its name. ``sure`` is as
+    in ``look_at_pickles``.
     """
     marked = is_marked(machine.data)
     if machine.torn or imports_something(machine, marked=marked, kind=kind):

@@ -1,7 +1,7 @@
 """Decodes common sequences of instructions in one step: plain tensors of ``torch.save``, tables of numbers.
 
 These sequences store values in the memo, the pickle's table of indexed values. Values with indices from 256 on are not
-kept. If the pickle later reads such a value from the memo, it is decoded again from the start, one instruction at a
+kept. If the pickle later reads such a value from the memo, the whole pickle is decoded again, one instruction at a
 time.
 """
 
@@ -90,7 +90,7 @@ def rows_of(protocol: bytes) -> RowPatterns:
 _INT = rb"(?:K.|M..|J....)"
 _TUPLE = rb"(?:\)|%b(?:\x85|%b(?:\x86|%b\x87))%b|\(%b{4,8}t%b)" % (_INT, _INT, _INT, PUT, _INT, PUT)
 _KEY = b"X(?:%b)" % b"|".join(b"\\x%02x\\0\\0\\0[0-9]{%d}" % (length, length) for length in range(1, 21))
-"""The key of a storage: at most 20 digits, because the keys in legacy files are addresses."""
+"""Matches the key of a storage: at most 20 digits, because the keys in legacy files are addresses."""
 
 _TENSOR = re.compile(
     rb"\(\((h.h.)(%b)%b(h.)%bN?t%bQ" % (_KEY, PUT, _INT, PUT)  # the storage
@@ -174,7 +174,7 @@ class FastPathMachine(Opcodes):
         return ordered if isinstance(ordered, ImportedName) else None
 
     def _behind_key(self, at: int) -> int:
-        """Return the offset after the string at ``at``, a key, and after the instruction that stores it in the memo.
+        """Return the offset after the key (a string) at ``at``, and after the instruction that stores it in the memo.
 
         Returns ``at`` if there is no such key, or if its memo index is below 256.
         """

@@ -31,12 +31,12 @@ class PickleState:
     """The state of decoding one pickle.
 
     ``storages`` are the offsets of the keys of torch storages. ``nested`` are (offset, bytes) of the strings and byte
-    strings whose content is a pickle or an archive. ``level`` is the number of pickles around this one. ``origin`` is
-    the offset of ``data`` in its file. ``marked`` is whether the pickle begins with a protocol. ``edge`` is the offset
-    of the current frame's end. ``fault`` is the first fault. Python has two pickle readers, one in C and one in Python:
-    ``parted`` says where they disagree first; ``torn`` is whether they read different instructions from there on.
-    ``overrun`` is whether a frame reaches beyond the end of the data; only the reader in C stops at such a frame.
-    ``hurried`` allows the fast paths.
+    strings whose content is a pickle or an archive. ``level`` is the number of pickles in which this one is nested.
+    ``origin`` is the offset of ``data`` in its file. ``marked`` is whether the pickle begins with a protocol. ``edge``
+    is the offset of the current frame's end. ``fault`` is the first fault. Python has two pickle readers, one in C and
+    one in Python: ``parted`` says where they disagree first; ``torn`` is whether they read different instructions from
+    there on. ``overrun`` is whether a frame reaches beyond the end of the data; only the reader in C stops at such a
+    frame. ``hurried`` allows the fast paths.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class PickleState:
         self._words: dict[Value, bool] = {}
 
     def flaw(self, why: str) -> None:
-        """Record a fault of the pickle with its position, unless one was recorded before."""
+        """Record a fault of the pickle with its position, unless a fault was recorded before."""
         self.fault = self.fault or f"the pickle {why} (near byte {self.origin + self.position})"
 
     def part(self, why: str) -> None:
@@ -137,7 +137,7 @@ class PickleState:
         return found
 
     def lines(self, begin: int, end: int) -> tuple[str, str]:
-        """Return the two lines of the operand between two offsets."""
+        """Return the two lines of the operand that is between two offsets, as strings."""
         middle = self.data.index(b"\n", begin)
         return self.line(begin, middle), self.line(middle + 1, end - 1)
 
@@ -215,7 +215,8 @@ class PickleState:
     def add_nothing(self, target: Value, opening: str) -> None:
         """Record a disagreement of readers if an empty group of items is added to the wrong kind of value.
 
-        Only Python's reader in Python refuses that. ``opening`` is the bracket of the right kind of container.
+        Python's reader in Python refuses this; its reader in C does not. ``opening`` is the bracket of the right kind
+        of container.
         """
         if not isinstance(target, list) or target[0] != opening:
             self.part("no items are added to a value that is not a container for them")

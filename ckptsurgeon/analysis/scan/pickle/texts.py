@@ -124,7 +124,7 @@ _WORDS = {0x4E: "None", 0x88: "True", 0x89: "False"}
 
 
 def call_text(data: bytes, function: Value, args: Value, method: str = "") -> str:
-    """Return a call that was not made as a string, such as ``os.system('touch x')``.
+    """Return the text of a call, such as ``os.system('touch x')``; the call was not made.
 
     If ``method`` is given, such as ``.__setstate__``, this method of the object ``function`` is called.
     """

@@ -144,7 +144,7 @@ def is_state(data: bytes, value: Value) -> bool:
 
 
 def is_object(data: bytes, value: Value) -> bool:
-    """Return whether a value may be an object, and not plain data."""
+    """Return whether a value may be an object (an instance of a class), and not plain data."""
     if isinstance(value, int):
         return not 0 <= value < len(data) or data[value] in _MADE
     return isinstance(value, (ImportedName, UnmadeCall))

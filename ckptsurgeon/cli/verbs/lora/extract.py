@@ -49,7 +49,9 @@ def run(
     ] = False,
     save_modules: Annotated[
         bool,
-        typer.Option("--save-modules", help="Save other tensors that differ as a whole, as PEFT's modules_to_save."),
+        typer.Option(
+            "--save-modules", help="Store other tensors that differ without factoring them, as PEFT's modules_to_save."
+        ),
     ] = False,
     dtype: Annotated[
         str, typer.Option("--dtype", metavar="DTYPE", help="Write the factors in this dtype.")

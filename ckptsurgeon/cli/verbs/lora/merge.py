@@ -51,7 +51,7 @@ def run(
         typer.Option(
             "--dtype",
             metavar="DTYPE",
-            help="Write floating tensors that are not encoded in this dtype. [default: the base's]",
+            help="Write floating tensors, except quantised ones, in this dtype. [default: the base's]",
         ),
     ] = None,
     memory: Memory = None,
