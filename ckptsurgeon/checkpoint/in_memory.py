@@ -6,7 +6,7 @@ import hashlib
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import ConfigError
@@ -18,7 +18,7 @@ from ..tensors.info import Storage, TensorInfo
 from ..util.collection import no_collection
 from ..util.text import brief_repr
 from .checkpoint import Checkpoint
-from .torch_tensors import ArrayBytes, is_tensor, tensor_info
+from .torch_tensors import ArrayBytes, StorageAt, is_tensor, tensor_info
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,16 +39,12 @@ __all__ = [
     "is_module",
     "path_of",
     "place_of",
-    "tensor_in",
 ]
 
 # Headers of numpy arrays in memory.
 
 Place: TypeAlias = tuple[str, int, int, bool]
 """A run of bytes in memory: device, address, number of bytes, and whether elements are big-endian."""
-
-StorageAt: TypeAlias = Callable[..., Storage]
-"""A function (place, piece, big_endian=…) that returns the Storage of the bytes at ``place``; ``piece`` reads them."""
 
 
 def is_array(value: object) -> bool:
@@ -119,11 +115,6 @@ def is_module(value: object) -> bool:
     return torch is not None and isinstance(value, torch.nn.Module)
 
 
-def holds_tensors(value: object) -> bool:
-    """Return whether a value is a tensor, an array or a module, or a nested dict or list that contains one."""
-    return tensor_in(value)
-
-
 def is_given(value: object) -> bool:
     """Return whether the type of a value can be opened as a checkpoint: a path, a Checkpoint, a dict or a module."""
     return isinstance(value, (str, os.PathLike, Mapping)) or is_module(value)
@@ -163,7 +154,7 @@ FORMAT = "memory"
 _SCALARS = (bool, int, float, complex, str, bytes)
 
 
-def tensor_in(value: object) -> bool:
+def holds_tensors(value: object) -> bool:
     """Return whether a value is a tensor, an array or a module, or a nested dict or list that contains one."""
     waiting, seen = deque([value]), set[int]()
     while waiting:

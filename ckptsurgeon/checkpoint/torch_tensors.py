@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-__all__ = ["ArrayBytes", "OpaqueTensor", "TensorBytes", "is_tensor", "tensor_info"]
+__all__ = ["ArrayBytes", "OpaqueTensor", "StorageAt", "TensorBytes", "is_tensor", "tensor_info"]
 
 # The bytes of torch tensors and numpy arrays in memory, which are copied only when they are read.
 
