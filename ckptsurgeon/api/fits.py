@@ -13,6 +13,7 @@ from ..checkpoint.in_memory import path_of
 from ..checkpoint.opening import open_checkpoint
 from ..destinations._load import load_target
 from ..planning.target import TargetSpec
+from ..planning.transplant.by_place import HEAD
 from ..storage.json_text import read_json
 from ..storage.read.uri import shown
 from ..storage.small_files import read_file
@@ -22,7 +23,8 @@ from .fitting_command import with_command
 from .from_pretrained import with_loader
 from .inputs.argument_types import CheckpointLike
 from .model_folder.adapter_beside import adapter_notes
-from .model_folder.folder import model_folder
+from .model_folder.folder import ModelFolder, model_folder, model_folder_at
+from .model_folder.folder_differences import folder_difference_notes
 
 __all__ = ["fits"]
 
@@ -43,7 +45,8 @@ def fits(
     the ESPnet task, if an ESPnet configuration fits several tasks. ``root`` is the dotted path of the state dict in
     ``source``. Keys that the destination's library ties when it loads may be missing, and other dtypes are allowed,
     because loading casts them. If ``load_state_dict`` does not accept the checkpoint, the result has the command of a
-    transplant that makes it fit; this transplant is planned but not carried out.
+    transplant that makes it fit; this transplant is planned but not carried out. If both are model folders, notes say
+    which fields of their configurations let equal weights compute different results, and how their tokenisers differ.
     Raises what ``open_checkpoint`` and ``load_target`` raise.
     """
     place = _destination(destination)
@@ -58,7 +61,7 @@ def fits(
             found = with_command(found, checkpoint, target, source, place, task=task, root=root)
         notes = [*_notes(found, checkpoint, target), *found.notes]
         found = with_loader(replace(found, notes=()), checkpoint, target)
-        notes = [*found.notes, *notes]
+        notes = [*found.notes, *notes, *_model_notes(found, checkpoint, _folder_of(place, target), target)]
     return replace(found, notes=tuple(dict.fromkeys(notes)))
 
 
@@ -96,3 +99,23 @@ def _encoding_notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Ite
         yield f"{first} is quantised and {second} is not: --encoding dequantize decodes {first}"
     if there and not here:
         yield f"{second} is quantised and {first} is not"
+
+
+def _folder_of(place: CheckpointLike, target: TargetSpec) -> ModelFolder:
+    """Return the configuration and tokeniser files of a destination."""
+    if target.companions:
+        return ModelFolder("", target.companions)
+    if isinstance(place, (str, os.PathLike)) and os.path.isdir(place):
+        return model_folder_at(os.fspath(place))
+    return ModelFolder("")
+
+
+def _model_notes(fit: Fit, checkpoint: Checkpoint, ours: ModelFolder, target: TargetSpec) -> Iterator[str]:
+    """Yield notes on what differs between two models besides keys and shapes; ``ours`` is the destination's folder."""
+    theirs = model_folder(checkpoint)
+    yield from folder_difference_notes(fit.first, theirs, fit.second, ours)
+    if theirs.config and not theirs.is_tied:
+        for key, owner in target.ties.items():
+            if key in checkpoint and owner in checkpoint and (HEAD.search(key) or HEAD.search(owner)):
+                apart = f"{escape(fit.first)} has both {escape(key)} and {escape(owner)}, and does not tie them"
+                yield f"{apart}, but {escape(fit.second)} does: one of them replaces the other"

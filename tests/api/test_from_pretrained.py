@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -86,3 +87,111 @@ def test_every_tensor_is_listed_if_asked_for(ckpt: Callable[..., Any]) -> None:
     data = json.loads(ckpt("fits", "moe", "moe/config.json", "--json").out)
     assert (data["fits"], data["strict"], data["loader"]) == (True, False, "MixtralForCausalLM")
     assert data["missing"]
+
+
+# Equal shapes, computed differently.
+
+LLAMA = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 6, "hidden_size": 16,
+    "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 4,
+    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+}  # fmt: skip
+QWEN = {**LLAMA, "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}
+GEMMA = {**LLAMA, "model_type": "gemma2", "architectures": ["Gemma2ForCausalLM"], "tie_word_embeddings": False}
+GRANITE = {**LLAMA, "model_type": "granite", "architectures": ["GraniteForCausalLM"]}
+
+
+def pair(fields: dict[str, Any], change: dict[str, Any]) -> list[str]:
+    """Return the notes of ``fits`` on two folders of equal shapes."""
+    saved("a", {**fields, **change}, fields["architectures"][0])
+    saved("b", fields, fields["architectures"][0])
+    found = cs.fits("a", "b")
+    assert found.strict, found
+    return list(found.notes)
+
+
+SAID: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    (
+        LLAMA,
+        {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8},
+        "num_attention_heads is 2 in a, 4 in b",
+    ),
+    (LLAMA, {"rope_theta": 5e5}, "rope_theta is 500000.0 in a, 10000.0 in b"),
+    (LLAMA, {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}, "linear"),
+    (LLAMA, {"rms_norm_eps": 1e-5}, "rms_norm_eps is 1e-05 in a, 1e-06 in b"),
+    (LLAMA, {"hidden_act": "gelu"}, "hidden_act is gelu in a, silu in b"),
+    (
+        QWEN,
+        {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+        "use_sliding_window is true in a",
+    ),
+    (GEMMA, {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+    (GEMMA, {"final_logit_softcapping": 10.0}, "final_logit_softcapping is 10.0 in a, 30.0 in b"),
+    (GEMMA, {"query_pre_attn_scalar": 16}, "query_pre_attn_scalar is 16 in a, 256 in b"),
+    (GRANITE, {"logits_scaling": 8.0}, "logits_scaling is 8.0 in a, 1.0 in b"),
+    (GRANITE, {"embedding_multiplier": 12.0}, "embedding_multiplier is 12.0 in a, 1.0 in b"),
+    (
+        BERT | {"architectures": ["BertForMaskedLM"]},
+        {"layer_norm_eps": 1e-5},
+        "layer_norm_eps is 1e-05 in a, 1e-12 in b",
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "change", "said"), SAID, ids=lambda one: str(one)[:60])
+def test_a_field_that_changes_results_is_said(fields: dict[str, Any], change: dict[str, Any], said: str) -> None:
+    (note,) = pair(fields, change)
+    assert note.startswith("equal weights compute different results, because the config.json files differ: ")
+    assert said in note
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"use_cache": False}, {"dtype": "bfloat16"}, {"transformers_version": "4.40.0"}, {"_name_or_path": "x/y"},
+        {"attention_dropout": 0.1}, {"initializer_range": 0.1}, {"max_position_embeddings": 4096}, {},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_field_that_changes_no_result_is_not_said(change: dict[str, Any]) -> None:
+    saved("a", LLAMA, "LlamaForCausalLM")
+    saved("b", LLAMA, "LlamaForCausalLM")
+    config = json.loads(Path("a/config.json").read_text())
+    Path("a/config.json").write_text(json.dumps({**config, **change}))
+    for destination in ("b", "b/config.json", "a"):
+        found = cs.fits("a", destination)
+        assert (found.strict, found.notes) == (True, ())
+
+
+def test_the_configuration_of_another_file_is_compared_too(ckpt: Callable[..., Any]) -> None:
+    saved("a", LLAMA, "LlamaForCausalLM")
+    write_config("b.json", {**LLAMA, "rope_theta": 5e5})
+    shown = ckpt("fits", "a/model.safetensors", "b.json")
+    assert shown.code == 0
+    assert "rope_theta is 10000.0 in a/model.safetensors, 500000.0 in b.json" in " ".join(shown.err.split())
+
+
+def tokenised(folder: str, *tokens: str) -> None:
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    model = {"type": "WordLevel", "vocab": vocabulary, "unk_token": tokens[0]}
+    Path(folder, "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
+
+
+def test_other_tokens_are_said() -> None:
+    for name in ("a", "b"):
+        saved(name, LLAMA, "LlamaForCausalLM")
+    tokenised("a", "?", "<s>", "</s>", "x", "y", "z")
+    tokenised("b", "?", "<s>", "</s>", "y", "x", "z")
+    for destination in ("b", "b/config.json"):
+        (note,) = cs.fits("a", destination).notes
+        assert note == "the tokenisers differ: row 3 is 'x' in a and 'y' in b/config.json", destination
+    tokenised("b", "?", "<s>", "</s>", "x", "y", "z")
+    assert cs.fits("a", "b").notes == ()
+
+
+def test_an_own_output_layer_in_a_model_that_ties_it_is_said() -> None:
+    saved("a", {**LLAMA, "tie_word_embeddings": False}, "LlamaForCausalLM")
+    saved("b", {**LLAMA, "tie_word_embeddings": True}, "LlamaForCausalLM")
+    (note,) = cs.fits("a", "b").notes
+    assert "a has both lm_head.weight and model.embed_tokens.weight, and does not tie them, but b" in note
+    assert not cs.fits("b", "a").fits
