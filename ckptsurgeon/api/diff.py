@@ -114,9 +114,9 @@ def folder_differences(first: CheckpointLike, second: CheckpointLike) -> list[st
     paths = ["" if isinstance(one, Checkpoint) else place_of(one) for one in (first, second)]
     if not all(map(os.path.isdir, paths)):
         return []
+    from .folder_differences import folder_difference_notes
     from .model_folder.config_differences import generation_differences
     from .model_folder.folder import model_folder_at
-    from .model_folder.folder_differences import folder_difference_notes
 
     here, there = map(model_folder_at, paths)
     notes = [*folder_difference_notes(paths[0], here, paths[1], there)]

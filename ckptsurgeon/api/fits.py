@@ -20,11 +20,11 @@ from ..storage.small_files import read_file
 from ..tensors.encodings._find import find_codes
 from ..util.text import escape, notes_about
 from .fitting_command import with_command
+from .folder_differences import folder_difference_notes
 from .from_pretrained import with_loader
 from .inputs.argument_types import CheckpointLike
 from .model_folder.adapter_beside import adapter_notes
 from .model_folder.folder import ModelFolder, model_folder, model_folder_at
-from .model_folder.folder_differences import folder_difference_notes
 
 __all__ = ["fits"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 
-from ...errors import CheckpointError
-from ...util.text import escape
-from .config_differences import config_notes, input_notes
-from .folder import ModelFolder
-from .rows_by_place import difference
+from ..errors import CheckpointError
+from ..util.text import escape
+from .model_folder.config_differences import config_notes, input_notes
+from .model_folder.folder import ModelFolder
+from .model_folder.rows_by_place import difference
 
 __all__ = ["folder_difference_notes"]
 
